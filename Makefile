@@ -1,0 +1,43 @@
+# `make run` and `make test` are all that a newcomer needs; `make help` lists the rest.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: help run test unit lint compile validate clean
+help:            ## this list
+	@sed -nE 's/^([a-z]+):.*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+# Installed again only when pyproject.toml changes.
+$(READY): pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or name it with PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[all,dev]'
+	@touch $@
+
+RUN_ARGS := $(if $(DATA),--data '$(DATA)') $(if $(DATASET),--dataset '$(DATASET)') $(if $(BAD_ROWS),--bad-rows $(BAD_ROWS)) \
+            $(if $(USERS),--users $(USERS)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED))
+
+run: $(READY)    ## the whole loop; DATA=file DATASET=name for a real log, USERS= EPOCHS= SEED= BAD_ROWS= to change it
+	@$(BIN)/mtorl run $(RUN_ARGS)
+
+test: $(READY)   ## all tests that need no cluster
+	$(BIN)/pytest
+
+unit: $(READY)   ## the fast tests only
+	$(BIN)/pytest -m "not integration"
+
+lint: $(READY)   ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+compile: $(READY) ## the pipelines' YAML under manifests/pipelines
+	$(BIN)/mtorl compile
+
+validate: $(READY) ## render and check the manifests
+	scripts/validate-manifests.sh
+
+clean:           ## remove the environment and all runs
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

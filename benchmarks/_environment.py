@@ -1,0 +1,33 @@
+"""What a figure was measured on: printed under every table."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def environment(*packages: str) -> dict[str, Any]:
+    """Name the processor, the cores and the versions of Python and of the packages."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    model = next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+    return {
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+def finish(figures: dict[str, Any], path: str) -> None:
+    """Print the environment and, when a path is given, write the figures as JSON."""
+    print("  ".join(f"{name} {value}" for name, value in figures["environment"].items()))
+    if path:
+        Path(path).write_text(json.dumps(figures, indent=2) + "\n")

@@ -1,0 +1,55 @@
+"""How long the whole loop works, step by step, without installation.
+
+python benchmarks/loop.py                       # as `make run`
+python benchmarks/loop.py --quick               # fewer users and epochs, same code
+python benchmarks/loop.py --data ../shared/data/kuairand_sequence.csv.gz --dataset kuairand-sequence
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+from _environment import environment, finish
+
+from pipelines.loop import LoopConfig, run_loop
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="", help="raw exposure log; empty for the simulator")
+    parser.add_argument("--dataset", default="simulator", help="name of its description")
+    parser.add_argument("--quick", action="store_true", help="1,000 users, 2 epochs, 2 rounds")
+    parser.add_argument("--json", default="", help="also write the figures to this file")
+    arguments = parser.parse_args()
+    started: dict[str, float] = {}
+    seconds: dict[str, float] = {}
+
+    def on_step(step: str, done: float, total: float, note: str) -> None:
+        started.setdefault(step, time.monotonic())
+        if total and done >= total:
+            seconds[step] = round(time.monotonic() - started[step], 1)
+
+    small = {"users": 1000, "epochs": 2, "rounds": 2} if arguments.quick else {}
+    with tempfile.TemporaryDirectory() as root:
+        run = run_loop(LoopConfig(data=arguments.data, dataset=arguments.dataset, root=Path(root), **small), on_step)
+        summary = json.loads((run / "summary.json").read_text())
+    figures = {
+        "dataset": summary["dataset"],
+        "rows": summary["rows"],
+        "decisions": summary["serving"]["decisions"],
+        "seconds": summary["seconds"],
+        "steps": seconds,
+        "environment": environment("torch", "kfp", "feast", "torchserve", "kserve", "evidently"),
+    }
+    for step, value in seconds.items():
+        print(f"{step:<20} {value:7.1f} s")
+    print(f"{'all':<20} {summary['seconds']:7.1f} s   {summary['dataset']}, {summary['rows']:,} rows")
+    finish(figures, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

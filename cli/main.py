@@ -1,0 +1,152 @@
+"""`mtorl`: the loop, the local servers and the jobs that a cluster runs.
+
+mtorl run                                   the whole loop on the built-in simulator
+mtorl run --data log.csv.gz --dataset kuairand-sequence
+mtorl serve --run runs/latest               the servers of that run, in the foreground
+mtorl compile                               pipelines as YAML for a cluster
+mtorl materialize / mtorl drift             what the CronJobs in manifests/ call
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# Each command imports what it needs: `mtorl --help` must not wait ten seconds for torch and Feast.
+os.environ.setdefault("DO_NOT_TRACK", "1")
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def run(
+    data: Annotated[
+        str, typer.Option(help="Raw exposure log (CSV, CSV.gz or Parquet). Empty: the built-in simulator.")
+    ] = "",
+    dataset: Annotated[
+        str, typer.Option(help="Built-in data set name, or the path of its YAML description.")
+    ] = "simulator",
+    bad_rows: Annotated[
+        str, typer.Option(help="fail: stop at a faulty log. quarantine: go on without its faulty rows.")
+    ] = "fail",
+    users: Annotated[int, typer.Option(help="Users to simulate, or to keep of a real log. 0: 6000, or all.")] = 0,
+    epochs: Annotated[int, typer.Option(help="Most epochs of training; early stopping may need fewer.")] = 12,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 7,
+    rounds: Annotated[int, typer.Option(help="Online opportunities per held-out user.")] = 5,
+    min_lift: Annotated[
+        float, typer.Option(help="Lift per opportunity that the gate's lower bound must exceed.")
+    ] = 0.0,
+    root: Annotated[Path, typer.Option(help="Folder that runs are kept in.")] = Path("runs"),
+) -> None:
+    """Run the whole loop: log, features, training, gate, serving, A/B test, drift, report."""
+    from cli.console import Steps, print_summary
+    from pipelines.local import InputError, PipelineError
+    from pipelines.loop import LoopConfig, run_loop
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped on the way out
+    try:
+        config = LoopConfig(
+            data=data,
+            dataset=dataset,
+            bad_rows=bad_rows,
+            users=users,
+            seed=seed,
+            epochs=epochs,
+            rounds=rounds,
+            min_lift=min_lift,
+            root=root,
+        )
+        with Steps() as steps:
+            folder = run_loop(config, steps.on_step)
+    except (InputError, ValueError) as error:
+        _stop(str(error), 2)
+    except PipelineError as error:
+        _stop(str(error), 1)
+    print_summary(folder, root)
+
+
+@app.command()
+def serve(
+    run: Annotated[Path, typer.Option(help="Folder of a finished run.")] = Path("runs/latest"),
+    port: Annotated[int, typer.Option(help="Port of the router; 0 takes a free one.")] = 8080,
+) -> None:
+    """Start the servers of a run (TorchServe with both arms, router, Feast online store, ledger) until Ctrl-C."""
+    if not (run / "summary.json").exists():
+        _stop(f"{run}: no finished run there; make one with: mtorl run", 2)
+    from serving.stack import LocalStack
+
+    stop = signal.Signals.SIGINT
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(stop))
+    try:
+        typer.echo(f"starting TorchServe (incumbent, challenger) and the router of {run.resolve().name} ...")
+        with LocalStack(run.resolve(), router_port=port) as stack:
+            typer.echo(f"router  {stack.url}")
+            typer.echo("ready   stop with Ctrl-C")
+            stack.wait()
+    except KeyboardInterrupt:
+        typer.echo("stopped")
+
+
+@app.command("compile")
+def compile_pipelines(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("manifests/pipelines"),
+) -> None:
+    """Write the pipelines as YAML that a Kubeflow Pipelines cluster takes."""
+    from pipelines.compile import compile_all
+
+    for path in compile_all(out):
+        typer.echo(path)
+
+
+@app.command()
+def materialize(
+    feature_repo: Annotated[Path, typer.Option(help="Feast repository.")],
+    log: Annotated[Path, typer.Option(help="Touchpoint log as it stands now (canonical Parquet).")],
+    dataset: Annotated[str, typer.Option(help="Built-in data set name, or the path of its YAML description.")],
+) -> None:
+    """Bring the online store up to date with the touchpoint log."""
+    from features.store import refresh
+    from mtorl.dataset import DatasetSpec
+
+    refresh(feature_repo, DatasetSpec.load(dataset), log)
+
+
+@app.command()
+def drift(
+    decision_log: Annotated[Path, typer.Option(help="Folder with decisions.parquet.")],
+    artifact: Annotated[Path, typer.Option(help="Artifact of the served model; holds the training reference.")],
+    out: Annotated[Path, typer.Option(help="Folder for drift.html and drift.json.")],
+    since: Annotated[str, typer.Option(help="Start of the window, ISO time. Empty: no bound.")] = "",
+    until: Annotated[str, typer.Option(help="End of the window, ISO time. Empty: no bound.")] = "",
+    alert_url: Annotated[
+        str, typer.Option(envvar="ALERTMANAGER_URL", help="Alertmanager to tell; empty for none.")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Seed of the threshold calibration.")] = 7,
+) -> None:
+    """Compare a served window with the model's training reference; exit code 3 when a column drifted."""
+    from monitoring.window import drift_of_window
+
+    found = drift_of_window(str(decision_log), str(artifact), since, until, str(out), seed, alert_url)
+    if found["not_checked"]:
+        _stop(f"not checked: {found['not_checked']}", 1)
+    drifted = found["detected_columns"]
+    typer.echo(f"{found['rows']} rows, drifted: {', '.join(drifted) or 'none'}; report: {out / 'drift.html'}")
+    raise typer.Exit(3 if drifted else 0)
+
+
+def _stop(message: str, code: int) -> None:
+    typer.echo(f"mtorl: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """Console entry point."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""KFP components: thin bodies that call the rooms."""

@@ -1,0 +1,1 @@
+"""Feast repository and the causal sequence builder."""

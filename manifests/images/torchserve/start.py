@@ -1,0 +1,37 @@
+"""Serve the one .mar of a model store under the name $MODEL_NAME: the entry point of the TorchServe image.
+
+Java takes the place of this process, so that it is PID 1 and gets the pod's SIGTERM itself (the `torchserve` command is
+a wrapper that passes no signal on). Everything is written below $TMPDIR, since the root file system is read-only.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from serving.torchserve import _command, _environment, java_home
+
+STORE = Path(os.environ.get("MODEL_STORE", "/mnt/models/model-store"))
+CONFIG = Path(__file__).with_name("config.properties")
+
+
+def main() -> None:
+    """Check what is mounted, then become Java."""
+    name = os.environ["MODEL_NAME"]
+    archives = sorted(STORE.glob("*.mar"))
+    if len(archives) != 1:
+        sys.exit(f"{STORE}: there must be exactly one .mar, found {[mar.name for mar in archives]}")
+    workdir = Path(os.environ.get("TMPDIR", "/tmp"), "torchserve")
+    tmp = workdir / "tmp"
+    tmp.mkdir(parents=True, exist_ok=True)
+    os.chdir(workdir)
+    # A killed container leaves its PID file to the next one of its pod, which would refuse to start.
+    (tmp / ".model_server.pid").unlink(missing_ok=True)
+    java = java_home()
+    command = [*_command(java, STORE, CONFIG, tmp), "--models", f"{name}={archives[0].name}"]
+    os.execve(command[0], command, _environment(java, workdir, tmp))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""One page that says what a run did: report.html beside its summary.json, self-contained, nothing loaded from outside.
+
+    render(Path("runs/latest"))
+
+A section is drawn from what the run left behind and left out when that is absent: half a run still gives a page.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from monitoring import charts, plain_words
+from monitoring.log_summary import LONGEST, summarise
+
+Json = dict[str, Any]
+
+
+def render(run_dir: Path) -> Path:
+    """Write report.html into a run directory and return its path."""
+    from jinja2 import ChainableUndefined, Environment, FileSystemLoader
+
+    run_dir = Path(run_dir)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= plain_words.FILTERS
+    page = environment.get_template("report.html.j2").render(_page(run_dir), plotlyjs=charts.javascript())
+    unfinished = run_dir / "report.html.tmp"
+    unfinished.write_text(page, encoding="utf-8")
+    return unfinished.replace(run_dir / "report.html")
+
+
+def _page(run_dir: Path) -> Json:
+    """Everything that the template reads."""
+    summary = _read(run_dir / "summary.json")
+    metrics = _read(run_dir / "artifacts" / "challenger" / "metrics.json")
+    experiment = _section(summary, "experiment")
+    gate = _section(summary, "gate")
+    unit = plain_words.per_decision(experiment.get("gain"))
+    history = metrics.get("history") or []
+    curve = metrics.get("budget_curve") or summary.get("budget_curve") or []
+    return {
+        "name": summary.get("dataset") or run_dir.resolve().name,
+        "run": run_dir.resolve().name,
+        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "summary": summary,
+        "headline": _headline(experiment, gate),
+        "data": _data(run_dir / "data" / "touchpoints.parquet"),
+        "train": _section(summary, "train") or {key: metrics.get(key) for key in ("seconds", "best_epoch")},
+        "epochs": len(history),
+        "training_chart": charts.training(history, _best_epoch(summary, metrics)) if history else None,
+        "offline": _offline(_section(summary, "offline"), _section(summary, "offline_incumbent")),
+        "gate": _gate(gate),
+        "curve": charts.budget_curve(curve) if curve else None,
+        "experiment": _experiment(experiment, unit),
+        "unit": unit,
+        "serving": _section(summary, "serving"),
+        "budget": _budget(_section(summary, "budget")),
+        "drift": _drift(run_dir, _section(summary, "drift")),
+        "artifacts": _section(summary, "artifacts"),
+    }
+
+
+def _headline(experiment: Json, gate: Json) -> Json:
+    """The one sentence on top: the verdict if there is one, else the gate's."""
+    if experiment.get("verdict"):
+        token = str(experiment["verdict"])
+        words, tone = plain_words.VERDICTS.get(token, (token, "open"))
+        return {"words": words, "tone": tone, "reason": experiment.get("reason")}
+    if gate.get("decision"):
+        token = str(gate["decision"])
+        words, tone = plain_words.GATES.get(token, (token, "open"))
+        return {"words": words, "tone": tone, "reason": gate.get("reason")}
+    return {"words": "No experiment in this run", "tone": "open", "reason": None}
+
+
+def _data(log: Path) -> Json | None:
+    if not log.exists():
+        return None
+    data = summarise(log)
+    if not data["rows"]:
+        return None
+    return data | {
+        "channel_chart": charts.channel_shares(data["channels"]),
+        "journey_chart": charts.journey_lengths(data["journeys"], LONGEST),
+    }
+
+
+def _best_epoch(summary: Json, metrics: Json) -> int | None:
+    best = _section(summary, "train").get("best_epoch", metrics.get("best_epoch"))
+    return best if isinstance(best, int) else None
+
+
+def _offline(challenger: Json, incumbent: Json) -> Json | None:
+    """Rows of metrics that have an interval, the incumbent beside the challenger when both were measured."""
+    arms = {"challenger": challenger} | ({"incumbent": incumbent} if incumbent else {})
+    names = [name for name in challenger if f"{name}_ci" in challenger]
+    if not names:
+        return None
+    rows = [
+        {"name": name, "arms": [{"value": arm.get(name), "ci": arm.get(f"{name}_ci")} for arm in arms.values()]}
+        for name in names
+    ]
+    return {"arms": list(arms), "rows": rows}
+
+
+def _gate(gate: Json) -> Json | None:
+    """The gate's decision, its values for the chart, and how far to trust them."""
+    if not gate:
+        return None
+    words, tone = plain_words.GATES.get(str(gate.get("decision")), (str(gate.get("decision")), "open"))
+    colours = {"challenger": charts.CHALLENGER, "incumbent": charts.INCUMBENT}
+    values = [
+        (arm, gate[arm], gate.get(f"{arm}_ci"), colour)
+        for arm, colour in colours.items()
+        if isinstance(gate.get(arm), int | float)
+    ]
+    trust = []
+    for arm in colours:
+        evidence = gate.get(f"{arm}_evidence")
+        if not isinstance(evidence, dict):
+            evidence = {name: _of_arm(gate, name, arm) for name in ("ess", "ess_share", "overlap")}
+        if any(value is not None for value in evidence.values()):
+            trust.append({"arm": arm, **evidence})
+    chart = charts.policy_values(values, "chart-gate", "value per opportunity at the same budget") if values else None
+    return {**gate, "words": words, "tone": tone, "chart": chart, "trust": trust}
+
+
+def _of_arm(gate: Json, name: str, arm: str) -> Any:
+    value = gate.get(name)
+    return value.get(arm) if isinstance(value, dict) else gate.get(f"{name}_{arm}")
+
+
+def _experiment(experiment: Json, unit: str) -> Json | None:
+    if not experiment:
+        return None
+    page = dict(experiment)
+    page["words"], page["tone"] = plain_words.VERDICTS.get(
+        str(experiment.get("verdict")), (str(experiment.get("verdict")), "open")
+    )
+    arms = experiment.get("arms") or {}
+    page["arms"] = [
+        {"arm": name, **arm, "exposed": _share(arm, "exposures", "decisions")} for name, arm in arms.items()
+    ]
+    page["confidence"] = f"{1 - experiment.get('alpha', 0.05):.0%}"
+    page["chart"] = charts.lift(experiment, unit) if isinstance(experiment.get("lift"), int | float) else None
+    series = [row for row in experiment.get("series") or [] if row.get("lo") is not None]
+    page["series_chart"] = charts.lift_series(series, experiment.get("true_lift"), unit) if len(series) > 1 else None
+    return page
+
+
+def _budget(arms: Json) -> Json | None:
+    """Every arm's ledger, and the total for the tile."""
+    if not arms:
+        return None
+    totals = {name: sum(arm.get(name) or 0.0 for arm in arms.values()) for name in ("limit", "spent")}
+    return {
+        "arms": arms,
+        "chart": charts.budgets(arms),
+        "exceeded": any(arm.get("overspent") for arm in arms.values()),
+        **totals,
+    }
+
+
+def _drift(run_dir: Path, drift: Json) -> Json | None:
+    """Both windows, each with a link to its Evidently page if that was written."""
+    windows = []
+    for name in ("clean", "shifted"):
+        result = _read(run_dir / "drift" / name / "drift.json") or _section(drift, name)
+        if not result:
+            continue
+        columns = result.get("columns") or []
+        if isinstance(columns, dict):
+            columns = [{"column": column, **row} for column, row in columns.items()]
+        html = f"drift/{name}/drift.html"
+        windows.append(
+            {
+                **result,
+                "name": name,
+                "columns": [_drift_row(row) for row in columns],
+                "alerts": _count(drift.get(f"{name}_alerts")),
+                "html": html if (run_dir / html).exists() else None,
+            }
+        )
+    if not windows and not drift:
+        return None
+    received = _count(drift.get("webhook_received"))
+    if isinstance(received, bool):
+        received = "yes" if received else "no"
+    alpha = next((window["alpha"] for window in windows if window.get("alpha")), 0.01)
+    return {"windows": windows, "received": received, "alpha": alpha}
+
+
+def _drift_row(row: Json) -> Json:
+    """A row with its score as a share of twice the threshold: the middle of the bar is the threshold."""
+    score, threshold = row.get("score"), row.get("threshold")
+    bar = min(score / threshold / 2, 1.0) if score is not None and threshold else None
+    detected = bool(row.get("detected", row.get("drifted")))
+    words = plain_words.PROBLEMS.get(str(row.get("problem")), "drifted" if detected else "")
+    return {**row, "bar": bar, "detected": detected, "words": words}
+
+
+def _share(row: Json, part: str, whole: str) -> float | None:
+    return row[part] / row[whole] if row.get(whole) and row.get(part) is not None else None
+
+
+def _count(value: Any) -> Any:
+    """Alerts may be given as a list or as their number."""
+    return len(value) if isinstance(value, list) else value
+
+
+def _section(summary: Json, name: str) -> Json:
+    value = summary.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _read(path: Path) -> Json:
+    if not path.exists():
+        return {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,1 @@
+"""Policies that MTORL is compared with, one file each."""

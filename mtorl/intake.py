@@ -1,0 +1,81 @@
+"""The door of the house: a raw log, or the simulator, becomes a folder with a validated log and its description.
+
+The folder holds ``touchpoints.parquet``, ``dataset.yaml`` and ``ingest.json``; every later step reads the description
+from there, so a data set is named once.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+
+from mtorl import progress
+from mtorl.dataset import DatasetSpec, SpecError
+from mtorl.log import IngestReport, LogError, fingerprint, ingest_log, write_log
+from mtorl.simulator import Simulator, SimulatorConfig
+from mtorl.splits import unit_order
+
+
+def ingest(
+    source: str, dataset: str, out: str, quarantine: str, on_bad_rows: str, users: int, seed: int
+) -> IngestReport:
+    """Write a log folder.
+
+    Args:
+        source: Path of the raw log; empty runs the simulator.
+        dataset: Name of a built-in data set, or the path of a YAML.
+        out: Folder to write.
+        quarantine: Side file for rows that fail validation.
+        on_bad_rows: "fail" stops at the first faulty log, "quarantine" goes on without the faulty rows.
+        users: Users to simulate; of a real log, the most to keep (0 keeps all).
+        seed: Seed of the simulator and of the choice of users.
+
+    Raises:
+        LogError: The input can't be used; the message says what to mend.
+        SpecError: The data set's description can't be used.
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "touchpoints.parquet"
+    try:
+        spec = DatasetSpec.load(dataset)
+        if source:
+            report = ingest_log(Path(source), spec, path, Path(quarantine), on_bad_rows)
+            if users and users < report.users:
+                report = _keep(path, spec, users, seed, report)
+        else:
+            if spec.adapter != "simulator":
+                raise LogError(
+                    f"dataset {spec.name!r} needs a log: give its path (make run DATA=... DATASET={spec.name})"
+                )
+            log = Simulator(SimulatorConfig(users=users or SimulatorConfig.users, seed=seed)).log()
+            write_log(log, path, spec)
+            report = IngestReport(
+                rows=len(log), users=log["user_id"].nunique(), quarantined=0, faults=(), fingerprint=fingerprint(log)
+            )
+    except (LogError, SpecError) as error:
+        progress.input_error(str(error))
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    spec.save(folder / "dataset.yaml")
+    (folder / "ingest.json").write_text(json.dumps(asdict(report), indent=2))
+    return report
+
+
+def _keep(path: Path, spec: DatasetSpec, users: int, seed: int, report: IngestReport) -> IngestReport:
+    """Keep a seeded sample of whole users: a smaller log with the same journeys."""
+    log = pd.read_parquet(path)
+    chosen = unit_order(log["user_id"].unique(), seed)[:users]
+    log = log[log["user_id"].isin(chosen)].reset_index(drop=True)
+    write_log(log, path, spec)
+    return IngestReport(
+        rows=len(log),
+        users=users,
+        quarantined=report.quarantined,
+        faults=report.faults,
+        fingerprint=fingerprint(log),
+    )

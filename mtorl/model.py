@@ -1,0 +1,205 @@
+"""The network: a causal sequence model of journeys with three decoders.
+
+    network = MTORL(MTORLConfig(inputs=encoder.dim, channels=4, window=20))
+    logits_BC, reward_BC, cost_BC = network(x_BTD, length_B)             # serving: the last real step of each window
+    logits_BTC, reward_logit_BTC, cost_BTC = network.forward_all(x_BTD)  # training: every step of every window
+
+From the paper (Liu et al., KDD 2025, arXiv:2506.23090): the embedding of (a_{t-1}, r_{t-1}, s_t), the dilated causal
+convolutions, causal attention over the causal states inside residual + LayerNorm blocks, and decoders for action and
+reward that are trained together on labels, without bootstrapping.
+
+Our choices, because the decision rule needs them or because measurements asked for them:
+
+- The reward decoder answers for *each channel*, not only for the logged one: a policy has to compare channels.
+- A third decoder predicts the cost of each channel: a budget is spent in currency, not in exposures.
+- Decoders read, beside the shared state, a memory of each channel: fading sums of its past exposures and rewards. The
+  weights that read it are the same for all channels, so what one channel teaches ("liked it before, will again; shown
+  too often, will not") holds for the others. On the simulator this doubled what the policy gains over the log.
+- Decoders share no weights with each other, and blocks none with other blocks; all share the trunk.
+- Learned positions (one vector a step of the window) are added to the embedding. Attention alone has no order.
+- Dropout is a module on residual branches, hence off at inference, and never touches attention scores: dropping a
+  masked score would make the future visible.
+- Hidden width 64: a hundredth of the published parameters, and wider did not predict better on unseen users.
+
+Windows are padded on the right. Every layer is causal, so no real step can see the padding and no mask is needed.
+
+The layout of a token matters in one place, the channel memory: the first C columns are the one-hot of the previous
+channel, column C marks the start of a journey, column C + 1 is the previous reward.
+
+Shape suffixes: B batch, T steps of a window, D encoded token, H hidden, C channels, K fading rates, M = 2K memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class MTORLConfig:
+    """Sizes of the network."""
+
+    inputs: int  # D: width of an encoded token
+    channels: int  # C
+    window: int  # most steps in a window
+    hidden: int = 64  # H
+    levels: int = 2  # causal convolutions; dilation doubles at each
+    kernel: int = 4  # taps of a convolution; levels=2, kernel=4 see 10 steps, attention sees all
+    rates: int = 3  # K: fading rates of the channel memory
+    dropout: float = 0.1
+    cost_scale: float = 1.0  # cost in currency units that the cost decoder starts from; training sets it
+
+    def __post_init__(self) -> None:
+        for name in ("inputs", "channels", "window", "hidden", "levels", "kernel", "rates"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        if not 0 < self.cost_scale < float("inf"):
+            raise ValueError(f"cost_scale must be a positive number, got {self.cost_scale}")
+
+
+class CausalConv(nn.Module):
+    """LayerNorm(h_t + dropout(gelu(sum_k W_k h_{t - k dilation}))): a causal convolution with a residual path."""
+
+    def __init__(self, hidden: int, kernel: int, dilation: int, dropout: float) -> None:
+        super().__init__()
+        self.reach = (kernel - 1) * dilation
+        self.conv = nn.Conv1d(hidden, hidden, kernel, dilation=dilation)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(hidden)
+
+    def forward(self, h_BTH: Tensor) -> Tensor:
+        """Zeros before the first step stand for the unknown past; nothing is added after the last one."""
+        past_BHT = F.pad(h_BTH.transpose(1, 2), (self.reach, 0))
+        out_BTH = F.gelu(self.conv(past_BHT)).transpose(1, 2)
+        normed: Tensor = self.norm(h_BTH + self.dropout(out_BTH))
+        return normed
+
+
+class CausalAttention(nn.Module):
+    """softmax(Q K^T / sqrt(H) + causal mask) V, then a position-wise layer; each with a residual path and LayerNorm."""
+
+    def __init__(self, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.query_key_value = nn.Linear(hidden, 3 * hidden)
+        self.out = nn.Linear(hidden, hidden)
+        self.feed_forward = nn.Sequential(nn.Linear(hidden, 2 * hidden), nn.GELU(), nn.Linear(2 * hidden, hidden))
+        self.attention_norm = nn.LayerNorm(hidden)
+        self.output_norm = nn.LayerNorm(hidden)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, h_BTH: Tensor) -> Tensor:
+        """One head, as in the paper."""
+        query, key, value = self.query_key_value(h_BTH).chunk(3, dim=-1)
+        attended_BTH = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        h_BTH = self.attention_norm(h_BTH + self.dropout(self.out(attended_BTH)))
+        normed: Tensor = self.output_norm(h_BTH + self.dropout(self.feed_forward(h_BTH)))
+        return normed
+
+
+class ChannelMemory(nn.Module):
+    """asinh(sum_{s<=t} decay_k^(t-s) * (a_{s-1}, a_{s-1} r_{s-1})): what each channel did lately, at learned rates."""
+
+    def __init__(self, channels: int, window: int, rates: int) -> None:
+        super().__init__()
+        self.channels = channels
+        # decay = sigmoid(logit): from "the last two or three touchpoints" to "the whole window"
+        self.logit_K = nn.Parameter(torch.linspace(0.0, 4.0, rates))
+        lag_TT = torch.arange(window)[:, None] - torch.arange(window)[None, :]
+        self.register_buffer("lag_TT", lag_TT.clamp(min=0), persistent=False)
+        self.register_buffer("past_TT", lag_TT >= 0, persistent=False)
+
+    lag_TT: Tensor
+    past_TT: Tensor
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Memory (B, T, C, M) of encoded tokens."""
+        batch, steps, _ = x_BTD.shape
+        channel_BTC = x_BTD[..., : self.channels]
+        reward_BT1 = x_BTD[..., self.channels + 1 : self.channels + 2]
+        signal_B1TS = torch.stack([channel_BTC, channel_BTC * reward_BT1], dim=-1).flatten(2).unsqueeze(1)
+        decay_KTT = torch.exp(F.logsigmoid(self.logit_K)[:, None, None] * self.lag_TT) * self.past_TT
+        sums_BKTS = decay_KTT[:, :steps, :steps] @ signal_B1TS
+        # asinh: linear for a single touchpoint, a logarithm for many
+        return torch.asinh(sums_BKTS.view(batch, -1, steps, self.channels, 2).permute(0, 2, 3, 1, 4).flatten(3))
+
+
+class Decoder(nn.Module):
+    """w . gelu(W_state h + W_memory m_c + e_c) + b_c for each channel c; w and both W are the same for all channels."""
+
+    def __init__(self, hidden: int, channels: int, memory: int) -> None:
+        super().__init__()
+        self.state = nn.Linear(hidden, hidden)
+        self.memory = nn.Linear(memory, hidden, bias=False)
+        self.channel_CH = nn.Parameter(torch.randn(channels, hidden) * 0.1)
+        self.out = nn.Linear(hidden, 1, bias=False)
+        self.bias_C = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, h: Tensor, memory: Tensor) -> Tensor:
+        """Decode (..., H) and (..., C, M) into (..., C)."""
+        hidden = F.gelu(self.state(h).unsqueeze(-2) + self.memory(memory) + self.channel_CH)
+        values: Tensor = self.out(hidden).squeeze(-1) + self.bias_C
+        return values
+
+    def start_at(self, value: float) -> None:
+        """Make a new decoder answer about `value`, before its sigmoid or softplus."""
+        nn.init.constant_(self.bias_C, value)
+
+
+class MTORL(nn.Module):
+    """Trunk, memory and decoders.
+
+    h_t = attention(convolutions(W_e x_t + position_t)), m_t the channel memory; from both:
+        action  log pi(c | h_t, m_t), up to a constant
+        reward  E[r_t | h_t, m_t, c], through a sigmoid: in [0, 1] like its label MinMaxNorm(g - s w)
+        cost    E[w_t | h_t, m_t, c], through a softplus, times cost_scale: in currency units
+    """
+
+    cost_scale: Tensor
+
+    def __init__(self, config: MTORLConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Linear(config.inputs, config.hidden)
+        self.position_TH = nn.Parameter(torch.randn(config.window, config.hidden) * 0.02)
+        self.convolutions = nn.Sequential(
+            *(CausalConv(config.hidden, config.kernel, 2**level, config.dropout) for level in range(config.levels))
+        )
+        self.attention = CausalAttention(config.hidden, config.dropout)
+        self.memory = ChannelMemory(config.channels, config.window, config.rates)
+        self.action = Decoder(config.hidden, config.channels, 2 * config.rates)
+        self.reward = Decoder(config.hidden, config.channels, 2 * config.rates)
+        self.cost = Decoder(config.hidden, config.channels, 2 * config.rates)
+        self.register_buffer("cost_scale", torch.tensor(config.cost_scale))
+
+    def forward_all(self, x_BTD: Tensor, real_BT: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Action logits, reward logits and expected costs at every step, for the losses.
+
+        Given `real_BT`, at those steps only, one after the other (N, C): half of a padded batch need not be decoded.
+        """
+        h_BTH, memory_BTCM = self._trunk(x_BTD), self.memory(x_BTD)
+        if real_BT is None:
+            return self._decode(h_BTH, memory_BTCM)
+        return self._decode(h_BTH[real_BT], memory_BTCM[real_BT])
+
+    def forward(self, x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Action logits, expected reward in [0, 1] and expected cost, at the last real step of each window."""
+        h_BTH, memory_BTCM = self._trunk(x_BTD), self.memory(x_BTD)
+        last_B = length_B - 1
+        h_BH = h_BTH.gather(1, last_B.view(-1, 1, 1).expand(-1, 1, h_BTH.shape[2])).squeeze(1)
+        memory_BCM = memory_BTCM.gather(1, last_B.view(-1, 1, 1, 1).expand(-1, 1, *memory_BTCM.shape[2:])).squeeze(1)
+        logits_BC, reward_logit_BC, cost_BC = self._decode(h_BH, memory_BCM)
+        return logits_BC, torch.sigmoid(reward_logit_BC), cost_BC
+
+    def _trunk(self, x_BTD: Tensor) -> Tensor:
+        h_BTH = self.embedding(x_BTD) + self.position_TH[: x_BTD.shape[1]]
+        states_BTH: Tensor = self.attention(self.convolutions(h_BTH))
+        return states_BTH
+
+    def _decode(self, h: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        cost = F.softplus(self.cost(h, memory)) * self.cost_scale
+        return self.action(h, memory), self.reward(h, memory), cost

@@ -1,0 +1,48 @@
+"""Who is training, validation or test data: whole users, by a hash of their id, the same on every machine and run.
+
+A user's share of the hash is fixed for good, so a retrain on next month's log never tests on users it has trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+SHARES = (("train", 0.7), ("val", 0.1), ("test", 0.2))
+
+
+def split_of(user_ids: pd.Series | Iterable[str]) -> NDArray[np.str_]:
+    """Part of each user id: "train" (70 %), "val" (10 %) or "test" (20 %)."""
+    codes, users = pd.factorize(pd.Series(user_ids, dtype=object))
+    edges = np.cumsum([share for _, share in SHARES])[:-1]
+    names = np.array([name for name, _ in SHARES])
+    return names[np.searchsorted(edges, _fractions(users, "split"), side="right")][codes]
+
+
+def unit_order(user_ids: Iterable[str], seed: int) -> list[str]:
+    """The users in a random order that depends on nothing but their ids and the seed."""
+    users = np.array(list(user_ids), dtype=object)
+    return list(users[np.argsort(_fractions(users, f"order-{seed}"), kind="stable")])
+
+
+def tile_ends(step: ArrayLike, journey: ArrayLike, n: int) -> NDArray[np.bool_]:
+    """Rows whose windows tile each journey: their windows of up to n touchpoints cover every step exactly once.
+
+    Args:
+        step: 0-based place of each row in its journey.
+        journey: Length of each row's journey, touchpoints.
+        n: Window length, touchpoints.
+    """
+    steps_left = np.asarray(journey, dtype=np.int64) - 1 - np.asarray(step, dtype=np.int64)
+    return np.asarray(steps_left % n == 0)
+
+
+def _fractions(users: Iterable[str], purpose: str) -> NDArray[np.float64]:
+    """A number in [0, 1) for each user. The purpose keeps it independent of other hashes of the same ids."""
+    person = purpose.encode()[:16]
+    digests = b"".join(hashlib.blake2b(str(u).encode(), digest_size=8, person=person).digest() for u in users)
+    return (np.frombuffer(digests, dtype=">u8") >> np.uint64(11)).astype(np.float64) / 2.0**53

@@ -1,0 +1,375 @@
+"""The causal window: the one definition of what the model may see at a decision.
+
+Token t of a journey pairs the *previous* touchpoint with the *present* context (the paper's x_t, before its embedding):
+
+    x_t = (a_{t-1}, outcomes_{t-1}, context_t, static user features)
+
+A window holds the last n tokens. Two doors lead into the same `WindowBatch`, and so to the same numbers, bit for bit:
+
+    WindowBatch.from_joined(table, spec)      offline: rows with strictly past hist_* lists; vectorised
+    WindowBatch.from_instances(items, spec)   online: the JSON that `instance_from_history` makes of a stored history
+
+With k past touchpoints a window has T = min(k + 1, n) tokens. If k < n, its first token starts the journey: there is
+no previous touchpoint, so its outcomes are 0. If k >= n, the window begins midway and the oldest context is dropped.
+
+Shape suffixes: B windows, N tokens of all windows one after the other, T padded window length, D token width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
+
+from mtorl import columns as read
+from mtorl.columns import Codes, Values, WindowError
+from mtorl.dataset import OUTCOMES, DatasetSpec
+
+__all__ = [
+    "Codes",
+    "Encoder",
+    "Instance",
+    "Targets",
+    "WindowBatch",
+    "WindowError",
+    "history_columns",
+    "instance_from_history",
+]
+
+Instance = dict[str, Any]
+"""One window as JSON: prev_channel (null = start), prev_click, ..., context {column: [..T]}, static {column: value}."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What happened at each token, the window's last token included; for training and evaluation only."""
+
+    channel_N: NDArray[np.int64]
+    outcomes: dict[str, NDArray[np.float64]]  # click, conversion, revenue, cost
+
+
+@dataclass(frozen=True)
+class WindowBatch:
+    """Windows of unequal length, stored column by column without padding."""
+
+    length_B: NDArray[np.int64]
+    prev_channel_N: NDArray[np.int64]  # position in spec.channels; len(spec.channels) = start of the journey
+    prev_outcomes: dict[str, NDArray[np.float64]]  # click, conversion, revenue, cost of the previous touchpoint
+    context: dict[str, Values]  # N values a column
+    static: dict[str, Values]  # B values a column
+    targets: Targets | None = None
+    row_N: NDArray[np.int64] = field(init=False, repr=False)  # the window that each token belongs to
+    step_N: NDArray[np.int64] = field(init=False, repr=False)  # 0-based place of the token in its window
+
+    def __post_init__(self) -> None:
+        row_N = np.repeat(np.arange(len(self.length_B)), self.length_B)
+        start_B = np.cumsum(self.length_B) - self.length_B
+        object.__setattr__(self, "row_N", row_N)
+        object.__setattr__(self, "step_N", np.arange(len(row_N)) - start_B[row_N])
+
+    def __len__(self) -> int:
+        return len(self.length_B)
+
+    @classmethod
+    def from_instances(cls, instances: Sequence[Instance], spec: DatasetSpec) -> WindowBatch:
+        """Build from the JSON form, for small batches on a server.
+
+        Raises:
+            WindowError: an instance is malformed or names an unknown channel; `.index` says which.
+        """
+        code = {name: i for i, name in enumerate(spec.channels)}
+        start = len(spec.channels)
+        lengths: list[int] = []
+        channels: list[int] = []
+        outcomes: dict[str, list[Any]] = {name: [] for name in OUTCOMES}
+        context: dict[str, list[Any]] = {c.name: [] for c in spec.context}
+        static: dict[str, list[Any]] = {c.name: [] for c in spec.static}
+        for i, item in enumerate(instances):
+            try:
+                previous = item["prev_channel"]
+                length = len(previous)
+                if not 1 <= length <= spec.window:
+                    raise WindowError(f"instance {i}: {length} tokens; a window has 1 to {spec.window}", i)
+                # Only the first token may be the start of the journey.
+                channels.append(start if previous[0] is None else code[previous[0]])
+                channels.extend([code[name] for name in previous[1:]])
+                lengths.append(length)
+                for name in OUTCOMES:
+                    outcomes[name].extend(read.json_list(item[f"prev_{name}"], length, f"prev_{name}", i))
+                for name in context:
+                    context[name].extend(read.json_list(item["context"][name], length, f"context.{name}", i))
+                for name in static:
+                    static[name].append(item["static"][name])
+            except KeyError as error:
+                raise WindowError(f"instance {i}: {_absent(error.args[0], spec)}", i) from None
+            except (TypeError, AttributeError):
+                raise WindowError(f"instance {i}: expected an object with lists, got {read.short(item)}", i) from None
+        length_B = np.array(lengths, dtype=np.int64)
+        row_B = np.arange(len(lengths))
+        row_N = np.repeat(row_B, length_B)
+        return cls(
+            length_B,
+            np.array(channels, dtype=np.int64),
+            {name: read.json_numbers(v, f"prev_{name}", row_N, null=False) for name, v in outcomes.items()},
+            {c.name: read.json_values(c, context[c.name], f"context.{c.name}", row_N) for c in spec.context},
+            {c.name: read.json_values(c, static[c.name], f"static.{c.name}", row_B) for c in spec.static},
+        )
+
+    @classmethod
+    def from_joined(cls, table: pa.Table | pd.DataFrame, spec: DatasetSpec, targets: bool = False) -> WindowBatch:
+        """Build from rows that hold the present touchpoint and the strictly past hist_* lists, newest last.
+
+        Args:
+            table: The windows table, or any table with its context, static and hist_* columns.
+            spec: Description of the data set.
+            targets: Also read channel and outcomes of each token (columns channel, click, ... of the row itself).
+
+        Raises:
+            WindowError: a column is missing, lists of a row differ in length, or a channel is unknown.
+        """
+        needed = [*history_columns(spec), *(c.name for c in (*spec.context, *spec.static))]
+        needed += ["channel", *OUTCOMES] if targets else []
+        absent = sorted(set(needed) - set(table.columns if isinstance(table, pd.DataFrame) else table.column_names))
+        if absent:
+            raise WindowError(f"windows table: missing columns {', '.join(absent)}")
+        if isinstance(table, pd.DataFrame):
+            table = pa.Table.from_pandas(table[needed], preserve_index=False)
+        past, lengths_B = read.flat_lists(table, history_columns(spec))
+
+        # Where each token reads from, in "all past touchpoints, then all present ones".
+        n = spec.window
+        first_B = np.cumsum(lengths_B) - lengths_B
+        length_B = np.minimum(lengths_B + 1, n)
+        row_N = np.repeat(np.arange(len(length_B)), length_B)
+        step_N = np.arange(len(row_N)) - (np.cumsum(length_B) - length_B)[row_N]
+        from_end_N = length_B[row_N] - 1 - step_N  # 0 at the present token
+        newest_N = (first_B + lengths_B - 1)[row_N]
+        past_count = int(lengths_B.sum())
+        own_N = np.where(from_end_N == 0, past_count + row_N, newest_N - from_end_N + 1)
+        starts_N = (step_N == 0) & (lengths_B < n)[row_N]
+        prev_N = np.where(starts_N, past_count, newest_N - from_end_N)
+
+        channel_P = read.arrow_channels(past["hist_channel"], spec.channels, "hist_channel")
+        outcomes_P = {name: read.arrow_numbers(past[f"hist_{name}"], f"hist_{name}", null=False) for name in OUTCOMES}
+        batch_targets = None
+        if targets:
+            present = {name: read.flat(table[name]) for name in ("channel", *OUTCOMES)}
+            own_channel = np.append(channel_P, read.arrow_channels(present["channel"], spec.channels, "channel"))
+            batch_targets = Targets(
+                own_channel[own_N],
+                {
+                    name: np.append(outcomes_P[name], read.arrow_numbers(present[name], name, null=False))[own_N]
+                    for name in OUTCOMES
+                },
+            )
+        context: dict[str, Values] = {}
+        for c in spec.context:
+            before = read.arrow_values(c, past[f"hist_{c.name}"], f"hist_{c.name}")
+            now = read.arrow_values(c, read.flat(table[c.name]), c.name)
+            context[c.name] = read.take(read.append(before, now), own_N)
+        # One entry after the past ones is what a token reads that starts a journey.
+        return cls(
+            length_B,
+            np.append(channel_P, len(spec.channels))[prev_N],
+            {name: np.append(values, 0.0)[prev_N] for name, values in outcomes_P.items()},
+            context,
+            {c.name: read.arrow_values(c, read.flat(table[c.name]), c.name) for c in spec.static},
+            batch_targets,
+        )
+
+
+def history_columns(spec: DatasetSpec) -> tuple[str, ...]:
+    """Names of the list columns that hold a user's past touchpoints, oldest first."""
+    return ("hist_channel", *(f"hist_{name}" for name in OUTCOMES), *(f"hist_{c.name}" for c in spec.context))
+
+
+def instance_from_history(
+    history: Mapping[str, Any], context: Mapping[str, Any], static: Mapping[str, Any], spec: DatasetSpec
+) -> Instance:
+    """The window of one decision, as JSON.
+
+    Args:
+        history: The user's hist_* lists, oldest first, as the feature store returns them. An unknown user has none of
+            them, or nulls. Only the last `spec.window` touchpoints are used.
+        context: What is known of the present opportunity. Further entries are ignored.
+        static: The user's features; a missing one is null, as for an unknown user.
+        spec: Description of the data set.
+
+    Raises:
+        WindowError: lists differ in length, or a context value that must be there is missing.
+    """
+    columns = {name: read.as_list(history.get(name)) for name in history_columns(spec)}
+    k = len(columns["hist_channel"])
+    for name, values in columns.items():
+        if len(values) != k:
+            raise WindowError(f"history: {name} has {len(values)} touchpoints, hist_channel {k}")
+    n = spec.window
+    begins = k < n
+    own = min(k, n - 1)  # past touchpoints whose context is inside the window
+    instance: Instance = {
+        "prev_channel": [None] * begins + columns["hist_channel"][-n:],
+        **{f"prev_{name}": [0.0] * begins + read.as_json(columns[f"hist_{name}"][-n:]) for name in OUTCOMES},
+        "context": {},
+        "static": {c.name: read.as_json([static.get(c.name)])[0] for c in spec.static},
+    }
+    for column in spec.context:
+        now = read.as_json([context.get(column.name)])[0]
+        if now is None and column.missing == "error":
+            raise WindowError(f"context: {column.name} is missing")
+        now = 0.0 if now is None and column.missing == "zero" else now
+        instance["context"][column.name] = [*read.as_json(columns[f"hist_{column.name}"][k - own :]), now]
+    return instance
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a column's numbers come from and how they are scaled; part of an `Encoder`."""
+
+    name: str
+    source: str  # "context" or "static"
+    kind: str  # "numeric" or "categorical"
+    mean: float = 0.0
+    std: float = 1.0
+    values: tuple[str, ...] = ()  # known categories; one more place follows them for everything else
+
+    @property
+    def width(self) -> int:
+        """Numbers in a token."""
+        return 1 if self.kind == "numeric" else len(self.values) + 1
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Numbers for the model: normalisation statistics, vocabularies and the reward's scale, all from training data.
+
+    A token is concat(onehot(a_{t-1}) over the channels and "start", r_{t-1}, one block per context and static column).
+    Numeric columns are z-scores clipped to +-5 with null = 0; categorical ones are one-hot with a place for unknown.
+    """
+
+    channels: tuple[str, ...]
+    window: int
+    gain: str
+    cost_weight: float
+    reward_min: float  # of gain - cost_weight * cost
+    reward_max: float
+    slots: tuple[Slot, ...]
+    segment: str | None
+
+    @classmethod
+    def fit(cls, batch: WindowBatch, spec: DatasetSpec) -> Encoder:
+        """Take the statistics from a batch of training windows (with targets, its last touchpoints count as well)."""
+        slots = []
+        for source, columns, held in (("context", spec.context, batch.context), ("static", spec.static, batch.static)):
+            for column in columns:
+                values = held[column.name]
+                if isinstance(values, Codes):
+                    used = {values.values[i] for i in np.unique(values.codes[values.codes >= 0])}
+                    slots.append(Slot(column.name, source, "categorical", values=tuple(sorted(used))))
+                else:
+                    finite = values[np.isfinite(values)]
+                    mean = float(finite.mean()) if finite.size else 0.0
+                    std = float(finite.std()) if finite.size else 0.0
+                    slots.append(Slot(column.name, source, "numeric", mean, std if std > 0 else 1.0))
+        seen = batch.prev_channel_N < len(spec.channels)
+        net = _net(spec.reward.gain, spec.reward.cost_weight, batch.prev_outcomes)[seen]
+        if batch.targets is not None:
+            net = np.append(net, _net(spec.reward.gain, spec.reward.cost_weight, batch.targets.outcomes))
+        low, high = (float(net.min()), float(net.max())) if net.size else (0.0, 1.0)
+        return cls(
+            spec.channels, spec.window, spec.reward.gain, spec.reward.cost_weight, low, high, tuple(slots), spec.segment
+        )
+
+    @property
+    def dim(self) -> int:
+        """D, numbers in a token."""
+        return len(self.channels) + 2 + sum(slot.width for slot in self.slots)
+
+    def encode(self, batch: WindowBatch) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """x_BTD, padded with zeros on the right to the window length, and length_B."""
+        x_BTD = np.zeros((len(batch), self.window, self.dim), dtype=np.float32)
+        x_PD = x_BTD.reshape(-1, self.dim)
+        place_N = batch.row_N * self.window + batch.step_N
+        start = len(self.channels)
+        x_PD[place_N, batch.prev_channel_N] = 1.0
+        reward_N = self.reward(batch.prev_outcomes[self.gain], batch.prev_outcomes["cost"])
+        x_PD[place_N, start + 1] = np.where(batch.prev_channel_N == start, 0.0, reward_N)
+        at = start + 2
+        for slot in self.slots:
+            values = batch.context[slot.name] if slot.source == "context" else batch.static[slot.name]
+            if isinstance(values, Codes):
+                # Null is code -1, which finds the last place of the table: unknown.
+                known = {value: i for i, value in enumerate(slot.values)}
+                table = np.array([known.get(v, len(known)) for v in values.values] + [len(known)], dtype=np.int64)
+                column = table[values.codes]
+                x_PD[place_N, at + (column if slot.source == "context" else column[batch.row_N])] = 1.0
+            else:
+                score = np.nan_to_num(np.clip((values - slot.mean) / slot.std, -5.0, 5.0), nan=0.0)
+                x_PD[place_N, at] = score if slot.source == "context" else score[batch.row_N]
+            at += slot.width
+        return x_BTD, batch.length_B
+
+    def reward(self, gain: ArrayLike, cost: ArrayLike) -> NDArray[np.float64]:
+        """The label MinMaxNorm(g - s w) in [0, 1], with the extremes of the training data."""
+        net = np.asarray(gain, dtype=np.float64) - self.cost_weight * np.asarray(cost, dtype=np.float64)
+        return np.clip((net - self.reward_min) / self._span, 0.0, 1.0)
+
+    def unreward(self, reward: ArrayLike, cost: ArrayLike) -> NDArray[np.float64]:
+        """The gain (clicks, conversions or currency units) behind a reward at a cost: the inverse of `reward`."""
+        scaled = np.asarray(reward, dtype=np.float64) * self._span + self.reward_min
+        return scaled + self.cost_weight * np.asarray(cost, dtype=np.float64)
+
+    def targets(self, batch: WindowBatch) -> dict[str, NDArray[Any]]:
+        """Padded labels: channel_BT (int64, -1 = padding), reward_BT and cost_BT (float32, 0 = padding)."""
+        if batch.targets is None:
+            raise WindowError("this batch was built without targets")
+        place = (batch.row_N, batch.step_N)
+        shape = (len(batch), self.window)
+        outcomes = batch.targets.outcomes
+        channel_BT = np.full(shape, -1, dtype=np.int64)
+        reward_BT, cost_BT = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
+        channel_BT[place] = batch.targets.channel_N
+        reward_BT[place] = self.reward(outcomes[self.gain], outcomes["cost"])
+        cost_BT[place] = outcomes["cost"]
+        return {"channel_BT": channel_BT, "reward_BT": reward_BT, "cost_BT": cost_BT}
+
+    def segment_slice(self) -> tuple[int, int] | None:
+        """Start and stop of the segment's one-hot in a token (its last place is unknown), or None without a segment."""
+        at = len(self.channels) + 2
+        for slot in self.slots:
+            if slot.name == self.segment:
+                return at, at + slot.width
+            at += slot.width
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; floats survive the round trip exactly."""
+        data = asdict(self)
+        data["slots"] = [{**slot, "values": list(slot["values"])} for slot in data["slots"]]
+        return {**data, "channels": list(self.channels)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Encoder:
+        """The inverse of `to_dict`."""
+        slots = tuple(Slot(**{**slot, "values": tuple(slot["values"])}) for slot in data["slots"])
+        return cls(**{**data, "channels": tuple(data["channels"]), "slots": slots})
+
+    @property
+    def _span(self) -> float:
+        return self.reward_max - self.reward_min or 1.0
+
+
+def _net(gain: str, cost_weight: float, outcomes: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    return outcomes[gain] - cost_weight * outcomes["cost"]
+
+
+def _absent(key: object, spec: DatasetSpec) -> str:
+    known = {"prev_channel", "context", "static", *(f"prev_{o}" for o in OUTCOMES)}
+    known |= {c.name for c in (*spec.context, *spec.static)}
+    if key in known:
+        return f"{key} is missing"
+    return f"unknown channel {key!r} in prev_channel; known: {', '.join(spec.channels)}"

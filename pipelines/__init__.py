@@ -1,0 +1,1 @@
+"""KFP pipelines, the local runner, the compiler, the whole loop."""

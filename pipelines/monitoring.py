@@ -1,0 +1,44 @@
+"""The monitoring pipeline: decision log of a window -> verdict of the experiment, drift against training, alerts."""
+
+from kfp import dsl
+
+from components import monitoring
+
+
+def build() -> dsl.base_component.BaseComponent:
+    """Build the pipeline; nothing in it may come from a cache, since it reads what has happened meanwhile."""
+
+    @dsl.pipeline(name="mtorl-monitor", description="Verdict, drift and alerts for one window of the decision log.")
+    def mtorl_monitor(
+        decision_log: str = "/mnt/mtorl/decision_log",
+        experiment: str = "/mnt/mtorl/experiment.yaml",
+        artifact: str = "/mnt/mtorl/registry/challenger/current",
+        out: str = "/mnt/mtorl/drift",
+        alert_url: str = "",
+        gain: str = "click",
+        weights: str = "",
+        since: str = "",
+        until: str = "",
+        seed: int = 7,
+    ):
+        answer = monitoring.verdict(
+            decision_log=decision_log,
+            experiment=experiment,
+            gain=gain,
+            weights=weights,
+            since=since,
+            until=until,
+        )
+        found = monitoring.drift(
+            decision_log=decision_log,
+            artifact=artifact,
+            since=since,
+            until=until,
+            out=out,
+            seed=seed,
+            alert_url=alert_url,
+        )
+        for task in (answer, found):
+            task.set_caching_options(False)
+
+    return mtorl_monitor

@@ -1,0 +1,1 @@
+"""TorchServe handlers, the A/B router, the budget ledger, the decision log."""

@@ -1,0 +1,80 @@
+"""Pack an artifact and the handler into the .mar file that TorchServe loads."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+HANDLER = Path(__file__).parent / "handlers" / "policy_handler.py"
+MODEL_CONFIG = Path(__file__).parent / "torchserve_files" / "model-config.yaml"
+_MANIFEST = "MAR-INF/MANIFEST.json"
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip file can hold
+
+
+class ArchiveError(RuntimeError):
+    """The artifact could not be packed."""
+
+
+def package(artifact_folder: str | Path, name: str, out_dir: str | Path, *, handler: str | Path = HANDLER) -> Path:
+    """Write ``<out_dir>/<name>.mar``: the handler, its configuration and the artifact, byte for byte, in ``artifact/``.
+
+    The file appears whole or not at all, and the same artifact gives the same bytes.
+
+    Args:
+        artifact_folder: Folder written by ``mtorl.artifact.save``.
+        name: The model's name in TorchServe.
+        out_dir: The model store.
+        handler: The handler's file.
+
+    Returns:
+        The path of the .mar file.
+
+    Raises:
+        ArchiveError: There is no artifact, or torch-model-archiver refuses it.
+    """
+    source = Path(artifact_folder)
+    try:
+        model = json.loads((source / "model.json").read_text())
+        version, created = str(model["version"]), str(model["created"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArchiveError(f"{source}: not a model artifact ({error!r})") from error
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    # The archiver works in $TMPDIR/<model name> and first removes what is there: it gets a folder of its own. It also
+    # flattens the folder of extra files by one level, so the artifact lies one level deeper.
+    with tempfile.TemporaryDirectory(prefix="mtorl-mar-") as scratch:
+        extra, store = Path(scratch, "extra"), Path(scratch, "store")
+        store.mkdir()
+        shutil.copytree(source, extra / "artifact")
+        command = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", name, "--version", version]
+        command += ["--handler", str(handler), "--config-file", str(MODEL_CONFIG), "--extra-files", str(extra)]
+        command += ["--archive-format", "zip-store", "--export-path", str(store)]
+        done = subprocess.run(command, env={**os.environ, "TMPDIR": scratch}, capture_output=True, text=True)
+        if done.returncode:
+            raise ArchiveError(f"torch-model-archiver failed for {source}:\n{done.stderr.strip()}")
+        target = out / f"{name}.mar"
+        half_written = out / f".{name}.{os.getpid()}"
+        try:
+            _write_reproducibly(store / f"{name}.mar", half_written, created)
+            half_written.replace(target)
+        finally:
+            half_written.unlink(missing_ok=True)
+    return target
+
+
+def _write_reproducibly(archive: Path, target: Path, created: str) -> None:
+    """Copy a zip file with sorted members, fixed dates and modes, and the artifact's own date in the manifest."""
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(target, "w") as new:
+        for name in sorted(old.namelist()):
+            content = old.read(name)
+            if name == _MANIFEST:
+                content = json.dumps(json.loads(content) | {"createdOn": created}, indent=2).encode()
+            member = zipfile.ZipInfo(name, _EPOCH)
+            member.external_attr = 0o644 << 16
+            new.writestr(member, content)

@@ -1,0 +1,15 @@
+"""The decision log: every decision with its propensity, and what became of it, on disk before the answer goes out.
+
+    spool = Spool("spool")
+    await spool.append("decision", record)      # returns when the record is durable
+    await spool.append("outcome", outcome)      # "accepted", "late", "dangling" or "duplicate"
+    export_parquet("spool", "decision_log")     # serving.decision_log.export: decisions.parquet, outcomes.parquet
+
+In reading order: `schema/*.json` (what a record holds), `records.py` (the schemas as Python), `segments.py` (files that
+survive a crash), `index.py` (which outcome belongs to what), `spool.py` (group commit), `export.py`.
+"""
+
+from serving.decision_log.records import Kind
+from serving.decision_log.spool import Spool, SpoolError, SpoolUnavailable, Status
+
+__all__ = ["Kind", "Spool", "SpoolError", "SpoolUnavailable", "Status"]

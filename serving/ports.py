@@ -1,0 +1,18 @@
+"""Free TCP ports of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+
+def free_ports(count: int) -> tuple[int, ...]:
+    """Ports of 127.0.0.1 that are free right now, all different.
+
+    Another process may take one before it is used: the caller must be ready to try again.
+    """
+    with contextlib.ExitStack() as held:  # all are held at once, else the same one could be given twice
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return tuple(each.getsockname()[1] for each in sockets)

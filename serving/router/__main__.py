@@ -1,0 +1,30 @@
+"""Start the router: `python -m serving.router --run-config router.yaml`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def main() -> int:
+    """Start the router; 2 when it can't start as it was told."""
+    parser = argparse.ArgumentParser(prog="python -m serving.router", description="The A/B router.")
+    parser.add_argument("--run-config", required=True, metavar="FILE", help="settings, see serving/router/config.py")
+    arguments = parser.parse_args()
+
+    from mtorl.dataset import SpecError
+    from mtorl.experiment import ExperimentError
+    from serving.decision_log import SpoolError
+    from serving.router.config import ConfigError, RouterConfig
+    from serving.router.server import serve
+
+    try:
+        serve(RouterConfig.load(arguments.run_config))
+    except (ConfigError, ExperimentError, SpecError, SpoolError) as error:
+        print(f"router: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""HTTP: the KServe model, and the routes that KServe does not have."""
+
+from __future__ import annotations
+
+import logging
+import struct
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from serving.decision_log import SpoolUnavailable
+from serving.router import v2
+from serving.router.requests import BadRequest, parse_decisions, parse_outcomes
+from serving.router.router import Router
+from serving.router.sdk import InferRequest, Model
+from serving.router.throttle import OncePerSecond
+
+log = logging.getLogger(__name__)
+log.addFilter(OncePerSecond())
+
+# What KServe raises while it decodes a request that is none. A fault of ours never gets this far: the decider turns it
+# into the default action.
+_DECODING = (KeyError, TypeError, ValueError, AttributeError, IndexError, struct.error)
+
+
+class RouterModel(Model):  # type: ignore[misc]  # kserve is untyped
+    """Answers `:predict` (v1) and `/infer` (v2).
+
+    Args:
+        name: Of the model in the URL.
+        router: What decides.
+    """
+
+    def __init__(self, name: str, router: Router) -> None:
+        super().__init__(name)
+        self._router = router
+        self.ready = True  # KServe serves no model that is not ready; the port opens after the warm-up
+
+    async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
+        """Decide on every instance."""
+        decider, spec = self._router.decider, self._router.spec
+        if isinstance(payload, InferRequest):
+            return v2.build_response(payload, self.name, await decider.decide(v2.parse_request(payload, spec)))
+        return {"predictions": await decider.decide(parse_decisions(payload, spec))}
+
+
+def install(app: FastAPI) -> None:
+    """Add our routes and error answers to KServe's application; once a process, before KServe adds its own."""
+    app.add_api_route("/v1/outcomes", _outcomes, methods=["POST"])
+    # KServe would let anybody unload the model, and not load it again.
+    app.add_api_route("/v2/repository/{path:path}", _no_repository, methods=["GET", "POST"])
+    for error in (BadRequest, *_DECODING):
+        app.add_exception_handler(error, _bad_request)
+    app.add_exception_handler(SpoolUnavailable, _send_again)
+
+
+async def _outcomes(request: Request) -> dict[str, int]:
+    router: Router = request.app.state.router
+    return await router.desk.take(parse_outcomes(await request.body()))
+
+
+async def _no_repository() -> JSONResponse:
+    return JSONResponse({"error": "models can't be loaded or unloaded here"}, 404)
+
+
+async def _bad_request(_: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, BadRequest):
+        return JSONResponse({"error": str(error)}, 400)
+    log.warning("a request can't be decoded", exc_info=error)
+    return JSONResponse({"error": f"the request can't be decoded: {type(error).__name__}: {error}"}, 400)
+
+
+async def _send_again(_: Request, error: Exception) -> JSONResponse:
+    # An outcome that is not on disk must not be called accepted: the one inner fault that a caller gets to see.
+    return JSONResponse({"error": f"not stored, send all of it again: {error}"}, 503, {"retry-after": "1"})

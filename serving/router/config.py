@@ -1,0 +1,96 @@
+"""The router's settings: one YAML, read at start.
+
+```yaml
+port: 8080
+experiment: experiment.yaml      # re-read when it changes; relative paths start at this file's folder
+dataset: dataset.yaml
+feature_repo: features           # folder with feature_store.yaml
+ledger: ledger.sqlite
+spool: spool
+cost_cap: {search: 0.6, video: 0.05}     # highest possible cost of an exposure: what is reserved
+```
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+_PATHS = ("experiment", "dataset", "feature_repo", "ledger", "spool")
+
+
+class ConfigError(ValueError):
+    """A setting is wrong; the message names it."""
+
+
+@dataclass(frozen=True)
+class RouterConfig:
+    """Settings of one router process."""
+
+    port: int  # 0 takes a free one
+    experiment: Path
+    dataset: Path
+    feature_repo: Path
+    ledger: Path
+    spool: Path
+    cost_cap: Mapping[str, float]
+    feature_service: str = "ad_decision_v1"
+    deadline_ms: float = 150.0  # for a decision, all stages together
+    model_name: str = "ads"
+    host: str = "127.0.0.1"  # 0.0.0.0 in a container
+
+    def __post_init__(self) -> None:
+        if isinstance(self.port, bool) or not isinstance(self.port, int) or not 0 <= self.port < 65536:
+            raise ConfigError(f"port: expected a number between 0 and 65535, got {self.port!r}")
+        for name in _PATHS:
+            if not isinstance(getattr(self, name), Path):
+                raise ConfigError(f"{name}: expected a path, got {getattr(self, name)!r}")
+        for name in ("feature_service", "model_name", "host"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name):
+                raise ConfigError(f"{name}: expected text, got {getattr(self, name)!r}")
+        if not _is_number(self.deadline_ms) or self.deadline_ms <= 0:
+            raise ConfigError(f"deadline_ms: expected a number above 0, got {self.deadline_ms!r}")
+        if not isinstance(self.cost_cap, Mapping) or not self.cost_cap:
+            raise ConfigError(f"cost_cap: expected a cost for each channel, got {self.cost_cap!r}")
+        for channel, cap in self.cost_cap.items():
+            if not isinstance(channel, str) or not _is_number(cap) or cap < 0:
+                raise ConfigError(f"cost_cap: expected a number of at least 0 for {channel!r}, got {cap!r}")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read the settings.
+
+        Raises:
+            ConfigError: the file can't be read, is not YAML, or a setting is wrong.
+        """
+        path = Path(path)
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path}: cannot read the router's settings: {error}") from error
+        try:
+            return cls(**_settings(data, cls, path.parent))
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+
+
+def _settings(data: object, cls: type[RouterConfig], folder: Path) -> dict[str, Any]:
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"expected a mapping of settings, got {data!r}")
+    known = {f.name: f.default is MISSING for f in fields(cls)}
+    for name in data:
+        if name not in known:
+            raise ConfigError(f"unknown setting {name!r}; known: {', '.join(known)}")
+    for name, required in known.items():
+        if required and name not in data:
+            raise ConfigError(f"missing setting {name!r}")
+    return {k: (folder / v).absolute() if k in _PATHS and isinstance(v, str) else v for k, v in data.items()}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,35 @@
+"""One deadline for a decision, and the latest moment at which each stage has to be over.
+
+A stage that is quick leaves its time to the next ones; a stage that is slow can't take what the later ones need.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+Stage = Literal["features", "model", "ledger", "log"]
+
+_ENDS: dict[Stage, float] = {"features": 0.30, "model": 0.65, "ledger": 0.85, "log": 1.0}
+_LOG_NEEDS = 0.15  # of the deadline, even if nothing is left: a decision without a record is worth little
+
+
+class Deadline:
+    """Starts when it is made.
+
+    Args:
+        seconds: For all stages together.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._start = time.perf_counter()
+
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._start
+
+    def left(self, stage: Stage) -> float:
+        """Seconds that a stage has from now on; zero or less: it can't start."""
+        left = _ENDS[stage] * self._seconds - self.elapsed()
+        return max(left, _LOG_NEEDS * self._seconds) if stage == "log" else left

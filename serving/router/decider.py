@@ -1,0 +1,179 @@
+"""The decision flow. Each stage works on all drafts of a request at once and leaves a fault on those that it failed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+from mtorl.dataset import DatasetSpec
+from mtorl.windows import instance_from_history
+from serving.decision_log import Spool, SpoolUnavailable
+from serving.ledger import Ledger
+from serving.router import metrics
+from serving.router.arms import ArmError, Arms
+from serving.router.deadline import Deadline
+from serving.router.draft import Draft
+from serving.router.features import FeatureReader
+from serving.router.live import LiveExperiment
+from serving.router.requests import DecisionRequest
+from serving.router.settlement import Settler
+from serving.router.throttle import OncePerSecond
+
+log = logging.getLogger(__name__)
+log.addFilter(OncePerSecond())
+
+
+class Decider:
+    """Takes decisions; an inner fault is never an exception, but the default action and a reason.
+
+    Args:
+        spec: Description of the data set.
+        live: The experiment in force.
+        cost_cap: Highest possible cost of an exposure by channel.
+        seconds: Deadline of a request.
+        features: Where users are known.
+        arms: Where policies answer.
+        ledger: Where money is reserved; its calls block.
+        pool: Threads for them.
+        settler: Gives money back.
+        spool: Where decisions are logged.
+
+    Attributes:
+        may_spend: False until the ledger is set up; every exposure is a ledger fault as long.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec: DatasetSpec,
+        live: LiveExperiment,
+        cost_cap: Mapping[str, float],
+        seconds: float,
+        features: FeatureReader,
+        arms: Arms,
+        ledger: Ledger,
+        pool: Executor,
+        settler: Settler,
+        spool: Spool,
+    ) -> None:
+        self._spec = spec
+        self._live = live
+        self._cost_cap = cost_cap
+        self._seconds = seconds
+        self._features = features
+        self._arms = arms
+        self._ledger = ledger
+        self._pool = pool
+        self._settler = settler
+        self._spool = spool
+        self.may_spend = False
+        self._candidates = list(spec.channels)
+
+    async def decide(self, requests: Sequence[DecisionRequest]) -> list[dict[str, Any]]:
+        """One prediction for each request, in order."""
+        deadline = Deadline(self._seconds)
+        experiment = self._live.experiment
+        drafts = [Draft.start(request, experiment) for request in requests]
+        await self._read_features(drafts, deadline)
+        await self._ask_arms([draft for draft in drafts if not draft.fault], deadline)
+        await asyncio.gather(*(self._reserve(d, deadline) for d in drafts if d.answer and d.answer.expose))
+        await asyncio.gather(*(self._log(draft, deadline) for draft in drafts))
+        for draft in drafts:
+            metrics.DECISIONS.labels(draft.arm, str(draft.expose).lower()).inc()
+            metrics.DECISION_LATENCY.labels(draft.arm).observe(deadline.elapsed())
+            if draft.fault:
+                metrics.FALLBACKS.labels(draft.arm, draft.fault).inc()
+        return [draft.prediction() for draft in drafts]
+
+    async def _read_features(self, drafts: Sequence[Draft], deadline: Deadline) -> None:
+        try:
+            with metrics.stage("features"):
+                async with asyncio.timeout(deadline.left("features")):
+                    users = await self._features.read([draft.request.user_id for draft in drafts])
+            found = list(zip(drafts, users, strict=True))
+        except Exception as error:
+            _fail(drafts, "features", error)
+            return
+        for draft, user in found:
+            try:
+                draft.features_found = user.found
+                draft.window = instance_from_history(user.history, draft.request.context, user.static, self._spec)
+            except Exception as error:  # a history that is not one
+                _fail([draft], "features", error)
+
+    async def _ask_arms(self, drafts: Sequence[Draft], deadline: Deadline) -> None:
+        arms: dict[str, list[Draft]] = {}
+        for draft in drafts:
+            arms.setdefault(draft.arm, []).append(draft)
+        await asyncio.gather(*(self._ask_arm(name, group, deadline) for name, group in arms.items()))
+
+    async def _ask_arm(self, arm: str, drafts: Sequence[Draft], deadline: Deadline) -> None:
+        left = deadline.left("model")
+        if left <= 0:
+            _fail(drafts, "no_time", "before the model")
+            return
+        try:
+            with metrics.stage("model"):
+                async with asyncio.timeout(left):
+                    url = drafts[0].experiment.arm(arm).url
+                    answers = await self._arms.ask(url, [draft.item() for draft in drafts])
+        except TimeoutError:
+            _fail(drafts, "model_timeout", f"{arm} took longer than {left:.3f} s")
+            return
+        except Exception as error:
+            _fail(drafts, "model_error", error)
+            return
+        for draft, answer in zip(drafts, answers, strict=True):
+            if isinstance(answer, ArmError):
+                _fail([draft], "model_error", answer)
+            else:
+                draft.answer = answer
+
+    async def _reserve(self, draft: Draft, deadline: Deadline) -> None:
+        assert draft.answer is not None
+        left = deadline.left("ledger")
+        if left <= 0:
+            _fail([draft], "no_time", "before the ledger")
+            return
+        if not self.may_spend:
+            _fail([draft], "ledger", "it is not set up yet")
+            return
+        amount = self._cost_cap[draft.answer.channel]
+        scope = (draft.arm, draft.request.campaign_id, draft.answer.channel)
+        try:
+            with metrics.stage("ledger"):
+                async with asyncio.timeout(left):
+                    granted = await asyncio.get_running_loop().run_in_executor(
+                        self._pool, self._ledger.reserve, draft.decision_id, *scope, amount
+                    )
+        except Exception as error:
+            _fail([draft], "ledger", error)
+            self._settler.finish_later(draft.decision_id, None)  # it may have been reserved, or be reserved yet
+            return
+        draft.reserved = amount if granted else None
+        draft.budget_exhausted = not granted
+
+    async def _log(self, draft: Draft, deadline: Deadline) -> None:
+        exposing = draft.expose
+        try:
+            with metrics.stage("log"):
+                async with asyncio.timeout(deadline.left("log")):
+                    await self._spool.append("decision", draft.record(self._candidates, deadline.elapsed()))
+            metrics.SPOOL_RECORDS.inc()
+        except Exception as error:
+            _fail([draft], "log", error)
+            if exposing:
+                await self._settler.finish(draft.decision_id, None, deadline.left("log"))
+            # The first record may become durable yet. This one says that nothing was shown; nobody waits for it.
+            with contextlib.suppress(SpoolUnavailable):
+                self._spool.submit("decision", draft.record(self._candidates, deadline.elapsed()))
+
+
+def _fail(drafts: Sequence[Draft], reason: str, why: object) -> None:
+    for draft in drafts:
+        draft.fall_back(reason)
+    log.warning("default action, %s: %s", reason, f"{type(why).__name__}: {why}" if isinstance(why, Exception) else why)

@@ -1,0 +1,55 @@
+"""The router's Prometheus metrics; GET /metrics shows them beside KServe's own. No user or campaign is ever a label."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from mtorl.experiment import Experiment
+from serving.ledger import Balance
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
+
+DECISIONS = Counter("mtorl_decisions", "Decisions answered", ["arm", "expose"])
+FALLBACKS = Counter("mtorl_fallbacks", "Decisions that took the default action", ["arm", "reason"])
+DECISION_LATENCY = Histogram("mtorl_decision_latency_seconds", "From request to answer", ["arm"], buckets=_SECONDS)
+STAGE_LATENCY = Histogram("mtorl_stage_latency_seconds", "One stage of a decision", ["stage"], buckets=_SECONDS)
+BUDGET_LIMIT = Gauge("mtorl_budget_limit", "Budget, currency units, summed over the arm's accounts", ["arm"])
+BUDGET_SPENT = Gauge("mtorl_budget_spent", "Settled cost, currency units", ["arm"])
+BUDGET_RESERVED = Gauge("mtorl_budget_reserved", "Open reservations, currency units", ["arm"])
+OUTCOMES = Counter("mtorl_outcomes", "Outcomes received", ["kind", "status"])
+SPOOL_RECORDS = Counter("mtorl_spool_records", "Records made durable in the decision log")
+EXPERIMENT_ENABLED = Gauge("mtorl_experiment_enabled", "1 unless the kill switch is on")
+EXPERIMENT_GENERATION = Gauge("mtorl_experiment_generation", "Times that the experiment file was loaded")
+RELOAD_FAILURES = Counter("mtorl_experiment_reload_failures", "Changed experiment files that were refused")
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Measure a stage, also when it fails."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        STAGE_LATENCY.labels(name).observe(time.perf_counter() - start)
+
+
+def show_experiment(experiment: Experiment, generation: int) -> None:
+    """Publish which experiment file is in force."""
+    EXPERIMENT_ENABLED.set(experiment.enabled)
+    EXPERIMENT_GENERATION.set(generation)
+
+
+def show_budget(balances: Iterable[Balance]) -> None:
+    """Publish where the accounts stand."""
+    arms: dict[str, list[float]] = {}
+    for balance in balances:
+        sums = arms.setdefault(balance.arm, [0.0, 0.0, 0.0])
+        for i, value in enumerate((balance.limit, balance.spent, balance.reserved)):
+            sums[i] += value
+    for arm, sums in arms.items():
+        for gauge, value in zip((BUDGET_LIMIT, BUDGET_SPENT, BUDGET_RESERVED), sums, strict=True):
+            gauge.labels(arm).set(value)

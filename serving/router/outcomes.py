@@ -1,0 +1,55 @@
+"""Outcomes come back: into the log first, then a cost settles its reservation and a cancel gives it back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from serving.decision_log import Spool, SpoolUnavailable
+from serving.router import metrics
+from serving.router.settlement import Settler
+
+
+class OutcomeDesk:
+    """Takes outcomes.
+
+    Args:
+        spool: Where they are logged.
+        settler: What a cost or cancel is passed to.
+        seconds: How long to wait for the ledger; what it can't take now is settled later.
+    """
+
+    def __init__(self, spool: Spool, settler: Settler, seconds: float) -> None:
+        self._spool = spool
+        self._settler = settler
+        self._seconds = seconds
+
+    async def take(self, outcomes: Sequence[dict[str, Any]]) -> dict[str, int]:
+        """Log and settle.
+
+        Returns:
+            How many were accepted (late ones included), duplicate, and dangling (logged, of an unknown decision).
+
+        Raises:
+            SpoolUnavailable: not all are durable. Send all of them again: nothing counts twice.
+        """
+        found = await asyncio.gather(*(self._spool.append("outcome", o) for o in outcomes), return_exceptions=True)
+        counts = {"accepted": 0, "duplicate": 0, "dangling": 0}
+        failure: BaseException | None = None
+        for outcome, status in zip(outcomes, found, strict=True):
+            if isinstance(status, BaseException):
+                failure = status
+                metrics.OUTCOMES.labels(outcome["kind"], "failed").inc()
+                continue
+            metrics.OUTCOMES.labels(outcome["kind"], status).inc()
+            counts["accepted" if status == "late" else status] += 1
+            if status != "duplicate":
+                metrics.SPOOL_RECORDS.inc()
+            # Duplicates too: the first time, the process may have ended between the log and the ledger.
+            if outcome["kind"] in ("cost", "cancel"):
+                actual = outcome["value"] if outcome["kind"] == "cost" else None
+                await self._settler.finish(outcome["decision_id"], actual, self._seconds)
+        if failure is not None:
+            raise SpoolUnavailable(str(failure)) from failure
+        return counts

@@ -1,0 +1,134 @@
+"""All parts of the router, put together, started and stopped in the right order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Self
+
+from mtorl.dataset import DatasetSpec
+from mtorl.windows import instance_from_history
+from serving.decision_log import Spool
+from serving.ledger import Account, LedgerUnavailable, SqliteLedger
+from serving.router import metrics
+from serving.router.arms import Arms
+from serving.router.config import ConfigError, RouterConfig
+from serving.router.decider import Decider
+from serving.router.features import FeastSource, FeatureReader, FeatureSource
+from serving.router.live import LiveExperiment
+from serving.router.outcomes import OutcomeDesk
+from serving.router.settlement import Settler, reconcile
+
+log = logging.getLogger(__name__)
+
+_TICK_SECONDS = 1.0  # between looks at the experiment file and the accounts
+_WARM_SECONDS = 5.0
+_LEDGER_THREADS = 8
+
+
+class Router:
+    """The router without HTTP; `async with` opens and closes it.
+
+    Args:
+        config: Settings.
+        features: Where users are known, in place of the Feast repository of the settings.
+
+    Raises:
+        ConfigError, SpecError, ExperimentError, SpoolError: it can't start like this.
+    """
+
+    def __init__(self, config: RouterConfig, features: FeatureSource | None = None) -> None:
+        self.spec = DatasetSpec.load(config.dataset)
+        uncapped = [channel for channel in self.spec.channels if channel not in config.cost_cap]
+        if uncapped:
+            raise ConfigError(f"cost_cap: no cost for {', '.join(uncapped)}")
+        seconds = config.deadline_ms / 1000
+        self.live = LiveExperiment(config.experiment, self.spec.channels)
+        self._features = FeatureReader(features or FeastSource(config.feature_repo, config.feature_service))
+        self.ledger = SqliteLedger(config.ledger, patience=seconds)
+        self.spool = Spool(config.spool)
+        self._arms = Arms(self.spec.channels)
+        self._pool = ThreadPoolExecutor(_LEDGER_THREADS, thread_name_prefix="ledger")
+        self._settler = Settler(self.ledger, self._pool)
+        self.decider = Decider(
+            spec=self.spec,
+            live=self.live,
+            cost_cap=config.cost_cap,
+            seconds=seconds,
+            features=self._features,
+            arms=self._arms,
+            ledger=self.ledger,
+            pool=self._pool,
+            settler=self._settler,
+            spool=self.spool,
+        )
+        self.desk = OutcomeDesk(self.spool, self._settler, seconds)
+        self._accounts_due = True  # the accounts of the experiment in force are still to be defined
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        if self.spool.torn:
+            log.warning("the decision log held %d torn records; they were set aside", self.spool.torn)
+        await self._arms.open()
+        await self._set_ledger()
+        await asyncio.gather(
+            *(self._warm(arm.name, arm.url) for arm in self.live.experiment.arms), self._warm_features()
+        )
+        self._tasks = [asyncio.create_task(self._settler.run()), asyncio.create_task(self._tick())]
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await self._settler.flush()
+        await self._arms.close()
+        await asyncio.to_thread(self.spool.close)
+        self._features.close()
+        self._pool.shutdown(wait=False)
+        self.ledger.close()
+
+    async def _set_ledger(self) -> None:
+        """Define the accounts; the first time, also finish what a crash left. Only then may money be spent."""
+        self._accounts_due = True
+        try:
+            await asyncio.to_thread(self.ledger.define, [Account(*limit) for limit in self.live.experiment.accounts()])
+            self._accounts_due = False
+            if not self.decider.may_spend:
+                finished = await asyncio.to_thread(reconcile, self.ledger, self.spool)
+                if finished:
+                    log.warning("finished %d reservations that a crash had left open", finished)
+                self.decider.may_spend = True
+        except LedgerUnavailable as error:
+            log.error("the accounts can't be set: %s", error)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            try:
+                if await asyncio.to_thread(self.live.refresh) or self._accounts_due or not self.decider.may_spend:
+                    await self._set_ledger()
+                metrics.show_budget(await asyncio.to_thread(self.ledger.balances))
+            except LedgerUnavailable as error:
+                log.error("%s", error)
+            except Exception:
+                log.exception("housekeeping failed")
+
+    async def _warm(self, arm: str, url: str) -> None:
+        """One call, so that the first decision finds an open connection. An arm may also come later."""
+        try:
+            async with asyncio.timeout(_WARM_SECONDS):
+                await self._arms.ask(url, [{"window": self._empty_window(), "u": 0.5}])
+        except Exception as error:
+            log.warning("%s does not answer yet: %s: %s", arm, type(error).__name__, error)
+
+    async def _warm_features(self) -> None:
+        try:
+            async with asyncio.timeout(_WARM_SECONDS):
+                await self._features.read(["warm-up"])
+        except Exception as error:
+            log.warning("the feature store does not answer yet: %s: %s", type(error).__name__, error)
+
+    def _empty_window(self) -> dict[str, Any]:
+        context = {column.name: 0.0 if column.kind == "numeric" else "warm-up" for column in self.spec.context}
+        return instance_from_history({}, context, {}, self.spec)

@@ -1,0 +1,61 @@
+"""The process: KServe's ModelServer around the router, from the warm-up to the drained end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from types import FrameType
+
+from serving.router.app import RouterModel, install
+from serving.router.config import RouterConfig
+from serving.router.features import FeatureSource
+from serving.router.router import Router
+from serving.router.sdk import ModelServer, app, quiet
+
+_GRACE_SECONDS = 10
+
+
+def serve(config: RouterConfig, features: FeatureSource | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; then finish what is in flight, flush the log and return.
+
+    Args:
+        config: Settings.
+        features: In place of the Feast repository of the settings.
+    """
+    quiet()
+    router = Router(config, features)
+    app.state.router = router
+    install(app)
+    _Server(config, router).start([RouterModel(config.model_name, router)])
+
+
+class _Server(ModelServer):  # type: ignore[misc]  # kserve is untyped
+    def __init__(self, config: RouterConfig, router: Router) -> None:
+        super().__init__(
+            http_port=config.port, enable_grpc=False, enable_latency_logging=False, grace_period=_GRACE_SECONDS
+        )
+        self._router = router
+        self._host = config.host
+
+    def register_signal_handler(self) -> None:
+        # KServe's own handler does nothing useful before uvicorn listens, and uvicorn puts back what it finds here.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+
+    async def _serve(self) -> None:
+        self._rest_server.config.host = self._host  # KServe has no option for it
+        async with self._router:
+            announcing = asyncio.create_task(self._announce())
+            await super()._serve()
+            announcing.cancel()
+
+    def _stop(self, _: int, __: FrameType | None) -> None:
+        self._rest_server._server.should_exit = True
+
+    async def _announce(self) -> None:
+        http = self._rest_server._server
+        while not http.started:
+            await asyncio.sleep(0.01)
+        port = http.servers[0].sockets[0].getsockname()[1]
+        host = "127.0.0.1" if self._host == "0.0.0.0" else self._host
+        print(f"router ready http://{host}:{port}", flush=True)

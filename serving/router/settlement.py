@@ -1,0 +1,100 @@
+"""Reservations are finished for sure: what the ledger can't take now is tried again until it can.
+
+After a crash the decision log knows what the ledger does not: `reconcile` settles what has a cost, and gives back what
+was reserved for a decision that never reached the log, and so never reached a caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from concurrent.futures import Executor
+
+from serving.decision_log import Spool
+from serving.ledger import Ledger, LedgerUnavailable, UnknownReservation
+
+_RETRY_SECONDS = 1.0
+
+
+class Settler:
+    """Settles and cancels.
+
+    Args:
+        ledger: Its calls block.
+        pool: Threads for them.
+    """
+
+    def __init__(self, ledger: Ledger, pool: Executor) -> None:
+        self._ledger = ledger
+        self._pool = pool
+        self._pending: dict[str, float | None] = {}
+        self._wake = asyncio.Event()
+
+    async def finish(self, reservation_id: str, actual: float | None, seconds: float) -> None:
+        """Settle (or cancel: None) within a time; later if that does not work."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._apply(reservation_id, actual)
+        except (LedgerUnavailable, TimeoutError):
+            self.finish_later(reservation_id, actual)
+
+    def finish_later(self, reservation_id: str, actual: float | None) -> None:
+        """Settle (or cancel: None) in the background."""
+        self._pending[reservation_id] = actual
+        self._wake.set()
+
+    async def run(self) -> None:
+        """The background task."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if not await self.flush():
+                await asyncio.sleep(_RETRY_SECONDS)
+                self._wake.set()
+
+    async def flush(self) -> bool:
+        """Try everything that waits; whether nothing is left."""
+        for reservation_id, actual in list(self._pending.items()):
+            try:
+                await self._apply(reservation_id, actual)
+            except LedgerUnavailable:
+                return False
+            if self._pending.get(reservation_id, actual) == actual:
+                self._pending.pop(reservation_id, None)
+        return not self._pending
+
+    async def _apply(self, reservation_id: str, actual: float | None) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._pool, finish, self._ledger, reservation_id, actual)
+
+
+def finish(ledger: Ledger, reservation_id: str, actual: float | None) -> None:
+    """Settle, or cancel (None). A cost that was never reserved, of an ad shown unpaid, has no account to charge."""
+    if actual is None:
+        ledger.cancel(reservation_id)
+    else:
+        with contextlib.suppress(UnknownReservation):
+            ledger.settle(reservation_id, actual)
+
+
+def reconcile(ledger: Ledger, spool: Spool) -> int:
+    """Finish what a crash left open; returns how many reservations that were.
+
+    A reservation whose decision is in the log, and of which no cost was reported yet, stays open. Nothing may be
+    reserved meanwhile: a decision on its way to the log would look like one that never reached it.
+    """
+    unfinished = set(ledger.open_reservations())
+    if not unfinished:
+        return 0
+    logged: set[str] = set()
+    for record in spool.read("decision"):
+        if record["reservation_id"] in unfinished:
+            logged.add(record["decision_id"])
+        else:
+            logged.discard(record["decision_id"])  # withdrawn
+    ends: dict[str, float | None] = {name: None for name in unfinished - logged}
+    for outcome in spool.read("outcome"):
+        if outcome["decision_id"] in logged and outcome["kind"] in ("cost", "cancel"):
+            ends.setdefault(outcome["decision_id"], outcome["value"] if outcome["kind"] == "cost" else None)
+    for reservation_id, actual in ends.items():
+        finish(ledger, reservation_id, actual)
+    return len(ends)

@@ -1,0 +1,57 @@
+"""Assert what a finished run must hold whatever its data: `python tests/check_summary.py runs/latest/summary.json`."""
+
+import json
+import sys
+from pathlib import Path
+
+REQUIRED = {
+    "dataset": (), "rows": (), "users": (), "windows": (), "seconds": (),
+    "train": ("seconds", "best_epoch"),
+    "offline": ("action_accuracy", "action_auc", "action_f1", "reward_auc", "reward_logloss"),
+    "gate": ("decision", "lower_bound"),
+    "serving": ("decisions", "errors", "fallbacks", "p50_ms", "p99_ms"),
+    "budget": ("incumbent", "challenger"),
+    "experiment": ("arms", "srm_p", "lift", "lift_ci", "true_lift", "verdict"),
+    "drift": ("clean_alerts", "shifted_alerts", "webhook_received"),
+    "artifacts": ("incumbent", "challenger", "decision_log", "report"),
+}  # fmt: skip
+
+
+def check(path: Path) -> list[str]:
+    """Return everything that is wrong with a summary."""
+    summary = json.loads(path.read_text())
+    wrong = [f"{key} is missing" for key in REQUIRED if key not in summary]
+    wrong += [
+        f"{key}.{name} is missing" for key, names in REQUIRED.items() for name in names if name not in summary[key]
+    ]
+    if wrong:
+        return wrong
+    offline = summary["offline"]
+    wrong += [f"offline.{name}_ci is missing" for name in REQUIRED["offline"] if f"{name}_ci" not in offline]
+    for arm, budget in summary["budget"].items():
+        if budget["overspent"] != 0:
+            wrong.append(f"budget.{arm}.overspent is {budget['overspent']}")
+        if budget["spent"] + budget["reserved"] > budget["limit"] * (1 + 1e-9):
+            wrong.append(f"budget.{arm}: spent + reserved is above the limit: {budget}")
+        if budget["reserved"] > 1e-9:
+            wrong.append(f"budget.{arm}: reservations were left open: {budget}")
+    if summary["serving"]["errors"] != 0:
+        wrong.append(f"serving.errors is {summary['serving']['errors']}")
+    if summary["serving"]["fallbacks"] > 0.01 * summary["serving"]["decisions"]:
+        wrong.append(f"more than 1 % of the decisions fell back: {summary['serving']}")
+    if summary["drift"]["clean_alerts"] != 0:
+        wrong.append(f"drift.clean_alerts is {summary['drift']['clean_alerts']}")
+    if summary["drift"]["webhook_received"] is not True:
+        wrong.append("drift.webhook_received is not true: the shifted window raised no alert")
+    if summary["experiment"]["srm_p"] < 0.001:
+        wrong.append(f"sample ratio mismatch: srm_p {summary['experiment']['srm_p']}")
+    wrong += [
+        f"artifacts.{k}: {v} is not there" for k, v in summary["artifacts"].items() if not (path.parent / v).exists()
+    ]
+    return wrong
+
+
+if __name__ == "__main__":
+    faults = check(Path(sys.argv[1]))
+    print("\n".join(faults) or f"{sys.argv[1]}: ok")
+    sys.exit(bool(faults))

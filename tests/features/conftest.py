@@ -1,0 +1,114 @@
+"""A small data set with everything that can go wrong, and a slow, obvious history to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mtorl.dataset import Column, DatasetSpec, RewardSpec
+
+SPEC = DatasetSpec(
+    name="toy",
+    description="Short journeys",
+    adapter="touchpoints",
+    channels=("search", "social", "video"),
+    context=(
+        Column("hour", "numeric", missing="unknown"),
+        Column("order", "categorical", missing="unknown"),  # a word of SQL
+    ),
+    static=(Column("age", "categorical"), Column("tenure", "numeric", missing="unknown")),
+    segment="age",
+    reward=RewardSpec("click"),
+    propensity="logged",
+    currency="EUR",
+    window=4,
+    min_touchpoints=1,
+)
+START = pd.Timestamp("2024-05-01 06:00", tz="UTC")
+
+
+@dataclass(frozen=True)
+class Toy:
+    """What the tests of this room share."""
+
+    spec: DatasetSpec
+
+    def log(self, seed: int = 0, users: int = 12, late: float = 0.0) -> pd.DataFrame:
+        """Journeys of 1 to 9 touches, some 1 us apart, some at the same time as another user's.
+
+        Args:
+            seed: Seed.
+            users: Number of users.
+            late: Share of touches that arrive up to a few touches late; 0 leaves `created_timestamp` out.
+        """
+        rng = np.random.default_rng(seed)
+        rows = []
+        for user in range(users):
+            length = 1 if user == 0 else int(rng.integers(1, 10))
+            steps = rng.choice([1, 60_000_000, 3_600_000_000], size=length)
+            for step, offset in enumerate(np.cumsum(steps) + 10_000_000 * int(rng.integers(0, 2))):
+                rows.append(self.touch(f"u{user}", START + pd.Timedelta(int(offset), "us"), step, rng))
+        log = pd.DataFrame(rows)
+        if late:
+            delay = np.where(rng.random(len(log)) < late, rng.integers(0, 3 * 3_600_000_000, len(log)), 0)
+            log["created_timestamp"] = log["timestamp"] + pd.to_timedelta(delay, unit="us")
+        return log
+
+    def touch(self, user: str, at: pd.Timestamp, step: int, rng: np.random.Generator) -> dict[str, Any]:
+        """One row of a canonical log; revenue is always twice the cost."""
+        cost = float(step) + rng.random()
+        return {
+            "user_id": user,
+            "timestamp": at,
+            "campaign_id": "c1",
+            "channel": str(rng.choice(SPEC.channels)),
+            "cost": cost,
+            "click": int(rng.integers(0, 2)),
+            "conversion": int(rng.integers(0, 2)),
+            "revenue": 2 * cost,
+            "propensity": 0.3,
+            "hour": None if rng.random() < 0.2 else float(at.hour),
+            "order": None if rng.random() < 0.2 else str(rng.choice(["first", "again"])),
+            "age": "old" if user == "u1" else "young",
+            "tenure": None if user == "u2" else float(len(user)),
+        }
+
+    def write(self, log: pd.DataFrame, path: Path) -> Path:
+        """Write a log as Parquet, types as in the canonical layout."""
+        times = {c: "datetime64[us, UTC]" for c in ("timestamp", "created_timestamp") if c in log}
+        log.astype({**times, "hour": float, "tenure": float}).to_parquet(path, index=False)
+        return path
+
+    def past(self, log: pd.DataFrame, user: str, before: pd.Timestamp, n: int | None = None) -> dict[str, list[Any]]:
+        """The last n touches of a user that happened, and were known, strictly before a time: row by row, by hand."""
+        arrived = log["created_timestamp"] if "created_timestamp" in log else log["timestamp"]
+        known = log[(log["user_id"] == user) & (log["timestamp"] < before) & (arrived < before)]
+        known = known.sort_values("timestamp").tail(n or self.spec.window)
+        names = ["channel", "click", "conversion", "revenue", "cost", *(c.name for c in self.spec.context)]
+        lists = {f"hist_{name}": [none_if_null(v) for v in known[name]] for name in names}
+        return {**lists, "hist_timestamp": [t.value // 1000 for t in known["timestamp"]]}
+
+
+def none_if_null(value: Any) -> Any:
+    return None if pd.isna(value) else value
+
+
+@pytest.fixture(scope="session")
+def toy() -> Toy:
+    return Toy(SPEC)
+
+
+@pytest.fixture(scope="session")
+def plain() -> Callable[[Any], Any]:
+    """Lists of any kind as Python lists, with None for whatever stands for a missing value."""
+
+    def convert(values: Any) -> list[Any]:
+        return [None if v == "" or pd.isna(v) else v for v in values]
+
+    return convert

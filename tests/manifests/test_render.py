@@ -1,0 +1,143 @@
+"""What must hold for every overlay and every combination of components."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.manifests.conftest import FOLDERS, MANIFESTS, ROOT, Objects, containers, of_kind, pod_specs, render, title
+
+LABELS = {f"app.kubernetes.io/{name}" for name in ("name", "instance", "version", "component", "part-of", "managed-by")}
+VERSION = "app.kubernetes.io/version"
+VALIDATOR = Path(os.environ.get("VALIDATOR", ROOT.parent / "shared/kubernetes/validate_manifests.py"))
+CRDS = Path(os.environ.get("CRDS", VALIDATOR.with_name("crds-bundle.json.gz")))
+
+
+def test_all_overlays_and_combinations_are_seen() -> None:
+    assert {"overlays/dev", "overlays/production"} < set(FOLDERS)
+    components = {path.parent.name for path in MANIFESTS.glob("components/*/kustomization.yaml")}
+    texts = [(MANIFESTS / folder / "kustomization.yaml").read_text() for folder in FOLDERS]
+    used = {Path(line).name for text in texts for line in re.findall(r"components/\S+", text)}
+    assert components <= used, "a component that nothing renders is not tested"
+
+
+def test_names_are_unique(objects: Objects) -> None:
+    names = [title(o) for o in objects]
+    assert len(names) == len(set(names))
+
+
+def test_every_object_has_the_six_labels(objects: Objects) -> None:
+    for o in objects:
+        assert set(o["metadata"].get("labels", {})) >= LABELS, title(o)
+
+
+def test_pods_have_the_six_labels(objects: Objects) -> None:
+    for o in of_kind(objects, "StatefulSet", "Deployment"):
+        assert set(o["spec"]["template"]["metadata"]["labels"]) >= LABELS, title(o)
+    for o in of_kind(objects, "CronJob"):
+        assert set(o["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]) >= LABELS, title(o)
+
+
+def test_version_is_where_it_may_change_only(objects: Objects) -> None:
+    """A selector and a volumeClaimTemplate can't be changed: with the version in them no release could be applied."""
+    for o in objects:
+        assert VERSION not in yaml.safe_dump(_selectors(o)), title(o)
+        for claim in (o.get("spec") or {}).get("volumeClaimTemplates", []):
+            assert VERSION not in claim["metadata"].get("labels", {}), title(o)
+
+
+def _selectors(node: object) -> list[object]:
+    if isinstance(node, dict):
+        own = [value for key, value in node.items() if "elector" in key]
+        return own + [found for value in node.values() for found in _selectors(value)]
+    return [found for value in node for found in _selectors(value)] if isinstance(node, list) else []
+
+
+def test_everything_is_in_one_namespace(objects: Objects) -> None:
+    (namespace,) = of_kind(objects, "Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    for o in objects:
+        if o["kind"] != "Namespace":
+            assert o["metadata"].get("namespace") == namespace["metadata"]["name"], title(o)
+
+
+def test_pods_keep_to_the_restricted_profile_and_more(objects: Objects) -> None:
+    pods = pod_specs(objects)
+    assert len(pods) >= 6
+    for name, pod in pods:
+        for container in containers(pod):
+            where = f"{name}, container {container['name']}"
+            security = {**pod.get("securityContext", {}), **container["securityContext"]}
+            assert security["runAsNonRoot"] is True and security["runAsUser"] > 0, where
+            assert security["seccompProfile"] == {"type": "RuntimeDefault"}, where
+            assert security["readOnlyRootFilesystem"] is True, where
+            assert security["allowPrivilegeEscalation"] is False, where
+            assert security["capabilities"] == {"drop": ["ALL"]}, where
+            for what in ("requests", "limits"):
+                assert set(container["resources"][what]) >= {"cpu", "memory"}, where
+
+
+def test_no_pod_talks_to_the_api_server(objects: Objects) -> None:
+    accounts = {o["metadata"]["name"]: o for o in of_kind(objects, "ServiceAccount")}
+    for name, pod in pod_specs(objects):
+        assert pod["automountServiceAccountToken"] is False, name
+        assert accounts[pod["serviceAccountName"]]["automountServiceAccountToken"] is False, name
+
+
+def test_long_running_containers_are_probed(objects: Objects) -> None:
+    for name, pod in pod_specs(objects):
+        if name.startswith("CronJob/"):
+            continue
+        main = containers(pod)[0]
+        assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(main), name
+    for _, pod in pod_specs(of_kind(objects, "InferenceService", "ServingRuntime")):
+        # /ping says Healthy before the worker has loaded its model.
+        assert containers(pod)[0]["readinessProbe"]["httpGet"]["path"].startswith("/predictions/")
+
+
+def test_jobs_run_one_at_a_time_at_a_stated_time_zone(objects: Objects) -> None:
+    jobs = of_kind(objects, "CronJob")
+    assert {job["metadata"]["name"] for job in jobs} == {"mtorl-materialize", "mtorl-drift"}
+    for job in jobs:
+        assert job["spec"]["concurrencyPolicy"] == "Forbid" and job["spec"]["timeZone"], title(job)
+
+
+def test_images_are_ours_and_pinned(objects: Objects) -> None:
+    for name, pod in pod_specs(objects):
+        for container in containers(pod):
+            image = re.fullmatch(r"ghcr\.io/mtorl-kubeflow/(\w+)(:\d+\.\d+\.\d+\S*|@sha256:\w{64})", container["image"])
+            assert image, f"{name}: {container['image']}"
+            assert (MANIFESTS / "images" / image[1] / "Dockerfile").exists(), f"{name}: no Dockerfile for {image[1]}"
+
+
+def test_the_scripts_validator_finds_nothing() -> None:
+    if not (VALIDATOR.exists() and CRDS.exists()):
+        pytest.skip(f"no validator: {VALIDATOR} and its CRDs are not there (set VALIDATOR and CRDS)")
+    if find_spec("kubernetes_validate") is None:
+        pytest.skip("kubernetes-validate is not installed")
+    render(FOLDERS[0])  # skips without kubectl
+    environment = {**os.environ, "PYTHON": sys.executable, "VALIDATOR": str(VALIDATOR), "CRDS": str(CRDS)}
+    done = subprocess.run(
+        [str(ROOT / "scripts" / "validate-manifests.sh")], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(", 0 problems") == len(FOLDERS), done.stdout
+    assert "not checked" not in done.stdout
+
+
+def test_the_script_says_what_it_skips() -> None:
+    render(FOLDERS[0])
+    done = subprocess.run(
+        [str(ROOT / "scripts" / "validate-manifests.sh"), "manifests/overlays/dev"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "VALIDATOR": "/nowhere", "CRDS": "/nowhere"},
+    )
+    assert done.returncode == 0 and "not checked against the API schemas" in done.stdout

@@ -1,0 +1,202 @@
+"""A run directory as the loop leaves it, made up, for the tests of the report and for looking at the page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+CHANNELS = ("search", "social", "display", "video")
+
+
+def write(run: Path) -> Path:
+    """Fill a run directory; returns it."""
+    rng = np.random.default_rng(4)
+    _touchpoints(rng).to_parquet(_made(run / "data") / "touchpoints.parquet", index=False)
+    epochs = range(1, 13)
+    history = [
+        {"epoch": e, "train_loss": 1.9 + 0.9 * 0.7**e, "val_loss": 1.95 + 0.85 * 0.72**e + 0.002 * max(e - 9, 0)}
+        for e in epochs
+    ]
+    _json(
+        _made(run / "artifacts" / "challenger") / "metrics.json", {"history": history, "best_epoch": 9, "seconds": 83.2}
+    )
+    summary = summary_of(rng)
+    _json(run / "summary.json", summary)
+    for window in ("clean", "shifted"):
+        folder = _made(run / "drift" / window)
+        _json(folder / "drift.json", summary["drift"][window])
+        (folder / "drift.html").write_text("<html>drift</html>")
+    return run
+
+
+def summary_of(rng: np.random.Generator) -> dict[str, Any]:
+    """summary.json of a run in which everything was measured."""
+    return {
+        "schema_version": 1,
+        "dataset": "simulator",
+        "source": "built-in simulator",
+        "outcomes": "simulated",
+        "rows": 71_934,
+        "users": 6_000,
+        "windows": 71_934,
+        "train": {"seconds": 83.2, "best_epoch": 9, "epochs": 12},
+        "offline": _offline(0.0),
+        "offline_incumbent": _offline(-0.07),
+        "budget_curve": [
+            {
+                "share": round(s, 2),
+                "mtorl": float(s**0.55),
+                "predicted_gain": float(s**0.72),
+                "random": float(s),
+                "oracle": float(min(1.0, s / 0.09) ** 0.3),
+            }
+            for s in np.linspace(0, 1, 21)
+        ],
+        "gate": {
+            "decision": "promote",
+            "reason": "lower bound +0.0089 is above the required lift of +0.0000",
+            "lower_bound": 0.0089,
+            "challenger": 0.0912,
+            "challenger_ci": [0.0851, 0.0975],
+            "incumbent": 0.0741,
+            "incumbent_ci": [0.0712, 0.0770],
+            "difference": 0.0171,
+            "difference_ci": [0.0089, 0.0254],
+            "challenger_evidence": {"ess": 5210.4, "ess_share": 0.362, "overlap": 0.58},
+            "incumbent_evidence": {"ess": 13_020.0, "ess_share": 0.905, "overlap": 0.91},
+        },
+        "serving": {"decisions": 5_985, "errors": 0, "fallbacks": 3, "p50_ms": 11.4, "p99_ms": 38.2},
+        "budget": {
+            "incumbent": {"limit": 842.5, "spent": 842.11, "reserved": 0.0, "overspent": 0.0},
+            "challenger": {"limit": 842.5, "spent": 611.9, "reserved": 4.2, "overspent": 0.0},
+        },
+        "experiment": _experiment(rng),
+        "drift": {
+            "clean_alerts": 0,
+            "shifted_alerts": 3,
+            "webhook_received": True,
+            "clean": _drift("clean", 0.35),
+            "shifted": _drift("shifted", 4.0),
+        },
+        "artifacts": {
+            "incumbent": "artifacts/incumbent",
+            "challenger": "artifacts/challenger",
+            "report": "report.html",
+        },
+        "seconds": 252.4,
+    }
+
+
+def _experiment(rng: np.random.Generator) -> dict[str, Any]:
+    users = np.unique(np.linspace(100, 1_197, 30).astype(int))
+    noise = np.cumsum(rng.normal(0, 0.0012, len(users))[::-1])[::-1]
+    width = 1.3 / np.sqrt(users) * np.sqrt(np.log(users)) * 0.3
+    lift = 0.0214 + noise - noise[-1]
+    series = [
+        {"users": int(n), "lift": float(x), "lo": float(x - w), "hi": float(x + w)}
+        for n, x, w in zip(users, lift, width, strict=True)
+    ]
+    last = series[-1]
+    return {
+        "experiment": "mtorl-vs-frequency",
+        "gain": "click",
+        "alpha": 0.05,
+        "arms": {
+            "incumbent": _arm(602, 3_010, 2_215, 221.0, 842.11),
+            "challenger": _arm(595, 2_975, 1_904, 282.0, 611.9),
+        },
+        "lift": last["lift"],
+        "lift_ci": [last["lo"], last["hi"]],
+        "lift_ci_fixed": [last["lift"] - 0.018, last["lift"] + 0.018],
+        "relative_lift": 0.2915,
+        "true_lift": 0.0236,
+        "srm_p": 0.8397,
+        "verdict": "inconclusive",
+        "reason": f"the always-valid interval [{last['lo']:+.4f}, {last['hi']:+.4f}] contains zero",
+        "guardrails": [{"name": "cost_per_decision", "harm": -0.07, "margin": 0.31, "state": "held"}],
+        "secondary": {"exposure_ratio": {"lift": -0.0958, "lift_ci": [-0.1402, -0.0514]}},
+        "multiple_exposure_users": 0,
+        "series": series,
+    }
+
+
+def _arm(users: int, decisions: int, exposures: int, gain: float, cost: float) -> dict[str, Any]:
+    totals = {"users": users, "decisions": decisions, "exposures": exposures, "gain": gain, "cost": cost}
+    return {**totals, "gain_per_decision": gain / decisions, "cost_per_decision": cost / decisions}
+
+
+def _offline(shift: float) -> dict[str, Any]:
+    values = {
+        "action_accuracy": 0.512,
+        "action_auc": 0.741,
+        "action_f1": 0.468,
+        "reward_auc": 0.702,
+        "reward_logloss": 0.2493,
+    }
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        value += -shift if name.endswith("loss") else shift
+        found |= {name: value, f"{name}_ci": [value - 0.011, value + 0.0123]}
+    return found
+
+
+def _drift(window: str, size: float) -> dict[str, Any]:
+    columns = []
+    for name, kind, threshold, factor in (
+        ("hour", "numeric", 0.071, 0.9),
+        ("device", "categorical", 0.047, 1.0),
+        ("placement", "categorical", 0.044, 0.6),
+        ("tenure_days", "numeric", 0.142, 0.1),
+    ):
+        score = threshold * size * factor
+        detected = score >= threshold
+        columns.append(
+            {
+                "column": name,
+                "kind": kind,
+                "method": "wasserstein" if kind == "numeric" else "jensenshannon",
+                "score": score,
+                "threshold": threshold,
+                "missing_share": 0.0,
+                "problem": "drift" if detected else None,
+                "detected": detected,
+            }
+        )
+    return {"window": window, "rows": 5_985, "users": 1_197, "not_checked": None, "columns": columns}
+
+
+def _touchpoints(rng: np.random.Generator) -> pd.DataFrame:
+    length = 2 + rng.negative_binomial(2, 0.17, 900)
+    of = np.repeat(np.arange(900), length)
+    rows = len(of)
+    return pd.DataFrame(
+        {
+            "user_id": [f"u{i}" for i in of],
+            "timestamp": pd.Timestamp("2025-01-01", tz="UTC") + pd.to_timedelta(rng.uniform(0, 21, rows), unit="D"),
+            "channel": rng.choice(CHANNELS, rows, p=[0.38, 0.27, 0.22, 0.13]),
+            "cost": rng.gamma(3, 0.11, rows),
+            "click": rng.binomial(1, 0.083, rows),
+            "conversion": rng.binomial(1, 0.011, rows),
+        }
+    )
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2))
+
+
+if __name__ == "__main__":
+    import sys
+
+    from monitoring.report import render
+
+    print(render(write(Path(sys.argv[1]))))

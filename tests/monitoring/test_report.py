@@ -1,0 +1,136 @@
+"""The run report: whole for a whole run, still a page for half a run, safe whatever the names are."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from monitoring import plain_words
+from monitoring.report import render
+
+sys.path.insert(0, str(Path(__file__).parent))
+import fake_run
+
+SECTIONS = ("experiment", "serving", "gate", "model", "data", "drift")
+
+
+def body(page: Path) -> str:
+    """The page without plotly.js and without the data of the charts."""
+    return re.sub(r"<script.*?</script>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fake_run.write(tmp_path_factory.mktemp("run"))
+
+
+def change(run: Path, **sections: Any) -> None:
+    path = run / "summary.json"
+    summary = json.loads(path.read_text())
+    for name, value in sections.items():
+        if value is None:
+            summary.pop(name, None)
+        else:
+            summary[name] = value
+    path.write_text(json.dumps(summary))
+
+
+def test_a_whole_run(run: Path) -> None:
+    page = render(run)
+    text = body(page)
+    assert page == run / "report.html"
+    for section in SECTIONS:
+        assert f'<section id="{section}">' in text
+    for chart in (
+        "lift",
+        "lift-series",
+        "budgets",
+        "gate",
+        "training",
+        "budget-curve",
+        "channel-shares",
+        "journey-lengths",
+    ):
+        assert text.count(f'id="chart-{chart}"') == 1
+    assert "Not decided yet" in text and "Passed" in text and "Held" in text
+    assert "+0.0236" in text, "the true lift"
+    assert 'href="drift/shifted/drift.html"' in text and "Alert received by the webhook: yes" in text
+    assert text.count("drifted") == 3
+    assert not re.search(r'(?:src|href)="(?:https?:)?//', text), "nothing is loaded from outside"
+    assert page.read_text(encoding="utf-8").count("plotly.js v") <= 2, "inlined once"
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        ("experiment", "seconds"),
+        ("gate", "outcomes"),
+        ("offline", "budget_curve"),
+        ("offline_incumbent", "train", "artifacts"),
+        ("serving",),
+        ("budget", "drift"),
+    ],
+)
+def test_any_section_may_be_missing(tmp_path: Path, missing: tuple[str, ...]) -> None:
+    run = fake_run.write(tmp_path)
+    change(run, **dict.fromkeys(missing))
+    assert "<h1" in body(render(run))
+
+
+def test_an_empty_run_is_a_page(tmp_path: Path) -> None:
+    text = body(render(tmp_path))
+    assert "No experiment in this run" in text and "<section" not in text
+    (tmp_path / "summary.json").write_text('{"experiment": null, "gate": {"decision": "reject", "reason": "ESS 40"}}')
+    text = body(render(tmp_path))
+    assert "The gate refused the challenger" in text and "ESS 40." in text
+
+
+def test_an_experiment_without_numbers(tmp_path: Path) -> None:
+    run = fake_run.write(tmp_path)
+    experiment = {
+        "arms": {"incumbent": {"users": 0, "decisions": 0, "exposures": 0, "gain_per_decision": None}},
+        "lift": None,
+        "lift_ci": [None, None],
+        "srm_p": 0.00001,
+        "verdict": "srm",
+        "reason": "users are not split as configured",
+        "series": [],
+    }
+    change(run, experiment=experiment, drift={"clean": {"not_checked": "3 rows", "columns": []}, "clean_alerts": 1})
+    for window in ("clean", "shifted"):
+        (run / "drift" / window / "drift.json").unlink()
+    text = body(render(run))
+    assert (
+        "No verdict" in text and "chart-lift" not in text and "&lt; 0.0001" in text and "Not checked: 3 rows." in text
+    )
+
+
+def test_a_lift_with_one_interval_and_no_truth(tmp_path: Path) -> None:
+    run = fake_run.write(tmp_path)
+    experiment = {"lift": 0.0, "lift_ci": [0.0, 0.0], "verdict": "stop", "reason": "r", "true_lift": None, "arms": {}}
+    change(run, experiment=experiment)
+    assert "Keep the incumbent" in body(render(run))
+
+
+def test_names_cannot_write_into_the_page(tmp_path: Path) -> None:
+    run = fake_run.write(tmp_path)
+    evil = "</script><script>alert(1)</script>"
+    summary = json.loads((run / "summary.json").read_text())
+    change(run, dataset=evil, budget={evil: summary["budget"]["incumbent"]}, artifacts={evil: evil})
+    assert evil not in render(run).read_text(encoding="utf-8")
+
+
+def test_words() -> None:
+    assert plain_words.count(1234.0) == "1,234" and plain_words.count(None) == "—" and plain_words.count(True) == "—"
+    assert plain_words.fixed(float("nan")) == "—" and plain_words.fixed(-1.5, 1) == "−1.5"
+    assert plain_words.signed(0.02) == "+0.0200" and plain_words.share(0.123) == "12.3%"
+    assert plain_words.interval([-1, 2], 1, plus=True) == "[−1.0, +2.0]" and plain_words.interval([None, 1]) == "—"
+    assert plain_words.duration(4.2) == "4.2 s" and plain_words.duration(3599.9) == "1 h 0 min"
+    assert plain_words.duration(130) == "2 min 10 s"
+    assert plain_words.p_value(1e-9) == "< 0.0001"
+    assert plain_words.sentence("always-valid [-0.1, 2]") == "Always-valid [−0.1, 2]."

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtorl.splits import split_of, tile_ends, unit_order
+
+
+def test_golden_splits_never_change():
+    # A retrain must not test on users that an earlier model was trained on: these are fixed for good.
+    users = [f"u{i:06d}" for i in range(12)]
+    assert "".join(part[0] if part != "test" else "T" for part in split_of(users)) == "vtTttttttttt"
+
+
+def test_shares_are_about_70_10_20_and_whole_users():
+    users = pd.Series([f"user-{i}" for i in range(20_000)])
+    share = pd.Series(split_of(users)).value_counts(normalize=True)
+    for part, wanted in (("train", 0.7), ("val", 0.1), ("test", 0.2)):
+        assert abs(share[part] - wanted) < 4 * np.sqrt(wanted * (1 - wanted) / 20_000)
+    twice = split_of(pd.concat([users, users]))
+    assert (twice[:20_000] == twice[20_000:]).all()
+
+
+def test_unit_order_depends_on_the_seed_only():
+    users = [f"u{i}" for i in range(50)]
+    assert unit_order(users, 1) == unit_order(users[::-1], 1)
+    assert sorted(unit_order(users, 1)) == sorted(users)
+    assert unit_order(users, 1) != unit_order(users, 2)
+
+
+@given(st.lists(st.integers(1, 70), min_size=1, max_size=8), st.integers(1, 25))
+def test_tiles_cover_every_step_exactly_once(journeys, n):
+    step = np.concatenate([np.arange(length) for length in journeys])
+    journey = np.repeat(journeys, journeys)
+    user = np.repeat(np.arange(len(journeys)), journeys)
+    covered = np.zeros(len(step), dtype=int)
+    first = np.cumsum(journeys) - journeys
+    for row in np.flatnonzero(tile_ends(step, journey, n)):
+        tokens = min(step[row] + 1, n)
+        covered[first[user[row]] + step[row] - tokens + 1 : first[user[row]] + step[row] + 1] += 1
+    assert (covered == 1).all()

@@ -1,0 +1,251 @@
+"""Training: it learns, it repeats, it stops, it refuses; and the loss is what its description says."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mtorl.decision import PolicyParams, action_probabilities, utility_scale
+from mtorl.model import MTORL, MTORLConfig
+from mtorl.train import TrainConfig, TrainingDiverged, _Data, losses, preference_loss, train
+
+T, C = 6, 3
+D = C + 2 + 2  # one-hot of the previous channel and "start", previous reward, two context columns
+COST = np.array([0.2, 0.5, 1.0])
+SMALL = TrainConfig(epochs=6, batch_size=64, lr=0.01, hidden=16, device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+def world(windows: int, seed: int):
+    """Journeys whose gain depends on channel and context: channel 0 pays in context 0, channel 1 in context 1."""
+    random = np.random.default_rng(seed)
+    length = random.integers(1, T + 1, size=windows)
+    real = np.arange(T) < length[:, None]
+    context = random.integers(2, size=(windows, T))
+    channel = (random.random((windows, T))[..., None] > np.array([0.2, 0.5, 1.0])).sum(-1)
+    gain_BTC = np.where(np.arange(C) == context[..., None], 0.7, 0.1)
+    reward = (random.random((windows, T)) < np.take_along_axis(gain_BTC, channel[..., None], 2)[..., 0]).astype(float)
+    cost = COST[channel] * random.uniform(0.5, 1.5, size=(windows, T))
+    x = np.zeros((windows, T, D), dtype=np.float32)
+    x[:, 0, C] = 1
+    x[:, 1:, :C] = np.eye(C)[channel[:, :-1]]
+    x[:, 1:, C + 1] = reward[:, :-1]
+    x[..., C + 2 :] = np.eye(2)[context]
+    targets = {"channel_BT": np.where(real, channel, -1), "reward_BT": reward * real, "cost_BT": cost * real}
+    return x * real[..., None], targets, length, gain_BTC
+
+
+def fit(config: TrainConfig = SMALL, windows: int = 600, on_epoch=None):
+    x, targets, _, _ = world(windows, 0)
+    val_x, val_targets, _, _ = world(200, 1)
+    return train(x, targets, val_x, val_targets, config, on_epoch, channels=C)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    torch.set_num_threads(1)
+    return fit(TrainConfig(epochs=12, batch_size=64, lr=0.01, hidden=16, device="cpu"), windows=1500)
+
+
+def predictions(model: MTORL, seed: int = 2):
+    x, _, length, gain_BTC = world(400, seed)
+    with torch.inference_mode():
+        heads = model(torch.from_numpy(x), torch.from_numpy(length))
+    logits, reward, cost = (part.numpy() for part in heads)
+    return logits, reward, cost, gain_BTC[np.arange(len(x)), length - 1]
+
+
+def test_heads_learn_what_there_is_to_learn(fitted):
+    logits, reward, cost, truth = predictions(fitted.model)
+    probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(probs.mean(0), [0.2, 0.3, 0.5], atol=0.05)
+    assert (reward[:, :2].argmax(1) == truth[:, :2].argmax(1)).mean() > 0.97
+    assert np.abs(reward - truth).mean() < 0.12
+    np.testing.assert_allclose(cost.mean(0), COST, rtol=0.15)
+
+
+def test_the_policy_beats_the_one_that_wrote_the_log(fitted):
+    logits, reward, cost, truth = predictions(fitted.model)
+
+    def value(beta: float) -> float:
+        params = PolicyParams(beta, exploration=0.05, utility_scale=utility_scale(reward, cost))
+        return float((action_probabilities(logits, reward, cost, params)[0] * truth).sum(1).mean())
+
+    logged = float(np.mean(truth @ [0.2, 0.3, 0.5]))
+    assert value(0.0) == pytest.approx(logged, abs=0.03)
+    assert value(1.0) > 1.4 * logged
+    assert value(3.0) > value(1.0)
+
+
+def test_history_is_json_and_its_losses_add_up(fitted):
+    rows = fitted.history
+    assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+    assert [row["epoch"] for row in rows] == list(range(1, len(rows) + 1))
+    config = TrainConfig()
+    for row in rows:
+        parts = row["val_action"] + config.mu * row["val_reward"] + config.nu * row["val_cost"]
+        assert row["val_loss"] == pytest.approx(parts)
+        assert row["train_loss"] > 0
+        assert row["seconds"] > 0
+    assert rows[-1]["val_reward"] < rows[0]["val_reward"]
+    assert min(rows, key=lambda row: row["val_loss"])["epoch"] == fitted.best_epoch
+
+
+def test_same_seed_same_network_and_the_global_generator_is_left_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first = fit(TrainConfig(epochs=2, batch_size=64, hidden=8, device="cpu"), windows=100)
+    assert torch.equal(torch.rand(1), expected)
+    again = fit(TrainConfig(epochs=2, batch_size=64, hidden=8, device="cpu"), windows=100)
+    other = fit(TrainConfig(epochs=2, batch_size=64, hidden=8, device="cpu", seed=1), windows=100)
+    weights, same, different = (list(run.model.state_dict().values()) for run in (first, again, other))
+    assert all(torch.equal(a, b) for a, b in zip(weights, same, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(weights, different, strict=True))
+
+
+def test_stops_early_and_keeps_the_best_epoch():
+    """Sixty windows are soon known by heart; validation loss then rises."""
+    config = TrainConfig(epochs=60, batch_size=16, lr=0.02, hidden=32, dropout=0.0, patience=2, device="cpu")
+    result = fit(config, windows=60)
+    assert len(result.history) == result.best_epoch + config.patience < config.epochs
+    val_x, val_targets, _, _ = world(200, 1)
+    with torch.inference_mode():
+        found = losses(result.model, data(val_x, val_targets))[0]
+    assert found["reward"].item() == pytest.approx(result.history[result.best_epoch - 1]["val_reward"], rel=1e-4)
+    assert not result.model.training
+
+
+def test_progress_is_reported_every_epoch():
+    seen: list[dict[str, float]] = []
+    result = fit(TrainConfig(epochs=2, batch_size=64, hidden=8, device="cpu"), windows=100, on_epoch=seen.append)
+    assert seen == result.history
+
+
+def data(x: np.ndarray, targets: dict[str, np.ndarray]) -> _Data:
+    return _Data(
+        torch.as_tensor(x, dtype=torch.float32),
+        torch.as_tensor(targets["channel_BT"]),
+        torch.as_tensor(targets["reward_BT"], dtype=torch.float32),
+        torch.as_tensor(targets["cost_BT"], dtype=torch.float32),
+    )
+
+
+@pytest.fixture
+def model() -> MTORL:
+    torch.manual_seed(0)
+    return MTORL(MTORLConfig(inputs=D, channels=C, window=T, hidden=8)).eval()
+
+
+def test_losses_match_their_formulas(model):
+    x, targets, _, _ = world(20, 3)
+    with torch.inference_mode():
+        terms, log_prob = losses(model, data(x, targets))
+        logits, reward_logit, cost = (part.double().numpy() for part in model.forward_all(torch.from_numpy(x)))
+    action, reward, deviance = [], [], []
+    for b, t in zip(*np.nonzero(targets["channel_BT"] >= 0), strict=True):
+        c = targets["channel_BT"][b, t]
+        action.append(np.log(np.exp(logits[b, t]).sum()) - logits[b, t, c])
+        p, r = 1 / (1 + np.exp(-reward_logit[b, t, c])), targets["reward_BT"][b, t]
+        reward.append(-r * np.log(p) - (1 - r) * np.log(1 - p))
+        m, w = cost[b, t, c], targets["cost_BT"][b, t]
+        deviance.append(m - w + w * np.log(w / m))
+        assert log_prob[b, t].item() == pytest.approx(-action[-1], rel=1e-4)
+    assert terms["action"].item() == pytest.approx(np.mean(action), rel=1e-4)
+    assert terms["reward"].item() == pytest.approx(np.mean(reward), rel=1e-4)
+    assert terms["cost"].item() == pytest.approx(np.mean(deviance), rel=1e-4)
+
+
+def test_padding_takes_no_part(model):
+    x, targets, length, _ = world(20, 3)
+    padding = np.arange(T) >= length[:, None]
+    noisy = {name: np.where(padding & (name != "channel_BT"), 7, column) for name, column in targets.items()}
+    noisy_x = np.where(padding[..., None], np.float32(9), x)
+    with torch.inference_mode():
+        clean, log_prob = losses(model, data(x, targets))
+        dirty, dirty_log_prob = losses(model, data(noisy_x, noisy))
+    for name in clean:
+        assert dirty[name].item() == pytest.approx(clean[name].item(), rel=1e-5)
+    torch.testing.assert_close(log_prob, dirty_log_prob)
+    assert (log_prob[torch.from_numpy(padding)] == 0).all()
+
+
+def test_reward_and_cost_learn_at_the_logged_channel_only(model):
+    x, targets, _, _ = world(50, 3)
+    targets["channel_BT"] = np.where(targets["channel_BT"] >= 0, 1, -1)  # a log that only ever used channel 1
+    terms, _ = losses(model, data(x, targets))
+    (terms["reward"] + terms["cost"]).backward()
+    for head in (model.reward, model.cost):
+        touched = head.bias_C.grad != 0
+        assert touched.tolist() == [False, True, False]
+
+
+def test_preference_pulls_towards_the_better_journey():
+    log_prob = torch.log(torch.tensor([[0.5, 0.5], [0.5, 0.5]])).requires_grad_()
+    real = torch.ones(2, 2, dtype=torch.bool)
+    loss = preference_loss(log_prob, torch.tensor([[1.0, 0.0], [0.0, 0.0]]), real)
+    assert loss.item() == pytest.approx(np.log(2))
+    loss.backward()
+    assert (log_prob.grad[0] < 0).all()  # descending raises the better window's log-probability
+    assert (log_prob.grad[1] > 0).all()
+    assert log_prob.grad.abs().max() <= 0.5
+
+
+def test_preference_compares_means_and_not_lengths():
+    real = torch.tensor([[True, True, True], [True, False, False]])
+    rewards = torch.tensor([[0.2, 0.2, 0.2], [0.2, 0.0, 0.0]])
+    assert preference_loss(torch.zeros(2, 3), rewards, real).item() == 0.0
+
+
+def test_any_unit_of_cost_gives_the_same_network():
+    x, targets, _, _ = world(200, 0)
+    cents = {**targets, "cost_BT": targets["cost_BT"] * 100}
+    config = TrainConfig(epochs=2, batch_size=64, hidden=8, device="cpu")
+    euros_run, cents_run = (train(x, t, x, t, config, channels=C) for t in (targets, cents))
+    cost, cost_in_cents = predictions(euros_run.model)[2], predictions(cents_run.model)[2]
+    np.testing.assert_allclose(cost_in_cents, 100 * cost, rtol=1e-2)
+
+
+def test_free_exposures_are_fine():
+    x, targets, _, _ = world(100, 0)
+    free = {**targets, "cost_BT": np.zeros_like(targets["cost_BT"])}
+    result = train(x, free, x, free, TrainConfig(epochs=3, batch_size=32, hidden=8, device="cpu"), channels=C)
+    assert (predictions(result.model)[2] >= 0).all()
+
+
+@pytest.mark.parametrize("name", ["x", "reward_BT", "cost_BT"])
+def test_inputs_that_are_not_numbers_are_named(name):
+    x, targets, _, _ = world(20, 0)
+    broken = {key: column.copy() for key, column in targets.items()}
+    broken_x = x.copy()
+    (broken_x if name == "x" else broken[name])[3, 0] = np.nan
+    with pytest.raises(ValueError, match=f"training {'inputs' if name == 'x' else name}: .* not finite"):
+        train(broken_x, broken, x, targets, SMALL, channels=C)
+
+
+def test_divergence_is_an_error_that_says_where():
+    x, targets, _, _ = world(100, 0)
+    with pytest.raises(TrainingDiverged, match=r"epoch 1, batch 1: .* is (nan|inf)"):
+        train(x * np.float32(3e38), targets, x, targets, SMALL, channels=C)
+
+
+def test_no_windows_is_an_error_that_says_which():
+    x, targets, _, _ = world(20, 0)
+    empty = {name: column[:0] for name, column in targets.items()}
+    with pytest.raises(ValueError, match="no validation windows"):
+        train(x, targets, x[:0], empty, SMALL, channels=C)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("epochs", 0), ("lr", 0.0), ("mu", -1.0), ("lam", float("nan")), ("patience", 0)]
+)
+def test_config_names_the_field_at_fault(field, value):
+    with pytest.raises(ValueError, match=field):
+        TrainConfig(**{field: value})

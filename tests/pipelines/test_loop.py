@@ -1,0 +1,80 @@
+"""The whole loop, small: every room for real, and what the summary must hold."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.integration
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+from check_summary import check  # noqa: E402
+
+
+def mtorl(*arguments: str, root: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cli.main", "run", "--root", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=280)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("loop")
+    answer = mtorl("--users", "800", "--epochs", "2", "--rounds", "3", root=root)
+    assert answer.returncode == 0, answer.stderr + answer.stdout
+    assert "report:" in answer.stdout
+    return root / "latest"
+
+
+def test_the_summary_holds(finished: Path) -> None:
+    assert check(finished / "summary.json") == []
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["dataset"] == "simulator" and summary["windows"] == summary["rows"]
+    assert isinstance(summary["experiment"]["true_lift"], float)
+
+
+def test_every_decision_is_on_record_with_its_propensity(finished: Path) -> None:
+    import duckdb
+
+    summary = json.loads((finished / "summary.json").read_text())
+    log = f"{finished.resolve()}/decision_log"
+    rows = duckdb.execute(
+        f"select count(*), count(distinct decision_id), min(propensity), max(propensity) from '{log}/decisions.parquet'"
+    ).fetchone()
+    # the live traffic and the shifted burst
+    assert rows is not None and rows[0] == rows[1] >= summary["serving"]["decisions"]
+    assert 0 < rows[2] <= rows[3] <= 1
+    dangling = duckdb.execute(
+        f"select count(*) from '{log}/outcomes.parquet' o anti join '{log}/decisions.parquet' d using (decision_id)"
+    ).fetchone()
+    assert dangling == (0,)
+
+
+def test_the_ledger_equals_the_log(finished: Path) -> None:
+    import duckdb
+
+    summary = json.loads((finished / "summary.json").read_text())
+    log = f"{finished.resolve()}/decision_log"
+    spent = dict(
+        duckdb.execute(
+            f"select arm, sum(value) from '{log}/outcomes.parquet' join '{log}/decisions.parquet' using (decision_id) "
+            "where kind = 'cost' group by arm"
+        ).fetchall()
+    )
+    for arm, budget in summary["budget"].items():
+        assert budget["spent"] == pytest.approx(spent[arm], rel=1e-6)
+
+
+def test_no_process_is_left(finished: Path) -> None:
+    run = str(finished.resolve())
+    left = [
+        process.info["cmdline"]
+        for process in psutil.process_iter(["cmdline", "pid"])
+        if process.info["pid"] != os.getpid() and run in " ".join(process.info["cmdline"] or ())
+    ]
+    assert left == []

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+
+def _wait_for(condition: Callable[[], object], seconds: float = 10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return bool(condition())
+
+
+@pytest.fixture
+def wait_for() -> Callable[..., bool]:
+    """Wait until a condition holds; False when it does not within the time."""
+    return _wait_for
+
+
+@pytest.fixture
+def remains(tmp_path: Path) -> Callable[[], list[str]]:
+    """What still lives after a second of grace, of all that has the test's folder in command line or environment."""
+
+    def living() -> list[str]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                command = process.cmdline()
+                if str(tmp_path) in "\n".join([*command, *process.environ().values()]):
+                    found.append(" ".join(command))
+            except psutil.Error:
+                continue
+        return found
+
+    def after_a_moment() -> list[str]:
+        _wait_for(lambda: not living(), 5.0)
+        return living()
+
+    return after_a_moment

@@ -1,0 +1,251 @@
+"""A router with everything around it faked: arms that misbehave on demand, a feature store made of a dictionary."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+from aiohttp import web
+from prometheus_client import REGISTRY
+
+from mtorl.dataset import Column, DatasetSpec, RewardSpec
+from serving.decision_log import Spool
+from serving.ledger import Balance, SqliteLedger
+from serving.router.app import RouterModel, install
+from serving.router.config import RouterConfig
+from serving.router.features import UserFeatures
+from serving.router.router import Router
+from serving.router.sdk import ModelServer, app, quiet
+
+SPEC = DatasetSpec(
+    name="tiny",
+    description="two channels",
+    adapter="touchpoints",
+    channels=("search", "video"),
+    context=(
+        Column("hour", "numeric"),
+        Column("device", "categorical"),
+        Column("slot", "categorical", missing="unknown"),
+    ),
+    static=(Column("age", "categorical"),),
+    segment="age",
+    reward=RewardSpec("click"),
+    propensity="logged",
+    currency="EUR",
+    window=3,
+)
+CONTEXT = {"hour": 14, "device": "phone", "slot": "top"}
+COST_CAP = {"search": 0.6, "video": 0.05}
+
+
+def instance(user_id: str = "u1", **changes: Any) -> dict[str, Any]:
+    return {"user_id": user_id, "campaign_id": "spring", "context": CONTEXT, **changes}
+
+
+def experiment(endpoint: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "name": "test",
+        "enabled": True,
+        "salt": "s",
+        "unit": "user_id",
+        "layer": "l",
+        "stage": "50%",
+        "arms": [{"name": n, "weight": 0.5, "endpoint": endpoint} for n in ("incumbent", "challenger")],
+        "default_channel": "search",
+        "budgets": [{"campaign": "*", "channel": "*", "amount": 100.0}],
+        "metrics": {"primary": "click_per_decision"},
+        "alpha": 0.05,
+        "min_runtime_hours": 0,
+        "owner": "tests",
+        **changes,
+    }
+
+
+def decision(**changes: Any) -> dict[str, Any]:
+    """What a healthy arm answers."""
+    return {
+        "channel": "video",
+        "propensity": 0.75,
+        "channel_probs": {"search": 0.25, "video": 0.75},
+        "expected_reward": 0.1,
+        "expected_cost": 0.03,
+        "expose": True,
+        "utility": 0.05,
+        "model": {"name": "m", "version": "1", "digest": "d1"},
+        **changes,
+    }
+
+
+class FakeArm:
+    """Both arms on one port.
+
+    Attributes:
+        mode: "ok", "slow", "hang-up" (or "hang-up once"), a status, raw bytes for the body, or a function from item to prediction.
+        asked: Items that came, by arm.
+    """
+
+    def __init__(self) -> None:
+        self.mode: Any = "ok"
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    async def start(self) -> str:
+        application = web.Application()
+        application.router.add_post("/v1/models/{arm}", self._answer)
+        self._runner = web.AppRunner(application, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        items = (await request.json())["instances"]
+        self.asked.extend((request.match_info["arm"].removesuffix(":predict"), item) for item in items)
+        match self.mode:
+            case "slow":
+                await asyncio.sleep(1)
+            case "hang-up" | "hang-up once":
+                assert request.transport is not None
+                request.transport.close()
+                self.mode = "ok" if self.mode == "hang-up once" else self.mode
+            case int(status):
+                return web.Response(status=status, text="broken")
+            case bytes(body):
+                return web.Response(body=body, content_type="application/json")
+        answer = self.mode if callable(self.mode) else lambda _: decision()
+        return web.json_response({"predictions": [answer(item) for item in items]})
+
+
+@dataclass
+class FakeFeatures:
+    """Users by id; anyone else is unknown."""
+
+    users: dict[str, UserFeatures] = field(default_factory=dict)
+    fault: Exception | None = None
+    seconds: float = 0.0
+
+    def read(self, user_ids: Sequence[str]) -> list[UserFeatures]:
+        time.sleep(self.seconds)
+        if self.fault:
+            raise self.fault
+        unknown = UserFeatures({"hist_channel": None}, {"age": None}, found=False)
+        return [self.users.get(user_id, unknown) for user_id in user_ids]
+
+
+def known_user() -> UserFeatures:
+    """One click on a video."""
+    lists = {"channel": ["video"], "click": [1], "conversion": [0], "revenue": [0.0], "cost": [0.03]}
+    context = {"hour": [9.0], "device": ["tv"], "slot": ["top"]}
+    return UserFeatures({f"hist_{k}": v for k, v in {**lists, **context}.items()}, {"age": "30-39"}, found=True)
+
+
+def write_config(folder: Path, endpoint: str, changes: dict[str, Any], **settings: Any) -> RouterConfig:
+    """Write the three files that a router starts from."""
+    SPEC.save(folder / "dataset.yaml")
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment(endpoint, **changes)))
+    content = {
+        "port": 0,
+        "experiment": "experiment.yaml",
+        "dataset": "dataset.yaml",
+        "feature_repo": "features",
+        "ledger": "ledger.sqlite",
+        "spool": "spool",
+        "cost_cap": COST_CAP,
+        "deadline_ms": 400,
+        **settings,
+    }
+    (folder / "router.yaml").write_text(yaml.safe_dump(content))
+    return RouterConfig.load(folder / "router.yaml")
+
+
+@cache
+def kserve() -> ModelServer:
+    """KServe's application is a global of the process: it is put together once."""
+    from kserve.protocol.rest.server import RESTServer
+
+    quiet()
+    server = ModelServer(enable_grpc=False)
+    install(app)
+    RESTServer("kserve.model_server:app", server.dataplane, server.model_repository_extension, 0).create_application()
+    return server
+
+
+@dataclass
+class Harness:
+    """A running router and its surroundings."""
+
+    folder: Path
+    router: Router
+    arm: FakeArm
+    features: FakeFeatures
+    client: httpx.AsyncClient
+
+    @property
+    def spool(self) -> Spool:
+        return self.router.spool
+
+    @property
+    def ledger(self) -> SqliteLedger:
+        return self.router.ledger
+
+    async def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
+        app.state.router = self.router  # the application is shared: routers take turns
+        kserve().register_model(RouterModel("ads", self.router))
+        return await self.client.post(path, **(options or {"json": body}))
+
+    async def predict(self, *instances: dict[str, Any]) -> list[dict[str, Any]]:
+        response = await self.post("/v1/models/ads:predict", {"instances": list(instances or [instance()])})
+        assert response.status_code == 200, response.text
+        found: list[dict[str, Any]] = response.json()["predictions"]
+        return found
+
+    async def outcome(self, decision_id: str, kind: str, value: float, event_id: str = "e1") -> dict[str, int]:
+        event = {"event_id": event_id, "decision_id": decision_id, "kind": kind, "value": value}
+        event["event_time"] = "2026-01-01T12:00:00Z"
+        response = await self.post("/v1/outcomes", {"outcomes": [event]})
+        assert response.status_code == 200, response.text
+        found: dict[str, int] = response.json()
+        return found
+
+    def records(self) -> list[dict[str, Any]]:
+        return list(self.spool.read("decision"))
+
+    def balance(self, arm: str) -> Balance:
+        return next(b for b in self.ledger.balances() if b.arm == arm)
+
+    async def until(self, condition: Any, seconds: float = 5.0) -> None:
+        """Wait for something that happens in the background."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "it did not happen in time"
+            await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def running(folder: Path, changes: dict[str, Any] | None = None, **settings: Any) -> AsyncIterator[Harness]:
+    """Start a router; `changes` go to the experiment file, `settings` to the router's."""
+    arm, features = FakeArm(), FakeFeatures({"u1": known_user()})
+    config = write_config(folder, await arm.start(), changes or {}, **settings)
+    kserve()
+    try:
+        async with Router(config, features) as router:
+            transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
+                arm.asked.clear()
+                yield Harness(folder, router, arm, features, client)
+    finally:
+        await arm.stop()
+
+
+def sample(name: str, **labels: str) -> float:
+    """A metric's present value."""
+    return REGISTRY.get_sample_value(name, labels) or 0.0

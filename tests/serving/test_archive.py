@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from serving.archive import ArchiveError, package
+
+pytestmark = pytest.mark.integration  # runs torch-model-archiver
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Path:
+    """The shape of an artifact; nothing here reads what is in it."""
+    folder = tmp_path / "a,rti[fact]"  # characters that the archiver itself would stumble over
+    folder.mkdir()
+    (folder / "network.pt2").write_bytes(bytes(range(256)) * 40)
+    (folder / "encoder.json").write_text('{"channels": ["search"]}\n')
+    files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
+    model = {"name": "m", "version": "0123456789ab", "created": "2026-01-02T03:04:05Z", "files": files}
+    (folder / "model.json").write_text(json.dumps(model))
+    return folder
+
+
+def test_the_artifact_is_inside_byte_for_byte(artifact: Path, tmp_path: Path) -> None:
+    mar = package(artifact, "challenger", tmp_path / "store")
+    assert mar == tmp_path / "store" / "challenger.mar"
+    with zipfile.ZipFile(mar) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    unpacked = tmp_path / "unpacked"
+    for name, digest in json.loads((unpacked / "artifact" / "model.json").read_text())["files"].items():
+        assert hashlib.sha256((unpacked / "artifact" / name).read_bytes()).hexdigest() == digest
+    manifest = json.loads((unpacked / "MAR-INF" / "MANIFEST.json").read_text())
+    assert manifest["model"]["modelName"] == "challenger"
+    assert manifest["model"]["modelVersion"] == "0123456789ab"
+    assert manifest["createdOn"] == "2026-01-02T03:04:05Z"
+    assert (unpacked / manifest["model"]["handler"]).exists()
+    assert "maxBatchDelay: 1" in (unpacked / manifest["model"]["configFile"]).read_text()
+
+
+def test_the_same_artifact_gives_the_same_bytes_and_nothing_else_is_left(artifact: Path, tmp_path: Path) -> None:
+    first = package(artifact, "challenger", tmp_path / "store").read_bytes()
+    (artifact / "network.pt2").touch()
+    again = package(artifact, "challenger", tmp_path / "store")
+    assert again.read_bytes() == first
+    assert list((tmp_path / "store").iterdir()) == [again]
+
+
+def test_a_failure_leaves_the_old_archive(artifact: Path, tmp_path: Path) -> None:
+    mar = package(artifact, "challenger", tmp_path / "store")
+    before = mar.read_bytes()
+    with pytest.raises(ArchiveError, match="no_such_handler"):
+        package(artifact, "challenger", tmp_path / "store", handler=tmp_path / "no_such_handler.py")
+    with pytest.raises(ArchiveError, match="special characters"):
+        package(artifact, "../challenger", tmp_path / "store")
+    assert mar.read_bytes() == before
+    assert list((tmp_path / "store").iterdir()) == [mar]
+
+
+@pytest.mark.parametrize("text", [None, "{", "{}", "[]"])
+def test_a_folder_that_is_no_artifact_is_refused(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "model.json").write_text(text)
+    with pytest.raises(ArchiveError, match="not a model artifact"):
+        package(tmp_path, "challenger", tmp_path / "store")
