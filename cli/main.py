@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -44,7 +44,7 @@ def run(
 ) -> None:
     """Run the whole loop: log, features, training, gate, serving, A/B test, drift, report."""
     from cli.console import Steps, print_summary
-    from pipelines.local import InputError, PipelineError
+    from pipelines.local import InputError
     from pipelines.loop import LoopConfig, run_loop
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped on the way out
@@ -60,12 +60,17 @@ def run(
             min_lift=min_lift,
             root=root,
         )
+    except ValueError as error:
+        _stop(str(error), 2)
+    try:
         with Steps() as steps:
             folder = run_loop(config, steps.on_step)
-    except (InputError, ValueError) as error:
+    except InputError as error:
         _stop(str(error), 2)
-    except PipelineError as error:
+    except RuntimeError as error:  # PipelineError: a step; StackError, TorchServeError: a server
         _stop(str(error), 1)
+    except KeyboardInterrupt:
+        _stop("stopped", 130)
     print_summary(folder, root)
 
 
@@ -79,8 +84,7 @@ def serve(
         _stop(f"{run}: no finished run there; make one with: mtorl run", 2)
     from serving.stack import LocalStack
 
-    stop = signal.Signals.SIGINT
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(stop))
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         typer.echo(f"starting TorchServe (incumbent, challenger) and the router of {run.resolve().name} ...")
         with LocalStack(run.resolve(), router_port=port) as stack:
@@ -89,6 +93,8 @@ def serve(
             stack.wait()
     except KeyboardInterrupt:
         typer.echo("stopped")
+    except RuntimeError as error:  # StackError, TorchServeError: their text holds the log's tail
+        _stop(str(error), 1)
 
 
 @app.command("compile")
@@ -138,7 +144,7 @@ def drift(
     raise typer.Exit(3 if drifted else 0)
 
 
-def _stop(message: str, code: int) -> None:
+def _stop(message: str, code: int) -> NoReturn:
     typer.echo(f"mtorl: {message}", err=True)
     raise typer.Exit(code)
 

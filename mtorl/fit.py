@@ -84,7 +84,7 @@ def fit_challenger(windows: str, out: str, epochs: int, seed: int, budget_share:
 
 
 def price_policy(
-    logits_BC: ArrayLike, gain_BC: ArrayLike, cost_BC: ArrayLike, budget_per_opportunity: float
+    logits_BC: NDArray[Any], gain_BC: NDArray[Any], cost_BC: NDArray[Any], budget_per_opportunity: float
 ) -> PolicyParams:
     """Set the challenger's parameters so that its expected spend meets a budget.
 

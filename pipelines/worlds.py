@@ -111,7 +111,8 @@ class ReplayWorld:
         held &= enough
         position = (rounds - 1 - left)[held]
         rows = {
-            (row["user_id"], int(turn)): row for row, turn in zip(log[held].to_dict("records"), position, strict=True)
+            (str(row["user_id"]), int(turn)): {str(name): value for name, value in row.items()}
+            for row, turn in zip(log[held].to_dict("records"), position, strict=True)
         }
         kept = [user for user in users if (user, 0) in rows]
         return cls(spec, rows, kept, rounds), log[~held].drop(columns="_propensity")

@@ -133,6 +133,8 @@ class LocalStack:
                 "spool": str(self.serving / "spool"),
                 "dataset": str(artifact / "dataset.yaml"),
                 "cost_cap": model["cost_cap"],
+                # On a laptop the load driver, the router and both arms share the cores; a cluster keeps the default.
+                "deadline_ms": 500,
             }
         except (OSError, ValueError, KeyError) as error:
             raise StackError(f"{artifact}: not a model artifact ({error!r})") from error

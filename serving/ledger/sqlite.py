@@ -1,7 +1,7 @@
 """The embedded ledger: one SQLite file, shared by any number of threads and processes of one machine.
 
-A call is one transaction that takes SQLite's write lock before it reads (BEGIN IMMEDIATE), so nobody can spend between
-the check and the reservation. WAL with synchronous=FULL: an answer is on disk before it is given.
+A call takes SQLite's write lock before it reads, so nobody can spend between the check and the reservation. WAL with
+synchronous=FULL: an answer is on disk before it is given.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import threading
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from serving.ledger import money, schema
+from serving.ledger.commit import GroupCommit
 from serving.ledger.contract import Account, Balance, LedgerUnavailable, Settlement, UnknownReservation
 
 _ON_HELD_ACCOUNTS = "WHERE id IN (SELECT account FROM hold WHERE reservation = ?)"
@@ -25,20 +25,21 @@ class SqliteLedger:
 
     Args:
         path: The file. Only `define` creates it: a ledger that has vanished means no spend, not a fresh budget.
-        patience: Seconds to wait for another thread or process before giving up with LedgerUnavailable.
+        patience: Seconds to wait for other threads, and for other processes, before giving up with LedgerUnavailable.
     """
 
     def __init__(self, path: str | Path, patience: float = 5.0) -> None:
         self.path = Path(path)
         self._patience = patience
-        self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
+        self._commit = GroupCommit(self._open, str(path), patience)
 
     def define(self, accounts: Iterable[Account]) -> None:
         """See `Ledger.define`."""
         rows = [(a.arm, a.campaign, a.channel, money.limit(a.limit)) for a in accounts]
-        with self._transaction(create=True) as db:
+
+        def work(db: sqlite3.Connection) -> None:
             db.execute("UPDATE account SET active = 0")
             db.executemany(
                 "INSERT INTO account (arm, campaign, channel, cap) VALUES (?, ?, ?, ?) "
@@ -46,10 +47,15 @@ class SqliteLedger:
                 rows,
             )
 
+        if self._connection is None and not self.path.exists():
+            _create(self.path)
+        self._commit.run(work)
+
     def reserve(self, reservation_id: str, arm: str, campaign: str, channel: str, amount: float) -> bool:
         """See `Ledger.reserve`."""
         wanted = money.reservation(amount)
-        with self._transaction() as db:
+
+        def work(db: sqlite3.Connection) -> bool:
             known = db.execute("SELECT state FROM reservation WHERE id = ?", (reservation_id,)).fetchone()
             if known:
                 return bool(known[0] != "cancelled")
@@ -65,13 +71,16 @@ class SqliteLedger:
             db.execute(f"UPDATE account SET reserved = reserved + ? {_ON_HELD_ACCOUNTS}", (wanted, reservation_id))
             return True
 
+        return self._commit.run(work)
+
     def settle(self, reservation_id: str, actual: float) -> Settlement:
         """See `Ledger.settle`.
 
         A cost that is reported after the reservation was cancelled was spent all the same: it becomes excess.
         """
         cost = money.cost(actual)
-        with self._transaction() as db:
+
+        def work(db: sqlite3.Connection) -> Settlement:
             known = db.execute(
                 "SELECT amount, state, charged, excess FROM reservation WHERE id = ?", (reservation_id,)
             ).fetchone()
@@ -92,9 +101,12 @@ class SqliteLedger:
                 )
             return Settlement(money.units(charged), money.units(excess))
 
+        return self._commit.run(work)
+
     def cancel(self, reservation_id: str) -> None:
         """See `Ledger.cancel`."""
-        with self._transaction() as db:
+
+        def work(db: sqlite3.Connection) -> None:
             known = db.execute("SELECT amount, state FROM reservation WHERE id = ?", (reservation_id,)).fetchone()
             if known is None:
                 db.execute("INSERT INTO reservation (id, amount, state) VALUES (?, 0, 'cancelled')", (reservation_id,))
@@ -104,67 +116,47 @@ class SqliteLedger:
                     f"UPDATE account SET reserved = reserved - ? {_ON_HELD_ACCOUNTS}", (known[0], reservation_id)
                 )
 
+        self._commit.run(work)
+
     def balances(self) -> list[Balance]:
         """See `Ledger.balances`."""
-        with self._transaction() as db:
-            rows = db.execute(
-                "SELECT arm, campaign, channel, cap, spent, reserved, excess FROM account WHERE active ORDER BY id"
-            ).fetchall()
+        columns = "arm, campaign, channel, cap, spent, reserved, excess"
+        rows = self._commit.run(
+            lambda db: db.execute(f"SELECT {columns} FROM account WHERE active ORDER BY id").fetchall()
+        )
         return [Balance(*row[:3], *(money.units(nano) for nano in row[3:])) for row in rows]
 
     def open_reservations(self) -> list[str]:
         """See `Ledger.open_reservations`."""
-        with self._transaction() as db:
-            return [row[0] for row in db.execute("SELECT id FROM reservation WHERE state = 'open'")]
+        rows = self._commit.run(lambda db: db.execute("SELECT id FROM reservation WHERE state = 'open'").fetchall())
+        return [row[0] for row in rows]
 
     def close(self) -> None:
         """Close the file; the next call opens it again."""
-        with self._lock:
+        with self._commit.lock:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
 
-    @contextlib.contextmanager
-    def _transaction(self, create: bool = False) -> Iterator[sqlite3.Connection]:
-        if not self._lock.acquire(timeout=self._patience):
-            raise LedgerUnavailable(f"{self.path}: busy for {self._patience:g} s")
-        try:
-            db = self._open(create)
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            finally:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-        except (sqlite3.Error, OSError) as error:
-            raise LedgerUnavailable(f"{self.path}: {error}") from error
-        finally:
-            self._lock.release()
-
-    def _open(self, create: bool) -> sqlite3.Connection:
+    def _open(self) -> sqlite3.Connection:
         if self._connection is not None:
             # SQLite would go on writing to a file that was deleted or replaced, for nobody to see.
             if self.path.stat().st_ino != self._inode:
-                raise LedgerUnavailable(f"{self.path}: replaced by another file while in use")
+                raise LedgerUnavailable("replaced by another file while in use")
             return self._connection
-        if create and not self.path.exists():
-            _create(self.path)
         db = sqlite3.connect(
             f"{self.path.absolute().as_uri()}?mode=rw",
             uri=True,
             timeout=self._patience,
             isolation_level=None,
-            check_same_thread=False,  # self._lock lets one thread in at a time
+            check_same_thread=False,  # GroupCommit lets one thread in at a time
         )
         try:
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA foreign_keys = ON")
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version != schema.VERSION:
-                raise LedgerUnavailable(
-                    f"{self.path}: not a ledger of this version (found {version}, need {schema.VERSION})"
-                )
+                raise LedgerUnavailable(f"not a ledger of this version (found {version}, need {schema.VERSION})")
         except BaseException:
             db.close()
             raise
@@ -181,5 +173,7 @@ def _create(path: Path) -> None:
             db.executescript(schema.CREATE)
         with contextlib.suppress(FileExistsError):  # another process was first; its file is as good
             os.link(draft, path)
+    except (sqlite3.Error, OSError) as error:
+        raise LedgerUnavailable(f"{path}: {error}") from error
     finally:
         draft.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ log.addFilter(OncePerSecond())
 _DECODING = (KeyError, TypeError, ValueError, AttributeError, IndexError, struct.error)
 
 
-class RouterModel(Model):  # type: ignore[misc]  # kserve is untyped
+class RouterModel(Model):
     """Answers `:predict` (v1) and `/infer` (v2).
 
     Args:

@@ -10,8 +10,8 @@ from typing import Literal
 
 Stage = Literal["features", "model", "ledger", "log"]
 
-_ENDS: dict[Stage, float] = {"features": 0.30, "model": 0.65, "ledger": 0.85, "log": 1.0}
-_LOG_NEEDS = 0.15  # of the deadline, even if nothing is left: a decision without a record is worth little
+_ENDS: dict[Stage, float] = {"features": 0.4, "model": 0.75, "ledger": 0.9, "log": 1.0}
+_LOG_NEEDS = 0.1  # of the deadline, even if nothing is left: a decision without a record is worth little
 
 
 class Deadline:

@@ -22,7 +22,7 @@ _INSTANCE_KEYS = ("user_id", "campaign_id", "context", "request_id")
 _OUTCOME_KEYS = ("event_id", "decision_id", "kind", "value", "event_time")
 
 
-class BadRequest(InvalidInput):  # type: ignore[misc]  # kserve is untyped
+class BadRequest(InvalidInput):
     """The request can't be understood; HTTP 400."""
 
 

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 1.0  # between looks at the experiment file and the accounts
 _WARM_SECONDS = 5.0
-_LEDGER_THREADS = 8
+_LEDGER_THREADS = 16  # calls that can share a commit
 
 
 class Router:

@@ -29,7 +29,7 @@ def serve(config: RouterConfig, features: FeatureSource | None = None) -> None:
     _Server(config, router).start([RouterModel(config.model_name, router)])
 
 
-class _Server(ModelServer):  # type: ignore[misc]  # kserve is untyped
+class _Server(ModelServer):
     def __init__(self, config: RouterConfig, router: Router) -> None:
         super().__init__(
             http_port=config.port, enable_grpc=False, enable_latency_logging=False, grace_period=_GRACE_SECONDS

@@ -194,6 +194,41 @@ def test_the_database_itself_holds_the_cap(ledger: SqliteLedger) -> None:
     db.close()
 
 
+def test_calls_that_wait_share_a_commit_and_one_that_fails_fails_alone(ledger: SqliteLedger) -> None:
+    results: dict[str, object] = {}
+
+    def call(name: str, *arguments: object) -> None:
+        try:
+            results[name] = getattr(ledger, name.split()[0])(*arguments)
+        except Exception as error:
+            results[name] = error
+
+    ledger.reserve("r0", "b", "c", "x", 1.0)
+    calls = [
+        ("reserve 1", "r1", "b", "c", "x", 1.0),
+        ("settle unknown", "r9", 1.0),
+        ("settle 0", "r0", 0.5),
+        ("reserve too much", "r2", "b", "c", "x", 4.0),
+        ("cancel 3", "r3"),
+    ]
+    writes = sqlite3.connect(ledger.path, isolation_level=None)
+    with ledger._commit.lock:
+        threads = [threading.Thread(target=call, args=arguments) for arguments in calls]
+        for thread in threads:
+            thread.start()
+        while len(ledger._commit._waiting) < len(calls):
+            time.sleep(0.001)
+        before = writes.execute("PRAGMA data_version").fetchone()[0]
+    for thread in threads:
+        thread.join()
+    assert results["reserve 1"] is True and results["reserve too much"] is False
+    assert results["settle 0"] == Settlement(0.5, 0.0) and results["cancel 3"] is None
+    assert isinstance(results["settle unknown"], UnknownReservation)
+    assert writes.execute("PRAGMA data_version").fetchone()[0] == before + 1
+    writes.close()
+    assert balance(ledger, "b") == Balance("b", "*", "*", 5.0, spent=0.5, reserved=1.0, excess=0.0)
+
+
 def test_threads_share_one_ledger(ledger: SqliteLedger) -> None:
     granted: list[str] = []
 
@@ -215,7 +250,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
         self.ledger = SqliteLedger(Path(self.folder.name) / "ledger.sqlite")
         self.limits = {("*", "*"): 3.0, ("c1", "*"): 1.0}
         self.ceiling = dict(self.limits)  # of what may be committed: a lowered limit takes nothing back

@@ -7,6 +7,7 @@ a wrapper that passes no signal on). Everything is written below $TMPDIR, since 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -24,10 +25,10 @@ def main() -> None:
         sys.exit(f"{STORE}: there must be exactly one .mar, found {[mar.name for mar in archives]}")
     workdir = Path(os.environ.get("TMPDIR", "/tmp"), "torchserve")
     tmp = workdir / "tmp"
-    tmp.mkdir(parents=True, exist_ok=True)
+    # An earlier container of this pod leaves its unpacked model and, if killed, a PID file that forbids a start.
+    shutil.rmtree(workdir, ignore_errors=True)
+    tmp.mkdir(parents=True)
     os.chdir(workdir)
-    # A killed container leaves its PID file to the next one of its pod, which would refuse to start.
-    (tmp / ".model_server.pid").unlink(missing_ok=True)
     java = java_home()
     command = [*_command(java, STORE, CONFIG, tmp), "--models", f"{name}={archives[0].name}"]
     os.execve(command[0], command, _environment(java, workdir, tmp))

@@ -1,0 +1,100 @@
+"""Group commit: calls that wait for the database anyway share the next transaction, and one sync serves them all.
+
+Whoever gets the lock does the work of all who wait for it. The others find theirs done when the lock comes to them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar, cast
+
+from serving.ledger.contract import LedgerUnavailable
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+
+
+class _Job(Generic[T]):
+    def __init__(self, work: Work[T]) -> None:
+        self.work = work
+        self.done = False
+        self.value: T | None = None
+        self.error: Exception | None = None
+
+
+class GroupCommit:
+    """Runs functions in transactions that hold SQLite's write lock from the start (BEGIN IMMEDIATE).
+
+    Args:
+        connect: Gives the connection, checked, at the start of each transaction.
+        name: Of the database, for messages.
+        patience: Seconds to wait for other threads.
+    """
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection], name: str, patience: float) -> None:
+        self._connect = connect
+        self._name = name
+        self._patience = patience
+        self._waiting: deque[_Job] = deque()
+        self.lock = threading.Lock()
+
+    def run(self, work: Work[T]) -> T:
+        """Run a function in a transaction and return what it returns, once that is durable.
+
+        Its exceptions undo its own changes and nobody else's.
+
+        Raises:
+            LedgerUnavailable: it is unknown whether the function took effect.
+        """
+        job = _Job(work)
+        self._waiting.append(job)
+        if not self.lock.acquire(timeout=self._patience):
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(job)
+            raise LedgerUnavailable(f"{self._name}: busy for {self._patience:g} s")
+        try:
+            if not job.done:
+                self._run_all()
+        finally:
+            self.lock.release()
+        if job.error is not None:
+            raise job.error
+        return cast(T, job.value)
+
+    def _run_all(self) -> None:
+        jobs: list[_Job] = []
+        while self._waiting:
+            with contextlib.suppress(IndexError):  # its caller lost patience just now
+                jobs.append(self._waiting.popleft())
+        try:
+            db = self._connect()
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                for job in jobs:
+                    _run_one(db, job)
+                db.execute("COMMIT")
+            finally:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+        except (sqlite3.Error, OSError, LedgerUnavailable) as error:
+            for job in jobs:
+                job.error = LedgerUnavailable(f"{self._name}: {error}")
+        finally:
+            for job in jobs:
+                job.done = True
+
+
+def _run_one(db: sqlite3.Connection, job: _Job) -> None:
+    db.execute("SAVEPOINT job")
+    try:
+        job.value = job.work(db)
+    except sqlite3.OperationalError:
+        raise  # the disk or the file: nobody's transaction can be trusted
+    except Exception as error:
+        db.execute("ROLLBACK TO job")
+        job.error = error
+    db.execute("RELEASE job")

@@ -1,0 +1,88 @@
+"""The Dockerfiles, as far as they can be judged without building them, and the entry point of the model server."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import zipfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.manifests.conftest import MANIFESTS, ROOT
+
+DOCKERFILES = sorted(MANIFESTS.glob("images/*/Dockerfile"))
+
+
+def test_there_is_one_for_each_image() -> None:
+    release = (MANIFESTS / "components" / "release" / "kustomization.yaml").read_text()
+    named = set(re.findall(r"name: ghcr\.io/mtorl-kubeflow/(\w+)", release))
+    assert {path.parent.name for path in DOCKERFILES} == named == {"router", "torchserve", "train", "redis"}
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
+def test_dockerfile(path: Path) -> None:
+    text = path.read_text()
+    assert set(re.findall(r"^FROM (\S+)", text, re.M)) <= {"python:3.11-slim", "debian:trixie-slim"}
+    assert re.findall(r"^USER (.+)", text, re.M)[-1] == "10001:10001", "numeric, or runAsNonRoot can't be checked"
+    for label in ("title", "description", "source", "licenses"):
+        assert f"org.opencontainers.image.{label}=" in text
+    if "pip install" in text:
+        assert "PIP_NO_CACHE_DIR=1" in text and len(re.findall(r"^FROM", text, re.M)) == 2, (
+            "built in a stage of its own"
+        )
+    last = text[text.rindex("FROM ") :]
+    assert "COPY . " not in last, "the source tree stays in the build stage"
+    for line in re.findall(r"^COPY (?!--from|\.)(.*)", text, re.M):
+        for source in [word for word in line.split()[:-1] if not word.startswith("--")]:
+            assert (ROOT / source).exists(), source
+
+
+def test_extras_are_those_of_the_project() -> None:
+    for name, extra in (("router", "router"), ("torchserve", "handlers"), ("train", "all")):
+        assert f'"/src[{extra}]"' in (MANIFESTS / "images" / name / "Dockerfile").read_text()
+
+
+def test_the_context_holds_what_pip_needs() -> None:
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    packages = {"mtorl", "features", "components", "pipelines", "serving", "monitoring", "cli"}
+    assert kept == packages | {"pyproject.toml", "README.md", "LICENSE", "manifests/images"}
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """manifests/images/torchserve/start.py, with a model store of its own."""
+    pytest.importorskip("ts", reason="torchserve is not installed")
+    monkeypatch.chdir(tmp_path)  # it changes the folder
+    monkeypatch.setenv("MODEL_NAME", "incumbent")
+    monkeypatch.setenv("MODEL_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    (tmp_path / "store").mkdir()
+    spec = importlib.util.spec_from_file_location("start", MANIFESTS / "images" / "torchserve" / "start.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_java_replaces_the_entry_point(start: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    zipfile.ZipFile(tmp_path / "store" / "challenger.mar", "w").close()
+    left = tmp_path / "tmp" / "torchserve" / "tmp" / ".model_server.pid"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    called: list[list[str]] = []
+    monkeypatch.setattr(os, "execve", lambda path, command, environment: called.append([path, *command]))
+    start.main()
+    (command,) = called
+    assert command[0] == command[1] and command[0].endswith("/bin/java")
+    assert command[command.index("--models") + 1] == "incumbent=challenger.mar", "the arm's name, whichever .mar it is"
+    assert command[command.index("-f") + 1] == str(start.CONFIG)
+    assert f"-Djava.io.tmpdir={tmp_path}/tmp/torchserve/tmp" in command
+    assert not left.exists()
+
+
+def test_nothing_to_serve_is_said(start: ModuleType) -> None:
+    with pytest.raises(SystemExit, match=r"exactly one \.mar"):
+        start.main()
