@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -47,7 +46,7 @@ def run(
     from pipelines.local import InputError
     from pipelines.loop import LoopConfig, run_loop
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped on the way out
+    _stop_on_signals()
     try:
         config = LoopConfig(
             data=data,
@@ -84,7 +83,7 @@ def serve(
         _stop(f"{run}: no finished run there; make one with: mtorl run", 2)
     from serving.stack import LocalStack
 
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    _stop_on_signals()
     try:
         typer.echo(f"starting TorchServe (incumbent, challenger) and the router of {run.resolve().name} ...")
         with LocalStack(run.resolve(), router_port=port) as stack:
@@ -142,6 +141,16 @@ def drift(
     drifted = found["detected_columns"]
     typer.echo(f"{found['rows']} rows, drifted: {', '.join(drifted) or 'none'}; report: {out / 'drift.html'}")
     raise typer.Exit(3 if drifted else 0)
+
+
+def _stop_on_signals() -> None:
+    """End by an exception, which stops the servers on its way out, also where a shell has Ctrl-C ignored."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
 
 
 def _stop(message: str, code: int) -> NoReturn:
