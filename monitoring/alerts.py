@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from monitoring.drift import ColumnDrift, DriftResult
 
 ALERT = "MtorlFeatureDrift"
-RUNBOOK = f"docs/runbooks/{ALERT}.md"
+RUNBOOK = f"https://github.com/mtorl-kubeflow/mtorl-kubeflow/blob/main/docs/runbooks/{ALERT}.md"
 ATTEMPTS, PAUSE_SECONDS = 3, 0.3
 
 

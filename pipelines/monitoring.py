@@ -10,9 +10,9 @@ def build() -> dsl.base_component.BaseComponent:
 
     @dsl.pipeline(name="mtorl-monitor", description="Verdict, drift and alerts for one window of the decision log.")
     def mtorl_monitor(
+        artifact: str,
+        experiment: str,
         decision_log: str = "/mnt/mtorl/decision_log",
-        experiment: str = "/mnt/mtorl/experiment.yaml",
-        artifact: str = "/mnt/mtorl/registry/challenger/current",
         out: str = "/mnt/mtorl/drift",
         alert_url: str = "",
         gain: str = "click",

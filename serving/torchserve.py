@@ -114,10 +114,10 @@ class TorchServe:
         config.write_text(config_properties(self, (grpc[0], grpc[1])))
         tmp = _temporary_folder(self.workdir)
         return Guarded(
-            _command(java, self.model_store, config, tmp),
+            java_command(java, self.model_store, config, tmp),
             log=self.log,
             cwd=self.workdir,
-            env=_environment(java, self.workdir, tmp),
+            env=java_environment(java, self.workdir, tmp),
             scratch=tmp,
         )
 
@@ -193,7 +193,8 @@ def config_properties(server: TorchServe, grpc_ports: tuple[int, int]) -> str:
     )
 
 
-def _command(java: Path, model_store: Path, config: Path, tmp: Path) -> list[str]:
+def java_command(java: Path, model_store: Path, config: Path, tmp: Path) -> list[str]:
+    """The command line of TorchServe's front end, without the wrapper that passes no signal on."""
     package = find_spec("ts")
     if package is None or package.origin is None:
         raise TorchServeError("torchserve is not installed (pip install 'mtorl-kubeflow[handlers]')")
@@ -225,7 +226,8 @@ def _java_options(java: Path) -> list[str]:
     return options
 
 
-def _environment(java: Path, workdir: Path, tmp: Path) -> dict[str, str]:
+def java_environment(java: Path, workdir: Path, tmp: Path) -> dict[str, str]:
+    """This process's environment with TorchServe's folders, and one thread per worker."""
     return {
         **os.environ,
         "JAVA_HOME": str(java),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from types import FrameType
+
+import uvloop
 
 from serving.router.app import RouterModel, install
 from serving.router.config import RouterConfig
@@ -42,9 +45,18 @@ class _Server(ModelServer):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
 
+    def setup_event_loop(self) -> None:
+        # KServe runs asyncio's own loop whatever its event_loop option says; this one takes 15 to 20 % less CPU.
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+        asyncio.set_event_loop(asyncio.new_event_loop())
+        super().setup_event_loop()
+
     async def _serve(self) -> None:
         self._rest_server.config.host = self._host  # KServe has no option for it
         async with self._router:
+            # What the imports left is there to stay. A full collection of it takes 100 ms: most of a deadline.
+            gc.collect()
+            gc.freeze()
             announcing = asyncio.create_task(self._announce())
             await super()._serve()
             announcing.cancel()

@@ -54,7 +54,7 @@ def test_one_alert_for_each_detected_column() -> None:
     }
     assert broken["labels"]["severity"] == "critical" and broken["labels"]["kind"] == "data_quality"
     root = Path(alerts_module.__file__).parents[1]
-    assert (root / RUNBOOK).exists()
+    assert (root / "docs" / "runbooks" / RUNBOOK.rsplit("/", 1)[-1]).exists()
 
 
 def test_a_window_that_was_not_checked_is_not_silent() -> None:

@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from serving.torchserve import _command, _environment, java_home
+from serving.torchserve import java_command, java_environment, java_home
 
 STORE = Path(os.environ.get("MODEL_STORE", "/mnt/models/model-store"))
 CONFIG = Path(__file__).with_name("config.properties")
@@ -30,8 +30,8 @@ def main() -> None:
     tmp.mkdir(parents=True)
     os.chdir(workdir)
     java = java_home()
-    command = [*_command(java, STORE, CONFIG, tmp), "--models", f"{name}={archives[0].name}"]
-    os.execve(command[0], command, _environment(java, workdir, tmp))
+    command = [*java_command(java, STORE, CONFIG, tmp), "--models", f"{name}={archives[0].name}"]
+    os.execve(command[0], command, java_environment(java, workdir, tmp))
 
 
 if __name__ == "__main__":
