@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -36,7 +37,8 @@ class Steps:
     """Progress bars; on a stream that is not a terminal, one plain line for each finished step."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        # This very stream: while a pipeline runs, sys.stderr is the runner's log.
+        self._console = Console(file=sys.stderr)
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description:<36}"),

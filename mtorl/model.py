@@ -26,7 +26,7 @@ Windows are padded on the right. Every layer is causal, so no real step can see 
 The layout of a token matters in one place, the channel memory: the first C columns are the one-hot of the previous
 channel, column C marks the start of a journey, column C + 1 is the previous reward.
 
-Shape suffixes: B batch, T steps of a window, D encoded token, H hidden, C channels, K fading rates, M = 2K memory.
+Shape suffixes: B batch, T steps of a window, D encoded token, H hidden, C channels, K rates of decay, M memory.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class MTORLConfig:
     hidden: int = 64  # H
     levels: int = 2  # causal convolutions; dilation doubles at each
     kernel: int = 4  # taps of a convolution; levels=2, kernel=4 see 10 steps, attention sees all
-    rates: int = 3  # K: fading rates of the channel memory
-    dropout: float = 0.1
+    rates: int = 3  # K: rates of decay of the channel memory
+    dropout: float = 0.2
     cost_scale: float = 1.0  # cost in currency units that the cost decoder starts from; training sets it
 
     def __post_init__(self) -> None:
@@ -102,19 +102,24 @@ class CausalAttention(nn.Module):
 
 
 class ChannelMemory(nn.Module):
-    """asinh(sum_{s<=t} decay_k^(t-s) * (a_{s-1}, a_{s-1} r_{s-1})): what each channel did lately, at learned rates."""
+    """What each channel did lately: fading sums of its exposures and rewards, beside those of all channels together.
+
+    n = sum_{s<=t} decay^(t-s) a_{s-1},  g = sum_{s<=t} decay^(t-s) a_{s-1} r_{s-1},  at K learned rates of decay; the
+    memory holds asinh(n), asinh(g) and the running rate g / (1 + n), for the channel and for the sum over channels.
+    """
+
+    lag_TT: Tensor
+    past_TT: Tensor
 
     def __init__(self, channels: int, window: int, rates: int) -> None:
         super().__init__()
         self.channels = channels
+        self.width = 6 * rates  # M
         # decay = sigmoid(logit): from "the last two or three touchpoints" to "the whole window"
-        self.logit_K = nn.Parameter(torch.linspace(0.0, 4.0, rates))
+        self.logit_K = nn.Parameter(torch.linspace(0.0, 6.0, rates))
         lag_TT = torch.arange(window)[:, None] - torch.arange(window)[None, :]
         self.register_buffer("lag_TT", lag_TT.clamp(min=0), persistent=False)
         self.register_buffer("past_TT", lag_TT >= 0, persistent=False)
-
-    lag_TT: Tensor
-    past_TT: Tensor
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Memory (B, T, C, M) of encoded tokens."""
@@ -124,8 +129,11 @@ class ChannelMemory(nn.Module):
         signal_B1TS = torch.stack([channel_BTC, channel_BTC * reward_BT1], dim=-1).flatten(2).unsqueeze(1)
         decay_KTT = torch.exp(F.logsigmoid(self.logit_K)[:, None, None] * self.lag_TT) * self.past_TT
         sums_BKTS = decay_KTT[:, :steps, :steps] @ signal_B1TS
+        own_BTCK2 = sums_BKTS.view(batch, -1, steps, self.channels, 2).permute(0, 2, 3, 1, 4)
+        sums = torch.cat([own_BTCK2, own_BTCK2.sum(2, keepdim=True).expand_as(own_BTCK2)], dim=3)
+        rate = sums[..., 1:] / (1 + sums[..., :1].abs())
         # asinh: linear for a single touchpoint, a logarithm for many
-        return torch.asinh(sums_BKTS.view(batch, -1, steps, self.channels, 2).permute(0, 2, 3, 1, 4).flatten(3))
+        return torch.cat([torch.asinh(sums), rate], dim=-1).flatten(3)
 
 
 class Decoder(nn.Module):
@@ -171,9 +179,9 @@ class MTORL(nn.Module):
         )
         self.attention = CausalAttention(config.hidden, config.dropout)
         self.memory = ChannelMemory(config.channels, config.window, config.rates)
-        self.action = Decoder(config.hidden, config.channels, 2 * config.rates)
-        self.reward = Decoder(config.hidden, config.channels, 2 * config.rates)
-        self.cost = Decoder(config.hidden, config.channels, 2 * config.rates)
+        self.action = Decoder(config.hidden, config.channels, self.memory.width)
+        self.reward = Decoder(config.hidden, config.channels, self.memory.width)
+        self.cost = Decoder(config.hidden, config.channels, self.memory.width)
         self.register_buffer("cost_scale", torch.tensor(config.cost_scale))
 
     def forward_all(self, x_BTD: Tensor, real_BT: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
