@@ -221,9 +221,13 @@ def _world(
         simulator = Simulator(SimulatorConfig(users=config.users or SimulatorConfig.users, seed=config.seed))
         online = simulator.online(held_out, config.rounds, config.seed)
         return SimulatedWorld(online, held_out, config.rounds), log, simulator
-    windows = pd.read_parquet(run / "windows" / "windows.parquet")
-    propensity = pd.Series(logged_propensity(windows, spec))
-    world, history = ReplayWorld.from_log(log, propensity, held_out, config.rounds, spec)
+    columns = ["user_id", "timestamp", "step", "split", "channel", "propensity"]
+    windows = pd.read_parquet(run / "windows" / "windows.parquet", columns=columns)
+    touchpoints = pd.MultiIndex.from_frame(log[["user_id", "timestamp"]])
+    propensity = pd.Series(
+        logged_propensity(windows, spec), index=pd.MultiIndex.from_frame(windows[["user_id", "timestamp"]])
+    )
+    world, history = ReplayWorld.from_log(log, propensity.loc[touchpoints], held_out, config.rounds, spec)
     return world, history, None
 
 
@@ -240,7 +244,8 @@ def _write_experiment(
     # In a replay only matched decisions cost anything; two independent draws of a channel agree with this chance.
     matched = float((log["channel"].value_counts(normalize=True) ** 2).sum()) if replay else 1.0
     decisions = len(world.users) * config.rounds
-    limit = config.budget_share * float(log["cost"].mean()) * decisions * matched
+    mean_cost = float(log["cost"].mean())
+    limit = config.budget_share * mean_cost * decisions * matched
     content = {
         "name": "mtorl-vs-frequency",
         "enabled": True,
@@ -254,9 +259,7 @@ def _write_experiment(
         "metrics": {
             "primary": f"{spec.reward.gain}_per_decision",
             "secondary": ["exposure_ratio"],
-            "guardrails": [
-                {"name": "cost_per_decision", "direction": "down", "margin": round(float(log["cost"].mean()), 6)}
-            ],
+            "guardrails": [{"name": "cost_per_decision", "direction": "down", "margin": round(0.25 * mean_cost, 6)}],
         },
         "alpha": 0.05,
         "min_runtime_hours": 0,

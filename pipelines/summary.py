@@ -106,9 +106,10 @@ def _budget(run: Path) -> dict[str, dict[str, float]]:
 
     arms: dict[str, dict[str, float]] = {}
     for balance in SqliteLedger(run / "serving" / "ledger.sqlite").balances():
-        arm = arms.setdefault(balance.arm, {"limit": 0.0, "spent": 0.0, "reserved": 0.0, "overspent": 0.0})
+        arm = arms.setdefault(balance.arm, dict.fromkeys(("limit", "spent", "reserved", "excess", "overspent"), 0.0))
         arm["limit"] += balance.limit
         arm["spent"] += balance.spent
         arm["reserved"] += balance.reserved
+        arm["excess"] += balance.excess
         arm["overspent"] += max(0.0, balance.spent + balance.excess - balance.limit)
     return arms
