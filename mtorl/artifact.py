@@ -41,6 +41,7 @@ from numpy.typing import NDArray
 
 from mtorl.dataset import DatasetSpec
 from mtorl.decision import PolicyParams
+from mtorl.threads import one_thread
 from mtorl.windows import Encoder, WindowBatch
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def run(network: Callable[..., Any], x_BTD: NDArray[np.float32], length_B: NDArr
     import torch
 
     parts = []
-    with torch.inference_mode():
+    with torch.inference_mode(), one_thread():
         for start in range(0, len(x_BTD), _CHUNK):
             rows = slice(start, start + _CHUNK)
             parts.append(network(torch.from_numpy(x_BTD[rows]), torch.from_numpy(length_B[rows])))

@@ -16,6 +16,7 @@ from mtorl.baselines import channel_frequency
 from mtorl.decision import PolicyParams, choice_probabilities, expected_utility, utility_scale
 from mtorl.evaluation import evaluate
 from mtorl.table import WindowTable
+from mtorl.threads import one_thread
 from mtorl.train import TrainConfig, train
 from mtorl.windows import Encoder
 
@@ -56,15 +57,16 @@ def fit_challenger(windows: str, out: str, epochs: int, seed: int, budget_share:
     def on_epoch(row: dict[str, float]) -> None:
         progress.report(row["epoch"], epochs, f"validation loss {row['val_loss']:.4f}")
 
-    result = train(
-        x_BTD,
-        encoder.targets(batch),
-        val_x_BTD,
-        encoder.targets(held_out),
-        TrainConfig(epochs=epochs, seed=seed),
-        on_epoch,
-        channels=len(table.spec.channels),
-    )
+    with one_thread():
+        result = train(
+            x_BTD,
+            encoder.targets(batch),
+            val_x_BTD,
+            encoder.targets(held_out),
+            TrainConfig(epochs=epochs, seed=seed),
+            on_epoch,
+            channels=len(table.spec.channels),
+        )
     logits_BC, reward_BC, cost_BC = artifact.run(result.model, *encoder.encode(table.windows("val")))
     policy = price_policy(
         logits_BC,
