@@ -49,7 +49,7 @@ class MTORLConfig:
     levels: int = 2  # causal convolutions; dilation doubles at each
     kernel: int = 4  # taps of a convolution; levels=2, kernel=4 see 10 steps, attention sees all
     rates: int = 3  # K: rates of decay of the channel memory
-    dropout: float = 0.2
+    dropout: float = 0.1
     cost_scale: float = 1.0  # cost in currency units that the cost decoder starts from; training sets it
 
     def __post_init__(self) -> None:
@@ -143,7 +143,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.state = nn.Linear(hidden, hidden)
         self.memory = nn.Linear(memory, hidden, bias=False)
-        self.channel_CH = nn.Parameter(torch.randn(channels, hidden) * 0.1)
+        self.channel_CH = nn.Parameter(torch.randn(channels, hidden) * 0.5)
         self.out = nn.Linear(hidden, 1, bias=False)
         self.bias_C = nn.Parameter(torch.zeros(channels))
 

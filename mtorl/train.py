@@ -54,16 +54,16 @@ class TrainConfig:
 
     epochs: int = 15  # at most
     batch_size: int = 256
-    lr: float = 3e-3  # AdamW; falls to a tenth along a cosine
+    lr: float = 5e-3  # AdamW; falls to a tenth along a cosine
     weight_decay: float = 0.01
     clip: float = 1.0  # largest gradient norm
     patience: int = 3  # epochs without a better validation loss before stopping
     mu: float = 4.0  # weight of the reward loss
-    nu: float = 0.1  # weight of the cost loss
+    nu: float = 0.3  # weight of the cost loss
     lam: float = 0.05  # weight of the preference term
     averaging: float = 0.95  # of the running average of weights: what a step keeps of it
     hidden: int = 64
-    dropout: float = 0.2
+    dropout: float = 0.1
     seed: int = 0
     device: str = "auto"  # "auto" takes a GPU if there is one
 

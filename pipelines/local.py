@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from kfp import local
 
 from mtorl import progress
@@ -87,6 +88,9 @@ def run(pipeline: Callable[..., Any], arguments: dict[str, Any], root: Path, on_
                 pipeline(**arguments)
             except Exception as raised:  # kfp raises RuntimeError for a step, many other types for its own faults
                 error = raised
+            except BaseException:  # Ctrl-C or SIGTERM: kfp leaves the step that it has started to itself
+                _end_children()
+                raise
     if watcher.input_error:
         raise InputError(watcher.input_error)
     if error is not None:
@@ -183,6 +187,16 @@ def _restored() -> Iterator[None]:
         finally:
             builtins.print, root.handlers[:] = before[0], before[1]
             root.setLevel(before[2])
+
+
+def _end_children() -> None:
+    """Stop the running step and what it has started; a terminal's Ctrl-C reaches them, a SIGTERM to us does not."""
+    children = psutil.Process().children(recursive=True)
+    for signal in (psutil.Process.terminate, psutil.Process.kill):
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                signal(child)
+        _, children = psutil.wait_procs(children, timeout=3)
 
 
 def _last_error(log: Path) -> str:

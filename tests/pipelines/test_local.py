@@ -70,3 +70,53 @@ def test_the_process_is_left_as_it_was(tmp_path: Path) -> None:
     before = builtins.print, logging.getLogger().handlers[:], logging.getLogger().level
     local.run(doubling, {}, tmp_path / "root", lambda *_: None)
     assert (builtins.print, logging.getLogger().handlers[:], logging.getLogger().level) == before
+
+
+@pytest.mark.integration
+def test_a_stopped_run_leaves_no_step_behind(tmp_path: Path) -> None:
+    """SIGTERM to the run alone, as a supervisor sends it; the step would sleep for ten minutes."""
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    import psutil
+
+    script = tmp_path / "sleeper.py"
+    script.write_text(
+        """
+import signal, sys
+from pathlib import Path
+from kfp import dsl
+from pipelines import local
+
+@dsl.component(base_image="python:3.11", packages_to_install=[], install_kfp_package=False)
+def sleep(path: str):
+    import time
+    open(path, "w").close()
+    time.sleep(600)
+
+@dsl.pipeline(name="sleeping")
+def sleeping(path: str):
+    sleep(path=path)
+
+def stop(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGTERM, stop)
+local.run(sleeping, {"path": sys.argv[1]}, Path(sys.argv[2]), lambda *_: None)
+"""
+    )
+    started, root = tmp_path / "started", tmp_path / "root"
+    run = subprocess.Popen([sys.executable, str(script), str(started), str(root)], stderr=subprocess.DEVNULL)
+    try:
+        while not started.exists():
+            assert run.poll() is None
+            time.sleep(0.1)
+        steps = psutil.Process(run.pid).children(recursive=True)
+        assert steps
+        run.send_signal(signal.SIGTERM)
+        run.wait(30)
+        assert not [step for step in steps if step.is_running() and step.status() != psutil.STATUS_ZOMBIE]
+    finally:
+        run.kill()
