@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -64,7 +65,7 @@ def run(
     try:
         with Steps() as steps:
             folder = run_loop(config, steps.on_step)
-    except InputError as error:
+    except (InputError, OSError) as error:
         _stop(str(error), 2)
     except RuntimeError as error:  # PipelineError: a step; StackError, TorchServeError: a server
         _stop(str(error), 1)
@@ -115,9 +116,12 @@ def materialize(
 ) -> None:
     """Bring the online store up to date with the touchpoint log."""
     from features.store import refresh
-    from mtorl.dataset import DatasetSpec
+    from mtorl.dataset import DatasetSpec, SpecError
 
-    refresh(feature_repo, DatasetSpec.load(dataset), log)
+    try:
+        refresh(feature_repo, DatasetSpec.load(dataset), log)
+    except (SpecError, OSError) as error:
+        _stop(str(error), 2)
 
 
 @app.command()
@@ -133,14 +137,32 @@ def drift(
     seed: Annotated[int, typer.Option(help="Seed of the threshold calibration.")] = 7,
 ) -> None:
     """Compare a served window with the model's training reference; exit code 3 when a column drifted."""
+    from monitoring.alerts import AlertError
     from monitoring.window import drift_of_window
+    from mtorl.artifact import ArtifactError
 
-    found = drift_of_window(str(decision_log), str(artifact), since, until, str(out), seed, alert_url)
+    try:
+        for name, value in (("--since", since), ("--until", until)):
+            if value and not _is_time(value):
+                _stop(f"{name}: {value!r} is not an ISO time such as 2026-01-31T12:00:00Z", 2)
+        found = drift_of_window(str(decision_log), str(artifact), since, until, str(out), seed, alert_url)
+    except (ArtifactError, OSError) as error:
+        _stop(str(error), 2)
+    except AlertError as error:
+        _stop(f"the check is done (see {out}), but nobody was told: {error}", 1)
     if found["not_checked"]:
         _stop(f"not checked: {found['not_checked']}", 1)
     drifted = found["detected_columns"]
     typer.echo(f"{found['rows']} rows, drifted: {', '.join(drifted) or 'none'}; report: {out / 'drift.html'}")
     raise typer.Exit(3 if drifted else 0)
+
+
+def _is_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _stop_on_signals() -> None:

@@ -7,7 +7,14 @@ from components._base import component
 
 @component
 def verdict(
-    decision_log: str, experiment: str, gain: str, weights: str, since: str, until: str, result: Output[Artifact]
+    decision_log: str,
+    experiment: str,
+    gain: str,
+    weights: str,
+    budget: float,
+    since: str,
+    until: str,
+    result: Output[Artifact],
 ) -> str:
     """Compare the arms on the decision log; returns the verdict's token.
 
@@ -16,6 +23,7 @@ def verdict(
         experiment: Path of the experiment file.
         gain: Outcome that counts, such as "click".
         weights: Parquet with decision_id and weight for a replay of a real log; empty for live traffic.
+        budget: Currency units per decision in such a replay; 0 for live traffic.
         since: Start of the window (ISO time), inclusive.
         until: End of the window (ISO time), exclusive.
         result: JSON of the verdict.
@@ -25,7 +33,7 @@ def verdict(
 
     from monitoring.verdict import verdict_of_window
 
-    found = verdict_of_window(decision_log, experiment, gain, weights, since, until)
+    found = verdict_of_window(decision_log, experiment, gain, weights, budget, since, until)
     Path(result.path).write_text(json.dumps(found, indent=2))
     return found["verdict"]
 

@@ -124,9 +124,7 @@ def _gate(gate: Json) -> Json | None:
     ]
     trust = []
     for arm in colours:
-        evidence = gate.get(f"{arm}_evidence")
-        if not isinstance(evidence, dict):
-            evidence = {name: _of_arm(gate, name, arm) for name in ("ess", "ess_share", "overlap")}
+        evidence = {name: _of_arm(gate, name, arm) for name in ("ess", "ess_share", "overlap", "mean_weight")}
         if any(value is not None for value in evidence.values()):
             trust.append({"arm": arm, **evidence})
     chart = charts.policy_values(values, "chart-gate", "value per opportunity at the same budget") if values else None
@@ -135,7 +133,7 @@ def _gate(gate: Json) -> Json | None:
 
 def _of_arm(gate: Json, name: str, arm: str) -> Any:
     value = gate.get(name)
-    return value.get(arm) if isinstance(value, dict) else gate.get(f"{name}_{arm}")
+    return value.get(arm) if isinstance(value, dict) else None
 
 
 def _experiment(experiment: Json, unit: str) -> Json | None:

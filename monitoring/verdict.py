@@ -46,15 +46,16 @@ METRICS = {f"{kind}_per_decision": (f"weighted_{kind}", "weight") for kind in OU
 
 
 def verdict_of_window(
-    decision_log: str, experiment: str, gain: str, weights: str, since: str, until: str
+    decision_log: str, experiment: str, gain: str, weights: str, budget: float, since: str, until: str
 ) -> dict[str, Any]:
-    """`verdict_from_log` with everything named by text, as a pipeline step passes it; empty text = not given."""
+    """`verdict_from_log` with plain values, as a pipeline step passes them; empty text and 0 = not given."""
     return verdict_from_log(
         Path(decision_log) / "decisions.parquet",
         Path(decision_log) / "outcomes.parquet",
         Experiment.load(experiment),
         gain,
         Path(weights) if weights else None,
+        budget_per_decision=budget or None,
         since=since,
         until=until,
     )
@@ -67,6 +68,7 @@ def verdict_from_log(
     gain: str = "click",
     weights: Path | pd.DataFrame | None = None,
     *,
+    budget_per_decision: float | None = None,
     challenger: str | None = None,
     since: str = "",
     until: str = "",
@@ -80,6 +82,9 @@ def verdict_from_log(
         experiment: the experiment whose current stage is judged.
         gain: outcome whose sum is the gain: "click", "conversion" or "revenue".
         weights: decision_id and weight of a replay; decisions without one have weight 0. None for live traffic.
+        budget_per_decision: currency units that either arm may spend on a decision, for a replay, where the ledger
+            sees only the matched part of the cost: an arm that would spend more is thinned until it fits, as in
+            `mtorl.ope`. None for live traffic, where the ledger has held the budget.
         challenger: arm to compare with the incumbent; needed only when there are several.
         since: earliest decision, ISO time; empty for no bound.
         until: first decision that no longer counts, ISO time; empty for no bound.
@@ -102,8 +107,9 @@ def verdict_from_log(
     users = users[~crossed].sort_values(["first_at", "user_id"], ignore_index=True)
 
     def lift_of(metric: str, table: pd.DataFrame = users) -> Lift:
-        numerator, denominator = _columns(metric, gain)
-        sides = (_ratio(table[table["arm"] == arm], numerator, denominator) for arm in (challenger, INCUMBENT))
+        sides = (
+            _metric(table[table["arm"] == arm], metric, gain, budget_per_decision) for arm in (challenger, INCUMBENT)
+        )
         return compare(*sides, alpha=alpha, tightest_at=tightest_at)
 
     primary = lift_of("gain_per_decision")
@@ -137,8 +143,9 @@ def verdict_from_log(
         "gain": gain,
         "alpha": alpha,
         "weighted": weights is not None,
+        "budget_per_decision": budget_per_decision,
         "hours": hours,
-        "arms": {arm.name: _arm(users[users["arm"] == arm.name], gain) for arm in experiment.arms},
+        "arms": {arm.name: _arm(users[users["arm"] == arm.name], gain, budget_per_decision) for arm in experiment.arms},
         "lift": primary.value,
         "lift_ci": primary.ci,
         "lift_ci_fixed": primary.ci_fixed,
@@ -208,6 +215,7 @@ def _users(
             SELECT user_id, arm, count(*)::DOUBLE AS decisions, count_if(weight > 0)::DOUBLE AS evaluable,
                    count_if(expose)::DOUBLE AS exposures, count_if(fallback_reason IS NOT NULL)::DOUBLE AS fallbacks,
                    sum(latency_seconds) AS latency, sum(weight) AS weight, {sums},
+                   sum(weight * weight) AS squared_weight,
                    min(decided) AS first_at, max(decided) AS last_at
             FROM decision LEFT JOIN outcome USING (decision_id)
             WHERE left_out IS NULL GROUP BY user_id, arm"""
@@ -215,7 +223,7 @@ def _users(
     return users, {str(reason): int(count) for reason, count in left_out}
 
 
-def _arm(users: pd.DataFrame, gain: str) -> dict[str, Any]:
+def _arm(users: pd.DataFrame, gain: str, budget: float | None) -> dict[str, Any]:
     """Totals are facts of the log; what is per decision is weighted in a replay."""
     return {
         "users": len(users),
@@ -225,9 +233,20 @@ def _arm(users: pd.DataFrame, gain: str) -> dict[str, Any]:
         "fallbacks": int(users["fallbacks"].sum()),
         "gain": float(users[gain].sum()),
         "cost": float(users["cost"].sum()),
-        "gain_per_decision": _ratio(users, f"weighted_{gain}", "weight").value,
+        "effective_decisions": float(users["weight"].sum() ** 2 / max(users["squared_weight"].sum(), 1e-300)),
+        "gain_per_decision": _metric(users, "gain_per_decision", gain, budget).value,
         "cost_per_decision": _ratio(users, "weighted_cost", "weight").value,
     }
+
+
+def _metric(users: pd.DataFrame, metric: str, gain: str, budget: float | None) -> Ratio:
+    """A metric of one arm. Gain over a budget is gain per currency unit times the budget: min(1, b / W) * G."""
+    numerator, denominator = _columns(metric, gain)
+    if metric != "gain_per_decision" or budget is None:
+        return _ratio(users, numerator, denominator)
+    if users["weighted_cost"].sum() > budget * users["weight"].sum():
+        return _ratio(users.assign(bought=budget * users[numerator]), "bought", "weighted_cost")
+    return _ratio(users, numerator, denominator)
 
 
 def _ratio(users: pd.DataFrame, numerator: str, denominator: str) -> Ratio:

@@ -45,8 +45,8 @@ def served_context(decision_log: str, since: str, until: str) -> pd.DataFrame:
     rows = duckdb.execute(
         """
         select user_id, context from read_parquet(?)
-        where (? = '' or event_time >= try_cast(? as timestamptz))
-          and (? = '' or event_time < try_cast(? as timestamptz))
+        where (? = '' or event_time >= cast(? as timestamptz))
+          and (? = '' or event_time < cast(? as timestamptz))
         order by event_time, decision_id
         """,
         [str(Path(decision_log) / "decisions.parquet"), since, since or None, until, until or None],

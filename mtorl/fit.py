@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from mtorl import artifact, budget, progress
 from mtorl.artifact import Artifact
 from mtorl.baselines import channel_frequency
-from mtorl.decision import PolicyParams, choice_probabilities, expected_utility, utility_scale
+from mtorl.decision import PolicyParams, action_probabilities, utility_scale
 from mtorl.evaluation import evaluate
 from mtorl.table import WindowTable
 from mtorl.threads import one_thread
@@ -105,9 +105,8 @@ def price_policy(
         return PolicyParams(ADVANTAGE_WEIGHT, EXPLORATION, price, scale)
 
     def spend(price: float) -> float:
-        utility_BC = expected_utility(gain_BC, cost_BC, price)
-        probs_BC = choice_probabilities(logits_BC, utility_BC, at(price))
-        return float((probs_BC * (utility_BC >= 0) * cost_BC).sum(axis=1).mean())
+        probs_BC, expose_BC = action_probabilities(logits_BC, gain_BC, cost_BC, at(price))
+        return float((probs_BC * expose_BC * cost_BC).sum(axis=1).mean())
 
     return at(budget.solve_price(spend, budget_per_opportunity))
 
@@ -117,8 +116,10 @@ def _validation_metrics(
 ) -> dict[str, Any]:
     rows = table.rows[table.is_in("val")]
     channel_B: NDArray[np.int64] = np.array([table.spec.channels.index(name) for name in rows["channel"]])
-    label_B = encoder.reward(rows[table.spec.reward.gain].to_numpy(float), rows["cost"].to_numpy(float))
-    return evaluate(logits_BC, reward_BC, channel_B, label_B, rows["user_id"].to_numpy(), seed)
+    gain_B = rows[table.spec.reward.gain].to_numpy(float)
+    label_B = encoder.reward(gain_B, rows["cost"].to_numpy(float))
+    users_B = rows["user_id"].to_numpy()
+    return evaluate(logits_BC, reward_BC, channel_B, label_B, users_B, seed, positive_B=gain_B > 0)
 
 
 def _save(

@@ -1,8 +1,8 @@
 """The network: a causal sequence model of journeys with three decoders.
 
     network = MTORL(MTORLConfig(inputs=encoder.dim, channels=4, window=20))
-    logits_BC, reward_BC, cost_BC = network(x_BTD, length_B)             # serving: the last real step of each window
-    logits_BTC, reward_logit_BTC, cost_BTC = network.forward_all(x_BTD)  # training: every step of every window
+    logits_BC, reward_BC, cost_BC = network(x_BTD, length_B)  # serving: the last real step of each window
+    network.forward_logged(x_BTD, channel_BT)                 # training: every real step, at its logged channel
 
 From the paper (Liu et al., KDD 2025, arXiv:2506.23090): the embedding of (a_{t-1}, r_{t-1}, s_t), the dilated causal
 convolutions, causal attention over the causal states inside residual + LayerNorm blocks, and decoders for action and
@@ -14,12 +14,12 @@ Our choices, because the decision rule needs them or because measurements asked 
 - A third decoder predicts the cost of each channel: a budget is spent in currency, not in exposures.
 - Decoders read, beside the shared state, a memory of each channel: fading sums of its past exposures and rewards. The
   weights that read it are the same for all channels, so what one channel teaches ("liked it before, will again; shown
-  too often, will not") holds for the others. On the simulator this doubled what the policy gains over the log.
+  too often, will not") holds for the others.
 - Decoders share no weights with each other, and blocks none with other blocks; all share the trunk.
 - Learned positions (one vector a step of the window) are added to the embedding. Attention alone has no order.
 - Dropout is a module on residual branches, hence off at inference, and never touches attention scores: dropping a
   masked score would make the future visible.
-- Hidden width 64: a hundredth of the published parameters, and wider did not predict better on unseen users.
+- Hidden width 64: an eightieth of the published parameters. On users it has not seen, 512 does not predict better.
 
 Windows are padded on the right. Every layer is causal, so no real step can see the padding and no mask is needed.
 
@@ -87,7 +87,7 @@ class CausalAttention(nn.Module):
         super().__init__()
         self.query_key_value = nn.Linear(hidden, 3 * hidden)
         self.out = nn.Linear(hidden, hidden)
-        self.feed_forward = nn.Sequential(nn.Linear(hidden, 2 * hidden), nn.GELU(), nn.Linear(2 * hidden, hidden))
+        self.feed_forward = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, hidden))
         self.attention_norm = nn.LayerNorm(hidden)
         self.output_norm = nn.LayerNorm(hidden)
         self.dropout = nn.Dropout(dropout)
@@ -137,7 +137,7 @@ class ChannelMemory(nn.Module):
 
 
 class Decoder(nn.Module):
-    """w . gelu(W_state h + W_memory m_c + e_c) + b_c for each channel c; w and both W are the same for all channels."""
+    """w . relu(W_state h + W_memory m_c + e_c) + b_c for each channel c; w and both W are the same for all channels."""
 
     def __init__(self, hidden: int, channels: int, memory: int) -> None:
         super().__init__()
@@ -149,9 +149,15 @@ class Decoder(nn.Module):
 
     def forward(self, h: Tensor, memory: Tensor) -> Tensor:
         """Decode (..., H) and (..., C, M) into (..., C)."""
-        hidden = F.gelu(self.state(h).unsqueeze(-2) + self.memory(memory) + self.channel_CH)
+        hidden = F.relu(self.state(h).unsqueeze(-2) + self.memory(memory) + self.channel_CH)
         values: Tensor = self.out(hidden).squeeze(-1) + self.bias_C
         return values
+
+    def of_channel(self, h_NH: Tensor, memory_NM: Tensor, channel_N: Tensor) -> Tensor:
+        """The same for one channel a row: what a loss at logged channels needs, at a fraction of the work."""
+        hidden_NH = F.relu(self.state(h_NH) + self.memory(memory_NM) + self.channel_CH[channel_N])
+        values_N: Tensor = self.out(hidden_NH).squeeze(-1) + self.bias_C[channel_N]
+        return values_N
 
     def start_at(self, value: float) -> None:
         """Make a new decoder answer about `value`, before its sigmoid or softplus."""
@@ -184,15 +190,22 @@ class MTORL(nn.Module):
         self.cost = Decoder(config.hidden, config.channels, self.memory.width)
         self.register_buffer("cost_scale", torch.tensor(config.cost_scale))
 
-    def forward_all(self, x_BTD: Tensor, real_BT: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Action logits, reward logits and expected costs at every step, for the losses.
+    def forward_all(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Action logits, reward logits and expected costs, of every channel at every step."""
+        return self._decode(self._trunk(x_BTD), self.memory(x_BTD))
 
-        Given `real_BT`, at those steps only, one after the other (N, C): half of a padded batch need not be decoded.
+    def forward_logged(self, x_BTD: Tensor, channel_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the losses need: at each real step, action logits and the logged channel's reward logit and cost.
+
+        Real steps have a channel >= 0; they come one after the other, as `channel_BT[channel_BT >= 0]` does.
         """
-        h_BTH, memory_BTCM = self._trunk(x_BTD), self.memory(x_BTD)
-        if real_BT is None:
-            return self._decode(h_BTH, memory_BTCM)
-        return self._decode(h_BTH[real_BT], memory_BTCM[real_BT])
+        real_BT = channel_BT >= 0
+        channel_N = channel_BT[real_BT]
+        h_NH, memory_NCM = self._trunk(x_BTD)[real_BT], self.memory(x_BTD)[real_BT]
+        memory_NM = memory_NCM[torch.arange(len(channel_N), device=channel_N.device), channel_N]
+        reward_logit_N = self.reward.of_channel(h_NH, memory_NM, channel_N)
+        cost_N = F.softplus(self.cost.of_channel(h_NH, memory_NM, channel_N)) * self.cost_scale
+        return self.action(h_NH, memory_NCM), reward_logit_N, cost_N
 
     def forward(self, x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Action logits, expected reward in [0, 1] and expected cost, at the last real step of each window."""

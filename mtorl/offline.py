@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mtorl import artifact, budget, ope, progress
-from mtorl.decision import choice_probabilities, expected_utility
+from mtorl.decision import action_probabilities
 from mtorl.evaluation import evaluate
 from mtorl.propensity import logged_propensity
 from mtorl.table import WindowTable
@@ -41,12 +41,10 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
     for turn, (name, folder) in enumerate((("incumbent", incumbent), ("challenger", challenger))):
         arm = artifact.load(Path(folder))
         logits_BC, reward_BC, cost_BC = arm.predict(batch)
-        heads[name] = evaluate(logits_BC, reward_BC, channel_B, arm.encoder.reward(gain_B, cost_B), users_B, seed)
+        label_B = arm.encoder.reward(gain_B, cost_B)
+        heads[name] = evaluate(logits_BC, reward_BC, channel_B, label_B, users_B, seed, positive_B=gain_B > 0)
         gain_BC = arm.encoder.unreward(reward_BC, cost_BC)
-        utility_BC = expected_utility(gain_BC, cost_BC, arm.policy.price)
-        policies[name] = ope.PolicyOnLog(
-            probs_BC=choice_probabilities(logits_BC, utility_BC, arm.policy), expose_BC=utility_BC >= 0
-        )
+        policies[name] = ope.PolicyOnLog(*action_probabilities(logits_BC, gain_BC, cost_BC, arm.policy))
         predicted[name] = gain_BC[logged], cost_BC[logged]
         progress.report(turn + 1, 3, name)
     value = ope.value_difference(

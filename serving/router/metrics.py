@@ -20,6 +20,7 @@ STAGE_LATENCY = Histogram("mtorl_stage_latency_seconds", "One stage of a decisio
 BUDGET_LIMIT = Gauge("mtorl_budget_limit", "Budget, currency units, summed over the arm's accounts", ["arm"])
 BUDGET_SPENT = Gauge("mtorl_budget_spent", "Settled cost, currency units", ["arm"])
 BUDGET_RESERVED = Gauge("mtorl_budget_reserved", "Open reservations, currency units", ["arm"])
+BUDGET_EXCESS = Gauge("mtorl_budget_excess", "Cost above what was reserved for it, currency units", ["arm"])
 OUTCOMES = Counter("mtorl_outcomes", "Outcomes received", ["kind", "status"])
 SPOOL_RECORDS = Counter("mtorl_spool_records", "Records made durable in the decision log")
 EXPERIMENT_ENABLED = Gauge("mtorl_experiment_enabled", "1 unless the kill switch is on")
@@ -47,9 +48,9 @@ def show_budget(balances: Iterable[Balance]) -> None:
     """Publish where the accounts stand."""
     arms: dict[str, list[float]] = {}
     for balance in balances:
-        sums = arms.setdefault(balance.arm, [0.0, 0.0, 0.0])
-        for i, value in enumerate((balance.limit, balance.spent, balance.reserved)):
+        sums = arms.setdefault(balance.arm, [0.0, 0.0, 0.0, 0.0])
+        for i, value in enumerate((balance.limit, balance.spent, balance.reserved, balance.excess)):
             sums[i] += value
     for arm, sums in arms.items():
-        for gauge, value in zip((BUDGET_LIMIT, BUDGET_SPENT, BUDGET_RESERVED), sums, strict=True):
+        for gauge, value in zip((BUDGET_LIMIT, BUDGET_SPENT, BUDGET_RESERVED, BUDGET_EXCESS), sums, strict=True):
             gauge.labels(arm).set(value)

@@ -53,6 +53,14 @@ def _mounts(container: dict[str, Any]) -> dict[str, dict[str, Any]]:
 # --- the experiment -------------------------------------------------------------------------------------------------
 
 
+def test_the_verdict_knows_every_metric_of_the_experiment(experiment: Experiment) -> None:
+    from monitoring.verdict import METRICS
+
+    metrics = experiment.metrics
+    named = [metrics.primary, *metrics.secondary, *(guard.name for guard in metrics.guardrails)]
+    assert set(named) <= {"gain_per_decision", *METRICS}
+
+
 def test_experiment_starts_in_shadow_and_can_be_reloaded(production: Objects, experiment: Experiment) -> None:
     assert experiment.enabled and experiment.stage == "shadow"
     pod = _pod(production, "StatefulSet/mtorl-router")

@@ -179,6 +179,28 @@ def test_replay_weights(tmp_path: Path) -> None:
     assert nothing["verdict"] == "inconclusive" and nothing["lift"] is None and nothing["lift_ci"] == [None, None]
 
 
+def test_a_replay_compares_the_arms_at_one_budget(tmp_path: Path) -> None:
+    """Worth 0.3 at a cost of 2 against 0.2 at a cost of 0.5: with 1 to spend, half of the first is 0.15."""
+    log = Log()
+    weights = []
+    for user in range(200):
+        arm, cost, clickers = ("incumbent", 2.0, 9) if user % 2 else ("challenger", 0.5, 6)
+        for _ in range(2):
+            decision = log.decide(f"u{user}", arm)
+            log.learn(decision, "cost", cost)
+            log.learn(decision, "click", float(user // 2 % 30 < clickers))
+            weights.append((decision, 3.0))
+    frame = pd.DataFrame(weights, columns=["decision_id", "weight"])
+    free = verdict_from_log(*log.write(tmp_path), EXPERIMENT, "click", frame)
+    bound = verdict_from_log(*log.write(tmp_path), EXPERIMENT, "click", frame, budget_per_decision=1.0)
+    gain = {arm: found["gain_per_decision"] for arm, found in free["arms"].items()}
+    assert gain["incumbent"] > gain["challenger"] and free["lift"] < 0
+    assert bound["arms"]["incumbent"]["gain_per_decision"] == pytest.approx(gain["incumbent"] / 2)
+    assert bound["arms"]["challenger"]["gain_per_decision"] == pytest.approx(gain["challenger"])
+    assert bound["lift"] == pytest.approx(gain["challenger"] - gain["incumbent"] / 2) and bound["lift"] > 0
+    assert bound["arms"]["incumbent"]["effective_decisions"] == pytest.approx(200)
+
+
 def test_window_by_text(tmp_path: Path) -> None:
     import yaml
 
@@ -187,11 +209,11 @@ def test_window_by_text(tmp_path: Path) -> None:
     path = tmp_path / "experiment.yaml"
     path.write_text(yaml.safe_dump(CONTENT))
     since, until = log.decisions[10]["event_time"], log.decisions[50]["event_time"]
-    found = verdict_of_window(str(tmp_path), str(path), "click", "", since, until)
+    found = verdict_of_window(str(tmp_path), str(path), "click", "", 0.0, since, until)
     assert sum(arm["users"] for arm in found["arms"].values()) == 40
     assert found["verdict"] == "inconclusive" and found["series"] == []
     assert found["hours"] == pytest.approx(39 / 60)
-    everything = verdict_of_window(str(tmp_path), str(path), "click", "", "", "")
+    everything = verdict_of_window(str(tmp_path), str(path), "click", "", 0.0, "", "")
     assert sum(arm["users"] for arm in everything["arms"].values()) == 120
 
 

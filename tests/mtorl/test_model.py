@@ -64,6 +64,18 @@ def test_forward_is_the_last_real_step_of_forward_all(network):
     torch.testing.assert_close(cost, all_cost[rows, length - 1])
 
 
+def test_forward_logged_is_forward_all_at_real_steps_and_logged_channels(network):
+    x, channel = windows(), torch.randint(-1, C, (B, T), generator=torch.Generator().manual_seed(3))
+    real = channel >= 0
+    with torch.inference_mode():
+        logits, reward_logit, cost = network.forward_logged(x, channel)
+        all_logits, all_reward_logit, all_cost = network.forward_all(x)
+    logged = channel[real].unsqueeze(1)
+    torch.testing.assert_close(logits, all_logits[real])
+    torch.testing.assert_close(reward_logit, all_reward_logit[real].gather(1, logged).squeeze(1))
+    torch.testing.assert_close(cost, all_cost[real].gather(1, logged).squeeze(1))
+
+
 def test_a_row_does_not_depend_on_its_batch_mates(network):
     x, length = windows(), torch.tensor([20, 3, 10, 19, 1])
     with torch.inference_mode():

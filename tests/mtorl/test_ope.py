@@ -140,6 +140,18 @@ def test_gate_refuses_to_judge_without_evidence():
     assert gate({**value, "ess": {"challenger": 5_000.0, "incumbent": 50.0}})[0] == "reject"
 
 
+def test_gate_refuses_propensities_that_do_not_describe_the_log():
+    """A log whose recorded propensities ignore that channels went to the users they suit."""
+    kind, channel, gain, cost, _, user = bandit(3000, 5)
+    wrong = LOGGING.mean(axis=0)[channel] ** 2
+    value = value_difference(
+        on_log(CHALLENGER, kind), on_log(INCUMBENT, kind), gain, cost, wrong, channel, user, 0.5, 0
+    )
+    decision, reason = gate(value)
+    assert decision == "reject"
+    assert "propensities do not describe the log" in reason
+
+
 def test_a_policy_far_from_the_log_is_rejected_and_not_a_crash():
     """All its weight is on a channel that the log never shows for these rows."""
     rows = 500
