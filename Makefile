@@ -13,7 +13,7 @@ $(READY): pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or name it with PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[all,dev]'
+	@PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[all,dev]'
 	@touch $@
 
 RUN_ARGS := $(if $(DATA),--data '$(DATA)') $(if $(DATASET),--dataset '$(DATASET)') $(if $(BAD_ROWS),--bad-rows $(BAD_ROWS)) \

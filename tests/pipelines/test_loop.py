@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,3 +79,38 @@ def test_no_process_is_left(finished: Path) -> None:
         if process.info["pid"] != os.getpid() and run in " ".join(process.info["cmdline"] or ())
     ]
     assert left == []
+
+
+def test_the_page_on_serving_by_hand_is_true(finished: Path, tmp_path: Path) -> None:
+    """Runs every command of docs/serving-by-hand.md against `mtorl serve` of the finished run."""
+    page = (ROOT / "docs" / "serving-by-hand.md").read_text()
+    commands = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    serve = subprocess.Popen(
+        [sys.executable, "-m", "cli.main", "serve", "--run", str(finished), "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert serve.stdout is not None
+        said = [serve.stdout.readline() for _ in range(3)]
+        assert said[1].startswith("router ") and said[2].startswith("ready"), said
+        script = "\nprintf '\\n--\\n'\n".join(commands)
+        answers = subprocess.run(
+            ["bash", "-euc", script],
+            cwd=tmp_path,
+            env={**os.environ, "ROUTER": said[1].split()[1]},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert answers.returncode == 0, answers.stderr
+        first, second, outcome, mistake = answers.stdout.split("\n--\n")
+        decision = json.loads(first)["predictions"][0]
+        assert decision["fallback_reason"] is None and decision["request_id"] == "by-hand-1"
+        tensors = {tensor["name"]: tensor["data"][0] for tensor in json.loads(second)["outputs"]}
+        assert tensors["arm"] == decision["arm"] and tensors["fallback_reason"] == ""
+        assert json.loads(outcome) == {"accepted": 2, "duplicate": 0, "dangling": 0}
+        assert mistake.strip() == '{"error":"instances[0].context: missing columns: device, placement"} 400'
+    finally:
+        serve.terminate()
+        assert serve.wait(60) == 0
