@@ -24,7 +24,7 @@ def ingest(
         dataset: Name of a built-in data set description, or the path of a YAML.
         quarantine: Path of the side file for rows that fail validation.
         on_bad_rows: "fail" or "quarantine".
-        users: Users to simulate, or the largest number of users to keep of a real log (0 keeps all).
+        users: Users to simulate (0 for 6,000), or the most to keep of a real log (0 keeps all).
         seed: Seed of the simulator and of the sample of users.
         log: Folder with touchpoints.parquet and dataset.yaml.
     """

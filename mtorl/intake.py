@@ -31,7 +31,7 @@ def ingest(
         out: Folder to write.
         quarantine: Side file for rows that fail validation.
         on_bad_rows: "fail" stops at the first faulty log, "quarantine" goes on without the faulty rows.
-        users: Users to simulate; of a real log, the most to keep (0 keeps all).
+        users: Users to simulate (0 for 6,000); of a real log, the most to keep (0 keeps all).
         seed: Seed of the simulator and of the choice of users.
 
     Raises:

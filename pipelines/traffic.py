@@ -51,32 +51,23 @@ def drive(
         concurrency: Requests in flight.
         on_done: Called after each decision.
     """
-    asyncio.run(_drive(world, url, round_index, traffic, label, concurrency, on_done))
-
-
-async def _drive(
-    world: World,
-    url: str,
-    round_index: int,
-    traffic: Traffic,
-    label: str,
-    concurrency: int,
-    on_done: Callable[[], None],
-) -> None:
     waiting = iter(world.users)
-    timeout = aiohttp.ClientTimeout(total=30)
-    connector = aiohttp.TCPConnector(limit=concurrency)
-    async with aiohttp.ClientSession(base_url=url, timeout=timeout, connector=connector) as session:
 
-        async def work() -> None:
-            for user_id in waiting:
-                try:
-                    await _one(session, world, user_id, round_index, traffic, label)
-                except (aiohttp.ClientError, TimeoutError, KeyError, RuntimeError, ValueError) as error:
-                    traffic.errors.append(f"{user_id}: {type(error).__name__}: {error}")
-                on_done()
+    async def work(session: aiohttp.ClientSession) -> None:
+        for user_id in waiting:
+            try:
+                await _one(session, world, user_id, round_index, traffic, label)
+            except (aiohttp.ClientError, TimeoutError, KeyError, RuntimeError, ValueError) as error:
+                traffic.errors.append(f"{user_id}: {type(error).__name__}: {error}")
+            on_done()
 
-        await asyncio.gather(*(work() for _ in range(concurrency)))
+    async def send() -> None:
+        timeout = aiohttp.ClientTimeout(total=30)
+        connector = aiohttp.TCPConnector(limit=concurrency)
+        async with aiohttp.ClientSession(base_url=url, timeout=timeout, connector=connector) as session:
+            await asyncio.gather(*(work(session) for _ in range(concurrency)))
+
+    asyncio.run(send())
 
 
 async def _one(
