@@ -70,6 +70,7 @@ class ValueDifference(TypedDict):
     ess_share: dict[str, float]  # of rows
     overlap: dict[str, float]
     mean_weight: dict[str, float]
+    mean_weight_ci: dict[str, list[float]]
     gain_per_opportunity: dict[str, float]  # before the budget
     cost_per_opportunity: dict[str, float]
     budget_per_opportunity: float
@@ -123,7 +124,9 @@ def value_difference(
     # All estimates are functions of these sums, so a resample need only re-weigh the sums of its users.
     sums_US = np.stack([np.bincount(users.code_B, column, users.users) for column in columns], axis=1)
     gain_2, cost_2, value_2, budget = _estimates(sums_US.sum(axis=0), budget_share)
-    draws_R2 = np.array([_estimates(counts_U @ sums_US, budget_share)[2] for counts_U in users])
+    draws_RS = np.array([counts_U @ sums_US for counts_U in users])
+    draws_R2 = np.array([_estimates(sums_S, budget_share)[2] for sums_S in draws_RS])
+    weight_draws_R2 = draws_RS[:, [2, 5]] / draws_RS[:, :1]  # sums of weights over rows, in the order of ARMS
 
     unknown = [float("nan"), float("nan")]
     ess = {arm: float(weight_B.sum() ** 2 / max(weight_B @ weight_B, 1e-300)) for arm, weight_B in weights.items()}
@@ -138,6 +141,7 @@ def value_difference(
         ess_share={arm: value / rows for arm, value in ess.items()},
         overlap={arm: float(np.minimum(weight_B, 1).mean()) for arm, weight_B in weights.items()},
         mean_weight={arm: float(weight_B.mean()) for arm, weight_B in weights.items()},
+        mean_weight_ci={arm: interval(weight_draws_R2[:, i]) or unknown for i, arm in enumerate(ARMS)},
         gain_per_opportunity=dict(zip(ARMS, gain_2.tolist(), strict=True)),
         cost_per_opportunity=dict(zip(ARMS, cost_2.tolist(), strict=True)),
         budget_per_opportunity=budget,
@@ -151,7 +155,7 @@ def gate(
     min_lift: float = 0.0,
     min_ess: float = 0.01,
     min_ess_rows: float = 100,
-    max_weight_error: float = 0.25,
+    max_weight_error: float = 0.05,
 ) -> tuple[str, str]:
     """Decide whether the challenger may go on to an experiment.
 
@@ -160,7 +164,8 @@ def gate(
         min_lift: Gain per opportunity that the lower bound of the difference must exceed.
         min_ess: Smallest effective sample size of either arm, as a share of rows.
         min_ess_rows: And as a number of rows.
-        max_weight_error: How far either arm's mean weight may be from 1.
+        max_weight_error: How far either arm's mean weight may be from 1 beyond what chance explains: its whole
+            interval must not lie further away.
 
     Returns:
         "promote" or "reject", and the reason in words.
@@ -173,10 +178,11 @@ def gate(
                 f"the log says too little about the {arm}: its effective sample is {found:.0f} of "
                 f"{estimate['rows']} rows, at least {needed:.0f} are needed"
             )
-        weight = estimate["mean_weight"][arm]
-        if abs(weight - 1) > max_weight_error:
+        low, high = estimate["mean_weight_ci"][arm]
+        if low > 1 + max_weight_error or high < 1 - max_weight_error:
             return "reject", (
-                f"the propensities do not describe the log: the {arm}'s mean weight is {weight:.2f} and should be 1"
+                f"the propensities do not describe the log: the {arm}'s mean weight is "
+                f"{estimate['mean_weight'][arm]:.2f} [{low:.2f}, {high:.2f}] and should be 1"
             )
     low, high = estimate["difference_ci"]
     bounds = f"challenger - incumbent is {estimate['difference']:+.4g}, 95 % interval [{low:+.4g}, {high:+.4g}]"

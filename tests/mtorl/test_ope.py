@@ -152,6 +152,15 @@ def test_gate_refuses_propensities_that_do_not_describe_the_log():
     assert "propensities do not describe the log" in reason
 
 
+def test_a_mean_weight_off_by_chance_is_no_refusal():
+    value = estimate(3000, seed=5)
+    by_chance = {"mean_weight": {"challenger": 1.3, "incumbent": 1.0}}
+    by_chance["mean_weight_ci"] = {"challenger": [0.7, 1.9], "incumbent": [0.99, 1.01]}
+    assert gate({**value, **by_chance})[0] == "promote"
+    by_chance["mean_weight_ci"]["challenger"] = [1.2, 1.4]
+    assert gate({**value, **by_chance})[0] == "reject"
+
+
 def test_a_policy_far_from_the_log_is_rejected_and_not_a_crash():
     """All its weight is on a channel that the log never shows for these rows."""
     rows = 500
