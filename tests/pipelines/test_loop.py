@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,7 @@ import pytest
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
-from check_summary import check  # noqa: E402
+check = runpy.run_path(str(ROOT / "tests" / "check_summary.py"))["check"]
 
 
 def mtorl(*arguments: str, root: Path) -> subprocess.CompletedProcess[str]:
