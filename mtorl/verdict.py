@@ -15,9 +15,9 @@ The always-valid interval is the asymptotic confidence sequence of Waudby-Smith,
 "Time-uniform central limit theory and asymptotic confidence sequences", Annals of Statistics 52(6), 2024,
 arXiv:2103.06476, with n users in both arms together; the one-sided bound comes from the half-normal mixture.
 
-Two traps, both measured. The relative lift is shown but never tested: with few heavy-tailed conversions its sequence is
-wrong in about 31 % of A/A runs, the difference in none. And `tightest_at` has to be fixed before the first user
-comes: choosing it from the data would void the guarantee.
+Two traps. The relative lift is shown but never tested: with few heavy-tailed conversions its sequence is wrong far too
+often, that of the difference is not. And `tightest_at` has to be fixed before the first user comes: choosing it from the
+data would void the guarantee.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def one_sided_width(se: float, users: int, *, alpha: float, tightest_at: int) ->
 
 
 def fixed_interval(value: float, se: float, *, alpha: float) -> Interval:
-    """Normal interval for one look at a size chosen beforehand; under peeking it fails in 26-31 % of A/A tests."""
+    """Normal interval for one look at a size chosen beforehand; it does not hold for people who peek."""
     if not math.isfinite(se):
         return _NO_INTERVAL
     width = float(norm.ppf(1.0 - alpha / 2.0)) * se

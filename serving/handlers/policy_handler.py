@@ -48,7 +48,7 @@ class PolicyHandler:
         """Load the artifact and run it once, so that the first request is as fast as the others."""
         import torch
 
-        # More threads fight each other on shared cores (measured 5 to 50 times slower): scale by workers and pods.
+        # More threads fight each other on shared cores: scale by workers and pods.
         torch.set_num_threads(1)
         for handler in logging.getLogger().handlers:
             handler.addFilter(_is_no_chatter)
