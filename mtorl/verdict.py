@@ -16,8 +16,8 @@ The always-valid interval is the asymptotic confidence sequence of Waudby-Smith,
 arXiv:2103.06476, with n users in both arms together; the one-sided bound comes from the half-normal mixture.
 
 Two traps. The relative lift is shown but never tested: with few heavy-tailed conversions its sequence is wrong far too
-often, that of the difference is not. And `tightest_at` has to be fixed before the first user comes: choosing it from the
-data would void the guarantee.
+often, that of the difference is not. And `tightest_at` has to be fixed before the first user comes: choosing it from
+the data would void the guarantee.
 """
 
 from __future__ import annotations
