@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from features.sequences import HISTORY, STATIC, build_sources, connect, history_types, open_log, quoted
+from features.sources import HISTORY, STATIC, build_sources, connect, history_types, open_log, quoted
 from mtorl.dataset import BASE_COLUMNS, DatasetSpec
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def online_features(
     answer = store.get_online_features(features=service, entity_rows=[{"user_id": user_id}]).to_dict()
     # Feast's order of features is not stable, and its status for an unknown user differs between stores: by name, null.
     values = {name: column[0] for name, column in answer.items() if name != "user_id"}
-    # A null text inside a list comes back as "" (a null number went in as NaN: see features/sequences.py).
+    # A null text inside a list comes back as "" (a null number went in as NaN: see features/sources.py).
     history = {
         name: [None if item == "" else item for item in value or []]
         for name, value in values.items()

@@ -36,7 +36,7 @@ BASE_COLUMNS = (
     "revenue",
     "propensity",
 )
-"""The canonical touchpoint log starts with these, in this order; context and then static columns follow."""
+"""The canonical touchpoint log starts with these, in this order; context, static and further outcome columns follow."""
 
 # Names that other tables derived from the log use for themselves.
 _RESERVED = {*BASE_COLUMNS, "step", "journey", "split", "event_timestamp", "created_timestamp", "row", "fault"}
@@ -65,7 +65,7 @@ def _count(where: str, value: object) -> None:
 
 @dataclass(frozen=True)
 class Column:
-    """A context column (known before the decision) or a static user column."""
+    """A context column (known before the decision), a static user column, or a further outcome."""
 
     name: str
     kind: Kind
@@ -114,7 +114,10 @@ class DatasetSpec:
     propensity: PropensitySource  # where the probability of the logged channel comes from
     currency: str  # unit of cost (and revenue, unless outcome_labels says otherwise)
     window: int = 20  # touchpoints that the model sees
-    min_touchpoints: int = 2  # a user with fewer is a fault of the log
+    outcomes: tuple[Column, ...] = ()  # known only afterwards, besides click, ...: kept in the log, never context
+    journey_gap_days: float = 30.0  # a longer pause ends a journey: what was before it is forgotten
+    max_touchpoints: int = 10_000  # of one user; who has more is taken for a bot, and only the first ones are used
+    min_touchpoints: int = 1  # a user with fewer is a fault of the log
     outcome_labels: dict[str, str] = field(default_factory=dict)  # what click, ... mean in this data set
 
     def __post_init__(self) -> None:
@@ -126,15 +129,19 @@ class DatasetSpec:
                 raise SpecError(f"channels[{i}]: {channel!r} is not a usable name ('*' and outer spaces are taken)")
         if len(self.channels) < 2 or len(set(self.channels)) != len(self.channels):
             raise SpecError(f"channels: need at least two different names, got {list(self.channels)}")
-        names = [c.name for c in (*self.context, *self.static)]
+        names = [c.name for c in (*self.context, *self.static, *self.outcomes)]
         if len(set(names)) != len(names):
             twice = sorted({n for n in names if names.count(n) > 1})
-            raise SpecError(f"context, static: column {twice[0]!r} is declared twice")
+            raise SpecError(f"context, static, outcomes: column {twice[0]!r} is declared twice")
         if self.segment is not None and self.segment not in [c.name for c in self.static if c.kind == "categorical"]:
             raise SpecError(f"segment: {self.segment!r} is not a categorical static column")
         _choice("propensity", self.propensity, PropensitySource)
         _count("window", self.window)
+        _count("max_touchpoints", self.max_touchpoints)
         _count("min_touchpoints", self.min_touchpoints)
+        gap = self.journey_gap_days
+        if isinstance(gap, bool) or not isinstance(gap, int | float) or not 0 < gap < float("inf"):
+            raise SpecError(f"journey_gap_days: expected a number of days above 0, got {gap!r}")
         for outcome, label in self.outcome_labels.items():
             if outcome not in OUTCOMES:
                 raise SpecError(f"outcome_labels: {outcome!r} is not one of {', '.join(OUTCOMES)}")
@@ -143,7 +150,7 @@ class DatasetSpec:
     @property
     def columns(self) -> tuple[str, ...]:
         """All columns of the canonical touchpoint log, in order."""
-        return (*BASE_COLUMNS, *(c.name for c in self.context), *(c.name for c in self.static))
+        return (*BASE_COLUMNS, *(c.name for c in (*self.context, *self.static, *self.outcomes)))
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> DatasetSpec:
@@ -173,8 +180,8 @@ class DatasetSpec:
     def from_dict(cls, data: Mapping[str, Any]) -> DatasetSpec:
         """Build from plain values, as YAML gives them; the inverse of `to_dict`."""
         values = _keys("data set description", data, cls)
-        for name in ("context", "static"):
-            items = _sequence(name, values[name])
+        for name in ("context", "static", "outcomes"):
+            items = _sequence(name, values.get(name, ()))
             values[name] = tuple(Column(**_keys(f"{name}[{i}]", item, Column)) for i, item in enumerate(items))
         values["channels"] = tuple(_sequence("channels", values["channels"]))
         values["reward"] = RewardSpec(**_keys("reward", values["reward"], RewardSpec))

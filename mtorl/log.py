@@ -155,7 +155,7 @@ def validate(raw: pd.DataFrame, spec: DatasetSpec, path: str | Path) -> Validati
         check.flag("not_binary", name, ~check[name].isin([0, 1]))
     check.number("propensity", "error" if spec.propensity == "logged" else "unknown")
     check.flag("propensity_out_of_range", "propensity", (check["propensity"] <= 0) | (check["propensity"] > 1))
-    for column in (*spec.context, *spec.static):
+    for column in (*spec.context, *spec.static, *spec.outcomes):
         (check.number if column.kind == "numeric" else check.text)(column.name, column.missing)
     check.journeys([c.name for c in spec.static], spec.min_touchpoints)
     return check.result(spec)
@@ -218,7 +218,7 @@ def schema(spec: DatasetSpec) -> pa.Schema:
         "timestamp": pa.timestamp("us", tz="UTC"),
         **dict.fromkeys(("cost", "revenue", "propensity"), pa.float64()),
         **dict.fromkeys(("click", "conversion"), pa.int64()),
-        **{c.name: kinds[c.kind] for c in (*spec.context, *spec.static)},
+        **{c.name: kinds[c.kind] for c in (*spec.context, *spec.static, *spec.outcomes)},
     }
     return pa.schema([(name, types[name]) for name in spec.columns])
 

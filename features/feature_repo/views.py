@@ -12,7 +12,7 @@ from typing import NamedTuple
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
 from feast.types import Array, FeastType, Float64, Int64, String
 
-from features.sequences import HISTORY, STATIC, history_types
+from features.sources import HISTORY, STATIC, history_types
 from features.store import SERVICE
 from mtorl.dataset import DatasetSpec
 
@@ -39,7 +39,7 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
 
     Args:
         spec: Description of the data set; its columns become the features.
-        data: Folder of the Parquet files that `features.sequences.build_sources` writes.
+        data: Folder of the Parquet files that `features.sources.build_sources` writes.
     """
     user = Entity(
         name="user",

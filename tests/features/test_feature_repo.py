@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from features import store
-from features.sequences import build_sources
+from features.sources import build_sources
 
 FOLDER = Path(store.__file__).parent / "feature_repo"
 

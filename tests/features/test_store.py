@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from features import store
-from features.sequences import history_types
+from features.sources import history_types
 from mtorl.splits import split_of
 from mtorl.windows import WindowBatch, instance_from_history
 

@@ -70,9 +70,15 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
         ({"context": [{"name": "click", "kind": "numeric"}]}, r"column 'click': .* neither a column of the log"),
         (
             {"context": [{"name": "region", "kind": "categorical"}]},
-            r"context, static: column 'region' is declared twice",
+            r"context, static, outcomes: column 'region' is declared twice",
         ),
         ({"context": [{"name": "x", "kind": "categorical", "missing": "zero"}]}, r"column 'x', missing: 'zero' is for"),
+        (
+            {"outcomes": [{"name": "hour", "kind": "numeric"}]},
+            r"outcomes: column 'hour' is declared twice",
+        ),
+        ({"max_touchpoints": 0}, r"max_touchpoints: expected a whole number of at least 1, got 0"),
+        ({"journey_gap_days": 0}, r"journey_gap_days: expected a number of days above 0, got 0"),
         ({"segment": "tenure_days"}, r"segment: 'tenure_days' is not a categorical static column"),
         ({"reward": {"gain": "cost"}}, r"reward.gain: 'cost' is not one of click, conversion, revenue"),
         ({"reward": {"gain": "click", "cost_weight": -1}}, r"reward.cost_weight: expected a number of at least 0"),
@@ -108,8 +114,9 @@ def test_an_unknown_adapter_lists_the_known_ones():
 def test_defaults_need_not_be_written_down():
     assert Column("hour", "numeric").missing == "error"
     data = simulator()
-    for name in ("window", "min_touchpoints", "outcome_labels"):
-        del data[name]
+    for name in ("window", "min_touchpoints", "max_touchpoints", "journey_gap_days", "outcomes", "outcome_labels"):
+        data.pop(name, None)
     spec = DatasetSpec.from_dict(data)
-    assert (spec.window, spec.min_touchpoints, spec.outcome_labels) == (20, 2, {})
+    assert (spec.window, spec.min_touchpoints, spec.max_touchpoints, spec.outcome_labels) == (20, 1, 10_000, {})
+    assert (spec.journey_gap_days, spec.outcomes) == (30.0, ())
     assert RewardSpec("revenue").cost_weight == 0.0

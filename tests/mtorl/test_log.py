@@ -27,6 +27,7 @@ SPEC = DatasetSpec.from_dict(
         "reward": {"gain": "click"},
         "propensity": "channel-frequency",
         "currency": "EUR",
+        "min_touchpoints": 2,
     }
 )
 

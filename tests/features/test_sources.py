@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from features.sequences import build_sources, history_types
+from features.sources import build_sources, history_types
 
 END = pd.Timestamp("2100-01-01", tz="UTC")
 PROPERTY = settings(
@@ -102,7 +102,7 @@ def test_the_machines_time_zone_does_not_matter(toy, tmp_path, zone):
     here, _ = sources(toy, log, tmp_path)
     toy.spec.save(tmp_path / "spec.yaml")
     code = (
-        "from features.sequences import build_sources; from mtorl.dataset import DatasetSpec; "
+        "from features.sources import build_sources; from mtorl.dataset import DatasetSpec; "
         "build_sources('log.parquet', DatasetSpec.load('spec.yaml'), 'there')"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "TZ": zone}, check=True)
