@@ -1,13 +1,19 @@
-"""What a person sees: one line per step while the loop runs, and a short table at its end."""
+"""What a person sees: one line per step while something runs, a short table at its end, or why it stopped."""
 
 from __future__ import annotations
 
+import inspect
 import json
+import signal
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -30,7 +36,52 @@ NAMES = {
     "drift-shifted": "drift, shifted window",
     "true-lift": "true difference from the simulator",
     "report": "report",
+    "validate-log": "validate the log",
+    "describe-log": "describe the log",
+    "feature-sources": "feature sources",
+    "window-store": "causal windows",
 }
+_signalled = False
+_QUIET = 30.0  # s between two lines about the same step, where no bar can be drawn
+
+
+def stop(message: str, code: int) -> NoReturn:
+    """Say why the command ends, and end it."""
+    typer.echo(f"mtorl: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def examples(text: str) -> str:
+    """A help text whose indented paragraphs, commands to copy, keep their lines."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(f"\b\n{part}" if part.startswith("    ") else part for part in paragraphs)
+
+
+def keep_examples(app: typer.Typer) -> typer.Typer:
+    """Treat the docstrings of an app's commands as `examples` does."""
+    for command in app.registered_commands:
+        if command.callback and command.callback.__doc__:
+            command.help = examples(command.callback.__doc__)
+    return app
+
+
+def was_signalled() -> bool:
+    """Whether a signal came since `stop_on_signals`: DuckDB turns the exception into one of its own."""
+    return _signalled
+
+
+def stop_on_signals() -> None:
+    """End by an exception, which cleans up on its way out, also where a shell has Ctrl-C ignored."""
+    global _signalled
+    _signalled = False
+
+    def interrupt(*_: object) -> NoReturn:
+        global _signalled
+        _signalled = True
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
 
 
 class Steps:
@@ -74,6 +125,27 @@ class Steps:
             if finished and not self._console.is_terminal:
                 elapsed = before.elapsed or 0.0
                 self._console.print(f"{name:<36} {elapsed:6.1f} s  {note or before.fields['note']}".rstrip())
+
+    @contextmanager
+    def step(self, step: str) -> Iterator[None]:
+        """Follow a long function of this process by its `progress.report` calls; finished when the block is."""
+        from mtorl import progress
+
+        note, last_line = "", time.monotonic()
+
+        def on_report(done: float, total: float, words: str) -> None:
+            nonlocal note, last_line
+            note = words or note
+            # The last report of a function is not the end of the step: another function may follow.
+            self.on_step(step, min(done, 0.99 * total), total, note)
+            if not self._console.is_terminal and time.monotonic() - last_line > _QUIET:
+                last_line = time.monotonic()
+                self._console.print(f"{NAMES[step]:<36} {100 * done / max(total, 1e-9):4.0f} %   {note}".rstrip())
+
+        self.on_step(step, 0, 0, "")
+        with progress.listen(on_report):
+            yield
+        self.on_step(step, 1, 1, " ")  # the last note was about the way, not the end
 
 
 def print_summary(run: Path, root: Path) -> None:

@@ -1,25 +1,31 @@
 """`mtorl`: the loop, the local servers and the jobs that a cluster runs.
 
-mtorl run                                   the whole loop on the built-in simulator
-mtorl run --data log.csv.gz --dataset kuairand-sequence
-mtorl serve --run runs/latest               the servers of that run, in the foreground
-mtorl compile                               pipelines as YAML for a cluster
-mtorl materialize / mtorl drift             what the CronJobs in manifests/ call
+    mtorl run                                  the whole loop on the simulator
+    mtorl run --data log.csv.gz --dataset kuairand-sequence
+    mtorl data validate|describe|build         check, look at, prepare a log
+    mtorl serve --run runs/latest              the servers of that run
+    mtorl compile                              pipelines as YAML for a cluster
+    mtorl materialize | drift                  what the CronJobs of manifests/ call
+
+`mtorl COMMAND --help` says more.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
+from cli import data as data_commands
+from cli.console import examples, stop, stop_on_signals
+
 # Each command imports what it needs: `mtorl --help` must not wait ten seconds for torch and Feast.
 os.environ.setdefault("DO_NOT_TRACK", "1")
-app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = typer.Typer(help=examples(__doc__), no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app.add_typer(data_commands.app, name="data")
 
 
 @app.command()
@@ -47,7 +53,7 @@ def run(
     from pipelines.local import InputError
     from pipelines.loop import LoopConfig, run_loop
 
-    _stop_on_signals()
+    stop_on_signals()
     try:
         config = LoopConfig(
             data=data,
@@ -61,16 +67,16 @@ def run(
             root=root,
         )
     except ValueError as error:
-        _stop(str(error), 2)
+        stop(str(error), 2)
     try:
         with Steps() as steps:
             folder = run_loop(config, steps.on_step)
     except (InputError, OSError) as error:
-        _stop(str(error), 2)
+        stop(str(error), 2)
     except RuntimeError as error:  # PipelineError: a step; StackError, TorchServeError: a server
-        _stop(str(error), 1)
+        stop(str(error), 1)
     except KeyboardInterrupt:
-        _stop("stopped", 130)
+        stop("stopped", 130)
     print_summary(folder, root)
 
 
@@ -81,10 +87,10 @@ def serve(
 ) -> None:
     """Start the servers of a run (TorchServe with both arms, router, Feast online store, ledger) until Ctrl-C."""
     if not (run / "summary.json").exists():
-        _stop(f"{run}: no finished run there; make one with: mtorl run", 2)
+        stop(f"{run}: no finished run there; make one with: mtorl run", 2)
     from serving.stack import LocalStack
 
-    _stop_on_signals()
+    stop_on_signals()
     try:
         typer.echo(f"starting TorchServe (incumbent, challenger) and the router of {run.resolve().name} ...")
         with LocalStack(run.resolve(), router_port=port) as stack:
@@ -94,7 +100,7 @@ def serve(
     except KeyboardInterrupt:
         typer.echo("stopped")
     except RuntimeError as error:  # StackError, TorchServeError: their text holds the log's tail
-        _stop(str(error), 1)
+        stop(str(error), 1)
 
 
 @app.command("compile")
@@ -121,7 +127,7 @@ def materialize(
     try:
         refresh(feature_repo, DatasetSpec.load(dataset), log)
     except (SpecError, OSError) as error:
-        _stop(str(error), 2)
+        stop(str(error), 2)
 
 
 @app.command()
@@ -144,14 +150,14 @@ def drift(
     try:
         for name, value in (("--since", since), ("--until", until)):
             if value and not _is_time(value):
-                _stop(f"{name}: {value!r} is not an ISO time such as 2026-01-31T12:00:00Z", 2)
+                stop(f"{name}: {value!r} is not an ISO time such as 2026-01-31T12:00:00Z", 2)
         found = drift_of_window(str(decision_log), str(artifact), since, until, str(out), seed, alert_url)
     except (ArtifactError, OSError) as error:
-        _stop(str(error), 2)
+        stop(str(error), 2)
     except AlertError as error:
-        _stop(f"the check is done (see {out}), but nobody was told: {error}", 1)
+        stop(f"the check is done (see {out}), but nobody was told: {error}", 1)
     if found["not_checked"]:
-        _stop(f"not checked: {found['not_checked']}", 1)
+        stop(f"not checked: {found['not_checked']}", 1)
     drifted = found["detected_columns"]
     typer.echo(f"{found['rows']} rows, drifted: {', '.join(drifted) or 'none'}; report: {out / 'drift.html'}")
     raise typer.Exit(3 if drifted else 0)
@@ -163,21 +169,6 @@ def _is_time(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _stop_on_signals() -> None:
-    """End by an exception, which stops the servers on its way out, also where a shell has Ctrl-C ignored."""
-
-    def interrupt(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
-
-
-def _stop(message: str, code: int) -> NoReturn:
-    typer.echo(f"mtorl: {message}", err=True)
-    raise typer.Exit(code)
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ def ingest(
         seed: Seed of the simulator and of the sample of users.
         log: Folder with touchpoints.parquet and dataset.yaml.
     """
-    from mtorl.intake import ingest as run
+    from features.intake import ingest as run
 
     result = run(source, dataset, log.path, quarantine, on_bad_rows, users, seed)
     log.metadata["fingerprint"] = result.fingerprint
@@ -43,7 +43,7 @@ def build_features(log: Input[Dataset], feature_repo: str, code_version: str, wi
         log: Folder written by ingest.
         feature_repo: Folder of the feature repository (registry, sources, online store).
         code_version: Part of the cache key: the library's version.
-        windows: Folder with windows.parquet and dataset.yaml.
+        windows: Window store: manifest.json, steps/, dataset.yaml and fingerprint.
     """
     from features.pipeline import build
 

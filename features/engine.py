@@ -4,25 +4,54 @@
         log = engine.read("touchpoints.parquet")       # an ibis.Table; nothing is read yet
         engine.write(log.filter(log.click == 1), "clicks.parquet")
 
-Both work in UTC and spill to disk instead of dying when the data is larger than memory.
+Both work in UTC and spill to disk instead of dying when the data is larger than memory. Spark takes its master, memory
+and executors from its own configuration (spark-submit, a SparkApplication, spark-defaults.conf); without any it runs
+inside this machine. Files must then be on a volume that the driver and all executors see.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import tempfile
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import ibis
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+import ibis.expr.datatypes as dt
 
 ENGINES = ("duckdb", "spark")
 MEMORY_LIMIT = "2GB"  # of DuckDB's buffers; what does not fit goes to its temporary folder
+_FLUSH_ROWS = 64 * 1024  # that DuckDB holds for each shard and thread before it writes them
+
+# Functions that Ibis lacks. Spark has the first two under these names; each engine defines what it misses.
+
+
+@ibis.udf.scalar.builtin(signature=((dt.timestamp,), dt.int64))
+def unix_micros(time):
+    """A time as microseconds since 1970 (exact, unlike Ibis' own seconds)."""
+
+
+@ibis.udf.scalar.builtin(signature=((dt.int64,), dt.Timestamp(timezone="UTC", scale=6)))
+def timestamp_micros(micros):
+    """Microseconds since 1970 as a time."""
+
+
+@ibis.udf.scalar.builtin(signature=((dt.string,), dt.int64))
+def user_bucket(user_id):
+    """A number in [0, 65536) from a user's id alone, the same on every engine: the last two bytes of its MD5."""
+
+
+BUCKETS = 65_536
+Build = Callable[[ibis.Table], ibis.Table]
+
+
+def _ignore(path: Path) -> None:
+    pass
 
 
 class Engine(Protocol):
@@ -40,6 +69,23 @@ class Engine(Protocol):
         DuckDB writes one file, Spark a folder of parts; `read` takes both.
         """
 
+    def write_shards(
+        self, table: ibis.Table, build: Build, folder: Path, shards: int, written: Callable[[Path], None] = _ignore
+    ) -> None:
+        """Write `build(table)` as folder/part-00000.parquet ...: whole users, sorted by user_id and timestamp.
+
+        Args:
+            table: Has the columns user_id and timestamp.
+            build: Expression of a table of whole users that treats each user apart, and keeps those two columns.
+                DuckDB calls it for one shard at a time, so memory does not grow with the table; Spark once.
+            folder: To write into.
+            shards: A user's shard is `user_bucket(user_id) * shards // BUCKETS`; one without users has no file.
+            written: Called with each file once it is complete.
+        """
+
+    def close(self) -> None:
+        """Let go of what the engine holds."""
+
 
 class DuckDBEngine:
     """One process, all cores; memory bounded by `MEMORY_LIMIT`."""
@@ -47,9 +93,19 @@ class DuckDBEngine:
     name = "duckdb"
 
     def __init__(self, temporary: Path) -> None:
+        # Ibis sets the time zone to UTC.
         self.connection = ibis.duckdb.connect(
-            memory_limit=MEMORY_LIMIT, temp_directory=str(temporary), TimeZone="UTC", preserve_insertion_order=False
+            memory_limit=MEMORY_LIMIT,
+            temp_directory=str(temporary),
+            preserve_insertion_order=False,
+            partitioned_write_flush_threshold=_FLUSH_ROWS,
         )
+        for macro in (
+            "unix_micros(time) AS epoch_us(time)",
+            "timestamp_micros(micros) AS make_timestamptz(CAST(micros AS BIGINT))",
+            "user_bucket(user_id) AS CAST(md5_number(user_id) >> 112 AS BIGINT)",
+        ):
+            self.connection.raw_sql(f"CREATE TEMP MACRO {macro}")
 
     def read(self, path: Path | str) -> ibis.Table:
         """See `Engine`."""
@@ -58,16 +114,171 @@ class DuckDBEngine:
 
     def write(self, table: ibis.Table, path: Path | str) -> None:
         """See `Engine`."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        with replacing(Path(path)) as temporary:
             self.connection.to_parquet(table, str(temporary), compression="zstd")
-            if path.is_dir():
-                shutil.rmtree(path)
-            os.replace(temporary, path)
+
+    def write_shards(
+        self, table: ibis.Table, build: Build, folder: Path, shards: int, written: Callable[[Path], None] = _ignore
+    ) -> None:
+        """See `Engine`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if shards == 1:
+            written(self._write_shard(build(table), folder, 0))
+            return
+        raw = folder / ".raw"
+        try:
+            self.connection.to_parquet(
+                table.mutate(shard=_shard(table, shards)), str(raw), partition_by=("shard",), compression="lz4"
+            )
+            for shard in range(shards):
+                if (part := raw / f"shard={shard}").exists():
+                    written(self._write_shard(build(self.read(part).drop("shard")), folder, shard))
+                    shutil.rmtree(part)
         finally:
-            temporary.unlink(missing_ok=True)
+            _remove(raw)
+
+    def close(self) -> None:
+        """See `Engine`."""
+        self.connection.disconnect()
+
+    def _write_shard(self, table: ibis.Table, folder: Path, shard: int) -> Path:
+        path = folder / _shard_file(shard)
+        self.write(table.order_by("user_id", "timestamp"), path)
+        return path
+
+
+class SparkEngine:
+    """Spark as its configuration has it."""
+
+    name = "spark"
+
+    def __init__(self, temporary: Path) -> None:
+        session, self._ours = _spark_session(temporary / "spark.log")
+        context = session.sparkContext
+        if context.master.startswith("local") and not context.getConf().contains("spark.sql.shuffle.partitions"):
+            session.conf.set("spark.sql.shuffle.partitions", str(context.defaultParallelism))  # 200 is for a cluster
+        session.conf.set("spark.sql.session.timeZone", "UTC")
+        session.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
+        session.conf.set("spark.sql.parquet.compression.codec", "zstd")
+        session.sql(
+            "CREATE OR REPLACE TEMPORARY FUNCTION user_bucket(user_id STRING) RETURNS BIGINT RETURN "
+            "CAST(conv(concat(substr(md5(user_id), 31, 2), substr(md5(user_id), 29, 2)), 16, 10) AS BIGINT)"
+        )
+        self.connection = ibis.pyspark.connect(session)
+        self._session = session
+
+    def read(self, path: Path | str) -> ibis.Table:
+        """See `Engine`."""
+        return self.connection.read_parquet(str(Path(path).absolute()))
+
+    def write(self, table: ibis.Table, path: Path | str) -> None:
+        """See `Engine`."""
+        with replacing(Path(path).absolute()) as temporary:
+            self._frame(table).write.parquet(str(temporary))
+
+    def write_shards(
+        self, table: ibis.Table, build: Build, folder: Path, shards: int, written: Callable[[Path], None] = _ignore
+    ) -> None:
+        """See `Engine`."""
+        built = build(table)
+        frame = self._frame(built.mutate(shard=_shard(built, shards)))
+        # Partition k of the job is shard k, and Spark numbers the file of a partition like the partition.
+        frame = frame.repartitionById(shards, "shard").sortWithinPartitions("user_id", "timestamp").drop("shard")
+        folder = folder.absolute()
+        raw = folder / ".raw"
+        try:
+            frame.write.parquet(str(raw))
+            for part in sorted(raw.glob("part-*.parquet")):
+                path = folder / _shard_file(int(part.name.split("-")[1]))
+                os.replace(part, path)
+                written(path)
+        finally:
+            _remove(raw)
+
+    def close(self) -> None:
+        """See `Engine`."""
+        if self._ours:
+            self.connection.disconnect()
+
+    def _frame(self, table: ibis.Table) -> Any:
+        return self._session.sql(ibis.to_sql(table, dialect="pyspark"))
+
+
+def _spark_session(log: Path) -> tuple[Any, bool]:
+    """The session of this process, and whether it is new; a new one takes everything from Spark's own configuration.
+
+    Raises:
+        RuntimeError: there is no pyspark, or no Java to run Spark.
+    """
+    try:
+        from pyspark import SparkConf, SparkContext
+        from pyspark.java_gateway import launch_gateway
+        from pyspark.sql import SparkSession
+    except ImportError as error:
+        raise RuntimeError("ENGINE=spark needs PySpark: pip install 'mtorl-kubeflow[spark]'") from error
+    if session := SparkSession.getActiveSession():
+        return session, False
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # by spark-submit: the JVM runs already
+    java = os.environ.get("JAVA_HOME") or shutil.which("java")
+    if not submitted and not java:
+        raise RuntimeError("ENGINE=spark needs Java 17: install it (openjdk-17-jre-headless) or set JAVA_HOME")
+    settings = {"spark.ui.showConsoleProgress": "false", "spark.log.level": "ERROR"}
+    conf = SparkConf(loadDefaults=False).setAll(list(settings.items()))
+    gateway = SparkContext._gateway
+    if gateway is None:
+        try:
+            with log.open("wb") as console:  # what Java says before Spark's own logging is set up
+                gateway = launch_gateway(conf, popen_kwargs={"stderr": console})
+        except Exception as error:
+            said = log.read_text(errors="replace").strip().splitlines()[-3:]
+            raise RuntimeError(f"ENGINE=spark: Spark did not start: {' | '.join(said) or error}") from error
+    conf = SparkConf(_jvm=gateway.jvm).setAll(list(settings.items())).setIfMissing("spark.app.name", "mtorl-features")
+    return SparkSession(SparkContext(gateway=gateway, conf=conf)), True
+
+
+def _shard_file(shard: int) -> str:
+    return f"part-{shard:05d}.parquet"
+
+
+def _shard(table: ibis.Table, shards: int) -> ibis.Value:
+    return (user_bucket(table.user_id) * shards // BUCKETS).cast("int32")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write a file or a folder to; it takes the place of `path` if all goes well, else it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # By chance, not by process: in two pods that share the volume, processes have the same numbers.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        yield temporary
+        _swap(temporary, path)
+    finally:
+        _remove(temporary)
+
+
+def _swap(new: Path, path: Path) -> None:
+    if new.is_dir() or path.is_dir():
+        old = path.with_name(f".{path.name}.old")
+        _remove(old)
+        if path.exists():
+            os.rename(path, old)
+        try:
+            os.rename(new, path)
+        except OSError:
+            if old.exists():
+                os.rename(old, path)
+            raise
+        _remove(old)
+    else:
+        os.replace(new, path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -79,13 +290,16 @@ def open_engine(name: str = "") -> Iterator[Engine]:
 
     Raises:
         ValueError: there is no such engine.
+        RuntimeError: Spark is wanted and can't run here.
     """
     name = name or os.environ.get("ENGINE", "") or "duckdb"
     if name not in ENGINES:
         raise ValueError(f"ENGINE: {name!r} is not one of {', '.join(ENGINES)}")
-    with tempfile.TemporaryDirectory(prefix="mtorl-engine-") as temporary:
-        engine = DuckDBEngine(Path(temporary))
+    with tempfile.TemporaryDirectory(prefix="mtorl-engine-") as temporary, warnings.catch_warnings():
+        # Ibis' own business with DuckDB; Feast, once imported, lets such warnings through.
+        warnings.filterwarnings("ignore", r"fetch_arrow_table\(\) is deprecated", DeprecationWarning)
+        engine = (DuckDBEngine if name == "duckdb" else SparkEngine)(Path(temporary))
         try:
             yield engine
         finally:
-            engine.connection.disconnect()
+            engine.close()

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
-from features import store
+from features import sequences, store
+from features.engine import open_engine
 from mtorl.dataset import DatasetSpec
 
 
 def build(log: str, feature_repo: str, windows: str) -> int:
-    """Create the feature repository of a log and join the windows of every touchpoint.
+    """Create the feature repository of a log, and the window store of its touchpoints with what Feast adds to them.
 
     Args:
         log: Folder with touchpoints.parquet, dataset.yaml and ingest.json.
         feature_repo: Folder of the Feast repository.
-        windows: Folder to write: windows.parquet, dataset.yaml, fingerprint.
+        windows: Folder to write: manifest.json, steps/part-00000.parquet ..., dataset.yaml, fingerprint.
 
     Returns:
-        Number of windows.
+        Number of touchpoints, each of which has a window.
     """
     source, out = Path(log), Path(windows)
     spec = DatasetSpec.load(str(source / "dataset.yaml"))
-    store.create(Path(feature_repo), spec, source / "touchpoints.parquet")
-    out.mkdir(parents=True, exist_ok=True)
-    rows = store.training_windows(Path(feature_repo), source / "touchpoints.parquet", spec, out / "windows.parquet")
-    shutil.copy2(source / "dataset.yaml", out)
+    touchpoints = source / "touchpoints.parquet"
+    store.create(Path(feature_repo), spec, touchpoints)
+    with open_engine() as engine:
+        sequences.build(engine, touchpoints, spec, out)
+    rows = store.training_windows(Path(feature_repo), out, spec)
     (out / "fingerprint").write_text(json.loads((source / "ingest.json").read_text())["fingerprint"])
     return rows

@@ -1,18 +1,19 @@
-"""A run's own Feast repository: create it, join training windows strictly in the past, keep the online store fresh.
+"""A run's own Feast repository: create it, join training rows strictly in the past, keep the online store fresh.
 
     store.create(root, spec, "touchpoints.parquet")                    # sources, definitions, empty online store
-    store.training_windows(root, "touchpoints.parquet", spec, "windows.parquet")
-    store.materialize(root)                                            # every user's newest history goes online
+    store.training_windows(root, "windows", spec)                      # adds Feast's features to the window store
+    store.materialize(root)                                            # the newest features of every key go online
     store.refresh(root, spec, "touchpoints.parquet", users=[...])      # after the log has grown
 
-The folder is self-contained: another process (the router) opens it with `FeatureStore(repo_path=root)` and reads
-`get_feature_service("ad_decision_v1")` without this package.
+The folder is self-contained: who reads `get_feature_service("ad_decision_v1")` online needs its registry and its online
+store, and nothing of this package, given a feature_store.yaml that names no offline store (the one here names ours).
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import shutil
 import sqlite3
 import warnings
@@ -21,25 +22,28 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from features.sources import HISTORY, STATIC, build_sources, connect, history_types, open_log, quoted
-from mtorl.dataset import BASE_COLUMNS, DatasetSpec
+from features import backfill
+from features.engine import open_engine
+from features.names import AD_DECISION, HISTORY
+from features.parquet_rows import parquet_files
+from features.sources import build_sources
+from mtorl.dataset import DatasetSpec
 
 if TYPE_CHECKING:
-    from feast import FeatureService, FeatureStore
+    from feast import FeatureStore
 
-SERVICE = "ad_decision_v1"
 _CONFIG = Path(__file__).parent / "feature_repo" / "feature_store.yaml"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_BATCH = 500  # users in one transaction of a refresh
 
 
 def create(root: Path | str, spec: DatasetSpec, log_parquet: Path | str) -> None:
     """Lay a feature repository: data/*.parquet, feature_store.yaml, registry.db and online.db.
 
     An existing repository is updated in place: its feature_store.yaml stands (a cluster names its own stores there),
-    feature views that the data set no longer defines go.
+    feature views that the data set no longer defines go. $ENGINE computes the sources.
 
     Args:
         root: Folder of the repository.
@@ -49,7 +53,9 @@ def create(root: Path | str, spec: DatasetSpec, log_parquet: Path | str) -> None
     from features.feature_repo.views import build
 
     root = Path(root)
-    build_sources(log_parquet, spec, root / "data")
+    made = build(spec, root / "data")
+    with _quiet(), open_engine() as engine:
+        build_sources(engine, log_parquet, spec, root / "data")
     if not (root / _CONFIG.name).exists():
         shutil.copyfile(_CONFIG, root / _CONFIG.name)
     store = _open(root)
@@ -58,135 +64,139 @@ def create(root: Path | str, spec: DatasetSpec, log_parquet: Path | str) -> None
         with contextlib.closing(sqlite3.connect(root / online.path)) as connection:
             # Kept in the file itself: readers in other processes go on while a refresh writes.
             connection.execute("PRAGMA journal_mode = WAL")
-    made = build(spec, root / "data")
-    objects: list[Any] = [made.user, *(view.batch_source for view in made.views), *made.views, made.ad_decision]
     names = {view.name for view in made.views}
     gone: list[Any] = [view for view in store.list_feature_views() if view.name not in names]
-    store.apply(objects, objects_to_delete=gone, partial=False)
+    with _quiet():
+        store.apply(made.objects, objects_to_delete=gone, partial=False)
 
 
-def training_windows(root: Path | str, log_parquet: Path | str, spec: DatasetSpec, out_parquet: Path | str) -> int:
-    """Join to every touchpoint what was known just before it, and write the windows table.
+# ---- training
+
+
+def training_windows(root: Path | str, windows: Path | str, spec: DatasetSpec) -> int:
+    """Add to every touchpoint of a window store what Feast knew just before it.
+
+    All features of `ad_decision_v1` but the history: the rows themselves are the history. Static columns are replaced,
+    the others added; where Feast knows nothing, a feature has its declared default, as in the router.
 
     Args:
-        root: Folder of the repository.
-        log_parquet: The log whose touchpoints become rows; `create` or `refresh` has seen it.
+        root: Folder of the repository, made of the same log.
+        windows: Window store of `features.sequences.build`; its shards are rewritten one by one.
         spec: Description of the data set.
-        out_parquet: File to write, sorted by user_id and timestamp.
 
     Returns:
-        Number of rows: one for each touchpoint of the log.
+        Number of rows: one for each touchpoint.
     """
-    from mtorl.splits import split_of
+    from features.manifest import rewrite_shards
 
-    with connect() as con:
-        open_log(con, log_parquet)
-        # Feast joins feature time <= entity time. At the touchpoint's own time its history would hold the touchpoint
-        # itself: the answer. One microsecond, the resolution of the log, earlier it holds the past alone.
-        entities = con.sql("SELECT user_id, timestamp - INTERVAL 1 MICROSECOND AS event_timestamp FROM log").df()
-        store = _open(root)
+    store = _open(root)
+    service = store.get_feature_service(AD_DECISION)
+    wanted = {
+        feature.name: (f"{projection.name}:{feature.name}", feature)
+        for projection in service.feature_view_projections
+        if projection.name != HISTORY
+        for feature in projection.features
+    }
+
+    def join(steps: pa.Table) -> pa.Table:
+        times = steps["timestamp"]
+        entities = pa.table(
+            {
+                "user_id": steps["user_id"],
+                "campaign_id": steps["campaign_id"],
+                "event_timestamp": times,  # the store joins strictly before it
+                "request_timestamp": times.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).cast(pa.float64()),
+            }
+        )
         with _quiet():
-            joined = store.get_historical_features(
+            found = store.get_historical_features(
                 entity_df=entities,
-                features=store.get_feature_service(SERVICE),
+                features=[reference for reference, _ in wanted.values()],
                 filter_by_created_timestamp=True,  # a touchpoint that arrived late is unknown until then
             ).to_arrow()
-        con.register("joined", joined)
-        users = con.sql("SELECT DISTINCT user_id FROM log").df()["user_id"]
-        con.register("splits", users.to_frame().assign(split=split_of(users)))
-        con.sql(_windows_sql(spec)).write_parquet(str(out_parquet), use_tmp_file=True)
-    return len(entities)
+        for name, (_, feature) in wanted.items():
+            column = _filled(found[name], feature.tags.get("default", "null"))
+            at = steps.column_names.index(name) if name in steps.column_names else None
+            steps = steps.append_column(name, column) if at is None else steps.set_column(at, name, column)
+        return steps
+
+    return rewrite_shards(Path(windows), join)
 
 
-def _windows_sql(spec: DatasetSpec) -> str:
-    own = [f"log.{quoted(name)}" for name in BASE_COLUMNS[2:]]
-    context = [f"log.{quoted(c.name)}" for c in spec.context]
-    static = [f"joined.{quoted(c.name)}" for c in spec.static]
-    history = [f"coalesce(joined.{quoted(name)}, []) AS {quoted(name)}" for name in history_types(spec)]
-    columns = ", ".join([*own, *context, *static, *history])
-    return f"""
-        SELECT log.user_id, log.timestamp,
-               row_number() OVER (PARTITION BY log.user_id ORDER BY log.timestamp) - 1 AS step,
-               count(*) OVER (PARTITION BY log.user_id) AS journey,
-               splits.split, {columns}
-        FROM log
-        JOIN splits USING (user_id)
-        JOIN joined ON joined.user_id = log.user_id AND joined.event_timestamp = log.timestamp - INTERVAL 1 MICROSECOND
-        ORDER BY log.user_id, log.timestamp"""
+def _filled(column: pa.ChunkedArray, default: str) -> pa.Array:
+    """A column with its default (JSON) where it is null or NaN."""
+    values = column.combine_chunks()
+    if pa.types.is_floating(values.type):
+        values = pc.if_else(pc.is_nan(values), None, values)
+    rest = pa.array([json.loads(default)], values.type)
+    places = pc.if_else(values.is_valid(), pa.array(range(len(values)), pa.int64()), len(values))
+    return pa.concat_arrays([values, rest]).take(places)
+
+
+# ---- online
 
 
 def materialize(root: Path | str, end: datetime | None = None) -> None:
-    """Put every user's newest history, and static features, into the online store.
+    """Put the newest features of every key into the online store.
 
     Args:
         root: Folder of the repository.
-        end: Leave out what happened later; default: nothing.
+        end: Leave out what happened, or became known, later; default: nothing of the log.
     """
-    root = Path(root)
-    if end is None:
-        with connect() as con:
-            (end,) = con.read_parquet(str(root / "data" / f"{HISTORY}.parquet")).max("event_timestamp").fetchall()[0]
     store = _open(root)
+    end = end or _last_known(root)
+    views = store.list_feature_views()
+    guarded = {HISTORY} if store.config.online_store.type == "sqlite" else set()
     with _quiet():
-        store.materialize(_EPOCH, end)
+        store.materialize(_EPOCH, end, feature_views=[view.name for view in views if view.name not in guarded])
+    for view in views:
+        if view.name in guarded:
+            backfill.write(store, view, backfill.newest_rows(store, view, end))
 
 
 def refresh(root: Path | str, spec: DatasetSpec, log_parquet: Path | str, users: Iterable[str] | None = None) -> int:
     """Rebuild the sources from a log that has grown and bring the online store up to date.
 
-    Other processes may read online features meanwhile: they find a user's history as it was before or after, never a
-    mixture. The registry stays untouched, for Feast rewrites it in place and a reader could catch half of it.
+    Other processes may read and append meanwhile: they find a user's features as they were before or after, never a
+    mixture, and a history that was appended to is not taken back. The registry stays untouched, for Feast rewrites it
+    in place and a reader could catch half of it.
 
     Args:
         root: Folder of a repository that `create` made of an earlier state of the log.
         spec: Description of the data set.
         log_parquet: The whole log, not only what is new.
-        users: Users to write; default: all of the log.
+        users: Users to write; default: all of the log. Campaigns and channels are written in any case.
 
     Returns:
         Number of users written.
     """
-    data = Path(root) / "data"
-    build_sources(log_parquet, spec, data)
+    with _quiet(), open_engine() as engine:
+        build_sources(engine, log_parquet, spec, Path(root) / "data")
     store = _open(root)
+    end = _last_known(root)
+    only = None if users is None else pa.array(list(users), pa.string())
     written = 0
-    with connect() as con:
-        only = ""
-        if users is not None:
-            con.register("wanted", pd.DataFrame({"user_id": list(users)}, dtype="string"))
-            only = "SEMI JOIN wanted USING (user_id)"
-        for view in (STATIC, HISTORY) if spec.static else (HISTORY,):
-            con.read_parquet(str(data / f"{view}.parquet")).create_view("source", replace=True)
-            newest = con.sql(
-                f"""FROM source {only} QUALIFY row_number() OVER (
-                    PARTITION BY user_id ORDER BY event_timestamp DESC, created_timestamp DESC) = 1"""
-            ).df()
-            for start in range(0, len(newest), _BATCH):
-                store.write_to_online_store(view, newest[start : start + _BATCH])
-            written = len(newest)
+    for view in store.list_feature_views():
+        source: Any = view.batch_source
+        # The registry names the sources of whoever made it: on a cluster that is the pipeline, which has its own.
+        source.file_options.uri = str((Path(root) / "data" / f"{view.name}.parquet").resolve())
+        rows = backfill.newest_rows(store, view, end)
+        if only is not None and view.join_keys == ["user_id"]:
+            rows = rows.filter(pc.is_in(rows["user_id"], only))
+        backfill.write(store, view, rows)
+        if view.name == HISTORY:
+            written = rows.num_rows
     return written
 
 
-def online_features(
-    store: FeatureStore, service: FeatureService, user_id: str
-) -> tuple[dict[str, list[Any]], dict[str, Any], bool]:
-    """Read one user's features as `mtorl.windows.instance_from_history` takes them.
+def _last_known(root: Path | str) -> datetime:
+    """When the newest row of the log became known: the end of what the repository can tell."""
+    import duckdb
 
-    Returns:
-        The hist_* lists (empty for an unknown user), the static features (null for an unknown user), and whether the
-        user has a history.
-    """
-    answer = store.get_online_features(features=service, entity_rows=[{"user_id": user_id}]).to_dict()
-    # Feast's order of features is not stable, and its status for an unknown user differs between stores: by name, null.
-    values = {name: column[0] for name, column in answer.items() if name != "user_id"}
-    # A null text inside a list comes back as "" (a null number went in as NaN: see features/sources.py).
-    history = {
-        name: [None if item == "" else item for item in value or []]
-        for name, value in values.items()
-        if name.startswith("hist_")
-    }
-    static = {name: value for name, value in values.items() if not name.startswith("hist_")}
-    return history, static, values["hist_channel"] is not None
+    files = [str(path) for path in parquet_files(Path(root) / "data" / f"{HISTORY}.parquet")]
+    with duckdb.connect() as con:
+        (known,) = con.read_parquet(files).aggregate("epoch_us(max(created_timestamp))").fetchall()[0]
+    return datetime.fromtimestamp(known // 1_000_000, UTC).replace(microsecond=known % 1_000_000)
 
 
 def _open(root: Path | str) -> FeatureStore:
@@ -197,7 +207,8 @@ def _open(root: Path | str) -> FeatureStore:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Feast's progress report, and a deprecation between its own dependencies, off the console."""
+    """Keep Feast's progress report, and what libraries say of each other, off the console."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
         warnings.filterwarnings("ignore", r"fetch_arrow_table\(\) is deprecated", DeprecationWarning)
         yield

@@ -64,9 +64,9 @@ def as_list(values: Any) -> list[Any]:
 
 
 def as_json(values: Sequence[Any]) -> list[Any]:
-    """Plain values: NaN is not JSON, and NumPy's scalars are not either."""
+    """Plain values: NaN is not JSON, NumPy's scalars are not either, and "" stands for null in a list of text."""
     plain = [v.item() if isinstance(v, np.generic) else v for v in values]
-    return [None if isinstance(v, float) and math.isnan(v) else v for v in plain]
+    return [None if v == "" or (isinstance(v, float) and math.isnan(v)) else v for v in plain]
 
 
 def json_list(values: Any, length: int, where: str, index: int) -> list[Any]:
@@ -95,14 +95,14 @@ def json_values(column: Column, values: list[Any], where: str, row_N: NDArray[np
     """A context or static column of several instances."""
     if column.kind == "numeric":
         return json_numbers(values, where, row_N)
-    code: dict[str | None, int] = {None: -1}
+    code: dict[str | None, int] = {None: -1, "": -1}
     codes = np.empty(len(values), dtype=np.int64)
     for position, value in enumerate(values):
         if value is not None and not isinstance(value, str):
             i = int(row_N[position])
             raise WindowError(f"instance {i}: {where} holds {short(value)}, expected text", i)
-        codes[position] = code.setdefault(value, len(code) - 1)
-    return Codes(codes, tuple(v for v in code if v is not None))
+        codes[position] = code.setdefault(value, len(code) - 2)
+    return Codes(codes, tuple(v for v in code if v))
 
 
 # ---- Arrow
@@ -111,27 +111,6 @@ def json_values(column: Column, values: list[Any], where: str, row_N: NDArray[np
 def flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     """A table's column in one piece."""
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-
-
-def flat_lists(table: pa.Table, names: Sequence[str]) -> tuple[dict[str, pa.Array], NDArray[np.int64]]:
-    """List columns laid end to end, and the length that all lists of a row have. A null list is an empty one."""
-    found: dict[str, pa.Array] = {}
-    lengths: NDArray[np.int64] | None = None
-    for name in names:
-        lists = flat(table[name])
-        if pa.types.is_null(lists.type):
-            lists = lists.cast(pa.list_(pa.null()))
-        if not (pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)):
-            raise WindowError(f"{name}: expected a column of lists, got {lists.type}")
-        length = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-        lengths = length if lengths is None else lengths
-        unequal = np.flatnonzero(length != lengths)
-        if unequal.size:
-            i = int(unequal[0])
-            raise WindowError(f"row {i}: {name} has {length[i]} touchpoints, {names[0]} {lengths[i]}", i)
-        found[name] = lists.flatten()
-    assert lengths is not None
-    return found, lengths
 
 
 def arrow_numbers(values: pa.Array, where: str, null: bool = True) -> NDArray[np.float64]:
@@ -145,17 +124,38 @@ def arrow_numbers(values: pa.Array, where: str, null: bool = True) -> NDArray[np
     return found
 
 
+def arrow_times(values: pa.Array, where: str, null: int | None) -> NDArray[np.int64]:
+    """Points in time, microseconds since 1970. A null becomes `null`, or is an error if that is None."""
+    if not pa.types.is_timestamp(values.type):
+        raise WindowError(f"{where}: expected times, got {values.type}")
+    if values.null_count and null is None:
+        i = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
+        raise WindowError(f"row {i}: {where} is null", i)
+    times = values.cast(pa.timestamp("us", values.type.tz)).cast(pa.int64())
+    found = times.fill_null(null) if values.null_count else times
+    return cast(NDArray[np.int64], found.to_numpy(zero_copy_only=False))
+
+
 def arrow_codes(values: pa.Array, where: str) -> Codes:
-    """A text column."""
+    """A text column; "" is null, as it is in JSON."""
     if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
+        # Its dictionary may hold a text twice, or a null.
+        inner = arrow_codes(values.dictionary, where)
+        return Codes(np.append(inner.codes, -1)[_indices(values)], inner.values)
     if pa.types.is_null(values.type):
         values = values.cast(pa.string())
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         raise WindowError(f"{where}: expected text, got {values.type}")
     encoded = values.dictionary_encode()
-    codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
-    return Codes(codes, tuple(encoded.dictionary.to_pylist()))
+    codes, texts = _indices(encoded), encoded.dictionary.to_pylist()
+    if "" in texts:
+        codes = np.where(codes == texts.index(""), -1, codes)
+    return Codes(codes, tuple(texts))
+
+
+def _indices(encoded: pa.DictionaryArray) -> NDArray[np.int64]:
+    """Places in the dictionary; -1 is null."""
+    return cast(NDArray[np.int64], pc.fill_null(encoded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False))
 
 
 def arrow_channels(values: pa.Array, channels: Sequence[str], where: str) -> NDArray[np.int64]:
@@ -171,13 +171,3 @@ def arrow_channels(values: pa.Array, channels: Sequence[str], where: str) -> NDA
 def arrow_values(column: Column, values: pa.Array, where: str) -> Values:
     """A context or static column."""
     return arrow_numbers(values, where) if column.kind == "numeric" else arrow_codes(values, where)
-
-
-def append(past: Values, present: Values) -> Values:
-    """Past values, then present ones, over one vocabulary."""
-    if not isinstance(past, Codes):
-        return np.concatenate([past, cast(NDArray[np.float64], present)])
-    assert isinstance(present, Codes)
-    code = {value: i for i, value in enumerate(past.values)}
-    moved = np.array([code.setdefault(v, len(code)) for v in present.values] + [-1], dtype=np.int64)
-    return Codes(np.concatenate([past.codes, moved[present.codes]]), tuple(code))

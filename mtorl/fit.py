@@ -1,4 +1,4 @@
-"""From a table of windows to an artifact: the incumbent and the challenger, both fitted on training users only."""
+"""From a windows folder to an artifact: the incumbent and the challenger, both fitted on training users only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def fit_incumbent(windows: str, out: str) -> Artifact:
     """Fit channel frequencies by segment and save them as an artifact.
 
     Args:
-        windows: Folder with the windows table.
+        windows: Windows folder.
         out: Folder of the artifact.
     """
     table = WindowTable.load(windows)
@@ -42,7 +42,7 @@ def fit_challenger(windows: str, out: str, epochs: int, seed: int, budget_share:
     """Train MTORL, price the budget on validation users, and save the policy as an artifact.
 
     Args:
-        windows: Folder with the windows table.
+        windows: Windows folder.
         out: Folder of the artifact.
         epochs: Most epochs.
         seed: Seed of initialisation and shuffling.

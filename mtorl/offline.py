@@ -19,7 +19,7 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
     """Score both policies on every step of every test journey.
 
     Args:
-        windows: Folder with the windows table.
+        windows: Windows folder.
         challenger: Artifact folder.
         incumbent: Artifact folder.
         budget_share: Budget that both policies get, as a share of what always exposing would cost.

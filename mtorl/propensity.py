@@ -1,6 +1,6 @@
 """With what probability did the logging policy choose the channel that it chose?
 
-    propensity_B = logged_propensity(windows, spec)
+    propensity_B = logged_propensity(table.rows, spec)
 
 A log that recorded its propensities answers itself ("logged"). For one that did not, the data set description names the
 weakest model that fits how its channels came about:
@@ -32,7 +32,8 @@ def logged_propensity(windows: pd.DataFrame, spec: DatasetSpec) -> Floats:
     """Propensity of the logged channel of each row.
 
     Args:
-        windows: The windows table: columns user_id, step, split, channel, and propensity for a log that has it.
+        windows: Touchpoints, such as `WindowTable.rows`: columns user_id, timestamp, step (0 where a journey starts),
+            split, channel, and propensity for a log that has it.
         spec: Description of the data set; its `propensity` names the method.
 
     Returns:
@@ -71,10 +72,11 @@ def logged_propensity(windows: pd.DataFrame, spec: DatasetSpec) -> Floats:
 
 
 def _previous(windows: pd.DataFrame, channel_B: NDArray[np.int64], start: int) -> NDArray[np.int64]:
-    """Channel of the user's touchpoint before, `start` at the beginning of a journey. Rows may be in any order."""
+    """Channel of the touchpoint before, `start` at the beginning of a journey. Rows may be in any order."""
     user_B, step_B = pd.factorize(windows["user_id"])[0], windows["step"].to_numpy()
-    order_B = np.lexsort((step_B, user_B))
+    order_B = np.lexsort((windows["timestamp"].astype("int64"), user_B))
     before_B = np.full(len(windows), start, dtype=np.int64)
-    follows = user_B[order_B][1:] == user_B[order_B][:-1]
+    # A user's later journeys start afresh, as the first one does.
+    follows = (user_B[order_B][1:] == user_B[order_B][:-1]) & (step_B[order_B][1:] > 0)
     before_B[order_B[1:][follows]] = channel_B[order_B[:-1][follows]]
     return before_B

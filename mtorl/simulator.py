@@ -27,7 +27,7 @@ from mtorl.dataset import OUTCOMES, DatasetSpec
 from mtorl.market import CHANNELS, DEVICES, PLACEMENTS, Floats, Ints, Luck, Market, State, pick, price_cap
 
 Decide = Callable[[list[dict[str, Any]], int], Sequence[tuple[str | None, float]]]
-"""Rows (history, context, static, user_id, campaign_id, u) and round -> for each row the channel, None if not
+"""Rows (history, context, static, at, user_id, campaign_id, u) and round -> for each row the channel, None if not
 to be exposed, and the expected cost."""
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -250,7 +250,10 @@ class Online:
         }
 
     def rows(self, round: int) -> list[dict[str, Any]]:
-        """All users' opportunities as a policy sees them: history (hist_* lists), context, static, user_id, u."""
+        """All users' opportunities as a policy sees them: history (hist_* lists), context, static, at, user_id, u.
+
+        `at` is the time of the opportunity and hist_timestamp those of the past, microseconds since 1970.
+        """
         u_U = self._luck("decision", self._user_U, round)
         return [
             {
@@ -259,6 +262,7 @@ class Online:
                 "history": history,
                 "context": self._context(i, round),
                 "static": {name: values[i] for name, values in self._static_U.items()},
+                "at": int(self._time_UR[i, round]) + self._simulator._start,
                 "u": float(u_U[i]),
             }
             for (user, i), history in zip(self._row.items(), self._history.lists(), strict=True)
@@ -288,6 +292,7 @@ class Online:
         channel_U = np.where(fits_U, channel_U, -1)
         found = self._respond(every, round, channel_U)
         seen = {
+            "timestamp": self._time_UR[:, round] + self._simulator._start,
             "channel": np.array(CHANNELS, dtype=object)[channel_U],
             **{name: found[name] for name in OUTCOMES},
             "hour": self._hour_UR[:, round].astype(np.float64),
@@ -325,9 +330,10 @@ class _History:
     """The last touchpoints of each user, newest last, as the feature store would hold them."""
 
     def __init__(self, log: pd.DataFrame, user_ids: Sequence[str], spec: DatasetSpec) -> None:
-        names = ("channel", *OUTCOMES, *(c.name for c in spec.context))
+        names = ("timestamp", "channel", *OUTCOMES, *(c.name for c in spec.context))
         row = pd.Series(range(len(user_ids)), index=list(user_ids))
         past = log[log["user_id"].isin(row.index)].groupby("user_id").tail(spec.window)
+        past = past.assign(timestamp=past["timestamp"].astype("int64"))  # microseconds, as in the log
         row_P = row[past["user_id"]].to_numpy()
         from_end_P = past.groupby("user_id").cumcount(ascending=False).to_numpy()
         self._count_U = np.bincount(row_P, minlength=len(user_ids))

@@ -30,7 +30,7 @@ def unit_order(user_ids: Iterable[str], seed: int) -> list[str]:
 
 
 def tile_ends(step: ArrayLike, journey: ArrayLike, n: int) -> NDArray[np.bool_]:
-    """Rows whose windows tile each journey: their windows of up to n touchpoints cover every step exactly once.
+    """Rows whose windows tile each journey: their windows of up to n tokens cover every step exactly once.
 
     Args:
         step: 0-based place of each row in its journey.

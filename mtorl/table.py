@@ -1,9 +1,12 @@
-"""The windows table of a log: what training and evaluation read, split by user."""
+"""A log as training and evaluation read it: flat steps on disk, split by user, windows made on demand."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,41 +14,49 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mtorl.dataset import DatasetSpec
-from mtorl.splits import tile_ends
+from mtorl import columns as read
+from mtorl.columns import WindowError
+from mtorl.dataset import OUTCOMES, DatasetSpec
+from mtorl.splits import split_of, tile_ends
 from mtorl.windows import WindowBatch
 
 REFERENCE_TOUCHES = 5  # last touchpoints per training user: what the policy meets next, as far as the log can tell
+SCHEMA_VERSION = 1  # of the manifest
+
+_TEXT = ("user_id", "channel")
 
 
 @dataclass(frozen=True)
 class WindowTable:
-    """One row per touchpoint, with its strictly past history in ``hist_*`` list columns.
+    """One row per touchpoint; whole users one after the other, each in the order of time.
 
     Attributes:
-        table: All columns.
-        rows: The columns that are not lists, for pandas.
+        steps: What windows are made of: user_id, timestamp, created_timestamp if the log has it, step, journey,
+            channel, outcomes, propensity, context and static columns. Text is dictionary-encoded.
+        rows: The same rows for pandas: user_id, timestamp, step, journey, channel, outcomes, propensity, and the user's
+            split ("train", "val" or "test").
         spec: Description of the data set.
-        fingerprint: sha256 of the log that the table was made from.
+        fingerprint: `mtorl.log.fingerprint` of the log that the steps were made from.
     """
 
-    table: pa.Table
+    steps: pa.Table
     rows: pd.DataFrame
     spec: DatasetSpec
     fingerprint: str
 
     @classmethod
-    def load(cls, folder: str) -> WindowTable:
-        """Read a folder written by the features room (windows.parquet, dataset.yaml, fingerprint)."""
+    def load(cls, folder: str | Path) -> WindowTable:
+        """Read a windows folder: manifest.json, its shards, dataset.yaml and fingerprint.
+
+        Raises:
+            WindowError: the folder is not one, or its shards are not those of the manifest.
+        """
         path = Path(folder)
-        table = pq.read_table(path / "windows.parquet")
-        scalars = [name for name in table.column_names if not name.startswith("hist_")]
-        return cls(
-            table,
-            table.select(scalars).to_pandas(),
-            DatasetSpec.load(str(path / "dataset.yaml")),
-            (path / "fingerprint").read_text().strip(),
-        )
+        shards = _shards(path)
+        spec = DatasetSpec.load(path / "dataset.yaml")
+        # "default": a shard without nulls may say so in its schema, and another may have some.
+        steps = pa.concat_tables([_read(path, shard, spec) for shard in shards], promote_options="default")
+        return cls(steps, _rows(steps), spec, (path / "fingerprint").read_text().strip())
 
     def is_in(self, split: str) -> NDArray[np.bool_]:
         """Rows whose user belongs to a split ("train", "val" or "test")."""
@@ -53,17 +64,94 @@ class WindowTable:
 
     def windows(self, split: str) -> WindowBatch:
         """The window of every touchpoint of a split: what a server would have seen each time."""
-        return WindowBatch.from_joined(self.table.filter(pa.array(self.is_in(split))), self.spec)
+        return WindowBatch.from_steps(self._steps(split), None, self.spec)
 
     def tiles(self, split: str) -> WindowBatch:
-        """Windows that cover each touchpoint of a split exactly once, with targets at every token."""
-        ends = tile_ends(self.rows["step"].to_numpy(), self.rows["journey"].to_numpy(), self.spec.window)
-        chosen = pa.array(self.is_in(split) & ends)
-        return WindowBatch.from_joined(self.table.filter(chosen), self.spec, targets=True)
+        """Windows whose valid targets are the touchpoints of a split, each exactly once.
+
+        Windows laid end to end do that, unless touchpoints arrived late: one that no such window shows as it was when
+        it was decided on gets a window of its own.
+        """
+        steps, rows = self._steps(split), self.rows[self.is_in(split)]
+        chosen = tile_ends(rows["step"].to_numpy(), rows["journey"].to_numpy(), self.spec.window)
+        batch, uses = self._with_targets(steps, chosen)
+        if (uses == 1).all():
+            return batch
+        batch, _ = self._with_targets(steps, chosen | (uses == 0))
+        assert batch.targets is not None
+        # The first window that shows a touchpoint keeps it; its own window, if there is one, comes before all others.
+        valid_N = np.flatnonzero(batch.targets.valid_N)
+        _, first = np.unique(batch.targets.touch_N[valid_N], return_index=True)
+        once_N = np.zeros(len(batch.targets.valid_N), dtype=np.bool_)
+        once_N[valid_N[first]] = True
+        return replace(batch, targets=replace(batch.targets, valid_N=once_N))
 
     def reference(self) -> pd.DataFrame:
         """User, context and static columns of the last touchpoints of training users; drift is measured against it."""
-        rows = self.rows[self.is_in("train")]
-        last = rows["journey"] - rows["step"] <= REFERENCE_TOUCHES
-        columns = [column.name for column in (*self.spec.context, *self.spec.static)]
-        return rows.loc[last, ["user_id", *columns]].reset_index(drop=True)
+        steps, users = self._steps("train"), self.rows.loc[self.is_in("train"), "user_id"]
+        last = users.groupby(users).cumcount(ascending=False).to_numpy() < REFERENCE_TOUCHES
+        columns = ["user_id", *(column.name for column in (*self.spec.context, *self.spec.static))]
+        return _frame(steps.select(columns).filter(pa.array(last)))
+
+    def _steps(self, split: str) -> pa.Table:
+        return self.steps.filter(pa.array(self.is_in(split)))
+
+    def _with_targets(self, steps: pa.Table, chosen: NDArray[np.bool_]) -> tuple[WindowBatch, NDArray[np.int64]]:
+        """The windows of some rows, and of how many valid targets each row is the touchpoint."""
+        batch = WindowBatch.from_steps(steps, np.flatnonzero(chosen), self.spec, targets=True)
+        assert batch.targets is not None
+        return batch, np.bincount(batch.targets.touch_N[batch.targets.valid_N], minlength=len(steps))
+
+
+def _shards(path: Path) -> list[Mapping[str, Any]]:
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+    except FileNotFoundError:
+        raise WindowError(f"{path}: no manifest.json, so not a windows folder; `mtorl data build` makes one") from None
+    except ValueError as error:
+        raise WindowError(f"{path / 'manifest.json'}: not JSON: {error}") from None
+    if manifest["schema_version"] != SCHEMA_VERSION:
+        found = manifest["schema_version"]
+        raise WindowError(f"{path}: schema version {found}, this code reads {SCHEMA_VERSION}; build the folder anew")
+    shards: list[Mapping[str, Any]] = manifest["shards"]
+    total = sum(shard["rows"] for shard in shards)
+    if total != manifest["rows"]:
+        raise WindowError(f"{path}: the manifest counts {manifest['rows']} rows, its shards {total}; build it anew")
+    return shards
+
+
+def _read(path: Path, shard: Mapping[str, Any], spec: DatasetSpec) -> pa.Table:
+    """A shard's columns that windows are made of."""
+    file = path / shard["file"]
+    columns = (*spec.context, *spec.static)
+    text = [*_TEXT, *(c.name for c in columns if c.kind == "categorical")]
+    names = ["user_id", "timestamp", "step", "journey", "channel", *OUTCOMES, "propensity", *(c.name for c in columns)]
+    try:
+        parquet = pq.ParquetFile(file, read_dictionary=text)
+    except FileNotFoundError:
+        raise WindowError(f"{file}: missing, though the manifest names it; build the folder anew") from None
+    with parquet:
+        there = parquet.schema_arrow.names
+        absent = [name for name in names if name not in there]
+        if absent:
+            raise WindowError(f"{file}: missing columns {', '.join(absent)}")
+        if parquet.metadata.num_rows != shard["rows"]:
+            found = parquet.metadata.num_rows
+            raise WindowError(f"{file}: {found} rows, the manifest counts {shard['rows']}; build the folder anew")
+        return parquet.read(names + ["created_timestamp"] * ("created_timestamp" in there))
+
+
+def _rows(steps: pa.Table) -> pd.DataFrame:
+    rows = _frame(steps.select(["user_id", "timestamp", "step", "journey", "channel", *OUTCOMES, "propensity"]))
+    users = read.arrow_codes(read.flat(steps["user_id"]), "user_id")
+    rows["split"] = split_of(users.values).astype(object)[users.codes]
+    return rows
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    """For pandas, with text as plain objects of which equal ones are one and the same."""
+    frame: pd.DataFrame = table.to_pandas()
+    for name, kind in frame.dtypes.items():
+        if isinstance(kind, pd.CategoricalDtype):
+            frame[name] = frame[name].astype(object)
+    return frame

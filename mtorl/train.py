@@ -41,7 +41,7 @@ from torch import Tensor
 
 from mtorl.model import MTORL, MTORLConfig
 
-Targets = Mapping[str, NDArray[Any]]  # channel_BT (-1 = padding), reward_BT, cost_BT; see Encoder.targets
+Targets = Mapping[str, NDArray[Any]]  # channel_BT (-1 = no target), reward_BT, cost_BT; see Encoder.targets
 
 
 class TrainingDiverged(RuntimeError):
@@ -105,7 +105,8 @@ def train(
 
     Args:
         x_BTD: Encoded training windows that cover each step once.
-        targets: Their labels.
+        targets: Their labels. A step whose channel is -1 (padding, or no valid target) is in no loss; each window needs
+            a step that is.
         val_x_BTD: Encoded windows of users that are not in training.
         val_targets: Their labels.
         config: How to train.
@@ -141,7 +142,7 @@ class _Data:
 
 
 def losses(model: MTORL, batch: _Data) -> tuple[dict[str, Tensor], Tensor]:
-    """Mean action, reward and cost loss over the real steps of a batch.
+    """Mean action, reward and cost loss over the real steps of a batch: those with a target.
 
     Returns:
         The three losses, and the log-probability of each step's logged action (zero at padding).

@@ -6,11 +6,12 @@ Token t of a journey pairs the *previous* touchpoint with the *present* context 
 
 A window holds the last n tokens. Two doors lead into the same `WindowBatch`, and so to the same numbers, bit for bit:
 
-    WindowBatch.from_joined(table, spec)      offline: rows with strictly past hist_* lists; vectorised
-    WindowBatch.from_instances(items, spec)   online: the JSON that `instance_from_history` makes of a stored history
+    WindowBatch.from_steps(steps, rows, spec)  offline: rows of a sorted log; vectorised
+    WindowBatch.from_instances(items, spec)    online: the JSON that `instance_from_history` makes of a stored history
 
-With k past touchpoints a window has T = min(k + 1, n) tokens. If k < n, its first token starts the journey: there is
-no previous touchpoint, so its outcomes are 0. If k >= n, the window begins midway and the oldest context is dropped.
+What counts as the past of a decision is defined in `past.py`. With k past touchpoints a window has T = min(k + 1, n)
+tokens. If k < n, its first token starts the journey: there is no previous touchpoint, so its outcomes are 0. If k = n,
+the window begins midway and the oldest context is dropped.
 
 Shape suffixes: B windows, N tokens of all windows one after the other, T padded window length, D token width.
 """
@@ -22,13 +23,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from mtorl import columns as read
 from mtorl.columns import Codes, Values, WindowError
 from mtorl.dataset import OUTCOMES, DatasetSpec
+from mtorl.past import Timeline, cut, gap_us
 
 __all__ = [
     "Codes",
@@ -47,10 +48,17 @@ Instance = dict[str, Any]
 
 @dataclass(frozen=True)
 class Targets:
-    """What happened at each token, the window's last token included; for training and evaluation only."""
+    """What happened at each token, the window's last token included; for training and evaluation only.
+
+    A window holds what was known at its end. If a touchpoint arrived late, tokens that were decided on before it came
+    have it in their past all the same: they are what no decision ever saw, and teach nothing. `valid_N` leaves them
+    out. The last token of a window is always valid.
+    """
 
     channel_N: NDArray[np.int64]
     outcomes: dict[str, NDArray[np.float64]]  # click, conversion, revenue, cost
+    touch_N: NDArray[np.int64]  # the touchpoint that it is about, as a row of the steps
+    valid_N: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -68,9 +76,10 @@ class WindowBatch:
 
     def __post_init__(self) -> None:
         row_N = np.repeat(np.arange(len(self.length_B)), self.length_B)
-        start_B = np.cumsum(self.length_B) - self.length_B
+        step_N = np.arange(len(row_N))
+        step_N -= np.repeat(np.cumsum(self.length_B) - self.length_B, self.length_B)
         object.__setattr__(self, "row_N", row_N)
-        object.__setattr__(self, "step_N", np.arange(len(row_N)) - start_B[row_N])
+        object.__setattr__(self, "step_N", step_N)
 
     def __len__(self) -> int:
         return len(self.length_B)
@@ -121,99 +130,88 @@ class WindowBatch:
         )
 
     @classmethod
-    def from_joined(cls, table: pa.Table | pd.DataFrame, spec: DatasetSpec, targets: bool = False) -> WindowBatch:
-        """Build from rows that hold the present touchpoint and the strictly past hist_* lists, newest last.
+    def from_steps(
+        cls, steps: pa.Table, rows: NDArray[np.int64] | None, spec: DatasetSpec, targets: bool = False
+    ) -> WindowBatch:
+        """Build from a log: a flat, sorted table with one row per touchpoint.
 
         Args:
-            table: The windows table, or any table with its context, static and hist_* columns.
+            steps: Whole users one after the other, each in the order of time, without ties. Columns user_id, timestamp,
+                channel, click, conversion, revenue, cost, all context and static columns, and created_timestamp if rows
+                may have arrived late.
+            rows: The touchpoints whose windows are wanted, as rows of `steps`, in any order; None means all of them.
             spec: Description of the data set.
-            targets: Also read channel and outcomes of each token (columns channel, click, ... of the row itself).
+            targets: Also say what happened at each token; see `Targets`.
 
         Raises:
-            WindowError: a column is missing, lists of a row differ in length, or a channel is unknown.
+            WindowError: a column is missing or of another type, rows are not sorted, or a channel is unknown.
         """
-        needed = [*history_columns(spec), *(c.name for c in (*spec.context, *spec.static))]
-        needed += ["channel", *OUTCOMES] if targets else []
-        absent = sorted(set(needed) - set(table.columns if isinstance(table, pd.DataFrame) else table.column_names))
+        context, static = [c.name for c in spec.context], [c.name for c in spec.static]
+        absent = sorted({"user_id", "timestamp", "channel", *OUTCOMES, *context, *static} - set(steps.column_names))
         if absent:
-            raise WindowError(f"windows table: missing columns {', '.join(absent)}")
-        if isinstance(table, pd.DataFrame):
-            table = pa.Table.from_pandas(table[needed], preserve_index=False)
-        past, lengths_B = read.flat_lists(table, history_columns(spec))
+            raise WindowError(f"steps: missing columns {', '.join(absent)}")
+        row_B = np.arange(len(steps)) if rows is None else np.asarray(rows, dtype=np.int64)
+        if ((row_B < 0) | (row_B >= len(steps))).any():
+            raise WindowError(f"rows: there are only {len(steps)} steps, 0 to {len(steps) - 1}")
+        tokens = Timeline.of(steps).tokens(row_B, spec.window, gap_us(spec))
 
-        # Where each token reads from, in "all past touchpoints, then all present ones".
-        n = spec.window
-        first_B = np.cumsum(lengths_B) - lengths_B
-        length_B = np.minimum(lengths_B + 1, n)
-        row_N = np.repeat(np.arange(len(length_B)), length_B)
-        step_N = np.arange(len(row_N)) - (np.cumsum(length_B) - length_B)[row_N]
-        from_end_N = length_B[row_N] - 1 - step_N  # 0 at the present token
-        newest_N = (first_B + lengths_B - 1)[row_N]
-        past_count = int(lengths_B.sum())
-        own_N = np.where(from_end_N == 0, past_count + row_N, newest_N - from_end_N + 1)
-        starts_N = (step_N == 0) & (lengths_B < n)[row_N]
-        prev_N = np.where(starts_N, past_count, newest_N - from_end_N)
-
-        channel_P = read.arrow_channels(past["hist_channel"], spec.channels, "hist_channel")
-        outcomes_P = {name: read.arrow_numbers(past[f"hist_{name}"], f"hist_{name}", null=False) for name in OUTCOMES}
-        batch_targets = None
+        column = {name: read.flat(steps[name]) for name in ("channel", *OUTCOMES, *context, *static)}
+        channel_P = read.arrow_channels(column["channel"], spec.channels, "channel")
+        outcomes_P = {name: read.arrow_numbers(column[name], name, null=False) for name in OUTCOMES}
+        values = {c.name: read.arrow_values(c, column[c.name], c.name) for c in (*spec.context, *spec.static)}
+        happened = None
         if targets:
-            present = {name: read.flat(table[name]) for name in ("channel", *OUTCOMES)}
-            own_channel = np.append(channel_P, read.arrow_channels(present["channel"], spec.channels, "channel"))
-            batch_targets = Targets(
-                own_channel[own_N],
-                {
-                    name: np.append(outcomes_P[name], read.arrow_numbers(present[name], name, null=False))[own_N]
-                    for name in OUTCOMES
-                },
-            )
-        context: dict[str, Values] = {}
-        for c in spec.context:
-            before = read.arrow_values(c, past[f"hist_{c.name}"], f"hist_{c.name}")
-            now = read.arrow_values(c, read.flat(table[c.name]), c.name)
-            context[c.name] = read.take(read.append(before, now), own_N)
-        # One entry after the past ones is what a token reads that starts a journey.
+            own = {name: values_P[tokens.own_N] for name, values_P in outcomes_P.items()}
+            happened = Targets(channel_P[tokens.own_N], own, tokens.own_N, tokens.honest_N)
+        # Row -1 is what a token reads that starts a journey.
         return cls(
-            length_B,
-            np.append(channel_P, len(spec.channels))[prev_N],
-            {name: np.append(values, 0.0)[prev_N] for name, values in outcomes_P.items()},
-            context,
-            {c.name: read.arrow_values(c, read.flat(table[c.name]), c.name) for c in spec.static},
-            batch_targets,
+            tokens.length_B,
+            np.append(channel_P, len(spec.channels))[tokens.prev_N],
+            {name: np.append(values_P, 0.0)[tokens.prev_N] for name, values_P in outcomes_P.items()},
+            {name: read.take(values[name], tokens.own_N) for name in context},
+            {name: read.take(values[name], row_B) for name in static},
+            happened,
         )
 
 
 def history_columns(spec: DatasetSpec) -> tuple[str, ...]:
-    """Names of the list columns that hold a user's past touchpoints, oldest first."""
+    """Names of the list columns that hold a user's past touchpoints, oldest first; hist_timestamp comes on top."""
     return ("hist_channel", *(f"hist_{name}" for name in OUTCOMES), *(f"hist_{c.name}" for c in spec.context))
 
 
 def instance_from_history(
-    history: Mapping[str, Any], context: Mapping[str, Any], static: Mapping[str, Any], spec: DatasetSpec
+    history: Mapping[str, Any], context: Mapping[str, Any], static: Mapping[str, Any], spec: DatasetSpec, at: float
 ) -> Instance:
     """The window of one decision, as JSON.
 
     Args:
-        history: The user's hist_* lists, oldest first, as the feature store returns them. An unknown user has none of
-            them, or nulls. Only the last `spec.window` touchpoints are used.
+        history: The user's hist_* lists, oldest first, as the feature store returns them, with hist_timestamp in
+            microseconds since 1970. NaN, and "" in a list of text, are null. An unknown user has no lists, or nulls. It
+            may hold more than the past, which is the newest `spec.window` touchpoints before `at`, back to the first
+            pause that ends a journey.
         context: What is known of the present opportunity. Further entries are ignored.
         static: The user's features; a missing one is null, as for an unknown user.
         spec: Description of the data set.
+        at: When the decision is made, microseconds since 1970.
 
     Raises:
-        WindowError: lists differ in length, or a context value that must be there is missing.
+        WindowError: lists differ in length, times are missing or in disorder, or a context value that must be there is
+            missing.
     """
     columns = {name: read.as_list(history.get(name)) for name in history_columns(spec)}
+    times = read.as_json(read.as_list(history.get("hist_timestamp")))
     k = len(columns["hist_channel"])
-    for name, values in columns.items():
+    for name, values in (*columns.items(), ("hist_timestamp", times)):
         if len(values) != k:
             raise WindowError(f"history: {name} has {len(values)} touchpoints, hist_channel {k}")
     n = spec.window
+    past = cut(times, at, n, gap_us(spec))
+    columns = {name: values[past] for name, values in columns.items()}
+    k = len(columns["hist_channel"])
     begins = k < n
-    own = min(k, n - 1)  # past touchpoints whose context is inside the window
     instance: Instance = {
-        "prev_channel": [None] * begins + columns["hist_channel"][-n:],
-        **{f"prev_{name}": [0.0] * begins + read.as_json(columns[f"hist_{name}"][-n:]) for name in OUTCOMES},
+        "prev_channel": [None] * begins + columns["hist_channel"],
+        **{f"prev_{name}": [0.0] * begins + read.as_json(columns[f"hist_{name}"]) for name in OUTCOMES},
         "context": {},
         "static": {c.name: read.as_json([static.get(c.name)])[0] for c in spec.static},
     }
@@ -222,7 +220,7 @@ def instance_from_history(
         if now is None and column.missing == "error":
             raise WindowError(f"context: {column.name} is missing")
         now = 0.0 if now is None and column.missing == "zero" else now
-        instance["context"][column.name] = [*read.as_json(columns[f"hist_{column.name}"][k - own :]), now]
+        instance["context"][column.name] = [*read.as_json(columns[f"hist_{column.name}"][k == n :]), now]
     return instance
 
 
@@ -324,15 +322,19 @@ class Encoder:
         return scaled + self.cost_weight * np.asarray(cost, dtype=np.float64)
 
     def targets(self, batch: WindowBatch) -> dict[str, NDArray[Any]]:
-        """Padded labels: channel_BT (int64, -1 = padding), reward_BT and cost_BT (float32, 0 = padding)."""
+        """Padded labels: channel_BT (int64), reward_BT and cost_BT (float32); -1, 0 and 0 at padding.
+
+        Tokens without a valid target (see `Targets`) look like padding.
+        """
         if batch.targets is None:
             raise WindowError("this batch was built without targets")
-        place = (batch.row_N, batch.step_N)
+        valid_N = batch.targets.valid_N
+        place = (batch.row_N[valid_N], batch.step_N[valid_N])
         shape = (len(batch), self.window)
-        outcomes = batch.targets.outcomes
+        outcomes = {name: values_N[valid_N] for name, values_N in batch.targets.outcomes.items()}
         channel_BT = np.full(shape, -1, dtype=np.int64)
         reward_BT, cost_BT = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
-        channel_BT[place] = batch.targets.channel_N
+        channel_BT[place] = batch.targets.channel_N[valid_N]
         reward_BT[place] = self.reward(outcomes[self.gain], outcomes["cost"])
         cost_BT[place] = outcomes["cost"]
         return {"channel_BT": channel_BT, "reward_BT": reward_BT, "cost_BT": cost_BT}

@@ -11,7 +11,7 @@ import datetime as dt
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,14 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from features.online import History
 from mtorl.artifact import Artifact
 from mtorl.artifact import load as load_artifact
 from mtorl.dataset import DatasetSpec
 from mtorl.propensity import logged_propensity
 from mtorl.simulator import Simulator, SimulatorConfig
 from mtorl.splits import split_of
+from mtorl.table import WindowTable
 from pipelines import local, monitoring, training
 from pipelines.summary import summarise, write_summary
 from pipelines.traffic import Traffic, drive
@@ -46,7 +48,7 @@ class LoopConfig:
         users: Users to simulate or to keep of a real log; 0 for the default (6,000, or all).
         seed: Seed of everything random.
         epochs: Most epochs of training; early stopping may need fewer.
-        rounds: Opportunities per user in the online part; features are materialised again after each.
+        rounds: Opportunities per user in the online part.
         budget_share: Budget of each arm, as a share of what always exposing would cost.
         min_lift: Lift that the gate's lower bound must exceed, in gain per opportunity.
         concurrency: Requests in flight.
@@ -134,6 +136,7 @@ def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.St
 
 
 def _online(config: LoopConfig, run: Path, steps: dict[str, local.StepResult], on_step: OnStep, started: float) -> Path:
+    from features.online import open_history
     from features.store import refresh
     from monitoring.report import render
     from serving.decision_log.export import export_parquet
@@ -142,7 +145,7 @@ def _online(config: LoopConfig, run: Path, steps: dict[str, local.StepResult], o
     log = pd.read_parquet(run / "data" / "touchpoints.parquet")
     spec = DatasetSpec.load(str(run / "data" / "dataset.yaml"))
     arms = {name: load_artifact(run / "artifacts" / name) for name in ("incumbent", "challenger")}
-    world, history, simulator = _world(config, run, spec, log)
+    world, before, simulator = _world(config, run, spec, log)
     replay = simulator is None
     budget = config.budget_share * float(log["cost"].mean())  # currency units per decision, the same for both arms
     # A replay knows the cost of matched exposures only, and an arm that agrees more with the log would run dry sooner:
@@ -151,26 +154,19 @@ def _online(config: LoopConfig, run: Path, steps: dict[str, local.StepResult], o
     limit = len(world.users) * config.rounds * (most if replay else budget)
     _write_experiment(run, spec, limit, float(log["cost"].mean()), arms["challenger"], config.seed)
 
-    online_log = run / "data" / "online.parquet"
     traffic, shifted = Traffic(), Traffic()
-
-    def materialise() -> None:
-        """What a cluster's materialisation job does: the log grows, the online store follows."""
-        nonlocal history
-        if traffic.touchpoints:
-            news = pd.DataFrame(traffic.touchpoints, columns=history.columns).astype(history.dtypes)
-            history = pd.concat([history, news], ignore_index=True).sort_values(["user_id", "timestamp"])
-            traffic.touchpoints.clear()
-        history.to_parquet(online_log, index=False)
-        refresh(run / "features", spec, online_log, list(world.users))
-
     with _step(on_step, "materialise"):
-        materialise()
-    with _started(on_step, "start-serving", LocalStack(run)) as stack:
+        # As the nightly job would have left it. From here on the store learns of touchpoints as they happen.
+        before.to_parquet(run / "data" / "online.parquet", index=False)
+        refresh(run / "features", spec, run / "data" / "online.parquet", list(world.users))
+    with (
+        open_history(run / "features", spec) as history,
+        _started(on_step, "start-serving", LocalStack(run)) as stack,
+    ):
         moved = ShiftedWorld(world, spec, arms["challenger"].reference())
         windows = {
-            "clean": _send(world, stack.url, traffic, "live", config.concurrency, on_step, materialise),
-            "shifted": _send(moved, stack.url, shifted, "shifted", config.concurrency, on_step),
+            "clean": _send(world, stack.url, traffic, "live", config.concurrency, history, on_step),
+            "shifted": _send(moved, stack.url, shifted, "shifted", config.concurrency, history, on_step),
         }
 
     export_parquet(run / "serving" / "spool", run / "decision_log")
@@ -231,13 +227,13 @@ def _world(
         simulator = Simulator(SimulatorConfig(users=config.users or SimulatorConfig.users, seed=config.seed))
         online = simulator.online(held_out, config.rounds, config.seed)
         return SimulatedWorld(online, held_out, config.rounds), log, simulator
-    columns = ["user_id", "timestamp", "step", "split", "channel", "propensity"]
-    windows = pd.read_parquet(run / "windows" / "windows.parquet", columns=columns)
+    windows = WindowTable.load(run / "windows").rows
+    at = pd.MultiIndex.from_frame(windows[["user_id", "timestamp"]])
+    propensity = pd.Series(logged_propensity(windows, spec), index=at)
     touchpoints = pd.MultiIndex.from_frame(log[["user_id", "timestamp"]])
-    propensity = pd.Series(
-        logged_propensity(windows, spec), index=pd.MultiIndex.from_frame(windows[["user_id", "timestamp"]])
-    )
-    world, history = ReplayWorld.from_log(log, propensity.loc[touchpoints], held_out, config.rounds, spec)
+    log = log[touchpoints.isin(at)]  # without what the windows leave out: the rest of a user who is taken for a bot
+    found = propensity.loc[pd.MultiIndex.from_frame(log[["user_id", "timestamp"]])]
+    world, history = ReplayWorld.from_log(log, found, held_out, config.rounds, spec)
     if not world.users:
         raise local.InputError(
             f"{config.data}: no held-out user has more than {config.rounds} touchpoints to replay; use fewer (--rounds)"
@@ -279,8 +275,8 @@ def _send(
     traffic: Traffic,
     label: str,
     concurrency: int,
+    history: History,
     on_step: OnStep,
-    after_round: Callable[[], None] = lambda: None,
 ) -> tuple[str, str]:
     """Drive a world through all its rounds; returns the window's start and end as ISO times."""
     total, done = len(world.users) * world.rounds, 0
@@ -294,8 +290,7 @@ def _send(
     since = dt.datetime.now(dt.UTC)
     on_step(f"traffic-{label}", 0, total, "")
     for turn in range(world.rounds):
-        drive(world, url, turn, traffic, label, concurrency, advance)
-        after_round()
+        drive(world, url, turn, traffic, label, concurrency, history, advance)
     on_step(f"traffic-{label}", total, total, f"{len(traffic.errors)} errors")
     return since.isoformat(), dt.datetime.now(dt.UTC).isoformat()
 

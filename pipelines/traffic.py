@@ -1,4 +1,7 @@
-"""The load driver: sends a world's opportunities to the router over HTTP and reports their outcomes back."""
+"""The load driver: sends a world's opportunities to the router over HTTP and reports their outcomes back.
+
+As in production, what was shown goes into the user's online history at once, and its outcomes when they are known.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,12 @@ import asyncio
 import datetime as dt
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
 
+from features.online import History
 from pipelines.worlds import Response, World
 
 
@@ -21,13 +25,11 @@ class Traffic:
     Attributes:
         latencies: Seconds from sending a decision request to its answer, one per decision.
         weights: Weight in the verdict by decision id.
-        touchpoints: Rows that journeys have grown by.
-        errors: Requests that were not answered with 200, as text.
+        errors: Requests that were not answered with 200, and touchpoints that no history took, as text.
     """
 
     latencies: list[float] = field(default_factory=list)
     weights: dict[str, float] = field(default_factory=dict)
-    touchpoints: list[dict[str, Any]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
 
@@ -38,6 +40,7 @@ def drive(
     traffic: Traffic,
     label: str,
     concurrency: int,
+    history: History,
     on_done: Callable[[], None],
 ) -> None:
     """Send one opportunity of every user and wait for all answers.
@@ -49,6 +52,7 @@ def drive(
         traffic: Collects the results.
         label: Prefix of the request ids, which make the router's draws reproducible.
         concurrency: Requests in flight.
+        history: Online store of the router's features.
         on_done: Called after each decision.
     """
     waiting = iter(world.users)
@@ -56,7 +60,7 @@ def drive(
     async def work(session: aiohttp.ClientSession) -> None:
         for user_id in waiting:
             try:
-                await _one(session, world, user_id, round_index, traffic, label)
+                await _one(session, world, user_id, round_index, traffic, label, history)
             except (aiohttp.ClientError, TimeoutError, KeyError, RuntimeError, ValueError) as error:
                 traffic.errors.append(f"{user_id}: {type(error).__name__}: {error}")
             on_done()
@@ -71,7 +75,13 @@ def drive(
 
 
 async def _one(
-    session: aiohttp.ClientSession, world: World, user_id: str, round_index: int, traffic: Traffic, label: str
+    session: aiohttp.ClientSession,
+    world: World,
+    user_id: str,
+    round_index: int,
+    traffic: Traffic,
+    label: str,
+    history: History,
 ) -> None:
     found = world.opportunity(user_id, round_index)
     request = {
@@ -79,6 +89,7 @@ async def _one(
         "campaign_id": found["campaign_id"],
         "context": found["context"],
         "request_id": f"{label}-{round_index}-{user_id}",
+        "timestamp": found["timestamp"].isoformat(),
     }
     started = time.perf_counter()
     answer = await _post(session, "/v1/models/ads:predict", {"instances": [request]})
@@ -86,8 +97,9 @@ async def _one(
     decision = answer["predictions"][0]
     response: Response = world.respond(user_id, round_index, decision)
     traffic.weights[decision["decision_id"]] = response.weight
-    if response.touchpoint is not None:
-        traffic.touchpoints.append(response.touchpoint)
+    shown = response.touchpoint
+    if shown is not None and not history.append(user_id, replace(shown, outcomes={})):
+        raise RuntimeError(f"the history has no place for the touchpoint at {shown.timestamp}")
     if response.outcomes:
         now = dt.datetime.now(dt.UTC).isoformat()
         outcomes = [
@@ -101,6 +113,8 @@ async def _one(
             for kind, value in response.outcomes
         ]
         await _post(session, "/v1/outcomes", {"outcomes": outcomes})
+    if shown is not None and not history.patch(user_id, shown.timestamp, shown.outcomes):
+        raise RuntimeError(f"the history has lost the touchpoint at {shown.timestamp}")
 
 
 async def _post(session: aiohttp.ClientSession, path: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,9 @@ def _decider(artifact: Artifact) -> Any:
     spec = artifact.spec
 
     def decide_all(rows: list[dict[str, Any]], round_index: int) -> list[tuple[str | None, float]]:
-        instances = [instance_from_history(row["history"], row["context"], row["static"], spec) for row in rows]
+        instances = [
+            instance_from_history(row["history"], row["context"], row["static"], spec, row["at"]) for row in rows
+        ]
         logits_BC, reward_BC, cost_BC = artifact.predict(WindowBatch.from_instances(instances, spec))
         gain_BC = artifact.encoder.unreward(reward_BC, cost_BC)
         found = decide(logits_BC, gain_BC, cost_BC, artifact.policy, [row["u"] for row in rows])

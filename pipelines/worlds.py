@@ -15,10 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from mtorl.dataset import DatasetSpec
+from features.online import Touchpoint
+from mtorl.dataset import OUTCOMES, DatasetSpec
 from mtorl.simulator import Online
-
-OUTCOME_KINDS = ("cost", "click", "conversion", "revenue")
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,12 @@ class Response:
     Attributes:
         outcomes: (kind, value) pairs to report; empty when nothing happened.
         weight: How much the decision counts in the verdict; 0 when its outcome is unknown.
-        touchpoint: Row that the user's journey has grown by, or None.
+        touchpoint: What the user's journey has grown by, outcomes included; None if nothing was shown.
     """
 
     outcomes: Sequence[tuple[str, float]]
     weight: float = 1.0
-    touchpoint: dict[str, Any] | None = None
+    touchpoint: Touchpoint | None = None
 
 
 class World(Protocol):
@@ -48,7 +47,7 @@ class World(Protocol):
         """Opportunities of each user."""
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
-        """Give campaign_id and context of a user's next opportunity."""
+        """Give campaign_id, context and timestamp (in the world's own time) of a user's next opportunity."""
 
     def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
         """Answer a decision of the router."""
@@ -72,10 +71,10 @@ class SimulatedWorld:
         outcome = self.online.step(user_id, round_index, channel)
         if channel is None:
             return Response(())
-        outcomes = [(kind, float(getattr(outcome, kind))) for kind in OUTCOME_KINDS]
+        found = self.opportunity(user_id, round_index)
+        outcomes = {kind: float(getattr(outcome, kind)) for kind in OUTCOMES}
         return Response(
-            [(kind, value) for kind, value in outcomes if value or kind == "cost"],
-            touchpoint=self.online.touchpoint(user_id, round_index, channel, outcome),
+            _reported(outcomes), touchpoint=Touchpoint(found["timestamp"], channel, found["context"], outcomes)
         )
 
 
@@ -123,22 +122,20 @@ class ReplayWorld:
         return {
             "campaign_id": row["campaign_id"],
             "context": {column.name: row[column.name] for column in self.spec.context},
+            "timestamp": row["timestamp"],
         }
 
     def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
         """See `World`; the logged touchpoint did happen to the user, whatever the policy would have done."""
         row = self.rows[user_id, round_index]
-        touchpoint = {name: value for name, value in row.items() if name != "_propensity"}
+        outcomes = {kind: float(row[kind]) for kind in OUTCOMES}
+        context = {column.name: row[column.name] for column in self.spec.context}
+        touchpoint = Touchpoint(row["timestamp"], row["channel"], context, outcomes)
         if not decision["expose"]:
             return Response((), touchpoint=touchpoint)
         if decision["channel"] != row["channel"]:
             return Response([("cancel", 0.0)], weight=0.0, touchpoint=touchpoint)
-        outcomes = [(kind, float(row[kind])) for kind in OUTCOME_KINDS]
-        return Response(
-            [(kind, value) for kind, value in outcomes if value or kind == "cost"],
-            weight=1.0 / row["_propensity"],
-            touchpoint=touchpoint,
-        )
+        return Response(_reported(outcomes), weight=1.0 / row["_propensity"], touchpoint=touchpoint)
 
 
 @dataclass(frozen=True)
@@ -175,3 +172,8 @@ class ShiftedWorld:
     def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
         """See `World`."""
         return Response([("cancel", 0.0)] if decision["expose"] else (), weight=0.0)
+
+
+def _reported(outcomes: dict[str, float]) -> list[tuple[str, float]]:
+    """What an advertiser's systems report of an exposure: always its cost, the rest when it happened."""
+    return [(kind, value) for kind, value in outcomes.items() if value or kind == "cost"]

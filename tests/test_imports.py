@@ -21,9 +21,9 @@ MAY_IMPORT = {
     "cli": {"pipelines", "components", "features", "serving", "monitoring", "mtorl"},
 }
 FORBIDDEN = {
-    "mtorl": {"kubernetes", "kfp", "feast", "kserve", "evidently", "ts"},
+    "mtorl": {"kubernetes", "kfp", "feast", "kserve", "evidently", "ts", "ibis", "pandera", "pyspark", "redis"},
     "features": {"kfp", "kserve", "evidently", "ts"},
-    "serving": {"kfp", "evidently"},
+    "serving": {"kfp", "evidently", "ibis", "pandera", "pyspark"},
     "monitoring": {"kfp", "kserve", "feast", "ts", "torch"},
 }
 

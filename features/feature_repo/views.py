@@ -1,37 +1,68 @@
-"""The one definition of entity, sources, feature views and feature service, made from a data set description.
+"""The one definition of entities, sources, feature views and feature services, made from a data set description.
 
 `definitions.py` applies it from the command line, `features.store.create` for a run of its own.
+
+Every stored field declares, as the JSON tag `default`, what a reader takes for a key that the store does not know or
+whose value is older than the view's TTL. So a reader needs the registry and nothing of this package.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
-from feast.types import Array, FeastType, Float64, Int64, String
+from feast import (
+    Entity,
+    FeatureService,
+    FeatureView,
+    Field,
+    FileSource,
+    OnDemandFeatureView,
+    PushSource,
+    RequestSource,
+    ValueType,
+)
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Array, FeastType, Float64, String
 
-from features.sources import HISTORY, STATIC, history_types
-from features.store import SERVICE
-from mtorl.dataset import DatasetSpec
+from features import names
+from features.sources import CAMPAIGN_DAYS, USER_DAYS, history_types
+from mtorl.dataset import DatasetSpec, SpecError
 
 TAGS = {"owner": "ads-platform"}
-_TYPES: dict[str, FeastType] = {"VARCHAR": String, "BIGINT": Int64, "DOUBLE": Float64}
 
 
-class Definitions(NamedTuple):
+@dataclass(frozen=True)
+class Definitions:
     """What one feature repository holds."""
 
     user: Entity
+    campaign: Entity
+    channel: Entity
     user_history: FeatureView
+    user_history_push: PushSource
     user_static: FeatureView | None  # None: the data set has no static user columns
+    user_channel: FeatureView
+    campaign_stats: FeatureView
+    channel_stats: FeatureView
+    request_time: OnDemandFeatureView
     ad_decision: FeatureService
+    ad_channels: FeatureService
 
     @property
     def views(self) -> list[FeatureView]:
-        """The feature views that exist."""
-        return [view for view in (self.user_history, self.user_static) if view is not None]
+        """The feature views that are stored."""
+        return [thing for thing in self.objects if isinstance(thing, FeatureView)]
+
+    @property
+    def objects(self) -> list[Any]:
+        """All that `feast apply` registers."""
+        made = [value for value in (getattr(self, f.name) for f in fields(self)) if value is not None]
+        return [*made, *(thing.batch_source for thing in made if isinstance(thing, FeatureView))]
 
 
 def build(spec: DatasetSpec, data: Path) -> Definitions:
@@ -40,41 +71,181 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
     Args:
         spec: Description of the data set; its columns become the features.
         data: Folder of the Parquet files that `features.sources.build_sources` writes.
+
+    Raises:
+        SpecError: a column of the data set has the name of a feature that every data set has.
     """
-    user = Entity(
-        name="user",
-        join_keys=["user_id"],
-        value_type=ValueType.STRING,
-        description="Person who meets the ads; the unit of every experiment",
+    user = _entity("user", "user_id", "Person who meets the ads; the unit of every experiment")
+    campaign = _entity("campaign", "campaign_id", "What the advertiser books, with a budget of its own")
+    channel = _entity("channel", "channel", "Way to reach a user; the action that a policy chooses")
+
+    history_source = _source(names.HISTORY, data)
+    push = PushSource(
+        name=names.HISTORY_PUSH,
+        batch_source=history_source,
+        description="New touchpoints; features.online appends them without losing any to another writer",
         tags=TAGS,
+        owner=TAGS["owner"],
     )
-
-    def view(name: str, description: str, schema: list[Field]) -> FeatureView:
-        return FeatureView(
-            name=name,
-            description=description,
-            entities=[user],
-            schema=schema,
-            source=FileSource(
-                name=name,
-                path=str((data / f"{name}.parquet").resolve()),  # Feast's DuckDB store reads from the process's folder
-                timestamp_field="event_timestamp",
-                created_timestamp_column="created_timestamp",
-            ),
-            # No expiry: Feast drops expired values from training data, but still serves them online. Equal is better.
-            ttl=timedelta(0),
-            tags=TAGS,
-            owner=TAGS["owner"],
-        )
-
-    history = [Field(name=name, dtype=Array(_TYPES[kind])) for name, kind in history_types(spec).items()]
-    static = [Field(name=c.name, dtype=Float64 if c.kind == "numeric" else String) for c in spec.static]
-    user_history = view(HISTORY, f"Last {spec.window} touchpoints, oldest first", history)
-    user_static = view(STATIC, "What does not change about a user", static) if static else None
-    service = FeatureService(
-        name=SERVICE,
-        features=[v for v in (user_history, user_static) if v is not None],
+    user_history = _view(
+        names.HISTORY,
+        user,
+        f"Last {spec.window} touchpoints, oldest first; times in microseconds since 1970",
+        {name: (Array(String if kind == "string" else Float64), []) for name, kind in history_types(spec).items()},
+        push,
+        # A longer pause ends the journey, and with it what the model may remember.
+        timedelta(days=spec.journey_gap_days),
+    )
+    static: dict[str, tuple[FeastType, Any]] = {
+        c.name: (Float64 if c.kind == "numeric" else String, None) for c in spec.static
+    }
+    user_static = None
+    if static:
+        # No expiry: by definition these values do not change.
+        source = _source(names.STATIC, data)
+        user_static = _view(names.STATIC, user, "What does not change about a user", static, source, timedelta(0))
+    none_yet = [0.0] * len(spec.channels)
+    user_channel = _view(
+        names.USER_CHANNEL,
+        user,
+        f"Touchpoints and clicks of the last {USER_DAYS} days up to a full hour; channels: {', '.join(spec.channels)}",
+        {"uc_touches": (Array(Float64), none_yet), "uc_clicks": (Array(Float64), none_yet)},
+        _source(names.USER_CHANNEL, data),
+        timedelta(days=USER_DAYS),
+    )
+    campaign_stats = _stats(names.CAMPAIGN_STATS, campaign, data)
+    channel_stats = _stats(names.CHANNEL_STATS, channel, data)
+    request_time = _request_time(user_history)
+    decision: list[Any] = [
+        v for v in (user_history, user_static, user_channel, campaign_stats, request_time) if v is not None
+    ]
+    ad_decision = FeatureService(
+        name=names.AD_DECISION,
+        features=decision,
         description=f"Features of one ad decision, data set {spec.name}",
         tags=TAGS,
+        owner=TAGS["owner"],
     )
-    return Definitions(user, user_history, user_static, service)
+    made = {f.name for view in (user_channel, campaign_stats, channel_stats, request_time) for f in view.features}
+    if taken := made & {column.name for column in (*spec.context, *spec.static, *spec.outcomes)}:
+        raise SpecError(f"column {sorted(taken)[0]!r}: a feature of every data set has this name; rename the column")
+    ad_channels = FeatureService(
+        name=names.AD_CHANNELS,
+        features=[channel_stats],
+        # Of all channels for every decision: joined by the logged channel they would tell the model the answer.
+        description="State of each channel, for monitoring and pacing; never part of a training row",
+        tags=TAGS,
+        owner=TAGS["owner"],
+    )
+    return Definitions(
+        user=user,
+        campaign=campaign,
+        channel=channel,
+        user_history=user_history,
+        user_history_push=push,
+        user_static=user_static,
+        user_channel=user_channel,
+        campaign_stats=campaign_stats,
+        channel_stats=channel_stats,
+        request_time=request_time,
+        ad_decision=ad_decision,
+        ad_channels=ad_channels,
+    )
+
+
+def _entity(name: str, key: str, description: str) -> Entity:
+    return Entity(
+        name=name,
+        join_keys=[key],
+        value_type=ValueType.STRING,
+        description=description,
+        tags=TAGS,
+        owner=TAGS["owner"],
+    )
+
+
+def _source(name: str, data: Path) -> FileSource:
+    return FileSource(
+        name=name,
+        path=str((data / f"{name}.parquet").resolve()),  # the command line and a pipeline start in different folders
+        timestamp_field="timestamp",
+        created_timestamp_column="created_timestamp",
+        owner=TAGS["owner"],
+        tags=TAGS,
+    )
+
+
+def _field(name: str, dtype: FeastType, default: Any) -> Field:
+    return Field(name=name, dtype=dtype, tags={"default": json.dumps(default)})
+
+
+def _view(
+    name: str,
+    entity: Entity,
+    description: str,
+    features: Mapping[str, tuple[FeastType, Any]],
+    source: FileSource | PushSource,
+    ttl: timedelta,
+) -> FeatureView:
+    """A view with the type and the default of each feature."""
+    return FeatureView(
+        name=name,
+        description=description,
+        entities=[entity],
+        schema=[_field(feature, dtype, default) for feature, (dtype, default) in features.items()],
+        source=source,
+        ttl=ttl,
+        tags=TAGS,
+        owner=TAGS["owner"],
+    )
+
+
+def _stats(name: str, entity: Entity, data: Path) -> FeatureView:
+    """Rates are null where there is nothing to divide by: no touchpoints is not a rate of 0."""
+    defaults = {"touches": 0.0, "click_rate": None, "conversion_rate": None, "cost": None}
+    return _view(
+        name,
+        entity,
+        f"Touchpoints, rates and mean cost of the last {CAMPAIGN_DAYS * 24} hours up to a full hour",
+        {f"{entity.name}_{feature}": (Float64, default) for feature, default in defaults.items()},
+        _source(name, data),
+        timedelta(days=CAMPAIGN_DAYS),
+    )
+
+
+def _request_time(user_history: FeatureView) -> OnDemandFeatureView:
+    request = RequestSource(
+        name="request",
+        schema=[Field(name="request_timestamp", dtype=Float64)],
+        description="When the decision is made, microseconds since 1970",
+    )
+    make: Callable[[Any], OnDemandFeatureView] = on_demand_feature_view(
+        name=names.REQUEST_TIME,
+        sources=[request, user_history[["hist_timestamp"]]],
+        # No defaults: Feast refuses tags here. There is always an hour; without a touchpoint there is no recency.
+        schema=[Field(name="hour_of_day", dtype=Float64), Field(name="recency_hours", dtype=Float64)],
+        mode="python",
+        description="Hour of the day (UTC) and hours since the newest touchpoint before the decision",
+        tags=TAGS,
+        owner=TAGS["owner"],
+    )
+    # Feast makes it a function of the main program, where the next call would look for its text in vain.
+    _request_time_features.__module__ = __name__
+    return make(_request_time_features)
+
+
+def _request_time_features(inputs: dict[str, Any]) -> dict[str, Any]:
+    # Feast keeps this function in the registry, and runs it where nothing of this module is known.
+    from bisect import bisect_left
+
+    from mtorl.request_features import request_features
+
+    rows = []
+    for at, times in zip(inputs["request_timestamp"], inputs["hist_timestamp"], strict=True):
+        past = 0 if times is None else bisect_left(times, at)
+        rows.append(request_features(at, times[past - 1] if past else None))
+    # Feast takes the type from an example, which null has none of.
+    nan = float("nan")
+    return {
+        name: [nan if row[name] is None else row[name] for row in rows] for name in ("hour_of_day", "recency_hours")
+    }

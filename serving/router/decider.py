@@ -93,15 +93,15 @@ class Decider:
         try:
             with metrics.stage("features"):
                 async with asyncio.timeout(deadline.left("features")):
-                    users = await self._features.read([draft.request.user_id for draft in drafts])
+                    users = await self._features.read([draft.request for draft in drafts])
             found = list(zip(drafts, users, strict=True))
         except Exception as error:
             _fail(drafts, "features", error)
             return
         for draft, user in found:
             try:
-                draft.features_found = user.found
-                draft.window = instance_from_history(user.history, draft.request.context, user.static, self._spec)
+                request, draft.features_found, draft.aggregates = draft.request, user.found, user.aggregates
+                draft.window = instance_from_history(user.history, request.context, user.static, self._spec, request.at)
             except Exception as error:  # a history that is not one
                 _fail([draft], "features", error)
 

@@ -29,6 +29,7 @@ class Draft:
     decision_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     window: Instance | None = None
     features_found: bool = False
+    aggregates: dict[str, Any] = field(default_factory=dict)  # features besides the window
     answer: ArmAnswer | None = None
     reserved: float | None = None  # None: nothing is set aside; the reservation has the decision's id
     budget_exhausted: bool = False
@@ -114,5 +115,5 @@ class Draft:
     def _feature_hash(self) -> str | None:
         if self.window is None:
             return None
-        text = orjson.dumps(self.window, option=orjson.OPT_SORT_KEYS)
+        text = orjson.dumps([self.window, self.aggregates], option=orjson.OPT_SORT_KEYS)
         return hashlib.blake2b(text, digest_size=8).hexdigest()

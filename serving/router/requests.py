@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -18,7 +18,10 @@ MAX_INSTANCES = 64
 MAX_OUTCOMES = 1000
 MAX_TEXT = 256
 
-_INSTANCE_KEYS = ("user_id", "campaign_id", "context", "request_id")
+CLOCK_SKEW = timedelta(minutes=1)  # how far a caller's clock may be ahead of ours
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_INSTANCE_KEYS = ("user_id", "campaign_id", "context", "request_id", "timestamp")
 _OUTCOME_KEYS = ("event_id", "decision_id", "kind", "value", "event_time")
 
 
@@ -33,7 +36,13 @@ class DecisionRequest:
     user_id: str
     campaign_id: str
     context: dict[str, Any]
+    at: int  # when the opportunity arose, microseconds since 1970
     request_id: str | None = None
+
+
+def microseconds(when: datetime) -> int:
+    """A time with a zone as microseconds since 1970."""
+    return (when - _EPOCH) // timedelta(microseconds=1)
 
 
 def parse_json(body: Any) -> Any:
@@ -49,7 +58,8 @@ def parse_json(body: Any) -> Any:
 def parse_decisions(body: Any, spec: DatasetSpec) -> list[DecisionRequest]:
     """The instances of a v1 request."""
     items = _items(parse_json(body), "instances", MAX_INSTANCES)
-    return [_decision(f"instances[{i}]", item, spec) for i, item in enumerate(items)]
+    now = datetime.now(UTC)
+    return [_decision(f"instances[{i}]", item, spec, now) for i, item in enumerate(items)]
 
 
 def parse_outcomes(body: Any) -> list[dict[str, Any]]:
@@ -58,13 +68,14 @@ def parse_outcomes(body: Any) -> list[dict[str, Any]]:
     return [_outcome(f"outcomes[{i}]", item) for i, item in enumerate(items)]
 
 
-def _decision(where: str, item: Any, spec: DatasetSpec) -> DecisionRequest:
+def _decision(where: str, item: Any, spec: DatasetSpec, now: datetime) -> DecisionRequest:
     _keys(where, item, _INSTANCE_KEYS, required=3)
-    request_id = item.get("request_id")
+    request_id, timestamp = item.get("request_id"), item.get("timestamp")
     return DecisionRequest(
         user_id=_text(f"{where}.user_id", item["user_id"]),
         campaign_id=_text(f"{where}.campaign_id", item["campaign_id"]),
         context=_context(f"{where}.context", item["context"], spec.context),
+        at=microseconds(now if timestamp is None else _past(f"{where}.timestamp", timestamp, now)),
         request_id=None if request_id is None else _text(f"{where}.request_id", request_id),
     )
 
@@ -101,7 +112,7 @@ def _outcome(where: str, item: Any) -> dict[str, Any]:
         "decision_id": _text(f"{where}.decision_id", item["decision_id"]),
         "kind": item["kind"],
         "value": value,
-        "event_time": _time(f"{where}.event_time", item["event_time"]),
+        "event_time": _time(f"{where}.event_time", item["event_time"]).isoformat(timespec="microseconds"),
     }
 
 
@@ -144,7 +155,14 @@ def _number(where: str, value: Any) -> float:
     return float(value)
 
 
-def _time(where: str, value: Any) -> str:
+def _past(where: str, value: Any, now: datetime) -> datetime:
+    found = _time(where, value)
+    if found > now + CLOCK_SKEW:
+        raise BadRequest(f"{where}: {value} is in the future; it is {now.isoformat(timespec='seconds')} here")
+    return found
+
+
+def _time(where: str, value: Any) -> datetime:
     try:
         found = datetime.fromisoformat(_text(where, value))
     except ValueError as error:
@@ -154,7 +172,7 @@ def _time(where: str, value: Any) -> str:
     if found.tzinfo is None:
         raise BadRequest(f"{where}: the time has no zone; write 2026-01-31T12:00:00Z, for instance")
     try:
-        return found.astimezone(UTC).isoformat(timespec="microseconds")
+        return found.astimezone(UTC)
     except OverflowError:
         raise BadRequest(f"{where}: {_short(value)} is out of range") from None
 

@@ -18,6 +18,7 @@ from serving.router.decider import Decider
 from serving.router.features import FeastSource, FeatureReader, FeatureSource
 from serving.router.live import LiveExperiment
 from serving.router.outcomes import OutcomeDesk
+from serving.router.requests import DecisionRequest
 from serving.router.settlement import Settler, reconcile
 
 log = logging.getLogger(__name__)
@@ -125,10 +126,10 @@ class Router:
     async def _warm_features(self) -> None:
         try:
             async with asyncio.timeout(_WARM_SECONDS):
-                await self._features.read(["warm-up"])
+                await self._features.read([DecisionRequest("warm-up", "warm-up", {}, at=0)])
         except Exception as error:
             log.warning("the feature store does not answer yet: %s: %s", type(error).__name__, error)
 
     def _empty_window(self) -> dict[str, Any]:
         context = {column.name: 0.0 if column.kind == "numeric" else "warm-up" for column in self.spec.context}
-        return instance_from_history({}, context, {}, self.spec)
+        return instance_from_history({}, context, {}, self.spec, at=0)

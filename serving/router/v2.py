@@ -12,7 +12,7 @@ from serving.router.requests import BadRequest, DecisionRequest, parse_decisions
 from serving.router.sdk import InferOutput, InferRequest, InferResponse
 
 _REQUIRED = ("user_id", "campaign_id", "context")
-_INPUTS = (*_REQUIRED, "request_id")
+_INPUTS = (*_REQUIRED, "request_id", "timestamp")
 _OUTPUTS = {
     "decision_id": "BYTES",
     "arm": "BYTES",
@@ -32,7 +32,7 @@ def parse_request(request: InferRequest, spec: DatasetSpec) -> list[DecisionRequ
     unknown = sorted(set(tensors) - set(_INPUTS))
     missing = [name for name in _REQUIRED if name not in tensors]
     if unknown or missing:
-        raise BadRequest(f"inputs must be {', '.join(_INPUTS)} (the last is optional), got {', '.join(tensors)}")
+        raise BadRequest(f"inputs must be {', '.join(_INPUTS)} (the last two are optional), got {', '.join(tensors)}")
     if len({len(values) for values in tensors.values()}) > 1:
         raise BadRequest(f"inputs differ in length: {', '.join(f'{k} {len(v)}' for k, v in tensors.items())}")
     tensors["context"] = [_context(i, text) for i, text in enumerate(tensors["context"])]

@@ -51,7 +51,7 @@ FAULTS: list[tuple[str, Callable[[pd.DataFrame], pd.DataFrame], list[str]]] = [
     ("timestamp", set_value("timestamp", 5, "yesterday"), ["timestamp", "1 row", "yesterday"]),
     ("channel", set_value("channel", 7, "carrier-pigeon"), ["channel", "1 row", "carrier-pigeon"]),
     ("cost", set_value("cost", 3, -2.0), ["cost", "1 row", "-2.0"]),
-    ("duplicate", lambda log: pd.concat([log, log.head(2)]), ["duplicate", "2 rows"]),
+    ("duplicate", lambda log: pd.concat([log, log.head(2)]), ["repeating", "2 rows"]),
     (
         "one touchpoint",
         lambda log: pd.concat([log, log.head(1).assign(user_id="lonely")]),

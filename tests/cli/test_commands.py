@@ -35,5 +35,5 @@ def test_wrong_arguments(arguments: list[str], words: list[str], tmp_path: Path)
 def test_help_teaches() -> None:
     answer = CliRunner().invoke(app, ["--help"])
     assert answer.exit_code == 0
-    for command in ("run", "serve", "compile", "materialize", "drift"):
+    for command in ("run", "data", "serve", "compile", "materialize", "drift"):
         assert command in answer.output

@@ -23,6 +23,7 @@ SPEC = DatasetSpec(
         Column("order", "categorical", missing="unknown"),  # a word of SQL
     ),
     static=(Column("age", "categorical"), Column("tenure", "numeric", missing="unknown")),
+    outcomes=(Column("seconds", "numeric", missing="unknown"),),  # known afterwards, such as play time
     segment="age",
     reward=RewardSpec("click"),
     propensity="logged",
@@ -66,7 +67,7 @@ class Toy:
         return {
             "user_id": user,
             "timestamp": at,
-            "campaign_id": "c1",
+            "campaign_id": str(rng.choice(["c1", "c2"])),
             "channel": str(rng.choice(SPEC.channels)),
             "cost": cost,
             "click": int(rng.integers(0, 2)),
@@ -77,22 +78,26 @@ class Toy:
             "order": None if rng.random() < 0.2 else str(rng.choice(["first", "again"])),
             "age": "old" if user == "u1" else "young",
             "tenure": None if user == "u2" else float(len(user)),
+            "seconds": None if rng.random() < 0.2 else rng.random(),
         }
 
     def write(self, log: pd.DataFrame, path: Path) -> Path:
         """Write a log as Parquet, types as in the canonical layout."""
         times = {c: "datetime64[us, UTC]" for c in ("timestamp", "created_timestamp") if c in log}
-        log.astype({**times, "hour": float, "tenure": float}).to_parquet(path, index=False)
+        log.astype({**times, "hour": float, "tenure": float, "seconds": float}).to_parquet(path, index=False)
         return path
 
     def past(self, log: pd.DataFrame, user: str, before: pd.Timestamp, n: int | None = None) -> dict[str, list[Any]]:
-        """The last n touches of a user that happened, and were known, strictly before a time: row by row, by hand."""
+        """The last n touches of a user that happened, and were known, strictly before a time: row by row, by hand.
+
+        Numbers are floats, as in the feature store.
+        """
         arrived = log["created_timestamp"] if "created_timestamp" in log else log["timestamp"]
         known = log[(log["user_id"] == user) & (log["timestamp"] < before) & (arrived < before)]
         known = known.sort_values("timestamp").tail(n or self.spec.window)
         names = ["channel", "click", "conversion", "revenue", "cost", *(c.name for c in self.spec.context)]
         lists = {f"hist_{name}": [none_if_null(v) for v in known[name]] for name in names}
-        return {**lists, "hist_timestamp": [t.value // 1000 for t in known["timestamp"]]}
+        return {**lists, "hist_timestamp": [float(t.value // 1000) for t in known["timestamp"]]}
 
 
 def none_if_null(value: Any) -> Any:

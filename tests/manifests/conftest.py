@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import shutil
 import subprocess
@@ -9,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
+
+from cli.main import app
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "manifests"
@@ -61,7 +65,7 @@ def title(o: dict[str, Any]) -> str:
 
 
 def pod_specs(objects: Objects) -> list[tuple[str, dict[str, Any]]]:
-    """Every pod that the objects lead to, KServe's too: runtime and predictor merged as its controller does."""
+    """Every pod that the objects lead to: also KServe's (runtime and predictor merged as it does) and Spark's."""
     pods = []
     runtimes = {o["metadata"]["name"]: o["spec"] for o in of_kind(objects, "ServingRuntime")}
     for o in objects:
@@ -72,9 +76,64 @@ def pod_specs(objects: Objects) -> list[tuple[str, dict[str, Any]]]:
             pods.append((title(o), spec["jobTemplate"]["spec"]["template"]["spec"]))
         elif o["kind"] == "InferenceService":
             pods.append((title(o), {**runtimes[spec["predictor"]["model"]["runtime"]], **spec["predictor"]}))
+        elif o["kind"] == "ScheduledSparkApplication":
+            pods += [(f"{title(o)}/{role}", _spark_pod(spec["template"], role)) for role in ("driver", "executor")]
     return pods
+
+
+def _spark_pod(app: dict[str, Any], role: str) -> dict[str, Any]:
+    """A pod of a Spark application, in short; test_spark.py has Spark make the real one."""
+    said, pod = app[role], copy.deepcopy(app[role]["template"]["spec"])
+    (container,) = pod["containers"]
+    container["image"] = app["image"]
+    container["resources"] = {
+        "requests": {"cpu": str(said["cores"]), "memory": said["memory"]},
+        "limits": {"cpu": said["coreLimit"], "memory": said["memory"]},
+    }
+    return {**pod, "serviceAccountName": said["serviceAccount"]}
 
 
 def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
     """All containers of a pod."""
     return [*pod["containers"], *pod.get("initContainers", [])]
+
+
+def _matches(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    return all(labels.get(k) == v for k, v in selector.get("matchLabels", {}).items()) and all(
+        e["operator"] == "Exists" and e["key"] in labels for e in selector.get("matchExpressions", [])
+    )
+
+
+def selects(policy: dict[str, Any], labels: dict[str, str]) -> bool:
+    """Whether a network policy is about pods with these labels."""
+    return _matches(policy["spec"]["podSelector"], labels)
+
+
+def allowed(policies: Objects, source: dict[str, str], target: dict[str, str], port: int | str) -> bool:
+    """Whether both ends allow a flow between two pods of the namespace."""
+
+    def end(direction: str, own: dict[str, str], other: dict[str, str]) -> bool:
+        peers = "to" if direction == "Egress" else "from"
+        return any(
+            selects(policy, own)
+            and any(
+                "podSelector" in p and "namespaceSelector" not in p and _matches(p["podSelector"], other)
+                for p in rule.get(peers, [])
+            )
+            and port in [p["port"] for p in rule.get("ports", [])]
+            for policy in policies
+            if direction in policy["spec"]["policyTypes"]
+            for rule in policy["spec"].get(direction.lower(), [])
+        )
+
+    return end("Egress", source, target) and end("Ingress", target, source)
+
+
+def parsed(args: list[str]) -> dict[str, Any]:
+    """The parameters that the real command line reads from an argument list, without running the command."""
+    command: Any = typer.main.get_command(app)
+    rest = args
+    while hasattr(command, "commands"):
+        command, rest = command.commands[rest[0]], rest[1:]
+    parameters: dict[str, Any] = command.make_context(command.name, list(rest)).params
+    return parameters

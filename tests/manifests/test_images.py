@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import subprocess
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -19,7 +21,7 @@ DOCKERFILES = sorted(MANIFESTS.glob("images/*/Dockerfile"))
 def test_there_is_one_for_each_image() -> None:
     release = (MANIFESTS / "components" / "release" / "kustomization.yaml").read_text()
     named = set(re.findall(r"name: ghcr\.io/mtorl-kubeflow/(\w+)", release))
-    assert {path.parent.name for path in DOCKERFILES} == named == {"router", "torchserve", "train", "redis"}
+    assert {path.parent.name for path in DOCKERFILES} == named == {"router", "torchserve", "train", "redis", "spark"}
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
@@ -41,7 +43,7 @@ def test_dockerfile(path: Path) -> None:
 
 
 def test_extras_are_those_of_the_project() -> None:
-    for name, extra in (("router", "router"), ("torchserve", "handlers"), ("train", "all")):
+    for name, extra in (("router", "router"), ("torchserve", "handlers"), ("train", "all"), ("spark", "spark")):
         assert f'"/src[{extra}]"' in (MANIFESTS / "images" / name / "Dockerfile").read_text()
 
 
@@ -86,3 +88,44 @@ def test_java_replaces_the_entry_point(start: ModuleType, monkeypatch: pytest.Mo
 def test_nothing_to_serve_is_said(start: ModuleType) -> None:
     with pytest.raises(SystemExit, match=r"exactly one \.mar"):
         start.main()
+
+
+@pytest.fixture
+def spark_runs(tmp_path: Path) -> Callable[..., list[str]]:
+    """The words that the image's entry point for Spark hands to tini."""
+    tini = tmp_path / "tini"
+    tini.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    tini.chmod(0o755)
+
+    def run(*arguments: str, **environment: str) -> list[str]:
+        done = subprocess.run(
+            [str(MANIFESTS / "images" / "spark" / "entrypoint"), *arguments],
+            env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "SPARK_HOME": "/spark", **environment},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.splitlines()
+
+    return run
+
+
+def test_spark_driver_is_spark_submit_in_client_mode(spark_runs: Callable[..., list[str]]) -> None:
+    words = spark_runs(
+        "driver", "--properties-file", "p", "local:///app.py", "a b", SPARK_DRIVER_BIND_ADDRESS="10.0.0.1"
+    )
+    assert words[:5] == ["-s", "--", "/spark/bin/spark-submit", "--deploy-mode", "client"]
+    assert "spark.driver.bindAddress=10.0.0.1" in words
+    assert words[-4:] == ["--properties-file", "p", "local:///app.py", "a b"]
+
+
+def test_spark_executor_is_told_who_it_is(spark_runs: Callable[..., list[str]]) -> None:
+    given = ("DRIVER_URL", "EXECUTOR_ID", "EXECUTOR_CORES", "APPLICATION_ID", "EXECUTOR_POD_IP", "RESOURCE_PROFILE_ID")
+    environment = {f"SPARK_{name}": f"the {name}" for name in (*given, "EXECUTOR_POD_NAME")}
+    words = spark_runs(
+        "executor", SPARK_EXECUTOR_MEMORY="8g", SPARK_JAVA_OPT_0="-Da=1 2", SPARK_JAVA_OPT_1="-Db", **environment
+    )
+    assert words[:7] == ["-s", "--", "java", "-Da=1 2", "-Db", "-Xms8g", "-Xmx8g"]
+    assert words[words.index("-cp") + 1] == "/spark/jars/*"
+    said = dict(zip(words[10::2], words[11::2], strict=True))
+    assert set(said.values()) == set(environment.values()) and said["--hostname"] == "the EXECUTOR_POD_IP"

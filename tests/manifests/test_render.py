@@ -85,15 +85,16 @@ def test_pods_keep_to_the_restricted_profile_and_more(objects: Objects) -> None:
 
 
 def test_no_pod_talks_to_the_api_server(objects: Objects) -> None:
+    """But Spark's driver, which starts its executors (test_spark.py)."""
     accounts = {o["metadata"]["name"]: o for o in of_kind(objects, "ServiceAccount")}
     for name, pod in pod_specs(objects):
-        assert pod["automountServiceAccountToken"] is False, name
+        assert pod["automountServiceAccountToken"] is (name == "ScheduledSparkApplication/mtorl-features/driver"), name
         assert accounts[pod["serviceAccountName"]]["automountServiceAccountToken"] is False, name
 
 
 def test_long_running_containers_are_probed(objects: Objects) -> None:
     for name, pod in pod_specs(objects):
-        if name.startswith("CronJob/"):
+        if name.startswith(("CronJob/", "ScheduledSparkApplication/")):
             continue
         main = containers(pod)[0]
         assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(main), name

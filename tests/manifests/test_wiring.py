@@ -6,20 +6,32 @@ import json
 import os
 import re
 import subprocess
+import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import typer
 import yaml
 
-from cli.main import app
 from mtorl.dataset import DatasetSpec
 from mtorl.experiment import Experiment
-from tests.manifests.conftest import MANIFESTS, ROOT, Objects, named, of_kind, pod_specs, render
+from tests.manifests.conftest import (
+    MANIFESTS,
+    ROOT,
+    Objects,
+    allowed,
+    named,
+    of_kind,
+    parsed,
+    pod_specs,
+    render,
+    selects,
+)
 
 KILL = re.compile(r"kubectl -n mtorl get configmap mtorl-experiment -o json \| (sed '[^']+') \| kubectl replace -f -")
+SIMULATED = DatasetSpec.load("simulator")
 PREDICTOR = {"serving.kserve.io/inferenceservice": "mtorl-challenger"}  # KServe puts it on the pods that it makes
 
 
@@ -186,13 +198,16 @@ def test_more_routers_are_spread_and_bounded() -> None:
 
 
 def test_one_feature_store_for_reader_and_writer(production: Objects, router: dict[str, Any]) -> None:
-    from features.store import SERVICE
+    from features.names import AD_DECISION
 
-    assert router["feature_service"] == SERVICE
+    assert router["feature_service"] == AD_DECISION
     config = yaml.safe_load(_config_map(production, "mtorl-feature-store-")["data"]["feature_store.yaml"])
     laptop = yaml.safe_load((ROOT / "features" / "feature_repo" / "feature_store.yaml").read_text())
     for key in ("project", "provider", "entity_key_serialization_version", "materialization"):
         assert config[key] == laptop[key], f"{key}: the registry of the pipeline and the jobs would disagree"
+    writer = yaml.safe_load(_config_map(production, "mtorl-jobs-feature-store-")["data"]["feature_store.yaml"])
+    assert writer.pop("offline_store")["type"] == laptop["offline_store"]["type"]
+    assert writer == config, "the writer's store and the reader's"
     host, _, rest = config["online_store"]["connection_string"].partition(":")
     (port,) = named(production, "Service", host)["spec"]["ports"]
     assert rest == f"{port['port']},password=${{REDIS_PASSWORD}}"
@@ -203,6 +218,77 @@ def test_one_feature_store_for_reader_and_writer(production: Objects, router: di
     assert config["registry"]["path"] == f"{repository}/registry.db"
 
 
+@pytest.fixture
+def pipelines_repository(tmp_path: Path) -> Path:
+    """What the pipeline leaves on the volume: a repository, made of the log as it was then."""
+    from features import store
+
+    store.create(tmp_path / "pipeline", SIMULATED, _log(tmp_path / "then.parquet", 0.5))
+    return tmp_path / "pipeline"
+
+
+def _log(path: Path, part: float) -> Path:
+    from mtorl.log import write_log
+    from mtorl.simulator import Simulator, SimulatorConfig
+
+    log = Simulator(SimulatorConfig(users=20)).log()
+    write_log(log[log["timestamp"] <= log["timestamp"].quantile(part)], path, SIMULATED)
+    return path
+
+
+def _repository(objects: Objects, config_map: str, pipelines: Path, folder: Path) -> Path:
+    """A pod's repository: its feature_store.yaml, with paths of this machine and SQLite for Redis."""
+    config = yaml.safe_load(_config_map(objects, config_map)["data"]["feature_store.yaml"])
+    config["registry"]["path"] = str(pipelines / "registry.db")
+    config["online_store"] = {"type": "sqlite", "path": str(pipelines / "online.db")}
+    folder.mkdir()
+    (folder / "feature_store.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+@pytest.mark.integration
+def test_the_routers_image_can_open_the_pipelines_repository(
+    production: Objects, router: dict[str, Any], pipelines_repository: Path, tmp_path: Path
+) -> None:
+    """It lacks the offline store's libraries: its configuration names no such store, and the registry needs none."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert not re.search(r"ibis|pandera|pyspark|torch|duckdb|mtorl", " ".join(extras["router"]))
+    repository = _repository(production, "mtorl-feature-store-", pipelines_repository, tmp_path / "router")
+    code = f"""
+import sys
+from pathlib import Path
+sys.modules.update(dict.fromkeys(["ibis", "pandera", "pyspark", "plotly", "torch"]))    # as if they were not installed
+from serving.router.features import FeastSource
+FeastSource(Path({str(repository)!r}), {router["feature_service"]!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.integration
+def test_the_job_materializes_the_log_as_it_stands(
+    production: Objects, pipelines_repository: Path, tmp_path: Path
+) -> None:
+    """Its sources are its own, though the registry is the pipeline's, which it can't write to."""
+    import pandas as pd
+    from feast import FeatureStore
+
+    from features import store
+    from features.names import HISTORY
+
+    repository = _repository(production, "mtorl-jobs-feature-store-", pipelines_repository, tmp_path / "job")
+    before = (pipelines_repository / "registry.db").read_bytes()
+    log = pd.read_parquet(_log(tmp_path / "now.parquet", 1.0))
+    store.refresh(repository, SIMULATED, tmp_path / "now.parquet")
+    assert (pipelines_repository / "registry.db").read_bytes() == before
+    newest = log.groupby("user_id")["timestamp"].max()
+    answer = FeatureStore(repo_path=str(repository)).get_online_features(
+        features=[f"{HISTORY}:hist_timestamp"], entity_rows=[{"user_id": user} for user in newest.index]
+    )
+    online = [times[-1] for times in answer.to_dict()["hist_timestamp"]]
+    assert online == [time.value // 1000 for time in newest.astype("datetime64[ns, UTC]")]
+
+
 def test_pipelines_run_the_image_of_the_jobs(production: Objects) -> None:
     (image,) = {c["image"] for n, pod in pod_specs(production) if n.startswith("CronJob/") for c in pod["containers"]}
     for path in (MANIFESTS / "pipelines").glob("*.yaml"):
@@ -211,7 +297,7 @@ def test_pipelines_run_the_image_of_the_jobs(production: Objects) -> None:
 
 def test_materialize_is_called_as_the_command_takes_it(production: Objects, router: dict[str, Any]) -> None:
     container = _pod(production, "CronJob/mtorl-materialize")["containers"][0]
-    context = _parsed(container["args"])
+    context = parsed(container["args"])
     assert context["dataset"] == router["dataset"] and _mounts(container)["/etc/mtorl/dataset"]["name"] == "dataset"
     assert _mounts(container)[f"{context['feature_repo']}/feature_store.yaml"]["name"] == "feature-store"
     assert _mounts(container)["/mnt/mtorl"]["readOnly"]
@@ -228,47 +314,13 @@ def test_a_check_that_finds_drift_is_a_success(production: Objects, tmp_path: Pa
         [*container["command"], *container["args"]], env={**environment, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     )
     assert done.returncode == job
-    context = _parsed((tmp_path / "args").read_text().splitlines())
+    context = parsed((tmp_path / "args").read_text().splitlines())
     assert str(context["artifact"]) == environment["ARTIFACT"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", context["since"])
     assert "/mnt/mtorl/decision_log" in _pod(production, "StatefulSet/mtorl-router")["containers"][1]["args"][0]
 
 
-def _parsed(args: list[str]) -> dict[str, Any]:
-    """The parameters that the real command reads from an argument list, without running it."""
-    group = typer.main.get_command(app)
-    command = group.commands[args[0]]  # type: ignore[attr-defined]
-    parameters: dict[str, Any] = command.make_context(args[0], args[1:]).params
-    return parameters
-
-
 # --- network --------------------------------------------------------------------------------------------------------
-
-
-def _matches(selector: dict[str, Any], labels: dict[str, str]) -> bool:
-    return all(labels.get(k) == v for k, v in selector.get("matchLabels", {}).items()) and all(
-        e["operator"] == "Exists" and e["key"] in labels for e in selector.get("matchExpressions", [])
-    )
-
-
-def _allowed(policies: Objects, source: dict[str, str], target: dict[str, str], port: int | str) -> bool:
-    """Whether both ends allow a flow between two pods of the namespace."""
-
-    def end(direction: str, own: dict[str, str], other: dict[str, str]) -> bool:
-        peers = "to" if direction == "Egress" else "from"
-        return any(
-            _matches(policy["spec"]["podSelector"], own)
-            and any(
-                "podSelector" in p and "namespaceSelector" not in p and _matches(p["podSelector"], other)
-                for p in rule.get(peers, [])
-            )
-            and port in [p["port"] for p in rule.get("ports", [])]
-            for policy in policies
-            if direction in policy["spec"]["policyTypes"]
-            for rule in policy["spec"].get(direction.lower(), [])
-        )
-
-    return end("Egress", source, target) and end("Ingress", target, source)
 
 
 def _labels(objects: Objects, kind: str, name: str) -> dict[str, str]:
@@ -285,9 +337,9 @@ def test_only_the_listed_flows_are_open(production: Objects) -> None:
     router = _labels(production, "StatefulSet", "mtorl-router")
     redis = _labels(production, "StatefulSet", "mtorl-redis")
     materialize = _labels(production, "CronJob", "mtorl-materialize")
-    assert _allowed(policies, router, PREDICTOR, 8080)
-    assert _allowed(policies, router, redis, 6379)
-    assert _allowed(policies, materialize, redis, 6379)
+    assert allowed(policies, router, PREDICTOR, 8080)
+    assert allowed(policies, router, redis, 6379)
+    assert allowed(policies, materialize, redis, 6379)
     for source, target, port in (
         (PREDICTOR, redis, 6379),
         (materialize, PREDICTOR, 8080),
@@ -295,10 +347,10 @@ def test_only_the_listed_flows_are_open(production: Objects) -> None:
         (router, PREDICTOR, 8082),
         (PREDICTOR, PREDICTOR, 8080),
     ):
-        assert not _allowed(policies, source, target, port), (source, target, port)
+        assert not allowed(policies, source, target, port), (source, target, port)
 
 
 def test_model_servers_call_nobody(production: Objects) -> None:
     for policy in of_kind(production, "NetworkPolicy"):
-        if policy["spec"]["podSelector"] and _matches(policy["spec"]["podSelector"], PREDICTOR):
+        if policy["spec"]["podSelector"] and selects(policy, PREDICTOR):
             assert policy["spec"]["policyTypes"] == ["Ingress"]

@@ -30,6 +30,7 @@ POLICY = PolicyParams(advantage_weight=2.0, exploration=0.05, price=0.1, utility
 def history(touches: int, seed: int) -> dict[str, list[Any]]:
     random = np.random.default_rng(seed)
     return {
+        "hist_timestamp": list(range(touches)),
         "hist_channel": random.choice(SPEC.channels, touches).tolist(),
         "hist_click": random.integers(2, size=touches).tolist(),
         "hist_conversion": [0] * touches,
@@ -44,7 +45,7 @@ def history(touches: int, seed: int) -> dict[str, list[Any]]:
 def batch(rows: int) -> WindowBatch:
     context = {"hour": 12.0, "device": "mobile", "placement": "feed"}
     static = {"age_group": "25-34", "tenure_days": 100.0, "region": "north"}
-    items = [instance_from_history(history(i % 30, i), context, static, SPEC) for i in range(rows)]
+    items = [instance_from_history(history(i % 30, i), context, static, SPEC, at=30) for i in range(rows)]
     return WindowBatch.from_instances(items, SPEC)
 
 
@@ -134,7 +135,7 @@ from mtorl.windows import WindowBatch, instance_from_history
 loaded = load({str(saved[0])!r})
 assert "torch" not in sys.modules
 context = {{"hour": 12.0, "device": "mobile", "placement": "feed"}}
-window = instance_from_history({{}}, context, {{}}, loaded.spec)
+window = instance_from_history({{}}, context, {{}}, loaded.spec, at=0)
 logits, reward, cost = loaded.predict(WindowBatch.from_instances([window], loaded.spec))
 assert logits.shape == reward.shape == cost.shape == (1, 4)
 assert "mtorl.model" not in sys.modules

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
 from mtorl.baselines.channel_frequency import POLICY, ChannelFrequency, fit
 from mtorl.dataset import DatasetSpec
-from mtorl.windows import Encoder, WindowBatch, history_columns, instance_from_history
+from mtorl.windows import Encoder, WindowBatch, instance_from_history
 
 
 def spec(segment: str | None = "age") -> DatasetSpec:
@@ -40,8 +40,15 @@ def windows(description: DatasetSpec, per_age: int = 400) -> WindowBatch:
             on_social = i < social * per_age
             row = {"channel": "social" if on_social else "search", "click": click * on_social, "conversion": 0}
             row |= {"revenue": 0.0, "cost": 0.2 if on_social else 0.6, "hour": 1.0, "age": age}
-            rows.append({**row, **{name: [] for name in history_columns(description)}})
-    return WindowBatch.from_joined(pd.DataFrame(rows), description, targets=True)
+            rows.append({**row, "user_id": f"{age}{i}"})
+    return windows_of(rows, description, 1)
+
+
+def windows_of(rows: list[dict[str, Any]], description: DatasetSpec, touches: int) -> WindowBatch:
+    """The last window of each user, who has so many touchpoints, an hour apart."""
+    time = pa.array(range(0, len(rows) * 3_600_000_000, 3_600_000_000), pa.timestamp("us", tz="UTC"))
+    steps = pa.Table.from_pylist(rows).append_column("timestamp", time)
+    return WindowBatch.from_steps(steps, np.arange(touches - 1, len(rows), touches), description, targets=True)
 
 
 @pytest.fixture
@@ -54,7 +61,7 @@ def fitted() -> tuple[ChannelFrequency, Encoder]:
 
 def heads(network: ChannelFrequency, encoder: Encoder, age: str | None, description: DatasetSpec | None = None):
     description = description or spec()
-    item = instance_from_history({}, {"hour": 1.0}, {"age": age}, description)
+    item = instance_from_history({}, {"hour": 1.0}, {"age": age}, description, at=0)
     x_BTD, length_B = encoder.encode(WindowBatch.from_instances([item], description))
     logits, reward, cost = (part[0].numpy() for part in network(torch.from_numpy(x_BTD), torch.from_numpy(length_B)))
     return np.exp(logits), reward, cost
@@ -98,10 +105,10 @@ def test_without_a_segment_there_is_one_table():
 
 def test_every_step_of_a_window_counts():
     description = spec()
-    past = {"hist_channel": ["search"] * 3, "hist_hour": [1.0] * 3}
-    past |= {f"hist_{name}": [0.0] * 3 for name in ("click", "conversion", "revenue", "cost")}
-    row = {"channel": "social", "click": 0, "conversion": 0, "revenue": 0.0, "cost": 0.0, "hour": 1.0, "age": "young"}
-    batch = WindowBatch.from_joined(pd.DataFrame([{**row, **past}] * 100), description, targets=True)
+    row = {"click": 0, "conversion": 0, "revenue": 0.0, "cost": 0.0, "hour": 1.0, "age": "young"}
+    channels = ("search", "search", "search", "social")
+    rows = [{**row, "user_id": f"u{i}", "channel": channel} for i in range(100) for channel in channels]
+    batch = windows_of(rows, description, 4)
     encoder = Encoder.fit(batch, description)
     probs, _, _ = heads(fit(batch, encoder.targets(batch), encoder), encoder, "young")
     np.testing.assert_allclose(probs, [0.75, 0.25, 0.0], atol=0.01)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import yaml
 
-from mtorl.adapters import adapter_of
+from features.adapters import adapter_of
 from mtorl.dataset import BASE_COLUMNS, Column, DatasetSpec, RewardSpec, SpecError, built_in
 
 
@@ -14,7 +14,7 @@ def simulator() -> dict:
 
 
 def test_built_in_descriptions_load_and_survive_a_round_trip(tmp_path):
-    assert built_in() == ("criteo-sequence", "kuairand-sequence", "simulator")
+    assert " ".join(built_in()) == "criteo-attribution criteo-sequence kuairand kuairand-sequence simulator"
     for name in built_in():
         spec = DatasetSpec.load(name)
         assert spec.name == name
@@ -37,8 +37,8 @@ def test_no_outcome_and_no_copy_of_the_channel_is_context_in_the_criteo_sample()
 
 
 def test_an_unknown_name_lists_the_built_in_ones():
-    with pytest.raises(SpecError, match=r"no data set named 'kuairand'; built in: criteo-sequence, kuairand-sequence"):
-        DatasetSpec.load("kuairand")
+    with pytest.raises(SpecError, match=r"no data set named 'criteo'; built in: criteo-attribution, criteo-seq"):
+        DatasetSpec.load("criteo")
 
 
 @pytest.mark.parametrize("content", [b"channels: [", b"\xff\xfe\x00", None])
@@ -107,7 +107,7 @@ def test_a_missing_field_is_named():
 
 def test_an_unknown_adapter_lists_the_known_ones():
     spec = DatasetSpec.from_dict({**simulator(), "adapter": "excel"})
-    with pytest.raises(SpecError, match="adapter: 'excel' is not one of touchpoints, simulator, kuairand-sequence"):
+    with pytest.raises(SpecError, match="adapter: 'excel' is not one of touchpoints, simulator, criteo-"):
         adapter_of(spec)
 
 

@@ -23,6 +23,7 @@ def log(users: int = 600, steps: int = 10, stay: float = 0.0, seed: int = 0) -> 
     return pd.DataFrame(
         {
             "user_id": np.repeat([f"u{i}" for i in range(users)], steps),
+            "timestamp": pd.Timestamp("2024-03-01", tz="UTC") + pd.to_timedelta(np.tile(np.arange(steps), users), "h"),
             "step": np.tile(np.arange(steps), users),
             "split": np.repeat(np.where(np.arange(users) % 3, "train", "test"), steps),
             "channel": np.array(SPEC.channels)[channel.ravel()],
@@ -66,9 +67,23 @@ def test_markov_depends_on_the_channel_before_and_on_the_start():
     assert found.min() == FLOOR
 
 
+def test_markov_begins_anew_with_every_journey():
+    spec = replace(SPEC, propensity="markov")
+    windows = log(users=4000, stay=0.6)
+    two = windows.assign(step=windows["step"] % 5)  # a second journey after five touchpoints
+    found = logged_propensity(two, spec)
+    first = two["step"] == 0
+    fresh = windows["channel"].map(windows.loc[(two["split"] == "train") & first, "channel"].value_counts(True))
+    np.testing.assert_allclose(found[first], np.maximum(fresh[first], FLOOR), atol=0.001)
+    before = windows.groupby("user_id")["channel"].shift()
+    stayed = ~first & (windows["channel"] == before) & (windows["channel"] == "search")
+    np.testing.assert_allclose(found[stayed], 0.8, atol=0.03)
+
+
 def test_the_order_of_rows_does_not_matter():
     spec = replace(SPEC, propensity="markov")
     windows = log(users=50, stay=0.5)
+    windows["step"] %= 5
     shuffled = windows.sample(frac=1, random_state=1)
     found = pd.Series(logged_propensity(shuffled, spec), index=shuffled.index).sort_index()
     np.testing.assert_array_equal(found, logged_propensity(windows, spec))

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtorl.log import fingerprint, ingest_log, validate, write_log
+from features.door import ingest_log, validate_log
+from mtorl.log import fingerprint, write_log
 from mtorl.market import CHANNELS, Luck, pick
 from mtorl.simulator import Outcome, Simulator, SimulatorConfig
-from mtorl.windows import history_columns, instance_from_history
+from mtorl.windows import Encoder, WindowBatch, history_columns, instance_from_history
 
 USERS = [f"u{i:06d}" for i in range(0, 400, 2)]
 
@@ -34,12 +37,10 @@ def always(channel, cost=0.5):
 
 
 def test_the_log_is_canonical_and_without_fault(simulator, log, tmp_path):
-    found = validate(log, simulator.spec, "log")
-    assert found.faults == ()
-    pd.testing.assert_frame_equal(found.good, log)
     write_log(log, tmp_path / "raw.parquet", simulator.spec)
     report = ingest_log(tmp_path / "raw.parquet", simulator.spec, tmp_path / "log.parquet", tmp_path / "q.csv")
-    assert report.fingerprint == fingerprint(log)
+    assert report.faults == () and report.fingerprint == fingerprint(log)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "log.parquet"), log)
 
 
 def test_the_log_looks_like_advertising(simulator, log):
@@ -128,7 +129,7 @@ def test_online_goes_on_after_the_log_and_knows_its_users(simulator, log):
         simulator.online([USERS[0]] * 2, 1, 1)
 
 
-def test_a_touchpoint_fits_the_log(simulator, log):
+def test_a_touchpoint_fits_the_log(simulator, log, tmp_path):
     online = simulator.online(USERS, 2, 1)
     new = []
     for turn in range(2):
@@ -136,8 +137,9 @@ def test_a_touchpoint_fits_the_log(simulator, log):
             new.append(online.touchpoint(user, turn, "video", online.step(user, turn, "video"), propensity=0.5))
     assert list(new[0]) == list(simulator.spec.columns)
     grown = pd.concat([log, pd.DataFrame(new)], ignore_index=True)
-    found = validate(grown, simulator.spec, "log")
-    assert found.faults == () and len(found.good) == len(log) + 400
+    write_log(grown, tmp_path / "grown.parquet", simulator.spec)
+    found = validate_log(tmp_path / "grown.parquet", simulator.spec)
+    assert found.faults == () and found.rows == len(log) + 400
 
 
 def test_another_choice_changes_nothing_for_other_users_and_rounds(simulator):
@@ -190,15 +192,48 @@ def test_policies_see_the_history_that_the_log_and_the_exposures_make(simulator,
         user = USERS[i]
         past = log[log["user_id"] == user]
         if i:
-            context = simulator.online(USERS, 2, 3).opportunity(user, 0)["context"]
+            seen = simulator.online(USERS, 2, 3).opportunity(user, 0)
             outcome = {name: found[name][i] for name in ("click", "conversion", "revenue", "cost")}
-            past = pd.concat([past, pd.DataFrame([{"channel": "video", **outcome, **context}])])
+            new = {"timestamp": seen["timestamp"], "channel": "video", **outcome, **seen["context"]}
+            past = pd.concat([past, pd.DataFrame([new])])
         past = past.tail(simulator.spec.window)
         assert rows[i]["user_id"] == user and 0 < rows[i]["u"] < 1
         for name in history_columns(simulator.spec):
             assert rows[i]["history"][name] == past[name.removeprefix("hist_")].tolist()
+        assert rows[i]["history"]["hist_timestamp"] == [t.value // 1000 for t in past["timestamp"]]
         assert rows[i]["static"] == past.iloc[0][["age_group", "tenure_days", "region"]].to_dict()
-        instance_from_history(rows[i]["history"], rows[i]["context"], rows[i]["static"], simulator.spec)
+        assert rows[i]["at"] == pd.Timestamp(online.opportunity(user, 1)["timestamp"]).value // 1000
+
+
+@pytest.mark.parametrize("gap_days", [30.0, 1.5])
+def test_a_policy_in_the_simulator_sees_the_windows_that_the_grown_log_gives(simulator, log, gap_days):
+    """Log, online and offline are one: what a router would see is what the next training run reads."""
+    spec = replace(simulator.spec, journey_gap_days=gap_days)
+    online, stepped = simulator.online(USERS, 3, 3), simulator.online(USERS, 3, 3)
+    random, new, served = np.random.default_rng(1), [], []
+    for turn in range(3):
+        rows = online.rows(turn)
+        channel = random.integers(-1, len(CHANNELS), len(USERS))  # some are not exposed
+        for i, (user, code) in enumerate(zip(USERS, channel, strict=True)):
+            name = CHANNELS[code] if code >= 0 else None
+            outcome = stepped.step(user, turn, name)
+            if name is not None:
+                served.append(
+                    instance_from_history(
+                        rows[i]["history"], rows[i]["context"], rows[i]["static"], spec, rows[i]["at"]
+                    )
+                )
+                new.append(stepped.touchpoint(user, turn, name, outcome, 0.25) | {"new": len(new)})
+        online.advance(turn, channel)
+    grown = pd.concat([log[log["user_id"].isin(USERS)], pd.DataFrame(new)], ignore_index=True)
+    grown = grown.sort_values(["user_id", "timestamp"], ignore_index=True)
+    where = grown[grown["new"].notna()].sort_values("new").index.to_numpy()
+    trained = WindowBatch.from_steps(pa.Table.from_pandas(grown, preserve_index=False), where, spec)
+    encoder = Encoder.fit(trained, spec)
+    assert len(trained) == len(served) > 400
+    x, x_served = (encoder.encode(b)[0] for b in (trained, WindowBatch.from_instances(served, spec)))
+    assert x.tobytes() == x_served.tobytes()
+    assert (trained.length_B == 1).any() == (gap_days < 30)  # a pause of a day and a half is not rare
 
 
 # ---- true value

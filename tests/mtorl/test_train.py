@@ -177,6 +177,26 @@ def test_padding_takes_no_part(model):
     assert (log_prob[torch.from_numpy(padding)] == 0).all()
 
 
+def test_a_step_without_a_target_is_seen_by_later_ones_and_teaches_nothing(model):
+    x, targets, length, _ = world(20, 3)
+    hole = np.zeros((20, T), dtype=bool)
+    hole[:, 1] = length > 2  # in mid-window
+    assert hole.any()
+    channel = np.where(hole, -1, targets["channel_BT"])
+    holed = {"channel_BT": channel, "reward_BT": targets["reward_BT"], "cost_BT": targets["cost_BT"]}
+    noisy = {**holed, **{name: np.where(hole, 7, holed[name]) for name in ("reward_BT", "cost_BT")}}
+    with torch.inference_mode():
+        _, whole = losses(model, data(x, targets))
+        terms, log_prob = losses(model, data(x, holed))
+        noisy_terms, _ = losses(model, data(x, noisy))
+        earned = [preference_loss(log_prob, d.reward_BT, d.channel_BT >= 0) for d in (data(x, holed), data(x, noisy))]
+    assert (log_prob[torch.from_numpy(hole)] == 0).all()
+    torch.testing.assert_close(log_prob, whole * torch.from_numpy(~hole))
+    assert terms["action"].item() == pytest.approx(-(log_prob.sum() / (channel >= 0).sum()).item(), rel=1e-5)
+    assert {name: term.item() for name, term in terms.items()} == {n: t.item() for n, t in noisy_terms.items()}
+    assert earned[0].item() == earned[1].item()
+
+
 def test_reward_and_cost_learn_at_the_logged_channel_only(model):
     x, targets, _, _ = world(50, 3)
     targets["channel_BT"] = np.where(targets["channel_BT"] >= 0, 1, -1)  # a log that only ever used channel 1

@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from features.online import Touchpoint
 from mtorl.dataset import Column, DatasetSpec, RewardSpec
-from pipelines.worlds import ReplayWorld, ShiftedWorld
+from mtorl.simulator import Simulator, SimulatorConfig
+from pipelines.worlds import ReplayWorld, ShiftedWorld, SimulatedWorld
 
 SPEC = DatasetSpec(
     name="tiny",
@@ -53,7 +55,9 @@ def test_the_last_touchpoints_of_the_chosen_users_are_cut_off(log: pd.DataFrame)
     world, history = ReplayWorld.from_log(log, log["propensity"], ["u1", "u3"], 2, SPEC)
     assert world.users == ["u1", "u3"]
     assert history.groupby("user_id").size().to_dict() == {"u1": 2, "u2": 4, "u3": 2}
-    assert [world.opportunity("u1", turn)["context"]["hour"] for turn in (0, 1)] == [2.0, 3.0]
+    found = [world.opportunity("u1", turn) for turn in (0, 1)]
+    assert [opportunity["context"]["hour"] for opportunity in found] == [2.0, 3.0]
+    assert [opportunity["timestamp"].hour for opportunity in found] == [2, 3]
     assert list(history.columns) == list(log.columns)
 
 
@@ -80,8 +84,27 @@ def test_no_exposure_counts_as_it_is(world: ReplayWorld) -> None:
 
 @pytest.mark.parametrize("channel", ["a", "b"])
 def test_the_logged_touchpoint_happened_whatever_was_chosen(world: ReplayWorld, channel: str) -> None:
-    touchpoint = world.respond("u3", 0, {"expose": True, "channel": channel}).touchpoint
-    assert touchpoint is not None and touchpoint["channel"] == "a" and "_propensity" not in touchpoint
+    assert world.respond("u3", 0, {"expose": True, "channel": channel}).touchpoint == Touchpoint(
+        pd.Timestamp("2024-01-01 02:00", tz="UTC"),
+        "a",
+        {"hour": 2.0, "device": "phone"},
+        {"click": 0.0, "conversion": 0.0, "revenue": 0.0, "cost": 0.5},
+    )
+
+
+def test_a_simulated_exposure_is_a_touchpoint_at_the_time_of_the_opportunity() -> None:
+    simulator = Simulator(SimulatorConfig(users=50))
+    users = simulator.user_ids[:5]
+    world = SimulatedWorld(simulator.online(users, 2, seed=1), users, 2)
+    for turn in (0, 1):
+        found = world.opportunity(users[0], turn)
+        response = world.respond(users[0], turn, {"expose": True, "channel": simulator.spec.channels[turn]})
+        touchpoint = response.touchpoint
+        assert touchpoint is not None and touchpoint.channel == simulator.spec.channels[turn]
+        assert (touchpoint.timestamp, touchpoint.context) == (found["timestamp"], found["context"])
+        assert dict(response.outcomes) == {k: v for k, v in touchpoint.outcomes.items() if v or k == "cost"}
+    skipped = world.respond(users[1], 0, {"expose": False, "channel": simulator.spec.channels[0]})
+    assert skipped.touchpoint is None and not skipped.outcomes
 
 
 def test_the_weighted_replay_is_unbiased_for_a_logger_that_is_not_uniform() -> None:

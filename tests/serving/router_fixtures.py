@@ -22,6 +22,7 @@ from serving.ledger import Balance, SqliteLedger
 from serving.router.app import RouterModel, install
 from serving.router.config import RouterConfig
 from serving.router.features import UserFeatures
+from serving.router.requests import DecisionRequest
 from serving.router.router import Router
 from serving.router.sdk import ModelServer, app, quiet
 
@@ -134,17 +135,18 @@ class FakeFeatures:
     fault: Exception | None = None
     seconds: float = 0.0
 
-    def read(self, user_ids: Sequence[str]) -> list[UserFeatures]:
+    def read(self, requests: Sequence[DecisionRequest]) -> list[UserFeatures]:
         time.sleep(self.seconds)
         if self.fault:
             raise self.fault
-        unknown = UserFeatures({"hist_channel": None}, {"age": None}, found=False)
-        return [self.users.get(user_id, unknown) for user_id in user_ids]
+        unknown = UserFeatures({}, {"age": None}, found=False)
+        return [self.users.get(request.user_id, unknown) for request in requests]
 
 
 def known_user() -> UserFeatures:
-    """One click on a video."""
+    """One click on a video, an hour ago."""
     lists = {"channel": ["video"], "click": [1], "conversion": [0], "revenue": [0.0], "cost": [0.03]}
+    lists |= {"timestamp": [float(int(time.time() - 3600) * 1_000_000)]}
     context = {"hour": [9.0], "device": ["tv"], "slot": ["top"]}
     return UserFeatures({f"hist_{k}": v for k, v in {**lists, **context}.items()}, {"age": "30-39"}, found=True)
 

@@ -15,6 +15,8 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,31 @@ def test_the_arm_gets_the_window_and_a_reproducible_draw(tmp_path: Path) -> None
             "static": {"age": "30-39"},
         }
         assert len({record["feature_hash"] for record in h.records()}) == 1
+
+    run(scenario, tmp_path)
+
+
+def test_a_decision_sees_what_was_before_its_own_time(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        shown = datetime.fromtimestamp(h.features.users["u1"].history["hist_timestamp"][0] / 1e6, UTC)
+        soon = datetime.now(UTC) + timedelta(seconds=50)  # a caller's clock may be a little ahead
+        for when in (shown, shown + timedelta(microseconds=1), soon):
+            await h.predict(instance(timestamp=when.isoformat()))
+        await h.predict(instance())
+        seen = [item["window"]["prev_channel"] for _, item in h.arm.asked]
+        assert seen == [[None], [None, "video"], [None, "video"], [None, "video"]]
+
+    run(scenario, tmp_path)
+
+
+def test_the_feature_hash_is_that_of_all_features(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        known = h.features.users["u1"]
+        for aggregates in ({}, {"campaign_touches": 5.0}, {"campaign_touches": 6.0}, {"campaign_touches": 5.0}):
+            h.features.users["u1"] = replace(known, aggregates=aggregates)
+            await h.predict()
+        first, *others = (record["feature_hash"] for record in h.records())
+        assert first not in others and others[0] != others[1] and others[0] == others[2]
 
     run(scenario, tmp_path)
 
@@ -448,6 +475,10 @@ NOT_A_REQUEST: list[tuple[Any, str]] = [
     ({"instances": [instance(user_id="x" * 257)]}, "257"),
     ({"instances": [instance(campaign_id=None)]}, "campaign_id"),
     ({"instances": [instance(request_id=["r"])]}, "request_id"),
+    ({"instances": [instance(timestamp=1767268800)]}, "timestamp: expected text"),
+    ({"instances": [instance(timestamp="yesterday")]}, "timestamp: expected an ISO 8601 time"),
+    ({"instances": [instance(timestamp="2026-01-01T12:00:00")]}, "timestamp: the time has no zone"),
+    ({"instances": [instance(timestamp="2999-01-01T12:00:00Z")]}, "timestamp: 2999.* is in the future; it is 2"),
     ({"instances": [instance(context=[])]}, "context: expected an object"),
     ({"instances": [instance(context={})]}, "missing columns: hour, device"),
     ({"instances": [instance(context={**CONTEXT, "hour": None})]}, "missing columns: hour"),
@@ -572,6 +603,16 @@ def test_v2_decides_like_v1(tmp_path: Path) -> None:
         answer = (await h.post("/v2/models/ads/infer", v2(1, request_id=["r9"]))).json()
         assert {o["name"]: o["data"] for o in answer["outputs"]}["fallback_reason"] == ["model_error"]
         assert h.records()[-1]["request_id"] == "r9"
+
+    run(scenario, tmp_path)
+
+
+def test_a_v2_request_may_have_a_time(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        response = await h.post("/v2/models/ads/infer", v2(1, timestamp=["2020-01-01T12:00:00+01:00"]))
+        assert response.status_code == 200, response.text
+        assert h.arm.asked[0][1]["window"]["prev_channel"] == [None]  # long before the user's first touchpoint
+        assert (await h.post("/v2/models/ads/infer", v2(1, timestamp=["2020-01-01"]))).status_code == 400
 
     run(scenario, tmp_path)
 
@@ -804,7 +845,8 @@ def feast_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_process_reads_feast_drains_on_sigterm_and_starts_again(feast_repo: Path, tmp_path: Path) -> None:
     (tmp_path / "features").symlink_to(feast_repo)
     with Process(tmp_path) as process:
-        known, unknown = process.predict(instance("u1", request_id="r1"), instance("stranger"))
+        at = "2026-01-01T12:00:00Z"  # a caller may ask about another moment than now
+        known, unknown = process.predict(instance("u1", request_id="r1", timestamp=at), instance("stranger"))
         assert known["expose"] and unknown["expose"]
         window = next(item["window"] for _, item in process.arm.asked if item["u"] == uniform("s", "decision", "r1"))
         assert window["prev_channel"] == [None, "search", "video"] and window["prev_click"] == [0.0, 0, 1]

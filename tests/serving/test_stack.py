@@ -211,7 +211,7 @@ def real_run(tmp_path: Path) -> Path:
     store.create(run / "features", spec, run / "data" / "touchpoints.parquet")
     store.materialize(run / "features")
     rows = log.head(50).to_dict("records")
-    windows = [instance_from_history({}, row, row, spec) for row in rows]
+    windows = [instance_from_history({}, row, row, spec, at=0) for row in rows]
     encoder = Encoder.fit(WindowBatch.from_instances(windows, spec), spec)
     for arm in ("incumbent", "challenger"):
         save(

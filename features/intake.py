@@ -1,4 +1,4 @@
-"""The door of the house: a raw log, or the simulator, becomes a folder with a validated log and its description.
+"""The first step of every run: a raw log, or the simulator, becomes a folder with a validated log and its description.
 
 The folder holds ``touchpoints.parquet``, ``dataset.yaml`` and ``ingest.json``; every later step reads the description
 from there, so a data set is named once.
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
-import pandas as pd
+import ibis
+import pyarrow.parquet as pq
 
+from features.door import IngestReport, LogError, ingest_log
+from features.engine import open_engine
 from mtorl import progress
 from mtorl.dataset import DatasetSpec, SpecError
-from mtorl.log import IngestReport, LogError, fingerprint, ingest_log, write_log
+from mtorl.log import fingerprint, write_log
 from mtorl.simulator import Simulator, SimulatorConfig
 from mtorl.splits import unit_order
 
@@ -46,7 +49,7 @@ def ingest(
         if source:
             report = ingest_log(Path(source), spec, path, Path(quarantine), on_bad_rows)
             if users and users < report.users:
-                report = _keep(path, spec, users, seed, report)
+                report = _keep(path, users, seed, report)
         else:
             if spec.adapter != "simulator":
                 raise LogError(
@@ -66,16 +69,12 @@ def ingest(
     return report
 
 
-def _keep(path: Path, spec: DatasetSpec, users: int, seed: int, report: IngestReport) -> IngestReport:
+def _keep(path: Path, users: int, seed: int, report: IngestReport) -> IngestReport:
     """Keep a seeded sample of whole users: a smaller log with the same journeys."""
-    log = pd.read_parquet(path)
-    chosen = unit_order(log["user_id"].unique(), seed)[:users]
-    log = log[log["user_id"].isin(chosen)].reset_index(drop=True)
-    write_log(log, path, spec)
-    return IngestReport(
-        rows=len(log),
-        users=users,
-        quarantined=report.quarantined,
-        faults=report.faults,
-        fingerprint=fingerprint(log),
-    )
+    with open_engine("duckdb") as engine:
+        log = engine.read(path)
+        everyone = log.select("user_id").distinct().to_pyarrow()["user_id"].to_pylist()
+        chosen = ibis.memtable({"user_id": unit_order(everyone, seed)[:users]})
+        engine.write(log.semi_join(chosen, "user_id").order_by("user_id", "timestamp"), path)
+    with pq.ParquetFile(path) as file:
+        return replace(report, rows=file.metadata.num_rows, users=users, fingerprint=fingerprint(file.iter_batches()))

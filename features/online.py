@@ -1,0 +1,189 @@
+"""A user's window in the online store: touchpoints are appended as they happen, outcomes patched in when they come.
+
+    history = open_history("runs/latest/features", spec)
+    history.append("u1", Touchpoint(shown_at, "search", {"hour": 9.0, "device": "phone"}))
+    history.patch("u1", shown_at, {"click": 1, "cost": 0.03})
+
+The window lies where Feast's own materialisation puts it and Feast's own readers find it. Feast itself can only replace
+it: two writers who read, add and replace lose touchpoints. Here every operation is atomic, whoever else writes, and
+
+- idempotent: a touchpoint is known by its user and time; the same one again changes nothing, patched outcomes included
+- order-safe: a late touchpoint lands in its place; one that is older than all of a full window is dropped
+- capped: the newest `spec.window` touchpoints stay
+- seen by Feast: the event time of the view is that of the newest touchpoint, so that Redis ignores an older snapshot
+
+Redis and SQLite behave the same; the repository's feature_store.yaml decides.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+
+from features.names import HISTORY
+from mtorl.dataset import OUTCOMES, Column, DatasetSpec
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class HistoryError(ValueError):
+    """The window can't be written; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Touchpoint:
+    """One exposure of a user.
+
+    Attributes:
+        timestamp: When, with a time zone; microseconds count.
+        channel: One of the data set's channels.
+        context: Value of each context column; a missing one is null.
+        outcomes: click, conversion, revenue, cost as far as they are known; 0 until then.
+    """
+
+    timestamp: datetime
+    channel: str
+    context: Mapping[str, Any]
+    outcomes: Mapping[str, float] = field(default_factory=dict)
+
+
+class History(ABC):
+    """The windows of all users.
+
+    Args:
+        spec: Description of the data set.
+    """
+
+    def __init__(self, spec: DatasetSpec) -> None:
+        self._spec = spec
+
+    def append(self, user_id: str, touchpoint: Touchpoint) -> bool:
+        """Put a touchpoint into the user's window.
+
+        Returns:
+            Whether it is new there; False for one that the window has, or that is too old for it.
+
+        Raises:
+            HistoryError: A value does not fit the data set, or the stored window is broken.
+        """
+        return self._insert(user_id, self._values(touchpoint))
+
+    def patch(self, user_id: str, timestamp: datetime, outcomes: Mapping[str, float]) -> bool:
+        """Replace outcomes of the touchpoint that the user had at exactly this time.
+
+        Args:
+            user_id: Who.
+            timestamp: The touchpoint's own time, not the outcome's.
+            outcomes: New values; those not named stay.
+
+        Returns:
+            Whether there is such a touchpoint in the window.
+
+        Raises:
+            HistoryError: A value does not fit the data set, or the stored window is broken.
+        """
+        return self._overwrite(user_id, float(microseconds(timestamp)), _outcomes(outcomes))
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection to the store."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def _insert(self, user_id: str, values: dict[str, float | str]) -> bool:
+        """Insert by hist_timestamp, unless it is there or too old; `values` has one entry for each of `columns`."""
+
+    @abstractmethod
+    def _overwrite(self, user_id: str, at: float, values: dict[str, float]) -> bool:
+        """Overwrite number columns of the touchpoint at a time (us since 1970)."""
+
+    def _values(self, touchpoint: Touchpoint) -> dict[str, float | str]:
+        if touchpoint.channel not in self._spec.channels:
+            raise HistoryError(f"channel: {touchpoint.channel!r} is not one of {', '.join(self._spec.channels)}")
+        context = {c.name: _context(c, touchpoint.context.get(c.name)) for c in self._spec.context}
+        return {
+            "hist_timestamp": float(microseconds(touchpoint.timestamp)),
+            "hist_channel": touchpoint.channel,
+            **{f"hist_{name}": 0.0 for name in OUTCOMES},
+            **_outcomes(touchpoint.outcomes),
+            **{f"hist_{name}": value for name, value in context.items()},
+        }
+
+
+def open_history(repo: Path | str, spec: DatasetSpec) -> History:
+    """Open the online store of a Feast repository for writing windows; several processes may.
+
+    Args:
+        repo: Folder with feature_store.yaml.
+        spec: Description of the data set that the repository was made for.
+
+    Raises:
+        HistoryError: The repository has another data set's columns, or an online store other than sqlite and redis.
+    """
+    from feast import FeatureStore
+
+    store = FeatureStore(repo_path=str(repo))
+    view = store.get_feature_view(HISTORY)
+    found = {f.name: str(f.dtype) for f in view.features}
+    expected = {name: f"Array({'Float64' if number else 'String'})" for name, number in columns(spec).items()}
+    if found != expected:
+        differing = sorted(name for name, _ in found.items() ^ expected.items())
+        raise HistoryError(
+            f"{repo}: {HISTORY} is not that of data set {spec.name!r}: {', '.join(differing)}; create it again"
+        )
+    match store.config.online_store.type:
+        case "sqlite":
+            from features.online_sqlite import SqliteHistory
+
+            return SqliteHistory(spec, store.config, view)
+        case "redis":
+            from features.online_redis import RedisHistory
+
+            return RedisHistory(spec, store.config, view)
+    raise HistoryError(
+        f"{repo}: can't append to an online store of type {store.config.online_store.type!r}; use sqlite or redis"
+    )
+
+
+def columns(spec: DatasetSpec) -> dict[str, bool]:
+    """The list columns of a window, and whether their elements are numbers; the times come first."""
+    context = {f"hist_{c.name}": c.kind == "numeric" for c in spec.context}
+    return {"hist_timestamp": True, "hist_channel": False, **{f"hist_{name}": True for name in OUTCOMES}, **context}
+
+
+def microseconds(when: datetime) -> int:
+    """A time with a zone as microseconds since 1970."""
+    if when.tzinfo is None:
+        raise HistoryError(f"timestamp: {when} has no time zone")
+    return int((when - _EPOCH) // timedelta(microseconds=1))
+
+
+def _outcomes(outcomes: Mapping[str, float]) -> dict[str, float | Any]:
+    unknown = sorted(set(outcomes) - set(OUTCOMES))
+    if unknown:
+        raise HistoryError(f"outcomes: unknown {', '.join(unknown)}; known: {', '.join(OUTCOMES)}")
+    values = {f"hist_{name}": float(value) for name, value in outcomes.items()}
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise HistoryError(f"outcomes: {name.removeprefix('hist_')} is {value}; expected a finite number")
+    return values
+
+
+def _context(column: Column, value: Any) -> float | str:
+    """As a window stores it: null is NaN among numbers, and "" among texts."""
+    missing = value is None or value != value
+    if missing and column.missing == "error":
+        raise HistoryError(f"context: {column.name} is missing")
+    if column.kind == "categorical":
+        return "" if missing else str(value)
+    return (0.0 if column.missing == "zero" else math.nan) if missing else float(value)

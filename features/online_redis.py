@@ -1,0 +1,79 @@
+"""Windows in Feast's Redis hash: one script, one round trip for each operation.
+
+Feast keeps everything of a user in one hash: a field for each feature (the murmur hash of view and name), which holds a
+serialised `Value`, and a field for each view with its event time. The scripts work on those bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+from feast import FeatureView, RepoConfig
+from feast.infra.online_stores.helpers import _mmh3, _redis_key
+from feast.infra.online_stores.redis import RedisOnlineStore
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from google.protobuf.timestamp_pb2 import Timestamp
+from redis.commands.core import Script
+from redis.exceptions import ResponseError
+
+from features.online import History, HistoryError, columns
+from mtorl.dataset import DatasetSpec
+
+_LUA = Path(__file__).parent
+_number = struct.Struct("<d").pack
+
+
+class RedisHistory(History):
+    """See `History`.
+
+    Args:
+        spec: Description of the data set.
+        config: The repository's settings.
+        view: The view of the windows.
+    """
+
+    def __init__(self, spec: DatasetSpec, config: RepoConfig, view: FeatureView) -> None:
+        super().__init__(spec)
+        self._project = config.project
+        self._version = config.entity_key_serialization_version
+        self._columns = columns(spec)
+        self._fields = {name: _mmh3(f"{view.name}:{name}") for name in self._columns}
+        self._constants = (
+            spec.window,
+            config.online_store.key_ttl_seconds or 0,
+            f"_ts:{view.name}",
+        )
+        self._layout = (
+            b"".join(self._fields.values()),
+            "".join("d" if number else "s" for number in self._columns.values()),
+        )
+        self._client = RedisOnlineStore()._get_client(config.online_store)
+        wire = (_LUA / "wire.lua").read_text()
+        self._append = self._client.register_script(wire + (_LUA / "append.lua").read_text())
+        self._patch = self._client.register_script(wire + (_LUA / "patch.lua").read_text())
+
+    def close(self) -> None:
+        """See `History`."""
+        self._client.close()
+
+    def _insert(self, user_id: str, values: dict[str, float | str]) -> bool:
+        at = int(values["hist_timestamp"])
+        event_time = Timestamp(seconds=at // 1_000_000, nanos=at % 1_000_000 * 1000).SerializeToString()
+        packed = (_number(values[name]) if number else values[name] for name, number in self._columns.items())
+        return self._run(self._append, user_id, [*self._constants, event_time, *self._layout, *packed])
+
+    def _overwrite(self, user_id: str, at: float, values: dict[str, float]) -> bool:
+        fields = [self._fields[name] for name in ("hist_timestamp", *values)]
+        return self._run(self._patch, user_id, [b"".join(fields), _number(at), *map(_number, values.values())])
+
+    def _run(self, script: Script, user_id: str, arguments: list[Any]) -> bool:
+        key = EntityKey(join_keys=["user_id"], entity_values=[Value(string_val=user_id)])
+        try:
+            return bool(script([_redis_key(self._project, key, self._version)], arguments))
+        except ResponseError as error:
+            if "different lengths" in str(error):
+                raise HistoryError(f"the window of {user_id!r} has {error}; materialise it again") from None
+            raise

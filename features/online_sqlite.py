@@ -1,0 +1,108 @@
+"""Windows in Feast's SQLite store: Feast's own read and write, inside one write transaction.
+
+This is also the plain statement of what an append is; `append.lua` must do the same.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from feast import FeatureView, RepoConfig
+from feast.infra.online_stores.sqlite import SqliteOnlineStore
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+
+from features.online import History, HistoryError, columns
+from mtorl.dataset import DatasetSpec
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PATIENCE_MS = 10_000  # for writers in other processes
+
+Window = dict[str, list[Any]]
+
+
+class SqliteHistory(History):
+    """See `History`.
+
+    Args:
+        spec: Description of the data set.
+        config: The repository's settings.
+        view: The view of the windows.
+    """
+
+    def __init__(self, spec: DatasetSpec, config: RepoConfig, view: FeatureView) -> None:
+        super().__init__(spec)
+        self._config = config
+        self._view = view
+        self._columns = columns(spec)
+        self._store = SqliteOnlineStore()
+        self._connection = self._store._get_conn(config)
+        self._connection.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")
+        self._connection.execute("PRAGMA journal_mode = WAL")  # readers go on while this writes
+        # A commit is safe from a crash of the process; one of the machine may cost the last ones, never the file.
+        self._connection.execute("PRAGMA synchronous = NORMAL")
+        self._lock = threading.Lock()  # threads share the connection, and so its transaction
+
+    def close(self) -> None:
+        """See `History`."""
+        self._connection.close()
+
+    def _insert(self, user_id: str, values: dict[str, float | str]) -> bool:
+        with self._transaction():
+            window = self._read(user_id)
+            times, at = window["hist_timestamp"], values["hist_timestamp"]
+            place = bisect_left(times, at)
+            if times[place : place + 1] == [at] or place < len(times) + 1 - self._spec.window:
+                return False  # there already, or too old
+            for name, value in values.items():
+                window[name].insert(place, value)
+                del window[name][: -self._spec.window]
+            self._write(user_id, window)
+            return True
+
+    def _overwrite(self, user_id: str, at: float, values: dict[str, float]) -> bool:
+        with self._transaction():
+            window = self._read(user_id)
+            if at not in window["hist_timestamp"]:
+                return False
+            place = window["hist_timestamp"].index(at)
+            for name, value in values.items():
+                window[name][place] = value
+            self._write(user_id, window)
+            return True
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            finally:
+                self._connection.rollback()  # Feast's write has committed
+
+    def _read(self, user_id: str) -> Window:
+        ((_, stored),) = self._store.online_read(self._config, self._view, [_key(user_id)])
+        window: Window = {}
+        for name, number in self._columns.items():
+            value = (stored or {}).get(name, Value())
+            window[name] = list(value.double_list_val.val if number else value.string_list_val.val)
+        if len({len(values) for values in window.values()}) > 1:
+            raise HistoryError(f"the window of {user_id!r} has columns of different lengths; materialise it again")
+        return window
+
+    def _write(self, user_id: str, window: Window) -> None:
+        values = {name: Value() for name in window}
+        for name, number in self._columns.items():
+            (values[name].double_list_val if number else values[name].string_list_val).val.extend(window[name])
+        newest = _EPOCH + timedelta(microseconds=window["hist_timestamp"][-1])
+        row = (_key(user_id), values, newest, datetime.now(UTC))
+        self._store.online_write_batch(self._config, self._view, [row], None)
+
+
+def _key(user_id: str) -> EntityKey:
+    return EntityKey(join_keys=["user_id"], entity_values=[Value(string_val=user_id)])

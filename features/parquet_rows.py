@@ -1,0 +1,96 @@
+"""Rows of Parquet files by number: a join works on keys and times alone, and wide columns are read once, when needed.
+
+    rows = ParquetRows("user_history.parquet", ["hist_channel", "hist_cost"])
+    con.sql(f"SELECT user_id, {rows.number} AS row FROM {rows.relation}")     # any query over the narrow columns
+    rows.take(pa.array([7, 3, None]))                                         # those rows, in that order; null = nulls
+
+A row's number is its place in all files one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+
+def parquet_files(path: Path | str) -> list[Path]:
+    """A Parquet file as a list, or the parts in a folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(path)
+    # Spark leaves files such as .part-0.parquet.crc and _temporary/... beside its parts.
+    parts = [p for p in path.rglob("*.parquet") if p.is_file() and not p.relative_to(path).as_posix().startswith("_")]
+    files = sorted(p for p in parts if not p.name.startswith(".")) if path.is_dir() else [path]
+    if not files or not files[0].exists():
+        raise FileNotFoundError(f"{path}: no Parquet file, nor a folder with parts; build the feature sources first")
+    return files
+
+
+def text_literal(text: str) -> str:
+    """A text as SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+class ParquetRows:
+    """Some columns of one or several Parquet files with the same schema.
+
+    Args:
+        path: A file, or a folder of parts.
+        columns: Columns that `take` returns.
+
+    Attributes:
+        relation: The files as DuckDB reads them, all columns.
+        number: A row's number as an expression over `relation`.
+        size: Bytes of all files: how expensive it is to read everything.
+    """
+
+    def __init__(self, path: Path | str, columns: Sequence[str]) -> None:
+        files = parquet_files(path)
+        self._files = [pq.ParquetFile(file) for file in files]
+        self._columns = list(columns)
+        self._groups = [(file, i) for file in self._files for i in range(file.num_row_groups)]
+        lengths = [file.metadata.row_group(i).num_rows for file, i in self._groups]
+        self._starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        self._held: dict[int, pa.Table] = {}
+        before = np.cumsum([0, *(file.metadata.num_rows for file in self._files[:-1])]).tolist()
+        self.relation = f"read_parquet([{', '.join(text_literal(str(file)) for file in files)}])"
+        self.number = f"({before}[CAST(file_index + 1 AS BIGINT)] + CAST(file_row_number AS BIGINT))"
+        self.size = sum(file.stat().st_size for file in files)
+        # DuckDB says "not null" in the schema of a part that happens to have no nulls; the next part may have some.
+        first = self._files[0].schema_arrow
+        self.schema = pa.schema([pa.field(name, first.field(name).type) for name in columns])
+
+    def take(self, numbers: pa.Array) -> pa.Table:
+        """Rows by number, in the order asked for; a null number is a row of nulls.
+
+        The row groups that an answer needs stay in memory until the next call: rows that lie near each other are cheap.
+        """
+        wanted = numbers.drop_null().to_numpy()
+        group_of = np.searchsorted(self._starts, wanted, side="right") - 1
+        groups = np.unique(group_of).tolist()
+        self._held = {group: self._held[group] if group in self._held else self._read(group) for group in groups}
+        order = np.argsort(group_of, kind="stable")
+        ends = np.searchsorted(group_of[order], groups, side="right").tolist()
+        pieces = [self.schema.empty_table()]
+        for group, first, last in zip(groups, [0, *ends], ends, strict=False):
+            pieces.append(self._held[group].take(wanted[order[first:last]] - self._starts[group]))
+        found = pa.concat_tables(pieces).combine_chunks()
+        if len(groups) < 2 and len(wanted) == len(numbers):
+            return found
+        place = np.empty(len(order), dtype=np.int64)
+        place[order] = np.arange(len(order))
+        present = numbers.is_valid()
+        rank = np.cumsum(present.to_numpy(zero_copy_only=False)) - 1  # of each row that is not null among those
+        back = place[np.maximum(rank, 0)] if len(place) else np.zeros(len(numbers), dtype=np.int64)
+        return found.take(pc.if_else(present, pa.array(back), pa.scalar(None, pa.int64())))
+
+    def _read(self, group: int) -> pa.Table:
+        file, i = self._groups[group]
+        return file.read_row_group(i, columns=self._columns).select(self._columns).cast(self.schema)

@@ -1,0 +1,294 @@
+"""`mtorl data`: exit codes, what is said, and which files are left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from cli.main import app
+from features.engine import Engine
+from mtorl.dataset import DatasetSpec
+from mtorl.log import write_log
+from mtorl.simulator import Simulator, SimulatorConfig
+from mtorl.table import WindowTable
+
+
+@pytest.fixture(scope="module")
+def log() -> pd.DataFrame:
+    return Simulator(SimulatorConfig(users=40, seed=1)).log()
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    """The simulator's columns, read from a file in the canonical layout."""
+    content = DatasetSpec.load("simulator").to_dict() | {"name": "mine", "adapter": "touchpoints"}
+    path = tmp_path / "my-log.yaml"
+    DatasetSpec.from_dict(content).save(path)
+    return path
+
+
+@pytest.fixture
+def clean(log: pd.DataFrame, tmp_path: Path) -> Path:
+    path = tmp_path / "log.csv"
+    log.to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def faulty(log: pd.DataFrame, tmp_path: Path) -> Path:
+    path = tmp_path / "faulty.csv"
+    bad = log.assign(
+        cost=log["cost"].where(log.index != 3, -2.0), channel=log["channel"].where(log.index != 7, "[fax]")
+    )
+    bad.to_csv(path, index=False)
+    return path
+
+
+def data(*arguments: object, **environment: str) -> Result:
+    answer = CliRunner().invoke(app, ["data", *map(str, arguments)], env=environment)
+    assert answer.exception is None or isinstance(answer.exception, SystemExit), answer.exception
+    return answer
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_validate_a_clean_log(clean: Path, spec: Path, log: pd.DataFrame, tmp_path: Path) -> None:
+    before = files(tmp_path)
+    answer = data("validate", clean, "--dataset", spec, "--quarantine", tmp_path / "bad.csv")
+    assert answer.exit_code == 0, answer.output
+    assert f"{len(log):,} of {len(log):,} rows can be used, of 40 users" in answer.output
+    assert files(tmp_path) == before
+
+
+def test_validate_a_faulty_log(faulty: Path, spec: Path, log: pd.DataFrame, tmp_path: Path) -> None:
+    before = files(tmp_path)
+    answer = data("validate", faulty, "--dataset", spec)
+    assert answer.exit_code == 1, answer.output
+    for word in (
+        "negative_cost",
+        "-2.0",
+        "unknown_channel",
+        "[fax]",
+        "known: search",
+        "--quarantine",
+        f"{len(log) - 2:,} of",
+    ):
+        assert word in answer.output, answer.output
+    assert files(tmp_path) == before
+
+    side = tmp_path / "side" / "bad.csv"
+    answer = data("validate", faulty, "--dataset", spec, "--quarantine", side)
+    assert answer.exit_code == 1
+    assert str(side) in answer.output
+    assert pd.read_csv(side)["row"].tolist() == [4, 8]
+
+
+@pytest.mark.parametrize("command", ["validate", "describe", "build"])
+def test_what_cannot_be_used_is_one_line_and_leaves_nothing(command: str, spec: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.csv"
+    empty.write_text("")
+    out = [] if command == "validate" else ["--out", tmp_path / "out"]
+    before = files(tmp_path)
+    for arguments, words in (
+        ([tmp_path / "missing.csv", "--dataset", spec], ["missing.csv", "no such file"]),
+        ([empty, "--dataset", spec], ["empty.csv"]),
+        ([empty, "--dataset", "no-such-dataset"], ["no-such-dataset", "kuairand-sequence"]),
+    ):
+        answer = data(command, *arguments, *out)
+        assert answer.exit_code == 2, answer.output
+        assert answer.output.startswith("mtorl: ")
+        for word in words:
+            assert word in answer.output
+        assert files(tmp_path) == before
+    if command != "validate":
+        answer = data(command, empty, *out)
+        assert answer.exit_code == 2 and "--dataset" in answer.output
+        (tmp_path / "part-0.parquet").write_bytes(b"rubbish")
+        answer = data(command, tmp_path / "part-0.parquet", "--trusted", "--dataset", spec, *out)
+        assert answer.exit_code == 2 and "not a readable Parquet file" in answer.output
+
+
+def test_describe_leaves_one_page(faulty: Path, spec: Path, log: pd.DataFrame, tmp_path: Path) -> None:
+    before = files(tmp_path)
+    page = tmp_path / "pages" / "page.html"
+    answer = data("describe", faulty, "--dataset", spec, "--out", page)
+    assert answer.exit_code == 0, answer.output
+    assert f"{len(log) - 2:,} touchpoints" in answer.output and "2 faulty rows" in answer.output
+    assert files(tmp_path) - before == {"pages/page.html"}
+    text = page.read_text(encoding="utf-8")
+    assert "2 faulty rows are left out" in text and "[fax]" in text
+
+
+def test_only_the_simulator_needs_no_log(tmp_path: Path) -> None:
+    answer = data("describe", "--dataset", "criteo-sequence", "--out", tmp_path / "page.html")
+    assert answer.exit_code == 2 and "give its path" in answer.output
+    assert not files(tmp_path)
+
+
+def test_describe_the_simulator(tmp_path: Path) -> None:
+    answer = data("describe", "--out", tmp_path / "page.html")
+    assert answer.exit_code == 0, answer.output
+    assert "of 6,000 users" in answer.output
+    assert files(tmp_path) == {"page.html"}
+
+
+def test_describe_what_has_been_through_the_door(log: pd.DataFrame, spec: Path, tmp_path: Path) -> None:
+    """The folder of a run, its log, and a trusted file, none of which may be judged again."""
+    mine = DatasetSpec.load(spec)
+    run, alone = tmp_path / "run" / "data", tmp_path / "elsewhere.parquet"
+    odd = log.assign(cost=-1.0)  # the door would refuse it
+    run.mkdir(parents=True)
+    for path in (run / "touchpoints.parquet", alone):
+        write_log(odd, path, mine)
+    mine.save(run / "dataset.yaml")
+    out = ["--out", tmp_path / "page.html"]
+    for arguments in (
+        [tmp_path / "run"],
+        [run],
+        [run / "touchpoints.parquet"],
+        [alone, "--trusted", "--dataset", spec],
+    ):
+        answer = data("describe", *arguments, *out)
+        assert answer.exit_code == 0, answer.output
+        assert f"{len(log):,} touchpoints of 40 users" in answer.output
+    answer = data("describe", alone, "--dataset", spec, *out)
+    assert answer.exit_code == 2 and "negative" in answer.output
+
+
+def test_build_makes_a_folder_that_describe_and_build_take(
+    clean: Path, spec: Path, log: pd.DataFrame, tmp_path: Path
+) -> None:
+    out = tmp_path / "made"
+    answer = data("build", clean, "--dataset", spec, "--out", out)
+    assert answer.exit_code == 0, answer.output
+    manifest = json.loads((out / "windows" / "manifest.json").read_text())
+    assert manifest["rows"] == len(log) and f"{len(log):,}" in answer.output
+    assert manifest["content_sha256"][:16] in answer.output
+    assert {"dataset.yaml", "ingest.json", "touchpoints.parquet", "sources/user_history.parquet"} <= files(out)
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+    for path in (out, out / "windows"):
+        answer = data("describe", path, "--out", tmp_path / "page.html")
+        assert answer.exit_code == 0, answer.output
+        assert f"{len(log):,} touchpoints of 40 users" in answer.output
+
+    # In place: the log that is read lies in the folder that is replaced.
+    answer = data("build", out, "--out", out)
+    assert answer.exit_code == 0, answer.output
+    assert json.loads((out / "windows" / "manifest.json").read_text())["content_sha256"] == manifest["content_sha256"]
+    assert "touchpoints.parquet" in files(out)
+
+    # Trusted: the log stays where it is.
+    answer = data("build", out / "touchpoints.parquet", "--trusted", "--dataset", spec, "--out", tmp_path / "again")
+    assert answer.exit_code == 0, answer.output
+    assert "touchpoints.parquet" not in files(tmp_path / "again")
+    assert (
+        json.loads((tmp_path / "again" / "windows" / "manifest.json").read_text())["content_sha256"]
+        == manifest["content_sha256"]
+    )
+
+    # What training reads, and by what it knows the data.
+    tables = [WindowTable.load(path / "windows") for path in (out, tmp_path / "again")]
+    assert [len(table.steps) for table in tables] == [len(log)] * 2
+    assert {table.fingerprint for table in tables} == {json.loads((out / "ingest.json").read_text())["fingerprint"]}
+
+
+def test_build_stops_at_faulty_rows_or_goes_on(faulty: Path, spec: Path, log: pd.DataFrame, tmp_path: Path) -> None:
+    out, side = tmp_path / "made", tmp_path / "made.quarantine.csv"
+    answer = data("build", faulty, "--dataset", spec, "--out", out)
+    assert answer.exit_code == 2, answer.output
+    assert "negative" in answer.output and str(side) in answer.output and "--bad-rows quarantine" in answer.output
+    assert side.exists() and not out.exists()
+    answer = data("build", faulty, "--dataset", spec, "--out", out, "--bad-rows", "quarantine")
+    assert answer.exit_code == 0, answer.output
+    assert json.loads((out / "windows" / "manifest.json").read_text())["rows"] == len(log) - 2
+
+
+def test_build_does_not_touch_the_folders_of_others(clean: Path, spec: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "thesis.txt").write_text("years of work")
+    answer = data("build", clean, "--dataset", spec, "--out", theirs)
+    assert answer.exit_code == 2 and "another folder" in answer.output
+    assert files(theirs) == {"thesis.txt"}
+
+
+def test_an_unknown_engine_is_named(clean: Path, spec: Path, tmp_path: Path) -> None:
+    answer = data("build", clean, "--dataset", spec, "--out", tmp_path / "made", ENGINE="abacus")
+    assert answer.exit_code == 2
+    assert "abacus" in answer.output and "duckdb" in answer.output
+
+
+def test_an_interrupted_build_leaves_the_one_before(
+    clean: Path, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "made"
+    assert data("build", clean, "--dataset", spec, "--out", out).exit_code == 0
+    before = {name: (out / name).read_bytes() for name in files(out)}
+
+    def stopped(engine: Engine, path: Path, spec: DatasetSpec, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "half.parquet").write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+    monkeypatch.setattr("features.folder.build_windows", stopped)
+    answer = data("build", clean, "--dataset", spec, "--out", out)
+    assert answer.exit_code == 130
+    assert "stopped" in answer.output
+    assert {name: (out / name).read_bytes() for name in files(out)} == before
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+@pytest.mark.integration
+def test_spark_builds_the_same(clean: Path, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The windows; that the sources are the same too is tested where they are made."""
+    monkeypatch.setattr("features.folder.build_sources", lambda *_: None)
+    contents = set()
+    for engine in ("duckdb", "spark"):
+        answer = data("build", clean, "--dataset", spec, "--out", tmp_path / engine, ENGINE=engine)
+        assert answer.exit_code == 0, answer.output
+        assert f"engine: {engine}" in answer.output
+        contents.add(json.loads((tmp_path / engine / "windows" / "manifest.json").read_text())["content_sha256"])
+    assert len(contents) == 1
+
+
+@pytest.mark.integration
+def test_ctrl_c_in_the_middle_of_a_query(log: pd.DataFrame, spec: Path, tmp_path: Path) -> None:
+    """As a shell does it: a signal while DuckDB works."""
+    path = tmp_path / "big.parquet"
+    write_log(
+        pd.concat([log.assign(user_id=log["user_id"] + f"-{i}") for i in range(3000)]), path, DatasetSpec.load(spec)
+    )
+    command = [sys.executable, "-m", "cli.main", "data", "build", path, "--trusted", "--dataset", spec]
+    started = subprocess.Popen(
+        [*map(str, command), "--out", str(tmp_path / "made")], stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".made.*/sources")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    started.send_signal(signal.SIGINT)
+    _, said = started.communicate(timeout=60)
+    assert started.returncode == 130, said
+    assert said.splitlines()[-1] == "mtorl: stopped"
+    assert set(os.listdir(tmp_path)) == {"big.parquet", "my-log.yaml"}
+
+
+def test_help_teaches() -> None:
+    for command in ("validate", "describe", "build"):
+        answer = data(command, "--help")
+        assert answer.exit_code == 0
+        lines = [line.strip() for line in answer.output.splitlines()]
+        assert [line for line in lines if line.startswith(f"mtorl data {command} ")], answer.output

@@ -1,0 +1,77 @@
+"""A real Redis server, and a Feast repository on each online store that we write to."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from shutil import which
+
+import pytest
+import redis
+import yaml
+from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
+from feast.types import Array, Float64, String
+
+from features.names import HISTORY
+from features.online import columns
+from mtorl.dataset import DatasetSpec
+from serving.ports import free_ports
+
+STORES = ("sqlite", "redis")
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[int]:
+    """Start a server that keeps nothing; gives its port."""
+    binary = which("redis-server")
+    if binary is None:
+        pytest.fail("redis-server is missing; apt install redis-server")
+    (port,) = free_ports(1)
+    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        client = redis.Redis(port=port, retry=redis.retry.Retry(redis.backoff.ConstantBackoff(0.05), 200))
+        client.ping()
+        client.close()
+        yield port
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def write_settings(repo: Path, kind: str, port: int = 0, **online: object) -> None:
+    """Write feature_store.yaml for an online store."""
+    where = {"sqlite": {"path": "online.db"}, "redis": {"connection_string": f"127.0.0.1:{port}"}}.get(kind, {})
+    settings = {
+        "project": "mtorl",
+        "provider": "local",
+        "registry": "registry.db",
+        "offline_store": {"type": "duckdb"},
+        "online_store": {"type": kind, **where, **online},
+        "entity_key_serialization_version": 3,
+    }
+    repo.mkdir(parents=True, exist_ok=True)
+    (repo / "feature_store.yaml").write_text(yaml.safe_dump(settings))
+
+
+def apply_history(repo: Path, spec: DatasetSpec) -> FeatureStore:
+    """Define the view of the windows, and nothing else, in a repository that has its settings."""
+    user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING)
+    view = FeatureView(
+        name=HISTORY,
+        entities=[user],
+        schema=[Field(name=n, dtype=Array(Float64 if number else String)) for n, number in columns(spec).items()],
+        source=FileSource(
+            name=HISTORY,
+            path=str(repo / "history.parquet"),
+            timestamp_field="event_timestamp",
+            created_timestamp_column="created_timestamp",
+        ),
+        ttl=timedelta(days=30),
+    )
+    store = FeatureStore(repo_path=str(repo))
+    store.apply([user, view])
+    return store

@@ -1,0 +1,31 @@
+"""A process of its own that writes into one user's window; started by `test_online.py`.
+
+python -m tests.features.online_writer REPOSITORY DATASET_YAML USER START WORKER TOUCHPOINTS
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from features.online import Touchpoint, open_history
+from mtorl.dataset import DatasetSpec
+
+
+def write(repo: Path, spec: DatasetSpec, user: str, start: datetime, worker: int, count: int) -> None:
+    """Append a touchpoint in one of every four seconds, some of them twice, and give each a click."""
+    with open_history(repo, spec) as history:
+        for turn in range(count):
+            # No worker writes in step with another.
+            when = start + timedelta(seconds=4 * turn + (worker + turn) % 4)
+            touchpoint = Touchpoint(when, spec.channels[worker], {"device": "phone"})
+            assert history.append(user, touchpoint)
+            assert turn % 10 or not history.append(user, touchpoint)
+            assert history.patch(user, when, {"click": 1})
+
+
+if __name__ == "__main__":
+    sys.modules["torch"] = None  # type: ignore[assignment]  # Feast would import it, for seconds, and not use it
+    repo, dataset, user, start, worker, count = sys.argv[1:]
+    write(Path(repo), DatasetSpec.load(dataset), user, datetime.fromisoformat(start), int(worker), int(count))

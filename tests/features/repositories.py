@@ -1,0 +1,170 @@
+"""A run's feature repository and window store of a toy log, read as the router reads it, and the same by hand."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import redis
+import yaml
+
+from features import sequences, store
+from features.engine import open_engine
+from features.names import AD_DECISION
+from mtorl.dataset import DatasetSpec
+from mtorl.table import WindowTable
+from serving.router.features import FeastSource, UserFeatures
+from serving.router.requests import DecisionRequest
+
+US, HOUR, DAY = (pd.Timedelta(1, unit) for unit in ("us", "h", "D"))
+STATS = ("campaign_touches", "campaign_click_rate", "campaign_conversion_rate", "campaign_cost")
+COUNTED = ("uc_touches", "uc_clicks", *STATS)
+JOINED = (*COUNTED, "hour_of_day", "recency_hours")  # to every row, besides static columns
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder with log.parquet, features/ and windows/."""
+
+    toy: Any
+    folder: Path
+    log: pd.DataFrame
+    spec: DatasetSpec
+    redis_port: int = 0  # of the online store; 0 for SQLite
+    root: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", self.folder / "features")
+        self.folder.mkdir(exist_ok=True)
+
+    @property
+    def path(self) -> Path:
+        """The log, written anew."""
+        return self.toy.write(self.log, self.folder / "log.parquet")
+
+    def create(self) -> Run:
+        if self.redis_port and not self.root.exists():
+            self.empty_redis()
+            settings = yaml.safe_load(store._CONFIG.read_text())
+            settings["online_store"] = {"type": "redis", "connection_string": f"127.0.0.1:{self.redis_port}"}
+            self.root.mkdir()
+            (self.root / store._CONFIG.name).write_text(yaml.safe_dump(settings))  # stands, as a cluster's does
+        store.create(self.root, self.spec, self.path)
+        return self
+
+    def build(self) -> pd.DataFrame:
+        """Steps with what Feast adds to them."""
+        with open_engine() as engine:
+            sequences.build(engine, self.path, self.spec, self.folder / "windows")
+        assert store.training_windows(self.root, self.folder / "windows", self.spec) == len(self.log)
+        (self.folder / "windows" / "fingerprint").write_text("of a toy log")
+        return self.steps()
+
+    def steps(self) -> pd.DataFrame:
+        return pq.read_table(self.folder / "windows" / "steps").to_pandas()
+
+    def table(self) -> WindowTable:
+        return WindowTable.load(self.folder / "windows")
+
+    def read(self, users: Sequence[str], at: pd.Timestamp, campaign: str = "c1") -> dict[str, UserFeatures]:
+        """What the router knows of each user."""
+        requests = [DecisionRequest(user, campaign, {}, micros(at)) for user in users]
+        return dict(zip(users, FeastSource(self.root, AD_DECISION).read(requests), strict=True))
+
+    def empty_redis(self) -> None:
+        """Forget all that is online, if it is in Redis."""
+        if self.redis_port:
+            with redis.Redis(port=self.redis_port) as client:
+                client.flushall()
+
+
+def micros(at: pd.Timestamp) -> int:
+    return int(at.value // 1000)
+
+
+def journeys(toy: Any, seed: int, late: float = 0.4, batch: bool = False) -> pd.DataFrame:
+    """Touches 1 us to 40 days apart, with nulls, and late ones.
+
+    Args:
+        toy: The fixture.
+        seed: Seed.
+        late: Share of late touches; some of the others do not say when they arrived.
+        batch: Whether they arrive just after a full hour, many at once.
+    """
+    rng = np.random.default_rng(seed)
+    log = toy.log(seed, users=8, late=late)
+    pauses = pd.Series(rng.choice([0, 1, 8, 40], len(log), p=[0.7, 0.2, 0.05, 0.05]) * DAY, log.index)
+    pauses = pauses.groupby(log["user_id"]).cumsum()
+    log["timestamp"] += pauses
+    log["campaign_id"] = log["campaign_id"].where(rng.random(len(log)) < 0.9, None)
+    if late:
+        arrived = log["created_timestamp"] + pauses
+        if batch:
+            arrived = arrived.dt.ceil("h") + 500 * US
+        on_time = arrived == log["timestamp"]
+        log["created_timestamp"] = arrived.mask(on_time & (rng.random(len(log)) < 0.3))
+    return log
+
+
+def known(log: pd.DataFrame) -> pd.Series:
+    """When each row could be used."""
+    return log[["timestamp", "created_timestamp"]].max(axis=1) if "created_timestamp" in log else log["timestamp"]
+
+
+def by_hand(spec: DatasetSpec, log: pd.DataFrame, user: str, campaign: str | None, at: pd.Timestamp) -> dict[str, Any]:
+    """Joined features of one decision, from a look at each row of the log."""
+    since = known(log)
+    seen = log[since < at]
+    mine = seen[seen["user_id"] == user]
+    hour = (at - US).floor("h")  # the last one that was over
+
+    def of_last(rows: pd.DataFrame, days: int) -> pd.DataFrame:
+        return rows[(since[rows.index] >= hour - days * DAY) & (since[rows.index] < hour)]
+
+    by_channel = [of_last(mine, 7).query("channel == @name") for name in spec.channels]
+    ads = of_last(seen[seen["campaign_id"] == campaign], 1)
+    newest = mine["timestamp"].max()  # NaT compares as false
+    remembered = at - US - newest <= spec.journey_gap_days * DAY
+    first = log[log["user_id"] == user].sort_values("timestamp")
+    return {
+        **{c.name: none(first[c.name].iloc[0]) if len(first) else None for c in spec.static},
+        "uc_touches": [float(len(rows)) for rows in by_channel],
+        "uc_clicks": [float(rows["click"].sum()) for rows in by_channel],
+        "campaign_touches": float(len(ads)),
+        **{f"campaign_{n}_rate": none(ads[n].mean()) for n in ("click", "conversion")},
+        "campaign_cost": none(ads["cost"].mean()),
+        "hour_of_day": (at - at.floor("D")) / HOUR,
+        "recency_hours": (at - newest) / HOUR if remembered else None,
+    }
+
+
+def same(found: Any, expected: Any) -> bool:
+    """Equal, but for the last digits of what was added up in another order; every missing value is the same one."""
+    if isinstance(found, list | np.ndarray):
+        return list(found) == expected
+    found = none(found)
+    if isinstance(found, float) and isinstance(expected, float):
+        return bool(np.isclose(found, expected, rtol=1e-9, atol=1e-12))
+    return found == expected
+
+
+def none(value: Any) -> Any:
+    return None if value is None or value is pd.NaT or value != value else value
+
+
+def grown(toy: Any, log: pd.DataFrame, users: Sequence[str], seed: int = 0, after: pd.Timedelta = HOUR) -> pd.DataFrame:
+    """The log with one more touch of some users, all at the same time."""
+    rng = np.random.default_rng(seed)
+    more = pd.DataFrame([toy.touch(user, log["timestamp"].max() + after, 7, rng) for user in users])
+    for name in ("age", "tenure"):
+        had = functools.partial(log.groupby("user_id")[name].first().get)
+        more[name] = [had(user, value) for user, value in zip(more["user_id"], more[name], strict=True)]
+    if "created_timestamp" in log:
+        more["created_timestamp"] = more["timestamp"]
+    return pd.concat([log, more.astype(log.dtypes[more.columns])], ignore_index=True)

@@ -1,0 +1,126 @@
+"""The load driver: what it tells the router, and when it tells the user's history."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from features.online import History, Touchpoint
+from pipelines.traffic import Traffic, drive
+from pipelines.worlds import Response
+
+START = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class Router:
+    """Answers every decision with an exposure; keeps what came, histories included, in the order of arrival."""
+
+    events: list[tuple[str, Any]] = field(default_factory=list)
+    url: str = ""
+
+    async def _predict(self, request: web.Request) -> web.Response:
+        (instance,) = (await request.json())["instances"]
+        self.events.append(("decide", instance))
+        return web.json_response({"predictions": [{"decision_id": instance["request_id"]}]})
+
+    async def _outcomes(self, request: web.Request) -> web.Response:
+        self.events.append(("outcomes", (await request.json())["outcomes"]))
+        return web.json_response({})
+
+    async def start(self) -> None:
+        application = web.Application()
+        application.router.add_post("/v1/models/ads:predict", self._predict)
+        application.router.add_post("/v1/outcomes", self._outcomes)
+        self._runner = web.AppRunner(application)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+
+@pytest.fixture
+def router() -> Iterator[Router]:
+    loop, made = asyncio.new_event_loop(), Router()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(made.start(), loop).result(10)
+    yield made
+    asyncio.run_coroutine_threadsafe(made.stop(), loop).result(10)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+
+
+class Notes(History):
+    """Writes down what it is told, and takes what it is told to take."""
+
+    def __init__(self, router: Router, takes: bool = True) -> None:
+        self.router, self.takes = router, takes
+
+    def append(self, user_id: str, touchpoint: Touchpoint) -> bool:
+        self.router.events.append(("append", (user_id, touchpoint)))
+        return self.takes
+
+    def patch(self, user_id: str, timestamp: datetime, outcomes: Mapping[str, float]) -> bool:
+        self.router.events.append(("patch", (user_id, timestamp, outcomes)))
+        return self.takes
+
+    def close(self) -> None: ...
+    def _insert(self, *arguments: Any) -> bool: ...
+    def _overwrite(self, *arguments: Any) -> bool: ...
+
+
+@dataclass
+class World:
+    """Users who click on what costs 0.5, or see nothing at all."""
+
+    users: list[str]
+    shows: bool = True
+    rounds: int = 2
+
+    def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
+        when = START + timedelta(days=round_index, microseconds=1)
+        return {"campaign_id": "c", "context": {"hour": 9.0}, "timestamp": when}
+
+    def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
+        if not self.shows:
+            return Response(())
+        found = self.opportunity(user_id, round_index)
+        outcomes = {"click": 1.0, "cost": 0.5}
+        return Response(
+            list(outcomes.items()), touchpoint=Touchpoint(found["timestamp"], "video", found["context"], outcomes)
+        )
+
+
+def test_a_touchpoint_is_in_the_history_before_its_outcomes_are_known(router: Router) -> None:
+    traffic = Traffic()
+    drive(World(["u1"]), router.url, 1, traffic, "live", 2, Notes(router), lambda: None)
+    when = START + timedelta(days=1, microseconds=1)
+    (_, asked), (_, reported) = router.events[0], router.events[2]
+    assert [name for name, _ in router.events] == ["decide", "append", "outcomes", "patch"]
+    assert asked["timestamp"] == "2020-01-02T00:00:00.000001+00:00" and asked["request_id"] == "live-1-u1"
+    assert router.events[1][1] == ("u1", Touchpoint(when, "video", {"hour": 9.0}, {}))
+    assert {event["kind"]: event["value"] for event in reported} == {"click": 1.0, "cost": 0.5}
+    assert router.events[3][1] == ("u1", when, {"click": 1.0, "cost": 0.5})
+    assert traffic.errors == [] and traffic.weights == {"live-1-u1": 1.0} and len(traffic.latencies) == 1
+
+
+def test_what_was_not_shown_leaves_no_trace(router: Router) -> None:
+    traffic = Traffic()
+    drive(World(["u1", "u2"], shows=False), router.url, 0, traffic, "live", 2, Notes(router), lambda: None)
+    assert [name for name, _ in router.events] == ["decide"] * 2 and traffic.errors == []
+
+
+def test_a_history_that_takes_nothing_is_an_error_of_the_run(router: Router) -> None:
+    traffic, done = Traffic(), []
+    drive(World(["u1"]), router.url, 0, traffic, "live", 1, Notes(router, takes=False), lambda: done.append(1))
+    assert len(traffic.errors) == 1 and "no place for the touchpoint at 2020-01-01" in traffic.errors[0] and done == [1]
