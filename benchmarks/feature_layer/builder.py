@@ -1,0 +1,161 @@
+"""The sequence builder against two loops over users in pandas, and against the engine's own scan and sort of the file.
+
+The loops make what a notebook would: for each user the last `STEPS` touchpoints as one padded array of numbers, the
+state of a step from the touchpoint before it. Both are given their log as numbers (categories coded, users as
+integers) and write nothing; the builder reads text and writes Parquet with a manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .child import brief, clock, median, run
+from .log import DATASET, generate
+from .plan import Plan
+
+STEPS = 100
+
+
+def build(log: str, out: str, engine: str = "duckdb") -> dict[str, Any]:
+    """The project's builder, from the log to shards and manifest."""
+    from features.engine import open_engine
+    from features.sequences import build
+    from mtorl.dataset import DatasetSpec
+
+    spec = DatasetSpec.load(DATASET)
+    with clock() as started, open_engine(engine) as opened, clock() as found:
+        build(opened, Path(log), spec, Path(out))
+    files = Path(out).rglob("*.parquet")
+    return {
+        **found,
+        "start_seconds": started["seconds"] - found["seconds"],
+        "out_mib": round(sum(path.stat().st_size for path in files) / 2**20, 1),
+        "manifest": _manifest(Path(out)),
+    }
+
+
+def scan_sort(log: str, out: str) -> dict[str, Any]:
+    """The limit: the builder's engine, as it is set up, reads the file, sorts it and writes it as the builder does."""
+    from features.engine import open_engine
+
+    with open_engine("duckdb") as engine, clock() as found:
+        engine.connection.con.execute(
+            f"COPY (SELECT * FROM '{log}' ORDER BY user_id, timestamp) TO '{out}' (FORMAT parquet, COMPRESSION zstd)"
+        )
+    return {**found, "out_mib": round(Path(out).stat().st_size / 2**20, 1)}
+
+
+def per_user_loop(log: str, sample: int) -> dict[str, Any]:
+    """For each user four searches through the whole log, as in the notebooks: length, states, actions, rewards.
+
+    `sample` users are run, and the time is that as if all had taken as long (0: all users).
+    """
+    with clock() as reading:
+        frame, columns = _numbers(log)
+        users = frame["user_id"].unique()
+    chosen = users[:: max(len(users) // sample, 1)][:sample] if sample else users
+    with clock() as looping:
+        for user in chosen:
+            _padded(
+                len(frame[frame["user_id"] == user]),
+                frame[frame["user_id"] == user][columns],
+                frame[frame["user_id"] == user]["channel"],
+                frame[frame["user_id"] == user]["click"],
+            )
+    return _extrapolated(reading, looping, len(chosen), len(users))
+
+
+def groupby_loop(log: str, sample: int) -> dict[str, Any]:
+    """The same arrays from a loop over `DataFrame.groupby`."""
+    with clock() as reading:
+        frame, columns = _numbers(log)
+        groups = frame.groupby("user_id", sort=False)
+        users = groups.ngroups
+    wanted = min(sample or users, users)
+    with clock() as looping:
+        for done, (_, rows) in enumerate(groups, 1):
+            _padded(len(rows), rows[columns], rows["channel"], rows["click"])
+            if done == wanted:
+                break
+    return _extrapolated(reading, looping, wanted, users)
+
+
+def _extrapolated(reading: dict[str, float], looping: dict[str, float], done: int, users: int) -> dict[str, Any]:
+    return {
+        "seconds": reading["seconds"] + looping["seconds"] * users / done,
+        "cpu_seconds": reading["cpu_seconds"] + looping["cpu_seconds"] * users / done,
+        "users_run": done,
+        "extrapolated": done < users,
+    }
+
+
+def _numbers(log: str) -> tuple[Any, list[str]]:
+    """The log in time order as a frame of numbers (float64, users int64), and the columns of a state."""
+    import pyarrow.parquet as pq
+
+    texts = [field.name for field in pq.read_schema(log) if str(field.type) == "string"]
+    frame = pq.read_table(log, read_dictionary=texts).to_pandas()
+    for name in texts:
+        frame[name] = frame[name].cat.codes
+    frame["timestamp"] = frame["timestamp"].astype("int64")
+    frame = frame.sort_values("timestamp").astype("float64").astype({"user_id": "int64"})
+    return frame, [name for name in frame.columns if name not in ("user_id", "timestamp")]
+
+
+def _padded(length: int, states: Any, actions: Any, rewards: Any) -> tuple[Any, Any, Any]:
+    """One user's states [STEPS, columns], actions and rewards [STEPS]; a step's state is the touchpoint before it."""
+    import numpy as np
+
+    padded = np.zeros((STEPS, states.shape[1])), np.zeros(STEPS), np.zeros(STEPS)
+    n = min(length - 1, STEPS)
+    if n > 0:
+        padded[0][:n] = states.to_numpy()[-n - 1 : -1]
+        padded[1][:n] = actions.to_numpy()[-n:]
+        padded[2][:n] = rewards.to_numpy()[-n:]
+    return padded
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    written = json.loads((folder / "manifest.json").read_text())
+    written["shards"] = len(written["shards"])
+    return {key: value for key, value in written.items() if isinstance(value, int | float | str)}
+
+
+def measure(plan: Plan, folder: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """One entry for each size of the plan, and one for a raw log; the builder and the limit take turns.
+
+    Args:
+        plan: How much.
+        folder: Scratch space.
+        say: Takes a line about each thing that is done.
+    """
+    entries = []
+    for rows, turns, raw in [*((rows, turns, False) for rows, turns in plan.runs.items()), (plan.raw_rows, 1, True)]:
+        log = folder / "log.parquet"
+        entry: dict[str, Any] = {"rows": rows, "raw": raw, "log": run(generate, rows=rows, path=log, raw=raw)}
+        entries.append(entry)
+        say(f"{rows:,} rows: log: {brief(entry['log'])}")
+        if "error" in entry["log"]:
+            continue
+        built, limit = [], []
+        for turn in range(1, turns + 1):
+            limit.append(run(scan_sort, log=log, out=folder / "sorted.parquet"))
+            (folder / "sorted.parquet").unlink(missing_ok=True)
+            say(f"{rows:,} rows: scan and sort, {turn} of {turns}: {brief(limit[-1])}")
+            built.append(run(build, log=log, out=folder / "windows"))
+            shutil.rmtree(folder / "windows", ignore_errors=True)
+            say(f"{rows:,} rows: builder, {turn} of {turns}: {brief(built[-1])}")
+        entry["builder"], entry["scan_sort"] = median(built), median(limit)
+        for name, task, users in (
+            ("groupby", groupby_loop, plan.groupby),
+            ("per_user", per_user_loop, plan.per_user),
+        ):
+            if rows in users and not raw:
+                entry[name] = run(task, log=log, sample=users[rows], limit_s=plan.loop_limit_s)
+                say(f"{rows:,} rows: {name}: {brief(entry[name])}")
+        log.unlink()
+    return entries

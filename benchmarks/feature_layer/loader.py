@@ -1,0 +1,49 @@
+"""The training loader on one thread: a windows folder from disk, and windows laid out from its flat steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .builder import build
+from .child import brief, clock, run
+from .log import generate
+from .plan import Plan
+
+
+def load(folder: str, windows: int) -> dict[str, Any]:
+    """Open the folder, lay out the windows of touchpoints all over it, and encode them for the model."""
+    import numpy as np
+
+    from mtorl.table import WindowTable
+    from mtorl.windows import Encoder, WindowBatch
+
+    with clock() as reading:
+        table = WindowTable.load(folder)
+    rows = np.linspace(0, len(table.steps) - 1, windows, dtype=np.int64)
+    with clock() as found:
+        batch = WindowBatch.from_steps(table.steps, rows, table.spec, targets=True)
+    encoder = Encoder.fit(batch, table.spec)
+    with clock() as encoding:
+        encoder.encode(batch)
+    return {
+        **found,
+        "windows": windows,
+        "tokens": int(batch.length_B.sum()),
+        "load_seconds": reading["seconds"],
+        "encode_seconds": encoding["seconds"],
+    }
+
+
+def measure(plan: Plan, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Windows a second, and the time to open the folder."""
+    log, windows = folder / "log.parquet", folder / "windows"
+    found: dict[str, Any] = {"log": run(generate, rows=plan.loader_rows, path=log)}
+    built = run(build, log=log, out=windows)
+    if "error" in built:
+        return {**found, "loader": built}
+    # numpy is the only thread user here; the figure is of one thread.
+    found["loader"] = run(load, folder=windows, windows=plan.loader_windows, env={"OMP_NUM_THREADS": "1"})
+    say(f"{plan.loader_rows:,} rows: {brief(found['loader'])}")
+    return found

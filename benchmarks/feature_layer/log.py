@@ -1,0 +1,100 @@
+"""A synthetic touchpoint log of any size in the canonical layout, in the order in which touchpoints happen.
+
+Journey lengths have a heavy tail: the share of all touchpoints that the busiest fraction q of the users has is about
+the square root of q (Pareto, exponent 2), on average `MEAN` a user. Rows of different users are interleaved, as a
+platform writes them: what reads the log has to sort it.
+
+A clean log is as it leaves the project's door. A raw one has, besides, 1 % of its rows twice, 1 % that arrived up to a
+day late, times of whole seconds, and at 1e7 rows users beyond the bot limit.
+
+Every value is a function of the row's number, so DuckDB streams any number of rows in little memory and the same
+numbers come out each time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .child import clock
+
+DATASET = "simulator"  # the description that the layout follows
+MEAN = 12  # touchpoints a user
+DAYS = 90
+_MOST = 8_000  # touchpoints of the busiest user of a clean log, on average
+
+
+def users_of(rows: int) -> int:
+    """Users among whom a log of so many rows is dealt; a few of them may get none."""
+    return max(rows // MEAN, 10)
+
+
+def generate(rows: int, path: str, raw: bool = False) -> dict[str, Any]:
+    """Write a log of about `rows` touchpoints, as one zstd Parquet file.
+
+    Returns:
+        rows, users (with at least one touchpoint), longest (touchpoints of the busiest user), columns, file_mib.
+    """
+    import duckdb
+
+    from mtorl.dataset import DatasetSpec
+
+    spec = DatasetSpec.load(DATASET)
+    made = _rows_sql(rows, spec.channels, raw)
+    if raw:
+        twice = f"FROM ({made}) UNION ALL FROM ({made}) WHERE i % 100 = 0"
+        made = f"SELECT * REPLACE (date_trunc('second', timestamp) AS timestamp) FROM ({twice})"
+    names = [*spec.columns, *(["created_timestamp"] if raw else [])]
+    columns = ", ".join(f'"{name}"' for name in names)
+    with clock() as time, duckdb.connect(config={"memory_limit": "2GB"}) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute(f"COPY (SELECT {columns} FROM ({made})) TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
+        counts = f"SELECT count(*) AS n FROM '{path}' GROUP BY user_id"
+        ((total, users, longest),) = connection.sql(f"SELECT sum(n), count(*), max(n) FROM ({counts})").fetchall()
+    counted = {"rows": int(total), "users": users, "longest": longest, "columns": len(names)}
+    return {**counted, "file_mib": Path(path).stat().st_size / 2**20, **time}
+
+
+def _rows_sql(rows: int, channels: tuple[str, ...], raw: bool) -> str:
+    users = users_of(rows)
+    names = "[" + ", ".join(f"'{name}'" for name in channels) + "]"
+    apart = DAYS * 86_400_000_000 // rows  # microseconds between two rows
+    # User u gets rows / (2 * sqrt(users * u)) touchpoints: leaving out the first ones caps them at `_MOST`.
+    least = 0.0 if raw else MEAN / (2 * _MOST)
+
+    def luck(what: int, of: str = "i") -> str:
+        """A number in [0, 1), always the same for one row (or user) and purpose."""
+        return f"(hash({of} * 64 + {what}) / 18446744073709551616.0)"
+
+    def pick(values: str, what: int, of: str = "i") -> str:
+        return f"{values}[1 + floor({luck(what, of)} * len({values}))::INT]"
+
+    return f"""
+        WITH dealt AS (
+            SELECT range AS i, {least} + {1 - least} * {luck(1, "range")} AS place,
+                   least(floor({users} * place * place)::BIGINT, {users} - 1) AS u
+            FROM range({rows})
+        ), shown AS (
+            SELECT *,
+                   make_timestamptz(1735689600000000 + i * {apart} + floor({luck(2)} * {apart})::BIGINT) AS timestamp,
+                   {pick(names, 3, "u")} AS favourite, {luck(4)} < 0.4 AS favoured
+            FROM dealt
+        ), answered AS (
+            SELECT *, CASE WHEN favoured THEN favourite ELSE {pick(names, 5)} END AS channel,
+                   ({luck(6)} < 0.08)::BIGINT AS click
+            FROM shown
+        )
+        SELECT i, 'u' || lpad((u * 2654435761 % {users})::VARCHAR, 9, '0') AS user_id, timestamp,
+               'c' || (1 + floor({luck(7)} * 20)::INT) AS campaign_id, channel,
+               round(0.05 + 0.4 * {luck(8)}, 4) AS cost, click, (click = 1 AND {luck(9)} < 0.1)::BIGINT AS conversion,
+               CASE WHEN click = 1 AND {luck(9)} < 0.1 THEN round(5 + 60 * {luck(10)}, 2) ELSE 0.0 END AS revenue,
+               0.6 / {len(channels)} + CASE WHEN channel = favourite THEN 0.4 ELSE 0.0 END AS propensity,
+               extract(hour FROM timestamp)::DOUBLE AS hour,
+               {pick("['phone', 'tablet', 'desktop']", 11)} AS device,
+               {pick("['feed', 'banner', 'story']", 12)} AS placement,
+               {pick("['18-24', '25-34', '35-49', '50+']", 13, "u")} AS age_group,
+               floor({luck(14, "u")} * 2000)::DOUBLE AS tenure_days,
+               {pick("['north', 'south', 'east', 'west']", 15, "u")} AS region,
+               timestamp + CASE WHEN {luck(16)} < 0.01 THEN to_microseconds(floor({luck(17)} * 86400e6)::BIGINT)
+                                ELSE to_microseconds(0) END AS created_timestamp
+        FROM answered"""

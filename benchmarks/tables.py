@@ -1,0 +1,239 @@
+"""Write the tables of measurements in README.md and docs/features.md from the JSON files in benchmarks/results.
+
+python benchmarks/loop.py [--data FILE --dataset NAME] --json benchmarks/results/loop/NAME.json    # for each data set
+python benchmarks/features.py --json benchmarks/results/features.json
+python benchmarks/tables.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+Found = Mapping[str, Any]
+Show = Callable[[Any], str]
+
+
+def main() -> None:
+    loops = [json.loads(path.read_text()) for path in sorted((RESULTS / "loop").glob("*.json"))]
+    replace(ROOT / "README.md", loop_table(loops))
+    features = RESULTS / "features.json"
+    if features.exists():
+        replace(ROOT / "docs" / "features.md", feature_tables(json.loads(features.read_text())))
+
+
+def replace(page: Path, table: str) -> None:
+    """Put a table between the markers of a page."""
+    begin, end = "<!-- measured -->\n", "<!-- end -->"
+    text = page.read_text()
+    assert begin in text and end in text, f"{page.name} has lost its markers"
+    pattern = re.escape(begin) + ".*?" + re.escape(end)
+    page.write_text(re.sub(pattern, lambda _: begin + table + end, text, flags=re.DOTALL))
+
+
+def loop_table(results: Sequence[Found]) -> str:
+    """The whole loop, a column for each data set."""
+    results = sorted(results, key=lambda found: found["true_lift"] is None)
+    rows: dict[str, Show] = {
+        "touchpoints": lambda found: f"{found['rows']:,}",
+        "whole loop": lambda found: f"{found['seconds']:.0f} s",
+        "of it training": lambda found: f"{found['steps']['train-challenger']:.0f} s",
+        "decisions over HTTP": lambda found: f"{found['decisions']:,}",
+        "errors, fallbacks": lambda found: f"{found['errors']}, {found['fallbacks']}",
+        "latency p50, p99": lambda found: f"{found['p50_ms']:.0f} ms, {found['p99_ms']:.0f} ms",
+        "gate": lambda found: found["gate"],
+        "lift in clicks per decision": lambda found: "{:+.4f} [{:+.4f}, {:+.4f}]".format(
+            found["lift"], *found["lift_ci"]
+        ),
+        "true lift": lambda found: "unknown" if found["true_lift"] is None else f"{found['true_lift']:+.4f}",
+        "drift alarms on the served window": lambda found: str(found["clean_alerts"]),
+    }
+    body = [[name, *(cell(found) for found in results)] for name, cell in rows.items()]
+    return table(["", *(found["dataset"] for found in results)], body) + measured_on(results[0], "loop.py")
+
+
+def feature_tables(figures: Found) -> str:
+    """The feature layer, a table for each measure that was run."""
+    parts: dict[str, Show] = {
+        "builder": _builder,
+        "spark": _spark,
+        "retrieval": _retrieval,
+        "online": _online,
+        "loader": _loader,
+    }
+    text = ""
+    for name, part in parts.items():
+        found = figures.get(name)
+        if isinstance(found, dict) and list(found) == ["error"]:
+            text += f"{name}: error: {found['error']}\n\n"
+        elif found:
+            text += part(found) + "\n"
+    quick = " --quick" if figures["quick"] else ""
+    return text + measured_on(figures, f"features.py{quick}").lstrip("\n")
+
+
+def _builder(entries: Sequence[Found]) -> str:
+    at_million = next((e for e in entries if e["rows"] == 1_000_000), entries[-2])
+    base = _per_row(at_million)
+    times: dict[str, Show] = {
+        "rows": _rows,
+        "per-user loop": lambda e: _cell(e.get("per_user"), _seconds),
+        "groupby loop": lambda e: _cell(e.get("groupby"), _seconds),
+        "scan and sort": lambda e: _cell(e.get("scan_sort"), _seconds),
+        "builder": lambda e: _cell(e.get("builder"), _seconds),
+        "builder, rows/s": lambda e: _cell(e.get("builder"), lambda found: f"{e['rows'] / found['seconds']:,.0f}"),
+        "per-user loop / builder": lambda e: _ratio(e.get("per_user"), e.get("builder")),
+        "groupby loop / builder": lambda e: _ratio(e.get("groupby"), e.get("builder")),
+        "builder / scan and sort": lambda e: _ratio(e.get("builder"), e.get("scan_sort"), 2),
+    }
+    memory: dict[str, Show] = {
+        "rows": _rows,
+        "users": lambda e: _cell(e.get("log"), lambda found: f"{found['users']:,}"),
+        "touchpoints of the busiest": lambda e: _cell(e.get("log"), lambda found: f"{found['longest']:,}"),
+        "log": lambda e: _cell(e.get("log"), lambda found: f"{found['file_mib']:,.0f} MiB"),
+        "builder, peak memory": lambda e: _cell(e.get("builder"), _peak),
+        "scan and sort, peak memory": lambda e: _cell(e.get("scan_sort"), _peak),
+        "builder's time a row, relative to 1e6 rows": lambda e: (
+            f"{_per_row(e) / base:.2f}" if _per_row(e) and base else ""
+        ),
+    }
+    return (
+        f"**Sequence builder**, time. ≈: extrapolated from a sample of users.\n\n{_lines(times, entries)}\n"
+        f"**Sequence builder**, memory and growth\n\n{_lines(memory, entries)}"
+    )
+
+
+def _rows(entry: Found) -> str:
+    return f"{entry['rows']:,}{', raw' if entry['raw'] else ''}"
+
+
+def _per_row(entry: Found) -> float:
+    """The builder's time, seconds a row; 0 if there is none."""
+    return float(entry.get("builder", {}).get("seconds", 0)) / float(entry["rows"])
+
+
+def _lines(columns: Mapping[str, Show], entries: Sequence[Found]) -> str:
+    return table(list(columns), [[show(entry) for show in columns.values()] for entry in entries])
+
+
+def _peak(found: Found) -> str:
+    return f"{found['peak_mib']:,.0f} MiB"
+
+
+def _spark(found: Found) -> str:
+    rows = [
+        [
+            name,
+            _cell(found.get(engine), _seconds),
+            _cell(found.get(engine), lambda f: f"{f['start_seconds']:.1f} s"),
+            _cell(found.get(engine), _peak),
+            _cell(found.get(engine), lambda f: f"`{f['manifest']['content_sha256'][:12]}`"),
+        ]
+        for name, engine in (("DuckDB", "duckdb"), ("Spark, local", "spark"))
+    ]
+    equal = "equal" if found.get("equal") else "NOT equal"
+    head = (
+        f"**Spark parity**, {_cell(found.get('log'), lambda f: format(f['rows'], ','))} rows: contents are {equal}.\n\n"
+    )
+    return head + table(["engine", "time", "start", "peak memory", "content sha256"], rows)
+
+
+def _retrieval(found: Found) -> str:
+    ours = "all views of `ad_decision_v1`, ASOF store, to "
+    lines = [(ours + output, run.get("rows", 0), run) for output, run in found["asof"].items()]
+    lines += [("`user_history` alone, Feast's DuckDB store, to arrow", run["rows"], run) for run in found["stock"]]
+    rows = [
+        [
+            name,
+            f"{count:,}",
+            _cell(run, _seconds),
+            f"{count / run['seconds']:,.0f}" if "seconds" in run else "",
+            _peak(run) if "peak_mib" in run else "",
+        ]
+        for name, count, run in lines
+    ]
+    made = f"; laying the repository of the log: {_cell(found.get('prepare'), _seconds)}"
+    heads = ["what", "entity rows", "time", "entity rows/s", "peak memory"]
+    return f"**Point-in-time retrieval**{made}\n\n{table(heads, rows)}"
+
+
+def _online(found: Found) -> str:
+    def times(name: str) -> Callable[[Found], str]:
+        return lambda f: f"{f[name]['p50']:.3f}, {f[name]['p99']:.3f}" if name in f else ""
+
+    stores = [found.get("sqlite"), found.get("redis")]
+    lines = {
+        "the router's read, 1 user": "read",
+        "the router's read, 64 users": "read_many",
+        "bare HMGET, decoded, 1 user": "direct",
+        "append": "append",
+        "append until a read shows it": "visible",
+    }
+    rows = [[name, *(_cell(store, times(key)) for store in stores)] for name, key in lines.items()]
+    ratio = _figure(stores[1], lambda f: f["read"]["p50"] / f["direct"]["p50"])
+    rows.append(["read / bare HMGET, p50", "", f"{ratio:.1f}" if ratio else ""])
+    users = _figure(stores[1], lambda f: f["users"])
+    return f"**Online**, {users or 0:,} users, p50 and p99 in ms\n\n" + table(["", "SQLite", "Redis"], rows)
+
+
+def _loader(found: Found) -> str:
+    shows: dict[str, Show] = {
+        "windows/s from flat steps": lambda f: f"{f['windows'] / f['seconds']:,.0f}",
+        "windows/s encoded": lambda f: f"{f['windows'] / f['encode_seconds']:,.0f}",
+        "tokens a window": lambda f: f"{f['tokens'] / f['windows']:.1f}",
+        "time to open the folder": lambda f: f"{f['load_seconds']:.2f} s",
+        "peak memory": _peak,
+    }
+    count = _cell(found.get("log"), lambda f: f"{f['rows']:,}")
+    cells = [_cell(found.get("loader"), show) for show in shows.values()]
+    return f"**Training loader**, one thread, a folder of {count} steps\n\n" + table(list(shows), [cells])
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [f"| {' | '.join(cells)} |\n".replace("  ", " ") for cells in (heads, *rows)]
+    return "".join([lines[0], f"|{'---|' * len(heads)}\n", *lines[1:]])
+
+
+def measured_on(found: Found, script: str) -> str:
+    """The line under a table: hardware and versions."""
+    where = dict(found["environment"])
+    line = f"`benchmarks/{script}` on {where.pop('cpu')}, {where.pop('cores')} cores, Python {where.pop('python')}"
+    where.pop("system")
+    names = ("duckdb", "ibis-framework", "pyspark", "feast", "redis", "pandas", "pyarrow")
+    versions = ", ".join(f"{name} {where[name]}" for name in names if name in where and script != "loop.py")
+    return f"\n{line}{', ' + versions if versions else ''}.\n"
+
+
+def _seconds(found: Found) -> str:
+    seconds = found["seconds"]
+    return (
+        f"{'≈ ' * bool(found.get('extrapolated'))}{seconds:,.{0 if seconds >= 100 else 1 if seconds >= 10 else 2}f} s"
+    )
+
+
+def _cell(found: Found | None, show: Callable[[Any], str]) -> str:
+    if not found:
+        return "not run"
+    if "error" in found:
+        return "error"
+    return f"stopped {found['stopped']}" if "stopped" in found else show(found)
+
+
+def _figure(found: Found | None, value: Callable[[Any], float]) -> float | None:
+    return value(found) if found and "seconds" in found else None
+
+
+def _ratio(found: Found | None, other: Found | None, digits: int = 0) -> str:
+    if not (found and other and "seconds" in found and "seconds" in other):
+        return ""
+    return f"{found['seconds'] / other['seconds']:,.{digits}f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""The benchmark of the feature layer: its log, its processes, and that one failure loses nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from mtorl.dataset import DatasetSpec
+from mtorl.log import schema
+
+ROOT = Path(__file__).parents[2]
+
+
+def load(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module of the benchmark, as its children import it."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    return importlib.import_module(f"benchmarks.feature_layer.{name}")
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """benchmarks/features.py, which finds its neighbours because it is run from there."""
+    project = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "features"}
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    try:
+        yield importlib.import_module("features")
+    finally:
+        for name in ("features", "tables", "_environment"):
+            sys.modules.pop(name, None)
+        sys.modules.update(project)
+
+
+def test_log_has_canonical_layout_and_time_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log.parquet"
+    found = load("log", monkeypatch).generate(rows=50_000, path=str(log))
+    written, canonical = pq.read_schema(log), schema(DatasetSpec.load("simulator"))
+    assert (written.names, written.types) == (canonical.names, canonical.types)
+    frame = pq.read_table(log).to_pandas()
+    assert len(frame) == found["rows"] == 50_000
+    assert frame["timestamp"].is_monotonic_increasing and frame["timestamp"].is_unique
+    lengths = frame["user_id"].value_counts()
+    assert len(lengths) == found["users"] and lengths.iloc[0] == found["longest"]
+    assert found["longest"] > 20 * lengths.mean(), "journeys have a heavy tail"
+    statics = frame.groupby("user_id")[["age_group", "tenure_days", "region"]].nunique()
+    assert (statics == 1).all(axis=None)
+
+
+def test_raw_log_has_what_has_to_be_cleaned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log.parquet"
+    found = load("log", monkeypatch).generate(rows=50_000, path=str(log), raw=True)
+    with duckdb.connect() as connection:
+        rows = connection.read_parquet(str(log)).df()
+    assert found["rows"] == len(rows) == 50_500
+    assert rows.duplicated(["user_id", "timestamp", "campaign_id", "channel"]).sum() >= 500
+    late = rows["created_timestamp"] - rows["timestamp"] > pd.Timedelta(1, "s")
+    assert 0.005 < late.mean() < 0.02
+
+
+def test_loops_make_equal_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, builder = tmp_path / "log.parquet", load("builder", monkeypatch)
+    load("log", monkeypatch).generate(rows=3_000, path=str(log))
+    padded, made = builder._padded, []
+
+    def keep(*arguments: Any) -> Any:
+        made.append(padded(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(builder, "_padded", keep)
+    alone = builder.per_user_loop(str(log), sample=0)
+    loops, made[:] = list(made), []
+    grouped = builder.groupby_loop(str(log), sample=0)
+    assert alone["users_run"] == grouped["users_run"] == len(loops) == len(made) > 100
+    for one, other in zip(loops, made, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    states, actions, _ = max(loops, key=lambda arrays: arrays[0].any(axis=1).sum())
+    assert states[1:][actions[1:] > 0].any(), "a step's state is the touchpoint before it"
+
+
+def test_sample_is_extrapolated_to_all_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    builder = load("builder", monkeypatch)
+    found = builder._extrapolated({"seconds": 1.0, "cpu_seconds": 1.0}, {"seconds": 2.0, "cpu_seconds": 2.0}, 10, 100)
+    assert found["seconds"] == 21 and found["extrapolated"]
+
+
+def task_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, body: str) -> Any:
+    """A module beside the benchmark's own, with one task."""
+    package = load("child", monkeypatch)
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "work.py").write_text(body)
+    (folder / "child.py").write_text((ROOT / "benchmarks/feature_layer/child.py").read_text())
+    monkeypatch.setattr(package, "_PACKAGE", "tasks")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    copy = (folder / "child.py").read_text().replace('_PACKAGE = "benchmarks.feature_layer"', '_PACKAGE = "tasks"')
+    (folder / "child.py").write_text(copy)
+    sys.modules.pop("tasks.work", None)
+    sys.modules.pop("tasks", None)
+    return package, importlib.import_module("tasks.work")
+
+
+def test_child_reports_its_own_memory_not_its_parents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    child, work = task_module(
+        monkeypatch, tmp_path, "def task(size):\n    held = bytearray(size)\n    return {'n': len(held)}\n"
+    )
+    held = bytearray(400 * 2**20)
+    held[::4096] = b"1" * len(held[::4096])  # resident in this process
+    small, big = child.run(work.task, size=1), child.run(work.task, size=200 * 2**20)
+    assert small["n"] == 1 and small["peak_mib"] < 100
+    assert 190 < big["peak_mib"] - small["peak_mib"] < 230
+
+
+def test_child_counts_its_children(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    body = (
+        "import subprocess, sys\n"
+        "def task():\n"
+        "    code = 'x = bytearray(200 * 2**20); import time; time.sleep(1)'\n"
+        "    subprocess.run([sys.executable, '-c', code], check=True)\n"
+        "    return {}\n"
+    )
+    child, work = task_module(monkeypatch, tmp_path, body)
+    assert child.run(work.task)["peak_mib"] > 200
+
+
+def test_child_failure_comes_back_as_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    body = "import os\ndef task(how):\n    if how == 'die': os._exit(3)\n    raise ValueError('no such\\nthing')\n"
+    child, work = task_module(monkeypatch, tmp_path, body)
+    assert child.run(work.task, how="raise") == {"error": "work:task: ValueError: no such thing"}
+    assert "exit code 3" in child.run(work.task, how="die")["error"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"), [({"limit_s": 0.5}, "after"), ({"limit_mib": 100}, "of memory"), ({}, None)]
+)
+def test_child_is_stopped_at_a_limit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limits: dict[str, float], reason: str | None
+) -> None:
+    body = "import time\ndef task():\n    x = bytearray(200 * 2**20)\n    time.sleep(3)\n    return {}\n"
+    child, work = task_module(monkeypatch, tmp_path, body)
+    began = time.monotonic()
+    found = child.run(work.task, **limits)
+    if reason:
+        assert reason in found["stopped"] and time.monotonic() - began < 3
+    else:
+        assert "stopped" not in found and found["peak_mib"] > 200
+
+
+def test_a_failing_measure_loses_no_other(
+    script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = {"rows": 9, "start_seconds": 1.0, "seconds": 2.0, "peak_mib": 3.0, "manifest": {"content_sha256": "ab" * 32}}
+    folders = []
+
+    def broken(plan: object, folder: Path, say: object) -> dict[str, Any]:
+        folders.append(folder)
+        (folder / "big").write_text("x")
+        raise RuntimeError("no luck")
+
+    fine = {"log": {"rows": 9}, "duckdb": good, "spark": {"error": "no Java"}, "equal": False}
+    monkeypatch.setattr(script, "MEASURES", {"online": broken, "spark": lambda *_: fine})
+    written = tmp_path / "out.json"
+    monkeypatch.setattr(sys, "argv", ["features.py", "--quick", "--json", str(written)])
+    assert script.main() == 1
+    figures = json.loads(written.read_text())
+    assert figures["online"] == {"error": "RuntimeError: no luck"} and figures["spark"] == fine
+    assert {"cpu", "cores", "python", "duckdb"} <= set(figures["environment"])
+    printed = capsys.readouterr()
+    assert "| DuckDB | 2.00 s |" in printed.out and "| Spark, local | error |" in printed.out
+    assert "failed: online: RuntimeError: no luck" in printed.err and "failed: spark.spark: no Java" in printed.err
+    assert not folders[0].exists(), "scratch space is given back"
+
+    monkeypatch.setattr(script, "MEASURES", {"online": lambda *_: {}, "spark": broken})
+    monkeypatch.setattr(sys, "argv", ["features.py", "--quick", "--json", str(written), "--only", "online"])
+    assert script.main() == 1, "the other measure's error still stands"
+    assert json.loads(written.read_text())["spark"] == fine
+
+
+@pytest.mark.parametrize("other", [{"quick": False}, {"quick": True, "environment": {"cpu": "another"}}])
+def test_figures_of_another_kind_or_machine_never_mix(
+    script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    written = tmp_path / "out.json"
+    written.write_text(json.dumps(other))
+    monkeypatch.setattr(sys, "argv", ["features.py", "--quick", "--only", "online", "--json", str(written)])
+    with pytest.raises(SystemExit):
+        script.main()
+    assert json.loads(written.read_text()) == other
+
+
+def test_tables_are_those_of_the_results(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """README.md and docs/features.md say what benchmarks/results says."""
+    tables = importlib.import_module("tables")
+    before = {page: (ROOT / page).read_text() for page in ("README.md", "docs/features.md")}
+    written: dict[str, str] = {}
+    monkeypatch.setattr(Path, "write_text", lambda self, text: written.update({str(self.relative_to(ROOT)): text}))
+    tables.main()
+    assert written and all(before[page] == text for page, text in written.items())
