@@ -1,8 +1,8 @@
 """Newest feature rows from the offline store into the online store, never over something newer.
 
-A batch job reads a log that ends some time ago, while touchpoints are appended online as they happen. Redis ignores a
-row that is not newer than the stored one; SQLite would take the last write, whatever its age, so there the stored times
-are looked at inside the transaction that writes.
+A batch job reads a log that ends some time ago, while touchpoints are appended online as they happen. Feast looks at
+the stored times before it writes on Redis, and not at all on SQLite; here both happen in one step: a script, or a
+transaction.
 """
 
 from __future__ import annotations
@@ -61,8 +61,10 @@ def write(store: FeatureStore, view: FeatureView, rows: pa.Table) -> None:
     for start in range(0, rows.num_rows, size):
         # Feast reads the first chunk of a column only.
         batch = _convert_arrow_to_proto(rows.slice(start, size).combine_chunks(), view, keys)
-        if config.online_store.type != "sqlite":
-            online.online_write_batch(config, view, batch, None)
+        if config.online_store.type == "redis":
+            from features.online_redis import write_newest
+
+            write_newest(online._get_client(config.online_store), config, view, batch)
             continue
         with _transaction(online._get_conn(config)) as connection:
             if newer := _newer(connection, config, view, batch):

@@ -160,6 +160,7 @@ class SparkEngine:
         session.conf.set("spark.sql.session.timeZone", "UTC")
         session.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
         session.conf.set("spark.sql.parquet.compression.codec", "zstd")
+        session.conf.set("spark.sql.files.maxRecordsPerFile", "0")  # one file a shard, however large
         session.sql(
             "CREATE OR REPLACE TEMPORARY FUNCTION user_bucket(user_id STRING) RETURNS BIGINT RETURN "
             "CAST(conv(concat(substr(md5(user_id), 31, 2), substr(md5(user_id), 29, 2)), 16, 10) AS BIGINT)"
@@ -221,7 +222,7 @@ def _spark_session(log: Path) -> tuple[Any, bool]:
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # by spark-submit: the JVM runs already
     java = os.environ.get("JAVA_HOME") or shutil.which("java")
     if not submitted and not java:
-        raise RuntimeError("ENGINE=spark needs Java 17: install it (openjdk-17-jre-headless) or set JAVA_HOME")
+        raise RuntimeError("ENGINE=spark needs Java 17 or 21: install it (openjdk-17-jre-headless) or set JAVA_HOME")
     settings = {"spark.ui.showConsoleProgress": "false", "spark.log.level": "ERROR"}
     conf = SparkConf(loadDefaults=False).setAll(list(settings.items()))
     gateway = SparkContext._gateway

@@ -20,6 +20,7 @@ from pathlib import Path
 from features.door import IngestReport, LogError
 from features.engine import Engine, replacing
 from features.intake import ingest
+from features.manifest import FILE as MANIFEST
 from features.manifest import Manifest
 from features.sequences import build as build_windows
 from features.sources import build_sources
@@ -27,6 +28,7 @@ from mtorl.dataset import DatasetSpec
 from mtorl.log import fingerprint
 
 LOG, DATASET, INGEST, SOURCES, WINDOWS = "touchpoints.parquet", "dataset.yaml", "ingest.json", "sources", "windows"
+_OURS = {LOG, DATASET, INGEST, SOURCES, WINDOWS}
 SIMULATED = "simulator"
 Step = Callable[[str], AbstractContextManager[None]]  # by name: validate-log, feature-sources, window-store
 
@@ -59,14 +61,16 @@ def locate(log: str, dataset: str, trusted: bool = False) -> tuple[Path, str, bo
         raise LogError(f"{log}: no such file or folder")
     places = (path / LOG, path / "data" / LOG, path / WINDOWS / "steps", path / "steps")
     if found := next((place for place in places if place.exists()), None):
-        path, ours = found, True
+        path = found
     elif path.is_dir() and not any(path.glob("*.parquet")):
         raise LogError(
             f"{log}: no log in this folder; expected {LOG}, or a folder of `mtorl data build` or `mtorl run`"
         )
-    beside = path.parent / DATASET
-    if path.name in (LOG, "steps") and beside.exists():
-        dataset, ours = dataset or str(beside), True
+    if path.name in (LOG, "steps"):
+        # The name alone proves nothing: anyone's raw export may be called so.
+        ours = (path.parent / (INGEST if path.name == LOG else MANIFEST)).exists()
+        if (beside := path.parent / DATASET).exists():
+            dataset = dataset or str(beside)
     if not dataset:
         raise LogError(f"{log}: which data set is this? Give --dataset: a built-in name, or the path of a YAML")
     return path, dataset, ours or trusted
@@ -128,8 +132,8 @@ def build(
         SpecError: the description can't be used.
     """
     out = out.absolute()
-    if out.exists() and not (out / WINDOWS).exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise LogError(f"{out}: exists and was not made by `mtorl data build`; name another folder")
+    if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= _OURS):
+        raise LogError(f"{out}: holds more than `mtorl data build` makes, and would be replaced; name another folder")
     if trusted and out in Path(log).absolute().parents:
         raise LogError(f"{log}: lies in the folder that --out replaces; name another folder")
     with replacing(out) as folder:

@@ -98,6 +98,9 @@ def build(engine: Engine, log_path: Path | str, spec: DatasetSpec, out_dir: Path
         except _UncleanError:
             shutil.rmtree(folder)
             manifest = _write(engine, log, spec, folder, shards, clean=False)
+        accounted = manifest.rows + manifest.dropped_duplicates + manifest.dropped_by_cap
+        if accounted != size["rows"]:
+            raise RuntimeError(f"{engine.name} wrote {accounted:,} of {size['rows']:,} rows; nothing was kept")
         spec.save(folder / "dataset.yaml")
         manifest.write(folder)
     return manifest

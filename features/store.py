@@ -145,19 +145,17 @@ def materialize(root: Path | str, end: datetime | None = None) -> None:
     """
     store = _open(root)
     end = end or _last_known(root)
-    views = store.list_feature_views()
-    guarded = {HISTORY} if store.config.online_store.type == "sqlite" else set()
     with _quiet():
-        store.materialize(_EPOCH, end, feature_views=[view.name for view in views if view.name not in guarded])
-    for view in views:
-        if view.name in guarded:
-            backfill.write(store, view, backfill.newest_rows(store, view, end))
+        others = [view.name for view in store.list_feature_views() if view.name != HISTORY]
+        store.materialize(_EPOCH, end, feature_views=others)
+    history = store.get_feature_view(HISTORY)  # touchpoints are appended to it meanwhile
+    backfill.write(store, history, backfill.newest_rows(store, history, end))
 
 
 def refresh(root: Path | str, spec: DatasetSpec, log_parquet: Path | str, users: Iterable[str] | None = None) -> int:
     """Rebuild the sources from a log that has grown and bring the online store up to date.
 
-    Other processes may read and append meanwhile: they find a user's features as they were before or after, never a
+    Other processes may read and append meanwhile: they find each view of a user as it was before or after, never a
     mixture, and a history that was appended to is not taken back. The registry stays untouched, for Feast rewrites it
     in place and a reader could catch half of it.
 

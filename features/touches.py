@@ -9,7 +9,8 @@ may also come from elsewhere:
 2. Several touchpoints of a user at one time: put one microsecond apart, so that "before" has a meaning. Their order is
    by campaign, channel, arrival and then the other columns, never by chance.
 3. A user with more than `spec.max_touchpoints` is a bot: only the first ones are kept. What came first does not depend
-   on what came later, so this can't leak.
+   on what came later, so this can't leak, unless rows arrived late: such a row counts in the place where it happened,
+   and may move a touchpoint of the same time by a microsecond.
 """
 
 from __future__ import annotations
@@ -91,8 +92,10 @@ def canonical(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 def _marked(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """The rows with `_again` (a duplicate), `_place` (from 1, among those that are none) and `_time` (without ties)."""
-    first = ["user_id", "timestamp", "campaign_id", "channel", *(name for name in log.columns if name == CREATED)]
-    order = [*first[1:], *(name for name in log.columns if name not in first)]
+    first = ["timestamp", "campaign_id", "channel"]
+    # Without a time of arrival a row was known when it happened.
+    arrival = [ibis.coalesce(log[CREATED], log.timestamp)] if CREATED in log.columns else []
+    order = [*first, *arrival, *(name for name in log.columns if name not in ("user_id", *first))]
     before = ibis.window(group_by="user_id", order_by=order)
     so_far = ibis.cumulative_window(group_by="user_id", order_by=order)
 

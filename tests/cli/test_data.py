@@ -154,6 +154,9 @@ def test_describe_what_has_been_through_the_door(log: pd.DataFrame, spec: Path, 
         write_log(odd, path, mine)
     mine.save(run / "dataset.yaml")
     out = ["--out", tmp_path / "page.html"]
+    answer = data("describe", run / "touchpoints.parquet", *out)
+    assert answer.exit_code == 2 and "negative" in answer.output, "a name opened the door"
+    (run / "ingest.json").write_text("{}")
     for arguments in (
         [tmp_path / "run"],
         [run],
@@ -223,6 +226,18 @@ def test_build_does_not_touch_the_folders_of_others(clean: Path, spec: Path, tmp
     answer = data("build", clean, "--dataset", spec, "--out", theirs)
     assert answer.exit_code == 2 and "another folder" in answer.output
     assert files(theirs) == {"thesis.txt"}
+
+    # Nor one that has windows, but more than those: a run, or an earlier build into which someone put the raw log.
+    (theirs / "windows").mkdir()
+    (theirs / "ledger.db").write_text("money")
+    answer = data("build", clean, "--dataset", spec, "--out", theirs)
+    assert answer.exit_code == 2 and files(theirs) == {"thesis.txt", "ledger.db"}
+    made = tmp_path / "made"
+    assert data("build", clean, "--dataset", spec, "--out", made).exit_code == 0
+    raw = made / clean.name
+    raw.write_bytes(clean.read_bytes())
+    answer = data("build", raw, "--dataset", spec, "--out", made)
+    assert answer.exit_code == 2 and raw.read_bytes() == clean.read_bytes()
 
 
 def test_an_unknown_engine_is_named(clean: Path, spec: Path, tmp_path: Path) -> None:

@@ -292,6 +292,30 @@ def test_a_batch_job_takes_nothing_back(stage: Stage, user: str) -> None:
 # ---- many writers
 
 
+def test_a_batch_job_loses_no_touchpoint_that_is_appended_meanwhile(stage: Stage) -> None:
+    """Each user has a touchpoint, the job brings a younger one, and an even younger one happens while it writes."""
+    users = [next(_users) for _ in range(400)]
+    for user in users:
+        stage.history.append(user, touch(1))
+    plain = Plain(SPEC.window)
+    for second in (1, 2):
+        plain.append(touch(second))
+    lists, when = plain.lists(), [START + timedelta(seconds=2)] * len(users)
+    assert lists is not None
+    columns = {"user_id": users, "event_timestamp": when, "created_timestamp": when}
+    rows = pa.table({**columns, **{name: [values] * len(users) for name, values in lists.items()}})
+    view = stage.store.get_feature_view(HISTORY)
+    job = threading.Thread(target=lambda: backfill.write(stage.store, view, rows))
+    with open_history(stage.repo, SPEC) as history:
+        job.start()
+        for user in users:
+            history.append(user, touch(3))
+        job.join()
+    found = [seconds(stage.read(user)) for user in users]
+    # Whichever came first: the job's touchpoint is there only if it was written before the youngest happened.
+    assert all(times in ([1, 3], [1, 2, 3]) for times in found)
+
+
 def test_threads_share_a_history(stage: Stage, user: str) -> None:
     with open_history(stage.repo, replace(SPEC, window=1000)) as history:
         work = [

@@ -43,6 +43,7 @@ def messy(toy, seed: int, late: float, users: int = 8) -> pd.DataFrame:
     again = log.sample(frac=0.2, random_state=seed + 1)
     if late:
         again["created_timestamp"] += pd.to_timedelta(rng.integers(0, 3, len(again)), "h")
+        again["created_timestamp"] = again["created_timestamp"].where(rng.random(len(again)) < 0.7)
     return pd.concat([log, ties, again]).sample(frac=1, random_state=seed, ignore_index=True)
 
 
@@ -60,8 +61,11 @@ def by_hand(log: pd.DataFrame, spec: DatasetSpec) -> tuple[list[dict[str, Any]],
         ),
         0,
     )
-    first = ["timestamp", "campaign_id", "channel", *(["created_timestamp"] if "created_timestamp" in log else [])]
-    order = [*first, *(name for name in spec.columns if name not in (*first, "user_id"))]
+    arrival = log["created_timestamp"].fillna(log["timestamp"]) if "created_timestamp" in log else log["timestamp"]
+    log = log.assign(arrival=arrival)
+    first = ["timestamp", "campaign_id", "channel", "arrival"]
+    further = [*spec.columns, *(["created_timestamp"] if "created_timestamp" in log else [])]
+    order = [*first, *(name for name in further if name not in (*first, "user_id"))]
     rows = []
     gap = pd.Timedelta(days=spec.journey_gap_days)
     for _, mine in log.groupby("user_id"):
@@ -86,7 +90,7 @@ def by_hand(log: pd.DataFrame, spec: DatasetSpec) -> tuple[list[dict[str, Any]],
         counts["one_touch_users"] += len(kept) == 1
         begins = [i for i, row in enumerate(kept) if i == 0 or row["timestamp"] - kept[i - 1]["timestamp"] > gap]
         counts["journeys"] += len(begins)
-        known = [max(row["timestamp"], row.get("created_timestamp", row["timestamp"])) for row in kept]
+        known = [max(row["timestamp"], row["arrival"]) for row in kept]
         for i, row in enumerate(kept):
             begin = max(b for b in begins if b <= i)
             end = min([b for b in begins if b > i], default=len(kept))
