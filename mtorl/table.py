@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -54,9 +55,13 @@ class WindowTable:
         path = Path(folder)
         shards = _shards(path)
         spec = DatasetSpec.load(path / "dataset.yaml")
+        try:
+            fingerprint = (path / "fingerprint").read_text().strip()
+        except FileNotFoundError:
+            raise WindowError(f"{path}: no fingerprint, so it was left unfinished; build the folder anew") from None
         # "default": a shard without nulls may say so in its schema, and another may have some.
         steps = pa.concat_tables([_read(path, shard, spec) for shard in shards], promote_options="default")
-        return cls(steps, _rows(steps), spec, (path / "fingerprint").read_text().strip())
+        return cls(steps, _rows(steps), spec, fingerprint)
 
     def is_in(self, split: str) -> NDArray[np.bool_]:
         """Rows whose user belongs to a split ("train", "val" or "test")."""
@@ -127,17 +132,17 @@ def _read(path: Path, shard: Mapping[str, Any], spec: DatasetSpec) -> pa.Table:
     text = [*_TEXT, *(c.name for c in columns if c.kind == "categorical")]
     names = ["user_id", "timestamp", "step", "journey", "channel", *OUTCOMES, "propensity", *(c.name for c in columns)]
     try:
-        parquet = pq.ParquetFile(file, read_dictionary=text)
+        with file.open("rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
     except FileNotFoundError:
         raise WindowError(f"{file}: missing, though the manifest names it; build the folder anew") from None
-    with parquet:
+    if found != shard["sha256"]:
+        raise WindowError(f"{file}: not the file that the manifest lists (sha256); build the folder anew")
+    with pq.ParquetFile(file, read_dictionary=text) as parquet:
         there = parquet.schema_arrow.names
         absent = [name for name in names if name not in there]
         if absent:
             raise WindowError(f"{file}: missing columns {', '.join(absent)}")
-        if parquet.metadata.num_rows != shard["rows"]:
-            found = parquet.metadata.num_rows
-            raise WindowError(f"{file}: {found} rows, the manifest counts {shard['rows']}; build the folder anew")
         return parquet.read(names + ["created_timestamp"] * ("created_timestamp" in there))
 
 
