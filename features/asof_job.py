@@ -142,7 +142,7 @@ class AsofRetrievalJob(RetrievalJob):
         wanted = [f for f in view.features if self._metadata and f"{prefix}:{f.name}" in self._metadata.features]
         called = {f.name: f"{prefix}__{f.name}" if self._full else f.name for f in wanted}
         if view.mode == "python" and not view.singleton:
-            # As the online store calls it. Lists stay NumPy arrays: as Python objects they would take most of the time.
+            # As the online store calls it. Lists stay NumPy arrays: Python objects are slow.
             inputs = {name: _values(columns[name]) for name in _inputs(view, self._full)}
             values = view.transform_dict(inputs)
             kinds = {f.name: feast_value_type_to_pa(f.dtype.to_value_type()) for f in wanted}

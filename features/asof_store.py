@@ -4,8 +4,8 @@
       type: features.asof_store.AsofDuckDBOfflineStore
       strict_past: true         # default: a row sees what was before its own time; false: Feast's own "before or at"
 
-Feast joins every entity row with all earlier rows of its key and then looks for the newest, which costs minutes and
-tens of gigabytes where a key has a long past. Here DuckDB's ASOF join finds, on keys and times alone, *which* source
+Feast joins every entity row with all earlier rows of its key and then looks for the newest: time and memory grow with
+the square of a key's past. Here DuckDB's ASOF join finds, on keys and times alone, *which* source
 row belongs to an entity row; the wide columns are then read in the order of the answer, a piece at a time. The answers
 are Feast's own (tests/features/test_asof_store.py compares value by value); with `strict_past` they are Feast's for a
 time one microsecond earlier. Rows come back in the order of the entity rows.
@@ -14,7 +14,8 @@ time one microsecond earlier. Rows come back in the order of the entity rows.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -269,22 +270,15 @@ def _keys(views: Sequence[_View]) -> list[str]:
     return list(dict.fromkeys(column for view in views for column in view.keys.values()))
 
 
-def _duckdb() -> _Session:
-    return _Session()
-
-
-class _Session:
+@contextmanager
+def _duckdb() -> Iterator[duckdb.DuckDBPyConnection]:
     """DuckDB for one query: UTC, bounded memory, and a folder of its own to spill to."""
-
-    def __enter__(self) -> duckdb.DuckDBPyConnection:
-        self._folder = tempfile.TemporaryDirectory(prefix="mtorl-asof-")
-        self._con = duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": self._folder.name})
-        self._con.execute("SET TimeZone = 'UTC'")
-        return self._con
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._con.close()
-        self._folder.cleanup()
+    with (
+        tempfile.TemporaryDirectory(prefix="mtorl-asof-") as folder,
+        duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": folder}) as con,
+    ):
+        con.execute("SET TimeZone = 'UTC'")
+        yield con
 
 
 def _column(table: pa.Table) -> pa.Int64Array:

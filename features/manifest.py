@@ -27,8 +27,8 @@ import pyarrow.parquet as pq
 
 from features.engine import replacing
 from mtorl import progress
+from mtorl.table import SCHEMA_VERSION
 
-SCHEMA_VERSION = 1
 FILE = "manifest.json"
 STEPS = "steps"
 NOT_IN_ROWS = ("late_rows", "dropped_duplicates", "moved_ties", "capped_users", "dropped_by_cap")  # counts

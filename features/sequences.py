@@ -26,13 +26,13 @@ import ibis
 from features.engine import Engine, replacing, unix_micros
 from features.manifest import NOT_IN_ROWS, STEPS, Manifest, Survey, survey
 from features.manifest import of as manifest_of
-from features.touches import CREATED, canonical, cleaned, touchpoints
+from features.touches import canonical, cleaned, touchpoints
 from mtorl import progress
 from mtorl.dataset import DatasetSpec
-from mtorl.log import LogError
+from mtorl.log import CREATED, LogError
+from mtorl.past import gap_us
 
 ROWS_PER_SHARD = 3_000_000
-_DAY = 86_400_000_000  # microseconds
 
 
 def steps(touches: ibis.Table, spec: DatasetSpec) -> ibis.Table:
@@ -51,9 +51,9 @@ def steps(touches: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     to_come = ibis.window(group_by="user_id", order_by="timestamp", following=(1, None))
     whole = ibis.window(group_by="user_id", order_by="timestamp", preceding=None, following=None)
 
-    # Times as numbers: calendar arithmetic costs more than all the rest.
+    # Times as numbers: calendar arithmetic is dear.
     now = unix_micros(touches.timestamp)
-    goes_on = now - now.lag().over(window) <= round(spec.journey_gap_days * _DAY)
+    goes_on = now - now.lag().over(window) <= gap_us(spec)
     rows = touches.mutate(_row=ibis.row_number().over(window), _goes_on=goes_on.fill_null(False))
     begin = rows._goes_on.ifelse(ibis.null("int64"), rows._row)
     rows = rows.mutate(_begin=begin.max().over(so_far), _next=begin.min().over(to_come), _rows=rows.count().over(whole))
@@ -93,7 +93,7 @@ def build(engine: Engine, log_path: Path | str, spec: DatasetSpec, out_dir: Path
     shards = shards or math.ceil(size["rows"] / ROWS_PER_SHARD)
     with replacing(Path(out_dir)) as folder:
         try:
-            # Nearly every log is clean. To look before would cost a tenth of the time; the result tells as well.
+            # Nearly every log is clean. To look before would cost one pass more; the result tells as well.
             manifest = _write(engine, log, spec, folder, shards, clean=True)
         except _UncleanError:
             shutil.rmtree(folder)

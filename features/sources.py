@@ -31,13 +31,14 @@ import ibis
 from features.engine import Engine, replacing, timestamp_micros, unix_micros
 from features.names import CAMPAIGN_STATS, CHANNEL_STATS, HISTORY, STATIC, USER_CHANNEL
 from features.sequences import ROWS_PER_SHARD
-from features.touches import CREATED, touchpoints
+from features.touches import touchpoints
 from mtorl.dataset import DatasetSpec
+from mtorl.log import CREATED
+from mtorl.request_features import HOUR_US
 from mtorl.windows import history_columns
 
 USER_DAYS = 7  # that user_channel counts
 CAMPAIGN_DAYS = 1  # that campaign_stats and channel_stats count
-HOUR_US = 3_600_000_000
 DAY_US = 24 * HOUR_US
 
 _TIMES = ("timestamp", "created_timestamp")

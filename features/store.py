@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -129,7 +130,7 @@ def _filled(column: pa.ChunkedArray, default: str) -> pa.Array:
     if pa.types.is_floating(values.type):
         values = pc.if_else(pc.is_nan(values), None, values)
     rest = pa.array([json.loads(default)], values.type)
-    places = pc.if_else(values.is_valid(), pa.array(range(len(values)), pa.int64()), len(values))
+    places = pc.if_else(values.is_valid(), pa.array(np.arange(len(values))), len(values))
     return pa.concat_arrays([values, rest]).take(places)
 
 

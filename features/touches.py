@@ -20,9 +20,8 @@ import ibis.expr.datatypes as dt
 
 from features.engine import timestamp_micros, unix_micros
 from mtorl.dataset import DatasetSpec
-from mtorl.log import LogError, schema
+from mtorl.log import CREATED, LogError, schema
 
-CREATED = "created_timestamp"  # when a row arrived, where the log knows it
 _UTC = dt.Timestamp(timezone="UTC", scale=6)
 
 

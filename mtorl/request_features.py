@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-HOUR_US = 3_600_000_000.0
+HOUR_US = 3_600_000_000
 _DAY_US = 24 * HOUR_US
 
 

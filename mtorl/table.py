@@ -37,7 +37,8 @@ class WindowTable:
         rows: The same rows for pandas: user_id, timestamp, step, journey, channel, outcomes, propensity, and the user's
             split ("train", "val" or "test").
         spec: Description of the data set.
-        fingerprint: `mtorl.log.fingerprint` of the log that the steps were made from.
+        fingerprint: By what the log of the steps is known: its `mtorl.log.fingerprint`, or, if it did not come through
+            the door, the content digest of the steps.
     """
 
     steps: pa.Table

@@ -1,8 +1,8 @@
 """What is known at a decision: a few reads of Feast's online store, in this process, off the event loop.
 
-Feast's own call for a whole service takes most of the time for things that never change between calls, serves expired
-values, and tells an unknown user differently in each store. So each view is read by itself, from the same store, and
-what Feast leaves open is settled here, from what the registry says of each view and field:
+Feast's own call for a whole service does much that never changes between calls, serves expired values, and tells an
+unknown user differently in each store. So each view is read by itself, from the same store, and what Feast leaves open
+is settled here, from what the registry says of each view and field:
 
 - a value older than the view's TTL at the time of the decision, or not older than the decision at all, is not served
 - what is unknown, expired or null has the default that its field declares (the tag "default", as JSON)
@@ -57,7 +57,7 @@ class FeastSource:
 
     Args:
         repo: Folder with feature_store.yaml.
-        service: Name of the feature service. It is looked up once: doing so on every read costs ten times the read.
+        service: Name of the feature service, which is looked up once.
 
     Raises:
         ConfigError: no such repository, no such service in it, or a view that a decision can't look up.

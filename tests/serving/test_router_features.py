@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import redis
+import yaml
 from feast import FeatureService, FeatureStore, FeatureView, Field
 from feast.types import Float64
 
@@ -221,3 +226,28 @@ def test_a_repository_that_does_not_fit_says_why(stages: dict[str, Stage], tmp_p
         with pytest.raises(ConfigError, match=message):
             FeastSource(tmp_path, service)
     assert json.loads(made.user_history.features[0].tags["default"]) == []
+
+
+def test_a_redis_that_hangs_is_given_up_and_found_again(tmp_path: Path) -> None:
+    """With the time limits of the cluster's own settings: the readers' threads must not wait for a dead node."""
+    settings = Path(__file__).parents[2] / "manifests" / "base" / "router" / "config" / "feature_store.yaml"
+    options = yaml.safe_load(settings.read_text())["online_store"]["connection_string"].split(",")[1:]
+    limits = [option for option in options if not option.startswith("password=")]
+    with redis_server(tmp_path) as port:
+        repo = tmp_path / "repo"
+        write_settings(repo, "redis", connection_string=",".join([f"127.0.0.1:{port}", *limits]))
+        store = FeatureStore(repo_path=str(repo))
+        store.apply(build(SPEC, repo / "data").objects)
+        with open_history(repo, SPEC) as history:
+            stage = Stage(repo, store, FeastSource(repo, names.AD_DECISION), history, "someone", "spring")
+            stage.write_all()
+            before = stage.read(NOON)
+            process = redis.Redis(port=port).info("server")["process_id"]
+            with ThreadPoolExecutor(1) as pool:
+                os.kill(process, signal.SIGSTOP)
+                try:
+                    with pytest.raises(redis.exceptions.TimeoutError):
+                        pool.submit(stage.read, NOON).result(40)
+                finally:
+                    os.kill(process, signal.SIGCONT)
+            assert before.found and stage.read(NOON) == before
