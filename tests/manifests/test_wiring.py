@@ -207,10 +207,16 @@ def test_one_feature_store_for_reader_and_writer(production: Objects, router: di
         assert config[key] == laptop[key], f"{key}: the registry of the pipeline and the jobs would disagree"
     writer = yaml.safe_load(_config_map(production, "mtorl-jobs-feature-store-")["data"]["feature_store.yaml"])
     assert writer.pop("offline_store")["type"] == laptop["offline_store"]["type"]
+    stores = [made["online_store"].pop("connection_string").split(",") for made in (config, writer)]
     assert writer == config, "the writer's store and the reader's"
-    host, _, rest = config["online_store"]["connection_string"].partition(":")
-    (port,) = named(production, "Service", host)["spec"]["ports"]
-    assert rest == f"{port['port']},password=${{REDIS_PASSWORD}}"
+    (place, password), (elsewhere, other) = (store[:2] for store in stores)
+    assert (place, password) == (elsewhere, other), "the writer's store and the reader's"
+    host, port = place.split(":")
+    assert int(port) == named(production, "Service", host)["spec"]["ports"][0]["port"]
+    assert password == "password=${REDIS_PASSWORD}"
+    for limits in (dict(option.split("=") for option in store[2:]) for store in stores):
+        assert set(limits) == {"socket_timeout", "socket_connect_timeout"}, "a node that is gone would be waited for"
+        assert all(0 < float(seconds) <= 60 for seconds in limits.values())
     for name in ("StatefulSet/mtorl-router", "CronJob/mtorl-materialize"):
         assert "REDIS_PASSWORD" in [e["name"] for e in _pod(production, name)["containers"][0]["env"]], name
     pipeline = next(yaml.safe_load_all((MANIFESTS / "pipelines" / "mtorl-train.yaml").read_text()))
