@@ -43,7 +43,7 @@ def build_features(log: Input[Dataset], feature_repo: str, code_version: str, wi
         log: Folder written by ingest.
         feature_repo: Folder of the feature repository (registry, sources, online store).
         code_version: Part of the cache key: the library's version.
-        windows: Window store: manifest.json, steps/, dataset.yaml and fingerprint.
+        windows: Window store: manifest.json, steps/ and dataset.yaml.
     """
     from features.pipeline import build
 

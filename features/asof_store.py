@@ -7,8 +7,8 @@
 Feast joins every entity row with all earlier rows of its key and then looks for the newest: time and memory grow with
 the square of a key's past. Here DuckDB's ASOF join finds, on keys and times alone, *which* source
 row belongs to an entity row; the wide columns are then read in the order of the answer, a piece at a time. The answers
-are Feast's own (tests/features/test_asof_store.py compares value by value); with `strict_past` they are Feast's for a
-time one microsecond earlier. Rows come back in the order of the entity rows.
+are Feast's own (tests/features/test_asof_store.py compares value by value); with `strict_past` they are Feast's without
+what happened, or became known, at the row's very time. Rows come back in the order of the entity rows.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):
             keys = entities.select(_keys(views))
             places = pa.array(np.arange(entities.num_rows))
             con.register("entities", keys.append_column("__moment", moments).append_column("__place", places))
-            parts = [(view.rows, view.names, view.match(con, filter_by_created_timestamp)) for view in views]
+            parts = [(view.rows, view.names, view.match(con, shift, filter_by_created_timestamp)) for view in views]
         times = pc.min_max(entities[time]).as_py() if entities.num_rows else {"min": None, "max": None}
         metadata = RetrievalMetadata(
             feature_refs, [c for c in entities.column_names if c != time], times["min"], times["max"]
@@ -190,11 +190,14 @@ class _View:
             view.ttl,
         )
 
-    def match(self, con: duckdb.DuckDBPyConnection, by_created: bool) -> pa.Int64Array:
-        """The number of the source row that belongs to each entity row; null where there is none."""
+    def match(self, con: duckdb.DuckDBPyConnection, shift: timedelta, by_created: bool) -> pa.Int64Array:
+        """The number of the source row that belongs to each entity row; null where there is none.
+
+        `__moment` is the last moment that a row may see, `shift` before its own time, at which age is measured.
+        """
         same = " AND ".join(f"s.{_quoted(key)} = e.{_quoted(column)}" for key, column in self.keys.items())
-        ttl = (self.ttl or timedelta(0)) // timedelta(microseconds=1)
-        alive = f"s.time + to_microseconds({ttl}) >= e.__moment" if ttl else "true"
+        age = f"e.__moment + {_interval(shift)} - s.time"
+        alive = f"{age} <= {_interval(self.ttl)}" if self.ttl else "true"
         return _column(
             con.sql(
                 f"""
@@ -287,6 +290,10 @@ def _column(table: pa.Table) -> pa.Int64Array:
 
 def _aware(time: datetime) -> datetime:
     return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _interval(span: timedelta) -> str:
+    return f"to_microseconds({span // timedelta(microseconds=1)})"
 
 
 def _quoted(name: str) -> str:

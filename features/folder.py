@@ -149,11 +149,8 @@ def build(
         with step("feature-sources"):
             build_sources(engine, admitted.path, admitted.spec, folder / SOURCES)
         with step("window-store"):
-            manifest = build_windows(engine, admitted.path, admitted.spec, folder / WINDOWS)
-            # A log that nobody has read is known by what was made of it; to read it here, one process would have to.
-            known_by = admitted.report.fingerprint if admitted.report else manifest.content_sha256
-            (folder / WINDOWS / "fingerprint").write_text(known_by)
-            return manifest
+            known_by = admitted.report.fingerprint if admitted.report else ""
+            return build_windows(engine, admitted.path, admitted.spec, folder / WINDOWS, log_fingerprint=known_by)
 
 
 def _check(path: Path, spec: DatasetSpec) -> None:

@@ -15,8 +15,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,7 @@ class Manifest:
     dropped_by_cap: int  # touchpoints of theirs
     shards: tuple[Shard, ...]
     content_sha256: str
+    log_fingerprint: str  # by what the log is known: its `mtorl.log.fingerprint`, or the content digest of its steps
     schema_version: int = SCHEMA_VERSION
 
     def write(self, folder: Path | str) -> None:
@@ -116,13 +119,16 @@ def survey(path: Path, file: str) -> Survey:
         path: The Parquet file.
         file: Its name in the manifest.
     """
-    with pq.ParquetFile(path) as parquet:
+    with pq.ParquetFile(path) as parquet, ThreadPoolExecutor() as pool:
         arrow = parquet.schema_arrow
         content = _Content(arrow)
         counter = _Counter()
+        at_work: list[Future[None]] = []
         for batch in parquet.iter_batches(_BATCH):
-            content.update(batch)
-            counter.update(batch)
+            _finish(at_work)  # a column's batches must come one after the other; meanwhile the next one was read
+            updates: list[Callable[[], None]] = [*content.updates(batch), partial(counter.update, batch)]
+            at_work = [pool.submit(update) for update in updates]
+        _finish(at_work)
     with path.open("rb") as opened:
         sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
     lengths = counter.lengths()
@@ -137,15 +143,22 @@ def survey(path: Path, file: str) -> Survey:
     )
 
 
-def of(surveys: Sequence[Survey], dataset: str, engine: str, **cleaned: int) -> Manifest:
+def _finish(at_work: Iterable[Future[None]]) -> None:
+    for each in at_work:
+        each.result()
+
+
+def of(surveys: Sequence[Survey], dataset: str, engine: str, log_fingerprint: str, **cleaned: int) -> Manifest:
     """The manifest of surveyed shards.
 
     Args:
         surveys: In the order of the shards, at least one.
         dataset: Name of the data set.
         engine: Name of the engine that wrote them.
+        log_fingerprint: Of the log; empty for one that nobody has read: it is known by what was made of it.
         **cleaned: The counts `NOT_IN_ROWS`.
     """
+    content = _content_sha256(surveys)
     users, journeys = sum(found.shard.users for found in surveys), sum(found.journeys for found in surveys)
     return Manifest(
         dataset=dataset,
@@ -157,7 +170,8 @@ def of(surveys: Sequence[Survey], dataset: str, engine: str, **cleaned: int) -> 
         session_breaks=journeys - users,
         one_touch_users=sum(found.one_touch_users for found in surveys),
         shards=tuple(found.shard for found in surveys),
-        content_sha256=_content_sha256(surveys),
+        content_sha256=content,
+        log_fingerprint=log_fingerprint or content,
         **cleaned,
     )
 
@@ -222,7 +236,7 @@ def rewrite_shards(folder: Path | str, change: Callable[[pa.Table], pa.Table]) -
             surveys.append(survey(temporary / shard.file, shard.file))
             progress.report(number + 1, len(manifest.shards), f"shard {number + 1} of {len(manifest.shards)}")
         kept = {name: getattr(manifest, name) for name in NOT_IN_ROWS}
-        of(surveys, manifest.dataset, manifest.engine, **kept).write(temporary)
+        of(surveys, manifest.dataset, manifest.engine, manifest.log_fingerprint, **kept).write(temporary)
     return manifest.rows
 
 
@@ -232,9 +246,10 @@ class _Content:
     def __init__(self, schema: pa.Schema) -> None:
         self._columns = [(f"{field.name}:{field.type}", _Column()) for field in schema]
 
-    def update(self, batch: pa.RecordBatch) -> None:
+    def updates(self, batch: pa.RecordBatch) -> Iterator[Callable[[], None]]:
+        """What to do for a batch: one call a column, in any order or at the same time."""
         for (_, column), values in zip(self._columns, batch.columns, strict=True):
-            column.update(values)
+            yield partial(column.update, values)
 
     def hexdigest(self) -> str:
         text = "\n".join(f"{name}:{column.hexdigest()}" for name, column in self._columns)

@@ -16,7 +16,7 @@ def build(log: str, feature_repo: str, windows: str) -> int:
     Args:
         log: Folder with touchpoints.parquet, dataset.yaml and ingest.json.
         feature_repo: Folder of the Feast repository.
-        windows: Folder to write: manifest.json, steps/part-00000.parquet ..., dataset.yaml, fingerprint.
+        windows: Folder to write: manifest.json, steps/part-00000.parquet ..., dataset.yaml.
 
     Returns:
         Number of touchpoints, each of which has a window.
@@ -25,8 +25,7 @@ def build(log: str, feature_repo: str, windows: str) -> int:
     spec = DatasetSpec.load(str(source / "dataset.yaml"))
     touchpoints = source / "touchpoints.parquet"
     store.create(Path(feature_repo), spec, touchpoints)
+    fingerprint = json.loads((source / "ingest.json").read_text())["fingerprint"]
     with open_engine() as engine:
-        sequences.build(engine, touchpoints, spec, out)
-    rows = store.training_windows(Path(feature_repo), out, spec)
-    (out / "fingerprint").write_text(json.loads((source / "ingest.json").read_text())["fingerprint"])
-    return rows
+        sequences.build(engine, touchpoints, spec, out, log_fingerprint=fingerprint)
+    return store.training_windows(Path(feature_repo), out, spec)

@@ -7,8 +7,8 @@ Windows are not stored n-fold. Rows of whole users lie sorted by user and time, 
 n rows above it, cut where the journey began: `step` says how far that is. A pause longer than `spec.journey_gap_days`
 ends a journey.
 
-`step` depends on earlier touchpoints alone, those that arrived late included: it is a place, no feature. `journey`, the
-length of the whole journey, knows the future: it is for choosing and weighting journeys, never an input of a model.
+`step` depends on earlier touchpoints alone, those that arrived late included: it is a place, no feature. Nothing in a
+row depends on a later one.
 
 A large log is taken shard by shard; memory does not grow with it.
 """
@@ -43,23 +43,19 @@ def steps(touches: ibis.Table, spec: DatasetSpec) -> ibis.Table:
         spec: Description of the data set.
 
     Returns:
-        user_id, timestamp, [created_timestamp], step (int32, from 0), journey (int32, touchpoints of the journey), and
-        the remaining columns of the log; in no order.
+        user_id, timestamp, [created_timestamp], step (int32, from 0), and the remaining columns of the log; in
+        no order.
     """
     window = ibis.window(group_by="user_id", order_by="timestamp")
     so_far = ibis.cumulative_window(group_by="user_id", order_by="timestamp")
-    to_come = ibis.window(group_by="user_id", order_by="timestamp", following=(1, None))
-    whole = ibis.window(group_by="user_id", order_by="timestamp", preceding=None, following=None)
 
     # Times as numbers: calendar arithmetic is dear.
     now = unix_micros(touches.timestamp)
     goes_on = now - now.lag().over(window) <= gap_us(spec)
     rows = touches.mutate(_row=ibis.row_number().over(window), _goes_on=goes_on.fill_null(False))
-    begin = rows._goes_on.ifelse(ibis.null("int64"), rows._row)
-    rows = rows.mutate(_begin=begin.max().over(so_far), _next=begin.min().over(to_come), _rows=rows.count().over(whole))
-    end = ibis.coalesce(rows._next, rows._rows)
-    rows = rows.mutate(step=(rows._row - rows._begin).cast("int32"), journey=(end - rows._begin).cast("int32"))
-    own = [name for name in (CREATED, "step", "journey") if name in rows.columns]
+    begin = rows._goes_on.ifelse(ibis.null("int64"), rows._row).max().over(so_far)
+    rows = rows.mutate(step=(rows._row - begin).cast("int32"))
+    own = [name for name in (CREATED, "step") if name in rows.columns]
     return rows.select("user_id", "timestamp", *own, *spec.columns[2:])
 
 
@@ -70,7 +66,14 @@ def late_rows(touches: ibis.Table) -> ibis.Table:
     return touches.select(late=late.fill_null(False).cast("int64")).aggregate(late_rows=ibis._.late.sum().fill_null(0))
 
 
-def build(engine: Engine, log_path: Path | str, spec: DatasetSpec, out_dir: Path | str, shards: int = 0) -> Manifest:
+def build(
+    engine: Engine,
+    log_path: Path | str,
+    spec: DatasetSpec,
+    out_dir: Path | str,
+    shards: int = 0,
+    log_fingerprint: str = "",
+) -> Manifest:
     """Write a folder of causal steps: steps/*.parquet, dataset.yaml and manifest.json, all at once or nothing.
 
     Args:
@@ -79,6 +82,7 @@ def build(engine: Engine, log_path: Path | str, spec: DatasetSpec, out_dir: Path
         spec: Description of the data set.
         out_dir: Folder to write; what was there is replaced in one step.
         shards: Number of shards; 0 takes one for each 3 million rows.
+        log_fingerprint: `mtorl.log.fingerprint` of the log, where it is known.
 
     Raises:
         LogError: the log has no rows, lacks a column, or has rows without user or time.
@@ -94,10 +98,11 @@ def build(engine: Engine, log_path: Path | str, spec: DatasetSpec, out_dir: Path
     with replacing(Path(out_dir)) as folder:
         try:
             # Nearly every log is clean. To look before would cost one pass more; the result tells as well.
-            manifest = _write(engine, log, spec, folder, shards, clean=True)
+            surveys, counts = _write(engine, log, spec, folder, shards, clean=True)
         except _UncleanError:
             shutil.rmtree(folder)
-            manifest = _write(engine, log, spec, folder, shards, clean=False)
+            surveys, counts = _write(engine, log, spec, folder, shards, clean=False)
+        manifest = manifest_of(surveys, spec.name, engine.name, log_fingerprint, **counts)
         accounted = manifest.rows + manifest.dropped_duplicates + manifest.dropped_by_cap
         if accounted != size["rows"]:
             raise RuntimeError(f"{engine.name} wrote {accounted:,} of {size['rows']:,} rows; nothing was kept")
@@ -110,7 +115,10 @@ class _UncleanError(Exception):
     """A log that was taken for clean is not."""
 
 
-def _write(engine: Engine, log: ibis.Table, spec: DatasetSpec, folder: Path, shards: int, clean: bool) -> Manifest:
+def _write(
+    engine: Engine, log: ibis.Table, spec: DatasetSpec, folder: Path, shards: int, clean: bool
+) -> tuple[list[Survey], Counter[str]]:
+    """Write the shards; what is in them, and what the cleaning of the log has counted."""
     counts = Counter(dict.fromkeys(NOT_IN_ROWS, 0))
 
     def prepare(part: ibis.Table) -> ibis.Table:
@@ -136,7 +144,7 @@ def _write(engine: Engine, log: ibis.Table, spec: DatasetSpec, folder: Path, sha
         found = [future.result() for future in surveys]
     for each in found:
         _check(each, spec)
-    return manifest_of(found, spec.name, engine.name, **counts)
+    return found, counts
 
 
 def _check(found: Survey, spec: DatasetSpec) -> None:

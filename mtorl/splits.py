@@ -29,15 +29,16 @@ def unit_order(user_ids: Iterable[str], seed: int) -> list[str]:
     return list(users[np.argsort(_fractions(users, f"order-{seed}"), kind="stable")])
 
 
-def tile_ends(step: ArrayLike, journey: ArrayLike, n: int) -> NDArray[np.bool_]:
+def tile_ends(step: ArrayLike, n: int) -> NDArray[np.bool_]:
     """Rows whose windows tile each journey: their windows of up to n tokens cover every step exactly once.
 
     Args:
-        step: 0-based place of each row in its journey.
-        journey: Length of each row's journey, touchpoints.
+        step: 0-based place of each row in its journey; whole journeys, one after the other.
         n: Window length, touchpoints.
     """
-    steps_left = np.asarray(journey, dtype=np.int64) - 1 - np.asarray(step, dtype=np.int64)
+    steps = np.asarray(step, dtype=np.int64)
+    lengths = np.diff(np.flatnonzero(steps == 0), append=len(steps))
+    steps_left = np.repeat(lengths, lengths) - 1 - steps
     return np.asarray(steps_left % n == 0)
 
 

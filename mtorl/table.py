@@ -22,7 +22,7 @@ from mtorl.splits import split_of, tile_ends
 from mtorl.windows import WindowBatch
 
 REFERENCE_TOUCHES = 5  # last touchpoints per training user: what the policy meets next, as far as the log can tell
-SCHEMA_VERSION = 1  # of the manifest
+SCHEMA_VERSION = 2  # of the manifest
 
 _TEXT = ("user_id", "channel")
 
@@ -32,10 +32,10 @@ class WindowTable:
     """One row per touchpoint; whole users one after the other, each in the order of time.
 
     Attributes:
-        steps: What windows are made of: user_id, timestamp, created_timestamp if the log has it, step, journey,
-            channel, outcomes, propensity, context and static columns. Text is dictionary-encoded.
-        rows: The same rows for pandas: user_id, timestamp, step, journey, channel, outcomes, propensity, and the user's
-            split ("train", "val" or "test").
+        steps: What windows are made of: user_id, timestamp, created_timestamp if the log has it, step, channel,
+            outcomes, propensity, context and static columns. Text is dictionary-encoded.
+        rows: The same rows for pandas: user_id, timestamp, step, channel, outcomes, propensity, and the user's split
+            ("train", "val" or "test").
         spec: Description of the data set.
         fingerprint: By what the log of the steps is known: its `mtorl.log.fingerprint`, or, if it did not come through
             the door, the content digest of the steps.
@@ -48,21 +48,17 @@ class WindowTable:
 
     @classmethod
     def load(cls, folder: str | Path) -> WindowTable:
-        """Read a windows folder: manifest.json, its shards, dataset.yaml and fingerprint.
+        """Read a windows folder: manifest.json, its shards and dataset.yaml.
 
         Raises:
             WindowError: the folder is not one, or its shards are not those of the manifest.
         """
         path = Path(folder)
-        shards = _shards(path)
+        manifest = _manifest(path)
         spec = DatasetSpec.load(path / "dataset.yaml")
-        try:
-            fingerprint = (path / "fingerprint").read_text().strip()
-        except FileNotFoundError:
-            raise WindowError(f"{path}: no fingerprint, so it was left unfinished; build the folder anew") from None
         # "default": a shard without nulls may say so in its schema, and another may have some.
-        steps = pa.concat_tables([_read(path, shard, spec) for shard in shards], promote_options="default")
-        return cls(steps, _rows(steps), spec, fingerprint)
+        steps = pa.concat_tables([_read(path, shard, spec) for shard in manifest["shards"]], promote_options="default")
+        return cls(steps, _rows(steps), spec, manifest["log_fingerprint"])
 
     def is_in(self, split: str) -> NDArray[np.bool_]:
         """Rows whose user belongs to a split ("train", "val" or "test")."""
@@ -79,7 +75,7 @@ class WindowTable:
         it was decided on gets a window of its own.
         """
         steps, rows = self._steps(split), self.rows[self.is_in(split)]
-        chosen = tile_ends(rows["step"].to_numpy(), rows["journey"].to_numpy(), self.spec.window)
+        chosen = tile_ends(rows["step"].to_numpy(), self.spec.window)
         batch, uses = self._with_targets(steps, chosen)
         if (uses == 1).all():
             return batch
@@ -109,9 +105,9 @@ class WindowTable:
         return batch, np.bincount(batch.targets.touch_N[batch.targets.valid_N], minlength=len(steps))
 
 
-def _shards(path: Path) -> list[Mapping[str, Any]]:
+def _manifest(path: Path) -> Mapping[str, Any]:
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
+        manifest: Mapping[str, Any] = json.loads((path / "manifest.json").read_text())
     except FileNotFoundError:
         raise WindowError(f"{path}: no manifest.json, so not a windows folder; `mtorl data build` makes one") from None
     except ValueError as error:
@@ -119,11 +115,10 @@ def _shards(path: Path) -> list[Mapping[str, Any]]:
     if manifest["schema_version"] != SCHEMA_VERSION:
         found = manifest["schema_version"]
         raise WindowError(f"{path}: schema version {found}, this code reads {SCHEMA_VERSION}; build the folder anew")
-    shards: list[Mapping[str, Any]] = manifest["shards"]
-    total = sum(shard["rows"] for shard in shards)
+    total = sum(shard["rows"] for shard in manifest["shards"])
     if total != manifest["rows"]:
         raise WindowError(f"{path}: the manifest counts {manifest['rows']} rows, its shards {total}; build it anew")
-    return shards
+    return manifest
 
 
 def _read(path: Path, shard: Mapping[str, Any], spec: DatasetSpec) -> pa.Table:
@@ -131,7 +126,7 @@ def _read(path: Path, shard: Mapping[str, Any], spec: DatasetSpec) -> pa.Table:
     file = path / shard["file"]
     columns = (*spec.context, *spec.static)
     text = [*_TEXT, *(c.name for c in columns if c.kind == "categorical")]
-    names = ["user_id", "timestamp", "step", "journey", "channel", *OUTCOMES, "propensity", *(c.name for c in columns)]
+    names = ["user_id", "timestamp", "step", "channel", *OUTCOMES, "propensity", *(c.name for c in columns)]
     try:
         with file.open("rb") as opened:
             found = hashlib.file_digest(opened, "sha256").hexdigest()
@@ -148,7 +143,7 @@ def _read(path: Path, shard: Mapping[str, Any], spec: DatasetSpec) -> pa.Table:
 
 
 def _rows(steps: pa.Table) -> pd.DataFrame:
-    rows = _frame(steps.select(["user_id", "timestamp", "step", "journey", "channel", *OUTCOMES, "propensity"]))
+    rows = _frame(steps.select(["user_id", "timestamp", "step", "channel", *OUTCOMES, "propensity"]))
     users = read.arrow_codes(read.flat(steps["user_id"]), "user_id")
     rows["split"] = split_of(users.values).astype(object)[users.codes]
     return rows

@@ -1,7 +1,7 @@
 """The online path in one process: the router's read, appends, and how soon a read shows an append.
 
 Beside the router's read stands a bare HMGET of the same Feast hashes (the user's and the campaign's, in one round trip)
-with its values decoded; both take turns.
+with its values decoded, beside an append a PING, the shortest round trip there is; what is compared takes turns.
 Redis runs for this measure alone, in memory, on a port of its own.
 """
 
@@ -51,7 +51,7 @@ def serve(store: str, address: str, root: str, log: str, reads: int, appends: in
         return DecisionRequest(user, f"c{chance.randint(1, 20)}", context, microseconds(at))
 
     source = FeastSource(repo, AD_DECISION)
-    direct = _hmget(repo, address) if store == "redis" else None
+    direct, ping = (_hmget(repo, address), _client(address).ping) if store == "redis" else (None, None)
     readings: dict[str, list[int]] = {"read": [], "direct": [], "read_many": []}
     for turn in range(reads):
         one = request(chance.choice(users), end)
@@ -62,7 +62,7 @@ def serve(store: str, address: str, root: str, log: str, reads: int, appends: in
             many = [request(chance.choice(users), end) for _ in range(MANY)]
             readings["read_many"].append(_spent(source.read, many))
 
-    readings |= {"append": [], "visible": []}
+    readings |= {"append": [], "visible": [], "ping": []}
     at_once = 0
     with open_history(repo, spec) as history:
         for turn in range(appends):
@@ -79,6 +79,8 @@ def serve(store: str, address: str, root: str, log: str, reads: int, appends: in
                     raise TimeoutError("an append was not visible after 5 s")
             readings["visible"].append(time.perf_counter_ns() - began)
             at_once += tries == 1
+            if ping:
+                readings["ping"].append(_spent(ping))
     return {
         **found,
         "users": len(users),
@@ -106,7 +108,6 @@ def _hmget(repo: Path, address: str) -> Callable[[str, str], dict[str, Any]]:
     from feast.infra.online_stores.helpers import _mmh3, _redis_key
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
     from feast.protos.feast.types.Value_pb2 import Value
-    from redis import Redis
 
     from features.names import AD_DECISION
 
@@ -120,8 +121,7 @@ def _hmget(repo: Path, address: str) -> Callable[[str, str], dict[str, Any]]:
             (key,) = view.join_keys
             names[key] += [feature.name for feature in projection.features]
             fields[key] += [_mmh3(f"{view.name}:{feature.name}") for feature in projection.features]
-    host, port = address.split(":")
-    client: Any = Redis(host, int(port))
+    client = _client(address)
 
     def read(user: str, campaign: str) -> dict[str, Any]:
         pipe = client.pipeline(transaction=False)
@@ -139,6 +139,13 @@ def _hmget(repo: Path, address: str) -> Callable[[str, str], dict[str, Any]]:
         return values
 
     return read
+
+
+def _client(address: str) -> Any:
+    from redis import Redis
+
+    host, port = address.split(":")
+    return Redis(host, int(port))
 
 
 def _spent(work: Callable[..., Any], *arguments: Any) -> int:

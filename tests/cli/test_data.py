@@ -255,7 +255,7 @@ def test_an_interrupted_build_leaves_the_one_before(
     assert data("build", clean, "--dataset", spec, "--out", out).exit_code == 0
     before = {name: (out / name).read_bytes() for name in files(out)}
 
-    def stopped(engine: Engine, path: Path, spec: DatasetSpec, folder: Path) -> None:
+    def stopped(engine: Engine, path: Path, spec: DatasetSpec, folder: Path, log_fingerprint: str) -> None:
         folder.mkdir(parents=True)
         (folder / "half.parquet").write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGINT)

@@ -63,7 +63,6 @@ class Run:
         with open_engine() as engine:
             sequences.build(engine, self.path, self.spec, self.folder / "windows")
         assert store.training_windows(self.root, self.folder / "windows", self.spec) == len(self.log)
-        (self.folder / "windows" / "fingerprint").write_text("of a toy log")
         return self.steps()
 
     def steps(self) -> pd.DataFrame:

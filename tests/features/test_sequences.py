@@ -93,9 +93,8 @@ def by_hand(log: pd.DataFrame, spec: DatasetSpec) -> tuple[list[dict[str, Any]],
         known = [max(row["timestamp"], row["arrival"]) for row in kept]
         for i, row in enumerate(kept):
             begin = max(b for b in begins if b <= i)
-            end = min([b for b in begins if b > i], default=len(kept))
             counts["late_rows"] += any(known[i] > later for later in known[i + 1 :])
-            rows.append(row | {"step": i - begin, "journey": end - begin})
+            rows.append(row | {"step": i - begin})
     return rows, counts
 
 
@@ -130,7 +129,7 @@ def test_steps_and_counts_are_those_of_a_loop(toy, tmp_path, seed, late, shards,
         made = build(engine, path, spec, tmp_path / "windows", shards)
     found = steps_of(tmp_path / "windows")
     own = [name for name in ("created_timestamp",) if name in log]
-    assert list(found.columns) == ["user_id", "timestamp", *own, "step", "journey", *spec.columns[2:]]
+    assert list(found.columns) == ["user_id", "timestamp", *own, "step", *spec.columns[2:]]
     counts = check(found, log, spec)
     assert {name: getattr(made, name) for name in counts} == counts
     assert (made.rows, made.users) == (len(found), found["user_id"].nunique())
@@ -165,7 +164,6 @@ def test_spark_gives_the_same_bits(toy, tmp_path, late):
 @PROPERTY
 @given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.4]))
 def test_the_future_changes_no_step_of_the_past(toy, tmp_path, seed, late):
-    """All but `journey`, which knows the future and is no feature."""
     log = messy(toy, seed, late)
     now = log["timestamp"].quantile(0.5, interpolation="lower")
     past = log["timestamp"] <= now
@@ -175,7 +173,7 @@ def test_the_future_changes_no_step_of_the_past(toy, tmp_path, seed, late):
         with open_engine() as engine:
             build(engine, toy.write(rows, tmp_path / f"{name}.parquet"), toy.spec, tmp_path / name)
         steps = steps_of(tmp_path / name)
-        found.append(values(steps[steps["timestamp"] <= now].drop(columns="journey")))
+        found.append(values(steps[steps["timestamp"] <= now]))
     assert found[0] == found[1] == found[2] and found[0]
 
 
@@ -254,7 +252,7 @@ def test_what_lies_in_the_folder(toy, windows):
     first = pq.read_schema(windows / made.shards[0].file)
     assert made.columns == {field.name: str(field.type) for field in first}
     assert made.columns["timestamp"] == "timestamp[us, tz=UTC]" and made.columns["step"] == "int32"
-    assert json.loads((windows / "manifest.json").read_text())["schema_version"] == 1
+    assert json.loads((windows / "manifest.json").read_text())["schema_version"] == 2
 
 
 def flip(path: Path) -> None:
@@ -271,7 +269,7 @@ def flip(path: Path) -> None:
         (lambda f: (f / "steps" / "part-9.parquet").write_text(""), r"part-9.parquet: not in manifest.json"),
         (lambda f: (f / "manifest.json").unlink(), r"manifest.json: no such file; `mtorl data build` writes"),
         (lambda f: (f / "manifest.json").write_text("[]"), r"manifest.json: not a manifest"),
-        (lambda f: (f / "manifest.json").write_text('{"schema_version": 99}'), r"schema_version is 99, expected 1"),
+        (lambda f: (f / "manifest.json").write_text('{"schema_version": 99}'), r"schema_version is 99, expected 2"),
     ],
 )
 def test_a_folder_that_has_changed_is_found_out(windows, harm, says):

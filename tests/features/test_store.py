@@ -116,7 +116,7 @@ def test_training_rows_hold_the_log_and_the_features_of_a_decision_but_nothing_o
     steps = laid.steps()
     expected = laid.log.sort_values(["user_id", "timestamp"], ignore_index=True)
     pd.testing.assert_frame_equal(steps[list(toy.spec.columns)], expected[list(toy.spec.columns)], check_dtype=False)
-    assert set(steps) == {*toy.spec.columns, "step", "journey", *JOINED}
+    assert set(steps) == {*toy.spec.columns, "step", *JOINED}
     opened = FeatureStore(repo_path=str(laid.root))
     (channels,) = opened.get_feature_service(AD_CHANNELS).feature_view_projections
     assert not {f.name for f in channels.features} & set(steps)
@@ -162,8 +162,8 @@ def test_the_future_changes_no_row_of_the_past(toy, make, seed, late):
     made, other = make(log), make(changed)
     before, after = (run.build()[lambda rows: known(rows) <= now] for run in (made, other))
     places = before.index.to_numpy(), after.index.to_numpy()
-    # `step` and `journey` count late touches too: they choose and weigh windows, no model reads them.
-    before, after = (rows.drop(columns=["step", "journey"]).reset_index(drop=True) for rows in (before, after))
+    # `step` counts late touches too: it chooses windows, no model reads it.
+    before, after = (rows.drop(columns="step").reset_index(drop=True) for rows in (before, after))
     assert len(before) >= len(log) // 2
     pd.testing.assert_frame_equal(before, after, check_exact=False, rtol=1e-9)
     windows = [

@@ -33,11 +33,10 @@ def test_unit_order_depends_on_the_seed_only():
 @given(st.lists(st.integers(1, 70), min_size=1, max_size=8), st.integers(1, 25))
 def test_tiles_cover_every_step_exactly_once(journeys, n):
     step = np.concatenate([np.arange(length) for length in journeys])
-    journey = np.repeat(journeys, journeys)
     user = np.repeat(np.arange(len(journeys)), journeys)
     covered = np.zeros(len(step), dtype=int)
     first = np.cumsum(journeys) - journeys
-    for row in np.flatnonzero(tile_ends(step, journey, n)):
+    for row in np.flatnonzero(tile_ends(step, n)):
         tokens = min(step[row] + 1, n)
         covered[first[user[row]] + step[row] - tokens + 1 : first[user[row]] + step[row] + 1] += 1
     assert (covered == 1).all()

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from mtorl.dataset import DatasetSpec
 from mtorl.simulator import Simulator, SimulatorConfig
 from mtorl.splits import split_of
-from mtorl.table import REFERENCE_TOUCHES, WindowTable
+from mtorl.table import REFERENCE_TOUCHES, SCHEMA_VERSION, WindowTable
 from mtorl.windows import Encoder, WindowBatch, WindowError
 
 SPEC = replace(DatasetSpec.load("simulator"), window=4, journey_gap_days=2.0)
@@ -28,12 +28,11 @@ LOG = Simulator(SimulatorConfig(users=60, seed=3)).log()
 
 
 def numbered() -> pd.DataFrame:
-    """The log with step and journey, user by user."""
+    """The log with step, user by user."""
     users = []
     for _, rows in LOG.groupby("user_id", sort=False):
         journey_of = (rows["timestamp"].diff() > pd.Timedelta(days=SPEC.journey_gap_days)).cumsum()
-        journeys = rows.groupby(journey_of)
-        users.append(rows.assign(step=journeys.cumcount(), journey=journeys["user_id"].transform("size")))
+        users.append(rows.assign(step=rows.groupby(journey_of).cumcount()))
     return pd.concat(users, ignore_index=True)
 
 
@@ -55,9 +54,8 @@ def lay(folder: Path, rows: pd.DataFrame, shards: int = 3) -> dict[str, Any]:
         pq.write_table(table, folder / file)
         sha256 = hashlib.sha256((folder / file).read_bytes()).hexdigest()
         listed.append({"file": file, "rows": len(part), "users": part["user_id"].nunique(), "sha256": sha256})
-    manifest = {"schema_version": 1, "rows": len(rows), "shards": listed}
+    manifest = {"schema_version": SCHEMA_VERSION, "rows": len(rows), "shards": listed, "log_fingerprint": "abc"}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    (folder / "fingerprint").write_text("abc\n")
     SPEC.save(folder / "dataset.yaml")
     return manifest
 
@@ -83,9 +81,9 @@ def test_a_folder_is_read_in_the_order_of_its_manifest(folder):
     found = table.rows.set_index(["user_id", "timestamp"])
     assert (found["split"] == split_of(table.rows["user_id"])).all()
     assert set(found["split"]) == {"train", "val", "test"}
-    columns = ["step", "journey", "channel", "click", "conversion", "revenue", "cost", "propensity"]
+    columns = ["step", "channel", "click", "conversion", "revenue", "cost", "propensity"]
     pd.testing.assert_frame_equal(found[columns], expected.loc[found.index, columns])
-    assert found["journey"].nunique() > 3 and (expected["step"] == 0).sum() > 60  # the log does have pauses
+    assert expected["step"].nunique() > 3 and (expected["step"] == 0).sum() > 60  # the log does have pauses
 
 
 def test_windows_are_those_of_the_log(folder):
@@ -103,7 +101,7 @@ def test_windows_are_those_of_the_log(folder):
 def test_tiles_without_late_rows_are_as_few_as_can_be(folder):
     table = WindowTable.load(folder)
     batch, rows = table.tiles("train"), table.rows[table.is_in("train")]
-    lengths = rows.loc[rows["step"] == 0, "journey"]
+    lengths = rows.groupby((rows["step"] == 0).cumsum()).size()
     assert len(batch) == np.ceil(lengths / SPEC.window).sum()
     assert batch.targets is not None and batch.targets.valid_N.all()
     assert sorted(batch.targets.touch_N) == list(range(len(rows)))
@@ -161,7 +159,7 @@ def test_further_columns_do_no_harm_and_an_empty_split_has_no_windows(tmp_path):
 
 def _drop(folder: Path) -> None:
     path = folder / "steps" / "part-00001.parquet"
-    pq.write_table(pq.read_table(path).drop(["journey", "hour"]), path)
+    pq.write_table(pq.read_table(path).drop(["step", "hour"]), path)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["shards"][1]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -186,11 +184,10 @@ def _manifest(**change: Any) -> Callable[[Path], None]:
         (lambda folder: (folder / "manifest.json").unlink(), "no manifest.json, so not a windows folder; `mtorl data"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json: not JSON"),
         (lambda folder: (folder / "steps" / "part-00001.parquet").unlink(), "part-00001.parquet: missing, though"),
-        (_manifest(schema_version=2), "schema version 2, this code reads 1; build the folder anew"),
+        (_manifest(schema_version=1), "schema version 1, this code reads 2; build the folder anew"),
         (_manifest(rows=7), "the manifest counts 7 rows, its shards"),
-        (lambda folder: (folder / "fingerprint").unlink(), "no fingerprint, so it was left unfinished"),
         (_cut, "part-00001.parquet: not the file that the manifest lists"),
-        (_drop, "part-00001.parquet: missing columns journey, hour"),
+        (_drop, "part-00001.parquet: missing columns step, hour"),
     ],
 )
 def test_a_folder_that_is_not_whole_is_refused(folder, harm, message):

@@ -181,6 +181,17 @@ def test_what_is_not_older_than_the_decision_is_not_known_to_it(stage: Stage) ->
     assert window["prev_channel"] == [None, "video"]
 
 
+def test_a_history_is_as_old_as_its_newest_touchpoint_before_the_decision(stage: Stage) -> None:
+    for at in (NOON, NOON + 40 * DAY):
+        stage.history.append(stage.user, Touchpoint(at, "search", CONTEXT))
+    hours = []
+    for at in (NOON, NOON + TICK, NOON + 30 * DAY, NOON + 30 * DAY + TICK, NOON + 40 * DAY, NOON + 40 * DAY + HOUR):
+        found = stage.read(at)
+        hours.append(found.aggregates["recency_hours"])
+        assert found.found == bool(found.history["hist_channel"]) == (hours[-1] is not None)
+    assert hours == [None, pytest.approx(TICK / HOUR), 30 * 24, None, None, 1]
+
+
 def test_many_requests_are_answered_in_their_order(stage: Stage) -> None:
     stage.write_all()
     late = NOON + 2 * DAY
@@ -215,12 +226,14 @@ def test_a_repository_that_does_not_fit_says_why(stages: dict[str, Stage], tmp_p
     services = [
         FeatureService(name="no_default", features=[bare]),
         FeatureService(name="by_channel", features=[made.channel_stats]),
+        FeatureService(name="timeless", features=[made.user_history[["hist_channel"]]]),
     ]
     store = FeatureStore(repo_path=str(tmp_path))
     store.apply([*made.objects, bare, *services])
     for service, message in (
         ("no_default", "no default for score"),
         ("by_channel", "channel_stats has the keys .'channel'.; a decision has"),
+        ("timeless", "user_history without hist_timestamp"),
         ("absent", "absent"),
     ):
         with pytest.raises(ConfigError, match=message):
