@@ -24,6 +24,8 @@ from cli.console import examples, stop, stop_on_signals
 
 # Each command imports what it needs: `mtorl --help` must not wait ten seconds for torch and Feast.
 os.environ.setdefault("DO_NOT_TRACK", "1")
+# Arrow's usual allocator gives memory back at once, and takes it anew for each piece of a large table.
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
 app = typer.Typer(help=examples(__doc__), no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 app.add_typer(data_commands.app, name="data")
 

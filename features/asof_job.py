@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +78,7 @@ class AsofRetrievalJob(RetrievalJob):
         Memory stays small if the entity rows are sorted as the sources are: so are the steps of a window store. Else it
         may grow to the size of the sources.
         """
-        for start in range(0, max(self._length, 1), _CHUNK):
-            yield self._piece(np.arange(start, min(start + _CHUNK, self._length)))
+        yield from self._pieces(np.arange(self._length))
 
     def to_parquet(self, path: Path | str) -> None:
         """Write the answer without ever holding it, replacing what was there in one step.
@@ -111,8 +112,7 @@ class AsofRetrievalJob(RetrievalJob):
         order = self._reading_order()
         if order is None:
             return pa.concat_tables(self.pieces())
-        pieces = [self._piece(order[i : i + _CHUNK]) for i in range(0, self._length, _CHUNK)]
-        return pa.concat_tables(pieces).take(np.argsort(order))
+        return pa.concat_tables(self._pieces(order)).take(np.argsort(order))
 
     def _reading_order(self) -> np.ndarray | None:
         """The answer's rows in the order of the widest source, so that it is read once; None: they are so already."""
@@ -125,13 +125,28 @@ class AsofRetrievalJob(RetrievalJob):
             return None
         return np.argsort(pc.fill_null(numbers, -1).to_numpy(), kind="stable")
 
-    def _piece(self, places: np.ndarray) -> pa.Table:
-        """Some rows of the answer."""
+    def _pieces(self, order: np.ndarray) -> Iterator[pa.Table]:
+        """Rows of the answer, piece by piece; the next one is read while what is computed on demand is computed."""
+        chunks = [order[start : start + _CHUNK] for start in range(0, max(self._length, 1), _CHUNK)]
+        with ThreadPoolExecutor() as readers:
+
+            def read(places: np.ndarray) -> list[Future[pa.Table]]:
+                wanted = pa.array(places)
+                return [readers.submit(rows.take, numbers.take(wanted)) for rows, _, numbers in self._parts]
+
+            ahead = read(chunks[0])
+            for places, following in zip_longest(chunks, chunks[1:]):
+                found = [part.result() for part in ahead]
+                if following is not None:
+                    ahead = read(following)  # not before: a part reads one piece after the other
+                yield self._piece(places, found)
+
+    def _piece(self, places: np.ndarray, found: Sequence[pa.Table]) -> pa.Table:
+        """Some rows of the answer, from what each part has for them."""
         piece = self._entities.take(places) if self._entities.num_columns else None
         columns = dict(zip(piece.column_names, piece.columns, strict=True)) if piece else {}
-        for rows, names, numbers in self._parts:
-            found = rows.take(numbers.take(pa.array(places)))
-            columns |= dict(zip(names, found.columns, strict=True))
+        for (_, names, _), values in zip(self._parts, found, strict=True):
+            columns |= dict(zip(names, values.columns, strict=True))
         for view in self._on_demand:
             columns |= self._computed(view, columns)
         return pa.table(columns)

@@ -94,7 +94,10 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):
             keys = entities.select(_keys(views))
             places = pa.array(np.arange(entities.num_rows))
             con.register("entities", keys.append_column("__moment", moments).append_column("__place", places))
-            parts = [(view.rows, view.names, view.match(con, shift, filter_by_created_timestamp)) for view in views]
+            parts = [
+                (view.rows, view.names, view.match(con, len(moments), shift, filter_by_created_timestamp))
+                for view in views
+            ]
         times = pc.min_max(entities[time]).as_py() if entities.num_rows else {"min": None, "max": None}
         metadata = RetrievalMetadata(
             feature_refs, [c for c in entities.column_names if c != time], times["min"], times["max"]
@@ -190,7 +193,7 @@ class _View:
             view.ttl,
         )
 
-    def match(self, con: duckdb.DuckDBPyConnection, shift: timedelta, by_created: bool) -> pa.Int64Array:
+    def match(self, con: duckdb.DuckDBPyConnection, count: int, shift: timedelta, by_created: bool) -> pa.Int64Array:
         """The number of the source row that belongs to each entity row; null where there is none.
 
         `__moment` is the last moment that a row may see, `shift` before its own time, at which age is measured.
@@ -198,15 +201,16 @@ class _View:
         same = " AND ".join(f"s.{_quoted(key)} = e.{_quoted(column)}" for key, column in self.keys.items())
         age = f"e.__moment + {_interval(shift)} - s.time"
         alive = f"{age} <= {_interval(self.ttl)}" if self.ttl else "true"
-        return _column(
-            con.sql(
-                f"""
-                WITH visible AS ({self._visible(con, same, by_created and self.created is not None)})
-                SELECT CASE WHEN {alive} THEN s.row END AS row
-                FROM entities AS e ASOF LEFT JOIN visible AS s ON {same} AND e.__moment >= s.known
-                ORDER BY e.__place"""
-            ).to_arrow_table()
-        )
+        found = con.sql(
+            f"""
+            WITH visible AS ({self._visible(con, same, by_created and self.created is not None)})
+            SELECT e.__place AS place, s.row AS row
+            FROM entities AS e ASOF JOIN visible AS s ON {same} AND e.__moment >= s.known
+            WHERE {alive}"""
+        ).fetchnumpy()
+        rows = np.full(count, -1)
+        rows[found["place"]] = found["row"]
+        return pa.array(rows, mask=rows < 0)
 
     def _visible(self, con: duckdb.DuckDBPyConnection, same: str, by_created: bool) -> str:
         """Source rows of the entity rows' keys, one for each time `known` at which a key's newest row changes."""
@@ -280,7 +284,7 @@ def _duckdb() -> Iterator[duckdb.DuckDBPyConnection]:
         tempfile.TemporaryDirectory(prefix="mtorl-asof-") as folder,
         duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": folder}) as con,
     ):
-        con.execute("SET TimeZone = 'UTC'")
+        con.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
         yield con
 
 

@@ -100,6 +100,8 @@ class DuckDBEngine:
             preserve_insertion_order=False,
             partitioned_write_flush_threshold=_FLUSH_ROWS,
         )
+        # It would write to the console of whoever calls, terminal or not.
+        self.connection.raw_sql("SET enable_progress_bar = false")
         for macro in (
             "unix_micros(time) AS epoch_us(time)",
             "timestamp_micros(micros) AS make_timestamptz(CAST(micros AS BIGINT))",

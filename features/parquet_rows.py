@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 
@@ -72,24 +71,24 @@ class ParquetRows:
 
         The row groups that an answer needs stay in memory until the next call: rows that lie near each other are cheap.
         """
-        wanted = numbers.drop_null().to_numpy()
+        present = numbers.is_valid().to_numpy(zero_copy_only=False)
+        wanted = numbers.fill_null(0).to_numpy()
         group_of = np.searchsorted(self._starts, wanted, side="right") - 1
-        groups = np.unique(group_of).tolist()
+        groups = np.unique(group_of[present]).tolist()
         self._held = {group: self._held[group] if group in self._held else self._read(group) for group in groups}
+        if not groups:
+            return self.schema.empty_table().take(pa.nulls(len(numbers), pa.int64()))
+        # A null goes with the row before it, so that rows which lie in order need not be put into it.
+        last_present = np.maximum.accumulate(np.where(present, np.arange(len(numbers)), 0))
+        group_of = np.where(present[last_present], group_of[last_present], groups[0])
         order = np.argsort(group_of, kind="stable")
         ends = np.searchsorted(group_of[order], groups, side="right").tolist()
-        pieces = [self.schema.empty_table()]
+        pieces = []
         for group, first, last in zip(groups, [0, *ends], ends, strict=False):
-            pieces.append(self._held[group].take(wanted[order[first:last]] - self._starts[group]))
+            rows = order[first:last]
+            pieces.append(self._held[group].take(pa.array(wanted[rows] - self._starts[group], mask=~present[rows])))
         found = pa.concat_tables(pieces).combine_chunks()
-        if len(groups) < 2 and len(wanted) == len(numbers):
-            return found
-        place = np.empty(len(order), dtype=np.int64)
-        place[order] = np.arange(len(order))
-        present = numbers.is_valid()
-        rank = np.cumsum(present.to_numpy(zero_copy_only=False)) - 1  # of each row that is not null among those
-        back = place[np.maximum(rank, 0)] if len(place) else np.zeros(len(numbers), dtype=np.int64)
-        return found.take(pc.if_else(present, pa.array(back), pa.scalar(None, pa.int64())))
+        return found if (np.diff(order) == 1).all() else found.take(np.argsort(order, kind="stable"))
 
     def _read(self, group: int) -> pa.Table:
         file, i = self._groups[group]

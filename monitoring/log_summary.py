@@ -13,7 +13,7 @@ def summarise(log: Path) -> dict[str, Any]:
     import duckdb
 
     with duckdb.connect() as db:
-        db.execute("SET TimeZone = 'UTC'")
+        db.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
         db.from_parquet(str(log)).create_view("touchpoints")
         rows, users, first, last, click_rate, conversion_rate, cost = _one(
             db.execute(

@@ -180,7 +180,7 @@ def _users(
     import duckdb
 
     with duckdb.connect() as db:
-        db.execute("SET TimeZone = 'UTC'")
+        db.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
         db.from_parquet(str(decisions)).create_view("decision_log")
         db.from_parquet(str(outcomes)).create_view("outcome_log")
         if isinstance(weights, pd.DataFrame):

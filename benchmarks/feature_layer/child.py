@@ -68,7 +68,8 @@ def run(
         answer, console = Path(folder) / "answer.json", Path(folder) / "console.txt"
         command = [sys.executable, "-m", f"{_PACKAGE}.child", name, json.dumps(arguments, default=str), str(answer)]
         with console.open("w") as output:
-            environment = {**os.environ, **(env or {})}
+            # Arrow's memory as `mtorl` has it.
+            environment = {"ARROW_DEFAULT_MEMORY_POOL": "jemalloc", **os.environ, **(env or {})}
             process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
             )

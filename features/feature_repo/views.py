@@ -238,14 +238,13 @@ def _request_time_features(inputs: dict[str, Any]) -> dict[str, Any]:
     # Feast keeps this function in the registry, and runs it where nothing of this module is known.
     from bisect import bisect_left
 
+    import numpy as np
+
     from mtorl.request_features import request_features
 
-    rows = []
+    newest = []  # NaN for none: Feast takes a type from an example, which null has none of
     for at, times in zip(inputs["request_timestamp"], inputs["hist_timestamp"], strict=True):
         past = 0 if times is None else bisect_left(times, at)
-        rows.append(request_features(at, times[past - 1] if past else None))
-    # Feast takes the type from an example, which null has none of.
-    nan = float("nan")
-    return {
-        name: [nan if row[name] is None else row[name] for row in rows] for name in ("hour_of_day", "recency_hours")
-    }
+        newest.append(times[past - 1] if past else np.nan)
+    found = request_features(np.array(inputs["request_timestamp"], dtype=float), np.array(newest, dtype=float))
+    return {name: np.asarray(values).tolist() for name, values in found.items()}

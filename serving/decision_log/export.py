@@ -34,7 +34,7 @@ def export_parquet(spool_dir: str | Path, out_dir: str | Path) -> dict[str, int]
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, duckdb.connect() as con:
-        con.execute("SET TimeZone = 'UTC'")
+        con.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
         return {kind: _export(con, kind, Path(spool_dir), out, Path(scratch)) for kind in _KEYS}
 
 
