@@ -23,6 +23,7 @@ from features.adapters import values
 from features.adapters.base import SAME
 from features.adapters.files import ROW
 from features.engine import timestamp_micros, unix_micros
+from features.touches import apart
 from mtorl.dataset import Column, DatasetSpec
 from mtorl.log import CREATED
 
@@ -150,10 +151,9 @@ def moved_ties(table: ibis.Table, keys: ibis.Table) -> ibis.Table:
     rows = suspected(table, keys.select("user_id").distinct())
     rows = rows.select("user_id", ROW, at=unix_micros(rows["timestamp"]))
     order = ["at", ROW]
-    # t_i = max(t_i, t_{i-1} + 1 us) in closed form: i + cummax(t_i - i).
     rows = rows.mutate(turn=ibis.row_number().over(group_by="user_id", order_by=order))
     so_far = ibis.window(group_by="user_id", order_by=order, preceding=None, following=0)
-    rows = rows.mutate(moved=rows["turn"] + (rows["at"] - rows["turn"]).max().over(so_far))
+    rows = rows.mutate(moved=apart(rows["at"], rows["turn"], so_far))
     return rows.filter(rows["moved"] != rows["at"]).select(ROW, moved=timestamp_micros(rows["moved"]))
 
 

@@ -225,7 +225,11 @@ def _spark_session(log: Path) -> tuple[Any, bool]:
     java = os.environ.get("JAVA_HOME") or shutil.which("java")
     if not submitted and not java:
         raise RuntimeError("ENGINE=spark needs Java 17 or 21: install it (openjdk-17-jre-headless) or set JAVA_HOME")
-    settings = {"spark.ui.showConsoleProgress": "false", "spark.log.level": "ERROR"}
+    settings = {
+        "spark.ui.showConsoleProgress": "false",
+        "spark.log.level": "ERROR",
+        "spark.sql.warehouse.dir": str(log.with_name("warehouse")),  # else an empty folder where the caller stands
+    }
     conf = SparkConf(loadDefaults=False).setAll(list(settings.items()))
     gateway = SparkContext._gateway
     if gateway is None:

@@ -25,6 +25,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
+from features.history import history_types
 from features.names import HISTORY
 from mtorl.dataset import OUTCOMES, Column, DatasetSpec
 
@@ -101,7 +102,7 @@ class History(ABC):
 
     @abstractmethod
     def _insert(self, user_id: str, values: dict[str, float | str]) -> bool:
-        """Insert by hist_timestamp, unless it is there or too old; `values` has one entry for each of `columns`."""
+        """Insert by hist_timestamp, unless it is there or too old; `values` has all `history_types`."""
 
     @abstractmethod
     def _overwrite(self, user_id: str, at: float, values: dict[str, float]) -> bool:
@@ -135,7 +136,7 @@ def open_history(repo: Path | str, spec: DatasetSpec) -> History:
     store = FeatureStore(repo_path=str(repo))
     view = store.get_feature_view(HISTORY)
     found = {f.name: str(f.dtype) for f in view.features}
-    expected = {name: f"Array({'Float64' if number else 'String'})" for name, number in columns(spec).items()}
+    expected = {name: f"Array({kind.capitalize()})" for name, kind in history_types(spec).items()}
     if found != expected:
         differing = sorted(name for name, _ in found.items() ^ expected.items())
         raise HistoryError(
@@ -153,12 +154,6 @@ def open_history(repo: Path | str, spec: DatasetSpec) -> History:
     raise HistoryError(
         f"{repo}: can't append to an online store of type {store.config.online_store.type!r}; use sqlite or redis"
     )
-
-
-def columns(spec: DatasetSpec) -> dict[str, bool]:
-    """The list columns of a window, and whether their elements are numbers; the times come first."""
-    context = {f"hist_{c.name}": c.kind == "numeric" for c in spec.context}
-    return {"hist_timestamp": True, "hist_channel": False, **{f"hist_{name}": True for name in OUTCOMES}, **context}
 
 
 def microseconds(when: datetime) -> int:

@@ -23,7 +23,8 @@ from redis import Redis
 from redis.commands.core import Script
 from redis.exceptions import ResponseError
 
-from features.online import History, HistoryError, columns
+from features.history import history_types
+from features.online import History, HistoryError
 from mtorl.dataset import DatasetSpec
 
 _LUA = Path(__file__).parent
@@ -70,7 +71,7 @@ class RedisHistory(History):
         super().__init__(spec)
         self._project = config.project
         self._version = config.entity_key_serialization_version
-        self._columns = columns(spec)
+        self._columns = {name: kind == "float64" for name, kind in history_types(spec).items()}  # whether numbers
         self._fields = {name: _mmh3(f"{view.name}:{name}") for name in self._columns}
         self._constants = (
             spec.window,

@@ -17,7 +17,8 @@ from feast.infra.online_stores.sqlite import SqliteOnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
-from features.online import History, HistoryError, columns
+from features.history import history_types
+from features.online import History, HistoryError
 from mtorl.dataset import DatasetSpec
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -39,7 +40,7 @@ class SqliteHistory(History):
         super().__init__(spec)
         self._config = config
         self._view = view
-        self._columns = columns(spec)
+        self._columns = {name: kind == "float64" for name, kind in history_types(spec).items()}  # whether numbers
         self._store = SqliteOnlineStore()
         self._connection = self._store._get_conn(config)
         self._connection.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")

@@ -29,13 +29,13 @@ from typing import Any
 import ibis
 
 from features.engine import Engine, replacing, timestamp_micros, unix_micros
+from features.history import history_types
 from features.names import CAMPAIGN_STATS, CHANNEL_STATS, HISTORY, STATIC, USER_CHANNEL
 from features.sequences import ROWS_PER_SHARD
 from features.touches import touchpoints
 from mtorl.dataset import DatasetSpec
 from mtorl.log import CREATED
 from mtorl.request_features import HOUR_US
-from mtorl.windows import history_columns
 
 USER_DAYS = 7  # that user_channel counts
 CAMPAIGN_DAYS = 1  # that campaign_stats and channel_stats count
@@ -43,17 +43,7 @@ DAY_US = 24 * HOUR_US
 
 _TIMES = ("timestamp", "created_timestamp")
 _CLICK = 2**32  # more than a user has touches
-
-
-def history_types(spec: DatasetSpec) -> dict[str, str]:
-    """The list columns of a history, and the type of their elements: "float64" or "string".
-
-    To what the causal window reads this adds `hist_timestamp`, microseconds since 1970 (Feast's own list of timestamps
-    keeps whole seconds only).
-    """
-    texts = {"hist_channel", *(f"hist_{c.name}" for c in spec.context if c.kind == "categorical")}
-    columns = (*history_columns(spec), "hist_timestamp")
-    return {name: "string" if name in texts else "float64" for name in dict.fromkeys(columns)}
+_BILLION = 10**9
 
 
 def build_sources(engine: Engine, log_path: Path | str, spec: DatasetSpec, out_dir: Path | str) -> None:
@@ -193,7 +183,8 @@ def stats(touches: ibis.Table, key: str, prefix: str) -> ibis.Table:
         "touches": ibis.literal(1, "int64"),
         "clicks": touches.click,
         "conversions": touches.conversion,
-        "cost": touches.cost,
+        # Whole billionths of a currency unit: sums of floats depend on the order in which an engine adds them up.
+        "cost": (touches.cost * _BILLION).round().cast("int64"),
     }
     sums = _rolling(touches.filter(touches[key].notnull()), key, counts, CAMPAIGN_DAYS * DAY_US)
     some = sums.touches.nullif(0).cast("float64")
@@ -201,7 +192,7 @@ def stats(touches: ibis.Table, key: str, prefix: str) -> ibis.Table:
         f"{prefix}_touches": sums.touches.cast("float64"),
         f"{prefix}_click_rate": sums.clicks / some,
         f"{prefix}_conversion_rate": sums.conversions / some,
-        f"{prefix}_cost": sums.cost / some,
+        f"{prefix}_cost": sums.cost / _BILLION / some,
     }
     return sums.select(key, *_TIMES, **features)
 

@@ -15,6 +15,8 @@ may also come from elsewhere:
 
 from __future__ import annotations
 
+from typing import Any
+
 import ibis
 import ibis.expr.datatypes as dt
 
@@ -89,6 +91,17 @@ def canonical(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     return log.select(**{name: log[name].cast(kind) for name, kind in kinds.items()})
 
 
+def apart(micros: ibis.Value, place: ibis.Value, so_far: Any) -> ibis.Value:
+    """The earliest strictly increasing times that are not before the given ones: max over t_j + (i - j) for j <= i.
+
+    Args:
+        micros: Times, us; a null counts for nobody.
+        place: Number of each row among those of its user.
+        so_far: Window from the user's first row to this one.
+    """
+    return place + (micros - place).max().over(so_far)
+
+
 def _marked(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """The rows with `_again` (a duplicate), `_place` (from 1, among those that are none) and `_time` (without ties)."""
     first = ["timestamp", "campaign_id", "channel"]
@@ -103,8 +116,7 @@ def _marked(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
         same &= log[name].identical_to(log[name].lag().over(before))
     rows = log.mutate(_again=same.fill_null(False))
     rows = rows.mutate(_place=(~rows._again).cast("int64").sum().over(so_far))
-    # The earliest strictly increasing times that are not before the log's: t' = max over earlier rows of t + distance.
     micros = unix_micros(rows.timestamp)
     # Rows equal in all columns may lie in another order for each window: a duplicate must not count in its own place.
-    moved = rows._place + rows._again.ifelse(ibis.null("int64"), micros - rows._place).max().over(so_far)
+    moved = apart(rows._again.ifelse(ibis.null("int64"), micros), rows._place, so_far)
     return rows.mutate(_time=(moved > micros).ifelse(timestamp_micros(moved), rows.timestamp))

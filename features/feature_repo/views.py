@@ -30,7 +30,8 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, FeastType, Float64, String
 
 from features import names
-from features.sources import CAMPAIGN_DAYS, USER_DAYS, history_types
+from features.history import history_types
+from features.sources import CAMPAIGN_DAYS, USER_DAYS
 from mtorl.dataset import DatasetSpec, SpecError
 
 TAGS = {"owner": "ads-platform"}

@@ -15,8 +15,8 @@ import yaml
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
 from feast.types import Array, Float64, String
 
+from features.history import history_types
 from features.names import HISTORY
-from features.online import columns
 from mtorl.dataset import DatasetSpec
 from serving.ports import free_ports
 
@@ -63,7 +63,10 @@ def apply_history(repo: Path, spec: DatasetSpec) -> FeatureStore:
     view = FeatureView(
         name=HISTORY,
         entities=[user],
-        schema=[Field(name=n, dtype=Array(Float64 if number else String)) for n, number in columns(spec).items()],
+        schema=[
+            Field(name=n, dtype=Array(Float64 if kind == "float64" else String))
+            for n, kind in history_types(spec).items()
+        ],
         source=FileSource(
             name=HISTORY,
             path=str(repo / "history.parquet"),

@@ -21,7 +21,8 @@ from feast import FeatureStore, PushSource, RequestSource
 from features import names, store
 from features.engine import open_engine
 from features.feature_repo.views import build
-from features.sources import build_sources, history_types
+from features.history import history_types
+from features.sources import build_sources
 from mtorl.dataset import Column, DatasetSpec, SpecError, built_in
 from tests.features.repositories import US, Run, micros
 

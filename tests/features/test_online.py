@@ -25,8 +25,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features import backfill
+from features.history import history_types
 from features.names import HISTORY
-from features.online import History, HistoryError, Touchpoint, columns, open_history
+from features.online import History, HistoryError, Touchpoint, open_history
 from mtorl.dataset import OUTCOMES, Column, DatasetSpec, RewardSpec
 from tests.features.online_stores import STORES, apply_history, redis_server, write_settings
 
@@ -70,7 +71,7 @@ class Stage:
 
     def read(self, user: str) -> Lists | None:
         """As any reader of Feast sees it."""
-        features = [f"{HISTORY}:{name}" for name in columns(SPEC)]
+        features = [f"{HISTORY}:{name}" for name in history_types(SPEC)]
         found = self.store.get_online_features(features=features, entity_rows=[{"user_id": user}]).to_dict()
         assert found.pop("user_id") == [user]
         return None if found["hist_channel"][0] is None else {name: values[0] for name, values in found.items()}
@@ -271,7 +272,7 @@ def test_redis_holds_the_bytes_that_feast_would_have_written(stages: dict[str, S
     stage.snapshot(twin, lists, START + timedelta(seconds=8))
     client = redis.Redis(port=stage.port)
     first, second = (client.hgetall(key) for name in (user, twin) for key in client.keys(f"*{name}mtorl"))
-    assert first == second and len(first) == len(columns(SPEC)) + 1
+    assert first == second and len(first) == len(history_types(SPEC)) + 1
     assert Value.FromString(first[_mmh3(f"{HISTORY}:hist_channel")]).string_list_val.val[0] == SPEC.channels[1]
 
 

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from features import store
+from features.history import history_types
 from features.names import HISTORY, STATIC
-from features.sources import history_types
 from mtorl.columns import Codes, Values
 from mtorl.windows import WindowBatch, instance_from_history
 from serving.router.features import UserFeatures
