@@ -137,7 +137,7 @@ class DuckDBEngine:
                     written(self._write_shard(build(self.read(part).drop("shard")), folder, shard))
                     shutil.rmtree(part)
         finally:
-            _remove(raw)
+            remove(raw)
 
     def close(self) -> None:
         """See `Engine`."""
@@ -196,7 +196,7 @@ class SparkEngine:
                 os.replace(part, path)
                 written(path)
         finally:
-            _remove(raw)
+            remove(raw)
 
     def close(self) -> None:
         """See `Engine`."""
@@ -261,13 +261,13 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         _swap(temporary, path)
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
 def _swap(new: Path, path: Path) -> None:
     if new.is_dir() or path.is_dir():
         old = path.with_name(f".{path.name}.old")
-        _remove(old)
+        remove(old)
         if path.exists():
             os.rename(path, old)
         try:
@@ -276,12 +276,13 @@ def _swap(new: Path, path: Path) -> None:
             if old.exists():
                 os.rename(old, path)
             raise
-        _remove(old)
+        remove(old)
     else:
         os.replace(new, path)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

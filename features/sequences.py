@@ -23,10 +23,10 @@ from pathlib import Path
 
 import ibis
 
-from features.engine import Engine, replacing, unix_micros
+from features.engine import Engine, remove, replacing, unix_micros
 from features.manifest import NOT_IN_ROWS, STEPS, Manifest, Survey, survey
 from features.manifest import of as manifest_of
-from features.touches import canonical, cleaned, touchpoints
+from features.touches import canonical, cleaned, kept, marked, touchpoints
 from mtorl import progress
 from mtorl.dataset import DatasetSpec
 from mtorl.log import CREATED, LogError
@@ -121,10 +121,16 @@ def _write(
     """Write the shards; what is in them, and what the cleaning of the log has counted."""
     counts = Counter(dict.fromkeys(NOT_IN_ROWS, 0))
 
+    scratch = folder / ".marked"
+
     def prepare(part: ibis.Table) -> ibis.Table:
-        touches = touchpoints(part, spec, clean)
-        if not clean:
-            counts.update(_one_row(cleaned(part, spec)))
+        if clean:
+            touches = touchpoints(part, spec, clean)
+        else:
+            engine.write(marked(part, spec), scratch)  # to read it three times
+            rows = engine.read(scratch)
+            counts.update(_one_row(cleaned(rows, spec)))
+            touches = kept(rows, spec)
         if CREATED in touches.columns:
             counts.update(_one_row(late_rows(touches)))
         return steps(touches, spec)
@@ -142,6 +148,7 @@ def _write(
     with ThreadPoolExecutor(1) as pool:  # a shard is surveyed while the engine writes the next one
         engine.write_shards(log, prepare, folder / STEPS, shards, written)
         found = [future.result() for future in surveys]
+    remove(scratch)
     for each in found:
         _check(each, spec)
     return found, counts

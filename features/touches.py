@@ -43,10 +43,18 @@ def touchpoints(log: ibis.Table, spec: DatasetSpec, clean: bool | None = None) -
         LogError: the log lacks a column.
     """
     rows = canonical(log, spec)
-    if not (is_clean(rows, spec) if clean is None else clean):
-        marked = _marked(rows, spec)
-        kept = marked.filter(~marked._again, marked._place <= spec.max_touchpoints)
-        rows = kept.mutate(timestamp=kept._time).select(*rows.columns)
+    if is_clean(rows, spec) if clean is None else clean:
+        return _known(rows)
+    return kept(marked(rows, spec), spec)
+
+
+def kept(marked: ibis.Table, spec: DatasetSpec) -> ibis.Table:
+    """The touchpoints, as `touchpoints` gives them, of what `marked` gives."""
+    rows = marked.filter(~marked._again, marked._place <= spec.max_touchpoints)
+    return _known(rows.mutate(timestamp=rows._time).drop("_again", "_place", "_time"))
+
+
+def _known(rows: ibis.Table) -> ibis.Table:
     arrived = ibis.coalesce(rows[CREATED], rows.timestamp) if CREATED in rows.columns else rows.timestamp
     return rows.mutate(known=ibis.greatest(rows.timestamp, arrived))
 
@@ -59,13 +67,12 @@ def is_clean(log: ibis.Table, spec: DatasetSpec) -> bool:
     return (found["ties"] or 0) <= 1 and (found["rows"] or 0) <= spec.max_touchpoints
 
 
-def cleaned(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """What `touchpoints` drops and moves, counted.
+def cleaned(marked: ibis.Table, spec: DatasetSpec) -> ibis.Table:
+    """What `kept` drops and moves, counted.
 
     Returns:
         One row: dropped_duplicates, moved_ties, capped_users, dropped_by_cap.
     """
-    marked = _marked(canonical(log, spec), spec)
     first = ~marked._again
     beyond = marked._place > spec.max_touchpoints
     counts = {
@@ -95,28 +102,33 @@ def apart(micros: ibis.Value, place: ibis.Value, so_far: Any) -> ibis.Value:
     """The earliest strictly increasing times that are not before the given ones: max over t_j + (i - j) for j <= i.
 
     Args:
-        micros: Times, us; a null counts for nobody.
+        micros: Times, us.
         place: Number of each row among those of its user.
         so_far: Window from the user's first row to this one.
     """
     return place + (micros - place).max().over(so_far)
 
 
-def _marked(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """The rows with `_again` (a duplicate), `_place` (from 1, among those that are none) and `_time` (without ties)."""
+def marked(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
+    """The rows of a canonical log, marked.
+
+    Returns:
+        The columns of the log; `_again`, whether a row is a duplicate; `_place`, its number among the others of its
+        user, from 1; `_time`, its time without ties.
+    """
     first = ["timestamp", "campaign_id", "channel"]
     # Without a time of arrival a row was known when it happened.
     arrival = [ibis.coalesce(log[CREATED], log.timestamp)] if CREATED in log.columns else []
     order = [*first, *arrival, *(name for name in log.columns if name not in ("user_id", *first))]
-    before = ibis.window(group_by="user_id", order_by=order)
-    so_far = ibis.cumulative_window(group_by="user_id", order_by=order)
+    in_order = ibis.window(group_by="user_id", order_by=order)
 
-    same = log.timestamp == log.timestamp.lag().over(before)
+    same = log.timestamp == log.timestamp.lag().over(in_order)
     for name in ("campaign_id", "channel"):
-        same &= log[name].identical_to(log[name].lag().over(before))
-    rows = log.mutate(_again=same.fill_null(False))
+        same &= log[name].identical_to(log[name].lag().over(in_order))
+    # Numbered once: rows that are equal in all columns must not change places, and a number is sorted sooner.
+    rows = log.mutate(_again=same.fill_null(False), _turn=ibis.row_number().over(in_order))
+    so_far = ibis.cumulative_window(group_by="user_id", order_by="_turn")
     rows = rows.mutate(_place=(~rows._again).cast("int64").sum().over(so_far))
     micros = unix_micros(rows.timestamp)
-    # Rows equal in all columns may lie in another order for each window: a duplicate must not count in its own place.
-    moved = apart(rows._again.ifelse(ibis.null("int64"), micros), rows._place, so_far)
-    return rows.mutate(_time=(moved > micros).ifelse(timestamp_micros(moved), rows.timestamp))
+    moved = apart(micros, rows._place, so_far)
+    return rows.mutate(_time=(moved > micros).ifelse(timestamp_micros(moved), rows.timestamp)).drop("_turn")
