@@ -12,7 +12,6 @@ those of one user are not quite, so they are somewhat too narrow.
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import accumulate
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import ibis
 
-from features.engine import unix_micros
+from features.engine import replacing, unix_micros
 from features.sequences import steps
 from mtorl import progress
 from mtorl.dataset import OUTCOMES
@@ -242,14 +241,9 @@ def render(description: Description, path: Path | str) -> Path:
     )
     environment.filters |= describe_page.FILTERS
     page = environment.get_template("describe.html.j2").render(describe_page.content(description))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(Path(path)) as unfinished:
         unfinished.write_text(page, encoding="utf-8")
-        return unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    return Path(path)
 
 
 def with_pauses(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
