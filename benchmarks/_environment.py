@@ -1,13 +1,20 @@
-"""What a figure was measured on: printed under every table."""
+"""What a figure was measured on: printed under every table. Imported first by every script of this folder."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+# A script is run by its path, so modules are looked for in its folder, where `features.py` hides the package of that
+# name. From here on everything is found from the root.
+sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry) != ROOT / "benchmarks")]
 
 
 def environment(*packages: str) -> dict[str, Any]:

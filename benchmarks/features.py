@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from _environment import environment, finish
-from feature_layer import builder, loader, online, retrieval, spark
-from feature_layer.plan import FULL, QUICK
+
+from benchmarks.feature_layer import builder, loader, online, retrieval, spark
+from benchmarks.feature_layer.plan import FULL, QUICK
+from benchmarks.tables import feature_tables
 
 MEASURES = {
     "builder": builder.measure,
@@ -61,8 +63,6 @@ def main() -> int:
                 figures[name] = {"error": f"{type(error).__name__}: {error}"}
         if arguments.json:
             Path(arguments.json).write_text(json.dumps(figures, indent=2) + "\n")
-    from tables import feature_tables
-
     print("\n" + feature_tables(figures))
     finish(figures, arguments.json)
     failed = list(errors(figures))

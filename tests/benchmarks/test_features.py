@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -29,15 +30,20 @@ def load(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """benchmarks/features.py, which finds its neighbours because it is run from there."""
-    project = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "features"}
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    try:
-        yield importlib.import_module("features")
-    finally:
-        for name in ("features", "tables", "_environment"):
-            sys.modules.pop(name, None)
-        sys.modules.update(project)
+    """benchmarks/features.py as a module."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # as when it is run
+    return importlib.import_module("benchmarks.features")
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "benchmarks").glob("[a-z]*.py")))
+def test_each_script_starts_by_its_path(name: str, tmp_path: Path) -> None:
+    """What lies beside it has names of packages that it needs."""
+    if name == "tables.py":  # without arguments, it writes
+        return
+    command = [sys.executable, str(ROOT / "benchmarks" / name), "--help"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 0 and "--json" in found.stdout, found.stderr
 
 
 def test_log_has_canonical_layout_and_time_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +206,7 @@ def test_figures_of_another_kind_or_machine_never_mix(
 
 def test_tables_are_those_of_the_results(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """README.md and docs/features.md say what benchmarks/results says."""
-    tables = importlib.import_module("tables")
+    tables = importlib.import_module("benchmarks.tables")
     before = {page: (ROOT / page).read_text() for page in ("README.md", "docs/features.md")}
     written: dict[str, str] = {}
     monkeypatch.setattr(Path, "write_text", lambda self, text: written.update({str(self.relative_to(ROOT)): text}))
