@@ -1,20 +1,18 @@
 """Newest feature rows from the offline store into the online store, never over something newer.
 
-A batch job reads a log that ends some time ago, while touchpoints are appended online as they happen. Feast looks at
-the stored times before it writes on Redis, and not at all on SQLite; here both happen in one step: a script, or a
-transaction.
+A batch job reads a log that ends some time ago, and another may have been there before it. Feast looks at the stored
+times before it writes on Redis, and not at all on SQLite; here both happen in one step: a script, or a transaction.
+Histories, to which touchpoints are appended meanwhile, are merged instead: see `features.online`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-
-from features.names import HISTORY
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PATIENCE_MS = 30_000  # for writers in other processes
 _OLD = datetime.min
-_TIMES = "hist_timestamp"
 
 
 def newest_rows(store: FeatureStore, view: FeatureView, end: datetime) -> pa.Table:
@@ -72,37 +69,25 @@ def write(store: FeatureStore, view: FeatureView, rows: pa.Table) -> None:
 
 
 def _newer(connection: Any, config: Any, view: FeatureView, batch: list[Any]) -> list[Any]:
-    """The rows of a batch that are newer than what the store has of the same key, by event time, then by creation."""
+    """The rows of a batch that change what the store has, and are not older, by event time, then by creation."""
     from feast.infra.key_encoding_utils import serialize_entity_key
     from feast.infra.online_stores.sqlite import _quote_id, _table_id
     from feast.utils import to_naive_utc
 
     table = _quote_id(_table_id(config.project, view, config.registry.enable_online_feature_view_versioning))
     version = config.entity_key_serialization_version
-    query = f"SELECT event_ts, created_ts, value FROM {table} WHERE entity_key = ? AND feature_name = ?"
-    feature = _TIMES if view.name == HISTORY else view.features[0].name
+    query = f"SELECT feature_name, value, event_ts, created_ts FROM {table} WHERE entity_key = ?"
     newer = []
     for row in batch:
-        key, _, event, created = row
-        wanted = (serialize_entity_key(key, entity_key_serialization_version=version), feature)
-        stored = connection.execute(query, wanted).fetchone()
-        if stored is not None:
-            *stored, value = stored
-            if feature == _TIMES:
-                stored[0] = _newest(value) or stored[0]
-        times = [time and to_naive_utc(time) for time in (event, created)]
-        if stored is None or [time or _OLD for time in times] > [time or _OLD for time in stored]:
+        key, values, event, created = row
+        wanted = (serialize_entity_key(key, entity_key_serialization_version=version),)
+        stored = {name: (value, *times) for name, value, *times in connection.execute(query, wanted)}
+        times = [time and to_naive_utc(time).replace(microsecond=0) for time in (event, created)]  # as it keeps them
+        told = {name: (value.SerializeToString(), *times) for name, value in values.items()}
+        before = max(([time or _OLD for time in found[1:]] for found in stored.values()), default=[])
+        if told != stored and [time or _OLD for time in times] >= before:
             newer.append(row)
     return newer
-
-
-def _newest(value: bytes) -> datetime | None:
-    """When the newest touchpoint of a stored history was: SQLite keeps whole seconds of an event time."""
-    from feast.protos.feast.types.Value_pb2 import Value
-    from feast.utils import to_naive_utc
-
-    times = Value.FromString(value).double_list_val.val
-    return to_naive_utc(_EPOCH + timedelta(microseconds=times[-1])) if times else None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ it: two writers who read, add and replace lose touchpoints. Here every operation
 - idempotent: a touchpoint is known by its user and time; the same one again changes nothing, patched outcomes included
 - order-safe: a late touchpoint lands in its place; one that is older than all of a full window is dropped
 - capped: the newest `spec.window` touchpoints stay
+- joined with the log, when a batch job brings it: what only one of them has, and outcomes that only one knows, stays
 - seen by Feast: the event time of the view is that of the newest touchpoint, so that Redis ignores an older snapshot
 
 Redis and SQLite behave the same; the repository's feature_store.yaml decides.
@@ -23,13 +24,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from features.history import history_types
 from features.names import HISTORY
 from mtorl.dataset import OUTCOMES, Column, DatasetSpec
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_BATCH = 500  # users whose windows are merged at a time
+
+Window = dict[str, list[Any]]
+"""The columns of `history_types`, lists of equal length."""
 
 
 class HistoryError(ValueError):
@@ -90,6 +98,27 @@ class History(ABC):
         """
         return self._overwrite(user_id, float(microseconds(timestamp)), _outcomes(outcomes))
 
+    def merge(self, rows: pa.Table) -> int:
+        """Bring in what a log says: of each user the touchpoints of both, the newest `spec.window`.
+
+        What the log says of a touchpoint holds, but for an outcome that is 0 there: it may not be known there yet.
+
+        Args:
+            rows: user_id and the columns of the window, a row a user.
+
+        Returns:
+            How many windows have changed.
+
+        Raises:
+            HistoryError: A stored window is broken.
+        """
+        columns = ["user_id", *history_types(self._spec)]
+        changed = 0
+        for start in range(0, rows.num_rows, _BATCH):
+            batch = rows.select(columns).slice(start, _BATCH).to_pylist()
+            changed += self._join({row.pop("user_id"): row for row in batch if row["hist_timestamp"]})
+        return changed
+
     @abstractmethod
     def close(self) -> None:
         """Close the connection to the store."""
@@ -107,6 +136,10 @@ class History(ABC):
     @abstractmethod
     def _overwrite(self, user_id: str, at: float, values: dict[str, float]) -> bool:
         """Overwrite number columns of the touchpoint at a time (us since 1970)."""
+
+    @abstractmethod
+    def _join(self, windows: dict[str, Window]) -> int:
+        """Merge into each user's window; how many have changed."""
 
     def _values(self, touchpoint: Touchpoint) -> dict[str, float | str]:
         if touchpoint.channel not in self._spec.channels:

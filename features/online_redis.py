@@ -24,11 +24,12 @@ from redis.commands.core import Script
 from redis.exceptions import ResponseError
 
 from features.history import history_types
-from features.online import History, HistoryError
-from mtorl.dataset import DatasetSpec
+from features.online import History, HistoryError, Window
+from mtorl.dataset import OUTCOMES, DatasetSpec
 
 _LUA = Path(__file__).parent
 _number = struct.Struct("<d").pack
+_OUTCOMES = {f"hist_{name}" for name in OUTCOMES}
 
 Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 """Key, features, event time and time of creation."""
@@ -86,14 +87,14 @@ class RedisHistory(History):
         wire = (_LUA / "wire.lua").read_text()
         self._append = self._client.register_script(wire + (_LUA / "append.lua").read_text())
         self._patch = self._client.register_script(wire + (_LUA / "patch.lua").read_text())
+        self._merge = self._client.register_script(wire + (_LUA / "merge.lua").read_text())
 
     def close(self) -> None:
         """See `History`."""
         self._client.close()
 
     def _insert(self, user_id: str, values: dict[str, float | str]) -> bool:
-        at = int(values["hist_timestamp"])
-        event_time = Timestamp(seconds=at // 1_000_000, nanos=at % 1_000_000 * 1000).SerializeToString()
+        event_time = _timestamp(values["hist_timestamp"])
         packed = (_number(values[name]) if number else values[name] for name, number in self._columns.items())
         return self._run(self._append, user_id, [*self._constants, event_time, *self._layout, *packed])
 
@@ -101,11 +102,43 @@ class RedisHistory(History):
         fields = [self._fields[name] for name in ("hist_timestamp", *values)]
         return self._run(self._patch, user_id, [b"".join(fields), _number(at), *map(_number, values.values())])
 
+    def _join(self, windows: dict[str, Window]) -> int:
+        fields, kinds = self._layout
+        for place, name in enumerate(self._columns):
+            if name in _OUTCOMES:
+                kinds = f"{kinds[:place]}o{kinds[place + 1 :]}"
+        with self._client.pipeline(transaction=False) as pipe:
+            for user, window in windows.items():
+                arguments = [*self._constants, _timestamp(window["hist_timestamp"][-1]), fields, kinds]
+                for name, number in self._columns.items():
+                    value = Value()
+                    (value.double_list_val if number else value.string_list_val).val.extend(window[name])
+                    arguments.append(value.SerializeToString())
+                self._merge([self._key(user)], arguments, client=pipe)
+            answers = pipe.execute(raise_on_error=False)
+        for user, answer in zip(windows, answers, strict=True):
+            if isinstance(answer, Exception):
+                raise _broken(user, answer) from None
+        return sum(answers)
+
     def _run(self, script: Script, user_id: str, arguments: list[Any]) -> bool:
-        key = EntityKey(join_keys=["user_id"], entity_values=[Value(string_val=user_id)])
         try:
-            return bool(script([_redis_key(self._project, key, self._version)], arguments))
+            return bool(script([self._key(user_id)], arguments))
         except ResponseError as error:
-            if "different lengths" in str(error):
-                raise HistoryError(f"the window of {user_id!r} has {error}; materialise it again") from None
-            raise
+            raise _broken(user_id, error) from None
+
+    def _key(self, user_id: str) -> bytes:
+        key = EntityKey(join_keys=["user_id"], entity_values=[Value(string_val=user_id)])
+        return _redis_key(self._project, key, self._version)
+
+
+def _timestamp(micros: Any) -> bytes:
+    at = int(micros)
+    return Timestamp(seconds=at // 1_000_000, nanos=at % 1_000_000 * 1000).SerializeToString()
+
+
+def _broken(user_id: str, error: Exception) -> Exception:
+    """What to raise for an error of a script."""
+    if "different lengths" in str(error):
+        return HistoryError(f"the window of {user_id!r} has {error}; materialise it again")
+    return error

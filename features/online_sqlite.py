@@ -1,16 +1,15 @@
 """Windows in Feast's SQLite store: Feast's own read and write, inside one write transaction.
 
-This is also the plain statement of what an append is; `append.lua` must do the same.
+This is also the plain statement of what an append and a merge are; `append.lua` and `merge.lua` must do the same.
 """
 
 from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from feast import FeatureView, RepoConfig
 from feast.infra.online_stores.sqlite import SqliteOnlineStore
@@ -18,13 +17,12 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
 from features.history import history_types
-from features.online import History, HistoryError
-from mtorl.dataset import DatasetSpec
+from features.online import History, HistoryError, Window
+from mtorl.dataset import OUTCOMES, DatasetSpec
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PATIENCE_MS = 10_000  # for writers in other processes
-
-Window = dict[str, list[Any]]
+_OUTCOMES = {f"hist_{name}" for name in OUTCOMES}
 
 
 class SqliteHistory(History):
@@ -55,7 +53,7 @@ class SqliteHistory(History):
 
     def _insert(self, user_id: str, values: dict[str, float | str]) -> bool:
         with self._transaction():
-            window = self._read(user_id)
+            (window,) = self._read([user_id])
             times, at = window["hist_timestamp"], values["hist_timestamp"]
             place = bisect_left(times, at)
             if times[place : place + 1] == [at] or place < len(times) + 1 - self._spec.window:
@@ -63,19 +61,29 @@ class SqliteHistory(History):
             for name, value in values.items():
                 window[name].insert(place, value)
                 del window[name][: -self._spec.window]
-            self._write(user_id, window)
+            self._write({user_id: window})
             return True
 
     def _overwrite(self, user_id: str, at: float, values: dict[str, float]) -> bool:
         with self._transaction():
-            window = self._read(user_id)
+            (window,) = self._read([user_id])
             if at not in window["hist_timestamp"]:
                 return False
             place = window["hist_timestamp"].index(at)
             for name, value in values.items():
                 window[name][place] = value
-            self._write(user_id, window)
+            self._write({user_id: window})
             return True
+
+    def _join(self, windows: dict[str, Window]) -> int:
+        with self._transaction():
+            stored = dict(zip(windows, self._read(list(windows)), strict=True))
+            joined = {user: _joined(stored[user], told, self._spec.window) for user, told in windows.items()}
+            # As text: NaN is not equal to itself.
+            changed = {user: window for user, window in joined.items() if repr(window) != repr(stored[user])}
+            if changed:
+                self._write(changed)
+            return len(changed)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -86,23 +94,40 @@ class SqliteHistory(History):
             finally:
                 self._connection.rollback()  # Feast's write has committed
 
-    def _read(self, user_id: str) -> Window:
-        ((_, stored),) = self._store.online_read(self._config, self._view, [_key(user_id)])
-        window: Window = {}
-        for name, number in self._columns.items():
-            value = (stored or {}).get(name, Value())
-            window[name] = list(value.double_list_val.val if number else value.string_list_val.val)
-        if len({len(values) for values in window.values()}) > 1:
-            raise HistoryError(f"the window of {user_id!r} has columns of different lengths; materialise it again")
-        return window
+    def _read(self, users: Sequence[str]) -> list[Window]:
+        windows = []
+        answer = self._store.online_read(self._config, self._view, [_key(user) for user in users])
+        for user, (_, stored) in zip(users, answer, strict=True):
+            window: Window = {}
+            for name, number in self._columns.items():
+                value = (stored or {}).get(name, Value())
+                window[name] = list(value.double_list_val.val if number else value.string_list_val.val)
+            if len({len(values) for values in window.values()}) > 1:
+                raise HistoryError(f"the window of {user!r} has columns of different lengths; materialise it again")
+            windows.append(window)
+        return windows
 
-    def _write(self, user_id: str, window: Window) -> None:
-        values = {name: Value() for name in window}
-        for name, number in self._columns.items():
-            (values[name].double_list_val if number else values[name].string_list_val).val.extend(window[name])
-        newest = _EPOCH + timedelta(microseconds=window["hist_timestamp"][-1])
-        row = (_key(user_id), values, newest, datetime.now(UTC))
-        self._store.online_write_batch(self._config, self._view, [row], None)
+    def _write(self, windows: dict[str, Window]) -> None:
+        rows: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]] = []
+        for user, window in windows.items():
+            values = {name: Value() for name in self._columns}
+            for name, number in self._columns.items():
+                (values[name].double_list_val if number else values[name].string_list_val).val.extend(window[name])
+            newest = _EPOCH + timedelta(microseconds=window["hist_timestamp"][-1])
+            rows.append((_key(user), values, newest, datetime.now(UTC)))
+        self._store.online_write_batch(self._config, self._view, rows, None)
+
+
+def _joined(stored: Window, told: Window, n: int) -> Window:
+    """See `History.merge`."""
+    touches = {time: {name: stored[name][i] for name in stored} for i, time in enumerate(stored["hist_timestamp"])}
+    for i, time in enumerate(told["hist_timestamp"]):
+        had = touches.get(time, {})
+        told_now = {name: told[name][i] for name in stored}
+        kept = {name: had[name] for name in had if name in _OUTCOMES and not told_now[name]}
+        touches[time] = {**told_now, **kept}
+    newest = sorted(touches)[-n:]
+    return {name: [touches[time][name] for time in newest] for name in stored}
 
 
 def _key(user_id: str) -> EntityKey:

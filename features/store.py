@@ -2,7 +2,7 @@
 
     store.create(root, spec, "touchpoints.parquet")                    # sources, definitions, empty online store
     store.training_windows(root, "windows", spec)                      # adds Feast's features to the window store
-    store.materialize(root)                                            # the newest features of every key go online
+    store.materialize(root, spec)                                      # the newest features of every key go online
     store.refresh(root, spec, "touchpoints.parquet", users=[...])      # after the log has grown
 
 The folder is self-contained: who reads `get_feature_service("ad_decision_v1")` online needs its registry and its online
@@ -29,6 +29,7 @@ import pyarrow.compute as pc
 from features import backfill
 from features.engine import open_engine
 from features.names import AD_DECISION, HISTORY
+from features.online import open_history
 from features.parquet_rows import parquet_files
 from features.sources import build_sources
 from mtorl.dataset import DatasetSpec
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 _CONFIG = Path(__file__).parent / "feature_repo" / "feature_store.yaml"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def create(root: Path | str, spec: DatasetSpec, log_parquet: Path | str) -> None:
@@ -137,42 +137,26 @@ def _filled(column: pa.ChunkedArray, default: str) -> pa.Array:
 # ---- online
 
 
-def materialize(root: Path | str, end: datetime | None = None) -> None:
+def materialize(
+    root: Path | str, spec: DatasetSpec, end: datetime | None = None, users: Iterable[str] | None = None
+) -> int:
     """Put the newest features of every key into the online store.
+
+    Other processes may read and append meanwhile: they find each view of a key as it was before or after, never a
+    mixture, and what was appended to a history stays. The registry stays untouched: Feast's own `materialize` rewrites
+    it in place, where a reader could catch half of it, and writes over what is newer.
 
     Args:
         root: Folder of the repository.
+        spec: Description of the data set that it was made for.
         end: Leave out what happened, or became known, later; default: nothing of the log.
-    """
-    store = _open(root)
-    end = end or _last_known(root)
-    with _quiet():
-        others = [view.name for view in store.list_feature_views() if view.name != HISTORY]
-        store.materialize(_EPOCH, end, feature_views=others)
-    history = store.get_feature_view(HISTORY)  # touchpoints are appended to it meanwhile
-    backfill.write(store, history, backfill.newest_rows(store, history, end))
-
-
-def refresh(root: Path | str, spec: DatasetSpec, log_parquet: Path | str, users: Iterable[str] | None = None) -> int:
-    """Rebuild the sources from a log that has grown and bring the online store up to date.
-
-    Other processes may read and append meanwhile: they find each view of a user as it was before or after, never a
-    mixture, and a history that was appended to is not taken back. The registry stays untouched, for Feast rewrites it
-    in place and a reader could catch half of it.
-
-    Args:
-        root: Folder of a repository that `create` made of an earlier state of the log.
-        spec: Description of the data set.
-        log_parquet: The whole log, not only what is new.
         users: Users to write; default: all of the log. Campaigns and channels are written in any case.
 
     Returns:
         Number of users written.
     """
-    with _quiet(), open_engine() as engine:
-        build_sources(engine, log_parquet, spec, Path(root) / "data")
     store = _open(root)
-    end = _last_known(root)
+    end = end or _last_known(root)
     only = None if users is None else pa.array(list(users), pa.string())
     written = 0
     for view in store.list_feature_views():
@@ -182,10 +166,30 @@ def refresh(root: Path | str, spec: DatasetSpec, log_parquet: Path | str, users:
         rows = backfill.newest_rows(store, view, end)
         if only is not None and view.join_keys == ["user_id"]:
             rows = rows.filter(pc.is_in(rows["user_id"], only))
-        backfill.write(store, view, rows)
         if view.name == HISTORY:
+            with open_history(root, spec) as history:
+                history.merge(rows)
             written = rows.num_rows
+        else:
+            backfill.write(store, view, rows)
     return written
+
+
+def refresh(root: Path | str, spec: DatasetSpec, log_parquet: Path | str, users: Iterable[str] | None = None) -> int:
+    """Rebuild the sources from a log that has grown and bring the online store up to date.
+
+    Args:
+        root: Folder of a repository that `create` made of an earlier state of the log.
+        spec: Description of the data set.
+        log_parquet: The whole log, not only what is new.
+        users: See `materialize`.
+
+    Returns:
+        Number of users written.
+    """
+    with _quiet(), open_engine() as engine:
+        build_sources(engine, log_parquet, spec, Path(root) / "data")
+    return materialize(root, spec, users=users)
 
 
 def _last_known(root: Path | str) -> datetime:

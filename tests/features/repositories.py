@@ -129,7 +129,7 @@ def by_hand(spec: DatasetSpec, log: pd.DataFrame, user: str, campaign: str | Non
     by_channel = [of_last(mine, 7).query("channel == @name") for name in spec.channels]
     ads = of_last(seen[seen["campaign_id"] == campaign], 1)
     newest = mine["timestamp"].max()  # NaT compares as false
-    remembered = at - US - newest <= spec.journey_gap_days * DAY
+    remembered = at - newest <= spec.journey_gap_days * DAY
     first = log[log["user_id"] == user].sort_values("timestamp")
     return {
         **{c.name: none(first[c.name].iloc[0]) if len(first) else None for c in spec.static},
@@ -149,7 +149,7 @@ def same(found: Any, expected: Any) -> bool:
         return list(found) == expected
     found = none(found)
     if isinstance(found, float) and isinstance(expected, float):
-        return bool(np.isclose(found, expected, rtol=1e-9, atol=1e-12))
+        return bool(np.isclose(found, expected, rtol=1e-9, atol=1e-9))
     return found == expected
 
 

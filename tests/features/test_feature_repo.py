@@ -105,7 +105,7 @@ def test_apply_and_materialize_from_the_command_line(toy, tmp_path, repository):
 
     end = run.log["created_timestamp"].max()
     feast(repository, "materialize", "1970-01-01T00:00:00", end.tz_localize(None).isoformat(), **environment)
-    store.materialize(run.root)
+    store.materialize(run.root, run.spec)
     by_command = Run(toy, tmp_path, run.log, toy.spec)
     (tmp_path / "features").symlink_to(repository)
     users = [*run.log["user_id"].unique(), "nobody"]

@@ -24,7 +24,6 @@ from feast.protos.feast.types.Value_pb2 import Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features import backfill
 from features.history import history_types
 from features.names import HISTORY
 from features.online import History, HistoryError, Touchpoint, open_history
@@ -147,6 +146,20 @@ class Plain:
         ]
         return found
 
+    def merge(self, told: list[Touchpoint]) -> None:
+        touches = {t.timestamp: t for t in self.touches}
+        for new in told:
+            had = touches[new.timestamp].outcomes if new.timestamp in touches else {}
+            outcomes = {name: new.outcomes.get(name, 0) or had.get(name, 0) for name in OUTCOMES}
+            touches[new.timestamp] = replace(new, outcomes=outcomes)
+        self.touches = sorted(touches.values(), key=lambda t: t.timestamp)[-self.n :]
+
+    def rows(self, user: str) -> pa.Table:
+        """As a batch job brings it."""
+        lists = self.lists()
+        assert lists is not None
+        return pa.table({"user_id": [user], **{name: [values] for name, values in lists.items()}})
+
     def lists(self) -> Lists | None:
         if not self.touches:
             return None
@@ -181,7 +194,11 @@ touches = st.builds(
     device=st.text(min_size=1, max_size=3).filter(lambda text: text.isprintable()),
 )
 operations = st.lists(
-    st.tuples(st.just("append"), touches) | st.tuples(st.just("patch"), whens, outcomes), min_size=1, max_size=25
+    st.tuples(st.just("append"), touches)
+    | st.tuples(st.just("patch"), whens, outcomes)
+    | st.tuples(st.just("merge"), st.lists(touches, min_size=1, max_size=5, unique_by=lambda t: t.timestamp)),
+    min_size=1,
+    max_size=25,
 )
 
 
@@ -195,6 +212,11 @@ def test_any_writes_in_any_order_leave_what_a_sorted_list_would_hold(
     for name, *arguments in operations:
         if name == "append":
             assert stage.history.append(user, *arguments) == plain.append(*arguments)
+        elif name == "merge":
+            log = Plain(SPEC.window)
+            log.merge(*arguments)
+            stage.history.merge(log.rows(user))
+            plain.merge(log.touches)
         else:
             when, values = START + timedelta(seconds=arguments[0]), arguments[1]
             assert stage.history.patch(user, when, values) == plain.patch(when, values)
@@ -276,18 +298,22 @@ def test_redis_holds_the_bytes_that_feast_would_have_written(stages: dict[str, S
     assert Value.FromString(first[_mmh3(f"{HISTORY}:hist_channel")]).string_list_val.val[0] == SPEC.channels[1]
 
 
-def test_a_batch_job_takes_nothing_back(stage: Stage, user: str) -> None:
-    for second in (1, 2):
+def test_a_log_adds_to_a_window_and_takes_nothing_back(stage: Stage, user: str) -> None:
+    for second in (0, 1, 2):
         stage.history.append(user, touch(second))
-    pushed, plain = stage.read(user), Plain(SPEC.window)
-    for second, newer in ((1, False), (3, True)):
-        plain.append(touch(second))
-        lists, when = plain.lists(), [START + timedelta(seconds=second)]
-        assert lists is not None
-        columns = {"user_id": [user], "event_timestamp": when, "created_timestamp": when}
-        rows = pa.table({**columns, **{name: [values] for name, values in lists.items()}})
-        backfill.write(stage.store, stage.store.get_feature_view(HISTORY), rows)
-        assert same(stage.read(user), lists if newer else pushed)
+    stage.history.patch(user, START + timedelta(seconds=1), {"conversion": 1, "cost": 0.5})
+    stage.history.patch(user, START + timedelta(seconds=2), {"click": 1})
+    log = Plain(SPEC.window)
+    for second in (0, 1, 3):
+        log.append(touch(second, outcomes={"click": 1.0, "cost": 0.4} if second == 1 else {}))
+    for changed in (1, 0):  # a second time there is nothing new
+        assert stage.history.merge(log.rows(user)) == changed
+        found = stage.read(user)
+        assert found is not None and seconds(found) == [0, 1, 2, 3]
+        assert (found["hist_click"], found["hist_conversion"]) == ([0, 1, 1, 0], [0, 1, 0, 0])
+        assert found["hist_cost"] == [0, 0.4, 0, 0], "the log knows the cost better, but not the conversion"
+    assert stage.history.append(user, touch(4))
+    assert seconds(stage.read(user)) == [0, 1, 2, 3, 4][-SPEC.window :]
 
 
 # ---- many writers
@@ -298,23 +324,17 @@ def test_a_batch_job_loses_no_touchpoint_that_is_appended_meanwhile(stage: Stage
     users = [next(_users) for _ in range(400)]
     for user in users:
         stage.history.append(user, touch(1))
-    plain = Plain(SPEC.window)
+    log = Plain(SPEC.window)
     for second in (1, 2):
-        plain.append(touch(second))
-    lists, when = plain.lists(), [START + timedelta(seconds=2)] * len(users)
-    assert lists is not None
-    columns = {"user_id": users, "event_timestamp": when, "created_timestamp": when}
-    rows = pa.table({**columns, **{name: [values] * len(users) for name, values in lists.items()}})
-    view = stage.store.get_feature_view(HISTORY)
-    job = threading.Thread(target=lambda: backfill.write(stage.store, view, rows))
-    with open_history(stage.repo, SPEC) as history:
+        log.append(touch(second))
+    rows = pa.concat_tables([log.rows(user) for user in users])
+    with open_history(stage.repo, SPEC) as history, open_history(stage.repo, SPEC) as batch:
+        job = threading.Thread(target=lambda: batch.merge(rows))
         job.start()
         for user in users:
             history.append(user, touch(3))
         job.join()
-    found = [seconds(stage.read(user)) for user in users]
-    # Whichever came first: the job's touchpoint is there only if it was written before the youngest happened.
-    assert all(times in ([1, 3], [1, 2, 3]) for times in found)
+    assert [seconds(stage.read(user)) for user in users] == [[1, 2, 3]] * len(users)
 
 
 def test_threads_share_a_history(stage: Stage, user: str) -> None:

@@ -69,7 +69,7 @@ def strictly_past(log: pd.DataFrame, spec: DatasetSpec, folder: Path) -> None:
 
 def the_same_online(log: pd.DataFrame, spec: DatasetSpec, folder: Path) -> None:
     root = folder / "features"
-    store.materialize(root)
+    store.materialize(root, spec)
     opened = FeatureStore(repo_path=str(root))
     users = log["user_id"].unique()[::10]
     names = ["channel", *OUTCOMES, *(c.name for c in spec.context)]

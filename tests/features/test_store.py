@@ -63,7 +63,7 @@ def laid(toy, tmp_path_factory) -> Run:
     """One run with everything done to it; tests only read it."""
     run = Run(toy, tmp_path_factory.mktemp("laid"), toy.log(seed=3), toy.spec).create()
     run.build()
-    store.materialize(run.root)
+    store.materialize(run.root, run.spec)
     return run
 
 
@@ -185,7 +185,7 @@ def test_a_data_set_without_static_columns(toy, plain, make):
     run = make(toy.log(seed=5), replace(toy.spec, static=(), segment=None))
     steps = run.build()
     assert "age" not in steps and set(JOINED) <= set(steps) and len(run.table().windows("train"))
-    store.materialize(run.root)
+    store.materialize(run.root, run.spec)
     check(run, run.log, plain)
 
 
@@ -200,7 +200,7 @@ def test_the_router_reads_what_the_log_says(plain, laid):
 def test_nothing_after_its_end_is_materialised(toy, plain, make):
     log = journeys(toy, 6)
     run, end = make(log), known(log).quantile(0.6).floor("us")
-    store.materialize(run.root, end.to_pydatetime())
+    store.materialize(run.root, run.spec, end.to_pydatetime())
     past = log[known(log) <= end].assign(created_timestamp=lambda rows: known(rows))
     for user, found in run.read(list(past["user_id"].unique()), end + US).items():
         expected = by_hand(run.spec, past, user, "c1", end + US)
@@ -235,7 +235,7 @@ def test_what_has_expired_is_not_served_though_feast_itself_would(toy, laid):
 def test_an_unknown_user_is_told_from_one_of_whom_only_nulls_are_known(toy, make):
     log = toy.log(seed=9).assign(age=None, tenure=None, hour=None, order=None)
     run = make(log)
-    store.materialize(run.root)
+    store.materialize(run.root, run.spec)
     at = log["timestamp"].max() + US
     found = run.read(["u1", "nobody"], at)
     assert found["u1"].static == found["nobody"].static == {"age": None, "tenure": None}
@@ -250,7 +250,7 @@ def test_an_unknown_user_is_told_from_one_of_whom_only_nulls_are_known(toy, make
 
 def test_refresh_brings_all_users_up_to_date(toy, plain, make):
     run = make(toy.log(seed=3))
-    store.materialize(run.root)
+    store.materialize(run.root, run.spec)
     registry = (run.root / "registry.db").read_bytes()
     more = replace(run, log=grown(toy, run.log, ["u0", "u1", "newcomer"]))
     assert store.refresh(run.root, run.spec, more.path) == more.log["user_id"].nunique()
@@ -265,7 +265,7 @@ def test_refresh_brings_all_users_up_to_date(toy, plain, make):
 
 def test_refresh_can_write_some_users_only(toy, plain, make):
     run = make(toy.log(seed=3))
-    store.materialize(run.root)
+    store.materialize(run.root, run.spec)
     log = grown(toy, run.log, ["u0", "u1"])
     path = replace(run, log=log).path
     assert store.refresh(run.root, run.spec, path, users=["u1", "of another log"]) == 1
@@ -282,7 +282,7 @@ def test_a_touch_that_arrives_late_comes_with_the_next_refresh(toy, plain, make,
     log = toy.log(seed=2).assign(created_timestamp=lambda rows: rows["timestamp"])
     late = log.sort_values("timestamp").groupby("user_id").nth(-2).index
     run = make(log.drop(late))
-    store.materialize(run.root)
+    store.materialize(run.root, run.spec)
     log.loc[late, "created_timestamp"] = log["timestamp"].max() + delay
     store.refresh(run.root, run.spec, replace(run, log=log).path)
     check(run, log, plain)
@@ -291,7 +291,7 @@ def test_a_touch_that_arrives_late_comes_with_the_next_refresh(toy, plain, make,
 @pytest.mark.parametrize("pause", [US, pd.Timedelta("300ms"), HOUR])
 def test_a_refresh_takes_nothing_back_that_was_appended_online(toy, make, pause):
     run = make(toy.log(seed=3))
-    store.materialize(run.root)
+    store.materialize(run.root, run.spec)
     newest = run.log.loc[run.log["user_id"] == "u1", "timestamp"].max()
     shown = (newest + pause).to_pydatetime()
     with open_history(run.root, run.spec) as history:
@@ -304,7 +304,29 @@ def test_a_refresh_takes_nothing_back_that_was_appended_online(toy, make, pause)
         store.refresh(run.root, run.spec, replace(run, log=log).path)
         (kept,) = run.read(["u1"], at).values()
         assert kept.history == appended.history
-    # A log that has the touch, and a newer one, is the truth again.
+    # Nor does one that has a newer touch of the user, and still lacks this one.
+    newer = grown(toy, run.log, ["u1"], after=30 * HOUR)
+    store.refresh(run.root, run.spec, replace(run, log=newer).path)
+    (both,) = run.read(["u1"], newer["timestamp"].max() + US).values()
+    assert both.history["hist_timestamp"][-2:] == [micros(pd.Timestamp(shown)), micros(newer["timestamp"].max())]
+    assert both.history["hist_click"][-2] == 1.0
+
+
+def test_an_outcome_that_the_log_learns_later_goes_online(toy, plain, make):
+    log = toy.log(seed=3)
+    run = make(log.assign(click=0, conversion=0, revenue=0.0))
+    store.materialize(run.root, run.spec)
+    store.refresh(run.root, run.spec, replace(run, log=log).path)
+    check(run, log, plain)
+
+
+def test_a_log_that_has_what_was_appended_is_the_truth(toy, make):
+    run = make(toy.log(seed=3))
+    store.materialize(run.root, run.spec)
+    log = run.log
+    shown = log.loc[log["user_id"] == "u1", "timestamp"].max() + HOUR
+    with open_history(run.root, run.spec) as history:
+        assert history.append("u1", Touchpoint(shown.to_pydatetime(), "video", {"hour": 9.0}))
     log = grown(toy, log, ["u1"], after=pd.Timestamp(shown) - log["timestamp"].max())
     log = grown(toy, log.sort_values("timestamp"), ["u1"])
     store.refresh(run.root, run.spec, replace(run, log=log).path)
@@ -341,7 +363,7 @@ def test_feast_keeps_quiet(toy, make, capfd):
         run = make(toy.log())
         with open_engine() as engine:
             sequences.build(engine, run.path, run.spec, run.folder / "windows")
-        store.materialize(run.root)
+        store.materialize(run.root, run.spec)
         store.training_windows(run.root, run.folder / "windows", run.spec)
         store.refresh(run.root, run.spec, run.path)
     assert capfd.readouterr() == ("", "")
@@ -413,7 +435,7 @@ print(reads, len(states))
 def test_readers_go_on_while_a_refresh_writes_and_so_does_who_appends(toy, make, tmp_path):
     users, rounds = 200, 3
     run, stop = make(toy.log(seed=4, users=users)), tmp_path / "stop"
-    store.materialize(run.root)
+    store.materialize(run.root, run.spec)
     log, everyone = run.log, list(run.log["user_id"].unique())
     ahead = log["timestamp"].max() + DAY
     command = [sys.executable, "-c", READER, str(run.root), str(stop), str(users), str(micros(ahead + DAY))]

@@ -837,7 +837,7 @@ def feast_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     pd.DataFrame(rows)[list(SPEC.columns)].to_parquet(folder / "log.parquet")
     create(folder / "features", SPEC, folder / "log.parquet")
-    materialize(folder / "features")
+    materialize(folder / "features", SPEC)
     return folder / "features"
 
 

@@ -1,0 +1,57 @@
+-- Brings what a log says of a user into the window: the touchpoints of both, the newest n.
+-- KEYS[1]  the user's hash
+-- ARGV     1 n; 2 seconds until the hash expires, or 0; 3 field of the view's event time; 4 the log's newest time as
+--          Timestamp; 5 fields of the columns, 4 bytes each, the times first; 6 their kinds, "d" (double), "o" (double,
+--          an outcome) or "s" (text); 7, 8, ... the log's columns as Values
+-- Returns  1, or 0 if the window stays as it is.
+
+local n, expire, kinds = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[6]
+local fields = {}
+for i = 1, #kinds do fields[i] = sub(ARGV[5], 4 * i - 3, 4 * i) end
+local stored = redis.call('HMGET', KEYS[1], unpack(fields))
+
+local function items(value, kind) -- each one's bytes
+  local list, found, at = kind == 's' and texts(value) or numbers(value), {}, 0
+  while at < #list do
+    local after = kind == 's' and skip(list, at, 1) or at + 8
+    found[#found + 1] = sub(list, at + 1, after)
+    at = after
+  end
+  return found
+end
+
+local ours, theirs = items(stored[1], 'd'), items(ARGV[7], 'd')
+local places, i, j = {}, 1, 1 -- of each touchpoint in both windows, 0 where it is absent
+while ours[i] or theirs[j] do
+  local a, b = ours[i] and number_at(ours[i], 1) or math.huge, theirs[j] and number_at(theirs[j], 1) or math.huge
+  places[#places + 1] = { a <= b and i or 0, b <= a and j or 0 }
+  if a <= b then i = i + 1 end
+  if b <= a then j = j + 1 end
+end
+
+local written = {}
+for c, field in ipairs(fields) do
+  local kind = sub(kinds, c, c)
+  local mine, told, list = items(stored[c], kind), items(ARGV[6 + c], kind), {}
+  if #mine ~= #ours or #told ~= #theirs then return redis.error_reply('ERR columns of different lengths') end
+  for p = math.max(#places - n, 0) + 1, #places do
+    local x, y = mine[places[p][1]], told[places[p][2]]
+    -- The log's word holds, unless it does not know an outcome yet.
+    list[#list + 1] = (not y or (x and kind == 'o' and number_at(y, 1) == 0)) and x or y
+  end
+  local joined = table.concat(list)
+  local value = kind == 's' and of_texts(joined) or of_numbers(joined)
+  if value ~= stored[c] then
+    written[#written + 1] = field
+    written[#written + 1] = value
+  end
+end
+if #written == 0 then return 0 end
+local newest, told_newest = ours[#ours], theirs[#theirs]
+if not newest or number_at(told_newest, 1) > number_at(newest, 1) then
+  written[#written + 1] = ARGV[3]
+  written[#written + 1] = ARGV[4]
+end
+redis.call('HSET', KEYS[1], unpack(written))
+if expire > 0 then redis.call('EXPIRE', KEYS[1], expire) end
+return 1
