@@ -27,6 +27,7 @@ from features.touches import apart
 from mtorl.dataset import Column, DatasetSpec
 from mtorl.log import CREATED
 
+_MOST_COST = 1e15  # of one exposure; more is a mistake, and whole units are added up as 64-bit numbers
 _GIVEN = "given:"  # + a column's name: whether the file has a value there
 _CODE = "broken:"  # + a column's name: place of the rule that it breaks
 
@@ -36,6 +37,7 @@ MEANING = {
     "unparsable_timestamp": "with an unparsable timestamp",
     "unknown_channel": "with an unknown channel",
     "negative_cost": "with a negative cost",
+    "huge_cost": "with a cost that can't be one",
     "not_binary": "with neither 0 nor 1",
     "propensity_out_of_range": "with a propensity outside (0, 1]",
     "duplicate_touchpoint": "repeating an earlier touchpoint (same user, time, campaign and channel)",
@@ -188,6 +190,7 @@ def _cells(spec: DatasetSpec, created: bool) -> list[pa.Check]:
         _there("cost"),
         _number("cost"),
         _value("negative_cost", "cost", lambda value: value >= 0),
+        _value("huge_cost", "cost", lambda value: value <= _MOST_COST, f"; at most {_MOST_COST:g} currency units"),
     ]
     for name in ("click", "conversion"):
         rules += [_there(name), _number(name), _value("not_binary", name, lambda value: value.isin([0, 1]))]
@@ -217,7 +220,7 @@ def _first_of_its_kind() -> pa.Check:
 def _steady(column: str) -> pa.Check:
     def holds(table: ibis.Table) -> ibis.Value:
         value = table[column]
-        order = [table[ROW]]  # the user's first value in the file; nulls are none
+        order = [value.isnull(), table[ROW]]  # the user's first value in the file; nulls are none
         return (value == value.first().over(group_by=table["user_id"], order_by=order)).fill_null(True)
 
     return _rule("changing_static", column, holds)

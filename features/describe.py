@@ -39,6 +39,7 @@ Row = dict[str, Any]
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the cost of a channel; estimated by a sketch, so memory stays bounded
 PROPENSITY_BINS = 20  # of equal width, from 0 to 1
+NO_CHANNEL = "(none)"
 PAUSE_BINS = 4  # to a factor of ten
 _DAY = 86_400.0  # s
 _PERIODS = ((2, "hour", "h"), (120, "day", "D"), (3 * 366, "week", "W"), (math.inf, "month", "M"))  # up to so many days
@@ -193,12 +194,13 @@ def describe(engine: Engine, log_path: Path | str, spec: DatasetSpec) -> Descrip
     if not total["rows"]:
         raise LogError(f"{log_path}: the log has no rows")
     [users] = run(1, _users(log, spec.max_touchpoints), "users")
-    channels = run(2, _channels(log), "channels")
+    named = log.mutate(channel=log.channel.fill_null(NO_CHANNEL))
+    channels = run(2, _channels(named), "channels")
     days = (total["timestamp_high"] - total["timestamp_low"]).total_seconds() / _DAY
     period, unit = next((name, unit) for limit, name, unit in _PERIODS if days <= limit)
-    periods = run(3, _periods(log, unit), f"{period}s")
+    periods = run(3, _periods(named, unit), f"{period}s")
     with_propensity = total["rows"] - total["propensity_missing"]
-    propensities = run(4, _propensities(log), "propensities") if with_propensity else []
+    propensities = run(4, _propensities(named), "propensities") if with_propensity else []
     journeys = with_pauses(log, spec)
     places = run(5, _places(journeys), "journeys")
     pauses = run(6, _pauses(journeys), "pauses")
@@ -304,11 +306,11 @@ def _users(log: ibis.Table, most: int) -> ibis.Table:
 def _channels(log: ibis.Table) -> ibis.Table:
     return log.group_by("channel").aggregate(
         rows=log.count(),
-        click=log.click.sum(),
-        conversion=log.conversion.sum(),
+        click=log.click.sum().fill_null(0),
+        conversion=log.conversion.sum().fill_null(0),
         revenue=log.revenue.mean(),
         cost=log.cost.mean(),
-        free=(log.cost == 0).sum(),
+        free=(log.cost == 0).sum().fill_null(0),
         cost_quantiles=log.cost.approx_quantile(list(QUANTILES)),
     )
 
@@ -327,7 +329,11 @@ def _propensities(log: ibis.Table) -> ibis.Table:
 def _places(journeys: ibis.Table) -> ibis.Table:
     return (
         journeys.group_by("place")
-        .aggregate(rows=journeys.count(), click=journeys.click.sum(), conversion=journeys.conversion.sum())
+        .aggregate(
+            rows=journeys.count(),
+            click=journeys.click.sum().fill_null(0),
+            conversion=journeys.conversion.sum().fill_null(0),
+        )
         .order_by("place")
     )
 
@@ -369,8 +375,8 @@ def _channel(name: str, row: Mapping[str, Any] | None, rows: int) -> ChannelFigu
         share=own / rows,
         click=rate(row["click"], own),
         conversion=rate(row["conversion"], own),
-        revenue=row["revenue"],
-        cost=row["cost"],
+        revenue=math.nan if row["revenue"] is None else row["revenue"],
+        cost=math.nan if row["cost"] is None else row["cost"],
         free=row["free"] / own,
-        cost_quantiles=tuple(float(value) for value in row["cost_quantiles"]),
+        cost_quantiles=tuple(map(float, row["cost_quantiles"] or (math.nan,) * len(QUANTILES))),
     )

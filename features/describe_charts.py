@@ -26,7 +26,7 @@ def touchpoints(found: Description) -> Chart:
     sums = dict.fromkeys(starts, 0)
     for start, _, rows in found.periods:
         sums[start] += rows
-    low, high = min(sums.values()), max(sums.values())
+    low, high = 0 if _gaps(starts, found.period) else min(sums.values()), max(sums.values())
     html = draw(
         "touchpoints",
         [
@@ -76,19 +76,22 @@ def shares_over_time(found: Description) -> Chart:
     few = len(largest) <= len(PALETTE)
     names = [channel.channel for channel in (largest if few else largest[: len(PALETTE) - 1])]
     starts = sorted({start for start, _, _ in found.periods})
-    rows = {name: dict.fromkeys(starts, 0) for name in [*names, *([] if few else ["others"])]}
+    # No channel has the name None; one may well be called "others".
+    rows: dict[str | None, dict[str, int]] = {name: dict.fromkeys(starts, 0) for name in names}
+    if not few:
+        rows[None] = dict.fromkeys(starts, 0)
     total = dict.fromkeys(starts, 0)
     for start, channel, count in found.periods:
-        rows[channel if channel in names else "others"][start] += count
+        rows[channel if channel in names else None][start] += count
         total[start] += count
     traces = [
         bar(
             x=starts,
             y=[counts[start] / total[start] for start in starts],
-            name=name if len(name) <= 18 else f"{name[:17]}…",
+            name="others" if name is None else name if len(name) <= 18 else f"{name[:17]}…",
             **_whole_periods(starts, found.period),
-            marker_color=GREY if name == "others" else PALETTE[i],
-            hovertemplate="%{y:.1%}<extra>" + name + "</extra>",
+            marker_color=GREY if name is None else PALETTE[i],
+            hovertemplate="%{y:.1%}<extra>" + (name or "others") + "</extra>",
         )
         for i, (name, counts) in enumerate(rows.items())
     ]
@@ -263,7 +266,8 @@ def propensities(found: Description) -> Chart:
 
 def costs(channels: Sequence[ChannelFigures], currency: str) -> Chart:
     """Cost of a channel's touchpoints: thin line 5 to 95%, thick line the middle half, dot the median."""
-    rows = sorted((channel for channel in channels if channel.rows), key=lambda channel: channel.cost_quantiles[2])
+    known = (channel for channel in channels if channel.rows and not math.isnan(channel.cost))
+    rows = sorted(known, key=lambda channel: channel.cost_quantiles[2])
     names = [row.channel for row in rows]
     spans: dict[str, dict[str, list[Any]]] = {name: {"x": [], "y": []} for name in ("thin", "thick")}
     for row in rows:
@@ -304,6 +308,12 @@ def _length_of(start: str, period: str) -> timedelta:
     if period == "month":
         return timedelta(days=monthrange(moment.year, moment.month)[1])
     return timedelta(**{f"{period}s": 1})
+
+
+def _gaps(starts: Sequence[str], period: str) -> bool:
+    """Whether some period between the first and the last has nothing."""
+    ends = (datetime.fromisoformat(start) + _length_of(start, period) for start in starts[:-1])
+    return any(end < datetime.fromisoformat(start) for end, start in zip(ends, starts[1:], strict=True))
 
 
 def _whole_periods(starts: Sequence[str], period: str, filled: float = 1.0) -> dict[str, Any]:

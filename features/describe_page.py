@@ -89,8 +89,10 @@ def _notes(found: Description, labels: dict[str, str]) -> Iterable[tuple[str, st
         if not getattr(found, name).hits:
             tone = "alarm" if spec["reward"]["gain"] == name else "plain"
             yield tone, f"No touchpoint has a {name} ({labels[name]})."
-    if not found.propensity_rows:
+    if not found.propensity_rows and spec["propensity"] in _ESTIMATES:
         yield "plain", "The log has no propensities: off-policy values will rest on estimated ones."
+    elif not found.propensity_rows:
+        yield "alarm", "The log has no propensities, though its description says so: no off-policy value without them."
     if found.propensity_rare:
         rows = plural(found.propensity_rare, "touchpoint has", "touchpoints have")
         weight, part = f"{1 / FLOOR:.0f}", found.propensity_rare / found.rows
@@ -99,7 +101,7 @@ def _notes(found: Description, labels: dict[str, str]) -> Iterable[tuple[str, st
             f"{rows} a propensity below {FLOOR} ({share(part)}): a weight above {weight} in off-policy values.",
         )
     cost = found.column("cost")
-    if cost.low == cost.high:
+    if cost.low is not None and cost.low == cost.high:
         yield "plain", f"Every touchpoint costs {number(cost.low)}: there is no dear and cheap to choose between."
     if lacking := [column for column in found.columns if column.missing and column.name != "propensity"]:
         columns, worst = plural(len(lacking), "column has", "columns have"), max(lacking, key=lambda c: c.missing)

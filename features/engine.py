@@ -24,6 +24,8 @@ from typing import Any, Protocol
 import ibis
 import ibis.expr.datatypes as dt
 
+from features.parquet_rows import parquet_files
+
 ENGINES = ("duckdb", "spark")
 MEMORY_LIMIT = "2GB"  # of DuckDB's buffers; what does not fit goes to its temporary folder
 _FLUSH_ROWS = 64 * 1024  # that DuckDB holds for each shard and thread before it writes them
@@ -111,8 +113,7 @@ class DuckDBEngine:
 
     def read(self, path: Path | str) -> ibis.Table:
         """See `Engine`."""
-        path = Path(path)
-        return self.connection.read_parquet(str(path / "**" / "*.parquet") if path.is_dir() else str(path))
+        return self.connection.read_parquet([str(file) for file in parquet_files(path)])
 
     def write(self, table: ibis.Table, path: Path | str) -> None:
         """See `Engine`."""
@@ -253,7 +254,10 @@ def _shard(table: ibis.Table, shards: int) -> ibis.Value:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write a file or a folder to; it takes the place of `path` if all goes well, else it is removed."""
+    """A path to write a file or a folder to; it takes the place of `path` if all goes well, else it is removed.
+
+    A file is replaced at once. Of a folder, there is none for a moment: the old one is renamed, then the new one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # By chance, not by process: in two pods that share the volume, processes have the same numbers.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")

@@ -11,6 +11,7 @@ A run of `mtorl run` keeps its log in `data/`; `locate` knows both.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -22,6 +23,7 @@ from features.engine import Engine, replacing
 from features.intake import ingest
 from features.manifest import FILE as MANIFEST
 from features.manifest import Manifest
+from features.parquet_rows import parquet_files
 from features.sequences import build as build_windows
 from features.sources import build_sources
 from mtorl.dataset import DatasetSpec
@@ -149,7 +151,11 @@ def build(
         with step("feature-sources"):
             build_sources(engine, admitted.path, admitted.spec, folder / SOURCES)
         with step("window-store"):
-            known_by = admitted.report.fingerprint if admitted.report else ""
+            known_by = ""
+            if admitted.report:
+                known_by = admitted.report.fingerprint
+            elif admitted.path.name == LOG and (found := admitted.path.with_name(INGEST)).exists():
+                known_by = json.loads(found.read_text())["fingerprint"]
             return build_windows(engine, admitted.path, admitted.spec, folder / WINDOWS, log_fingerprint=known_by)
 
 
@@ -159,7 +165,7 @@ def _check(path: Path, spec: DatasetSpec) -> None:
     import pyarrow.dataset as ds
 
     try:
-        found = ds.dataset(path, format="parquet")
+        found = ds.dataset([str(file) for file in parquet_files(path)], format="parquet")
         names, rows = found.schema.names, found.count_rows()
     except (OSError, pa.ArrowException) as error:
         raise LogError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error

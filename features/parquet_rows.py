@@ -24,11 +24,12 @@ def parquet_files(path: Path | str) -> list[Path]:
         FileNotFoundError: there is none.
     """
     path = Path(path)
-    # Spark leaves files such as .part-0.parquet.crc and _temporary/... beside its parts.
-    parts = [p for p in path.rglob("*.parquet") if p.is_file() and not p.relative_to(path).as_posix().startswith("_")]
-    files = sorted(p for p in parts if not p.name.startswith(".")) if path.is_dir() else [path]
+    # What an interrupted write leaves beside its parts, such as _temporary/... or .part-0.parquet, belongs to nobody.
+    parts = (p for p in path.rglob("*.parquet") if p.is_file())
+    whole = [p for p in parts if not any(name.startswith(("_", ".")) for name in p.relative_to(path).parts)]
+    files = sorted(whole) if path.is_dir() else [path]
     if not files or not files[0].exists():
-        raise FileNotFoundError(f"{path}: no Parquet file, nor a folder with parts; build the feature sources first")
+        raise FileNotFoundError(f"{path}: no Parquet file, nor a folder with parts")
     return files
 
 

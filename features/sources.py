@@ -183,8 +183,9 @@ def stats(touches: ibis.Table, key: str, prefix: str) -> ibis.Table:
         "touches": ibis.literal(1, "int64"),
         "clicks": touches.click,
         "conversions": touches.conversion,
-        # Whole billionths of a currency unit: sums of floats depend on the order in which an engine adds them up.
-        "cost": (touches.cost * _BILLION).round().cast("int64"),
+        # Whole units and billionths: sums of floats depend on the order in which an engine adds them up.
+        "cost": touches.cost.floor().cast("int64"),
+        "billionths": ((touches.cost - touches.cost.floor()) * _BILLION).round().cast("int64"),
     }
     sums = _rolling(touches.filter(touches[key].notnull()), key, counts, CAMPAIGN_DAYS * DAY_US)
     some = sums.touches.nullif(0).cast("float64")
@@ -192,7 +193,7 @@ def stats(touches: ibis.Table, key: str, prefix: str) -> ibis.Table:
         f"{prefix}_touches": sums.touches.cast("float64"),
         f"{prefix}_click_rate": sums.clicks / some,
         f"{prefix}_conversion_rate": sums.conversions / some,
-        f"{prefix}_cost": sums.cost / _BILLION / some,
+        f"{prefix}_cost": (sums.cost + sums.billionths / _BILLION) / some,
     }
     return sums.select(key, *_TIMES, **features)
 
@@ -203,7 +204,8 @@ def _rolling(touches: ibis.Table, key: str, values: dict[str, ibis.Value], span:
     Where one hour leaves just as another comes, there are two rows, which are equal.
     """
     known = unix_micros(touches.known)
-    hourly = touches.select(key, end=known - known % HOUR_US + HOUR_US, **values)
+    into = (known % HOUR_US + HOUR_US) % HOUR_US  # of the hour; before 1970, too
+    hourly = touches.select(key, end=known - into + HOUR_US, **values)
     kinds = {name: hourly[name].type() for name in values}
     hourly = hourly.group_by(key, "end").aggregate(**{name: hourly[name].sum().cast(kinds[name]) for name in values})
     # An hour that is `span` old counts no longer; as a change of the other sign it leaves nothing to do but add up.

@@ -39,7 +39,7 @@ BASE_COLUMNS = (
 """The canonical touchpoint log starts with these, in this order; context, static and further outcome columns follow."""
 
 # Names that other tables derived from the log use for themselves.
-_RESERVED = {*BASE_COLUMNS, "step", "journey", "split", "event_timestamp", "created_timestamp", "row", "fault"}
+_RESERVED = {*BASE_COLUMNS, "step", "split", "event_timestamp", "created_timestamp", "row", "fault"}
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _BUILT_IN = Path(__file__).parent / "datasets"
 

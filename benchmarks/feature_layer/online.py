@@ -52,13 +52,14 @@ def serve(store: str, address: str, root: str, log: str, reads: int, appends: in
 
     source = FeastSource(repo, AD_DECISION)
     direct, ping = (_hmget(repo, address), _client(address).ping) if store == "redis" else (None, None)
+    source.read([request(chance.choice(users), end) for _ in range(MANY)])  # the first read opens a connection
     readings: dict[str, list[int]] = {"read": [], "direct": [], "read_many": []}
     for turn in range(reads):
         one = request(chance.choice(users), end)
         readings["read"].append(_spent(source.read, [one]))
         if direct:
             readings["direct"].append(_spent(direct, one.user_id, one.campaign_id))
-        if turn % MANY == 0:
+        if turn % 5 == 0:
             many = [request(chance.choice(users), end) for _ in range(MANY)]
             readings["read_many"].append(_spent(source.read, many))
 

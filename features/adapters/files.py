@@ -20,10 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.engine import Engine
+from features.parquet_rows import parquet_files
 from mtorl.dataset import DatasetSpec, built_in
 from mtorl.log import LogError
 
 ROW = "#row"  # 1 = the first row of data
+_FILE = "#file"  # from which a row comes
 INDEX = "Unnamed: 0"  # the first column where it has no name
 
 _TEXT = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t"}
@@ -38,9 +40,10 @@ def parts(path: Path) -> list[Path]:
     Raises:
         LogError: there is none, it is empty, or its name says that it is something else.
     """
-    found = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-    if not found:
-        raise LogError(f"{path}: no .parquet files in this folder")
+    try:
+        found = parquet_files(path) if path.is_dir() else [path]
+    except FileNotFoundError:
+        raise LogError(f"{path}: no .parquet files in this folder") from None
     for part in found:
         if not part.is_file():
             raise LogError(f"{part}: no such file")
@@ -110,18 +113,18 @@ def table(engine: Engine, paths: Sequence[Path], names: Sequence[str], scratch: 
         paths = [_as_parquet(engine, paths, names, scratch)]
     with readable(paths[0]):
         stored = engine.connection.read_parquet(
-            [str(path) for path in paths], file_row_number=True, filename=len(paths) > 1
+            [str(path) for path in paths], file_row_number=True, **({"filename": _FILE} if len(paths) > 1 else {})
         )
         row = stored["file_row_number"] + 1
         if len(paths) > 1:
             starts, start = [], 0
             for path in paths:
-                starts.append((stored["filename"] == str(path), start))
+                starts.append((stored[_FILE] == str(path), start))
                 start += pq.read_metadata(path).num_rows
             row += ibis.cases(*starts)
     # Ibis does not know DuckDB's times in nanoseconds with a zone, which is what pandas writes.
     times = {c: stored[c].cast("timestamp('UTC')") for c, t in stored.schema().items() if "TIMESTAMPTZ_NS" in str(t)}
-    return stored.mutate({ROW: row, **times}).drop("file_row_number", *(["filename"] if len(paths) > 1 else []))
+    return stored.mutate({ROW: row, **times}).drop("file_row_number", *([_FILE] if len(paths) > 1 else []))
 
 
 @contextmanager
@@ -184,6 +187,8 @@ def _first_words(error: BaseException) -> str:
     """What is wrong and where; DuckDB goes on with its settings and their possible changes."""
     lines = [line.strip() for line in str(error).split("Possible")[0].splitlines()]
     lines = [line for line in lines if line and not line.startswith("Original Line")] or [type(error).__name__]
+    if "state machine" in lines[0]:
+        return "mixed line endings, or a quote that does not close"
     where = [line for line in lines if "CSV Error on Line" in line]
     if not where:
         return lines[0]

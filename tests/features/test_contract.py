@@ -117,6 +117,7 @@ def first_broken(name: str, text: str) -> str | None:
     bad = {
         "unknown_channel": name == "channel" and text not in SPEC.channels,
         "negative_cost": name == "cost" and float(text) < 0,
+        "huge_cost": name == "cost" and float(text) > 1e15,
         "not_binary": name in ("click", "conversion") and float(text) not in (0, 1),
         "propensity_out_of_range": name == "propensity" and not 0 < float(text) <= 1,
     }

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,12 @@ FAULTS = [
     ("channel", "tv", "unknown_channel", "1 row with an unknown channel, e.g. 'tv' (row 2); known: search, social"),
     ("channel", "", "missing_value", "1 row without a value, e.g. row 2"),
     ("cost", "-0.5", "negative_cost", "1 row with a negative cost, e.g. '-0.5' (row 2)"),
+    (
+        "cost",
+        "1.1e15",
+        "huge_cost",
+        "1 row with a cost that can't be one, e.g. '1.1e15' (row 2); at most 1e+15 currency",
+    ),
     ("cost", "cheap", "not_a_number", "1 row with no finite number, e.g. 'cheap' (row 2)"),
     ("cost", "inf", "not_a_number", "no finite number, e.g. 'inf' (row 2)"),
     ("cost", "", "missing_value", "without a value"),
@@ -228,6 +235,13 @@ def test_repeated_touchpoints_keep_the_first(ingest):
     assert "1 row repeating an earlier touchpoint (same user, time, campaign and channel)" in str(report)
     assert (report.rows, report.moved_ties) == (6, 0)
     assert 9 not in pd.read_parquet(ingest.out)["cost"].tolist()
+
+
+def test_a_static_column_keeps_the_first_value_that_is_one(ingest):
+    tier = replace(SPEC.static[0], name="tier", missing="unknown")
+    frame = rows().assign(tier=["", "gold", "silver", "x", "x", "x"])
+    report = ingest(frame, "quarantine", replace(SPEC, static=(tier,), segment=None))
+    assert [(f.rule, f.column, f.row, f.example) for f in report.faults] == [("changing_static", "tier", 3, "'silver'")]
 
 
 def test_ties_are_moved_apart_in_the_order_of_the_file(ingest):

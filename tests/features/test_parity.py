@@ -74,7 +74,6 @@ def from_the_router(run: Run, rows: Sequence[int]) -> list[UserFeatures]:
     """The router's read at the time of each row, when all is online that was known just before."""
     found = []
     for user, at, campaign in run.steps().loc[rows, ["user_id", "timestamp", "campaign_id"]].itertuples(index=False):
-        run.empty_redis()  # where Feast would not write a history again because of a late touch
         store.materialize(run.root, run.spec, (at - US).to_pydatetime())
         found += run.read([user], at, campaign or "none").values()
     return found
