@@ -66,7 +66,7 @@ def feature_tables(figures: Found) -> str:
         "online": _online,
         "loader": _loader,
     }
-    text = ""
+    text = "" if figures["quick"] else _targets(figures)
     for name, part in parts.items():
         found = figures.get(name)
         if isinstance(found, dict) and list(found) == ["error"]:
@@ -75,6 +75,41 @@ def feature_tables(figures: Found) -> str:
             text += part(found) + "\n"
     quick = " --quick" if figures["quick"] else ""
     return text + measured_on(figures, f"features.py{quick}").lstrip("\n")
+
+
+def _targets(figures: Found) -> str:
+    """What was aimed at, and what came of it."""
+    built = {entry["rows"]: entry for entry in figures.get("builder", ()) if not entry["raw"]}
+    redis, asof = figures.get("online", {}).get("redis"), figures.get("retrieval", {}).get("asof", {}).get("arrow")
+
+    def over(rows: int, one: str, other: str) -> float | None:
+        entry = built.get(rows, {})
+        divisor = _figure(entry.get(other), lambda found: found["seconds"])
+        return divisor and _figure(entry.get(one), lambda found: found["seconds"] / divisor)
+
+    aims: list[tuple[str, float, float | None, str]] = [
+        ("per-user loop / builder, 1e6 rows, at least", 200, over(1_000_000, "per_user", "builder"), "{:,.0f}"),
+        *(
+            (f"builder / scan and sort, {name} rows, at most", 2, over(rows, "builder", "scan_sort"), "{:.2f}")
+            for name, rows in (("1e6", 1_000_000), ("1e7", 10_000_000), ("5e7", 50_000_000))
+        ),
+        (
+            "builder at 5e7 rows, peak memory in GiB, at most",
+            3,
+            _figure(built.get(50_000_000, {}).get("builder"), lambda found: found["peak_mib"] / 1024),
+            "{:.2f}",
+        ),
+        ("retrieval of all views, seconds, at most", 5, _figure(asof, lambda found: found["seconds"]), "{:.2f}"),
+        ("the same, peak memory in GiB, at most", 2, _figure(asof, lambda found: found["peak_mib"] / 1024), "{:.2f}"),
+        ("the router's read on Redis, p50 in ms, at most", 0.4, _figure(redis, lambda f: f["read"]["p50"]), "{:.2f}"),
+        ("append on Redis, p50 in ms, at most", 0.1, _figure(redis, lambda f: f["append"]["p50"]), "{:.2f}"),
+    ]
+    rows = []
+    for what, aim, value, form in aims:
+        if value is not None:
+            met = value >= aim if what.endswith("at least") else value <= aim
+            rows.append([what, f"{aim:g}", form.format(value), "yes" if met else "no"])
+    return "**Targets**\n\n" + table(["", "target", "measured", "met"], rows) + "\n"
 
 
 def _builder(entries: Sequence[Found]) -> str:

@@ -22,6 +22,7 @@ import ibis
 
 from features.engine import replacing, unix_micros
 from features.sequences import steps
+from features.touches import canonical
 from mtorl import progress
 from mtorl.dataset import OUTCOMES
 from mtorl.log import LogError
@@ -184,6 +185,7 @@ def describe(engine: Engine, log_path: Path | str, spec: DatasetSpec) -> Descrip
     log = engine.read(log_path)
     if missing := [name for name in spec.columns if name not in log.columns]:
         raise LogError(f"{log_path}: not a canonical log of {spec.name!r}; it lacks {', '.join(missing)}")
+    log = canonical(log, spec)  # a column of nulls may have any type
 
     def run(turn: int, table: ibis.Table, note: str) -> list[Row]:
         progress.report(turn, 7, note)

@@ -374,7 +374,7 @@ def test_what_is_missing_is_named(stores):
     with pytest.raises(ValueError, match=r"'name'.*rename it, or ask for full feature names"):
         stores.job("strict", entities.assign(name="x"))
     shutil.rmtree(stores.data)
-    with pytest.raises(FileNotFoundError, match="build the feature sources first"):
+    with pytest.raises(FileNotFoundError, match="no Parquet file, nor a folder with parts"):
         stores.job("strict", entities)
     write(sources(np.random.default_rng(0), 20), stores.data)
 
@@ -404,10 +404,12 @@ def test_parts_are_found_in_order_and_rubbish_is_not(tmp_path):
         "b/part-1.parquet",
         "a/part-2.parquet",
         "_temporary/part-0.parquet",
+        "a/_temporary/0/part-0.parquet",
+        "a/.part-3.parquet",
         "a/.part-2.parquet.crc",
         "_SUCCESS",
     ):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert [p.relative_to(tmp_path).as_posix() for p in parquet_files(tmp_path)] == [
         "a/part-2.parquet",

@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from features import describe_charts
 from features.describe import (
+    NO_CHANNEL,
     PAUSE_BINS,
     PROPENSITY_BINS,
     QUANTILES,
@@ -276,6 +278,38 @@ def test_many_channels_some_unused_and_odd_names(
     page = page_of(found, tmp_path)
     assert "Channels without a touchpoint: never" in page.words
     assert "<b>channel & 3</b>" in page.words  # as text
+
+
+def test_a_trusted_log_may_lack_channels_costs_and_outcomes(
+    engine: Engine, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path
+) -> None:
+    organic = log["channel"] == CHANNELS[0]
+    bare = log.assign(channel=log["channel"].mask(organic, None), cost=log["cost"].mask(organic, None))
+    bare = bare.assign(**{name: bare[name].mask(organic, None) for name in ("click", "conversion", "revenue")})
+    found = described(engine, bare, spec, tmp_path)
+    assert {channel.channel for channel in found.channels} == {*CHANNELS, NO_CHANNEL}
+    none = next(channel for channel in found.channels if channel.channel == NO_CHANNEL)
+    assert (none.rows, none.click.hits) == (organic.sum(), 0) and np.isnan(none.cost)
+    assert f"Channels without a touchpoint: {CHANNELS[0]}" in page_of(found, tmp_path).words
+    nothing = bare.assign(cost=np.nan, channel=None, click=pd.array([None] * len(bare), "Int64"))
+    assert "missing values" in page_of(described(engine, nothing, spec, tmp_path), tmp_path).words
+
+
+def test_a_channel_may_be_called_others_and_a_month_may_be_empty(
+    engine: Engine, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path
+) -> None:
+    names = ["others", *(f"c{i}" for i in range(11))]
+    share = np.where(np.arange(len(log)) % 3 == 0, 0, 1 + np.arange(len(log)) % 11)
+    odd = log.assign(channel=np.array(names)[share])
+    odd.loc[odd["user_id"] == odd["user_id"].iloc[0], "timestamp"] += pd.Timedelta(days=4000)
+    found = described(engine, odd, dataclasses.replace(spec, channels=tuple(names)), tmp_path)
+    chart = describe_charts.shares_over_time(found).html
+    assert chart.count('"name":"others"') == 2
+    assert "from 0 to" in describe_charts.touchpoints(found).alt
+    quiet = dataclasses.replace(spec, propensity="logged")
+    bare = described(engine, log.assign(propensity=np.nan), quiet, tmp_path)
+    words = page_of(bare, tmp_path).words
+    assert "no off-policy value without them" in words and "rest on estimated ones" not in words
 
 
 def test_a_log_without_rows_or_columns_is_refused(

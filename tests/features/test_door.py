@@ -143,7 +143,7 @@ FAULTS = [
         "cost",
         "1.1e15",
         "huge_cost",
-        "1 row with a cost that can't be one, e.g. '1.1e15' (row 2); at most 1e+15 currency",
+        "1 row with a cost that can't be one, e.g. '1.1e15' (row 2); at most 1e+15",
     ),
     ("cost", "cheap", "not_a_number", "1 row with no finite number, e.g. 'cheap' (row 2)"),
     ("cost", "inf", "not_a_number", "no finite number, e.g. 'inf' (row 2)"),
