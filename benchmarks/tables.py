@@ -79,7 +79,8 @@ def feature_tables(figures: Found) -> str:
 
 def _targets(figures: Found) -> str:
     """What was aimed at, and what came of it."""
-    built = {entry["rows"]: entry for entry in figures.get("builder", ()) if not entry["raw"]}
+    builder = figures.get("builder", [])
+    built = {entry["rows"]: entry for entry in builder if not entry["raw"]} if isinstance(builder, list) else {}
     redis, asof = figures.get("online", {}).get("redis"), figures.get("retrieval", {}).get("asof", {}).get("arrow")
 
     def over(rows: int, one: str, other: str) -> float | None:
@@ -106,9 +107,8 @@ def _targets(figures: Found) -> str:
     ]
     rows = []
     for what, aim, value, form in aims:
-        if value is not None:
-            met = value >= aim if what.endswith("at least") else value <= aim
-            rows.append([what, f"{aim:g}", form.format(value), "yes" if met else "no"])
+        met = value is not None and (value >= aim if what.endswith("at least") else value <= aim)
+        rows.append([what, f"{aim:g}", "not measured" if value is None else form.format(value), "yes" if met else "no"])
     return "**Targets**\n\n" + table(["", "target", "measured", "met"], rows) + "\n"
 
 

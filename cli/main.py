@@ -123,12 +123,13 @@ def materialize(
     dataset: Annotated[str, typer.Option(help="Built-in data set name, or the path of its YAML description.")],
 ) -> None:
     """Bring the online store up to date with the touchpoint log."""
+    from features.online import HistoryError
     from features.store import refresh
     from mtorl.dataset import DatasetSpec, SpecError
 
     try:
         refresh(feature_repo, DatasetSpec.load(dataset), log)
-    except (SpecError, OSError) as error:
+    except (SpecError, HistoryError, OSError) as error:
         stop(str(error), 2)
 
 

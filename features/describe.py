@@ -318,6 +318,7 @@ def _channels(log: ibis.Table) -> ibis.Table:
 
 
 def _periods(log: ibis.Table, unit: str) -> ibis.Table:
+    log = log.filter(log.timestamp.notnull())
     start = log.timestamp.truncate(unit)
     return log.group_by(start=start, channel=log.channel).aggregate(rows=log.count()).order_by("start", "channel")
 

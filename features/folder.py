@@ -63,7 +63,7 @@ def locate(log: str, dataset: str, trusted: bool = False) -> tuple[Path, str, bo
     places = (path / LOG, path / "data" / LOG, path / WINDOWS / "steps", path / "steps")
     if found := next((place for place in places if place.exists()), None):
         path = found
-    elif path.is_dir() and not any(path.glob("*.parquet")):
+    elif path.is_dir() and not _has_parts(path):
         raise LogError(
             f"{log}: no log in this folder; expected {LOG}, or a folder of `mtorl data build` or `mtorl run`"
         )
@@ -154,9 +154,28 @@ def build(
             known_by = ""
             if admitted.report:
                 known_by = admitted.report.fingerprint
-            elif admitted.path.name == LOG and (found := admitted.path.with_name(INGEST)).exists():
-                known_by = json.loads(found.read_text())["fingerprint"]
+            elif not trusted and admitted.path.name == LOG:
+                known_by = _fingerprint(admitted.path)
             return build_windows(engine, admitted.path, admitted.spec, folder / WINDOWS, log_fingerprint=known_by)
+
+
+def _has_parts(folder: Path) -> bool:
+    try:
+        return bool(parquet_files(folder))
+    except FileNotFoundError:
+        return False
+
+
+def _fingerprint(log: Path) -> str:
+    """What the door said of a log, if it still has as many rows; else nothing."""
+    import pyarrow.dataset as ds
+
+    try:
+        said = json.loads(log.with_name(INGEST).read_text())
+        rows = ds.dataset([str(file) for file in parquet_files(log)], format="parquet").count_rows()
+        return str(said["fingerprint"]) if said["rows"] == rows else ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _check(path: Path, spec: DatasetSpec) -> None:

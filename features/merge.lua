@@ -1,14 +1,19 @@
 -- Brings what a log says of a user into the window: the touchpoints of both, the newest n.
 -- KEYS[1]  the user's hash
 -- ARGV     1 n; 2 seconds until the hash expires, or 0; 3 field of the view's event time; 4 the log's newest time as
---          Timestamp; 5 fields of the columns, 4 bytes each, the times first; 6 their kinds, "d" (double), "o" (double,
---          an outcome) or "s" (text); 7, 8, ... the log's columns as Values
+--          Timestamp; 5 fields of the columns, 4 bytes each, the times first and then the channels; 6 their kinds, "d"
+--          (double), "o" (double, an outcome) or "s" (text); 7, 8, ... the log's columns as Values
 -- Returns  1, or 0 if the window stays as it is.
 
 local n, expire, kinds = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[6]
 local fields = {}
 for i = 1, #kinds do fields[i] = sub(ARGV[5], 4 * i - 3, 4 * i) end
 local stored = redis.call('HMGET', KEYS[1], unpack(fields))
+local same = true -- as nearly always
+for c = 1, #fields do same = same and stored[c] == ARGV[6 + c] end
+if same then return 0 end
+
+local unknown = { d = struct.pack('<d', 0 / 0), o = struct.pack('<d', 0), s = '\10\0' }
 
 local function items(value, kind) -- each one's bytes
   local list, found, at = kind == 's' and texts(value) or numbers(value), {}, 0
@@ -20,7 +25,21 @@ local function items(value, kind) -- each one's bytes
   return found
 end
 
-local ours, theirs = items(stored[1], 'd'), items(ARGV[7], 'd')
+local mine, told, whole = {}, {}, true
+for c = 1, #fields do
+  local kind = sub(kinds, c, c)
+  mine[c], told[c] = items(stored[c], kind), items(ARGV[6 + c], kind)
+  if #mine[c] == 0 then -- a column that the data set did not have before
+    for i = 1, #mine[1] do mine[c][i] = unknown[kind] end
+  end
+  whole = whole and #mine[c] == #mine[1]
+  if #told[c] ~= #told[1] then return redis.error_reply('ERR columns of different lengths') end
+end
+if not whole then -- nobody can tell what belongs together
+  for c = 1, #fields do mine[c] = {} end
+end
+
+local ours, theirs = mine[1], told[1]
 local places, i, j = {}, 1, 1 -- of each touchpoint in both windows, 0 where it is absent
 while ours[i] or theirs[j] do
   local a, b = ours[i] and number_at(ours[i], 1) or math.huge, theirs[j] and number_at(theirs[j], 1) or math.huge
@@ -29,26 +48,31 @@ while ours[i] or theirs[j] do
   if b <= a then j = j + 1 end
 end
 
+local function value(c, kind, place)
+  local x, y = mine[c][place[1]], told[c][place[2]]
+  if not y then return x end
+  -- The log's word holds, unless it does not know an outcome yet. Of another channel it is another touchpoint.
+  if x and kind == 'o' and mine[2][place[1]] == told[2][place[2]] then
+    local number = number_at(y, 1)
+    if number == 0 or number ~= number then return x end
+  end
+  return y
+end
+
 local written = {}
 for c, field in ipairs(fields) do
-  local kind = sub(kinds, c, c)
-  local mine, told, list = items(stored[c], kind), items(ARGV[6 + c], kind), {}
-  if #mine ~= #ours or #told ~= #theirs then return redis.error_reply('ERR columns of different lengths') end
-  for p = math.max(#places - n, 0) + 1, #places do
-    local x, y = mine[places[p][1]], told[places[p][2]]
-    -- The log's word holds, unless it does not know an outcome yet.
-    list[#list + 1] = (not y or (x and kind == 'o' and number_at(y, 1) == 0)) and x or y
-  end
+  local kind, list = sub(kinds, c, c), {}
+  for p = math.max(#places - n, 0) + 1, #places do list[#list + 1] = value(c, kind, places[p]) end
   local joined = table.concat(list)
-  local value = kind == 's' and of_texts(joined) or of_numbers(joined)
-  if value ~= stored[c] then
+  joined = kind == 's' and of_texts(joined) or of_numbers(joined)
+  if joined ~= stored[c] then
     written[#written + 1] = field
-    written[#written + 1] = value
+    written[#written + 1] = joined
   end
 end
 if #written == 0 then return 0 end
-local newest, told_newest = ours[#ours], theirs[#theirs]
-if not newest or number_at(told_newest, 1) > number_at(newest, 1) then
+local newest = ours[#ours]
+if not newest or number_at(theirs[#theirs], 1) > number_at(newest, 1) then
   written[#written + 1] = ARGV[3]
   written[#written + 1] = ARGV[4]
 end

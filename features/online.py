@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_BATCH = 500  # users whose windows are merged at a time
+_BATCH = 100  # users whose windows are merged at a time; appends wait for so many on SQLite
 
 Window = dict[str, list[Any]]
 """The columns of `history_types`, lists of equal length."""
@@ -101,16 +101,15 @@ class History(ABC):
     def merge(self, rows: pa.Table) -> int:
         """Bring in what a log says: of each user the touchpoints of both, the newest `spec.window`.
 
-        What the log says of a touchpoint holds, but for an outcome that is 0 there: it may not be known there yet.
+        What the log says of a touchpoint holds, but for an outcome that is 0 or null there: it may not be known there
+        yet. A column that the window does not have yet is unknown for what is in it. A stored window that is broken is
+        replaced by that of the log.
 
         Args:
             rows: user_id and the columns of the window, a row a user.
 
         Returns:
             How many windows have changed.
-
-        Raises:
-            HistoryError: A stored window is broken.
         """
         columns = ["user_id", *history_types(self._spec)]
         changed = 0

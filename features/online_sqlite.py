@@ -5,6 +5,7 @@ This is also the plain statement of what an append and a merge are; `append.lua`
 
 from __future__ import annotations
 
+import math
 import threading
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -53,7 +54,7 @@ class SqliteHistory(History):
 
     def _insert(self, user_id: str, values: dict[str, float | str]) -> bool:
         with self._transaction():
-            (window,) = self._read([user_id])
+            window = self._read(user_id)
             times, at = window["hist_timestamp"], values["hist_timestamp"]
             place = bisect_left(times, at)
             if times[place : place + 1] == [at] or place < len(times) + 1 - self._spec.window:
@@ -66,7 +67,7 @@ class SqliteHistory(History):
 
     def _overwrite(self, user_id: str, at: float, values: dict[str, float]) -> bool:
         with self._transaction():
-            (window,) = self._read([user_id])
+            window = self._read(user_id)
             if at not in window["hist_timestamp"]:
                 return False
             place = window["hist_timestamp"].index(at)
@@ -76,14 +77,28 @@ class SqliteHistory(History):
             return True
 
     def _join(self, windows: dict[str, Window]) -> int:
+        with self._lock:  # most have not changed: a look at all of them, and nobody has to wait for it
+            changed = self._changed(windows)
+        if not changed:
+            return 0
         with self._transaction():
-            stored = dict(zip(windows, self._read(list(windows)), strict=True))
-            joined = {user: _joined(stored[user], told, self._spec.window) for user, told in windows.items()}
-            # As text: NaN is not equal to itself.
-            changed = {user: window for user, window in joined.items() if repr(window) != repr(stored[user])}
+            changed = self._changed({user: windows[user] for user in changed})
             if changed:
                 self._write(changed)
             return len(changed)
+
+    def _changed(self, windows: dict[str, Window]) -> dict[str, Window]:
+        stored = [_whole(window, self._columns) for window in self._stored(list(windows))]
+        joined = {
+            user: _joined(window, told, self._spec.window)
+            for window, (user, told) in zip(stored, windows.items(), strict=True)
+        }
+        # As text: NaN is not equal to itself.
+        return {
+            user: joined[user]
+            for user, window in zip(windows, stored, strict=True)
+            if repr(joined[user]) != repr(window)
+        }
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -94,16 +109,20 @@ class SqliteHistory(History):
             finally:
                 self._connection.rollback()  # Feast's write has committed
 
-    def _read(self, users: Sequence[str]) -> list[Window]:
-        windows = []
+    def _read(self, user_id: str) -> Window:
+        (window,) = self._stored([user_id])
+        if len({len(values) for values in window.values()}) > 1:
+            raise HistoryError(f"the window of {user_id!r} has columns of different lengths; materialise it again")
+        return window
+
+    def _stored(self, users: Sequence[str]) -> list[Window]:
         answer = self._store.online_read(self._config, self._view, [_key(user) for user in users])
-        for user, (_, stored) in zip(users, answer, strict=True):
+        windows = []
+        for _, stored in answer:
             window: Window = {}
             for name, number in self._columns.items():
                 value = (stored or {}).get(name, Value())
                 window[name] = list(value.double_list_val.val if number else value.string_list_val.val)
-            if len({len(values) for values in window.values()}) > 1:
-                raise HistoryError(f"the window of {user!r} has columns of different lengths; materialise it again")
             windows.append(window)
         return windows
 
@@ -118,14 +137,23 @@ class SqliteHistory(History):
         self._store.online_write_batch(self._config, self._view, rows, None)
 
 
+def _whole(window: Window, columns: dict[str, bool]) -> Window:
+    """A window with nulls in a column that the data set did not have before, and empty if it is broken."""
+    length = len(window["hist_timestamp"])
+    for name, number in columns.items():
+        if not window[name]:
+            window[name] = [(0.0 if name in _OUTCOMES else math.nan) if number else ""] * length
+    return window if all(len(values) == length for values in window.values()) else {name: [] for name in window}
+
+
 def _joined(stored: Window, told: Window, n: int) -> Window:
     """See `History.merge`."""
     touches = {time: {name: stored[name][i] for name in stored} for i, time in enumerate(stored["hist_timestamp"])}
     for i, time in enumerate(told["hist_timestamp"]):
-        had = touches.get(time, {})
-        told_now = {name: told[name][i] for name in stored}
-        kept = {name: had[name] for name in had if name in _OUTCOMES and not told_now[name]}
-        touches[time] = {**told_now, **kept}
+        new, had = {name: told[name][i] for name in stored}, touches.get(time, {})
+        if had.get("hist_channel") == new["hist_channel"]:  # else it is another touchpoint
+            new |= {name: had[name] for name in _OUTCOMES if not new[name] or math.isnan(new[name])}
+        touches[time] = new
     newest = sorted(touches)[-n:]
     return {name: [touches[time][name] for time in newest] for name in stored}
 

@@ -154,24 +154,27 @@ def materialize(
 
     Returns:
         Number of users written.
+
+    Raises:
+        HistoryError: the repository was made for another data set.
     """
     store = _open(root)
     end = end or _last_known(root)
     only = None if users is None else pa.array(list(users), pa.string())
     written = 0
-    for view in store.list_feature_views():
-        source: Any = view.batch_source
-        # The registry names the sources of whoever made it: on a cluster that is the pipeline, which has its own.
-        source.file_options.uri = str((Path(root) / "data" / f"{view.name}.parquet").resolve())
-        rows = backfill.newest_rows(store, view, end)
-        if only is not None and view.join_keys == ["user_id"]:
-            rows = rows.filter(pc.is_in(rows["user_id"], only))
-        if view.name == HISTORY:
-            with open_history(root, spec) as history:
+    with open_history(root, spec) as history:
+        for view in store.list_feature_views():
+            source: Any = view.batch_source
+            # The registry names the sources of whoever made it: on a cluster that is the pipeline, which has its own.
+            source.file_options.uri = str((Path(root) / "data" / f"{view.name}.parquet").resolve())
+            rows = backfill.newest_rows(store, view, end)
+            if only is not None and view.join_keys == ["user_id"]:
+                rows = rows.filter(pc.is_in(rows["user_id"], only))
+            if view.name == HISTORY:
                 history.merge(rows)
-            written = rows.num_rows
-        else:
-            backfill.write(store, view, rows)
+                written = rows.num_rows
+            else:
+                backfill.write(store, view, rows)
     return written
 
 
@@ -187,6 +190,7 @@ def refresh(root: Path | str, spec: DatasetSpec, log_parquet: Path | str, users:
     Returns:
         Number of users written.
     """
+    open_history(root, spec).close()  # of another data set? Then it is said before the work
     with _quiet(), open_engine() as engine:
         build_sources(engine, log_parquet, spec, Path(root) / "data")
     return materialize(root, spec, users=users)

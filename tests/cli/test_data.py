@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -207,7 +208,12 @@ def test_build_makes_a_folder_that_describe_and_build_take(
     # What training reads, and by what it knows the data.
     tables = [WindowTable.load(path / "windows") for path in (out, tmp_path / "again")]
     assert [len(table.steps) for table in tables] == [len(log)] * 2
-    assert [table.fingerprint for table in tables] == [known_by] * 2
+    # A trusted log is known by what was made of it: nobody has looked whether it is still the one of ingest.json.
+    assert [table.fingerprint for table in tables] == [known_by, manifest["content_sha256"]]
+    shutil.copytree(out, tmp_path / "cut")
+    log.head(30).to_parquet(tmp_path / "cut" / "touchpoints.parquet")
+    assert data("build", tmp_path / "cut", "--out", tmp_path / "shorter").exit_code == 0
+    assert WindowTable.load(tmp_path / "shorter" / "windows").fingerprint not in (known_by, manifest["content_sha256"])
 
 
 def test_build_stops_at_faulty_rows_or_goes_on(faulty: Path, spec: Path, log: pd.DataFrame, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from features import sequences, store
 from features.engine import open_engine
 from features.names import AD_CHANNELS, AD_DECISION, CAMPAIGN_STATS, CHANNEL_STATS, HISTORY, STATIC, USER_CHANNEL
-from features.online import Touchpoint, open_history
+from features.online import HistoryError, Touchpoint, open_history
 from mtorl.windows import WindowBatch, instance_from_history
 from tests.features.repositories import (
     COUNTED,
@@ -310,6 +310,25 @@ def test_a_refresh_takes_nothing_back_that_was_appended_online(toy, make, pause)
     (both,) = run.read(["u1"], newer["timestamp"].max() + US).values()
     assert both.history["hist_timestamp"][-2:] == [micros(pd.Timestamp(shown)), micros(newer["timestamp"].max())]
     assert both.history["hist_click"][-2] == 1.0
+
+
+def test_a_new_context_column_is_unknown_of_what_was_before(toy, make):
+    run = make(toy.log(seed=3))
+    store.materialize(run.root, run.spec)
+    shown = run.log.loc[run.log["user_id"] == "u1", "timestamp"].max() + HOUR
+    with open_history(run.root, run.spec) as history:
+        assert history.append("u1", Touchpoint(shown.to_pydatetime(), "video", {"hour": 9.0}, {"click": 1}))
+    weather = replace(run.spec.context[0], name="weather", missing="unknown")
+    wider = replace(run.spec, context=(*run.spec.context, weather))
+    with pytest.raises(HistoryError, match="weather"):
+        store.refresh(run.root, wider, run.path)
+    grown = replace(run, spec=wider, log=run.log.assign(weather=7.0)).create()
+    with open_history(run.root, wider) as history, pytest.raises(HistoryError, match="materialise it again"):
+        history.patch("u1", shown.to_pydatetime(), {"cost": 1})
+    store.materialize(run.root, wider)
+    (found,) = grown.read(["u1"], shown + US).values()
+    assert found.history["hist_click"][-1] == 1.0
+    assert set(found.history["hist_weather"][:-1]) == {7.0} and np.isnan(found.history["hist_weather"][-1])
 
 
 def test_an_outcome_that_the_log_learns_later_goes_online(toy, plain, make):
