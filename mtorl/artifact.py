@@ -47,7 +47,7 @@ from mtorl.windows import Encoder, WindowBatch
 if TYPE_CHECKING:
     from torch import nn
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FEATURE_SERVICE = "ad_decision_v1"
 KINDS = ("mtorl", "channel-frequency")
 FILES = (

@@ -118,6 +118,9 @@ class DatasetSpec:
     journey_gap_days: float = 30.0  # a longer pause ends a journey: what was before it is forgotten
     max_touchpoints: int = 10_000  # of one user; who has more is taken for a bot, and only the first ones are used
     min_touchpoints: int = 1  # a user with fewer is a fault of the log
+    # Outcomes that are there before the user's next touchpoint. Only these the model sees of the touchpoint before: one
+    # that is reported days later would tell it what nobody knows when it decides.
+    immediate: tuple[str, ...] = ("click", "cost")
     outcome_labels: dict[str, str] = field(default_factory=dict)  # what click, ... mean in this data set
 
     def __post_init__(self) -> None:
@@ -142,6 +145,11 @@ class DatasetSpec:
         gap = self.journey_gap_days
         if isinstance(gap, bool) or not isinstance(gap, int | float) or not 0 < gap < float("inf"):
             raise SpecError(f"journey_gap_days: expected a number of days above 0, got {gap!r}")
+        for outcome in self.immediate:
+            if outcome not in OUTCOMES:
+                raise SpecError(f"immediate: {outcome!r} is not one of {', '.join(OUTCOMES)}")
+        if len(set(self.immediate)) != len(self.immediate):
+            raise SpecError(f"immediate: an outcome is named twice in {list(self.immediate)}")
         for outcome, label in self.outcome_labels.items():
             if outcome not in OUTCOMES:
                 raise SpecError(f"outcome_labels: {outcome!r} is not one of {', '.join(OUTCOMES)}")
@@ -184,6 +192,8 @@ class DatasetSpec:
             items = _sequence(name, values.get(name, ()))
             values[name] = tuple(Column(**_keys(f"{name}[{i}]", item, Column)) for i, item in enumerate(items))
         values["channels"] = tuple(_sequence("channels", values["channels"]))
+        if "immediate" in values:
+            values["immediate"] = tuple(_sequence("immediate", values["immediate"]))
         values["reward"] = RewardSpec(**_keys("reward", values["reward"], RewardSpec))
         if "outcome_labels" in values:
             if not isinstance(values["outcome_labels"], Mapping):

@@ -23,8 +23,8 @@ Our choices, because the decision rule needs them or because measurements asked 
 
 Windows are padded on the right. Every layer is causal, so no real step can see the padding and no mask is needed.
 
-The layout of a token matters in one place, the channel memory: the first C columns are the one-hot of the previous
-channel, column C marks the start of a journey, column C + 1 is the previous reward.
+The layout of a token (`mtorl.windows.Encoder`) matters in one place, the channel memory: the first C columns are the
+one-hot of the previous channel, column C marks the start of a journey, column C + 1 is the previous reward.
 
 Shape suffixes: B batch, T steps of a window, D encoded token, H hidden, C channels, K rates of decay, M memory.
 """

@@ -229,10 +229,11 @@ class Slot:
     """Where a column's numbers come from and how they are scaled; part of an `Encoder`."""
 
     name: str
-    source: str  # "context" or "static"
+    source: str  # "outcome" (of the touchpoint before), "context" or "static"
     kind: str  # "numeric" or "categorical"
     mean: float = 0.0
     std: float = 1.0
+    scale: float = 0.0  # above 0: the mean and std are those of asinh(value / scale)
     values: tuple[str, ...] = ()  # known categories; one more place follows them for everything else
 
     @property
@@ -240,13 +241,20 @@ class Slot:
         """Numbers in a token."""
         return 1 if self.kind == "numeric" else len(self.values) + 1
 
+    def scores(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Numbers of the column as the model reads them."""
+        values = np.arcsinh(values / self.scale) if self.scale else values
+        return np.nan_to_num(np.clip((values - self.mean) / self.std, -5.0, 5.0), nan=0.0)
+
 
 @dataclass(frozen=True)
 class Encoder:
     """Numbers for the model: normalisation statistics, vocabularies and the reward's scale, all from training data.
 
-    A token is concat(onehot(a_{t-1}) over the channels and "start", r_{t-1}, one block per context and static column).
+    A token is concat(onehot(a_{t-1}) over the channels and "start", r_{t-1}, one number per immediate outcome of the
+    touchpoint before, one block per context and static column). r_{t-1}, too, is made of immediate outcomes alone.
     Numeric columns are z-scores clipped to +-5 with null = 0; categorical ones are one-hot with a place for unknown.
+    Outcomes are z-scores of asinh(value / scale), which tells small amounts apart as well as large ones.
     """
 
     channels: tuple[str, ...]
@@ -261,7 +269,11 @@ class Encoder:
     @classmethod
     def fit(cls, batch: WindowBatch, spec: DatasetSpec) -> Encoder:
         """Take the statistics from a batch of training windows (with targets, its last touchpoints count as well)."""
-        slots = []
+        seen = batch.prev_channel_N < len(spec.channels)
+        happened = {name: values_N[seen] for name, values_N in batch.prev_outcomes.items()}
+        if batch.targets is not None:
+            happened = {name: np.append(some, batch.targets.outcomes[name]) for name, some in happened.items()}
+        slots = [_outcome_slot(name, happened[name]) for name in spec.immediate]
         for source, columns, held in (("context", spec.context, batch.context), ("static", spec.static, batch.static)):
             for column in columns:
                 values = held[column.name]
@@ -273,10 +285,7 @@ class Encoder:
                     mean = float(finite.mean()) if finite.size else 0.0
                     std = float(finite.std()) if finite.size else 0.0
                     slots.append(Slot(column.name, source, "numeric", mean, std if std > 0 else 1.0))
-        seen = batch.prev_channel_N < len(spec.channels)
-        net = _net(spec.reward.gain, spec.reward.cost_weight, batch.prev_outcomes)[seen]
-        if batch.targets is not None:
-            net = np.append(net, _net(spec.reward.gain, spec.reward.cost_weight, batch.targets.outcomes))
+        net = happened[spec.reward.gain] - spec.reward.cost_weight * happened["cost"]
         low, high = (float(net.min()), float(net.max())) if net.size else (0.0, 1.0)
         return cls(
             spec.channels, spec.window, spec.reward.gain, spec.reward.cost_weight, low, high, tuple(slots), spec.segment
@@ -294,20 +303,28 @@ class Encoder:
         place_N = batch.row_N * self.window + batch.step_N
         start = len(self.channels)
         x_PD[place_N, batch.prev_channel_N] = 1.0
-        reward_N = self.reward(batch.prev_outcomes[self.gain], batch.prev_outcomes["cost"])
-        x_PD[place_N, start + 1] = np.where(batch.prev_channel_N == start, 0.0, reward_N)
+        begins_N = batch.prev_channel_N == start
+        immediate = {slot.name for slot in self.slots if slot.source == "outcome"}
+        gain_N, cost_N = (batch.prev_outcomes[name] * (name in immediate) for name in (self.gain, "cost"))
+        x_PD[place_N, start + 1] = np.where(begins_N, 0.0, self.reward(gain_N, cost_N))
         at = start + 2
+        held: dict[str, Mapping[str, Values]] = {
+            "outcome": batch.prev_outcomes,
+            "context": batch.context,
+            "static": batch.static,
+        }
         for slot in self.slots:
-            values = batch.context[slot.name] if slot.source == "context" else batch.static[slot.name]
+            values = held[slot.source][slot.name]
             if isinstance(values, Codes):
                 # Null is code -1, which finds the last place of the table: unknown.
                 known = {value: i for i, value in enumerate(slot.values)}
                 table = np.array([known.get(v, len(known)) for v in values.values] + [len(known)], dtype=np.int64)
                 column = table[values.codes]
-                x_PD[place_N, at + (column if slot.source == "context" else column[batch.row_N])] = 1.0
+                x_PD[place_N, at + (column[batch.row_N] if slot.source == "static" else column)] = 1.0
             else:
-                score = np.nan_to_num(np.clip((values - slot.mean) / slot.std, -5.0, 5.0), nan=0.0)
-                x_PD[place_N, at] = score if slot.source == "context" else score[batch.row_N]
+                score = slot.scores(values)
+                score = np.where(begins_N, 0.0, score) if slot.source == "outcome" else score
+                x_PD[place_N, at] = score[batch.row_N] if slot.source == "static" else score
             at += slot.width
         return x_BTD, batch.length_B
 
@@ -365,8 +382,12 @@ class Encoder:
         return self.reward_max - self.reward_min or 1.0
 
 
-def _net(gain: str, cost_weight: float, outcomes: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    return outcomes[gain] - cost_weight * outcomes["cost"]
+def _outcome_slot(name: str, values: NDArray[np.float64]) -> Slot:
+    """How an outcome is scaled, from its values in training."""
+    amounts = np.abs(values[values != 0])
+    scale = float(np.quantile(amounts, 0.1)) if amounts.size else 1.0
+    scaled = np.arcsinh(values / scale) if values.size else np.zeros(1)
+    return Slot(name, "outcome", "numeric", float(scaled.mean()), float(scaled.std()) or 1.0, scale=scale)
 
 
 def _absent(key: object, spec: DatasetSpec) -> str:

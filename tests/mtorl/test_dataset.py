@@ -85,6 +85,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
         ({"propensity": "guess"}, r"propensity: 'guess' is not one of logged, channel-frequency, markov"),
         ({"window": 0}, r"window: expected a whole number of at least 1, got 0"),
         ({"outcome_labels": {"view": "a view"}}, r"outcome_labels: 'view' is not one of click"),
+        ({"immediate": ["click", "view"]}, r"immediate: 'view' is not one of click"),
+        ({"immediate": ["cost", "cost"]}, r"immediate: an outcome is named twice"),
+        ({"immediate": "cost"}, r"immediate: expected a list"),
         ({"colour": "red"}, r"unknown field 'colour'"),
     ],
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -269,14 +270,30 @@ def test_tokens_pair_the_previous_touchpoint_with_the_present_context():
     x, length = encoder.encode(window)
     assert length.tolist() == [3]
     hour = (np.array([8.0, 9.0, 10.0]) - 9.0) / np.std([8.0, 9.0, 10.0])
-    # search social start | reward | hour | desktop mobile unknown | 18-24 unknown | tenure
+    # The two touchpoints before have clicks 1, 0 and costs 1, 2; the tenth part of the costs lie below 1.1.
+    cost = np.arcsinh(np.array([1.0, 2.0]) / 1.1)
+    cost = (cost - cost.mean()) / cost.std()
+    # search social start | reward | click | cost | hour | desktop mobile unknown | 18-24 unknown | tenure
     expected = [
-        [0, 0, 1, 0.0, hour[0], 0, 1, 0, 1, 0, 0],
-        [1, 0, 0, 0.75, hour[1], 1, 0, 0, 1, 0, 0],  # (1 - .5 * 1 + 1) / 2
-        [0, 1, 0, 0.0, hour[2], 0, 1, 0, 1, 0, 0],  # (0 - .5 * 2 + 1) / 2
+        [0, 0, 1, 0.0, 0, 0, hour[0], 0, 1, 0, 1, 0, 0],
+        [1, 0, 0, 0.75, 1, cost[0], hour[1], 1, 0, 0, 1, 0, 0],  # (1 - .5 * 1 + 1) / 2
+        [0, 1, 0, 0.0, -1, cost[1], hour[2], 0, 1, 0, 1, 0, 0],  # (0 - .5 * 2 + 1) / 2
     ]
     assert x[0].tolist() == np.array(expected, dtype=np.float32).tolist()
-    assert encoder.segment_slice() == (8, 10)
+    assert encoder.segment_slice() == (10, 12)
+
+
+def test_what_is_reported_late_is_no_input():
+    """A conversion that takes days: neither itself nor the reward that it makes may be seen a touchpoint later."""
+    late = replace(SPEC, immediate=("cost",), reward=replace(SPEC.reward, gain="conversion"))
+    seen = touches(3)
+    other = [{**touch, "conversion": 1 - touch["conversion"], "click": 1, "revenue": 9.0} for touch in seen]
+    encoder = Encoder.fit(offline(log([(KNOWN[0], seen)]), targets=True), late)
+    assert [slot.name for slot in encoder.slots if slot.source == "outcome"] == ["cost"]
+    one, two = (encoder.encode(offline(log([(KNOWN[0], touches)])))[0] for touches in (seen, other))
+    assert one.tobytes() == two.tobytes()
+    dearer = [{**touch, "cost": 3.0} for touch in seen]
+    assert one.tobytes() != encoder.encode(offline(log([(KNOWN[0], dearer)])))[0].tobytes()
 
 
 @pytest.mark.parametrize("k", range(6))
@@ -369,10 +386,10 @@ def test_unseen_categories_are_unknown_and_outliers_are_clipped():
     encoder = Encoder.fit(online(log([KNOWN])), SPEC)
     row = {**log([KNOWN])[0], "device": "fridge", "hour": 1e9}
     x = encoder.encode(online([row]))[0][0, 0]
-    assert x[4] == 5.0
-    assert x[5:7].tolist() == [0.0, 1.0]  # mobile, unknown
+    assert x[6] == 5.0
+    assert x[7:9].tolist() == [0.0, 1.0]  # mobile, unknown
     nothing = encoder.encode(online([{**row, "device": None, "hour": None}]))[0][0, 0]
-    assert nothing[4] == 0.0 and nothing[5:7].tolist() == [0.0, 1.0]
+    assert nothing[6] == 0.0 and nothing[7:9].tolist() == [0.0, 1.0]
 
 
 def test_targets_are_what_happened_at_each_token():

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from features.online import History, Touchpoint, Window
+from features.online import History, Touchpoint
 from pipelines.traffic import Traffic, drive
 from pipelines.worlds import Response
 
@@ -76,10 +76,8 @@ class Notes(History):
 
     def close(self) -> None: ...
     def _insert(self, *arguments: Any) -> bool: ...
-    def _join(self, windows: dict[str, Window]) -> int:
-        raise NotImplementedError
-
     def _overwrite(self, *arguments: Any) -> bool: ...
+    def _join(self, *arguments: Any) -> int: ...
 
 
 @dataclass
