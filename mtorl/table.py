@@ -64,9 +64,9 @@ class WindowTable:
         """Rows whose user belongs to a split ("train", "val" or "test")."""
         return (self.rows["split"] == split).to_numpy()
 
-    def windows(self, split: str) -> WindowBatch:
+    def windows(self, split: str, targets: bool = False) -> WindowBatch:
         """The window of every touchpoint of a split: what a server would have seen each time."""
-        return WindowBatch.from_steps(self._steps(split), None, self.spec)
+        return WindowBatch.from_steps(self._steps(split), None, self.spec, targets)
 
     def tiles(self, split: str) -> WindowBatch:
         """Windows whose valid targets are the touchpoints of a split, each exactly once.

@@ -243,7 +243,7 @@ class Slot:
 
     def scores(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Numbers of the column as the model reads them."""
-        values = np.arcsinh(values / self.scale) if self.scale else values
+        values = _asinh(values, self.scale) if self.scale else values
         return np.nan_to_num(np.clip((values - self.mean) / self.std, -5.0, 5.0), nan=0.0)
 
 
@@ -304,9 +304,7 @@ class Encoder:
         start = len(self.channels)
         x_PD[place_N, batch.prev_channel_N] = 1.0
         begins_N = batch.prev_channel_N == start
-        immediate = {slot.name for slot in self.slots if slot.source == "outcome"}
-        gain_N, cost_N = (batch.prev_outcomes[name] * (name in immediate) for name in (self.gain, "cost"))
-        x_PD[place_N, start + 1] = np.where(begins_N, 0.0, self.reward(gain_N, cost_N))
+        x_PD[place_N, start + 1] = np.where(begins_N, 0.0, self.previous_reward(batch))
         at = start + 2
         held: dict[str, Mapping[str, Values]] = {
             "outcome": batch.prev_outcomes,
@@ -327,6 +325,16 @@ class Encoder:
                 x_PD[place_N, at] = score[batch.row_N] if slot.source == "static" else score
             at += slot.width
         return x_BTD, batch.length_B
+
+    @property
+    def immediate(self) -> tuple[str, ...]:
+        """Outcomes of the touchpoint before that a model may see."""
+        return tuple(slot.name for slot in self.slots if slot.source == "outcome")
+
+    def previous_reward(self, batch: WindowBatch) -> NDArray[np.float64]:
+        """r_{t-1} of each token as far as it is known at once; of no meaning where a journey starts."""
+        gain_N, cost_N = (batch.prev_outcomes[name] * (name in self.immediate) for name in (self.gain, "cost"))
+        return self.reward(gain_N, cost_N)
 
     def reward(self, gain: ArrayLike, cost: ArrayLike) -> NDArray[np.float64]:
         """The label MinMaxNorm(g - s w) in [0, 1], with the extremes of the training data."""
@@ -382,11 +390,16 @@ class Encoder:
         return self.reward_max - self.reward_min or 1.0
 
 
+def _asinh(values: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+    with np.errstate(over="ignore"):  # an absurd amount beside a tiny scale is still a number
+        return np.arcsinh(np.clip(values / scale, -1e300, 1e300))
+
+
 def _outcome_slot(name: str, values: NDArray[np.float64]) -> Slot:
     """How an outcome is scaled, from its values in training."""
     amounts = np.abs(values[values != 0])
     scale = float(np.quantile(amounts, 0.1)) if amounts.size else 1.0
-    scaled = np.arcsinh(values / scale) if values.size else np.zeros(1)
+    scaled = _asinh(values, scale) if values.size else np.zeros(1)
     return Slot(name, "outcome", "numeric", float(scaled.mean()), float(scaled.std()) or 1.0, scale=scale)
 
 

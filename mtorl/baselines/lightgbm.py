@@ -1,0 +1,101 @@
+"""Gradient-boosted trees on summaries of windows: the yardstick, better than most networks on logs of this kind.
+
+    predictor = fit(train, val, encoder, seed=0)
+
+Three models, each stopped where validation users say so: the channel (multi-class), the reward of a channel (its label
+is a share, so cross-entropy) and its cost (Poisson, as MTORL's cost loss). The two latter have the channel among their
+features, as MTORL's decoders have, and answer for each channel in turn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mtorl.baselines import Heads, labels
+from mtorl.baselines.summary import Summary
+from mtorl.decision import Floats
+from mtorl.windows import Encoder, WindowBatch
+
+ROUNDS = 1000  # at most
+PATIENCE = 30  # rounds without a better validation loss
+PARAMETERS = {
+    "learning_rate": 0.05,
+    "num_leaves": 31,
+    "min_data_in_leaf": 50,
+    "feature_fraction": 0.7,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "verbose": -1,
+    "deterministic": True,
+    "force_row_wise": True,  # else the library measures which way is faster, and is not deterministic
+}
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Boosted:
+    """See `Predictor`."""
+
+    encoder: Encoder
+    action: Any  # lightgbm.Booster
+    reward: Any
+    cost: Any | None  # None: every touchpoint of the training log costs the same
+    constant_cost: float
+
+    def predict(self, batch: WindowBatch) -> Heads:
+        """See `Predictor`."""
+        summary = Summary.of(batch, self.encoder)
+        channels = len(self.encoder.channels)
+        logits_BC = np.log(np.maximum(self.action.predict(summary.values_BF), _TINY))
+        reward_BC, cost_BC = np.empty((len(batch), channels)), np.full((len(batch), channels), self.constant_cost)
+        for channel in range(channels):
+            values_BF = _with_channel(summary, np.full(len(batch), channel, dtype=np.float64))
+            reward_BC[:, channel] = self.reward.predict(values_BF)
+            if self.cost is not None:
+                cost_BC[:, channel] = self.cost.predict(values_BF)
+        return logits_BC, reward_BC, cost_BC
+
+
+def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Boosted:
+    """Grow the trees.
+
+    Args:
+        train: Windows of training users with their targets, one for each touchpoint.
+        val: The same of validation users: when to stop.
+        encoder: Of the training windows.
+        seed: Of the choice of rows and features.
+    """
+    parts = [(Summary.of(batch, encoder), labels(batch, encoder)) for batch in (train, val)]
+    channels = len(encoder.channels)
+    plain = [(summary.values_BF, found.channel_B.astype(np.float64)) for summary, found in parts]
+    names = parts[0][0].names
+    categorical = [names.index(name) for name in parts[0][0].categorical]
+    action = _grow(plain, categorical, seed, objective="multiclass", num_class=channels)
+    with_channel = [_with_channel(summary, found.channel_B.astype(np.float64)) for summary, found in parts]
+    rewards = [(values, found.reward_B) for values, (_, found) in zip(with_channel, parts, strict=True)]
+    costs = [(values, found.cost_B) for values, (_, found) in zip(with_channel, parts, strict=True)]
+    paid_B = costs[0][1]
+    categorical.append(len(names))  # the channel itself
+    reward = _grow(rewards, categorical, seed, objective="cross_entropy")
+    cost = _grow(costs, categorical, seed, objective="poisson") if paid_B.min() < paid_B.max() else None
+    return Boosted(encoder, action, reward, cost, float(paid_B.mean()))
+
+
+def _with_channel(summary: Summary, channel_B: Floats) -> Floats:
+    return np.concatenate([summary.values_BF, channel_B[:, None]], axis=1)
+
+
+def _grow(parts: list[tuple[Floats, Floats]], categorical: list[int], seed: int, **goal: Any) -> Any:
+    import lightgbm
+
+    train, val = (lightgbm.Dataset(*part, categorical_feature=categorical) for part in parts)
+    return lightgbm.train(
+        {**PARAMETERS, **goal, "seed": seed},
+        train,
+        ROUNDS,
+        valid_sets=[val],
+        callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
+    )
