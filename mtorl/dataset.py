@@ -23,7 +23,7 @@ Gain = Literal["click", "conversion", "revenue"]
 PropensitySource = Literal["logged", "channel-frequency", "markov"]
 
 OUTCOMES = ("click", "conversion", "revenue", "cost")
-"""What is known only after an exposure; enters the model's input one step late."""
+"""What is known only after an exposure; what is there at once (`immediate`) enters the model's input one step late."""
 
 BASE_COLUMNS = (
     "user_id",
