@@ -123,14 +123,22 @@ def materialize(
     dataset: Annotated[str, typer.Option(help="Built-in data set name, or the path of its YAML description.")],
 ) -> None:
     """Bring the online store up to date with the touchpoint log."""
+    import sqlite3
+
+    import duckdb
+    from redis.exceptions import RedisError
+
     from features.online import HistoryError
     from features.store import refresh
     from mtorl.dataset import DatasetSpec, SpecError
+    from mtorl.log import LogError
 
     try:
         refresh(feature_repo, DatasetSpec.load(dataset), log)
-    except (SpecError, HistoryError, OSError) as error:
+    except (SpecError, LogError, HistoryError, OSError) as error:
         stop(str(error), 2)
+    except (duckdb.Error, sqlite3.Error, RedisError) as error:  # nothing is lost: the next run writes what is missing
+        stop(f"{type(error).__name__}: {str(error).splitlines()[0]}", 2)
 
 
 @app.command()

@@ -1,7 +1,7 @@
 -- Puts one touchpoint into a user's window.
 -- KEYS[1]  the user's hash
 -- ARGV     1 n; 2 seconds until the hash expires, or 0; 3 field of the view's event time; 4 the touchpoint's time as
---          Timestamp; 5 fields of the columns, 4 bytes each, the times first; 6 their kinds, "d" (double) or "s" (text);
+--          Timestamp; 5 fields of the columns, 4 bytes each, the times first; 6 their kinds, "d" (double), "o" (an outcome: a double) or "s" (text);
 --          7, 8, ... the touchpoint's values, a double as its 8 bytes
 -- Returns  1, or 0 if the window has it already or it is too old.
 
@@ -22,7 +22,7 @@ if before < dropped then return 0 end
 
 local written = {}
 for i, field in ipairs(fields) do
-  local number, item = sub(kinds, i, i) == 'd', ARGV[6 + i]
+  local number, item = sub(kinds, i, i) ~= 's', ARGV[6 + i]
   local list, first, place, last -- its bytes; the first that stays, where the new item goes, and the end
   if number then
     list = numbers(stored[i])
@@ -41,6 +41,4 @@ if before == k then
   written[#written + 1] = ARGV[3]
   written[#written + 1] = ARGV[4]
 end
-redis.call('HSET', KEYS[1], unpack(written))
-if expire > 0 then redis.call('EXPIRE', KEYS[1], expire) end
-return 1
+return put(written, expire)

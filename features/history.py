@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mtorl.dataset import DatasetSpec
+from mtorl.dataset import OUTCOMES, DatasetSpec
 from mtorl.windows import history_columns
+
+OUTCOME_COLUMNS = frozenset(f"hist_{name}" for name in OUTCOMES)
 
 
 def history_types(spec: DatasetSpec) -> dict[str, Literal["float64", "string"]]:

@@ -76,6 +76,4 @@ if not newest or number_at(theirs[#theirs], 1) > number_at(newest, 1) then
   written[#written + 1] = ARGV[3]
   written[#written + 1] = ARGV[4]
 end
-redis.call('HSET', KEYS[1], unpack(written))
-if expire > 0 then redis.call('EXPIRE', KEYS[1], expire) end
-return 1
+return put(written, expire)

@@ -23,6 +23,4 @@ end
 local same = stored == ARGV[3]
 for i = 4, #ARGV, 2 do same = same and redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] end
 if same then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 2))
-if expire > 0 then redis.call('EXPIRE', KEYS[1], expire) end
-return 1
+return put({ unpack(ARGV, 2) }, expire)

@@ -70,6 +70,7 @@ class History(ABC):
 
     def __init__(self, spec: DatasetSpec) -> None:
         self._spec = spec
+        self._columns = {name: kind == "float64" for name, kind in history_types(spec).items()}  # whether numbers
 
     def append(self, user_id: str, touchpoint: Touchpoint) -> bool:
         """Put a touchpoint into the user's window.

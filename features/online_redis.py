@@ -23,13 +23,12 @@ from redis import Redis
 from redis.commands.core import Script
 from redis.exceptions import ResponseError
 
-from features.history import history_types
+from features.history import OUTCOME_COLUMNS
 from features.online import History, HistoryError, Window
-from mtorl.dataset import OUTCOMES, DatasetSpec
+from mtorl.dataset import DatasetSpec
 
 _LUA = Path(__file__).parent
 _number = struct.Struct("<d").pack
-_OUTCOMES = {f"hist_{name}" for name in OUTCOMES}
 
 Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 """Key, features, event time and time of creation."""
@@ -72,7 +71,6 @@ class RedisHistory(History):
         super().__init__(spec)
         self._project = config.project
         self._version = config.entity_key_serialization_version
-        self._columns = {name: kind == "float64" for name, kind in history_types(spec).items()}  # whether numbers
         self._fields = {name: _mmh3(f"{view.name}:{name}") for name in self._columns}
         self._constants = (
             spec.window,
@@ -81,7 +79,9 @@ class RedisHistory(History):
         )
         self._layout = (
             b"".join(self._fields.values()),
-            "".join("d" if number else "s" for number in self._columns.values()),
+            "".join(
+                "o" if name in OUTCOME_COLUMNS else "d" if number else "s" for name, number in self._columns.items()
+            ),
         )
         self._client = RedisOnlineStore()._get_client(config.online_store)
         wire = (_LUA / "wire.lua").read_text()
@@ -103,13 +103,9 @@ class RedisHistory(History):
         return self._run(self._patch, user_id, [b"".join(fields), _number(at), *map(_number, values.values())])
 
     def _join(self, windows: dict[str, Window]) -> int:
-        fields, kinds = self._layout
-        for place, name in enumerate(self._columns):
-            if name in _OUTCOMES:
-                kinds = f"{kinds[:place]}o{kinds[place + 1 :]}"
         with self._client.pipeline(transaction=False) as pipe:
             for user, window in windows.items():
-                arguments = [*self._constants, _timestamp(window["hist_timestamp"][-1]), fields, kinds]
+                arguments = [*self._constants, _timestamp(window["hist_timestamp"][-1]), *self._layout]
                 for name, number in self._columns.items():
                     value = Value()
                     (value.double_list_val if number else value.string_list_val).val.extend(window[name])

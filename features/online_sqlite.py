@@ -17,13 +17,12 @@ from feast.infra.online_stores.sqlite import SqliteOnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
-from features.history import history_types
+from features.history import OUTCOME_COLUMNS
 from features.online import History, HistoryError, Window
-from mtorl.dataset import OUTCOMES, DatasetSpec
+from mtorl.dataset import DatasetSpec
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PATIENCE_MS = 10_000  # for writers in other processes
-_OUTCOMES = {f"hist_{name}" for name in OUTCOMES}
 
 
 class SqliteHistory(History):
@@ -39,7 +38,6 @@ class SqliteHistory(History):
         super().__init__(spec)
         self._config = config
         self._view = view
-        self._columns = {name: kind == "float64" for name, kind in history_types(spec).items()}  # whether numbers
         self._store = SqliteOnlineStore()
         self._connection = self._store._get_conn(config)
         self._connection.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")
@@ -142,7 +140,7 @@ def _whole(window: Window, columns: dict[str, bool]) -> Window:
     length = len(window["hist_timestamp"])
     for name, number in columns.items():
         if not window[name]:
-            window[name] = [(0.0 if name in _OUTCOMES else math.nan) if number else ""] * length
+            window[name] = [(0.0 if name in OUTCOME_COLUMNS else math.nan) if number else ""] * length
     return window if all(len(values) == length for values in window.values()) else {name: [] for name in window}
 
 
@@ -152,7 +150,7 @@ def _joined(stored: Window, told: Window, n: int) -> Window:
     for i, time in enumerate(told["hist_timestamp"]):
         new, had = {name: told[name][i] for name in stored}, touches.get(time, {})
         if had.get("hist_channel") == new["hist_channel"]:  # else it is another touchpoint
-            new |= {name: had[name] for name in _OUTCOMES if not new[name] or math.isnan(new[name])}
+            new |= {name: had[name] for name in OUTCOME_COLUMNS if not new[name] or math.isnan(new[name])}
         touches[time] = new
     newest = sorted(touches)[-n:]
     return {name: [touches[time][name] for time in newest] for name in stored}

@@ -125,7 +125,7 @@ def _write(
 
     def prepare(part: ibis.Table) -> ibis.Table:
         if clean:
-            touches = touchpoints(part, spec, clean)
+            touches = touchpoints(part, spec, clean=True)
         else:
             engine.write(marked(part, spec), scratch)  # to read it three times
             rows = engine.read(scratch)

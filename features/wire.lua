@@ -54,3 +54,9 @@ local function skip(list, at, count) -- the byte after so many texts from a byte
   end
   return at
 end
+
+local function put(written, expire) -- fields and values in turn
+  redis.call('HSET', KEYS[1], unpack(written))
+  if expire > 0 then redis.call('EXPIRE', KEYS[1], expire) end
+  return 1
+end

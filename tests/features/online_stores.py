@@ -24,12 +24,12 @@ STORES = ("sqlite", "redis")
 
 
 @contextmanager
-def redis_server(folder: Path) -> Iterator[int]:
-    """Start a server that keeps nothing; gives its port."""
+def redis_server(folder: Path, port: int = 0) -> Iterator[int]:
+    """Start a server that keeps nothing, on a free port if none is named; gives its port."""
     binary = which("redis-server")
     if binary is None:
         pytest.fail("redis-server is missing; apt install redis-server")
-    (port,) = free_ports(1)
+    port = port or free_ports(1)[0]
     command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
