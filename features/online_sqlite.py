@@ -86,17 +86,12 @@ class SqliteHistory(History):
             return len(changed)
 
     def _changed(self, windows: dict[str, Window]) -> dict[str, Window]:
-        stored = [_whole(window, self._columns) for window in self._stored(list(windows))]
-        joined = {
-            user: _joined(window, told, self._spec.window)
-            for window, (user, told) in zip(stored, windows.items(), strict=True)
-        }
-        # As text: NaN is not equal to itself.
-        return {
-            user: joined[user]
-            for user, window in zip(windows, stored, strict=True)
-            if repr(joined[user]) != repr(window)
-        }
+        changed = {}
+        for stored, (user, told) in zip(self._stored(list(windows)), windows.items(), strict=True):
+            joined = _joined(_whole(stored, self._columns), told, self._spec.window)
+            if repr(joined) != repr(stored):  # as text: NaN is not equal to itself
+                changed[user] = joined
+        return changed
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -138,10 +133,9 @@ class SqliteHistory(History):
 def _whole(window: Window, columns: dict[str, bool]) -> Window:
     """A window with nulls in a column that the data set did not have before, and empty if it is broken."""
     length = len(window["hist_timestamp"])
-    for name, number in columns.items():
-        if not window[name]:
-            window[name] = [(0.0 if name in OUTCOME_COLUMNS else math.nan) if number else ""] * length
-    return window if all(len(values) == length for values in window.values()) else {name: [] for name in window}
+    nulls = {name: (0.0 if name in OUTCOME_COLUMNS else math.nan) if number else "" for name, number in columns.items()}
+    filled = {name: values or [nulls[name]] * length for name, values in window.items()}
+    return filled if all(len(values) == length for values in filled.values()) else {name: [] for name in filled}
 
 
 def _joined(stored: Window, told: Window, n: int) -> Window:
