@@ -24,6 +24,7 @@ METRICS = {
     "action_auc": "Action AUC",
     "action_f1": "Action F1",
     "action_logloss": "Action log loss",
+    "action_ece": "Action calibration error",
     "reward_auc": "Reward AUC",
     "reward_logloss": "Reward log loss",
     "reward_ece": "Reward calibration error",

@@ -140,6 +140,20 @@ def test_gate_refuses_to_judge_without_evidence():
     assert gate({**value, "ess": {"challenger": 5_000.0, "incumbent": 50.0}})[0] == "reject"
 
 
+def test_gate_wants_a_hundred_rows_however_short_the_log():
+    value = {**estimate(3000, seed=5), "rows": 2000}
+    assert gate({**value, "ess": {"challenger": 99.0, "incumbent": 500.0}})[0] == "reject"
+    assert gate({**value, "ess": {"challenger": 101.0, "incumbent": 500.0}})[0] == "promote"
+
+
+def test_each_arm_has_its_own_evidence():
+    value = estimate(3000, seed=5)
+    for arm in ("challenger", "incumbent"):
+        low, high = value["mean_weight_ci"][arm]
+        assert low < value["mean_weight"][arm] < high
+    assert value["mean_weight_ci"]["challenger"] != value["mean_weight_ci"]["incumbent"]
+
+
 def test_gate_refuses_propensities_that_do_not_describe_the_log():
     """A log whose recorded propensities ignore that channels went to the users they suit."""
     kind, channel, gain, cost, _, user = bandit(3000, 5)
@@ -190,6 +204,8 @@ def test_reads_what_the_decision_rule_says():
         ({"gain_B": np.array([np.nan, 0, 0, 0])}, "gain_B must be finite"),
         ({"cost_B": np.ones(3)}, "cost_B must have shape"),
         ({"budget_share": 0.0}, "budget_share"),
+        ({"channel_B": np.array([0, 1, 2, 0])}, "channel_B: challenger knows channels 0 to 1"),
+        ({"channel_B": np.full(4, -1)}, "channel_B: challenger knows"),
         ({"challenger": PolicyOnLog(np.ones((3, 1)), np.ones((3, 1), bool))}, "challenger: 3 rows"),
     ],
 )
