@@ -21,6 +21,8 @@ def train_challenger(
     seed: int,
     budget_share: float,
     code_version: str,
+    checkpoint: str,
+    log: str,
     model: Output[Model],
     metrics: Output[Metrics],
 ) -> float:
@@ -29,8 +31,10 @@ def train_challenger(
     from pathlib import Path
 
     from mtorl.fit import fit_challenger as fit
+    from mtorl.train import TrainConfig
 
-    artifact = fit(windows.path, model.path, epochs, seed, budget_share)
+    artifact = fit(windows.path, model.path, TrainConfig(epochs=epochs, seed=seed), budget_share, checkpoint, log)
+    assert artifact is not None  # None is for processes that train along with another one
     model.metadata["digest"] = artifact.digest
     figures = {name: float(artifact.metrics[name]) for name in ("seconds", "best_epoch", "best_val_loss")}
     for name, value in figures.items():

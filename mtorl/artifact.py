@@ -47,7 +47,7 @@ from mtorl.windows import Encoder, WindowBatch
 if TYPE_CHECKING:
     from torch import nn
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FEATURE_SERVICE = "ad_decision_v1"
 KINDS = ("mtorl", "channel-frequency")
 FILES = (
@@ -101,18 +101,19 @@ class Artifact:
 
     def predict(self, batch: WindowBatch) -> Heads:
         """Action logits, expected reward in [0, 1] and expected cost of each channel, at each window's last step."""
-        return run(self.network, *self.encoder.encode(batch))
+        return run(self.network, self.encoder, batch)
 
 
-def run(network: Callable[..., Any], x_BTD: NDArray[np.float32], length_B: NDArray[np.int64]) -> Heads:
-    """Arrays through a network, trained or loaded, a few thousand windows at a time."""
+def run(network: Callable[..., Any], encoder: Encoder, batch: WindowBatch) -> Heads:
+    """Windows through a network, trained or loaded, a few thousand at a time."""
     import torch
 
     parts = []
     with torch.inference_mode(), one_thread():
-        for start in range(0, len(x_BTD), _CHUNK):
-            rows = slice(start, start + _CHUNK)
-            parts.append(network(torch.from_numpy(x_BTD[rows]), torch.from_numpy(length_B[rows])))
+        for start in range(0, max(len(batch), 1), _CHUNK):
+            some = batch if len(batch) <= _CHUNK else batch.take(np.arange(start, min(start + _CHUNK, len(batch))))
+            x_BTD, length_B = encoder.encode(some)
+            parts.append(network(torch.from_numpy(x_BTD), torch.from_numpy(length_B)))
         logits_BC, reward_BC, cost_BC = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
     return logits_BC, reward_BC, cost_BC
 

@@ -1,21 +1,32 @@
-"""From a windows folder to an artifact: the incumbent and the challenger, both fitted on training users only."""
+"""From a windows folder to an artifact: the incumbent and the challenger, both fitted on training users only.
+
+The challenger may be trained by several processes (`mtorl.parallel`); the one that leads saves the artifact.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+import pandas as pd
+from numpy.typing import NDArray
 
-from mtorl import artifact, budget, progress
+from mtorl import artifact, budget, parallel, progress
 from mtorl.artifact import Artifact
 from mtorl.baselines import channel_frequency
+from mtorl.calibration import calibrate
+from mtorl.dataset import DatasetSpec
 from mtorl.decision import PolicyParams, action_probabilities, utility_scale
 from mtorl.evaluation import evaluate
-from mtorl.table import WindowTable
+from mtorl.loader import FolderWindows, tiles
+from mtorl.table import WindowTable, shards
 from mtorl.threads import one_thread
 from mtorl.train import TrainConfig, train
 from mtorl.windows import Encoder
@@ -31,58 +42,73 @@ def fit_incumbent(windows: str, out: str) -> Artifact:
         windows: Windows folder.
         out: Folder of the artifact.
     """
-    table = WindowTable.load(windows)
-    batch = table.tiles("train")
-    encoder = Encoder.fit(batch, table.spec)
-    network = channel_frequency.fit(batch, encoder.targets(batch), encoder)
-    return _save(out, table, encoder, network, channel_frequency.POLICY, "channel-frequency", {})
+    known = _Training.of(windows)
+    network = channel_frequency.fit((tiles(windows, "train", file) for file in shards(windows)), known.encoder)
+    return _save(out, known, network, channel_frequency.POLICY, "channel-frequency", {})
 
 
-def fit_challenger(windows: str, out: str, epochs: int, seed: int, budget_share: float) -> Artifact:
-    """Train MTORL, price the budget on validation users, and save the policy as an artifact.
+def fit_challenger(
+    windows: str,
+    out: str,
+    config: TrainConfig,
+    budget_share: float,
+    checkpoint: str = "",
+    log: str = "",
+) -> Artifact | None:
+    """Train MTORL, calibrate it and price the budget on validation users, and save the policy as an artifact.
 
     Args:
         windows: Windows folder.
         out: Folder of the artifact.
-        epochs: Most epochs.
-        seed: Seed of initialisation and shuffling.
+        config: How to train.
         budget_share: Budget as a share of what always exposing would cost; sets the price of the budget.
+        checkpoint: File that a killed training goes on from; "" for none.
+        log: Folder for the metrics of each epoch, for TensorBoard; "" for none.
+
+    Returns:
+        The artifact; None in a process that does not lead.
     """
-    table = WindowTable.load(windows)
-    batch, held_out = table.tiles("train"), table.tiles("val")
-    encoder = Encoder.fit(batch, table.spec)
-    x_BTD, _ = encoder.encode(batch)
-    val_x_BTD, _ = encoder.encode(held_out)
+    known = _Training.of(windows)
+    encoder = known.encoder
+    with one_thread(), parallel.joined() as group, _metrics(log if group.leads else "") as write:
 
-    def on_epoch(row: dict[str, float]) -> None:
-        progress.report(row["epoch"], epochs, f"validation loss {row['val_loss']:.4f}")
+        def on_epoch(row: dict[str, float]) -> None:
+            progress.report(row["epoch"], config.epochs, f"validation loss {row['val_loss']:.4f}")
+            write(row)
 
-    with one_thread():
         result = train(
-            x_BTD,
-            encoder.targets(batch),
-            val_x_BTD,
-            encoder.targets(held_out),
-            TrainConfig(epochs=epochs, seed=seed),
+            FolderWindows(windows, "train", encoder),
+            FolderWindows(windows, "val", encoder),
+            config,
             on_epoch,
-            channels=len(table.spec.channels),
+            channels=len(known.spec.channels),
+            resume=Path(checkpoint) if checkpoint else None,
+            identity={"data": known.fingerprint},
+            group=group,
         )
-    logits_BC, reward_BC, cost_BC = artifact.run(result.model, *encoder.encode(table.windows("val")))
-    policy = price_policy(
-        logits_BC,
-        encoder.unreward(reward_BC, cost_BC),
-        cost_BC,
-        budget_share * float(table.rows["cost"][table.is_in("val")].mean()),
-    )
+    if not group.leads:
+        return None
+    val = WindowTable.load(windows, "val")
+    batch = val.windows("val")
+    channel_B = np.array([known.spec.channels.index(name) for name in val.rows["channel"]], dtype=np.int64)
+    gain_B, cost_B = val.rows[known.spec.reward.gain].to_numpy(float), val.rows["cost"].to_numpy(float)
+    label_B = encoder.reward(gain_B, cost_B)
+    logits_BC, reward_BC, _ = artifact.run(result.model, encoder, batch)
+    fitted = calibrate(logits_BC, reward_BC[np.arange(len(channel_B)), channel_B], channel_B, label_B)
+    result.model.calibrate(*fitted)
+    logits_BC, reward_BC, cost_BC = artifact.run(result.model, encoder, batch)
+    policy = price_policy(logits_BC, encoder.unreward(reward_BC, cost_BC), cost_BC, budget_share * float(cost_B.mean()))
+    users_B = val.rows["user_id"].to_numpy()
     metrics = {
-        **_validation_metrics(table, encoder, logits_BC, reward_BC, seed),
+        **evaluate(logits_BC, reward_BC, channel_B, label_B, users_B, config.seed, positive_B=gain_B > 0),
+        "calibration": fitted._asdict(),
         "seconds": result.seconds,
         "best_epoch": result.best_epoch,
         "best_val_loss": result.history[result.best_epoch - 1]["val_loss"],
         "epochs": len(result.history),
         "history": result.history,
     }
-    return _save(out, table, encoder, result.model, policy, "mtorl", metrics)
+    return _save(out, known, result.model, policy, "mtorl", metrics)
 
 
 def price_policy(
@@ -111,42 +137,79 @@ def price_policy(
     return at(budget.solve_price(spend, budget_per_opportunity))
 
 
-def _validation_metrics(
-    table: WindowTable, encoder: Encoder, logits_BC: ArrayLike, reward_BC: ArrayLike, seed: int
-) -> dict[str, Any]:
-    rows = table.rows[table.is_in("val")]
-    channel_B: NDArray[np.int64] = np.array([table.spec.channels.index(name) for name in rows["channel"]])
-    gain_B = rows[table.spec.reward.gain].to_numpy(float)
-    label_B = encoder.reward(gain_B, rows["cost"].to_numpy(float))
-    users_B = rows["user_id"].to_numpy()
-    return evaluate(logits_BC, reward_BC, channel_B, label_B, users_B, seed, positive_B=gain_B > 0)
+@dataclass
+class _Training:
+    """What an artifact says of its training users, gathered shard by shard."""
+
+    spec: DatasetSpec
+    fingerprint: str
+    encoder: Encoder
+    uses: Counter[str]  # of each channel
+    dearest: dict[str, float]  # exposure of each channel
+    reference: pd.DataFrame
+
+    @classmethod
+    def of(cls, windows: str) -> _Training:
+        uses: Counter[str] = Counter()
+        dearest: dict[str, float] = {}
+        references = []
+        encoder = None
+        for file in shards(windows):
+            part = WindowTable.load(windows, "train", file)
+            if not len(part.rows):
+                continue
+            # A shard is a random sample of the users, and up to millions of rows: enough for means and vocabularies.
+            encoder = encoder or Encoder.fit(part.tiles("train"), part.spec)
+            uses.update(part.rows["channel"])
+            for name, cost in part.rows.groupby("channel")["cost"].max().items():
+                dearest[str(name)] = max(float(cost), dearest.get(str(name), 0.0))
+            references.append(part.reference())
+        if encoder is None:
+            raise ValueError("no training windows: the log has too few users")
+        return cls(part.spec, part.fingerprint, encoder, uses, dearest, pd.concat(references, ignore_index=True))
+
+
+@contextmanager
+def _metrics(folder: str) -> Iterator[Callable[[dict[str, float]], None]]:
+    """Write each epoch's row where TensorBoard reads it."""
+    if not folder:
+        yield lambda row: None
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(folder) as writer:
+
+        def write(row: dict[str, float]) -> None:
+            for name, value in row.items():
+                if name != "epoch":
+                    writer.add_scalar(name.replace("_", "/", 1), value, int(row["epoch"]))
+
+        yield write
 
 
 def _save(
     out: str,
-    table: WindowTable,
-    encoder: Encoder,
+    known: _Training,
     network: Any,
     policy: PolicyParams,
     kind: str,
     metrics: dict[str, Any],
 ) -> Artifact:
-    rows, channels = table.rows[table.is_in("train")], table.spec.channels
-    dearest = rows.groupby("channel")["cost"].max()
     return artifact.save(
         out,
         name="challenger" if kind == "mtorl" else "incumbent",
         kind=kind,
         network=network,
-        encoder=encoder,
-        spec=table.spec,
+        encoder=known.encoder,
+        spec=known.spec,
         policy=policy,
-        reference=table.reference(),
+        reference=known.reference,
         metrics=metrics,
         # A channel that training never saw is as dear as the dearest: a cap must not be too small.
-        cost_cap={name: float(dearest.get(name, dearest.max())) for name in channels},
-        default_channel=str(rows["channel"].mode()[0]),
-        data_fingerprint=table.fingerprint,
+        cost_cap={name: known.dearest.get(name, max(known.dearest.values())) for name in known.spec.channels},
+        # The most used one; of several, the first in alphabetical order.
+        default_channel=max(sorted(known.uses), key=known.uses.__getitem__),
+        data_fingerprint=known.fingerprint,
         git_revision=_git_revision(),
     )
 

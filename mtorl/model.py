@@ -32,6 +32,7 @@ Shape suffixes: B batch, T steps of a window, D encoded token, H hidden, C chann
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import torch
 import torch.nn.functional as F
@@ -48,14 +49,21 @@ class MTORLConfig:
     hidden: int = 64  # H
     levels: int = 2  # causal convolutions; dilation doubles at each
     kernel: int = 4  # taps of a convolution; levels=2, kernel=4 see 10 steps, attention sees all
+    heads: int = 4  # of the attention
     rates: int = 3  # K: rates of decay of the channel memory
     dropout: float = 0.1
+    convolutions: bool = True
+    attention: bool = True
+    conditioning: bool = False  # the action decoder is told an aim, see `Aim`
+    usual_reward: float = 0.0  # mean reward, in [0, 1], above which a journey goes well; training sets it
     cost_scale: float = 1.0  # cost in currency units that the cost decoder starts from; training sets it
 
     def __post_init__(self) -> None:
-        for name in ("inputs", "channels", "window", "hidden", "levels", "kernel", "rates"):
+        for name in ("inputs", "channels", "window", "hidden", "levels", "kernel", "heads", "rates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.hidden % self.heads:
+            raise ValueError(f"heads must divide hidden, got {self.heads} and {self.hidden}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if not 0 < self.cost_scale < float("inf"):
@@ -81,10 +89,11 @@ class CausalConv(nn.Module):
 
 
 class CausalAttention(nn.Module):
-    """softmax(Q K^T / sqrt(H) + causal mask) V, then a position-wise layer; each with a residual path and LayerNorm."""
+    """softmax(Q K^T / sqrt(d) + causal mask) V by heads, then a position-wise layer; both residual, with LayerNorm."""
 
-    def __init__(self, hidden: int, dropout: float) -> None:
+    def __init__(self, hidden: int, heads: int, dropout: float) -> None:
         super().__init__()
+        self.heads = heads
         self.query_key_value = nn.Linear(hidden, 3 * hidden)
         self.out = nn.Linear(hidden, hidden)
         self.feed_forward = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, hidden))
@@ -93,9 +102,12 @@ class CausalAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h_BTH: Tensor) -> Tensor:
-        """One head, as in the paper."""
-        query, key, value = self.query_key_value(h_BTH).chunk(3, dim=-1)
-        attended_BTH = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        """No step sees a later one, so a window's padding, at its right end, is seen by padding alone."""
+        batch, steps, hidden = h_BTH.shape
+        split = self.query_key_value(h_BTH).view(batch, steps, 3, self.heads, hidden // self.heads)
+        query, key, value = split.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        attended_BTH = attended.transpose(1, 2).reshape(batch, steps, hidden)
         h_BTH = self.attention_norm(h_BTH + self.dropout(self.out(attended_BTH)))
         normed: Tensor = self.output_norm(h_BTH + self.dropout(self.feed_forward(h_BTH)))
         return normed
@@ -137,7 +149,7 @@ class ChannelMemory(nn.Module):
 
 
 class Decoder(nn.Module):
-    """w . relu(W_state h + W_memory m_c + e_c) + b_c for each channel c; w and both W are the same for all channels."""
+    """w . relu(W_state h + W_memory m_c + e_c) + u_c . h + b_c for each channel c; w and both W serve all channels."""
 
     def __init__(self, hidden: int, channels: int, memory: int) -> None:
         super().__init__()
@@ -145,82 +157,124 @@ class Decoder(nn.Module):
         self.memory = nn.Linear(memory, hidden, bias=False)
         self.channel_CH = nn.Parameter(torch.randn(channels, hidden) * 0.5)
         self.out = nn.Linear(hidden, 1, bias=False)
-        self.bias_C = nn.Parameter(torch.zeros(channels))
+        self.own = nn.Linear(hidden, channels)  # u and b
 
     def forward(self, h: Tensor, memory: Tensor) -> Tensor:
         """Decode (..., H) and (..., C, M) into (..., C)."""
         hidden = F.relu(self.state(h).unsqueeze(-2) + self.memory(memory) + self.channel_CH)
-        values: Tensor = self.out(hidden).squeeze(-1) + self.bias_C
+        values: Tensor = self.out(hidden).squeeze(-1) + self.own(h)
         return values
 
     def of_channel(self, h_NH: Tensor, memory_NM: Tensor, channel_N: Tensor) -> Tensor:
         """The same for one channel a row: what a loss at logged channels needs, at a fraction of the work."""
         hidden_NH = F.relu(self.state(h_NH) + self.memory(memory_NM) + self.channel_CH[channel_N])
-        values_N: Tensor = self.out(hidden_NH).squeeze(-1) + self.bias_C[channel_N]
+        own_N = self.own(h_NH).gather(1, channel_N.unsqueeze(1)).squeeze(1)
+        values_N: Tensor = self.out(hidden_NH).squeeze(-1) + own_N
         return values_N
 
     def start_at(self, value: float) -> None:
         """Make a new decoder answer about `value`, before its sigmoid or softplus."""
-        nn.init.constant_(self.bias_C, value)
+        nn.init.zeros_(self.own.weight)
+        nn.init.constant_(self.own.bias, value)
+
+
+class Aim(IntEnum):
+    """How a journey is to go on: what "conditional sequence modelling" tells the action decoder."""
+
+    ANY = 0
+    BELOW = 1  # the mean reward of the steps from here on is not above the usual one
+    ABOVE = 2
 
 
 class MTORL(nn.Module):
     """Trunk, memory and decoders.
 
-    h_t = attention(convolutions(W_e x_t + position_t)), m_t the channel memory; from both:
-        action  log pi(c | h_t, m_t), up to a constant
+    h_t = attention(convolutions(embedding(x_t) + position_t)), m_t the channel memory; from both:
+        action  log pi(c | h_t, m_t), up to a constant; with conditioning, of journeys that go on as aimed at
         reward  E[r_t | h_t, m_t, c], through a sigmoid: in [0, 1] like its label MinMaxNorm(g - s w)
         cost    E[w_t | h_t, m_t, c], through a softplus, times cost_scale: in currency units
+
+    `calibrate` sets what a held-out split says of the first two: softmax(scale * logits) and
+    sigmoid(scale * logit + shift). Training leaves them at 1, 1 and 0.
     """
 
     cost_scale: Tensor
+    action_scale: Tensor
+    reward_scale: Tensor
+    reward_shift: Tensor
 
     def __init__(self, config: MTORLConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Linear(config.inputs, config.hidden)
-        self.position_TH = nn.Parameter(torch.randn(config.window, config.hidden) * 0.02)
-        self.convolutions = nn.Sequential(
-            *(CausalConv(config.hidden, config.kernel, 2**level, config.dropout) for level in range(config.levels))
+        self.embedding = nn.Sequential(
+            nn.Linear(config.inputs, config.hidden), nn.GELU(), nn.Linear(config.hidden, config.hidden)
         )
-        self.attention = CausalAttention(config.hidden, config.dropout)
+        self.position_TH = nn.Parameter(torch.randn(config.window, config.hidden) * 0.02)
+        levels = range(config.levels if config.convolutions else 0)
+        self.convolutions = nn.Sequential(
+            *(CausalConv(config.hidden, config.kernel, 2**level, config.dropout) for level in levels)
+        )
+        self.attention = (
+            CausalAttention(config.hidden, config.heads, config.dropout) if config.attention else nn.Identity()
+        )
         self.memory = ChannelMemory(config.channels, config.window, config.rates)
         self.action = Decoder(config.hidden, config.channels, self.memory.width)
         self.reward = Decoder(config.hidden, config.channels, self.memory.width)
         self.cost = Decoder(config.hidden, config.channels, self.memory.width)
+        self.aim = nn.Embedding(len(Aim), config.hidden) if config.conditioning else None
         self.register_buffer("cost_scale", torch.tensor(config.cost_scale))
+        self.register_buffer("action_scale", torch.tensor(1.0))
+        self.register_buffer("reward_scale", torch.tensor(1.0))
+        self.register_buffer("reward_shift", torch.tensor(0.0))
 
     def forward_all(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Action logits, reward logits and expected costs, of every channel at every step."""
-        return self._decode(self._trunk(x_BTD), self.memory(x_BTD))
+        return self._decode(self.trunk(x_BTD), self.memory(x_BTD))
 
-    def forward_logged(self, x_BTD: Tensor, channel_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward_logged(
+        self, x_BTD: Tensor, channel_BT: Tensor, aim_BT: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """What the losses need: at each real step, action logits and the logged channel's reward logit and cost.
 
         Real steps have a channel >= 0; they come one after the other, as `channel_BT[channel_BT >= 0]` does.
         """
         real_BT = channel_BT >= 0
         channel_N = channel_BT[real_BT]
-        h_NH, memory_NCM = self._trunk(x_BTD)[real_BT], self.memory(x_BTD)[real_BT]
+        h_NH, memory_NCM = self.trunk(x_BTD)[real_BT], self.memory(x_BTD)[real_BT]
         memory_NM = memory_NCM[torch.arange(len(channel_N), device=channel_N.device), channel_N]
         reward_logit_N = self.reward.of_channel(h_NH, memory_NM, channel_N)
         cost_N = F.softplus(self.cost.of_channel(h_NH, memory_NM, channel_N)) * self.cost_scale
-        return self.action(h_NH, memory_NCM), reward_logit_N, cost_N
+        aimed_NH = h_NH if self.aim is None or aim_BT is None else h_NH + self.aim(aim_BT[real_BT])
+        return self.action(aimed_NH, memory_NCM), reward_logit_N, cost_N
 
     def forward(self, x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Action logits, expected reward in [0, 1] and expected cost, at the last real step of each window."""
-        h_BTH, memory_BTCM = self._trunk(x_BTD), self.memory(x_BTD)
+        h_BTH, memory_BTCM = self.trunk(x_BTD), self.memory(x_BTD)
         last_B = length_B - 1
         h_BH = h_BTH.gather(1, last_B.view(-1, 1, 1).expand(-1, 1, h_BTH.shape[2])).squeeze(1)
         memory_BCM = memory_BTCM.gather(1, last_B.view(-1, 1, 1, 1).expand(-1, 1, *memory_BTCM.shape[2:])).squeeze(1)
         logits_BC, reward_logit_BC, cost_BC = self._decode(h_BH, memory_BCM)
         return logits_BC, torch.sigmoid(reward_logit_BC), cost_BC
 
-    def _trunk(self, x_BTD: Tensor) -> Tensor:
+    def trunk(self, x_BTD: Tensor) -> Tensor:
+        """h_BTH, the state at each step."""
         h_BTH = self.embedding(x_BTD) + self.position_TH[: x_BTD.shape[1]]
         states_BTH: Tensor = self.attention(self.convolutions(h_BTH))
         return states_BTH
 
+    def compile_trunk(self) -> None:
+        """Let torch compile what is most of the work, for a GPU. The weights stay where they are."""
+        self.trunk = torch.compile(self.trunk)  # type: ignore[method-assign]
+
+    def calibrate(self, action_scale: float, reward_scale: float, reward_shift: float) -> None:
+        """See the class."""
+        self.action_scale.fill_(action_scale)
+        self.reward_scale.fill_(reward_scale)
+        self.reward_shift.fill_(reward_shift)
+
     def _decode(self, h: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        aimed = h if self.aim is None else h + self.aim.weight[Aim.ABOVE]
+        logits = self.action(aimed, memory) * self.action_scale
+        reward_logit = self.reward(h, memory) * self.reward_scale + self.reward_shift
         cost = F.softplus(self.cost(h, memory)) * self.cost_scale
-        return self.action(h, memory), self.reward(h, memory), cost
+        return logits, reward_logit, cost

@@ -47,8 +47,13 @@ class WindowTable:
     fingerprint: str
 
     @classmethod
-    def load(cls, folder: str | Path) -> WindowTable:
+    def load(cls, folder: str | Path, split: str = "", file: str = "") -> WindowTable:
         """Read a windows folder: manifest.json, its shards and dataset.yaml.
+
+        Args:
+            folder: Windows folder.
+            split: Only users of this split; "" takes all.
+            file: Only this one of its `shards`; "" takes all.
 
         Raises:
             WindowError: the folder is not one, or its shards are not those of the manifest.
@@ -56,8 +61,11 @@ class WindowTable:
         path = Path(folder)
         manifest = _manifest(path)
         spec = DatasetSpec.load(path / "dataset.yaml")
+        parts = [_read(path, shard, spec) for shard in manifest["shards"] if file in ("", shard["file"])]
+        if split:
+            parts = [part.filter(pa.array(_splits(part) == split)) for part in parts]
         # "default": a shard without nulls may say so in its schema, and another may have some.
-        steps = pa.concat_tables([_read(path, shard, spec) for shard in manifest["shards"]], promote_options="default")
+        steps = pa.concat_tables(parts, promote_options="default")
         return cls(steps, _rows(steps), spec, manifest["log_fingerprint"])
 
     def is_in(self, split: str) -> NDArray[np.bool_]:
@@ -105,6 +113,15 @@ class WindowTable:
         return batch, np.bincount(batch.targets.touch_N[batch.targets.valid_N], minlength=len(steps))
 
 
+def shards(folder: str | Path) -> tuple[str, ...]:
+    """The files of a windows folder. Users are dealt to them by a hash: each holds a random sample.
+
+    Raises:
+        WindowError: the folder is not one.
+    """
+    return tuple(shard["file"] for shard in _manifest(Path(folder))["shards"])
+
+
 def _manifest(path: Path) -> Mapping[str, Any]:
     try:
         manifest: Mapping[str, Any] = json.loads((path / "manifest.json").read_text())
@@ -144,9 +161,13 @@ def _read(path: Path, shard: Mapping[str, Any], spec: DatasetSpec) -> pa.Table:
 
 def _rows(steps: pa.Table) -> pd.DataFrame:
     rows = _frame(steps.select(["user_id", "timestamp", "step", "channel", *OUTCOMES, "propensity"]))
-    users = read.arrow_codes(read.flat(steps["user_id"]), "user_id")
-    rows["split"] = split_of(users.values).astype(object)[users.codes]
+    rows["split"] = _splits(steps).astype(object)
     return rows
+
+
+def _splits(steps: pa.Table) -> NDArray[np.str_]:
+    users = read.arrow_codes(read.flat(steps["user_id"]), "user_id")
+    return split_of(users.values)[users.codes]
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:

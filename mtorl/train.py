@@ -1,47 +1,48 @@
-"""The loss and the training loop.
+"""The training loop.
 
-    result = train(x_BTD, targets, val_x_BTD, val_targets, TrainConfig(), channels=4)
+    result = train(FolderWindows(folder, "train", encoder), FolderWindows(folder, "val", encoder), TrainConfig(), ...)
     result.model, result.history, result.best_epoch
 
-    loss = action + mu * reward + nu * cost + lam * preference
+AdamW, with a rate that falls along a cosine. Training stops when validation loss (without preference, which depends on
+how windows are paired) has not fallen for `patience` epochs; the weights of the best epoch are kept. What is validated
+and kept is a running average of the weights over the last few dozen steps, which varies less from seed to seed.
+Validation users must not be training users.
 
-    action      Cross-entropy over channels at every real step: the paper's L_action, a clone of the logging policy.
-    reward      Binary cross-entropy of the *logged* channel's reward with its label in [0, 1]: L_reward. The other
-                channels have no label in the log and get no gradient.
-    cost        Poisson deviance of the logged channel's cost, in units of the mean cost. Its minimum is the expected
-                cost, it accepts zeros, and a few dear exposures do not rule it as they would a squared error. Ours.
-    preference  -log sigmoid(m_i - m_j) over random pairs of windows in a batch, i the one with the higher mean reward,
-                m the mean log-probability of a window's logged actions: it leans the action head towards journeys
-                that went well. It is a pairwise ranking term and not DPO, for there is no reference policy and the
-                two windows answer different states; the paper's own term, a KL divergence between the outputs of two
-                windows, is not DPO either. It is bounded below by zero and its slope by one, so it cannot run away.
+The order of the windows follows from the seed and the epoch alone, and a checkpoint holds all else that moves (weights,
+their average, optimizer, random state, sums of the epoch): a training that was killed ends in the same weights, bit for
+bit on a CPU, as one that was not.
 
-Training stops when validation loss (without preference, which depends on how windows are paired) has not fallen for
-`patience` epochs; the weights of the best epoch are kept. What is validated and kept is a running average of the
-weights over the last few dozen batches, which varies less from seed to seed. Validation users must not be training
-users.
+On a GPU the matrix products run in bfloat16 and the trunk is compiled; losses and weights stay in float32. Under
+`torch.distributed.run` each process takes its share of every batch (`mtorl.parallel`).
 
 Shape suffixes: B windows, T steps, D encoded token, C channels.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from mtorl import checkpoint
+from mtorl.loader import Part, Source, batches
 from mtorl.model import MTORL, MTORLConfig
+from mtorl.objective import TERMS, Objective, Weights, losses
+from mtorl.parallel import Group, device_of
 
-Targets = Mapping[str, NDArray[Any]]  # channel_BT (-1 = no target), reward_BT, cost_BT; see Encoder.targets
+_GPU_WORKERS = 4  # processes that encode ahead of a GPU; a CPU is busy with training
+_GPU_CHECK = 50  # batches between looks at the loss on a GPU, which has to wait for each
+_VAL_BATCH = 1024
 
 
 class TrainingDiverged(RuntimeError):
@@ -53,22 +54,29 @@ class TrainConfig:
     """How to train."""
 
     epochs: int = 15  # at most
-    batch_size: int = 256
+    batch_size: int = 256  # windows that a process works on at a time
+    accumulate: int = 1  # such batches to a step of the optimizer
     lr: float = 5e-3  # AdamW; falls to a tenth along a cosine
     weight_decay: float = 0.01
     clip: float = 1.0  # largest gradient norm
     patience: int = 3  # epochs without a better validation loss before stopping
-    mu: float = 4.0  # weight of the reward loss
+    mu: float = 2.5  # weight of the reward loss; 0 trains without that task
     nu: float = 0.3  # weight of the cost loss
     lam: float = 0.05  # weight of the preference term
     averaging: float = 0.95  # of the running average of weights: what a step keeps of it
     hidden: int = 64
+    heads: int = 4
     dropout: float = 0.1
+    convolutions: bool = True  # False: attention alone reads the past
+    attention: bool = True  # False: the convolutions alone do
+    conditioning: bool = False  # True: the action head is told whether the journey is to go well
     seed: int = 0
     device: str = "auto"  # "auto" takes a GPU if there is one
+    precision: str = "auto"  # "bf16", "fp32"; "auto" is bf16 on a GPU
+    checkpoint_batches: int = 1000  # batches between checkpoints inside an epoch; there is one after each epoch
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience", "hidden"):
+        for name in ("epochs", "batch_size", "accumulate", "patience", "hidden", "heads", "checkpoint_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("lr", "clip"):
@@ -79,6 +87,8 @@ class TrainConfig:
         for name in ("weight_decay", "mu", "nu", "lam"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a number >= 0, got {getattr(self, name)}")
+        if self.precision not in ("auto", "bf16", "fp32"):
+            raise ValueError(f"precision must be auto, bf16 or fp32, got {self.precision!r}")
 
 
 @dataclass(frozen=True)
@@ -92,200 +102,290 @@ class TrainResult:
 
 
 def train(
-    x_BTD: NDArray[np.float32],
-    targets: Targets,
-    val_x_BTD: NDArray[np.float32],
-    val_targets: Targets,
+    source: Source,
+    held_out: Source,
     config: TrainConfig,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     *,
     channels: int,
+    resume: Path | None = None,
+    identity: Mapping[str, Any] | None = None,
+    group: Group | None = None,
 ) -> TrainResult:
     """Fit the network.
 
     Args:
-        x_BTD: Encoded training windows that cover each step once.
-        targets: Their labels. A step whose channel is -1 (padding, or no valid target) is in no loss; each window needs
-            a step that is.
-        val_x_BTD: Encoded windows of users that are not in training.
-        val_targets: Their labels.
+        source: Training windows that cover each step once. Each needs a step that has a target.
+        held_out: The same of users that are not in training.
         config: How to train.
         on_epoch: Called with the epoch's history row, for a progress bar.
         channels: Number of channels. The labels cannot tell: a channel may be absent from a training set.
+        resume: Checkpoint file: gone on from if there, written as training goes on, removed at its end. None for none.
+        identity: What else than `config` a checkpoint must share with this training: what the data are known by.
+        group: This process among those of the training; by default it is alone.
 
     Raises:
-        ValueError: no windows, or an array is not finite.
+        ValueError: no windows, or an input is not finite.
         TrainingDiverged: a loss or gradient became NaN or infinite.
+        CheckpointError: the checkpoint is damaged, or that of another training.
     """
+    group = group or Group()
+    device = device_of(config.device)
     started = time.perf_counter()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-    data = _tensors("training", x_BTD, targets, device)
-    val_data = _tensors("validation", val_x_BTD, val_targets, device)
-    with torch.random.fork_rng(devices=None if torch.cuda.is_available() else []):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
-        model = _new_model(data, config, channels).to(device)
-        best, history, best_epoch = _fit(model, data, val_data, config, on_epoch)
-    model.load_state_dict(best)
-    return TrainResult(model.cpu().eval(), history, best_epoch, time.perf_counter() - started)
+        loop = _Loop(source, held_out, config, channels, device, group)
+        # Each process drops out other units; they all begin with the same weights.
+        torch.manual_seed(config.seed + 1_000_003 * group.rank)
+        known = {**asdict(config), **(identity or {}), "channels": channels, "processes": group.size}
+        store = _Store(resume, known, group)
+        loop.run(on_epoch, store)
+        model = MTORL(loop.model.config)
+    model.load_state_dict(loop.progress.best)
+    store.done()
+    return TrainResult(model.eval(), loop.progress.history, loop.progress.best_epoch, time.perf_counter() - started)
 
 
-@dataclass(frozen=True)
-class _Data:
-    x_BTD: Tensor
-    channel_BT: Tensor
-    reward_BT: Tensor
-    cost_BT: Tensor
+@dataclass
+class _Progress:
+    """Where training stands: what is neither in the network nor in the optimizer."""
 
-    def batches(self, order_B: Tensor, size: int) -> Iterator[_Data]:
-        for rows in torch.split(order_B, size):
-            yield _Data(self.x_BTD[rows], self.channel_BT[rows], self.reward_BT[rows], self.cost_BT[rows])
-
-
-def losses(model: MTORL, batch: _Data) -> tuple[dict[str, Tensor], Tensor]:
-    """Mean action, reward and cost loss over the real steps of a batch: those with a target.
-
-    Returns:
-        The three losses, and the log-probability of each step's logged action (zero at padding).
-    """
-    real_BT = batch.channel_BT >= 0
-    logits_NC, reward_logit_N, cost_N = model.forward_logged(batch.x_BTD, batch.channel_BT)
-    log_prob_N = logits_NC.log_softmax(1).gather(1, batch.channel_BT[real_BT].unsqueeze(1)).squeeze(1)
-    mean_N = cost_N / model.cost_scale + 1e-6  # softplus may underflow to zero
-    seen_N = batch.cost_BT[real_BT] / model.cost_scale
-    deviance_N = mean_N - seen_N + torch.xlogy(seen_N, seen_N) - torch.xlogy(seen_N, mean_N)
-    terms = {
-        "action": -log_prob_N.mean(),
-        "reward": F.binary_cross_entropy_with_logits(reward_logit_N, batch.reward_BT[real_BT]),
-        "cost": deviance_N.mean(),
-    }
-    return terms, torch.zeros_like(batch.reward_BT).masked_scatter(real_BT, log_prob_N)
+    epoch: int = 1  # in work
+    batch: int = 0  # of the epoch that are done
+    sums: list[float] = field(default_factory=lambda: [0.0] * len(TERMS))  # of the epoch, over windows
+    windows: int = 0  # in those sums
+    seconds: float = 0.0  # spent on the epoch
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)  # weights
+    best_loss: float = math.inf
+    best_epoch: int = 0
 
 
-def preference_loss(log_prob_BT: Tensor, reward_BT: Tensor, real_BT: Tensor) -> Tensor:
-    """-log sigmoid(margin) over pairs of windows of unequal mean reward; zero if the batch has no such pair.
+class _Store:
+    """The checkpoint file of a training, if it has one."""
 
-    Means and not sums over steps: a longer window earns more without being better.
-    """
-    length_B = real_BT.sum(1)
-    score_B = log_prob_BT.sum(1) / length_B
-    earned_B = (reward_BT * real_BT).sum(1) / length_B
-    # A batch is in random order, so its neighbour is a random partner.
-    side_B = torch.sign(earned_B - earned_B.roll(1))
-    pairs = side_B.abs().sum().clamp(min=1)
-    return -(F.logsigmoid(side_B * (score_B - score_B.roll(1))) * side_B.abs()).sum() / pairs
+    def __init__(self, path: Path | None, identity: Mapping[str, Any], group: Group) -> None:
+        self._path, self._identity, self._group = path, identity, group
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        if self._path is not None:
+            checkpoint.save(self._own(self._path), self._identity, state)
+
+    def load(self) -> dict[str, Any] | None:
+        return None if self._path is None else checkpoint.load(self._own(self._path), self._identity)
+
+    def done(self) -> None:
+        if self._path is not None:
+            self._own(self._path).unlink(missing_ok=True)
+
+    def _own(self, path: Path) -> Path:
+        """Random states differ by process."""
+        return path if self._group.leads else path.with_name(f"{path.name}.{self._group.rank}")
 
 
-def _fit(
-    model: MTORL,
-    data: _Data,
-    val_data: _Data,
-    config: TrainConfig,
-    on_epoch: Callable[[dict[str, float]], None] | None,
-) -> tuple[dict[str, Tensor], list[dict[str, float]], int]:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs, eta_min=config.lr / 10)
-    weights = {"action": 1.0, "reward": config.mu, "cost": config.nu, "preference": config.lam}
-    average = copy.deepcopy(model)
-    history: list[dict[str, float]] = []
-    best: dict[str, Tensor] = {}
-    best_loss, best_epoch = math.inf, 0
-    for epoch in range(1, config.epochs + 1):
+class _Loop:
+    def __init__(
+        self, source: Source, held_out: Source, config: TrainConfig, channels: int, device: torch.device, group: Group
+    ) -> None:
+        self.config, self.source, self.held_out, self.device, self.group = config, source, held_out, device, group
+        self.weights = Weights(config.mu, config.nu, config.lam)
+        self.model = _new_model(_not_empty("training", source), config, channels).to(device)
+        _not_empty("validation", held_out)
+        self.average = AveragedModel(self.model, multi_avg_fn=_fading(config.averaging))
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+            self.optimizer, config.epochs, eta_min=config.lr / 10
+        )
+        self.progress = _Progress()
+        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+        objective: nn.Module = Objective(self.model)
+        if device.type == "cuda":
+            self.model.compile_trunk()
+        if group.size > 1:
+            objective = DistributedDataParallel(objective, device_ids=[device] if device.type == "cuda" else None)
+        self.objective = objective
+
+    def run(self, on_epoch: Callable[[dict[str, float]], None] | None, store: _Store) -> None:
+        if (state := store.load()) is not None:
+            self.restore(state)
+        while not self.finished:
+            self.train_epoch(store)
+            row = self.close_epoch()
+            store.save(self.state())
+            if on_epoch is not None and self.group.leads:
+                on_epoch(row)
+
+    @property
+    def finished(self) -> bool:
+        done = self.progress.epoch - 1
+        return done >= self.config.epochs or (done > 0 and done - self.progress.best_epoch >= self.config.patience)
+
+    def train_epoch(self, store: _Store) -> None:
+        """Go through the windows once, from where the epoch stands."""
+        self.objective.train()
+        progress, config = self.progress, self.config
+        started = time.perf_counter() - progress.seconds
+        sums = torch.tensor(progress.sums, dtype=torch.float64, device=self.device)
+        check = _GPU_CHECK if self.device.type == "cuda" else 1
+        for number, batch in self._batches():
+            where = f"epoch {progress.epoch}, batch {number}"
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                terms = self.objective(*batch.to(self.device))
+            loss = self.weights.loss(terms)
+            values = torch.stack([terms[name].detach() for name in TERMS])
+            if number % check == 0:
+                _check(dict(zip(TERMS, values.tolist(), strict=True)), where)
+            (loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
+            sums += values * len(batch.x_BTD)
+            progress.windows += len(batch.x_BTD)
+            progress.batch = number
+            if number % config.accumulate == 0:
+                self._step(where, checked=number % check == 0)
+            if number % config.checkpoint_batches == 0 and number % config.accumulate == 0:
+                progress.sums, progress.seconds = sums.tolist(), time.perf_counter() - started
+                store.save(self.state())
+        if progress.batch % config.accumulate:
+            self._step(f"epoch {progress.epoch}, its last batch", checked=True)
+        progress.sums, progress.seconds = sums.tolist(), time.perf_counter() - started
+
+    def close_epoch(self) -> dict[str, float]:
+        """Validate, note the epoch, and be ready for the next one."""
+        progress = self.progress
         started = time.perf_counter()
-        model.train()
-        sums = dict.fromkeys(weights, 0.0)
-        order_B = torch.randperm(len(data.x_BTD)).to(data.x_BTD.device)
-        for number, batch in enumerate(data.batches(order_B, config.batch_size), start=1):
-            terms, log_prob_BT = losses(model, batch)
-            terms["preference"] = preference_loss(log_prob_BT, batch.reward_BT, batch.channel_BT >= 0)
-            values = {name: term.item() for name, term in terms.items()}
-            _check(values, f"epoch {epoch}, batch {number}")
-            optimizer.zero_grad()
-            torch.autograd.backward(_weighted(terms, weights))
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip).item()
-            _check({"gradient": norm}, f"epoch {epoch}, batch {number}")
-            optimizer.step()
-            _update_average(average, model, config.averaging)
-            for name, value in values.items():
-                sums[name] += value * len(batch.x_BTD)
-        means = {name: value / len(data.x_BTD) for name, value in sums.items()}
-        val_means = _validate(average, val_data)
-        _check(val_means, f"epoch {epoch}, validation")
-        row = {"epoch": epoch, "lr": float(schedule.get_last_lr()[0])}
-        row |= _named("train", means, weights) | _named("val", val_means, weights)
-        row["seconds"] = time.perf_counter() - started
-        history.append(row)
-        schedule.step()
-        if row["val_loss"] < best_loss:
-            best_loss, best_epoch, best = row["val_loss"], epoch, copy.deepcopy(average.state_dict())
-        if on_epoch is not None:
-            on_epoch(row)
-        if epoch - best_epoch >= config.patience:
-            break
-    return best, history, best_epoch
+        sums = self.group.total(torch.tensor([*progress.sums, progress.windows], dtype=torch.float64).to(self.device))
+        means = dict(zip(TERMS, (sums[:-1] / sums[-1]).tolist(), strict=True))
+        _check(means, f"epoch {progress.epoch}")
+        val_means = self._validate()
+        _check(val_means, f"epoch {progress.epoch}, validation")
+        row = {"epoch": progress.epoch, "lr": float(self.schedule.get_last_lr()[0])}
+        row |= self._named("train", means) | self._named("val", val_means)
+        row["seconds"] = progress.seconds + time.perf_counter() - started
+        self.schedule.step()
+        if row["val_loss"] < progress.best_loss:
+            progress.best_loss, progress.best_epoch = row["val_loss"], progress.epoch
+            progress.best = {k: v.detach().cpu().clone() for k, v in self.average.module.state_dict().items()}
+        progress.history.append(row)
+        progress.epoch, progress.batch, progress.windows, progress.seconds = progress.epoch + 1, 0, 0, 0.0
+        progress.sums = [0.0] * len(TERMS)
+        return row
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed training needs."""
+        random = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "random": random,
+            "progress": asdict(self.progress),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Stand where another process stood."""
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["random"]["cpu"])
+        if "cuda" in state["random"]:
+            torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
+        self.progress = _Progress(**state["progress"])
+
+    def _batches(self) -> Iterator[tuple[int, Any]]:
+        """The batches of the epoch that are left, numbered from 1, each as far as it is this process's own."""
+        random = np.random.default_rng([self.config.seed, self.progress.epoch])
+        done, skip = 0, self.progress.batch
+        for place in random.permutation(len(self.source)):
+            part = self.source[int(place)]
+            chunks = self._chunks(random.permutation(len(part)))
+            left = chunks[max(0, skip - done) :]
+            first = done + len(chunks) - len(left) + 1
+            yield from enumerate(self._encoded(part, left), start=first)
+            done += len(chunks)
+
+    def _chunks(self, order_B: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        size, group = self.config.batch_size * self.group.size, self.group
+        if group.size > 1:  # processes wait for each other: all need as many batches, of as many windows
+            order_B = order_B[: len(order_B) // size * size]
+        return [order_B[i : i + size][group.rank :: group.size] for i in range(0, len(order_B), size)]
+
+    def _encoded(self, part: Part, chunks: list[NDArray[np.int64]]) -> Iterator[Any]:
+        on_gpu = self.device.type == "cuda"
+        return batches(part, chunks, _GPU_WORKERS if on_gpu else 0, on_gpu)
+
+    def _step(self, where: str, checked: bool) -> None:
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        if checked:
+            _check({"gradient": norm.item()}, where)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average.update_parameters(self.model)
+
+    @torch.inference_mode()
+    def _validate(self) -> dict[str, float]:
+        """Losses over all real steps; exact whatever the batch size, because batches are weighted by their steps."""
+        average: MTORL = self.average.module  # type: ignore[assignment]
+        average.eval()
+        names = TERMS[:-1]
+        sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=self.device)
+        for place in range(len(self.held_out)):
+            part = self.held_out[place]
+            rows_B = np.arange(self.group.rank, len(part), self.group.size)
+            chunks = [rows_B[i : i + _VAL_BATCH] for i in range(0, len(rows_B), _VAL_BATCH)]
+            for batch in self._encoded(part, chunks):
+                batch = batch.to(self.device)
+                steps = (batch.channel_BT >= 0).sum()
+                terms, _ = losses(average, batch)
+                sums += torch.stack([*(terms[name] * steps for name in names), steps])
+        sums = self.group.total(sums)
+        return dict(zip(names, (sums[:-1] / sums[-1]).tolist(), strict=True))
+
+    def _named(self, prefix: str, means: Mapping[str, float]) -> dict[str, float]:
+        terms = {name: torch.tensor(means.get(name, 0.0), dtype=torch.float64) for name in TERMS}
+        row = {f"{prefix}_{name}": value for name, value in means.items()}
+        return {f"{prefix}_loss": float(self.weights.loss(terms)), **row}
 
 
-@torch.no_grad()
-def _update_average(average: MTORL, model: MTORL, keep: float) -> None:
-    for mean, value in zip(average.parameters(), model.parameters(), strict=True):
-        mean.lerp_(value, 1 - keep)
+def _fading(keep: float) -> Any:
+    return get_ema_multi_avg_fn(keep)  # type: ignore[no-untyped-call]
 
 
-@torch.inference_mode()
-def _validate(model: MTORL, data: _Data) -> dict[str, float]:
-    """Losses over all real steps; exact whatever the batch size, because batches are weighted by their steps."""
-    model.eval()
-    sums: dict[str, float] = {}
-    for batch in data.batches(torch.arange(len(data.x_BTD), device=data.x_BTD.device), 1024):
-        steps = int((batch.channel_BT >= 0).sum())
-        for name, term in losses(model, batch)[0].items():
-            sums[name] = sums.get(name, 0.0) + term.item() * steps
-    return {name: value / int((data.channel_BT >= 0).sum()) for name, value in sums.items()}
-
-
-def _weighted(terms: dict[str, Any], weights: dict[str, float]) -> Any:
-    return sum(weights[name] * term for name, term in terms.items())
-
-
-def _named(prefix: str, means: dict[str, float], weights: dict[str, float]) -> dict[str, float]:
-    row = {f"{prefix}_{name}": value for name, value in means.items()}
-    return {f"{prefix}_loss": _weighted(means, weights), **row}
-
-
-def _check(values: dict[str, float], where: str) -> None:
+def _check(values: Mapping[str, float], where: str) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
             raise TrainingDiverged(f"{where}: {name} is {value}; lower lr or clip, or look for extreme inputs")
 
 
-def _new_model(data: _Data, config: TrainConfig, channels: int) -> MTORL:
+def _not_empty(which: str, source: Source) -> Part:
+    for place in range(len(source)):
+        if len(part := source[place]):
+            return part
+    raise ValueError(f"no {which} windows: the log has too few users")
+
+
+def _new_model(part: Part, config: TrainConfig, channels: int) -> MTORL:
     """A network whose reward and cost heads start at the mean, so that no step is spent on learning a constant."""
-    real_BT = data.channel_BT >= 0
-    mean_cost = float(data.cost_BT[real_BT].mean())
+    mean_reward, mean_cost = part.means()
+    example = part.__getitems__([0]).x_BTD
     model = MTORL(
         MTORLConfig(
-            inputs=data.x_BTD.shape[2],
+            inputs=example.shape[2],
             channels=channels,
-            window=data.x_BTD.shape[1],
+            window=example.shape[1],
             hidden=config.hidden,
+            heads=config.heads,
             dropout=config.dropout,
+            convolutions=config.convolutions,
+            attention=config.attention,
+            conditioning=config.conditioning,
+            usual_reward=mean_reward,
             cost_scale=mean_cost if mean_cost > 0 else 1.0,
         )
     )
-    mean_reward = min(max(float(data.reward_BT[real_BT].mean()), 1e-4), 1 - 1e-4)
+    mean_reward = min(max(mean_reward, 1e-4), 1 - 1e-4)
     model.reward.start_at(math.log(mean_reward / (1 - mean_reward)))
     model.cost.start_at(math.log(math.e - 1))  # softplus of it is one mean cost
     return model
-
-
-def _tensors(which: str, x_BTD: NDArray[np.float32], targets: Targets, device: torch.device | str) -> _Data:
-    if len(x_BTD) == 0:
-        raise ValueError(f"no {which} windows: the log has too few users")
-    for name, array in (("inputs", x_BTD), ("reward_BT", targets["reward_BT"]), ("cost_BT", targets["cost_BT"])):
-        if not np.isfinite(array).all():
-            raise ValueError(f"{which} {name}: {np.count_nonzero(~np.isfinite(array))} values are not finite")
-    return _Data(
-        torch.as_tensor(x_BTD, dtype=torch.float32, device=device),
-        torch.as_tensor(targets["channel_BT"], dtype=torch.int64, device=device),
-        torch.as_tensor(targets["reward_BT"], dtype=torch.float32, device=device),
-        torch.as_tensor(targets["cost_BT"], dtype=torch.float32, device=device),
-    )

@@ -2,7 +2,9 @@
 
 Token t of a journey pairs the *previous* touchpoint with the *present* context (the paper's x_t, before its embedding):
 
-    x_t = (a_{t-1}, outcomes_{t-1}, context_t, static user features)
+    x_t = (a_{t-1}, outcomes_{t-1}, time_t, context_t, static user features)
+
+where time_t is the hour of the day and how long ago touchpoint t - 1 was.
 
 A window holds the last n tokens. Two doors lead into the same `WindowBatch`, and so to the same numbers, bit for bit:
 
@@ -30,6 +32,7 @@ from mtorl import columns as read
 from mtorl.columns import Codes, Values, WindowError
 from mtorl.dataset import OUTCOMES, DatasetSpec
 from mtorl.past import Timeline, cut, gap_us
+from mtorl.request_features import request_features
 
 __all__ = [
     "Codes",
@@ -42,8 +45,12 @@ __all__ = [
     "instance_from_history",
 ]
 
+# A category of fewer uses in training is read like an unknown one, which so is learned as well. Small logs keep more.
+_RARE, _RARE_SHARE = 10, 0.001
+
 Instance = dict[str, Any]
-"""One window as JSON: prev_channel (null = start), prev_click, ..., context {column: [..T]}, static {column: value}."""
+"""One window as JSON: prev_channel (null = start), prev_timestamp, prev_click, ..., context {column: [..T]}, each with
+one value a token; static {column: value}; timestamp, that of the decision. Times are microseconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class WindowBatch:
     length_B: NDArray[np.int64]
     prev_channel_N: NDArray[np.int64]  # position in spec.channels; len(spec.channels) = start of the journey
     prev_outcomes: dict[str, NDArray[np.float64]]  # click, conversion, revenue, cost of the previous touchpoint
+    time: dict[str, NDArray[np.float64]]  # hour_of_day, recency_hours (NaN at the start of a journey) of each token
     context: dict[str, Values]  # N values a column
     static: dict[str, Values]  # B values a column
     targets: Targets | None = None
@@ -84,6 +92,26 @@ class WindowBatch:
     def __len__(self) -> int:
         return len(self.length_B)
 
+    def take(self, rows: NDArray[np.int64]) -> WindowBatch:
+        """Some of the windows, in the order of `rows`."""
+        length_B = self.length_B[rows]
+        end_B = np.cumsum(length_B)
+        token_N = np.repeat(np.cumsum(self.length_B)[rows] - end_B, length_B) + np.arange(length_B.sum())
+        happened = self.targets
+        if happened is not None:
+            outcomes = {name: values[token_N] for name, values in happened.outcomes.items()}
+            touch_N, valid_N = happened.touch_N[token_N], happened.valid_N[token_N]
+            happened = Targets(happened.channel_N[token_N], outcomes, touch_N, valid_N)
+        return WindowBatch(
+            length_B,
+            self.prev_channel_N[token_N],
+            {name: values[token_N] for name, values in self.prev_outcomes.items()},
+            {name: values[token_N] for name, values in self.time.items()},
+            {name: read.take(values, token_N) for name, values in self.context.items()},
+            {name: read.take(values, rows) for name, values in self.static.items()},
+            happened,
+        )
+
     @classmethod
     def from_instances(cls, instances: Sequence[Instance], spec: DatasetSpec) -> WindowBatch:
         """Build from the JSON form, for small batches on a server.
@@ -96,6 +124,8 @@ class WindowBatch:
         lengths: list[int] = []
         channels: list[int] = []
         outcomes: dict[str, list[Any]] = {name: [] for name in OUTCOMES}
+        before: list[Any] = []
+        at: list[Any] = []
         context: dict[str, list[Any]] = {c.name: [] for c in spec.context}
         static: dict[str, list[Any]] = {c.name: [] for c in spec.static}
         for i, item in enumerate(instances):
@@ -108,6 +138,9 @@ class WindowBatch:
                 channels.append(start if previous[0] is None else code[previous[0]])
                 channels.extend([code[name] for name in previous[1:]])
                 lengths.append(length)
+                times = read.json_list(item["prev_timestamp"], length, "prev_timestamp", i)
+                before.extend(times)
+                at.extend([*times[1:], item["timestamp"]])
                 for name in OUTCOMES:
                     outcomes[name].extend(read.json_list(item[f"prev_{name}"], length, f"prev_{name}", i))
                 for name in context:
@@ -121,10 +154,20 @@ class WindowBatch:
         length_B = np.array(lengths, dtype=np.int64)
         row_B = np.arange(len(lengths))
         row_N = np.repeat(row_B, length_B)
+        channel_N = np.array(channels, dtype=np.int64)
+        at_N = read.json_numbers(at, "timestamp", row_N, null=False)
+        before_N = read.json_numbers(before, "prev_timestamp", row_N)
+        # What is not a number here, or is not before, fails the second comparison.
+        untimely_N = np.isnan(before_N) != (channel_N == start)
+        untimely_N |= (channel_N != start) & ~(before_N <= at_N)
+        if untimely_N.any():
+            i = int(row_N[untimely_N.argmax()])
+            raise WindowError(f"instance {i}: prev_timestamp is not one time a touchpoint, oldest first", i)
         return cls(
             length_B,
-            np.array(channels, dtype=np.int64),
+            channel_N,
             {name: read.json_numbers(v, f"prev_{name}", row_N, null=False) for name, v in outcomes.items()},
+            _clock(at_N, before_N),
             {c.name: read.json_values(c, context[c.name], f"context.{c.name}", row_N) for c in spec.context},
             {c.name: read.json_values(c, static[c.name], f"static.{c.name}", row_B) for c in spec.static},
         )
@@ -153,7 +196,8 @@ class WindowBatch:
         row_B = np.arange(len(steps)) if rows is None else np.asarray(rows, dtype=np.int64)
         if ((row_B < 0) | (row_B >= len(steps))).any():
             raise WindowError(f"rows: there are only {len(steps)} steps, 0 to {len(steps) - 1}")
-        tokens = Timeline.of(steps).tokens(row_B, spec.window, gap_us(spec))
+        timeline = Timeline.of(steps)
+        tokens = timeline.tokens(row_B, spec.window, gap_us(spec))
 
         column = {name: read.flat(steps[name]) for name in ("channel", *OUTCOMES, *context, *static)}
         channel_P = read.arrow_channels(column["channel"], spec.channels, "channel")
@@ -164,14 +208,20 @@ class WindowBatch:
             own = {name: values_P[tokens.own_N] for name, values_P in outcomes_P.items()}
             happened = Targets(channel_P[tokens.own_N], own, tokens.own_N, tokens.honest_N)
         # Row -1 is what a token reads that starts a journey.
+        before_N = np.append(timeline.time_P.astype(np.float64), np.nan)[tokens.prev_N]
         return cls(
             tokens.length_B,
             np.append(channel_P, len(spec.channels))[tokens.prev_N],
             {name: np.append(values_P, 0.0)[tokens.prev_N] for name, values_P in outcomes_P.items()},
+            _clock(timeline.time_P[tokens.own_N].astype(np.float64), before_N),
             {name: read.take(values[name], tokens.own_N) for name in context},
             {name: read.take(values[name], row_B) for name in static},
             happened,
         )
+
+
+def _clock(at_N: NDArray[np.float64], before_N: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    return {name: np.asarray(value_N) for name, value_N in request_features(at_N, before_N).items()}
 
 
 def history_columns(spec: DatasetSpec) -> tuple[str, ...]:
@@ -210,7 +260,9 @@ def instance_from_history(
     k = len(columns["hist_channel"])
     begins = k < n
     instance: Instance = {
+        "timestamp": at,
         "prev_channel": [None] * begins + columns["hist_channel"],
+        "prev_timestamp": [None] * begins + times[past],
         **{f"prev_{name}": [0.0] * begins + read.as_json(columns[f"hist_{name}"]) for name in OUTCOMES},
         "context": {},
         "static": {c.name: read.as_json([static.get(c.name)])[0] for c in spec.static},
@@ -229,8 +281,8 @@ class Slot:
     """Where a column's numbers come from and how they are scaled; part of an `Encoder`."""
 
     name: str
-    source: str  # "outcome" (of the touchpoint before), "context" or "static"
-    kind: str  # "numeric" or "categorical"
+    source: str  # "outcome" (of the touchpoint before), "time", "context" or "static"
+    kind: str  # "numeric", "categorical" or "hour" (of the day)
     mean: float = 0.0
     std: float = 1.0
     scale: float = 0.0  # above 0: the mean and std are those of asinh(value / scale)
@@ -239,7 +291,7 @@ class Slot:
     @property
     def width(self) -> int:
         """Numbers in a token."""
-        return 1 if self.kind == "numeric" else len(self.values) + 1
+        return {"numeric": 1, "hour": 2}.get(self.kind, len(self.values) + 1)
 
     def scores(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Numbers of the column as the model reads them."""
@@ -252,9 +304,10 @@ class Encoder:
     """Numbers for the model: normalisation statistics, vocabularies and the reward's scale, all from training data.
 
     A token is concat(onehot(a_{t-1}) over the channels and "start", r_{t-1}, one number per immediate outcome of the
-    touchpoint before, one block per context and static column). r_{t-1}, too, is made of immediate outcomes alone.
-    Numeric columns are z-scores clipped to +-5 with null = 0; categorical ones are one-hot with a place for unknown.
-    Outcomes are z-scores of asinh(value / scale), which tells small amounts apart as well as large ones.
+    touchpoint before, the time, one block per context and static column). r_{t-1}, too, is made of immediate outcomes
+    alone. Numeric columns are z-scores clipped to +-5 with null = 0; categorical ones are one-hot with a place for what
+    training has seen rarely or never. Outcomes and the pause since the touchpoint before are z-scores of
+    asinh(value / scale), which tells small amounts apart as well as large ones; the hour is a point on a circle.
     """
 
     channels: tuple[str, ...]
@@ -273,12 +326,17 @@ class Encoder:
         happened = {name: values_N[seen] for name, values_N in batch.prev_outcomes.items()}
         if batch.targets is not None:
             happened = {name: np.append(some, batch.targets.outcomes[name]) for name, some in happened.items()}
-        slots = [_outcome_slot(name, happened[name]) for name in spec.immediate]
+        slots = [_amount_slot(name, "outcome", happened[name]) for name in spec.immediate]
+        slots.append(Slot("hour_of_day", "time", "hour"))
+        pause = batch.time["recency_hours"]
+        slots.append(_amount_slot("recency_hours", "time", pause[np.isfinite(pause)]))
         for source, columns, held in (("context", spec.context, batch.context), ("static", spec.static, batch.static)):
             for column in columns:
                 values = held[column.name]
                 if isinstance(values, Codes):
-                    used = {values.values[i] for i in np.unique(values.codes[values.codes >= 0])}
+                    uses = np.bincount(values.codes[values.codes >= 0], minlength=len(values.values))
+                    least = max(1, min(_RARE, _RARE_SHARE * len(values.codes)))
+                    used = [value for value, n in zip(values.values, uses, strict=True) if n >= least]
                     slots.append(Slot(column.name, source, "categorical", values=tuple(sorted(used))))
                 else:
                     finite = values[np.isfinite(values)]
@@ -308,17 +366,18 @@ class Encoder:
         at = start + 2
         held: dict[str, Mapping[str, Values]] = {
             "outcome": batch.prev_outcomes,
+            "time": batch.time,
             "context": batch.context,
             "static": batch.static,
         }
         for slot in self.slots:
             values = held[slot.source][slot.name]
             if isinstance(values, Codes):
-                # Null is code -1, which finds the last place of the table: unknown.
-                known = {value: i for i, value in enumerate(slot.values)}
-                table = np.array([known.get(v, len(known)) for v in values.values] + [len(known)], dtype=np.int64)
-                column = table[values.codes]
+                column = _places(slot, values)
                 x_PD[place_N, at + (column[batch.row_N] if slot.source == "static" else column)] = 1.0
+            elif slot.kind == "hour":
+                angle_N = values * (2 * np.pi / 24)
+                x_PD[place_N, at], x_PD[place_N, at + 1] = np.sin(angle_N), np.cos(angle_N)
             else:
                 score = slot.scores(values)
                 score = np.where(begins_N, 0.0, score) if slot.source == "outcome" else score
@@ -373,6 +432,11 @@ class Encoder:
             at += slot.width
         return None
 
+    def segment_of(self, batch: WindowBatch) -> NDArray[np.int64]:
+        """Place of each window's segment in that one-hot; 0 without a segment."""
+        slot = next((slot for slot in self.slots if slot.name == self.segment), None)
+        return np.zeros(len(batch), dtype=np.int64) if slot is None else _places(slot, batch.static[slot.name])
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; floats survive the round trip exactly."""
         data = asdict(self)
@@ -395,16 +459,25 @@ def _asinh(values: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
         return np.arcsinh(np.clip(values / scale, -1e300, 1e300))
 
 
-def _outcome_slot(name: str, values: NDArray[np.float64]) -> Slot:
-    """How an outcome is scaled, from its values in training."""
+def _places(slot: Slot, values: Values) -> NDArray[np.int64]:
+    """Where in a categorical slot's one-hot each value stands."""
+    assert isinstance(values, Codes)
+    known = {value: i for i, value in enumerate(slot.values)}
+    # Null is code -1, which finds the last place of the table: unknown.
+    table = np.array([known.get(v, len(known)) for v in values.values] + [len(known)], dtype=np.int64)
+    return table[values.codes]
+
+
+def _amount_slot(name: str, source: str, values: NDArray[np.float64]) -> Slot:
+    """How an amount of no fixed size is scaled, from its values in training."""
     amounts = np.abs(values[values != 0])
     scale = float(np.quantile(amounts, 0.1)) if amounts.size else 1.0
     scaled = _asinh(values, scale) if values.size else np.zeros(1)
-    return Slot(name, "outcome", "numeric", float(scaled.mean()), float(scaled.std()) or 1.0, scale=scale)
+    return Slot(name, source, "numeric", float(scaled.mean()), float(scaled.std()) or 1.0, scale=scale)
 
 
 def _absent(key: object, spec: DatasetSpec) -> str:
-    known = {"prev_channel", "context", "static", *(f"prev_{o}" for o in OUTCOMES)}
+    known = {"timestamp", "prev_channel", "prev_timestamp", "context", "static", *(f"prev_{o}" for o in OUTCOMES)}
     known |= {c.name for c in (*spec.context, *spec.static)}
     if key in known:
         return f"{key} is missing"

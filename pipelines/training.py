@@ -73,6 +73,9 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
             seed=seed,
             budget_share=budget_share,
             code_version=code_version,
+            # A pod that is evicted goes on where it stood, if there is a volume that outlives it.
+            checkpoint=f"/mnt/mtorl/checkpoints/{dsl.PIPELINE_JOB_ID_PLACEHOLDER}.pt" if profile.volume else "",
+            log=f"/mnt/mtorl/tensorboard/{dsl.PIPELINE_JOB_ID_PLACEHOLDER}" if profile.volume else "",
         )
         scores = evaluation.evaluate(
             windows=windows.outputs["windows"],
@@ -98,6 +101,8 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
             kubernetes.add_toleration(challenger, key=profile.gpu_resource, operator="Exists", effect="NoSchedule")
         if profile.timeout_seconds:
             kubernetes.set_timeout(challenger, profile.timeout_seconds)
+        if profile.volume:
+            challenger.set_retry(num_retries=3)
         for task in (log, windows, incumbent, challenger, scores, decision, store, published):
             if profile.volume:
                 kubernetes.mount_pvc(task, pvc_name=profile.volume, mount_path="/mnt/mtorl")

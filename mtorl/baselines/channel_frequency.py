@@ -1,6 +1,6 @@
 """The incumbent: channels in the proportions of the log, by segment. No sequence, no learning, hard to beat by luck.
 
-    network = fit(batch, encoder.targets(batch), encoder)
+    network = fit([batch], encoder)
     decide(*network outputs, POLICY, u)
 
 For each value of the data set's segment column (one table if there is none) it tabulates how often each channel was
@@ -12,12 +12,10 @@ Shapes: B windows, T steps, D encoded token, S segments (the last is "unknown"),
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mtorl.decision import Floats, PolicyParams
@@ -52,34 +50,30 @@ class ChannelFrequency(nn.Module):
         return share_BS @ self.logits_SC, share_BS @ self.reward_SC, share_BS @ self.cost_SC
 
 
-def fit(batch: WindowBatch, targets: Mapping[str, NDArray[Any]], encoder: Encoder) -> ChannelFrequency:
+def fit(parts: Iterable[WindowBatch], encoder: Encoder) -> ChannelFrequency:
     """Tabulate a log.
 
     Args:
-        batch: Training windows that cover each step once.
-        targets: Their labels, from `Encoder.targets`.
+        parts: Training windows with targets that cover each step once, as many at a time as fit in memory.
         encoder: Encodes windows; says where in a token the segment is.
     """
-    x_BTD, _ = encoder.encode(batch)
     segment = encoder.segment_slice()
-    segments = 1 if segment is None else segment[1] - segment[0]
-    segment_B = np.zeros(len(x_BTD), dtype=np.int64)
-    if segment is not None:
-        segment_B = x_BTD[:, 0, segment[0] : segment[1]].argmax(axis=1)
-    real_BT = targets["channel_BT"] >= 0
-    where = np.broadcast_to(segment_B[:, None], real_BT.shape)[real_BT], targets["channel_BT"][real_BT]
     channels = len(encoder.channels)
+    # uses, rewards and costs
+    sums_3SC = np.zeros((3, 1 if segment is None else segment[1] - segment[0], channels))
+    for batch in parts:
+        targets = batch.targets
+        assert targets is not None
+        valid_N = targets.valid_N
+        outcomes = {name: values_N[valid_N] for name, values_N in targets.outcomes.items()}
+        where = encoder.segment_of(batch)[batch.row_N[valid_N]], targets.channel_N[valid_N]
+        values = (np.ones(valid_N.sum()), encoder.reward(outcomes[encoder.gain], outcomes["cost"]), outcomes["cost"])
+        for sums_SC, values_N in zip(sums_3SC, values, strict=True):
+            np.add.at(sums_SC, where, values_N)
+    uses_SC = sums_3SC[0]
 
-    def total(values_BT: NDArray[Any]) -> Floats:
-        sums_SC = np.zeros((segments, channels))
-        np.add.at(sums_SC, where, values_BT[real_BT])
-        return sums_SC
-
-    uses_SC = total(np.ones(real_BT.shape))
-
-    def mean(values_BT: NDArray[Any]) -> Floats:
+    def mean(sums_SC: Floats) -> Floats:
         """Mean of each cell, drawn towards its channel's mean and, for a channel never used, the overall mean."""
-        sums_SC = total(values_BT)
         overall = sums_SC.sum() / max(uses_SC.sum(), 1.0)
         channel_C = (sums_SC.sum(0) + _PRIOR * overall) / (uses_SC.sum(0) + _PRIOR)
         mean_SC: Floats = (sums_SC + _PRIOR * channel_C) / (uses_SC + _PRIOR)
@@ -89,4 +83,4 @@ def fit(batch: WindowBatch, targets: Mapping[str, NDArray[Any]], encoder: Encode
     # A segment starts from the overall frequencies: one that training never saw keeps them.
     smooth_SC = uses_SC + channels * _USES * frequency_C
     logits_SC = np.log(smooth_SC / smooth_SC.sum(axis=1, keepdims=True))
-    return ChannelFrequency(logits_SC, mean(targets["reward_BT"]), mean(targets["cost_BT"]), segment)
+    return ChannelFrequency(logits_SC, mean(sums_3SC[1]), mean(sums_3SC[2]), segment)

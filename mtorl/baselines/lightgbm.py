@@ -71,14 +71,14 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Bo
     parts = [(Summary.of(batch, encoder), labels(batch, encoder)) for batch in (train, val)]
     channels = len(encoder.channels)
     plain = [(summary.values_BF, found.channel_B.astype(np.float64)) for summary, found in parts]
-    names = parts[0][0].names
-    categorical = [names.index(name) for name in parts[0][0].categorical]
-    action = _grow(plain, categorical, seed, objective="multiclass", num_class=channels)
+    # Codes are split like amounts: as categories they overfit (measured on validation users). The channel, whose effect
+    # is what the reward's trees are for, is a category.
+    action = _grow(plain, [], seed, objective="multiclass", num_class=channels)
     with_channel = [_with_channel(summary, found.channel_B.astype(np.float64)) for summary, found in parts]
     rewards = [(values, found.reward_B) for values, (_, found) in zip(with_channel, parts, strict=True)]
     costs = [(values, found.cost_B) for values, (_, found) in zip(with_channel, parts, strict=True)]
     paid_B = costs[0][1]
-    categorical.append(len(names))  # the channel itself
+    categorical = [rewards[0][0].shape[1] - 1]
     reward = _grow(rewards, categorical, seed, objective="cross_entropy")
     cost = _grow(costs, categorical, seed, objective="poisson") if paid_B.min() < paid_B.max() else None
     return Boosted(encoder, action, reward, cost, float(paid_B.mean()))

@@ -4,7 +4,7 @@
     summary.values_BF, summary.names
 
 Only what the model's own token may hold is used: the channel and the immediate outcomes of past touchpoints, and the
-context and static columns of the present one (`mtorl.windows.Encoder`).
+time, context and static columns of the present one (`mtorl.windows.Encoder`).
 
 Shapes: B windows, N tokens, P slots of past touchpoints (newest first), F features, C channels.
 """
@@ -64,6 +64,9 @@ class Summary:
         categorical = [f"channel_{i + 1}" for i in range(LATEST)]
         for slot in encoder.slots:
             if slot.source == "outcome":
+                continue
+            if slot.source == "time":
+                found[slot.name] = batch.time[slot.name][last_B]
                 continue
             values = (batch.context if slot.source == "context" else batch.static)[slot.name]
             at_B = last_B if slot.source == "context" else np.arange(len(batch))

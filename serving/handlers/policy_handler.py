@@ -241,7 +241,9 @@ def _windows(windows: dict[int, Any], spec: DatasetSpec) -> tuple[WindowBatch, d
 def _empty_window(spec: DatasetSpec) -> Instance:
     """The first decision of a user of whom nothing is known."""
     return {
+        "timestamp": 0,
         "prev_channel": [None],
+        "prev_timestamp": [None],
         **{f"prev_{outcome}": [0.0] for outcome in OUTCOMES},
         "context": {column.name: [None] for column in spec.context},
         "static": {column.name: None for column in spec.static},

@@ -118,7 +118,7 @@ def test_everything_comes_back(saved):
     model = loaded.model
     assert set(model["files"]) == set(FILES)
     assert model["version"] == loaded.digest[:12]
-    assert model["schema_version"] == 2
+    assert model["schema_version"] == 3
     for name in ("name", "kind", "cost_cap", "default_channel", "data_fingerprint", "git_revision"):
         assert model[name] == given[name]
     assert model["feature_service"] == "ad_decision_v1"
@@ -170,7 +170,7 @@ def test_a_missing_file_is_named(copy, file):
     ("change", "message"),
     [
         ({"cost_cap": {"search": 99.0}}, "model.json: does not match its digest"),
-        ({"schema_version": 1}, "schema version 1, this code reads 2"),
+        ({"schema_version": 1}, "schema version 1, this code reads 3"),
         ({"files": {"../../etc/passwd": "0"}}, "its list of files is not"),
     ],
 )

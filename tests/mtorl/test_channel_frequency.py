@@ -56,7 +56,7 @@ def fitted() -> tuple[ChannelFrequency, Encoder]:
     torch.set_num_threads(1)
     batch = windows(spec())
     encoder = Encoder.fit(batch, spec())
-    return fit(batch, encoder.targets(batch), encoder), encoder
+    return fit([batch], encoder), encoder
 
 
 def heads(network: ChannelFrequency, encoder: Encoder, age: str | None, description: DatasetSpec | None = None):
@@ -96,7 +96,7 @@ def test_without_a_segment_there_is_one_table():
     description = spec(segment=None)
     batch = windows(description)
     encoder = Encoder.fit(batch, description)
-    network = fit(batch, encoder.targets(batch), encoder)
+    network = fit([batch], encoder)
     for age in ("young", "old", None):
         probs, reward, _ = heads(network, encoder, age, description)
         np.testing.assert_allclose(probs, [0.625, 0.375, 0.0], atol=0.01)
@@ -110,7 +110,7 @@ def test_every_step_of_a_window_counts():
     rows = [{**row, "user_id": f"u{i}", "channel": channel} for i in range(100) for channel in channels]
     batch = windows_of(rows, description, 4)
     encoder = Encoder.fit(batch, description)
-    probs, _, _ = heads(fit(batch, encoder.targets(batch), encoder), encoder, "young")
+    probs, _, _ = heads(fit([batch], encoder), encoder, "young")
     np.testing.assert_allclose(probs, [0.75, 0.25, 0.0], atol=0.01)
 
 

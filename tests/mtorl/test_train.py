@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from mtorl.checkpoint import CheckpointError
 from mtorl.decision import PolicyParams, action_probabilities, utility_scale
-from mtorl.model import MTORL, MTORLConfig
-from mtorl.train import TrainConfig, TrainingDiverged, _Data, losses, preference_loss, train
+from mtorl.loader import Batch
+from mtorl.model import MTORL, Aim, MTORLConfig
+from mtorl.objective import aims, losses, preference_loss
+from mtorl.train import TrainConfig, TrainingDiverged, train
+from tests.mtorl.arrays import Arrays
 
 T, C = 6, 3
 D = C + 2 + 2  # one-hot of the previous channel and "start", previous reward, two context columns
@@ -42,10 +50,10 @@ def world(windows: int, seed: int):
     return x * real[..., None], targets, length, gain_BTC
 
 
-def fit(config: TrainConfig = SMALL, windows: int = 600, on_epoch=None):
+def fit(config: TrainConfig = SMALL, windows: int = 600, on_epoch=None, **more):
     x, targets, _, _ = world(windows, 0)
     val_x, val_targets, _, _ = world(200, 1)
-    return train(x, targets, val_x, val_targets, config, on_epoch, channels=C)
+    return train([Arrays(x, targets)], [Arrays(val_x, val_targets)], config, on_epoch, channels=C, **more)
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +110,10 @@ def test_same_seed_same_network_and_the_global_generator_is_left_alone():
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    first = fit(TrainConfig(epochs=2, batch_size=64, hidden=8, device="cpu"), windows=100)
+    first = fit(TrainConfig(epochs=2, batch_size=64, hidden=8, heads=2, device="cpu"), windows=100)
     assert torch.equal(torch.rand(1), expected)
-    again = fit(TrainConfig(epochs=2, batch_size=64, hidden=8, device="cpu"), windows=100)
-    other = fit(TrainConfig(epochs=2, batch_size=64, hidden=8, device="cpu", seed=1), windows=100)
+    again = fit(TrainConfig(epochs=2, batch_size=64, hidden=8, heads=2, device="cpu"), windows=100)
+    other = fit(TrainConfig(epochs=2, batch_size=64, hidden=8, heads=2, device="cpu", seed=1), windows=100)
     weights, same, different = (list(run.model.state_dict().values()) for run in (first, again, other))
     assert all(torch.equal(a, b) for a, b in zip(weights, same, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(weights, different, strict=True))
@@ -125,23 +133,20 @@ def test_stops_early_and_keeps_the_best_epoch():
 
 def test_progress_is_reported_every_epoch():
     seen: list[dict[str, float]] = []
-    result = fit(TrainConfig(epochs=2, batch_size=64, hidden=8, device="cpu"), windows=100, on_epoch=seen.append)
+    result = fit(
+        TrainConfig(epochs=2, batch_size=64, hidden=8, heads=2, device="cpu"), windows=100, on_epoch=seen.append
+    )
     assert seen == result.history
 
 
-def data(x: np.ndarray, targets: dict[str, np.ndarray]) -> _Data:
-    return _Data(
-        torch.as_tensor(x, dtype=torch.float32),
-        torch.as_tensor(targets["channel_BT"]),
-        torch.as_tensor(targets["reward_BT"], dtype=torch.float32),
-        torch.as_tensor(targets["cost_BT"], dtype=torch.float32),
-    )
+def data(x: np.ndarray, targets: dict[str, np.ndarray]) -> Batch:
+    return Arrays(x, targets).__getitems__(range(len(x)))
 
 
 @pytest.fixture
 def model() -> MTORL:
     torch.manual_seed(0)
-    return MTORL(MTORLConfig(inputs=D, channels=C, window=T, hidden=8)).eval()
+    return MTORL(MTORLConfig(inputs=D, channels=C, window=T, hidden=8, heads=2)).eval()
 
 
 def test_losses_match_their_formulas(model):
@@ -203,7 +208,7 @@ def test_reward_and_cost_learn_at_the_logged_channel_only(model):
     terms, _ = losses(model, data(x, targets))
     (terms["reward"] + terms["cost"]).backward()
     for head in (model.reward, model.cost):
-        touched = head.bias_C.grad != 0
+        touched = head.own.bias.grad != 0
         assert touched.tolist() == [False, True, False]
 
 
@@ -227,8 +232,8 @@ def test_preference_compares_means_and_not_lengths():
 def test_any_unit_of_cost_gives_the_same_network():
     x, targets, _, _ = world(200, 0)
     cents = {**targets, "cost_BT": targets["cost_BT"] * 100}
-    config = TrainConfig(epochs=2, batch_size=64, hidden=8, device="cpu")
-    euros_run, cents_run = (train(x, t, x, t, config, channels=C) for t in (targets, cents))
+    config = TrainConfig(epochs=2, batch_size=64, hidden=8, heads=2, device="cpu")
+    euros_run, cents_run = (train([Arrays(x, t)], [Arrays(x, t)], config, channels=C) for t in (targets, cents))
     cost, cost_in_cents = predictions(euros_run.model)[2], predictions(cents_run.model)[2]
     np.testing.assert_allclose(cost_in_cents, 100 * cost, rtol=1e-2)
 
@@ -236,36 +241,180 @@ def test_any_unit_of_cost_gives_the_same_network():
 def test_free_exposures_are_fine():
     x, targets, _, _ = world(100, 0)
     free = {**targets, "cost_BT": np.zeros_like(targets["cost_BT"])}
-    result = train(x, free, x, free, TrainConfig(epochs=3, batch_size=32, hidden=8, device="cpu"), channels=C)
+    parts = [Arrays(x, free)]
+    result = train(parts, parts, TrainConfig(epochs=3, batch_size=32, hidden=8, heads=2, device="cpu"), channels=C)
     assert (predictions(result.model)[2] >= 0).all()
-
-
-@pytest.mark.parametrize("name", ["x", "reward_BT", "cost_BT"])
-def test_inputs_that_are_not_numbers_are_named(name):
-    x, targets, _, _ = world(20, 0)
-    broken = {key: column.copy() for key, column in targets.items()}
-    broken_x = x.copy()
-    (broken_x if name == "x" else broken[name])[3, 0] = np.nan
-    with pytest.raises(ValueError, match=f"training {'inputs' if name == 'x' else name}: .* not finite"):
-        train(broken_x, broken, x, targets, SMALL, channels=C)
 
 
 def test_divergence_is_an_error_that_says_where():
     x, targets, _, _ = world(100, 0)
     with pytest.raises(TrainingDiverged, match=r"epoch 1, batch 1: .* is (nan|inf)"):
-        train(x * np.float32(3e38), targets, x, targets, SMALL, channels=C)
+        train([Arrays(x * np.float32(3e38), targets)], [Arrays(x, targets)], SMALL, channels=C)
 
 
 def test_no_windows_is_an_error_that_says_which():
     x, targets, _, _ = world(20, 0)
     empty = {name: column[:0] for name, column in targets.items()}
     with pytest.raises(ValueError, match="no validation windows"):
-        train(x, targets, x[:0], empty, SMALL, channels=C)
+        train([Arrays(x, targets)], [Arrays(x[:0], empty)], SMALL, channels=C)
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("epochs", 0), ("lr", 0.0), ("mu", -1.0), ("lam", float("nan")), ("patience", 0)]
+    ("field", "value"),
+    [("epochs", 0), ("lr", 0.0), ("mu", -1.0), ("lam", float("nan")), ("patience", 0), ("precision", "fp8")],
 )
 def test_config_names_the_field_at_fault(field, value):
     with pytest.raises(ValueError, match=field):
         TrainConfig(**{field: value})
+
+
+# ---- going on after a kill, and on several processes
+
+WORKER = """
+import os, signal, sys
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[1])
+torch.set_num_threads(1)
+from tests.mtorl.arrays import Arrays
+from tests.mtorl.test_train import C, RESUMED, world
+from mtorl import checkpoint
+from mtorl.train import train
+
+saves, limit, save = 0, int(sys.argv[3]), checkpoint.save
+
+def saved(*args):
+    global saves
+    save(*args)
+    saves += 1
+    if saves == limit:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoint.save = saved
+parts = [Arrays(*world(150, seed)[:2]) for seed in (0, 1)]
+result = train(parts, [Arrays(*world(60, 2)[:2])], RESUMED, channels=C, resume=Path(sys.argv[2]))
+torch.save({"weights": result.model.state_dict(), "losses": [r["train_loss"] for r in result.history]}, sys.argv[4])
+"""
+RESUMED = TrainConfig(epochs=3, batch_size=32, accumulate=2, hidden=8, heads=2, checkpoint_batches=4, device="cpu")
+
+
+def _worker(folder: Path, kill_after: int, name: str) -> int:
+    root = str(Path(__file__).parents[2])
+    command = [sys.executable, "-c", WORKER, root, str(folder / "checkpoint"), str(kill_after), str(folder / name)]
+    return subprocess.run(command, cwd=root, check=False).returncode
+
+
+@pytest.mark.parametrize("kills", [[1], [2, 3], [4]])
+def test_a_training_that_was_killed_ends_where_one_that_was_not_does(tmp_path, kills):
+    for kill in kills:  # inside an epoch and between two, before and after the first part
+        assert _worker(tmp_path, kill, "none") == -9
+        assert (tmp_path / "checkpoint").exists()
+    assert _worker(tmp_path, 0, "resumed") == 0
+    assert not (tmp_path / "checkpoint").exists()
+    parts = [Arrays(*world(150, seed)[:2]) for seed in (0, 1)]
+    whole = train(parts, [Arrays(*world(60, 2)[:2])], RESUMED, channels=C)
+    found = torch.load(tmp_path / "resumed", weights_only=True)
+    assert found["losses"] == [row["train_loss"] for row in whole.history]
+    assert all(torch.equal(found["weights"][name], value) for name, value in whole.model.state_dict().items())
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path):
+    path, small = tmp_path / "checkpoint", {"windows": 60, "resume": tmp_path / "checkpoint"}
+    config = TrainConfig(epochs=2, batch_size=64, hidden=8, heads=2, device="cpu")
+
+    def stop(row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, on_epoch=stop, identity={"data": "a"}, **small)
+    with pytest.raises(CheckpointError, match=r"checkpoint: belongs to another training; data, lr differ"):
+        fit(replace(config, lr=0.1), identity={"data": "b"}, **small)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"cannot be read .* delete it to start anew"):
+        fit(config, identity={"data": "a"}, **small)
+    path.unlink()
+    assert len(fit(config, identity={"data": "a"}, **small).history) == 2
+
+
+def test_several_small_batches_make_one_step():
+    one = fit(TrainConfig(epochs=1, batch_size=64, hidden=8, heads=2, dropout=0.0, lam=0.0, device="cpu"), windows=64)
+    config = TrainConfig(
+        epochs=1, batch_size=16, accumulate=4, hidden=8, heads=2, dropout=0.0, lam=0.0, device="cpu", clip=1e9
+    )
+    four = fit(config, windows=64)
+    # The mean of means is not the mean of all steps, so the first Adam step may differ a little in its direction.
+    a, b = (torch.cat([p.flatten() for p in run.model.parameters()]) for run in (one, four))
+    torch.manual_seed(0)
+    assert (a - b).abs().mean() < 0.2 * SMALL.lr
+
+
+DISTRIBUTED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+from tests.mtorl.arrays import Arrays
+from tests.mtorl.test_train import C, world
+from mtorl.parallel import joined
+from mtorl.train import TrainConfig, train
+
+with joined() as group:
+    config = TrainConfig(epochs=3, batch_size=32, lr=0.01, hidden=16, device="cpu")
+    parts = [Arrays(*world(300, seed)[:2]) for seed in (0, 1)]
+    result = train(parts, [Arrays(*world(101, 2)[:2])], config, channels=C, group=group)
+    found = {"weights": result.model.state_dict(), "history": result.history}
+    torch.save(found, f"{sys.argv[2]}/{group.rank}-of-{group.size}")
+"""
+
+
+def test_two_processes_train_one_network(tmp_path):
+    root = str(Path(__file__).parents[2])
+    (tmp_path / "train.py").write_text(DISTRIBUTED)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run([*launch, str(tmp_path / "train.py"), root, str(tmp_path)], cwd=root, check=True)
+    subprocess.run([sys.executable, str(tmp_path / "train.py"), root, str(tmp_path)], cwd=root, check=True)
+    first, second, alone = (torch.load(tmp_path / name, weights_only=True) for name in ("0-of-2", "1-of-2", "0-of-1"))
+    assert all(torch.equal(first["weights"][name], value) for name, value in second["weights"].items())
+    for rows in zip(first["history"], second["history"], strict=True):
+        assert all(rows[0][name] == rows[1][name] for name in rows[0] if name != "seconds")
+    # Other batches than a process alone would take, yet the same lesson.
+    best, best_alone = (min(row["val_loss"] for row in run["history"]) for run in (first, alone))
+    assert best < alone["history"][0]["val_loss"] and best == pytest.approx(best_alone, rel=0.1)
+
+
+def test_bfloat16_learns_as_much():
+    full, half = (
+        fit(TrainConfig(epochs=4, batch_size=64, lr=0.01, hidden=16, device="cpu", precision=precision))
+        for precision in ("fp32", "bf16")
+    )
+    assert half.history != full.history
+    assert half.history[-1]["val_loss"] == pytest.approx(full.history[-1]["val_loss"], rel=0.02)
+    assert {value.dtype for value in half.model.state_dict().values()} == {torch.float32}
+
+
+# ---- conditioning
+
+
+def test_an_aim_says_how_the_rest_of_the_journey_goes(model):
+    model.config = replace(model.config, usual_reward=0.4)
+    reward = torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 7.0, 7.0]])
+    real = torch.tensor([[True, True, True, True], [True, True, False, False]])
+    assert (aims(model, reward, real) == Aim.ANY).all()  # nothing is told outside of training
+    model.train()
+    torch.manual_seed(0)
+    told = torch.stack([aims(model, reward, real) for _ in range(200)])
+    assert 0.4 < (told == Aim.ANY).float().mean() < 0.6
+    expected = [[Aim.ABOVE, Aim.BELOW, Aim.ABOVE, Aim.BELOW], [Aim.ABOVE, Aim.ABOVE]]
+    for row, aims_of_row in enumerate(expected):
+        for step, aim in enumerate(aims_of_row):
+            assert set(told[:, row, step].tolist()) == {Aim.ANY, aim}
+
+
+def test_an_action_head_that_is_told_the_aim_prefers_what_pays():
+    def chosen(conditioning: bool) -> float:
+        config = TrainConfig(epochs=10, batch_size=64, lr=0.01, hidden=16, device="cpu", conditioning=conditioning)
+        logits, _, _, truth = predictions(fit(config, windows=1500).model)
+        probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        return float((probs * truth).sum(1).mean())
+
+    assert chosen(True) > 1.1 * chosen(False)

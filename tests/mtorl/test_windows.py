@@ -257,7 +257,9 @@ def test_tokens_pair_the_previous_touchpoint_with_the_present_context():
     rows = log([({"age": "18-24", "tenure": 1.0}, seen)])
     now = rows[2]
     assert instance_from_history(stored(rows, now), now, {"age": "18-24"}, SPEC, now["timestamp"]) == {
+        "timestamp": now["timestamp"],
         "prev_channel": [None, "search", "social"],
+        "prev_timestamp": [None, rows[0]["timestamp"], rows[1]["timestamp"]],
         "prev_click": [0.0, 1, 0],
         "prev_conversion": [0.0, 0, 0],
         "prev_revenue": [0.0, 0.0, 0.0],
@@ -273,14 +275,43 @@ def test_tokens_pair_the_previous_touchpoint_with_the_present_context():
     # The two touchpoints before have clicks 1, 0 and costs 1, 2; the tenth part of the costs lie below 1.1.
     cost = np.arcsinh(np.array([1.0, 2.0]) / 1.1)
     cost = (cost - cost.mean()) / cost.std()
-    # search social start | reward | click | cost | hour | desktop mobile unknown | 18-24 unknown | tenure
+    angle = [row["timestamp"] % (24 * HOUR) / HOUR * (2 * np.pi / 24) for row in rows]
+    clock = np.stack([np.sin(angle), np.cos(angle)], axis=1).tolist()
+    # search social start, reward, click, cost, clock, pause, hour, desktop mobile unknown, 18-24 unknown, tenure
     expected = [
-        [0, 0, 1, 0.0, 0, 0, hour[0], 0, 1, 0, 1, 0, 0],
-        [1, 0, 0, 0.75, 1, cost[0], hour[1], 1, 0, 0, 1, 0, 0],  # (1 - .5 * 1 + 1) / 2
-        [0, 1, 0, 0.0, -1, cost[1], hour[2], 0, 1, 0, 1, 0, 0],  # (0 - .5 * 2 + 1) / 2
+        [0, 0, 1, 0.0, 0, 0, *clock[0], 0, hour[0], 0, 1, 0, 1, 0, 0],
+        [1, 0, 0, 0.75, 1, cost[0], *clock[1], 0, hour[1], 1, 0, 0, 1, 0, 0],  # (1 - .5 * 1 + 1) / 2
+        [0, 1, 0, 0.0, -1, cost[1], *clock[2], 0, hour[2], 0, 1, 0, 1, 0, 0],  # (0 - .5 * 2 + 1) / 2
     ]
     assert x[0].tolist() == np.array(expected, dtype=np.float32).tolist()
-    assert encoder.segment_slice() == (10, 12)
+    assert encoder.segment_slice() == (13, 15)
+
+
+def test_a_pause_is_that_before_the_token_s_own_touchpoint():
+    rows = log([(KNOWN[0], [*touches(2), *touches(3, pause=2 * HOUR)])])
+    batch = offline(rows)
+    assert [batch.time["recency_hours"][batch.row_N == i].tolist()[1:] for i in range(3)] == [[], [1.0], [1.0, 2.0]]
+    # The oldest context is dropped, and with it the pause before it; the previous touchpoint's time is still there.
+    assert batch.time["recency_hours"][batch.row_N == 4].tolist() == [2.0, 2.0, 2.0]
+    assert np.isnan(batch.time["recency_hours"][batch.prev_channel_N == len(SPEC.channels)]).all()
+    hours = [row["timestamp"] % (24 * HOUR) / HOUR for row in rows]
+    assert batch.time["hour_of_day"][batch.row_N == 4].tolist() == hours[2:]
+    encoder = Encoder.fit(batch, SPEC)
+    last_B = np.cumsum(batch.length_B) - 1
+    at = len(SPEC.channels) + 2 + 2 + 2  # behind the channel, the reward, two outcomes and the clock
+    pauses_BT = encoder.encode(batch)[0][..., at]
+    short, long = pauses_BT[1, 1], pauses_BT[2, 2]
+    assert short < long and pauses_BT[batch.row_N, batch.step_N][last_B].tolist() == [0.0, short, long, long, long]
+
+
+def test_a_rare_category_is_read_like_an_unknown_one():
+    users = [({"age": "65+" if i % 100 == 0 else "18-24", "tenure": 1.0}, touches(2)) for i in range(5000)]
+    users += [({"age": "7", "tenure": 1.0}, touches(4))]
+    encoder = Encoder.fit(offline(log(users)), SPEC)
+    age = next(slot for slot in encoder.slots if slot.name == "age")
+    assert age.values == ("18-24", "65+") and age.width == 3
+    few = Encoder.fit(offline(log(users[-3:])), SPEC)
+    assert next(slot for slot in few.slots if slot.name == "age").values == ("18-24", "7")
 
 
 def test_what_is_reported_late_is_no_input():
@@ -386,10 +417,10 @@ def test_unseen_categories_are_unknown_and_outliers_are_clipped():
     encoder = Encoder.fit(online(log([KNOWN])), SPEC)
     row = {**log([KNOWN])[0], "device": "fridge", "hour": 1e9}
     x = encoder.encode(online([row]))[0][0, 0]
-    assert x[6] == 5.0
-    assert x[7:9].tolist() == [0.0, 1.0]  # mobile, unknown
+    assert x[9] == 5.0
+    assert x[10:12].tolist() == [0.0, 1.0]  # mobile, unknown
     nothing = encoder.encode(online([{**row, "device": None, "hour": None}]))[0][0, 0]
-    assert nothing[6] == 0.0 and nothing[7:9].tolist() == [0.0, 1.0]
+    assert nothing[9] == 0.0 and nothing[10:12].tolist() == [0.0, 1.0]
 
 
 def test_targets_are_what_happened_at_each_token():
@@ -431,6 +462,12 @@ def test_an_encoder_survives_json():
         ({"prev_channel": []}, r"instance 1: 0 tokens; a window has 1 to 3"),
         ({"prev_channel": [None] * 4}, r"instance 1: 4 tokens; a window has 1 to 3"),
         ({"prev_channel": [["search"]]}, r"instance 1: expected an object with lists"),
+        ({"prev_timestamp": [0]}, r"instance 1: prev_timestamp is not one time a touchpoint, oldest first"),
+        ({"prev_timestamp": []}, r"instance 1: prev_timestamp needs a list of 1 values, got 0"),
+        ({"timestamp": None}, r"instance 1: timestamp holds None, expected numbers"),
+        ({"timestamp": "noon"}, r"instance 1: timestamp holds 'noon', expected numbers"),
+        ({"prev_channel": ["search"]}, r"instance 1: prev_timestamp is not one time a touchpoint"),
+        ({"prev_channel": ["search"], "prev_timestamp": [HOUR + 1]}, r"instance 1: prev_timestamp is not one time a t"),
         ({"prev_click": [0, 0]}, r"instance 1: prev_click needs a list of 1 values, got 2"),
         ({"prev_cost": [None]}, r"instance 1: prev_cost holds None, expected numbers"),
         ({"prev_cost": [float("inf")]}, r"instance 1: prev_cost holds a number that is not finite"),

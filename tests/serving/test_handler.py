@@ -88,7 +88,9 @@ def made(predict: Any = None) -> PolicyHandler:
 
 def window(hour: float | None = 10.0) -> dict[str, Any]:
     return {
+        "timestamp": 7_200_000_000,
         "prev_channel": [None, "search"],
+        "prev_timestamp": [None, 3_600_000_000],
         "prev_click": [0, 1],
         "prev_conversion": [0, 0],
         "prev_revenue": [0.0, 0.0],

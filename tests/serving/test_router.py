@@ -32,6 +32,7 @@ from serving.ledger import Account, SqliteLedger
 from serving.ports import free_ports
 from serving.router.config import ConfigError, RouterConfig
 from serving.router.deadline import Deadline
+from serving.router.requests import microseconds
 from serving.router.settlement import reconcile
 from serving.router.throttle import OncePerSecond
 from tests.serving.router_fixtures import (
@@ -96,16 +97,20 @@ def test_a_decision_is_reserved_logged_and_answered(tmp_path: Path) -> None:
 
 def test_the_arm_gets_the_window_and_a_reproducible_draw(tmp_path: Path) -> None:
     async def scenario(h: Harness) -> None:
-        await h.predict(instance(request_id="r1"))
-        await h.predict(instance(request_id="r1"))
-        (answer,) = await h.predict(instance())
+        now = datetime.now(UTC)
+        await h.predict(instance(request_id="r1", timestamp=now.isoformat()))
+        await h.predict(instance(request_id="r1", timestamp=now.isoformat()))
+        (answer,) = await h.predict(instance(timestamp=now.isoformat()))
         first, second, third = (item for _, item in h.arm.asked)
         assert first == second
         assert first["u"] == uniform("s", "decision", "r1") and third["u"] == uniform(
             "s", "decision", answer["decision_id"]
         )
+        (time,) = h.features.users["u1"].history["hist_timestamp"]
         assert first["window"] == {
+            "timestamp": microseconds(now),
             "prev_channel": [None, "video"],
+            "prev_timestamp": [None, time],
             "prev_click": [0.0, 1],
             "prev_conversion": [0.0, 0],
             "prev_revenue": [0.0, 0.0],
@@ -134,9 +139,10 @@ def test_a_decision_sees_what_was_before_its_own_time(tmp_path: Path) -> None:
 def test_the_feature_hash_is_that_of_all_features(tmp_path: Path) -> None:
     async def scenario(h: Harness) -> None:
         known = h.features.users["u1"]
+        now = datetime.now(UTC).isoformat()
         for aggregates in ({}, {"campaign_touches": 5.0}, {"campaign_touches": 6.0}, {"campaign_touches": 5.0}):
             h.features.users["u1"] = replace(known, aggregates=aggregates)
-            await h.predict()
+            await h.predict(instance(timestamp=now))
         first, *others = (record["feature_hash"] for record in h.records())
         assert first not in others and others[0] != others[1] and others[0] == others[2]
 
