@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mtorl.budget import RULES
+
 INK, MUTED, RULE = "#1c2733", "#5f6c7b", "#e4e8ed"
 CHALLENGER, INCUMBENT, ALARM, GOOD = "#2457a7", "#9aa5b1", "#c2410c", "#2f7d4f"
 BAND = "rgba(36, 87, 167, 0.14)"
@@ -97,7 +99,7 @@ def budget_curve(curve: Sequence[Row]) -> str:
         "random": ("random", INCUMBENT, "solid"),
         "oracle": ("hindsight", INK, "dot"),
     }
-    names = [name for name in curve[0] if name != "share"]
+    names = [name for name in RULES if name in curve[0]]
     traces = []
     for name in [*(n for n in looks if n in names), *(n for n in names if n not in looks)]:
         label, colour, dash = looks.get(name, (name.replace("_", " "), MUTED, "dash"))

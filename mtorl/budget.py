@@ -9,18 +9,26 @@ budget:
 `budget_curve` asks the logged exposures: with a share of their total cost to spend, how much of their total gain does
 each rule of choosing among them buy? Gain per cost, the rule that prices lead to, stands beside predicted gain (the
 rule of the authors' code), cheapest first (much of what a ranking wins is cost, not gain), random, and an oracle.
+
+Budgets of several channels, and what to do with the prices, are in `allocation.py`; prices that follow spend, in
+`pacing.py`.
+
+Shapes: B logged exposures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from mtorl.decision import Floats
+from mtorl.evaluation import UserResamples, interval
 
-SHARES = (0.1, 0.25, 0.375, 0.5, 0.75)
+SHARES = (0.1, 0.25, 0.375, 0.5, 0.75, 1.0)
+RULES = ("mtorl", "predicted_gain", "cheapest", "random", "oracle")
 _RANDOM_ORDERS = 20
 _MAX_PRICE = 2.0**100
 
@@ -67,7 +75,9 @@ def budget_curve(
     cost_true: ArrayLike,
     shares: Sequence[float] = SHARES,
     seed: int = 0,
-) -> list[dict[str, float | None]]:
+    users_B: ArrayLike | None = None,
+    resamples: int = 200,
+) -> list[dict[str, Any]]:
     """Share of all gain that each rule buys with a share of all cost.
 
     Each rule ranks the exposures and takes them from the top until the next one would exceed the budget. Ties are
@@ -79,11 +89,19 @@ def budget_curve(
         gain_true: What it earned.
         cost_true: What it cost.
         shares: Budgets, as shares of the total cost.
-        seed: Seed of ties and of the random rule, which is the mean of 20 orders.
+        seed: Seed of ties, of the random rule, which is the mean of 20 orders, and of the resampling.
+        users_B: User of each exposure, for intervals; without it they are None. They resample users, whose exposures
+            resemble each other; both rules of the difference are computed on the same resample.
+        resamples: Number of resamples.
 
     Returns:
-        One row a budget: share, mtorl (predicted gain / predicted cost), predicted_gain, cheapest (predicted cost),
-        random, oracle (true gain / true cost). All rules are None if nothing was gained at all.
+        One row a budget, ready for JSON: share; the share of all gain that each of the RULES buys, that is mtorl
+        (predicted gain / predicted cost), predicted_gain, cheapest (predicted cost), random, oracle (true gain / true
+        cost); mtorl_minus_cheapest; mtorl_ci and mtorl_minus_cheapest_ci, 95 % intervals. All but the share are None if
+        nothing was gained at all.
+
+    Raises:
+        ValueError: arrays of different lengths, values that are not finite, or a share outside (0, 1].
     """
     predicted_gain, predicted_cost, gain, cost = (
         np.asarray(column, dtype=np.float64) for column in (gain_pred, cost_pred, gain_true, cost_true)
@@ -96,29 +114,50 @@ def budget_curve(
             raise ValueError(f"{name} must be finite and not negative")
     if not all(0 < share <= 1 for share in shares):
         raise ValueError(f"shares must lie in (0, 1], got {list(shares)}")
+    if users_B is not None and np.shape(users_B) != gain.shape:
+        raise ValueError(f"users_B must have one value an exposure, got shape {np.shape(users_B)}")
 
     random = np.random.default_rng(seed)
-    budgets = np.array(shares) * cost.sum()
+    once_B = np.ones(len(gain))
 
-    def bought(score: Floats) -> Floats:
+    def ranking(score: Floats) -> Callable[[Floats], Floats]:
         best_first = np.lexsort((random.random(len(score)), -score))
-        # A sum in another order differs in the last digits; a budget of all cost must still buy all.
-        taken = np.searchsorted(np.cumsum(cost[best_first]), budgets * (1 + 1e-9), side="right")
-        share_of_gain: Floats = np.r_[0.0, np.cumsum(gain[best_first])][taken] / gain.sum()
-        return share_of_gain
 
-    if not gain.any():
-        names = ("mtorl", "predicted_gain", "cheapest", "random", "oracle")
-        return [{"share": float(share), **dict.fromkeys(names)} for share in shares]
+        def bought(weight_B: Floats) -> Floats:
+            weight = weight_B[best_first]
+            spent, gained = np.cumsum(weight * cost[best_first]), np.cumsum(weight * gain[best_first])
+            # Sums that should equal the budget may differ from it in the last digits.
+            taken = np.searchsorted(spent, np.array(shares) * spent[-1] * (1 + 1e-9), side="right")
+            with np.errstate(invalid="ignore"):  # a resample without gain: NaN
+                share_of_gain: Floats = np.r_[0.0, gained][taken] / gained[-1]
+            return share_of_gain
+
+        return bought
+
     rules = {
-        "mtorl": bought(_per_cost(predicted_gain, predicted_cost)),
-        "predicted_gain": bought(predicted_gain),
-        "cheapest": bought(-predicted_cost),
-        "random": np.mean([bought(np.zeros(len(gain))) for _ in range(_RANDOM_ORDERS)], axis=0),
-        "oracle": bought(_per_cost(gain, cost)),
+        "mtorl": ranking(_per_cost(predicted_gain, predicted_cost)),
+        "predicted_gain": ranking(predicted_gain),
+        "cheapest": ranking(-predicted_cost),
     }
+    found = {name: bought(once_B) for name, bought in rules.items()}
+    found["random"] = np.mean([ranking(np.zeros(len(gain)))(once_B) for _ in range(_RANDOM_ORDERS)], axis=0)
+    found["oracle"] = ranking(_per_cost(gain, cost))(once_B)
+    found["mtorl_minus_cheapest"] = found["mtorl"] - found["cheapest"]
+
+    draws: list[Floats] = []  # of mtorl and of the difference, by budget
+    if users_B is not None:
+        users = UserResamples(users_B, resamples, seed)
+        for counts_U in users:
+            weight_B = counts_U[users.code_B]
+            mtorl, cheapest = rules["mtorl"](weight_B), rules["cheapest"](weight_B)
+            draws.append(np.stack([mtorl, mtorl - cheapest]))
     return [
-        {"share": float(share), **{name: float(values[i]) for name, values in rules.items()}}
+        {
+            "share": float(share),
+            **{name: float(values[i]) if np.isfinite(values[i]) else None for name, values in found.items()},
+            "mtorl_ci": interval([draw[0, i] for draw in draws]),
+            "mtorl_minus_cheapest_ci": interval([draw[1, i] for draw in draws]),
+        }
         for i, share in enumerate(shares)
     ]
 

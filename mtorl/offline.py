@@ -58,7 +58,7 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
         budget_share,
         seed,
     )
-    curve = budget.budget_curve(*predicted["challenger"], gain_B, cost_B, seed=seed)
+    curve = budget.budget_curve(*predicted["challenger"], gain_B, cost_B, seed=seed, users_B=users_B)
     progress.report(3, 3, "off-policy value")
     return {
         "challenger": heads["challenger"],

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtorl.budget import SHARES, budget_curve, solve_price
+from mtorl.budget import RULES, SHARES, budget_curve, solve_price
 from mtorl.decision import PolicyParams, action_probabilities
 
 
@@ -98,19 +98,76 @@ def exposures(rows: int = 20_000, seed: int = 0):
 
 def test_curve_orders_the_rules_as_they_deserve():
     rows = budget_curve(*exposures(), seed=1)
-    assert [row["share"] for row in rows] == list(SHARES)
-    for row in rows:
+    assert [row["share"] for row in rows] == list(SHARES) == [0.1, 0.25, 0.375, 0.5, 0.75, 1.0]
+    for row in rows[:-1]:
         assert row["oracle"] > row["mtorl"] > row["cheapest"] > row["random"]
         assert row["mtorl"] > row["predicted_gain"]
         assert row["random"] == pytest.approx(row["share"], abs=0.02)
-    for name in ("oracle", "mtorl", "cheapest", "predicted_gain", "random"):
+    for name in RULES:
         values = [row[name] for row in rows]
         assert values == sorted(values)
 
 
 def test_all_of_the_cost_buys_all_of_the_gain():
-    (row,) = budget_curve(*exposures(rows=1000), shares=[1.0])
-    assert set(row.values()) == {1.0}
+    probability, expected_cost, _, cost = exposures(rows=1000)
+    # Each earns something, so that one left out would show; also in a resample that costs more than the log.
+    row = budget_curve(probability, expected_cost, np.ones(1000), cost, users_B=np.arange(1000) // 4)[-1]
+    assert row["share"] == 1.0
+    assert {row[name] for name in RULES} == {1.0}
+    assert row["mtorl_ci"] == [1.0, 1.0]
+    assert row["mtorl_minus_cheapest"] == 0.0 and row["mtorl_minus_cheapest_ci"] == [0.0, 0.0]
+
+
+def test_three_eighths_of_the_cost_by_hand():
+    # Eight exposures of cost 1: the budget is three of them. Predicted costs tell the rules apart.
+    gain_pred, cost_pred = [8, 7, 6, 5, 4, 3, 2, 1], [9, 1, 1, 5, 0.5, 5, 5, 5]
+    gain = [1, 1, 0, 1, 0, 1, 0, 0]
+    (row,) = budget_curve(gain_pred, cost_pred, gain, np.ones(8), shares=[0.375])
+    assert row["mtorl"] == 0.25  # the fifth, second and third: 8, 7 and 6 per cost
+    assert row["predicted_gain"] == 0.5
+    assert row["cheapest"] == 0.25
+    assert row["oracle"] == 0.75
+
+
+def test_intervals_are_of_users():
+    probability, expected_cost, gain, cost = exposures(rows=2000)
+    alone = budget_curve(probability, expected_cost, gain, cost, shares=[0.375], users_B=np.arange(2000))
+    # The same exposures four times over, once as four users' and once as one user's: no more is known than before.
+    copies = [np.repeat(column, 4) for column in (probability, expected_cost, gain, cost)]
+    clustered = budget_curve(*copies, shares=[0.375], users_B=np.repeat(np.arange(2000), 4))
+    as_if_independent = budget_curve(*copies, shares=[0.375], users_B=np.arange(8000))
+    for name in ("mtorl_ci", "mtorl_minus_cheapest_ci"):
+        width, cluster, independent = (
+            rows[0][name][1] - rows[0][name][0] for rows in (alone, clustered, as_if_independent)
+        )
+        assert cluster == pytest.approx(width, rel=0.25)
+        assert independent == pytest.approx(width / 2, rel=0.25)
+
+
+def test_intervals_cover_what_many_more_users_show():
+    whole = budget_curve(*exposures(100_000, seed=99), shares=[0.375])[0]
+    covered = {"mtorl": 0, "mtorl_minus_cheapest": 0}
+    for seed in range(20):
+        (row,) = budget_curve(*exposures(1000, seed), shares=[0.375], users_B=np.arange(1000), resamples=100)
+        assert row["mtorl_minus_cheapest"] == row["mtorl"] - row["cheapest"]
+        for name in covered:
+            low, high = row[f"{name}_ci"]
+            covered[name] += low <= whole[name] <= high
+    assert min(covered.values()) >= 16
+
+
+def test_the_difference_is_paired():
+    _, expected_cost, gain, cost = exposures(rows=1000)
+    (row,) = budget_curve(np.ones(1000), expected_cost, gain, cost, shares=[0.375], users_B=np.arange(1000))
+    # With one predicted gain for all, gain per cost *is* cheapest first: on every resample, not just on average.
+    assert row["mtorl_minus_cheapest"] == 0.0 and row["mtorl_minus_cheapest_ci"] == [0.0, 0.0]
+    assert row["mtorl_ci"][1] - row["mtorl_ci"][0] > 0.03
+
+
+def test_without_users_there_are_no_intervals():
+    (row,) = budget_curve(*exposures(rows=100), shares=[0.5])
+    assert row["mtorl_ci"] is None and row["mtorl_minus_cheapest_ci"] is None
+    assert row["mtorl_minus_cheapest"] is not None
 
 
 def test_a_constant_prediction_is_no_better_than_random_whatever_the_order_of_the_log():
@@ -144,6 +201,7 @@ def test_curve_repeats_with_its_seed():
         ({"gain_pred": [np.nan, 0, 0]}, "gain_pred must be finite"),
         ({"cost_pred": [1.0]}, "cost_pred must have one value"),
         ({"shares": [0.0]}, "shares must lie in"),
+        ({"users_B": ["a"]}, "users_B must have one value"),
     ],
 )
 def test_invalid_arrays_are_refused(change, message):

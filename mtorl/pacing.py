@@ -1,0 +1,164 @@
+"""Pacing: a price that follows spend, so that a budget lasts as long as its schedule says.
+
+    plan = Plan.following(traffic, edges, budget=500.0, price_unit=0.3)    # traffic expected between the edges
+    state = plan.start()
+    state = plan.update(state, at=now, spent=ledger.spent + ledger.reserved)     # every few minutes
+    decide(..., price_BC=plan.price(state))
+
+The multiplier mu is the price in units of the plan's. Adaptive pacing (Balseiro & Gur 2019, "Learning in repeated
+auctions with budgets: regret minimization and equilibrium", Management Science 65(9)) moves it by the gap between the
+spend z_t and its target rho_t, a subgradient step on the dual of the budget:
+
+    mu <- proj_[0, mu_max] (mu - eps (rho_t - z_t))
+
+Here three things are different:
+
+- *Target.* Theirs is the same for every auction. Here it is what the schedule wants between two updates, and a
+  correction that would close the gap of *cumulative* spend while the next HORIZON of the budget is scheduled; it at
+  most doubles the pace, or stops it. Without the correction, mu = mu_0 + eps * (spend - schedule): in a market that has
+  become dearer for good, only a lasting gap would hold the higher price up. (In a controller's terms, their step makes
+  the price proportional to the gap, and the correction adds the integral.)
+- *Step.* It multiplies 1 + mu instead of adding to mu: a mirror descent step (Balseiro, Lu & Mirrokni 2023, "The best
+  of many worlds: dual mirror descent for online allocation problems", Operations Research 71(1)). Spend answers to
+  relative changes of the price. If the plan's price is wrong, a constant step is too small for a price that must
+  triple, and too large for one that must fall to a third.
+- *Units.* Spend counts in shares of the budget, and the clock is the share scheduled so far:
+
+      1 + mu <- (1 + mu) exp(step)         step = (z_t - rho_t) / max(REACTION, elapsed / MAX_STEP)
+
+  This means the same in any currency, for short and long intervals and in quiet hours. A missed update only makes the
+  next interval longer.
+
+Nothing is known between two updates, so whatever happens there, the gap can grow by about the share scheduled: update
+at least every half percent of the budget. The best schedule is the spend expected at a constant price; expected traffic
+is close to it.
+
+The ledger is the cap. The plan's own part: what is planned never exceeds what is left, and with nothing left, the price
+is one that no exposure can earn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from math import expm1, isfinite, log1p
+from typing import Any, Self
+
+import numpy as np
+
+REACTION = 0.02  # share of the budget; an excess of it multiplies 1 + mu by e
+MAX_STEP = 0.15  # step for twice the scheduled spend in a long interval; a larger one may overshoot
+HORIZON = 0.05  # share of the budget; a gap should close while this much is scheduled
+MAX_MULTIPLIER = 100.0
+STOP_MULTIPLIER = 1e6  # once the budget is gone
+
+
+@dataclass(frozen=True)
+class State:
+    """What a controller remembers between two updates."""
+
+    at: float  # time of the last update, in the unit of the plan's times
+    spent: float  # currency units, spent or reserved until then
+    multiplier: float  # mu
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.at) and isfinite(self.spent) and 0 <= self.multiplier < np.inf):
+            raise ValueError(f"at, spent and multiplier must be finite, multiplier not negative, got {self}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_dict` wrote."""
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A budget, when to spend it, and the price to begin with.
+
+    It may be replaced while it runs, say with a larger budget: a state goes on under the new plan.
+    """
+
+    budget: float  # currency units
+    price_unit: float  # gain per currency unit: the price of the budget, or mean gain / mean cost if that is 0
+    times: tuple[float, ...]  # ascending, any unit
+    shares: tuple[float, ...]  # of the budget, to be spent by then; from 0 to 1, in between by straight lines
+
+    def __post_init__(self) -> None:
+        for name in ("budget", "price_unit"):
+            value = getattr(self, name)
+            if not 0 < value < np.inf:
+                raise ValueError(f"{name} must be a positive number, got {value}")
+        ascending = all(earlier < later for earlier, later in pairwise(self.times))
+        if len(self.times) < 2 or not ascending or not np.isfinite(self.times).all():
+            raise ValueError("times must be two or more ascending numbers")
+        rising = all(earlier <= later for earlier, later in pairwise(self.shares))
+        if len(self.shares) != len(self.times) or not rising or (self.shares[0], self.shares[-1]) != (0.0, 1.0):
+            raise ValueError(f"shares must rise from 0 to 1, one for each of the {len(self.times)} times")
+
+    @classmethod
+    def following(cls, traffic: Sequence[float], edges: Sequence[float], budget: float, price_unit: float) -> Self:
+        """Plan to spend in proportion to expected traffic.
+
+        Args:
+            traffic: Opportunities expected between two edges each, in any unit.
+            edges: Ascending times, one more than traffic.
+            budget: Currency units.
+            price_unit: Gain per currency unit.
+        """
+        expected = np.asarray(traffic, dtype=np.float64)
+        if len(edges) != len(expected) + 1 or not (expected >= 0).all() or not 0 < expected.sum() < np.inf:
+            raise ValueError("traffic must be numbers >= 0, not all zero, and edges one more")
+        cumulative = np.r_[0.0, np.cumsum(expected)]
+        return cls(budget, price_unit, tuple(map(float, edges)), tuple((cumulative / cumulative[-1]).tolist()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists, ready for JSON."""
+        return {**asdict(self), "times": list(self.times), "shares": list(self.shares)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_dict` wrote."""
+        return cls(**{**values, "times": tuple(values["times"]), "shares": tuple(values["shares"])})
+
+    def start(self) -> State:
+        """The state before anything is spent."""
+        return State(at=self.times[0], spent=0.0, multiplier=1.0)
+
+    def scheduled(self, at: float) -> float:
+        """What the schedule wants spent by a time, currency units."""
+        return self.budget * float(np.interp(at, self.times, self.shares))
+
+    def planned(self, state: State, until: float) -> float:
+        """What to spend from the last update until a time, currency units: rho_t, never more than is left."""
+        gap = (state.spent - self.scheduled(state.at)) / self.budget
+        pace = 1.0 - float(np.clip(gap / HORIZON, -1.0, 1.0))
+        wanted = pace * (self.scheduled(until) - self.scheduled(state.at))
+        return min(wanted, max(self.budget - state.spent, 0.0))
+
+    def price(self, state: State) -> float:
+        """The price to publish until the next update: gain that one currency unit must earn."""
+        return self.price_unit * (state.multiplier if state.spent < self.budget else STOP_MULTIPLIER)
+
+    def update(self, state: State, at: float, spent: float) -> State:
+        """Take notice of spend so far.
+
+        Args:
+            state: After the last update; there may have been a long time since.
+            at: The time that `spent` belongs to. A report older than the state changes nothing.
+            spent: Currency units since the plan began, reservations included. It may fall: reservations are cancelled.
+
+        Raises:
+            ValueError: a number is not finite.
+        """
+        if at < state.at:
+            return state
+        excess = (spent - state.spent - self.planned(state, at)) / self.budget
+        elapsed = (self.scheduled(at) - self.scheduled(state.at)) / self.budget
+        step = excess / max(REACTION, elapsed / MAX_STEP)
+        height = min(max(log1p(state.multiplier) + step, 0.0), log1p(MAX_MULTIPLIER))
+        return State(at, spent, expm1(height))
