@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +14,9 @@ ROOT = Path(__file__).parents[1]
 sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry) != ROOT / "benchmarks")]
 
 
-def environment(*packages: str) -> dict[str, Any]:
-    """Name the processor, the cores and the versions of Python and of the packages."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    model = next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
-    return {
-        "cpu": model,
-        "cores": len(os.sched_getaffinity(0)),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-    }
+from mtorl.machine import environment  # noqa: E402  # not before its folder can be found
+
+__all__ = ["ROOT", "environment", "finish"]
 
 
 def finish(figures: dict[str, Any], path: str) -> None:

@@ -166,6 +166,46 @@ def print_summary(run: Path, root: Path) -> None:
     )
 
 
+def print_evaluation(found: dict[str, Any]) -> None:
+    """Print an artifact's figures on a log: heads, policy value, budget curve."""
+    data, compared = found["data"], found["compared"]
+    left_out = f", {data['left_out_users']:,} training users left out" if data["left_out_users"] else ""
+    console = Console()
+    heads = Table(
+        title=f"{found['artifact']['name']} on {data['rows']:,} touchpoints of {data['users']:,} users{left_out}",
+        title_justify="left",
+    )
+    for column in ("what", *compared["metrics"], *(f"{name} less {compared['yardstick']}" for name in _others(found))):
+        heads.add_column(column)
+    for metric in (name for name in compared["metrics"]["model"] if not name.endswith("_ci")):
+        cells = [_with_interval(rows, metric) for rows in compared["metrics"].values()]
+        cells += [_with_interval(compared["differences"][name], metric, sign="+") for name in _others(found)]
+        heads.add_row(metric.replace("_", " "), *cells)
+    console.print(heads)
+    values = Table(title="value of its policies, gain per row", title_justify="left")
+    for column in ("policy", "as logged", "SNIPS", "DR", "DR less logged", "ESS", ""):
+        values.add_column(column)
+    for name, value in found["value"].items():
+        snips, dr = value["estimates"]["snips"], value["estimates"]["dr"]
+        cells = [_with_interval(snips, "value"), _with_interval(dr, "value"), _with_interval(dr, "lift", sign="+")]
+        doubt = f"not evaluable: {value['not_evaluable']}" if value["not_evaluable"] else ""
+        values.add_row(name, f"{value['logged']:.4f}", *cells, f"{value['evidence']['ess_share']:.2f}", doubt)
+    console.print(values)
+    if found["budget"]:
+        curve = Table(title="share of all gain that a share of the spend buys", title_justify="left")
+        rules = ("cheapest", "predicted_gain", "random", "oracle")
+        for column in ("budget", *(f"{name}, gain / cost" for name in found["budget"]), *rules):
+            curve.add_column(column.replace("_", " "))
+        for i, row in enumerate(found["budget"]["model"]):
+            cells = [_with_interval(rows[i], "mtorl", places=3) for rows in found["budget"].values()]
+            curve.add_row(f"{row['share']:.0%}", *cells, *(f"{row[rule]:.3f}" for rule in rules))
+        console.print(curve)
+
+
+def _others(found: dict[str, Any]) -> list[str]:
+    return list(found["compared"]["differences"])
+
+
 def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     offline, gate, serving = summary["offline"], summary["gate"], summary["serving"]
     experiment, drift = summary["experiment"], summary["drift"]
@@ -193,8 +233,9 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-def _with_interval(figures: dict[str, Any], name: str) -> str:
-    if figures.get(name) is None:
+def _with_interval(figures: dict[str, Any], name: str, sign: str = "", places: int = 3) -> str:
+    if figures.get(name) is None or figures.get(f"{name}_ci") is None:
         return "not defined"
+    form = f"{sign}.{places}f"
     low, high = figures[f"{name}_ci"]
-    return f"{figures[name]:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{figures[name]:{form}} [{low:{form}}, {high:{form}}]"

@@ -3,7 +3,9 @@
     mtorl run                                  the whole loop on the simulator
     mtorl run --data log.csv.gz --dataset kuairand-sequence
     mtorl data validate|describe|build         check, look at, prepare a log
+    mtorl train | evaluate                     a model by itself; a finished one on users that it never saw
     mtorl serve --run runs/latest              the servers of that run
+    mtorl benchmark paper                      MTORL beside its ablations and other methods
     mtorl compile                              pipelines as YAML for a cluster
     mtorl materialize | drift                  what the CronJobs of manifests/ call
 
@@ -19,8 +21,9 @@ from typing import Annotated
 
 import typer
 
+from cli import benchmark as benchmark_commands
 from cli import data as data_commands
-from cli.console import examples, stop, stop_on_signals
+from cli.console import examples, keep_examples, stop, stop_on_signals
 
 # Each command imports what it needs: `mtorl --help` must not wait ten seconds for torch and Feast.
 os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -28,6 +31,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
 app = typer.Typer(help=examples(__doc__), no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 app.add_typer(data_commands.app, name="data")
+app.add_typer(benchmark_commands.app, name="benchmark")
 
 
 @app.command()
@@ -105,6 +109,88 @@ def serve(
         stop(str(error), 1)
 
 
+@app.command()
+def evaluate(
+    artifact: Annotated[Path, typer.Argument(help="Folder of a finished artifact.")],
+    data: Annotated[str, typer.Option(help="Raw log of users that it never saw. Empty: the built-in simulator.")] = "",
+    dataset: Annotated[
+        str, typer.Option(help="Built-in data set name, or the path of its YAML description.")
+    ] = "simulator",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+    only_new: Annotated[
+        bool, typer.Option("--only-new", help="Leave out users of the training set. Else they are an error.")
+    ] = False,
+    users: Annotated[int, typer.Option(help="Users to simulate, or to keep of a log. 0: 6000, or all.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the resampling, and of the simulator.")] = 11,
+) -> None:
+    """Judge a finished artifact on any log: its heads beside LightGBM's, policy value, budget curve, with intervals.
+
+        mtorl evaluate runs/latest/artifacts/challenger --data log.csv.gz --dataset kuairand-sequence --only-new
+
+    LightGBM was fitted on the same training users and lies in the artifact.
+    """
+    import json
+
+    from cli.console import print_evaluation
+    from pipelines.holdout import evaluate_on_log
+    from pipelines.local import InputError
+
+    stop_on_signals()
+    try:
+        found = evaluate_on_log(artifact, data, dataset, seed, only_new, users)
+    except InputError as error:
+        stop(str(error), 2)
+    except KeyboardInterrupt:
+        stop("stopped", 130)
+    if json_file is not None:
+        json_file.write_text(json.dumps(found, indent=2) + "\n")
+    print_evaluation(found)
+
+
+@app.command()
+def train(
+    windows: Annotated[Path, typer.Argument(help="Windows folder, as `mtorl data build` or a run leaves it.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the artifact.")],
+    epochs: Annotated[int, typer.Option(help="Most epochs; early stopping may need fewer.", min=1)] = 15,
+    seed: Annotated[int, typer.Option(help="Seed of initialisation, order and dropout.")] = 7,
+    batch_size: Annotated[int, typer.Option(help="Windows that a process works on at a time.", min=1)] = 128,
+    accumulate: Annotated[int, typer.Option(help="Such batches to a step of the optimizer.", min=1)] = 1,
+    budget_share: Annotated[float, typer.Option(help="Budget, as a share of what always exposing would cost.")] = 0.6,
+    checkpoint: Annotated[
+        str, typer.Option(help="File that a killed training goes on from, when called again. Empty: none.")
+    ] = "",
+    log: Annotated[str, typer.Option(help="Folder for the metrics of each epoch, for TensorBoard. Empty: none.")] = "",
+) -> None:
+    """Train MTORL on a windows folder, outside of a pipeline.
+
+        mtorl train runs/latest/windows model --checkpoint model.pt --log model-log
+
+    On several GPUs, or processes of one machine, each takes its share of every batch:
+
+        python -m torch.distributed.run --standalone --nproc-per-node=4 -m cli.main train runs/latest/windows model
+    """
+    from cli.console import Steps
+    from mtorl.checkpoint import CheckpointError
+    from mtorl.fit import fit_challenger
+    from mtorl.train import TrainConfig, TrainingDiverged
+    from mtorl.windows import WindowError
+
+    stop_on_signals()
+    try:
+        config = TrainConfig(epochs=epochs, seed=seed, batch_size=batch_size, accumulate=accumulate)
+        with Steps() as steps, steps.step("train-challenger"):
+            made = fit_challenger(str(windows), str(out), config, budget_share, checkpoint, log)
+    except (CheckpointError, WindowError, ValueError, OSError) as error:
+        stop(str(error), 2)
+    except TrainingDiverged as error:
+        stop(str(error), 1)
+    except KeyboardInterrupt:
+        stop("stopped" + (f"; the same command goes on from {checkpoint}" if checkpoint else ""), 130)
+    if made is not None:
+        auc = made.metrics["reward_auc"]
+        typer.echo(f"{out}: {made.model['version']}, reward AUC {auc:.4f} on validation users")
+
+
 @app.command("compile")
 def compile_pipelines(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("manifests/pipelines"),
@@ -172,6 +258,9 @@ def drift(
     drifted = found["detected_columns"]
     typer.echo(f"{found['rows']} rows, drifted: {', '.join(drifted) or 'none'}; report: {out / 'drift.html'}")
     raise typer.Exit(3 if drifted else 0)
+
+
+keep_examples(app)
 
 
 def _is_time(text: str) -> bool:

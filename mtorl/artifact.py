@@ -11,6 +11,8 @@
     policy.json        parameters of the decision rule
     reference.parquet  sample of training touchpoints that drift is measured against
     metrics.json       how well it predicts, with intervals
+    training_users.npy fingerprints of the users it was trained on (`mtorl.training_users`)
+    yardstick.json.gz  LightGBM of the same training users, to compare with; not in every artifact
     model.json         name, kind, version, origin, cost caps, default channel, sha256 of every file above
 
 The graph is a `torch.export` program: it needs no Python class of ours, so a server with another version of this
@@ -22,6 +24,7 @@ Shapes: B batch, T steps of a window, D encoded token, C channels.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -42,10 +45,13 @@ from numpy.typing import NDArray
 from mtorl.dataset import DatasetSpec
 from mtorl.decision import PolicyParams
 from mtorl.threads import one_thread
+from mtorl.training_users import Fingerprints
 from mtorl.windows import Encoder, WindowBatch
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from mtorl.baselines.lightgbm import Boosted
 
 SCHEMA_VERSION = 3
 FEATURE_SERVICE = "ad_decision_v1"
@@ -58,7 +64,9 @@ FILES = (
     "policy.json",
     "reference.parquet",
     "metrics.json",
+    "training_users.npy",
 )
+YARDSTICK = "yardstick.json.gz"
 _CHUNK = 4096  # windows a call: bounds the memory of scoring a whole log
 
 Heads = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
@@ -91,6 +99,20 @@ class Artifact:
     def reference(self) -> pd.DataFrame:
         """reference.parquet: user_id, context and static columns of training touchpoints."""
         return pd.read_parquet(self.folder / "reference.parquet")
+
+    def training_users(self) -> Fingerprints:
+        """training_users.npy."""
+        users: Fingerprints = np.load(self.folder / "training_users.npy", allow_pickle=False)
+        return users
+
+    def yardstick(self) -> Boosted | None:
+        """LightGBM of the same training users, if the artifact has it; imports lightgbm."""
+        path = self.folder / YARDSTICK
+        if not path.exists():
+            return None
+        from mtorl.baselines.lightgbm import Boosted
+
+        return Boosted.from_dict(json.loads(gzip.decompress(path.read_bytes())), self.encoder)
 
     @cached_property
     def network(self) -> Callable[..., Any]:
@@ -133,6 +155,8 @@ def save(
     default_channel: str,
     data_fingerprint: str,
     git_revision: str,
+    training_users: Fingerprints,
+    yardstick: Boosted | None = None,
 ) -> Artifact:
     """Write an artifact in one step: the folder is complete or not there. An older one in its place is replaced.
 
@@ -150,6 +174,8 @@ def save(
         default_channel: What a server answers with when it has no time or no data.
         data_fingerprint: Of the log it was trained on.
         git_revision: Of the code.
+        training_users: Of all users that had a part in it.
+        yardstick: Fitted on the same users, with the same encoder.
 
     Raises:
         ArtifactError: an argument contradicts the data set, or the exported graph does not compute what the network
@@ -174,6 +200,12 @@ def save(
         _write_json(temporary / "policy.json", policy.to_dict())
         reference.to_parquet(temporary / "reference.parquet", index=False)
         _write_json(temporary / "metrics.json", metrics)
+        np.save(temporary / "training_users.npy", training_users, allow_pickle=False)
+        files: tuple[str, ...] = FILES
+        if yardstick is not None:
+            text = json.dumps(yardstick.to_dict(), separators=(",", ":")).encode()
+            (temporary / YARDSTICK).write_bytes(gzip.compress(text, mtime=0))
+            files = (*FILES, YARDSTICK)
         model = {
             "schema_version": SCHEMA_VERSION,
             "name": name,
@@ -184,7 +216,7 @@ def save(
             "cost_cap": {channel: float(cost_cap[channel]) for channel in spec.channels},
             "default_channel": default_channel,
             "feature_service": FEATURE_SERVICE,
-            "files": {file: _sha256(temporary / file) for file in FILES},
+            "files": {file: _sha256(temporary / file) for file in files},
         }
         digest = _digest(model)
         _write_json(temporary / "model.json", {**model, "version": digest[:12], "digest": digest})
@@ -251,7 +283,7 @@ def _export(network: nn.Module, encoder: Encoder, spec: DatasetSpec, folder: Pat
 
 def _verify(path: Path, model: dict[str, Any]) -> None:
     files = model.get("files")
-    if not isinstance(files, dict) or set(files) != set(FILES):
+    if not isinstance(files, dict) or set(files) - {YARDSTICK} != set(FILES):
         raise ArtifactError(f"{path / 'model.json'}: its list of files is not {', '.join(FILES)}")
     if model.get("digest") != _digest({k: v for k, v in model.items() if k not in ("digest", "version")}):
         raise ArtifactError(f"{path / 'model.json'}: does not match its digest; it was changed after it was saved")

@@ -22,7 +22,7 @@ from mtorl.decision import Floats
 
 _RANGE = (0.2, 5.0)  # of a scale: more is no calibration but another model
 _TINY = 1e-7
-_IDENTITY = 1e-3  # weight of a pull towards no change: few rows should not move much
+_PULL = 1.0  # rows' worth of a pull towards no change: few rows should not move much
 
 
 class Calibration(NamedTuple):
@@ -44,20 +44,21 @@ def calibrate(logits_BC: ArrayLike, reward_B: ArrayLike, channel_B: NDArray[np.i
     """
     if not len(channel_B):
         return Calibration(1.0, 1.0, 0.0)
+    pull = _PULL / len(channel_B)
     logits: Floats = np.asarray(logits_BC, dtype=np.float64)
     chosen_B = logits[np.arange(len(channel_B)), channel_B]
 
     def action_loss(theta: Floats) -> float:
         scale = float(theta[0])
         loss = float((logsumexp(scale * logits, axis=1) - scale * chosen_B).mean())
-        return loss + _IDENTITY * (scale - 1) ** 2
+        return loss + pull * (scale - 1) ** 2
 
     odds_B = logit(np.clip(np.asarray(reward_B, dtype=np.float64), _TINY, 1 - _TINY))
 
     def reward_loss(theta: Floats) -> float:
         p_B = np.clip(expit(theta[0] * odds_B + theta[1]), _TINY, 1 - _TINY)
         loss = -(label_B * np.log(p_B) + (1 - label_B) * np.log1p(-p_B)).mean()
-        return float(loss + _IDENTITY * ((theta[0] - 1) ** 2 + theta[1] ** 2))
+        return float(loss + pull * ((theta[0] - 1) ** 2 + theta[1] ** 2))
 
     action = minimize(action_loss, [1.0], bounds=[_RANGE])
     reward = minimize(reward_loss, [1.0, 0.0], bounds=[_RANGE, (-5.0, 5.0)])

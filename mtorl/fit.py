@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mtorl import artifact, budget, parallel, progress
 from mtorl.artifact import Artifact
-from mtorl.baselines import channel_frequency
+from mtorl.baselines import channel_frequency, lightgbm
 from mtorl.calibration import calibrate
 from mtorl.dataset import DatasetSpec
 from mtorl.decision import PolicyParams, action_probabilities, utility_scale
@@ -29,6 +29,7 @@ from mtorl.loader import FolderWindows, tiles
 from mtorl.table import WindowTable, shards
 from mtorl.threads import one_thread
 from mtorl.train import TrainConfig, train
+from mtorl.training_users import Fingerprints, fingerprints
 from mtorl.windows import Encoder
 
 ADVANTAGE_WEIGHT = 3.0  # beta of the challenger: e^3 in the odds for one utility_scale of extra utility
@@ -54,6 +55,7 @@ def fit_challenger(
     budget_share: float,
     checkpoint: str = "",
     log: str = "",
+    yardstick: bool = True,
 ) -> Artifact | None:
     """Train MTORL, calibrate it and price the budget on validation users, and save the policy as an artifact.
 
@@ -64,6 +66,7 @@ def fit_challenger(
         budget_share: Budget as a share of what always exposing would cost; sets the price of the budget.
         checkpoint: File that a killed training goes on from; "" for none.
         log: Folder for the metrics of each epoch, for TensorBoard; "" for none.
+        yardstick: Also fit LightGBM on the same users, for `mtorl evaluate`.
 
     Returns:
         The artifact; None in a process that does not lead.
@@ -108,7 +111,12 @@ def fit_challenger(
         "epochs": len(result.history),
         "history": result.history,
     }
-    return _save(out, known, result.model, policy, "mtorl", metrics)
+    trees = None
+    if yardstick:
+        progress.report(config.epochs, config.epochs, "LightGBM, to compare with")
+        train_windows = WindowTable.load(windows, "train", known.first).windows("train", targets=True)
+        trees = lightgbm.fit(train_windows, val.windows("val", targets=True), encoder, config.seed)
+    return _save(out, known, result.model, policy, "mtorl", metrics, trees)
 
 
 def price_policy(
@@ -144,6 +152,8 @@ class _Training:
     spec: DatasetSpec
     fingerprint: str
     encoder: Encoder
+    first: str  # shard with training users: a random sample of them
+    users: Fingerprints
     uses: Counter[str]  # of each channel
     dearest: dict[str, float]  # exposure of each channel
     reference: pd.DataFrame
@@ -152,21 +162,27 @@ class _Training:
     def of(cls, windows: str) -> _Training:
         uses: Counter[str] = Counter()
         dearest: dict[str, float] = {}
-        references = []
-        encoder = None
+        references, users = [], []
+        encoder, first = None, ""
         for file in shards(windows):
-            part = WindowTable.load(windows, "train", file)
-            if not len(part.rows):
+            part = WindowTable.load(windows, file=file)
+            rows = part.rows[part.is_in("train")]
+            # Validation users have a part in it as well: in when it stops, and in what its probabilities mean.
+            users.append(fingerprints(part.rows.loc[~part.is_in("test"), "user_id"].unique()))
+            if not len(rows):
                 continue
             # A shard is a random sample of the users, and up to millions of rows: enough for means and vocabularies.
-            encoder = encoder or Encoder.fit(part.tiles("train"), part.spec)
-            uses.update(part.rows["channel"])
-            for name, cost in part.rows.groupby("channel")["cost"].max().items():
+            if encoder is None:
+                encoder, first = Encoder.fit(part.tiles("train"), part.spec), file
+            uses.update(rows["channel"])
+            for name, cost in rows.groupby("channel")["cost"].max().items():
                 dearest[str(name)] = max(float(cost), dearest.get(str(name), 0.0))
             references.append(part.reference())
         if encoder is None:
             raise ValueError("no training windows: the log has too few users")
-        return cls(part.spec, part.fingerprint, encoder, uses, dearest, pd.concat(references, ignore_index=True))
+        reference = pd.concat(references, ignore_index=True)
+        everyone = np.unique(np.concatenate(users))
+        return cls(part.spec, part.fingerprint, encoder, first, everyone, uses, dearest, reference)
 
 
 @contextmanager
@@ -194,6 +210,7 @@ def _save(
     policy: PolicyParams,
     kind: str,
     metrics: dict[str, Any],
+    yardstick: lightgbm.Boosted | None = None,
 ) -> Artifact:
     return artifact.save(
         out,
@@ -211,6 +228,8 @@ def _save(
         default_channel=max(sorted(known.uses), key=known.uses.__getitem__),
         data_fingerprint=known.fingerprint,
         git_revision=_git_revision(),
+        training_users=known.users,
+        yardstick=yardstick,
     )
 
 

@@ -5,12 +5,13 @@
 A log that recorded its propensities answers itself ("logged"). For one that did not, the data set description names the
 weakest model that fits how its channels came about:
 
-    channel-frequency   P(a): the channel does not depend on anything in the state (a log of random exposures)
+    channel-frequency   P(a): the channel does not depend on anything in the state (a log of random exposures);
+                        `independence.py` tests that claim
     markov              P(a | previous a): users are kept on a channel
 
 Both are estimated on training users only, so that test rows do not vouch for themselves. An estimate is a stand-in:
-where the true logging policy looked at more, off-policy values inherit the difference; `ope.value_difference` reports
-the mean weight, which strays from 1 when propensities are wrong.
+where the true logging policy looked at more, off-policy values inherit the difference; `evidence.py` reports the mean
+weight, which strays from 1 when propensities are wrong.
 
 Shapes: B rows, C channels.
 """

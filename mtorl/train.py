@@ -54,19 +54,19 @@ class TrainConfig:
     """How to train."""
 
     epochs: int = 15  # at most
-    batch_size: int = 256  # windows that a process works on at a time
+    batch_size: int = 128  # windows that a process works on at a time
     accumulate: int = 1  # such batches to a step of the optimizer
-    lr: float = 5e-3  # AdamW; falls to a tenth along a cosine
+    lr: float = 3e-3  # AdamW; falls to a tenth along a cosine
     weight_decay: float = 0.01
     clip: float = 1.0  # largest gradient norm
     patience: int = 3  # epochs without a better validation loss before stopping
-    mu: float = 2.5  # weight of the reward loss; 0 trains without that task
+    mu: float = 2.0  # weight of the reward loss; 0 trains without that task
     nu: float = 0.3  # weight of the cost loss
     lam: float = 0.05  # weight of the preference term
     averaging: float = 0.95  # of the running average of weights: what a step keeps of it
     hidden: int = 64
     heads: int = 4
-    dropout: float = 0.1
+    dropout: float = 0.2
     convolutions: bool = True  # False: attention alone reads the past
     attention: bool = True  # False: the convolutions alone do
     conditioning: bool = False  # True: the action head is told whether the journey is to go well

@@ -9,6 +9,7 @@ features, as MTORL's decoders have, and answer for each channel in turn.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,23 @@ class Boosted:
             if self.cost is not None:
                 cost_BC[:, channel] = self.cost.predict(values_BF)
         return logits_BC, reward_BC, cost_BC
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        trees = {name: getattr(self, name) for name in ("action", "reward", "cost")}
+        texts = {name: None if booster is None else booster.model_to_string() for name, booster in trees.items()}
+        return {**texts, "constant_cost": self.constant_cost}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], encoder: Encoder) -> Boosted:
+        """The inverse of `to_dict`."""
+        import lightgbm
+
+        trees = {
+            name: None if data[name] is None else lightgbm.Booster(model_str=data[name])
+            for name in ("action", "reward", "cost")
+        }
+        return cls(encoder, **trees, constant_cost=data["constant_cost"])
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Boosted:

@@ -12,14 +12,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
 from mtorl import artifact
-from mtorl.artifact import FILES, ArtifactError, load, save
+from mtorl.artifact import FILES, YARDSTICK, ArtifactError, load, save
+from mtorl.baselines import lightgbm
 from mtorl.dataset import DatasetSpec
 from mtorl.decision import PolicyParams
 from mtorl.model import MTORL, MTORLConfig
+from mtorl.simulator import Simulator, SimulatorConfig
+from mtorl.table import WindowTable
+from mtorl.training_users import are_among, fingerprints
 from mtorl.windows import Encoder, WindowBatch, instance_from_history
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +72,7 @@ def arguments() -> dict[str, Any]:
         "default_channel": "search",
         "data_fingerprint": "fingerprint",
         "git_revision": "revision",
+        "training_users": fingerprints(["a", "b"]),
     }
 
 
@@ -107,6 +113,35 @@ def test_scoring_in_chunks_changes_nothing(saved, monkeypatch):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def test_an_artifact_knows_its_training_users_and_not_their_ids(saved):
+    known = load(saved[0]).training_users()
+    assert are_among(["b", "c", "a", "a "], known).tolist() == [True, False, True, False]
+    assert known.dtype == np.uint64 and (np.sort(known) == known).all()
+    assert not are_among([], known).size and not are_among(["a"], fingerprints([])).any()
+
+
+def test_a_yardstick_comes_back_sealed(saved, tmp_path):
+    assert load(saved[0]).yardstick() is None
+    given = arguments()
+    steps = WindowTable(*log_of_a_simulation()).windows("train", targets=True)
+    encoder = Encoder.fit(steps, SPEC)
+    trees = lightgbm.fit(steps, steps, encoder, seed=0)
+    network = MTORL(MTORLConfig(encoder.dim, len(SPEC.channels), SPEC.window, hidden=16, cost_scale=0.3))
+    folder = tmp_path / "with"
+    found = save(folder, **{**given, "network": network, "encoder": encoder, "yardstick": trees}).yardstick()
+    for one, other in zip(trees.predict(steps), found.predict(steps), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9)
+    (folder / YARDSTICK).write_bytes(b"else")
+    with pytest.raises(ArtifactError, match=r"yardstick.json.gz: does not match its checksum"):
+        load(folder)
+
+
+def log_of_a_simulation() -> tuple[pa.Table, pd.DataFrame, DatasetSpec, str]:
+    rows = Simulator(SimulatorConfig(users=120, seed=0)).log().assign(split="train")
+    rows["step"] = rows.groupby("user_id").cumcount()
+    return pa.Table.from_pandas(rows, preserve_index=False), rows, SPEC, ""
+
+
 def test_everything_comes_back(saved):
     given = arguments()
     loaded = load(saved[0])
@@ -131,6 +166,9 @@ def test_a_fresh_process_needs_neither_our_class_nor_torch_until_it_predicts(sav
     code = f"""
 import sys
 from mtorl.artifact import load
+from mtorl.simulator import Simulator, SimulatorConfig
+from mtorl.table import WindowTable
+from mtorl.training_users import are_among, fingerprints
 from mtorl.windows import WindowBatch, instance_from_history
 loaded = load({str(saved[0])!r})
 assert "torch" not in sys.modules

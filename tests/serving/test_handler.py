@@ -356,6 +356,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Any:
         default_channel="search",
         data_fingerprint="none",
         git_revision="none",
+        training_users=np.array([], dtype=np.uint64),
     )
 
 

@@ -228,6 +228,7 @@ def real_run(tmp_path: Path) -> Path:
             default_channel=spec.channels[0],
             data_fingerprint="none",
             git_revision="none",
+            training_users=np.array([], dtype=np.uint64),
         )
         package(run / "artifacts" / arm, arm, run / "model-store")
     experiment = {

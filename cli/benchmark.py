@@ -1,0 +1,85 @@
+"""`mtorl benchmark`: how good the model is, beside the others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.console import keep_examples, stop, stop_on_signals
+
+app = typer.Typer(help="How good the model is, beside other methods.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command()
+def paper(
+    kuairand: Annotated[str, typer.Option(help="The authors' KuaiRand sample. Empty: left out.")] = "",
+    criteo: Annotated[str, typer.Option(help="The authors' Criteo sample. Empty: left out.")] = "",
+    root: Annotated[Path, typer.Option(help="Working folder; what is done there is not done again.")] = Path(
+        "runs/paper"
+    ),
+    out: Annotated[Path, typer.Option(help="Folder for results.md and results.json.")] = Path("docs"),
+    repeats: Annotated[int, typer.Option(help="Folds of users, or seeds.", min=1, max=10)] = 3,
+    workers: Annotated[int, typer.Option(help="Processes, of one thread each.", min=1)] = 2,
+    methods: Annotated[str, typer.Option(help="Some methods beside MTORL and LightGBM, by commas. Empty: all.")] = "",
+    users: Annotated[int, typer.Option(help="Users to simulate, or to keep of each log. 0: 6000, or all.")] = 0,
+) -> None:
+    """Compare MTORL with its ablations and with other methods, on the same windows, splits and metrics.
+
+    An hour on two cores for both samples. Stop it whenever you like: the same command goes on from there.
+
+        mtorl benchmark paper --kuairand kuairand_sequence.csv.gz --criteo criteo_sequence.csv.gz
+
+    Without a log it simulates one: a quick look at how all of it works is
+
+        mtorl benchmark paper --users 500 --repeats 1 --methods markov,logistic --out .
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from mtorl.benchmark.methods import METHODS
+    from mtorl.benchmark.report import report
+    from mtorl.machine import environment
+    from pipelines.local import InputError
+    from pipelines.paper import PaperConfig, run_paper
+
+    stop_on_signals()
+    wanted = tuple(name.strip() for name in methods.split(",") if name.strip())
+    if unknown := [name for name in wanted if name not in METHODS]:
+        stop(f"--methods: {unknown[0]!r} is not one of {', '.join(METHODS)}", 2)
+    logs = {"kuairand-sequence": kuairand, "criteo-sequence": criteo}
+    logs = {name: log for name, log in logs.items() if log} or {"simulator": ""}
+    config = PaperConfig(logs, root, repeats, workers, wanted, users)
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:<60}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    try:
+        with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+            task = bar.add_task("reading the logs", total=None)
+
+            def on_job(done: int, total: int, label: str) -> None:
+                bar.update(task, completed=done, total=total, description=label)
+                if not console.is_terminal:
+                    typer.echo(f"{done}/{total}  {label}", err=True)
+
+            results = run_paper(config, on_job)
+    except (InputError, OSError) as error:
+        stop(str(error), 2)
+    except KeyboardInterrupt:
+        stop(f"stopped; the same command goes on from what is in {root}", 130)
+    out.mkdir(parents=True, exist_ok=True)
+    machine = environment("torch", "lightgbm")
+    (out / "results.json").write_text(json.dumps({"environment": machine, "results": results}) + "\n")
+    (out / "results.md").write_text(report(results, machine))
+    typer.echo(f"{out / 'results.md'}  {out / 'results.json'}")
+
+
+keep_examples(app)

@@ -1,0 +1,110 @@
+"""Everything that is compared, by name: MTORL, its ablations and the baselines. All learn from the same windows.
+
+    answer = METHODS["lightgbm"](task, seed)
+    answer.heads, answer.seconds, answer.parameters
+
+A method gets the training and validation rows of a task and answers for its test rows.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mtorl import artifact
+from mtorl.baselines import Heads, labels
+from mtorl.benchmark.task import Task, last_only
+from mtorl.calibration import calibrate
+from mtorl.train import TrainConfig
+
+YARDSTICK = "lightgbm"
+OURS = "mtorl"
+
+BASELINES = (
+    *("channel_frequency", "repeat_last", "markov", "logistic", YARDSTICK, "behaviour_cloning", "cql", "iql", "bcq"),
+    *("decision_transformer", "online_dt"),
+)
+NO_REWARD = frozenset({"behaviour_cloning", "decision_transformer", "online_dt"})
+"""Methods that only choose: they predict no reward and no cost."""
+
+ABLATIONS: Mapping[str, Mapping[str, Any]] = {
+    "without convolutions": {"convolutions": False},
+    "without attention": {"attention": False},
+    "without reward task": {"mu": 0.0, "nu": 0.0},
+    "without preference": {"lam": 0.0},
+    "with conditioning": {"conditioning": True},
+}
+"""The paper's parts, one by one. Conditioning is off by default, so its row switches it on."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a method says of the test rows."""
+
+    heads: Heads
+    seconds: float  # of training, on one thread
+    parameters: int | None  # of a network
+    note: Mapping[str, float]  # further figures of the training
+
+
+Method = Callable[[Task, int], Answer]
+
+
+def _baseline(name: str) -> Method:
+    def answer(task: Task, seed: int) -> Answer:
+        module = importlib.import_module(f"mtorl.baselines.{name}")
+        started = time.perf_counter()
+        fitted = module.fit(task.train.windows, task.val.windows, task.encoder, seed)
+        seconds = time.perf_counter() - started
+        return Answer(fitted.predict(task.test.windows), seconds, None, {})
+
+    return answer
+
+
+def _channel_frequency(task: Task, seed: int) -> Answer:
+    from mtorl.baselines import channel_frequency
+
+    del seed
+    started = time.perf_counter()
+    network = channel_frequency.fit([task.tiles], task.encoder)
+    seconds = time.perf_counter() - started
+    return Answer(artifact.run(network, task.encoder, task.test.windows), seconds, None, {})  # type: ignore[arg-type]
+
+
+def _mtorl(changes: Mapping[str, Any]) -> Method:
+    def answer(task: Task, seed: int) -> Answer:
+        from mtorl.loader import EncodedWindows
+        from mtorl.train import train
+
+        config = replace(TrainConfig(seed=seed, device="cpu"), **changes)
+        encoder, val = task.encoder, last_only(task.val.windows)
+        result = train(
+            [EncodedWindows(task.tiles, encoder)],
+            [EncodedWindows(val, encoder)],
+            config,
+            channels=len(task.spec.channels),
+        )
+        logits_BC, reward_BC, _ = artifact.run(result.model, encoder, val)
+        seen = labels(val, encoder)
+        own = np.arange(len(seen.channel_B)), seen.channel_B
+        result.model.calibrate(*calibrate(logits_BC, reward_BC[own], seen.channel_B, seen.reward_B))
+        heads = artifact.run(result.model, encoder, task.test.windows)
+        logits, reward, cost = (part.astype(np.float64) for part in heads)
+        parameters = sum(weight.numel() for weight in result.model.parameters())
+        note = {"best_epoch": float(result.best_epoch), "epochs": float(len(result.history))}
+        return Answer((logits, reward, cost), result.seconds, parameters, note)
+
+    return answer
+
+
+METHODS: dict[str, Method] = {
+    OURS: _mtorl({}),
+    **{f"{OURS} {name}": _mtorl(changes) for name, changes in ABLATIONS.items()},
+    **{name: _baseline(name) for name in BASELINES if name != "channel_frequency"},
+    "channel_frequency": _channel_frequency,
+}

@@ -1,0 +1,300 @@
+"""The figures of a comparison as Markdown: docs/results.md.
+
+    text = report(results, machine)      # results: `jobs.collect`
+
+Folds test on different users, so their means have smaller intervals than one fold alone: standard errors, read off the
+folds' own intervals, add up in squares. Seeds of the time protocol test on the same rows; there the mean interval
+stands. The paired columns are MTORL less LightGBM on the same rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mtorl.benchmark.jobs import ABOUT
+from mtorl.benchmark.methods import ABLATIONS, BASELINES, OURS, YARDSTICK
+
+Results = Mapping[str, Any]
+
+NAMES = {
+    OURS: "**MTORL**",
+    YARDSTICK: "LightGBM",
+    "channel_frequency": "channel frequency (incumbent)",
+    "repeat_last": "repeat last",
+    "markov": "Markov, running rate",
+    "logistic": "logistic regression",
+    "behaviour_cloning": "behaviour cloning",
+    "cql": "CQL",
+    "iql": "IQL",
+    "bcq": "BCQ",
+    "decision_transformer": "Decision Transformer",
+    "online_dt": "Online DT (offline phase)",
+    **{f"{OURS} {name}": f"MTORL {name}" for name in ABLATIONS},
+}
+HEADS = {
+    "action_accuracy": "accuracy",
+    "action_auc": "AUC",
+    "action_f1": "F1",
+    "action_logloss": "log-loss",
+    "action_ece": "ECE",
+    "reward_auc": "reward AUC",
+    "reward_logloss": "log-loss",
+    "reward_ece": "ECE",
+}
+_PAIRED = ("action_accuracy", "action_auc", "action_logloss", "reward_auc", "reward_logloss")
+_HIGHER = ("action_accuracy", "action_auc", "reward_auc")
+_NOT_WORSE = 0.002  # of the yardstick, for a reward metric
+_Z = 1.96
+# Published: MTORL.ipynb of the authors' repository, KuaiRand.
+_NOTEBOOK = {"accuracy": 0.680, "AUC": 0.825, "F1": 0.673, "policy CTR": 0.2563, "original CTR": 0.1835}
+
+
+def report(results: Results, machine: Mapping[str, str]) -> str:
+    """All tables.
+
+    Args:
+        results: See `mtorl.benchmark.jobs.collect`.
+        machine: What it ran on: name of a fact -> value.
+    """
+    facts = ", ".join(f"{name} {value}" for name, value in machine.items())
+    parts = [
+        "# Results",
+        f"Made by `mtorl benchmark paper` ({facts}); do not edit. {_INTRODUCTION}",
+        "## Targets",
+        _targets(results),
+    ]
+    for dataset, found in results.items():
+        parts += [f"## {dataset}", _about(found[ABOUT])]
+        for protocol in ("user", "time"):
+            if protocol in found:
+                parts += _protocol(protocol, found[protocol])
+        if legacy := [row for row in found[ABOUT]["legacy"] if row]:
+            parts += ["### The authors' protocol (leaky, not a goal)", _legacy(legacy)]
+    return "\n\n".join(parts) + "\n"
+
+
+_INTRODUCTION = """Every figure is of rows whose outcome no method has seen: *user*: other users than those of training
+and validation, three folds; *time*: the end of the log, three seeds. `±` is the spread (standard deviation) over folds
+or seeds, `[a, b]` a 95 % interval that resamples users. Methods marked with a dash predict no reward. What the figures
+cannot tell: `docs/limitations.md`. What the methods are: `docs/model.md` and `mtorl/baselines/`.""".replace("\n", " ")
+
+
+def combined(
+    differences: Sequence[Mapping[str, Any]], metric: str, disjoint: bool
+) -> tuple[float, float, float] | None:
+    """Mean of a difference over folds or seeds, and its interval.
+
+    Args:
+        differences: Of each fold: NAME and NAME_ci.
+        metric: NAME.
+        disjoint: Whether the folds are of different users.
+    """
+    rows = [row for row in differences if row.get(metric) is not None and row.get(f"{metric}_ci")]
+    if not rows:
+        return None
+    mean = float(np.mean([row[metric] for row in rows]))
+    errors = np.array([(row[f"{metric}_ci"][1] - row[f"{metric}_ci"][0]) / (2 * _Z) for row in rows])
+    error = float(np.sqrt((errors**2).sum()) / len(rows)) if disjoint else float(errors.mean())
+    return mean, mean - _Z * error, mean + _Z * error
+
+
+def _protocol(protocol: str, tasks: Sequence[Mapping[str, Any]]) -> list[str]:
+    disjoint = protocol == "user"
+    rows, users = (np.mean([task[name] for task in tasks]) for name in ("rows", "users"))
+    out = [
+        f"### Protocol `{protocol}`",
+        f"{len(tasks)} {'folds' if disjoint else 'seeds'}, on average {rows:,.0f} test rows of {users:,.0f} users.",
+        _methods(tasks),
+        "MTORL less LightGBM, paired on the same rows and resamples:",
+        _paired(tasks, disjoint),
+    ]
+    if tasks[0]["budget"]:
+        out += ["Share of all clicks that a share of the spend buys:", _budget(tasks, disjoint)]
+    out += ["Value of channel policies, always exposing, on the 37.5 % of rows with the highest expected gain:"]
+    return [*out, _values(tasks)]
+
+
+def _methods(tasks: Sequence[Mapping[str, Any]]) -> str:
+    there = tasks[0]["compared"]["metrics"]
+    order = [name for name in (OURS, *BASELINES, *(f"{OURS} {a}" for a in ABLATIONS)) if name in there]
+    lines = []
+    for name in order:
+        have = [task for task in tasks if name in task["compared"]["metrics"]]
+        cells = [_spread([task["compared"]["metrics"][name][metric] for task in have], 4) for metric in HEADS]
+        seconds = np.mean([task["costs"][name]["seconds"] for task in have])
+        size = have[0]["costs"][name]["parameters"]
+        lines.append([NAMES[name], *cells, f"{seconds:.0f} s", f"{size:,}" if size else ""])
+    return _table(["method", *HEADS.values(), "training", "parameters"], lines)
+
+
+def _paired(tasks: Sequence[Mapping[str, Any]], disjoint: bool) -> str:
+    differences = [task["compared"]["differences"][OURS] for task in tasks]
+    found = {metric: combined(differences, metric, disjoint) for metric in HEADS}
+    return _table(list(HEADS.values()), [[_interval(found[metric], signed=True) for metric in HEADS]])
+
+
+def _budget(tasks: Sequence[Mapping[str, Any]], disjoint: bool) -> str:
+    lines = []
+    for i, share in enumerate(row["share"] for row in tasks[0]["budget"][OURS]):
+        ours, theirs = ([task["budget"][name][i] for task in tasks] for name in (OURS, YARDSTICK))
+        cells = [_percent(np.mean([row["mtorl"] for row in some])) for some in (ours, theirs)]
+        cells += [_percent(np.mean([row[rule] for row in ours])) for rule in _RULES]
+        gain = combined(ours, "mtorl_minus_cheapest", disjoint)
+        lines.append([f"{share:.1%}", *cells, _interval(gain, signed=True)])
+    head = ["budget", "**MTORL** gain / cost", "LightGBM gain / cost", *_RULES.values(), "MTORL less cheapest"]
+    return _table(head, lines)
+
+
+_RULES = {
+    "cheapest": "cheapest predicted",
+    "predicted_gain": "top predicted gain",
+    "random": "random",
+    "oracle": "oracle",
+}
+
+
+def _values(tasks: Sequence[Mapping[str, Any]]) -> str:
+    lines = []
+    for name in tasks[0]["value"]:
+        method, policy = name.split(": ")
+        found = [task["value"][name] for task in tasks]
+        shares = [value["evidence"]["ess_share"] for value in found]
+        cells = [_spread([value["logged"] for value in found], 3)]
+        for estimator in ("snips", "dr"):
+            rows = [value["estimates"].get(estimator, {}) for value in found]
+            cells.append(_spread([row.get("value") for row in rows], 3))
+        lifts = [value["estimates"].get("dr", {}) for value in found]
+        doubts = [value["not_evaluable"] for value in found if value["not_evaluable"]]
+        cells.append(_interval(combined(lifts, "lift", True), signed=True, places=3))
+        cells.append(f"{np.mean(shares):.2f}")
+        cells.append(f"not evaluable: {doubts[0]}" if doubts else "")
+        lines.append([f"{NAMES[method]}: {policy}", *cells])
+    head = ["policy", "as logged", "SNIPS", "DR", "DR less logged", "ESS / rows", ""]
+    return _table(head, lines)
+
+
+def _about(found: Mapping[str, Any]) -> str:
+    return f"Is the logged channel independent of what was known before? {found['independence']['verdict']}"
+
+
+def _legacy(rows: Sequence[Mapping[str, Any]]) -> str:
+    metrics = {"accuracy": "action_accuracy", "AUC": "action_auc", "F1": "action_f1"}
+    table = [_spread([row["metrics"][name] for row in rows], 3) for name in metrics.values()]
+    table += [_spread([row[name] for row in rows], 3) for name in ("policy_ctr", "original_ctr", "overlap")]
+    notebook = [f"{_NOTEBOOK[name]:.3f}" for name in (*metrics, "policy CTR", "original CTR")]
+    head = ["", *metrics, "authors' policy CTR", "original CTR", "test touchpoints seen in training"]
+    lines = [["lookup table, here", *table], ["MTORL as published (KuaiRand)", *notebook, ""]]
+    text = (
+        "Windows are drawn with replacement and only then dealt out to training and test, so most test labels are in "
+        "the training set. A table that looks them up scores higher than the published model. The authors' policy CTR "
+        "counts clicks where the predicted channel is the logged one, and divides by all selected rows."
+    )
+    return f"{_table(head, lines)}\n\n{text}"
+
+
+# ---- targets
+
+
+def _targets(results: Results) -> str:
+    lines = [line for dataset, found in results.items() for line in _targets_of(dataset, found)]
+    return _table(["data set", "what", "target", "measured", ""], lines)
+
+
+def _targets_of(dataset: str, found: Mapping[str, Any]) -> list[list[str]]:
+    lines = []
+    for protocol in (name for name in ("user", "time") if name in found):
+        tasks, disjoint = found[protocol], protocol == "user"
+        differences = [task["compared"]["differences"][OURS] for task in tasks]
+        for metric in _PAIRED:
+            value = combined(differences, metric, disjoint)
+            if value is None or (metric.startswith("action") and not _channel_has_signal(found)):
+                continue
+            sign = 1 if metric in _HIGHER else -1
+            mean, low, _ = _more_is_better(sign, value)
+            good = mean >= 0 or (metric.startswith("reward") and low >= -_NOT_WORSE)
+            goal = "at least LightGBM" + (f", or interval above -{_NOT_WORSE}" if metric.startswith("reward") else "")
+            lines.append(_line(dataset, f"{protocol}: {_title(metric)}", goal, _interval(value, signed=True), good))
+        for metric in ("action_ece", "reward_ece"):
+            ece = float(np.mean([task["compared"]["metrics"][OURS][metric] for task in tasks]))
+            lines.append(_line(dataset, f"{protocol}: {_title(metric)}", "at most 0.012", f"{ece:.4f}", ece <= 0.012))
+        if protocol == "user":
+            lines += _user_targets(dataset, tasks)
+    return lines
+
+
+def _user_targets(dataset: str, tasks: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    lines = []
+    if tasks[0]["budget"]:
+        for i, row in enumerate(tasks[0]["budget"][OURS][:4]):
+            ours, cheapest, theirs = (
+                float(np.mean([task["budget"][name][i][rule] for task in tasks]))
+                for name, rule in ((OURS, "mtorl"), (OURS, "cheapest"), (YARDSTICK, "mtorl"))
+            )
+            goal = f"above LightGBM's gain / cost ({_percent(theirs)}) and cheapest first ({_percent(cheapest)})"
+            what = f"click share at {row['share']:.1%} of spend"
+            lines.append(_line(dataset, what, goal, _percent(ours), ours >= max(cheapest, theirs)))
+    else:
+        found = [task["value"][f"{OURS}: best expected gain"] for task in tasks]
+        lift = combined([value["estimates"]["dr"] for value in found], "lift", True)
+        if lift is not None:
+            goal = "policy value at 37.5 % exposure above the selection's own"
+            share = np.mean([value["evidence"]["ess_share"] for value in found])
+            shown = f"{_interval(lift, signed=True, places=3)}, ESS / rows {share:.2f}"
+            lines.append(_line(dataset, "DR less logged, best expected gain", goal, shown, lift[1] > 0))
+    costs = [task["costs"][OURS] for task in tasks]
+    seconds = float(np.mean([cost["seconds"] for cost in costs]))
+    lines.append(_line(dataset, "training, one thread", "at most 60 s", f"{seconds:.0f} s", seconds <= 60))
+    size = costs[0]["parameters"]
+    lines.append(_line(dataset, "parameters", "at most 300,000", f"{size:,}", size <= 300_000))
+    return lines
+
+
+def _more_is_better(sign: int, value: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Mean and bounds of a difference, turned so that more is better."""
+    mean, low, high = value
+    return (mean, low, high) if sign > 0 else (-mean, -high, -low)
+
+
+def _channel_has_signal(found: Mapping[str, Any]) -> bool:
+    return not found[ABOUT]["independence"]["independent"]
+
+
+def _title(metric: str) -> str:
+    head, name = metric.split("_", 1)
+    name = {"auc": "AUC", "ece": "ECE", "logloss": "log-loss"}.get(name, name)
+    return f"{'channel' if head == 'action' else 'reward'} {name}"
+
+
+def _line(dataset: str, what: str, goal: str, measured: str, good: bool) -> list[str]:
+    return [dataset, what, goal, measured, "met" if good else "**missed**"]
+
+
+# ---- cells
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _spread(values: Sequence[float | None], places: int) -> str:
+    numbers = [value for value in values if value is not None]
+    if not numbers:
+        return "-"
+    text = f"{np.mean(numbers):.{places}f}"
+    return text if len(numbers) == 1 else f"{text} ± {np.std(numbers, ddof=1):.{places}f}"
+
+
+def _percent(value: float) -> str:
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def _interval(value: tuple[float, float, float] | None, signed: bool = False, places: int = 4) -> str:
+    if value is None:
+        return "-"
+    form: Callable[[float], str] = (lambda x: f"{x:+.{places}f}") if signed else (lambda x: f"{x:.{places}f}")
+    return f"{form(value[0])} [{form(value[1])}, {form(value[2])}]"

@@ -1,0 +1,103 @@
+"""Figures of a task, from what each method says of its test rows.
+
+    found = score(task, {"mtorl": heads, "lightgbm": heads, ...}, seed=0)
+
+Shapes: B test rows, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mtorl.baselines import Heads, labels
+from mtorl.benchmark.methods import NO_REWARD, OURS, YARDSTICK
+from mtorl.benchmark.task import Task
+from mtorl.budget import budget_curve
+from mtorl.decision import Floats, action_probabilities
+from mtorl.evaluation import compare
+from mtorl.evidence import PolicyOnLog
+from mtorl.fit import price_policy
+from mtorl.policy_value import policy_value, top_share
+from mtorl.propensity import logged_propensity
+
+SELECTED = 0.375  # share of the exposures in the policy values: the authors choose 150 of 400
+_VALUED = (OURS, YARDSTICK)  # methods whose budget curves and policies are valued
+
+
+def score(task: Task, answers: Mapping[str, Heads], seed: int, resamples: int = 200) -> dict[str, Any]:
+    """Everything that the report shows of a task.
+
+    Args:
+        task: What the methods were given.
+        answers: By method, its heads on the test rows.
+        seed: Seed of the resampling.
+        resamples: Number of resamples.
+
+    Returns:
+        ``compared`` (see `mtorl.evaluation.compare`), ``budget`` (by method, see `budget_curve`; empty if all exposures
+        cost the same), ``value`` (by policy, see `policy_value`), ``rows`` and ``users`` of the test.
+    """
+    rows, spec = task.test.rows, task.spec
+    seen = labels(task.test.windows, task.encoder)
+    users_B, gain_B = rows["user_id"].to_numpy(), rows[spec.reward.gain].to_numpy(float)
+    compared = compare(
+        {name: (heads[0], None if name in NO_REWARD else heads[1]) for name, heads in answers.items()},
+        YARDSTICK,
+        seen.channel_B,
+        seen.reward_B,
+        users_B,
+        seed,
+        positive_B=gain_B > 0,
+        resamples=resamples,
+    )
+    logged = np.arange(len(rows)), seen.channel_B
+    curves, values = {}, {}
+    propensity_B = logged_propensity(task.table.rows, spec)[task.table.is_in("test")]
+    for name in _VALUED:
+        logits_BC, reward_BC, cost_BC = (np.asarray(part, dtype=np.float64) for part in answers[name])
+        gain_BC = np.maximum(task.encoder.unreward(reward_BC, cost_BC), 0.0)
+        if seen.cost_B.min() < seen.cost_B.max():
+            curves[name] = budget_curve(
+                gain_BC[logged],
+                cost_BC[logged],
+                gain_B,
+                seen.cost_B,
+                seed=seed,
+                users_B=users_B,
+                resamples=resamples,
+            )
+        for policy, probs_BC in _policies(logits_BC, gain_BC, cost_BC).items():
+            selected_B = top_share((probs_BC * gain_BC).sum(axis=1), SELECTED, seed)
+            values[f"{name}: {policy}"] = policy_value(
+                PolicyOnLog.always_exposing(probs_BC),
+                gain_B,
+                propensity_B,
+                seen.channel_B,
+                users_B,
+                seed,
+                gain_BC,
+                selected_B,
+            )
+    return {
+        "compared": compared,
+        "budget": curves,
+        "value": values,
+        "rows": len(rows),
+        "users": len(np.unique(users_B)),
+    }
+
+
+def _policies(logits_BC: Floats, gain_BC: Floats, cost_BC: Floats) -> dict[str, Floats]:
+    """Probability of each channel under the policies that are valued."""
+    rows, channels = gain_BC.shape
+    params = price_policy(logits_BC, gain_BC, cost_BC, budget_per_opportunity=float(cost_BC.max()))
+    fixed = int(gain_BC.mean(axis=0).argmax())
+    return {
+        "its decision rule": action_probabilities(logits_BC, gain_BC, cost_BC, params)[0],
+        "best expected gain": np.eye(channels)[gain_BC.argmax(axis=1)],
+        "most likely channel": np.eye(channels)[logits_BC.argmax(axis=1)],
+        "best single channel": np.eye(channels)[np.full(rows, fixed)],
+    }

@@ -1,0 +1,54 @@
+"""`mtorl evaluate`: a finished artifact on any log, from the raw file on."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pipelines.local import InputError
+
+
+def evaluate_on_log(
+    artifact: Path, log: str, dataset: str, seed: int, only_new: bool, users: int = 0
+) -> dict[str, Any]:
+    """Read a log as every run does, cut its windows, and judge an artifact on them.
+
+    Args:
+        artifact: Artifact folder.
+        log: Raw log; empty simulates.
+        dataset: Built-in data set name, or the path of its YAML description.
+        seed: Of the resampling, and of the simulator.
+        only_new: Leave out users of the training set; else they are an error.
+        users: Users to simulate or keep; 0 for all.
+
+    Raises:
+        InputError: the artifact or the log can't be used, or the log has users of the training set.
+    """
+    from features import sequences
+    from features.engine import open_engine
+    from features.intake import ingest
+    from mtorl import artifact as artifacts
+    from mtorl.dataset import DatasetSpec, SpecError
+    from mtorl.holdout import KnownUsersError, evaluate_artifact
+    from mtorl.log import LogError
+    from mtorl.table import WindowTable
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        try:
+            loaded = artifacts.load(artifact)
+            report = ingest(
+                log, dataset, str(folder / "log"), str(folder / "quarantine.csv"), "quarantine", users, seed
+            )
+            spec = DatasetSpec.load(folder / "log" / "dataset.yaml")
+            fingerprint = json.loads((folder / "log" / "ingest.json").read_text())["fingerprint"]
+            touchpoints = folder / "log" / "touchpoints.parquet"
+            with open_engine() as engine:
+                sequences.build(engine, touchpoints, spec, folder / "windows", 0, fingerprint)
+            found = evaluate_artifact(loaded, WindowTable.load(folder / "windows"), seed, only_new)
+        except (artifacts.ArtifactError, LogError, SpecError, KnownUsersError, ValueError, OSError) as error:
+            raise InputError(str(error)) from None
+    found["data"]["quarantined"] = report.quarantined
+    return found

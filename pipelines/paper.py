@@ -1,0 +1,119 @@
+"""`mtorl benchmark paper`: MTORL, its ablations and all baselines on the same windows, splits and metrics.
+
+What is done leaves a file in the working folder; a second call goes on from there. Two processes, one thread each,
+share the jobs.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mtorl.benchmark import jobs
+from mtorl.benchmark.jobs import Job
+from pipelines.local import InputError
+
+OnJob = Callable[[int, int, str], None]
+"""Jobs done, all jobs, what was done last."""
+
+
+@dataclass(frozen=True)
+class PaperConfig:
+    """Settings of a comparison.
+
+    Attributes:
+        logs: Data set name -> raw log; an empty path simulates.
+        root: Working folder.
+        repeats: Folds of users, or seeds.
+        workers: Processes.
+        methods: Some of the methods; empty for all.
+        users: Users to simulate or to keep of each log; 0 for all.
+    """
+
+    logs: Mapping[str, str]
+    root: Path
+    repeats: int = jobs.REPEATS
+    workers: int = 2
+    methods: tuple[str, ...] = field(default=())
+    users: int = 0
+
+
+def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
+    """Do all jobs that are not done yet.
+
+    Returns:
+        The figures, see `mtorl.benchmark.jobs.collect`.
+
+    Raises:
+        InputError: A log can't be used, or the folder holds another comparison.
+    """
+    _claim(config)
+    for dataset, log in config.logs.items():
+        _prepare(dataset, log, config)
+    todo = jobs.jobs(list(config.logs), config.repeats, config.methods)
+    done = 0
+    # A spawned process starts clean: torch and LightGBM don't survive a fork of a process that has used them.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(config.workers, context, initializer=_one_thread) as pool:
+        for stage in ([job for job in todo if job.method != "score"], [job for job in todo if job.method == "score"]):
+            waiting: dict[Future[None], Job] = {pool.submit(jobs.run, job, config.root): job for job in stage}
+            try:
+                while waiting:
+                    finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        job = waiting.pop(future)
+                        future.result()
+                        done += 1
+                        on_job(done, len(todo), job.label)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    return jobs.collect(todo, config.root)
+
+
+def _one_thread() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _claim(config: PaperConfig) -> None:
+    """Refuse a folder whose results would be mixed with others."""
+    settings = {
+        "logs": {name: str(Path(log).resolve()) if log else "" for name, log in config.logs.items()},
+        "users": config.users,
+    }
+    path = config.root / "settings.json"
+    if path.exists() and (found := json.loads(path.read_text())) != settings:
+        raise InputError(f"{config.root}: holds a comparison of {found}; delete it, or give another folder (--root)")
+    config.root.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(settings, indent=1) + "\n")
+
+
+def _prepare(dataset: str, log: str, config: PaperConfig) -> None:
+    from features import sequences
+    from features.engine import open_engine
+    from features.intake import ingest
+    from mtorl.dataset import DatasetSpec, SpecError
+    from mtorl.log import LogError
+
+    folder = config.root / "data" / dataset
+    if (folder / "windows" / "manifest.json").exists():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        ingest(log, dataset, str(folder / "log"), str(folder / "quarantine.csv"), "quarantine", config.users, seed=7)
+    except (LogError, SpecError, OSError) as error:
+        raise InputError(str(error)) from None
+    spec = DatasetSpec.load(folder / "log" / "dataset.yaml")
+    fingerprint = json.loads((folder / "log" / "ingest.json").read_text())["fingerprint"]
+    with open_engine() as engine:
+        sequences.build(engine, folder / "log" / "touchpoints.parquet", spec, folder / "windows", 0, fingerprint)

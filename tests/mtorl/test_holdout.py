@@ -1,0 +1,92 @@
+"""A finished artifact on a log: users that it knows are refused or left out, and the figures are those of new ones."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from mtorl.artifact import Artifact
+from mtorl.dataset import DatasetSpec
+from mtorl.fit import fit_challenger
+from mtorl.holdout import KnownUsersError, evaluate_artifact
+from mtorl.simulator import Simulator, SimulatorConfig
+from mtorl.splits import split_of
+from mtorl.table import WindowTable
+from mtorl.train import TrainConfig
+from tests.mtorl.test_table import lay
+
+SPEC = DatasetSpec.load("simulator")
+
+
+def rows(users: int, seed: int, prefix: str = "") -> pd.DataFrame:
+    log = Simulator(SimulatorConfig(users=users, seed=seed)).log()
+    log["user_id"] = prefix + log["user_id"]
+    log["step"] = log.groupby("user_id").cumcount()
+    return log.sort_values(["user_id", "timestamp"], kind="stable")
+
+
+def table(log: pd.DataFrame) -> WindowTable:
+    return WindowTable(pa.Table.from_pandas(log, preserve_index=False), log.assign(split="none"), SPEC, "print")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[Artifact, pd.DataFrame]:
+    folder: Path = tmp_path_factory.mktemp("holdout")
+    log = rows(400, 1)
+    lay(folder / "windows", log, shards=2)
+    SPEC.save(folder / "windows" / "dataset.yaml")
+    config = TrainConfig(epochs=2, hidden=16, device="cpu")
+    artifact = fit_challenger(str(folder / "windows"), str(folder / "artifact"), config, 0.5)
+    assert artifact is not None
+    return artifact, log
+
+
+def test_users_that_it_knows_are_refused_or_left_out(made):
+    artifact, log = made
+    split = split_of(log["user_id"])
+    both = table(log)
+    with pytest.raises(KnownUsersError, match=r"\d+ of the log's 400 users are training users .* --only-new"):
+        evaluate_artifact(artifact, both, seed=0, only_new=False)
+    found = evaluate_artifact(artifact, both, seed=0, only_new=True)
+    tested = log[split == "test"]  # validation users have had a part in it, too
+    assert found["data"]["rows"] == len(tested)
+    assert found["data"]["left_out_users"] == log.loc[split != "test", "user_id"].nunique()
+    alone = evaluate_artifact(artifact, table(tested), seed=0, only_new=False)
+    assert alone["compared"] == found["compared"] and alone["budget"] == found["budget"]
+    with pytest.raises(KnownUsersError, match=r"all .* users of the log are training users"):
+        evaluate_artifact(artifact, table(log[split == "train"]), seed=0, only_new=True)
+
+
+def test_the_figures_are_plain_and_beside_the_yardstick(made):
+    artifact, _ = made
+    found = evaluate_artifact(artifact, table(rows(300, 2, "new-")), seed=0, only_new=False)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert set(found["compared"]["metrics"]) == {"model", "lightgbm"} and set(found["budget"]) == {"model", "lightgbm"}
+    assert found["data"]["left_out_users"] == 0 and found["data"]["users"] == 300
+    value = found["value"]["its channels, always exposing"]
+    assert value["not_evaluable"] is None  # the log says with what propensity it chose
+    low, high = value["evidence"]["mean_weight_ci"]
+    assert low < 1 < high
+    # The rule leaves some exposures out, which can only take from what always exposing earns.
+    assert found["value"]["its decision rule"]["estimates"]["snips"]["value"] < value["estimates"]["snips"]["value"]
+
+
+def test_propensities_that_the_log_lacks_come_from_other_users(made):
+    artifact, _ = made
+    estimated = replace(artifact, spec=replace(artifact.spec, propensity="channel-frequency"))
+    log = rows(300, 3, "new-")
+    found = evaluate_artifact(estimated, table(log.assign(propensity=np.nan)), seed=0, only_new=False)
+    assert np.isfinite(found["value"]["its channels, always exposing"]["evidence"]["mean_weight"])
+
+
+def test_a_log_of_another_data_set_is_refused(made):
+    artifact, _ = made
+    other = replace(table(rows(50, 3, "new-")), spec=replace(SPEC, name="other", channels=SPEC.channels[::-1]))
+    with pytest.raises(ValueError, match=r"trained on simulator .* the log is of other"):
+        evaluate_artifact(artifact, other, seed=0, only_new=False)
