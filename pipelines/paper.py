@@ -56,7 +56,7 @@ def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
     """
     _claim(config)
     for dataset, log in config.logs.items():
-        _prepare(dataset, log, config)
+        prepare(dataset, log, config)
     todo = jobs.jobs(list(config.logs), config.repeats, config.methods)
     done = 0
     # A spawned process starts clean: torch and LightGBM don't survive a fork of a process that has used them.
@@ -98,7 +98,8 @@ def _claim(config: PaperConfig) -> None:
     path.write_text(json.dumps(settings, indent=1) + "\n")
 
 
-def _prepare(dataset: str, log: str, config: PaperConfig) -> None:
+def prepare(dataset: str, log: str, config: PaperConfig) -> None:
+    """Cut a log into windows, under the working folder, unless they are there."""
     from features import sequences
     from features.engine import open_engine
     from features.intake import ingest

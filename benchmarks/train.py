@@ -1,0 +1,146 @@
+"""What training costs: preparing the data, an epoch at the authors' size, and the default model to its best validation.
+
+python benchmarks/train.py                       # on a simulated log
+python benchmarks/train.py --data kuairand_sequence.csv.gz --dataset kuairand-sequence
+python benchmarks/train.py --quick
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from _environment import environment, finish
+
+WINDOWS, STEPS, BATCH = 3200, 20, 512  # of the authors' training set
+USERS = 6000  # simulated
+
+
+def cpu(work: Callable[[], Any]) -> float:
+    """CPU seconds of some work: wall time on a shared machine says little."""
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def one_by_one(log: Any) -> int:
+    """Windows as the notebook makes them: for each user, the whole table is searched for its rows, four times."""
+    windows = 0
+    for user in log["user_id"].unique():
+        for _ in range(4):
+            rows = log[log["user_id"] == user]
+        windows += max(0, len(rows) - STEPS)
+    return windows
+
+
+def preparation(log: Any, table: Any) -> dict[str, float]:
+    """Windows of all touchpoints, encoded; against the notebook's way of finding each user's rows."""
+    from mtorl.windows import Encoder, WindowBatch
+
+    def ours() -> None:
+        batch = WindowBatch.from_steps(table.steps, None, table.spec)
+        Encoder.fit(batch, table.spec)
+
+    mine, theirs = min(cpu(ours) for _ in range(3)), cpu(lambda: one_by_one(log))
+    return {"notebook_cpu_seconds": theirs, "ours_cpu_seconds": mine, "ratio": theirs / mine}
+
+
+def epochs(table: Any, quick: bool) -> dict[str, float]:
+    """CPU seconds of one epoch of equally many windows, one thread."""
+    import numpy as np
+    import torch
+
+    from benchmarks.training.published import PublishedNetwork, epoch
+    from mtorl.loader import EncodedWindows
+    from mtorl.train import TrainConfig, train
+    from mtorl.windows import Encoder
+
+    torch.set_num_threads(1)
+    tiles = table.tiles("train")
+    encoder = Encoder.fit(tiles, table.spec)
+    count = 512 if quick else WINDOWS
+    rows = np.resize(np.flatnonzero(tiles.length_B >= min(STEPS, tiles.length_B.max())), count)
+    part = EncodedWindows(tiles.take(rows), encoder)
+    batch = part.__getitems__(range(count))
+    channels, inputs = len(table.spec.channels), batch.x_BTD.shape[2]
+    network = PublishedNetwork(inputs, channels)
+    click_BT = (batch.reward_BT > 0.5).float()
+    found = {"published network": cpu(lambda: epoch(network, batch.x_BTD, batch.channel_BT, click_BT, BATCH))}
+    few = EncodedWindows(tiles.take(rows[:64]), encoder)
+    for name, hidden, precision in (
+        ("512, fp32", 512, "fp32"),
+        ("512, bf16", 512, "bf16"),
+        ("64, default", 64, "fp32"),
+    ):
+        config = TrainConfig(epochs=1, batch_size=BATCH, hidden=hidden, precision=precision, device="cpu")
+        found[name] = cpu(lambda config=config: train([part], [few], config, channels=channels))  # type: ignore[misc]
+    return found
+
+
+def to_best(table: Any) -> dict[str, float]:
+    """The default model, to its best validation loss and to its end, on one thread."""
+    import torch
+
+    from mtorl.loader import EncodedWindows
+    from mtorl.train import TrainConfig, train
+    from mtorl.windows import Encoder
+
+    torch.set_num_threads(1)
+    tiles = table.tiles("train")
+    encoder = Encoder.fit(tiles, table.spec)
+    parts = [EncodedWindows(tiles, encoder)], [EncodedWindows(table.tiles("val"), encoder)]
+    started = time.process_time()
+    result = train(*parts, TrainConfig(device="cpu"), channels=len(table.spec.channels))
+    seconds = sum(row["seconds"] for row in result.history[: result.best_epoch])
+    return {
+        "seconds_to_best": seconds,
+        "seconds": result.seconds,
+        "cpu_seconds": time.process_time() - started,
+        "best_epoch": result.best_epoch,
+        "parameters": sum(weight.numel() for weight in result.model.parameters()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="", help="raw exposure log; empty for the simulator")
+    parser.add_argument("--dataset", default="simulator", help="name of its description")
+    parser.add_argument("--quick", action="store_true", help="600 users, 512 windows")
+    parser.add_argument("--json", default="", help="also write the figures to this file")
+    arguments = parser.parse_args()
+
+    import pandas as pd
+
+    from mtorl.table import WindowTable
+    from pipelines.paper import PaperConfig, prepare
+
+    with tempfile.TemporaryDirectory() as root:
+        users = (600 if arguments.quick else USERS) if not arguments.data else 0
+        prepare(arguments.dataset, arguments.data, PaperConfig({}, Path(root), users=users))
+        folder = Path(root) / "data" / arguments.dataset
+        log = pd.read_parquet(folder / "log" / "touchpoints.parquet", columns=["user_id"])
+        table = WindowTable.load(folder / "windows")
+        figures = {
+            "dataset": arguments.dataset,
+            "rows": len(log),
+            "preparation": preparation(log, table),
+            "epoch_cpu_seconds": epochs(table, arguments.quick),
+            "default": to_best(table),
+            "environment": environment("torch"),
+        }
+    print(f"{arguments.dataset}, {len(log):,} touchpoints; CPU seconds, one thread")
+    ratio = figures["preparation"]
+    print(f"preparation: notebook {ratio['notebook_cpu_seconds']:.2f}, ours {ratio['ours_cpu_seconds']:.3f}")
+    for name, seconds in figures["epoch_cpu_seconds"].items():
+        print(f"epoch, {name:<22} {seconds:,.2f}")
+    best = figures["default"]
+    print(f"default model: {best['seconds_to_best']:.0f} s to its best of {best['seconds']:.0f} s")
+    finish(figures, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What `train.py` and `train_gpu.py` compare with."""
