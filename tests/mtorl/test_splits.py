@@ -5,7 +5,7 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtorl.splits import split_of, tile_ends, unit_order
+from mtorl.splits import folds_of, split_of, tile_ends, unit_order
 
 
 def test_golden_splits_never_change():
@@ -21,6 +21,17 @@ def test_shares_are_about_70_10_20_and_whole_users():
         assert abs(share[part] - wanted) < 4 * np.sqrt(wanted * (1 - wanted) / 20_000)
     twice = split_of(pd.concat([users, users]))
     assert (twice[:20_000] == twice[20_000:]).all()
+
+
+def test_folds_are_even_and_independent_of_the_split():
+    users = pd.Series([f"user-{i}" for i in range(20_000)])
+    fold, split = folds_of(users, 10), split_of(users)
+    assert set(fold) == set(range(10))
+    share = np.bincount(fold) / len(users)
+    assert (abs(share - 0.1) < 4 * np.sqrt(0.1 * 0.9 / 20_000)).all()
+    in_test = np.bincount(fold[split == "test"], minlength=10) / np.bincount(fold)
+    assert (abs(in_test - 0.2) < 5 * np.sqrt(0.2 * 0.8 / 2000)).all()
+    assert (folds_of(users[::-1], 10)[::-1] == fold).all()
 
 
 def test_unit_order_depends_on_the_seed_only():

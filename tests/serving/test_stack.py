@@ -198,6 +198,7 @@ def real_run(tmp_path: Path) -> Path:
     from mtorl.decision import PolicyParams
     from mtorl.model import MTORL, MTORLConfig
     from mtorl.simulator import Simulator, SimulatorConfig
+    from mtorl.training_users import fingerprints
     from mtorl.windows import Encoder, WindowBatch, instance_from_history
     from serving.archive import package
 
@@ -228,7 +229,7 @@ def real_run(tmp_path: Path) -> Path:
             default_channel=spec.channels[0],
             data_fingerprint="none",
             git_revision="none",
-            training_users=np.array([], dtype=np.uint64),
+            training_users=fingerprints(log["user_id"].unique()),
         )
         package(run / "artifacts" / arm, arm, run / "model-store")
     experiment = {

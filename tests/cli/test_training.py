@@ -1,0 +1,87 @@
+"""`mtorl train`, `evaluate` and `benchmark paper`, as they are called."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def mtorl(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cli.main", *arguments]
+    environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert found.returncode == code, found.stderr
+    assert "Traceback" not in found.stderr
+    return found
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("train")
+    from mtorl.dataset import DatasetSpec
+    from mtorl.log import write_log
+    from mtorl.simulator import Simulator, SimulatorConfig
+
+    spec = DatasetSpec.load("simulator")
+    write_log(Simulator(SimulatorConfig(users=300, seed=4)).log(), folder / "log.parquet", spec)
+    mtorl("data", "build", str(folder / "log.parquet"), "--dataset", "simulator", "--out", str(folder / "data"))
+    return next(folder.glob("data/**/manifest.json")).parent
+
+
+def test_a_model_is_trained_and_judged_on_users_that_it_never_saw(windows, tmp_path):
+    out, log = tmp_path / "model", tmp_path / "log"
+    checkpoint = tmp_path / "checkpoint.pt"
+    found = mtorl("train", str(windows), str(out), "--epochs", "2", "--checkpoint", str(checkpoint), "--log", str(log))
+    assert "reward AUC" in found.stdout and not checkpoint.exists()
+    assert list(log.glob("events.out.tfevents.*"))
+    assert (out / "yardstick.json.gz").exists()
+
+    figures = tmp_path / "figures.json"
+    found = mtorl("evaluate", str(out), "--users", "250", "--seed", "99", "--only-new", "--json", str(figures))
+    for words in ("model less lightgbm", "its decision rule", "gain / cost", "reward auc"):
+        assert words in found.stdout
+    assert json.loads(figures.read_text())["compared"]["yardstick"] == "lightgbm"
+    refused = mtorl("evaluate", str(out), "--users", "250", "--seed", "99", code=2)
+    assert "training users of the artifact" in refused.stderr and "--only-new" in refused.stderr
+
+
+def test_what_can_t_be_used_is_said_in_a_line(windows, tmp_path):
+    assert "no manifest.json" in mtorl("train", str(tmp_path), str(tmp_path / "out"), code=2).stderr
+    assert "missing; is" in mtorl("evaluate", str(tmp_path), code=2).stderr
+    assert "'magic' is not one of" in mtorl("benchmark", "paper", "--methods", "magic", code=2).stderr
+    missing = mtorl("benchmark", "paper", "--criteo", "nowhere.csv", "--root", str(tmp_path / "paper"), code=2)
+    assert "nowhere.csv" in missing.stderr
+    (tmp_path / "checkpoint").write_bytes(b"rubbish")
+    broken = mtorl("train", str(windows), str(tmp_path / "out"), "--checkpoint", str(tmp_path / "checkpoint"), code=2)
+    assert "delete it to start anew" in broken.stderr
+
+
+def test_a_comparison_that_was_stopped_goes_on_where_it_was(tmp_path):
+    root, out = tmp_path / "paper", tmp_path / "out"
+    arguments = ["benchmark", "paper", "--users", "150", "--repeats", "1", "--methods", "markov"]
+    arguments += ["--root", str(root), "--out", str(out), "--workers", "1"]
+    command = [sys.executable, "-m", "cli.main", *arguments]
+    first = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(root.glob("answers/simulator/user-0/*.npz")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    first.send_signal(signal.SIGINT)
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 130 and "goes on from what is in" in errors
+    done = {path: path.stat().st_mtime_ns for path in root.glob("answers/**/*.npz")}
+    assert done and not list(root.glob("scores/simulator/user-0.json"))
+    mtorl(*arguments)
+    assert all(path.stat().st_mtime_ns == at for path, at in done.items())
+    assert "| **MTORL** |" in (out / "results.md").read_text()
+    assert set(json.loads((out / "results.json").read_text())["results"]) == {"simulator"}
+    other = mtorl(*arguments[:2], "--users", "151", *arguments[4:], code=2)
+    assert "holds a comparison of" in other.stderr
