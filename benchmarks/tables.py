@@ -1,6 +1,7 @@
-"""Write the tables of measurements in README.md and docs/features.md from the JSON files in benchmarks/results.
+"""Write the tables of measurements in README.md, docs/features.md and docs/model.md from benchmarks/results.
 
 python benchmarks/loop.py [--data FILE --dataset NAME] --json benchmarks/results/loop/NAME.json    # for each data set
+python benchmarks/train.py [--data FILE --dataset NAME] --json benchmarks/results/train/NAME.json  # for each data set
 python benchmarks/features.py --json benchmarks/results/features.json
 python benchmarks/tables.py
 """
@@ -22,6 +23,8 @@ Show = Callable[[Any], str]
 def main() -> None:
     loops = [json.loads(path.read_text()) for path in sorted((RESULTS / "loop").glob("*.json"))]
     replace(ROOT / "README.md", loop_table(loops))
+    trained = [json.loads(path.read_text()) for path in sorted((RESULTS / "train").glob("*.json"))]
+    replace(ROOT / "docs" / "model.md", train_table(trained))
     features = RESULTS / "features.json"
     if features.exists():
         replace(ROOT / "docs" / "features.md", feature_tables(json.loads(features.read_text())))
@@ -55,6 +58,30 @@ def loop_table(results: Sequence[Found]) -> str:
     }
     body = [[name, *(cell(found) for found in results)] for name, cell in rows.items()]
     return table(["", *(found["dataset"] for found in results)], body) + measured_on(results[0], "loop.py")
+
+
+def train_table(results: Sequence[Found]) -> str:
+    """What training costs, a column for each data set."""
+    epoch = "epoch_cpu_seconds"
+    rows: dict[str, Show] = {
+        "touchpoints": lambda found: f"{found['rows']:,}",
+        "preparation, the notebook's way": lambda found: f"{found['preparation']['notebook_cpu_seconds']:.1f} s",
+        "the same windows here": lambda found: f"{found['preparation']['ours_cpu_seconds']:.2f} s",
+        "ratio (aim: 100)": lambda found: f"{found['preparation']['ratio']:.0f}",
+        "epoch, published network, 512 wide": lambda found: f"{found[epoch]['published network']:.1f} s",
+        "epoch, ours, 512 wide, float32": lambda found: f"{found[epoch]['512, fp32']:.1f} s",
+        "epoch, ours, 512 wide, bfloat16": lambda found: f"{found[epoch]['512, bf16']:.1f} s",
+        "published / ours in bfloat16 (aim: 2)": lambda found: "{:.2f}".format(
+            found[epoch]["published network"] / found[epoch]["512, bf16"]
+        ),
+        "epoch, ours, default (64 wide)": lambda found: f"{found[epoch]['64, default']:.2f} s",
+        "default model to its best validation (aim: 60 s)": lambda found: (
+            f"{found['default']['seconds_to_best']:.0f} s"
+        ),
+        "its parameters (aim: 300,000)": lambda found: f"{found['default']['parameters']:,}",
+    }
+    body = [[name, *(cell(found) for found in results)] for name, cell in rows.items()]
+    return table(["", *(found["dataset"] for found in results)], body) + measured_on(results[0], "train.py")
 
 
 def feature_tables(figures: Found) -> str:

@@ -85,8 +85,9 @@ def to_best(table: Any) -> dict[str, float]:
     """The default model, to its best validation loss and to its end, on one thread."""
     import torch
 
+    from mtorl.ensemble import train_ensemble
     from mtorl.loader import EncodedWindows
-    from mtorl.train import TrainConfig, train
+    from mtorl.train import TrainConfig
     from mtorl.windows import Encoder
 
     torch.set_num_threads(1)
@@ -94,14 +95,13 @@ def to_best(table: Any) -> dict[str, float]:
     encoder = Encoder.fit(tiles, table.spec)
     parts = [EncodedWindows(tiles, encoder)], [EncodedWindows(table.tiles("val"), encoder)]
     started = time.process_time()
-    result = train(*parts, TrainConfig(device="cpu"), channels=len(table.spec.channels))
-    seconds = sum(row["seconds"] for row in result.history[: result.best_epoch])
+    trained = train_ensemble(*parts, TrainConfig(device="cpu"), channels=len(table.spec.channels))
     return {
-        "seconds_to_best": seconds,
-        "seconds": result.seconds,
+        "seconds_to_best": sum(row["seconds"] for one in trained.members for row in one.history[: one.best_epoch]),
+        "seconds": trained.seconds,
         "cpu_seconds": time.process_time() - started,
-        "best_epoch": result.best_epoch,
-        "parameters": sum(weight.numel() for weight in result.model.parameters()),
+        "best_epochs": [one.best_epoch for one in trained.members],
+        "parameters": trained.parameters,
     }
 
 

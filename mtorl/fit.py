@@ -24,11 +24,12 @@ from mtorl.baselines import channel_frequency, lightgbm
 from mtorl.calibration import calibrate
 from mtorl.dataset import DatasetSpec
 from mtorl.decision import PolicyParams, action_probabilities, utility_scale
+from mtorl.ensemble import MEMBERS, train_ensemble
 from mtorl.evaluation import evaluate
 from mtorl.loader import FolderWindows, tiles
 from mtorl.table import WindowTable, shards
 from mtorl.threads import one_thread
-from mtorl.train import TrainConfig, train
+from mtorl.train import TrainConfig
 from mtorl.training_users import Fingerprints, fingerprints
 from mtorl.windows import Encoder
 
@@ -75,11 +76,12 @@ def fit_challenger(
     encoder = known.encoder
     with one_thread(), parallel.joined() as group, _metrics(log if group.leads else "") as write:
 
-        def on_epoch(row: dict[str, float]) -> None:
-            progress.report(row["epoch"], config.epochs, f"validation loss {row['val_loss']:.4f}")
-            write(row)
+        def on_epoch(member: int, row: dict[str, float]) -> None:
+            done = member * config.epochs + row["epoch"]
+            progress.report(done, MEMBERS * config.epochs, f"validation loss {row['val_loss']:.4f}")
+            write(member, row)
 
-        result = train(
+        trained = train_ensemble(
             FolderWindows(windows, "train", encoder),
             FolderWindows(windows, "val", encoder),
             config,
@@ -96,27 +98,31 @@ def fit_challenger(
     channel_B = np.array([known.spec.channels.index(name) for name in val.rows["channel"]], dtype=np.int64)
     gain_B, cost_B = val.rows[known.spec.reward.gain].to_numpy(float), val.rows["cost"].to_numpy(float)
     label_B = encoder.reward(gain_B, cost_B)
-    logits_BC, reward_BC, _ = artifact.run(result.model, encoder, batch)
+    network = trained.ensemble
+    logits_BC, reward_BC, _ = artifact.run(network, encoder, batch)
     fitted = calibrate(logits_BC, reward_BC[np.arange(len(channel_B)), channel_B], channel_B, label_B)
-    result.model.calibrate(*fitted)
-    logits_BC, reward_BC, cost_BC = artifact.run(result.model, encoder, batch)
+    network.calibrate(*fitted)
+    logits_BC, reward_BC, cost_BC = artifact.run(network, encoder, batch)
     policy = price_policy(logits_BC, encoder.unreward(reward_BC, cost_BC), cost_BC, budget_share * float(cost_B.mean()))
     users_B = val.rows["user_id"].to_numpy()
+    first = trained.members[0]
     metrics = {
         **evaluate(logits_BC, reward_BC, channel_B, label_B, users_B, config.seed, positive_B=gain_B > 0),
         "calibration": fitted._asdict(),
-        "seconds": result.seconds,
-        "best_epoch": result.best_epoch,
-        "best_val_loss": result.history[result.best_epoch - 1]["val_loss"],
-        "epochs": len(result.history),
-        "history": result.history,
+        "seconds": trained.seconds,
+        # Of the first member; the others differ in their seed.
+        "best_epoch": first.best_epoch,
+        "best_val_loss": first.best_val_loss,
+        "epochs": len(first.history),
+        "history": first.history,
+        "members": [{"best_epoch": m.best_epoch, "best_val_loss": m.best_val_loss} for m in trained.members],
     }
     trees = None
     if yardstick:
-        progress.report(config.epochs, config.epochs, "LightGBM, to compare with")
+        progress.report(1, 1, "LightGBM, to compare with")
         train_windows = WindowTable.load(windows, "train", known.first).windows("train", targets=True)
         trees = lightgbm.fit(train_windows, val.windows("val", targets=True), encoder, config.seed)
-    return _save(out, known, result.model, policy, "mtorl", metrics, trees)
+    return _save(out, known, network, policy, "mtorl", metrics, trees)
 
 
 def price_policy(
@@ -186,21 +192,28 @@ class _Training:
 
 
 @contextmanager
-def _metrics(folder: str) -> Iterator[Callable[[dict[str, float]], None]]:
-    """Write each epoch's row where TensorBoard reads it."""
+def _metrics(folder: str) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """Write each epoch's row where TensorBoard reads it, a run for each member."""
     if not folder:
-        yield lambda row: None
+        yield lambda member, row: None
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(folder) as writer:
+    writers: dict[int, SummaryWriter] = {}
 
-        def write(row: dict[str, float]) -> None:
-            for name, value in row.items():
-                if name != "epoch":
-                    writer.add_scalar(name.replace("_", "/", 1), value, int(row["epoch"]))
+    def write(member: int, row: dict[str, float]) -> None:
+        if member not in writers:
+            writers[member] = SummaryWriter(f"{folder}/member-{member}")
+        for name, value in row.items():
+            if name != "epoch":
+                writers[member].add_scalar(name.replace("_", "/", 1), value, int(row["epoch"]))
+        writers[member].flush()
 
+    try:
         yield write
+    finally:
+        for writer in writers.values():
+            writer.close()
 
 
 def _save(

@@ -53,6 +53,10 @@ class Part(Protocol):
     def means(self) -> tuple[float, float]:
         """Mean reward and mean cost of a target."""
 
+    @property
+    def outcomes(self) -> int:
+        """Columns of a token, behind the reward, that say what the touchpoint before brought."""
+
 
 class Source(Protocol):
     """Parts, read when they are asked for."""
@@ -79,6 +83,11 @@ class EncodedWindows(Dataset[Batch]):
         x_BTD, _ = self.encoder.encode(some)
         targets = self.encoder.targets(some)
         return Batch(*map(torch.from_numpy, (x_BTD, targets["channel_BT"], targets["reward_BT"], targets["cost_BT"])))
+
+    @property
+    def outcomes(self) -> int:
+        """See `Part`."""
+        return len(self.encoder.immediate)
 
     def means(self) -> tuple[float, float]:
         """See `Part`."""

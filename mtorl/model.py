@@ -12,11 +12,12 @@ Our choices, because the decision rule needs them or because measurements asked 
 
 - The reward decoder answers for *each channel*, not only for the logged one: a policy has to compare channels.
 - A third decoder predicts the cost of each channel: a budget is spent in currency, not in exposures.
-- Decoders read, beside the shared state, a memory of each channel: fading sums of its past exposures and rewards. The
-  weights that read it are the same for all channels, so what one channel teaches ("liked it before, will again; shown
-  too often, will not") holds for the others.
+- Decoders read, beside the shared state, a memory of each channel: fading sums of its past exposures and of what they
+  brought. The weights that read it are the same for all channels, so what one channel teaches ("liked it before, will
+  again; shown too often, will not") holds for the others.
 - Decoders share no weights with each other, and blocks none with other blocks; all share the trunk.
-- Learned positions (one vector a step of the window) are added to the embedding. Attention alone has no order.
+- No positions are added: the convolutions give the attention's inputs their order, and how far along a window is says
+  nothing that the memory's counts don't.
 - Dropout is a module on residual branches, hence off at inference, and never touches attention scores: dropping a
   masked score would make the future visible.
 - Hidden width 64, where the published code has 512: it trains in seconds, and width is a field of the config.
@@ -24,9 +25,11 @@ Our choices, because the decision rule needs them or because measurements asked 
 Windows are padded on the right. Every layer is causal, so no real step can see the padding and no mask is needed.
 
 The layout of a token (`mtorl.windows.Encoder`) matters in one place, the channel memory: the first C columns are the
-one-hot of the previous channel, column C marks the start of a journey, column C + 1 is the previous reward.
+one-hot of the previous channel, column C marks the start of a journey, column C + 1 is the previous reward, and the
+`outcomes` columns after it are the other things that the previous touchpoint brought.
 
-Shape suffixes: B batch, T steps of a window, D encoded token, H hidden, C channels, K rates of decay, M memory.
+Shape suffixes: B batch, T steps of a window, D encoded token, H hidden, C channels, K rates of decay, S signals of the
+memory, M memory.
 """
 
 from __future__ import annotations
@@ -46,6 +49,7 @@ class MTORLConfig:
     inputs: int  # D: width of an encoded token
     channels: int  # C
     window: int  # most steps in a window
+    outcomes: int  # columns of a token, behind the reward, that say what the touchpoint before brought
     hidden: int = 64  # H
     levels: int = 2  # causal convolutions; dilation doubles at each
     kernel: int = 4  # taps of a convolution; levels=2, kernel=4 see 10 steps, attention sees all
@@ -64,6 +68,8 @@ class MTORLConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.hidden % self.heads:
             raise ValueError(f"heads must divide hidden, got {self.heads} and {self.hidden}")
+        if not 0 <= self.outcomes <= self.inputs - self.channels - 2:
+            raise ValueError(f"outcomes must leave {self.channels + 2} of {self.inputs} inputs, got {self.outcomes}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if not 0 < self.cost_scale < float("inf"):
@@ -114,19 +120,21 @@ class CausalAttention(nn.Module):
 
 
 class ChannelMemory(nn.Module):
-    """What each channel did lately: fading sums of its exposures and rewards, beside those of all channels together.
+    """What each channel did lately: fading sums of its exposures and what they brought, beside those of all channels.
 
-    n = sum_{s<=t} decay^(t-s) a_{s-1},  g = sum_{s<=t} decay^(t-s) a_{s-1} r_{s-1},  at K learned rates of decay; the
-    memory holds asinh(n), asinh(g) and the running rate g / (1 + n), for the channel and for the sum over channels.
+    n = sum_{s<=t} decay^(t-s) a_{s-1},  g = sum_{s<=t} decay^(t-s) a_{s-1} o_{s-1}  for the reward and each outcome o,
+    at K learned rates of decay; the memory holds asinh(n), asinh(g) and the running mean g / (1 + n), for the channel
+    and for the sum over channels.
     """
 
     lag_TT: Tensor
     past_TT: Tensor
 
-    def __init__(self, channels: int, window: int, rates: int) -> None:
+    def __init__(self, channels: int, window: int, outcomes: int, rates: int) -> None:
         super().__init__()
         self.channels = channels
-        self.width = 6 * rates  # M
+        self.signals = 2 + outcomes  # S: exposures, reward, outcomes
+        self.width = 2 * rates * (2 * self.signals - 1)  # M
         # decay = sigmoid(logit): from "the last two or three touchpoints" to "the whole window"
         self.logit_K = nn.Parameter(torch.linspace(0.0, 6.0, rates))
         lag_TT = torch.arange(window)[:, None] - torch.arange(window)[None, :]
@@ -136,16 +144,16 @@ class ChannelMemory(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Memory (B, T, C, M) of encoded tokens."""
         batch, steps, _ = x_BTD.shape
-        channel_BTC = x_BTD[..., : self.channels]
-        reward_BT1 = x_BTD[..., self.channels + 1 : self.channels + 2]
-        signal_B1TS = torch.stack([channel_BTC, channel_BTC * reward_BT1], dim=-1).flatten(2).unsqueeze(1)
+        channel_BTC1 = x_BTD[..., : self.channels, None]
+        brought_BT1S = x_BTD[..., None, self.channels + 1 : self.channels + self.signals]
+        signal_B1TS = torch.cat([channel_BTC1, channel_BTC1 * brought_BT1S], dim=-1).flatten(2).unsqueeze(1)
         decay_KTT = torch.exp(F.logsigmoid(self.logit_K)[:, None, None] * self.lag_TT) * self.past_TT
         sums_BKTS = decay_KTT[:, :steps, :steps] @ signal_B1TS
-        own_BTCK2 = sums_BKTS.view(batch, -1, steps, self.channels, 2).permute(0, 2, 3, 1, 4)
-        sums = torch.cat([own_BTCK2, own_BTCK2.sum(2, keepdim=True).expand_as(own_BTCK2)], dim=3)
-        rate = sums[..., 1:] / (1 + sums[..., :1].abs())
+        own_BTCKS = sums_BKTS.view(batch, -1, steps, self.channels, self.signals).permute(0, 2, 3, 1, 4)
+        sums = torch.cat([own_BTCKS, own_BTCKS.sum(2, keepdim=True).expand_as(own_BTCKS)], dim=3)
+        means = sums[..., 1:] / (1 + sums[..., :1].abs())
         # asinh: linear for a single touchpoint, a logarithm for many
-        return torch.cat([torch.asinh(sums), rate], dim=-1).flatten(3)
+        return torch.cat([torch.asinh(sums), means], dim=-1).flatten(3)
 
 
 class Decoder(nn.Module):
@@ -189,19 +197,13 @@ class Aim(IntEnum):
 class MTORL(nn.Module):
     """Trunk, memory and decoders.
 
-    h_t = attention(convolutions(embedding(x_t) + position_t)), m_t the channel memory; from both:
+    h_t = attention(convolutions(embedding(x_t))), m_t the channel memory; from both:
         action  log pi(c | h_t, m_t), up to a constant; with conditioning, of journeys that go on as aimed at
         reward  E[r_t | h_t, m_t, c], through a sigmoid: in [0, 1] like its label MinMaxNorm(g - s w)
         cost    E[w_t | h_t, m_t, c], through a softplus, times cost_scale: in currency units
-
-    `calibrate` sets what a held-out split says of the first two: softmax(scale * logits) and
-    sigmoid(scale * logit + shift). Training leaves them at 1, 1 and 0.
     """
 
     cost_scale: Tensor
-    action_scale: Tensor
-    reward_scale: Tensor
-    reward_shift: Tensor
 
     def __init__(self, config: MTORLConfig) -> None:
         super().__init__()
@@ -209,7 +211,6 @@ class MTORL(nn.Module):
         self.embedding = nn.Sequential(
             nn.Linear(config.inputs, config.hidden), nn.GELU(), nn.Linear(config.hidden, config.hidden)
         )
-        self.position_TH = nn.Parameter(torch.randn(config.window, config.hidden) * 0.02)
         levels = range(config.levels if config.convolutions else 0)
         self.convolutions = nn.Sequential(
             *(CausalConv(config.hidden, config.kernel, 2**level, config.dropout) for level in levels)
@@ -217,15 +218,12 @@ class MTORL(nn.Module):
         self.attention = (
             CausalAttention(config.hidden, config.heads, config.dropout) if config.attention else nn.Identity()
         )
-        self.memory = ChannelMemory(config.channels, config.window, config.rates)
+        self.memory = ChannelMemory(config.channels, config.window, config.outcomes, config.rates)
         self.action = Decoder(config.hidden, config.channels, self.memory.width)
         self.reward = Decoder(config.hidden, config.channels, self.memory.width)
         self.cost = Decoder(config.hidden, config.channels, self.memory.width)
         self.aim = nn.Embedding(len(Aim), config.hidden) if config.conditioning else None
         self.register_buffer("cost_scale", torch.tensor(config.cost_scale))
-        self.register_buffer("action_scale", torch.tensor(1.0))
-        self.register_buffer("reward_scale", torch.tensor(1.0))
-        self.register_buffer("reward_shift", torch.tensor(0.0))
 
     def forward_all(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Action logits, reward logits and expected costs, of every channel at every step."""
@@ -258,23 +256,14 @@ class MTORL(nn.Module):
 
     def trunk(self, x_BTD: Tensor) -> Tensor:
         """h_BTH, the state at each step."""
-        h_BTH = self.embedding(x_BTD) + self.position_TH[: x_BTD.shape[1]]
-        states_BTH: Tensor = self.attention(self.convolutions(h_BTH))
+        states_BTH: Tensor = self.attention(self.convolutions(self.embedding(x_BTD)))
         return states_BTH
 
     def compile_trunk(self) -> None:
         """Let torch compile what is most of the work, for a GPU. The weights stay where they are."""
         self.trunk = torch.compile(self.trunk)  # type: ignore[method-assign]
 
-    def calibrate(self, action_scale: float, reward_scale: float, reward_shift: float) -> None:
-        """See the class."""
-        self.action_scale.fill_(action_scale)
-        self.reward_scale.fill_(reward_scale)
-        self.reward_shift.fill_(reward_shift)
-
     def _decode(self, h: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         aimed = h if self.aim is None else h + self.aim.weight[Aim.ABOVE]
-        logits = self.action(aimed, memory) * self.action_scale
-        reward_logit = self.reward(h, memory) * self.reward_scale + self.reward_shift
         cost = F.softplus(self.cost(h, memory)) * self.cost_scale
-        return logits, reward_logit, cost
+        return self.action(aimed, memory), self.reward(h, memory), cost

@@ -100,6 +100,11 @@ class TrainResult:
     best_epoch: int  # counts from 1
     seconds: float
 
+    @property
+    def best_val_loss(self) -> float:
+        """Of the epoch that was kept."""
+        return self.history[self.best_epoch - 1]["val_loss"]
+
 
 def train(
     source: Source,
@@ -120,7 +125,8 @@ def train(
         config: How to train.
         on_epoch: Called with the epoch's history row, for a progress bar.
         channels: Number of channels. The labels cannot tell: a channel may be absent from a training set.
-        resume: Checkpoint file: gone on from if there, written as training goes on, removed at its end. None for none.
+        resume: Checkpoint file: gone on from if there, written as training goes on. Whoever needs it no longer removes
+            it. None for none.
         identity: What else than `config` a checkpoint must share with this training: what the data are known by.
         group: This process among those of the training; by default it is alone.
 
@@ -142,7 +148,6 @@ def train(
         loop.run(on_epoch, store)
         model = MTORL(loop.model.config)
     model.load_state_dict(loop.progress.best)
-    store.done()
     return TrainResult(model.eval(), loop.progress.history, loop.progress.best_epoch, time.perf_counter() - started)
 
 
@@ -173,10 +178,6 @@ class _Store:
 
     def load(self) -> dict[str, Any] | None:
         return None if self._path is None else checkpoint.load(self._own(self._path), self._identity)
-
-    def done(self) -> None:
-        if self._path is not None:
-            self._own(self._path).unlink(missing_ok=True)
 
     def _own(self, path: Path) -> Path:
         """Random states differ by process."""
@@ -375,6 +376,7 @@ def _new_model(part: Part, config: TrainConfig, channels: int) -> MTORL:
             inputs=example.shape[2],
             channels=channels,
             window=example.shape[1],
+            outcomes=part.outcomes,
             hidden=config.hidden,
             heads=config.heads,
             dropout=config.dropout,

@@ -107,7 +107,7 @@ def _protocol(protocol: str, tasks: Sequence[Mapping[str, Any]]) -> list[str]:
     rows, users = (np.mean([task[name] for task in tasks]) for name in ("rows", "users"))
     out = [
         f"### Protocol `{protocol}`",
-        f"{len(tasks)} {'folds' if disjoint else 'seeds'}, on average {rows:,.0f} test rows of {users:,.0f} users.",
+        f"{len(tasks)} {'fold' if disjoint else 'seed'}{'s' * (len(tasks) > 1)}, on average {rows:,.0f} test rows of {users:,.0f} users.",
         _methods(tasks),
         "MTORL less LightGBM, paired on the same rows and resamples:",
         _paired(tasks, disjoint),
@@ -128,7 +128,7 @@ def _methods(tasks: Sequence[Mapping[str, Any]]) -> str:
         seconds = np.mean([task["costs"][name]["seconds"] for task in have])
         size = have[0]["costs"][name]["parameters"]
         lines.append([NAMES[name], *cells, f"{seconds:.0f} s", f"{size:,}" if size else ""])
-    return _table(["method", *HEADS.values(), "training", "parameters"], lines)
+    return _table(["method", *HEADS.values(), "training, CPU", "parameters"], lines)
 
 
 def _paired(tasks: Sequence[Mapping[str, Any]], disjoint: bool) -> str:
@@ -144,7 +144,7 @@ def _budget(tasks: Sequence[Mapping[str, Any]], disjoint: bool) -> str:
         cells = [_percent(np.mean([row["mtorl"] for row in some])) for some in (ours, theirs)]
         cells += [_percent(np.mean([row[rule] for row in ours])) for rule in _RULES]
         gain = combined(ours, "mtorl_minus_cheapest", disjoint)
-        lines.append([f"{share:.1%}", *cells, _interval(gain, signed=True)])
+        lines.append([f"{100 * share:g} %", *cells, _interval(gain, signed=True)])
     head = ["budget", "**MTORL** gain / cost", "LightGBM gain / cost", *_RULES.values(), "MTORL less cheapest"]
     return _table(head, lines)
 
@@ -235,7 +235,7 @@ def _user_targets(dataset: str, tasks: Sequence[Mapping[str, Any]]) -> list[list
                 for name, rule in ((OURS, "mtorl"), (OURS, "cheapest"), (YARDSTICK, "mtorl"))
             )
             goal = f"above LightGBM's gain / cost ({_percent(theirs)}) and cheapest first ({_percent(cheapest)})"
-            what = f"click share at {row['share']:.1%} of spend"
+            what = f"click share at {100 * row['share']:g} % of spend"
             lines.append(_line(dataset, what, goal, _percent(ours), ours >= max(cheapest, theirs)))
     else:
         found = [task["value"][f"{OURS}: best expected gain"] for task in tasks]
@@ -247,7 +247,7 @@ def _user_targets(dataset: str, tasks: Sequence[Mapping[str, Any]]) -> list[list
             lines.append(_line(dataset, "DR less logged, best expected gain", goal, shown, lift[1] > 0))
     costs = [task["costs"][OURS] for task in tasks]
     seconds = float(np.mean([cost["seconds"] for cost in costs]))
-    lines.append(_line(dataset, "training, one thread", "at most 60 s", f"{seconds:.0f} s", seconds <= 60))
+    lines.append(_line(dataset, "training, one thread, CPU", "at most 60 s", f"{seconds:.0f} s", seconds <= 60))
     size = costs[0]["parameters"]
     lines.append(_line(dataset, "parameters", "at most 300,000", f"{size:,}", size <= 300_000))
     return lines

@@ -42,7 +42,7 @@ def test_a_model_is_trained_and_judged_on_users_that_it_never_saw(windows, tmp_p
     checkpoint = tmp_path / "checkpoint.pt"
     found = mtorl("train", str(windows), str(out), "--epochs", "2", "--checkpoint", str(checkpoint), "--log", str(log))
     assert "reward AUC" in found.stdout and not checkpoint.exists()
-    assert list(log.glob("events.out.tfevents.*"))
+    assert len(list(log.glob("member-*/events.out.tfevents.*"))) == 2
     assert (out / "yardstick.json.gz").exists()
 
     figures = tmp_path / "figures.json"

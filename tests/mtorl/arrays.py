@@ -28,6 +28,10 @@ class Arrays(Dataset[Batch]):
         found = (torch.as_tensor(a[list(rows)], dtype=k) for a, k in zip(some, kinds, strict=True))
         return Batch(*found)
 
+    @property
+    def outcomes(self) -> int:
+        return 0
+
     def means(self) -> tuple[float, float]:
         real_BT = self.targets["channel_BT"] >= 0
         return float(self.targets["reward_BT"][real_BT].mean()), float(self.targets["cost_BT"][real_BT].mean())

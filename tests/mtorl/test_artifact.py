@@ -54,11 +54,16 @@ def batch(rows: int) -> WindowBatch:
     return WindowBatch.from_instances(items, SPEC)
 
 
+def network_config(encoder: Encoder) -> MTORLConfig:
+    outcomes = len(encoder.immediate)
+    return MTORLConfig(encoder.dim, len(SPEC.channels), SPEC.window, outcomes, hidden=16, cost_scale=0.3)
+
+
 def arguments() -> dict[str, Any]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     encoder = Encoder.fit(batch(40), SPEC)
-    network = MTORL(MTORLConfig(encoder.dim, len(SPEC.channels), SPEC.window, hidden=16, cost_scale=0.3))
+    network = MTORL(network_config(encoder))
     return {
         "name": "challenger",
         "kind": "mtorl",
@@ -126,7 +131,7 @@ def test_a_yardstick_comes_back_sealed(saved, tmp_path):
     steps = WindowTable(*log_of_a_simulation()).windows("train", targets=True)
     encoder = Encoder.fit(steps, SPEC)
     trees = lightgbm.fit(steps, steps, encoder, seed=0)
-    network = MTORL(MTORLConfig(encoder.dim, len(SPEC.channels), SPEC.window, hidden=16, cost_scale=0.3))
+    network = MTORL(network_config(encoder))
     folder = tmp_path / "with"
     found = save(folder, **{**given, "network": network, "encoder": encoder, "yardstick": trees}).yardstick()
     for one, other in zip(trees.predict(steps), found.predict(steps), strict=True):

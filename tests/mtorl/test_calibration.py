@@ -8,6 +8,7 @@ import torch
 from scipy.special import expit, log_softmax
 
 from mtorl.calibration import Calibration, calibrate
+from mtorl.ensemble import Ensemble
 from mtorl.evaluation import evaluate
 from mtorl.model import MTORL, MTORLConfig
 
@@ -57,16 +58,17 @@ def test_without_rows_nothing_changes_and_few_rows_change_little():
 
 def test_a_network_serves_what_was_calibrated():
     torch.manual_seed(0)
-    network = MTORL(MTORLConfig(inputs=9, channels=3, window=4, hidden=8)).eval()
+    config = MTORLConfig(inputs=9, channels=3, window=4, outcomes=2, hidden=8)
+    network = Ensemble([MTORL(config) for _ in range(2)]).eval()
     x, length = torch.randn(5, 4, 9), torch.tensor([1, 2, 3, 4, 4])
     with torch.inference_mode():
         logits, reward, cost = network(x, length)
         network.calibrate(2.0, 0.5, 0.25)
         new_logits, new_reward, new_cost = network(x, length)
     torch.testing.assert_close(new_logits, 2 * logits)
-    torch.testing.assert_close(new_reward, torch.sigmoid(0.5 * torch.logit(reward) + 0.25))
+    torch.testing.assert_close(new_reward, torch.sigmoid(0.5 * torch.logit(reward) + 0.25), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(new_cost, cost)
-    fresh = MTORL(network.config).eval()
+    fresh = Ensemble([MTORL(config) for _ in range(2)]).eval()
     fresh.load_state_dict(network.state_dict())
     with torch.inference_mode():
         torch.testing.assert_close(fresh(x, length)[0], new_logits)

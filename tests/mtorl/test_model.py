@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mtorl.model import MTORL, MTORLConfig
+from mtorl.model import MTORL, ChannelMemory, MTORLConfig
 
 B, T, D, C = 5, 20, 31, 4
+OUTCOMES = 3
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +19,7 @@ def _one_thread():
 @pytest.fixture
 def network() -> MTORL:
     torch.manual_seed(0)
-    return MTORL(MTORLConfig(inputs=D, channels=C, window=T, cost_scale=0.3)).eval()
+    return MTORL(MTORLConfig(inputs=D, channels=C, window=T, outcomes=OUTCOMES, cost_scale=0.3)).eval()
 
 
 def windows(seed: int = 1) -> torch.Tensor:
@@ -111,14 +112,39 @@ def test_order_of_the_past_matters(network):
         assert not torch.allclose(network(x, length)[0], network(swapped, length)[0], atol=1e-5)
 
 
+def test_the_memory_holds_fading_sums_of_what_each_channel_brought():
+    memory = ChannelMemory(channels=2, window=4, outcomes=1, rates=1)
+    with torch.no_grad():
+        memory.logit_K.zero_()  # half of it is kept at each step
+    # search social start | reward | outcome: nothing, then search, search and social
+    x = torch.tensor([[[0, 0, 1, 0, 0], [1, 0, 0, 1, 2], [1, 0, 0, 0, 4], [0, 1, 0, 1, 8]]], dtype=torch.float32)
+    with torch.inference_mode():
+        found = memory(x)
+    assert found.shape == (1, 4, 2, memory.width)
+    search = torch.tensor([0.25 + 0.5, 0.25 * 1 + 0.5 * 0, 0.25 * 2 + 0.5 * 4])  # uses, reward, outcome after step 3
+    total = search + torch.tensor([1.0, 1.0, 8.0])
+    expected = torch.cat([torch.asinh(search), search[1:] / 1.75, torch.asinh(total), total[1:] / 2.75])
+    torch.testing.assert_close(found[0, 3, 0], expected)
+    assert (found[0, 0] == 0).all()
+
+
 def test_decoders_share_no_weights(network):
     heads = [set(map(id, head.parameters())) for head in (network.action, network.reward, network.cost)]
     assert not (heads[0] & heads[1] or heads[0] & heads[2] or heads[1] & heads[2])
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("channels", 0), ("inputs", 0), ("kernel", 0), ("dropout", 1.0), ("cost_scale", 0.0)]
+    ("field", "value"),
+    [
+        ("channels", 0),
+        ("inputs", 0),
+        ("kernel", 0),
+        ("outcomes", D),
+        ("heads", 5),
+        ("dropout", 1.0),
+        ("cost_scale", 0.0),
+    ],
 )
 def test_config_names_the_field_at_fault(field, value):
     with pytest.raises(ValueError, match=field):
-        MTORLConfig(**{"inputs": D, "channels": C, "window": T, field: value})
+        MTORLConfig(**{"inputs": D, "channels": C, "window": T, "outcomes": OUTCOMES, field: value})

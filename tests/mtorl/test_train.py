@@ -21,6 +21,7 @@ from mtorl.train import TrainConfig, TrainingDiverged, train
 from tests.mtorl.arrays import Arrays
 
 T, C = 6, 3
+OUTCOMES = 0
 D = C + 2 + 2  # one-hot of the previous channel and "start", previous reward, two context columns
 COST = np.array([0.2, 0.5, 1.0])
 SMALL = TrainConfig(epochs=6, batch_size=64, lr=0.01, hidden=16, device="cpu")
@@ -146,7 +147,7 @@ def data(x: np.ndarray, targets: dict[str, np.ndarray]) -> Batch:
 @pytest.fixture
 def model() -> MTORL:
     torch.manual_seed(0)
-    return MTORL(MTORLConfig(inputs=D, channels=C, window=T, hidden=8, heads=2)).eval()
+    return MTORL(MTORLConfig(inputs=D, channels=C, window=T, outcomes=OUTCOMES, hidden=8, heads=2)).eval()
 
 
 def test_losses_match_their_formulas(model):
@@ -310,7 +311,6 @@ def test_a_training_that_was_killed_ends_where_one_that_was_not_does(tmp_path, k
         assert _worker(tmp_path, kill, "none") == -9
         assert (tmp_path / "checkpoint").exists()
     assert _worker(tmp_path, 0, "resumed") == 0
-    assert not (tmp_path / "checkpoint").exists()
     parts = [Arrays(*world(150, seed)[:2]) for seed in (0, 1)]
     whole = train(parts, [Arrays(*world(60, 2)[:2])], RESUMED, channels=C)
     found = torch.load(tmp_path / "resumed", weights_only=True)

@@ -346,7 +346,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Any:
         tmp_path_factory.mktemp("artifact") / "challenger",
         name="challenger",
         kind="mtorl",
-        network=MTORL(MTORLConfig(inputs=encoder.dim, channels=3, window=SPEC.window)),
+        network=MTORL(MTORLConfig(inputs=encoder.dim, channels=3, window=SPEC.window, outcomes=2)),
         encoder=encoder,
         spec=SPEC,
         policy=POLICY,

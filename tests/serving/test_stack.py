@@ -219,7 +219,7 @@ def real_run(tmp_path: Path) -> Path:
             run / "artifacts" / arm,
             name=arm,
             kind="mtorl",
-            network=MTORL(MTORLConfig(inputs=encoder.dim, channels=len(spec.channels), window=spec.window)),
+            network=MTORL(MTORLConfig(inputs=encoder.dim, channels=len(spec.channels), window=spec.window, outcomes=2)),
             encoder=encoder,
             spec=spec,
             policy=PolicyParams(),

@@ -1,0 +1,112 @@
+"""Batch-constrained Q-learning with discrete actions (Fujimoto et al. 2019, arXiv:1910.01708).
+
+    predictor = fit(train, val, encoder, seed=0)
+
+    G:       E[ -log G(a | s) ], an imitation of the log
+    allowed: G(a | s) > tau max_a' G(a' | s)
+    Q:       E[ huber(r + gamma Q'(s', a') - Q(s, a)) ],  a' = argmax over allowed a of Q(s', a)
+    policy:  argmax over allowed a of Q(s, a)
+
+Here the policy is softmax(Q / T) over the allowed channels, with the T that explains validation users best; a few
+decisions are uniform, for the log-loss of a zero is infinite. The reward is a monotone map of Q(s, a), fitted on
+validation users (`RewardOfValue`). The cost is each channel's mean.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.special import softmax
+from torch import Tensor, nn
+
+from mtorl.baselines import Heads, labels
+from mtorl.baselines.behaviour_cloning import imitate
+from mtorl.baselines.learning import RewardOfValue, answer, follow, learn, mlp, seeded, temperature
+from mtorl.baselines.states import States, everywhere, mean_cost
+from mtorl.baselines.transitions import Step, Transitions
+from mtorl.decision import Floats
+from mtorl.windows import Encoder, WindowBatch
+
+TAU = 0.3  # share of the likeliest channel's probability that a channel needs to be allowed
+GAMMA = 0.9  # discount of a touchpoint
+TRACKING = 0.005  # of the distance between Q' and Q that a step closes
+EPOCHS = 10  # of Q
+LR = 1e-3  # learning rate of Q
+EXPLORATION = 0.1  # share of decisions that are uniform over all channels
+_NEVER = -1e9  # a value that no allowed channel has
+
+
+@dataclass(frozen=True)
+class BCQ:
+    """See `Predictor`."""
+
+    states: States
+    imitation: nn.Module
+    q: nn.Module
+    temperature: float
+    reward: RewardOfValue
+    cost_C: Floats
+
+    def predict(self, batch: WindowBatch) -> Heads:
+        """See `Predictor`."""
+        state_BS = self.states.of(batch)
+        q_BC = answer(self.q, state_BS)
+        greedy_BC = softmax(masked(q_BC, answer(self.imitation, state_BS)) / self.temperature, axis=1)
+        logits_BC = np.log((1 - EXPLORATION) * greedy_BC + EXPLORATION / len(self.cost_C))
+        return logits_BC, self.reward(q_BC), everywhere(self.cost_C, batch)
+
+
+def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> BCQ:
+    """Train the imitation, then Q.
+
+    Args:
+        train: Windows of training users with their targets, one for each touchpoint.
+        val: The same of validation users: when to stop the imitation, the temperature and the reward map.
+        encoder: Of the training windows.
+        seed: Of initial weights and the order of rows.
+    """
+    states = States.fit(train, encoder)
+    data, val_data = (Transitions.of(batch, encoder, states) for batch in (train, val))
+    channels = len(encoder.channels)
+    with seeded(seed):
+        imitation = imitate(data, val_data, channels)
+        q = mlp(data.state_BS.shape[1], channels)
+        target = copy.deepcopy(q)
+
+        def loss(rows_B: Tensor) -> Tensor:
+            follow(target, q, TRACKING)
+            return constrained_loss(q, target, imitation, data.at(rows_B))
+
+        learn(q, len(data), loss, epochs=EPOCHS, lr=LR)
+    found, rows_B = labels(val, encoder), np.arange(len(val))
+    q_BC = answer(q, val_data.state_BS)
+    reward = RewardOfValue.fit(q_BC[rows_B, found.channel_B], found.reward_B)
+    masked_BC = masked(q_BC, answer(imitation, val_data.state_BS))
+    # No temperature explains a channel that is not allowed.
+    seen_B = masked_BC[rows_B, found.channel_B] > _NEVER
+    t = temperature(masked_BC[seen_B], found.channel_B[seen_B])
+    return BCQ(states, imitation, q, t, reward, mean_cost(labels(train, encoder), channels))
+
+
+def allowed(logits_BC: Tensor) -> Tensor:
+    """Which channels the imitation gives enough probability."""
+    return logits_BC - logits_BC.max(dim=1, keepdim=True).values > math.log(TAU)
+
+
+def masked(q_BC: Floats, logits_BC: Floats) -> Floats:
+    """Values of the channels that the imitation allows; the others are never worth it."""
+    return np.where(allowed(torch.from_numpy(logits_BC)).numpy(), q_BC, _NEVER)
+
+
+def constrained_loss(q: nn.Module, target: nn.Module, imitation: nn.Module, step: Step) -> Tensor:
+    """The equation above."""
+    logged_B = q(step.state_BS).gather(1, step.channel_B[:, None]).squeeze(1)
+    with torch.no_grad():
+        next_BC = q(step.next_BS).masked_fill(~allowed(imitation(step.next_BS)), _NEVER)
+        value_B = target(step.next_BS).gather(1, next_BC.argmax(dim=1, keepdim=True)).squeeze(1)
+    return F.smooth_l1_loss(logged_B, step.reward_B + GAMMA * step.goes_on_B * value_B)

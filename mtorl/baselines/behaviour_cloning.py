@@ -1,0 +1,74 @@
+"""Behaviour cloning: a network that imitates the logged policy, by maximum likelihood (Pomerleau 1989).
+
+    predictor = fit(train, val, encoder, seed=0)
+
+    loss = E[ -log pi(a | s) ]
+
+It knows nothing of rewards: its expected reward is the training mean whatever the window and the channel, so its reward
+AUC is .5 by construction. Its cost is each channel's mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtorl.baselines import Heads, labels
+from mtorl.baselines.learning import answer, learn, mlp, seeded
+from mtorl.baselines.states import States, everywhere, mean_cost
+from mtorl.baselines.transitions import Transitions
+from mtorl.decision import Floats
+from mtorl.windows import Encoder, WindowBatch
+
+EPOCHS = 15  # at most
+LR = 2e-3  # learning rate
+
+
+@dataclass(frozen=True)
+class BehaviourCloning:
+    """See `Predictor`."""
+
+    states: States
+    policy: nn.Module
+    reward_C: Floats
+    cost_C: Floats
+
+    def predict(self, batch: WindowBatch) -> Heads:
+        """See `Predictor`."""
+        logits_BC = answer(self.policy, self.states.of(batch))
+        return logits_BC, everywhere(self.reward_C, batch), everywhere(self.cost_C, batch)
+
+
+def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> BehaviourCloning:
+    """Train the policy.
+
+    Args:
+        train: Windows of training users with their targets, one for each touchpoint.
+        val: The same of validation users: when to stop.
+        encoder: Of the training windows.
+        seed: Of initial weights and the order of rows.
+    """
+    states = States.fit(train, encoder)
+    data, val_data = (Transitions.of(batch, encoder, states) for batch in (train, val))
+    found = labels(train, encoder)
+    channels = len(encoder.channels)
+    with seeded(seed):
+        policy = imitate(data, val_data, channels)
+    return BehaviourCloning(states, policy, np.full(channels, found.reward_B.mean()), mean_cost(found, channels))
+
+
+def imitate(data: Transitions, val_data: Transitions, channels: int) -> nn.Module:
+    """A network that answers log pi(a | s), up to a constant."""
+    policy = mlp(data.state_BS.shape[1], channels)
+
+    def loss(rows_B: Tensor) -> Tensor:
+        return F.cross_entropy(policy(data.state_BS[rows_B]), data.channel_B[rows_B])
+
+    def validate() -> float:
+        return F.cross_entropy(policy(val_data.state_BS), val_data.channel_B).item()
+
+    learn(policy, len(data), loss, epochs=EPOCHS, lr=LR, validate=validate)
+    return policy

@@ -1,0 +1,88 @@
+"""Conservative Q-learning with discrete actions (Kumar et al. 2020, arXiv:2006.04779).
+
+    predictor = fit(train, val, encoder, seed=0)
+
+    loss = alpha E[ log sum_a exp Q(s, a) - Q(s, a_logged) ] + 1/2 E[ (Q(s, a_logged) - y)^2 ]     eq. 4, CQL(H)
+    y    = r + gamma Q'(s', argmax_a Q(s', a)),  Q' a slow copy of Q                      van Hasselt et al. 2016
+
+The first term is the log-loss of softmax(Q): it pushes down the values of channels that the log doesn't show.
+
+The policy is softmax(Q / T) with the T that explains validation users best. The reward is a monotone map of Q(s, a),
+fitted on validation users (`RewardOfValue`). The cost is each channel's mean.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mtorl.baselines import Heads, labels
+from mtorl.baselines.learning import RewardOfValue, answer, follow, learn, mlp, seeded, temperature
+from mtorl.baselines.states import States, everywhere, mean_cost
+from mtorl.baselines.transitions import Step, Transitions
+from mtorl.decision import Floats
+from mtorl.windows import Encoder, WindowBatch
+
+ALPHA = 1.0  # weight of the conservative term
+GAMMA = 0.9  # discount of a touchpoint
+TRACKING = 0.005  # of the distance between Q' and Q that a step closes
+EPOCHS = 10
+LR = 1e-3  # learning rate
+
+
+@dataclass(frozen=True)
+class CQL:
+    """See `Predictor`."""
+
+    states: States
+    q: nn.Module
+    temperature: float
+    reward: RewardOfValue
+    cost_C: Floats
+
+    def predict(self, batch: WindowBatch) -> Heads:
+        """See `Predictor`."""
+        q_BC = answer(self.q, self.states.of(batch))
+        return q_BC / self.temperature, self.reward(q_BC), everywhere(self.cost_C, batch)
+
+
+def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> CQL:
+    """Train Q.
+
+    Args:
+        train: Windows of training users with their targets, one for each touchpoint.
+        val: The same of validation users: temperature and reward map.
+        encoder: Of the training windows.
+        seed: Of initial weights and the order of rows.
+    """
+    states = States.fit(train, encoder)
+    data = Transitions.of(train, encoder, states)
+    channels = len(encoder.channels)
+    with seeded(seed):
+        q = mlp(data.state_BS.shape[1], channels)
+        target = copy.deepcopy(q)
+
+        def loss(rows_B: Tensor) -> Tensor:
+            follow(target, q, TRACKING)
+            return conservative_loss(q, target, data.at(rows_B))
+
+        learn(q, len(data), loss, epochs=EPOCHS, lr=LR)
+    found = labels(val, encoder)
+    q_BC = answer(q, states.of(val))
+    reward = RewardOfValue.fit(q_BC[np.arange(len(val)), found.channel_B], found.reward_B)
+    return CQL(states, q, temperature(q_BC, found.channel_B), reward, mean_cost(labels(train, encoder), channels))
+
+
+def conservative_loss(q: nn.Module, target: nn.Module, step: Step) -> Tensor:
+    """The equation above."""
+    q_BC = q(step.state_BS)
+    logged_B = q_BC.gather(1, step.channel_B[:, None]).squeeze(1)
+    with torch.no_grad():
+        best_B1 = q(step.next_BS).argmax(dim=1, keepdim=True)
+        y_B = step.reward_B + GAMMA * step.goes_on_B * target(step.next_BS).gather(1, best_B1).squeeze(1)
+    loss: Tensor = ALPHA * (q_BC.logsumexp(dim=1) - logged_B).mean() + 0.5 * (logged_B - y_B).square().mean()
+    return loss

@@ -1,0 +1,121 @@
+"""Decision Transformer: the channel that was chosen, given the past and the return that was yet to come.
+
+    predictor = fit(train, val, encoder, seed=0)
+
+    loss = E[ -log pi(a_t | x_1..t, R_1..t) ],  R_t = r_t + r_{t+1} + ... to the end of the journey
+
+(Chen et al. 2021, arXiv:2106.01345.) A step is one token here, where the paper has three: x_t holds the action before
+already. At a decision we ask for a high return, the `TARGET` quantile of those in training.
+
+It predicts no reward of a channel: its expected reward is the training mean whatever the window and the channel, so its
+reward AUC is .5 by construction. Its cost is each channel's mean.
+
+Shapes: B windows, T steps, D encoded token, H hidden, C channels, N steps with a target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtorl.baselines import Heads, Labels, labels
+from mtorl.baselines.learning import HIDDEN, learn, seeded
+from mtorl.baselines.states import everywhere, mean_cost
+from mtorl.baselines.trajectories import Tiles, asked
+from mtorl.decision import Floats
+from mtorl.windows import Encoder, WindowBatch
+
+TARGET = 0.9  # quantile of training returns to ask for
+LAYERS = 2
+HEADS = 1  # of attention
+DROPOUT = 0.1
+EPOCHS = 12  # at most
+BATCH = 64  # windows in a step
+LR = 2e-3  # learning rate
+_BLOCK = 512  # windows answered at a time
+
+
+class Transformer(nn.Module):
+    """Causal, with learned positions."""
+
+    def __init__(self, data: Tiles, encoder: Encoder) -> None:
+        super().__init__()
+        self.return_scale = float(data.return_N.std()) or 1.0
+        self.embedding = nn.Linear(encoder.dim + 1, HIDDEN)
+        self.position_TH = nn.Parameter(torch.randn(encoder.window, HIDDEN) * 0.02)
+        layer = nn.TransformerEncoderLayer(
+            HIDDEN, HEADS, 2 * HIDDEN, DROPOUT, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, LAYERS, nn.LayerNorm(HIDDEN), enable_nested_tensor=False)
+        self.action = nn.Linear(HIDDEN, len(encoder.channels))
+
+    def forward(self, x_BTD: Tensor, return_BT: Tensor) -> Tensor:
+        """Logits of each channel at each step."""
+        tokens = torch.cat([x_BTD, return_BT.unsqueeze(2) / self.return_scale], dim=2)
+        mask_TT = nn.Transformer.generate_square_subsequent_mask(x_BTD.shape[1])
+        h_BTH = self.layers(self.embedding(tokens) + self.position_TH, mask=mask_TT, is_causal=True)
+        logits_BTC: Tensor = self.action(h_BTH)
+        return logits_BTC
+
+    def logged(self, data: Tiles, rows_B: Tensor) -> tuple[Tensor, Tensor]:
+        """logits_NC at the steps of some windows, and the channels that were chosen there."""
+        channel_BT = data.channel_BT[rows_B]
+        logits_BTC = self(data.x_BTD[rows_B], data.return_BT[rows_B])
+        return logits_BTC[channel_BT >= 0], channel_BT[channel_BT >= 0]
+
+
+@dataclass(frozen=True)
+class DecisionTransformer:
+    """See `Predictor`."""
+
+    encoder: Encoder
+    network: Transformer
+    target: float  # the return to ask for
+    reward_C: Floats
+    cost_C: Floats
+
+    @classmethod
+    def of(cls, network: Transformer, data: Tiles, found: Labels, encoder: Encoder) -> DecisionTransformer:
+        """From a trained network and what it was trained on."""
+        channels = len(encoder.channels)
+        target = float(np.quantile(data.return_N, TARGET))
+        return cls(encoder, network, target, np.full(channels, found.reward_B.mean()), mean_cost(found, channels))
+
+    def predict(self, batch: WindowBatch) -> Heads:
+        """See `Predictor`."""
+        x_BTD, length_B = self.encoder.encode(batch)
+        return_BT = asked(batch, self.encoder, self.target)
+        logits_BC = np.empty((len(batch), len(self.cost_C)))
+        with torch.inference_mode():
+            for start in range(0, len(batch), _BLOCK):
+                rows = slice(start, start + _BLOCK)
+                logits_BTC = self.network(torch.from_numpy(x_BTD[rows]), torch.from_numpy(return_BT[rows])).numpy()
+                logits_BC[rows] = logits_BTC[np.arange(len(logits_BTC)), length_B[rows] - 1]
+        return logits_BC, everywhere(self.reward_C, batch), everywhere(self.cost_C, batch)
+
+
+def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> DecisionTransformer:
+    """Train the network.
+
+    Args:
+        train: Windows of training users with their targets, one for each touchpoint.
+        val: The same of validation users: when to stop.
+        encoder: Of the training windows.
+        seed: Of initial weights and the order of windows.
+    """
+    data, val_data = Tiles.of(train, encoder), Tiles.of(val, encoder)
+    with seeded(seed):
+        network = Transformer(data, encoder)
+
+        def loss(rows_B: Tensor) -> Tensor:
+            return F.cross_entropy(*network.logged(data, rows_B))
+
+        def validate() -> float:
+            return F.cross_entropy(*network.logged(val_data, torch.arange(len(val_data)))).item()
+
+        learn(network, len(data), loss, epochs=EPOCHS, lr=LR, batch=BATCH, validate=validate)
+    return DecisionTransformer.of(network, data, labels(train, encoder), encoder)

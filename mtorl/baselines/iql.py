@@ -1,0 +1,142 @@
+"""Implicit Q-learning with discrete actions (Kostrikov et al. 2022, arXiv:2110.06169).
+
+    predictor = fit(train, val, encoder, seed=0)
+
+    V:      E[ L(Q'(s, a) - V(s)) ],  L(u) = |tau - 1(u < 0)| u^2          eq. 5
+    Q:      E[ (r + gamma V(s') - Q(s, a))^2 ]                             eq. 6
+    policy: E[ -exp(beta (Q(s, a) - V(s))) log pi(a | s) ]                 eq. 7
+
+Only logged actions are ever looked up. Q' is a slow copy of Q, and Q the smaller one of two, as in the paper. What the
+paper has for continuous actions holds for channels as it is: Q answers for each, and pi is a softmax.
+
+The reward is a monotone map of Q(s, a), fitted on validation users (`RewardOfValue`). The cost is each channel's mean.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtorl.baselines import Heads, labels
+from mtorl.baselines.learning import RewardOfValue, answer, follow, learn, mlp, seeded
+from mtorl.baselines.states import States, everywhere, mean_cost
+from mtorl.baselines.transitions import Step, Transitions
+from mtorl.decision import Floats
+from mtorl.windows import Encoder, WindowBatch
+
+EXPECTILE = 0.7  # tau: .5 is the mean over logged actions; 1 would be the best of them
+BETA = 1.0  # how much an advantage counts; 0 is behaviour cloning
+GAMMA = 0.9  # discount of a touchpoint
+TRACKING = 0.005  # of the distance between Q' and Q that a step closes
+LARGEST = 100.0  # weight of a touchpoint in the policy's loss, at most
+EPOCHS = 10
+LR = 1e-3  # learning rate
+
+
+class TwinQ(nn.Module):
+    """Two networks for the same values."""
+
+    def __init__(self, inputs: int, channels: int) -> None:
+        super().__init__()
+        self.one, self.two = mlp(inputs, channels), mlp(inputs, channels)
+
+    def forward(self, state_BS: Tensor) -> Tensor:
+        """The smaller answer."""
+        return torch.minimum(self.one(state_BS), self.two(state_BS))
+
+
+class Critics(nn.Module):
+    """Q and V."""
+
+    def __init__(self, inputs: int, channels: int) -> None:
+        super().__init__()
+        self.q = TwinQ(inputs, channels)
+        self.v = mlp(inputs, 1)
+
+
+@dataclass(frozen=True)
+class IQL:
+    """See `Predictor`."""
+
+    states: States
+    critics: Critics
+    policy: nn.Module
+    reward: RewardOfValue
+    cost_C: Floats
+
+    def predict(self, batch: WindowBatch) -> Heads:
+        """See `Predictor`."""
+        state_BS = self.states.of(batch)
+        reward_BC = self.reward(answer(self.critics.q, state_BS))
+        return answer(self.policy, state_BS), reward_BC, everywhere(self.cost_C, batch)
+
+
+def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> IQL:
+    """Train Q and V, then the policy, on which they do not depend.
+
+    Args:
+        train: Windows of training users with their targets, one for each touchpoint.
+        val: The same of validation users: when to stop the policy, and the reward map.
+        encoder: Of the training windows.
+        seed: Of initial weights and the order of rows.
+    """
+    states = States.fit(train, encoder)
+    data, val_data = (Transitions.of(batch, encoder, states) for batch in (train, val))
+    channels = len(encoder.channels)
+    with seeded(seed):
+        critics = Critics(data.state_BS.shape[1], channels)
+        target = copy.deepcopy(critics.q)
+
+        def loss(rows_B: Tensor) -> Tensor:
+            follow(target, critics.q, TRACKING)
+            return critics_loss(critics, target, data.at(rows_B))
+
+        learn(critics, len(data), loss, epochs=EPOCHS, lr=LR)
+        policy = mlp(data.state_BS.shape[1], channels)
+        weight_B, val_weight_B = (advantage_weights(critics, part) for part in (data, val_data))
+
+        def policy_loss(rows_B: Tensor) -> Tensor:
+            return _weighted(policy, data.state_BS[rows_B], data.channel_B[rows_B], weight_B[rows_B])
+
+        def validate() -> float:
+            return _weighted(policy, val_data.state_BS, val_data.channel_B, val_weight_B).item()
+
+        learn(policy, len(data), policy_loss, epochs=EPOCHS, lr=LR, validate=validate)
+    found = labels(val, encoder)
+    q_B = answer(critics.q, val_data.state_BS)[np.arange(len(val)), found.channel_B]
+    reward = RewardOfValue.fit(q_B, found.reward_B)
+    return IQL(states, critics, policy, reward, mean_cost(labels(train, encoder), channels))
+
+
+def expectile_loss(gap_B: Tensor, expectile: float) -> Tensor:
+    """Draws V towards an expectile of Q over logged actions: above the mean, if `expectile` is above .5."""
+    return ((expectile - (gap_B < 0).float()).abs() * gap_B.square()).mean()
+
+
+def critics_loss(critics: Critics, target: TwinQ, step: Step) -> Tensor:
+    """V's loss and Q's in one: each weight is in one of them alone."""
+    logged_B1 = step.channel_B[:, None]
+    with torch.no_grad():
+        slow_B1 = target(step.state_BS).gather(1, logged_B1)
+        y_B1 = (step.reward_B + GAMMA * step.goes_on_B * critics.v(step.next_BS).squeeze(1))[:, None]
+    loss = expectile_loss(slow_B1 - critics.v(step.state_BS), EXPECTILE)
+    for q in (critics.q.one, critics.q.two):
+        loss = loss + F.mse_loss(q(step.state_BS).gather(1, logged_B1), y_B1)
+    return loss
+
+
+@torch.no_grad()
+def advantage_weights(critics: Critics, data: Transitions) -> Tensor:
+    """exp(beta (Q(s, a) - V(s))) of each touchpoint."""
+    q_B = critics.q(data.state_BS).gather(1, data.channel_B[:, None]).squeeze(1)
+    weight_B: Tensor = (BETA * (q_B - critics.v(data.state_BS).squeeze(1))).exp().clamp(max=LARGEST)
+    return weight_B
+
+
+def _weighted(policy: nn.Module, state_BS: Tensor, channel_B: Tensor, weight_B: Tensor) -> Tensor:
+    return (weight_B * F.cross_entropy(policy(state_BS), channel_B, reduction="none")).mean()

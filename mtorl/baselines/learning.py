@@ -1,0 +1,144 @@
+"""What the networks among the baselines share: a training loop, a policy from values, rewards from values.
+
+Shapes: B windows (touchpoints), S numbers of a state, C channels.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import expit, log_softmax
+from torch import Tensor, nn
+
+from mtorl.decision import Floats
+from mtorl.threads import one_thread
+
+HIDDEN = 64  # width of a network's two hidden layers
+BATCH = 256  # touchpoints in a step
+PATIENCE = 3  # epochs without a better validation loss before stopping
+WEIGHT_DECAY = 0.01  # AdamW
+_LOG_T = (math.log(1e-3), math.log(1e3))  # from a policy that is nearly greedy to one that ignores the values
+_BLOCK = 4096  # rows that a network answers at a time
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch draws from this seed inside, on one thread; outside it goes on as before."""
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def mlp(inputs: int, outputs: int) -> nn.Sequential:
+    """Two hidden layers."""
+    sizes = ((inputs, HIDDEN), (HIDDEN, HIDDEN))
+    hidden = [layer for size in sizes for layer in (nn.Linear(*size), nn.ReLU())]
+    return nn.Sequential(*hidden, nn.Linear(HIDDEN, outputs))
+
+
+def learn(
+    network: nn.Module,
+    rows: int,
+    loss: Callable[[Tensor], Tensor],
+    *,
+    epochs: int,
+    lr: float,
+    batch: int = BATCH,
+    validate: Callable[[], float] | None = None,
+) -> None:
+    """Fit a network in place; with `validate`, keep the weights of the best epoch and stop when none gets better.
+
+    Args:
+        network: What is trained.
+        rows: Number of training rows.
+        loss: Of some rows, given by their numbers.
+        epochs: At most.
+        lr: Learning rate; falls to a tenth along a cosine.
+        batch: Rows in a step.
+        validate: Validation loss of the network as it is.
+    """
+    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=lr / 10)
+    best, best_loss, best_epoch = network.state_dict(), math.inf, 0
+    for epoch in range(1, epochs + 1):
+        network.train()
+        for rows_B in torch.split(torch.randperm(rows), batch):
+            optimizer.zero_grad()
+            torch.autograd.backward(loss(rows_B))
+            optimizer.step()
+        schedule.step()
+        network.eval()
+        if validate is None:
+            continue
+        with torch.inference_mode():
+            found = validate()
+        if found < best_loss:
+            best, best_loss, best_epoch = copy.deepcopy(network.state_dict()), found, epoch
+        elif epoch - best_epoch >= PATIENCE:
+            break
+    if validate is not None:
+        network.load_state_dict(best)
+
+
+@torch.no_grad()
+def follow(target: nn.Module, network: nn.Module, rate: float) -> None:
+    """Move a slow copy of a network towards it."""
+    for slow, fast in zip(target.parameters(), network.parameters(), strict=True):
+        slow.lerp_(fast, rate)
+
+
+@torch.inference_mode()
+def answer(network: Callable[[Tensor], Tensor], state_BS: Floats | Tensor) -> Floats:
+    """What a network says of states, a block of rows at a time."""
+    blocks = torch.split(torch.as_tensor(state_BS, dtype=torch.float32), _BLOCK)
+    found: Floats = torch.cat([network(block) for block in blocks]).double().numpy()
+    return found
+
+
+def temperature(value_BC: Floats, channel_B: NDArray[np.int64]) -> float:
+    """The T at which softmax(value / T) explains logged channels best."""
+    logged = np.arange(len(channel_B)), channel_B
+
+    def loss(log_t: float) -> float:
+        return float(-log_softmax(value_BC / math.exp(log_t), axis=1)[logged].mean())
+
+    # The loss is convex in 1 / T, so it has one minimum in log T.
+    return math.exp(minimize_scalar(loss, bounds=_LOG_T, method="bounded").x)
+
+
+@dataclass(frozen=True)
+class RewardOfValue:
+    """A monotone map from values to rewards: sigmoid(slope * value + offset), slope >= 0 (Platt 1999).
+
+    A value is not the reward of the next touchpoint but that of all to come, and for a conservative method not even
+    that: the map makes the nearest statement about the reward that such a value allows.
+    """
+
+    slope: float
+    offset: float
+
+    @classmethod
+    def fit(cls, value_B: Floats, reward_B: Floats) -> RewardOfValue:
+        """By maximum likelihood, on validation users."""
+        mean, std = value_B.mean(), value_B.std() or 1.0
+        score_B = (value_B - mean) / std
+
+        def loss(weights: Floats) -> float:
+            logit_B = weights[0] * score_B + weights[1]
+            return float(np.mean(np.logaddexp(0, logit_B) - reward_B * logit_B))
+
+        slope, offset = minimize(loss, [0.5, 0.0], method="L-BFGS-B", bounds=[(0, 20), (-20, 20)]).x
+        return cls(float(slope / std), float(offset - slope * mean / std))
+
+    def __call__(self, value_BC: Floats) -> Floats:
+        """Expected rewards, in [0, 1]."""
+        reward_BC: Floats = expit(self.slope * value_BC + self.offset)
+        return reward_BC

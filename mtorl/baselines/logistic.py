@@ -1,0 +1,123 @@
+"""Linear models on summaries of windows: what is left of LightGBM without interactions.
+
+    predictor = fit(train, val, encoder, seed=0)
+
+Logistic regressions for the channel (multinomial) and for the reward of a channel, a Poisson regression for its cost
+(as MTORL's cost loss). The two latter have the channel among their inputs, one-hot, and answer for each channel in
+turn. How strongly each is regularised is chosen on validation users.
+
+Shapes: B windows, S numbers of a state, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtorl.baselines import Heads, labels
+from mtorl.baselines.states import States
+from mtorl.decision import Floats
+from mtorl.windows import Encoder, WindowBatch
+
+STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4)  # of half the squared coefficients, beside the mean loss
+ITERATIONS = 200  # at most, of a solver
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Linear:
+    """See `Predictor`."""
+
+    states: States
+    action: Any  # sklearn's LogisticRegression
+    reward: Any
+    cost: Any | None  # sklearn's PoissonRegressor; None: every touchpoint of the training log costs the same
+    mean_cost: float
+
+    def predict(self, batch: WindowBatch) -> Heads:
+        """See `Predictor`."""
+        state_BS = self.states.of(batch)
+        logits_BC = np.log(np.maximum(self.action.predict_proba(state_BS), _TINY))
+        reward_BC, cost_BC = np.empty(logits_BC.shape), np.full(logits_BC.shape, self.mean_cost)
+        for channel in range(logits_BC.shape[1]):
+            inputs = _with_channel(state_BS, np.full(len(batch), channel), logits_BC.shape[1])
+            reward_BC[:, channel] = self.reward.predict_proba(inputs)[:, 1]
+            if self.cost is not None:
+                cost_BC[:, channel] *= self.cost.predict(inputs)
+        return logits_BC, reward_BC, cost_BC
+
+
+def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Linear:
+    """Solve the three regressions.
+
+    Args:
+        train: Windows of training users with their targets, one for each touchpoint.
+        val: The same of validation users: how strongly to regularise.
+        encoder: Of the training windows.
+        seed: Of no use here: each loss has one minimum.
+    """
+    del seed
+    found, val_found = labels(train, encoder), labels(val, encoder)
+    states = States.fit(train, encoder)
+    state_BS, val_BS = states.of(train), states.of(val)
+    channels, mean_cost = len(encoder.channels), float(found.cost_B.mean())
+    inputs = _with_channel(state_BS, found.channel_B, channels)
+    val_inputs = _with_channel(val_BS, val_found.channel_B, channels)
+
+    def action_loss(model: Any) -> float:
+        return float(-np.log(model.predict_proba(val_BS)[np.arange(len(val)), val_found.channel_B] + _TINY).mean())
+
+    def reward_loss(model: Any) -> float:
+        miss_B, hit_B = np.log(model.predict_proba(val_inputs) + _TINY).T
+        return float(-(val_found.reward_B * hit_B + (1 - val_found.reward_B) * miss_B).mean())
+
+    def cost_loss(model: Any) -> float:
+        from sklearn.metrics import mean_poisson_deviance
+
+        return float(mean_poisson_deviance(val_found.cost_B / mean_cost, model.predict(val_inputs)))
+
+    action = _chosen(lambda strength: _channel(state_BS, found.channel_B, channels, strength), action_loss)
+    reward = _chosen(lambda strength: _share(inputs, found.reward_B, strength), reward_loss)
+    cost = None
+    if found.cost_B.min() < found.cost_B.max():
+        # In units of the mean, so that a strength means the same in any currency.
+        cost = _chosen(lambda strength: _amount(inputs, found.cost_B / mean_cost, strength), cost_loss)
+    return Linear(states, action, reward, cost, mean_cost)
+
+
+def _with_channel(state_BS: Floats, channel_B: NDArray[np.int64], channels: int) -> Floats:
+    return np.concatenate([state_BS, np.eye(channels)[channel_B]], axis=1)
+
+
+def _chosen(solve: Callable[[float], Any], loss: Callable[[Any], float]) -> Any:
+    """The model of the strength that validation users prefer."""
+    return min((solve(strength) for strength in STRENGTHS), key=loss)
+
+
+def _channel(state_BS: Floats, channel_B: NDArray[np.int64], channels: int, strength: float) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    # One more touchpoint of each channel, in the mean state: a channel that was never used is a class all the same.
+    inputs = np.concatenate([state_BS, np.zeros((channels, state_BS.shape[1]))])
+    classes = np.concatenate([channel_B, np.arange(channels)])
+    return LogisticRegression(C=1 / (strength * len(inputs)), max_iter=ITERATIONS).fit(inputs, classes)
+
+
+def _share(inputs: Floats, reward_B: Floats, strength: float) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    # A share r is a success of weight r and a failure of weight 1 - r.
+    both = np.repeat([0, 1], len(inputs))
+    weights = np.concatenate([1 - reward_B, reward_B])
+    model = LogisticRegression(C=1 / (strength * len(inputs)), max_iter=ITERATIONS, solver="newton-cholesky")
+    return model.fit(np.concatenate([inputs, inputs]), both, weights)
+
+
+def _amount(inputs: Floats, cost_B: Floats, strength: float) -> Any:
+    from sklearn.linear_model import PoissonRegressor
+
+    return PoissonRegressor(alpha=strength, max_iter=ITERATIONS, solver="newton-cholesky").fit(inputs, cost_B)

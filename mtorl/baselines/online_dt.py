@@ -1,0 +1,67 @@
+"""Online Decision Transformer, its offline phase: a policy that must stay random enough to explore later on.
+
+    predictor = fit(train, val, encoder, seed=0)
+
+    minimise E[ -log pi(a_t | x_1..t, R_1..t) ]  so that  E[ H(pi(. | x_1..t, R_1..t)) ] >= beta
+    loss   = E[ -log pi ] + lambda (beta - E[ H ]),  and lambda grows while H < beta
+
+(Zheng et al. 2022, arXiv:2202.05607.) With channels for actions, a Decision Transformer is stochastic already: the
+constraint is all that is new, and where the log itself is more random than beta, the two are the same. The online phase
+needs an environment and is not here. Rewards and costs: see `decision_transformer`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mtorl.baselines import labels
+from mtorl.baselines.decision_transformer import BATCH, EPOCHS, LR, DecisionTransformer, Transformer
+from mtorl.baselines.learning import learn, seeded
+from mtorl.baselines.trajectories import Tiles
+from mtorl.windows import Encoder, WindowBatch
+
+RANDOMNESS = 0.7  # beta, as a share of the entropy of the log's channel frequencies
+DUAL_LR = 0.01  # of lambda: what a step adds for each unit of missing entropy
+STRICTNESS = 3.0  # weight of missing entropy where epochs are compared; more than lambda comes to
+
+
+def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> DecisionTransformer:
+    """Train the network.
+
+    Args:
+        train: Windows of training users with their targets, one for each touchpoint.
+        val: The same of validation users: when to stop.
+        encoder: Of the training windows.
+        seed: Of initial weights and the order of windows.
+    """
+    data, val_data = Tiles.of(train, encoder), Tiles.of(val, encoder)
+    found = labels(train, encoder)
+    share_C = np.bincount(found.channel_B, minlength=len(encoder.channels)) / len(train)
+    beta = RANDOMNESS * float(-(share_C * np.log(np.maximum(share_C, 1e-12))).sum())
+    multiplier = 0.0  # lambda
+    with seeded(seed):
+        network = Transformer(data, encoder)
+
+        def loss(rows_B: Tensor) -> Tensor:
+            nonlocal multiplier
+            logits_NC, channel_N = network.logged(data, rows_B)
+            missing = beta - entropy(logits_NC)
+            multiplier = max(0.0, multiplier + DUAL_LR * missing.item())
+            return F.cross_entropy(logits_NC, channel_N) + multiplier * missing
+
+        def validate() -> float:
+            logits_NC, channel_N = network.logged(val_data, torch.arange(len(val_data)))
+            missing = max(0.0, beta - entropy(logits_NC).item())
+            return F.cross_entropy(logits_NC, channel_N).item() + STRICTNESS * missing
+
+        learn(network, len(data), loss, epochs=EPOCHS, lr=LR, batch=BATCH, validate=validate)
+    return DecisionTransformer.of(network, data, found, encoder)
+
+
+def entropy(logits_NC: Tensor) -> Tensor:
+    """Mean entropy of the policy."""
+    log_prob_NC = logits_NC.log_softmax(dim=1)
+    return -(log_prob_NC.exp() * log_prob_NC).sum(dim=1).mean()

@@ -1,0 +1,76 @@
+"""The channel before, and what the last outcome promises. The floor of any comparison.
+
+    predictor = fit(train, val, encoder, seed=0)
+
+Counting only: how often a journey stays on its channel in training (one number), how often each channel is used
+otherwise, and the mean reward after a touchpoint that brought a gain, after one that did not, and at the start.
+
+Shapes: B windows, C channels, S = C + 1 channels before (the last: the start of a journey), O = 3 last outcomes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtorl.baselines import Heads, labels
+from mtorl.baselines.states import everywhere, mean_cost
+from mtorl.decision import Floats
+from mtorl.windows import Encoder, WindowBatch
+
+_USES = 1.0  # pseudo-uses of each channel, and of staying and of leaving
+_PRIOR = 20.0  # touchpoints' worth of the overall mean in a mean reward
+_MISS, _HIT, _START = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class RepeatLast:
+    """See `Predictor`."""
+
+    encoder: Encoder
+    logits_SC: Floats
+    reward_O: Floats
+    cost_C: Floats
+
+    def predict(self, batch: WindowBatch) -> Heads:
+        """See `Predictor`."""
+        before_B = batch.prev_channel_N[np.cumsum(batch.length_B) - 1]
+        reward_B = self.reward_O[_last_outcome(batch, self.encoder)]
+        reward_BC = np.repeat(reward_B[:, None], len(self.cost_C), axis=1)
+        return self.logits_SC[before_B], reward_BC, everywhere(self.cost_C, batch)
+
+
+def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> RepeatLast:
+    """Count.
+
+    Args:
+        train: Windows of training users with their targets, one for each touchpoint.
+        val: Of no use here.
+        encoder: Of the training windows.
+        seed: Of no use here: nothing is left to chance.
+    """
+    del val, seed
+    found = labels(train, encoder)
+    channels = len(encoder.channels)
+    before_B = train.prev_channel_N[np.cumsum(train.length_B) - 1]
+    uses_C = np.bincount(found.channel_B, minlength=channels) + _USES
+    begun_B = before_B < channels
+    stay = ((found.channel_B == before_B).sum() + _USES) / (begun_B.sum() + 2 * _USES)
+    leave_CC = np.where(np.eye(channels, dtype=np.bool_), 0.0, uses_C)
+    follows_CC = stay * np.eye(channels) + (1 - stay) * leave_CC / leave_CC.sum(axis=1, keepdims=True)
+    logits_SC = np.log(np.vstack([follows_CC, uses_C / uses_C.sum()]))
+    outcome_B = _last_outcome(train, encoder)
+    earned_O, seen_O = (np.bincount(outcome_B, weights, 3) for weights in (found.reward_B, None))
+    reward_O = (earned_O + _PRIOR * found.reward_B.mean()) / (seen_O + _PRIOR)
+    return RepeatLast(encoder, logits_SC, reward_O, mean_cost(found, channels))
+
+
+def _last_outcome(batch: WindowBatch, encoder: Encoder) -> NDArray[np.int64]:
+    """Whether the touchpoint before brought a gain; a gain that is not known at once counts as none."""
+    last_B = np.cumsum(batch.length_B) - 1
+    hit_B = (batch.prev_outcomes[encoder.gain][last_B] > 0) & (encoder.gain in encoder.immediate)
+    outcome_B: NDArray[np.int64] = np.where(hit_B, _HIT, _MISS)
+    outcome_B[batch.prev_channel_N[last_B] == len(encoder.channels)] = _START
+    return outcome_B
