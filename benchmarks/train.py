@@ -39,7 +39,8 @@ def one_by_one(log: Any) -> int:
 
 def preparation(log: Any, table: Any) -> dict[str, float]:
     """Windows of all touchpoints, encoded; against the notebook's way of finding each user's rows."""
-    from mtorl.windows import Encoder, WindowBatch
+    from mtorl.encoder import Encoder
+    from mtorl.windows import WindowBatch
 
     def ours() -> None:
         batch = WindowBatch.from_steps(table.steps, None, table.spec)
@@ -55,9 +56,9 @@ def epochs(table: Any, quick: bool) -> dict[str, float]:
     import torch
 
     from benchmarks.training.published import PublishedNetwork, epoch
+    from mtorl.encoder import Encoder
     from mtorl.loader import EncodedWindows
     from mtorl.train import TrainConfig, train
-    from mtorl.windows import Encoder
 
     torch.set_num_threads(1)
     tiles = table.tiles("train")
@@ -85,10 +86,10 @@ def to_best(table: Any) -> dict[str, float]:
     """The default model, to its best validation loss and to its end, on one thread."""
     import torch
 
+    from mtorl.encoder import Encoder
     from mtorl.ensemble import train_ensemble
     from mtorl.loader import EncodedWindows
     from mtorl.train import TrainConfig
-    from mtorl.windows import Encoder
 
     torch.set_num_threads(1)
     tiles = table.tiles("train")

@@ -50,9 +50,9 @@ class Utilisation:
 
 def measure(table: Any, hidden: int, precision: str, size: int, epochs: int, device: str) -> dict[str, Any]:
     """One training; the first epoch, in which kernels are compiled, stands apart."""
+    from mtorl.encoder import Encoder
     from mtorl.loader import EncodedWindows
     from mtorl.train import TrainConfig, train
-    from mtorl.windows import Encoder
 
     tiles = table.tiles("train")
     encoder = Encoder.fit(tiles, table.spec)

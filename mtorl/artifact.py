@@ -44,9 +44,10 @@ from numpy.typing import NDArray
 
 from mtorl.dataset import DatasetSpec
 from mtorl.decision import PolicyParams
+from mtorl.encoder import Encoder
 from mtorl.threads import one_thread
 from mtorl.training_users import Fingerprints
-from mtorl.windows import Encoder, WindowBatch
+from mtorl.windows import WindowBatch
 
 if TYPE_CHECKING:
     from torch import nn

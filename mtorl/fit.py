@@ -24,6 +24,7 @@ from mtorl.baselines import channel_frequency, lightgbm
 from mtorl.calibration import calibrate
 from mtorl.dataset import DatasetSpec
 from mtorl.decision import PolicyParams, action_probabilities, utility_scale
+from mtorl.encoder import Encoder
 from mtorl.ensemble import MEMBERS, train_ensemble
 from mtorl.evaluation import evaluate
 from mtorl.loader import FolderWindows, tiles
@@ -31,7 +32,6 @@ from mtorl.table import WindowTable, shards
 from mtorl.threads import one_thread
 from mtorl.train import TrainConfig
 from mtorl.training_users import Fingerprints, fingerprints
-from mtorl.windows import Encoder
 
 ADVANTAGE_WEIGHT = 3.0  # beta of the challenger: e^3 in the odds for one utility_scale of extra utility
 EXPLORATION = 0.05  # epsilon of the challenger: keeps every later off-policy estimate possible

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mtorl.encoder import Encoder
 from mtorl.table import WindowTable, shards
-from mtorl.windows import Encoder, WindowBatch
+from mtorl.windows import WindowBatch
 
 
 class Batch(NamedTuple):

@@ -24,7 +24,7 @@ Our choices, because the decision rule needs them or because measurements asked 
 
 Windows are padded on the right. Every layer is causal, so no real step can see the padding and no mask is needed.
 
-The layout of a token (`mtorl.windows.Encoder`) matters in one place, the channel memory: the first C columns are the
+The layout of a token (`mtorl.encoder.Encoder`) matters in one place, the channel memory: the first C columns are the
 one-hot of the previous channel, column C marks the start of a journey, column C + 1 is the previous reward, and the
 `outcomes` columns after it are the other things that the previous touchpoint brought.
 

@@ -16,8 +16,9 @@ def load(folder: str, windows: int) -> dict[str, Any]:
     """Open the folder, lay out the windows of touchpoints all over it, and encode them for the model."""
     import numpy as np
 
+    from mtorl.encoder import Encoder
     from mtorl.table import WindowTable
-    from mtorl.windows import Encoder, WindowBatch
+    from mtorl.windows import WindowBatch
 
     with clock() as reading:
         table = WindowTable.load(folder)

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtorl.decision import Floats
-from mtorl.windows import Encoder, WindowBatch, WindowError
+from mtorl.encoder import Encoder
+from mtorl.windows import WindowBatch, WindowError
 
 Heads = tuple[Floats, Floats, Floats]
 """Action logits, expected reward in [0, 1] and expected cost in currency units, each [B, C]."""

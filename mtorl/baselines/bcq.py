@@ -30,7 +30,8 @@ from mtorl.baselines.learning import RewardOfValue, answer, follow, learn, mlp, 
 from mtorl.baselines.states import States, everywhere, mean_cost
 from mtorl.baselines.transitions import Step, Transitions
 from mtorl.decision import Floats
-from mtorl.windows import Encoder, WindowBatch
+from mtorl.encoder import Encoder
+from mtorl.windows import WindowBatch
 
 TAU = 0.3  # share of the likeliest channel's probability that a channel needs to be allowed
 GAMMA = 0.9  # discount of a touchpoint

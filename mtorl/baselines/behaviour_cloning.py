@@ -21,7 +21,8 @@ from mtorl.baselines.learning import answer, learn, mlp, seeded
 from mtorl.baselines.states import States, everywhere, mean_cost
 from mtorl.baselines.transitions import Transitions
 from mtorl.decision import Floats
-from mtorl.windows import Encoder, WindowBatch
+from mtorl.encoder import Encoder
+from mtorl.windows import WindowBatch
 
 EPOCHS = 15  # at most
 LR = 2e-3  # learning rate

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from mtorl.decision import Floats, PolicyParams
-from mtorl.windows import Encoder, WindowBatch
+from mtorl.encoder import Encoder
+from mtorl.windows import WindowBatch
 
 POLICY = PolicyParams(advantage_weight=0.0, exploration=0.1, price=0.0)
 

@@ -25,7 +25,8 @@ from mtorl.baselines.learning import RewardOfValue, answer, follow, learn, mlp, 
 from mtorl.baselines.states import States, everywhere, mean_cost
 from mtorl.baselines.transitions import Step, Transitions
 from mtorl.decision import Floats
-from mtorl.windows import Encoder, WindowBatch
+from mtorl.encoder import Encoder
+from mtorl.windows import WindowBatch
 
 ALPHA = 1.0  # weight of the conservative term
 GAMMA = 0.9  # discount of a touchpoint

@@ -27,7 +27,8 @@ from mtorl.baselines.learning import HIDDEN, learn, seeded
 from mtorl.baselines.states import everywhere, mean_cost
 from mtorl.baselines.trajectories import Tiles, asked
 from mtorl.decision import Floats
-from mtorl.windows import Encoder, WindowBatch
+from mtorl.encoder import Encoder
+from mtorl.windows import WindowBatch
 
 TARGET = 0.9  # quantile of training returns to ask for
 LAYERS = 2

@@ -27,7 +27,8 @@ from mtorl.baselines.learning import RewardOfValue, answer, follow, learn, mlp, 
 from mtorl.baselines.states import States, everywhere, mean_cost
 from mtorl.baselines.transitions import Step, Transitions
 from mtorl.decision import Floats
-from mtorl.windows import Encoder, WindowBatch
+from mtorl.encoder import Encoder
+from mtorl.windows import WindowBatch
 
 EXPECTILE = 0.7  # tau: .5 is the mean over logged actions; 1 would be the best of them
 BETA = 1.0  # how much an advantage counts; 0 is behaviour cloning

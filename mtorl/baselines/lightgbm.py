@@ -18,7 +18,8 @@ import numpy as np
 from mtorl.baselines import Heads, labels
 from mtorl.baselines.summary import Summary
 from mtorl.decision import Floats
-from mtorl.windows import Encoder, WindowBatch
+from mtorl.encoder import Encoder
+from mtorl.windows import WindowBatch
 
 ROUNDS = 1000  # at most
 PATIENCE = 30  # rounds without a better validation loss

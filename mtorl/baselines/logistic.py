@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from mtorl.baselines import Heads, labels
 from mtorl.baselines.states import States
 from mtorl.decision import Floats
-from mtorl.windows import Encoder, WindowBatch
+from mtorl.encoder import Encoder
+from mtorl.windows import WindowBatch
 
 STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4)  # of half the squared coefficients, beside the mean loss
 ITERATIONS = 200  # at most, of a solver

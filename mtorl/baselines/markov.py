@@ -16,7 +16,8 @@ import numpy as np
 
 from mtorl.baselines import Heads, labels
 from mtorl.decision import Floats
-from mtorl.windows import Encoder, WindowBatch
+from mtorl.encoder import Encoder
+from mtorl.windows import WindowBatch
 
 _USES = 1.0  # pseudo-uses of each channel after each other
 _PRIOR = 2.0  # touchpoints' worth of the training mean in a user's running mean

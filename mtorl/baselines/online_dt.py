@@ -21,7 +21,8 @@ from mtorl.baselines import labels
 from mtorl.baselines.decision_transformer import BATCH, EPOCHS, LR, DecisionTransformer, Transformer
 from mtorl.baselines.learning import learn, seeded
 from mtorl.baselines.trajectories import Tiles
-from mtorl.windows import Encoder, WindowBatch
+from mtorl.encoder import Encoder
+from mtorl.windows import WindowBatch
 
 RANDOMNESS = 0.7  # beta, as a share of the entropy of the log's channel frequencies
 DUAL_LR = 0.01  # of lambda: what a step adds for each unit of missing entropy

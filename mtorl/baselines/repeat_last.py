@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from mtorl.baselines import Heads, labels
 from mtorl.baselines.states import everywhere, mean_cost
 from mtorl.decision import Floats
-from mtorl.windows import Encoder, WindowBatch
+from mtorl.encoder import Encoder
+from mtorl.windows import WindowBatch
 
 _USES = 1.0  # pseudo-uses of each channel, and of staying and of leaving
 _PRIOR = 20.0  # touchpoints' worth of the overall mean in a mean reward

@@ -15,7 +15,8 @@ import numpy as np
 from mtorl.baselines import Labels
 from mtorl.baselines.summary import Summary
 from mtorl.decision import Floats
-from mtorl.windows import Encoder, WindowBatch
+from mtorl.encoder import Encoder
+from mtorl.windows import WindowBatch
 
 _CLIP = 5.0  # standard deviations, as in the encoder
 _TINY = 1e-9

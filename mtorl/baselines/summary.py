@@ -4,7 +4,7 @@
     summary.values_BF, summary.names
 
 Only what the model's own token may hold is used: the channel and the immediate outcomes of past touchpoints, and the
-time, context and static columns of the present one (`mtorl.windows.Encoder`).
+time, context and static columns of the present one (`mtorl.encoder.Encoder`).
 
 Shapes: B windows, N tokens, P slots of past touchpoints (newest first), F features, C channels.
 """
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from mtorl.columns import Codes
 from mtorl.decision import Floats
-from mtorl.windows import Encoder, WindowBatch
+from mtorl.encoder import Encoder
+from mtorl.windows import WindowBatch
 
 LATEST = 5  # touchpoints that are shown one by one
 HALF_LIVES = (1.0, 3.0, 8.0)  # of fading means, in touchpoints

@@ -20,8 +20,9 @@ from torch import Tensor
 from mtorl.baselines import labels
 from mtorl.baselines.transitions import ends
 from mtorl.decision import Floats
+from mtorl.encoder import Encoder
 from mtorl.splits import tile_ends
-from mtorl.windows import Encoder, WindowBatch
+from mtorl.windows import WindowBatch
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from mtorl.baselines import labels
 from mtorl.baselines.states import States
-from mtorl.windows import Encoder, WindowBatch, WindowError
+from mtorl.encoder import Encoder
+from mtorl.windows import WindowBatch, WindowError
 
 
 class Step(NamedTuple):

@@ -98,7 +98,10 @@ def _mtorl(changes: Mapping[str, Any]) -> Method:
         network.calibrate(*calibrate(logits_BC, reward_BC[own], seen.channel_B, seen.reward_B))
         heads = artifact.run(network, encoder, task.test.windows)
         logits, reward, cost = (part.astype(np.float64) for part in heads)
-        note = {"epochs": float(sum(len(member.history) for member in trained.members))}
+        kept, all_epochs = (
+            sum(count) for count in zip(*((m.best_epoch, len(m.history)) for m in trained.members), strict=True)
+        )
+        note = {"epochs": float(all_epochs), "seconds_to_best": seconds * kept / all_epochs}
         return Answer((logits, reward, cost), seconds, trained.parameters, note)
 
     return answer

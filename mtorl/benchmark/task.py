@@ -19,9 +19,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mtorl.dataset import DatasetSpec
+from mtorl.encoder import Encoder
 from mtorl.splits import folds_of
 from mtorl.table import WindowTable
-from mtorl.windows import Encoder, WindowBatch
+from mtorl.windows import WindowBatch
 
 PROTOCOLS = ("user", "time")
 FOLDS = 10

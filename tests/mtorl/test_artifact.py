@@ -21,11 +21,12 @@ from mtorl.artifact import FILES, YARDSTICK, ArtifactError, load, save
 from mtorl.baselines import lightgbm
 from mtorl.dataset import DatasetSpec
 from mtorl.decision import PolicyParams
+from mtorl.encoder import Encoder
 from mtorl.model import MTORL, MTORLConfig
 from mtorl.simulator import Simulator, SimulatorConfig
 from mtorl.table import WindowTable
 from mtorl.training_users import are_among, fingerprints
-from mtorl.windows import Encoder, WindowBatch, instance_from_history
+from mtorl.windows import WindowBatch, instance_from_history
 
 ROOT = Path(__file__).parents[2]
 SPEC = DatasetSpec.load("simulator")

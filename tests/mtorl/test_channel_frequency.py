@@ -11,7 +11,8 @@ import torch
 
 from mtorl.baselines.channel_frequency import POLICY, ChannelFrequency, fit
 from mtorl.dataset import DatasetSpec
-from mtorl.windows import Encoder, WindowBatch, instance_from_history
+from mtorl.encoder import Encoder
+from mtorl.windows import WindowBatch, instance_from_history
 
 
 def spec(segment: str | None = "age") -> DatasetSpec:

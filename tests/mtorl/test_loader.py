@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from mtorl import loader
+from mtorl.encoder import Encoder
 from mtorl.loader import EncodedWindows, FolderWindows, batches, tiles
 from mtorl.table import WindowTable, shards
-from mtorl.windows import Encoder
 from tests.mtorl.test_table import STEPS, late, lay
 
 

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.door import ingest_log, validate_log
+from mtorl.encoder import Encoder
 from mtorl.log import fingerprint, write_log
 from mtorl.market import CHANNELS, Luck, pick
 from mtorl.simulator import Outcome, Simulator, SimulatorConfig
-from mtorl.windows import Encoder, WindowBatch, history_columns, instance_from_history
+from mtorl.windows import WindowBatch, history_columns, instance_from_history
 
 USERS = [f"u{i:06d}" for i in range(0, 400, 2)]
 

@@ -18,10 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtorl.dataset import DatasetSpec
+from mtorl.encoder import Encoder
 from mtorl.simulator import Simulator, SimulatorConfig
 from mtorl.splits import split_of
 from mtorl.table import REFERENCE_TOUCHES, SCHEMA_VERSION, WindowTable
-from mtorl.windows import Encoder, WindowBatch, WindowError
+from mtorl.windows import WindowBatch, WindowError
 
 SPEC = replace(DatasetSpec.load("simulator"), window=4, journey_gap_days=2.0)
 LOG = Simulator(SimulatorConfig(users=60, seed=3)).log()

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from mtorl import past
 from mtorl.dataset import OUTCOMES, DatasetSpec
-from mtorl.windows import Encoder, WindowBatch, WindowError, history_columns, instance_from_history
+from mtorl.encoder import Encoder
+from mtorl.windows import WindowBatch, WindowError, history_columns, instance_from_history
 
 Touch = dict[str, Any]
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from mtorl.dataset import DatasetSpec
 from mtorl.decision import PolicyParams, decide
-from mtorl.windows import Encoder, WindowBatch
+from mtorl.encoder import Encoder
+from mtorl.windows import WindowBatch
 from serving.handlers import policy_handler
 from serving.handlers.policy_handler import MAX_INSTANCES, PolicyHandler
 

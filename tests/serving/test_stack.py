@@ -196,10 +196,11 @@ def real_run(tmp_path: Path) -> Path:
     from features import store
     from mtorl.artifact import save
     from mtorl.decision import PolicyParams
+    from mtorl.encoder import Encoder
     from mtorl.model import MTORL, MTORLConfig
     from mtorl.simulator import Simulator, SimulatorConfig
     from mtorl.training_users import fingerprints
-    from mtorl.windows import Encoder, WindowBatch, instance_from_history
+    from mtorl.windows import WindowBatch, instance_from_history
     from serving.archive import package
 
     torch.set_num_threads(1)
