@@ -183,13 +183,15 @@ def print_evaluation(found: dict[str, Any]) -> None:
         heads.add_row(metric.replace("_", " "), *cells)
     console.print(heads)
     values = Table(title="value of its policies, gain per row", title_justify="left")
-    for column in ("policy", "as logged", "SNIPS", "DR", "DR less logged", "ESS", ""):
+    for column in ("policy", "as logged", "IPS", "SNIPS", "DR", "DR less logged", "ESS", "overlap", ""):
         values.add_column(column)
     for name, value in found["value"].items():
-        snips, dr = value["estimates"]["snips"], value["estimates"]["dr"]
-        cells = [_with_interval(snips, "value"), _with_interval(dr, "value"), _with_interval(dr, "lift", sign="+")]
+        dr = value["estimates"]["dr"]
+        cells = [_with_interval(value["estimates"][name], "value") for name in ("ips", "snips", "dr")]
+        cells.append(_with_interval(dr, "lift", sign="+"))
         doubt = f"not evaluable: {value['not_evaluable']}" if value["not_evaluable"] else ""
-        values.add_row(name, f"{value['logged']:.4f}", *cells, f"{value['evidence']['ess_share']:.2f}", doubt)
+        trust = [f"{value['evidence'][name]:.2f}" for name in ("ess_share", "overlap")]
+        values.add_row(name, f"{value['logged']:.4f}", *cells, *trust, doubt)
     console.print(values)
     if found["budget"]:
         curve = Table(title="share of all gain that a share of the spend buys", title_justify="left")
@@ -198,7 +200,8 @@ def print_evaluation(found: dict[str, Any]) -> None:
             curve.add_column(column.replace("_", " "))
         for i, row in enumerate(found["budget"]["model"]):
             cells = [_with_interval(rows[i], "mtorl", places=3) for rows in found["budget"].values()]
-            curve.add_row(f"{row['share']:.0%}", *cells, *(f"{row[rule]:.3f}" for rule in rules))
+            others = ("-" if row[rule] is None else f"{row[rule]:.3f}" for rule in rules)
+            curve.add_row(f"{100 * row['share']:g} %", *cells, *others)
         console.print(curve)
 
 

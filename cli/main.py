@@ -136,6 +136,8 @@ def evaluate(
     from pipelines.local import InputError
 
     stop_on_signals()
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        stop(f"--json: {json_file.parent} is no folder", 2)
     try:
         found = evaluate_on_log(artifact, data, dataset, seed, only_new, users)
     except InputError as error:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from mtorl.loader import Source
 from mtorl.model import MTORL
 from mtorl.parallel import Group
-from mtorl.train import TrainConfig, TrainResult, train
+from mtorl.train import TrainConfig, TrainResult, own_file, train
 
 MEMBERS = 2
 _SEED_STEP = 7919  # between the seeds of members: those of neighbouring runs stay apart
@@ -104,13 +104,12 @@ def train_ensemble(
         on_epoch: Called with the member's number, from 0, and the epoch's history row.
         channels: As there.
         members: How many.
-        resume: Checkpoint file of the member in training; those that are done leave theirs until all are.
+        resume: Checkpoint file; each member has one of its own beside it, see `checkpoint_files`.
         identity: As there.
         group: As there.
     """
     results: list[TrainResult] = []
-    files = [None if resume is None else resume.with_name(f"{resume.name}.{i}") for i in range(members)]
-    for i, file in enumerate(files):
+    for i in range(members):
 
         def on_row(row: dict[str, float], member: int = i) -> None:
             if on_epoch is not None:
@@ -118,10 +117,24 @@ def train_ensemble(
 
         settings = replace(config, seed=config.seed + _SEED_STEP * i)
         results.append(
-            train(source, held_out, settings, on_row, channels=channels, resume=file, identity=identity, group=group)
+            train(
+                source,
+                held_out,
+                settings,
+                on_row,
+                channels=channels,
+                resume=None if resume is None else _of_member(resume, i),
+                identity=identity,
+                group=group,
+            )
         )
-    for file in files:
-        if file is not None:
-            for own in file.parent.glob(f"{file.name}*"):
-                own.unlink()
     return Trained(Ensemble([result.model for result in results]).eval(), results)
+
+
+def checkpoint_files(resume: Path, members: int, processes: int) -> list[Path]:
+    """All files that a training leaves for going on; of no use once its artifact is there."""
+    return [own_file(_of_member(resume, i), rank) for i in range(members) for rank in range(processes)]
+
+
+def _of_member(resume: Path, member: int) -> Path:
+    return resume.with_name(f"{resume.name}.member-{member}")

@@ -5,6 +5,9 @@ The challenger may be trained by several processes (`mtorl.parallel`); the one t
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import os
 import subprocess
 from collections import Counter
@@ -25,7 +28,7 @@ from mtorl.calibration import calibrate
 from mtorl.dataset import DatasetSpec
 from mtorl.decision import PolicyParams, action_probabilities, utility_scale
 from mtorl.encoder import Encoder
-from mtorl.ensemble import MEMBERS, train_ensemble
+from mtorl.ensemble import MEMBERS, checkpoint_files, train_ensemble
 from mtorl.evaluation import evaluate
 from mtorl.loader import FolderWindows, tiles
 from mtorl.table import WindowTable, shards
@@ -67,11 +70,13 @@ def fit_challenger(
         budget_share: Budget as a share of what always exposing would cost; sets the price of the budget.
         checkpoint: File that a killed training goes on from; "" for none.
         log: Folder for the metrics of each epoch, for TensorBoard; "" for none.
-        yardstick: Also fit LightGBM on the same users, for `mtorl evaluate`.
+        yardstick: Also fit LightGBM, for `mtorl evaluate`: on the same users or, of several shards, the first one's.
 
     Returns:
         The artifact; None in a process that does not lead.
     """
+    if not 0 < budget_share < math.inf:
+        raise ValueError(f"budget_share must be a positive number, got {budget_share}")
     known = _Training.of(windows)
     encoder = known.encoder
     with one_thread(), parallel.joined() as group, _metrics(log if group.leads else "") as write:
@@ -88,7 +93,7 @@ def fit_challenger(
             on_epoch,
             channels=len(known.spec.channels),
             resume=Path(checkpoint) if checkpoint else None,
-            identity={"data": known.fingerprint},
+            identity={"data": known.fingerprint, "windows": known.reading},
             group=group,
         )
     if not group.leads:
@@ -109,6 +114,7 @@ def fit_challenger(
     metrics = {
         **evaluate(logits_BC, reward_BC, channel_B, label_B, users_B, config.seed, positive_B=gain_B > 0),
         "calibration": fitted._asdict(),
+        "measured_on": "validation users, on whom training also stopped and the heads were calibrated",
         "seconds": trained.seconds,
         # Of the first member; the others differ in their seed.
         "best_epoch": first.best_epoch,
@@ -122,7 +128,11 @@ def fit_challenger(
         progress.report(1, 1, "LightGBM, to compare with")
         train_windows = WindowTable.load(windows, "train", known.first).windows("train", targets=True)
         trees = lightgbm.fit(train_windows, val.windows("val", targets=True), encoder, config.seed)
-    return _save(out, known, network, policy, "mtorl", metrics, trees)
+    made = _save(out, known, network, policy, "mtorl", metrics, trees)
+    if checkpoint:
+        for file in checkpoint_files(Path(checkpoint), MEMBERS, group.size):
+            file.unlink(missing_ok=True)
+    return made
 
 
 def price_policy(
@@ -140,6 +150,8 @@ def price_policy(
         Parameters with the smallest price that the budget allows; 0 when the budget does not bind.
     """
     scale = utility_scale(gain_BC, cost_BC)
+    if not cost_BC.any():  # nothing costs anything: no budget binds
+        return PolicyParams(ADVANTAGE_WEIGHT, EXPLORATION, 0.0, scale)
 
     def at(price: float) -> PolicyParams:
         return PolicyParams(ADVANTAGE_WEIGHT, EXPLORATION, price, scale)
@@ -157,6 +169,7 @@ class _Training:
 
     spec: DatasetSpec
     fingerprint: str
+    reading: str  # what makes inputs and labels of the data: a digest of the description and the encoder
     encoder: Encoder
     first: str  # shard with training users: a random sample of them
     users: Fingerprints
@@ -188,7 +201,9 @@ class _Training:
             raise ValueError("no training windows: the log has too few users")
         reference = pd.concat(references, ignore_index=True)
         everyone = np.unique(np.concatenate(users))
-        return cls(part.spec, part.fingerprint, encoder, first, everyone, uses, dearest, reference)
+        reading = json.dumps([part.spec.to_dict(), encoder.to_dict()], sort_keys=True)
+        digest = hashlib.sha256(reading.encode()).hexdigest()
+        return cls(part.spec, part.fingerprint, digest, encoder, first, everyone, uses, dearest, reference)
 
 
 @contextmanager

@@ -151,7 +151,7 @@ class ChannelMemory(nn.Module):
         sums_BKTS = decay_KTT[:, :steps, :steps] @ signal_B1TS
         own_BTCKS = sums_BKTS.view(batch, -1, steps, self.channels, self.signals).permute(0, 2, 3, 1, 4)
         sums = torch.cat([own_BTCKS, own_BTCKS.sum(2, keepdim=True).expand_as(own_BTCKS)], dim=3)
-        means = sums[..., 1:] / (1 + sums[..., :1].abs())
+        means = sums[..., 1:] / (1 + sums[..., :1])
         # asinh: linear for a single touchpoint, a logarithm for many
         return torch.cat([torch.asinh(sums), means], dim=-1).flatten(3)
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,6 +27,13 @@ class Group:
     def leads(self) -> bool:
         """Whether it is the one that reports and saves."""
         return self.rank == 0
+
+    def all_of(self, value: Any) -> list[Any]:
+        """A plain value of each process, in the order of their ranks."""
+        found: list[Any] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(found, value)
+        return found
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over all processes."""

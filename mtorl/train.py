@@ -137,18 +137,25 @@ def train(
     """
     group = group or Group()
     device = device_of(config.device)
-    started = time.perf_counter()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         loop = _Loop(source, held_out, config, channels, device, group)
         # Each process drops out other units; they all begin with the same weights.
         torch.manual_seed(config.seed + 1_000_003 * group.rank)
-        known = {**asdict(config), **(identity or {}), "channels": channels, "processes": group.size}
+        resolved = {"device": device.type, "precision": "bf16" if loop.bf16 else "fp32"}
+        known = {**asdict(config), **resolved, **(identity or {}), "channels": channels, "processes": group.size}
         store = _Store(resume, known, group)
         loop.run(on_epoch, store)
         model = MTORL(loop.model.config)
     model.load_state_dict(loop.progress.best)
-    return TrainResult(model.eval(), loop.progress.history, loop.progress.best_epoch, time.perf_counter() - started)
+    history = loop.progress.history
+    # Epochs before a kill count, too.
+    return TrainResult(model.eval(), history, loop.progress.best_epoch, sum(row["seconds"] for row in history))
+
+
+def own_file(resume: Path, rank: int) -> Path:
+    """The checkpoint file of a process: random states differ by process."""
+    return resume if rank == 0 else resume.with_name(f"{resume.name}.rank-{rank}")
 
 
 @dataclass
@@ -170,18 +177,15 @@ class _Store:
     """The checkpoint file of a training, if it has one."""
 
     def __init__(self, path: Path | None, identity: Mapping[str, Any], group: Group) -> None:
-        self._path, self._identity, self._group = path, identity, group
+        self.path = None if path is None else own_file(path, group.rank)
+        self._identity = identity
 
     def save(self, state: Mapping[str, Any]) -> None:
-        if self._path is not None:
-            checkpoint.save(self._own(self._path), self._identity, state)
+        if self.path is not None:
+            checkpoint.save(self.path, self._identity, state)
 
     def load(self) -> dict[str, Any] | None:
-        return None if self._path is None else checkpoint.load(self._own(self._path), self._identity)
-
-    def _own(self, path: Path) -> Path:
-        """Random states differ by process."""
-        return path if self._group.leads else path.with_name(f"{path.name}.{self._group.rank}")
+        return None if self.path is None else checkpoint.load(self.path, self._identity)
 
 
 class _Loop:
@@ -207,7 +211,13 @@ class _Loop:
         self.objective = objective
 
     def run(self, on_epoch: Callable[[dict[str, float]], None] | None, store: _Store) -> None:
-        if (state := store.load()) is not None:
+        state = store.load()
+        at = None if state is None else (state["progress"]["epoch"], state["progress"]["batch"])
+        if len(set(self.group.all_of(at))) > 1:  # killed between the saves of two processes
+            raise checkpoint.CheckpointError(
+                f"{store.path}: the processes stopped at different places; delete the files"
+            )
+        if state is not None:
             self.restore(state)
         while not self.finished:
             self.train_epoch(store)
@@ -236,7 +246,7 @@ class _Loop:
             values = torch.stack([terms[name].detach() for name in TERMS])
             if number % check == 0:
                 _check(dict(zip(TERMS, values.tolist(), strict=True)), where)
-            (loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]
             sums += values * len(batch.x_BTD)
             progress.windows += len(batch.x_BTD)
             progress.batch = number
@@ -244,6 +254,7 @@ class _Loop:
                 self._step(where, checked=number % check == 0)
             if number % config.checkpoint_batches == 0 and number % config.accumulate == 0:
                 progress.sums, progress.seconds = sums.tolist(), time.perf_counter() - started
+                _check(dict(zip(TERMS, progress.sums, strict=True)), where)  # never over a good one
                 store.save(self.state())
         if progress.batch % config.accumulate:
             self._step(f"epoch {progress.epoch}, its last batch", checked=True)
@@ -254,6 +265,8 @@ class _Loop:
         progress = self.progress
         started = time.perf_counter()
         sums = self.group.total(torch.tensor([*progress.sums, progress.windows], dtype=torch.float64).to(self.device))
+        if not sums[-1]:
+            raise ValueError(f"no shard has a batch for each of the {self.group.size} processes; lower batch_size")
         means = dict(zip(TERMS, (sums[:-1] / sums[-1]).tolist(), strict=True))
         _check(means, f"epoch {progress.epoch}")
         val_means = self._validate()
@@ -318,6 +331,12 @@ class _Loop:
         return batches(part, chunks, _GPU_WORKERS if on_gpu else 0, on_gpu)
 
     def _step(self, where: str, checked: bool) -> None:
+        # The last group of an epoch may have fewer batches.
+        batches_done = (self.progress.batch - 1) % self.config.accumulate + 1
+        if batches_done > 1:
+            for weight in self.model.parameters():
+                if weight.grad is not None:
+                    weight.grad /= batches_done
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         if checked:
             _check({"gradient": norm.item()}, where)

@@ -1,6 +1,7 @@
-"""Who a model was trained on, as far as an artifact may know it: a fingerprint of each user id, never the id.
+"""Who had a part in a model: eight bytes for each user id, to tell whether a log has users that it has seen.
 
-Eight bytes a user: of a hundred thousand others, one in 10^9 or so is taken for one of a million training users.
+A hash is no secret: whoever knows the ids can look them up. With a million known users, one stranger in 10^13 or so is
+taken for one of them.
 """
 
 from __future__ import annotations

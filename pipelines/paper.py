@@ -6,6 +6,7 @@ share the jobs.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import mtorl
 from mtorl.benchmark import jobs
 from mtorl.benchmark.jobs import Job
 from pipelines.local import InputError
@@ -54,11 +56,14 @@ def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
     Raises:
         InputError: A log can't be used, or the folder holds another comparison.
     """
-    _claim(config)
+    claim = _claim(config)
     for dataset, log in config.logs.items():
         prepare(dataset, log, config)
+    claim()
     todo = jobs.jobs(list(config.logs), config.repeats, config.methods)
     done = 0
+    # Read when a library is loaded, which in a spawned process is before any function of ours.
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     # A spawned process starts clean: torch and LightGBM don't survive a fork of a process that has used them.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(config.workers, context, initializer=_one_thread) as pool:
@@ -79,23 +84,36 @@ def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
 
 
 def _one_thread() -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
     torch.set_num_threads(1)
 
 
-def _claim(config: PaperConfig) -> None:
-    """Refuse a folder whose results would be mixed with others."""
+def _claim(config: PaperConfig) -> Callable[[], None]:
+    """Refuse a folder whose results would be mixed with others; the answer writes down whose it is."""
     settings = {
         "logs": {name: str(Path(log).resolve()) if log else "" for name, log in config.logs.items()},
         "users": config.users,
+        "code": _code(),
     }
     path = config.root / "settings.json"
     if path.exists() and (found := json.loads(path.read_text())) != settings:
-        raise InputError(f"{config.root}: holds a comparison of {found}; delete it, or give another folder (--root)")
-    config.root.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings, indent=1) + "\n")
+        differs = ", ".join(name for name in settings if found.get(name) != settings[name])
+        raise InputError(f"{config.root}: holds a comparison of other {differs}; delete it, or give another --root")
+
+    def claim() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings, indent=1) + "\n")
+
+    return claim
+
+
+def _code() -> str:
+    """By what the decision science of this checkout is known: answers of two versions do not belong in one table."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(mtorl.__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def prepare(dataset: str, log: str, config: PaperConfig) -> None:

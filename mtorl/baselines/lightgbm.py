@@ -90,8 +90,8 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Bo
     parts = [(Summary.of(batch, encoder), labels(batch, encoder)) for batch in (train, val)]
     channels = len(encoder.channels)
     plain = [(summary.values_BF, found.channel_B.astype(np.float64)) for summary, found in parts]
-    # Codes are split like amounts: as categories they overfit (measured on validation users). The channel, whose effect
-    # is what the reward's trees are for, is a category.
+    # Codes are split like amounts: as categories with many values they overfit. The channel, whose effect is what the
+    # reward's trees are for, is a category.
     action = _grow(plain, [], seed, objective="multiclass", num_class=channels)
     with_channel = [_with_channel(summary, found.channel_B.astype(np.float64)) for summary, found in parts]
     rewards = [(values, found.reward_B) for values, (_, found) in zip(with_channel, parts, strict=True)]

@@ -18,7 +18,7 @@ import numpy as np
 
 from mtorl import artifact
 from mtorl.baselines import Heads, labels
-from mtorl.benchmark.task import Task, last_only
+from mtorl.benchmark.task import Task
 from mtorl.calibration import calibrate
 from mtorl.train import TrainConfig
 
@@ -29,11 +29,11 @@ BASELINES = (
     *("channel_frequency", "repeat_last", "markov", "logistic", YARDSTICK, "behaviour_cloning", "cql", "iql", "bcq"),
     *("decision_transformer", "online_dt"),
 )
-NO_REWARD = frozenset({"behaviour_cloning", "decision_transformer", "online_dt"})
+NO_REWARD = frozenset({"behaviour_cloning", "decision_transformer", "online_dt", f"{OURS} without reward task"})
 """Methods that only choose: they predict no reward and no cost."""
 
 ABLATIONS: Mapping[str, Mapping[str, Any]] = {
-    "without convolutions": {"convolutions": False},
+    "without convolutions": {"convolutions": False},  # and so without an order of the past, but for the memory's decay
     "without attention": {"attention": False},
     "without reward task": {"mu": 0.0, "nu": 0.0},
     "without preference": {"lam": 0.0},
@@ -82,7 +82,7 @@ def _mtorl(changes: Mapping[str, Any]) -> Method:
         from mtorl.loader import EncodedWindows
 
         config = replace(TrainConfig(seed=seed, device="cpu"), **changes)
-        encoder, val = task.encoder, last_only(task.val.windows)
+        encoder, val = task.encoder, task.val_tiles
         started = time.process_time()
         trained = train_ensemble(
             [EncodedWindows(task.tiles, encoder)],
@@ -92,8 +92,8 @@ def _mtorl(changes: Mapping[str, Any]) -> Method:
         )
         seconds = time.process_time() - started
         network = trained.ensemble
-        logits_BC, reward_BC, _ = artifact.run(network, encoder, val)
-        seen = labels(val, encoder)
+        logits_BC, reward_BC, _ = artifact.run(network, encoder, task.val.windows)
+        seen = labels(task.val.windows, encoder)
         own = np.arange(len(seen.channel_B)), seen.channel_B
         network.calibrate(*calibrate(logits_BC, reward_BC[own], seen.channel_B, seen.reward_B))
         heads = artifact.run(network, encoder, task.test.windows)

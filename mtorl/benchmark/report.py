@@ -49,7 +49,8 @@ _PAIRED = ("action_accuracy", "action_auc", "action_logloss", "reward_auc", "rew
 _HIGHER = ("action_accuracy", "action_auc", "reward_auc")
 _NOT_WORSE = 0.002  # of the yardstick, for a reward metric
 _Z = 1.96
-# Published: MTORL.ipynb of the authors' repository, KuaiRand.
+# Published: MTORL.ipynb of the authors' repository.
+_PUBLISHED_ON = "kuairand-sequence"
 _NOTEBOOK = {"accuracy": 0.680, "AUC": 0.825, "F1": 0.673, "policy CTR": 0.2563, "original CTR": 0.1835}
 
 
@@ -73,14 +74,17 @@ def report(results: Results, machine: Mapping[str, str]) -> str:
             if protocol in found:
                 parts += _protocol(protocol, found[protocol])
         if legacy := [row for row in found[ABOUT]["legacy"] if row]:
-            parts += ["### The authors' protocol (leaky, not a goal)", _legacy(legacy)]
+            parts += ["### The authors' protocol (leaky, not a goal)", _legacy(legacy, dataset)]
     return "\n\n".join(parts) + "\n"
 
 
 _INTRODUCTION = """Every figure is of rows whose outcome no method has seen: *user*: other users than those of training
-and validation, three folds; *time*: the end of the log, three seeds. `±` is the spread (standard deviation) over folds
-or seeds, `[a, b]` a 95 % interval that resamples users. Methods marked with a dash predict no reward. What the figures
-cannot tell: `docs/limitations.md`. What the methods are: `docs/model.md` and `mtorl/baselines/`.""".replace("\n", " ")
+and validation, a fold each time; *time*: the end of the log, a seed each time. `±` is the spread (standard deviation)
+over folds or seeds, `[a, b]` a 95 % interval that resamples users (folds test on other users, but share most of their
+training users). Methods marked with a dash predict no reward. MTORL's settings were chosen on validation users of the
+pipeline's split and, in part, with an eye on test users of other folds than these; the end of the log was looked at,
+too. The others have fixed settings and stop on validation rows. What the figures cannot tell: `docs/limitations.md`.
+What the methods are: `docs/model.md` and `mtorl/baselines/`.""".replace("\n", " ")
 
 
 def combined(
@@ -114,9 +118,9 @@ def _protocol(protocol: str, tasks: Sequence[Mapping[str, Any]]) -> list[str]:
         _paired(tasks, disjoint),
     ]
     if tasks[0]["budget"]:
-        out += ["Share of all clicks that a share of the spend buys:", _budget(tasks, disjoint)]
+        out += ["Share of all gain that a share of the spend buys:", _budget(tasks, disjoint)]
     out += ["Value of channel policies, always exposing, on the 37.5 % of rows with the highest expected gain:"]
-    return [*out, _values(tasks)]
+    return [*out, _values(tasks, disjoint)]
 
 
 def _methods(tasks: Sequence[Mapping[str, Any]]) -> str:
@@ -158,23 +162,24 @@ _RULES = {
 }
 
 
-def _values(tasks: Sequence[Mapping[str, Any]]) -> str:
+def _values(tasks: Sequence[Mapping[str, Any]], disjoint: bool) -> str:
     lines = []
     for name in tasks[0]["value"]:
         method, policy = name.split(": ")
         found = [task["value"][name] for task in tasks]
         shares = [value["evidence"]["ess_share"] for value in found]
-        cells = [_spread([value["logged"] for value in found], 3)]
-        for estimator in ("snips", "dr"):
+        cells = [_interval(combined(found, "logged", disjoint), places=3)]
+        for estimator in ("ips", "snips", "dr"):
             rows = [value["estimates"].get(estimator, {}) for value in found]
-            cells.append(_spread([row.get("value") for row in rows], 3))
+            cells.append(_interval(combined(rows, "value", disjoint), places=3))
         lifts = [value["estimates"].get("dr", {}) for value in found]
         doubts = [value["not_evaluable"] for value in found if value["not_evaluable"]]
-        cells.append(_interval(combined(lifts, "lift", True), signed=True, places=3))
+        cells.append(_interval(combined(lifts, "lift", disjoint), signed=True, places=3))
         cells.append(f"{np.mean(shares):.2f}")
+        cells.append(f"{np.mean([value['evidence']['overlap'] for value in found]):.2f}")
         cells.append(f"not evaluable: {doubts[0]}" if doubts else "")
         lines.append([f"{NAMES[method]}: {policy}", *cells])
-    head = ["policy", "as logged", "SNIPS", "DR", "DR less logged", "ESS / rows", ""]
+    head = ["policy", "as logged", "IPS", "SNIPS", "DR", "DR less logged", "ESS / rows", "overlap", ""]
     return _table(head, lines)
 
 
@@ -182,18 +187,21 @@ def _about(found: Mapping[str, Any]) -> str:
     return f"Is the logged channel independent of what was known before? {found['independence']['verdict']}"
 
 
-def _legacy(rows: Sequence[Mapping[str, Any]]) -> str:
+def _legacy(rows: Sequence[Mapping[str, Any]], dataset: str) -> str:
     metrics = {"accuracy": "action_accuracy", "AUC": "action_auc", "F1": "action_f1"}
     table = [_spread([row["metrics"][name] for row in rows], 3) for name in metrics.values()]
     table += [_spread([row[name] for row in rows], 3) for name in ("policy_ctr", "original_ctr", "overlap")]
     notebook = [f"{_NOTEBOOK[name]:.3f}" for name in (*metrics, "policy CTR", "original CTR")]
     head = ["", *metrics, "authors' policy CTR", "original CTR", "test touchpoints seen in training"]
-    lines = [["lookup table, here", *table], ["MTORL as published (KuaiRand)", *notebook, ""]]
+    lines = [["lookup table, here", *table]]
     text = (
-        "Windows are drawn with replacement and only then dealt out to training and test, so most test labels are in "
-        "the training set. A table that looks them up scores higher than the published model. The authors' policy CTR "
-        "counts clicks where the predicted channel is the logged one, and divides by all selected rows."
+        "Windows are drawn with replacement and only then dealt out to training and test, so many test labels are in "
+        "the training set, and a table that looks them up does well. The authors' policy CTR counts clicks where the "
+        "predicted channel is the logged one, and divides by all selected rows."
     )
+    if dataset == _PUBLISHED_ON:
+        lines.append(["MTORL as published", *notebook, ""])
+        text += " The published model scores lower than the table."
     return f"{_table(head, lines)}\n\n{text}"
 
 
@@ -215,10 +223,12 @@ def _targets_of(dataset: str, found: Mapping[str, Any]) -> list[list[str]]:
             if value is None or (metric.startswith("action") and not _channel_has_signal(found)):
                 continue
             sign = 1 if metric in _HIGHER else -1
-            mean, low, _ = _more_is_better(sign, value)
-            good = mean >= 0 or (metric.startswith("reward") and low >= -_NOT_WORSE)
-            goal = "at least LightGBM" + (f", or interval above -{_NOT_WORSE}" if metric.startswith("reward") else "")
-            lines.append(_line(dataset, f"{protocol}: {_title(metric)}", goal, _interval(value, signed=True), good))
+            mean, low, high = _more_is_better(sign, value)
+            reward = metric.startswith("reward")
+            good = low >= -_NOT_WORSE if reward else mean >= 0
+            goal = f"not worse than LightGBM by {_NOT_WORSE}, whole interval" if reward else "at least LightGBM, mean"
+            shown = f"{_interval((mean, low, high), signed=True)} better"
+            lines.append(_line(dataset, f"{protocol}: {_title(metric)}", goal, shown, good))
         for metric in ("action_ece", "reward_ece"):
             ece = float(np.mean([task["compared"]["metrics"][OURS][metric] for task in tasks]))
             lines.append(_line(dataset, f"{protocol}: {_title(metric)}", "at most 0.012", f"{ece:.4f}", ece <= 0.012))
@@ -235,9 +245,10 @@ def _user_targets(dataset: str, tasks: Sequence[Mapping[str, Any]]) -> list[list
                 float(np.mean([task["budget"][name][i][rule] for task in tasks]))
                 for name, rule in ((OURS, "mtorl"), (OURS, "cheapest"), (YARDSTICK, "mtorl"))
             )
+            cheapest = max(cheapest, float(np.mean([task["budget"][YARDSTICK][i]["cheapest"] for task in tasks])))
             goal = f"above LightGBM's gain / cost ({_percent(theirs)}) and cheapest first ({_percent(cheapest)})"
-            what = f"click share at {100 * row['share']:g} % of spend"
-            lines.append(_line(dataset, what, goal, _percent(ours), ours >= max(cheapest, theirs)))
+            what = f"click share at {100 * row['share']:g} % of spend, mean of folds"
+            lines.append(_line(dataset, what, goal, _percent(ours), ours > max(cheapest, theirs)))
     else:
         found = [task["value"][f"{OURS}: best expected gain"] for task in tasks]
         lift = combined([value["estimates"]["dr"] for value in found], "lift", True)

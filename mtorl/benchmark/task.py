@@ -24,7 +24,6 @@ from mtorl.splits import folds_of
 from mtorl.table import WindowTable
 from mtorl.windows import WindowBatch
 
-PROTOCOLS = ("user", "time")
 FOLDS = 10
 _EDGES = (0.8, 0.9)  # quantiles of time
 
@@ -44,6 +43,7 @@ class Task:
     spec: DatasetSpec
     encoder: Encoder
     tiles: WindowBatch  # training windows that cover each training row once, for sequence models
+    val_tiles: WindowBatch  # the same of validation rows, whatever else the windows hold
     train: Rows
     val: Rows
     test: Rows
@@ -64,7 +64,7 @@ def by_user(table: WindowTable, fold: int) -> Task:
     table = replace(table, rows=table.rows.assign(split=split))
     parts = {name: Rows(table.windows(name, targets=True), table.rows[table.is_in(name)]) for name in _names()}
     tiles = table.tiles("train")
-    return Task(table.spec, Encoder.fit(tiles, table.spec), tiles, **parts, table=table)
+    return Task(table.spec, Encoder.fit(tiles, table.spec), tiles, table.tiles("val"), **parts, table=table)
 
 
 def by_time(table: WindowTable) -> Task:
@@ -81,7 +81,8 @@ def by_time(table: WindowTable) -> Task:
     before = table.is_in("train")
     past = replace(table, steps=table.steps.filter(pa.array(before)), rows=table.rows[before])
     tiles = past.tiles("train")
-    return Task(table.spec, Encoder.fit(tiles, table.spec), tiles, **parts, table=table)
+    val = last_only(parts["val"].windows)
+    return Task(table.spec, Encoder.fit(tiles, table.spec), tiles, val, **parts, table=table)
 
 
 def last_only(windows: WindowBatch) -> WindowBatch:

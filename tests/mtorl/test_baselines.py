@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from threadpoolctl import threadpool_limits  # a part of scikit-learn
 
 from mtorl.baselines import (
     bcq,
@@ -30,8 +31,9 @@ from mtorl.baselines.summary import HALF_LIVES, LATEST, Summary
 from mtorl.baselines.trajectories import Tiles, asked, returns
 from mtorl.baselines.transitions import Step, Transitions, ends
 from mtorl.dataset import DatasetSpec
+from mtorl.encoder import Encoder
 from mtorl.evaluation import evaluate
-from mtorl.windows import Encoder, WindowBatch, WindowError
+from mtorl.windows import WindowBatch, WindowError
 
 SPEC = DatasetSpec.from_dict(
     {
@@ -57,9 +59,10 @@ BASELINES = [*COUNTING, logistic, lightgbm, cql, iql, bcq, *WITHOUT_REWARD]
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch):
-    """Trees this small take far longer where threads wait for each other."""
-    monkeypatch.setitem(lightgbm.PARAMETERS, "num_threads", 1)
+def _one_thread():
+    """Models this small take twice as long where threads wait for each other."""
+    with threadpool_limits(1):
+        yield
 
 
 def steps(rows: list[dict[str, Any]]) -> pa.Table:
@@ -254,8 +257,9 @@ def test_linear_models_know_what_each_channel_costs_and_choose_their_strength(mo
     assert reward_BC[1, 0] > reward_BC[1, 1] + 0.1 and reward_BC[1, 0] > reward_BC[0, 0] + 0.1
     monkeypatch.setattr(logistic, "STRENGTHS", (100.0, 1e-4))
     assert logistic.fit(train, val, encoder, seed=0).predict(test)[2] == pytest.approx(cost_BC, rel=0.1)
-    same = windows([{**row, "cost": 2.0} for row in log(seed=1)])
-    assert (logistic.fit(same, val, encoder, seed=0).predict(test)[2] == 2.0).all()
+    for price in (0.0, 2.0):
+        same = windows([{**row, "cost": price} for row in log(seed=1)])
+        assert (logistic.fit(same, val, encoder, seed=0).predict(test)[2] == price).all()
 
 
 def test_a_share_is_a_reward_between_success_and_failure():
@@ -273,7 +277,7 @@ def test_a_share_is_a_reward_between_success_and_failure():
 
 
 def test_a_state_is_standardised_and_knows_what_is_unknown():
-    train = windows([*journey("a", "sos", hour=7.0, age=30.0), *journey("b", "s", hour=9.0, device="phone")])
+    train = windows([*journey("a", "sos", hour=7.0, age=0.1), *journey("b", "s", hour=9.0, device="phone")])
     encoder = Encoder.fit(train, SPEC)
     states = States.fit(train, encoder)
     state_BS, values_BF = states.of(train), Summary.of(train, encoder).values_BF
@@ -281,7 +285,8 @@ def test_a_state_is_standardised_and_knows_what_is_unknown():
     amounts_BF = state_BS[:, : len(states.amounts)]
     at = [names[place] for place in states.amounts].index
     np.testing.assert_allclose(amounts_BF[:, at("hour")], np.array([-1, -1, -1, 3]) / np.sqrt(3))
-    np.testing.assert_array_equal(amounts_BF[:, at("age")], np.zeros(4))  # a constant, and once unknown
+    np.testing.assert_array_equal(amounts_BF[:, at("cost_mean")], [0, -1, 1, 0])  # unknown at the start
+    np.testing.assert_allclose(amounts_BF[:, at("age")], np.zeros(4), atol=1e-9)  # a constant but for rounding
     assert np.isfinite(state_BS).all() and (abs(amounts_BF) <= 5).all()
     flags_BF = state_BS[:, len(states.amounts) : len(states.amounts) + len(states.flags)]
     np.testing.assert_array_equal(flags_BF, np.isnan(values_BF[:, states.flags]))
@@ -369,9 +374,17 @@ def test_training_keeps_the_best_epoch_and_stops():
     assert len(seen) == 2 + learning.PATIENCE and network.weight.item() == seen[1] != seen[-1]
 
 
+@pytest.mark.parametrize("baseline", [behaviour_cloning, iql, decision_transformer, online_dt])
+def test_validation_users_say_when_to_stop(baseline: ModuleType):
+    train, other = windows(log()), windows([row for i in range(50) for row in journey(f"u{i}", "soso")])
+    encoder = Encoder.fit(train, SPEC)
+    one, two = (baseline.fit(train, val, encoder, seed=0).predict(train)[0] for val in (train, other))
+    assert abs(one).mean() > abs(two).mean(), "who does something else stops it earlier"
+
+
 # ---- what each method is about
 
-# Two states, three channels. `TABLE` @ one-hot is a Q for them: Q(0, .) = (1, 5, 2), Q(1, .) = (4, 3, 0).
+# Two states, three channels: Q(0, .) = (1, 5, 2), Q(1, .) = (4, 3, 0). From state 0 on to 1; from state 1 nowhere.
 STATE = torch.eye(2)
 STEP = Step(STATE, torch.tensor([0, 1]), torch.tensor([0.5, 1.0]), STATE.flip(0), torch.tensor([1.0, 0.0]))
 
@@ -551,8 +564,8 @@ def test_a_transformer_answers_at_the_last_real_step():
 def test_the_entropy_constraint_keeps_a_policy_random(monkeypatch: pytest.MonkeyPatch):
     train, val = (windows(log(seed=seed)) for seed in (1, 2))
     encoder = Encoder.fit(train, SPEC)
-    monkeypatch.setattr(online_dt, "EPOCHS", 30)
-    monkeypatch.setattr(learning, "PATIENCE", 30)
+    monkeypatch.setattr(online_dt, "EPOCHS", 20)
+    monkeypatch.setattr(learning, "PATIENCE", 20)
     monkeypatch.setattr(online_dt, "DUAL_LR", 0.2)
 
     def randomness(share: float) -> float:

@@ -124,6 +124,11 @@ def test_a_job_that_is_done_is_not_done_again(results, root, monkeypatch):
     (root / "answers" / "simulator" / "user-0" / "markov.npz").unlink()
     with pytest.raises(pytest.fail.Exception, match="a task was made"):
         jobs.run(Job("simulator", "user", 0, "markov"), root)
+    # A score knows whose answers it is of; what a killed process leaves is no answer.
+    (root / "answers" / "simulator" / "user-1" / ".markov.npz.17.npz").write_bytes(b"half")
+    jobs.run(Job("simulator", "user", 1, "score"), root)
+    with pytest.raises(pytest.fail.Exception, match="a task was made"):
+        jobs.run(Job("simulator", "user", 0, "score"), root)
 
 
 def test_a_lookup_table_wins_where_test_windows_overlap_with_training(table):

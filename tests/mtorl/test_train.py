@@ -17,7 +17,8 @@ from mtorl.decision import PolicyParams, action_probabilities, utility_scale
 from mtorl.loader import Batch
 from mtorl.model import MTORL, Aim, MTORLConfig
 from mtorl.objective import aims, losses, preference_loss
-from mtorl.train import TrainConfig, TrainingDiverged, train
+from mtorl.parallel import Group
+from mtorl.train import TrainConfig, TrainingDiverged, _Loop, _Store, own_file, train
 from tests.mtorl.arrays import Arrays
 
 T, C = 6, 3
@@ -350,6 +351,7 @@ def test_several_small_batches_make_one_step():
 
 DISTRIBUTED = """
 import sys
+from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
@@ -361,7 +363,8 @@ from mtorl.train import TrainConfig, train
 with joined() as group:
     config = TrainConfig(epochs=3, batch_size=32, lr=0.01, hidden=16, device="cpu")
     parts = [Arrays(*world(300, seed)[:2]) for seed in (0, 1)]
-    result = train(parts, [Arrays(*world(101, 2)[:2])], config, channels=C, group=group)
+    resume = Path(sys.argv[3]) if len(sys.argv) > 3 else None
+    result = train(parts, [Arrays(*world(101, 2)[:2])], config, channels=C, group=group, resume=resume)
     found = {"weights": result.model.state_dict(), "history": result.history}
     torch.save(found, f"{sys.argv[2]}/{group.rank}-of-{group.size}")
 """
@@ -380,6 +383,33 @@ def test_two_processes_train_one_network(tmp_path):
     # Other batches than a process alone would take, yet the same lesson.
     best, best_alone = (min(row["val_loss"] for row in run["history"]) for run in (first, alone))
     assert best < alone["history"][0]["val_loss"] and best == pytest.approx(best_alone, rel=0.1)
+
+
+def test_processes_that_stopped_at_different_places_do_not_go_on(tmp_path):
+    root = str(Path(__file__).parents[2])
+    (tmp_path / "train.py").write_text(DISTRIBUTED)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    launch += [str(tmp_path / "train.py"), root, str(tmp_path), str(tmp_path / "checkpoint")]
+    subprocess.run(launch, cwd=root, check=True)
+    weights = torch.load(tmp_path / "0-of-2", weights_only=True)["weights"]
+    subprocess.run(launch, cwd=root, check=True)  # both have finished: nothing is left to do
+    again = torch.load(tmp_path / "0-of-2", weights_only=True)["weights"]
+    assert all(torch.equal(again[name], value) for name, value in weights.items())
+    own_file(tmp_path / "checkpoint", 1).unlink()  # one was killed before it could save
+    found = subprocess.run(launch, cwd=root, capture_output=True, text=True, check=False)
+    assert found.returncode != 0 and "processes stopped at different places; delete the files" in found.stderr
+
+
+def test_too_few_windows_for_the_processes_is_said(monkeypatch):
+    """One of two processes; the other one is not needed to see that there is nothing to do."""
+    monkeypatch.setattr(Group, "total", lambda self, values: values)
+    config = TrainConfig(epochs=1, batch_size=64, hidden=8, heads=2, device="cpu")
+    parts = [Arrays(*world(50, 0)[:2])]
+    loop = _Loop(parts, parts, config, C, torch.device("cpu"), Group())
+    loop.group = Group(0, 2)
+    loop.train_epoch(_Store(None, {}, Group()))
+    with pytest.raises(ValueError, match="no shard has a batch for each of the 2 processes; lower batch_size"):
+        loop.close_epoch()
 
 
 def test_bfloat16_learns_as_much():
