@@ -79,6 +79,9 @@ def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
                         on_job(done, len(todo), job.label)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
+                # What is in work is lost and will be done again; nobody waits minutes for it.
+                for child in multiprocessing.active_children():
+                    child.terminate()
                 raise
     return jobs.collect(todo, config.root)
 

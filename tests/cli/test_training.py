@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -71,12 +72,16 @@ def test_a_comparison_that_was_stopped_goes_on_where_it_was(tmp_path):
     arguments += ["--root", str(root), "--out", str(out), "--workers", "1"]
     command = [sys.executable, "-m", "cli.main", *arguments]
     first = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    children = psutil.Process(first.pid).children
     deadline = time.monotonic() + 120
     while not list(root.glob("answers/simulator/user-0/*.npz")) and time.monotonic() < deadline:
         time.sleep(0.1)
+    workers = children()
     first.send_signal(signal.SIGINT)
     _, errors = first.communicate(timeout=60)
     assert first.returncode == 130 and "goes on from what is in" in errors
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert workers and all(worker.status() == psutil.STATUS_ZOMBIE for worker in alive)
     done = {path: path.stat().st_mtime_ns for path in root.glob("answers/**/*.npz")}
     assert done and not list(root.glob("scores/simulator/user-0.json"))
     mtorl(*arguments)
