@@ -77,6 +77,7 @@ def budget_curve(
     seed: int = 0,
     users_B: ArrayLike | None = None,
     resamples: int = 200,
+    rival: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> list[dict[str, Any]]:
     """Share of all gain that each rule buys with a share of all cost.
 
@@ -93,12 +94,13 @@ def budget_curve(
         users_B: User of each exposure, for intervals; without it they are None. They resample users, whose exposures
             resemble each other; both rules of the difference are computed on the same resample.
         resamples: Number of resamples.
+        rival: Predicted gain and cost of another model; both rank by gain per cost, and meet on the same resamples.
 
     Returns:
         One row a budget, ready for JSON: share; the share of all gain that each of the RULES buys, that is mtorl
         (predicted gain / predicted cost), predicted_gain, cheapest (predicted cost), random, oracle (true gain / true
-        cost); mtorl_minus_cheapest; mtorl_ci and mtorl_minus_cheapest_ci, 95 % intervals. All but the share are None if
-        nothing was gained at all.
+        cost); mtorl_minus_cheapest and, with a rival, rival and mtorl_minus_rival; 95 % intervals of mtorl and of the
+        differences under NAME_ci. All but the share are None if nothing was gained at all.
 
     Raises:
         ValueError: arrays of different lengths, values that are not finite, or a share outside (0, 1].
@@ -139,24 +141,28 @@ def budget_curve(
         "predicted_gain": ranking(predicted_gain),
         "cheapest": ranking(-predicted_cost),
     }
+    against = ["cheapest"]
+    if rival is not None:
+        rules["rival"] = ranking(_per_cost(*(np.asarray(part, dtype=np.float64) for part in rival)))
+        against.append("rival")
     found = {name: bought(once_B) for name, bought in rules.items()}
     found["random"] = np.mean([ranking(np.zeros(len(gain)))(once_B) for _ in range(_RANDOM_ORDERS)], axis=0)
     found["oracle"] = ranking(_per_cost(gain, cost))(once_B)
-    found["mtorl_minus_cheapest"] = found["mtorl"] - found["cheapest"]
+    found |= {f"mtorl_minus_{name}": found["mtorl"] - found[name] for name in against}
 
-    draws: list[Floats] = []  # of mtorl and of the difference, by budget
+    drawn = ["mtorl", *(f"mtorl_minus_{name}" for name in against)]
+    draws: list[Floats] = []  # of those, by budget
     if users_B is not None:
         users = UserResamples(users_B, resamples, seed)
         for counts_U in users:
             weight_B = counts_U[users.code_B]
-            mtorl, cheapest = rules["mtorl"](weight_B), rules["cheapest"](weight_B)
-            draws.append(np.stack([mtorl, mtorl - cheapest]))
+            mtorl = rules["mtorl"](weight_B)
+            draws.append(np.stack([mtorl, *(mtorl - rules[name](weight_B) for name in against)]))
     return [
         {
             "share": float(share),
             **{name: float(values[i]) if np.isfinite(values[i]) else None for name, values in found.items()},
-            "mtorl_ci": interval([draw[0, i] for draw in draws]),
-            "mtorl_minus_cheapest_ci": interval([draw[1, i] for draw in draws]),
+            **{f"{name}_ci": interval([draw[k, i] for draw in draws]) for k, name in enumerate(drawn)},
         }
         for i, share in enumerate(shares)
     ]

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy.special import logsumexp
 
 from mtorl.baselines import Heads, labels
-from mtorl.benchmark.methods import NO_REWARD, OURS, YARDSTICK
+from mtorl.benchmark.methods import BLEND, NO_REWARD, OURS, YARDSTICK
 from mtorl.benchmark.task import Task
 from mtorl.budget import budget_curve
 from mtorl.decision import Floats, action_probabilities
@@ -24,7 +25,7 @@ from mtorl.policy_value import policy_value, top_share
 from mtorl.propensity import logged_propensity
 
 SELECTED = 0.375  # share of the exposures in the policy values: the authors choose 150 of 400
-_VALUED = (OURS, YARDSTICK)  # methods whose budget curves and policies are valued
+_VALUED = (YARDSTICK, OURS)  # methods whose budget curves and policies are valued
 
 
 def score(task: Task, answers: Mapping[str, Heads], seed: int, resamples: int = 200) -> dict[str, Any]:
@@ -41,6 +42,7 @@ def score(task: Task, answers: Mapping[str, Heads], seed: int, resamples: int = 
         cost the same), ``value`` (by policy, see `policy_value`), ``rows`` and ``users`` of the test.
     """
     rows, spec = task.test.rows, task.spec
+    answers = {**answers, BLEND: _mean(answers[OURS], answers[YARDSTICK])}
     seen = labels(task.test.windows, task.encoder)
     users_B, gain_B = rows["user_id"].to_numpy(), rows[spec.reward.gain].to_numpy(float)
     compared = compare(
@@ -56,18 +58,20 @@ def score(task: Task, answers: Mapping[str, Heads], seed: int, resamples: int = 
     logged = np.arange(len(rows)), seen.channel_B
     curves, values = {}, {}
     propensity_B = logged_propensity(task.table.rows, spec)[task.table.is_in("test")]
+    predicted = {}
     for name in _VALUED:
         logits_BC, reward_BC, cost_BC = (np.asarray(part, dtype=np.float64) for part in answers[name])
         gain_BC = np.maximum(task.encoder.unreward(reward_BC, cost_BC), 0.0)
+        predicted[name] = gain_BC[logged], cost_BC[logged]
         if seen.cost_B.min() < seen.cost_B.max():
             curves[name] = budget_curve(
-                gain_BC[logged],
-                cost_BC[logged],
+                *predicted[name],
                 gain_B,
                 seen.cost_B,
                 seed=seed,
                 users_B=users_B,
                 resamples=resamples,
+                rival=predicted.get(YARDSTICK),
             )
         for policy, probs_BC in _policies(logits_BC, gain_BC, cost_BC).items():
             selected_B = top_share((probs_BC * gain_BC).sum(axis=1), SELECTED, seed)
@@ -88,6 +92,13 @@ def score(task: Task, answers: Mapping[str, Heads], seed: int, resamples: int = 
         "rows": len(rows),
         "users": len(np.unique(users_B)),
     }
+
+
+def _mean(one: Heads, other: Heads) -> Heads:
+    logits = [np.asarray(heads[0], dtype=np.float64) for heads in (one, other)]
+    log_probs = [some_BC - logsumexp(some_BC, axis=1, keepdims=True) for some_BC in logits]
+    reward_BC, cost_BC = ((np.asarray(one[part]) + np.asarray(other[part])) / 2 for part in (1, 2))
+    return np.logaddexp(*log_probs) - np.log(2), reward_BC, cost_BC
 
 
 def _policies(logits_BC: Floats, gain_BC: Floats, cost_BC: Floats) -> dict[str, Floats]:

@@ -14,7 +14,7 @@ import pytest
 from mtorl.benchmark import jobs, methods
 from mtorl.benchmark.jobs import Job, collect
 from mtorl.benchmark.legacy import LENGTH, legacy
-from mtorl.benchmark.methods import BASELINES, METHODS, OURS
+from mtorl.benchmark.methods import BASELINES, BLEND, METHODS, OURS
 from mtorl.benchmark.report import NAMES, combined, report
 from mtorl.benchmark.task import by_time, by_user, last_only
 from mtorl.dataset import DatasetSpec
@@ -78,7 +78,7 @@ def test_a_row_counts_once_whatever_came_before_it(table):
 
 
 def test_every_method_has_a_name_and_answers(table):
-    assert set(METHODS) == set(NAMES) and set(BASELINES) < set(METHODS)
+    assert {*METHODS, BLEND} == set(NAMES) and set(BASELINES) < set(METHODS)
     task = by_user(table, 0)
     for name in ("channel_frequency", "markov"):
         answer = METHODS[name](task, 0)

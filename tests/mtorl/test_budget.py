@@ -208,3 +208,18 @@ def test_invalid_arrays_are_refused(change, message):
     arguments = {name: np.ones(3) for name in ("gain_pred", "cost_pred", "gain_true", "cost_true")}
     with pytest.raises(ValueError, match=message):
         budget_curve(**{**arguments, **change})
+
+
+def test_a_rival_is_met_on_the_same_resamples():
+    random = np.random.default_rng(3)
+    gain, cost = (random.random(600) < 0.3).astype(float), random.uniform(0.5, 2.0, 600)
+    users, good = np.repeat(np.arange(60), 10), gain + random.normal(0, 0.3, 600)
+    noise = random.random(600)
+    rows = budget_curve(good, cost, gain, cost, users_B=users, rival=(noise, cost))
+    same = budget_curve(good, cost, gain, cost, users_B=users, rival=(good, cost))
+    for row, equal in zip(rows, same, strict=True):
+        assert row["mtorl_minus_rival"] == pytest.approx(row["mtorl"] - row["rival"])
+        assert equal["rival"] == pytest.approx(equal["mtorl"], abs=0.02)  # ties are broken anew
+    low, high = rows[0]["mtorl_minus_rival_ci"]
+    assert 0 < low < rows[0]["mtorl_minus_rival"] < high
+    assert "rival" not in budget_curve(good, cost, gain, cost)[0]
