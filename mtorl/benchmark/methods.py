@@ -30,8 +30,8 @@ BASELINES = (
     *("decision_transformer", "online_dt"),
 )
 BLEND = "blend"
-"""The mean of MTORL and the yardstick, two unlike models of the same inputs: what it adds to the better of them hints at
-how much these inputs still hold."""
+"""The mean of MTORL and the yardstick, two unlike models of the same inputs: what it adds to the better of them hints
+at how much these inputs still hold."""
 NO_REWARD = frozenset({"behaviour_cloning", "decision_transformer", "online_dt", f"{OURS} without reward task"})
 """Methods that only choose: they predict no reward and no cost."""
 
