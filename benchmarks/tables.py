@@ -24,7 +24,8 @@ def main() -> None:
     loops = [json.loads(path.read_text()) for path in sorted((RESULTS / "loop").glob("*.json"))]
     replace(ROOT / "README.md", loop_table(loops))
     trained = [json.loads(path.read_text()) for path in sorted((RESULTS / "train").glob("*.json"))]
-    replace(ROOT / "docs" / "model.md", train_table(trained))
+    if trained:
+        replace(ROOT / "docs" / "model.md", train_table(trained))
     features = RESULTS / "features.json"
     if features.exists():
         replace(ROOT / "docs" / "features.md", feature_tables(json.loads(features.read_text())))

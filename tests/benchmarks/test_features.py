@@ -205,9 +205,9 @@ def test_figures_of_another_kind_or_machine_never_mix(
 
 
 def test_tables_are_those_of_the_results(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """README.md and docs/features.md say what benchmarks/results says."""
+    """README.md, docs/features.md and docs/model.md say what benchmarks/results says."""
     tables = importlib.import_module("benchmarks.tables")
-    before = {page: (ROOT / page).read_text() for page in ("README.md", "docs/features.md")}
+    before = {page: (ROOT / page).read_text() for page in ("README.md", "docs/features.md", "docs/model.md")}
     written: dict[str, str] = {}
     monkeypatch.setattr(Path, "write_text", lambda self, text: written.update({str(self.relative_to(ROOT)): text}))
     tables.main()
