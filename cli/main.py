@@ -159,7 +159,7 @@ def train(
     accumulate: Annotated[int, typer.Option(help="Such batches to a step of the optimizer.", min=1)] = 1,
     budget_share: Annotated[float, typer.Option(help="Budget, as a share of what always exposing would cost.")] = 0.6,
     checkpoint: Annotated[
-        str, typer.Option(help="File that a killed training goes on from, when called again. Empty: none.")
+        str, typer.Option(help="Start of the names of files that a killed training goes on from. Empty: none.")
     ] = "",
     log: Annotated[str, typer.Option(help="Folder for the metrics of each epoch, for TensorBoard. Empty: none.")] = "",
 ) -> None:

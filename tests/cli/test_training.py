@@ -61,7 +61,7 @@ def test_what_can_t_be_used_is_said_in_a_line(windows, tmp_path):
     assert "'magic' is not one of" in mtorl("benchmark", "paper", "--methods", "magic", code=2).stderr
     missing = mtorl("benchmark", "paper", "--criteo", "nowhere.csv", "--root", str(tmp_path / "paper"), code=2)
     assert "nowhere.csv" in missing.stderr
-    (tmp_path / "checkpoint").write_bytes(b"rubbish")
+    (tmp_path / "checkpoint.member-0").write_bytes(b"rubbish")
     broken = mtorl("train", str(windows), str(tmp_path / "out"), "--checkpoint", str(tmp_path / "checkpoint"), code=2)
     assert "delete it to start anew" in broken.stderr
 
