@@ -1,0 +1,15 @@
+"""docs/results.md says what docs/results.json says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mtorl.benchmark.report import report
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_page_is_made_of_the_figures() -> None:
+    figures = json.loads((DOCS / "results.json").read_text())
+    assert (DOCS / "results.md").read_text() == report(figures["results"], figures["environment"])
