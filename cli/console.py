@@ -193,6 +193,14 @@ def print_evaluation(found: dict[str, Any]) -> None:
         trust = [f"{value['evidence'][name]:.2f}" for name in ("ess_share", "overlap")]
         values.add_row(name, f"{value['logged']:.4f}", *cells, *trust, doubt)
     console.print(values)
+    journeys, steps = found["journeys"], len(found["journeys"]["ess_share"])
+    doubt = f"; not evaluable: {journeys['not_evaluable']}" if journeys["not_evaluable"] else ""
+    console.print(
+        f"its decision rule over the first {steps} steps, gain per journey (self-normalised, per decision): "
+        f"{_with_interval(journeys['estimates']['snpdis'], 'value')}, as logged {journeys['logged']:.4f}, "
+        f"ESS {journeys['ess_share'][-1]:.2f}{doubt}",
+        highlight=False,
+    )
     if found["budget"]:
         curve = Table(title="share of all gain that a share of the spend buys", title_justify="left")
         rules = ("cheapest", "predicted_gain", "random", "oracle")

@@ -22,10 +22,20 @@ def build(log: str, feature_repo: str, windows: str) -> int:
         Number of touchpoints, each of which has a window.
     """
     source, out = Path(log), Path(windows)
-    spec = DatasetSpec.load(str(source / "dataset.yaml"))
-    touchpoints = source / "touchpoints.parquet"
-    store.create(Path(feature_repo), spec, touchpoints)
-    fingerprint = json.loads((source / "ingest.json").read_text())["fingerprint"]
-    with open_engine() as engine:
-        sequences.build(engine, touchpoints, spec, out, log_fingerprint=fingerprint)
+    spec = DatasetSpec.load(source / "dataset.yaml")
+    store.create(Path(feature_repo), spec, source / "touchpoints.parquet")
+    build_windows(source, out)
     return store.training_windows(Path(feature_repo), out, spec)
+
+
+def build_windows(log: Path, windows: Path) -> None:
+    """Only the windows of a log, without a feature repository: all that comparing models takes.
+
+    Args:
+        log: As for `build`.
+        windows: As there.
+    """
+    spec = DatasetSpec.load(log / "dataset.yaml")
+    fingerprint = json.loads((log / "ingest.json").read_text())["fingerprint"]
+    with open_engine() as engine:
+        sequences.build(engine, log / "touchpoints.parquet", spec, windows, log_fingerprint=fingerprint)

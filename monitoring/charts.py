@@ -80,7 +80,8 @@ def training(history: Sequence[Row], best_epoch: int | None) -> str:
     shapes, notes = [], []
     if best_epoch is not None:
         shapes = [_vertical(best_epoch)]
-        notes = [_note(best_epoch, "kept")]
+        # Inside the plot: above it is the legend.
+        notes = [{**_note(best_epoch, "kept"), "yanchor": "top", "xanchor": "left", "xshift": 4}]
     return _draw(
         "chart-training",
         traces,

@@ -55,6 +55,7 @@ def _page(run_dir: Path) -> Json:
         "data": _data(run_dir / "data" / "touchpoints.parquet"),
         "train": _section(summary, "train") or {key: metrics.get(key) for key in ("seconds", "best_epoch")},
         "epochs": len(history),
+        "members": len(metrics.get("members") or [{}]),
         "training_chart": charts.training(history, _best_epoch(summary, metrics)) if history else None,
         "offline": _offline(_section(summary, "offline"), _section(summary, "offline_incumbent")),
         "gate": _gate(gate),

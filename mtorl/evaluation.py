@@ -189,17 +189,6 @@ def compare(
     )
 
 
-def reliability(predicted_B: ArrayLike, actual_B: ArrayLike) -> list[dict[str, float]]:
-    """The bins of a calibration figure: mean prediction, mean outcome and number of rows of each.
-
-    For the action head give what `top_label` returns, for the reward head the logged channel's prediction and label.
-    """
-    predicted, actual = np.asarray(predicted_B, dtype=np.float64), np.asarray(actual_B, dtype=np.float64)
-    bin_B = _bins(predicted)
-    found = [(predicted[bin_B == i], actual[bin_B == i]) for i in np.unique(bin_B)]
-    return [{"predicted": float(p.mean()), "actual": float(y.mean()), "rows": len(p)} for p, y in found]
-
-
 def top_label(logits_BC: ArrayLike, channel_B: ArrayLike) -> tuple[Floats, Bools]:
     """Probability that the action head gives to its first choice, and whether that was the logged channel."""
     logprob_BC = _log_softmax(np.asarray(logits_BC, dtype=np.float64))

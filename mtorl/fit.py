@@ -23,18 +23,19 @@ from numpy.typing import NDArray
 
 from mtorl import artifact, budget, parallel, progress
 from mtorl.artifact import Artifact
-from mtorl.baselines import channel_frequency, lightgbm
-from mtorl.calibration import calibrate
+from mtorl.baselines import channel_frequency, labels, lightgbm
+from mtorl.calibration import Calibration, calibrate
 from mtorl.dataset import DatasetSpec
 from mtorl.decision import PolicyParams, action_probabilities, utility_scale
 from mtorl.encoder import Encoder
-from mtorl.ensemble import MEMBERS, checkpoint_files, train_ensemble
+from mtorl.ensemble import MEMBERS, Ensemble, checkpoint_files, train_ensemble
 from mtorl.evaluation import evaluate
 from mtorl.loader import FolderWindows, tiles
 from mtorl.table import WindowTable, shards
 from mtorl.threads import one_thread
 from mtorl.train import TrainConfig
 from mtorl.training_users import Fingerprints, fingerprints
+from mtorl.windows import WindowBatch
 
 ADVANTAGE_WEIGHT = 3.0  # beta of the challenger: e^3 in the odds for one utility_scale of extra utility
 EXPLORATION = 0.05  # epsilon of the challenger: keeps every later off-policy estimate possible
@@ -59,18 +60,18 @@ def fit_challenger(
     budget_share: float,
     checkpoint: str = "",
     log: str = "",
-    yardstick: bool = True,
 ) -> Artifact | None:
     """Train MTORL, calibrate it and price the budget on validation users, and save the policy as an artifact.
+
+    Beside it lies LightGBM, a yardstick for `mtorl evaluate`: of the same users or, of several shards, the first one's.
 
     Args:
         windows: Windows folder.
         out: Folder of the artifact.
         config: How to train.
         budget_share: Budget as a share of what always exposing would cost; sets the price of the budget.
-        checkpoint: File that a killed training goes on from; "" for none.
+        checkpoint: Start of the names of files that a killed training goes on from; "" for none.
         log: Folder for the metrics of each epoch, for TensorBoard; "" for none.
-        yardstick: Also fit LightGBM, for `mtorl evaluate`: on the same users or, of several shards, the first one's.
 
     Returns:
         The artifact; None in a process that does not lead.
@@ -99,21 +100,17 @@ def fit_challenger(
     if not group.leads:
         return None
     val = WindowTable.load(windows, "val")
-    batch = val.windows("val")
-    channel_B = np.array([known.spec.channels.index(name) for name in val.rows["channel"]], dtype=np.int64)
-    gain_B, cost_B = val.rows[known.spec.reward.gain].to_numpy(float), val.rows["cost"].to_numpy(float)
-    label_B = encoder.reward(gain_B, cost_B)
-    network = trained.ensemble
-    logits_BC, reward_BC, _ = artifact.run(network, encoder, batch)
-    fitted = calibrate(logits_BC, reward_BC[np.arange(len(channel_B)), channel_B], channel_B, label_B)
-    network.calibrate(*fitted)
+    batch, network = val.windows("val", targets=True), trained.ensemble
+    calibration = calibrate_on(network, encoder, batch)
     logits_BC, reward_BC, cost_BC = artifact.run(network, encoder, batch)
-    policy = price_policy(logits_BC, encoder.unreward(reward_BC, cost_BC), cost_BC, budget_share * float(cost_B.mean()))
+    seen, gain_B = labels(batch, encoder), val.rows[known.spec.reward.gain].to_numpy(float)
+    spend = budget_share * float(seen.cost_B.mean())
+    policy = price_policy(logits_BC, encoder.unreward(reward_BC, cost_BC), cost_BC, spend)
     users_B = val.rows["user_id"].to_numpy()
     first = trained.members[0]
     metrics = {
-        **evaluate(logits_BC, reward_BC, channel_B, label_B, users_B, config.seed, positive_B=gain_B > 0),
-        "calibration": fitted._asdict(),
+        **evaluate(logits_BC, reward_BC, seen.channel_B, seen.reward_B, users_B, config.seed, positive_B=gain_B > 0),
+        "calibration": calibration._asdict(),
         "measured_on": "validation users, on whom training also stopped and the heads were calibrated",
         "seconds": trained.seconds,
         # Of the first member; the others differ in their seed.
@@ -123,16 +120,24 @@ def fit_challenger(
         "history": first.history,
         "members": [{"best_epoch": m.best_epoch, "best_val_loss": m.best_val_loss} for m in trained.members],
     }
-    trees = None
-    if yardstick:
-        progress.report(1, 1, "LightGBM, to compare with")
-        train_windows = WindowTable.load(windows, "train", known.first).windows("train", targets=True)
-        trees = lightgbm.fit(train_windows, val.windows("val", targets=True), encoder, config.seed)
+    progress.report(1, 1, "LightGBM, to compare with")
+    train_windows = WindowTable.load(windows, "train", known.first).windows("train", targets=True)
+    trees = lightgbm.fit(train_windows, batch, encoder, config.seed)
     made = _save(out, known, network, policy, "mtorl", metrics, trees)
     if checkpoint:
         for file in checkpoint_files(Path(checkpoint), MEMBERS, group.size):
             file.unlink(missing_ok=True)
     return made
+
+
+def calibrate_on(network: Ensemble, encoder: Encoder, batch: WindowBatch) -> Calibration:
+    """Calibrate a network on held-out windows with their targets, one for each touchpoint."""
+    logits_BC, reward_BC, _ = artifact.run(network, encoder, batch)
+    seen = labels(batch, encoder)
+    logged = np.arange(len(batch)), seen.channel_B
+    found = calibrate(logits_BC, reward_BC[logged], seen.channel_B, seen.reward_B)
+    network.calibrate(*found)
+    return found
 
 
 def price_policy(

@@ -24,13 +24,14 @@ from mtorl.budget import budget_curve
 from mtorl.decision import Floats, action_probabilities
 from mtorl.evaluation import compare
 from mtorl.evidence import PolicyOnLog
-from mtorl.policy_value import policy_value, top_share
+from mtorl.journey_value import journey_value
+from mtorl.policy_value import SELECTED, policy_value, top_share
 from mtorl.propensity import logged_propensity
 from mtorl.splits import folds_of
 from mtorl.table import WindowTable
 from mtorl.training_users import are_among
 
-SELECTED = 0.375
+HORIZON = 3  # steps of a journey that its value is asked of: each one more costs most of the effective sample
 
 
 class KnownUsersError(Exception):
@@ -49,7 +50,8 @@ def evaluate_artifact(artifact: Artifact, table: WindowTable, seed: int, only_ne
     Returns:
         ``artifact`` (name, digest), ``data`` (rows, users, left_out_users, fingerprint), ``compared`` (see
         `mtorl.evaluation.compare`: "model", and "lightgbm" if the artifact has its yardstick), ``value`` (by policy,
-        see `policy_value`), ``budget`` (by model, see `budget_curve`; empty if all exposures cost the same).
+        see `policy_value`), ``journeys`` (its rule over the first steps of a journey, see `journey_value`), ``budget``
+        (by model, see `budget_curve`; empty if all exposures cost the same).
 
     Raises:
         KnownUsersError: users of the training set are in the log (and `only_new` is not set), or no others are.
@@ -106,6 +108,9 @@ def evaluate_artifact(artifact: Artifact, table: WindowTable, seed: int, only_ne
         "its channels, at 37.5 % exposure": policy_value(PolicyOnLog.always_exposing(probs_BC), *log, selected_B),
         "best expected gain, at 37.5 % exposure": policy_value(greedy, *log, selected_B),
     }
+    rule = PolicyOnLog(probs_BC, expose_BC)
+    steps_B = rows["step"].to_numpy()
+    journeys = journey_value(rule, *log[:4], steps_B, horizon=HORIZON, seed=seed)
     return {
         "artifact": {name: artifact.model[name] for name in ("name", "kind", "digest", "data_fingerprint")},
         "data": {
@@ -116,6 +121,7 @@ def evaluate_artifact(artifact: Artifact, table: WindowTable, seed: int, only_ne
         },
         "compared": compared,
         "value": value,
+        "journeys": journeys,
         "budget": budget,
     }
 

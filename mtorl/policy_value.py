@@ -40,6 +40,7 @@ from mtorl.evidence import Evidence, PolicyOnLog, check_log, doubt, evidence
 
 ESTIMATORS = ("ips", "snips", "dr", "sndr")
 MIN_ESS_SHARE = 0.1
+SELECTED = 150 / 400  # share of the exposures that the authors' budget buys
 
 
 class Estimate(TypedDict):

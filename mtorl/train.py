@@ -20,6 +20,7 @@ Shape suffixes: B windows, T steps, D encoded token, C channels.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -40,6 +41,7 @@ from mtorl.model import MTORL, MTORLConfig
 from mtorl.objective import TERMS, Objective, Weights, losses
 from mtorl.parallel import Group, device_of
 
+_LOG = logging.getLogger(__name__)
 _GPU_WORKERS = 4  # processes that encode ahead of a GPU; a CPU is busy with training
 _GPU_CHECK = 50  # batches between looks at the loss on a GPU, which has to wait for each
 _VAL_BATCH = 1024
@@ -131,7 +133,7 @@ def train(
         group: This process among those of the training; by default it is alone.
 
     Raises:
-        ValueError: no windows, or an input is not finite.
+        ValueError: no windows, or too few for the processes.
         TrainingDiverged: a loss or gradient became NaN or infinite.
         CheckpointError: the checkpoint is damaged, or that of another training.
     """
@@ -181,8 +183,12 @@ class _Store:
         self._identity = identity
 
     def save(self, state: Mapping[str, Any]) -> None:
-        if self.path is not None:
+        if self.path is None:
+            return
+        try:
             checkpoint.save(self.path, self._identity, state)
+        except OSError as error:  # the disk is full, say: hours of training are worth more than the way back to them
+            _LOG.warning("no checkpoint, training goes on: %s", error)
 
     def load(self) -> dict[str, Any] | None:
         return None if self.path is None else checkpoint.load(self.path, self._identity)

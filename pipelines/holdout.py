@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,10 @@ def evaluate_on_log(
     Raises:
         InputError: the artifact or the log can't be used, or the log has users of the training set.
     """
-    from features import sequences
-    from features.engine import open_engine
     from features.intake import ingest
+    from features.pipeline import build_windows
     from mtorl import artifact as artifacts
-    from mtorl.dataset import DatasetSpec, SpecError
+    from mtorl.dataset import SpecError
     from mtorl.holdout import KnownUsersError, evaluate_artifact
     from mtorl.log import LogError
     from mtorl.table import WindowTable
@@ -42,11 +40,7 @@ def evaluate_on_log(
             report = ingest(
                 log, dataset, str(folder / "log"), str(folder / "quarantine.csv"), "quarantine", users, seed
             )
-            spec = DatasetSpec.load(folder / "log" / "dataset.yaml")
-            fingerprint = json.loads((folder / "log" / "ingest.json").read_text())["fingerprint"]
-            touchpoints = folder / "log" / "touchpoints.parquet"
-            with open_engine() as engine:
-                sequences.build(engine, touchpoints, spec, folder / "windows", 0, fingerprint)
+            build_windows(folder / "log", folder / "windows")
             found = evaluate_artifact(loaded, WindowTable.load(folder / "windows"), seed, only_new)
         except (artifacts.ArtifactError, LogError, SpecError, KnownUsersError, ValueError, OSError) as error:
             raise InputError(str(error)) from None

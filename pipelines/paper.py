@@ -121,10 +121,9 @@ def _code() -> str:
 
 def prepare(dataset: str, log: str, config: PaperConfig) -> None:
     """Cut a log into windows, under the working folder, unless they are there."""
-    from features import sequences
-    from features.engine import open_engine
     from features.intake import ingest
-    from mtorl.dataset import DatasetSpec, SpecError
+    from features.pipeline import build_windows
+    from mtorl.dataset import SpecError
     from mtorl.log import LogError
 
     folder = config.root / "data" / dataset
@@ -135,7 +134,4 @@ def prepare(dataset: str, log: str, config: PaperConfig) -> None:
         ingest(log, dataset, str(folder / "log"), str(folder / "quarantine.csv"), "quarantine", config.users, seed=7)
     except (LogError, SpecError, OSError) as error:
         raise InputError(str(error)) from None
-    spec = DatasetSpec.load(folder / "log" / "dataset.yaml")
-    fingerprint = json.loads((folder / "log" / "ingest.json").read_text())["fingerprint"]
-    with open_engine() as engine:
-        sequences.build(engine, folder / "log" / "touchpoints.parquet", spec, folder / "windows", 0, fingerprint)
+    build_windows(folder / "log", folder / "windows")

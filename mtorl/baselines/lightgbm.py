@@ -32,6 +32,7 @@ PARAMETERS = {
     "bagging_freq": 1,
     "verbose": -1,
     "deterministic": True,
+    "num_threads": 1,  # as `threads.py` says of networks: in a pod, its own choice is the cores of the whole node
     "force_row_wise": True,  # else the library measures which way is faster, and is not deterministic
 }
 _TINY = 1e-12

@@ -1,13 +1,15 @@
 """The work of a comparison, cut into jobs that leave a file each: what was stopped goes on where it was.
 
-for job in jobs(names): run(job, root)      # in any order, in any process; done ones return at once
-results = collect(names, root)
+    for job in jobs(names): run(job, root)      # in any order, in any process; done ones return at once
+    results = collect(names, root)
 
-root/data/NAME/windows                    made by the caller
-root/answers/NAME/PROTOCOL-K/METHOD.npz   what a method says of the test rows
-root/answers/NAME/PROTOCOL-K/METHOD.json  seconds, parameters
-root/scores/NAME/PROTOCOL-K.json          figures of the task
-root/scores/NAME/about.json               figures of the data set: independence, the authors' protocol
+    root/data/NAME/windows                    made by the caller
+    root/answers/NAME/PROTOCOL-K/METHOD.npz   what a method says of the test rows
+    root/answers/NAME/PROTOCOL-K/METHOD.json  seconds, parameters
+    root/scores/NAME/PROTOCOL-K.json          figures of the task
+    root/scores/NAME/about.json               figures of the data set: independence, the authors' protocol
+
+NAME is that of a data set, K the number of a fold or a seed.
 """
 
 from __future__ import annotations

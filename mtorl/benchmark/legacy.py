@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from mtorl.decision import Floats
 from mtorl.evaluation import authors_policy_ctr, evaluate
+from mtorl.policy_value import SELECTED
 from mtorl.table import WindowTable
 
 WINDOWS, LENGTH = 4000, 20
-SELECTED = 150 / 400  # of the windows, at each step, by predicted click
 
 
 def legacy(table: WindowTable, seed: int) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from mtorl import artifact
-from mtorl.baselines import Heads, labels
+from mtorl.baselines import Heads
 from mtorl.benchmark.task import Task
-from mtorl.calibration import calibrate
+from mtorl.fit import calibrate_on
 from mtorl.train import TrainConfig
 
 YARDSTICK = "lightgbm"
@@ -85,21 +85,17 @@ def _mtorl(changes: Mapping[str, Any]) -> Method:
         from mtorl.loader import EncodedWindows
 
         config = replace(TrainConfig(seed=seed, device="cpu"), **changes)
-        encoder, val = task.encoder, task.val_tiles
+        encoder = task.encoder
         started = time.process_time()
         trained = train_ensemble(
             [EncodedWindows(task.tiles, encoder)],
-            [EncodedWindows(val, encoder)],
+            [EncodedWindows(task.val_tiles, encoder)],
             config,
             channels=len(task.spec.channels),
         )
         seconds = time.process_time() - started
-        network = trained.ensemble
-        logits_BC, reward_BC, _ = artifact.run(network, encoder, task.val.windows)
-        seen = labels(task.val.windows, encoder)
-        own = np.arange(len(seen.channel_B)), seen.channel_B
-        network.calibrate(*calibrate(logits_BC, reward_BC[own], seen.channel_B, seen.reward_B))
-        heads = artifact.run(network, encoder, task.test.windows)
+        calibrate_on(trained.ensemble, encoder, task.val.windows)
+        heads = artifact.run(trained.ensemble, encoder, task.test.windows)
         logits, reward, cost = (part.astype(np.float64) for part in heads)
         kept, all_epochs = (
             sum(count) for count in zip(*((m.best_epoch, len(m.history)) for m in trained.members), strict=True)

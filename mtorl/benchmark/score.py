@@ -21,10 +21,9 @@ from mtorl.decision import Floats, action_probabilities
 from mtorl.evaluation import compare
 from mtorl.evidence import PolicyOnLog
 from mtorl.fit import price_policy
-from mtorl.policy_value import policy_value, top_share
+from mtorl.policy_value import SELECTED, policy_value, top_share
 from mtorl.propensity import logged_propensity
 
-SELECTED = 0.375  # share of the exposures in the policy values: the authors choose 150 of 400
 _VALUED = (YARDSTICK, OURS)  # methods whose budget curves and policies are valued
 
 
