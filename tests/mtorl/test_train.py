@@ -338,8 +338,9 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     assert len(fit(config, identity={"data": "a"}, **small).history) == 2
 
 
-def test_several_small_batches_make_one_step(monkeypatch):
-    """Adam forgets how long a gradient is, so it is looked at before the step. The last group has three batches."""
+@pytest.mark.parametrize("windows", [64, 48])  # a full group of four batches, and the last one of an epoch, of three
+def test_several_small_batches_make_one_step(monkeypatch, windows):
+    """Adam forgets how long a gradient is, so it is looked at before the step."""
     norms: list[float] = []
     clip = torch.nn.utils.clip_grad_norm_
 
@@ -348,13 +349,12 @@ def test_several_small_batches_make_one_step(monkeypatch):
         return torch.tensor(norms[-1])
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", seen)
-    for size, accumulate in ((112, 1), (16, 4)):
-        still = replace(
-            SMALL, epochs=1, lr=1e-12, dropout=0.0, lam=0.0
-        )  # so that the second step is where the first was
-        fit(replace(still, batch_size=size, accumulate=accumulate), windows=112)
-    whole, four, three = norms
-    assert four == pytest.approx(whole, rel=0.25) and three == pytest.approx(whole, rel=0.35)
+    config = replace(SMALL, epochs=1, dropout=0.0, lam=0.0)
+    for size, accumulate in ((windows, 1), (16, 4)):
+        fit(replace(config, batch_size=size, accumulate=accumulate), windows=windows)
+    one, several = norms
+    # The mean of means over steps is not quite the mean over all steps.
+    assert several == pytest.approx(one, rel=0.1)
 
 
 def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path, monkeypatch, caplog):
