@@ -133,6 +133,7 @@ class LocalStack:
                 "spool": str(self.serving / "spool"),
                 "dataset": str(artifact / "dataset.yaml"),
                 "cost_cap": model["cost_cap"],
+                "auth": {"kind": "none"},  # it listens on this machine alone
                 # On a laptop the load driver, the router and both arms share the cores; a cluster keeps the default.
                 "deadline_ms": 500,
             }

@@ -113,6 +113,11 @@ class Spool:
             raise SpoolUnavailable(f"{self.folder}: {_LARGEST_QUEUE} records wait for the disk") from None
         return entry.done
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread that writes still does."""
+        return self._thread.is_alive()
+
     def read(self, kind: Kind) -> Iterator[dict[str, Any]]:
         """All durable records of a kind, oldest first."""
         return segments.read(self.folder, kind)

@@ -11,7 +11,8 @@ from fastapi.responses import JSONResponse
 
 from serving.decision_log import SpoolUnavailable
 from serving.router import v2
-from serving.router.requests import BadRequest, parse_decisions, parse_outcomes
+from serving.router.door import DoorMiddleware
+from serving.router.requests import BadRequest, parse_decisions, parse_json, parse_outcomes
 from serving.router.router import Router
 from serving.router.sdk import InferRequest, Model
 from serving.router.throttle import OncePerSecond
@@ -47,7 +48,10 @@ class RouterModel(Model):
 
 def install(app: FastAPI) -> None:
     """Add our routes and error answers to KServe's application; once a process, before KServe adds its own."""
+    app.add_middleware(DoorMiddleware)
     app.add_api_route("/v1/outcomes", _outcomes, methods=["POST"])
+    app.add_api_route("/v1/drills", _drills, methods=["GET", "POST", "DELETE"])
+    app.add_api_route("/health/{probe}", _health, methods=["GET"])
     # KServe would let anybody unload the model, and not load it again.
     app.add_api_route("/v2/repository/{path:path}", _no_repository, methods=["GET", "POST"])
     for error in (BadRequest, *_DECODING):
@@ -58,6 +62,30 @@ def install(app: FastAPI) -> None:
 async def _outcomes(request: Request) -> dict[str, int]:
     router: Router = request.app.state.router
     return await router.desk.take(parse_outcomes(await request.body()))
+
+
+async def _drills(request: Request) -> JSONResponse:
+    drills = request.app.state.router.drills
+    if drills is None:
+        return JSONResponse({"error": "there are no drills here; the setting `drills: true` allows them"}, 404)
+    if request.method == "POST":
+        drills.start(parse_json(await request.body()))
+    elif request.method == "DELETE":
+        drills.stop()
+    return JSONResponse({"drills": drills.in_force()})
+
+
+async def _health(request: Request, probe: str) -> JSONResponse:
+    router: Router = request.app.state.router
+    answers = {
+        "live": router.health.live,
+        "ready": lambda: router.health.ready(router.spool.alive),
+        "startup": lambda: (router.health.started, {"started": router.health.started}),
+    }
+    if probe not in answers:
+        return JSONResponse({"error": f"no such probe; there are {', '.join(answers)}"}, 404)
+    good, body = answers[probe]()
+    return JSONResponse(body, 200 if good else 503)
 
 
 async def _no_repository() -> JSONResponse:

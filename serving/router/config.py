@@ -8,6 +8,7 @@ feature_repo: features           # folder with feature_store.yaml
 ledger: ledger.sqlite
 spool: spool
 cost_cap: {search: 0.6, video: 0.05}     # highest possible cost of an exposure: what is reserved
+auth: {kind: token, file: token.txt}     # who may come in: see auth.py; {kind: none} only where nobody else can
 ```
 """
 
@@ -39,14 +40,26 @@ class RouterConfig:
     ledger: Path
     spool: Path
     cost_cap: Mapping[str, float]
+    auth: Mapping[str, Any]
     feature_service: str = "ad_decision_v1"
-    deadline_ms: float = 150.0  # for a decision, all stages together
+    deadline_ms: float = 50.0  # for a decision, all stages together
     model_name: str = "ads"
     host: str = "127.0.0.1"  # 0.0.0.0 in a container
+    grpc_port: int | None = None  # v2 over gRPC as well; none: REST alone
+    max_body_bytes: int = 1 << 20  # larger requests are refused
+    max_in_flight: int = 64  # requests at work at once; the others are asked to come again
+    drills: bool = False  # faults can be made on purpose, at /v1/drills
 
     def __post_init__(self) -> None:
-        if isinstance(self.port, bool) or not isinstance(self.port, int) or not 0 <= self.port < 65536:
-            raise ConfigError(f"port: expected a number between 0 and 65535, got {self.port!r}")
+        for name in ("port", "grpc_port"):
+            value = getattr(self, name)
+            if not (name == "grpc_port" and value is None) and not (_is_whole(value) and 0 <= value < 65536):
+                raise ConfigError(f"{name}: expected a number between 0 and 65535, got {value!r}")
+        for name in ("max_body_bytes", "max_in_flight"):
+            if not _is_whole(getattr(self, name)) or getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected a whole number of at least 1, got {getattr(self, name)!r}")
+        if not isinstance(self.drills, bool):
+            raise ConfigError(f"drills: expected true or false, got {self.drills!r}")
         for name in _PATHS:
             if not isinstance(getattr(self, name), Path):
                 raise ConfigError(f"{name}: expected a path, got {getattr(self, name)!r}")
@@ -89,7 +102,14 @@ def _settings(data: object, cls: type[RouterConfig], folder: Path) -> dict[str, 
     for name, required in known.items():
         if required and name not in data:
             raise ConfigError(f"missing setting {name!r}")
-    return {k: (folder / v).absolute() if k in _PATHS and isinstance(v, str) else v for k, v in data.items()}
+    found = {k: (folder / v).absolute() if k in _PATHS and isinstance(v, str) else v for k, v in data.items()}
+    if isinstance(found["auth"], Mapping) and isinstance(found["auth"].get("file"), str):
+        found["auth"] = {**found["auth"], "file": str((folder / found["auth"]["file"]).absolute())}
+    return found
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: object) -> bool:

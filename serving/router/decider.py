@@ -14,9 +14,11 @@ from mtorl.windows import instance_from_history
 from serving.decision_log import Spool, SpoolUnavailable
 from serving.ledger import Ledger
 from serving.router import metrics
+from serving.router.answers import Answers
 from serving.router.arms import ArmError, Arms
 from serving.router.deadline import Deadline
 from serving.router.draft import Draft
+from serving.router.drills import Drills
 from serving.router.features import FeatureReader
 from serving.router.live import LiveExperiment
 from serving.router.requests import DecisionRequest
@@ -41,8 +43,10 @@ class Decider:
         pool: Threads for them.
         settler: Gives money back.
         spool: Where decisions are logged.
+        drills: Faults on purpose.
 
     Attributes:
+        answers: What was answered lately.
         may_spend: False until the ledger is set up; every exposure is a ledger fault as long.
     """
 
@@ -59,6 +63,7 @@ class Decider:
         pool: Executor,
         settler: Settler,
         spool: Spool,
+        drills: Drills,
     ) -> None:
         self._spec = spec
         self._live = live
@@ -70,14 +75,41 @@ class Decider:
         self._pool = pool
         self._settler = settler
         self._spool = spool
+        self._drills = drills
+        self.answers = Answers()
         self.may_spend = False
         self._candidates = list(spec.channels)
 
     async def decide(self, requests: Sequence[DecisionRequest]) -> list[dict[str, Any]]:
-        """One prediction for each request, in order."""
+        """One prediction for each request, in order; one that came before gets the answer that it got then."""
         deadline = Deadline(self._seconds)
         experiment = self._live.experiment
         drafts = [Draft.start(request, experiment) for request in requests]
+        new: list[Draft] = []
+        repeated: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        for draft in drafts:
+            if draft.request.request_id is None:
+                new.append(draft)
+            elif (answer := self.answers.repeat(draft.decision_id)) is not None:
+                repeated[draft.decision_id] = answer
+                metrics.REPEATED.inc()
+            else:
+                self.answers.begin(draft.decision_id)
+                new.append(draft)
+        try:
+            taken = await self._take(new, deadline)
+        except BaseException:  # only when the request is given up
+            for draft in new:
+                self.answers.drop(draft.decision_id)
+            raise
+        for draft in new:
+            if draft.request.request_id is not None:
+                self.answers.give(draft.decision_id, taken[draft.decision_id])
+        # A decision that another request is taking is over by its own deadline, which began before this one.
+        return [taken.get(draft.decision_id) or await repeated[draft.decision_id] for draft in drafts]
+
+    async def _take(self, drafts: Sequence[Draft], deadline: Deadline) -> dict[str, dict[str, Any]]:
+        """Go through all stages; predictions by decision id."""
         await self._read_features(drafts, deadline)
         await self._ask_arms([draft for draft in drafts if not draft.fault], deadline)
         await asyncio.gather(*(self._reserve(d, deadline) for d in drafts if d.answer and d.answer.expose))
@@ -87,12 +119,13 @@ class Decider:
             metrics.DECISION_LATENCY.labels(draft.arm).observe(deadline.elapsed())
             if draft.fault:
                 metrics.FALLBACKS.labels(draft.arm, draft.fault).inc()
-        return [draft.prediction() for draft in drafts]
+        return {draft.decision_id: draft.prediction() for draft in drafts}
 
     async def _read_features(self, drafts: Sequence[Draft], deadline: Deadline) -> None:
         try:
-            with metrics.stage("features"):
+            with metrics.stage("features", *{draft.arm for draft in drafts}):
                 async with asyncio.timeout(deadline.left("features")):
+                    await self._drills.strike("features")
                     users = await self._features.read([draft.request for draft in drafts])
             found = list(zip(drafts, users, strict=True))
         except Exception as error:
@@ -117,8 +150,9 @@ class Decider:
             _fail(drafts, "no_time", "before the model")
             return
         try:
-            with metrics.stage("model"):
+            with metrics.stage("model", arm):
                 async with asyncio.timeout(left):
+                    await self._drills.strike("model")
                     url = drafts[0].experiment.arm(arm).url
                     answers = await self._arms.ask(url, [draft.item() for draft in drafts])
         except TimeoutError:
@@ -145,8 +179,9 @@ class Decider:
         amount = self._cost_cap[draft.answer.channel]
         scope = (draft.arm, draft.request.campaign_id, draft.answer.channel)
         try:
-            with metrics.stage("ledger"):
+            with metrics.stage("ledger", draft.arm):
                 async with asyncio.timeout(left):
+                    await self._drills.strike("ledger")
                     granted = await asyncio.get_running_loop().run_in_executor(
                         self._pool, self._ledger.reserve, draft.decision_id, *scope, amount
                     )
@@ -160,8 +195,9 @@ class Decider:
     async def _log(self, draft: Draft, deadline: Deadline) -> None:
         exposing = draft.expose
         try:
-            with metrics.stage("log"):
+            with metrics.stage("log", draft.arm):
                 async with asyncio.timeout(deadline.left("log")):
+                    await self._drills.strike("log")
                     await self._spool.append("decision", draft.record(self._candidates, deadline.elapsed()))
             metrics.SPOOL_RECORDS.inc()
         except Exception as error:

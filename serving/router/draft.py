@@ -26,7 +26,7 @@ class Draft:
     experiment: Experiment
     arm: str
     assignment_probability: float
-    decision_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    decision_id: str
     window: Instance | None = None
     features_found: bool = False
     aggregates: dict[str, Any] = field(default_factory=dict)  # features besides the window
@@ -37,8 +37,16 @@ class Draft:
 
     @classmethod
     def start(cls, request: DecisionRequest, experiment: Experiment) -> Draft:
-        """Assign the user to an arm."""
-        return cls(request, experiment, *experiment.arm_of(request.user_id))
+        """Assign the user to an arm.
+
+        A request that has an id is the same decision however often it comes, on whichever router.
+        """
+        if request.request_id is None:
+            decision_id = uuid.uuid4().hex
+        else:
+            name = orjson.dumps([experiment.salt, request.user_id, request.request_id])
+            decision_id = hashlib.blake2b(name, digest_size=16).hexdigest()
+        return cls(request, experiment, *experiment.arm_of(request.user_id), decision_id)
 
     def fall_back(self, reason: str) -> None:
         """Take the default action, whatever was found so far."""
@@ -72,6 +80,7 @@ class Draft:
             "assignment_probability": self.assignment_probability,
             "stage": self.experiment.stage if self.experiment.enabled else "off",
             "model_name": answer.model["name"] if answer else None,
+            "model_version": answer.model["version"] if answer else None,
             "model_digest": answer.model["digest"] if answer else None,
             "feature_hash": self._feature_hash(),
             "features_found": self.features_found,

@@ -16,7 +16,11 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 
 DECISIONS = Counter("mtorl_decisions", "Decisions answered", ["arm", "expose"])
 FALLBACKS = Counter("mtorl_fallbacks", "Decisions that took the default action", ["arm", "reason"])
 DECISION_LATENCY = Histogram("mtorl_decision_latency_seconds", "From request to answer", ["arm"], buckets=_SECONDS)
-STAGE_LATENCY = Histogram("mtorl_stage_latency_seconds", "One stage of a decision", ["stage"], buckets=_SECONDS)
+STAGE_LATENCY = Histogram("mtorl_stage_latency_seconds", "One stage of a decision", ["stage", "arm"], buckets=_SECONDS)
+REPEATED = Counter("mtorl_repeated_requests", "Decisions that had been taken for the same request id before")
+REFUSED = Counter("mtorl_refused_requests", "Requests that did not get in", ["status"])
+ADMISSION_LIMIT = Gauge("mtorl_admission_limit", "Decision requests that may be at work at once")
+IN_FLIGHT = Gauge("mtorl_in_flight_requests", "Decision requests at work")
 BUDGET_LIMIT = Gauge("mtorl_budget_limit", "Budget, currency units, summed over the arm's accounts", ["arm"])
 BUDGET_SPENT = Gauge("mtorl_budget_spent", "Settled cost, currency units", ["arm"])
 BUDGET_RESERVED = Gauge("mtorl_budget_reserved", "Open reservations, currency units", ["arm"])
@@ -29,13 +33,14 @@ RELOAD_FAILURES = Counter("mtorl_experiment_reload_failures", "Changed experimen
 
 
 @contextmanager
-def stage(name: str) -> Iterator[None]:
-    """Measure a stage, also when it fails."""
+def stage(name: str, *arms: str) -> Iterator[None]:
+    """Measure a stage of a request, once for each arm that it works for, also when it fails."""
     start = time.perf_counter()
     try:
         yield
     finally:
-        STAGE_LATENCY.labels(name).observe(time.perf_counter() - start)
+        for arm in arms:
+            STAGE_LATENCY.labels(name, arm).observe(time.perf_counter() - start)
 
 
 def show_experiment(experiment: Experiment, generation: int) -> None:

@@ -13,9 +13,13 @@ from serving.decision_log import Spool
 from serving.ledger import Account, LedgerUnavailable, SqliteLedger
 from serving.router import metrics
 from serving.router.arms import Arms
+from serving.router.auth import AuthError, authentication
 from serving.router.config import ConfigError, RouterConfig
 from serving.router.decider import Decider
+from serving.router.door import Door
+from serving.router.drills import Drills
 from serving.router.features import FeastSource, FeatureReader, FeatureSource
+from serving.router.health import Health
 from serving.router.live import LiveExperiment
 from serving.router.outcomes import OutcomeDesk
 from serving.router.requests import DecisionRequest
@@ -45,6 +49,13 @@ class Router:
         if uncapped:
             raise ConfigError(f"cost_cap: no cost for {', '.join(uncapped)}")
         seconds = config.deadline_ms / 1000
+        try:
+            admitted = authentication(config.auth)
+        except AuthError as error:
+            raise ConfigError(str(error)) from None
+        self.door = Door(admitted, config.max_body_bytes, config.max_in_flight, seconds)
+        self.drills = Drills() if config.drills else None
+        self.health = Health()
         self.live = LiveExperiment(config.experiment, self.spec.channels)
         self._features = FeatureReader(features or FeastSource(config.feature_repo, config.feature_service))
         self.ledger = SqliteLedger(config.ledger, patience=seconds)
@@ -63,6 +74,7 @@ class Router:
             pool=self._pool,
             settler=self._settler,
             spool=self.spool,
+            drills=self.drills or Drills(),
         )
         self.desk = OutcomeDesk(self.spool, self._settler, seconds)
         self._accounts_due = True  # the accounts of the experiment in force are still to be defined
@@ -71,15 +83,18 @@ class Router:
     async def __aenter__(self) -> Self:
         if self.spool.torn:
             log.warning("the decision log held %d torn records; they were set aside", self.spool.torn)
+        self.decider.answers.load(self.spool.read("decision"))
         await self._arms.open()
         await self._set_ledger()
         await asyncio.gather(
             *(self._warm(arm.name, arm.url) for arm in self.live.experiment.arms), self._warm_features()
         )
         self._tasks = [asyncio.create_task(self._settler.run()), asyncio.create_task(self._tick())]
+        self.health.started = True
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        self.health.draining = True
         for task in self._tasks:
             task.cancel()
         await self._settler.flush()
@@ -95,22 +110,29 @@ class Router:
         try:
             await asyncio.to_thread(self.ledger.define, [Account(*limit) for limit in self.live.experiment.accounts()])
             self._accounts_due = False
+            self.health.report("ledger")
             if not self.decider.may_spend:
                 finished = await asyncio.to_thread(reconcile, self.ledger, self.spool)
                 if finished:
                     log.warning("finished %d reservations that a crash had left open", finished)
                 self.decider.may_spend = True
         except LedgerUnavailable as error:
+            self.health.report("ledger", error)
             log.error("the accounts can't be set: %s", error)
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
+            self.health.tick()
+            metrics.ADMISSION_LIMIT.set(self.door.decisions.limit)
+            metrics.IN_FLIGHT.set(self.door.decisions.inside)
             try:
                 if await asyncio.to_thread(self.live.refresh) or self._accounts_due or not self.decider.may_spend:
                     await self._set_ledger()
                 metrics.show_budget(await asyncio.to_thread(self.ledger.balances))
+                self.health.report("ledger")
             except LedgerUnavailable as error:
+                self.health.report("ledger", error)
                 log.error("%s", error)
             except Exception:
                 log.exception("housekeeping failed")
@@ -120,14 +142,18 @@ class Router:
         try:
             async with asyncio.timeout(_WARM_SECONDS):
                 await self._arms.ask(url, [{"window": self._empty_window(), "u": 0.5}])
+            self.health.report(arm)
         except Exception as error:
+            self.health.report(arm, error)
             log.warning("%s does not answer yet: %s: %s", arm, type(error).__name__, error)
 
     async def _warm_features(self) -> None:
         try:
             async with asyncio.timeout(_WARM_SECONDS):
                 await self._features.read([DecisionRequest("warm-up", "warm-up", {}, at=0)])
+            self.health.report("features")
         except Exception as error:
+            self.health.report("features", error)
             log.warning("the feature store does not answer yet: %s: %s", type(error).__name__, error)
 
     def _empty_window(self) -> dict[str, Any]:

@@ -17,10 +17,26 @@ try:
     from kserve.errors import InvalidInput, ModelNotFound
     from kserve.logging import KSERVE_LOG_CONFIG, configure_logging
     from kserve.model_server import app
+    from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import (
+        add_GRPCInferenceServiceServicer_to_server as add_inference_service,
+    )
+    from kserve.protocol.grpc.servicer import InferenceServicer
 finally:
     sys.argv = _argv
 
-__all__ = ["InferOutput", "InferRequest", "InferResponse", "InvalidInput", "Model", "ModelServer", "app", "quiet"]
+__all__ = [
+    "InferOutput",
+    "InferRequest",
+    "InferResponse",
+    "InferenceServicer",
+    "InvalidInput",
+    "Model",
+    "ModelNotFound",
+    "ModelServer",
+    "add_inference_service",
+    "app",
+    "quiet",
+]
 
 
 def _is_clients_fault(record: logging.LogRecord) -> bool:

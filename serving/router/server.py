@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import signal
 from types import FrameType
@@ -12,6 +13,7 @@ import uvloop
 from serving.router.app import RouterModel, install
 from serving.router.config import RouterConfig
 from serving.router.features import FeatureSource
+from serving.router.grpc_server import GrpcServer
 from serving.router.router import Router
 from serving.router.sdk import ModelServer, app, quiet
 
@@ -39,6 +41,7 @@ class _Server(ModelServer):
         )
         self._router = router
         self._host = config.host
+        self._grpc_port = config.grpc_port
 
     def register_signal_handler(self) -> None:
         # KServe's own handler does nothing useful before uvicorn listens, and uvicorn puts back what it finds here.
@@ -57,11 +60,17 @@ class _Server(ModelServer):
             # What the imports left is there to stay. A full collection of it takes 100 ms: most of a deadline.
             gc.collect()
             gc.freeze()
-            announcing = asyncio.create_task(self._announce())
-            await super()._serve()
-            announcing.cancel()
+            async with contextlib.AsyncExitStack() as stack:
+                if self._grpc_port is not None:
+                    door = self._router.door
+                    grpc = await stack.enter_async_context(GrpcServer(self, door, self._host, self._grpc_port))
+                    print(f"router speaks gRPC on port {grpc.port}", flush=True)
+                announcing = asyncio.create_task(self._announce())
+                await super()._serve()
+                announcing.cancel()
 
     def _stop(self, _: int, __: FrameType | None) -> None:
+        self._router.health.draining = True
         self._rest_server._server.should_exit = True
 
     async def _announce(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -55,6 +55,8 @@ def build_response(request: InferRequest, model: str, predictions: Sequence[dict
 
 def _texts(tensor: Any) -> list[Any]:
     data = tensor.data
+    if isinstance(data, Iterable) and not isinstance(data, str | bytes | dict):  # gRPC: its own list, of bytes
+        data = [_decoded(tensor.name, value) for value in data]
     if (
         tensor.datatype != "BYTES"
         or not isinstance(data, list)
@@ -62,6 +64,15 @@ def _texts(tensor: Any) -> list[Any]:
     ):
         raise BadRequest(f"input {tensor.name}: expected BYTES with shape [n] and n texts as data")
     return data
+
+
+def _decoded(name: str, value: Any) -> Any:
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise BadRequest(f"input {name}: not UTF-8 text") from None
 
 
 def _context(i: int, text: Any) -> Any:

@@ -163,6 +163,7 @@ def write_config(folder: Path, endpoint: str, changes: dict[str, Any], **setting
         "ledger": "ledger.sqlite",
         "spool": "spool",
         "cost_cap": COST_CAP,
+        "auth": {"kind": "none"},
         "deadline_ms": 5000,  # a busy machine is no fault; tests of slowness set their own
         **settings,
     }

@@ -98,8 +98,9 @@ def test_a_decision_is_reserved_logged_and_answered(tmp_path: Path) -> None:
 def test_the_arm_gets_the_window_and_a_reproducible_draw(tmp_path: Path) -> None:
     async def scenario(h: Harness) -> None:
         now = datetime.now(UTC)
+        h.features.users["u2"] = h.features.users["u1"]
         await h.predict(instance(request_id="r1", timestamp=now.isoformat()))
-        await h.predict(instance(request_id="r1", timestamp=now.isoformat()))
+        await h.predict(instance("u2", request_id="r1", timestamp=now.isoformat()))
         (answer,) = await h.predict(instance(timestamp=now.isoformat()))
         first, second, third = (item for _, item in h.arm.asked)
         assert first == second
@@ -712,7 +713,7 @@ def test_metrics_are_shown(tmp_path: Path) -> None:
             f'mtorl_decisions_total{{arm="{answer["arm"]}",expose="true"}}',
             f'mtorl_decision_latency_seconds_count{{arm="{answer["arm"]}"}}',
             *(
-                f'mtorl_stage_latency_seconds_count{{stage="{stage}"}}'
+                f'mtorl_stage_latency_seconds_count{{arm="{answer["arm"]}",stage="{stage}"}}'
                 for stage in ("features", "model", "ledger", "log")
             ),
             *(f'mtorl_budget_{what}{{arm="challenger"}}' for what in ("limit", "spent", "reserved")),
