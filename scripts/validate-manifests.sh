@@ -22,8 +22,8 @@ elif ! "$PYTHON" -c "import kubernetes_validate, jsonschema, yaml" 2>/dev/null; 
   skipped="$PYTHON has no kubernetes-validate"
 fi
 
-# What comes from elsewhere: the Secret is the platform's (manifests/README.md).
-external=(--external 'Secret/mtorl-redis')
+# What comes from elsewhere: the Secrets are the platform's (manifests/README.md).
+external=(--external 'Secret/mtorl-redis' --external 'Secret/mtorl-router')
 
 folders=("$@")
 ((${#folders[@]})) || folders=(manifests/overlays/*/ manifests/tests/*/)

@@ -15,6 +15,10 @@ from typing import Any
 
 Prediction = dict[str, Any]
 
+_COPIED = (
+    *("decision_id", "request_id", "experiment", "arm", "channel", "expose", "propensity"),
+    *("expected_reward", "expected_cost", "reservation_id", "budget_exhausted", "fallback_reason"),
+)
 MOST = 50_000  # answers that are remembered: a minute of a busy router
 
 
@@ -68,7 +72,5 @@ class Answers:
 
 def prediction_of(record: Mapping[str, Any]) -> Prediction:
     """The answer to a decision, from its record in the log."""
-    copied = ("decision_id", "request_id", "experiment", "arm", "channel", "expose", "propensity")
-    copied += ("expected_reward", "expected_cost", "reservation_id", "budget_exhausted", "fallback_reason")
     model = {key: record.get(f"model_{key}") for key in ("name", "version", "digest")}
-    return {**{name: record[name] for name in copied}, "model": model if model["name"] else None}
+    return {**{name: record[name] for name in _COPIED}, "model": model if model["name"] else None}

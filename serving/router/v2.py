@@ -54,7 +54,8 @@ def build_response(request: InferRequest, model: str, predictions: Sequence[dict
 
 
 def _texts(tensor: Any) -> list[Any]:
-    data = tensor.data
+    # Contents that came as bytes beside the message are in the array alone.
+    data = tensor.data or tensor.as_numpy().ravel().tolist()
     if isinstance(data, Iterable) and not isinstance(data, str | bytes | dict):  # gRPC: its own list, of bytes
         data = [_decoded(tensor.name, value) for value in data]
     if (

@@ -153,9 +153,14 @@ def test_router_finds_its_files(production: Objects, router: dict[str, Any]) -> 
     for durable in (router["ledger"], router["spool"]):
         assert mounts[str(Path(durable).parent)]["name"] == claim["metadata"]["name"]
     assert router["spool"] in export["args"][0]
-    for probe in ("startupProbe", "readinessProbe"):
-        assert main[probe]["httpGet"] == {"path": f"/v1/models/{router['model_name']}", "port": "http"}
+    for probe, path in (("startupProbe", "startup"), ("readinessProbe", "ready"), ("livenessProbe", "live")):
+        assert main[probe]["httpGet"] == {"path": f"/health/{path}", "port": "http"}
     assert {"name": "http", "containerPort": router["port"]} in main["ports"]
+    assert {"name": "grpc", "containerPort": router["grpc_port"]} in main["ports"]
+    assert router["auth"]["kind"] == "token", "nobody decides or reports without a token"
+    tokens = Path(router["auth"]["file"])
+    (volume,) = (v for v in pod["volumes"] if v["name"] == mounts[str(tokens.parent)]["name"])
+    assert [item["path"] for item in volume["secret"]["items"]] == [tokens.name]
 
 
 def test_router_accepts_its_settings(router: dict[str, Any], tmp_path: Path) -> None:
