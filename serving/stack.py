@@ -42,14 +42,17 @@ class LocalStack:
     Args:
         run_dir: Folder of a run.
         router_port: Port of the router on 127.0.0.1; 0 takes a free one.
+        deadline_ms: For a decision. On a laptop the load driver, the router and both arms share the cores, so it is
+            longer than a cluster's.
     """
 
-    def __init__(self, run_dir: str | Path, router_port: int = 0) -> None:
+    def __init__(self, run_dir: str | Path, router_port: int = 0, deadline_ms: float = 500.0) -> None:
         self.run_dir = Path(run_dir).resolve()
         self.serving = self.run_dir / "serving"
         self.torchserve = TorchServe(self.run_dir / "model-store", self.serving / "torchserve")
         self.url = ""
         self._router_port = router_port
+        self._deadline_ms = deadline_ms
         self._router: Guarded | None = None
         self._running = contextlib.ExitStack()
 
@@ -134,8 +137,7 @@ class LocalStack:
                 "dataset": str(artifact / "dataset.yaml"),
                 "cost_cap": model["cost_cap"],
                 "auth": {"kind": "none"},  # it listens on this machine alone
-                # On a laptop the load driver, the router and both arms share the cores; a cluster keeps the default.
-                "deadline_ms": 500,
+                "deadline_ms": self._deadline_ms,
             }
         except (OSError, ValueError, KeyError) as error:
             raise StackError(f"{artifact}: not a model artifact ({error!r})") from error

@@ -1,0 +1,171 @@
+"""The servers that are measured, each started as its users start it."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+_STOCK_CONFIG = """\
+minWorkers: 1
+maxWorkers: 1
+batchSize: 1
+responseTimeout: 5
+jobQueueSize: 64
+deviceType: "cpu"
+service_envelope: body
+"""
+
+
+def stock_store(artifact_folder: Path, windows: Sequence[Any], out: Path) -> tuple[Path, list[str]]:
+    """A model store with the artifact's network under TorchServe's own handler, and bodies for it.
+
+    The stock handler takes one tensor and gives one: the encoded window at its full length, as JSON, and the three
+    heads in a row. Encoding is left to the caller, which is in its favour.
+    """
+    import torch
+
+    from mtorl.artifact import load
+    from mtorl.windows import WindowBatch
+
+    artifact = load(artifact_folder)
+    whole = [w for w in windows if len(w["prev_channel"]) == artifact.spec.window] or list(windows)
+    x_BTD, length_B = artifact.encoder.encode(WindowBatch.from_instances(whole, artifact.spec))
+    network = artifact.network
+    length = int(length_B[0])
+
+    class Stock(torch.nn.Module):
+        def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+            lengths_B = torch.full((1,), length, dtype=torch.int64)
+            return torch.cat(network(x_BTD.reshape(1, *x_BTD.shape[-2:]), lengths_B), dim=1)
+
+    out.mkdir(parents=True)
+    traced = torch.jit.trace(Stock(), torch.from_numpy(x_BTD[:1]), check_trace=False)
+    traced.save(str(out / "stock.pt"))
+    (out / "model-config.yaml").write_text(_STOCK_CONFIG)
+    command = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", "stock", "--version", "1"]
+    command += ["--serialized-file", str(out / "stock.pt"), "--handler", "base_handler"]
+    command += ["--config-file", str(out / "model-config.yaml"), "--export-path", str(out)]
+    subprocess.run(command, check=True, capture_output=True)
+    return out, [json.dumps(x_TD.tolist()) for x_TD in x_BTD[length_B == length][:100]]
+
+
+@contextmanager
+def predictor(artifact: Path) -> Iterator[tuple[str, int]]:
+    """The plain kserve.Model predictor; URL and process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "serving.predictor", "--artifact", str(artifact), "--port", str(port)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    name = json.loads((artifact / "model.json").read_text())["name"]
+    url = f"http://127.0.0.1:{port}/v1/models/{name}"
+    try:
+        _wait_for(url, process)
+        yield f"{url}:predict", process.pid
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@dataclass
+class RouterPath:
+    """A running stack."""
+
+    url: str
+    router_pid: int
+    pids: list[int]
+    deadline_ms: float
+
+    def first_decision(self, body: str) -> float:
+        """Milliseconds of one decision, the first that this router is asked for."""
+        request = urllib.request.Request(self.url, body.encode(), {"content-type": "application/json"})
+        started = time.perf_counter()
+        urllib.request.urlopen(request, timeout=5).read()
+        return 1000 * (time.perf_counter() - started)
+
+    def stage_sums(self) -> dict[str, tuple[float, float]]:
+        """Seconds and number of calls of each stage, as /metrics shows them."""
+        text = urllib.request.urlopen(self.url.split("/v1/")[0] + "/metrics", timeout=5).read().decode()
+        found: dict[str, tuple[float, float]] = {}
+        for what in ("sum", "count"):
+            pattern = rf'^mtorl_stage_latency_seconds_{what}{{[^}}]*stage="(\w+)"[^}}]*}} (\S+)$'
+            for stage, value in re.findall(pattern, text, re.MULTILINE):
+                total, count = found.get(stage, (0.0, 0.0))
+                found[stage] = (total + float(value), count) if what == "sum" else (total, count + float(value))
+        return found
+
+    def stage_means(self, before: dict[str, tuple[float, float]]) -> dict[str, float]:
+        """Mean milliseconds of each stage since then."""
+        now = self.stage_sums()
+        since = {stage: (now[stage][i] - before.get(stage, (0.0, 0.0))[i] for i in (0, 1)) for stage in now}
+        return {stage: 1000 * total / max(count, 1) for stage, (total, count) in since.items()}
+
+
+@contextmanager
+def router(run: Path, scratch: Path, redis: bool) -> Iterator[RouterPath]:
+    """The stack of a run, on a copy: its ledger and log stay as they are."""
+    from serving.stack import LocalStack
+
+    copy = scratch / "run"
+    copy.mkdir(parents=True)
+    for name in ("model-store", "artifacts", "features"):
+        (copy / name).symlink_to(run / name)
+    (copy / "serving").mkdir()
+    experiment = yaml.safe_load((run / "serving" / "experiment.yaml").read_text())
+    for budget in experiment["budgets"]:
+        budget["amount"] = 1e6  # a decision without money left is a cheaper one
+    (copy / "serving" / "experiment.yaml").write_text(yaml.safe_dump(experiment))
+    with ExitStack() as running:
+        ledger = running.enter_context(_redis(scratch)) if redis else None
+        stack = running.enter_context(LocalStack(copy, deadline_ms=50.0, ledger=ledger))
+        parts = stack.pids
+        yield RouterPath(f"{stack.url}/v1/models/ads:predict", parts["router"], list(parts.values()), 50.0)
+
+
+@contextmanager
+def _redis(scratch: Path) -> Iterator[str]:
+    """A Redis that syncs each write, as the ledger wants it; its URL."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(scratch)]
+    command += ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise RuntimeError(f"ended with {process.returncode}")
+        try:
+            urllib.request.urlopen(url, timeout=1).read()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise RuntimeError(f"{url} did not come up")

@@ -1,0 +1,216 @@
+"""How fast the request path is, and where its time goes: everything in one run, on one machine, compared as ratios.
+
+python benchmarks/serving.py --run runs/latest          # of a finished `mtorl run`
+python benchmarks/serving.py --run runs/latest --quick  # a few seconds for each figure
+
+    forward      the challenger's network in a loop: the limit
+    stock        TorchServe with its own BaseHandler around the same network, a request a batch
+    handler      TorchServe with our handler, batches of eight
+    predictor    the same artifact on a plain kserve.Model
+    router       the whole path: features, model, ledger, log
+
+CPU is that of the servers alone, from the system's own accounts: on a machine that the load generator shares with
+them, the firm figure. Latency is what the load generator sees.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from _environment import ROOT, environment, finish
+
+from benchmarks.request_path.load import Plan
+
+CONNECTIONS = (1, 8, 32)
+USERS = 500  # that are asked about
+OVERLOAD = 2.0  # times the capacity
+
+
+def load(plan: Plan, pids: list[int]) -> dict[str, Any]:
+    """Run a plan in a process of its own; what it measured, and the CPU seconds that the servers took meanwhile."""
+    before = cpu_seconds(pids)
+    command = [sys.executable, "-m", "benchmarks.request_path.load"]
+    done = subprocess.run(command, input=plan.to_json(), capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    found: dict[str, Any] = json.loads(done.stdout)
+    # Of the warm-up as well: a share of the whole time.
+    share = plan.seconds / (plan.seconds + plan.warm_seconds)
+    found["cpu_ms"] = 1000 * (cpu_seconds(pids) - before) * share / max(found["requests"], 1)
+    return found
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    """User and system time of processes and all that they have started."""
+    import psutil
+
+    total = 0.0
+    for pid in pids:
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            times = one.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def memory_mib(pids: list[int]) -> float:
+    """Resident memory of the same."""
+    import psutil
+
+    processes = [psutil.Process(pid) for pid in pids]
+    return sum(one.memory_info().rss for p in processes for one in (p, *p.children(recursive=True))) / 2**20
+
+
+def forward(artifact_folder: Path, windows: list[Any], seconds: float) -> dict[str, float]:
+    """CPU milliseconds a window of encoding and network, by batch size."""
+    from mtorl.artifact import load as load_artifact
+    from mtorl.windows import WindowBatch
+
+    artifact = load_artifact(artifact_folder)
+    found = {}
+    for size in (1, 8, 32):
+        batch = WindowBatch.from_instances((windows * size)[:size], artifact.spec)
+        artifact.predict(batch)
+        rounds, started, until = 0, time.process_time(), time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            artifact.predict(batch)
+            rounds += 1
+        found[str(size)] = 1000 * (time.process_time() - started) / (rounds * size)
+    return found
+
+
+def at_each_load(url: str, bodies: list[str], pids: list[int], seconds: float) -> dict[str, Any]:
+    """Closed loops with a few numbers of connections."""
+    return {str(n): load(Plan(url, bodies, n, seconds), pids) for n in CONNECTIONS}
+
+
+def users_windows(run: Path) -> tuple[list[Any], list[str], list[str]]:
+    """Windows of known users as the router builds them, and bodies for the model servers and for the router."""
+    import pyarrow.parquet as pq
+
+    from mtorl.dataset import DatasetSpec
+    from mtorl.windows import instance_from_history
+    from serving.router.features import FeastSource
+    from serving.router.requests import DecisionRequest, microseconds
+
+    spec = DatasetSpec.load(run / "artifacts" / "challenger" / "dataset.yaml")
+    steps = pq.read_table(run / "windows" / "steps").to_pandas().groupby("user_id").last().head(USERS)
+    at = microseconds(steps["timestamp"].max().to_pydatetime()) + 3_600_000_000
+    requests = [
+        DecisionRequest(str(user), str(row["campaign_id"]), {c.name: row[c.name] for c in spec.context}, at)
+        for user, row in steps.iterrows()
+    ]
+    source = FeastSource(run / "features", "ad_decision_v1")
+    found = source.read(requests)
+    windows = [
+        instance_from_history(user.history, request.context, user.static, spec, request.at)
+        for request, user in zip(requests, found, strict=True)
+    ]
+    models = [json.dumps({"instances": [{"window": window, "u": 0.5}]}, default=float) for window in windows]
+    routers = [
+        json.dumps(
+            {"instances": [{"user_id": r.user_id, "campaign_id": r.campaign_id, "context": r.context}]}, default=float
+        )
+        for r in requests
+    ]
+    return windows, models, routers
+
+
+@contextmanager
+def torchserve(store: Path, scratch: Path) -> Iterator[Any]:
+    """TorchServe with the models of a folder."""
+    from serving.torchserve import TorchServe
+
+    with TorchServe(store, scratch) as server:
+        yield server
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", default="runs/latest", help="folder of a finished run")
+    parser.add_argument("--quick", action="store_true", help="a few seconds for each figure")
+    parser.add_argument("--json", default="", help="also write the figures to this file")
+    arguments = parser.parse_args()
+
+    from benchmarks.request_path.servers import predictor, router, stock_store
+
+    run = Path(arguments.run).resolve()
+    artifact = run / "artifacts" / "challenger"
+    seconds = 3.0 if arguments.quick else 15.0
+    windows, model_bodies, router_bodies = users_windows(run)
+    figures: dict[str, Any] = {"quick": arguments.quick}
+    figures["forward_cpu_ms"] = forward(artifact, windows, seconds / 3)
+    print("forward, CPU ms a window:", figures["forward_cpu_ms"], flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        store, bodies = stock_store(artifact, windows, root / "stock-store")
+        with torchserve(store, root / "stock") as server:
+            url = f"{server.inference_url}/predictions/stock"
+            figures["stock"] = at_each_load(url, bodies, [server.pid], seconds)
+            show("stock", figures["stock"])
+        (root / "ours-store").mkdir()
+        (root / "ours-store" / "challenger.mar").symlink_to(run / "model-store" / "challenger.mar")
+        with torchserve(root / "ours-store", root / "ours") as server:
+            figures["handler"] = at_each_load(server.endpoint("challenger"), model_bodies, [server.pid], seconds)
+            show("handler", figures["handler"])
+        with predictor(artifact) as (url, pid):
+            figures["predictor"] = at_each_load(url, model_bodies, [pid], seconds)
+            show("predictor", figures["predictor"])
+        for name in ("sqlite", "redis"):
+            with router(run, root / name, redis=name == "redis") as path:
+                figures[f"router_{name}"] = measure_router(path, router_bodies, seconds)
+                show(f"router, {name}", figures[f"router_{name}"]["loads"])
+    figures["environment"] = environment("torch", "torchserve", "kserve")
+    finish(figures, arguments.json)
+
+
+def measure_router(path: Any, bodies: list[str], seconds: float) -> dict[str, Any]:
+    """The whole path: the first decision, closed loops, stages, and twice its capacity."""
+    first = path.first_decision(bodies[0])
+    loads, stages, router_cpu = {}, {}, {}
+    for connections in CONNECTIONS:
+        before, cpu_before = path.stage_sums(), cpu_seconds([path.router_pid])
+        plan = Plan(path.url, bodies, connections, seconds)
+        loads[str(connections)] = found = load(plan, path.pids)
+        share = plan.seconds / (plan.seconds + plan.warm_seconds)
+        cpu = cpu_seconds([path.router_pid]) - cpu_before
+        router_cpu[str(connections)] = 1000 * cpu * share / max(found["requests"], 1)
+        stages[str(connections)] = path.stage_means(before)
+    capacity = max(found["per_second"] for found in loads.values())
+    memory = memory_mib([path.router_pid])
+    overload_seconds = 60.0 if seconds > 5 else 5.0
+    overload = load(Plan(path.url, bodies, 256, overload_seconds, rate=OVERLOAD * capacity), path.pids)
+    return {
+        "first_decision_ms": first,
+        "loads": loads,
+        "stages_ms": stages,
+        "router_cpu_ms": router_cpu,
+        "deadline_ms": path.deadline_ms,
+        "capacity_per_second": capacity,
+        "overload": overload,
+        "memory_mib": {"before": memory, "after": memory_mib([path.router_pid])},
+    }
+
+
+def show(name: str, loads: dict[str, Any]) -> None:
+    """Print closed loops."""
+    for connections, found in loads.items():
+        ok = found["latency_ms"].get("200", {"p50": float("nan"), "p99": float("nan")})
+        print(
+            f"{name:<16} c={connections:<3} {found['per_second']:7.0f}/s  p50 {ok['p50']:6.2f}  p99 {ok['p99']:6.2f} ms"
+            f"  CPU {found['cpu_ms']:.2f} ms  {found['statuses']} {found['fallbacks'] or ''}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
