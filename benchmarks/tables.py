@@ -3,6 +3,7 @@
 python benchmarks/loop.py [--data FILE --dataset NAME] --json benchmarks/results/loop/NAME.json    # for each data set
 python benchmarks/train.py [--data FILE --dataset NAME] --json benchmarks/results/train/NAME.json  # for each data set
 python benchmarks/features.py --json benchmarks/results/features.json
+python benchmarks/serving.py --run runs/latest --json benchmarks/results/serving.json
 python benchmarks/tables.py
 """
 
@@ -26,6 +27,9 @@ def main() -> None:
     trained = [json.loads(path.read_text()) for path in sorted((RESULTS / "train").glob("*.json"))]
     if trained:
         replace(ROOT / "docs" / "model.md", train_table(trained))
+    serving = RESULTS / "serving.json"
+    if serving.exists():
+        replace(ROOT / "docs" / "serving.md", serving_tables(json.loads(serving.read_text())))
     features = RESULTS / "features.json"
     if features.exists():
         replace(ROOT / "docs" / "features.md", feature_tables(json.loads(features.read_text())))
@@ -106,6 +110,104 @@ def feature_tables(figures: Found) -> str:
             text += part(found) + "\n"
     quick = " --quick" if figures["quick"] else ""
     return text + measured_on(figures, f"features.py{quick}").lstrip("\n")
+
+
+def serving_tables(figures: Found) -> str:
+    """The request path: targets, closed loops, stages, overload."""
+    stock, handler = figures["stock"]["32"], figures["handler"]["32"]
+    paths = {"SQLite": figures["router_sqlite"], "Redis": figures["router_redis"]}
+    lines = [
+        [
+            "handler / stock TorchServe, decisions/s at 32 connections, at least",
+            "4",
+            f"{_per_second(handler, stock):.1f}",
+        ],
+        ["handler, CPU ms a decision, at most", "0.6", f"{handler['cpu_ms']:.2f}"],
+    ]
+    for name, path in paths.items():
+        loads, overload = path["loads"], path["overload"]
+        one, late = loads["1"]["latency_ms"]["200"], overload["latency_ms"].get("200", {"p99": float("nan")})
+        bad = sum(count for status, count in overload["statuses"].items() if status.startswith("5"))
+        median = one["p50"]
+        grown = path["memory_mib"]["after"] / path["memory_mib"]["before"]
+        lines += [
+            [
+                f"{name}: router, CPU ms a decision at 32 connections, at most",
+                "1.2",
+                f"{path['router_cpu_ms']['32']:.2f}",
+            ],
+            [f"{name}: decisions/s a router process, at least", "800", f"{path['capacity_per_second']:.0f}"],
+            [f"{name}: one connection, p50 in ms, at most", "6", f"{one['p50']:.1f}"],
+            [f"{name}: one connection, p99 in ms, at most", "15", f"{one['p99']:.1f}"],
+            [f"{name}: first decision / median, at most", "3", f"{path['first_decision_ms'] / median:.1f}"],
+            [
+                f"{name}: at twice the capacity, p99 of answers in ms, at most (the deadline)",
+                f"{path['deadline_ms']:g}",
+                f"{late['p99']:.0f}",
+            ],
+            [f"{name}: at twice the capacity, answers 5xx, at most", "0", str(bad)],
+            [f"{name}: at twice the capacity, router's memory after / before, at most", "1.1", f"{grown:.2f}"],
+        ]
+    rows = []
+    for what, aim, value in lines:
+        met = float(value) >= float(aim) if "at least" in what else float(value) <= float(aim)
+        rows.append([what, aim, value, "yes" if met else "no"])
+    text = "**Targets**\n\n" + table(["", "target", "measured", "met"], rows)
+    forward = figures["forward_cpu_ms"]
+    text += "\n**Closed loops**: decisions/s, p50 and p99 in ms, CPU ms of the servers for each decision\n\n"
+    servers = {
+        "TorchServe, stock handler": figures["stock"],
+        "TorchServe, our handler": figures["handler"],
+        "kserve.Model predictor": figures["predictor"],
+        **{f"the whole path, ledger on {name}": path["loads"] for name, path in paths.items()},
+    }
+    text += table(
+        ["", *(f"{n} connection{'s' * (n != '1')}" for n in ("1", "8", "32"))],
+        [[name, *(_loop(loads[n]) for n in ("1", "8", "32"))] for name, loads in servers.items()],
+    )
+    batches = ", ".join(f"{forward[size]:.2f} ms in batches of {size}" for size in forward)
+    text += f"\nEncoding and network alone take {batches} (CPU, one thread).\n"
+    text += "\n**Where the time goes**, mean ms of a stage (a batch shares its stages)\n\n"
+    stages = ("features", "model", "ledger", "log")
+    text += table(
+        ["", *stages],
+        [
+            [f"{name}, {n} connections", *(f"{path['stages_ms'][n].get(stage, 0):.2f}" for stage in stages)]
+            for name, path in paths.items()
+            for n in ("1", "8", "32")
+        ],
+    )
+    text += "\n**Twice the capacity**, open loop\n\n"
+    text += table(
+        ["", "asked/s", "answers", "default actions", "asked to come again (429)", "5xx", "p50, p99 of answers"],
+        [[name, *_overload(path)] for name, path in paths.items()],
+    )
+    return text + measured_on(figures, "serving.py")
+
+
+def _per_second(one: Found, other: Found) -> float:
+    return float(one["per_second"]) / float(other["per_second"])
+
+
+def _loop(found: Found) -> str:
+    ok = found["latency_ms"].get("200")
+    if ok is None:
+        return "no answer"
+    return f"{found['per_second']:,.0f}/s, {ok['p50']:.1f}, {ok['p99']:.1f}, {found['cpu_ms']:.2f}"
+
+
+def _overload(path: Found) -> list[str]:
+    found = path["overload"]
+    statuses = found["statuses"]
+    ok = found["latency_ms"].get("200", {"p50": float("nan"), "p99": float("nan")})
+    return [
+        f"{2 * path['capacity_per_second']:,.0f}",
+        f"{statuses.get('200', 0):,}",
+        f"{sum(found['fallbacks'].values()):,}",
+        f"{statuses.get('429', 0):,}",
+        str(sum(count for status, count in statuses.items() if status.startswith("5"))),
+        f"{ok['p50']:.0f}, {ok['p99']:.0f} ms",
+    ]
 
 
 def _targets(figures: Found) -> str:
