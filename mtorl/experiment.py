@@ -17,6 +17,7 @@ arms:                              # weights are those of the last stage
 default_channel: search            # named in the answer when a decision falls back
 budgets:                           # of the whole experiment; each arm gets its share, in an account of its own
   - {campaign: "*", channel: "*", amount: 10000}
+  - {campaign: "*", channel: "*", amount: 500, period: day}    # total (default), or anew each day or hour, in UTC
 metrics:
   primary: click_per_decision
   secondary: [exposure_ratio]
@@ -46,6 +47,7 @@ from mtorl.assignment import assign, uniform
 INCUMBENT = "incumbent"
 Stage = Literal["shadow", "1%", "5%", "25%", "50%"]
 Direction = Literal["up", "down"]
+Period = Literal["total", "day", "hour"]
 
 _CHALLENGER_SHARE = {"shadow": 0.0, "1%": 0.01, "5%": 0.05, "25%": 0.25, "50%": 0.5}
 
@@ -61,6 +63,7 @@ class AccountLimit(NamedTuple):
     campaign: str
     channel: str
     limit: float
+    period: Period
 
 
 def _text(where: str, value: object) -> None:
@@ -106,16 +109,18 @@ class Arm:
 
 @dataclass(frozen=True)
 class Budget:
-    """Money for a campaign and channel, before it is split by arm."""
+    """Money for a campaign and channel, before it is split by arm; for all time, or for each day or hour in UTC."""
 
     campaign: str
     channel: str
     amount: float
+    period: Period = "total"
 
     def __post_init__(self) -> None:
         _text("budgets, campaign", self.campaign)
         _text("budgets, channel", self.channel)
         _number("budgets, amount", self.amount, 0.0)
+        _choice("budgets, period", self.period, Period)
 
 
 @dataclass(frozen=True)
@@ -180,10 +185,10 @@ class Experiment:
             raise ExperimentError(f"arms, weight: the weights must add up to 1, they add up to {total:g}")
         if not self.budgets:
             raise ExperimentError("budgets: without a budget nothing could ever be exposed; give at least one")
-        scopes = [(budget.campaign, budget.channel) for budget in self.budgets]
+        scopes = [(budget.campaign, budget.channel, budget.period) for budget in self.budgets]
         if len(set(scopes)) != len(scopes):
             twice = next(scope for scope in scopes if scopes.count(scope) > 1)
-            raise ExperimentError(f"budgets: campaign {twice[0]!r}, channel {twice[1]!r} is given twice")
+            raise ExperimentError(f"budgets: campaign {twice[0]!r}, channel {twice[1]!r}, {twice[2]} is given twice")
         _number("alpha", self.alpha, 0.0, 1.0)
         if self.alpha in (0, 1):
             raise ExperimentError(f"alpha: must lie between 0 and 1, got {self.alpha!r}")
@@ -212,7 +217,7 @@ class Experiment:
     def accounts(self) -> list[AccountLimit]:
         """Each arm's part of every budget, in proportion to its users: money per user is the same in every arm."""
         return [
-            AccountLimit(arm, budget.campaign, budget.channel, budget.amount * share)
+            AccountLimit(arm, budget.campaign, budget.channel, budget.amount * share, budget.period)
             for arm, share in self.shares().items()
             for budget in self.budgets
         ]

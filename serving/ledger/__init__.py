@@ -1,15 +1,53 @@
 """The budget ledger: money is reserved before an exposure and settled or cancelled after it, never above the cap.
 
-    ledger = SqliteLedger("ledger.sqlite")
-    ledger.define([Account("challenger", "*", "*", 1000.0)])
+    ledger = open_ledger("ledger.sqlite", patience=1.0)        # or redis://host:6379/0?name=ads
+    ledger.define([Account("challenger", "*", "*", 1000.0), Account("challenger", "*", "*", 100.0, "day")])
     if ledger.reserve("d1", "challenger", "spring", "video", 0.05):      # expose only then
         ledger.settle("d1", 0.031)                                       # or ledger.cancel("d1")
+    ledger.expire(24 * 3600)                                             # now and then: of what nothing was heard
 
-In reading order: `contract.py` (what any ledger promises), `money.py` (exact amounts), `schema.py`, `commit.py` (one
-sync for many calls), `sqlite.py`.
+In reading order: `contract.py` (what any ledger promises), `money.py` (exact amounts), `periods.py`. Embedded:
+`schema.py`, `sqlite_file.py`, `commit.py` (one sync for many calls), `sqlite.py`. Shared by many machines:
+`common.lua` and the other scripts, `redis_ledger.py`. `location.py` tells one from the other.
 """
 
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
 from serving.ledger.contract import Account, Balance, Ledger, LedgerUnavailable, Settlement, UnknownReservation
+from serving.ledger.location import PASSWORD, RedisLocation, locate
 from serving.ledger.sqlite import SqliteLedger
 
-__all__ = ["Account", "Balance", "Ledger", "LedgerUnavailable", "Settlement", "SqliteLedger", "UnknownReservation"]
+__all__ = [
+    "Account",
+    "Balance",
+    "Ledger",
+    "LedgerUnavailable",
+    "RedisLocation",
+    "Settlement",
+    "SqliteLedger",
+    "UnknownReservation",
+    "locate",
+    "open_ledger",
+]
+
+
+def open_ledger(where: str | Path, patience: float) -> Ledger:
+    """Open a ledger; it is reached at the first call.
+
+    Args:
+        where: A path, `sqlite:///PATH`, or `redis://` or `rediss://` `[user@]host[:port][/database][?name=NAME]`. The
+            password of a Redis is read from MTORL_LEDGER_PASSWORD; TLS trusts what the system, or SSL_CERT_FILE, does.
+        patience: Seconds to wait before giving up with LedgerUnavailable.
+
+    Raises:
+        ValueError: it is no such place.
+    """
+    location = locate(where)
+    if isinstance(location, Path):
+        return SqliteLedger(location, patience)
+    from serving.ledger.redis_ledger import RedisLedger  # who keeps a file needs no client
+
+    return RedisLedger(location, os.environ.get(PASSWORD), patience)

@@ -3,7 +3,11 @@
 1.  spent + reserved <= limit in every account, at every moment: under races, crashes and retries. (A limit that is
     lowered below what is already committed takes nothing back; it refuses everything new.)
 2.  An exposure without a reservation costs nothing here: who gets False, or no answer, must not expose.
-3.  Every call may be repeated: a reservation's id decides, and the second call changes nothing.
+3.  Every call may be repeated: a reservation's id decides, and the second call changes nothing. What became of a
+    reservation is known for RETENTION_SECONDS after it was finished; nobody may repeat a call that is older than that.
+4.  The limit of an account with a period holds for each period anew. A reservation belongs to the period in which it
+    was made and is settled there, also after the period has ended; what a period leaves unspent ends with it. Each
+    period keeps its own books for good, so a clock that is wrong, or jumps back, finds what was spent in them.
 """
 
 from __future__ import annotations
@@ -11,6 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
+
+from serving.ledger.periods import PERIODS, Period
+
+RETENTION_SECONDS = 7 * 86_400.0
 
 
 class LedgerUnavailable(RuntimeError):
@@ -26,22 +34,28 @@ class UnknownReservation(KeyError):
 
 @dataclass(frozen=True)
 class Account:
-    """Money of one arm for a campaign and a channel; "*" matches any. A reservation draws on all that match."""
+    """Money of one arm for a campaign and a channel; "*" matches any. A reservation draws on all that match.
+
+    The same campaign and channel may have an account for each period: 1000 in all, and at most 100 a day.
+    """
 
     arm: str
     campaign: str
     channel: str
     limit: float
+    period: Period = "total"
 
     def __post_init__(self) -> None:
         for name in ("arm", "campaign", "channel"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise ValueError(f"{name}: expected text, got {getattr(self, name)!r}")
+        if self.period not in PERIODS:
+            raise ValueError(f"period: {self.period!r} is not one of {', '.join(PERIODS)}")
 
 
 @dataclass(frozen=True)
 class Balance:
-    """Where an account stands. `excess` was reported beyond what was reserved: it is shown, never charged."""
+    """Where an account stands in the current period. `excess` was reported, but not charged: nothing was set aside."""
 
     arm: str
     campaign: str
@@ -50,6 +64,7 @@ class Balance:
     spent: float
     reserved: float
     excess: float
+    period: Period = "total"
 
 
 @dataclass(frozen=True)
@@ -61,7 +76,13 @@ class Settlement:
 
 
 class Ledger(Protocol):
-    """Calls block; any of them may raise LedgerUnavailable."""
+    """Calls block; any of them may raise LedgerUnavailable.
+
+    Attributes:
+        shared: Whether routers on other machines may hold reservations in it, too.
+    """
+
+    shared: bool
 
     def define(self, accounts: Iterable[Account]) -> None:
         """Set the accounts in force. What is spent and reserved stays; an account left out sleeps until named again."""
@@ -69,17 +90,31 @@ class Ledger(Protocol):
     def reserve(self, reservation_id: str, arm: str, campaign: str, channel: str, amount: float) -> bool:
         """Set money aside in all matching accounts, or in none of them.
 
-        False: an account has too little left, no account matches, or the id was cancelled before.
+        False: an account has too little left, no account matches, the id was cancelled or has expired, or it stands for
+        another scope or amount.
         """
 
     def settle(self, reservation_id: str, actual: float) -> Settlement:
-        """Turn a reservation into spend. Raises UnknownReservation for an id that was never reserved."""
+        """Turn a reservation into spend. Raises UnknownReservation for an id that was never reserved.
+
+        A cost that is reported late was spent all the same. After the reservation has expired it is charged as far as
+        its accounts have room left, after a cancellation it is all excess.
+        """
 
     def cancel(self, reservation_id: str) -> None:
         """Give the money back. An id that is not reserved yet can't be from now on: a late `reserve` takes nothing."""
 
+    def expire(self, ttl: float) -> int:
+        """Give back what has been open for `ttl` seconds or longer; returns how many reservations that were.
+
+        What was finished longer than RETENTION_SECONDS ago is forgotten; the accounts keep what it cost.
+        """
+
     def balances(self) -> list[Balance]:
-        """All accounts in force."""
+        """All accounts in force, in the current period."""
 
     def open_reservations(self) -> list[str]:
-        """Ids that are neither settled nor cancelled."""
+        """Ids that are neither finished nor expired."""
+
+    def close(self) -> None:
+        """Close the connection; the next call opens it again."""

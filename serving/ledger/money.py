@@ -12,19 +12,19 @@ NANO = 10**9
 LARGEST = 9e9  # currency units; in nano-units this still fits SQLite's 64 bits
 
 
-def limit(amount: float) -> int:
+def limit(amount: float, largest: float = LARGEST) -> int:
     """A limit in nano-units."""
-    return _whole("limit", amount, ROUND_FLOOR)
+    return _whole("limit", amount, ROUND_FLOOR, largest)
 
 
-def reservation(amount: float) -> int:
+def reservation(amount: float, largest: float = LARGEST) -> int:
     """An amount to reserve, in nano-units."""
-    return _whole("amount", amount, ROUND_CEILING)
+    return _whole("amount", amount, ROUND_CEILING, largest)
 
 
 def cost(amount: float) -> int:
     """A reported cost in nano-units."""
-    return _whole("actual", amount, ROUND_HALF_EVEN)
+    return _whole("actual", amount, ROUND_HALF_EVEN, LARGEST)
 
 
 def units(nano: int) -> float:
@@ -32,8 +32,8 @@ def units(nano: int) -> float:
     return nano / NANO
 
 
-def _whole(name: str, amount: float, rounding: str) -> int:
-    if not isfinite(amount) or not 0 <= amount <= LARGEST:
-        raise ValueError(f"{name}: expected a number between 0 and {LARGEST:g}, got {amount!r}")
+def _whole(name: str, amount: float, rounding: str, largest: float) -> int:
+    if not isfinite(amount) or not 0 <= amount <= largest:
+        raise ValueError(f"{name}: this ledger takes a number between 0 and {largest:g}, got {amount!r}")
     # By way of the shortest decimal: 0.07 * 1e9 is a float just above 70,000,000.
     return int(Decimal(str(float(amount))).scaleb(9).to_integral_value(rounding))

@@ -6,18 +6,22 @@ synchronous=FULL: an answer is on disk before it is given.
 
 from __future__ import annotations
 
-import contextlib
-import os
+import json
 import sqlite3
-import uuid
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from serving.ledger import money, schema
+from serving.ledger import money, periods
 from serving.ledger.commit import GroupCommit
-from serving.ledger.contract import Account, Balance, LedgerUnavailable, Settlement, UnknownReservation
+from serving.ledger.contract import RETENTION_SECONDS, Account, Balance, Settlement, UnknownReservation
+from serving.ledger.sqlite_file import LedgerFile
 
-_ON_HELD_ACCOUNTS = "WHERE id IN (SELECT account FROM hold WHERE reservation = ?)"
+_HELD = "(SELECT book FROM hold WHERE reservation = ?)"
+_PRESENT_BOOK = (
+    "LEFT JOIN book b ON b.account = a.id AND b.start = CASE a.period WHEN 'hour' THEN ? WHEN 'day' THEN ? ELSE 0 END"
+)
+_BATCH = 500  # reservations that `expire` takes in one transaction: decisions get in between
 
 
 class SqliteLedger:
@@ -26,58 +30,68 @@ class SqliteLedger:
     Args:
         path: The file. Only `define` creates it: a ledger that has vanished means no spend, not a fresh budget.
         patience: Seconds to wait for other threads, and for other processes, before giving up with LedgerUnavailable.
+        clock: Gives the time in seconds since 1970.
     """
 
-    def __init__(self, path: str | Path, patience: float = 5.0) -> None:
+    shared = False
+
+    def __init__(self, path: str | Path, patience: float = 5.0, clock: Callable[[], float] = time.time) -> None:
         self.path = Path(path)
-        self._patience = patience
-        self._connection: sqlite3.Connection | None = None
-        self._inode = 0
-        self._commit = GroupCommit(self._open, str(path), patience)
+        self._clock = clock
+        self._file = LedgerFile(self.path, patience)
+        self._commit = GroupCommit(self._file.open, str(path), patience)
 
     def define(self, accounts: Iterable[Account]) -> None:
         """See `Ledger.define`."""
-        rows = [(a.arm, a.campaign, a.channel, money.limit(a.limit)) for a in accounts]
+        rows = [(a.arm, a.campaign, a.channel, a.period, money.limit(a.limit)) for a in accounts]
 
         def work(db: sqlite3.Connection) -> None:
             db.execute("UPDATE account SET active = 0")
             db.executemany(
-                "INSERT INTO account (arm, campaign, channel, cap) VALUES (?, ?, ?, ?) "
+                "INSERT INTO account (arm, campaign, channel, period, cap) VALUES (?, ?, ?, ?, ?) "
                 "ON CONFLICT DO UPDATE SET cap = excluded.cap, active = 1",
                 rows,
             )
 
-        if self._connection is None and not self.path.exists():
-            _create(self.path)
+        self._file.create_if_new()
         self._commit.run(work)
 
     def reserve(self, reservation_id: str, arm: str, campaign: str, channel: str, amount: float) -> bool:
         """See `Ledger.reserve`."""
-        wanted = money.reservation(amount)
+        wanted, scope = money.reservation(amount), json.dumps([arm, campaign, channel])
 
         def work(db: sqlite3.Connection) -> bool:
-            known = db.execute("SELECT state FROM reservation WHERE id = ?", (reservation_id,)).fetchone()
+            known = db.execute(
+                "SELECT state IN ('open', 'settled') AND amount = ?1 AND ifnull(scope, ?2) = ?2 "
+                "FROM reservation WHERE id = ?3",
+                (wanted, scope, reservation_id),
+            ).fetchone()
             if known:
-                return bool(known[0] != "cancelled")
+                return bool(known[0])
+            now = self._clock()
             accounts = db.execute(
-                "SELECT id, cap - spent - reserved FROM account "
-                "WHERE active AND arm = ? AND campaign IN (?, '*') AND channel IN (?, '*')",
-                (arm, campaign, channel),
+                f"SELECT a.id, a.period, b.id, a.cap - ifnull(b.spent + b.reserved, 0) FROM account a {_PRESENT_BOOK} "
+                "WHERE a.active AND a.arm = ? AND a.campaign IN (?, '*') AND a.channel IN (?, '*')",
+                (periods.start("hour", now), periods.start("day", now), arm, campaign, channel),
             ).fetchall()
-            if not accounts or min(room for _, room in accounts) < wanted:
+            if not accounts or min(room for *_, room in accounts) < wanted:
                 return False
-            db.execute("INSERT INTO reservation (id, amount, state) VALUES (?, ?, 'open')", (reservation_id, wanted))
-            db.executemany("INSERT INTO hold VALUES (?, ?)", [(reservation_id, account) for account, _ in accounts])
-            db.execute(f"UPDATE account SET reserved = reserved + ? {_ON_HELD_ACCOUNTS}", (wanted, reservation_id))
+            db.execute(
+                "INSERT INTO reservation (id, scope, amount, state, created) VALUES (?, ?, ?, 'open', ?)",
+                (reservation_id, scope, wanted, now),
+            )
+            for account, period, book, _ in accounts:
+                if book is None:
+                    row = (account, periods.start(period, now))
+                    book = db.execute("INSERT INTO book (account, start) VALUES (?, ?)", row).lastrowid
+                db.execute("INSERT INTO hold VALUES (?, ?)", (reservation_id, book))
+            db.execute(f"UPDATE book SET reserved = reserved + ? WHERE id IN {_HELD}", (wanted, reservation_id))
             return True
 
         return self._commit.run(work)
 
     def settle(self, reservation_id: str, actual: float) -> Settlement:
-        """See `Ledger.settle`.
-
-        A cost that is reported after the reservation was cancelled was spent all the same: it becomes excess.
-        """
+        """See `Ledger.settle`."""
         cost = money.cost(actual)
 
         def work(db: sqlite3.Connection) -> Settlement:
@@ -87,17 +101,18 @@ class SqliteLedger:
             if known is None:
                 raise UnknownReservation(reservation_id)
             amount, state, charged, excess = known
-            if state != "settled":
-                held = amount if state == "open" else 0
-                charged, excess = min(cost, held), max(0, cost - held)
+            if state not in ("settled", "late"):
+                room = {"open": amount, "expired": min(amount, _room(db, reservation_id)), "cancelled": 0}[state]
+                charged = min(cost, room)
+                excess = cost - charged
                 db.execute(
-                    "UPDATE reservation SET state = 'settled', charged = ?, excess = ? WHERE id = ?",
-                    (charged, excess, reservation_id),
+                    "UPDATE reservation SET state = ?, finished = ?, charged = ?, excess = ? WHERE id = ?",
+                    ("settled" if state == "open" else "late", self._clock(), charged, excess, reservation_id),
                 )
                 db.execute(
-                    "UPDATE account SET reserved = reserved - ?, spent = spent + ?, excess = excess + ? "
-                    + _ON_HELD_ACCOUNTS,
-                    (held, charged, excess, reservation_id),
+                    "UPDATE book SET reserved = reserved - ?, spent = spent + ?, excess = excess + ? "
+                    f"WHERE id IN {_HELD}",
+                    (amount if state == "open" else 0, charged, excess, reservation_id),
                 )
             return Settlement(money.units(charged), money.units(excess))
 
@@ -107,24 +122,58 @@ class SqliteLedger:
         """See `Ledger.cancel`."""
 
         def work(db: sqlite3.Connection) -> None:
-            known = db.execute("SELECT amount, state FROM reservation WHERE id = ?", (reservation_id,)).fetchone()
-            if known is None:
-                db.execute("INSERT INTO reservation (id, amount, state) VALUES (?, 0, 'cancelled')", (reservation_id,))
-            elif known[1] == "open":
-                db.execute("UPDATE reservation SET state = 'cancelled' WHERE id = ?", (reservation_id,))
+            now = self._clock()
+            if not _give_back(db, reservation_id, "cancelled", now):
                 db.execute(
-                    f"UPDATE account SET reserved = reserved - ? {_ON_HELD_ACCOUNTS}", (known[0], reservation_id)
+                    "INSERT OR IGNORE INTO reservation (id, amount, state, created, finished) "
+                    "VALUES (?, 0, 'cancelled', ?, ?)",
+                    (reservation_id, now, now),
                 )
 
         self._commit.run(work)
 
+    def expire(self, ttl: float) -> int:
+        """See `Ledger.expire`."""
+        periods.checked_age(ttl)
+
+        def expire_some(db: sqlite3.Connection) -> int:
+            now = self._clock()
+            overdue = db.execute(
+                "SELECT id FROM reservation WHERE state = 'open' AND created <= ? LIMIT ?", (now - ttl, _BATCH)
+            ).fetchall()
+            return sum(_give_back(db, name, "expired", now) for (name,) in overdue)
+
+        def forget_some(db: sqlite3.Connection) -> int:
+            rows = db.execute(
+                "SELECT id FROM reservation WHERE state != 'open' AND finished < ? LIMIT ?",
+                (self._clock() - RETENTION_SECONDS, _BATCH),
+            ).fetchall()
+            db.executemany("DELETE FROM hold WHERE reservation = ?", rows)
+            db.executemany("DELETE FROM reservation WHERE id = ?", rows)
+            return len(rows)
+
+        expired = self._in_batches(expire_some)
+        self._in_batches(forget_some)
+        return expired
+
     def balances(self) -> list[Balance]:
         """See `Ledger.balances`."""
-        columns = "arm, campaign, channel, cap, spent, reserved, excess"
-        rows = self._commit.run(
-            lambda db: db.execute(f"SELECT {columns} FROM account WHERE active ORDER BY id").fetchall()
-        )
-        return [Balance(*row[:3], *(money.units(nano) for nano in row[3:])) for row in rows]
+
+        def work(db: sqlite3.Connection) -> list[tuple]:
+            now = self._clock()
+            return db.execute(
+                "SELECT a.arm, a.campaign, a.channel, a.period, a.cap, "
+                "ifnull(b.spent, 0), ifnull(b.reserved, 0), ifnull(b.excess, 0) "
+                f"FROM account a {_PRESENT_BOOK} WHERE a.active ORDER BY a.id",
+                (periods.start("hour", now), periods.start("day", now)),
+            ).fetchall()
+
+        rows = self._commit.run(work)
+        found = []
+        for arm, campaign, channel, period, *amounts in rows:
+            limit, spent, reserved, excess = map(money.units, amounts)
+            found.append(Balance(arm, campaign, channel, limit, spent, reserved, excess, period))
+        return found
 
     def open_reservations(self) -> list[str]:
         """See `Ledger.open_reservations`."""
@@ -132,48 +181,33 @@ class SqliteLedger:
         return [row[0] for row in rows]
 
     def close(self) -> None:
-        """Close the file; the next call opens it again."""
+        """See `Ledger.close`."""
         with self._commit.lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            self._file.close()
 
-    def _open(self) -> sqlite3.Connection:
-        if self._connection is not None:
-            # SQLite would go on writing to a file that was deleted or replaced, for nobody to see.
-            if self.path.stat().st_ino != self._inode:
-                raise LedgerUnavailable("replaced by another file while in use")
-            return self._connection
-        db = sqlite3.connect(
-            f"{self.path.absolute().as_uri()}?mode=rw",
-            uri=True,
-            timeout=self._patience,
-            isolation_level=None,
-            check_same_thread=False,  # GroupCommit lets one thread in at a time
-        )
-        try:
-            db.execute("PRAGMA synchronous = FULL")
-            db.execute("PRAGMA foreign_keys = ON")
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version != schema.VERSION:
-                raise LedgerUnavailable(f"not a ledger of this version (found {version}, need {schema.VERSION})")
-        except BaseException:
-            db.close()
-            raise
-        self._connection, self._inode = db, self.path.stat().st_ino
-        return db
+    def _in_batches(self, work: Callable[[sqlite3.Connection], int]) -> int:
+        total = 0
+        while (done := self._commit.run(work)) == _BATCH:
+            total += done
+        return total + done
 
 
-def _create(path: Path) -> None:
-    """Put a new file in place, complete: processes that start together must not meet in a half-made one."""
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as db:
-            db.execute("PRAGMA journal_mode = WAL")  # stays with the file
-            db.executescript(schema.CREATE)
-        with contextlib.suppress(FileExistsError):  # another process was first; its file is as good
-            os.link(draft, path)
-    except (sqlite3.Error, OSError) as error:
-        raise LedgerUnavailable(f"{path}: {error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
+def _give_back(db: sqlite3.Connection, reservation_id: str, state: str, now: float) -> bool:
+    """End an open reservation without a cost; False if it is not open."""
+    open_one = (reservation_id,)
+    found = db.execute("SELECT amount FROM reservation WHERE id = ? AND state = 'open'", open_one).fetchone()
+    if found is None:
+        return False
+    db.execute("UPDATE reservation SET state = ?, finished = ? WHERE id = ?", (state, now, reservation_id))
+    db.execute(f"UPDATE book SET reserved = reserved - ? WHERE id IN {_HELD}", (found[0], reservation_id))
+    return True
+
+
+def _room(db: sqlite3.Connection, reservation_id: str) -> int:
+    """What all books of a reservation have left."""
+    (room,) = db.execute(
+        "SELECT min(a.cap - b.spent - b.reserved) FROM book b JOIN account a ON a.id = b.account "
+        f"WHERE b.id IN {_HELD}",
+        (reservation_id,),
+    ).fetchone()
+    return max(0, room or 0)

@@ -5,10 +5,11 @@ port: 8080
 experiment: experiment.yaml      # re-read when it changes; relative paths start at this file's folder
 dataset: dataset.yaml
 feature_repo: features           # folder with feature_store.yaml
-ledger: ledger.sqlite
+ledger: ledger.sqlite            # or redis://host:6379/0?name=ads, with its password in MTORL_LEDGER_PASSWORD
 spool: spool
 cost_cap: {search: 0.6, video: 0.05}     # highest possible cost of an exposure: what is reserved
 auth: {kind: token, file: token.txt}     # who may come in: see auth.py; {kind: none} only where nobody else can
+reservation_ttl_hours: 24        # a reservation of which no cost was reported by then is given back
 ```
 """
 
@@ -22,7 +23,9 @@ from typing import Any, Self
 
 import yaml
 
-_PATHS = ("experiment", "dataset", "feature_repo", "ledger", "spool")
+from serving.ledger import locate
+
+_PATHS = ("experiment", "dataset", "feature_repo", "spool")
 
 
 class ConfigError(ValueError):
@@ -37,12 +40,13 @@ class RouterConfig:
     experiment: Path
     dataset: Path
     feature_repo: Path
-    ledger: Path
+    ledger: Path | str  # a str is the URL of a Redis
     spool: Path
     cost_cap: Mapping[str, float]
     auth: Mapping[str, Any]
     feature_service: str = "ad_decision_v1"
     deadline_ms: float = 50.0  # for a decision, all stages together
+    reservation_ttl_hours: float = 24.0  # longer than a cost may take to be reported
     model_name: str = "ads"
     host: str = "127.0.0.1"  # 0.0.0.0 in a container
     grpc_port: int | None = None  # v2 over gRPC as well; none: REST alone
@@ -63,11 +67,18 @@ class RouterConfig:
         for name in _PATHS:
             if not isinstance(getattr(self, name), Path):
                 raise ConfigError(f"{name}: expected a path, got {getattr(self, name)!r}")
+        try:
+            if not isinstance(self.ledger, Path | str) or not str(self.ledger):
+                raise ValueError(f"expected a path or the URL of a Redis, got {self.ledger!r}")
+            locate(self.ledger)
+        except ValueError as error:
+            raise ConfigError(f"ledger: {error}") from None
         for name in ("feature_service", "model_name", "host"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise ConfigError(f"{name}: expected text, got {getattr(self, name)!r}")
-        if not _is_number(self.deadline_ms) or self.deadline_ms <= 0:
-            raise ConfigError(f"deadline_ms: expected a number above 0, got {self.deadline_ms!r}")
+        for name in ("deadline_ms", "reservation_ttl_hours"):
+            if not _is_number(getattr(self, name)) or getattr(self, name) <= 0:
+                raise ConfigError(f"{name}: expected a number above 0, got {getattr(self, name)!r}")
         if not isinstance(self.cost_cap, Mapping) or not self.cost_cap:
             raise ConfigError(f"cost_cap: expected a cost for each channel, got {self.cost_cap!r}")
         for channel, cap in self.cost_cap.items():
@@ -102,7 +113,7 @@ def _settings(data: object, cls: type[RouterConfig], folder: Path) -> dict[str, 
     for name, required in known.items():
         if required and name not in data:
             raise ConfigError(f"missing setting {name!r}")
-    found = {k: (folder / v).absolute() if k in _PATHS and isinstance(v, str) else v for k, v in data.items()}
+    found = {k: (folder / v).absolute() if _is_path(k, v) else v for k, v in data.items()}
     if isinstance(found["auth"], Mapping) and isinstance(found["auth"].get("file"), str):
         found["auth"] = {**found["auth"], "file": str((folder / found["auth"]["file"]).absolute())}
     return found
@@ -110,6 +121,10 @@ def _settings(data: object, cls: type[RouterConfig], folder: Path) -> dict[str, 
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_path(name: str, value: object) -> bool:
+    return isinstance(value, str) and (name in _PATHS or (name == "ledger" and value != "" and "://" not in value))
 
 
 def _is_number(value: object) -> bool:

@@ -25,6 +25,8 @@ BUDGET_LIMIT = Gauge("mtorl_budget_limit", "Budget, currency units, summed over 
 BUDGET_SPENT = Gauge("mtorl_budget_spent", "Settled cost, currency units", ["arm"])
 BUDGET_RESERVED = Gauge("mtorl_budget_reserved", "Open reservations, currency units", ["arm"])
 BUDGET_EXCESS = Gauge("mtorl_budget_excess", "Cost above what was reserved for it, currency units", ["arm"])
+BUDGET_SPEND_RATIO = Gauge("mtorl_budget_spend_ratio", "Spent / limit of the arm's fullest account", ["arm"])
+BUDGET_EXPIRED = Counter("mtorl_budget_expired", "Reservations given back since no cost was reported in time")
 OUTCOMES = Counter("mtorl_outcomes", "Outcomes received", ["kind", "status"])
 SPOOL_RECORDS = Counter("mtorl_spool_records", "Records made durable in the decision log")
 EXPERIMENT_ENABLED = Gauge("mtorl_experiment_enabled", "1 unless the kill switch is on")
@@ -52,10 +54,14 @@ def show_experiment(experiment: Experiment, generation: int) -> None:
 def show_budget(balances: Iterable[Balance]) -> None:
     """Publish where the accounts stand."""
     arms: dict[str, list[float]] = {}
+    fullest: dict[str, float] = {}
     for balance in balances:
+        ratio = balance.spent / balance.limit if balance.limit else 0.0
+        fullest[balance.arm] = max(ratio, fullest.get(balance.arm, 0.0))
         sums = arms.setdefault(balance.arm, [0.0, 0.0, 0.0, 0.0])
         for i, value in enumerate((balance.limit, balance.spent, balance.reserved, balance.excess)):
             sums[i] += value
     for arm, sums in arms.items():
         for gauge, value in zip((BUDGET_LIMIT, BUDGET_SPENT, BUDGET_RESERVED, BUDGET_EXCESS), sums, strict=True):
             gauge.labels(arm).set(value)
+        BUDGET_SPEND_RATIO.labels(arm).set(fullest[arm])

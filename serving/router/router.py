@@ -10,7 +10,7 @@ from typing import Any, Self
 from mtorl.dataset import DatasetSpec
 from mtorl.windows import instance_from_history
 from serving.decision_log import Spool
-from serving.ledger import Account, LedgerUnavailable, SqliteLedger
+from serving.ledger import Account, LedgerUnavailable, open_ledger
 from serving.router import metrics
 from serving.router.arms import Arms
 from serving.router.auth import AuthError, authentication
@@ -58,7 +58,7 @@ class Router:
         self.health = Health()
         self.live = LiveExperiment(config.experiment, self.spec.channels)
         self._features = FeatureReader(features or FeastSource(config.feature_repo, config.feature_service))
-        self.ledger = SqliteLedger(config.ledger, patience=seconds)
+        self.ledger = open_ledger(config.ledger, patience=seconds)
         self.spool = Spool(config.spool)
         self._arms = Arms(self.spec.channels)
         self._pool = ThreadPoolExecutor(_LEDGER_THREADS, thread_name_prefix="ledger")
@@ -77,6 +77,7 @@ class Router:
             drills=self.drills or Drills(),
         )
         self.desk = OutcomeDesk(self.spool, self._settler, seconds)
+        self._reservation_ttl = config.reservation_ttl_hours * 3600
         self._accounts_due = True  # the accounts of the experiment in force are still to be defined
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -116,7 +117,7 @@ class Router:
                 if finished:
                     log.warning("finished %d reservations that a crash had left open", finished)
                 self.decider.may_spend = True
-        except LedgerUnavailable as error:
+        except (LedgerUnavailable, ValueError) as error:  # ValueError: a limit that this kind of ledger can't hold
             self.health.report("ledger", error)
             log.error("the accounts can't be set: %s", error)
 
@@ -129,6 +130,8 @@ class Router:
             try:
                 if await asyncio.to_thread(self.live.refresh) or self._accounts_due or not self.decider.may_spend:
                     await self._set_ledger()
+                if self.decider.may_spend:  # before, a cost may lie in the log that is still to be settled
+                    metrics.BUDGET_EXPIRED.inc(await asyncio.to_thread(self.ledger.expire, self._reservation_ttl))
                 metrics.show_budget(await asyncio.to_thread(self.ledger.balances))
                 self.health.report("ledger")
             except LedgerUnavailable as error:

@@ -80,20 +80,24 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
     """Finish what a crash left open; returns how many reservations that were.
 
     A reservation whose decision is in the log, and of which no cost was reported yet, stays open. Nothing may be
-    reserved meanwhile: a decision on its way to the log would look like one that never reached it.
+    reserved here meanwhile: a decision on its way to the log would look like one that never reached it. In a shared
+    ledger one that is in no log of ours may be another router's: it is left to expire.
     """
     unfinished = set(ledger.open_reservations())
     if not unfinished:
         return 0
     logged: set[str] = set()
+    withdrawn: set[str] = set()
     for record in spool.read("decision"):
+        name = record["decision_id"]
         if record["reservation_id"] in unfinished:
-            logged.add(record["decision_id"])
-        else:
-            logged.discard(record["decision_id"])  # withdrawn
-    ends: dict[str, float | None] = {name: None for name in unfinished - logged}
+            logged.add(name)
+        elif name in unfinished:
+            withdrawn.add(name)
+    never_shown = withdrawn if ledger.shared else unfinished - (logged - withdrawn)
+    ends: dict[str, float | None] = {name: None for name in never_shown}
     for outcome in spool.read("outcome"):
-        if outcome["decision_id"] in logged and outcome["kind"] in ("cost", "cancel"):
+        if outcome["decision_id"] in unfinished and outcome["kind"] in ("cost", "cancel"):
             ends.setdefault(outcome["decision_id"], outcome["value"] if outcome["kind"] == "cost" else None)
     for reservation_id, actual in ends.items():
         finish(ledger, reservation_id, actual)

@@ -1,16 +1,10 @@
-"""A real Redis server, and a Feast repository on each online store that we write to."""
+"""A Feast repository on each online store that we write to."""
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from shutil import which
 
-import pytest
-import redis
 import yaml
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
 from feast.types import Array, Float64, String
@@ -18,28 +12,8 @@ from feast.types import Array, Float64, String
 from features.history import history_types
 from features.names import HISTORY
 from mtorl.dataset import DatasetSpec
-from serving.ports import free_ports
 
 STORES = ("sqlite", "redis")
-
-
-@contextmanager
-def redis_server(folder: Path, port: int = 0) -> Iterator[int]:
-    """Start a server that keeps nothing, on a free port if none is named; gives its port."""
-    binary = which("redis-server")
-    if binary is None:
-        pytest.fail("redis-server is missing; apt install redis-server")
-    port = port or free_ports(1)[0]
-    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        client = redis.Redis(port=port, retry=redis.retry.Retry(redis.backoff.ConstantBackoff(0.05), 200))
-        client.ping()
-        client.close()
-        yield port
-    finally:
-        server.terminate()
-        server.wait(10)
 
 
 def write_settings(repo: Path, kind: str, port: int = 0, **online: object) -> None:

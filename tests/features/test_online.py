@@ -28,7 +28,8 @@ from features.history import history_types
 from features.names import HISTORY
 from features.online import History, HistoryError, Touchpoint, open_history
 from mtorl.dataset import OUTCOMES, Column, DatasetSpec, RewardSpec
-from tests.features.online_stores import STORES, apply_history, redis_server, write_settings
+from tests.features.online_stores import STORES, apply_history, write_settings
+from tests.redis_server import redis_server
 
 SPEC = DatasetSpec(
     name="toy",

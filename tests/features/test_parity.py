@@ -21,8 +21,9 @@ from features.names import HISTORY, STATIC
 from mtorl.columns import Codes, Values
 from mtorl.windows import WindowBatch, instance_from_history
 from serving.router.features import UserFeatures
-from tests.features.online_stores import STORES, redis_server
+from tests.features.online_stores import STORES
 from tests.features.repositories import DAY, JOINED, US, Run, journeys, micros, none
+from tests.redis_server import redis_server
 
 PROPERTY = settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 START = pd.Timestamp("2024-05-01 06:00:00.250001", tz="UTC")

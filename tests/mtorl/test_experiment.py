@@ -81,6 +81,8 @@ def test_the_manual_in_the_docstring_is_a_valid_file(tmp_path: Path) -> None:
         ({"budgets": [{"campaign": "*", "channel": "*", "amount": math.inf}]}, "amount"),
         ({"budgets": [FILE["budgets"][0], FILE["budgets"][0]]}, "given twice"),
         ({"budgets": [{"channel": "*", "amount": 1}]}, "campaign"),
+        ({"budgets": [{"campaign": "*", "channel": "*", "amount": 1, "period": "week"}]}, "budgets, period: 'week'"),
+        ({"budgets": [{**FILE["budgets"][0], "period": "day"}] * 2}, "day is given twice"),
         ({"metrics": {}}, "primary"),
         ({"metrics": {"primary": "p", "guardrails": [{"name": "g", "direction": "left", "margin": 0}]}}, "direction"),
         ({"metrics": {"primary": "p", "guardrails": [{"name": "g", "direction": "up", "margin": -1}]}}, "margin"),
@@ -156,8 +158,19 @@ def test_a_stage_beyond_the_final_weights_keeps_to_them() -> None:
 
 def test_budgets_are_split_as_users_are() -> None:
     assert make(stage="25%").accounts() == [
-        ("incumbent", "*", "*", 75.0),
-        ("incumbent", "c1", "video", 6.0),
-        ("challenger", "*", "*", 25.0),
-        ("challenger", "c1", "video", 2.0),
+        ("incumbent", "*", "*", 75.0, "total"),
+        ("incumbent", "c1", "video", 6.0, "total"),
+        ("challenger", "*", "*", 25.0, "total"),
+        ("challenger", "c1", "video", 2.0, "total"),
+    ]
+
+
+def test_a_budget_may_hold_in_all_and_for_each_day() -> None:
+    budgets = [
+        {"campaign": "*", "channel": "*", "amount": amount, "period": p} for amount, p in ((9, "total"), (1, "day"))
+    ]
+    accounts = make(budgets=budgets, stage="50%").accounts()
+    assert [(a.arm, a.limit, a.period) for a in accounts[:2]] == [
+        ("incumbent", 4.5, "total"),
+        ("incumbent", 0.5, "day"),
     ]

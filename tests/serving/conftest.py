@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.redis_server import redis_server
 
 
 def _wait_for(condition: Callable[[], object], seconds: float = 10.0) -> bool:
@@ -46,3 +48,10 @@ def remains(tmp_path: Path) -> Callable[[], list[str]]:
         return living()
 
     return after_a_moment
+
+
+@pytest.fixture(scope="session")
+def lasting_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Port of a Redis that keeps what it is told. Each ledger in it has a name of its own."""
+    with redis_server(tmp_path_factory.mktemp("redis"), appendonly="yes", appendfsync="no") as port:
+        yield port

@@ -18,7 +18,7 @@ from prometheus_client import REGISTRY
 
 from mtorl.dataset import Column, DatasetSpec, RewardSpec
 from serving.decision_log import Spool
-from serving.ledger import Balance, SqliteLedger
+from serving.ledger import Balance, Ledger
 from serving.router.app import RouterModel, install
 from serving.router.config import RouterConfig
 from serving.router.features import UserFeatures
@@ -198,7 +198,7 @@ class Harness:
         return self.router.spool
 
     @property
-    def ledger(self) -> SqliteLedger:
+    def ledger(self) -> Ledger:
         return self.router.ledger
 
     async def post(self, path: str, body: Any, **options: Any) -> httpx.Response:

@@ -1,41 +1,35 @@
-"""The ledger: spent + reserved never exceeds the limit, whatever is repeated, raced or killed."""
+"""What every ledger promises, asked of both: spent + reserved never exceeds the limit, whatever is repeated."""
 
 from __future__ import annotations
 
 import math
-import os
-import signal
-import sqlite3
-import subprocess
-import sys
-import tempfile
 import threading
-import time
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from serving.ledger import Account, Balance, LedgerUnavailable, Settlement, SqliteLedger, UnknownReservation, money
+from serving.ledger import Account, Balance, Ledger, Settlement, UnknownReservation, money, redis_ledger, sqlite
+from serving.ledger.contract import RETENTION_SECONDS
+from tests.serving.ledgers import KINDS, NOON, Place, balance
 
-ROOT = Path(__file__).parents[2]
+DAY, HOUR = 86_400.0, 3_600.0
+
+
+@pytest.fixture(params=KINDS)
+def place(request: pytest.FixtureRequest, tmp_path: Path, lasting_redis: int) -> Place:
+    return Place(request.param, tmp_path, lasting_redis)
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> SqliteLedger:
-    ledger = SqliteLedger(tmp_path / "ledger.sqlite")
+def ledger(place: Place) -> Ledger:
+    ledger = place.open()
     ledger.define([Account("a", "*", "*", 10.0), Account("a", "c1", "video", 1.0), Account("b", "*", "*", 5.0)])
     return ledger
 
 
-def balance(ledger: SqliteLedger, arm: str = "a", campaign: str = "*", channel: str = "*") -> Balance:
-    (found,) = [b for b in ledger.balances() if (b.arm, b.campaign, b.channel) == (arm, campaign, channel)]
-    return found
-
-
-def test_a_reservation_draws_on_every_matching_account_and_on_no_other(ledger: SqliteLedger) -> None:
+def test_a_reservation_draws_on_every_matching_account_and_on_no_other(ledger: Ledger) -> None:
     assert ledger.reserve("r1", "a", "c1", "video", 0.4)
     assert ledger.reserve("r2", "a", "c2", "video", 0.5)
     assert balance(ledger).reserved == 0.9
@@ -43,36 +37,36 @@ def test_a_reservation_draws_on_every_matching_account_and_on_no_other(ledger: S
     assert balance(ledger, "b").reserved == 0
 
 
-def test_all_matching_accounts_or_none(ledger: SqliteLedger) -> None:
+def test_all_matching_accounts_or_none(ledger: Ledger) -> None:
     assert not ledger.reserve("r1", "a", "c1", "video", 1.5)  # the wildcard account would have had room
     assert [b.reserved for b in ledger.balances()] == [0, 0, 0]
     assert ledger.open_reservations() == []
 
 
-def test_money_that_nobody_granted_is_refused(ledger: SqliteLedger) -> None:
+def test_money_that_nobody_granted_is_refused(ledger: Ledger) -> None:
     assert not ledger.reserve("r1", "unheard-of", "c1", "video", 0.0)
 
 
-def test_the_last_cent_can_be_reserved_and_not_one_more(ledger: SqliteLedger) -> None:
+def test_the_last_cent_can_be_reserved_and_not_one_more(ledger: Ledger) -> None:
     assert all(ledger.reserve(f"r{i}", "b", "c", "x", 0.1) for i in range(50))  # 50 * 0.1 is not 5.0 in floats
     assert balance(ledger, "b").reserved == 5.0
     assert not ledger.reserve("more", "b", "c", "x", 1e-9)
 
 
-def test_settling_charges_the_actual_cost_and_frees_the_rest(ledger: SqliteLedger) -> None:
+def test_settling_charges_the_actual_cost_and_frees_the_rest(ledger: Ledger) -> None:
     ledger.reserve("r1", "a", "c1", "video", 0.4)
     assert ledger.settle("r1", 0.3) == Settlement(charged=0.3, excess=0.0)
     assert balance(ledger) == Balance("a", "*", "*", 10.0, spent=0.3, reserved=0.0, excess=0.0)
 
 
-def test_a_cost_above_the_reservation_is_shown_and_not_charged(ledger: SqliteLedger) -> None:
+def test_a_cost_above_the_reservation_is_shown_and_not_charged(ledger: Ledger) -> None:
     ledger.reserve("r1", "a", "c1", "video", 0.4)
     assert ledger.settle("r1", 0.7) == Settlement(charged=0.4, excess=0.3)
     assert balance(ledger) == Balance("a", "*", "*", 10.0, spent=0.4, reserved=0.0, excess=0.3)
 
 
-def test_every_call_may_be_repeated(ledger: SqliteLedger) -> None:
-    assert ledger.reserve("r1", "a", "c1", "video", 0.4) and ledger.reserve("r1", "a", "c1", "video", 0.9)
+def test_every_call_may_be_repeated(ledger: Ledger) -> None:
+    assert ledger.reserve("r1", "a", "c1", "video", 0.4) and ledger.reserve("r1", "a", "c1", "video", 0.4)
     assert balance(ledger).reserved == 0.4
     assert ledger.settle("r1", 0.3) == ledger.settle("r1", 0.1)
     ledger.cancel("r1")
@@ -80,7 +74,7 @@ def test_every_call_may_be_repeated(ledger: SqliteLedger) -> None:
     assert balance(ledger) == Balance("a", "*", "*", 10.0, spent=0.3, reserved=0.0, excess=0.0)
 
 
-def test_cancelling_gives_the_money_back_for_good(ledger: SqliteLedger) -> None:
+def test_cancelling_gives_the_money_back_for_good(ledger: Ledger) -> None:
     ledger.reserve("r1", "a", "c1", "video", 0.4)
     ledger.cancel("r1")
     ledger.cancel("r1")
@@ -88,25 +82,26 @@ def test_cancelling_gives_the_money_back_for_good(ledger: SqliteLedger) -> None:
     assert not ledger.reserve("r1", "a", "c1", "video", 0.4)
 
 
-def test_a_reservation_that_arrives_after_its_cancellation_finds_nothing(ledger: SqliteLedger) -> None:
+def test_a_reservation_that_arrives_after_its_cancellation_finds_nothing(ledger: Ledger) -> None:
     ledger.cancel("late")
     assert not ledger.reserve("late", "a", "c1", "video", 0.1)
     assert balance(ledger).reserved == 0
 
 
-def test_a_cost_after_the_cancellation_was_spent_all_the_same(ledger: SqliteLedger) -> None:
+def test_a_cost_after_the_cancellation_was_spent_all_the_same(ledger: Ledger) -> None:
     ledger.reserve("r1", "a", "c1", "video", 0.4)
     ledger.cancel("r1")
     assert ledger.settle("r1", 0.2) == ledger.settle("r1", 0.2) == Settlement(charged=0.0, excess=0.2)
     assert balance(ledger).excess == 0.2
+    assert not ledger.reserve("r1", "a", "c1", "video", 0.4)  # no money was set aside for it
 
 
-def test_settling_what_was_never_reserved(ledger: SqliteLedger) -> None:
+def test_settling_what_was_never_reserved(ledger: Ledger) -> None:
     with pytest.raises(UnknownReservation, match="r9"):
         ledger.settle("r9", 0.1)
 
 
-def test_limits_change_and_spend_stays(ledger: SqliteLedger) -> None:
+def test_limits_change_and_spend_stays(ledger: Ledger) -> None:
     ledger.reserve("r1", "b", "c", "x", 3.0)
     ledger.settle("r1", 3.0)
     ledger.define([Account("b", "*", "*", 2.0)])
@@ -117,7 +112,7 @@ def test_limits_change_and_spend_stays(ledger: SqliteLedger) -> None:
     assert balance(ledger, "b").spent == 3.0
 
 
-def test_an_account_that_is_left_out_binds_nobody_until_it_returns(ledger: SqliteLedger) -> None:
+def test_an_account_that_is_left_out_binds_nobody_until_it_returns(ledger: Ledger) -> None:
     ledger.reserve("r1", "a", "c1", "video", 0.9)
     ledger.define([Account("a", "*", "*", 10.0)])
     assert ledger.reserve("r2", "a", "c1", "video", 2.0)
@@ -127,7 +122,7 @@ def test_an_account_that_is_left_out_binds_nobody_until_it_returns(ledger: Sqlit
 
 
 @pytest.mark.parametrize("amount", [-1.0, math.nan, math.inf, 1e10])
-def test_amounts_that_are_no_money(ledger: SqliteLedger, amount: float) -> None:
+def test_amounts_that_are_no_money(ledger: Ledger, amount: float) -> None:
     with pytest.raises(ValueError, match="amount"):
         ledger.reserve("r", "a", "c", "x", amount)
     with pytest.raises(ValueError, match="limit"):
@@ -145,89 +140,174 @@ def test_rounding_never_grants_more_than_was_given(limit: float, amount: float) 
     assert abs(money.cost(amount) - amount * 1e9) <= 1 + amount * 1e-6
 
 
-def test_no_file_no_spend(tmp_path: Path) -> None:
-    ledger = SqliteLedger(tmp_path / "absent.sqlite")
-    for call in (ledger.balances, lambda: ledger.reserve("r", "a", "c", "x", 0.1), lambda: ledger.cancel("r")):
-        with pytest.raises(LedgerUnavailable, match="absent"):
-            call()
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(LedgerUnavailable):
-        SqliteLedger(tmp_path / "no-folder" / "ledger.sqlite").define([])
+def test_an_id_stands_for_one_scope_and_amount(ledger: Ledger) -> None:
+    assert ledger.reserve("r1", "a", "c1", "video", 0.4)
+    for scope, amount in [
+        (("a", "c1", "video"), 0.9),
+        (("a", "c1", "video"), 0.1),
+        (("a", "c2", "video"), 0.4),
+        (("b", "c1", "video"), 0.4),
+        (("a", "c1", "search"), 0.4),
+    ]:
+        assert not ledger.reserve("r1", *scope, amount)
+    assert [b.reserved for b in (balance(ledger), balance(ledger, "b"))] == [0.4, 0.0]
+    ledger.settle("r1", 0.4)
+    assert ledger.reserve("r1", "a", "c1", "video", 0.4) and not ledger.reserve("r1", "a", "c1", "video", 0.3)
 
 
-def test_a_file_that_vanishes_is_not_a_fresh_budget(ledger: SqliteLedger) -> None:
-    ledger.path.unlink()
-    with pytest.raises(LedgerUnavailable):
-        ledger.reserve("r", "a", "c", "x", 0.1)
-    ledger.path.write_bytes(b"")
-    with pytest.raises(LedgerUnavailable, match="replaced"):
-        ledger.define([Account("a", "*", "*", 1.0)])
+def test_what_nobody_hears_of_expires(ledger: Ledger, place: Place) -> None:
+    ledger.reserve("old", "a", "c1", "video", 0.4)
+    place.clock.now += HOUR
+    ledger.reserve("young", "a", "c1", "video", 0.5)
+    ledger.reserve("done", "a", "c1", "video", 0.1)
+    ledger.settle("done", 0.1)
+    assert ledger.expire(2 * HOUR) == 0
+    assert ledger.expire(HOUR) == 1 and ledger.expire(HOUR) == 0
+    assert ledger.open_reservations() == ["young"] and balance(ledger).reserved == 0.5
+    assert not ledger.reserve("old", "a", "c1", "video", 0.4)
+    ledger.cancel("old")
+    assert balance(ledger) == Balance("a", "*", "*", 10.0, spent=0.1, reserved=0.5, excess=0.0)
 
 
-def test_a_file_that_is_no_ledger(tmp_path: Path) -> None:
-    text, other = tmp_path / "text", tmp_path / "other"
-    text.write_text("this is not a database, it is a text of some length " * 30)
-    with sqlite3.connect(other) as db:
-        db.execute("PRAGMA user_version = 9")
-    for path in (text, other):
-        with pytest.raises(LedgerUnavailable, match=path.name):
-            SqliteLedger(path).define([])
+def test_more_expires_at_once_than_fits_a_batch(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (sqlite, redis_ledger):
+        monkeypatch.setattr(module, "_BATCH", 4)
+    for i in range(13):
+        ledger.reserve(f"r{i}", "b", "c", "x", 0.001)
+    assert ledger.expire(0) == 13
+    assert balance(ledger, "b").reserved == 0 and ledger.open_reservations() == []
 
 
-def test_a_locked_ledger_gives_up_within_its_patience(ledger: SqliteLedger) -> None:
-    hasty = SqliteLedger(ledger.path, patience=0.05)
-    blocker = sqlite3.connect(ledger.path, isolation_level=None)
-    blocker.execute("BEGIN IMMEDIATE")
-    with pytest.raises(LedgerUnavailable, match="locked"):
-        hasty.reserve("r", "a", "c", "x", 0.1)
-    blocker.execute("ROLLBACK")
-    assert hasty.reserve("r", "a", "c", "x", 0.1)
-    blocker.close()
+def test_a_cost_after_the_expiry_is_charged_while_there_is_room(ledger: Ledger) -> None:
+    ledger.reserve("r1", "a", "c1", "video", 0.4)
+    ledger.reserve("r2", "a", "c1", "video", 0.4)
+    assert ledger.expire(0) == 2
+    assert ledger.settle("r1", 0.3) == ledger.settle("r1", 0.1) == Settlement(charged=0.3, excess=0.0)
+    ledger.reserve("r3", "a", "c1", "video", 0.6)
+    assert ledger.settle("r2", 0.3) == ledger.settle("r2", 0.3) == Settlement(charged=0.1, excess=0.2)
+    for found in (balance(ledger), balance(ledger, "a", "c1", "video")):  # one cost, the same in all accounts
+        assert (found.spent, found.reserved, found.excess) == (0.4, 0.6, 0.2)
+    assert not ledger.reserve("r1", "a", "c1", "video", 0.4)
 
 
-def test_the_database_itself_holds_the_cap(ledger: SqliteLedger) -> None:
-    db = sqlite3.connect(ledger.path, isolation_level=None)
-    with pytest.raises(sqlite3.IntegrityError, match="limit"):
-        db.execute("UPDATE account SET reserved = cap + 1")
-    db.close()
+def test_an_expired_reservation_is_charged_what_it_could_have_been_before(ledger: Ledger) -> None:
+    ledger.reserve("r1", "a", "c1", "video", 0.4)
+    ledger.expire(0)
+    assert ledger.settle("r1", 0.7) == Settlement(charged=0.4, excess=0.3)
 
 
-def test_calls_that_wait_share_a_commit_and_one_that_fails_fails_alone(ledger: SqliteLedger) -> None:
-    results: dict[str, object] = {}
-
-    def call(name: str, *arguments: object) -> None:
-        try:
-            results[name] = getattr(ledger, name.split()[0])(*arguments)
-        except Exception as error:
-            results[name] = error
-
-    ledger.reserve("r0", "b", "c", "x", 1.0)
-    calls = [
-        ("reserve 1", "r1", "b", "c", "x", 1.0),
-        ("settle unknown", "r9", 1.0),
-        ("settle 0", "r0", 0.5),
-        ("reserve too much", "r2", "b", "c", "x", 4.0),
-        ("cancel 3", "r3"),
-    ]
-    writes = sqlite3.connect(ledger.path, isolation_level=None)
-    with ledger._commit.lock:
-        threads = [threading.Thread(target=call, args=arguments) for arguments in calls]
-        for thread in threads:
-            thread.start()
-        while len(ledger._commit._waiting) < len(calls):
-            time.sleep(0.001)
-        before = writes.execute("PRAGMA data_version").fetchone()[0]
-    for thread in threads:
-        thread.join()
-    assert results["reserve 1"] is True and results["reserve too much"] is False
-    assert results["settle 0"] == Settlement(0.5, 0.0) and results["cancel 3"] is None
-    assert isinstance(results["settle unknown"], UnknownReservation)
-    assert writes.execute("PRAGMA data_version").fetchone()[0] == before + 1
-    writes.close()
-    assert balance(ledger, "b") == Balance("b", "*", "*", 5.0, spent=0.5, reserved=1.0, excess=0.0)
+@pytest.mark.parametrize("ttl", [-1.0, math.nan, math.inf])
+def test_an_age_that_is_none(ledger: Ledger, ttl: float) -> None:
+    with pytest.raises(ValueError, match="ttl"):
+        ledger.expire(ttl)
 
 
-def test_threads_share_one_ledger(ledger: SqliteLedger) -> None:
+# ---- periods
+
+
+def test_a_daily_limit_holds_for_each_day_anew(ledger: Ledger, place: Place) -> None:
+    ledger.define([Account("a", "*", "*", 1.5), Account("a", "*", "*", 1.0, "day")])
+    assert ledger.reserve("r1", "a", "c", "x", 1.0) and not ledger.reserve("r2", "a", "c", "x", 0.1)
+    place.clock.now = NOON + DAY / 2 - 0.001
+    assert not ledger.reserve("r2", "a", "c", "x", 0.1)
+    place.clock.now = NOON + DAY / 2
+    assert balance(ledger, period="day") == Balance("a", "*", "*", 1.0, 0.0, 0.0, 0.0, "day")
+    assert ledger.reserve("r2", "a", "c", "x", 0.5)
+    assert not ledger.reserve("r3", "a", "c", "x", 0.1)  # the day would have room, the whole has not
+    assert balance(ledger, period="day").reserved == 0.5 and balance(ledger).reserved == 1.5
+
+
+def test_a_reservation_is_settled_in_its_own_period(ledger: Ledger, place: Place) -> None:
+    ledger.define([Account("a", "*", "*", 1.0, "hour")])
+    for name in ("settled", "cancelled", "expired"):
+        ledger.reserve(name, "a", "c", "x", 0.3)
+    place.clock.now += HOUR
+    assert ledger.reserve("now", "a", "c", "x", 1.0)
+    ledger.settle("settled", 0.2)
+    ledger.cancel("cancelled")
+    assert ledger.expire(HOUR) == 1
+    assert ledger.settle("expired", 0.25) == Settlement(0.25, 0.0)  # the hour it was made in has room
+    assert balance(ledger, period="hour") == Balance("a", "*", "*", 1.0, 0.0, 1.0, 0.0, "hour")
+    place.clock.now -= HOUR
+    assert balance(ledger, period="hour") == Balance("a", "*", "*", 1.0, 0.45, 0.0, 0.0, "hour")
+
+
+def test_a_clock_that_jumps_back_finds_what_was_spent(ledger: Ledger, place: Place) -> None:
+    ledger.define([Account("a", "*", "*", 1.0, "hour")])
+    for jump in (0, HOUR, -HOUR, 400 * DAY, -400 * DAY, -NOON - 5, NOON + 5):
+        place.clock.now += jump
+        if ledger.reserve(f"r{jump}", "a", "c", "x", 1.0):
+            ledger.settle(f"r{jump}", 1.0)
+        assert balance(ledger, period="hour").spent == 1.0
+        ledger.expire(DAY)
+        assert not ledger.reserve(f"more{jump}", "a", "c", "x", 0.01)
+    assert list(place.books().values()) == [[10**9, 0, 0]] * 4  # as many hours as were visited
+
+
+def test_nothing_expires_before_its_time_when_the_clock_jumps_back(ledger: Ledger, place: Place) -> None:
+    ledger.reserve("r1", "a", "c1", "video", 0.4)
+    place.clock.now -= 10 * DAY
+    assert ledger.expire(DAY) == 0
+    place.clock.now += 30 * DAY
+    assert ledger.expire(DAY) == 1
+    place.clock.now -= 30 * DAY
+    assert ledger.expire(DAY) == 0 and balance(ledger).reserved == 0
+
+
+def test_another_period_is_another_account(ledger: Ledger) -> None:
+    ledger.reserve("r1", "b", "c", "x", 5.0)
+    ledger.define([Account("b", "*", "*", 5.0, "day")])
+    assert ledger.reserve("r2", "b", "c", "x", 5.0)
+    ledger.define([Account("b", "*", "*", 5.0)])
+    assert balance(ledger, "b").reserved == 5.0
+    with pytest.raises(ValueError, match="period: 'week' is not one of total, day, hour"):
+        Account("b", "*", "*", 5.0, "week")  # type: ignore[arg-type]
+
+
+def test_finished_reservations_are_forgotten_and_their_cost_is_not(ledger: Ledger, place: Place) -> None:
+    ledger.reserve("spent", "a", "c1", "video", 0.4)
+    ledger.settle("spent", 0.3)
+    ledger.cancel("never")
+    ledger.reserve("open", "a", "c1", "video", 0.1)
+    if place.kind == "redis":
+        with place.client() as client:
+            ages = {n: client.ttl(f"{{mtorl-ledger:{place.name}}}:reservation:{n}") for n in ("spent", "never", "open")}
+        assert ages.pop("open") == -1
+        assert all(RETENTION_SECONDS - 60 < age <= RETENTION_SECONDS for age in ages.values())
+        return
+    place.clock.now += RETENTION_SECONDS
+    ledger.expire(2 * RETENTION_SECONDS)
+    assert ledger.settle("spent", 0.3) == Settlement(0.3, 0.0)
+    place.clock.now += 1
+    ledger.expire(2 * RETENTION_SECONDS)
+    with pytest.raises(UnknownReservation):
+        ledger.settle("spent", 0.3)
+    assert balance(ledger) == Balance("a", "*", "*", 10.0, spent=0.3, reserved=0.1, excess=0.0)
+    assert ledger.settle("open", 0.1) == Settlement(0.1, 0.0)
+
+
+def test_names_may_be_anything(ledger: Ledger, place: Place) -> None:
+    odd = ['a"b', "c:d\n", "{e}", "é\u2028", "*,", "1:x"]
+    ledger.define([Account("a", name, name, 1.0) for name in odd])
+    for name in odd:
+        assert ledger.reserve(name, "a", name, name, 0.6) and not ledger.reserve(f"{name}!", "a", name, name, 0.6)
+        assert ledger.reserve(f"*{name}", "a", name, name, 0.0)
+    assert sorted(ledger.open_reservations()) == sorted([*odd, *(f"*{name}" for name in odd)])
+    ledger.expire(0)
+    assert {b.campaign: b.reserved for b in ledger.balances()} == dict.fromkeys(odd, 0.0)
+
+
+def test_the_largest_amounts_are_exact_to_the_last_digit(ledger: Ledger, place: Place) -> None:
+    ledger.define([Account("b", "*", "*", 9e6)])
+    assert ledger.reserve("r1", "b", "c", "x", 8_999_999.5) and ledger.reserve("r5", "b", "c", "x", 0.499999999)
+    assert not ledger.reserve("r2", "b", "c", "x", 2e-9)
+    assert ledger.reserve("r3", "b", "c", "x", 1e-9)
+    assert not ledger.reserve("r4", "b", "c", "x", 1e-9)
+    ledger.settle("r1", 9e9)
+    assert place.books()["b", "*", "*", "total", "0"] == [8_999_999_500_000_000, 500_000_000, 8_991_000_000_500_000_000]
+
+
+def test_threads_share_one_ledger(ledger: Ledger) -> None:
     granted: list[str] = []
 
     def work(worker: int) -> None:
@@ -239,173 +319,3 @@ def test_threads_share_one_ledger(ledger: SqliteLedger) -> None:
     for thread in threads:
         thread.join()
     assert len(granted) == 20 and balance(ledger, "b").reserved == 5.0
-
-
-class Machine(RuleBasedStateMachine):
-    """Any sequence of calls, repeats included, against a model that is a dictionary."""
-
-    ids = Bundle("ids")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.folder = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
-        self.ledger = SqliteLedger(Path(self.folder.name) / "ledger.sqlite")
-        self.limits = {("*", "*"): 3.0, ("c1", "*"): 1.0}
-        self.ceiling = dict(self.limits)  # of what may be committed: a lowered limit takes nothing back
-        self.states: dict[str, tuple[str, str, float, float]] = {}  # id -> state, campaign, reserved, charged
-        self._define()
-
-    def teardown(self) -> None:
-        self.ledger.close()
-        self.folder.cleanup()
-
-    def _define(self) -> None:
-        self.ledger.define([Account("a", *scope, limit) for scope, limit in self.limits.items()])
-
-    def _committed(self, scope: tuple[str, str]) -> float:
-        held = [s for s in self.states.values() if scope[0] in ("*", s[1])]
-        return sum({"open": s[2], "settled": s[3], "cancelled": 0.0}[s[0]] for s in held)
-
-    @rule(target=ids, name=st.integers(0, 10**6).map(str))
-    def make_id(self, name: str) -> str:
-        return name
-
-    @rule(name=ids, campaign=st.sampled_from(["c1", "c2"]), amount=st.sampled_from([0.0, 0.1, 0.3, 1.0, 2.5]))
-    def reserve(self, name: str, campaign: str, amount: float) -> None:
-        granted = self.ledger.reserve(name, "a", campaign, "x", amount)
-        if name in self.states:
-            assert granted == (self.states[name][0] != "cancelled")
-            return
-        scopes = [scope for scope in self.limits if scope[0] in ("*", campaign)]
-        assert granted == all(self._committed(s) + amount <= self.limits[s] + 1e-12 for s in scopes)
-        if granted:
-            self.states[name] = ("open", campaign, amount, 0.0)
-
-    @rule(name=ids, actual=st.sampled_from([0.0, 0.05, 0.3, 4.0]))
-    def settle(self, name: str, actual: float) -> None:
-        if name not in self.states:
-            with pytest.raises(UnknownReservation):
-                self.ledger.settle(name, actual)
-            return
-        state, campaign, amount, charged = self.states[name]
-        found = self.ledger.settle(name, actual)
-        if state == "open":
-            charged = min(actual, amount)
-        assert found.charged == pytest.approx(charged if state != "cancelled" else 0.0)
-        self.states[name] = ("settled", campaign, 0.0, found.charged)
-
-    @rule(name=ids)
-    def cancel(self, name: str) -> None:
-        self.ledger.cancel(name)
-        state, campaign, _, charged = self.states.get(name, ("", "none", 0.0, 0.0))
-        if state != "settled":
-            self.states[name] = ("cancelled", campaign, 0.0, charged)
-
-    @rule(scope=st.sampled_from([("*", "*"), ("c1", "*")]), limit=st.sampled_from([0.0, 0.5, 2.0, 4.0]))
-    def change_limit(self, scope: tuple[str, str], limit: float) -> None:
-        self.limits[scope] = limit
-        self.ceiling[scope] = max(limit, self._committed(scope))
-        self._define()
-
-    @rule()
-    def restart(self) -> None:
-        self.ledger.close()
-        self.ledger = SqliteLedger(self.ledger.path)
-
-    @invariant()
-    def cap_holds_and_nothing_is_lost(self) -> None:
-        for b in self.ledger.balances():
-            scope = (b.campaign, b.channel)
-            assert b.spent + b.reserved <= self.ceiling[scope] + 1e-12
-            assert b.spent + b.reserved == pytest.approx(self._committed(scope), abs=1e-9)
-
-
-TestMachine = Machine.TestCase
-TestMachine.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
-
-
-_WRITER = """
-import sys
-from serving.ledger import Account, SqliteLedger
-worker, path, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
-ledger = SqliteLedger(path, patience=60)
-ledger.define([Account("a", "*", "*", 5.0), Account("a", "c1", "*", 3.0)])
-print("ready", flush=True)
-sys.stdin.readline()
-granted = 0
-for i in range(rounds):
-    name = f"{worker}-{i}"
-    if ledger.reserve(name, "a", f"c{i % 2}", "x", 0.05):
-        granted += 1
-        (ledger.settle(name, 0.04), ledger.settle(name, 0.04)) if i % 3 else ledger.cancel(name)
-print(granted)
-"""
-
-
-def _writers(path: Path, count: int, rounds: int) -> list[subprocess.Popen[str]]:
-    """Processes that write at the same time: none starts before all are there."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", _WRITER]
-    writers = [
-        subprocess.Popen(
-            [*command, str(n), str(path), str(rounds)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=env,
-        )
-        for n in range(count)
-    ]
-    for writer in writers:
-        assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
-    for writer in writers:
-        assert writer.stdin is not None
-        writer.stdin.write("\n")
-        writer.stdin.flush()
-    return writers
-
-
-def _holds_balance(path: Path) -> None:
-    """Accounts agree with the reservations that they are made of."""
-    db = sqlite3.connect(path)
-    assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    rows = db.execute(
-        """SELECT a.cap, a.spent, a.reserved,
-                  coalesce(sum(r.amount) FILTER (WHERE r.state = 'open'), 0), coalesce(sum(r.charged), 0)
-           FROM account a LEFT JOIN hold h ON h.account = a.id LEFT JOIN reservation r ON r.id = h.reservation
-           GROUP BY a.id"""
-    ).fetchall()
-    db.close()
-    for cap, spent, reserved, in_reservations, charged in rows:
-        assert spent + reserved <= cap
-        assert (spent, reserved) == (charged, in_reservations)
-
-
-def test_processes_that_race_for_the_last_cent(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite"
-    writers = _writers(path, 4, 60)  # 240 attempts at 0.04 to 0.05, of which the limits allow about 120
-    outputs = [writer.communicate(timeout=60)[0] for writer in writers]
-    assert all(writer.returncode == 0 for writer in writers)
-    assert sum(int(output) for output in outputs) < 240
-    _holds_balance(path)
-    assert SqliteLedger(path).open_reservations() == []
-    spent = {b.campaign: b.spent for b in SqliteLedger(path).balances()}
-    assert spent["*"] > 4.9 or spent["c1"] > 2.9
-
-
-@pytest.mark.integration
-def test_a_writer_killed_in_the_middle_leaves_a_sound_ledger(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite"
-    for turn in range(5):
-        (writer,) = _writers(path, 1, 10**6)
-        time.sleep(0.05 + 0.07 * turn)
-        os.kill(writer.pid, signal.SIGKILL)
-        writer.communicate()
-        _holds_balance(path)
-    ledger = SqliteLedger(path)
-    assert len(ledger.open_reservations()) <= 5  # at most the one in flight at each kill
-    for name in ledger.open_reservations():
-        ledger.cancel(name)
-    assert all(b.reserved == 0 for b in ledger.balances())

@@ -28,13 +28,15 @@ import yaml
 from mtorl.assignment import uniform
 from serving.decision_log import Spool
 from serving.decision_log.records import schema
-from serving.ledger import Account, SqliteLedger
+from serving.ledger import Account, Balance, SqliteLedger
 from serving.ports import free_ports
+from serving.router import metrics
 from serving.router.config import ConfigError, RouterConfig
 from serving.router.deadline import Deadline
 from serving.router.requests import microseconds
 from serving.router.settlement import reconcile
 from serving.router.throttle import OncePerSecond
+from tests.serving.ledgers import Place
 from tests.serving.router_fixtures import (
     CONTEXT,
     COST_CAP,
@@ -265,6 +267,28 @@ def test_a_crash_between_ledger_and_log_is_put_in_order_at_the_next_start(tmp_pa
     assert reconcile(ledger, spool) == 4
     assert ledger.open_reservations() == ["waits"]
     assert [(b.spent, b.reserved) for b in ledger.balances()] == [(0.04, 0.1)]
+    assert reconcile(ledger, spool) == 0
+    spool.close()
+
+
+def test_a_router_that_shares_its_ledger_finishes_only_what_its_own_log_knows(
+    tmp_path: Path, lasting_redis: int
+) -> None:
+    ledger, spool = Place("redis", tmp_path, lasting_redis).open(), Spool(tmp_path / "spool")
+    ledger.define([Account("a", "*", "*", 1.0)])
+    golden = json.loads((Path(__file__).parent / "golden" / "decision.json").read_text())
+    event = json.loads((Path(__file__).parent / "golden" / "outcome.json").read_text())
+    for name in ("another's", "another's, with a cost", "waits", "withdrawn", "has-a-cost"):
+        ledger.reserve(name, "a", "c", "video", 0.1)
+        if not name.startswith("another"):
+            spool.submit("decision", {**golden, "decision_id": name, "reservation_id": name}).result()
+    spool.submit("decision", {**golden, "decision_id": "withdrawn", "reservation_id": None}).result()
+    for name in ("has-a-cost", "another's, with a cost"):
+        told = {"event_id": name, "decision_id": name, "kind": "cost", "value": 0.04}
+        spool.submit("outcome", {**event, **told}).result()
+    assert reconcile(ledger, spool) == 3
+    assert sorted(ledger.open_reservations()) == ["another's", "waits"]
+    assert [(b.spent, b.reserved) for b in ledger.balances()] == [(0.08, 0.2)]
     assert reconcile(ledger, spool) == 0
     spool.close()
 
@@ -708,6 +732,7 @@ def test_metrics_are_shown(tmp_path: Path) -> None:
         (answer,) = await h.predict()
         await h.outcome(answer["decision_id"], "cost", 0.02)
         await h.until(lambda: sample("mtorl_budget_spent", arm=answer["arm"]) == 0.02)
+        assert sample("mtorl_budget_spend_ratio", arm=answer["arm"]) == 0.02 / 50
         text = (await h.client.get("/metrics")).text
         for name in (
             f'mtorl_decisions_total{{arm="{answer["arm"]}",expose="true"}}',
@@ -716,7 +741,8 @@ def test_metrics_are_shown(tmp_path: Path) -> None:
                 f'mtorl_stage_latency_seconds_count{{arm="{answer["arm"]}",stage="{stage}"}}'
                 for stage in ("features", "model", "ledger", "log")
             ),
-            *(f'mtorl_budget_{what}{{arm="challenger"}}' for what in ("limit", "spent", "reserved")),
+            *(f'mtorl_budget_{what}{{arm="challenger"}}' for what in ("limit", "spent", "reserved", "spend_ratio")),
+            "mtorl_budget_expired_total",
             'mtorl_outcomes_total{kind="cost",status="accepted"}',
             "mtorl_spool_records_total",
             "mtorl_experiment_enabled",
@@ -735,6 +761,59 @@ def test_the_router_starts_before_its_ledger_and_spends_once_it_is_there(tmp_pat
         assert (await h.predict())[0]["expose"]
 
     run(scenario, tmp_path, ledger="later/ledger.sqlite")
+
+
+def test_money_of_which_nothing_is_heard_comes_back(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        before = sample("mtorl_budget_expired_total")
+        (answer,) = await h.predict()
+        assert answer["expose"]
+        await h.until(lambda: sample("mtorl_budget_expired_total") == before + 1)
+        assert h.balance(answer["arm"]).reserved == 0
+        await h.outcome(answer["decision_id"], "cost", 0.02)
+        assert h.balance(answer["arm"]).spent == 0.02
+
+    run(scenario, tmp_path, reservation_ttl_hours=1e-5)
+
+
+def test_a_ratio_is_that_of_the_fullest_account() -> None:
+    metrics.show_budget(
+        [
+            Balance("ratio", "*", "*", 100.0, spent=10.0, reserved=0.0, excess=0.0),
+            Balance("ratio", "*", "*", 10.0, spent=9.0, reserved=0.0, excess=0.0, period="day"),
+            Balance("ratio", "c1", "*", 0.0, spent=0.0, reserved=0.0, excess=0.0),
+            Balance("nothing", "*", "*", 0.0, spent=0.0, reserved=0.0, excess=0.0),
+        ]
+    )
+    assert sample("mtorl_budget_spend_ratio", arm="ratio") == 0.9
+    assert sample("mtorl_budget_spend_ratio", arm="nothing") == 0.0
+
+
+def test_routers_share_a_ledger_on_redis(tmp_path: Path, lasting_redis: int) -> None:
+    """A decision of one router, its cost told to another, and a limit that holds for both."""
+
+    async def scenario(first: Harness) -> None:
+        (tmp_path / "other").mkdir()
+        async with running(tmp_path / "other", changes, ledger=where) as second:
+            (answer,) = await first.predict()
+            assert answer["expose"]
+            (refused,) = await second.predict()
+            assert not refused["expose"] and refused["budget_exhausted"]
+            await second.outcome(answer["decision_id"], "cost", 0.02)
+            for h in (first, second):
+                assert (h.balance(answer["arm"]).spent, h.balance(answer["arm"]).reserved) == (0.02, 0.0)
+
+    where = Place("redis", tmp_path, lasting_redis).where
+    changes = {"budgets": [{"campaign": "*", "channel": "*", "amount": 0.12, "period": "day"}]}
+    run(scenario, tmp_path, changes=changes, ledger=where)
+
+
+def test_a_limit_that_the_ledger_cannot_hold_spends_nothing(tmp_path: Path, lasting_redis: int) -> None:
+    async def scenario(h: Harness) -> None:
+        assert (await h.predict())[0]["fallback_reason"] == "ledger"
+
+    budgets = [{"campaign": "*", "channel": "*", "amount": 1e8}]
+    run(scenario, tmp_path, changes={"budgets": budgets}, ledger=Place("redis", tmp_path, lasting_redis).where)
 
 
 def test_the_router_starts_before_its_arms(tmp_path: Path) -> None:
@@ -762,6 +841,11 @@ def test_a_fault_that_strikes_every_request_is_logged_once_a_second(caplog: pyte
         ({"cost_cap": {}}, "cost_cap"),
         ({"cost_cap": {"search": -1}}, "cost_cap"),
         ({"ledger": 3}, "ledger"),
+        ({"ledger": ""}, "ledger"),
+        ({"ledger": "http://redis"}, "ledger: expected a path, or a URL that starts with"),
+        ({"ledger": "redis://:s3cret@host"}, "ledger: no password in the URL.* MTORL_LEDGER_PASSWORD"),
+        ({"ledger": "redis://host:port"}, "ledger: not a URL"),
+        ({"reservation_ttl_hours": 0}, "reservation_ttl_hours"),
         ({"model_name": ""}, "model_name"),
         ({"colour": "red"}, "colour"),
     ],

@@ -28,7 +28,8 @@ from mtorl.windows import instance_from_history
 from serving.router.config import ConfigError
 from serving.router.features import FeastSource, UserFeatures
 from serving.router.requests import DecisionRequest, microseconds
-from tests.features.online_stores import STORES, redis_server, write_settings
+from tests.features.online_stores import STORES, write_settings
+from tests.redis_server import redis_server
 from tests.serving.router_fixtures import CONTEXT, SPEC
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

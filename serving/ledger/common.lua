@@ -1,0 +1,54 @@
+-- What all scripts of the ledger begin with.
+-- KEYS  1 the generation, a text that `define` wrote once; 2 hash: account -> cap; 3 hash: account in force -> period;
+--       4 hash: "spent:BOOK", "reserved:BOOK", "excess:BOOK"; 5 sorted set: open reservations by time of creation;
+--       6, ... reservations: hashes of state, scope, amount, created, charged, cost, books
+-- ARGV  1 the generation that the caller has seen; 2 the time, or '' for this server's; 3 seconds for which a finished
+--       reservation is remembered; 4, ... the script's own
+--
+-- An account is the JSON of arm, campaign, channel, period; a book "START:ACCOUNT". Amounts are whole nano-units, of
+-- which a double holds 2^53: no limit and no reservation is above 9e15, and HINCRBY adds in 64 bits.
+
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+  return redis.error_reply('LOST its accounts, or they were set anew: nothing is spent until they are restored or '
+    .. 'the callers restart')
+end
+
+local now = tonumber(ARGV[2])
+if not now then
+  local time = redis.call('TIME')
+  now = time[1] + time[2] / 1e6
+end
+
+local PERIODS = { day = 86400, hour = 3600 }
+
+local function whole(number) return string.format('%.0f', number) end
+
+local function book_of(account, period)
+  local length = PERIODS[period]
+  return whole(length and math.floor(now / length) * length or 0) .. ':' .. account
+end
+
+local function add(what, book, amount) redis.call('HINCRBY', KEYS[4], what .. ':' .. book, whole(amount)) end
+
+local function room(book)
+  local cap = redis.call('HGET', KEYS[2], string.match(book, '^[^:]*:(.*)$'))
+  local taken = redis.call('HMGET', KEYS[4], 'spent:' .. book, 'reserved:' .. book)
+  return cap - (taken[1] or 0) - (taken[2] or 0)
+end
+
+local function each(books) return string.gmatch(books, '[^\n]+') end
+
+local function finish(key, id, state) -- a finished reservation is forgotten after a while
+  redis.call('HSET', key, 'state', state)
+  redis.call('ZREM', KEYS[5], id)
+  redis.call('EXPIRE', key, ARGV[3])
+end
+
+local function give_back(key, id, state) -- ends an open reservation without a cost; its state before
+  local known = redis.call('HMGET', key, 'state', 'amount', 'books')
+  if known[1] == 'open' then
+    for book in each(known[3]) do add('reserved', book, 0 - known[2]) end
+    finish(key, id, state)
+  end
+  return known[1]
+end

@@ -1,0 +1,69 @@
+"""Where a ledger is: the path of a file, or the URL of a Redis."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+from urllib.parse import parse_qs, unquote, urlsplit
+
+PASSWORD = "MTORL_LEDGER_PASSWORD"
+
+_SQLITE = "sqlite:///"
+
+
+@dataclass(frozen=True)
+class RedisLocation:
+    """A Redis, and the name of a ledger in it. The password is never part of it."""
+
+    host: str
+    port: int
+    database: int
+    username: str | None
+    tls: bool
+    name: str
+
+    def __str__(self) -> str:
+        return f"ledger {self.name!r} on {self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """Read `redis[s]://[user@]host[:port][/database][?name=NAME]`.
+
+        Raises:
+            ValueError: it is none; the message shows no part of it that could be secret.
+        """
+        try:
+            parts = urlsplit(url)
+            port = parts.port or 6379
+            database = int(parts.path.strip("/") or 0)
+            query = parse_qs(parts.query, strict_parsing=True) if parts.query else {}
+            if parts.scheme not in ("redis", "rediss") or not parts.hostname or parts.fragment:
+                raise ValueError
+        except ValueError:  # its message may show what stands where a password would
+            raise ValueError("not a URL of the form redis://host:port/database?name=NAME") from None
+        if parts.password is not None:
+            raise ValueError(f"no password in the URL: it belongs into the environment variable {PASSWORD}")
+        if set(query) - {"name"}:
+            raise ValueError(f"unknown in the URL: {', '.join(sorted(set(query) - {'name'}))}; known: name")
+        name = query.get("name", ["default"])[-1]
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", name):  # a brace would end the hash tag of its keys
+            raise ValueError(f"name: expected letters, digits, '.', '_' and '-', got {name!r}")
+        username = unquote(parts.username) if parts.username else None
+        return cls(parts.hostname, port, database, username, parts.scheme == "rediss", name)
+
+
+def locate(where: str | Path) -> Path | RedisLocation:
+    """Tell a path (or `sqlite:///PATH`) from the URL of a Redis.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(where, Path) or "://" not in where:
+        return Path(where)
+    if where.startswith(_SQLITE):
+        return Path(where.removeprefix(_SQLITE))
+    if where.startswith(("redis://", "rediss://")):
+        return RedisLocation.parse(where)
+    raise ValueError("expected a path, or a URL that starts with sqlite:///, redis:// or rediss://")

@@ -1,0 +1,3 @@
+-- Returns  the ids of open reservations
+
+return redis.call('ZRANGE', KEYS[5], 0, -1)

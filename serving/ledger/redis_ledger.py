@@ -1,0 +1,212 @@
+"""The shared ledger: one Redis, any number of routers on any number of machines. Each call is one script, so one step.
+
+What it needs of the server, which is looked at when the ledger is opened and at each `expire`:
+
+- `appendonly yes`. With `appendfsync always` nothing that was answered is ever lost; with `everysec` a machine (not a
+  process) that dies takes up to a second of reservations with it.
+- `maxmemory-policy noeviction`, or no `maxmemory`: an evicted reservation would be a forgotten one.
+- One primary. A replica that is promoted without its primary's last writes has lost them.
+
+A server that comes back without the accounts (restarted without its files, FLUSHALL) gives no fresh budget: a process
+remembers the generation that it has seen, and refuses to spend until that returns or the process is started again.
+
+All keys carry one hash tag, `{mtorl-ledger:NAME}`, and scripts name each key they touch: on Redis Cluster a ledger lies
+on one node, which the URL must name.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError, RedisError
+from redis.retry import Retry
+
+from serving.ledger import money, periods
+from serving.ledger.contract import (
+    RETENTION_SECONDS,
+    Account,
+    Balance,
+    LedgerUnavailable,
+    Settlement,
+    UnknownReservation,
+)
+from serving.ledger.location import RedisLocation
+
+LARGEST = 9e6  # currency units: Lua compares doubles, which are exact up to 2^53 = 9.007e15 nano-units
+
+_LUA = Path(__file__).parent
+_SCRIPTS = ("define", "reserve", "settle", "cancel", "expire", "balances", "open")
+_BATCH = 100  # reservations that `expire` takes in one script: decisions get in between
+
+
+class RedisLedger:
+    """See `serving.ledger.contract.Ledger`. No limit and no reservation is above 9 million currency units.
+
+    Args:
+        location: Where it is.
+        password: Of the Redis, if it has one.
+        patience: Seconds to wait for a connection, and for an answer, before giving up with LedgerUnavailable.
+        clock: Gives the time in seconds since 1970; else the server's, so that all routers agree.
+    """
+
+    shared = True
+
+    def __init__(
+        self,
+        location: RedisLocation,
+        password: str | None = None,
+        patience: float = 5.0,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._name = str(location)
+        self._clock = clock
+        self._generation: str | None = None
+        self._checked = False
+        self._client: Any = Redis(  # Any: its methods are typed for asyncio, too
+            host=location.host,
+            port=location.port,
+            db=location.database,
+            username=location.username,
+            password=password,
+            ssl=location.tls,
+            socket_timeout=patience,
+            socket_connect_timeout=patience,
+            decode_responses=True,
+            # A connection that the server closed long ago is no fault. Every script may be repeated.
+            retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
+        )
+        self._prefix = f"{{mtorl-ledger:{location.name}}}:"
+        self._keys = [self._prefix + key for key in ("generation", "caps", "in-force", "books", "open")]
+        common = (_LUA / "common.lua").read_text()
+        self._scripts = {
+            name: self._client.register_script(common + (_LUA / f"{name}.lua").read_text()) for name in _SCRIPTS
+        }
+
+    def define(self, accounts: Iterable[Account]) -> None:
+        """See `Ledger.define`."""
+        arguments = [
+            part
+            for a in accounts
+            for part in (_name(a.arm, a.campaign, a.channel, a.period), a.period, money.limit(a.limit, LARGEST))
+        ]
+        with self._errors():
+            if self._generation is None:
+                self._check()
+                self._client.set(self._keys[0], uuid.uuid4().hex, nx=True)
+            self._run("define", [], *arguments)
+
+    def reserve(self, reservation_id: str, arm: str, campaign: str, channel: str, amount: float) -> bool:
+        """See `Ledger.reserve`."""
+        wanted = money.reservation(amount, LARGEST)
+        scopes = itertools.product([arm], {campaign, "*"}, {channel, "*"}, periods.PERIODS)
+        accounts = [_name(*scope) for scope in scopes]
+        with self._errors():
+            return bool(self._run("reserve", [reservation_id], _name(arm, campaign, channel), wanted, *accounts))
+
+    def settle(self, reservation_id: str, actual: float) -> Settlement:
+        """See `Ledger.settle`."""
+        cost = money.cost(actual)
+        with self._errors():
+            answer = self._run("settle", [reservation_id], cost)
+        if not answer:
+            raise UnknownReservation(reservation_id)
+        charged = int(answer[0])
+        return Settlement(money.units(charged), money.units(int(answer[1]) - charged))
+
+    def cancel(self, reservation_id: str) -> None:
+        """See `Ledger.cancel`."""
+        with self._errors():
+            self._run("cancel", [reservation_id])
+
+    def expire(self, ttl: float) -> int:
+        """See `Ledger.expire`. Redis itself forgets what was finished long ago."""
+        periods.checked_age(ttl)
+        total = 0
+        with self._errors():
+            self._checked = False  # the server may have been restarted with other settings
+            latest = self._now() - ttl
+            while True:
+                overdue = self._client.zrangebyscore(self._keys[4], "-inf", latest, 0, _BATCH)
+                expired = self._run("expire", overdue, latest)
+                total += expired
+                if not expired:
+                    return total
+
+    def balances(self) -> list[Balance]:
+        """See `Ledger.balances`."""
+        with self._errors():
+            rows = self._run("balances", [])
+        found = []
+        for account, *amounts in sorted(rows):
+            arm, campaign, channel, period = json.loads(account)
+            limit, spent, reserved, excess = (money.units(int(nano)) for nano in amounts)
+            found.append(Balance(arm, campaign, channel, limit, spent, reserved, excess, period))
+        return found
+
+    def open_reservations(self) -> list[str]:
+        """See `Ledger.open_reservations`."""
+        with self._errors():
+            return list(self._run("open", []))
+
+    def close(self) -> None:
+        """See `Ledger.close`."""
+        self._client.close()
+
+    def _run(self, script: str, reservations: Sequence[str], *arguments: Any) -> Any:
+        keys = [*self._keys, *(f"{self._prefix}reservation:{name}" for name in reservations)]
+        now = "" if self._clock is None else self._clock()
+        common = (self._seen_generation(), now, int(RETENTION_SECONDS))
+        if script == "expire":
+            return self._scripts[script](keys, [*common, *arguments, *reservations])
+        return self._scripts[script](keys, [*common, *reservations, *arguments])
+
+    def _seen_generation(self) -> str:
+        """What the server said when it was first asked: not what it says now."""
+        self._check()
+        if self._generation is None:
+            self._generation = self._client.get(self._keys[0])
+            if self._generation is None:
+                raise LedgerUnavailable(f"{self._name}: has no accounts yet")
+        return self._generation
+
+    def _check(self) -> None:
+        """That the server keeps what it is told."""
+        if self._checked:
+            return
+        if not self._client.info("persistence")["aof_enabled"]:
+            raise LedgerUnavailable(
+                f"{self._name}: a restart of this Redis would forget what is spent; set 'appendonly yes' (and "
+                "'appendfsync always') in redis.conf"
+            )
+        memory = self._client.info("memory")
+        if memory["maxmemory"] and memory["maxmemory_policy"] != "noeviction":
+            raise LedgerUnavailable(
+                f"{self._name}: this Redis forgets keys when its memory is full; set 'maxmemory-policy noeviction' in "
+                f"redis.conf (it is {memory['maxmemory_policy']})"
+            )
+        self._checked = True
+
+    def _now(self) -> float:
+        if self._clock is not None:
+            return self._clock()
+        seconds, micros = self._client.time()
+        return seconds + micros / 1e6
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (RedisError, OSError) as error:
+            raise LedgerUnavailable(f"{self._name}: {error}") from error
+
+
+def _name(*parts: str) -> str:
+    return json.dumps(parts, separators=(",", ":"))

@@ -1,0 +1,46 @@
+"""A process that spends from many threads: python ledger_writer.py WHERE WORKER THREADS ROUNDS.
+
+It waits for a line on stdin, so that none of several starts before all are there, and ends with a line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from serving.ledger import Account, open_ledger
+
+ACCOUNTS = [Account("a", "*", "*", 5.0), Account("a", "c1", "*", 3.0), Account("a", "*", "*", 4.5, "day")]
+
+
+def main() -> None:
+    where, worker, threads, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    ledger = open_ledger(where, patience=60)
+    ledger.define(ACCOUNTS)
+    print("ready", flush=True)
+    sys.stdin.readline()
+
+    def spend(thread: int) -> dict[str, float]:
+        charged = {}
+        for i in range(rounds):
+            # Every fourth id is also everybody else's.
+            name = f"all-{i}" if i % 4 == 0 else f"{worker}-{thread}-{i}"
+            if not ledger.reserve(name, "a", f"c{i % 2}", "x", 0.05):
+                continue
+            if i % 3:
+                charged[name] = ledger.settle(name, 0.04).charged
+                ledger.settle(name, 0.02)
+            elif i % 4:  # one that is everybody's may be exposed elsewhere
+                ledger.cancel(name)
+            if i % 7 == 0:
+                ledger.expire(3600)
+        return charged
+
+    with ThreadPoolExecutor(threads) as pool:
+        merged = {name: cost for charged in pool.map(spend, range(threads)) for name, cost in charged.items()}
+    print(json.dumps(merged))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Both kinds of ledger, a clock that tests set, and a look behind the ledger's back."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import uuid
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from serving.ledger import Balance, Ledger, SqliteLedger
+from serving.ledger.location import RedisLocation
+from serving.ledger.redis_ledger import RedisLedger
+
+KINDS = ("sqlite", "redis")
+NOON = 1_767_268_800.0  # 2026-01-01, 12:00 UTC
+
+
+@dataclass
+class Clock:
+    now: float = NOON
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Place:
+    """Where one ledger is kept."""
+
+    kind: str
+    folder: Path
+    port: int
+    clock: Clock = field(default_factory=Clock)
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "ledger.sqlite"
+
+    @property
+    def where(self) -> str:
+        return str(self.path) if self.kind == "sqlite" else f"redis://127.0.0.1:{self.port}?name={self.name}"
+
+    def open(self, patience: float = 5.0) -> Ledger:
+        if self.kind == "sqlite":
+            return SqliteLedger(self.path, patience, self.clock)
+        return RedisLedger(RedisLocation.parse(self.where), None, patience, self.clock)
+
+    def client(self) -> Any:
+        return redis.Redis(port=self.port, decode_responses=True)
+
+    def books(self) -> dict[tuple[str, ...], list[int]]:
+        """(arm, campaign, channel, period, start) -> spent, reserved and excess of every book that is not empty."""
+        found: dict[tuple[str, ...], list[int]] = {}
+        if self.kind == "sqlite":
+            with closing(sqlite3.connect(self.path)) as db:
+                rows = db.execute(
+                    "SELECT arm, campaign, channel, period, start, spent, reserved, excess "
+                    "FROM book JOIN account ON account.id = book.account"
+                )
+                found = {(*row[:4], str(row[4])): list(row[5:]) for row in rows}
+        else:
+            with self.client() as client:
+                fields = client.hgetall(f"{{mtorl-ledger:{self.name}}}:books")
+            for name, amount in fields.items():
+                what, start, account = name.split(":", 2)
+                book = found.setdefault((*json.loads(account), start), [0, 0, 0])
+                book[("spent", "reserved", "excess").index(what)] = int(amount)
+        return {key: book for key, book in found.items() if any(book)}
+
+
+def balance(ledger: Ledger, arm: str = "a", campaign: str = "*", channel: str = "*", period: str = "total") -> Balance:
+    scope = (arm, campaign, channel, period)
+    (found,) = [b for b in ledger.balances() if (b.arm, b.campaign, b.channel, b.period) == scope]
+    return found

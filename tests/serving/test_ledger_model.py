@@ -1,0 +1,214 @@
+"""Any sequence of calls, each of them made twice, against a model that is a dictionary: both ledgers."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from serving.ledger import Account, Settlement, UnknownReservation
+from serving.ledger.contract import RETENTION_SECONDS
+from tests.serving.ledgers import Place
+
+CENT = 10**7  # nano-units
+SECONDS = {"total": math.inf, "day": 86_400.0, "hour": 3_600.0}
+SCOPES = (("*", "total"), ("*", "day"), ("c1", "hour"))
+
+NAMES = st.sampled_from("abcdefghij")  # so few that calls meet
+
+Scope = tuple[str, str]
+Page = tuple[Scope, int]  # an account and the start of a period
+
+
+@dataclass
+class Book:
+    ceiling: int  # of what may be committed: a lowered limit takes nothing back
+    spent: int = 0
+    reserved: int = 0
+    excess: int = 0
+
+
+@dataclass
+class Reservation:
+    state: str
+    campaign: str
+    amount: int
+    created: float
+    pages: list[Page]
+    finished: float = 0.0
+    outcome: tuple[int, int] = (0, 0)
+
+
+class Machine(RuleBasedStateMachine):
+    """Amounts are cents."""
+
+    kind: ClassVar[str]
+    port: ClassVar[int] = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+        self.place = Place(self.kind, Path(self.folder.name), self.port)
+        self.clock = self.place.clock
+        self.ledger = self.place.open()
+        self.caps: dict[Scope, int] = dict(zip(SCOPES, (200, 120, 100), strict=True))
+        self.in_force = set(SCOPES)
+        self.books: dict[Page, Book] = {}
+        self.known: dict[str, Reservation] = {}
+        self._define()
+
+    def teardown(self) -> None:
+        self.ledger.close()
+        self.folder.cleanup()
+        if self.kind == "redis":
+            with self.place.client() as client:
+                for key in client.scan_iter(f"{{mtorl-ledger:{self.place.name}}}:*", 1000):
+                    client.delete(key)
+
+    def _define(self) -> None:
+        accounts = [Account("a", c, "*", self.caps[c, p] / 100, p) for c, p in SCOPES if (c, p) in self.in_force]  # type: ignore[arg-type]
+        self._twice(lambda: self.ledger.define(accounts))
+
+    def _twice(self, call: Callable[[], Any]) -> Any:
+        answer = call()
+        assert call() == answer
+        return answer
+
+    def _page(self, scope: Scope) -> Page:
+        length = SECONDS[scope[1]]
+        return scope, 0 if length == math.inf else int(self.clock.now // length * length)
+
+    def _give_back(self, found: Reservation, state: str) -> None:
+        found.state, found.finished = state, self.clock.now
+        for page in found.pages:
+            self.books[page].reserved -= found.amount
+
+    @rule(name=NAMES, campaign=st.sampled_from(["c1", "c2"]), amount=st.sampled_from([0, 30, 70, 100, 130]))
+    def reserve(self, name: str, campaign: str, amount: int) -> None:
+        granted = self._twice(lambda: self.ledger.reserve(name, "a", campaign, "x", amount / 100))
+        known = self.known.get(name)
+        if known is not None:
+            same = (campaign, amount) == (known.campaign, known.amount)
+            assert granted == (known.state in ("open", "settled") and same)
+            return
+        pages = [self._page(scope) for scope in SCOPES if scope in self.in_force and scope[0] in ("*", campaign)]
+        books = {page: self.books.get(page) or Book(self.caps[page[0]]) for page in pages}
+        room = [self.caps[page[0]] - book.spent - book.reserved for page, book in books.items()]
+        assert granted == (bool(pages) and min(room) >= amount)
+        if granted:
+            self.books |= books
+            for book in books.values():
+                book.reserved += amount
+            self.known[name] = Reservation("open", campaign, amount, self.clock.now, pages)
+
+    @rule(name=NAMES, actual=st.sampled_from([0, 5, 30, 70, 400]))
+    def settle(self, name: str, actual: int) -> None:
+        found = self.known.get(name)
+        if found is None:
+            with pytest.raises(UnknownReservation):
+                self.ledger.settle(name, actual / 100)
+            return
+        books = [self.books[page] for page in found.pages]
+        if found.state in ("open", "cancelled", "expired"):
+            room = [self.caps[page[0]] - self.books[page].spent - self.books[page].reserved for page in found.pages]
+            most = {"open": found.amount, "cancelled": 0, "expired": min([found.amount, *room])}[found.state]
+            charged = max(0, min(actual, most))
+            found.outcome = (charged, actual - charged)
+            for book in books:
+                book.reserved -= found.amount if found.state == "open" else 0
+                book.spent += charged
+                book.excess += actual - charged
+            found.state, found.finished = "settled" if found.state == "open" else "late", self.clock.now
+        answer = self._twice(lambda: self.ledger.settle(name, actual / 100))
+        assert answer == Settlement(found.outcome[0] / 100, found.outcome[1] / 100)
+
+    @rule(name=NAMES)
+    def cancel(self, name: str) -> None:
+        self._twice(lambda: self.ledger.cancel(name))
+        found = self.known.setdefault(name, Reservation("cancelled", "", 0, 0.0, [], self.clock.now))
+        if found.state == "open":
+            self._give_back(found, "cancelled")
+
+    @rule(ttl=st.sampled_from([0, 0, 1_800, 86_400]))
+    def expire(self, ttl: int) -> None:
+        overdue = [r for r in self.known.values() if r.state == "open" and r.created <= self.clock.now - ttl]
+        assert self.ledger.expire(ttl) == len(overdue)
+        for found in overdue:
+            self._give_back(found, "expired")
+        assert self.ledger.expire(ttl) == 0
+        if self.kind == "sqlite":  # Redis goes by its own clock
+            earliest = self.clock.now - RETENTION_SECONDS
+            self.known = {n: r for n, r in self.known.items() if r.state == "open" or r.finished >= earliest}
+
+    @rule(seconds=st.sampled_from([0.5, 1_800, 3_600, 86_400, 8 * 86_400, -1_800, -3_600, -2 * 86_400]))
+    def turn_the_clock(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @rule(scope=st.sampled_from(SCOPES), cap=st.sampled_from([0, 50, 200, 400]))
+    def change_limit(self, scope: Scope, cap: int) -> None:
+        self.caps[scope] = cap
+        self.in_force.add(scope)
+        for page, book in self.books.items():
+            if page[0] == scope:
+                book.ceiling = max(cap, book.spent + book.reserved)
+        self._define()
+
+    @rule(scope=st.sampled_from(SCOPES))
+    def leave_out(self, scope: Scope) -> None:
+        self.in_force.discard(scope)
+        self._define()
+
+    @rule()
+    def restart(self) -> None:
+        self.ledger.close()
+        self.ledger = self.place.open()
+
+    @invariant()
+    def cap_holds_and_nothing_is_lost(self) -> None:
+        stored = self.place.books()
+        for (_, campaign, _, period, start), (spent, reserved, excess) in stored.items():
+            book = self.books[(campaign, period), int(start)]
+            assert (spent, reserved, excess) == (book.spent * CENT, book.reserved * CENT, book.excess * CENT)
+            assert spent + reserved <= book.ceiling * CENT
+        assert len(stored) == sum(bool(b.spent or b.reserved or b.excess) for b in self.books.values())
+
+    @invariant()
+    def balances_show_the_current_period(self) -> None:
+        shown = {(b.campaign, b.period): b for b in self.ledger.balances()}
+        assert set(shown) == self.in_force
+        for scope, b in shown.items():
+            book = self.books.get(self._page(scope)) or Book(0)
+            assert (b.limit, b.spent, b.reserved) == (self.caps[scope] / 100, book.spent / 100, book.reserved / 100)
+        assert set(self.ledger.open_reservations()) == {n for n, r in self.known.items() if r.state == "open"}
+
+
+class SqliteMachine(Machine):
+    kind = "sqlite"
+
+
+class RedisMachine(Machine):
+    kind = "redis"
+
+
+_SETTINGS = settings(max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck))
+
+TestSqlite = SqliteMachine.TestCase
+TestSqlite.settings = _SETTINGS
+TestSqlite = pytest.mark.integration(TestSqlite)
+
+
+@pytest.mark.integration
+class TestRedis(RedisMachine.TestCase):  # type: ignore[misc]
+    settings = _SETTINGS
+
+    @pytest.fixture(autouse=True)
+    def _server(self, lasting_redis: int) -> None:
+        RedisMachine.port = lasting_redis
