@@ -1,0 +1,50 @@
+"""The parts of the KServe SDK that the router and the predictor use.
+
+kserve reads the command line of whatever process imports it (and takes abbreviations: `--model x` would set its
+`--model_name`). It gets an empty one here; no other module of ours imports kserve.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+import warnings
+
+_argv, sys.argv = sys.argv, sys.argv[:1]
+try:
+    from kserve import InferInput, InferOutput, InferRequest, InferResponse, Model, ModelServer
+    from kserve.errors import InferenceError, InvalidInput, ModelNotFound
+    from kserve.logging import KSERVE_LOG_CONFIG, configure_logging
+    from kserve.model_server import app
+finally:
+    sys.argv = _argv
+
+__all__ = [
+    "InferInput",
+    "InferOutput",
+    "InferRequest",
+    "InferResponse",
+    "InferenceError",
+    "InvalidInput",
+    "Model",
+    "ModelServer",
+    "app",
+    "quiet",
+]
+
+
+def _is_clients_fault(record: logging.LogRecord) -> bool:
+    return isinstance((record.exc_info or (None, None))[1], InvalidInput | ModelNotFound)
+
+
+def quiet() -> None:
+    """Log warnings and errors only; by default KServe and uvicorn write five lines a request."""
+    config = copy.deepcopy(KSERVE_LOG_CONFIG)
+    for logger in config["loggers"].values():
+        logger["level"] = "WARNING"
+    configure_logging(config)
+    # It also logs a client's mistake as an error, with a traceback.
+    logging.getLogger("kserve").addFilter(lambda record: not _is_clients_fault(record))
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    warnings.filterwarnings("ignore", message=".*ORJSONResponse is deprecated.*")
