@@ -8,6 +8,8 @@ Numpy only and free of state, so that training, off-policy evaluation, the simul
     channel      = inverse of the cumulative probability at u        u in [0, 1) is supplied: a decision can be replayed
     expose       = utility of that channel >= 0
 
+:func:`decide` does all of it. The last line alone, for a channel that somebody else chose, is :func:`appraise`.
+
 The tilt is the closed form of "raise the expected utility, and pay for moving away from the logging policy in KL
 divergence": beta = 0 repeats the logging policy as the action head learned it, a large beta takes the best utility.
 ``scale`` puts beta in units that mean the same on every data set: it is the typical spread of utility *between the
@@ -121,17 +123,70 @@ def decide(
     cumulative_BC = probs_BC.cumsum(axis=1)
     # Dividing makes the last column exactly 1, so rounding can never push a u just below 1 past the last candidate.
     channel_B = (u[:, None] >= cumulative_BC / cumulative_BC[:, -1:]).sum(axis=1)
-    chosen = np.arange(rows), channel_B
-    utility_B = utility_BC[chosen]
+    worth = _at(utility_BC, gain, cost, channel_B)
     return Decision(
         channel_B=channel_B,
-        propensity_B=probs_BC[chosen],
+        propensity_B=probs_BC[np.arange(rows), channel_B],
         probs_BC=probs_BC,
-        expected_gain_B=gain[chosen],
-        expected_cost_B=cost[chosen],
-        expose_B=utility_B >= 0,
-        utility_B=utility_B,
+        expected_gain_B=worth.expected_gain_B,
+        expected_cost_B=worth.expected_cost_B,
+        expose_B=worth.expose_B,
+        utility_B=worth.utility_B,
     )
+
+
+@dataclass(frozen=True)
+class Appraisal:
+    """What an exposure on one channel a row is worth."""
+
+    expected_gain_B: Floats
+    expected_cost_B: Floats
+    utility_B: Floats
+    expose_B: Bools
+
+
+def appraise(
+    gain_BC: ArrayLike,
+    cost_BC: ArrayLike,
+    params: PolicyParams,
+    channel_B: ArrayLike,
+    price_BC: ArrayLike | None = None,
+) -> Appraisal:
+    """Say for each row whether its given channel is worth an exposure.
+
+    Args:
+        gain_BC: As in :func:`decide`.
+        cost_BC: As there.
+        params: As there.
+        channel_B: A channel's position a row.
+        price_BC: As there.
+
+    Raises:
+        ValueError: as there, or a channel is none.
+    """
+    utility_BC, gain, cost = _utility(gain_BC, cost_BC, params.price if price_BC is None else price_BC)
+    channel = np.asarray(channel_B)
+    rows, channels = gain.shape
+    if channel.shape != (rows,) or not np.issubdtype(channel.dtype, np.integer):
+        raise ValueError(f"channel_B must be {rows} whole numbers, got {channel.dtype} {channel.shape}")
+    if not ((channel >= 0) & (channel < channels)).all():
+        raise ValueError(f"channel_B must lie between 0 and {channels - 1}")
+    return _at(utility_BC, gain, cost, channel)
+
+
+def best_channel(
+    gain_BC: ArrayLike,
+    cost_BC: ArrayLike,
+    params: PolicyParams,
+    candidates_BC: ArrayLike | None = None,
+    price_BC: ArrayLike | None = None,
+) -> NDArray[np.int64]:
+    """The candidate of the greatest utility in each row, the first of several; arguments as in :func:`decide`."""
+    utility_BC = expected_utility(gain_BC, cost_BC, params.price if price_BC is None else price_BC)
+    if candidates_BC is not None:
+        utility_BC = np.where(_allowed(candidates_BC, utility_BC.shape), utility_BC, -np.inf)
+    best_B: NDArray[np.int64] = utility_BC.argmax(axis=1)
+    return best_B
 
 
 def action_probabilities(
@@ -178,14 +233,9 @@ def choice_probabilities(
     if candidates_BC is None:
         uniform = 1.0 / score_BC.shape[1]
     else:
-        allowed_BC = np.asarray(candidates_BC, dtype=bool)
-        if allowed_BC.shape != score_BC.shape:
-            raise ValueError(f"candidates_BC must have shape {score_BC.shape}, got {allowed_BC.shape}")
-        count_B1 = allowed_BC.sum(axis=1, keepdims=True)
-        if not count_B1.all():
-            raise ValueError(f"candidates_BC: row {int(np.argmin(count_B1))} has no candidate")
+        allowed_BC = _allowed(candidates_BC, score_BC.shape)
         score_BC = np.where(allowed_BC, score_BC, -np.inf)
-        uniform = allowed_BC / count_B1
+        uniform = allowed_BC / allowed_BC.sum(axis=1, keepdims=True)
     # log_softmax(logits) differs from logits by a constant of the row, and a softmax forgets such constants.
     tilted_BC = np.exp(score_BC - score_BC.max(axis=1, keepdims=True))
     tilted_BC /= tilted_BC.sum(axis=1, keepdims=True)
@@ -217,3 +267,20 @@ def _utility(gain_BC: ArrayLike, cost_BC: ArrayLike, price: ArrayLike) -> tuple[
     if not np.isfinite(utility).all():
         raise ValueError("price_BC must be finite")
     return utility, gain, cost
+
+
+def _allowed(candidates_BC: ArrayLike, shape: tuple[int, ...]) -> Bools:
+    """Checked candidates: at least one a row."""
+    allowed_BC: Bools = np.asarray(candidates_BC, dtype=bool)
+    if allowed_BC.shape != shape:
+        raise ValueError(f"candidates_BC must have shape {shape}, got {allowed_BC.shape}")
+    some_B = allowed_BC.any(axis=1)
+    if not some_B.all():
+        raise ValueError(f"candidates_BC: row {int(np.argmin(some_B))} has no candidate")
+    return allowed_BC
+
+
+def _at(utility_BC: Floats, gain_BC: Floats, cost_BC: Floats, channel_B: NDArray[np.int64]) -> Appraisal:
+    chosen = np.arange(len(utility_BC)), channel_B
+    utility_B = utility_BC[chosen]
+    return Appraisal(gain_BC[chosen], cost_BC[chosen], utility_B, utility_B >= 0)

@@ -48,7 +48,9 @@ class Pacing:
         """
         if (period == "total") != (self.start is not None):
             needs = "needs" if period == "total" else "has"
-            raise ValueError(f"a budget with period {period} {needs} {'a' if period == 'total' else 'no'} start and end")
+            raise ValueError(
+                f"a budget with period {period} {needs} {'a' if period == 'total' else 'no'} start and end"
+            )
 
     def plan(self, amount: float, period: str, now: float) -> Plan:
         """The plan in force at a time.

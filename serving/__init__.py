@@ -1,1 +1,1 @@
-"""TorchServe handlers, the A/B router, the budget ledger, the decision log."""
+"""TorchServe handlers, the KServe predictor, the A/B router, the budget ledger, the decision log."""

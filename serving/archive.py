@@ -11,7 +11,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-HANDLER = Path(__file__).parent / "handlers" / "policy_handler.py"
+HANDLERS = {name: Path(__file__).parent / "handlers" / f"{name}_handler.py" for name in ("policy", "channel", "budget")}
 MODEL_CONFIG = Path(__file__).parent / "torchserve_files" / "model-config.yaml"
 _MANIFEST = "MAR-INF/MANIFEST.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip file can hold
@@ -21,7 +21,9 @@ class ArchiveError(RuntimeError):
     """The artifact could not be packed."""
 
 
-def package(artifact_folder: str | Path, name: str, out_dir: str | Path, *, handler: str | Path = HANDLER) -> Path:
+def package(
+    artifact_folder: str | Path, name: str, out_dir: str | Path, *, handler: str | Path = HANDLERS["policy"]
+) -> Path:
     """Write ``<out_dir>/<name>.mar``: the handler, its configuration and the artifact, byte for byte, in ``artifact/``.
 
     The file appears whole or not at all, and the same artifact gives the same bytes.
@@ -30,7 +32,7 @@ def package(artifact_folder: str | Path, name: str, out_dir: str | Path, *, hand
         artifact_folder: Folder written by ``mtorl.artifact.save``.
         name: The model's name in TorchServe.
         out_dir: The model store.
-        handler: The handler's file.
+        handler: The handler's file. Its base class is not packed: a worker has the package installed.
 
     Returns:
         The path of the .mar file.

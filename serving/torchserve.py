@@ -40,13 +40,15 @@ class TorchServe:
     Args:
         model_store: Folder with the .mar files; a model is named after its file.
         workdir: Folder for its configuration, its log (``torchserve.log``) and its temporary files.
+        workers: Of each model; the models share out the cores when None. (A pod has what its .mar says: one.)
     """
 
-    def __init__(self, model_store: str | Path, workdir: str | Path) -> None:
+    def __init__(self, model_store: str | Path, workdir: str | Path, workers: int | None = None) -> None:
         self.model_store = Path(model_store).resolve()
         self.workdir = Path(workdir).resolve()
         self.log = self.workdir / "torchserve.log"
         self.models = tuple(sorted(mar.stem for mar in self.model_store.glob("*.mar")))
+        self.workers = workers or max(1, (os.cpu_count() or 1) // max(1, len(self.models)))
         self.inference_url = self.management_url = self.metrics_url = ""
         self._guarded: Guarded | None = None
 
@@ -67,7 +69,7 @@ class TorchServe:
         return f"{self.inference_url}/v1/models/{model}:predict"
 
     def start(self) -> None:
-        """Start, and return when each model has answered through its worker.
+        """Start, and return when each model has answered through a worker and has all of its workers.
 
         Raises:
             TorchServeError: No model, no Java, or a server or model that does not come up.
@@ -82,7 +84,8 @@ class TorchServe:
         for tries_left in reversed(range(_BIND_TRIES)):
             self._guarded = guarded = self._launch(java)
             try:
-                return self._wait_until_ready(guarded, deadline)
+                self._wait_until_ready(guarded, deadline)
+                return self._add_workers(guarded)
             except TorchServeError:
                 self.stop()
                 # Another process may have taken a port between our choice and Java's bind.
@@ -133,6 +136,21 @@ class TorchServe:
                     waited = f"{model} gave no answer in {_START_SECONDS:.0f} s ({problem})"
                     raise TorchServeError(f"{waited}; {guarded.tail()}")
                 time.sleep(0.1)
+
+    def _add_workers(self, guarded: Guarded) -> None:
+        """From the one worker of a pod to ours. Not in config.properties, since a .mar's own figure goes before it."""
+        if self.workers == 1:
+            return
+        scale = f"min_worker={self.workers}&max_worker={self.workers}&synchronous=true"
+        for model in self.models:
+            request = urllib.request.Request(f"{self.management_url}/models/{model}?{scale}", method="PUT")
+            try:
+                with _HTTP.open(request, timeout=_START_SECONDS):
+                    pass
+            except (OSError, HTTPException) as error:
+                raise TorchServeError(
+                    f"{model} did not get {self.workers} workers ({error}); {guarded.tail()}"
+                ) from None
 
     def _not_ready(self, model: str) -> str:
         """Why a model does not answer yet, empty when it does.

@@ -58,6 +58,13 @@ def test_router_knows_no_torch_and_no_offline_feast() -> None:
         assert not any(name.startswith("feast.infra.offline_stores") for name in names), path
 
 
+def test_the_predictor_is_the_model_alone() -> None:
+    for path in sorted((ROOT / "serving" / "predictor").rglob("*.py")):
+        ours = {name.split(".")[1] for name in _imports(path) if name.startswith("serving.")}
+        assert ours <= {"handlers", "kserve_sdk", "predictor"}, path
+        assert "ts" not in {name.split(".")[0] for name in _imports(path)}, path
+
+
 def test_steps_import_no_module_that_defines_components() -> None:
     """Inside a running step kfp has no ``dsl.component``: what a step calls must not import components or pipelines."""
     for path in _modules():

@@ -1,1 +1,1 @@
-"""handlers."""
+"""TorchServe handlers over one base: both decisions, the channel alone, the budget alone."""

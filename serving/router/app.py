@@ -10,11 +10,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from serving.decision_log import SpoolUnavailable
+from serving.kserve_sdk import InferRequest, Model
 from serving.router import v2
 from serving.router.door import DoorMiddleware
 from serving.router.requests import BadRequest, parse_decisions, parse_json, parse_outcomes
 from serving.router.router import Router
-from serving.router.sdk import InferRequest, Model
 from serving.router.throttle import OncePerSecond
 
 log = logging.getLogger(__name__)

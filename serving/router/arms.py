@@ -59,7 +59,7 @@ class Arms:
 
         Args:
             url: Of the arm.
-            items: {"window": ..., "u": ...} each.
+            items: {"window": ..., "u": ...} each; "price", a number or {channel: number}, replaces that of the model.
 
         Returns:
             An answer or an error for each item, in order.

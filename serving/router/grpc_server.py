@@ -14,10 +14,10 @@ from typing import Any
 import grpc
 from grpc import aio
 
+from serving.kserve_sdk import InferenceServicer, InvalidInput, ModelNotFound, add_inference_service
 from serving.router import metrics
 from serving.router.admission import Saturated
 from serving.router.door import Door
-from serving.router.sdk import InferenceServicer, InvalidInput, ModelNotFound, add_inference_service
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import orjson
 
 from mtorl.dataset import Column, DatasetSpec
 from serving.decision_log.records import OUTCOME_KINDS, SCHEMA_VERSION
-from serving.router.sdk import InvalidInput
+from serving.kserve_sdk import InvalidInput
 
 MAX_INSTANCES = 64
 MAX_OUTCOMES = 1000

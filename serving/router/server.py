@@ -10,12 +10,12 @@ from types import FrameType
 
 import uvloop
 
+from serving.kserve_sdk import ModelServer, app, quiet
 from serving.router.app import RouterModel, install
 from serving.router.config import RouterConfig
 from serving.router.features import FeatureSource
 from serving.router.grpc_server import GrpcServer
 from serving.router.router import Router
-from serving.router.sdk import ModelServer, app, quiet
 
 _GRACE_SECONDS = 10
 

@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 
 from mtorl.dataset import DatasetSpec
+from serving.kserve_sdk import InferOutput, InferRequest, InferResponse
 from serving.router.requests import BadRequest, DecisionRequest, parse_decisions
-from serving.router.sdk import InferOutput, InferRequest, InferResponse
 
 _REQUIRED = ("user_id", "campaign_id", "context")
 _INPUTS = (*_REQUIRED, "request_id", "timestamp")

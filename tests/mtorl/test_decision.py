@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mtorl.decision import PolicyParams, action_probabilities, decide, utility_scale
+from mtorl.decision import PolicyParams, action_probabilities, appraise, best_channel, decide, utility_scale
 
 LOGITS = np.log(np.array([[0.7, 0.2, 0.1]]))
 GAIN = np.array([[0.1, 0.3, 0.2]])
@@ -185,3 +185,36 @@ def test_utility_scale_is_the_spread_between_channels_not_between_users():
     gain = np.array([[0.0, 1.0], [10.0, 11.0]])
     assert utility_scale(gain, np.zeros_like(gain)) == pytest.approx(0.5)
     assert utility_scale(np.ones((3, 2)), np.ones((3, 2))) == 1.0
+
+
+def test_the_best_channel_is_the_candidate_of_greatest_utility():
+    params = PolicyParams(price=0.1)  # utilities 0.05, 0.2, 0.0
+    assert best_channel(GAIN, COST, params).tolist() == [1]
+    assert best_channel(GAIN, COST, params, [[True, False, True]]).tolist() == [0]
+    below_zero = best_channel(GAIN, COST, params, [[True, False, True]], price_BC=[[2.0, 0.0, 1.0]])
+    assert below_zero.tolist() == [0], "no candidate is worth it, and still no other channel is taken"
+    assert best_channel(GAIN, COST, params, price_BC=[[1.0, 1.0, 0.0]]).tolist() == [2]
+    assert best_channel(repeat(np.zeros((1, 3)), 2), np.zeros((2, 3)), params).tolist() == [0, 0]
+    with pytest.raises(ValueError, match="row 0 has no candidate"):
+        best_channel(GAIN, COST, params, [[False] * 3])
+
+
+@given(
+    gain=hnp.arrays(float, (5, 3), elements=st.floats(-1, 1)),
+    cost=hnp.arrays(float, (5, 3), elements=st.floats(0, 5)),
+    price=hnp.arrays(float, (5, 3), elements=st.floats(0, 3)),
+    u=hnp.arrays(float, 5, elements=st.floats(0, 0.999)),
+)
+def test_an_appraisal_of_the_chosen_channel_is_what_the_decision_says(gain, cost, price, u):
+    decision = decide(np.zeros((5, 3)), gain, cost, PolicyParams(advantage_weight=1.0), u, price_BC=price)
+    worth = appraise(gain, cost, PolicyParams(), decision.channel_B, price)
+    for name in ("expected_gain_B", "expected_cost_B", "utility_B", "expose_B"):
+        np.testing.assert_array_equal(getattr(worth, name), getattr(decision, name))
+    best = appraise(gain, cost, PolicyParams(), best_channel(gain, cost, PolicyParams(), None, price), price)
+    assert (best.utility_B >= worth.utility_B).all()
+
+
+@pytest.mark.parametrize("channel", [[3], [-1], [0, 1], [0.0], [[0]]])
+def test_an_appraisal_of_a_channel_that_is_none_is_an_error(channel):
+    with pytest.raises(ValueError, match="channel_B must"):
+        appraise(GAIN, COST, PolicyParams(), channel)

@@ -18,13 +18,13 @@ from prometheus_client import REGISTRY
 
 from mtorl.dataset import Column, DatasetSpec, RewardSpec
 from serving.decision_log import Spool
+from serving.kserve_sdk import ModelServer, app, quiet
 from serving.ledger import Balance, Ledger
 from serving.router.app import RouterModel, install
 from serving.router.config import RouterConfig
 from serving.router.features import UserFeatures
 from serving.router.requests import DecisionRequest
 from serving.router.router import Router
-from serving.router.sdk import ModelServer, app, quiet
 
 SPEC = DatasetSpec(
     name="tiny",

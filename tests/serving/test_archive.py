@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from serving.archive import ArchiveError, package
+from serving.archive import HANDLERS, ArchiveError, package
 
 pytestmark = pytest.mark.integration  # runs torch-model-archiver
 
@@ -66,3 +68,20 @@ def test_a_folder_that_is_no_artifact_is_refused(tmp_path: Path, text: str | Non
         (tmp_path / "model.json").write_text(text)
     with pytest.raises(ArchiveError, match="not a model artifact"):
         package(tmp_path, "challenger", tmp_path / "store")
+
+
+@pytest.mark.parametrize("name", HANDLERS)
+def test_a_handler_in_an_archive_finds_its_base_in_the_package(artifact: Path, tmp_path: Path, name: str) -> None:
+    """As TorchServe's worker does: the file alone, from the unpacked archive, with the package installed."""
+    mar = package(artifact, "challenger", tmp_path / "store", handler=HANDLERS[name])
+    with zipfile.ZipFile(mar) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    code = f"""
+import sys; sys.path.insert(0, {str(tmp_path / "unpacked")!r})
+from ts.model_loader import TsModelLoader
+module, _ = TsModelLoader()._load_handler_file("{name}_handler.py")
+entry, _ = TsModelLoader()._get_class_entry_point(module)
+print(module.__file__, type(entry.__self__).__mro__[-4].__module__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.split() == [str(tmp_path / "unpacked" / f"{name}_handler.py"), "serving.handlers.base"], done

@@ -7,7 +7,7 @@ import urllib.request
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,117 +15,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtorl.dataset import DatasetSpec
-from mtorl.decision import PolicyParams, decide
-from mtorl.encoder import Encoder
+from mtorl.decision import decide
 from mtorl.windows import WindowBatch
-from serving.handlers import policy_handler
-from serving.handlers.policy_handler import MAX_INSTANCES, PolicyHandler
-
-SPEC = DatasetSpec.from_dict(
-    {
-        "name": "small",
-        "description": "three channels",
-        "adapter": "touchpoints",
-        "channels": ["search", "social", "video"],
-        "context": [{"name": "hour", "kind": "numeric"}, {"name": "device", "kind": "categorical"}],
-        "static": [{"name": "region", "kind": "categorical", "missing": "unknown"}],
-        "segment": "region",
-        "reward": {"gain": "click"},
-        "propensity": "logged",
-        "currency": "EUR",
-        "window": 3,
-    }
+from serving.handlers import budget_handler, channel_handler, policy_handler
+from serving.handlers.base import ArtifactHandler
+from serving.handlers.policy_handler import PolicyHandler
+from serving.handlers.protocol import MAX_INSTANCES
+from tests.serving.handler_fixtures import (
+    NAN_HOUR,
+    POLICY,
+    SPEC,
+    Context,
+    Network,
+    ask,
+    item,
+    made,
+    save_artifact,
+    v1,
+    v2,
+    window,
 )
-POLICY = PolicyParams(advantage_weight=1.0, exploration=0.1, price=0.1)
-NAN_HOUR = 99.0  # at this hour the network fails
 
 
-class Network:
-    """Heads that depend on the last hour of a window, and a count of the calls."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def predict(self, batch: WindowBatch) -> tuple[Any, Any, Any]:
-        self.calls += 1
-        hour_B = np.asarray(batch.context["hour"])[np.cumsum(batch.length_B) - 1]
-        hour_B = np.nan_to_num(hour_B)
-        logits_BC = np.stack([hour_B / 10, np.zeros(len(batch)), -hour_B / 10], axis=1)
-        logits_BC[hour_B == NAN_HOUR, 1] = np.nan
-        return logits_BC, np.full_like(logits_BC, 0.05), np.full_like(logits_BC, 0.2)
-
-
-class Context:
-    """What TorchServe hands to a handler, and what the handler told it."""
-
-    def __init__(self, model_dir: str = "") -> None:
-        self.model_name = "challenger"
-        self.system_properties = {"model_dir": model_dir}
-        self.status: dict[int, int] = {}
-        self.content_type: dict[int, str] = {}
-
-    def set_response_status(self, code: int, phrase: str, idx: int) -> None:
-        self.status[idx] = code
-
-    def set_response_content_type(self, idx: int, value: str) -> None:
-        self.content_type[idx] = value
-
-    def get_request_id(self, idx: int) -> str:
-        return f"request-{idx}"
-
-
-def made(predict: Any = None) -> PolicyHandler:
-    handler = PolicyHandler()
-    handler.artifact = SimpleNamespace(  # type: ignore[assignment]
-        spec=SPEC,
-        policy=POLICY,
-        encoder=SimpleNamespace(unreward=lambda reward, cost: 2 * reward),
-        predict=predict or Network().predict,
-    )
-    handler.model = {"name": "challenger", "version": "abc", "digest": "abcdef"}
-    return handler
-
-
-def window(hour: float | None = 10.0) -> dict[str, Any]:
-    return {
-        "timestamp": 7_200_000_000,
-        "prev_channel": [None, "search"],
-        "prev_timestamp": [None, 3_600_000_000],
-        "prev_click": [0, 1],
-        "prev_conversion": [0, 0],
-        "prev_revenue": [0.0, 0.0],
-        "prev_cost": [0.0, 0.3],
-        "context": {"hour": [9.0, hour], "device": ["phone", None]},
-        "static": {"region": "north"},
-    }
-
-
-def item(hour: float | None = 10.0, u: float = 0.5, **more: Any) -> dict[str, Any]:
-    return {"window": window(hour), "u": u, **more}
-
-
-def v1(*items: Any) -> dict[str, Any]:
-    return {"body": json.dumps({"instances": list(items)}).encode()}
-
-
-def v2(*texts: str, request_id: str | None = None, **changes: Any) -> dict[str, Any]:
-    tensor = {"name": "instances", "datatype": "BYTES", "shape": [len(texts)], "data": list(texts), **changes}
-    return {"body": json.dumps({"inputs": [tensor], **({"id": request_id} if request_id else {})}).encode()}
-
-
-def ask(handler: PolicyHandler, *requests: dict[str, Any]) -> tuple[list[Any], Context]:
-    context = Context()
-    bodies = handler.handle(list(requests), context)
-    assert len(bodies) == len(requests)
-    return [json.loads(body) for body in bodies], context
-
-
-def test_the_file_defines_exactly_one_class() -> None:
-    classes = [
-        c for _, c in inspect.getmembers(policy_handler, inspect.isclass) if c.__module__ == policy_handler.__name__
-    ]
-    assert classes == [PolicyHandler]
+@pytest.mark.parametrize("module", [policy_handler, channel_handler, budget_handler], ids=lambda m: m.__name__)
+def test_a_file_defines_exactly_one_class(module: ModuleType) -> None:
+    (own,) = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]
+    assert issubclass(own, ArtifactHandler)
 
 
 def test_a_decision_is_what_the_decision_rule_says() -> None:
@@ -158,16 +73,32 @@ def test_candidates_and_price_of_an_item_count_for_that_item_only() -> None:
     assert same == free
 
 
+def test_a_price_for_each_channel_counts_for_that_channel() -> None:
+    prices = {"search": 0.2, "social": 0.4, "video": 100}
+    items = [item(u=u, price=prices) for u in (0.0, 0.5, 0.999)]
+    (answer,), _ = ask(made(), v1(*items, item(candidates=["search"], price={"search": 7}), item(price=0.3)))
+    *by_channel, only, flat = answer["predictions"]
+    price_BC = np.tile(list(prices.values()), (3, 1))
+    cost = np.full((3, 3), 0.2)
+    expected = decide([[1, 0, -1]] * 3, np.full((3, 3), 0.1), cost, POLICY, [0.0, 0.5, 0.999], price_BC=price_BC)
+    assert [a["channel"] for a in by_channel] == [SPEC.channels[c] for c in expected.channel_B]
+    assert [a["price"] for a in by_channel] == price_BC[range(3), expected.channel_B].tolist()
+    np.testing.assert_array_equal([list(a["channel_probs"].values()) for a in by_channel], expected.probs_BC)
+    assert (only["price"], only["expose"]) == (7.0, False), "prices of others than the candidates are not needed"
+    assert flat["price"] == 0.3
+
+
 def test_all_requests_share_one_forward_pass() -> None:
     network = Network()
-    texts = [json.dumps(item(hour)) for hour in (1.0, 2.0)]
+    texts = [json.dumps(item(hour)) for hour in (2.0, 3.0)]
     (first, second, ready, third), _ = ask(
-        made(network.predict), v1(item(1.0)), v2(*texts), {"body": b""}, v1(item(2.0))
+        made(network.predict), v1(item(1.0)), v2(*texts), {"body": b""}, v1(item(4.0))
     )
     assert network.calls == 1
     assert ready["ready"] is True
-    decisions = [json.loads(text) for text in second["outputs"][0]["data"]]
-    assert decisions == [first["predictions"][0], third["predictions"][0]]
+    in_order = [*first["predictions"], *(json.loads(text) for text in second["outputs"][0]["data"])]
+    in_order += third["predictions"]
+    assert in_order == [ask(made(), v1(item(hour)))[0][0]["predictions"][0] for hour in (1.0, 2.0, 3.0, 4.0)]
 
 
 def test_v2_has_the_shape_that_clients_expect() -> None:
@@ -187,12 +118,22 @@ BAD_ITEMS = [
     ("text", "an instance must be an object"),
     ({"u": 0.5}, "an instance must be an object"),
     ({"window": window()}, r"u must be"),
+    (item(prices=1), "unknown field 'prices'"),
+    (item(channel="video"), "unknown field 'channel'"),
     (item(u=1.0), r"u must be"),
     (item(u=True), r"u must be"),
     (item(u="0.5"), r"u must be"),
     (item(price=-1), "price must be"),
     (item(price=10**400), "price must be"),
     (item(price="1"), "price must be"),
+    (item(price=True), "price must be"),
+    (item(price=[0.1, 0.1, 0.1]), "price must be"),
+    (item(price={}), "missing: search, social, video"),
+    (item(price={"search": 1, "video": 1}), "missing: social"),
+    (item(price={"search": 1, "social": 1, "video": 1, "radio": 1}), "unknown channel 'radio'"),
+    (item(price={"search": 1, "social": -1, "video": 1}), "price.social must be"),
+    (item(price={"search": 1, "social": None, "video": 1}), "price.social must be"),
+    (item(price={"search": 1, "video": "1"}, candidates=["search"]), "price.video must be"),
     (item(candidates=[]), "candidates must be"),
     (item(candidates=["radio"]), "candidates must be"),
     (item(candidates="search"), "candidates must be"),
@@ -333,32 +274,7 @@ def test_whatever_a_client_sends_others_get_their_answer(field: str, value: Any,
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """An untrained network of the real kind."""
-    import pandas as pd
-    import torch
-
-    from mtorl.artifact import save
-    from mtorl.model import MTORL, MTORLConfig
-
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    encoder = Encoder.fit(WindowBatch.from_instances([window(float(hour)) for hour in range(24)], SPEC), SPEC)
-    return save(
-        tmp_path_factory.mktemp("artifact") / "challenger",
-        name="challenger",
-        kind="mtorl",
-        network=MTORL(MTORLConfig(inputs=encoder.dim, channels=3, window=SPEC.window, outcomes=2)),
-        encoder=encoder,
-        spec=SPEC,
-        policy=POLICY,
-        reference=pd.DataFrame({"user_id": ["a"], "hour": [1.0]}),
-        metrics={},
-        cost_cap=dict.fromkeys(SPEC.channels, 1.0),
-        default_channel="search",
-        data_fingerprint="none",
-        git_revision="none",
-        training_users=np.array([], dtype=np.uint64),
-    )
+    return save_artifact(tmp_path_factory.mktemp("artifact") / "challenger")
 
 
 def expected_decisions(artifact: Any, items: list[dict[str, Any]]) -> list[str]:
@@ -388,19 +304,20 @@ def test_the_archive_is_all_that_the_handler_needs(artifact: Any, tmp_path: Path
         PolicyHandler().initialize(context)
 
 
+def post(url: str, body: bytes, content_type: str = "application/json") -> tuple[int, Any]:
+    request = urllib.request.Request(url, body, {"Content-Type": content_type})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
 @pytest.mark.integration
 def test_decisions_through_torchserve(artifact: Any, tmp_path: Path, remains: Any) -> None:
     """Many clients at once, good and bad, so that TorchServe puts both into one batch."""
     from serving.archive import package
     from serving.torchserve import TorchServe
-
-    def post(url: str, body: bytes, content_type: str = "application/json") -> tuple[int, Any]:
-        request = urllib.request.Request(url, body, {"Content-Type": content_type})
-        try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
-                return answer.status, json.loads(answer.read())
-        except urllib.error.HTTPError as error:
-            return error.code, json.loads(error.read())
 
     package(artifact.folder, "challenger", tmp_path / "store")
     with TorchServe(tmp_path / "store", tmp_path / "work") as server:
@@ -429,5 +346,50 @@ def test_decisions_through_torchserve(artifact: Any, tmp_path: Path, remains: An
         assert post(url, b"{}", "application/x-www-form-urlencoded")[0] == 400
         with urllib.request.urlopen(f"{server.inference_url}/predictions/challenger", timeout=5) as answer:
             assert json.loads(answer.read())["ready"] is True
+        assert server.log.read_text() == log, "a request must not write to the log"
+    assert not remains()
+
+
+@pytest.mark.integration
+def test_each_handler_and_explanations_through_torchserve(artifact: Any, tmp_path: Path, remains: Any) -> None:
+    """One artifact, three models. Explanations and decisions of many clients share batches of one worker."""
+    from serving.archive import HANDLERS, package
+    from serving.torchserve import TorchServe
+
+    for name, handler in HANDLERS.items():
+        package(artifact.folder, name, tmp_path / "store", handler=handler)
+    with TorchServe(tmp_path / "store", tmp_path / "work") as server:
+        log = server.log.read_text()
+        asked = item(u=0.3, price={"search": 0.1, "social": 0.2, "video": 0.3})
+        answers = {}
+        for name in HANDLERS:
+            status, body = post(server.endpoint(name), v1(asked, None)["body"])
+            answers[name], error = body["predictions"]
+            assert (status, list(error)) == (200, ["error"])
+        assert answers["policy"] == pytest.approx({**answers["policy"], **answers["channel"]})
+        offer = {"window": window(), "channel": answers["policy"]["channel"], "price": asked["price"]}
+        _, body = post(server.endpoint("budget"), v1(offer)["body"])
+        worth = body["predictions"][0]
+        assert worth["utility"] == pytest.approx(answers["policy"]["utility"], abs=1e-5)
+        assert (worth["price"], worth["expose"]) == (answers["policy"]["price"], answers["policy"]["expose"])
+
+        base = server.inference_url
+
+        def client(k: int) -> Any:
+            if k % 2:
+                return post(server.endpoint("policy"), v1(asked)["body"])[1]["predictions"][0]["channel"]
+            if k % 4:
+                status, body = post(f"{base}/v2/models/policy/explain", v2(json.dumps(asked))["body"])
+                why = json.loads(body["outputs"][0]["data"][0])
+            else:
+                url = f"{base}/explanations/policy" if k % 8 else f"{base}/v1/models/policy:explain"
+                status, body = post(url, v1(asked)["body"])
+                why = body["explanations"][0]
+            assert (status, len(why["touchpoints"])) == (200, 1)
+            assert why["expected_reward"] == pytest.approx(answers["policy"]["expected_reward"], abs=1e-5)
+            return why["channel"]
+
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(client, range(48))) == {answers["policy"]["channel"]}
         assert server.log.read_text() == log, "a request must not write to the log"
     assert not remains()

@@ -67,6 +67,17 @@ def test_the_configuration_opens_nothing_to_others(tmp_path: Path) -> None:
     assert lines["metrics_mode"] == "prometheus"
 
 
+@pytest.mark.parametrize(("cores", "models", "workers"), [(8, 1, 8), (8, 3, 2), (2, 2, 1), (2, 3, 1), (None, 1, 1)])
+def test_the_models_share_out_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int | None, models: int, workers: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    for i in range(models):
+        (tmp_path / f"{i}.mar").touch()
+    assert TorchServe(tmp_path, tmp_path).workers == workers
+    assert TorchServe(tmp_path, tmp_path, workers=3).workers == 3
+
+
 def test_an_empty_model_store_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TorchServeError, match=r"no \.mar file"):
         TorchServe(tmp_path, tmp_path / "work").start()
@@ -134,9 +145,11 @@ def test_two_models_answer_and_a_dead_server_is_noticed(tmp_path, remains, wait_
         taken.listen()
         choices = [(*free_ports(4), taken.getsockname()[1])]  # the last one is found taken last
         monkeypatch.setattr(torchserve, "free_ports", lambda n: choices.pop() if choices else free_ports(n))
-        with TorchServe(store, tmp_path / "work") as server:
+        with TorchServe(store, tmp_path / "work", workers=2) as server:
             server.start()  # harmless
             log = server.log.read_text()
+            commands = [" ".join(p.cmdline()) for p in psutil.Process(server.pid).children(recursive=True)]
+            assert sum("model_service_worker" in command for command in commands) == 4, "two a model"
             assert "Address already in use" in log
             for model, name in (("incumbent", "first"), ("challenger", "second")):
                 assert json.loads(get(server.endpoint(model), b'{"instances": []}')) == {"predictions": [name]}

@@ -1,7 +1,7 @@
-"""The parts of the KServe SDK that the router uses.
+"""The parts of the KServe SDK that the router and the predictor use.
 
 kserve reads the command line of whatever process imports it (and takes abbreviations: `--model x` would set its
-`--model_name`). It gets an empty one here; no other module of the router imports kserve.
+`--model_name`). It gets an empty one here; no other module of ours imports kserve.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import warnings
 
 _argv, sys.argv = sys.argv, sys.argv[:1]
 try:
-    from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
-    from kserve.errors import InvalidInput, ModelNotFound
+    from kserve import InferInput, InferOutput, InferRequest, InferResponse, Model, ModelServer
+    from kserve.errors import InferenceError, InvalidInput, ModelNotFound
     from kserve.logging import KSERVE_LOG_CONFIG, configure_logging
     from kserve.model_server import app
     from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import (
@@ -25,9 +25,11 @@ finally:
     sys.argv = _argv
 
 __all__ = [
+    "InferInput",
     "InferOutput",
     "InferRequest",
     "InferResponse",
+    "InferenceError",
     "InferenceServicer",
     "InvalidInput",
     "Model",

@@ -1,0 +1,230 @@
+"""What all handlers share: from TorchServe's batches to one forward pass of an artifact, and back.
+
+A handler says which fields of an item it reads and what it answers (`read` and `answer`); everything else is here. What
+a window is, what the network computes, how a channel is chosen and why live in ``mtorl``; everything specific to this
+model is read from ``artifact/`` inside the .mar.
+
+TorchServe hands over the requests of several clients at once, and an exception or a missing answer would fail them all:
+an item that cannot be decided gets its own error, a body that cannot be read its own status 400. (TorchServe's built-in
+kserve envelopes look at the first request of a batch only, hence both protocols here.) An empty body is a readiness
+probe that goes through the worker.
+
+`load`, `predictions` and `explanations` know nothing of TorchServe: `serving/predictor` calls them as well. This module
+comes from the installed package; a .mar holds the one handler's file, in which TorchServe demands exactly one class.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtorl.artifact import Artifact, load
+from mtorl.dataset import DatasetSpec
+from mtorl.explain import METHOD, Explanation, explain, touchpoints
+from mtorl.windows import Instance, WindowBatch
+from serving.handlers.items import empty_window
+from serving.handlers.protocol import EXPLAIN, JSON_TYPE, PREDICT, Verb, dump, read_body, read_items, tensor_of
+
+log = logging.getLogger(__name__)
+
+Asked = TypeVar("Asked")
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the network says of each window; all of it finite, and no cost negative."""
+
+    logits_BC: NDArray[np.float32]
+    gain_BC: NDArray[np.float64]
+    cost_BC: NDArray[np.float32]
+
+
+class ArtifactHandler(ABC, Generic[Asked]):
+    """Answers from one artifact; `Asked` is what a handler reads of an item beside its window."""
+
+    artifact: Artifact
+    model: dict[str, str]
+
+    @abstractmethod
+    def read(self, item: Any) -> Asked:
+        """What an item asks; a ValueError says what is wrong with it."""
+
+    @abstractmethod
+    def answer(self, asked: Sequence[Asked], forecast: Forecast) -> list[dict[str, Any]]:
+        """An answer for each row; it names its "channel"."""
+
+    def load(self, folder: Path) -> None:
+        """Load the artifact and run it once, so that the first request is as fast as the others."""
+        import torch
+
+        # More threads fight each other on shared cores: scale by workers and pods.
+        torch.set_num_threads(1)
+        self.artifact = load(folder)
+        self.model = {
+            "name": self.artifact.model["name"],
+            "version": self.artifact.model["version"],
+            "digest": self.artifact.digest,
+        }
+        for rows in (1, 2, 8, 8):
+            answers = self.predictions([{"window": empty_window(self.artifact.spec), "u": 0.5}] * rows)
+            if "error" in answers[0]:
+                raise RuntimeError(f"the model fails on an empty window: {answers[0]['error']}")
+
+    def predictions(self, items: Sequence[Any]) -> list[dict[str, Any]]:
+        """An answer or an error for each item; all good ones share one forward pass."""
+        answers: list[dict[str, Any]] = [{}] * len(items)
+        asked: dict[int, Asked] = {}
+        for i, item in enumerate(items):
+            try:
+                asked[i] = self.read(item)
+            except ValueError as error:
+                answers[i] = {"error": str(error)}
+        if not asked:
+            return answers
+        batch, faults = _windows({i: items[i]["window"] for i in asked}, self.artifact.spec)
+        for i, fault in faults.items():
+            answers[i] = {"error": f"window: {fault}"}
+        rows = [i for i in asked if i not in faults]
+        if not rows:
+            return answers
+
+        try:
+            logits_BC, reward_BC, cost_BC = self.artifact.predict(batch)
+            gain_BC = self.artifact.encoder.unreward(reward_BC, cost_BC)
+        except Exception as error:
+            log.exception("the model failed")
+            return _all_failed(answers, rows, error)
+        good_B = np.isfinite(np.stack([logits_BC, gain_BC, cost_BC])).all(axis=(0, 2)) & (cost_BC >= 0).all(axis=1)
+        for bad in np.flatnonzero(~good_B):
+            answers[rows[bad]] = {"error": "model: its answer is not finite, or a cost is negative"}
+        rows = [rows[good] for good in np.flatnonzero(good_B)]
+        if rows:
+            forecast = Forecast(logits_BC[good_B], gain_BC[good_B], cost_BC[good_B])
+            for i, answer in zip(rows, self.answer([asked[i] for i in rows], forecast), strict=True):
+                answers[i] = {**answer, "model": self.model}
+        return answers
+
+    def explanations(self, items: Sequence[Any]) -> list[dict[str, Any]]:
+        """Why the channel that `predictions` names: what each past touchpoint adds to its forecast."""
+        answers = self.predictions(items)
+        rows = [i for i, answer in enumerate(answers) if "error" not in answer]
+        if not rows:
+            return answers
+        channels = [answers[i]["channel"] for i in rows]
+        windows = [items[i]["window"] for i in rows]
+        try:
+            places = [self.artifact.spec.channels.index(channel) for channel in channels]
+            told = explain(self.artifact, windows, places)
+        except Exception as error:
+            log.exception("a decision can't be explained")
+            return _all_failed(answers, rows, error)
+        for i, channel, window, why in zip(rows, channels, windows, told, strict=True):
+            figures = np.concatenate([why.reward_K, why.log_prob_K, [why.reward_without_past]])
+            if np.isfinite([*figures, why.log_prob_without_past]).all():
+                answers[i] = {"channel": channel, **_explanation(window, why), "model": self.model}
+            else:
+                answers[i] = {"error": "model: its answer is not finite without some touchpoint"}
+        return answers
+
+    # ---- TorchServe's side
+
+    def initialize(self, context: Any) -> None:
+        """Load what the .mar brings."""
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(_is_no_chatter)
+        self.load(Path(context.system_properties["model_dir"]) / "artifact")
+
+    def handle(self, data: Sequence[dict[str, Any]], context: Any) -> list[bytes]:
+        """Answer a batch of requests, one body for each, in order."""
+        try:
+            return self._handle(data, context)
+        except Exception as error:
+            log.exception("batch of %d requests failed", len(data))
+            for i in range(len(data)):
+                context.set_response_status(500, "Internal Server Error", i)
+            return [dump({"error": f"{type(error).__name__}: {error}"})] * len(data)
+
+    def _handle(self, data: Sequence[dict[str, Any]], context: Any) -> list[bytes]:
+        bodies: list[dict[str, Any]] = []
+        asked: list[tuple[int, dict[str, Any], Verb, slice]] = []  # request, its body, and its share of the items
+        items: dict[Verb, list[Any]] = {PREDICT: [], EXPLAIN: []}
+        for i, row in enumerate(data):
+            context.set_response_content_type(i, JSON_TYPE)
+            bodies.append({"ready": True, "model": self.model})
+            # TorchServe says so itself for /explanations/<model>, :explain and /explain.
+            verb = EXPLAIN if context.get_request_header(i, "explain") == "True" else PREDICT
+            try:
+                if (body := read_body(row)) is not None:
+                    own, before = read_items(body, verb), len(items[verb])
+                    asked.append((i, body, verb, slice(before, before + len(own))))
+                    items[verb] += own
+            except ValueError as error:
+                context.set_response_status(400, "Bad Request", i)
+                bodies[i] = {"error": str(error)}
+
+        answers = {PREDICT: self.predictions(items[PREDICT]), EXPLAIN: self.explanations(items[EXPLAIN])}
+        for i, body, verb, share in asked:
+            if "inputs" not in body:
+                bodies[i] = {verb.v1: answers[verb][share]}
+                continue
+            bodies[i] = {
+                "id": str(body.get("id") or context.get_request_id(i)),
+                "model_name": context.model_name,
+                "model_version": self.model["version"],
+                "outputs": [tensor_of(answers[verb][share], verb)],
+            }
+        return [dump(body) for body in bodies]
+
+
+def _all_failed(answers: list[dict[str, Any]], rows: Sequence[int], error: Exception) -> list[dict[str, Any]]:
+    for i in rows:
+        answers[i] = {"error": f"model: {type(error).__name__}: {error}"}
+    return answers
+
+
+def _explanation(window: Instance, why: Explanation) -> dict[str, Any]:
+    touches = zip(touchpoints(window), why.reward_K.tolist(), why.log_prob_K.tolist(), strict=True)
+    return {
+        "method": METHOD,
+        "expected_reward": why.reward,
+        "log_prob": why.log_prob,
+        "without_past": {"expected_reward": why.reward_without_past, "log_prob": why.log_prob_without_past},
+        "touchpoints": [
+            {
+                "channel": window["prev_channel"][place],
+                "timestamp": window["prev_timestamp"][place],
+                "expected_reward": reward,
+                "log_prob": log_prob,
+            }
+            for place, reward, log_prob in touches
+        ],
+    }
+
+
+def _windows(windows: dict[int, Any], spec: DatasetSpec) -> tuple[WindowBatch, dict[int, str]]:
+    """The batch of the well-formed windows, and what is wrong with the others.
+
+    They are built together, which is nearly always all there is to do; one by one only to find those at fault.
+    """
+    faults: dict[int, str] = {}
+    try:
+        return WindowBatch.from_instances(list(windows.values()), spec), faults
+    except Exception:
+        for i, window in windows.items():
+            try:
+                WindowBatch.from_instances([window], spec)
+            except Exception as error:
+                faults[i] = str(error).removeprefix("instance 0: ")
+    return WindowBatch.from_instances([window for i, window in windows.items() if i not in faults], spec), faults
+
+
+def _is_no_chatter(record: logging.LogRecord) -> bool:
+    # Written by TorchServe for each batch, and read and logged once more by Java.
+    return not str(record.msg).startswith("Backend received inference")

@@ -1,0 +1,126 @@
+"""What a client asks about one window: its candidates, prices, u or channel, checked.
+
+    {"window": {...}, "u": 0.42, "candidates": ["search", "video"], "price": 0.3}
+    {"window": {...}, "channel": "video", "price": {"search": 0.3, "video": 0.5}}
+
+A price is one number for all channels, or a number for each candidate, as a pacing controller has them. Without one
+that of the artifact counts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from mtorl.dataset import OUTCOMES, DatasetSpec
+from mtorl.windows import Instance
+
+MAX_PRICE = 1e9  # gain per currency unit; keeps price * cost finite
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A channel is to be chosen; one value a channel in both lists."""
+
+    u: float
+    candidates: list[bool]
+    prices: list[float]
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The best of the candidates, of which there may be just one, is to be appraised; lists as in `Choice`."""
+
+    candidates: list[bool]
+    prices: list[float]
+
+
+def read_choice(item: Any, spec: DatasetSpec, usual_price: float) -> Choice:
+    """Read an item that asks for a channel.
+
+    Raises:
+        ValueError: says what is wrong with it.
+    """
+    item = _object(item, ("window", "u"), ("candidates", "price"))
+    u = _number(item.get("u"))
+    if not 0 <= u < 1:
+        raise ValueError("u must be a number in [0, 1)")
+    candidates = _candidates(item.get("candidates"), spec)
+    return Choice(u, candidates, _prices(item.get("price"), candidates, spec, usual_price))
+
+
+def read_offer(item: Any, spec: DatasetSpec, usual_price: float) -> Offer:
+    """Read an item that asks what an exposure is worth.
+
+    Raises:
+        ValueError: says what is wrong with it.
+    """
+    item = _object(item, ("window",), ("channel", "candidates", "price", "u"))  # one item for both kinds of handler
+    candidates = _candidates(item.get("candidates"), spec)
+    if (channel := item.get("channel")) is not None:
+        if channel not in spec.channels or not candidates[spec.channels.index(channel)]:
+            raise ValueError("channel must be one of the candidates")
+        candidates = [name == channel for name in spec.channels]
+    return Offer(candidates, _prices(item.get("price"), candidates, spec, usual_price))
+
+
+def empty_window(spec: DatasetSpec) -> Instance:
+    """The first decision of a user of whom nothing is known."""
+    return {
+        "timestamp": 0,
+        "prev_channel": [None],
+        "prev_timestamp": [None],
+        **{f"prev_{outcome}": [0.0] for outcome in OUTCOMES},
+        "context": {column.name: [None] for column in spec.context},
+        "static": {column.name: None for column in spec.static},
+    }
+
+
+def _object(item: Any, required: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, Any]:
+    if not isinstance(item, dict) or "window" not in item:
+        raise ValueError(f"an instance must be an object with {' and '.join(required)}")
+    # A misspelt "price" that is ignored spends by another price.
+    if unknown := [name for name in item if name not in (*required, *optional)]:
+        raise ValueError(f"unknown field {unknown[0]!r}; known: {', '.join((*required, *optional))}")
+    return item
+
+
+def _candidates(names: Any, spec: DatasetSpec) -> list[bool]:
+    if names is None:
+        names = spec.channels
+    elif not isinstance(names, list) or not names or any(name not in spec.channels for name in names):
+        raise ValueError(f"candidates must be a list with some of: {', '.join(spec.channels)}")
+    return [channel in names for channel in spec.channels]
+
+
+def _prices(price: Any, candidates: list[bool], spec: DatasetSpec, usual: float) -> list[float]:
+    """The price of each channel; that of a channel that is no candidate has no effect, but must be a price."""
+    if price is None:
+        return [usual] * len(spec.channels)
+    if not isinstance(price, dict):
+        return [_one_price(price, "price")] * len(spec.channels)
+    if unknown := [name for name in price if name not in spec.channels]:
+        raise ValueError(f"price names the unknown channel {unknown[0]!r}; known: {', '.join(spec.channels)}")
+    missing = [name for name, wanted in zip(spec.channels, candidates, strict=True) if wanted and name not in price]
+    # The artifact's price in its place would spend by a rule that nobody asked for.
+    if missing:
+        raise ValueError(f"price must have each candidate; missing: {', '.join(missing)}")
+    return [_one_price(price[name], f"price.{name}") if name in price else usual for name in spec.channels]
+
+
+def _one_price(value: Any, name: str) -> float:
+    price = _number(value)
+    if not 0 <= price <= MAX_PRICE:
+        raise ValueError(f"{name} must be a number from 0 to {MAX_PRICE:g}")
+    return price
+
+
+def _number(value: Any) -> float:
+    """The number, or NaN, which no comparison lets pass."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.nan

@@ -1,0 +1,102 @@
+"""What goes over the wire: the bodies of requests and answers in KServe's protocols v1 and v2.
+
+    v1   {"instances": [<item>, ...]}
+         -> {"predictions": [<answer or {"error": "..."}>, ...]}
+    v2   {"inputs": [{"name": "instances", "datatype": "BYTES", "shape": [n], "data": ["<an item as JSON>", ...]}]}
+         -> {"outputs": [{"name": "decisions", "datatype": "BYTES", "shape": [n], "data": ["<an answer>", ...]}]}
+
+Asked to explain, "predictions" and "decisions" are both "explanations". What cannot be read at all is a ValueError, for
+the server to answer with its status 400; what is wrong with one item is that item's error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MAX_INSTANCES = 256  # in one request; with eight requests a batch this stays well inside the response timeout
+MAX_EXPLAINED = 4  # each is as many windows as it has touchpoints, and decisions may wait for the same worker
+JSON_TYPE = "application/json"
+
+
+@dataclass(frozen=True)
+class Verb:
+    """What is asked for, and its names in an answer."""
+
+    most: int  # items in a request
+    v1: str
+    v2: str
+
+
+PREDICT = Verb(MAX_INSTANCES, "predictions", "decisions")
+EXPLAIN = Verb(MAX_EXPLAINED, "explanations", "explanations")
+
+
+def read_body(row: dict[str, Any]) -> dict[str, Any] | None:
+    """The JSON object of one of TorchServe's requests, None for an empty one.
+
+    Raises:
+        ValueError: the body is not a JSON object.
+    """
+    body = row.get("body", row.get("data"))
+    if body is None:  # curl -d without a content type: TorchServe reads the JSON as the name of a form field
+        raise ValueError(f"no body; send JSON with content-type {JSON_TYPE}")
+    if isinstance(body, str | bytes | bytearray):
+        if not body:
+            return None
+        try:
+            body = json.loads(body, parse_constant=_no_constant)
+        except UnicodeDecodeError:
+            raise ValueError("the body is not UTF-8 text") from None
+        except json.JSONDecodeError as error:
+            raise ValueError(f"the body is not JSON: {error}") from None
+        except RecursionError:
+            raise ValueError("the body is nested too deeply") from None
+    if not isinstance(body, dict):
+        raise ValueError('the body must be an object with "instances" (v1) or "inputs" (v2)')
+    return body
+
+
+def read_items(body: dict[str, Any], verb: Verb) -> list[Any]:
+    """The items of a v1 or v2 request; a v2 text that is not JSON stays text, which is an error of that item.
+
+    Raises:
+        ValueError: there is no list of items, or too many are in it.
+    """
+    if "inputs" in body:
+        tensor = body["inputs"][0] if isinstance(body["inputs"], list) and len(body["inputs"]) == 1 else None
+        if not isinstance(tensor, dict) or tensor.get("name") != "instances" or tensor.get("datatype") != "BYTES":
+            raise ValueError("inputs must be one tensor named instances with datatype BYTES")
+        items = tensor.get("data")
+        if not isinstance(items, list) or tensor.get("shape") != [len(items)]:
+            raise ValueError("instances: data must be a list, and shape its length")
+        items = [_text_item(text) for text in items]
+    else:
+        items = body.get("instances")
+    if not isinstance(items, list) or not 0 < len(items) <= verb.most:
+        raise ValueError(f"instances must be a list of 1 to {verb.most} instances")
+    return items
+
+
+def tensor_of(answers: Sequence[dict[str, Any]], verb: Verb) -> dict[str, Any]:
+    """Answers as the output tensor of v2."""
+    texts = [dump(answer).decode() for answer in answers]
+    return {"name": verb.v2, "datatype": "BYTES", "shape": [len(texts)], "data": texts}
+
+
+def dump(answer: Any) -> bytes:
+    """Compact JSON; NaN is not JSON."""
+    return json.dumps(answer, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _text_item(text: Any) -> Any:
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except (ValueError, TypeError, RecursionError):
+        return text
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,1 @@
+"""The same artifact without TorchServe: a plain KServe model."""

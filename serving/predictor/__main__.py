@@ -1,0 +1,41 @@
+"""Serve an artifact without TorchServe: `python -m serving.predictor --artifact FOLDER --name challenger`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    """Serve until SIGTERM or SIGINT; 2 when there is no artifact to serve."""
+    parser = argparse.ArgumentParser(prog="python -m serving.predictor", description="A policy on KServe's own server.")
+    parser.add_argument("--artifact", required=True, type=Path, metavar="FOLDER", help="written by mtorl.artifact.save")
+    parser.add_argument("--name", required=True, help="of the model in the URL: /v1/models/NAME:predict and :explain")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 in a pod (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8080, help="default: %(default)s")
+    arguments = parser.parse_args()
+
+    from mtorl.artifact import ArtifactError
+    from serving.kserve_sdk import ModelServer, app, quiet
+    from serving.predictor.predictor import Predictor, install
+
+    class Server(ModelServer):
+        async def _serve(self) -> None:
+            self._rest_server.config.host = arguments.host  # KServe has no option for it
+            await super()._serve()
+
+    quiet()
+    model = Predictor(arguments.name, arguments.artifact)
+    try:
+        model.load()
+    except ArtifactError as error:
+        print(f"predictor: {error}", file=sys.stderr)
+        return 2
+    install(app)
+    Server(http_port=arguments.port, enable_grpc=False, enable_latency_logging=False, grace_period=10).start([model])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

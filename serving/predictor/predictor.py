@@ -1,0 +1,104 @@
+"""The policy on KServe's own model server: the way out of TorchServe, and the explainer that keeps decisions fast.
+
+Answers are those of `serving/handlers/policy_handler.py`, because they are made there: this is the other shell around
+it. There is no batching across requests here, so under load TorchServe does two to four times as much.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+import uuid
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from serving.handlers.policy_handler import PolicyHandler
+from serving.handlers.protocol import EXPLAIN, PREDICT, Verb, read_body, read_items, tensor_of
+from serving.kserve_sdk import InferenceError, InferOutput, InferRequest, InferResponse, InvalidInput, Model
+
+log = logging.getLogger(__name__)
+
+# What KServe raises while it decodes a request that is none. A fault of ours is an InferenceError.
+_DECODING = (KeyError, TypeError, ValueError, AttributeError, IndexError, struct.error)
+
+
+class Predictor(Model):
+    """Answers `:predict` and `:explain` (v1) and `/infer` (v2) from one artifact.
+
+    Args:
+        name: Of the model in the URL.
+        folder: The artifact.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        super().__init__(name)
+        self._folder = folder
+        self.handler = PolicyHandler()
+
+    def load(self) -> bool:
+        """Load the artifact and warm up; KServe serves no model that is not ready."""
+        self.handler.load(self._folder)
+        self.ready = True
+        return True
+
+    async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
+        """Decide on every instance."""
+        items = _items(payload, PREDICT)
+        try:
+            return self._body(payload, PREDICT, self.handler.predictions(items))
+        except Exception as error:
+            raise InferenceError(f"{type(error).__name__}: {error}") from error
+
+    async def explain(self, payload: Any, headers: Any = None) -> Any:
+        """Explain the decision on every instance; in a thread, since decisions need the event loop."""
+        items = _items(payload, EXPLAIN)
+        try:
+            answers = await asyncio.to_thread(self.handler.explanations, items)
+            return self._body(payload, EXPLAIN, answers)
+        except Exception as error:
+            raise InferenceError(f"{type(error).__name__}: {error}") from error
+
+    def _body(self, payload: Any, verb: Verb, answers: list[dict[str, Any]]) -> Any:
+        if not isinstance(payload, InferRequest):
+            return {verb.v1: answers}
+        return InferResponse(
+            response_id=payload.id or str(uuid.uuid4()),  # KServe 0.21 answers 500 without one
+            model_name=self.name,
+            model_version=self.handler.model["version"],
+            infer_outputs=[InferOutput(**tensor_of(answers, verb))],
+        )
+
+
+def install(app: FastAPI) -> None:
+    """Correct KServe's application; once a process, before KServe adds its own routes."""
+    # KServe would let anybody unload the model, and not load it again.
+    app.add_api_route("/v2/repository/{path:path}", _no_repository, methods=["GET", "POST"])
+    for error in _DECODING:
+        app.add_exception_handler(error, _bad_request)
+
+
+def _items(payload: Any, verb: Verb) -> list[Any]:
+    try:
+        if isinstance(payload, InferRequest):
+            names = ("name", "datatype", "shape", "data")
+            body: Any = {"inputs": [{name: getattr(tensor, name) for name in names} for tensor in payload.inputs]}
+        else:
+            body = read_body({"body": payload})  # text, where KServe knows the content type no better
+        if body is None:
+            raise ValueError("no body")
+        return read_items(body, verb)
+    except ValueError as error:
+        raise InvalidInput(str(error)) from None
+
+
+async def _no_repository() -> JSONResponse:
+    return JSONResponse({"error": "models can't be loaded or unloaded here"}, 404)
+
+
+async def _bad_request(_: Request, error: Exception) -> JSONResponse:
+    log.warning("a request can't be decoded", exc_info=error)
+    return JSONResponse({"error": f"the request can't be decoded: {type(error).__name__}: {error}"}, 400)

@@ -1,0 +1,160 @@
+"""Handlers with a network of three lines, what TorchServe would hand to them, and an artifact of the real kind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from mtorl.dataset import DatasetSpec
+from mtorl.decision import PolicyParams
+from mtorl.encoder import Encoder
+from mtorl.windows import WindowBatch
+from serving.handlers.base import ArtifactHandler
+from serving.handlers.policy_handler import PolicyHandler
+
+SPEC = DatasetSpec.from_dict(
+    {
+        "name": "small",
+        "description": "three channels",
+        "adapter": "touchpoints",
+        "channels": ["search", "social", "video"],
+        "context": [{"name": "hour", "kind": "numeric"}, {"name": "device", "kind": "categorical"}],
+        "static": [{"name": "region", "kind": "categorical", "missing": "unknown"}],
+        "segment": "region",
+        "reward": {"gain": "click"},
+        "propensity": "logged",
+        "currency": "EUR",
+        "window": 3,
+    }
+)
+POLICY = PolicyParams(advantage_weight=1.0, exploration=0.1, price=0.1)
+NAN_HOUR = 99.0  # at this hour the network fails
+
+
+class Network:
+    """Heads that depend on the last hour of a window, and a count of the calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def predict(self, batch: WindowBatch) -> tuple[Any, Any, Any]:
+        self.calls += 1
+        hour_B = np.asarray(batch.context["hour"])[np.cumsum(batch.length_B) - 1]
+        hour_B = np.nan_to_num(hour_B)
+        logits_BC = np.stack([hour_B / 10, np.zeros(len(batch)), -hour_B / 10], axis=1)
+        logits_BC[hour_B == NAN_HOUR, 1] = np.nan
+        return logits_BC, np.full_like(logits_BC, 0.05), np.full_like(logits_BC, 0.2)
+
+
+class Context:
+    """What TorchServe hands to a handler, and what the handler told it."""
+
+    def __init__(self, model_dir: str = "", explain: Sequence[int] = ()) -> None:
+        self.model_name = "challenger"
+        self.explain = explain
+        self.system_properties = {"model_dir": model_dir}
+        self.status: dict[int, int] = {}
+        self.content_type: dict[int, str] = {}
+
+    def set_response_status(self, code: int, phrase: str, idx: int) -> None:
+        self.status[idx] = code
+
+    def set_response_content_type(self, idx: int, value: str) -> None:
+        self.content_type[idx] = value
+
+    def get_request_header(self, idx: int, key: str) -> str | None:
+        return "True" if key == "explain" and idx in self.explain else None
+
+    def get_request_id(self, idx: int) -> str:
+        return f"request-{idx}"
+
+
+def made(predict: Any = None, kind: type[ArtifactHandler[Any]] = PolicyHandler) -> Any:
+    """A handler of a kind around a network."""
+    handler = kind()
+    handler.artifact = SimpleNamespace(  # type: ignore[assignment]
+        spec=SPEC,
+        policy=POLICY,
+        encoder=SimpleNamespace(unreward=lambda reward, cost: 2 * reward),
+        predict=predict or Network().predict,
+    )
+    handler.model = {"name": "challenger", "version": "abc", "digest": "abcdef"}
+    return handler
+
+
+def loaded(folder: Path, kind: type[ArtifactHandler[Any]] = PolicyHandler) -> Any:
+    """A handler of a kind with a real artifact."""
+    handler = kind()
+    handler.load(folder)
+    return handler
+
+
+def window(hour: float | None = 10.0) -> dict[str, Any]:
+    return {
+        "timestamp": 7_200_000_000,
+        "prev_channel": [None, "search"],
+        "prev_timestamp": [None, 3_600_000_000],
+        "prev_click": [0, 1],
+        "prev_conversion": [0, 0],
+        "prev_revenue": [0.0, 0.0],
+        "prev_cost": [0.0, 0.3],
+        "context": {"hour": [9.0, hour], "device": ["phone", None]},
+        "static": {"region": "north"},
+    }
+
+
+def item(hour: float | None = 10.0, u: float = 0.5, **more: Any) -> dict[str, Any]:
+    return {"window": window(hour), "u": u, **more}
+
+
+def v1(*items: Any) -> dict[str, Any]:
+    return {"body": json.dumps({"instances": list(items)}).encode()}
+
+
+def v2(*texts: str, request_id: str | None = None, **changes: Any) -> dict[str, Any]:
+    tensor = {"name": "instances", "datatype": "BYTES", "shape": [len(texts)], "data": list(texts), **changes}
+    return {"body": json.dumps({"inputs": [tensor], **({"id": request_id} if request_id else {})}).encode()}
+
+
+def ask(
+    handler: ArtifactHandler[Any], *requests: dict[str, Any], explain: Sequence[int] = ()
+) -> tuple[list[Any], Context]:
+    """One batch; `explain` says which of its requests ask for explanations."""
+    context = Context(explain=explain)
+    bodies = handler.handle(list(requests), context)
+    assert len(bodies) == len(requests)
+    return [json.loads(body) for body in bodies], context
+
+
+def save_artifact(folder: Path) -> Any:
+    """An artifact with an untrained network of the real kind."""
+    import pandas as pd
+    import torch
+
+    from mtorl.artifact import save
+    from mtorl.model import MTORL, MTORLConfig
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    encoder = Encoder.fit(WindowBatch.from_instances([window(float(hour)) for hour in range(24)], SPEC), SPEC)
+    return save(
+        folder,
+        name="challenger",
+        kind="mtorl",
+        network=MTORL(MTORLConfig(inputs=encoder.dim, channels=3, window=SPEC.window, outcomes=2)),
+        encoder=encoder,
+        spec=SPEC,
+        policy=POLICY,
+        reference=pd.DataFrame({"user_id": ["a"], "hour": [1.0]}),
+        metrics={},
+        cost_cap=dict.fromkeys(SPEC.channels, 1.0),
+        default_channel="search",
+        data_fingerprint="none",
+        git_revision="none",
+        training_users=np.array([], dtype=np.uint64),
+    )
