@@ -17,7 +17,8 @@ arms:                              # weights are those of the last stage
 default_channel: search            # named in the answer when a decision falls back
 budgets:                           # of the whole experiment; each arm gets its share, in an account of its own
   - {campaign: "*", channel: "*", amount: 10000}
-  - {campaign: "*", channel: "*", amount: 500, period: day}    # total (default), or anew each day or hour, in UTC
+  - {campaign: "*", channel: "*", amount: 500, period: day,    # total (default), or anew each day or hour, in UTC
+     pacing: {price: 0.3}}         # optional: spread over the period, see schedule.py; a total needs start and end, too
 metrics:
   primary: click_per_decision
   secondary: [exposure_ratio]
@@ -43,6 +44,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from mtorl.assignment import assign, uniform
+from mtorl.schedule import Pacing
 
 INCUMBENT = "incumbent"
 Stage = Literal["shadow", "1%", "5%", "25%", "50%"]
@@ -64,6 +66,7 @@ class AccountLimit(NamedTuple):
     channel: str
     limit: float
     period: Period
+    pacing: Pacing | None
 
 
 def _text(where: str, value: object) -> None:
@@ -115,12 +118,18 @@ class Budget:
     channel: str
     amount: float
     period: Period = "total"
+    pacing: Pacing | None = None  # how it is spread over its time; None: first come, first served
 
     def __post_init__(self) -> None:
         _text("budgets, campaign", self.campaign)
         _text("budgets, channel", self.channel)
         _number("budgets, amount", self.amount, 0.0)
         _choice("budgets, period", self.period, Period)
+        if self.pacing is not None:
+            try:
+                self.pacing.check(self.period)
+            except ValueError as error:
+                raise ExperimentError(f"budgets, pacing: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -217,7 +226,7 @@ class Experiment:
     def accounts(self) -> list[AccountLimit]:
         """Each arm's part of every budget, in proportion to its users: money per user is the same in every arm."""
         return [
-            AccountLimit(arm, budget.campaign, budget.channel, budget.amount * share, budget.period)
+            AccountLimit(arm, budget.campaign, budget.channel, budget.amount * share, budget.period, budget.pacing)
             for arm, share in self.shares().items()
             for budget in self.budgets
         ]
@@ -248,7 +257,7 @@ class Experiment:
         values = _keys("experiment", data, cls)
         values["arms"] = tuple(Arm(**_keys(f"arms[{i}]", v, Arm)) for i, v in enumerate(_list("arms", values["arms"])))
         values["budgets"] = tuple(
-            Budget(**_keys(f"budgets[{i}]", v, Budget)) for i, v in enumerate(_list("budgets", values["budgets"]))
+            _budget(f"budgets[{i}]", v) for i, v in enumerate(_list("budgets", values["budgets"]))
         )
         metrics = _keys("metrics", values["metrics"], Metrics)
         metrics["secondary"] = tuple(_list("metrics.secondary", metrics.get("secondary", [])))
@@ -258,6 +267,19 @@ class Experiment:
         )
         values["metrics"] = Metrics(**metrics)
         return cls(**values)
+
+
+def _budget(where: str, data: object) -> Budget:
+    values = _keys(where, data, Budget)
+    if values.get("pacing") is not None:
+        pacing = _keys(f"{where}.pacing", values["pacing"], Pacing)
+        if "traffic" in pacing:
+            pacing["traffic"] = tuple(_list(f"{where}.pacing.traffic", pacing["traffic"]))
+        try:
+            values["pacing"] = Pacing(**pacing)
+        except ValueError as error:
+            raise ExperimentError(f"{where}.pacing, {error}") from None
+    return Budget(**values)
 
 
 def _keys(where: str, data: object, cls: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 
 from mtorl.pacing import Plan
 
@@ -47,10 +48,8 @@ class Pacing:
             ValueError: it does not.
         """
         if (period == "total") != (self.start is not None):
-            needs = "needs" if period == "total" else "has"
-            raise ValueError(
-                f"a budget with period {period} {needs} {'a' if period == 'total' else 'no'} start and end"
-            )
+            rule = "needs a start and an end" if period == "total" else "has no start and end of its own"
+            raise ValueError(f"a budget with period {period} {rule}")
 
     def plan(self, amount: float, period: str, now: float) -> Plan:
         """The plan in force at a time.
@@ -67,10 +66,9 @@ class Pacing:
             end = start + _LENGTH[period]
         first_full = (math.floor(start / HOUR) + 1) * HOUR
         edges = [start, *(first_full + i * HOUR for i in range(max(0, math.ceil((end - first_full) / HOUR)))), end]
-        spans = zip(edges[:-1], edges[1:], strict=True)
-        traffic = [self.traffic[int(a // HOUR) % _HOURS_OF_DAY] * (b - a) for a, b in spans]
+        traffic = [self.traffic[int(a // HOUR) % _HOURS_OF_DAY] * (b - a) for a, b in pairwise(edges)]
         if not sum(traffic) > 0:  # an hour in which none is expected
-            traffic = [b - a for a, b in zip(edges[:-1], edges[1:], strict=True)]
+            traffic = [b - a for a, b in pairwise(edges)]
         return Plan.following(traffic, edges, amount, self.price)
 
 

@@ -113,6 +113,12 @@ class Ledger(Protocol):
     def balances(self) -> list[Balance]:
         """All accounts in force, in the current period."""
 
+    def memory(self) -> tuple[int, str]:
+        """What the pacing controller remembers, and its version; (0, "") before there is anything."""
+
+    def remember(self, version: int, text: str) -> bool:
+        """Replace it, unless it no longer has that version: then False, and another controller's stands."""
+
     def open_reservations(self) -> list[str]:
         """Ids that are neither finished nor expired."""
 

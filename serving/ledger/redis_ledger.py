@@ -43,7 +43,7 @@ from serving.ledger.location import RedisLocation
 LARGEST = 9e6  # currency units: Lua compares doubles, which are exact up to 2^53 = 9.007e15 nano-units
 
 _LUA = Path(__file__).parent
-_SCRIPTS = ("define", "reserve", "settle", "cancel", "expire", "balances", "open")
+_SCRIPTS = ("define", "reserve", "settle", "cancel", "expire", "balances", "memory", "remember", "open")
 _BATCH = 100  # reservations that `expire` takes in one script: decisions get in between
 
 
@@ -150,6 +150,17 @@ class RedisLedger:
             limit, spent, reserved, excess = (money.units(int(nano)) for nano in amounts)
             found.append(Balance(arm, campaign, channel, limit, spent, reserved, excess, period))
         return found
+
+    def memory(self) -> tuple[int, str]:
+        """See `Ledger.memory`."""
+        with self._errors():
+            version, text = self._run("memory", [])
+        return int(version or 0), text or ""
+
+    def remember(self, version: int, text: str) -> bool:
+        """See `Ledger.remember`."""
+        with self._errors():
+            return bool(self._run("remember", [], version, text))
 
     def open_reservations(self) -> list[str]:
         """See `Ledger.open_reservations`."""

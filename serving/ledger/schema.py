@@ -56,6 +56,9 @@ CREATE TABLE hold (
     PRIMARY KEY (reservation, book)
 ) WITHOUT ROWID;
 
+-- What the pacing controller remembers between two updates: one row at most.
+CREATE TABLE memory (version INTEGER NOT NULL, text TEXT NOT NULL);
+
 PRAGMA user_version = {VERSION};
 """
 

@@ -175,6 +175,24 @@ class SqliteLedger:
             found.append(Balance(arm, campaign, channel, limit, spent, reserved, excess, period))
         return found
 
+    def memory(self) -> tuple[int, str]:
+        """See `Ledger.memory`."""
+        found = self._commit.run(lambda db: db.execute("SELECT version, text FROM memory").fetchone())
+        return found or (0, "")
+
+    def remember(self, version: int, text: str) -> bool:
+        """See `Ledger.remember`."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            (seen,) = db.execute("SELECT ifnull(max(version), 0) FROM memory").fetchone()
+            if seen != version:
+                return False
+            db.execute("DELETE FROM memory")
+            db.execute("INSERT INTO memory VALUES (?, ?)", (version + 1, text))
+            return True
+
+        return self._commit.run(work)
+
     def open_reservations(self) -> list[str]:
         """See `Ledger.open_reservations`."""
         rows = self._commit.run(lambda db: db.execute("SELECT id FROM reservation WHERE state = 'open'").fetchall())

@@ -21,6 +21,7 @@ from serving.router.draft import Draft
 from serving.router.drills import Drills
 from serving.router.features import FeatureReader
 from serving.router.live import LiveExperiment
+from serving.router.pacer import Pacer
 from serving.router.requests import DecisionRequest
 from serving.router.settlement import Settler
 from serving.router.throttle import OncePerSecond
@@ -44,6 +45,7 @@ class Decider:
         settler: Gives money back.
         spool: Where decisions are logged.
         drills: Faults on purpose.
+        pacer: Prices of budgets.
 
     Attributes:
         answers: What was answered lately.
@@ -64,6 +66,7 @@ class Decider:
         settler: Settler,
         spool: Spool,
         drills: Drills,
+        pacer: Pacer,
     ) -> None:
         self._spec = spec
         self._live = live
@@ -76,6 +79,7 @@ class Decider:
         self._settler = settler
         self._spool = spool
         self._drills = drills
+        self._pacer = pacer
         self.answers = Answers()
         self.may_spend = False
         self._candidates = list(spec.channels)
@@ -154,7 +158,9 @@ class Decider:
                 async with asyncio.timeout(left):
                     await self._drills.strike("model")
                     url = drafts[0].experiment.arm(arm).url
-                    answers = await self._arms.ask(url, [draft.item() for draft in drafts])
+                    prices = [self._pacer.prices(arm, draft.request.campaign_id) for draft in drafts]
+                    items = [draft.item(price) for draft, price in zip(drafts, prices, strict=True)]
+                    answers = await self._arms.ask(url, items)
         except TimeoutError:
             _fail(drafts, "model_timeout", f"{arm} took longer than {left:.3f} s")
             return

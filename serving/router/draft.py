@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -60,10 +61,14 @@ class Draft:
         """Only with money set aside."""
         return self.reserved is not None
 
-    def item(self) -> dict[str, Any]:
-        """What the arm is asked. The draw u follows from the caller's request id: the decision can be reproduced."""
+    def item(self, prices: Mapping[str, float] | None) -> dict[str, Any]:
+        """What the arm is asked. The draw u follows from the caller's request id: the decision can be reproduced.
+
+        Args:
+            prices: Of each channel, if its budgets are paced; else the model's own price stands.
+        """
         u = uniform(self.experiment.salt, "decision", self.request.request_id or self.decision_id)
-        return {"window": self.window, "u": u}
+        return {"window": self.window, "u": u} | ({} if prices is None else {"price": prices})
 
     def record(self, candidates: list[str], latency_seconds: float) -> dict[str, Any]:
         """The decision as the log keeps it; fields as in schema/decision.v1.json, in that order."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -27,6 +27,7 @@ BUDGET_RESERVED = Gauge("mtorl_budget_reserved", "Open reservations, currency un
 BUDGET_EXCESS = Gauge("mtorl_budget_excess", "Cost above what was reserved for it, currency units", ["arm"])
 BUDGET_SPEND_RATIO = Gauge("mtorl_budget_spend_ratio", "Spent / limit of the arm's fullest account", ["arm"])
 BUDGET_EXPIRED = Counter("mtorl_budget_expired", "Reservations given back since no cost was reported in time")
+BUDGET_PRICE = Gauge("mtorl_budget_price", "Highest pacing price of the arm, gain per currency unit", ["arm"])
 OUTCOMES = Counter("mtorl_outcomes", "Outcomes received", ["kind", "status"])
 SPOOL_RECORDS = Counter("mtorl_spool_records", "Records made durable in the decision log")
 EXPERIMENT_ENABLED = Gauge("mtorl_experiment_enabled", "1 unless the kill switch is on")
@@ -49,6 +50,12 @@ def show_experiment(experiment: Experiment, generation: int) -> None:
     """Publish which experiment file is in force."""
     EXPERIMENT_ENABLED.set(experiment.enabled)
     EXPERIMENT_GENERATION.set(generation)
+
+
+def show_prices(by_arm: Mapping[str, float]) -> None:
+    """Publish the prices of paced budgets."""
+    for arm, price in by_arm.items():
+        BUDGET_PRICE.labels(arm).set(price)
 
 
 def show_budget(balances: Iterable[Balance]) -> None:

@@ -22,6 +22,7 @@ from serving.router.features import FeastSource, FeatureReader, FeatureSource
 from serving.router.health import Health
 from serving.router.live import LiveExperiment
 from serving.router.outcomes import OutcomeDesk
+from serving.router.pacer import Pacer
 from serving.router.requests import DecisionRequest
 from serving.router.settlement import Settler, reconcile
 
@@ -63,6 +64,7 @@ class Router:
         self._arms = Arms(self.spec.channels)
         self._pool = ThreadPoolExecutor(_LEDGER_THREADS, thread_name_prefix="ledger")
         self._settler = Settler(self.ledger, self._pool)
+        self.pacer = Pacer(self.ledger, self.spec.channels)
         self.decider = Decider(
             spec=self.spec,
             live=self.live,
@@ -75,6 +77,7 @@ class Router:
             settler=self._settler,
             spool=self.spool,
             drills=self.drills or Drills(),
+            pacer=self.pacer,
         )
         self.desk = OutcomeDesk(self.spool, self._settler, seconds)
         self._reservation_ttl = config.reservation_ttl_hours * 3600
@@ -109,7 +112,9 @@ class Router:
         """Define the accounts; the first time, also finish what a crash left. Only then may money be spent."""
         self._accounts_due = True
         try:
-            await asyncio.to_thread(self.ledger.define, [Account(*limit) for limit in self.live.experiment.accounts()])
+            await asyncio.to_thread(
+                self.ledger.define, [Account(*limit[:5]) for limit in self.live.experiment.accounts()]
+            )
             self._accounts_due = False
             self.health.report("ledger")
             if not self.decider.may_spend:
@@ -132,7 +137,10 @@ class Router:
                     await self._set_ledger()
                 if self.decider.may_spend:  # before, a cost may lie in the log that is still to be settled
                     metrics.BUDGET_EXPIRED.inc(await asyncio.to_thread(self.ledger.expire, self._reservation_ttl))
-                metrics.show_budget(await asyncio.to_thread(self.ledger.balances))
+                balances = await asyncio.to_thread(self.ledger.balances)
+                await asyncio.to_thread(self.pacer.refresh, self.live.experiment, balances)
+                metrics.show_budget(balances)
+                metrics.show_prices(self.pacer.by_arm())
                 self.health.report("ledger")
             except LedgerUnavailable as error:
                 self.health.report("ledger", error)

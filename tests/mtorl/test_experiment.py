@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from mtorl.experiment import Experiment, ExperimentError
+from mtorl.schedule import Pacing
 
 FILE: dict[str, Any] = {
     "name": "mtorl-vs-frequency",
@@ -156,21 +157,36 @@ def test_a_stage_beyond_the_final_weights_keeps_to_them() -> None:
     assert make(arms=arms).shares() == pytest.approx({"incumbent": 0.9, "challenger": 0.1})
 
 
+def test_a_budget_may_be_paced() -> None:
+    paced = {"campaign": "*", "channel": "*", "amount": 8.0, "period": "day", "pacing": {"price": 0.3}}
+    (account, *_) = make(budgets=[paced]).accounts()
+    assert account.pacing == Pacing(0.3)
+    for pacing, message in (
+        ({"price": 0}, r"budgets\[0\].pacing, price"),
+        ({"price": 1, "colour": "red"}, r"budgets\[0\].pacing: unknown field 'colour'"),
+        ({"price": 1, "traffic": 3}, "traffic: expected a list"),
+        ({"price": 1, "start": "2026-01-01T00:00:00Z", "end": "2026-01-02T00:00:00Z"}, "has no start and end"),
+    ):
+        with pytest.raises(ExperimentError, match=message):
+            make(budgets=[{**paced, "pacing": pacing}])
+
+
 def test_budgets_are_split_as_users_are() -> None:
     assert make(stage="25%").accounts() == [
-        ("incumbent", "*", "*", 75.0, "total"),
-        ("incumbent", "c1", "video", 6.0, "total"),
-        ("challenger", "*", "*", 25.0, "total"),
-        ("challenger", "c1", "video", 2.0, "total"),
+        ("incumbent", "*", "*", 75.0, "total", None),
+        ("incumbent", "c1", "video", 6.0, "total", None),
+        ("challenger", "*", "*", 25.0, "total", None),
+        ("challenger", "c1", "video", 2.0, "total", None),
     ]
 
 
 def test_a_budget_may_hold_in_all_and_for_each_day() -> None:
     budgets = [
-        {"campaign": "*", "channel": "*", "amount": amount, "period": p} for amount, p in ((9, "total"), (1, "day"))
+        {"campaign": "*", "channel": "*", "amount": amount, "period": p}
+        for amount, p in ((9, "total", None), (1, "day"))
     ]
     accounts = make(budgets=budgets, stage="50%").accounts()
     assert [(a.arm, a.limit, a.period) for a in accounts[:2]] == [
-        ("incumbent", 4.5, "total"),
+        ("incumbent", 4.5, "total", None),
         ("incumbent", 0.5, "day"),
     ]

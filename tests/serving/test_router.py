@@ -175,6 +175,24 @@ def test_users_are_sticky_and_split_as_the_experiment_says(tmp_path: Path) -> No
         run(asked_arms, folder, changes=changes)
 
 
+def test_a_paced_budget_has_a_price_for_each_channel(tmp_path: Path) -> None:
+    paced = {"campaign": "*", "channel": "*", "amount": 50.0, "period": "day", "pacing": {"price": 0.4}}
+
+    async def scenario(h: Harness) -> None:
+        await h.until(lambda: h.router.pacer.prices("incumbent", "spring"))
+        await h.predict()
+        assert set(h.arm.asked[-1][1]["price"]) == {"search", "video"}
+        assert sample("mtorl_budget_price", arm="incumbent") > 0
+
+    async def without(h: Harness) -> None:
+        await h.predict()
+        assert "price" not in h.arm.asked[-1][1]
+
+    run(scenario, tmp_path, changes={"budgets": [paced]})
+    (tmp_path / "other").mkdir()
+    run(without, tmp_path / "other")
+
+
 def test_an_unknown_user_is_no_fault(tmp_path: Path) -> None:
     async def scenario(h: Harness) -> None:
         (answer,) = await h.predict(instance("stranger"))
