@@ -182,11 +182,10 @@ def test_budgets_are_split_as_users_are() -> None:
 
 def test_a_budget_may_hold_in_all_and_for_each_day() -> None:
     budgets = [
-        {"campaign": "*", "channel": "*", "amount": amount, "period": p}
-        for amount, p in ((9, "total", None), (1, "day"))
+        {"campaign": "*", "channel": "*", "amount": amount, "period": p} for amount, p in ((9, "total"), (1, "day"))
     ]
     accounts = make(budgets=budgets, stage="50%").accounts()
     assert [(a.arm, a.limit, a.period) for a in accounts[:2]] == [
-        ("incumbent", 4.5, "total", None),
+        ("incumbent", 4.5, "total"),
         ("incumbent", 0.5, "day"),
     ]
