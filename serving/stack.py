@@ -131,6 +131,7 @@ class LocalStack:
                 "feature_service": model["feature_service"],
                 "ledger": str(self.serving / "ledger.sqlite"),
                 "spool": str(self.serving / "spool"),
+                "sink": str(self.serving / "log"),
                 "dataset": str(artifact / "dataset.yaml"),
                 "cost_cap": model["cost_cap"],
                 # On a laptop the load driver, the router and both arms share the cores; a cluster keeps the default.

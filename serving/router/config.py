@@ -8,6 +8,7 @@ feature_repo: features           # folder with feature_store.yaml
 ledger: ledger.sqlite
 spool: spool
 cost_cap: {search: 0.6, video: 0.05}     # highest possible cost of an exposure: what is reserved
+sink: http://collector/events    # where the log is shipped to, or a folder for Parquet files; K_SINK comes first
 ```
 """
 
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
+
+from serving.decision_log.spool import MAX_BYTES
 
 _PATHS = ("experiment", "dataset", "feature_repo", "ledger", "spool")
 
@@ -43,6 +46,9 @@ class RouterConfig:
     deadline_ms: float = 150.0  # for a decision, all stages together
     model_name: str = "ads"
     host: str = "127.0.0.1"  # 0.0.0.0 in a container
+    sink: str | None = None  # URL or folder; None: the log stays in the spool, for good
+    keep_hours: float = 168.0  # age at which the spool may forget what is shipped
+    spool_max_bytes: int = MAX_BYTES  # beyond it decisions take the default action, and outcomes are to be sent again
 
     def __post_init__(self) -> None:
         if isinstance(self.port, bool) or not isinstance(self.port, int) or not 0 <= self.port < 65536:
@@ -55,6 +61,15 @@ class RouterConfig:
                 raise ConfigError(f"{name}: expected text, got {getattr(self, name)!r}")
         if not _is_number(self.deadline_ms) or self.deadline_ms <= 0:
             raise ConfigError(f"deadline_ms: expected a number above 0, got {self.deadline_ms!r}")
+        if self.sink is not None and (not isinstance(self.sink, str) or not self.sink):
+            raise ConfigError(f"sink: expected a URL or a folder, got {self.sink!r}")
+        if self.sink and "://" in self.sink and not self.sink.startswith(("http://", "https://")):
+            raise ConfigError(f"sink: expected an http or https URL, got {self.sink!r}")
+        if not _is_number(self.keep_hours) or self.keep_hours < 0:
+            raise ConfigError(f"keep_hours: expected a number of at least 0, got {self.keep_hours!r}")
+        size = self.spool_max_bytes
+        if isinstance(size, bool) or not isinstance(size, int) or size <= 0:
+            raise ConfigError(f"spool_max_bytes: expected a number above 0, got {size!r}")
         if not isinstance(self.cost_cap, Mapping) or not self.cost_cap:
             raise ConfigError(f"cost_cap: expected a cost for each channel, got {self.cost_cap!r}")
         for channel, cap in self.cost_cap.items():
@@ -89,7 +104,11 @@ def _settings(data: object, cls: type[RouterConfig], folder: Path) -> dict[str, 
     for name, required in known.items():
         if required and name not in data:
             raise ConfigError(f"missing setting {name!r}")
-    return {k: (folder / v).absolute() if k in _PATHS and isinstance(v, str) else v for k, v in data.items()}
+    settings = {k: (folder / v).absolute() if k in _PATHS and isinstance(v, str) else v for k, v in data.items()}
+    sink = settings.get("sink")
+    if isinstance(sink, str) and sink and "://" not in sink:
+        settings["sink"] = str((folder / sink).absolute())
+    return settings
 
 
 def _is_number(value: object) -> bool:
