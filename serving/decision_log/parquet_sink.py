@@ -53,7 +53,7 @@ class ParquetSink:
     def _write(self, batch: Batch) -> None:
         scratch = self._folder / ".scratch"
         try:
-            shutil.rmtree(scratch, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)  # of a crash
             scratch.mkdir(parents=True)
             self._copy(batch, scratch)
             self._take_back(batch)
@@ -62,6 +62,8 @@ class ParquetSink:
             raise Refused(str(error)) from None
         except (OSError, duckdb.Error) as error:
             raise SinkUnavailable("disk", str(error)) from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
         self._next[batch.kind] = batch.end
 
     def _copy(self, batch: Batch, scratch: Path) -> None:

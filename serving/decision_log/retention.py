@@ -6,7 +6,7 @@ it the router would take the reservation, after a restart, for one that never re
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import orjson
@@ -17,7 +17,10 @@ from serving.decision_log.records import Kind
 
 
 def prune(
-    folder: Path, shipped: Mapping[Kind, Position], before: float, open_reservations: Collection[str]
+    folder: Path,
+    shipped: Mapping[Kind, Position],
+    before: float,
+    open_reservations: Callable[[], Collection[str] | None],
 ) -> list[tuple[Kind, int]]:
     """Delete segments.
 
@@ -25,29 +28,33 @@ def prune(
         folder: Of the spool.
         shipped: Behind the last record that the sink has acknowledged and that `position.save` made durable.
         before: Only what was last written before this time (seconds since 1970).
-        open_reservations: Of the ledger.
+        open_reservations: Asks the ledger; None while it can't say, and nothing is deleted.
 
     Returns:
         Kind and number of each segment that is gone.
     """
-    gone: list[tuple[Kind, int]] = []
-    for kind, at in shipped.items():
-        # The position's own segment stays, so that numbers are never used twice.
-        old = [
+    # The position's own segment stays, so that numbers are never used twice.
+    old: dict[Kind, list[Path]] = {
+        kind: [
             path
             for path in segments.segments(folder, kind)
             if segments.number(path) < at.segment and path.stat().st_mtime < before
         ]
-        if old and kind == "decision":
-            _carry(folder, old, open_reservations)
-        for path in old:
+        for kind, at in shipped.items()
+    }
+    if not any(old.values()) or (reservations := open_reservations()) is None:
+        return []
+    if old.get("decision"):
+        _carry(folder, old["decision"], set(reservations))
+    gone: list[tuple[Kind, int]] = []
+    for kind, paths in old.items():
+        for path in paths:
             path.unlink()
             gone.append((kind, segments.number(path)))
     return gone
 
 
-def _carry(folder: Path, old: list[Path], open_reservations: Collection[str]) -> None:
-    wanted = set(open_reservations)
+def _carry(folder: Path, old: list[Path], wanted: set[str]) -> None:
     kept = folder / segments.OPEN_DECISIONS
     lines = [
         orjson.dumps(record) + b"\n"

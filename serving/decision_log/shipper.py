@@ -62,7 +62,8 @@ class Shipper:
         self._at = self._noted = position.load(spool.folder)
         self._behind = {kind: tail.count(spool.folder, kind, at, spool.end(kind)) for kind, at in self._at.items()}
         self._appended = {kind: spool.durable[kind] for kind in _KINDS}  # when `_behind` was counted
-        self._oldest: dict[Kind, float] = dict.fromkeys(_KINDS, 0.0)  # event time of the first pending record
+        first = {kind: tail.read(spool.folder, kind, self._at[kind], spool.end(kind), 1) for kind in _KINDS}
+        self._oldest = {kind: _event_time(batch) if batch else 0.0 for kind, batch in first.items()}  # that is pending
         self._level: dict[Kind, float] = dict.fromkeys(_KINDS, 0.0)  # when nothing was pending
         self._prune_at = 0.0
         self._draining = False
@@ -137,7 +138,7 @@ class Shipper:
             batch = await self._in_thread(self._read, kind)
             if batch is None:
                 continue
-            self._oldest[kind] = _event_time(batch.lines[0])
+            self._oldest[kind] = _event_time(batch)
             try:
                 await self._deliver(batch)
             finally:
@@ -204,9 +205,7 @@ class Shipper:
         await self._in_thread(self._prune_now)
 
     def _prune_now(self) -> None:
-        open_reservations = self._open_reservations()
-        if open_reservations is not None:
-            self._spool.prune(self._noted, time.time() - self._keep_seconds, open_reservations)
+        self._spool.prune(self._noted, time.time() - self._keep_seconds, self._open_reservations)
 
     async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
@@ -221,7 +220,7 @@ def _reason(error: Exception) -> str:
     return "disk" if isinstance(error, OSError) else "internal"
 
 
-def _event_time(line: bytes) -> float:
+def _event_time(batch: tail.Batch) -> float:
     with contextlib.suppress(Exception):  # a line that is none is set aside by and by
-        return datetime.fromisoformat(orjson.loads(line)["event_time"]).timestamp()
+        return datetime.fromisoformat(orjson.loads(batch.lines[0])["event_time"]).timestamp()
     return 0.0

@@ -16,7 +16,7 @@ import os
 import queue
 import threading
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
@@ -156,7 +156,12 @@ class Spool:
             os.fsync(file.fileno())
         self._aside += len(line)
 
-    def prune(self, shipped: Mapping[Kind, Position], before: float, open_reservations: Collection[str]) -> None:
+    def prune(
+        self,
+        shipped: Mapping[Kind, Position],
+        before: float,
+        open_reservations: Callable[[], Collection[str] | None],
+    ) -> None:
         """Delete old segments that are shipped, see `retention.prune`. For one thread, that of the shipper."""
         gone = retention.prune(self.folder, shipped, before, open_reservations)
         for kind, number in gone:

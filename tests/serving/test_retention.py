@@ -76,9 +76,9 @@ def test_what_is_not_shipped_stays_however_old(spool: Spool) -> None:
     age(spool, 10_000)
     everything = numbers(spool, "decision")
     for at in (OLDEST, Position(1, 0), Position(1, 10**9)):
-        spool.prune({"decision": at}, time.time(), [])
+        spool.prune({"decision": at}, time.time(), list)
         assert numbers(spool, "decision") == everything
-    spool.prune({"decision": Position(3, 0), "outcome": OLDEST}, time.time(), [])
+    spool.prune({"decision": Position(3, 0), "outcome": OLDEST}, time.time(), list)
     assert numbers(spool, "decision") == everything[2:]
 
 

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,13 @@ def test_a_sink_that_was_down_for_long_gets_everything_in_order(spool: Spool) ->
     asyncio.run(scenario())
     assert sink.got["decision"] == [f"{turn}-{i}" for turn in range(20) for i in range(5)]
     assert sink.got["outcome"] == names("e", 20)
+
+
+def test_the_age_of_what_an_earlier_run_left(spool: Spool) -> None:
+    assert ship(spool, MemorySink()).oldest_pending_seconds == 0
+    for kind in KINDS:
+        put(spool, kind, "old", event_time=datetime.fromtimestamp(time.time() - 500, UTC).isoformat())
+    assert 499 < ship(spool, MemorySink()).oldest_pending_seconds < 600
 
 
 def test_pauses_double_at_random_up_to_a_limit_or_are_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -583,7 +591,7 @@ def test_any_order_of_events_delivers_all_at_least_once_and_in_order(
             case ("damage", content):
                 (folder / position.FILE).write_bytes(content)
             case ("prune",):
-                spool.prune(position.load(folder), time.time() + 60, [])
+                spool.prune(position.load(folder), time.time() + 60, list)
     crash_at(0, "ok")
     asyncio.run(some_rounds())
     spool.close()
