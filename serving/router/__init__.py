@@ -14,5 +14,5 @@ fails on the way, or takes too long, the answer is 200 with the default action: 
 In reading order: `config.py`, `requests.py` (what a request may hold), `decider.py` (the flow above), `draft.py` (one
 decision in the making), `deadline.py`, `features.py`, `arms.py`, `settlement.py` and `outcomes.py` (money comes back),
 `live.py` (hot reload and kill switch), `metrics.py`, `shipping.py` (where the log goes), `router.py` (all parts
-together), `v2.py` and `app.py` (HTTP), `server.py` (start, drain). It imports neither torch nor the offline half of Feast.
+together), `v2.py` and `app.py` (HTTP), `server.py` (start, drain). It imports neither torch nor Feast's offline half.
 """
