@@ -1,11 +1,11 @@
 """The sink of a laptop: hourly folders of Parquet files, without a server.
 
-    decisions/date=2026-11-25/hour=20/part-00000001-000000000000-000000081920-0.parquet
+    decisions/date=2026-11-25/hour=20/part-5f0c9a7e-00000001-000000000000-000000081920-0.parquet
 
 DuckDB reads `decisions/*/*/*.parquet` with hive_partitioning; the columns are those of `export_parquet`. A file's name
-says which bytes of which segment are in it. What is delivered again takes the place of what was there from there on: no
-record is in two files. A decision that was withdrawn after its file was written has two rows; `export_parquet`, given
-this folder, leaves the one that counts.
+says which bytes of which segment of which spool are in it. What is delivered again takes the place of what was there
+from there on: no record is in two files. A decision that was withdrawn after its file was written has two rows;
+`export_parquet`, given this folder, leaves the one that counts.
 """
 
 from __future__ import annotations
@@ -30,15 +30,17 @@ class ParquetSink:
     """Writes Parquet files.
 
     Args:
-        folder: Made if it does not exist; of one router.
+        folder: Made if it does not exist.
+        spool: Identity of the spool; several may ship to the same folder.
         linger: Seconds for which records may gather: fewer, larger files.
     """
 
-    largest = 20_000
+    largest = 5_000
 
-    def __init__(self, folder: Path, linger: float = 60.0) -> None:
+    def __init__(self, folder: Path, spool: str, linger: float = 60.0) -> None:
         self.linger = linger
         self._folder = folder
+        self._spool = spool
         self._next: dict[Kind, Position] = {}  # where the next batch begins, unless something is delivered again
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="parquet")
 
@@ -51,7 +53,7 @@ class ParquetSink:
         self._thread.shutdown(wait=False)
 
     def _write(self, batch: Batch) -> None:
-        scratch = self._folder / ".scratch"
+        scratch = self._folder / f".scratch-{self._spool}"
         try:
             shutil.rmtree(scratch, ignore_errors=True)  # of a crash
             scratch.mkdir(parents=True)
@@ -81,13 +83,13 @@ class ParquetSink:
         """Remove what an earlier delivery wrote of this segment from here on: it is delivered again."""
         if self._next.pop(batch.kind, None) == batch.start:
             return
-        for path in self._folder.glob(f"{batch.kind}s/*/*/part-{batch.start.segment:08d}-*.parquet"):
-            if int(path.name.split("-")[2]) >= batch.start.offset:
+        for path in self._folder.glob(f"{batch.kind}s/*/*/part-{self._spool}-{batch.start.segment:08d}-*.parquet"):
+            if int(path.name.split("-")[3]) >= batch.start.offset:
                 path.unlink()
 
     def _publish(self, batch: Batch, scratch: Path) -> None:
         """Files first appear with all that is in them, and the folders that were made on the way are durable too."""
-        name = f"part-{batch.start.segment:08d}-{batch.start.offset:012d}-{batch.end.offset:012d}"
+        name = f"part-{self._spool}-{batch.start.segment:08d}-{batch.start.offset:012d}-{batch.end.offset:012d}"
         for path in sorted((scratch / "out").glob("*/*/*.parquet")):
             target = self._folder / f"{batch.kind}s" / path.parent.relative_to(scratch / "out")
             target.mkdir(parents=True, exist_ok=True)

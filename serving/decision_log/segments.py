@@ -2,7 +2,7 @@
 
 `<kind>-00000001.jsonl` is followed by 00000002 once it has grown large. A record counts when its line, newline
 included, has been synced. What a crash left of a line is moved to `<segment>.torn` when the folder is opened again.
-Beside them lie `open-decisions.jsonl` (see `retention.py`), `shipped.json` (`position.py`) and `poison-<kind>.jsonl`.
+Beside them: `identity`, `open-decisions.jsonl` (see `retention.py`), `shipped.json` (`position.py`), `poison-*.jsonl`.
 """
 
 from __future__ import annotations

@@ -29,9 +29,10 @@ log = logging.getLogger(__name__)
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _POLL_SECONDS = 0.25
+_NOTE_SECONDS = 1.0  # between notes of the position: each makes the disk sync, which decisions wait for as well
 _PRUNE_SECONDS = 60.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
-_FEWEST_READ = 256  # at once, also for a sink that takes them one by one: the position is noted after each reading
+_FEWEST_READ = 256  # at once, also for a sink that takes them one by one
 
 
 class Shipper:
@@ -65,7 +66,7 @@ class Shipper:
         first = {kind: tail.read(spool.folder, kind, self._at[kind], spool.end(kind), 1) for kind in _KINDS}
         self._oldest = {kind: _event_time(batch) if batch else 0.0 for kind, batch in first.items()}  # that is pending
         self._level: dict[Kind, float] = dict.fromkeys(_KINDS, 0.0)  # when nothing was pending
-        self._prune_at = 0.0
+        self._note_at = self._prune_at = 0.0
         self._draining = False
         self._tally: Counter[tuple[str, str]] = Counter()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shipper")
@@ -130,7 +131,7 @@ class Shipper:
 
     async def _round(self) -> int:
         """One reading of each kind; returns how many records were finished."""
-        await self._note()  # where that failed, or was cancelled
+        await self._note()  # where that was too early, failed, or was cancelled
         finished = 0
         for kind in _KINDS:
             if not self._is_due(kind):
@@ -147,7 +148,9 @@ class Shipper:
         return finished
 
     async def _note(self) -> None:
-        if (at := self._at) != self._noted:
+        now = time.monotonic()
+        if (at := self._at) != self._noted and (self._draining or now >= self._note_at):
+            self._note_at = now + _NOTE_SECONDS
             await self._in_thread(position.save, self._spool.folder, at)
             self._noted = at
 

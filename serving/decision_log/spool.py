@@ -15,6 +15,7 @@ import fcntl
 import os
 import queue
 import threading
+import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
@@ -65,6 +66,7 @@ class Spool:
         max_bytes: Size that the folder does not outgrow.
 
     Attributes:
+        identity: Told from other spools by it; it is made with the folder and stays.
         torn: Pieces of records that the last crash left and that were set aside.
         counts: Records by (kind, status), those of earlier runs that are still there included.
         durable: Records written since the start, by kind.
@@ -99,6 +101,7 @@ class Spool:
             raise SpoolError(f"{self.folder}: another process writes to this folder") from None
         except OSError as error:
             raise SpoolError(f"{self.folder}: {error}") from error
+        self.identity = _identity(self.folder / "identity")
         self.torn = sum(segments.repair(self.folder, kind) for kind in _KINDS)
         carried = list(segments.read_file(self.folder / segments.OPEN_DECISIONS))
         for record in carried:
@@ -249,6 +252,14 @@ class Spool:
             while len(marks) > 1 and sum(new for _, new in marks) > _LARGEST_INDEX:
                 self._index.forget(kind, marks.popleft()[1])
         self._index.tidy()
+
+
+def _identity(path: Path) -> str:
+    found = path.read_text().strip() if path.exists() else ""
+    if not found:
+        found = uuid.uuid4().hex[:8]
+        segments.replace(path, found.encode())
+    return found
 
 
 def _size(folder: Path) -> int:

@@ -52,7 +52,7 @@ class Router:
         self._features = FeatureReader(features or FeastSource(config.feature_repo, config.feature_service))
         self.ledger = SqliteLedger(config.ledger, patience=seconds)
         self.spool = Spool(config.spool, max_bytes=config.spool_max_bytes)
-        sink = open_sink(config)
+        sink = open_sink(config, self.spool)
         self.shipper = Shipper(self.spool, sink, config.keep_hours, self._open_reservations) if sink else None
         self._arms = Arms(self.spec.channels)
         self._pool = ThreadPoolExecutor(_LEDGER_THREADS, thread_name_prefix="ledger")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from serving.decision_log import Spool
 from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.sink import Sink
 from serving.router.config import RouterConfig
 
 
-def open_sink(config: RouterConfig) -> Sink | None:
-    """The sink of a router."""
+def open_sink(config: RouterConfig, spool: Spool) -> Sink | None:
+    """The sink of a router's spool."""
     source = f"/mtorl/router/{config.model_name}"
     if url := os.environ.get("K_SINK"):
         return HttpSink(url, source, largest=1)  # a broker of Knative takes events one by one
@@ -21,4 +22,4 @@ def open_sink(config: RouterConfig) -> Sink | None:
         return HttpSink(config.sink, source)
     from serving.decision_log.parquet_sink import ParquetSink  # DuckDB, which a router with a URL never loads
 
-    return ParquetSink(Path(config.sink))
+    return ParquetSink(Path(config.sink), spool.identity)

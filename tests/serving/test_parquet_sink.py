@@ -46,7 +46,7 @@ def fill(spool: Spool, number: int) -> list[str]:
 
 def ship(spool: Spool, out: Path, largest: int = 20_000) -> None:
     async def scenario() -> None:
-        sink = ParquetSink(out, linger=0.0)
+        sink = ParquetSink(out, spool.identity, linger=0.0)
         sink.largest = largest
         async with shipping(spool, sink) as running:
             await until(lambda: running.pending == 0)
@@ -73,7 +73,7 @@ def test_hourly_files_that_duckdb_reads(spool: Spool, out: Path) -> None:
         *(f"outcomes/date=2026-03-02/hour={hour:02d}" for hour in range(4)),
     ]
     ours = [path for path in out.rglob("*") if path.is_file()]
-    assert all(path.suffix == ".parquet" and path.name.startswith("part-0000000") for path in ours)
+    assert all(path.suffix == ".parquet" and path.name.startswith(f"part-{spool.identity}-0000000") for path in ours)
     query = "SELECT count(*) FROM read_parquet(?, hive_partitioning = true) WHERE date = '2026-03-02' AND hour = 1"
     assert duckdb.execute(query, [f"{out}/decisions/*/*/*.parquet"]).fetchall() == [(6,)]
 
@@ -129,6 +129,20 @@ def test_what_was_deleted_from_the_spool_stays(spool: Spool, out: Path) -> None:
     assert rows(out) == expected
 
 
+def test_another_spool_takes_nothing_back(spool: Spool, out: Path, tmp_path: Path) -> None:
+    """The old one was deleted, and its segments' numbers begin anew."""
+    put(spool, "decision", *names("old", 3))
+    ship(spool, out)
+    other = Spool(tmp_path / "other")
+    put(other, "decision", *names("new", 3))
+    ship(other, out)
+    other.close()
+    again = Spool(tmp_path / "other")
+    assert again.identity == other.identity != spool.identity
+    again.close()
+    assert sorted(rows(out)) == [*names("new", 3), *names("old", 3)]
+
+
 def test_a_withdrawn_decision(spool: Spool, out: Path, tmp_path: Path) -> None:
     put(spool, "decision", "d")
     put(spool, "decision", "d", expose=False, fallback_reason="log")
@@ -156,7 +170,7 @@ def test_a_full_disk_is_no_fault_of_the_records(spool: Spool, out: Path, monkeyp
     put(spool, "decision", *names("d", 4))
     batch = tail.read(spool.folder, "decision", OLDEST, spool.end("decision"), 100)
     assert batch is not None
-    sink = ParquetSink(out)
+    sink = ParquetSink(out, spool.identity)
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from serving.decision_log import Kind, Spool, SpoolUnavailable, position
+from serving.decision_log import Kind, Spool, SpoolUnavailable, position, shipper
 from serving.decision_log import spool as spool_module
 from serving.decision_log.index import Index
 from serving.decision_log.position import OLDEST, Position
@@ -29,6 +29,11 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
     spool = Spool(tmp_path / "spool", segment_bytes=2500)
     yield spool
     spool.close()
+
+
+@pytest.fixture(autouse=True)
+def note_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipper, "_NOTE_SECONDS", 0.0)
 
 
 def numbers(spool: Spool, kind: Kind) -> list[int]:

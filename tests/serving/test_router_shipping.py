@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 import pytest
 
+from serving.decision_log import Spool
 from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.parquet_sink import ParquetSink
 from serving.router.config import ConfigError
@@ -26,8 +27,11 @@ def no_knative(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_where_the_log_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.close()
+
     def sink(**settings: Any) -> Any:
-        return open_sink(write_config(tmp_path, "http://x", {}, **settings))
+        return open_sink(write_config(tmp_path, "http://x", {}, **settings), spool)
 
     assert sink() is None
     parquet, web = sink(sink="log"), sink(sink="https://collector/events")

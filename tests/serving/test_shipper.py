@@ -50,6 +50,7 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shipper, "_POLL_SECONDS", 0.005)
+    monkeypatch.setattr(shipper, "_NOTE_SECONDS", 0.0)
     monkeypatch.setattr(shipper, "_FIRST_PAUSE", 0.001)
     monkeypatch.setattr(shipper, "_LONGEST_PAUSE", 0.02)
 
