@@ -51,15 +51,16 @@ def read(folder: Path, kind: Kind, start: Position, end: Position, most: int) ->
         end: Behind the last durable record: the writer may be at work after it.
         most: Number of records.
     """
-    while start < end:
-        last = start.segment == end.segment
-        lines = _lines(segments.path_of(folder, kind, start.segment), start.offset, end.offset if last else None, most)
-        if lines:
-            return Batch(kind, start, lines)
-        if last:
-            return None
-        later = (segments.number(path) for path in segments.segments(folder, kind))
-        start = Position(next(n for n in later if n > start.segment), 0)
+    if start >= end:
+        return None
+    places = [start]
+    if start.segment < end.segment:
+        numbers = map(segments.number, segments.segments(folder, kind))
+        places += [Position(number, 0) for number in numbers if start.segment < number <= end.segment]
+    for at in places:
+        limit = end.offset if at.segment == end.segment else None
+        if lines := _lines(segments.path_of(folder, kind, at.segment), at.offset, limit, most):
+            return Batch(kind, at, lines)
     return None
 
 
