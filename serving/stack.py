@@ -134,6 +134,7 @@ class LocalStack:
                 "feature_service": model["feature_service"],
                 "ledger": str(self.serving / "ledger.sqlite"),
                 "spool": str(self.serving / "spool"),
+                "sink": str(self.serving / "log"),
                 "dataset": str(artifact / "dataset.yaml"),
                 "cost_cap": model["cost_cap"],
                 "auth": {"kind": "none"},  # it listens on this machine alone

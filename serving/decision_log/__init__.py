@@ -5,8 +5,12 @@
     await spool.append("outcome", outcome)      # "accepted", "late", "dangling" or "duplicate"
     export_parquet("spool", "decision_log")     # serving.decision_log.export: decisions.parquet, outcomes.parquet
 
+From there it leaves the router's disk: `Shipper(spool, sink, ...)` sends it on as CloudEvents, or into Parquet files.
+
 In reading order: `schema/*.json` (what a record holds), `records.py` (the schemas as Python), `segments.py` (files that
-survive a crash), `index.py` (which outcome belongs to what), `spool.py` (group commit), `export.py`.
+survive a crash), `index.py` (which outcome belongs to what), `spool.py` (group commit, quota); `position.py` (how far
+it is shipped), `tail.py` (what comes next), `sink.py` (what a sink is), `events.py` and `http_sink.py` (CloudEvents),
+`sql.py` and `parquet_sink.py` (Parquet), `shipper.py` (retries, poison), `retention.py` (what is deleted); `export.py`.
 """
 
 from serving.decision_log.records import Kind

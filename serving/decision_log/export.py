@@ -1,31 +1,28 @@
-"""From the spool to Parquet: what analysis, monitoring and drift read. Works while the router writes."""
+"""The log as two Parquet files: what analysis, monitoring and drift read. Works while the router writes."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import get_args
 
 import duckdb
 
 from serving.decision_log.records import Kind, sql_columns
 from serving.decision_log.segments import segments
-
-# A decision that was logged twice was withdrawn (the first write was late, so the default action was answered): its
-# second record sorts first. An event is written once by each router; several routers' folders may hold it twice.
-_KEYS: dict[Kind, tuple[str, str]] = {
-    "decision": ("decision_id", "expose, fallback_reason IS NULL"),
-    "outcome": ("event_id", "event_time"),
-}
+from serving.decision_log.sql import one_row_each, quoted
 
 
-def export_parquet(spool_dir: str | Path, out_dir: str | Path) -> dict[str, int]:
+def export_parquet(log_dir: str | Path, out_dir: str | Path) -> dict[str, int]:
     """Write decisions.parquet and outcomes.parquet, each in one step.
+
+    A spool that is shipped holds the newest `keep_hours` only; the folder of a `ParquetSink` holds everything.
 
     Types come from the record schemas. `context`, `candidates` and `channel_probs` are JSON text, `event_time` is a UTC
     timestamp. Without records the files hold the columns alone.
 
     Args:
-        spool_dir: Folder of a `Spool`.
+        log_dir: Folder of a `Spool` or of a `ParquetSink`.
         out_dir: Made if it does not exist.
 
     Returns:
@@ -35,22 +32,19 @@ def export_parquet(spool_dir: str | Path, out_dir: str | Path) -> dict[str, int]
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, duckdb.connect() as con:
         con.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
-        return {kind: _export(con, kind, Path(spool_dir), out, Path(scratch)) for kind in _KEYS}
+        return {kind: _export(con, kind, Path(log_dir), out, Path(scratch)) for kind in get_args(Kind)}
 
 
-def _export(con: duckdb.DuckDBPyConnection, kind: Kind, spool: Path, out: Path, scratch: Path) -> int:
+def _export(con: duckdb.DuckDBPyConnection, kind: Kind, log: Path, out: Path, scratch: Path) -> int:
     columns = sql_columns(kind)
-    key, first = _KEYS[kind]
-    files = [str(path) for path in _whole_lines(spool, kind, scratch)]
-    con.read_json(files, columns=columns, format="newline_delimited").create_view(kind)
-    con.execute(
-        f"""COPY (
-            SELECT {", ".join(columns)} FROM {kind}
-            QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY {first}) = 1
-            ORDER BY event_time, {key}
-        ) TO '{str(out / f"{kind}s.parquet").replace("'", "''")}' (FORMAT parquet, USE_TMP_FILE true)"""
-    )
-    (rows,) = con.read_parquet(str(out / f"{kind}s.parquet")).count("*").fetchall()[0]
+    if parts := [str(path) for path in log.glob(f"{kind}s/date=*/hour=*/*.parquet")]:
+        con.read_parquet(parts).create_view(kind)
+    else:
+        files = [str(path) for path in _whole_lines(log, kind, scratch)]
+        con.read_json(files, columns=columns, format="newline_delimited").create_view(kind)
+    target = out / f"{kind}s.parquet"
+    con.execute(f"COPY ({one_row_each(kind, kind)}) TO {quoted(target)} (FORMAT parquet, USE_TMP_FILE true)")
+    (rows,) = con.read_parquet(str(target)).count("*").fetchall()[0]
     return int(rows)
 
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any, Literal
 
 from serving.decision_log.records import Kind
 
 Status = Literal["accepted", "late", "dangling", "duplicate"]
 
+_FORGOTTEN_AT_ONCE = 1000  # appends wait for so many
+
 
 class Index:
-    """Classifies records as they come; about 300 bytes of memory for each record that the spool's folder holds.
+    """Classifies records as they come; about 140 bytes of memory for each record that it knows, the oldest first to go.
+
+    Of what it has forgotten, an event that comes again is logged again (it has the same id, and the ledger settles a
+    reservation once), and an outcome is dangling, as if its decision were in the log of another router.
 
     Args:
         late_after: An outcome that happened this long after its decision is late.
@@ -20,7 +26,8 @@ class Index:
     def __init__(self, late_after: timedelta) -> None:
         self._late_seconds = late_after.total_seconds()
         self._decisions: dict[str, float] = {}
-        self._events: set[str] = set()
+        self._events: dict[str, None] = {}
+        self._doomed: dict[Kind, list[str]] = {"decision": [], "outcome": []}
 
     def add(self, kind: Kind, record: dict[str, Any]) -> Status:
         """Take note of a record and say what it is.
@@ -33,7 +40,7 @@ class Index:
             return "accepted"
         if record["event_id"] in self._events:
             return "duplicate"
-        self._events.add(record["event_id"])
+        self._events[record["event_id"]] = None
         decided = self._decisions.get(record["decision_id"])
         if decided is None:
             return "dangling"
@@ -48,7 +55,22 @@ class Index:
         if kind == "decision":
             self._decisions.pop(record["decision_id"], None)
         else:
-            self._events.discard(record["event_id"])
+            self._events.pop(record["event_id"], None)
+
+    def forget(self, kind: Kind, count: int) -> None:
+        """Forget the oldest records of a kind, bit by bit at each `tidy`, so that nobody waits for it."""
+        doomed = self._doomed[kind]
+        doomed.extend(islice(self._known(kind), len(doomed), len(doomed) + count))
+
+    def tidy(self) -> None:
+        """Go on forgetting."""
+        for kind, doomed in self._doomed.items():
+            for key in doomed[-_FORGOTTEN_AT_ONCE:]:
+                self._known(kind).pop(key, None)
+            del doomed[-_FORGOTTEN_AT_ONCE:]
+
+    def _known(self, kind: Kind) -> dict[str, Any]:
+        return self._decisions if kind == "decision" else self._events
 
 
 def _seconds(record: dict[str, Any]) -> float:

@@ -2,6 +2,7 @@
 
 `<kind>-00000001.jsonl` is followed by 00000002 once it has grown large. A record counts when its line, newline
 included, has been synced. What a crash left of a line is moved to `<segment>.torn` when the folder is opened again.
+Beside them: `identity`, `open-decisions.jsonl` (see `retention.py`), `shipped.json` (`position.py`), `poison-*.jsonl`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import orjson
 from serving.decision_log.records import Kind
 
 SEGMENT_BYTES = 64 * 1024 * 1024
+OPEN_DECISIONS = "open-decisions.jsonl"  # of segments that are gone; read before those that are there
 
 
 def segments(folder: Path, kind: Kind) -> list[Path]:
@@ -24,11 +26,38 @@ def segments(folder: Path, kind: Kind) -> list[Path]:
     return sorted(folder.glob(f"{kind}-*.jsonl"))
 
 
+def path_of(folder: Path, kind: Kind, number: int) -> Path:
+    """The file of a number."""
+    return folder / f"{kind}-{number:08d}.jsonl"
+
+
+def number(path: Path) -> int:
+    """The number of a file."""
+    return int(path.stem.rpartition("-")[2])
+
+
 def read(folder: Path, kind: Kind) -> Iterator[dict[str, Any]]:
     """All records of a kind, in the order in which they were written."""
-    for path in segments(folder, kind):
+    for path in [folder / OPEN_DECISIONS, *segments(folder, kind)] if kind == "decision" else segments(folder, kind):
+        yield from read_file(path)
+
+
+def read_file(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a file; none if there is no such file."""
+    if path.exists():
         with path.open("rb") as lines:
             yield from (orjson.loads(line) for line in lines if line.endswith(b"\n"))
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a whole file in one step, durably."""
+    draft = path.with_suffix(".draft")
+    with draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    sync_folder(path.parent)
 
 
 def repair(folder: Path, kind: Kind) -> int:
@@ -42,13 +71,7 @@ def repair(folder: Path, kind: Kind) -> int:
             with path.with_suffix(".torn").open("ab") as aside:
                 aside.write(b"\n".join(line.rstrip(b"\n") for line in torn) + b"\n")
                 os.fsync(aside.fileno())
-            draft = path.with_suffix(".draft")
-            with draft.open("wb") as file:
-                file.writelines(line for line in lines if _is_record(line))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-            _sync_folder(folder)
+            replace(path, b"".join(line for line in lines if _is_record(line)))
             pieces += len(torn)
     return pieces
 
@@ -61,8 +84,15 @@ class SegmentWriter:
         self._kind = kind
         self._limit = segment_bytes
         self._file = -1
+        self._number = 0
         self._size = 0  # bytes that are durable
         self._resume = True  # the first append goes on where the last run ended
+        self.end = (0, 0)  # segment and offset behind the last durable record; other threads read it
+
+    def find_end(self) -> None:
+        """Set `end` from what an earlier run left; after `repair`, before the first append."""
+        if existing := segments(self._folder, self._kind):
+            self.end = (number(existing[-1]), existing[-1].stat().st_size)
 
     def append(self, lines: bytes) -> None:
         """Write whole lines and return when they are durable.
@@ -84,6 +114,7 @@ class SegmentWriter:
             self.close()
             raise
         self._size += len(lines)
+        self.end = (self._number, self._size)
 
     def close(self) -> None:
         """Close the segment; the next append opens another."""
@@ -96,14 +127,14 @@ class SegmentWriter:
         self.close()
         existing = segments(self._folder, self._kind)
         if existing and self._resume and existing[-1].stat().st_size < self._limit:
-            path = existing[-1]
+            self._number = number(existing[-1])
         else:
-            number = int(existing[-1].stem.rpartition("-")[2]) + 1 if existing else 1
-            path = self._folder / f"{self._kind}-{number:08d}.jsonl"
+            self._number = number(existing[-1]) + 1 if existing else 1
+        path = path_of(self._folder, self._kind, self._number)
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
         self._size = os.fstat(self._file).st_size
         self._resume = False
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
 
 
 def _is_record(line: bytes) -> bool:
@@ -115,7 +146,7 @@ def _is_record(line: bytes) -> bool:
         return False
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:

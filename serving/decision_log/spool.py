@@ -2,17 +2,22 @@
 
 While the disk works on a batch the next one gathers, so the number of syncs follows the disk and not the traffic. All
 knowledge about ids lives in that thread: no lock, and an event that arrives twice at once is still counted once.
+
+The folder does not outgrow its quota: what would, is not taken. `shipper.py` carries records away, and then `prune`
+deletes old segments.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import queue
 import threading
-from collections import Counter
-from collections.abc import Iterator
+import uuid
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,8 +26,9 @@ from typing import Any, get_args
 
 import orjson
 
-from serving.decision_log import segments
+from serving.decision_log import retention, segments
 from serving.decision_log.index import Index, Status
+from serving.decision_log.position import Position
 from serving.decision_log.records import Kind
 
 __all__ = ["Spool", "SpoolError", "SpoolUnavailable", "Status"]
@@ -30,6 +36,8 @@ __all__ = ["Spool", "SpoolError", "SpoolUnavailable", "Status"]
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _LARGEST_BATCH = 512
 _LARGEST_QUEUE = 20_000  # records that wait for a disk that hangs; more are refused
+_LARGEST_INDEX = 1_000_000  # records of a kind that the index knows, and one segment more
+MAX_BYTES = 10 * 1024**3
 
 
 class SpoolError(RuntimeError):
@@ -55,10 +63,13 @@ class Spool:
         folder: Made if it does not exist. What a crash left is put in order, and all records are read once.
         late_after: An outcome that happened this long after its decision is late.
         segment_bytes: Size at which a file is followed by the next.
+        max_bytes: Size that the folder does not outgrow.
 
     Attributes:
+        identity: Told from other spools by it; it is made with the folder and stays.
         torn: Pieces of records that the last crash left and that were set aside.
-        counts: Records by (kind, status), those of earlier runs included.
+        counts: Records by (kind, status), those of earlier runs that are still there included.
+        durable: Records written since the start, by kind.
 
     Raises:
         SpoolError: the folder can't be written to, or another process holds it.
@@ -69,13 +80,18 @@ class Spool:
         folder: str | Path,
         late_after: timedelta = timedelta(days=7),
         segment_bytes: int = segments.SEGMENT_BYTES,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         self.folder = Path(folder)
+        self.max_bytes = max_bytes
         self.counts: Counter[tuple[Kind, Status]] = Counter()
+        self.durable: Counter[Kind] = Counter()
         self._index = Index(late_after)
         self._queue: queue.Queue[_Entry | None] = queue.Queue(_LARGEST_QUEUE)
         self._writers = {kind: segments.SegmentWriter(self.folder, kind, segment_bytes) for kind in _KINDS}
         self._closed = False
+        self._marks: dict[Kind, deque[list[int]]] = {kind: deque() for kind in _KINDS}  # segment, records that it added
+        self._dropped: queue.SimpleQueue[tuple[Kind, int]] = queue.SimpleQueue()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o640)
@@ -85,10 +101,19 @@ class Spool:
             raise SpoolError(f"{self.folder}: another process writes to this folder") from None
         except OSError as error:
             raise SpoolError(f"{self.folder}: {error}") from error
+        self.identity = _identity(self.folder / "identity")
         self.torn = sum(segments.repair(self.folder, kind) for kind in _KINDS)
+        carried = list(segments.read_file(self.folder / segments.OPEN_DECISIONS))
+        for record in carried:
+            self._index.add("decision", record)
+        self._mark("decision", 0, len(carried))
         for kind in _KINDS:
-            for record in self.read(kind):
-                self.counts[kind, self._index.add(kind, record)] += 1
+            self._writers[kind].find_end()
+            for path in segments.segments(self.folder, kind):
+                self._learn(kind, path)
+        # Each of these has one writer: bytes found here, written by the thread, set aside and deleted by the shipper.
+        self._found = _size(self.folder)
+        self._written = self._aside = self._deleted = 0
         self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
         self._thread.start()
 
@@ -122,6 +147,36 @@ class Spool:
         """All durable records of a kind, oldest first."""
         return segments.read(self.folder, kind)
 
+    @property
+    def size(self) -> int:
+        """Bytes that the folder holds."""
+        return self._found + self._written + self._aside - self._deleted
+
+    def end(self, kind: Kind) -> Position:
+        """Behind the last durable record of a kind."""
+        return Position(*self._writers[kind].end)
+
+    def set_aside(self, kind: Kind, line: bytes) -> None:
+        """Add to the records that no sink takes. For one thread, that of the shipper."""
+        with (self.folder / f"poison-{kind}.jsonl").open("ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        self._aside += len(line)
+
+    def prune(
+        self,
+        shipped: Mapping[Kind, Position],
+        before: float,
+        open_reservations: Callable[[], Collection[str] | None],
+    ) -> None:
+        """Delete old segments that are shipped, see `retention.prune`. For one thread, that of the shipper."""
+        gone = retention.prune(self.folder, shipped, before, open_reservations)
+        for kind, number in gone:
+            self._dropped.put((kind, number))
+        if gone:
+            self._deleted = self._found + self._written + self._aside - _size(self.folder)
+
     def close(self) -> None:
         """Write what waits, and let go of the folder."""
         if self._closed:
@@ -138,6 +193,7 @@ class Spool:
             while len(entries) < _LARGEST_BATCH and not self._queue.empty():
                 entries.append(self._queue.get_nowait())
             closing = None in entries
+            self._forget()
             # A future that was cancelled meanwhile drops out here; one that is running can't be cancelled any more.
             self._write([e for e in entries if e is not None and e.done.set_running_or_notify_cancel()])
         for writer in self._writers.values():
@@ -155,15 +211,61 @@ class Spool:
                 if status != "duplicate":
                     lines[entry.kind].append(entry.line)
                 found.append(status)
+            wanted = sum(len(line) for kind in _KINDS for line in lines[kind])
+            if wanted and self.size + wanted > self.max_bytes:
+                raise OSError(errno.EDQUOT, f"the log may not grow beyond {self.max_bytes} bytes")
             for kind in _KINDS:  # decisions first: no outcome is durable before its decision
                 if lines[kind]:
                     self._writers[kind].append(b"".join(lines[kind]))
+                    self._written += sum(map(len, lines[kind]))
+                    self.durable[kind] += len(lines[kind])
         except Exception as error:
             for entry in added:
                 self._index.remove(entry.kind, entry.record)
             for entry in batch:
                 entry.done.set_exception(SpoolUnavailable(f"{self.folder}: {error}"))
             return
+        for kind in _KINDS:
+            self._mark(kind, self._writers[kind].end[0], sum(entry.kind == kind for entry in added))
         for entry, status in zip(batch, found, strict=True):
             self.counts[entry.kind, status] += 1
             entry.done.set_result(status)
+
+    def _learn(self, kind: Kind, path: Path) -> None:
+        """Take note of the records of an earlier run."""
+        new = 0
+        for record in segments.read_file(path):
+            new += not self._index.knows(kind, record)
+            self.counts[kind, self._index.add(kind, record)] += 1
+        self._mark(kind, segments.number(path), new)
+        self._forget()
+
+    def _mark(self, kind: Kind, number: int, new: int) -> None:
+        marks = self._marks[kind]
+        if marks and marks[-1][0] == number:
+            marks[-1][1] += new
+        elif new:
+            marks.append([number, new])
+
+    def _forget(self) -> None:
+        """Let the index forget segments that are gone, and what is too much for it."""
+        while not self._dropped.empty():
+            kind, number = self._dropped.get_nowait()
+            while self._marks[kind] and self._marks[kind][0][0] <= number:
+                self._index.forget(kind, self._marks[kind].popleft()[1])
+        for kind, marks in self._marks.items():
+            while len(marks) > 1 and sum(new for _, new in marks) > _LARGEST_INDEX:
+                self._index.forget(kind, marks.popleft()[1])
+        self._index.tidy()
+
+
+def _identity(path: Path) -> str:
+    found = path.read_text().strip() if path.exists() else ""
+    if not found:
+        found = uuid.uuid4().hex[:8]
+        segments.replace(path, found.encode())
+    return found
+
+
+def _size(folder: Path) -> int:
+    return sum(entry.stat().st_size for entry in os.scandir(folder))

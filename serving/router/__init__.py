@@ -15,7 +15,8 @@ fails on the way, or takes too long, the answer is 200 with the default action: 
 In reading order: `config.py`, `door.py` with `auth.py` and `admission.py` (who comes in, and how many at once),
 `requests.py` (what a request may hold), `decider.py` (the flow above), `draft.py` (one decision in the making),
 `answers.py` (a request that comes again), `deadline.py`, `features.py`, `arms.py`, `settlement.py` and `outcomes.py`
-(money comes back), `live.py` (hot reload and kill switch), `metrics.py`, `health.py`, `drills.py`, `router.py` (all
-parts together), `v2.py`, `app.py` and `grpc_server.py` (protocols), `server.py` (start, drain). It imports neither
+(money comes back), `live.py` (hot reload and kill switch), `metrics.py`, `health.py`, `drills.py`, `shipping.py`
+(where the log goes), `pacer.py`, `router.py` (all parts together), `v2.py`, `app.py` and `grpc_server.py` (protocols),
+`server.py` (start, drain). It imports neither
 torch nor the offline half of Feast.
 """

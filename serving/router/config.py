@@ -10,6 +10,7 @@ spool: spool
 cost_cap: {search: 0.6, video: 0.05}     # highest possible cost of an exposure: what is reserved
 auth: {kind: token, file: token.txt}     # who may come in: see auth.py; {kind: none} only where nobody else can
 reservation_ttl_hours: 24        # a reservation of which no cost was reported by then is given back
+sink: http://collector/events    # where the log is shipped to, or a folder for Parquet files; K_SINK comes first
 ```
 """
 
@@ -23,6 +24,7 @@ from typing import Any, Self
 
 import yaml
 
+from serving.decision_log.spool import MAX_BYTES
 from serving.ledger import locate
 
 _PATHS = ("experiment", "dataset", "feature_repo", "spool")
@@ -53,6 +55,9 @@ class RouterConfig:
     max_body_bytes: int = 1 << 20  # larger requests are refused
     max_in_flight: int = 64  # requests at work at once; the others are asked to come again
     drills: bool = False  # faults can be made on purpose, at /v1/drills
+    sink: str | None = None  # URL or folder; None: the log stays in the spool, for good
+    keep_hours: float = 168.0  # age at which the spool may forget what is shipped
+    spool_max_bytes: int = MAX_BYTES  # beyond it decisions take the default action, and outcomes are to be sent again
 
     def __post_init__(self) -> None:
         for name in ("port", "grpc_port"):
@@ -79,6 +84,15 @@ class RouterConfig:
         for name in ("deadline_ms", "reservation_ttl_hours"):
             if not _is_number(getattr(self, name)) or getattr(self, name) <= 0:
                 raise ConfigError(f"{name}: expected a number above 0, got {getattr(self, name)!r}")
+        if self.sink is not None and (not isinstance(self.sink, str) or not self.sink):
+            raise ConfigError(f"sink: expected a URL or a folder, got {self.sink!r}")
+        if self.sink and "://" in self.sink and not self.sink.startswith(("http://", "https://")):
+            raise ConfigError(f"sink: expected an http or https URL, got {self.sink!r}")
+        if not _is_number(self.keep_hours) or self.keep_hours < 0:
+            raise ConfigError(f"keep_hours: expected a number of at least 0, got {self.keep_hours!r}")
+        size = self.spool_max_bytes
+        if isinstance(size, bool) or not isinstance(size, int) or size <= 0:
+            raise ConfigError(f"spool_max_bytes: expected a number above 0, got {size!r}")
         if not isinstance(self.cost_cap, Mapping) or not self.cost_cap:
             raise ConfigError(f"cost_cap: expected a cost for each channel, got {self.cost_cap!r}")
         for channel, cap in self.cost_cap.items():
@@ -116,6 +130,8 @@ def _settings(data: object, cls: type[RouterConfig], folder: Path) -> dict[str, 
     found = {k: (folder / v).absolute() if _is_path(k, v) else v for k, v in data.items()}
     if isinstance(found["auth"], Mapping) and isinstance(found["auth"].get("file"), str):
         found["auth"] = {**found["auth"], "file": str((folder / found["auth"]["file"]).absolute())}
+    if isinstance(found.get("sink"), str) and found["sink"] and "://" not in found["sink"]:
+        found["sink"] = str((folder / found["sink"]).absolute())
     return found
 
 

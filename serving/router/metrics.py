@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from prometheus_client import Counter, Gauge, Histogram
 
 from mtorl.experiment import Experiment
+from serving.decision_log import Spool
+from serving.decision_log.shipper import Shipper
 from serving.ledger import Balance
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
@@ -30,9 +32,20 @@ BUDGET_EXPIRED = Counter("mtorl_budget_expired", "Reservations given back since 
 BUDGET_PRICE = Gauge("mtorl_budget_price", "Highest pacing price of the arm, gain per currency unit", ["arm"])
 OUTCOMES = Counter("mtorl_outcomes", "Outcomes received", ["kind", "status"])
 SPOOL_RECORDS = Counter("mtorl_spool_records", "Records made durable in the decision log")
+SPOOL_BYTES = Gauge("mtorl_spool_bytes", "Size of the decision log on the router's disk")
+SPOOL_LIMIT = Gauge("mtorl_spool_limit_bytes", "Size beyond which nothing more is logged")
+SPOOL_PENDING = Gauge("mtorl_spool_pending_records", "Durable records that the sink has not acknowledged")
+SPOOL_OLDEST = Gauge("mtorl_spool_oldest_pending_seconds", "Age of the oldest record that is pending")
+SHIPPED = Counter("mtorl_shipped_records", "Records that the sink acknowledged", ["kind"])
+SHIP_FAILURES = Counter("mtorl_ship_failures", "Attempts to ship that failed", ["reason"])
+POISON = Counter("mtorl_poison_records", "Records that the sink refused and that were set aside", ["kind"])
 EXPERIMENT_ENABLED = Gauge("mtorl_experiment_enabled", "1 unless the kill switch is on")
 EXPERIMENT_GENERATION = Gauge("mtorl_experiment_generation", "Times that the experiment file was loaded")
 RELOAD_FAILURES = Counter("mtorl_experiment_reload_failures", "Changed experiment files that were refused")
+
+for _kind in ("decision", "outcome"):  # they start at 0: Prometheus sees no increase in what was not there before
+    SHIPPED.labels(_kind)
+    POISON.labels(_kind)
 
 
 @contextmanager
@@ -72,3 +85,15 @@ def show_budget(balances: Iterable[Balance]) -> None:
         for gauge, value in zip((BUDGET_LIMIT, BUDGET_SPENT, BUDGET_RESERVED, BUDGET_EXCESS), sums, strict=True):
             gauge.labels(arm).set(value)
         BUDGET_SPEND_RATIO.labels(arm).set(fullest[arm])
+
+
+def show_log(spool: Spool, shipper: Shipper | None) -> None:
+    """Publish how large the decision log is, and how far it is shipped."""
+    SPOOL_BYTES.set(spool.size)
+    SPOOL_LIMIT.set(spool.max_bytes)
+    if shipper is None:
+        return
+    SPOOL_PENDING.set(shipper.pending)
+    SPOOL_OLDEST.set(shipper.oldest_pending_seconds)
+    for (what, label), number in shipper.take_tally().items():
+        {"shipped": SHIPPED, "failed": SHIP_FAILURES, "poison": POISON}[what].labels(label).inc(number)

@@ -10,6 +10,7 @@ from typing import Any, Self
 from mtorl.dataset import DatasetSpec
 from mtorl.windows import instance_from_history
 from serving.decision_log import Spool
+from serving.decision_log.shipper import Shipper
 from serving.ledger import Account, LedgerUnavailable, open_ledger
 from serving.router import metrics
 from serving.router.arms import Arms
@@ -25,11 +26,13 @@ from serving.router.outcomes import OutcomeDesk
 from serving.router.pacer import Pacer
 from serving.router.requests import DecisionRequest
 from serving.router.settlement import Settler, reconcile
+from serving.router.shipping import open_sink
 
 log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 1.0  # between looks at the experiment file and the accounts
 _WARM_SECONDS = 5.0
+_SHIP_SECONDS = 3.0  # at the end, for what is not shipped yet
 _LEDGER_THREADS = 16  # calls that can share a commit
 
 
@@ -60,7 +63,9 @@ class Router:
         self.live = LiveExperiment(config.experiment, self.spec.channels)
         self._features = FeatureReader(features or FeastSource(config.feature_repo, config.feature_service))
         self.ledger = open_ledger(config.ledger, patience=seconds)
-        self.spool = Spool(config.spool)
+        self.spool = Spool(config.spool, max_bytes=config.spool_max_bytes)
+        sink = open_sink(config, self.spool)
+        self.shipper = Shipper(self.spool, sink, config.keep_hours, self._open_reservations) if sink else None
         self._arms = Arms(self.spec.channels)
         self._pool = ThreadPoolExecutor(_LEDGER_THREADS, thread_name_prefix="ledger")
         self._settler = Settler(self.ledger, self._pool)
@@ -93,6 +98,8 @@ class Router:
         await asyncio.gather(
             *(self._warm(arm.name, arm.url) for arm in self.live.experiment.arms), self._warm_features()
         )
+        if self.shipper:
+            self.shipper.start()
         self._tasks = [asyncio.create_task(self._settler.run()), asyncio.create_task(self._tick())]
         self.health.started = True
         return self
@@ -102,6 +109,9 @@ class Router:
         for task in self._tasks:
             task.cancel()
         await self._settler.flush()
+        if self.shipper:
+            await self.shipper.close(_SHIP_SECONDS)  # before another process may hold the folder
+            metrics.show_log(self.spool, self.shipper)
         await self._arms.close()
         await asyncio.to_thread(self.spool.close)
         self._features.close()
@@ -126,6 +136,13 @@ class Router:
             self.health.report("ledger", error)
             log.error("the accounts can't be set: %s", error)
 
+    def _open_reservations(self) -> list[str] | None:
+        """What retention must not lose; None before the log has been compared with the ledger."""
+        try:
+            return self.ledger.open_reservations() if self.decider.may_spend else None
+        except LedgerUnavailable:
+            return None
+
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
@@ -133,6 +150,7 @@ class Router:
             metrics.ADMISSION_LIMIT.set(self.door.decisions.limit)
             metrics.IN_FLIGHT.set(self.door.decisions.inside)
             try:
+                metrics.show_log(self.spool, self.shipper)
                 if await asyncio.to_thread(self.live.refresh) or self._accounts_due or not self.decider.may_spend:
                     await self._set_ledger()
                 if self.decider.may_spend:  # before, a cost may lie in the log that is still to be settled

@@ -90,6 +90,7 @@ def test_the_router_gets_its_configuration_and_is_drained_before_torchserve_stop
         stack.start()  # harmless
         config = yaml.safe_load((run / "serving" / "router.yaml").read_text())
         assert config["port"] == 0
+        assert config["sink"] == str(run / "serving" / "log")
         assert config["cost_cap"] == {"search": 1.5}
         assert config["feature_service"] == "ad_decision_v1"
         assert config["dataset"] == str(run / "artifacts" / "challenger" / "dataset.yaml")

@@ -1,0 +1,92 @@
+"""CloudEvents over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import aiohttp
+
+from serving.decision_log import events
+from serving.decision_log.sink import Refused, SinkUnavailable
+from serving.decision_log.tail import Batch
+
+BATCH = 64  # takes less than a millisecond of the event loop, which decides meanwhile
+_TIMEOUT_SECONDS = 10.0
+_LONGEST_RETRY_AFTER = 300.0
+# What a sink says of a record. Any other 4xx (no such path, no permission, ...) is about the sink: if it were taken for
+# a refusal, one wrong URL would set the whole log aside.
+_REFUSALS = {400, 409, 413, 422}
+_NO_BATCHES = 415  # unsupported media type: about the request's form
+
+
+class HttpSink:
+    """Posts to a URL; 2xx acknowledges.
+
+    Args:
+        url: Of the sink.
+        source: The events' source.
+        largest: Records in a request. More than one go as a JSON batch, which Knative's brokers do not take.
+    """
+
+    linger = 0.0
+
+    def __init__(self, url: str, source: str, largest: int = BATCH) -> None:
+        self.largest = largest
+        self._url = url
+        self._source = source
+        self._session: aiohttp.ClientSession | None = None
+
+    async def deliver(self, batch: Batch) -> None:
+        """See `Sink.deliver`."""
+        try:
+            if len(batch) == 1:
+                headers, body = events.binary(batch.kind, batch.lines[0], self._source)
+            else:
+                headers, body = events.batch(batch.kind, batch.lines, self._source)
+        except ValueError as error:
+            raise Refused(str(error)) from None
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
+            self._session = aiohttp.ClientSession(timeout=timeout, skip_auto_headers=["User-Agent"])
+        try:
+            async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
+                if 200 <= response.status < 300:
+                    return
+                said = (await response.content.read(300)).decode(errors="replace")
+        except TimeoutError as error:
+            raise SinkUnavailable("timeout", f"no answer in {_TIMEOUT_SECONDS:.0f} s") from error
+        except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError, ValueError) as error:
+            raise SinkUnavailable("network", f"{type(error).__name__}: {error}") from error
+        answer = f"{response.status} {said}"
+        if response.status in _REFUSALS or (response.status == _NO_BATCHES and len(batch) > 1):
+            raise Refused(answer)
+        wait = _retry_after(response.headers.get("Retry-After", ""))
+        raise SinkUnavailable(_reason(response.status), answer, wait)
+
+    async def close(self) -> None:
+        """See `Sink.close`."""
+        if self._session is not None:
+            await self._session.close()
+
+
+def _reason(status: int) -> str:
+    if status == 429:
+        return "throttled"
+    if status == 408:
+        return "timeout"
+    return "server_error" if status >= 500 else "not_accepted"
+
+
+def _retry_after(text: str) -> float:
+    """Seconds, from a number or a date; 0 for anything else."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return 0.0
+    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER) if math.isfinite(seconds) else 0.0

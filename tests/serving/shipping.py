@@ -1,0 +1,143 @@
+"""Records to ship, and sinks that misbehave on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from serving.decision_log import Kind, Spool
+from serving.decision_log.shipper import Shipper
+from serving.decision_log.sink import Sink
+from serving.decision_log.tail import Batch
+
+GOLDEN = Path(__file__).parent / "golden"
+RECORDS: dict[Kind, dict[str, Any]] = {
+    "decision": json.loads((GOLDEN / "decision.json").read_text()),
+    "outcome": json.loads((GOLDEN / "outcome.json").read_text()),
+}
+IDS: dict[Kind, str] = {"decision": "decision_id", "outcome": "event_id"}
+
+
+def put(spool: Spool, kind: Kind, *names: str, **changes: Any) -> None:
+    """Log records of these ids."""
+    waiting = [spool.submit(kind, {**RECORDS[kind], IDS[kind]: name, **changes}) for name in names]
+    for done in waiting:
+        done.result(timeout=10)
+
+
+def names(prefix: str, number: int) -> list[str]:
+    return [f"{prefix}{i}" for i in range(number)]
+
+
+class MemorySink:
+    """Keeps ids; `fault` may raise in place of it."""
+
+    def __init__(self, largest: int = 7, linger: float = 0.0) -> None:
+        self.largest = largest
+        self.linger = linger
+        self.got: dict[Kind, list[str]] = {"decision": [], "outcome": []}
+        self.batches: list[Batch] = []
+        self.fault: Callable[[Batch], None] = lambda batch: None
+
+    async def deliver(self, batch: Batch) -> None:
+        self.fault(batch)
+        self.batches.append(batch)
+        self.got[batch.kind] += ids(batch)
+
+    async def close(self) -> None:
+        pass
+
+
+def ids(batch: Batch) -> list[str]:
+    return [json.loads(line)[IDS[batch.kind]] for line in batch.lines]
+
+
+class WebSink:
+    """An HTTP server.
+
+    Attributes:
+        mode: A status, "hang", "garbage", "ok", or a function from the events of a request to one of these.
+        got: Events, in order.
+        requests: Content type and number of events of each request, and the answer.
+    """
+
+    def __init__(self) -> None:
+        self.mode: Any = "ok"
+        self.headers: dict[str, str] = {}
+        self.got: list[dict[str, Any]] = []
+        self.requests: list[tuple[str, int, Any]] = []
+
+    async def start(self) -> str:
+        application = web.Application(client_max_size=2**26)
+        application.router.add_post("/events", self._take)
+        self._runner = web.AppRunner(application, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        return f"http://127.0.0.1:{self._runner.addresses[0][1]}/events"
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+    async def _take(self, request: web.Request) -> web.Response:
+        found = parse(dict(request.headers), await request.read())
+        mode = self.mode(found) if callable(self.mode) else self.mode
+        self.requests.append((request.headers["content-type"], len(found), mode))
+        match mode:
+            case "hang":
+                await asyncio.sleep(60)
+            case "garbage":
+                assert request.transport is not None
+                request.transport.write(b"\x00\xffnot http at all\r\n\r\n")  # type: ignore[attr-defined]
+                request.transport.close()
+                return web.Response()
+            case int(status):
+                return web.Response(status=status, text="no", headers=self.headers)
+        self.got += found
+        return web.Response(status=202)
+
+    def ids(self, kind: Kind) -> list[str]:
+        return [event["id"] for event in self.got if event["type"] == f"mtorl.{kind}.v1"]
+
+
+def parse(headers: dict[str, str], body: bytes) -> list[dict[str, Any]]:
+    """The events of a request, by the CloudEvents SDK."""
+    from cloudevents.http import from_dict, from_http
+
+    if headers.get("Content-Type", headers.get("content-type")) == "application/cloudevents-batch+json":
+        events = [from_dict({k: v for k, v in event.items()}) for event in json.loads(body)]
+    else:
+        events = [from_http(headers, body)]
+    return [{**event.get_attributes(), "data": event.get_data()} for event in events]
+
+
+def shipper(spool: Spool, sink: Sink, keep_hours: float = 168.0, open_: Any = ()) -> Shipper:
+    return Shipper(spool, sink, keep_hours, lambda: open_)
+
+
+@asynccontextmanager
+async def shipping(spool: Spool, sink: Sink, drain: float = 5.0, **options: Any) -> AsyncIterator[Shipper]:
+    running = shipper(spool, sink, **options)
+    running.start()
+    try:
+        yield running
+    finally:
+        await running.close(drain)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        await asyncio.sleep(0.005)
+
+
+def poison(folder: Path, kind: Kind) -> list[dict[str, Any]]:
+    path = folder / f"poison-{kind}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
