@@ -147,6 +147,10 @@ class Spool:
         """All durable records of a kind, oldest first."""
         return segments.read(self.folder, kind)
 
+    def newest(self, kind: Kind, count: int) -> list[dict[str, Any]]:
+        """The last durable records of a kind, oldest first."""
+        return segments.newest(self.folder, kind, count)
+
     @property
     def size(self) -> int:
         """Bytes that the folder holds."""

@@ -12,7 +12,7 @@ from mtorl.windows import instance_from_history
 from serving.decision_log import Spool
 from serving.decision_log.shipper import Shipper
 from serving.ledger import Account, LedgerUnavailable, open_ledger
-from serving.router import metrics
+from serving.router import answers, metrics
 from serving.router.arms import Arms
 from serving.router.auth import AuthError, authentication
 from serving.router.config import ConfigError, RouterConfig
@@ -92,7 +92,7 @@ class Router:
     async def __aenter__(self) -> Self:
         if self.spool.torn:
             log.warning("the decision log held %d torn records; they were set aside", self.spool.torn)
-        self.decider.answers.load(self.spool.read("decision"))
+        self.decider.answers.load(self.spool.newest("decision", answers.MOST))
         await self._arms.open()
         await self._set_ledger()
         await asyncio.gather(

@@ -20,7 +20,7 @@ import jsonschema
 import pyarrow.parquet as pq
 import pytest
 
-from serving.decision_log import Kind, Spool, SpoolError, SpoolUnavailable
+from serving.decision_log import Kind, Spool, SpoolError, SpoolUnavailable, segments
 from serving.decision_log.export import export_parquet
 from serving.decision_log.records import schema
 
@@ -318,3 +318,14 @@ def test_export_of_many_segments(tmp_path: Path) -> None:
         put(spool, "decision", decision(f"d{i}"))
     assert export_parquet(spool.folder, tmp_path)["decision"] == 9
     spool.close()
+
+
+def test_the_newest_records_come_from_the_newest_files(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        lines = b"".join(b'{"n": %d}\n' % (10 * number + i) for i in range(4))
+        (tmp_path / f"decision-{number:08d}.jsonl").write_bytes(lines + b'{"half')
+    (tmp_path / "decision-00000001.jsonl").write_bytes(b"not read\n")
+    for count in (1, 4, 6):
+        found = [record["n"] for record in segments.newest(tmp_path, "decision", count)]
+        assert found == [20, 21, 22, 23, 30, 31, 32, 33][-count:]
+    assert segments.newest(tmp_path / "none", "decision", 5) == []
