@@ -4,6 +4,6 @@
 
 if not give_back(KEYS[6], ARGV[4], 'cancelled') then
   redis.call('HSET', KEYS[6], 'amount', '0')
-  finish(KEYS[6], ARGV[4], 'cancelled')
+  finish(KEYS[6], ARGV[4], 'cancelled', ARGV[3])
 end
 return 1

@@ -2,8 +2,8 @@
 -- KEYS  1 the generation, a text that `define` wrote once; 2 hash: account -> cap; 3 hash: account in force -> period;
 --       4 hash: "spent:BOOK", "reserved:BOOK", "excess:BOOK"; 5 sorted set: open reservations by time of creation;
 --       6, ... reservations: hashes of state, scope, amount, created, charged, cost, books
--- ARGV  1 the generation that the caller has seen; 2 the time, or '' for this server's; 3 seconds for which a finished
---       reservation is remembered; 4, ... the script's own
+-- ARGV  1 the generation that the caller has seen; 2 the time, or '' for this server's; 3 seconds for which a reservation
+--       that was given back is remembered; 4, ... the script's own
 --
 -- An account is the JSON of arm, campaign, channel, period; a book "START:ACCOUNT". Amounts are whole nano-units, of
 -- which a double holds 2^53: no limit and no reservation is above 9e15, and HINCRBY adds in 64 bits.
@@ -38,17 +38,17 @@ end
 
 local function each(books) return string.gmatch(books, '[^\n]+') end
 
-local function finish(key, id, state) -- a finished reservation is forgotten after a while
+local function finish(key, id, state, seconds) -- a finished reservation is forgotten after a while
   redis.call('HSET', key, 'state', state)
   redis.call('ZREM', KEYS[5], id)
-  redis.call('EXPIRE', key, ARGV[3])
+  redis.call('EXPIRE', key, seconds)
 end
 
 local function give_back(key, id, state) -- ends an open reservation without a cost; its state before
   local known = redis.call('HMGET', key, 'state', 'amount', 'books')
   if known[1] == 'open' then
     for book in each(known[3]) do add('reserved', book, 0 - known[2]) end
-    finish(key, id, state)
+    finish(key, id, state, ARGV[3])
   end
   return known[1]
 end

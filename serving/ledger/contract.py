@@ -3,8 +3,9 @@
 1.  spent + reserved <= limit in every account, at every moment: under races, crashes and retries. (A limit that is
     lowered below what is already committed takes nothing back; it refuses everything new.)
 2.  An exposure without a reservation costs nothing here: who gets False, or no answer, must not expose.
-3.  Every call may be repeated: a reservation's id decides, and the second call changes nothing. What became of a
-    reservation is known for RETENTION_SECONDS after it was finished; nobody may repeat a call that is older than that.
+3.  Every call may be repeated: a reservation's id decides, and the second call changes nothing. A
+    reservation that was settled is known for SETTLED_SECONDS, one that was cancelled or expired, and may still cost
+    something, for RETENTION_SECONDS. Nobody may repeat a `reserve` after that; a cost that comes later is unknown.
 4.  The limit of an account with a period holds for each period anew. A reservation belongs to the period in which it
     was made and is settled there, also after the period has ended; what a period leaves unspent ends with it. Each
     period keeps its own books for good, so a clock that is wrong, or jumps back, finds what was spent in them.
@@ -18,6 +19,7 @@ from typing import Protocol
 
 from serving.ledger.periods import PERIODS, Period
 
+SETTLED_SECONDS = 86_400.0
 RETENTION_SECONDS = 7 * 86_400.0
 
 
@@ -107,7 +109,7 @@ class Ledger(Protocol):
     def expire(self, ttl: float) -> int:
         """Give back what has been open for `ttl` seconds or longer; returns how many reservations that were.
 
-        What was finished longer than RETENTION_SECONDS ago is forgotten; the accounts keep what it cost.
+        What was finished long ago is forgotten; the accounts keep what it cost.
         """
 
     def balances(self) -> list[Balance]:

@@ -32,6 +32,7 @@ from redis.retry import Retry
 from serving.ledger import money, periods
 from serving.ledger.contract import (
     RETENTION_SECONDS,
+    SETTLED_SECONDS,
     Account,
     Balance,
     LedgerUnavailable,
@@ -115,7 +116,7 @@ class RedisLedger:
         """See `Ledger.settle`."""
         cost = money.cost(actual)
         with self._errors():
-            answer = self._run("settle", [reservation_id], cost)
+            answer = self._run("settle", [reservation_id], cost, int(SETTLED_SECONDS))
         if not answer:
             raise UnknownReservation(reservation_id)
         charged = int(answer[0])
@@ -172,7 +173,7 @@ class RedisLedger:
         self._client.close()
 
     def _run(self, script: str, reservations: Sequence[str], *arguments: Any) -> Any:
-        keys = [*self._keys, *(f"{self._prefix}reservation:{name}" for name in reservations)]
+        keys = [*self._keys, *(f"{self._prefix}r:{name}" for name in reservations)]
         now = "" if self._clock is None else self._clock()
         common = (self._seen_generation(), now, int(RETENTION_SECONDS))
         if script == "expire":

@@ -47,7 +47,8 @@ CREATE TABLE reservation (
     excess INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX open_reservation ON reservation (created) WHERE state = 'open';
-CREATE INDEX finished_reservation ON reservation (finished) WHERE state != 'open';
+CREATE INDEX settled_reservation ON reservation (finished) WHERE state IN ('settled', 'late');
+CREATE INDEX unpaid_reservation ON reservation (finished) WHERE state IN ('cancelled', 'expired');
 
 -- The books that a reservation draws on; they are settled even if the experiment no longer names the accounts.
 CREATE TABLE hold (

@@ -1,9 +1,9 @@
 -- Turns a reservation into spend.
 -- KEYS     6 the reservation
--- ARGV     4 its id; 5 the cost
+-- ARGV     4 its id; 5 the cost; 6 seconds for which a settled reservation is remembered
 -- Returns  what is charged, and the cost; nothing for a reservation that never was
 
-local known = redis.call('HMGET', KEYS[6], 'state', 'amount', 'books', 'charged', 'cost')
+local known = redis.call('HMGET', KEYS[6], 'state', 'amount', 'books', 'charged', 'cost', 'scope')
 local state, amount, books = known[1], tonumber(known[2]), known[3] or ''
 if not state then return {} end
 if state == 'settled' or state == 'late' then return { known[4], known[5] } end
@@ -20,6 +20,7 @@ for book in each(books) do
   add('spent', book, charged)
   if state == 'open' then add('reserved', book, 0 - amount) end
 end
-redis.call('HSET', KEYS[6], 'charged', whole(charged), 'cost', ARGV[5])
-finish(KEYS[6], ARGV[4], state == 'open' and 'settled' or 'late')
+redis.call('DEL', KEYS[6]) -- most reservations end here, and memory is full of them: a hash never shrinks
+redis.call('HSET', KEYS[6], 'scope', known[6] or '', 'amount', known[2], 'charged', whole(charged), 'cost', ARGV[5])
+finish(KEYS[6], ARGV[4], state == 'open' and 'settled' or 'late', ARGV[6])
 return { whole(charged), ARGV[5] }

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from serving.ledger import money, periods
 from serving.ledger.commit import GroupCommit
-from serving.ledger.contract import RETENTION_SECONDS, Account, Balance, Settlement, UnknownReservation
+from serving.ledger.contract import RETENTION_SECONDS, SETTLED_SECONDS, Account, Balance, Settlement, UnknownReservation
 from serving.ledger.sqlite_file import LedgerFile
 
 _HELD = "(SELECT book FROM hold WHERE reservation = ?)"
@@ -102,8 +102,9 @@ class SqliteLedger:
                 raise UnknownReservation(reservation_id)
             amount, state, charged, excess = known
             if state not in ("settled", "late"):
-                room = {"open": amount, "expired": min(amount, _room(db, reservation_id)), "cancelled": 0}[state]
-                charged = min(cost, room)
+                charged = 0 if state == "cancelled" else min(cost, amount)
+                if state == "expired":
+                    charged = min(charged, _room(db, reservation_id))
                 excess = cost - charged
                 db.execute(
                     "UPDATE reservation SET state = ?, finished = ?, charged = ?, excess = ? WHERE id = ?",
@@ -144,9 +145,11 @@ class SqliteLedger:
             return sum(_give_back(db, name, "expired", now) for (name,) in overdue)
 
         def forget_some(db: sqlite3.Connection) -> int:
+            now = self._clock()
             rows = db.execute(
-                "SELECT id FROM reservation WHERE state != 'open' AND finished < ? LIMIT ?",
-                (self._clock() - RETENTION_SECONDS, _BATCH),
+                "SELECT id FROM reservation WHERE state IN ('settled', 'late') AND finished < ? UNION ALL "
+                "SELECT id FROM reservation WHERE state IN ('cancelled', 'expired') AND finished < ? LIMIT ?",
+                (now - SETTLED_SECONDS, now - RETENTION_SECONDS, _BATCH),
             ).fetchall()
             db.executemany("DELETE FROM hold WHERE reservation = ?", rows)
             db.executemany("DELETE FROM reservation WHERE id = ?", rows)

@@ -7,6 +7,7 @@ import sqlite3
 import uuid
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,10 @@ class Place:
     def client(self) -> Any:
         return redis.Redis(port=self.port, decode_responses=True)
 
+    @cached_property
+    def _looker(self) -> Any:
+        return self.client()
+
     def books(self) -> dict[tuple[str, ...], list[int]]:
         """(arm, campaign, channel, period, start) -> spent, reserved and excess of every book that is not empty."""
         found: dict[tuple[str, ...], list[int]] = {}
@@ -65,8 +70,7 @@ class Place:
                 )
                 found = {(*row[:4], str(row[4])): list(row[5:]) for row in rows}
         else:
-            with self.client() as client:
-                fields = client.hgetall(f"{{mtorl-ledger:{self.name}}}:books")
+            fields = self._looker.hgetall(f"{{mtorl-ledger:{self.name}}}:books")
             for name, amount in fields.items():
                 what, start, account = name.split(":", 2)
                 book = found.setdefault((*json.loads(account), start), [0, 0, 0])

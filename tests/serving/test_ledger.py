@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.ledger import Account, Balance, Ledger, Settlement, UnknownReservation, money, redis_ledger, sqlite
-from serving.ledger.contract import RETENTION_SECONDS
+from serving.ledger.contract import RETENTION_SECONDS, SETTLED_SECONDS
 from tests.serving.ledgers import KINDS, NOON, Place, balance
 
 DAY, HOUR = 86_400.0, 3_600.0
@@ -265,25 +265,35 @@ def test_another_period_is_another_account(ledger: Ledger) -> None:
 
 
 def test_finished_reservations_are_forgotten_and_their_cost_is_not(ledger: Ledger, place: Place) -> None:
-    ledger.reserve("spent", "a", "c1", "video", 0.4)
-    ledger.settle("spent", 0.3)
-    ledger.cancel("never")
-    ledger.reserve("open", "a", "c1", "video", 0.1)
+    ages = {"settled": SETTLED_SECONDS, "late": SETTLED_SECONDS, "cancelled": RETENTION_SECONDS}
+    ages |= {"expired": RETENTION_SECONDS, "never": RETENTION_SECONDS}
+    for name in ("settled", "late", "cancelled", "expired"):
+        ledger.reserve(name, "a", "c1", "video", 0.1)
+    ledger.settle("settled", 0.1)
+    for name in ("late", "cancelled", "never"):
+        ledger.cancel(name)
+    ledger.settle("late", 0.2)
+    ledger.expire(0)
+    ledger.reserve("open", "a", "c1", "video", 0.3)
     if place.kind == "redis":
         with place.client() as client:
-            ages = {n: client.ttl(f"{{mtorl-ledger:{place.name}}}:reservation:{n}") for n in ("spent", "never", "open")}
-        assert ages.pop("open") == -1
-        assert all(RETENTION_SECONDS - 60 < age <= RETENTION_SECONDS for age in ages.values())
+            for name, age in ages.items():
+                assert age - 60 < client.ttl(f"{{mtorl-ledger:{place.name}}}:r:{name}") <= age, name
+            assert client.ttl(f"{{mtorl-ledger:{place.name}}}:r:open") == -1
         return
-    place.clock.now += RETENTION_SECONDS
-    ledger.expire(2 * RETENTION_SECONDS)
-    assert ledger.settle("spent", 0.3) == Settlement(0.3, 0.0)
-    place.clock.now += 1
-    ledger.expire(2 * RETENTION_SECONDS)
+    for name, age in sorted(ages.items(), key=lambda item: item[1]):
+        place.clock.now = NOON + age
+        ledger.expire(8 * DAY)
+        assert not ledger.reserve(name, "a", "c2", "video", 0.0)  # another scope: it is known
+    place.clock.now = NOON + SETTLED_SECONDS + 1
+    ledger.expire(8 * DAY)
+    assert [ledger.reserve(name, "a", "c2", "video", 0.0) for name in ages] == [True, True, False, False, False]
+    place.clock.now = NOON + RETENTION_SECONDS + 1
+    ledger.expire(8 * DAY)
     with pytest.raises(UnknownReservation):
-        ledger.settle("spent", 0.3)
-    assert balance(ledger) == Balance("a", "*", "*", 10.0, spent=0.3, reserved=0.1, excess=0.0)
-    assert ledger.settle("open", 0.1) == Settlement(0.1, 0.0)
+        ledger.settle("expired", 0.3)
+    assert balance(ledger) == Balance("a", "*", "*", 10.0, spent=0.1, reserved=0.3, excess=0.2)
+    assert ledger.settle("open", 0.3) == Settlement(0.3, 0.0)
 
 
 def test_names_may_be_anything(ledger: Ledger, place: Place) -> None:
