@@ -185,4 +185,4 @@ def test_a_budget_may_hold_in_all_and_for_each_day() -> None:
         {"campaign": "*", "channel": "*", "amount": amount, "period": p} for amount, p in ((9, "total"), (1, "day"))
     ]
     accounts = make(budgets=budgets, stage="50%").accounts()
-    assert [tuple(a[3:]) for a in accounts if a.arm == "incumbent"] == [(4.5, "total"), (0.5, "day")]
+    assert [(a.limit, a.period) for a in accounts if a.arm == "incumbent"] == [(4.5, "total"), (0.5, "day")]
