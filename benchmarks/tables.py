@@ -2,6 +2,7 @@
 
 python benchmarks/loop.py [--data FILE --dataset NAME] --json benchmarks/results/loop/NAME.json    # for each data set
 python benchmarks/train.py [--data FILE --dataset NAME] --json benchmarks/results/train/NAME.json  # for each data set
+python benchmarks/aggregates.py [--data FILE --dataset NAME] --json benchmarks/results/aggregates/NAME.json  # likewise
 python benchmarks/features.py --json benchmarks/results/features.json
 python benchmarks/serving.py --run runs/latest --json benchmarks/results/serving.json
 python benchmarks/tables.py
@@ -24,9 +25,10 @@ Show = Callable[[Any], str]
 def main() -> None:
     loops = [json.loads(path.read_text()) for path in sorted((RESULTS / "loop").glob("*.json"))]
     replace(ROOT / "README.md", loop_table(loops))
-    trained = [json.loads(path.read_text()) for path in sorted((RESULTS / "train").glob("*.json"))]
-    if trained:
-        replace(ROOT / "docs" / "model.md", train_table(trained))
+    for name, show in (("train", train_table), ("aggregates", aggregates_table)):
+        found = [json.loads(path.read_text()) for path in sorted((RESULTS / name).glob("*.json"))]
+        if found:
+            replace(ROOT / "docs" / "model.md", show(found), f"measured: {name}")
     serving = RESULTS / "serving.json"
     if serving.exists():
         replace(ROOT / "docs" / "serving.md", serving_tables(json.loads(serving.read_text())))
@@ -35,9 +37,9 @@ def main() -> None:
         replace(ROOT / "docs" / "features.md", feature_tables(json.loads(features.read_text())))
 
 
-def replace(page: Path, table: str) -> None:
-    """Put a table between the markers of a page."""
-    begin, end = "<!-- measured -->\n", "<!-- end -->"
+def replace(page: Path, table: str, marker: str = "measured") -> None:
+    """Put a table between a marker of a page and the end that follows it."""
+    begin, end = f"<!-- {marker} -->\n", "<!-- end -->"
     text = page.read_text()
     assert begin in text and end in text, f"{page.name} has lost its markers"
     pattern = re.escape(begin) + ".*?" + re.escape(end)
@@ -90,6 +92,27 @@ def train_table(results: Sequence[Found]) -> str:
     }
     body = [[name, *(cell(found) for found in results)] for name, cell in rows.items()]
     return table(["", *(found["dataset"] for found in results)], body) + measured_on(results[0], "train.py")
+
+
+def aggregates_table(results: Sequence[Found]) -> str:
+    """What Feast's aggregates add to each method, a row for each data set and method."""
+    metrics = {
+        "action_accuracy": "channel accuracy",
+        "action_auc": "channel AUC",
+        "action_logloss": "channel log-loss",
+        "reward_auc": "reward AUC",
+        "reward_logloss": "reward log-loss",
+    }
+    rows = [
+        [
+            f"{found['dataset']}, {found['columns']} columns",
+            {"mtorl": "MTORL", "lightgbm": "LightGBM"}[name],
+            *("{:+.4f} [{:+.4f}, {:+.4f}]".format(*differences[metric]) for metric in metrics),
+        ]
+        for found in results
+        for name, differences in found["differences"].items()
+    ]
+    return table(["with them less without", "", *metrics.values()], rows) + measured_on(results[0], "aggregates.py")
 
 
 def feature_tables(figures: Found) -> str:

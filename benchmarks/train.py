@@ -31,17 +31,17 @@ def one_by_one(log: Any, users: int) -> None:
     """Windows as the notebook makes them: for each user, the whole table is searched for its rows, four times."""
     import numpy as np
 
-    columns = [name for name in log.columns if name != "user_id"]
+    columns = [name for name in log.columns if name != "user"]
     for user in range(users):
         for _ in range(4):
-            rows = log[log["user_id"] == user]
-        values = rows[columns].to_numpy()
+            rows = log[log["user"] == user]
+        values = rows[columns].to_numpy(float)
         for start in range(max(0, len(values) - STEPS)):
             np.array(values[start : start + STEPS])
 
 
-def preparation(log: Any, table: Any) -> dict[str, float]:
-    """Encoded training windows of a whole log; against the notebook's way to windows of its users, who are numbers."""
+def preparation(raw: Any, table: Any) -> dict[str, float]:
+    """Encoded training windows of a whole log; against the notebook's way from the raw file, users numbered for it."""
     import pandas as pd
 
     from mtorl.encoder import Encoder
@@ -50,8 +50,9 @@ def preparation(log: Any, table: Any) -> dict[str, float]:
         tiles = table.tiles("train")
         Encoder.fit(tiles, table.spec).encode(tiles)
 
-    codes, names = pd.factorize(log["user_id"])
-    numbers = log.select_dtypes("number").assign(user_id=codes)
+    user = next(name for name in ("user_id", "uid") if name in raw)
+    codes, names = pd.factorize(raw[user])
+    numbers = raw.select_dtypes(["number", "bool"]).assign(user=codes)
     # A share of the users: each costs the same search of the whole table.
     some = min(500, len(names))
     theirs = cpu(lambda: one_by_one(numbers, some)) * len(names) / some
@@ -81,12 +82,13 @@ def epochs(table: Any, quick: bool) -> dict[str, float]:
     click_BT = (batch.reward_BT > 0.5).float()
     found = {"published network": cpu(lambda: epoch(network, batch.x_BTD, batch.channel_BT, click_BT, BATCH))}
     few = EncodedWindows(tiles.take(rows[:64]), encoder)
-    for name, hidden, precision in (
-        ("512, fp32", 512, "fp32"),
-        ("512, bf16", 512, "bf16"),
-        ("64, default", 64, "fp32"),
+    for name, hidden, levels, precision in (
+        ("512, fp32", 512, 4, "fp32"),
+        ("512, bf16", 512, 4, "bf16"),
+        ("64, default", 64, 2, "fp32"),
     ):
-        config = TrainConfig(epochs=1, batch_size=BATCH, hidden=hidden, precision=precision, device="cpu")
+        size: dict[str, Any] = {"hidden": hidden, "levels": levels, "precision": precision}
+        config = TrainConfig(epochs=1, batch_size=BATCH, device="cpu", **size)
         found[name] = cpu(lambda config=config: train([part], [few], config, channels=channels))  # type: ignore[misc]
     return found
 
@@ -137,7 +139,7 @@ def main() -> None:
         figures = {
             "dataset": arguments.dataset,
             "rows": len(log),
-            "preparation": preparation(log, table),
+            "preparation": preparation(pd.read_csv(arguments.data) if arguments.data else log, table),
             "epoch_cpu_seconds": epochs(table, arguments.quick),
             "default": to_best(table),
             "environment": environment("torch"),

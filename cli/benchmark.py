@@ -21,7 +21,7 @@ def paper(
         "runs/paper"
     ),
     out: Annotated[Path, typer.Option(help="Folder for results.md and results.json.")] = Path("docs"),
-    repeats: Annotated[int, typer.Option(help="Folds of users, or seeds.", min=1, max=10)] = 3,
+    repeats: Annotated[int, typer.Option(help="Folds of users; of seeds at most 3.", min=1, max=5)] = 5,
     workers: Annotated[int, typer.Option(help="Processes, of one thread each.", min=1)] = 2,
     methods: Annotated[str, typer.Option(help="Some methods beside MTORL and LightGBM, by commas. Empty: all.")] = "",
     users: Annotated[int, typer.Option(help="Users to simulate, or to keep of each log. 0: 6000, or all.")] = 0,

@@ -195,6 +195,12 @@ def top_label(logits_BC: ArrayLike, channel_B: ArrayLike) -> tuple[Floats, Bools
     return np.exp(logprob_BC.max(axis=1)), logprob_BC.argmax(axis=1) == np.asarray(channel_B)
 
 
+def calibration_error(predicted_B: ArrayLike, actual_B: ArrayLike) -> float:
+    """The calibration error of the module, of predictions in [0, 1] and what came of them."""
+    predicted, actual = np.asarray(predicted_B, dtype=np.float64), np.asarray(actual_B, dtype=np.float64)
+    return _calibration_error(predicted, actual)(np.ones(len(predicted)))
+
+
 def authors_policy_ctr(selected_B: ArrayLike, choice_B: ArrayLike, channel_B: ArrayLike, click_B: ArrayLike) -> float:
     """The "policy CTR" of the MTORL authors' code: a legacy figure, biased, only for the row that cites them.
 

@@ -2,8 +2,8 @@
 
     found = evaluate_artifact(artifact, table, seed=0, only_new=False)
 
-Its heads beside those of the yardstick that lies in the same artifact, the value of its own decision rule, and its
-budget curve; every figure with an interval that resamples users.
+Its heads beside those of the yardstick that lies in the same artifact, the value of its decision rule on the
+predictions of either, and the budget curves; every figure with an interval that resamples users.
 
 Propensities that the log does not have are estimated as its description says, for each half of the users from the
 other half: a row does not vouch for itself.
@@ -49,9 +49,9 @@ def evaluate_artifact(artifact: Artifact, table: WindowTable, seed: int, only_ne
 
     Returns:
         ``artifact`` (name, digest), ``data`` (rows, users, left_out_users, fingerprint), ``compared`` (see
-        `mtorl.evaluation.compare`: "model", and "lightgbm" if the artifact has its yardstick), ``value`` (by policy,
-        see `policy_value`), ``journeys`` (its rule over the first steps of a journey, see `journey_value`), ``budget``
-        (by model, see `budget_curve`; empty if all exposures cost the same).
+        `mtorl.evaluation.compare`: "model", and "lightgbm" if the artifact has its yardstick), ``value`` (by predictor
+        and policy, see `policy_value`), ``journeys`` (the model's rule over the first steps of a journey, see
+        `journey_value`), ``budget`` (by predictor, see `budget_curve`; empty if all exposures cost the same).
 
     Raises:
         KnownUsersError: users of the training set are in the log (and `only_new` is not set), or no others are.
@@ -96,21 +96,21 @@ def evaluate_artifact(artifact: Artifact, table: WindowTable, seed: int, only_ne
         for name, (_, _, cost_BC) in answers.items():
             paid_B = cost_BC[logged]
             budget[name] = budget_curve(gain_of[name][logged], paid_B, gain_B, seen.cost_B, seed=seed, users_B=users_B)
-    logits_BC, _, cost_BC = answers["model"]
-    gain_BC = gain_of["model"]
-    probs_BC, expose_BC = action_probabilities(logits_BC, gain_BC, cost_BC, artifact.policy)
-    selected_B = top_share((probs_BC * gain_BC).sum(axis=1), SELECTED, seed)
-    log = (gain_B, _propensity(judged, new_B), seen.channel_B, users_B, seed, gain_BC)
-    greedy = PolicyOnLog.always_exposing(np.eye(gain_BC.shape[1])[gain_BC.argmax(axis=1)])
-    value = {
-        "its decision rule": policy_value(PolicyOnLog(probs_BC, expose_BC), *log),
-        "its channels, always exposing": policy_value(PolicyOnLog.always_exposing(probs_BC), *log),
-        "its channels, at 37.5 % exposure": policy_value(PolicyOnLog.always_exposing(probs_BC), *log, selected_B),
-        "best expected gain, at 37.5 % exposure": policy_value(greedy, *log, selected_B),
-    }
-    rule = PolicyOnLog(probs_BC, expose_BC)
-    steps_B = rows["step"].to_numpy()
-    journeys = journey_value(rule, *log[:4], steps_B, horizon=HORIZON, seed=seed)
+    log = (gain_B, _propensity(judged, new_B), seen.channel_B, users_B, seed)
+    value = {}
+    for name, (logits_BC, _, cost_BC) in answers.items():
+        gain_BC = gain_of[name]
+        probs_BC, expose_BC = action_probabilities(logits_BC, gain_BC, cost_BC, artifact.policy)
+        rule, always = PolicyOnLog(probs_BC, expose_BC), PolicyOnLog.always_exposing(probs_BC)
+        greedy = PolicyOnLog.always_exposing(np.eye(gain_BC.shape[1])[gain_BC.argmax(axis=1)])
+        selected_B = top_share((probs_BC * gain_BC).sum(axis=1), SELECTED, seed)
+        value[f"{name}: decision rule"] = policy_value(rule, *log, gain_BC)
+        value[f"{name}: its channels, always exposing"] = policy_value(always, *log, gain_BC)
+        value[f"{name}: its channels, at 37.5 % exposure"] = policy_value(always, *log, gain_BC, selected_B)
+        value[f"{name}: best expected gain, at 37.5 % exposure"] = policy_value(greedy, *log, gain_BC, selected_B)
+        if name == "model":
+            step_B = rows["step"].to_numpy()
+            journeys = journey_value(rule, *log[:4], step_B, horizon=HORIZON, seed=seed)
     return {
         "artifact": {name: artifact.model[name] for name in ("name", "kind", "digest", "data_fingerprint")},
         "data": {

@@ -67,6 +67,7 @@ class TrainConfig:
     lam: float = 0.05  # weight of the preference term
     averaging: float = 0.95  # of the running average of weights: what a step keeps of it
     hidden: int = 64
+    levels: int = 2  # convolutions; dilation doubles at each
     heads: int = 4
     dropout: float = 0.2
     convolutions: bool = True  # False: attention alone reads the past
@@ -78,7 +79,16 @@ class TrainConfig:
     checkpoint_batches: int = 1000  # batches between checkpoints inside an epoch; there is one after each epoch
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "patience", "hidden", "heads", "checkpoint_batches"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "patience",
+            "hidden",
+            "levels",
+            "heads",
+            "checkpoint_batches",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("lr", "clip"):
@@ -403,6 +413,7 @@ def _new_model(part: Part, config: TrainConfig, channels: int) -> MTORL:
             window=example.shape[1],
             outcomes=part.outcomes,
             hidden=config.hidden,
+            levels=config.levels,
             heads=config.heads,
             dropout=config.dropout,
             convolutions=config.convolutions,

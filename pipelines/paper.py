@@ -33,7 +33,7 @@ class PaperConfig:
     Attributes:
         logs: Data set name -> raw log; an empty path simulates.
         root: Working folder.
-        repeats: Folds of users, or seeds.
+        repeats: Folds of users; see `mtorl.benchmark.jobs.jobs`.
         workers: Processes.
         methods: Some of the methods; empty for all.
         users: Users to simulate or to keep of each log; 0 for all.

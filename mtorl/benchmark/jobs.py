@@ -7,7 +7,8 @@
     root/answers/NAME/PROTOCOL-K/METHOD.npz   what a method says of the test rows
     root/answers/NAME/PROTOCOL-K/METHOD.json  seconds, parameters
     root/scores/NAME/PROTOCOL-K.json          figures of the task
-    root/scores/NAME/about.json               figures of the data set: independence, the authors' protocol
+    root/scores/NAME/about.json               figures of the data set: independence
+    root/scores/NAME/authors-K.json           the authors' protocol
 
 NAME is that of a data set, K the number of a fold or a seed.
 """
@@ -25,23 +26,27 @@ from typing import Any
 import numpy as np
 
 from mtorl.benchmark.legacy import legacy
-from mtorl.benchmark.methods import ABLATIONS, BASELINES, METHODS, OURS, YARDSTICK
+from mtorl.benchmark.methods import ABLATIONS, BASELINES, HALVED, METHODS, OURS, YARDSTICK
 from mtorl.benchmark.score import score
 from mtorl.benchmark.task import Task, by_time, by_user
 from mtorl.independence import independence
 from mtorl.table import WindowTable
 
-REPEATS = 3  # folds of users; seeds under the time protocol, where there is one split
+REPEATS = 5  # folds of users
+SEEDS = 3  # under the time protocol, where there is one split, and the authors'
 FIRST_FOLD = 5  # folds before it have been looked at while the model was made
-_EVERY = (OURS, YARDSTICK, *(name for name in BASELINES if name != YARDSTICK), *(f"{OURS} {a}" for a in ABLATIONS))
+_EVERY = (
+    *(OURS, YARDSTICK, *(name for name in BASELINES if name != YARDSTICK)),
+    *(*(f"{OURS} {ablation}" for ablation in ABLATIONS), *HALVED.values()),
+)
 # Under the time protocol, the methods that predict the reward: the others' story is that of the user protocol.
 _BY_TIME = (OURS, YARDSTICK, "channel_frequency", "repeat_last", "markov", "logistic")
-ABOUT = "about"
+ABOUT, AUTHORS = "about", "authors"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A method on a task; the method "score" judges all others, "about" looks at the data set itself."""
+    """A method on a task; the method "score" judges all others, "about" and "authors" look at the data set."""
 
     dataset: str
     protocol: str
@@ -59,17 +64,18 @@ def jobs(datasets: Sequence[str], repeats: int = REPEATS, methods: Sequence[str]
 
     Args:
         datasets: Names.
-        repeats: Folds, or seeds.
+        repeats: Folds; of seeds there are `SEEDS`, or fewer if this is less.
         methods: Some of the methods, for a quick look; MTORL and the yardstick are always there. Empty: all of them.
     """
     found: list[Job] = []
     for protocol, wanted in (("user", _EVERY), ("time", _BY_TIME)):
         some = [name for name in wanted if not methods or name in (OURS, YARDSTICK, *methods)]
-        for repeat in range(repeats):
+        for repeat in range(repeats if protocol == "user" else min(repeats, SEEDS)):
             for dataset in datasets:
                 found += [Job(dataset, protocol, repeat, name) for name in some]
     scores = dict.fromkeys((job.dataset, job.protocol, job.repeat) for job in found)
     found += [Job(*key, "score") for key in scores]
+    found += [Job(dataset, AUTHORS, seed, AUTHORS) for dataset in datasets for seed in range(min(repeats, SEEDS))]
     return [*found, *(Job(dataset, ABOUT, 0, ABOUT) for dataset in datasets)]
 
 
@@ -80,8 +86,10 @@ def run(job: Job, root: Path) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     if job.method == ABOUT:
-        table = _table(root, job.dataset)
-        _write(path, {"independence": independence(table), "legacy": [legacy(table, seed) for seed in range(REPEATS)]})
+        _write(path, {"independence": independence(_table(root, job.dataset))})
+        return
+    if job.method == AUTHORS:
+        _write(path, legacy(_table(root, job.dataset), job.repeat))
         return
     if job.method == "score":
         names = sorted(file.stem for file in _answers(job, root).glob("[!.]*.npz"))
@@ -105,10 +113,10 @@ def run(job: Job, root: Path) -> None:
 
 
 def collect(done: Sequence[Job], root: Path) -> dict[str, Any]:
-    """The figures of all jobs: dataset -> {"about": ..., "user": [figures of each fold], "time": [...]}."""
+    """The figures of all jobs: dataset -> {"about": ..., "user": [of each fold], "time": [...], "authors": [...]}."""
     found: dict[str, Any] = {}
     for job in done:
-        if job.method == "score":
+        if job.method in ("score", AUTHORS):
             found.setdefault(job.dataset, {}).setdefault(job.protocol, []).append(
                 json.loads(_file(job, root).read_text())
             )
@@ -124,7 +132,7 @@ def _answers(job: Job, root: Path) -> Path:
 def _file(job: Job, root: Path) -> Path:
     if job.method == ABOUT:
         return root / "scores" / job.dataset / f"{ABOUT}.json"
-    if job.method == "score":
+    if job.method in ("score", AUTHORS):
         return root / "scores" / job.dataset / f"{job.protocol}-{job.repeat}.json"
     return _answers(job, root) / f"{job.method}.npz"
 

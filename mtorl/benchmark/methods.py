@@ -18,7 +18,7 @@ import numpy as np
 
 from mtorl import artifact
 from mtorl.baselines import Heads
-from mtorl.benchmark.task import Task
+from mtorl.benchmark.task import Task, of_half_the_users
 from mtorl.fit import calibrate_on
 from mtorl.train import TrainConfig
 
@@ -32,6 +32,8 @@ BASELINES = (
 BLEND = "blend"
 """The mean of MTORL and the yardstick, two unlike models of the same inputs: what it adds to the better of them hints
 at how much these inputs still hold."""
+HALVED = {name: f"{name} of half the users" for name in (OURS, YARDSTICK)}
+"""How steep the learning curve still is at its end."""
 NO_REWARD = frozenset({"behaviour_cloning", "decision_transformer", "online_dt", f"{OURS} without reward task"})
 """Methods that only choose: they predict no reward and no cost."""
 
@@ -106,9 +108,15 @@ def _mtorl(changes: Mapping[str, Any]) -> Method:
     return answer
 
 
+def _halved(method: Method) -> Method:
+    return lambda task, seed: method(of_half_the_users(task, seed), seed)
+
+
 METHODS: dict[str, Method] = {
     OURS: _mtorl({}),
     **{f"{OURS} {name}": _mtorl(changes) for name, changes in ABLATIONS.items()},
     **{name: _baseline(name) for name in BASELINES if name != "channel_frequency"},
     "channel_frequency": _channel_frequency,
+    HALVED[OURS]: _halved(_mtorl({})),
+    HALVED[YARDSTICK]: _halved(_baseline(YARDSTICK)),
 }

@@ -14,17 +14,21 @@ import numpy as np
 from scipy.special import logsumexp
 
 from mtorl.baselines import Heads, labels
-from mtorl.benchmark.methods import BLEND, NO_REWARD, OURS, YARDSTICK
+from mtorl.benchmark.ceiling import ceiling
+from mtorl.benchmark.methods import BLEND, HALVED, NO_REWARD, OURS, YARDSTICK
 from mtorl.benchmark.task import Task
 from mtorl.budget import budget_curve
 from mtorl.decision import Floats, action_probabilities
 from mtorl.evaluation import compare
 from mtorl.evidence import PolicyOnLog
 from mtorl.fit import price_policy
+from mtorl.journey_value import journey_value
 from mtorl.policy_value import SELECTED, policy_value, top_share
 from mtorl.propensity import logged_propensity
 
 _VALUED = (YARDSTICK, OURS)  # methods whose budget curves and policies are valued
+_RULE = "its decision rule"
+_HORIZON = 3  # steps of a journey over which that rule is valued: each one more costs most of the effective sample
 
 
 def score(task: Task, answers: Mapping[str, Heads], seed: int, resamples: int = 200) -> dict[str, Any]:
@@ -38,24 +42,27 @@ def score(task: Task, answers: Mapping[str, Heads], seed: int, resamples: int = 
 
     Returns:
         ``compared`` (see `mtorl.evaluation.compare`), ``budget`` (by method, see `budget_curve`; empty if all exposures
-        cost the same), ``value`` (by policy, see `policy_value`), ``rows`` and ``users`` of the test.
+        cost the same), ``value`` (by policy, see `policy_value`), ``journeys`` (by method, its rule over the first
+        steps of journeys, see `journey_value`; empty where the test has no whole journeys), ``ceiling`` (of MTORL, see
+        `ceiling`), ``learning`` (by method, what half of its training users cost: the differences of `compare`),
+        ``rows`` and ``users`` of the test.
     """
     rows, spec = task.test.rows, task.spec
     answers = {**answers, BLEND: _mean(answers[OURS], answers[YARDSTICK])}
     seen = labels(task.test.windows, task.encoder)
     users_B, gain_B = rows["user_id"].to_numpy(), rows[spec.reward.gain].to_numpy(float)
-    compared = compare(
-        {name: (heads[0], None if name in NO_REWARD else heads[1]) for name, heads in answers.items()},
-        YARDSTICK,
-        seen.channel_B,
-        seen.reward_B,
-        users_B,
-        seed,
-        positive_B=gain_B > 0,
-        resamples=resamples,
-    )
+    log = (seen.channel_B, seen.reward_B, users_B, seed, gain_B > 0, resamples)
+    predictors = {name: (heads[0], None if name in NO_REWARD else heads[1]) for name, heads in answers.items()}
+    compared = compare(predictors, YARDSTICK, *log)
+    learning = {
+        name: compare({part: predictors[part] for part in (name, half)}, name, *log)["differences"][half]
+        for name, half in HALVED.items()
+        if half in answers
+    }
     logged = np.arange(len(rows)), seen.channel_B
-    curves, values = {}, {}
+    curves, values, journeys = {}, {}, {}
+    # The end of a log starts in the middle of journeys.
+    whole_journeys = bool((rows.loc[~rows["user_id"].duplicated(), "step"] == 0).all())
     propensity_B = logged_propensity(task.table.rows, spec)[task.table.is_in("test")]
     predicted = {}
     for name in _VALUED:
@@ -84,10 +91,17 @@ def score(task: Task, answers: Mapping[str, Heads], seed: int, resamples: int = 
                 gain_BC,
                 selected_B,
             )
+            if policy == _RULE and whole_journeys:
+                rule, step_B = PolicyOnLog.always_exposing(probs_BC), rows["step"].to_numpy()
+                past = (gain_B, propensity_B, seen.channel_B, users_B, step_B)
+                journeys[name] = journey_value(rule, *past, horizon=_HORIZON, seed=seed)
     return {
         "compared": compared,
         "budget": curves,
         "value": values,
+        "journeys": journeys,
+        "ceiling": ceiling(answers[OURS], seen.channel_B, seen.reward_B, seed),
+        "learning": learning,
         "rows": len(rows),
         "users": len(np.unique(users_B)),
     }
@@ -106,7 +120,7 @@ def _policies(logits_BC: Floats, gain_BC: Floats, cost_BC: Floats) -> dict[str, 
     params = price_policy(logits_BC, gain_BC, cost_BC, budget_per_opportunity=float(cost_BC.max()))
     fixed = int(gain_BC.mean(axis=0).argmax())
     return {
-        "its decision rule": action_probabilities(logits_BC, gain_BC, cost_BC, params)[0],
+        _RULE: action_probabilities(logits_BC, gain_BC, cost_BC, params)[0],
         "best expected gain": np.eye(channels)[gain_BC.argmax(axis=1)],
         "most likely channel": np.eye(channels)[logits_BC.argmax(axis=1)],
         "best single channel": np.eye(channels)[np.full(rows, fixed)],

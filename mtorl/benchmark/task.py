@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mtorl.dataset import DatasetSpec
 from mtorl.encoder import Encoder
-from mtorl.splits import folds_of
+from mtorl.splits import folds_of, unit_order
 from mtorl.table import WindowTable
 from mtorl.windows import WindowBatch
 
@@ -65,6 +65,19 @@ def by_user(table: WindowTable, fold: int) -> Task:
     parts = {name: Rows(table.windows(name, targets=True), table.rows[table.is_in(name)]) for name in _names()}
     tiles = table.tiles("train")
     return Task(table.spec, Encoder.fit(tiles, table.spec), tiles, table.tiles("val"), **parts, table=table)
+
+
+def of_half_the_users(task: Task, seed: int) -> Task:
+    """The same task with every other training user left out, at random: how much more users would help.
+
+    The encoder stays that of all users, so that labels mean the same.
+    """
+    users = unit_order(task.train.rows["user_id"].unique(), seed)
+    dropped_B = task.table.rows["user_id"].isin(set(users[len(users) // 2 :])).to_numpy() & task.table.is_in("train")
+    rows = task.table.rows.assign(split=np.where(dropped_B, "left out", task.table.rows["split"]))
+    table = replace(task.table, rows=rows)
+    train = Rows(table.windows("train", targets=True), rows[table.is_in("train")])
+    return replace(task, tiles=table.tiles("train"), train=train, table=table)
 
 
 def by_time(table: WindowTable) -> Task:

@@ -48,7 +48,7 @@ def test_a_model_is_trained_and_judged_on_users_that_it_never_saw(windows, tmp_p
 
     figures = tmp_path / "figures.json"
     found = mtorl("evaluate", str(out), "--users", "250", "--seed", "99", "--only-new", "--json", str(figures))
-    for words in ("model less lightgbm", "its decision rule", "gain / cost", "reward auc"):
+    for words in ("model less lightgbm", "model: decision rule", "gain / cost", "reward auc"):
         assert words in found.stdout
     assert json.loads(figures.read_text())["compared"]["yardstick"] == "lightgbm"
     refused = mtorl("evaluate", str(out), "--users", "250", "--seed", "99", code=2)

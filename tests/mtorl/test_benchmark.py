@@ -12,18 +12,22 @@ import pyarrow as pa
 import pytest
 
 from mtorl.benchmark import jobs, methods
+from mtorl.benchmark.ceiling import ceiling
 from mtorl.benchmark.jobs import Job, collect
 from mtorl.benchmark.legacy import LENGTH, legacy
-from mtorl.benchmark.methods import BASELINES, BLEND, METHODS, OURS
+from mtorl.benchmark.methods import BASELINES, BLEND, HALVED, METHODS, OURS
 from mtorl.benchmark.report import NAMES, combined, report
-from mtorl.benchmark.task import by_time, by_user, last_only
+from mtorl.benchmark.task import by_time, by_user, last_only, of_half_the_users
 from mtorl.dataset import DatasetSpec
+from mtorl.evaluation import calibration_error, top_label
 from mtorl.simulator import Simulator, SimulatorConfig
 from mtorl.table import WindowTable
+from mtorl.train import TrainConfig
 from mtorl.windows import WindowBatch
 from tests.mtorl.test_table import lay
 
 SPEC = DatasetSpec.load("simulator")
+SOME = ["markov", *HALVED.values()]
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +81,33 @@ def test_a_row_counts_once_whatever_came_before_it(table):
     assert last_only(windows).targets.valid_N.sum() == len(windows)
 
 
+def test_half_of_the_users_are_the_same_test(table):
+    task = by_user(table, 0)
+    half = of_half_the_users(task, seed=1)
+    all_users, some = (set(t.train.rows["user_id"]) for t in (task, half))
+    assert some < all_users and len(some) == len(all_users) // 2
+    assert half.tiles.targets.valid_N.sum() == len(half.train.rows)
+    assert half.test is task.test and half.val is task.val and half.encoder is task.encoder
+    assert set(of_half_the_users(task, seed=2).train.rows["user_id"]) != some
+
+
+def test_a_calibrated_head_shows_noise_and_a_shifted_one_more():
+    random = np.random.default_rng(0)
+    level_B = random.normal(size=20_000)
+    probability_B = 1 / (1 + np.exp(-level_B))
+    channel_B = (random.random(20_000) < probability_B).astype(int)
+    logits_BC = np.stack([np.zeros(20_000), level_B], axis=1)
+    target_B = (random.random(20_000) < probability_B).astype(float)
+    shifted_B = 1 / (1 + np.exp(-level_B - 0.5))
+    found = ceiling((logits_BC, np.stack([shifted_B] * 2, axis=1), np.zeros((20_000, 2))), channel_B, target_B, seed=0)
+    measured = calibration_error(shifted_B, target_B)
+    assert measured > 0.08
+    assert found["reward_ece"]["less_shift"] < found["reward_ece"]["noise_high"] * 1.5 < measured
+    action = calibration_error(*top_label(logits_BC, channel_B))
+    assert 0 < found["action_ece"]["noise"] < found["action_ece"]["noise_high"]
+    assert action < found["action_ece"]["noise_high"] * 1.2
+
+
 def test_every_method_has_a_name_and_answers(table):
     assert {*METHODS, BLEND} == set(NAMES) and set(BASELINES) < set(METHODS)
     task = by_user(table, 0)
@@ -98,18 +129,32 @@ def results(root):
     small = {"epochs": 1, "hidden": 8, "heads": 2}
     before = dict(methods.METHODS)
     methods.METHODS[OURS] = methods._mtorl(small)
+    methods.METHODS[HALVED[OURS]] = methods._halved(methods._mtorl(small))
+    config, jobs_legacy = TrainConfig(**small, device="cpu"), jobs.legacy
+    jobs.legacy = lambda table, seed: jobs_legacy(table, seed, config)
     try:
-        todo = jobs.jobs(["simulator"], repeats=2, methods=["markov"])
+        todo = jobs.jobs(["simulator"], repeats=2, methods=SOME)
         for job in todo:
             jobs.run(job, root)
     finally:
         methods.METHODS.update(before)
+        jobs.legacy = jobs_legacy
     return collect(todo, root)
+
+
+WORDS = ("first steps of a journey", "noise alone", "half the users less all", "authors' protocol")
 
 
 def test_jobs_leave_what_the_report_needs(results, root):
     text = report(results, {"cores": "2"})
-    for words in ("## Targets", "### Protocol `user`", "### Protocol `time`", "Markov, running rate", "LightGBM"):
+    for words in (
+        "## Targets",
+        "### Protocol `user`",
+        "### Protocol `time`",
+        "Markov, running rate",
+        "LightGBM",
+        *WORDS,
+    ):
         assert words in text
     auc = np.mean([task["compared"]["metrics"][OURS]["reward_auc"] for task in results["simulator"]["user"]])
     assert f"{auc:.4f} ±" in text
@@ -119,7 +164,7 @@ def test_jobs_leave_what_the_report_needs(results, root):
 
 def test_a_job_that_is_done_is_not_done_again(results, root, monkeypatch):
     monkeypatch.setattr(jobs, "_task", lambda *_: pytest.fail("a task was made"))
-    for job in jobs.jobs(["simulator"], repeats=2, methods=["markov"]):
+    for job in jobs.jobs(["simulator"], repeats=2, methods=SOME):
         jobs.run(job, root)
     (root / "answers" / "simulator" / "user-0" / "markov.npz").unlink()
     with pytest.raises(pytest.fail.Exception, match="a task was made"):
@@ -135,11 +180,13 @@ def test_a_lookup_table_wins_where_test_windows_overlap_with_training(table):
     long = table.rows.groupby("user_id")["step"].transform("size") >= LENGTH + 2
     if not long.any():
         pytest.fail("the log has no user with enough touchpoints")
-    found = legacy(table, seed=0)
+    found = legacy(table, 0, TrainConfig(epochs=1, hidden=8, heads=2, device="cpu"))
     assert found["overlap"] > 0.5
-    assert found["metrics"]["action_accuracy"] > 0.9 * found["overlap"]
+    table_found = found["lookup table"]["metrics"]["action_accuracy"]
+    assert table_found > 0.9 * found["overlap"]
     honest = METHODS["markov"](by_user(table, 0), 0)
-    assert found["metrics"]["action_accuracy"] > 1.5 * (honest.heads[0].argmax(1) == 0).mean()
+    assert 0 < found["mtorl"]["metrics"]["action_accuracy"] < table_found
+    assert table_found > 1.5 * (honest.heads[0].argmax(1) == 0).mean()
     short = replace(table, rows=table.rows[~long], steps=table.steps.filter(pa.array(~long.to_numpy())))
     assert legacy(short, seed=0) == {}
 

@@ -69,14 +69,14 @@ def test_the_figures_are_plain_and_beside_the_yardstick(made):
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert set(found["compared"]["metrics"]) == {"model", "lightgbm"} and set(found["budget"]) == {"model", "lightgbm"}
     assert found["data"]["left_out_users"] == 0 and found["data"]["users"] == 300
-    value = found["value"]["its channels, always exposing"]
+    value = found["value"]["model: its channels, always exposing"]
     assert value["not_evaluable"] is None  # the log says with what propensity it chose
     low, high = value["evidence"]["mean_weight_ci"]
     assert low < 1 < high
     journeys = found["journeys"]
     assert len(journeys["ess_share"]) == 3 and journeys["ess_share"][0] > journeys["ess_share"][2]
     # The rule leaves some exposures out, which can only take from what always exposing earns.
-    assert found["value"]["its decision rule"]["estimates"]["snips"]["value"] < value["estimates"]["snips"]["value"]
+    assert found["value"]["model: decision rule"]["estimates"]["snips"]["value"] < value["estimates"]["snips"]["value"]
 
 
 def test_propensities_that_the_log_lacks_come_from_other_users(made):
@@ -84,7 +84,7 @@ def test_propensities_that_the_log_lacks_come_from_other_users(made):
     estimated = replace(artifact, spec=replace(artifact.spec, propensity="channel-frequency"))
     log = rows(300, 3, "new-")
     found = evaluate_artifact(estimated, table(log.assign(propensity=np.nan)), seed=0, only_new=False)
-    assert np.isfinite(found["value"]["its channels, always exposing"]["evidence"]["mean_weight"])
+    assert np.isfinite(found["value"]["model: its channels, always exposing"]["evidence"]["mean_weight"])
 
 
 def test_a_log_of_another_data_set_is_refused(made):
