@@ -5,7 +5,8 @@ port: 8080
 experiment: experiment.yaml      # re-read when it changes; relative paths start at this file's folder
 dataset: dataset.yaml
 feature_repo: features           # folder with feature_store.yaml
-ledger: ledger.sqlite            # or redis://host:6379/0?name=ads, with its password in MTORL_LEDGER_PASSWORD
+ledger: ledger.sqlite            # or redis://host:6379/0?name=ads, with its password in MTORL_LEDGER_PASSWORD;
+                                 # the variable MTORL_LEDGER comes first
 spool: spool
 cost_cap: {search: 0.6, video: 0.05}     # highest possible cost of an exposure: what is reserved
 auth: {kind: token, file: token.txt}     # who may come in: see auth.py; {kind: none} only where nobody else can
@@ -17,6 +18,7 @@ sink: http://collector/events    # where the log is shipped to, or a folder for 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -127,6 +129,8 @@ def _settings(data: object, cls: type[RouterConfig], folder: Path) -> dict[str, 
     for name, required in known.items():
         if required and name not in data:
             raise ConfigError(f"missing setting {name!r}")
+    if os.environ.get("MTORL_LEDGER"):
+        data = {**data, "ledger": os.environ["MTORL_LEDGER"]}
     found = {k: (folder / v).absolute() if _is_path(k, v) else v for k, v in data.items()}
     if isinstance(found["auth"], Mapping) and isinstance(found["auth"].get("file"), str):
         found["auth"] = {**found["auth"], "file": str((folder / found["auth"]["file"]).absolute())}

@@ -199,6 +199,26 @@ def test_more_routers_are_spread_and_bounded() -> None:
     assert len(_pod(objects, "StatefulSet/mtorl-router")["topologySpreadConstraints"]) == 2
 
 
+def test_more_routers_share_one_ledger_that_forgets_nothing() -> None:
+    from serving.ledger import locate
+
+    objects = list(yaml.safe_load_all(render("tests/everything")))
+    environment = {e["name"]: e for e in _pod(objects, "StatefulSet/mtorl-router")["containers"][0]["env"]}
+    location = locate(environment["MTORL_LEDGER"]["value"])
+    service = named(objects, "Service", location.host)
+    ledger = named(objects, "StatefulSet", "mtorl-ledger")
+    labels = ledger["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"].items() <= labels.items()
+    password = ledger["spec"]["template"]["spec"]["containers"][0]["env"][0]["valueFrom"]
+    assert environment["MTORL_LEDGER_PASSWORD"]["valueFrom"] == password
+    conf = _config_map(objects, "mtorl-ledger-")["data"]["redis.conf"].splitlines()
+    assert {"appendonly yes", "appendfsync always", "maxmemory-policy noeviction"} <= set(conf)
+    policies = of_kind(objects, "NetworkPolicy")
+    router = _labels(objects, "StatefulSet", "mtorl-router")
+    assert allowed(policies, router, labels, 6379)
+    assert not allowed(policies, _labels(objects, "CronJob", "mtorl-materialize"), labels, 6379)
+
+
 # --- features, jobs, pipelines --------------------------------------------------------------------------------------
 
 
