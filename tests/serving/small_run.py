@@ -1,0 +1,71 @@
+"""A run that can be served: small, and made in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+
+def small_run(folder: Path) -> Path:
+    """A run of a few simulated users whose two policies are untrained networks."""
+    import pandas as pd
+    import torch
+
+    from features import store
+    from mtorl.artifact import save
+    from mtorl.decision import PolicyParams
+    from mtorl.encoder import Encoder
+    from mtorl.model import MTORL, MTORLConfig
+    from mtorl.simulator import Simulator, SimulatorConfig
+    from mtorl.training_users import fingerprints
+    from mtorl.windows import WindowBatch, instance_from_history
+    from serving.archive import package
+
+    torch.set_num_threads(1)
+    run = folder / "run"
+    simulator = Simulator(SimulatorConfig(users=40, seed=1))
+    spec, log = simulator.spec, simulator.log()
+    (run / "data").mkdir(parents=True)
+    (run / "serving").mkdir()
+    log.to_parquet(run / "data" / "touchpoints.parquet", index=False)
+    store.create(run / "features", spec, run / "data" / "touchpoints.parquet")
+    store.materialize(run / "features", spec)
+    rows = log.head(50).to_dict("records")
+    windows = [instance_from_history({}, row, row, spec, at=0) for row in rows]
+    encoder = Encoder.fit(WindowBatch.from_instances(windows, spec), spec)
+    for arm in ("incumbent", "challenger"):
+        save(
+            run / "artifacts" / arm,
+            name=arm,
+            kind="mtorl",
+            network=MTORL(MTORLConfig(inputs=encoder.dim, channels=len(spec.channels), window=spec.window, outcomes=2)),
+            encoder=encoder,
+            spec=spec,
+            policy=PolicyParams(),
+            reference=pd.DataFrame({"user_id": ["a"]}),
+            metrics={},
+            cost_cap=dict.fromkeys(spec.channels, 1.0),
+            default_channel=spec.channels[0],
+            data_fingerprint="none",
+            git_revision="none",
+            training_users=fingerprints(log["user_id"].unique()),
+        )
+        package(run / "artifacts" / arm, arm, run / "model-store")
+    experiment = {
+        "name": "first",
+        "enabled": True,
+        "salt": "s",
+        "unit": "user_id",
+        "layer": "l",
+        "stage": "50%",
+        "arms": [{"name": arm, "weight": 0.5, "endpoint": "http://127.0.0.1"} for arm in ("incumbent", "challenger")],
+        "default_channel": spec.channels[0],
+        "budgets": [{"campaign": "*", "channel": "*", "amount": 1000}],
+        "metrics": {"primary": "click_per_decision"},
+        "alpha": 0.05,
+        "min_runtime_hours": 0,
+        "owner": "tests",
+    }
+    (run / "serving" / "experiment.yaml").write_text(yaml.safe_dump(experiment))
+    return run
