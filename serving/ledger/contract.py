@@ -3,9 +3,9 @@
 1.  spent + reserved <= limit in every account, at every moment: under races, crashes and retries. (A limit that is
     lowered below what is already committed takes nothing back; it refuses everything new.)
 2.  An exposure without a reservation costs nothing here: who gets False, or no answer, must not expose.
-3.  Every call may be repeated: a reservation's id decides, and the second call changes nothing. A
-    reservation that was settled is known for SETTLED_SECONDS, one that was cancelled or expired, and may still cost
-    something, for RETENTION_SECONDS. Nobody may repeat a `reserve` after that; a cost that comes later is unknown.
+3.  Every call may be repeated: a reservation's id decides, and the second call changes nothing. A reservation that was
+    settled is known for SETTLED_SECONDS; one that was cancelled or has expired, and may still turn out to have cost
+    something, for RETENTION_SECONDS. Nobody may repeat a `reserve` after that, and a cost that comes later is unknown.
 4.  The limit of an account with a period holds for each period anew. A reservation belongs to the period in which it
     was made and is settled there, also after the period has ended; what a period leaves unspent ends with it. Each
     period keeps its own books for good, so a clock that is wrong, or jumps back, finds what was spent in them.

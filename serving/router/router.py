@@ -122,9 +122,9 @@ class Router:
         """Define the accounts; the first time, also finish what a crash left. Only then may money be spent."""
         self._accounts_due = True
         try:
-            await asyncio.to_thread(
-                self.ledger.define, [Account(*limit[:5]) for limit in self.live.experiment.accounts()]
-            )
+            limits = self.live.experiment.accounts()
+            accounts = [Account(x.arm, x.campaign, x.channel, x.limit, x.period) for x in limits]
+            await asyncio.to_thread(self.ledger.define, accounts)
             self._accounts_due = False
             self.health.report("ledger")
             if not self.decider.may_spend:
