@@ -21,8 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +123,6 @@ def users_windows(run: Path) -> tuple[list[Any], list[str], list[str]]:
     return windows, models, routers
 
 
-@contextmanager
-def torchserve(store: Path, scratch: Path) -> Iterator[Any]:
-    """TorchServe with the models of a folder."""
-    from serving.torchserve import TorchServe
-
-    with TorchServe(store, scratch) as server:
-        yield server
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", default="runs/latest", help="folder of a finished run")
@@ -142,6 +131,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from benchmarks.request_path.servers import predictor, router, stock_store
+    from serving.torchserve import TorchServe
 
     run = Path(arguments.run).resolve()
     artifact = run / "artifacts" / "challenger"
@@ -153,13 +143,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         store, bodies = stock_store(artifact, windows, root / "stock-store")
-        with torchserve(store, root / "stock") as server:
+        with TorchServe(store, root / "stock") as server:
             url = f"{server.inference_url}/predictions/stock"
             figures["stock"] = at_each_load(url, bodies, [server.pid], seconds)
             show("stock", figures["stock"])
         (root / "ours-store").mkdir()
         (root / "ours-store" / "challenger.mar").symlink_to(run / "model-store" / "challenger.mar")
-        with torchserve(root / "ours-store", root / "ours") as server:
+        with TorchServe(root / "ours-store", root / "ours") as server:
             figures["handler"] = at_each_load(server.endpoint("challenger"), model_bodies, [server.pid], seconds)
             show("handler", figures["handler"])
         with predictor(artifact) as (url, pid):

@@ -113,9 +113,22 @@ class CausalAttention(nn.Module):
         split = self.query_key_value(h_BTH).view(batch, steps, 3, self.heads, hidden // self.heads)
         query, key, value = split.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        attended_BTH = attended.transpose(1, 2).reshape(batch, steps, hidden)
-        h_BTH = self.attention_norm(h_BTH + self.dropout(self.out(attended_BTH)))
-        normed: Tensor = self.output_norm(h_BTH + self.dropout(self.feed_forward(h_BTH)))
+        return self._blocks(h_BTH, attended.transpose(1, 2).reshape(batch, steps, hidden))
+
+    def at(self, h_BTH: Tensor, step_B: Tensor) -> Tensor:
+        """The same at one step of each window, (B, H): the others are only looked at."""
+        batch, steps, hidden = h_BTH.shape
+        split = self.query_key_value(h_BTH).view(batch, steps, 3, self.heads, hidden // self.heads)
+        query, key, value = split.permute(2, 0, 3, 1, 4)
+        own_B111 = step_B.view(-1, 1, 1, 1)
+        query = query.gather(2, own_B111.expand(-1, self.heads, 1, hidden // self.heads))
+        seen_B11T = torch.arange(steps, device=h_BTH.device).view(1, 1, 1, -1) <= own_B111
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=seen_B11T)
+        return self._blocks(step_of(h_BTH, step_B), attended.reshape(batch, hidden))
+
+    def _blocks(self, h: Tensor, attended: Tensor) -> Tensor:
+        h = self.attention_norm(h + self.dropout(self.out(attended)))
+        normed: Tensor = self.output_norm(h + self.dropout(self.feed_forward(h)))
         return normed
 
 
@@ -143,13 +156,25 @@ class ChannelMemory(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Memory (B, T, C, M) of encoded tokens."""
-        batch, steps, _ = x_BTD.shape
+        steps = x_BTD.shape[1]
+        decay_KTT = torch.exp(F.logsigmoid(self.logit_K)[:, None, None] * self.lag_TT) * self.past_TT
+        return self._recall(decay_KTT[:, :steps, :steps], x_BTD)
+
+    def at(self, x_BTD: Tensor, step_B: Tensor) -> Tensor:
+        """The same at one step of each window, (B, C, M)."""
+        steps = x_BTD.shape[1]
+        lag_BT = self.lag_TT[step_B, :steps]
+        decay_BK1T = torch.exp(F.logsigmoid(self.logit_K)[:, None, None] * lag_BT[:, None, None])
+        return self._recall(decay_BK1T * self.past_TT[step_B, :steps][:, None, None], x_BTD).squeeze(1)
+
+    def _recall(self, decay: Tensor, x_BTD: Tensor) -> Tensor:
+        """Memory at the steps that the decay, (..., K, steps, T), belongs to."""
         channel_BTC1 = x_BTD[..., : self.channels, None]
         brought_BT1S = x_BTD[..., None, self.channels + 1 : self.channels + self.signals]
         signal_B1TS = torch.cat([channel_BTC1, channel_BTC1 * brought_BT1S], dim=-1).flatten(2).unsqueeze(1)
-        decay_KTT = torch.exp(F.logsigmoid(self.logit_K)[:, None, None] * self.lag_TT) * self.past_TT
-        sums_BKTS = decay_KTT[:, :steps, :steps] @ signal_B1TS
-        own_BTCKS = sums_BKTS.view(batch, -1, steps, self.channels, self.signals).permute(0, 2, 3, 1, 4)
+        sums_BKTS = decay @ signal_B1TS
+        shape = (x_BTD.shape[0], -1, decay.shape[-2], self.channels, self.signals)
+        own_BTCKS = sums_BKTS.view(shape).permute(0, 2, 3, 1, 4)
         sums = torch.cat([own_BTCKS, own_BTCKS.sum(2, keepdim=True).expand_as(own_BTCKS)], dim=3)
         means = sums[..., 1:] / (1 + sums[..., :1])
         # asinh: linear for a single touchpoint, a logarithm for many
@@ -184,6 +209,11 @@ class Decoder(nn.Module):
         """Make a new decoder answer about `value`, before its sigmoid or softplus."""
         nn.init.zeros_(self.own.weight)
         nn.init.constant_(self.own.bias, value)
+
+
+def step_of(h_BTH: Tensor, step_B: Tensor) -> Tensor:
+    """One step of each window, (B, H)."""
+    return h_BTH.gather(1, step_B.view(-1, 1, 1).expand(-1, 1, h_BTH.shape[2])).squeeze(1)
 
 
 class Aim(IntEnum):
@@ -247,11 +277,13 @@ class MTORL(nn.Module):
 
     def forward(self, x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Action logits, expected reward in [0, 1] and expected cost, at the last real step of each window."""
-        h_BTH, memory_BTCM = self.trunk(x_BTD), self.memory(x_BTD)
         last_B = length_B - 1
-        h_BH = h_BTH.gather(1, last_B.view(-1, 1, 1).expand(-1, 1, h_BTH.shape[2])).squeeze(1)
-        memory_BCM = memory_BTCM.gather(1, last_B.view(-1, 1, 1, 1).expand(-1, 1, *memory_BTCM.shape[2:])).squeeze(1)
-        logits_BC, reward_logit_BC, cost_BC = self._decode(h_BH, memory_BCM)
+        h_BTH = self.convolutions(self.embedding(x_BTD))
+        if isinstance(self.attention, CausalAttention):
+            h_BH = self.attention.at(h_BTH, last_B)
+        else:
+            h_BH = step_of(h_BTH, last_B)
+        logits_BC, reward_logit_BC, cost_BC = self._decode(h_BH, self.memory.at(x_BTD, last_B))
         return logits_BC, torch.sigmoid(reward_logit_BC), cost_BC
 
     def trunk(self, x_BTD: Tensor) -> Tensor:

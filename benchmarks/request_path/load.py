@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter, deque
 from dataclasses import asdict, dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 
@@ -41,15 +42,13 @@ class _Connection(asyncio.Protocol):
         self._load = load
         self._buffer = b""
         self._due = 0.0
-        self._transport: asyncio.Transport | None = None
+        self._transport: Any = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: Any) -> None:
         self._transport = transport
         self._load.free(self)
 
     def send(self, request: bytes, due: float) -> None:
-        assert self._transport is not None
         self._due = due
         self._transport.write(request)
 
@@ -91,10 +90,12 @@ class Load:
         self.times: dict[int, list[float]] = {}
         self.fallbacks: Counter[str] = Counter()
         self.broken = 0
+        self.fault: BaseException | None = None  # of a callback: whoever measures must not read on
 
     async def run(self) -> dict[str, object]:
         """Send for the time of the plan."""
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._fail)
         now = time.perf_counter()
         self._from, self._until = now + self._plan.warm_seconds, now + self._plan.warm_seconds + self._plan.seconds
         await asyncio.gather(
@@ -109,6 +110,8 @@ class Load:
                     due += 1 / self._plan.rate
         await asyncio.sleep(max(0.0, self._until - time.perf_counter()))
         self._over = True
+        if self.fault is not None:
+            raise self.fault
         answered = {status: sorted(times) for status, times in self.times.items()}
         total = sum(map(len, answered.values()))
         return {
@@ -146,6 +149,9 @@ class Load:
             at = body.find(b'"fallback_reason":"')
             if at >= 0:
                 self.fallbacks[body[at + 19 :].split(b'"', 1)[0].decode()] += 1
+
+    def _fail(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self.fault = self.fault or context.get("exception") or RuntimeError(context["message"])
 
     def lost(self) -> None:
         """A connection broke."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[2]
+_STOCK_HANDLER = Path(__file__).parent / "stock_handler.py"
 
 _STOCK_CONFIG = """\
 minWorkers: 1
@@ -26,7 +28,7 @@ batchSize: 1
 responseTimeout: 5
 jobQueueSize: 64
 deviceType: "cpu"
-service_envelope: body
+handler: {shape: SHAPE}
 """
 
 
@@ -44,20 +46,24 @@ def stock_store(artifact_folder: Path, windows: Sequence[Any], out: Path) -> tup
     artifact = load(artifact_folder)
     whole = [w for w in windows if len(w["prev_channel"]) == artifact.spec.window] or list(windows)
     x_BTD, length_B = artifact.encoder.encode(WindowBatch.from_instances(whole, artifact.spec))
-    network = artifact.network
+    network: Any = artifact.network
     length = int(length_B[0])
 
     class Stock(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network.requires_grad_(False)
+
         def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
             lengths_B = torch.full((1,), length, dtype=torch.int64)
-            return torch.cat(network(x_BTD.reshape(1, *x_BTD.shape[-2:]), lengths_B), dim=1)
+            return torch.cat(self.network(x_BTD, lengths_B), dim=1)
 
     out.mkdir(parents=True)
     traced = torch.jit.trace(Stock(), torch.from_numpy(x_BTD[:1]), check_trace=False)
     traced.save(str(out / "stock.pt"))
-    (out / "model-config.yaml").write_text(_STOCK_CONFIG)
+    (out / "model-config.yaml").write_text(_STOCK_CONFIG.replace("SHAPE", str(list(x_BTD.shape[1:]))))
     command = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", "stock", "--version", "1"]
-    command += ["--serialized-file", str(out / "stock.pt"), "--handler", "base_handler"]
+    command += ["--serialized-file", str(out / "stock.pt"), "--handler", str(_STOCK_HANDLER)]
     command += ["--config-file", str(out / "model-config.yaml"), "--export-path", str(out)]
     subprocess.run(command, check=True, capture_output=True)
     return out, [json.dumps(x_TD.tolist()) for x_TD in x_BTD[length_B == length][:100]]
@@ -69,10 +75,10 @@ def predictor(artifact: Path) -> Iterator[tuple[str, int]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "serving.predictor", "--artifact", str(artifact), "--port", str(port)]
+    command = [sys.executable, "-m", "serving.predictor", "--artifact", str(artifact), "--name", "challenger"]
+    command += ["--port", str(port)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    name = json.loads((artifact / "model.json").read_text())["name"]
-    url = f"http://127.0.0.1:{port}/v1/models/{name}"
+    url = f"http://127.0.0.1:{port}/v1/models/challenger"
     try:
         _wait_for(url, process)
         yield f"{url}:predict", process.pid
@@ -130,8 +136,10 @@ def router(run: Path, scratch: Path, redis: bool) -> Iterator[RouterPath]:
         budget["amount"] = 1e6  # a decision without money left is a cheaper one
     (copy / "serving" / "experiment.yaml").write_text(yaml.safe_dump(experiment))
     with ExitStack() as running:
-        ledger = running.enter_context(_redis(scratch)) if redis else None
-        stack = running.enter_context(LocalStack(copy, deadline_ms=50.0, ledger=ledger))
+        if redis:
+            os.environ["MTORL_LEDGER"] = running.enter_context(_redis(scratch))
+            running.callback(os.environ.pop, "MTORL_LEDGER")
+        stack = running.enter_context(LocalStack(copy, deadline_ms=50.0))
         parts = stack.pids
         yield RouterPath(f"{stack.url}/v1/models/ads:predict", parts["router"], list(parts.values()), 50.0)
 

@@ -23,7 +23,11 @@ def network() -> MTORL:
 
 
 def windows(seed: int = 1) -> torch.Tensor:
-    return torch.randn(B, T, D, generator=torch.Generator().manual_seed(seed))
+    random = torch.Generator().manual_seed(seed)
+    x_BTD = torch.randn(B, T, D, generator=random)
+    # As encoded: one channel, or the start, for each step.
+    x_BTD[..., : C + 1] = torch.eye(C + 1)[torch.randint(C + 1, (B, T), generator=random)]
+    return x_BTD
 
 
 @pytest.mark.parametrize("k", [0, 7, 18])
@@ -54,7 +58,10 @@ def test_right_padding_changes_nothing(network):
             torch.testing.assert_close(padded, ragged, rtol=0, atol=1e-6)
 
 
-def test_forward_is_the_last_real_step_of_forward_all(network):
+@pytest.mark.parametrize("changes", [{}, {"attention": False}, {"convolutions": False}, {"conditioning": True}])
+def test_forward_is_the_last_real_step_of_forward_all(changes):
+    torch.manual_seed(0)
+    network = MTORL(MTORLConfig(inputs=D, channels=C, window=T, outcomes=OUTCOMES, **changes)).eval()
     x, length = windows(), torch.tensor([1, 3, 10, 19, 20])
     with torch.inference_mode():
         logits, reward, cost = network(x, length)
