@@ -47,7 +47,7 @@ def read_choice(item: Any, spec: DatasetSpec, usual_price: float) -> Choice:
     if not 0 <= u < 1:
         raise ValueError("u must be a number in [0, 1)")
     candidates = _candidates(item.get("candidates"), spec)
-    return Choice(u, candidates, _prices(item.get("price"), candidates, spec, usual_price))
+    return Choice(u, candidates, _prices(item.get("price"), spec, usual_price))
 
 
 def read_offer(item: Any, spec: DatasetSpec, usual_price: float) -> Offer:
@@ -62,7 +62,7 @@ def read_offer(item: Any, spec: DatasetSpec, usual_price: float) -> Offer:
         if channel not in spec.channels or not candidates[spec.channels.index(channel)]:
             raise ValueError("channel must be one of the candidates")
         candidates = [name == channel for name in spec.channels]
-    return Offer(candidates, _prices(item.get("price"), candidates, spec, usual_price))
+    return Offer(candidates, _prices(item.get("price"), spec, usual_price))
 
 
 def empty_window(spec: DatasetSpec) -> Instance:
@@ -94,18 +94,12 @@ def _candidates(names: Any, spec: DatasetSpec) -> list[bool]:
     return [channel in names for channel in spec.channels]
 
 
-def _prices(price: Any, candidates: list[bool], spec: DatasetSpec, usual: float) -> list[float]:
-    """The price of each channel; that of a channel that is no candidate has no effect, but must be a price."""
-    if price is None:
-        return [usual] * len(spec.channels)
+def _prices(price: Any, spec: DatasetSpec, usual: float) -> list[float]:
+    """The price of each channel: one for all, or by channel; a channel that is not named has the usual one."""
     if not isinstance(price, dict):
-        return [_one_price(price, "price")] * len(spec.channels)
+        return [usual if price is None else _one_price(price, "price")] * len(spec.channels)
     if unknown := [name for name in price if name not in spec.channels]:
         raise ValueError(f"price names the unknown channel {unknown[0]!r}; known: {', '.join(spec.channels)}")
-    missing = [name for name, wanted in zip(spec.channels, candidates, strict=True) if wanted and name not in price]
-    # The artifact's price in its place would spend by a rule that nobody asked for.
-    if missing:
-        raise ValueError(f"price must have each candidate; missing: {', '.join(missing)}")
     return [_one_price(price[name], f"price.{name}") if name in price else usual for name in spec.channels]
 
 

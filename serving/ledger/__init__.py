@@ -16,12 +16,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from serving.ledger.contract import Account, Balance, Ledger, LedgerUnavailable, Settlement, UnknownReservation
+from serving.ledger.contract import (
+    Account,
+    AlreadyReserved,
+    Balance,
+    Ledger,
+    LedgerUnavailable,
+    Settlement,
+    UnknownReservation,
+)
 from serving.ledger.location import PASSWORD, RedisLocation, locate
 from serving.ledger.sqlite import SqliteLedger
 
 __all__ = [
     "Account",
+    "AlreadyReserved",
     "Balance",
     "Ledger",
     "LedgerUnavailable",

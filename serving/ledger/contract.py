@@ -27,6 +27,10 @@ class LedgerUnavailable(RuntimeError):
     """The ledger did not answer. Whether the call took effect is unknown; `cancel` makes sure that it has none."""
 
 
+class AlreadyReserved(RuntimeError):
+    """Another reservation pays for the same request: who asks now must not expose on top of it."""
+
+
 class UnknownReservation(KeyError):
     """Settled without ever being reserved: there is no account to charge."""
 
@@ -67,6 +71,7 @@ class Balance:
     reserved: float
     excess: float
     period: Period = "total"
+    start: int = 0  # of the period, seconds since 1970; 0 for "total"
 
 
 @dataclass(frozen=True)
@@ -89,11 +94,14 @@ class Ledger(Protocol):
     def define(self, accounts: Iterable[Account]) -> None:
         """Set the accounts in force. What is spent and reserved stays; an account left out sleeps until named again."""
 
-    def reserve(self, reservation_id: str, arm: str, campaign: str, channel: str, amount: float) -> bool:
+    def reserve(
+        self, reservation_id: str, arm: str, campaign: str, channel: str, amount: float, request: str | None = None
+    ) -> bool:
         """Set money aside in all matching accounts, or in none of them.
 
         False: an account has too little left, no account matches, the id was cancelled or has expired, or it stands for
-        another scope or amount.
+        another scope or amount. Of the reservations for one `request` at most one is open or has cost something: with
+        another id, that is AlreadyReserved. One that was cancelled or has expired makes room for the next.
         """
 
     def settle(self, reservation_id: str, actual: float) -> Settlement:

@@ -34,6 +34,7 @@ from serving.ledger.contract import (
     RETENTION_SECONDS,
     SETTLED_SECONDS,
     Account,
+    AlreadyReserved,
     Balance,
     LedgerUnavailable,
     Settlement,
@@ -104,13 +105,19 @@ class RedisLedger:
                 self._client.set(self._keys[0], uuid.uuid4().hex, nx=True)
             self._run("define", [], *arguments)
 
-    def reserve(self, reservation_id: str, arm: str, campaign: str, channel: str, amount: float) -> bool:
+    def reserve(
+        self, reservation_id: str, arm: str, campaign: str, channel: str, amount: float, request: str | None = None
+    ) -> bool:
         """See `Ledger.reserve`."""
         wanted = money.reservation(amount, LARGEST)
         scopes = itertools.product([arm], {campaign, "*"}, {channel, "*"}, periods.PERIODS)
         accounts = [_name(*scope) for scope in scopes]
         with self._errors():
-            return bool(self._run("reserve", [reservation_id], _name(arm, campaign, channel), wanted, *accounts))
+            scope = _name(arm, campaign, channel)
+            granted = self._run("reserve", [reservation_id], request or "", scope, wanted, *accounts)
+        if granted < 0:
+            raise AlreadyReserved(f"{self._name}: another reservation pays for this request")
+        return bool(granted)
 
     def settle(self, reservation_id: str, actual: float) -> Settlement:
         """See `Ledger.settle`."""
@@ -146,10 +153,10 @@ class RedisLedger:
         with self._errors():
             rows = self._run("balances", [])
         found = []
-        for account, *amounts in sorted(rows):
+        for account, start, *amounts in sorted(rows):
             arm, campaign, channel, period = json.loads(account)
             limit, spent, reserved, excess = (money.units(int(nano)) for nano in amounts)
-            found.append(Balance(arm, campaign, channel, limit, spent, reserved, excess, period))
+            found.append(Balance(arm, campaign, channel, limit, spent, reserved, excess, period, int(start)))
         return found
 
     def memory(self) -> tuple[int, str]:
@@ -174,6 +181,8 @@ class RedisLedger:
 
     def _run(self, script: str, reservations: Sequence[str], *arguments: Any) -> Any:
         keys = [*self._keys, *(f"{self._prefix}r:{name}" for name in reservations)]
+        if script == "reserve" and arguments[0]:
+            keys.append(f"{self._prefix}request:{arguments[0]}")
         now = "" if self._clock is None else self._clock()
         common = (self._seen_generation(), now, int(RETENTION_SECONDS))
         if script == "expire":

@@ -1,19 +1,27 @@
 -- Sets money aside in all matching accounts, or in none.
--- KEYS     6 the reservation
--- ARGV     4 its id; 5 the scope; 6 the amount; 7, 8, ... accounts that match if they are in force
--- Returns  1 if the money is set aside, or was before; else 0
+-- KEYS     6 the reservation; 7 the request, if it has a name: the id of its last reservation
+-- ARGV     4 its id; 5 the request's name or ''; 6 the scope; 7 the amount; 8, 9, ... accounts that match if in force
+-- Returns  1 if the money is set aside, or was before; -1 if another reservation pays for the request; else 0
 
 local known = redis.call('HMGET', KEYS[6], 'state', 'scope', 'amount')
 if known[1] then
   local granted = known[1] == 'open' or known[1] == 'settled'
-  return granted and known[2] == ARGV[5] and known[3] == ARGV[6] and 1 or 0
+  return granted and known[2] == ARGV[6] and known[3] == ARGV[7] and 1 or 0
 end
 
-local wanted, books = tonumber(ARGV[6]), {}
-local in_force = redis.call('HMGET', KEYS[3], unpack(ARGV, 7))
+if KEYS[7] then
+  local other = redis.call('GET', KEYS[7])
+  if other then -- its key is like ours, and in the same slot
+    local state = redis.call('HGET', string.sub(KEYS[6], 1, #KEYS[6] - #ARGV[4]) .. other, 'state')
+    if state == 'open' or state == 'settled' or state == 'late' then return -1 end
+  end
+end
+
+local wanted, books = tonumber(ARGV[7]), {}
+local in_force = redis.call('HMGET', KEYS[3], unpack(ARGV, 8))
 for i, period in ipairs(in_force) do
   if period then
-    local book = book_of(ARGV[6 + i], period)
+    local book = book_of(ARGV[7 + i], period)
     if room(book) < wanted then return 0 end
     books[#books + 1] = book
   end
@@ -22,7 +30,8 @@ if #books == 0 then return 0 end
 
 for _, book in ipairs(books) do add('reserved', book, wanted) end
 local created = string.format('%.17g', now)
-redis.call('HSET', KEYS[6], 'state', 'open', 'scope', ARGV[5], 'amount', ARGV[6], 'created', created,
+redis.call('HSET', KEYS[6], 'state', 'open', 'scope', ARGV[6], 'amount', ARGV[7], 'created', created,
   'books', table.concat(books, '\n'))
 redis.call('ZADD', KEYS[5], created, ARGV[4])
+if KEYS[7] then redis.call('SET', KEYS[7], ARGV[4], 'EX', ARGV[3]) end
 return 1

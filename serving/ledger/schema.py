@@ -57,6 +57,10 @@ CREATE TABLE hold (
     PRIMARY KEY (reservation, book)
 ) WITHOUT ROWID;
 
+-- The last reservation for a request: a request that comes again, on whichever router, is not paid for twice.
+CREATE TABLE request (name TEXT PRIMARY KEY, reservation TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX requested ON request (reservation);
+
 -- What the pacing controller remembers between two updates: one row at most.
 CREATE TABLE memory (version INTEGER NOT NULL, text TEXT NOT NULL);
 

@@ -14,7 +14,15 @@ from pathlib import Path
 
 from serving.ledger import money, periods
 from serving.ledger.commit import GroupCommit
-from serving.ledger.contract import RETENTION_SECONDS, SETTLED_SECONDS, Account, Balance, Settlement, UnknownReservation
+from serving.ledger.contract import (
+    RETENTION_SECONDS,
+    SETTLED_SECONDS,
+    Account,
+    AlreadyReserved,
+    Balance,
+    Settlement,
+    UnknownReservation,
+)
 from serving.ledger.sqlite_file import LedgerFile
 
 _HELD = "(SELECT book FROM hold WHERE reservation = ?)"
@@ -56,7 +64,9 @@ class SqliteLedger:
         self._file.create_if_new()
         self._commit.run(work)
 
-    def reserve(self, reservation_id: str, arm: str, campaign: str, channel: str, amount: float) -> bool:
+    def reserve(
+        self, reservation_id: str, arm: str, campaign: str, channel: str, amount: float, request: str | None = None
+    ) -> bool:
         """See `Ledger.reserve`."""
         wanted, scope = money.reservation(amount), json.dumps([arm, campaign, channel])
 
@@ -68,6 +78,13 @@ class SqliteLedger:
             ).fetchone()
             if known:
                 return bool(known[0])
+            other = db.execute(
+                "SELECT 1 FROM request q JOIN reservation r ON r.id = q.reservation "
+                "WHERE q.name = ? AND r.state IN ('open', 'settled', 'late')",
+                (request,),
+            ).fetchone()
+            if other:
+                raise AlreadyReserved(f"{self.path}: another reservation pays for this request")
             now = self._clock()
             accounts = db.execute(
                 f"SELECT a.id, a.period, b.id, a.cap - ifnull(b.spent + b.reserved, 0) FROM account a {_PRESENT_BOOK} "
@@ -80,6 +97,8 @@ class SqliteLedger:
                 "INSERT INTO reservation (id, scope, amount, state, created) VALUES (?, ?, ?, 'open', ?)",
                 (reservation_id, scope, wanted, now),
             )
+            if request is not None:
+                db.execute("INSERT OR REPLACE INTO request VALUES (?, ?)", (request, reservation_id))
             for account, period, book, _ in accounts:
                 if book is None:
                     row = (account, periods.start(period, now))
@@ -152,6 +171,7 @@ class SqliteLedger:
                 (now - SETTLED_SECONDS, now - RETENTION_SECONDS, _BATCH),
             ).fetchall()
             db.executemany("DELETE FROM hold WHERE reservation = ?", rows)
+            db.executemany("DELETE FROM request WHERE reservation = ?", rows)
             db.executemany("DELETE FROM reservation WHERE id = ?", rows)
             return len(rows)
 
@@ -161,9 +181,9 @@ class SqliteLedger:
 
     def balances(self) -> list[Balance]:
         """See `Ledger.balances`."""
+        now = self._clock()
 
         def work(db: sqlite3.Connection) -> list[tuple]:
-            now = self._clock()
             return db.execute(
                 "SELECT a.arm, a.campaign, a.channel, a.period, a.cap, "
                 "ifnull(b.spent, 0), ifnull(b.reserved, 0), ifnull(b.excess, 0) "
@@ -175,7 +195,8 @@ class SqliteLedger:
         found = []
         for arm, campaign, channel, period, *amounts in rows:
             limit, spent, reserved, excess = map(money.units, amounts)
-            found.append(Balance(arm, campaign, channel, limit, spent, reserved, excess, period))
+            start = periods.start(period, now)
+            found.append(Balance(arm, campaign, channel, limit, spent, reserved, excess, period, start))
         return found
 
     def memory(self) -> tuple[int, str]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from time import perf_counter
 
 _LEAST = 4  # of the limit: a fault that makes everything slow must not lock everybody out
+_LATE = 1.25  # deadlines: an answer that a slow part held up until the deadline is no overload
 _GOOD = 0.5  # of the deadline: an answer before it raises the limit
 _FALL = 0.9  # what an answer after the deadline leaves of the limit
 
@@ -57,9 +58,9 @@ class Admission:
             self._learn(start, perf_counter())
 
     def _learn(self, start: float, end: float) -> None:
-        if end - start > self._seconds:
+        if end - start > _LATE * self._seconds:
             # All that were inside together are late together: that is one sign of overload and not fifty.
             if start >= self._fell:
-                self.limit, self._fell = max(_LEAST, self.limit * _FALL), end
+                self.limit, self._fell = min(self._most, max(_LEAST, self.limit * _FALL)), end
         elif end - start < _GOOD * self._seconds:
             self.limit = min(self._most, self.limit + 1 / self.limit)

@@ -18,7 +18,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from serving.router.throttle import OncePerSecond
+
 log = logging.getLogger(__name__)
+log.addFilter(OncePerSecond())
 
 Headers = Iterable[tuple[bytes, bytes]]
 _LEAST_TOKEN = 16  # characters
@@ -73,8 +76,11 @@ class Tokens:
                 log.error("the tokens stay as they were: %s", error)
             return
         self._seen = seen
-        if tokens := tuple(line for line in lines if len(line) >= _LEAST_TOKEN):
+        tokens = tuple(line for line in lines if len(line) >= _LEAST_TOKEN)
+        if tokens or not self._tokens:
             self._tokens = tokens
+        else:
+            log.error("%s holds no token of at least %d characters: those before stay valid", self._file, _LEAST_TOKEN)
 
     def admits(self, headers: Headers) -> bool:
         """Compares with every token, each in constant time."""

@@ -12,7 +12,7 @@ from typing import Any
 from mtorl.dataset import DatasetSpec
 from mtorl.windows import instance_from_history
 from serving.decision_log import Spool, SpoolUnavailable
-from serving.ledger import Ledger
+from serving.ledger import AlreadyReserved, Ledger
 from serving.router import metrics
 from serving.router.answers import Answers
 from serving.router.arms import ArmError, Arms
@@ -20,6 +20,7 @@ from serving.router.deadline import Deadline
 from serving.router.draft import Draft
 from serving.router.drills import Drills
 from serving.router.features import FeatureReader
+from serving.router.health import Health
 from serving.router.live import LiveExperiment
 from serving.router.pacer import Pacer
 from serving.router.requests import DecisionRequest
@@ -46,6 +47,7 @@ class Decider:
         spool: Where decisions are logged.
         drills: Faults on purpose.
         pacer: Prices of budgets.
+        health: Is told which parts answer.
 
     Attributes:
         answers: What was answered lately.
@@ -67,6 +69,7 @@ class Decider:
         spool: Spool,
         drills: Drills,
         pacer: Pacer,
+        health: Health,
     ) -> None:
         self._spec = spec
         self._live = live
@@ -80,40 +83,58 @@ class Decider:
         self._spool = spool
         self._drills = drills
         self._pacer = pacer
+        self._health = health
         self.answers = Answers()
+        self._running: set[asyncio.Task[list[dict[str, Any]]]] = set()
         self.may_spend = False
         self._candidates = list(spec.channels)
 
     async def decide(self, requests: Sequence[DecisionRequest]) -> list[dict[str, Any]]:
-        """One prediction for each request, in order; one that came before gets the answer that it got then."""
+        """One prediction for each request, in order; one that came before gets the answer that it got then.
+
+        A decision goes on when its caller gives up: money may be reserved, and others may wait for the same answer.
+        """
+        task = asyncio.create_task(self._decide(requests))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    async def drain(self) -> None:
+        """Wait for the decisions that nobody waits for any more."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+    async def _decide(self, requests: Sequence[DecisionRequest]) -> list[dict[str, Any]]:
         deadline = Deadline(self._seconds)
         experiment = self._live.experiment
         drafts = [Draft.start(request, experiment) for request in requests]
         new: list[Draft] = []
-        repeated: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        answers: list[asyncio.Future[dict[str, Any]] | Draft] = []
         for draft in drafts:
-            if draft.request.request_id is None:
-                new.append(draft)
-            elif (answer := self.answers.repeat(draft.decision_id)) is not None:
-                repeated[draft.decision_id] = answer
+            if draft.key is not None and (answer := self.answers.repeat(draft.key)) is not None:
+                answers.append(answer)
                 metrics.REPEATED.inc()
-            else:
-                self.answers.begin(draft.decision_id)
-                new.append(draft)
+                continue
+            if draft.key is not None:
+                self.answers.begin(draft.key)
+            new.append(draft)
+            answers.append(draft)
         try:
-            taken = await self._take(new, deadline)
-        except BaseException:  # only when the request is given up
+            await self._take(new, deadline)
+            predictions = {draft.decision_id: draft.prediction() for draft in new}
+        except Exception as error:  # a bug: those who wait must hear of it, too
             for draft in new:
-                self.answers.drop(draft.decision_id)
+                if draft.key is not None:
+                    self.answers.fail(draft.key, error)
             raise
         for draft in new:
-            if draft.request.request_id is not None:
-                self.answers.give(draft.decision_id, taken[draft.decision_id])
-        # A decision that another request is taking is over by its own deadline, which began before this one.
-        return [taken.get(draft.decision_id) or await repeated[draft.decision_id] for draft in drafts]
+            if draft.key is not None:
+                self.answers.give(draft.key, predictions[draft.decision_id])
+        # What another request is deciding is over by that one's deadline, which began before this one's.
+        return [predictions[a.decision_id] if isinstance(a, Draft) else await asyncio.shield(a) for a in answers]
 
-    async def _take(self, drafts: Sequence[Draft], deadline: Deadline) -> dict[str, dict[str, Any]]:
-        """Go through all stages; predictions by decision id."""
+    async def _take(self, drafts: Sequence[Draft], deadline: Deadline) -> None:
+        """Go through all stages."""
         await self._read_features(drafts, deadline)
         await self._ask_arms([draft for draft in drafts if not draft.fault], deadline)
         await asyncio.gather(*(self._reserve(d, deadline) for d in drafts if d.answer and d.answer.expose))
@@ -123,7 +144,6 @@ class Decider:
             metrics.DECISION_LATENCY.labels(draft.arm).observe(deadline.elapsed())
             if draft.fault:
                 metrics.FALLBACKS.labels(draft.arm, draft.fault).inc()
-        return {draft.decision_id: draft.prediction() for draft in drafts}
 
     async def _read_features(self, drafts: Sequence[Draft], deadline: Deadline) -> None:
         try:
@@ -132,7 +152,9 @@ class Decider:
                     await self._drills.strike("features")
                     users = await self._features.read([draft.request for draft in drafts])
             found = list(zip(drafts, users, strict=True))
+            self._health.report("features")
         except Exception as error:
+            self._health.report("features", error)
             _fail(drafts, "features", error)
             return
         for draft, user in found:
@@ -161,10 +183,13 @@ class Decider:
                     prices = [self._pacer.prices(arm, draft.request.campaign_id) for draft in drafts]
                     items = [draft.item(price) for draft, price in zip(drafts, prices, strict=True)]
                     answers = await self._arms.ask(url, items)
-        except TimeoutError:
+            self._health.report(arm)
+        except TimeoutError as error:
+            self._health.report(arm, error)
             _fail(drafts, "model_timeout", f"{arm} took longer than {left:.3f} s")
             return
         except Exception as error:
+            self._health.report(arm, error)
             _fail(drafts, "model_error", error)
             return
         for draft, answer in zip(drafts, answers, strict=True):
@@ -179,8 +204,9 @@ class Decider:
         if left <= 0:
             _fail([draft], "no_time", "before the ledger")
             return
-        if not self.may_spend:
-            _fail([draft], "ledger", "it is not set up yet")
+        if not self.may_spend or self._settler.full:
+            why = "too much is still to be settled" if self.may_spend else "it is not set up yet"
+            _fail([draft], "ledger", why)
             return
         amount = self._cost_cap[draft.answer.channel]
         scope = (draft.arm, draft.request.campaign_id, draft.answer.channel)
@@ -189,8 +215,11 @@ class Decider:
                 async with asyncio.timeout(left):
                     await self._drills.strike("ledger")
                     granted = await asyncio.get_running_loop().run_in_executor(
-                        self._pool, self._ledger.reserve, draft.decision_id, *scope, amount
+                        self._pool, self._ledger.reserve, draft.decision_id, *scope, amount, draft.key
                     )
+        except AlreadyReserved as error:
+            _fail([draft], "repeated", error)  # and nothing to give back: it is not this decision's money
+            return
         except Exception as error:
             _fail([draft], "ledger", error)
             self._settler.finish_later(draft.decision_id, None)  # it may have been reserved, or be reserved yet

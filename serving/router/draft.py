@@ -15,6 +15,7 @@ from mtorl.assignment import uniform
 from mtorl.experiment import Experiment
 from mtorl.windows import Instance
 from serving.decision_log.records import SCHEMA_VERSION
+from serving.router.answers import request_key
 from serving.router.arms import ArmAnswer
 from serving.router.requests import DecisionRequest
 
@@ -27,7 +28,8 @@ class Draft:
     experiment: Experiment
     arm: str
     assignment_probability: float
-    decision_id: str
+    key: str | None  # of the request, if it may come again
+    decision_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     window: Instance | None = None
     features_found: bool = False
     aggregates: dict[str, Any] = field(default_factory=dict)  # features besides the window
@@ -38,16 +40,9 @@ class Draft:
 
     @classmethod
     def start(cls, request: DecisionRequest, experiment: Experiment) -> Draft:
-        """Assign the user to an arm.
-
-        A request that has an id is the same decision however often it comes, on whichever router.
-        """
-        if request.request_id is None:
-            decision_id = uuid.uuid4().hex
-        else:
-            name = orjson.dumps([experiment.salt, request.user_id, request.request_id])
-            decision_id = hashlib.blake2b(name, digest_size=16).hexdigest()
-        return cls(request, experiment, *experiment.arm_of(request.user_id), decision_id)
+        """Assign the user to an arm."""
+        key = request_key(experiment.salt, request)
+        return cls(request, experiment, *experiment.arm_of(request.user_id), key)
 
     def fall_back(self, reason: str) -> None:
         """Take the default action, whatever was found so far."""

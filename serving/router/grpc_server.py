@@ -25,6 +25,7 @@ _INFER = "/inference.GRPCInferenceService/ModelInfer"
 _OPEN = ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata")
 _CLIENTS_FAULT = (InvalidInput, KeyError, TypeError, ValueError, AttributeError, IndexError)
 _GRACE_SECONDS = 5.0
+_MOST_RPCS = 256  # messages are read before anybody knows who sends them
 
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]]
 
@@ -93,8 +94,14 @@ class GrpcServer:
     """
 
     def __init__(self, server: Any, door: Door, host: str, port: int) -> None:
-        options = [("grpc.max_receive_message_length", door.max_body_bytes), ("grpc.so_reuseport", 0)]
-        self._server = aio.server(interceptors=[_Interceptor(door)], options=options)
+        options = [
+            ("grpc.max_receive_message_length", door.max_body_bytes),
+            ("grpc.max_concurrent_streams", _MOST_RPCS),
+            ("grpc.so_reuseport", 0),
+        ]
+        self._server = aio.server(
+            interceptors=[_Interceptor(door)], options=options, maximum_concurrent_rpcs=_MOST_RPCS
+        )
         servicer = InferenceServicer(server.dataplane, server.model_repository_extension)
         add_inference_service(servicer, self._server)
         self.port = self._server.add_insecure_port(f"{host}:{port}")

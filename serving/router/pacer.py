@@ -6,14 +6,14 @@ updates however many routers there are, and no leader to lose. What a controller
 beside the spend that it is about: a router that starts anew goes on where the others are.
 
 An exposure draws on every account that matches it, so its price is the sum of theirs (each is the dual of its own
-budget). Without a paced account that matches, there is no price, and the model's own stands.
+budget). A channel without a paced account keeps the model's own price.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mtorl.experiment import Experiment
@@ -40,7 +40,7 @@ class Pacer:
         self._clock = clock
         self._prices: Mapping[Scope, float] = {}
 
-    def refresh(self, experiment: Experiment, balances: Iterable[Balance]) -> None:
+    def refresh(self, experiment: Experiment, balances: Sequence[Balance]) -> None:
         """Look at the books, and at what other routers made of them; update if it is time.
 
         Args:
@@ -51,7 +51,7 @@ class Pacer:
             LedgerUnavailable: The prices stay as they are.
         """
         now = self._clock()
-        plans = _plans(experiment, now)
+        plans = _plans(experiment, now, balances)
         if not plans:
             self._prices = {}
             return
@@ -71,7 +71,7 @@ class Pacer:
         self._prices = sums
 
     def prices(self, arm: str, campaign: str) -> dict[str, float] | None:
-        """Price of each channel for an exposure of an arm in a campaign; None: the model's own."""
+        """Price of each paced channel for an exposure of an arm in a campaign; None: all have the model's own."""
         if not self._prices:
             return None
         found: dict[str, float] = {}
@@ -80,9 +80,7 @@ class Pacer:
             paced = [self._prices[scope] for scope in scopes if scope in self._prices]
             if paced:
                 found[channel] = sum(paced)
-        if not found:
-            return None
-        return {channel: found.get(channel, 0.0) for channel in self._channels}
+        return found or None
 
     def by_arm(self) -> dict[str, float]:
         """Largest price of each arm, for a metric."""
@@ -92,14 +90,19 @@ class Pacer:
         return found
 
 
-def _plans(experiment: Experiment, now: float) -> dict[str, tuple[Scope, Plan]]:
-    """The plan of each paced account that has money, by a name that changes with its period."""
+def _plans(experiment: Experiment, now: float, balances: Sequence[Balance]) -> dict[str, tuple[Scope, Plan]]:
+    """The plan of each paced account that has money, by a name that changes with its period.
+
+    Which period it is, the ledger says: spend of one must not be held against the plan of another.
+    """
     found = {}
+    starts = {(b.arm, b.campaign, b.channel, b.period): b.start for b in balances}
     for account in experiment.accounts():
-        if account.pacing is None or account.limit <= 0:
-            continue
-        plan = account.pacing.plan(account.limit, account.period, now)
         scope = (account.arm, account.campaign, account.channel)
+        start = starts.get((*scope, account.period))
+        if account.pacing is None or account.limit <= 0 or start is None:
+            continue
+        plan = account.pacing.plan(account.limit, account.period, start or now)
         found[json.dumps([*scope, account.period, plan.times[0]])] = (scope, plan)
     return found
 
@@ -119,5 +122,6 @@ def _updated(
             twins = [s for old, s in states.items() if json.loads(old)[:4] == json.loads(key)[:4]]
             before = State(plan.times[0], 0.0, max(twins, key=lambda s: s.at).multiplier) if twins else plan.start()
         spent = committed.get((*scope, json.loads(key)[3]))
-        found[key] = before if spent is None or now < plan.times[0] else plan.update(before, now, spent)
+        at = min(max(now, plan.times[0]), plan.times[-1])  # a clock may be a little off that of the ledger
+        found[key] = before if spent is None else plan.update(before, at, spent)
     return found

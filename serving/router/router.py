@@ -83,8 +83,9 @@ class Router:
             spool=self.spool,
             drills=self.drills or Drills(),
             pacer=self.pacer,
+            health=self.health,
         )
-        self.desk = OutcomeDesk(self.spool, self._settler, seconds)
+        self.desk = OutcomeDesk(self.spool, self._settler, seconds, self.decider.answers.forget)
         self._reservation_ttl = config.reservation_ttl_hours * 3600
         self._accounts_due = True  # the accounts of the experiment in force are still to be defined
         self._tasks: list[asyncio.Task[None]] = []
@@ -92,7 +93,7 @@ class Router:
     async def __aenter__(self) -> Self:
         if self.spool.torn:
             log.warning("the decision log held %d torn records; they were set aside", self.spool.torn)
-        self.decider.answers.load(self.spool.newest("decision", answers.MOST))
+        self.decider.answers.load(self.live.experiment.salt, self.spool.newest("decision", answers.MOST))
         await self._arms.open()
         await self._set_ledger()
         await asyncio.gather(
@@ -100,12 +101,14 @@ class Router:
         )
         if self.shipper:
             self.shipper.start()
-        self._tasks = [asyncio.create_task(self._settler.run()), asyncio.create_task(self._tick())]
+        work = (self._settler.run(), self._tick(), self._beat())
+        self._tasks = [asyncio.create_task(some) for some in work]
         self.health.started = True
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         self.health.draining = True
+        await self.decider.drain()
         for task in self._tasks:
             task.cancel()
         await self._settler.flush()
@@ -143,10 +146,15 @@ class Router:
         except LedgerUnavailable:
             return None
 
+    async def _beat(self) -> None:
+        """Apart from the housekeeping, which may wait for a store."""
+        while True:
+            self.health.tick()
+            await asyncio.sleep(_TICK_SECONDS)
+
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
-            self.health.tick()
             metrics.ADMISSION_LIMIT.set(self.door.decisions.limit)
             metrics.IN_FLIGHT.set(self.door.decisions.inside)
             try:
@@ -159,7 +167,8 @@ class Router:
                 await asyncio.to_thread(self.pacer.refresh, self.live.experiment, balances)
                 metrics.show_budget(balances)
                 metrics.show_prices(self.pacer.by_arm())
-                self.health.report("ledger")
+                if not self._accounts_due:
+                    self.health.report("ledger")
             except LedgerUnavailable as error:
                 self.health.report("ledger", error)
                 log.error("%s", error)

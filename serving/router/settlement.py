@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from concurrent.futures import Executor
 
 from serving.decision_log import Spool
 from serving.ledger import Ledger, LedgerUnavailable, UnknownReservation
+from serving.router.throttle import OncePerSecond
 
 _RETRY_SECONDS = 1.0
+_MOST_FAULTS = 3  # in a row of attempts, after which the ledger is left alone for a while
+_MOST_PENDING = 100_000  # some 20 MB
+
+log = logging.getLogger(__name__)
+log.addFilter(OncePerSecond())
 
 
 class Settler:
@@ -39,9 +46,15 @@ class Settler:
             self.finish_later(reservation_id, actual)
 
     def finish_later(self, reservation_id: str, actual: float | None) -> None:
-        """Settle (or cancel: None) in the background."""
-        self._pending[reservation_id] = actual
+        """Settle (or cancel: None) in the background. A cost that is known is not undone by a cancel."""
+        if actual is not None or self._pending.get(reservation_id) is None:
+            self._pending[reservation_id] = actual
         self._wake.set()
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits that nothing more should be reserved: memory is not a ledger."""
+        return len(self._pending) >= _MOST_PENDING
 
     async def run(self) -> None:
         """The background task."""
@@ -54,11 +67,16 @@ class Settler:
 
     async def flush(self) -> bool:
         """Try everything that waits; whether nothing is left."""
+        faults = 0
         for reservation_id, actual in list(self._pending.items()):
             try:
                 await self._apply(reservation_id, actual)
-            except LedgerUnavailable:
-                return False
+            except Exception as error:  # one that can't be finished must not stand in the way of the others
+                log.warning("not finished yet, %s: %s", type(error).__name__, error)
+                faults += 1
+                if faults == _MOST_FAULTS:  # the ledger is away
+                    return False
+                continue
             if self._pending.get(reservation_id, actual) == actual:
                 self._pending.pop(reservation_id, None)
         return not self._pending

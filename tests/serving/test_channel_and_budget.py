@@ -87,7 +87,6 @@ BAD_OFFERS = [
     ({"window": window(), "channel": ["search"]}, "channel must be one of the candidates"),
     ({"window": window(), "channel": "video", "candidates": ["search"]}, "channel must be one of the candidates"),
     ({"window": window(), "candidates": []}, "candidates must be"),
-    ({"window": window(), "price": {"search": 1}}, "missing: social, video"),
     ({"window": window(), "Price": 1}, "unknown field 'Price'"),
     ({"window": []}, "window: "),
     ({"window": window(NAN_HOUR)}, "not finite"),

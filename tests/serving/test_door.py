@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 from serving.router.admission import Admission, Saturated
-from serving.router.answers import Answers, prediction_of
+from serving.router.answers import SECONDS, Answers, prediction_of
 from serving.router.auth import AuthError, Header, Tokens, authentication
 from serving.router.config import ConfigError
 from serving.router.grpc_server import GrpcServer
@@ -46,6 +46,7 @@ def bearer(token: str) -> list[tuple[bytes, bytes]]:
 
 def test_who_has_no_token_decides_nothing_and_reports_nothing(tmp_path: Path) -> None:
     (tmp_path / "token.txt").write_text(TOKEN + "\n")
+    before = sample("mtorl_refused_requests_total", status="401")
 
     async def scenario(h: Harness) -> None:
         for path in (
@@ -60,6 +61,7 @@ def test_who_has_no_token_decides_nothing_and_reports_nothing(tmp_path: Path) ->
                 assert response.status_code == 401, path
                 assert response.headers["www-authenticate"] == "Bearer" and "Bearer" in response.json()["error"]
         assert not h.records() and not h.arm.asked
+        assert sample("mtorl_refused_requests_total", status="401") >= before + 15
         assert (await h.client.get("/docs")).status_code == 401
         for path in ("/metrics", "/health/live", "/health/ready", "/v2/health/live", "/v1/models/ads"):
             assert (await h.client.get(path)).status_code == 200, path
@@ -271,19 +273,99 @@ def test_the_answer_is_what_the_record_says(tmp_path: Path) -> None:
 
 def test_old_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.router.answers.MOST", 3)
+    clock = [1000.0]
+    monkeypatch.setattr("serving.router.answers.time.monotonic", lambda: clock[0])
 
     async def scenario() -> None:
         answers = Answers()
         for i in range(5):
             answers.begin(str(i))
-            answers.give(str(i), {"i": i})
+            answers.give(str(i), {"decision_id": f"d{i}"})
         assert [answers.repeat(str(i)) is not None for i in range(5)] == [False, False, True, True, True]
+        answers.forget("d3")
+        answers.forget("unknown")
+        assert answers.repeat("3") is None and len(answers._keys) == len(answers._given) == 2
+        clock[0] += SECONDS + 1
+        assert answers.repeat("4") is None
         answers.begin("x")
         waiting = answers.repeat("x")
-        answers.drop("x")
-        assert waiting is not None and waiting.cancelled() and answers.repeat("x") is None
+        answers.fail("x", RuntimeError("a bug"))
+        assert waiting is not None and answers.repeat("x") is None
+        with pytest.raises(RuntimeError, match="a bug"):
+            await waiting
 
     asyncio.run(scenario())
+
+
+def test_a_second_attempt_touches_neither_the_money_nor_the_record_of_the_first(tmp_path: Path) -> None:
+    """Another router, or one that has forgotten: the ledger alone knows that the request is paid for."""
+
+    async def scenario(h: Harness) -> None:
+        (first,) = await h.predict(instance(request_id="r1"))
+        for stage, fault, reasons in (
+            (None, None, {"repeated"}),
+            ("ledger", "slow", {"ledger"}),
+            ("ledger", "error", {"ledger"}),
+            ("log", "error", {"log", "repeated"}),
+            ("model", "error", {"model_error"}),
+        ):
+            h.router.decider.answers = Answers()
+            if stage:
+                await h.post("/v1/drills", {"stage": stage, "fault": fault, "seconds": 5 * (fault == "slow")})
+            (again,) = await h.predict(instance(request_id="r1"))
+            await h.client.delete("/v1/drills")
+            assert not again["expose"] and again["fallback_reason"] in reasons, stage
+            assert again["decision_id"] != first["decision_id"]
+            await asyncio.sleep(0.05)
+            assert h.balance(first["arm"]).reserved == 0.05, stage
+        await h.outcome(first["decision_id"], "cost", 0.04)
+        balance = h.balance(first["arm"])
+        assert (balance.spent, balance.reserved, balance.excess) == (0.04, 0.0, 0.0)
+        assert [r["expose"] for r in h.records() if r["decision_id"] == first["decision_id"]] == [True]
+
+    run(scenario, tmp_path, drills=True, deadline_ms=300)
+
+
+def test_an_exposure_that_was_given_back_is_decided_anew(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        (first,) = await h.predict(instance(request_id="r1"))
+        await h.outcome(first["decision_id"], "cancel", 0.0)
+        await h.until(lambda: h.balance(first["arm"]).reserved == 0)
+        (second,) = await h.predict(instance(request_id="r1"))
+        assert second["expose"] and second["decision_id"] != first["decision_id"]
+        assert h.balance(first["arm"]).reserved == 0.05
+
+    run(scenario, tmp_path)
+
+
+def test_a_request_id_is_that_of_a_campaign(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        one, other = await h.predict(instance(request_id="r"), instance(request_id="r", campaign_id="summer"))
+        assert one["decision_id"] != other["decision_id"] and h.balance(one["arm"]).reserved == 0.1
+
+    run(scenario, tmp_path)
+
+
+def test_a_caller_that_gives_up_leaves_a_record_and_harms_nobody(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        h.arm.mode = "slow"
+        body = {"instances": [instance(request_id="r1"), instance()]}
+        impatient = [asyncio.create_task(h.post("/v1/models/ads:predict", body)) for _ in range(3)]
+        patient = asyncio.create_task(h.post("/v1/models/ads:predict", body))
+        await h.until(lambda: len(h.arm.asked) >= 2)
+        for task in impatient:
+            task.cancel()
+        answer = await patient
+        assert answer.status_code == 200 and answer.json()["predictions"][0]["expose"]
+        h.arm.mode = "ok"
+        await h.router.decider.drain()
+        assert len({r["decision_id"] for r in h.records()}) == len(h.ledger.open_reservations()) == len(h.records())
+        assert not h.router.decider.answers._coming
+        await h.until(lambda: h.router.door.decisions.inside == 0)
+        (again,) = await h.predict(instance(request_id="r1"))
+        assert again == answer.json()["predictions"][0]
+
+    run(scenario, tmp_path)
 
 
 # ---- probes and drills
@@ -296,6 +378,15 @@ def test_the_probes_tell_the_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ready = (await h.client.get("/health/ready")).json()
         assert ready["ready"] and set(ready["parts"]) >= {"ledger", "features", "incumbent", "challenger"}
         assert (await h.client.get("/health/other")).status_code == 404
+        h.features.fault = RuntimeError("away")
+        await h.predict()
+        parts = (await h.client.get("/health/ready")).json()["parts"]
+        assert parts["features"] == "no answer: RuntimeError"
+        h.arm.mode, h.features.fault = 500, None
+        await h.predict(*(instance(f"u{n}") for n in range(20)))
+        parts = (await h.client.get("/health/ready")).json()["parts"]
+        assert parts["features"] == "ok" and parts["incumbent"] == parts["challenger"] == "no answer: ArmError"
+        h.arm.mode = "ok"
         (tmp_path / "ledger.sqlite").unlink()
         await h.until(lambda: h.router.health.parts.get("ledger", "ok") != "ok")
         away = await h.client.get("/health/ready")
@@ -389,7 +480,7 @@ def test_grpc_goes_through_the_same_door(tmp_path: Path) -> None:
             for request in (tensors(**good), raw(**good)):
                 answer = await stub.ModelInfer(request, metadata=metadata)
                 found = {output.name: output for output in answer.outputs}
-                assert found["channel"].contents.bytes_contents == [b"video"] or answer.raw_output_contents
+                assert found["channel"].contents.bytes_contents == [b"video"]
             assert len(h.records()) == 2
             faults = (
                 (tensors(**good), None, grpc.StatusCode.UNAUTHENTICATED),
@@ -411,10 +502,3 @@ def test_grpc_goes_through_the_same_door(tmp_path: Path) -> None:
             assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
     run(scenario, tmp_path, auth={"kind": "token", "file": "token.txt"})
-
-
-@pytest.fixture(autouse=True)
-def _metrics_count_refusals() -> Iterator[None]:
-    before = sample("mtorl_refused_requests_total", status="401")
-    yield
-    assert sample("mtorl_refused_requests_total", status="401") >= before

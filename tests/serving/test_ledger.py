@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.ledger import Account, Balance, Ledger, Settlement, UnknownReservation, money, redis_ledger, sqlite
+from serving.ledger import (
+    Account,
+    AlreadyReserved,
+    Balance,
+    Ledger,
+    Settlement,
+    UnknownReservation,
+    money,
+    redis_ledger,
+    sqlite,
+)
 from serving.ledger.contract import RETENTION_SECONDS, SETTLED_SECONDS
 from tests.serving.ledgers import KINDS, NOON, Place, balance
 
@@ -51,6 +61,24 @@ def test_the_last_cent_can_be_reserved_and_not_one_more(ledger: Ledger) -> None:
     assert all(ledger.reserve(f"r{i}", "b", "c", "x", 0.1) for i in range(50))  # 50 * 0.1 is not 5.0 in floats
     assert balance(ledger, "b").reserved == 5.0
     assert not ledger.reserve("more", "b", "c", "x", 1e-9)
+
+
+def test_a_request_is_paid_for_once_and_whoever_failed_makes_room(ledger: Ledger, place: Place) -> None:
+    other = place.open()
+    assert ledger.reserve("r1", "a", "c1", "video", 0.1, "q")
+    assert ledger.reserve("r1", "a", "c1", "video", 0.1, "q")  # the same attempt
+    for attempt, channel in (("r2", "video"), ("r3", "search")):
+        with pytest.raises(AlreadyReserved):
+            other.reserve(attempt, "a", "c1", channel, 0.1, "q")
+    assert other.reserve("r4", "a", "c1", "video", 0.1, "another") and other.reserve("r5", "a", "c1", "video", 0.1)
+    other.cancel("r2")  # an attempt that did not get it takes nothing with it
+    assert balance(ledger).reserved == pytest.approx(0.3)
+    ledger.cancel("r1")
+    assert other.reserve("r6", "a", "c1", "video", 0.1, "q")
+    other.settle("r6", 0.05)
+    with pytest.raises(AlreadyReserved):
+        ledger.reserve("r7", "a", "c1", "video", 0.1, "q")
+    assert balance(ledger).spent == 0.05 and balance(ledger).reserved == pytest.approx(0.2)
 
 
 def test_settling_charges_the_actual_cost_and_frees_the_rest(ledger: Ledger) -> None:
@@ -211,7 +239,9 @@ def test_a_daily_limit_holds_for_each_day_anew(ledger: Ledger, place: Place) -> 
     place.clock.now = NOON + DAY / 2 - 0.001
     assert not ledger.reserve("r2", "a", "c", "x", 0.1)
     place.clock.now = NOON + DAY / 2
-    assert balance(ledger, period="day") == Balance("a", "*", "*", 1.0, 0.0, 0.0, 0.0, "day")
+    assert balance(ledger, period="day") == Balance(
+        "a", "*", "*", 1.0, 0.0, 0.0, 0.0, "day", int(place.clock.now // DAY * DAY)
+    )
     assert ledger.reserve("r2", "a", "c", "x", 0.5)
     assert not ledger.reserve("r3", "a", "c", "x", 0.1)  # the day would have room, the whole has not
     assert balance(ledger, period="day").reserved == 0.5 and balance(ledger).reserved == 1.5
@@ -227,9 +257,9 @@ def test_a_reservation_is_settled_in_its_own_period(ledger: Ledger, place: Place
     ledger.cancel("cancelled")
     assert ledger.expire(HOUR) == 1
     assert ledger.settle("expired", 0.25) == Settlement(0.25, 0.0)  # the hour it was made in has room
-    assert balance(ledger, period="hour") == Balance("a", "*", "*", 1.0, 0.0, 1.0, 0.0, "hour")
+    assert balance(ledger, period="hour") == Balance("a", "*", "*", 1.0, 0.0, 1.0, 0.0, "hour", int(place.clock.now))
     place.clock.now -= HOUR
-    assert balance(ledger, period="hour") == Balance("a", "*", "*", 1.0, 0.45, 0.0, 0.0, "hour")
+    assert balance(ledger, period="hour") == Balance("a", "*", "*", 1.0, 0.45, 0.0, 0.0, "hour", int(place.clock.now))
 
 
 def test_a_clock_that_jumps_back_finds_what_was_spent(ledger: Ledger, place: Place) -> None:

@@ -187,7 +187,7 @@ def test_an_old_file_keeps_its_money(old: Path) -> None:
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
         with pytest.raises(sqlite3.IntegrityError, match="limit"):
             db.execute("UPDATE book SET reserved = 10000000001")
-    assert tables == {"account", "book", "memory", "reservation", "hold"}
+    assert tables == {"account", "book", "memory", "request", "reservation", "hold"}
 
 
 def test_an_old_file_is_brought_up_to_date_once(old: Path) -> None:
