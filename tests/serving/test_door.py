@@ -168,9 +168,11 @@ def test_who_is_too_many_is_told_to_come_again(tmp_path: Path) -> None:
     run(scenario, tmp_path, max_in_flight=3)
 
 
-@given(st.lists(st.tuples(st.booleans(), st.sampled_from([0.001, 0.04, 0.2])), max_size=200))
-def test_never_more_than_the_limit_and_the_limit_stays_within_bounds(steps: list[tuple[bool, float]]) -> None:
-    admission, clock = Admission(10, 0.1), [0.0]
+@given(st.integers(1, 12), st.lists(st.tuples(st.booleans(), st.sampled_from([0.001, 0.04, 0.2])), max_size=200))
+def test_never_more_than_the_limit_and_the_limit_stays_within_bounds(
+    most: int, steps: list[tuple[bool, float]]
+) -> None:
+    admission, clock = Admission(most, 0.1), [0.0]
     inside: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("serving.router.admission.perf_counter", lambda: clock[0])
@@ -185,8 +187,8 @@ def test_never_more_than_the_limit_and_the_limit_stays_within_bounds(steps: list
                     assert len(inside) >= int(admission.limit)
             elif inside:
                 inside.pop(0).__exit__(None, None, None)
-            assert admission.inside == len(inside) <= 10
-            assert 4 <= admission.limit <= 10
+            assert admission.inside == len(inside) <= most
+            assert min(4, most) <= admission.limit <= most
 
 
 def test_the_limit_falls_when_answers_are_late_and_rises_again() -> None:
@@ -203,6 +205,8 @@ def test_the_limit_falls_when_answers_are_late_and_rises_again() -> None:
                 guest.__exit__(None, None, None)
             clock[0] += 0.001
 
+        together(20, 0.11)  # held up until the deadline, and a little over it
+        assert admission.limit == 40
         together(20, 0.2)
         assert admission.limit == pytest.approx(36)  # late together: one sign, not twenty
         for _ in range(30):
