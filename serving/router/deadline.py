@@ -6,16 +6,20 @@ A stage that is quick leaves its time to the next ones; a stage that is slow can
 from __future__ import annotations
 
 import time
+from contextvars import ContextVar
 from typing import Literal
 
 Stage = Literal["features", "model", "ledger", "log"]
 
 _ENDS: dict[Stage, float] = {"features": 0.4, "model": 0.75, "ledger": 0.9, "log": 1.0}
+ARRIVED: ContextVar[float | None] = ContextVar("ARRIVED", default=None)
+"""When the request of this context was read (`time.perf_counter`): what it waited for room counts, too."""
+
 _LOG_NEEDS = 0.1  # of the deadline, even if nothing is left: a decision without a record is worth little
 
 
 class Deadline:
-    """Starts when it is made.
+    """Starts when the request arrived, or else when it is made.
 
     Args:
         seconds: For all stages together.
@@ -23,7 +27,7 @@ class Deadline:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._start = time.perf_counter()
+        self._start = ARRIVED.get() or time.perf_counter()
 
     def elapsed(self) -> float:
         """Seconds since the start."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
+from time import perf_counter
 from typing import Any
 
 import orjson
@@ -17,6 +18,7 @@ import orjson
 from serving.router import metrics
 from serving.router.admission import Admission, Saturated
 from serving.router.auth import Authentication
+from serving.router.deadline import ARRIVED
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -87,8 +89,9 @@ class DoorMiddleware:
             await self._app(scope, receive, send)
             return
         body = await _read(door, scope, receive)
+        ARRIVED.set(perf_counter())
         try:
-            with door.admission(path).one():
+            async with door.admission(path).one():
                 await self._app(scope, _replay(body, receive), send)
         except Saturated as error:
             raise _Refused(429, f"saturated: {error}; come again later", ("retry-after", "1")) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import Any
 
 import grpc
@@ -17,6 +18,7 @@ from grpc import aio
 from serving.kserve_sdk import InferenceServicer, InvalidInput, ModelNotFound, add_inference_service
 from serving.router import metrics
 from serving.router.admission import Saturated
+from serving.router.deadline import ARRIVED
 from serving.router.door import Door
 
 log = logging.getLogger(__name__)
@@ -57,8 +59,9 @@ class _Interceptor(aio.ServerInterceptor):
             if not self._door.authentication.admits(headers):
                 metrics.REFUSED.labels("401").inc()
                 await context.abort(grpc.StatusCode.UNAUTHENTICATED, self._door.authentication.hint)
+            ARRIVED.set(perf_counter())
             try:
-                with self._door.decisions.one():
+                async with self._door.decisions.one():
                     return await infer(request, context)
             except Saturated as error:
                 metrics.REFUSED.labels("429").inc()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
@@ -150,7 +151,9 @@ def test_a_body_that_does_not_come_costs_its_own_connection(tmp_path: Path, monk
     run(scenario, tmp_path)
 
 
-def test_who_is_too_many_is_told_to_come_again(tmp_path: Path) -> None:
+def test_who_is_too_many_is_told_to_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.router.admission._PATIENCE", 0.01)
+
     async def scenario(h: Harness) -> None:
         h.arm.mode = "slow"
         waiting = [asyncio.create_task(h.post("/v1/models/ads:predict", BODY)) for _ in range(3)]
@@ -168,53 +171,108 @@ def test_who_is_too_many_is_told_to_come_again(tmp_path: Path) -> None:
     run(scenario, tmp_path, max_in_flight=3)
 
 
-@given(st.integers(1, 12), st.lists(st.tuples(st.booleans(), st.sampled_from([0.001, 0.04, 0.2])), max_size=200))
+@given(
+    st.integers(1, 12),
+    st.sampled_from([0.0, 10.0]),
+    st.lists(st.tuples(st.booleans(), st.sampled_from([0.001, 0.04, 0.2])), max_size=100),
+)
+@settings(deadline=None)
 def test_never_more_than_the_limit_and_the_limit_stays_within_bounds(
-    most: int, steps: list[tuple[bool, float]]
+    most: int, patience: float, steps: list[tuple[bool, float]]
 ) -> None:
-    admission, clock = Admission(most, 0.1), [0.0]
-    inside: list[Any] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("serving.router.admission.perf_counter", lambda: clock[0])
-        for comes, seconds in steps:
-            clock[0] += seconds
-            if comes:
-                guest = admission.one()
-                try:
-                    guest.__enter__()
-                    inside.append(guest)
-                except Saturated:
-                    assert len(inside) >= int(admission.limit)
-            elif inside:
-                inside.pop(0).__exit__(None, None, None)
-            assert admission.inside == len(inside) <= most
-            assert min(4, most) <= admission.limit <= most
+    async def scenario() -> None:
+        admission, clock = Admission(most, 0.1), [0.0]
+        ends: list[asyncio.Event] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("serving.router.admission.perf_counter", lambda: clock[0])
+            patch.setattr("serving.router.admission._PATIENCE", patience)
+
+            async def guest(end: asyncio.Event) -> None:
+                async with admission.one():
+                    await end.wait()
+
+            tasks = []
+            for comes, seconds in steps:
+                clock[0] += seconds
+                before = admission.inside
+                if comes:
+                    ends.append(asyncio.Event())
+                    tasks.append(asyncio.create_task(guest(ends[-1])))
+                elif ends:
+                    ends.pop(0).set()
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                assert 0 <= admission.inside <= most
+                assert admission.inside <= max(before, int(admission.limit))
+                assert min(4, most) <= admission.limit <= most
+            for end in ends:
+                end.set()
+            for found in await asyncio.gather(*tasks, return_exceptions=True):
+                assert found is None or isinstance(found, Saturated)
+            assert admission.inside == 0 and not admission._waiting
+
+    asyncio.run(scenario())
+
+
+def test_who_finds_no_room_waits_in_turn_and_not_for_long() -> None:
+    async def scenario() -> None:
+        admission = Admission(1, 0.5)
+        order: list[str] = []
+        end = asyncio.Event()
+
+        async def guest(name: str) -> None:
+            async with admission.one():
+                order.append(name)
+                await end.wait()
+
+        tasks = [asyncio.create_task(guest(name)) for name in "abc"]
+        await asyncio.sleep(0.01)
+        assert order == ["a"] and admission.inside == 1
+        gone = asyncio.create_task(guest("gone"))
+        await asyncio.sleep(0)
+        gone.cancel()
+        end.set()
+        await asyncio.gather(*tasks)
+        assert order == ["a", "b", "c"]
+        end.clear()
+        busy = asyncio.create_task(guest("busy"))
+        await asyncio.sleep(0)
+        started = asyncio.get_running_loop().time()
+        with pytest.raises(Saturated):
+            await guest("late")
+        assert asyncio.get_running_loop().time() - started > 0.15
+        end.set()
+        await busy
+        assert admission.inside == 0 and not admission._waiting
+
+    asyncio.run(scenario())
 
 
 def test_the_limit_falls_when_answers_are_late_and_rises_again() -> None:
-    admission, clock = Admission(40, 0.1), [0.0]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("serving.router.admission.perf_counter", lambda: clock[0])
+    async def scenario() -> None:
+        admission, clock = Admission(40, 0.1), [0.0]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("serving.router.admission.perf_counter", lambda: clock[0])
 
-        def together(count: int, seconds: float) -> None:
-            guests = [admission.one() for _ in range(count)]
-            for guest in guests:
-                guest.__enter__()
-            clock[0] += seconds
-            for guest in guests:
-                guest.__exit__(None, None, None)
-            clock[0] += 0.001
+            async def together(count: int, seconds: float) -> None:
+                async with AsyncExitStack() as guests:
+                    for _ in range(count):
+                        await guests.enter_async_context(admission.one())
+                    clock[0] += seconds
+                clock[0] += 0.001
 
-        together(20, 0.11)  # held up until the deadline, and a little over it
-        assert admission.limit == 40
-        together(20, 0.2)
-        assert admission.limit == pytest.approx(36)  # late together: one sign, not twenty
-        for _ in range(30):
-            together(4, 0.2)
-        assert admission.limit == 4
-        for _ in range(400):
-            together(4, 0.01)
-        assert admission.limit == 40
+            await together(20, 0.11)  # held up until the deadline, and a little over it
+            assert admission.limit == 40
+            await together(20, 0.2)
+            assert admission.limit == pytest.approx(36)  # late together: one sign, not twenty
+            for _ in range(30):
+                await together(4, 0.2)
+            assert admission.limit == 4
+            for _ in range(400):
+                await together(4, 0.01)
+            assert admission.limit == 40
+
+    asyncio.run(scenario())
 
 
 # ---- again
