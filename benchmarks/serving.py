@@ -127,40 +127,57 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", default="runs/latest", help="folder of a finished run")
     parser.add_argument("--quick", action="store_true", help="a few seconds for each figure")
+    parser.add_argument(
+        "--only", default="", choices=["router"], help="measure this anew; the rest is read from --json"
+    )
     parser.add_argument("--json", default="", help="also write the figures to this file")
     arguments = parser.parse_args()
 
-    from benchmarks.request_path.servers import predictor, router, stock_store
-    from serving.torchserve import TorchServe
+    from benchmarks.request_path.servers import router
 
     run = Path(arguments.run).resolve()
     artifact = run / "artifacts" / "challenger"
     seconds = 3.0 if arguments.quick else 15.0
     windows, model_bodies, router_bodies = users_windows(run)
     figures: dict[str, Any] = {"quick": arguments.quick}
-    figures["forward_cpu_ms"] = forward(artifact, windows, seconds / 3)
-    print("forward, CPU ms a window:", figures["forward_cpu_ms"], flush=True)
+    if arguments.only:
+        figures = json.loads(Path(arguments.json).read_text())
+    else:
+        figures["forward_cpu_ms"] = forward(artifact, windows, seconds / 3)
+        print("forward, CPU ms a window:", figures["forward_cpu_ms"], flush=True)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        store, bodies = stock_store(artifact, windows, root / "stock-store")
-        with TorchServe(store, root / "stock") as server:
-            url = f"{server.inference_url}/predictions/stock"
-            figures["stock"] = at_each_load(url, bodies, [server.pid], seconds)
-            show("stock", figures["stock"])
-        (root / "ours-store").mkdir()
-        (root / "ours-store" / "challenger.mar").symlink_to(run / "model-store" / "challenger.mar")
-        with TorchServe(root / "ours-store", root / "ours") as server:
-            figures["handler"] = at_each_load(server.endpoint("challenger"), model_bodies, [server.pid], seconds)
-            show("handler", figures["handler"])
-        with predictor(artifact) as (url, pid):
-            figures["predictor"] = at_each_load(url, model_bodies, [pid], seconds)
-            show("predictor", figures["predictor"])
+        if not arguments.only:
+            measure_models(figures, run, root, windows, model_bodies, seconds)
         for name in ("sqlite", "redis"):
             with router(run, root / name, redis=name == "redis") as path:
                 figures[f"router_{name}"] = measure_router(path, router_bodies, seconds)
                 show(f"router, {name}", figures[f"router_{name}"]["loads"])
     figures["environment"] = environment("torch", "torchserve", "kserve")
     finish(figures, arguments.json)
+
+
+def measure_models(
+    figures: dict[str, Any], run: Path, root: Path, windows: list[Any], model_bodies: list[str], seconds: float
+) -> None:
+    """Servers of a model alone."""
+    from benchmarks.request_path.servers import predictor, stock_store
+    from serving.torchserve import TorchServe
+
+    artifact = run / "artifacts" / "challenger"
+    store, bodies = stock_store(artifact, windows, root / "stock-store")
+    with TorchServe(store, root / "stock") as server:
+        url = f"{server.inference_url}/predictions/stock"
+        figures["stock"] = at_each_load(url, bodies, [server.pid], seconds)
+        show("stock", figures["stock"])
+    (root / "ours-store").mkdir()
+    (root / "ours-store" / "challenger.mar").symlink_to(run / "model-store" / "challenger.mar")
+    with TorchServe(root / "ours-store", root / "ours") as server:
+        figures["handler"] = at_each_load(server.endpoint("challenger"), model_bodies, [server.pid], seconds)
+        show("handler", figures["handler"])
+    with predictor(artifact) as (url, pid):
+        figures["predictor"] = at_each_load(url, model_bodies, [pid], seconds)
+        show("predictor", figures["predictor"])
 
 
 def measure_router(path: Any, bodies: list[str], seconds: float) -> dict[str, Any]:
@@ -175,7 +192,7 @@ def measure_router(path: Any, bodies: list[str], seconds: float) -> dict[str, An
         cpu = cpu_seconds([path.router_pid]) - cpu_before
         router_cpu[str(connections)] = 1000 * cpu * share / max(found["requests"], 1)
         stages[str(connections)] = path.stage_means(before)
-    capacity = max(found["per_second"] for found in loads.values())
+    capacity = max(decided_per_second(found) for found in loads.values())
     memory = memory_mib([path.router_pid])
     overload_seconds = 60.0 if seconds > 5 else 5.0
     overload = load(Plan(path.url, bodies, 256, overload_seconds, rate=OVERLOAD * capacity), path.pids)
@@ -189,6 +206,12 @@ def measure_router(path: Any, bodies: list[str], seconds: float) -> dict[str, An
         "overload": overload,
         "memory_mib": {"before": memory, "after": memory_mib([path.router_pid])},
     }
+
+
+def decided_per_second(found: dict[str, Any]) -> float:
+    """Decisions that are none of the default actions, a second."""
+    decided = found["statuses"].get("200", 0) - sum(found["fallbacks"].values())
+    return float(found["per_second"]) * decided / max(found["requests"], 1)
 
 
 def show(name: str, loads: dict[str, Any]) -> None:

@@ -117,8 +117,11 @@ class RouterPath:
     def stage_means(self, before: dict[str, tuple[float, float]]) -> dict[str, float]:
         """Mean milliseconds of each stage since then."""
         now = self.stage_sums()
-        since = {stage: (now[stage][i] - before.get(stage, (0.0, 0.0))[i] for i in (0, 1)) for stage in now}
-        return {stage: 1000 * total / max(count, 1) for stage, (total, count) in since.items()}
+        found = {}
+        for stage, (total, count) in now.items():
+            total_before, count_before = before.get(stage, (0.0, 0.0))
+            found[stage] = 1000 * (total - total_before) / max(count - count_before, 1)
+        return found
 
 
 @contextmanager

@@ -59,11 +59,9 @@ def epoch(network: PublishedNetwork, x_BTD: Tensor, channel_BT: Tensor, click_BT
     """Train once through the windows, with the notebook's batch size and optimizer."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     for rows in torch.arange(len(x_BTD)).split(size):
-        probs_BTC, found_BT = (out.float() for out in network(x_BTD[rows]))
-        # Losses in float32, whatever the network computed in.
-        with torch.autocast("cpu", enabled=False):
-            loss = F.nll_loss(probs_BTC.clamp(min=1e-8).log().transpose(1, 2), channel_BT[rows], ignore_index=-1)
-            loss = loss + 0.08 * F.binary_cross_entropy(found_BT, click_BT[rows])
+        probs_BTC, found_BT = network(x_BTD[rows])
+        loss = F.nll_loss(probs_BTC.clamp(min=1e-8).log().transpose(1, 2), channel_BT[rows], ignore_index=-1)
+        loss = loss + 0.08 * F.binary_cross_entropy(found_BT, click_BT[rows])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

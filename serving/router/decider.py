@@ -14,6 +14,7 @@ from mtorl.windows import instance_from_history
 from serving.decision_log import Spool, SpoolUnavailable
 from serving.ledger import AlreadyReserved, Ledger
 from serving.router import metrics
+from serving.router.admission import VISIT
 from serving.router.answers import Answers
 from serving.router.arms import ArmError, Arms
 from serving.router.deadline import Deadline
@@ -143,6 +144,8 @@ class Decider:
             metrics.DECISIONS.labels(draft.arm, str(draft.expose).lower()).inc()
             metrics.DECISION_LATENCY.labels(draft.arm).observe(deadline.elapsed())
             if draft.fault:
+                if (visit := VISIT.get()) is not None:
+                    visit.strained = True
                 metrics.FALLBACKS.labels(draft.arm, draft.fault).inc()
 
     async def _read_features(self, drafts: Sequence[Draft], deadline: Deadline) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
-from serving.router.admission import Admission, Saturated
+from serving.router.admission import VISIT, Admission, Saturated
 from serving.router.answers import SECONDS, Answers, prediction_of
 from serving.router.auth import AuthError, Header, Tokens, authentication
 from serving.router.config import ConfigError
@@ -261,16 +261,42 @@ def test_the_limit_falls_when_answers_are_late_and_rises_again() -> None:
                     clock[0] += seconds
                 clock[0] += 0.001
 
+            for _ in range(300):
+                await together(15, 0.01)
+            assert admission.limit == pytest.approx(30, abs=1)  # no more than is used, twice
+            limit = admission.limit
             await together(20, 0.11)  # held up until the deadline, and a little over it
-            assert admission.limit == 40
+            assert admission.limit == limit
             await together(20, 0.2)
-            assert admission.limit == pytest.approx(36)  # late together: one sign, not twenty
+            assert admission.limit == pytest.approx(0.9 * limit)  # late together: one sign, not twenty
             for _ in range(30):
                 await together(4, 0.2)
             assert admission.limit == 4
-            for _ in range(400):
-                await together(4, 0.01)
+            for _ in range(2000):
+                await together(int(admission.limit), 0.01)
             assert admission.limit == 40
+
+    asyncio.run(scenario())
+
+
+def test_strain_lowers_the_limit_only_where_others_wait_and_not_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.router.admission._PATIENCE", 100.0)
+
+    async def scenario() -> None:
+        admission = Admission(64, 0.05)
+        admission.limit = 40.0
+
+        async def strained() -> None:
+            async with admission.one():
+                await asyncio.sleep(0)
+                visit = VISIT.get()
+                assert visit is not None
+                visit.strained = True
+
+        await asyncio.gather(*(strained() for _ in range(30)))
+        assert admission.limit == 40
+        await asyncio.gather(*(strained() for _ in range(400)))
+        assert admission.limit == 16
 
     asyncio.run(scenario())
 
