@@ -23,7 +23,7 @@ _LATE = 1.25  # deadlines: an answer that a slow part held up until the deadline
 _GOOD = 0.5  # of the deadline: an answer before it raises the limit
 _FALL = 0.9  # what a late answer leaves of the limit
 _STRAIN = 0.99  # what a strained one does
-_PATIENCE = 0.4  # of the deadline: how long to wait for room
+_PATIENCE = 0.3  # of the deadline: how long to wait for room
 _MOST_WAITING = 512
 
 

@@ -26,14 +26,17 @@ class Deadline:
     """
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._start = ARRIVED.get() or time.perf_counter()
+        now = time.perf_counter()
+        self._arrived = ARRIVED.get() or now
+        # Whoever had to wait for room has less for all stages, and not nothing for the first.
+        self._seconds = max(seconds - (now - self._arrived), 0.0)
+        self._start = now
 
     def elapsed(self) -> float:
-        """Seconds since the start."""
-        return time.perf_counter() - self._start
+        """Seconds since the request arrived."""
+        return time.perf_counter() - self._arrived
 
     def left(self, stage: Stage) -> float:
         """Seconds that a stage has from now on; zero or less: it can't start."""
-        left = _ENDS[stage] * self._seconds - self.elapsed()
+        left = _ENDS[stage] * self._seconds - (time.perf_counter() - self._start)
         return max(left, _LOG_NEEDS * self._seconds) if stage == "log" else left
