@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from cli.main import app
 from features.store import create
 from mtorl.simulator import Simulator, SimulatorConfig
-from tests.features.online_stores import redis_server, write_settings
+from tests.features.online_stores import write_settings
+from tests.redis_server import redis_server
 
 
 @pytest.mark.parametrize(
