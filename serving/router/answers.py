@@ -99,8 +99,8 @@ class Answers:
 
 
 def prediction_of(record: Mapping[str, Any]) -> Prediction:
-    """The answer to a decision, from its record in the log."""
-    model = {key: record.get(f"model_{key}") for key in ("name", "version", "digest")}
+    """The answer to a decision, from its record in the log, which knows a model by its digest, not by its version."""
+    model = {"name": record["model_name"], "version": None, "digest": record["model_digest"]}
     return {**{name: record[name] for name in _COPIED}, "model": model if model["name"] else None}
 
 

@@ -80,7 +80,6 @@ class Draft:
             "assignment_probability": self.assignment_probability,
             "stage": self.experiment.stage if self.experiment.enabled else "off",
             "model_name": answer.model["name"] if answer else None,
-            "model_version": answer.model["version"] if answer else None,
             "model_digest": answer.model["digest"] if answer else None,
             "feature_hash": self._feature_hash(),
             "features_found": self.features_found,
