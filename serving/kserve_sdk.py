@@ -8,8 +8,14 @@ from __future__ import annotations
 
 import copy
 import logging
+import struct
 import sys
 import warnings
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from serving.throttle import OncePerSecond
 
 _argv, sys.argv = sys.argv, sys.argv[:1]
 try:
@@ -37,8 +43,32 @@ __all__ = [
     "ModelServer",
     "add_inference_service",
     "app",
+    "correct",
     "quiet",
 ]
+
+log = logging.getLogger(__name__)
+log.addFilter(OncePerSecond())
+
+# What KServe raises while it decodes a request that is none. Faults of ours never get out as any of these.
+_DECODING = (KeyError, TypeError, ValueError, AttributeError, IndexError, struct.error)
+
+
+def correct(application: FastAPI) -> None:
+    """Mend KServe's application; once a process, before KServe adds its own routes."""
+    # KServe would let anybody unload the model, and not load it again.
+    application.add_api_route("/v2/repository/{path:path}", _no_repository, methods=["GET", "POST"])
+    for error in _DECODING:
+        application.add_exception_handler(error, _not_decoded)
+
+
+async def _no_repository() -> JSONResponse:
+    return JSONResponse({"error": "models can't be loaded or unloaded here"}, 404)
+
+
+async def _not_decoded(_: Request, error: Exception) -> JSONResponse:
+    log.warning("a request can't be decoded", exc_info=error)
+    return JSONResponse({"error": f"the request can't be decoded: {type(error).__name__}: {error}"}, 400)
 
 
 def _is_clients_fault(record: logging.LogRecord) -> bool:

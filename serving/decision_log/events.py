@@ -27,7 +27,7 @@ def attributes(kind: Kind, line: bytes, source: str) -> dict[str, str]:
     record: Any = orjson.loads(line)  # JSONDecodeError is a ValueError
     try:
         event_id = record["event_id"] if kind == "outcome" else record["decision_id"]
-        if kind == "decision" and record["fallback_reason"] == "log":  # only the router's second record says so
+        if kind == "decision" and record["fallback_reason"] in ("log", "internal"):  # a decision's second record
             event_id += ".withdrawn"
         found = {
             "specversion": "1.0",

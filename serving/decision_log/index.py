@@ -14,7 +14,7 @@ _FORGOTTEN_AT_ONCE = 1000  # appends wait for so many
 
 
 class Index:
-    """Classifies records as they come; about 140 bytes of memory for each record that it knows, the oldest first to go.
+    """Classifies records as they come; what it knows is in memory, the oldest first to go.
 
     Of what it has forgotten, an event that comes again is logged again (it has the same id, and the ledger settles a
     reservation once), and an outcome is dangling, as if its decision were in the log of another router.

@@ -17,8 +17,8 @@ def main() -> int:
     arguments = parser.parse_args()
 
     from mtorl.artifact import ArtifactError
-    from serving.kserve_sdk import ModelServer, app, quiet
-    from serving.predictor.predictor import Predictor, install
+    from serving.kserve_sdk import ModelServer, app, correct, quiet
+    from serving.predictor.predictor import Predictor
 
     class Server(ModelServer):
         async def _serve(self) -> None:
@@ -32,7 +32,7 @@ def main() -> int:
     except ArtifactError as error:
         print(f"predictor: {error}", file=sys.stderr)
         return 2
-    install(app)
+    correct(app)
     Server(http_port=arguments.port, enable_grpc=False, enable_latency_logging=False, grace_period=10).start([model])
     return 0
 

@@ -1,29 +1,20 @@
 """The policy on KServe's own model server: the way out of TorchServe, and the explainer that keeps decisions fast.
 
 Answers are those of `serving/handlers/policy_handler.py`, because they are made there: this is the other shell around
-it. There is no batching across requests here, so under load TorchServe does two to four times as much.
+it. There is no batching across requests here, so under load TorchServe does several times as much
+(docs/serving.md).
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import struct
 import uuid
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
-
 from serving.handlers.policy_handler import PolicyHandler
 from serving.handlers.protocol import EXPLAIN, PREDICT, Verb, read_body, read_items, tensor_of
 from serving.kserve_sdk import InferenceError, InferOutput, InferRequest, InferResponse, InvalidInput, Model
-
-log = logging.getLogger(__name__)
-
-# What KServe raises while it decodes a request that is none. A fault of ours is an InferenceError.
-_DECODING = (KeyError, TypeError, ValueError, AttributeError, IndexError, struct.error)
 
 
 class Predictor(Model):
@@ -73,14 +64,6 @@ class Predictor(Model):
         )
 
 
-def install(app: FastAPI) -> None:
-    """Correct KServe's application; once a process, before KServe adds its own routes."""
-    # KServe would let anybody unload the model, and not load it again.
-    app.add_api_route("/v2/repository/{path:path}", _no_repository, methods=["GET", "POST"])
-    for error in _DECODING:
-        app.add_exception_handler(error, _bad_request)
-
-
 def _items(payload: Any, verb: Verb) -> list[Any]:
     try:
         if isinstance(payload, InferRequest):
@@ -93,12 +76,3 @@ def _items(payload: Any, verb: Verb) -> list[Any]:
         return read_items(body, verb)
     except ValueError as error:
         raise InvalidInput(str(error)) from None
-
-
-async def _no_repository() -> JSONResponse:
-    return JSONResponse({"error": "models can't be loaded or unloaded here"}, 404)
-
-
-async def _bad_request(_: Request, error: Exception) -> JSONResponse:
-    log.warning("a request can't be decoded", exc_info=error)
-    return JSONResponse({"error": f"the request can't be decoded: {type(error).__name__}: {error}"}, 400)

@@ -78,12 +78,6 @@ class Answers:
         self._remember(key, time.monotonic(), answer)
         self._coming.pop(key).set_result(answer)
 
-    def fail(self, key: str, error: Exception) -> None:
-        """It could not be decided, which is a fault of ours."""
-        if (waiting := self._coming.pop(key, None)) is not None:
-            waiting.set_exception(error)
-            waiting.exception()  # perhaps nobody waits
-
     def forget(self, decision_id: str) -> None:
         """Its exposure was given back: who asks again is decided anew."""
         if (key := self._keys.pop(decision_id, None)) is not None:

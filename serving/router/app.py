@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import struct
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from serving.decision_log import SpoolUnavailable
-from serving.kserve_sdk import InferRequest, Model
+from serving.kserve_sdk import InferRequest, Model, correct
 from serving.router import v2
 from serving.router.door import DoorMiddleware
 from serving.router.requests import BadRequest, parse_decisions, parse_json, parse_outcomes
 from serving.router.router import Router
-from serving.router.throttle import OncePerSecond
-
-log = logging.getLogger(__name__)
-log.addFilter(OncePerSecond())
-
-# What KServe raises while it decodes a request that is none. A fault of ours never gets this far: the decider turns it
-# into the default action.
-_DECODING = (KeyError, TypeError, ValueError, AttributeError, IndexError, struct.error)
 
 
 class RouterModel(Model):
@@ -52,10 +42,8 @@ def install(app: FastAPI) -> None:
     app.add_api_route("/v1/outcomes", _outcomes, methods=["POST"])
     app.add_api_route("/v1/drills", _drills, methods=["GET", "POST", "DELETE"])
     app.add_api_route("/health/{probe}", _health, methods=["GET"])
-    # KServe would let anybody unload the model, and not load it again.
-    app.add_api_route("/v2/repository/{path:path}", _no_repository, methods=["GET", "POST"])
-    for error in (BadRequest, *_DECODING):
-        app.add_exception_handler(error, _bad_request)
+    correct(app)
+    app.add_exception_handler(BadRequest, _bad_request)
     app.add_exception_handler(SpoolUnavailable, _send_again)
 
 
@@ -88,15 +76,8 @@ async def _health(request: Request, probe: str) -> JSONResponse:
     return JSONResponse(body, 200 if good else 503)
 
 
-async def _no_repository() -> JSONResponse:
-    return JSONResponse({"error": "models can't be loaded or unloaded here"}, 404)
-
-
 async def _bad_request(_: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, BadRequest):
-        return JSONResponse({"error": str(error)}, 400)
-    log.warning("a request can't be decoded", exc_info=error)
-    return JSONResponse({"error": f"the request can't be decoded: {type(error).__name__}: {error}"}, 400)
+    return JSONResponse({"error": str(error)}, 400)
 
 
 async def _send_again(_: Request, error: Exception) -> JSONResponse:

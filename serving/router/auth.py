@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from serving.router.throttle import OncePerSecond
+from serving.throttle import OncePerSecond
 
 log = logging.getLogger(__name__)
 log.addFilter(OncePerSecond())

@@ -26,7 +26,7 @@ from serving.router.live import LiveExperiment
 from serving.router.pacer import Pacer
 from serving.router.requests import DecisionRequest
 from serving.router.settlement import Settler
-from serving.router.throttle import OncePerSecond
+from serving.throttle import OncePerSecond
 
 log = logging.getLogger(__name__)
 log.addFilter(OncePerSecond())
@@ -122,12 +122,11 @@ class Decider:
             answers.append(draft)
         try:
             await self._take(new, deadline)
-            predictions = {draft.decision_id: draft.prediction() for draft in new}
-        except Exception as error:  # a bug: those who wait must hear of it, too
-            for draft in new:
-                if draft.key is not None:
-                    self.answers.fail(draft.key, error)
-            raise
+        except Exception as error:  # a bug of ours; whoever asked, or waits for this answer, gets the default action
+            log.exception("a decision failed")
+            await asyncio.gather(*(self._withdraw(d, "internal", error, deadline) for d in new), return_exceptions=True)
+        self._count(new, deadline)
+        predictions = {draft.decision_id: draft.prediction() for draft in new}
         for draft in new:
             if draft.key is not None:
                 self.answers.give(draft.key, predictions[draft.decision_id])
@@ -140,6 +139,8 @@ class Decider:
         await self._ask_arms([draft for draft in drafts if not draft.fault], deadline)
         await asyncio.gather(*(self._reserve(d, deadline) for d in drafts if d.answer and d.answer.expose))
         await asyncio.gather(*(self._log(draft, deadline) for draft in drafts))
+
+    def _count(self, drafts: Sequence[Draft], deadline: Deadline) -> None:
         for draft in drafts:
             metrics.DECISIONS.labels(draft.arm, str(draft.expose).lower()).inc()
             metrics.DECISION_LATENCY.labels(draft.arm).observe(deadline.elapsed())
@@ -231,7 +232,6 @@ class Decider:
         draft.budget_exhausted = not granted
 
     async def _log(self, draft: Draft, deadline: Deadline) -> None:
-        exposing = draft.expose
         try:
             with metrics.stage("log", draft.arm):
                 async with asyncio.timeout(deadline.left("log")):
@@ -239,12 +239,17 @@ class Decider:
                     await self._spool.append("decision", draft.record(self._candidates, deadline.elapsed()))
             metrics.SPOOL_RECORDS.inc()
         except Exception as error:
-            _fail([draft], "log", error)
-            if exposing:
-                await self._settler.finish(draft.decision_id, None, deadline.left("log"))
-            # The first record may become durable yet. This one says that nothing was shown; nobody waits for it.
-            with contextlib.suppress(SpoolUnavailable):
-                self._spool.submit("decision", draft.record(self._candidates, deadline.elapsed()))
+            await self._withdraw(draft, "log", error, deadline)
+
+    async def _withdraw(self, draft: Draft, reason: str, why: Exception, deadline: Deadline) -> None:
+        """Take the default action after all, whatever is reserved or on its way to the log."""
+        exposing = draft.expose
+        _fail([draft], reason, why)
+        if exposing:
+            await self._settler.finish(draft.decision_id, None, deadline.left("log"))
+        # The first record may become durable yet. This one says that nothing was shown; nobody waits for it.
+        with contextlib.suppress(SpoolUnavailable):
+            self._spool.submit("decision", draft.record(self._candidates, deadline.elapsed()))
 
 
 def _fail(drafts: Sequence[Draft], reason: str, why: object) -> None:

@@ -12,11 +12,11 @@ import logging
 from concurrent.futures import Executor
 
 from serving.decision_log import Spool
-from serving.ledger import Ledger, LedgerUnavailable, UnknownReservation
-from serving.router.throttle import OncePerSecond
+from serving.ledger import Ledger, UnknownReservation
+from serving.throttle import OncePerSecond
 
 _RETRY_SECONDS = 1.0
-_MOST_FAULTS = 3  # in a row of attempts, after which the ledger is left alone for a while
+_MOST_FAULTS = 3  # in a row, after which the ledger is left alone for a while
 _MOST_PENDING = 100_000  # some 20 MB
 
 log = logging.getLogger(__name__)
@@ -38,11 +38,12 @@ class Settler:
         self._wake = asyncio.Event()
 
     async def finish(self, reservation_id: str, actual: float | None, seconds: float) -> None:
-        """Settle (or cancel: None) within a time; later if that does not work."""
+        """Settle (or cancel: None) within a time; later if that does not work, whatever the reason."""
         try:
             async with asyncio.timeout(seconds):
                 await self._apply(reservation_id, actual)
-        except (LedgerUnavailable, TimeoutError):
+        except Exception as error:  # TimeoutError too
+            log.warning("to be finished later, %s: %s", type(error).__name__, error)
             self.finish_later(reservation_id, actual)
 
     def finish_later(self, reservation_id: str, actual: float | None) -> None:
@@ -71,12 +72,15 @@ class Settler:
         for reservation_id, actual in list(self._pending.items()):
             try:
                 await self._apply(reservation_id, actual)
-            except Exception as error:  # one that can't be finished must not stand in the way of the others
+            except Exception as error:
                 log.warning("not finished yet, %s: %s", type(error).__name__, error)
+                if reservation_id in self._pending:  # to the end: it must not stand in the way of the others
+                    self._pending[reservation_id] = self._pending.pop(reservation_id)
                 faults += 1
                 if faults == _MOST_FAULTS:  # the ledger is away
                     return False
                 continue
+            faults = 0
             if self._pending.get(reservation_id, actual) == actual:
                 self._pending.pop(reservation_id, None)
         return not self._pending

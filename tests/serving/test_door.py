@@ -381,12 +381,6 @@ def test_old_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
         assert answers.repeat("3") is None and len(answers._keys) == len(answers._given) == 2
         clock[0] += SECONDS + 1
         assert answers.repeat("4") is None
-        answers.begin("x")
-        waiting = answers.repeat("x")
-        answers.fail("x", RuntimeError("a bug"))
-        assert waiting is not None and answers.repeat("x") is None
-        with pytest.raises(RuntimeError, match="a bug"):
-            await waiting
 
     asyncio.run(scenario())
 
@@ -418,6 +412,28 @@ def test_a_second_attempt_touches_neither_the_money_nor_the_record_of_the_first(
         assert [r["expose"] for r in h.records() if r["decision_id"] == first["decision_id"]] == [True]
 
     run(scenario, tmp_path, drills=True, deadline_ms=300)
+
+
+@pytest.mark.parametrize("stage", ["_read_features", "_ask_arms", "_log"])
+def test_a_bug_is_the_default_action_too_for_all_who_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    async def broken(*_: Any) -> None:
+        await asyncio.sleep(0.05)
+        raise ZeroDivisionError
+
+    async def scenario(h: Harness) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(h.router.decider, stage, broken)
+            answers = await asyncio.gather(*(h.predict(instance(request_id="r1")) for _ in range(3)))
+        assert {answer["fallback_reason"] for (answer,) in answers} == {"internal"}
+        assert len({answer["decision_id"] for (answer,) in answers}) == 1
+        assert not h.router.decider.answers._coming
+        await h.until(lambda: not h.ledger.open_reservations())
+        await h.until(lambda: [r["expose"] for r in h.records()][-1:] == [False])
+        assert (await h.predict(instance()))[0]["expose"]
+
+    run(scenario, tmp_path)
 
 
 def test_an_exposure_that_was_given_back_is_decided_anew(tmp_path: Path) -> None:

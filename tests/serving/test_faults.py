@@ -138,7 +138,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
     def restart() -> None:
         for process in psutil.process_iter():
-            if process.name() == "redis-server" and str(port) in " ".join(process.cmdline()):
+            if process.name() == "redis-server" and " ".join(process.cmdline()).strip().endswith(f":{port}"):
                 process.kill()
         time.sleep(0.5)
         start()

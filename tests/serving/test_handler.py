@@ -28,6 +28,7 @@ from tests.serving.handler_fixtures import (
     Context,
     Network,
     ask,
+    call,
     item,
     made,
     save_artifact,
@@ -302,15 +303,6 @@ def test_the_archive_is_all_that_the_handler_needs(artifact: Any, tmp_path: Path
         PolicyHandler().initialize(context)
 
 
-def post(url: str, body: bytes, content_type: str = "application/json") -> tuple[int, Any]:
-    request = urllib.request.Request(url, body, {"Content-Type": content_type})
-    try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return answer.status, json.loads(answer.read())
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())
-
-
 @pytest.mark.integration
 def test_decisions_through_torchserve(artifact: Any, tmp_path: Path, remains: Any) -> None:
     """Many clients at once, good and bad, so that TorchServe puts both into one batch."""
@@ -326,22 +318,22 @@ def test_decisions_through_torchserve(artifact: Any, tmp_path: Path, remains: An
 
         def client(k: int) -> None:
             if k % 3 == 2:
-                assert post(url, b'{"instances": ')[0] == 400
+                assert call(url, b'{"instances": ')[0] == 400
             elif k % 3 == 1:
-                status, answer = post(
+                status, answer = call(
                     f"{server.inference_url}/v2/models/challenger/infer", v2(json.dumps(items[k]), "{}")["body"]
                 )
                 first, second = (json.loads(text) for text in answer["outputs"][0]["data"])
                 assert (status, first["channel"]) == (200, expected[k])
                 assert "error" in second
             else:
-                status, answer = post(url, v1(items[k], None)["body"])
+                status, answer = call(url, v1(items[k], None)["body"])
                 assert (status, answer["predictions"][0]["channel"]) == (200, expected[k])
                 assert "error" in answer["predictions"][1]
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(client, list(range(24)) * 4))
-        assert post(url, b"{}", "application/x-www-form-urlencoded")[0] == 400
+        assert call(url, b"{}", "application/x-www-form-urlencoded")[0] == 400
         with urllib.request.urlopen(f"{server.inference_url}/predictions/challenger", timeout=5) as answer:
             assert json.loads(answer.read())["ready"] is True
         assert server.log.read_text() == log, "a request must not write to the log"
@@ -361,14 +353,14 @@ def test_each_handler_and_explanations_through_torchserve(artifact: Any, tmp_pat
         asked = item(u=0.3, price={"search": 0.1, "social": 0.2, "video": 0.3})
         answers = {}
         for name in HANDLERS:
-            status, body = post(server.endpoint(name), v1(asked, None)["body"])
+            status, body = call(server.endpoint(name), v1(asked, None)["body"])
             answers[name], error = body["predictions"]
             assert (status, list(error)) == (200, ["error"])
         for field, value in answers["channel"].items():
             exact = isinstance(value, str) or field == "model"
             assert answers["policy"][field] == (value if exact else pytest.approx(value)), field
         offer = {"window": window(), "channel": answers["policy"]["channel"], "price": asked["price"]}
-        _, body = post(server.endpoint("budget"), v1(offer)["body"])
+        _, body = call(server.endpoint("budget"), v1(offer)["body"])
         worth = body["predictions"][0]
         assert worth["utility"] == pytest.approx(answers["policy"]["utility"], abs=1e-5)
         assert (worth["price"], worth["expose"]) == (answers["policy"]["price"], answers["policy"]["expose"])
@@ -377,13 +369,13 @@ def test_each_handler_and_explanations_through_torchserve(artifact: Any, tmp_pat
 
         def client(k: int) -> Any:
             if k % 2:
-                return post(server.endpoint("policy"), v1(asked)["body"])[1]["predictions"][0]["channel"]
+                return call(server.endpoint("policy"), v1(asked)["body"])[1]["predictions"][0]["channel"]
             if k % 4:
-                status, body = post(f"{base}/v2/models/policy/explain", v2(json.dumps(asked))["body"])
+                status, body = call(f"{base}/v2/models/policy/explain", v2(json.dumps(asked))["body"])
                 why = json.loads(body["outputs"][0]["data"][0])
             else:
                 url = f"{base}/explanations/policy" if k % 8 else f"{base}/v1/models/policy:explain"
-                status, body = post(url, v1(asked)["body"])
+                status, body = call(url, v1(asked)["body"])
                 why = body["explanations"][0]
             assert (status, len(why["touchpoints"])) == (200, 1)
             assert why["expected_reward"] == pytest.approx(answers["policy"]["expected_reward"], abs=1e-5)

@@ -8,8 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from mtorl.windows import WindowBatch, WindowError
 from serving.kserve_sdk import InferenceError, InferInput, InferRequest, InvalidInput
 from serving.ports import free_ports
 from serving.predictor.predictor import Predictor
-from tests.serving.handler_fixtures import SPEC, ask, item, loaded, save_artifact, v1, v2, window
+from tests.serving.handler_fixtures import SPEC, ask, call, item, loaded, save_artifact, v1, v2, window
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +92,7 @@ def broken(draw: st.DrawFn, good: st.SearchStrategy[dict[str, Any]]) -> Any:
     return odd
 
 
-PRICES = st.none() | st.floats(0, 50) | st.fixed_dictionaries({name: st.floats(0, 50) for name in SPEC.channels})
+PRICES = st.none() | st.floats(0, 50) | st.dictionaries(st.sampled_from(SPEC.channels), st.floats(0, 50))
 CANDIDATES = st.none() | st.lists(st.sampled_from(SPEC.channels), min_size=1, unique=True)
 ITEMS = st.fixed_dictionaries(
     {"window": windows(), "u": st.floats(0, 1, exclude_max=True), "price": PRICES, "candidates": CANDIDATES}
@@ -107,7 +105,11 @@ def by_hand(artifact: Any, item: Any) -> dict[str, Any] | None:
     try:
         batch = WindowBatch.from_instances([item["window"]], SPEC)
         price, names = item.get("price"), item.get("candidates") or SPEC.channels
-        prices = [price[name] for name in SPEC.channels] if isinstance(price, dict) else price
+        prices = price
+        if isinstance(price, dict):
+            if unknown := set(price) - set(SPEC.channels):
+                raise KeyError(unknown)
+            prices = [price.get(name, artifact.policy.price) for name in SPEC.channels]
         allowed = [[name in names for name in SPEC.channels]]
         logits, reward, cost = artifact.predict(batch)
         gain = artifact.encoder.unreward(reward, cost)
@@ -269,15 +271,6 @@ def alive(url: str) -> bool:
         return call(f"{url}/v1/models/challenger") == (200, {"name": "challenger", "ready": True})
     except OSError:
         return False
-
-
-def call(url: str, body: bytes | None = None, content_type: str = "application/json") -> tuple[int, Any]:
-    request = urllib.request.Request(url, body, {"Content-Type": content_type})
-    try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return answer.status, json.loads(answer.read())
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())
 
 
 @pytest.mark.integration

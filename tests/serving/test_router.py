@@ -35,7 +35,7 @@ from serving.router.config import ConfigError, RouterConfig
 from serving.router.deadline import Deadline
 from serving.router.requests import microseconds
 from serving.router.settlement import reconcile
-from serving.router.throttle import OncePerSecond
+from serving.throttle import OncePerSecond
 from tests.serving.ledgers import Place
 from tests.serving.router_fixtures import (
     CONTEXT,

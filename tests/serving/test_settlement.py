@@ -17,8 +17,8 @@ from serving.router.settlement import Settler
 def ledger(tmp_path: Path) -> SqliteLedger:
     ledger = SqliteLedger(tmp_path / "ledger.sqlite")
     ledger.define([Account("a", "*", "*", 10.0)])
-    for name in ("r1", "r2", "r3"):
-        assert ledger.reserve(name, "a", "c", "video", 1.0)
+    for i in range(1, 7):
+        assert ledger.reserve(f"r{i}", "a", "c", "video", 1.0)
     return ledger
 
 
@@ -33,16 +33,16 @@ def test_a_cost_that_waits_is_not_undone_by_a_cancel(ledger: SqliteLedger) -> No
 
     asyncio.run(scenario())
     (balance,) = ledger.balances()
-    assert (balance.spent, balance.reserved) == (0.7, 1.0)
+    assert (balance.spent, balance.reserved) == (0.7, 4.0)
 
 
-def test_one_that_can_not_be_finished_does_not_stand_in_the_way(
+def test_what_can_not_be_finished_does_not_stand_in_the_way(
     ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle = ledger.settle
 
     def stubborn(name: str, actual: float) -> object:
-        if name == "r1":
+        if name in ("r1", "r2", "r3", "r4"):  # more than make it look as if the ledger were away
             raise RuntimeError("out of range")
         return settle(name, actual)
 
@@ -51,17 +51,33 @@ def test_one_that_can_not_be_finished_does_not_stand_in_the_way(
         monkeypatch.setattr(ledger, "settle", stubborn)
         monkeypatch.setattr(settlement, "_RETRY_SECONDS", 0.01)
         task = asyncio.create_task(settler.run())
-        for name in ("r1", "r2", "r3"):
-            settler.finish_later(name, 0.5)
+        for i in range(1, 7):
+            settler.finish_later(f"r{i}", 0.5)
         while ledger.balances()[0].spent < 1.0:
             await asyncio.sleep(0.01)
         monkeypatch.setattr(ledger, "settle", settle)
-        while ledger.balances()[0].spent < 1.5:
+        while ledger.balances()[0].spent < 3.0:
             await asyncio.sleep(0.01)
         assert not task.done()
         task.cancel()
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_whatever_goes_wrong_the_caller_is_not_told_for_its_outcome_is_in_the_log(
+    ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(name: str, actual: float) -> object:
+        raise RuntimeError("out of range")
+
+    async def scenario() -> None:
+        settler = Settler(ledger, ThreadPoolExecutor(1))
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger, "settle", broken)
+            await settler.finish("r1", 0.5, 5.0)
+        assert await settler.flush() and ledger.balances()[0].spent == 0.5
+
+    asyncio.run(scenario())
 
 
 def test_a_ledger_that_is_away_is_left_alone_and_memory_is_bounded(
