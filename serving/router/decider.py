@@ -108,7 +108,7 @@ class Decider:
     async def _decide(self, requests: Sequence[DecisionRequest]) -> list[dict[str, Any]]:
         deadline = Deadline(self._seconds)
         experiment = self._live.experiment
-        drafts = [Draft.start(request, experiment) for request in requests]
+        drafts = [Draft.start(request, experiment, self._spool.identity) for request in requests]
         new: list[Draft] = []
         answers: list[asyncio.Future[dict[str, Any]] | Draft] = []
         for draft in drafts:

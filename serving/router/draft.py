@@ -29,7 +29,7 @@ class Draft:
     arm: str
     assignment_probability: float
     key: str | None  # of the request, if it may come again
-    decision_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    decision_id: str
     window: Instance | None = None
     features_found: bool = False
     aggregates: dict[str, Any] = field(default_factory=dict)  # features besides the window
@@ -39,10 +39,18 @@ class Draft:
     fault: str | None = None
 
     @classmethod
-    def start(cls, request: DecisionRequest, experiment: Experiment) -> Draft:
-        """Assign the user to an arm."""
+    def start(cls, request: DecisionRequest, experiment: Experiment, log: str) -> Draft:
+        """Assign the user to an arm.
+
+        Args:
+            request: What is to be decided.
+            experiment: The one in force.
+            log: Identity of the log that will hold the decision. The decision's id, and so the name of its reservation,
+                starts with it: after a crash a router knows its own in a ledger that it shares.
+        """
+        decision_id = log + uuid.uuid4().hex[len(log) :]
         key = request_key(experiment.salt, request)
-        return cls(request, experiment, *experiment.arm_of(request.user_id), key)
+        return cls(request, experiment, *experiment.arm_of(request.user_id), key, decision_id)
 
     def fall_back(self, reason: str) -> None:
         """Take the default action, whatever was found so far."""

@@ -103,11 +103,12 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
 
     A reservation whose decision is in the log, and of which no cost was reported yet, stays open. Nothing may be
     reserved here meanwhile: a decision on its way to the log would look like one that never reached it. In a shared
-    ledger one that is in no log of ours may be another router's: it is left to expire.
+    ledger only those are ours that carry the identity of our log (`Draft.start`).
     """
     unfinished = set(ledger.open_reservations())
     if not unfinished:
         return 0
+    ours = {name for name in unfinished if not ledger.shared or name.startswith(spool.identity)}
     logged: set[str] = set()
     withdrawn: set[str] = set()
     for record in spool.read("decision"):
@@ -116,7 +117,7 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
             logged.add(name)
         elif name in unfinished:
             withdrawn.add(name)
-    never_shown = withdrawn if ledger.shared else unfinished - (logged - withdrawn)
+    never_shown = withdrawn | (ours - logged)
     ends: dict[str, float | None] = {name: None for name in never_shown}
     for outcome in spool.read("outcome"):
         if outcome["decision_id"] in unfinished and outcome["kind"] in ("cost", "cancel"):
