@@ -3,10 +3,11 @@
 python benchmarks/serving.py --run runs/latest          # of a finished `mtorl run`
 python benchmarks/serving.py --run runs/latest --quick  # a few seconds for each figure
 
-    forward      the challenger's network in a loop: the limit
+    forward      reading a window and the challenger's network in a loop: the limit
     stock        TorchServe with its own BaseHandler around the same network, a request a batch
     handler      TorchServe with our handler, batches of eight
     predictor    the same artifact on a plain kserve.Model
+    stores       a reservation and a record of the log, one at a time, each on disk when it is answered
     router       the whole path: features, model, ledger, log
 
 CPU is that of the servers alone, from the system's own accounts: on a machine that the load generator shares with
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,21 +70,65 @@ def memory_mib(pids: list[int]) -> float:
     return sum(one.memory_info().rss for p in processes for one in (p, *p.children(recursive=True))) / 2**20
 
 
-def forward(artifact_folder: Path, windows: list[Any], seconds: float) -> dict[str, float]:
-    """CPU milliseconds a window of encoding and network, by batch size."""
+def forward(artifact_folder: Path, windows: list[Any], seconds: float) -> dict[str, dict[str, float]]:
+    """CPU milliseconds a window by batch size: reading and encoding it, the artifact's graph, and the same in torch."""
+    import torch
+
+    from benchmarks.request_path.servers import torch_network
     from mtorl.artifact import load as load_artifact
     from mtorl.windows import WindowBatch
 
+    torch.set_num_threads(1)
     artifact = load_artifact(artifact_folder)
-    found = {}
+    trained = torch_network(artifact)
+    found: dict[str, dict[str, float]] = {"encoding": {}, "graph": {}, "torch": {}}
     for size in (1, 8, 32):
-        batch = WindowBatch.from_instances((windows * size)[:size], artifact.spec)
-        artifact.predict(batch)
-        rounds, started, until = 0, time.process_time(), time.perf_counter() + seconds
+        some = (windows * size)[:size]
+        x_BTD, length_B = artifact.encoder.encode(WindowBatch.from_instances(some, artifact.spec))
+        tensors = torch.from_numpy(x_BTD), torch.from_numpy(length_B)
+        ways: dict[str, Callable[[], object]] = {
+            "encoding": lambda some=some: artifact.encoder.encode(WindowBatch.from_instances(some, artifact.spec)),
+            "graph": lambda x_BTD=x_BTD, length_B=length_B: artifact.network(x_BTD, length_B),
+            "torch": lambda tensors=tensors: trained(*tensors),
+        }
+        for name, way in ways.items():
+            with torch.inference_mode():
+                way()
+                rounds, started, until = 0, time.process_time(), time.perf_counter() + seconds / 3
+                while time.perf_counter() < until:
+                    way()
+                    rounds += 1
+            found[name][str(size)] = 1000 * (time.process_time() - started) / (rounds * size)
+    return found
+
+
+def stores(root: Path, seconds: float) -> dict[str, float]:
+    """Median milliseconds of a reservation in either ledger, and of a record in the decision log."""
+    from benchmarks.request_path.servers import ledger_redis
+    from serving.decision_log import Spool
+    from serving.ledger import Account, open_ledger
+
+    record = json.loads((ROOT / "tests" / "serving" / "golden" / "decision.json").read_text())
+
+    def median(work: Callable[[str], object]) -> float:
+        times, until = [], time.perf_counter() + seconds
         while time.perf_counter() < until:
-            artifact.predict(batch)
-            rounds += 1
-        found[str(size)] = 1000 * (time.process_time() - started) / (rounds * size)
+            started = time.perf_counter()
+            work(f"d{len(times)}")
+            times.append(time.perf_counter() - started)
+        return 1000 * sorted(times)[len(times) // 2]
+
+    found = {}
+    (root / "redis-alone").mkdir()
+    with ledger_redis(root / "redis-alone") as url:
+        for name, where in (("ledger_sqlite", root / "alone.sqlite"), ("ledger_redis", url)):
+            ledger = open_ledger(where, 5.0)
+            ledger.define([Account("a", "*", "*", 1e6)])
+            found[name] = median(lambda name, ledger=ledger: ledger.reserve(name, "a", "c", "video", 0.01, name))
+            ledger.close()
+    spool = Spool(root / "spool-alone")
+    found["log"] = median(lambda name: spool.submit("decision", {**record, "decision_id": name}).result())
+    spool.close()
     return found
 
 
@@ -147,10 +193,12 @@ def main() -> None:
         print("forward, CPU ms a window:", figures["forward_cpu_ms"], flush=True)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
+        figures["stores_ms"] = stores(root, seconds / 3)
+        print("stores, median ms:", figures["stores_ms"], flush=True)
         if not arguments.only:
             measure_models(figures, run, root, windows, model_bodies, seconds)
         for name in ("sqlite", "redis"):
-            with router(run, root / name, redis=name == "redis") as path:
+            with router(run, root / name, on_redis=name == "redis") as path:
                 figures[f"router_{name}"] = measure_router(path, router_bodies, seconds)
                 show(f"router, {name}", figures[f"router_{name}"]["loads"])
     figures["environment"] = environment("torch", "torchserve", "kserve")

@@ -78,9 +78,12 @@ def epochs(table: Any, quick: bool) -> dict[str, float]:
     part = EncodedWindows(tiles.take(rows), encoder)
     batch = part.__getitems__(range(count))
     channels, inputs = len(table.spec.channels), batch.x_BTD.shape[2]
-    network = PublishedNetwork(inputs, channels)
     click_BT = (batch.reward_BT > 0.5).float()
-    found = {"published network": cpu(lambda: epoch(network, batch.x_BTD, batch.channel_BT, click_BT, BATCH))}
+    published = batch.x_BTD, batch.channel_BT, click_BT, BATCH
+    found = {
+        "published network": cpu(lambda: epoch(PublishedNetwork(inputs, channels), *published)),
+        "published network, bf16": cpu(lambda: epoch(PublishedNetwork(inputs, channels), *published, bf16=True)),
+    }
     few = EncodedWindows(tiles.take(rows[:64]), encoder)
     for name, hidden, levels, precision in (
         ("512, fp32", 512, 4, "fp32"),

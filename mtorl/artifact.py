@@ -1,10 +1,10 @@
 """The model artifact: one folder that holds everything a server needs, sealed by checksums.
 
     save(folder, name="challenger", kind="mtorl", network=network, encoder=encoder, policy=policy, ...)
-    artifact = load(folder)                        # verifies every file; torch waits for the first prediction
+    artifact = load(folder)                        # verifies every file; the network waits for the first prediction
     logits_BC, reward_BC, cost_BC = artifact.predict(WindowBatch.from_instances(instances, artifact.spec))
 
-    network.pt2        graph and weights: forward(x_BTD, length_B) -> logits_BC, reward_BC, cost_BC; any B, fixed T
+    network.onnx       graph and weights: x_BTD, length_B -> logits_BC, reward_BC, cost_BC; any B, fixed T
     weights.pt         the weights alone, to go on training from
     encoder.json       vocabularies, normalisation and reward scale
     dataset.yaml       description of the data set
@@ -15,8 +15,9 @@
     yardstick.json.gz  LightGBM of the same training users, to compare with; not in every artifact
     model.json         name, kind, version, origin, cost caps, default channel, sha256 of every file above
 
-The graph is a `torch.export` program: it needs no Python class of ours, so a server with another version of this
-package still computes what was trained. `digest` covers model.json and, through its checksums, all files; `version` is
+The graph is ONNX, what `torch.export` finds of the network: it needs no Python class of ours, so a server with another
+version of this package still computes what was trained, and no torch, whose cost for each operator is several times
+what a window of a small network takes. `digest` covers model.json and, through its checksums, all files; `version` is
 how it starts.
 
 Shapes: B batch, T steps of a window, D encoded token, C channels.
@@ -27,11 +28,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -54,11 +57,12 @@ if TYPE_CHECKING:
 
     from mtorl.baselines.lightgbm import Boosted
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 FEATURE_SERVICE = "ad_decision_v1"
 KINDS = ("mtorl", "channel-frequency")
+NETWORK = "network.onnx"
 FILES = (
-    "network.pt2",
+    NETWORK,
     "weights.pt",
     "encoder.json",
     "dataset.yaml",
@@ -70,7 +74,10 @@ FILES = (
 YARDSTICK = "yardstick.json.gz"
 _CHUNK = 4096  # windows a call: bounds the memory of scoring a whole log
 
+_INPUTS, _OUTPUTS = ("x_BTD", "length_B"), ("logits_BC", "reward_BC", "cost_BC")
+
 Heads = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+Network = Callable[[NDArray[np.float32], NDArray[np.int64]], Heads]
 
 
 class ArtifactError(Exception):
@@ -116,29 +123,50 @@ class Artifact:
         return Boosted.from_dict(json.loads(gzip.decompress(path.read_bytes())), self.encoder)
 
     @cached_property
-    def network(self) -> Callable[..., Any]:
-        """The exported graph; loading it imports torch."""
-        import torch
-
-        return torch.export.load(self.folder / "network.pt2").module()
+    def network(self) -> Network:
+        """The graph, on one thread; loading it imports onnxruntime."""
+        return _session(self.folder / NETWORK)
 
     def predict(self, batch: WindowBatch) -> Heads:
         """Action logits, expected reward in [0, 1] and expected cost of each channel, at each window's last step."""
-        return run(self.network, self.encoder, batch)
+        return _in_chunks(self.network, self.encoder, batch)
 
 
-def run(network: Callable[..., Any], encoder: Encoder, batch: WindowBatch) -> Heads:
-    """Windows through a network, trained or loaded, a few thousand at a time."""
+def run(network: nn.Module, encoder: Encoder, batch: WindowBatch) -> Heads:
+    """Windows through a network that was just trained: what an artifact of it would predict."""
     import torch
 
-    parts = []
+    def heads(x_BTD: NDArray[np.float32], length_B: NDArray[np.int64]) -> Heads:
+        logits_BC, reward_BC, cost_BC = network(torch.from_numpy(x_BTD), torch.from_numpy(length_B))
+        return logits_BC.numpy(), reward_BC.numpy(), cost_BC.numpy()
+
     with torch.inference_mode(), one_thread():
-        for start in range(0, max(len(batch), 1), _CHUNK):
-            some = batch if len(batch) <= _CHUNK else batch.take(np.arange(start, min(start + _CHUNK, len(batch))))
-            x_BTD, length_B = encoder.encode(some)
-            parts.append(network(torch.from_numpy(x_BTD), torch.from_numpy(length_B)))
-        logits_BC, reward_BC, cost_BC = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+        return _in_chunks(heads, encoder, batch)
+
+
+def _in_chunks(network: Network, encoder: Encoder, batch: WindowBatch) -> Heads:
+    if len(batch) <= _CHUNK:
+        return network(*encoder.encode(batch))
+    chunks = np.split(np.arange(len(batch)), range(_CHUNK, len(batch), _CHUNK))
+    parts = [network(*encoder.encode(batch.take(rows))) for rows in chunks]
+    logits_BC, reward_BC, cost_BC = (np.concatenate(part) for part in zip(*parts, strict=True))
     return logits_BC, reward_BC, cost_BC
+
+
+def _session(path: Path) -> Network:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    # Threads mostly wait for each other at this size (`mtorl.threads`): servers scale by workers and pods.
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def heads(x_BTD: NDArray[np.float32], length_B: NDArray[np.int64]) -> Heads:
+        logits_BC, reward_BC, cost_BC = session.run(_OUTPUTS, {_INPUTS[0]: x_BTD, _INPUTS[1]: length_B})
+        return logits_BC, reward_BC, cost_BC
+
+    return heads
 
 
 def save(
@@ -265,21 +293,36 @@ def _export(network: nn.Module, encoder: Encoder, spec: DatasetSpec, folder: Pat
 
     def example(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         lengths = torch.randint(1, spec.window + 1, (rows,), generator=generator)
-        return torch.randn(rows, spec.window, encoder.dim, generator=generator), lengths
+        return torch.rand(rows, spec.window, encoder.dim, generator=generator), lengths
 
     batch = torch.export.Dim("batch", min=1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations inside torch.export itself
+    with warnings.catch_warnings(), _quiet("torch.onnx"):
+        warnings.simplefilter("ignore")  # deprecations inside torch itself
         program = torch.export.export(network, example(3), dynamic_shapes=({0: batch}, {0: batch}))
-        torch.export.save(program, folder / "network.pt2")
-        exported = torch.export.load(folder / "network.pt2").module()
+        graph = torch.onnx.export(program, input_names=_INPUTS, output_names=_OUTPUTS, dynamo=True, verbose=False)
+    assert graph is not None, "what is exported to memory is returned"
+    graph.save(folder / NETWORK)
     torch.save(network.state_dict(), folder / "weights.pt")
+    exported = _session(folder / NETWORK)
     for rows in (1, 2, 9):
+        inputs = example(rows)
         with torch.inference_mode():
-            inputs = example(rows)
-            for expected, found in zip(network(*inputs), exported(*inputs), strict=True):
-                if not torch.allclose(expected, found, rtol=1e-5, atol=1e-5):
-                    raise ArtifactError(f"network.pt2: the graph differs from the network at batch size {rows}")
+            expected = network(*inputs)
+        for one, other in zip(expected, exported(*(part.numpy() for part in inputs)), strict=True):
+            if not np.allclose(one.numpy(), other, rtol=1e-5, atol=1e-5):
+                raise ArtifactError(f"{NETWORK}: the graph differs from the network at batch size {rows}")
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Hold back a library's warnings about what it does not find."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _verify(path: Path, model: dict[str, Any]) -> None:

@@ -151,7 +151,7 @@ class LocalStack:
             [sys.executable, *_ROUTER, "--run-config", str(config)],
             log=self.serving / "router.log",
             cwd=self.serving,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env=_environment(),
             grace=_DRAIN_SECONDS,
             lock=lock,
         )
@@ -164,6 +164,12 @@ class LocalStack:
                 raise StackError(f"the router was not ready in {_ROUTER_SECONDS:.0f} s; {router.tail()}")
             time.sleep(0.05)
         self.url = ready[1]
+
+
+def _environment() -> dict[str, str]:
+    """This process's own, less what Feast leaves in whatever imports it: metrics of several processes, on disk."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PROMETHEUS_MULTIPROC")}
+    return {**inherited, "PYTHONUNBUFFERED": "1"}
 
 
 @contextlib.contextmanager

@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+_TICK_SECONDS = 0.001  # uvloop's clock counts milliseconds: a shorter sleep would be a busy one
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -104,7 +106,7 @@ class Load:
         if self._plan.rate:
             due = time.perf_counter()
             while due < self._until:
-                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                await asyncio.sleep(max(_TICK_SECONDS, due - time.perf_counter()))
                 while due <= time.perf_counter() and due < self._until:
                     self._arrive(due)
                     due += 1 / self._plan.rate

@@ -14,9 +14,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+
+if TYPE_CHECKING:
+    import torch
+
+    from mtorl.artifact import Artifact
 
 ROOT = Path(__file__).parents[2]
 _STOCK_HANDLER = Path(__file__).parent / "stock_handler.py"
@@ -44,15 +49,15 @@ def stock_store(artifact_folder: Path, windows: Sequence[Any], out: Path) -> tup
     from mtorl.windows import WindowBatch
 
     artifact = load(artifact_folder)
+    network = torch_network(artifact)
     whole = [w for w in windows if len(w["prev_channel"]) == artifact.spec.window] or list(windows)
     x_BTD, length_B = artifact.encoder.encode(WindowBatch.from_instances(whole, artifact.spec))
-    network: Any = artifact.network
     length = int(length_B[0])
 
     class Stock(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.network = network.requires_grad_(False)
+            self.network = network
 
         def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
             lengths_B = torch.full((1,), length, dtype=torch.int64)
@@ -67,6 +72,20 @@ def stock_store(artifact_folder: Path, windows: Sequence[Any], out: Path) -> tup
     command += ["--config-file", str(out / "model-config.yaml"), "--export-path", str(out)]
     subprocess.run(command, check=True, capture_output=True)
     return out, [json.dumps(x_TD.tolist()) for x_TD in x_BTD[length_B == length][:100]]
+
+
+def torch_network(artifact: Artifact) -> torch.nn.Module:
+    """The network of an artifact as it was trained, of default size: its graph has left torch behind."""
+    import torch
+
+    from mtorl.ensemble import MEMBERS, Ensemble
+    from mtorl.model import MTORL, MTORLConfig
+
+    encoder = artifact.encoder
+    config = MTORLConfig(encoder.dim, len(encoder.channels), encoder.window, len(encoder.immediate))
+    network = Ensemble([MTORL(config) for _ in range(MEMBERS)]).eval().requires_grad_(False)
+    network.load_state_dict(torch.load(artifact.folder / "weights.pt", weights_only=True))
+    return network
 
 
 @contextmanager
@@ -125,7 +144,7 @@ class RouterPath:
 
 
 @contextmanager
-def router(run: Path, scratch: Path, redis: bool) -> Iterator[RouterPath]:
+def router(run: Path, scratch: Path, on_redis: bool) -> Iterator[RouterPath]:
     """The stack of a run, on a copy: its ledger and log stay as they are."""
     from serving.stack import LocalStack
 
@@ -139,8 +158,8 @@ def router(run: Path, scratch: Path, redis: bool) -> Iterator[RouterPath]:
         budget["amount"] = 1e6  # a decision without money left is a cheaper one
     (copy / "serving" / "experiment.yaml").write_text(yaml.safe_dump(experiment))
     with ExitStack() as running:
-        if redis:
-            os.environ["MTORL_LEDGER"] = running.enter_context(_redis(scratch))
+        if on_redis:
+            os.environ["MTORL_LEDGER"] = running.enter_context(ledger_redis(scratch))
             running.callback(os.environ.pop, "MTORL_LEDGER")
         stack = running.enter_context(LocalStack(copy, deadline_ms=50.0))
         parts = stack.pids
@@ -148,7 +167,7 @@ def router(run: Path, scratch: Path, redis: bool) -> Iterator[RouterPath]:
 
 
 @contextmanager
-def _redis(scratch: Path) -> Iterator[str]:
+def ledger_redis(scratch: Path) -> Iterator[str]:
     """A Redis that syncs each write, as the ledger wants it; its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

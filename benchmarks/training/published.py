@@ -55,11 +55,15 @@ class PublishedNetwork(nn.Module):
         return self.channel(out_BTH).softmax(-1), click_BT
 
 
-def epoch(network: PublishedNetwork, x_BTD: Tensor, channel_BT: Tensor, click_BT: Tensor, size: int) -> None:
-    """Train once through the windows, with the notebook's batch size and optimizer."""
+def epoch(
+    network: PublishedNetwork, x_BTD: Tensor, channel_BT: Tensor, click_BT: Tensor, size: int, bf16: bool = False
+) -> None:
+    """Train once through the windows, with the notebook's batch size and optimizer; losses always in float32."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     for rows in torch.arange(len(x_BTD)).split(size):
-        probs_BTC, found_BT = network(x_BTD[rows])
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            probs_BTC, found_BT = network(x_BTD[rows])
+        probs_BTC, found_BT = probs_BTC.float(), found_BT.float()
         loss = F.nll_loss(probs_BTC.clamp(min=1e-8).log().transpose(1, 2), channel_BT[rows], ignore_index=-1)
         loss = loss + 0.08 * F.binary_cross_entropy(found_BT, click_BT[rows])
         optimizer.zero_grad()

@@ -62,10 +62,6 @@ class ArtifactHandler(ABC, Generic[Asked]):
 
     def load(self, folder: Path) -> None:
         """Load the artifact and run it once, so that the first request is as fast as the others."""
-        import torch
-
-        # More threads fight each other on shared cores: scale by workers and pods.
-        torch.set_num_threads(1)
         self.artifact = load(folder)
         self.model = {
             "name": self.artifact.model["name"],

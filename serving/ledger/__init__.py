@@ -24,6 +24,7 @@ from serving.ledger.contract import (
     LedgerUnavailable,
     Settlement,
     UnknownReservation,
+    Wanted,
 )
 from serving.ledger.location import PASSWORD, RedisLocation, locate
 from serving.ledger.sqlite import SqliteLedger
@@ -38,6 +39,7 @@ __all__ = [
     "Settlement",
     "SqliteLedger",
     "UnknownReservation",
+    "Wanted",
     "locate",
     "open_ledger",
 ]

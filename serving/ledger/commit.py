@@ -9,7 +9,7 @@ import contextlib
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar, cast
 
 from serving.ledger.contract import LedgerUnavailable
@@ -50,20 +50,26 @@ class GroupCommit:
         Raises:
             LedgerUnavailable: it is unknown whether the function took effect.
         """
-        job = _Job(work)
-        self._waiting.append(job)
+        (result,) = self.run_each([work])
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def run_each(self, works: Sequence[Work[T]]) -> list[T | Exception]:
+        """`run` for several functions, in one transaction; what it would raise for one of them stands in its place."""
+        jobs = [_Job(work) for work in works]
+        self._waiting.extend(jobs)
         if not self.lock.acquire(timeout=self._patience):
-            with contextlib.suppress(ValueError):
-                self._waiting.remove(job)
+            for job in jobs:
+                with contextlib.suppress(ValueError):
+                    self._waiting.remove(job)
             raise LedgerUnavailable(f"{self._name}: busy for {self._patience:g} s")
         try:
-            if not job.done:
+            if not all(job.done for job in jobs):
                 self._run_all()
         finally:
             self.lock.release()
-        if job.error is not None:
-            raise job.error
-        return cast(T, job.value)
+        return [cast(T, job.value) if job.error is None else job.error for job in jobs]
 
     def _run_all(self) -> None:
         jobs: list[_Job] = []

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -75,6 +75,18 @@ class Balance:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """A reservation that is asked for: money of one arm for a campaign and a channel, and the request it is for."""
+
+    reservation_id: str
+    arm: str
+    campaign: str
+    channel: str
+    amount: float
+    request: str | None = None
+
+
+@dataclass(frozen=True)
 class Settlement:
     """What became of a reported cost: charged up to the reserved amount, the rest is excess."""
 
@@ -102,6 +114,12 @@ class Ledger(Protocol):
         False: an account has too little left, no account matches, the id was cancelled or has expired, or it stands for
         another scope or amount. Of the reservations for one `request` at most one is open or has cost something: with
         another id, that is AlreadyReserved. One that was cancelled or has expired makes room for the next.
+        """
+
+    def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
+        """`reserve` for each, in turn and independently of the others, in one round trip or sync for all.
+
+        What it would raise for one of them stands in its place; what fails for all is raised.
         """
 
     def settle(self, reservation_id: str, actual: float) -> Settlement:

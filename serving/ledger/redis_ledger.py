@@ -26,7 +26,7 @@ from typing import Any
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError, RedisError
+from redis.exceptions import ConnectionError, NoScriptError, RedisError
 from redis.retry import Retry
 
 from serving.ledger import money, periods
@@ -39,6 +39,7 @@ from serving.ledger.contract import (
     LedgerUnavailable,
     Settlement,
     UnknownReservation,
+    Wanted,
 )
 from serving.ledger.location import RedisLocation
 
@@ -109,15 +110,40 @@ class RedisLedger:
         self, reservation_id: str, arm: str, campaign: str, channel: str, amount: float, request: str | None = None
     ) -> bool:
         """See `Ledger.reserve`."""
-        wanted = money.reservation(amount, LARGEST)
-        scopes = itertools.product([arm], {campaign, "*"}, {channel, "*"}, periods.PERIODS)
-        accounts = [_name(*scope) for scope in scopes]
+        (granted,) = self.reserve_all([Wanted(reservation_id, arm, campaign, channel, amount, request)])
+        if isinstance(granted, Exception):
+            raise granted
+        return granted
+
+    def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
+        """See `Ledger.reserve_all`."""
+        script, faults, calls = self._scripts["reserve"], dict[int, Exception](), []
         with self._errors():
-            scope = _name(arm, campaign, channel)
-            granted = self._run("reserve", [reservation_id], request or "", scope, wanted, *accounts)
-        if granted < 0:
-            raise AlreadyReserved(f"{self._name}: another reservation pays for this request")
-        return bool(granted)
+            for i, one in enumerate(wanted):
+                try:
+                    calls.append(self._call("reserve", [one.reservation_id], *_reservation(one)))
+                except ValueError as error:
+                    faults[i] = error
+            answers = self._pipelined(script, calls)
+            if any(isinstance(answer, NoScriptError) for answer in answers):  # the server was started again
+                self._client.script_load(script.script)
+                answers = self._pipelined(script, calls)  # a script may be repeated
+        answered = iter(answers)
+        return [faults[i] if i in faults else self._granted(next(answered)) for i in range(len(wanted))]
+
+    def _pipelined(self, script: Any, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
+        with self._client.pipeline(transaction=False) as pipeline:
+            for keys, arguments in calls:
+                pipeline.evalsha(script.sha, len(keys), *keys, *arguments)
+            found: list[Any] = pipeline.execute(raise_on_error=False)
+        return found
+
+    def _granted(self, answer: Any) -> bool | Exception:
+        if isinstance(answer, Exception):
+            return LedgerUnavailable(f"{self._name}: {answer}")
+        if answer < 0:
+            return AlreadyReserved(f"{self._name}: another reservation pays for this request")
+        return bool(answer)
 
     def settle(self, reservation_id: str, actual: float) -> Settlement:
         """See `Ledger.settle`."""
@@ -180,14 +206,18 @@ class RedisLedger:
         self._client.close()
 
     def _run(self, script: str, reservations: Sequence[str], *arguments: Any) -> Any:
+        return self._scripts[script](*self._call(script, reservations, *arguments))
+
+    def _call(self, script: str, reservations: Sequence[str], *arguments: Any) -> tuple[list[str], list[Any]]:
+        """Keys and arguments of a script."""
         keys = [*self._keys, *(f"{self._prefix}r:{name}" for name in reservations)]
         if script == "reserve" and arguments[0]:
             keys.append(f"{self._prefix}request:{arguments[0]}")
         now = "" if self._clock is None else self._clock()
         common = (self._seen_generation(), now, int(RETENTION_SECONDS))
         if script == "expire":
-            return self._scripts[script](keys, [*common, *arguments, *reservations])
-        return self._scripts[script](keys, [*common, *reservations, *arguments])
+            return keys, [*common, *arguments, *reservations]
+        return keys, [*common, *reservations, *arguments]
 
     def _seen_generation(self) -> str:
         """What the server said when it was first asked: not what it says now."""
@@ -227,6 +257,14 @@ class RedisLedger:
             yield
         except (RedisError, OSError) as error:
             raise LedgerUnavailable(f"{self._name}: {error}") from error
+
+
+def _reservation(wanted: Wanted) -> list[Any]:
+    """Arguments of the script behind the id."""
+    scopes = itertools.product([wanted.arm], {wanted.campaign, "*"}, {wanted.channel, "*"}, periods.PERIODS)
+    scope = _name(wanted.arm, wanted.campaign, wanted.channel)
+    amount = money.reservation(wanted.amount, LARGEST)
+    return [wanted.request or "", scope, amount, *(_name(*some) for some in scopes)]
 
 
 def _name(*parts: str) -> str:

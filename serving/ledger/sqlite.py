@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from serving.ledger import money, periods
-from serving.ledger.commit import GroupCommit
+from serving.ledger.commit import GroupCommit, Work
 from serving.ledger.contract import (
     RETENTION_SECONDS,
     SETTLED_SECONDS,
@@ -22,6 +22,7 @@ from serving.ledger.contract import (
     Balance,
     Settlement,
     UnknownReservation,
+    Wanted,
 )
 from serving.ledger.sqlite_file import LedgerFile
 
@@ -68,9 +69,17 @@ class SqliteLedger:
         self, reservation_id: str, arm: str, campaign: str, channel: str, amount: float, request: str | None = None
     ) -> bool:
         """See `Ledger.reserve`."""
-        wanted, scope = money.reservation(amount), json.dumps([arm, campaign, channel])
+        return self._commit.run(self._reservation(Wanted(reservation_id, arm, campaign, channel, amount, request)))
+
+    def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
+        """See `Ledger.reserve_all`."""
+        return self._commit.run_each([self._reservation(one) for one in wanted])
+
+    def _reservation(self, asked: Wanted) -> Work[bool]:
+        reservation_id, request = asked.reservation_id, asked.request
 
         def work(db: sqlite3.Connection) -> bool:
+            wanted, scope = money.reservation(asked.amount), json.dumps([asked.arm, asked.campaign, asked.channel])
             known = db.execute(
                 "SELECT state IN ('open', 'settled') AND amount = ?1 AND ifnull(scope, ?2) = ?2 "
                 "FROM reservation WHERE id = ?3",
@@ -89,7 +98,7 @@ class SqliteLedger:
             accounts = db.execute(
                 f"SELECT a.id, a.period, b.id, a.cap - ifnull(b.spent + b.reserved, 0) FROM account a {_PRESENT_BOOK} "
                 "WHERE a.active AND a.arm = ? AND a.campaign IN (?, '*') AND a.channel IN (?, '*')",
-                (periods.start("hour", now), periods.start("day", now), arm, campaign, channel),
+                (periods.start("hour", now), periods.start("day", now), asked.arm, asked.campaign, asked.channel),
             ).fetchall()
             if not accounts or min(room for *_, room in accounts) < wanted:
                 return False
@@ -107,7 +116,7 @@ class SqliteLedger:
             db.execute(f"UPDATE book SET reserved = reserved + ? WHERE id IN {_HELD}", (wanted, reservation_id))
             return True
 
-        return self._commit.run(work)
+        return work
 
     def settle(self, reservation_id: str, actual: float) -> Settlement:
         """See `Ledger.settle`."""

@@ -17,13 +17,8 @@ def main() -> int:
     arguments = parser.parse_args()
 
     from mtorl.artifact import ArtifactError
-    from serving.kserve_sdk import ModelServer, app, correct, quiet
+    from serving.kserve_sdk import Server, app, correct, quiet
     from serving.predictor.predictor import Predictor
-
-    class Server(ModelServer):
-        async def _serve(self) -> None:
-            self._rest_server.config.host = arguments.host  # KServe has no option for it
-            await super()._serve()
 
     quiet()
     model = Predictor(arguments.name, arguments.artifact)
@@ -33,7 +28,7 @@ def main() -> int:
         print(f"predictor: {error}", file=sys.stderr)
         return 2
     correct(app)
-    Server(http_port=arguments.port, enable_grpc=False, enable_latency_logging=False, grace_period=10).start([model])
+    Server(arguments.host, arguments.port, grace_seconds=10).start([model])
     return 0
 
 

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from serving.decision_log import SpoolUnavailable
-from serving.kserve_sdk import InferRequest, Model, correct
+from serving.kserve_sdk import Model, correct
 from serving.router import v2
 from serving.router.door import DoorMiddleware
 from serving.router.requests import BadRequest, parse_decisions, parse_json, parse_outcomes
 from serving.router.router import Router
 
 
+class Decisions:
+    """The v1 protocol straight from the door: what KServe's own route for it leads to, for a tenth less of the CPU."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Decide on every instance of the body."""
+        router: Router = scope["app"].state.router
+        body = await Request(scope, receive).body()
+        predictions = await router.decider.decide(parse_decisions(body, router.spec))
+        await Response(orjson.dumps({"predictions": predictions}), media_type="application/json")(scope, receive, send)
+
+
 class RouterModel(Model):
-    """Answers `:predict` (v1) and `/infer` (v2).
+    """Answers `/infer` (v2), over HTTP and gRPC; `Decisions` comes before it for `:predict` (v1).
 
     Args:
         name: Of the model in the URL.
@@ -30,15 +44,14 @@ class RouterModel(Model):
 
     async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
         """Decide on every instance."""
-        decider, spec = self._router.decider, self._router.spec
-        if isinstance(payload, InferRequest):
-            return v2.build_response(payload, self.name, await decider.decide(v2.parse_request(payload, spec)))
-        return {"predictions": await decider.decide(parse_decisions(payload, spec))}
+        requests = v2.parse_request(payload, self._router.spec)
+        return v2.build_response(payload, self.name, await self._router.decider.decide(requests))
 
 
-def install(app: FastAPI) -> None:
+def install(app: FastAPI, model: str) -> None:
     """Add our routes and error answers to KServe's application; once a process, before KServe adds its own."""
     app.add_middleware(DoorMiddleware)
+    app.router.routes.insert(0, Route(f"/v1/models/{model}:predict", Decisions(), methods=["POST"]))
     app.add_api_route("/v1/outcomes", _outcomes, methods=["POST"])
     app.add_api_route("/v1/drills", _drills, methods=["GET", "POST", "DELETE"])
     app.add_api_route("/health/{probe}", _health, methods=["GET"])

@@ -1,14 +1,22 @@
-"""The policies behind the router: one POST for all windows of an arm; an answer is believed after a check."""
+"""The policies behind the router: one POST for all windows of an arm that wait; an answer is believed after a check."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import aiohttp
 import orjson
+
+from serving.router.gather import Gathered
+
+_POSTS = 2  # to an arm at a time: it works on one while the other is on its way
+_LARGEST = 64  # windows that requests share a POST up to: a few milliseconds of a model
+
+Items = Sequence[dict[str, Any]]
 
 
 class ArmError(RuntimeError):
@@ -39,6 +47,7 @@ class Arms:
     def __init__(self, channels: Sequence[str]) -> None:
         self._channels = channels
         self._session: aiohttp.ClientSession | None = None
+        self._asked: dict[str, Gathered[Items, list[ArmAnswer | ArmError]]] = {}
 
     async def open(self) -> None:
         """Must be called inside the running event loop."""
@@ -54,8 +63,8 @@ class Arms:
         if self._session is not None:
             await self._session.close()
 
-    async def ask(self, url: str, items: Sequence[dict[str, Any]]) -> list[ArmAnswer | ArmError]:
-        """Ask for a decision on each item.
+    async def ask(self, url: str, items: Items) -> list[ArmAnswer | ArmError]:
+        """Ask for a decision on each item, together with whoever else asks meanwhile.
 
         Args:
             url: Of the arm.
@@ -67,6 +76,12 @@ class Arms:
         Raises:
             ArmError: the whole call failed.
         """
+        if url not in self._asked:
+            self._asked[url] = Gathered(lambda groups: self._ask(url, groups), _POSTS, weight=len, largest=_LARGEST)
+        return await self._asked[url].do(items)
+
+    async def _ask(self, url: str, groups: Sequence[Items]) -> list[list[ArmAnswer | ArmError] | Exception]:
+        items = [item for group in groups for item in group]
         body = await self._post(url, orjson.dumps({"instances": items}))
         try:
             predictions = orjson.loads(body)["predictions"]
@@ -74,7 +89,8 @@ class Arms:
             raise ArmError(f"{url}: the answer has no predictions ({type(error).__name__})") from None
         if not isinstance(predictions, list) or len(predictions) != len(items):
             raise ArmError(f"{url}: expected {len(items)} predictions")
-        return [self._checked(item) for item in predictions]
+        answers = map(self._checked, predictions)
+        return [list(islice(answers, len(group))) for group in groups]
 
     async def _post(self, url: str, body: bytes) -> bytes:
         assert self._session is not None, "open() comes first"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
 from mtorl.dataset import DatasetSpec
 from mtorl.windows import instance_from_history
 from serving.decision_log import Spool, SpoolUnavailable
-from serving.ledger import AlreadyReserved, Ledger
+from serving.ledger import AlreadyReserved, Ledger, Wanted
 from serving.router import metrics
 from serving.router.admission import VISIT
 from serving.router.answers import Answers
@@ -21,6 +21,7 @@ from serving.router.deadline import Deadline
 from serving.router.draft import Draft
 from serving.router.drills import Drills
 from serving.router.features import FeatureReader
+from serving.router.gather import Gathered, in_threads
 from serving.router.health import Health
 from serving.router.live import LiveExperiment
 from serving.router.pacer import Pacer
@@ -78,8 +79,9 @@ class Decider:
         self._seconds = seconds
         self._features = features
         self._arms = arms
-        self._ledger = ledger
-        self._pool = pool
+        self._reservations: Gathered[Wanted, bool] = Gathered(
+            in_threads(lambda wanted: ledger.reserve_all(wanted), pool)
+        )
         self._settler = settler
         self._spool = spool
         self._drills = drills
@@ -137,8 +139,8 @@ class Decider:
         """Go through all stages."""
         await self._read_features(drafts, deadline)
         await self._ask_arms([draft for draft in drafts if not draft.fault], deadline)
-        await asyncio.gather(*(self._reserve(d, deadline) for d in drafts if d.answer and d.answer.expose))
-        await asyncio.gather(*(self._log(draft, deadline) for draft in drafts))
+        await _all(self._reserve(d, deadline) for d in drafts if d.answer and d.answer.expose)
+        await _all(self._log(draft, deadline) for draft in drafts)
 
     def _count(self, drafts: Sequence[Draft], deadline: Deadline) -> None:
         for draft in drafts:
@@ -172,7 +174,7 @@ class Decider:
         arms: dict[str, list[Draft]] = {}
         for draft in drafts:
             arms.setdefault(draft.arm, []).append(draft)
-        await asyncio.gather(*(self._ask_arm(name, group, deadline) for name, group in arms.items()))
+        await _all(self._ask_arm(name, group, deadline) for name, group in arms.items())
 
     async def _ask_arm(self, arm: str, drafts: Sequence[Draft], deadline: Deadline) -> None:
         left = deadline.left("model")
@@ -212,15 +214,13 @@ class Decider:
             why = "too much is still to be settled" if self.may_spend else "it is not set up yet"
             _fail([draft], "ledger", why)
             return
-        amount = self._cost_cap[draft.answer.channel]
-        scope = (draft.arm, draft.request.campaign_id, draft.answer.channel)
+        channel, campaign = draft.answer.channel, draft.request.campaign_id
+        wanted = Wanted(draft.decision_id, draft.arm, campaign, channel, self._cost_cap[channel], draft.key)
         try:
             with metrics.stage("ledger", draft.arm):
                 async with asyncio.timeout(left):
                     await self._drills.strike("ledger")
-                    granted = await asyncio.get_running_loop().run_in_executor(
-                        self._pool, self._ledger.reserve, draft.decision_id, *scope, amount, draft.key
-                    )
+                    granted = await self._reservations.do(wanted)
         except AlreadyReserved as error:
             _fail([draft], "repeated", error)  # and nothing to give back: it is not this decision's money
             return
@@ -228,7 +228,7 @@ class Decider:
             _fail([draft], "ledger", error)
             self._settler.finish_later(draft.decision_id, None)  # it may have been reserved, or be reserved yet
             return
-        draft.reserved = amount if granted else None
+        draft.reserved = wanted.amount if granted else None
         draft.budget_exhausted = not granted
 
     async def _log(self, draft: Draft, deadline: Deadline) -> None:
@@ -250,6 +250,15 @@ class Decider:
         # The first record may become durable yet. This one says that nothing was shown; nobody waits for it.
         with contextlib.suppress(SpoolUnavailable):
             self._spool.submit("decision", draft.record(self._candidates, deadline.elapsed()))
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Side by side; one alone, which is the usual request, without a task of its own."""
+    parts = list(work)
+    if len(parts) == 1:
+        await parts[0]
+    else:
+        await asyncio.gather(*parts)
 
 
 def _fail(drafts: Sequence[Draft], reason: str, why: object) -> None:

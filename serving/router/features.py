@@ -13,7 +13,6 @@ is made (`mtorl.windows`).
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from bisect import bisect_left
@@ -22,11 +21,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mtorl.request_features import request_features
 from serving.router.config import ConfigError
+from serving.router.gather import Gathered, in_threads
 from serving.router.requests import DecisionRequest
 from serving.router.stored import Stored, open_views
 
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 _HISTORY, _STATIC, _ON_DEMAND = "user_history", "user_static", "request_time"
 _KEYS = {"user_id", "campaign_id"}  # what a request can look up
+_READS = 2  # at a time: while one waits for a slow store another may be quick
+
+Requests = Sequence[DecisionRequest]
 
 
 @dataclass(frozen=True)
@@ -153,16 +157,28 @@ class FeatureReader:
 
     Args:
         source: Where to read.
-        threads: Reads at a time.
     """
 
-    def __init__(self, source: FeatureSource, threads: int = 4) -> None:
+    def __init__(self, source: FeatureSource) -> None:
         self._source = source
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="features")
+        self._pool = ThreadPoolExecutor(_READS, thread_name_prefix="features")
+        self._reads: Gathered[Requests, list[UserFeatures]] = Gathered(
+            in_threads(self._read, self._pool), _READS, weight=len
+        )
 
-    async def read(self, requests: Sequence[DecisionRequest]) -> list[UserFeatures]:
+    async def read(self, requests: Requests) -> list[UserFeatures]:
         """One answer for each request, in order."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._source.read, requests)
+        return await self._reads.do(requests)
+
+    def _read(self, groups: Sequence[Requests]) -> list[list[UserFeatures] | Exception]:
+        try:
+            found = iter(self._source.read([request for group in groups for request in group]))
+        except Exception as error:
+            if len(groups) == 1:
+                return [error]
+            # Whoever is at fault, the others are not.
+            return [answer for group in groups for answer in self._read([group])]
+        return [list(islice(found, len(group))) for group in groups]
 
     def close(self) -> None:
         """Stop without waiting for a store that hangs."""

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 _TICK_SECONDS = 1.0  # between looks at the experiment file and the accounts
 _WARM_SECONDS = 5.0
 _SHIP_SECONDS = 3.0  # at the end, for what is not shipped yet
-_LEDGER_THREADS = 16  # calls that can share a commit
+_LEDGER_THREADS = 8  # one for reservations, which are gathered; the others settle, and may share its commit
 
 
 class Router:

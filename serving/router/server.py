@@ -10,7 +10,7 @@ from types import FrameType
 
 import uvloop
 
-from serving.kserve_sdk import ModelServer, app, quiet
+from serving.kserve_sdk import Server, app, quiet
 from serving.router.app import RouterModel, install
 from serving.router.config import RouterConfig
 from serving.router.features import FeatureSource
@@ -30,17 +30,14 @@ def serve(config: RouterConfig, features: FeatureSource | None = None) -> None:
     quiet()
     router = Router(config, features)
     app.state.router = router
-    install(app)
+    install(app, config.model_name)
     _Server(config, router).start([RouterModel(config.model_name, router)])
 
 
-class _Server(ModelServer):
+class _Server(Server):
     def __init__(self, config: RouterConfig, router: Router) -> None:
-        super().__init__(
-            http_port=config.port, enable_grpc=False, enable_latency_logging=False, grace_period=_GRACE_SECONDS
-        )
+        super().__init__(config.host, config.port, _GRACE_SECONDS)
         self._router = router
-        self._host = config.host
         self._grpc_port = config.grpc_port
 
     def register_signal_handler(self) -> None:
@@ -55,7 +52,6 @@ class _Server(ModelServer):
         super().setup_event_loop()
 
     async def _serve(self) -> None:
-        self._rest_server.config.host = self._host  # KServe has no option for it
         async with self._router:
             # What the imports left is there to stay. A full collection of it takes 100 ms: most of a deadline.
             gc.collect()

@@ -178,7 +178,7 @@ def kserve() -> ModelServer:
 
     quiet()
     server = ModelServer(enable_grpc=False)
-    install(app)
+    install(app, "ads")
     RESTServer("kserve.model_server:app", server.dataplane, server.model_repository_extension, 0).create_application()
     return server
 

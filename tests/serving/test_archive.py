@@ -19,7 +19,7 @@ def artifact(tmp_path: Path) -> Path:
     """The shape of an artifact; nothing here reads what is in it."""
     folder = tmp_path / "a,rti[fact]"  # characters that the archiver itself would stumble over
     folder.mkdir()
-    (folder / "network.pt2").write_bytes(bytes(range(256)) * 40)
+    (folder / "network.onnx").write_bytes(bytes(range(256)) * 40)
     (folder / "encoder.json").write_text('{"channels": ["search"]}\n')
     files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
     model = {"name": "m", "version": "0123456789ab", "created": "2026-01-02T03:04:05Z", "files": files}
@@ -45,7 +45,7 @@ def test_the_artifact_is_inside_byte_for_byte(artifact: Path, tmp_path: Path) ->
 
 def test_the_same_artifact_gives_the_same_bytes_and_nothing_else_is_left(artifact: Path, tmp_path: Path) -> None:
     first = package(artifact, "challenger", tmp_path / "store").read_bytes()
-    (artifact / "network.pt2").touch()
+    (artifact / "network.onnx").touch()
     again = package(artifact, "challenger", tmp_path / "store")
     assert again.read_bytes() == first
     assert list((tmp_path / "store").iterdir()) == [again]

@@ -297,9 +297,9 @@ def test_the_archive_is_all_that_the_handler_needs(artifact: Any, tmp_path: Path
     (answer,), _ = ask(handler, v1(*items))
     assert [decision["channel"] for decision in answer["predictions"]] == expected_decisions(artifact, items)
 
-    weights = tmp_path / "unpacked" / "artifact" / "network.pt2"
+    weights = tmp_path / "unpacked" / "artifact" / "network.onnx"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    with pytest.raises(ArtifactError, match=r"network\.pt2"):
+    with pytest.raises(ArtifactError, match=r"network\.onnx"):
         PolicyHandler().initialize(context)
 
 

@@ -17,6 +17,7 @@ from serving.ledger import (
     Ledger,
     Settlement,
     UnknownReservation,
+    Wanted,
     money,
     redis_ledger,
     sqlite,
@@ -79,6 +80,18 @@ def test_a_request_is_paid_for_once_and_whoever_failed_makes_room(ledger: Ledger
     with pytest.raises(AlreadyReserved):
         ledger.reserve("r7", "a", "c1", "video", 0.1, "q")
     assert balance(ledger).spent == 0.05 and balance(ledger).reserved == pytest.approx(0.2)
+
+
+def test_reservations_that_come_together_are_each_granted_for_itself(ledger: Ledger) -> None:
+    def wanted(name: str, amount: float = 0.4, request: str | None = None) -> Wanted:
+        return Wanted(name, "a", "c1", "video", amount, request)
+
+    asked = [wanted("r1", request="q"), wanted("r2", request="q"), wanted("r3", math.nan), wanted("r1", request="q")]
+    first, twice, no_money, again, second, too_much = ledger.reserve_all([*asked, wanted("r4"), wanted("r5")])
+    assert (first, again, second, too_much) == (True, True, True, False)
+    assert isinstance(twice, AlreadyReserved) and isinstance(no_money, ValueError)
+    assert balance(ledger, "a", "c1", "video").reserved == 0.8
+    assert sorted(ledger.open_reservations()) == ["r1", "r4"] and ledger.reserve_all([]) == []
 
 
 def test_settling_charges_the_actual_cost_and_frees_the_rest(ledger: Ledger) -> None:

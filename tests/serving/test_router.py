@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,7 +28,7 @@ import yaml
 from mtorl.assignment import uniform
 from serving.decision_log import Spool
 from serving.decision_log.records import schema
-from serving.ledger import Account, Balance, SqliteLedger
+from serving.ledger import Account, Balance, SqliteLedger, Wanted
 from serving.ports import free_ports
 from serving.router import metrics
 from serving.router.config import ConfigError, RouterConfig
@@ -406,15 +406,15 @@ def test_a_ledger_that_answers_too_late_leaves_nothing_reserved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario(h: Harness) -> None:
-        reserve, done = h.ledger.reserve, threading.Event()
+        reserve_all, done = h.ledger.reserve_all, threading.Event()
 
-        def late(*arguments: Any) -> bool:
+        def late(wanted: Sequence[Wanted]) -> list[bool | Exception]:
             time.sleep(1.0)
-            granted = reserve(*arguments)
+            granted = reserve_all(wanted)
             done.set()
             return granted
 
-        monkeypatch.setattr(h.ledger, "reserve", late)
+        monkeypatch.setattr(h.ledger, "reserve_all", late)
         (answer,) = await h.predict()
         assert answer["fallback_reason"] == "ledger" and not answer["expose"]
         await asyncio.to_thread(done.wait, 5)

@@ -27,7 +27,7 @@ class Echo:
             handler.addFilter(lambda record: not str(record.msg).startswith("Backend received inference"))
         self.model = json.loads((Path(context.system_properties["model_dir"]) / "artifact" / "model.json").read_text())
         if self.model["name"] == "broken":
-            raise ValueError("network.pt2 does not match its checksum")
+            raise ValueError("network.onnx does not match its checksum")
     def handle(self, data, context):
         return [json.dumps({"predictions": [self.model["name"]]}).encode()] * len(data)
 """
@@ -173,7 +173,7 @@ def test_a_model_that_does_not_load_says_why_at_once(tmp_path, remains) -> None:
     store = store_with(tmp_path, challenger="broken")
     with pytest.raises(TorchServeError, match="challenger did not load") as caught:
         TorchServe(store, tmp_path / "work").start()
-    assert "network.pt2 does not match its checksum" in str(caught.value)
+    assert "network.onnx does not match its checksum" in str(caught.value)
     assert not remains()
 
 

@@ -1,0 +1,93 @@
+"""Calls that take their time, gathered: while some batches are at work, the next one gathers.
+
+So the number of calls follows whoever answers them and not the traffic, and a lone request waits for nobody. For stores
+whose calls block, that is also the number of threads that want the interpreter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Results = Sequence[Result | Exception]
+
+
+class Gathered(Generic[Item, Result]):
+    """A function over a batch, as a call for one item. For one event loop.
+
+    Args:
+        work: Gives a result or an exception for each item, in order; an exception that it raises is everyone's.
+        at_once: Batches at work at the same time.
+        weight: Of an item.
+        largest: Weight that a batch of several items does not exceed.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Sequence[Item]], Awaitable[Results[Result]]],
+        at_once: int = 1,
+        weight: Callable[[Item], int] = lambda _: 1,
+        largest: int = 256,
+    ) -> None:
+        self._work = work
+        self._free = at_once
+        self._weight = weight
+        self._largest = largest
+        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def do(self, item: Item) -> Result:
+        """The item's result. If the call is cancelled before its batch begins, the item is left out of it."""
+        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, done))
+        self._begin()
+        return await done
+
+    def _begin(self) -> None:
+        while self._free and (batch := self._next()):
+            self._free -= 1
+            running = asyncio.create_task(self._run(batch))
+            self._running.add(running)
+            running.add_done_callback(self._running.discard)
+
+    def _next(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        weight = 0
+        while self._waiting:
+            item, done = self._waiting[0]
+            if not done.done():
+                weight += self._weight(item)
+                if batch and weight > self._largest:
+                    break
+                batch.append((item, done))
+            self._waiting.popleft()
+        return batch
+
+    async def _run(self, batch: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
+        results: Sequence[Result | BaseException]
+        try:
+            results = await self._work([item for item, _ in batch])
+        except BaseException as error:
+            results = [error] * len(batch)
+        finally:
+            self._free += 1
+        for (_, done), result in zip(batch, results, strict=True):
+            if done.done():  # nobody waits for it any more
+                continue
+            if isinstance(result, BaseException):
+                done.set_exception(result)
+            else:
+                done.set_result(result)
+        self._begin()
+
+
+def in_threads(
+    work: Callable[[Sequence[Item]], Results[Result]], pool: Executor
+) -> Callable[[Sequence[Item]], Awaitable[Results[Result]]]:
+    """A function that blocks, as one that does not."""
+    return lambda items: asyncio.get_running_loop().run_in_executor(pool, work, items)
