@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -64,7 +65,9 @@ def stock_store(artifact_folder: Path, windows: Sequence[Any], out: Path) -> tup
             return torch.cat(self.network(x_BTD, lengths_B), dim=1)
 
     out.mkdir(parents=True)
-    traced = torch.jit.trace(Stock(), torch.from_numpy(x_BTD[:1]), check_trace=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated; it is what BaseHandler loads
+        traced = torch.jit.trace(Stock(), torch.from_numpy(x_BTD[:1]), check_trace=False)
     traced.save(str(out / "stock.pt"))
     (out / "model-config.yaml").write_text(_STOCK_CONFIG.replace("SHAPE", str(list(x_BTD.shape[1:]))))
     command = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", "stock", "--version", "1"]
