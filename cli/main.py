@@ -8,6 +8,7 @@
     mtorl benchmark paper                      MTORL beside its ablations and other methods
     mtorl compile                              pipelines as YAML for a cluster
     mtorl materialize | drift                  what the CronJobs of manifests/ call
+    mtorl feed                                 the decision log's events into Feast's online store
 
 `mtorl COMMAND --help` says more.
 """
@@ -15,6 +16,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -227,6 +229,41 @@ def materialize(
         stop(str(error), 2)
     except (duckdb.Error, sqlite3.Error, RedisError) as error:  # nothing is lost: the next run writes what is missing
         stop(f"{type(error).__name__}: {str(error).splitlines()[0]}", 2)
+
+
+@app.command()
+def feed(
+    feature_repo: Annotated[Path, typer.Option(help="Feast repository.")],
+    dataset: Annotated[str, typer.Option(help="Built-in data set name, or the path of its YAML description.")],
+    journal: Annotated[
+        Path, typer.Option(help="File for what is heard; keep it, it is where outcomes find decisions.")
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 in a pod.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 for any that is free.")] = 8090,
+    keep_hours: Annotated[float, typer.Option(help="How long an outcome may come after its decision.")] = 168.0,
+) -> None:
+    """Take the events of routers' decision logs, and write what was shown into users' online histories.
+
+    A router sends them with the setting `sink: http://HOST:PORT/`.
+    """
+    import asyncio
+    import sqlite3
+
+    from features.feed import Feed
+    from features.journal import Journal
+    from features.online import HistoryError, open_history
+    from features.receiver import serve as serve_feed
+    from mtorl.dataset import DatasetSpec, SpecError
+
+    if not keep_hours > 0:
+        stop(f"--keep-hours: expected a number above 0, got {keep_hours}", 2)
+    try:
+        with open_history(feature_repo, DatasetSpec.load(dataset)) as history, closing(Journal(journal)) as heard:
+            asyncio.run(serve_feed(Feed(heard, history, keep_hours), host, port))
+    except (SpecError, HistoryError, OSError) as error:
+        stop(str(error), 2)
+    except sqlite3.Error as error:
+        stop(f"{journal}: {error} (only one process may have it open)", 2)
 
 
 @app.command()

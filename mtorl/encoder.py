@@ -44,7 +44,10 @@ class Slot:
     def scores(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Numbers of the column as the model reads them."""
         values = _asinh(values, self.scale) if self.scale else values
-        return np.nan_to_num(np.clip((values - self.mean) / self.std, -5.0, 5.0), nan=0.0)
+        # clip and nan_to_num cost a server several times as much for a few tokens.
+        scores = np.minimum(np.maximum((values - self.mean) / self.std, -5.0), 5.0)
+        scores[np.isnan(scores)] = 0.0
+        return scores
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,7 @@ class Encoder:
 
 def _asinh(values: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
     with np.errstate(over="ignore"):  # an absurd amount beside a tiny scale is still a number
-        return np.arcsinh(np.clip(values / scale, -1e300, 1e300))
+        return np.arcsinh(np.minimum(np.maximum(values / scale, -1e300), 1e300))
 
 
 def _places(slot: Slot, values: Values) -> NDArray[np.int64]:

@@ -105,6 +105,7 @@ class RedisLedger:
                 self._check()
                 self._client.set(self._keys[0], uuid.uuid4().hex, nx=True)
             self._run("define", [], *arguments)
+            self._client.script_load(self._scripts["reserve"].script)  # the first decision need not wait for it
 
     def reserve(
         self, reservation_id: str, arm: str, campaign: str, channel: str, amount: float, request: str | None = None

@@ -129,8 +129,9 @@ def _settings(data: object, cls: type[RouterConfig], folder: Path) -> dict[str, 
     for name, required in known.items():
         if required and name not in data:
             raise ConfigError(f"missing setting {name!r}")
-    if os.environ.get("MTORL_LEDGER"):
-        data = {**data, "ledger": os.environ["MTORL_LEDGER"]}
+    for name in ("ledger", "sink"):
+        if value := os.environ.get(f"MTORL_{name.upper()}"):
+            data = {**data, name: value}
     found = {k: (folder / v).absolute() if _is_path(k, v) else v for k, v in data.items()}
     if isinstance(found["auth"], Mapping) and isinstance(found["auth"].get("file"), str):
         found["auth"] = {**found["auth"], "file": str((folder / found["auth"]["file"]).absolute())}

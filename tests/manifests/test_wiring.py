@@ -219,6 +219,34 @@ def test_more_routers_share_one_ledger_that_forgets_nothing() -> None:
     assert not allowed(policies, _labels(objects, "CronJob", "mtorl-materialize"), labels, 6379)
 
 
+def test_routers_ship_to_the_feed_and_the_feed_writes_where_they_read() -> None:
+    from serving.router.config import RouterConfig
+
+    objects = list(yaml.safe_load_all(render("tests/everything")))
+    router, pod = _pod(objects, "StatefulSet/mtorl-router"), _pod(objects, "StatefulSet/mtorl-feed")
+    (sink,) = [e["value"] for e in router["containers"][0]["env"] if e["name"] == "MTORL_SINK"]
+    service = named(objects, "Service", str(urlsplit(sink).hostname))
+    labels = _labels(objects, "StatefulSet", "mtorl-feed")
+    assert service["spec"]["selector"].items() <= labels.items() and service["spec"]["ports"][0]["port"] == 80
+    (container,) = pod["containers"]
+    given = parsed(container["args"])
+    assert given["port"] == container["ports"][0]["containerPort"]
+    read, written = (_mounts(one["containers"][0]) for one in (router, pod))
+    for path in (str(given["feature_repo"]), str(Path(given["dataset"]).parent), "/mnt/mtorl"):
+        volumes = [
+            {v["name"]: v for v in one["volumes"]}[m[path]["name"]] for one, m in ((router, read), (pod, written))
+        ]
+        assert volumes[0] == volumes[1], path
+    assert str(given["journal"]).startswith("/var/lib/mtorl/") and "readOnly" not in written["/var/lib/mtorl"]
+    policies = of_kind(objects, "NetworkPolicy")
+    routers, redis = (_labels(objects, "StatefulSet", name) for name in ("mtorl-router", "mtorl-redis"))
+    assert allowed(policies, routers, labels, given["port"]) and allowed(policies, labels, redis, 6379)
+    for other in (redis, PREDICTOR, _labels(objects, "CronJob", "mtorl-materialize")):
+        assert not allowed(policies, other, labels, given["port"]) and not allowed(policies, labels, PREDICTOR, 8080)
+    settings = yaml.safe_load(_config_map(objects, "mtorl-router-")["data"]["router.yaml"])
+    assert settings["keep_hours"] > 24 * 60 > RouterConfig.keep_hours
+
+
 # --- features, jobs, pipelines --------------------------------------------------------------------------------------
 
 

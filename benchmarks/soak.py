@@ -1,0 +1,202 @@
+"""Minutes of everything at once: decisions, outcomes, requests that are none, and model workers that are killed.
+
+python benchmarks/soak.py --run runs/latest                       # five minutes
+python benchmarks/soak.py --run runs/latest --seconds 30          # a look
+
+No answer may be a 5xx, and what the router holds may not grow: file descriptors not at all, memory by what it knows of
+each record of its log (an index of the newest million) and no more. Exits with 1 otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from _environment import environment, finish
+
+from benchmarks.request_path.load import Plan
+from benchmarks.serving import load, memory_mib, users_windows
+
+CONNECTIONS = 4
+SETTLED = 0.2  # of the time, after which nothing should grow any more
+MOST_BYTES_A_RECORD = 1000.0  # a decision in the index and, with a request id, its answer, which is repeated on demand
+
+
+class Callers:
+    """Two callers beside the load: one that reports outcomes and asks again, and one that sends rubbish."""
+
+    def __init__(self, url: str, bodies: list[str]) -> None:
+        self._address = urlsplit(url).netloc
+        self._path = urlsplit(url).path
+        self._bodies = [json.loads(body) for body in bodies]
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=work) for work in (self._decently, self._rudely)]
+        self.statuses: Counter[str] = Counter()
+
+    def __enter__(self) -> Callers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _decently(self) -> None:
+        chance, number = random.Random(1), 0
+        connection = http.client.HTTPConnection(self._address, timeout=10)
+        while not self._over.is_set():
+            number += 1
+            body = chance.choice(self._bodies)
+            body["instances"][0]["request_id"] = f"soak-{number}"
+            for _ in range(2):  # the second time it is an answer that was given
+                answer = self._post(connection, self._path, json.dumps(body).encode(), "decisions")
+            for decision in json.loads(answer).get("predictions", []):
+                if decision["expose"]:
+                    events = [
+                        {
+                            "event_id": f"{decision['decision_id']}-{kind}",
+                            "decision_id": decision["decision_id"],
+                            "kind": kind,
+                            "value": 0.01,
+                            "event_time": "2026-01-01T00:00:00Z",
+                        }
+                        for kind in ("cost", "click")
+                    ]
+                    self._post(connection, "/v1/outcomes", json.dumps({"outcomes": events}).encode(), "outcomes")
+
+    def _rudely(self) -> None:
+        chance = random.Random(2)
+        connection = http.client.HTTPConnection(self._address, timeout=10)
+        paths = [self._path, "/v1/outcomes", "/v2/models/ads/infer", "/v1/models/none:predict", "/v2/models/%ff/infer"]
+        while not self._over.is_set():
+            good = json.dumps(chance.choice(self._bodies)).encode()
+            cut, at = chance.randrange(len(good)), chance.randrange(len(good))
+            body = chance.choice(
+                [
+                    good[:cut],
+                    good[:at] + bytes([chance.randrange(256)]) + good[at + 1 :],
+                    bytes(chance.randrange(256) for _ in range(chance.randrange(200))),
+                    json.dumps({"instances": [{"user_id": chance.random()}] * chance.randrange(100)}).encode(),
+                    b"[" * chance.randrange(5000),
+                    b" " * chance.randrange(2_000_000),
+                ]
+            )
+            self._post(connection, chance.choice(paths), body, "rubbish")
+            time.sleep(0.005)
+
+    def _post(self, connection: http.client.HTTPConnection, path: str, body: bytes, what: str) -> bytes:
+        try:
+            connection.request("POST", path, body, {"content-type": "application/json"})
+            response = connection.getresponse()
+            answer = response.read()
+            self.statuses[f"{what} {response.status}"] += 1
+            return answer
+        except (http.client.HTTPException, OSError) as error:
+            connection.close()
+            if not self._over.is_set():
+                self.statuses[f"{what} {type(error).__name__}"] += 1
+            return b"{}"
+
+
+def descriptors(pid: int) -> int:
+    """Open files and sockets of a process and all that it has started."""
+    import psutil
+
+    process = psutil.Process(pid)
+    return sum(one.num_fds() for one in (process, *process.children(recursive=True)))
+
+
+def kill_a_worker(pid: int) -> None:
+    """One of TorchServe's Python workers; TorchServe starts another."""
+    import psutil
+
+    workers = [
+        p for p in psutil.Process(pid).children(recursive=True) if any("model_service_worker" in c for c in p.cmdline())
+    ]
+    if workers:
+        random.choice(workers).send_signal(signal.SIGKILL)
+
+
+def logged(url: str) -> float:
+    """Records of the router's log, as /metrics counts them."""
+    import urllib.request
+
+    text = urllib.request.urlopen(url.split("/v1/")[0] + "/metrics", timeout=5).read().decode()
+    return sum(
+        float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith("mtorl_spool_records_total")
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", default="runs/latest", help="folder of a finished run")
+    parser.add_argument("--seconds", type=float, default=300.0, help="how long (default: %(default)g)")
+    parser.add_argument("--json", default="", help="also write the figures to this file")
+    arguments = parser.parse_args()
+
+    from benchmarks.request_path.servers import router
+
+    run = Path(arguments.run).resolve()
+    _, _, bodies = users_windows(run)
+    samples: list[dict[str, float]] = []
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder, router(run, Path(folder) / "soak", on_redis=False) as path:
+        pid = path.router_pid
+        (servers,) = (other for other in path.pids if other != pid)
+
+        def drive() -> None:
+            found.update(load(Plan(path.url, bodies, CONNECTIONS, arguments.seconds), [pid]))
+
+        started, killed = time.monotonic(), 0
+        driver = threading.Thread(target=drive)
+        with Callers(path.url, bodies) as callers:
+            driver.start()
+            while driver.is_alive():
+                seconds = time.monotonic() - started
+                sample = {"memory_mib": memory_mib([pid]), "descriptors": descriptors(pid), "records": logged(path.url)}
+                samples.append({"seconds": seconds, **sample})
+                print(f"{seconds:4.0f} s  " + "  ".join(f"{name} {value:,.0f}" for name, value in sample.items()))
+                if seconds > 60 * (killed + 1):
+                    kill_a_worker(servers)
+                    killed += 1
+                driver.join(5.0)
+    statuses = Counter({f"load {status}": count for status, count in found["statuses"].items()}) + callers.statuses
+    later = [sample for sample in samples if sample["seconds"] >= SETTLED * arguments.seconds]
+    first, last = later[0], later[-1]
+    records = last["records"] - first["records"]
+    figures = {
+        "seconds": arguments.seconds,
+        "statuses": dict(sorted(statuses.items())),
+        "fallbacks": found["fallbacks"],
+        "broken_connections": found["broken_connections"],
+        "workers_killed": killed,
+        "records": last["records"],
+        "memory_mib": [first["memory_mib"], last["memory_mib"]],
+        "bytes_a_record": 2**20 * (last["memory_mib"] - first["memory_mib"]) / max(records, 1.0),
+        "descriptors": [min(s["descriptors"] for s in later), max(s["descriptors"] for s in later)],
+        "environment": environment("kserve", "torchserve"),
+    }
+    print(json.dumps({name: value for name, value in figures.items() if name != "environment"}, indent=2))
+    finish(figures, arguments.json)
+    bad = [name for name in statuses if name.split(" ")[1].startswith("5") or not name.split(" ")[1].isdigit()]
+    grown = figures["descriptors"][1] - figures["descriptors"][0]
+    if bad or found["broken_connections"] or grown > 20 or figures["bytes_a_record"] > MOST_BYTES_A_RECORD:
+        print(f"not as it should be: {', '.join(bad) or 'something grows'}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
