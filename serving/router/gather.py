@@ -42,7 +42,11 @@ class Gathered(Generic[Item, Result]):
         self._running: set[asyncio.Task[None]] = set()
 
     async def do(self, item: Item) -> Result:
-        """The item's result. If the call is cancelled before its batch begins, the item is left out of it."""
+        """The item's result.
+
+        If the call is cancelled before its batch begins, the item is left out of it. A batch of which all calls are
+        cancelled is, too: whoever does not answer must not hold a place for ever.
+        """
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, done))
         self._begin()
@@ -53,7 +57,8 @@ class Gathered(Generic[Item, Result]):
             self._free -= 1
             running = asyncio.create_task(self._run(batch))
             self._running.add(running)
-            running.add_done_callback(self._running.discard)
+            running.add_done_callback(self._over)
+            _stop_when_nobody_waits(running, [done for _, done in batch])
 
     def _next(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
@@ -74,8 +79,6 @@ class Gathered(Generic[Item, Result]):
             results = await self._work([item for item, _ in batch])
         except BaseException as error:
             results = [error] * len(batch)
-        finally:
-            self._free += 1
         for (_, done), result in zip(batch, results, strict=True):
             if done.done():  # nobody waits for it any more
                 continue
@@ -83,7 +86,24 @@ class Gathered(Generic[Item, Result]):
                 done.set_exception(result)
             else:
                 done.set_result(result)
+
+    def _over(self, running: asyncio.Task[None]) -> None:
+        self._running.discard(running)
+        self._free += 1
         self._begin()
+
+
+def _stop_when_nobody_waits(running: asyncio.Task[None], calls: Sequence[asyncio.Future[Result]]) -> None:
+    left = len(calls)
+
+    def over(_: asyncio.Future[Result]) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            running.cancel()  # nothing to cancel if they have their answers
+
+    for call in calls:
+        call.add_done_callback(over)
 
 
 def in_threads(

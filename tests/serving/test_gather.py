@@ -74,6 +74,39 @@ def test_whoever_gives_up_while_his_batch_is_at_work_stops_nobody() -> None:
     asyncio.run(scenario())
 
 
+def test_a_batch_that_nobody_waits_for_holds_no_place() -> None:
+    """An arm that never answers would else take a place for each batch that it gets, until there is none."""
+
+    async def scenario() -> None:
+        cancelled: list[Sequence[str]] = []
+
+        async def work(items: Sequence[str]) -> list[str | Exception]:
+            try:
+                await asyncio.sleep(0.0 if items[0].startswith("good") else 60.0)
+            except asyncio.CancelledError:
+                cancelled.append(items)
+                raise
+            return list(items)
+
+        async def hopeful(item: str, seconds: float) -> str:
+            async with asyncio.timeout(seconds):
+                return await gathered.do(item)
+
+        gathered = Gathered(work, at_once=2, largest=1)
+        calls = [hopeful(f"hangs {i}", 0.01 * (i + 1)) for i in range(4)]
+        found = await asyncio.gather(*calls, hopeful("good", 1.0), return_exceptions=True)
+        assert all(isinstance(error, TimeoutError) for error in found[:4]) and found[4] == "good"
+        assert await gathered.do("good again") == "good again"
+        assert len(cancelled) >= 2
+        at_once = asyncio.create_task(gathered.do("good, and gone before it begins"))
+        await asyncio.sleep(0)
+        at_once.cancel()
+        await asyncio.sleep(0.01)
+        assert gathered._free == 2 and not gathered._waiting
+
+    asyncio.run(scenario())
+
+
 def _slowly(items: Sequence[float]) -> list[float | Exception]:
     import time
 
