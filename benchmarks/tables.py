@@ -5,6 +5,7 @@ python benchmarks/train.py [--data FILE --dataset NAME] --json benchmarks/result
 python benchmarks/aggregates.py [--data FILE --dataset NAME] --json benchmarks/results/aggregates/NAME.json  # likewise
 python benchmarks/features.py --json benchmarks/results/features.json
 python benchmarks/serving.py --run runs/latest --json benchmarks/results/serving.json
+python benchmarks/soak.py --run runs/latest --json benchmarks/results/soak.json
 python benchmarks/tables.py
 """
 
@@ -32,6 +33,9 @@ def main() -> None:
     serving = RESULTS / "serving.json"
     if serving.exists():
         replace(ROOT / "docs" / "serving.md", serving_tables(json.loads(serving.read_text())))
+    soak = RESULTS / "soak.json"
+    if soak.exists():
+        replace(ROOT / "docs" / "serving.md", soak_table(json.loads(soak.read_text())), "measured: soak")
     features = RESULTS / "features.json"
     if features.exists():
         replace(ROOT / "docs" / "features.md", feature_tables(json.loads(features.read_text())))
@@ -222,6 +226,27 @@ def serving_tables(figures: Found) -> str:
         [[name, *_overload(path)] for name, path in paths.items()],
     )
     return text + measured_on(figures, "serving.py")
+
+
+def soak_table(found: Found) -> str:
+    """Minutes of everything at once."""
+    answers: dict[str, str] = {}
+    for name, count in found["statuses"].items():
+        what, status = name.split(" ")
+        answers[what] = ", ".join(filter(None, [answers.get(what), f"{count:,} x {status}"]))
+    rows = [
+        ["decisions in a closed loop, answers", answers["load"]],
+        ["of them default actions", f"{sum(found['fallbacks'].values()):,}"],
+        ["decisions with a request id, asked twice", answers["decisions"]],
+        ["outcomes", answers.get("outcomes", "none")],
+        ["requests that are none", answers["rubbish"]],
+        ["model workers killed", str(found["workers_killed"])],
+        ["records logged", f"{found['records']:,.0f}"],
+        ["file descriptors, least and most", "{}, {}".format(*found["descriptors"])],
+        ["memory after a fifth of the time and at the end, MiB", "{:.0f}, {:.0f}".format(*found["memory_mib"])],
+        ["growth for a record, bytes", f"{found['bytes_a_record']:.0f}"],
+    ]
+    return table([f"{found['seconds']:.0f} s", ""], rows) + measured_on(found, "soak.py")
 
 
 def _per_second(one: Found, other: Found) -> float:
