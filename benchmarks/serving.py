@@ -31,6 +31,7 @@ from _environment import ROOT, environment, finish
 from benchmarks.request_path.load import Plan
 
 CONNECTIONS = (1, 8, 32)
+CAPACITY_CONNECTIONS = 16  # of the router, besides: about as many as it takes in at once
 USERS = 500  # that are asked about
 OVERLOAD = 2.0  # times the capacity
 
@@ -232,7 +233,7 @@ def measure_router(path: Any, bodies: list[str], seconds: float) -> dict[str, An
     """The whole path: the first decision, closed loops, stages, and twice its capacity."""
     first = path.first_decision(bodies[0])
     loads, stages, router_cpu = {}, {}, {}
-    for connections in CONNECTIONS:
+    for connections in (*CONNECTIONS, CAPACITY_CONNECTIONS):
         before, cpu_before = path.stage_sums(), cpu_seconds([path.router_pid])
         plan = Plan(path.url, bodies, connections, seconds)
         loads[str(connections)] = found = load(plan, path.pids)

@@ -263,7 +263,7 @@ def feed(
     except (SpecError, HistoryError, OSError) as error:
         stop(str(error), 2)
     except sqlite3.Error as error:
-        stop(f"{journal}: {error} (only one process may have it open)", 2)
+        stop(f"{journal}: {error}" + (": only one process may have it open" if "locked" in str(error) else ""), 2)
 
 
 @app.command()

@@ -4,8 +4,9 @@
     feed.take([("mtorl.decision.v1", record), ("mtorl.outcome.v1", record)])
 
 An exposure is a touchpoint once anything is heard of it, its cost at the latest: what was decided may still not be
-shown, and is cancelled then. It happened when it was decided (`event_time` of the decision), and so must say a log that
-`mtorl materialize` brings, or the user has it twice.
+shown, and is cancelled then. (One that was heard of before its cancellation was shown, and stays.) It happened when it
+was decided (`event_time` of the decision), and so must say a log that `mtorl materialize` brings, or the user has it
+twice.
 
 Everything may come again, late, or in another order: the journal is written first, then the history, and only then are
 events acknowledged. A crash in between is mended by whoever sends them again.
@@ -26,6 +27,7 @@ _FIELDS = {
     DECISION: ("decision_id", "user_id", "event_time", "channel", "context", "expose", "fallback_reason"),
     OUTCOME: ("event_id", "decision_id", "kind", "value"),
 }
+_LARGEST = 1e9  # currency units, as the router takes them
 _FORGET_SECONDS = 600.0  # between looks for what is old
 
 Event = tuple[str, Any]
@@ -55,7 +57,7 @@ class Feed:
         """Take events; when it returns they may be acknowledged.
 
         Returns:
-            How many touchpoints are new or know more now. Events of other types are left alone.
+            How many touchpoints were written, again or for the first time. Events of other types are left alone.
 
         Raises:
             EventError: one of them is not a record of the decision log; none was taken.
@@ -89,11 +91,16 @@ def _checked(kind: str, record: Any) -> Mapping[str, Any]:
     texts = [name for name in ("decision_id", "user_id", "event_time", "channel", "event_id", "kind") if name in record]
     if wrong := [name for name in texts if not isinstance(record[name], str)]:
         raise EventError(f"{kind}: no text for {', '.join(wrong)}")
+    if kind == OUTCOME:
+        value = record["value"]
+        # A whole number may be too large to be any amount; a text would look like one to SQLite.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST <= value <= _LARGEST:
+            raise EventError(f"{kind}: value is no amount")
+        return record
     try:
-        if kind == OUTCOME:
-            float(record["value"])
-        elif datetime.fromisoformat(record["event_time"]).tzinfo is None or not isinstance(record["context"], Mapping):
-            raise ValueError("no zone in event_time, or no object for context")
-    except (TypeError, ValueError) as error:
-        raise EventError(f"{kind}: {error}") from None
+        zone = datetime.fromisoformat(record["event_time"]).tzinfo
+    except ValueError:
+        zone = None
+    if zone is None or not isinstance(record["context"], Mapping):
+        raise EventError(f"{kind}: event_time is no time with a zone, or context no object")
     return record

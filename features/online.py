@@ -165,9 +165,13 @@ def open_history(repo: Path | str, spec: DatasetSpec) -> History:
         HistoryError: The repository has another data set's columns, or an online store other than sqlite and redis.
     """
     from feast import FeatureStore
+    from feast.errors import FeatureViewNotFoundException
 
     store = FeatureStore(repo_path=str(repo))
-    view = store.get_feature_view(HISTORY)
+    try:
+        view = store.get_feature_view(HISTORY)
+    except FeatureViewNotFoundException:
+        raise HistoryError(f"{repo}: has no {HISTORY}; the pipeline, or `store.create`, makes it") from None
     found = {f.name: str(f.dtype) for f in view.features}
     expected = {name: f"Array({kind.capitalize()})" for name, kind in history_types(spec).items()}
     if found != expected:
@@ -214,4 +218,9 @@ def _context(column: Column, value: Any) -> float | str:
         raise HistoryError(f"context: {column.name} is missing")
     if column.kind == "categorical":
         return "" if missing else str(value)
-    return (0.0 if column.missing == "zero" else math.nan) if missing else float(value)
+    if missing:
+        return 0.0 if column.missing == "zero" else math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise HistoryError(f"context: {column.name} is {value!r}; expected a number") from None

@@ -1,8 +1,8 @@
 """The policy on KServe's own model server: the way out of TorchServe, and the explainer that keeps decisions fast.
 
 Answers are those of `serving/handlers/policy_handler.py`, because they are made there: this is the other shell around
-it. There is no batching across requests here, so under load TorchServe does several times as much
-(docs/serving.md).
+it. Nothing is batched across the requests of several callers here, so under load TorchServe does several times as much
+(docs/serving.md); the router sends what waits in one request.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """How many requests may be at work at once: as many as are answered in time, and never more than a fixed number.
 
 Additive increase, multiplicative decrease, as TCP does it: an answer in good time raises the limit a little, if the
-limit is used; one that took too long lowers it by a tenth. An answer that took half of the deadline, or came in time
-only because something was left out (the default action), is a strain: it raises nothing, and where others wait for room
-it lowers the limit a little, down to a level that a slow store does not push below. Who finds no room waits for it, in
-turn and for a part of the deadline; then, or if too many wait already, it is sent away. So bursts are taken, work that
-is inside stays within its deadline whatever the load, and a caller that asks again at once does not keep the process
-busy with refusals.
+limit is used; one that took too long lowers it by a tenth. An answer that took almost half of the deadline, or came in
+time only because something was left out (the default action), is a strain: it raises nothing, and where others wait for
+room it lowers the limit a little, down to a level that a slow store does not push below. Who finds no room waits for
+it, in turn and for a part of the deadline; then, or if too many wait already, it is sent away. So bursts are taken,
+work that is inside stays within its deadline whatever the load, and a caller that asks again at once does not keep the
+process busy with refusals.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ class Admission:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # its caller is gone, and it got a place at that very moment
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                # Its caller is gone, and it got a place at that very moment.
                 self.inside -= 1
                 self._call_next()
             raise

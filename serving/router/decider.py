@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import defaultdict
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
@@ -17,6 +18,7 @@ from serving.router import metrics
 from serving.router.admission import VISIT
 from serving.router.answers import Answers
 from serving.router.arms import ArmError, Arms
+from serving.router.breaker import Breaker
 from serving.router.deadline import Deadline
 from serving.router.draft import Draft
 from serving.router.drills import Drills
@@ -87,6 +89,7 @@ class Decider:
         self._drills = drills
         self._pacer = pacer
         self._health = health
+        self._breakers: defaultdict[str, Breaker] = defaultdict(Breaker)  # of the arms, and of "features"
         self.answers = Answers()
         self._running: set[asyncio.Task[list[dict[str, Any]]]] = set()
         self.may_spend = False
@@ -152,15 +155,18 @@ class Decider:
                 metrics.FALLBACKS.labels(draft.arm, draft.fault).inc()
 
     async def _read_features(self, drafts: Sequence[Draft], deadline: Deadline) -> None:
+        if not self._breakers["features"].lets_through():
+            _fail(drafts, "features", "they failed too often: left alone for a moment")
+            return
         try:
             with metrics.stage("features", *{draft.arm for draft in drafts}):
                 async with asyncio.timeout(deadline.left("features")):
                     await self._drills.strike("features")
                     users = await self._features.read([draft.request for draft in drafts])
             found = list(zip(drafts, users, strict=True))
-            self._health.report("features")
+            self._report("features")
         except Exception as error:
-            self._health.report("features", error)
+            self._report("features", error)
             _fail(drafts, "features", error)
             return
         for draft, user in found:
@@ -181,6 +187,9 @@ class Decider:
         if left <= 0:
             _fail(drafts, "no_time", "before the model")
             return
+        if not self._breakers[arm].lets_through():
+            _fail(drafts, "model_error", f"{arm} failed too often: left alone for a moment")
+            return
         try:
             with metrics.stage("model", arm):
                 async with asyncio.timeout(left):
@@ -189,13 +198,13 @@ class Decider:
                     prices = [self._pacer.prices(arm, draft.request.campaign_id) for draft in drafts]
                     items = [draft.item(price) for draft, price in zip(drafts, prices, strict=True)]
                     answers = await self._arms.ask(url, items)
-            self._health.report(arm)
+            self._report(arm)
         except TimeoutError as error:
-            self._health.report(arm, error)
+            self._report(arm, error)
             _fail(drafts, "model_timeout", f"{arm} took longer than {left:.3f} s")
             return
         except Exception as error:
-            self._health.report(arm, error)
+            self._report(arm, error)
             _fail(drafts, "model_error", error)
             return
         for draft, answer in zip(drafts, answers, strict=True):
@@ -203,6 +212,10 @@ class Decider:
                 _fail([draft], "model_error", answer)
             else:
                 draft.answer = answer
+
+    def _report(self, part: str, error: Exception | None = None) -> None:
+        self._health.report(part, error)
+        self._breakers[part].report(error is None)
 
     async def _reserve(self, draft: Draft, deadline: Deadline) -> None:
         assert draft.answer is not None

@@ -173,10 +173,9 @@ class FeatureReader:
     def _read(self, groups: Sequence[Requests]) -> list[list[UserFeatures] | Exception]:
         try:
             found = iter(self._source.read([request for group in groups for request in group]))
-        except Exception as error:
+        except (ValueError, TypeError) as error:  # of a request; what the store has to say concerns all of them
             if len(groups) == 1:
                 return [error]
-            # Whoever is at fault, the others are not.
             return [answer for group in groups for answer in self._read([group])]
         return [list(islice(found, len(group))) for group in groups]
 

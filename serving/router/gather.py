@@ -1,7 +1,7 @@
 """Calls that take their time, gathered: while some batches are at work, the next one gathers.
 
 So the number of calls follows whoever answers them and not the traffic, and a lone request waits for nobody. For stores
-whose calls block, that is also the number of threads that want the interpreter.
+whose calls block, so does the number of threads that want the interpreter.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class Gathered(Generic[Item, Result]):
 
     Args:
         work: Gives a result or an exception for each item, in order; an exception that it raises is everyone's.
-        at_once: Batches at work at the same time.
+        at_once: Batches that somebody waits for at the same time. (A thread can't be stopped: one that nobody waits for
+            any more works on beside them.)
         weight: Of an item.
         largest: Weight that a batch of several items does not exceed.
     """
@@ -77,7 +78,7 @@ class Gathered(Generic[Item, Result]):
         results: Sequence[Result | BaseException]
         try:
             results = await self._work([item for item, _ in batch])
-        except BaseException as error:
+        except (Exception, asyncio.CancelledError) as error:
             results = [error] * len(batch)
         for (_, done), result in zip(batch, results, strict=True):
             if done.done():  # nobody waits for it any more

@@ -166,7 +166,11 @@ def test_outcomes_find_their_decision_after_a_restart_and_not_after_it_is_forgot
         (DECISION, []),
         (DECISION, {"decision_id": "d"}),
         (OUTCOME, {**outcome("d1", "cost", 1.0)[1], "decision_id": 7}),
-        (OUTCOME, {**outcome("d1", "cost", 1.0)[1], "value": "much"}),
+        *(
+            (OUTCOME, {**outcome("d1", "cost", 1.0)[1], "value": v})
+            for v in ("much", "1_000", True, None, 10**400, 1e10)
+        ),
+        (OUTCOME, {**outcome("d1", "cost", 1.0)[1], "value": float("nan")}),
         (DECISION, {**decision("d1")[1], "event_time": "yesterday"}),
         (DECISION, {**decision("d1")[1], "context": "none"}),
         ("mtorl.decision.v2", decision("d1")[1]),
@@ -233,6 +237,9 @@ def test_a_channel_that_the_data_set_lacks_is_refused(repo: Path, tmp_path: Path
         made = Feed(Journal(tmp_path / "journal.sqlite"), history)
         with pytest.raises(HistoryError, match="channel"):
             made.take([decision("d1", channel="tv"), outcome("d1", "cost", 0.1)])
+        for hour in ("nine", [9], 10**400):
+            with pytest.raises(HistoryError, match="hour"):
+                made.take([decision("d2", context={"hour": hour, "device": "tv"}), outcome("d2", "cost", 0.1)])
 
 
 @pytest.mark.integration
@@ -290,10 +297,13 @@ def test_the_command_says_what_is_wrong(repo: Path, tmp_path: Path) -> None:
     good = ["--feature-repo", str(repo), "--dataset", str(tmp_path / "dataset.yaml"), "--journal"]
     journal = Journal(tmp_path / "taken.sqlite")
     journal.note([], [])
+    empty = tmp_path / "empty"
+    write_settings(empty, "sqlite")
     for arguments, said in (
         ([*good, str(tmp_path / "taken.sqlite")], "only one process may have it open"),
         ([*good[:2], "--dataset", "simulator", "--journal", str(tmp_path / "j")], "is not that of data set"),
         ([*good, str(tmp_path / "j"), "--keep-hours", "0"], "--keep-hours"),
+        (["--feature-repo", str(empty), *good[2:], str(tmp_path / "j")], "has no user_history"),
     ):
         answer = CliRunner().invoke(app, ["feed", *arguments])
         assert answer.exit_code == 2 and said in answer.output, answer.output

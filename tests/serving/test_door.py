@@ -254,6 +254,23 @@ def test_who_finds_no_room_waits_in_turn_and_not_for_long() -> None:
     asyncio.run(scenario())
 
 
+def test_whoever_is_sent_away_and_gone_at_once_had_no_place() -> None:
+    async def scenario() -> None:
+        admission = Admission(1, 0.05)
+        async with admission.one():
+            late = asyncio.create_task(admission.one().__aenter__())
+            await asyncio.sleep(0)
+            _, turn = admission._waiting.popleft()
+            turn.set_exception(Saturated("too late"))
+            late.cancel()  # before it wakes
+            with pytest.raises((asyncio.CancelledError, Saturated)):
+                await late
+            assert admission.inside == 1
+        assert admission.inside == 0
+
+    asyncio.run(scenario())
+
+
 def test_the_limit_falls_when_answers_are_late_and_rises_again() -> None:
     async def scenario() -> None:
         admission, clock = Admission(40, 0.1), [0.0]

@@ -289,6 +289,16 @@ def test_a_crash_between_ledger_and_log_is_put_in_order_at_the_next_start(tmp_pa
     spool.close()
 
 
+def test_a_decision_says_whose_log_holds_it(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        answers = [*await h.predict(instance(), instance("u2")), *await h.predict(instance())]
+        names = {answer["decision_id"] for answer in answers}
+        assert len(names) == 3 and all(name.startswith(h.spool.identity) and len(name) == 32 for name in names)
+        assert set(h.ledger.open_reservations()) <= names and h.ledger.open_reservations()
+
+    run(scenario, tmp_path)
+
+
 def test_a_router_that_shares_its_ledger_finishes_only_what_is_its_own(tmp_path: Path, lasting_redis: int) -> None:
     ledger, spool = Place("redis", tmp_path, lasting_redis).open(), Spool(tmp_path / "spool")
     ledger.define([Account("a", "*", "*", 1.0)])
@@ -400,6 +410,33 @@ def _no_reservation(h: Harness) -> bool:
         return h.ledger.open_reservations() == [] and all(b.reserved == 0 for b in h.ledger.balances())
     except Exception:
         return False
+
+
+@pytest.mark.parametrize("part", ["model", "features"])
+def test_a_part_that_hangs_is_left_alone_for_a_moment_and_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setattr("serving.router.breaker._PAUSE_SECONDS", 0.5)
+
+    async def scenario(h: Harness) -> None:
+        reason = {"model": "model_error", "features": "features"}[part]
+        h.arm.mode = "slow" if part == "model" else "ok"
+        h.features.fault = OSError("away") if part == "features" else None
+        one = instance("u1", request_id=None)
+        arm = (await h.predict(one))[0]["arm"]
+        for _ in range(4):  # more at once than ask it at a time
+            await asyncio.gather(*(h.predict(one) for _ in range(6)))
+        asked, started = len(h.arm.asked), time.perf_counter()
+        answers = await asyncio.gather(*(h.predict(one) for _ in range(5)))
+        assert {answer["fallback_reason"] for (answer,) in answers} == {reason}
+        assert time.perf_counter() - started < 0.12 and len(h.arm.asked) == asked  # a fraction of the model's time
+        h.arm.mode, h.features.fault = "ok", None
+        await asyncio.sleep(0.6)
+        (found,) = await h.predict(one)
+        assert found["expose"] and found["arm"] == arm
+        assert all(answer["expose"] for (answer,) in await asyncio.gather(*(h.predict(one) for _ in range(5))))
+
+    run(scenario, tmp_path, deadline_ms=300)
 
 
 def test_a_ledger_that_answers_too_late_leaves_nothing_reserved(
