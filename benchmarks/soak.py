@@ -3,8 +3,8 @@
 python benchmarks/soak.py --run runs/latest                       # five minutes
 python benchmarks/soak.py --run runs/latest --seconds 30          # a look
 
-No answer may be a 5xx, and what the router holds may not grow: file descriptors by a few connections, memory by what it knows of
-each record of its log (an index of the newest million) and no more. Exits with 1 otherwise.
+No answer may be a 5xx, and what the router holds may not grow: file descriptors by a few connections, memory by what it
+knows of each record of its log (an index of the newest million) and no more. Exits with 1 otherwise.
 """
 
 from __future__ import annotations
