@@ -123,6 +123,18 @@ def test_what_was_shown_is_a_touchpoint_and_nothing_else_is(tmp_path: Path) -> N
     assert when.isoformat() == "2026-01-01T12:01:00.000001+00:00"
 
 
+def test_what_comes_again_changes_nothing_and_a_withdrawal_stands(tmp_path: Path) -> None:
+    made, history, _ = feed(tmp_path)
+    made.take([decision("d1", user_id="u1"), decision("d1", user_id="u1", expose=False, fallback_reason="log")])
+    made.take([decision("d1", user_id="u1"), outcome("d1", "cost", 0.1)])  # shipped again after a crash
+    assert not history.found
+    made.take([decision("d2", user_id="u1"), outcome("d2", "revenue", 1.0, "sale"), outcome("d2", "cost", 0.1, "cost")])
+    made.take(
+        [outcome("d2", "cost", 0.7, "again"), outcome("d2", "cost", 0.5, "cost"), outcome("d2", "revenue", 9.0, "sale")]
+    )
+    assert [(seen["cost"], seen["revenue"]) for seen in history.of("u1")] == [(0.1, 1.0)]
+
+
 @given(st.randoms(use_true_random=False), st.integers(1, 5), st.integers(0, 3))
 @settings(deadline=None, max_examples=60)
 def test_order_repetition_and_faults_change_nothing(

@@ -252,6 +252,19 @@ def test_arguments_that_contradict_the_data_set_are_refused(tmp_path, change, me
     assert not list(tmp_path.iterdir())
 
 
+def test_a_graph_that_computes_something_else_is_refused(tmp_path, monkeypatch):
+    open_graph = artifact._session
+
+    def wrong(path):
+        graph = open_graph(path)
+        return lambda x_BTD, length_B: tuple(head + 1e-3 for head in graph(x_BTD, length_B))
+
+    monkeypatch.setattr(artifact, "_session", wrong)
+    with pytest.raises(ArtifactError, match="network.onnx: the graph differs from the network at batch size 1"):
+        save(tmp_path / "new", **arguments())
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_save_that_fails_leaves_the_old_artifact_as_it_was(copy):
     before = load(copy).digest
     with pytest.raises(ValueError, match="JSON"):
