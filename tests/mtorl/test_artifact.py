@@ -260,7 +260,7 @@ def test_a_graph_that_computes_something_else_is_refused(tmp_path, monkeypatch):
         return lambda x_BTD, length_B: tuple(head + 1e-3 for head in graph(x_BTD, length_B))
 
     monkeypatch.setattr(artifact, "_session", wrong)
-    with pytest.raises(ArtifactError, match="network.onnx: the graph differs from the network at batch size 1"):
+    with pytest.raises(ArtifactError, match=r"network\.onnx: the graph differs from the network at batch size 1"):
         save(tmp_path / "new", **arguments())
     assert not list(tmp_path.iterdir())
 
