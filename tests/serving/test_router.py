@@ -416,27 +416,38 @@ def _no_reservation(h: Harness) -> bool:
 def test_a_part_that_hangs_is_left_alone_for_a_moment_and_found_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    monkeypatch.setattr("serving.router.breaker._PAUSE_SECONDS", 0.5)
+    monkeypatch.setattr("serving.router.breaker._PAUSE_SECONDS", 3600.0)
+    reads = 0
 
     async def scenario(h: Harness) -> None:
-        reason = {"model": "model_error", "features": "features"}[part]
+        read = h.features.read
+
+        def counted(requests: Any) -> Any:
+            nonlocal reads
+            reads += 1
+            return read(requests)
+
+        monkeypatch.setattr(h.features, "read", counted)
         h.arm.mode = "slow" if part == "model" else "ok"
         h.features.fault = OSError("away") if part == "features" else None
         one = instance("u1", request_id=None)
         arm = (await h.predict(one))[0]["arm"]
         for _ in range(4):  # more at once than ask it at a time
             await asyncio.gather(*(h.predict(one) for _ in range(6)))
-        asked, started = len(h.arm.asked), time.perf_counter()
+        asked, read_before = len(h.arm.asked), reads
         answers = await asyncio.gather(*(h.predict(one) for _ in range(5)))
-        assert {answer["fallback_reason"] for (answer,) in answers} == {reason}
-        assert time.perf_counter() - started < 0.12 and len(h.arm.asked) == asked  # a fraction of the model's time
+        # Not "model_timeout": nobody waited for it.
+        assert {answer["fallback_reason"] for (answer,) in answers} == {
+            "model_error" if part == "model" else "features"
+        }
+        assert len(h.arm.asked) == asked and (part == "model" or reads == read_before)
         h.arm.mode, h.features.fault = "ok", None
-        await asyncio.sleep(0.6)
+        h.router.decider._breakers[arm if part == "model" else "features"]._ask_again = 0.0  # the moment is over
         (found,) = await h.predict(one)
         assert found["expose"] and found["arm"] == arm
         assert all(answer["expose"] for (answer,) in await asyncio.gather(*(h.predict(one) for _ in range(5))))
 
-    run(scenario, tmp_path, deadline_ms=300)
+    run(scenario, tmp_path, deadline_ms=1000)
 
 
 def test_a_ledger_that_answers_too_late_leaves_nothing_reserved(
