@@ -15,7 +15,6 @@ from typing import Any
 from aiohttp import web
 
 from features.feed import Event, EventError, Feed
-from features.online import HistoryError
 
 _MOST_BYTES = 8 * 1024 * 1024
 
@@ -30,8 +29,10 @@ def application(feed: Feed) -> web.Application:
         try:
             events = _events(request, await request.read())
             await asyncio.get_running_loop().run_in_executor(thread, feed.take, events)
-        except (EventError, HistoryError) as error:
-            log.warning("refused: %s", error)
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            # EventError and HistoryError, and whatever else data can do. What no store takes must not come for ever: it
+            # would stand in the way of all that a router has to ship.
+            log.warning("refused: %s: %s", type(error).__name__, error)
             return web.json_response({"error": str(error)}, status=400)
         except web.HTTPException:
             raise

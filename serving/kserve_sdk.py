@@ -69,7 +69,7 @@ class Server(ModelServer):
 
     async def _serve(self) -> None:
         self._rest_server.config.host = self._host  # KServe has no option for it
-        # Its one middleware times every request for a log that `quiet` turns off: a twentieth of the router's CPU.
+        # Its one middleware times every request for a log that `quiet` turns off.
         self._rest_server._add_middlewares = lambda application: None
         await super()._serve()
 

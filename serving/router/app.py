@@ -19,7 +19,7 @@ from serving.router.router import Router
 
 
 class Decisions:
-    """The v1 protocol straight from the door: what KServe's own route for it leads to, for a tenth less of the CPU."""
+    """The v1 protocol straight from the door: what KServe's own route for it leads to, for less of the CPU."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Decide on every instance of the body."""

@@ -225,6 +225,9 @@ def test_all_forms_of_an_event_and_what_is_answered(tmp_path: Path) -> None:
                 assert await post(bad) == 400
             assert await post({}, "application/cloudevents-batch+json") == 400
             assert await post([7], "application/cloudevents-batch+json") == 400
+            assert await post(b"[" * 100_000) == 400
+            nobody = {**one[1], "decision_id": "d9", "user_id": "\ud800"}  # a text that no store can write
+            assert await post(nobody, **{"ce-type": DECISION}) == 400
             assert await post(decision("d3", user_id="u3")[1], **{"ce-type": DECISION}) == 204
             history.faults = 1
             assert await post(outcome("d3", "cost", 0.1)[1], **{"ce-type": OUTCOME}) == 503
