@@ -17,10 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from _environment import ROOT
+
+from benchmarks._markdown import Found, Show, measured_on, table
+from benchmarks.request_path.tables import serving_tables, soak_table
+
 RESULTS = ROOT / "benchmarks" / "results"
-Found = Mapping[str, Any]
-Show = Callable[[Any], str]
 
 
 def main() -> None:
@@ -141,143 +143,6 @@ def feature_tables(figures: Found) -> str:
             text += part(found) + "\n"
     quick = " --quick" if figures["quick"] else ""
     return text + measured_on(figures, f"features.py{quick}").lstrip("\n")
-
-
-def serving_tables(figures: Found) -> str:
-    """The request path: targets, closed loops, stages, overload."""
-    stock, handler = figures["stock"]["32"], figures["handler"]["32"]
-    paths = {"SQLite": figures["router_sqlite"], "Redis": figures["router_redis"]}
-    lines = [
-        [
-            "handler / stock TorchServe, decisions/s at 32 connections, at least",
-            "4",
-            f"{_per_second(handler, stock):.1f}",
-        ],
-        ["handler, CPU ms a decision, at most", "0.6", f"{handler['cpu_ms']:.2f}"],
-    ]
-    for name, what in (("ledger_sqlite", "a reservation, SQLite"), ("ledger_redis", "a reservation, Redis")):
-        lines.append([f"{what}, alone, p50 in ms, at most", "0.3", f"{figures['stores_ms'][name]:.2f}"])
-    lines.append(
-        ["a record of the decision log, alone, p50 in ms, at most", "0.3", f"{figures['stores_ms']['log']:.2f}"]
-    )
-    for name, path in paths.items():
-        loads, overload = path["loads"], path["overload"]
-        one, late = loads["1"]["latency_ms"]["200"], overload["latency_ms"].get("200", {"p99": float("nan")})
-        bad = sum(count for status, count in overload["statuses"].items() if status.startswith("5"))
-        median = one["p50"]
-        grown = path["memory_mib"]["after"] / path["memory_mib"]["before"]
-        lines += [
-            [
-                f"{name}: router, CPU ms a decision at 8 connections, at most",
-                "1.2",
-                f"{path['router_cpu_ms']['8']:.2f}",
-            ],
-            [f"{name}: decisions/s a router process, at least", "800", f"{path['capacity_per_second']:.0f}"],
-            [f"{name}: one connection, p50 in ms, at most", "6", f"{one['p50']:.1f}"],
-            [f"{name}: one connection, p99 in ms, at most", "15", f"{one['p99']:.1f}"],
-            [f"{name}: first decision / median, at most", "3", f"{path['first_decision_ms'] / median:.1f}"],
-            [
-                f"{name}: at twice the capacity, p99 of answers in ms, at most (the deadline)",
-                f"{path['deadline_ms']:g}",
-                f"{late['p99']:.0f}",
-            ],
-            [f"{name}: at twice the capacity, answers 5xx, at most", "0", str(bad)],
-            [f"{name}: at twice the capacity, router's memory after / before, at most", "1.1", f"{grown:.2f}"],
-        ]
-    rows = []
-    for what, aim, value in lines:
-        met = float(value) >= float(aim) if "at least" in what else float(value) <= float(aim)
-        rows.append([what, aim, value, "yes" if met else "no"])
-    text = "**Targets**\n\n" + table(["", "target", "measured", "met"], rows)
-    forward = figures["forward_cpu_ms"]
-    text += "\n**Closed loops**: decisions/s, p50 and p99 of answers in ms, CPU ms of the servers for each request\n\n"
-    servers = {
-        "TorchServe, stock handler": figures["stock"],
-        "TorchServe, our handler": figures["handler"],
-        "kserve.Model predictor": figures["predictor"],
-        **{f"the whole path, ledger on {name}": path["loads"] for name, path in paths.items()},
-    }
-    text += table(
-        ["", *(f"{n} connection{'s' * (n != '1')}" for n in ("1", "8", "32"))],
-        [[name, *(_loop(loads[n]) for n in ("1", "8", "32"))] for name, loads in servers.items()],
-    )
-    text += "\n**The limit**, CPU ms a window on one thread, without any server\n\n"
-    parts = {"encoding": "reading and encoding it", "graph": "the network, as served", "torch": "the same in torch"}
-    text += table(
-        ["", *(f"batches of {size}" for size in forward["graph"])],
-        [[what, *(f"{ms:.3f}" for ms in forward[name].values())] for name, what in parts.items()],
-    )
-    text += "\n**Where the time goes**, mean ms of a stage (a batch shares its stages)\n\n"
-    stages = ("features", "model", "ledger", "log")
-    text += table(
-        ["", *stages],
-        [
-            [
-                f"{name}, {n} connection{'s' * (n != '1')}",
-                *(f"{path['stages_ms'][n].get(stage, 0):.2f}" for stage in stages),
-            ]
-            for name, path in paths.items()
-            for n in ("1", "8", "32")
-        ],
-    )
-    text += "\n**Twice the capacity**, open loop\n\n"
-    text += table(
-        ["", "asked/s", "answers", "default actions", "asked to come again (429)", "5xx", "p50, p99 of answers"],
-        [[name, *_overload(path)] for name, path in paths.items()],
-    )
-    return text + measured_on(figures, "serving.py")
-
-
-def soak_table(found: Found) -> str:
-    """Minutes of everything at once."""
-    answers: dict[str, str] = {}
-    for name, count in found["statuses"].items():
-        what, status = name.split(" ")
-        answers[what] = ", ".join(filter(None, [answers.get(what), f"{count:,} x {status}"]))
-    rows = [
-        ["decisions in a closed loop, answers", answers["load"]],
-        ["of them default actions", f"{sum(found['fallbacks'].values()):,}"],
-        ["decisions with a request id, asked twice", answers["decisions"]],
-        ["outcomes", answers.get("outcomes", "none")],
-        ["requests that are none", answers["rubbish"]],
-        ["model workers killed", str(found["workers_killed"])],
-        ["records logged", f"{found['records']:,.0f}"],
-        ["file descriptors, least and most", "{}, {}".format(*found["descriptors"])],
-        ["memory after a fifth of the time and at the end, MiB", "{:.0f}, {:.0f}".format(*found["memory_mib"])],
-        ["growth for a record, bytes", f"{found['bytes_a_record']:.0f}"],
-    ]
-    return table([f"{found['seconds']:.0f} s", ""], rows) + measured_on(found, "soak.py")
-
-
-def _per_second(one: Found, other: Found) -> float:
-    return float(one["per_second"]) / float(other["per_second"])
-
-
-def _loop(found: Found) -> str:
-    ok = found["latency_ms"].get("200")
-    if ok is None:
-        return "no answer"
-    requests = found["requests"]
-    default, refused = sum(found["fallbacks"].values()), requests - found["statuses"]["200"]
-    decided = found["per_second"] * (requests - refused - default) / requests
-    text = f"{decided:,.0f}/s, {ok['p50']:.1f}, {ok['p99']:.1f}, {found['cpu_ms']:.2f}"
-    if default + refused < 0.001 * requests:
-        return text
-    return f"{text}; {default / requests:.0%} default actions, {refused / requests:.0%} sent away"
-
-
-def _overload(path: Found) -> list[str]:
-    found = path["overload"]
-    statuses = found["statuses"]
-    ok = found["latency_ms"].get("200", {"p50": float("nan"), "p99": float("nan")})
-    return [
-        f"{2 * path['capacity_per_second']:,.0f}",
-        f"{statuses.get('200', 0):,}",
-        f"{sum(found['fallbacks'].values()):,}",
-        f"{statuses.get('429', 0):,}",
-        str(sum(count for status, count in statuses.items() if status.startswith("5"))),
-        f"{ok['p50']:.0f}, {ok['p99']:.0f} ms",
-    ]
 
 
 def _targets(figures: Found) -> str:
@@ -432,22 +297,6 @@ def _loader(found: Found) -> str:
     count = _cell(found.get("log"), lambda f: f"{f['rows']:,}")
     cells = [_cell(found.get("loader"), show) for show in shows.values()]
     return f"**Training loader**, one thread, a folder of {count} steps\n\n" + table(list(shows), [cells])
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [f"| {' | '.join(cells)} |\n".replace("  ", " ") for cells in (heads, *rows)]
-    return "".join([lines[0], f"|{'---|' * len(heads)}\n", *lines[1:]])
-
-
-def measured_on(found: Found, script: str) -> str:
-    """The line under a table: hardware and versions."""
-    where = dict(found["environment"])
-    line = f"`benchmarks/{script}` on {where.pop('cpu')}, {where.pop('cores')} cores, Python {where.pop('python')}"
-    where.pop("system")
-    names = ("duckdb", "ibis-framework", "pyspark", "feast", "redis", "pandas", "pyarrow")
-    versions = ", ".join(f"{name} {where[name]}" for name in names if name in where and script != "loop.py")
-    return f"\n{line}{', ' + versions if versions else ''}.\n"
 
 
 def _seconds(found: Found) -> str:
