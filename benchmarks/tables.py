@@ -1,4 +1,4 @@
-"""Write the tables of measurements in README.md, docs/features.md and docs/model.md from benchmarks/results.
+"""Write the tables of measurements in README.md and docs/ (features, model, serving) from benchmarks/results.
 
 python benchmarks/loop.py [--data FILE --dataset NAME] --json benchmarks/results/loop/NAME.json    # for each data set
 python benchmarks/train.py [--data FILE --dataset NAME] --json benchmarks/results/train/NAME.json  # for each data set
