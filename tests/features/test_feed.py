@@ -30,9 +30,12 @@ from mtorl.dataset import Column, DatasetSpec, RewardSpec
 from serving.decision_log import Spool
 from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.shipper import Shipper
+from serving.ports import free_ports
 from tests.features.online_stores import apply_history, write_settings
+from tests.redis_server import redis_server
 
 ROOT = Path(__file__).parents[2]
+SHOWN = datetime.fromisoformat("2026-01-01T12:01:00.000001+00:00")  # of decision("d1")
 GOLDEN = ROOT / "tests" / "serving" / "golden"
 SPEC = DatasetSpec(
     name="toy",
@@ -302,6 +305,31 @@ def test_from_the_decision_log_into_the_window_that_feast_serves(repo: Path, tmp
         window = history._stored(["u1"])[0]  # type: ignore[attr-defined]
     assert window["hist_channel"] == ["video"] * 10 and window["hist_click"] == [0.0, 1.0] * 5
     assert window["hist_cost"] == [0.1] * 10 and window["hist_timestamp"] == sorted(set(window["hist_timestamp"]))
+
+
+@pytest.mark.integration
+def test_while_redis_is_away_events_come_again_and_then_all_are_there(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    with redis_server(tmp_path, port):
+        write_settings(tmp_path / "repo", "redis", port)
+        apply_history(tmp_path / "repo", SPEC)
+        history = open_history(tmp_path / "repo", SPEC)
+        made = Feed(Journal(tmp_path / "journal.sqlite"), history)
+    events = [decision("d1", user_id="u1"), outcome("d1", "cost", 0.1)]
+
+    async def scenario() -> None:
+        async with TestClient(TestServer(application(made))) as client:
+            batch = json.dumps([{"type": kind, "data": record} for kind, record in events])
+            headers = {"content-type": "application/cloudevents-batch+json"}
+            async with client.post("/", data=batch, headers=headers) as response:
+                assert response.status == 503 and response.headers["Retry-After"]
+            with redis_server(tmp_path, port):
+                async with client.post("/", data=batch, headers=headers) as response:
+                    assert response.status == 204
+                assert not history.append("u1", Touchpoint(SHOWN, "video", {"hour": 9.0, "device": "tv"}))  # is there
+
+    asyncio.run(scenario())
+    history.close()
 
 
 def test_the_command_says_what_is_wrong(repo: Path, tmp_path: Path) -> None:
