@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry) != ROOT / "benchmarks")]
 
 
-from mtorl.machine import environment  # noqa: E402  # not before its folder can be found
+from mtorl.runtime.hardware import environment  # noqa: E402  # not before its folder can be found
 
 __all__ = ["ROOT", "environment", "finish"]
 

@@ -30,9 +30,9 @@ def with_aggregates(log: Path, out: Path) -> int:
     import numpy as np
     import pandas as pd
 
-    from features import names, sources
     from features.engine import open_engine
-    from mtorl.dataset import Column, DatasetSpec
+    from features.feature_repo import names, sources
+    from mtorl.log.dataset import Column, DatasetSpec
 
     spec = DatasetSpec.load(log / "dataset.yaml")
     with open_engine() as engine:
@@ -73,9 +73,9 @@ def with_aggregates(log: Path, out: Path) -> int:
 
 def answers(windows: Path, fold: int) -> tuple[dict[str, Any], Any]:
     """What each method says of the test rows of a fold, and the task."""
-    from mtorl.benchmark.methods import METHODS as ALL
-    from mtorl.benchmark.task import by_user
-    from mtorl.table import WindowTable
+    from mtorl.comparison.methods import METHODS as ALL
+    from mtorl.comparison.task import by_user
+    from mtorl.window.table import WindowTable
 
     task = by_user(WindowTable.load(windows), fold)
     return {name: ALL[name](task, fold).heads[:2] for name in METHODS}, task
@@ -92,9 +92,9 @@ def main() -> None:
     import torch
 
     from features.pipeline import build_windows
-    from mtorl.baselines import labels
-    from mtorl.benchmark.report import combined
-    from mtorl.evaluation import compare
+    from mtorl.comparison.report import combined
+    from mtorl.evaluation.head_metrics import compare
+    from mtorl.window.labels import labels
     from pipelines.paper import PaperConfig, prepare
 
     torch.set_num_threads(1)

@@ -76,8 +76,8 @@ def forward(artifact_folder: Path, windows: list[Any], seconds: float) -> dict[s
     import torch
 
     from benchmarks.request_path.servers import torch_network
-    from mtorl.artifact import load as load_artifact
-    from mtorl.windows import WindowBatch
+    from mtorl.artifact.artifact import load as load_artifact
+    from mtorl.window.window import WindowBatch
 
     torch.set_num_threads(1)
     artifact = load_artifact(artifact_folder)
@@ -142,10 +142,10 @@ def users_windows(run: Path) -> tuple[list[Any], list[str], list[str]]:
     """Windows of known users as the router builds them, and bodies for the model servers and for the router."""
     import pyarrow.parquet as pq
 
-    from mtorl.dataset import DatasetSpec
-    from mtorl.windows import instance_from_history
-    from serving.router.features import FeastSource
-    from serving.router.requests import DecisionRequest, microseconds
+    from mtorl.log.dataset import DatasetSpec
+    from mtorl.window.window import instance_from_history
+    from serving.router.flow.features import FeastSource
+    from serving.router.flow.requests import DecisionRequest, microseconds
 
     spec = DatasetSpec.load(run / "artifacts" / "challenger" / "dataset.yaml")
     steps = pq.read_table(run / "windows" / "steps").to_pandas().groupby("user_id").last().head(USERS)
@@ -211,7 +211,7 @@ def measure_models(
 ) -> None:
     """Servers of a model alone."""
     from benchmarks.request_path.servers import predictor, stock_store
-    from serving.torchserve import TorchServe
+    from serving.local.torchserve import TorchServe
 
     artifact = run / "artifacts" / "challenger"
     store, bodies = stock_store(artifact, windows, root / "stock-store")

@@ -44,7 +44,7 @@ def preparation(raw: Any, table: Any) -> dict[str, float]:
     """Encoded training windows of a whole log; against the notebook's way from the raw file, users numbered for it."""
     import pandas as pd
 
-    from mtorl.encoder import Encoder
+    from mtorl.window.encoder import Encoder
 
     def ours() -> None:
         tiles = table.tiles("train")
@@ -66,9 +66,9 @@ def epochs(table: Any, quick: bool) -> dict[str, float]:
     import torch
 
     from benchmarks.training.published import PublishedNetwork, epoch
-    from mtorl.encoder import Encoder
-    from mtorl.loader import EncodedWindows
-    from mtorl.train import TrainConfig, train
+    from mtorl.network.training import TrainConfig, train
+    from mtorl.window.encoder import Encoder
+    from mtorl.window.loader import EncodedWindows
 
     torch.set_num_threads(1)
     tiles = table.tiles("train")
@@ -100,10 +100,10 @@ def to_best(table: Any) -> dict[str, float]:
     """The default model, to its best validation loss and to its end, on one thread."""
     import torch
 
-    from mtorl.encoder import Encoder
-    from mtorl.ensemble import train_ensemble
-    from mtorl.loader import EncodedWindows
-    from mtorl.train import TrainConfig
+    from mtorl.network.ensemble import train_ensemble
+    from mtorl.network.training import TrainConfig
+    from mtorl.window.encoder import Encoder
+    from mtorl.window.loader import EncodedWindows
 
     torch.set_num_threads(1)
     tiles = table.tiles("train")
@@ -130,7 +130,7 @@ def main() -> None:
 
     import pandas as pd
 
-    from mtorl.table import WindowTable
+    from mtorl.window.table import WindowTable
     from pipelines.paper import PaperConfig, prepare
 
     with tempfile.TemporaryDirectory() as root:

@@ -50,9 +50,9 @@ class Utilisation:
 
 def measure(table: Any, hidden: int, precision: str, size: int, epochs: int, device: str) -> dict[str, Any]:
     """One training; the first epoch, in which kernels are compiled, stands apart."""
-    from mtorl.encoder import Encoder
-    from mtorl.loader import EncodedWindows
-    from mtorl.train import TrainConfig, train
+    from mtorl.network.training import TrainConfig, train
+    from mtorl.window.encoder import Encoder
+    from mtorl.window.loader import EncodedWindows
 
     tiles = table.tiles("train")
     encoder = Encoder.fit(tiles, table.spec)
@@ -87,8 +87,8 @@ def main() -> None:
 
     import torch
 
-    from mtorl.parallel import device_of
-    from mtorl.table import WindowTable
+    from mtorl.network.parallel import device_of
+    from mtorl.window.table import WindowTable
     from pipelines.paper import PaperConfig, prepare
 
     device = device_of(arguments.device)

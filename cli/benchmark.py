@@ -47,9 +47,9 @@ def paper(
         TimeRemainingColumn,
     )
 
-    from mtorl.benchmark.methods import METHODS
-    from mtorl.benchmark.report import report
-    from mtorl.machine import environment
+    from mtorl.comparison.methods import METHODS
+    from mtorl.comparison.report import report
+    from mtorl.runtime.hardware import environment
     from pipelines.local import InputError
     from pipelines.paper import PaperConfig, run_paper
 

@@ -129,7 +129,7 @@ class Steps:
     @contextmanager
     def step(self, step: str) -> Iterator[None]:
         """Follow a long function of this process by its `progress.report` calls; finished when the block is."""
-        from mtorl import progress
+        from mtorl.runtime import progress
 
         note, last_line = "", time.monotonic()
 

@@ -22,8 +22,8 @@ import typer
 from cli.console import Steps, examples, keep_examples, stop, stop_on_signals, was_signalled
 
 if TYPE_CHECKING:
-    from features.door import IngestReport
-    from features.manifest import Manifest
+    from features.ingest.ingest import IngestReport
+    from features.sequences.manifest import Manifest
 
 app = typer.Typer(help=examples(__doc__), no_args_is_help=True, rich_markup_mode=None)
 
@@ -68,8 +68,8 @@ def validate(
     Exit code 0: every row can be used. 1: some can't. 2: the file can't be read, or is not such a log.
     """
     with _stops():
-        from features.door import validate_log
-        from mtorl.dataset import DatasetSpec
+        from features.ingest.ingest import validate_log
+        from mtorl.log.dataset import DatasetSpec
 
         with Steps() as steps, steps.step("validate-log"):
             report = validate_log(log, DatasetSpec.load(dataset), quarantine)
@@ -97,10 +97,10 @@ def describe(
     Faulty rows are left out; the page says how many, and why.
     """
     with _stops():
-        from features.describe import describe as figures_of
-        from features.describe import render
+        from features.data_folder import admit
+        from features.describe.figures import describe as figures_of
+        from features.describe.page import render
         from features.engine import open_engine
-        from features.folder import admit
 
         # Beside the page, not in /tmp, which may be small or in memory: a canonical log may be large.
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -150,8 +150,8 @@ def build(
     Repeated rows, ties in time and bots are taken care of even then.
     """
     with _stops():
+        from features.data_folder import build as build_folder
         from features.engine import open_engine
-        from features.folder import build as build_folder
 
         with Steps() as steps, open_engine(engine) as opened:
             manifest = build_folder(opened, log, dataset, out, bad_rows=bad_rows, trusted=trusted, step=steps.step)
@@ -169,8 +169,8 @@ def _stops() -> Iterator[None]:
     except Exception as error:
         if was_signalled():
             stop("stopped", 130)
-        from mtorl.dataset import SpecError
-        from mtorl.log import LogError
+        from mtorl.log.dataset import SpecError
+        from mtorl.log.touchpoints import LogError
 
         if isinstance(error, LogError | SpecError | OSError):
             stop(str(error), 2)

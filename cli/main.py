@@ -96,7 +96,7 @@ def serve(
     """Start the servers of a run (TorchServe with both arms, router, Feast online store, ledger) until Ctrl-C."""
     if not (run / "summary.json").exists():
         stop(f"{run}: no finished run there; make one with: mtorl run", 2)
-    from serving.stack import LocalStack
+    from serving.local.stack import LocalStack
 
     stop_on_signals()
     try:
@@ -174,10 +174,10 @@ def train(
         python -m torch.distributed.run --standalone --nproc-per-node=4 -m cli.main train runs/latest/windows model
     """
     from cli.console import Steps
-    from mtorl.checkpoint import CheckpointError
-    from mtorl.fit import fit_challenger
-    from mtorl.train import TrainConfig, TrainingDiverged
-    from mtorl.windows import WindowError
+    from mtorl.fitting.fit import fit_challenger
+    from mtorl.network.checkpoint import CheckpointError
+    from mtorl.network.training import TrainConfig, TrainingDiverged
+    from mtorl.window.window import WindowError
 
     stop_on_signals()
     try:
@@ -218,10 +218,10 @@ def materialize(
     import duckdb
     from redis.exceptions import RedisError
 
-    from features.online import HistoryError
-    from features.store import refresh
-    from mtorl.dataset import DatasetSpec, SpecError
-    from mtorl.log import LogError
+    from features.offline.store import refresh
+    from features.online.history import HistoryError
+    from mtorl.log.dataset import DatasetSpec, SpecError
+    from mtorl.log.touchpoints import LogError
 
     try:
         refresh(feature_repo, DatasetSpec.load(dataset), log)
@@ -249,11 +249,12 @@ def feed(
     import asyncio
     import sqlite3
 
-    from features.feed import Feed
-    from features.journal import Journal
-    from features.online import HistoryError, open_history
-    from features.receiver import serve as serve_feed
-    from mtorl.dataset import DatasetSpec, SpecError
+    from features.online.feed import Feed
+    from features.online.history import HistoryError
+    from features.online.journal import Journal
+    from features.online.open_history import open_history
+    from features.online.receiver import serve as serve_feed
+    from mtorl.log.dataset import DatasetSpec, SpecError
 
     if not keep_hours > 0:
         stop(f"--keep-hours: expected a number above 0, got {keep_hours}", 2)
@@ -281,7 +282,7 @@ def drift(
     """Compare a served window with the model's training reference; exit code 3 when a column drifted."""
     from monitoring.alerts import AlertError
     from monitoring.window import drift_of_window
-    from mtorl.artifact import ArtifactError
+    from mtorl.artifact.artifact import ArtifactError
 
     try:
         for name, value in (("--since", since), ("--until", until)):

@@ -28,7 +28,7 @@ def ingest(
         seed: Seed of the simulator and of the sample of users.
         log: Folder with touchpoints.parquet and dataset.yaml.
     """
-    from features.intake import ingest as run
+    from features.ingest.log_folder import ingest as run
 
     result = run(source, dataset, log.path, quarantine, on_bad_rows, users, seed)
     log.metadata["fingerprint"] = result.fingerprint

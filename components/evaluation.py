@@ -20,7 +20,7 @@ def evaluate(
     import json
     from pathlib import Path
 
-    from mtorl.offline import evaluate_offline
+    from mtorl.evaluation.offline import evaluate_offline
 
     result = evaluate_offline(windows.path, challenger.path, incumbent.path, budget_share, seed)
     Path(evaluation.path).write_text(json.dumps(result, indent=2))
@@ -33,7 +33,7 @@ def evaluate(
 @component
 def gate(evaluation: Input[Artifact], min_lift: float) -> str:
     """Return "promote" or "reject" by the lower bound of challenger minus incumbent; a token, so dsl.If is safe."""
-    from mtorl.offline import gate_from_file
+    from mtorl.evaluation.offline import gate_from_file
 
     return gate_from_file(evaluation.path, min_lift)
 

@@ -8,7 +8,7 @@ from components._base import component
 @component
 def fit_incumbent(windows: Input[Dataset], code_version: str, model: Output[Model]):
     """Fit the channel frequencies by segment, the stand-in for what a team runs today."""
-    from mtorl.fit import fit_incumbent as fit
+    from mtorl.fitting.fit import fit_incumbent as fit
 
     artifact = fit(windows.path, model.path)
     model.metadata["digest"] = artifact.digest
@@ -30,8 +30,8 @@ def train_challenger(
     import json
     from pathlib import Path
 
-    from mtorl.fit import fit_challenger as fit
-    from mtorl.train import TrainConfig
+    from mtorl.fitting.fit import fit_challenger as fit
+    from mtorl.network.training import TrainConfig
 
     artifact = fit(windows.path, model.path, TrainConfig(epochs=epochs, seed=seed), budget_share, checkpoint, log)
     assert artifact is not None  # None is for processes that train along with another one

@@ -12,7 +12,6 @@ inside this machine. Files must then be on a volume that the driver and all exec
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import tempfile
 import warnings
@@ -25,6 +24,7 @@ import ibis
 import ibis.expr.datatypes as dt
 
 from features.parquet_rows import parquet_files
+from mtorl.runtime.files import remove, replacing
 
 ENGINES = ("duckdb", "spark")
 MEMORY_LIMIT = "2GB"  # of DuckDB's buffers; what does not fit goes to its temporary folder
@@ -250,47 +250,6 @@ def _shard_file(shard: int) -> str:
 
 def _shard(table: ibis.Table, shards: int) -> ibis.Value:
     return (user_bucket(table.user_id) * shards // BUCKETS).cast("int32")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path to write a file or a folder to; it takes the place of `path` if all goes well, else it is removed.
-
-    A file is replaced at once. Of a folder, there is none for a moment: the old one is renamed, then the new one.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # By chance, not by process: in two pods that share the volume, processes have the same numbers.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        yield temporary
-        _swap(temporary, path)
-    finally:
-        remove(temporary)
-
-
-def _swap(new: Path, path: Path) -> None:
-    if new.is_dir() or path.is_dir():
-        old = path.with_name(f".{path.name}.old")
-        remove(old)
-        if path.exists():
-            os.rename(path, old)
-        try:
-            os.rename(new, path)
-        except OSError:
-            if old.exists():
-                os.rename(old, path)
-            raise
-        remove(old)
-    else:
-        os.replace(new, path)
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from features import sequences, store
 from features.engine import open_engine
-from mtorl.dataset import DatasetSpec
+from features.offline import store
+from features.sequences import builder as sequences
+from mtorl.log.dataset import DatasetSpec
 
 
 def build(log: str, feature_repo: str, windows: str) -> int:

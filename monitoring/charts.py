@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mtorl.budget import RULES
+from mtorl.evaluation.budget_curve import RULES
 
 INK, MUTED, RULE = "#1c2733", "#5f6c7b", "#e4e8ed"
 CHALLENGER, INCUMBENT, ALARM, GOOD = "#2457a7", "#9aa5b1", "#c2410c", "#2f7d4f"

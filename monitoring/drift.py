@@ -24,7 +24,7 @@ import pandas as pd
 
 from monitoring.calibration import METHODS, Thresholds, calibrate
 from monitoring.evidently_report import score_and_save
-from mtorl.dataset import Column
+from mtorl.log.dataset import Column
 
 MIN_ROWS, MIN_USERS = 100, 20  # fewer cannot tell drift from chance
 MAX_ROWS = 20_000  # beyond this distances hardly move, while memory and time grow

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mtorl.experiment import INCUMBENT, Experiment
-from mtorl.verdict import (
+from mtorl.experiment.experiment import INCUMBENT, Experiment
+from mtorl.experiment.statistics import (
     MIN_USERS,
     Lift,
     Ratio,
@@ -84,7 +84,7 @@ def verdict_from_log(
         weights: decision_id and weight of a replay; decisions without one have weight 0. None for live traffic.
         budget_per_decision: currency units that either arm may spend on a decision, for a replay, where the ledger
             sees only the matched part of the cost: an arm that would spend more is thinned until it fits, as in
-            `mtorl.ope`. None for live traffic, where the ledger has held the budget.
+            `mtorl.evaluation.gate`. None for live traffic, where the ledger has held the budget.
         challenger: arm to compare with the incumbent; needed only when there are several.
         since: earliest decision, ISO time; empty for no bound.
         until: first decision that no longer counts, ISO time; empty for no bound.

@@ -11,7 +11,7 @@ import pandas as pd
 
 from monitoring.alerts import drift_alerts, post
 from monitoring.drift import check
-from mtorl.artifact import load
+from mtorl.artifact.artifact import load
 
 
 def drift_of_window(

@@ -25,13 +25,14 @@ def evaluate_on_log(
     Raises:
         InputError: the artifact or the log can't be used, or the log has users of the training set.
     """
-    from features.intake import ingest
+    from features.ingest.log_folder import ingest
     from features.pipeline import build_windows
-    from mtorl import artifact as artifacts
-    from mtorl.dataset import SpecError
-    from mtorl.holdout import KnownUsersError, evaluate_artifact
-    from mtorl.log import LogError
-    from mtorl.table import WindowTable
+    from mtorl.artifact import artifact as artifacts
+    from mtorl.baselines.lightgbm import sealed_in
+    from mtorl.evaluation.holdout import KnownUsersError, evaluate_artifact
+    from mtorl.log.dataset import SpecError
+    from mtorl.log.touchpoints import LogError
+    from mtorl.window.table import WindowTable
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -41,7 +42,8 @@ def evaluate_on_log(
                 log, dataset, str(folder / "log"), str(folder / "quarantine.csv"), "quarantine", users, seed
             )
             build_windows(folder / "log", folder / "windows")
-            found = evaluate_artifact(loaded, WindowTable.load(folder / "windows"), seed, only_new)
+            table = WindowTable.load(folder / "windows")
+            found = evaluate_artifact(loaded, table, sealed_in(loaded), seed, only_new)
         except (artifacts.ArtifactError, LogError, SpecError, KnownUsersError, ValueError, OSError) as error:
             raise InputError(str(error)) from None
     found["data"]["quarantined"] = report.quarantined

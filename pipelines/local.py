@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 from kfp import local
 
-from mtorl import progress
+from mtorl.runtime import progress
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _STARTED = re.compile(r"Executing task '?([\w-]+)'?")

@@ -20,19 +20,19 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from features.online import History
-from mtorl.artifact import Artifact
-from mtorl.artifact import load as load_artifact
-from mtorl.dataset import DatasetSpec
-from mtorl.propensity import logged_propensity
-from mtorl.simulator import Simulator, SimulatorConfig
-from mtorl.splits import split_of
-from mtorl.table import WindowTable
+from features.online.history import History
+from mtorl.artifact.artifact import Artifact
+from mtorl.artifact.artifact import load as load_artifact
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.propensity import logged_propensity
+from mtorl.log.splits import split_of
+from mtorl.simulator.simulator import Simulator, SimulatorConfig
+from mtorl.window.table import WindowTable
 from pipelines import local, monitoring, training
+from pipelines.simulated_lift import true_lift
 from pipelines.summary import summarise, write_summary
 from pipelines.traffic import Traffic, drive
-from pipelines.truth import true_lift
-from pipelines.worlds import ReplayWorld, ShiftedWorld, SimulatedWorld, World
+from pipelines.traffic_sources import ReplayWorld, ShiftedWorld, SimulatedWorld, World
 
 OnStep = local.OnStep
 
@@ -136,11 +136,11 @@ def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.St
 
 
 def _online(config: LoopConfig, run: Path, steps: dict[str, local.StepResult], on_step: OnStep, started: float) -> Path:
-    from features.online import open_history
-    from features.store import refresh
+    from features.offline.store import refresh
+    from features.online.open_history import open_history
     from monitoring.report import render
     from serving.decision_log.export import export_parquet
-    from serving.stack import LocalStack
+    from serving.local.stack import LocalStack
 
     log = pd.read_parquet(run / "data" / "touchpoints.parquet")
     spec = DatasetSpec.load(str(run / "data" / "dataset.yaml"))

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import mtorl
-from mtorl.benchmark import jobs
-from mtorl.benchmark.jobs import Job
+from mtorl.comparison import jobs
+from mtorl.comparison.jobs import Job
 from pipelines.local import InputError
 
 OnJob = Callable[[int, int, str], None]
@@ -33,7 +33,7 @@ class PaperConfig:
     Attributes:
         logs: Data set name -> raw log; an empty path simulates.
         root: Working folder.
-        repeats: Folds of users; see `mtorl.benchmark.jobs.jobs`.
+        repeats: Folds of users; see `mtorl.comparison.jobs.jobs`.
         workers: Processes.
         methods: Some of the methods; empty for all.
         users: Users to simulate or to keep of each log; 0 for all.
@@ -51,7 +51,7 @@ def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
     """Do all jobs that are not done yet.
 
     Returns:
-        The figures, see `mtorl.benchmark.jobs.collect`.
+        The figures, see `mtorl.comparison.jobs.collect`.
 
     Raises:
         InputError: A log can't be used, or the folder holds another comparison.
@@ -121,10 +121,10 @@ def _code() -> str:
 
 def prepare(dataset: str, log: str, config: PaperConfig) -> None:
     """Cut a log into windows, under the working folder, unless they are there."""
-    from features.intake import ingest
+    from features.ingest.log_folder import ingest
     from features.pipeline import build_windows
-    from mtorl.dataset import SpecError
-    from mtorl.log import LogError
+    from mtorl.log.dataset import SpecError
+    from mtorl.log.touchpoints import LogError
 
     folder = config.root / "data" / dataset
     if (folder / "windows" / "manifest.json").exists():

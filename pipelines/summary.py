@@ -10,8 +10,8 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from mtorl.dataset import DatasetSpec
-from mtorl.ope import gate
+from mtorl.evaluation.gate import gate
+from mtorl.log.dataset import DatasetSpec
 from pipelines.local import StepResult
 
 

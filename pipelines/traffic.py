@@ -14,8 +14,8 @@ from typing import Any
 
 import aiohttp
 
-from features.online import History
-from pipelines.worlds import Response, World
+from features.online.history import History
+from pipelines.traffic_sources import Response, World
 
 
 @dataclass

@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 HANDLERS = {name: Path(__file__).parent / "handlers" / f"{name}_handler.py" for name in ("policy", "channel", "budget")}
-MODEL_CONFIG = Path(__file__).parent / "torchserve_files" / "model-config.yaml"
+MODEL_CONFIG = Path(__file__).parent / "local" / "torchserve_files" / "model-config.yaml"
 _MANIFEST = "MAR-INF/MANIFEST.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip file can hold
 
@@ -29,7 +29,7 @@ def package(
     The file appears whole or not at all, and the same artifact gives the same bytes.
 
     Args:
-        artifact_folder: Folder written by ``mtorl.artifact.save``.
+        artifact_folder: Folder written by ``mtorl.artifact.artifact.save``.
         name: The model's name in TorchServe.
         out_dir: The model store.
         handler: The handler's file. Its base class is not packed: a worker has the package installed.

@@ -11,7 +11,7 @@ from shutil import which
 import pytest
 import redis
 
-from serving.ports import free_ports
+from serving.local.ports import free_ports
 
 
 @contextmanager

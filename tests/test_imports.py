@@ -1,10 +1,12 @@
-"""The arrows between the rooms (docs/architecture.md), read from the source: no module imports upward."""
+"""The arrows between the rooms (docs/architecture.md), read from the source: none upward, none in a circle."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -27,20 +29,58 @@ FORBIDDEN = {
     "monitoring": {"kfp", "kserve", "feast", "ts", "torch"},
 }
 
+# Inside a room: each folder or file may import those before it, and itself.
+ORDER = {
+    "mtorl": (
+        "arrays",
+        "runtime",
+        "log",
+        "simulator",
+        "window",
+        "network",
+        "policy",
+        "artifact",
+        "evaluation",
+        "experiment",
+        "baselines",
+        "fitting",
+        "comparison",
+    ),
+    "features": (
+        "parquet_rows",
+        "engine",
+        "sequences",
+        "feature_repo",
+        "ingest",
+        "online",
+        "offline",
+        "describe",
+        "data_folder",
+        "pipeline",
+    ),
+}
+
 
 def _modules() -> list[Path]:
     return [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 
 
-def _imports(path: Path) -> set[str]:
-    """Full names of everything that a module imports, anywhere in it."""
+def _name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def _imports(path: Path) -> frozenset[str]:
+    """Full names of everything that a module imports, anywhere in it; of `from a import b`, both a and a.b."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module)
-    return found
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(found)
 
 
 @pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(ROOT)))
@@ -49,6 +89,41 @@ def test_no_module_imports_upward(path: Path) -> None:
     imported = {name.split(".")[0] for name in _imports(path)}
     assert not imported & (set(ROOMS) - MAY_IMPORT[room] - {room}), "imports a room that it must not know"
     assert not imported & FORBIDDEN.get(room, set()), "imports a library that its room must not know"
+
+
+@pytest.mark.parametrize("room", ORDER)
+def test_nothing_inside_a_room_imports_what_stands_after_it(room: str) -> None:
+    """The order stands in docs/architecture.md; every folder and file of the room has its place in it."""
+    package = room.replace(".", "/")
+    order = ORDER[room]
+    present = {p.stem for p in (ROOT / package).iterdir() if (p.suffix == ".py" or (p / "__init__.py").exists())}
+    assert present - {"__init__", "__main__"} == set(order)
+    for path in sorted((ROOT / package).rglob("*.py")):
+        inner = _name(path).removeprefix(room).split(".")
+        if len(inner) < 2:  # the room itself
+            continue
+        later = order[order.index(inner[1]) + 1 :]
+        upward = {name for name in _imports(path) for part in later if f"{name}.".startswith(f"{room}.{part}.")}
+        assert not upward, f"{path.relative_to(ROOT)} imports {', '.join(sorted(upward))}"
+
+
+def test_no_circle() -> None:
+    """Nowhere do files import each other, not even inside a function."""
+    modules = {_name(path): path for path in _modules()}
+    graph: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        # `from package import module` is an import of the module, and of the package only if it defines what is taken.
+        names = _imports(path)
+        graph[name] = {other for other in names & set(modules) if other != name and not _face(other, names, modules)}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def _face(name: str, names: frozenset[str], modules: dict[str, Path]) -> bool:
+    """Whether a package is named only because one of its modules is taken from it."""
+    return modules[name].name == "__init__.py" and any(other.startswith(f"{name}.") for other in names & set(modules))
 
 
 def test_router_knows_no_offline_feast() -> None:
@@ -74,7 +149,14 @@ def test_steps_import_no_module_that_defines_components() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["mtorl.artifact", "mtorl.decision", "mtorl.windows", "mtorl.experiment", "cli.main"]
+    "module",
+    [
+        "mtorl.artifact.artifact",
+        "mtorl.policy.decision",
+        "mtorl.window.window",
+        "mtorl.experiment.experiment",
+        "cli.main",
+    ],
 )
 def test_light_modules_load_no_heavy_library(module: str) -> None:
     code = f"import sys, {module}; print([m for m in ('torch','feast','evidently','kserve','kfp') if m in sys.modules])"

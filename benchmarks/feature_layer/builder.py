@@ -23,8 +23,8 @@ STEPS = 100
 def build(log: str, out: str, engine: str = "duckdb") -> dict[str, Any]:
     """The project's builder, from the log to shards and manifest."""
     from features.engine import open_engine
-    from features.sequences import build
-    from mtorl.dataset import DatasetSpec
+    from features.sequences.builder import build
+    from mtorl.log.dataset import DatasetSpec
 
     spec = DatasetSpec.load(DATASET)
     with clock() as started, open_engine(engine) as opened, clock() as found:

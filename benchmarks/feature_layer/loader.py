@@ -16,9 +16,9 @@ def load(folder: str, windows: int) -> dict[str, Any]:
     """Open the folder, lay out the windows of touchpoints all over it, and encode them for the model."""
     import numpy as np
 
-    from mtorl.encoder import Encoder
-    from mtorl.table import WindowTable
-    from mtorl.windows import WindowBatch
+    from mtorl.window.encoder import Encoder
+    from mtorl.window.table import WindowTable
+    from mtorl.window.window import WindowBatch
 
     with clock() as reading:
         table = WindowTable.load(folder)

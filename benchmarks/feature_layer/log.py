@@ -37,7 +37,7 @@ def generate(rows: int, path: str, raw: bool = False) -> dict[str, Any]:
     """
     import duckdb
 
-    from mtorl.dataset import DatasetSpec
+    from mtorl.log.dataset import DatasetSpec
 
     spec = DatasetSpec.load(DATASET)
     made = _rows_sql(rows, spec.channels, raw)

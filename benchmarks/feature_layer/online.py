@@ -30,12 +30,13 @@ def serve(store: str, address: str, root: str, log: str, reads: int, appends: in
 
     import duckdb
 
-    from features.names import AD_DECISION
-    from features.online import Touchpoint, microseconds, open_history
-    from features.store import create, materialize
-    from mtorl.dataset import DatasetSpec
-    from serving.router.features import FeastSource
-    from serving.router.requests import DecisionRequest
+    from features.feature_repo.names import AD_DECISION
+    from features.offline.store import create, materialize
+    from features.online.history import Touchpoint, microseconds
+    from features.online.open_history import open_history
+    from mtorl.log.dataset import DatasetSpec
+    from serving.router.flow.features import FeastSource
+    from serving.router.flow.requests import DecisionRequest
 
     spec, repo, chance = DatasetSpec.load(DATASET), Path(root), random.Random(1)
     _configure(repo, store, address)
@@ -110,7 +111,7 @@ def _hmget(repo: Path, address: str) -> Callable[[str, str], dict[str, Any]]:
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
     from feast.protos.feast.types.Value_pb2 import Value
 
-    from features.names import AD_DECISION
+    from features.feature_repo.names import AD_DECISION
 
     store = FeatureStore(repo_path=str(repo))
     version = store.config.entity_key_serialization_version

@@ -21,8 +21,8 @@ from .plan import Plan
 def prepare(log: str, root: str) -> dict[str, Any]:
     """Lay the feature repository of a log."""
     import features.feature_repo.views  # noqa: F401 - Feast's own start is not part of the figure
-    from features.store import create
-    from mtorl.dataset import DatasetSpec
+    from features.offline.store import create
+    from mtorl.log.dataset import DatasetSpec
 
     with clock() as found:
         create(root, DatasetSpec.load(DATASET), log)
@@ -36,7 +36,7 @@ def retrieve(log: str, root: str, output: str, stock: bool = False) -> dict[str,
     import yaml
     from feast import FeatureStore
 
-    from features.names import AD_DECISION, HISTORY
+    from features.feature_repo.names import AD_DECISION, HISTORY
 
     settings = Path(root) / "feature_store.yaml"
     if stock:

@@ -22,7 +22,7 @@ import yaml
 if TYPE_CHECKING:
     import torch
 
-    from mtorl.artifact import Artifact
+    from mtorl.artifact.artifact import Artifact
 
 ROOT = Path(__file__).parents[2]
 _STOCK_HANDLER = Path(__file__).parent / "stock_handler.py"
@@ -46,8 +46,8 @@ def stock_store(artifact_folder: Path, windows: Sequence[Any], out: Path) -> tup
     """
     import torch
 
-    from mtorl.artifact import load
-    from mtorl.windows import WindowBatch
+    from mtorl.artifact.artifact import load
+    from mtorl.window.window import WindowBatch
 
     artifact = load(artifact_folder)
     network = torch_network(artifact)
@@ -81,8 +81,8 @@ def torch_network(artifact: Artifact) -> torch.nn.Module:
     """The network of an artifact as it was trained, of default size: its graph has left torch behind."""
     import torch
 
-    from mtorl.ensemble import MEMBERS, Ensemble
-    from mtorl.model import MTORL, MTORLConfig
+    from mtorl.network.ensemble import MEMBERS, Ensemble
+    from mtorl.network.model import MTORL, MTORLConfig
 
     encoder = artifact.encoder
     config = MTORLConfig(encoder.dim, len(encoder.channels), encoder.window, len(encoder.immediate))
@@ -149,7 +149,7 @@ class RouterPath:
 @contextmanager
 def router(run: Path, scratch: Path, on_redis: bool) -> Iterator[RouterPath]:
     """The stack of a run, on a copy: its ledger and log stay as they are."""
-    from serving.stack import LocalStack
+    from serving.local.stack import LocalStack
 
     copy = scratch / "run"
     copy.mkdir(parents=True)

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from features.feature_repo.views import build
-from mtorl.dataset import DatasetSpec
+from mtorl.log.dataset import DatasetSpec
 
 _made = build(
     DatasetSpec.load(os.environ.get("MTORL_DATASET", "simulator")),

@@ -1,6 +1,6 @@
 """The one definition of entities, sources, feature views and feature services, made from a data set description.
 
-`definitions.py` applies it from the command line, `features.store.create` for a run of its own.
+`definitions.py` applies it from the command line, `features.offline.store.create` for a run of its own.
 
 Every stored field declares, as the JSON tag `default`, what a reader takes for a key that the store does not know or
 whose value is older than the view's TTL. So a reader needs the registry and nothing of this package.
@@ -29,10 +29,10 @@ from feast import (
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, FeastType, Float64, String
 
-from features import names
-from features.history import history_types
-from features.sources import CAMPAIGN_DAYS, USER_DAYS
-from mtorl.dataset import DatasetSpec, SpecError
+from features.feature_repo import names
+from features.feature_repo.history_columns import history_types
+from features.feature_repo.sources import CAMPAIGN_DAYS, USER_DAYS
+from mtorl.log.dataset import DatasetSpec, SpecError
 
 TAGS = {"owner": "ads-platform"}
 
@@ -71,7 +71,7 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
 
     Args:
         spec: Description of the data set; its columns become the features.
-        data: Folder of the Parquet files that `features.sources.build_sources` writes.
+        data: Folder of the Parquet files that `features.feature_repo.sources.build_sources` writes.
 
     Raises:
         SpecError: a column of the data set has the name of a feature that every data set has.
@@ -84,7 +84,7 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
     push = PushSource(
         name=names.HISTORY_PUSH,
         batch_source=history_source,
-        description="New touchpoints; features.online appends them without losing any to another writer",
+        description="New touchpoints; features.online.history appends them without losing any to another writer",
         tags=TAGS,
         owner=TAGS["owner"],
     )
@@ -241,7 +241,7 @@ def _request_time_features(inputs: dict[str, Any]) -> dict[str, Any]:
 
     import numpy as np
 
-    from mtorl.request_features import request_features
+    from mtorl.window.request_features import request_features
 
     newest = []  # NaN for none: Feast takes a type from an example, which null has none of
     for at, times in zip(inputs["request_timestamp"], inputs["hist_timestamp"], strict=True):

@@ -24,14 +24,15 @@ import torch.nn.functional as F
 from scipy.special import softmax
 from torch import Tensor, nn
 
-from mtorl.baselines import Heads, labels
+from mtorl.arrays import Floats
 from mtorl.baselines.behaviour_cloning import imitate
+from mtorl.baselines.inputs.states import States, everywhere, mean_cost
+from mtorl.baselines.inputs.transitions import Step, Transitions
 from mtorl.baselines.learning import RewardOfValue, answer, follow, learn, mlp, seeded, temperature
-from mtorl.baselines.states import States, everywhere, mean_cost
-from mtorl.baselines.transitions import Step, Transitions
-from mtorl.decision import Floats
-from mtorl.encoder import Encoder
-from mtorl.windows import WindowBatch
+from mtorl.network.predictor import Heads
+from mtorl.window.encoder import Encoder
+from mtorl.window.labels import labels
+from mtorl.window.window import WindowBatch
 
 TAU = 0.3  # share of the likeliest channel's probability that a channel needs to be allowed
 GAMMA = 0.9  # discount of a touchpoint

@@ -16,13 +16,14 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtorl.baselines import Heads, labels
+from mtorl.arrays import Floats
+from mtorl.baselines.inputs.states import States, everywhere, mean_cost
+from mtorl.baselines.inputs.transitions import Transitions
 from mtorl.baselines.learning import answer, learn, mlp, seeded
-from mtorl.baselines.states import States, everywhere, mean_cost
-from mtorl.baselines.transitions import Transitions
-from mtorl.decision import Floats
-from mtorl.encoder import Encoder
-from mtorl.windows import WindowBatch
+from mtorl.network.predictor import Heads
+from mtorl.window.encoder import Encoder
+from mtorl.window.labels import labels
+from mtorl.window.window import WindowBatch
 
 EPOCHS = 15  # at most
 LR = 2e-3  # learning rate

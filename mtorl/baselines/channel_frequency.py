@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mtorl.decision import Floats, PolicyParams
-from mtorl.encoder import Encoder
-from mtorl.windows import WindowBatch
+from mtorl.arrays import Floats
+from mtorl.policy.decision import PolicyParams
+from mtorl.window.encoder import Encoder
+from mtorl.window.window import WindowBatch
 
 POLICY = PolicyParams(advantage_weight=0.0, exploration=0.1, price=0.0)
 

@@ -20,13 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mtorl.baselines import Heads, labels
+from mtorl.arrays import Floats
+from mtorl.baselines.inputs.states import States, everywhere, mean_cost
+from mtorl.baselines.inputs.transitions import Step, Transitions
 from mtorl.baselines.learning import RewardOfValue, answer, follow, learn, mlp, seeded, temperature
-from mtorl.baselines.states import States, everywhere, mean_cost
-from mtorl.baselines.transitions import Step, Transitions
-from mtorl.decision import Floats
-from mtorl.encoder import Encoder
-from mtorl.windows import WindowBatch
+from mtorl.network.predictor import Heads
+from mtorl.window.encoder import Encoder
+from mtorl.window.labels import labels
+from mtorl.window.window import WindowBatch
 
 ALPHA = 1.0  # weight of the conservative term
 GAMMA = 0.9  # discount of a touchpoint

@@ -22,13 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtorl.baselines import Heads, Labels, labels
+from mtorl.arrays import Floats
+from mtorl.baselines.inputs.states import everywhere, mean_cost
+from mtorl.baselines.inputs.trajectories import Tiles, asked
 from mtorl.baselines.learning import HIDDEN, learn, seeded
-from mtorl.baselines.states import everywhere, mean_cost
-from mtorl.baselines.trajectories import Tiles, asked
-from mtorl.decision import Floats
-from mtorl.encoder import Encoder
-from mtorl.windows import WindowBatch
+from mtorl.network.predictor import Heads
+from mtorl.window.encoder import Encoder
+from mtorl.window.labels import Labels, labels
+from mtorl.window.window import WindowBatch
 
 TARGET = 0.9  # quantile of training returns to ask for
 LAYERS = 2

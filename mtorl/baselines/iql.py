@@ -22,13 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtorl.baselines import Heads, labels
+from mtorl.arrays import Floats
+from mtorl.baselines.inputs.states import States, everywhere, mean_cost
+from mtorl.baselines.inputs.transitions import Step, Transitions
 from mtorl.baselines.learning import RewardOfValue, answer, follow, learn, mlp, seeded
-from mtorl.baselines.states import States, everywhere, mean_cost
-from mtorl.baselines.transitions import Step, Transitions
-from mtorl.decision import Floats
-from mtorl.encoder import Encoder
-from mtorl.windows import WindowBatch
+from mtorl.network.predictor import Heads
+from mtorl.window.encoder import Encoder
+from mtorl.window.labels import labels
+from mtorl.window.window import WindowBatch
 
 EXPECTILE = 0.7  # tau: .5 is the mean over logged actions; 1 would be the best of them
 BETA = 1.0  # how much an advantage counts; 0 is behaviour cloning

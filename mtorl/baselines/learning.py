@@ -18,8 +18,8 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_softmax
 from torch import Tensor, nn
 
-from mtorl.decision import Floats
-from mtorl.threads import one_thread
+from mtorl.arrays import Floats
+from mtorl.runtime.threads import one_thread
 
 HIDDEN = 64  # width of a network's two hidden layers
 BATCH = 256  # touchpoints in a step

@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from mtorl.baselines import Heads, labels
-from mtorl.baselines.summary import Summary
-from mtorl.decision import Floats
-from mtorl.encoder import Encoder
-from mtorl.windows import WindowBatch
+from mtorl.arrays import Floats
+from mtorl.artifact.artifact import Artifact
+from mtorl.baselines.inputs.summary import Summary
+from mtorl.network.predictor import Heads
+from mtorl.window.encoder import Encoder
+from mtorl.window.labels import labels
+from mtorl.window.window import WindowBatch
 
 ROUNDS = 1000  # at most
 PATIENCE = 30  # rounds without a better validation loss
@@ -106,6 +108,12 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Bo
 
 def _with_channel(summary: Summary, channel_B: Floats) -> Floats:
     return np.concatenate([summary.values_BF, channel_B[:, None]], axis=1)
+
+
+def sealed_in(artifact: Artifact) -> Boosted | None:
+    """The LightGBM that was fitted on an artifact's own training users, if the artifact carries it."""
+    trees = artifact.yardstick()
+    return None if trees is None else Boosted.from_dict(trees, artifact.encoder)
 
 
 def _grow(parts: list[tuple[Floats, Floats]], categorical: list[int], seed: int, **goal: Any) -> Any:

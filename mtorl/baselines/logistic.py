@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtorl.baselines import Heads, labels
-from mtorl.baselines.states import States
-from mtorl.decision import Floats
-from mtorl.encoder import Encoder
-from mtorl.windows import WindowBatch
+from mtorl.arrays import Floats
+from mtorl.baselines.inputs.states import States
+from mtorl.network.predictor import Heads
+from mtorl.window.encoder import Encoder
+from mtorl.window.labels import labels
+from mtorl.window.window import WindowBatch
 
 STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4)  # of half the squared coefficients, beside the mean loss
 ITERATIONS = 200  # at most, of a solver

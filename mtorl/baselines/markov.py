@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtorl.baselines import Heads, labels
-from mtorl.decision import Floats
-from mtorl.encoder import Encoder
-from mtorl.windows import WindowBatch
+from mtorl.arrays import Floats
+from mtorl.network.predictor import Heads
+from mtorl.window.encoder import Encoder
+from mtorl.window.labels import labels
+from mtorl.window.window import WindowBatch
 
 _USES = 1.0  # pseudo-uses of each channel after each other
 _PRIOR = 2.0  # touchpoints' worth of the training mean in a user's running mean

@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtorl.baselines import labels
 from mtorl.baselines.decision_transformer import BATCH, EPOCHS, LR, DecisionTransformer, Transformer
+from mtorl.baselines.inputs.trajectories import Tiles
 from mtorl.baselines.learning import learn, seeded
-from mtorl.baselines.trajectories import Tiles
-from mtorl.encoder import Encoder
-from mtorl.windows import WindowBatch
+from mtorl.window.encoder import Encoder
+from mtorl.window.labels import labels
+from mtorl.window.window import WindowBatch
 
 RANDOMNESS = 0.7  # beta, as a share of the entropy of the log's channel frequencies
 DUAL_LR = 0.01  # of lambda: what a step adds for each unit of missing entropy

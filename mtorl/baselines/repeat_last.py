@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mtorl.baselines import Heads, labels
-from mtorl.baselines.states import everywhere, mean_cost
-from mtorl.decision import Floats
-from mtorl.encoder import Encoder
-from mtorl.windows import WindowBatch
+from mtorl.arrays import Floats
+from mtorl.baselines.inputs.states import everywhere, mean_cost
+from mtorl.network.predictor import Heads
+from mtorl.window.encoder import Encoder
+from mtorl.window.labels import labels
+from mtorl.window.window import WindowBatch
 
 _USES = 1.0  # pseudo-uses of each channel, and of staying and of leaving
 _PRIOR = 20.0  # touchpoints' worth of the overall mean in a mean reward

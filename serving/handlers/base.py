@@ -25,10 +25,10 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mtorl.artifact import Artifact, load
-from mtorl.dataset import DatasetSpec
-from mtorl.explain import METHOD, Explanation, explain, touchpoints
-from mtorl.windows import Instance, WindowBatch
+from mtorl.artifact.artifact import Artifact, load
+from mtorl.artifact.explanation import METHOD, Explanation, explain, touchpoints
+from mtorl.log.dataset import DatasetSpec
+from mtorl.window.window import Instance, WindowBatch
 from serving.handlers.items import empty_window
 from serving.handlers.protocol import EXPLAIN, JSON_TYPE, PREDICT, Verb, dump, read_body, read_items, tensor_of
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mtorl.decision import appraise, best_channel
+from mtorl.policy.decision import appraise, best_channel
 from serving.handlers.base import ArtifactHandler, Forecast
 from serving.handlers.items import Offer, read_offer
 

@@ -13,8 +13,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from mtorl.dataset import OUTCOMES, DatasetSpec
-from mtorl.windows import Instance
+from mtorl.log.dataset import OUTCOMES, DatasetSpec
+from mtorl.window.window import Instance
 
 MAX_PRICE = 1e9  # gain per currency unit; keeps price * cost finite
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mtorl.decision import decide
+from mtorl.policy.decision import decide
 from serving.handlers.base import ArtifactHandler, Forecast
 from serving.handlers.items import Choice, read_choice
 

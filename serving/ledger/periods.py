@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import get_args
 
-from mtorl.experiment import Period
+from mtorl.experiment.experiment import Period
 
 PERIODS: tuple[Period, ...] = get_args(Period)
 _SECONDS = {"day": 86_400, "hour": 3_600}

@@ -10,13 +10,15 @@ from pathlib import Path
 def main() -> int:
     """Serve until SIGTERM or SIGINT; 2 when there is no artifact to serve."""
     parser = argparse.ArgumentParser(prog="python -m serving.predictor", description="A policy on KServe's own server.")
-    parser.add_argument("--artifact", required=True, type=Path, metavar="FOLDER", help="written by mtorl.artifact.save")
+    parser.add_argument(
+        "--artifact", required=True, type=Path, metavar="FOLDER", help="written by mtorl.artifact.artifact.save"
+    )
     parser.add_argument("--name", required=True, help="of the model in the URL: /v1/models/NAME:predict and :explain")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 in a pod (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8080, help="default: %(default)s")
     arguments = parser.parse_args()
 
-    from mtorl.artifact import ArtifactError
+    from mtorl.artifact.artifact import ArtifactError
     from serving.kserve_sdk import Server, app, correct, quiet
     from serving.predictor.predictor import Predictor
 

@@ -9,14 +9,16 @@ import sys
 def main() -> int:
     """Start the router; 2 when it can't start as it was told."""
     parser = argparse.ArgumentParser(prog="python -m serving.router", description="The A/B router.")
-    parser.add_argument("--run-config", required=True, metavar="FILE", help="settings, see serving/router/config.py")
+    parser.add_argument(
+        "--run-config", required=True, metavar="FILE", help="settings, see serving/router/ops/config.py"
+    )
     arguments = parser.parse_args()
 
-    from mtorl.dataset import SpecError
-    from mtorl.experiment import ExperimentError
+    from mtorl.experiment.experiment import ExperimentError
+    from mtorl.log.dataset import SpecError
     from serving.decision_log import SpoolError
-    from serving.router.config import ConfigError, RouterConfig
-    from serving.router.server import serve
+    from serving.router.http.server import serve
+    from serving.router.ops.config import ConfigError, RouterConfig
 
     try:
         serve(RouterConfig.load(arguments.run_config))

@@ -7,26 +7,27 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
-from mtorl.dataset import DatasetSpec
-from mtorl.windows import instance_from_history
+from mtorl.log.dataset import DatasetSpec
+from mtorl.window.window import instance_from_history
 from serving.decision_log import Spool
 from serving.decision_log.shipper import Shipper
 from serving.ledger import Account, LedgerUnavailable, open_ledger
-from serving.router import answers, metrics
-from serving.router.arms import Arms
-from serving.router.auth import AuthError, authentication
-from serving.router.config import ConfigError, RouterConfig
-from serving.router.decider import Decider
-from serving.router.door import Door
-from serving.router.drills import Drills
-from serving.router.features import FeastSource, FeatureReader, FeatureSource
-from serving.router.health import Health
-from serving.router.live import LiveExperiment
-from serving.router.outcomes import OutcomeDesk
-from serving.router.pacer import Pacer
-from serving.router.requests import DecisionRequest
-from serving.router.settlement import Settler, reconcile
-from serving.router.shipping import open_sink
+from serving.router.flow import idempotency_cache as answers
+from serving.router.flow.arms import Arms
+from serving.router.flow.decider import Decider
+from serving.router.flow.drills import Drills
+from serving.router.flow.features import FeastSource, FeatureReader, FeatureSource
+from serving.router.flow.outcomes import OutcomeDesk
+from serving.router.flow.pacer import Pacer
+from serving.router.flow.requests import DecisionRequest
+from serving.router.flow.settlement import Settler, reconcile
+from serving.router.http.auth import AuthError, authentication
+from serving.router.http.gateway import Door
+from serving.router.ops import metrics
+from serving.router.ops.config import ConfigError, RouterConfig
+from serving.router.ops.health import Health
+from serving.router.ops.live_experiment import LiveExperiment
+from serving.router.ops.shipping import open_sink
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from mtorl.dataset import DatasetSpec
-from mtorl.log import schema
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.touchpoints import schema
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mtorl.benchmark.report import report
+from mtorl.comparison.report import report
 
 DOCS = Path(__file__).parents[2] / "docs"
 

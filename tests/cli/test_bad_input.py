@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mtorl.simulator import Simulator, SimulatorConfig
+from mtorl.simulator.simulator import Simulator, SimulatorConfig
 
 CLI = [sys.executable, "-m", "cli.main"]
 pytestmark = pytest.mark.integration
@@ -25,7 +25,7 @@ def log() -> pd.DataFrame:
 @pytest.fixture
 def spec(tmp_path: Path) -> Path:
     """The simulator's columns, read from a file in the canonical layout."""
-    from mtorl.dataset import DatasetSpec
+    from mtorl.log.dataset import DatasetSpec
 
     content = DatasetSpec.load("simulator").to_dict() | {"adapter": "touchpoints"}
     path = tmp_path / "touchpoints.yaml"

@@ -10,8 +10,8 @@ import redis
 from typer.testing import CliRunner
 
 from cli.main import app
-from features.store import create
-from mtorl.simulator import Simulator, SimulatorConfig
+from features.offline.store import create
+from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from tests.features.online_stores import write_settings
 from tests.redis_server import redis_server
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from cli import console
 from cli.console import Steps, examples
-from mtorl import progress
+from mtorl.runtime import progress
 
 
 def test_without_a_terminal_a_finished_step_is_one_line(

@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from features.engine import Engine
-from mtorl.dataset import DatasetSpec
-from mtorl.log import write_log
-from mtorl.simulator import Simulator, SimulatorConfig
-from mtorl.table import WindowTable
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.touchpoints import write_log
+from mtorl.simulator.simulator import Simulator, SimulatorConfig
+from mtorl.window.table import WindowTable
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +267,7 @@ def test_an_interrupted_build_leaves_the_one_before(
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
 
-    monkeypatch.setattr("features.folder.build_windows", stopped)
+    monkeypatch.setattr("features.data_folder.build_windows", stopped)
     answer = data("build", clean, "--dataset", spec, "--out", out)
     assert answer.exit_code == 130
     assert "stopped" in answer.output
@@ -278,7 +278,7 @@ def test_an_interrupted_build_leaves_the_one_before(
 @pytest.mark.integration
 def test_spark_builds_the_same(clean: Path, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The windows; that the sources are the same too is tested where they are made."""
-    monkeypatch.setattr("features.folder.build_sources", lambda *_: None)
+    monkeypatch.setattr("features.data_folder.build_sources", lambda *_: None)
     contents = set()
     for engine in ("duckdb", "spark"):
         answer = data("build", clean, "--dataset", spec, "--out", tmp_path / engine, ENGINE=engine)

@@ -28,9 +28,9 @@ def mtorl(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def windows(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("train")
-    from mtorl.dataset import DatasetSpec
-    from mtorl.log import write_log
-    from mtorl.simulator import Simulator, SimulatorConfig
+    from mtorl.log.dataset import DatasetSpec
+    from mtorl.log.touchpoints import write_log
+    from mtorl.simulator.simulator import Simulator, SimulatorConfig
 
     spec = DatasetSpec.load("simulator")
     write_log(Simulator(SimulatorConfig(users=300, seed=4)).log(), folder / "log.parquet", spec)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mtorl.dataset import Column, DatasetSpec, RewardSpec
+from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
 
 SPEC = DatasetSpec(
     name="toy",

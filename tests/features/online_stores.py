@@ -9,9 +9,9 @@ import yaml
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
 from feast.types import Array, Float64, String
 
-from features.history import history_types
-from features.names import HISTORY
-from mtorl.dataset import DatasetSpec
+from features.feature_repo.history_columns import history_types
+from features.feature_repo.names import HISTORY
+from mtorl.log.dataset import DatasetSpec
 
 STORES = ("sqlite", "redis")
 

@@ -9,8 +9,9 @@ import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from features.online import Touchpoint, open_history
-from mtorl.dataset import DatasetSpec
+from features.online.history import Touchpoint
+from features.online.open_history import open_history
+from mtorl.log.dataset import DatasetSpec
 
 
 def write(repo: Path, spec: DatasetSpec, user: str, start: datetime, worker: int, count: int) -> None:

@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 import redis
 import yaml
 
-from features import sequences, store
 from features.engine import open_engine
-from features.names import AD_DECISION
-from mtorl.dataset import DatasetSpec
-from mtorl.table import WindowTable
-from serving.router.features import FeastSource, UserFeatures
-from serving.router.requests import DecisionRequest
+from features.feature_repo.names import AD_DECISION
+from features.offline import store
+from features.sequences import builder as sequences
+from mtorl.log.dataset import DatasetSpec
+from mtorl.window.table import WindowTable
+from serving.router.flow.features import FeastSource, UserFeatures
+from serving.router.flow.requests import DecisionRequest
 
 US, HOUR, DAY = (pd.Timedelta(1, unit) for unit in ("us", "h", "D"))
 STATS = ("campaign_touches", "campaign_click_rate", "campaign_conversion_rate", "campaign_cost")

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from features import engine as engine_module
-from features.engine import BUCKETS, open_engine, replacing, timestamp_micros, unix_micros, user_bucket
+from features.engine import BUCKETS, open_engine, timestamp_micros, unix_micros, user_bucket
+from mtorl.runtime.files import replacing
 
 ENGINES = ["duckdb", pytest.param("spark", marks=pytest.mark.integration)]
 

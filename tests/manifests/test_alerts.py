@@ -54,7 +54,7 @@ def test_every_runbook_has_an_alert(alerts: list[dict[str, Any]]) -> None:
 
 def test_the_router_exports_the_metrics(alerts: list[dict[str, Any]]) -> None:
     """On a metric that nobody exports an alert would never fire."""
-    pytest.importorskip("serving.router.metrics")
+    pytest.importorskip("serving.router.ops.metrics")
     exported = {
         name for metric in REGISTRY.collect() for name in (metric.name, f"{metric.name}_total", f"{metric.name}_bucket")
     }

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from mtorl.dataset import DatasetSpec
-from mtorl.experiment import Experiment
+from mtorl.experiment.experiment import Experiment
+from mtorl.log.dataset import DatasetSpec
 from tests.manifests.conftest import (
     MANIFESTS,
     ROOT,
@@ -164,14 +164,14 @@ def test_router_finds_its_files(production: Objects, router: dict[str, Any]) -> 
 
 
 def test_router_accepts_its_settings(router: dict[str, Any], tmp_path: Path) -> None:
-    config = pytest.importorskip("serving.router.config")
+    config = pytest.importorskip("serving.router.ops.config")
     path = tmp_path / "router.yaml"
     path.write_text(yaml.safe_dump(router))
     assert config.RouterConfig.load(path).host == "0.0.0.0", "a pod must be reached from outside"
 
 
 def test_router_knows_the_channels(production: Objects, router: dict[str, Any], experiment: Experiment) -> None:
-    from mtorl.simulator import Simulator, SimulatorConfig
+    from mtorl.simulator.simulator import Simulator, SimulatorConfig
 
     spec = DatasetSpec.from_dict(yaml.safe_load(_config_map(production, "mtorl-dataset-")["data"]["dataset.yaml"]))
     assert spec == DatasetSpec.load("simulator")
@@ -220,7 +220,7 @@ def test_more_routers_share_one_ledger_that_forgets_nothing() -> None:
 
 
 def test_routers_ship_to_the_feed_and_the_feed_writes_where_they_read() -> None:
-    from serving.router.config import RouterConfig
+    from serving.router.ops.config import RouterConfig
 
     objects = list(yaml.safe_load_all(render("tests/everything")))
     router, pod = _pod(objects, "StatefulSet/mtorl-router"), _pod(objects, "StatefulSet/mtorl-feed")
@@ -251,7 +251,7 @@ def test_routers_ship_to_the_feed_and_the_feed_writes_where_they_read() -> None:
 
 
 def test_one_feature_store_for_reader_and_writer(production: Objects, router: dict[str, Any]) -> None:
-    from features.names import AD_DECISION
+    from features.feature_repo.names import AD_DECISION
 
     assert router["feature_service"] == AD_DECISION
     config = yaml.safe_load(_config_map(production, "mtorl-feature-store-")["data"]["feature_store.yaml"])
@@ -280,15 +280,15 @@ def test_one_feature_store_for_reader_and_writer(production: Objects, router: di
 @pytest.fixture
 def pipelines_repository(tmp_path: Path) -> Path:
     """What the pipeline leaves on the volume: a repository, made of the log as it was then."""
-    from features import store
+    from features.offline import store
 
     store.create(tmp_path / "pipeline", SIMULATED, _log(tmp_path / "then.parquet", 0.5))
     return tmp_path / "pipeline"
 
 
 def _log(path: Path, part: float) -> Path:
-    from mtorl.log import write_log
-    from mtorl.simulator import Simulator, SimulatorConfig
+    from mtorl.log.touchpoints import write_log
+    from mtorl.simulator.simulator import Simulator, SimulatorConfig
 
     log = Simulator(SimulatorConfig(users=20)).log()
     write_log(log[log["timestamp"] <= log["timestamp"].quantile(part)], path, SIMULATED)
@@ -317,7 +317,7 @@ def test_the_routers_image_can_open_the_pipelines_repository(
 import sys
 from pathlib import Path
 sys.modules.update(dict.fromkeys(["ibis", "pandera", "pyspark", "plotly", "torch"]))    # as if they were not installed
-from serving.router.features import FeastSource
+from serving.router.flow.features import FeastSource
 FeastSource(Path({str(repository)!r}), {router["feature_service"]!r})
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
@@ -332,8 +332,8 @@ def test_the_job_materializes_the_log_as_it_stands(
     import pandas as pd
     from feast import FeatureStore
 
-    from features import store
-    from features.names import HISTORY
+    from features.feature_repo.names import HISTORY
+    from features.offline import store
 
     repository = _repository(production, "mtorl-jobs-feature-store-", pipelines_repository, tmp_path / "job")
     before = (pipelines_repository / "registry.db").read_bytes()

@@ -12,7 +12,7 @@ import pytest
 
 from monitoring import drift
 from monitoring.calibration import CategoricalScore, NumericScore, calibrate
-from mtorl.dataset import Column
+from mtorl.log.dataset import Column
 
 COLUMNS = (
     Column("hour", "numeric"),

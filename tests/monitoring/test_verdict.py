@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from monitoring.verdict import verdict_from_log, verdict_of_window
-from mtorl.experiment import Experiment
+from mtorl.experiment.experiment import Experiment
 
 CONTENT: dict[str, Any] = {
     "name": "test",

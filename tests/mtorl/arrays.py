@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from mtorl.loader import Batch
+from mtorl.window.loader import Batch
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ plain = dsl.component(base_image="python:3.11", packages_to_install=[], install_
 
 @plain
 def double(number: int, out: Output[Artifact]) -> int:
-    from mtorl import progress
+    from mtorl.runtime import progress
 
     progress.report(1, 4, "a quarter")
     with open(out.path, "w") as file:
@@ -25,7 +25,7 @@ def double(number: int, out: Output[Artifact]) -> int:
 
 @plain
 def refuse(message: str):
-    from mtorl import progress
+    from mtorl.runtime import progress
 
     if message:
         progress.input_error(message)

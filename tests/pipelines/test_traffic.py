@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from features.online import History, Touchpoint
+from features.online.history import History, Touchpoint
 from pipelines.traffic import Traffic, drive
-from pipelines.worlds import Response
+from pipelines.traffic_sources import Response
 
 START = datetime(2020, 1, 1, tzinfo=UTC)
 

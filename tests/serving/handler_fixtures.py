@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from mtorl.dataset import DatasetSpec
-from mtorl.decision import PolicyParams
-from mtorl.encoder import Encoder
-from mtorl.windows import WindowBatch
+from mtorl.log.dataset import DatasetSpec
+from mtorl.policy.decision import PolicyParams
+from mtorl.window.encoder import Encoder
+from mtorl.window.window import WindowBatch
 from serving.handlers.base import ArtifactHandler
 from serving.handlers.policy_handler import PolicyHandler
 
@@ -138,8 +138,8 @@ def save_artifact(folder: Path) -> Any:
     import pandas as pd
     import torch
 
-    from mtorl.artifact import save
-    from mtorl.model import MTORL, MTORLConfig
+    from mtorl.artifact.artifact import save
+    from mtorl.network.model import MTORL, MTORLConfig
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -16,14 +16,14 @@ import yaml
 from aiohttp import web
 from prometheus_client import REGISTRY
 
-from mtorl.dataset import Column, DatasetSpec, RewardSpec
+from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
 from serving.decision_log import Spool
 from serving.kserve_sdk import ModelServer, app, quiet
 from serving.ledger import Balance, Ledger
-from serving.router.app import RouterModel, install
-from serving.router.config import RouterConfig
-from serving.router.features import UserFeatures
-from serving.router.requests import DecisionRequest
+from serving.router.flow.features import UserFeatures
+from serving.router.flow.requests import DecisionRequest
+from serving.router.http.app import RouterModel, install
+from serving.router.ops.config import RouterConfig
 from serving.router.router import Router
 
 SPEC = DatasetSpec(

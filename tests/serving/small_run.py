@@ -12,14 +12,14 @@ def small_run(folder: Path) -> Path:
     import pandas as pd
     import torch
 
-    from features import store
-    from mtorl.artifact import save
-    from mtorl.decision import PolicyParams
-    from mtorl.encoder import Encoder
-    from mtorl.model import MTORL, MTORLConfig
-    from mtorl.simulator import Simulator, SimulatorConfig
-    from mtorl.training_users import fingerprints
-    from mtorl.windows import WindowBatch, instance_from_history
+    from features.offline import store
+    from mtorl.artifact.artifact import save
+    from mtorl.artifact.training_users import fingerprints
+    from mtorl.network.model import MTORL, MTORLConfig
+    from mtorl.policy.decision import PolicyParams
+    from mtorl.simulator.simulator import Simulator, SimulatorConfig
+    from mtorl.window.encoder import Encoder
+    from mtorl.window.window import WindowBatch, instance_from_history
     from serving.archive import package
 
     torch.set_num_threads(1)

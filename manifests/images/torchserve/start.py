@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from serving.torchserve import java_command, java_environment, java_home
+from serving.local.torchserve import java_command, java_environment, java_home
 
 STORE = Path(os.environ.get("MODEL_STORE", "/mnt/models/model-store"))
 CONFIG = Path(__file__).with_name("config.properties")

@@ -1,0 +1,63 @@
+"""From a file's own columns to those of the touchpoint log: one module per file layout.
+
+To add one: write a class like those here (`base.Adapter`), add it to `ADAPTERS`, and name it in the data set's YAML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import ibis
+
+from features.engine import Engine
+from features.ingest.adapters.base import Adapter
+from features.ingest.adapters.criteo import CriteoAttribution
+from features.ingest.adapters.files import MissingColumns
+from features.ingest.adapters.kuairand import KuaiRand
+from features.ingest.adapters.samples import CriteoSequence, KuaiRandSequence
+from features.ingest.adapters.touchpoints import Touchpoints
+from mtorl.log.dataset import DatasetSpec, SpecError, built_in
+from mtorl.log.touchpoints import LogError
+
+ADAPTERS: Mapping[str, Adapter] = {
+    "touchpoints": Touchpoints(),
+    "simulator": Touchpoints(),
+    "criteo-attribution": CriteoAttribution(),
+    "criteo-sequence": CriteoSequence(),
+    "kuairand": KuaiRand(),
+    "kuairand-sequence": KuaiRandSequence(),
+}
+
+
+def read(engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> ibis.Table:
+    """The file as its adapter reads it (`base.Adapter.read`); says which data set a file of another layout looks like.
+
+    Raises:
+        LogError: as `base.Adapter.read`.
+    """
+    try:
+        return adapter_of(spec).read(engine, path, spec, scratch)
+    except MissingColumns as error:
+        specs = map(DatasetSpec.load, built_in())
+        like = next((other.name for other in specs if set(adapter_of(other).required(other)) <= set(error.names)), None)
+        if like is None:
+            raise
+        raise LogError(f"{error}\nthe file looks like data set {like!r}") from None
+
+
+def adapter_of(spec: DatasetSpec) -> Adapter:
+    """The adapter that a data set names.
+
+    Raises:
+        SpecError: there is none of that name, or a column is listed as context that its files can't give as such.
+    """
+    if spec.adapter not in ADAPTERS:
+        raise SpecError(f"adapter: {spec.adapter!r} is not one of {', '.join(ADAPTERS)}")
+    adapter = ADAPTERS[spec.adapter]
+    for kind, columns in (("context", spec.context), ("static", spec.static)):
+        for column in columns:
+            if column.name in adapter.never_context:
+                why = adapter.never_context[column.name]
+                raise SpecError(f"{kind}: column {column.name!r} is {why}; list it under outcomes, or leave it out")
+    return adapter

@@ -1,0 +1,51 @@
+"""The Criteo Attribution Modeling data set as it is published: one tab-separated file, a line per banner shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import reduce
+from typing import ClassVar
+
+import ibis
+
+from features.ingest.adapters.base import SAME, Adapter, attributes, lay_out, without
+from features.ingest.adapters.samples import START
+from features.ingest.adapters.values import moment, number, text
+from mtorl.log.dataset import DatasetSpec
+
+_OUTCOMES = ("conversion", "conversion_timestamp", "conversion_id", "attribution", "click", "click_pos", "click_nb")
+_MISSING = ("conversion_timestamp", "conversion_id", "click_pos", "click_nb", "time_since_last_click")  # -1
+
+
+class CriteoAttribution(Adapter):
+    """timestamp, uid, campaign, conversion ... cat1..cat9, -1 = missing.
+
+    timestamp is in seconds since the first banner, put on a made-up calendar. The channel is "Type_" and cat8, as in
+    the authors' sample. There is no revenue. Banners of a user in the same second are told apart by cost and cat1-9.
+    """
+
+    CATEGORIES = tuple(f"cat{i}" for i in range(1, 10))
+    source: ClassVar[Mapping[str, str]] = {"user_id": "uid", "campaign_id": "campaign", "channel": "cat8"}
+    never_context: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys((*_OUTCOMES, "cpo"), "an outcome, known only after the exposure"),
+        "cat8": "the channel itself",
+    }
+
+    def required(self, spec: DatasetSpec) -> tuple[str, ...]:
+        """See `Adapter`."""
+        base = ("timestamp", "uid", "campaign", "conversion", "attribution", "click", "cost", *self.CATEGORIES)
+        return tuple(dict.fromkeys((*base, *attributes(spec))))
+
+    def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
+        """See `Adapter`."""
+        columns = {
+            "user_id": text(raw["uid"]),
+            "timestamp": moment(number(raw["timestamp"]) * 1e6 + START),
+            "campaign_id": text(raw["campaign"]),
+            "channel": "Type_" + text(raw["cat8"]),
+            "revenue": ibis.literal(0.0),
+            "propensity": ibis.null("float64"),
+            **{name: without(raw[name], -1) for name in _MISSING if name in raw.columns},
+            SAME: reduce(lambda a, b: a + "|" + b, (text(raw[c]).fill_null("") for c in ("cost", *self.CATEGORIES))),
+        }
+        return lay_out(raw, spec, columns)

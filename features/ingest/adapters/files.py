@@ -1,0 +1,207 @@
+"""Log files as tables: CSV (every value as text) and Parquet (as typed), with the number of each row in the file.
+
+CSV is first copied to Parquet in a scratch folder, once, in the order of the file: a line that is not as it should be
+stops the door there, before anything is judged, and everything after reads only the columns that it needs.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import gzip
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import ibis
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from features.engine import Engine
+from features.parquet_rows import parquet_files
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.touchpoints import LogError
+
+ROW = "#row"  # 1 = the first row of data
+_FILE = "#file"  # from which a row comes
+INDEX = "Unnamed: 0"  # the first column where it has no name
+
+_TEXT = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t"}
+_KINDS = (*_TEXT, ".parquet")
+_LONGEST_HEADER = 1 << 20  # bytes
+_UNREADABLE = (OSError, EOFError, UnicodeError, csv.Error, zlib.error, pa.ArrowException, duckdb.Error)
+
+
+def parts(path: Path) -> list[Path]:
+    """The file itself, or the Parquet files of a folder in the order of their names.
+
+    Raises:
+        LogError: there is none, it is empty, or its name says that it is something else.
+    """
+    try:
+        found = parquet_files(path) if path.is_dir() else [path]
+    except FileNotFoundError:
+        raise LogError(f"{path}: no .parquet files in this folder") from None
+    for part in found:
+        if not part.is_file():
+            raise LogError(f"{part}: no such file")
+        if part.stat().st_size == 0:
+            raise LogError(f"{part}: the file is empty")
+        if not part.name.endswith(_KINDS):
+            raise LogError(f"{part}: unknown kind of file; expected {', '.join(_KINDS[:-1])} or {_KINDS[-1]}")
+    return found
+
+
+def columns(path: Path) -> list[str]:
+    """Names of a file's columns, in order; those without a name are "Unnamed: <place>".
+
+    Raises:
+        LogError: the file is missing, empty or not readable.
+    """
+    parts(path)
+    with readable(path):
+        if path.name.endswith(".parquet"):
+            return list(pq.read_schema(path).names)
+        with gzip.open(path) if path.name.endswith(".gz") else open(path, "rb") as file:
+            lines = iter(lambda: file.readline(_LONGEST_HEADER).decode("utf-8").removeprefix("\ufeff"), "")
+            names = next(csv.reader(lines, delimiter=_separator(path), strict=True))
+    return [name or f"Unnamed: {place}" for place, name in enumerate(names)]
+
+
+class MissingColumns(LogError):
+    """The file lacks columns that its data set needs.
+
+    Attributes:
+        names: The columns that it has.
+    """
+
+    def __init__(self, message: str, names: Sequence[str]) -> None:
+        super().__init__(message)
+        self.names = tuple(names)
+
+
+def check_columns(path: Path, names: Sequence[str], required: Sequence[str], spec: DatasetSpec) -> None:
+    """Every required column must be there, once.
+
+    Raises:
+        MissingColumns: with what is missing and what was probably meant.
+        LogError: a column is there twice.
+    """
+    for name in required:
+        same = [other for other in names if other.lower() == name.lower()]
+        if names.count(name) > 1:
+            raise LogError(f"{path}: column {name!r} appears twice")
+        if name in same and len(same) > 1:
+            raise LogError(f"{path}: columns {' and '.join(map(repr, same))} differ only in case; rename one")
+    missing = [name for name in required if name not in names]
+    if not missing:
+        return
+    shown = ["the unnamed first column (row index)" if name == INDEX else name for name in missing]
+    lines = [f"{path}: not a {spec.name!r} log: {spec.description}", f"missing columns: {', '.join(shown)}"]
+    lines.append(f"columns in the file: {', '.join(names)}")
+    if len(missing) <= 3:
+        further = [name for name in names if name not in required]
+        near = {name: difflib.get_close_matches(name, further, 1) for name in missing}
+        lines += [f"did you mean {found[0]!r} to be {name!r}?" for name, found in near.items() if found]
+    raise MissingColumns("\n".join(lines), names)
+
+
+def table(engine: Engine, paths: Sequence[Path], names: Sequence[str], scratch: Path) -> ibis.Table:
+    """Files with the same columns as one table in the order of `paths`, with `ROW` counting through them.
+
+    Args:
+        engine: DuckDB.
+        paths: As `parts` returns them.
+        names: As `columns` returns them; one that comes again gets a suffix.
+        scratch: Where CSV becomes Parquet.
+
+    Raises:
+        LogError: a file can't be read; names the line.
+    """
+    if not paths[0].name.endswith(".parquet"):
+        paths = [_as_parquet(engine, paths, names, scratch)]
+    with readable(paths[0]):
+        stored = engine.connection.read_parquet(
+            [str(path) for path in paths], file_row_number=True, **({"filename": _FILE} if len(paths) > 1 else {})
+        )
+        row = stored["file_row_number"] + 1
+        if len(paths) > 1:
+            starts, start = [], 0
+            for path in paths:
+                starts.append((stored[_FILE] == str(path), start))
+                start += pq.read_metadata(path).num_rows
+            row += ibis.cases(*starts)
+    # Ibis does not know DuckDB's times in nanoseconds with a zone, which is what pandas writes.
+    times = {c: stored[c].cast("timestamp('UTC')") for c, t in stored.schema().items() if "TIMESTAMPTZ_NS" in str(t)}
+    return stored.mutate({ROW: row, **times}).drop("file_row_number", *([_FILE] if len(paths) > 1 else []))
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Errors of reading as one message."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        if isinstance(error, duckdb.OutOfMemoryException) or "No space left" in str(error):
+            raise  # not the file's fault
+        kind = "Parquet" if path.name.endswith(".parquet") else _separated(path)
+        raise LogError(f"{path}: not a readable {kind} file: {_first_words(error)}") from error
+
+
+def _as_parquet(engine: Engine, paths: Sequence[Path], names: Sequence[str], scratch: Path) -> Path:
+    out = scratch / f"{len(list(scratch.iterdir()))}.parquet"
+    connection = engine.connection
+    path = paths[0]
+    with readable(path):
+        raw = connection.read_csv(
+            [str(p) for p in paths],
+            columns=dict.fromkeys(_distinct(names), "varchar"),
+            delim=_separator(path),
+            quote='"',
+            escape='"',
+            strict_mode=True,
+            null_padding=False,
+        )
+        connection.raw_sql("SET preserve_insertion_order = true")
+        try:
+            connection.to_parquet(raw, str(out), compression="snappy")
+        finally:
+            connection.raw_sql("SET preserve_insertion_order = false")
+    return out
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """DuckDB tells names apart without regard to case."""
+    taken: set[str] = set()
+    out = []
+    for name in names:
+        again, new = 0, name
+        while new.lower() in taken:
+            again += 1
+            new = f"{name}.{again}"
+        taken.add(new.lower())
+        out.append(new)
+    return out
+
+
+def _separator(path: Path) -> str:
+    return next(mark for ending, mark in _TEXT.items() if path.name.endswith(ending))
+
+
+def _separated(path: Path) -> str:
+    return "TSV" if path.name.endswith((".tsv", ".tsv.gz")) else "CSV"
+
+
+def _first_words(error: BaseException) -> str:
+    """What is wrong and where; DuckDB goes on with its settings and their possible changes."""
+    lines = [line.strip() for line in str(error).split("Possible")[0].splitlines()]
+    lines = [line for line in lines if line and not line.startswith("Original Line")] or [type(error).__name__]
+    if "state machine" in lines[0]:
+        return "mixed line endings, or a quote that does not close"
+    where = [line for line in lines if "CSV Error on Line" in line]
+    if not where:
+        return lines[0]
+    what = [line for line in lines if line.startswith(("Expected", "Invalid", "Value")) and line not in where]
+    return "; ".join((where[0].replace("Invalid Input Error: CSV Error on Line:", "line"), *what[:1]))

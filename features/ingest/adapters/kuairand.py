@@ -1,0 +1,100 @@
+"""KuaiRand as it is published: a folder with log_*.csv (a line per video shown) and user_features_*.csv."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import ibis
+
+from features.engine import Engine
+from features.ingest.adapters import files
+from features.ingest.adapters.base import SAME, Adapter, lay_out, whole
+from features.ingest.adapters.values import moment, number
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.touchpoints import LogError
+
+_OUTCOMES = (
+    *("is_click", "is_like", "is_follow", "is_comment", "is_forward", "is_hate", "long_view", "play_time_ms"),
+    *("profile_stay_time", "comment_stay_time", "is_profile_enter"),
+)
+
+
+class KuaiRand(Adapter):
+    """Short videos; the channel is the video length class, by duration_ms.
+
+    Give the folder for all of its logs, or one log file (log_random_*.csv alone has channels drawn at random). There is
+    no campaign and no cost: each exposure counts as 1. revenue is the play time. `hour` is that of hourmin. Videos of a
+    user at the same time are told apart by video_id.
+    """
+
+    # Upper edges in ms. The authors give none; these are where complete views pile up in their sample's classes.
+    CLASSES: ClassVar[Mapping[str, int]] = {"short": 50_000, "mid": 117_000}
+    LONGEST = "long"
+    source: ClassVar[Mapping[str, str]] = {
+        "timestamp": "time_ms",
+        "channel": "duration_ms",
+        "click": "is_click",
+        "conversion": "long_view",
+        "revenue": "play_time_ms",
+        "hour": "hourmin",
+    }
+    never_context: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(_OUTCOMES, "an outcome, known only after the exposure"),
+        "duration_ms": "the channel itself",
+        "video_id": "what the channel decides",
+    }
+
+    def required(self, spec: DatasetSpec) -> tuple[str, ...]:
+        """Columns of the log; the static ones are those of the user features. See `Adapter`."""
+        base = ("user_id", "video_id", "time_ms", "is_click", "long_view", "play_time_ms", "duration_ms")
+        plain = (self.source.get(c.name, c.name) for c in (*spec.context, *spec.outcomes))
+        return tuple(dict.fromkeys((*base, *plain)))
+
+    def read(self, engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> ibis.Table:
+        """See `Adapter`; the user features stand beside the log's columns."""
+        folder = path if path.is_dir() else path.parent
+        logs = sorted(path.glob("log_*.csv*")) if path.is_dir() else [path]
+        if not logs:
+            raise LogError(f"{path}: no log_*.csv in this folder")
+        for log in logs:
+            files.check_columns(log, files.columns(log), self.required(spec), spec)
+        headers = {tuple(files.columns(log)) for log in logs}
+        if len(headers) > 1:
+            raise LogError(f"{path}: its log_*.csv files differ in their columns")
+        raw = files.table(engine, logs, list(headers.pop()), scratch)
+        wanted = [c.name for c in spec.static]
+        if not wanted:
+            return raw
+        users = sorted(folder.glob("user_features*.csv*"))
+        if len(users) != 1:
+            raise LogError(f"{folder}: expected one user_features_*.csv beside the logs, found {len(users)}")
+        names = files.columns(users[0])
+        files.check_columns(users[0], names, ("user_id", *wanted), spec)
+        features = files.table(engine, users, names, scratch)
+        one = features.group_by(**{"#user": whole(features["user_id"])}).agg(
+            **{name: features[name].argmin(features[files.ROW]) for name in wanted}
+        )
+        return raw.left_join(one, whole(raw["user_id"]) == one["#user"]).drop("#user")
+
+    def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
+        """See `Adapter`."""
+        duration = number(raw["duration_ms"])
+        classes = [(duration < edge, name) for name, edge in self.CLASSES.items()]
+        length = ibis.cases(*classes, (duration.notnull(), self.LONGEST), else_=ibis.null("string"))
+        columns = {
+            "user_id": whole(raw["user_id"]),
+            "timestamp": moment(number(raw["time_ms"]) * 1e3),
+            "campaign_id": ibis.literal("kuairand"),
+            "channel": ibis.coalesce(length, raw["duration_ms"].cast("string")),
+            "cost": ibis.literal(1.0),
+            "click": raw["is_click"],
+            "conversion": raw["long_view"],
+            "revenue": raw["play_time_ms"],
+            "propensity": ibis.null("float64"),
+            SAME: raw["video_id"].cast("string"),
+        }
+        if "hourmin" in raw.columns:  # 1600 is four in the afternoon
+            columns["hour"] = (number(raw["hourmin"]) / 100).floor()
+        return lay_out(raw, spec, columns)

@@ -1,0 +1,111 @@
+"""The two processed samples that the MTORL authors published with their notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import ibis
+
+from features.ingest.adapters.base import SAME, Adapter, attributes, lay_out, one_hot, one_hot_or_count, whole
+from features.ingest.adapters.files import INDEX
+from features.ingest.adapters.values import moment, number
+from mtorl.log.dataset import DatasetSpec
+
+START = 1_704_067_200_000_000  # 2024-01-01 UTC, us since 1970; made up: the samples have no calendar time
+
+
+class KuaiRandSequence(Adapter):
+    """Short videos; the channel is the video length class.
+
+    Time is min-max normalised in the file; it is stretched over 30 made-up days. Rows of a user at the same time are
+    told apart by the row index. The log has no cost, so each exposure counts as 1.
+    """
+
+    ACTIVITY = (
+        *("2_14_day_new", "30day_retention", "UNKNOWN", "day_new", "full_active", "high_active", "low_active"),
+        *("middle_active", "single_low_active"),
+    )
+    DAYS = 30
+    source: ClassVar[Mapping[str, str]] = {
+        "timestamp": "time_ms",
+        "click": "is_click",
+        "conversion": "long_view",
+        "revenue": "play_time_ms",
+        "channel": "short, mid, long",
+        "activity": "2_14_day_new ... single_low_active",
+    }
+    never_context: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("is_click", "long_view", "play_time_ms"), "an outcome, known only after the exposure"),
+        **dict.fromkeys(("short", "mid", "long"), "the channel itself"),
+    }
+
+    def required(self, spec: DatasetSpec) -> tuple[str, ...]:
+        """See `Adapter`."""
+        outcomes = ("is_click", "long_view", "play_time_ms")
+        plain = attributes(spec, "activity")
+        return (INDEX, "user_id", "time_ms", *outcomes, *spec.channels, *self.ACTIVITY, *plain)
+
+    def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
+        """See `Adapter`."""
+        share = number(raw["time_ms"])
+        share = ibis.ifelse(share.between(0, 1), share, ibis.null("float64"))
+        columns = {
+            "user_id": whole(raw["user_id"]),
+            "timestamp": moment(_nearest(share * self.DAYS * 86_400e6) + START),
+            "campaign_id": ibis.literal("kuairand"),
+            "channel": one_hot_or_count(raw, spec.channels),
+            "cost": ibis.literal(1.0),
+            "click": raw["is_click"],
+            "conversion": raw["long_view"],
+            "revenue": raw["play_time_ms"],
+            "propensity": ibis.null("float64"),
+            "activity": one_hot(raw, self.ACTIVITY)[0],
+            SAME: raw[INDEX].cast("string"),
+        }
+        return lay_out(raw, spec, columns)
+
+
+class CriteoSequence(Adapter):
+    """Display ads; the channels are the eleven values of cat8.
+
+    The file has no time: the row index, which increases through it, is taken as seconds. It has no revenue either.
+    """
+
+    source: ClassVar[Mapping[str, str]] = {
+        **{"user_id": "uid", "timestamp": INDEX, "campaign_id": "campaign", "channel": "Type_*"},
+    }
+    never_context: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(
+            ("click", "conversion", "attribution", "click_nb", "cpo"), "an outcome, known only after the exposure"
+        ),
+        "cat8": "the channel itself",
+    }
+
+    def required(self, spec: DatasetSpec) -> tuple[str, ...]:
+        """See `Adapter`."""
+        return (INDEX, "uid", "campaign", "conversion", "click", "cost", *spec.channels, *attributes(spec))
+
+    def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
+        """See `Adapter`."""
+        # The file has campaigns as a normalised number: name them by rank.
+        raw = raw.mutate({"#campaign": number(raw["campaign"])})
+        campaigns = raw.filter(raw["#campaign"].notnull()).select("#campaign").distinct()
+        ranks = campaigns.mutate({"#rank": ibis.row_number().over(order_by="#campaign")})
+        raw = raw.left_join(ranks, "#campaign")
+        seconds = number(raw[INDEX])
+        seconds = ibis.ifelse(seconds.between(0, 1e9), seconds, ibis.null("float64"))
+        columns = {
+            "user_id": whole(raw["uid"]),
+            "timestamp": moment(seconds * 1e6 + START),
+            "campaign_id": "c" + raw["#rank"].cast("string"),
+            "channel": one_hot_or_count(raw, spec.channels),
+            "revenue": ibis.literal(0.0),
+            "propensity": ibis.null("float64"),
+        }
+        return lay_out(raw, spec, columns)
+
+
+def _nearest(value: ibis.Value) -> ibis.Value:
+    """The nearest whole number, and of two the even one, as numpy and pandas round; DuckDB rounds up."""
+    return ibis.ifelse(value - value.floor() == 0.5, (value / 2).round() * 2, value.round())

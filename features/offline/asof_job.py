@@ -1,0 +1,190 @@
+"""The answer of a point-in-time join, put together a piece at a time: wide columns never exist all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from feast import FileSource, OnDemandFeatureView
+from feast.data_source import DataSource
+from feast.errors import SavedDatasetLocationAlreadyExists
+from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
+from feast.repo_config import RepoConfig
+from feast.saved_dataset import SavedDatasetStorage
+from feast.type_map import feast_value_type_to_pa
+
+from features.parquet_rows import ParquetRows
+from mtorl.runtime.files import replacing
+
+_CHUNK = 32_768  # rows of the answer that are put together at a time
+
+
+class AsofRetrievalJob(RetrievalJob):
+    """An answer, put together a piece at a time.
+
+    Args:
+        config: The repository's settings.
+        entities: Columns that stand first in the answer.
+        parts: Of each view: its rows, the names of its columns in the answer, and the row for each row of the answer.
+        on_demand: On-demand views to compute; they come last.
+        full_feature_names: Whether their features are called "view__feature".
+        metadata: What was asked for.
+    """
+
+    def __init__(
+        self,
+        config: RepoConfig,
+        entities: pa.Table,
+        parts: Sequence[tuple[ParquetRows, Sequence[str], pa.Int64Array]],
+        on_demand: Sequence[OnDemandFeatureView],
+        full_feature_names: bool,
+        metadata: RetrievalMetadata | None,
+    ) -> None:
+        super().__init__()
+        self._config = config
+        self._entities = entities
+        self._parts = list(parts)
+        self._on_demand = list(on_demand)
+        self._full = full_feature_names
+        self._metadata = metadata
+        self._length = len(parts[0][2]) if parts else entities.num_rows
+
+    @property
+    def full_feature_names(self) -> bool:
+        """Whether features are called "view__feature"."""
+        return self._full
+
+    @property
+    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
+        """None that are left to compute: each piece of the answer has them already."""
+        return []
+
+    @property
+    def metadata(self) -> RetrievalMetadata | None:
+        """What was asked for."""
+        return self._metadata
+
+    def pieces(self) -> Iterator[pa.Table]:
+        """The answer in pieces, one after the other.
+
+        Memory stays small if the entity rows are sorted as the sources are: so are the steps of a window store. Else it
+        may grow to the size of the sources.
+        """
+        yield from self._pieces(np.arange(self._length))
+
+    def to_parquet(self, path: Path | str) -> None:
+        """Write the answer without ever holding it, replacing what was there in one step.
+
+        Args:
+            path: File to write.
+        """
+        with replacing(Path(path)) as temporary:
+            writer = None
+            try:
+                for piece in self.pieces():
+                    writer = writer or pq.ParquetWriter(
+                        temporary, piece.schema, compression="zstd", compression_level=1
+                    )
+                    writer.write_table(piece)
+            finally:
+                if writer:
+                    writer.close()
+
+    def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
+        """Write the answer where a saved data set is to be."""
+        path = source_path(storage.to_data_source(), self._config)
+        if path.exists() and not allow_overwrite:
+            raise SavedDatasetLocationAlreadyExists(location=str(path))
+        self.to_parquet(path)
+
+    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
+        return self._to_arrow_internal().to_pandas()
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+        order = self._reading_order()
+        if order is None:
+            return pa.concat_tables(self.pieces())
+        return pa.concat_tables(self._pieces(order)).take(np.argsort(order))
+
+    def _reading_order(self) -> np.ndarray | None:
+        """The answer's rows in the order of the widest source, so that it is read once; None: they are so already."""
+        if not self._parts or self._length <= _CHUNK:
+            return None
+        numbers = max(self._parts, key=lambda part: part[0].size)[2]
+        place = np.maximum.accumulate(pc.fill_null(numbers, -1).to_numpy())
+        known = pc.is_valid(numbers).to_numpy(zero_copy_only=False)
+        if (place[known] == numbers.drop_null().to_numpy()).all():
+            return None
+        return np.argsort(pc.fill_null(numbers, -1).to_numpy(), kind="stable")
+
+    def _pieces(self, order: np.ndarray) -> Iterator[pa.Table]:
+        """Rows of the answer, piece by piece; the next one is read while what is computed on demand is computed."""
+        chunks = [order[start : start + _CHUNK] for start in range(0, max(self._length, 1), _CHUNK)]
+        with ThreadPoolExecutor() as readers:
+
+            def read(places: np.ndarray) -> list[Future[pa.Table]]:
+                wanted = pa.array(places)
+                return [readers.submit(rows.take, numbers.take(wanted)) for rows, _, numbers in self._parts]
+
+            ahead = read(chunks[0])
+            for places, following in zip_longest(chunks, chunks[1:]):
+                found = [part.result() for part in ahead]
+                if following is not None:
+                    ahead = read(following)  # not before: a part reads one piece after the other
+                yield self._piece(places, found)
+
+    def _piece(self, places: np.ndarray, found: Sequence[pa.Table]) -> pa.Table:
+        """Some rows of the answer, from what each part has for them."""
+        piece = self._entities.take(places) if self._entities.num_columns else None
+        columns = dict(zip(piece.column_names, piece.columns, strict=True)) if piece else {}
+        for (_, names, _), values in zip(self._parts, found, strict=True):
+            columns |= dict(zip(names, values.columns, strict=True))
+        for view in self._on_demand:
+            columns |= self._computed(view, columns)
+        return pa.table(columns)
+
+    def _computed(self, view: OnDemandFeatureView, columns: Mapping[str, Any]) -> dict[str, Any]:
+        """The wanted features of an on-demand view."""
+        prefix = view.projection.name_to_use()
+        wanted = [f for f in view.features if self._metadata and f"{prefix}:{f.name}" in self._metadata.features]
+        called = {f.name: f"{prefix}__{f.name}" if self._full else f.name for f in wanted}
+        if view.mode == "python" and not view.singleton:
+            # As the online store calls it. Lists stay NumPy arrays: Python objects are slow.
+            inputs = {name: _values(columns[name]) for name in _inputs(view, self._full)}
+            values = view.transform_dict(inputs)
+            kinds = {f.name: feast_value_type_to_pa(f.dtype.to_value_type()) for f in wanted}
+            return {called[name]: pa.array(values[name], kind) for name, kind in kinds.items()}
+        values = view.transform_arrow(pa.table(dict(columns)), self._full)
+        return {name: values[name] for name in called.values()}
+
+
+def _inputs(view: OnDemandFeatureView, full: bool) -> list[str]:
+    """Columns of the answer that an on-demand view reads."""
+    projections = view.source_feature_view_projections.values()
+    stored = [(p.name_to_use(), feature.name) for p in projections for feature in p.features]
+    return [f"{prefix}__{name}" if full else name for prefix, name in stored] + list(view.get_request_data_schema())
+
+
+def _values(column: Any) -> list[Any]:
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    nested = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    return list(column.to_numpy(zero_copy_only=False)) if nested else column.to_pylist()
+
+
+def source_path(source: DataSource, config: RepoConfig) -> Path:
+    """The local path of a file source; a relative one starts at the repository.
+
+    Raises:
+        ValueError: it is no file source.
+    """
+    if not isinstance(source, FileSource):
+        raise ValueError(f"source {source.name}: this offline store reads Parquet files, not {type(source).__name__}")
+    return Path(str(config.repo_path or ".")) / str(source.path).removeprefix("file://")

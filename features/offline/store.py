@@ -1,0 +1,221 @@
+"""A run's own Feast repository: create it, join training rows strictly in the past, keep the online store fresh.
+
+    store.create(root, spec, "touchpoints.parquet")                    # sources, definitions, empty online store
+    store.training_windows(root, "windows", spec)                      # adds Feast's features to the window store
+    store.materialize(root, spec)                                      # the newest features of every key go online
+    store.refresh(root, spec, "touchpoints.parquet", users=[...])      # after the log has grown
+
+The folder is self-contained: who reads `get_feature_service("ad_decision_v1")` online needs its registry and its online
+store, and nothing of this package, given a feature_store.yaml that names no offline store (the one here names ours).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import sqlite3
+import warnings
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from features.engine import open_engine
+from features.feature_repo.names import AD_DECISION, HISTORY
+from features.feature_repo.sources import build_sources
+from features.offline import backfill
+from features.online.open_history import open_history
+from features.parquet_rows import parquet_files
+from mtorl.log.dataset import DatasetSpec
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+_CONFIG = Path(__file__).parents[1] / "feature_repo" / "feature_store.yaml"
+
+
+def create(root: Path | str, spec: DatasetSpec, log_parquet: Path | str) -> None:
+    """Lay a feature repository: data/*.parquet, feature_store.yaml, registry.db and online.db.
+
+    An existing repository is updated in place: its feature_store.yaml stands (a cluster names its own stores there),
+    feature views that the data set no longer defines go. $ENGINE computes the sources.
+
+    Args:
+        root: Folder of the repository.
+        spec: Description of the data set.
+        log_parquet: Canonical touchpoint log.
+    """
+    from features.feature_repo.views import build
+
+    root = Path(root)
+    made = build(spec, root / "data")
+    with _quiet(), open_engine() as engine:
+        build_sources(engine, log_parquet, spec, root / "data")
+    if not (root / _CONFIG.name).exists():
+        shutil.copyfile(_CONFIG, root / _CONFIG.name)
+    store = _open(root)
+    online = store.config.online_store
+    if online.type == "sqlite":
+        with contextlib.closing(sqlite3.connect(root / online.path)) as connection:
+            # Kept in the file itself: readers in other processes go on while a refresh writes.
+            connection.execute("PRAGMA journal_mode = WAL")
+    names = {view.name for view in made.views}
+    gone: list[Any] = [view for view in store.list_feature_views() if view.name not in names]
+    with _quiet():
+        store.apply(made.objects, objects_to_delete=gone, partial=False)
+
+
+# ---- training
+
+
+def training_windows(root: Path | str, windows: Path | str, spec: DatasetSpec) -> int:
+    """Add to every touchpoint of a window store what Feast knew just before it.
+
+    All features of `ad_decision_v1` but the history: the rows themselves are the history. Static columns are replaced,
+    the others added; where Feast knows nothing, a feature has its declared default, as in the router.
+
+    Args:
+        root: Folder of the repository, made of the same log.
+        windows: Window store of `features.sequences.builder.build`; its shards are rewritten one by one.
+        spec: Description of the data set.
+
+    Returns:
+        Number of rows: one for each touchpoint.
+    """
+    from features.sequences.manifest import rewrite_shards
+
+    store = _open(root)
+    service = store.get_feature_service(AD_DECISION)
+    wanted = {
+        feature.name: (f"{projection.name}:{feature.name}", feature)
+        for projection in service.feature_view_projections
+        if projection.name != HISTORY
+        for feature in projection.features
+    }
+
+    def join(steps: pa.Table) -> pa.Table:
+        times = steps["timestamp"]
+        entities = pa.table(
+            {
+                "user_id": steps["user_id"],
+                "campaign_id": steps["campaign_id"],
+                "event_timestamp": times,  # the store joins strictly before it
+                "request_timestamp": times.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).cast(pa.float64()),
+            }
+        )
+        with _quiet():
+            found = store.get_historical_features(
+                entity_df=entities,
+                features=[reference for reference, _ in wanted.values()],
+                filter_by_created_timestamp=True,  # a touchpoint that arrived late is unknown until then
+            ).to_arrow()
+        for name, (_, feature) in wanted.items():
+            column = _filled(found[name], feature.tags.get("default", "null"))
+            at = steps.column_names.index(name) if name in steps.column_names else None
+            steps = steps.append_column(name, column) if at is None else steps.set_column(at, name, column)
+        return steps
+
+    return rewrite_shards(Path(windows), join)
+
+
+def _filled(column: pa.ChunkedArray, default: str) -> pa.Array:
+    """A column with its default (JSON) where it is null or NaN."""
+    values = column.combine_chunks()
+    if pa.types.is_floating(values.type):
+        values = pc.if_else(pc.is_nan(values), None, values)
+    rest = pa.array([json.loads(default)], values.type)
+    places = pc.if_else(values.is_valid(), pa.array(np.arange(len(values))), len(values))
+    return pa.concat_arrays([values, rest]).take(places)
+
+
+# ---- online
+
+
+def materialize(
+    root: Path | str, spec: DatasetSpec, end: datetime | None = None, users: Iterable[str] | None = None
+) -> int:
+    """Put the newest features of every key into the online store.
+
+    Other processes may read and append meanwhile: they find each view of a key as it was before or after, never a
+    mixture, and what was appended to a history stays. The registry stays untouched: Feast's own `materialize` rewrites
+    it in place, where a reader could catch half of it, and writes over what is newer.
+
+    Args:
+        root: Folder of the repository.
+        spec: Description of the data set that it was made for.
+        end: Leave out what happened, or became known, later; default: nothing of the log.
+        users: Users to write; default: all of the log. Campaigns and channels are written in any case.
+
+    Returns:
+        Number of users written.
+
+    Raises:
+        HistoryError: the repository was made for another data set.
+    """
+    store = _open(root)
+    end = end or _last_known(root)
+    only = None if users is None else pa.array(list(users), pa.string())
+    written = 0
+    with open_history(root, spec) as history:
+        for view in store.list_feature_views():
+            source: Any = view.batch_source
+            # The registry names the sources of whoever made it: on a cluster that is the pipeline, which has its own.
+            source.file_options.uri = str((Path(root) / "data" / f"{view.name}.parquet").resolve())
+            rows = backfill.newest_rows(store, view, end)
+            if only is not None and view.join_keys == ["user_id"]:
+                rows = rows.filter(pc.is_in(rows["user_id"], only))
+            if view.name == HISTORY:
+                history.merge(rows)
+                written = rows.num_rows
+            else:
+                backfill.write(store, view, rows)
+    return written
+
+
+def refresh(root: Path | str, spec: DatasetSpec, log_parquet: Path | str, users: Iterable[str] | None = None) -> int:
+    """Rebuild the sources from a log that has grown and bring the online store up to date.
+
+    Args:
+        root: Folder of a repository that `create` made of an earlier state of the log.
+        spec: Description of the data set.
+        log_parquet: The whole log, not only what is new.
+        users: See `materialize`.
+
+    Returns:
+        Number of users written.
+    """
+    open_history(root, spec).close()  # of another data set? Then it is said before the work
+    with _quiet(), open_engine() as engine:
+        build_sources(engine, log_parquet, spec, Path(root) / "data")
+    return materialize(root, spec, users=users)
+
+
+def _last_known(root: Path | str) -> datetime:
+    """When the newest row of the log became known: the end of what the repository can tell."""
+    import duckdb
+
+    files = [str(path) for path in parquet_files(Path(root) / "data" / f"{HISTORY}.parquet")]
+    with duckdb.connect() as con:
+        (known,) = con.read_parquet(files).aggregate("epoch_us(max(created_timestamp))").fetchall()[0]
+    return datetime.fromtimestamp(known // 1_000_000, UTC).replace(microsecond=known % 1_000_000)
+
+
+def _open(root: Path | str) -> FeatureStore:
+    from feast import FeatureStore
+
+    return FeatureStore(repo_path=str(root))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Feast's progress report, and what libraries say of each other, off the console."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
+        warnings.filterwarnings("ignore", r"fetch_arrow_table\(\) is deprecated", DeprecationWarning)
+        yield

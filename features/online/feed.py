@@ -1,0 +1,106 @@
+"""The decision log as touchpoints: what was shown goes into users' online histories while its events arrive.
+
+    feed = Feed(Journal(Path("journal.sqlite")), open_history(repo, spec))
+    feed.take([("mtorl.decision.v1", record), ("mtorl.outcome.v1", record)])
+
+An exposure is a touchpoint once anything is heard of it, its cost at the latest: what was decided may still not be
+shown, and is cancelled then. (One that was heard of before its cancellation was shown, and stays.) It happened when it
+was decided (`event_time` of the decision), and so must say a log that `mtorl materialize` brings, or the user has it
+twice.
+
+Everything may come again, late, or in another order: the journal is written first, then the history, and only then are
+events acknowledged. A crash in between is mended by whoever sends them again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from features.online.history import History
+from features.online.journal import Journal
+
+DECISION, OUTCOME = "mtorl.decision.v1", "mtorl.outcome.v1"
+_FIELDS = {
+    DECISION: ("decision_id", "user_id", "event_time", "channel", "context", "expose", "fallback_reason"),
+    OUTCOME: ("event_id", "decision_id", "kind", "value"),
+}
+_LARGEST = 1e9  # currency units, as the router takes them
+_FORGET_SECONDS = 600.0  # between looks for what is old
+
+Event = tuple[str, Any]
+"""Type of a CloudEvent, and its data: a record of the decision log."""
+
+
+class EventError(ValueError):
+    """An event that no feed can take, however often it is sent."""
+
+
+class Feed:
+    """Brings events into histories. For one thread at a time.
+
+    Args:
+        journal: What was heard before.
+        history: Where touchpoints go.
+        keep_hours: How long an outcome may come after its decision.
+    """
+
+    def __init__(self, journal: Journal, history: History, keep_hours: float = 168.0) -> None:
+        self._journal = journal
+        self._history = history
+        self._keep_seconds = keep_hours * 3600
+        self._forget_at = 0.0
+
+    def take(self, events: Sequence[Event]) -> int:
+        """Take events; when it returns they may be acknowledged.
+
+        Returns:
+            How many touchpoints were written, again or for the first time. Events of other types are left alone.
+
+        Raises:
+            EventError: one of them is not a record of the decision log; none was taken.
+            HistoryError: the data set has no place for a touchpoint.
+            Exception: of a store that does not answer; send them again.
+        """
+        records: dict[str, list[Mapping[str, Any]]] = {DECISION: [], OUTCOME: []}
+        for kind, record in events:
+            if kind.startswith("mtorl.") and kind not in _FIELDS:
+                raise EventError(f"type: {kind} is not one of {', '.join(_FIELDS)}")
+            if kind in _FIELDS:
+                records[kind].append(_checked(kind, record))
+        touched = 0
+        for decision in sorted(self._journal.note(records[DECISION], records[OUTCOME])):
+            shown = self._journal.shown(decision)
+            if shown is not None:
+                touchpoint = shown.touchpoint
+                touched += self._history.append(shown.user_id, touchpoint) or self._history.patch(
+                    shown.user_id, touchpoint.timestamp, touchpoint.outcomes
+                )
+        if time.monotonic() >= self._forget_at:
+            self._journal.forget(self._keep_seconds)
+            self._forget_at = time.monotonic() + _FORGET_SECONDS
+        return touched
+
+
+def _checked(kind: str, record: Any) -> Mapping[str, Any]:
+    missing = [name for name in _FIELDS[kind] if not isinstance(record, Mapping) or name not in record]
+    if missing:
+        raise EventError(f"{kind}: no {', '.join(missing)}")
+    texts = [name for name in ("decision_id", "user_id", "event_time", "channel", "event_id", "kind") if name in record]
+    if wrong := [name for name in texts if not isinstance(record[name], str)]:
+        raise EventError(f"{kind}: no text for {', '.join(wrong)}")
+    if kind == OUTCOME:
+        value = record["value"]
+        # A whole number may be too large to be any amount; a text would look like one to SQLite.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST <= value <= _LARGEST:
+            raise EventError(f"{kind}: value is no amount")
+        return record
+    try:
+        zone = datetime.fromisoformat(record["event_time"]).tzinfo
+    except ValueError:
+        zone = None
+    if zone is None or not isinstance(record["context"], Mapping):
+        raise EventError(f"{kind}: event_time is no time with a zone, or context no object")
+    return record

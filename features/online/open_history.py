@@ -1,0 +1,49 @@
+"""Which store a repository's histories lie in: its feature_store.yaml decides, SQLite or Redis."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from features.feature_repo.history_columns import history_types
+from features.feature_repo.names import HISTORY
+from features.online.history import History, HistoryError
+from mtorl.log.dataset import DatasetSpec
+
+
+def open_history(repo: Path | str, spec: DatasetSpec) -> History:
+    """Open the online store of a Feast repository for writing windows; several processes may.
+
+    Args:
+        repo: Folder with feature_store.yaml.
+        spec: Description of the data set that the repository was made for.
+
+    Raises:
+        HistoryError: The repository has another data set's columns, or an online store other than sqlite and redis.
+    """
+    from feast import FeatureStore
+    from feast.errors import FeatureViewNotFoundException
+
+    store = FeatureStore(repo_path=str(repo))
+    try:
+        view = store.get_feature_view(HISTORY)
+    except FeatureViewNotFoundException:
+        raise HistoryError(f"{repo}: has no {HISTORY}; the pipeline, or `store.create`, makes it") from None
+    found = {f.name: str(f.dtype) for f in view.features}
+    expected = {name: f"Array({kind.capitalize()})" for name, kind in history_types(spec).items()}
+    if found != expected:
+        differing = sorted(name for name, _ in found.items() ^ expected.items())
+        raise HistoryError(
+            f"{repo}: {HISTORY} is not that of data set {spec.name!r}: {', '.join(differing)}; create it again"
+        )
+    match store.config.online_store.type:
+        case "sqlite":
+            from features.online.sqlite_history import SqliteHistory
+
+            return SqliteHistory(spec, store.config, view)
+        case "redis":
+            from features.online.redis_history import RedisHistory
+
+            return RedisHistory(spec, store.config, view)
+    raise HistoryError(
+        f"{repo}: can't append to an online store of type {store.config.online_store.type!r}; use sqlite or redis"
+    )

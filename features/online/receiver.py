@@ -1,0 +1,85 @@
+"""The feed over HTTP: CloudEvents as the routers' shippers, or a broker between, send them.
+
+One event a request (binary or structured), or a JSON batch. 2xx: taken, durably. 400: never again. 503: later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from aiohttp import web
+
+from features.online.feed import Event, EventError, Feed
+
+_MOST_BYTES = 8 * 1024 * 1024
+
+log = logging.getLogger(__name__)
+
+
+def application(feed: Feed) -> web.Application:
+    """POST / takes events; GET /health says that somebody is there."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="feed")  # one at a time, off the event loop
+
+    async def take(request: web.Request) -> web.Response:
+        try:
+            events = _events(request, await request.read())
+            await asyncio.get_running_loop().run_in_executor(thread, feed.take, events)
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            # EventError and HistoryError, and whatever else data can do. What no store takes must not come for ever: it
+            # would stand in the way of all that a router has to ship.
+            log.warning("refused: %s: %s", type(error).__name__, error)
+            return web.json_response({"error": str(error)}, status=400)
+        except web.HTTPException:
+            raise
+        except Exception as error:
+            log.exception("not taken")
+            headers = {"Retry-After": "1"}
+            return web.json_response({"error": f"{type(error).__name__}: send it again"}, status=503, headers=headers)
+        return web.Response(status=204)
+
+    async def health(_: web.Request) -> web.Response:
+        return web.json_response({"live": True})
+
+    made = web.Application(client_max_size=_MOST_BYTES)
+    made.add_routes([web.post("/", take), web.get("/health", health)])
+    return made
+
+
+async def serve(feed: Feed, host: str, port: int) -> None:
+    """Serve until SIGTERM or SIGINT; then finish what is at work."""
+    runner = web.AppRunner(application(feed), handle_signals=False, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, host, port)
+    await site.start()
+    end = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, end.set)
+    print(f"feed ready http://{host}:{runner.addresses[0][1]}", flush=True)
+    await end.wait()
+    await runner.cleanup()
+
+
+def _events(request: web.Request, body: bytes) -> list[Event]:
+    try:
+        content = json.loads(body)
+    except ValueError as error:
+        raise EventError(f"the body is not JSON: {error}") from None
+    match request.content_type:
+        case "application/cloudevents-batch+json" if isinstance(content, list):
+            return [_structured(event) for event in content]
+        case "application/cloudevents+json":
+            return [_structured(content)]
+        case _ if "ce-type" in request.headers:
+            return [(request.headers["ce-type"], content)]
+    raise EventError("expected a CloudEvent: headers ce-*, or application/cloudevents+json, or a batch of them")
+
+
+def _structured(event: Any) -> Event:
+    if not isinstance(event, dict) or not isinstance(event.get("type"), str):
+        raise EventError("a CloudEvent has a type")
+    return event["type"], event.get("data")

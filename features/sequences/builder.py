@@ -1,0 +1,164 @@
+"""The causal sequence builder: a touchpoint log becomes sorted, sharded steps from which any window can be cut.
+
+    with open_engine() as engine:                                     # ENGINE=duckdb | spark: equal rows
+        manifest = build(engine, "touchpoints.parquet", spec, "windows")
+
+Windows are not stored n-fold. Rows of whole users lie sorted by user and time, so that the window before a step is the
+n rows above it, cut where the journey began: `step` says how far that is. A pause longer than `spec.journey_gap_days`
+ends a journey.
+
+`step` depends on earlier touchpoints alone, those that arrived late included: it is a place, no feature. Nothing in a
+row depends on a later one.
+
+A large log is taken shard by shard; memory does not grow with it.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import ibis
+
+from features.engine import Engine, unix_micros
+from features.sequences.manifest import NOT_IN_ROWS, STEPS, Manifest, Survey, survey
+from features.sequences.manifest import of as manifest_of
+from features.sequences.touchpoints import canonical, cleaned, kept, marked, touchpoints
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.touchpoints import CREATED, LogError
+from mtorl.runtime import progress
+from mtorl.runtime.files import remove, replacing
+from mtorl.window.history import gap_us
+
+ROWS_PER_SHARD = 3_000_000
+
+
+def steps(touches: ibis.Table, spec: DatasetSpec) -> ibis.Table:
+    """Place every touchpoint in its journey.
+
+    Args:
+        touches: As `features.sequences.touchpoints.touchpoints` gives them.
+        spec: Description of the data set.
+
+    Returns:
+        user_id, timestamp, [created_timestamp], step (int32, from 0), and the remaining columns of the log; in
+        no order.
+    """
+    window = ibis.window(group_by="user_id", order_by="timestamp")
+    so_far = ibis.cumulative_window(group_by="user_id", order_by="timestamp")
+
+    # Times as numbers: calendar arithmetic is dear.
+    now = unix_micros(touches.timestamp)
+    goes_on = now - now.lag().over(window) <= gap_us(spec)
+    rows = touches.mutate(_row=ibis.row_number().over(window), _goes_on=goes_on.fill_null(False))
+    begin = rows._goes_on.ifelse(ibis.null("int64"), rows._row).max().over(so_far)
+    rows = rows.mutate(step=(rows._row - begin).cast("int32"))
+    own = [name for name in (CREATED, "step") if name in rows.columns]
+    return rows.select("user_id", "timestamp", *own, *spec.columns[2:])
+
+
+def late_rows(touches: ibis.Table) -> ibis.Table:
+    """Count the touchpoints that were known only after a younger one of the same user: one row, `late_rows`."""
+    to_come = ibis.window(group_by="user_id", order_by="timestamp", following=(1, None))
+    late = touches.known > touches.known.min().over(to_come)
+    return touches.select(late=late.fill_null(False).cast("int64")).aggregate(late_rows=ibis._.late.sum().fill_null(0))
+
+
+def build(
+    engine: Engine,
+    log_path: Path | str,
+    spec: DatasetSpec,
+    out_dir: Path | str,
+    shards: int = 0,
+    log_fingerprint: str = "",
+) -> Manifest:
+    """Write a folder of causal steps: steps/*.parquet, dataset.yaml and manifest.json, all at once or nothing.
+
+    Args:
+        engine: Runs the expressions.
+        log_path: Canonical touchpoint log; a log from elsewhere is cleaned, see `features.sequences.touchpoints`.
+        spec: Description of the data set.
+        out_dir: Folder to write; what was there is replaced in one step.
+        shards: Number of shards; 0 takes one for each 3 million rows.
+        log_fingerprint: `mtorl.log.touchpoints.fingerprint` of the log, where it is known.
+
+    Raises:
+        LogError: the log has no rows, lacks a column, or has rows without user or time.
+    """
+    log = canonical(engine.read(log_path), spec)
+    nowhere = (log.user_id.isnull() | log.timestamp.isnull()).cast("int64")
+    size = _one_row(log.aggregate(rows=log.count(), nowhere=nowhere.sum()))
+    if not size["rows"]:
+        raise LogError(f"{log_path}: the log has no rows")
+    if size["nowhere"]:
+        raise LogError(f"{log_path}: {size['nowhere']:,} rows without user_id or timestamp; see `mtorl data validate`")
+    shards = shards or math.ceil(size["rows"] / ROWS_PER_SHARD)
+    with replacing(Path(out_dir)) as folder:
+        try:
+            # Nearly every log is clean. To look before would cost one pass more; the result tells as well.
+            surveys, counts = _write(engine, log, spec, folder, shards, clean=True)
+        except _UncleanError:
+            shutil.rmtree(folder)
+            surveys, counts = _write(engine, log, spec, folder, shards, clean=False)
+        manifest = manifest_of(surveys, spec.name, engine.name, log_fingerprint, **counts)
+        accounted = manifest.rows + manifest.dropped_duplicates + manifest.dropped_by_cap
+        if accounted != size["rows"]:
+            raise RuntimeError(f"{engine.name} wrote {accounted:,} of {size['rows']:,} rows; nothing was kept")
+        spec.save(folder / "dataset.yaml")
+        manifest.write(folder)
+    return manifest
+
+
+class _UncleanError(Exception):
+    """A log that was taken for clean is not."""
+
+
+def _write(
+    engine: Engine, log: ibis.Table, spec: DatasetSpec, folder: Path, shards: int, clean: bool
+) -> tuple[list[Survey], Counter[str]]:
+    """Write the shards; what is in them, and what the cleaning of the log has counted."""
+    counts = Counter(dict.fromkeys(NOT_IN_ROWS, 0))
+
+    scratch = folder / ".marked"
+
+    def prepare(part: ibis.Table) -> ibis.Table:
+        if clean:
+            touches = touchpoints(part, spec, clean=True)
+        else:
+            engine.write(marked(part, spec), scratch)  # to read it three times
+            rows = engine.read(scratch)
+            counts.update(_one_row(cleaned(rows, spec)))
+            touches = kept(rows, spec)
+        if CREATED in touches.columns:
+            counts.update(_one_row(late_rows(touches)))
+        return steps(touches, spec)
+
+    surveys: list[Future[Survey]] = []
+
+    def written(path: Path) -> None:
+        surveys.append(pool.submit(survey, path, f"{STEPS}/{path.name}"))
+        for done in surveys:
+            if done.done():
+                _check(done.result(), spec)
+        progress.report(len(surveys), shards, f"shard {len(surveys)} of {shards}")
+
+    progress.report(0, shards, "reading the log")
+    with ThreadPoolExecutor(1) as pool:  # a shard is surveyed while the engine writes the next one
+        engine.write_shards(log, prepare, folder / STEPS, shards, written)
+        found = [future.result() for future in surveys]
+    remove(scratch)
+    for each in found:
+        _check(each, spec)
+    return found, counts
+
+
+def _check(found: Survey, spec: DatasetSpec) -> None:
+    if not found.in_order or found.longest_user > spec.max_touchpoints:
+        raise _UncleanError(f"{found.shard.file}: rows out of order, or a user with too many")
+
+
+def _one_row(table: ibis.Table) -> dict[str, int]:
+    return {name: int(value or 0) for name, value in table.to_pyarrow().to_pylist()[0].items()}

@@ -1,0 +1,154 @@
+"""The work of a comparison, cut into jobs that leave a file each: what was stopped goes on where it was.
+
+    for job in jobs(names): run(job, root)      # in any order, in any process; done ones return at once
+    results = collect(names, root)
+
+    root/data/NAME/windows                    made by the caller
+    root/answers/NAME/PROTOCOL-K/METHOD.npz   what a method says of the test rows
+    root/answers/NAME/PROTOCOL-K/METHOD.json  seconds, parameters
+    root/scores/NAME/PROTOCOL-K.json          figures of the task
+    root/scores/NAME/about.json               figures of the data set: independence
+    root/scores/NAME/authors-K.json           the authors' protocol
+
+NAME is that of a data set, K the number of a fold or a seed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtorl.comparison.legacy import legacy
+from mtorl.comparison.methods import ABLATIONS, BASELINES, HALVED, METHODS, OURS, YARDSTICK
+from mtorl.comparison.score import score
+from mtorl.comparison.task import Task, by_time, by_user
+from mtorl.evaluation.independence import independence
+from mtorl.window.table import WindowTable
+
+REPEATS = 5  # folds of users
+SEEDS = 3  # under the time protocol, where there is one split, and the authors'
+FIRST_FOLD = 5  # folds before it have been looked at while the model was made
+_EVERY = (
+    *(OURS, YARDSTICK, *(name for name in BASELINES if name != YARDSTICK)),
+    *(*(f"{OURS} {ablation}" for ablation in ABLATIONS), *HALVED.values()),
+)
+# Under the time protocol, the methods that predict the reward: the others' story is that of the user protocol.
+_BY_TIME = (OURS, YARDSTICK, "channel_frequency", "repeat_last", "markov", "logistic")
+ABOUT, AUTHORS = "about", "authors"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A method on a task; the method "score" judges all others, "about" and "authors" look at the data set."""
+
+    dataset: str
+    protocol: str
+    repeat: int
+    method: str
+
+    @property
+    def label(self) -> str:
+        """For a progress bar."""
+        return f"{self.dataset}, {self.protocol} {self.repeat + 1}: {self.method}"
+
+
+def jobs(datasets: Sequence[str], repeats: int = REPEATS, methods: Sequence[str] = ()) -> list[Job]:
+    """All jobs; scores and the looks at data sets come after what they need.
+
+    Args:
+        datasets: Names.
+        repeats: Folds; of seeds there are `SEEDS`, or fewer if this is less.
+        methods: Some of the methods, for a quick look; MTORL and the yardstick are always there. Empty: all of them.
+    """
+    found: list[Job] = []
+    for protocol, wanted in (("user", _EVERY), ("time", _BY_TIME)):
+        some = [name for name in wanted if not methods or name in (OURS, YARDSTICK, *methods)]
+        for repeat in range(repeats if protocol == "user" else min(repeats, SEEDS)):
+            for dataset in datasets:
+                found += [Job(dataset, protocol, repeat, name) for name in some]
+    scores = dict.fromkeys((job.dataset, job.protocol, job.repeat) for job in found)
+    found += [Job(*key, "score") for key in scores]
+    found += [Job(dataset, AUTHORS, seed, AUTHORS) for dataset in datasets for seed in range(min(repeats, SEEDS))]
+    return [*found, *(Job(dataset, ABOUT, 0, ABOUT) for dataset in datasets)]
+
+
+def run(job: Job, root: Path) -> None:
+    """Do a job, unless its file is there."""
+    path = _file(job, root)
+    if path.exists() and job.method != "score":  # other methods may have come since
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if job.method == ABOUT:
+        _write(path, {"independence": independence(_table(root, job.dataset))})
+        return
+    if job.method == AUTHORS:
+        _write(path, legacy(_table(root, job.dataset), job.repeat))
+        return
+    if job.method == "score":
+        names = sorted(file.stem for file in _answers(job, root).glob("[!.]*.npz"))
+        if path.exists() and sorted(json.loads(path.read_text())["costs"]) == names:
+            return
+        answers = {name: np.load(_answers(job, root) / f"{name}.npz") for name in names}
+        heads = {name: (found["logits"], found["reward"], found["cost"]) for name, found in answers.items()}
+        costs = {name: json.loads((_answers(job, root) / f"{name}.json").read_text()) for name in names}
+        task = _task(root, job.dataset, job.protocol, job.repeat)
+        _write(path, {**score(task, heads, seed=job.repeat), "costs": costs})
+        return
+    answer = METHODS[job.method](_task(root, job.dataset, job.protocol, job.repeat), job.repeat)
+    logits_BC, reward_BC, cost_BC = (np.asarray(part, dtype=np.float32) for part in answer.heads)
+    _write(
+        path.with_suffix(".json"),
+        {"seconds": answer.seconds, "parameters": answer.parameters, **answer.note},
+    )
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")
+    np.savez_compressed(temporary, logits=logits_BC, reward=reward_BC, cost=cost_BC)
+    os.replace(temporary, path)
+
+
+def collect(done: Sequence[Job], root: Path) -> dict[str, Any]:
+    """The figures of all jobs: dataset -> {"about": ..., "user": [of each fold], "time": [...], "authors": [...]}."""
+    found: dict[str, Any] = {}
+    for job in done:
+        if job.method in ("score", AUTHORS):
+            found.setdefault(job.dataset, {}).setdefault(job.protocol, []).append(
+                json.loads(_file(job, root).read_text())
+            )
+        elif job.method == ABOUT:
+            found.setdefault(job.dataset, {})[ABOUT] = json.loads(_file(job, root).read_text())
+    return found
+
+
+def _answers(job: Job, root: Path) -> Path:
+    return root / "answers" / job.dataset / f"{job.protocol}-{job.repeat}"
+
+
+def _file(job: Job, root: Path) -> Path:
+    if job.method == ABOUT:
+        return root / "scores" / job.dataset / f"{ABOUT}.json"
+    if job.method in ("score", AUTHORS):
+        return root / "scores" / job.dataset / f"{job.protocol}-{job.repeat}.json"
+    return _answers(job, root) / f"{job.method}.npz"
+
+
+@lru_cache(maxsize=1)
+def _task(root: Path, dataset: str, protocol: str, repeat: int) -> Task:
+    table = _table(root, dataset)
+    return by_user(table, FIRST_FOLD + repeat) if protocol == "user" else by_time(table)
+
+
+@lru_cache(maxsize=1)
+def _table(root: Path, dataset: str) -> WindowTable:
+    return WindowTable.load(root / "data" / dataset / "windows")
+
+
+def _write(path: Path, value: Any) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,140 @@
+"""The authors' own protocol, kept to compare with their figures, and what it measures: overlap.
+
+4,000 windows of 20 touchpoints are drawn with replacement from random places of the histories, *then* dealt out to
+training (80 %), validation and test (10 % each). Most touchpoints of the test windows are in training windows too, with
+their labels. A table that looks labels up shows how far that goes: it scores higher than any model, published or ours.
+Nothing here says how good a model is.
+
+Shapes: W windows, T = 20 touchpoints of each, B touchpoints of the test windows, C channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtorl.arrays import Floats
+from mtorl.artifact import artifact
+from mtorl.evaluation.head_metrics import authors_policy_ctr, evaluate
+from mtorl.evaluation.policy_value import SELECTED
+from mtorl.network.training import TrainConfig
+from mtorl.window.encoder import Encoder
+from mtorl.window.table import WindowTable
+from mtorl.window.window import WindowBatch
+
+WINDOWS, LENGTH = 4000, 20
+LOOKUP, OURS = "lookup table", "mtorl"
+
+
+def legacy(table: WindowTable, seed: int, config: TrainConfig | None = None) -> dict[str, Any]:
+    """Score a lookup table and MTORL under the authors' protocol.
+
+    Args:
+        table: All rows.
+        seed: Of the draw and of the training.
+        config: How to train; by default as everywhere.
+
+    Returns:
+        For ``lookup table`` and ``mtorl``: ``metrics`` (see `mtorl.evaluation.head_metrics.evaluate`) and
+        ``policy_ctr``; beside them ``original_ctr`` and ``overlap`` (share of the test's touchpoints that are in a
+        training window). Empty if no user has enough touchpoints.
+    """
+    rows_WT = _draw(table, seed)
+    if not len(rows_WT):
+        return {}
+    edges = int(0.8 * WINDOWS), int(0.9 * WINDOWS)
+    train_WT, val_WT, test_WT = np.split(rows_WT, edges)
+    channel_P = np.array([table.spec.channels.index(name) for name in table.rows["channel"]])
+    click_P = table.rows["click"].to_numpy(float)
+    known_P = np.zeros(len(channel_P), dtype=np.bool_)
+    known_P[train_WT.ravel()] = True
+    test_B = test_WT.ravel()
+
+    def judge(probs_BC: Floats, click_BC: Floats) -> dict[str, Any]:
+        metrics = evaluate(
+            np.log(np.clip(probs_BC, 1e-6, 1.0)),
+            click_BC,
+            channel_P[test_B],
+            click_P[test_B],
+            table.rows["user_id"].to_numpy()[test_B],
+            seed,
+            positive_B=click_P[test_B] > 0,
+        )
+        choice_B = probs_BC.argmax(axis=1)
+        score_B = click_BC[np.arange(len(test_B)), choice_B]
+        selected_B = _top_of_each_step(score_B.reshape(test_WT.shape), seed).ravel()
+        ctr = authors_policy_ctr(selected_B, choice_B, channel_P[test_B], click_P[test_B])
+        return {"metrics": metrics, "policy_ctr": ctr}
+
+    return {
+        LOOKUP: judge(*_look_up(channel_P, click_P, known_P, test_B, len(table.spec.channels))),
+        OURS: judge(*_learn(table, train_WT, val_WT, test_B, config or TrainConfig(seed=seed, device="cpu"))),
+        "original_ctr": float(click_P[test_B].mean()),
+        "overlap": float(known_P[test_B].mean()),
+    }
+
+
+def _look_up(
+    channel_P: NDArray[np.int64],
+    click_P: Floats,
+    known_P: NDArray[np.bool_],
+    test_B: NDArray[np.int64],
+    channels: int,
+) -> tuple[Floats, Floats]:
+    """What it has seen it repeats; of the rest it knows the averages."""
+    share_C = np.bincount(channel_P[known_P], minlength=channels) / known_P.sum()
+    probs_BC = np.where(known_P[test_B, None], np.eye(channels)[channel_P[test_B]], share_C)
+    click_B = np.where(known_P[test_B], click_P[test_B], click_P[known_P].mean())
+    return probs_BC, np.repeat(click_B[:, None], channels, axis=1)
+
+
+def _learn(
+    table: WindowTable,
+    train_WT: NDArray[np.int64],
+    val_WT: NDArray[np.int64],
+    test_B: NDArray[np.int64],
+    config: TrainConfig,
+) -> tuple[Floats, Floats]:
+    """MTORL on the training windows; of a test touchpoint it sees the last `LENGTH`, as it would anywhere."""
+    from mtorl.network.ensemble import train_ensemble
+    from mtorl.window.loader import EncodedWindows
+
+    # Its label is the click, as theirs.
+    reward = replace(table.spec.reward, gain="click", cost_weight=0.0)
+    spec = replace(table.spec, window=LENGTH, reward=reward)
+
+    def windows(rows: NDArray[np.int64], targets: bool) -> WindowBatch:
+        return WindowBatch.from_steps(table.steps, rows, spec, targets)
+
+    train = windows(train_WT[:, -1], targets=True)
+    encoder = Encoder.fit(train, spec)
+    source, held_out = (EncodedWindows(some, encoder) for some in (train, windows(val_WT[:, -1], targets=True)))
+    trained = train_ensemble([source], [held_out], config, channels=len(spec.channels))
+    logits_BC, reward_BC, cost_BC = artifact.run(trained.ensemble, encoder, windows(test_B, targets=False))
+    return np.exp(np.asarray(logits_BC, dtype=np.float64)), encoder.unreward(reward_BC, cost_BC)
+
+
+def _draw(table: WindowTable, seed: int) -> NDArray[np.int64]:
+    """Rows of the table in each window."""
+    users = table.rows["user_id"].to_numpy()
+    first_U = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
+    size_U = np.diff(np.r_[first_U, len(users)])
+    enough = size_U >= LENGTH + 2
+    if not enough.any():
+        return np.empty((0, LENGTH), dtype=np.int64)
+    random = np.random.default_rng(seed)
+    drawn = random.integers(enough.sum(), size=WINDOWS)
+    first_W, size_W = first_U[enough][drawn], size_U[enough][drawn]
+    start_W = first_W + (random.random(WINDOWS) * (size_W - LENGTH)).astype(np.int64)
+    rows_WT: NDArray[np.int64] = start_W[:, None] + np.arange(LENGTH)
+    return rows_WT
+
+
+def _top_of_each_step(score_WT: Floats, seed: int) -> NDArray[np.bool_]:
+    order_WT = np.lexsort((np.random.default_rng(seed).random(score_WT.shape), -score_WT), axis=0)
+    chosen_WT = np.zeros(score_WT.shape, dtype=np.bool_)
+    np.put_along_axis(chosen_WT, order_WT[: round(SELECTED * len(score_WT))], True, axis=0)
+    return chosen_WT

@@ -1,0 +1,122 @@
+"""Everything that is compared, by name: MTORL, its ablations and the baselines. All learn from the same windows.
+
+    answer = METHODS["lightgbm"](task, seed)
+    answer.heads, answer.seconds, answer.parameters
+
+A method gets the training and validation rows of a task and answers for its test rows.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mtorl.artifact import artifact
+from mtorl.comparison.task import Task, of_half_the_users
+from mtorl.fitting.fit import calibrate_on
+from mtorl.network.predictor import Heads
+from mtorl.network.training import TrainConfig
+
+YARDSTICK = "lightgbm"
+OURS = "mtorl"
+
+BASELINES = (
+    *("channel_frequency", "repeat_last", "markov", "logistic", YARDSTICK, "behaviour_cloning", "cql", "iql", "bcq"),
+    *("decision_transformer", "online_dt"),
+)
+BLEND = "blend"
+"""The mean of MTORL and the yardstick, two unlike models of the same inputs: what it adds to the better of them hints
+at how much these inputs still hold."""
+HALVED = {name: f"{name} of half the users" for name in (OURS, YARDSTICK)}
+"""How steep the learning curve still is at its end."""
+NO_REWARD = frozenset({"behaviour_cloning", "decision_transformer", "online_dt", f"{OURS} without reward task"})
+"""Methods that only choose: they predict no reward and no cost."""
+
+ABLATIONS: Mapping[str, Mapping[str, Any]] = {
+    "without convolutions": {"convolutions": False},  # and so without an order of the past, but for the memory's decay
+    "without attention": {"attention": False},
+    "without reward task": {"mu": 0.0, "nu": 0.0},
+    "without preference": {"lam": 0.0},
+    "with conditioning": {"conditioning": True},
+}
+"""The paper's parts, one by one. Conditioning is off by default, so its row switches it on."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a method says of the test rows."""
+
+    heads: Heads
+    seconds: float  # of CPU, training on one thread: on a machine with other work, wall time says little
+    parameters: int | None  # of a network
+    note: Mapping[str, float]  # further figures of the training
+
+
+Method = Callable[[Task, int], Answer]
+
+
+def _baseline(name: str) -> Method:
+    def answer(task: Task, seed: int) -> Answer:
+        module = importlib.import_module(f"mtorl.baselines.{name}")
+        started = time.process_time()
+        fitted = module.fit(task.train.windows, task.val.windows, task.encoder, seed)
+        seconds = time.process_time() - started
+        return Answer(fitted.predict(task.test.windows), seconds, None, {})
+
+    return answer
+
+
+def _channel_frequency(task: Task, seed: int) -> Answer:
+    from mtorl.baselines import channel_frequency
+
+    del seed
+    started = time.process_time()
+    network = channel_frequency.fit([task.tiles], task.encoder)
+    seconds = time.process_time() - started
+    return Answer(artifact.run(network, task.encoder, task.test.windows), seconds, None, {})  # type: ignore[arg-type]
+
+
+def _mtorl(changes: Mapping[str, Any]) -> Method:
+    def answer(task: Task, seed: int) -> Answer:
+        from mtorl.network.ensemble import train_ensemble
+        from mtorl.window.loader import EncodedWindows
+
+        config = replace(TrainConfig(seed=seed, device="cpu"), **changes)
+        encoder = task.encoder
+        started = time.process_time()
+        trained = train_ensemble(
+            [EncodedWindows(task.tiles, encoder)],
+            [EncodedWindows(task.val_tiles, encoder)],
+            config,
+            channels=len(task.spec.channels),
+        )
+        seconds = time.process_time() - started
+        calibrate_on(trained.ensemble, encoder, task.val.windows)
+        heads = artifact.run(trained.ensemble, encoder, task.test.windows)
+        logits, reward, cost = (part.astype(np.float64) for part in heads)
+        kept, all_epochs = (
+            sum(count) for count in zip(*((m.best_epoch, len(m.history)) for m in trained.members), strict=True)
+        )
+        note = {"epochs": float(all_epochs), "seconds_to_best": seconds * kept / all_epochs}
+        return Answer((logits, reward, cost), seconds, trained.parameters, note)
+
+    return answer
+
+
+def _halved(method: Method) -> Method:
+    return lambda task, seed: method(of_half_the_users(task, seed), seed)
+
+
+METHODS: dict[str, Method] = {
+    OURS: _mtorl({}),
+    **{f"{OURS} {name}": _mtorl(changes) for name, changes in ABLATIONS.items()},
+    **{name: _baseline(name) for name in BASELINES if name != "channel_frequency"},
+    "channel_frequency": _channel_frequency,
+    HALVED[OURS]: _halved(_mtorl({})),
+    HALVED[YARDSTICK]: _halved(_baseline(YARDSTICK)),
+}

@@ -1,0 +1,129 @@
+"""Figures of a task, from what each method says of its test rows.
+
+    found = score(task, {"mtorl": heads, "lightgbm": heads, ...}, seed=0)
+
+Shapes: B test rows, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy.special import logsumexp
+
+from mtorl.arrays import Floats
+from mtorl.comparison.ceiling import ceiling
+from mtorl.comparison.methods import BLEND, HALVED, NO_REWARD, OURS, YARDSTICK
+from mtorl.comparison.task import Task
+from mtorl.evaluation.budget_curve import budget_curve
+from mtorl.evaluation.head_metrics import compare
+from mtorl.evaluation.importance_weights import PolicyOnLog
+from mtorl.evaluation.journey_value import journey_value
+from mtorl.evaluation.policy_value import SELECTED, policy_value, top_share
+from mtorl.fitting.fit import price_policy
+from mtorl.log.propensity import logged_propensity
+from mtorl.network.predictor import Heads
+from mtorl.policy.decision import action_probabilities
+from mtorl.window.labels import labels
+
+_VALUED = (YARDSTICK, OURS)  # methods whose budget curves and policies are valued
+_RULE = "its decision rule"
+_HORIZON = 3  # steps of a journey over which that rule is valued: each one more costs most of the effective sample
+
+
+def score(task: Task, answers: Mapping[str, Heads], seed: int, resamples: int = 200) -> dict[str, Any]:
+    """Everything that the report shows of a task.
+
+    Args:
+        task: What the methods were given.
+        answers: By method, its heads on the test rows.
+        seed: Seed of the resampling.
+        resamples: Number of resamples.
+
+    Returns:
+        ``compared`` (see `mtorl.evaluation.head_metrics.compare`), ``budget`` (by method, see `budget_curve`; empty if
+        all exposures cost the same), ``value`` (by policy, see `policy_value`), ``journeys`` (by method, its rule over
+        the first steps of journeys, see `journey_value`; empty where the test has no whole journeys), ``ceiling`` (of
+        MTORL, see `ceiling`), ``learning`` (by method, what half of its training users cost: the
+        differences of `compare`), ``rows`` and ``users`` of the test.
+    """
+    rows, spec = task.test.rows, task.spec
+    answers = {**answers, BLEND: _mean(answers[OURS], answers[YARDSTICK])}
+    seen = labels(task.test.windows, task.encoder)
+    users_B, gain_B = rows["user_id"].to_numpy(), rows[spec.reward.gain].to_numpy(float)
+    log = (seen.channel_B, seen.reward_B, users_B, seed, gain_B > 0, resamples)
+    predictors = {name: (heads[0], None if name in NO_REWARD else heads[1]) for name, heads in answers.items()}
+    compared = compare(predictors, YARDSTICK, *log)
+    learning = {
+        name: compare({part: predictors[part] for part in (name, half)}, name, *log)["differences"][half]
+        for name, half in HALVED.items()
+        if half in answers
+    }
+    logged = np.arange(len(rows)), seen.channel_B
+    curves, values, journeys = {}, {}, {}
+    # The end of a log starts in the middle of journeys.
+    whole_journeys = bool((rows.loc[~rows["user_id"].duplicated(), "step"] == 0).all())
+    propensity_B = logged_propensity(task.table.rows, spec)[task.table.is_in("test")]
+    predicted = {}
+    for name in _VALUED:
+        logits_BC, reward_BC, cost_BC = (np.asarray(part, dtype=np.float64) for part in answers[name])
+        gain_BC = np.maximum(task.encoder.unreward(reward_BC, cost_BC), 0.0)
+        predicted[name] = gain_BC[logged], cost_BC[logged]
+        if seen.cost_B.min() < seen.cost_B.max():
+            curves[name] = budget_curve(
+                *predicted[name],
+                gain_B,
+                seen.cost_B,
+                seed=seed,
+                users_B=users_B,
+                resamples=resamples,
+                rival=predicted.get(YARDSTICK),
+            )
+        for policy, probs_BC in _policies(logits_BC, gain_BC, cost_BC).items():
+            selected_B = top_share((probs_BC * gain_BC).sum(axis=1), SELECTED, seed)
+            values[f"{name}: {policy}"] = policy_value(
+                PolicyOnLog.always_exposing(probs_BC),
+                gain_B,
+                propensity_B,
+                seen.channel_B,
+                users_B,
+                seed,
+                gain_BC,
+                selected_B,
+            )
+            if policy == _RULE and whole_journeys:
+                rule, step_B = PolicyOnLog.always_exposing(probs_BC), rows["step"].to_numpy()
+                past = (gain_B, propensity_B, seen.channel_B, users_B, step_B)
+                journeys[name] = journey_value(rule, *past, horizon=_HORIZON, seed=seed)
+    return {
+        "compared": compared,
+        "budget": curves,
+        "value": values,
+        "journeys": journeys,
+        "ceiling": ceiling(answers[OURS], seen.channel_B, seen.reward_B, seed),
+        "learning": learning,
+        "rows": len(rows),
+        "users": len(np.unique(users_B)),
+    }
+
+
+def _mean(one: Heads, other: Heads) -> Heads:
+    logits = [np.asarray(heads[0], dtype=np.float64) for heads in (one, other)]
+    log_probs = [some_BC - logsumexp(some_BC, axis=1, keepdims=True) for some_BC in logits]
+    reward_BC, cost_BC = ((np.asarray(one[part]) + np.asarray(other[part])) / 2 for part in (1, 2))
+    return np.logaddexp(*log_probs) - np.log(2), reward_BC, cost_BC
+
+
+def _policies(logits_BC: Floats, gain_BC: Floats, cost_BC: Floats) -> dict[str, Floats]:
+    """Probability of each channel under the policies that are valued."""
+    rows, channels = gain_BC.shape
+    params = price_policy(logits_BC, gain_BC, cost_BC, budget_per_opportunity=float(cost_BC.max()))
+    fixed = int(gain_BC.mean(axis=0).argmax())
+    return {
+        _RULE: action_probabilities(logits_BC, gain_BC, cost_BC, params)[0],
+        "best expected gain": np.eye(channels)[gain_BC.argmax(axis=1)],
+        "most likely channel": np.eye(channels)[logits_BC.argmax(axis=1)],
+        "best single channel": np.eye(channels)[np.full(rows, fixed)],
+    }

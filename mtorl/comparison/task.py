@@ -1,0 +1,110 @@
+"""What a method is given and judged on: windows of training, validation and test rows under a protocol.
+
+    user    whole users are held out: 80 % train, 10 % val, 10 % test. Fold k tests on other users than fold j.
+    time    rows are: before the 80 % quantile of time train, up to the 90 % quantile val, later ones test. Users stay,
+            and a test row's window reaches back into its user's training rows, as it would on a server.
+
+Each row is judged once, with all of its true past and nothing else.
+
+Shapes: B rows, N tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.splits import folds_of, unit_order
+from mtorl.window.encoder import Encoder
+from mtorl.window.table import WindowTable
+from mtorl.window.window import WindowBatch
+
+FOLDS = 10
+_EDGES = (0.8, 0.9)  # quantiles of time
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Touchpoints with their windows."""
+
+    windows: WindowBatch  # of each row, with targets
+    rows: pd.DataFrame  # as `WindowTable.rows`
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set under a protocol."""
+
+    spec: DatasetSpec
+    encoder: Encoder
+    tiles: WindowBatch  # training windows that cover each training row once, for sequence models
+    val_tiles: WindowBatch  # the same of validation rows, whatever else the windows hold
+    train: Rows
+    val: Rows
+    test: Rows
+    table: WindowTable  # all of it, its rows' split that of the protocol
+
+
+def by_user(table: WindowTable, fold: int) -> Task:
+    """Hold out users.
+
+    Args:
+        table: All rows.
+        fold: 0 to 9; one tenth of the users is tested on, the next tenth is for validation.
+    """
+    bucket = folds_of(table.rows["user_id"], FOLDS)
+    split = np.full(len(bucket), "train", dtype=object)
+    split[bucket == fold % FOLDS] = "test"
+    split[bucket == (fold + 1) % FOLDS] = "val"
+    table = replace(table, rows=table.rows.assign(split=split))
+    parts = {name: Rows(table.windows(name, targets=True), table.rows[table.is_in(name)]) for name in _names()}
+    tiles = table.tiles("train")
+    return Task(table.spec, Encoder.fit(tiles, table.spec), tiles, table.tiles("val"), **parts, table=table)
+
+
+def of_half_the_users(task: Task, seed: int) -> Task:
+    """The same task with every other training user left out, at random: how much more users would help.
+
+    The encoder stays that of all users, so that labels mean the same.
+    """
+    users = unit_order(task.train.rows["user_id"].unique(), seed)
+    dropped_B = task.table.rows["user_id"].isin(set(users[len(users) // 2 :])).to_numpy() & task.table.is_in("train")
+    rows = task.table.rows.assign(split=np.where(dropped_B, "left out", task.table.rows["split"]))
+    table = replace(task.table, rows=rows)
+    train = Rows(table.windows("train", targets=True), rows[table.is_in("train")])
+    return replace(task, tiles=table.tiles("train"), train=train, table=table)
+
+
+def by_time(table: WindowTable) -> Task:
+    """Hold out the end of the log."""
+    time = table.rows["timestamp"].astype("int64").to_numpy()
+    edges = np.quantile(time, _EDGES)
+    split = np.array(_names(), dtype=object)[np.searchsorted(edges, time, side="right")]
+    table = replace(table, rows=table.rows.assign(split=split))
+    parts = {}
+    for name in _names():
+        mine = table.is_in(name)
+        windows = WindowBatch.from_steps(table.steps, np.flatnonzero(mine), table.spec, targets=True)
+        parts[name] = Rows(windows, table.rows[mine])
+    before = table.is_in("train")
+    past = replace(table, steps=table.steps.filter(pa.array(before)), rows=table.rows[before])
+    tiles = past.tiles("train")
+    val = last_only(parts["val"].windows)
+    return Task(table.spec, Encoder.fit(tiles, table.spec), tiles, val, **parts, table=table)
+
+
+def last_only(windows: WindowBatch) -> WindowBatch:
+    """The same windows with the last token as their only target: each row counts once, whatever came before it."""
+    assert windows.targets is not None
+    valid_N: NDArray[np.bool_] = np.zeros(len(windows.row_N), dtype=np.bool_)
+    valid_N[np.cumsum(windows.length_B) - 1] = True
+    return replace(windows, targets=replace(windows.targets, valid_N=valid_N))
+
+
+def _names() -> tuple[str, ...]:
+    return ("train", "val", "test")

@@ -1,0 +1,273 @@
+"""How well the heads predict, with intervals: action and reward metrics on users that training never saw.
+
+    evaluate(logits_BC, reward_BC, channel_B, reward_target_B, users_B, seed)
+    -> {"reward_auc": 0.71, "reward_auc_ci": [0.69, 0.73], ...}
+    compare({"mtorl": (logits_BC, reward_BC), "lightgbm": ...}, "lightgbm", channel_B, reward_target_B, users_B, seed)
+    -> {"metrics": {"mtorl": {...}, ...}, "differences": {"mtorl": {"reward_auc": 0.004, "reward_auc_ci": [...]}}, ...}
+
+A user's rows resemble each other, so intervals come from resampling whole users with replacement. A resample is a
+weight on each row (how often its user was drawn), and every metric takes weights: no row is copied, and a ranking is
+sorted once. Predictors are compared on the same resamples, so that a difference keeps their correlation: what makes
+users hard to predict hits both alike.
+
+A metric that the data cannot answer (AUC with one class only, no rows) is None, and so is its interval.
+
+Calibration error is the gap between mean prediction and mean outcome in a bin, averaged over ten bins. Bins are equally
+full (equally *wide* ones would leave most of them nearly empty: predicted gains sit close together), and equal
+predictions share a bin, so that a constant one is judged by its mean alone. Noise alone gives a perfectly calibrated
+head of rate p an error of about 0.8 sqrt(10 p (1 - p) / rows), more if users differ. Resampling would add as much
+again; its interval is shifted down by what it adds on average. The action head is judged by the confidence in its first
+choice ("top-label", Guo et al. 2017, arXiv:1706.04599), the reward head by the gain of the logged channel.
+
+Shapes: B rows, C channels, U users, R resamples, S sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import chain
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mtorl.arrays import Bools, Floats
+from mtorl.evaluation.resamples import UserResamples, interval
+
+Metric = Callable[[Floats], float]  # of a weight for each row; NaN if there is no answer
+
+METRICS = (
+    "action_accuracy",
+    "action_auc",
+    "action_f1",
+    "action_logloss",
+    "action_ece",
+    "reward_auc",
+    "reward_logloss",
+    "reward_ece",
+)
+_NEVER_NEGATIVE = ("action_ece", "reward_ece")  # so that noise can only add to them
+_BINS = 10
+_TINY = 1e-12  # keeps a logarithm finite
+
+
+class Comparison(TypedDict):
+    """Several predictors on the same rows; plain values, ready for JSON."""
+
+    yardstick: str
+    metrics: dict[str, dict[str, Any]]  # by predictor: what `evaluate` returns
+    differences: dict[str, dict[str, Any]]  # by predictor, the yardstick left out: its metrics less the yardstick's
+
+
+def evaluate(
+    logits_BC: ArrayLike,
+    reward_BC: ArrayLike | None,
+    channel_B: ArrayLike,
+    reward_target_B: ArrayLike,
+    users_B: ArrayLike,
+    seed: int,
+    positive_B: ArrayLike | None = None,
+    resamples: int = 200,
+) -> dict[str, Any]:
+    """Metrics of the action and the reward head, each with a 95 % interval under `NAME_ci`.
+
+    Args:
+        logits_BC: Action head.
+        reward_BC: Reward head, in [0, 1]. Only the logged channel's value can be scored. None for a predictor that has
+            no such head; its metrics are None.
+        channel_B: Logged channel.
+        reward_target_B: Reward label of the logged channel, in [0, 1].
+        users_B: User of each row.
+        seed: Seed of the resampling.
+        positive_B: Which rows count as a success for `reward_auc`. By default those with a label of at least one half,
+            right for a yes-or-no gain; give `revenue > 0` or the like for another.
+        resamples: Number of resamples.
+
+    Returns:
+        action_accuracy, action_auc (one-vs-rest, mean over channels), action_f1 (mean over logged channels),
+        action_logloss, action_ece (top-label calibration error), reward_auc, reward_logloss, reward_ece.
+    """
+    only = {"only": (logits_BC, reward_BC)}
+    found = compare(only, "only", channel_B, reward_target_B, users_B, seed, positive_B, resamples)
+    return found["metrics"]["only"]
+
+
+def compare(
+    predictors: Mapping[str, tuple[ArrayLike, ArrayLike | None]],
+    yardstick: str,
+    channel_B: ArrayLike,
+    reward_target_B: ArrayLike,
+    users_B: ArrayLike,
+    seed: int,
+    positive_B: ArrayLike | None = None,
+    resamples: int = 200,
+) -> Comparison:
+    """Metrics of several predictors, and how far each is from one of them.
+
+    Args:
+        predictors: By name: action and reward head, as for `evaluate`.
+        yardstick: Name of the predictor that the others are measured against.
+        channel_B: See `evaluate`, as the arguments after it.
+        reward_target_B: As there.
+        users_B: As there.
+        seed: As there.
+        positive_B: As there.
+        resamples: As there.
+
+    Raises:
+        ValueError: no predictor has the yardstick's name, or a predictor has another number of rows than the log.
+    """
+    if yardstick not in predictors:
+        raise ValueError(f"yardstick: {yardstick!r} is not one of {', '.join(predictors)}")
+    channel: NDArray[np.int64] = np.asarray(channel_B, dtype=np.int64)
+    target: Floats = np.asarray(reward_target_B, dtype=np.float64)
+    success_B = target >= 0.5 if positive_B is None else np.asarray(positive_B, dtype=bool)
+    heads: dict[str, dict[str, Metric]] = {}
+    for name, parts in predictors.items():
+        logits_BC, reward_BC = (None if part is None else np.asarray(part, dtype=np.float64) for part in parts)
+        for part in (logits_BC, reward_BC):
+            if part is not None and len(part) != len(channel):
+                raise ValueError(f"{name}: {len(part)} rows of predictions for {len(channel)} logged rows")
+        heads[name] = {}
+        if logits_BC is not None and channel.size:
+            heads[name] |= _action_metrics(logits_BC, channel)
+        if reward_BC is not None and channel.size:
+            heads[name] |= _reward_metrics(reward_BC[np.arange(len(channel)), channel], target, success_B)
+
+    # The first column is the log itself, the others are its resamples.
+    draws = {name: np.full((len(METRICS), 1 + resamples), np.nan) for name in predictors}
+    users = UserResamples(users_B, resamples, seed)
+    for r, counts_U in enumerate(chain([np.ones(users.users)], users) if channel.size else ()):
+        weight_B = counts_U[users.code_B]
+        for name, metrics in heads.items():
+            for m, metric in enumerate(METRICS):
+                if metric in metrics:
+                    draws[name][m, r] = metrics[metric](weight_B)
+    for draws_MR in draws.values():
+        for m, metric in enumerate(METRICS):
+            if metric in _NEVER_NEGATIVE:
+                added = draws_MR[m, 1:].mean() - draws_MR[m, 0]
+                draws_MR[m, 1:] = np.maximum(draws_MR[m, 1:] - added, 0.0)
+    others = [name for name in predictors if name != yardstick]
+    return Comparison(
+        yardstick=yardstick,
+        metrics={name: _summary(draws_MR) for name, draws_MR in draws.items()},
+        differences={name: _summary(draws[name] - draws[yardstick]) for name in others},
+    )
+
+
+def top_label(logits_BC: ArrayLike, channel_B: ArrayLike) -> tuple[Floats, Bools]:
+    """Probability that the action head gives to its first choice, and whether that was the logged channel."""
+    logprob_BC = _log_softmax(np.asarray(logits_BC, dtype=np.float64))
+    return np.exp(logprob_BC.max(axis=1)), logprob_BC.argmax(axis=1) == np.asarray(channel_B)
+
+
+def calibration_error(predicted_B: ArrayLike, actual_B: ArrayLike) -> float:
+    """The calibration error of the module, of predictions in [0, 1] and what came of them."""
+    predicted, actual = np.asarray(predicted_B, dtype=np.float64), np.asarray(actual_B, dtype=np.float64)
+    return _calibration_error(predicted, actual)(np.ones(len(predicted)))
+
+
+def authors_policy_ctr(selected_B: ArrayLike, choice_B: ArrayLike, channel_B: ArrayLike, click_B: ArrayLike) -> float:
+    """The "policy CTR" of the MTORL authors' code: a legacy figure, biased, only for the row that cites them.
+
+    It counts clicks on selected rows whose logged channel is the predicted one, over *all* selected rows. It is to be
+    expected at CTR of the selection x P(match): with three equally likely channels a third of the click rate that it is
+    named after, and what raises it is guessing the logged channel. `policy_value.py` estimates what it should say.
+
+    Args:
+        selected_B: Rows that the budget rule selects.
+        choice_B: Predicted channel.
+        channel_B: Logged channel.
+        click_B: Logged click.
+    """
+    selected = np.asarray(selected_B, dtype=bool)
+    match_B = np.asarray(choice_B) == np.asarray(channel_B)
+    return float((match_B * np.asarray(click_B, dtype=np.float64))[selected].mean())
+
+
+def auc(score_B: Floats, positive_B: Bools) -> Metric:
+    """Weighted area under the ROC curve: the chance that a positive outranks a negative, a tie counting half."""
+    order_B = np.argsort(score_B, kind="stable")
+    ranked = score_B[order_B]
+    ties = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # where each run of equal scores starts
+    positive = positive_B[order_B].astype(np.float64)
+
+    def metric(weight_B: Floats) -> float:
+        weight = weight_B[order_B]
+        hits = np.add.reduceat(weight * positive, ties)
+        misses = np.add.reduceat(weight, ties) - hits
+        pairs = hits.sum() * misses.sum()
+        return float(hits @ (np.cumsum(misses) - misses / 2) / pairs) if pairs > 0 else np.nan
+
+    return metric
+
+
+def _mean(value_B: NDArray[Any]) -> Metric:
+    return lambda weight_B: float(weight_B @ value_B / weight_B.sum())
+
+
+def _summary(draws_MR: Floats) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for metric, draws_R in zip(METRICS, draws_MR, strict=True):
+        known = bool(np.isfinite(draws_R[0]))
+        found[metric] = float(draws_R[0]) if known else None
+        found[f"{metric}_ci"] = interval(draws_R[1:]) if known else None
+    return found
+
+
+def _log_softmax(logits_BC: Floats) -> Floats:
+    shifted_BC = logits_BC - logits_BC.max(axis=1, keepdims=True)
+    logprob_BC: Floats = shifted_BC - np.log(np.exp(shifted_BC).sum(axis=1, keepdims=True))
+    return logprob_BC
+
+
+def _action_metrics(logits_BC: Floats, channel_B: NDArray[np.int64]) -> dict[str, Metric]:
+    channels = logits_BC.shape[1]
+    choice_B = logits_BC.argmax(axis=1)
+    logprob_BC = _log_softmax(logits_BC)
+    one_vs_rest = [auc(logprob_BC[:, c], channel_B == c) for c in range(channels)]
+    logged = np.unique(channel_B)
+
+    def mean_auc(weight_B: Floats) -> float:
+        values = np.array([metric(weight_B) for metric in one_vs_rest])
+        values = values[np.isfinite(values)]
+        return float(values.mean()) if values.size else np.nan
+
+    def mean_f1(weight_B: Floats) -> float:
+        actual = np.bincount(channel_B, weight_B, channels)[logged]
+        chosen = np.bincount(choice_B, weight_B, channels)[logged]
+        both = np.bincount(channel_B, weight_B * (choice_B == channel_B), channels)[logged]
+        return float(np.mean(2 * both / np.maximum(actual + chosen, _TINY)))
+
+    return {
+        "action_accuracy": _mean(choice_B == channel_B),
+        "action_auc": mean_auc,
+        "action_f1": mean_f1,
+        "action_logloss": _mean(-logprob_BC[np.arange(len(channel_B)), channel_B]),
+        "action_ece": _calibration_error(*top_label(logits_BC, channel_B)),
+    }
+
+
+def _reward_metrics(predicted_B: Floats, target_B: Floats, success_B: Bools) -> dict[str, Metric]:
+    sure_B = np.clip(predicted_B, _TINY, 1 - _TINY)
+    loss_B = -target_B * np.log(sure_B) - (1 - target_B) * np.log1p(-sure_B)
+    return {
+        "reward_auc": auc(predicted_B, success_B),
+        "reward_logloss": _mean(loss_B),
+        "reward_ece": _calibration_error(predicted_B, target_B),
+    }
+
+
+def _calibration_error(predicted_B: Floats, actual_B: Floats | Bools) -> Metric:
+    bin_B, gap_B = _bins(predicted_B), predicted_B - actual_B
+
+    def metric(weight_B: Floats) -> float:
+        return float(np.abs(np.bincount(bin_B, weight_B * gap_B)).sum() / weight_B.sum())
+
+    return metric
+
+
+def _bins(predicted_B: Floats) -> NDArray[np.int64]:
+    # By the number of smaller predictions: the order of the log must not tell equal ones apart.
+    return np.searchsorted(np.sort(predicted_B), predicted_B) * _BINS // len(predicted_B)

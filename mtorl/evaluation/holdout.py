@@ -1,0 +1,147 @@
+"""A finished artifact on a log of users that it never saw: what a sceptic asks for.
+
+    found = evaluate_artifact(artifact, table, yardstick, seed=0, only_new=False)
+
+Its heads beside those of the yardstick that lies in the same artifact, the value of its decision rule on the
+predictions of either, and the budget curves; every figure with an interval that resamples users.
+
+Propensities that the log does not have are estimated as its description says, for each half of the users from the
+other half: a row does not vouch for itself.
+
+Shapes: B rows, C channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from mtorl.arrays import Floats
+from mtorl.artifact.artifact import Artifact
+from mtorl.artifact.training_users import are_among
+from mtorl.evaluation.budget_curve import budget_curve
+from mtorl.evaluation.head_metrics import compare
+from mtorl.evaluation.importance_weights import PolicyOnLog
+from mtorl.evaluation.journey_value import journey_value
+from mtorl.evaluation.policy_value import SELECTED, policy_value, top_share
+from mtorl.log.propensity import logged_propensity
+from mtorl.log.splits import folds_of
+from mtorl.network.predictor import Heads, Predictor
+from mtorl.policy.decision import action_probabilities
+from mtorl.window.labels import labels
+from mtorl.window.table import WindowTable
+
+HORIZON = 3  # steps of a journey that its value is asked of: each one more costs most of the effective sample
+
+
+class KnownUsersError(Exception):
+    """The log holds users that the artifact was trained on."""
+
+
+def evaluate_artifact(
+    artifact: Artifact, table: WindowTable, yardstick: Predictor | None, seed: int, only_new: bool
+) -> dict[str, Any]:
+    """Judge an artifact.
+
+    Args:
+        artifact: To judge.
+        table: All touchpoints of a log; its `split` has no meaning here.
+        yardstick: LightGBM of the same training users, which artifacts of MTORL carry; None for none.
+        seed: Seed of the resampling.
+        only_new: Leave out the users that the artifact was trained on, instead of refusing the log.
+
+    Returns:
+        ``artifact`` (name, digest), ``data`` (rows, users, left_out_users, fingerprint), ``compared`` (see
+        `mtorl.evaluation.head_metrics.compare`: "model", and "lightgbm" if a yardstick was given), ``value``
+        (by predictor and policy, see `policy_value`), ``journeys`` (the model's rule over the first steps of a
+        journey, see `journey_value`), ``budget`` (by predictor, see `budget_curve`; empty if all exposures
+        cost the same).
+
+    Raises:
+        KnownUsersError: users of the training set are in the log (and `only_new` is not set), or no others are.
+        ValueError: the log is of another data set.
+    """
+    if (artifact.spec.channels, artifact.spec.reward) != (table.spec.channels, table.spec.reward):
+        raise ValueError(
+            f"the artifact was trained on {artifact.spec.name} ({', '.join(artifact.spec.channels)}), the log is of "
+            f"{table.spec.name} ({', '.join(table.spec.channels)})"
+        )
+    users = table.rows["user_id"].unique()
+    known_U = are_among(users, artifact.training_users())
+    if known_U.all():
+        raise KnownUsersError(f"all {len(users):,} users of the log are training users of the artifact")
+    if known_U.any() and not only_new:
+        raise KnownUsersError(
+            f"{known_U.sum():,} of the log's {len(users):,} users are training users of the artifact, for instance "
+            f"{users[known_U][0]!r}: figures on them would flatter it. --only-new leaves them out"
+        )
+    new_B = ~table.rows["user_id"].isin(users[known_U]).to_numpy()
+    # A window of one description must not be read with another: the artifact's own names the columns.
+    judged = replace(table, spec=artifact.spec, rows=table.rows.assign(split=np.where(new_B, "test", "known")))
+    windows, rows = judged.windows("test", targets=True), judged.rows[new_B]
+    seen = labels(windows, artifact.encoder)
+    users_B, gain_B = rows["user_id"].to_numpy(), rows[artifact.spec.reward.gain].to_numpy(float)
+    answers: dict[str, Heads] = {"model": _doubles(artifact.predict(windows))}
+    if yardstick is not None:
+        answers["lightgbm"] = yardstick.predict(windows)
+    compared = compare(
+        {name: (heads[0], heads[1]) for name, heads in answers.items()},
+        "lightgbm" if "lightgbm" in answers else "model",
+        seen.channel_B,
+        seen.reward_B,
+        users_B,
+        seed,
+        positive_B=gain_B > 0,
+    )
+    gain_of = {name: np.maximum(artifact.encoder.unreward(heads[1], heads[2]), 0.0) for name, heads in answers.items()}
+    logged = np.arange(len(rows)), seen.channel_B
+    budget = {}
+    if seen.cost_B.min() < seen.cost_B.max():
+        for name, (_, _, cost_BC) in answers.items():
+            paid_B = cost_BC[logged]
+            budget[name] = budget_curve(gain_of[name][logged], paid_B, gain_B, seen.cost_B, seed=seed, users_B=users_B)
+    log = (gain_B, _propensity(judged, new_B), seen.channel_B, users_B, seed)
+    value = {}
+    for name, (logits_BC, _, cost_BC) in answers.items():
+        gain_BC = gain_of[name]
+        probs_BC, expose_BC = action_probabilities(logits_BC, gain_BC, cost_BC, artifact.policy)
+        rule, always = PolicyOnLog(probs_BC, expose_BC), PolicyOnLog.always_exposing(probs_BC)
+        greedy = PolicyOnLog.always_exposing(np.eye(gain_BC.shape[1])[gain_BC.argmax(axis=1)])
+        selected_B = top_share((probs_BC * gain_BC).sum(axis=1), SELECTED, seed)
+        value[f"{name}: decision rule"] = policy_value(rule, *log, gain_BC)
+        value[f"{name}: its channels, always exposing"] = policy_value(always, *log, gain_BC)
+        value[f"{name}: its channels, at 37.5 % exposure"] = policy_value(always, *log, gain_BC, selected_B)
+        value[f"{name}: best expected gain, at 37.5 % exposure"] = policy_value(greedy, *log, gain_BC, selected_B)
+        if name == "model":
+            step_B = rows["step"].to_numpy()
+            journeys = journey_value(rule, *log[:4], step_B, horizon=HORIZON, seed=seed)
+    return {
+        "artifact": {name: artifact.model[name] for name in ("name", "kind", "digest", "data_fingerprint")},
+        "data": {
+            "fingerprint": table.fingerprint,
+            "rows": len(rows),
+            "users": int(len(users) - known_U.sum()),
+            "left_out_users": int(known_U.sum()),
+        },
+        "compared": compared,
+        "value": value,
+        "journeys": journeys,
+        "budget": budget,
+    }
+
+
+def _propensity(table: WindowTable, wanted_B: np.ndarray[Any, np.dtype[np.bool_]]) -> Floats:
+    half_B = folds_of(table.rows["user_id"], 2)
+    found: Floats = np.empty(len(half_B))
+    for half in (0, 1):
+        other = np.where(half_B == half, "test", "train")
+        found[half_B == half] = logged_propensity(table.rows.assign(split=other), table.spec)[half_B == half]
+    wanted: Floats = found[wanted_B]
+    return wanted
+
+
+def _doubles(heads: Any) -> Heads:
+    logits_BC, reward_BC, cost_BC = (np.asarray(part, dtype=np.float64) for part in heads)
+    return logits_BC, reward_BC, cost_BC

@@ -1,0 +1,193 @@
+"""Is the logged channel independent of everything that was known before it? Tests, and a verdict in words.
+
+    found = independence(WindowTable.load("windows"))
+    found["verdict"], found["tests"][0]["p_holm"]
+
+`propensity: channel-frequency` in a data set description claims that channels came about like draws from one urn. Then
+nothing known before a touchpoint goes with its channel, in any part of the data: not the touchpoint before, the user,
+the time, nor a context or static column. Each of these is a table of levels by channels with Pearson's
+
+    chi2 = sum((count - expected)^2 / expected),   about (levels - 1) (channels - 1) if the claim holds.
+
+Tables are sparse where levels are many: a user has some twenty touchpoints. So p-values do not come from the textbook
+distribution but from a scaled chi-square with the exact mean and variance of chi2 given both margins (Haldane 1940; in
+the form of Dawson 1954), which is the textbook one where counts are large. Tests are many, so p-values are corrected
+together (Holm 1979): if the claim holds, any of them is below .05 in at most 5 % of logs.
+
+A large log finds dependence too small to matter, so each test also says how strong it is: Cramér's V, bias-corrected
+(Bergsma 2013), 0 for none and 1 if the level determines the channel. What only several columns together give away,
+these tests can't see; `evaluation.compare` of a model's action_logloss with that of channel frequencies can.
+
+Shapes: B rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypedDict
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from mtorl.arrays import Floats
+from mtorl.log import columns as read
+from mtorl.log.columns import Codes, Values
+from mtorl.window.table import WindowTable
+
+ALPHA = 0.05
+_BINS = 10  # of a numeric column with more values than that
+
+
+class Link(TypedDict):
+    """How a channel goes with levels of something else."""
+
+    levels: int
+    rows: int
+    chi2: float
+    df: int
+    chi2_per_df: float  # 1 up to noise, if independent
+    p: float
+    cramers_v: float
+
+
+class IndependenceTest(Link):
+    """Channel against one thing that was known before, in one part of the data."""
+
+    split: str
+    against: str
+    p_holm: float  # corrected for all tests together
+
+
+class Independence(TypedDict):
+    """All tests; plain values, ready for JSON."""
+
+    independent: bool
+    verdict: str
+    tests: list[IndependenceTest]
+
+
+def independence(table: WindowTable) -> Independence:
+    """Test the channels of a log; training, validation and test users apart.
+
+    Args:
+        table: Touchpoints in the order of time, user by user.
+
+    Raises:
+        ValueError: there is nothing to test: nowhere two channels and two levels of anything.
+    """
+    spec = table.spec
+    channel_B = read.arrow_channels(read.flat(table.steps["channel"]), spec.channels, "channel")
+    levels = {name: _levels(values) for name, values in _known_before(table, channel_B)}
+    found: dict[tuple[str, str], Link] = {}
+    for split in ("train", "val", "test"):
+        in_B = table.is_in(split)
+        for against, level_B in levels.items():
+            if (of := link(level_B[in_B], channel_B[in_B])) is not None:
+                found[split, against] = of
+    if not found:
+        raise ValueError("nothing to test: nowhere two channels and two levels of anything")
+    corrected = _holm(np.array([of["p"] for of in found.values()]))
+    tests = [
+        IndependenceTest(split=split, against=against, p_holm=p, **of)
+        for ((split, against), of), p in zip(found.items(), corrected.tolist(), strict=True)
+    ]
+    independent = bool(corrected.min() >= ALPHA)
+    return Independence(independent=independent, verdict=_verdict(tests), tests=tests)
+
+
+def link(level_B: NDArray[np.int64], channel_B: NDArray[np.int64]) -> Link | None:
+    """Test a table of levels by channels for independence.
+
+    Args:
+        level_B: Code of each row's level, >= 0.
+        channel_B: Code of its channel.
+
+    Returns:
+        None if there are fewer than two levels or channels, or fewer than four rows.
+    """
+    (_, level), (_, channel) = (np.unique(part, return_inverse=True) for part in (level_B, channel_B))
+    rows = len(level)
+    if rows < 4 or not level.any() or not channel.any():
+        return None
+    levels, channels = int(level.max()) + 1, int(channel.max()) + 1
+    count = np.bincount(level * channels + channel, minlength=levels * channels).reshape(levels, channels)
+    expected = count.sum(axis=1, keepdims=True) * (count.sum(axis=0) / rows)
+    chi2 = float(((count - expected) ** 2 / expected).sum())
+    mean, variance = _moments(count.sum(axis=1), count.sum(axis=0))
+    df = (levels - 1) * (channels - 1)
+    # A scaled chi-square, scale * chi2(2 mean^2 / variance), has this mean and variance.
+    scale = variance / (2 * mean)
+    p = float(stats.chi2.sf(chi2 / scale, mean / scale)) if scale > 0 else 1.0
+    # Bergsma 2013: chance alone gives chi2 / rows about df / rows, and is taken off.
+    strength = max(chi2 / rows - df / (rows - 1), 0.0)
+    sizes = [n - (n - 1) ** 2 / (rows - 1) for n in (levels, channels)]
+    v = float(np.sqrt(strength / (min(sizes) - 1))) if min(sizes) > 1 else 0.0
+    return Link(levels=levels, rows=rows, chi2=chi2, df=df, chi2_per_df=chi2 / df, p=p, cramers_v=v)
+
+
+def _known_before(table: WindowTable, channel_B: NDArray[np.int64]) -> Iterator[tuple[str, Values]]:
+    """Whatever was known before each touchpoint, by name."""
+    spec, rows = table.spec, table.rows
+    start_B = rows["step"].to_numpy() == 0
+    before_B = np.where(start_B, -1, np.arange(len(rows)) - 1)
+    yield "previous channel", Codes(np.where(start_B, -1, channel_B[before_B]), spec.channels)
+    for outcome in spec.immediate:
+        values_B = rows[outcome].to_numpy(np.float64)
+        if np.ptp(values_B):  # else there is only the start of a journey to tell apart, as above
+            yield f"previous {outcome}", np.where(start_B, np.nan, values_B[before_B])
+    yield "touchpoints before", rows["step"].to_numpy(np.float64)
+    user_B, users = pd.factorize(rows["user_id"])
+    yield "user", Codes(user_B.astype(np.int64), tuple(users))
+    when_B = pd.DatetimeIndex(rows["timestamp"])
+    yield "time", when_B.as_unit("us").asi8.astype(np.float64)
+    yield "hour of day", Codes(when_B.hour.to_numpy(np.int64), tuple(map(str, range(24))))
+    for column in (*spec.context, *spec.static):
+        yield column.name, read.arrow_values(column, read.flat(table.steps[column.name]), column.name)
+
+
+def _levels(values: Values) -> NDArray[np.int64]:
+    """Codes >= 0 of a column's levels; null is one of them, and so is the start of a journey."""
+    if isinstance(values, Codes):
+        return values.codes + 1
+    known = values[np.isfinite(values)]
+    edges = np.unique(known)
+    if len(edges) > _BINS:
+        edges = np.unique(np.quantile(known, np.arange(1, _BINS) / _BINS))
+    # NaN sorts behind every number.
+    return np.where(np.isfinite(values), np.searchsorted(edges, values), len(edges) + 1).astype(np.int64)
+
+
+def _moments(level_sums: NDArray[np.int64], channel_sums: NDArray[np.int64]) -> tuple[float, float]:
+    """Mean and variance of chi2 over all tables with these margins, if independent (Haldane 1940, Dawson 1954)."""
+    n = float(level_sums.sum())
+    sides = [(float(len(sums)), float((n / sums).sum())) for sums in (level_sums, channel_sums)]
+    (v1, w1), (v2, w2) = (((k - 1) * (n - k) / (n - 1), (inverse - k * k) / (n - 2)) for k, inverse in sides)
+    mean = n / (n - 1) * (sides[0][0] - 1) * (sides[1][0] - 1)
+    return mean, 2 * n / (n - 3) * (v1 - w1) * (v2 - w2) + n * n / (n - 1) * w1 * w2
+
+
+def _holm(p: Floats) -> Floats:
+    """Holm's corrected p-values: the smallest is multiplied by their number, the next by one less, and so on."""
+    order = np.argsort(p, kind="stable")
+    corrected = np.empty_like(p)
+    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
+    return corrected
+
+
+def _verdict(tests: list[IndependenceTest]) -> str:
+    low = [test for test in tests if test["p_holm"] < ALPHA]
+    if low:
+        most = max(low, key=lambda test: test["cramers_v"])
+        return (
+            f"the channel depends on what was known before it: {len(low)} of {len(tests)} tests fall below {ALPHA:g} "
+            f"(Holm), the strongest link is {most['against']} among {most['split']} users, Cramér's V "
+            f"{most['cramers_v']:.3f}"
+        )
+    least, most = min(tests, key=lambda test: test["p_holm"]), max(tests, key=lambda test: test["cramers_v"])
+    return (
+        f"no dependence found: none of {len(tests)} tests falls below {ALPHA:g} (Holm), the lowest is "
+        f"{least['against']} among {least['split']} users at {least['p_holm']:.2f}; no link is stronger than "
+        f"Cramér's V {most['cramers_v']:.3f}"
+    )

@@ -1,0 +1,51 @@
+"""Intervals that resample users: a user's rows resemble each other, so whole users are drawn, with replacement.
+
+A resample is a weight for each row (how often its user was drawn). No row is copied, and estimates that are compared
+with each other can be computed on the same resamples.
+
+Shapes: B rows, U users, R resamples, S sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mtorl.arrays import Floats
+
+_LEVEL = 0.95
+
+
+class UserResamples:
+    """Iterates over resamples: how often each user was drawn. `counts_U[code_B]` weighs the rows."""
+
+    def __init__(self, users_B: ArrayLike, resamples: int, seed: int) -> None:
+        users, self.code_B = np.unique(np.asarray(users_B), return_inverse=True)
+        self.users = len(users)
+        self._resamples = resamples
+        self._seed = seed
+
+    def __iter__(self) -> Iterator[Floats]:
+        random = np.random.default_rng(self._seed)
+        for _ in range(self._resamples):
+            drawn = random.integers(self.users, size=self.users)
+            yield np.bincount(drawn, minlength=self.users).astype(np.float64)
+
+    def sums(self, columns: Sequence[Floats]) -> tuple[Floats, Floats]:
+        """Sums of columns over rows: of the log itself (S,) and of each resample (R, S).
+
+        An estimate that is a function of such sums needs no more than these: a resample only re-weighs its users.
+        """
+        sums_US = np.stack([np.bincount(self.code_B, column, self.users) for column in columns], axis=1)
+        return sums_US.sum(axis=0), np.array([counts_U @ sums_US for counts_U in self])
+
+
+def interval(values: ArrayLike) -> list[float] | None:
+    """Central 95 % of resampled values; None if none of them is a number."""
+    numbers = np.asarray(values, dtype=np.float64)
+    numbers = numbers[np.isfinite(numbers)]
+    if not numbers.size:
+        return None
+    return [float(edge) for edge in np.quantile(numbers, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])]

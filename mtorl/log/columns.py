@@ -1,0 +1,173 @@
+"""Reading columns: from JSON lists on a server and from Arrow tables offline, into the same arrays.
+
+Both doors are strict about types and turn null into the same thing, so that `windows.py` can promise equal numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from mtorl.log.dataset import Column
+
+
+class WindowError(ValueError):
+    """A window can't be built from what was given.
+
+    Attributes:
+        index: Position of the faulty instance or row, if there is one.
+    """
+
+    def __init__(self, message: str, index: int | None = None) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A categorical column: `codes` point into `values`; -1 is null."""
+
+    codes: NDArray[np.int64]
+    values: tuple[str, ...]
+
+
+Values = NDArray[np.float64] | Codes
+"""A column: numeric (NaN = null) or categorical."""
+
+
+def take(values: Values, index: NDArray[np.int64]) -> Values:
+    """The values at some positions."""
+    return Codes(values.codes[index], values.values) if isinstance(values, Codes) else values[index]
+
+
+def short(value: object) -> str:
+    """A value as it can stand in an error message."""
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+# ---- JSON
+
+
+def as_list(values: Any) -> list[Any]:
+    """A list from whatever a feature store returns for a list; null is empty."""
+    if values is None:
+        return []
+    return cast(list[Any], values.tolist()) if isinstance(values, np.ndarray) else list(values)
+
+
+def as_json(values: Sequence[Any]) -> list[Any]:
+    """Plain values: NaN is not JSON, NumPy's scalars are not either, and "" stands for null in a list of text."""
+    plain = [v.item() if isinstance(v, np.generic) else v for v in values]
+    return [None if v == "" or (isinstance(v, float) and math.isnan(v)) else v for v in plain]
+
+
+def json_list(values: Any, length: int, where: str, index: int) -> list[Any]:
+    """`values`, which must be a list of `length` items."""
+    if not isinstance(values, list) or len(values) != length:
+        found = len(values) if isinstance(values, list) else short(values)
+        raise WindowError(f"instance {index}: {where} needs a list of {length} values, got {found}", index)
+    return values
+
+
+def json_numbers(values: list[Any], where: str, row_N: NDArray[np.int64], null: bool = True) -> NDArray[np.float64]:
+    """Numbers of several instances, one after the other; `row_N` says which instance each belongs to."""
+    # NumPy would read the text "1" as a number; the offline door would not.
+    for position, value in enumerate(values):
+        if not (isinstance(value, float | int) or (value is None and null)):
+            i = int(row_N[position])
+            raise WindowError(f"instance {i}: {where} holds {short(value)}, expected numbers", i)
+    found = np.array(values, dtype=np.float64)  # None becomes NaN
+    if not null and not np.isfinite(found).all():
+        i = int(row_N[np.flatnonzero(~np.isfinite(found))[0]])
+        raise WindowError(f"instance {i}: {where} holds a number that is not finite", i)
+    return found
+
+
+def json_values(column: Column, values: list[Any], where: str, row_N: NDArray[np.int64]) -> Values:
+    """A context or static column of several instances."""
+    if column.kind == "numeric":
+        return json_numbers(values, where, row_N)
+    code: dict[str | None, int] = {None: -1, "": -1}
+    codes = np.empty(len(values), dtype=np.int64)
+    for position, value in enumerate(values):
+        if value is not None and not isinstance(value, str):
+            i = int(row_N[position])
+            raise WindowError(f"instance {i}: {where} holds {short(value)}, expected text", i)
+        codes[position] = code.setdefault(value, len(code) - 2)
+    return Codes(codes, tuple(v for v in code if v))
+
+
+# ---- Arrow
+
+
+def flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """A table's column in one piece."""
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def arrow_numbers(values: pa.Array, where: str, null: bool = True) -> NDArray[np.float64]:
+    """A numeric column."""
+    kind = values.type
+    if not (pa.types.is_null(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise WindowError(f"{where}: expected numbers, got {kind}")
+    found = cast(NDArray[np.float64], values.cast(pa.float64()).to_numpy(zero_copy_only=False))
+    if not null and not np.isfinite(found).all():
+        raise WindowError(f"{where}: {np.count_nonzero(~np.isfinite(found))} values are null or not finite")
+    return found
+
+
+def arrow_times(values: pa.Array, where: str, null: int | None) -> NDArray[np.int64]:
+    """Points in time, microseconds since 1970. A null becomes `null`, or is an error if that is None."""
+    if not pa.types.is_timestamp(values.type):
+        raise WindowError(f"{where}: expected times, got {values.type}")
+    if values.null_count and null is None:
+        i = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
+        raise WindowError(f"row {i}: {where} is null", i)
+    times = values.cast(pa.timestamp("us", values.type.tz)).cast(pa.int64())
+    found = times.fill_null(null) if values.null_count else times
+    return cast(NDArray[np.int64], found.to_numpy(zero_copy_only=False))
+
+
+def arrow_codes(values: pa.Array, where: str) -> Codes:
+    """A text column; "" is null, as it is in JSON."""
+    if pa.types.is_dictionary(values.type):
+        # Its dictionary may hold a text twice, or a null.
+        inner = arrow_codes(values.dictionary, where)
+        return Codes(np.append(inner.codes, -1)[_indices(values)], inner.values)
+    if pa.types.is_null(values.type):
+        values = values.cast(pa.string())
+    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        raise WindowError(f"{where}: expected text, got {values.type}")
+    encoded = values.dictionary_encode()
+    codes, texts = _indices(encoded), encoded.dictionary.to_pylist()
+    if "" in texts:
+        codes = np.where(codes == texts.index(""), -1, codes)
+    return Codes(codes, tuple(texts))
+
+
+def _indices(encoded: pa.DictionaryArray) -> NDArray[np.int64]:
+    """Places in the dictionary; -1 is null."""
+    return cast(NDArray[np.int64], pc.fill_null(encoded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False))
+
+
+def arrow_channels(values: pa.Array, channels: Sequence[str], where: str) -> NDArray[np.int64]:
+    """Positions in `channels`; an unknown or null channel is an error, never a start of the journey."""
+    found = arrow_codes(values, where)
+    unknown = [v for v in found.values if v not in channels]
+    if unknown or (found.codes < 0).any():
+        what = f"unknown channel {unknown[0]!r}" if unknown else "a null channel"
+        raise WindowError(f"{where}: {what}; known: {', '.join(channels)}")
+    return np.array([channels.index(v) for v in found.values], dtype=np.int64)[found.codes]
+
+
+def arrow_values(column: Column, values: pa.Array, where: str) -> Values:
+    """A context or static column."""
+    return arrow_numbers(values, where) if column.kind == "numeric" else arrow_codes(values, where)

@@ -1,0 +1,83 @@
+"""With what probability did the logging policy choose the channel that it chose?
+
+    propensity_B = logged_propensity(table.rows, spec)
+
+A log that recorded its propensities answers itself ("logged"). For one that did not, the data set description names the
+weakest model that fits how its channels came about:
+
+    channel-frequency   P(a): the channel does not depend on anything in the state (a log of random exposures);
+                        `independence.py` tests that claim
+    markov              P(a | previous a): users are kept on a channel
+
+Both are estimated on training users only, so that test rows do not vouch for themselves. An estimate is a stand-in:
+where the true logging policy looked at more, off-policy values inherit the difference; `evidence.py` reports the mean
+weight, which strays from 1 when propensities are wrong.
+
+Shapes: B rows, C channels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mtorl.arrays import Floats
+from mtorl.log.dataset import DatasetSpec
+
+FLOOR = 0.02  # of an estimated propensity: bounds the weight of any row by fifty
+_SMOOTHING = 1.0  # pseudo-count of every channel
+
+
+def logged_propensity(windows: pd.DataFrame, spec: DatasetSpec) -> Floats:
+    """Propensity of the logged channel of each row.
+
+    Args:
+        windows: Touchpoints, such as `WindowTable.rows`: columns user_id, timestamp, step (0 where a journey starts),
+            split, channel, and propensity for a log that has it.
+        spec: Description of the data set; its `propensity` names the method.
+
+    Returns:
+        One number in (0, 1] for each row, in the order of the rows.
+
+    Raises:
+        ValueError: a logged propensity is missing or outside (0, 1], a channel is unknown, or there are no training
+            rows to estimate from.
+    """
+    if spec.propensity == "logged":
+        propensity_B: Floats = windows["propensity"].to_numpy(dtype=np.float64)
+        bad_B = ~((propensity_B > 0) & (propensity_B <= 1))
+        if bad_B.any():
+            row = int(bad_B.argmax())
+            raise ValueError(
+                f"propensity: {bad_B.sum()} rows are missing or outside (0, 1], the first is {propensity_B[row]} in "
+                f"row {row}; if the log does not know them, set `propensity` in the data set description"
+            )
+        return propensity_B
+
+    channel_B = pd.Index(spec.channels).get_indexer(pd.Index(windows["channel"]))
+    if (channel_B < 0).any():
+        raise ValueError(f"channel: unknown channel {windows['channel'].iloc[int(channel_B.argmin())]!r}")
+    train_B = (windows["split"] == "train").to_numpy()
+    if not train_B.any():
+        raise ValueError("propensity: no training rows to estimate it from")
+    channels = len(spec.channels)
+    if spec.propensity == "channel-frequency":
+        before_B = np.zeros(len(windows), dtype=np.int64)
+    else:
+        before_B = _previous(windows, channel_B, start=channels)
+    counts = np.full((channels + 1, channels), _SMOOTHING)
+    np.add.at(counts, (before_B[train_B], channel_B[train_B]), 1.0)
+    table: Floats = np.maximum(counts / counts.sum(axis=1, keepdims=True), FLOOR)
+    return table[before_B, channel_B]
+
+
+def _previous(windows: pd.DataFrame, channel_B: NDArray[np.int64], start: int) -> NDArray[np.int64]:
+    """Channel of the touchpoint before, `start` at the beginning of a journey. Rows may be in any order."""
+    user_B, step_B = pd.factorize(windows["user_id"])[0], windows["step"].to_numpy()
+    order_B = np.lexsort((windows["timestamp"].astype("int64"), user_B))
+    before_B = np.full(len(windows), start, dtype=np.int64)
+    # A user's later journeys start afresh, as the first one does.
+    follows = (user_B[order_B][1:] == user_B[order_B][:-1]) & (step_B[order_B][1:] > 0)
+    before_B[order_B[1:][follows]] = channel_B[order_B[:-1][follows]]
+    return before_B

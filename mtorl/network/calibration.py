@@ -1,0 +1,65 @@
+"""Probabilities that mean what they say: one scale for the action logits, scale and shift for the reward's.
+
+    fitted = calibrate(logits_BC, reward_B, channel_B, label_B)     # on users that training never saw
+
+The scale is the inverse of the temperature of Guo et al. 2017 (arXiv:1706.04599). A reward has no second class whose
+logit could move against it, hence the shift, as in Platt 1999. Both minimise the loss that training did, and change no
+ranking of a decision's channels nor of rewards.
+
+Shapes: B rows, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize
+from scipy.special import expit, logit, logsumexp
+
+from mtorl.arrays import Floats
+
+_RANGE = (0.2, 5.0)  # of a scale: more is no calibration but another model
+_TINY = 1e-7
+_PULL = 1.0  # rows' worth of a pull towards no change: few rows should not move much
+
+
+class Calibration(NamedTuple):
+    """What `MTORL.calibrate` takes."""
+
+    action_scale: float
+    reward_scale: float
+    reward_shift: float
+
+
+def calibrate(logits_BC: ArrayLike, reward_B: ArrayLike, channel_B: NDArray[np.int64], label_B: Floats) -> Calibration:
+    """Fit on held-out rows.
+
+    Args:
+        logits_BC: Action logits.
+        reward_B: Expected reward of the logged channel, in [0, 1].
+        channel_B: Logged channel.
+        label_B: Reward label of the logged channel, in [0, 1].
+    """
+    if not len(channel_B):
+        return Calibration(1.0, 1.0, 0.0)
+    pull = _PULL / len(channel_B)
+    logits: Floats = np.asarray(logits_BC, dtype=np.float64)
+    chosen_B = logits[np.arange(len(channel_B)), channel_B]
+
+    def action_loss(theta: Floats) -> float:
+        scale = float(theta[0])
+        loss = float((logsumexp(scale * logits, axis=1) - scale * chosen_B).mean())
+        return loss + pull * (scale - 1) ** 2
+
+    odds_B = logit(np.clip(np.asarray(reward_B, dtype=np.float64), _TINY, 1 - _TINY))
+
+    def reward_loss(theta: Floats) -> float:
+        p_B = np.clip(expit(theta[0] * odds_B + theta[1]), _TINY, 1 - _TINY)
+        loss = -(label_B * np.log(p_B) + (1 - label_B) * np.log1p(-p_B)).mean()
+        return float(loss + pull * ((theta[0] - 1) ** 2 + theta[1] ** 2))
+
+    action = minimize(action_loss, [1.0], bounds=[_RANGE])
+    reward = minimize(reward_loss, [1.0, 0.0], bounds=[_RANGE, (-5.0, 5.0)])
+    return Calibration(float(action.x[0]), float(reward.x[0]), float(reward.x[1]))

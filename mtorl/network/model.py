@@ -1,0 +1,301 @@
+"""The network: a causal sequence model of journeys with three decoders.
+
+    network = MTORL(MTORLConfig(inputs=encoder.dim, channels=4, window=20))
+    logits_BC, reward_BC, cost_BC = network(x_BTD, length_B)  # serving: the last real step of each window
+    network.forward_logged(x_BTD, channel_BT)                 # training: every real step, at its logged channel
+
+From the paper (Liu et al., KDD 2025, arXiv:2506.23090): the embedding of (a_{t-1}, r_{t-1}, s_t), the dilated causal
+convolutions, causal attention over the causal states inside residual + LayerNorm blocks, and decoders for action and
+reward that are trained together on labels, without bootstrapping.
+
+Our choices, because the decision rule needs them or because measurements asked for them:
+
+- The reward decoder answers for *each channel*, not only for the logged one: a policy has to compare channels.
+- A third decoder predicts the cost of each channel: a budget is spent in currency, not in exposures.
+- Decoders read, beside the shared state, a memory of each channel: fading sums of its past exposures and of what they
+  brought. The weights that read it are the same for all channels, so what one channel teaches ("liked it before, will
+  again; shown too often, will not") holds for the others.
+- Decoders share no weights with each other, and blocks none with other blocks; all share the trunk.
+- No positions are added: the convolutions give the attention's inputs their order, and how far along a window is says
+  nothing that the memory's counts don't.
+- Dropout is a module on residual branches, hence off at inference, and never touches attention scores: dropping a
+  masked score would make the future visible.
+- Hidden width 64, where the published code has 512: it trains in seconds, and width is a field of the config.
+
+Windows are padded on the right. Every layer is causal, so no real step can see the padding and no mask is needed.
+
+The layout of a token (`mtorl.window.encoder.Encoder`) matters in one place, the channel memory: the first C columns are
+the one-hot of the previous channel, column C marks the start of a journey, column C + 1 is the previous reward, and the
+`outcomes` columns after it are the other things that the previous touchpoint brought.
+
+Shape suffixes: B batch, T steps of a window, D encoded token, H hidden, C channels, K rates of decay, S signals of the
+memory, M memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class MTORLConfig:
+    """Sizes of the network."""
+
+    inputs: int  # D: width of an encoded token
+    channels: int  # C
+    window: int  # most steps in a window
+    outcomes: int  # columns of a token, behind the reward, that say what the touchpoint before brought
+    hidden: int = 64  # H
+    levels: int = 2  # causal convolutions; dilation doubles at each
+    kernel: int = 4  # taps of a convolution; levels=2, kernel=4 see 10 steps, attention sees all
+    heads: int = 4  # of the attention
+    rates: int = 3  # K: rates of decay of the channel memory
+    dropout: float = 0.1
+    convolutions: bool = True
+    attention: bool = True
+    conditioning: bool = False  # the action decoder is told an aim, see `Aim`
+    usual_reward: float = 0.0  # mean reward, in [0, 1], above which a journey goes well; training sets it
+    cost_scale: float = 1.0  # cost in currency units that the cost decoder starts from; training sets it
+
+    def __post_init__(self) -> None:
+        for name in ("inputs", "channels", "window", "hidden", "levels", "kernel", "heads", "rates"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.hidden % self.heads:
+            raise ValueError(f"heads must divide hidden, got {self.heads} and {self.hidden}")
+        if not 0 <= self.outcomes <= self.inputs - self.channels - 2:
+            raise ValueError(f"outcomes must leave {self.channels + 2} of {self.inputs} inputs, got {self.outcomes}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        if not 0 < self.cost_scale < float("inf"):
+            raise ValueError(f"cost_scale must be a positive number, got {self.cost_scale}")
+
+
+class CausalConv(nn.Module):
+    """LayerNorm(h_t + dropout(gelu(sum_k W_k h_{t - k dilation}))): a causal convolution with a residual path."""
+
+    def __init__(self, hidden: int, kernel: int, dilation: int, dropout: float) -> None:
+        super().__init__()
+        self.reach = (kernel - 1) * dilation
+        self.conv = nn.Conv1d(hidden, hidden, kernel, dilation=dilation)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(hidden)
+
+    def forward(self, h_BTH: Tensor) -> Tensor:
+        """Zeros before the first step stand for the unknown past; nothing is added after the last one."""
+        past_BHT = F.pad(h_BTH.transpose(1, 2), (self.reach, 0))
+        out_BTH = F.gelu(self.conv(past_BHT)).transpose(1, 2)
+        normed: Tensor = self.norm(h_BTH + self.dropout(out_BTH))
+        return normed
+
+
+class CausalAttention(nn.Module):
+    """softmax(Q K^T / sqrt(d) + causal mask) V by heads, then a position-wise layer; both residual, with LayerNorm."""
+
+    def __init__(self, hidden: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_key_value = nn.Linear(hidden, 3 * hidden)
+        self.out = nn.Linear(hidden, hidden)
+        self.feed_forward = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, hidden))
+        self.attention_norm = nn.LayerNorm(hidden)
+        self.output_norm = nn.LayerNorm(hidden)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, h_BTH: Tensor) -> Tensor:
+        """No step sees a later one, so a window's padding, at its right end, is seen by padding alone."""
+        batch, steps, hidden = h_BTH.shape
+        split = self.query_key_value(h_BTH).view(batch, steps, 3, self.heads, hidden // self.heads)
+        query, key, value = split.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return self._blocks(h_BTH, attended.transpose(1, 2).reshape(batch, steps, hidden))
+
+    def at(self, h_BTH: Tensor, step_B: Tensor) -> Tensor:
+        """The same at one step of each window, (B, H): the others are only looked at."""
+        batch, steps, hidden = h_BTH.shape
+        split = self.query_key_value(h_BTH).view(batch, steps, 3, self.heads, hidden // self.heads)
+        query, key, value = split.permute(2, 0, 3, 1, 4)
+        own_B111 = step_B.view(-1, 1, 1, 1)
+        query = query.gather(2, own_B111.expand(-1, self.heads, 1, hidden // self.heads))
+        seen_B11T = torch.arange(steps, device=h_BTH.device).view(1, 1, 1, -1) <= own_B111
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=seen_B11T)
+        return self._blocks(step_of(h_BTH, step_B), attended.reshape(batch, hidden))
+
+    def _blocks(self, h: Tensor, attended: Tensor) -> Tensor:
+        h = self.attention_norm(h + self.dropout(self.out(attended)))
+        normed: Tensor = self.output_norm(h + self.dropout(self.feed_forward(h)))
+        return normed
+
+
+class ChannelMemory(nn.Module):
+    """What each channel did lately: fading sums of its exposures and what they brought, beside those of all channels.
+
+    n = sum_{s<=t} decay^(t-s) a_{s-1},  g = sum_{s<=t} decay^(t-s) a_{s-1} o_{s-1}  for the reward and each outcome o,
+    at K learned rates of decay; the memory holds asinh(n), asinh(g) and the running mean g / (1 + n), for the channel
+    and for the sum over channels.
+    """
+
+    lag_TT: Tensor
+    past_TT: Tensor
+
+    def __init__(self, channels: int, window: int, outcomes: int, rates: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.signals = 2 + outcomes  # S: exposures, reward, outcomes
+        self.width = 2 * rates * (2 * self.signals - 1)  # M
+        # decay = sigmoid(logit): from "the last two or three touchpoints" to "the whole window"
+        self.logit_K = nn.Parameter(torch.linspace(0.0, 6.0, rates))
+        lag_TT = torch.arange(window)[:, None] - torch.arange(window)[None, :]
+        self.register_buffer("lag_TT", lag_TT.clamp(min=0), persistent=False)
+        self.register_buffer("past_TT", lag_TT >= 0, persistent=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Memory (B, T, C, M) of encoded tokens."""
+        steps = x_BTD.shape[1]
+        decay_KTT = torch.exp(F.logsigmoid(self.logit_K)[:, None, None] * self.lag_TT) * self.past_TT
+        return self._recall(decay_KTT[:, :steps, :steps], x_BTD)
+
+    def at(self, x_BTD: Tensor, step_B: Tensor) -> Tensor:
+        """The same at one step of each window, (B, C, M)."""
+        steps = x_BTD.shape[1]
+        lag_BT = self.lag_TT[step_B, :steps]
+        decay_BK1T = torch.exp(F.logsigmoid(self.logit_K)[:, None, None] * lag_BT[:, None, None])
+        return self._recall(decay_BK1T * self.past_TT[step_B, :steps][:, None, None], x_BTD).squeeze(1)
+
+    def _recall(self, decay: Tensor, x_BTD: Tensor) -> Tensor:
+        """Memory at the steps that the decay, (..., K, steps, T), belongs to."""
+        channel_BTC1 = x_BTD[..., : self.channels, None]
+        brought_BT1S = x_BTD[..., None, self.channels + 1 : self.channels + self.signals]
+        signal_B1TS = torch.cat([channel_BTC1, channel_BTC1 * brought_BT1S], dim=-1).flatten(2).unsqueeze(1)
+        sums_BKTS = decay @ signal_B1TS
+        shape = (x_BTD.shape[0], -1, decay.shape[-2], self.channels, self.signals)
+        own_BTCKS = sums_BKTS.view(shape).permute(0, 2, 3, 1, 4)
+        sums = torch.cat([own_BTCKS, own_BTCKS.sum(2, keepdim=True).expand_as(own_BTCKS)], dim=3)
+        means = sums[..., 1:] / (1 + sums[..., :1])
+        # asinh: linear for a single touchpoint, a logarithm for many
+        return torch.cat([torch.asinh(sums), means], dim=-1).flatten(3)
+
+
+class Decoder(nn.Module):
+    """w . relu(W_state h + W_memory m_c + e_c) + u_c . h + b_c for each channel c; w and both W serve all channels."""
+
+    def __init__(self, hidden: int, channels: int, memory: int) -> None:
+        super().__init__()
+        self.state = nn.Linear(hidden, hidden)
+        self.memory = nn.Linear(memory, hidden, bias=False)
+        self.channel_CH = nn.Parameter(torch.randn(channels, hidden) * 0.5)
+        self.out = nn.Linear(hidden, 1, bias=False)
+        self.own = nn.Linear(hidden, channels)  # u and b
+
+    def forward(self, h: Tensor, memory: Tensor) -> Tensor:
+        """Decode (..., H) and (..., C, M) into (..., C)."""
+        hidden = F.relu(self.state(h).unsqueeze(-2) + self.memory(memory) + self.channel_CH)
+        values: Tensor = self.out(hidden).squeeze(-1) + self.own(h)
+        return values
+
+    def of_channel(self, h_NH: Tensor, memory_NM: Tensor, channel_N: Tensor) -> Tensor:
+        """The same for one channel a row: what a loss at logged channels needs, at a fraction of the work."""
+        hidden_NH = F.relu(self.state(h_NH) + self.memory(memory_NM) + self.channel_CH[channel_N])
+        own_N = self.own(h_NH).gather(1, channel_N.unsqueeze(1)).squeeze(1)
+        values_N: Tensor = self.out(hidden_NH).squeeze(-1) + own_N
+        return values_N
+
+    def start_at(self, value: float) -> None:
+        """Make a new decoder answer about `value`, before its sigmoid or softplus."""
+        nn.init.zeros_(self.own.weight)
+        nn.init.constant_(self.own.bias, value)
+
+
+def step_of(h_BTH: Tensor, step_B: Tensor) -> Tensor:
+    """One step of each window, (B, H)."""
+    return h_BTH.gather(1, step_B.view(-1, 1, 1).expand(-1, 1, h_BTH.shape[2])).squeeze(1)
+
+
+class Aim(IntEnum):
+    """How a journey is to go on: what "conditional sequence modelling" tells the action decoder."""
+
+    ANY = 0
+    BELOW = 1  # the mean reward of the steps from here on is not above the usual one
+    ABOVE = 2
+
+
+class MTORL(nn.Module):
+    """Trunk, memory and decoders.
+
+    h_t = attention(convolutions(embedding(x_t))), m_t the channel memory; from both:
+        action  log pi(c | h_t, m_t), up to a constant; with conditioning, of journeys that go on as aimed at
+        reward  E[r_t | h_t, m_t, c], through a sigmoid: in [0, 1] like its label MinMaxNorm(g - s w)
+        cost    E[w_t | h_t, m_t, c], through a softplus, times cost_scale: in currency units
+    """
+
+    cost_scale: Tensor
+
+    def __init__(self, config: MTORLConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Sequential(
+            nn.Linear(config.inputs, config.hidden), nn.GELU(), nn.Linear(config.hidden, config.hidden)
+        )
+        levels = range(config.levels if config.convolutions else 0)
+        self.convolutions = nn.Sequential(
+            *(CausalConv(config.hidden, config.kernel, 2**level, config.dropout) for level in levels)
+        )
+        self.attention = (
+            CausalAttention(config.hidden, config.heads, config.dropout) if config.attention else nn.Identity()
+        )
+        self.memory = ChannelMemory(config.channels, config.window, config.outcomes, config.rates)
+        self.action = Decoder(config.hidden, config.channels, self.memory.width)
+        self.reward = Decoder(config.hidden, config.channels, self.memory.width)
+        self.cost = Decoder(config.hidden, config.channels, self.memory.width)
+        self.aim = nn.Embedding(len(Aim), config.hidden) if config.conditioning else None
+        self.register_buffer("cost_scale", torch.tensor(config.cost_scale))
+
+    def forward_all(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Action logits, reward logits and expected costs, of every channel at every step."""
+        return self._decode(self.trunk(x_BTD), self.memory(x_BTD))
+
+    def forward_logged(
+        self, x_BTD: Tensor, channel_BT: Tensor, aim_BT: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the losses need: at each real step, action logits and the logged channel's reward logit and cost.
+
+        Real steps have a channel >= 0; they come one after the other, as `channel_BT[channel_BT >= 0]` does.
+        """
+        real_BT = channel_BT >= 0
+        channel_N = channel_BT[real_BT]
+        h_NH, memory_NCM = self.trunk(x_BTD)[real_BT], self.memory(x_BTD)[real_BT]
+        memory_NM = memory_NCM[torch.arange(len(channel_N), device=channel_N.device), channel_N]
+        reward_logit_N = self.reward.of_channel(h_NH, memory_NM, channel_N)
+        cost_N = F.softplus(self.cost.of_channel(h_NH, memory_NM, channel_N)) * self.cost_scale
+        aimed_NH = h_NH if self.aim is None or aim_BT is None else h_NH + self.aim(aim_BT[real_BT])
+        return self.action(aimed_NH, memory_NCM), reward_logit_N, cost_N
+
+    def forward(self, x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Action logits, expected reward in [0, 1] and expected cost, at the last real step of each window."""
+        last_B = length_B - 1
+        h_BTH = self.convolutions(self.embedding(x_BTD))
+        if isinstance(self.attention, CausalAttention):
+            h_BH = self.attention.at(h_BTH, last_B)
+        else:
+            h_BH = step_of(h_BTH, last_B)
+        logits_BC, reward_logit_BC, cost_BC = self._decode(h_BH, self.memory.at(x_BTD, last_B))
+        return logits_BC, torch.sigmoid(reward_logit_BC), cost_BC
+
+    def trunk(self, x_BTD: Tensor) -> Tensor:
+        """h_BTH, the state at each step."""
+        states_BTH: Tensor = self.attention(self.convolutions(self.embedding(x_BTD)))
+        return states_BTH
+
+    def compile_trunk(self) -> None:
+        """Let torch compile what is most of the work, for a GPU. The weights stay where they are."""
+        self.trunk = torch.compile(self.trunk)  # type: ignore[method-assign]
+
+    def _decode(self, h: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        aimed = h if self.aim is None else h + self.aim.weight[Aim.ABOVE]
+        cost = F.softplus(self.cost(h, memory)) * self.cost_scale
+        return self.action(aimed, memory), self.reward(h, memory), cost

@@ -1,0 +1,108 @@
+"""What training minimises.
+
+    loss = action + mu * reward + nu * cost + lam * preference
+
+    action      Cross-entropy over channels at every real step: the paper's L_action, a clone of the logging policy.
+    reward      Binary cross-entropy of the *logged* channel's reward with its label in [0, 1]: L_reward. The other
+                channels have no label in the log and get no gradient.
+    cost        Poisson deviance of the logged channel's cost, in units of the mean cost. Its minimum is the expected
+                cost, it accepts zeros, and a few dear exposures do not rule it as they would a squared error. Ours.
+    preference  -log sigmoid(m_i - m_j) over random pairs of windows in a batch, i the one with the higher mean reward,
+                m the mean log-probability of a window's logged actions: it leans the action head towards journeys
+                that went well. It is a pairwise ranking term and not DPO, for there is no reference policy and the
+                two windows answer different states; the paper's own term, a KL divergence between the outputs of two
+                windows, is not DPO either. It is bounded below by zero and its slope by one, so it cannot run away.
+
+Shape suffixes: B windows, T steps, N real steps (those with a target), C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtorl.network.model import MTORL, Aim
+from mtorl.window.loader import Batch
+
+TERMS = ("action", "reward", "cost", "preference")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much each term counts."""
+
+    mu: float
+    nu: float
+    lam: float
+
+    def loss(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum."""
+        return terms["action"] + self.mu * terms["reward"] + self.nu * terms["cost"] + self.lam * terms["preference"]
+
+
+class Objective(nn.Module):
+    """The network with its loss, as one module: what several processes share and a compiler sees."""
+
+    def __init__(self, model: MTORL) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x_BTD: Tensor, channel_BT: Tensor, reward_BT: Tensor, cost_BT: Tensor) -> dict[str, Tensor]:
+        """The four terms of a batch."""
+        batch = Batch(x_BTD, channel_BT, reward_BT, cost_BT)
+        terms, log_prob_BT = losses(self.model, batch)
+        return {**terms, "preference": preference_loss(log_prob_BT, reward_BT, channel_BT >= 0)}
+
+
+def losses(model: MTORL, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    """Mean action, reward and cost loss over the real steps of a batch: those with a target.
+
+    Returns:
+        The three losses, and the log-probability of each step's logged action (zero at padding).
+    """
+    real_BT = batch.channel_BT >= 0
+    aim_BT = aims(model, batch.reward_BT, real_BT) if model.config.conditioning else None
+    logits_NC, reward_logit_N, cost_N = model.forward_logged(batch.x_BTD, batch.channel_BT, aim_BT)
+    logits_NC, reward_logit_N, cost_N = logits_NC.float(), reward_logit_N.float(), cost_N.float()
+    log_prob_N = logits_NC.log_softmax(1).gather(1, batch.channel_BT[real_BT].unsqueeze(1)).squeeze(1)
+    mean_N = cost_N / model.cost_scale + 1e-6  # softplus may underflow to zero
+    seen_N = batch.cost_BT[real_BT] / model.cost_scale
+    deviance_N = mean_N - seen_N + torch.xlogy(seen_N, seen_N) - torch.xlogy(seen_N, mean_N)
+    terms = {
+        "action": -log_prob_N.mean(),
+        "reward": F.binary_cross_entropy_with_logits(reward_logit_N, batch.reward_BT[real_BT]),
+        "cost": deviance_N.mean(),
+    }
+    return terms, torch.zeros_like(batch.reward_BT).masked_scatter(real_BT, log_prob_N)
+
+
+def aims(model: MTORL, reward_BT: Tensor, real_BT: Tensor) -> Tensor:
+    """What each step is told: whether the steps from it on earned more than usual; `Aim.ANY` at half of the steps.
+
+    Outside of training nothing is told: a loss must not depend on what only the future knows.
+    """
+    if not model.training:
+        return torch.full_like(reward_BT, Aim.ANY, dtype=torch.long)
+    earned_BT = (reward_BT * real_BT).flip(1).cumsum(1).flip(1)
+    steps_BT = real_BT.flip(1).cumsum(1).flip(1).clamp(min=1)
+    above_BT = earned_BT / steps_BT > model.config.usual_reward
+    told_BT = torch.rand_like(reward_BT) < 0.5
+    return torch.where(told_BT, torch.where(above_BT, Aim.ABOVE, Aim.BELOW), Aim.ANY)
+
+
+def preference_loss(log_prob_BT: Tensor, reward_BT: Tensor, real_BT: Tensor) -> Tensor:
+    """-log sigmoid(margin) over pairs of windows of unequal mean reward; zero if the batch has no such pair.
+
+    Means and not sums over steps: a longer window earns more without being better.
+    """
+    length_B = real_BT.sum(1)
+    score_B = log_prob_BT.sum(1) / length_B
+    earned_B = (reward_BT * real_BT).sum(1) / length_B
+    # A batch is in random order, so its neighbour is a random partner.
+    side_B = torch.sign(earned_B - earned_B.roll(1))
+    pairs = side_B.abs().sum().clamp(min=1)
+    return -(F.logsigmoid(side_B * (score_B - score_B.roll(1))) * side_B.abs()).sum() / pairs

@@ -1,0 +1,429 @@
+"""The training loop.
+
+    result = train(FolderWindows(folder, "train", encoder), FolderWindows(folder, "val", encoder), TrainConfig(), ...)
+    result.model, result.history, result.best_epoch
+
+AdamW, with a rate that falls along a cosine. Training stops when validation loss (without preference, which depends on
+how windows are paired) has not fallen for `patience` epochs; the weights of the best epoch are kept. What is validated
+and kept is a running average of the weights over the last few dozen steps, which varies less from seed to seed.
+Validation users must not be training users.
+
+The order of the windows follows from the seed and the epoch alone, and a checkpoint holds all else that moves (weights,
+their average, optimizer, random state, sums of the epoch): a training that was killed ends in the same weights, bit for
+bit on a CPU, as one that was not.
+
+On a GPU the matrix products run in bfloat16 and the trunk is compiled; losses and weights stay in float32. Under
+`torch.distributed.run` each process takes its share of every batch (`mtorl.network.parallel`).
+
+Shape suffixes: B windows, T steps, D encoded token, C channels.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from mtorl.network import checkpoint
+from mtorl.network.model import MTORL, MTORLConfig
+from mtorl.network.objective import TERMS, Objective, Weights, losses
+from mtorl.network.parallel import Group, device_of
+from mtorl.window.loader import Part, Source, batches
+
+_LOG = logging.getLogger(__name__)
+_GPU_WORKERS = 4  # processes that encode ahead of a GPU; a CPU is busy with training
+_GPU_CHECK = 50  # batches between looks at the loss on a GPU, which has to wait for each
+_VAL_BATCH = 1024
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss or a gradient stopped being a number."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train."""
+
+    epochs: int = 15  # at most
+    batch_size: int = 128  # windows that a process works on at a time
+    accumulate: int = 1  # such batches to a step of the optimizer
+    lr: float = 3e-3  # AdamW; falls to a tenth along a cosine
+    weight_decay: float = 0.01
+    clip: float = 1.0  # largest gradient norm
+    patience: int = 3  # epochs without a better validation loss before stopping
+    mu: float = 2.0  # weight of the reward loss; 0 trains without that task
+    nu: float = 0.3  # weight of the cost loss
+    lam: float = 0.05  # weight of the preference term
+    averaging: float = 0.95  # of the running average of weights: what a step keeps of it
+    hidden: int = 64
+    levels: int = 2  # convolutions; dilation doubles at each
+    heads: int = 4
+    dropout: float = 0.2
+    convolutions: bool = True  # False: attention alone reads the past
+    attention: bool = True  # False: the convolutions alone do
+    conditioning: bool = False  # True: the action head is told whether the journey is to go well
+    seed: int = 0
+    device: str = "auto"  # "auto" takes a GPU if there is one
+    precision: str = "auto"  # "bf16", "fp32"; "auto" is bf16 on a GPU
+    checkpoint_batches: int = 1000  # batches between checkpoints inside an epoch; there is one after each epoch
+
+    def __post_init__(self) -> None:
+        for name in (
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "patience",
+            "hidden",
+            "levels",
+            "heads",
+            "checkpoint_batches",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}")
+        if not 0 <= self.averaging < 1:
+            raise ValueError(f"averaging must be in [0, 1), got {self.averaging}")
+        for name in ("weight_decay", "mu", "nu", "lam"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a number >= 0, got {getattr(self, name)}")
+        if self.precision not in ("auto", "bf16", "fp32"):
+            raise ValueError(f"precision must be auto, bf16 or fp32, got {self.precision!r}")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The network of the best epoch, on the CPU and in inference mode."""
+
+    model: MTORL
+    history: list[dict[str, float]]  # one dict an epoch, ready for JSON
+    best_epoch: int  # counts from 1
+    seconds: float
+
+    @property
+    def best_val_loss(self) -> float:
+        """Of the epoch that was kept."""
+        return self.history[self.best_epoch - 1]["val_loss"]
+
+
+def train(
+    source: Source,
+    held_out: Source,
+    config: TrainConfig,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+    *,
+    channels: int,
+    resume: Path | None = None,
+    identity: Mapping[str, Any] | None = None,
+    group: Group | None = None,
+) -> TrainResult:
+    """Fit the network.
+
+    Args:
+        source: Training windows that cover each step once. Each needs a step that has a target.
+        held_out: The same of users that are not in training.
+        config: How to train.
+        on_epoch: Called with the epoch's history row, for a progress bar.
+        channels: Number of channels. The labels cannot tell: a channel may be absent from a training set.
+        resume: Checkpoint file: gone on from if there, written as training goes on. Whoever needs it no longer removes
+            it. None for none.
+        identity: What else than `config` a checkpoint must share with this training: what the data are known by.
+        group: This process among those of the training; by default it is alone.
+
+    Raises:
+        ValueError: no windows, or too few for the processes.
+        TrainingDiverged: a loss or gradient became NaN or infinite.
+        CheckpointError: the checkpoint is damaged, or that of another training.
+    """
+    group = group or Group()
+    device = device_of(config.device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(config.seed)
+        loop = _Loop(source, held_out, config, channels, device, group)
+        # Each process drops out other units; they all begin with the same weights.
+        torch.manual_seed(config.seed + 1_000_003 * group.rank)
+        resolved = {"device": device.type, "precision": "bf16" if loop.bf16 else "fp32"}
+        known = {**asdict(config), **resolved, **(identity or {}), "channels": channels, "processes": group.size}
+        store = _Store(resume, known, group)
+        loop.run(on_epoch, store)
+        model = MTORL(loop.model.config)
+    model.load_state_dict(loop.progress.best)
+    history = loop.progress.history
+    # Epochs before a kill count, too.
+    return TrainResult(model.eval(), history, loop.progress.best_epoch, sum(row["seconds"] for row in history))
+
+
+def own_file(resume: Path, rank: int) -> Path:
+    """The checkpoint file of a process: random states differ by process."""
+    return resume if rank == 0 else resume.with_name(f"{resume.name}.rank-{rank}")
+
+
+@dataclass
+class _Progress:
+    """Where training stands: what is neither in the network nor in the optimizer."""
+
+    epoch: int = 1  # in work
+    batch: int = 0  # of the epoch that are done
+    sums: list[float] = field(default_factory=lambda: [0.0] * len(TERMS))  # of the epoch, over windows
+    windows: int = 0  # in those sums
+    seconds: float = 0.0  # spent on the epoch
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)  # weights
+    best_loss: float = math.inf
+    best_epoch: int = 0
+
+
+class _Store:
+    """The checkpoint file of a training, if it has one."""
+
+    def __init__(self, path: Path | None, identity: Mapping[str, Any], group: Group) -> None:
+        self.path = None if path is None else own_file(path, group.rank)
+        self._identity = identity
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        if self.path is None:
+            return
+        try:
+            checkpoint.save(self.path, self._identity, state)
+        except OSError as error:  # the disk is full, say: hours of training are worth more than the way back to them
+            _LOG.warning("no checkpoint, training goes on: %s", error)
+
+    def load(self) -> dict[str, Any] | None:
+        return None if self.path is None else checkpoint.load(self.path, self._identity)
+
+
+class _Loop:
+    def __init__(
+        self, source: Source, held_out: Source, config: TrainConfig, channels: int, device: torch.device, group: Group
+    ) -> None:
+        self.config, self.source, self.held_out, self.device, self.group = config, source, held_out, device, group
+        self.weights = Weights(config.mu, config.nu, config.lam)
+        self.model = _new_model(_not_empty("training", source), config, channels).to(device)
+        _not_empty("validation", held_out)
+        self.average = AveragedModel(self.model, multi_avg_fn=_fading(config.averaging))
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+            self.optimizer, config.epochs, eta_min=config.lr / 10
+        )
+        self.progress = _Progress()
+        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+        objective: nn.Module = Objective(self.model)
+        if device.type == "cuda":
+            self.model.compile_trunk()
+        if group.size > 1:
+            objective = DistributedDataParallel(objective, device_ids=[device] if device.type == "cuda" else None)
+        self.objective = objective
+
+    def run(self, on_epoch: Callable[[dict[str, float]], None] | None, store: _Store) -> None:
+        state = store.load()
+        at = None if state is None else (state["progress"]["epoch"], state["progress"]["batch"])
+        if len(set(self.group.all_of(at))) > 1:  # killed between the saves of two processes
+            raise checkpoint.CheckpointError(
+                f"{store.path}: the processes stopped at different places; delete the files"
+            )
+        if state is not None:
+            self.restore(state)
+        while not self.finished:
+            self.train_epoch(store)
+            row = self.close_epoch()
+            store.save(self.state())
+            if on_epoch is not None and self.group.leads:
+                on_epoch(row)
+
+    @property
+    def finished(self) -> bool:
+        done = self.progress.epoch - 1
+        return done >= self.config.epochs or (done > 0 and done - self.progress.best_epoch >= self.config.patience)
+
+    def train_epoch(self, store: _Store) -> None:
+        """Go through the windows once, from where the epoch stands."""
+        self.objective.train()
+        progress, config = self.progress, self.config
+        started = time.perf_counter() - progress.seconds
+        sums = torch.tensor(progress.sums, dtype=torch.float64, device=self.device)
+        check = _GPU_CHECK if self.device.type == "cuda" else 1
+        for number, batch in self._batches():
+            where = f"epoch {progress.epoch}, batch {number}"
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                terms = self.objective(*batch.to(self.device))
+            loss = self.weights.loss(terms)
+            values = torch.stack([terms[name].detach() for name in TERMS])
+            if number % check == 0:
+                _check(dict(zip(TERMS, values.tolist(), strict=True)), where)
+            loss.backward()  # type: ignore[no-untyped-call]
+            sums += values * len(batch.x_BTD)
+            progress.windows += len(batch.x_BTD)
+            progress.batch = number
+            if number % config.accumulate == 0:
+                self._step(where, checked=number % check == 0)
+            if number % config.checkpoint_batches == 0 and number % config.accumulate == 0:
+                progress.sums, progress.seconds = sums.tolist(), time.perf_counter() - started
+                _check(dict(zip(TERMS, progress.sums, strict=True)), where)  # never over a good one
+                store.save(self.state())
+        if progress.batch % config.accumulate:
+            self._step(f"epoch {progress.epoch}, its last batch", checked=True)
+        progress.sums, progress.seconds = sums.tolist(), time.perf_counter() - started
+
+    def close_epoch(self) -> dict[str, float]:
+        """Validate, note the epoch, and be ready for the next one."""
+        progress = self.progress
+        started = time.perf_counter()
+        sums = self.group.total(torch.tensor([*progress.sums, progress.windows], dtype=torch.float64).to(self.device))
+        if not sums[-1]:
+            raise ValueError(f"no shard has a batch for each of the {self.group.size} processes; lower batch_size")
+        means = dict(zip(TERMS, (sums[:-1] / sums[-1]).tolist(), strict=True))
+        _check(means, f"epoch {progress.epoch}")
+        val_means = self._validate()
+        _check(val_means, f"epoch {progress.epoch}, validation")
+        row = {"epoch": progress.epoch, "lr": float(self.schedule.get_last_lr()[0])}
+        row |= self._named("train", means) | self._named("val", val_means)
+        row["seconds"] = progress.seconds + time.perf_counter() - started
+        self.schedule.step()
+        if row["val_loss"] < progress.best_loss:
+            progress.best_loss, progress.best_epoch = row["val_loss"], progress.epoch
+            progress.best = {k: v.detach().cpu().clone() for k, v in self.average.module.state_dict().items()}
+        progress.history.append(row)
+        progress.epoch, progress.batch, progress.windows, progress.seconds = progress.epoch + 1, 0, 0, 0.0
+        progress.sums = [0.0] * len(TERMS)
+        return row
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed training needs."""
+        random = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "random": random,
+            "progress": asdict(self.progress),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Stand where another process stood."""
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["random"]["cpu"])
+        if "cuda" in state["random"]:
+            torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
+        self.progress = _Progress(**state["progress"])
+
+    def _batches(self) -> Iterator[tuple[int, Any]]:
+        """The batches of the epoch that are left, numbered from 1, each as far as it is this process's own."""
+        random = np.random.default_rng([self.config.seed, self.progress.epoch])
+        done, skip = 0, self.progress.batch
+        for place in random.permutation(len(self.source)):
+            part = self.source[int(place)]
+            chunks = self._chunks(random.permutation(len(part)))
+            left = chunks[max(0, skip - done) :]
+            first = done + len(chunks) - len(left) + 1
+            yield from enumerate(self._encoded(part, left), start=first)
+            done += len(chunks)
+
+    def _chunks(self, order_B: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        size, group = self.config.batch_size * self.group.size, self.group
+        if group.size > 1:  # processes wait for each other: all need as many batches, of as many windows
+            order_B = order_B[: len(order_B) // size * size]
+        return [order_B[i : i + size][group.rank :: group.size] for i in range(0, len(order_B), size)]
+
+    def _encoded(self, part: Part, chunks: list[NDArray[np.int64]]) -> Iterator[Any]:
+        on_gpu = self.device.type == "cuda"
+        return batches(part, chunks, _GPU_WORKERS if on_gpu else 0, on_gpu)
+
+    def _step(self, where: str, checked: bool) -> None:
+        # The last group of an epoch may have fewer batches.
+        batches_done = (self.progress.batch - 1) % self.config.accumulate + 1
+        if batches_done > 1:
+            for weight in self.model.parameters():
+                if weight.grad is not None:
+                    weight.grad /= batches_done
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        if checked:
+            _check({"gradient": norm.item()}, where)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average.update_parameters(self.model)
+
+    @torch.inference_mode()
+    def _validate(self) -> dict[str, float]:
+        """Losses over all real steps; exact whatever the batch size, because batches are weighted by their steps."""
+        average: MTORL = self.average.module  # type: ignore[assignment]
+        average.eval()
+        names = TERMS[:-1]
+        sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=self.device)
+        for place in range(len(self.held_out)):
+            part = self.held_out[place]
+            rows_B = np.arange(self.group.rank, len(part), self.group.size)
+            chunks = [rows_B[i : i + _VAL_BATCH] for i in range(0, len(rows_B), _VAL_BATCH)]
+            for batch in self._encoded(part, chunks):
+                batch = batch.to(self.device)
+                steps = (batch.channel_BT >= 0).sum()
+                terms, _ = losses(average, batch)
+                sums += torch.stack([*(terms[name] * steps for name in names), steps])
+        sums = self.group.total(sums)
+        return dict(zip(names, (sums[:-1] / sums[-1]).tolist(), strict=True))
+
+    def _named(self, prefix: str, means: Mapping[str, float]) -> dict[str, float]:
+        terms = {name: torch.tensor(means.get(name, 0.0), dtype=torch.float64) for name in TERMS}
+        row = {f"{prefix}_{name}": value for name, value in means.items()}
+        return {f"{prefix}_loss": float(self.weights.loss(terms)), **row}
+
+
+def _fading(keep: float) -> Any:
+    return get_ema_multi_avg_fn(keep)  # type: ignore[no-untyped-call]
+
+
+def _check(values: Mapping[str, float], where: str) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise TrainingDiverged(f"{where}: {name} is {value}; lower lr or clip, or look for extreme inputs")
+
+
+def _not_empty(which: str, source: Source) -> Part:
+    for place in range(len(source)):
+        if len(part := source[place]):
+            return part
+    raise ValueError(f"no {which} windows: the log has too few users")
+
+
+def _new_model(part: Part, config: TrainConfig, channels: int) -> MTORL:
+    """A network whose reward and cost heads start at the mean, so that no step is spent on learning a constant."""
+    mean_reward, mean_cost = part.means()
+    example = part.__getitems__([0]).x_BTD
+    model = MTORL(
+        MTORLConfig(
+            inputs=example.shape[2],
+            channels=channels,
+            window=example.shape[1],
+            outcomes=part.outcomes,
+            hidden=config.hidden,
+            levels=config.levels,
+            heads=config.heads,
+            dropout=config.dropout,
+            convolutions=config.convolutions,
+            attention=config.attention,
+            conditioning=config.conditioning,
+            usual_reward=mean_reward,
+            cost_scale=mean_cost if mean_cost > 0 else 1.0,
+        )
+    )
+    mean_reward = min(max(mean_reward, 1e-4), 1 - 1e-4)
+    model.reward.start_at(math.log(mean_reward / (1 - mean_reward)))
+    model.cost.start_at(math.log(math.e - 1))  # softplus of it is one mean cost
+    return model

@@ -1,0 +1,268 @@
+"""Where a budget goes: between channels (prices that reweight a policy) and between users (which exposures to buy).
+
+Channel level. Each opportunity b may go to one channel c, or to none. With budgets per opportunity W_c and W, the best
+that any allocation y can do is the linear programme
+
+    max  mean_b sum_c y_bc gain_bc      such that   y_bc >= 0,   sum_c y_bc <= 1                 each opportunity
+                                                    mean_b y_bc cost_bc <= W_c                   each channel
+                                                    mean_b sum_c y_bc cost_bc <= W               all of them
+
+Its dual variables are prices, in gain per currency unit: lambda for the total, lambda_c more on channel c. An
+opportunity then goes where gain - (lambda + lambda_c) * cost is highest, if that is not negative: the decision rule.
+Prices are all that serving needs, a row of C numbers (`Prices.row_1C`) for `decide(price_BC=...)`:
+
+    best = best_allocation(gain_BC, cost_BC, budgets)                          the upper bound, and its prices
+    mine = policy_allocation(logits_BC, gain_BC, cost_BC, params, budgets)     prices for the rule that is deployed
+    mine.gain / gain_bound(gain_BC, cost_BC, budgets, best.prices)             what share of the possible it earns
+
+The deployed rule pays for moving away from the logging policy and explores, so at the prices of the linear programme it
+would not meet the budgets; it gets prices of its own. Any prices bound the gain of *every* allocation from above (weak
+duality), at the cost of one pass over the rows. So large data needs no large programme: solve a random sample of
+10,000 rows, and let `gain_bound` on all rows say how far from the best these prices can be.
+
+User level. With one channel an opportunity, the programme is a fractional knapsack: buy in the order of gain per cost
+until the budget is gone (Dantzig 1957). `select_exposures` does that for a batch.
+
+All sums are expectations of the predictions. A ledger, not a price, keeps actual spend below a budget.
+
+Shapes: B opportunities, C channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import sparse
+from scipy.optimize import linprog
+
+from mtorl.arrays import Bools, Floats
+from mtorl.policy.decision import PolicyParams, action_probabilities, expected_utility
+from mtorl.policy.price import solve_price
+
+_SWEEPS = 1000
+_ROUNDING = 1e-12  # a sum in another order differs in the last digits
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """Currency units per opportunity: a budget divided by the opportunities it has to last for."""
+
+    channel_C: Floats  # infinite where a channel has no budget of its own
+    total: float = np.inf
+
+    def __post_init__(self) -> None:
+        if self.channel_C.ndim != 1 or not (self.channel_C > 0).all():  # NaN fails the comparison
+            raise ValueError(f"channel_C must be one positive number a channel, got {self.channel_C}")
+        if not self.total > 0:
+            raise ValueError(f"total must be positive, got {self.total}")
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Gain that one currency unit must earn, >= 0; 0 where a budget does not bind."""
+
+    channel_C: Floats  # on top of the total's
+    total: float
+
+    @property
+    def row_1C(self) -> Floats:
+        """What an exposure on each channel pays, for `decide(price_BC=...)`."""
+        row: Floats = (self.total + self.channel_C)[None]
+        return row
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Who gets exposed where, at which prices; `gain` and `spend_C` are per opportunity, never above the budgets."""
+
+    prices: Prices
+    share_BC: Floats  # probability that the opportunity is spent on the channel; the rest of a row is no exposure
+    gain: float
+    spend_C: Floats  # currency units
+
+
+def best_allocation(gain_BC: ArrayLike, cost_BC: ArrayLike, budgets: Budgets) -> Allocation:
+    """Solve the linear programme (HiGHS, interior point with crossover).
+
+    Time and memory grow a little faster than the number of rows; see the module for what to do with many.
+
+    Args:
+        gain_BC: Expected gain; a negative estimate is read as zero, as in the decision rule. A channel that an
+            opportunity cannot use gets zero.
+        cost_BC: Expected cost, currency units, >= 0.
+        budgets: What may be spent.
+
+    Returns:
+        The best allocation, with the dual variables of the budgets as its prices.
+
+    Raises:
+        ValueError: shapes differ, a value is not finite, or a cost is negative.
+        RuntimeError: the solver gave up.
+    """
+    gain, cost = _checked(gain_BC, cost_BC, budgets)
+    rows, channels = gain.shape
+    # The solver's tolerances are absolute: hand it numbers around 1, whatever the currency.
+    gain_unit, cost_unit = gain.mean() or 1.0, cost.mean() or 1.0
+    variable = np.arange(gain.size)
+    row, channel = np.divmod(variable, channels)
+    limit = np.r_[budgets.channel_C, budgets.total]
+    limited = np.flatnonzero(np.isfinite(limit))
+    spend = sparse.vstack(
+        [
+            sparse.csr_array(((cost / cost_unit).ravel(), (channel, variable)), shape=(channels, gain.size)),
+            sparse.csr_array((cost / cost_unit).reshape(1, -1)),
+        ],
+        format="csr",
+    )[limited]
+    once = sparse.csr_array((np.ones(gain.size), (row, variable)))
+    found = linprog(
+        -(gain / gain_unit).ravel(),
+        A_ub=sparse.vstack([once, spend], format="csr"),
+        b_ub=np.r_[np.ones(rows), rows * limit[limited] / cost_unit],
+        method="highs-ipm",
+    )
+    if not found.success:
+        raise RuntimeError(f"the linear programme was not solved: {found.message}")
+    price = np.zeros(channels + 1)
+    price[limited] = np.maximum(-found.ineqlin.marginals[rows:], 0.0) * gain_unit / cost_unit
+    share_BC: Floats = np.maximum(found.x.reshape(rows, channels), 0.0)
+    # The solver keeps limits up to its tolerance, we to the last digit.
+    spend_C = (share_BC * cost).mean(axis=0)
+    used = np.r_[share_BC.sum(axis=1).max(), spend_C / budgets.channel_C, spend_C.sum() / budgets.total]
+    share_BC /= max(1.0, used.max() * (1 + _ROUNDING))
+    return _allocation(Prices(price[:-1], float(price[-1])), share_BC, gain, cost)
+
+
+def policy_allocation(
+    logits_BC: ArrayLike,
+    gain_BC: ArrayLike,
+    cost_BC: ArrayLike,
+    params: PolicyParams,
+    budgets: Budgets,
+    tolerance: float = 1e-3,
+) -> Allocation:
+    """Find the prices at which the decision rule itself meets the budgets, and how they reweight its channels.
+
+    A price on one channel lowers the spend there and moves some of it to the others, never the other way round. So
+    prices start at the total's and only rise: a channel above its budget gets the lowest price that brings it within,
+    and that is repeated until none is above. This climbs to the lowest prices that meet all channel budgets. Around it,
+    `solve_price` looks for the total's.
+
+    Args:
+        logits_BC: Action head, as for `decide`.
+        gain_BC: Expected gain.
+        cost_BC: Expected cost, currency units.
+        params: The policy; its own price is not used.
+        budgets: What may be spent.
+        tolerance: A budget with a price is spent down to (1 - tolerance) of it. Few rows may jump over this band and
+            end below.
+
+    Raises:
+        ValueError: as `decide`; or a budget cannot be met.
+    """
+    gain, cost = _checked(gain_BC, cost_BC, budgets)
+
+    def shares(price_C: Floats) -> Floats:
+        probs_BC, expose_BC = action_probabilities(logits_BC, gain, cost, params, price_BC=price_C[None])
+        share_BC: Floats = probs_BC * expose_BC
+        return share_BC
+
+    def spend(price_C: Floats) -> Floats:
+        spend_C: Floats = (shares(price_C) * cost).mean(axis=0)
+        return spend_C
+
+    def raise_price(price_C: Floats, c: int) -> Floats:
+        step_C = np.eye(len(price_C))[c]
+        limit = float(budgets.channel_C[c])
+        more = solve_price(lambda more: float(spend(price_C + more * step_C)[c]), limit, tolerance)
+        raised_C: Floats = price_C + more * step_C
+        return raised_C
+
+    def prices(total: float) -> Floats:
+        price_C = np.full(gain.shape[1], total)
+        for _ in range(_SWEEPS):
+            over = np.flatnonzero(spend(price_C) > budgets.channel_C)
+            if not over.size:
+                return price_C
+            for c in over.tolist():
+                price_C = raise_price(price_C, c)
+        raise ValueError(f"no prices found that meet the channel budgets {budgets.channel_C}")
+
+    total = 0.0
+    if budgets.total < np.inf:
+        total = solve_price(lambda price: float(spend(prices(price)).sum()), budgets.total, tolerance)
+    price_C = prices(total)
+    return _allocation(Prices(price_C - total, total), shares(price_C), gain, cost)
+
+
+def gain_bound(gain_BC: ArrayLike, cost_BC: ArrayLike, budgets: Budgets, prices: Prices) -> float:
+    """What no allocation within the budgets can exceed, gain per opportunity: the dual function at these prices.
+
+        mean_b max(0, max_c gain_bc - (lambda + lambda_c) cost_bc)  +  sum_c lambda_c W_c  +  lambda W
+
+    It is lowest, and equal to the best allocation's gain, at that allocation's prices.
+    """
+    gain, cost = _checked(gain_BC, cost_BC, budgets)
+    kept = np.maximum(expected_utility(gain, cost, prices.row_1C).max(axis=1), 0.0).mean()
+    paid = [
+        price * limit
+        for price, limit in zip(
+            np.r_[prices.channel_C, prices.total], np.r_[budgets.channel_C, budgets.total], strict=True
+        )
+        if price > 0  # without a limit and without a price nothing is paid, and 0 * inf is not 0
+    ]
+    return float(kept + sum(paid))
+
+
+def select_exposures(gain_B: ArrayLike, cost_B: ArrayLike, budget: float) -> tuple[Bools, float]:
+    """Choose the exposures that a budget buys, best gain per cost first, until the next one does not fit.
+
+    Args:
+        gain_B: Expected gain of each exposure; those without any are never bought.
+        cost_B: Expected cost, currency units, >= 0.
+        budget: For all of them together, currency units.
+
+    Returns:
+        bought_B, whose cost is never above the budget and whose gain is less than one exposure's below the best that a
+        budget can buy; and the price: the gain per currency unit of the first that did not fit, 0 if all did. What
+        earns more than the price is bought. Some that earn exactly the price may be: ties go in order of rows.
+
+    Raises:
+        ValueError: shapes differ, a value is not finite, or a cost or the budget is negative.
+    """
+    gain, cost = np.asarray(gain_B, dtype=np.float64), np.asarray(cost_B, dtype=np.float64)
+    if gain.ndim != 1 or gain.shape != cost.shape:
+        raise ValueError(f"gain_B and cost_B must share one shape (rows,), got {gain.shape} and {cost.shape}")
+    if not (np.isfinite(gain).all() and np.isfinite(cost).all() and (cost >= 0).all()):
+        raise ValueError("gain_B must be finite, and cost_B finite and >= 0")
+    if not budget >= 0:
+        raise ValueError(f"budget must be >= 0, got {budget}")
+    worth_B = np.divide(gain, cost, out=np.full_like(gain, np.inf), where=cost > 0)
+    best_first = np.argsort(-worth_B, kind="stable")
+    best_first = best_first[gain[best_first] > 0]
+    spent = np.cumsum(cost[best_first])
+    fits = int(np.searchsorted(spent, budget * (1 + _ROUNDING), side="right"))
+    bought_B = np.zeros(len(gain), dtype=np.bool_)
+    bought_B[best_first[:fits]] = True
+    while cost[bought_B].sum() > budget:  # the last digits: costs that add up to the budget must fit, and no more
+        fits -= 1
+        bought_B[best_first[fits]] = False
+    return bought_B, float(worth_B[best_first[fits]]) if fits < len(best_first) else 0.0
+
+
+def _checked(gain_BC: ArrayLike, cost_BC: ArrayLike, budgets: Budgets) -> tuple[Floats, Floats]:
+    """Both as arrays, with no gain below zero."""
+    gain = expected_utility(gain_BC, cost_BC, 0.0)  # the decision rule's own checks and reading
+    if not len(gain):
+        raise ValueError("gain_BC has no rows")
+    if budgets.channel_C.shape != gain.shape[1:]:
+        raise ValueError(f"budgets: {len(budgets.channel_C)} channels, but gain_BC has {gain.shape[1]}")
+    return gain, np.asarray(cost_BC, dtype=np.float64)
+
+
+def _allocation(prices: Prices, share_BC: Floats, gain: Floats, cost: Floats) -> Allocation:
+    return Allocation(
+        prices, share_BC, gain=float((share_BC * gain).sum(axis=1).mean()), spend_C=(share_BC * cost).mean(axis=0)
+    )

@@ -1,0 +1,285 @@
+"""The decision rule: from what the network predicts to a channel, its propensity, and whether to spend at all.
+
+Numpy only and free of state, so that training, off-policy evaluation, the simulator and every server run these lines.
+
+    utility      = expected gain - price * expected cost             price: the Lagrange multiplier of the budget
+    tilted       ∝ action probability * exp(beta * utility / scale)  beta: advantage weight
+    probability  = (1 - epsilon) * tilted + epsilon / candidates     epsilon: exploration
+    channel      = inverse of the cumulative probability at u        u in [0, 1) is supplied: a decision can be replayed
+    expose       = utility of that channel >= 0
+
+:func:`decide` does all of it. The last line alone, for a channel that somebody else chose, is :func:`appraise`.
+
+The tilt is the closed form of "raise the expected utility, and pay for moving away from the logging policy in KL
+divergence": beta = 0 repeats the logging policy as the action head learned it, a large beta takes the best utility.
+``scale`` puts beta in units that mean the same on every data set: it is the typical spread of utility *between the
+channels of one decision*, measured on held-out data (:func:`utility_scale`). Spread between users is left out on
+purpose; it cancels in the tilt.
+
+The mixture keeps every candidate's probability at or above epsilon / candidates. That floor bounds the importance
+weights of any later off-policy estimate that reads these logs.
+
+Shapes: B batch, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mtorl.arrays import Bools, Floats
+
+
+@dataclass(frozen=True)
+class PolicyParams:
+    """The knobs of the decision rule; they travel inside the model artifact as ``policy.json``."""
+
+    advantage_weight: float = (
+        0.0  # beta: log-odds gained by one utility_scale of extra utility; 0 follows the action head
+    )
+    exploration: float = 0.1  # epsilon: share of decisions drawn uniformly from the candidates
+    price: float = 0.0  # gain that one currency unit must earn
+    utility_scale: float = 1.0  # spread of utility between the channels of a decision, from held-out data
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+                raise ValueError(f"{field.name} must be a finite number, got {value!r}")
+        if self.advantage_weight < 0:
+            raise ValueError(f"advantage_weight must be >= 0, got {self.advantage_weight}")
+        if not 0 <= self.exploration <= 1:
+            raise ValueError(f"exploration must be between 0 and 1, got {self.exploration}")
+        if self.price < 0:
+            raise ValueError(f"price must be >= 0, got {self.price}")
+        if self.utility_scale <= 0:
+            raise ValueError(f"utility_scale must be > 0, got {self.utility_scale}")
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain numbers, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PolicyParams:
+        """Read what :meth:`to_dict` wrote; a name that is not a field is an error."""
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ValueError(f"unknown policy parameter: {', '.join(unknown)}")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One decision a row. ``expected_gain_B``, ``expected_cost_B`` and ``utility_B`` belong to the chosen channel."""
+
+    channel_B: NDArray[np.int64]
+    propensity_B: Floats
+    probs_BC: Floats
+    expected_gain_B: Floats
+    expected_cost_B: Floats
+    expose_B: Bools
+    utility_B: Floats
+
+
+def decide(
+    logits_BC: ArrayLike,
+    gain_BC: ArrayLike,
+    cost_BC: ArrayLike,
+    params: PolicyParams,
+    u_B: ArrayLike,
+    candidates_BC: ArrayLike | None = None,
+    price_BC: ArrayLike | None = None,
+) -> Decision:
+    """Choose a channel for each row and say whether to spend on it.
+
+    Args:
+        logits_BC: Action head, any scale; only differences inside a row matter.
+        gain_BC: Expected gain of each channel (``Encoder.unreward`` of the reward head). A negative estimate is read as
+            zero: clicks, conversions and revenue cannot be negative.
+        cost_BC: Expected cost of each channel, >= 0.
+        params: The policy.
+        u_B: One number in [0, 1) a row.
+        candidates_BC: Which channels may be chosen; all of them when None.
+        price_BC: Price of this moment instead of ``params.price``: a number, one a row (B, 1), or a full (B, C).
+
+    Raises:
+        ValueError: shapes differ, a value is not finite, a cost is negative, u is outside [0, 1), or a row has no
+            candidate.
+    """
+    utility_BC, gain, cost = _utility(gain_BC, cost_BC, params.price if price_BC is None else price_BC)
+    probs_BC = choice_probabilities(logits_BC, utility_BC, params, candidates_BC)
+    u: Floats = np.asarray(u_B, dtype=np.float64)
+    rows = len(probs_BC)
+    if u.shape != (rows,):
+        raise ValueError(f"u_B must have shape ({rows},), got {u.shape}")
+    if not ((u >= 0) & (u < 1)).all():
+        raise ValueError("u_B must lie in [0, 1)")
+
+    cumulative_BC = probs_BC.cumsum(axis=1)
+    # Dividing makes the last column exactly 1, so rounding can never push a u just below 1 past the last candidate.
+    channel_B = (u[:, None] >= cumulative_BC / cumulative_BC[:, -1:]).sum(axis=1)
+    worth = _at(utility_BC, gain, cost, channel_B)
+    return Decision(
+        channel_B=channel_B,
+        propensity_B=probs_BC[np.arange(rows), channel_B],
+        probs_BC=probs_BC,
+        expected_gain_B=worth.expected_gain_B,
+        expected_cost_B=worth.expected_cost_B,
+        expose_B=worth.expose_B,
+        utility_B=worth.utility_B,
+    )
+
+
+@dataclass(frozen=True)
+class Appraisal:
+    """What an exposure on one channel a row is worth."""
+
+    expected_gain_B: Floats
+    expected_cost_B: Floats
+    utility_B: Floats
+    expose_B: Bools
+
+
+def appraise(
+    gain_BC: ArrayLike,
+    cost_BC: ArrayLike,
+    params: PolicyParams,
+    channel_B: ArrayLike,
+    price_BC: ArrayLike | None = None,
+) -> Appraisal:
+    """Say for each row whether its given channel is worth an exposure.
+
+    Args:
+        gain_BC: As in :func:`decide`.
+        cost_BC: As there.
+        params: As there.
+        channel_B: A channel's position a row.
+        price_BC: As there.
+
+    Raises:
+        ValueError: as there, or a channel is none.
+    """
+    utility_BC, gain, cost = _utility(gain_BC, cost_BC, params.price if price_BC is None else price_BC)
+    channel = np.asarray(channel_B)
+    rows, channels = gain.shape
+    if channel.shape != (rows,) or not np.issubdtype(channel.dtype, np.integer):
+        raise ValueError(f"channel_B must be {rows} whole numbers, got {channel.dtype} {channel.shape}")
+    if not ((channel >= 0) & (channel < channels)).all():
+        raise ValueError(f"channel_B must lie between 0 and {channels - 1}")
+    return _at(utility_BC, gain, cost, channel)
+
+
+def best_channel(
+    gain_BC: ArrayLike,
+    cost_BC: ArrayLike,
+    params: PolicyParams,
+    candidates_BC: ArrayLike | None = None,
+    price_BC: ArrayLike | None = None,
+) -> NDArray[np.int64]:
+    """The candidate of the greatest utility in each row, the first of several; arguments as in :func:`decide`."""
+    utility_BC = expected_utility(gain_BC, cost_BC, params.price if price_BC is None else price_BC)
+    if candidates_BC is not None:
+        utility_BC = np.where(_allowed(candidates_BC, utility_BC.shape), utility_BC, -np.inf)
+    best_B: NDArray[np.int64] = utility_BC.argmax(axis=1)
+    return best_B
+
+
+def action_probabilities(
+    logits_BC: ArrayLike,
+    gain_BC: ArrayLike,
+    cost_BC: ArrayLike,
+    params: PolicyParams,
+    candidates_BC: ArrayLike | None = None,
+    price_BC: ArrayLike | None = None,
+) -> tuple[Floats, Bools]:
+    """The whole policy at each row, before u draws from it: what off-policy evaluation and budget search read.
+
+    Takes the arguments of :func:`decide` without u.
+
+    Returns:
+        ``probs_BC``, the probability of choosing each channel (rows sum to one, channels that are no candidates get
+        exactly zero), and ``expose_BC``, whether money would be spent if that channel were chosen.
+    """
+    utility_BC = expected_utility(gain_BC, cost_BC, params.price if price_BC is None else price_BC)
+    return choice_probabilities(logits_BC, utility_BC, params, candidates_BC), utility_BC >= 0
+
+
+def utility_scale(gain_BC: ArrayLike, cost_BC: ArrayLike, price: float = 0.0) -> float:
+    """Root mean square deviation of utility from its row's mean: how much the choice of channel typically matters.
+
+    Returns 1.0 when the channels do not differ at all, where any scale gives the same policy.
+    """
+    utility_BC = expected_utility(gain_BC, cost_BC, price)
+    scale = float(np.sqrt(np.mean(np.var(utility_BC, axis=1)))) if utility_BC.size else 0.0
+    return scale if scale > 1e-12 else 1.0
+
+
+def choice_probabilities(
+    logits_BC: ArrayLike, utility_BC: Floats, params: PolicyParams, candidates_BC: ArrayLike | None = None
+) -> Floats:
+    """The tilt and the exploration mixture; see the top of this module."""
+    logits: Floats = np.asarray(logits_BC, dtype=np.float64)
+    if logits.shape != utility_BC.shape:
+        raise ValueError(f"logits_BC must have shape {utility_BC.shape}, got {logits.shape}")
+    if not np.isfinite(logits).all():
+        raise ValueError("logits_BC must be finite")
+    score_BC = logits + (params.advantage_weight / params.utility_scale) * utility_BC
+    uniform: float | Floats
+    if candidates_BC is None:
+        uniform = 1.0 / score_BC.shape[1]
+    else:
+        allowed_BC = _allowed(candidates_BC, score_BC.shape)
+        score_BC = np.where(allowed_BC, score_BC, -np.inf)
+        uniform = allowed_BC / allowed_BC.sum(axis=1, keepdims=True)
+    # log_softmax(logits) differs from logits by a constant of the row, and a softmax forgets such constants.
+    tilted_BC = np.exp(score_BC - score_BC.max(axis=1, keepdims=True))
+    tilted_BC /= tilted_BC.sum(axis=1, keepdims=True)
+    probs_BC: Floats = (1.0 - params.exploration) * tilted_BC + params.exploration * uniform
+    return probs_BC
+
+
+def expected_utility(gain_BC: ArrayLike, cost_BC: ArrayLike, price: ArrayLike) -> Floats:
+    """Gain less price times cost of each channel; a channel is worth an exposure where this is >= 0."""
+    return _utility(gain_BC, cost_BC, price)[0]
+
+
+def _utility(gain_BC: ArrayLike, cost_BC: ArrayLike, price: ArrayLike) -> tuple[Floats, Floats, Floats]:
+    """Utility, gain and cost as checked float64 arrays."""
+    gain: Floats = np.asarray(gain_BC, dtype=np.float64)
+    cost: Floats = np.asarray(cost_BC, dtype=np.float64)
+    if gain.ndim != 2 or gain.shape[1] == 0:
+        raise ValueError(f"gain_BC must have shape (rows, channels), got {gain.shape}")
+    if cost.shape != gain.shape:
+        raise ValueError(f"cost_BC must have shape {gain.shape}, got {cost.shape}")
+    if not np.isfinite(gain).all():
+        raise ValueError("gain_BC must be finite")
+    if not (cost.min(initial=0.0) >= 0 and cost.max(initial=0.0) < np.inf):  # NaN fails both comparisons
+        raise ValueError("cost_BC must be finite and >= 0")
+    gain = np.maximum(gain, 0.0)
+    utility: Floats = gain - np.asarray(price, dtype=np.float64) * cost
+    if utility.shape != gain.shape:
+        raise ValueError(f"price_BC must broadcast to {gain.shape}")
+    if not np.isfinite(utility).all():
+        raise ValueError("price_BC must be finite")
+    return utility, gain, cost
+
+
+def _allowed(candidates_BC: ArrayLike, shape: tuple[int, ...]) -> Bools:
+    """Checked candidates: at least one a row."""
+    allowed_BC: Bools = np.asarray(candidates_BC, dtype=bool)
+    if allowed_BC.shape != shape:
+        raise ValueError(f"candidates_BC must have shape {shape}, got {allowed_BC.shape}")
+    some_B = allowed_BC.any(axis=1)
+    if not some_B.all():
+        raise ValueError(f"candidates_BC: row {int(np.argmin(some_B))} has no candidate")
+    return allowed_BC
+
+
+def _at(utility_BC: Floats, gain_BC: Floats, cost_BC: Floats, channel_B: NDArray[np.int64]) -> Appraisal:
+    chosen = np.arange(len(utility_BC)), channel_B
+    utility_B = utility_BC[chosen]
+    return Appraisal(gain_BC[chosen], cost_BC[chosen], utility_B, utility_B >= 0)

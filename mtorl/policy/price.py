@@ -1,0 +1,54 @@
+"""Spending under a budget: the price at which a policy's spend fits.
+
+The paper's Lagrangian penalises cost with a multiplier s. Here that multiplier is the `price` of the decision rule: an
+exposure must earn `price` of gain per currency unit. A higher price spends less, so bisection finds the price of a
+budget:
+
+    price = solve_price(spend, budget)      # spend: price -> expected spend of the policy at that price
+
+Budgets of several channels, and what to do with the prices, are in `allocation.py`; prices that follow spend, in
+`pacing.py`. What share of the gain a share of the money buys is in `mtorl/evaluation/budget_curve.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+_MAX_PRICE = 2.0**100
+
+
+def solve_price(spend: Callable[[float], float], budget: float, tolerance: float = 1e-3) -> float:
+    """Find the lowest price, up to the tolerance, at which a policy's spend is within a budget.
+
+    Args:
+        spend: Expected spend at a price. It should not rise with the price. A policy that also moves between channels
+            may rise a little here and there; the answer is then still within the budget, if not the lowest such price.
+        budget: In the unit of `spend`, for instance currency units per opportunity.
+        tolerance: Good enough: spend between (1 - tolerance) * budget and budget. Spend that jumps over this band, as
+            that of few rows may, ends just behind the jump and below the band.
+
+    Returns:
+        The price; 0 if the budget does not bind. Spend at it never exceeds the budget.
+
+    Raises:
+        ValueError: the budget is not positive, or no price brings spend within it.
+    """
+    if not 0 < budget < np.inf:
+        raise ValueError(f"budget must be a positive number, got {budget}")
+    if spend(0.0) <= budget:
+        return 0.0
+    low, high = 0.0, 1.0
+    while (spent := spend(high)) > budget:
+        low, high = high, 2 * high
+        if high > _MAX_PRICE:
+            raise ValueError(f"spend stays above the budget of {budget:g} at any price")
+    # spend(low) > budget >= spend(high), whatever happens in between
+    while spent < (1 - tolerance) * budget and high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        if (spent_here := spend(middle)) > budget:
+            low = middle
+        else:
+            high, spent = middle, spent_here
+    return high

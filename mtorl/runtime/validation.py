@@ -1,0 +1,123 @@
+"""Files and requests that people write: strict models, and one clear error that names the place and the mend.
+
+    class Arm(StrictModel):
+        name: Text
+        weight: float = Field(ge=0)
+
+    try:
+        arm = Arm.model_validate(data)
+    except ValidationError as error:
+        raise ExperimentError(first_fault(error)) from None     # weight: expected a number of at least 0, got -1
+
+Nothing is converted: the text "5%" is no number, `true` is no number, and a field that is not known is an error. The
+JSON schema of a model (`model_json_schema`) is what editors, docs and Kubernetes read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+
+class StrictModel(BaseModel):
+    """A frozen model that converts nothing and knows all of its fields."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fields_are_known(cls, data: Any) -> Any:
+        if isinstance(data, cls):
+            return data
+        if not isinstance(data, Mapping):
+            raise PydanticCustomError("fields", "expected a mapping of fields, got {given}", {"given": short(data)})
+        for key in data:
+            if key not in cls.model_fields:
+                known = ", ".join(cls.model_fields)
+                raise PydanticCustomError(
+                    "fields", "unknown field {key}; known: {known}", {"key": repr(key), "known": known}
+                )
+        return dict(data)
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise PydanticCustomError("text", "expected text, got {given}", {"given": repr(text)})
+    return text
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Text = Annotated[str, AfterValidator(_not_blank)]
+"""Text that is not blank."""
+
+FromList = BeforeValidator(_as_tuple)
+"""`Annotated[tuple[Arm, ...], FromList]`: a list in the file, a tuple in the model."""
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first fault of the input in one line: where, what was expected, what was given.
+
+    Args:
+        error: What pydantic raised.
+    """
+    fault = error.errors(include_url=False)[0]
+    place = _place(fault["loc"])
+    if fault["type"] == "missing":
+        place, field = _place(fault["loc"][:-1]), fault["loc"][-1]
+        return f"{place + ': ' if place else ''}missing field {str(field)!r}"
+    say = _WORDS.get(fault["type"])
+    words = say(fault) if say else fault["msg"].removeprefix("Value error, ")
+    return f"{place}: {words}" if place else words
+
+
+def short(value: object) -> str:
+    """A value in an error message, not longer than a line can bear."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    """`arms[0].weight`, as people write it."""
+    text = ""
+    for part in loc:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _expected(what: str) -> Callable[[ErrorDetails], str]:
+    return lambda fault: f"expected {what}, got {short(fault['input'])}"
+
+
+def _bound(words: str, limit: str) -> Callable[[ErrorDetails], str]:
+    return lambda fault: f"expected a number {words} {fault['ctx'][limit]:g}, got {short(fault['input'])}"
+
+
+def _text(fault: ErrorDetails) -> str:
+    quotes = " (in YAML, put names such as 'on' or '1' in quotes)"
+    return f"expected text, got {short(fault['input'])}{quotes}"
+
+
+_WORDS: Mapping[str, Callable[[ErrorDetails], str]] = {
+    "string_type": _text,
+    "float_type": _expected("a number"),
+    "int_type": _expected("a whole number"),
+    "int_from_float": _expected("a whole number"),
+    "finite_number": _expected("a finite number"),
+    "bool_type": _expected("true or false"),
+    "tuple_type": _expected("a list"),
+    "list_type": _expected("a list"),
+    "dict_type": _expected("a mapping"),
+    "literal_error": lambda fault: (
+        f"{short(fault['input'])} is not one of {fault['ctx']['expected'].replace(' or ', ', ').replace(chr(39), '')}"
+    ),
+    "greater_than": _bound("above", "gt"),
+    "greater_than_equal": _bound("of at least", "ge"),
+    "less_than": _bound("below", "lt"),
+    "less_than_equal": _bound("of at most", "le"),
+}

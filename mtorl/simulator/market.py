@@ -1,0 +1,192 @@
+"""How the simulator's users respond to ads. `simulator.py` turns this into a log and into a world to decide in.
+
+A user likes some channels more than others, for good, and nobody is told: clicks on a channel reveal it. What moves the
+log-odds of a click on a channel:
+
+    interest    latent, by user and channel; which channel is the favourite depends on the age group
+    carry-over  an ad on one channel raises the response to others for a while (CARRY_OVER)
+    fatigue     every recent ad on the same channel lowers it; it recovers while the channel rests
+    season      each channel has its hour of the day
+    device      each channel has its device; placement matters alike for all channels
+
+So the best channel depends on what a user clicked, on the last few ads and on the context: frequencies don't find it.
+
+Nothing is drawn from a stream: each number is a hash of (seeds, what, user, step). Another choice for one user changes
+no number of any other user or step, so that two policies meet the same luck (common random numbers).
+
+Shape suffixes: U users, T steps, N selected users, C channels (search, social, display, video).
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, ndtri, softmax
+
+from mtorl.arrays import Floats, Ints
+
+CHANNELS = ("search", "social", "display", "video")
+DEVICES = ("mobile", "desktop", "tablet")
+PLACEMENTS = ("feed", "article", "sidebar", "story")
+AGE_GROUPS = ("18-24", "25-34", "35-49", "50-64", "65+")
+REGIONS = ("north", "south", "east", "west")
+
+AGE_SHARE = np.array([0.18, 0.26, 0.26, 0.18, 0.12])
+DEVICE_SHARE = np.array([0.6, 0.3, 0.1])
+PLACEMENT_SHARE = np.array([0.4, 0.25, 0.2, 0.15])
+# P(favourite channel | age group), and what the logging policy prefers by age group (log scale).
+FAVOURITE = np.array(
+    [
+        [0.10, 0.40, 0.05, 0.45],
+        [0.20, 0.35, 0.10, 0.35],
+        [0.35, 0.25, 0.15, 0.25],
+        [0.40, 0.15, 0.30, 0.15],
+        [0.40, 0.10, 0.35, 0.15],
+    ]
+)
+LOGGED = np.array(
+    [[0.0, 0.7, 0.5, 0.4], [0.2, 0.6, 0.6, 0.2], [0.5, 0.3, 0.8, 0.1], [0.6, 0.1, 0.9, 0.0], [0.6, 0.0, 1.0, 0.0]]
+)
+BASE, LIKES, SPREAD = -3.85, 2.6, 0.45  # all users and channels; the favourite; standard deviation of the rest
+SEASON, PEAK_HOUR = 0.35, np.array([11.0, 20.0, 14.0, 21.0])
+DEVICE_EFFECT = np.array([[-0.2, 0.3, -0.1, 0.2], [0.4, -0.3, 0.2, -0.2], [0.0, 0.0, 0.0, 0.2]])
+PLACEMENT_EFFECT = np.array([0.25, 0.05, -0.35, 0.05])
+# Row: channel of the ad; column: channel whose response rises.
+CARRY_OVER = np.array(
+    [[0.0, 0.05, 0.05, 0.05], [0.20, 0.0, 0.10, 0.10], [0.35, 0.15, 0.0, 0.10], [0.35, 0.20, 0.10, 0.0]]
+)
+FATIGUE = 0.35  # log-odds lost per recent ad on the channel
+FATIGUE_KEPT, CARRY_KEPT = 0.6, 0.7  # what is left at the user's next opportunity
+
+PRICE = np.array([0.50, 0.30, 0.20, 0.40])  # EUR an exposure, before hour and chance
+PRICE_SEASON, PRICE_NOISE = 0.20, 0.25  # relative, both ways
+BUSY_HOUR = 19.0
+
+
+def price_cap() -> dict[str, float]:
+    """The most that an exposure can cost, EUR, by channel."""
+    caps = PRICE * (1 + PRICE_SEASON) * (1 + PRICE_NOISE)
+    return dict(zip(CHANNELS, np.round(caps, 6).tolist(), strict=True))
+
+
+class Luck:
+    """Uniform numbers in (0, 1), each a function of the seeds and of what it is for."""
+
+    def __init__(self, *seeds: int) -> None:
+        self._key = np.zeros(1, dtype=np.uint64)
+        for seed in seeds:
+            self._key = _mix(self._key + np.uint64(seed + 1))
+
+    def __call__(self, what: str, user: int | Ints, step: int | Ints = 0) -> Floats:
+        """The number for a purpose, a user and a step; arrays broadcast."""
+        key = _mix(self._key + np.uint64(zlib.crc32(what.encode())))
+        for index in (user, step):
+            key = _mix(key + np.asarray(index).astype(np.uint64) + np.uint64(1))
+        return np.asarray(((key >> np.uint64(11)).astype(np.float64) + 0.5) / 2.0**53)
+
+
+def _mix(key: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64 (Steele et al. 2014); arrays wrap around silently, as it needs."""
+    key = key * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x632BE59BD9B4E019)
+    key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return key ^ (key >> np.uint64(31))
+
+
+def pick(probabilities: Floats, luck: Floats) -> Ints:
+    """Categories by inverse distribution; `probabilities` is one row for all or one for each."""
+    edges = np.cumsum(probabilities, axis=-1)[..., :-1]
+    return np.asarray((luck[..., None] >= edges).sum(axis=-1), dtype=np.int64)
+
+
+@dataclass
+class State:
+    """What recent ads have left behind, log-odds and counts by user and channel."""
+
+    carry_UC: Floats
+    fatigue_UC: Floats
+
+    @classmethod
+    def fresh(cls, users: int) -> State:
+        """Users who have seen nothing."""
+        return cls(np.zeros((users, len(CHANNELS))), np.zeros((users, len(CHANNELS))))
+
+    def of(self, user_N: Ints) -> State:
+        """A copy for some users."""
+        return State(self.carry_UC[user_N], self.fatigue_UC[user_N])
+
+    def move(self, user_N: Ints, channel_N: Ints) -> None:
+        """Go to the next opportunity after an ad on a channel, or after none (-1)."""
+        shown_NC = (channel_N[:, None] == np.arange(len(CHANNELS))).astype(np.float64)
+        self.carry_UC[user_N] = CARRY_KEPT * self.carry_UC[user_N] + shown_NC @ CARRY_OVER
+        self.fatigue_UC[user_N] = FATIGUE_KEPT * self.fatigue_UC[user_N] + shown_NC
+
+
+class Market:
+    """The users' fixed traits and their response."""
+
+    def __init__(self, users: int, seed: int, exploration: float) -> None:
+        self.luck = luck = Luck(seed)
+        user_U = np.arange(users)
+        self.age_U = pick(AGE_SHARE, luck("age", user_U))
+        self.region_U = pick(np.full(len(REGIONS), 1 / len(REGIONS)), luck("region", user_U))
+        self.tenure_U = np.floor(np.minimum(1 - 400 * np.log1p(-luck("tenure", user_U)), 3650.0))  # days
+        self.device_U = pick(DEVICE_SHARE, luck("own device", user_U))
+        self.favourite_U = pick(FAVOURITE[self.age_U], luck("favourite", user_U))
+        channel_C = np.arange(len(CHANNELS))
+        self.interest_UC = SPREAD * ndtri(luck("interest", user_U[:, None], channel_C))
+        self.interest_UC += LIKES * (channel_C == self.favourite_U[:, None])
+        # The logging policy: preferences of the age group, mixed with uniform exploration.
+        self.propensity_UC = (1 - exploration) * softmax(LOGGED, axis=1)[self.age_U] + exploration / len(CHANNELS)
+
+    def static(self) -> dict[str, NDArray[Any]]:
+        """What is known of each user."""
+        return {
+            "age_group": np.array(AGE_GROUPS, dtype=object)[self.age_U],
+            "tenure_days": self.tenure_U,
+            "region": np.array(REGIONS, dtype=object)[self.region_U],
+        }
+
+    def context(self, luck: Luck, user_N: Ints, step: int | Ints) -> tuple[Ints, Ints]:
+        """Codes of device and placement; people mostly keep to their device."""
+        other = pick(np.full(len(DEVICES), 1 / len(DEVICES)), luck("other device", user_N, step))
+        device = np.where(luck("device", user_N, step) < 0.7, self.device_U[user_N], other)
+        return device, pick(PLACEMENT_SHARE, luck("placement", user_N, step))
+
+    def time(self, luck: Luck, user_N: Ints, step: int | Ints, day: int | Ints) -> Ints:
+        """A time on a day, microseconds since the market's start; evenings are busiest."""
+        traffic = 1.0 + 0.8 * np.cos((np.arange(24) - BUSY_HOUR) * (2 * np.pi / 24))
+        hour = pick(traffic / traffic.sum(), luck("hour", user_N, step))
+        return ((day * 24 + hour + luck("minute", user_N, step)) * 3600e6).astype(np.int64)
+
+    def click_probability(self, user_N: Ints, hour_N: Ints, device_N: Ints, placement_N: Ints, state: State) -> Floats:
+        """P(click) on every channel; `state` is that of the same users."""
+        log_odds_NC = BASE + self.interest_UC[user_N] + DEVICE_EFFECT[device_N] + PLACEMENT_EFFECT[placement_N, None]
+        log_odds_NC += SEASON * np.cos((hour_N[:, None] - PEAK_HOUR) * (2 * np.pi / 24))
+        return np.asarray(expit(log_odds_NC + state.carry_UC - FATIGUE * state.fatigue_UC))
+
+    def outcomes(
+        self, luck: Luck, user_N: Ints, step: int, channel_N: Ints, hour_N: Ints, p_NC: Floats
+    ) -> dict[str, NDArray[Any]]:
+        """What an ad on each user's channel brings: cost and revenue in EUR; all zero where the channel is -1."""
+        shown_N = channel_N >= 0
+        p_N = np.where(shown_N, np.take_along_axis(p_NC, np.maximum(channel_N, 0)[:, None], axis=1)[:, 0], 0.0)
+        busy_N = np.cos((hour_N - BUSY_HOUR) * (2 * np.pi / 24))
+        chance_N = 2 * luck("cost", user_N, step) - 1
+        cost_N = PRICE[channel_N] * (1 + PRICE_SEASON * busy_N) * (1 + PRICE_NOISE * chance_N)
+        click_N = luck("click", user_N, step) < p_N
+        interested_N = channel_N == self.favourite_U[user_N]
+        buys_N = expit(-2.5 + 0.5 * interested_N + 0.0005 * (self.tenure_U[user_N] - 400))
+        conversion_N = click_N & (luck("conversion", user_N, step) < buys_N)
+        basket_N = np.round(np.exp(3.2 + 0.5 * ndtri(luck("revenue", user_N, step))), 2)
+        return {
+            "cost": np.where(shown_N, np.round(cost_N, 6), 0.0),
+            "click": click_N.astype(np.int64),
+            "conversion": conversion_N.astype(np.int64),
+            "revenue": np.where(conversion_N, basket_N, 0.0),
+            "expected_click": p_N,
+        }

@@ -1,0 +1,359 @@
+"""A market whose truth is known: for tests, for the loop on a laptop, and to check estimates against the truth.
+
+    simulator = Simulator(SimulatorConfig(users=6000, seed=7))
+    log = simulator.log()                                       # canonical touchpoint log with known propensities
+    online = simulator.online(user_ids, rounds=5, seed=1)       # the same users, from the end of the log on
+    value, error = simulator.true_value(decide, user_ids, rounds=5, seed=1)
+
+How users respond is in `market.py`. The logging policy prefers some channels by age group and explores uniformly, so
+every propensity is at least `exploration` / channels. Costs differ by channel and never exceed `Simulator.cost_cap`.
+
+Shape suffixes: U users (of the market, or of an `Online`), T steps, R rounds, N selected users, C channels.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mtorl.arrays import Floats, Ints
+from mtorl.log.dataset import OUTCOMES, DatasetSpec
+from mtorl.simulator.market import CHANNELS, DEVICES, PLACEMENTS, Luck, Market, State, pick, price_cap
+
+Decide = Callable[[list[dict[str, Any]], int], Sequence[tuple[str | None, float]]]
+"""Rows (history, context, static, at, user_id, campaign_id, u) and round -> for each row the channel, None if not
+to be exposed, and the expected cost."""
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+@dataclass(frozen=True)
+class SimulatorConfig:
+    """Size and seed of a market."""
+
+    users: int = 6000
+    seed: int = 7
+    days: int = 21  # length of the log
+    mean_touchpoints: float = 12.0  # per user; every user has at least 2 and at most 60
+    exploration: float = 0.3  # share of the logged decisions that are uniformly random
+    start: str = "2024-03-01"  # first day of the log, UTC
+    campaigns: tuple[str, ...] = ("spring-sale",)
+
+    def __post_init__(self) -> None:
+        for name, least in (("users", 1), ("seed", 0), ("days", 1), ("mean_touchpoints", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not 0.2 <= self.exploration <= 1:
+            raise ValueError(f"exploration must be 0.2 to 1 (propensities of 0.05 or more), got {self.exploration}")
+        if not self.campaigns:
+            raise ValueError("campaigns must name at least one")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What follows a decision; all zero without an exposure."""
+
+    cost: float  # EUR
+    click: int
+    conversion: int
+    revenue: float  # EUR
+    expected_click: float  # probability of the click, which no real log would show
+
+
+class Simulator:
+    """One market: its users, its log, and its future under any policy."""
+
+    def __init__(self, config: SimulatorConfig | None = None) -> None:
+        self.config = config or SimulatorConfig()
+        self.spec = DatasetSpec.load("simulator")
+        self.cost_cap = price_cap()  # EUR an exposure, by channel
+        self.user_ids = [f"u{i:06d}" for i in range(self.config.users)]
+        self._market = Market(self.config.users, self.config.seed, self.config.exploration)
+        self._start = int(pd.Timestamp(self.config.start, tz="UTC").value // 1000)  # us
+
+    def log(self) -> pd.DataFrame:
+        """The canonical touchpoint log, with the true propensity of each logged channel."""
+        return self._past[0].copy()
+
+    def click_probability(self) -> Floats:
+        """P(click) of every channel at each row of `log()`: the counterfactual truth, for checking estimates."""
+        return self._past[1].copy()
+
+    def online(self, user_ids: Sequence[str], rounds: int, seed: int) -> Online:
+        """The same users after the log's end: round k = 0, 1, ... is on the k-th day after it.
+
+        Args:
+            user_ids: Users of the log.
+            rounds: Opportunities per user.
+            seed: Seed of everything that is drawn from here on.
+        """
+        return Online(self, user_ids, rounds, seed)
+
+    def true_value(
+        self,
+        decide: Decide | None,
+        user_ids: Sequence[str],
+        rounds: int,
+        seed: int,
+        repetitions: int = 1,
+        budget_per_decision: float | None = None,
+    ) -> tuple[float, float]:
+        """What a policy is worth: expected clicks per decision.
+
+        Journeys unfold with drawn outcomes, as a router would see them, but the value counts click probabilities, which
+        removes most of the noise. A policy sees the touchpoints of earlier rounds, not those of the same one.
+
+        Args:
+            decide: The policy; the expected cost that it returns is not used. None: the oracle that knows every
+                probability and takes the best channel of the moment, whatever it costs.
+            user_ids: Users of the log.
+            rounds: Decisions per user.
+            seed: Seed of the first repetition; `online` with the same seed meets the same luck.
+            repetitions: Independent futures to average over.
+            budget_per_decision: EUR; all decisions of a repetition share this much each. As with the ledger, nothing
+                more is exposed once the highest possible cost of the next exposure no longer fits. None: no limit.
+
+        Returns:
+            Mean over decisions, and its standard error over users.
+        """
+        code: dict[str | None, int] = {name: i for i, name in enumerate(CHANNELS)}
+        code[None] = -1
+        gain_U = np.zeros(len(user_ids))
+        for repetition in range(repetitions):
+            online = Online(self, user_ids, rounds, seed + repetition)
+            left = np.inf if budget_per_decision is None else budget_per_decision * rounds * len(user_ids)
+            for turn in range(rounds):
+                if decide is None:
+                    channel_U = online.click_probability(turn).argmax(axis=1)
+                else:
+                    chosen = decide(online.rows(turn), turn)
+                    channel_U = np.array([code[channel] for channel, _ in chosen], dtype=np.int64)
+                found = online.advance(turn, channel_U, left)
+                gain_U += found["expected_click"]
+                left -= float(found["cost"].sum())
+        gain_U /= rounds * repetitions
+        return float(gain_U.mean()), float(gain_U.std(ddof=1) / np.sqrt(len(gain_U)))
+
+    @cached_property
+    def _past(self) -> tuple[pd.DataFrame, Floats, State]:
+        """The log, P(click) of every channel at each of its rows, and the users' state after it."""
+        market, luck, user_U = self._market, self._market.luck, np.arange(self.config.users)
+        more_U = -(self.config.mean_touchpoints - 1.5) * np.log1p(-luck("journey", user_U))
+        length_U = np.minimum(2 + more_U, 60).astype(np.int64)
+        step_T = np.arange(length_U.max())
+        here_UT = step_T < length_U[:, None]
+        user_UT, step_UT = np.broadcast_arrays(user_U[:, None], step_T)
+        day_UT = (luck("day", user_UT, step_UT) * self.config.days).astype(np.int64)
+        time_UT = np.where(here_UT, market.time(luck, user_UT, step_UT, day_UT), 2**60)
+        time_UT = step_T + np.maximum.accumulate(np.sort(time_UT, axis=1) - step_T, axis=1)  # strictly increasing
+        hour_UT = time_UT // 3_600_000_000 % 24
+        device_UT, placement_UT = market.context(luck, user_UT, step_UT)
+
+        p_UTC = np.zeros((*here_UT.shape, len(CHANNELS)))
+        channel_UT = np.zeros(here_UT.shape, dtype=np.int64)
+        outcome_UT = {name: np.zeros(here_UT.shape) for name in OUTCOMES}
+        state = State.fresh(self.config.users)
+        for t in step_T.tolist():
+            at_N = np.flatnonzero(here_UT[:, t])
+            hour_N = hour_UT[at_N, t]
+            p_NC = market.click_probability(at_N, hour_N, device_UT[at_N, t], placement_UT[at_N, t], state.of(at_N))
+            channel_N = pick(market.propensity_UC[at_N], luck("logged", at_N, t))
+            found = market.outcomes(luck, at_N, t, channel_N, hour_N, p_NC)
+            p_UTC[at_N, t], channel_UT[at_N, t] = p_NC, channel_N
+            for name, values_UT in outcome_UT.items():
+                values_UT[at_N, t] = found[name]
+            state.move(at_N, channel_N)
+
+        user_N, channel_N = user_UT[here_UT], channel_UT[here_UT]
+        log = pd.DataFrame(
+            {
+                "user_id": np.array(self.user_ids, dtype=object)[user_N],
+                "timestamp": pd.to_datetime(time_UT[here_UT] + self._start, unit="us", utc=True).as_unit("us"),
+                "campaign_id": self._campaign(luck, user_UT, step_UT)[here_UT],
+                "channel": np.array(CHANNELS, dtype=object)[channel_N],
+                **{name: values_UT[here_UT] for name, values_UT in outcome_UT.items()},
+                "propensity": market.propensity_UC[user_N, channel_N],
+                "hour": hour_UT[here_UT].astype(np.float64),
+                "device": np.array(DEVICES, dtype=object)[device_UT[here_UT]],
+                "placement": np.array(PLACEMENTS, dtype=object)[placement_UT[here_UT]],
+                **{name: values_U[user_N] for name, values_U in market.static().items()},
+            }
+        )
+        log = log[list(self.spec.columns)].astype({"click": "int64", "conversion": "int64"})
+        return log, p_UTC[here_UT], state
+
+    def _campaign(self, luck: Luck, user: Ints, step: Ints) -> NDArray[Any]:
+        names = np.array(self.config.campaigns, dtype=object)
+        return np.asarray(names[pick(np.full(len(names), 1 / len(names)), luck("campaign", user, step))])
+
+
+class Online:
+    """Users of a simulator after the end of its log, with one opportunity a round each."""
+
+    def __init__(self, simulator: Simulator, user_ids: Sequence[str], rounds: int, seed: int) -> None:
+        known = {user: i for i, user in enumerate(simulator.user_ids)}
+        unknown = [user for user in user_ids if user not in known]
+        if unknown:
+            raise ValueError(f"user_ids: {unknown[0]!r} is not a user of the log")
+        if len(set(user_ids)) < len(user_ids) or not len(user_ids) or rounds < 1:
+            raise ValueError(f"need different users and at least one round, got {len(user_ids)} users, {rounds} rounds")
+        log, _, state = simulator._past
+        self._simulator, self._market, self.rounds = simulator, simulator._market, rounds
+        self._row = {user: i for i, user in enumerate(user_ids)}
+        self._user_U = user_U = np.array([known[user] for user in user_ids], dtype=np.int64)
+        self._luck = luck = Luck(simulator.config.seed, seed)
+        user_UR, round_UR = np.broadcast_arrays(user_U[:, None], np.arange(rounds))
+        self._time_UR = self._market.time(luck, user_UR, round_UR, simulator.config.days + round_UR)
+        self._hour_UR = self._time_UR // 3_600_000_000 % 24
+        self._device_UR, self._placement_UR = self._market.context(luck, user_UR, round_UR)
+        self._campaign_UR = simulator._campaign(luck, user_UR, round_UR)
+        self._static_U = {name: values_U[user_U].tolist() for name, values_U in self._market.static().items()}
+        self._state = state.of(user_U)
+        self._next_U = np.zeros(len(user_U), dtype=np.int64)  # first round that a user has not been through
+        self._history = _History(log, user_ids, simulator.spec)
+
+    def opportunity(self, user_id: str, round: int) -> dict[str, Any]:
+        """A user's opportunity: campaign_id, context (column -> value) and timestamp (datetime, UTC)."""
+        i = self._row[user_id]
+        when = _EPOCH + dt.timedelta(microseconds=int(self._time_UR[i, round]) + self._simulator._start)
+        return {"campaign_id": self._campaign_UR[i, round], "context": self._context(i, round), "timestamp": when}
+
+    def step(self, user_id: str, round: int, channel: str | None) -> Outcome:
+        """Expose a user to an ad, or not (None); a user's rounds come in order, and one left out is not exposed."""
+        if channel is not None and channel not in CHANNELS:
+            raise ValueError(f"channel: {channel!r} is not one of {', '.join(CHANNELS)}")
+        code = -1 if channel is None else CHANNELS.index(channel)
+        found = self._respond(np.array([self._row[user_id]]), round, np.array([code]))
+        return Outcome(**{name: values.item() for name, values in found.items()})
+
+    def touchpoint(
+        self, user_id: str, round: int, channel: str, outcome: Outcome, propensity: float | None = None
+    ) -> dict[str, Any]:
+        """The row of the canonical log that an exposure adds."""
+        found = self.opportunity(user_id, round)
+        i = self._row[user_id]
+        return {
+            "user_id": user_id,
+            "timestamp": found["timestamp"],
+            "campaign_id": found["campaign_id"],
+            "channel": channel,
+            **{name: getattr(outcome, name) for name in ("cost", "click", "conversion", "revenue")},
+            "propensity": propensity,
+            **found["context"],
+            **{name: values[i] for name, values in self._static_U.items()},
+        }
+
+    def rows(self, round: int) -> list[dict[str, Any]]:
+        """All users' opportunities as a policy sees them: history (hist_* lists), context, static, at, user_id, u.
+
+        `at` is the time of the opportunity and hist_timestamp those of the past, microseconds since 1970.
+        """
+        u_U = self._luck("decision", self._user_U, round)
+        return [
+            {
+                "user_id": user,
+                "campaign_id": self._campaign_UR[i, round],
+                "history": history,
+                "context": self._context(i, round),
+                "static": {name: values[i] for name, values in self._static_U.items()},
+                "at": int(self._time_UR[i, round]) + self._simulator._start,
+                "u": float(u_U[i]),
+            }
+            for (user, i), history in zip(self._row.items(), self._history.lists(), strict=True)
+        ]
+
+    def click_probability(self, round: int) -> Floats:
+        """P(click) of every channel for every user, given the exposures so far: what only an oracle knows."""
+        return self._p(np.arange(len(self._row)), round)
+
+    def advance(self, round: int, channel_U: Ints, budget: float = np.inf) -> dict[str, NDArray[Any]]:
+        """Take all users through a round, in their order, within a budget; also keeps the histories for `rows`.
+
+        Args:
+            round: Which.
+            channel_U: Position of each user's channel, -1 for no exposure.
+            budget: EUR that is left.
+
+        Returns:
+            cost, click, conversion, revenue and expected_click of each user.
+        """
+        # A cost depends on the channel and on luck, not on what else happens, so it can be known before the fact.
+        every = np.arange(len(self._row))
+        args = (self._luck, self._user_U, round, channel_U, self._hour_UR[:, round])
+        cost_U = self._market.outcomes(*args, np.zeros((len(every), len(CHANNELS))))["cost"]
+        cap_U = np.where(channel_U >= 0, np.array(list(self._simulator.cost_cap.values()))[channel_U], 0.0)
+        fits_U = np.logical_and.accumulate(np.cumsum(cost_U) - cost_U + cap_U <= budget)
+        channel_U = np.where(fits_U, channel_U, -1)
+        found = self._respond(every, round, channel_U)
+        seen = {
+            "timestamp": self._time_UR[:, round] + self._simulator._start,
+            "channel": np.array(CHANNELS, dtype=object)[channel_U],
+            **{name: found[name] for name in OUTCOMES},
+            "hour": self._hour_UR[:, round].astype(np.float64),
+            "device": np.array(DEVICES, dtype=object)[self._device_UR[:, round]],
+            "placement": np.array(PLACEMENTS, dtype=object)[self._placement_UR[:, round]],
+        }
+        self._history.append(np.flatnonzero(channel_U >= 0), seen)
+        return found
+
+    def _context(self, i: int, round: int) -> dict[str, Any]:
+        return {
+            "hour": float(self._hour_UR[i, round]),
+            "device": DEVICES[self._device_UR[i, round]],
+            "placement": PLACEMENTS[self._placement_UR[i, round]],
+        }
+
+    def _p(self, row_N: Ints, round: int) -> Floats:
+        context = (self._hour_UR[row_N, round], self._device_UR[row_N, round], self._placement_UR[row_N, round])
+        return self._market.click_probability(self._user_U[row_N], *context, self._state.of(row_N))
+
+    def _respond(self, row_N: Ints, round: int, channel_N: Ints) -> dict[str, NDArray[Any]]:
+        if not 0 <= round < self.rounds or (self._next_U[row_N] > round).any():
+            raise ValueError(f"round {round} is over for this user, or not one of the {self.rounds}")
+        while (behind := self._next_U[row_N] < round).any():
+            self._state.move(row_N[behind], np.full(int(behind.sum()), -1))
+            self._next_U[row_N[behind]] += 1
+        args = (self._luck, self._user_U[row_N], round, channel_N, self._hour_UR[row_N, round])
+        found = self._market.outcomes(*args, self._p(row_N, round))
+        self._state.move(row_N, channel_N)
+        self._next_U[row_N] = round + 1
+        return found
+
+
+class _History:
+    """The last touchpoints of each user, newest last, as the feature store would hold them."""
+
+    def __init__(self, log: pd.DataFrame, user_ids: Sequence[str], spec: DatasetSpec) -> None:
+        names = ("timestamp", "channel", *OUTCOMES, *(c.name for c in spec.context))
+        row = pd.Series(range(len(user_ids)), index=list(user_ids))
+        past = log[log["user_id"].isin(row.index)].groupby("user_id").tail(spec.window)
+        past = past.assign(timestamp=past["timestamp"].astype("int64"))  # microseconds, as in the log
+        row_P = row[past["user_id"]].to_numpy()
+        from_end_P = past.groupby("user_id").cumcount(ascending=False).to_numpy()
+        self._count_U = np.bincount(row_P, minlength=len(user_ids))
+        self._last: dict[str, NDArray[Any]] = {}
+        for name in names:
+            seen = past[name].to_numpy()
+            self._last[name] = np.zeros((len(user_ids), spec.window), dtype=seen.dtype)
+            self._last[name][row_P, spec.window - 1 - from_end_P] = seen
+
+    def append(self, row_N: Ints, seen: dict[str, NDArray[Any]]) -> None:
+        for name, values in self._last.items():
+            values[row_N, :-1] = values[row_N, 1:]
+            values[row_N, -1] = seen[name][row_N]
+        self._count_U[row_N] = np.minimum(self._count_U[row_N] + 1, len(values[0]))
+
+    def lists(self) -> list[dict[str, list[Any]]]:
+        columns = {f"hist_{name}": values.tolist() for name, values in self._last.items()}
+        width = len(next(iter(self._last.values()))[0])
+        return [
+            {name: lists[i][width - count :] for name, lists in columns.items()}
+            for i, count in enumerate(self._count_U.tolist())
+        ]

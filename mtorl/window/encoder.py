@@ -1,0 +1,227 @@
+"""Numbers for the model: how windows become tensors, with all statistics from training data.
+
+    encoder = Encoder.fit(batch, spec)
+    x_BTD, length_B = encoder.encode(batch)
+
+Shape suffixes: B windows, N tokens of all windows one after the other, T padded window length, P places of tokens in
+x_BTD, D token width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mtorl.log.columns import Codes, Values, WindowError
+from mtorl.log.dataset import DatasetSpec
+from mtorl.window.window import WindowBatch
+
+# A category of fewer uses in training is read like an unknown one, which so is learned as well. Small logs keep more.
+_RARE, _RARE_SHARE = 10, 0.001
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a column's numbers come from and how they are scaled; part of an `Encoder`."""
+
+    name: str
+    source: str  # "outcome" (of the touchpoint before), "time", "context" or "static"
+    kind: str  # "numeric", "categorical" or "hour" (of the day)
+    mean: float = 0.0
+    std: float = 1.0
+    scale: float = 0.0  # above 0: the mean and std are those of asinh(value / scale)
+    values: tuple[str, ...] = ()  # known categories; one more place follows them for everything else
+
+    @property
+    def width(self) -> int:
+        """Numbers in a token."""
+        return {"numeric": 1, "hour": 2}.get(self.kind, len(self.values) + 1)
+
+    def scores(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Numbers of the column as the model reads them."""
+        values = _asinh(values, self.scale) if self.scale else values
+        # clip and nan_to_num cost a server several times as much for a few tokens.
+        scores = np.minimum(np.maximum((values - self.mean) / self.std, -5.0), 5.0)
+        scores[np.isnan(scores)] = 0.0
+        return scores
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Numbers for the model: normalisation statistics, vocabularies and the reward's scale, all from training data.
+
+    A token is concat(onehot(a_{t-1}) over the channels and "start", r_{t-1}, one number per immediate outcome of the
+    touchpoint before, the time, one block per context and static column). r_{t-1}, too, is made of immediate outcomes
+    alone. Numeric columns are z-scores clipped to +-5 with null = 0; categorical ones are one-hot with a place for what
+    training has seen rarely or never. Outcomes and the pause since the touchpoint before are z-scores of
+    asinh(value / scale), which tells small amounts apart as well as large ones; the hour is a point on a circle.
+    """
+
+    channels: tuple[str, ...]
+    window: int
+    gain: str
+    cost_weight: float
+    reward_min: float  # of gain - cost_weight * cost
+    reward_max: float
+    slots: tuple[Slot, ...]
+    segment: str | None
+
+    @classmethod
+    def fit(cls, batch: WindowBatch, spec: DatasetSpec) -> Encoder:
+        """Take the statistics from a batch of training windows (with targets, its last touchpoints count as well)."""
+        seen = batch.prev_channel_N < len(spec.channels)
+        happened = {name: values_N[seen] for name, values_N in batch.prev_outcomes.items()}
+        if batch.targets is not None:
+            happened = {name: np.append(some, batch.targets.outcomes[name]) for name, some in happened.items()}
+        slots = [_amount_slot(name, "outcome", happened[name]) for name in spec.immediate]
+        slots.append(Slot("hour_of_day", "time", "hour"))
+        pause = batch.time["recency_hours"]
+        slots.append(_amount_slot("recency_hours", "time", pause[np.isfinite(pause)]))
+        for source, columns, held in (("context", spec.context, batch.context), ("static", spec.static, batch.static)):
+            for column in columns:
+                values = held[column.name]
+                if isinstance(values, Codes):
+                    uses = np.bincount(values.codes[values.codes >= 0], minlength=len(values.values))
+                    least = max(1, min(_RARE, _RARE_SHARE * len(values.codes)))
+                    used = [value for value, n in zip(values.values, uses, strict=True) if n >= least]
+                    slots.append(Slot(column.name, source, "categorical", values=tuple(sorted(used))))
+                else:
+                    finite = values[np.isfinite(values)]
+                    mean = float(finite.mean()) if finite.size else 0.0
+                    std = float(finite.std()) if finite.size else 0.0
+                    slots.append(Slot(column.name, source, "numeric", mean, std if std > 0 else 1.0))
+        net = happened[spec.reward.gain] - spec.reward.cost_weight * happened["cost"]
+        low, high = (float(net.min()), float(net.max())) if net.size else (0.0, 1.0)
+        return cls(
+            spec.channels, spec.window, spec.reward.gain, spec.reward.cost_weight, low, high, tuple(slots), spec.segment
+        )
+
+    @property
+    def dim(self) -> int:
+        """D, numbers in a token."""
+        return len(self.channels) + 2 + sum(slot.width for slot in self.slots)
+
+    def encode(self, batch: WindowBatch) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """x_BTD, padded with zeros on the right to the window length, and length_B."""
+        x_BTD = np.zeros((len(batch), self.window, self.dim), dtype=np.float32)
+        x_PD = x_BTD.reshape(-1, self.dim)
+        place_N = batch.row_N * self.window + batch.step_N
+        start = len(self.channels)
+        x_PD[place_N, batch.prev_channel_N] = 1.0
+        begins_N = batch.prev_channel_N == start
+        x_PD[place_N, start + 1] = np.where(begins_N, 0.0, self.previous_reward(batch))
+        at = start + 2
+        held: dict[str, Mapping[str, Values]] = {
+            "outcome": batch.prev_outcomes,
+            "time": batch.time,
+            "context": batch.context,
+            "static": batch.static,
+        }
+        for slot in self.slots:
+            values = held[slot.source][slot.name]
+            if isinstance(values, Codes):
+                column = _places(slot, values)
+                x_PD[place_N, at + (column[batch.row_N] if slot.source == "static" else column)] = 1.0
+            elif slot.kind == "hour":
+                angle_N = values * (2 * np.pi / 24)
+                x_PD[place_N, at], x_PD[place_N, at + 1] = np.sin(angle_N), np.cos(angle_N)
+            else:
+                score = slot.scores(values)
+                score = np.where(begins_N, 0.0, score) if slot.source == "outcome" else score
+                x_PD[place_N, at] = score[batch.row_N] if slot.source == "static" else score
+            at += slot.width
+        return x_BTD, batch.length_B
+
+    @property
+    def immediate(self) -> tuple[str, ...]:
+        """Outcomes of the touchpoint before that a model may see."""
+        return tuple(slot.name for slot in self.slots if slot.source == "outcome")
+
+    def previous_reward(self, batch: WindowBatch) -> NDArray[np.float64]:
+        """r_{t-1} of each token as far as it is known at once; of no meaning where a journey starts."""
+        gain_N, cost_N = (batch.prev_outcomes[name] * (name in self.immediate) for name in (self.gain, "cost"))
+        return self.reward(gain_N, cost_N)
+
+    def reward(self, gain: ArrayLike, cost: ArrayLike) -> NDArray[np.float64]:
+        """The label MinMaxNorm(g - s w) in [0, 1], with the extremes of the training data."""
+        net = np.asarray(gain, dtype=np.float64) - self.cost_weight * np.asarray(cost, dtype=np.float64)
+        return np.clip((net - self.reward_min) / self._span, 0.0, 1.0)
+
+    def unreward(self, reward: ArrayLike, cost: ArrayLike) -> NDArray[np.float64]:
+        """The gain (clicks, conversions or currency units) behind a reward at a cost: the inverse of `reward`."""
+        scaled = np.asarray(reward, dtype=np.float64) * self._span + self.reward_min
+        return scaled + self.cost_weight * np.asarray(cost, dtype=np.float64)
+
+    def targets(self, batch: WindowBatch) -> dict[str, NDArray[Any]]:
+        """Padded labels: channel_BT (int64), reward_BT and cost_BT (float32); -1, 0 and 0 at padding.
+
+        Tokens without a valid target (see `Targets`) look like padding.
+        """
+        if batch.targets is None:
+            raise WindowError("this batch was built without targets")
+        valid_N = batch.targets.valid_N
+        place = (batch.row_N[valid_N], batch.step_N[valid_N])
+        shape = (len(batch), self.window)
+        outcomes = {name: values_N[valid_N] for name, values_N in batch.targets.outcomes.items()}
+        channel_BT = np.full(shape, -1, dtype=np.int64)
+        reward_BT, cost_BT = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
+        channel_BT[place] = batch.targets.channel_N[valid_N]
+        reward_BT[place] = self.reward(outcomes[self.gain], outcomes["cost"])
+        cost_BT[place] = outcomes["cost"]
+        return {"channel_BT": channel_BT, "reward_BT": reward_BT, "cost_BT": cost_BT}
+
+    def segment_slice(self) -> tuple[int, int] | None:
+        """Start and stop of the segment's one-hot in a token (its last place is unknown), or None without a segment."""
+        at = len(self.channels) + 2
+        for slot in self.slots:
+            if slot.name == self.segment:
+                return at, at + slot.width
+            at += slot.width
+        return None
+
+    def segment_of(self, batch: WindowBatch) -> NDArray[np.int64]:
+        """Place of each window's segment in that one-hot; 0 without a segment."""
+        slot = next((slot for slot in self.slots if slot.name == self.segment), None)
+        return np.zeros(len(batch), dtype=np.int64) if slot is None else _places(slot, batch.static[slot.name])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; floats survive the round trip exactly."""
+        data = asdict(self)
+        data["slots"] = [{**slot, "values": list(slot["values"])} for slot in data["slots"]]
+        return {**data, "channels": list(self.channels)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Encoder:
+        """The inverse of `to_dict`."""
+        slots = tuple(Slot(**{**slot, "values": tuple(slot["values"])}) for slot in data["slots"])
+        return cls(**{**data, "channels": tuple(data["channels"]), "slots": slots})
+
+    @property
+    def _span(self) -> float:
+        return self.reward_max - self.reward_min or 1.0
+
+
+def _asinh(values: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+    with np.errstate(over="ignore"):  # an absurd amount beside a tiny scale is still a number
+        return np.arcsinh(np.minimum(np.maximum(values / scale, -1e300), 1e300))
+
+
+def _places(slot: Slot, values: Values) -> NDArray[np.int64]:
+    """Where in a categorical slot's one-hot each value stands."""
+    assert isinstance(values, Codes)
+    known = {value: i for i, value in enumerate(slot.values)}
+    # Null is code -1, which finds the last place of the table: unknown.
+    table = np.array([known.get(v, len(known)) for v in values.values] + [len(known)], dtype=np.int64)
+    return table[values.codes]
+
+
+def _amount_slot(name: str, source: str, values: NDArray[np.float64]) -> Slot:
+    """How an amount of no fixed size is scaled, from its values in training."""
+    amounts = np.abs(values[values != 0])
+    scale = float(np.quantile(amounts, 0.1)) if amounts.size else 1.0
+    scaled = _asinh(values, scale) if values.size else np.zeros(1)
+    return Slot(name, source, "numeric", float(scaled.mean()), float(scaled.std()) or 1.0, scale=scale)

@@ -1,0 +1,147 @@
+"""The past of a decision: the one definition, as index arithmetic offline and as a cut of a stored history online.
+
+At time t a decision may see those touchpoints of its user that happened, and were known, before t; the newest n
+of them, back to the first pause longer than the journey gap, be it between two of them or between the newest and t.
+
+    Timeline.of(steps).tokens(rows, n, gap)      offline: rows of a sorted log, all at once
+    cut(times, at, n, gap)                       online: a user's last touchpoints, as a feature store holds them
+
+Shape suffixes: P touchpoints of the log, B windows, S slots of a window (n past ones, oldest first, then its own),
+N tokens of all windows.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import inf
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mtorl.log import columns as read
+from mtorl.log.columns import WindowError
+from mtorl.log.dataset import DatasetSpec
+
+Ints = NDArray[np.int64]
+
+_CHUNK = 1 << 15  # windows at a time: their slots stay in the processor's cache
+_NEVER = np.iinfo(np.int64).min
+
+
+def gap_us(spec: DatasetSpec) -> int:
+    """The longest pause inside a journey, microseconds."""
+    return round(spec.journey_gap_days * 86_400_000_000)
+
+
+def cut(times: Sequence[float], at: float, n: int, gap: int) -> slice:
+    """Which of a user's known touchpoints are the past of a decision.
+
+    Args:
+        times: When they happened, microseconds since 1970, oldest first.
+        at: When the decision is made, likewise.
+        n: Window length, touchpoints.
+        gap: The longest pause inside a journey, microseconds.
+
+    Raises:
+        WindowError: a time is not a number, or they are not in order.
+    """
+    numbers = all(isinstance(time, int | float) for time in times)
+    if not numbers or not all(earlier <= later for earlier, later in pairwise((-inf, *times, inf))):
+        raise WindowError(f"history: hist_timestamp is not a list of times, oldest first: {read.short(times)}")
+    stop = first = bisect_left(times, at)
+    later = at
+    while first > max(0, stop - n) and later - times[first - 1] <= gap:
+        first -= 1
+        later = times[first]
+    return slice(first, stop)
+
+
+class Tokens(NamedTuple):
+    """The tokens of some windows, one window after the other, as rows of the log."""
+
+    length_B: Ints
+    prev_N: Ints  # the touchpoint before; -1 at the start of a journey
+    own_N: Ints  # the token's own touchpoint
+    honest_N: NDArray[np.bool_]  # the window holds nothing before this token that was unknown at the token's own time
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Touchpoints, whole users one after the other and each in the order of time."""
+
+    first_P: Ints  # row of the user's first touchpoint
+    time_P: Ints  # microseconds since 1970
+    known_P: Ints  # when the row had arrived; never before it happened
+
+    @classmethod
+    def of(cls, steps: pa.Table) -> Timeline:
+        """Read user_id, timestamp and, if there is one, created_timestamp (null: known when it happened).
+
+        Raises:
+            WindowError: a value is null or of another type, or the rows are not sorted; `.index` says which row.
+        """
+        user_P = read.arrow_codes(read.flat(steps["user_id"]), "user_id").codes
+        time_P = read.arrow_times(read.flat(steps["timestamp"]), "timestamp", null=None)
+        known_P = time_P
+        if "created_timestamp" in steps.column_names:
+            created_P = read.arrow_times(read.flat(steps["created_timestamp"]), "created_timestamp", null=_NEVER)
+            known_P = np.maximum(time_P, created_P)
+        if (user_P < 0).any():
+            raise WindowError("user_id is null", int(np.argmax(user_P < 0)))
+        new_P = np.ones(len(user_P), dtype=np.bool_)
+        new_P[1:] = user_P[1:] != user_P[:-1]
+        early = np.flatnonzero(~new_P[1:] & (time_P[1:] <= time_P[:-1])) + 1
+        starts = np.flatnonzero(new_P)
+        again = np.setdiff1d(starts, starts[np.unique(user_P[starts], return_index=True)[1]])
+        for rows, what in ((early, "not later than the row before it"), (again, "its user has rows further up")):
+            if rows.size:
+                i = int(rows[0])
+                raise WindowError(f"row {i}: {what}; steps must be sorted by user_id and timestamp, without ties", i)
+        return cls(starts[np.cumsum(new_P) - 1], time_P, known_P)
+
+    def tokens(self, rows_B: Ints, n: int, gap: int) -> Tokens:
+        """Lay out the windows of some touchpoints.
+
+        Args:
+            rows_B: The touchpoints, as rows of the log, in any order.
+            n: Window length, touchpoints.
+            gap: The longest pause inside a journey, microseconds.
+        """
+        chunks = np.split(rows_B, np.arange(_CHUNK, len(rows_B), _CHUNK))
+        return Tokens(*map(np.concatenate, zip(*(self._tokens(chunk_B, n, gap) for chunk_B in chunks), strict=True)))
+
+    def _tokens(self, rows_B: Ints, n: int, gap: int) -> Tokens:
+        slots_BS = self._slots(rows_B, n, gap)
+        prev_BT, own_BT = slots_BS[:, :-1], slots_BS[:, 1:]
+        # With fewer than n past touchpoints, an empty slot before the first one starts the journey.
+        length_B = np.minimum((prev_BT >= 0).sum(axis=1) + 1, n)
+        real_BT = np.arange(n) >= n - length_B[:, None]
+        # When all that the window holds before a token was known; an empty slot was never unknown.
+        known_BT = np.maximum.accumulate(np.where(prev_BT >= 0, self.known_P[prev_BT], _NEVER), axis=1)
+        honest_BT = known_BT < self.time_P[own_BT]
+        return Tokens(length_B, prev_BT[real_BT], own_BT[real_BT], honest_BT[real_BT])
+
+    def _slots(self, rows_B: Ints, n: int, gap: int) -> Ints:
+        """The past of each touchpoint, at the right end of its slots, and in the last one itself; -1 where empty."""
+        slots_BS = np.full((len(rows_B), n + 1), -1, dtype=np.int64)
+        slots_BS[:, n] = rows_B
+        # All windows walk back through the log together, one touchpoint a turn; who has arrived drops out.
+        window = np.arange(len(rows_B))
+        now, first = self.time_P[rows_B], self.first_P[rows_B]
+        at, slot, later = rows_B - 1, np.full(len(rows_B), n - 1), now
+        while window.size:
+            time = self.time_P[at]  # row -1 is the last one, and dropped in the next line
+            goes_on = (at >= first) & (slot >= 0) & (later - time <= gap)
+            if not goes_on.all():
+                window, now, first, at, slot, later, time = (
+                    values[goes_on] for values in (window, now, first, at, slot, later, time)
+                )
+            known = self.known_P[at] < now
+            slots_BS[window[known], slot[known]] = at[known]
+            later, slot, at = np.where(known, time, later), slot - known, at - 1
+        return slots_BS

@@ -1,0 +1,34 @@
+"""What happened at the last token of each window: the channel, the reward as the encoder scales it, the cost."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from mtorl.arrays import Floats, Ints
+from mtorl.log.columns import WindowError
+from mtorl.window.encoder import Encoder
+from mtorl.window.window import WindowBatch
+
+
+class Labels(NamedTuple):
+    """What happened at the last token of each window."""
+
+    channel_B: Ints
+    reward_B: Floats  # as the encoder scales it, in [0, 1]
+    cost_B: Floats
+
+
+def labels(batch: WindowBatch, encoder: Encoder) -> Labels:
+    """The targets of the windows themselves.
+
+    Raises:
+        WindowError: the batch was built without targets.
+    """
+    if batch.targets is None:
+        raise WindowError("this batch was built without targets")
+    last_B = np.cumsum(batch.length_B) - 1
+    outcomes = {name: values_N[last_B] for name, values_N in batch.targets.outcomes.items()}
+    reward_B = encoder.reward(outcomes[encoder.gain], outcomes["cost"])
+    return Labels(batch.targets.channel_N[last_B], reward_B, outcomes["cost"])

@@ -1,0 +1,153 @@
+"""Windows for training: part by part from disk, batch by batch to the network.
+
+    train = FolderWindows(folder, "train", encoder)
+    for batch in batches(train[0], chunks): ...
+
+A part is what one shard of a windows folder has of a split: whole users, dealt to shards by a hash, so that any part is
+a random sample of them. One part is in memory at a time, as flat columns; only the batch in work is padded and spelled
+out in numbers. A folder of a single shard is read once.
+
+Shape suffixes: B windows, T steps, D encoded token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mtorl.window.encoder import Encoder
+from mtorl.window.table import WindowTable, shards
+from mtorl.window.window import WindowBatch
+
+
+class Batch(NamedTuple):
+    """Encoded windows and their labels, as `Encoder.targets` gives them."""
+
+    x_BTD: Tensor
+    channel_BT: Tensor  # -1 where there is no target
+    reward_BT: Tensor
+    cost_BT: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device; from pinned memory without waiting."""
+        return Batch(*(part.to(device, non_blocking=True) for part in self))
+
+
+class Part(Protocol):
+    """Windows that fit in memory, encoded on demand."""
+
+    def __len__(self) -> int:
+        """Number of windows."""
+
+    def __getitems__(self, rows: Sequence[int]) -> Batch:
+        """Some of them, in this order."""
+
+    def means(self) -> tuple[float, float]:
+        """Mean reward and mean cost of a target."""
+
+    @property
+    def outcomes(self) -> int:
+        """Columns of a token, behind the reward, that say what the touchpoint before brought."""
+
+
+class Source(Protocol):
+    """Parts, read when they are asked for."""
+
+    def __len__(self) -> int:
+        """Number of parts."""
+
+    def __getitem__(self, part: int) -> Part:
+        """One of them."""
+
+
+@dataclass(frozen=True)
+class EncodedWindows(Dataset[Batch]):
+    """See `Part`."""
+
+    windows: WindowBatch
+    encoder: Encoder
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitems__(self, rows: Sequence[int]) -> Batch:
+        some = self.windows.take(np.asarray(rows, dtype=np.int64))
+        x_BTD, _ = self.encoder.encode(some)
+        targets = self.encoder.targets(some)
+        return Batch(*map(torch.from_numpy, (x_BTD, targets["channel_BT"], targets["reward_BT"], targets["cost_BT"])))
+
+    @property
+    def outcomes(self) -> int:
+        """See `Part`."""
+        return len(self.encoder.immediate)
+
+    def means(self) -> tuple[float, float]:
+        """See `Part`."""
+        targets = self.windows.targets
+        assert targets is not None
+        outcomes = {name: values_N[targets.valid_N] for name, values_N in targets.outcomes.items()}
+        reward_N = self.encoder.reward(outcomes[self.encoder.gain], outcomes["cost"])
+        return float(reward_N.mean()), float(outcomes["cost"].mean())
+
+
+@dataclass(frozen=True)
+class FolderWindows:
+    """The windows of a split of a windows folder that tile its journeys. See `Source`."""
+
+    folder: str | Path
+    split: str
+    encoder: Encoder
+
+    @cached_property
+    def _files(self) -> tuple[str, ...]:
+        return shards(self.folder)
+
+    @cached_property
+    def _only(self) -> EncodedWindows:
+        return EncodedWindows(tiles(self.folder, self.split, self._files[0]), self.encoder)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, part: int) -> EncodedWindows:
+        if len(self) == 1:
+            return self._only
+        return EncodedWindows(tiles(self.folder, self.split, self._files[part]), self.encoder)
+
+
+def tiles(folder: str | Path, split: str, file: str) -> WindowBatch:
+    """Windows that tile the journeys of a split in one shard."""
+    return WindowTable.load(folder, split, file).tiles(split)
+
+
+def batches(part: Part, chunks: Sequence[NDArray[np.int64]], workers: int, pinned: bool) -> Iterator[Batch]:
+    """Encoded batches.
+
+    Args:
+        part: Where from.
+        chunks: The windows of each batch.
+        workers: Processes that encode ahead; 0 encodes when a batch is asked for.
+        pinned: Into memory from which a GPU can copy by itself.
+    """
+    loader: DataLoader[Batch] = DataLoader(
+        part,  # type: ignore[arg-type]
+        batch_sampler=[chunk.tolist() for chunk in chunks],
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        generator=torch.Generator(),  # it draws seeds for its workers; the global one belongs to dropout
+        pin_memory=pinned,
+    )
+    yield from loader
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,179 @@
+"""A log as training and evaluation read it: flat steps on disk, split by user, windows made on demand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mtorl.log import columns as read
+from mtorl.log.columns import WindowError
+from mtorl.log.dataset import OUTCOMES, DatasetSpec
+from mtorl.log.splits import split_of, tile_ends
+from mtorl.window.window import WindowBatch
+
+REFERENCE_TOUCHES = 5  # last touchpoints per training user: what the policy meets next, as far as the log can tell
+SCHEMA_VERSION = 2  # of the manifest
+
+_TEXT = ("user_id", "channel")
+
+
+@dataclass(frozen=True)
+class WindowTable:
+    """One row per touchpoint; whole users one after the other, each in the order of time.
+
+    Attributes:
+        steps: What windows are made of: user_id, timestamp, created_timestamp if the log has it, step, channel,
+            outcomes, propensity, context and static columns. Text is dictionary-encoded.
+        rows: The same rows for pandas: user_id, timestamp, step, channel, outcomes, propensity, and the user's split
+            ("train", "val" or "test").
+        spec: Description of the data set.
+        fingerprint: By what the log of the steps is known: its `mtorl.log.touchpoints.fingerprint`, or, if it was not
+            ingested by this project, the content digest of the steps.
+    """
+
+    steps: pa.Table
+    rows: pd.DataFrame
+    spec: DatasetSpec
+    fingerprint: str
+
+    @classmethod
+    def load(cls, folder: str | Path, split: str = "", file: str = "") -> WindowTable:
+        """Read a windows folder: manifest.json, its shards and dataset.yaml.
+
+        Args:
+            folder: Windows folder.
+            split: Only users of this split; "" takes all.
+            file: Only this one of its `shards`; "" takes all.
+
+        Raises:
+            WindowError: the folder is not one, or its shards are not those of the manifest.
+        """
+        path = Path(folder)
+        manifest = _manifest(path)
+        spec = DatasetSpec.load(path / "dataset.yaml")
+        parts = [_read(path, shard, spec) for shard in manifest["shards"] if file in ("", shard["file"])]
+        if split:
+            parts = [part.filter(pa.array(_splits(part) == split)) for part in parts]
+        # "default": a shard without nulls may say so in its schema, and another may have some.
+        steps = pa.concat_tables(parts, promote_options="default")
+        return cls(steps, _rows(steps), spec, manifest["log_fingerprint"])
+
+    def is_in(self, split: str) -> NDArray[np.bool_]:
+        """Rows whose user belongs to a split ("train", "val" or "test")."""
+        return (self.rows["split"] == split).to_numpy()
+
+    def windows(self, split: str, targets: bool = False) -> WindowBatch:
+        """The window of every touchpoint of a split: what a server would have seen each time."""
+        return WindowBatch.from_steps(self._steps(split), None, self.spec, targets)
+
+    def tiles(self, split: str) -> WindowBatch:
+        """Windows whose valid targets are the touchpoints of a split, each exactly once.
+
+        Windows laid end to end do that, unless touchpoints arrived late: one that no such window shows as it was when
+        it was decided on gets a window of its own.
+        """
+        steps, rows = self._steps(split), self.rows[self.is_in(split)]
+        chosen = tile_ends(rows["step"].to_numpy(), self.spec.window)
+        batch, uses = self._with_targets(steps, chosen)
+        if (uses == 1).all():
+            return batch
+        batch, _ = self._with_targets(steps, chosen | (uses == 0))
+        assert batch.targets is not None
+        # The first window that shows a touchpoint keeps it; its own window, if there is one, comes before all others.
+        valid_N = np.flatnonzero(batch.targets.valid_N)
+        _, first = np.unique(batch.targets.touch_N[valid_N], return_index=True)
+        once_N = np.zeros(len(batch.targets.valid_N), dtype=np.bool_)
+        once_N[valid_N[first]] = True
+        return replace(batch, targets=replace(batch.targets, valid_N=once_N))
+
+    def reference(self) -> pd.DataFrame:
+        """User, context and static columns of the last touchpoints of training users; drift is measured against it."""
+        steps, users = self._steps("train"), self.rows.loc[self.is_in("train"), "user_id"]
+        last = users.groupby(users).cumcount(ascending=False).to_numpy() < REFERENCE_TOUCHES
+        columns = ["user_id", *(column.name for column in (*self.spec.context, *self.spec.static))]
+        return _frame(steps.select(columns).filter(pa.array(last)))
+
+    def _steps(self, split: str) -> pa.Table:
+        return self.steps.filter(pa.array(self.is_in(split)))
+
+    def _with_targets(self, steps: pa.Table, chosen: NDArray[np.bool_]) -> tuple[WindowBatch, NDArray[np.int64]]:
+        """The windows of some rows, and of how many valid targets each row is the touchpoint."""
+        batch = WindowBatch.from_steps(steps, np.flatnonzero(chosen), self.spec, targets=True)
+        assert batch.targets is not None
+        return batch, np.bincount(batch.targets.touch_N[batch.targets.valid_N], minlength=len(steps))
+
+
+def shards(folder: str | Path) -> tuple[str, ...]:
+    """The files of a windows folder. Users are dealt to them by a hash: each holds a random sample.
+
+    Raises:
+        WindowError: the folder is not one.
+    """
+    return tuple(shard["file"] for shard in _manifest(Path(folder))["shards"])
+
+
+def _manifest(path: Path) -> Mapping[str, Any]:
+    try:
+        manifest: Mapping[str, Any] = json.loads((path / "manifest.json").read_text())
+    except FileNotFoundError:
+        raise WindowError(f"{path}: no manifest.json, so not a windows folder; `mtorl data build` makes one") from None
+    except ValueError as error:
+        raise WindowError(f"{path / 'manifest.json'}: not JSON: {error}") from None
+    if manifest["schema_version"] != SCHEMA_VERSION:
+        found = manifest["schema_version"]
+        raise WindowError(f"{path}: schema version {found}, this code reads {SCHEMA_VERSION}; build the folder anew")
+    total = sum(shard["rows"] for shard in manifest["shards"])
+    if total != manifest["rows"]:
+        raise WindowError(f"{path}: the manifest counts {manifest['rows']} rows, its shards {total}; build it anew")
+    return manifest
+
+
+def _read(path: Path, shard: Mapping[str, Any], spec: DatasetSpec) -> pa.Table:
+    """A shard's columns that windows are made of."""
+    file = path / shard["file"]
+    columns = (*spec.context, *spec.static)
+    text = [*_TEXT, *(c.name for c in columns if c.kind == "categorical")]
+    names = ["user_id", "timestamp", "step", "channel", *OUTCOMES, "propensity", *(c.name for c in columns)]
+    try:
+        with file.open("rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise WindowError(f"{file}: missing, though the manifest names it; build the folder anew") from None
+    if found != shard["sha256"]:
+        raise WindowError(f"{file}: not the file that the manifest lists (sha256); build the folder anew")
+    with pq.ParquetFile(file, read_dictionary=text) as parquet:
+        there = parquet.schema_arrow.names
+        absent = [name for name in names if name not in there]
+        if absent:
+            raise WindowError(f"{file}: missing columns {', '.join(absent)}")
+        return parquet.read(names + ["created_timestamp"] * ("created_timestamp" in there))
+
+
+def _rows(steps: pa.Table) -> pd.DataFrame:
+    rows = _frame(steps.select(["user_id", "timestamp", "step", "channel", *OUTCOMES, "propensity"]))
+    rows["split"] = _splits(steps).astype(object)
+    return rows
+
+
+def _splits(steps: pa.Table) -> NDArray[np.str_]:
+    users = read.arrow_codes(read.flat(steps["user_id"]), "user_id")
+    return split_of(users.values)[users.codes]
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    """For pandas, with text as plain objects of which equal ones are one and the same."""
+    frame: pd.DataFrame = table.to_pandas()
+    for name, kind in frame.dtypes.items():
+        if isinstance(kind, pd.CategoricalDtype):
+            frame[name] = frame[name].astype(object)
+    return frame

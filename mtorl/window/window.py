@@ -1,0 +1,280 @@
+"""The causal window: the one definition of what the model may see at a decision.
+
+Token t of a journey pairs the *previous* touchpoint with the *present* context (the paper's x_t, before its embedding):
+
+    x_t = (a_{t-1}, outcomes_{t-1}, time_t, context_t, static user features)
+
+where time_t is the hour of the day and how long ago touchpoint t - 1 was.
+
+A window holds the last n tokens. Two doors lead into the same `WindowBatch`, and so to the same numbers, bit for bit:
+
+    WindowBatch.from_steps(steps, rows, spec)  offline: rows of a sorted log; vectorised
+    WindowBatch.from_instances(items, spec)    online: the JSON that `instance_from_history` makes of a stored history
+
+What counts as the past of a decision is defined in `past.py`. With k past touchpoints a window has T = min(k + 1, n)
+tokens. If k < n, its first token starts the journey: there is no previous touchpoint, so its outcomes are 0. If k = n,
+the window begins midway and the oldest context is dropped.
+
+Shape suffixes: B windows, N tokens of all windows one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mtorl.log import columns as read
+from mtorl.log.columns import Codes, Values, WindowError
+from mtorl.log.dataset import OUTCOMES, DatasetSpec
+from mtorl.window.history import Timeline, cut, gap_us
+from mtorl.window.request_features import request_features
+
+__all__ = [
+    "Codes",
+    "Instance",
+    "Targets",
+    "WindowBatch",
+    "WindowError",
+    "history_columns",
+    "instance_from_history",
+]
+
+Instance = dict[str, Any]
+"""One window as JSON: prev_channel (null = start), prev_timestamp, prev_click, ..., context {column: [..T]}, each with
+one value a token; static {column: value}; timestamp, that of the decision. Times are microseconds since 1970."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What happened at each token, the window's last token included; for training and evaluation only.
+
+    A window holds what was known at its end. If a touchpoint arrived late, tokens that were decided on before it came
+    have it in their past all the same: they are what no decision ever saw, and teach nothing. `valid_N` leaves them
+    out. The last token of a window is always valid.
+    """
+
+    channel_N: NDArray[np.int64]
+    outcomes: dict[str, NDArray[np.float64]]  # click, conversion, revenue, cost
+    touch_N: NDArray[np.int64]  # the touchpoint that it is about, as a row of the steps
+    valid_N: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class WindowBatch:
+    """Windows of unequal length, stored column by column without padding."""
+
+    length_B: NDArray[np.int64]
+    prev_channel_N: NDArray[np.int64]  # position in spec.channels; len(spec.channels) = start of the journey
+    prev_outcomes: dict[str, NDArray[np.float64]]  # click, conversion, revenue, cost of the previous touchpoint
+    time: dict[str, NDArray[np.float64]]  # hour_of_day, recency_hours (NaN at the start of a journey) of each token
+    context: dict[str, Values]  # N values a column
+    static: dict[str, Values]  # B values a column
+    targets: Targets | None = None
+    row_N: NDArray[np.int64] = field(init=False, repr=False)  # the window that each token belongs to
+    step_N: NDArray[np.int64] = field(init=False, repr=False)  # 0-based place of the token in its window
+
+    def __post_init__(self) -> None:
+        row_N = np.repeat(np.arange(len(self.length_B)), self.length_B)
+        step_N = np.arange(len(row_N))
+        step_N -= np.repeat(np.cumsum(self.length_B) - self.length_B, self.length_B)
+        object.__setattr__(self, "row_N", row_N)
+        object.__setattr__(self, "step_N", step_N)
+
+    def __len__(self) -> int:
+        return len(self.length_B)
+
+    def take(self, rows: NDArray[np.int64]) -> WindowBatch:
+        """Some of the windows, in the order of `rows`."""
+        length_B = self.length_B[rows]
+        end_B = np.cumsum(length_B)
+        token_N = np.repeat(np.cumsum(self.length_B)[rows] - end_B, length_B) + np.arange(length_B.sum())
+        happened = self.targets
+        if happened is not None:
+            outcomes = {name: values[token_N] for name, values in happened.outcomes.items()}
+            touch_N, valid_N = happened.touch_N[token_N], happened.valid_N[token_N]
+            happened = Targets(happened.channel_N[token_N], outcomes, touch_N, valid_N)
+        return WindowBatch(
+            length_B,
+            self.prev_channel_N[token_N],
+            {name: values[token_N] for name, values in self.prev_outcomes.items()},
+            {name: values[token_N] for name, values in self.time.items()},
+            {name: read.take(values, token_N) for name, values in self.context.items()},
+            {name: read.take(values, rows) for name, values in self.static.items()},
+            happened,
+        )
+
+    @classmethod
+    def from_instances(cls, instances: Sequence[Instance], spec: DatasetSpec) -> WindowBatch:
+        """Build from the JSON form, for small batches on a server.
+
+        Raises:
+            WindowError: an instance is malformed or names an unknown channel; `.index` says which.
+        """
+        code = {name: i for i, name in enumerate(spec.channels)}
+        start = len(spec.channels)
+        lengths: list[int] = []
+        channels: list[int] = []
+        outcomes: dict[str, list[Any]] = {name: [] for name in OUTCOMES}
+        before: list[Any] = []
+        at: list[Any] = []
+        context: dict[str, list[Any]] = {c.name: [] for c in spec.context}
+        static: dict[str, list[Any]] = {c.name: [] for c in spec.static}
+        for i, item in enumerate(instances):
+            try:
+                previous = item["prev_channel"]
+                length = len(previous)
+                if not 1 <= length <= spec.window:
+                    raise WindowError(f"instance {i}: {length} tokens; a window has 1 to {spec.window}", i)
+                # Only the first token may be the start of the journey.
+                channels.append(start if previous[0] is None else code[previous[0]])
+                channels.extend([code[name] for name in previous[1:]])
+                lengths.append(length)
+                times = read.json_list(item["prev_timestamp"], length, "prev_timestamp", i)
+                before.extend(times)
+                at.extend([*times[1:], item["timestamp"]])
+                for name in OUTCOMES:
+                    outcomes[name].extend(read.json_list(item[f"prev_{name}"], length, f"prev_{name}", i))
+                for name in context:
+                    context[name].extend(read.json_list(item["context"][name], length, f"context.{name}", i))
+                for name in static:
+                    static[name].append(item["static"][name])
+            except KeyError as error:
+                raise WindowError(f"instance {i}: {_absent(error.args[0], spec)}", i) from None
+            except (TypeError, AttributeError):
+                raise WindowError(f"instance {i}: expected an object with lists, got {read.short(item)}", i) from None
+        length_B = np.array(lengths, dtype=np.int64)
+        row_B = np.arange(len(lengths))
+        row_N = np.repeat(row_B, length_B)
+        channel_N = np.array(channels, dtype=np.int64)
+        at_N = read.json_numbers(at, "timestamp", row_N, null=False)
+        before_N = read.json_numbers(before, "prev_timestamp", row_N)
+        # What is not a number here, or is not before, fails the second comparison.
+        untimely_N = np.isnan(before_N) != (channel_N == start)
+        untimely_N |= (channel_N != start) & ~(before_N <= at_N)
+        if untimely_N.any():
+            i = int(row_N[untimely_N.argmax()])
+            raise WindowError(f"instance {i}: prev_timestamp is not one time a touchpoint, oldest first", i)
+        return cls(
+            length_B,
+            channel_N,
+            {name: read.json_numbers(v, f"prev_{name}", row_N, null=False) for name, v in outcomes.items()},
+            _clock(at_N, before_N),
+            {c.name: read.json_values(c, context[c.name], f"context.{c.name}", row_N) for c in spec.context},
+            {c.name: read.json_values(c, static[c.name], f"static.{c.name}", row_B) for c in spec.static},
+        )
+
+    @classmethod
+    def from_steps(
+        cls, steps: pa.Table, rows: NDArray[np.int64] | None, spec: DatasetSpec, targets: bool = False
+    ) -> WindowBatch:
+        """Build from a log: a flat, sorted table with one row per touchpoint.
+
+        Args:
+            steps: Whole users one after the other, each in the order of time, without ties. Columns user_id, timestamp,
+                channel, click, conversion, revenue, cost, all context and static columns, and created_timestamp if rows
+                may have arrived late.
+            rows: The touchpoints whose windows are wanted, as rows of `steps`, in any order; None means all of them.
+            spec: Description of the data set.
+            targets: Also say what happened at each token; see `Targets`.
+
+        Raises:
+            WindowError: a column is missing or of another type, rows are not sorted, or a channel is unknown.
+        """
+        context, static = [c.name for c in spec.context], [c.name for c in spec.static]
+        absent = sorted({"user_id", "timestamp", "channel", *OUTCOMES, *context, *static} - set(steps.column_names))
+        if absent:
+            raise WindowError(f"steps: missing columns {', '.join(absent)}")
+        row_B = np.arange(len(steps)) if rows is None else np.asarray(rows, dtype=np.int64)
+        if ((row_B < 0) | (row_B >= len(steps))).any():
+            raise WindowError(f"rows: there are only {len(steps)} steps, 0 to {len(steps) - 1}")
+        timeline = Timeline.of(steps)
+        tokens = timeline.tokens(row_B, spec.window, gap_us(spec))
+
+        column = {name: read.flat(steps[name]) for name in ("channel", *OUTCOMES, *context, *static)}
+        channel_P = read.arrow_channels(column["channel"], spec.channels, "channel")
+        outcomes_P = {name: read.arrow_numbers(column[name], name, null=False) for name in OUTCOMES}
+        values = {c.name: read.arrow_values(c, column[c.name], c.name) for c in (*spec.context, *spec.static)}
+        happened = None
+        if targets:
+            own = {name: values_P[tokens.own_N] for name, values_P in outcomes_P.items()}
+            happened = Targets(channel_P[tokens.own_N], own, tokens.own_N, tokens.honest_N)
+        # Row -1 is what a token reads that starts a journey.
+        before_N = np.append(timeline.time_P.astype(np.float64), np.nan)[tokens.prev_N]
+        return cls(
+            tokens.length_B,
+            np.append(channel_P, len(spec.channels))[tokens.prev_N],
+            {name: np.append(values_P, 0.0)[tokens.prev_N] for name, values_P in outcomes_P.items()},
+            _clock(timeline.time_P[tokens.own_N].astype(np.float64), before_N),
+            {name: read.take(values[name], tokens.own_N) for name in context},
+            {name: read.take(values[name], row_B) for name in static},
+            happened,
+        )
+
+
+def _clock(at_N: NDArray[np.float64], before_N: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    return {name: np.asarray(value_N) for name, value_N in request_features(at_N, before_N).items()}
+
+
+def history_columns(spec: DatasetSpec) -> tuple[str, ...]:
+    """Names of the list columns that hold a user's past touchpoints, oldest first; hist_timestamp comes on top."""
+    return ("hist_channel", *(f"hist_{name}" for name in OUTCOMES), *(f"hist_{c.name}" for c in spec.context))
+
+
+def instance_from_history(
+    history: Mapping[str, Any], context: Mapping[str, Any], static: Mapping[str, Any], spec: DatasetSpec, at: float
+) -> Instance:
+    """The window of one decision, as JSON.
+
+    Args:
+        history: The user's hist_* lists, oldest first, as the feature store returns them, with hist_timestamp in
+            microseconds since 1970. NaN, and "" in a list of text, are null. An unknown user has no lists, or nulls. It
+            may hold more than the past, which is the newest `spec.window` touchpoints before `at`, back to the first
+            pause that ends a journey.
+        context: What is known of the present opportunity. Further entries are ignored.
+        static: The user's features; a missing one is null, as for an unknown user.
+        spec: Description of the data set.
+        at: When the decision is made, microseconds since 1970.
+
+    Raises:
+        WindowError: lists differ in length, times are missing or in disorder, or a context value that must be there is
+            missing.
+    """
+    columns = {name: read.as_list(history.get(name)) for name in history_columns(spec)}
+    times = read.as_json(read.as_list(history.get("hist_timestamp")))
+    k = len(columns["hist_channel"])
+    for name, values in (*columns.items(), ("hist_timestamp", times)):
+        if len(values) != k:
+            raise WindowError(f"history: {name} has {len(values)} touchpoints, hist_channel {k}")
+    n = spec.window
+    past = cut(times, at, n, gap_us(spec))
+    columns = {name: values[past] for name, values in columns.items()}
+    k = len(columns["hist_channel"])
+    begins = k < n
+    instance: Instance = {
+        "timestamp": at,
+        "prev_channel": [None] * begins + columns["hist_channel"],
+        "prev_timestamp": [None] * begins + times[past],
+        **{f"prev_{name}": [0.0] * begins + read.as_json(columns[f"hist_{name}"]) for name in OUTCOMES},
+        "context": {},
+        "static": {c.name: read.as_json([static.get(c.name)])[0] for c in spec.static},
+    }
+    for column in spec.context:
+        now = read.as_json([context.get(column.name)])[0]
+        if now is None and column.missing == "error":
+            raise WindowError(f"context: {column.name} is missing")
+        now = 0.0 if now is None and column.missing == "zero" else now
+        instance["context"][column.name] = [*read.as_json(columns[f"hist_{column.name}"][k == n :]), now]
+    return instance
+
+
+def _absent(key: object, spec: DatasetSpec) -> str:
+    known = {"timestamp", "prev_channel", "prev_timestamp", "context", "static", *(f"prev_{o}" for o in OUTCOMES)}
+    known |= {c.name for c in (*spec.context, *spec.static)}
+    if key in known:
+        return f"{key} is missing"
+    return f"unknown channel {key!r} in prev_channel; known: {', '.join(spec.channels)}"

@@ -1,0 +1,214 @@
+"""The whole request path on one machine: TorchServe with both arms, and the A/B router in front of it.
+
+    with LocalStack("runs/latest") as stack:
+        requests.post(f"{stack.url}/v1/models/ads:predict", json={"instances": [...]})
+
+It reads a finished run (``model-store/*.mar``, ``artifacts/challenger/``, ``features/``, ``serving/experiment.yaml``)
+and keeps its state in ``serving/``: a stack that starts again goes on with the same budgets and the same decision log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self, TextIO
+
+import yaml
+
+from serving.local.child_process import Guarded
+from serving.local.torchserve import TorchServe
+
+_ROUTER_SECONDS = 120.0
+_DRAIN_SECONDS = 15.0
+# -P: the folder of a run has a features/ and a serving/ of its own, which must not come before the packages.
+_ROUTER = ("-P", "-m", "serving.router")
+_READY = re.compile(r"^router ready (http://\S+)", re.MULTILINE)
+
+
+class StackError(RuntimeError):
+    """The stack did not start, or a part of it is no longer there; the message says which, with the tail of its log."""
+
+
+class LocalStack:
+    """TorchServe and the router of one run; both end with this process, whatever ends it.
+
+    Args:
+        run_dir: Folder of a run.
+        router_port: Port of the router on 127.0.0.1; 0 takes a free one.
+        deadline_ms: For a decision. On a laptop the load driver, the router and both arms share the cores, so it is
+            longer than a cluster's.
+    """
+
+    def __init__(self, run_dir: str | Path, router_port: int = 0, deadline_ms: float = 500.0) -> None:
+        self.run_dir = Path(run_dir).resolve()
+        self.serving = self.run_dir / "serving"
+        self.torchserve = TorchServe(self.run_dir / "model-store", self.serving / "torchserve")
+        self.url = ""
+        self._router_port = router_port
+        self._deadline_ms = deadline_ms
+        self._router: Guarded | None = None
+        self._running = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process group of each running part."""
+        parts = {"torchserve": self.torchserve.pid, "router": self._router.pid if self._router else None}
+        return {name: pid for name, pid in parts.items() if pid}
+
+    def start(self) -> None:
+        """Start, and return when the router takes requests.
+
+        Raises:
+            StackError: A file of the run is missing or wrong, the run is being served already, or the router fails.
+            TorchServeError: TorchServe or a model does not come up.
+        """
+        if self._router:
+            return
+        try:
+            self.serving.mkdir(parents=True, exist_ok=True)
+            lock = self._running.enter_context(_only_one(self.serving / "stack.lock"))
+            config = self._write_config()
+            self._running.enter_context(self.torchserve)
+            self._write_endpoints()
+            self._start_router(config, lock)
+        except BaseException:  # Ctrl-C as well
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the router, which first answers what it has accepted, and then TorchServe. Harmless when done twice."""
+        self._running.close()  # in reverse order, and all of it even if one of them fails
+        self._router = None
+
+    def check(self) -> None:
+        """Raise StackError or TorchServeError, with the tail of the log, unless every part is running."""
+        self.torchserve.check()
+        if self._router is None:
+            raise StackError("the router is not started")
+        if not self._router.alive():
+            raise StackError(f"the router has ended; {self._router.tail()}")
+
+    def wait(self) -> None:
+        """Return never; raises what `check` raises as soon as a part ends."""
+        while True:
+            self.check()
+            time.sleep(1.0)
+
+    def _write_endpoints(self) -> None:
+        """Tell the experiment file where its arms answer today."""
+        path = self.serving / "experiment.yaml"
+        try:
+            experiment = yaml.safe_load(path.read_text())
+            for arm in experiment["arms"]:
+                if arm["name"] not in self.torchserve.models:
+                    raise StackError(f"{path}: arm {arm['name']!r} has no {arm['name']}.mar in the model store")
+                arm["endpoint"] = self.torchserve.endpoint(arm["name"])
+        except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+            raise StackError(f"{path}: not an experiment file ({error!r})") from error
+        _write_yaml(path, experiment)
+
+    def _write_config(self) -> Path:
+        artifact = self.run_dir / "artifacts" / "challenger"
+        try:
+            model = json.loads((artifact / "model.json").read_text())
+            config = {
+                "host": "127.0.0.1",
+                "port": self._router_port,
+                "model_name": "ads",
+                "experiment": str(self.serving / "experiment.yaml"),
+                "feature_repo": str(self.run_dir / "features"),
+                "feature_service": model["feature_service"],
+                "ledger": str(self.serving / "ledger.sqlite"),
+                "spool": str(self.serving / "spool"),
+                "sink": str(self.serving / "log"),
+                "dataset": str(artifact / "dataset.yaml"),
+                "cost_cap": model["cost_cap"],
+                "auth": {"kind": "none"},  # it listens on this machine alone
+                "deadline_ms": self._deadline_ms,
+            }
+        except (OSError, ValueError, KeyError) as error:
+            raise StackError(f"{artifact}: not a model artifact ({error!r})") from error
+        path = self.serving / "router.yaml"
+        _write_yaml(path, config)
+        return path
+
+    def _start_router(self, config: Path, lock: int) -> None:
+        self._router = router = Guarded(
+            [sys.executable, *_ROUTER, "--run-config", str(config)],
+            log=self.serving / "router.log",
+            cwd=self.serving,
+            env=_environment(),
+            grace=_DRAIN_SECONDS,
+            lock=lock,
+        )
+        self._running.callback(router.stop)
+        deadline = time.monotonic() + _ROUTER_SECONDS
+        while not (ready := _READY.search(router.output())):
+            if not router.alive():
+                raise StackError(f"the router did not start; {router.tail()}")
+            if time.monotonic() > deadline:
+                raise StackError(f"the router was not ready in {_ROUTER_SECONDS:.0f} s; {router.tail()}")
+            time.sleep(0.05)
+        self.url = ready[1]
+
+
+def _environment() -> dict[str, str]:
+    """This process's own, less what Feast leaves in whatever imports it: metrics of several processes, on disk."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PROMETHEUS_MULTIPROC")}
+    return {**inherited, "PYTHONUNBUFFERED": "1"}
+
+
+@contextlib.contextmanager
+def _only_one(path: Path) -> Iterator[int]:
+    """Hold a lock, which the system gives back when this process and the guardian of its router have ended."""
+    with path.open("a+") as file:
+        deadline = time.monotonic() + _DRAIN_SECONDS + 5
+        while not _locked(file):
+            file.seek(0)
+            owner = file.read()
+            # An owner that was killed is gone while its router still drains: that is worth waiting for.
+            if _is_alive(owner) or time.monotonic() > deadline:
+                raise StackError(f"{path.parent.parent} is being served already, by process {owner}")
+            time.sleep(0.1)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield file.fileno()
+
+
+def _locked(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):  # ValueError: it has not written its id yet
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _write_yaml(path: Path, data: dict[str, Any]) -> None:
+    half_written = path.with_name(f".{path.name}.{os.getpid()}")
+    half_written.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+    half_written.replace(path)

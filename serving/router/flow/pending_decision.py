@@ -1,0 +1,135 @@
+"""One decision in the making: what each stage found out, and the record and the answer that follow from it."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from mtorl.experiment.assignment import uniform
+from mtorl.experiment.experiment import Experiment
+from mtorl.window.window import Instance
+from serving.decision_log.records import SCHEMA_VERSION
+from serving.router.flow.arms import ArmAnswer
+from serving.router.flow.idempotency_cache import request_key
+from serving.router.flow.requests import DecisionRequest
+
+
+@dataclass
+class Draft:
+    """Filled in stage by stage; once `fault` is set it stands for the default action."""
+
+    request: DecisionRequest
+    experiment: Experiment
+    arm: str
+    assignment_probability: float
+    key: str | None  # of the request, if it may come again
+    decision_id: str
+    window: Instance | None = None
+    features_found: bool = False
+    aggregates: dict[str, Any] = field(default_factory=dict)  # features besides the window
+    answer: ArmAnswer | None = None
+    reserved: float | None = None  # None: nothing is set aside; the reservation has the decision's id
+    budget_exhausted: bool = False
+    fault: str | None = None
+
+    @classmethod
+    def start(cls, request: DecisionRequest, experiment: Experiment, log: str) -> Draft:
+        """Assign the user to an arm.
+
+        Args:
+            request: What is to be decided.
+            experiment: The one in force.
+            log: Identity of the log that will hold the decision. The decision's id, and so the name of its reservation,
+                starts with it: after a crash a router knows its own in a ledger that it shares.
+        """
+        decision_id = log + uuid.uuid4().hex[len(log) :]
+        key = request_key(experiment.salt, request)
+        return cls(request, experiment, *experiment.arm_of(request.user_id), key, decision_id)
+
+    def fall_back(self, reason: str) -> None:
+        """Take the default action, whatever was found so far."""
+        self.fault = reason
+        self.answer = None
+        self.reserved = None
+        self.budget_exhausted = False
+
+    @property
+    def expose(self) -> bool:
+        """Only with money set aside."""
+        return self.reserved is not None
+
+    def item(self, prices: Mapping[str, float] | None) -> dict[str, Any]:
+        """What the arm is asked. The draw u follows from the caller's request id: the decision can be reproduced.
+
+        Args:
+            prices: Of each channel, if its budgets are paced; else the model's own price stands.
+        """
+        u = uniform(self.experiment.salt, "decision", self.request.request_id or self.decision_id)
+        return {"window": self.window, "u": u} | ({} if prices is None else {"price": prices})
+
+    def record(self, candidates: list[str], latency_seconds: float) -> dict[str, Any]:
+        """The decision as the log keeps it; fields as in schema/decision.v1.json, in that order."""
+        answer = self.answer
+        channel = answer.channel if answer else self.experiment.default_channel
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "decision_id": self.decision_id,
+            "request_id": self.request.request_id,
+            "unit_hash": hashlib.blake2b(self.request.user_id.encode(), digest_size=8).hexdigest(),
+            "user_id": self.request.user_id,
+            "experiment": self.experiment.name,
+            "arm": self.arm,
+            "assignment_probability": self.assignment_probability,
+            "stage": self.experiment.stage if self.experiment.enabled else "off",
+            "model_name": answer.model["name"] if answer else None,
+            "model_digest": answer.model["digest"] if answer else None,
+            "feature_hash": self._feature_hash(),
+            "features_found": self.features_found,
+            "campaign_id": self.request.campaign_id,
+            "context": self.request.context,
+            "candidates": candidates,
+            "channel_probs": answer.channel_probs if answer else {channel: 1.0},
+            "channel": channel,
+            "propensity": answer.propensity if answer else 1.0,
+            "expose": self.expose,
+            "expected_reward": answer.expected_reward if answer else 0.0,
+            "expected_cost": answer.expected_cost if answer else 0.0,
+            "price": answer.price if answer else None,
+            "reservation_id": self.decision_id if self.expose else None,
+            "reserved": self.reserved or 0.0,
+            "budget_exhausted": self.budget_exhausted,
+            "fallback_reason": self.fault,
+            "latency_seconds": latency_seconds,
+            "event_time": datetime.now(UTC).isoformat(timespec="microseconds"),
+        }
+
+    def prediction(self) -> dict[str, Any]:
+        """The decision as the caller gets it."""
+        answer = self.answer
+        return {
+            "decision_id": self.decision_id,
+            "request_id": self.request.request_id,
+            "experiment": self.experiment.name,
+            "arm": self.arm,
+            "channel": answer.channel if answer else self.experiment.default_channel,
+            "expose": self.expose,
+            "propensity": answer.propensity if answer else 1.0,
+            "expected_reward": answer.expected_reward if answer else 0.0,
+            "expected_cost": answer.expected_cost if answer else 0.0,
+            "reservation_id": self.decision_id if self.expose else None,
+            "budget_exhausted": self.budget_exhausted,
+            "fallback_reason": self.fault,
+            "model": answer.model if answer else None,
+        }
+
+    def _feature_hash(self) -> str | None:
+        if self.window is None:
+            return None
+        text = orjson.dumps([self.window, self.aggregates], option=orjson.OPT_SORT_KEYS)
+        return hashlib.blake2b(text, digest_size=8).hexdigest()

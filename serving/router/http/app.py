@@ -1,0 +1,98 @@
+"""HTTP: the KServe model, and the routes that KServe does not have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from serving.decision_log import SpoolUnavailable
+from serving.kserve_sdk import Model, correct
+from serving.router.flow.requests import BadRequest, parse_decisions, parse_json, parse_outcomes
+from serving.router.http import v2
+from serving.router.http.gateway import DoorMiddleware
+from serving.router.router import Router
+
+
+class Decisions:
+    """The v1 protocol straight from the door: what KServe's own route for it leads to, for less of the CPU."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Decide on every instance of the body."""
+        router: Router = scope["app"].state.router
+        body = await Request(scope, receive).body()
+        predictions = await router.decider.decide(parse_decisions(body, router.spec))
+        await Response(orjson.dumps({"predictions": predictions}), media_type="application/json")(scope, receive, send)
+
+
+class RouterModel(Model):
+    """Answers `/infer` (v2), over HTTP and gRPC; `Decisions` comes before it for `:predict` (v1).
+
+    Args:
+        name: Of the model in the URL.
+        router: What decides.
+    """
+
+    def __init__(self, name: str, router: Router) -> None:
+        super().__init__(name)
+        self._router = router
+        self.ready = True  # KServe serves no model that is not ready; the port opens after the warm-up
+
+    async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
+        """Decide on every instance."""
+        requests = v2.parse_request(payload, self._router.spec)
+        return v2.build_response(payload, self.name, await self._router.decider.decide(requests))
+
+
+def install(app: FastAPI, model: str) -> None:
+    """Add our routes and error answers to KServe's application; once a process, before KServe adds its own."""
+    app.add_middleware(DoorMiddleware)
+    app.router.routes.insert(0, Route(f"/v1/models/{model}:predict", Decisions(), methods=["POST"]))
+    app.add_api_route("/v1/outcomes", _outcomes, methods=["POST"])
+    app.add_api_route("/v1/drills", _drills, methods=["GET", "POST", "DELETE"])
+    app.add_api_route("/health/{probe}", _health, methods=["GET"])
+    correct(app)
+    app.add_exception_handler(BadRequest, _bad_request)
+    app.add_exception_handler(SpoolUnavailable, _send_again)
+
+
+async def _outcomes(request: Request) -> dict[str, int]:
+    router: Router = request.app.state.router
+    return await router.desk.take(parse_outcomes(await request.body()))
+
+
+async def _drills(request: Request) -> JSONResponse:
+    drills = request.app.state.router.drills
+    if drills is None:
+        return JSONResponse({"error": "there are no drills here; the setting `drills: true` allows them"}, 404)
+    if request.method == "POST":
+        drills.start(parse_json(await request.body()))
+    elif request.method == "DELETE":
+        drills.stop()
+    return JSONResponse({"drills": drills.in_force()})
+
+
+async def _health(request: Request, probe: str) -> JSONResponse:
+    router: Router = request.app.state.router
+    answers = {
+        "live": router.health.live,
+        "ready": lambda: router.health.ready(router.spool.alive),
+        "startup": lambda: (router.health.started, {"started": router.health.started}),
+    }
+    if probe not in answers:
+        return JSONResponse({"error": f"no such probe; there are {', '.join(answers)}"}, 404)
+    good, body = answers[probe]()
+    return JSONResponse(body, 200 if good else 503)
+
+
+async def _bad_request(_: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"error": str(error)}, 400)
+
+
+async def _send_again(_: Request, error: Exception) -> JSONResponse:
+    # An outcome that is not on disk must not be called accepted: the one inner fault that a caller gets to see.
+    return JSONResponse({"error": f"not stored, send all of it again: {error}"}, 503, {"retry-after": "1"})

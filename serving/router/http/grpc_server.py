@@ -1,0 +1,118 @@
+"""v2 over gRPC: KServe's own service, behind the door that HTTP goes through.
+
+KServe's server takes no interceptors, listens on every address, and answers INTERNAL to what can't be decoded; this one
+is put together from its parts. A message is limited by gRPC itself; authentication reads the call's metadata.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from serving.kserve_sdk import InferenceServicer, InvalidInput, ModelNotFound, add_inference_service
+from serving.router.flow.admission import Saturated
+from serving.router.flow.deadline import ARRIVED
+from serving.router.http.gateway import Door
+from serving.router.ops import metrics
+
+log = logging.getLogger(__name__)
+
+_INFER = "/inference.GRPCInferenceService/ModelInfer"
+_OPEN = ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata")
+_CLIENTS_FAULT = (InvalidInput, KeyError, TypeError, ValueError, AttributeError, IndexError)
+_GRACE_SECONDS = 5.0
+_MOST_RPCS = 256  # messages are read before anybody knows who sends them
+
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]]
+
+
+class _Interceptor(aio.ServerInterceptor):
+    """The rules of the door, in gRPC's words: 401 is UNAUTHENTICATED, 429 RESOURCE_EXHAUSTED, 400 INVALID_ARGUMENT."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
+        """Put a guarded handler in the place of the service's own."""
+        name = details.method.rpartition("/")[2]
+        if details.method == _INFER:
+            handler = await continuation(details)
+            guarded = self._guarded(handler.unary_unary, details)
+        elif name in _OPEN:
+            return await continuation(details)
+        else:  # loading and unloading models, among others
+            handler = await continuation(details)
+            guarded = _unknown
+        if handler is None or handler.unary_unary is None:
+            return handler
+        return grpc.unary_unary_rpc_method_handler(guarded, handler.request_deserializer, handler.response_serializer)
+
+    def _guarded(self, infer: Any, details: grpc.HandlerCallDetails) -> Any:
+        async def handle(request: Any, context: aio.ServicerContext) -> Any:
+            headers = [(key.encode(), _bytes(value)) for key, value in details.invocation_metadata]
+            if not self._door.authentication.admits(headers):
+                metrics.REFUSED.labels("401").inc()
+                await context.abort(grpc.StatusCode.UNAUTHENTICATED, self._door.authentication.hint)
+            ARRIVED.set(perf_counter())
+            try:
+                async with self._door.decisions.one():
+                    return await infer(request, context)
+            except Saturated as error:
+                metrics.REFUSED.labels("429").inc()
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"saturated: {error}; come again later")
+            except ModelNotFound as error:
+                await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+            except _CLIENTS_FAULT as error:
+                text = str(error) if isinstance(error, InvalidInput) else f"{type(error).__name__}: {error}"
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
+
+        return handle
+
+
+async def _unknown(_: Any, context: aio.ServicerContext) -> None:
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not offered here")
+
+
+def _bytes(value: str | bytes) -> bytes:
+    return value.encode() if isinstance(value, str) else value
+
+
+class GrpcServer:
+    """Serves while it is entered.
+
+    Args:
+        server: KServe's, for its models.
+        door: The rules.
+        host: To listen on.
+        port: Likewise; 0 takes a free one.
+
+    Attributes:
+        port: That it listens on.
+    """
+
+    def __init__(self, server: Any, door: Door, host: str, port: int) -> None:
+        options = [
+            ("grpc.max_receive_message_length", door.max_body_bytes),
+            ("grpc.max_concurrent_streams", _MOST_RPCS),
+            ("grpc.so_reuseport", 0),
+        ]
+        self._server = aio.server(
+            interceptors=[_Interceptor(door)], options=options, maximum_concurrent_rpcs=_MOST_RPCS
+        )
+        servicer = InferenceServicer(server.dataplane, server.model_repository_extension)
+        add_inference_service(servicer, self._server)
+        self.port = self._server.add_insecure_port(f"{host}:{port}")
+
+    async def __aenter__(self) -> GrpcServer:
+        await self._server.start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        with contextlib.suppress(Exception):
+            await self._server.stop(_GRACE_SECONDS)

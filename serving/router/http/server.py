@@ -1,0 +1,78 @@
+"""The process: KServe's ModelServer around the router, from the warm-up to the drained end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+from types import FrameType
+
+import uvloop
+
+from serving.kserve_sdk import Server, app, quiet
+from serving.router.flow.features import FeatureSource
+from serving.router.http.app import RouterModel, install
+from serving.router.http.grpc_server import GrpcServer
+from serving.router.ops.config import RouterConfig
+from serving.router.router import Router
+
+_GRACE_SECONDS = 10
+
+
+def serve(config: RouterConfig, features: FeatureSource | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; then finish what is in flight, flush the log and return.
+
+    Args:
+        config: Settings.
+        features: In place of the Feast repository of the settings.
+    """
+    quiet()
+    router = Router(config, features)
+    app.state.router = router
+    install(app, config.model_name)
+    _Server(config, router).start([RouterModel(config.model_name, router)])
+
+
+class _Server(Server):
+    def __init__(self, config: RouterConfig, router: Router) -> None:
+        super().__init__(config.host, config.port, _GRACE_SECONDS)
+        self._router = router
+        self._grpc_port = config.grpc_port
+
+    def register_signal_handler(self) -> None:
+        # KServe's own handler does nothing useful before uvicorn listens, and uvicorn puts back what it finds here.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+
+    def setup_event_loop(self) -> None:
+        # KServe runs asyncio's own loop whatever its event_loop option says; this one takes 15 to 20 % less CPU.
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+        asyncio.set_event_loop(asyncio.new_event_loop())
+        super().setup_event_loop()
+
+    async def _serve(self) -> None:
+        async with self._router:
+            # What the imports left is there to stay. A full collection of it takes 100 ms: most of a deadline.
+            gc.collect()
+            gc.freeze()
+            async with contextlib.AsyncExitStack() as stack:
+                if self._grpc_port is not None:
+                    door = self._router.door
+                    grpc = await stack.enter_async_context(GrpcServer(self, door, self._host, self._grpc_port))
+                    print(f"router speaks gRPC on port {grpc.port}", flush=True)
+                announcing = asyncio.create_task(self._announce())
+                await super()._serve()
+                announcing.cancel()
+
+    def _stop(self, _: int, __: FrameType | None) -> None:
+        self._router.health.draining = True
+        self._rest_server._server.should_exit = True
+
+    async def _announce(self) -> None:
+        http = self._rest_server._server
+        while not http.started:
+            await asyncio.sleep(0.01)
+        port = http.servers[0].sockets[0].getsockname()[1]
+        host = "127.0.0.1" if self._host == "0.0.0.0" else self._host
+        print(f"router ready http://{host}:{port}", flush=True)

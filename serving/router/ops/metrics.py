@@ -1,0 +1,99 @@
+"""The router's Prometheus metrics; GET /metrics shows them beside KServe's own. No user or campaign is ever a label."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from mtorl.experiment.experiment import Experiment
+from serving.decision_log import Spool
+from serving.decision_log.shipper import Shipper
+from serving.ledger import Balance
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
+
+DECISIONS = Counter("mtorl_decisions", "Decisions answered", ["arm", "expose"])
+FALLBACKS = Counter("mtorl_fallbacks", "Decisions that took the default action", ["arm", "reason"])
+DECISION_LATENCY = Histogram("mtorl_decision_latency_seconds", "From request to answer", ["arm"], buckets=_SECONDS)
+STAGE_LATENCY = Histogram("mtorl_stage_latency_seconds", "One stage of a decision", ["stage", "arm"], buckets=_SECONDS)
+REPEATED = Counter("mtorl_repeated_requests", "Decisions that had been taken for the same request id before")
+REFUSED = Counter("mtorl_refused_requests", "Requests that did not get in", ["status"])
+ADMISSION_LIMIT = Gauge("mtorl_admission_limit", "Decision requests that may be at work at once")
+IN_FLIGHT = Gauge("mtorl_in_flight_requests", "Decision requests at work")
+BUDGET_LIMIT = Gauge("mtorl_budget_limit", "Budget, currency units, summed over the arm's accounts", ["arm"])
+BUDGET_SPENT = Gauge("mtorl_budget_spent", "Settled cost, currency units", ["arm"])
+BUDGET_RESERVED = Gauge("mtorl_budget_reserved", "Open reservations, currency units", ["arm"])
+BUDGET_EXCESS = Gauge("mtorl_budget_excess", "Cost above what was reserved for it, currency units", ["arm"])
+BUDGET_SPEND_RATIO = Gauge("mtorl_budget_spend_ratio", "Spent / limit of the arm's fullest account", ["arm"])
+BUDGET_EXPIRED = Counter("mtorl_budget_expired", "Reservations given back since no cost was reported in time")
+BUDGET_PRICE = Gauge("mtorl_budget_price", "Highest pacing price of the arm, gain per currency unit", ["arm"])
+OUTCOMES = Counter("mtorl_outcomes", "Outcomes received", ["kind", "status"])
+SPOOL_RECORDS = Counter("mtorl_spool_records", "Records made durable in the decision log")
+SPOOL_BYTES = Gauge("mtorl_spool_bytes", "Size of the decision log on the router's disk")
+SPOOL_LIMIT = Gauge("mtorl_spool_limit_bytes", "Size beyond which nothing more is logged")
+SPOOL_PENDING = Gauge("mtorl_spool_pending_records", "Durable records that the sink has not acknowledged")
+SPOOL_OLDEST = Gauge("mtorl_spool_oldest_pending_seconds", "Age of the oldest record that is pending")
+SHIPPED = Counter("mtorl_shipped_records", "Records that the sink acknowledged", ["kind"])
+SHIP_FAILURES = Counter("mtorl_ship_failures", "Attempts to ship that failed", ["reason"])
+POISON = Counter("mtorl_poison_records", "Records that the sink refused and that were set aside", ["kind"])
+EXPERIMENT_ENABLED = Gauge("mtorl_experiment_enabled", "1 unless the kill switch is on")
+EXPERIMENT_GENERATION = Gauge("mtorl_experiment_generation", "Times that the experiment file was loaded")
+RELOAD_FAILURES = Counter("mtorl_experiment_reload_failures", "Changed experiment files that were refused")
+
+for _kind in ("decision", "outcome"):  # they start at 0: Prometheus sees no increase in what was not there before
+    SHIPPED.labels(_kind)
+    POISON.labels(_kind)
+
+
+@contextmanager
+def stage(name: str, *arms: str) -> Iterator[None]:
+    """Measure a stage of a request, once for each arm that it works for, also when it fails."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        for arm in arms:
+            STAGE_LATENCY.labels(name, arm).observe(time.perf_counter() - start)
+
+
+def show_experiment(experiment: Experiment, generation: int) -> None:
+    """Publish which experiment file is in force."""
+    EXPERIMENT_ENABLED.set(experiment.enabled)
+    EXPERIMENT_GENERATION.set(generation)
+
+
+def show_prices(by_arm: Mapping[str, float]) -> None:
+    """Publish the prices of paced budgets."""
+    for arm, price in by_arm.items():
+        BUDGET_PRICE.labels(arm).set(price)
+
+
+def show_budget(balances: Iterable[Balance]) -> None:
+    """Publish where the accounts stand."""
+    arms: dict[str, list[float]] = {}
+    fullest: dict[str, float] = {}
+    for balance in balances:
+        ratio = balance.spent / balance.limit if balance.limit else 0.0
+        fullest[balance.arm] = max(ratio, fullest.get(balance.arm, 0.0))
+        sums = arms.setdefault(balance.arm, [0.0, 0.0, 0.0, 0.0])
+        for i, value in enumerate((balance.limit, balance.spent, balance.reserved, balance.excess)):
+            sums[i] += value
+    for arm, sums in arms.items():
+        for gauge, value in zip((BUDGET_LIMIT, BUDGET_SPENT, BUDGET_RESERVED, BUDGET_EXCESS), sums, strict=True):
+            gauge.labels(arm).set(value)
+        BUDGET_SPEND_RATIO.labels(arm).set(fullest[arm])
+
+
+def show_log(spool: Spool, shipper: Shipper | None) -> None:
+    """Publish how large the decision log is, and how far it is shipped."""
+    SPOOL_BYTES.set(spool.size)
+    SPOOL_LIMIT.set(spool.max_bytes)
+    if shipper is None:
+        return
+    SPOOL_PENDING.set(shipper.pending)
+    SPOOL_OLDEST.set(shipper.oldest_pending_seconds)
+    for (what, label), number in shipper.take_tally().items():
+        {"shipped": SHIPPED, "failed": SHIP_FAILURES, "poison": POISON}[what].labels(label).inc(number)

@@ -1,0 +1,25 @@
+"""Where the log goes: K_SINK, as Knative's SinkBinding sets it, or the setting `sink`; without either, nowhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from serving.decision_log import Spool
+from serving.decision_log.http_sink import HttpSink
+from serving.decision_log.sink import Sink
+from serving.router.ops.config import RouterConfig
+
+
+def open_sink(config: RouterConfig, spool: Spool) -> Sink | None:
+    """The sink of a router's spool."""
+    source = f"/mtorl/router/{config.model_name}"
+    if url := os.environ.get("K_SINK"):
+        return HttpSink(url, source, largest=1)  # a broker of Knative takes events one by one
+    if config.sink is None:
+        return None
+    if "://" in config.sink:
+        return HttpSink(config.sink, source)
+    from serving.decision_log.parquet_sink import ParquetSink  # DuckDB, which a router with a URL never loads
+
+    return ParquetSink(Path(config.sink), spool.identity)

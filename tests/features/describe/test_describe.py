@@ -1,0 +1,336 @@
+"""The figures of a description equal those of pandas; the page is drawn from any log."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from features.describe import charts as describe_charts
+from features.describe.figures import (
+    NO_CHANNEL,
+    PAUSE_BINS,
+    PROPENSITY_BINS,
+    QUANTILES,
+    Description,
+    describe,
+    pause_edges,
+    rate,
+)
+from features.describe.page import render
+from features.engine import Engine, open_engine
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.touchpoints import LogError
+
+CHANNELS = ("search", "social", "video")
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with open_engine("duckdb") as opened:
+        yield opened
+
+
+@pytest.fixture
+def spec() -> DatasetSpec:
+    content = DatasetSpec.load("simulator").to_dict() | {
+        "channels": list(CHANNELS),
+        "journey_gap_days": 2.0,
+        "max_touchpoints": 25,
+    }
+    return DatasetSpec.from_dict(content)
+
+
+@pytest.fixture(scope="module")
+def log() -> pd.DataFrame:
+    """Everything at once: sessions, one-touch users, a bot, free touches, rare propensities, nulls, late rows."""
+    random = np.random.default_rng(5)
+    lengths = [1, 1, 1, 30, *random.integers(2, 20, 60)]
+    user = np.repeat([f"u{i:03}" for i in range(len(lengths))], lengths)
+    rows = len(user)
+    start = pd.Timestamp("2024-05-01T00:00:00Z")
+    pause = np.exp(random.normal(9, 2, rows)).round(6)
+    at = start + pd.to_timedelta(pd.Series(pause).groupby(user).cumsum(), unit="s")
+    made = pd.DataFrame(
+        {
+            "user_id": user,
+            "timestamp": at.astype("datetime64[us, UTC]"),
+            "campaign_id": random.choice(["a", "b"], rows),
+            "channel": random.choice(CHANNELS, rows, p=[0.6, 0.3, 0.1]),
+            "cost": np.where(random.random(rows) < 0.2, 0.0, random.gamma(2, 0.1, rows)),
+            "click": (random.random(rows) < 0.2).astype("int64"),
+            "conversion": (random.random(rows) < 0.02).astype("int64"),
+            "revenue": random.random(rows),
+            "propensity": np.clip(random.beta(1, 3, rows), 0.001, 1.0),
+            "hour": np.where(random.random(rows) < 0.1, np.nan, random.integers(0, 24, rows)),
+            "device": np.where(random.random(rows) < 0.3, None, random.choice(["phone", "tv"], rows)),
+            "placement": "feed",
+            "age_group": "18-24",
+            "tenure_days": 5.0,
+            "region": "north",
+        }
+    )
+    late = pd.to_timedelta(np.where(random.random(rows) < 0.1, 60.0, 0.0), unit="s")
+    return made.assign(created_timestamp=(made["timestamp"] + late).astype("datetime64[us, UTC]"))
+
+
+@pytest.fixture
+def found(engine: Engine, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path) -> Description:
+    return described(engine, log, spec, tmp_path)
+
+
+def described(engine: Engine, log: pd.DataFrame, spec: DatasetSpec, folder: Path) -> Description:
+    path = folder / "touchpoints.parquet"
+    log.to_parquet(path)
+    return describe(engine, path, spec)
+
+
+def journeys_of(log: pd.DataFrame, days: float) -> pd.DataFrame:
+    log = log.sort_values(["user_id", "timestamp"])
+    pause = log.groupby("user_id")["timestamp"].diff()
+    journey = (pause.isna() | (pause > pd.Timedelta(days=days))).cumsum()
+    place = log.groupby(journey).cumcount() + 1
+    return log.assign(pause=pause.dt.total_seconds(), journey=journey, place=place)
+
+
+def test_users_and_columns(found: Description, log: pd.DataFrame) -> None:
+    touches = log.groupby("user_id").size()
+    assert (found.rows, found.users) == (len(log), touches.size)
+    assert (found.one_touch_users, found.capped_users, found.most_touchpoints) == (3, 1, 30)
+    assert found.late_rows == (log["created_timestamp"] > log["timestamp"]).sum() > 0
+    assert pd.Timestamp(found.first) == log["timestamp"].min()
+    assert pd.Timestamp(found.last) == log["timestamp"].max()
+    assert [column.name for column in found.columns] == list(log.columns[:-1])
+    for column in found.columns:
+        assert column.missing == log[column.name].isna().sum()
+        if column.kind == "numeric":
+            values = log[column.name]
+            assert (column.low, column.high) == (values.min(), values.max())
+            assert column.mean == pytest.approx(values.mean())
+        elif column.kind != "time" and column.name != "user_id":
+            assert column.different == log[column.name].nunique()
+    assert found.column("hour").missing > 0 and found.column("device").missing > 0
+
+
+def test_channels(found: Description, log: pd.DataFrame) -> None:
+    assert [channel.channel for channel in found.channels] == list(CHANNELS)
+    for channel in found.channels:
+        rows = log[log["channel"] == channel.channel]
+        assert channel.rows == len(rows)
+        assert channel.share == pytest.approx(len(rows) / len(log))
+        assert (channel.click.hits, channel.conversion.hits) == (rows["click"].sum(), rows["conversion"].sum())
+        assert channel.revenue == pytest.approx(rows["revenue"].mean())
+        assert channel.cost == pytest.approx(rows["cost"].mean())
+        assert channel.free == pytest.approx((rows["cost"] == 0).mean())
+        # A sketch: right to within a few ranks.
+        assert 0.05 < channel.free < 0.25, "the first quantile is of those that are free, the median is not"
+        assert channel.cost_quantiles[0] == 0
+        below = [(rows["cost"] <= value).mean() for value in channel.cost_quantiles[2:]]
+        assert np.allclose(below, QUANTILES[2:], atol=0.1)
+        assert channel.cost_quantiles[2] == pytest.approx(rows["cost"].median(), rel=0.2)
+    assert found.click.hits == log["click"].sum()
+
+
+def test_journeys_end_at_the_gap(found: Description, log: pd.DataFrame) -> None:
+    expected = journeys_of(log, 2.0)
+    lengths = expected.groupby("journey").size()
+    assert found.journeys == len(lengths) > found.users
+    assert dict(found.lengths) == lengths.value_counts().to_dict()
+    for share in (0.5, 0.95, 1.0):
+        assert found.length_quantile(share) == np.quantile(lengths, share, method="inverted_cdf")
+    for place in found.places:
+        rows = expected[expected["place"] == place.place]
+        assert (place.click.rows, place.click.hits) == (len(rows), rows["click"].sum())
+        assert place.conversion.hits == rows["conversion"].sum()
+    pauses = expected["pause"].dropna()
+    assert found.long_pauses == (pauses > 2 * 86_400).sum() == found.journeys - found.users
+    assert sum(count for _, count in found.pauses) == len(pauses)
+    for bin, count in found.pauses:
+        low, high = pause_edges(bin)
+        assert count == ((pauses >= low) & (pauses < high)).sum()
+
+
+def test_periods_and_propensities(found: Description, log: pd.DataFrame) -> None:
+    assert found.period == "day"
+    days = log.groupby([log["timestamp"].dt.floor("D"), "channel"]).size()
+    assert {(pd.Timestamp(start), name): rows for start, name, rows in found.periods} == days.to_dict()
+    assert found.propensity_rows == len(log)
+    assert found.propensity_low == log["propensity"].min()
+    assert found.propensity_rare == (log["propensity"] < 0.02).sum() > 0
+    bins = np.minimum((log["propensity"] * PROPENSITY_BINS).astype(int), PROPENSITY_BINS - 1)
+    expected = log.groupby(["channel", bins.rename("bin")]).size().to_dict()
+    assert {(name, bin): rows for name, bin, rows in found.propensities} == expected
+
+
+@pytest.mark.parametrize(("days", "period"), [(0.5, "hour"), (100, "day"), (800, "week"), (4000, "month")])
+def test_the_period_follows_the_span(
+    days: float, period: str, engine: Engine, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path
+) -> None:
+    ends = [pd.Timestamp("2024-05-01", tz="UTC"), pd.Timestamp("2024-05-01", tz="UTC") + pd.Timedelta(days=days)]
+    short = log.head(2).assign(timestamp=pd.Series(ends).astype("datetime64[us, UTC]"))
+    assert described(engine, short, spec, tmp_path).period == period
+
+
+def test_wilson() -> None:
+    # Newcombe (1998), table I: 81 of 263, and 0 of 20.
+    found = rate(81, 263)
+    assert (round(found.low, 4), round(found.high, 4)) == (0.2553, 0.3662)
+    none, all_ = rate(0, 20), rate(20, 20)
+    assert (none.low, round(none.high, 4)) == (0.0, 0.1611)
+    assert (round(all_.low, 4), all_.high) == (0.8389, 1.0)
+    assert (rate(0, 0).low, rate(0, 0).high) == (0.0, 1.0)
+
+
+def test_pause_classes_meet(found: Description) -> None:
+    edges = [pause_edges(bin) for bin in (None, *range(8 * PAUSE_BINS))]
+    assert all(math.isclose(before[1], after[0]) for before, after in pairwise(edges))
+
+
+class Page(HTMLParser):
+    """What a browser would find: open tags are closed, nothing comes from outside, figures have words."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.charts: list[str] = []
+        self.words = ""
+        self.feed(text)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        assert not found.get("src") and not (found.get("href") or "").startswith("http")
+        if tag not in ("meta", "br", "link"):
+            self.open.append(tag)
+        if found.get("role") == "img":
+            self.charts.append(found.get("aria-label") or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.words += data
+
+
+def page_of(found: Description, folder: Path) -> Page:
+    path = render(found, folder / "pages" / "page.html")
+    assert [file.name for file in path.parent.iterdir()] == ["page.html"]
+    page = Page(path.read_text(encoding="utf-8"))
+    assert "nan" not in page.words.lower().split() and "None" not in page.words
+    assert all(page.charts)
+    json.dumps(dataclasses.asdict(found))
+    return page
+
+
+def test_the_page_says_what_matters(found: Description, tmp_path: Path) -> None:
+    faults = ("column 'cost': 4 rows with a negative cost, e.g. -1.0 (row 9)",)
+    page = page_of(dataclasses.replace(found, quarantined=4, faults=faults), tmp_path)
+    assert len(page.charts) == 11
+    for words in (
+        "4 faulty rows are left out: column 'cost': 4 rows with a negative cost",
+        "1 user has more than 25 touchpoints, up to 30",
+        "3 users have one touchpoint",
+        "a propensity below 0.02",
+        "2 columns have missing values, most of all device",
+        "less 0.05 per unit of cost",
+    ):
+        assert words in page.words, words
+
+
+def test_one_row(engine: Engine, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path) -> None:
+    found = described(engine, log.head(1), spec, tmp_path)
+    assert (found.journeys, found.lengths, found.pauses) == (1, [(1, 1)], ())
+    assert "1 user has one touchpoint" in page_of(found, tmp_path).words
+
+
+def test_no_cost_no_outcome_no_propensity(engine: Engine, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path) -> None:
+    bare = log.assign(cost=0.0, click=0, conversion=0, propensity=np.nan).drop(columns="created_timestamp")
+    spec = dataclasses.replace(spec, propensity="markov")
+    found = described(engine, bare, spec, tmp_path)
+    assert (found.propensity_rows, found.propensity_low, found.propensity_rare) == (0, None, 0)
+    assert found.propensities == () and found.late_rows is None
+    words = page_of(found, tmp_path).words
+    for expected in (
+        "The log has no cost: every touchpoint is free",
+        "No touchpoint has a click",
+        "how often each channel followed the channel before it",
+    ):
+        assert expected in words
+
+
+def test_many_channels_some_unused_and_odd_names(
+    engine: Engine, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path
+) -> None:
+    names = [f"<b>channel & {i}</b>" for i in range(12)]
+    spec = dataclasses.replace(spec, channels=(*names, "never"))
+    odd = log.assign(channel=np.resize(names, len(log)))
+    found = described(engine, odd, spec, tmp_path)
+    assert found.channels[-1].rows == 0
+    page = page_of(found, tmp_path)
+    assert "Channels without a touchpoint: never" in page.words
+    assert "<b>channel & 3</b>" in page.words  # as text
+
+
+def test_a_trusted_log_may_lack_channels_costs_and_outcomes(
+    engine: Engine, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path
+) -> None:
+    organic = log["channel"] == CHANNELS[0]
+    bare = log.assign(channel=log["channel"].mask(organic, None), cost=log["cost"].mask(organic, None))
+    bare = bare.assign(**{name: bare[name].mask(organic, None) for name in ("click", "conversion", "revenue")})
+    found = described(engine, bare, spec, tmp_path)
+    assert {channel.channel for channel in found.channels} == {*CHANNELS, NO_CHANNEL}
+    none = next(channel for channel in found.channels if channel.channel == NO_CHANNEL)
+    assert (none.rows, none.click.hits) == (organic.sum(), 0) and np.isnan(none.cost)
+    assert f"Channels without a touchpoint: {CHANNELS[0]}" in page_of(found, tmp_path).words
+    nothing = bare.assign(cost=np.nan, channel=None, click=pd.array([None] * len(bare), "Int64"))
+    assert "missing values" in page_of(described(engine, nothing, spec, tmp_path), tmp_path).words
+
+
+def test_a_channel_may_be_called_others_and_a_month_may_be_empty(
+    engine: Engine, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path
+) -> None:
+    names = ["others", *(f"c{i}" for i in range(11))]
+    share = np.where(np.arange(len(log)) % 3 == 0, 0, 1 + np.arange(len(log)) % 11)
+    odd = log.assign(channel=np.array(names)[share])
+    odd.loc[odd["user_id"] == odd["user_id"].iloc[0], "timestamp"] += pd.Timedelta(days=4000)
+    found = described(engine, odd, dataclasses.replace(spec, channels=tuple(names)), tmp_path)
+    chart = describe_charts.shares_over_time(found).html
+    assert chart.count('"name":"others"') == 2
+    assert "from 0 to" in describe_charts.touchpoints(found).alt
+    quiet = dataclasses.replace(spec, propensity="logged")
+    bare = described(engine, log.assign(propensity=np.nan), quiet, tmp_path)
+    words = page_of(bare, tmp_path).words
+    assert "no off-policy value without them" in words and "rest on estimated ones" not in words
+
+
+def test_a_log_without_rows_or_columns_is_refused(
+    engine: Engine, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path
+) -> None:
+    with pytest.raises(LogError, match="no rows"):
+        described(engine, log.head(0), spec, tmp_path)
+    with pytest.raises(LogError, match="lacks cost"):
+        described(engine, log.drop(columns="cost"), spec, tmp_path)
+
+
+@pytest.mark.integration
+def test_spark_finds_the_same(found: Description, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path) -> None:
+    with open_engine("spark") as spark:
+        assert spark.name == "spark"
+        other = described(spark, log, spec, tmp_path)
+    for field in dataclasses.fields(Description):
+        if field.name not in ("channels", "columns"):  # with sums of floats, and sketches
+            assert getattr(other, field.name) == getattr(found, field.name), field.name
+    for one, two in zip(found.channels, other.channels, strict=True):
+        assert (one.channel, one.rows, one.click, one.conversion) == (two.channel, two.rows, two.click, two.conversion)
+        assert one.cost == pytest.approx(two.cost)
+    for one, two in zip(found.columns, other.columns, strict=True):
+        assert (one.name, one.missing, one.low, one.high) == (two.name, two.missing, two.low, two.high)

@@ -1,0 +1,215 @@
+"""The folder that `feast apply` reads: from the command line it gives what `features.offline.store` gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from feast import FeatureStore, PushSource, RequestSource
+
+from features.engine import open_engine
+from features.feature_repo import names
+from features.feature_repo.history_columns import history_types
+from features.feature_repo.sources import build_sources
+from features.feature_repo.views import build
+from features.offline import store
+from mtorl.log.dataset import Column, DatasetSpec, SpecError, built_in
+from tests.features.repositories import US, Run, micros
+
+FOLDER = Path(store.__file__).parent / "feature_repo"
+# A value older than this says nothing of now; static columns never expire.
+LIVES = {
+    names.HISTORY: timedelta(days=30),  # toy's journey_gap_days
+    names.STATIC: timedelta(0),
+    names.USER_CHANNEL: timedelta(days=7),
+    names.CAMPAIGN_STATS: timedelta(days=1),
+    names.CHANNEL_STATS: timedelta(days=1),
+}
+
+
+@pytest.fixture
+def repository(tmp_path) -> Path:
+    """The folder as it is in a fresh checkout."""
+    ignore = shutil.ignore_patterns("data", "registry.db", "online.db*", "__pycache__")
+    return Path(shutil.copytree(FOLDER, tmp_path / "feature_repo", ignore=ignore))
+
+
+@pytest.fixture(scope="module")
+def opened(toy, tmp_path_factory) -> FeatureStore:
+    """What `features.offline.store` makes of the toy data set."""
+    run = Run(toy, tmp_path_factory.mktemp("opened"), toy.log(seed=6), toy.spec).create()
+    return FeatureStore(repo_path=str(run.root))
+
+
+def feast(repository: Path, *words: str, **environment: str) -> str:
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("feast")), *words],
+        cwd=repository,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def described(root: Path) -> dict[str, Any]:
+    """All that the registry says, but where the files lie."""
+    opened = FeatureStore(repo_path=str(root))
+    on_demand = opened.list_on_demand_feature_views()
+    return {
+        "entities": {e.name: (e.join_key, e.tags) for e in opened.list_entities()},
+        # Feast's command does not register request values, which come with the call.
+        "sources": {s.name for s in opened.list_data_sources() if not isinstance(s, RequestSource)},
+        "views": {
+            view.name: (
+                {field.name: (str(field.dtype), field.tags) for field in view.schema},
+                view.join_keys,
+                view.tags,
+                view.ttl,
+                Path(view.batch_source.path).name,
+            )
+            for view in opened.list_feature_views()
+        },
+        "on demand": {view.name: {field.name: str(field.dtype) for field in view.features} for view in on_demand},
+        "services": {
+            service.name: {p.name: sorted(f.name for f in p.features) for p in service.feature_view_projections}
+            for service in opened.list_feature_services()
+        },
+    }
+
+
+# ---- from the command line
+
+
+@pytest.mark.integration
+def test_apply_and_materialize_from_the_command_line(toy, tmp_path, repository):
+    run = Run(toy, tmp_path / "run", toy.log(seed=6, late=0.3), toy.spec).create()
+    toy.spec.save(tmp_path / "toy.yaml")
+    with open_engine() as engine:
+        build_sources(engine, run.path, toy.spec, repository / "data")
+    environment = {"MTORL_DATASET": str(tmp_path / "toy.yaml")}
+    applied = feast(repository, "apply", **environment).splitlines()
+    assert {"Created entity user", f"Created feature service {names.AD_CHANNELS}"} <= set(applied)
+    assert described(repository) == described(run.root)
+
+    end = run.log["created_timestamp"].max()
+    feast(repository, "materialize", "1970-01-01T00:00:00", end.tz_localize(None).isoformat(), **environment)
+    store.materialize(run.root, run.spec)
+    by_command = Run(toy, tmp_path, run.log, toy.spec)
+    (tmp_path / "features").symlink_to(repository)
+    users = [*run.log["user_id"].unique(), "nobody"]
+    assert repr(by_command.read(users, end + US)) == repr(run.read(users, end + US))  # text, for NaN is not NaN
+
+
+@pytest.mark.integration
+def test_apply_needs_neither_data_nor_settings(repository):
+    applied = feast(repository, "apply")
+    assert "Created feature view user_history" in applied
+    made = described(repository)
+    assert set(made["entities"]) == {"user", "campaign", "channel"}
+    assert "hist_hour" in made["views"][names.HISTORY][0]
+    assert feast(repository, "feature-services", "list").count("ad_") == 2
+
+
+# ---- what is defined
+
+
+def test_entities_views_and_services(opened):
+    made = described(Path(opened.repo_path))
+    keys = {name: key for name, (key, _) in made["entities"].items()}
+    assert keys == {"user": "user_id", "campaign": "campaign_id", "channel": "channel"}
+    assert {name: ttl for name, (_, _, _, ttl, _) in made["views"].items()} == LIVES
+    assert set(made["on demand"]) == {names.REQUEST_TIME}
+    services = {name: set(views) for name, views in made["services"].items()}
+    assert services == {
+        names.AD_DECISION: {*made["views"], names.REQUEST_TIME} - {names.CHANNEL_STATS},
+        names.AD_CHANNELS: {names.CHANNEL_STATS},
+    }
+
+
+def test_everything_has_an_owner(opened):
+    things = [
+        *opened.list_entities(),
+        *opened.list_data_sources(),
+        *opened.list_feature_views(),
+        *opened.list_on_demand_feature_views(),
+        *opened.list_feature_services(),
+    ]
+    assert len(things) > 15
+    owned = [thing for thing in things if thing.tags.get("owner")]
+    # Request values come with the call and belong to nobody; an entity keeps its owner as a tag only.
+    assert {thing.name for thing in things} - {thing.name for thing in owned} == {"request"}
+    assert {thing.tags["owner"] for thing in owned} == {"ads-platform"}
+
+
+def test_every_stored_field_declares_what_a_reader_takes_where_nothing_is_known(toy, opened):
+    defaults = {f.name: json.loads(f.tags["default"]) for view in opened.list_feature_views() for f in view.features}
+    lists = {name: value for name, value in defaults.items() if isinstance(value, list)}
+    assert {name for name, value in lists.items() if value == []} == set(history_types(toy.spec))
+    assert {name for name, value in lists.items() if value == [0.0] * 3} == {"uc_touches", "uc_clicks"}
+    assert {name for name, value in defaults.items() if value == 0.0} == {"campaign_touches", "channel_touches"}
+
+
+def test_touchpoints_can_be_pushed_through_feast(toy, opened):
+    """Feast's own way replaces a whole window; `features.online.history` appends to it."""
+    source = opened.get_data_source(names.HISTORY_PUSH)
+    assert isinstance(source, PushSource)
+    assert opened.get_feature_view(names.HISTORY).stream_source.name == names.HISTORY_PUSH
+    at = pd.Timestamp("2024-05-03 12:00", tz="UTC")
+    log = pd.DataFrame([toy.touch("pushed", at, 1, np.random.default_rng(0))]).astype(
+        {"click": float, "conversion": float}
+    )
+    lists = {name: np.array(values) for name, values in toy.past(log, "pushed", at + US).items()}
+    row = {"user_id": "pushed", "timestamp": at, "created_timestamp": at, **lists}
+    opened.push(names.HISTORY_PUSH, pd.DataFrame([row]))
+    run = Run(toy, Path(opened.repo_path).parent, log, toy.spec)
+    (found,) = run.read(["pushed"], at + US).values()
+    assert found.found and found.history["hist_timestamp"] == [micros(at)]
+
+
+@pytest.mark.parametrize("name", built_in())
+def test_every_built_in_data_set_can_be_defined(name, tmp_path):
+    spec = DatasetSpec.load(name)
+    made = build(spec, tmp_path)
+    features = {field.name for view in made.views for field in view.features}
+    assert {f"hist_{c.name}" for c in spec.context} | {c.name for c in spec.static} <= features
+    assert not {f"hist_{c.name}" for c in spec.outcomes} & features
+    assert (made.user_static is not None) == bool(spec.static)
+    stored = [view.name for view in made.views if view.name != names.CHANNEL_STATS]
+    assert [p.name for p in made.ad_decision.feature_view_projections] == [*stored, names.REQUEST_TIME]
+    assert made.ad_decision.name == "ad_decision_v1" and made.ad_channels.name == "ad_channels_v1"
+
+
+def test_a_column_with_the_name_of_a_feature_is_refused(toy, tmp_path):
+    spec = replace(toy.spec, context=(*toy.spec.context, Column("recency_hours", "numeric")))
+    with pytest.raises(
+        SpecError, match="'recency_hours': a feature of every data set has this name; rename the column"
+    ):
+        build(spec, tmp_path)
+
+
+# ---- the page about this room
+
+
+def test_the_readme_names_every_file_and_tests_that_exist():
+    room, tests = FOLDER.parent, FOLDER.parents[1] / "tests"
+    page = (room / "README.md").read_text()
+    parts = [path.relative_to(room) for kind in ("py", "lua", "j2", "yaml") for path in room.rglob(f"*.{kind}")]
+    missing = [path.as_posix() for path in parts if f"`{path.as_posix()}`" not in page and f"`{path.name}`" not in page]
+    assert missing == []
+    named = set(re.findall(r"`(test_\w+)`", page))
+    defined = set(re.findall(r"def (test_\w+)\(", "".join(path.read_text() for path in tests.rglob("test_*.py"))))
+    assert len(named) > 8 and named <= defined
+    assert all((tests / path).exists() for path in re.findall(r"`(features/test_\w+\.py)`", page))

@@ -1,0 +1,304 @@
+"""Each adapter on small files in the exact layout that its owners publish."""
+
+from __future__ import annotations
+
+import gzip
+
+import pandas as pd
+import pytest
+
+from features.ingest.adapters import adapter_of
+from features.ingest.ingest import LogError, ingest_log, validate_log
+from mtorl.log.dataset import DatasetSpec, SpecError
+
+
+@pytest.fixture
+def ingest(tmp_path):
+    """Ingest a file that the test has written; the log as a frame."""
+
+    def run(path, spec, on_bad_rows="fail") -> pd.DataFrame:
+        out = tmp_path / "out" / "log.parquet"
+        run.report = ingest_log(path, spec, out, tmp_path / "out" / "quarantine.csv", on_bad_rows)
+        return pd.read_parquet(out)
+
+    run.quarantine = tmp_path / "out" / "quarantine.csv"
+    return run
+
+
+def faults(path, spec) -> dict[tuple[str, str], str]:
+    return {(f.rule, f.column): f.example for f in validate_log(path, spec).faults}
+
+
+# ---- the authors' KuaiRand sample
+
+
+def kuairand_sample() -> pd.DataFrame:
+    spec = DatasetSpec.load("kuairand-sequence")
+    frame = pd.DataFrame({"user_id": ["2.0"] * 3 + ["5.0"] * 3, "time_ms": [0.1, 0.1, 0.1 + 1e-13, 0.2, 0.3, 0.4]})
+    frame = frame.assign(is_click=0.0, long_view=0.0, play_time_ms=0.5, hourmin=0.5, full_active=1.0)
+    frame = frame.assign(short=[1.0, 0, 0] * 2, mid=[0.0, 1, 0] * 2, long=[0.0, 0, 1] * 2)
+    flags = ["2_14_day_new", "30day_retention", "UNKNOWN", "day_new", "high_active", "low_active", "middle_active"]
+    frame[[*flags, "single_low_active"]] = 0.0
+    frame[[c.name for c in spec.static if c.name != "activity"]] = 0.25
+    frame.insert(0, "", range(100, 106))
+    return frame
+
+
+def test_kuairand_sample_ties_in_time_are_put_in_file_order(tmp_path, ingest):
+    spec = DatasetSpec.load("kuairand-sequence")
+    frame = kuairand_sample()
+    frame.loc[1, ["short", "mid"]] = [1.0, 0.0]  # also the same channel: two touchpoints all the same
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    log = ingest(tmp_path / "log.csv", spec)
+    assert log["user_id"].tolist() == ["2"] * 3 + ["5"] * 3
+    assert log["channel"].tolist() == ["short", "short", "long", "short", "mid", "long"]
+    assert log["timestamp"].diff().iloc[1:3].tolist() == [pd.Timedelta("1us")] * 2
+    assert log["timestamp"][0] == pd.Timestamp("2024-01-04", tz="UTC")  # .1 of 30 days
+    assert set(log["activity"]) == {"full_active"} and (log["cost"] == 1).all()
+    assert ingest.report.moved_ties == 2
+
+
+def test_kuairand_sample_faults_are_told_in_the_files_own_words(tmp_path, ingest):
+    spec = DatasetSpec.load("kuairand-sequence")
+    frame = kuairand_sample().astype(object)
+    frame.loc[0, "time_ms"] = "soon"
+    frame.loc[1, "mid"] = 0.0
+    frame.loc[2, "full_active"] = 0.0
+    frame.loc[4] = frame.loc[3]  # a line twice, with its row index
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    with pytest.raises(LogError) as caught:
+        ingest(tmp_path / "log.csv", spec)
+    text = str(caught.value)
+    assert "column 'time_ms': 1 row with an unparsable timestamp, e.g. 'soon' (row 1)" in text
+    assert "column 'short, mid, long': 1 row with an unknown channel, e.g. '0 of 3 one-hot columns set' (row 2)" in text
+    assert "column '2_14_day_new ... single_low_active': 1 row without a value, e.g. row 3" in text
+    assert "column 'time_ms': 1 row repeating an earlier touchpoint" in text
+    assert "long_view" in pd.read_csv(ingest.quarantine)
+
+
+# ---- the authors' Criteo sample
+
+
+def criteo_sample() -> pd.DataFrame:
+    spec = DatasetSpec.load("criteo-sequence")
+    frame = pd.DataFrame({"": [8, 10, 12, 27], "uid": [22, 29, 22, 29], "campaign": [0.8, 0.5, 0.8, 0.5]})
+    frame = frame.assign(conversion=0, attribution=0, click=1, click_nb=-1, cost=0.01, cpo=0.7)
+    frame[[c.name for c in spec.context]] = 0.5
+    for i, name in enumerate(spec.channels):
+        frame[name] = [i == 3, i == 0, i == 3, i == 10]
+    return frame
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_criteo_sample_time_is_the_row_index(tmp_path, ingest, kind):
+    spec = DatasetSpec.load("criteo-sequence")
+    path = tmp_path / f"log.{kind}"
+    frame = criteo_sample().rename(columns={"": "Unnamed: 0"} if kind == "parquet" else {})
+    frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path)
+    log = ingest(path, spec)
+    assert log["timestamp"].dt.second.tolist() == [8, 12, 10, 27]
+    assert log["channel"].tolist() == [spec.channels[i] for i in (3, 3, 0, 10)]
+    assert log["campaign_id"].tolist() == ["c1", "c1", "c0", "c0"]
+    assert list(log)[-3:] == ["attribution", "click_nb", "cpo"]
+
+
+def test_criteo_sample_faults(tmp_path):
+    spec = DatasetSpec.load("criteo-sequence")
+    path = tmp_path / "log.csv"
+    frame = criteo_sample()
+    frame.drop(columns=["", "cat7"]).to_csv(path, index=False)
+    with pytest.raises(LogError, match=r"missing columns: the unnamed first column \(row index\), cat7"):
+        validate_log(path, spec)
+    broken = frame.astype(object)
+    broken.loc[0, [spec.channels[3], "campaign"]] = ["maybe", None]
+    broken.to_csv(path, index=False)
+    found = faults(path, spec)
+    assert found["unknown_channel", "Type_*"] == "'0 of 11 one-hot columns set'"
+    assert found["missing_value", "campaign"] == ""
+
+
+# ---- Criteo Attribution Modeling, raw
+
+CRITEO_HEADER = (
+    "timestamp\tuid\tcampaign\tconversion\tconversion_timestamp\tconversion_id\tattribution\tclick\tclick_pos\t"
+    "click_nb\tcost\tcpo\ttime_since_last_click\tcat1\tcat2\tcat3\tcat4\tcat5\tcat6\tcat7\tcat8\tcat9"
+)
+CRITEO = [
+    # Invented; same columns, marks and magnitudes. The file is in the order of time; users are mixed.
+    "0\t101\t9001\t0\t-1\t-1\t0\t0\t-1\t-1\t1e-05\t0.39\t-1\t11\t21\t31\t41\t51\t61\t71\t29196072\t91",
+    "2\t102\t9002\t0\t-1\t-1\t0\t0\t-1\t-1\t1e-05\t0.05\t423858\t11\t21\t31\t41\t51\t61\t72\t9312274\t91",
+    "7\t101\t9001\t1\t1449193\t3063962\t1\t1\t0\t7\t0.000183\t0.15\t-1\t12\t21\t31\t41\t51\t61\t71\t29841067\t92",
+    "7\t101\t9001\t1\t1449193\t3063962\t1\t1\t0\t7\t0.000183\t0.15\t-1\t12\t22\t31\t41\t51\t61\t71\t29841067\t92",
+    "2671199\t102\t9003\t0\t-1\t-1\t0\t0\t-1\t-1\t0.0002\t0.3\t8879\t11\t21\t31\t41\t51\t61\t72\t9312274\t91",
+]
+
+
+@pytest.mark.parametrize("name", ["criteo_attribution_dataset.tsv.gz", "criteo_attribution_dataset.tsv"])
+def test_criteo_raw(tmp_path, ingest, name):
+    spec = DatasetSpec.load("criteo-attribution")
+    data = "\n".join([CRITEO_HEADER, *CRITEO, ""]).encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    log = ingest(tmp_path / name, spec)
+    assert ingest.report.faults == () and ingest.report.users == 2
+    assert log["user_id"].tolist() == ["101"] * 3 + ["102"] * 2
+    assert log["campaign_id"].tolist() == ["9001"] * 3 + ["9002", "9003"]
+    assert log["channel"].tolist() == [*["Type_29196072"], *["Type_29841067"] * 2, *["Type_9312274"] * 2]
+    start = pd.Timestamp("2024-01-01", tz="UTC")
+    # Two banners of one page view differ in cat2: both are kept, 1 us apart.
+    seconds = [0, 7, 7.000001, 2, 2671199]
+    assert ((log["timestamp"] - start) / pd.Timedelta("1s")).tolist() == seconds and ingest.report.moved_ties == 1
+    assert log["cost"].tolist() == [1e-05, 0.000183, 0.000183, 1e-05, 0.0002]
+    assert log[["click", "conversion", "attribution"]].sum().tolist() == [2, 2, 2]
+    assert (log["revenue"] == 0).all() and log["propensity"].isna().all()
+    for column in ("click_pos", "click_nb"):  # -1 = missing
+        assert log[column].notna().tolist() == [False, True, True, False, False]
+    assert log["time_since_last_click"].fillna(-9).tolist() == [-9, -9, -9, 423858, 8879]
+    assert log["cat1"].tolist() == ["11", "12", "12", "11", "11"]
+
+
+def test_criteo_raw_faults(tmp_path):
+    spec = DatasetSpec.load("criteo-attribution")
+    path = tmp_path / "c.tsv"
+    bad = [
+        CRITEO[0].replace("29196072", "5"),
+        CRITEO[1].replace("2\t102", "soon\t102", 1),
+        CRITEO[2].replace("1449193\t3063962\t1\t1", "1449193\t3063962\t1\t-1"),
+        CRITEO[3],
+        CRITEO[3],
+    ]
+    path.write_text("\n".join([CRITEO_HEADER, *bad]))
+    found = faults(path, spec)
+    assert found == {
+        ("unknown_channel", "cat8"): "'5'",
+        ("unparsable_timestamp", "timestamp"): "'soon'",
+        ("not_binary", "click"): "'-1'",
+        ("duplicate_touchpoint", "timestamp"): "'7'",
+    }
+    path.write_text("\n".join([CRITEO_HEADER, *CRITEO, CRITEO[0] + "\t1"]))
+    with pytest.raises(LogError, match="not a readable TSV file: line 7; Expected Number of Columns: 22 Found: 23"):
+        validate_log(path, spec)
+    with pytest.raises(LogError, match="the file looks like data set 'criteo-attribution'"):
+        validate_log(path, DatasetSpec.load("simulator"))
+
+
+# ---- KuaiRand, raw
+
+KUAIRAND_LOG = (
+    "user_id,video_id,date,hourmin,time_ms,is_click,is_like,is_follow,is_comment,is_forward,is_hate,long_view,"
+    "play_time_ms,duration_ms,profile_stay_time,comment_stay_time,is_profile_enter,is_rand,tab"
+)
+KUAIRAND_USERS = (
+    "user_id,user_active_degree,is_lowactive_period,is_live_streamer,is_video_author,follow_user_num,"
+    "follow_user_num_range,fans_user_num,fans_user_num_range,friend_user_num,friend_user_num_range,register_days,"
+    "register_days_range," + ",".join(f"onehot_feat{i}" for i in range(18))
+)
+RANDOM = [
+    "3,1071,20220422,1600,1650614400500,1,0,0,0,0,0,1,175045,87433,0,0,0,1,1",
+    "3,55,20220422,1600,1650614400500,0,0,0,0,0,1,0,0,9000,0,0,0,1,1",
+    "7,56,20220423,5,1650700000000,0,0,0,0,0,0,0,1385,209900,0,12,0,1,4",
+]
+STANDARD = ["3,90,20220408,1959,1649419140000,1,1,0,0,0,0,0,4000,49999,0,0,0,0,0"]
+USERS = [
+    '3,full_active,0,0,1,5,"(0,10]",312,"[100,1k)",0,0,3624,730+,1,2,2,1153,4,0,0,31,354,3,3,2,1,0,0,0,0,0',
+    '4,high_active,0,0,0,5,"(0,10]",0,0,0,0,31,31-60,1,2,2,1153,4,0,0,31,354,3,3,2,1,0,0,0,0,0',
+]
+
+
+@pytest.fixture
+def kuairand(tmp_path):
+    folder = tmp_path / "KuaiRand-Pure" / "data"
+    folder.mkdir(parents=True)
+    (folder / "log_random_4_22_to_5_08_pure.csv").write_text("\n".join([KUAIRAND_LOG, *RANDOM, ""]))
+    (folder / "log_standard_4_08_to_4_21_pure.csv").write_text("\n".join([KUAIRAND_LOG, *STANDARD, ""]))
+    (folder / "user_features_pure.csv").write_text("\n".join([KUAIRAND_USERS, *USERS, ""]))
+    (folder / "video_features_basic_pure.csv").write_text("video_id,author_id\n1071,5\n")
+    return folder
+
+
+def test_kuairand_raw(kuairand, ingest):
+    spec = DatasetSpec.load("kuairand")
+    log = ingest(kuairand, spec)
+    assert ingest.report.faults == () and ingest.report.users == 2
+    assert log["user_id"].tolist() == ["3", "3", "3", "7"]
+    # Two videos at the same time are two touchpoints, in the order of the file.
+    times = [1649419140000000, 1650614400500000, 1650614400500001, 1650700000000000]
+    assert log["timestamp"].astype("int64").tolist() == times and ingest.report.moved_ties == 1
+    assert log["channel"].tolist() == ["short", "mid", "short", "long"]  # 49.999, 87.4, 9 and 209.9 s
+    assert log["hour"].tolist() == [19, 16, 16, 0] and log["tab"].tolist() == ["0", "1", "1", "4"]
+    assert log["click"].tolist() == [1, 1, 0, 0] and log["conversion"].tolist() == [0, 1, 0, 0]
+    assert log["revenue"].tolist() == [4000, 175045, 0, 1385] and (log["cost"] == 1).all()
+    assert log["is_hate"].tolist() == [0, 0, 1, 0] and log["comment_stay_time"].tolist() == [0, 0, 0, 12]
+    assert log["user_active_degree"].tolist() == ["full_active"] * 3 + [None]  # user 7 has no features
+    assert log["register_days"].fillna(-1).tolist() == [3624.0] * 3 + [-1]
+    assert log["onehot_feat1"].tolist() == ["2"] * 3 + [None]
+
+
+def test_kuairand_raw_one_log_alone(kuairand, ingest):
+    log = ingest(kuairand / "log_random_4_22_to_5_08_pure.csv", DatasetSpec.load("kuairand"))
+    assert log["user_id"].tolist() == ["3", "3", "7"] and log["onehot_feat1"].tolist() == ["2", "2", None]
+
+
+def test_kuairand_raw_faults(kuairand):
+    spec = DatasetSpec.load("kuairand")
+    log = kuairand / "log_random_4_22_to_5_08_pure.csv"
+    bad = [RANDOM[0].replace(",87433,", ",,"), RANDOM[1].replace(",9000,", ",ages,"), RANDOM[2], RANDOM[2]]
+    log.write_text("\n".join([KUAIRAND_LOG, *bad]))
+    assert faults(kuairand, spec) == {
+        ("missing_value", "duration_ms"): "",
+        ("unknown_channel", "duration_ms"): "'ages'",
+        ("duplicate_touchpoint", "time_ms"): "'1650700000000'",
+    }
+    log.write_text("\n".join([KUAIRAND_LOG.replace("duration_ms", "length"), *RANDOM]))
+    with pytest.raises(LogError, match=r"missing columns: duration_ms"):
+        validate_log(kuairand, spec)
+    log.write_text("\n".join([KUAIRAND_LOG + ",more", *(line + ",1" for line in RANDOM)]))
+    with pytest.raises(LogError, match=r"its log_\*.csv files differ in their columns"):
+        validate_log(kuairand, spec)
+
+
+def test_kuairand_raw_needs_its_user_features(kuairand, tmp_path):
+    spec = DatasetSpec.load("kuairand")
+    users = kuairand / "user_features_pure.csv"
+    users.write_text("\n".join([KUAIRAND_USERS.replace("register_days,", "days,"), *USERS]))
+    with pytest.raises(LogError, match=r"user_features_pure.csv: not a 'kuairand' log(?s:.)*register_days"):
+        validate_log(kuairand, spec)
+    users.unlink()
+    with pytest.raises(LogError, match=r"expected one user_features_\*.csv beside the logs, found 0"):
+        validate_log(kuairand, spec)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LogError, match=r"empty: no log_\*.csv in this folder"):
+        validate_log(tmp_path / "empty", spec)
+    with pytest.raises(LogError, match="nowhere: no such file"):
+        validate_log(tmp_path / "nowhere", spec)
+
+
+# ---- outcomes in disguise
+
+
+@pytest.mark.parametrize(
+    ("dataset", "column", "why"),
+    [
+        ("criteo-attribution", "attribution", "an outcome, known only after the exposure"),
+        ("criteo-attribution", "click_nb", "an outcome"),
+        ("criteo-attribution", "cpo", "an outcome"),
+        ("criteo-attribution", "cat8", "the channel itself"),
+        ("criteo-sequence", "attribution", "an outcome"),
+        ("kuairand", "is_like", "an outcome"),
+        ("kuairand", "duration_ms", "the channel itself"),
+        ("kuairand-sequence", "play_time_ms", "an outcome"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["context", "static"])
+def test_an_outcome_can_not_be_context(tmp_path, dataset, column, why, kind):
+    data = DatasetSpec.load(dataset).to_dict()
+    data["outcomes"] = [c for c in data["outcomes"] if c["name"] != column]
+    data[kind].append({"name": column, "kind": "numeric"})
+    with pytest.raises(SpecError, match=f"{kind}: column '{column}' is {why}"):
+        validate_log(tmp_path / "any.csv", DatasetSpec.from_dict(data))
+
+
+def test_outcomes_in_disguise_are_typed_as_outcomes():
+    for name, wanted in (("criteo-attribution", {"attribution", "click_pos", "click_nb", "cpo"}), ("kuairand", set())):
+        spec = DatasetSpec.load(name)
+        known = {c for c, why in adapter_of(spec).never_context.items() if why.startswith("an outcome")}
+        assert wanted <= {c.name for c in spec.outcomes} <= known and spec.min_touchpoints == 1

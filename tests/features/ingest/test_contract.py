@@ -1,0 +1,287 @@
+"""The contract against Pandera itself, and the whole door against a slow, obvious reference, on random faulty logs."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from itertools import pairwise
+from pathlib import Path
+
+import ibis
+import pandas as pd
+import pandera.errors
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from features.ingest import contract
+from features.ingest.adapters import adapter_of
+from features.ingest.adapters.files import ROW
+from features.ingest.ingest import LogError, ingest_log, validate_log
+from mtorl.log.dataset import DatasetSpec
+
+SPEC = DatasetSpec.from_dict(
+    {
+        "name": "shop",
+        "description": "a small log",
+        "adapter": "touchpoints",
+        "channels": ["search", "social"],
+        "context": [
+            {"name": "device", "kind": "categorical", "missing": "unknown"},
+            {"name": "hour", "kind": "numeric"},
+        ],
+        "static": [
+            {"name": "age", "kind": "categorical", "missing": "unknown"},
+            {"name": "tenure", "kind": "numeric", "missing": "zero"},
+        ],
+        "segment": "age",
+        "reward": {"gain": "click"},
+        "propensity": "logged",
+        "currency": "EUR",
+        "min_touchpoints": 2,
+        "outcomes": [{"name": "viewed", "kind": "numeric", "missing": "unknown"}],
+    }
+)
+NUMBERS = ("cost", "click", "conversion", "revenue", "propensity", "hour", "tenure", "viewed")
+BLANK = ("", " ", "NA", "nan")
+
+often = {
+    "user_id": ["a", "b", "c"],
+    "timestamp": ["2024-05-01T10:00:00Z", "2024-05-01 10:00:00", "2024-05-01T10:00:00.000001Z", "2024-05-02"],
+    "campaign_id": ["x", "y"],
+    "channel": ["search", "social"],
+    "cost": ["0", "1.5"],
+    "click": ["0", "1"],
+    "conversion": ["0", "1.0"],
+    "revenue": ["0", "1e3"],
+    "propensity": ["0.5", "1"],
+    "device": ["mobile", "", "NA"],
+    "hour": ["1", " 2 "],
+    "age": ["old", "old", "old", "", "young"],
+    "tenure": ["7", "7", "7", "0", ""],
+    "viewed": ["0.5", "", "NA"],
+}
+rarely = {
+    "user_id": ["", " "],
+    "timestamp": ["", "soon", "17", "infinity", "1500-01-01"],
+    "campaign_id": [""],
+    "channel": ["", "tv"],
+    "cost": ["", "-1", "x", "inf", "NA"],
+    "click": ["", "2", "x"],
+    "conversion": ["0.5", "nan"],
+    "revenue": ["x", "-inf"],
+    "propensity": ["", "0", "-1", "1.5", "x"],
+    "device": ["  "],
+    "hour": ["", "noon"],
+    "age": ["  "],
+    "tenure": ["x"],
+    "viewed": ["much"],
+}
+
+
+def cells(name: str) -> st.SearchStrategy[str]:
+    return st.integers(0, 19).flatmap(lambda n: st.sampled_from(rarely[name] if n == 0 else often[name]))
+
+
+logs = st.lists(st.fixed_dictionaries({name: cells(name) for name in SPEC.columns}), min_size=1, max_size=30)
+
+
+def finite(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def instant(text: str) -> int | None:
+    """Microseconds since 1970."""
+    if not text.strip()[:4].isdigit() or text.strip().isdigit():
+        return None
+    time = pd.Timestamp(text.strip())
+    time = time.tz_localize("UTC") if time.tz is None else time
+    return int(time.timestamp()) * 10**6 + time.microsecond if 1900 <= time.year < 2200 else None
+
+
+def first_broken(name: str, text: str) -> str | None:
+    """Name of the rule that a cell breaks, looked at alone."""
+    missing = text in BLANK if name in NUMBERS else not text.strip()
+    lenient = {c.name for c in (*SPEC.context, *SPEC.static, *SPEC.outcomes) if c.missing != "error"}
+    if name == "timestamp":
+        return None if instant(text) is not None else "unparsable_timestamp"
+    if missing:
+        return None if name in lenient else "missing_value"
+    if name in NUMBERS and finite(text) is None:
+        return "not_a_number"
+    bad = {
+        "unknown_channel": name == "channel" and text not in SPEC.channels,
+        "negative_cost": name == "cost" and float(text) < 0,
+        "huge_cost": name == "cost" and float(text) > 1e15,
+        "not_binary": name in ("click", "conversion") and float(text) not in (0, 1),
+        "propensity_out_of_range": name == "propensity" and not 0 < float(text) <= 1,
+    }
+    return next((rule for rule, broken in bad.items() if broken), None)
+
+
+def reference(rows: list[dict[str, str]]) -> tuple[dict[int, set[str]], list[tuple[str, int, int]], int]:
+    """Faults by row number; (user, time in us, row number) of the good rows in their order; rows moved in time."""
+    faults: dict[int, set[str]] = {}
+    for number, row in enumerate(rows, 1):
+        for name in SPEC.columns:
+            if rule := first_broken(name, row[name]):
+                faults.setdefault(number, set()).add(f"{rule} ({name})")
+
+    seen = set()
+    for number, row in enumerate(rows, 1):
+        if number not in faults:
+            key = (row["user_id"], instant(row["timestamp"]), row["campaign_id"], row["channel"])
+            if key in seen:
+                faults[number] = {"duplicate_touchpoint (timestamp)"}
+            seen.add(key)
+
+    changed: dict[int, set[str]] = {}
+    for name in ("age", "tenure"):
+        first: dict[str, object] = {}
+        for number, row in enumerate(rows, 1):
+            value = (finite(row[name]) or 0.0) if name == "tenure" else row[name].strip()
+            if number not in faults and value != "" and first.setdefault(row["user_id"], value) != value:
+                changed.setdefault(number, set()).add(f"changing_static ({name})")
+    faults |= changed
+
+    users = [row["user_id"] for number, row in enumerate(rows, 1) if number not in faults]
+    for number, row in enumerate(rows, 1):
+        if number not in faults and users.count(row["user_id"]) < SPEC.min_touchpoints:
+            faults[number] = {"single_touchpoint (user_id)"}
+
+    good, moved = [], 0
+    order = [(row["user_id"], instant(row["timestamp"]), n) for n, row in enumerate(rows, 1) if n not in faults]
+    for user, time, number in sorted(order):
+        after = good[-1][1] + 1 if good and good[-1][0] == user else time
+        good.append((user, max(time, after), number))
+        moved += max(time, after) != time
+    return faults, good, moved
+
+
+@pytest.mark.integration
+@settings(max_examples=30)
+@given(logs)
+def test_the_door_agrees_with_a_slow_reference(rows):
+    faults, good, moved = reference(rows)
+    with tempfile.TemporaryDirectory() as folder:
+        path, out, side = (Path(folder) / name for name in ("log.csv", "log.parquet", "quarantine.csv"))
+        frame = pd.DataFrame(rows)
+        frame.to_csv(path, index=False)
+        if not good:
+            with pytest.raises(LogError, match="Not one good row is left"):
+                ingest_log(path, SPEC, out, side, "quarantine")
+            return
+        report = ingest_log(path, SPEC, out, side, "quarantine")
+        log = pd.read_parquet(out)
+        bad = pd.read_csv(side, dtype=str, keep_default_na=False) if faults else pd.DataFrame({"row": [], "fault": []})
+
+    assert {int(row): set(words.split("; ")) for row, words in zip(bad["row"], bad["fault"], strict=True)} == faults
+    assert list(zip(log["user_id"], log["timestamp"].astype("int64"), strict=True)) == [(u, t) for u, t, _ in good]
+    assert log["campaign_id"].tolist() == [rows[n - 1]["campaign_id"] for *_, n in good]
+    assert log["tenure"].tolist() == [finite(rows[n - 1]["tenure"]) or 0.0 for *_, n in good]
+    assert (report.rows, report.quarantined, report.moved_ties) == (len(good), len(faults), moved)
+    assert report.rows + report.quarantined == len(rows) and report.users == len({u for u, *_ in good})
+    count = pd.Series([fault for words in faults.values() for fault in words]).value_counts().to_dict()
+    assert {f"{f.rule} ({f.column})": f.count for f in report.faults} == count
+    for fault in report.faults:
+        first = min(n for n, words in faults.items() if f"{fault.rule} ({fault.column})" in words)
+        assert fault.row == first
+        value = rows[first - 1][fault.column]
+        assert fault.example == ("" if fault.rule == "missing_value" or not value else repr(value))
+
+
+@settings(max_examples=25)
+@given(times=st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 4)), min_size=2, max_size=40))
+def test_moved_ties_increase_strictly_and_keep_the_order(times):
+    """In closed form as in a loop, however many ties push each other."""
+    table = ibis.memtable(
+        pd.DataFrame(
+            {
+                ROW: range(1, len(times) + 1),
+                "user_id": [user for user, _ in times],
+                "timestamp": pd.to_datetime([at for _, at in times], unit="us", utc=True).astype("datetime64[us, UTC]"),
+            }
+        )
+    )
+    with contract_engine() as engine:
+        keys = contract.SAME_TIME.find(table)
+        moves = engine.connection.to_pyarrow(contract.moved_ties(table, keys)).to_pylist()
+    new = {row[ROW]: int(row["moved"].timestamp() * 1e6 + 0.5) for row in moves}
+    for user in "ab":
+        own = sorted((at, row) for row, (who, at) in enumerate(times, 1) if who == user)
+        now = [new.get(row, at) for at, row in own]
+        assert all(b > a for a, b in pairwise(now))
+        wanted = []
+        for at, _ in own:
+            wanted.append(max(at, wanted[-1] + 1 if wanted else at))
+        assert now == wanted
+
+
+def contract_engine():
+    from features.engine import open_engine
+
+    return open_engine("duckdb")
+
+
+@pytest.fixture
+def judged(tmp_path):
+    """A faulty log as the contract reads it."""
+    rows = [{name: often[name][0] for name in SPEC.columns} | {"user_id": f"u{i // 4}", "campaign_id": str(i)}
+            for i in range(40)]  # fmt: skip
+    spoil = [(n, name, value) for n, name in enumerate(SPEC.columns) for value in rarely[name][:1]]
+    for n, name, value in spoil:
+        rows[2 * n][name] = value
+    path = tmp_path / "log.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    with contract_engine() as engine:
+        adapter = adapter_of(SPEC)
+        raw = adapter.read(engine, path, SPEC, tmp_path)
+        yield engine, contract.read(adapter.adapt(raw, SPEC), SPEC)
+
+
+def test_pandera_finds_the_same_faults_query_by_query(judged):
+    engine, table = judged
+    stage = contract.stages(SPEC, created=False)[0]
+    wide = engine.connection.execute(contract.broken(contract.judge(table, stage), stage))
+    folded = {
+        (name, check.name): int((wide[name] == place).sum())
+        for name, checks in stage.rules()
+        for place, check in enumerate(checks, 1)
+    }
+    with pytest.raises(pandera.errors.SchemaErrors) as caught:
+        stage.schema.validate(table, lazy=True)
+    found = {(error.check.title, error.check.name): len(error.failure_cases) for error in caught.value.schema_errors}
+    assert found == {rule: count for rule, count in folded.items() if count} and len(found) > 10
+
+
+def test_suspects_are_all_that_can_break_a_rule(judged):
+    engine, table = judged
+    cells, *others = contract.stages(SPEC, created=False)
+    table = contract.without(table, contract.broken(contract.judge(table, cells), cells))
+    for stage in others:
+        every = contract.broken(contract.judge(table, stage), stage)
+        some = contract.suspected(table, stage.suspects.find(table))
+        some = contract.broken(contract.judge(some, stage), stage)
+        a, b = (engine.connection.execute(t.order_by(ROW)) for t in (every, some))
+        pd.testing.assert_frame_equal(a, b)
+
+
+def test_every_rule_has_words_and_they_are_the_documented_ones():
+    stages = contract.stages(SPEC, created=True)
+    rules = {check.name for stage in stages for _, checks in stage.rules() for check in checks}
+    assert rules == set(contract.MEANING)
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
+    assert all(f"`{rule}`" in page for rule in rules)
+
+
+def test_a_report_survives_json(tmp_path):
+    from dataclasses import asdict
+
+    pd.DataFrame([{name: often[name][0] for name in SPEC.columns}] * 2).to_csv(tmp_path / "a.csv", index=False)
+    report = validate_log(tmp_path / "a.csv", SPEC)
+    assert json.loads(json.dumps(asdict(report)))["faults"][0]["rule"] == "duplicate_touchpoint"

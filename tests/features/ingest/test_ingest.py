@@ -1,0 +1,524 @@
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from ibis.backends.duckdb import Backend
+
+from features.ingest import log_folder as intake
+from features.ingest.ingest import LogError, ingest_log, validate_log
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.touchpoints import fingerprint, schema
+
+REAL = Path(__file__).parents[4] / "shared" / "data"
+SPEC = DatasetSpec.from_dict(
+    {
+        "name": "shop",
+        "description": "a small log",
+        "adapter": "touchpoints",
+        "channels": ["search", "social"],
+        "context": [
+            {"name": "hour", "kind": "numeric"},
+            {"name": "device", "kind": "categorical", "missing": "unknown"},
+        ],
+        "static": [{"name": "age", "kind": "categorical"}, {"name": "tenure", "kind": "numeric", "missing": "zero"}],
+        "segment": "age",
+        "reward": {"gain": "click"},
+        "propensity": "channel-frequency",
+        "currency": "EUR",
+        "min_touchpoints": 2,
+        "outcomes": [{"name": "viewed", "kind": "numeric"}],
+    }
+)
+
+
+def rows() -> pd.DataFrame:
+    """Two users of three touchpoints; everything as text, as in a CSV file."""
+    frame = pd.DataFrame(
+        {
+            "user_id": ["007", "007", "007", "b", "b", "b"],
+            "timestamp": [f"2024-05-0{day}T10:00:00Z" for day in (3, 1, 2, 1, 2, 3)],
+            "campaign_id": "spring",
+            "channel": ["search", "social"] * 3,
+            "cost": ["0.5"] * 6,
+            "click": ["0", "1"] * 3,
+            "conversion": ["0"] * 6,
+            "revenue": ["0"] * 6,
+            "hour": ["10"] * 6,
+            "device": ["mobile", "", "NA", "mobile", "desktop", "mobile"],
+            "age": ["18-24"] * 3 + ["65+"] * 3,
+            "tenure": ["12", "12", "12", "", "", ""],
+            "viewed": ["0.5"] * 6,
+        }
+    )
+    return frame
+
+
+def types(log: Path | pa.Schema) -> list[tuple[str, pa.DataType]]:
+    fields = pq.read_schema(log) if isinstance(log, Path) else log
+    return [(field.name, field.type) for field in fields]
+
+
+@pytest.fixture
+def ingest(tmp_path):
+    """Write rows as CSV and ingest them."""
+
+    def run(frame: pd.DataFrame | None, on_bad_rows: str = "fail", spec: DatasetSpec = SPEC, name: str = "log.csv"):
+        path = tmp_path / name
+        if frame is not None:
+            frame.to_csv(path, index=False)
+        return ingest_log(
+            path, spec, tmp_path / "out" / "log.parquet", tmp_path / "out" / "quarantine.csv", on_bad_rows
+        )
+
+    run.out = tmp_path / "out" / "log.parquet"
+    run.quarantine = tmp_path / "out" / "quarantine.csv"
+    run.path = tmp_path / "log.csv"
+    return run
+
+
+def test_a_good_log_becomes_canonical(ingest):
+    report = ingest(rows())
+    log = pd.read_parquet(ingest.out)
+    assert (report.rows, report.users, report.quarantined, report.faults) == (6, 2, 0, ())
+    assert list(log) == list(SPEC.columns)
+    assert log["user_id"].tolist() == ["007"] * 3 + ["b"] * 3  # text, not the number 7
+    assert log["timestamp"].dt.day.tolist() == [1, 2, 3] * 2
+    assert str(log["timestamp"].dtype) == "datetime64[us, UTC]"
+    assert log["device"].tolist() == [None, "NA", "mobile", "mobile", "desktop", "mobile"]
+    assert log["tenure"].tolist() == [12.0] * 3 + [0.0] * 3
+    assert log["propensity"].isna().all()
+    assert report.fingerprint == fingerprint(log)
+    assert not ingest.quarantine.exists()
+    assert os.listdir(ingest.out.parent) == ["log.parquet"]  # no temporary file is left
+
+
+@pytest.mark.parametrize("kind", ["log.csv.gz", "log.parquet", "typed.parquet"])
+def test_other_formats_give_the_same_log(ingest, tmp_path, kind):
+    wanted = ingest(rows()).fingerprint
+    frame = pd.read_csv(
+        ingest.path, dtype={"user_id": str, "device": str}, keep_default_na=False, na_values={"tenure": ""}
+    )
+    if kind == "typed.parquet":
+        frame["timestamp"] = pd.to_datetime(frame["timestamp"]).dt.tz_convert("Asia/Shanghai")
+        frame["click"] = frame["click"].astype(bool)
+        frame["channel"] = frame["channel"].astype("category")
+    if kind.endswith(".parquet"):
+        frame.to_parquet(tmp_path / kind)
+    assert ingest(frame if kind == "log.csv.gz" else None, name=kind).fingerprint == wanted
+
+
+def test_whole_numbers_are_names_as_well(ingest, tmp_path):
+    frame = rows().assign(user_id=[1.0, 1.0, 1.0, 2.0, 2.0, 2.0], campaign_id=[7] * 6)
+    frame = frame.astype({name: float for name in ("cost", "click", "conversion", "revenue", "hour")})
+    frame.assign(tenure=1.0).to_parquet(tmp_path / "n.parquet")
+    ingest(None, name="n.parquet")
+    log = pd.read_parquet(ingest.out)
+    assert log["user_id"].unique().tolist() == ["1", "2"] and log["campaign_id"].unique().tolist() == ["7"]
+
+
+FAULTS = [
+    # column, value, rule, message
+    (
+        "timestamp",
+        "yesterday",
+        "unparsable_timestamp",
+        "with an unparsable timestamp, e.g. 'yesterday' (row 2); expected ISO",
+    ),
+    ("timestamp", "", "unparsable_timestamp", "1 row with an unparsable timestamp"),
+    ("timestamp", "1714557600", "unparsable_timestamp", "e.g. '1714557600' (row 2)"),
+    ("channel", "tv", "unknown_channel", "1 row with an unknown channel, e.g. 'tv' (row 2); known: search, social"),
+    ("channel", "", "missing_value", "1 row without a value, e.g. row 2"),
+    ("cost", "-0.5", "negative_cost", "1 row with a negative cost, e.g. '-0.5' (row 2)"),
+    (
+        "cost",
+        "1.1e15",
+        "huge_cost",
+        "1 row with a cost that can't be one, e.g. '1.1e15' (row 2); at most 1e+15",
+    ),
+    ("cost", "cheap", "not_a_number", "1 row with no finite number, e.g. 'cheap' (row 2)"),
+    ("cost", "inf", "not_a_number", "no finite number, e.g. 'inf' (row 2)"),
+    ("cost", "", "missing_value", "without a value"),
+    ("click", "2", "not_binary", "1 row with neither 0 nor 1, e.g. '2' (row 2)"),
+    ("conversion", "0.5", "not_binary", "neither 0 nor 1, e.g. '0.5' (row 2)"),
+    ("user_id", " ", "missing_value", "without a value"),
+    ("hour", "", "missing_value", "without a value"),
+    ("hour", "noon", "not_a_number", "e.g. 'noon' (row 2)"),
+    ("age", "", "missing_value", "without a value"),
+    (
+        "age",
+        "25-34",
+        "changing_static",
+        "with another value than the user's first, in a static column, e.g. '25-34' (row 2)",
+    ),
+    ("timestamp", "1800-01-01", "unparsable_timestamp", "e.g. '1800-01-01' (row 2)"),
+    ("timestamp", "infinity", "unparsable_timestamp", "e.g. 'infinity' (row 2)"),
+    ("propensity", "x", "not_a_number", "e.g. 'x' (row 2)"),
+    ("propensity", "1.5", "propensity_out_of_range", "with a propensity outside (0, 1], e.g. '1.5' (row 2)"),
+    ("created_timestamp", "later", "unparsable_timestamp", "e.g. 'later' (row 2)"),
+    ("created_timestamp", "", "unparsable_timestamp", "1 row with an unparsable timestamp"),
+    ("viewed", "much", "not_a_number", "e.g. 'much' (row 2)"),
+]
+
+
+@pytest.mark.parametrize(("column", "value", "rule", "message"), FAULTS)
+def test_a_bad_row_is_named_and_quarantined(ingest, column, value, rule, message):
+    frame = rows()
+    if column == "created_timestamp":
+        frame[column] = "2024-06-01T00:00:00Z"
+    elif column == "propensity":
+        frame[column] = "0.5"
+    frame.loc[1, column] = value
+    with pytest.raises(LogError) as caught:
+        ingest(frame)
+    text = str(caught.value)
+    assert f"{ingest.path}: 1 of 6 rows can't be used" in text
+    assert f"{ingest.path}: column {column!r}: 1 row" in text and message in text
+    assert str(ingest.quarantine) in text and "--bad-rows quarantine" in text
+    assert not ingest.out.exists()
+    side = pd.read_csv(ingest.quarantine, dtype=str, keep_default_na=False)
+    assert side["row"].tolist() == ["2"] and side["fault"].tolist() == [f"{rule} ({column})"]
+    assert side.loc[0, "campaign_id"] == "spring"
+    if column == "timestamp":
+        assert side.loc[0, column] == value  # as it was
+
+    report = ingest(frame, "quarantine")
+    assert (report.rows, report.users, report.quarantined) == (5, 2, 1)
+    assert [(f.rule, f.column, f.count, f.row) for f in report.faults] == [(rule, column, 1, 2)]
+    assert len(pd.read_parquet(ingest.out)) == 5
+
+
+def test_a_user_with_one_touchpoint_is_a_fault_unless_the_data_set_allows_it(ingest):
+    frame = rows().iloc[:4]
+    with pytest.raises(
+        LogError, match=r"column 'user_id': 1 row of users with too few touchpoints, e.g. 'b' \(row 4\); at"
+    ):
+        ingest(frame)
+    assert ingest(frame, "quarantine").users == 1
+    assert ingest(frame, spec=DatasetSpec.from_dict({**SPEC.to_dict(), "min_touchpoints": 1})).users == 2
+
+
+def test_a_user_left_with_one_good_touchpoint_is_a_fault(ingest):
+    frame = rows()
+    frame.loc[[4, 5], "cost"] = "-1"
+    report = ingest(frame, "quarantine")
+    assert [(f.rule, f.count) for f in report.faults] == [("negative_cost", 2), ("single_touchpoint", 1)]
+    assert (report.rows, report.quarantined) == (3, 3)
+
+
+def test_all_faults_are_listed_and_a_row_has_all_its_reasons(ingest):
+    frame = rows()
+    frame.loc[0, ["channel", "cost", "hour"]] = ["tv", "-1", "x"]
+    frame.loc[3, "cost"] = "-2"
+    with pytest.raises(LogError) as caught:
+        ingest(frame)
+    text = str(caught.value)
+    assert "2 of 6 rows" in text and "column 'cost': 2 rows with a negative cost, e.g. '-1' (row 1)" in text
+    assert "column 'channel'" in text and "column 'hour'" in text
+    reasons = pd.read_csv(ingest.quarantine)["fault"].tolist()
+    assert reasons == ["unknown_channel (channel); negative_cost (cost); not_a_number (hour)", "negative_cost (cost)"]
+
+
+def test_repeated_touchpoints_keep_the_first(ingest):
+    again = rows().iloc[[2]].assign(cost="9", device="tablet")  # same user, time, campaign and channel
+    report = ingest(pd.concat([rows(), again], ignore_index=True), "quarantine")
+    assert [(f.rule, f.column, f.count, f.row) for f in report.faults] == [("duplicate_touchpoint", "timestamp", 1, 7)]
+    assert "1 row repeating an earlier touchpoint (same user, time, campaign and channel)" in str(report)
+    assert (report.rows, report.moved_ties) == (6, 0)
+    assert 9 not in pd.read_parquet(ingest.out)["cost"].tolist()
+
+
+def test_a_static_column_keeps_the_first_value_that_is_one(ingest):
+    tier = replace(SPEC.static[0], name="tier", missing="unknown")
+    frame = rows().assign(tier=["", "gold", "silver", "x", "x", "x"])
+    report = ingest(frame, "quarantine", replace(SPEC, static=(tier,), segment=None))
+    assert [(f.rule, f.column, f.row, f.example) for f in report.faults] == [("changing_static", "tier", 3, "'silver'")]
+
+
+def test_ties_are_moved_apart_in_the_order_of_the_file(ingest):
+    frame = rows()
+    frame.loc[[0, 1, 2], "timestamp"] = "2024-05-01T10:00:00.000001Z"
+    frame.loc[[0, 1, 2], "campaign_id"] = ["z", "y", "x"]
+    frame.loc[[3, 4], "timestamp"] = ["2024-05-01T10:00:00.0000001Z", "2024-05-01T10:00:00.0000002Z"]  # below 1 us
+    report = ingest(frame)
+    log = pd.read_parquet(ingest.out)
+    assert (report.rows, report.faults, report.moved_ties) == (6, (), 3)
+    assert "3 rows at the time of another one of their user were put 1 us later" in str(report)
+    assert log["campaign_id"].tolist()[:3] == ["z", "y", "x"]
+    assert log["timestamp"].dt.microsecond.tolist()[:5] == [1, 2, 3, 0, 1]
+    assert log["channel"].tolist()[3:5] == ["social", "search"]
+
+
+def test_a_moved_tie_pushes_the_next_touchpoint(ingest):
+    frame = rows()
+    times = ["2024-05-01T10:00:00.000000Z", "2024-05-01T10:00:00.000000Z", "2024-05-01T10:00:00.000001Z"]
+    frame.loc[[0, 1, 2], "timestamp"] = times
+    assert ingest(frame).moved_ties == 2
+    assert pd.read_parquet(ingest.out)["timestamp"].dt.microsecond.tolist()[:3] == [0, 1, 2]
+
+
+def test_the_time_when_a_row_arrived_is_kept_as_the_last_column(ingest):
+    ingest(rows().assign(created_timestamp="2024-06-01 12:00:00+02:00"))
+    log = pd.read_parquet(ingest.out)
+    assert list(log) == [*SPEC.columns, "created_timestamp"]
+    assert set(log["created_timestamp"]) == {pd.Timestamp("2024-06-01T10:00:00Z")}
+    assert types(ingest.out) == types(schema(SPEC, created=True))
+
+
+def test_times_without_a_zone_are_utc_and_others_are_converted(ingest):
+    frame = rows()
+    frame.loc[0, "timestamp"] = "2024-05-03 12:00:00+02:00"
+    frame.loc[3, "timestamp"] = "2024-05-01 10:00:00"
+    ingest(frame)
+    assert (pd.read_parquet(ingest.out)["timestamp"].dt.hour == 10).all()
+
+
+def test_no_good_row_is_an_error_even_in_quarantine_mode(ingest):
+    with pytest.raises(LogError, match="Not one good row is left: is this really a 'shop' log"):
+        ingest(rows().assign(channel="tv"), "quarantine")
+    assert not ingest.out.exists() and len(pd.read_csv(ingest.quarantine)) == 6
+
+
+def test_an_old_quarantine_file_does_not_survive_a_good_log(ingest):
+    ingest(rows().assign(cost=["-1"] + ["1"] * 5), "quarantine")
+    assert ingest.quarantine.exists()
+    ingest(rows())
+    assert not ingest.quarantine.exists()
+
+
+def test_a_failed_write_leaves_the_old_file(ingest, monkeypatch):
+    ingest(rows())
+    before = ingest.out.read_bytes()
+    write = Backend.to_parquet
+
+    def broken(self, table, path, **options):
+        if Path(path).parent != ingest.out.parent:
+            return write(self, table, path, **options)
+        Path(path).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Backend, "to_parquet", broken)
+    with pytest.raises(OSError, match="disk full"):
+        ingest(rows())
+    assert ingest.out.read_bytes() == before and os.listdir(ingest.out.parent) == ["log.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("log.csv", None, "no such file"),
+        ("log.csv", b"", "the file is empty"),
+        ("log.csv", np.random.default_rng(0).bytes(2000), r"not a readable CSV file|not a 'shop' log"),
+        ("log.csv", b"\xff\xfe\x00\x01" * 50, "not a readable CSV file"),
+        ("log.csv.gz", b"not gzip at all", "not a readable CSV file"),
+        ("log.csv.gz", gzip.compress(b"user_id,timestamp\n" * 100, mtime=0)[:-20], "not a readable CSV file|not a 'shop' log"),
+        ("log.csv", b'user_id,"time', "not a readable CSV file: unexpected end of data"),
+        ("log.parquet", b"PAR1 rubbish", "not a readable Parquet file"),
+        ("log.xlsx", b"PK", r"unknown kind of file; expected .csv, .csv.gz, .tsv, .tsv.gz or .parquet"),
+    ],
+)
+def test_a_file_that_is_no_log_is_refused_in_one_message(ingest, tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(LogError, match=message) as caught:
+        ingest(None, name=name)
+    assert str(caught.value).startswith(str(tmp_path / name))
+    assert not ingest.out.exists() and not ingest.quarantine.exists()
+
+
+def test_a_header_alone_is_refused(ingest):
+    with pytest.raises(LogError, match="the file has columns but no rows"):
+        ingest(rows().iloc[:0])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda lines: [*lines, lines[1] + ",one more"], "line 8; Expected Number of Columns: 13 Found: 14"),
+        (lambda lines: [*lines, "007,2024-05-01"], "line 8; Expected Number of Columns: 13 Found: 2"),
+        (lambda lines: [lines[0], *(line + ",more" for line in lines[1:])], "line 2; Expected Number of Columns: 13"),
+        (lambda lines: [*lines[:3], lines[3].replace("spring", '"spring'), *lines[4:]], "line 4; Value with unterm"),
+        (lambda lines: [*lines[:4], lines[4].replace("spring", "spr\xffng"), *lines[5:]], "line 5; Invalid unicode"),
+    ],
+)
+def test_the_line_that_is_not_csv_is_named(ingest, spoil, message):
+    rows().to_csv(ingest.path, index=False)
+    lines = spoil(ingest.path.read_text().splitlines())
+    ingest.path.write_bytes("\n".join(lines).encode("latin-1"))
+    with pytest.raises(LogError, match=f"log.csv: not a readable CSV file: {message}"):
+        ingest(None)
+    assert not ingest.out.exists() and not ingest.quarantine.exists()
+
+
+def test_a_download_that_stopped_is_refused(ingest, tmp_path):
+    ingest(pd.concat([rows().iloc[:3].assign(user_id=f"u{i}") for i in range(5_000)]), name="log.csv.gz")
+    whole = (tmp_path / "log.csv.gz").read_bytes()
+    (tmp_path / "log.csv.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(LogError, match=r"not a readable CSV file: .*GZIP"):
+        ingest(None, name="log.csv.gz")
+
+
+def test_a_byte_order_mark_windows_lines_and_quoted_values_are_fine(ingest):
+    wanted = ingest(rows()).fingerprint
+    text = rows().to_csv(index=False, lineterminator="\r\n", quoting=csv.QUOTE_ALL)
+    ingest.path.write_bytes(b"\xef\xbb\xbf" + text.encode() + b"\r\n")
+    assert ingest(None).fingerprint == wanted
+
+
+def test_missing_and_misspelt_columns_are_named(ingest):
+    with pytest.raises(LogError) as caught:
+        ingest(rows().rename(columns={"channel": "chanel"}).drop(columns="cost"))
+    text = str(caught.value)
+    assert f"{ingest.path}: not a 'shop' log: a small log" in text
+    assert "missing columns: channel, cost" in text and "did you mean 'chanel' to be 'channel'?" in text
+    header = ",".join([*rows().columns, "cost"])
+    ingest.path.write_text(header + "\n" + ",".join(["1"] * len(header.split(","))))
+    with pytest.raises(LogError, match="column 'cost' appears twice"):
+        ingest(None)
+
+
+def test_further_columns_are_ignored(ingest):
+    assert ingest(rows().assign(note="x")).fingerprint == ingest(rows()).fingerprint
+
+
+def test_propensity_is_needed_where_the_data_set_says_it_is_logged(ingest):
+    logged = DatasetSpec.from_dict({**SPEC.to_dict(), "propensity": "logged"})
+    with pytest.raises(LogError, match="missing columns: propensity"):
+        ingest(rows(), spec=logged)
+    with pytest.raises(LogError) as caught:
+        ingest(rows().assign(propensity=["0.5", "0", "1.2", "", "1", "0.1"]), spec=logged)
+    assert "2 rows with a propensity outside (0, 1], e.g. '0' (row 2)" in str(caught.value)
+    assert "column 'propensity': 1 row without a value, e.g. row 4" in str(caught.value)
+
+
+def test_on_bad_rows_has_two_values(ingest):
+    with pytest.raises(ValueError, match="on_bad_rows: 'ignore' is not one of fail, quarantine"):
+        ingest(rows(), "ignore")
+
+
+def test_many_faults_are_all_found(tmp_path):
+    users = np.repeat(np.arange(20_000), 5)
+    big = rows().iloc[[0] * len(users)].assign(user_id=users.astype(str), cost="1", age="65+")
+    times = pd.Timestamp("2024-01-01", tz="UTC") + pd.to_timedelta(np.arange(len(users)), unit="min")
+    big["timestamp"] = times.strftime("%Y-%m-%dT%H:%M:%SZ")
+    big.iloc[::7, big.columns.get_loc("cost")] = "x"
+    big.to_parquet(tmp_path / "big.parquet")
+    found = validate_log(tmp_path / "big.parquet", SPEC, tmp_path / "q.csv")
+    side = pd.read_csv(tmp_path / "q.csv")
+    assert found.faults[0].count == found.quarantined == len(side) == len(big.iloc[::7])
+    assert (side["row"].diff().dropna() == 7).all() and side["row"][0] == 1
+
+
+def test_validation_alone_writes_no_log(ingest, tmp_path):
+    rows().assign(cost=["-1"] + ["1"] * 5).to_csv(ingest.path, index=False)
+    report = validate_log(ingest.path, SPEC)
+    assert (report.rows, report.users, report.quarantined, report.fingerprint) == (5, 2, 1, "")
+    assert os.listdir(tmp_path) == ["log.csv"]
+    text = "5 of 6 rows can be used, of 2 users\ncolumn 'cost': 1 row with a negative cost, e.g. '-1' (row 1)"
+    assert str(report) == text
+    with_file = validate_log(ingest.path, SPEC, tmp_path / "q.csv")
+    assert with_file == report and len(pd.read_csv(tmp_path / "q.csv")) == 1
+
+
+def test_a_quarantine_file_can_be_given_back_once_mended(ingest, tmp_path):
+    frame = rows().assign(row="own", fault="own")  # names that the quarantine file uses itself
+    frame.loc[1, "cost"] = "-1"
+    ingest(frame, "quarantine")
+    side = pd.read_csv(ingest.quarantine, dtype=str, keep_default_na=False)
+    assert list(side) == ["row", *(c for c in frame if c not in ("row", "fault")), "row.1", "fault.1", "fault"]
+    assert side.loc[0, ["row", "row.1", "fault.1", "fault"]].tolist() == ["2", "own", "own", "negative_cost (cost)"]
+    mended = ingest(side.assign(cost="1"), spec=DatasetSpec.from_dict({**SPEC.to_dict(), "min_touchpoints": 1}))
+    assert mended.rows == 1
+
+
+def test_parts_of_a_folder_are_one_log(ingest, tmp_path):
+    whole = ingest(rows().assign(cost=["1"] * 5 + ["-1"]), "quarantine")
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for i in range(3):
+        rows().assign(cost=["1"] * 5 + ["-1"]).iloc[2 * i : 2 * i + 2].to_parquet(folder / f"part-{i}.parquet")
+    found = ingest(None, "quarantine", name="parts")
+    assert found == whole and found.faults[0].row == 6
+    (tmp_path / "none").mkdir()
+    with pytest.raises(LogError, match=r"none: no \.parquet files in this folder"):
+        ingest(None, name="none")
+
+
+def test_columns_that_differ_only_in_case_are_refused_where_it_matters(ingest):
+    assert ingest(rows().assign(NOTE="x", note="y")).rows == 6
+    with pytest.raises(LogError, match="columns 'cost' and 'Cost' differ only in case; rename one"):
+        ingest(rows().assign(Cost="1"))
+
+
+def test_a_written_log_has_the_schema_and_the_order(ingest):
+    ingest(rows())
+    assert types(ingest.out) == types(schema(SPEC))
+
+
+# ---- the MTORL authors' samples
+
+real = pytest.mark.skipif(
+    not REAL.is_dir(), reason="needs the authors' samples in ../shared/data beside the repository"
+)
+SAMPLES = [("kuairand", 105_936, 5_063, 3), ("criteo", 92_399, 6_235, 0)]
+
+
+@real
+@pytest.mark.parametrize(("name", "count", "users", "ties"), SAMPLES)
+def test_a_real_sample_has_no_fault(tmp_path, name, count, users, ties):
+    spec = DatasetSpec.load(f"{name}-sequence")
+    report = ingest_log(REAL / f"{name}_sequence.csv.gz", spec, tmp_path / "log.parquet", tmp_path / "q.csv")
+    assert (report.rows, report.users, report.quarantined, report.faults) == (count, users, 0, ())
+    assert report.moved_ties == ties
+    log = pd.read_parquet(tmp_path / "log.parquet")
+    assert log.groupby("user_id")["timestamp"].diff().dropna().min() >= pd.Timedelta("1us")
+    assert set(log["channel"]) == set(spec.channels)
+    assert log["propensity"].isna().all() and log.drop(columns="propensity").notna().all().all()
+
+
+@real
+@pytest.mark.parametrize(("name", "other"), [("kuairand", "criteo"), ("criteo", "kuairand")])
+def test_the_wrong_real_sample_is_recognised(name, other):
+    with pytest.raises(LogError) as caught:
+        validate_log(REAL / f"{name}_sequence.csv.gz", DatasetSpec.load(f"{other}-sequence"))
+    text = str(caught.value)
+    assert f"not a '{other}-sequence' log" in text and "missing columns:" in text
+    assert f"the file looks like data set '{name}-sequence'" in text
+
+
+# ---- the folder that every run starts from
+
+
+def test_intake_keeps_a_sample_of_whole_users(tmp_path):
+    frame = pd.concat([rows().assign(user_id=f"u{i}", age="65+", tenure="1").iloc[:3] for i in range(20)])
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    SPEC.save(tmp_path / "shop.yaml")
+    folder = tmp_path / "folder"
+    arguments = (str(tmp_path / "log.csv"), str(tmp_path / "shop.yaml"), str(folder), str(tmp_path / "q.csv"), "fail")
+    report = intake.ingest(*arguments, users=5, seed=1)
+    log = pd.read_parquet(folder / "touchpoints.parquet")
+    assert (report.rows, report.users) == (15, 5) and (log.groupby("user_id").size() == 3).all()
+    assert log.equals(log.sort_values(["user_id", "timestamp"], ignore_index=True))
+    assert report.fingerprint == fingerprint(log) == json.loads((folder / "ingest.json").read_text())["fingerprint"]
+    assert DatasetSpec.load(folder / "dataset.yaml") == SPEC
+    again = intake.ingest(*arguments, users=5, seed=2)
+    assert set(pd.read_parquet(folder / "touchpoints.parquet")["user_id"]) != set(log["user_id"]) and again.users == 5
+    assert intake.ingest(*arguments, users=0, seed=1).users == 20
+
+
+def test_intake_simulates_and_leaves_nothing_after_an_error(tmp_path):
+    report = intake.ingest("", "simulator", str(tmp_path / "a"), str(tmp_path / "q.csv"), "fail", users=30, seed=1)
+    assert report.users == 30 and report.rows == len(pd.read_parquet(tmp_path / "a" / "touchpoints.parquet"))
+    for source, message in (("", "needs a log: give its path"), (str(tmp_path / "none.csv"), "no such file")):
+        with pytest.raises(LogError, match=message):
+            intake.ingest(source, "criteo-sequence", str(tmp_path / "b"), str(tmp_path / "q.csv"), "fail", 0, 1)
+        assert not (tmp_path / "b").exists()

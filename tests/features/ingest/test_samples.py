@@ -1,0 +1,120 @@
+"""The real samples, whole: `../shared/data` beside the repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from feast import FeatureStore
+
+from features import pipeline
+from features.feature_repo.names import AD_DECISION, HISTORY
+from features.ingest.log_folder import ingest
+from features.offline import store
+from features.sequences.manifest import Manifest, verify
+from mtorl.log.dataset import OUTCOMES, DatasetSpec
+from mtorl.window.table import WindowTable
+from mtorl.window.window import WindowBatch
+
+SAMPLES = Path(__file__).parents[4] / "shared" / "data"
+MICROSECOND = pd.Timedelta(1, "us")
+
+
+def sample(name: str) -> str:
+    path = SAMPLES / f"{name.replace('-', '_')}.csv.gz"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there: the samples are not part of the repository")
+    return str(path)
+
+
+def build(raw: str, name: str, folder: Path) -> int:
+    """From the raw log to features and windows, as the pipeline does it."""
+    ingest(raw, name, str(folder / "log"), str(folder / "quarantine.csv"), "quarantine", users=500 * (not raw), seed=7)
+    return pipeline.build(str(folder / "log"), str(folder / "features"), str(folder / "windows"))
+
+
+def check(raw: str, name: str, folder: Path) -> None:
+    """Door, features and windows against shifted columns of the log: no lists, no joins, no SQL."""
+    rows = build(raw, name, folder)
+    spec = DatasetSpec.load(name)
+    log = pd.read_parquet(folder / "log" / "touchpoints.parquet")
+    assert rows == len(log) == verify(folder / "windows").rows
+    log = log.sort_values(["user_id", "timestamp"], ignore_index=True)
+    strictly_past(log, spec, folder)
+    the_same_online(log, spec, folder)
+
+
+def strictly_past(log: pd.DataFrame, spec: DatasetSpec, folder: Path) -> None:
+    table = WindowTable.load(folder / "windows")
+    steps = table.steps.to_pandas().reset_index(drop=True)
+    log = log.set_index(["user_id", "timestamp"]).loc[pd.MultiIndex.from_frame(steps[["user_id", "timestamp"]])]
+    log = log.reset_index()
+    pause = log.groupby("user_id", sort=False)["timestamp"].diff() > pd.Timedelta(days=spec.journey_gap_days)
+    journey = [log["user_id"], pause.groupby(log["user_id"], sort=False).cumsum()]
+    assert (steps["step"].to_numpy() == log.groupby(journey, sort=False).cumcount()).all()
+
+    windows = WindowBatch.from_steps(table.steps, None, spec)
+    length = np.minimum(steps["step"].to_numpy() + 1, spec.window)
+    assert (windows.length_B == length).all()
+    last = np.cumsum(length) - 1  # the decision itself; its previous touchpoint is that of the row above
+    for name in ("channel", *OUTCOMES):
+        shifted = log.groupby(journey, sort=False)[name].shift(1)
+        if name == "channel":
+            codes = shifted.map({channel: i for i, channel in enumerate(spec.channels)}).fillna(len(spec.channels))
+            assert (windows.prev_channel_N[last] == codes).all()
+        else:
+            np.testing.assert_array_equal(windows.prev_outcomes[name][last], shifted.fillna(0))
+
+
+def the_same_online(log: pd.DataFrame, spec: DatasetSpec, folder: Path) -> None:
+    root = folder / "features"
+    store.materialize(root, spec)
+    opened = FeatureStore(repo_path=str(root))
+    users = log["user_id"].unique()[::10]
+    names = ["channel", *OUTCOMES, *(c.name for c in spec.context)]
+    references = [f"{HISTORY}:hist_{name}" for name in names]
+    answer = opened.get_online_features(references, [{"user_id": user} for user in users]).to_dict()
+    # Offline, at a time just after the last touchpoint: the same lists.
+    after = pd.DataFrame({"user_id": users, "event_timestamp": log["timestamp"].max() + MICROSECOND})
+    alive = log.groupby("user_id")["timestamp"].max().loc[users] >= log["timestamp"].max() - pd.Timedelta(
+        days=spec.journey_gap_days
+    )
+    offline = opened.get_historical_features(after, references).to_df().set_index("user_id").loc[users]
+    journeys = dict(list(log.groupby("user_id")))
+    for i, user in enumerate(users):
+        last = journeys[user].tail(spec.window)
+        for name in names:
+            expected = last[name].astype(object).where(last[name].notna(), None).tolist()
+            online = [None if v == "" or v != v else v for v in answer[f"hist_{name}"][i]]
+            assert online == expected, (user, name)
+            if alive.iloc[i]:
+                found = [None if v == "" or v != v else v for v in offline.loc[user, f"hist_{name}"]]
+                assert found == expected, (user, name)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", ["kuairand-sequence", "criteo-sequence", "simulator"])
+def test_windows_are_strictly_past_and_the_same_online(name, tmp_path):
+    check("" if name == "simulator" else sample(name), name, tmp_path)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", ["kuairand-sequence", "criteo-sequence"])
+def test_no_joined_feature_holds_the_outcome(name, tmp_path):
+    """Feast's own join at a touchpoint's time tells its outcome in every row; here the clicks so far never count it."""
+    build(sample(name), name, tmp_path)
+    spec = DatasetSpec.load(name)
+    table = pd.read_parquet(tmp_path / "windows" / "steps")
+    columns = Manifest.read(tmp_path / "windows").columns
+    own = {"user_id", "timestamp", "step", *spec.columns}
+    joined = [column for column in columns if column not in own]
+    assert joined and not set(joined) & {c.name for c in spec.outcomes}
+    opened = FeatureStore(repo_path=str(tmp_path / "features"))
+    served = {f.name for p in opened.get_feature_service(AD_DECISION).feature_view_projections for f in p.features}
+    assert set(joined) <= served and not any(column.startswith("channel_") for column in joined)
+    # The clicks of a user by channel, as joined, are clicks of rows above: never this row's own.
+    before = table.groupby("user_id")["click"].cumsum() - table["click"]
+    counted = np.array([sum(values) for values in table["uc_clicks"]])
+    assert (counted <= before).all() and (counted[before > 0] > 0).any()

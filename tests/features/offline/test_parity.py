@@ -1,0 +1,178 @@
+"""What training learns from and what a decision is made of: the same, bit for bit, from the log and from Feast."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from feast import FeatureStore
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from features.feature_repo.history_columns import history_types
+from features.feature_repo.names import HISTORY, STATIC
+from features.offline import store
+from mtorl.log.columns import Codes, Values
+from mtorl.window.window import WindowBatch, instance_from_history
+from serving.router.flow.features import UserFeatures
+from tests.features.online_stores import STORES
+from tests.features.repositories import DAY, JOINED, US, Run, journeys, micros, none
+from tests.redis_server import redis_server
+
+PROPERTY = settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+START = pd.Timestamp("2024-05-01 06:00:00.250001", tz="UTC")
+_folders = itertools.count()
+
+Known = tuple[dict[str, Any], dict[str, Any]]  # history and static features
+
+
+@pytest.fixture(scope="module")
+def redis_port(tmp_path_factory) -> Iterator[int]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as port:
+        yield port
+
+
+@pytest.fixture
+def make(toy, tmp_path, redis_port):
+    """A run in a folder of its own, on an empty online store, with its windows."""
+
+    def run(log: pd.DataFrame, kind: str, **changes: Any) -> Run:
+        port = redis_port if kind == "redis" else 0
+        made = Run(toy, tmp_path / str(next(_folders)), log, replace(toy.spec, **changes), port).create()
+        made.build()
+        return made
+
+    return run
+
+
+# ---- three ways to the features of some rows
+
+
+def from_the_log(run: Run, rows: Sequence[int]) -> WindowBatch:
+    return WindowBatch.from_steps(run.table().steps, np.array(rows), run.spec)
+
+
+def from_feast(run: Run, rows: Sequence[int]) -> list[Known]:
+    """Feast's point-in-time join, at the time of each row."""
+    entities = run.table().steps.take(rows).select(["user_id", "timestamp"]).to_pandas()
+    features = [f"{HISTORY}:{name}" for name in history_types(run.spec)]
+    features += [f"{STATIC}:{column.name}" for column in run.spec.static]
+    job = FeatureStore(repo_path=str(run.root)).get_historical_features(
+        entity_df=entities.rename(columns={"timestamp": "event_timestamp"}),
+        features=features,
+        filter_by_created_timestamp=True,
+    )
+    return [(values, values) for values in job.to_df().to_dict("records")]
+
+
+def from_the_router(run: Run, rows: Sequence[int]) -> list[UserFeatures]:
+    """The router's read at the time of each row, when all is online that was known just before."""
+    found = []
+    for user, at, campaign in run.steps().loc[rows, ["user_id", "timestamp", "campaign_id"]].itertuples(index=False):
+        store.materialize(run.root, run.spec, (at - US).to_pydatetime())
+        found += run.read([user], at, campaign or "none").values()
+    return found
+
+
+def served(run: Run, rows: Sequence[int], known: Sequence[Known]) -> WindowBatch:
+    """Windows through the JSON that the model's server gets."""
+    instances = [
+        instance_from_history(history, step, static, run.spec, micros(pd.Timestamp(step["timestamp"])))
+        for step, (history, static) in zip(run.table().steps.take(rows).to_pylist(), known, strict=True)
+    ]
+    return WindowBatch.from_instances(json.loads(json.dumps(instances)), run.spec)
+
+
+def differences(one: WindowBatch, other: WindowBatch) -> list[str]:
+    """Where two batches differ; categories are compared by text, all else bit for bit."""
+
+    def plain(values: Values) -> bytes | list[str | None]:
+        if isinstance(values, Codes):
+            return [values.values[code] if code >= 0 else None for code in values.codes]
+        return values.tobytes()
+
+    def parts(batch: WindowBatch) -> dict[str, Any]:
+        columns = {**batch.prev_outcomes, **batch.context, **batch.static, "prev_channel": batch.prev_channel_N}
+        return {"length": batch.length_B.tolist(), **{name: plain(values) for name, values in columns.items()}}
+
+    found, expected = parts(one), parts(other)
+    assert found.keys() == expected.keys()
+    return [f"{name}: {found[name]!r} != {expected[name]!r}" for name in found if found[name] != expected[name]]
+
+
+# ---- the same
+
+
+@PROPERTY
+@given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.4]), batch=st.booleans())
+@pytest.mark.parametrize("kind", STORES)
+def test_training_and_serving_see_the_same(toy, make, kind, seed, late, batch):
+    run = make(journeys(toy, seed, late, batch), kind)
+    every = list(run.steps().sort_values("timestamp").index)
+    assert differences(from_the_log(run, every), served(run, every, from_feast(run, every))) == []
+
+    places = sorted(np.random.default_rng(seed).choice(len(every), 5, replace=False))
+    some = [every[place] for place in places]  # in the order of time: the online store is filled step by step
+    online = from_the_router(run, some)
+    windows = served(run, some, [(found.history, found.static) for found in online])
+    assert differences(from_the_log(run, some), windows) == []
+    for row, found in zip(run.steps().loc[some].to_dict("records"), online, strict=True):
+        joined = {name: row[name].tolist() if name.startswith("uc_") else none(row[name]) for name in JOINED}
+        assert joined == found.aggregates
+
+
+def test_the_random_logs_end_journeys_and_hide_touches(toy, make):
+    run = make(journeys(toy, 1), "sqlite")
+    steps, every = run.steps(), list(range(len(run.log)))
+    length = from_the_log(run, every).length_B
+    in_full = np.minimum(steps.groupby("user_id").cumcount() + 1, run.spec.window)
+    journey = np.minimum(steps["step"] + 1, run.spec.window)
+    assert (journey < in_full).any(), "no journey ends"
+    assert (length < journey).any(), "no touch is unknown to a later decision"
+
+
+# ---- to the microsecond
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "sqlite",
+        "redis",
+    ],
+)
+def test_a_pause_ends_a_journey_at_the_same_microsecond_everywhere(toy, make, kind):
+    rng, gap = np.random.default_rng(0), 2 * DAY
+    pauses = {"u1": gap - US, "u3": gap, "u4": gap + US}
+    log = [toy.touch(user, START + i * pause, i, rng) for user, pause in pauses.items() for i in (0, 1)]
+    run = make(pd.DataFrame(log), kind, journey_gap_days=2)
+    rows = [1, 3, 5]
+    assert from_the_log(run, rows).length_B.tolist() == [2, 2, 1]
+    assert differences(from_the_log(run, rows), served(run, rows, from_feast(run, rows))) == []
+    online = from_the_router(run, rows)
+    assert differences(from_the_log(run, rows), served(run, rows, [(f.history, f.static) for f in online])) == []
+    assert [found.found for found in online] == [True, True, False]
+
+
+@pytest.mark.parametrize("kind", STORES)
+@pytest.mark.parametrize(
+    ("delay", "length"),
+    [
+        (-US, 2),
+        (0 * US, 1),
+        (US, 1),
+    ],
+)
+def test_a_touch_is_known_at_the_same_microsecond_everywhere(toy, make, kind, delay, length):
+    rng = np.random.default_rng(0)
+    log = pd.DataFrame([toy.touch("u1", START + i * DAY, i, rng) for i in (0, 1)])
+    run = make(log.assign(created_timestamp=START + DAY + delay * np.array([1, 0])), kind)
+    windows = [from_the_log(run, [1]), served(run, [1], from_feast(run, [1]))]
+    windows += [served(run, [1], [(found.history, found.static) for found in from_the_router(run, [1])])]
+    assert [batch.length_B.tolist() for batch in windows] == [[length]] * 3

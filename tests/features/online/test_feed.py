@@ -1,0 +1,354 @@
+"""The feed: whatever comes in whatever order, twice, and over whatever faults, a history has what was shown, once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from features.online.feed import DECISION, OUTCOME, Event, EventError, Feed
+from features.online.history import HistoryError, Touchpoint
+from features.online.journal import Journal
+from features.online.open_history import open_history
+from features.online.receiver import application
+from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
+from serving.decision_log import Spool
+from serving.decision_log.http_sink import HttpSink
+from serving.decision_log.shipper import Shipper
+from serving.local.ports import free_ports
+from tests.features.online_stores import apply_history, write_settings
+from tests.redis_server import redis_server
+
+ROOT = Path(__file__).parents[3]
+SHOWN = datetime.fromisoformat("2026-01-01T12:01:00.000001+00:00")  # of decision("d1")
+GOLDEN = ROOT / "tests" / "serving" / "golden"
+SPEC = DatasetSpec(
+    name="toy",
+    description="Of the golden records",
+    adapter="touchpoints",
+    channels=("search", "video"),
+    context=(Column("hour", "numeric"), Column("device", "categorical")),
+    static=(),
+    segment=None,
+    reward=RewardSpec("click"),
+    propensity="logged",
+    currency="EUR",
+    window=20,
+)
+
+
+def decision(name: str, **changes: Any) -> Event:
+    record = json.loads((GOLDEN / "decision.json").read_text())
+    number = int("".join(filter(str.isdigit, name)) or 0)
+    own = {"decision_id": name, "expose": True, "channel": "video", "context": {"hour": 9.0, "device": "tv"}}
+    return DECISION, {**record, **own, "event_time": f"2026-01-01T12:{number:02d}:00.000001+00:00", **changes}
+
+
+def outcome(of: str, kind: str, value: float, event: str = "") -> Event:
+    record = json.loads((GOLDEN / "outcome.json").read_text())
+    return OUTCOME, {**record, "event_id": event or f"{of}-{kind}", "decision_id": of, "kind": kind, "value": value}
+
+
+class FakeHistory:
+    """What `History` promises, in memory."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[str, datetime], dict[str, Any]] = {}
+        self.faults = 0
+
+    def append(self, user_id: str, touchpoint: Touchpoint) -> bool:
+        if self.faults:
+            self.faults -= 1
+            raise OSError("away")
+        key = user_id, touchpoint.timestamp
+        if key in self.found:
+            return False
+        self.found[key] = {"channel": touchpoint.channel, **touchpoint.context, **touchpoint.outcomes}
+        return True
+
+    def patch(self, user_id: str, timestamp: datetime, outcomes: Mapping[str, float]) -> bool:
+        if (user_id, timestamp) not in self.found:
+            return False
+        self.found[user_id, timestamp] |= outcomes
+        return True
+
+    def of(self, user_id: str) -> list[dict[str, Any]]:
+        return [seen for (user, _), seen in sorted(self.found.items()) if user == user_id]
+
+
+def feed(folder: Path, keep_hours: float = 168.0) -> tuple[Feed, FakeHistory, Journal]:
+    history, journal = FakeHistory(), Journal(folder / "journal.sqlite")
+    return Feed(journal, history, keep_hours), history, journal  # type: ignore[arg-type]
+
+
+EVENTS = [
+    decision("d1", user_id="u1"),
+    outcome("d1", "cost", 0.03),
+    outcome("d1", "cost", 0.5, "reported twice"),  # charged once
+    outcome("d1", "click", 1.0),
+    outcome("d1", "revenue", 2.0),
+    outcome("d1", "revenue", 3.0, "another sale"),
+    decision("d2", user_id="u1"),
+    outcome("d2", "cost", 0.01),
+    outcome("d2", "cancel", 0.0),  # decided, and not shown
+    decision("d3", user_id="u1"),  # nothing is heard of it
+    decision("d4", user_id="u1"),
+    decision("d4", user_id="u1", expose=False, fallback_reason="log"),  # withdrawn
+    outcome("d4", "cost", 0.02),
+    decision("d5", user_id="u2", expose=False, fallback_reason=None),  # the policy did not want it
+    outcome("d5", "click", 1.0),
+    outcome("nobody's", "click", 1.0),
+    ("com.example.other", {"what": "ever"}),
+]
+KNOWN = {"channel": "video", "hour": 9.0, "device": "tv", "click": 1.0, "revenue": 5.0}
+
+
+def test_what_was_shown_is_a_touchpoint_and_nothing_else_is(tmp_path: Path) -> None:
+    made, history, _ = feed(tmp_path)
+    assert made.take(EVENTS) == 1
+    assert history.of("u1") == [{**KNOWN, "cost": 0.03}] and history.of("u2") == []
+    ((_, when),) = history.found
+    assert when.isoformat() == "2026-01-01T12:01:00.000001+00:00"
+
+
+def test_what_comes_again_changes_nothing_and_a_withdrawal_stands(tmp_path: Path) -> None:
+    made, history, _ = feed(tmp_path)
+    made.take([decision("d1", user_id="u1"), decision("d1", user_id="u1", expose=False, fallback_reason="log")])
+    made.take([decision("d1", user_id="u1"), outcome("d1", "cost", 0.1)])  # shipped again after a crash
+    assert not history.found
+    made.take([decision("d2", user_id="u1"), outcome("d2", "revenue", 1.0, "sale"), outcome("d2", "cost", 0.1, "cost")])
+    made.take(
+        [outcome("d2", "cost", 0.7, "again"), outcome("d2", "cost", 0.5, "cost"), outcome("d2", "revenue", 9.0, "sale")]
+    )
+    assert [(seen["cost"], seen["revenue"]) for seen in history.of("u1")] == [(0.1, 1.0)]
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 5), st.integers(0, 3))
+@settings(deadline=None, max_examples=60)
+def test_order_repetition_and_faults_change_nothing(
+    tmp_path_factory: pytest.TempPathFactory, chance: random.Random, size: int, faults: int
+) -> None:
+    made, history, journal = feed(tmp_path_factory.mktemp("feed"))
+    sent = [*EVENTS, *chance.sample(EVENTS, 5)]
+    chance.shuffle(sent)
+    for start in range(0, len(sent), size):
+        history.faults = chance.randint(0, faults)
+        while True:
+            try:
+                made.take(sent[start : start + size])
+                break
+            except OSError:  # not acknowledged: it comes again
+                continue
+    journal.close()
+    # Of two costs the first to arrive counts; what came before its withdrawal or cancellation was shown by then.
+    first, *others = history.of("u1")
+    assert {**first, "cost": 0.03} == {**KNOWN, "cost": 0.03} and first["cost"] in (0.03, 0.5)
+    assert [other["cost"] for other in others] in ([], [0.01], [0.02], [0.01, 0.02])
+    assert history.of("u2") == []
+
+
+def test_outcomes_find_their_decision_after_a_restart_and_not_after_it_is_forgotten(tmp_path: Path) -> None:
+    made, history, journal = feed(tmp_path)
+    made.take([decision("d1", user_id="u1"), outcome("d2", "cost", 0.02)])
+    journal.close()
+    made, history, journal = feed(tmp_path)
+    made.take([outcome("d1", "cost", 0.01), decision("d2", user_id="u1")])
+    assert [seen["cost"] for seen in history.of("u1")] == [0.01, 0.02]
+    assert journal.forget(3600) == 0 and journal.forget(-1) == 4
+    made.take([outcome("d1", "click", 1.0)])
+    assert "click" not in history.of("u1")[0]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        (DECISION, None),
+        (DECISION, []),
+        (DECISION, {"decision_id": "d"}),
+        (OUTCOME, {**outcome("d1", "cost", 1.0)[1], "decision_id": 7}),
+        *(
+            (OUTCOME, {**outcome("d1", "cost", 1.0)[1], "value": v})
+            for v in ("much", "1_000", True, None, 10**400, 1e10)
+        ),
+        (OUTCOME, {**outcome("d1", "cost", 1.0)[1], "value": float("nan")}),
+        (DECISION, {**decision("d1")[1], "event_time": "yesterday"}),
+        (DECISION, {**decision("d1")[1], "context": "none"}),
+        ("mtorl.policy.decision.v2", decision("d1")[1]),
+    ],
+)
+def test_what_is_no_record_is_refused_and_the_rest_is_not_taken(tmp_path: Path, event: Event) -> None:
+    made, history, _ = feed(tmp_path)
+    with pytest.raises(EventError):
+        made.take([decision("d2"), outcome("d2", "cost", 0.1), event])
+    made.take([outcome("d2", "click", 1.0)])
+    assert not history.found
+
+
+def test_a_journal_has_one_owner(tmp_path: Path) -> None:
+    first = Journal(tmp_path / "journal.sqlite")
+    first.note([decision("d1")[1]], [])
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        Journal(tmp_path / "journal.sqlite").note([], [])
+    first.close()
+
+
+def test_all_forms_of_an_event_and_what_is_answered(tmp_path: Path) -> None:
+    made, history, _ = feed(tmp_path)
+
+    async def scenario() -> None:
+        async with TestClient(TestServer(application(made))) as client:
+
+            async def post(body: Any, kind: str = "application/json", **headers: str) -> int:
+                data = body if isinstance(body, bytes) else json.dumps(body).encode()
+                async with client.post("/", data=data, headers={"content-type": kind, **headers}) as response:
+                    return response.status
+
+            one, two, three = decision("d1"), outcome("d1", "cost", 0.1), outcome("d1", "click", 1.0)
+            batch = [{"specversion": "1.0", "type": one[0], "data": one[1]}]
+            assert await post(batch, "application/cloudevents-batch+json") == 204
+            assert await post({"type": two[0], "data": two[1]}, "application/cloudevents+json") == 204
+            assert await post(three[1], **{"ce-type": three[0]}) == 204
+            assert [seen["click"] for seen in history.of(one[1]["user_id"])] == [1.0]
+            for bad in ({}, [], b"{", b"\xff"):
+                assert await post(bad) == 400
+            assert await post({}, "application/cloudevents-batch+json") == 400
+            assert await post([7], "application/cloudevents-batch+json") == 400
+            assert await post(b"[" * 100_000) == 400
+            nobody = {**one[1], "decision_id": "d9", "user_id": "\ud800"}  # a text that no store can write
+            assert await post(nobody, **{"ce-type": DECISION}) == 400
+            assert await post(decision("d3", user_id="u3")[1], **{"ce-type": DECISION}) == 204
+            history.faults = 1
+            assert await post(outcome("d3", "cost", 0.1)[1], **{"ce-type": OUTCOME}) == 503
+            assert await post(outcome("d3", "cost", 0.1)[1], **{"ce-type": OUTCOME}) == 204
+            assert len(history.of("u3")) == 1
+            async with client.get("/health") as response:
+                assert response.status == 200
+
+    asyncio.run(scenario())
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Iterator[Path]:
+    write_settings(tmp_path / "repo", "sqlite")
+    apply_history(tmp_path / "repo", SPEC)
+    SPEC.save(tmp_path / "dataset.yaml")
+    yield tmp_path / "repo"
+
+
+def test_a_channel_that_the_data_set_lacks_is_refused(repo: Path, tmp_path: Path) -> None:
+    with open_history(repo, SPEC) as history:
+        made = Feed(Journal(tmp_path / "journal.sqlite"), history)
+        with pytest.raises(HistoryError, match="channel"):
+            made.take([decision("d1", channel="tv"), outcome("d1", "cost", 0.1)])
+        for hour in ("nine", [9], 10**400):
+            with pytest.raises(HistoryError, match="hour"):
+                made.take([decision("d2", context={"hour": hour, "device": "tv"}), outcome("d2", "cost", 0.1)])
+
+
+@pytest.mark.integration
+def test_from_the_decision_log_into_the_window_that_feast_serves(repo: Path, tmp_path: Path) -> None:
+    """The real command, its crash, and the router's own shipper: the window is there, once and whole."""
+    port = 0
+
+    def start() -> tuple[subprocess.Popen[str], int]:
+        command = [sys.executable, "-m", "cli.main", "feed", "--feature-repo", str(repo), "--port", str(port)]
+        command += ["--dataset", str(tmp_path / "dataset.yaml"), "--journal", str(tmp_path / "journal.sqlite")]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        assert process.stdout is not None
+        ready = process.stdout.readline()
+        assert ready.startswith("feed ready http://127.0.0.1:"), ready
+        return process, int(ready.rsplit(":", 1)[1])
+
+    process, port = start()
+
+    async def ship(spool: Spool) -> None:
+        shipper = Shipper(spool, HttpSink(f"http://127.0.0.1:{port}/", "/test"), 168.0, lambda: [])
+        shipper.start()
+        end = time.monotonic() + 30
+        while shipper.pending and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+        assert not shipper.pending
+        await shipper.close(1.0)
+
+    spool = Spool(tmp_path / "spool")
+    for i in range(10):
+        spool.submit("decision", decision(f"d{i}", user_id="u1")[1]).result()
+        spool.submit("outcome", outcome(f"d{i}", "cost", 0.1)[1]).result()
+    asyncio.run(ship(spool))
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process, port = start()
+    for i in range(10):
+        spool.submit("outcome", outcome(f"d{i}", "click", float(i % 2))[1]).result()
+    asyncio.run(ship(spool))
+    spool.close()
+    body = urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).read()
+    assert json.loads(body) == {"live": True}
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    with open_history(repo, SPEC) as history:
+        window = history._stored(["u1"])[0]  # type: ignore[attr-defined]
+    assert window["hist_channel"] == ["video"] * 10 and window["hist_click"] == [0.0, 1.0] * 5
+    assert window["hist_cost"] == [0.1] * 10 and window["hist_timestamp"] == sorted(set(window["hist_timestamp"]))
+
+
+@pytest.mark.integration
+def test_while_redis_is_away_events_come_again_and_then_all_are_there(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    with redis_server(tmp_path, port):
+        write_settings(tmp_path / "repo", "redis", port)
+        apply_history(tmp_path / "repo", SPEC)
+        history = open_history(tmp_path / "repo", SPEC)
+        made = Feed(Journal(tmp_path / "journal.sqlite"), history)
+    events = [decision("d1", user_id="u1"), outcome("d1", "cost", 0.1)]
+
+    async def scenario() -> None:
+        async with TestClient(TestServer(application(made))) as client:
+            batch = json.dumps([{"type": kind, "data": record} for kind, record in events])
+            headers = {"content-type": "application/cloudevents-batch+json"}
+            async with client.post("/", data=batch, headers=headers) as response:
+                assert response.status == 503 and response.headers["Retry-After"]
+            with redis_server(tmp_path, port):
+                async with client.post("/", data=batch, headers=headers) as response:
+                    assert response.status == 204
+                assert not history.append("u1", Touchpoint(SHOWN, "video", {"hour": 9.0, "device": "tv"}))  # is there
+
+    asyncio.run(scenario())
+    history.close()
+
+
+def test_the_command_says_what_is_wrong(repo: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from cli.main import app
+
+    good = ["--feature-repo", str(repo), "--dataset", str(tmp_path / "dataset.yaml"), "--journal"]
+    journal = Journal(tmp_path / "taken.sqlite")
+    journal.note([], [])
+    empty = tmp_path / "empty"
+    write_settings(empty, "sqlite")
+    for arguments, said in (
+        ([*good, str(tmp_path / "taken.sqlite")], "only one process may have it open"),
+        ([*good[:2], "--dataset", "simulator", "--journal", str(tmp_path / "j")], "is not that of data set"),
+        ([*good, str(tmp_path / "j"), "--keep-hours", "0"], "--keep-hours"),
+        (["--feature-repo", str(empty), *good[2:], str(tmp_path / "j")], "has no user_history"),
+    ):
+        answer = CliRunner().invoke(app, ["feed", *arguments])
+        assert answer.exit_code == 2 and said in answer.output, answer.output
+    journal.close()

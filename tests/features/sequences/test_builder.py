@@ -1,0 +1,344 @@
+"""The sequence builder against a slow loop over users, on logs with all that can be wrong with a log."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from features.engine import open_engine
+from features.sequences import builder as sequences
+from features.sequences import manifest as manifest_module
+from features.sequences.builder import build
+from features.sequences.manifest import Manifest, ManifestError, rewrite_shards, verify
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.touchpoints import LogError, schema
+from mtorl.runtime import progress
+
+MICROSECOND = pd.Timedelta(1, "us")
+PROPERTY = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+
+
+def messy(toy, seed: int, late: float, users: int = 8) -> pd.DataFrame:
+    """A log from nowhere: pauses, duplicates, rows of one user at one time, in no order."""
+    rng = np.random.default_rng(seed)
+    log = toy.log(seed, users=users, late=late)
+    pause = pd.Timedelta(days=toy.spec.journey_gap_days)
+    pauses = (pause // MICROSECOND) * rng.choice([0, 0, 0, 1], len(log)) + rng.integers(0, 2, len(log))
+    shift = pd.to_timedelta(pd.Series(pauses).groupby(log["user_id"]).cumsum(), "us")
+    for name in ("timestamp", "created_timestamp"):
+        if name in log:
+            log[name] += shift
+    ties = log.sample(frac=0.2, random_state=seed)
+    ties = ties.assign(channel=rng.choice(toy.spec.channels, len(ties)), cost=rng.random(len(ties)))
+    again = log.sample(frac=0.2, random_state=seed + 1)
+    if late:
+        again["created_timestamp"] += pd.to_timedelta(rng.integers(0, 3, len(again)), "h")
+        again["created_timestamp"] = again["created_timestamp"].where(rng.random(len(again)) < 0.7)
+    return pd.concat([log, ties, again]).sample(frac=1, random_state=seed, ignore_index=True)
+
+
+def by_hand(log: pd.DataFrame, spec: DatasetSpec) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """The rows of all users, and the counts: a loop that does what `features.sequences.touchpoints` and `steps` say."""
+    counts = dict.fromkeys(
+        (
+            "journeys",
+            "one_touch_users",
+            "late_rows",
+            "dropped_duplicates",
+            "moved_ties",
+            "capped_users",
+            "dropped_by_cap",
+        ),
+        0,
+    )
+    arrival = log["created_timestamp"].fillna(log["timestamp"]) if "created_timestamp" in log else log["timestamp"]
+    log = log.assign(arrival=arrival)
+    first = ["timestamp", "campaign_id", "channel", "arrival"]
+    further = [*spec.columns, *(["created_timestamp"] if "created_timestamp" in log else [])]
+    order = [*first, *(name for name in further if name not in (*first, "user_id"))]
+    rows = []
+    gap = pd.Timedelta(days=spec.journey_gap_days)
+    for _, mine in log.groupby("user_id"):
+        kept: list[dict[str, Any]] = []
+        seen = set()
+        moved = 0
+        for row in mine.sort_values(order).to_dict("records"):
+            key = (row["timestamp"], row["campaign_id"], row["channel"])
+            if key in seen:
+                counts["dropped_duplicates"] += 1
+                continue
+            seen.add(key)
+            if len(kept) == spec.max_touchpoints:
+                counts["dropped_by_cap"] += 1
+                continue
+            if kept and row["timestamp"] <= kept[-1]["timestamp"]:
+                row["timestamp"] = kept[-1]["timestamp"] + MICROSECOND
+                moved += 1
+            kept.append(row)
+        counts["moved_ties"] += moved
+        counts["capped_users"] += len(kept) < len(seen)
+        counts["one_touch_users"] += len(kept) == 1
+        begins = [i for i, row in enumerate(kept) if i == 0 or row["timestamp"] - kept[i - 1]["timestamp"] > gap]
+        counts["journeys"] += len(begins)
+        known = [max(row["timestamp"], row["arrival"]) for row in kept]
+        for i, row in enumerate(kept):
+            begin = max(b for b in begins if b <= i)
+            counts["late_rows"] += any(known[i] > later for later in known[i + 1 :])
+            rows.append(row | {"step": i - begin})
+    return rows, counts
+
+
+def values(table: pd.DataFrame) -> list[list[Any]]:
+    return [[None if pd.isna(v) else v for v in row] for row in table.astype(object).to_numpy().tolist()]
+
+
+def check(found: pd.DataFrame, log: pd.DataFrame, spec: DatasetSpec) -> dict[str, int]:
+    rows, counts = by_hand(log, spec)
+    expected = pd.DataFrame(rows)[list(found.columns)].sort_values(["user_id", "timestamp"], ignore_index=True)
+    assert values(found) == values(expected)
+    return counts
+
+
+def steps_of(folder: Path) -> pd.DataFrame:
+    return pq.read_table(folder / "steps").to_pandas().sort_values(["user_id", "timestamp"], ignore_index=True)
+
+
+@PROPERTY
+@given(
+    seed=st.integers(0, 10_000),
+    late=st.sampled_from([0.0, 0.4]),
+    shards=st.sampled_from([1, 3]),
+    most=st.sampled_from([3, 10_000]),
+)
+@example(seed=0, late=0.4, shards=3, most=3)
+def test_steps_and_counts_are_those_of_a_loop(toy, tmp_path, seed, late, shards, most):
+    spec = replace(toy.spec, max_touchpoints=most)
+    log = messy(toy, seed, late)
+    path = toy.write(log, tmp_path / "log.parquet")
+    with open_engine() as engine:
+        made = build(engine, path, spec, tmp_path / "windows", shards)
+    found = steps_of(tmp_path / "windows")
+    own = [name for name in ("created_timestamp",) if name in log]
+    assert list(found.columns) == ["user_id", "timestamp", *own, "step", *spec.columns[2:]]
+    counts = check(found, log, spec)
+    assert {name: getattr(made, name) for name in counts} == counts
+    assert (made.rows, made.users) == (len(found), found["user_id"].nunique())
+    assert made.session_breaks == made.journeys - made.users
+    assert verify(tmp_path / "windows") == made
+
+
+def test_the_messy_logs_have_everything(toy):
+    _, counts = by_hand(messy(toy, 0, 0.4), replace(toy.spec, max_touchpoints=6))
+    assert all(counts.values()), counts
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("late", [0.0, 0.3])
+def test_spark_gives_the_same_bits(toy, tmp_path, late):
+    spec = replace(toy.spec, max_touchpoints=8)
+    log = messy(toy, 5, late, users=60)
+    path = toy.write(log, tmp_path / "log.parquet")
+    made = {}
+    for name in ("duckdb", "spark"):
+        with open_engine(name) as engine:
+            made[name] = build(engine, path, spec, tmp_path / name, shards=3)
+        verify(tmp_path / name)
+    check(steps_of(tmp_path / "spark"), log, spec)
+    one, other = made["duckdb"], made["spark"]
+    assert one.content_sha256 == other.content_sha256
+    assert [(s.file, s.rows, s.users) for s in one.shards] == [(s.file, s.rows, s.users) for s in other.shards]
+    same = {"engine": "", "shards": ()}
+    assert replace(one, **same) == replace(other, **same)
+
+
+@PROPERTY
+@given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.4]))
+def test_the_future_changes_no_step_of_the_past(toy, tmp_path, seed, late):
+    log = messy(toy, seed, late)
+    now = log["timestamp"].quantile(0.5, interpolation="lower")
+    past = log["timestamp"] <= now
+    future = log[~past]
+    found = []
+    for name, rows in (("whole", log), ("cut", log[past]), ("other", pd.concat([log[past], future.iloc[::2]]))):
+        with open_engine() as engine:
+            build(engine, toy.write(rows, tmp_path / f"{name}.parquet"), toy.spec, tmp_path / name)
+        steps = steps_of(tmp_path / name)
+        found.append(values(steps[steps["timestamp"] <= now]))
+    assert found[0] == found[1] == found[2] and found[0]
+
+
+@PROPERTY
+@given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.4]))
+def test_neither_the_order_of_rows_nor_a_second_delivery_matters(toy, tmp_path, seed, late):
+    log = messy(toy, seed, late)
+    digests = []
+    for rows in (log, log.sample(frac=1, random_state=seed), pd.concat([log, log])):
+        with open_engine() as engine:
+            made = build(engine, toy.write(rows, tmp_path / "log.parquet"), toy.spec, tmp_path / "windows")
+        digests.append(made.content_sha256)
+    assert len(set(digests)) == 1
+
+
+def large(users: int, touches: int, spec: DatasetSpec) -> pa.Table:
+    """A log of equally long journeys, one touch a minute, in the order of time."""
+    size = users * touches
+    texts = {"user_id": np.tile([f"u{i}" for i in range(users)], touches), "channel": np.full(size, spec.channels[0])}
+    minute = np.repeat(np.arange(touches), users) * 60_000_000 + 1_700_000_000_000_000
+    columns = {}
+    for field in schema(spec):
+        if field.name == "timestamp":
+            columns[field.name] = pa.array(minute, field.type)
+        elif field.name in texts:
+            columns[field.name] = pa.array(texts[field.name])
+        else:
+            columns[field.name] = pa.nulls(size, field.type)
+    return pa.table(columns)
+
+
+def test_a_bot_with_1e5_touchpoints_is_capped_and_counted(toy, tmp_path):
+    bot = large(1, 100_000, toy.spec)
+    people = large(50, 5, toy.spec).set_column(0, "user_id", pa.array([f"p{i}" for i in range(250)]))
+    pq.write_table(pa.concat_tables([bot, people]), tmp_path / "log.parquet")
+    with open_engine() as engine:
+        made = build(engine, tmp_path / "log.parquet", toy.spec, tmp_path / "windows")
+    assert (made.capped_users, made.dropped_by_cap) == (1, 90_000)
+    assert (made.rows, made.users, made.one_touch_users) == (10_250, 251, 250)
+    found = steps_of(tmp_path / "windows")
+    assert (found[found["user_id"] == "u0"]["step"] == range(10_000)).all(), "the first ones stay: no news from later"
+
+
+def test_a_large_log_has_a_shard_for_each_3_million_rows(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(sequences, "ROWS_PER_SHARD", 1000)
+    pq.write_table(large(500, 7, toy.spec), tmp_path / "log.parquet")
+    heard = []
+    with open_engine() as engine, progress.listen(lambda done, total, note: heard.append((done, total))):
+        made = build(engine, tmp_path / "log.parquet", toy.spec, tmp_path / "windows")
+    assert [s.file for s in made.shards] == [f"steps/part-{i:05d}.parquet" for i in range(4)]
+    assert [s.rows for s in made.shards] == [7 * s.users for s in made.shards] and made.rows == 3500
+    assert [done for done, total in heard if total == 4] == [0, 1, 2, 3, 4]
+
+
+# ---- the folder
+
+
+@pytest.fixture
+def windows(toy, tmp_path) -> Path:
+    path = toy.write(messy(toy, 1, 0.0, users=30), tmp_path / "log.parquet")
+    with open_engine() as engine:
+        build(engine, path, toy.spec, tmp_path / "windows", shards=2)
+    return tmp_path / "windows"
+
+
+def test_what_lies_in_the_folder(toy, windows):
+    assert {path.relative_to(windows).as_posix() for path in windows.rglob("*") if path.is_file()} == {
+        "manifest.json",
+        "dataset.yaml",
+        "steps/part-00000.parquet",
+        "steps/part-00001.parquet",
+    }
+    assert DatasetSpec.load(str(windows / "dataset.yaml")) == toy.spec
+    made = Manifest.read(windows)
+    assert made == verify(windows)
+    first = pq.read_schema(windows / made.shards[0].file)
+    assert made.columns == {field.name: str(field.type) for field in first}
+    assert made.columns["timestamp"] == "timestamp[us, tz=UTC]" and made.columns["step"] == "int32"
+    assert json.loads((windows / "manifest.json").read_text())["schema_version"] == 2
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (lambda f: flip(f / "steps" / "part-00001.parquet"), r"part-00001.parquet: its sha256 is"),
+        (lambda f: (f / "steps" / "part-00000.parquet").unlink(), r"part-00000.parquet: missing"),
+        (lambda f: (f / "steps" / "part-9.parquet").write_text(""), r"part-9.parquet: not in manifest.json"),
+        (lambda f: (f / "manifest.json").unlink(), r"manifest.json: no such file; `mtorl data build` writes"),
+        (lambda f: (f / "manifest.json").write_text("[]"), r"manifest.json: not a manifest"),
+        (lambda f: (f / "manifest.json").write_text('{"schema_version": 99}'), r"schema_version is 99, expected 2"),
+    ],
+)
+def test_a_folder_that_has_changed_is_found_out(windows, harm, says):
+    harm(windows)
+    with pytest.raises(ManifestError, match=says):
+        verify(windows)
+
+
+def test_a_manifest_of_other_rows_is_found_out(windows):
+    """Whoever writes a shard again, and its checksum too, still has to answer for the rows."""
+    made = Manifest.read(windows)
+    path = windows / made.shards[0].file
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(6, "cost", pa.compute.add(table["cost"], 1.0)), path)
+    shard = manifest_module.survey(path, made.shards[0].file).shard
+    replace(made, shards=(shard, *made.shards[1:])).write(windows)
+    with pytest.raises(ManifestError, match="content_sha256"):
+        verify(windows)
+
+
+def test_rows_get_new_columns_but_never_others(windows):
+    before = Manifest.read(windows)
+    rewrite_shards(windows, lambda rows: rows.append_column("twice", pa.compute.multiply(rows["cost"], 2.0)))
+    after = verify(windows)
+    assert after.columns == before.columns | {"twice": "double"} and after.rows == before.rows
+    assert after.content_sha256 != before.content_sha256 and after.moved_ties == before.moved_ties
+    for change in (lambda rows: rows.slice(1), lambda rows: rows.take(pa.array(range(len(rows)))[::-1])):
+        with pytest.raises(ValueError, match="the rows, or their order, have changed"):
+            rewrite_shards(windows, change)
+        assert verify(windows) == after
+
+
+def test_a_failure_leaves_the_folder_as_it_was(toy, windows, tmp_path, monkeypatch):
+    before = verify(windows)
+    monkeypatch.setattr(sequences, "survey", lambda *_: 1 / 0)
+    with open_engine() as engine, pytest.raises(ZeroDivisionError):
+        build(engine, tmp_path / "log.parquet", toy.spec, windows)
+    assert verify(windows) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"log.parquet", "windows"}
+
+
+def test_equal_rows_have_equal_digests_whatever_the_file_looks_like(windows, tmp_path):
+    made = Manifest.read(windows)
+    path = windows / made.shards[0].file
+    table = pq.read_table(path)
+    for number, options in enumerate(({"row_group_size": 3}, {"compression": "none"}, {"use_dictionary": False})):
+        pq.write_table(table, tmp_path / f"{number}.parquet", **options)
+        assert manifest_module.survey(tmp_path / f"{number}.parquet", "").content == (
+            manifest_module.survey(path, "").content
+        )
+    other = table.set_column(6, "cost", pa.array([None, *table["cost"].to_pylist()[1:]], pa.float64()))
+    pq.write_table(other, tmp_path / "other.parquet")
+    assert manifest_module.survey(tmp_path / "other.parquet", "").content != manifest_module.survey(path, "").content
+
+
+# ---- mistakes
+
+
+def test_a_log_that_is_none_is_refused(toy, tmp_path):
+    log = toy.log()
+    cases = {
+        "lacks cost; see `mtorl data validate`": log.drop(columns="cost"),
+        "the log has no rows": log.head(0),
+        "2 rows without user_id or timestamp": log.assign(
+            user_id=log["user_id"].where(log.index != 3), timestamp=log["timestamp"].where(log.index != 5)
+        ),
+    }
+    for says, rows in cases.items():
+        path = toy.write(rows, tmp_path / "log.parquet")
+        with open_engine() as engine, pytest.raises(LogError, match=says):
+            build(engine, path, toy.spec, tmp_path / "windows")
+        assert not (tmp_path / "windows").exists()

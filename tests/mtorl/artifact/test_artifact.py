@@ -1,0 +1,282 @@
+"""The artifact: complete, sealed, light to load, and true to the network it was made from."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+
+from mtorl.artifact import artifact
+from mtorl.artifact.artifact import FILES, YARDSTICK, ArtifactError, load, save
+from mtorl.artifact.training_users import are_among, fingerprints
+from mtorl.baselines import lightgbm
+from mtorl.log.dataset import DatasetSpec
+from mtorl.network.model import MTORL, MTORLConfig
+from mtorl.policy.decision import PolicyParams
+from mtorl.simulator.simulator import Simulator, SimulatorConfig
+from mtorl.window.encoder import Encoder
+from mtorl.window.table import WindowTable
+from mtorl.window.window import WindowBatch, instance_from_history
+
+ROOT = Path(__file__).parents[3]
+SPEC = DatasetSpec.load("simulator")
+POLICY = PolicyParams(advantage_weight=2.0, exploration=0.05, price=0.1, utility_scale=0.04)
+
+
+def history(touches: int, seed: int) -> dict[str, list[Any]]:
+    random = np.random.default_rng(seed)
+    return {
+        "hist_timestamp": list(range(touches)),
+        "hist_channel": random.choice(SPEC.channels, touches).tolist(),
+        "hist_click": random.integers(2, size=touches).tolist(),
+        "hist_conversion": [0] * touches,
+        "hist_revenue": [0.0] * touches,
+        "hist_cost": random.random(touches).tolist(),
+        "hist_hour": random.integers(24, size=touches).tolist(),
+        "hist_device": random.choice(["mobile", "desktop"], touches).tolist(),
+        "hist_placement": ["feed"] * touches,
+    }
+
+
+def batch(rows: int) -> WindowBatch:
+    context = {"hour": 12.0, "device": "mobile", "placement": "feed"}
+    static = {"age_group": "25-34", "tenure_days": 100.0, "region": "north"}
+    items = [instance_from_history(history(i % 30, i), context, static, SPEC, at=30) for i in range(rows)]
+    return WindowBatch.from_instances(items, SPEC)
+
+
+def network_config(encoder: Encoder) -> MTORLConfig:
+    outcomes = len(encoder.immediate)
+    return MTORLConfig(encoder.dim, len(SPEC.channels), SPEC.window, outcomes, hidden=16, cost_scale=0.3)
+
+
+def arguments() -> dict[str, Any]:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    encoder = Encoder.fit(batch(40), SPEC)
+    network = MTORL(network_config(encoder))
+    return {
+        "name": "challenger",
+        "kind": "mtorl",
+        "network": network,
+        "encoder": encoder,
+        "spec": SPEC,
+        "policy": POLICY,
+        "reference": pd.DataFrame({"user_id": ["a", "b"], "hour": [1.0, 2.0]}),
+        "metrics": {"reward_auc": 0.7, "reward_auc_ci": [0.68, 0.72], "action_auc": None},
+        "cost_cap": dict.fromkeys(SPEC.channels, 0.5),
+        "default_channel": "search",
+        "data_fingerprint": "fingerprint",
+        "git_revision": "revision",
+        "training_users": fingerprints(["a", "b"]),
+    }
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> tuple[Path, MTORL]:
+    folder = tmp_path_factory.mktemp("artifacts") / "challenger"
+    given = arguments()
+    save(folder, **given)
+    return folder, given["network"]
+
+
+@pytest.fixture
+def copy(saved, tmp_path) -> Path:
+    return Path(shutil.copytree(saved[0], tmp_path / "copy"))
+
+
+def test_predictions_are_those_of_the_network(saved):
+    folder, network = saved
+    loaded = load(folder)
+    for rows in (1, 2, 7, 300):
+        x_BTD, length_B = loaded.encoder.encode(batch(rows))
+        with torch.inference_mode():
+            expected = network(torch.from_numpy(x_BTD), torch.from_numpy(length_B))
+        found = loaded.predict(batch(rows))
+        for a, b in zip(expected, found, strict=True):
+            assert b.shape == (rows, 4)
+            np.testing.assert_allclose(b, a.numpy(), atol=1e-5, rtol=1e-5)
+    assert (found[1] >= 0).all()
+    assert (found[1] <= 1).all()
+    assert (found[2] >= 0).all()
+
+
+def test_scoring_in_chunks_changes_nothing(saved, monkeypatch):
+    loaded = load(saved[0])
+    whole = loaded.predict(batch(50))
+    monkeypatch.setattr(artifact, "_CHUNK", 7)
+    for a, b in zip(whole, loaded.predict(batch(50)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_an_artifact_knows_its_training_users_and_not_their_ids(saved):
+    known = load(saved[0]).training_users()
+    assert are_among(["b", "c", "a", "a "], known).tolist() == [True, False, True, False]
+    assert known.dtype == np.uint64 and (np.sort(known) == known).all()
+    assert not are_among([], known).size and not are_among(["a"], fingerprints([])).any()
+
+
+def test_a_yardstick_comes_back_sealed(saved, tmp_path):
+    assert lightgbm.sealed_in(load(saved[0])) is None
+    given = arguments()
+    steps = WindowTable(*log_of_a_simulation()).windows("train", targets=True)
+    encoder = Encoder.fit(steps, SPEC)
+    trees = lightgbm.fit(steps, steps, encoder, seed=0)
+    network = MTORL(network_config(encoder))
+    folder = tmp_path / "with"
+    found = save(folder, **{**given, "network": network, "encoder": encoder, "yardstick": trees.to_dict()})
+    for one, other in zip(trees.predict(steps), lightgbm.sealed_in(found).predict(steps), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9)
+    (folder / YARDSTICK).write_bytes(b"else")
+    with pytest.raises(ArtifactError, match=r"yardstick.json.gz: does not match its checksum"):
+        load(folder)
+
+
+def log_of_a_simulation() -> tuple[pa.Table, pd.DataFrame, DatasetSpec, str]:
+    rows = Simulator(SimulatorConfig(users=120, seed=0)).log().assign(split="train")
+    rows["step"] = rows.groupby("user_id").cumcount()
+    return pa.Table.from_pandas(rows, preserve_index=False), rows, SPEC, ""
+
+
+def test_everything_comes_back(saved):
+    given = arguments()
+    loaded = load(saved[0])
+    assert loaded.spec == SPEC
+    assert loaded.policy == POLICY
+    assert loaded.encoder == given["encoder"]
+    assert loaded.metrics == given["metrics"]
+    pd.testing.assert_frame_equal(loaded.reference(), given["reference"])
+    model = loaded.model
+    assert set(model["files"]) == set(FILES)
+    assert model["version"] == loaded.digest[:12]
+    assert model["schema_version"] == 4
+    for name in ("name", "kind", "cost_cap", "default_channel", "data_fingerprint", "git_revision"):
+        assert model[name] == given[name]
+    assert model["feature_service"] == "ad_decision_v1"
+    weights = torch.load(saved[0] / "weights.pt", weights_only=True)
+    assert set(weights) == set(given["network"].state_dict())
+
+
+@pytest.mark.integration
+def test_a_fresh_process_needs_neither_our_class_nor_torch(saved):
+    code = f"""
+import sys
+from mtorl.artifact.artifact import load
+from mtorl.simulator.simulator import Simulator, SimulatorConfig
+from mtorl.window.table import WindowTable
+from mtorl.artifact.training_users import are_among, fingerprints
+from mtorl.window.window import WindowBatch, instance_from_history
+loaded = load({str(saved[0])!r})
+assert "onnxruntime" not in sys.modules
+context = {{"hour": 12.0, "device": "mobile", "placement": "feed"}}
+window = instance_from_history({{}}, context, {{}}, loaded.spec, at=0)
+logits, reward, cost = loaded.predict(WindowBatch.from_instances([window], loaded.spec))
+assert logits.shape == reward.shape == cost.shape == (1, 4)
+assert not {{"torch", "mtorl.network.model"}} & set(sys.modules)
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_flipped_byte_is_found_and_named(copy, file):
+    content = bytearray((copy / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / file).write_bytes(content)
+    with pytest.raises(ArtifactError, match=rf"{file}: does not match its checksum"):
+        load(copy)
+
+
+def test_verification_can_be_left_out(copy):
+    (copy / "weights.pt").write_bytes(b"")
+    assert load(copy, verify=False).policy == POLICY
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_missing_file_is_named(copy, file):
+    (copy / file).unlink()
+    with pytest.raises(ArtifactError, match=f"{file}: missing"):
+        load(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cost_cap": {"search": 99.0}}, "model.json: does not match its digest"),
+        ({"schema_version": 1}, "schema version 1, this code reads 4"),
+        ({"files": {"../../etc/passwd": "0"}}, "its list of files is not"),
+    ],
+)
+def test_a_changed_model_file_is_found(copy, change, message):
+    model = json.loads((copy / "model.json").read_text())
+    (copy / "model.json").write_text(json.dumps({**model, **change}))
+    with pytest.raises(ArtifactError, match=message):
+        load(copy)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null", "\x00"])
+def test_a_model_file_that_is_not_one_is_an_error(copy, text):
+    (copy / "model.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"model\.json"):
+        load(copy)
+
+
+def test_a_folder_that_is_no_artifact_is_an_error(tmp_path):
+    with pytest.raises(ArtifactError, match=r"model\.json: missing; is .* a model artifact\?"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "magic"}, "kind: 'magic'"),
+        ({"default_channel": "tv"}, "default_channel: 'tv'"),
+        ({"cost_cap": {"search": 1.0}}, "cost_cap: need a number"),
+        ({"cost_cap": {**dict.fromkeys(SPEC.channels, 1.0), "video": float("nan")}}, "cost_cap: need a number"),
+    ],
+)
+def test_arguments_that_contradict_the_data_set_are_refused(tmp_path, change, message):
+    with pytest.raises(ArtifactError, match=message):
+        save(tmp_path / "new", **{**arguments(), **change})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_graph_that_computes_something_else_is_refused(tmp_path, monkeypatch):
+    open_graph = artifact._session
+
+    def wrong(path):
+        graph = open_graph(path)
+        return lambda x_BTD, length_B: tuple(head + 1e-3 for head in graph(x_BTD, length_B))
+
+    monkeypatch.setattr(artifact, "_session", wrong)
+    with pytest.raises(ArtifactError, match=r"network\.onnx: the graph differs from the network at batch size 1"):
+        save(tmp_path / "new", **arguments())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_save_that_fails_leaves_the_old_artifact_as_it_was(copy):
+    before = load(copy).digest
+    with pytest.raises(ValueError, match="JSON"):
+        save(copy, **{**arguments(), "metrics": {"reward_auc": float("nan")}})
+    assert load(copy).digest == before
+    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+
+
+def test_a_new_save_replaces_the_old_artifact(copy):
+    before = load(copy).digest
+    after = save(copy, **{**arguments(), "policy": PolicyParams()})
+    assert after.digest != before
+    assert load(copy).policy == PolicyParams()
+    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+    assert oct(copy.stat().st_mode & 0o777) == "0o755"

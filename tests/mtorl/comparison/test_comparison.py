@@ -1,0 +1,207 @@
+"""The comparison: no row is trained and tested on, jobs are done once, and the report shows what was measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from mtorl.comparison import jobs, methods
+from mtorl.comparison.ceiling import ceiling
+from mtorl.comparison.jobs import Job, collect
+from mtorl.comparison.legacy import LENGTH, legacy
+from mtorl.comparison.methods import BASELINES, BLEND, HALVED, METHODS, OURS
+from mtorl.comparison.report import NAMES, combined, report
+from mtorl.comparison.task import by_time, by_user, last_only, of_half_the_users
+from mtorl.evaluation.head_metrics import calibration_error, top_label
+from mtorl.log.dataset import DatasetSpec
+from mtorl.network.training import TrainConfig
+from mtorl.simulator.simulator import Simulator, SimulatorConfig
+from mtorl.window.table import WindowTable
+from mtorl.window.window import WindowBatch
+from tests.mtorl.window.test_table import lay
+
+SPEC = DatasetSpec.load("simulator")
+SOME = ["markov", *HALVED.values()]
+
+
+@pytest.fixture(scope="module")
+def log() -> pd.DataFrame:
+    rows = Simulator(SimulatorConfig(users=250, seed=5)).log()
+    rows["step"] = rows.groupby("user_id").cumcount()
+    return rows.sort_values(["user_id", "timestamp"], kind="stable").reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def table(log) -> WindowTable:
+    return WindowTable(pa.Table.from_pandas(log, preserve_index=False), log.assign(split="none"), SPEC, "print")
+
+
+def test_folds_hold_out_other_users_each(table):
+    tasks = [by_user(table, fold) for fold in range(10)]
+    tested = [set(task.test.rows["user_id"]) for task in tasks]
+    assert sum(map(len, tested)) == len(set.union(*tested)) == table.rows["user_id"].nunique()
+    for task in tasks[:2]:
+        users = [set(rows.rows["user_id"]) for rows in (task.train, task.val, task.test)]
+        assert not (users[0] & users[1] or users[0] & users[2] or users[1] & users[2])
+        assert sum(len(rows.rows) for rows in (task.train, task.val, task.test)) == len(table.rows)
+        assert task.tiles.targets.valid_N.sum() == len(task.train.rows)
+
+
+def test_under_the_time_protocol_training_ends_before_the_test_begins(table):
+    task = by_time(table)
+    last, first = task.train.rows["timestamp"].max(), task.test.rows["timestamp"].min()
+    assert last < task.val.rows["timestamp"].min() <= task.val.rows["timestamp"].max() < first
+    shares = [len(rows.rows) / len(table.rows) for rows in (task.train, task.val, task.test)]
+    np.testing.assert_allclose(shares, [0.8, 0.1, 0.1], atol=0.01)
+    assert task.tiles.targets.valid_N.sum() == len(task.train.rows)
+    # A test row sees its user's whole past, training rows included, and what is to come changes nothing.
+    x, length = task.encoder.encode(task.test.windows)
+    whole, whole_length = task.encoder.encode(table_windows(table, task.table.is_in("test")))
+    assert x.tobytes() == whole.tobytes() and (length == whole_length).all() and length.max() > 5
+    later = table.rows["timestamp"] > first
+    changed = table.rows.assign(channel=np.where(later, SPEC.channels[0], table.rows["channel"]))
+    other = replace(table, rows=changed, steps=pa.Table.from_pandas(changed.drop(columns="split")))
+    again = by_time(other)
+    assert task.encoder.encode(task.tiles)[0].tobytes() == again.encoder.encode(again.tiles)[0].tobytes()
+
+
+def table_windows(table: WindowTable, rows: np.ndarray) -> WindowBatch:
+    return WindowBatch.from_steps(table.steps, np.flatnonzero(rows), table.spec)
+
+
+def test_a_row_counts_once_whatever_came_before_it(table):
+    windows = by_user(table, 0).val.windows
+    assert windows.targets.valid_N.sum() > len(windows)
+    assert last_only(windows).targets.valid_N.sum() == len(windows)
+
+
+def test_half_of_the_users_are_the_same_test(table):
+    task = by_user(table, 0)
+    half = of_half_the_users(task, seed=1)
+    all_users, some = (set(t.train.rows["user_id"]) for t in (task, half))
+    assert some < all_users and len(some) == len(all_users) // 2
+    assert half.tiles.targets.valid_N.sum() == len(half.train.rows)
+    assert half.test is task.test and half.val is task.val and half.encoder is task.encoder
+    assert set(of_half_the_users(task, seed=2).train.rows["user_id"]) != some
+
+
+def test_a_calibrated_head_shows_noise_and_a_shifted_one_more():
+    random = np.random.default_rng(0)
+    level_B = random.normal(size=20_000)
+    probability_B = 1 / (1 + np.exp(-level_B))
+    channel_B = (random.random(20_000) < probability_B).astype(int)
+    logits_BC = np.stack([np.zeros(20_000), level_B], axis=1)
+    target_B = (random.random(20_000) < probability_B).astype(float)
+    shifted_B = 1 / (1 + np.exp(-level_B - 0.5))
+    found = ceiling((logits_BC, np.stack([shifted_B] * 2, axis=1), np.zeros((20_000, 2))), channel_B, target_B, seed=0)
+    measured = calibration_error(shifted_B, target_B)
+    assert measured > 0.08
+    assert found["reward_ece"]["less_shift"] < found["reward_ece"]["noise_high"] * 1.5 < measured
+    action = calibration_error(*top_label(logits_BC, channel_B))
+    assert 0 < found["action_ece"]["noise"] < found["action_ece"]["noise_high"]
+    assert action < found["action_ece"]["noise_high"] * 1.2
+
+
+def test_every_method_has_a_name_and_answers(table):
+    assert {*METHODS, BLEND} == set(NAMES) and set(BASELINES) < set(METHODS)
+    task = by_user(table, 0)
+    for name in ("channel_frequency", "markov"):
+        answer = METHODS[name](task, 0)
+        assert [part.shape for part in answer.heads] == [(len(task.test.rows), 4)] * 3
+
+
+@pytest.fixture(scope="module")
+def root(log, tmp_path_factory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("paper")
+    lay(folder / "data" / "simulator" / "windows", log, shards=1)
+    SPEC.save(folder / "data" / "simulator" / "windows" / "dataset.yaml")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(root):
+    small = {"epochs": 1, "hidden": 8, "heads": 2}
+    before = dict(methods.METHODS)
+    methods.METHODS[OURS] = methods._mtorl(small)
+    methods.METHODS[HALVED[OURS]] = methods._halved(methods._mtorl(small))
+    config, jobs_legacy = TrainConfig(**small, device="cpu"), jobs.legacy
+    jobs.legacy = lambda table, seed: jobs_legacy(table, seed, config)
+    try:
+        todo = jobs.jobs(["simulator"], repeats=2, methods=SOME)
+        for job in todo:
+            jobs.run(job, root)
+    finally:
+        methods.METHODS.update(before)
+        jobs.legacy = jobs_legacy
+    return collect(todo, root)
+
+
+WORDS = ("first steps of a journey", "noise alone", "half the users less all", "authors' protocol")
+
+
+def test_jobs_leave_what_the_report_needs(results, root):
+    text = report(results, {"cores": "2"})
+    for words in (
+        "## Targets",
+        "### Protocol `user`",
+        "### Protocol `time`",
+        "Markov, running rate",
+        "LightGBM",
+        *WORDS,
+    ):
+        assert words in text
+    auc = np.mean([task["compared"]["metrics"][OURS]["reward_auc"] for task in results["simulator"]["user"]])
+    assert f"{auc:.4f} ±" in text
+    assert "nan" not in text and "None" not in text
+    assert json.loads(json.dumps(results, allow_nan=False)) == results
+
+
+def test_a_job_that_is_done_is_not_done_again(results, root, monkeypatch):
+    monkeypatch.setattr(jobs, "_task", lambda *_: pytest.fail("a task was made"))
+    for job in jobs.jobs(["simulator"], repeats=2, methods=SOME):
+        jobs.run(job, root)
+    (root / "answers" / "simulator" / "user-0" / "markov.npz").unlink()
+    with pytest.raises(pytest.fail.Exception, match="a task was made"):
+        jobs.run(Job("simulator", "user", 0, "markov"), root)
+    # A score knows whose answers it is of; what a killed process leaves is no answer.
+    (root / "answers" / "simulator" / "user-1" / ".markov.npz.17.npz").write_bytes(b"half")
+    jobs.run(Job("simulator", "user", 1, "score"), root)
+    with pytest.raises(pytest.fail.Exception, match="a task was made"):
+        jobs.run(Job("simulator", "user", 0, "score"), root)
+
+
+def test_a_lookup_table_wins_where_test_windows_overlap_with_training(table):
+    long = table.rows.groupby("user_id")["step"].transform("size") >= LENGTH + 2
+    if not long.any():
+        pytest.fail("the log has no user with enough touchpoints")
+    found = legacy(table, 0, TrainConfig(epochs=1, hidden=8, heads=2, device="cpu"))
+    assert found["overlap"] > 0.5
+    table_found = found["lookup table"]["metrics"]["action_accuracy"]
+    assert table_found > 0.9 * found["overlap"]
+    honest = METHODS["markov"](by_user(table, 0), 0)
+    assert 0 < found["mtorl"]["metrics"]["action_accuracy"] < table_found
+    assert table_found > 1.5 * (honest.heads[0].argmax(1) == 0).mean()
+    short = replace(table, rows=table.rows[~long], steps=table.steps.filter(pa.array(~long.to_numpy())))
+    assert legacy(short, seed=0) == {}
+
+
+def test_folds_of_other_users_know_more_than_one():
+    folds = [{"auc": 0.1, "auc_ci": [0.0, 0.2]}, {"auc": 0.3, "auc_ci": [0.2, 0.4]}]
+    mean, low, high = combined(folds, "auc", disjoint=True)
+    assert mean == pytest.approx(0.2) and high - low == pytest.approx(0.2 / np.sqrt(2))
+    mean, low, high = combined(folds, "auc", disjoint=False)
+    assert high - low == pytest.approx(0.2)
+    assert combined([{"auc": None, "auc_ci": None}], "auc", disjoint=True) is None
+
+
+def test_what_is_missed_is_said(results):
+    worse = json.loads(json.dumps(results))
+    for task in worse["simulator"]["user"]:
+        task["costs"][OURS]["seconds_to_best"] = 100.0
+    assert "| 100 s | **missed** |" in report(worse, {}) and "| 100 s |" not in report(results, {})

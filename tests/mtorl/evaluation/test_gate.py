@@ -1,0 +1,226 @@
+"""Off-policy value against the truth of a small bandit, equal budgets, and the gate."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from mtorl.evaluation.gate import PolicyOnLog, gate, value_difference
+from mtorl.policy.decision import PolicyParams, action_probabilities
+
+C = 3
+COST = np.array([1.0, 0.5, 2.0])
+GAIN = np.array([[0.30, 0.10, 0.35], [0.05, 0.20, 0.10]])  # gain probability by kind of user and channel
+LOGGING = np.array([[0.5, 0.3, 0.2], [0.3, 0.3, 0.4]])
+CHALLENGER = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]])
+INCUMBENT = np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]])
+EXPOSE = np.array([[True, True, False], [False, True, True]])
+
+
+def bandit(users: int, seed: int):
+    """Users of one kind or the other, with 1 to 12 rows each and a gain rate of their own."""
+    random = np.random.default_rng(seed)
+    kind_U, taste_U = random.integers(2, size=users), random.uniform(0.3, 1.7, size=users)
+    user = np.repeat(np.arange(users), random.integers(1, 13, size=users))
+    kind = kind_U[user]
+    channel = (random.random(len(user))[:, None] > LOGGING[kind].cumsum(axis=1)).sum(axis=1)
+    gain = (random.random(len(user)) < GAIN[kind, channel] * taste_U[user]).astype(float)
+    return kind, channel, gain, COST[channel], LOGGING[kind, channel], user
+
+
+def on_log(policy: np.ndarray, kind: np.ndarray, expose: np.ndarray | None = None) -> PolicyOnLog:
+    everywhere = np.ones((2, C), dtype=bool)
+    return PolicyOnLog(policy[kind], (everywhere if expose is None else expose)[kind])
+
+
+def truth(policy: np.ndarray, expose: np.ndarray, budget_share: float) -> float:
+    """Both kinds are equally common, and so is every length of a journey within them."""
+    gain, cost = (policy * expose * GAIN).sum(1).mean(), (policy * expose * COST).sum(1).mean()
+    budget = budget_share * (LOGGING * COST).sum(1).mean()
+    return gain * min(1.0, budget / cost)
+
+
+def estimate(users: int, seed: int, budget_share: float = 0.5, **options):
+    kind, channel, gain, cost, propensity, user = bandit(users, seed)
+    return value_difference(
+        on_log(CHALLENGER, kind, EXPOSE), on_log(INCUMBENT, kind), gain, cost, propensity, channel, user,
+        budget_share, seed, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("budget_share", [0.5, 2.0])
+def test_intervals_cover_the_truth(budget_share):
+    everything = np.ones_like(EXPOSE)
+    true = {
+        "challenger": truth(CHALLENGER, EXPOSE, budget_share),
+        "incumbent": truth(INCUMBENT, everything, budget_share),
+    }
+    true["difference"] = true["challenger"] - true["incumbent"]
+    runs = [estimate(150, seed, budget_share, resamples=200) for seed in range(100)]
+    for name, value in true.items():
+        covered = np.mean([low <= value <= high for low, high in (run[f"{name}_ci"] for run in runs)])
+        assert covered >= 0.88, name
+        assert np.mean([run[name] for run in runs]) == pytest.approx(value, abs=0.004)
+
+
+def test_the_logging_policy_itself_is_worth_what_was_logged():
+    kind, channel, gain, cost, propensity, user = bandit(300, 0)
+    same = on_log(LOGGING, kind)
+    value = value_difference(same, same, gain, cost, propensity, channel, user, 1.0, 0, resamples=50)
+    assert value["challenger"] == pytest.approx(gain.mean())
+    assert value["cost_per_opportunity"]["challenger"] == pytest.approx(cost.mean())
+    assert value["budget_per_opportunity"] == pytest.approx(cost.mean())
+    assert value["difference"] == 0.0
+    assert value["difference_ci"] == [0.0, 0.0]
+    for name in ("ess_share", "overlap", "mean_weight"):
+        assert value[name] == pytest.approx({"challenger": 1.0, "incumbent": 1.0})
+
+
+def test_spending_more_is_no_merit():
+    """Twice the exposures at the same gain per cost are worth the same under a binding budget."""
+    kind, channel, gain, cost, propensity, user = bandit(300, 0)
+    half = np.random.default_rng(1).random(len(kind)) < 0.5
+    thrifty = PolicyOnLog(LOGGING[kind], np.repeat(half[:, None], C, axis=1))
+    spender = on_log(LOGGING, kind)
+    value = value_difference(spender, thrifty, gain, cost, propensity, channel, user, 0.25, 0, resamples=200)
+    assert value["gain_per_opportunity"]["challenger"] > 1.5 * value["gain_per_opportunity"]["incumbent"]
+    low, high = value["difference_ci"]
+    assert low < 0 < high
+
+
+def test_abstaining_counts_as_zero_and_not_as_missing():
+    kind, channel, gain, cost, propensity, user = bandit(300, 0)
+    never = PolicyOnLog(LOGGING[kind], np.zeros((len(kind), C), dtype=bool))
+    value = value_difference(never, on_log(LOGGING, kind), gain, cost, propensity, channel, user, 1.0, 0)
+    assert value["challenger"] == 0.0
+    assert value["cost_per_opportunity"]["challenger"] == 0.0
+    assert value["difference"] == pytest.approx(-gain.mean())
+
+
+def test_overlap_is_one_less_the_distance_between_policies():
+    value = estimate(20_000, seed=3, resamples=2)
+    distance = 0.5 * np.abs(CHALLENGER - LOGGING).sum(1).mean()
+    assert value["overlap"]["challenger"] == pytest.approx(1 - distance, abs=0.01)
+    assert value["mean_weight"]["challenger"] == pytest.approx(1.0, abs=0.01)
+
+
+def test_result_is_json_and_repeats_with_its_seed():
+    value = estimate(100, seed=4, resamples=50)
+    assert json.loads(json.dumps(value, allow_nan=False)) == value
+    assert estimate(100, seed=4, resamples=50) == value
+
+
+def test_gate_promotes_on_the_lower_bound():
+    value = estimate(3000, seed=5)
+    decision, reason = gate(value)
+    assert decision == "promote"
+    assert "all above 0" in reason
+    low, _ = value["difference_ci"]
+    assert gate(value, min_lift=low * 1.01)[0] == "reject"
+    assert gate(json.loads(json.dumps(value)), min_lift=low * 0.99)[0] == "promote"
+
+
+def test_gate_rejects_a_difference_that_may_be_noise():
+    value = estimate(60, seed=5)
+    assert value["difference"] > 0
+    decision, reason = gate({**value, "difference_ci": [-0.001, value["difference_ci"][1]]})
+    assert decision == "reject"
+    assert "interval" in reason
+
+
+def test_gate_refuses_to_judge_without_evidence():
+    value = estimate(3000, seed=5)
+    few = {**value, "ess": {"challenger": 99.0, "incumbent": 5000.0}}
+    decision, reason = gate(few)
+    assert decision == "reject"
+    assert "too little about the challenger" in reason
+    assert gate({**value, "rows": 1_000_000, "ess": {"challenger": 9_000.0, "incumbent": 9_000.0}})[0] == "reject"
+    assert gate({**value, "ess": {"challenger": 5_000.0, "incumbent": 50.0}})[0] == "reject"
+
+
+def test_gate_wants_a_hundred_rows_however_short_the_log():
+    value = {**estimate(3000, seed=5), "rows": 2000}
+    assert gate({**value, "ess": {"challenger": 99.0, "incumbent": 500.0}})[0] == "reject"
+    assert gate({**value, "ess": {"challenger": 101.0, "incumbent": 500.0}})[0] == "promote"
+
+
+def test_each_arm_has_its_own_evidence():
+    value = estimate(3000, seed=5)
+    for arm in ("challenger", "incumbent"):
+        low, high = value["mean_weight_ci"][arm]
+        assert low < value["mean_weight"][arm] < high
+    assert value["mean_weight_ci"]["challenger"] != value["mean_weight_ci"]["incumbent"]
+
+
+def test_gate_refuses_propensities_that_do_not_describe_the_log():
+    """A log whose recorded propensities ignore that channels went to the users they suit."""
+    kind, channel, gain, cost, _, user = bandit(3000, 5)
+    wrong = LOGGING.mean(axis=0)[channel] ** 2
+    value = value_difference(
+        on_log(CHALLENGER, kind), on_log(INCUMBENT, kind), gain, cost, wrong, channel, user, 0.5, 0
+    )
+    decision, reason = gate(value)
+    assert decision == "reject"
+    assert "propensities do not describe the log" in reason
+
+
+def test_a_mean_weight_off_by_chance_is_no_refusal():
+    value = estimate(3000, seed=5)
+    by_chance = {"mean_weight": {"challenger": 1.3, "incumbent": 1.0}}
+    by_chance["mean_weight_ci"] = {"challenger": [0.7, 1.9], "incumbent": [0.99, 1.01]}
+    assert gate({**value, **by_chance})[0] == "promote"
+    by_chance["mean_weight_ci"]["challenger"] = [1.2, 1.4]
+    assert gate({**value, **by_chance})[0] == "reject"
+
+
+def test_a_policy_far_from_the_log_is_rejected_and_not_a_crash():
+    """All its weight is on a channel that the log never shows for these rows."""
+    rows = 500
+    probs = np.tile([0.0, 1.0], (rows, 1))
+    far = PolicyOnLog(probs, np.ones((rows, 2), bool))
+    near = PolicyOnLog(np.full((rows, 2), 0.5), np.ones((rows, 2), bool))
+    log = np.ones(rows), np.ones(rows), np.full(rows, 0.9), np.zeros(rows, int), np.arange(rows)
+    value = value_difference(far, near, *log, 1.0, 0, resamples=10)
+    assert value["ess"]["challenger"] == 0
+    assert np.isnan(value["challenger"])
+    assert gate(value)[0] == "reject"
+
+
+def test_reads_what_the_decision_rule_says():
+    kind, channel, gain, cost, propensity, user = bandit(50, 0)
+    params = PolicyParams(advantage_weight=1.0, price=0.1, utility_scale=0.1)
+    logits, predicted = np.log(LOGGING)[kind], GAIN[kind]
+    policy = PolicyOnLog(*action_probabilities(logits, predicted, np.tile(COST, (len(kind), 1)), params))
+    value = value_difference(policy, policy, gain, cost, propensity, channel, user, 0.5, 0, resamples=5)
+    assert value["difference"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"propensity_B": np.zeros(4)}, "propensity_B must lie in"),
+        ({"gain_B": np.array([np.nan, 0, 0, 0])}, "gain_B must be finite"),
+        ({"cost_B": np.ones(3)}, "cost_B must have shape"),
+        ({"budget_share": 0.0}, "budget_share"),
+        ({"channel_B": np.array([0, 1, 2, 0])}, "channel_B: challenger knows channels 0 to 1"),
+        ({"channel_B": np.full(4, -1)}, "channel_B: challenger knows"),
+        ({"challenger": PolicyOnLog(np.ones((3, 1)), np.ones((3, 1), bool))}, "challenger: 3 rows"),
+    ],
+)
+def test_invalid_arrays_are_refused(change, message):
+    policy = PolicyOnLog(np.full((4, 2), 0.5), np.ones((4, 2), dtype=bool))
+    arguments = {
+        "challenger": policy, "incumbent": policy, "gain_B": np.ones(4), "cost_B": np.ones(4),
+        "propensity_B": np.full(4, 0.5), "channel_B": np.zeros(4, int), "users_B": np.arange(4),
+        "budget_share": 0.5, "seed": 0,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        value_difference(**{**arguments, **change})
+
+
+@pytest.mark.parametrize("probs", [[[0.5, 0.6]], [[1.5, -0.5]], [[np.nan, 1.0]], [0.5, 0.5]])
+def test_probabilities_must_be_probabilities(probs):
+    with pytest.raises(ValueError, match="probs_BC"):
+        PolicyOnLog(np.array(probs), np.ones((1, 2), dtype=bool))

@@ -1,0 +1,264 @@
+"""Metrics against scikit-learn, intervals that respect users, and data that cannot answer."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score, log_loss, roc_auc_score
+
+from mtorl.evaluation.head_metrics import METRICS, auc, authors_policy_ctr, compare, evaluate, top_label
+from mtorl.evaluation.resamples import UserResamples, interval
+
+
+def log(rows: int = 3000, channels: int = 4, users: int = 300, seed: int = 0):
+    random = np.random.default_rng(seed)
+    user = random.integers(users, size=rows)
+    channel = random.choice(channels, size=rows, p=[0.4, 0.3, 0.2, 0.1])
+    logits = random.normal(size=(rows, channels))
+    logits[np.arange(rows), channel] += 1.0
+    taste = random.normal(size=users)
+    probability = 1 / (1 + np.exp(2 - taste[user]))
+    target = (random.random(rows) < probability).astype(float)
+    reward = np.repeat(probability[:, None], channels, axis=1).round(2)  # rounding makes ties
+    return logits, reward, channel, target, np.array([f"u{i}" for i in user])
+
+
+def test_values_are_those_of_scikit_learn():
+    logits, reward, channel, target, users = log()
+    found = evaluate(logits, reward, channel, target, users, seed=1, resamples=5)
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    predicted = reward[np.arange(len(channel)), channel]
+    assert found["action_accuracy"] == pytest.approx((logits.argmax(axis=1) == channel).mean())
+    assert found["action_auc"] == pytest.approx(roc_auc_score(channel, probs, multi_class="ovr", average="macro"))
+    assert found["action_f1"] == pytest.approx(f1_score(channel, logits.argmax(axis=1), average="macro"))
+    assert found["action_logloss"] == pytest.approx(log_loss(channel, probs))
+    assert found["reward_auc"] == pytest.approx(roc_auc_score(target, predicted))
+    assert found["reward_logloss"] == pytest.approx(log_loss(target, predicted))
+
+
+def test_a_weight_is_a_repetition():
+    random = np.random.default_rng(3)
+    score, positive, weight = random.random(400).round(1), random.random(400) < 0.3, random.integers(0, 4, 400)
+    repeated = np.repeat(np.arange(400), weight)
+    assert auc(score, positive)(weight.astype(float)) == pytest.approx(
+        roc_auc_score(positive[repeated], score[repeated])
+    )
+
+
+def test_intervals_hold_the_value_and_repeat_with_the_seed():
+    data = log()
+    found = evaluate(*data, seed=1)
+    for name in METRICS:
+        low, high = found[f"{name}_ci"]
+        assert low < found[name] < high
+    assert evaluate(*data, seed=1) == found
+    assert evaluate(*data, seed=2) != found
+    json.dumps(found, allow_nan=False)
+
+
+def test_copies_of_a_users_rows_do_not_narrow_the_interval():
+    logits, reward, channel, target, users = log(rows=600)
+    ten_times = [np.repeat(part, 10, axis=0) for part in (logits, reward, channel, target, users)]
+    once = evaluate(logits, reward, channel, target, users, seed=1)["reward_auc_ci"]
+    copied = evaluate(*ten_times, seed=1)["reward_auc_ci"]
+    assert copied == pytest.approx(once, abs=1e-9)
+
+
+def test_calibration_error_is_the_size_of_a_constant_bias():
+    rows = 20_000
+    target = (np.random.default_rng(0).random(rows) < 0.2).astype(float)
+    reward = np.full((rows, 2), target.mean() + 0.1)
+    found = evaluate(np.zeros((rows, 2)), reward, np.arange(rows) % 2, target, np.arange(rows), seed=0, resamples=2)
+    assert found["reward_ece"] == pytest.approx(0.1, abs=0.01)
+
+
+def test_action_calibration_error_is_that_of_the_first_choice():
+    """Confidence .7 in the first choice, which is right in half of the rows; the other channels do not matter."""
+    rows = 20_000
+    random = np.random.default_rng(0)
+    first = random.integers(3, size=rows)
+    probs = np.full((rows, 3), 0.1)
+    probs[np.arange(rows), first] = 0.7
+    probs[np.arange(rows), (first + 1) % 3] = 0.2
+    channel = np.where(random.random(rows) < 0.5, first, (first + 1) % 3)
+    found = evaluate(np.log(probs), None, channel, np.zeros(rows), np.arange(rows), seed=0, resamples=2)
+    assert found["action_ece"] == pytest.approx(0.2, abs=0.01)
+
+
+def test_calibration_error_is_averaged_over_equally_full_bins():
+    """Too high by .1 below the median and too low by .1 above it: right on average, wrong everywhere."""
+    rows = 50_000
+    random = np.random.default_rng(0)
+    predicted = np.repeat(np.linspace(0.2, 0.7, rows)[:, None], 2, axis=1)
+    truth = predicted[:, 0] + np.where(np.arange(rows) < rows / 2, -0.1, 0.1)
+    target = (random.random(rows) < truth).astype(float)
+    channel = np.zeros(rows, int)
+    found = evaluate(np.zeros((rows, 2)), predicted, channel, target, np.arange(rows), seed=0, resamples=2)
+    assert found["reward_ece"] == pytest.approx(0.1, abs=0.01)
+    gaps = [abs(gap.mean()) for gap in np.array_split(predicted[:, 0] - target, 10)]  # it is sorted by its prediction
+    assert found["reward_ece"] == pytest.approx(np.mean(gaps))
+
+
+def test_calibration_error_does_not_depend_on_the_order_of_the_log():
+    logits, reward, channel, target, users = log()
+    order = np.argsort(target, kind="stable")  # would tell equal predictions apart by their outcome
+    one = evaluate(logits, reward, channel, target, users, seed=0, resamples=2)
+    two = evaluate(logits[order], reward[order], channel[order], target[order], users[order], seed=0, resamples=2)
+    for name in METRICS:
+        assert two[name] == pytest.approx(one[name]), name
+
+
+def test_an_interval_of_a_calibration_error_holds_no_resampling_noise():
+    """Well calibrated: the error is noise, and a resample, which has more of it, must not be taken for more."""
+    found = [evaluate(*log(rows=1000, seed=seed), seed=seed)["reward_ece_ci"] for seed in range(20)]
+    low, high = np.mean(found, axis=0)
+    values = [evaluate(*log(rows=1000, seed=seed), seed=seed, resamples=1)["reward_ece"] for seed in range(20)]
+    assert (low + high) / 2 == pytest.approx(np.mean(values), rel=0.1)
+
+
+def test_a_constant_predictor_ranks_nothing_and_is_judged_by_its_mean():
+    _, _, channel, target, users = log()
+    rows, frequency = len(channel), np.bincount(channel) / len(channel)
+    logits = np.tile(np.log(frequency), (rows, 1))
+    reward = np.full((rows, 4), target.mean() + 0.05)
+    found = evaluate(logits, reward, channel, target, users, seed=0)
+    for name in ("action_auc", "reward_auc"):
+        assert found[name] == 0.5
+        assert found[f"{name}_ci"] == [0.5, 0.5]
+    assert found["action_ece"] == pytest.approx(0.0, abs=1e-9)
+    assert found["reward_ece"] == pytest.approx(0.05)
+    probability, right = top_label(logits, channel)
+    assert probability.mean() == pytest.approx(right.mean()) == pytest.approx(frequency.max())
+
+
+# ---- several predictors
+
+
+def test_compare_gives_each_predictor_what_evaluate_gives_it():
+    logits, reward, channel, target, users = log()
+    predictors = {"a": (logits, reward), "b": (logits / 2, reward**2)}
+    found = compare(predictors, "b", channel, target, users, seed=1)
+    assert found["yardstick"] == "b"
+    for name, parts in predictors.items():
+        assert found["metrics"][name] == evaluate(*parts, channel, target, users, seed=1)
+    assert set(found["differences"]) == {"a"}
+    for name in METRICS:
+        difference = found["metrics"]["a"][name] - found["metrics"]["b"][name]
+        assert found["differences"]["a"][name] == pytest.approx(difference)
+        low, high = found["differences"]["a"][f"{name}_ci"]
+        assert low <= difference + 1e-12 and difference - 1e-12 <= high
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_predictor_does_not_differ_from_itself():
+    logits, reward, channel, target, users = log()
+    found = compare({"a": (logits, reward), "again": (logits, reward)}, "a", channel, target, users, seed=1)
+    assert set(map(str, found["differences"]["again"].values())) == {"0.0", "[0.0, 0.0]"}
+
+
+def test_a_paired_difference_is_known_better_than_its_parts():
+    """A little noise on the same predictions: both scores depend on which users are drawn, their difference hardly."""
+    logits, reward, channel, target, users = log()
+    noisy = reward + np.random.default_rng(0).normal(scale=0.02, size=reward.shape).clip(-0.05, 0.05)
+    found = compare({"noisy": (logits, noisy), "plain": (logits, reward)}, "plain", channel, target, users, seed=1)
+    alone = np.diff(found["metrics"]["noisy"]["reward_auc_ci"])
+    assert np.diff(found["differences"]["noisy"]["reward_auc_ci"]) < 0.3 * alone
+
+
+def test_paired_intervals_cover_the_true_difference():
+    """Between a predictor and one that leans to channel 0, on many logs; the truth is that of a large one."""
+
+    def difference(rows: int, seed: int, resamples: int) -> dict[str, object]:
+        logits, reward, channel, target, users = log(rows, users=rows // 10, seed=seed)
+        parts = {"leaning": (logits + np.array([0.5, 0, 0, 0]), reward), "plain": (logits, reward)}
+        return compare(parts, "plain", channel, target, users, seed, resamples=resamples)["differences"]["leaning"]
+
+    truth = difference(200_000, 999, 1)["action_logloss"]
+    intervals = [difference(500, seed, 100)["action_logloss_ci"] for seed in range(60)]
+    assert np.mean([low <= truth <= high for low, high in intervals]) >= 0.88
+
+
+def test_a_predictor_without_a_reward_head_has_no_reward_metrics():
+    logits, reward, channel, target, users = log()
+    found = compare(
+        {"actions": (logits, None), "both": (logits, reward)}, "both", channel, target, users, 0, resamples=2
+    )
+    for metrics in (found["metrics"]["actions"], found["differences"]["actions"]):
+        assert {name for name in METRICS if metrics[name] is None} == {"reward_auc", "reward_logloss", "reward_ece"}
+        assert metrics["reward_auc_ci"] is None and metrics["action_auc_ci"] is not None
+
+
+def test_predictors_that_cannot_be_compared_are_refused():
+    logits, reward, channel, target, users = log(rows=50)
+    with pytest.raises(ValueError, match="yardstick: 'lightgbm' is not one of mtorl"):
+        compare({"mtorl": (logits, reward)}, "lightgbm", channel, target, users, 0)
+    with pytest.raises(ValueError, match="mtorl: 49 rows of predictions for 50 logged rows"):
+        compare({"mtorl": (logits, reward[1:])}, "mtorl", channel, target, users, 0)
+
+
+def test_the_authors_policy_ctr_is_the_click_rate_times_the_chance_of_a_match():
+    """Channels that nobody can predict: a third of the true value, whatever the policy is worth."""
+    random = np.random.default_rng(0)
+    rows = 300_000
+    taste, channel, choice = (
+        random.random(rows),
+        random.choice(3, rows, p=[0.5, 0.3, 0.2]),
+        random.integers(3, size=rows),
+    )
+    click = random.random(rows) < 0.4 * taste
+    selected = taste > 0.6
+    expected = click[selected].mean() * (choice == channel)[selected].mean()
+    assert authors_policy_ctr(selected, choice, channel, click) == pytest.approx(expected, rel=0.02)
+    assert expected == pytest.approx(0.32 / 3, rel=0.02)
+
+
+# ---- what cannot be answered
+
+
+def test_one_class_only_is_null_and_not_a_crash():
+    logits, reward, _, _, users = log(rows=50)
+    found = evaluate(logits, reward, np.zeros(50, int), np.zeros(50), users, seed=0)
+    for name in ("action_auc", "reward_auc"):
+        assert found[name] is None
+        assert found[f"{name}_ci"] is None
+    assert found["action_accuracy"] is not None
+    assert found["reward_logloss"] is not None
+
+
+def test_no_rows_is_all_null():
+    found = evaluate(np.zeros((0, 3)), np.zeros((0, 3)), [], [], [], seed=0)
+    assert set(found) == {name + suffix for name in METRICS for suffix in ("", "_ci")}
+    assert set(found.values()) == {None}
+
+
+def test_success_can_be_given_for_a_gain_that_is_not_yes_or_no():
+    logits, reward, channel, target, users = log()
+    small = target * 0.01  # revenue far below its maximum
+    assert evaluate(logits, reward, channel, small, users, 0, resamples=2)["reward_auc"] is None
+    given = evaluate(logits, reward, channel, small, users, 0, positive_B=small > 0, resamples=2)
+    assert given["reward_auc"] == pytest.approx(evaluate(logits, reward, channel, target, users, 0)["reward_auc"])
+
+
+def test_resamples_draw_every_user_once_on_average():
+    resamples = UserResamples(["a", "a", "b", "c"], resamples=400, seed=0)
+    counts = np.array(list(resamples))
+    assert (counts.sum(axis=1) == 3).all()
+    np.testing.assert_allclose(counts.mean(axis=0), 1.0, atol=0.15)
+    assert resamples.code_B.tolist() == [0, 0, 1, 2]
+
+
+def test_sums_of_a_resample_are_those_of_its_rows():
+    users_B, column_B = np.array(["a", "a", "b", "c"]), np.array([1.0, 2.0, 4.0, 8.0])
+    resamples = UserResamples(users_B, resamples=50, seed=0)
+    sums_S, draws_RS = resamples.sums([np.ones(4), column_B])
+    assert sums_S.tolist() == [4.0, 15.0]
+    expected = [[counts_U[resamples.code_B].sum(), counts_U[resamples.code_B] @ column_B] for counts_U in resamples]
+    np.testing.assert_allclose(draws_RS, expected)
+    assert draws_RS.std(axis=0).min() > 0
+
+
+def test_interval_without_numbers_is_null():
+    assert interval([np.nan, np.nan]) is None
+    assert interval([np.nan, 2.0]) == [2.0, 2.0]

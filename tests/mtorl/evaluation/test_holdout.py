@@ -1,0 +1,107 @@
+"""A finished artifact on a log: users that it knows are refused or left out, and the figures are those of new ones."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from mtorl.artifact.artifact import Artifact
+from mtorl.baselines.lightgbm import sealed_in
+from mtorl.evaluation.holdout import KnownUsersError, evaluate_artifact
+from mtorl.fitting.fit import fit_challenger, price_policy
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.splits import split_of
+from mtorl.network.training import TrainConfig
+from mtorl.simulator.simulator import Simulator, SimulatorConfig
+from mtorl.window.table import WindowTable
+from tests.mtorl.window.test_table import lay
+
+SPEC = DatasetSpec.load("simulator")
+
+
+def rows(users: int, seed: int, prefix: str = "") -> pd.DataFrame:
+    log = Simulator(SimulatorConfig(users=users, seed=seed)).log()
+    log["user_id"] = prefix + log["user_id"]
+    log["step"] = log.groupby("user_id").cumcount()
+    return log.sort_values(["user_id", "timestamp"], kind="stable")
+
+
+def table(log: pd.DataFrame) -> WindowTable:
+    return WindowTable(pa.Table.from_pandas(log, preserve_index=False), log.assign(split="none"), SPEC, "print")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[Artifact, pd.DataFrame]:
+    folder: Path = tmp_path_factory.mktemp("holdout")
+    log = rows(400, 1)
+    lay(folder / "windows", log, shards=2)
+    SPEC.save(folder / "windows" / "dataset.yaml")
+    config = TrainConfig(epochs=2, hidden=16, device="cpu")
+    artifact = fit_challenger(str(folder / "windows"), str(folder / "artifact"), config, 0.5)
+    assert artifact is not None
+    return artifact, log
+
+
+def test_users_that_it_knows_are_refused_or_left_out(made):
+    artifact, log = made
+    split = split_of(log["user_id"])
+    both = table(log)
+    with pytest.raises(KnownUsersError, match=r"\d+ of the log's 400 users are training users .* --only-new"):
+        evaluate_artifact(artifact, both, sealed_in(artifact), seed=0, only_new=False)
+    found = evaluate_artifact(artifact, both, sealed_in(artifact), seed=0, only_new=True)
+    tested = log[split == "test"]  # validation users have had a part in it, too
+    assert found["data"]["rows"] == len(tested)
+    assert found["data"]["left_out_users"] == log.loc[split != "test", "user_id"].nunique()
+    alone = evaluate_artifact(artifact, table(tested), sealed_in(artifact), seed=0, only_new=False)
+    assert alone["compared"] == found["compared"] and alone["budget"] == found["budget"]
+    with pytest.raises(KnownUsersError, match=r"all .* users of the log are training users"):
+        evaluate_artifact(artifact, table(log[split == "train"]), sealed_in(artifact), seed=0, only_new=True)
+
+
+def test_the_figures_are_plain_and_beside_the_yardstick(made):
+    artifact, _ = made
+    found = evaluate_artifact(artifact, table(rows(300, 2, "new-")), sealed_in(artifact), seed=0, only_new=False)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert set(found["compared"]["metrics"]) == {"model", "lightgbm"} and set(found["budget"]) == {"model", "lightgbm"}
+    assert found["data"]["left_out_users"] == 0 and found["data"]["users"] == 300
+    value = found["value"]["model: its channels, always exposing"]
+    assert value["not_evaluable"] is None  # the log says with what propensity it chose
+    low, high = value["evidence"]["mean_weight_ci"]
+    assert low < 1 < high
+    journeys = found["journeys"]
+    assert len(journeys["ess_share"]) == 3 and journeys["ess_share"][0] > journeys["ess_share"][2]
+    # The rule leaves some exposures out, which can only take from what always exposing earns.
+    assert found["value"]["model: decision rule"]["estimates"]["snips"]["value"] < value["estimates"]["snips"]["value"]
+
+
+def test_propensities_that_the_log_lacks_come_from_other_users(made):
+    artifact, _ = made
+    estimated = replace(artifact, spec=replace(artifact.spec, propensity="channel-frequency"))
+    log = rows(300, 3, "new-")
+    found = evaluate_artifact(
+        estimated, table(log.assign(propensity=np.nan)), sealed_in(estimated), seed=0, only_new=False
+    )
+    assert np.isfinite(found["value"]["model: its channels, always exposing"]["evidence"]["mean_weight"])
+
+
+def test_a_log_of_another_data_set_is_refused(made):
+    artifact, _ = made
+    other = replace(table(rows(50, 3, "new-")), spec=replace(SPEC, name="other", channels=SPEC.channels[::-1]))
+    with pytest.raises(ValueError, match=r"trained on simulator .* the log is of other"):
+        evaluate_artifact(artifact, other, sealed_in(artifact), seed=0, only_new=False)
+
+
+def test_a_budget_that_is_none_is_refused_before_training(tmp_path):
+    with pytest.raises(ValueError, match="budget_share must be a positive number, got 0"):
+        fit_challenger(str(tmp_path), str(tmp_path / "out"), TrainConfig(), 0.0)
+
+
+def test_what_costs_nothing_has_no_price():
+    logits, gain = np.zeros((5, 2)), np.full((5, 2), 0.1)
+    assert price_policy(logits, gain, np.zeros((5, 2)), 0.0).price == 0.0

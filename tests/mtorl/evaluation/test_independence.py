@@ -1,0 +1,199 @@
+"""Independence of the channel: false alarms, planted dependence of each kind, and exact moments."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from scipy.stats import chi2_contingency
+
+from mtorl.evaluation.independence import _holm, _moments, independence, link
+from mtorl.log.dataset import DatasetSpec
+from mtorl.window.table import WindowTable
+
+SPEC = replace(DatasetSpec.load("simulator"), channels=("a", "b", "c"), immediate=("click", "cost", "revenue"))
+TEXT = {"device": ["mobile", "desktop"], "placement": ["feed", "story"], "age_group": ["young", "old"]}
+
+
+def log(users: int = 300, steps: int = 12, seed: int = 0) -> pd.DataFrame:
+    """Channels from one urn, whatever else happens."""
+    random = np.random.default_rng(seed)
+    rows = users * steps
+    hours = np.cumsum(random.exponential(5.0, size=(users, steps)), axis=1)
+    frame = pd.DataFrame(
+        {
+            "user_id": np.repeat([f"u{i}" for i in range(users)], steps),
+            "timestamp": pd.Timestamp("2024-03-01", tz="UTC") + pd.to_timedelta(hours.ravel(), "h"),
+            "step": np.tile(np.arange(steps), users),
+            "channel": random.choice(SPEC.channels, size=rows, p=[0.6, 0.3, 0.1]),
+            "click": (random.random(rows) < 0.2).astype(int),
+            "conversion": 0,
+            "revenue": 0.0,
+            "cost": random.exponential(size=rows).round(2),
+            "propensity": np.nan,
+            "hour": 0.0,
+            "tenure_days": np.repeat(random.exponential(100.0, size=users).round(), steps),
+            "region": None,
+        }
+    )
+    for name, values in TEXT.items():
+        size = users if name == "age_group" else rows
+        frame[name] = np.repeat(random.choice(values, size=size), rows // size)
+    return frame
+
+
+def judge(frame: pd.DataFrame):
+    rows = frame.assign(split=np.array(["train", "val", "test"])[pd.factorize(frame["user_id"])[0] % 3])
+    names = [c.name for c in (*SPEC.context, *SPEC.static)]
+    steps = pa.Table.from_pandas(frame[[*rows.columns.drop(["split", *names]), *names]], preserve_index=False)
+    return independence(WindowTable(steps, rows, SPEC, "abc"))
+
+
+def found_in(result) -> set[str]:
+    return {one["against"] for one in result["tests"] if one["p_holm"] < 0.05}
+
+
+def test_an_urn_is_independent():
+    result = judge(log())
+    assert result["independent"] is True
+    assert result["verdict"].startswith("no dependence found")
+    assert {one["split"] for one in result["tests"]} == {"train", "val", "test"}
+    train = {one["against"]: one for one in result["tests"] if one["split"] == "train"}
+    assert set(train) == {
+        "previous channel", "previous click", "previous cost", "touchpoints before", "user", "time", "hour of day",
+        "device", "placement", "age_group", "tenure_days",
+    }  # fmt: skip
+    assert train["user"]["levels"] == 100 and train["user"]["df"] == 198
+    assert train["user"]["chi2_per_df"] == pytest.approx(1.0, abs=0.3)
+    assert train["previous channel"]["levels"] == 4  # three channels and the start
+    json.dumps(result, allow_nan=False)
+
+
+def test_false_alarms_are_as_rare_as_promised():
+    """Few touchpoints a user and a rare channel: tables as sparse as they come."""
+    alarms = [not judge(log(users=90, steps=6, seed=seed))["independent"] for seed in range(100)]
+    assert np.mean(alarms) <= 0.1
+
+
+def stick(frame):
+    """Half of the touchpoints stay on the channel before."""
+    channel = frame["channel"].to_numpy().copy()
+    stay = (np.random.default_rng(1).random(len(frame)) < 0.5) & (frame["step"] > 0).to_numpy()
+    for i in np.flatnonzero(stay):
+        channel[i] = channel[i - 1]
+    return frame.assign(channel=channel)
+
+
+def after(outcome: str):
+    """After the outcome, often channel c."""
+
+    def plant(frame):
+        before = frame.groupby("user_id")[outcome].shift().fillna(0).to_numpy() >= frame[outcome].quantile(0.85)
+        return lean(frame, before)
+
+    return plant
+
+
+def when(column: str, value):
+    return lambda frame: lean(frame, (frame[column] == value).to_numpy())
+
+
+def lean(frame, rows):
+    chosen = rows & (np.random.default_rng(1).random(len(frame)) < 0.5)
+    return frame.assign(channel=np.where(chosen, "c", frame["channel"]))
+
+
+@pytest.mark.parametrize(
+    ("plant", "against"),
+    [
+        (stick, "previous channel"),
+        (after("click"), "previous click"),
+        (after("cost"), "previous cost"),
+        (when("device", "mobile"), "device"),
+        (when("age_group", "old"), "age_group"),
+        (lambda frame: lean(frame, (frame["tenure_days"] > 200).to_numpy()), "tenure_days"),
+        (lambda frame: lean(frame, frame["timestamp"].dt.hour.between(8, 14).to_numpy()), "hour of day"),
+        (lambda frame: lean(frame, (frame["timestamp"] > frame["timestamp"].quantile(0.8)).to_numpy()), "time"),
+        (lambda frame: lean(frame, (frame["step"] == 0).to_numpy()), "touchpoints before"),
+        (lambda frame: lean(frame, frame["user_id"].str.endswith("7").to_numpy()), "user"),
+    ],
+)
+def test_a_planted_dependence_is_found_and_named(plant, against):
+    result = judge(plant(log(users=600)))
+    assert result["independent"] is False
+    assert against in found_in(result)
+    strongest = max((one for one in result["tests"] if one["p_holm"] < 0.05), key=lambda one: one["cramers_v"])
+    assert f"the strongest link is {strongest['against']}" in result["verdict"]
+    assert result["verdict"].startswith("the channel depends")
+
+
+def test_what_happens_at_a_touchpoint_is_not_what_was_known_before_it():
+    """A click goes with the channel that got it; that says nothing about how the channel came about."""
+    frame = log(users=600)
+    frame["click"] = ((frame["channel"] == "c") | (frame["click"] == 1)).astype(int)
+    assert judge(frame)["independent"]
+
+
+def test_the_first_touchpoint_of_a_user_does_not_follow_the_last_of_another():
+    frame = log(users=600, steps=2)
+    channel = np.where(frame["step"] == 1, frame["channel"], frame["channel"].shift(fill_value="a"))
+    assert judge(frame.assign(channel=channel))["independent"]
+
+
+# ---- the table test by itself
+
+
+def test_a_full_table_is_the_textbook_test():
+    random = np.random.default_rng(0)
+    level, channel = random.integers(4, size=5000), random.integers(3, size=5000)
+    expected = chi2_contingency(pd.crosstab(level, channel))
+    found = link(level, channel)
+    assert found["chi2"] == pytest.approx(expected.statistic)
+    assert found["df"] == expected.dof
+    assert found["p"] == pytest.approx(expected.pvalue, abs=0.002)
+
+
+def test_moments_are_those_of_shuffled_channels():
+    random = np.random.default_rng(0)
+    level = np.repeat(np.arange(60), random.integers(1, 9, size=60))
+    channel = random.choice(5, size=len(level), p=[0.7, 0.1, 0.1, 0.07, 0.03])
+    shuffled = [link(level, random.permutation(channel)) for _ in range(4000)]
+    chi2 = np.array([one["chi2"] for one in shuffled])
+    mean, variance = _moments(np.bincount(level), np.bincount(channel))
+    assert chi2.mean() == pytest.approx(mean, abs=4 * chi2.std() / 4000**0.5)
+    assert chi2.var() == pytest.approx(variance, rel=0.1)
+    assert abs(variance / (2 * shuffled[0]["df"]) - 1) > 0.1  # the textbook's variance would not do
+    for alpha in (0.01, 0.05):
+        assert np.mean([one["p"] < alpha for one in shuffled]) == pytest.approx(alpha, abs=0.012)
+
+
+def test_cramers_v_is_one_for_a_copy_and_none_for_an_urn():
+    random = np.random.default_rng(0)
+    level = random.integers(3, size=3000)
+    assert link(level, level)["cramers_v"] == pytest.approx(1.0, abs=0.01)
+    many = np.repeat(np.arange(300), 10)
+    assert link(many, level)["cramers_v"] < 0.1  # uncorrected, chance alone would give 0.3
+
+
+@pytest.mark.parametrize(("level", "channel"), [([0, 0, 0, 0], [0, 1, 0, 1]), ([0, 1, 0, 1], [2, 2, 2, 2]), ([0], [1])])
+def test_nothing_to_tell_apart_is_no_test(level, channel):
+    assert link(np.array(level), np.array(channel)) is None
+
+
+def test_a_level_of_one_row_each_tells_nothing():
+    found = link(np.arange(50), np.arange(50) % 3)
+    assert found["p"] == 1.0
+
+
+def test_holm():
+    assert _holm(np.array([0.01, 0.04, 0.03, 0.005])).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert _holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
+
+
+def test_a_log_of_one_channel_cannot_be_tested():
+    with pytest.raises(ValueError, match="nothing to test"):
+        judge(log(users=9).assign(channel="a"))

@@ -1,0 +1,172 @@
+"""Value over whole journeys against a small world in which a choice decides on the next state."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from mtorl.evaluation.importance_weights import PolicyOnLog
+from mtorl.evaluation.journey_value import journey_value
+from mtorl.evaluation.policy_value import policy_value
+
+# Channel 1 warms a user up, channel 0 harvests; by state (cold, warm) and channel.
+WARM_NEXT = np.array([[0.1, 0.8], [0.2, 0.9]])
+GAIN = np.array([[0.10, 0.05], [0.70, 0.30]])
+LOGGING = np.array([[0.7, 0.3], [0.6, 0.4]])
+POLICY = np.array([[0.3, 0.7], [0.8, 0.2]])
+LENGTHS = np.array([1, 3, 5])
+
+
+def world(journeys: int, seed: int, steps: int = 5):
+    """All journeys step by step, then those rows that a log would hold: two journeys a user, of different lengths."""
+    random = np.random.default_rng(seed)
+    state_J = np.zeros(journeys, dtype=int)
+    columns = []
+    for step in range(steps):
+        channel_J = (random.random(journeys) >= LOGGING[state_J, 0]).astype(int)
+        gain_J = random.random(journeys) < GAIN[state_J, channel_J]
+        columns.append((state_J, channel_J, gain_J, np.full(journeys, step)))
+        state_J = (random.random(journeys) < WARM_NEXT[state_J, channel_J]).astype(int)
+    state, channel, gain, step = (np.stack(parts, axis=1) for parts in zip(*columns, strict=True))
+    here = step < np.resize(LENGTHS, journeys)[:, None]
+    users = np.repeat(np.arange(journeys) // 2, steps).reshape(journeys, steps)
+    return state[here], channel[here], gain[here].astype(float), users[here], step[here]
+
+
+def truth(policy: np.ndarray, horizon: int) -> float:
+    """Gain per journey; lengths are equally common."""
+    warm, total = 0.0, 0.0
+    for step in range(horizon):
+        share = np.array([1 - warm, warm])
+        total += share @ (policy * GAIN).sum(axis=1) * (step < LENGTHS).mean()
+        warm = share @ (policy * WARM_NEXT).sum(axis=1)
+    return total
+
+
+def estimate(journeys: int, seed: int, horizon: int, policy: np.ndarray = POLICY, **options):
+    state, channel, gain, users, step = world(journeys, seed)
+    return journey_value(
+        PolicyOnLog.always_exposing(policy[state]), gain, LOGGING[state, channel], channel, users, step, horizon, seed,
+        **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("horizon", [1, 3, 5])
+def test_intervals_cover_the_truth(horizon):
+    runs = [estimate(600, seed, horizon, resamples=200)["estimates"] for seed in range(100)]
+    for name in ("pdis", "snpdis"):
+        found = [run[name] for run in runs]
+        low, high = np.array([one["value_ci"] for one in found]).T
+        assert np.mean((low <= truth(POLICY, horizon)) & (truth(POLICY, horizon) <= high)) >= 0.88, name
+        assert np.mean([one["value"] for one in found]) == pytest.approx(truth(POLICY, horizon), rel=0.015), name
+    lift = np.mean([run["snpdis"]["lift"] for run in runs])
+    assert lift == pytest.approx(truth(POLICY, horizon) - truth(LOGGING, horizon), rel=0.1)
+
+
+def test_three_journeys_by_hand():
+    """Weights 2, 1 and 3 | 0.5 | 1, 2; the second journey ends after its first step and keeps its weight."""
+    weight, gain = np.array([2.0, 1.0, 3.0, 0.5, 1.0, 2.0]), np.array([1.0, 0.0, 1.0, 1.0, 0.0, 1.0])
+    step, users = np.array([0, 1, 2, 0, 0, 1]), np.array([0, 0, 0, 1, 2, 2])
+    chosen = 0.3 * weight  # the policy's probability of the logged channel 0, at a propensity of 0.3
+    policy = PolicyOnLog.always_exposing(np.stack([chosen, 1 - chosen], axis=1))
+    found = journey_value(policy, gain, np.full(6, 0.3), np.zeros(6, int), users, step, 3, 0)
+    assert found["logged"] == pytest.approx(4 / 3)
+    assert found["estimates"]["pdis"]["value"] == pytest.approx((2 + 0.5 + 2 + 6) / 3)
+    # rho by step: 2, 0.5, 1 | 2, 0.5, 2 | 6, 0.5, 2
+    assert found["estimates"]["snpdis"]["value"] == pytest.approx(2.5 / 3.5 + 2 / 4.5 + 6 / 8.5)
+    assert found["ess_share"][2] == pytest.approx(8.5**2 / (36 + 0.25 + 4) / 3)
+    assert found["max_weight"] == pytest.approx(6.0)
+
+
+def test_one_step_answers_another_question():
+    """At the logged states the policy finds few warm users; had it chosen earlier on, there would be more."""
+    state, channel, gain, users, _ = world(6000, seed=0)
+    policy = PolicyOnLog.always_exposing(POLICY[state])
+    one_step = policy_value(policy, gain, LOGGING[state, channel], channel, users, 0)["estimates"]["snips"]["value"]
+    journey = estimate(6000, 0, 5)["estimates"]["snpdis"]["value"]
+    assert one_step * LENGTHS.mean() < 0.95 * journey
+
+
+def test_a_horizon_of_one_is_the_first_step():
+    state, channel, gain, users, step = world(600, seed=0)
+    first = step == 0
+    policy = PolicyOnLog.always_exposing(POLICY[state][first])
+    log = gain[first], LOGGING[state, channel][first], channel[first], users[first]
+    one_step = policy_value(policy, *log, 0)["estimates"]
+    found = estimate(600, 0, 1)
+    assert found["estimates"]["pdis"] == one_step["ips"]
+    assert found["estimates"]["snpdis"] == one_step["snips"]
+
+
+def test_the_logging_policy_is_worth_what_was_logged():
+    found = estimate(600, 0, 5, policy=LOGGING)
+    _, _, gain, _, step = world(600, seed=0)
+    assert found["logged"] == pytest.approx(gain.sum() / 600)
+    assert found["estimates"]["pdis"]["value"] == pytest.approx(found["logged"])
+    assert found["estimates"]["snpdis"]["lift"] == pytest.approx(0.0)
+    assert found["ess_share"] == pytest.approx([1.0] * 5)
+    assert estimate(600, 0, 3, policy=LOGGING)["logged"] == pytest.approx(gain[step < 3].sum() / 600)
+
+
+def test_evidence_melts_with_every_step_and_the_horizon_that_it_allows_is_said():
+    found = estimate(3000, 0, 5, policy=np.array([[0.0, 1.0], [1.0, 0.0]]))
+    shares = found["ess_share"]
+    assert all(later < earlier for earlier, later in pairwise(shares))
+    assert shares[0] == pytest.approx(0.3, abs=0.03)
+    assert 1 <= found["evaluable_horizon"] < 5
+    assert f"from step {found['evaluable_horizon'] + 1} on" in found["not_evaluable"]
+    there = 3000 * shares[found["evaluable_horizon"]]
+    assert f"effective sample there is {there:.0f} of 3000 journeys, at least 300 are needed" in found["not_evaluable"]
+    shorter = estimate(3000, 0, found["evaluable_horizon"], policy=np.array([[0.0, 1.0], [1.0, 0.0]]))
+    assert shorter["not_evaluable"] is None
+    assert estimate(3000, 0, 5, policy=np.array([[0.0, 1.0], [1.0, 0.0]]), min_ess_share=0.0)["not_evaluable"] is None
+
+
+def test_self_normalising_steadies_the_estimate():
+    runs = [estimate(600, seed, 5, resamples=2)["estimates"] for seed in range(60)]
+    spread = {name: np.std([run[name]["value"] for run in runs]) for name in ("pdis", "snpdis")}
+    assert spread["snpdis"] < 0.8 * spread["pdis"]
+
+
+def test_steps_past_the_longest_journey_add_nothing():
+    assert estimate(300, 0, 50, resamples=20) == estimate(300, 0, 5, resamples=20)
+
+
+def test_not_exposing_earns_nothing():
+    state, channel, gain, users, step = world(300, seed=0)
+    never = PolicyOnLog(LOGGING[state], np.zeros((len(state), 2), dtype=bool))
+    found = journey_value(never, gain, LOGGING[state, channel], channel, users, step, 5, 0)
+    assert found["estimates"]["pdis"]["value"] == 0.0
+    assert found["estimates"]["snpdis"]["lift"] == pytest.approx(-found["logged"])
+
+
+def test_result_is_json_even_without_any_weight():
+    log = np.ones(4), np.full(4, 0.9), np.zeros(4, int), np.arange(4) // 2, np.arange(4) % 2
+    far = PolicyOnLog.always_exposing(np.tile([0.0, 1.0], (4, 1)))
+    found = journey_value(far, *log, horizon=2, seed=0, resamples=5)
+    assert found["estimates"]["snpdis"]["value"] is None
+    assert found["evaluable_horizon"] == 0
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"step_B": np.array([0, 2, 0, 1])}, "must count"),
+        ({"step_B": np.array([1, 2, 0, 1])}, "must count"),
+        ({"users_B": np.array([0, 1, 1, 1])}, "must count"),
+        ({"horizon": 0}, "horizon must be at least 1"),
+        ({"gain_B": np.ones(3)}, "gain_B must have shape"),
+    ],
+)
+def test_invalid_arrays_are_refused(change, message):
+    arguments = {
+        "policy": PolicyOnLog.always_exposing(np.full((4, 2), 0.5)), "gain_B": np.ones(4),
+        "propensity_B": np.full(4, 0.5), "channel_B": np.zeros(4, int), "users_B": np.array([0, 0, 1, 1]),
+        "step_B": np.array([0, 1, 0, 1]), "horizon": 2, "seed": 0,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        journey_value(**{**arguments, **change})

@@ -1,0 +1,188 @@
+"""The experiment file: every wrong field is named; stages, kill switch and budgets do what they promise."""
+
+import copy
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mtorl.experiment.experiment import Experiment, ExperimentError
+from mtorl.policy.schedule import Pacing
+
+FILE: dict[str, Any] = {
+    "name": "mtorl-vs-frequency",
+    "enabled": True,
+    "salt": "s1",
+    "unit": "user_id",
+    "layer": "channel-policy",
+    "stage": "50%",
+    "arms": [
+        {"name": "incumbent", "weight": 0.5, "endpoint": "http://incumbent"},
+        {"name": "challenger", "weight": 0.5, "endpoint": "http://challenger:8080/v1/models/c:predict"},
+    ],
+    "default_channel": "search",
+    "budgets": [
+        {"campaign": "*", "channel": "*", "amount": 100.0},
+        {"campaign": "c1", "channel": "video", "amount": 8},
+    ],
+    "metrics": {
+        "primary": "click_per_decision",
+        "secondary": ["exposure_ratio"],
+        "guardrails": [{"name": "cost_per_decision", "direction": "down", "margin": 0.1}],
+    },
+    "alpha": 0.05,
+    "min_runtime_hours": 0,
+    "owner": "ads-platform",
+}
+USERS = [f"u{i}" for i in range(4000)]
+
+
+def make(**changes: Any) -> Experiment:
+    return Experiment.from_dict({**copy.deepcopy(FILE), **changes})
+
+
+def test_load_reads_what_a_file_says(tmp_path: Path) -> None:
+    path = tmp_path / "experiment.yaml"
+    path.write_text(yaml.safe_dump(FILE))
+    assert Experiment.load(path) == make()
+
+
+def test_the_manual_in_the_docstring_is_a_valid_file(tmp_path: Path) -> None:
+    import mtorl.experiment.experiment
+
+    path = tmp_path / "experiment.yaml"
+    path.write_text((mtorl.experiment.experiment.__doc__ or "").split("```")[1].removeprefix("yaml"))
+    assert Experiment.load(path).stage == "5%"
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"name": ""}, "name"),
+        ({"enabled": "yes"}, "enabled"),
+        ({"salt": 7}, "salt"),
+        ({"unit": "session"}, "unit"),
+        ({"layer": None}, "layer"),
+        ({"stage": "10%"}, "stage"),
+        ({"stage": 0.5}, "stage"),
+        ({"arms": "incumbent"}, "arms"),
+        ({"arms": FILE["arms"][:1]}, "arms"),
+        ({"arms": [FILE["arms"][1], {**FILE["arms"][1], "name": "b"}]}, "incumbent"),
+        ({"arms": [FILE["arms"][0], {**FILE["arms"][1], "weight": 0.4}]}, "weight"),
+        ({"arms": [FILE["arms"][0], {**FILE["arms"][1], "weight": math.nan}]}, "weight"),
+        ({"arms": [FILE["arms"][0], {**FILE["arms"][1], "weight": True}]}, "weight"),
+        ({"arms": [FILE["arms"][0], {**FILE["arms"][1], "endpoint": "challenger:80"}]}, "endpoint"),
+        ({"arms": [FILE["arms"][0], {"name": "challenger", "weight": 0.5}]}, "endpoint"),
+        ({"default_channel": 3}, "default_channel"),
+        ({"budgets": []}, "budgets"),
+        ({"budgets": [{"campaign": "*", "channel": "*", "amount": -1}]}, "amount"),
+        ({"budgets": [{"campaign": "*", "channel": "*", "amount": math.inf}]}, "amount"),
+        ({"budgets": [FILE["budgets"][0], FILE["budgets"][0]]}, "given twice"),
+        ({"budgets": [{"channel": "*", "amount": 1}]}, "campaign"),
+        ({"budgets": [{"campaign": "*", "channel": "*", "amount": 1, "period": "week"}]}, "budgets, period: 'week'"),
+        ({"budgets": [{**FILE["budgets"][0], "period": "day"}] * 2}, "day is given twice"),
+        ({"metrics": {}}, "primary"),
+        ({"metrics": {"primary": "p", "guardrails": [{"name": "g", "direction": "left", "margin": 0}]}}, "direction"),
+        ({"metrics": {"primary": "p", "guardrails": [{"name": "g", "direction": "up", "margin": -1}]}}, "margin"),
+        ({"metrics": {"primary": "p", "secondary": "x"}}, "secondary"),
+        ({"alpha": 1}, "alpha"),
+        ({"alpha": "5%"}, "alpha"),
+        ({"min_runtime_hours": -1}, "min_runtime_hours"),
+        ({"owner": " "}, "owner"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_a_wrong_field_is_named(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ExperimentError, match=named):
+        make(**changes)
+
+
+def test_a_missing_field_is_named() -> None:
+    with pytest.raises(ExperimentError, match="salt"):
+        Experiment.from_dict({key: value for key, value in FILE.items() if key != "salt"})
+
+
+@pytest.mark.parametrize("text", ["[1, 2", "", "- a\n- b", "\x00"])
+def test_a_file_that_is_no_experiment_names_itself(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "experiment.yaml"
+    path.write_text(text)
+    with pytest.raises(ExperimentError, match=r"experiment\.yaml"):
+        Experiment.load(path)
+    with pytest.raises(ExperimentError, match=r"missing\.yaml"):
+        Experiment.load(tmp_path / "missing.yaml")
+
+
+def test_an_endpoint_is_a_server_or_a_whole_url() -> None:
+    experiment = make()
+    assert experiment.arm("incumbent").url == "http://incumbent/v1/models/incumbent:predict"
+    assert experiment.arm("challenger").url == "http://challenger:8080/v1/models/c:predict"
+
+
+@pytest.mark.parametrize(("stage", "share"), [("1%", 0.01), ("5%", 0.05), ("25%", 0.25), ("50%", 0.5)])
+def test_a_stage_gives_the_challenger_its_share(stage: str, share: float) -> None:
+    experiment = make(stage=stage)
+    found = [experiment.arm_of(user) for user in USERS]
+    count = sum(arm == "challenger" for arm, _ in found)
+    assert abs(count - len(USERS) * share) < 4 * math.sqrt(len(USERS) * share * (1 - share))
+    assert all(p == pytest.approx(share if arm == "challenger" else 1 - share) for arm, p in found)
+
+
+def test_a_growing_stage_moves_users_only_to_the_challengers_they_belong_to() -> None:
+    arms = [
+        {"name": name, "weight": weight, "endpoint": "http://x"}
+        for name, weight in (("b", 0.3), ("incumbent", 0.5), ("c", 0.2))
+    ]
+    stages = [make(arms=arms, stage=stage) for stage in ("shadow", "1%", "5%", "25%", "50%")]
+    for user in USERS:
+        path = [experiment.arm_of(user)[0] for experiment in stages]
+        first = next((i for i, arm in enumerate(path) if arm != "incumbent"), len(path))
+        assert len(set(path[first:])) <= 1, path
+    last = Counter(stages[-1].arm_of(user)[0] for user in USERS)
+    assert last["b"] / len(USERS) == pytest.approx(0.3, abs=0.03)
+    assert stages[2].shares() == pytest.approx({"b": 0.03, "incumbent": 0.95, "c": 0.02})
+
+
+@pytest.mark.parametrize("changes", [{"enabled": False}, {"stage": "shadow"}])
+def test_shadow_and_kill_switch_send_everybody_to_the_incumbent(changes: dict[str, Any]) -> None:
+    experiment = make(**changes)
+    assert {experiment.arm_of(user) for user in USERS[:200]} == {("incumbent", 1.0)}
+    assert experiment.accounts()[0].limit == 100 and experiment.accounts()[2].limit == 0
+
+
+def test_a_stage_beyond_the_final_weights_keeps_to_them() -> None:
+    arms = [{**FILE["arms"][0], "weight": 0.9}, {**FILE["arms"][1], "weight": 0.1}]
+    assert make(arms=arms).shares() == pytest.approx({"incumbent": 0.9, "challenger": 0.1})
+
+
+def test_a_budget_may_be_paced() -> None:
+    paced = {"campaign": "*", "channel": "*", "amount": 8.0, "period": "day", "pacing": {"price": 0.3}}
+    (account, *_) = make(budgets=[paced]).accounts()
+    assert account.pacing == Pacing(0.3)
+    for pacing, message in (
+        ({"price": 0}, r"budgets\[0\].pacing, price"),
+        ({"price": 1, "colour": "red"}, r"budgets\[0\].pacing: unknown field 'colour'"),
+        ({"price": 1, "traffic": 3}, "traffic: expected a list"),
+        ({"price": 1, "start": "2026-01-01T00:00:00Z", "end": "2026-01-02T00:00:00Z"}, "has no start and end"),
+    ):
+        with pytest.raises(ExperimentError, match=message):
+            make(budgets=[{**paced, "pacing": pacing}])
+
+
+def test_budgets_are_split_as_users_are() -> None:
+    assert make(stage="25%").accounts() == [
+        ("incumbent", "*", "*", 75.0, "total", None),
+        ("incumbent", "c1", "video", 6.0, "total", None),
+        ("challenger", "*", "*", 25.0, "total", None),
+        ("challenger", "c1", "video", 2.0, "total", None),
+    ]
+
+
+def test_a_budget_may_hold_in_all_and_for_each_day() -> None:
+    budgets = [
+        {"campaign": "*", "channel": "*", "amount": amount, "period": p} for amount, p in ((9, "total"), (1, "day"))
+    ]
+    accounts = make(budgets=budgets, stage="50%").accounts()
+    assert [(a.limit, a.period) for a in accounts if a.arm == "incumbent"] == [(4.5, "total"), (0.5, "day")]

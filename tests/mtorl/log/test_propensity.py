@@ -1,0 +1,108 @@
+"""Logged propensities: read, or estimated on training users by the model that the data set names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.propensity import FLOOR, logged_propensity
+
+SPEC = DatasetSpec.load("simulator")  # search, social, display, video
+
+
+def log(users: int = 600, steps: int = 10, stay: float = 0.0, seed: int = 0) -> pd.DataFrame:
+    """Channels drawn anew with probability 1 - stay, else the one before."""
+    random = np.random.default_rng(seed)
+    channel = random.choice(4, size=(users, steps), p=[0.5, 0.3, 0.15, 0.05])
+    for t in range(1, steps):
+        channel[:, t] = np.where(random.random(users) < stay, channel[:, t - 1], channel[:, t])
+    return pd.DataFrame(
+        {
+            "user_id": np.repeat([f"u{i}" for i in range(users)], steps),
+            "timestamp": pd.Timestamp("2024-03-01", tz="UTC") + pd.to_timedelta(np.tile(np.arange(steps), users), "h"),
+            "step": np.tile(np.arange(steps), users),
+            "split": np.repeat(np.where(np.arange(users) % 3, "train", "test"), steps),
+            "channel": np.array(SPEC.channels)[channel.ravel()],
+            "propensity": random.uniform(0.1, 0.9, size=users * steps),
+        }
+    )
+
+
+def test_a_logged_propensity_is_taken_as_it_is():
+    windows = log(users=5)
+    np.testing.assert_array_equal(logged_propensity(windows, SPEC), windows["propensity"])
+
+
+@pytest.mark.parametrize("value", [0.0, -0.1, 1.01, np.nan])
+def test_a_logged_propensity_that_is_none_is_an_error(value):
+    windows = log(users=5)
+    windows.loc[7, "propensity"] = value
+    with pytest.raises(ValueError, match=r"propensity: 1 rows .* in row 7"):
+        logged_propensity(windows, SPEC)
+
+
+def test_channel_frequency_is_that_of_training_users():
+    spec = replace(SPEC, propensity="channel-frequency")
+    windows = log()
+    windows.loc[windows["split"] == "test", "channel"] = "video"  # must not matter
+    found = logged_propensity(windows, spec)
+    train = windows[windows["split"] == "train"]
+    for channel, share in train["channel"].value_counts(normalize=True).items():
+        np.testing.assert_allclose(found[windows["channel"] == channel], share, atol=0.001)
+
+
+def test_markov_depends_on_the_channel_before_and_on_the_start():
+    spec = replace(SPEC, propensity="markov")
+    windows = log(users=4000, stay=0.6)
+    found = logged_propensity(windows, spec)
+    before = windows.groupby("user_id")["channel"].shift()
+    fresh = windows["channel"].map(dict(zip(SPEC.channels, [0.5, 0.3, 0.15, 0.05], strict=True)))
+    truth = np.where(before.isna(), fresh, 0.4 * fresh + 0.6 * (windows["channel"] == before))
+    common = truth > FLOOR
+    np.testing.assert_allclose(found[common], truth[common], atol=0.03)
+    assert found.min() == FLOOR
+
+
+def test_markov_begins_anew_with_every_journey():
+    spec = replace(SPEC, propensity="markov")
+    windows = log(users=4000, stay=0.6)
+    two = windows.assign(step=windows["step"] % 5)  # a second journey after five touchpoints
+    found = logged_propensity(two, spec)
+    first = two["step"] == 0
+    fresh = windows["channel"].map(windows.loc[(two["split"] == "train") & first, "channel"].value_counts(True))
+    np.testing.assert_allclose(found[first], np.maximum(fresh[first], FLOOR), atol=0.001)
+    before = windows.groupby("user_id")["channel"].shift()
+    stayed = ~first & (windows["channel"] == before) & (windows["channel"] == "search")
+    np.testing.assert_allclose(found[stayed], 0.8, atol=0.03)
+
+
+def test_the_order_of_rows_does_not_matter():
+    spec = replace(SPEC, propensity="markov")
+    windows = log(users=50, stay=0.5)
+    windows["step"] %= 5
+    shuffled = windows.sample(frac=1, random_state=1)
+    found = pd.Series(logged_propensity(shuffled, spec), index=shuffled.index).sort_index()
+    np.testing.assert_array_equal(found, logged_propensity(windows, spec))
+
+
+def test_mean_weight_of_another_policy_is_one():
+    """E[pi(a) / p(a)] = 1 is what makes propensities right."""
+    spec = replace(SPEC, propensity="markov")
+    windows = log(users=4000, stay=0.6, seed=1)
+    weight = 0.25 / logged_propensity(windows, spec)
+    assert weight.mean() == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("method", ["channel-frequency", "markov"])
+def test_what_cannot_be_estimated_is_said(method):
+    spec = replace(SPEC, propensity=method)
+    windows = log(users=5)
+    with pytest.raises(ValueError, match="no training rows"):
+        logged_propensity(windows.assign(split="test"), spec)
+    windows.loc[3, "channel"] = "tv"
+    with pytest.raises(ValueError, match="unknown channel 'tv'"):
+        logged_propensity(windows, spec)

@@ -1,0 +1,74 @@
+"""Calibration: it undoes a distortion, changes no ranking, and leaves alone what is right or unknown."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import expit, log_softmax
+
+from mtorl.evaluation.head_metrics import evaluate
+from mtorl.network.calibration import Calibration, calibrate
+from mtorl.network.ensemble import Ensemble
+from mtorl.network.model import MTORL, MTORLConfig
+
+
+def world(rows: int = 20_000, seed: int = 0):
+    random = np.random.default_rng(seed)
+    logits = random.normal(size=(rows, 3))
+    probs = np.exp(log_softmax(logits, axis=1))
+    channel = (random.random(rows)[:, None] > probs.cumsum(axis=1)).sum(axis=1)
+    odds = random.normal(-1, 1, size=rows)
+    return logits, channel, odds, (random.random(rows) < expit(odds)).astype(float)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (2.0, 0.5), (0.5, -1.0)])
+def test_a_distortion_is_undone(scale, shift):
+    logits, channel, odds, label = world(50_000)
+    found = calibrate(logits * scale, expit(odds * scale + shift), channel, label)
+    assert found.action_scale == pytest.approx(1 / scale, rel=0.05)
+    assert found.reward_scale == pytest.approx(1 / scale, rel=0.05)
+    assert found.reward_shift == pytest.approx(-shift / scale, abs=0.1)
+
+
+def test_calibrated_heads_err_less_and_rank_alike():
+    logits, channel, odds, label = world()
+    distorted, reward = logits * 3, expit(odds * 2 + 1)
+    scale, reward_scale, shift = calibrate(distorted[:10_000], reward[:10_000], channel[:10_000], label[:10_000])
+
+    def scored(logits, reward):
+        rewards = np.repeat(reward[:, None], 3, axis=1)[10_000:]
+        users = np.arange(10_000)
+        return evaluate(logits[10_000:], rewards, channel[10_000:], label[10_000:], users, seed=0, resamples=2)
+
+    odds_again = np.log(reward / (1 - reward))
+    before, after = scored(distorted, reward), scored(distorted * scale, expit(odds_again * reward_scale + shift))
+    for metric in ("action_logloss", "reward_logloss", "action_ece", "reward_ece"):
+        assert after[metric] < before[metric]
+    assert after["action_ece"] < 0.02 and after["reward_ece"] < 0.02
+    for metric in ("action_accuracy", "reward_auc"):
+        assert after[metric] == pytest.approx(before[metric])
+
+
+def test_without_rows_nothing_changes_and_few_rows_change_little():
+    assert calibrate(np.empty((0, 3)), np.empty(0), np.empty(0, dtype=int), np.empty(0)) == Calibration(1.0, 1.0, 0.0)
+    found = calibrate(np.zeros((1, 3)), np.array([0.5]), np.array([0]), np.array([1.0]))
+    assert all(np.isfinite(found)) and 0.2 <= found.action_scale <= 5 and 0.2 <= found.reward_scale <= 5
+
+
+def test_a_network_serves_what_was_calibrated():
+    torch.manual_seed(0)
+    config = MTORLConfig(inputs=9, channels=3, window=4, outcomes=2, hidden=8)
+    network = Ensemble([MTORL(config) for _ in range(2)]).eval()
+    x, length = torch.randn(5, 4, 9), torch.tensor([1, 2, 3, 4, 4])
+    with torch.inference_mode():
+        logits, reward, cost = network(x, length)
+        network.calibrate(2.0, 0.5, 0.25)
+        new_logits, new_reward, new_cost = network(x, length)
+    torch.testing.assert_close(new_logits, 2 * logits)
+    torch.testing.assert_close(new_reward, torch.sigmoid(0.5 * torch.logit(reward) + 0.25), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(new_cost, cost)
+    fresh = Ensemble([MTORL(config) for _ in range(2)]).eval()
+    fresh.load_state_dict(network.state_dict())
+    with torch.inference_mode():
+        torch.testing.assert_close(fresh(x, length)[0], new_logits)

@@ -1,0 +1,83 @@
+"""Members that answer as one, and are trained one after the other, kills or not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mtorl.network.ensemble import Ensemble, checkpoint_files, train_ensemble
+from mtorl.network.model import MTORL, MTORLConfig
+from mtorl.network.training import TrainConfig
+from tests.mtorl.arrays import Arrays
+from tests.mtorl.network.test_training import C, world
+
+CONFIG = TrainConfig(epochs=2, batch_size=32, hidden=8, heads=2, device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+def trained(**more):
+    parts = [[Arrays(*world(windows, seed)[:2])] for windows, seed in ((100, 0), (50, 1))]
+    return train_ensemble(*parts, CONFIG, channels=C, **more)
+
+
+def test_an_answer_is_the_mean_of_the_members():
+    torch.manual_seed(0)
+    config = MTORLConfig(inputs=9, channels=3, window=4, outcomes=2, hidden=8)
+    members = [MTORL(config).eval() for _ in range(3)]
+    x, length = torch.randn(5, 4, 9), torch.tensor([1, 2, 3, 4, 4])
+    with torch.inference_mode():
+        logits, reward, cost = Ensemble(members).eval()(x, length)
+        parts = [member(x, length) for member in members]
+    torch.testing.assert_close(logits.softmax(1), torch.stack([p[0].softmax(1) for p in parts]).mean(0))
+    torch.testing.assert_close(reward, torch.stack([p[1] for p in parts]).mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(cost, torch.stack([p[2] for p in parts]).mean(0))
+
+
+def test_members_differ_in_their_seed_and_the_first_is_a_network_alone():
+    found = trained(members=2)
+    one, two = (torch.cat([p.flatten() for p in member.parameters()]) for member in found.ensemble.members)
+    assert not torch.equal(one, two)
+    alone = trained(members=1)
+    assert torch.equal(torch.cat([p.flatten() for p in alone.ensemble.members[0].parameters()]), one)
+    assert found.parameters == 2 * alone.parameters and not found.ensemble.training
+
+
+@pytest.mark.parametrize("stop_at", [(0, 1), (0, 2), (1, 1)])
+def test_a_kill_loses_no_member(tmp_path, stop_at):
+    resume = tmp_path / "checkpoint"
+
+    def stop(member, row):
+        if (member, row["epoch"]) == stop_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(members=2, resume=resume, on_epoch=stop)
+    assert list(tmp_path.iterdir())
+    seen = []
+    found = trained(members=2, resume=resume, on_epoch=lambda member, row: seen.append((member, row["epoch"])))
+    assert seen == [at for at in ((0, 1), (0, 2), (1, 1), (1, 2)) if at > stop_at]  # nothing is trained twice
+    left = set(tmp_path.iterdir())
+    assert left == set(checkpoint_files(resume, members=2, processes=1))  # until whoever asked has no more use for them
+    whole = trained(members=2)
+    for one, other in zip(found.ensemble.parameters(), whole.ensemble.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert [m.best_epoch for m in found.members] == [m.best_epoch for m in whole.members]
+
+
+def test_a_checkpoint_of_another_seed_is_refused(tmp_path):
+    from mtorl.network.checkpoint import CheckpointError
+
+    def stop(member, row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(resume=tmp_path / "checkpoint", on_epoch=stop)
+    part = [Arrays(*world(50, 1)[:2])]
+    with pytest.raises(CheckpointError, match="seed differ"):
+        train_ensemble(part, part, replace(CONFIG, seed=1), channels=C, resume=tmp_path / "checkpoint")

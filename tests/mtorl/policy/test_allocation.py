@@ -1,0 +1,250 @@
+"""Prices of channel budgets against the linear programme that they solve, and the exposures that a budget buys."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+
+from mtorl.policy.allocation import Budgets, Prices, best_allocation, gain_bound, policy_allocation, select_exposures
+from mtorl.policy.decision import PolicyParams, action_probabilities, decide
+
+INF = np.inf
+POLICY = PolicyParams(advantage_weight=3.0, exploration=0.05, price=9.0, utility_scale=0.05)
+
+
+def world(rows: int = 300, channels: int = 4, seed: int = 0):
+    random = np.random.default_rng(seed)
+    gain = random.beta(1, 12, size=(rows, channels))
+    cost = random.lognormal(-1, 0.7, size=(rows, channels))
+    return random.normal(size=(rows, channels)), gain, cost
+
+
+def solve_directly(gain: np.ndarray, cost: np.ndarray, budgets: Budgets) -> float:
+    """The programme as a dense matrix, written down a second time."""
+    rows, channels = gain.shape
+    once = np.kron(np.eye(rows), np.ones(channels))
+    by_channel = np.tile(np.eye(channels), rows) * cost.ravel() / rows
+    limits = np.r_[np.ones(rows), budgets.channel_C, budgets.total]
+    matrix = np.vstack([once, by_channel, by_channel.sum(axis=0)])
+    kept = np.isfinite(limits)
+    found = linprog(-gain.ravel() / rows, A_ub=matrix[kept], b_ub=limits[kept], method="highs-ds")
+    return float(-found.fun)
+
+
+def within(allocation, budgets: Budgets) -> bool:
+    return bool((allocation.spend_C <= budgets.channel_C).all() and allocation.spend_C.sum() <= budgets.total)
+
+
+BUDGETS = [
+    Budgets(np.array([0.02, 0.05, INF, 0.01])),
+    Budgets(np.array([0.02, 0.05, INF, 0.01]), total=0.08),
+    Budgets(np.full(4, INF), total=0.05),
+    Budgets(np.full(4, 1e3), total=1e3),
+]
+
+
+@pytest.mark.parametrize("budgets", BUDGETS)
+def test_the_best_allocation_solves_the_programme_and_its_prices_prove_it(budgets):
+    _, gain, cost = world()
+    best = best_allocation(gain, cost, budgets)
+    optimum = solve_directly(gain, cost, budgets)
+    assert best.gain == pytest.approx(optimum, rel=1e-6)
+    assert gain_bound(gain, cost, budgets, best.prices) == pytest.approx(optimum, rel=1e-6)
+    assert within(best, budgets) and (best.share_BC >= 0).all() and (best.share_BC.sum(axis=1) <= 1).all()
+
+
+@pytest.mark.parametrize("budgets", BUDGETS)
+def test_complementary_slackness(budgets):
+    _, gain, cost = world()
+    best = best_allocation(gain, cost, budgets)
+    priced_C = best.prices.channel_C > 1e-9
+    np.testing.assert_allclose(best.spend_C[priced_C], budgets.channel_C[priced_C], rtol=1e-6)
+    if best.prices.total > 1e-9:
+        assert best.spend_C.sum() == pytest.approx(budgets.total, rel=1e-6)
+    utility_BC = gain - best.prices.row_1C * cost
+    best_B = np.maximum(utility_BC.max(axis=1), 0.0)
+    used = best.share_BC > 1e-6  # goes only where utility is highest, and not negative
+    assert (utility_BC[used] >= np.broadcast_to(best_B[:, None], used.shape)[used] - 1e-9).all()
+    assert best.share_BC.sum(axis=1)[best_B > 1e-6] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_all_budgets_of_these_tests_bind_that_should():
+    _, gain, cost = world()
+    first, second, third, none = (best_allocation(gain, cost, budgets).prices for budgets in BUDGETS)
+    assert (first.channel_C[[0, 1, 3]] > 0).all() and first.channel_C[2] == first.total == 0
+    assert second.total > 0 and (second.channel_C > 0).any()
+    assert third.total > 0 and not third.channel_C.any()
+    assert none.total == 0 and not none.channel_C.any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    rows=st.integers(1, 12),
+    limits=st.lists(st.floats(0.001, 1.0), min_size=4, max_size=4),
+    prices=st.lists(st.floats(0.0, 3.0), min_size=4, max_size=4),
+)
+def test_any_prices_bound_any_allocation(seed, rows, limits, prices):
+    _, gain, cost = world(rows, 3, seed)
+    budgets = Budgets(np.array(limits[:3]), limits[3])
+    bound = gain_bound(gain, cost, budgets, Prices(np.array(prices[:3]), prices[3]))
+    best = best_allocation(gain, cost, budgets)
+    mine = policy_allocation(np.zeros_like(gain), gain, cost, POLICY, budgets)
+    assert within(best, budgets) and within(mine, budgets)
+    assert mine.gain <= best.gain * (1 + 1e-6) + 1e-9
+    assert best.gain <= bound * (1 + 1e-6) + 1e-9
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+def test_any_currency_unit_will_do(unit):
+    _, gain, cost = world()
+    here, there = (
+        best_allocation(gain, cost * u, Budgets(np.array([0.02, 0.05, INF, 0.01]) * u, 0.08 * u)) for u in (1.0, unit)
+    )
+    np.testing.assert_allclose(there.prices.row_1C * unit, here.prices.row_1C, rtol=1e-5)
+    assert there.gain == pytest.approx(here.gain, rel=1e-6)
+
+
+def test_a_larger_budget_has_a_lower_price():
+    logits, gain, cost = world()
+    total = [best_allocation(gain, cost, Budgets(np.full(4, INF), w)).prices.total for w in (0.01, 0.03, 0.1, 0.2)]
+    assert total == sorted(total, reverse=True) and total[0] > total[-1]
+    for allocate in (
+        lambda b: best_allocation(gain, cost, b),
+        lambda b: policy_allocation(logits, gain, cost, POLICY, b),
+    ):
+        prices = [allocate(Budgets(np.array([w, INF, INF, INF]))).prices.channel_C for w in (0.002, 0.005, 0.01, 0.02)]
+        own = [price_C[0] for price_C in prices]
+        assert own == sorted(own, reverse=True) and own[0] > own[-1]
+        assert not np.array(prices)[:, 1:].any()
+
+
+def test_the_bound_from_a_sample_is_close_to_the_best_of_all_rows():
+    _, gain, cost = world(3000)
+    budgets = BUDGETS[1]
+    sample = np.random.default_rng(1).choice(len(gain), 1000, replace=False)
+    bound = gain_bound(gain, cost, budgets, best_allocation(gain[sample], cost[sample], budgets).prices)
+    best = best_allocation(gain, cost, budgets).gain
+    assert best * (1 - 1e-9) <= bound <= best * 1.01
+
+
+@pytest.mark.parametrize("budgets", BUDGETS)
+@pytest.mark.parametrize("beta", [0.0, 3.0])
+def test_the_policy_spends_what_it_may_and_no_more(budgets, beta):
+    logits, gain, cost = world(2000)
+    params = PolicyParams(beta, 0.05, 0.0, 0.05)
+    found = policy_allocation(logits, gain, cost, params, budgets)
+    assert within(found, budgets)
+    priced_C = found.prices.channel_C > 0
+    assert (found.spend_C[priced_C] >= 0.98 * budgets.channel_C[priced_C]).all()
+    assert not priced_C[~np.isfinite(budgets.channel_C)].any()
+    if found.prices.total > 0:
+        assert found.spend_C.sum() >= 0.98 * budgets.total
+    assert found.gain <= gain_bound(gain, cost, budgets, found.prices)
+
+
+def test_the_row_of_prices_is_all_that_serving_needs():
+    logits, gain, cost = world(4000)
+    found = policy_allocation(logits, gain, cost, POLICY, BUDGETS[1])
+    probs_BC, expose_BC = action_probabilities(logits, gain, cost, POLICY, price_BC=found.prices.row_1C)
+    np.testing.assert_array_equal(found.share_BC, probs_BC * expose_BC)
+    drawn = decide(logits, gain, cost, POLICY, np.random.default_rng(0).random(4000), price_BC=found.prices.row_1C)
+    spent = np.bincount(drawn.channel_B, drawn.expected_cost_B * drawn.expose_B, 4) / 4000
+    np.testing.assert_allclose(spent, found.spend_C, rtol=0.2)
+    assert spent.sum() == pytest.approx(found.spend_C.sum(), rel=0.05)
+
+
+def test_a_budget_on_a_channel_moves_decisions_to_the_others():
+    logits, gain, cost = world(4000)
+    free = policy_allocation(logits, gain, cost, POLICY, Budgets(np.full(4, INF)))
+    tight = policy_allocation(logits, gain, cost, POLICY, Budgets(np.array([free.spend_C[0] / 2, INF, INF, INF])))
+    assert (tight.spend_C[1:] > free.spend_C[1:]).all()
+    assert tight.share_BC[:, 0].mean() < free.share_BC[:, 0].mean()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    rows=st.integers(1, 5),
+    beta=st.floats(0, 20),
+    limits=st.lists(st.floats(0.001, 0.5) | st.just(INF), min_size=4, max_size=4),
+)
+def test_few_rows_never_overspend(seed, rows, beta, limits):
+    logits, gain, cost = world(rows, 3, seed)
+    budgets = Budgets(np.array(limits[:3]), limits[3])
+    params = PolicyParams(beta, 0.05, 0.0, 0.05)
+    assert within(policy_allocation(logits, gain, cost, params, budgets), budgets)
+
+
+positive = st.floats(0.001, 10.0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows=st.lists(st.tuples(st.floats(-1, 10), st.just(0.0) | positive), max_size=12), budget=st.floats(0, 30))
+def test_selected_exposures_fit_and_only_the_next_could_add_gain(rows, budget):
+    gain, cost = np.array([r[0] for r in rows]), np.array([r[1] for r in rows])
+    bought, price = select_exposures(gain, cost, budget)
+    assert cost[bought].sum() <= budget
+    left = ~bought & (gain > 0)
+    if not left.any():
+        assert price == 0.0
+        return
+    # Fractional knapsack: the best of all is at most this, and beats the whole exposures by less than the next one.
+    bound = price * budget + np.maximum(gain - price * cost, 0.0).sum()
+    assert gain[bought].sum() <= bound * (1 + 1e-9)
+    assert bound <= gain[bought].sum() + gain[left][np.argmax(gain[left] / cost[left])] * (1 + 1e-9) + 1e-9
+    # The price rule of serving, up to ties.
+    np.testing.assert_array_equal(bought[gain > price * cost * (1 + 1e-9)], True)
+    assert not bought[gain < price * cost * (1 - 1e-9)].any()
+
+
+def test_selecting_equals_the_fractional_programme_when_the_budget_ends_between_two():
+    gain, cost = np.array([4.0, 3.0, 5.0, 1.0, 0.0]), np.array([1.0, 1.0, 2.0, 1.0, 0.0])
+    bought, price = select_exposures(gain, cost, 4.0)
+    assert bought.tolist() == [True, True, True, False, False] and price == 1.0
+    assert gain[bought].sum() == pytest.approx(
+        -linprog(-gain, A_ub=[cost], b_ub=[4.0], bounds=(0, 1), method="highs").fun
+    )
+    assert select_exposures(gain, cost, 5.0)[1] == 0.0
+
+
+def test_a_budget_of_all_costs_buys_all_and_a_hair_less_does_not():
+    for seed in range(20):
+        gain, cost = np.random.default_rng(seed).uniform(0.1, 1.0, size=(2, 1000))
+        assert select_exposures(gain, cost, cost.sum())[0].all()
+        assert select_exposures(gain, cost, np.nextafter(cost.sum(), 0.0))[0].sum() == 999
+
+
+def test_a_larger_budget_selects_more_at_a_lower_price():
+    random = np.random.default_rng(0)
+    gain, cost = random.beta(1, 12, 2000), random.lognormal(-1, 0.7, 2000)
+    found = [select_exposures(gain, cost, share * cost.sum()) for share in (0.1, 0.375, 0.5, 1.0)]
+    prices = [price for _, price in found]
+    assert prices == sorted(prices, reverse=True) and prices[-1] == 0.0
+    for (fewer, _), (more, _) in pairwise(found):
+        assert (more | ~fewer).all()
+    assert found[-1][0].all()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Budgets(np.array([1.0, 0.0])), "channel_C must be one positive number a channel"),
+        (lambda: Budgets(np.array([1.0, np.nan])), "channel_C must be one positive number a channel"),
+        (lambda: Budgets(np.array([1.0]), total=0.0), "total must be positive"),
+        (lambda: best_allocation(np.ones((2, 3)), np.ones((2, 3)), Budgets(np.ones(2))), "2 channels"),
+        (lambda: best_allocation(np.ones((0, 2)), np.ones((0, 2)), Budgets(np.ones(2))), "no rows"),
+        (lambda: best_allocation([[1.0]], [[-1.0]], Budgets(np.ones(1))), "cost_BC must be finite and >= 0"),
+        (lambda: select_exposures([1.0], [1.0, 2.0], 1.0), "must share one shape"),
+        (lambda: select_exposures([np.nan], [1.0], 1.0), "must be finite"),
+        (lambda: select_exposures([1.0], [1.0], -1.0), "budget must be >= 0"),
+    ],
+)
+def test_invalid_input_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

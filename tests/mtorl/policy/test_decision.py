@@ -1,0 +1,220 @@
+"""The decision rule: probabilities, propensities, candidates, exposure, and what it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from mtorl.policy.decision import PolicyParams, action_probabilities, appraise, best_channel, decide, utility_scale
+
+LOGITS = np.log(np.array([[0.7, 0.2, 0.1]]))
+GAIN = np.array([[0.1, 0.3, 0.2]])
+COST = np.array([[0.5, 1.0, 2.0]])
+
+
+def repeat(array: np.ndarray, rows: int) -> np.ndarray:
+    return np.repeat(array, rows, axis=0)
+
+
+def test_beta_zero_follows_the_action_head():
+    decision = decide(LOGITS, GAIN, COST, PolicyParams(exploration=0.0), [0.5])
+    np.testing.assert_allclose(decision.probs_BC, [[0.7, 0.2, 0.1]], atol=1e-12)
+    assert decision.channel_B.tolist() == [0]
+    assert decision.propensity_B[0] == pytest.approx(0.7)
+
+
+def test_tilt_matches_its_formula():
+    params = PolicyParams(advantage_weight=2.0, exploration=0.2, price=0.1, utility_scale=0.05)
+    utility = GAIN - 0.1 * COST
+    tilted = np.array([[0.7, 0.2, 0.1]]) * np.exp(2.0 * utility / 0.05)
+    expected = 0.8 * tilted / tilted.sum() + 0.2 / 3
+    np.testing.assert_allclose(decide(LOGITS, GAIN, COST, params, [0.0]).probs_BC, expected, rtol=1e-12)
+
+
+def test_a_larger_beta_earns_more_expected_gain():
+    earned = [
+        float((action_probabilities(LOGITS, GAIN, COST, PolicyParams(beta, 0.0, utility_scale=0.1))[0] * GAIN).sum())
+        for beta in (0.0, 0.5, 1.0, 2.0, 8.0)
+    ]
+    assert earned == sorted(earned)
+    assert earned[-1] == pytest.approx(0.3, abs=1e-3)
+
+
+def test_action_probabilities_are_those_that_decide_draws_from():
+    params = PolicyParams(advantage_weight=1.0, price=0.2, utility_scale=0.1)
+    arguments = repeat(LOGITS, 3), repeat(GAIN, 3), repeat(COST, 3), params
+    decision = decide(*arguments, [0.0, 0.5, 0.9])
+    probs, expose = action_probabilities(*arguments)
+    np.testing.assert_array_equal(probs, decision.probs_BC)
+    np.testing.assert_array_equal(expose[np.arange(3), decision.channel_B], decision.expose_B)
+
+
+def test_propensity_is_the_frequency_with_which_the_channel_is_chosen():
+    rows = 40_000
+    params = PolicyParams(advantage_weight=1.0, exploration=0.3, utility_scale=0.1)
+    decision = decide(
+        repeat(LOGITS, rows), repeat(GAIN, rows), repeat(COST, rows), params, np.random.default_rng(0).random(rows)
+    )
+    frequency = np.bincount(decision.channel_B, minlength=3) / rows
+    error = np.sqrt(decision.probs_BC[0] * (1 - decision.probs_BC[0]) / rows)
+    assert (np.abs(frequency - decision.probs_BC[0]) < 4 * error).all()
+    np.testing.assert_array_equal(decision.propensity_B, decision.probs_BC[0][decision.channel_B])
+
+
+def test_expose_only_where_the_gain_pays_for_the_cost():
+    params = PolicyParams(exploration=1.0, price=0.2)
+    decision = decide(repeat(LOGITS, 3), repeat(GAIN, 3), repeat(COST, 3), params, [0.0, 0.5, 0.99])
+    assert decision.channel_B.tolist() == [0, 1, 2]
+    assert decision.expose_B.tolist() == [True, True, False]  # utilities 0.0, 0.1, -0.2
+    np.testing.assert_allclose(decision.utility_B, [0.0, 0.1, -0.2], atol=1e-12)
+    np.testing.assert_allclose(decision.expected_gain_B, [0.1, 0.3, 0.2])
+    np.testing.assert_allclose(decision.expected_cost_B, [0.5, 1.0, 2.0])
+
+
+def test_a_price_of_the_moment_replaces_the_policys_own():
+    params = PolicyParams(exploration=0.0, price=0.0)
+    assert decide(LOGITS, GAIN, COST, params, [0.1]).expose_B[0]
+    for price in (0.3, [[0.3]], [[0.3, 0.0, 0.0]]):
+        assert not decide(LOGITS, GAIN, COST, params, [0.1], price_BC=price).expose_B[0]
+
+
+def test_a_negative_gain_estimate_is_read_as_zero():
+    decision = decide(LOGITS, [[-0.01, -0.5, -0.2]], COST, PolicyParams(), [0.5])
+    assert decision.expected_gain_B[0] == 0.0
+    assert decision.expose_B[0]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    logits=hnp.arrays(np.float64, (4, 5), elements=st.floats(-50, 50)),
+    gain=hnp.arrays(np.float64, (4, 5), elements=st.floats(0, 10)),
+    cost=hnp.arrays(np.float64, (4, 5), elements=st.floats(0, 10)),
+    allowed=hnp.arrays(np.bool_, (4, 5)),
+    always=st.integers(0, 4),
+    u=hnp.arrays(np.float64, 4, elements=st.floats(0, 1, exclude_max=True)),
+    beta=st.floats(0, 20),
+    epsilon=st.floats(0, 1),
+    price=st.floats(0, 5),
+)
+def test_invariants(logits, gain, cost, allowed, always, u, beta, epsilon, price):
+    allowed[:, always] = True
+    params = PolicyParams(beta, epsilon, price, utility_scale=0.5)
+    decision = decide(logits, gain, cost, params, u, allowed)
+    np.testing.assert_allclose(decision.probs_BC.sum(axis=1), 1.0, rtol=1e-12)
+    assert (decision.probs_BC[~allowed] == 0).all()
+    floor = epsilon / allowed.sum(axis=1, keepdims=True)
+    assert (decision.probs_BC >= np.where(allowed, floor * (1 - 1e-12), 0)).all()
+    assert allowed[np.arange(4), decision.channel_B].all()
+    assert (decision.propensity_B > 0).all()
+    assert ((decision.utility_B >= 0) == decision.expose_B).all()
+
+
+def test_u_just_below_one_stays_inside_the_candidates():
+    almost_one = np.nextafter(1.0, 0.0)
+    logits = np.random.default_rng(1).normal(size=(500, 7))
+    allowed = np.zeros((500, 7), dtype=bool)
+    allowed[:, 1:4] = True
+    decision = decide(
+        logits, np.zeros_like(logits), np.ones_like(logits), PolicyParams(), np.full(500, almost_one), allowed
+    )
+    assert set(decision.channel_B) == {3}
+    assert set(
+        decide(logits, np.zeros_like(logits), np.ones_like(logits), PolicyParams(), np.zeros(500), allowed).channel_B
+    ) == {1}
+
+
+def test_extreme_logits_do_not_overflow():
+    decision = decide([[1e4, -1e4, 0.0]], GAIN, COST, PolicyParams(exploration=0.0), [0.999])
+    np.testing.assert_allclose(decision.probs_BC, [[1.0, 0.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"logits_BC": [[np.nan, 0, 0]]}, "logits_BC must be finite"),
+        ({"logits_BC": [[0.0, 0.0]]}, "logits_BC must have shape"),
+        ({"gain_BC": [[np.inf, 0, 0]]}, "gain_BC must be finite"),
+        ({"gain_BC": [0.1, 0.2, 0.3]}, "gain_BC must have shape"),
+        ({"cost_BC": [[-0.1, 0, 0]]}, "cost_BC must be finite and >= 0"),
+        ({"cost_BC": [[np.nan, 0, 0]]}, "cost_BC must be finite and >= 0"),
+        ({"cost_BC": [[np.inf, 0, 0]]}, "cost_BC must be finite and >= 0"),
+        ({"price_BC": np.nan}, "price_BC must be finite"),
+        ({"cost_BC": [[1.0, 0.0]]}, "cost_BC must have shape"),
+        ({"u_B": [1.0]}, r"u_B must lie in \[0, 1\)"),
+        ({"u_B": [np.nan]}, r"u_B must lie in \[0, 1\)"),
+        ({"u_B": [0.1, 0.2]}, "u_B must have shape"),
+        ({"candidates_BC": [[False, False, False]]}, "row 0 has no candidate"),
+        ({"candidates_BC": [[True]]}, "candidates_BC must have shape"),
+        ({"price_BC": np.ones((2, 3))}, "price_BC must broadcast"),
+    ],
+)
+def test_invalid_arrays_are_refused(change, message):
+    arguments = {"logits_BC": LOGITS, "gain_BC": GAIN, "cost_BC": COST, "u_B": [0.5], "params": PolicyParams()}
+    with pytest.raises(ValueError, match=message):
+        decide(**{**arguments, **change})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("advantage_weight", -1.0),
+        ("exploration", 1.5),
+        ("price", -0.1),
+        ("utility_scale", 0.0),
+        ("price", float("nan")),
+        ("exploration", "0.1"),
+        ("exploration", True),
+    ],
+)
+def test_policy_params_name_the_field_at_fault(field, value):
+    with pytest.raises(ValueError, match=field):
+        PolicyParams(**{field: value})
+
+
+def test_policy_params_round_trip():
+    params = PolicyParams(1.5, 0.05, 0.2, 0.01)
+    assert PolicyParams.from_dict(params.to_dict()) == params
+    with pytest.raises(ValueError, match="unknown policy parameter: temperature"):
+        PolicyParams.from_dict({"temperature": 1.0})
+
+
+def test_utility_scale_is_the_spread_between_channels_not_between_users():
+    gain = np.array([[0.0, 1.0], [10.0, 11.0]])
+    assert utility_scale(gain, np.zeros_like(gain)) == pytest.approx(0.5)
+    assert utility_scale(np.ones((3, 2)), np.ones((3, 2))) == 1.0
+
+
+def test_the_best_channel_is_the_candidate_of_greatest_utility():
+    params = PolicyParams(price=0.1)  # utilities 0.05, 0.2, 0.0
+    assert best_channel(GAIN, COST, params).tolist() == [1]
+    assert best_channel(GAIN, COST, params, [[True, False, True]]).tolist() == [0]
+    below_zero = best_channel(GAIN, COST, params, [[True, False, True]], price_BC=[[2.0, 0.0, 1.0]])
+    assert below_zero.tolist() == [0], "no candidate is worth it, and still no other channel is taken"
+    assert best_channel(GAIN, COST, params, price_BC=[[1.0, 1.0, 0.0]]).tolist() == [2]
+    assert best_channel(repeat(np.zeros((1, 3)), 2), np.zeros((2, 3)), params).tolist() == [0, 0]
+    with pytest.raises(ValueError, match="row 0 has no candidate"):
+        best_channel(GAIN, COST, params, [[False] * 3])
+
+
+@given(
+    gain=hnp.arrays(float, (5, 3), elements=st.floats(-1, 1)),
+    cost=hnp.arrays(float, (5, 3), elements=st.floats(0, 5)),
+    price=hnp.arrays(float, (5, 3), elements=st.floats(0, 3)),
+    u=hnp.arrays(float, 5, elements=st.floats(0, 0.999)),
+)
+def test_an_appraisal_of_the_chosen_channel_is_what_the_decision_says(gain, cost, price, u):
+    decision = decide(np.zeros((5, 3)), gain, cost, PolicyParams(advantage_weight=1.0), u, price_BC=price)
+    worth = appraise(gain, cost, PolicyParams(), decision.channel_B, price)
+    for name in ("expected_gain_B", "expected_cost_B", "utility_B", "expose_B"):
+        np.testing.assert_array_equal(getattr(worth, name), getattr(decision, name))
+    best = appraise(gain, cost, PolicyParams(), best_channel(gain, cost, PolicyParams(), None, price), price)
+    assert (best.utility_B >= worth.utility_B).all()
+
+
+@pytest.mark.parametrize("channel", [[3], [-1], [0, 1], [0.0], [[0]]])
+def test_an_appraisal_of_a_channel_that_is_none_is_an_error(channel):
+    with pytest.raises(ValueError, match="channel_B must"):
+        appraise(GAIN, COST, PolicyParams(), channel)

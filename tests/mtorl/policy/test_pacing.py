@@ -1,0 +1,324 @@
+"""Spend follows its schedule through shocks of the simulator's market, and never exceeds the budget."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mtorl.policy.decision import PolicyParams, action_probabilities, decide, utility_scale
+from mtorl.policy.pacing import HORIZON, Plan, State
+from mtorl.policy.price import solve_price
+from mtorl.simulator.market import CHANNELS
+from mtorl.simulator.simulator import Simulator, SimulatorConfig
+
+SEEDS = (1, 2, 3)
+DAYS, USERS = 3, 4000  # half of the users come each day, if nothing happens
+EVERY = 0.1  # hours between two updates: 720 of them
+BURN_IN = 6.0  # hours
+TOLERANCE = 0.02  # of the budget: |spend - schedule| at every update after the burn-in, and at the end
+
+Shock = Callable[[np.ndarray], np.ndarray]
+
+
+class World(NamedTuple):
+    """Opportunities of three days in the order of time, and the plan that the log before them suggests."""
+
+    plan: Plan
+    policy: PolicyParams
+    expected_cost_C: np.ndarray
+    hour_B: np.ndarray
+    rank_B: np.ndarray  # the user's, 0 to 1: comes if it is below half the traffic
+    click_BC: np.ndarray  # probability
+    cost_BC: np.ndarray  # drawn
+    u_B: np.ndarray
+    cap: float
+
+
+@cache
+def world(seed: int) -> World:
+    simulator = Simulator(SimulatorConfig(users=USERS, seed=seed))
+    log, users = simulator.log(), simulator.user_ids
+    cost_C = log.groupby("channel")["cost"].mean()[list(CHANNELS)].to_numpy()
+    gain_BC = simulator.click_probability()
+    cost_BC = np.tile(cost_C, (len(log), 1))
+    policy = PolicyParams(3.0, 0.05, 0.0, utility_scale(gain_BC, cost_BC))
+
+    def spend(price: float) -> float:
+        probs_BC, expose_BC = action_probabilities(0 * gain_BC, gain_BC, cost_BC, policy, price_BC=price)
+        return float((probs_BC * expose_BC * cost_BC).sum(axis=1).mean())
+
+    per_opportunity = 0.3 * spend(0.0)
+    by_hour = log["timestamp"].dt.hour.value_counts().reindex(range(24), fill_value=0).tolist()
+    plan = Plan.following(
+        by_hour * DAYS,
+        list(range(24 * DAYS + 1)),
+        budget=per_opportunity * DAYS * USERS / 2,
+        price_unit=solve_price(spend, per_opportunity),
+    )
+
+    hours, clicks, costs = [], [], []
+    for day in range(DAYS):
+        # The same luck for every channel, and what an exposure costs depends on nothing that happened before.
+        futures = [simulator.online(users, 1, seed=day) for _ in CHANNELS]
+        times = [futures[0].opportunity(user, 0)["timestamp"] for user in users]
+        hours.append([24 * day + t.hour + t.minute / 60 + t.second / 3600 for t in times])
+        clicks.append(futures[0].click_probability(0))
+        costs.append(np.stack([f.advance(0, np.full(USERS, c))["cost"] for c, f in enumerate(futures)], axis=1))
+    hour_B, order = np.sort(np.concatenate(hours)), np.argsort(np.concatenate(hours))
+    random = np.random.default_rng(seed)
+    rank_B = np.tile(random.permutation(USERS) / USERS, DAYS)[order]
+    cap = max(simulator.cost_cap.values())
+    return World(
+        plan,
+        policy,
+        cost_C,
+        hour_B,
+        rank_B,
+        np.concatenate(clicks)[order],
+        np.concatenate(costs)[order],
+        random.random(len(order)),
+        cap,
+    )
+
+
+def usual(hour: np.ndarray) -> np.ndarray:
+    return np.ones_like(hour)
+
+
+def times(factor: float, start: float, stop: float) -> Shock:
+    return lambda hour: np.where((hour >= start) & (hour < stop), factor, 1.0)
+
+
+SHOCKS: dict[str, tuple[Shock, Shock]] = {  # of traffic, of cost
+    "none": (usual, usual),
+    "traffic x2": (times(2.0, 24, 40), usual),
+    "traffic x0.5": (times(0.5, 24, 40), usual),
+    "cost x1.5": (usual, times(1.5, 24, 40)),
+    "cost x1.5 to the end": (usual, times(1.5, 30, 72)),
+    "all of them": (lambda hour: times(2.0, 18, 30)(hour) * times(0.5, 30, 48)(hour), times(1.5, 40, 60)),
+}
+
+
+def gaps(
+    market: World, shock: str, plan: Plan | None = None, heard: float = 1.0, control: bool = True
+) -> tuple[np.ndarray, float]:
+    """Run a campaign; (spend - schedule) / budget at each update, and the spend as a share of the budget."""
+    plan = plan or market.plan
+    traffic, dearer = SHOCKS[shock]
+    comes_B = market.rank_B < 0.5 * traffic(market.hour_B)
+    hour_B, click_BC, u_B = market.hour_B[comes_B], market.click_BC[comes_B], market.u_B[comes_B]
+    factor_B = dearer(hour_B)
+    cost_BC = market.cost_BC[comes_B] * factor_B[:, None]
+    random = np.random.default_rng(0)
+    state, spent, found, start = plan.start(), 0.0, [], 0
+    for at in np.arange(1, round(24 * DAYS / EVERY) + 1) * EVERY:
+        stop = int(np.searchsorted(hour_B, at))
+        if stop > start:
+            rows = slice(start, stop)
+            expected_BC = np.broadcast_to(market.expected_cost_C, click_BC[rows].shape)
+            made = decide(
+                np.zeros_like(expected_BC),
+                click_BC[rows],
+                expected_BC,
+                market.policy,
+                u_B[rows],
+                price_BC=plan.price(state),
+            )
+            cost_B = cost_BC[rows][np.arange(stop - start), made.channel_B] * made.expose_B
+            # The ledger: nothing more once the dearest exposure does not fit.
+            before_B = spent + np.cumsum(cost_B) - cost_B
+            fits_B = np.logical_and.accumulate(before_B + market.cap * factor_B[rows] <= plan.budget)
+            spent += float(cost_B[fits_B].sum())
+            start = stop
+        if control and random.random() < heard:
+            state = plan.update(state, at, spent)
+        found.append((spent - plan.scheduled(at)) / plan.budget)
+    return np.array(found), spent / plan.budget
+
+
+def settled(gap: np.ndarray) -> np.ndarray:
+    return np.abs(gap[round(BURN_IN / EVERY) :])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("shock", SHOCKS)
+def test_spend_follows_the_schedule(seed, shock):
+    gap, spent = gaps(world(seed), shock)
+    assert settled(gap).max() <= TOLERANCE
+    assert 1 - TOLERANCE <= spent <= 1
+
+
+@pytest.mark.parametrize("shock", [name for name in SHOCKS if name != "none"])
+def test_a_price_that_does_not_follow_would_not_do(shock):
+    assert settled(gaps(world(1), shock, control=False)[0]).max() > 2 * TOLERANCE
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("shock", ["none", "traffic x2", "cost x1.5"])
+def test_every_other_update_may_be_missed(seed, shock):
+    gap, spent = gaps(world(seed), shock, heard=0.5)
+    assert settled(gap).max() <= TOLERANCE and spent <= 1
+
+
+@pytest.mark.parametrize("wrong", [1 / 3, 3])
+def test_the_plan_may_be_wrong_about_the_price(wrong):
+    plan = world(1).plan
+    gap, spent = gaps(world(1), "cost x1.5", replace(plan, price_unit=plan.price_unit * wrong))
+    assert settled(gap).max() <= TOLERANCE and spent <= 1
+
+
+# A market without chance: spend falls with the price, and answers at once.
+HOURS = Plan(budget=100.0, price_unit=2.0, times=(0.0, 60.0, 100.0), shares=(0.0, 0.75, 1.0))
+
+
+def smooth(plan: Plan, dearer_after: float, factor: float, steps: int = 1000) -> list[State]:
+    states = [plan.start()]
+    for at in np.linspace(plan.times[0], plan.times[-1], steps + 1)[1:].tolist():
+        last = states[-1]
+        usual_spend = plan.scheduled(at) - plan.scheduled(last.at)
+        cost = factor if at > dearer_after else 1.0
+        spent = last.spent + usual_spend * cost * (plan.price(last) / plan.price_unit) ** -2
+        states.append(plan.update(last, at, min(spent, plan.budget)))
+    return states
+
+
+def test_a_lasting_shock_leaves_no_lasting_gap():
+    states = smooth(HOURS, dearer_after=30.0, factor=3.0)
+    behind = np.array([state.spent - HOURS.scheduled(state.at) for state in states]) / HOURS.budget
+    assert np.abs(behind[:301]).max() < 1e-9  # the plan was right until then
+    assert behind.max() > 0.003
+    assert np.abs(behind[600:]).max() < 1e-3
+    assert states[-1].multiplier == pytest.approx(3**0.5, rel=0.01)
+
+
+def test_the_step_means_the_same_in_any_currency():
+    for unit in (1e-6, 1e6):
+        plan = replace(HOURS, budget=HOURS.budget * unit, price_unit=HOURS.price_unit / unit)
+        for here, there in zip(smooth(HOURS, 30.0, 3.0), smooth(plan, 30.0, 3.0), strict=True):
+            assert there.multiplier == pytest.approx(here.multiplier, rel=1e-6)
+            assert plan.price(there) * unit == pytest.approx(HOURS.price(here), rel=1e-6)
+
+
+def test_the_step_means_the_same_at_any_interval():
+    coarse, fine = (smooth(HOURS, 30.0, 1.5, steps)[-1] for steps in (500, 5000))
+    assert coarse.multiplier == pytest.approx(fine.multiplier, rel=0.01)
+
+
+def test_spending_too_much_raises_the_price_and_too_little_lowers_it():
+    state = HOURS.start()
+    due = HOURS.planned(state, 1.0)
+    assert due == HOURS.scheduled(1.0) == 1.25
+    assert HOURS.price(HOURS.update(state, 1.0, due)) == HOURS.price(state) == 2.0
+    assert HOURS.price(HOURS.update(state, 1.0, due + 0.5)) > 2.0
+    assert HOURS.price(HOURS.update(state, 1.0, due - 0.5)) < 2.0
+
+
+def test_a_gap_is_worked_off_at_no_more_than_twice_the_pace():
+    on_time = State(at=40.0, spent=50.0, multiplier=1.0)
+    assert HOURS.planned(on_time, 50.0) == pytest.approx(12.5)
+    for ahead, pace in ((HORIZON / 2, 0.5), (HORIZON, 0.0), (0.4, 0.0), (-HORIZON / 2, 1.5), (-0.4, 2.0)):
+        state = replace(on_time, spent=50.0 + ahead * HOURS.budget)
+        assert HOURS.planned(state, 50.0) == pytest.approx(min(12.5 * pace, 100.0 - state.spent))
+
+
+def test_an_outage_moves_the_price_no_more_than_a_short_interval():
+    state = State(at=10.0, spent=12.5, multiplier=1.0)
+    short, long = (HOURS.update(state, at, 3 * (HOURS.scheduled(at) - 12.5) + 12.5) for at in (10.5, 25.0))
+    assert 1.0 < short.multiplier <= long.multiplier < 2.0
+
+
+def test_a_report_that_comes_late_or_twice_changes_nothing():
+    state = HOURS.update(HOURS.start(), 5.0, 9.0)
+    assert HOURS.update(state, 4.0, 7.0) == state
+    assert HOURS.update(state, 5.0, 9.0) == state
+
+
+def test_the_budget_may_be_raised_on_the_way():
+    state = State(at=60.0, spent=75.0, multiplier=1.0)
+    larger = replace(HOURS, budget=150.0)
+    assert larger.planned(state, 70.0) > HOURS.planned(state, 70.0)
+    assert larger.update(state, 60.0, 75.0).spent == 75.0
+
+
+def test_nothing_that_costs_is_exposed_once_the_budget_is_gone():
+    state = HOURS.update(HOURS.start(), 50.0, 100.0)
+    assert HOURS.planned(state, 100.0) == 0.0
+    made = decide(
+        np.zeros((2, 2)),
+        np.full((2, 2), 50.0),
+        [[0.01, 5.0], [0.0, 0.0]],
+        PolicyParams(),
+        [0.2, 0.8],
+        price_BC=HOURS.price(state),
+    )
+    assert made.expose_B.tolist() == [False, True]
+    back = HOURS.update(state, 51.0, 60.0)  # reservations were cancelled
+    assert HOURS.price(back) < 1e3
+
+
+amount = st.floats(0.0, 3.0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    traffic=st.lists(st.floats(0.0, 10.0), min_size=1, max_size=6).filter(lambda values: sum(values) > 1e-3),
+    budget=st.floats(1e-6, 1e9),
+    reports=st.lists(st.tuples(st.floats(-1.0, 7.0), amount), max_size=20),
+)
+def test_a_caller_who_spends_up_to_the_plan_never_exceeds_the_budget(traffic, budget, reports):
+    plan = Plan.following(traffic, list(range(len(traffic) + 1)), budget, price_unit=0.5)
+    state = plan.start()
+    for at, willing in reports:
+        spent = state.spent + min(willing * budget, max(plan.planned(state, at), 0.0))
+        assert spent <= budget * (1 + 1e-12)  # budget - spent + spent may differ from budget in the last digit
+        state = plan.update(state, at, spent if at >= state.at else state.spent)
+        assert 0 <= plan.price(state) < np.inf
+
+
+@settings(max_examples=200, deadline=None)
+@given(reports=st.lists(st.tuples(st.floats(0.0, 120.0), st.floats(-10.0, 1e6)), max_size=20))
+def test_whatever_is_reported_the_price_is_a_number_and_the_plan_fits(reports):
+    state = HOURS.start()
+    for at, spent in reports:
+        state = HOURS.update(state, at, spent)
+        assert 0 <= HOURS.price(state) < np.inf
+        assert HOURS.planned(state, 120.0) <= max(HOURS.budget - state.spent, 0.0)
+
+
+def test_plan_and_state_survive_json():
+    plan, state = HOURS, HOURS.start()
+    reference = smooth(HOURS, 30.0, 1.5, 100)
+    for expected in reference[1:]:
+        plan = Plan.from_dict(json.loads(json.dumps(plan.to_dict())))
+        state = State.from_dict(json.loads(json.dumps(state.to_dict())))
+        state = plan.update(state, expected.at, expected.spent)
+    assert plan == HOURS
+    assert state == reference[-1]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: replace(HOURS, budget=0.0), "budget must be a positive number"),
+        (lambda: replace(HOURS, price_unit=np.nan), "price_unit must be a positive number"),
+        (lambda: replace(HOURS, times=(0.0, 0.0, 1.0)), "times must be two or more ascending numbers"),
+        (lambda: replace(HOURS, shares=(0.0, 0.5, 0.9)), "shares must rise from 0 to 1"),
+        (lambda: replace(HOURS, shares=(0.0, 1.0)), "one for each of the 3 times"),
+        (lambda: Plan.following([0.0], [0, 1], 1.0, 1.0), "traffic must be numbers >= 0, not all zero"),
+        (lambda: Plan.following([1.0], [0, 1, 2], 1.0, 1.0), "edges one more"),
+        (lambda: HOURS.update(HOURS.start(), 1.0, np.nan), "must be finite"),
+        (lambda: HOURS.update(HOURS.start(), np.nan, 1.0), "must be finite"),
+        (lambda: State(0.0, 0.0, -1.0), "multiplier not negative"),
+    ],
+)
+def test_invalid_input_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,319 @@
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from features.ingest.ingest import ingest_log, validate_log
+from mtorl.log.touchpoints import fingerprint, write_log
+from mtorl.simulator.market import CHANNELS, Luck, pick
+from mtorl.simulator.simulator import Outcome, Simulator, SimulatorConfig
+from mtorl.window.encoder import Encoder
+from mtorl.window.window import WindowBatch, history_columns, instance_from_history
+
+USERS = [f"u{i:06d}" for i in range(0, 400, 2)]
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Simulator:
+    return Simulator(SimulatorConfig(users=3000, seed=11))
+
+
+@pytest.fixture(scope="module")
+def log(simulator) -> pd.DataFrame:
+    return simulator.log()
+
+
+def always(channel, cost=0.5):
+    return lambda rows, turn: [(channel, cost)] * len(rows)
+
+
+# ---- the log
+
+
+def test_the_log_is_canonical_and_without_fault(simulator, log, tmp_path):
+    write_log(log, tmp_path / "raw.parquet", simulator.spec)
+    report = ingest_log(tmp_path / "raw.parquet", simulator.spec, tmp_path / "log.parquet", tmp_path / "q.csv")
+    assert report.faults == () and report.fingerprint == fingerprint(log)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "log.parquet"), log)
+
+
+def test_the_log_looks_like_advertising(simulator, log):
+    journeys = log.groupby("user_id").size()
+    assert len(journeys) == 3000 and journeys.min() >= 2 and journeys.max() <= 60
+    assert 11 < journeys.mean() < 13
+    assert 0.05 < log["click"].mean() < 0.12
+    assert 0.005 < log["conversion"].mean() < 0.02
+    assert (log["click"] >= log["conversion"]).all() and ((log["revenue"] > 0) == (log["conversion"] == 1)).all()
+    assert log["timestamp"].min() >= pd.Timestamp("2024-03-01", tz="UTC")
+    assert log["timestamp"].max() < pd.Timestamp("2024-03-22", tz="UTC")
+    assert (log["hour"] == log["timestamp"].dt.hour).all()
+    means = log.groupby("channel")["cost"].mean()
+    assert log["cost"].min() > 0 and means.max() > 2 * means.min()
+    assert all(log.loc[log["channel"] == c, "cost"].max() <= cap for c, cap in simulator.cost_cap.items())
+
+
+def test_the_same_seed_gives_the_same_log_and_another_one_does_not(log):
+    config = SimulatorConfig(users=3000, seed=11)
+    assert fingerprint(Simulator(config).log()) == fingerprint(log)
+    assert fingerprint(Simulator(SimulatorConfig(users=3000, seed=12)).log()) != fingerprint(log)
+
+
+def test_a_user_does_not_depend_on_how_many_there_are(log):
+    small = Simulator(SimulatorConfig(users=100, seed=11)).log()
+    pd.testing.assert_frame_equal(small, log.iloc[: len(small)])
+
+
+def test_callers_cannot_spoil_the_log(simulator, log):
+    simulator.log()["click"] = 1
+    simulator.click_probability()[:] = 0
+    assert fingerprint(simulator.log()) == fingerprint(log) and simulator.click_probability().min() > 0
+
+
+def test_propensities_are_those_of_the_logging_policy(log):
+    assert log["propensity"].min() >= 0.05
+    # One propensity per age group and channel, and together they are 1 ...
+    table = log.groupby(["age_group", "channel"])["propensity"].agg(["min", "max", "size"])
+    assert (table["min"] == table["max"]).all()
+    assert table["min"].groupby("age_group").sum().to_numpy() == pytest.approx(1)
+    # ... and the log was drawn with them (each frequency within 4 standard errors).
+    total = table["size"].groupby("age_group").transform("sum")
+    error = np.sqrt(table["min"] * (1 - table["min"]) / total)
+    assert (abs(table["size"] / total - table["min"]) < 4 * error).all()
+
+
+def test_clicks_are_drawn_with_their_probabilities(simulator, log):
+    p = simulator.click_probability()[np.arange(len(log)), log["channel"].map(CHANNELS.index)]
+    for _, rows in log.assign(p=p).groupby(pd.qcut(p, 8), observed=True):
+        error = np.sqrt((rows["p"] * (1 - rows["p"])).sum()) / len(rows)
+        assert abs(rows["click"].mean() - rows["p"].mean()) < 4 * error
+
+
+@pytest.mark.parametrize("channel", [*CHANNELS, "by device"])
+def test_importance_weights_recover_the_value_of_a_fixed_policy(simulator, log, channel):
+    device = log["device"].map({"mobile": "social", "desktop": "search", "tablet": "video"})
+    chosen = device if channel == "by device" else pd.Series(channel, log.index)
+    truth = simulator.click_probability()[np.arange(len(log)), chosen.map(CHANNELS.index)].mean()
+    weighted = log["click"] * (log["channel"] == chosen) / log["propensity"]
+    by_user = (weighted - truth).groupby(log["user_id"]).sum()
+    error = np.sqrt((by_user**2).sum()) / len(log)
+    assert abs(weighted.mean() - truth) < 3.3 * error  # five policies: one false alarm in 200 seeds
+    assert error < 0.1 * truth
+
+
+def test_carry_over_fatigue_and_season_are_in_the_probabilities(simulator, log):
+    p = pd.DataFrame(simulator.click_probability(), columns=CHANNELS)
+    last = log.groupby("user_id")["channel"].shift()
+    assert p["display"][last == "display"].mean() < 0.85 * p["display"][last == "search"].mean()
+    assert p["search"][last == "display"].mean() > p["search"][last == "search"].mean()
+    assert p["search"][log["hour"] == 11].mean() > 1.3 * p["search"][log["hour"] == 23].mean()
+
+
+# ---- online
+
+
+def test_online_goes_on_after_the_log_and_knows_its_users(simulator, log):
+    online = simulator.online(USERS, 3, 1)
+    found = online.opportunity(USERS[1], 2)
+    assert found["campaign_id"] == "spring-sale" and list(found["context"]) == ["hour", "device", "placement"]
+    assert found["timestamp"].date() == dt.date(2024, 3, 24) and found["timestamp"].tzinfo == dt.UTC
+    assert found["timestamp"].hour == found["context"]["hour"]
+    with pytest.raises(ValueError, match="'nobody' is not a user of the log"):
+        simulator.online(["nobody"], 1, 1)
+    with pytest.raises(ValueError, match="different users and at least one round, got 2 users, 1 rounds"):
+        simulator.online([USERS[0]] * 2, 1, 1)
+
+
+def test_a_touchpoint_fits_the_log(simulator, log, tmp_path):
+    online = simulator.online(USERS, 2, 1)
+    new = []
+    for turn in range(2):
+        for user in USERS:
+            new.append(online.touchpoint(user, turn, "video", online.step(user, turn, "video"), propensity=0.5))
+    assert list(new[0]) == list(simulator.spec.columns)
+    grown = pd.concat([log, pd.DataFrame(new)], ignore_index=True)
+    write_log(grown, tmp_path / "grown.parquet", simulator.spec)
+    found = validate_log(tmp_path / "grown.parquet", simulator.spec)
+    assert found.faults == () and found.rows == len(log) + 400
+
+
+def test_another_choice_changes_nothing_for_other_users_and_rounds(simulator):
+    one, two = (simulator.online(USERS, 4, 5) for _ in range(2))
+    for turn in range(4):
+        first = [one.step(user, turn, "search") for user in USERS]
+        # Other order, and another choice for the first user in round 1.
+        second = {u: two.step(u, turn, "video" if (u, turn) == (USERS[0], 1) else "search") for u in USERS[::-1]}
+        changed = [u for u, outcome in zip(USERS, first, strict=True) if second[u] != outcome]
+        assert set(changed) <= ({USERS[0]} if turn else set())
+        assert (USERS[0] in changed) == (turn >= 1)
+        assert one.opportunity(USERS[0], turn) == two.opportunity(USERS[0], turn)
+
+
+def test_seeds_change_the_future(simulator):
+    one, two = simulator.online(USERS, 1, 1), simulator.online(USERS, 1, 2)
+    assert [one.step(u, 0, "search") for u in USERS] != [two.step(u, 0, "search") for u in USERS]
+
+
+def test_no_exposure_costs_nothing_and_lets_fatigue_recover(simulator):
+    tired, rested, skipped = (simulator.online(USERS, 3, 5) for _ in range(3))
+    for user in USERS:
+        assert rested.step(user, 0, None) == Outcome(0.0, 0, 0, 0.0, 0.0)
+        tired.step(user, 0, "display")
+        rested.step(user, 1, None)
+        tired.step(user, 1, "display")
+    display = CHANNELS.index("display")
+    assert (tired.click_probability(2)[:, display] < rested.click_probability(2)[:, display]).all()
+    # A round left out is a round without exposure.
+    assert skipped.step(USERS[0], 2, "social") == rested.step(USERS[0], 2, "social")
+
+
+def test_rounds_come_in_order(simulator):
+    online = simulator.online(USERS, 2, 1)
+    online.step(USERS[0], 1, "search")
+    for turn in (0, 1, 2, -1):
+        with pytest.raises(ValueError, match=f"round {turn} is over for this user, or not one of the 2"):
+            online.step(USERS[0], turn, "search")
+    with pytest.raises(ValueError, match="channel: 'radio' is not one of search, social, display, video"):
+        online.step(USERS[1], 0, "radio")
+
+
+def test_policies_see_the_history_that_the_log_and_the_exposures_make(simulator, log):
+    online = simulator.online(USERS, 2, 3)
+    every = np.full(len(USERS), CHANNELS.index("video"))
+    every[0] = -1
+    found = online.advance(0, every)
+    rows = online.rows(1)
+    for i in (0, 1, 17):
+        user = USERS[i]
+        past = log[log["user_id"] == user]
+        if i:
+            seen = simulator.online(USERS, 2, 3).opportunity(user, 0)
+            outcome = {name: found[name][i] for name in ("click", "conversion", "revenue", "cost")}
+            new = {"timestamp": seen["timestamp"], "channel": "video", **outcome, **seen["context"]}
+            past = pd.concat([past, pd.DataFrame([new])])
+        past = past.tail(simulator.spec.window)
+        assert rows[i]["user_id"] == user and 0 < rows[i]["u"] < 1
+        for name in history_columns(simulator.spec):
+            assert rows[i]["history"][name] == past[name.removeprefix("hist_")].tolist()
+        assert rows[i]["history"]["hist_timestamp"] == [t.value // 1000 for t in past["timestamp"]]
+        assert rows[i]["static"] == past.iloc[0][["age_group", "tenure_days", "region"]].to_dict()
+        assert rows[i]["at"] == pd.Timestamp(online.opportunity(user, 1)["timestamp"]).value // 1000
+
+
+@pytest.mark.parametrize("gap_days", [30.0, 1.5])
+def test_a_policy_in_the_simulator_sees_the_windows_that_the_grown_log_gives(simulator, log, gap_days):
+    """Log, online and offline are one: what a router would see is what the next training run reads."""
+    spec = replace(simulator.spec, journey_gap_days=gap_days)
+    online, stepped = simulator.online(USERS, 3, 3), simulator.online(USERS, 3, 3)
+    random, new, served = np.random.default_rng(1), [], []
+    for turn in range(3):
+        rows = online.rows(turn)
+        channel = random.integers(-1, len(CHANNELS), len(USERS))  # some are not exposed
+        for i, (user, code) in enumerate(zip(USERS, channel, strict=True)):
+            name = CHANNELS[code] if code >= 0 else None
+            outcome = stepped.step(user, turn, name)
+            if name is not None:
+                served.append(
+                    instance_from_history(
+                        rows[i]["history"], rows[i]["context"], rows[i]["static"], spec, rows[i]["at"]
+                    )
+                )
+                new.append(stepped.touchpoint(user, turn, name, outcome, 0.25) | {"new": len(new)})
+        online.advance(turn, channel)
+    grown = pd.concat([log[log["user_id"].isin(USERS)], pd.DataFrame(new)], ignore_index=True)
+    grown = grown.sort_values(["user_id", "timestamp"], ignore_index=True)
+    where = grown[grown["new"].notna()].sort_values("new").index.to_numpy()
+    trained = WindowBatch.from_steps(pa.Table.from_pandas(grown, preserve_index=False), where, spec)
+    encoder = Encoder.fit(trained, spec)
+    assert len(trained) == len(served) > 400
+    x, x_served = (encoder.encode(b)[0] for b in (trained, WindowBatch.from_instances(served, spec)))
+    assert x.tobytes() == x_served.tobytes()
+    assert (trained.length_B == 1).any() == (gap_days < 30)  # a pause of a day and a half is not rare
+
+
+# ---- true value
+
+
+def test_the_true_value_is_what_stepping_gives(simulator):
+    online = simulator.online(USERS, 3, 9)
+    stepped = [online.step(u, t, "social").expected_click for t in range(3) for u in USERS]
+    value, error = simulator.true_value(always("social"), USERS, 3, 9)
+    assert value == pytest.approx(np.mean(stepped)) and 0 < error < 0.01
+    assert simulator.true_value(always(None), USERS, 3, 9)[0] == 0.0
+
+
+def test_a_budget_stops_exposures_before_it_is_exceeded(simulator):
+    full, _ = simulator.true_value(always("search"), USERS, 4, 9)
+    half, _ = simulator.true_value(always("search"), USERS, 4, 9, budget_per_decision=0.27)
+    assert 0.4 * full < half < 0.75 * full
+    assert simulator.true_value(always("search"), USERS, 4, 9, budget_per_decision=1.0)[0] == full
+    online = simulator.online(USERS, 1, 9)
+    found = online.advance(0, np.zeros(len(USERS), dtype=np.int64), budget=10.0)
+    assert 10.0 - simulator.cost_cap["search"] < found["cost"].sum() <= 10.0
+    exposed = found["cost"] > 0
+    assert exposed[: exposed.sum()].all()  # and nothing after the first refusal
+
+
+def test_clicks_reveal_what_frequencies_do_not(simulator, log):
+    """A plain rule on the history beats the logging frequencies by far; the oracle shows that more can be learnt."""
+    users = simulator.user_ids[:1500]
+    logged = log.drop_duplicates(["age_group", "channel"]).set_index(["age_group", "channel"])["propensity"]
+
+    def frequency(rows, turn):
+        table = np.array([[logged[row["static"]["age_group"], c] for c in CHANNELS] for row in rows])
+        return [(CHANNELS[c], 0.0) for c in pick(table, np.array([row["u"] for row in rows]))]
+
+    def clicked_most(rows, turn):
+        scores = np.zeros((len(rows), len(CHANNELS)))
+        for i, row in enumerate(rows):
+            touches = zip(row["history"]["hist_channel"], row["history"]["hist_click"], strict=True)
+            for channel, click in touches:
+                scores[i, CHANNELS.index(channel)] += 1.0 if click else -0.12
+            scores[i, CHANNELS.index(row["history"]["hist_channel"][-1])] -= 0.2
+        return [(CHANNELS[c], 0.0) for c in scores.argmax(axis=1)]
+
+    frequencies, error = simulator.true_value(frequency, users, 4, 1)
+    rule, _ = simulator.true_value(clicked_most, users, 4, 1)
+    oracle, _ = simulator.true_value(None, users, 4, 1)
+    assert rule > 1.2 * frequencies and rule - frequencies > 4 * error
+    assert oracle > 1.2 * rule
+
+
+# ---- luck
+
+
+@given(st.integers(0, 2**31), st.integers(0, 2**31), st.integers(0, 1000))
+def test_luck_is_uniform_enough_and_stable(seed, first, step):
+    luck = Luck(seed)
+    u = luck("x", np.arange(first, first + 2000), step)
+    assert u.min() > 0 and u.max() < 1
+    assert abs(u.mean() - 0.5) < 5.5 * np.sqrt(1 / 12 / 2000)
+    assert luck("x", first, step)[0] == u[0] and Luck(seed)("x", first, step)[0] == u[0]
+    assert luck("y", first, step)[0] != u[0] and Luck(seed, 0)("x", first, step)[0] != u[0]
+    assert abs(np.corrcoef(u, luck("x", np.arange(first, first + 2000), step + 1))[0, 1]) < 5.5 / np.sqrt(2000)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"users": 0}, "users must be at least 1"),
+        ({"days": 0}, "days must be at least 1"),
+        ({"mean_touchpoints": 1}, "mean_touchpoints must be at least 2"),
+        ({"exploration": 0.1}, "exploration must be 0.2 to 1"),
+        ({"campaigns": ()}, "campaigns must name at least one"),
+    ],
+)
+def test_a_wrong_setting_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        SimulatorConfig(**change)
+
+
+def test_several_campaigns_share_the_opportunities():
+    log = Simulator(SimulatorConfig(users=200, campaigns=("a", "b"))).log()
+    assert 0.4 < (log["campaign_id"] == "a").mean() < 0.6

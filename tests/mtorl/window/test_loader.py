@@ -1,0 +1,91 @@
+"""Training windows from disk: shard by shard, each once, encoded as they are asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mtorl.window import loader
+from mtorl.window.encoder import Encoder
+from mtorl.window.loader import EncodedWindows, FolderWindows, batches, tiles
+from mtorl.window.table import WindowTable, shards
+from tests.mtorl.window.test_table import STEPS, late, lay
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    lay(tmp_path / "windows", STEPS, shards=3)
+    return tmp_path / "windows"
+
+
+def encoder_of(folder: Path) -> Encoder:
+    table = WindowTable.load(folder)
+    return Encoder.fit(table.tiles("train"), table.spec)
+
+
+def test_a_folder_has_a_part_for_each_shard_and_all_windows_are_there_once(folder):
+    encoder = encoder_of(folder)
+    source = FolderWindows(folder, "train", encoder)
+    assert len(source) == 3 == len(shards(folder))
+    whole = EncodedWindows(WindowTable.load(folder).tiles("train"), encoder)
+    found = [source[i].__getitems__(range(len(source[i]))) for i in range(3)]
+    everything = whole.__getitems__(range(len(whole)))
+    for name, expected in everything._asdict().items():
+        assert torch.equal(torch.cat([getattr(batch, name) for batch in found]), expected)
+    assert sum(int((batch.channel_BT >= 0).sum()) for batch in found) == WindowTable.load(folder).is_in("train").sum()
+
+
+def test_one_part_at_a_time_is_read_and_a_single_one_only_once(folder, tmp_path, monkeypatch):
+    read: list[str] = []
+    real = loader.tiles
+    monkeypatch.setattr(loader, "tiles", lambda *which: read.append(which[2]) or real(*which))
+    several = FolderWindows(folder, "train", encoder_of(folder))
+    for part in (1, 1, 2):
+        assert len(several[part])
+    assert read == [shards(folder)[i] for i in (1, 1, 2)]
+    read.clear()
+    lay(tmp_path / "one", STEPS, shards=1)
+    single = FolderWindows(tmp_path / "one", "train", encoder_of(tmp_path / "one"))
+    assert single[0] is single[0] and len(read) == 1
+
+
+def test_some_windows_are_those_windows(folder):
+    table = WindowTable.load(folder)
+    whole = table.windows("train", targets=True)
+    encoder = Encoder.fit(whole, table.spec)
+    x_BTD, length_B = encoder.encode(whole)
+    random = np.random.default_rng(0)
+    for rows in (random.permutation(len(whole)), np.array([5, 5, 0]), np.array([], dtype=np.int64)):
+        some = whole.take(rows)
+        found, length = encoder.encode(some)
+        assert found.tobytes() == x_BTD[rows].tobytes() and (length == length_B[rows]).all()
+        for name, values in encoder.targets(some).items():
+            assert (values == encoder.targets(whole)[name][rows]).all()
+
+
+def test_late_touchpoints_have_targets_that_count(tmp_path):
+    lay(tmp_path / "late", late(STEPS, [0.0, 5.0, 0.5]), shards=1)
+    encoder = encoder_of(tmp_path / "late")
+    windows = tiles(tmp_path / "late", "train", shards(tmp_path / "late")[0])
+    assert not windows.targets.valid_N.all()
+    part = EncodedWindows(windows, encoder)
+    batch = part.__getitems__(range(len(part)))
+    real = batch.channel_BT >= 0
+    assert int(real.sum()) == windows.targets.valid_N.sum()
+    means = float(batch.reward_BT[real].double().mean()), float(batch.cost_BT[real].double().mean())
+    assert part.means() == pytest.approx(means, rel=1e-5)
+
+
+def test_batches_come_in_order_and_leave_the_random_state_alone(folder):
+    part = EncodedWindows(WindowTable.load(folder).tiles("train"), encoder_of(folder))
+    chunks = [np.array([3, 1]), np.array([0]), np.array([2, 4, 5])]
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    for workers in (0, 2):
+        found = list(batches(part, chunks, workers, pinned=False))
+        assert torch.equal(torch.get_rng_state(), before)
+        for chunk, batch in zip(chunks, found, strict=True):
+            assert torch.equal(batch.x_BTD, part.__getitems__(chunk.tolist()).x_BTD)

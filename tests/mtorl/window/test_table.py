@@ -1,0 +1,197 @@
+"""The windows folder: shards and manifest are checked, and every touchpoint is one target."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.splits import split_of
+from mtorl.simulator.simulator import Simulator, SimulatorConfig
+from mtorl.window.encoder import Encoder
+from mtorl.window.table import REFERENCE_TOUCHES, SCHEMA_VERSION, WindowTable
+from mtorl.window.window import WindowBatch, WindowError
+
+SPEC = replace(DatasetSpec.load("simulator"), window=4, journey_gap_days=2.0)
+LOG = Simulator(SimulatorConfig(users=60, seed=3)).log()
+
+
+def numbered() -> pd.DataFrame:
+    """The log with step, user by user."""
+    users = []
+    for _, rows in LOG.groupby("user_id", sort=False):
+        journey_of = (rows["timestamp"].diff() > pd.Timedelta(days=SPEC.journey_gap_days)).cumsum()
+        users.append(rows.assign(step=rows.groupby(journey_of).cumcount()))
+    return pd.concat(users, ignore_index=True)
+
+
+STEPS = numbered()
+
+
+def lay(folder: Path, rows: pd.DataFrame, shards: int = 3) -> dict[str, Any]:
+    """Write a windows folder, users dealt out to its shards."""
+    (folder / "steps").mkdir(parents=True)
+    number = pd.factorize(rows["user_id"])[0] % shards
+    listed = []
+    for i in range(shards):
+        file, part = f"steps/part-{i:05d}.parquet", rows[number == i]
+        table = pa.Table.from_pandas(part, preserve_index=False)
+        if i:  # DuckDB says so of a shard in which there happens to be no null
+            table = table.cast(
+                pa.schema([field.with_nullable(table[field.name].null_count > 0) for field in table.schema])
+            )
+        pq.write_table(table, folder / file)
+        sha256 = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+        listed.append({"file": file, "rows": len(part), "users": part["user_id"].nunique(), "sha256": sha256})
+    manifest = {"schema_version": SCHEMA_VERSION, "rows": len(rows), "shards": listed, "log_fingerprint": "abc"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    SPEC.save(folder / "dataset.yaml")
+    return manifest
+
+
+def late(rows: pd.DataFrame, delays: list[float]) -> pd.DataFrame:
+    """The same rows, known some days after they happened; the delays are dealt out in turn."""
+    days = np.resize(delays, len(rows))
+    return rows.assign(created_timestamp=rows["timestamp"] + pd.to_timedelta(days, unit="D").as_unit("us"))
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    lay(tmp_path / "windows", STEPS)
+    return tmp_path / "windows"
+
+
+def test_a_folder_is_read_in_the_order_of_its_manifest(folder):
+    table = WindowTable.load(folder)
+    users = list(dict.fromkeys(LOG["user_id"]))
+    assert list(dict.fromkeys(table.rows["user_id"])) == [*users[::3], *users[1::3], *users[2::3]]
+    assert (table.spec, table.fingerprint) == (SPEC, "abc")
+    expected = STEPS.set_index(["user_id", "timestamp"])
+    found = table.rows.set_index(["user_id", "timestamp"])
+    assert (found["split"] == split_of(table.rows["user_id"])).all()
+    assert set(found["split"]) == {"train", "val", "test"}
+    columns = ["step", "channel", "click", "conversion", "revenue", "cost", "propensity"]
+    pd.testing.assert_frame_equal(found[columns], expected.loc[found.index, columns])
+    assert expected["step"].nunique() > 3 and (expected["step"] == 0).sum() > 60  # the log does have pauses
+
+
+def test_windows_are_those_of_the_log(folder):
+    table = WindowTable.load(folder)
+    encoder = Encoder.fit(table.tiles("train"), SPEC)
+    whole = WindowBatch.from_steps(pa.Table.from_pandas(LOG, preserve_index=False), None, SPEC)
+    x = dict(zip(zip(LOG["user_id"], LOG["timestamp"], strict=True), encoder.encode(whole)[0], strict=True))
+    for split in ("train", "val", "test"):
+        rows = table.rows[table.is_in(split)]
+        found, _ = encoder.encode(table.windows(split))
+        expected = np.stack([x[key] for key in zip(rows["user_id"], rows["timestamp"], strict=True)])
+        assert found.tobytes() == expected.tobytes()
+
+
+def test_tiles_without_late_rows_are_as_few_as_can_be(folder):
+    table = WindowTable.load(folder)
+    batch, rows = table.tiles("train"), table.rows[table.is_in("train")]
+    lengths = rows.groupby((rows["step"] == 0).cumsum()).size()
+    assert len(batch) == np.ceil(lengths / SPEC.window).sum()
+    assert batch.targets is not None and batch.targets.valid_N.all()
+    assert sorted(batch.targets.touch_N) == list(range(len(rows)))
+
+
+@given(st.lists(st.sampled_from([0.0, 0.0, 0.0, 0.001, 0.5, 1.0, 5.0, 99.0]), min_size=1, max_size=7))
+def test_every_touchpoint_is_a_target_once_however_late_rows_are(delays):
+    rows = late(STEPS, delays)
+    rows["split"] = "train"
+    table = WindowTable(pa.Table.from_pandas(rows, preserve_index=False), rows, SPEC, "")
+    batch = table.tiles("train")
+    assert batch.targets is not None
+    assert sorted(batch.targets.touch_N[batch.targets.valid_N]) == list(range(len(rows)))
+    assert np.bincount(batch.row_N[batch.targets.valid_N], minlength=len(batch)).min() > 0
+    # A valid target is decided on as its own window shows it, which is what a server would have seen.
+    encoder = Encoder.fit(batch, SPEC)
+    x_BTD, _ = encoder.encode(batch)
+    own_BTD, own_length_B = encoder.encode(table.windows("train"))
+    for token in np.flatnonzero(batch.targets.valid_N)[::5]:
+        i, place, touch = batch.row_N[token], batch.step_N[token], batch.targets.touch_N[token]
+        length = own_length_B[touch]
+        shown = min(place + 1, length)
+        expected = own_BTD[touch, length - shown : length]
+        assert x_BTD[i, place + 1 - shown : place + 1].tobytes() == expected.tobytes()
+    padded = encoder.targets(batch)["channel_BT"]
+    assert (padded >= 0).sum() == len(rows)
+
+
+def test_late_rows_are_read_from_the_folder(tmp_path):
+    rows = late(STEPS, [0.0, 5.0])
+    lay(tmp_path / "late", rows)
+    lay(tmp_path / "on-time", rows.drop(columns="created_timestamp"))
+    slow, quick = (WindowTable.load(tmp_path / name) for name in ("late", "on-time"))
+    assert "created_timestamp" in slow.steps.column_names
+    assert slow.windows("train").length_B.sum() < quick.windows("train").length_B.sum()
+
+
+def test_the_reference_is_the_end_of_each_training_user(folder):
+    table = WindowTable.load(folder)
+    train = LOG[split_of(LOG["user_id"]) == "train"]
+    expected = train.groupby("user_id").tail(REFERENCE_TOUCHES).set_index("user_id").sort_index(kind="stable")
+    found = table.reference().set_index("user_id").sort_index(kind="stable")
+    names = [column.name for column in (*SPEC.context, *SPEC.static)]
+    assert list(found.columns) == names and len(found) > 3 * train["user_id"].nunique()
+    pd.testing.assert_frame_equal(found, expected[names])
+
+
+def test_further_columns_do_no_harm_and_an_empty_split_has_no_windows(tmp_path):
+    few = STEPS[split_of(STEPS["user_id"]) == "train"].assign(uc_clicks=1.0, campaign_clicks=2.0)
+    lay(tmp_path / "windows", few)
+    table = WindowTable.load(tmp_path / "windows")
+    assert len(table.windows("test")) == len(table.tiles("test")) == 0
+    assert len(table.windows("train")) == len(few)
+
+
+def _drop(folder: Path) -> None:
+    path = folder / "steps" / "part-00001.parquet"
+    pq.write_table(pq.read_table(path).drop(["step", "hour"]), path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["shards"][1]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def _cut(folder: Path) -> None:
+    path = folder / "steps" / "part-00001.parquet"
+    pq.write_table(pq.read_table(path).slice(1), path)
+
+
+def _manifest(**change: Any) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        path = folder / "manifest.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda folder: (folder / "manifest.json").unlink(), "no manifest.json, so not a windows folder; `mtorl data"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json: not JSON"),
+        (lambda folder: (folder / "steps" / "part-00001.parquet").unlink(), "part-00001.parquet: missing, though"),
+        (_manifest(schema_version=1), "schema version 1, this code reads 2; build the folder anew"),
+        (_manifest(rows=7), "the manifest counts 7 rows, its shards"),
+        (_cut, "part-00001.parquet: not the file that the manifest lists"),
+        (_drop, "part-00001.parquet: missing columns step, hour"),
+    ],
+)
+def test_a_folder_that_is_not_whole_is_refused(folder, harm, message):
+    harm(folder)
+    with pytest.raises(WindowError, match=message):
+        WindowTable.load(folder)

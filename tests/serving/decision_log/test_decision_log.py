@@ -1,0 +1,331 @@
+"""The decision log: frozen schema, nothing acknowledged is ever lost, nothing counts twice, nothing torn is fatal."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import jsonschema
+import pyarrow.parquet as pq
+import pytest
+
+from serving.decision_log import Kind, Spool, SpoolError, SpoolUnavailable, segments
+from serving.decision_log.export import export_parquet
+from serving.decision_log.records import schema
+
+ROOT = Path(__file__).parents[3]
+GOLDEN = Path(__file__).parents[1] / "golden"
+DECISION: dict[str, Any] = json.loads((GOLDEN / "decision.json").read_text())
+OUTCOME: dict[str, Any] = json.loads((GOLDEN / "outcome.json").read_text())
+
+
+def decision(name: str, **changes: Any) -> dict[str, Any]:
+    return {**DECISION, "decision_id": name, **changes}
+
+
+def outcome(event: str, name: str, **changes: Any) -> dict[str, Any]:
+    return {**OUTCOME, "event_id": event, "decision_id": name, **changes}
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    spool = Spool(tmp_path / "spool")
+    yield spool
+    spool.close()
+
+
+def put(spool: Spool, kind: Kind, record: dict[str, Any]) -> str:
+    return spool.submit(kind, record).result(timeout=10)
+
+
+# ---- schema
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
+def test_golden_records_are_valid(path: Path) -> None:
+    kind: Kind = "decision" if path.stem.startswith("decision") else "outcome"
+    validator = jsonschema.Draft202012Validator(schema(kind), format_checker=jsonschema.FormatChecker())
+    record = json.loads(path.read_text())
+    validator.validate(record)
+    for name in record:
+        assert not validator.is_valid({key: value for key, value in record.items() if key != name}), name
+    assert not validator.is_valid({**record, "extra": 1})
+
+
+def test_the_fields_of_version_1_are_frozen() -> None:
+    """A field that is added, removed or renamed is a new version of the schema."""
+    assert list(schema("decision")["properties"]) == [
+        *("schema_version", "decision_id", "request_id", "unit_hash", "user_id", "experiment", "arm"),
+        *("assignment_probability", "stage", "model_name", "model_digest", "feature_hash", "features_found"),
+        *("campaign_id", "context", "candidates", "channel_probs", "channel", "propensity", "expose"),
+        *("expected_reward", "expected_cost", "price", "reservation_id", "reserved", "budget_exhausted"),
+        *("fallback_reason", "latency_seconds", "event_time"),
+    ]
+    assert list(schema("outcome")["properties"]) == [
+        *("schema_version", "event_id", "decision_id", "kind", "value", "event_time"),
+    ]
+    for kind in ("decision", "outcome"):
+        assert schema(kind)["required"] == list(schema(kind)["properties"])
+        assert schema(kind)["additionalProperties"] is False
+
+
+# ---- what an outcome is
+
+
+def test_statuses(spool: Spool) -> None:
+    assert put(spool, "decision", decision("d1")) == "accepted"
+    assert put(spool, "outcome", outcome("e1", "d1")) == "accepted"
+    assert put(spool, "outcome", outcome("e1", "d1", value=2.0)) == "duplicate"
+    assert put(spool, "outcome", outcome("e2", "unheard-of")) == "dangling"
+    assert put(spool, "outcome", outcome("e3", "d1", event_time="2026-01-09T12:00:00+00:00")) == "late"
+    assert [record["event_id"] for record in spool.read("outcome")] == ["e1", "e2", "e3"]
+
+
+def test_what_was_seen_is_known_after_a_restart(tmp_path: Path) -> None:
+    for turn in range(3):
+        spool = Spool(tmp_path)
+        assert spool.torn == 0
+        put(spool, "decision", decision(f"d{turn}"))
+        assert put(spool, "outcome", outcome("e1", "d0")) == ("duplicate" if turn else "accepted")
+        assert put(spool, "outcome", outcome(f"dangling-{turn}", "unheard-of")) == "dangling"
+        assert spool.counts["outcome", "dangling"] == turn + 1
+        spool.close()
+    assert len(list(tmp_path.glob("decision-*.jsonl"))) == 1
+
+
+def test_an_event_that_arrives_twice_at_once_counts_once(spool: Spool) -> None:
+    async def both() -> list[str]:
+        same = [spool.append("outcome", outcome("e1", "d1")) for _ in range(50)]
+        return list(await asyncio.gather(*same))
+
+    assert sorted(asyncio.run(both())) == ["dangling"] + ["duplicate"] * 49
+    assert len(list(spool.read("outcome"))) == 1
+
+
+# ---- durability
+
+
+def test_records_are_on_disk_when_append_returns(spool: Spool) -> None:
+    async def append() -> None:
+        for i in range(20):
+            await spool.append("decision", decision(f"d{i}"))
+            assert sum(1 for _ in spool.read("decision")) == i + 1
+
+    asyncio.run(append())
+
+
+def test_a_batch_shares_one_sync(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    syncs: list[int] = []
+    sync = os.fdatasync
+    gate = threading.Event()
+
+    def slow(file: int) -> None:
+        syncs.append(file)
+        gate.wait(5)
+        sync(file)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    first = spool.submit("decision", decision("first"))
+    while not syncs:
+        time.sleep(0.001)
+    rest = [spool.submit("decision", decision(f"d{i}")) for i in range(100)]
+    gate.set()
+    assert all(future.result(5) == "accepted" for future in [first, *rest])
+    assert len(syncs) == 2
+
+
+def test_a_full_disk_is_an_error_and_leaves_no_trace(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(spool, "decision", decision("before"))
+    write = os.write
+
+    def full(file: int, data: Any) -> int:
+        if len(data) > 100:
+            return write(file, data[:100])  # the disk takes a part, then no more
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", lambda file, data: full(file, data[:150]))
+    with pytest.raises(SpoolUnavailable, match="No space"):
+        put(spool, "decision", decision("lost"))
+    with pytest.raises(SpoolUnavailable):
+        put(spool, "outcome", outcome("e1", "before"))
+    monkeypatch.setattr(os, "write", write)
+    assert put(spool, "outcome", outcome("e1", "before")) == "accepted"  # not taken for a duplicate
+    assert put(spool, "outcome", outcome("e2", "lost")) == "dangling"
+    put(spool, "decision", decision("after"))
+    assert [record["decision_id"] for record in spool.read("decision")] == ["before", "after"]
+
+
+def test_a_failed_sync_is_an_error(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    put(spool, "decision", decision("before"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", broken)
+        with pytest.raises(SpoolUnavailable, match="Input/output"):
+            put(spool, "decision", decision("lost"))
+    put(spool, "decision", decision("after"))
+    assert [record["decision_id"] for record in spool.read("decision")] == ["before", "after"]
+
+
+def test_a_record_that_waits_can_be_taken_back(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync, gate = os.fdatasync, threading.Event()
+    monkeypatch.setattr(os, "fdatasync", lambda file: (gate.wait(5), sync(file))[1])
+
+    async def hasty(name: str) -> None:
+        await asyncio.wait_for(spool.append("decision", decision(name)), 0.05)
+
+    being_written = spool.submit("decision", decision("being-written"))
+    while not being_written.running():
+        time.sleep(0.001)
+    with pytest.raises(TimeoutError):
+        asyncio.run(hasty("waiting"))
+    gate.set()
+    put(spool, "decision", decision("next"))
+    assert [record["decision_id"] for record in spool.read("decision")] == ["being-written", "next"]
+
+
+@pytest.mark.parametrize(
+    "tail", [b'{"schema_version": 1, "decision_', b"\x00" * 4096, b'{"a": 1}', b"[1]\n", b"\xff\xfe\n"]
+)
+def test_what_a_crash_tore_is_set_aside(tmp_path: Path, tail: bytes) -> None:
+    spool = Spool(tmp_path)
+    put(spool, "decision", decision("whole"))
+    spool.close()
+    segment = tmp_path / "decision-00000001.jsonl"
+    with segment.open("ab") as file:
+        file.write(tail)
+    spool = Spool(tmp_path)
+    assert spool.torn == 1
+    put(spool, "decision", decision("next"))
+    assert [record["decision_id"] for record in spool.read("decision")] == ["whole", "next"]
+    assert segment.with_suffix(".torn").read_bytes().strip(b"\n") == tail.strip(b"\n")
+    spool.close()
+
+
+def test_large_segments_are_followed_by_others(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, segment_bytes=2500)
+    for i in range(9):
+        put(spool, "decision", decision(f"d{i}"))
+    spool.close()
+    assert [path.name for path in sorted(tmp_path.glob("decision-*"))] == [
+        f"decision-0000000{n}.jsonl" for n in (1, 2, 3)
+    ]
+    spool = Spool(tmp_path, segment_bytes=2500)
+    assert [record["decision_id"] for record in spool.read("decision")] == [f"d{i}" for i in range(9)]
+    spool.close()
+
+
+def test_a_folder_has_one_writer(spool: Spool) -> None:
+    with pytest.raises(SpoolError, match="another process"):
+        Spool(spool.folder)
+    spool.close()
+    Spool(spool.folder).close()
+    with pytest.raises(SpoolUnavailable, match="closed"):
+        put(spool, "decision", decision("late"))
+
+
+def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SpoolError, match="file"):
+        Spool(tmp_path / "file")
+
+
+_WRITER = """
+import json, sys
+from serving.decision_log import Spool
+spool, record = Spool(sys.argv[1]), json.load(open(sys.argv[2]))
+for i in range(10**6):
+    spool.submit("decision", {**record, "decision_id": f"{sys.argv[3]}-{i}"}).result()
+    print(i, flush=True)
+"""
+
+
+@pytest.mark.integration
+def test_a_writer_killed_in_the_middle_has_lost_nothing_that_it_acknowledged(tmp_path: Path) -> None:
+    for turn in range(3):
+        command = [sys.executable, "-c", _WRITER, str(tmp_path), str(GOLDEN / "decision.json"), str(turn)]
+        writer = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(0.2 + 0.1 * turn)
+        os.kill(writer.pid, signal.SIGKILL)
+        acknowledged = [line for line in writer.communicate()[0].split("\n") if line][-1]
+        spool = Spool(tmp_path)
+        found = [r["decision_id"] for r in spool.read("decision") if r["decision_id"].startswith(f"{turn}-")]
+        assert found[: int(acknowledged) + 1] == [f"{turn}-{i}" for i in range(int(acknowledged) + 1)]
+        spool.close()
+
+
+# ---- export
+
+
+def test_export_has_explicit_types(spool: Spool, tmp_path: Path) -> None:
+    put(spool, "decision", json.loads((GOLDEN / "decision_fallback.json").read_text()))
+    put(spool, "decision", decision("d1"))
+    put(spool, "outcome", outcome("e1", "d1"))
+    assert export_parquet(spool.folder, tmp_path / "out") == {"decision": 2, "outcome": 1}
+    types = {field.name: str(field.type) for field in pq.read_schema(tmp_path / "out" / "decisions.parquet")}
+    assert list(types) == list(schema("decision")["properties"])
+    text = {"context", "candidates", "channel_probs", "request_id", "model_name", "fallback_reason", "reservation_id"}
+    assert {types[name] for name in text} == {"string"}
+    assert types["expose"] == types["features_found"] == "bool" and types["price"] == "double"
+    assert types["event_time"] == "timestamp[us, tz=UTC]"
+    row = pq.read_table(tmp_path / "out" / "decisions.parquet").to_pylist()[0]
+    assert json.loads(row.pop("context")) == DECISION["context"]
+    assert json.loads(row.pop("channel_probs")) == DECISION["channel_probs"]
+    assert json.loads(row.pop("candidates")) == DECISION["candidates"]
+    assert row.pop("event_time").isoformat() == DECISION["event_time"]
+    assert row == {name: {**DECISION, "decision_id": "d1"}[name] for name in row}
+
+
+def test_export_of_an_empty_spool_has_the_columns(spool: Spool, tmp_path: Path) -> None:
+    assert export_parquet(spool.folder, tmp_path / "out") == {"decision": 0, "outcome": 0}
+    assert pq.read_schema(tmp_path / "out" / "outcomes.parquet").names == list(schema("outcome")["properties"])
+
+
+def test_a_withdrawn_decision_was_no_exposure(spool: Spool, tmp_path: Path) -> None:
+    put(spool, "decision", decision("d1"))
+    put(spool, "decision", decision("d1", expose=False, fallback_reason="log"))
+    assert export_parquet(spool.folder, tmp_path)["decision"] == 1
+    assert duckdb.sql(f"SELECT expose FROM '{tmp_path}/decisions.parquet'").fetchall() == [(False,)]
+
+
+def test_export_while_the_router_writes(spool: Spool, tmp_path: Path) -> None:
+    for i in range(20):
+        put(spool, "decision", decision(f"d{i}"))
+    with (spool.folder / "decision-00000001.jsonl").open("ab") as file:
+        file.write(b'{"schema_version": 1, "decision_id": "half')  # what a reader may see of a line
+    assert export_parquet(spool.folder, tmp_path / "it's out")["decision"] == 20
+
+
+def test_export_of_many_segments(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", segment_bytes=2500)
+    for i in range(9):
+        put(spool, "decision", decision(f"d{i}"))
+    assert export_parquet(spool.folder, tmp_path)["decision"] == 9
+    spool.close()
+
+
+def test_the_newest_records_come_from_the_newest_files(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        lines = b"".join(b'{"n": %d}\n' % (10 * number + i) for i in range(4))
+        (tmp_path / f"decision-{number:08d}.jsonl").write_bytes(lines + b'{"half')
+    (tmp_path / "decision-00000001.jsonl").write_bytes(b"not read\n")
+    for count in (1, 4, 6):
+        found = [record["n"] for record in segments.newest(tmp_path, "decision", count)]
+        assert found == [20, 21, 22, 23, 30, 31, 32, 33][-count:]
+    assert segments.newest(tmp_path / "none", "decision", 5) == []

@@ -1,0 +1,110 @@
+"""The handlers of one decision each: the same rule as the one of both."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtorl.window.window import WindowBatch
+from serving.handlers.budget_handler import BudgetHandler
+from serving.handlers.channel_handler import ChannelHandler
+from tests.serving.handler_fixtures import NAN_HOUR, SPEC, Network, ask, item, made, v1, v2, window
+
+PRICES = st.none() | st.floats(0, 2) | st.fixed_dictionaries({name: st.floats(0, 2) for name in SPEC.channels})
+CANDIDATES = st.none() | st.lists(st.sampled_from(SPEC.channels), min_size=1, unique=True)
+
+
+class Heads(Network):
+    """Channels that differ in gain and cost."""
+
+    def predict(self, batch: WindowBatch) -> tuple[Any, Any, Any]:
+        logits, reward, cost = super().predict(batch)
+        return (
+            logits,
+            reward * [1.0, 2.0, 3.0],
+            cost * [0.5, 1.0, 4.0],
+        )  # utility at price p: .1 - .1p, .2 - .2p, .3 - .8p
+
+
+def predictions(handler: Any, *items: Any) -> list[dict[str, Any]]:
+    (answer,), context = ask(handler, v1(*items))
+    assert context.status == {}
+    return answer["predictions"]
+
+
+@given(u=st.floats(0, 0.999), price=PRICES, candidates=CANDIDATES)
+def test_channel_and_then_budget_is_what_the_policy_says_at_once(u: float, price: Any, candidates: Any) -> None:
+    asked = item(u=u, price=price, candidates=candidates)
+    (both,) = predictions(made(Heads().predict), asked)
+    (channel,) = predictions(made(Heads().predict, ChannelHandler), asked)
+    (budget,) = predictions(
+        made(Heads().predict, BudgetHandler), {"window": window(), "price": price, "channel": channel["channel"]}
+    )
+    assert set(channel) == {"channel", "propensity", "channel_probs", "model"}
+    assert {**channel, **budget} == both
+
+
+def test_the_budget_handler_takes_the_best_candidate_and_needs_no_u() -> None:
+    handler = made(Heads().predict, BudgetHandler)
+    best, cheap, dear, forced, by_channel = predictions(
+        handler,
+        {"window": window()},  # the artifact's price, 0.1
+        {"window": window(), "candidates": ["search", "social"]},
+        {"window": window(), "price": 2},
+        {"window": window(), "channel": "video", "price": 2, "candidates": ["video", "search"]},
+        {"window": window(), "price": {"search": 0, "social": 1, "video": 1}},
+    )
+    assert best == {
+        "channel": "video",
+        "expected_reward": pytest.approx(0.3),
+        "expected_cost": pytest.approx(0.8),
+        "expose": True,
+        "utility": pytest.approx(0.22),
+        "price": 0.1,
+        "model": {"name": "challenger", "version": "abc", "digest": "abcdef"},
+    }
+    assert (cheap["channel"], cheap["utility"]) == ("social", pytest.approx(0.18))
+    assert (dear["channel"], dear["expose"]) == ("search", False), "the least bad of what is not worth its cost"
+    assert (forced["channel"], forced["utility"], forced["expose"]) == ("video", pytest.approx(-1.3), False)
+    assert (by_channel["channel"], by_channel["price"]) == ("search", 0.0)
+
+
+def test_a_given_channel_needs_its_own_price_only() -> None:
+    (answer,) = predictions(
+        made(kind=BudgetHandler), {"window": window(), "channel": "social", "price": {"social": 0.2}}
+    )
+    assert (answer["channel"], answer["price"]) == ("social", 0.2)
+
+
+BAD_OFFERS = [
+    (None, "an instance must be an object"),
+    ({"u": 0.5}, "an instance must be an object"),
+    ({"window": window(), "channel": "radio"}, "channel must be one of the candidates"),
+    ({"window": window(), "channel": ["search"]}, "channel must be one of the candidates"),
+    ({"window": window(), "channel": "video", "candidates": ["search"]}, "channel must be one of the candidates"),
+    ({"window": window(), "candidates": []}, "candidates must be"),
+    ({"window": window(), "Price": 1}, "unknown field 'Price'"),
+    ({"window": []}, "window: "),
+    ({"window": window(NAN_HOUR)}, "not finite"),
+]
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD_OFFERS)
+def test_a_bad_offer_gets_its_own_error_and_fails_no_other(bad: Any, message: str) -> None:
+    network = Heads()
+    first, error, last = predictions(made(network.predict, BudgetHandler), item(4.0), bad, item(5.0))
+    assert message in error["error"]
+    assert list(error) == ["error"]
+    assert "channel" in first and "channel" in last
+    assert network.calls == 1
+
+
+@pytest.mark.parametrize("kind", [ChannelHandler, BudgetHandler])
+def test_both_protocols_and_the_probe_are_those_of_the_base(kind: Any) -> None:
+    (first, second, ready), _ = ask(made(kind=kind), v1(item()), v2(json.dumps(item())), {"body": b""})
+    assert json.loads(second["outputs"][0]["data"][0]) == first["predictions"][0]
+    assert ready["ready"] is True

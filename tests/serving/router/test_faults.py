@@ -1,0 +1,192 @@
+"""The real stack under traffic while its parts are killed: each request is answered, the books agree with the log."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pandas as pd
+import psutil
+import pytest
+
+from serving.decision_log import Spool
+from serving.ledger import Ledger, open_ledger
+from serving.local.ports import free_ports
+from serving.local.stack import LocalStack
+from tests.redis_server import redis_server
+from tests.serving.small_run import small_run
+
+pytestmark = pytest.mark.integration
+
+_CLIENTS = 6
+_CAP = 500.0  # of each arm
+
+
+class Traffic:
+    """Callers that ask, show, report what it cost, and ask again with the same request id when a connection breaks."""
+
+    def __init__(self, url: str, run: Path) -> None:
+        log = pd.read_parquet(run / "data" / "touchpoints.parquet")
+        self._url = url
+        self._users = list(log["user_id"].unique())
+        self._context = {"hour": 12, "device": log["device"].iloc[0], "placement": log["placement"].iloc[0]}
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._call, args=(n,)) for n in range(_CLIENTS)]
+        self.statuses: Counter[int] = Counter()
+        self.reasons: Counter[str | None] = Counter()
+        self.exposed: dict[str, float | None] = {}  # decision -> reported cost
+        self.broken = 0
+
+    def __enter__(self) -> Traffic:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _call(self, number: int) -> None:
+        chance, calls = random.Random(number), 0
+        with httpx.Client(timeout=10) as client:
+            while not self._over.is_set():
+                calls += 1
+                instance = {"user_id": chance.choice(self._users), "campaign_id": "c1", "context": self._context}
+                instance["request_id"] = f"{number}-{calls}"
+                answer = self._post(client, "/v1/models/ads:predict", {"instances": [instance]})
+                if answer is None:
+                    continue
+                (decision,) = answer["predictions"]
+                self.reasons[decision["fallback_reason"]] += 1
+                if not decision["expose"]:
+                    continue
+                cost = round(chance.random(), 3) if chance.random() < 0.8 else None
+                self.exposed[decision["decision_id"]] = cost
+                if cost is not None:
+                    event = {
+                        "event_id": f"cost-{number}-{calls}",
+                        "decision_id": decision["decision_id"],
+                        "kind": "cost",
+                    }
+                    event |= {"value": cost, "event_time": "2026-01-01T00:00:00Z"}
+                    self._post(client, "/v1/outcomes", {"outcomes": [event]})
+
+    def _post(self, client: httpx.Client, path: str, body: Any) -> Any:
+        for _ in range(200):
+            try:
+                response = client.post(self._url + path, json=body)
+            except httpx.HTTPError:
+                self.broken += 1
+                time.sleep(0.1)
+                continue
+            self.statuses[response.status_code] += 1
+            if response.status_code == 200:
+                return response.json()
+            time.sleep(0.05)
+        return None
+
+
+def workers(stack: LocalStack) -> list[psutil.Process]:
+    """TorchServe's Python workers."""
+    found = psutil.Process(stack.pids["torchserve"]).children(recursive=True)
+    return [p for p in found if any("model_service_worker" in part for part in p.cmdline())]
+
+
+def check_books(ledger: Ledger, run: Path, traffic: Traffic) -> None:
+    """What the ledger says is what the log says, and what callers were told."""
+    with ExitStack() as stack:
+        spool = Spool(run / "serving" / "spool")
+        stack.callback(spool.close)
+        records = {record["decision_id"]: record for record in spool.read("decision")}
+        costs = {o["decision_id"]: o["value"] for o in spool.read("outcome") if o["kind"] == "cost"}
+    assert {name for name in traffic.exposed if records[name]["expose"]} == set(traffic.exposed)
+    assert {name: cost for name, cost in traffic.exposed.items() if cost is not None} == costs
+    spent: Counter[str] = Counter()
+    held: Counter[str] = Counter()
+    for name, record in records.items():
+        if record["expose"]:
+            (spent if name in costs else held)[record["arm"]] += min(costs.get(name, 1.0), record["reserved"])
+    for balance in ledger.balances():
+        assert balance.spent + balance.reserved <= balance.limit == _CAP
+        assert balance.spent == pytest.approx(spent[balance.arm], abs=1e-6)
+        assert balance.reserved == pytest.approx(held[balance.arm], abs=1e-6)
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Where the ledger is; with Redis, a way to kill it and bring it back."""
+    if request.param == "sqlite":
+        yield str(tmp_path / "run" / "serving" / "ledger.sqlite"), None
+        return
+    (port,) = free_ports(1)
+    (tmp_path / "redis").mkdir()
+    running = ExitStack()
+
+    def start() -> None:
+        server = redis_server(tmp_path / "redis", port, appendonly="yes", appendfsync="always")
+        running.enter_context(server)
+
+    def restart() -> None:
+        for process in psutil.process_iter():
+            if process.name() == "redis-server" and " ".join(process.cmdline()).strip().endswith(f":{port}"):
+                process.kill()
+        time.sleep(0.5)
+        start()
+
+    start()
+    url = f"redis://127.0.0.1:{port}/0?name=faults"
+    monkeypatch.setenv("MTORL_LEDGER", url)
+    yield url, restart
+    running.close()
+
+
+def test_parts_that_are_killed_cost_no_answer_and_no_money(tmp_path: Path, store: Any) -> None:
+    where, restart_redis = store
+    run = small_run(tmp_path)
+    with LocalStack(run) as stack, Traffic(stack.url, run) as traffic:
+        time.sleep(3)
+        for worker in workers(stack):
+            os.kill(worker.pid, signal.SIGKILL)
+        time.sleep(6)  # TorchServe starts them again
+        if restart_redis:
+            restart_redis()
+        time.sleep(3)
+        before = Counter(traffic.reasons)
+        time.sleep(3)
+        after = Counter(traffic.reasons) - before
+    assert traffic.broken == 0
+    # An outcome that the disk or the store can't take is asked for again; a decision is always answered.
+    assert set(traffic.statuses) <= {200, 503}, traffic.statuses
+    assert sum(traffic.reasons.values()) > 100 and traffic.reasons[None] > 50
+    assert after[None] > 0.8 * sum(after.values()), f"it does not recover: {after}"
+    ledger = open_ledger(where, 5.0)
+    check_books(ledger, run, traffic)
+
+
+def test_a_killed_router_owes_nothing_and_repeats_its_answers(tmp_path: Path, store: Any) -> None:
+    where, _ = store
+    run = small_run(tmp_path)
+    (port,) = free_ports(1)
+    with ExitStack() as first:
+        stack = LocalStack(run, port)
+        stack.start()
+        first.callback(stack.stop)
+        with Traffic(stack.url, run) as traffic:
+            time.sleep(3)
+            os.killpg(stack.pids["router"], signal.SIGKILL)
+            time.sleep(0.5)
+            stack.stop()
+            stack.start()
+            time.sleep(4)
+        assert traffic.broken > 0 and traffic.statuses[200] > 50
+    check_books(open_ledger(where, 5.0), run, traffic)

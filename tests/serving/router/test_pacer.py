@@ -1,0 +1,154 @@
+"""Prices from the ledger's own books: one sequence of updates for all routers, and spend that follows the schedule."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mtorl.experiment.experiment import Experiment
+from serving.ledger import Account, Ledger
+from serving.router.flow.pacer import Pacer
+from tests.serving.ledgers import KINDS, NOON, Place
+from tests.serving.router_fixtures import experiment
+
+HOUR, DAY = 3600.0, 86_400.0
+MIDNIGHT = NOON - 12 * HOUR
+CHANNELS = ("search", "video")
+
+
+@pytest.fixture(params=KINDS)
+def place(request: pytest.FixtureRequest, tmp_path: Path, lasting_redis: int) -> Place:
+    place = Place(request.param, tmp_path, lasting_redis)
+    place.clock.now = MIDNIGHT
+    return place
+
+
+def of(*budgets: dict[str, Any]) -> Experiment:
+    return Experiment.from_dict(experiment("http://x", budgets=list(budgets)))
+
+
+def define(ledger: Ledger, found: Experiment) -> None:
+    ledger.define([Account(x.arm, x.campaign, x.channel, x.limit, x.period) for x in found.accounts()])
+
+
+def day(amount: float = 200.0, campaign: str = "*", channel: str = "*", **pacing: Any) -> dict[str, Any]:
+    paced = {"price": 0.5, **pacing}
+    return {"campaign": campaign, "channel": channel, "amount": amount, "period": "day", "pacing": paced}
+
+
+def test_without_a_paced_budget_the_models_own_price_stands(place: Place) -> None:
+    found = of({"campaign": "*", "channel": "*", "amount": 10.0})
+    ledger = place.open()
+    define(ledger, found)
+    pacer = Pacer(ledger, CHANNELS, place.clock)
+    pacer.refresh(found, ledger.balances())
+    assert pacer.prices("challenger", "spring") is None and ledger.memory() == (0, "")
+
+
+def test_an_exposure_pays_for_every_budget_that_it_draws_on(place: Place) -> None:
+    found = of(day(), day(campaign="spring", channel="video", price=0.25))
+    ledger = place.open()
+    define(ledger, found)
+    pacer = Pacer(ledger, CHANNELS, place.clock)
+    pacer.refresh(found, ledger.balances())
+    assert pacer.prices("challenger", "spring") == {"search": 0.5, "video": 0.75}
+    assert pacer.prices("challenger", "autumn") == {"search": 0.5, "video": 0.5}
+    assert pacer.prices("stranger", "spring") is None
+    assert pacer.by_arm() == {"incumbent": 0.5, "challenger": 0.5}
+    only = of(day(channel="video"))
+    define(ledger, only)
+    pacer.refresh(only, ledger.balances())
+    assert pacer.prices("challenger", "spring") == {"video": 0.5}  # the other has the model's own
+
+
+def test_routers_share_one_sequence_and_a_new_one_goes_on(place: Place) -> None:
+    found = of(day())
+    ledger = place.open()
+    define(ledger, found)
+    pacers = [Pacer(place.open(), CHANNELS, place.clock) for _ in range(3)]
+    for step in range(20):
+        place.clock.now = MIDNIGHT + 60.0 * step
+        ledger.reserve(f"r{step}", "challenger", "c", "video", 1.0)
+        balances = ledger.balances()
+        for pacer in pacers:
+            pacer.refresh(found, balances)
+        assert len({str(pacer.prices("challenger", "c")) for pacer in pacers}) == 1
+    assert ledger.memory()[0] == 20  # one update a step, whoever made it
+    late = Pacer(place.open(), CHANNELS, place.clock)
+    late.refresh(found, ledger.balances())
+    assert late.prices("challenger", "c") == pacers[0].prices("challenger", "c")
+    assert late.prices("challenger", "c")["video"] > 0.5 > late.prices("incumbent", "c")["video"]  # type: ignore[index]
+
+
+def test_two_that_update_at_once_do_not_undo_each_other(place: Place) -> None:
+    ledger, other = place.open(), place.open()
+    define(ledger, of(day()))
+    version, _ = ledger.memory()
+    assert ledger.remember(version, "one") and not other.remember(version, "two")
+    assert other.memory() == (version + 1, "one")
+    assert other.remember(version + 1, "three") and ledger.memory() == (version + 2, "three")
+
+
+TRAFFIC = [1.0] * 8 + [3.0] * 16
+PACED = of(day(200.0, price=1.0, traffic=TRAFFIC))
+
+
+def live_a_day(place: Place, ledger: Ledger, pacer: Pacer) -> Iterator[float]:
+    """Opportunities of random worth and cost, with a shock of demand in the afternoon; spend after each minute."""
+    chance, number = random.Random(1), 0
+    for minute in range(24 * 60):
+        place.clock.now = MIDNIGHT + 60.0 * minute
+        hour = minute // 60
+        pacer.refresh(PACED, ledger.balances())
+        price = (pacer.prices("challenger", "c") or {})["video"]
+        for _ in range(int(TRAFFIC[hour] * (3 if 14 <= hour < 16 else 1))):
+            gain, cost = chance.random(), 0.05 + 0.1 * chance.random()
+            number += 1
+            if gain >= price * cost and ledger.reserve(f"d{number}", "challenger", "c", "video", cost):
+                ledger.settle(f"d{number}", cost)
+        yield next(b.spent for b in ledger.balances() if b.arm == "challenger")
+
+
+def test_spend_follows_the_schedule_and_never_exceeds_the_budget(place: Place) -> None:
+    ledger = place.open()
+    define(ledger, PACED)
+    pacer = Pacer(ledger, CHANNELS, place.clock)
+    plan = PACED.budgets[0].pacing.plan(100.0, "day", MIDNIGHT)  # type: ignore[union-attr]
+    spent = worst = 0.0
+    for spent in live_a_day(place, ledger, pacer):
+        assert spent <= 100.0
+        worst = max(worst, abs(spent - plan.scheduled(place.clock.now + 60)))
+    assert worst < 5.0, "within five percent of the budget at any time of the day"
+    assert spent > 95.0
+
+
+@pytest.mark.parametrize("ahead", [-0.5, 0.0, 0.5])
+def test_the_price_lives_on_over_midnight_also_if_a_clock_is_a_little_off(place: Place, ahead: float) -> None:
+    ledger = place.open()
+    define(ledger, PACED)
+    pacer = Pacer(ledger, CHANNELS, lambda: place.clock.now + ahead)
+    for _ in live_a_day(place, ledger, pacer):
+        pass
+    (before,) = {(pacer.prices("challenger", "c") or {})["video"]}
+    place.clock.now = MIDNIGHT + DAY - 10
+    while place.clock.now < MIDNIGHT + DAY + 20:
+        place.clock.now += 0.25
+        pacer.refresh(PACED, ledger.balances())
+        assert (pacer.prices("challenger", "c") or {})["video"] == pytest.approx(before, rel=0.5)
+
+
+def test_what_is_remembered_does_not_grow(place: Place) -> None:
+    found = of(day(), {"campaign": "x", "channel": "*", "amount": 5.0, "period": "hour", "pacing": {"price": 1.0}})
+    ledger = place.open()
+    define(ledger, found)
+    pacer = Pacer(ledger, CHANNELS, place.clock)
+    sizes = []
+    for hour in range(60):
+        place.clock.now = MIDNIGHT + HOUR * hour
+        pacer.refresh(found, ledger.balances())
+        sizes.append(len(ledger.memory()[1]))
+    assert max(sizes[20:]) <= max(sizes[:20]) * 1.2

@@ -1,0 +1,268 @@
+"""Reading features for decisions: the same from SQLite and Redis, with Feast's own values, and never an expired one."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import redis
+import yaml
+from feast import FeatureService, FeatureStore, FeatureView, Field
+from feast.types import Float64
+
+from features.feature_repo import names
+from features.feature_repo.views import build
+from features.online.history import History, Touchpoint
+from features.online.open_history import open_history
+from mtorl.window.window import instance_from_history
+from serving.router.flow.features import FeastSource, UserFeatures
+from serving.router.flow.requests import DecisionRequest, microseconds
+from serving.router.ops.config import ConfigError
+from tests.features.online_stores import STORES, write_settings
+from tests.redis_server import redis_server
+from tests.serving.router_fixtures import CONTEXT, SPEC
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+HOUR, DAY, TICK = timedelta(hours=1), timedelta(days=1), timedelta(microseconds=1)
+LISTS = {"channel": ["video", "search"], "click": [1.0, 0.0], "conversion": [0.0, 0.0], "revenue": [0.0, 2.5]}
+LISTS |= {"cost": [0.03, 0.5], "hour": [9.0, 11.0], "device": ["tv", "phone"], "slot": ["top", ""]}
+UNKNOWN = {"uc_touches": [0.0, 0.0], "uc_clicks": [0.0, 0.0]}
+NO_CAMPAIGN = {f"campaign_{name}": None for name in ("click_rate", "conversion_rate", "cost")} | {
+    "campaign_touches": 0.0
+}
+CAMPAIGN = {"campaign_touches": 8.0, "campaign_click_rate": 0.25, "campaign_conversion_rate": 0.125}
+CAMPAIGN |= {"campaign_cost": None}
+_ids = itertools.count()
+
+
+@dataclass
+class Stage:
+    """A repository as a run has it, and a user, a campaign of each test's own."""
+
+    repo: Path
+    store: FeatureStore
+    source: FeastSource
+    history: History
+    user: str = ""
+    campaign: str = ""
+
+    def write(self, view: str, event_time: datetime, **values: Any) -> None:
+        key = {"campaign_id": self.campaign} if view == names.CAMPAIGN_STATS else {"user_id": self.user}
+        source = self.store.get_feature_view(view).batch_source
+        row = {**key, source.timestamp_field: event_time, source.created_timestamp_column: event_time}
+        row |= {name: np.array(value) if isinstance(value, list) else value for name, value in values.items()}
+        self.store.write_to_online_store(view, pd.DataFrame([row]))
+
+    def write_all(self) -> None:
+        """Two touchpoints, one and three hours ago, and everything else as of now."""
+        times = [float(microseconds(NOON - age)) for age in (3 * HOUR, HOUR)]
+        self.write(names.HISTORY, NOON - HOUR, **{f"hist_{k}": v for k, v in {**LISTS, "timestamp": times}.items()})
+        self.write(names.STATIC, NOON - 400 * DAY, age="30-39")
+        self.write(names.USER_CHANNEL, NOON, uc_touches=[1.0, 1.0], uc_clicks=[0.0, 1.0])
+        self.write(names.CAMPAIGN_STATS, NOON, **CAMPAIGN)
+
+    def read(self, at: datetime, **ids: str) -> UserFeatures:
+        (found,) = self.source.read([self.request(at, **ids)])
+        return found
+
+    def request(self, at: datetime, **ids: str) -> DecisionRequest:
+        ids = {"user_id": self.user, "campaign_id": self.campaign, **ids}
+        return DecisionRequest(**ids, context=CONTEXT, at=microseconds(at))
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Stage]]:
+    folder = tmp_path_factory.mktemp("features")
+    with redis_server(folder) as port:
+        made = {}
+        for kind in STORES:
+            repo = folder / kind
+            write_settings(repo, kind, port)
+            store = FeatureStore(repo_path=str(repo))
+            store.apply(build(SPEC, repo / "data").objects)
+            made[kind] = Stage(repo, store, FeastSource(repo, names.AD_DECISION), open_history(repo, SPEC))
+        yield made
+        for stage in made.values():
+            stage.history.close()
+
+
+@pytest.fixture(params=STORES)
+def stage(request: pytest.FixtureRequest, stages: dict[str, Stage]) -> Stage:
+    found, number = stages[request.param], next(_ids)
+    found.user, found.campaign = f"user {number}", f"campaign {number}"
+    return found
+
+
+def test_what_is_known_is_read_and_equal_to_what_feast_reads(stage: Stage) -> None:
+    stage.write_all()
+    at = NOON + timedelta(minutes=30)
+    found = stage.read(at)
+    assert found.found and found.static == {"age": "30-39"}
+    assert {k: v for k, v in found.history.items() if k != "hist_timestamp"} == {
+        f"hist_{k}": v for k, v in LISTS.items()
+    }
+    assert found.aggregates == {
+        **{"uc_touches": [1.0, 1.0], "uc_clicks": [0.0, 1.0], **CAMPAIGN},
+        **{"hour_of_day": 12.5, "recency_hours": 1.5},
+    }
+    answer = stage.store.get_online_features(
+        features=stage.store.get_feature_service(names.AD_DECISION),
+        entity_rows=[
+            {"user_id": stage.user, "campaign_id": stage.campaign, "request_timestamp": float(microseconds(at))}
+        ],
+    ).to_dict()
+    feast = {name: values[0] for name, values in answer.items() if name not in ("user_id", "campaign_id")}
+    assert feast == {**found.history, **found.static, **found.aggregates}
+
+
+def test_a_window_made_of_it_reads_null_where_the_log_had_none(stage: Stage) -> None:
+    stage.write_all()
+    found = stage.read(NOON)
+    window = instance_from_history(found.history, CONTEXT, found.static, SPEC, microseconds(NOON))
+    assert window["prev_channel"] == [None, "video", "search"]
+    assert window["context"]["slot"] == ["top", None, "top"]
+
+
+def test_who_is_unknown_has_the_declared_defaults(stage: Stage) -> None:
+    found = stage.read(NOON)
+    assert not found.found and found.static == {"age": None}
+    assert set(found.history) == {f"hist_{name}" for name in (*LISTS, "timestamp")}
+    assert all(values == [] for values in found.history.values())
+    assert found.aggregates == {**UNKNOWN, **NO_CAMPAIGN, "hour_of_day": 12.0, "recency_hours": None}
+
+
+def test_a_known_campaign_is_no_known_user_nor_the_reverse(stage: Stage) -> None:
+    stage.write_all()
+    at = NOON + TICK
+    stranger, elsewhere = stage.read(at, user_id="stranger"), stage.read(at, campaign_id="elsewhere")
+    assert not stranger.found and CAMPAIGN.items() <= stranger.aggregates.items()
+    assert elsewhere.found and NO_CAMPAIGN.items() <= elsewhere.aggregates.items()
+
+
+@pytest.mark.parametrize(
+    ("feature", "written", "life", "default"),
+    [
+        ("campaign_touches", NOON, DAY, 0.0),
+        ("uc_touches", NOON, 7 * DAY, [0.0, 0.0]),
+        ("recency_hours", NOON - HOUR, 30 * DAY, None),
+    ],
+)
+def test_a_value_ends_with_its_ttl(
+    stage: Stage, feature: str, written: datetime, life: timedelta, default: Any
+) -> None:
+    stage.write_all()
+    assert stage.read(written + life).aggregates[feature] != default
+    assert stage.read(written + life + TICK).aggregates[feature] == default
+
+
+def test_a_history_that_has_ended_is_none_and_static_features_stay(stage: Stage) -> None:
+    stage.write_all()
+    assert stage.read(NOON + 29 * DAY).found
+    found = stage.read(NOON + 30 * DAY)
+    assert not found.found and found.history["hist_channel"] == [] and found.static == {"age": "30-39"}
+
+
+def test_what_is_not_older_than_the_decision_is_not_known_to_it(stage: Stage) -> None:
+    stage.write_all()
+    found = stage.read(NOON)  # the aggregates are of this very moment
+    assert {**UNKNOWN, **NO_CAMPAIGN}.items() <= found.aggregates.items()
+    early = stage.read(NOON - 2 * HOUR)  # between the two touchpoints
+    assert early.found and early.aggregates["recency_hours"] == 1.0
+    window = instance_from_history(early.history, CONTEXT, early.static, SPEC, microseconds(NOON - 2 * HOUR))
+    assert window["prev_channel"] == [None, "video"]
+
+
+def test_a_history_is_as_old_as_its_newest_touchpoint_before_the_decision(stage: Stage) -> None:
+    for at in (NOON, NOON + 40 * DAY):
+        stage.history.append(stage.user, Touchpoint(at, "search", CONTEXT))
+    hours = []
+    for at in (NOON, NOON + TICK, NOON + 30 * DAY, NOON + 30 * DAY + TICK, NOON + 40 * DAY, NOON + 40 * DAY + HOUR):
+        found = stage.read(at)
+        hours.append(found.aggregates["recency_hours"])
+        assert found.found == bool(found.history["hist_channel"]) == (hours[-1] is not None)
+    assert hours == [None, pytest.approx(TICK / HOUR), 30 * 24, None, None, 1]
+
+
+def test_many_requests_are_answered_in_their_order(stage: Stage) -> None:
+    stage.write_all()
+    late = NOON + 2 * DAY
+    requests = [stage.request(NOON + HOUR), stage.request(late, user_id="stranger"), stage.request(late)]
+    found = stage.source.read([*requests, *requests])
+    assert found[:3] == found[3:] == [stage.source.read([request])[0] for request in requests]
+    assert [user.found for user in found[:3]] == [True, False, True]
+    assert [user.aggregates["campaign_touches"] for user in found[:3]] == [8.0, 0.0, 0.0]
+
+
+def test_a_touchpoint_is_seen_by_the_next_decision_and_so_is_its_outcome(stage: Stage) -> None:
+    assert stage.history.append(stage.user, Touchpoint(NOON, "search", CONTEXT))
+    assert not stage.read(NOON).aggregates["recency_hours"]
+    found = stage.read(NOON + HOUR)
+    assert found.found and found.history["hist_channel"] == ["search"] and found.aggregates["recency_hours"] == 1.0
+    assert stage.history.patch(stage.user, NOON, {"click": 1})
+    assert stage.read(NOON + HOUR).history["hist_click"] == [1.0]
+
+
+# ---- a repository that no decision can be made from
+
+
+def test_a_repository_that_does_not_fit_says_why(stages: dict[str, Stage], tmp_path: Path) -> None:
+    write_settings(tmp_path, "sqlite")
+    made = build(SPEC, tmp_path / "data")
+    bare = FeatureView(
+        name="bare",
+        entities=[made.user],
+        schema=[Field(name="score", dtype=Float64)],
+        source=made.user_history.batch_source,
+    )
+    services = [
+        FeatureService(name="no_default", features=[bare]),
+        FeatureService(name="by_channel", features=[made.channel_stats]),
+        FeatureService(name="timeless", features=[made.user_history[["hist_channel"]]]),
+    ]
+    store = FeatureStore(repo_path=str(tmp_path))
+    store.apply([*made.objects, bare, *services])
+    for service, message in (
+        ("no_default", "no default for score"),
+        ("by_channel", "channel_stats has the keys .'channel'.; a decision has"),
+        ("timeless", "user_history without hist_timestamp"),
+        ("absent", "absent"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            FeastSource(tmp_path, service)
+    assert json.loads(made.user_history.features[0].tags["default"]) == []
+
+
+def test_a_redis_that_hangs_is_given_up_and_found_again(tmp_path: Path) -> None:
+    """With the time limits of the cluster's own settings: the readers' threads must not wait for a dead node."""
+    settings = Path(__file__).parents[3] / "manifests" / "base" / "router" / "config" / "feature_store.yaml"
+    options = yaml.safe_load(settings.read_text())["online_store"]["connection_string"].split(",")[1:]
+    limits = [option for option in options if not option.startswith("password=")]
+    with redis_server(tmp_path) as port:
+        repo = tmp_path / "repo"
+        write_settings(repo, "redis", connection_string=",".join([f"127.0.0.1:{port}", *limits]))
+        store = FeatureStore(repo_path=str(repo))
+        store.apply(build(SPEC, repo / "data").objects)
+        with open_history(repo, SPEC) as history:
+            stage = Stage(repo, store, FeastSource(repo, names.AD_DECISION), history, "someone", "spring")
+            stage.write_all()
+            before = stage.read(NOON)
+            process = redis.Redis(port=port).info("server")["process_id"]
+            with ThreadPoolExecutor(1) as pool:
+                os.kill(process, signal.SIGSTOP)
+                try:
+                    with pytest.raises(redis.exceptions.TimeoutError):
+                        pool.submit(stage.read, NOON).result(40)
+                finally:
+                    os.kill(process, signal.SIGCONT)
+            assert before.found and stage.read(NOON) == before
