@@ -19,6 +19,7 @@ from features.ingest.ingest import LogError, ingest_log, validate_log
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import fingerprint, schema
 
+GZIP_CUT_SHORT = gzip.compress(b"user_id,timestamp\n" * 100, mtime=0)[:-20]
 REAL = Path(__file__).parents[4] / "shared" / "data"
 SPEC = DatasetSpec.from_dict(
     {
@@ -320,7 +321,7 @@ def test_a_failed_write_leaves_the_old_file(ingest, monkeypatch):
         ("log.csv", np.random.default_rng(0).bytes(2000), r"not a readable CSV file|not a 'shop' log"),
         ("log.csv", b"\xff\xfe\x00\x01" * 50, "not a readable CSV file"),
         ("log.csv.gz", b"not gzip at all", "not a readable CSV file"),
-        ("log.csv.gz", gzip.compress(b"user_id,timestamp\n" * 100, mtime=0)[:-20], "not a readable CSV file|not a 'shop' log"),
+        ("log.csv.gz", GZIP_CUT_SHORT, "not a readable CSV file|not a 'shop' log"),
         ("log.csv", b'user_id,"time', "not a readable CSV file: unexpected end of data"),
         ("log.parquet", b"PAR1 rubbish", "not a readable Parquet file"),
         ("log.xlsx", b"PK", r"unknown kind of file; expected .csv, .csv.gz, .tsv, .tsv.gz or .parquet"),
