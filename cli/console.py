@@ -189,16 +189,16 @@ def print_evaluation(found: dict[str, Any]) -> None:
         dr = value["estimates"]["dr"]
         cells = [_with_interval(value["estimates"][name], "value") for name in ("ips", "snips", "dr")]
         cells.append(_with_interval(dr, "lift", sign="+"))
-        doubt = f"not evaluable: {value['not_evaluable']}" if value["not_evaluable"] else ""
-        trust = [f"{value['evidence'][name]:.2f}" for name in ("ess_share", "overlap")]
-        values.add_row(name, f"{value['logged']:.4f}", *cells, *trust, doubt)
+        rejection = f"not evaluable: {value['not_evaluable']}" if value["not_evaluable"] else ""
+        trust = [f"{value['importance_weights'][name]:.2f}" for name in ("ess_share", "overlap")]
+        values.add_row(name, f"{value['logged']:.4f}", *cells, *trust, rejection)
     console.print(values)
     journeys, steps = found["journeys"], len(found["journeys"]["ess_share"])
-    doubt = f"; not evaluable: {journeys['not_evaluable']}" if journeys["not_evaluable"] else ""
+    rejection = f"; not evaluable: {journeys['not_evaluable']}" if journeys["not_evaluable"] else ""
     console.print(
         f"its decision rule over the first {steps} steps, gain per journey (self-normalised, per decision): "
         f"{_with_interval(journeys['estimates']['snpdis'], 'value')}, as logged {journeys['logged']:.4f}, "
-        f"ESS {journeys['ess_share'][-1]:.2f}{doubt}",
+        f"ESS {journeys['ess_share'][-1]:.2f}{rejection}",
         highlight=False,
     )
     if found["budget"]:

@@ -195,7 +195,7 @@ def _values(tasks: Sequence[Mapping[str, Any]], disjoint: bool) -> str:
     for name in tasks[0]["value"]:
         method, policy = name.split(": ")
         found = [task["value"][name] for task in tasks]
-        shares = [value["evidence"]["ess_share"] for value in found]
+        shares = [value["importance_weights"]["ess_share"] for value in found]
         cells = [_interval(combined(found, "logged", disjoint), places=3)]
         for estimator in ("ips", "snips", "dr"):
             rows = [value["estimates"].get(estimator, {}) for value in found]
@@ -204,7 +204,7 @@ def _values(tasks: Sequence[Mapping[str, Any]], disjoint: bool) -> str:
         doubts = [value["not_evaluable"] for value in found if value["not_evaluable"]]
         cells.append(_interval(combined(lifts, "lift", disjoint), signed=True, places=3))
         cells.append(f"{np.mean(shares):.2f}")
-        cells.append(f"{np.mean([value['evidence']['overlap'] for value in found]):.2f}")
+        cells.append(f"{np.mean([value['importance_weights']['overlap'] for value in found]):.2f}")
         cells.append(f"not evaluable: {doubts[0]}" if doubts else "")
         lines.append([f"{NAMES[method]}: {policy}", *cells])
     head = ["policy", "as logged", "IPS", "SNIPS", "DR", "DR less logged", "ESS / rows", "overlap", ""]
@@ -327,7 +327,7 @@ def _user_targets(dataset: str, tasks: Sequence[Mapping[str, Any]]) -> list[list
         lift = combined([value["estimates"]["dr"] for value in found], "lift", True)
         if lift is not None:
             goal = "policy value at 37.5 % exposure above the selection's own"
-            share = np.mean([value["evidence"]["ess_share"] for value in found])
+            share = np.mean([value["importance_weights"]["ess_share"] for value in found])
             shown = f"{_interval(lift, signed=True, places=3)}, ESS / rows {share:.2f}"
             lines.append([dataset, "DR less logged, best expected gain", goal, shown, _verdict(lift)])
     costs = [task["costs"][OURS] for task in tasks]

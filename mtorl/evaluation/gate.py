@@ -3,7 +3,7 @@
     value = value_difference(challenger, incumbent, gain_B, cost_B, propensity_B, channel_B, users_B, 0.5, seed=0)
     decision, reason = gate(value, min_lift=0.0)
 
-A row of the log counts w times, the policy's probability of the logged channel over its propensity (`evidence.py`);
+A row of the log counts w times, the policy's probability of the logged channel over its propensity (`importance_weights.py`);
 where the policy would choose that channel and then not spend, gain and cost count as zero:
 
     G = sum(w * expose * gain) / sum(w)     gain per opportunity (self-normalised, "SNIPS")
@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mtorl.arrays import Floats
-from mtorl.evaluation.importance_weights import MAX_WEIGHT_ERROR, PolicyOnLog, check_log, doubt, evidence
+from mtorl.evaluation.importance_weights import MAX_WEIGHT_ERROR, PolicyOnLog, check_log, rejection_reason, weight_summary
 from mtorl.evaluation.resamples import UserResamples, interval
 
 __all__ = ["ARMS", "PolicyOnLog", "ValueDifference", "gate", "value_difference"]
@@ -108,7 +108,7 @@ def value_difference(
     gain_2, cost_2, value_2, budget = _estimates(sums_S, budget_share)
     draws_R2 = np.array([_estimates(draw_S, budget_share)[2] for draw_S in draws_RS])
     weight_draws_R2 = draws_RS[:, [2, 5]] / draws_RS[:, :1]  # sums of weights over rows, in the order of ARMS
-    trust = {arm: evidence(weights[arm], every_B, weight_draws_R2[:, i]) for i, arm in enumerate(ARMS)}
+    trust = {arm: weight_summary(weights[arm], every_B, weight_draws_R2[:, i]) for i, arm in enumerate(ARMS)}
 
     unknown = [float("nan"), float("nan")]
     return ValueDifference(
@@ -154,7 +154,7 @@ def gate(
     for arm in ARMS:
         found = {name: estimate[name][arm] for name in ("ess", "mean_weight", "mean_weight_ci")}
         least = max(min_ess * estimate["rows"], min_ess_rows)
-        if reason := doubt({**found, "rows": estimate["rows"]}, arm, least, max_weight_error):
+        if reason := rejection_reason({**found, "rows": estimate["rows"]}, arm, least, max_weight_error):
             return "reject", reason
     low, high = estimate["difference_ci"]
     bounds = f"challenger - incumbent is {estimate['difference']:+.4g}, 95 % interval [{low:+.4g}, {high:+.4g}]"

@@ -47,7 +47,7 @@ class PolicyOnLog:
         return cls(probs_BC, np.ones(probs_BC.shape, dtype=np.bool_))
 
 
-class Evidence(TypedDict):
+class WeightSummary(TypedDict):
     """How much a log knows about a policy; plain numbers, ready for JSON."""
 
     rows: float  # logged rows; of weighted rows, their effective number
@@ -59,7 +59,7 @@ class Evidence(TypedDict):
     max_weight: float
 
 
-def evidence(weight_B: Floats, count_B: Floats, mean_weight_R: Floats) -> Evidence:
+def weight_summary(weight_B: Floats, count_B: Floats, mean_weight_R: Floats) -> WeightSummary:
     """Sum up the weights.
 
     Args:
@@ -69,7 +69,7 @@ def evidence(weight_B: Floats, count_B: Floats, mean_weight_R: Floats) -> Eviden
         mean_weight_R: Mean weight of each resample of users.
     """
     rows, ess = effective_size(count_B), effective_size(count_B * weight_B)
-    return Evidence(
+    return WeightSummary(
         rows=rows,
         ess=ess,
         ess_share=ess / rows,
@@ -85,11 +85,11 @@ def effective_size(weight_B: Floats) -> float:
     return float(weight_B.sum() ** 2 / max(weight_B @ weight_B, 1e-300))
 
 
-def doubt(found: Mapping[str, Any], who: str, least: float, max_weight_error: float = MAX_WEIGHT_ERROR) -> str | None:
-    """Why an estimate that rests on this evidence should not be used, in words; None if nothing speaks against it.
+def rejection_reason(found: Mapping[str, Any], who: str, least: float, max_weight_error: float = MAX_WEIGHT_ERROR) -> str | None:
+    """Why an estimate that rests on these weights should not be used, in words; None if nothing speaks against it.
 
     Args:
-        found: `Evidence`, or its JSON.
+        found: `WeightSummary`, or its JSON.
         who: Name of the policy.
         least: Smallest effective sample size, rows.
         max_weight_error: How far the mean weight may be from 1 beyond what chance explains: its whole interval must not

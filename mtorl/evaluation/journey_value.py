@@ -4,7 +4,7 @@
     found["estimates"]["pdis"]["value"], found["ess_share"], found["evaluable_horizon"]
 
 Per-decision importance sampling (Precup, Sutton & Singh 2000) weighs the gain of step t by how likely the policy was to
-come this far, the product of its weights (`evidence.py`) from the first step to t. Over journeys i of n:
+come this far, the product of its weights (`importance_weights.py`) from the first step to t. Over journeys i of n:
 
     PDIS     sum_t  sum_i(rho_it g_it) / n                rho_it = w_i0 w_i1 ... w_it
     SNPDIS   sum_t  sum_i(rho_it g_it) / sum_i(rho_it)    each step self-normalised, as by Thomas & Brunskill 2016

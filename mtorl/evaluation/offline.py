@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from mtorl.artifact import artifact
-from mtorl.evaluation import gate as ope
 from mtorl.evaluation.budget_curve import budget_curve
+from mtorl.evaluation.gate import gate, value_difference
 from mtorl.evaluation.head_metrics import evaluate
+from mtorl.evaluation.importance_weights import PolicyOnLog
 from mtorl.log.propensity import logged_propensity
 from mtorl.policy.decision import action_probabilities
 from mtorl.runtime import progress
@@ -47,10 +48,10 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
         label_B = arm.encoder.reward(gain_B, cost_B)
         heads[name] = evaluate(logits_BC, reward_BC, channel_B, label_B, users_B, seed, positive_B=gain_B > 0)
         gain_BC = arm.encoder.unreward(reward_BC, cost_BC)
-        policies[name] = ope.PolicyOnLog(*action_probabilities(logits_BC, gain_BC, cost_BC, arm.policy))
+        policies[name] = PolicyOnLog(*action_probabilities(logits_BC, gain_BC, cost_BC, arm.policy))
         predicted[name] = gain_BC[logged], cost_BC[logged]
         progress.report(turn + 1, 3, name)
-    value = ope.value_difference(
+    value = value_difference(
         policies["challenger"],
         policies["incumbent"],
         gain_B,
@@ -75,4 +76,4 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
 
 def gate_from_file(path: str, min_lift: float) -> str:
     """Decide on an evaluation written by `evaluate_offline`; returns "promote" or "reject"."""
-    return ope.gate(json.loads(Path(path).read_text())["value"], min_lift)[0]
+    return gate(json.loads(Path(path).read_text())["value"], min_lift)[0]

@@ -5,7 +5,7 @@
     found = policy_value(policy, gain_B, propensity_B, channel_B, users_B, 0, q_BC, selected_B)
     found["estimates"]["snips"]["value"], found["estimates"]["snips"]["value_ci"], found["not_evaluable"]
 
-Gain per selected row, with w the weight of a row (`evidence.py`), g its gain, q(a) what a model expects of the logged
+Gain per selected row, with w the weight of a row (`importance_weights.py`), g its gain, q(a) what a model expects of the logged
 channel, q(pi) what it expects of the policy, n the number of rows:
 
     IPS     sum(w g) / n                                  Horvitz & Thompson 1952; unbiased, noisy
@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mtorl.arrays import Bools, Floats
-from mtorl.evaluation.importance_weights import Evidence, PolicyOnLog, check_log, doubt, evidence
+from mtorl.evaluation.importance_weights import WeightSummary, PolicyOnLog, check_log, rejection_reason, weight_summary
 from mtorl.evaluation.resamples import UserResamples, interval
 
 ESTIMATORS = ("ips", "snips", "dr", "sndr")
@@ -58,7 +58,7 @@ class PolicyValue(TypedDict):
     logged: float  # gain per selected row as it was logged
     logged_ci: list[float]
     estimates: dict[str, Estimate]  # ips, snips and, with a model, dr, sndr
-    evidence: Evidence
+    importance_weights: WeightSummary
     not_evaluable: str | None  # why the estimates should not be used; None: nothing speaks against it
     rows: int  # with a part in the estimate
     users: int  # with such a row
@@ -116,7 +116,7 @@ def policy_value(
     users = UserResamples(users_B, resamples, seed)
     sums_S, draws_RS = users.sums(columns)
     values, draws = _estimates(sums_S), _estimates(draws_RS)
-    found = evidence(weight_B, count_B, draws["mean_weight"])
+    found = weight_summary(weight_B, count_B, draws["mean_weight"])
     return PolicyValue(
         logged=float(values["logged"]),
         logged_ci=interval(draws["logged"]) or [float("nan")] * 2,
@@ -125,8 +125,8 @@ def policy_value(
             for name in ESTIMATORS
             if name in values
         },
-        evidence=found,
-        not_evaluable=doubt(found, "policy", min_ess_share * found["rows"]),
+        importance_weights=found,
+        not_evaluable=rejection_reason(found, "policy", min_ess_share * found["rows"]),
         rows=int((count_B > 0).sum()),
         users=len(np.unique(users.code_B[count_B > 0])),
     )

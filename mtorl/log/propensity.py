@@ -10,7 +10,7 @@ weakest model that fits how its channels came about:
     markov              P(a | previous a): users are kept on a channel
 
 Both are estimated on training users only, so that test rows do not vouch for themselves. An estimate is a stand-in:
-where the true logging policy looked at more, off-policy values inherit the difference; `evidence.py` reports the mean
+where the true logging policy looked at more, off-policy values inherit the difference; `importance_weights.py` reports the mean
 weight, which strays from 1 when propensities are wrong.
 
 Shapes: B rows, C channels.

@@ -72,7 +72,7 @@ def test_the_figures_are_plain_and_beside_the_yardstick(made):
     assert found["data"]["left_out_users"] == 0 and found["data"]["users"] == 300
     value = found["value"]["model: its channels, always exposing"]
     assert value["not_evaluable"] is None  # the log says with what propensity it chose
-    low, high = value["evidence"]["mean_weight_ci"]
+    low, high = value["importance_weights"]["mean_weight_ci"]
     assert low < 1 < high
     journeys = found["journeys"]
     assert len(journeys["ess_share"]) == 3 and journeys["ess_share"][0] > journeys["ess_share"][2]
@@ -87,7 +87,7 @@ def test_propensities_that_the_log_lacks_come_from_other_users(made):
     found = evaluate_artifact(
         estimated, table(log.assign(propensity=np.nan)), sealed_in(estimated), seed=0, only_new=False
     )
-    assert np.isfinite(found["value"]["model: its channels, always exposing"]["evidence"]["mean_weight"])
+    assert np.isfinite(found["value"]["model: its channels, always exposing"]["importance_weights"]["mean_weight"])
 
 
 def test_a_log_of_another_data_set_is_refused(made):

@@ -74,7 +74,7 @@ def test_intervals_cover_the_simulators_truth():
     assert width["dr"] < 0.97 * width["ips"]
     assert width["snips"] < width["ips"]
     assert not any(run["not_evaluable"] for run, _ in runs)
-    low, high = np.array([run["evidence"]["mean_weight_ci"] for run, _ in runs]).T
+    low, high = np.array([run["importance_weights"]["mean_weight_ci"] for run, _ in runs]).T
     assert np.mean((low <= 1) & (high >= 1)) >= 0.88
 
 
@@ -144,9 +144,9 @@ def test_the_logging_policy_is_worth_what_was_logged_and_lifts_nothing():
         assert one["value"] == pytest.approx(found["logged"])
         assert one["value_ci"] == pytest.approx(found["logged_ci"])
         assert (one["lift"], *one["lift_ci"]) == pytest.approx((0.0, 0.0, 0.0))
-    assert found["evidence"]["ess_share"] == pytest.approx(1.0)
-    assert found["evidence"]["overlap"] == pytest.approx(1.0)
-    assert found["evidence"]["max_weight"] == pytest.approx(1.0)
+    assert found["importance_weights"]["ess_share"] == pytest.approx(1.0)
+    assert found["importance_weights"]["overlap"] == pytest.approx(1.0)
+    assert found["importance_weights"]["max_weight"] == pytest.approx(1.0)
     assert found["not_evaluable"] is None
 
 
@@ -180,8 +180,8 @@ def test_a_selection_is_valued_as_a_log_of_its_own():
     )  # fmt: skip
     assert found["logged"] == pytest.approx(gain_B[chosen_B].mean())
     assert (found["rows"], found["users"]) == (chosen_B.sum(), len(np.unique(users_B[chosen_B])))
-    assert {k: v for k, v in found["evidence"].items() if k != "mean_weight_ci"} == pytest.approx(
-        {k: v for k, v in alone["evidence"].items() if k != "mean_weight_ci"}
+    assert {k: v for k, v in found["importance_weights"].items() if k != "mean_weight_ci"} == pytest.approx(
+        {k: v for k, v in alone["importance_weights"].items() if k != "mean_weight_ci"}
     )
     for name in ALL:
         assert found["estimates"][name]["value"] == pytest.approx(alone["estimates"][name]["value"])
@@ -197,7 +197,7 @@ def test_weights_count_rows():
     once = value(selected_B=lambda state_B, _: np.where(state_B == 1, 1.0, 0.0))
     twice = value(selected_B=lambda state_B, _: np.where(state_B == 1, 2.0, 0.0))
     assert twice["estimates"] == once["estimates"]
-    assert twice["evidence"] == once["evidence"]
+    assert twice["importance_weights"] == once["importance_weights"]
     mixed = value(selected_B=lambda state_B, _: np.where(state_B == 1, 3.0, 1.0))
     expected = ((POLICY * GAIN).sum(axis=1) @ [1, 3]) / 4
     assert mixed["estimates"]["dr"]["value"] == pytest.approx(expected, abs=0.02)
@@ -208,7 +208,7 @@ def test_a_selection_that_looked_at_the_logged_channel_is_caught():
     best = np.eye(3)[GAIN.argmax(axis=1)]
     assert value(policy=best)["not_evaluable"] is None
     peeked = value(policy=best, selected_B=lambda state_B, channel_B: GAIN[state_B, channel_B] >= 0.3)
-    assert peeked["evidence"]["mean_weight_ci"][0] > 1.05
+    assert peeked["importance_weights"]["mean_weight_ci"][0] > 1.05
     assert "do not describe the log" in peeked["not_evaluable"]
 
 
@@ -230,20 +230,20 @@ def test_top_share_takes_the_highest_and_breaks_ties_by_its_seed():
 def test_a_policy_that_the_log_hardly_knows_is_not_evaluable():
     rare = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     found = value(policy=rare, min_ess_share=0.2)
-    assert found["evidence"]["ess_share"] == pytest.approx(0.14, abs=0.02)
+    assert found["importance_weights"]["ess_share"] == pytest.approx(0.14, abs=0.02)
     assert "too little about the policy" in found["not_evaluable"]
     assert f"of {found['rows']} rows, at least 400 are needed" in found["not_evaluable"]
     assert found["estimates"]["snips"]["value"] is not None
     assert value(policy=rare)["not_evaluable"] is None  # by default a tenth of the rows is enough
-    assert found["evidence"]["max_weight"] == pytest.approx(10.0)
+    assert found["importance_weights"]["max_weight"] == pytest.approx(10.0)
 
 
 def test_evidence_is_counted_among_the_selected_rows():
     rare = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     found = value(policy=rare, min_ess_share=0.15, selected_B=lambda state_B, _: state_B == 1)
-    assert found["evidence"]["rows"] == found["rows"] < 1100
-    assert found["evidence"]["ess_share"] == pytest.approx(0.2, abs=0.03)
-    assert found["evidence"]["ess"] < 0.15 * 2000  # too little of all rows, enough of those selected
+    assert found["importance_weights"]["rows"] == found["rows"] < 1100
+    assert found["importance_weights"]["ess_share"] == pytest.approx(0.2, abs=0.03)
+    assert found["importance_weights"]["ess"] < 0.15 * 2000  # too little of all rows, enough of those selected
     assert found["not_evaluable"] is None
 
 
