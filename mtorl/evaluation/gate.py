@@ -3,8 +3,8 @@
     value = value_difference(challenger, incumbent, gain_B, cost_B, propensity_B, channel_B, users_B, 0.5, seed=0)
     decision, reason = gate(value, min_lift=0.0)
 
-A row of the log counts w times, the policy's probability of the logged channel over its propensity (`importance_weights.py`);
-where the policy would choose that channel and then not spend, gain and cost count as zero:
+A row of the log counts w times, the policy's probability of the logged channel over its propensity
+(`importance_weights.py`). Where the policy would choose that channel and then not spend, gain and cost count as zero:
 
     G = sum(w * expose * gain) / sum(w)     gain per opportunity (self-normalised, "SNIPS")
     W = sum(w * expose * cost) / sum(w)     cost per opportunity
@@ -29,7 +29,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mtorl.arrays import Floats
-from mtorl.evaluation.importance_weights import MAX_WEIGHT_ERROR, PolicyOnLog, check_log, rejection_reason, weight_summary
+from mtorl.evaluation.importance_weights import (
+    MAX_WEIGHT_ERROR,
+    PolicyOnLog,
+    check_log,
+    rejection_reason,
+    weight_summary,
+)
 from mtorl.evaluation.resamples import UserResamples, interval
 
 __all__ = ["ARMS", "PolicyOnLog", "ValueDifference", "gate", "value_difference"]

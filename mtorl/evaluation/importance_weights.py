@@ -85,7 +85,9 @@ def effective_size(weight_B: Floats) -> float:
     return float(weight_B.sum() ** 2 / max(weight_B @ weight_B, 1e-300))
 
 
-def rejection_reason(found: Mapping[str, Any], who: str, least: float, max_weight_error: float = MAX_WEIGHT_ERROR) -> str | None:
+def rejection_reason(
+    found: Mapping[str, Any], who: str, least: float, max_weight_error: float = MAX_WEIGHT_ERROR
+) -> str | None:
     """Why an estimate that rests on these weights should not be used, in words; None if nothing speaks against it.
 
     Args:

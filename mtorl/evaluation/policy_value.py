@@ -5,8 +5,8 @@
     found = policy_value(policy, gain_B, propensity_B, channel_B, users_B, 0, q_BC, selected_B)
     found["estimates"]["snips"]["value"], found["estimates"]["snips"]["value_ci"], found["not_evaluable"]
 
-Gain per selected row, with w the weight of a row (`importance_weights.py`), g its gain, q(a) what a model expects of the logged
-channel, q(pi) what it expects of the policy, n the number of rows:
+Gain per selected row, with w the weight of a row (`importance_weights.py`), g its gain, q(a) what a model expects of
+the logged channel, q(pi) what it expects of the policy, n the number of rows:
 
     IPS     sum(w g) / n                                  Horvitz & Thompson 1952; unbiased, noisy
     SNIPS   sum(w g) / sum(w)                             Swaminathan & Joachims 2015; much of the noise cancels
@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mtorl.arrays import Bools, Floats
-from mtorl.evaluation.importance_weights import WeightSummary, PolicyOnLog, check_log, rejection_reason, weight_summary
+from mtorl.evaluation.importance_weights import PolicyOnLog, WeightSummary, check_log, rejection_reason, weight_summary
 from mtorl.evaluation.resamples import UserResamples, interval
 
 ESTIMATORS = ("ips", "snips", "dr", "sndr")

@@ -10,8 +10,8 @@ weakest model that fits how its channels came about:
     markov              P(a | previous a): users are kept on a channel
 
 Both are estimated on training users only, so that test rows do not vouch for themselves. An estimate is a stand-in:
-where the true logging policy looked at more, off-policy values inherit the difference; `importance_weights.py` reports the mean
-weight, which strays from 1 when propensities are wrong.
+where the true logging policy looked at more, off-policy values inherit the difference; the mean weight that
+`importance_weights.py` reports strays from 1 when propensities are wrong.
 
 Shapes: B rows, C channels.
 """
