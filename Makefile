@@ -1,8 +1,9 @@
 # `make run` and `make test` are all that a newcomer needs; `make help` lists the rest.
-PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# Which Python (the newest supported one found) and which build of torch (TORCH=cpu is the small one): scripts/make-environment.sh.
+export PYTHON TORCH
 
 .PHONY: help run test unit lint compile validate clean
 help:            ## this list
@@ -10,10 +11,7 @@ help:            ## this list
 
 # Installed again only when pyproject.toml changes.
 $(READY): pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or name it with PYTHON=/path/to/python3.11"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	@PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[all,dev]'
+	@scripts/make-environment.sh $(VENV)
 	@touch $@
 
 RUN_ARGS := $(if $(DATA),--data '$(DATA)') $(if $(DATASET),--dataset '$(DATASET)') $(if $(BAD_ROWS),--bad-rows $(BAD_ROWS)) \

@@ -1,0 +1,69 @@
+"""Which Python `make` takes for the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = f"python{sys.version_info.major}.{sys.version_info.minor}"
+pytest.importorskip("ensurepip", reason="this Python can make no environment")
+
+
+def find(path: list[Path], *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the script where only these folders, and what the script itself needs, are on the PATH."""
+    tools = path[0].parent / "tools"
+    tools.mkdir(exist_ok=True)
+    for tool in ("bash", "ls", "sort"):
+        if not (tools / tool).exists():
+            (tools / tool).symlink_to(str(shutil.which(tool)))
+    return subprocess.run(
+        [tools / "bash", ROOT / "scripts" / "find-python.sh", *arguments],
+        env={"PATH": os.pathsep.join(map(str, [*path, tools])), "HOME": str(tools), **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """A folder whose Python ends with an error, as pyenv's do for versions that are not selected; one whose Python works."""
+    broken, working = tmp_path / "broken", tmp_path / "working"
+    for folder in (broken, working):
+        folder.mkdir()
+    (broken / NAME).write_text("#!/bin/sh\nexit 127\n")
+    (broken / NAME).chmod(0o755)
+    (working / NAME).symlink_to(sys.executable)
+    return broken, working
+
+
+def test_a_python_that_does_not_run_is_passed_over(folders: tuple[Path, Path]) -> None:
+    broken, working = folders
+    assert find([broken, working]).stdout == find([working], "--every").stdout == f"{working / NAME}\n"
+
+
+def test_without_one_the_error_says_how_to_get_it(folders: tuple[Path, Path]) -> None:
+    answer = find([folders[0]])
+    assert answer.returncode == 1 and "apt-get install python3-venv" in answer.stderr and "PYTHON=" in answer.stderr
+
+
+def test_the_one_that_is_named_has_to_do(folders: tuple[Path, Path]) -> None:
+    broken, working = folders
+    assert find([working], PYTHON=sys.executable).stdout
+    answer = find([working], PYTHON=str(broken / NAME))
+    assert answer.returncode == 1 and not answer.stdout and str(broken / NAME) in answer.stderr
+
+
+def test_supported_versions_are_those_of_the_package() -> None:
+    (line,) = re.findall(r"^SUPPORTED=\((.*?)\)", (ROOT / "scripts" / "find-python.sh").read_text(), re.M)
+    versions = sorted(line.split())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert [entry.split(" :: ")[-1] for entry in project["classifiers"]] == versions
+    assert project["requires-python"] == f">={versions[0]},<3.{int(versions[-1].split('.')[1]) + 1}"
