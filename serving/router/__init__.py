@@ -12,7 +12,7 @@ r"""The A/B router: in front of the policies of an experiment, as a model on KSe
 assign (sticky hash) -> read features -> ask the arm -> reserve the channel's highest cost -> log -> answer. Whatever
 fails on the way, or takes too long, the answer is 200 with the default action: no exposure, and the reason.
 
-In reading order: `config.py`, `door.py` with `auth.py` and `admission.py` (who comes in, and how many at once),
+In reading order: `config.py`, `gateway.py` with `auth.py` and `admission.py` (who comes in, and how many at once),
 `requests.py` (what a request may hold), `decider.py` (the flow above), `draft.py` (one decision in the making),
 `answers.py` (a request that comes again), `deadline.py`, `features.py`, `arms.py`, `settlement.py` and `outcomes.py`
 (money comes back), `live.py` (hot reload and kill switch), `metrics.py`, `health.py`, `drills.py`, `shipping.py`

@@ -10,7 +10,7 @@ def main() -> int:
     """Start the router; 2 when it can't start as it was told."""
     parser = argparse.ArgumentParser(prog="python -m serving.router", description="The A/B router.")
     parser.add_argument(
-        "--run-config", required=True, metavar="FILE", help="settings, see serving/router/ops/config.py"
+        "--run-config", required=True, metavar="FILE", help="settings, see serving/router/ops/settings.py"
     )
     arguments = parser.parse_args()
 
@@ -18,11 +18,11 @@ def main() -> int:
     from mtorl.log.dataset import SpecError
     from serving.decision_log import SpoolError
     from serving.router.http.server import serve
-    from serving.router.ops.config import ConfigError, RouterConfig
+    from serving.router.ops.settings import RouterSettings, SettingsError
 
     try:
-        serve(RouterConfig.load(arguments.run_config))
-    except (ConfigError, ExperimentError, SpecError, SpoolError) as error:
+        serve(RouterSettings.load(arguments.run_config))
+    except (SettingsError, ExperimentError, SpecError, SpoolError) as error:
         print(f"router: {error}", file=sys.stderr)
         return 2
     return 0

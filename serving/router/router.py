@@ -12,21 +12,21 @@ from mtorl.window.window import instance_from_history
 from serving.decision_log import Spool
 from serving.decision_log.shipper import Shipper
 from serving.ledger import Account, LedgerUnavailable, open_ledger
-from serving.router.flow import idempotency_cache as answers
+from serving.router.flow import idempotency_cache
 from serving.router.flow.arms import Arms
 from serving.router.flow.decider import Decider
 from serving.router.flow.drills import Drills
 from serving.router.flow.features import FeastSource, FeatureReader, FeatureSource
-from serving.router.flow.outcomes import OutcomeDesk
+from serving.router.flow.outcomes import OutcomeIntake
 from serving.router.flow.pacer import Pacer
 from serving.router.flow.requests import DecisionRequest
 from serving.router.flow.settlement import Settler, reconcile
 from serving.router.http.auth import AuthError, authentication
-from serving.router.http.gateway import Door
+from serving.router.http.gateway import Gateway
 from serving.router.ops import metrics
-from serving.router.ops.config import ConfigError, RouterConfig
 from serving.router.ops.health import Health
 from serving.router.ops.live_experiment import LiveExperiment
+from serving.router.ops.settings import RouterSettings, SettingsError
 from serving.router.ops.shipping import open_sink
 
 log = logging.getLogger(__name__)
@@ -45,20 +45,20 @@ class Router:
         features: Where users are known, in place of the Feast repository of the settings.
 
     Raises:
-        ConfigError, SpecError, ExperimentError, SpoolError: it can't start like this.
+        SettingsError, SpecError, ExperimentError, SpoolError: it can't start like this.
     """
 
-    def __init__(self, config: RouterConfig, features: FeatureSource | None = None) -> None:
+    def __init__(self, config: RouterSettings, features: FeatureSource | None = None) -> None:
         self.spec = DatasetSpec.load(config.dataset)
         uncapped = [channel for channel in self.spec.channels if channel not in config.cost_cap]
         if uncapped:
-            raise ConfigError(f"cost_cap: no cost for {', '.join(uncapped)}")
+            raise SettingsError(f"cost_cap: no cost for {', '.join(uncapped)}")
         seconds = config.deadline_ms / 1000
         try:
             admitted = authentication(config.auth)
         except AuthError as error:
-            raise ConfigError(str(error)) from None
-        self.door = Door(admitted, config.max_body_bytes, config.max_in_flight, seconds)
+            raise SettingsError(str(error)) from None
+        self.gateway = Gateway(admitted, config.max_body_bytes, config.max_in_flight, seconds)
         self.drills = Drills() if config.drills else None
         self.health = Health()
         self.live = LiveExperiment(config.experiment, self.spec.channels)
@@ -86,7 +86,7 @@ class Router:
             pacer=self.pacer,
             health=self.health,
         )
-        self.desk = OutcomeDesk(self.spool, self._settler, seconds, self.decider.answers.forget)
+        self.outcomes = OutcomeIntake(self.spool, self._settler, seconds, self.decider.cache.forget)
         self._reservation_ttl = config.reservation_ttl_hours * 3600
         self._accounts_due = True  # the accounts of the experiment in force are still to be defined
         self._tasks: list[asyncio.Task[None]] = []
@@ -94,7 +94,7 @@ class Router:
     async def __aenter__(self) -> Self:
         if self.spool.torn:
             log.warning("the decision log held %d torn records; they were set aside", self.spool.torn)
-        self.decider.answers.load(self.live.experiment.salt, self.spool.newest("decision", answers.MOST))
+        self.decider.cache.load(self.live.experiment.salt, self.spool.newest("decision", idempotency_cache.MOST))
         await self._arms.open()
         await self._set_ledger()
         await asyncio.gather(
@@ -156,8 +156,8 @@ class Router:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
-            metrics.ADMISSION_LIMIT.set(self.door.decisions.limit)
-            metrics.IN_FLIGHT.set(self.door.decisions.inside)
+            metrics.ADMISSION_LIMIT.set(self.gateway.decisions.limit)
+            metrics.IN_FLIGHT.set(self.gateway.decisions.inside)
             try:
                 metrics.show_log(self.spool, self.shipper)
                 if await asyncio.to_thread(self.live.refresh) or self._accounts_due or not self.decider.may_spend:

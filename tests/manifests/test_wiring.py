@@ -164,10 +164,10 @@ def test_router_finds_its_files(production: Objects, router: dict[str, Any]) -> 
 
 
 def test_router_accepts_its_settings(router: dict[str, Any], tmp_path: Path) -> None:
-    config = pytest.importorskip("serving.router.ops.config")
+    config = pytest.importorskip("serving.router.ops.settings")
     path = tmp_path / "router.yaml"
     path.write_text(yaml.safe_dump(router))
-    assert config.RouterConfig.load(path).host == "0.0.0.0", "a pod must be reached from outside"
+    assert config.RouterSettings.load(path).host == "0.0.0.0", "a pod must be reached from outside"
 
 
 def test_router_knows_the_channels(production: Objects, router: dict[str, Any], experiment: Experiment) -> None:
@@ -220,7 +220,7 @@ def test_more_routers_share_one_ledger_that_forgets_nothing() -> None:
 
 
 def test_routers_ship_to_the_feed_and_the_feed_writes_where_they_read() -> None:
-    from serving.router.ops.config import RouterConfig
+    from serving.router.ops.settings import RouterSettings
 
     objects = list(yaml.safe_load_all(render("tests/everything")))
     router, pod = _pod(objects, "StatefulSet/mtorl-router"), _pod(objects, "StatefulSet/mtorl-feed")
@@ -244,7 +244,7 @@ def test_routers_ship_to_the_feed_and_the_feed_writes_where_they_read() -> None:
     for other in (redis, PREDICTOR, _labels(objects, "CronJob", "mtorl-materialize")):
         assert not allowed(policies, other, labels, given["port"]) and not allowed(policies, labels, PREDICTOR, 8080)
     settings = yaml.safe_load(_config_map(objects, "mtorl-router-")["data"]["router.yaml"])
-    assert settings["keep_hours"] >= 24 * 30 > RouterConfig.keep_hours
+    assert settings["keep_hours"] >= 24 * 30 > RouterSettings.keep_hours
 
 
 # --- features, jobs, pipelines --------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from serving.ledger import Balance, Ledger
 from serving.router.flow.features import UserFeatures
 from serving.router.flow.requests import DecisionRequest
 from serving.router.http.app import RouterModel, install
-from serving.router.ops.config import RouterConfig
+from serving.router.ops.settings import RouterSettings
 from serving.router.router import Router
 
 SPEC = DatasetSpec(
@@ -151,7 +151,7 @@ def known_user() -> UserFeatures:
     return UserFeatures({f"hist_{k}": v for k, v in {**lists, **context}.items()}, {"age": "30-39"}, found=True)
 
 
-def write_config(folder: Path, endpoint: str, changes: dict[str, Any], **settings: Any) -> RouterConfig:
+def write_config(folder: Path, endpoint: str, changes: dict[str, Any], **settings: Any) -> RouterSettings:
     """Write the three files that a router starts from."""
     SPEC.save(folder / "dataset.yaml")
     (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment(endpoint, **changes)))
@@ -168,7 +168,7 @@ def write_config(folder: Path, endpoint: str, changes: dict[str, Any], **setting
         **settings,
     }
     (folder / "router.yaml").write_text(yaml.safe_dump(content))
-    return RouterConfig.load(folder / "router.yaml")
+    return RouterSettings.load(folder / "router.yaml")
 
 
 @cache

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from serving.router.flow.micro_batcher import Gathered
+from serving.router.flow.micro_batcher import MicroBatcher
 
 _POSTS = 2  # to an arm at a time: it works on one while the other is on its way
 _LARGEST = 64  # windows that requests share a POST up to: a few milliseconds of a model
@@ -47,7 +47,7 @@ class Arms:
     def __init__(self, channels: Sequence[str]) -> None:
         self._channels = channels
         self._session: aiohttp.ClientSession | None = None
-        self._asked: dict[str, Gathered[Items, list[ArmAnswer | ArmError]]] = {}
+        self._asked: dict[str, MicroBatcher[Items, list[ArmAnswer | ArmError]]] = {}
 
     async def open(self) -> None:
         """Must be called inside the running event loop."""
@@ -77,8 +77,8 @@ class Arms:
             ArmError: the whole call failed.
         """
         if url not in self._asked:
-            self._asked[url] = Gathered(lambda groups: self._ask(url, groups), _POSTS, weight=len, largest=_LARGEST)
-        return await self._asked[url].do(items)
+            self._asked[url] = MicroBatcher(lambda groups: self._ask(url, groups), _POSTS, weight=len, largest=_LARGEST)
+        return await self._asked[url].submit(items)
 
     async def _ask(self, url: str, groups: Sequence[Items]) -> list[list[ArmAnswer | ArmError] | Exception]:
         items = [item for group in groups for item in group]

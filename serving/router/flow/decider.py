@@ -1,4 +1,4 @@
-"""The decision flow. Each stage works on all drafts of a request at once and leaves a fault on those that it failed."""
+"""The decision flow: each stage works on all decisions of a request, and marks those for which it failed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from serving.router.flow.breaker import Breaker
 from serving.router.flow.deadline import Deadline
 from serving.router.flow.drills import Drills
 from serving.router.flow.features import FeatureReader
-from serving.router.flow.idempotency_cache import Answers
-from serving.router.flow.micro_batcher import Gathered, in_threads
+from serving.router.flow.idempotency_cache import IdempotencyCache
+from serving.router.flow.micro_batcher import MicroBatcher, in_threads
 from serving.router.flow.pacer import Pacer
-from serving.router.flow.pending_decision import Draft
+from serving.router.flow.pending_decision import PendingDecision
 from serving.router.flow.requests import DecisionRequest
 from serving.router.flow.settlement import Settler
 from serving.router.ops import metrics
@@ -54,7 +54,7 @@ class Decider:
         health: Is told which parts answer.
 
     Attributes:
-        answers: What was answered lately.
+        cache: What was answered lately.
         may_spend: False until the ledger is set up; every exposure is a ledger fault as long.
     """
 
@@ -81,7 +81,7 @@ class Decider:
         self._seconds = seconds
         self._features = features
         self._arms = arms
-        self._reservations: Gathered[Wanted, bool] = Gathered(
+        self._reservations: MicroBatcher[Wanted, bool] = MicroBatcher(
             in_threads(lambda wanted: ledger.reserve_all(wanted), pool)
         )
         self._settler = settler
@@ -90,7 +90,7 @@ class Decider:
         self._pacer = pacer
         self._health = health
         self._breakers: defaultdict[str, Breaker] = defaultdict(Breaker)  # of the arms, and of "features"
-        self.answers = Answers()
+        self.cache = IdempotencyCache()
         self._running: set[asyncio.Task[list[dict[str, Any]]]] = set()
         self.may_spend = False
         self._candidates = list(spec.channels)
@@ -113,156 +113,160 @@ class Decider:
     async def _decide(self, requests: Sequence[DecisionRequest]) -> list[dict[str, Any]]:
         deadline = Deadline(self._seconds)
         experiment = self._live.experiment
-        drafts = [Draft.start(request, experiment, self._spool.identity) for request in requests]
-        new: list[Draft] = []
-        answers: list[asyncio.Future[dict[str, Any]] | Draft] = []
-        for draft in drafts:
-            if draft.key is not None and (answer := self.answers.repeat(draft.key)) is not None:
+        decisions = [PendingDecision.start(request, experiment, self._spool.identity) for request in requests]
+        new: list[PendingDecision] = []
+        answers: list[asyncio.Future[dict[str, Any]] | PendingDecision] = []
+        for decision in decisions:
+            if decision.key is not None and (answer := self.cache.repeat(decision.key)) is not None:
                 answers.append(answer)
                 metrics.REPEATED.inc()
                 continue
-            if draft.key is not None:
-                self.answers.begin(draft.key)
-            new.append(draft)
-            answers.append(draft)
+            if decision.key is not None:
+                self.cache.begin(decision.key)
+            new.append(decision)
+            answers.append(decision)
         try:
             await self._take(new, deadline)
         except Exception as error:  # a bug of ours; whoever asked, or waits for this answer, gets the default action
             log.exception("a decision failed")
             await asyncio.gather(*(self._withdraw(d, "internal", error, deadline) for d in new), return_exceptions=True)
         self._count(new, deadline)
-        predictions = {draft.decision_id: draft.prediction() for draft in new}
-        for draft in new:
-            if draft.key is not None:
-                self.answers.give(draft.key, predictions[draft.decision_id])
+        predictions = {decision.decision_id: decision.prediction() for decision in new}
+        for decision in new:
+            if decision.key is not None:
+                self.cache.give(decision.key, predictions[decision.decision_id])
         # What another request is deciding is over by that one's deadline, which began before this one's.
-        return [predictions[a.decision_id] if isinstance(a, Draft) else await asyncio.shield(a) for a in answers]
+        return [
+            predictions[a.decision_id] if isinstance(a, PendingDecision) else await asyncio.shield(a) for a in answers
+        ]
 
-    async def _take(self, drafts: Sequence[Draft], deadline: Deadline) -> None:
+    async def _take(self, decisions: Sequence[PendingDecision], deadline: Deadline) -> None:
         """Go through all stages."""
-        await self._read_features(drafts, deadline)
-        await self._ask_arms([draft for draft in drafts if not draft.fault], deadline)
-        await _all(self._reserve(d, deadline) for d in drafts if d.answer and d.answer.expose)
-        await _all(self._log(draft, deadline) for draft in drafts)
+        await self._read_features(decisions, deadline)
+        await self._ask_arms([decision for decision in decisions if not decision.fault], deadline)
+        await _all(self._reserve(d, deadline) for d in decisions if d.answer and d.answer.expose)
+        await _all(self._log(decision, deadline) for decision in decisions)
 
-    def _count(self, drafts: Sequence[Draft], deadline: Deadline) -> None:
-        for draft in drafts:
-            metrics.DECISIONS.labels(draft.arm, str(draft.expose).lower()).inc()
-            metrics.DECISION_LATENCY.labels(draft.arm).observe(deadline.elapsed())
-            if draft.fault:
+    def _count(self, decisions: Sequence[PendingDecision], deadline: Deadline) -> None:
+        for decision in decisions:
+            metrics.DECISIONS.labels(decision.arm, str(decision.expose).lower()).inc()
+            metrics.DECISION_LATENCY.labels(decision.arm).observe(deadline.elapsed())
+            if decision.fault:
                 if (visit := VISIT.get()) is not None:
                     visit.strained = True
-                metrics.FALLBACKS.labels(draft.arm, draft.fault).inc()
+                metrics.FALLBACKS.labels(decision.arm, decision.fault).inc()
 
-    async def _read_features(self, drafts: Sequence[Draft], deadline: Deadline) -> None:
+    async def _read_features(self, decisions: Sequence[PendingDecision], deadline: Deadline) -> None:
         if not self._breakers["features"].lets_through():
-            _fail(drafts, "features", "they failed too often: left alone for a moment")
+            _fail(decisions, "features", "they failed too often: left alone for a moment")
             return
         try:
-            with metrics.stage("features", *{draft.arm for draft in drafts}):
+            with metrics.stage("features", *{decision.arm for decision in decisions}):
                 async with asyncio.timeout(deadline.left("features")):
                     await self._drills.strike("features")
-                    users = await self._features.read([draft.request for draft in drafts])
-            found = list(zip(drafts, users, strict=True))
+                    users = await self._features.read([decision.request for decision in decisions])
+            found = list(zip(decisions, users, strict=True))
             self._report("features")
         except Exception as error:
             self._report("features", error)
-            _fail(drafts, "features", error)
+            _fail(decisions, "features", error)
             return
-        for draft, user in found:
+        for decision, user in found:
             try:
-                request, draft.features_found, draft.aggregates = draft.request, user.found, user.aggregates
-                draft.window = instance_from_history(user.history, request.context, user.static, self._spec, request.at)
+                request, decision.features_found, decision.aggregates = decision.request, user.found, user.aggregates
+                decision.window = instance_from_history(
+                    user.history, request.context, user.static, self._spec, request.at
+                )
             except Exception as error:  # a history that is not one
-                _fail([draft], "features", error)
+                _fail([decision], "features", error)
 
-    async def _ask_arms(self, drafts: Sequence[Draft], deadline: Deadline) -> None:
-        arms: dict[str, list[Draft]] = {}
-        for draft in drafts:
-            arms.setdefault(draft.arm, []).append(draft)
+    async def _ask_arms(self, decisions: Sequence[PendingDecision], deadline: Deadline) -> None:
+        arms: dict[str, list[PendingDecision]] = {}
+        for decision in decisions:
+            arms.setdefault(decision.arm, []).append(decision)
         await _all(self._ask_arm(name, group, deadline) for name, group in arms.items())
 
-    async def _ask_arm(self, arm: str, drafts: Sequence[Draft], deadline: Deadline) -> None:
+    async def _ask_arm(self, arm: str, decisions: Sequence[PendingDecision], deadline: Deadline) -> None:
         left = deadline.left("model")
         if left <= 0:
-            _fail(drafts, "no_time", "before the model")
+            _fail(decisions, "no_time", "before the model")
             return
         if not self._breakers[arm].lets_through():
-            _fail(drafts, "model_error", f"{arm} failed too often: left alone for a moment")
+            _fail(decisions, "model_error", f"{arm} failed too often: left alone for a moment")
             return
         try:
             with metrics.stage("model", arm):
                 async with asyncio.timeout(left):
                     await self._drills.strike("model")
-                    url = drafts[0].experiment.arm(arm).url
-                    prices = [self._pacer.prices(arm, draft.request.campaign_id) for draft in drafts]
-                    items = [draft.item(price) for draft, price in zip(drafts, prices, strict=True)]
+                    url = decisions[0].experiment.arm(arm).url
+                    prices = [self._pacer.prices(arm, decision.request.campaign_id) for decision in decisions]
+                    items = [decision.item(price) for decision, price in zip(decisions, prices, strict=True)]
                     answers = await self._arms.ask(url, items)
             self._report(arm)
         except TimeoutError as error:
             self._report(arm, error)
-            _fail(drafts, "model_timeout", f"{arm} took longer than {left:.3f} s")
+            _fail(decisions, "model_timeout", f"{arm} took longer than {left:.3f} s")
             return
         except Exception as error:
             self._report(arm, error)
-            _fail(drafts, "model_error", error)
+            _fail(decisions, "model_error", error)
             return
-        for draft, answer in zip(drafts, answers, strict=True):
+        for decision, answer in zip(decisions, answers, strict=True):
             if isinstance(answer, ArmError):
-                _fail([draft], "model_error", answer)
+                _fail([decision], "model_error", answer)
             else:
-                draft.answer = answer
+                decision.answer = answer
 
     def _report(self, part: str, error: Exception | None = None) -> None:
         self._health.report(part, error)
         self._breakers[part].report(error is None)
 
-    async def _reserve(self, draft: Draft, deadline: Deadline) -> None:
-        assert draft.answer is not None
+    async def _reserve(self, decision: PendingDecision, deadline: Deadline) -> None:
+        assert decision.answer is not None
         left = deadline.left("ledger")
         if left <= 0:
-            _fail([draft], "no_time", "before the ledger")
+            _fail([decision], "no_time", "before the ledger")
             return
         if not self.may_spend or self._settler.full:
             why = "too much is still to be settled" if self.may_spend else "it is not set up yet"
-            _fail([draft], "ledger", why)
+            _fail([decision], "ledger", why)
             return
-        channel, campaign = draft.answer.channel, draft.request.campaign_id
-        wanted = Wanted(draft.decision_id, draft.arm, campaign, channel, self._cost_cap[channel], draft.key)
+        channel, campaign = decision.answer.channel, decision.request.campaign_id
+        wanted = Wanted(decision.decision_id, decision.arm, campaign, channel, self._cost_cap[channel], decision.key)
         try:
-            with metrics.stage("ledger", draft.arm):
+            with metrics.stage("ledger", decision.arm):
                 async with asyncio.timeout(left):
                     await self._drills.strike("ledger")
-                    granted = await self._reservations.do(wanted)
+                    granted = await self._reservations.submit(wanted)
         except AlreadyReserved as error:
-            _fail([draft], "repeated", error)  # and nothing to give back: it is not this decision's money
+            _fail([decision], "repeated", error)  # and nothing to give back: it is not this decision's money
             return
         except Exception as error:
-            _fail([draft], "ledger", error)
-            self._settler.finish_later(draft.decision_id, None)  # it may have been reserved, or be reserved yet
+            _fail([decision], "ledger", error)
+            self._settler.finish_later(decision.decision_id, None)  # it may have been reserved, or be reserved yet
             return
-        draft.reserved = wanted.amount if granted else None
-        draft.budget_exhausted = not granted
+        decision.reserved = wanted.amount if granted else None
+        decision.budget_exhausted = not granted
 
-    async def _log(self, draft: Draft, deadline: Deadline) -> None:
+    async def _log(self, decision: PendingDecision, deadline: Deadline) -> None:
         try:
-            with metrics.stage("log", draft.arm):
+            with metrics.stage("log", decision.arm):
                 async with asyncio.timeout(deadline.left("log")):
                     await self._drills.strike("log")
-                    await self._spool.append("decision", draft.record(self._candidates, deadline.elapsed()))
+                    await self._spool.append("decision", decision.record(self._candidates, deadline.elapsed()))
             metrics.SPOOL_RECORDS.inc()
         except Exception as error:
-            await self._withdraw(draft, "log", error, deadline)
+            await self._withdraw(decision, "log", error, deadline)
 
-    async def _withdraw(self, draft: Draft, reason: str, why: Exception, deadline: Deadline) -> None:
+    async def _withdraw(self, decision: PendingDecision, reason: str, why: Exception, deadline: Deadline) -> None:
         """Take the default action after all, whatever is reserved or on its way to the log."""
-        exposing = draft.expose
-        _fail([draft], reason, why)
+        exposing = decision.expose
+        _fail([decision], reason, why)
         if exposing:
-            await self._settler.finish(draft.decision_id, None, deadline.left("log"))
+            await self._settler.finish(decision.decision_id, None, deadline.left("log"))
         # The first record may become durable yet. This one says that nothing was shown; nobody waits for it.
         with contextlib.suppress(SpoolUnavailable):
-            self._spool.submit("decision", draft.record(self._candidates, deadline.elapsed()))
+            self._spool.submit("decision", decision.record(self._candidates, deadline.elapsed()))
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
@@ -274,7 +278,7 @@ async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
         await asyncio.gather(*parts)
 
 
-def _fail(drafts: Sequence[Draft], reason: str, why: object) -> None:
-    for draft in drafts:
-        draft.fall_back(reason)
+def _fail(decisions: Sequence[PendingDecision], reason: str, why: object) -> None:
+    for decision in decisions:
+        decision.fall_back(reason)
     log.warning("default action, %s: %s", reason, f"{type(why).__name__}: {why}" if isinstance(why, Exception) else why)

@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mtorl.window.request_features import request_features
-from serving.router.flow.micro_batcher import Gathered, in_threads
+from serving.router.flow.micro_batcher import MicroBatcher, in_threads
 from serving.router.flow.requests import DecisionRequest
 from serving.router.flow.stored_features import Stored, open_views
-from serving.router.ops.config import ConfigError
+from serving.router.ops.settings import SettingsError
 
 if TYPE_CHECKING:
     from feast import FeatureView
@@ -66,7 +66,7 @@ class FeastSource:
         service: Name of the feature service, which is looked up once.
 
     Raises:
-        ConfigError: no such repository, no such service in it, or a view that a decision can't look up.
+        SettingsError: no such repository, no such service in it, or a view that a decision can't look up.
     """
 
     def __init__(self, repo: Path, service: str) -> None:
@@ -84,10 +84,10 @@ class FeastSource:
                 store, [(view, made.key, names) for made, (view, names) in zip(self._views, views, strict=True)]
             )
         except Exception as error:  # Feast has one of its own for everything
-            raise ConfigError(f"feature_repo: {repo}: {type(error).__name__}: {error}") from error
+            raise SettingsError(f"feature_repo: {repo}: {type(error).__name__}: {error}") from error
         unknown = {p.name for p in projections} & on_demand - {_ON_DEMAND}
         if unknown:
-            raise ConfigError(f"feature_service: {service}: no router computes {', '.join(sorted(unknown))}")
+            raise SettingsError(f"feature_service: {service}: no router computes {', '.join(sorted(unknown))}")
 
     def read(self, requests: Sequence[DecisionRequest]) -> list[UserFeatures]:
         """See `FeatureSource`."""
@@ -162,13 +162,13 @@ class FeatureReader:
     def __init__(self, source: FeatureSource) -> None:
         self._source = source
         self._pool = ThreadPoolExecutor(_READS, thread_name_prefix="features")
-        self._reads: Gathered[Requests, list[UserFeatures]] = Gathered(
+        self._reads: MicroBatcher[Requests, list[UserFeatures]] = MicroBatcher(
             in_threads(self._read, self._pool), _READS, weight=len
         )
 
     async def read(self, requests: Requests) -> list[UserFeatures]:
         """One answer for each request, in order."""
-        return await self._reads.do(requests)
+        return await self._reads.submit(requests)
 
     def _read(self, groups: Sequence[Requests]) -> list[list[UserFeatures] | Exception]:
         try:

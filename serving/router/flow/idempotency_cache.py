@@ -37,7 +37,7 @@ def request_key(salt: str, request: DecisionRequest) -> str | None:
     return _key(salt, request.user_id, request.campaign_id, request.request_id)
 
 
-class Answers:
+class IdempotencyCache:
     """What was answered lately, and what is being decided. For one event loop."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Calls that take their time, gathered: while some batches are at work, the next one gathers.
+"""Calls that take their time, batcher: while some batches are at work, the next one gathers.
 
 So the number of calls follows whoever answers them and not the traffic, and a lone request waits for nobody. For stores
 whose calls block, so does the number of threads that want the interpreter.
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 Results = Sequence[Result | Exception]
 
 
-class Gathered(Generic[Item, Result]):
+class MicroBatcher(Generic[Item, Result]):
     """A function over a batch, as a call for one item. For one event loop.
 
     Args:
@@ -42,7 +42,7 @@ class Gathered(Generic[Item, Result]):
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._running: set[asyncio.Task[None]] = set()
 
-    async def do(self, item: Item) -> Result:
+    async def submit(self, item: Item) -> Result:
         """The item's result.
 
         If the call is cancelled before its batch begins, the item is left out of it. A batch of which all calls are

@@ -11,7 +11,7 @@ from serving.router.flow.settlement import Settler
 from serving.router.ops import metrics
 
 
-class OutcomeDesk:
+class OutcomeIntake:
     """Takes outcomes.
 
     Args:

@@ -21,7 +21,7 @@ from serving.router.flow.requests import DecisionRequest
 
 
 @dataclass
-class Draft:
+class PendingDecision:
     """Filled in stage by stage; once `fault` is set it stands for the default action."""
 
     request: DecisionRequest
@@ -39,7 +39,7 @@ class Draft:
     fault: str | None = None
 
     @classmethod
-    def start(cls, request: DecisionRequest, experiment: Experiment, log: str) -> Draft:
+    def start(cls, request: DecisionRequest, experiment: Experiment, log: str) -> PendingDecision:
         """Assign the user to an arm.
 
         Args:

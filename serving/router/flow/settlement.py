@@ -103,7 +103,7 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
 
     A reservation whose decision is in the log, and of which no cost was reported yet, stays open. Nothing may be
     reserved here meanwhile: a decision on its way to the log would look like one that never reached it. In a shared
-    ledger only those are ours that carry the identity of our log (`Draft.start`).
+    ledger only those are ours that carry the identity of our log (`PendingDecision.start`).
     """
     unfinished = set(ledger.open_reservations())
     if not unfinished:

@@ -14,12 +14,12 @@ from serving.decision_log import SpoolUnavailable
 from serving.kserve_sdk import Model, correct
 from serving.router.flow.requests import BadRequest, parse_decisions, parse_json, parse_outcomes
 from serving.router.http import v2
-from serving.router.http.gateway import DoorMiddleware
+from serving.router.http.gateway import GatewayMiddleware
 from serving.router.router import Router
 
 
 class Decisions:
-    """The v1 protocol straight from the door: what KServe's own route for it leads to, for less of the CPU."""
+    """The v1 protocol without KServe's own route, which takes more CPU for the same answer."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Decide on every instance of the body."""
@@ -50,7 +50,7 @@ class RouterModel(Model):
 
 def install(app: FastAPI, model: str) -> None:
     """Add our routes and error answers to KServe's application; once a process, before KServe adds its own."""
-    app.add_middleware(DoorMiddleware)
+    app.add_middleware(GatewayMiddleware)
     app.router.routes.insert(0, Route(f"/v1/models/{model}:predict", Decisions(), methods=["POST"]))
     app.add_api_route("/v1/outcomes", _outcomes, methods=["POST"])
     app.add_api_route("/v1/drills", _drills, methods=["GET", "POST", "DELETE"])
@@ -62,7 +62,7 @@ def install(app: FastAPI, model: str) -> None:
 
 async def _outcomes(request: Request) -> dict[str, int]:
     router: Router = request.app.state.router
-    return await router.desk.take(parse_outcomes(await request.body()))
+    return await router.outcomes.take(parse_outcomes(await request.body()))
 
 
 async def _drills(request: Request) -> JSONResponse:

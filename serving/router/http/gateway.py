@@ -33,7 +33,7 @@ _OUTCOMES = "/v1/outcomes"
 _OUTCOME_SECONDS = 1.0
 
 
-class Door:
+class Gateway:
     """The rules of one router.
 
     Args:
@@ -62,7 +62,7 @@ class _Refused(Exception):
         self.status, self.headers = status, headers
 
 
-class DoorMiddleware:
+class GatewayMiddleware:
     """Applies the rules of the router that the application holds in its state."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -73,38 +73,40 @@ class DoorMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        door: Door = scope["app"].state.router.door
+        gateway: Gateway = scope["app"].state.router.gateway
         try:
-            await self._let_in(door, scope, receive, send)
+            await self._let_in(gateway, scope, receive, send)
         except _Refused as refusal:
             metrics.REFUSED.labels(str(refusal.status)).inc()
             await _answer(send, refusal)
 
-    async def _let_in(self, door: Door, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _let_in(self, gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope["path"], scope["method"]
         reads = method in ("GET", "HEAD")
-        if not (reads and (path == "/" or path.startswith(_OPEN))) and not door.authentication.admits(scope["headers"]):
-            raise _Refused(401, "who are you? " + door.authentication.hint, ("www-authenticate", "Bearer"))
+        if not (reads and (path == "/" or path.startswith(_OPEN))) and not gateway.authentication.admits(
+            scope["headers"]
+        ):
+            raise _Refused(401, "who are you? " + gateway.authentication.hint, ("www-authenticate", "Bearer"))
         if reads:
             await self._app(scope, receive, send)
             return
-        body = await _read(door, scope, receive)
+        body = await _read(gateway, scope, receive)
         ARRIVED.set(perf_counter())
         try:
-            async with door.admission(path).one():
+            async with gateway.admission(path).one():
                 await self._app(scope, _replay(body, receive), send)
         except Saturated as error:
             raise _Refused(429, f"saturated: {error}; come again later", ("retry-after", "1")) from None
 
 
-async def _read(door: Door, scope: Scope, receive: Receive) -> bytes:
-    too_large = _Refused(413, f"the body is larger than {door.max_body_bytes} bytes")
+async def _read(gateway: Gateway, scope: Scope, receive: Receive) -> bytes:
+    too_large = _Refused(413, f"the body is larger than {gateway.max_body_bytes} bytes")
     length = dict(scope["headers"]).get(b"content-length", b"0")
-    if length.isdigit() and int(length) > door.max_body_bytes:
+    if length.isdigit() and int(length) > gateway.max_body_bytes:
         raise too_large
-    if door.readers >= _READERS:
-        raise _Refused(429, f"{door.readers} bodies are arriving; come again later", ("retry-after", "1"))
-    door.readers += 1
+    if gateway.readers >= _READERS:
+        raise _Refused(429, f"{gateway.readers} bodies are arriving; come again later", ("retry-after", "1"))
+    gateway.readers += 1
     try:
         async with asyncio.timeout(_BODY_SECONDS):
             parts, size = [], 0
@@ -114,14 +116,14 @@ async def _read(door: Door, scope: Scope, receive: Receive) -> bytes:
                     raise _Refused(400, "the connection was closed before the body was complete")
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])
-                if size > door.max_body_bytes:
+                if size > gateway.max_body_bytes:
                     raise too_large
                 if not message.get("more_body", False):
                     return b"".join(parts)
     except TimeoutError:
         raise _Refused(408, f"the body took longer than {_BODY_SECONDS:g} s") from None
     finally:
-        door.readers -= 1
+        gateway.readers -= 1
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -1,4 +1,4 @@
-"""v2 over gRPC: KServe's own service, behind the door that HTTP goes through.
+"""v2 over gRPC: KServe's own service, behind the gateway that HTTP goes through.
 
 KServe's server takes no interceptors, listens on every address, and answers INTERNAL to what can't be decoded; this one
 is put together from its parts. A message is limited by gRPC itself; authentication reads the call's metadata.
@@ -18,7 +18,7 @@ from grpc import aio
 from serving.kserve_sdk import InferenceServicer, InvalidInput, ModelNotFound, add_inference_service
 from serving.router.flow.admission import Saturated
 from serving.router.flow.deadline import ARRIVED
-from serving.router.http.gateway import Door
+from serving.router.http.gateway import Gateway
 from serving.router.ops import metrics
 
 log = logging.getLogger(__name__)
@@ -33,10 +33,10 @@ Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandl
 
 
 class _Interceptor(aio.ServerInterceptor):
-    """The rules of the door, in gRPC's words: 401 is UNAUTHENTICATED, 429 RESOURCE_EXHAUSTED, 400 INVALID_ARGUMENT."""
+    """The gateway's rules in gRPC's words: 401 is UNAUTHENTICATED, 429 RESOURCE_EXHAUSTED, 400 INVALID_ARGUMENT."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
         """Put a guarded handler in the place of the service's own."""
@@ -56,12 +56,12 @@ class _Interceptor(aio.ServerInterceptor):
     def _guarded(self, infer: Any, details: grpc.HandlerCallDetails) -> Any:
         async def handle(request: Any, context: aio.ServicerContext) -> Any:
             headers = [(key.encode(), _bytes(value)) for key, value in details.invocation_metadata]
-            if not self._door.authentication.admits(headers):
+            if not self._gateway.authentication.admits(headers):
                 metrics.REFUSED.labels("401").inc()
-                await context.abort(grpc.StatusCode.UNAUTHENTICATED, self._door.authentication.hint)
+                await context.abort(grpc.StatusCode.UNAUTHENTICATED, self._gateway.authentication.hint)
             ARRIVED.set(perf_counter())
             try:
-                async with self._door.decisions.one():
+                async with self._gateway.decisions.one():
                     return await infer(request, context)
             except Saturated as error:
                 metrics.REFUSED.labels("429").inc()
@@ -88,7 +88,7 @@ class GrpcServer:
 
     Args:
         server: KServe's, for its models.
-        door: The rules.
+        gateway: The rules.
         host: To listen on.
         port: Likewise; 0 takes a free one.
 
@@ -96,14 +96,14 @@ class GrpcServer:
         port: That it listens on.
     """
 
-    def __init__(self, server: Any, door: Door, host: str, port: int) -> None:
+    def __init__(self, server: Any, gateway: Gateway, host: str, port: int) -> None:
         options = [
-            ("grpc.max_receive_message_length", door.max_body_bytes),
+            ("grpc.max_receive_message_length", gateway.max_body_bytes),
             ("grpc.max_concurrent_streams", _MOST_RPCS),
             ("grpc.so_reuseport", 0),
         ]
         self._server = aio.server(
-            interceptors=[_Interceptor(door)], options=options, maximum_concurrent_rpcs=_MOST_RPCS
+            interceptors=[_Interceptor(gateway)], options=options, maximum_concurrent_rpcs=_MOST_RPCS
         )
         servicer = InferenceServicer(server.dataplane, server.model_repository_extension)
         add_inference_service(servicer, self._server)

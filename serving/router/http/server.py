@@ -14,13 +14,13 @@ from serving.kserve_sdk import Server, app, quiet
 from serving.router.flow.features import FeatureSource
 from serving.router.http.app import RouterModel, install
 from serving.router.http.grpc_server import GrpcServer
-from serving.router.ops.config import RouterConfig
+from serving.router.ops.settings import RouterSettings
 from serving.router.router import Router
 
 _GRACE_SECONDS = 10
 
 
-def serve(config: RouterConfig, features: FeatureSource | None = None) -> None:
+def serve(config: RouterSettings, features: FeatureSource | None = None) -> None:
     """Serve until SIGTERM or SIGINT; then finish what is in flight, flush the log and return.
 
     Args:
@@ -35,7 +35,7 @@ def serve(config: RouterConfig, features: FeatureSource | None = None) -> None:
 
 
 class _Server(Server):
-    def __init__(self, config: RouterConfig, router: Router) -> None:
+    def __init__(self, config: RouterSettings, router: Router) -> None:
         super().__init__(config.host, config.port, _GRACE_SECONDS)
         self._router = router
         self._grpc_port = config.grpc_port
@@ -58,8 +58,8 @@ class _Server(Server):
             gc.freeze()
             async with contextlib.AsyncExitStack() as stack:
                 if self._grpc_port is not None:
-                    door = self._router.door
-                    grpc = await stack.enter_async_context(GrpcServer(self, door, self._host, self._grpc_port))
+                    gateway = self._router.gateway
+                    grpc = await stack.enter_async_context(GrpcServer(self, gateway, self._host, self._grpc_port))
                     print(f"router speaks gRPC on port {grpc.port}", flush=True)
                 announcing = asyncio.create_task(self._announce())
                 await super()._serve()

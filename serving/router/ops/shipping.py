@@ -8,10 +8,10 @@ from pathlib import Path
 from serving.decision_log import Spool
 from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.sink import Sink
-from serving.router.ops.config import RouterConfig
+from serving.router.ops.settings import RouterSettings
 
 
-def open_sink(config: RouterConfig, spool: Spool) -> Sink | None:
+def open_sink(config: RouterSettings, spool: Spool) -> Sink | None:
     """The sink of a router's spool."""
     source = f"/mtorl/router/{config.model_name}"
     if url := os.environ.get("K_SINK"):

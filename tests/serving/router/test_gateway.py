@@ -16,10 +16,10 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 from serving.router.flow.admission import VISIT, Admission, Saturated
-from serving.router.flow.idempotency_cache import SECONDS, Answers, prediction_of
+from serving.router.flow.idempotency_cache import SECONDS, IdempotencyCache, prediction_of
 from serving.router.http.auth import AuthError, Header, Tokens, authentication
 from serving.router.http.grpc_server import GrpcServer
-from serving.router.ops.config import ConfigError
+from serving.router.ops.settings import SettingsError
 from tests.serving.router_fixtures import CONTEXT, Harness, instance, kserve, running, sample, write_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
@@ -117,7 +117,7 @@ def test_a_wrong_auth_setting_is_named(tmp_path: Path, auth: Any, message: str) 
 
 
 def test_authentication_is_never_off_by_default(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="missing setting 'auth'"):
+    with pytest.raises(SettingsError, match="missing setting 'auth'"):
         settings = write_config(tmp_path, "http://x", {})
         text = (tmp_path / "router.yaml").read_text().replace("auth:\n  kind: none\n", "")
         (tmp_path / "router.yaml").write_text(text)
@@ -136,7 +136,7 @@ def test_a_large_or_endless_body_is_refused_before_it_is_read(tmp_path: Path) ->
         for content in (b"x" * 5000, endless()):
             response = await h.post("/v1/models/ads:predict", None, content=content)
             assert response.status_code == 413 and "larger than 4096 bytes" in response.json()["error"]
-        assert h.router.door.readers == 0
+        assert h.router.gateway.readers == 0
         assert (await h.predict())[0]["expose"]
 
     run(scenario, tmp_path, max_body_bytes=4096)
@@ -151,7 +151,7 @@ def test_a_body_that_does_not_come_costs_its_own_connection(tmp_path: Path, monk
 
     async def scenario(h: Harness) -> None:
         response = await h.post("/v1/models/ads:predict", None, content=slow())
-        assert response.status_code == 408 and h.router.door.readers == 0
+        assert response.status_code == 408 and h.router.gateway.readers == 0
 
     run(scenario, tmp_path)
 
@@ -162,14 +162,14 @@ def test_who_is_too_many_is_told_to_come_again(tmp_path: Path, monkeypatch: pyte
     async def scenario(h: Harness) -> None:
         h.arm.mode = "slow"
         waiting = [asyncio.create_task(h.post("/v1/models/ads:predict", BODY)) for _ in range(3)]
-        await h.until(lambda: h.router.door.decisions.inside == 3)
+        await h.until(lambda: h.router.gateway.decisions.inside == 3)
         refused = await h.post("/v1/models/ads:predict", BODY)
         assert refused.status_code == 429 and refused.headers["retry-after"] == "1"
         # Outcomes have room of their own.
         event = {"event_id": "e", "decision_id": "d", "kind": "click", "value": 1, "event_time": "2026-01-01T00:00:00Z"}
         assert (await h.post("/v1/outcomes", {"outcomes": [event]})).status_code == 200
         assert [(await answer).status_code for answer in waiting] == [200] * 3
-        assert h.router.door.decisions.inside == 0
+        assert h.router.gateway.decisions.inside == 0
         h.arm.mode = "ok"
         assert (await h.predict())[0]["expose"]
 
@@ -420,7 +420,7 @@ def test_old_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.router.flow.idempotency_cache.time.monotonic", lambda: clock[0])
 
     async def scenario() -> None:
-        answers = Answers()
+        answers = IdempotencyCache()
         for i in range(5):
             answers.begin(str(i))
             answers.give(str(i), {"decision_id": f"d{i}"})
@@ -446,7 +446,7 @@ def test_a_second_attempt_touches_neither_the_money_nor_the_record_of_the_first(
             ("log", "error", {"log", "repeated"}),
             ("model", "error", {"model_error"}),
         ):
-            h.router.decider.answers = Answers()
+            h.router.decider.cache = IdempotencyCache()
             if stage:
                 await h.post("/v1/drills", {"stage": stage, "fault": fault, "seconds": 5 * (fault == "slow")})
             (again,) = await h.predict(instance(request_id="r1"))
@@ -477,7 +477,7 @@ def test_a_bug_is_the_default_action_too_for_all_who_wait(
             answers = await asyncio.gather(*(h.predict(instance(request_id="r1")) for _ in range(3)))
         assert {answer["fallback_reason"] for (answer,) in answers} == {"internal"}
         assert len({answer["decision_id"] for (answer,) in answers}) == 1
-        assert not h.router.decider.answers._coming
+        assert not h.router.decider.cache._coming
         await h.until(lambda: not h.ledger.open_reservations())
         await h.until(lambda: [r["expose"] for r in h.records()][-1:] == [False])
         assert (await h.predict(instance()))[0]["expose"]
@@ -519,8 +519,8 @@ def test_a_caller_that_gives_up_leaves_a_record_and_harms_nobody(tmp_path: Path)
         h.arm.mode = "ok"
         await h.router.decider.drain()
         assert len({r["decision_id"] for r in h.records()}) == len(h.ledger.open_reservations()) == len(h.records())
-        assert not h.router.decider.answers._coming
-        await h.until(lambda: h.router.door.decisions.inside == 0)
+        assert not h.router.decider.cache._coming
+        await h.until(lambda: h.router.gateway.decisions.inside == 0)
         (again,) = await h.predict(instance(request_id="r1"))
         assert again == answer.json()["predictions"][0]
 
@@ -631,7 +631,7 @@ def test_grpc_goes_through_the_same_door(tmp_path: Path) -> None:
     async def scenario(h: Harness) -> None:
         await h.post("/v1/models/ads:predict", BODY)  # registers the model
         async with (
-            GrpcServer(kserve(), h.router.door, "127.0.0.1", 0) as server,
+            GrpcServer(kserve(), h.router.gateway, "127.0.0.1", 0) as server,
             grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
         ):
             stub = GRPCInferenceServiceStub(channel)
@@ -655,7 +655,7 @@ def test_grpc_goes_through_the_same_door(tmp_path: Path) -> None:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="ads"))
             assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
-            h.router.door.decisions.limit = 0
+            h.router.gateway.decisions.limit = 0
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stub.ModelInfer(tensors(**good), metadata=metadata)
             assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED

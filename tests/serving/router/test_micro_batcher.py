@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.router.flow.features import FeatureReader, UserFeatures
-from serving.router.flow.micro_batcher import Gathered, in_threads
+from serving.router.flow.micro_batcher import MicroBatcher, in_threads
 from serving.router.flow.requests import DecisionRequest
 
 
@@ -26,8 +26,8 @@ def test_what_comes_while_a_batch_is_at_work_shares_the_next_one() -> None:
             await go.wait()
             return [10 * item for item in items]
 
-        gathered = Gathered(work)
-        calls = [asyncio.create_task(gathered.do(item)) for item in range(5)]
+        batcher = MicroBatcher(work)
+        calls = [asyncio.create_task(batcher.submit(item)) for item in range(5)]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert batches == [[0]]
@@ -47,12 +47,12 @@ def test_a_fault_is_its_items_own_and_that_of_a_call_everyones() -> None:
                 raise OSError("away")
             return [ValueError(str(item)) if item == 2 else item for item in items]
 
-        gathered = Gathered(work)
-        found = await asyncio.gather(*map(gathered.do, (1, 2, 3)), return_exceptions=True)
+        batcher = MicroBatcher(work)
+        found = await asyncio.gather(*map(batcher.submit, (1, 2, 3)), return_exceptions=True)
         assert found[0] == 1 and isinstance(found[1], ValueError) and found[2] == 3
-        found = await asyncio.gather(*map(gathered.do, (4, 7, 8)), return_exceptions=True)
+        found = await asyncio.gather(*map(batcher.submit, (4, 7, 8)), return_exceptions=True)
         assert found[0] == 4 and all(isinstance(error, OSError) for error in found[1:])
-        assert await gathered.do(5) == 5  # and it goes on
+        assert await batcher.submit(5) == 5  # and it goes on
 
     asyncio.run(scenario())
 
@@ -60,16 +60,16 @@ def test_a_fault_is_its_items_own_and_that_of_a_call_everyones() -> None:
 def test_whoever_gives_up_while_his_batch_is_at_work_stops_nobody() -> None:
     async def scenario() -> None:
         with ThreadPoolExecutor(1) as pool:
-            gathered: Gathered[float, float] = Gathered(in_threads(_slowly, pool))
-            first = asyncio.create_task(gathered.do(0.05))
+            batcher: MicroBatcher[float, float] = MicroBatcher(in_threads(_slowly, pool))
+            first = asyncio.create_task(batcher.submit(0.05))
             await asyncio.sleep(0.01)
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.01):
-                    await gathered.do(0.1)
+                    await batcher.submit(0.1)
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.001):
                     await first
-            assert await gathered.do(0.0) == 0.0
+            assert await batcher.submit(0.0) == 0.0
 
     asyncio.run(scenario())
 
@@ -90,19 +90,19 @@ def test_a_batch_that_nobody_waits_for_holds_no_place() -> None:
 
         async def hopeful(item: str, seconds: float) -> str:
             async with asyncio.timeout(seconds):
-                return await gathered.do(item)
+                return await batcher.submit(item)
 
-        gathered = Gathered(work, at_once=2, largest=1)
+        batcher = MicroBatcher(work, at_once=2, largest=1)
         calls = [hopeful(f"hangs {i}", 0.01 * (i + 1)) for i in range(4)]
         found = await asyncio.gather(*calls, hopeful("good", 1.0), return_exceptions=True)
         assert all(isinstance(error, TimeoutError) for error in found[:4]) and found[4] == "good"
-        assert await gathered.do("good again") == "good again"
+        assert await batcher.submit("good again") == "good again"
         assert len(cancelled) >= 2
-        at_once = asyncio.create_task(gathered.do("good, and gone before it begins"))
+        at_once = asyncio.create_task(batcher.submit("good, and gone before it begins"))
         await asyncio.sleep(0)
         at_once.cancel()
         await asyncio.sleep(0.01)
-        assert gathered._free == 2 and not gathered._waiting
+        assert batcher._free == 2 and not batcher._waiting
 
     asyncio.run(scenario())
 
@@ -131,8 +131,8 @@ def test_no_batch_is_too_large_and_no_item_gets_lost(sizes: list[int], at_once: 
             running -= 1
             return [number for number, _ in items]
 
-        gathered = Gathered(work, at_once, weight=lambda item: item[1], largest=largest)
-        found = await asyncio.gather(*(gathered.do((number, size)) for number, size in enumerate(sizes)))
+        batcher = MicroBatcher(work, at_once, weight=lambda item: item[1], largest=largest)
+        found = await asyncio.gather(*(batcher.submit((number, size)) for number, size in enumerate(sizes)))
         assert found == seen == list(range(len(sizes))) and most_running <= at_once
 
     asyncio.run(scenario())

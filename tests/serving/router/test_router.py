@@ -34,7 +34,7 @@ from serving.router.flow.deadline import Deadline
 from serving.router.flow.requests import microseconds
 from serving.router.flow.settlement import reconcile
 from serving.router.ops import metrics
-from serving.router.ops.config import ConfigError, RouterConfig
+from serving.router.ops.settings import RouterSettings, SettingsError
 from serving.throttle import OncePerSecond
 from tests.serving.ledgers import Place
 from tests.serving.router_fixtures import (
@@ -916,23 +916,23 @@ def test_a_fault_that_strikes_every_request_is_logged_once_a_second(caplog: pyte
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingsError, match=message):
         write_config(tmp_path, "http://x", {}, **settings)
 
 
 def test_a_missing_setting_is_named(tmp_path: Path) -> None:
     (tmp_path / "router.yaml").write_text("port: 1")
-    with pytest.raises(ConfigError, match="experiment"):
-        RouterConfig.load(tmp_path / "router.yaml")
-    with pytest.raises(ConfigError, match=r"absent\.yaml"):
-        RouterConfig.load(tmp_path / "absent.yaml")
+    with pytest.raises(SettingsError, match="experiment"):
+        RouterSettings.load(tmp_path / "router.yaml")
+    with pytest.raises(SettingsError, match=r"absent\.yaml"):
+        RouterSettings.load(tmp_path / "absent.yaml")
 
 
 def test_every_channel_needs_a_cap(tmp_path: Path) -> None:
     async def scenario(h: Harness) -> None:
         raise AssertionError
 
-    with pytest.raises(ConfigError, match="video"):
+    with pytest.raises(SettingsError, match="video"):
         run(scenario, tmp_path, cost_cap={"search": 1.0})
 
 

@@ -28,7 +28,7 @@ from features.online.open_history import open_history
 from mtorl.window.window import instance_from_history
 from serving.router.flow.features import FeastSource, UserFeatures
 from serving.router.flow.requests import DecisionRequest, microseconds
-from serving.router.ops.config import ConfigError
+from serving.router.ops.settings import SettingsError
 from tests.features.online_stores import STORES, write_settings
 from tests.redis_server import redis_server
 from tests.serving.router_fixtures import CONTEXT, SPEC
@@ -238,7 +238,7 @@ def test_a_repository_that_does_not_fit_says_why(stages: dict[str, Stage], tmp_p
         ("timeless", "user_history without hist_timestamp"),
         ("absent", "absent"),
     ):
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(SettingsError, match=message):
             FeastSource(tmp_path, service)
     assert json.loads(made.user_history.features[0].tags["default"]) == []
 

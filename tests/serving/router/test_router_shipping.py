@@ -13,7 +13,7 @@ import pytest
 from serving.decision_log import Spool
 from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.parquet_sink import ParquetSink
-from serving.router.ops.config import ConfigError
+from serving.router.ops.settings import SettingsError
 from serving.router.ops.shipping import open_sink
 from tests.serving.router_fixtures import instance, running, sample, write_config
 from tests.serving.shipping import WebSink
@@ -59,7 +59,7 @@ def test_where_the_log_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingsError, match=message):
         write_config(tmp_path, "http://x", {}, **settings)
 
 

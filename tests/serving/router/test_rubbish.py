@@ -148,9 +148,9 @@ def test_rubbish_is_refused_and_leaves_nothing_behind(alive: _Alive) -> None:
     ask()
     gc.collect()
     assert _open_files() <= files + 2
-    door = alive.harness.router.door
-    assert (door.readers, door.decisions.inside, door.outcomes.inside) == (0, 0, 0)
-    assert not alive.harness.router.decider.answers._coming
+    gateway = alive.harness.router.gateway
+    assert (gateway.readers, gateway.decisions.inside, gateway.outcomes.inside) == (0, 0, 0)
+    assert not alive.harness.router.decider.cache._coming
     # Whatever came of it, no money is set aside that no record of the log speaks of.
     logged = {record["reservation_id"] for record in alive.harness.records()}
     assert set(alive.harness.ledger.open_reservations()) <= logged

@@ -32,12 +32,12 @@ from serving.ledger import locate
 _PATHS = ("experiment", "dataset", "feature_repo", "spool")
 
 
-class ConfigError(ValueError):
+class SettingsError(ValueError):
     """A setting is wrong; the message names it."""
 
 
 @dataclass(frozen=True)
-class RouterConfig:
+class RouterSettings:
     """Settings of one router process."""
 
     port: int  # 0 takes a free one
@@ -65,70 +65,70 @@ class RouterConfig:
         for name in ("port", "grpc_port"):
             value = getattr(self, name)
             if not (name == "grpc_port" and value is None) and not (_is_whole(value) and 0 <= value < 65536):
-                raise ConfigError(f"{name}: expected a number between 0 and 65535, got {value!r}")
+                raise SettingsError(f"{name}: expected a number between 0 and 65535, got {value!r}")
         for name in ("max_body_bytes", "max_in_flight"):
             if not _is_whole(getattr(self, name)) or getattr(self, name) < 1:
-                raise ConfigError(f"{name}: expected a whole number of at least 1, got {getattr(self, name)!r}")
+                raise SettingsError(f"{name}: expected a whole number of at least 1, got {getattr(self, name)!r}")
         if not isinstance(self.drills, bool):
-            raise ConfigError(f"drills: expected true or false, got {self.drills!r}")
+            raise SettingsError(f"drills: expected true or false, got {self.drills!r}")
         for name in _PATHS:
             if not isinstance(getattr(self, name), Path):
-                raise ConfigError(f"{name}: expected a path, got {getattr(self, name)!r}")
+                raise SettingsError(f"{name}: expected a path, got {getattr(self, name)!r}")
         try:
             if not isinstance(self.ledger, Path | str) or not str(self.ledger):
                 raise ValueError(f"expected a path or the URL of a Redis, got {self.ledger!r}")
             locate(self.ledger)
         except ValueError as error:
-            raise ConfigError(f"ledger: {error}") from None
+            raise SettingsError(f"ledger: {error}") from None
         for name in ("feature_service", "model_name", "host"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                raise ConfigError(f"{name}: expected text, got {getattr(self, name)!r}")
+                raise SettingsError(f"{name}: expected text, got {getattr(self, name)!r}")
         for name in ("deadline_ms", "reservation_ttl_hours"):
             if not _is_number(getattr(self, name)) or getattr(self, name) <= 0:
-                raise ConfigError(f"{name}: expected a number above 0, got {getattr(self, name)!r}")
+                raise SettingsError(f"{name}: expected a number above 0, got {getattr(self, name)!r}")
         if self.sink is not None and (not isinstance(self.sink, str) or not self.sink):
-            raise ConfigError(f"sink: expected a URL or a folder, got {self.sink!r}")
+            raise SettingsError(f"sink: expected a URL or a folder, got {self.sink!r}")
         if self.sink and "://" in self.sink and not self.sink.startswith(("http://", "https://")):
-            raise ConfigError(f"sink: expected an http or https URL, got {self.sink!r}")
+            raise SettingsError(f"sink: expected an http or https URL, got {self.sink!r}")
         if not _is_number(self.keep_hours) or self.keep_hours < 0:
-            raise ConfigError(f"keep_hours: expected a number of at least 0, got {self.keep_hours!r}")
+            raise SettingsError(f"keep_hours: expected a number of at least 0, got {self.keep_hours!r}")
         size = self.spool_max_bytes
         if isinstance(size, bool) or not isinstance(size, int) or size <= 0:
-            raise ConfigError(f"spool_max_bytes: expected a number above 0, got {size!r}")
+            raise SettingsError(f"spool_max_bytes: expected a number above 0, got {size!r}")
         if not isinstance(self.cost_cap, Mapping) or not self.cost_cap:
-            raise ConfigError(f"cost_cap: expected a cost for each channel, got {self.cost_cap!r}")
+            raise SettingsError(f"cost_cap: expected a cost for each channel, got {self.cost_cap!r}")
         for channel, cap in self.cost_cap.items():
             if not isinstance(channel, str) or not _is_number(cap) or cap < 0:
-                raise ConfigError(f"cost_cap: expected a number of at least 0 for {channel!r}, got {cap!r}")
+                raise SettingsError(f"cost_cap: expected a number of at least 0 for {channel!r}, got {cap!r}")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read the settings.
 
         Raises:
-            ConfigError: the file can't be read, is not YAML, or a setting is wrong.
+            SettingsError: the file can't be read, is not YAML, or a setting is wrong.
         """
         path = Path(path)
         try:
             data = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path}: cannot read the router's settings: {error}") from error
+            raise SettingsError(f"{path}: cannot read the router's settings: {error}") from error
         try:
             return cls(**_settings(data, cls, path.parent))
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from None
+        except SettingsError as error:
+            raise SettingsError(f"{path}: {error}") from None
 
 
-def _settings(data: object, cls: type[RouterConfig], folder: Path) -> dict[str, Any]:
+def _settings(data: object, cls: type[RouterSettings], folder: Path) -> dict[str, Any]:
     if not isinstance(data, Mapping):
-        raise ConfigError(f"expected a mapping of settings, got {data!r}")
+        raise SettingsError(f"expected a mapping of settings, got {data!r}")
     known = {f.name: f.default is MISSING for f in fields(cls)}
     for name in data:
         if name not in known:
-            raise ConfigError(f"unknown setting {name!r}; known: {', '.join(known)}")
+            raise SettingsError(f"unknown setting {name!r}; known: {', '.join(known)}")
     for name, required in known.items():
         if required and name not in data:
-            raise ConfigError(f"missing setting {name!r}")
+            raise SettingsError(f"missing setting {name!r}")
     for name in ("ledger", "sink"):
         if value := os.environ.get(f"MTORL_{name.upper()}"):
             data = {**data, name: value}
