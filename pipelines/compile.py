@@ -7,6 +7,7 @@ from pathlib import Path
 from kfp import compiler
 
 from pipelines import monitoring, training
+from pipelines.profile import CLUSTER
 
 
 def compile_all(folder: Path) -> list[Path]:
@@ -19,7 +20,7 @@ def compile_all(folder: Path) -> list[Path]:
         The written files. Compiling twice gives the same bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    built = {"mtorl-train": training.build(training.CLUSTER), "mtorl-monitor": monitoring.build()}
+    built = {"mtorl-train": training.build(CLUSTER), "mtorl-monitor": monitoring.build(CLUSTER)}
     paths = []
     for name, pipeline in built.items():
         path = folder / f"{name}.yaml"

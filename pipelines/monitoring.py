@@ -1,19 +1,22 @@
-"""The monitoring pipeline: decision log of a window -> verdict of the experiment, drift against training, alerts."""
+"""The monitoring pipeline: decision log of a period -> verdict of the experiment, drift against training, alerts."""
 
 from kfp import dsl
 
-from components import monitoring
+from components.drift import drift
+from components.verdict import verdict
+from pipelines.profile import LAPTOP, MOUNT, Profile
 
 
-def build() -> dsl.base_component.BaseComponent:
-    """Build the pipeline; nothing in it may come from a cache, since it reads what has happened meanwhile."""
+def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
+    """Build the pipeline for a profile."""
+    step = profile.step
 
-    @dsl.pipeline(name="mtorl-monitor", description="Verdict, drift and alerts for one window of the decision log.")
+    @dsl.pipeline(name="mtorl-monitor", description="Verdict, drift and alerts for one period of the decision log.")
     def mtorl_monitor(
         artifact: str,
         experiment: str,
-        decision_log: str = "/mnt/mtorl/decision_log",
-        out: str = "/mnt/mtorl/drift",
+        decision_log: str = f"{MOUNT}/decision_log",
+        out: str = f"{MOUNT}/drift",
         alert_url: str = "",
         gain: str = "click",
         weights: str = "",
@@ -22,25 +25,8 @@ def build() -> dsl.base_component.BaseComponent:
         until: str = "",
         seed: int = 7,
     ):
-        answer = monitoring.verdict(
-            decision_log=decision_log,
-            experiment=experiment,
-            gain=gain,
-            weights=weights,
-            budget=budget,
-            since=since,
-            until=until,
-        )
-        found = monitoring.drift(
-            decision_log=decision_log,
-            artifact=artifact,
-            since=since,
-            until=until,
-            out=out,
-            seed=seed,
-            alert_url=alert_url,
-        )
-        for task in (answer, found):
-            task.set_caching_options(False)
+        period = {"decision_log": decision_log, "since": since, "until": until}
+        step(verdict(experiment=experiment, gain=gain, weights=weights, budget=budget, **period))
+        step(drift(artifact=artifact, out=out, seed=seed, alert_url=alert_url, **period))
 
     return mtorl_monitor

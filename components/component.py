@@ -1,0 +1,67 @@
+"""The decorator of every component. It sets the image and the install policy, and takes what pipelines know of a step.
+
+    @component("score both policies on test users")
+    def evaluate(windows: Input[Dataset], seed: int, metrics: Output[Metrics]): ...
+
+The image holds the project itself; nothing is installed when a step starts (``packages_to_install=[]``), and the body
+of a component only calls into the rooms below. The image's reference is part of the cache key on a cluster: deploy a
+digest, not a tag that moves.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kfp import dsl
+
+IMAGE = os.environ.get("MTORL_IMAGE", "ghcr.io/mtorl-kubeflow/train:0.1.0-python3.11")
+
+
+@dataclass(frozen=True)
+class StepTraits:
+    """What a pipeline and a progress bar need to know of a component.
+
+    Attributes:
+        title: What the step does, in a few words, as a person sees it beside a progress bar.
+        cached: Whether the same inputs may be answered from an earlier run.
+        trains: Whether it is worth an accelerator, and long enough for a time limit and for retries that go on from a
+            checkpoint.
+    """
+
+    title: str
+    cached: bool = True
+    trains: bool = False
+
+
+_TRAITS: dict[str, StepTraits] = {}
+
+
+def component(title: str, *, cached: bool = True, trains: bool = False) -> Callable[[Callable[..., Any]], Any]:
+    """Make a KFP component of a function.
+
+    Args:
+        title: See `StepTraits`.
+        cached: See `StepTraits`. False for a step that writes anywhere but to its outputs, or that reads what changes.
+        trains: See `StepTraits`.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        made = dsl.component(function, base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+        _TRAITS[made.name] = StepTraits(title, cached, trains)
+        return made
+
+    return decorate
+
+
+def traits_of(name: str) -> StepTraits:
+    """What is known of a component by its name in a pipeline, such as "build-features".
+
+    Args:
+        name: Also a task's name, which has a number when the pipeline uses a component more than once: "evaluate-2".
+            A name that no component has is its own title.
+    """
+    base, _, number = name.rpartition("-")
+    if name not in _TRAITS and number.isdigit() and base in _TRAITS:
+        return StepTraits(f"{_TRAITS[base].title}, {number}", _TRAITS[base].cached, _TRAITS[base].trains)
+    return _TRAITS.get(name, StepTraits(name))

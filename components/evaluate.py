@@ -1,0 +1,41 @@
+"""Both policies on users that neither was trained on: heads, off-policy value at equal budget, budget curve."""
+
+from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
+
+from components.component import component
+
+
+@component("evaluate offline")
+def evaluate(
+    windows: Input[Dataset],
+    challenger: Input[Model],
+    incumbent: Input[Model],
+    budget_share: float,
+    seed: int,
+    code_version: str,
+    evaluation: Output[Artifact],
+    metrics: Output[Metrics],
+):
+    """Score both policies on test users.
+
+    Args:
+        windows: Folder written by build_features.
+        challenger: Artifact folder.
+        incumbent: Artifact folder.
+        budget_share: Budget that both policies get, as a share of what always exposing would cost.
+        seed: Seed of the resampling.
+        code_version: Part of the cache key: the library's version.
+        evaluation: JSON with all figures.
+        metrics: The challenger's figures alone, for the pipeline's page.
+    """
+    import json
+    from pathlib import Path
+
+    from mtorl.evaluation.offline import evaluate_offline
+
+    result = evaluate_offline(windows.path, challenger.path, incumbent.path, budget_share, seed)
+    Path(evaluation.path).write_text(json.dumps(result, indent=2))
+    figures = {name: value for name, value in result["challenger"].items() if isinstance(value, float)}
+    for name, value in figures.items():
+        metrics.log_metric(name, value)
+    Path(metrics.path).write_text(json.dumps(figures))  # kfp's cache skips a Metrics output that has no file

@@ -1,0 +1,50 @@
+"""MTORL, trained on the windows of training users: the policy that wants to replace the incumbent."""
+
+from kfp.dsl import Dataset, Input, Metrics, Model, Output
+
+from components.component import component
+
+
+@component("train MTORL", trains=True)
+def train_challenger(
+    windows: Input[Dataset],
+    epochs: int,
+    seed: int,
+    budget_share: float,
+    code_version: str,
+    volume: str,
+    run_id: str,
+    model: Output[Model],
+    metrics: Output[Metrics],
+) -> float:
+    """Train MTORL with early stopping on validation users; returns the best validation loss.
+
+    Args:
+        windows: Folder written by build_features.
+        epochs: Most epochs; early stopping may need fewer.
+        seed: Seed of initialisation, order and dropout.
+        budget_share: Budget, as a share of what always exposing would cost; it sets the price of the budget.
+        code_version: Part of the cache key: the library's version.
+        volume: Folder that outlives a pod: for TensorBoard, and for checkpoints that a retry goes on from; "" for none.
+        run_id: Names the run's files there. A parameter of its own: a cluster fills in KFP's placeholder for the run's
+            identity only where it is the whole value.
+        model: Artifact folder of the challenger.
+        metrics: Seconds of training, best epoch, best validation loss.
+    """
+    import json
+    from pathlib import Path
+
+    from mtorl.fitting.fit import fit_challenger as fit
+    from mtorl.network.training import TrainConfig
+
+    config = TrainConfig(epochs=epochs, seed=seed)
+    checkpoint = f"{volume}/checkpoints/{run_id}.pt" if volume else ""
+    tensorboard = f"{volume}/tensorboard/{run_id}" if volume else ""
+    artifact = fit(windows.path, model.path, config, budget_share, checkpoint, tensorboard)
+    assert artifact is not None  # None is for processes that train along with another one
+    model.metadata["digest"] = artifact.digest
+    figures = {name: float(artifact.metrics[name]) for name in ("seconds", "best_epoch", "best_val_loss")}
+    for name, value in figures.items():
+        metrics.log_metric(name, value)
+    Path(metrics.path).write_text(json.dumps(figures))  # kfp's cache skips a Metrics output that has no file
+    return figures["best_val_loss"]
