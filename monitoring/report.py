@@ -8,33 +8,22 @@ A section is drawn from what the run left behind and left out when that is absen
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from monitoring import charts, plain_words
 from monitoring.log_summary import LONGEST, summarise
+from mtorl.pages.charts import BLUE, GREY, shares
+from mtorl.pages.page import write_page
 
 Json = dict[str, Any]
 
 
 def render(run_dir: Path) -> Path:
     """Write report.html into a run directory and return its path."""
-    from jinja2 import ChainableUndefined, Environment, FileSystemLoader
-
     run_dir = Path(run_dir)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=ChainableUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= plain_words.FILTERS
-    page = environment.get_template("report.html.j2").render(_page(run_dir), plotlyjs=charts.javascript())
-    unfinished = run_dir / "report.html.tmp"
-    unfinished.write_text(page, encoding="utf-8")
-    return unfinished.replace(run_dir / "report.html")
+    template = Path(__file__).parent / "report.html.j2"
+    return write_page(run_dir / "report.html", template, _page(run_dir), {"metric": plain_words.metric})
 
 
 def _page(run_dir: Path) -> Json:
@@ -49,7 +38,6 @@ def _page(run_dir: Path) -> Json:
     return {
         "name": summary.get("dataset") or run_dir.resolve().name,
         "run": run_dir.resolve().name,
-        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "summary": summary,
         "headline": _headline(experiment, gate),
         "data": _data(run_dir / "data" / "touchpoints.parquet"),
@@ -88,8 +76,9 @@ def _data(log: Path) -> Json | None:
     data = summarise(log)
     if not data["rows"]:
         return None
+    channels = [(row["channel"], row["share"]) for row in data["channels"]]
     return data | {
-        "channel_chart": charts.channel_shares(data["channels"]),
+        "channel_chart": shares("channel-shares", channels, "Share of touchpoints"),
         "journey_chart": charts.journey_lengths(data["journeys"], LONGEST),
     }
 
@@ -117,7 +106,7 @@ def _gate(gate: Json) -> Json | None:
     if not gate:
         return None
     words, tone = plain_words.GATES.get(str(gate.get("decision")), (str(gate.get("decision")), "open"))
-    colours = {"challenger": charts.CHALLENGER, "incumbent": charts.INCUMBENT}
+    colours = {"challenger": BLUE, "incumbent": GREY}
     values = [
         (arm, gate[arm], gate.get(f"{arm}_ci"), colour)
         for arm, colour in colours.items()
@@ -125,10 +114,10 @@ def _gate(gate: Json) -> Json | None:
     ]
     trust = []
     for arm in colours:
-        evidence = {name: _of_arm(gate, name, arm) for name in ("ess", "ess_share", "overlap", "mean_weight")}
-        if any(value is not None for value in evidence.values()):
-            trust.append({"arm": arm, **evidence})
-    chart = charts.policy_values(values, "chart-gate", "value per opportunity at the same budget") if values else None
+        weights = {name: _of_arm(gate, name, arm) for name in ("ess", "ess_share", "overlap", "mean_weight")}
+        if any(value is not None for value in weights.values()):
+            trust.append({"arm": arm, **weights})
+    chart = charts.policy_values(values, "value per opportunity at the same budget") if values else None
     return {**gate, "words": words, "tone": tone, "chart": chart, "trust": trust}
 
 

@@ -34,6 +34,7 @@ ORDER = {
     "mtorl": (
         "arrays",
         "runtime",
+        "pages",
         "log",
         "simulator",
         "window",

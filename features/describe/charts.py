@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from features.describe.figures import PROPENSITY_BINS, QUANTILES, pause_edges
-from features.describe.plots import (
+from mtorl.log.propensity import FLOOR
+from mtorl.pages.charts import (
     BLUE,
     GREY,
     LOW,
@@ -19,11 +20,14 @@ from features.describe.plots import (
     bar,
     draw,
     heatmap,
+    horizontal,
     marks,
+    names_axis,
+    rows_height,
     scatter,
+    shares,
     vertical,
 )
-from mtorl.log.propensity import FLOOR
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,28 +64,8 @@ def touchpoints(found: Description) -> Chart:
 
 def channel_shares(channels: Sequence[ChannelFigures]) -> Chart:
     """Share of touchpoints by channel, largest on top."""
-    rows = sorted(channels, key=lambda channel: channel.rows)
-    bars = bar(
-        x=[row.share for row in rows],
-        y=[row.channel for row in rows],
-        orientation="h",
-        marker_color=BLUE,
-        text=[f"{row.share:.1%}" for row in rows],
-        textposition="outside",
-        cliponaxis=False,
-        hovertemplate="%{y}: %{x:.2%}<extra></extra>",
-    )
-    html = draw(
-        "channel-shares",
-        [bars],
-        height=_height(len(rows)),
-        margin={**LOW, "r": 52},
-        xaxis={"tickformat": ".0%", "rangemode": "tozero", "nticks": 6},
-        yaxis=_names(),
-    )
-    return Chart(
-        html, "Share of touchpoints: " + ", ".join(f"{row.channel} {row.share:.1%}" for row in rows[::-1]) + "."
-    )
+    rows = sorted(channels, key=lambda channel: -channel.rows)
+    return shares("channel-shares", [(row.channel, row.share) for row in rows], "Share of touchpoints")
 
 
 def shares_over_time(found: Description) -> Chart:
@@ -211,12 +195,12 @@ def rates_by_channel(div: str, rows: Sequence[tuple[str, Rate]], overall: float,
     html = draw(
         div,
         [dots],
-        height=_height(len(rows)) + 18,
+        height=rows_height(len(rows)) + 18,
         shapes=[vertical(overall)],
         annotations=marks([(overall, "all", "center")]),
         margin={**LOW, "t": 30},
         xaxis={"tickformat": _percent([rate for _, rate in rows]), "rangemode": "tozero", "nticks": 6},
-        yaxis={**_names(), "range": [-0.6, len(rows) - 0.4]},
+        yaxis={**names_axis(), "range": [-0.6, len(rows) - 0.4]},
     )
     words = ", ".join(f"{name} {rate.share:.2%} [{rate.low:.2%}, {rate.high:.2%}]" for name, rate in rows[::-1])
     return Chart(html, f"{what} by channel with 95% intervals: {words}.")
@@ -240,7 +224,7 @@ def rates_by_place(div: str, rows: Sequence[tuple[int, Rate]], overall: float, w
     html = draw(
         div,
         [dots],
-        shapes=[{**vertical(overall), "xref": "paper", "x0": 0, "x1": 1, "yref": "y", "y0": overall, "y1": overall}],
+        shapes=[horizontal(overall)],
         xaxis={"title": "place in the journey, 1 = first", "showgrid": False, "range": [0.3, max(len(rows), 5) + 0.7]},
         yaxis={"tickformat": _percent([rate for _, rate in rows]), "range": [0, 1.12 * max(sure)]},
     )
@@ -269,11 +253,11 @@ def propensities(found: Description) -> Chart:
                 hovertemplate="%{y}, propensity %{customdata}: %{z:.1%} of its touchpoints<extra></extra>",
             )
         ],
-        height=_height(len(names)) + 24,
+        height=rows_height(len(names)) + 24,
         shapes=[vertical(FLOOR)],
         margin={**WIDE, "t": 12},
         xaxis={"title": "propensity of the logged channel", "range": [0, 1], "showgrid": False},
-        yaxis=_names(),
+        yaxis=names_axis(),
     )
     return Chart(html, f"Propensities by channel; the smallest is {found.propensity_low:.4g}.")
 
@@ -308,9 +292,9 @@ def costs(channels: Sequence[ChannelFigures], currency: str) -> Chart:
     html = draw(
         "costs",
         traces,
-        height=_height(len(rows)) + 24,
+        height=rows_height(len(rows)) + 24,
         xaxis={"title": f"cost of a touchpoint, {currency}", "rangemode": "tozero", "nticks": 6},
-        yaxis={**_names(), "categoryorder": "array", "categoryarray": names, "range": [-0.6, len(rows) - 0.4]},
+        yaxis={**names_axis(), "categoryorder": "array", "categoryarray": names, "range": [-0.6, len(rows) - 0.4]},
     )
     at = QUANTILES.index(0.5)
     words = ", ".join(f"{row.channel} {row.cost_quantiles[at]:.4g}" for row in rows[::-1])
@@ -390,12 +374,3 @@ def _errors(rates: Sequence[Rate]) -> dict[str, Any]:
         "width": 0,
         "color": BLUE,
     }
-
-
-def _height(rows: int) -> int:
-    return 44 + 30 * rows
-
-
-def _names() -> dict[str, Any]:
-    """The axis of channel names."""
-    return {"type": "category", "showgrid": False, "automargin": True}

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from features.describe import charts
 from mtorl.log.propensity import FLOOR
-from mtorl.runtime.files import replacing
+from mtorl.pages.page import write_page
+from mtorl.pages.words import ABSENT, count, counted, number, share
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from features.describe.figures import Description
+    from features.describe.figures import Description, Rate
 
-ABSENT = "—"
 _ESTIMATES = {
     "channel-frequency": "how often each channel was chosen, whatever came before",
     "markov": "how often each channel followed the channel before it",
@@ -26,22 +25,12 @@ _ESTIMATES = {
 
 def render(description: Description, path: Path | str) -> Path:
     """Write the page: one file that loads nothing from outside. It appears complete or not at all."""
-    from jinja2 import Environment, FileSystemLoader
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= FILTERS
-    page = environment.get_template("page.html.j2").render(content(description))
-    with replacing(Path(path)) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
-    return Path(path)
+    template = Path(__file__).parent / "page.html.j2"
+    return write_page(Path(path), template, content(description), {"rate": _rate})
 
 
 def content(found: Description) -> dict[str, Any]:
     """Everything that the template reads."""
-    from plotly.offline import get_plotlyjs
-
     labels = {name: found.spec["outcome_labels"].get(name, name) for name in ("click", "conversion", "revenue", "cost")}
     known = found.propensity_rows > 0
     cost = found.column("cost")
@@ -49,8 +38,6 @@ def content(found: Description) -> dict[str, Any]:
         "found": found,
         "spec": found.spec,
         "labels": labels,
-        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "plotlyjs": get_plotlyjs(),
         "span": _span(found),
         "notes": list(_notes(found, labels)),
         "columns": [asdict(column) | {"share": column.missing / found.rows} for column in found.columns],
@@ -87,17 +74,17 @@ def _notes(found: Description, labels: dict[str, str]) -> Iterable[tuple[str, st
     """(tone, sentence): what the next steps will do with this log, where that may surprise."""
     spec, most = found.spec, count(found.spec["max_touchpoints"])
     if found.quarantined:
-        rows = plural(found.quarantined, "faulty row is", "faulty rows are")
+        rows = counted(found.quarantined, "faulty row is", "faulty rows are")
         yield "alarm", f"{rows} left out: {'; '.join(found.faults)}."
     if found.capped_users:
-        users = plural(found.capped_users, "user has", "users have")
+        users = counted(found.capped_users, "user has", "users have")
         longest = count(found.most_touchpoints)
         yield "alarm", f"{users} more than {most} touchpoints, up to {longest}: bots. Only the first {most} are used."
     if found.one_touch_users:
-        users, part = plural(found.one_touch_users, "user has", "users have"), found.one_touch_users / found.users
+        users, part = counted(found.one_touch_users, "user has", "users have"), found.one_touch_users / found.users
         yield "plain", f"{users} one touchpoint ({share(part)} of the users): nothing to learn a sequence from."
     if found.late_rows:
-        rows, part = plural(found.late_rows, "touchpoint", "touchpoints"), found.late_rows / found.rows
+        rows, part = counted(found.late_rows, "touchpoint", "touchpoints"), found.late_rows / found.rows
         yield "plain", f"{rows} ({share(part)}) arrived later than they happened; no feature knows them before that."
     if unused := [channel.channel for channel in found.channels if not channel.rows]:
         yield "alarm", f"Channels without a touchpoint: {', '.join(unused)}."
@@ -110,7 +97,7 @@ def _notes(found: Description, labels: dict[str, str]) -> Iterable[tuple[str, st
     elif not found.propensity_rows:
         yield "alarm", "The log has no propensities, though its description says so: no off-policy value without them."
     if found.propensity_rare:
-        rows = plural(found.propensity_rare, "touchpoint has", "touchpoints have")
+        rows = counted(found.propensity_rare, "touchpoint has", "touchpoints have")
         weight, part = f"{1 / FLOOR:.0f}", found.propensity_rare / found.rows
         yield (
             "alarm",
@@ -120,7 +107,7 @@ def _notes(found: Description, labels: dict[str, str]) -> Iterable[tuple[str, st
     if cost.low is not None and cost.low == cost.high:
         yield "plain", f"Every touchpoint costs {number(cost.low)}: there is no dear and cheap to choose between."
     if lacking := [column for column in found.columns if column.missing and column.name != "propensity"]:
-        columns, worst = plural(len(lacking), "column has", "columns have"), max(lacking, key=lambda c: c.missing)
+        columns, worst = counted(len(lacking), "column has", "columns have"), max(lacking, key=lambda c: c.missing)
         yield "plain", f"{columns} missing values, most of all {worst.name} ({share(worst.missing / found.rows)})."
 
 
@@ -129,47 +116,10 @@ def _span(found: Description) -> str:
     seconds = (last - first).total_seconds()
     for size, one, many in ((86_400, "day", "days"), (3600, "hour", "hours"), (60, "minute", "minutes")):
         if seconds >= size:
-            return plural(round(seconds / size), one, many)
-    return plural(round(seconds), "second", "seconds")
+            return counted(round(seconds / size), one, many)
+    return counted(round(seconds), "second", "seconds")
 
 
-def count(value: float | None) -> str:
-    """A whole number with thousands separated."""
-    return ABSENT if value is None or math.isnan(value) else f"{value:,.0f}"
-
-
-def number(value: float | None) -> str:
-    """A number to four digits, or to the unit where it has more."""
-    if value is None or math.isnan(value):
-        return ABSENT
-    return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}").replace("-", "−")
-
-
-def share(value: float | None) -> str:
-    """A share as percent; a small one is not shown as zero."""
-    if value is None or math.isnan(value):
-        return ABSENT
-    return "< 0.01%" if 0 < value < 1e-4 else f"{value:.2%}" if 0 < value < 0.01 else f"{value:.1%}"
-
-
-def interval(rate: Any) -> str:
-    """The interval of a rate."""
+def _rate(rate: Rate) -> str:
+    """A rate with its interval."""
     return f"{share(rate.share)} [{share(rate.low)}, {share(rate.high)}]" if rate.rows else ABSENT
-
-
-def plural(value: int, one: str, many: str) -> str:
-    """A count with its noun."""
-    return f"{value:,} {noun(value, one, many)}"
-
-
-def day(moment: str) -> str:
-    """The day of an ISO time."""
-    return moment[:10]
-
-
-def noun(value: float, one: str, many: str) -> str:
-    """The noun that goes with a count."""
-    return one if value == 1 else many
-
-
-FILTERS = {"noun": noun, "count": count, "number": number, "share": share, "interval": interval, "day": day}

@@ -66,8 +66,10 @@ def summary_of(rng: np.random.Generator) -> dict[str, Any]:
             "incumbent_ci": [0.0712, 0.0770],
             "difference": 0.0171,
             "difference_ci": [0.0089, 0.0254],
-            "challenger_evidence": {"ess": 5210.4, "ess_share": 0.362, "overlap": 0.58},
-            "incumbent_evidence": {"ess": 13_020.0, "ess_share": 0.905, "overlap": 0.91},
+            "ess": {"challenger": 5210.4, "incumbent": 13_020.0},
+            "ess_share": {"challenger": 0.362, "incumbent": 0.905},
+            "overlap": {"challenger": 0.58, "incumbent": 0.91},
+            "mean_weight": {"challenger": 1.01, "incumbent": 1.0},
         },
         "serving": {"decisions": 5_985, "errors": 0, "fallbacks": 3, "p50_ms": 11.4, "p99_ms": 38.2},
         "budget": {

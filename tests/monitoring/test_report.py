@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from monitoring import plain_words
 from monitoring.report import render
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -123,14 +122,3 @@ def test_names_cannot_write_into_the_page(tmp_path: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     change(run, dataset=evil, budget={evil: summary["budget"]["incumbent"]}, artifacts={evil: evil})
     assert evil not in render(run).read_text(encoding="utf-8")
-
-
-def test_words() -> None:
-    assert plain_words.count(1234.0) == "1,234" and plain_words.count(None) == "—" and plain_words.count(True) == "—"
-    assert plain_words.fixed(float("nan")) == "—" and plain_words.fixed(-1.5, 1) == "−1.5"
-    assert plain_words.signed(0.02) == "+0.0200" and plain_words.share(0.123) == "12.3%"
-    assert plain_words.interval([-1, 2], 1, plus=True) == "[−1.0, +2.0]" and plain_words.interval([None, 1]) == "—"
-    assert plain_words.duration(4.2) == "4.2 s" and plain_words.duration(3599.9) == "1 h 0 min"
-    assert plain_words.duration(130) == "2 min 10 s"
-    assert plain_words.p_value(1e-9) == "< 0.0001"
-    assert plain_words.sentence("always-valid [-0.1, 2]") == "Always-valid [−0.1, 2]."

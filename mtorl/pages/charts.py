@@ -1,0 +1,149 @@
+"""How a chart looks: Plotly in few words, the same on a light page and a dark one.
+
+    trace = line("lift", users, lifts, BLUE)
+    Chart(draw("lift", [trace], xaxis={"title": "users"}), "The lift as users arrived.")
+
+Colours that must follow the page (text, grid lines) are set by its style sheet (`frame.html.j2`); those below stand
+out on both. A chart has no title: the page's caption says what it shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+BLUE, ORANGE, GREEN, GREY = "#3f7fd9", "#d9822b", "#2f9e78", "#8a95a3"
+PALE_BLUE, PALE_GREY = "rgba(63, 127, 217, 0.45)", "rgba(138, 149, 163, 0.2)"
+BAND = "rgba(63, 127, 217, 0.16)"  # of an interval around a blue line
+PALETTE = (BLUE, ORANGE, GREEN, "#c2587a", "#7f68cf", "#35a3b8", "#a9962b")
+FONT = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+WIDE = {"l": 62, "r": 16, "t": 12, "b": 46}  # margins with a title of the axis below
+LOW = {**WIDE, "b": 26}  # and without
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing, and a sentence for those who can't see it."""
+
+    html: str
+    alt: str
+
+
+def bar(**options: Any) -> Any:
+    """Bars."""
+    import plotly.graph_objects as go
+
+    return go.Bar(**options)
+
+
+def scatter(**options: Any) -> Any:
+    """Points or lines."""
+    import plotly.graph_objects as go
+
+    return go.Scatter(**options)
+
+
+def heatmap(**options: Any) -> Any:
+    """Cells, the bluer the more."""
+    import plotly.graph_objects as go
+
+    scale = [[0, "rgba(63, 127, 217, 0)"], [1, "rgba(63, 127, 217, 1)"]]
+    return go.Heatmap(**options, colorscale=scale, showscale=False, xgap=1, ygap=3, zmin=0)
+
+
+def line(
+    name: str, x: Sequence[Any], y: Sequence[Any], colour: str, dash: str = "solid", number: str = "%{y:.4g}"
+) -> Any:
+    """A line with an entry in the legend; `number` is how the reader's pointer shows a value."""
+    look = {"color": colour, "width": 2.2, "dash": dash}
+    return scatter(x=x, y=y, name=name, mode="lines", line=look, hovertemplate=f"{number}<extra>{name}</extra>")
+
+
+def vertical(x: float, colour: str = GREY, dash: str = "dot") -> dict[str, Any]:
+    """A line across the plot at a value of x."""
+    look = {"color": colour, "width": 1.5, "dash": dash}
+    return {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": look}
+
+
+def horizontal(y: float, colour: str = GREY, dash: str = "dot") -> dict[str, Any]:
+    """A line across the plot at a value of y."""
+    look = {"color": colour, "width": 1.5, "dash": dash}
+    return {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y, "line": look}
+
+
+def marks(places: Sequence[tuple[float, str, str]]) -> list[dict[str, Any]]:
+    """A word above the plot for each vertical line: (x, word, the word's side that is at the line)."""
+    look = {"yref": "paper", "y": 1.0, "yanchor": "bottom", "showarrow": False, "font": {"size": 11}}
+    return [{"x": x, "text": text, "xanchor": side, **look} for x, text, side in places]
+
+
+def names_axis() -> dict[str, Any]:
+    """The axis of names, one for each row."""
+    return {"type": "category", "showgrid": False, "automargin": True}
+
+
+def rows_height(rows: int) -> int:
+    """Height of a chart with one row for each name."""
+    return 44 + 30 * rows
+
+
+def shares(div: str, share_of: Sequence[tuple[str, float]], what: str) -> Chart:
+    """A horizontal bar for each name's share, in the order given, first on top.
+
+    Args:
+        div: Name of the chart, unique on its page.
+        share_of: Name and share of each row.
+        what: What the shares are of, to begin the sentence for those who can't see the chart.
+    """
+    upward = list(share_of)[::-1]
+    bars = bar(
+        x=[share for _, share in upward],
+        y=[name for name, _ in upward],
+        orientation="h",
+        marker_color=BLUE,
+        text=[f"{share:.1%}" for _, share in upward],
+        textposition="outside",
+        cliponaxis=False,
+        hovertemplate="%{y}: %{x:.2%}<extra></extra>",
+    )
+    html = draw(
+        div,
+        [bars],
+        height=rows_height(len(upward)),
+        margin={**LOW, "r": 52},
+        xaxis={"tickformat": ".0%", "rangemode": "tozero", "nticks": 6},
+        yaxis=names_axis(),
+    )
+    return Chart(html, f"{what}: " + ", ".join(f"{name} {share:.1%}" for name, share in share_of) + ".")
+
+
+def draw(div: str, traces: Sequence[Any], *, height: int = 300, **layout: Any) -> str:
+    """An HTML fragment of a fixed height; plotly.js itself is put into the page once.
+
+    Args:
+        div: Name of the chart, unique on its page.
+        traces: What is drawn.
+        height: In pixels.
+        layout: Plotly's layout, over the defaults here.
+    """
+    import plotly.graph_objects as go
+
+    axis = {"zeroline": False, "ticks": "", "title_font_size": 12, "fixedrange": True}
+    legend = sum(1 for trace in traces if trace.name and trace.showlegend is not False) > 1
+    defaults: dict[str, Any] = {
+        "height": height,
+        "template": "none",
+        "font": {"family": FONT, "size": 12, "color": GREY},
+        "margin": {**WIDE, "t": 36} if legend else WIDE,
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "hovermode": "closest",
+        "showlegend": legend,
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
+    }
+    layout["xaxis"] = axis | layout.get("xaxis", {})
+    layout["yaxis"] = axis | layout.get("yaxis", {})
+    figure = go.Figure(traces, defaults | layout)
+    options = {"responsive": True, "displayModeBar": False}
+    return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=f"chart-{div}", config=options))

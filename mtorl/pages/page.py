@@ -1,0 +1,49 @@
+"""From a room's template to a page: one file that loads nothing from outside and appears whole or not at all.
+
+    write_page(run / "report.html", Path(__file__).parent / "report.html.j2", content)
+
+The template extends `frame.html.j2`, which holds the style sheet and plotly.js, and may import `parts.html.j2`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mtorl.pages.words import FILTERS
+from mtorl.runtime.files import replacing
+
+
+def write_page(
+    path: Path, template: Path, content: Mapping[str, Any], filters: Mapping[str, Callable[..., str]] | None = None
+) -> Path:
+    """Fill a template and write the page.
+
+    Args:
+        path: Page to write.
+        template: Template of the room, beside the templates that it includes.
+        content: What the template reads; `written` and `plotlyjs` come from here. An attribute of something absent is
+            absent as well, so that half of the content still gives a page.
+        filters: Filters of the template beside those of `words`.
+
+    Returns:
+        The path of the page.
+    """
+    from jinja2 import ChainableUndefined, Environment, FileSystemLoader
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, Path(__file__).parent]),
+        autoescape=True,
+        undefined=ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= FILTERS | dict(filters or {})
+    written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    page = environment.get_template(template.name).render(content, plotlyjs=get_plotlyjs(), written=written)
+    with replacing(path) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
+    return path
