@@ -34,7 +34,7 @@ def find(path: list[Path], *arguments: str, **environment: str) -> subprocess.Co
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """A folder whose Python ends with an error, as pyenv's do for versions that are not selected; one whose Python works."""
+    """A folder whose Python ends with an error, as pyenv's do for what is not selected; one whose Python works."""
     broken, working = tmp_path / "broken", tmp_path / "working"
     for folder in (broken, working):
         folder.mkdir()
