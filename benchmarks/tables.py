@@ -1,4 +1,4 @@
-"""Write the tables of measurements in README.md and docs/ (features, model, serving) from benchmarks/results.
+"""Write the tables of measurements, docs/tables/*.md, from benchmarks/results.
 
 python benchmarks/loop.py [--data FILE --dataset NAME] --json benchmarks/results/loop/NAME.json    # for each data set
 python benchmarks/train.py [--data FILE --dataset NAME] --json benchmarks/results/train/NAME.json  # for each data set
@@ -12,9 +12,8 @@ python benchmarks/tables.py
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from _environment import ROOT
@@ -23,33 +22,42 @@ from benchmarks._markdown import Found, Show, measured_on, table
 from benchmarks.request_path.tables import serving_tables, soak_table
 
 RESULTS = ROOT / "benchmarks" / "results"
+TABLES = ROOT / "docs" / "tables"
 
 
 def main() -> None:
-    loops = [json.loads(path.read_text()) for path in sorted((RESULTS / "loop").glob("*.json"))]
-    replace(ROOT / "README.md", loop_table(loops))
-    for name, show in (("train", train_table), ("aggregates", aggregates_table)):
-        found = [json.loads(path.read_text()) for path in sorted((RESULTS / name).glob("*.json"))]
-        if found:
-            replace(ROOT / "docs" / "model.md", show(found), f"measured: {name}")
-    serving = RESULTS / "serving.json"
-    if serving.exists():
-        replace(ROOT / "docs" / "serving.md", serving_tables(json.loads(serving.read_text())))
-    soak = RESULTS / "soak.json"
-    if soak.exists():
-        replace(ROOT / "docs" / "serving.md", soak_table(json.loads(soak.read_text())), "measured: soak")
-    features = RESULTS / "features.json"
-    if features.exists():
-        replace(ROOT / "docs" / "features.md", feature_tables(json.loads(features.read_text())))
+    for name, text in pages().items():
+        (TABLES / f"{name}.md").write_text(text)
 
 
-def replace(page: Path, table: str, marker: str = "measured") -> None:
-    """Put a table between a marker of a page and the end that follows it."""
-    begin, end = f"<!-- {marker} -->\n", "<!-- end -->"
-    text = page.read_text()
-    assert begin in text and end in text, f"{page.name} has lost its markers"
-    pattern = re.escape(begin) + ".*?" + re.escape(end)
-    page.write_text(re.sub(pattern, lambda _: begin + table + end, text, flags=re.DOTALL))
+@dataclass(frozen=True)
+class Page:
+    """One page of tables."""
+
+    title: str
+    explained_in: str
+    """Page of docs/ that says what is measured, and how."""
+    tables: Callable[[Any], str]
+    """Markdown of the figures of results/NAME.json, or of a list of those in results/NAME/, one for each data set."""
+
+
+def pages() -> dict[str, str]:
+    """Name and text of each page of tables."""
+    return {name: _text(name, page) for name, page in PAGES.items()}
+
+
+def _text(name: str, page: Page) -> str:
+    one_file = RESULTS / f"{name}.json"
+    if one_file.exists():
+        source, figures = one_file, json.loads(one_file.read_text())
+    else:
+        source = RESULTS / name
+        figures = [json.loads(path.read_text()) for path in sorted(source.glob("*.json"))]
+    return (
+        f"# {page.title}\n\n"
+        f"Written by `benchmarks/tables.py` from `{source.relative_to(ROOT)}`; do not edit. "
+        f"What is measured, and how: [{page.explained_in}](../{page.explained_in}).\n\n{page.tables(figures)}"
+    )
 
 
 def loop_table(results: Sequence[Found]) -> str:
@@ -323,6 +331,15 @@ def _ratio(found: Found | None, other: Found | None, digits: int = 0) -> str:
         return ""
     return f"{found['seconds'] / other['seconds']:,.{digits}f}"
 
+
+PAGES = {
+    "loop": Page("The whole loop", "summary.md", loop_table),
+    "train": Page("What training costs", "training.md", train_table),
+    "aggregates": Page("What Feast's aggregates add to a model", "model.md", aggregates_table),
+    "features": Page("The feature layer", "features.md", feature_tables),
+    "serving": Page("The request path", "serving.md", serving_tables),
+    "soak": Page("Five minutes of everything at once", "serving.md", soak_table),
+}
 
 if __name__ == "__main__":
     main()
