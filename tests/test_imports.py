@@ -59,6 +59,7 @@ ORDER = {
         "data_folder",
         "pipeline",
     ),
+    "serving.router": ("ops", "flow", "router", "http"),
 }
 
 
@@ -101,7 +102,7 @@ def test_nothing_inside_a_room_imports_what_stands_after_it(room: str) -> None:
     assert present - {"__init__", "__main__"} == set(order)
     for path in sorted((ROOT / package).rglob("*.py")):
         inner = _name(path).removeprefix(room).split(".")
-        if len(inner) < 2:  # the room itself
+        if len(inner) < 2 or inner[1] == "__main__":  # the room itself, and what starts it
             continue
         later = order[order.index(inner[1]) + 1 :]
         upward = {name for name in _imports(path) for part in later if f"{name}.".startswith(f"{room}.{part}.")}

@@ -67,9 +67,12 @@ def first_fault(error: ValidationError) -> str:
         error: What pydantic raised.
     """
     fault = error.errors(include_url=False)[0]
-    place = _place(fault["loc"])
-    if fault["type"] == "missing":
-        place, field = _place(fault["loc"][:-1]), fault["loc"][-1]
+    loc = fault["loc"]
+    if fault["type"].startswith("union_tag"):  # of a union whose field, "kind" for instance, says which model it is
+        loc = (*loc, fault["ctx"]["discriminator"].strip("'"))
+    place = _place(loc)
+    if fault["type"] in ("missing", "union_tag_not_found"):
+        place, field = _place(loc[:-1]), loc[-1]
         return f"{place + ': ' if place else ''}missing field {str(field)!r}"
     say = _WORDS.get(fault["type"])
     words = say(fault) if say else fault["msg"].removeprefix("Value error, ")
@@ -103,6 +106,11 @@ def _text(fault: ErrorDetails) -> str:
     return f"expected text, got {short(fault['input'])}{quotes}"
 
 
+def _count(fault: ErrorDetails, limit: str, what: str = "item") -> str:
+    number = fault["ctx"][limit]
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 _WORDS: Mapping[str, Callable[[ErrorDetails], str]] = {
     "string_type": _text,
     "float_type": _expected("a number"),
@@ -115,6 +123,16 @@ _WORDS: Mapping[str, Callable[[ErrorDetails], str]] = {
     "dict_type": _expected("a mapping"),
     "literal_error": lambda fault: (
         f"{short(fault['input'])} is not one of {fault['ctx']['expected'].replace(' or ', ', ').replace(chr(39), '')}"
+    ),
+    "union_tag_invalid": lambda fault: (
+        f"{fault['ctx']['tag']!r} is not one of {fault['ctx']['expected_tags'].replace(chr(39), '')}"
+    ),
+    "model_attributes_type": _expected("a mapping"),
+    "too_short": lambda fault: f"expected at least {_count(fault, 'min_length')}, got {fault['ctx']['actual_length']}",
+    "too_long": lambda fault: f"expected at most {_count(fault, 'max_length')}, got {fault['ctx']['actual_length']}",
+    "string_too_short": lambda fault: f"expected at least {_count(fault, 'min_length', 'character')}, got ''",
+    "string_too_long": lambda fault: (
+        f"expected at most {_count(fault, 'max_length', 'character')}, got {len(fault['input'])}"
     ),
     "greater_than": _bound("above", "gt"),
     "greater_than_equal": _bound("of at least", "ge"),

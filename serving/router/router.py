@@ -13,6 +13,7 @@ from serving.decision_log import Spool
 from serving.decision_log.shipper import Shipper
 from serving.ledger import Account, LedgerUnavailable, open_ledger
 from serving.router.flow import idempotency_cache
+from serving.router.flow.admission import Admission
 from serving.router.flow.arms import Arms
 from serving.router.flow.decider import Decider
 from serving.router.flow.drills import Drills
@@ -21,8 +22,6 @@ from serving.router.flow.outcomes import OutcomeIntake
 from serving.router.flow.pacer import Pacer
 from serving.router.flow.requests import DecisionRequest
 from serving.router.flow.settlement import Settler, reconcile
-from serving.router.http.auth import AuthError, authentication
-from serving.router.http.gateway import Gateway
 from serving.router.ops import metrics
 from serving.router.ops.health import Health
 from serving.router.ops.live_experiment import LiveExperiment
@@ -31,6 +30,7 @@ from serving.router.ops.shipping import open_sink
 
 log = logging.getLogger(__name__)
 
+_OUTCOME_SECONDS = 1.0  # deadline of a report of outcomes
 _TICK_SECONDS = 1.0  # between looks at the experiment file and the accounts
 _WARM_SECONDS = 5.0
 _SHIP_SECONDS = 3.0  # at the end, for what is not shipped yet
@@ -41,32 +41,30 @@ class Router:
     """The router without HTTP; `async with` opens and closes it.
 
     Args:
-        config: Settings.
+        settings: Settings.
         features: Where users are known, in place of the Feast repository of the settings.
 
     Raises:
         SettingsError, SpecError, ExperimentError, SpoolError: it can't start like this.
     """
 
-    def __init__(self, config: RouterSettings, features: FeatureSource | None = None) -> None:
-        self.spec = DatasetSpec.load(config.dataset)
-        uncapped = [channel for channel in self.spec.channels if channel not in config.cost_cap]
+    def __init__(self, settings: RouterSettings, features: FeatureSource | None = None) -> None:
+        self.spec = DatasetSpec.load(settings.dataset)
+        uncapped = [channel for channel in self.spec.channels if channel not in settings.cost_cap]
         if uncapped:
             raise SettingsError(f"cost_cap: no cost for {', '.join(uncapped)}")
-        seconds = config.deadline_ms / 1000
-        try:
-            admitted = authentication(config.auth)
-        except AuthError as error:
-            raise SettingsError(str(error)) from None
-        self.gateway = Gateway(admitted, config.max_body_bytes, config.max_in_flight, seconds)
-        self.drills = Drills() if config.drills else None
+        seconds = settings.deadline_ms / 1000
+        self.decision_admission = Admission(settings.max_in_flight, seconds)
+        # Outcomes wait for the disk and not for models: neither kind of request may take the place of the other.
+        self.outcome_admission = Admission(settings.max_in_flight, _OUTCOME_SECONDS)
+        self.drills = Drills() if settings.drills else None
         self.health = Health()
-        self.live = LiveExperiment(config.experiment, self.spec.channels)
-        self._features = FeatureReader(features or FeastSource(config.feature_repo, config.feature_service))
-        self.ledger = open_ledger(config.ledger, patience=seconds)
-        self.spool = Spool(config.spool, max_bytes=config.spool_max_bytes)
-        sink = open_sink(config, self.spool)
-        self.shipper = Shipper(self.spool, sink, config.keep_hours, self._open_reservations) if sink else None
+        self.live = LiveExperiment(settings.experiment, self.spec.channels)
+        self._features = FeatureReader(features or FeastSource(settings.feature_repo, settings.feature_service))
+        self.ledger = open_ledger(settings.ledger, patience=seconds)
+        self.spool = Spool(settings.spool, max_bytes=settings.spool_max_bytes)
+        sink = open_sink(settings, self.spool)
+        self.shipper = Shipper(self.spool, sink, settings.keep_hours, self._open_reservations) if sink else None
         self._arms = Arms(self.spec.channels)
         self._pool = ThreadPoolExecutor(_LEDGER_THREADS, thread_name_prefix="ledger")
         self._settler = Settler(self.ledger, self._pool)
@@ -74,7 +72,7 @@ class Router:
         self.decider = Decider(
             spec=self.spec,
             live=self.live,
-            cost_cap=config.cost_cap,
+            cost_cap=settings.cost_cap,
             seconds=seconds,
             features=self._features,
             arms=self._arms,
@@ -87,7 +85,7 @@ class Router:
             health=self.health,
         )
         self.outcomes = OutcomeIntake(self.spool, self._settler, seconds, self.decider.cache.forget)
-        self._reservation_ttl = config.reservation_ttl_hours * 3600
+        self._reservation_ttl = settings.reservation_ttl_hours * 3600
         self._accounts_due = True  # the accounts of the experiment in force are still to be defined
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -156,8 +154,8 @@ class Router:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
-            metrics.ADMISSION_LIMIT.set(self.gateway.decisions.limit)
-            metrics.IN_FLIGHT.set(self.gateway.decisions.inside)
+            metrics.ADMISSION_LIMIT.set(self.decision_admission.limit)
+            metrics.IN_FLIGHT.set(self.decision_admission.inside)
             try:
                 metrics.show_log(self.spool, self.shipper)
                 if await asyncio.to_thread(self.live.refresh) or self._accounts_due or not self.decider.may_spend:

@@ -23,6 +23,8 @@ from serving.ledger import Balance, Ledger
 from serving.router.flow.features import UserFeatures
 from serving.router.flow.requests import DecisionRequest
 from serving.router.http.app import RouterModel, install
+from serving.router.http.auth import authentication
+from serving.router.http.gateway import Gateway
 from serving.router.ops.settings import RouterSettings
 from serving.router.router import Router
 
@@ -151,7 +153,7 @@ def known_user() -> UserFeatures:
     return UserFeatures({f"hist_{k}": v for k, v in {**lists, **context}.items()}, {"age": "30-39"}, found=True)
 
 
-def write_config(folder: Path, endpoint: str, changes: dict[str, Any], **settings: Any) -> RouterSettings:
+def write_settings(folder: Path, endpoint: str, changes: dict[str, Any], **settings: Any) -> RouterSettings:
     """Write the three files that a router starts from."""
     SPEC.save(folder / "dataset.yaml")
     (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment(endpoint, **changes)))
@@ -189,6 +191,7 @@ class Harness:
 
     folder: Path
     router: Router
+    gateway: Gateway
     arm: FakeArm
     features: FakeFeatures
     client: httpx.AsyncClient
@@ -202,7 +205,7 @@ class Harness:
         return self.router.ledger
 
     async def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
-        app.state.router = self.router  # the application is shared: routers take turns
+        app.state.router, app.state.gateway = self.router, self.gateway  # the application is shared: they take turns
         kserve().register_model(RouterModel("ads", self.router))
         return await self.client.post(path, **(options or {"json": body}))
 
@@ -238,14 +241,16 @@ class Harness:
 async def running(folder: Path, changes: dict[str, Any] | None = None, **settings: Any) -> AsyncIterator[Harness]:
     """Start a router; `changes` go to the experiment file, `settings` to the router's."""
     arm, features = FakeArm(), FakeFeatures({"u1": known_user()})
-    config = write_config(folder, await arm.start(), changes or {}, **settings)
+    config = write_settings(folder, await arm.start(), changes or {}, **settings)
     kserve()
     try:
         async with Router(config, features) as router:
             transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
                 arm.asked.clear()
-                yield Harness(folder, router, arm, features, client)
+                limits = (router.decision_admission, router.outcome_admission)
+                gateway = Gateway(authentication(config.auth), config.max_body_bytes, *limits)
+                yield Harness(folder, router, gateway, arm, features, client)
     finally:
         await arm.stop()
 

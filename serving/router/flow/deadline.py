@@ -6,16 +6,14 @@ A stage that is quick leaves its time to the next ones; a stage that is slow can
 from __future__ import annotations
 
 import time
-from contextvars import ContextVar
 from typing import Literal
+
+from serving.router.flow.admission import CURRENT
 
 Stage = Literal["features", "model", "ledger", "log"]
 
 # The rest is for what a busy event loop adds to each stage, and for the answer's way out.
 _ENDS: dict[Stage, float] = {"features": 0.3, "model": 0.6, "ledger": 0.72, "log": 0.8}
-ARRIVED: ContextVar[float | None] = ContextVar("ARRIVED", default=None)
-"""When the request of this context was read (`time.perf_counter`): what it waited for room counts, too."""
-
 _LOG_NEEDS = 0.08  # of the deadline, even if nothing is left: a decision without a record is worth little
 
 
@@ -28,7 +26,8 @@ class Deadline:
 
     def __init__(self, seconds: float) -> None:
         now = time.perf_counter()
-        self._arrived = ARRIVED.get() or now
+        request = CURRENT.get()
+        self._arrived = request.arrived if request else now
         # Whoever had to wait for room has less for all stages, and not nothing for the first.
         self._seconds = max(seconds - (now - self._arrived), 0.0)
         self._start = now

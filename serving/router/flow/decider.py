@@ -14,7 +14,7 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.window.window import instance_from_history
 from serving.decision_log import Spool, SpoolUnavailable
 from serving.ledger import AlreadyReserved, Ledger, Wanted
-from serving.router.flow.admission import VISIT
+from serving.router.flow.admission import CURRENT
 from serving.router.flow.arms import ArmError, Arms
 from serving.router.flow.breaker import Breaker
 from serving.router.flow.deadline import Deadline
@@ -152,8 +152,8 @@ class Decider:
             metrics.DECISIONS.labels(decision.arm, str(decision.expose).lower()).inc()
             metrics.DECISION_LATENCY.labels(decision.arm).observe(deadline.elapsed())
             if decision.fault:
-                if (visit := VISIT.get()) is not None:
-                    visit.strained = True
+                if (admitted := CURRENT.get()) is not None:
+                    admitted.strained = True
                 metrics.FALLBACKS.labels(decision.arm, decision.fault).inc()
 
     async def _read_features(self, decisions: Sequence[PendingDecision], deadline: Deadline) -> None:

@@ -1,4 +1,4 @@
-"""Who may ask for decisions and report outcomes: whoever knows a token, or whom the proxy in front vouches for.
+"""Who may ask for decisions and report outcomes: whoever knows a token, or whoever the proxy in front has checked.
 
 ```yaml
 auth: {kind: token, file: /run/secrets/mtorl/token}           # Authorization: Bearer ...; each line is a valid token
@@ -6,95 +6,99 @@ auth: {kind: header, name: x-client-identity, values: [ads]}  # set by a proxy t
 auth: {kind: none}                                            # only where nobody else can reach the port
 ```
 
-The setting has no default: leaving authentication off is a decision that stands in the file. Tokens are read anew when
-their file changes (a Secret is rotated without a restart: write the new line first, remove the old one later).
+The setting has no default: a router without authentication must say so in its file. Tokens are read again when their
+file changes, so that a Secret is rotated without a restart: write the new line first, remove the old one later.
 """
 
 from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from serving.router.ops.settings import HeaderAuth, NoAuth, SettingsError, TokenAuth
 from serving.throttle import OncePerSecond
 
 log = logging.getLogger(__name__)
 log.addFilter(OncePerSecond())
 
 Headers = Iterable[tuple[bytes, bytes]]
-_LEAST_TOKEN = 16  # characters
-
-
-class AuthError(ValueError):
-    """The setting is wrong; the message names it."""
+_SHORTEST_TOKEN = 16  # characters
 
 
 class Authentication(Protocol):
-    """Tells callers apart."""
+    """Tells callers that are allowed from others."""
 
     hint: str
     """What a refused caller is told."""
 
     def admits(self, headers: Headers) -> bool:
-        """Whether a request with these headers (names in lower case) may come in."""
+        """Whether a request with these headers (names in lower case) is allowed."""
 
 
-class Nobody:
+class Everybody:
     """`kind: none`."""
 
     hint = ""
 
     def admits(self, headers: Headers) -> bool:
-        """Everybody."""
+        """Always."""
         return True
 
 
 class Tokens:
-    """`kind: token`."""
+    """`kind: token`.
+
+    Args:
+        file: A token on each line.
+
+    Raises:
+        SettingsError: There is no usable token in it.
+    """
 
     hint = "send Authorization: Bearer with a valid token"
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._seen: tuple[int, int] | None = None
+        self._version: tuple[int, int] | None = None
         self._tokens: tuple[bytes, ...] = ()
         self._refresh()
         if not self._tokens:
-            raise AuthError(f"auth.file: {file} holds no token of at least {_LEAST_TOKEN} characters")
+            raise SettingsError(f"auth.file: {file} holds no token of at least {_SHORTEST_TOKEN} characters")
 
     def _refresh(self) -> None:
-        """Look at the file; one that is gone or empty changes nothing, or a half-done rotation would lock all out."""
+        """Read the file if it changed. One that is gone or empty changes nothing: it may be a half-done rotation."""
         try:
-            found = self._file.stat()
-            if (seen := (found.st_mtime_ns, found.st_ino)) == self._seen:
+            status = self._file.stat()
+            version = status.st_mtime_ns, status.st_ino
+            if version == self._version:
                 return
             lines = [line.strip().encode() for line in self._file.read_text(encoding="utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             if self._tokens:
                 log.error("the tokens stay as they were: %s", error)
             return
-        self._seen = seen
-        tokens = tuple(line for line in lines if len(line) >= _LEAST_TOKEN)
+        self._version = version
+        tokens = tuple(line for line in lines if len(line) >= _SHORTEST_TOKEN)
         if tokens or not self._tokens:
             self._tokens = tokens
         else:
-            log.error("%s holds no token of at least %d characters: those before stay valid", self._file, _LEAST_TOKEN)
+            log.error("%s holds no token of %d characters or more: the tokens stay", self._file, _SHORTEST_TOKEN)
 
     def admits(self, headers: Headers) -> bool:
         """Compares with every token, each in constant time."""
-        self._refresh()  # a look at the file's date takes a microsecond
-        given = _one(headers, b"authorization")
-        kind, _, token = given.partition(b" ")
-        matches = [hmac.compare_digest(token.strip(), known) for known in self._tokens]
+        self._refresh()  # takes a microsecond: it asks for the file's date
+        kind, _, sent = _single(headers, b"authorization").partition(b" ")
+        matches = [hmac.compare_digest(sent.strip(), token) for token in self._tokens]
         return kind.lower() == b"bearer" and any(matches)
 
 
-class Header:
+class ProxyHeader:
     """`kind: header`."""
 
-    hint = "the proxy in front of the router did not vouch for you"
+    hint = "the proxy in front of the router did not identify you"
 
     def __init__(self, name: str, values: Iterable[str]) -> None:
         self._name = name.lower().encode()
@@ -102,48 +106,26 @@ class Header:
 
     def admits(self, headers: Headers) -> bool:
         """Compares with every value, each in constant time."""
-        given = _one(headers, self._name)
-        return any([hmac.compare_digest(given, known) for known in self._values])
+        sent = _single(headers, self._name)
+        return any([hmac.compare_digest(sent, value) for value in self._values])
 
 
-def authentication(settings: object) -> Authentication:
-    """Build what the setting `auth` says.
-
-    Args:
-        settings: A mapping, see the module.
+def authentication(settings: NoAuth | TokenAuth | HeaderAuth) -> Authentication:
+    """What the setting `auth` asks for.
 
     Raises:
-        AuthError: It is not one.
+        SettingsError: The file of tokens can't be used.
     """
-    if not isinstance(settings, Mapping) or "kind" not in settings:
-        raise AuthError("auth: expected a mapping with kind: token, header or none (see the manual of serving/router)")
-    kind, rest = settings["kind"], {key: value for key, value in settings.items() if key != "kind"}
-    if kind == "none":
-        _keys(kind, rest, set())
-        return Nobody()
-    if kind == "token":
-        _keys(kind, rest, {"file"})
-        if not isinstance(rest["file"], str) or not rest["file"]:
-            raise AuthError(f"auth.file: expected a path, got {rest['file']!r}")
-        return Tokens(Path(rest["file"]))
-    if kind == "header":
-        _keys(kind, rest, {"name", "values"})
-        name, values = rest["name"], rest["values"]
-        if not isinstance(name, str) or not name:
-            raise AuthError(f"auth.name: expected the name of a header, got {name!r}")
-        if not isinstance(values, list) or not values or not all(isinstance(value, str) and value for value in values):
-            raise AuthError(f"auth.values: expected a list of texts, got {values!r}")
-        return Header(name, values)
-    raise AuthError(f"auth.kind: {kind!r} is not one of token, header, none")
+    match settings:
+        case NoAuth():
+            return Everybody()
+        case TokenAuth():
+            return Tokens(settings.file)
+        case HeaderAuth():
+            return ProxyHeader(settings.name, settings.values)
 
 
-def _keys(kind: str, found: Mapping[str, Any], wanted: set[str]) -> None:
-    if set(found) != wanted:
-        expected = ", ".join(sorted(wanted)) or "nothing"
-        raise AuthError(f"auth: kind {kind} takes {expected} besides, got {', '.join(sorted(found)) or 'nothing'}")
-
-
-def _one(headers: Headers, name: bytes) -> bytes:
-    """The header's value; empty if it is absent, or there more than once: which one was meant is anybody's guess."""
+def _single(headers: Headers, name: bytes) -> bytes:
+    """The header's value; empty if it is absent, or there more than once: nobody knows which one was meant."""
     values = [value for key, value in headers if key == name]
     return values[0] if len(values) == 1 else b""

@@ -1,22 +1,20 @@
-"""What stands before every request: who may come in, how large it may be, and how many at once.
+"""What every request passes first: authentication, a limit to its size, and a limit to how many are worked on at once.
 
-ASGI middleware around KServe's application, so that KServe's own routes are behind it as well. Reading is free of
-charge (probes, `/metrics`, the model's description); everything that may change something has to prove who it is.
-A body is read here, up to a size and within a time, before anything works on it: a slow or endless one costs its own
-connection and nobody else's.
+ASGI middleware around KServe's application, so that KServe's own routes are behind it as well. GET needs no
+authentication for probes, `/metrics` and the model's description; whatever may change something does. A body is read
+here, up to a size and within a time, before anything works on it: a slow or endless one holds up its own connection
+and nobody else.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from time import perf_counter
 from typing import Any
 
 import orjson
 
 from serving.router.flow.admission import Admission, Saturated
-from serving.router.flow.deadline import ARRIVED
 from serving.router.http.auth import Authentication
 from serving.router.ops import metrics
 
@@ -27,32 +25,35 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _BODY_SECONDS = 5.0  # for a body to arrive
-_READERS = 256  # bodies that arrive at the same time: what they take of memory is bounded by this and the body's size
-_OPEN = ("/metrics", "/health/", "/v2/health/", "/v1/models", "/v2/models")  # GET needs no authentication here
+_MOST_READERS = 256  # bodies that arrive at the same time; with the size of a body, this bounds their memory
+_PUBLIC = ("/metrics", "/health/", "/v2/health/", "/v1/models", "/v2/models")  # GET needs no authentication here
 _OUTCOMES = "/v1/outcomes"
-_OUTCOME_SECONDS = 1.0
 
 
 class Gateway:
     """The rules of one router.
 
     Args:
-        authentication: Who may come in.
+        authentication: Who may send requests.
         max_body_bytes: Largest body.
-        max_in_flight: Most requests at work at once.
-        seconds: Deadline of a decision.
+        decisions: How many requests for decisions may be worked on.
+        outcomes: How many reports of outcomes.
+
+    Attributes:
+        readers: Bodies that are arriving.
     """
 
-    def __init__(self, authentication: Authentication, max_body_bytes: int, max_in_flight: int, seconds: float) -> None:
+    def __init__(
+        self, authentication: Authentication, max_body_bytes: int, decisions: Admission, outcomes: Admission
+    ) -> None:
         self.authentication = authentication
         self.max_body_bytes = max_body_bytes
-        self.decisions = Admission(max_in_flight, seconds)
-        # Outcomes wait for the disk and not for models: they must not take the place of decisions, nor the other way.
-        self.outcomes = Admission(max_in_flight, _OUTCOME_SECONDS)
+        self.decisions = decisions
+        self.outcomes = outcomes
         self.readers = 0
 
     def admission(self, path: str) -> Admission:
-        """Whose turn it is."""
+        """The limit that a request falls under."""
         return self.outcomes if path == _OUTCOMES else self.decisions
 
 
@@ -63,37 +64,35 @@ class _Refused(Exception):
 
 
 class GatewayMiddleware:
-    """Applies the rules of the router that the application holds in its state."""
+    """Applies the rules of the gateway that the application holds in its state."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the request through, or answer it."""
+        """Pass the request on, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        gateway: Gateway = scope["app"].state.router.gateway
+        gateway: Gateway = scope["app"].state.gateway
         try:
-            await self._let_in(gateway, scope, receive, send)
+            await self._pass_on(gateway, scope, receive, send)
         except _Refused as refusal:
             metrics.REFUSED.labels(str(refusal.status)).inc()
             await _answer(send, refusal)
 
-    async def _let_in(self, gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _pass_on(self, gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope["path"], scope["method"]
         reads = method in ("GET", "HEAD")
-        if not (reads and (path == "/" or path.startswith(_OPEN))) and not gateway.authentication.admits(
-            scope["headers"]
-        ):
-            raise _Refused(401, "who are you? " + gateway.authentication.hint, ("www-authenticate", "Bearer"))
+        public = reads and (path == "/" or path.startswith(_PUBLIC))
+        if not public and not gateway.authentication.admits(scope["headers"]):
+            raise _Refused(401, "not authenticated: " + gateway.authentication.hint, ("www-authenticate", "Bearer"))
         if reads:
             await self._app(scope, receive, send)
             return
         body = await _read(gateway, scope, receive)
-        ARRIVED.set(perf_counter())
         try:
-            async with gateway.admission(path).one():
+            async with gateway.admission(path).admit():
                 await self._app(scope, _replay(body, receive), send)
         except Saturated as error:
             raise _Refused(429, f"saturated: {error}; come again later", ("retry-after", "1")) from None
@@ -104,7 +103,7 @@ async def _read(gateway: Gateway, scope: Scope, receive: Receive) -> bytes:
     length = dict(scope["headers"]).get(b"content-length", b"0")
     if length.isdigit() and int(length) > gateway.max_body_bytes:
         raise too_large
-    if gateway.readers >= _READERS:
+    if gateway.readers >= _MOST_READERS:
         raise _Refused(429, f"{gateway.readers} bodies are arriving; come again later", ("retry-after", "1"))
     gateway.readers += 1
     try:
@@ -127,14 +126,14 @@ async def _read(gateway: Gateway, scope: Scope, receive: Receive) -> bytes:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Give the body that was read, then whatever else comes (a disconnect)."""
-    given = False
+    """Hand on the body that was read, then whatever else comes (a disconnect)."""
+    delivered = False
 
     async def again() -> Message:
-        nonlocal given
-        if given:
+        nonlocal delivered
+        if delivered:
             return await receive()
-        given = True
+        delivered = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again

@@ -1,4 +1,4 @@
-"""v2 over gRPC: KServe's own service, behind the gateway that HTTP goes through.
+"""Protocol v2 over gRPC: KServe's own service, behind the same gateway as HTTP.
 
 KServe's server takes no interceptors, listens on every address, and answers INTERNAL to what can't be decoded; this one
 is put together from its parts. A message is limited by gRPC itself; authentication reads the call's metadata.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from time import perf_counter
 from typing import Any
 
 import grpc
@@ -17,17 +16,16 @@ from grpc import aio
 
 from serving.kserve_sdk import InferenceServicer, InvalidInput, ModelNotFound, add_inference_service
 from serving.router.flow.admission import Saturated
-from serving.router.flow.deadline import ARRIVED
 from serving.router.http.gateway import Gateway
 from serving.router.ops import metrics
 
 log = logging.getLogger(__name__)
 
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
-_OPEN = ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata")
+_PUBLIC = ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata")
 _CLIENTS_FAULT = (InvalidInput, KeyError, TypeError, ValueError, AttributeError, IndexError)
 _GRACE_SECONDS = 5.0
-_MOST_RPCS = 256  # messages are read before anybody knows who sends them
+_MOST_RPCS = 256  # gRPC reads a message before the caller is authenticated
 
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]]
 
@@ -39,29 +37,28 @@ class _Interceptor(aio.ServerInterceptor):
         self._gateway = gateway
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
-        """Put a guarded handler in the place of the service's own."""
+        """Put a handler that applies the rules in the place of the service's own."""
         name = details.method.rpartition("/")[2]
         if details.method == _INFER:
             handler = await continuation(details)
-            guarded = self._guarded(handler.unary_unary, details)
-        elif name in _OPEN:
+            checked = self._checked(handler.unary_unary, details)
+        elif name in _PUBLIC:
             return await continuation(details)
         else:  # loading and unloading models, among others
             handler = await continuation(details)
-            guarded = _unknown
+            checked = _unknown
         if handler is None or handler.unary_unary is None:
             return handler
-        return grpc.unary_unary_rpc_method_handler(guarded, handler.request_deserializer, handler.response_serializer)
+        return grpc.unary_unary_rpc_method_handler(checked, handler.request_deserializer, handler.response_serializer)
 
-    def _guarded(self, infer: Any, details: grpc.HandlerCallDetails) -> Any:
+    def _checked(self, infer: Any, details: grpc.HandlerCallDetails) -> Any:
         async def handle(request: Any, context: aio.ServicerContext) -> Any:
             headers = [(key.encode(), _bytes(value)) for key, value in details.invocation_metadata]
             if not self._gateway.authentication.admits(headers):
                 metrics.REFUSED.labels("401").inc()
                 await context.abort(grpc.StatusCode.UNAUTHENTICATED, self._gateway.authentication.hint)
-            ARRIVED.set(perf_counter())
             try:
-                async with self._gateway.decisions.one():
+                async with self._gateway.decisions.admit():
                     return await infer(request, context)
             except Saturated as error:
                 metrics.REFUSED.labels("429").inc()
@@ -89,11 +86,11 @@ class GrpcServer:
     Args:
         server: KServe's, for its models.
         gateway: The rules.
-        host: To listen on.
-        port: Likewise; 0 takes a free one.
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
 
     Attributes:
-        port: That it listens on.
+        port: The port that it listens on.
     """
 
     def __init__(self, server: Any, gateway: Gateway, host: str, port: int) -> None:

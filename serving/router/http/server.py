@@ -13,6 +13,8 @@ import uvloop
 from serving.kserve_sdk import Server, app, quiet
 from serving.router.flow.features import FeatureSource
 from serving.router.http.app import RouterModel, install
+from serving.router.http.auth import authentication
+from serving.router.http.gateway import Gateway
 from serving.router.http.grpc_server import GrpcServer
 from serving.router.ops.settings import RouterSettings
 from serving.router.router import Router
@@ -20,25 +22,28 @@ from serving.router.router import Router
 _GRACE_SECONDS = 10
 
 
-def serve(config: RouterSettings, features: FeatureSource | None = None) -> None:
+def serve(settings: RouterSettings, features: FeatureSource | None = None) -> None:
     """Serve until SIGTERM or SIGINT; then finish what is in flight, flush the log and return.
 
     Args:
-        config: Settings.
+        settings: Settings.
         features: In place of the Feast repository of the settings.
     """
     quiet()
-    router = Router(config, features)
-    app.state.router = router
-    install(app, config.model_name)
-    _Server(config, router).start([RouterModel(config.model_name, router)])
+    allowed = authentication(settings.auth)
+    router = Router(settings, features)
+    gateway = Gateway(allowed, settings.max_body_bytes, router.decision_admission, router.outcome_admission)
+    app.state.router, app.state.gateway = router, gateway
+    install(app, settings.model_name)
+    _Server(settings, router, gateway).start([RouterModel(settings.model_name, router)])
 
 
 class _Server(Server):
-    def __init__(self, config: RouterSettings, router: Router) -> None:
-        super().__init__(config.host, config.port, _GRACE_SECONDS)
+    def __init__(self, settings: RouterSettings, router: Router, gateway: Gateway) -> None:
+        super().__init__(settings.host, settings.port, _GRACE_SECONDS)
         self._router = router
-        self._grpc_port = config.grpc_port
+        self._gateway = gateway
+        self._grpc_port = settings.grpc_port
 
     def register_signal_handler(self) -> None:
         # KServe's own handler does nothing useful before uvicorn listens, and uvicorn puts back what it finds here.
@@ -58,8 +63,8 @@ class _Server(Server):
             gc.freeze()
             async with contextlib.AsyncExitStack() as stack:
                 if self._grpc_port is not None:
-                    gateway = self._router.gateway
-                    grpc = await stack.enter_async_context(GrpcServer(self, gateway, self._host, self._grpc_port))
+                    server = GrpcServer(self, self._gateway, self._host, self._grpc_port)
+                    grpc = await stack.enter_async_context(server)
                     print(f"router speaks gRPC on port {grpc.port}", flush=True)
                 announcing = asyncio.create_task(self._announce())
                 await super()._serve()

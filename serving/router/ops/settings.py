@@ -1,152 +1,139 @@
-"""The router's settings: one YAML, read at start.
+"""The router's settings: one YAML file, read at the start.
 
 ```yaml
 port: 8080
-experiment: experiment.yaml      # re-read when it changes; relative paths start at this file's folder
+experiment: experiment.yaml      # read again when it changes; relative paths start at this file's folder
 dataset: dataset.yaml
 feature_repo: features           # folder with feature_store.yaml
-ledger: ledger.sqlite            # or redis://host:6379/0?name=ads, with its password in MTORL_LEDGER_PASSWORD;
-                                 # the variable MTORL_LEDGER comes first
-spool: spool
-cost_cap: {search: 0.6, video: 0.05}     # highest possible cost of an exposure: what is reserved
-auth: {kind: token, file: token.txt}     # who may come in: see auth.py; {kind: none} only where nobody else can
-reservation_ttl_hours: 24        # a reservation of which no cost was reported by then is given back
-sink: http://collector/events    # where the log is shipped to, or a folder for Parquet files; K_SINK comes first
+ledger: ledger.sqlite            # or redis://host:6379/0?name=ads, with its password in MTORL_LEDGER_PASSWORD
+spool: spool                     # folder of the decision log
+cost_cap: {search: 0.6, video: 0.05}     # highest possible cost of an exposure: this much is reserved for it
+auth: {kind: token, file: token.txt}     # who may send requests; see http/auth.py
+sink: http://collector/events    # where the log is shipped to, or a folder for Parquet files
 ```
+
+The environment variables MTORL_LEDGER and MTORL_SINK replace `ledger` and `sink`; K_SINK, which Knative sets, comes
+before both forms of `sink`. All settings, with their types: docs/schemas/router-settings.json.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
+from pydantic import Field, PlainValidator, ValidationError, ValidationInfo
+from pydantic_core import PydanticCustomError
 
+from mtorl.runtime.validation import FromList, StrictModel, Text, first_fault, short
 from serving.decision_log.spool import MAX_BYTES
 from serving.ledger import locate
-
-_PATHS = ("experiment", "dataset", "feature_repo", "spool")
 
 
 class SettingsError(ValueError):
     """A setting is wrong; the message names it."""
 
 
-@dataclass(frozen=True)
-class RouterSettings:
+def _path(value: Any, info: ValidationInfo) -> Path:
+    if not isinstance(value, str) or not value.strip():
+        raise PydanticCustomError("path", "expected a path, got {value}", {"value": short(value)})
+    return (_folder(info) / value).absolute()
+
+
+def _ledger(value: Any, info: ValidationInfo) -> Path | str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"expected a path or the URL of a Redis, got {short(value)}")
+    locate(value)  # raises ValueError for a URL that names no ledger
+    return value if "://" in value else (_folder(info) / value).absolute()
+
+
+def _sink(value: Any, info: ValidationInfo) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"expected a URL or a folder, got {short(value)}")
+    if "://" not in value:
+        return str((_folder(info) / value).absolute())
+    if not value.startswith(("http://", "https://")):
+        raise ValueError(f"expected an http or https URL, got {short(value)}")
+    return value
+
+
+def _folder(info: ValidationInfo) -> Path:
+    """Relative paths start here: at the folder of the settings file."""
+    return Path((info.context or {}).get("folder", "."))
+
+
+PathSetting = Annotated[Path, PlainValidator(_path, json_schema_input_type=str)]
+PortSetting = Annotated[int, Field(ge=0, lt=65536)]
+
+
+class NoAuth(StrictModel):
+    """Everybody may send requests."""
+
+    kind: Literal["none"]
+
+
+class TokenAuth(StrictModel):
+    """Whoever sends one of the tokens in the file, a line each."""
+
+    kind: Literal["token"]
+    file: PathSetting
+
+
+class HeaderAuth(StrictModel):
+    """Whoever has one of these values in a header, which a proxy in front of the router sets."""
+
+    kind: Literal["header"]
+    name: Text
+    values: Annotated[tuple[Text, ...], FromList, Field(min_length=1)]
+
+
+class RouterSettings(StrictModel):
     """Settings of one router process."""
 
-    port: int  # 0 takes a free one
-    experiment: Path
-    dataset: Path
-    feature_repo: Path
-    ledger: Path | str  # a str is the URL of a Redis
-    spool: Path
-    cost_cap: Mapping[str, float]
-    auth: Mapping[str, Any]
-    feature_service: str = "ad_decision_v1"
-    deadline_ms: float = 50.0  # for a decision, all stages together
-    reservation_ttl_hours: float = 24.0  # longer than a cost may take to be reported
-    model_name: str = "ads"
-    host: str = "127.0.0.1"  # 0.0.0.0 in a container
-    grpc_port: int | None = None  # v2 over gRPC as well; none: REST alone
-    max_body_bytes: int = 1 << 20  # larger requests are refused
-    max_in_flight: int = 64  # requests at work at once; the others are asked to come again
-    drills: bool = False  # faults can be made on purpose, at /v1/drills
-    sink: str | None = None  # URL or folder; None: the log stays in the spool, for good
-    keep_hours: float = 168.0  # age at which the spool may forget what is shipped
-    spool_max_bytes: int = MAX_BYTES  # beyond it decisions take the default action, and outcomes are to be sent again
-
-    def __post_init__(self) -> None:
-        for name in ("port", "grpc_port"):
-            value = getattr(self, name)
-            if not (name == "grpc_port" and value is None) and not (_is_whole(value) and 0 <= value < 65536):
-                raise SettingsError(f"{name}: expected a number between 0 and 65535, got {value!r}")
-        for name in ("max_body_bytes", "max_in_flight"):
-            if not _is_whole(getattr(self, name)) or getattr(self, name) < 1:
-                raise SettingsError(f"{name}: expected a whole number of at least 1, got {getattr(self, name)!r}")
-        if not isinstance(self.drills, bool):
-            raise SettingsError(f"drills: expected true or false, got {self.drills!r}")
-        for name in _PATHS:
-            if not isinstance(getattr(self, name), Path):
-                raise SettingsError(f"{name}: expected a path, got {getattr(self, name)!r}")
-        try:
-            if not isinstance(self.ledger, Path | str) or not str(self.ledger):
-                raise ValueError(f"expected a path or the URL of a Redis, got {self.ledger!r}")
-            locate(self.ledger)
-        except ValueError as error:
-            raise SettingsError(f"ledger: {error}") from None
-        for name in ("feature_service", "model_name", "host"):
-            if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                raise SettingsError(f"{name}: expected text, got {getattr(self, name)!r}")
-        for name in ("deadline_ms", "reservation_ttl_hours"):
-            if not _is_number(getattr(self, name)) or getattr(self, name) <= 0:
-                raise SettingsError(f"{name}: expected a number above 0, got {getattr(self, name)!r}")
-        if self.sink is not None and (not isinstance(self.sink, str) or not self.sink):
-            raise SettingsError(f"sink: expected a URL or a folder, got {self.sink!r}")
-        if self.sink and "://" in self.sink and not self.sink.startswith(("http://", "https://")):
-            raise SettingsError(f"sink: expected an http or https URL, got {self.sink!r}")
-        if not _is_number(self.keep_hours) or self.keep_hours < 0:
-            raise SettingsError(f"keep_hours: expected a number of at least 0, got {self.keep_hours!r}")
-        size = self.spool_max_bytes
-        if isinstance(size, bool) or not isinstance(size, int) or size <= 0:
-            raise SettingsError(f"spool_max_bytes: expected a number above 0, got {size!r}")
-        if not isinstance(self.cost_cap, Mapping) or not self.cost_cap:
-            raise SettingsError(f"cost_cap: expected a cost for each channel, got {self.cost_cap!r}")
-        for channel, cap in self.cost_cap.items():
-            if not isinstance(channel, str) or not _is_number(cap) or cap < 0:
-                raise SettingsError(f"cost_cap: expected a number of at least 0 for {channel!r}, got {cap!r}")
+    port: PortSetting  # 0 takes a free one
+    experiment: PathSetting
+    dataset: PathSetting
+    feature_repo: PathSetting
+    ledger: Annotated[Path | str, PlainValidator(_ledger, json_schema_input_type=str)]  # str: the URL of a Redis
+    spool: PathSetting
+    cost_cap: dict[Text, Annotated[float, Field(ge=0)]] = Field(min_length=1)  # channel -> currency units
+    auth: Annotated[NoAuth | TokenAuth | HeaderAuth, Field(discriminator="kind")]
+    feature_service: Text = "ad_decision_v1"
+    deadline_ms: float = Field(50.0, gt=0)  # of a decision, for all stages together
+    reservation_ttl_hours: float = Field(24.0, gt=0)  # longer than a cost may take to be reported
+    model_name: Text = "ads"
+    host: Text = "127.0.0.1"  # 0.0.0.0 in a container
+    grpc_port: PortSetting | None = None  # of protocol v2 over gRPC; None: HTTP alone
+    max_body_bytes: int = Field(1 << 20, ge=1)  # larger requests are refused
+    max_in_flight: int = Field(64, ge=1)  # requests that are worked on at once; the others are asked to come again
+    drills: bool = False  # whether faults can be injected, at /v1/drills
+    sink: Annotated[str | None, PlainValidator(_sink, json_schema_input_type=str | None)] = None  # None: not shipped
+    keep_hours: float = Field(168.0, ge=0)  # age at which the spool may forget what is shipped
+    spool_max_bytes: int = Field(MAX_BYTES, ge=1)  # beyond it, decisions take the default action and outcomes get 503
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read the settings.
 
+        Args:
+            path: The YAML file.
+
         Raises:
-            SettingsError: the file can't be read, is not YAML, or a setting is wrong.
+            SettingsError: The file can't be read, is not YAML, or a setting is wrong.
         """
         path = Path(path)
         try:
             data = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise SettingsError(f"{path}: cannot read the router's settings: {error}") from error
+        if isinstance(data, Mapping):
+            from_environment = {name: os.environ.get(f"MTORL_{name.upper()}") for name in ("ledger", "sink")}
+            data = {**data, **{name: value for name, value in from_environment.items() if value}}
         try:
-            return cls(**_settings(data, cls, path.parent))
-        except SettingsError as error:
-            raise SettingsError(f"{path}: {error}") from None
-
-
-def _settings(data: object, cls: type[RouterSettings], folder: Path) -> dict[str, Any]:
-    if not isinstance(data, Mapping):
-        raise SettingsError(f"expected a mapping of settings, got {data!r}")
-    known = {f.name: f.default is MISSING for f in fields(cls)}
-    for name in data:
-        if name not in known:
-            raise SettingsError(f"unknown setting {name!r}; known: {', '.join(known)}")
-    for name, required in known.items():
-        if required and name not in data:
-            raise SettingsError(f"missing setting {name!r}")
-    for name in ("ledger", "sink"):
-        if value := os.environ.get(f"MTORL_{name.upper()}"):
-            data = {**data, name: value}
-    found = {k: (folder / v).absolute() if _is_path(k, v) else v for k, v in data.items()}
-    if isinstance(found["auth"], Mapping) and isinstance(found["auth"].get("file"), str):
-        found["auth"] = {**found["auth"], "file": str((folder / found["auth"]["file"]).absolute())}
-    if isinstance(found.get("sink"), str) and found["sink"] and "://" not in found["sink"]:
-        found["sink"] = str((folder / found["sink"]).absolute())
-    return found
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_path(name: str, value: object) -> bool:
-    return isinstance(value, str) and (name in _PATHS or (name == "ledger" and value != "" and "://" not in value))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            return cls.model_validate(data, context={"folder": path.parent})
+        except ValidationError as error:
+            raise SettingsError(f"{path}: {first_fault(error)}") from None

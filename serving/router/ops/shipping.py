@@ -11,15 +11,15 @@ from serving.decision_log.sink import Sink
 from serving.router.ops.settings import RouterSettings
 
 
-def open_sink(config: RouterSettings, spool: Spool) -> Sink | None:
+def open_sink(settings: RouterSettings, spool: Spool) -> Sink | None:
     """The sink of a router's spool."""
-    source = f"/mtorl/router/{config.model_name}"
+    source = f"/mtorl/router/{settings.model_name}"
     if url := os.environ.get("K_SINK"):
         return HttpSink(url, source, largest=1)  # a broker of Knative takes events one by one
-    if config.sink is None:
+    if settings.sink is None:
         return None
-    if "://" in config.sink:
-        return HttpSink(config.sink, source)
+    if "://" in settings.sink:
+        return HttpSink(settings.sink, source)
     from serving.decision_log.parquet_sink import ParquetSink  # DuckDB, which a router with a URL never loads
 
-    return ParquetSink(Path(config.sink), spool.identity)
+    return ParquetSink(Path(settings.sink), spool.identity)

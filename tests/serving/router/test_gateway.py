@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
-from serving.router.flow.admission import VISIT, Admission, Saturated
+from serving.router.flow.admission import CURRENT, Admission, Saturated
 from serving.router.flow.idempotency_cache import SECONDS, IdempotencyCache, prediction_of
-from serving.router.http.auth import AuthError, Header, Tokens, authentication
+from serving.router.http.auth import ProxyHeader, Tokens
 from serving.router.http.grpc_server import GrpcServer
 from serving.router.ops.settings import SettingsError
-from tests.serving.router_fixtures import CONTEXT, Harness, instance, kserve, running, sample, write_config
+from tests.serving.router_fixtures import CONTEXT, Harness, instance, kserve, running, sample, write_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
 
@@ -94,7 +94,7 @@ def test_a_token_is_rotated_without_a_restart_and_never_by_accident(tmp_path: Pa
 
 
 def test_a_proxy_vouches_by_a_header() -> None:
-    header = Header("X-Client", ["ads"])
+    header = ProxyHeader("X-Client", ["ads"])
     assert header.admits([(b"x-client", b"ads")])
     assert not header.admits([(b"x-client", b"other")]) and not header.admits([])
     assert not header.admits([(b"x-client", b"ads"), (b"x-client", b"ads")])
@@ -103,22 +103,30 @@ def test_a_proxy_vouches_by_a_header() -> None:
 @pytest.mark.parametrize(
     ("auth", "message"),
     [
-        (None, "auth: expected a mapping with kind"),
-        ({"kind": "magic"}, "auth.kind: 'magic' is not one of token, header, none"),
-        ({"kind": "none", "file": "x"}, "kind none takes nothing besides"),
-        ({"kind": "token"}, "kind token takes file besides"),
-        ({"kind": "token", "file": "absent"}, "holds no token"),
-        ({"kind": "header", "name": "x", "values": []}, "auth.values"),
+        (None, "auth: expected a mapping, got None"),
+        ({}, "auth: missing field 'kind'"),
+        ({"kind": "magic"}, "auth.kind: 'magic' is not one of none, token, header"),
+        ({"kind": "none", "file": "x"}, "auth.none: unknown field 'file'; known: kind"),
+        ({"kind": "token"}, "auth.token: missing field 'file'"),
+        ({"kind": "token", "file": 3}, "auth.token.file: expected a path, got 3"),
+        ({"kind": "header", "name": "x", "values": []}, "auth.header.values: expected at least 1 item, got 0"),
     ],
 )
 def test_a_wrong_auth_setting_is_named(tmp_path: Path, auth: Any, message: str) -> None:
-    with pytest.raises(AuthError, match=message):
-        authentication(auth)
+    with pytest.raises(SettingsError, match=message):
+        write_settings(tmp_path, "http://x", {}, auth=auth)
+
+
+def test_a_file_without_a_token_is_named(tmp_path: Path) -> None:
+    for file in (tmp_path / "absent", tmp_path / "short"):
+        (tmp_path / "short").write_text("short\n")
+        with pytest.raises(SettingsError, match=f"auth.file: {file} holds no token of at least 16 characters"):
+            Tokens(file)
 
 
 def test_authentication_is_never_off_by_default(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="missing setting 'auth'"):
-        settings = write_config(tmp_path, "http://x", {})
+    with pytest.raises(SettingsError, match="missing field 'auth'"):
+        settings = write_settings(tmp_path, "http://x", {})
         text = (tmp_path / "router.yaml").read_text().replace("auth:\n  kind: none\n", "")
         (tmp_path / "router.yaml").write_text(text)
         type(settings).load(tmp_path / "router.yaml")
@@ -136,7 +144,7 @@ def test_a_large_or_endless_body_is_refused_before_it_is_read(tmp_path: Path) ->
         for content in (b"x" * 5000, endless()):
             response = await h.post("/v1/models/ads:predict", None, content=content)
             assert response.status_code == 413 and "larger than 4096 bytes" in response.json()["error"]
-        assert h.router.gateway.readers == 0
+        assert h.gateway.readers == 0
         assert (await h.predict())[0]["expose"]
 
     run(scenario, tmp_path, max_body_bytes=4096)
@@ -151,7 +159,7 @@ def test_a_body_that_does_not_come_costs_its_own_connection(tmp_path: Path, monk
 
     async def scenario(h: Harness) -> None:
         response = await h.post("/v1/models/ads:predict", None, content=slow())
-        assert response.status_code == 408 and h.router.gateway.readers == 0
+        assert response.status_code == 408 and h.gateway.readers == 0
 
     run(scenario, tmp_path)
 
@@ -162,14 +170,14 @@ def test_who_is_too_many_is_told_to_come_again(tmp_path: Path, monkeypatch: pyte
     async def scenario(h: Harness) -> None:
         h.arm.mode = "slow"
         waiting = [asyncio.create_task(h.post("/v1/models/ads:predict", BODY)) for _ in range(3)]
-        await h.until(lambda: h.router.gateway.decisions.inside == 3)
+        await h.until(lambda: h.gateway.decisions.inside == 3)
         refused = await h.post("/v1/models/ads:predict", BODY)
         assert refused.status_code == 429 and refused.headers["retry-after"] == "1"
         # Outcomes have room of their own.
         event = {"event_id": "e", "decision_id": "d", "kind": "click", "value": 1, "event_time": "2026-01-01T00:00:00Z"}
         assert (await h.post("/v1/outcomes", {"outcomes": [event]})).status_code == 200
         assert [(await answer).status_code for answer in waiting] == [200] * 3
-        assert h.router.gateway.decisions.inside == 0
+        assert h.gateway.decisions.inside == 0
         h.arm.mode = "ok"
         assert (await h.predict())[0]["expose"]
 
@@ -194,7 +202,7 @@ def test_never_more_than_the_limit_and_the_limit_stays_within_bounds(
             admission = Admission(most, 0.1)
 
             async def guest(end: asyncio.Event) -> None:
-                async with admission.one():
+                async with admission.admit():
                     await end.wait()
 
             tasks = []
@@ -227,7 +235,7 @@ def test_who_finds_no_room_waits_in_turn_and_not_for_long() -> None:
         end = asyncio.Event()
 
         async def guest(name: str) -> None:
-            async with admission.one():
+            async with admission.admit():
                 order.append(name)
                 await end.wait()
 
@@ -257,8 +265,8 @@ def test_who_finds_no_room_waits_in_turn_and_not_for_long() -> None:
 def test_whoever_is_sent_away_and_gone_at_once_had_no_place() -> None:
     async def scenario() -> None:
         admission = Admission(1, 0.05)
-        async with admission.one():
-            late = asyncio.create_task(admission.one().__aenter__())
+        async with admission.admit():
+            late = asyncio.create_task(admission.admit().__aenter__())
             await asyncio.sleep(0)
             _, turn = admission._waiting.popleft()
             turn.set_exception(Saturated("too late"))
@@ -280,7 +288,7 @@ def test_the_limit_falls_when_answers_are_late_and_rises_again() -> None:
             async def together(count: int, seconds: float) -> None:
                 async with AsyncExitStack() as guests:
                     for _ in range(count):
-                        await guests.enter_async_context(admission.one())
+                        await guests.enter_async_context(admission.admit())
                     clock[0] += seconds
                 clock[0] += 0.001
 
@@ -310,11 +318,11 @@ def test_strain_lowers_the_limit_only_where_others_wait_and_not_far(monkeypatch:
         admission.limit = 40.0
 
         async def strained() -> None:
-            async with admission.one():
+            async with admission.admit():
                 await asyncio.sleep(0)
-                visit = VISIT.get()
-                assert visit is not None
-                visit.strained = True
+                request = CURRENT.get()
+                assert request is not None
+                request.strained = True
 
         await asyncio.gather(*(strained() for _ in range(30)))
         assert admission.limit == 40
@@ -336,7 +344,7 @@ def test_slow_answers_are_a_strain(monkeypatch: pytest.MonkeyPatch) -> None:
             end = asyncio.Event()
 
             async def guest() -> None:
-                async with admission.one():
+                async with admission.admit():
                     await end.wait()
 
             tasks = [asyncio.create_task(guest()) for _ in range(guests)]
@@ -520,7 +528,7 @@ def test_a_caller_that_gives_up_leaves_a_record_and_harms_nobody(tmp_path: Path)
         await h.router.decider.drain()
         assert len({r["decision_id"] for r in h.records()}) == len(h.ledger.open_reservations()) == len(h.records())
         assert not h.router.decider.cache._coming
-        await h.until(lambda: h.router.gateway.decisions.inside == 0)
+        await h.until(lambda: h.gateway.decisions.inside == 0)
         (again,) = await h.predict(instance(request_id="r1"))
         assert again == answer.json()["predictions"][0]
 
@@ -631,7 +639,7 @@ def test_grpc_goes_through_the_same_door(tmp_path: Path) -> None:
     async def scenario(h: Harness) -> None:
         await h.post("/v1/models/ads:predict", BODY)  # registers the model
         async with (
-            GrpcServer(kserve(), h.router.gateway, "127.0.0.1", 0) as server,
+            GrpcServer(kserve(), h.gateway, "127.0.0.1", 0) as server,
             grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
         ):
             stub = GRPCInferenceServiceStub(channel)
@@ -655,7 +663,7 @@ def test_grpc_goes_through_the_same_door(tmp_path: Path) -> None:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="ads"))
             assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
-            h.router.gateway.decisions.limit = 0
+            h.gateway.decisions.limit = 0
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stub.ModelInfer(tensors(**good), metadata=metadata)
             assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -47,7 +47,7 @@ from tests.serving.router_fixtures import (
     instance,
     running,
     sample,
-    write_config,
+    write_settings,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -917,7 +917,7 @@ def test_a_fault_that_strikes_every_request_is_logged_once_a_second(caplog: pyte
 )
 def test_a_wrong_setting_is_named(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        write_config(tmp_path, "http://x", {}, **settings)
+        write_settings(tmp_path, "http://x", {}, **settings)
 
 
 def test_a_missing_setting_is_named(tmp_path: Path) -> None:
@@ -947,7 +947,7 @@ class Process:
         self.arm = FakeArm()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        self.config = write_config(
+        self.config = write_settings(
             folder, self._in_thread(self.arm.start()), {}, deadline_ms=5000, port=free_ports(1)[0]
         )
 
@@ -1068,7 +1068,7 @@ def _until_it_dies(process: Process, worker: int) -> None:
 @pytest.mark.integration
 @pytest.mark.parametrize(("changes", "message"), [({"stage": "9%"}, "stage"), ({}, "feature_repo")])
 def test_a_router_that_cannot_start_says_why(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    write_config(tmp_path, "http://127.0.0.1:9", changes)
+    write_settings(tmp_path, "http://127.0.0.1:9", changes)
     command = [sys.executable, "-m", "serving.router", "--run-config", str(tmp_path / "router.yaml")]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 2 and message in ended.stderr and "Traceback" not in ended.stderr, ended.stderr

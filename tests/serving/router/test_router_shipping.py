@@ -15,7 +15,7 @@ from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.parquet_sink import ParquetSink
 from serving.router.ops.settings import SettingsError
 from serving.router.ops.shipping import open_sink
-from tests.serving.router_fixtures import instance, running, sample, write_config
+from tests.serving.router_fixtures import instance, running, sample, write_settings
 from tests.serving.shipping import WebSink
 
 pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
@@ -32,7 +32,7 @@ def test_where_the_log_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     spool.close()
 
     def sink(**settings: Any) -> Any:
-        return open_sink(write_config(tmp_path, "http://x", {}, **settings), spool)
+        return open_sink(write_settings(tmp_path, "http://x", {}, **settings), spool)
 
     assert sink() is None
     parquet, web = sink(sink="log"), sink(sink="https://collector/events")
@@ -60,7 +60,7 @@ def test_where_the_log_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_a_wrong_setting_is_named(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        write_config(tmp_path, "http://x", {}, **settings)
+        write_settings(tmp_path, "http://x", {}, **settings)
 
 
 def test_decisions_and_outcomes_arrive_and_are_counted(tmp_path: Path) -> None:

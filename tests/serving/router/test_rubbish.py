@@ -148,7 +148,7 @@ def test_rubbish_is_refused_and_leaves_nothing_behind(alive: _Alive) -> None:
     ask()
     gc.collect()
     assert _open_files() <= files + 2
-    gateway = alive.harness.router.gateway
+    gateway = alive.harness.gateway
     assert (gateway.readers, gateway.decisions.inside, gateway.outcomes.inside) == (0, 0, 0)
     assert not alive.harness.router.decider.cache._coming
     # Whatever came of it, no money is set aside that no record of the log speaks of.
