@@ -32,6 +32,7 @@ from mtorl.experiment.statistics import (
     ratio,
     srm_p_value,
 )
+from mtorl.log.records import one_record_each
 
 OUTCOMES = ("click", "conversion", "revenue", "cost")
 LOOKS = 30
@@ -175,7 +176,7 @@ def _users(
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """One row a user and arm with the sums of its decisions, and how many decisions were left out, by reason.
 
-    Both logs are delivered at least once, so ids are made unique here.
+    Both logs are delivered at least once, and a decision may be withdrawn, so one record of each id is chosen here.
     """
     import duckdb
 
@@ -196,7 +197,7 @@ def _users(
                    CASE WHEN experiment <> $name THEN 'other_experiment'
                         WHEN stage <> $stage THEN 'other_stage'
                         WHEN assignment_probability >= 1 THEN 'not_randomised' END AS left_out
-            FROM (SELECT DISTINCT ON (decision_id) * FROM decision_log) {join}
+            FROM ({one_record_each("decision", "decision_log")}) {join}
             WHERE ($since IS NULL OR CAST(event_time AS TIMESTAMPTZ) >= CAST($since AS TIMESTAMPTZ))
               AND ($until IS NULL OR CAST(event_time AS TIMESTAMPTZ) < CAST($until AS TIMESTAMPTZ))""",
             {"name": experiment.name, "stage": experiment.stage, "since": since or None, "until": until or None},
@@ -211,7 +212,7 @@ def _users(
         users = db.execute(
             f"""WITH outcome AS (
                 SELECT decision_id, {pivot}
-                FROM (SELECT DISTINCT ON (event_id) * FROM outcome_log) GROUP BY decision_id)
+                FROM ({one_record_each("outcome", "outcome_log")}) GROUP BY decision_id)
             SELECT user_id, arm, count(*)::DOUBLE AS decisions, count_if(weight > 0)::DOUBLE AS evaluable,
                    count_if(expose)::DOUBLE AS exposures, count_if(fallback_reason IS NOT NULL)::DOUBLE AS fallbacks,
                    sum(latency_seconds) AS latency, sum(weight) AS weight, {sums},

@@ -24,7 +24,7 @@ from features.online.journal import Journal
 
 DECISION, OUTCOME = "mtorl.decision.v1", "mtorl.outcome.v1"
 _FIELDS = {
-    DECISION: ("decision_id", "user_id", "event_time", "channel", "context", "expose", "fallback_reason"),
+    DECISION: ("decision_id", "user_id", "event_time", "channel", "context", "expose", "withdrawn"),
     OUTCOME: ("event_id", "decision_id", "kind", "value"),
 }
 _LARGEST = 1e9  # currency units, as the router takes them
@@ -97,6 +97,8 @@ def _checked(kind: str, record: Any) -> Mapping[str, Any]:
         if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST <= value <= _LARGEST:
             raise EventError(f"{kind}: value is no amount")
         return record
+    if not isinstance(record["expose"], bool) or not isinstance(record["withdrawn"], bool):
+        raise EventError(f"{kind}: expose and withdrawn must be true or false")
     try:
         zone = datetime.fromisoformat(record["event_time"]).tzinfo
     except ValueError:

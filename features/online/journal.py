@@ -69,10 +69,9 @@ class Journal:
         with self._transaction() as db:
             for record in decisions:
                 about.add(record["decision_id"])
-                # A second record says that the ad was not shown after all, in whatever order the two arrive.
-                withdrawn = not record["expose"]
-                if withdrawn and record["fallback_reason"] not in ("log", "internal"):
+                if not record["expose"] and not record["withdrawn"]:
                     continue  # the only record of a decision that showed nothing
+                # Of two records the withdrawal counts, in whatever order they arrive (`mtorl.log.records`).
                 db.execute(
                     "INSERT INTO exposure VALUES (?, ?, ?, ?, ?, ?, ?) "
                     "ON CONFLICT DO UPDATE SET withdrawn = max(withdrawn, excluded.withdrawn)",
@@ -82,7 +81,7 @@ class Journal:
                         record["event_time"],
                         record["channel"],
                         json.dumps(record["context"]),
-                        withdrawn,
+                        record["withdrawn"],
                         now,
                     ),
                 )

@@ -7,13 +7,13 @@
 
 From there it leaves the router's disk: `Shipper(spool, sink, ...)` sends it on as CloudEvents, or into Parquet files.
 
-In reading order: `schema/*.json` (what a record holds), `records.py` (the schemas as Python), `segments.py` (files that
-survive a crash), `index.py` (which outcome belongs to what), `spool.py` (group commit, quota); `position.py` (how far
-it is shipped), `tail.py` (what comes next), `sink.py` (what a sink is), `events.py` and `http_sink.py` (CloudEvents),
-`sql.py` and `parquet_sink.py` (Parquet), `shipper.py` (retries, poison), `retention.py` (what is deleted); `export.py`.
+The fields of a record are defined in `mtorl/log/records.py`. In reading order: `segments.py` (files that survive a
+crash), `index.py` (which outcome belongs to what), `spool.py` (group commit, quota); `position.py` (how far it is
+shipped), `tail.py` (what comes next), `sink.py` (what a sink is), `events.py` and `http_sink.py` (CloudEvents),
+`parquet_sink.py` (Parquet), `shipper.py` (retries, poison), `retention.py` (what is deleted); `export.py`.
 """
 
-from serving.decision_log.records import Kind
+from mtorl.log.records import Kind
 from serving.decision_log.spool import Spool, SpoolError, SpoolUnavailable, Status
 
 __all__ = ["Kind", "Spool", "SpoolError", "SpoolUnavailable", "Status"]

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import orjson
 
-from serving.decision_log.records import SCHEMA_VERSION, Kind
+from mtorl.log.records import ID_FIELD, SCHEMA_VERSION, Kind
 
 JSON = "application/json"
 BATCH_JSON = "application/cloudevents-batch+json"
@@ -26,8 +26,8 @@ def attributes(kind: Kind, line: bytes, source: str) -> dict[str, str]:
     """
     record: Any = orjson.loads(line)  # JSONDecodeError is a ValueError
     try:
-        event_id = record["event_id"] if kind == "outcome" else record["decision_id"]
-        if kind == "decision" and record["fallback_reason"] in ("log", "internal"):  # a decision's second record
+        event_id = record[ID_FIELD[kind]]
+        if kind == "decision" and record["withdrawn"]:
             event_id += ".withdrawn"
         found = {
             "specversion": "1.0",

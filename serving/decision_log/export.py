@@ -8,9 +8,9 @@ from typing import get_args
 
 import duckdb
 
-from serving.decision_log.records import Kind, sql_columns
+from mtorl.log.records import ID_FIELD, Kind, one_record_each, sql_columns
+from mtorl.runtime.files import replacing
 from serving.decision_log.segments import segments
-from serving.decision_log.sql import one_row_each, quoted
 
 
 def export_parquet(log_dir: str | Path, out_dir: str | Path) -> dict[str, int]:
@@ -43,9 +43,12 @@ def _export(con: duckdb.DuckDBPyConnection, kind: Kind, log: Path, out: Path, sc
         files = [str(path) for path in _whole_lines(log, kind, scratch)]
         con.read_json(files, columns=columns, format="newline_delimited").create_view(kind)
     target = out / f"{kind}s.parquet"
-    con.execute(f"COPY ({one_row_each(kind, kind)}) TO {quoted(target)} (FORMAT parquet, USE_TMP_FILE true)")
-    (rows,) = con.read_parquet(str(target)).count("*").fetchall()[0]
-    return int(rows)
+    order = f"event_time, {ID_FIELD[kind]}"
+    rows = con.sql(f"SELECT {', '.join(columns)} FROM ({one_record_each(kind, kind)}) ORDER BY {order}")
+    with replacing(target) as unfinished:
+        rows.write_parquet(str(unfinished))
+    (written,) = con.read_parquet(str(target)).count("*").fetchall()[0]
+    return int(written)
 
 
 def _whole_lines(spool: Path, kind: Kind, scratch: Path) -> list[Path]:

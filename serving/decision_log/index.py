@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Literal
 
-from serving.decision_log.records import Kind
+from mtorl.log.records import Kind
 
 Status = Literal["accepted", "late", "dangling", "duplicate"]
 
@@ -29,7 +30,7 @@ class Index:
         self._events: dict[str, None] = {}
         self._doomed: dict[Kind, list[str]] = {"decision": [], "outcome": []}
 
-    def add(self, kind: Kind, record: dict[str, Any]) -> Status:
+    def add(self, kind: Kind, record: Mapping[str, Any]) -> Status:
         """Take note of a record and say what it is.
 
         An outcome without a decision is dangling: it is kept, its decision may be in the log of another router. An
@@ -46,11 +47,11 @@ class Index:
             return "dangling"
         return "late" if _seconds(record) - decided > self._late_seconds else "accepted"
 
-    def knows(self, kind: Kind, record: dict[str, Any]) -> bool:
+    def knows(self, kind: Kind, record: Mapping[str, Any]) -> bool:
         """Whether a record of this id was added before."""
         return record["decision_id"] in self._decisions if kind == "decision" else record["event_id"] in self._events
 
-    def remove(self, kind: Kind, record: dict[str, Any]) -> None:
+    def remove(self, kind: Kind, record: Mapping[str, Any]) -> None:
         """Forget a record that could not be written."""
         if kind == "decision":
             self._decisions.pop(record["decision_id"], None)
@@ -73,5 +74,5 @@ class Index:
         return self._decisions if kind == "decision" else self._events
 
 
-def _seconds(record: dict[str, Any]) -> float:
+def _seconds(record: Mapping[str, Any]) -> float:
     return datetime.fromisoformat(record["event_time"]).timestamp()

@@ -18,11 +18,10 @@ from pathlib import Path
 
 import duckdb
 
+from mtorl.log.records import ID_FIELD, Kind, one_record_each, sql_columns
 from serving.decision_log import segments
 from serving.decision_log.position import Position
-from serving.decision_log.records import Kind, sql_columns
 from serving.decision_log.sink import Refused, SinkUnavailable
-from serving.decision_log.sql import one_row_each, quoted
 from serving.decision_log.tail import Batch
 
 
@@ -74,10 +73,10 @@ class ParquetSink:
         with duckdb.connect() as con:
             con.execute("SET TimeZone = 'UTC'; SET threads = 1; SET enable_progress_bar = false")
             con.read_json(str(lines), columns=sql_columns(batch.kind), format="newline_delimited").create_view("lines")
-            con.execute(f"""COPY (
+            con.sql(f"""
                 SELECT *, strftime(event_time, '%Y-%m-%d') AS date, strftime(event_time, '%H') AS hour
-                FROM ({one_row_each(batch.kind, "lines")})
-            ) TO {quoted(scratch / "out")} (FORMAT parquet, PARTITION_BY (date, hour))""")
+                FROM ({one_record_each(batch.kind, "lines")}) ORDER BY event_time, {ID_FIELD[batch.kind]}
+            """).write_parquet(str(scratch / "out"), partition_by=["date", "hour"])
 
     def _take_back(self, batch: Batch) -> None:
         """Remove what an earlier delivery wrote of this segment from here on: it is delivered again."""

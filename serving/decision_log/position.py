@@ -15,8 +15,8 @@ from typing import get_args
 
 import orjson
 
+from mtorl.log.records import Kind
 from serving.decision_log import segments
-from serving.decision_log.records import Kind
 
 FILE = "shipped.json"
 _LOOKS_BACK = 1024  # bytes before the offset that must be as they were

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import orjson
 
+from mtorl.log.records import Kind
 from serving.decision_log import segments
 from serving.decision_log.position import Position
-from serving.decision_log.records import Kind
 
 
 def prune(

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from serving.decision_log.records import Kind
+from mtorl.log.records import Kind
 
 SEGMENT_BYTES = 64 * 1024 * 1024
 OPEN_DECISIONS = "open-decisions.jsonl"  # of segments that are gone; read before those that are there

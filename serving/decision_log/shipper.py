@@ -20,8 +20,8 @@ from typing import Any, get_args
 
 import orjson
 
+from mtorl.log.records import Kind
 from serving.decision_log import position, tail
-from serving.decision_log.records import Kind
 from serving.decision_log.sink import Refused, Sink, SinkUnavailable
 from serving.decision_log.spool import Spool
 

@@ -26,10 +26,10 @@ from typing import Any, get_args
 
 import orjson
 
+from mtorl.log.records import Kind
 from serving.decision_log import retention, segments
 from serving.decision_log.index import Index, Status
 from serving.decision_log.position import Position
-from serving.decision_log.records import Kind
 
 __all__ = ["Spool", "SpoolError", "SpoolUnavailable", "Status"]
 
@@ -51,7 +51,7 @@ class SpoolUnavailable(RuntimeError):
 @dataclass(frozen=True)
 class _Entry:
     kind: Kind
-    record: dict[str, Any]
+    record: Mapping[str, Any]
     line: bytes
     done: Future[Status]
 
@@ -117,7 +117,7 @@ class Spool:
         self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
         self._thread.start()
 
-    async def append(self, kind: Kind, record: dict[str, Any]) -> Status:
+    async def append(self, kind: Kind, record: Mapping[str, Any]) -> Status:
         """Write a record; returns when it is durable, with what it turned out to be.
 
         Cancelling the call (a timeout, for instance) takes the record back unless it is being written at that moment.
@@ -127,7 +127,7 @@ class Spool:
         """
         return await asyncio.wrap_future(self.submit(kind, record))
 
-    def submit(self, kind: Kind, record: dict[str, Any]) -> Future[Status]:
+    def submit(self, kind: Kind, record: Mapping[str, Any]) -> Future[Status]:
         """Like `append` for code that does not wait, or waits in a thread."""
         entry = _Entry(kind, record, orjson.dumps(record) + b"\n", Future())
         try:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from mtorl.log.records import Kind
 from serving.decision_log import segments
 from serving.decision_log.position import Position
-from serving.decision_log.records import Kind
 
 
 @dataclass(frozen=True)

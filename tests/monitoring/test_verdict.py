@@ -54,6 +54,7 @@ class Log:
             "stage": "50%",
             "expose": True,
             "fallback_reason": None,
+            "withdrawn": False,
             "latency_seconds": 0.01,
             "event_time": (pd.Timestamp("2025-03-01", tz="UTC") + pd.Timedelta(minutes=minutes)).isoformat(),
         }
@@ -61,13 +62,19 @@ class Log:
         return str(row["decision_id"])
 
     def learn(self, decision: str, kind: str, value: float) -> None:
-        event = f"e{len(self.outcomes)}"
-        self.outcomes.append({"event_id": event, "decision_id": decision, "kind": kind, "value": value})
+        event = {"event_id": f"e{len(self.outcomes)}", "event_time": self.decisions[-1]["event_time"]}
+        self.outcomes.append({**event, "decision_id": decision, "kind": kind, "value": value})
 
     def write(self, folder: Path) -> tuple[Path, Path]:
         decisions, outcomes = folder / "decisions.parquet", folder / "outcomes.parquet"
         pd.DataFrame(self.decisions).astype({"fallback_reason": "string"}).to_parquet(decisions)
-        columns = {"event_id": "string", "decision_id": "string", "kind": "string", "value": "float64"}
+        columns = {
+            "event_id": "string",
+            "decision_id": "string",
+            "kind": "string",
+            "value": "float64",
+            "event_time": "string",
+        }
         pd.DataFrame(self.outcomes, columns=list(columns)).astype(columns).to_parquet(outcomes)
         return decisions, outcomes
 

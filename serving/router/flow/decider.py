@@ -11,6 +11,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.records import FallbackReason
 from mtorl.window.window import instance_from_history
 from serving.decision_log import Spool, SpoolUnavailable
 from serving.ledger import AlreadyReserved, Ledger, Wanted
@@ -258,13 +259,16 @@ class Decider:
         except Exception as error:
             await self._withdraw(decision, "log", error, deadline)
 
-    async def _withdraw(self, decision: PendingDecision, reason: str, why: Exception, deadline: Deadline) -> None:
+    async def _withdraw(
+        self, decision: PendingDecision, reason: FallbackReason, why: Exception, deadline: Deadline
+    ) -> None:
         """Take the default action after all, whatever is reserved or on its way to the log."""
         exposing = decision.expose
         _fail([decision], reason, why)
         if exposing:
             await self._settler.finish(decision.decision_id, None, deadline.left("log"))
         # The first record may become durable yet. This one says that nothing was shown; nobody waits for it.
+        decision.withdrawn = True
         with contextlib.suppress(SpoolUnavailable):
             self._spool.submit("decision", decision.record(self._candidates, deadline.elapsed()))
 
@@ -278,7 +282,7 @@ async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
         await asyncio.gather(*parts)
 
 
-def _fail(decisions: Sequence[PendingDecision], reason: str, why: object) -> None:
+def _fail(decisions: Sequence[PendingDecision], reason: FallbackReason, why: object) -> None:
     for decision in decisions:
         decision.fall_back(reason)
     log.warning("default action, %s: %s", reason, f"{type(why).__name__}: {why}" if isinstance(why, Exception) else why)

@@ -18,14 +18,11 @@ from typing import Any
 
 import orjson
 
+from mtorl.log.records import V1Answer
 from serving.router.flow.requests import DecisionRequest
 
 Prediction = dict[str, Any]
 
-_COPIED = (
-    *("decision_id", "request_id", "experiment", "arm", "channel", "expose", "propensity"),
-    *("expected_reward", "expected_cost", "reservation_id", "budget_exhausted", "fallback_reason"),
-)
 MOST = 50_000  # answers that are remembered: a minute of a busy router
 SECONDS = 600.0  # for which one is: far less than a reservation lives, so that what is repeated is still paid for
 
@@ -95,7 +92,7 @@ class IdempotencyCache:
 def prediction_of(record: Mapping[str, Any]) -> Prediction:
     """The answer to a decision, from its record in the log, which knows a model by its digest, not by its version."""
     model = {"name": record["model_name"], "version": None, "digest": record["model_digest"]}
-    return {**{name: record[name] for name in _COPIED}, "model": model if model["name"] else None}
+    return {**{name: record[name] for name in V1Answer.__annotations__}, "model": model if model["name"] else None}
 
 
 def _key(*parts: str) -> str:

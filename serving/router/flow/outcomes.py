@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
+from mtorl.log.records import OutcomeRecord
 from serving.decision_log import Spool, SpoolUnavailable
 from serving.router.flow.settlement import Settler
 from serving.router.ops import metrics
@@ -27,7 +27,7 @@ class OutcomeIntake:
         self._seconds = seconds
         self._forget = forget
 
-    async def take(self, outcomes: Sequence[dict[str, Any]]) -> dict[str, int]:
+    async def take(self, outcomes: Sequence[OutcomeRecord]) -> dict[str, int]:
         """Log and settle.
 
         Returns:

@@ -13,8 +13,8 @@ import orjson
 
 from mtorl.experiment.assignment import uniform
 from mtorl.experiment.experiment import Experiment
+from mtorl.log.records import SCHEMA_VERSION, DecisionRecord, FallbackReason, V1Answer
 from mtorl.window.window import Instance
-from serving.decision_log.records import SCHEMA_VERSION
 from serving.router.flow.arms import ArmAnswer
 from serving.router.flow.idempotency_cache import request_key
 from serving.router.flow.requests import DecisionRequest
@@ -36,7 +36,8 @@ class PendingDecision:
     answer: ArmAnswer | None = None
     reserved: float | None = None  # None: nothing is set aside; the reservation has the decision's id
     budget_exhausted: bool = False
-    fault: str | None = None
+    fault: FallbackReason | None = None
+    withdrawn: bool = False  # an earlier record may say otherwise
 
     @classmethod
     def start(cls, request: DecisionRequest, experiment: Experiment, log: str) -> PendingDecision:
@@ -52,7 +53,7 @@ class PendingDecision:
         key = request_key(experiment.salt, request)
         return cls(request, experiment, *experiment.arm_of(request.user_id), key, decision_id)
 
-    def fall_back(self, reason: str) -> None:
+    def fall_back(self, reason: FallbackReason) -> None:
         """Take the default action, whatever was found so far."""
         self.fault = reason
         self.answer = None
@@ -73,18 +74,15 @@ class PendingDecision:
         u = uniform(self.experiment.salt, "decision", self.request.request_id or self.decision_id)
         return {"window": self.window, "u": u} | ({} if prices is None else {"price": prices})
 
-    def record(self, candidates: list[str], latency_seconds: float) -> dict[str, Any]:
-        """The decision as the log keeps it; fields as in schema/decision.v1.json, in that order."""
+    def record(self, candidates: list[str], latency_seconds: float) -> DecisionRecord:
+        """The decision as the log keeps it."""
         answer = self.answer
-        channel = answer.channel if answer else self.experiment.default_channel
+        fields = self._v1_answer()
         return {
+            **fields,
             "schema_version": SCHEMA_VERSION,
-            "decision_id": self.decision_id,
-            "request_id": self.request.request_id,
             "unit_hash": hashlib.blake2b(self.request.user_id.encode(), digest_size=8).hexdigest(),
             "user_id": self.request.user_id,
-            "experiment": self.experiment.name,
-            "arm": self.arm,
             "assignment_probability": self.assignment_probability,
             "stage": self.experiment.stage if self.experiment.enabled else "off",
             "model_name": answer.model["name"] if answer else None,
@@ -94,38 +92,33 @@ class PendingDecision:
             "campaign_id": self.request.campaign_id,
             "context": self.request.context,
             "candidates": candidates,
-            "channel_probs": answer.channel_probs if answer else {channel: 1.0},
-            "channel": channel,
-            "propensity": answer.propensity if answer else 1.0,
-            "expose": self.expose,
-            "expected_reward": answer.expected_reward if answer else 0.0,
-            "expected_cost": answer.expected_cost if answer else 0.0,
+            "channel_probs": answer.channel_probs if answer else {fields["channel"]: 1.0},
             "price": answer.price if answer else None,
-            "reservation_id": self.decision_id if self.expose else None,
             "reserved": self.reserved or 0.0,
-            "budget_exhausted": self.budget_exhausted,
-            "fallback_reason": self.fault,
+            "withdrawn": self.withdrawn,
             "latency_seconds": latency_seconds,
             "event_time": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
 
     def prediction(self) -> dict[str, Any]:
         """The decision as the caller gets it."""
+        return {**self._v1_answer(), "model": self.answer.model if self.answer else None}
+
+    def _v1_answer(self) -> V1Answer:
         answer = self.answer
         return {
             "decision_id": self.decision_id,
-            "request_id": self.request.request_id,
-            "experiment": self.experiment.name,
             "arm": self.arm,
             "channel": answer.channel if answer else self.experiment.default_channel,
             "expose": self.expose,
             "propensity": answer.propensity if answer else 1.0,
             "expected_reward": answer.expected_reward if answer else 0.0,
             "expected_cost": answer.expected_cost if answer else 0.0,
-            "reservation_id": self.decision_id if self.expose else None,
             "budget_exhausted": self.budget_exhausted,
             "fallback_reason": self.fault,
-            "model": answer.model if answer else None,
+            "request_id": self.request.request_id,
+            "experiment": self.experiment.name,
+            "reservation_id": self.decision_id if self.expose else None,
         }
 
     def _feature_hash(self) -> str | None:

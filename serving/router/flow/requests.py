@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from mtorl.log.dataset import Column, DatasetSpec
-from serving.decision_log.records import OUTCOME_KINDS, SCHEMA_VERSION
+from mtorl.log.records import OUTCOME_KINDS, SCHEMA_VERSION, OutcomeRecord
 from serving.kserve_sdk import InvalidInput
 
 MAX_INSTANCES = 64
@@ -62,7 +62,7 @@ def parse_decisions(body: Any, spec: DatasetSpec) -> list[DecisionRequest]:
     return [_decision(f"instances[{i}]", item, spec, now) for i, item in enumerate(items)]
 
 
-def parse_outcomes(body: Any) -> list[dict[str, Any]]:
+def parse_outcomes(body: Any) -> list[OutcomeRecord]:
     """The outcomes of a request, as records of the decision log."""
     items = _items(parse_json(body), "outcomes", MAX_OUTCOMES)
     return [_outcome(f"outcomes[{i}]", item) for i, item in enumerate(items)]
@@ -99,7 +99,7 @@ def _value(where: str, value: Any, column: Column) -> Any:
     return _number(where, value) if column.kind == "numeric" else _text(where, value, empty=True)
 
 
-def _outcome(where: str, item: Any) -> dict[str, Any]:
+def _outcome(where: str, item: Any) -> OutcomeRecord:
     _keys(where, item, _OUTCOME_KEYS, required=5)
     if item["kind"] not in OUTCOME_KINDS:
         raise BadRequest(f"{where}.kind: {_short(item['kind'])} is not one of {', '.join(OUTCOME_KINDS)}")

@@ -113,10 +113,8 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
     withdrawn: set[str] = set()
     for record in spool.read("decision"):
         name = record["decision_id"]
-        if record["reservation_id"] in unfinished:
-            logged.add(name)
-        elif name in unfinished:
-            withdrawn.add(name)
+        if name in unfinished:
+            (withdrawn if record["withdrawn"] else logged).add(name)
     never_shown = withdrawn | (ours - logged)
     ends: dict[str, float | None] = {name: None for name in never_shown}
     for outcome in spool.read("outcome"):

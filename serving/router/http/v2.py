@@ -8,22 +8,14 @@ from typing import Any
 import orjson
 
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.records import V2Answer, plain_types
 from serving.kserve_sdk import InferOutput, InferRequest, InferResponse
 from serving.router.flow.requests import BadRequest, DecisionRequest, parse_decisions
 
 _REQUIRED = ("user_id", "campaign_id", "context")
 _INPUTS = (*_REQUIRED, "request_id", "timestamp")
-_OUTPUTS = {
-    "decision_id": "BYTES",
-    "arm": "BYTES",
-    "channel": "BYTES",
-    "expose": "BOOL",
-    "propensity": "FP64",
-    "expected_reward": "FP64",
-    "expected_cost": "FP64",
-    "budget_exhausted": "BOOL",
-    "fallback_reason": "BYTES",  # "": none
-}
+_DATATYPES = {str: "BYTES", bool: "BOOL", float: "FP64"}
+_OUTPUTS = {name: _DATATYPES[type_] for name, type_ in plain_types(V2Answer).items()}
 
 
 def parse_request(request: InferRequest, spec: DatasetSpec) -> list[DecisionRequest]:
@@ -45,7 +37,7 @@ def build_response(request: InferRequest, model: str, predictions: Sequence[dict
     outputs = []
     for name, datatype in _OUTPUTS.items():
         values = [prediction[name] for prediction in predictions]
-        values = ["" if value is None else value for value in values]
+        values = ["" if value is None else value for value in values]  # a tensor of text has no null
         outputs.append(InferOutput(name=name, shape=[len(values)], datatype=datatype, data=values))
     # Without an id of its own KServe 0.21 answers 500.
     return InferResponse(

@@ -109,7 +109,7 @@ EVENTS = [
     outcome("d2", "cancel", 0.0),  # decided, and not shown
     decision("d3", user_id="u1"),  # nothing is heard of it
     decision("d4", user_id="u1"),
-    decision("d4", user_id="u1", expose=False, fallback_reason="log"),  # withdrawn
+    decision("d4", user_id="u1", expose=False, withdrawn=True),  # withdrawn
     outcome("d4", "cost", 0.02),
     decision("d5", user_id="u2", expose=False, fallback_reason=None),  # the policy did not want it
     outcome("d5", "click", 1.0),
@@ -129,7 +129,7 @@ def test_what_was_shown_is_a_touchpoint_and_nothing_else_is(tmp_path: Path) -> N
 
 def test_what_comes_again_changes_nothing_and_a_withdrawal_stands(tmp_path: Path) -> None:
     made, history, _ = feed(tmp_path)
-    made.take([decision("d1", user_id="u1"), decision("d1", user_id="u1", expose=False, fallback_reason="log")])
+    made.take([decision("d1", user_id="u1"), decision("d1", user_id="u1", expose=False, withdrawn=True)])
     made.take([decision("d1", user_id="u1"), outcome("d1", "cost", 0.1)])  # shipped again after a crash
     assert not history.found
     made.take([decision("d2", user_id="u1"), outcome("d2", "revenue", 1.0, "sale"), outcome("d2", "cost", 0.1, "cost")])

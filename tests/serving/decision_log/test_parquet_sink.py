@@ -145,12 +145,12 @@ def test_another_spool_takes_nothing_back(spool: Spool, out: Path, tmp_path: Pat
 
 def test_a_withdrawn_decision(spool: Spool, out: Path, tmp_path: Path) -> None:
     put(spool, "decision", "d")
-    put(spool, "decision", "d", expose=False, fallback_reason="log")
+    put(spool, "decision", "d", expose=False, withdrawn=True)
     ship(spool, out)
     assert rows(out, column="expose") == [False]  # in one batch
     put(spool, "decision", "later")
     ship(spool, out)
-    put(spool, "decision", "later", expose=False, fallback_reason="log")
+    put(spool, "decision", "later", expose=False, withdrawn=True)
     ship(spool, out)
     assert export_parquet(out, tmp_path)["decision"] == 2
     assert duckdb.sql(f"SELECT count(*) FROM '{tmp_path}/decisions.parquet' WHERE expose").fetchall() == [(0,)]

@@ -416,7 +416,7 @@ def test_a_withdrawal_has_an_id_of_its_own() -> None:
         return events.attributes("decision", line, "/s")["id"]
 
     assert event_id() == "d" and event_id(fallback_reason="ledger") == "d"
-    assert event_id(expose=False, fallback_reason="log") == "d.withdrawn"
+    assert event_id(expose=False, fallback_reason="log", withdrawn=True) == "d.withdrawn"
 
 
 # ---- the end of the process

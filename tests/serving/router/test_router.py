@@ -26,8 +26,8 @@ import pytest
 import yaml
 
 from mtorl.experiment.assignment import uniform
+from mtorl.log.records import json_schema
 from serving.decision_log import Spool
-from serving.decision_log.records import schema
 from serving.ledger import Account, Balance, SqliteLedger, Wanted
 from serving.local.ports import free_ports
 from serving.router.flow.deadline import Deadline
@@ -86,11 +86,9 @@ def test_a_decision_is_reserved_logged_and_answered(tmp_path: Path) -> None:
             "model": {"name": "m", "version": "1", "digest": "d1"},
         }
         (record,) = h.records()
-        jsonschema.Draft202012Validator(schema("decision")).validate(record)
-        assert list(record) == list(schema("decision")["properties"])
-        assert {name: record[name] for name in answer if name in record} == {
-            k: v for k, v in answer.items() if k in record
-        }
+        jsonschema.Draft202012Validator(json_schema("decision")).validate(record)
+        assert list(record) == list(json_schema("decision")["properties"])
+        assert {name: record[name] for name in answer if name != "model"} | {"model": answer["model"]} == answer
         assert record["features_found"] and record["reserved"] == COST_CAP["video"]
         assert h.balance(answer["arm"]).reserved == COST_CAP["video"]
 
@@ -238,7 +236,7 @@ def test_a_cost_settles_a_cancel_gives_back_and_nothing_counts_twice(tmp_path: P
         assert await h.outcome("unheard-of", "cost", 9.0, "d") == {"accepted": 0, "duplicate": 0, "dangling": 1}
         found = h.balance(arm)
         assert (found.spent, found.reserved, found.excess) == (0.02, 0.0, 0.0)
-        jsonschema.Draft202012Validator(schema("outcome")).validate(next(h.spool.read("outcome")))
+        jsonschema.Draft202012Validator(json_schema("outcome")).validate(next(h.spool.read("outcome")))
 
     run(scenario, tmp_path)
 
@@ -279,7 +277,7 @@ def test_a_crash_between_ledger_and_log_is_put_in_order_at_the_next_start(tmp_pa
         ledger.reserve(name, "a", "c", "video", 0.1)
         if name != "never-logged":
             spool.submit("decision", {**golden, "decision_id": name, "reservation_id": name}).result()
-    spool.submit("decision", {**golden, "decision_id": "withdrawn", "reservation_id": None}).result()
+    spool.submit("decision", {**golden, "decision_id": "withdrawn", "withdrawn": True}).result()
     for name, kind in (("has-a-cost", "cost"), ("was-cancelled", "cancel"), ("waits", "click")):
         spool.submit("outcome", {**event, "event_id": name, "decision_id": name, "kind": kind, "value": 0.04}).result()
     assert reconcile(ledger, spool) == 4
@@ -309,7 +307,7 @@ def test_a_router_that_shares_its_ledger_finishes_only_what_is_its_own(tmp_path:
         ledger.reserve(name, "a", "c", "video", 0.1)
         if name != lost and not name.startswith("another"):
             spool.submit("decision", {**golden, "decision_id": name, "reservation_id": name}).result()
-    spool.submit("decision", {**golden, "decision_id": "withdrawn", "reservation_id": None}).result()
+    spool.submit("decision", {**golden, "decision_id": "withdrawn", "withdrawn": True}).result()
     for name in ("has-a-cost", "another's, with a cost"):
         told = {"event_id": name, "decision_id": name, "kind": "cost", "value": 0.04}
         spool.submit("outcome", {**event, **told}).result()
@@ -397,7 +395,7 @@ def test_a_fault_inside_is_the_default_action(tmp_path: Path, fault: str) -> Non
         assert answer["reservation_id"] is None and answer["model"] is None and answer["arm"] == arm
         assert sample("mtorl_fallbacks_total", arm=arm, reason=reason) == before + 1
         (record,) = h.records()
-        jsonschema.Draft202012Validator(schema("decision")).validate(record)
+        jsonschema.Draft202012Validator(json_schema("decision")).validate(record)
         assert (record["fallback_reason"], record["expose"], record["reserved"]) == (reason, False, 0.0)
         if fault != "ledger is missing":
             await h.until(lambda: _no_reservation(h))
@@ -502,7 +500,8 @@ def test_a_log_that_hangs_is_withdrawn_when_it_wakes_up(tmp_path: Path, monkeypa
             await h.until(lambda: len(h.records()) == 2)
         first, second = h.records()
         assert first["decision_id"] == second["decision_id"] == answer["decision_id"]
-        assert first["expose"] and not second["expose"] and second["fallback_reason"] == "log"
+        assert first["expose"] and not second["expose"] and not first["withdrawn"] and second["withdrawn"]
+        assert second["fallback_reason"] == "log"
 
     run(scenario, tmp_path, deadline_ms=600)
 

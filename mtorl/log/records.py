@@ -1,0 +1,163 @@
+"""The records of the decision log: their fields, defined once.
+
+    record: DecisionRecord = {...}                    # a plain dict; mypy checks that every field is there
+    json_schema("decision")                           # what other systems validate against
+    sql_columns("decision")                           # the same fields as DuckDB columns
+    one_record_each("decision", "decision_log")       # SQL: of each decision the record that counts
+
+The router writes decisions and outcomes, one JSON line each; features and monitoring read them. What the router answers
+is a part of what it logs, so a decision record extends the two forms of the answer.
+
+A field that is added, removed or renamed makes a new `SCHEMA_VERSION`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic import ConfigDict, Field, TypeAdapter, with_config
+from typing_extensions import TypedDict  # pydantic reads typing's own only from Python 3.12 on
+
+Kind = Literal["decision", "outcome"]
+SCHEMA_VERSION: Literal[1] = 1
+
+OutcomeKind = Literal["cost", "click", "conversion", "revenue", "cancel"]
+OUTCOME_KINDS: tuple[OutcomeKind, ...] = get_args(OutcomeKind)
+
+Stage = Literal["off", "shadow", "1%", "5%", "25%", "50%"]
+
+FallbackReason = Literal[
+    "features",  # the feature store failed, or what it returned can't be used
+    "model_timeout",
+    "model_error",
+    "ledger",  # the ledger failed, or is not set up yet
+    "repeated",  # another decision on the same request holds the reservation
+    "no_time",  # the deadline was over before all parts had been asked
+    "log",  # the record did not become durable within the deadline
+    "internal",  # a fault of the router itself
+]
+
+Name = Annotated[str, Field(min_length=1)]
+Hash = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+Probability = Annotated[float, Field(gt=0, le=1)]
+Amount = Annotated[float, Field(ge=0)]
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+class V2Answer(TypedDict):
+    """What the v2 protocol answers: one output tensor for each field."""
+
+    decision_id: Annotated[Name, Field(description="Made by the router, unique. A second record of it withdraws it.")]
+    arm: Annotated[Name, Field(description="The arm that the user is assigned to, also when the decision fell back.")]
+    channel: Name
+    expose: Annotated[bool, Field(description="Whether the ad may be shown, and money spent.")]
+    propensity: Annotated[Probability, Field(description="Probability of the channel; 1 on a fallback.")]
+    expected_reward: float
+    expected_cost: Amount
+    budget_exhausted: Annotated[
+        bool, Field(description="The model would have exposed, but the ledger had no money left for it.")
+    ]
+    fallback_reason: Annotated[
+        FallbackReason | None, Field(description="Why the default action was taken; null: it was not.")
+    ]
+
+
+class V1Answer(V2Answer):
+    """What the v1 protocol answers, beside the model."""
+
+    request_id: Annotated[
+        str | None, Field(description="The caller's id of the request; with it the draw can be reproduced.")
+    ]
+    experiment: Name
+    reservation_id: str | None
+
+
+@with_config(ConfigDict(title="decision", extra="forbid"))
+class DecisionRecord(V1Answer):
+    """One decision of the router, with everything that an evaluation needs."""
+
+    schema_version: Literal[1]
+    unit_hash: Annotated[Hash, Field(description="Pseudonym of the user, for joins that need no name.")]
+    user_id: Name
+    assignment_probability: Probability
+    stage: Annotated[Stage, Field(description="Of the experiment; off: the kill switch was on.")]
+    model_name: Annotated[str | None, Field(description="null: no model answered.")]
+    model_digest: str | None
+    feature_hash: Annotated[Hash | None, Field(description="Of the window that the model saw; null: none was built.")]
+    features_found: Annotated[bool, Field(description="false: the user has no history.")]
+    campaign_id: Name
+    context: Annotated[dict[str, str | float | None], Field(description="As the request gave it.")]
+    candidates: Annotated[list[Name], Field(min_length=1)]
+    channel_probs: Annotated[
+        dict[str, Annotated[float, Field(ge=0, le=1)]],
+        Field(description="Probability of each channel that was possible."),
+    ]
+    price: Annotated[
+        Amount | None, Field(description="Gain per currency unit that the model asked for; null: it did not say.")
+    ]
+    reserved: Annotated[Amount, Field(description="Currency units set aside.")]
+    withdrawn: Annotated[
+        bool, Field(description="true: nothing was shown, whatever another record of this decision says.")
+    ]
+    latency_seconds: Annotated[Amount, Field(description="From the request to this record.")]
+    event_time: Annotated[Time, Field(description="When the decision was taken, UTC.")]
+
+
+@with_config(ConfigDict(title="outcome", extra="forbid"))
+class OutcomeRecord(TypedDict):
+    """Something that became known after a decision."""
+
+    schema_version: Literal[1]
+    event_id: Annotated[Name, Field(description="The sender's id of this event: the same id counts once.")]
+    decision_id: Name
+    kind: OutcomeKind
+    value: Amount
+    event_time: Annotated[Time, Field(description="When it happened, UTC.")]
+
+
+_RECORDS: dict[Kind, Any] = {"decision": DecisionRecord, "outcome": OutcomeRecord}
+_SQL_TYPES = {str: "VARCHAR", float: "DOUBLE", int: "BIGINT", bool: "BOOLEAN"}
+
+ID_FIELD: dict[Kind, str] = {"decision": "decision_id", "outcome": "event_id"}
+
+# Which of several records with one id counts. The router withdraws a decision whose record may become durable too late:
+# both records can be in the log then, in either order, and the withdrawal counts. Apart from that, records with one id
+# are copies, because the log is shipped at least once.
+_FIRST_COUNTS: dict[Kind, str] = {"decision": "withdrawn DESC, event_time", "outcome": "event_time"}
+
+
+@cache
+def json_schema(kind: Kind) -> dict[str, Any]:
+    """The JSON schema (2020-12) of a record."""
+    schema = TypeAdapter(_RECORDS[kind]).json_schema()
+    dialect, name = "https://json-schema.org/draft/2020-12/schema", f"{kind}.v{SCHEMA_VERSION}.json"
+    return {"$schema": dialect, "$id": name, **schema}
+
+
+@cache
+def sql_columns(kind: Kind) -> dict[str, str]:
+    """Columns and their DuckDB types; objects and lists stay JSON text, for their keys differ between data sets."""
+    columns = {name: _SQL_TYPES.get(type_, "VARCHAR") for name, type_ in plain_types(_RECORDS[kind]).items()}
+    return columns | {"event_time": "TIMESTAMPTZ"}
+
+
+def one_record_each(kind: Kind, relation: str) -> str:
+    """A DuckDB query: of several records with one id the one that counts, with all columns of the relation."""
+    number = f"row_number() OVER (PARTITION BY {ID_FIELD[kind]} ORDER BY {_FIRST_COUNTS[kind]})"
+    return f"SELECT * FROM {relation} QUALIFY {number} = 1"
+
+
+def plain_types(record: Any) -> dict[str, type]:
+    """The fields of a record or an answer, in order, each with its plain Python type; that of `str | None` is str."""
+    return {name: _plain(hint) for name, hint in get_type_hints(record, include_extras=False).items()}
+
+
+def _plain(hint: Any) -> type:
+    if get_origin(hint) in (Union, UnionType):
+        return _plain(next(part for part in get_args(hint) if part is not NoneType))
+    if get_origin(hint) is Literal:
+        return type(get_args(hint)[0])
+    plain: type = get_origin(hint) or hint
+    return plain

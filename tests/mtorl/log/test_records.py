@@ -1,0 +1,104 @@
+"""The records of the decision log: frozen fields, golden examples, and which of two records of a decision counts."""
+
+from __future__ import annotations
+
+import json
+from itertools import permutations
+from pathlib import Path
+from typing import Any, get_args
+
+import duckdb
+import jsonschema
+import pandas as pd
+import pytest
+
+from mtorl.experiment import experiment
+from mtorl.log.records import (
+    DecisionRecord,
+    Kind,
+    Stage,
+    V1Answer,
+    V2Answer,
+    json_schema,
+    one_record_each,
+    plain_types,
+    sql_columns,
+)
+
+GOLDEN = Path(__file__).parents[2] / "serving" / "golden"
+V2 = [
+    *("decision_id", "arm", "channel", "expose", "propensity", "expected_reward", "expected_cost"),
+    *("budget_exhausted", "fallback_reason"),
+]
+V1 = [*V2, "request_id", "experiment", "reservation_id"]
+DECISION = [
+    *(*V1, "schema_version", "unit_hash", "user_id", "assignment_probability", "stage", "model_name", "model_digest"),
+    *("feature_hash", "features_found", "campaign_id", "context", "candidates", "channel_probs", "price", "reserved"),
+    *("withdrawn", "latency_seconds", "event_time"),
+]
+OUTCOME = ["schema_version", "event_id", "decision_id", "kind", "value", "event_time"]
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
+def test_golden_records_are_valid(path: Path) -> None:
+    kind: Kind = "decision" if path.stem.startswith("decision") else "outcome"
+    validator = jsonschema.Draft202012Validator(json_schema(kind), format_checker=jsonschema.FormatChecker())
+    record = json.loads(path.read_text())
+    validator.validate(record)
+    for name in record:
+        assert not validator.is_valid({key: value for key, value in record.items() if key != name}), name
+    assert not validator.is_valid({**record, "extra": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("unit_hash", "u42"),
+        ("propensity", 0.0),
+        ("expected_cost", -0.1),
+        ("candidates", []),
+        ("channel_probs", {"search": 1.5}),
+        ("stage", "2%"),
+        ("fallback_reason", "tired"),
+        ("price", "0.25"),
+        ("schema_version", 2),
+    ],
+)
+def test_a_value_that_no_router_writes_is_invalid(name: str, value: Any) -> None:
+    record = json.loads((GOLDEN / "decision.json").read_text())
+    assert not jsonschema.Draft202012Validator(json_schema("decision")).is_valid({**record, name: value})
+
+
+def test_the_fields_of_version_1_are_frozen() -> None:
+    """A field that is added, removed or renamed is a new version of the schema."""
+    assert list(plain_types(V2Answer)) == V2 and list(plain_types(V1Answer)) == V1
+    assert list(json_schema("decision")["properties"]) == list(sql_columns("decision")) == DECISION
+    assert list(json_schema("outcome")["properties"]) == list(sql_columns("outcome")) == OUTCOME
+
+
+def test_every_stage_of_an_experiment_can_be_logged() -> None:
+    assert get_args(Stage) == ("off", *get_args(experiment.Stage))
+
+
+def test_columns_have_the_types_of_the_fields() -> None:
+    columns, types = sql_columns("decision"), plain_types(DecisionRecord)
+    assert types["request_id"] is str and types["context"] is dict and types["price"] is float
+    assert columns["request_id"] == columns["context"] == columns["candidates"] == columns["stage"] == "VARCHAR"
+    assert columns["price"] == "DOUBLE" and columns["schema_version"] == "BIGINT" and columns["expose"] == "BOOLEAN"
+    assert columns["event_time"] == sql_columns("outcome")["event_time"] == "TIMESTAMPTZ"
+
+
+RECORDS = [
+    {"decision_id": "d", "withdrawn": False, "event_time": 1, "arm": "first"},
+    {"decision_id": "d", "withdrawn": True, "event_time": 2, "arm": "withdrawal"},
+    {"decision_id": "d", "withdrawn": True, "event_time": 3, "arm": "second withdrawal"},
+]
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
+def test_the_withdrawal_counts_in_whatever_order_records_arrive(order: tuple[int, ...]) -> None:
+    log = pd.DataFrame([RECORDS[i] for i in order] + [{**RECORDS[0], "decision_id": "e"}])
+    with duckdb.connect() as db:
+        db.register("log", log)
+        rows = db.sql(f"SELECT decision_id, arm FROM ({one_record_each('decision', 'log')}) ORDER BY 1").fetchall()
+    assert rows == [("d", "withdrawal"), ("e", "first")]
