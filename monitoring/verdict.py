@@ -14,7 +14,7 @@ sum(weight * gain) / sum(weight).
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ def verdict_from_log(
 
     primary = lift_of("gain_per_decision")
     # A kill switch that is pulled now does not change how the users in the log were split.
-    shares = replace(experiment, enabled=True).shares()
+    shares = experiment.replace(enabled=True).shares()
     srm_p = srm_p_value({arm: int((users["arm"] == arm).sum()) for arm in users["arm"].unique()}, shares)
     guards = experiment.metrics.guardrails
     checks = [

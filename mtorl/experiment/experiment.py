@@ -9,7 +9,7 @@ name: mtorl-vs-frequency
 enabled: true                      # false is the kill switch: everybody gets the incumbent
 salt: 2026-11-a                    # a new salt shuffles all users anew
 unit: user_id
-layer: channel-policy              # experiments of one layer exclude each other
+layer: channel-policy              # experiments of one layer will exclude each other; not yet in force
 stage: 5%                          # shadow, 1%, 5%, 25%, 50%: share of all units that leave the incumbent
 arms:                              # weights are those of the last stage
   - {name: incumbent, weight: 0.5, endpoint: "http://mtorl-incumbent"}
@@ -34,17 +34,17 @@ stage gave to a challenger stays there when the stage grows, and nobody ever mov
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mtorl.experiment.assignment import assign, uniform
 from mtorl.policy.schedule import Pacing
+from mtorl.runtime.validation import FromList, StrictModel, Text, first_fault
 
 INCUMBENT = "incumbent"
 Stage = Literal["shadow", "1%", "5%", "25%", "50%"]
@@ -69,39 +69,22 @@ class AccountLimit(NamedTuple):
     pacing: Pacing | None
 
 
-def _text(where: str, value: object) -> None:
-    if not isinstance(value, str) or not value.strip():
-        raise ExperimentError(
-            f"{where}: expected text, got {value!r} (in YAML, put names such as 'on' or '1' in quotes)"
-        )
-
-
-def _number(where: str, value: object, low: float, high: float = math.inf) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or math.isinf(value):
-        bounds = f"of at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-        raise ExperimentError(f"{where}: expected a number {bounds}, got {value!r}")
-
-
-def _choice(where: str, value: object, literal: Any) -> None:
-    if value not in get_args(literal):
-        raise ExperimentError(f"{where}: {value!r} is not one of {', '.join(get_args(literal))}")
-
-
-@dataclass(frozen=True)
-class Arm:
+class Arm(StrictModel):
     """One policy and where it answers."""
 
-    name: str
-    weight: float
-    endpoint: str  # base URL of the server, or the whole URL to post to
+    name: Text
+    weight: float = Field(ge=0)
+    """Share of the units at the last stage; the weights of all arms add up to 1."""
+    endpoint: Text
+    """Base URL of the server, or the whole URL to post to."""
 
-    def __post_init__(self) -> None:
-        _text("arms, name", self.name)
-        _number(f"arm {self.name!r}, weight", self.weight, 0.0)
-        _text(f"arm {self.name!r}, endpoint", self.endpoint)
-        parts = urlsplit(self.endpoint)
+    @field_validator("endpoint")
+    @classmethod
+    def _is_a_url(cls, endpoint: str) -> str:
+        parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ExperimentError(f"arm {self.name!r}, endpoint: {self.endpoint!r} is not an http(s) URL")
+            raise ValueError(f"{endpoint!r} is not an http(s) URL")
+        return endpoint
 
     @property
     def url(self) -> str:
@@ -110,98 +93,94 @@ class Arm:
         return self.endpoint if whole else f"{self.endpoint.rstrip('/')}/v1/models/{self.name}:predict"
 
 
-@dataclass(frozen=True)
-class Budget:
-    """Money for a campaign and channel, before it is split by arm; for all time, or for each day or hour in UTC."""
+class Budget(StrictModel):
+    """Money for a campaign and channel, before it is split by arm."""
 
-    campaign: str
-    channel: str
-    amount: float
+    campaign: Text
+    """Campaign, or "*" for any."""
+    channel: Text
+    """Channel, or "*" for any."""
+    amount: float = Field(ge=0)
+    """Currency units, for all time or for each period."""
     period: Period = "total"
-    pacing: Pacing | None = None  # how it is spread over its time; None: first come, first served
+    """total: for all time. day, hour: anew for each one, in UTC."""
+    pacing: Pacing | None = None
+    """How the money is spread over its time. Without it: first come, first served."""
 
-    def __post_init__(self) -> None:
-        _text("budgets, campaign", self.campaign)
-        _text("budgets, channel", self.channel)
-        _number("budgets, amount", self.amount, 0.0)
-        _choice("budgets, period", self.period, Period)
+    @model_validator(mode="after")
+    def _pacing_fits_the_period(self) -> Budget:
         if self.pacing is not None:
-            try:
-                self.pacing.check(self.period)
-            except ValueError as error:
-                raise ExperimentError(f"budgets, pacing: {error}") from None
+            self.pacing.check(self.period)
+        return self
 
 
-@dataclass(frozen=True)
-class Guardrail:
+class Guardrail(StrictModel):
     """A metric that must not get worse by more than a margin."""
 
-    name: str
-    direction: Direction  # where the metric should go: up = more is better, down = less is better
-    margin: float  # harm that is accepted, in the metric's own unit
-
-    def __post_init__(self) -> None:
-        _text("metrics.guardrails, name", self.name)
-        _choice(f"guardrail {self.name!r}, direction", self.direction, Direction)
-        _number(f"guardrail {self.name!r}, margin", self.margin, 0.0)
+    name: Text
+    direction: Direction
+    """Where the metric should go: up = more is better, down = less is better."""
+    margin: float = Field(ge=0)
+    """Harm that is accepted, in the metric's own unit."""
 
 
-@dataclass(frozen=True)
-class Metrics:
+class Metrics(StrictModel):
     """What is measured; the primary metric decides."""
 
-    primary: str
-    secondary: tuple[str, ...] = ()
-    guardrails: tuple[Guardrail, ...] = ()
-
-    def __post_init__(self) -> None:
-        _text("metrics.primary", self.primary)
-        for i, name in enumerate(self.secondary):
-            _text(f"metrics.secondary[{i}]", name)
+    primary: Text
+    secondary: Annotated[tuple[Text, ...], FromList] = ()
+    guardrails: Annotated[tuple[Guardrail, ...], FromList] = ()
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """One experiment, as its file says."""
+class Experiment(StrictModel):
+    """Who gets which policy, with whose money, and what would count as a success."""
 
-    name: str
+    name: Text
     enabled: bool
-    salt: str
-    unit: str
-    layer: str
+    """false is the kill switch: everybody gets the incumbent."""
+    salt: Text
+    """A new salt shuffles all users anew."""
+    unit: Literal["user_id"]
+    """What is randomised."""
+    layer: Text
+    """Experiments of one layer will exclude each other. Not yet in force: the name is kept, and nothing reads it."""
     stage: Stage
-    arms: tuple[Arm, ...]
-    default_channel: str
-    budgets: tuple[Budget, ...]
+    """Share of all units that leave the incumbent."""
+    arms: Annotated[tuple[Arm, ...], FromList]
+    """The policies; one of them is called incumbent."""
+    default_channel: Text
+    """Named in the answer when a decision falls back."""
+    budgets: Annotated[tuple[Budget, ...], FromList]
+    """Money of the whole experiment; each arm gets its share, in an account of its own."""
     metrics: Metrics
-    alpha: float
-    min_runtime_hours: float
-    owner: str
+    alpha: float = Field(gt=0, lt=1)
+    """Probability of a false verdict that is accepted."""
+    min_runtime_hours: float = Field(ge=0)
+    """Before that, no challenger is shipped."""
+    owner: Text
+    """Whom to ask."""
 
-    def __post_init__(self) -> None:
-        for name in ("name", "salt", "layer", "default_channel", "owner"):
-            _text(name, getattr(self, name))
-        if not isinstance(self.enabled, bool):
-            raise ExperimentError(f"enabled: expected true or false, got {self.enabled!r}")
-        if self.unit != "user_id":
-            raise ExperimentError(f"unit: only 'user_id' is randomised, got {self.unit!r}")
-        _choice("stage", self.stage, Stage)
-        names = [arm.name for arm in self.arms]
+    @field_validator("arms")
+    @classmethod
+    def _arms_share_the_units(cls, arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
+        names = [arm.name for arm in arms]
         if INCUMBENT not in names or len(names) < 2 or len(set(names)) != len(names):
-            raise ExperimentError(f"arms: need {INCUMBENT!r} and at least one other, all different, got {names}")
-        total = sum(arm.weight for arm in self.arms)
+            raise ValueError(f"need {INCUMBENT!r} and at least one other, all different, got {names}")
+        total = sum(arm.weight for arm in arms)
         if abs(total - 1.0) > 1e-9:
-            raise ExperimentError(f"arms, weight: the weights must add up to 1, they add up to {total:g}")
-        if not self.budgets:
-            raise ExperimentError("budgets: without a budget nothing could ever be exposed; give at least one")
-        scopes = [(budget.campaign, budget.channel, budget.period) for budget in self.budgets]
+            raise ValueError(f"the weights must add up to 1, they add up to {total:g}")
+        return arms
+
+    @field_validator("budgets")
+    @classmethod
+    def _budgets_differ(cls, budgets: tuple[Budget, ...]) -> tuple[Budget, ...]:
+        if not budgets:
+            raise ValueError("without a budget nothing could ever be exposed; give at least one")
+        scopes = [(budget.campaign, budget.channel, budget.period) for budget in budgets]
         if len(set(scopes)) != len(scopes):
-            twice = next(scope for scope in scopes if scopes.count(scope) > 1)
-            raise ExperimentError(f"budgets: campaign {twice[0]!r}, channel {twice[1]!r}, {twice[2]} is given twice")
-        _number("alpha", self.alpha, 0.0, 1.0)
-        if self.alpha in (0, 1):
-            raise ExperimentError(f"alpha: must lie between 0 and 1, got {self.alpha!r}")
-        _number("min_runtime_hours", self.min_runtime_hours, 0.0)
+            campaign, channel, period = next(scope for scope in scopes if scopes.count(scope) > 1)
+            raise ValueError(f"campaign {campaign!r}, channel {channel!r}, {period} is given twice")
+        return budgets
 
     def arm_of(self, user_id: str) -> tuple[str, float]:
         """The arm that serves a user, and the probability with which a user gets that arm."""
@@ -253,50 +232,12 @@ class Experiment:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Experiment:
-        """Build from plain values, as YAML gives them."""
-        values = _keys("experiment", data, cls)
-        values["arms"] = tuple(Arm(**_keys(f"arms[{i}]", v, Arm)) for i, v in enumerate(_list("arms", values["arms"])))
-        values["budgets"] = tuple(
-            _budget(f"budgets[{i}]", v) for i, v in enumerate(_list("budgets", values["budgets"]))
-        )
-        metrics = _keys("metrics", values["metrics"], Metrics)
-        metrics["secondary"] = tuple(_list("metrics.secondary", metrics.get("secondary", [])))
-        metrics["guardrails"] = tuple(
-            Guardrail(**_keys(f"metrics.guardrails[{i}]", v, Guardrail))
-            for i, v in enumerate(_list("metrics.guardrails", metrics.get("guardrails", [])))
-        )
-        values["metrics"] = Metrics(**metrics)
-        return cls(**values)
+        """Build from plain values, as YAML gives them.
 
-
-def _budget(where: str, data: object) -> Budget:
-    values = _keys(where, data, Budget)
-    if values.get("pacing") is not None:
-        pacing = _keys(f"{where}.pacing", values["pacing"], Pacing)
-        if "traffic" in pacing:
-            pacing["traffic"] = tuple(_list(f"{where}.pacing.traffic", pacing["traffic"]))
+        Raises:
+            ExperimentError: a field is wrong, missing or unknown.
+        """
         try:
-            values["pacing"] = Pacing(**pacing)
-        except ValueError as error:
-            raise ExperimentError(f"{where}.pacing, {error}") from None
-    return Budget(**values)
-
-
-def _keys(where: str, data: object, cls: Any) -> dict[str, Any]:
-    """`data` as keyword arguments of `cls`; a missing or unknown key is an error that lists the known ones."""
-    if not isinstance(data, Mapping):
-        raise ExperimentError(f"{where}: expected a mapping of fields, got {data!r}")
-    known = {f.name: f.default is MISSING for f in fields(cls)}
-    for key in data:
-        if key not in known:
-            raise ExperimentError(f"{where}: unknown field {key!r}; known: {', '.join(known)}")
-    for key, required in known.items():
-        if required and key not in data:
-            raise ExperimentError(f"{where}: missing field {key!r}")
-    return dict(data)
-
-
-def _list(where: str, value: object) -> list[Any]:
-    if not isinstance(value, list | tuple):
-        raise ExperimentError(f"{where}: expected a list, got {value!r}")
-    return list(value)
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ExperimentError(first_fault(error)) from None

@@ -9,37 +9,56 @@ Times are seconds since 1970.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
+from typing import Annotated
+
+from pydantic import Field, field_validator, model_validator
 
 from mtorl.policy.pacing import Plan
+from mtorl.runtime.validation import FromList, StrictModel
 
 HOUR, DAY = 3600.0, 86_400.0
 _HOURS_OF_DAY = 24
-_FLAT = (1.0,) * _HOURS_OF_DAY
 _LENGTH = {"hour": HOUR, "day": DAY}
 
 
-@dataclass(frozen=True)
-class Pacing:
+class Pacing(StrictModel):
     """How a budget is paced."""
 
-    price: float  # gain per currency unit to begin with: mean gain / mean cost is a good one
-    traffic: tuple[float, ...] = _FLAT  # expected in each hour of the day, UTC, in any unit
-    start: str | None = None  # ISO time with a zone; of a budget without a period, which has no other beginning or end
+    price: float = Field(gt=0)
+    """Gain per currency unit to begin with: mean gain / mean cost is a good one."""
+    traffic: Annotated[
+        tuple[Annotated[float, Field(ge=0)], ...],
+        FromList,
+        Field(min_length=_HOURS_OF_DAY, max_length=_HOURS_OF_DAY),
+    ] = (1.0,) * _HOURS_OF_DAY
+    """Traffic that is expected in each hour of the day, UTC, in any unit."""
+    start: str | None = None
+    """ISO time with a zone; only of a budget without a period, which has no other beginning or end."""
     end: str | None = None
 
-    def __post_init__(self) -> None:
-        if not _is_number(self.price) or self.price <= 0:
-            raise ValueError(f"price: expected a number above 0, got {self.price!r}")
-        good = len(self.traffic) == _HOURS_OF_DAY and all(_is_number(value) and value >= 0 for value in self.traffic)
-        if not good or not sum(self.traffic) > 0:
-            raise ValueError(f"traffic: expected 24 numbers of at least 0, not all 0, got {self.traffic!r}")
+    @field_validator("traffic")
+    @classmethod
+    def _some_traffic_is_expected(cls, traffic: tuple[float, ...]) -> tuple[float, ...]:
+        if not sum(traffic) > 0:
+            raise ValueError("expected traffic in some hour, got 0 in all of them")
+        return traffic
+
+    @field_validator("start", "end")
+    @classmethod
+    def _is_a_time(cls, moment: str | None) -> str | None:
+        if moment is not None:
+            _seconds(moment)
+        return moment
+
+    @model_validator(mode="after")
+    def _start_is_before_end(self) -> Pacing:
         if (self.start is None) != (self.end is None):
             raise ValueError("start and end: give both, or none for a budget with a period")
         if self.start is not None and self.end is not None and not _seconds(self.start) < _seconds(self.end):
             raise ValueError(f"start must be before end, got {self.start} and {self.end}")
+        return self
 
     def check(self, period: str) -> None:
         """Whether it fits a budget's period.
@@ -74,13 +93,9 @@ class Pacing:
 
 def _seconds(text: str) -> float:
     try:
-        found = datetime.fromisoformat(text)
-    except (ValueError, TypeError):
+        moment = datetime.fromisoformat(text)
+    except ValueError:
         raise ValueError(f"{text!r} is not an ISO time such as 2026-11-01T00:00:00Z") from None
-    if found.tzinfo is None:
+    if moment.tzinfo is None:
         raise ValueError(f"{text!r} has no zone; write 2026-11-01T00:00:00Z, for instance")
-    return found.timestamp()
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return moment.timestamp()

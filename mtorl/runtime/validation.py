@@ -16,16 +16,29 @@ JSON schema of a model (`model_json_schema`) is what editors, docs and Kubernete
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 
 class StrictModel(BaseModel):
-    """A frozen model that converts nothing and knows all of its fields."""
+    """A frozen model that converts nothing and knows all of its fields.
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+    The text under a field is its description in the JSON schema.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other values in some fields, validated like a new one.
+
+        Raises:
+            ValidationError: a value is wrong, or the fields do not fit together any more.
+        """
+        return self.model_validate({**dict(self), **changes})
 
     @model_validator(mode="before")
     @classmethod
@@ -67,7 +80,8 @@ def first_fault(error: ValidationError) -> str:
         error: What pydantic raised.
     """
     fault = error.errors(include_url=False)[0]
-    loc = fault["loc"]
+    # In a mapping, pydantic calls the place of a wrong key by the key itself: the message names the key anyhow.
+    loc = fault["loc"][:-2] if fault["loc"][-1:] == ("[key]",) else fault["loc"]
     if fault["type"].startswith("union_tag"):  # of a union whose field, "kind" for instance, says which model it is
         loc = (*loc, fault["ctx"]["discriminator"].strip("'"))
     place = _place(loc)
@@ -98,7 +112,12 @@ def _expected(what: str) -> Callable[[ErrorDetails], str]:
 
 
 def _bound(words: str, limit: str) -> Callable[[ErrorDetails], str]:
-    return lambda fault: f"expected a number {words} {fault['ctx'][limit]:g}, got {short(fault['input'])}"
+    def say(fault: ErrorDetails) -> str:
+        bound = fault["ctx"][limit]
+        number = "a whole number" if isinstance(bound, int) else "a number"  # pydantic gives a bound the field's type
+        return f"expected {number} {words} {bound:g}, got {short(fault['input'])}"
+
+    return say
 
 
 def _text(fault: ErrorDetails) -> str:

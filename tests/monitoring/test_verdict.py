@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +225,7 @@ def test_window_by_text(tmp_path: Path) -> None:
 
 def test_no_decision_at_all(tmp_path: Path) -> None:
     log = traffic(120, 0.2)
-    found = verdict_from_log(*log.write(tmp_path), replace(EXPERIMENT, name="unheard of"))
+    found = verdict_from_log(*log.write(tmp_path), EXPERIMENT.replace(name="unheard of"))
     assert found["verdict"] == "inconclusive" and found["lift"] is None and found["srm_p"] == 1.0
     assert found["left_out"] == {"other_experiment": 360}
 
@@ -234,8 +233,8 @@ def test_no_decision_at_all(tmp_path: Path) -> None:
 def test_srm_guardrail_minimum_time_and_kill_switch(tmp_path: Path) -> None:
     log = traffic(400, 0.6)
     files = log.write(tmp_path)
-    assert verdict_from_log(*files, replace(EXPERIMENT, enabled=False))["srm_p"] == 1.0
-    waiting = verdict_from_log(*files, replace(EXPERIMENT, min_runtime_hours=48))
+    assert verdict_from_log(*files, EXPERIMENT.replace(enabled=False))["srm_p"] == 1.0
+    waiting = verdict_from_log(*files, EXPERIMENT.replace(min_runtime_hours=48))
     assert waiting["verdict"] == "inconclusive" and "hours" in waiting["reason"]
     for row in log.outcomes:
         if row["kind"] == "cost" and int(log.decisions[int(row["decision_id"][1:])]["user_id"][1:]) % 2:
@@ -251,6 +250,6 @@ def test_unknown_names_are_said(tmp_path: Path) -> None:
         verdict_from_log(*files, EXPERIMENT, "clicks")
     with pytest.raises(ValueError, match="no challenger 'third'"):
         verdict_from_log(*files, EXPERIMENT, challenger="third")
-    metrics = replace(EXPERIMENT.metrics, secondary=("happiness",))
+    metrics = EXPERIMENT.metrics.replace(secondary=("happiness",))
     with pytest.raises(ValueError, match=r"'happiness' is not known; known: gain_per_decision, click_per_decision"):
-        verdict_from_log(*files, replace(EXPERIMENT, metrics=metrics))
+        verdict_from_log(*files, EXPERIMENT.replace(metrics=metrics))

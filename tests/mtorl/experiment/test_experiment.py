@@ -82,7 +82,10 @@ def test_the_manual_in_the_docstring_is_a_valid_file(tmp_path: Path) -> None:
         ({"budgets": [{"campaign": "*", "channel": "*", "amount": math.inf}]}, "amount"),
         ({"budgets": [FILE["budgets"][0], FILE["budgets"][0]]}, "given twice"),
         ({"budgets": [{"channel": "*", "amount": 1}]}, "campaign"),
-        ({"budgets": [{"campaign": "*", "channel": "*", "amount": 1, "period": "week"}]}, "budgets, period: 'week'"),
+        (
+            {"budgets": [{"campaign": "*", "channel": "*", "amount": 1, "period": "week"}]},
+            r"budgets\[0\].period: 'week'",
+        ),
         ({"budgets": [{**FILE["budgets"][0], "period": "day"}] * 2}, "day is given twice"),
         ({"metrics": {}}, "primary"),
         ({"metrics": {"primary": "p", "guardrails": [{"name": "g", "direction": "left", "margin": 0}]}}, "direction"),
@@ -160,9 +163,9 @@ def test_a_stage_beyond_the_final_weights_keeps_to_them() -> None:
 def test_a_budget_may_be_paced() -> None:
     paced = {"campaign": "*", "channel": "*", "amount": 8.0, "period": "day", "pacing": {"price": 0.3}}
     (account, *_) = make(budgets=[paced]).accounts()
-    assert account.pacing == Pacing(0.3)
+    assert account.pacing == Pacing(price=0.3)
     for pacing, message in (
-        ({"price": 0}, r"budgets\[0\].pacing, price"),
+        ({"price": 0}, r"budgets\[0\].pacing.price"),
         ({"price": 1, "colour": "red"}, r"budgets\[0\].pacing: unknown field 'colour'"),
         ({"price": 1, "traffic": 3}, "traffic: expected a list"),
         ({"price": 1, "start": "2026-01-01T00:00:00Z", "end": "2026-01-02T00:00:00Z"}, "has no start and end"),

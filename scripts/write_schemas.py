@@ -1,0 +1,47 @@
+"""Write the JSON schemas of the files and requests that people write: docs/schemas/*.json.
+
+    python scripts/write_schemas.py            after a model has changed; a test fails until then
+
+An editor that reads `# yaml-language-server: $schema=docs/schemas/experiment.json` on top of a file completes and
+checks it. A new model is one line in MODELS.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "docs" / "schemas"
+MODELS = {
+    "experiment": "mtorl.experiment.experiment:Experiment",
+}
+"""File name and, as module:class, the pydantic model that it describes."""
+
+
+def schema_text(model: str) -> str:
+    """The schema of a model as it stands in its file.
+
+    Args:
+        model: module:class.
+    """
+    module, _, name = model.partition(":")
+    schema = getattr(import_module(module), name).model_json_schema()
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
+
+
+def main() -> None:
+    """Write every schema, and remove those of models that are gone."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for path in FOLDER.glob("*.json"):
+        if path.stem not in MODELS:
+            path.unlink()
+    for name, model in MODELS.items():
+        (FOLDER / f"{name}.json").write_text(schema_text(model), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main()

@@ -1,0 +1,37 @@
+"""The JSON schemas in docs/ are those of the models, and accept what the models accept."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+import mtorl.experiment.experiment
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = runpy.run_path(str(ROOT / "scripts" / "write_schemas.py"))
+MODELS: dict[str, str] = SCRIPT["MODELS"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_schema_is_current(name: str) -> None:
+    path = ROOT / "docs" / "schemas" / f"{name}.json"
+    expected = SCRIPT["schema_text"](MODELS[name])
+    assert path.exists() and path.read_text(encoding="utf-8") == expected, "run python scripts/write_schemas.py"
+    jsonschema.Draft202012Validator.check_schema(json.loads(expected))
+
+
+def test_no_schema_is_left_of_a_model_that_is_gone() -> None:
+    assert {path.stem for path in (ROOT / "docs" / "schemas").glob("*.json")} == set(MODELS)
+
+
+def test_the_manual_of_the_experiment_file_fits_its_schema() -> None:
+    schema = json.loads((ROOT / "docs" / "schemas" / "experiment.json").read_text(encoding="utf-8"))
+    text = (mtorl.experiment.experiment.__doc__ or "").split("```")[1].removeprefix("yaml")
+    jsonschema.validate(yaml.safe_load(text), schema)
+    with pytest.raises(jsonschema.ValidationError, match="colour"):
+        jsonschema.validate(yaml.safe_load(text) | {"colour": "red"}, schema)
