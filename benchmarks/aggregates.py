@@ -3,9 +3,9 @@
 python benchmarks/aggregates.py --data kuairand_sequence.csv.gz --dataset kuairand-sequence
 python benchmarks/aggregates.py --quick                            # simulated
 
-The aggregates are those of the feature views `user_channel` (touches and clicks of a user's last seven days by channel)
-and `channel_stats` (touches, rates and mean cost of a channel's last day), each as it stood before the touchpoint. They
-become context columns of the log, so both methods read them like any other column.
+The aggregates are those of the feature views `user_channel` (touchpoints and clicks of a user's last seven days by
+channel) and `channel_stats` (touchpoints, rates and mean cost of a channel's last day), each as it stood before the
+touchpoint. They become context columns of the log, so both methods read them like any other column.
 """
 
 from __future__ import annotations
@@ -37,34 +37,35 @@ def with_aggregates(log: Path, out: Path) -> int:
     spec = DatasetSpec.load(log / "dataset.yaml")
     with open_engine() as engine:
         sources.build_sources(engine, log / "touchpoints.parquet", spec, out / "sources")
-    touches = pd.read_parquet(log / "touchpoints.parquet")
-    order = touches["timestamp"].argsort(kind="stable")
+    touchpoints = pd.read_parquet(log / "touchpoints.parquet")
+    order = touchpoints["timestamp"].argsort(kind="stable")
     found: dict[str, Any] = {}
 
     def join(right: pd.DataFrame, by: str | None, prefix: str) -> None:
-        left = touches.iloc[order][["timestamp", *([by] if by else [])]]
+        left = touchpoints.iloc[order][["timestamp", *([by] if by else [])]]
         right = right.sort_values("timestamp", kind="stable")
         joined = pd.merge_asof(left, right, on="timestamp", by=by, allow_exact_matches=False)
         for name in right.columns.drop(["timestamp", *([by] if by else [])]):
-            values = np.empty(len(touches))
+            values = np.empty(len(touchpoints))
             values[order] = joined[name].to_numpy(float)
             found[f"{prefix}_{name}"] = values
 
     of_user = pd.read_parquet(out / "sources" / f"{names.USER_CHANNEL}.parquet")
     counts = {
         f"{kind}_{c}": np.log1p(np.stack(of_user[f"uc_{kind}"])[:, c])
-        for kind in ("touches", "clicks")
+        for kind in ("touchpoints", "clicks")
         for c in range(len(spec.channels))
     }
     join(of_user[["user_id", "timestamp"]].assign(**counts), "user_id", "user")
     by_channel = pd.read_parquet(out / "sources" / f"{names.CHANNEL_STATS}.parquet")
     for c, channel in enumerate(spec.channels):
         one = by_channel[by_channel["channel"] == channel].drop(columns=["channel", "created_timestamp"])
-        one = one.assign(channel_touches=np.log1p(one["channel_touches"]))
+        one = one.assign(channel_touchpoints=np.log1p(one["channel_touchpoints"]))
         if len(one):
             join(one, None, f"c{c}")
     varied = {name: values for name, values in found.items() if len(np.unique(values[np.isfinite(values)])) > 1}
-    pd.concat([touches, pd.DataFrame(varied, index=touches.index)], axis=1).to_parquet(out / "touchpoints.parquet")
+    richer = pd.concat([touchpoints, pd.DataFrame(varied, index=touchpoints.index)], axis=1)
+    richer.to_parquet(out / "touchpoints.parquet")
     added = tuple(Column(name, "numeric", missing="unknown") for name in varied)
     replace(spec, context=(*spec.context, *added)).save(out / "dataset.yaml")
     shutil.copy(log / "ingest.json", out / "ingest.json")
@@ -91,7 +92,7 @@ def main() -> None:
 
     import torch
 
-    from features.pipeline import build_windows
+    from features.sequences.builder import build_windows
     from mtorl.comparison.report import combined
     from mtorl.evaluation.head_metrics import compare
     from mtorl.window.labels import labels

@@ -143,9 +143,10 @@ def users_windows(run: Path) -> tuple[list[Any], list[str], list[str]]:
     import pyarrow.parquet as pq
 
     from mtorl.log.dataset import DatasetSpec
+    from mtorl.log.times import microseconds
     from mtorl.window.window import instance_from_history
     from serving.router.flow.features import FeastSource
-    from serving.router.flow.requests import DecisionRequest, microseconds
+    from serving.router.flow.requests import DecisionRequest
 
     spec = DatasetSpec.load(run / "artifacts" / "challenger" / "dataset.yaml")
     steps = pq.read_table(run / "windows" / "steps").to_pandas().groupby("user_id").last().head(USERS)

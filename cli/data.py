@@ -212,7 +212,7 @@ def _print_report(log: str, report: IngestReport, quarantine: Path | None) -> No
 _FIGURES = {
     "rows": "touchpoints",
     "users": "users",
-    "one_touch_users": "of them with one touchpoint",
+    "one_touchpoint_users": "of them with one touchpoint",
     "journeys": "journeys",
     "session_breaks": "pauses that end a journey",
     "dropped_duplicates": "repeated rows, dropped",

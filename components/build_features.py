@@ -16,6 +16,8 @@ def build_features(log: Input[Dataset], feature_repo: str, code_version: str, wi
         code_version: Part of the cache key: the library's version.
         windows: Window store: manifest.json, steps/ and dataset.yaml.
     """
-    from features.pipeline import build
+    from pathlib import Path
 
-    return build(log.path, feature_repo, windows.path)
+    from features.offline.store import build_training_data
+
+    return build_training_data(Path(log.path), Path(feature_repo), Path(windows.path))

@@ -27,10 +27,11 @@ from features.sequences.builder import build as build_windows
 from features.sequences.manifest import FILE as MANIFEST
 from features.sequences.manifest import Manifest
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE
 from mtorl.runtime.files import replacing
 
-LOG, DATASET, INGEST, SOURCES, WINDOWS = "touchpoints.parquet", "dataset.yaml", "ingest.json", "sources", "windows"
-_OURS = {LOG, DATASET, INGEST, SOURCES, WINDOWS}
+SOURCES, WINDOWS = "sources", "windows"
+_OURS = {LOG_FILE, DATASET_FILE, INGEST_FILE, SOURCES, WINDOWS}
 SIMULATED = "simulator"
 Step = Callable[[str], AbstractContextManager[None]]  # by name: validate-log, feature-sources, window-store
 
@@ -61,17 +62,17 @@ def locate(log: str, dataset: str, trusted: bool = False) -> tuple[Path, str, bo
     path, ours = Path(log), False
     if not path.exists():
         raise LogError(f"{log}: no such file or folder")
-    places = (path / LOG, path / "data" / LOG, path / WINDOWS / "steps", path / "steps")
+    places = (path / LOG_FILE, path / "data" / LOG_FILE, path / WINDOWS / "steps", path / "steps")
     if found := next((place for place in places if place.exists()), None):
         path = found
     elif path.is_dir() and not _has_parts(path):
         raise LogError(
-            f"{log}: no log in this folder; expected {LOG}, or a folder of `mtorl data build` or `mtorl run`"
+            f"{log}: no log in this folder; expected {LOG_FILE}, or a folder of `mtorl data build` or `mtorl run`"
         )
-    if path.name in (LOG, "steps"):
+    if path.name in (LOG_FILE, "steps"):
         # The name alone proves nothing: anyone's raw export may be called so.
-        ours = (path.parent / (INGEST if path.name == LOG else MANIFEST)).exists()
-        if (beside := path.parent / DATASET).exists():
+        ours = (path.parent / (INGEST_FILE if path.name == LOG_FILE else MANIFEST)).exists()
+        if (beside := path.parent / DATASET_FILE).exists():
             dataset = dataset or str(beside)
     if not dataset:
         raise LogError(f"{log}: which data set is this? Give --dataset: a built-in name, or the path of a YAML")
@@ -102,7 +103,7 @@ def admit(log: str, dataset: str, folder: Path, quarantine: Path, bad_rows: str,
     elif dataset and DatasetSpec.load(dataset).adapter != SIMULATED:
         raise LogError(f"dataset {dataset!r} needs a log: give its path too; only the simulator makes its own")
     report = ingest(log, dataset or SIMULATED, str(folder), str(quarantine), bad_rows, users=0, seed=7)
-    return Admitted(folder / LOG, DatasetSpec.load(folder / DATASET), report)
+    return Admitted(folder / LOG_FILE, DatasetSpec.load(folder / DATASET_FILE), report)
 
 
 def build(
@@ -144,18 +145,18 @@ def build(
             quarantine = out.with_name(f"{out.name}.quarantine.csv")
             admitted = admit(log, dataset, folder, quarantine, bad_rows, trusted)
             if admitted.report is None:
-                admitted.spec.save(folder / DATASET)
-                if not trusted and admitted.path.name == LOG:
-                    (shutil.copytree if admitted.path.is_dir() else shutil.copyfile)(admitted.path, folder / LOG)
-                    if (found := admitted.path.with_name(INGEST)).exists():
-                        shutil.copyfile(found, folder / INGEST)
+                admitted.spec.save(folder / DATASET_FILE)
+                if not trusted and admitted.path.name == LOG_FILE:
+                    (shutil.copytree if admitted.path.is_dir() else shutil.copyfile)(admitted.path, folder / LOG_FILE)
+                    if (found := admitted.path.with_name(INGEST_FILE)).exists():
+                        shutil.copyfile(found, folder / INGEST_FILE)
         with step("feature-sources"):
             build_sources(engine, admitted.path, admitted.spec, folder / SOURCES)
         with step("window-store"):
             known_by = ""
             if admitted.report:
                 known_by = admitted.report.fingerprint
-            elif not trusted and admitted.path.name == LOG:
+            elif not trusted and admitted.path.name == LOG_FILE:
                 known_by = _fingerprint(admitted.path)
             return build_windows(engine, admitted.path, admitted.spec, folder / WINDOWS, log_fingerprint=known_by)
 
@@ -172,7 +173,7 @@ def _fingerprint(log: Path) -> str:
     import pyarrow.dataset as ds
 
     try:
-        said = json.loads(log.with_name(INGEST).read_text())
+        said = json.loads(log.with_name(INGEST_FILE).read_text())
         rows = ds.dataset([str(file) for file in parquet_files(log)], format="parquet").count_rows()
         return str(said["fingerprint"]) if said["rows"] == rows else ""
     except (OSError, ValueError, KeyError, TypeError):

@@ -26,7 +26,7 @@ def evaluate_on_log(
         InputError: the artifact or the log can't be used, or the log has users of the training set.
     """
     from features.ingest.log_folder import ingest
-    from features.pipeline import build_windows
+    from features.sequences.builder import build_windows
     from mtorl.artifact import artifact as artifacts
     from mtorl.baselines.lightgbm import sealed_in
     from mtorl.evaluation.holdout import KnownUsersError, evaluate_artifact

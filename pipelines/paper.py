@@ -122,7 +122,7 @@ def _code() -> str:
 def prepare(dataset: str, log: str, config: PaperConfig) -> None:
     """Cut a log into windows, under the working folder, unless they are there."""
     from features.ingest.log_folder import ingest
-    from features.pipeline import build_windows
+    from features.sequences.builder import build_windows
     from mtorl.log.dataset import SpecError
     from mtorl.log.touchpoints import LogError
 

@@ -57,7 +57,6 @@ ORDER = {
         "offline",
         "describe",
         "data_folder",
-        "pipeline",
     ),
     "serving.router": ("ops", "flow", "router", "http"),
 }

@@ -103,7 +103,7 @@ class Description:
     spec: Row  # the data set description
     rows: int
     users: int
-    one_touch_users: int
+    one_touchpoint_users: int
     capped_users: int  # with more than spec.max_touchpoints
     most_touchpoints: int  # of one user
     late_rows: int | None  # that arrived after they happened; None: the log does not tell
@@ -162,7 +162,7 @@ def rate(hits: int, rows: int, z: float = 1.959964) -> Rate:
     share, spread = hits / rows, z * z / rows
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
-    # At 0 and 1 the interval touches the share; rounding must not put the share outside.
+    # At 0 and 1 the interval touchpoints the share; rounding must not put the share outside.
     return Rate(hits, rows, share, min(max(middle - half, 0.0), share), max(min(middle + half, 1.0), share))
 
 
@@ -283,7 +283,7 @@ def _users(log: ibis.Table, most: int) -> ibis.Table:
     users = log.group_by("user_id").aggregate(touchpoints=log.count())
     return users.aggregate(
         users=users.count(),
-        one_touch_users=(users.touchpoints == 1).sum(),
+        one_touchpoint_users=(users.touchpoints == 1).sum(),
         capped_users=(users.touchpoints > most).sum(),
         most_touchpoints=users.touchpoints.max(),
     )

@@ -80,8 +80,8 @@ def _notes(found: Description, labels: dict[str, str]) -> Iterable[tuple[str, st
         users = counted(found.capped_users, "user has", "users have")
         longest = count(found.most_touchpoints)
         yield "alarm", f"{users} more than {most} touchpoints, up to {longest}: bots. Only the first {most} are used."
-    if found.one_touch_users:
-        users, part = counted(found.one_touch_users, "user has", "users have"), found.one_touch_users / found.users
+    if lone := found.one_touchpoint_users:
+        users, part = counted(lone, "user has", "users have"), lone / found.users
         yield "plain", f"{users} one touchpoint ({share(part)} of the users): nothing to learn a sequence from."
     if found.late_rows:
         rows, part = counted(found.late_rows, "touchpoint", "touchpoints"), found.late_rows / found.rows

@@ -1,4 +1,11 @@
-"""Names in the feature repository, for whoever asks it for features."""
+"""Names in the Feast repository: its views, its services, and the columns of a user's stored history."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mtorl.log.dataset import OUTCOMES, DatasetSpec
+from mtorl.window.window import history_columns
 
 HISTORY = "user_history"
 STATIC = "user_static"
@@ -9,6 +16,20 @@ REQUEST_TIME = "request_time"
 HISTORY_PUSH = "user_history_push"
 
 AD_DECISION = "ad_decision_v1"
-"""Features of one decision; a change of their meaning makes a new version."""
+"""Service with the features of one decision; a change of their meaning makes a new version."""
 AD_CHANNELS = "ad_channels_v1"
-"""State of every channel."""
+"""Service with the state of every channel."""
+
+OUTCOME_COLUMNS = frozenset(f"hist_{name}" for name in OUTCOMES)
+"""The columns of a history that are patched once an outcome becomes known."""
+
+
+def history_types(spec: DatasetSpec) -> dict[str, Literal["float64", "string"]]:
+    """The columns of a user's history, lists of the last touchpoints, with the type of their elements; times first.
+
+    To the columns that the model's window reads this adds `hist_timestamp`, in microseconds since 1970: Feast's own
+    list of timestamps keeps whole seconds only.
+    """
+    texts = {"hist_channel", *(f"hist_{c.name}" for c in spec.context if c.kind == "categorical")}
+    names = dict.fromkeys(("hist_timestamp", *history_columns(spec)))
+    return {name: "string" if name in texts else "float64" for name in names}

@@ -3,20 +3,20 @@
     with open_engine() as engine:
         build_sources(engine, "touchpoints.parquet", spec, "features/data")
 
-    user_history.parquet     each user's last n touches, once for every touch
+    user_history.parquet     each user's last n touchpoints, once for every touchpoint
     user_static.parquet      what does not change about a user (if the data set has such columns)
-    user_channel.parquet     touches and clicks of a user's last 7 days by channel, hour by hour
-    campaign_stats.parquet   touches, rates and mean cost of a campaign's last 24 hours, hour by hour
+    user_channel.parquet     touchpoints and clicks of a user's last 7 days by channel, hour by hour
+    campaign_stats.parquet   touchpoints, rates and mean cost of a campaign's last 24 hours, hour by hour
     channel_stats.parquet    the same of a channel
 
-A history row is a snapshot: what the platform knew of a user once one more touch had arrived. If touches arrive in the
-order in which they happened, the snapshot of a touch is simply the last n touches up to and including it. A touch that
-arrives late (`created_timestamp`, where the log has that column) appears in snapshots taken after its arrival only; the
-newest touch known gives the snapshot's event time. A point-in-time join on both times then never sees what was not
-there yet.
+A row of user_history is a snapshot: what the platform knew of a user once one more touchpoint had arrived. If
+touchpoints arrive in the order in which they happened, the snapshot of a touchpoint is the last n touchpoints up to and
+including it. A touchpoint that arrives late (`created_timestamp`, where the log has that column) is only in snapshots
+taken after its arrival; the newest touchpoint of a snapshot gives its event time. A point-in-time join on both times
+then never sees what was not there yet.
 
-The aggregates count a touch in the hour in which it became known, and stand at the end of that hour. So they move once
-an hour, offline as online, and a touch is never in what its own decision sees.
+The aggregates count a touchpoint in the hour in which it became known, and carry the time at which that hour ended. So
+they change once an hour, offline as online, and a touchpoint is never part of what its own decision sees.
 """
 
 from __future__ import annotations
@@ -29,21 +29,19 @@ from typing import Any
 import ibis
 
 from features.engine import Engine, timestamp_micros, unix_micros
-from features.feature_repo.history_columns import history_types
-from features.feature_repo.names import CAMPAIGN_STATS, CHANNEL_STATS, HISTORY, STATIC, USER_CHANNEL
+from features.feature_repo.names import CAMPAIGN_STATS, CHANNEL_STATS, HISTORY, STATIC, USER_CHANNEL, history_types
 from features.sequences.builder import ROWS_PER_SHARD
-from features.sequences.touchpoints import touchpoints
+from features.sequences.touchpoints import clean_touchpoints
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.times import DAY_US, HOUR_US
 from mtorl.log.touchpoints import CREATED
 from mtorl.runtime.files import replacing
-from mtorl.window.request_features import HOUR_US
 
 USER_DAYS = 7  # that user_channel counts
 CAMPAIGN_DAYS = 1  # that campaign_stats and channel_stats count
-DAY_US = 24 * HOUR_US
 
 _TIMES = ("timestamp", "created_timestamp")
-_CLICK = 2**32  # more than a user has touches
+_CLICK = 2**32  # more than a user has touchpoints
 _BILLION = 10**9
 
 
@@ -57,101 +55,107 @@ def build_sources(engine: Engine, log_path: Path | str, spec: DatasetSpec, out_d
         out_dir: Folder for what is named above; each is a file, or a folder of parts if the log is large.
     """
     out = Path(out_dir)
-    touches = touchpoints(engine.read(log_path), spec)
+    touchpoints = clean_touchpoints(engine.read(log_path), spec)
     # As many shards as the steps have: what is joined to a step lies at the same place in its own file.
-    shards = max(1, math.ceil(touches.count().to_pyarrow().as_py() / ROWS_PER_SHARD))
+    shards = max(1, math.ceil(touchpoints.count().to_pyarrow().as_py() / ROWS_PER_SHARD))
 
-    def by_user(touches: ibis.Table, build: Callable[[ibis.Table, DatasetSpec], ibis.Table], path: Path) -> None:
+    def by_user(touchpoints: ibis.Table, build: Callable[[ibis.Table, DatasetSpec], ibis.Table], path: Path) -> None:
         if shards == 1:
-            engine.write(build(touches, spec).order_by("user_id", *_TIMES), path)
+            engine.write(build(touchpoints, spec).order_by("user_id", *_TIMES), path)
         else:
             with replacing(path) as folder:
-                engine.write_shards(touches, lambda some: build(some, spec), folder, shards)
+                engine.write_shards(touchpoints, lambda some: build(some, spec), folder, shards)
 
     users = {HISTORY: user_history, USER_CHANNEL: user_channel, **({STATIC: user_static} if spec.static else {})}
     for name, build in users.items():
-        by_user(touches, build, out / f"{name}.parquet")
+        by_user(touchpoints, build, out / f"{name}.parquet")
     for name, key, prefix in ((CAMPAIGN_STATS, "campaign_id", "campaign"), (CHANNEL_STATS, "channel", "channel")):
-        engine.write(stats(touches, key, prefix).order_by(key, *_TIMES), out / f"{name}.parquet")
+        engine.write(stats(touchpoints, key, prefix).order_by(key, *_TIMES), out / f"{name}.parquet")
 
 
 # ---- a user's past
 
 
-def user_history(touches: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """A snapshot for each touch: user_id, timestamp, created_timestamp and the hist_* lists, oldest first.
+def user_history(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
+    """A snapshot for each touchpoint: user_id, timestamp, created_timestamp and the hist_* lists, oldest first.
 
-    Asks the engine one question if touches may have arrived late: how far out of order. The answer stays an expression.
+    If touchpoints may have arrived late, this asks the engine how far out of order they are. What it returns is an
+    expression in any case.
 
     Args:
-        touches: See `features.sequences.touchpoints.touchpoints`.
+        touchpoints: See `features.sequences.touchpoints.touchpoints`.
         spec: Description of the data set.
     """
-    rows = touches.select(
-        "user_id", "timestamp", "known", touch=_touch(touches, spec), known_us=unix_micros(touches.known)
+    rows = touchpoints.select(
+        "user_id",
+        "timestamp",
+        "known",
+        touchpoint=_touchpoint(touchpoints, spec),
+        known_us=unix_micros(touchpoints.known),
     )
-    if CREATED not in touches.columns:
-        return _snapshots(rows.mutate(touches=_last(rows, spec.window)), spec)
+    if CREATED not in touchpoints.columns:
+        return _snapshots(rows.mutate(touchpoints=_last(rows, spec.window)), spec)
 
     by_time = ibis.cumulative_window(group_by="user_id", order_by="timestamp")
     rows = rows.mutate(late=rows.known_us < rows.known_us.max().over(by_time))
     rows = rows.mutate(late=rows.late.cast("int8").max().over(ibis.window(group_by="user_id")))
     in_order = rows.filter(rows.late == 0)
-    in_order = in_order.mutate(touches=_last(in_order, spec.window))
+    in_order = in_order.mutate(touchpoints=_last(in_order, spec.window))
 
-    # When a touch arrives, the newest one known may be another, and some before it may be missing. The last n known are
-    # among the last n + missing of the journey: a window that long holds them, and each snapshot takes its own.
+    # When a touchpoint arrives, the newest one known may be another, and some before it may still be missing. The last
+    # n known ones are among the last n + missing of the user: collect that many, and let each snapshot pick its own.
     by_arrival = ibis.range_window(group_by="user_id", order_by="known_us", preceding=None, following=0)
     out = rows.filter(rows.late == 1)
     out = out.mutate(place=ibis.row_number().over(ibis.window(group_by="user_id", order_by="timestamp")))
     out = out.mutate(newest=out.place.max().over(by_arrival), missing=1 - out.place.count().over(by_arrival))
     out = out.mutate(missing=out.missing + out.newest)
     most = out.aggregate(missing=out.missing.max()).to_pyarrow()["missing"][0].as_py() or 0
-    journey = out.select("user_id", "timestamp", newest=out.place, touches=_last(out, spec.window + most))
+    journey = out.select("user_id", "timestamp", newest=out.place, touchpoints=_last(out, spec.window + most))
     found = out.select("user_id", "newest", "known", "known_us").join(journey, ["user_id", "newest"])
-    found = found.mutate(touches=found.touches.filter(lambda touch: touch.known_us <= found.known_us))
-    length = found.touches.length()
-    found = found.mutate(touches=found.touches[ibis.greatest(length - spec.window, 0) : length])
+    found = found.mutate(touchpoints=found.touchpoints.filter(lambda touchpoint: touchpoint.known_us <= found.known_us))
+    length = found.touchpoints.length()
+    found = found.mutate(touchpoints=found.touchpoints[ibis.greatest(length - spec.window, 0) : length])
 
-    columns = ["user_id", "timestamp", "known", "touches"]
+    columns = ["user_id", "timestamp", "known", "touchpoints"]
     return _snapshots(in_order.select(*columns).union(found.select(*columns)), spec)
 
 
-def _touch(touches: ibis.Table, spec: DatasetSpec) -> ibis.Value:
-    """A touch as one value, so that a window is collected once and not column by column."""
+def _touchpoint(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Value:
+    """A touchpoint as one value, so that a window is collected once and not column by column."""
     fields = {}
     for name, kind in history_types(spec).items():
-        value = touches[name.removeprefix("hist_")]
+        value = touchpoints[name.removeprefix("hist_")]
         if name == "hist_timestamp":
             value = unix_micros(value)
         # In a list, Feast's online stores turn a null number into 0.0 and a null text into "". They keep NaN; both are
         # read as null where windows are made.
         fields[name] = value.cast(kind).fill_null("" if kind == "string" else float("nan"))
-    return ibis.struct({**fields, "known_us": unix_micros(touches.known)})
+    return ibis.struct({**fields, "known_us": unix_micros(touchpoints.known)})
 
 
 def _last(rows: ibis.Table, n: int) -> ibis.Value:
-    """The last n touches of each row's user up to its own; the order is the window's, so no engine can lose it."""
-    return rows.touch.collect().over(
+    """The last n touchpoints of each row's user up to its own; the order is the window's, so no engine can lose it."""
+    return rows.touchpoint.collect().over(
         ibis.window(group_by="user_id", order_by="timestamp", preceding=n - 1, following=0)
     )
 
 
 def _snapshots(rows: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     def field(name: str) -> Any:
-        return rows.touches.map(lambda touch: touch[name])
+        return rows.touchpoints.map(lambda touchpoint: touchpoint[name])
 
     lists = {name: field(name) for name in history_types(spec)}
     return rows.select("user_id", timestamp=rows.timestamp, created_timestamp=rows.known, **lists)
 
 
-def user_static(touches: ibis.Table, spec: DatasetSpec) -> ibis.Table:
+def user_static(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """One row a user: user_id, timestamp, created_timestamp and the static columns.
 
-    Known since before the first touch (a log does not tell since when), or that touch's strictly past join would find
-    nothing. The first value stands: a later one would be news from the future.
+    A log does not tell since when a static value is known. It gets a time before the user's first touchpoint, or the
+    join, which looks strictly at the past, would find nothing for that one. The first value counts: a later one would
+    be news from the future.
     """
-    first = touches.mutate(place=ibis.row_number().over(ibis.window(group_by="user_id", order_by="timestamp")))
+    first = touchpoints.mutate(place=ibis.row_number().over(ibis.window(group_by="user_id", order_by="timestamp")))
     first = first.filter(first.place == 0)
     since = timestamp_micros(unix_micros(first.timestamp) - DAY_US)
     return first.select("user_id", timestamp=since, created_timestamp=since, **{c.name: c.name for c in spec.static})
@@ -160,38 +164,38 @@ def user_static(touches: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 # ---- rolling aggregates
 
 
-def user_channel(touches: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """user_id, timestamp, created_timestamp, uc_touches and uc_clicks: lists in the order of spec.channels."""
+def user_channel(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
+    """user_id, timestamp, created_timestamp, uc_touchpoints and uc_clicks: lists in the order of spec.channels."""
     # Both counts of a channel in one number: half the windows for the engine.
-    one = ibis.literal(1, "int64") + touches.click * _CLICK
-    counts = {f"both_{i}": (touches.channel == name).ifelse(one, 0) for i, name in enumerate(spec.channels)}
-    sums = _rolling(touches, "user_id", counts, USER_DAYS * DAY_US)
+    one = ibis.literal(1, "int64") + touchpoints.click * _CLICK
+    counts = {f"both_{i}": (touchpoints.channel == name).ifelse(one, 0) for i, name in enumerate(spec.channels)}
+    sums = _rolling(touchpoints, "user_id", counts, USER_DAYS * DAY_US)
     both = [sums[name] for name in counts]
     return sums.select(
         "user_id",
         *_TIMES,
-        uc_touches=ibis.array([(count % _CLICK).cast("float64") for count in both]),
+        uc_touchpoints=ibis.array([(count % _CLICK).cast("float64") for count in both]),
         uc_clicks=ibis.array([((count - count % _CLICK) / _CLICK).cast("float64") for count in both]),
     )
 
 
-def stats(touches: ibis.Table, key: str, prefix: str) -> ibis.Table:
-    """The key, timestamp, created_timestamp and PREFIX_touches, _click_rate, _conversion_rate and _cost (mean).
+def stats(touchpoints: ibis.Table, key: str, prefix: str) -> ibis.Table:
+    """The key, timestamp, created_timestamp and PREFIX_touchpoints, _click_rate, _conversion_rate and _cost (mean).
 
-    Rates and cost are null for hours without a touch.
+    Rates and cost are null for hours without a touchpoint.
     """
     counts = {
-        "touches": ibis.literal(1, "int64"),
-        "clicks": touches.click,
-        "conversions": touches.conversion,
+        "touchpoints": ibis.literal(1, "int64"),
+        "clicks": touchpoints.click,
+        "conversions": touchpoints.conversion,
         # Whole units and billionths: sums of floats depend on the order in which an engine adds them up.
-        "cost": touches.cost.floor().cast("int64"),
-        "billionths": ((touches.cost - touches.cost.floor()) * _BILLION).round().cast("int64"),
+        "cost": touchpoints.cost.floor().cast("int64"),
+        "billionths": ((touchpoints.cost - touchpoints.cost.floor()) * _BILLION).round().cast("int64"),
     }
-    sums = _rolling(touches.filter(touches[key].notnull()), key, counts, CAMPAIGN_DAYS * DAY_US)
-    some = sums.touches.nullif(0).cast("float64")
+    sums = _rolling(touchpoints.filter(touchpoints[key].notnull()), key, counts, CAMPAIGN_DAYS * DAY_US)
+    some = sums.touchpoints.nullif(0).cast("float64")
     features = {
-        f"{prefix}_touches": sums.touches.cast("float64"),
+        f"{prefix}_touchpoints": sums.touchpoints.cast("float64"),
         f"{prefix}_click_rate": sums.clicks / some,
         f"{prefix}_conversion_rate": sums.conversions / some,
         f"{prefix}_cost": (sums.cost + sums.billionths / _BILLION) / some,
@@ -199,14 +203,14 @@ def stats(touches: ibis.Table, key: str, prefix: str) -> ibis.Table:
     return sums.select(key, *_TIMES, **features)
 
 
-def _rolling(touches: ibis.Table, key: str, values: dict[str, ibis.Value], span: int) -> ibis.Table:
+def _rolling(touchpoints: ibis.Table, key: str, values: dict[str, ibis.Value], span: int) -> ibis.Table:
     """Sums over the last `span` microseconds, at the end of each full hour at which they change.
 
     Where one hour leaves just as another comes, there are two rows, which are equal.
     """
-    known = unix_micros(touches.known)
+    known = unix_micros(touchpoints.known)
     into = (known % HOUR_US + HOUR_US) % HOUR_US  # of the hour; before 1970, too
-    hourly = touches.select(key, end=known - into + HOUR_US, **values)
+    hourly = touchpoints.select(key, end=known - into + HOUR_US, **values)
     kinds = {name: hourly[name].type() for name in values}
     hourly = hourly.group_by(key, "end").aggregate(**{name: hourly[name].sum().cast(kinds[name]) for name in values})
     # An hour that is `span` old counts no longer; as a change of the other sign it leaves nothing to do but add up.

@@ -30,7 +30,7 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, FeastType, Float64, String
 
 from features.feature_repo import names
-from features.feature_repo.history_columns import history_types
+from features.feature_repo.names import history_types
 from features.feature_repo.sources import CAMPAIGN_DAYS, USER_DAYS
 from mtorl.log.dataset import DatasetSpec, SpecError
 
@@ -110,7 +110,7 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
         names.USER_CHANNEL,
         user,
         f"Touchpoints and clicks of the last {USER_DAYS} days up to a full hour; channels: {', '.join(spec.channels)}",
-        {"uc_touches": (Array(Float64), none_yet), "uc_clicks": (Array(Float64), none_yet)},
+        {"uc_touchpoints": (Array(Float64), none_yet), "uc_clicks": (Array(Float64), none_yet)},
         _source(names.USER_CHANNEL, data),
         timedelta(days=USER_DAYS),
     )
@@ -203,7 +203,7 @@ def _view(
 
 def _stats(name: str, entity: Entity, data: Path) -> FeatureView:
     """Rates are null where there is nothing to divide by: no touchpoints is not a rate of 0."""
-    defaults = {"touches": 0.0, "click_rate": None, "conversion_rate": None, "cost": None}
+    defaults = {"touchpoints": 0.0, "click_rate": None, "conversion_rate": None, "cost": None}
     return _view(
         name,
         entity,

@@ -18,7 +18,7 @@ from features.engine import open_engine
 from features.ingest.ingest import IngestReport, LogError, ingest_log
 from mtorl.log.dataset import DatasetSpec, SpecError
 from mtorl.log.splits import unit_order
-from mtorl.log.touchpoints import fingerprint, write_log
+from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE, fingerprint, write_log
 from mtorl.runtime import progress
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 
@@ -43,7 +43,7 @@ def ingest(
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "touchpoints.parquet"
+    path = folder / LOG_FILE
     try:
         spec = DatasetSpec.load(dataset)
         if source:
@@ -64,8 +64,8 @@ def ingest(
         progress.input_error(str(error))
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    spec.save(folder / "dataset.yaml")
-    (folder / "ingest.json").write_text(json.dumps(asdict(report), indent=2))
+    spec.save(folder / DATASET_FILE)
+    (folder / INGEST_FILE).write_text(json.dumps(asdict(report), indent=2))
     return report
 
 

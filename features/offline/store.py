@@ -33,6 +33,7 @@ from features.offline import backfill
 from features.online.open_history import open_history
 from features.parquet_rows import parquet_files
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.touchpoints import DATASET_FILE, LOG_FILE
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -72,6 +73,25 @@ def create(root: Path | str, spec: DatasetSpec, log_parquet: Path | str) -> None
 
 
 # ---- training
+
+
+def build_training_data(log: Path, root: Path, windows: Path) -> int:
+    """The feature step of a training run: a log's folder becomes a feature repository and the windows folder.
+
+    Args:
+        log: Folder of the log, as `features.ingest.log_folder.ingest` writes it.
+        root: Folder of the feature repository, see `create`.
+        windows: Folder to write: manifest.json, steps/part-00000.parquet ..., dataset.yaml.
+
+    Returns:
+        Number of touchpoints, each of which has a window.
+    """
+    from features.sequences.builder import build_windows
+
+    spec = DatasetSpec.load(log / DATASET_FILE)
+    create(root, spec, log / LOG_FILE)
+    build_windows(log, windows)
+    return training_windows(root, windows, spec)
 
 
 def training_windows(root: Path | str, windows: Path | str, spec: DatasetSpec) -> int:

@@ -22,16 +22,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
-from features.feature_repo.history_columns import history_types
+from features.feature_repo.names import history_types
 from mtorl.log.dataset import OUTCOMES, Column, DatasetSpec
+from mtorl.log.times import microseconds
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BATCH = 100  # users whose windows are merged at a time; appends wait for so many on SQLite
 
 Window = dict[str, list[Any]]
@@ -95,7 +95,7 @@ class History(ABC):
         Raises:
             HistoryError: A value does not fit the data set, or the stored window is broken.
         """
-        return self._overwrite(user_id, float(microseconds(timestamp)), _outcomes(outcomes))
+        return self._overwrite(user_id, _stored_time(timestamp), _outcomes(outcomes))
 
     def merge(self, rows: pa.Table) -> int:
         """Bring in what a log says: of each user the touchpoints of both, the newest `spec.window`.
@@ -144,7 +144,7 @@ class History(ABC):
             raise HistoryError(f"channel: {touchpoint.channel!r} is not one of {', '.join(self._spec.channels)}")
         context = {c.name: _context(c, touchpoint.context.get(c.name)) for c in self._spec.context}
         return {
-            "hist_timestamp": float(microseconds(touchpoint.timestamp)),
+            "hist_timestamp": _stored_time(touchpoint.timestamp),
             "hist_channel": touchpoint.channel,
             **{f"hist_{name}": 0.0 for name in OUTCOMES},
             **_outcomes(touchpoint.outcomes),
@@ -152,11 +152,11 @@ class History(ABC):
         }
 
 
-def microseconds(when: datetime) -> int:
-    """A time with a zone as microseconds since 1970."""
+def _stored_time(when: datetime) -> float:
+    """A time as a history stores it: microseconds since 1970."""
     if when.tzinfo is None:
         raise HistoryError(f"timestamp: {when} has no time zone")
-    return int((when - _EPOCH) // timedelta(microseconds=1))
+    return float(microseconds(when))
 
 
 def _outcomes(outcomes: Mapping[str, float]) -> dict[str, float | Any]:

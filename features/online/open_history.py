@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from features.feature_repo.history_columns import history_types
-from features.feature_repo.names import HISTORY
+from features.feature_repo.names import HISTORY, history_types
 from features.online.history import History, HistoryError
 from mtorl.log.dataset import DatasetSpec
 

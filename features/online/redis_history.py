@@ -23,7 +23,7 @@ from redis import Redis
 from redis.commands.core import Script
 from redis.exceptions import ResponseError
 
-from features.feature_repo.history_columns import OUTCOME_COLUMNS
+from features.feature_repo.names import OUTCOME_COLUMNS
 from features.online.history import History, HistoryError, Window
 from mtorl.log.dataset import DatasetSpec
 

@@ -17,7 +17,7 @@ from feast.infra.online_stores.sqlite import SqliteOnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
-from features.feature_repo.history_columns import OUTCOME_COLUMNS
+from features.feature_repo.names import OUTCOME_COLUMNS
 from features.online.history import History, HistoryError, Window
 from mtorl.log.dataset import DatasetSpec
 
@@ -140,14 +140,14 @@ def _whole(window: Window, columns: dict[str, bool]) -> Window:
 
 def _joined(stored: Window, told: Window, n: int) -> Window:
     """See `History.merge`."""
-    touches = {time: {name: stored[name][i] for name in stored} for i, time in enumerate(stored["hist_timestamp"])}
+    touchpoints = {time: {name: stored[name][i] for name in stored} for i, time in enumerate(stored["hist_timestamp"])}
     for i, time in enumerate(told["hist_timestamp"]):
-        new, had = {name: told[name][i] for name in stored}, touches.get(time, {})
+        new, had = {name: told[name][i] for name in stored}, touchpoints.get(time, {})
         if had.get("hist_channel") == new["hist_channel"]:  # else it is another touchpoint
             new |= {name: had[name] for name in OUTCOME_COLUMNS if not new[name] or math.isnan(new[name])}
-        touches[time] = new
-    newest = sorted(touches)[-n:]
-    return {name: [touches[time][name] for time in newest] for name in stored}
+        touchpoints[time] = new
+    newest = sorted(touchpoints)[-n:]
+    return {name: [touchpoints[time][name] for time in newest] for name in stored}
 
 
 def _key(user_id: str) -> EntityKey:

@@ -15,6 +15,7 @@ A large log is taken shard by shard; memory does not grow with it.
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections import Counter
@@ -23,12 +24,12 @@ from pathlib import Path
 
 import ibis
 
-from features.engine import Engine, unix_micros
+from features.engine import Engine, open_engine, unix_micros
 from features.sequences.manifest import NOT_IN_ROWS, STEPS, Manifest, Survey, survey
 from features.sequences.manifest import of as manifest_of
-from features.sequences.touchpoints import canonical, cleaned, kept, marked, touchpoints
+from features.sequences.touchpoints import canonical, clean_touchpoints, cleaned, kept, marked
 from mtorl.log.dataset import DatasetSpec
-from mtorl.log.touchpoints import CREATED, LogError
+from mtorl.log.touchpoints import CREATED, DATASET_FILE, INGEST_FILE, LOG_FILE, LogError
 from mtorl.runtime import progress
 from mtorl.runtime.files import remove, replacing
 from mtorl.window.history import gap_us
@@ -36,11 +37,11 @@ from mtorl.window.history import gap_us
 ROWS_PER_SHARD = 3_000_000
 
 
-def steps(touches: ibis.Table, spec: DatasetSpec) -> ibis.Table:
+def steps(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """Place every touchpoint in its journey.
 
     Args:
-        touches: As `features.sequences.touchpoints.touchpoints` gives them.
+        touchpoints: As `features.sequences.touchpoints.touchpoints` gives them.
         spec: Description of the data set.
 
     Returns:
@@ -51,20 +52,22 @@ def steps(touches: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     so_far = ibis.cumulative_window(group_by="user_id", order_by="timestamp")
 
     # Times as numbers: calendar arithmetic is dear.
-    now = unix_micros(touches.timestamp)
+    now = unix_micros(touchpoints.timestamp)
     goes_on = now - now.lag().over(window) <= gap_us(spec)
-    rows = touches.mutate(_row=ibis.row_number().over(window), _goes_on=goes_on.fill_null(False))
+    rows = touchpoints.mutate(_row=ibis.row_number().over(window), _goes_on=goes_on.fill_null(False))
     begin = rows._goes_on.ifelse(ibis.null("int64"), rows._row).max().over(so_far)
     rows = rows.mutate(step=(rows._row - begin).cast("int32"))
     own = [name for name in (CREATED, "step") if name in rows.columns]
     return rows.select("user_id", "timestamp", *own, *spec.columns[2:])
 
 
-def late_rows(touches: ibis.Table) -> ibis.Table:
+def late_rows(touchpoints: ibis.Table) -> ibis.Table:
     """Count the touchpoints that were known only after a younger one of the same user: one row, `late_rows`."""
     to_come = ibis.window(group_by="user_id", order_by="timestamp", following=(1, None))
-    late = touches.known > touches.known.min().over(to_come)
-    return touches.select(late=late.fill_null(False).cast("int64")).aggregate(late_rows=ibis._.late.sum().fill_null(0))
+    late = touchpoints.known > touchpoints.known.min().over(to_come)
+    return touchpoints.select(late=late.fill_null(False).cast("int64")).aggregate(
+        late_rows=ibis._.late.sum().fill_null(0)
+    )
 
 
 def build(
@@ -107,9 +110,22 @@ def build(
         accounted = manifest.rows + manifest.dropped_duplicates + manifest.dropped_by_cap
         if accounted != size["rows"]:
             raise RuntimeError(f"{engine.name} wrote {accounted:,} of {size['rows']:,} rows; nothing was kept")
-        spec.save(folder / "dataset.yaml")
+        spec.save(folder / DATASET_FILE)
         manifest.write(folder)
     return manifest
+
+
+def build_windows(log: Path, windows: Path) -> None:
+    """Build the windows of a log's folder, as `features.ingest.log_folder.ingest` writes it, with the engine $ENGINE.
+
+    Args:
+        log: Folder with the canonical log, its description and its fingerprint.
+        windows: Folder to write, see `build`.
+    """
+    spec = DatasetSpec.load(log / DATASET_FILE)
+    fingerprint = json.loads((log / INGEST_FILE).read_text())["fingerprint"]
+    with open_engine() as engine:
+        build(engine, log / LOG_FILE, spec, windows, log_fingerprint=fingerprint)
 
 
 class _UncleanError(Exception):
@@ -126,15 +142,15 @@ def _write(
 
     def prepare(part: ibis.Table) -> ibis.Table:
         if clean:
-            touches = touchpoints(part, spec, clean=True)
+            touchpoints = clean_touchpoints(part, spec, clean=True)
         else:
             engine.write(marked(part, spec), scratch)  # to read it three times
             rows = engine.read(scratch)
             counts.update(_one_row(cleaned(rows, spec)))
-            touches = kept(rows, spec)
-        if CREATED in touches.columns:
-            counts.update(_one_row(late_rows(touches)))
-        return steps(touches, spec)
+            touchpoints = kept(rows, spec)
+        if CREATED in touchpoints.columns:
+            counts.update(_one_row(late_rows(touchpoints)))
+        return steps(touchpoints, spec)
 
     surveys: list[Future[Survey]] = []
 

@@ -63,7 +63,7 @@ class Manifest:
     users: int
     journeys: int
     session_breaks: int  # pauses that ended a journey: journeys - users
-    one_touch_users: int
+    one_touchpoint_users: int
     late_rows: int  # known only after a younger touchpoint of the same user was
     dropped_duplicates: int
     moved_ties: int  # touchpoints that got another time, because the user had one at that time already
@@ -108,7 +108,7 @@ class Survey:
     shard: Shard
     columns: dict[str, str]
     journeys: int
-    one_touch_users: int
+    one_touchpoint_users: int
     longest_user: int  # touchpoints
     in_order: bool  # strictly by user and time
     content: str  # digest of the rows
@@ -170,7 +170,7 @@ def of(surveys: Sequence[Survey], dataset: str, engine: str, log_fingerprint: st
         users=users,
         journeys=journeys,
         session_breaks=journeys - users,
-        one_touch_users=sum(found.one_touch_users for found in surveys),
+        one_touchpoint_users=sum(found.one_touchpoint_users for found in surveys),
         shards=tuple(found.shard for found in surveys),
         content_sha256=content,
         log_fingerprint=log_fingerprint or content,

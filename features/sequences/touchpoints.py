@@ -1,6 +1,6 @@
 """The touchpoints of a log as everything else may use them: once each, in a strict order, with the time of knowledge.
 
-    touches = touchpoints(engine.read("touchpoints.parquet"), spec)    # an expression; DuckDB and Spark give equal rows
+    touchpoints = clean_touchpoints(engine.read("touchpoints.parquet"), spec)    # an expression, on DuckDB or Spark
 
 A log that came through this project's door is already clean: one aggregation sees that, and nothing more is done. A log
 may also come from elsewhere:
@@ -27,7 +27,7 @@ from mtorl.log.touchpoints import CREATED, LogError, schema
 _UTC = dt.Timestamp(timezone="UTC", scale=6)
 
 
-def touchpoints(log: ibis.Table, spec: DatasetSpec, clean: bool | None = None) -> ibis.Table:
+def clean_touchpoints(log: ibis.Table, spec: DatasetSpec, clean: bool | None = None) -> ibis.Table:
     """Clean touchpoints, in no order.
 
     Args:

@@ -21,6 +21,9 @@ import pyarrow.parquet as pq
 
 from mtorl.log.dataset import DatasetSpec
 
+LOG_FILE, DATASET_FILE, INGEST_FILE = "touchpoints.parquet", "dataset.yaml", "ingest.json"
+"""The files of a log's folder: the canonical log, its description, and what validation said of the raw log."""
+
 CREATED = "created_timestamp"
 _TIME = pa.timestamp("us", tz="UTC")
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from mtorl.arrays import Floats, Ints
 from mtorl.log.dataset import OUTCOMES, DatasetSpec
+from mtorl.log.times import HOUR_US
 from mtorl.simulator.market import CHANNELS, DEVICES, PLACEMENTS, Luck, Market, State, pick, price_cap
 
 Decide = Callable[[list[dict[str, Any]], int], Sequence[tuple[str | None, float]]]
@@ -153,7 +154,7 @@ class Simulator:
         day_UT = (luck("day", user_UT, step_UT) * self.config.days).astype(np.int64)
         time_UT = np.where(here_UT, market.time(luck, user_UT, step_UT, day_UT), 2**60)
         time_UT = step_T + np.maximum.accumulate(np.sort(time_UT, axis=1) - step_T, axis=1)  # strictly increasing
-        hour_UT = time_UT // 3_600_000_000 % 24
+        hour_UT = time_UT // HOUR_US % 24
         device_UT, placement_UT = market.context(luck, user_UT, step_UT)
 
         p_UTC = np.zeros((*here_UT.shape, len(CHANNELS)))
@@ -211,7 +212,7 @@ class Online:
         self._luck = luck = Luck(simulator.config.seed, seed)
         user_UR, round_UR = np.broadcast_arrays(user_U[:, None], np.arange(rounds))
         self._time_UR = self._market.time(luck, user_UR, round_UR, simulator.config.days + round_UR)
-        self._hour_UR = self._time_UR // 3_600_000_000 % 24
+        self._hour_UR = self._time_UR // HOUR_US % 24
         self._device_UR, self._placement_UR = self._market.context(luck, user_UR, round_UR)
         self._campaign_UR = simulator._campaign(luck, user_UR, round_UR)
         self._static_U = {name: values_U[user_U].tolist() for name, values_U in self._market.static().items()}

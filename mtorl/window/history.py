@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from mtorl.log import columns as read
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.times import DAY_US
 
 Ints = NDArray[np.int64]
 
@@ -35,7 +36,7 @@ _NEVER = np.iinfo(np.int64).min
 
 def gap_us(spec: DatasetSpec) -> int:
     """The longest pause inside a journey, microseconds."""
-    return round(spec.journey_gap_days * 86_400_000_000)
+    return round(spec.journey_gap_days * DAY_US)
 
 
 def cut(times: Sequence[float], at: float, n: int, gap: int) -> slice:

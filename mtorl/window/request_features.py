@@ -7,22 +7,21 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-HOUR_US = 3_600_000_000
-_DAY_US = 24 * HOUR_US
+from mtorl.log.times import DAY_US, HOUR_US
 
 Number = TypeVar("Number", float, NDArray[np.float64])
 
 
-def request_features(request_us: Number, newest_touch_us: Number | None) -> dict[str, Number | None]:
+def request_features(request_us: Number, newest_touchpoint_us: Number | None) -> dict[str, Number | None]:
     """What the clock says; of one decision, or of many as arrays.
 
     Args:
         request_us: When the decision is made, microseconds since 1970.
-        newest_touch_us: When the user's newest touchpoint before it happened, likewise; None, or NaN: there is none.
+        newest_touchpoint_us: When the user's newest touchpoint before it happened; None, or NaN, if there is none.
 
     Returns:
         hour_of_day: hours since midnight UTC, from 0 to 24.
         recency_hours: hours since the newest touchpoint; None, or NaN, without one.
     """
-    recency = None if newest_touch_us is None else (request_us - newest_touch_us) / HOUR_US
-    return {"hour_of_day": request_us % _DAY_US / HOUR_US, "recency_hours": recency}
+    recency = None if newest_touchpoint_us is None else (request_us - newest_touchpoint_us) / HOUR_US
+    return {"hour_of_day": request_us % DAY_US / HOUR_US, "recency_hours": recency}

@@ -41,12 +41,12 @@ class Toy:
     spec: DatasetSpec
 
     def log(self, seed: int = 0, users: int = 12, late: float = 0.0) -> pd.DataFrame:
-        """Journeys of 1 to 9 touches, some 1 us apart, some at the same time as another user's.
+        """Journeys of 1 to 9 touchpoints, some 1 us apart, some at the same time as another user's.
 
         Args:
             seed: Seed.
             users: Number of users.
-            late: Share of touches that arrive up to a few touches late; 0 leaves `created_timestamp` out.
+            late: Share of touchpoints that arrive up to a few touchpoints late; 0 leaves `created_timestamp` out.
         """
         rng = np.random.default_rng(seed)
         rows = []
@@ -54,14 +54,14 @@ class Toy:
             length = 1 if user == 0 else int(rng.integers(1, 10))
             steps = rng.choice([1, 60_000_000, 3_600_000_000], size=length)
             for step, offset in enumerate(np.cumsum(steps) + 10_000_000 * int(rng.integers(0, 2))):
-                rows.append(self.touch(f"u{user}", START + pd.Timedelta(int(offset), "us"), step, rng))
+                rows.append(self.touchpoint(f"u{user}", START + pd.Timedelta(int(offset), "us"), step, rng))
         log = pd.DataFrame(rows)
         if late:
             delay = np.where(rng.random(len(log)) < late, rng.integers(0, 3 * 3_600_000_000, len(log)), 0)
             log["created_timestamp"] = log["timestamp"] + pd.to_timedelta(delay, unit="us")
         return log
 
-    def touch(self, user: str, at: pd.Timestamp, step: int, rng: np.random.Generator) -> dict[str, Any]:
+    def touchpoint(self, user: str, at: pd.Timestamp, step: int, rng: np.random.Generator) -> dict[str, Any]:
         """One row of a canonical log; revenue is always twice the cost."""
         cost = float(step) + rng.random()
         return {
@@ -88,7 +88,7 @@ class Toy:
         return path
 
     def past(self, log: pd.DataFrame, user: str, before: pd.Timestamp, n: int | None = None) -> dict[str, list[Any]]:
-        """The last n touches of a user that happened, and were known, strictly before a time: row by row, by hand.
+        """The last n touchpoints of a user that happened, and were known, strictly before a time: row by row, by hand.
 
         Numbers are floats, as in the feature store.
         """

@@ -9,8 +9,7 @@ import yaml
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
 from feast.types import Array, Float64, String
 
-from features.feature_repo.history_columns import history_types
-from features.feature_repo.names import HISTORY
+from features.feature_repo.names import HISTORY, history_types
 from mtorl.log.dataset import DatasetSpec
 
 STORES = ("sqlite", "redis")

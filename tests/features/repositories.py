@@ -24,8 +24,8 @@ from serving.router.flow.features import FeastSource, UserFeatures
 from serving.router.flow.requests import DecisionRequest
 
 US, HOUR, DAY = (pd.Timedelta(1, unit) for unit in ("us", "h", "D"))
-STATS = ("campaign_touches", "campaign_click_rate", "campaign_conversion_rate", "campaign_cost")
-COUNTED = ("uc_touches", "uc_clicks", *STATS)
+STATS = ("campaign_touchpoints", "campaign_click_rate", "campaign_conversion_rate", "campaign_cost")
+COUNTED = ("uc_touchpoints", "uc_clicks", *STATS)
 JOINED = (*COUNTED, "hour_of_day", "recency_hours")  # to every row, besides static columns
 
 
@@ -94,7 +94,7 @@ def journeys(toy: Any, seed: int, late: float = 0.4, batch: bool = False) -> pd.
     Args:
         toy: The fixture.
         seed: Seed.
-        late: Share of late touches; some of the others do not say when they arrived.
+        late: Share of late touchpoints; some of the others do not say when they arrived.
         batch: Whether they arrive just after a full hour, many at once.
     """
     rng = np.random.default_rng(seed)
@@ -134,9 +134,9 @@ def by_hand(spec: DatasetSpec, log: pd.DataFrame, user: str, campaign: str | Non
     first = log[log["user_id"] == user].sort_values("timestamp")
     return {
         **{c.name: none(first[c.name].iloc[0]) if len(first) else None for c in spec.static},
-        "uc_touches": [float(len(rows)) for rows in by_channel],
+        "uc_touchpoints": [float(len(rows)) for rows in by_channel],
         "uc_clicks": [float(rows["click"].sum()) for rows in by_channel],
-        "campaign_touches": float(len(ads)),
+        "campaign_touchpoints": float(len(ads)),
         **{f"campaign_{n}_rate": none(ads[n].mean()) for n in ("click", "conversion")},
         "campaign_cost": none(ads["cost"].mean()),
         "hour_of_day": (at - at.floor("D")) / HOUR,
@@ -159,9 +159,9 @@ def none(value: Any) -> Any:
 
 
 def grown(toy: Any, log: pd.DataFrame, users: Sequence[str], seed: int = 0, after: pd.Timedelta = HOUR) -> pd.DataFrame:
-    """The log with one more touch of some users, all at the same time."""
+    """The log with one more touchpoint of some users, all at the same time."""
     rng = np.random.default_rng(seed)
-    more = pd.DataFrame([toy.touch(user, log["timestamp"].max() + after, 7, rng) for user in users])
+    more = pd.DataFrame([toy.touchpoint(user, log["timestamp"].max() + after, 7, rng) for user in users])
     for name in ("age", "tenure"):
         had = functools.partial(log.groupby("user_id")[name].first().get)
         more[name] = [had(user, value) for user, value in zip(more["user_id"], more[name], strict=True)]

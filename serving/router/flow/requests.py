@@ -12,6 +12,7 @@ import orjson
 
 from mtorl.log.dataset import Column, DatasetSpec
 from mtorl.log.records import OUTCOME_KINDS, SCHEMA_VERSION, OutcomeRecord
+from mtorl.log.times import microseconds
 from serving.kserve_sdk import InvalidInput
 
 MAX_INSTANCES = 64
@@ -20,7 +21,6 @@ MAX_TEXT = 256
 
 CLOCK_SKEW = timedelta(minutes=1)  # how far a caller's clock may be ahead of ours
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INSTANCE_KEYS = ("user_id", "campaign_id", "context", "request_id", "timestamp")
 _OUTCOME_KEYS = ("event_id", "decision_id", "kind", "value", "event_time")
 
@@ -38,11 +38,6 @@ class DecisionRequest:
     context: dict[str, Any]
     at: int  # when the opportunity arose, microseconds since 1970
     request_id: str | None = None
-
-
-def microseconds(when: datetime) -> int:
-    """A time with a zone as microseconds since 1970."""
-    return (when - _EPOCH) // timedelta(microseconds=1)
 
 
 def parse_json(body: Any) -> Any:

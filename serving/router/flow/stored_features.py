@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from serving.router.flow.requests import microseconds
+from mtorl.log.times import microseconds
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView

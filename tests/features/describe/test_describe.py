@@ -51,7 +51,7 @@ def spec() -> DatasetSpec:
 
 @pytest.fixture(scope="module")
 def log() -> pd.DataFrame:
-    """Everything at once: sessions, one-touch users, a bot, free touches, rare propensities, nulls, late rows."""
+    """Everything at once: sessions, one-touch users, a bot, free touchpoints, rare propensities, nulls, late rows."""
     random = np.random.default_rng(5)
     lengths = [1, 1, 1, 30, *random.integers(2, 20, 60)]
     user = np.repeat([f"u{i:03}" for i in range(len(lengths))], lengths)
@@ -102,9 +102,9 @@ def journeys_of(log: pd.DataFrame, days: float) -> pd.DataFrame:
 
 
 def test_users_and_columns(found: Description, log: pd.DataFrame) -> None:
-    touches = log.groupby("user_id").size()
-    assert (found.rows, found.users) == (len(log), touches.size)
-    assert (found.one_touch_users, found.capped_users, found.most_touchpoints) == (3, 1, 30)
+    touchpoints = log.groupby("user_id").size()
+    assert (found.rows, found.users) == (len(log), touchpoints.size)
+    assert (found.one_touchpoint_users, found.capped_users, found.most_touchpoints) == (3, 1, 30)
     assert found.late_rows == (log["created_timestamp"] > log["timestamp"]).sum() > 0
     assert pd.Timestamp(found.first) == log["timestamp"].min()
     assert pd.Timestamp(found.last) == log["timestamp"].max()

@@ -20,7 +20,7 @@ from feast import FeatureStore, PushSource, RequestSource
 
 from features.engine import open_engine
 from features.feature_repo import names
-from features.feature_repo.history_columns import history_types
+from features.feature_repo.names import history_types
 from features.feature_repo.sources import build_sources
 from features.feature_repo.views import build
 from features.offline import store
@@ -158,8 +158,8 @@ def test_every_stored_field_declares_what_a_reader_takes_where_nothing_is_known(
     defaults = {f.name: json.loads(f.tags["default"]) for view in opened.list_feature_views() for f in view.features}
     lists = {name: value for name, value in defaults.items() if isinstance(value, list)}
     assert {name for name, value in lists.items() if value == []} == set(history_types(toy.spec))
-    assert {name for name, value in lists.items() if value == [0.0] * 3} == {"uc_touches", "uc_clicks"}
-    assert {name for name, value in defaults.items() if value == 0.0} == {"campaign_touches", "channel_touches"}
+    assert {name for name, value in lists.items() if value == [0.0] * 3} == {"uc_touchpoints", "uc_clicks"}
+    assert {name for name, value in defaults.items() if value == 0.0} == {"campaign_touchpoints", "channel_touchpoints"}
 
 
 def test_touchpoints_can_be_pushed_through_feast(toy, opened):
@@ -168,7 +168,7 @@ def test_touchpoints_can_be_pushed_through_feast(toy, opened):
     assert isinstance(source, PushSource)
     assert opened.get_feature_view(names.HISTORY).stream_source.name == names.HISTORY_PUSH
     at = pd.Timestamp("2024-05-03 12:00", tz="UTC")
-    log = pd.DataFrame([toy.touch("pushed", at, 1, np.random.default_rng(0))]).astype(
+    log = pd.DataFrame([toy.touchpoint("pushed", at, 1, np.random.default_rng(0))]).astype(
         {"click": float, "conversion": float}
     )
     lists = {name: np.array(values) for name, values in toy.past(log, "pushed", at + US).items()}

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from features.engine import open_engine
 from features.feature_repo import sources as feature_sources
-from features.feature_repo.history_columns import history_types
-from features.feature_repo.names import CAMPAIGN_STATS, CHANNEL_STATS, HISTORY, STATIC, USER_CHANNEL
+from features.feature_repo.names import CAMPAIGN_STATS, CHANNEL_STATS, HISTORY, STATIC, USER_CHANNEL, history_types
 from features.feature_repo.sources import build_sources
 
 HOUR, DAY = pd.Timedelta("1h"), pd.Timedelta("1D")
@@ -69,7 +68,10 @@ def test_columns_have_the_declared_types(toy, tmp_path):
                 n: arrow[kind] for n, kind in history_types(toy.spec).items()
             }
         elif file.stem == USER_CHANNEL:
-            assert [str(schema.field(n).type.value_type) for n in ("uc_touches", "uc_clicks")] == ["double", "double"]
+            assert [str(schema.field(n).type.value_type) for n in ("uc_touchpoints", "uc_clicks")] == [
+                "double",
+                "double",
+            ]
         elif file.stem != STATIC:
             assert set(kinds.values()) == {"double"}
 
@@ -108,13 +110,15 @@ def test_a_row_that_claims_to_arrive_before_it_happened_is_known_when_it_happene
 @pytest.mark.integration
 def test_no_list_loses_its_order_at_scale(toy, tmp_path):
     """In parallel, DuckDB's list() over sorted rows is not always sorted; here the order is the window's."""
-    users, touches = 20_000, 25
+    users, touchpoints = 20_000, 25
     rng = np.random.default_rng(0)
-    size = users * touches
-    at = pd.Timestamp("2024-05-01", tz="UTC") + pd.to_timedelta(np.tile(np.arange(touches) * 1_000_003, users), "us")
-    log = pd.DataFrame([toy.touch("u", pd.Timestamp("2024-05-01", tz="UTC"), 0, rng)] * 1).loc[[0] * size]
+    size = users * touchpoints
+    at = pd.Timestamp("2024-05-01", tz="UTC") + pd.to_timedelta(
+        np.tile(np.arange(touchpoints) * 1_000_003, users), "us"
+    )
+    log = pd.DataFrame([toy.touchpoint("u", pd.Timestamp("2024-05-01", tz="UTC"), 0, rng)] * 1).loc[[0] * size]
     log = log.assign(
-        user_id=np.repeat([f"u{i:05d}" for i in range(users)], touches), timestamp=at, cost=np.arange(size)
+        user_id=np.repeat([f"u{i:05d}" for i in range(users)], touchpoints), timestamp=at, cost=np.arange(size)
     )
     log["created_timestamp"] = at + pd.to_timedelta(np.where(rng.random(size) < 0.001, 5_000_000, 0), "us")
     path = toy.write(log.sample(frac=1, random_state=0), tmp_path / "log.parquet")
@@ -128,10 +132,10 @@ def test_no_list_loses_its_order_at_scale(toy, tmp_path):
         begins = np.zeros(len(values), dtype=bool)
         begins[starts] = True
         assert (np.diff(values) > 0)[~begins[1:]].all(), name
-        # Costs count the rows of the whole log: no touch has strayed to another user.
+        # Costs count the rows of the whole log: no touchpoint has strayed to another user.
         if name == "hist_cost":
             owners = np.array([int(u[1:]) for u in history["user_id"].to_pylist()])
-            assert (values[starts] // touches == owners).all()
+            assert (values[starts] // touchpoints == owners).all()
 
 
 # ---- static features
@@ -186,13 +190,13 @@ def test_aggregates_count_what_was_known_in_full_hours_of_their_span(toy, tmp_pa
                 counted = slow_sums(rows, row.timestamp, span)
                 if name == USER_CHANNEL:
                     by_channel = [counted[counted["channel"] == channel] for channel in toy.spec.channels]
-                    assert row.uc_touches.tolist() == [len(some) for some in by_channel]
+                    assert row.uc_touchpoints.tolist() == [len(some) for some in by_channel]
                     assert row.uc_clicks.tolist() == [some["click"].sum() for some in by_channel]
                 else:
                     prefix = key.removesuffix("_id")
                     found = [getattr(row, f"{prefix}_{n}") for n in ("click_rate", "conversion_rate", "cost")]
                     expected = [counted[n].mean() for n in ("click", "conversion", "cost")]
-                    assert getattr(row, f"{prefix}_touches") == len(counted)
+                    assert getattr(row, f"{prefix}_touchpoints") == len(counted)
                     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from feast import FeatureStore
 
-from features import pipeline
 from features.feature_repo.names import AD_DECISION, HISTORY
 from features.ingest.log_folder import ingest
 from features.offline import store
+from features.offline.store import build_training_data
 from features.sequences.manifest import Manifest, verify
 from mtorl.log.dataset import OUTCOMES, DatasetSpec
 from mtorl.window.table import WindowTable
@@ -32,7 +32,7 @@ def sample(name: str) -> str:
 def build(raw: str, name: str, folder: Path) -> int:
     """From the raw log to features and windows, as the pipeline does it."""
     ingest(raw, name, str(folder / "log"), str(folder / "quarantine.csv"), "quarantine", users=500 * (not raw), seed=7)
-    return pipeline.build(str(folder / "log"), str(folder / "features"), str(folder / "windows"))
+    return build_training_data(folder / "log", folder / "features", folder / "windows")
 
 
 def check(raw: str, name: str, folder: Path) -> None:

@@ -15,8 +15,7 @@ from feast import FeatureStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from features.feature_repo.history_columns import history_types
-from features.feature_repo.names import HISTORY, STATIC
+from features.feature_repo.names import HISTORY, STATIC, history_types
 from features.offline import store
 from mtorl.log.columns import Codes, Values
 from mtorl.window.window import WindowBatch, instance_from_history
@@ -150,7 +149,7 @@ def test_the_random_logs_end_journeys_and_hide_touches(toy, make):
 def test_a_pause_ends_a_journey_at_the_same_microsecond_everywhere(toy, make, kind):
     rng, gap = np.random.default_rng(0), 2 * DAY
     pauses = {"u1": gap - US, "u3": gap, "u4": gap + US}
-    log = [toy.touch(user, START + i * pause, i, rng) for user, pause in pauses.items() for i in (0, 1)]
+    log = [toy.touchpoint(user, START + i * pause, i, rng) for user, pause in pauses.items() for i in (0, 1)]
     run = make(pd.DataFrame(log), kind, journey_gap_days=2)
     rows = [1, 3, 5]
     assert from_the_log(run, rows).length_B.tolist() == [2, 2, 1]
@@ -171,7 +170,7 @@ def test_a_pause_ends_a_journey_at_the_same_microsecond_everywhere(toy, make, ki
 )
 def test_a_touch_is_known_at_the_same_microsecond_everywhere(toy, make, kind, delay, length):
     rng = np.random.default_rng(0)
-    log = pd.DataFrame([toy.touch("u1", START + i * DAY, i, rng) for i in (0, 1)])
+    log = pd.DataFrame([toy.touchpoint("u1", START + i * DAY, i, rng) for i in (0, 1)])
     run = make(log.assign(created_timestamp=START + DAY + delay * np.array([1, 0])), kind)
     windows = [from_the_log(run, [1]), served(run, [1], from_feast(run, [1]))]
     windows += [served(run, [1], [(found.history, found.static) for found in from_the_router(run, [1])])]

@@ -108,7 +108,7 @@ def test_each_row_is_joined_with_its_strict_past(toy, make, seed, late, batch):
 def test_the_random_logs_have_all_that_could_go_wrong(toy, make):
     log = journeys(toy, 1)
     rows = make(log).build()
-    assert (log.groupby("user_id")["timestamp"].diff() == US).any(), "no touches 1 us apart"
+    assert (log.groupby("user_id")["timestamp"].diff() == US).any(), "no touchpoints 1 us apart"
     assert (log.groupby("user_id")["timestamp"].diff() > 30 * DAY).any(), "no journey ends"
     assert log["campaign_id"].isna().any() and log["created_timestamp"].isna().any()
     arrived, on_time = log.assign(created_timestamp=known(log)), log.drop(columns="created_timestamp")
@@ -144,8 +144,8 @@ def test_an_outcome_that_is_known_afterwards_is_no_feature(toy, laid):
 
 def test_where_nothing_is_known_a_row_has_the_declared_defaults(toy, laid):
     first = laid.steps().sort_values("timestamp").iloc[0]  # of the whole log
-    assert [first[name].tolist() for name in ("uc_touches", "uc_clicks")] == [[0.0] * 3] * 2
-    assert first["campaign_touches"] == 0.0
+    assert [first[name].tolist() for name in ("uc_touchpoints", "uc_clicks")] == [[0.0] * 3] * 2
+    assert first["campaign_touchpoints"] == 0.0
     assert first[["campaign_click_rate", "campaign_conversion_rate", "campaign_cost", "recency_hours"]].isna().all()
     assert first["age"] in ("old", "young"), "static columns are known since before the first touch"
     recency = pq.read_table(laid.folder / "windows" / "steps", columns=["recency_hours"])["recency_hours"]
@@ -172,7 +172,7 @@ def test_the_future_changes_no_row_of_the_past(toy, make, seed, late):
     made, other = make(log), make(changed)
     before, after = (run.build()[lambda rows: known(rows) <= now] for run in (made, other))
     places = before.index.to_numpy(), after.index.to_numpy()
-    # `step` counts late touches too: it chooses windows, no model reads it.
+    # `step` counts late touchpoints too: it chooses windows, no model reads it.
     before, after = (rows.drop(columns="step").reset_index(drop=True) for rows in (before, after))
     assert len(before) >= len(log) // 2
     pd.testing.assert_frame_equal(before, after, check_exact=False, rtol=1e-9)
@@ -229,12 +229,14 @@ def test_what_has_expired_is_not_served_though_feast_itself_would(toy, laid):
     assert all(values == [] for values in stale.history.values())
     assert stale.static == fresh.static, "what does not change does not expire"
     assert stale.aggregates == {
-        **{"uc_touches": [0.0] * 3, "uc_clicks": [0.0] * 3, "campaign_touches": 0.0, "hour_of_day": 0.0},
+        **{"uc_touchpoints": [0.0] * 3, "uc_clicks": [0.0] * 3, "campaign_touchpoints": 0.0, "hour_of_day": 0.0},
         **dict.fromkeys(["campaign_click_rate", "campaign_conversion_rate", "campaign_cost", "recency_hours"]),
     }
     # Each view has a life of its own.
     (later,) = laid.read(["u1"], newest.ceil("h") + views[CAMPAIGN_STATS].ttl + US).values()
-    assert later.found and later.aggregates["campaign_touches"] == 0.0 and sum(later.aggregates["uc_touches"]) > 0
+    assert (
+        later.found and later.aggregates["campaign_touchpoints"] == 0.0 and sum(later.aggregates["uc_touchpoints"]) > 0
+    )
 
     opened = FeatureStore(repo_path=str(laid.root))
     row = {"user_id": "u1", "campaign_id": "c1", "request_timestamp": float(micros(late))}
@@ -269,7 +271,7 @@ def test_refresh_brings_all_users_up_to_date(toy, plain, make):
     # The offline side knows the grown log as well.
     rows = more.build()
     last = rows[rows["timestamp"] == rows["timestamp"].max()].set_index("user_id")
-    assert last.loc["newcomer", ["campaign_touches", "recency_hours"]].isna().tolist() == [False, True]
+    assert last.loc["newcomer", ["campaign_touchpoints", "recency_hours"]].isna().tolist() == [False, True]
     assert last["recency_hours"].drop("newcomer").notna().all()
 
 
@@ -283,7 +285,7 @@ def test_refresh_can_write_some_users_only(toy, plain, make):
     at = log["timestamp"].max() + US
     (left,) = run.read(["u0"], at).values()
     assert {name: plain(values) for name, values in left.history.items()} == toy.past(run.log, "u0", at)
-    assert left.aggregates["campaign_touches"] == by_hand(run.spec, log, "u0", "c1", at)["campaign_touches"]
+    assert left.aggregates["campaign_touchpoints"] == by_hand(run.spec, log, "u0", "c1", at)["campaign_touchpoints"]
     assert store.refresh(run.root, run.spec, path, users=[]) == 0
 
 

@@ -24,8 +24,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.feature_repo.history_columns import history_types
-from features.feature_repo.names import HISTORY
+from features.feature_repo.names import HISTORY, history_types
 from features.online.history import History, HistoryError, Touchpoint
 from features.online.open_history import open_history
 from mtorl.log.dataset import OUTCOMES, Column, DatasetSpec, RewardSpec
@@ -114,7 +113,7 @@ def user() -> str:
     return next(_users)
 
 
-def touch(
+def touchpoint(
     second: float, channel: str = "search", outcomes: dict[str, float] | None = None, **context: Any
 ) -> Touchpoint:
     context = {"hour": 9.0, "rank": 1.0, "order": "a", "device": "phone", **context}
@@ -133,31 +132,31 @@ class Plain:
 
     def __init__(self, n: int) -> None:
         self.n = n
-        self.touches: list[Touchpoint] = []
+        self.touchpoints: list[Touchpoint] = []
 
     def append(self, new: Touchpoint) -> bool:
-        if new.timestamp in [t.timestamp for t in self.touches]:
+        if new.timestamp in [t.timestamp for t in self.touchpoints]:
             return False
-        self.touches = sorted([*self.touches, new], key=lambda t: t.timestamp)[-self.n :]
-        return new in self.touches
+        self.touchpoints = sorted([*self.touchpoints, new], key=lambda t: t.timestamp)[-self.n :]
+        return new in self.touchpoints
 
     def patch(self, timestamp: datetime, outcomes: dict[str, float]) -> bool:
-        found = timestamp in [t.timestamp for t in self.touches]
-        self.touches = [
-            replace(t, outcomes={**t.outcomes, **outcomes}) if t.timestamp == timestamp else t for t in self.touches
+        found = timestamp in [t.timestamp for t in self.touchpoints]
+        self.touchpoints = [
+            replace(t, outcomes={**t.outcomes, **outcomes}) if t.timestamp == timestamp else t for t in self.touchpoints
         ]
         return found
 
     def merge(self, told: list[Touchpoint]) -> None:
-        touches = {t.timestamp: t for t in self.touches}
+        touchpoints = {t.timestamp: t for t in self.touchpoints}
         for new in told:
-            here = touches.get(new.timestamp)
+            here = touchpoints.get(new.timestamp)
             outcomes = {name: new.outcomes.get(name, 0.0) for name in OUTCOMES}
             if here and here.channel == new.channel:  # else it is another touchpoint
                 unknown = [name for name, value in outcomes.items() if value in (0, None)]
                 outcomes |= {name: here.outcomes.get(name, 0.0) for name in unknown}
-            touches[new.timestamp] = replace(new, outcomes=outcomes)
-        self.touches = sorted(touches.values(), key=lambda t: t.timestamp)[-self.n :]
+            touchpoints[new.timestamp] = replace(new, outcomes=outcomes)
+        self.touchpoints = sorted(touchpoints.values(), key=lambda t: t.timestamp)[-self.n :]
 
     def rows(self, user: str) -> pa.Table:
         """As a batch job brings it."""
@@ -166,18 +165,18 @@ class Plain:
         return pa.table({"user_id": [user], **{name: [values] for name, values in lists.items()}})
 
     def lists(self) -> Lists | None:
-        if not self.touches:
+        if not self.touchpoints:
             return None
         numeric = {"hour": math.nan, "rank": 0.0}
         return {
-            "hist_timestamp": [float((t.timestamp - EPOCH) // timedelta(microseconds=1)) for t in self.touches],
-            "hist_channel": [t.channel for t in self.touches],
-            **{f"hist_{o}": [_number(t.outcomes.get(o, 0.0)) for t in self.touches] for o in OUTCOMES},
+            "hist_timestamp": [float((t.timestamp - EPOCH) // timedelta(microseconds=1)) for t in self.touchpoints],
+            "hist_channel": [t.channel for t in self.touchpoints],
+            **{f"hist_{o}": [_number(t.outcomes.get(o, 0.0)) for t in self.touchpoints] for o in OUTCOMES},
             **{
-                f"hist_{name}": [null if t.context[name] is None else t.context[name] for t in self.touches]
+                f"hist_{name}": [null if t.context[name] is None else t.context[name] for t in self.touchpoints]
                 for name, null in numeric.items()
             },
-            **{f"hist_{name}": [t.context[name] or "" for t in self.touches] for name in ("order", "device")},
+            **{f"hist_{name}": [t.context[name] or "" for t in self.touchpoints] for name in ("order", "device")},
         }
 
 
@@ -198,11 +197,11 @@ others = dict(
     order=st.none() | st.text(max_size=200).filter(lambda text: text.isprintable()),
     device=st.text(min_size=1, max_size=3).filter(lambda text: text.isprintable()),
 )
-touches = st.builds(touch, whens, st.sampled_from(SPEC.channels), outcomes, **others)
+touchpoint_values = st.builds(touchpoint, whens, st.sampled_from(SPEC.channels), outcomes, **others)
 unsure = st.dictionaries(st.sampled_from(OUTCOMES), numbers | st.none(), max_size=4)  # a log may have nulls
-logged = st.builds(touch, whens, st.sampled_from(SPEC.channels), unsure, **others)
+logged = st.builds(touchpoint, whens, st.sampled_from(SPEC.channels), unsure, **others)
 operations = st.lists(
-    st.tuples(st.just("append"), touches)
+    st.tuples(st.just("append"), touchpoint_values)
     | st.tuples(st.just("patch"), whens, outcomes)
     | st.tuples(st.just("merge"), st.lists(logged, min_size=1, max_size=5, unique_by=lambda t: t.timestamp)),
     min_size=1,
@@ -224,14 +223,14 @@ def test_any_writes_in_any_order_leave_what_a_sorted_list_would_hold(
             log = Plain(SPEC.window)
             log.merge(*arguments)
             stage.history.merge(log.rows(user))
-            plain.merge(log.touches)
+            plain.merge(log.touchpoints)
         else:
             when, values = START + timedelta(seconds=arguments[0]), arguments[1]
             assert stage.history.patch(user, when, values) == plain.patch(when, values)
     found = stage.read(user)
     assert same(found, plain.lists()), (found, plain.lists())
-    if plain.touches:
-        newest = plain.touches[-1].timestamp
+    if plain.touchpoints:
+        newest = plain.touchpoints[-1].timestamp
         assert stage.event_time(user) == (newest.replace(microsecond=0) if kind == "sqlite" else newest)
 
 
@@ -241,24 +240,24 @@ def test_any_writes_in_any_order_leave_what_a_sorted_list_would_hold(
 def test_a_late_touchpoint_lands_in_its_place_and_one_older_than_a_full_window_is_dropped(
     stage: Stage, user: str
 ) -> None:
-    assert [stage.history.append(user, touch(s)) for s in (3, 1, 5, 4)] == [True] * 4
+    assert [stage.history.append(user, touchpoint(s)) for s in (3, 1, 5, 4)] == [True] * 4
     assert seconds(stage.read(user)) == [1, 3, 4, 5]
-    assert not stage.history.append(user, touch(0))
-    assert stage.history.append(user, touch(2)) and seconds(stage.read(user)) == [2, 3, 4, 5]
+    assert not stage.history.append(user, touchpoint(0))
+    assert stage.history.append(user, touchpoint(2)) and seconds(stage.read(user)) == [2, 3, 4, 5]
 
 
 def test_a_touchpoint_that_comes_again_changes_nothing_not_even_a_patched_outcome(stage: Stage, user: str) -> None:
-    assert stage.history.append(user, touch(0))
+    assert stage.history.append(user, touchpoint(0))
     assert stage.history.patch(user, START, {"click": 1, "cost": 0.25})
     before = stage.read(user)
-    assert not stage.history.append(user, touch(0)) and not stage.history.append(user, touch(0, "video"))
+    assert not stage.history.append(user, touchpoint(0)) and not stage.history.append(user, touchpoint(0, "video"))
     assert same(stage.read(user), before) and before is not None
     assert (before["hist_click"], before["hist_cost"], before["hist_revenue"]) == ([1.0], [0.25], [0.0])
 
 
 def test_an_outcome_finds_its_touchpoint_to_the_microsecond(stage: Stage, user: str) -> None:
     for s in (1, 1.000001):
-        stage.history.append(user, touch(s))
+        stage.history.append(user, touchpoint(s))
     assert stage.history.patch(user, START + timedelta(seconds=1.000001), {"click": 1})
     assert not stage.history.patch(user, START + timedelta(seconds=1.000002), {"click": 1})
     assert not stage.history.patch(f"{user}, a stranger", START, {"click": 1})
@@ -270,11 +269,11 @@ def test_an_outcome_finds_its_touchpoint_to_the_microsecond(stage: Stage, user: 
 def test_a_window_that_feast_has_written_goes_on(stage: Stage, user: str) -> None:
     plain = Plain(SPEC.window)
     for s in (1, 2, 3, 4):
-        plain.append(touch(s, outcomes={"cost": float(s)}))
+        plain.append(touchpoint(s, outcomes={"cost": float(s)}))
     snapshot = plain.lists()
     assert snapshot is not None
-    stage.snapshot(user, snapshot, plain.touches[-1].timestamp)
-    for new in (touch(5, "video", order=None, hour=None), touch(2.5)):
+    stage.snapshot(user, snapshot, plain.touchpoints[-1].timestamp)
+    for new in (touchpoint(5, "video", order=None, hour=None), touchpoint(2.5)):
         assert stage.history.append(user, new) == plain.append(new)
     assert stage.history.patch(user, START + timedelta(seconds=3), {"click": 1})
     plain.patch(START + timedelta(seconds=3), {"click": 1})
@@ -283,10 +282,10 @@ def test_a_window_that_feast_has_written_goes_on(stage: Stage, user: str) -> Non
 
 def test_a_shorter_window_takes_hold_with_the_next_touchpoint(stage: Stage, user: str) -> None:
     for s in (1, 2, 3, 4):
-        stage.history.append(user, touch(s))
+        stage.history.append(user, touchpoint(s))
     with open_history(stage.repo, replace(SPEC, window=2)) as shorter:
-        assert not shorter.append(user, touch(2.5))
-        assert shorter.append(user, touch(3.5)) and seconds(stage.read(user)) == [3.5, 4]
+        assert not shorter.append(user, touchpoint(2.5))
+        assert shorter.append(user, touchpoint(3.5)) and seconds(stage.read(user)) == [3.5, 4]
 
 
 def test_redis_holds_the_bytes_that_feast_would_have_written(stages: dict[str, Stage], user: str) -> None:
@@ -295,7 +294,7 @@ def test_redis_holds_the_bytes_that_feast_would_have_written(stages: dict[str, S
     stage, twin = stages["redis"], next(_users)
     for s in range(9):
         stage.history.append(
-            user, touch(s, SPEC.channels[s % 4], {"cost": s / 7}, order="ä" * [0, 70, 9000][s % 3], hour=None)
+            user, touchpoint(s, SPEC.channels[s % 4], {"cost": s / 7}, order="ä" * [0, 70, 9000][s % 3], hour=None)
         )
     lists = stage.read(user)
     assert lists is not None
@@ -308,19 +307,19 @@ def test_redis_holds_the_bytes_that_feast_would_have_written(stages: dict[str, S
 
 def test_a_log_adds_to_a_window_and_takes_nothing_back(stage: Stage, user: str) -> None:
     for second in (0, 1, 2):
-        stage.history.append(user, touch(second))
+        stage.history.append(user, touchpoint(second))
     stage.history.patch(user, START + timedelta(seconds=1), {"conversion": 1, "cost": 0.5})
     stage.history.patch(user, START + timedelta(seconds=2), {"click": 1})
     log = Plain(SPEC.window)
     for second in (0, 1, 3):
-        log.append(touch(second, outcomes={"click": 1.0, "cost": 0.4} if second == 1 else {}))
+        log.append(touchpoint(second, outcomes={"click": 1.0, "cost": 0.4} if second == 1 else {}))
     for changed in (1, 0):  # a second time there is nothing new
         assert stage.history.merge(log.rows(user)) == changed
         found = stage.read(user)
         assert found is not None and seconds(found) == [0, 1, 2, 3]
         assert (found["hist_click"], found["hist_conversion"]) == ([0, 1, 1, 0], [0, 1, 0, 0])
         assert found["hist_cost"] == [0, 0.4, 0, 0], "the log knows the cost better, but not the conversion"
-    assert stage.history.append(user, touch(4))
+    assert stage.history.append(user, touchpoint(4))
     assert seconds(stage.read(user)) == [0, 1, 2, 3, 4][-SPEC.window :]
 
 
@@ -331,16 +330,16 @@ def test_a_batch_job_loses_no_touchpoint_that_is_appended_meanwhile(stage: Stage
     """Each user has a touchpoint, the job brings a younger one, and an even younger one happens while it writes."""
     users = [next(_users) for _ in range(450)]  # several batches, the last one not full
     for user in users:
-        stage.history.append(user, touch(1))
+        stage.history.append(user, touchpoint(1))
     log = Plain(SPEC.window)
     for second in (1, 2):
-        log.append(touch(second))
+        log.append(touchpoint(second))
     rows = pa.concat_tables([log.rows(user) for user in users])
     with open_history(stage.repo, SPEC) as history, open_history(stage.repo, SPEC) as batch:
         job = threading.Thread(target=lambda: batch.merge(rows))
         job.start()
         for user in users:
-            history.append(user, touch(3))
+            history.append(user, touchpoint(3))
         job.join()
     assert [seconds(stage.read(user)) for user in users] == [[1, 2, 3]] * len(users)
 
@@ -348,7 +347,7 @@ def test_a_batch_job_loses_no_touchpoint_that_is_appended_meanwhile(stage: Stage
 def test_threads_share_a_history(stage: Stage, user: str) -> None:
     with open_history(stage.repo, replace(SPEC, window=1000)) as history:
         work = [
-            threading.Thread(target=lambda i=i: [history.append(user, touch(4 * s + i)) for s in range(30)])
+            threading.Thread(target=lambda i=i: [history.append(user, touchpoint(4 * s + i)) for s in range(30)])
             for i in range(4)
         ]
         for thread in work:
@@ -380,11 +379,11 @@ def test_four_processes_lose_nothing(stage: Stage, user: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (touch(0, "radio"), "channel: 'radio' is not one of search"),
-        (touch(0, device=None), "device is missing"),
-        (touch(0, outcomes={"view": 1}), "unknown view; known: click"),
-        (touch(0, outcomes={"click": math.nan}), "click is nan"),
-        (replace(touch(0), timestamp=datetime(2026, 1, 1)), "time zone"),
+        (touchpoint(0, "radio"), "channel: 'radio' is not one of search"),
+        (touchpoint(0, device=None), "device is missing"),
+        (touchpoint(0, outcomes={"view": 1}), "unknown view; known: click"),
+        (touchpoint(0, outcomes={"click": math.nan}), "click is nan"),
+        (replace(touchpoint(0), timestamp=datetime(2026, 1, 1)), "time zone"),
     ],
 )
 def test_a_touchpoint_that_does_not_fit_is_refused(stage: Stage, user: str, wrong: Touchpoint, message: str) -> None:
@@ -394,7 +393,7 @@ def test_a_touchpoint_that_does_not_fit_is_refused(stage: Stage, user: str, wron
 
 
 def test_an_outcome_that_does_not_fit_is_refused(stage: Stage, user: str) -> None:
-    stage.history.append(user, touch(0))
+    stage.history.append(user, touchpoint(0))
     before = stage.read(user)
     for values in ({"order": 1.0}, {"cost": math.inf}):
         with pytest.raises(HistoryError, match="outcomes"):
@@ -406,7 +405,7 @@ def test_an_outcome_that_does_not_fit_is_refused(stage: Stage, user: str) -> Non
 def test_a_window_with_columns_of_different_lengths_is_left_alone(stage: Stage, user: str, broken: str) -> None:
     plain = Plain(SPEC.window)
     for s in (1, 2):
-        plain.append(touch(s))
+        plain.append(touchpoint(s))
     lists = plain.lists()
     assert lists is not None
     for length in (0, 1, 3):
@@ -414,17 +413,17 @@ def test_a_window_with_columns_of_different_lengths_is_left_alone(stage: Stage, 
         stage.snapshot(who, {**lists, broken: (lists[broken] * 2)[:length]}, START)
         before = stage.read(who)
         with pytest.raises(HistoryError, match=f"{who}.*different lengths; materialise"):
-            stage.history.append(who, touch(3))
+            stage.history.append(who, touchpoint(3))
         assert same(stage.read(who), before)
         log = Plain(SPEC.window)
-        log.append(touch(5))
+        log.append(touchpoint(5))
         stage.history.merge(log.rows(who))  # a batch job puts it right
         found = stage.read(who)
         # A column that is not there at all is one that the data set did not have before.
         assert seconds(found) == ([1, 2, 5] if length == 0 else [5]) and found is not None
         null = 0.0 if broken == "hist_cost" else ""
         assert length or found[broken][:2] == [null, null]
-        assert stage.history.append(who, touch(6))
+        assert stage.history.append(who, touchpoint(6))
 
 
 def test_another_data_set_is_refused(stage: Stage) -> None:
@@ -447,7 +446,7 @@ def test_a_server_that_has_forgotten_the_scripts_learns_them_again(stages: dict[
     import redis
 
     redis.Redis(port=stages["redis"].port).script_flush()
-    assert stages["redis"].history.append(user, touch(0))
+    assert stages["redis"].history.append(user, touchpoint(0))
 
 
 def test_a_hash_expires_only_where_feast_is_told_so(stages: dict[str, Stage], tmp_path: Path, user: str) -> None:
@@ -455,10 +454,10 @@ def test_a_hash_expires_only_where_feast_is_told_so(stages: dict[str, Stage], tm
 
     port = stages["redis"].port
     client = redis.Redis(port=port)
-    stages["redis"].history.append(user, touch(0))
+    stages["redis"].history.append(user, touchpoint(0))
     assert [client.ttl(key) for key in client.keys(f"*{user}mtorl")] == [-1]
     write_settings(tmp_path, "redis", port, key_ttl_seconds=500)
     apply_history(tmp_path, SPEC)
     with open_history(tmp_path, SPEC) as history:
-        history.append(f"{user}, again", touch(0))
+        history.append(f"{user}, again", touchpoint(0))
     assert [0 < client.ttl(key) <= 500 for key in client.keys(f"*{user}, againmtorl")] == [True]

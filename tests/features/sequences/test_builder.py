@@ -52,7 +52,7 @@ def by_hand(log: pd.DataFrame, spec: DatasetSpec) -> tuple[list[dict[str, Any]],
     counts = dict.fromkeys(
         (
             "journeys",
-            "one_touch_users",
+            "one_touchpoint_users",
             "late_rows",
             "dropped_duplicates",
             "moved_ties",
@@ -87,7 +87,7 @@ def by_hand(log: pd.DataFrame, spec: DatasetSpec) -> tuple[list[dict[str, Any]],
             kept.append(row)
         counts["moved_ties"] += moved
         counts["capped_users"] += len(kept) < len(seen)
-        counts["one_touch_users"] += len(kept) == 1
+        counts["one_touchpoint_users"] += len(kept) == 1
         begins = [i for i, row in enumerate(kept) if i == 0 or row["timestamp"] - kept[i - 1]["timestamp"] > gap]
         counts["journeys"] += len(begins)
         known = [max(row["timestamp"], row["arrival"]) for row in kept]
@@ -189,11 +189,14 @@ def test_neither_the_order_of_rows_nor_a_second_delivery_matters(toy, tmp_path, 
     assert len(set(digests)) == 1
 
 
-def large(users: int, touches: int, spec: DatasetSpec) -> pa.Table:
-    """A log of equally long journeys, one touch a minute, in the order of time."""
-    size = users * touches
-    texts = {"user_id": np.tile([f"u{i}" for i in range(users)], touches), "channel": np.full(size, spec.channels[0])}
-    minute = np.repeat(np.arange(touches), users) * 60_000_000 + 1_700_000_000_000_000
+def large(users: int, touchpoints: int, spec: DatasetSpec) -> pa.Table:
+    """A log of equally long journeys, one touchpoint a minute, in the order of time."""
+    size = users * touchpoints
+    texts = {
+        "user_id": np.tile([f"u{i}" for i in range(users)], touchpoints),
+        "channel": np.full(size, spec.channels[0]),
+    }
+    minute = np.repeat(np.arange(touchpoints), users) * 60_000_000 + 1_700_000_000_000_000
     columns = {}
     for field in schema(spec):
         if field.name == "timestamp":
@@ -212,7 +215,7 @@ def test_a_bot_with_1e5_touchpoints_is_capped_and_counted(toy, tmp_path):
     with open_engine() as engine:
         made = build(engine, tmp_path / "log.parquet", toy.spec, tmp_path / "windows")
     assert (made.capped_users, made.dropped_by_cap) == (1, 90_000)
-    assert (made.rows, made.users, made.one_touch_users) == (10_250, 251, 250)
+    assert (made.rows, made.users, made.one_touchpoint_users) == (10_250, 251, 250)
     found = steps_of(tmp_path / "windows")
     assert (found[found["user_id"] == "u0"]["step"] == range(10_000)).all(), "the first ones stay: no news from later"
 

@@ -27,11 +27,11 @@ import yaml
 
 from mtorl.experiment.assignment import uniform
 from mtorl.log.records import json_schema
+from mtorl.log.times import microseconds
 from serving.decision_log import Spool
 from serving.ledger import Account, Balance, SqliteLedger, Wanted
 from serving.local.ports import free_ports
 from serving.router.flow.deadline import Deadline
-from serving.router.flow.requests import microseconds
 from serving.router.flow.settlement import reconcile
 from serving.router.ops import metrics
 from serving.router.ops.settings import RouterSettings, SettingsError
@@ -141,7 +141,12 @@ def test_the_feature_hash_is_that_of_all_features(tmp_path: Path) -> None:
     async def scenario(h: Harness) -> None:
         known = h.features.users["u1"]
         now = datetime.now(UTC).isoformat()
-        for aggregates in ({}, {"campaign_touches": 5.0}, {"campaign_touches": 6.0}, {"campaign_touches": 5.0}):
+        for aggregates in (
+            {},
+            {"campaign_touchpoints": 5.0},
+            {"campaign_touchpoints": 6.0},
+            {"campaign_touchpoints": 5.0},
+        ):
             h.features.users["u1"] = replace(known, aggregates=aggregates)
             await h.predict(instance(timestamp=now))
         first, *others = (record["feature_hash"] for record in h.records())

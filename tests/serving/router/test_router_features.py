@@ -25,9 +25,10 @@ from features.feature_repo import names
 from features.feature_repo.views import build
 from features.online.history import History, Touchpoint
 from features.online.open_history import open_history
+from mtorl.log.times import microseconds
 from mtorl.window.window import instance_from_history
 from serving.router.flow.features import FeastSource, UserFeatures
-from serving.router.flow.requests import DecisionRequest, microseconds
+from serving.router.flow.requests import DecisionRequest
 from serving.router.ops.settings import SettingsError
 from tests.features.online_stores import STORES, write_settings
 from tests.redis_server import redis_server
@@ -37,11 +38,11 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 HOUR, DAY, TICK = timedelta(hours=1), timedelta(days=1), timedelta(microseconds=1)
 LISTS = {"channel": ["video", "search"], "click": [1.0, 0.0], "conversion": [0.0, 0.0], "revenue": [0.0, 2.5]}
 LISTS |= {"cost": [0.03, 0.5], "hour": [9.0, 11.0], "device": ["tv", "phone"], "slot": ["top", ""]}
-UNKNOWN = {"uc_touches": [0.0, 0.0], "uc_clicks": [0.0, 0.0]}
+UNKNOWN = {"uc_touchpoints": [0.0, 0.0], "uc_clicks": [0.0, 0.0]}
 NO_CAMPAIGN = {f"campaign_{name}": None for name in ("click_rate", "conversion_rate", "cost")} | {
-    "campaign_touches": 0.0
+    "campaign_touchpoints": 0.0
 }
-CAMPAIGN = {"campaign_touches": 8.0, "campaign_click_rate": 0.25, "campaign_conversion_rate": 0.125}
+CAMPAIGN = {"campaign_touchpoints": 8.0, "campaign_click_rate": 0.25, "campaign_conversion_rate": 0.125}
 CAMPAIGN |= {"campaign_cost": None}
 _ids = itertools.count()
 
@@ -69,7 +70,7 @@ class Stage:
         times = [float(microseconds(NOON - age)) for age in (3 * HOUR, HOUR)]
         self.write(names.HISTORY, NOON - HOUR, **{f"hist_{k}": v for k, v in {**LISTS, "timestamp": times}.items()})
         self.write(names.STATIC, NOON - 400 * DAY, age="30-39")
-        self.write(names.USER_CHANNEL, NOON, uc_touches=[1.0, 1.0], uc_clicks=[0.0, 1.0])
+        self.write(names.USER_CHANNEL, NOON, uc_touchpoints=[1.0, 1.0], uc_clicks=[0.0, 1.0])
         self.write(names.CAMPAIGN_STATS, NOON, **CAMPAIGN)
 
     def read(self, at: datetime, **ids: str) -> UserFeatures:
@@ -113,7 +114,7 @@ def test_what_is_known_is_read_and_equal_to_what_feast_reads(stage: Stage) -> No
         f"hist_{k}": v for k, v in LISTS.items()
     }
     assert found.aggregates == {
-        **{"uc_touches": [1.0, 1.0], "uc_clicks": [0.0, 1.0], **CAMPAIGN},
+        **{"uc_touchpoints": [1.0, 1.0], "uc_clicks": [0.0, 1.0], **CAMPAIGN},
         **{"hour_of_day": 12.5, "recency_hours": 1.5},
     }
     answer = stage.store.get_online_features(
@@ -153,8 +154,8 @@ def test_a_known_campaign_is_no_known_user_nor_the_reverse(stage: Stage) -> None
 @pytest.mark.parametrize(
     ("feature", "written", "life", "default"),
     [
-        ("campaign_touches", NOON, DAY, 0.0),
-        ("uc_touches", NOON, 7 * DAY, [0.0, 0.0]),
+        ("campaign_touchpoints", NOON, DAY, 0.0),
+        ("uc_touchpoints", NOON, 7 * DAY, [0.0, 0.0]),
         ("recency_hours", NOON - HOUR, 30 * DAY, None),
     ],
 )
@@ -201,7 +202,7 @@ def test_many_requests_are_answered_in_their_order(stage: Stage) -> None:
     found = stage.source.read([*requests, *requests])
     assert found[:3] == found[3:] == [stage.source.read([request])[0] for request in requests]
     assert [user.found for user in found[:3]] == [True, False, True]
-    assert [user.aggregates["campaign_touches"] for user in found[:3]] == [8.0, 0.0, 0.0]
+    assert [user.aggregates["campaign_touchpoints"] for user in found[:3]] == [8.0, 0.0, 0.0]
 
 
 def test_a_touchpoint_is_seen_by_the_next_decision_and_so_is_its_outcome(stage: Stage) -> None:

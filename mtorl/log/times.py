@@ -1,0 +1,16 @@
+"""Points in time as whole microseconds since 1970 (UTC): the unit of every stored time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+SECOND_US = 1_000_000
+HOUR_US = 3600 * SECOND_US
+DAY_US = 24 * HOUR_US
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def microseconds(when: datetime) -> int:
+    """Microseconds since 1970 of a time that has a zone."""
+    return (when - _EPOCH) // timedelta(microseconds=1)
