@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +65,8 @@ def with_aggregates(log: Path, out: Path) -> int:
     varied = {name: values for name, values in found.items() if len(np.unique(values[np.isfinite(values)])) > 1}
     richer = pd.concat([touchpoints, pd.DataFrame(varied, index=touchpoints.index)], axis=1)
     richer.to_parquet(out / "touchpoints.parquet")
-    added = tuple(Column(name, "numeric", missing="unknown") for name in varied)
-    replace(spec, context=(*spec.context, *added)).save(out / "dataset.yaml")
+    added = tuple(Column(name=name, kind="numeric", missing="unknown") for name in varied)
+    spec.replace(context=(*spec.context, *added)).save(out / "dataset.yaml")
     shutil.copy(log / "ingest.json", out / "ingest.json")
     return len(added)
 

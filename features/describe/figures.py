@@ -333,12 +333,13 @@ def _pauses(journeys: ibis.Table) -> ibis.Table:
 
 
 def _column(total: Row, spec: DatasetSpec) -> Iterable[ColumnFigures]:
+    labels = {str(name): label for name, label in spec.outcome_labels.items()}
     described = {
         "user_id": ("key", "text", ""),
         "timestamp": ("key", "time", "UTC"),
         "campaign_id": ("key", "text", ""),
         "channel": ("action", "categorical", ""),
-        **{name: ("outcome", "numeric", spec.outcome_labels.get(name, "")) for name in OUTCOMES},
+        **{name: ("outcome", "numeric", labels.get(name, "")) for name in OUTCOMES},
         "propensity": ("propensity", "numeric", "probability of the logged channel"),
     }
     for role, columns in (("context", spec.context), ("static", spec.static), ("outcome", spec.outcomes)):

@@ -10,7 +10,6 @@ Shapes: W windows, T = 20 touchpoints of each, B touchpoints of the test windows
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -103,8 +102,8 @@ def _learn(
     from mtorl.window.loader import EncodedWindows
 
     # Its label is the click, as theirs.
-    reward = replace(table.spec.reward, gain="click", cost_weight=0.0)
-    spec = replace(table.spec, window=LENGTH, reward=reward)
+    reward = table.spec.reward.replace(gain="click", cost_weight=0.0)
+    spec = table.spec.replace(window=LENGTH, reward=reward)
 
     def windows(rows: NDArray[np.int64], targets: bool) -> WindowBatch:
         return WindowBatch.from_steps(table.steps, rows, spec, targets)

@@ -84,6 +84,8 @@ def first_fault(error: ValidationError) -> str:
     loc = fault["loc"][:-2] if fault["loc"][-1:] == ("[key]",) else fault["loc"]
     if fault["type"].startswith("union_tag"):  # of a union whose field, "kind" for instance, says which model it is
         loc = (*loc, fault["ctx"]["discriminator"].strip("'"))
+    if loc[-1:] == ("[key]",):  # in a mapping, pydantic appends this to a wrong key; the message names the key anyhow
+        loc = loc[:-2]
     place = _place(loc)
     if fault["type"] in ("missing", "union_tag_not_found"):
         place, field = _place(loc[:-1]), loc[-1]

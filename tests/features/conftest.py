@@ -19,13 +19,13 @@ SPEC = DatasetSpec(
     adapter="touchpoints",
     channels=("search", "social", "video"),
     context=(
-        Column("hour", "numeric", missing="unknown"),
-        Column("order", "categorical", missing="unknown"),  # a word of SQL
+        Column(name="hour", kind="numeric", missing="unknown"),
+        Column(name="order", kind="categorical", missing="unknown"),  # a word of SQL
     ),
-    static=(Column("age", "categorical"), Column("tenure", "numeric", missing="unknown")),
-    outcomes=(Column("seconds", "numeric", missing="unknown"),),  # known afterwards, such as play time
+    static=(Column(name="age", kind="categorical"), Column(name="tenure", kind="numeric", missing="unknown")),
+    outcomes=(Column(name="seconds", kind="numeric", missing="unknown"),),  # known afterwards, such as play time
     segment="age",
-    reward=RewardSpec("click"),
+    reward=RewardSpec(gain="click"),
     propensity="logged",
     currency="EUR",
     window=4,

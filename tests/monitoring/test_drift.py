@@ -15,11 +15,11 @@ from monitoring.calibration import CategoricalScore, NumericScore, calibrate
 from mtorl.log.dataset import Column
 
 COLUMNS = (
-    Column("hour", "numeric"),
-    Column("device", "categorical"),
-    Column("placement", "categorical"),
-    Column("tenure", "numeric"),
-    Column("region", "categorical"),
+    Column(name="hour", kind="numeric"),
+    Column(name="device", kind="categorical"),
+    Column(name="placement", kind="categorical"),
+    Column(name="tenure", kind="numeric"),
+    Column(name="region", kind="categorical"),
 )
 KINDS = {column.name: column.kind for column in COLUMNS}
 
@@ -153,7 +153,12 @@ def test_check_end_to_end(tmp_path: Path) -> None:
 def test_broken_columns_are_findings(tmp_path: Path) -> None:
     rng = np.random.default_rng(9)
     reference, current = touchpoints(rng, 200), touchpoints(rng, 150)
-    columns = (*COLUMNS, Column("gone", "numeric"), Column("price", "numeric"), Column("constant", "numeric"))
+    columns = (
+        *COLUMNS,
+        Column(name="gone", kind="numeric"),
+        Column(name="price", kind="numeric"),
+        Column(name="constant", kind="numeric"),
+    )
     reference[["gone", "price", "constant"]] = 1.0
     reference["price"] = rng.gamma(2, 2, len(reference))
     current["price"] = [Decimal("1.5")] * (len(current) - 1) + [Decimal("Infinity")]

@@ -14,10 +14,10 @@ SPEC = DatasetSpec(
     description="four touchpoints a user",
     adapter="touchpoints",
     channels=("a", "b"),
-    context=(Column("hour", "numeric"), Column("device", "categorical")),
+    context=(Column(name="hour", kind="numeric"), Column(name="device", kind="categorical")),
     static=(),
     segment=None,
-    reward=RewardSpec("click"),
+    reward=RewardSpec(gain="click"),
     propensity="logged",
     currency="EUR",
 )

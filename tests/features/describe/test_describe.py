@@ -254,7 +254,7 @@ def test_one_row(engine: Engine, log: pd.DataFrame, spec: DatasetSpec, tmp_path:
 
 def test_no_cost_no_outcome_no_propensity(engine: Engine, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path) -> None:
     bare = log.assign(cost=0.0, click=0, conversion=0, propensity=np.nan).drop(columns="created_timestamp")
-    spec = dataclasses.replace(spec, propensity="markov")
+    spec = spec.replace(propensity="markov")
     found = described(engine, bare, spec, tmp_path)
     assert (found.propensity_rows, found.propensity_low, found.propensity_rare) == (0, None, 0)
     assert found.propensities == () and found.late_rows is None
@@ -271,7 +271,7 @@ def test_many_channels_some_unused_and_odd_names(
     engine: Engine, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path
 ) -> None:
     names = [f"<b>channel & {i}</b>" for i in range(12)]
-    spec = dataclasses.replace(spec, channels=(*names, "never"))
+    spec = spec.replace(channels=(*names, "never"))
     odd = log.assign(channel=np.resize(names, len(log)))
     found = described(engine, odd, spec, tmp_path)
     assert found.channels[-1].rows == 0
@@ -302,11 +302,11 @@ def test_a_channel_may_be_called_others_and_a_month_may_be_empty(
     share = np.where(np.arange(len(log)) % 3 == 0, 0, 1 + np.arange(len(log)) % 11)
     odd = log.assign(channel=np.array(names)[share])
     odd.loc[odd["user_id"] == odd["user_id"].iloc[0], "timestamp"] += pd.Timedelta(days=4000)
-    found = described(engine, odd, dataclasses.replace(spec, channels=tuple(names)), tmp_path)
+    found = described(engine, odd, spec.replace(channels=tuple(names)), tmp_path)
     chart = describe_charts.shares_over_time(found).html
     assert chart.count('"name":"others"') == 2
     assert "from 0 to" in describe_charts.touchpoints(found).alt
-    quiet = dataclasses.replace(spec, propensity="logged")
+    quiet = spec.replace(propensity="logged")
     bare = described(engine, log.assign(propensity=np.nan), quiet, tmp_path)
     words = page_of(bare, tmp_path).words
     assert "no off-policy value without them" in words and "rest on estimated ones" not in words

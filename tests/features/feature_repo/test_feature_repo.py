@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -193,7 +192,7 @@ def test_every_built_in_data_set_can_be_defined(name, tmp_path):
 
 
 def test_a_column_with_the_name_of_a_feature_is_refused(toy, tmp_path):
-    spec = replace(toy.spec, context=(*toy.spec.context, Column("recency_hours", "numeric")))
+    spec = toy.spec.replace(context=(*toy.spec.context, Column(name="recency_hours", kind="numeric")))
     with pytest.raises(
         SpecError, match="'recency_hours': a feature of every data set has this name; rename the column"
     ):

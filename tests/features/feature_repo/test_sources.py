@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +84,7 @@ def test_a_missing_value_in_a_list_is_one_that_feast_keeps(toy, tmp_path):
 @PROPERTY
 @given(seed=st.integers(0, 10_000), batch=st.booleans(), window=st.sampled_from([1, 4, 50]))
 def test_a_snapshot_holds_what_had_arrived_by_then(toy, plain, tmp_path, seed, batch, window):
-    spec = replace(toy.spec, window=window)
+    spec = toy.spec.replace(window=window)
     log = toy.log(seed, users=6, late=0.4)
     if batch:  # arrivals by the hour: many rows become known at once
         log["created_timestamp"] = log["created_timestamp"].dt.ceil("h")
@@ -156,7 +155,7 @@ def test_static_row_is_known_before_the_first_touch_and_keeps_the_first_value(to
 
 
 def test_no_static_columns_no_static_file(toy, tmp_path):
-    made = sources(toy, toy.log(), tmp_path, replace(toy.spec, static=(), segment=None))
+    made = sources(toy, toy.log(), tmp_path, toy.spec.replace(static=(), segment=None))
     assert set(made) == EVERYTHING - {STATIC} and len(made[HISTORY]) == len(toy.log())
 
 

@@ -4,7 +4,6 @@ import csv
 import gzip
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -239,9 +238,9 @@ def test_repeated_touchpoints_keep_the_first(ingest):
 
 
 def test_a_static_column_keeps_the_first_value_that_is_one(ingest):
-    tier = replace(SPEC.static[0], name="tier", missing="unknown")
+    tier = SPEC.static[0].replace(name="tier", missing="unknown")
     frame = rows().assign(tier=["", "gold", "silver", "x", "x", "x"])
-    report = ingest(frame, "quarantine", replace(SPEC, static=(tier,), segment=None))
+    report = ingest(frame, "quarantine", SPEC.replace(static=(tier,), segment=None))
     assert [(f.rule, f.column, f.row, f.example) for f in report.faults] == [("changing_static", "tier", 3, "'silver'")]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,7 @@ def make(toy, tmp_path, redis_port):
 
     def run(log: pd.DataFrame, kind: str, **changes: Any) -> Run:
         port = redis_port if kind == "redis" else 0
-        made = Run(toy, tmp_path / str(next(_folders)), log, replace(toy.spec, **changes), port).create()
+        made = Run(toy, tmp_path / str(next(_folders)), log, toy.spec.replace(**changes), port).create()
         made.build()
         return made
 

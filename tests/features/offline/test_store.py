@@ -192,7 +192,7 @@ def test_joining_again_changes_nothing(laid):
 
 
 def test_a_data_set_without_static_columns(toy, plain, make):
-    run = make(toy.log(seed=5), replace(toy.spec, static=(), segment=None))
+    run = make(toy.log(seed=5), toy.spec.replace(static=(), segment=None))
     steps = run.build()
     assert "age" not in steps and set(JOINED) <= set(steps) and len(run.table().windows("train"))
     store.materialize(run.root, run.spec)
@@ -331,8 +331,8 @@ def test_a_new_context_column_is_unknown_of_what_was_before(toy, make, value):
     shown = run.log.loc[run.log["user_id"] == "u1", "timestamp"].max() + HOUR
     with open_history(run.root, run.spec) as history:
         assert history.append("u1", Touchpoint(shown.to_pydatetime(), "video", {"hour": 9.0}, {"click": 1}))
-    weather = replace(run.spec.context[0], name="weather", missing="unknown")
-    wider = replace(run.spec, context=(*run.spec.context, weather))
+    weather = run.spec.context[0].replace(name="weather", missing="unknown")
+    wider = run.spec.replace(context=(*run.spec.context, weather))
     with pytest.raises(HistoryError, match="weather"):
         store.refresh(run.root, wider, run.path)
     grown = replace(run, spec=wider, log=run.log.assign(weather=value)).create()
@@ -386,7 +386,7 @@ def test_create_again_updates_in_place_and_drops_what_the_data_set_no_longer_def
     everything = {HISTORY, STATIC, USER_CHANNEL, CAMPAIGN_STATS, CHANNEL_STATS}
     run.create()
     assert views()[0] == everything and STATIC in views()[1]
-    replace(run, spec=replace(toy.spec, static=(), segment=None)).create()
+    replace(run, spec=toy.spec.replace(static=(), segment=None)).create()
     assert views()[0] == everything - {STATIC} and STATIC not in views()[1]
     assert (run.root / "feature_store.yaml").read_text() == settings
     with sqlite3.connect(run.root / "online.db") as connection:

@@ -37,14 +37,14 @@ SPEC = DatasetSpec(
     adapter="touchpoints",
     channels=("search", "social", "video", "display " * 20 + "ads"),
     context=(
-        Column("hour", "numeric", missing="unknown"),
-        Column("rank", "numeric", missing="zero"),
-        Column("order", "categorical", missing="unknown"),
-        Column("device", "categorical"),
+        Column(name="hour", kind="numeric", missing="unknown"),
+        Column(name="rank", kind="numeric", missing="zero"),
+        Column(name="order", kind="categorical", missing="unknown"),
+        Column(name="device", kind="categorical"),
     ),
     static=(),
     segment=None,
-    reward=RewardSpec("click"),
+    reward=RewardSpec(gain="click"),
     propensity="logged",
     currency="EUR",
     window=4,
@@ -283,7 +283,7 @@ def test_a_window_that_feast_has_written_goes_on(stage: Stage, user: str) -> Non
 def test_a_shorter_window_takes_hold_with_the_next_touchpoint(stage: Stage, user: str) -> None:
     for s in (1, 2, 3, 4):
         stage.history.append(user, touchpoint(s))
-    with open_history(stage.repo, replace(SPEC, window=2)) as shorter:
+    with open_history(stage.repo, SPEC.replace(window=2)) as shorter:
         assert not shorter.append(user, touchpoint(2.5))
         assert shorter.append(user, touchpoint(3.5)) and seconds(stage.read(user)) == [3.5, 4]
 
@@ -345,7 +345,7 @@ def test_a_batch_job_loses_no_touchpoint_that_is_appended_meanwhile(stage: Stage
 
 
 def test_threads_share_a_history(stage: Stage, user: str) -> None:
-    with open_history(stage.repo, replace(SPEC, window=1000)) as history:
+    with open_history(stage.repo, SPEC.replace(window=1000)) as history:
         work = [
             threading.Thread(target=lambda i=i: [history.append(user, touchpoint(4 * s + i)) for s in range(30)])
             for i in range(4)
@@ -359,7 +359,7 @@ def test_threads_share_a_history(stage: Stage, user: str) -> None:
 
 @pytest.mark.integration
 def test_four_processes_lose_nothing(stage: Stage, user: str, tmp_path: Path) -> None:
-    replace(SPEC, window=10_000).save(tmp_path / "dataset.yaml")
+    SPEC.replace(window=10_000).save(tmp_path / "dataset.yaml")
     command = [sys.executable, "-m", "tests.features.online_writer", str(stage.repo), str(tmp_path / "dataset.yaml")]
     workers = [
         subprocess.Popen(
@@ -428,7 +428,7 @@ def test_a_window_with_columns_of_different_lengths_is_left_alone(stage: Stage, 
 
 def test_another_data_set_is_refused(stage: Stage) -> None:
     with pytest.raises(HistoryError, match="is not that of data set 'toy': hist_rank; create it again"):
-        open_history(stage.repo, replace(SPEC, context=tuple(c for c in SPEC.context if c.name != "rank")))
+        open_history(stage.repo, SPEC.replace(context=tuple(c for c in SPEC.context if c.name != "rank")))
 
 
 def test_another_online_store_is_refused(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def steps_of(folder: Path) -> pd.DataFrame:
 )
 @example(seed=0, late=0.4, shards=3, most=3)
 def test_steps_and_counts_are_those_of_a_loop(toy, tmp_path, seed, late, shards, most):
-    spec = replace(toy.spec, max_touchpoints=most)
+    spec = toy.spec.replace(max_touchpoints=most)
     log = messy(toy, seed, late)
     path = toy.write(log, tmp_path / "log.parquet")
     with open_engine() as engine:
@@ -138,14 +138,14 @@ def test_steps_and_counts_are_those_of_a_loop(toy, tmp_path, seed, late, shards,
 
 
 def test_the_messy_logs_have_everything(toy):
-    _, counts = by_hand(messy(toy, 0, 0.4), replace(toy.spec, max_touchpoints=6))
+    _, counts = by_hand(messy(toy, 0, 0.4), toy.spec.replace(max_touchpoints=6))
     assert all(counts.values()), counts
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("late", [0.0, 0.3])
 def test_spark_gives_the_same_bits(toy, tmp_path, late):
-    spec = replace(toy.spec, max_touchpoints=8)
+    spec = toy.spec.replace(max_touchpoints=8)
     log = messy(toy, 5, late, users=60)
     path = toy.write(log, tmp_path / "log.parquet")
     made = {}

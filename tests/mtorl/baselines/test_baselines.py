@@ -145,7 +145,7 @@ def test_neither_the_present_outcome_nor_a_late_one_is_seen():
     encoder = Encoder.fit(batch, SPEC)
     one, two = (Summary.of(windows(rows), encoder).values_BF for rows in (seen, other))
     np.testing.assert_array_equal(one, two)
-    late = Encoder.fit(batch, replace(SPEC, immediate=("cost",)))
+    late = Encoder.fit(batch, SPEC.replace(immediate=("cost",)))
     assert not [name for name in Summary.of(batch, late).names if name.startswith("click")]
 
 
@@ -193,7 +193,7 @@ def test_every_baseline_learns_the_sticky_channel_and_answers_for_all_channels(b
 
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_a_channel_that_training_never_used_has_an_answer(baseline: ModuleType):
-    spec = replace(SPEC, channels=("search", "social", "mail"))
+    spec = SPEC.replace(channels=("search", "social", "mail"))
     train, val = (windows(log(users=60, seed=seed), spec) for seed in (1, 2))
     used = windows(
         [*journey("u", "so"), {"user_id": "v", "channel": "mail"}, {"user_id": "v", "channel": "mail"}], spec
@@ -235,7 +235,7 @@ def test_repeat_last_counts_how_often_it_holds():
 
 def test_repeat_last_does_not_see_a_late_gain():
     train = windows(log(users=20))
-    late = Encoder.fit(train, replace(SPEC, immediate=("cost",)))
+    late = Encoder.fit(train, SPEC.replace(immediate=("cost",)))
     rewards = repeat_last.fit(train, train, late, seed=0).predict(windows(journey("u", "sSs")))[1]
     assert rewards[1, 0] == rewards[2, 0]
 
@@ -264,7 +264,7 @@ def test_linear_models_know_what_each_channel_costs_and_choose_their_strength(mo
 
 def test_a_share_is_a_reward_between_success_and_failure():
     """The reward is revenue: .25 of the most on search, .75 on social."""
-    spec = replace(SPEC, reward=replace(SPEC.reward, gain="revenue"))
+    spec = SPEC.replace(reward=SPEC.reward.replace(gain="revenue"))
     earned = {"search": 1.0, "social": 3.0}
     rows = [{**row, "revenue": earned[row["channel"]]} for row in log(users=100)]
     rows += [{"user_id": "z", "channel": "search", "revenue": value} for value in (0.0, 4.0)]

@@ -82,7 +82,7 @@ def test_the_figures_are_plain_and_beside_the_yardstick(made):
 
 def test_propensities_that_the_log_lacks_come_from_other_users(made):
     artifact, _ = made
-    estimated = replace(artifact, spec=replace(artifact.spec, propensity="channel-frequency"))
+    estimated = replace(artifact, spec=artifact.spec.replace(propensity="channel-frequency"))
     log = rows(300, 3, "new-")
     found = evaluate_artifact(
         estimated, table(log.assign(propensity=np.nan)), sealed_in(estimated), seed=0, only_new=False
@@ -92,7 +92,7 @@ def test_propensities_that_the_log_lacks_come_from_other_users(made):
 
 def test_a_log_of_another_data_set_is_refused(made):
     artifact, _ = made
-    other = replace(table(rows(50, 3, "new-")), spec=replace(SPEC, name="other", channels=SPEC.channels[::-1]))
+    other = replace(table(rows(50, 3, "new-")), spec=SPEC.replace(name="other", channels=SPEC.channels[::-1]))
     with pytest.raises(ValueError, match=r"trained on simulator .* the log is of other"):
         evaluate_artifact(artifact, other, sealed_in(artifact), seed=0, only_new=False)
 

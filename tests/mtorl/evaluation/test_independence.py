@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ from mtorl.evaluation.independence import _holm, _moments, independence, link
 from mtorl.log.dataset import DatasetSpec
 from mtorl.window.table import WindowTable
 
-SPEC = replace(DatasetSpec.load("simulator"), channels=("a", "b", "c"), immediate=("click", "cost", "revenue"))
+SPEC = DatasetSpec.load("simulator").replace(channels=("a", "b", "c"), immediate=("click", "cost", "revenue"))
 TEXT = {"device": ["mobile", "desktop"], "placement": ["feed", "story"], "age_group": ["young", "old"]}
 
 

@@ -60,7 +60,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
         ({"channels": "search"}, r"channels: expected a list, got 'search'"),
         (
             {"context": [{"name": "hour", "kind": "number"}]},
-            r"column 'hour', kind: 'number' is not one of numeric, cat",
+            r"context\[0\]\.kind: 'number' is not one of numeric, cat",
         ),
         ({"context": [{"name": "hour"}]}, r"context\[0\]: missing field 'kind'"),
         (
@@ -78,14 +78,14 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
             r"outcomes: column 'hour' is declared twice",
         ),
         ({"max_touchpoints": 0}, r"max_touchpoints: expected a whole number of at least 1, got 0"),
-        ({"journey_gap_days": 0}, r"journey_gap_days: expected a number of days above 0, got 0"),
+        ({"journey_gap_days": 0}, r"journey_gap_days: expected a number above 0, got 0"),
         ({"segment": "tenure_days"}, r"segment: 'tenure_days' is not a categorical static column"),
         ({"reward": {"gain": "cost"}}, r"reward.gain: 'cost' is not one of click, conversion, revenue"),
         ({"reward": {"gain": "click", "cost_weight": -1}}, r"reward.cost_weight: expected a number of at least 0"),
         ({"propensity": "guess"}, r"propensity: 'guess' is not one of logged, channel-frequency, markov"),
         ({"window": 0}, r"window: expected a whole number of at least 1, got 0"),
         ({"outcome_labels": {"view": "a view"}}, r"outcome_labels: 'view' is not one of click"),
-        ({"immediate": ["click", "view"]}, r"immediate: 'view' is not one of click"),
+        ({"immediate": ["click", "view"]}, r"immediate\[1\]: 'view' is not one of click"),
         ({"immediate": ["cost", "cost"]}, r"immediate: an outcome is named twice"),
         ({"immediate": "cost"}, r"immediate: expected a list"),
         ({"colour": "red"}, r"unknown field 'colour'"),
@@ -115,11 +115,11 @@ def test_an_unknown_adapter_lists_the_known_ones():
 
 
 def test_defaults_need_not_be_written_down():
-    assert Column("hour", "numeric").missing == "error"
+    assert Column(name="hour", kind="numeric").missing == "error"
     data = simulator()
     for name in ("window", "min_touchpoints", "max_touchpoints", "journey_gap_days", "outcomes", "outcome_labels"):
         data.pop(name, None)
     spec = DatasetSpec.from_dict(data)
     assert (spec.window, spec.min_touchpoints, spec.max_touchpoints, spec.outcome_labels) == (20, 1, 10_000, {})
     assert (spec.journey_gap_days, spec.outcomes) == (30.0, ())
-    assert RewardSpec("revenue").cost_weight == 0.0
+    assert RewardSpec(gain="revenue").cost_weight == 0.0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -46,7 +44,7 @@ def test_a_logged_propensity_that_is_none_is_an_error(value):
 
 
 def test_channel_frequency_is_that_of_training_users():
-    spec = replace(SPEC, propensity="channel-frequency")
+    spec = SPEC.replace(propensity="channel-frequency")
     windows = log()
     windows.loc[windows["split"] == "test", "channel"] = "video"  # must not matter
     found = logged_propensity(windows, spec)
@@ -56,7 +54,7 @@ def test_channel_frequency_is_that_of_training_users():
 
 
 def test_markov_depends_on_the_channel_before_and_on_the_start():
-    spec = replace(SPEC, propensity="markov")
+    spec = SPEC.replace(propensity="markov")
     windows = log(users=4000, stay=0.6)
     found = logged_propensity(windows, spec)
     before = windows.groupby("user_id")["channel"].shift()
@@ -68,7 +66,7 @@ def test_markov_depends_on_the_channel_before_and_on_the_start():
 
 
 def test_markov_begins_anew_with_every_journey():
-    spec = replace(SPEC, propensity="markov")
+    spec = SPEC.replace(propensity="markov")
     windows = log(users=4000, stay=0.6)
     two = windows.assign(step=windows["step"] % 5)  # a second journey after five touchpoints
     found = logged_propensity(two, spec)
@@ -81,7 +79,7 @@ def test_markov_begins_anew_with_every_journey():
 
 
 def test_the_order_of_rows_does_not_matter():
-    spec = replace(SPEC, propensity="markov")
+    spec = SPEC.replace(propensity="markov")
     windows = log(users=50, stay=0.5)
     windows["step"] %= 5
     shuffled = windows.sample(frac=1, random_state=1)
@@ -91,7 +89,7 @@ def test_the_order_of_rows_does_not_matter():
 
 def test_mean_weight_of_another_policy_is_one():
     """E[pi(a) / p(a)] = 1 is what makes propensities right."""
-    spec = replace(SPEC, propensity="markov")
+    spec = SPEC.replace(propensity="markov")
     windows = log(users=4000, stay=0.6, seed=1)
     weight = 0.25 / logged_propensity(windows, spec)
     assert weight.mean() == pytest.approx(1.0, abs=0.1)
@@ -99,7 +97,7 @@ def test_mean_weight_of_another_policy_is_one():
 
 @pytest.mark.parametrize("method", ["channel-frequency", "markov"])
 def test_what_cannot_be_estimated_is_said(method):
-    spec = replace(SPEC, propensity=method)
+    spec = SPEC.replace(propensity=method)
     windows = log(users=5)
     with pytest.raises(ValueError, match="no training rows"):
         logged_propensity(windows.assign(split="test"), spec)

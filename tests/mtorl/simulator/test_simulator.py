@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -209,7 +208,7 @@ def test_policies_see_the_history_that_the_log_and_the_exposures_make(simulator,
 @pytest.mark.parametrize("gap_days", [30.0, 1.5])
 def test_a_policy_in_the_simulator_sees_the_windows_that_the_grown_log_gives(simulator, log, gap_days):
     """Log, online and offline are one: what a router would see is what the next training run reads."""
-    spec = replace(simulator.spec, journey_gap_days=gap_days)
+    spec = simulator.spec.replace(journey_gap_days=gap_days)
     online, stepped = simulator.online(USERS, 3, 3), simulator.online(USERS, 3, 3)
     random, new, served = np.random.default_rng(1), [], []
     for turn in range(3):

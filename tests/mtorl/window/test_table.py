@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from mtorl.window.encoder import Encoder
 from mtorl.window.table import REFERENCE_TOUCHES, SCHEMA_VERSION, WindowTable
 from mtorl.window.window import WindowBatch, WindowError
 
-SPEC = replace(DatasetSpec.load("simulator"), window=4, journey_gap_days=2.0)
+SPEC = DatasetSpec.load("simulator").replace(window=4, journey_gap_days=2.0)
 LOG = Simulator(SimulatorConfig(users=60, seed=3)).log()
 
 

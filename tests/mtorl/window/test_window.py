@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -317,7 +316,7 @@ def test_a_rare_category_is_read_like_an_unknown_one():
 
 def test_what_is_reported_late_is_no_input():
     """A conversion that takes days: neither itself nor the reward that it makes may be seen a touchpoint later."""
-    late = replace(SPEC, immediate=("cost",), reward=replace(SPEC.reward, gain="conversion"))
+    late = SPEC.replace(immediate=("cost",), reward=SPEC.reward.replace(gain="conversion"))
     seen = touches(3)
     other = [{**touch, "conversion": 1 - touch["conversion"], "click": 1, "revenue": 9.0} for touch in seen]
     encoder = Encoder.fit(offline(log([(KNOWN[0], seen)]), targets=True), late)
