@@ -1,13 +1,13 @@
-"""The data contract: what a touchpoint must be, declared as Pandera schemas and judged by the engine in one pass.
+"""The data contract: what a touchpoint must be, declared as Pandera schemas and checked by the engine in one pass.
 
     cells, *others = stages(spec, created=False)
-    table = judge(read(adapter.adapt(raw, spec), spec), cells)  # typed columns; what can't be made out is null
+    table = judge(read(adapter.adapt(raw, spec), spec), cells)  # typed columns; what can't be read is null
     bad = broken(table, cells)                                  # rows that break a rule, and which one, by column
-    table = without(table, bad)                                 # the others are judged by the next stage
+    table = without(table, bad)                                 # the next stage checks the other rows
 
-A rule is a Pandera check, named as the fault that it finds and titled with its column; Pandera builds its expression,
-and the checks of all columns are folded into one query, where Pandera by itself would run one query each. A cell is
-blamed once, for the first rule of its column that it breaks.
+A rule is a Pandera check, named as the fault that it finds and titled with its column. Pandera builds the expression of
+each check; this module puts the checks of all columns into one query, where Pandera by itself would run one query for
+each. A cell is reported once, for the first rule of its column that it breaks.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import ibis
 import pandera.ibis as pa
 
 from features.engine import timestamp_micros, unix_micros
-from features.ingest.adapters import values
+from features.ingest.adapters import base as values
 from features.ingest.adapters.base import SAME
 from features.ingest.adapters.files import ROW
-from features.sequences.touchpoints import apart
+from features.sequences.touchpoints import SAME_TOUCHPOINT, strictly_increasing
 from mtorl.log.dataset import Column, DatasetSpec
 from mtorl.log.touchpoints import CREATED
 
 _MOST_COST = 1e15  # of one exposure; more is a mistake, and whole units are added up as 64-bit numbers
-_GIVEN = "given:"  # + a column's name: whether the file has a value there
-_CODE = "broken:"  # + a column's name: place of the rule that it breaks
+_PRESENT = "present:"  # + a column's name: whether the file has a value there
+_CODE = "broken:"  # + a column's name: number of the rule that it breaks, 0 for none
 
 MEANING = {
     "missing_value": "without a value",
@@ -48,22 +48,26 @@ MEANING = {
 
 @dataclass(frozen=True)
 class Suspects:
-    """How to find, by a cheap aggregate, the only rows that can break a rule: the others are spared its windows."""
+    """A cheap aggregate that finds the only rows that can break a rule whose own check is expensive.
+
+    Attributes:
+        by: Columns that are the key.
+        find: From all rows to the keys `by` of the suspects.
+    """
 
     by: tuple[str, ...]
     find: Callable[[ibis.Table], ibis.Table]
-    """From all rows to the keys `by` of the suspected ones."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Rules that can be judged together, on rows that broke none of the stages before."""
+    """Rules that can be checked together, on rows that broke no rule of an earlier stage."""
 
     schema: pa.DataFrameSchema
     suspects: Suspects | None = None  # None: every row
 
     def rules(self) -> list[tuple[str, list[pa.Check]]]:
-        """Each column with its rules, in the order in which they are asked."""
+        """Each column with its rules, in the order in which they are checked."""
         return [(str(name), list(checks)) for name, checks in groupby(self.schema.checks, lambda check: check.title)]
 
 
@@ -71,27 +75,27 @@ def read(adapted: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """Parse an adapter's columns.
 
     Returns:
-        `ROW`, the canonical columns in their types, and what the rules need besides.
+        `ROW`, the canonical columns in their types, and what else the rules need.
     """
     columns: dict[str, ibis.Value] = {}
     numbers = _numbers(spec)
     zero = {c.name for c in _declared(spec) if c.missing == "zero"}
     for name in (*spec.columns, *([CREATED] if CREATED in adapted.columns else [])):
         value = adapted[name]
-        there = values.given(value, name in numbers)
+        present = values.has_value(value, name in numbers)
         if name in ("timestamp", CREATED):
             parsed = values.time(value)
         elif name in numbers:
-            parsed = ibis.ifelse(there, values.number(value), 0.0 if name in zero else ibis.null("float64"))
+            parsed = ibis.ifelse(present, values.number(value), 0.0 if name in zero else ibis.null("float64"))
         else:
             parsed = values.text(value)
-        columns |= {name: parsed, _GIVEN + name: there}
+        columns |= {name: parsed, _PRESENT + name: present}
     further = [SAME] if SAME in adapted.columns else []
     return adapted.select(ROW, *further, **columns)
 
 
 def canonical(table: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """The log as it is written, of rows that broke no rule."""
+    """The columns of the canonical log, of rows that broke no rule."""
     whole = {name: table[name].cast("int64") for name in ("click", "conversion")}
     created = [CREATED] if CREATED in table.columns else []
     return table.mutate(whole).select(*spec.columns, *created)
@@ -106,26 +110,26 @@ def stages(spec: DatasetSpec, created: bool) -> tuple[Stage, ...]:
     """
     static = [c.name for c in spec.static]
     users = Suspects(("user_id",), lambda table: _uneven_users(table, static, spec.min_touchpoints))
-    out = [Stage(_schema(_cells(spec, created))), Stage(_schema([_first_of_its_kind()]), SAME_TIME)]
+    out = [Stage(_schema(_cells(spec, created))), Stage(_schema([_not_repeated()]), SAME_TIME)]
     if static:
-        out.append(Stage(_schema([_steady(name) for name in static]), users))
+        out.append(Stage(_schema([_unchanging(name) for name in static]), users))
     if spec.min_touchpoints > 1:
         out.append(Stage(_schema([_enough(spec.min_touchpoints)]), users))
     return tuple(out)
 
 
 def judge(table: ibis.Table, stage: Stage) -> ibis.Table:
-    """Add, for each column that has rules, the place of the broken one among them, from 1; 0 for none."""
+    """Add, for each column that has rules, the number of the first broken one, from 1; 0 for none."""
     codes = {}
     for name, checks in stage.rules():
         passed = [check(table).check_output for check in checks]
         codes[_CODE + name] = ibis.cases(*((~ok, place) for place, ok in enumerate(passed, 1)), else_=0).cast("int8")
-    further = [name for name in table.columns if not name.startswith((_GIVEN, _CODE))]
+    further = [name for name in table.columns if not name.startswith((_PRESENT, _CODE))]
     return table.select(*further, **codes)
 
 
 def broken(judged: ibis.Table, stage: Stage) -> ibis.Table:
-    """Rows that break a rule of the stage by which they were judged: `ROW`, and the place of the rule by column."""
+    """Rows that break a rule of the stage by which they were judged: `ROW`, and the number of the rule by column."""
     bad = judged.filter(ibis.or_(*(judged[_CODE + name] > 0 for name, _ in stage.rules())))
     return bad.select(ROW, **{name: bad[_CODE + name] for name, _ in stage.rules()})
 
@@ -136,16 +140,16 @@ def without(table: ibis.Table, rows: ibis.Table) -> ibis.Table:
 
 
 def suspected(table: ibis.Table, keys: ibis.Table) -> ibis.Table:
-    """The rows of these keys, as `Suspects.find` gives them."""
+    """The rows of these keys, which `Suspects.find` returned."""
     return table.semi_join(keys, keys.columns).select(*table.columns)
 
 
 def moved_ties(table: ibis.Table, keys: ibis.Table) -> ibis.Table:
-    """Touchpoints of a user at the same time are put 1 us apart, in the order of the file.
+    """Put touchpoints of a user at the same time 1 us apart, in the order of the file.
 
     Args:
         table: Rows that broke no rule.
-        keys: Of `SAME_TIME`; more do no harm.
+        keys: As `SAME_TIME` finds them; further keys change nothing.
 
     Returns:
         `ROW` and `moved`, the new time, of the rows whose time changes.
@@ -155,19 +159,19 @@ def moved_ties(table: ibis.Table, keys: ibis.Table) -> ibis.Table:
     order = ["at", ROW]
     rows = rows.mutate(turn=ibis.row_number().over(group_by="user_id", order_by=order))
     so_far = ibis.window(group_by="user_id", order_by=order, preceding=None, following=0)
-    rows = rows.mutate(moved=apart(rows["at"], rows["turn"], so_far))
+    rows = rows.mutate(moved=strictly_increasing(rows["at"], rows["turn"], so_far))
     return rows.filter(rows["moved"] != rows["at"]).select(ROW, moved=timestamp_micros(rows["moved"]))
 
 
-# ---- rules about cells: each is true or false, never null; what is null by right breaks none
+# ---- rules about cells: each is true or false, never null; a null that is allowed breaks no rule
 
 
-def _there(column: str) -> pa.Check:
-    return _rule("missing_value", column, lambda table: table[_GIVEN + column])
+def _present(column: str) -> pa.Check:
+    return _rule("missing_value", column, lambda table: table[_PRESENT + column])
 
 
 def _number(column: str) -> pa.Check:
-    return _rule("not_a_number", column, lambda table: table[column].notnull() | ~table[_GIVEN + column])
+    return _rule("not_a_number", column, lambda table: table[column].notnull() | ~table[_PRESENT + column])
 
 
 def _time(column: str) -> pa.Check:
@@ -182,24 +186,24 @@ def _value(rule: str, column: str, holds: Callable[[ibis.Value], ibis.Value], hi
 def _cells(spec: DatasetSpec, created: bool) -> list[pa.Check]:
     channels = f"; known: {', '.join(spec.channels)}"
     rules = [
-        _there("user_id"),
+        _present("user_id"),
         _time("timestamp"),
-        _there("campaign_id"),
-        _there("channel"),
+        _present("campaign_id"),
+        _present("channel"),
         _value("unknown_channel", "channel", lambda value: value.isin(spec.channels), channels),
-        _there("cost"),
+        _present("cost"),
         _number("cost"),
         _value("negative_cost", "cost", lambda value: value >= 0),
         _value("huge_cost", "cost", lambda value: value <= _MOST_COST, f"; at most {_MOST_COST:g} currency units"),
     ]
     for name in ("click", "conversion"):
-        rules += [_there(name), _number(name), _value("not_binary", name, lambda value: value.isin([0, 1]))]
-    rules += [_there("revenue"), _number("revenue")]
-    rules += [_there("propensity")] if spec.propensity == "logged" else []
+        rules += [_present(name), _number(name), _value("not_binary", name, lambda value: value.isin([0, 1]))]
+    rules += [_present("revenue"), _number("revenue")]
+    rules += [_present("propensity")] if spec.propensity == "logged" else []
     rules.append(_number("propensity"))
     rules.append(_value("propensity_out_of_range", "propensity", lambda value: (value > 0) & (value <= 1)))
     for column in _declared(spec):
-        rules += [_there(column.name)] if column.missing == "error" else []
+        rules += [_present(column.name)] if column.missing == "error" else []
         rules += [_number(column.name)] if column.kind == "numeric" else []
     return [*rules, _time(CREATED)] if created else rules
 
@@ -209,18 +213,18 @@ def _cells(spec: DatasetSpec, created: bool) -> list[pa.Check]:
 _USER_TIME = ("user_id", "timestamp")
 
 
-def _first_of_its_kind() -> pa.Check:
+def _not_repeated() -> pa.Check:
     def holds(table: ibis.Table) -> ibis.Value:
-        kind = [*_USER_TIME, "campaign_id", "channel", *([SAME] if SAME in table.columns else [])]
-        return ibis.row_number().over(group_by=[table[name] for name in kind], order_by=table[ROW]) == 0
+        same = [*SAME_TOUCHPOINT, *([SAME] if SAME in table.columns else [])]
+        return ibis.row_number().over(group_by=[table[name] for name in same], order_by=table[ROW]) == 0
 
     return _rule("duplicate_touchpoint", "timestamp", holds)
 
 
-def _steady(column: str) -> pa.Check:
+def _unchanging(column: str) -> pa.Check:
     def holds(table: ibis.Table) -> ibis.Value:
         value = table[column]
-        order = [value.isnull(), table[ROW]]  # the user's first value in the file; nulls are none
+        order = [value.isnull(), table[ROW]]  # a null is no value, so nulls come last
         return (value == value.first().over(group_by=table["user_id"], order_by=order)).fill_null(True)
 
     return _rule("changing_static", column, holds)
@@ -239,7 +243,10 @@ def _same_times(table: ibis.Table) -> ibis.Table:
 
 
 def _uneven_users(table: ibis.Table, static: list[str], least: int) -> ibis.Table:
-    """Users with several values in a static column, or too few rows (or both, once the former are taken away)."""
+    """Users with several values in a static column, or with too few rows.
+
+    A user with several values may also have too few rows once those that change the value are gone.
+    """
     ends = {f"{end}:{name}": getattr(table[name], end)() for name in static for end in ("min", "max")}
     users = table.group_by("user_id").agg(n=table.count(), **ends)
     changing = (users[f"min:{name}"] != users[f"max:{name}"] for name in static)

@@ -1,16 +1,16 @@
-"""The touchpoints of a log as everything else may use them: once each, in a strict order, with the time of knowledge.
+"""Clean touchpoints: once each, at times that differ within a user, with the time from which each was known.
 
     touchpoints = clean_touchpoints(engine.read("touchpoints.parquet"), spec)    # an expression, on DuckDB or Spark
 
-A log that came through this project's door is already clean: one aggregation sees that, and nothing more is done. A log
-may also come from elsewhere:
+A log that was ingested here is already clean: one aggregation confirms that, and nothing more is done. In a log from
+elsewhere:
 
-1. The same touchpoint twice (user, time, campaign, channel): the one that arrived first stays.
-2. Several touchpoints of a user at one time: put one microsecond apart, so that "before" has a meaning. Their order is
-   by campaign, channel, arrival and then the other columns, never by chance.
+1. Of a touchpoint that is there twice (see `SAME_TOUCHPOINT`), the one that arrived first stays.
+2. Several touchpoints of a user at one time are put one microsecond apart, so that "before" has a meaning. They are
+   ordered by campaign, channel, arrival and then the other columns, so the result does not depend on chance.
 3. A user with more than `spec.max_touchpoints` is a bot: only the first ones are kept. What came first does not depend
-   on what came later, so this can't leak, unless rows arrived late: such a row counts in the place where it happened,
-   and may move a touchpoint of the same time by a microsecond.
+   on what came later, so the future can't leak in. The exception are rows that arrived late: they count at the time
+   when they happened, and may move a touchpoint of the same time by a microsecond.
 """
 
 from __future__ import annotations
@@ -24,16 +24,19 @@ from features.engine import timestamp_micros, unix_micros
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import CREATED, LogError, schema
 
+SAME_TOUCHPOINT = ("user_id", "timestamp", "campaign_id", "channel")
+"""Rows that are equal in these columns are one touchpoint, logged more than once."""
+
 _UTC = dt.Timestamp(timezone="UTC", scale=6)
 
 
 def clean_touchpoints(log: ibis.Table, spec: DatasetSpec, clean: bool | None = None) -> ibis.Table:
-    """Clean touchpoints, in no order.
+    """Clean the touchpoints of a log; they come in no order.
 
     Args:
         log: Canonical log, with `created_timestamp` or without.
         spec: Description of the data set.
-        clean: Whether nothing must be dropped or moved; None asks the engine, in one aggregation.
+        clean: Whether nothing has to be dropped or moved; None asks the engine, in one aggregation.
 
     Returns:
         `spec.columns` in canonical types, `created_timestamp` if the log has it, and `known`: the time from which a row
@@ -49,9 +52,9 @@ def clean_touchpoints(log: ibis.Table, spec: DatasetSpec, clean: bool | None = N
 
 
 def kept(marked: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """The touchpoints, as `touchpoints` gives them, of what `marked` gives."""
-    rows = marked.filter(~marked._again, marked._place <= spec.max_touchpoints)
-    return _known(rows.mutate(timestamp=rows._time).drop("_again", "_place", "_time"))
+    """What `clean_touchpoints` returns, from rows that `marked` has marked."""
+    rows = marked.filter(~marked._repeated, marked._place <= spec.max_touchpoints)
+    return _known(rows.mutate(timestamp=rows._time).drop("_repeated", "_place", "_time"))
 
 
 def _known(rows: ibis.Table) -> ibis.Table:
@@ -60,23 +63,23 @@ def _known(rows: ibis.Table) -> ibis.Table:
 
 
 def is_clean(log: ibis.Table, spec: DatasetSpec) -> bool:
-    """Whether no touchpoint must be dropped or moved."""
+    """Whether no touchpoint has to be dropped or moved."""
     moments = log.group_by("user_id", "timestamp").aggregate(rows=log.count())
     users = moments.group_by("user_id").aggregate(rows=moments.rows.sum(), ties=moments.rows.max())
-    found = users.aggregate(rows=users.rows.max(), ties=users.ties.max()).to_pyarrow().to_pylist()[0]
-    return (found["ties"] or 0) <= 1 and (found["rows"] or 0) <= spec.max_touchpoints
+    most = users.aggregate(rows=users.rows.max(), ties=users.ties.max()).to_pyarrow().to_pylist()[0]
+    return (most["ties"] or 0) <= 1 and (most["rows"] or 0) <= spec.max_touchpoints
 
 
 def cleaned(marked: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """What `kept` drops and moves, counted.
+    """Count what `kept` drops and moves.
 
     Returns:
         One row: dropped_duplicates, moved_ties, capped_users, dropped_by_cap.
     """
-    first = ~marked._again
+    first = ~marked._repeated
     beyond = marked._place > spec.max_touchpoints
     counts = {
-        "dropped_duplicates": marked._again,
+        "dropped_duplicates": marked._repeated,
         "moved_ties": first & ~beyond & (marked._time != marked.timestamp),
         "capped_users": first & (marked._place == spec.max_touchpoints + 1),
         "dropped_by_cap": first & beyond,
@@ -85,7 +88,7 @@ def cleaned(marked: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def canonical(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """The columns of the log in canonical order and types; others go.
+    """The columns of the log in canonical order and types; further columns are left out.
 
     Raises:
         LogError: the log lacks a column.
@@ -98,37 +101,40 @@ def canonical(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     return log.select(**{name: log[name].cast(kind) for name, kind in kinds.items()})
 
 
-def apart(micros: ibis.Value, place: ibis.Value, so_far: Any) -> ibis.Value:
-    """The earliest strictly increasing times that are not before the given ones: max over t_j + (i - j) for j <= i.
+def strictly_increasing(micros: ibis.Value, place: ibis.Value, so_far: Any) -> ibis.Value:
+    """The earliest strictly increasing times that are not before a user's own: max over j <= i of t_j + (i - j).
+
+    This is the one rule for ties: touchpoints of a user at the same time are put 1 us apart.
 
     Args:
         micros: Times, us.
         place: Number of each row among those of its user.
-        so_far: Window from the user's first row to this one.
+        so_far: SQL window from the user's first row to this one.
     """
     return place + (micros - place).max().over(so_far)
 
 
 def marked(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """The rows of a canonical log, marked.
+    """Mark the rows of a canonical log.
 
     Returns:
-        The columns of the log; `_again`, whether a row is a duplicate; `_place`, its number among the others of its
-        user, from 1; `_time`, its time without ties.
+        The columns of the log; `_repeated`, whether a row repeats an earlier one; `_place`, its number among the other
+        rows of its user, from 1; `_time`, its time without ties.
     """
-    first = ["timestamp", "campaign_id", "channel"]
-    # Without a time of arrival a row was known when it happened.
+    first = list(SAME_TOUCHPOINT[1:])
+    # A row without a time of arrival was known when it happened.
     arrival = [ibis.coalesce(log[CREATED], log.timestamp)] if CREATED in log.columns else []
     order = [*first, *arrival, *(name for name in log.columns if name not in ("user_id", *first))]
     in_order = ibis.window(group_by="user_id", order_by=order)
 
     same = log.timestamp == log.timestamp.lag().over(in_order)
-    for name in ("campaign_id", "channel"):
+    for name in SAME_TOUCHPOINT[2:]:
         same &= log[name].identical_to(log[name].lag().over(in_order))
-    # Numbered once: rows that are equal in all columns must not change places, and a number is sorted sooner.
-    rows = log.mutate(_again=same.fill_null(False), _turn=ibis.row_number().over(in_order))
+    # Numbered once: the order of rows that are equal in all columns must not change between the windows below, and
+    # sorting by a number is faster.
+    rows = log.mutate(_repeated=same.fill_null(False), _turn=ibis.row_number().over(in_order))
     so_far = ibis.cumulative_window(group_by="user_id", order_by="_turn")
-    rows = rows.mutate(_place=(~rows._again).cast("int64").sum().over(so_far))
+    rows = rows.mutate(_place=(~rows._repeated).cast("int64").sum().over(so_far))
     micros = unix_micros(rows.timestamp)
-    moved = apart(micros, rows._place, so_far)
+    moved = strictly_increasing(micros, rows._place, so_far)
     return rows.mutate(_time=(moved > micros).ifelse(timestamp_micros(moved), rows.timestamp)).drop("_turn")

@@ -1,20 +1,32 @@
-"""What an adapter is: it knows one file layout, renames and folds, and judges nothing."""
+"""What an adapter is, and what the adapters share: reading a file's values as text, numbers and times.
+
+An adapter knows one file layout. It renames columns and folds several into one; it judges nothing. A value that can't
+be read as what it should be becomes null, and the data contract says later whether that is a fault.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import ibis
 
-from features.engine import Engine
+from features.engine import Engine, timestamp_micros
 from features.ingest.adapters import files
-from features.ingest.adapters.values import given, text
 from mtorl.log.dataset import DatasetSpec
 
-SAME = "#same"  # optional column of `Adapter.adapt`: tells touchpoints of a user at the same time apart
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SAME = "#same"
+"""Optional column of `Adapter.adapt`: rows of a user at the same time are one touchpoint if it is equal, too."""
+
+NA = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
+"""What stands for a missing number. In columns of text only blank text is missing: "NA" may be a name."""
+
+_TIME = "timestamp('UTC')"
+_PLAUSIBLE = (-2_208_988_800_000_000, 7_258_118_400_000_000)  # 1900 .. 2200, us since 1970
 
 
 class Adapter(ABC):
@@ -33,7 +45,7 @@ class Adapter(ABC):
         """Columns that the log file must have."""
 
     def read(self, engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> ibis.Table:
-        """The file as it is: columns by their names in the file, text where it is CSV, and `files.ROW`.
+        """Read a log file as it is: columns by their names in the file, text where it is CSV, and `files.ROW`.
 
         Args:
             engine: Where the table lives.
@@ -51,10 +63,10 @@ class Adapter(ABC):
 
     @abstractmethod
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-        """`files.ROW` and the columns of `spec.columns`, in any type, unjudged.
+        """Turn the file's columns into `files.ROW` and the columns of `spec.columns`, in any type, unjudged.
 
-        Values that may be faulty stay as they are in the file, and one that can't be made out becomes null. Further
-        columns are `created_timestamp` where the file has it, and `SAME`.
+        A value that may be faulty stays as it is in the file. Further columns are `created_timestamp`, where the file
+        has it, and `SAME`.
         """
 
 
@@ -71,13 +83,82 @@ def attributes(spec: DatasetSpec, *derived: str) -> tuple[str, ...]:
     return tuple(c.name for c in columns if c.name not in derived)
 
 
-def without(value: ibis.Value, mark: int) -> ibis.Value:
-    """Null where the file has a number that means missing."""
+# ---- values, from text or typed
+
+
+def has_value(value: ibis.Value, numeric: bool = False) -> ibis.Value:
+    """Whether the file has a value at all; never null."""
+    if value.type().is_string():
+        if numeric:  # comparing with all of NA is slow, so only what is no number is compared
+            return ibis.ifelse(number(value).notnull(), True, value.strip().notin(NA).fill_null(False))
+        # Text that starts with "!" or a later character is not blank; only the rest has to be stripped.
+        return ibis.ifelse(value >= "!", True, (value.strip() != "").fill_null(False))
+    if value.type().is_floating():
+        return value.notnull() & ~value.isnan()
+    return value.notnull()
+
+
+def text(value: ibis.Value) -> ibis.Value:
+    """A value as a name: whole numbers without a decimal point (1.0 is "1"), blank text as null."""
+    if value.type().is_floating():  # a writer made whole numbers floats because some were missing
+        whole = value.try_cast("int64")
+        plain = ibis.ifelse(whole == value, whole.cast("string"), value.cast("string"))
+        return ibis.ifelse(has_value(value), plain, ibis.null("string"))
+    value = value.cast("string")
+    return ibis.ifelse(has_value(value), value, ibis.null("string"))
+
+
+def id_text(value: ibis.Value) -> ibis.Value:
+    """Text of an id that a writer may have turned into a float: "2.0" is "2"."""
+    return text(value).re_replace(r"\.0$", "")
+
+
+def number(value: ibis.Value) -> ibis.Value:
+    """A value as a finite number; "true" and "false" are 1 and 0."""
+    if value.type().is_string():
+        word = value.strip().lower()
+        words = ibis.cases((word == "true", 1.0), (word == "false", 0.0))
+        return ibis.coalesce(_finite(value.try_cast("float64")), words)
+    if value.type().is_boolean():
+        return value.cast("int8").cast("float64")
+    return _finite(value.cast("float64")) if value.type().is_numeric() else ibis.null("float64")
+
+
+def _finite(value: ibis.Value) -> ibis.Value:
+    return ibis.ifelse(value.isnan() | value.isinf(), ibis.null("float64"), value)
+
+
+def null_where(value: ibis.Value, mark: int) -> ibis.Value:
+    """A value, null where the file has a number that means missing."""
     return value.nullif(str(mark)) if value.type().is_string() else value.nullif(mark)
 
 
+def time(value: ibis.Value) -> ibis.Value:
+    """A value as a time in UTC with microseconds: ISO 8601 text or a typed time; without a zone it is UTC.
+
+    A number is no time (its unit is unknown), nor is one before 1900 or after 2200.
+    """
+    if value.type().is_string():
+        value = value.strip().try_cast(_TIME)
+    elif value.type().is_timestamp() or value.type().is_date():
+        value = value.cast(_TIME)
+    else:
+        return ibis.null(_TIME)
+    first, last = (timestamp_micros(ibis.literal(us, "int64")) for us in _PLAUSIBLE)
+    return ibis.ifelse((value >= first) & (value < last), value, ibis.null(_TIME))
+
+
+def time_of_micros(micros: ibis.Value) -> ibis.Value:
+    """A number of microseconds since 1970, which may be null, as a time."""
+    plausible = (micros >= _PLAUSIBLE[0]) & (micros < _PLAUSIBLE[1])
+    return timestamp_micros(ibis.ifelse(plausible, micros, ibis.null(micros.type())).round().cast("int64"))
+
+
+# ---- one-hot columns
+
+
 def one_hot(raw: ibis.Table, names: Sequence[str]) -> tuple[ibis.Value, ibis.Value]:
-    """The name of the one column that is 1 (null where none or several are), and how many are."""
+    """The name of the one column that is 1 (null where none or several are), and how many are 1."""
     flags = [_is_set(raw[name]) for name in names]
     count = sum((flag.cast("int64") for flag in flags), start=ibis.literal(0))
     chosen = ibis.cases(*zip(flags, names, strict=True), else_=ibis.null("string"))
@@ -85,17 +166,12 @@ def one_hot(raw: ibis.Table, names: Sequence[str]) -> tuple[ibis.Value, ibis.Val
 
 
 def one_hot_or_count(raw: ibis.Table, names: Sequence[str]) -> ibis.Value:
-    """As `one_hot`; where it fails, words that no channel has and that say what is wrong."""
+    """As `one_hot`; where not exactly one is 1, a text that is no channel's name and says what is wrong."""
     chosen, count = one_hot(raw, names)
     return ibis.coalesce(chosen, count.cast("string") + f" of {len(names)} one-hot columns set")
-
-
-def whole(value: ibis.Value) -> ibis.Value:
-    """Text of an id that a writer may have turned into a float: "2.0" is "2"."""
-    return text(value).re_replace(r"\.0$", "")
 
 
 def _is_set(value: ibis.Value) -> ibis.Value:
     if value.type().is_string():
         return value.isin(["1", "1.0", "True", "true"]).fill_null(False)
-    return (given(value) & (value == (True if value.type().is_boolean() else 1))).fill_null(False)
+    return (has_value(value) & (value == (True if value.type().is_boolean() else 1))).fill_null(False)

@@ -8,9 +8,8 @@ from typing import ClassVar
 
 import ibis
 
-from features.ingest.adapters.base import SAME, Adapter, attributes, lay_out, without
+from features.ingest.adapters.base import SAME, Adapter, attributes, lay_out, null_where, number, text, time_of_micros
 from features.ingest.adapters.samples import START
-from features.ingest.adapters.values import moment, number, text
 from mtorl.log.dataset import DatasetSpec
 
 _OUTCOMES = ("conversion", "conversion_timestamp", "conversion_id", "attribution", "click", "click_pos", "click_nb")
@@ -40,12 +39,12 @@ class CriteoAttribution(Adapter):
         """See `Adapter`."""
         columns = {
             "user_id": text(raw["uid"]),
-            "timestamp": moment(number(raw["timestamp"]) * 1e6 + START),
+            "timestamp": time_of_micros(number(raw["timestamp"]) * 1e6 + START),
             "campaign_id": text(raw["campaign"]),
             "channel": "Type_" + text(raw["cat8"]),
             "revenue": ibis.literal(0.0),
             "propensity": ibis.null("float64"),
-            **{name: without(raw[name], -1) for name in _MISSING if name in raw.columns},
+            **{name: null_where(raw[name], -1) for name in _MISSING if name in raw.columns},
             SAME: reduce(lambda a, b: a + "|" + b, (text(raw[c]).fill_null("") for c in ("cost", *self.CATEGORIES))),
         }
         return lay_out(raw, spec, columns)

@@ -10,8 +10,7 @@ import ibis
 
 from features.engine import Engine
 from features.ingest.adapters import files
-from features.ingest.adapters.base import SAME, Adapter, lay_out, whole
-from features.ingest.adapters.values import moment, number
+from features.ingest.adapters.base import SAME, Adapter, id_text, lay_out, number, time_of_micros
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
 
@@ -73,10 +72,10 @@ class KuaiRand(Adapter):
         names = files.columns(users[0])
         files.check_columns(users[0], names, ("user_id", *wanted), spec)
         features = files.table(engine, users, names, scratch)
-        one = features.group_by(**{"#user": whole(features["user_id"])}).agg(
+        one = features.group_by(**{"#user": id_text(features["user_id"])}).agg(
             **{name: features[name].argmin(features[files.ROW]) for name in wanted}
         )
-        return raw.left_join(one, whole(raw["user_id"]) == one["#user"]).drop("#user")
+        return raw.left_join(one, id_text(raw["user_id"]) == one["#user"]).drop("#user")
 
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
         """See `Adapter`."""
@@ -84,8 +83,8 @@ class KuaiRand(Adapter):
         classes = [(duration < edge, name) for name, edge in self.CLASSES.items()]
         length = ibis.cases(*classes, (duration.notnull(), self.LONGEST), else_=ibis.null("string"))
         columns = {
-            "user_id": whole(raw["user_id"]),
-            "timestamp": moment(number(raw["time_ms"]) * 1e3),
+            "user_id": id_text(raw["user_id"]),
+            "timestamp": time_of_micros(number(raw["time_ms"]) * 1e3),
             "campaign_id": ibis.literal("kuairand"),
             "channel": ibis.coalesce(length, raw["duration_ms"].cast("string")),
             "cost": ibis.literal(1.0),

@@ -7,9 +7,18 @@ from typing import ClassVar
 
 import ibis
 
-from features.ingest.adapters.base import SAME, Adapter, attributes, lay_out, one_hot, one_hot_or_count, whole
+from features.ingest.adapters.base import (
+    SAME,
+    Adapter,
+    attributes,
+    id_text,
+    lay_out,
+    number,
+    one_hot,
+    one_hot_or_count,
+    time_of_micros,
+)
 from features.ingest.adapters.files import INDEX
-from features.ingest.adapters.values import moment, number
 from mtorl.log.dataset import DatasetSpec
 
 START = 1_704_067_200_000_000  # 2024-01-01 UTC, us since 1970; made up: the samples have no calendar time
@@ -51,8 +60,8 @@ class KuaiRandSequence(Adapter):
         share = number(raw["time_ms"])
         share = ibis.ifelse(share.between(0, 1), share, ibis.null("float64"))
         columns = {
-            "user_id": whole(raw["user_id"]),
-            "timestamp": moment(_nearest(share * self.DAYS * 86_400e6) + START),
+            "user_id": id_text(raw["user_id"]),
+            "timestamp": time_of_micros(_nearest(share * self.DAYS * 86_400e6) + START),
             "campaign_id": ibis.literal("kuairand"),
             "channel": one_hot_or_count(raw, spec.channels),
             "cost": ibis.literal(1.0),
@@ -96,8 +105,8 @@ class CriteoSequence(Adapter):
         seconds = number(raw[INDEX])
         seconds = ibis.ifelse(seconds.between(0, 1e9), seconds, ibis.null("float64"))
         columns = {
-            "user_id": whole(raw["uid"]),
-            "timestamp": moment(seconds * 1e6 + START),
+            "user_id": id_text(raw["uid"]),
+            "timestamp": time_of_micros(seconds * 1e6 + START),
             "campaign_id": "c" + raw["#rank"].cast("string"),
             "channel": one_hot_or_count(raw, spec.channels),
             "revenue": ibis.literal(0.0),
