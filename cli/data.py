@@ -97,22 +97,24 @@ def describe(
     Faulty rows are left out; the page says how many, and why.
     """
     with _stops():
-        from features.data_folder import admit
+        from features.data_folder import canonical_log
         from features.describe.figures import describe as figures_of
         from features.describe.page import render
         from features.engine import open_engine
+        from features.ingest.log_folder import RawLog
 
         # Beside the page, not in /tmp, which may be small or in memory: a canonical log may be large.
         out.parent.mkdir(parents=True, exist_ok=True)
         with Steps() as steps, tempfile.TemporaryDirectory(dir=out.parent, prefix=".describe-") as folder:
             with steps.step("validate-log"):
                 place = Path(folder)
-                admitted = admit(log, dataset, place / "log", place / "faulty.csv", BadRows.quarantine, trusted)
+                raw = RawLog(log, dataset, BadRows.quarantine)
+                usable = canonical_log(raw, place / "log", place / "faulty.csv", trusted)
             with steps.step("describe-log"), open_engine(engine) as opened:
-                found = figures_of(opened, admitted.path, admitted.spec)
-            if admitted.report is not None:
-                faults = tuple(str(fault) for fault in admitted.report.faults)
-                found = replace(found, quarantined=admitted.report.quarantined, faults=faults)
+                found = figures_of(opened, usable.path, usable.spec)
+            if usable.report is not None:
+                faults = tuple(str(fault) for fault in usable.report.faults)
+                found = replace(found, quarantined=usable.report.quarantined, faults=faults)
             render(found, out)
     typer.echo(f"{found.rows:,} touchpoints of {found.users:,} users")
     if found.quarantined:
@@ -152,9 +154,10 @@ def build(
     with _stops():
         from features.data_folder import build as build_folder
         from features.engine import open_engine
+        from features.ingest.log_folder import RawLog
 
         with Steps() as steps, open_engine(engine) as opened:
-            manifest = build_folder(opened, log, dataset, out, bad_rows=bad_rows, trusted=trusted, step=steps.step)
+            manifest = build_folder(opened, RawLog(log, dataset, bad_rows), out, trusted, steps.step)
     _print_manifest(manifest, out)
 
 

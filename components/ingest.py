@@ -29,8 +29,11 @@ def ingest(
         seed: Seed of the simulator and of the sample of users.
         log: Folder with touchpoints.parquet and dataset.yaml.
     """
-    from features.ingest.log_folder import ingest as run
+    from pathlib import Path
 
-    report = run(source, dataset, log.path, quarantine, on_bad_rows, users, seed)
+    from features.ingest.log_folder import RawLog
+    from features.ingest.log_folder import ingest as ingest_raw
+
+    report = ingest_raw(RawLog(source, dataset, on_bad_rows, users, seed), Path(log.path), Path(quarantine))
     log.metadata["fingerprint"] = report.fingerprint
     return (report.rows, report.users, report.quarantined)

@@ -1,12 +1,12 @@
-"""The folder of a data set: made by `mtorl data build`, found again by whoever is given its path.
+"""The folder of a data set, which `mtorl data build` makes and from which a log can be read again.
 
     FOLDER/dataset.yaml          the data set description
-    FOLDER/touchpoints.parquet   the canonical log, and
-    FOLDER/ingest.json           what the door found (neither, if the log was trusted and stays where it is)
+    FOLDER/touchpoints.parquet   the canonical log (not if the log was trusted: then it stays where it is)
+    FOLDER/ingest.json           what validation said of the raw log (likewise)
     FOLDER/sources/              Parquet sources of the feature views (features/feature_repo/sources.py)
-    FOLDER/windows/              the window store that training reads (features/sequences/builder.py)
+    FOLDER/windows/              the windows that training reads (features/sequences/builder.py)
 
-A run of `mtorl run` keeps its log in `data/`; `locate` knows both.
+A run of `mtorl run` keeps the first three in `data/`; `locate` finds the log in both kinds of folder.
 """
 
 from __future__ import annotations
@@ -15,150 +15,142 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from features.engine import Engine
 from features.feature_repo.sources import build_sources
 from features.ingest.ingest import IngestReport, LogError
-from features.ingest.log_folder import ingest
+from features.ingest.log_folder import SIMULATOR, RawLog, ingest
 from features.parquet_rows import parquet_files
-from features.sequences.builder import build as build_windows
+from features.sequences import builder
 from features.sequences.manifest import FILE as MANIFEST
-from features.sequences.manifest import Manifest
+from features.sequences.manifest import STEPS, Manifest
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE
 from mtorl.runtime.files import replacing
 
 SOURCES, WINDOWS = "sources", "windows"
 _OURS = {LOG_FILE, DATASET_FILE, INGEST_FILE, SOURCES, WINDOWS}
-SIMULATED = "simulator"
 Step = Callable[[str], AbstractContextManager[None]]  # by name: validate-log, feature-sources, window-store
 
 
 @dataclass(frozen=True)
-class Admitted:
-    """A log that features can be computed from."""
+class CanonicalLog:
+    """A log from which features can be computed."""
 
     path: Path
     spec: DatasetSpec
-    report: IngestReport | None  # of the door; None: it has been through one before, or is trusted
+    report: IngestReport | None  # None: the log was canonical already, or is trusted to be
 
 
 def locate(log: str, dataset: str, trusted: bool = False) -> tuple[Path, str, bool]:
-    """Find out what someone calls a log.
+    """Find the log that a path means.
 
     Args:
         log: A file, a folder of Parquet parts, or the folder of `mtorl data build` or `mtorl run`.
         dataset: Name or path of its description; may be empty where one lies beside the log.
-        trusted: Whether to take it for canonical in any case.
+        trusted: Whether to take the log for canonical in any case.
 
     Returns:
-        Its path, name or path of its description, and whether it is canonical (has been through the door).
+        Path of the log, name or path of its description, and whether it is canonical (was ingested before).
 
     Raises:
-        LogError: there is no such thing, or its description is not known.
+        LogError: there is no such log, or it has no description.
     """
-    path, ours = Path(log), False
+    path, canonical = Path(log), False
     if not path.exists():
         raise LogError(f"{log}: no such file or folder")
-    places = (path / LOG_FILE, path / "data" / LOG_FILE, path / WINDOWS / "steps", path / "steps")
-    if found := next((place for place in places if place.exists()), None):
-        path = found
+    places = (path / LOG_FILE, path / "data" / LOG_FILE, path / WINDOWS / STEPS, path / STEPS)
+    inside = next((place for place in places if place.exists()), None)
+    if inside is not None:
+        path = inside
     elif path.is_dir() and not _has_parts(path):
         raise LogError(
             f"{log}: no log in this folder; expected {LOG_FILE}, or a folder of `mtorl data build` or `mtorl run`"
         )
-    if path.name in (LOG_FILE, "steps"):
+    if path.name in (LOG_FILE, STEPS):
         # The name alone proves nothing: anyone's raw export may be called so.
-        ours = (path.parent / (INGEST_FILE if path.name == LOG_FILE else MANIFEST)).exists()
-        if (beside := path.parent / DATASET_FILE).exists():
-            dataset = dataset or str(beside)
+        canonical = (path.parent / (INGEST_FILE if path.name == LOG_FILE else MANIFEST)).exists()
+        description = path.parent / DATASET_FILE
+        if description.exists():
+            dataset = dataset or str(description)
     if not dataset:
         raise LogError(f"{log}: which data set is this? Give --dataset: a built-in name, or the path of a YAML")
-    return path, dataset, ours or trusted
+    return path, dataset, canonical or trusted
 
 
-def admit(log: str, dataset: str, folder: Path, quarantine: Path, bad_rows: str, trusted: bool) -> Admitted:
-    """Lead a log through the door, unless it has been through it.
+def canonical_log(raw: RawLog, folder: Path, quarantine: Path, trusted: bool = False) -> CanonicalLog:
+    """Ingest a log, unless it has been ingested before.
 
     Args:
-        log: See `locate`; empty runs the simulator.
-        dataset: See `locate`.
+        raw: The log; its path may be whatever `locate` finds a log by, and its description may be empty as there.
         folder: For the canonical log and its description.
-        quarantine: Side file for faulty rows.
-        bad_rows: "fail" stops at a faulty log, "quarantine" goes on without the faulty rows.
-        trusted: See `locate`.
+        quarantine: CSV for faulty rows.
+        trusted: Whether to take the log for canonical in any case.
 
     Raises:
         LogError: the log can't be used.
         SpecError: the description can't be used.
     """
-    if log:
-        path, dataset, canonical = locate(log, dataset, trusted)
+    if raw.path:
+        path, dataset, canonical = locate(raw.path, raw.dataset, trusted)
+        raw = replace(raw, dataset=dataset)
         if canonical:
             spec = DatasetSpec.load(dataset)
             _check(path, spec)
-            return Admitted(path, spec, None)
-    elif dataset and DatasetSpec.load(dataset).adapter != SIMULATED:
-        raise LogError(f"dataset {dataset!r} needs a log: give its path too; only the simulator makes its own")
-    report = ingest(log, dataset or SIMULATED, str(folder), str(quarantine), bad_rows, users=0, seed=7)
-    return Admitted(folder / LOG_FILE, DatasetSpec.load(folder / DATASET_FILE), report)
+            return CanonicalLog(path, spec, None)
+    elif raw.dataset and DatasetSpec.load(raw.dataset).adapter != SIMULATOR:
+        raise LogError(f"dataset {raw.dataset!r} needs a log: give its path too; only the simulator makes its own")
+    report = ingest(replace(raw, dataset=raw.dataset or SIMULATOR), folder, quarantine)
+    return CanonicalLog(folder / LOG_FILE, DatasetSpec.load(folder / DATASET_FILE), report)
 
 
 def build(
-    engine: Engine,
-    log: str,
-    dataset: str,
-    out: Path,
-    *,
-    bad_rows: str = "fail",
-    trusted: bool = False,
-    step: Step = lambda _: nullcontext(),
+    engine: Engine, raw: RawLog, out: Path, trusted: bool = False, step: Step = lambda _: nullcontext()
 ) -> Manifest:
-    """Make a folder out of a log; it replaces an earlier one once it is complete, and not before.
+    """Make the folder of a data set from a log; it replaces an earlier one once it is complete, and not before.
 
     Args:
-        engine: Computes features and windows. The door is DuckDB's in any case.
-        log: See `admit`.
-        dataset: See `admit`.
+        engine: Computes features and windows. Ingesting is done by DuckDB in any case.
+        raw: The log, see `canonical_log`.
         out: The folder. Faulty rows go beside it, to `OUT.quarantine.csv`.
-        bad_rows: See `admit`.
-        trusted: See `admit`.
-        step: Called with the name of each step; what it gives is entered while the step runs.
+        trusted: Whether to take the log for canonical in any case; it then stays where it is.
+        step: Called with the name of each step; the context that it returns is entered while the step runs.
 
     Returns:
-        The manifest of the window store.
+        The manifest of the windows.
 
     Raises:
-        LogError: the log can't be used, or the folder exists and is not one of ours.
+        LogError: the log can't be used, or the folder exists and has other files.
         SpecError: the description can't be used.
     """
     out = out.absolute()
     if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= _OURS):
         raise LogError(f"{out}: holds more than `mtorl data build` makes, and would be replaced; name another folder")
-    if trusted and out in Path(log).absolute().parents:
-        raise LogError(f"{log}: lies in the folder that --out replaces; name another folder")
+    if trusted and out in Path(raw.path).absolute().parents:
+        raise LogError(f"{raw.path}: lies in the folder that --out replaces; name another folder")
     with replacing(out) as folder:
         folder.mkdir()
         with step("validate-log"):
-            quarantine = out.with_name(f"{out.name}.quarantine.csv")
-            admitted = admit(log, dataset, folder, quarantine, bad_rows, trusted)
-            if admitted.report is None:
-                admitted.spec.save(folder / DATASET_FILE)
-                if not trusted and admitted.path.name == LOG_FILE:
-                    (shutil.copytree if admitted.path.is_dir() else shutil.copyfile)(admitted.path, folder / LOG_FILE)
-                    if (found := admitted.path.with_name(INGEST_FILE)).exists():
-                        shutil.copyfile(found, folder / INGEST_FILE)
+            log = canonical_log(raw, folder, out.with_name(f"{out.name}.quarantine.csv"), trusted)
+            ingested = log.path.name == LOG_FILE and not trusted  # else it was trusted, or is the steps of a folder
+            if log.report is None:
+                log.spec.save(folder / DATASET_FILE)
+                if ingested:
+                    _copy(log.path, folder)
         with step("feature-sources"):
-            build_sources(engine, admitted.path, admitted.spec, folder / SOURCES)
+            build_sources(engine, log.path, log.spec, folder / SOURCES)
         with step("window-store"):
-            known_by = ""
-            if admitted.report:
-                known_by = admitted.report.fingerprint
-            elif not trusted and admitted.path.name == LOG_FILE:
-                known_by = _fingerprint(admitted.path)
-            return build_windows(engine, admitted.path, admitted.spec, folder / WINDOWS, log_fingerprint=known_by)
+            fingerprint = log.report.fingerprint if log.report else _fingerprint(log.path) if ingested else ""
+            return builder.build(engine, log.path, log.spec, folder / WINDOWS, log_fingerprint=fingerprint)
+
+
+def _copy(log: Path, folder: Path) -> None:
+    (shutil.copytree if log.is_dir() else shutil.copyfile)(log, folder / LOG_FILE)
+    report = log.with_name(INGEST_FILE)
+    if report.exists():
+        shutil.copyfile(report, folder / INGEST_FILE)
 
 
 def _has_parts(folder: Path) -> bool:
@@ -169,25 +161,25 @@ def _has_parts(folder: Path) -> bool:
 
 
 def _fingerprint(log: Path) -> str:
-    """What the door said of a log, if it still has as many rows; else nothing."""
+    """The fingerprint that an ingested log was given; empty if there is none, or the log has other rows than then."""
     import pyarrow.dataset as ds
 
     try:
-        said = json.loads(log.with_name(INGEST_FILE).read_text())
+        report = json.loads(log.with_name(INGEST_FILE).read_text())
         rows = ds.dataset([str(file) for file in parquet_files(log)], format="parquet").count_rows()
-        return str(said["fingerprint"]) if said["rows"] == rows else ""
+        return str(report["fingerprint"]) if report["rows"] == rows else ""
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 
 
 def _check(path: Path, spec: DatasetSpec) -> None:
-    """See that a log which does not go through the door is one."""
+    """Refuse a log that is not ingested, because it is canonical, but can't be read as such."""
     import pyarrow as pa
     import pyarrow.dataset as ds
 
     try:
-        found = ds.dataset([str(file) for file in parquet_files(path)], format="parquet")
-        names, rows = found.schema.names, found.count_rows()
+        files = ds.dataset([str(file) for file in parquet_files(path)], format="parquet")
+        names, rows = files.schema.names, files.count_rows()
     except (OSError, pa.ArrowException) as error:
         raise LogError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
     if missing := [name for name in spec.columns if name not in names]:

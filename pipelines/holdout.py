@@ -25,7 +25,7 @@ def evaluate_on_log(
     Raises:
         InputError: the artifact or the log can't be used, or the log has users of the training set.
     """
-    from features.ingest.log_folder import ingest
+    from features.ingest.log_folder import RawLog, ingest
     from features.sequences.builder import build_windows
     from mtorl.artifact import artifact as artifacts
     from mtorl.baselines.lightgbm import sealed_in
@@ -38,9 +38,8 @@ def evaluate_on_log(
         folder = Path(scratch)
         try:
             loaded = artifacts.load(artifact)
-            report = ingest(
-                log, dataset, str(folder / "log"), str(folder / "quarantine.csv"), "quarantine", users, seed
-            )
+            raw = RawLog(log, dataset, "quarantine", users, seed)
+            report = ingest(raw, folder / "log", folder / "quarantine.csv")
             build_windows(folder / "log", folder / "windows")
             table = WindowTable.load(folder / "windows")
             found = evaluate_artifact(loaded, table, sealed_in(loaded), seed, only_new)

@@ -121,7 +121,7 @@ def _code() -> str:
 
 def prepare(dataset: str, log: str, config: PaperConfig) -> None:
     """Cut a log into windows, under the working folder, unless they are there."""
-    from features.ingest.log_folder import ingest
+    from features.ingest.log_folder import RawLog, ingest
     from features.sequences.builder import build_windows
     from mtorl.log.dataset import SpecError
     from mtorl.log.touchpoints import LogError
@@ -131,7 +131,7 @@ def prepare(dataset: str, log: str, config: PaperConfig) -> None:
         return
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        ingest(log, dataset, str(folder / "log"), str(folder / "quarantine.csv"), "quarantine", config.users, seed=7)
+        ingest(RawLog(log, dataset, "quarantine", config.users), folder / "log", folder / "quarantine.csv")
     except (LogError, SpecError, OSError) as error:
         raise InputError(str(error)) from None
     build_windows(folder / "log", folder / "windows")

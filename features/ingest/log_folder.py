@@ -1,6 +1,6 @@
-"""The first step of every run: a raw log, or the simulator, becomes a folder with a validated log and its description.
+"""The first step of every run: a raw log, or the simulator's, becomes a folder with a validated log.
 
-The folder holds ``touchpoints.parquet``, ``dataset.yaml`` and ``ingest.json``; every later step reads the description
+The folder holds ``touchpoints.parquet``, ``dataset.yaml`` and ``ingest.json``. Every later step reads the description
 from there, so a data set is named once.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import ibis
@@ -22,44 +22,44 @@ from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE, fingerpri
 from mtorl.runtime import progress
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 
+SIMULATOR = "simulator"
 
-def ingest(
-    source: str, dataset: str, out: str, quarantine: str, on_bad_rows: str, users: int, seed: int
-) -> IngestReport:
-    """Write a log folder.
 
-    Args:
-        source: Path of the raw log; empty runs the simulator.
+@dataclass(frozen=True)
+class RawLog:
+    """A log as somebody names it.
+
+    Attributes:
+        path: The file or folder; empty runs the simulator.
         dataset: Name of a built-in data set, or the path of a YAML.
-        out: Folder to write.
-        quarantine: Side file for rows that fail validation.
-        on_bad_rows: "fail" stops at the first faulty log, "quarantine" goes on without the faulty rows.
+        bad_rows: "fail" stops at a log with faulty rows, "quarantine" goes on without them.
         users: Users to simulate (0 for 6,000); of a real log, the most to keep (0 keeps all).
         seed: Seed of the simulator and of the choice of users.
+    """
+
+    path: str = ""
+    dataset: str = SIMULATOR
+    bad_rows: str = "fail"
+    users: int = 0
+    seed: int = 7
+
+
+def ingest(raw: RawLog, folder: Path, quarantine: Path) -> IngestReport:
+    """Write the folder of a log; if the log can't be used, there is no folder.
+
+    Args:
+        raw: The log.
+        folder: Folder to write.
+        quarantine: CSV for rows that fail validation.
 
     Raises:
-        LogError: The input can't be used; the message says what to mend.
-        SpecError: The data set's description can't be used.
+        LogError: the log can't be used; the message says what to mend.
+        SpecError: the description of the data set can't be used.
     """
-    folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOG_FILE
     try:
-        spec = DatasetSpec.load(dataset)
-        if source:
-            report = ingest_log(Path(source), spec, path, Path(quarantine), on_bad_rows)
-            if users and users < report.users:
-                report = _keep(path, users, seed, report)
-        else:
-            if spec.adapter != "simulator":
-                raise LogError(
-                    f"dataset {spec.name!r} needs a log: give its path (make run DATA=... DATASET={spec.name})"
-                )
-            log = Simulator(SimulatorConfig(users=users or SimulatorConfig.users, seed=seed)).log()
-            write_log(log, path, spec)
-            report = IngestReport(
-                rows=len(log), users=log["user_id"].nunique(), quarantined=0, faults=(), fingerprint=fingerprint(log)
-            )
+        spec = DatasetSpec.load(raw.dataset)
+        report = _from_file(raw, spec, folder / LOG_FILE, quarantine) if raw.path else _simulated(raw, spec, folder)
     except (LogError, SpecError) as error:
         progress.input_error(str(error))
         shutil.rmtree(folder, ignore_errors=True)
@@ -69,12 +69,26 @@ def ingest(
     return report
 
 
-def _keep(path: Path, users: int, seed: int, report: IngestReport) -> IngestReport:
-    """Keep a seeded sample of whole users: a smaller log with the same journeys."""
+def _simulated(raw: RawLog, spec: DatasetSpec, folder: Path) -> IngestReport:
+    if spec.adapter != SIMULATOR:
+        raise LogError(f"dataset {spec.name!r} needs a log: give its path (make run DATA=... DATASET={spec.name})")
+    log = Simulator(SimulatorConfig(users=raw.users or SimulatorConfig.users, seed=raw.seed)).log()
+    write_log(log, folder / LOG_FILE, spec)
+    return IngestReport(
+        rows=len(log), users=log["user_id"].nunique(), quarantined=0, faults=(), fingerprint=fingerprint(log)
+    )
+
+
+def _from_file(raw: RawLog, spec: DatasetSpec, path: Path, quarantine: Path) -> IngestReport:
+    report = ingest_log(Path(raw.path), spec, path, quarantine, raw.bad_rows)
+    if not raw.users or raw.users >= report.users:
+        return report
+    # A sample of whole users: a smaller log with the same journeys.
     with open_engine("duckdb") as engine:
         log = engine.read(path)
         everyone = log.select("user_id").distinct().to_pyarrow()["user_id"].to_pylist()
-        chosen = ibis.memtable({"user_id": unit_order(everyone, seed)[:users]})
+        chosen = ibis.memtable({"user_id": unit_order(everyone, raw.seed)[: raw.users]})
         engine.write(log.semi_join(chosen, "user_id").order_by("user_id", "timestamp"), path)
     with pq.ParquetFile(path) as file:
-        return replace(report, rows=file.metadata.num_rows, users=users, fingerprint=fingerprint(file.iter_batches()))
+        content = fingerprint(file.iter_batches())
+        return replace(report, rows=file.metadata.num_rows, users=raw.users, fingerprint=content)

@@ -267,7 +267,7 @@ def test_an_interrupted_build_leaves_the_one_before(
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
 
-    monkeypatch.setattr("features.data_folder.build_windows", stopped)
+    monkeypatch.setattr("features.sequences.builder.build", stopped)
     answer = data("build", clean, "--dataset", spec, "--out", out)
     assert answer.exit_code == 130
     assert "stopped" in answer.output

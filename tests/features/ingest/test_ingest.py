@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
 import os
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 from ibis.backends.duckdb import Backend
 
-from features.ingest import log_folder as intake
 from features.ingest.ingest import LogError, ingest_log, validate_log
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import fingerprint, schema
@@ -493,32 +491,3 @@ def test_the_wrong_real_sample_is_recognised(name, other):
     text = str(caught.value)
     assert f"not a '{other}-sequence' log" in text and "missing columns:" in text
     assert f"the file looks like data set '{name}-sequence'" in text
-
-
-# ---- the folder that every run starts from
-
-
-def test_intake_keeps_a_sample_of_whole_users(tmp_path):
-    frame = pd.concat([rows().assign(user_id=f"u{i}", age="65+", tenure="1").iloc[:3] for i in range(20)])
-    frame.to_csv(tmp_path / "log.csv", index=False)
-    SPEC.save(tmp_path / "shop.yaml")
-    folder = tmp_path / "folder"
-    arguments = (str(tmp_path / "log.csv"), str(tmp_path / "shop.yaml"), str(folder), str(tmp_path / "q.csv"), "fail")
-    report = intake.ingest(*arguments, users=5, seed=1)
-    log = pd.read_parquet(folder / "touchpoints.parquet")
-    assert (report.rows, report.users) == (15, 5) and (log.groupby("user_id").size() == 3).all()
-    assert log.equals(log.sort_values(["user_id", "timestamp"], ignore_index=True))
-    assert report.fingerprint == fingerprint(log) == json.loads((folder / "ingest.json").read_text())["fingerprint"]
-    assert DatasetSpec.load(folder / "dataset.yaml") == SPEC
-    again = intake.ingest(*arguments, users=5, seed=2)
-    assert set(pd.read_parquet(folder / "touchpoints.parquet")["user_id"]) != set(log["user_id"]) and again.users == 5
-    assert intake.ingest(*arguments, users=0, seed=1).users == 20
-
-
-def test_intake_simulates_and_leaves_nothing_after_an_error(tmp_path):
-    report = intake.ingest("", "simulator", str(tmp_path / "a"), str(tmp_path / "q.csv"), "fail", users=30, seed=1)
-    assert report.users == 30 and report.rows == len(pd.read_parquet(tmp_path / "a" / "touchpoints.parquet"))
-    for source, message in (("", "needs a log: give its path"), (str(tmp_path / "none.csv"), "no such file")):
-        with pytest.raises(LogError, match=message):
-            intake.ingest(source, "criteo-sequence", str(tmp_path / "b"), str(tmp_path / "q.csv"), "fail", 0, 1)
-        assert not (tmp_path / "b").exists()

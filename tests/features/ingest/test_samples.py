@@ -10,7 +10,7 @@ import pytest
 from feast import FeatureStore
 
 from features.feature_repo.names import AD_DECISION, HISTORY
-from features.ingest.log_folder import ingest
+from features.ingest.log_folder import RawLog, ingest
 from features.offline import store
 from features.offline.store import build_training_data
 from features.sequences.manifest import Manifest, verify
@@ -31,7 +31,7 @@ def sample(name: str) -> str:
 
 def build(raw: str, name: str, folder: Path) -> int:
     """From the raw log to features and windows, as the pipeline does it."""
-    ingest(raw, name, str(folder / "log"), str(folder / "quarantine.csv"), "quarantine", users=500 * (not raw), seed=7)
+    ingest(RawLog(raw, name, "quarantine", users=0 if raw else 500), folder / "log", folder / "quarantine.csv")
     return build_training_data(folder / "log", folder / "features", folder / "windows")
 
 
