@@ -16,8 +16,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
-from serving.router.flow.deadline import Stage
 from serving.router.flow.requests import BadRequest
+from serving.router.ops.metrics import Stage
 
 _FAULTS = ("slow", "error")
 _LONGEST = 3600.0  # seconds that a fault may be in force
@@ -71,7 +71,7 @@ class Drills:
         now = time.monotonic()
         return [{**asdict(drill), "seconds_left": round(until - now, 1)} for drill, until in self._until.items()]
 
-    async def strike(self, stage: Stage) -> None:
+    async def inject(self, stage: Stage) -> None:
         """Be a stage that has the faults in force."""
         if not self._until:
             return

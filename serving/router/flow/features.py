@@ -1,14 +1,16 @@
-"""What is known at a decision: a few reads of Feast's online store, in this process, off the event loop.
+"""What a decision knows: a few reads of Feast's online store, in this process, off the event loop.
 
-Feast's own call for a whole service does much that never changes between calls, serves expired values, and tells an
-unknown user differently in each store. So the stored rows are read from the same store (`stored_features.py`), and
-what Feast leaves open is settled here, from what the registry says of each view and field:
+Feast's own call for a whole service does much that never changes between calls, serves expired values, and marks an
+unknown user differently in each store. So the rows are read from the same store directly. Feast's stores read view by
+view; on Redis that is a round trip each, though all rows of a key lie in one hash: here one HMGET a key fetches the
+fields of all views, and all keys of a batch share a round trip. What Feast leaves open is settled by what the registry
+says of each view and field:
 
 - a value older than the view's TTL at the time of the decision, or not older than the decision at all, is not served
 - what is unknown, expired or null has the default that its field declares (the tag "default", as JSON)
 
-A history is as old as its newest touchpoint before the decision. It is cut to the past of the decision where the window
-is made (`mtorl.window.window`).
+A history is as old as its newest touchpoint before the decision. It is cut to what lies before the decision where the
+window is made (`mtorl.window.window`).
 """
 
 from __future__ import annotations
@@ -16,23 +18,26 @@ from __future__ import annotations
 import json
 import sys
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.times import microseconds
 from mtorl.window.request_features import request_features
+from mtorl.window.window import Instance, instance_from_history
 from serving.router.flow.micro_batcher import MicroBatcher, in_threads
 from serving.router.flow.requests import DecisionRequest
-from serving.router.flow.stored_features import Stored, open_views
 from serving.router.ops.settings import SettingsError
 
 if TYPE_CHECKING:
-    from feast import FeatureView
+    from feast import FeatureStore, FeatureView
 
 _HISTORY, _STATIC, _ON_DEMAND = "user_history", "user_static", "request_time"
 _KEYS = {"user_id", "campaign_id"}  # what a request can look up
@@ -45,7 +50,7 @@ Requests = Sequence[DecisionRequest]
 class UserFeatures:
     """What is known of one opportunity; declared defaults where nothing is."""
 
-    history: dict[str, Any]  # the hist_* lists, oldest first; the newest ones may lie after the decision
+    history: dict[str, Any]  # the hist_* lists, oldest first; the newest entries may lie after the decision
     static: dict[str, Any]
     found: bool  # whether the user has a history
     aggregates: dict[str, Any] = field(default_factory=dict)  # all other features of the service
@@ -56,6 +61,57 @@ class FeatureSource(Protocol):
 
     def read(self, requests: Sequence[DecisionRequest]) -> list[UserFeatures]:
         """One answer for each request, in order."""
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """What is known of one opportunity, as a model reads it."""
+
+    window: Instance
+    found: bool  # whether the user has a history
+    aggregates: dict[str, Any]  # the service's other features; the window does not hold them
+
+
+class FeatureReader:
+    """Reads what decisions know, for the event loop.
+
+    Args:
+        source: Where features are.
+        spec: Description of the data set.
+    """
+
+    def __init__(self, source: FeatureSource, spec: DatasetSpec) -> None:
+        self._source = source
+        self._spec = spec
+        self._pool = ThreadPoolExecutor(_READS, thread_name_prefix="features")
+        self._reads: MicroBatcher[Requests, list[UserFeatures]] = MicroBatcher(
+            in_threads(self._read, self._pool), _READS, weight=len
+        )
+
+    async def read(self, requests: Requests) -> list[ModelInput | Exception]:
+        """One input for each request, in order; an exception for a user whose features can't be used."""
+        users = await self._reads.submit(requests)
+        return [self._model_input(request, user) for request, user in zip(requests, users, strict=True)]
+
+    def _model_input(self, request: DecisionRequest, user: UserFeatures) -> ModelInput | Exception:
+        try:
+            window = instance_from_history(user.history, request.context, user.static, self._spec, request.at)
+        except Exception as error:  # the lists of a history do not fit together
+            return error
+        return ModelInput(window, user.found, user.aggregates)
+
+    def _read(self, groups: Sequence[Requests]) -> list[list[UserFeatures] | Exception]:
+        try:
+            users = iter(self._source.read([request for group in groups for request in group]))
+        except (ValueError, TypeError) as error:  # the fault of a request; other errors of a store concern all of them
+            if len(groups) == 1:
+                return [error]
+            return [answer for group in groups for answer in self._read([group])]
+        return [list(islice(users, len(group))) for group in groups]
+
+    def close(self) -> None:
+        """Stop without waiting for a store that hangs."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 class FeastSource:
@@ -83,17 +139,17 @@ class FeastSource:
             self._stored = open_views(
                 store, [(view, made.key, names) for made, (view, names) in zip(self._views, views, strict=True)]
             )
-        except Exception as error:  # Feast has one of its own for everything
+        except Exception as error:  # Feast raises many kinds
             raise SettingsError(f"feature_repo: {repo}: {type(error).__name__}: {error}") from error
         unknown = {p.name for p in projections} & on_demand - {_ON_DEMAND}
         if unknown:
             raise SettingsError(f"feature_service: {service}: no router computes {', '.join(sorted(unknown))}")
 
     def read(self, requests: Sequence[DecisionRequest]) -> list[UserFeatures]:
-        """See `FeatureSource`."""
+        """Read all views of the service, and compute what depends on the time of the request."""
         ids = {key: list(dict.fromkeys(getattr(request, key) for request in requests)) for key in _KEYS}
         stored = self._stored.read(ids)
-        found = []
+        users = []
         for request in requests:
             rows = {v.name: v.row(stored[v.name][getattr(request, v.key)], request.at) for v in self._views}
             history, static = rows.pop(_HISTORY, _Row()), rows.pop(_STATIC, _Row())
@@ -101,8 +157,8 @@ class FeastSource:
             if self._on_demand:
                 newest = _newest_before(request.at, history.values.get("hist_timestamp"))
                 aggregates |= request_features(float(request.at), newest)
-            found.append(UserFeatures(history.values, static.values, history.found, aggregates))
-        return found
+            users.append(UserFeatures(history.values, static.values, history.found, aggregates))
+        return users
 
 
 @dataclass(frozen=True)
@@ -113,7 +169,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _View:
-    """A feature view with all that the registry says of it."""
+    """A feature view, with what the registry says of it."""
 
     name: str
     key: str
@@ -126,7 +182,7 @@ class _View:
         if len(keys) != 1 or not keys <= _KEYS:
             raise ValueError(f"view {view.name} has the keys {sorted(keys)}; a decision has one of {sorted(_KEYS)}")
         if view.name == _HISTORY and "hist_timestamp" not in features:
-            raise ValueError(f"view {view.name} without hist_timestamp: nobody could tell its past from its future")
+            raise ValueError(f"view {view.name} without hist_timestamp: nothing would tell what lies before a decision")
         tags = {f.name: f.tags for f in view.features}
         without = sorted(name for name in features if "default" not in tags[name])
         if without:
@@ -148,50 +204,120 @@ class _View:
 
 def _newest_before(at: int, times: Sequence[float] | None) -> float | None:
     """The newest of some times, oldest first, that is before a decision."""
-    past = bisect_left(times or (), at)
-    return times[past - 1] if times and past else None
-
-
-class FeatureReader:
-    """A feature source for the event loop.
-
-    Args:
-        source: Where to read.
-    """
-
-    def __init__(self, source: FeatureSource) -> None:
-        self._source = source
-        self._pool = ThreadPoolExecutor(_READS, thread_name_prefix="features")
-        self._reads: MicroBatcher[Requests, list[UserFeatures]] = MicroBatcher(
-            in_threads(self._read, self._pool), _READS, weight=len
-        )
-
-    async def read(self, requests: Requests) -> list[UserFeatures]:
-        """One answer for each request, in order."""
-        return await self._reads.submit(requests)
-
-    def _read(self, groups: Sequence[Requests]) -> list[list[UserFeatures] | Exception]:
-        try:
-            found = iter(self._source.read([request for group in groups for request in group]))
-        except (ValueError, TypeError) as error:  # of a request; what the store has to say concerns all of them
-            if len(groups) == 1:
-                return [error]
-            return [answer for group in groups for answer in self._read([group])]
-        return [list(islice(found, len(group))) for group in groups]
-
-    def close(self) -> None:
-        """Stop without waiting for a store that hangs."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+    before = bisect_left(times or (), at)
+    return times[before - 1] if times and before else None
 
 
 @contextmanager
 def _without_torch() -> Iterator[None]:
-    """Feast imports torch, where it is installed, for a method that nobody calls here: seconds, and 200 MB."""
+    """Let an import find no torch. Feast would load it, 200 MB in some seconds, for a method that is not used here."""
     absent = "torch" not in sys.modules
     if absent:
-        sys.modules["torch"] = None  # type: ignore[assignment]  # Python's own way to say: not there
+        sys.modules["torch"] = None  # type: ignore[assignment]  # Python's own way to say that it is absent
     try:
         yield
     finally:
         if absent:
             del sys.modules["torch"]
+
+
+class Stored(NamedTuple):
+    """A key's row of a view."""
+
+    event_us: int | None  # microseconds since 1970 (SQLite keeps whole seconds); None: there is no row
+    values: dict[str, Any]  # a null or NaN is None
+
+
+class StoredViews(Protocol):
+    """Reads rows of views; blocks."""
+
+    def read(self, ids: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Stored]]:
+        """Read all views.
+
+        Args:
+            ids: Of each join key, the distinct ids to look up.
+
+        Returns:
+            View -> id -> its row.
+        """
+
+
+def open_views(store: FeatureStore, views: Sequence[tuple[FeatureView, str, Sequence[str]]]) -> StoredViews:
+    """Open the online store of a repository.
+
+    Args:
+        store: The opened repository.
+        views: Each with its one join key and the names of its wanted features.
+    """
+    from feast.infra.online_stores.helpers import get_online_store_from_config
+
+    online = get_online_store_from_config(store.config.online_store)
+    kind = _RedisHashes if store.config.online_store.type == "redis" else _EachView
+    return kind(store.config, online, views)
+
+
+class _EachView:
+    """Any store of Feast's: a read for each view."""
+
+    def __init__(self, config: Any, online: Any, views: Sequence[tuple[FeatureView, str, Sequence[str]]]) -> None:
+        self._config, self._online, self._views = config, online, views
+
+    def read(self, ids: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Stored]]:
+        rows = {}
+        for view, key, names in self._views:
+            answer = self._online.online_read(self._config, view, _entity_keys(key, ids[key]), list(names))
+            rows[view.name] = {
+                value: Stored(time and microseconds(time), {name: _plain((stored or {}).get(name)) for name in names})
+                for value, (time, stored) in zip(ids[key], answer, strict=True)
+            }
+        return rows
+
+
+class _RedisHashes:
+    """Feast's Redis store: one hash a key, which holds the fields of all views."""
+
+    def __init__(self, config: Any, online: Any, views: Sequence[tuple[FeatureView, str, Sequence[str]]]) -> None:
+        self._config, self._online = config, online
+        self._fields: dict[str, list[bytes]] = defaultdict(list)  # of the hashes of a join key
+        self._places: dict[str, list[tuple[str, int, Sequence[str]]]] = defaultdict(list)  # view, first field, features
+        for view, key, names in views:
+            self._places[key].append((view.name, len(self._fields[key]), names))
+            _, fields = online._generate_hset_keys_for_features(view, list(names))
+            self._fields[key] += fields  # the last one is that of the event time
+
+    def read(self, ids: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Stored]]:
+        from feast.protos.feast.types.Value_pb2 import Value
+        from google.protobuf.timestamp_pb2 import Timestamp
+
+        wanted = [(key, value) for key in self._fields for value in ids[key]]
+        keys = [key for join_key in self._fields for key in _entity_keys(join_key, ids[join_key])]
+        hashes = self._online._generate_redis_keys_for_entities(self._config, keys)
+        commands = [(place, self._fields[key]) for place, (key, _) in zip(hashes, wanted, strict=True)]
+        rows: dict[str, dict[str, Stored]] = defaultdict(dict)
+        for (key, value), fields in zip(wanted, self._online._read_hash_fields(self._config, commands), strict=True):
+            for view, first, names in self._places[key]:
+                last = first + len(names)
+                # Without a row the fields are absent, and so is a feature that was added after the row was written.
+                values = [_plain(Value.FromString(field)) if field else None for field in fields[first:last]]
+                time = Timestamp.FromString(fields[last]) if fields[last] else None
+                event_us = None if time is None else time.seconds * 1_000_000 + time.nanos // 1000
+                rows[view][value] = Stored(event_us, dict(zip(names, values, strict=True)))
+        return rows
+
+
+def _entity_keys(key: str, ids: Sequence[str]) -> list[Any]:
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    return [EntityKey(join_keys=[key], entity_values=[Value(string_val=value)]) for value in ids]
+
+
+def _plain(value: Any) -> Any:
+    """A stored value as a number, a text, a list of them, or None."""
+    kind = value.WhichOneof("val") if value is not None else None
+    if kind is None or kind == "null_val":
+        return None
+    content = getattr(value, kind)
+    if kind.endswith("_list_val"):
+        return list(content.val)
+    return None if content != content else content  # NaN is not equal to itself

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from mtorl.log.records import OutcomeRecord
 from serving.decision_log import Spool, SpoolUnavailable
-from serving.router.flow.settlement import Settler
+from serving.router.flow.budgets import Budgets
 from serving.router.ops import metrics
 
 
@@ -16,14 +16,14 @@ class OutcomeIntake:
 
     Args:
         spool: Where they are logged.
-        settler: What a cost or cancel is passed to.
+        budgets: What a cost or cancel is passed to.
         seconds: How long to wait for the ledger; what it can't take now is settled later.
         forget: Told of each decision whose exposure is given back.
     """
 
-    def __init__(self, spool: Spool, settler: Settler, seconds: float, forget: Callable[[str], None]) -> None:
+    def __init__(self, spool: Spool, budgets: Budgets, seconds: float, forget: Callable[[str], None]) -> None:
         self._spool = spool
-        self._settler = settler
+        self._budgets = budgets
         self._seconds = seconds
         self._forget = forget
 
@@ -54,7 +54,7 @@ class OutcomeIntake:
                 self._forget(outcome["decision_id"])
             if outcome["kind"] in ("cost", "cancel"):
                 actual = outcome["value"] if outcome["kind"] == "cost" else None
-                ends.append(self._settler.finish(outcome["decision_id"], actual, self._seconds))
+                ends.append(self._budgets.finish(outcome["decision_id"], actual, self._seconds))
         await asyncio.gather(*ends)
         if failure is not None:
             raise SpoolUnavailable(str(failure)) from failure

@@ -1,11 +1,11 @@
-"""One decision in the making: what each stage found out, and the record and the answer that follow from it."""
+"""A decision on its way through the stages: what each of them adds, and the record and the answer that follow."""
 
 from __future__ import annotations
 
 import hashlib
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,25 +14,23 @@ import orjson
 from mtorl.experiment.assignment import uniform
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.records import SCHEMA_VERSION, DecisionRecord, FallbackReason, V1Answer
-from mtorl.window.window import Instance
 from serving.router.flow.arms import ArmAnswer
+from serving.router.flow.features import ModelInput
 from serving.router.flow.idempotency_cache import request_key
 from serving.router.flow.requests import DecisionRequest
 
 
 @dataclass
 class PendingDecision:
-    """Filled in stage by stage; once `fault` is set it stands for the default action."""
+    """Filled in stage by stage; once `fault` is set, it is the default action."""
 
     request: DecisionRequest
     experiment: Experiment
     arm: str
     assignment_probability: float
-    key: str | None  # of the request, if it may come again
+    key: str | None  # same for the same request, if it may come again
     decision_id: str
-    window: Instance | None = None
-    features_found: bool = False
-    aggregates: dict[str, Any] = field(default_factory=dict)  # features besides the window
+    features: ModelInput | None = None
     answer: ArmAnswer | None = None
     reserved: float | None = None  # None: nothing is set aside; the reservation has the decision's id
     budget_exhausted: bool = False
@@ -40,21 +38,21 @@ class PendingDecision:
     withdrawn: bool = False  # an earlier record may say otherwise
 
     @classmethod
-    def start(cls, request: DecisionRequest, experiment: Experiment, log: str) -> PendingDecision:
+    def start(cls, request: DecisionRequest, experiment: Experiment, log_id: str) -> PendingDecision:
         """Assign the user to an arm.
 
         Args:
             request: What is to be decided.
             experiment: The one in force.
-            log: Identity of the log that will hold the decision. The decision's id, and so the name of its reservation,
-                starts with it: after a crash a router knows its own in a ledger that it shares.
+            log_id: Identity of the log that will hold the decision. The decision's id, and so that of its reservation,
+                starts with it: after a crash, a router knows its own reservations in a ledger that others share.
         """
-        decision_id = log + uuid.uuid4().hex[len(log) :]
+        decision_id = log_id + uuid.uuid4().hex[len(log_id) :]
         key = request_key(experiment.salt, request)
         return cls(request, experiment, *experiment.arm_of(request.user_id), key, decision_id)
 
     def fall_back(self, reason: FallbackReason) -> None:
-        """Take the default action, whatever was found so far."""
+        """Take the default action, whatever the stages added so far."""
         self.fault = reason
         self.answer = None
         self.reserved = None
@@ -71,8 +69,9 @@ class PendingDecision:
         Args:
             prices: Of each channel, if its budgets are paced; else the model's own price stands.
         """
+        assert self.features is not None, "features come first"
         u = uniform(self.experiment.salt, "decision", self.request.request_id or self.decision_id)
-        return {"window": self.window, "u": u} | ({} if prices is None else {"price": prices})
+        return {"window": self.features.window, "u": u} | ({} if prices is None else {"price": prices})
 
     def record(self, candidates: list[str], latency_seconds: float) -> DecisionRecord:
         """The decision as the log keeps it."""
@@ -88,7 +87,7 @@ class PendingDecision:
             "model_name": answer.model["name"] if answer else None,
             "model_digest": answer.model["digest"] if answer else None,
             "feature_hash": self._feature_hash(),
-            "features_found": self.features_found,
+            "features_found": self.features is not None and self.features.found,
             "campaign_id": self.request.campaign_id,
             "context": self.request.context,
             "candidates": candidates,
@@ -122,7 +121,7 @@ class PendingDecision:
         }
 
     def _feature_hash(self) -> str | None:
-        if self.window is None:
+        if self.features is None:
             return None
-        text = orjson.dumps([self.window, self.aggregates], option=orjson.OPT_SORT_KEYS)
+        text = orjson.dumps([self.features.window, self.features.aggregates], option=orjson.OPT_SORT_KEYS)
         return hashlib.blake2b(text, digest_size=8).hexdigest()

@@ -25,7 +25,7 @@ class LiveExperiment:
 
     def __init__(self, path: Path, channels: Sequence[str]) -> None:
         self._path = path
-        self._channels = channels
+        self.channels = channels
         self._seen = self._signature()
         self.generation = 1
         self.experiment = self._load()
@@ -49,8 +49,8 @@ class LiveExperiment:
 
     def _load(self) -> Experiment:
         experiment = Experiment.load(self._path)
-        if experiment.default_channel not in self._channels:
-            known = ", ".join(self._channels)
+        if experiment.default_channel not in self.channels:
+            known = ", ".join(self.channels)
             raise ExperimentError(
                 f"{self._path}: default_channel: {experiment.default_channel!r} is not one of {known}"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Literal
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -12,6 +13,9 @@ from mtorl.experiment.experiment import Experiment
 from serving.decision_log import Spool
 from serving.decision_log.shipper import Shipper
 from serving.ledger import Balance
+
+Stage = Literal["features", "model", "ledger", "log"]
+"""The stages of a decision, in order."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
 
@@ -49,7 +53,7 @@ for _kind in ("decision", "outcome"):  # they start at 0: Prometheus sees no inc
 
 
 @contextmanager
-def stage(name: str, *arms: str) -> Iterator[None]:
+def stage(name: Stage, *arms: str) -> Iterator[None]:
     """Measure a stage of a request, once for each arm that it works for, also when it fails."""
     start = time.perf_counter()
     try:

@@ -18,7 +18,7 @@ from serving.decision_log.index import Index
 from serving.decision_log.position import OLDEST, Position
 from serving.decision_log.segments import OPEN_DECISIONS, segments
 from serving.ledger import Account, SqliteLedger
-from serving.router.flow.settlement import reconcile
+from serving.router.flow.budgets import reconcile
 from tests.serving.shipping import RECORDS, MemorySink, names, put, shipping, until
 
 HOUR = 3600.0

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from serving.router.flow.features import FeatureReader, UserFeatures
 from serving.router.flow.micro_batcher import MicroBatcher, in_threads
 from serving.router.flow.requests import DecisionRequest
+from tests.serving.router_fixtures import CONTEXT, SPEC
 
 
 def test_what_comes_while_a_batch_is_at_work_shares_the_next_one() -> None:
@@ -143,20 +144,21 @@ def test_a_request_that_breaks_the_store_breaks_no_other() -> None:
         def read(self, requests: Sequence[DecisionRequest]) -> list[UserFeatures]:
             if any(request.user_id == "bad" for request in requests):
                 raise ValueError("bad")
-            return [UserFeatures({}, {"of": request.user_id}, found=True) for request in requests]
+            return [UserFeatures({}, {"age": request.user_id}, found=True) for request in requests]
 
     def of(*users: str) -> list[DecisionRequest]:
-        return [DecisionRequest(user, "c", {}, at=0) for user in users]
+        return [DecisionRequest(user, "c", CONTEXT, at=0) for user in users]
 
     async def scenario() -> None:
-        reader = FeatureReader(Source())
+        reader = FeatureReader(Source(), SPEC)
         groups = [of("a"), of("b", "c"), of("d", "bad"), of("e")]
         found: list[Any] = await asyncio.gather(*(reader.read(group) for group in groups * 3), return_exceptions=True)
         for group, answer in zip(groups * 3, found, strict=True):
             if group == groups[2]:
                 assert isinstance(answer, ValueError)
             else:
-                assert [user.static["of"] for user in answer] == [request.user_id for request in group]
+                users = [model_input.window["static"]["age"] for model_input in answer]
+                assert users == [request.user_id for request in group]
         reader.close()
 
     asyncio.run(scenario())

@@ -31,8 +31,8 @@ from mtorl.log.times import microseconds
 from serving.decision_log import Spool
 from serving.ledger import Account, Balance, SqliteLedger, Wanted
 from serving.local.ports import free_ports
-from serving.router.flow.deadline import Deadline
-from serving.router.flow.settlement import reconcile
+from serving.router.flow.budgets import reconcile
+from serving.router.flow.stages import Deadline
 from serving.router.ops import metrics
 from serving.router.ops.settings import RouterSettings, SettingsError
 from serving.throttle import OncePerSecond
@@ -182,7 +182,7 @@ def test_a_paced_budget_has_a_price_for_each_channel(tmp_path: Path) -> None:
     paced = {"campaign": "*", "channel": "*", "amount": 50.0, "period": "day", "pacing": {"price": 0.4}}
 
     async def scenario(h: Harness) -> None:
-        await h.until(lambda: h.router.pacer.prices("incumbent", "spring"))
+        await h.until(lambda: h.router.budgets.pacer.prices("incumbent", "spring"))
         await h.predict()
         assert set(h.arm.asked[-1][1]["price"]) == {"search", "video"}
         assert sample("mtorl_budget_price", arm="incumbent") > 0
@@ -419,7 +419,8 @@ def _no_reservation(h: Harness) -> bool:
 def test_a_part_that_hangs_is_left_alone_for_a_moment_and_found_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    monkeypatch.setattr("serving.router.flow.breaker._PAUSE_SECONDS", 3600.0)
+    clock = [1000.0]  # stands still while the part is left alone
+    monkeypatch.setattr("serving.router.flow.stages.monotonic", lambda: clock[0])
     reads = 0
 
     async def scenario(h: Harness) -> None:
@@ -445,7 +446,7 @@ def test_a_part_that_hangs_is_left_alone_for_a_moment_and_found_again(
         }
         assert len(h.arm.asked) == asked and (part == "model" or reads == read_before)
         h.arm.mode, h.features.fault = "ok", None
-        h.router.decider._breakers[arm if part == "model" else "features"]._ask_again = 0.0  # the moment is over
+        clock[0] += 3600.0  # the moment is over
         (found,) = await h.predict(one)
         assert found["expose"] and found["arm"] == arm
         assert all(answer["expose"] for (answer,) in await asyncio.gather(*(h.predict(one) for _ in range(5))))
@@ -826,7 +827,7 @@ def test_the_router_starts_before_its_ledger_and_spends_once_it_is_there(tmp_pat
     async def scenario(h: Harness) -> None:
         assert (await h.predict())[0]["fallback_reason"] == "ledger"
         (tmp_path / "later").mkdir()
-        await h.until(lambda: h.router.decider.may_spend)
+        await h.until(lambda: h.router.budgets.ready)
         assert (await h.predict())[0]["expose"]
 
     run(scenario, tmp_path, ledger="later/ledger.sqlite")

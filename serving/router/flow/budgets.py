@@ -1,0 +1,252 @@
+"""The money of the experiment: reserved before an exposure, settled by its cost, given back if nothing was shown.
+
+A reservation is finished for sure: what the ledger can't take now is tried again until it can. After a crash the
+decision log knows what the ledger does not; `reconcile` settles what has a cost, and gives back what was reserved for a
+decision that never reached the log, and so never reached a caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+from mtorl.experiment.experiment import Experiment
+from serving.decision_log import Spool
+from serving.ledger import Account, Balance, Ledger, LedgerUnavailable, UnknownReservation, Wanted
+from serving.router.flow.micro_batcher import MicroBatcher, in_threads
+from serving.router.flow.pacer import Pacer
+from serving.router.flow.pending_decision import PendingDecision
+from serving.throttle import OncePerSecond
+
+_RETRY_SECONDS = 1.0
+_MOST_FAULTS = 3  # in a row, after which the ledger is left alone for a while
+_MOST_PENDING = 100_000  # some 20 MB
+_THREADS = 8  # one for reservations, which share a call; the others settle, and may share its commit
+
+log = logging.getLogger(__name__)
+log.addFilter(OncePerSecond())
+
+
+class BudgetsClosed(RuntimeError):
+    """Nothing may be reserved now; the ledger was not asked."""
+
+
+class Budgets:
+    """Reserves, settles and cancels in a ledger whose calls block. For one event loop.
+
+    Args:
+        ledger: Where the accounts are.
+        cost_cap: Highest possible cost of an exposure in each channel, currency units: this much is reserved.
+
+    Attributes:
+        ready: Whether the ledger has been compared with the log. Before, nothing may be reserved.
+        pacer: Prices of the budgets.
+    """
+
+    def __init__(self, ledger: Ledger, cost_cap: Mapping[str, float]) -> None:
+        self._ledger = ledger
+        self._cost_cap = cost_cap
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="ledger")
+        self._settler = Settler(ledger, self._pool)
+        self._reservations: MicroBatcher[Wanted, bool] = MicroBatcher(in_threads(self._reserve_all, self._pool))
+        self._accounts_set = False
+        self.ready = False
+        self.pacer = Pacer(ledger, cost_cap)
+
+    async def reserve(self, decision: PendingDecision) -> float | None:
+        """Set money aside for a decision that its arm wants to expose.
+
+        Returns:
+            How much, currency units; None: an account has too little left.
+
+        Raises:
+            BudgetsClosed: It was not even tried.
+            AlreadyReserved: Another decision on the same request has the money.
+            LedgerUnavailable: Whether it was reserved is unknown: cancel it.
+        """
+        if not self.ready:
+            raise BudgetsClosed("the ledger is not set up yet")
+        if self._settler.full:
+            raise BudgetsClosed("too much is still to be settled")
+        assert decision.answer is not None, "the arm comes first"
+        campaign, channel = decision.request.campaign_id, decision.answer.channel
+        amount = self._cost_cap[channel]
+        wanted = Wanted(decision.decision_id, decision.arm, campaign, channel, amount, decision.key)
+        return amount if await self._reservations.submit(wanted) else None
+
+    def _reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
+        return self._ledger.reserve_all(wanted)
+
+    async def finish(self, reservation_id: str, actual: float | None, seconds: float) -> None:
+        """Settle (or cancel: None) within a time; later if that does not work, whatever the reason."""
+        await self._settler.finish(reservation_id, actual, seconds)
+
+    def cancel_later(self, reservation_id: str) -> None:
+        """Give back what may have been reserved, or may still be."""
+        self._settler.finish_later(reservation_id, None)
+
+    async def set_accounts(self, experiment: Experiment, spool: Spool) -> None:
+        """Define the accounts; the first time, also finish what a crash left. Only then may money be spent.
+
+        Args:
+            experiment: The one in force.
+            spool: The decision log.
+
+        Raises:
+            LedgerUnavailable: To be tried again.
+            ValueError: A limit that this kind of ledger can't hold.
+        """
+        self._accounts_set = False
+        accounts = [Account(x.arm, x.campaign, x.channel, x.limit, x.period) for x in experiment.accounts()]
+        await asyncio.to_thread(self._ledger.define, accounts)
+        self._accounts_set = True
+        if not self.ready:
+            finished = await asyncio.to_thread(reconcile, self._ledger, spool)
+            if finished:
+                log.warning("finished %d reservations that a crash had left open", finished)
+            self.ready = True
+
+    @property
+    def set_up(self) -> bool:
+        """Whether the accounts of the experiment in force are defined, and money may be spent."""
+        return self._accounts_set and self.ready
+
+    async def expire(self, ttl: float) -> int:
+        """Give back reservations of which nothing was heard for so many seconds; how many they were."""
+        if not self.ready:  # a cost may lie in the log that is still to be settled
+            return 0
+        return await asyncio.to_thread(self._ledger.expire, ttl)
+
+    async def pace(self, experiment: Experiment) -> list[Balance]:
+        """Update the prices from the accounts, which are returned."""
+        balances = await asyncio.to_thread(self._ledger.balances)
+        await asyncio.to_thread(self.pacer.refresh, experiment, balances)
+        return balances
+
+    def open_reservations(self) -> list[str] | None:
+        """Ids of reservations whose decisions the log must keep; None: they are not known. Blocks."""
+        try:
+            return self._ledger.open_reservations() if self.ready else None
+        except LedgerUnavailable:
+            return None
+
+    async def run(self) -> None:
+        """The background task that finishes what was put off."""
+        await self._settler.run()
+
+    async def flush(self) -> None:
+        """Try once more to finish what was put off."""
+        await self._settler.flush()
+
+    def close(self) -> None:
+        """Stop without waiting for calls that hang."""
+        self._pool.shutdown(wait=False)
+        self._ledger.close()
+
+
+class Settler:
+    """Settles and cancels, at once or later.
+
+    Args:
+        ledger: Its calls block.
+        pool: Threads for them.
+    """
+
+    def __init__(self, ledger: Ledger, pool: Executor) -> None:
+        self._ledger = ledger
+        self._pool = pool
+        self._pending: dict[str, float | None] = {}
+        self._wake = asyncio.Event()
+
+    def _reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
+        return self._ledger.reserve_all(wanted)
+
+    async def finish(self, reservation_id: str, actual: float | None, seconds: float) -> None:
+        """Settle (or cancel: None) within a time; later if that does not work, whatever the reason."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._apply(reservation_id, actual)
+        except Exception as error:  # TimeoutError too
+            log.warning("to be finished later, %s: %s", type(error).__name__, error)
+            self.finish_later(reservation_id, actual)
+
+    def finish_later(self, reservation_id: str, actual: float | None) -> None:
+        """Settle (or cancel: None) in the background. A cost that is known is not undone by a cancel."""
+        if actual is not None or self._pending.get(reservation_id) is None:
+            self._pending[reservation_id] = actual
+        self._wake.set()
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits that nothing more should be reserved: memory is not a ledger."""
+        return len(self._pending) >= _MOST_PENDING
+
+    async def run(self) -> None:
+        """The background task."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if not await self.flush():
+                await asyncio.sleep(_RETRY_SECONDS)
+                self._wake.set()
+
+    async def flush(self) -> bool:
+        """Try everything that waits; whether nothing is left."""
+        faults = 0
+        for reservation_id, actual in list(self._pending.items()):
+            try:
+                await self._apply(reservation_id, actual)
+            except Exception as error:
+                log.warning("not finished yet, %s: %s", type(error).__name__, error)
+                if reservation_id in self._pending:  # moved to the end: it must not stand in the way of the others
+                    self._pending[reservation_id] = self._pending.pop(reservation_id)
+                faults += 1
+                if faults == _MOST_FAULTS:  # the ledger is away
+                    return False
+                continue
+            faults = 0
+            if self._pending.get(reservation_id, actual) == actual:
+                self._pending.pop(reservation_id, None)
+        return not self._pending
+
+    async def _apply(self, reservation_id: str, actual: float | None) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._pool, finish, self._ledger, reservation_id, actual)
+
+
+def finish(ledger: Ledger, reservation_id: str, actual: float | None) -> None:
+    """Settle, or cancel (None). A cost that was never reserved, of an ad shown unpaid, has no account to charge."""
+    if actual is None:
+        ledger.cancel(reservation_id)
+    else:
+        with contextlib.suppress(UnknownReservation):
+            ledger.settle(reservation_id, actual)
+
+
+def reconcile(ledger: Ledger, spool: Spool) -> int:
+    """Finish what a crash left open; returns how many reservations that were.
+
+    A reservation whose decision is in the log, and of which no cost was reported yet, stays open. Nothing may be
+    reserved here meanwhile: a decision on its way to the log would look like one that never reached it. In a shared
+    ledger only those are ours that carry the identity of our log (`PendingDecision.start`).
+    """
+    unfinished = set(ledger.open_reservations())
+    if not unfinished:
+        return 0
+    ours = {name for name in unfinished if not ledger.shared or name.startswith(spool.identity)}
+    logged: set[str] = set()
+    withdrawn: set[str] = set()
+    for record in spool.read("decision"):
+        name = record["decision_id"]
+        if name in unfinished:
+            (withdrawn if record["withdrawn"] else logged).add(name)
+    never_shown = withdrawn | (ours - logged)
+    ends: dict[str, float | None] = {name: None for name in never_shown}
+    for outcome in spool.read("outcome"):
+        if outcome["decision_id"] in unfinished and outcome["kind"] in ("cost", "cancel"):
+            ends.setdefault(outcome["decision_id"], outcome["value"] if outcome["kind"] == "cost" else None)
+    for reservation_id, actual in ends.items():
+        finish(ledger, reservation_id, actual)
+    return len(ends)
