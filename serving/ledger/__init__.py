@@ -6,9 +6,9 @@
         ledger.settle("d1", 0.031)                                       # or ledger.cancel("d1")
     ledger.expire(24 * 3600)                                             # now and then: of what nothing was heard
 
-In reading order: `contract.py` (what any ledger promises), `money.py` (exact amounts), `periods.py`. Embedded:
-`schema.py`, `sqlite_file.py`, `commit.py` (one sync for many calls), `sqlite.py`. Shared by many machines:
-`common.lua` and the other scripts, `redis_ledger.py`. `location.py` tells one from the other.
+In reading order: `contract.py` (what every ledger promises), `money.py` (exact amounts). In a file, for the routers of
+one machine: `sqlite_file.py` (tables), `group_commit.py` (one sync for many calls), `sqlite_ledger.py`. In Redis, for
+routers on many machines: `redis_scripts/` (`common.lua` first), `redis_ledger.py`. `location.py` reads where it is.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from serving.ledger.contract import (
     Wanted,
 )
 from serving.ledger.location import PASSWORD, RedisLocation, locate
-from serving.ledger.sqlite import SqliteLedger
+from serving.ledger.sqlite_ledger import SqliteLedger
 
 __all__ = [
     "Account",
@@ -59,6 +59,6 @@ def open_ledger(where: str | Path, patience: float) -> Ledger:
     location = locate(where)
     if isinstance(location, Path):
         return SqliteLedger(location, patience)
-    from serving.ledger.redis_ledger import RedisLedger  # who keeps a file needs no client
+    from serving.ledger.redis_ledger import RedisLedger  # a ledger in a file needs no Redis client
 
     return RedisLedger(location, os.environ.get(PASSWORD), patience)

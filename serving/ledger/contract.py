@@ -13,11 +13,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, get_args
 
-from serving.ledger.periods import PERIODS, Period
+from mtorl.experiment.experiment import Period
+
+PERIODS: tuple[Period, ...] = get_args(Period)
+_PERIOD_SECONDS = {"day": 86_400, "hour": 3_600}
 
 SETTLED_SECONDS = 86_400.0
 RETENTION_SECONDS = 7 * 86_400.0
@@ -152,3 +156,16 @@ class Ledger(Protocol):
 
     def close(self) -> None:
         """Close the connection; the next call opens it again."""
+
+
+def period_start(period: Period, now: float) -> int:
+    """When the period that holds at a time began, in seconds since 1970; 0 for "total". Days and hours are UTC's."""
+    length = _PERIOD_SECONDS.get(period)
+    return math.floor(now / length) * length if length else 0
+
+
+def checked_ttl(seconds: float) -> float:
+    """An age in seconds; raises ValueError if it is none."""
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"ttl: expected seconds of at least 0, got {seconds!r}")
+    return seconds

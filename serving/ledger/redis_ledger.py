@@ -28,30 +28,36 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, NoScriptError, RedisError
 from redis.retry import Retry
+from typing_extensions import override
 
-from serving.ledger import money, periods
+from serving.ledger import money
 from serving.ledger.contract import (
+    PERIODS,
     RETENTION_SECONDS,
     SETTLED_SECONDS,
     Account,
     AlreadyReserved,
     Balance,
+    Ledger,
     LedgerUnavailable,
     Settlement,
     UnknownReservation,
     Wanted,
+    checked_ttl,
 )
 from serving.ledger.location import RedisLocation
 
 LARGEST = 9e6  # currency units: Lua compares doubles, which are exact up to 2^53 = 9.007e15 nano-units
 
-_LUA = Path(__file__).parent
+_LUA = Path(__file__).parent / "redis_scripts"
 _SCRIPTS = ("define", "reserve", "settle", "cancel", "expire", "balances", "memory", "remember", "open")
 _BATCH = 100  # reservations that `expire` takes in one script: decisions get in between
 
 
-class RedisLedger:
-    """See `serving.ledger.contract.Ledger`. No limit and no reservation is above 9 million currency units.
+class RedisLedger(Ledger):
+    """A ledger in Redis; what its methods promise stands in `Ledger`.
+
+    No limit and no reservation may be above 9 million currency units.
 
     Args:
         location: Where it is.
@@ -93,8 +99,8 @@ class RedisLedger:
             name: self._client.register_script(common + (_LUA / f"{name}.lua").read_text()) for name in _SCRIPTS
         }
 
+    @override
     def define(self, accounts: Iterable[Account]) -> None:
-        """See `Ledger.define`."""
         arguments = [
             part
             for a in accounts
@@ -107,22 +113,23 @@ class RedisLedger:
             self._run("define", [], *arguments)
             self._client.script_load(self._scripts["reserve"].script)  # the first decision need not wait for it
 
+    @override
     def reserve(
         self, reservation_id: str, arm: str, campaign: str, channel: str, amount: float, request: str | None = None
     ) -> bool:
-        """See `Ledger.reserve`."""
         (granted,) = self.reserve_all([Wanted(reservation_id, arm, campaign, channel, amount, request)])
         if isinstance(granted, Exception):
             raise granted
         return granted
 
+    @override
     def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
-        """See `Ledger.reserve_all`."""
         script, faults, calls = self._scripts["reserve"], dict[int, Exception](), []
         with self._errors():
-            for i, one in enumerate(wanted):
+            for i, reservation in enumerate(wanted):
                 try:
-                    calls.append(self._call("reserve", [one.reservation_id], *_reservation(one)))
+                    arguments = _reservation_arguments(reservation)
+                    calls.append(self._call("reserve", [reservation.reservation_id], *arguments))
                 except ValueError as error:
                     faults[i] = error
             answers = self._pipelined(script, calls)
@@ -136,8 +143,8 @@ class RedisLedger:
         with self._client.pipeline(transaction=False) as pipeline:
             for keys, arguments in calls:
                 pipeline.evalsha(script.sha, len(keys), *keys, *arguments)
-            found: list[Any] = pipeline.execute(raise_on_error=False)
-        return found
+            answers: list[Any] = pipeline.execute(raise_on_error=False)
+        return answers
 
     def _granted(self, answer: Any) -> bool | Exception:
         if isinstance(answer, Exception):
@@ -146,8 +153,8 @@ class RedisLedger:
             return AlreadyReserved(f"{self._name}: another reservation pays for this request")
         return bool(answer)
 
+    @override
     def settle(self, reservation_id: str, actual: float) -> Settlement:
-        """See `Ledger.settle`."""
         cost = money.cost(actual)
         with self._errors():
             answer = self._run("settle", [reservation_id], cost, int(SETTLED_SECONDS))
@@ -156,14 +163,15 @@ class RedisLedger:
         charged = int(answer[0])
         return Settlement(money.units(charged), money.units(int(answer[1]) - charged))
 
+    @override
     def cancel(self, reservation_id: str) -> None:
-        """See `Ledger.cancel`."""
         with self._errors():
             self._run("cancel", [reservation_id])
 
+    @override
     def expire(self, ttl: float) -> int:
-        """See `Ledger.expire`. Redis itself forgets what was finished long ago."""
-        periods.checked_age(ttl)
+        # Redis itself forgets what was finished long ago.
+        checked_ttl(ttl)
         total = 0
         with self._errors():
             self._checked = False  # the server may have been restarted with other settings
@@ -175,35 +183,35 @@ class RedisLedger:
                 if not expired:
                     return total
 
+    @override
     def balances(self) -> list[Balance]:
-        """See `Ledger.balances`."""
         with self._errors():
             rows = self._run("balances", [])
-        found = []
+        balances = []
         for account, start, *amounts in sorted(rows):
             arm, campaign, channel, period = json.loads(account)
             limit, spent, reserved, excess = (money.units(int(nano)) for nano in amounts)
-            found.append(Balance(arm, campaign, channel, limit, spent, reserved, excess, period, int(start)))
-        return found
+            balances.append(Balance(arm, campaign, channel, limit, spent, reserved, excess, period, int(start)))
+        return balances
 
+    @override
     def memory(self) -> tuple[int, str]:
-        """See `Ledger.memory`."""
         with self._errors():
             version, text = self._run("memory", [])
         return int(version or 0), text or ""
 
+    @override
     def remember(self, version: int, text: str) -> bool:
-        """See `Ledger.remember`."""
         with self._errors():
             return bool(self._run("remember", [], version, text))
 
+    @override
     def open_reservations(self) -> list[str]:
-        """See `Ledger.open_reservations`."""
         with self._errors():
             return list(self._run("open", []))
 
+    @override
     def close(self) -> None:
-        """See `Ledger.close`."""
         self._client.close()
 
     def _run(self, script: str, reservations: Sequence[str], *arguments: Any) -> Any:
@@ -260,12 +268,12 @@ class RedisLedger:
             raise LedgerUnavailable(f"{self._name}: {error}") from error
 
 
-def _reservation(wanted: Wanted) -> list[Any]:
-    """Arguments of the script behind the id."""
-    scopes = itertools.product([wanted.arm], {wanted.campaign, "*"}, {wanted.channel, "*"}, periods.PERIODS)
+def _reservation_arguments(wanted: Wanted) -> list[Any]:
+    """What the script `reserve` takes after the reservation's id."""
+    accounts = itertools.product([wanted.arm], {wanted.campaign, "*"}, {wanted.channel, "*"}, PERIODS)
     scope = _name(wanted.arm, wanted.campaign, wanted.channel)
     amount = money.reservation(wanted.amount, LARGEST)
-    return [wanted.request or "", scope, amount, *(_name(*some) for some in scopes)]
+    return [wanted.request or "", scope, amount, *(_name(*account) for account in accounts)]
 
 
 def _name(*parts: str) -> str:

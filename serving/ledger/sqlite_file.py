@@ -1,4 +1,4 @@
-"""The embedded ledger's file: made whole, opened, and noticed when it is another one."""
+"""The file of the embedded ledger: its tables, how it is created and opened, and noticing that it was replaced."""
 
 from __future__ import annotations
 
@@ -8,12 +8,77 @@ import sqlite3
 import uuid
 from pathlib import Path
 
-from serving.ledger import schema
 from serving.ledger.contract import LedgerUnavailable
+
+_VERSION = 2  # of the tables; stands in the file
+
+_TABLES = f"""
+-- Amounts are nano-units (`money.py`), times seconds since 1970.
+CREATE TABLE account (
+    id INTEGER PRIMARY KEY,
+    arm TEXT NOT NULL,
+    campaign TEXT NOT NULL,
+    channel TEXT NOT NULL,
+    period TEXT NOT NULL CHECK (period IN ('total', 'day', 'hour')),
+    cap INTEGER NOT NULL CHECK (cap >= 0),
+    active INTEGER NOT NULL DEFAULT 1,
+    UNIQUE (arm, campaign, channel, period)
+);
+
+-- What an account's period has seen. Books are kept: one row for each account and period, whatever the traffic.
+CREATE TABLE book (
+    id INTEGER PRIMARY KEY,
+    account INTEGER NOT NULL REFERENCES account (id),
+    start INTEGER NOT NULL,
+    spent INTEGER NOT NULL DEFAULT 0 CHECK (spent >= 0),
+    reserved INTEGER NOT NULL DEFAULT 0 CHECK (reserved >= 0),
+    excess INTEGER NOT NULL DEFAULT 0 CHECK (excess >= 0),
+    UNIQUE (account, start)
+);
+
+-- The code checks before it reserves. This holds the cap even if that code has a fault.
+CREATE TRIGGER hard_cap BEFORE UPDATE OF spent, reserved ON book
+WHEN NEW.spent + NEW.reserved > (SELECT cap FROM account WHERE id = NEW.account)
+    AND NEW.spent + NEW.reserved > OLD.spent + OLD.reserved
+BEGIN
+    SELECT RAISE(ABORT, 'spent + reserved would exceed the limit');
+END;
+
+-- 'late': a cost came after the reservation was cancelled or had expired.
+CREATE TABLE reservation (
+    id TEXT PRIMARY KEY,
+    scope TEXT,  -- JSON of arm, campaign and channel; null: it was cancelled before it was reserved
+    amount INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('open', 'settled', 'cancelled', 'expired', 'late')),
+    created REAL NOT NULL,
+    finished REAL,
+    charged INTEGER NOT NULL DEFAULT 0,
+    excess INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE INDEX open_reservation ON reservation (created) WHERE state = 'open';
+CREATE INDEX settled_reservation ON reservation (finished) WHERE state IN ('settled', 'late');
+CREATE INDEX unpaid_reservation ON reservation (finished) WHERE state IN ('cancelled', 'expired');
+
+-- The books that a reservation draws on; they are settled even if the experiment no longer names the accounts.
+CREATE TABLE hold (
+    reservation TEXT NOT NULL REFERENCES reservation (id),
+    book INTEGER NOT NULL REFERENCES book (id),
+    PRIMARY KEY (reservation, book)
+) WITHOUT ROWID;
+
+-- The last reservation for a request: a request that comes again, on whichever router, is not paid for twice.
+CREATE TABLE request (name TEXT PRIMARY KEY, reservation TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX requested ON request (reservation);
+
+-- What the pacing controller remembers between two updates: one row at most.
+CREATE TABLE memory (version INTEGER NOT NULL, text TEXT NOT NULL);
+
+PRAGMA user_version = {_VERSION};
+"""
 
 
 class LedgerFile:
-    """One connection to a file. Whoever uses it lets one thread in at a time.
+    """One connection to the file. The caller makes sure that one thread at a time uses it.
 
     Args:
         path: The file.
@@ -27,25 +92,25 @@ class LedgerFile:
         self._inode = 0
 
     def create_if_new(self) -> None:
-        """Put a new file in place, complete: processes that start together must not meet in a half-made one."""
+        """Create the file if there is none. It appears complete, for several processes may start at once."""
         if self._connection is not None or self._path.exists():
             return
-        draft = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex}")
+        unfinished = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex}")
         try:
-            with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as db:
+            with contextlib.closing(sqlite3.connect(unfinished, isolation_level=None)) as db:
                 db.execute("PRAGMA journal_mode = WAL")  # stays with the file
-                db.executescript(schema.CREATE)
+                db.executescript(_TABLES)
             with contextlib.suppress(FileExistsError):  # another process was first; its file is as good
-                os.link(draft, self._path)
+                os.link(unfinished, self._path)
         except (sqlite3.Error, OSError) as error:
             raise LedgerUnavailable(f"{self._path}: {error}") from error
         finally:
-            draft.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
 
     def open(self) -> sqlite3.Connection:
-        """The connection, checked."""
+        """The connection; raises LedgerUnavailable if the file is absent, replaced, or no ledger of this version."""
         if self._connection is not None:
-            # SQLite would go on writing to a file that was deleted or replaced, for nobody to see.
+            # SQLite would go on writing to a file that was deleted or replaced, and nobody would see what it wrote.
             if self._path.stat().st_ino != self._inode:
                 raise LedgerUnavailable("replaced by another file while in use")
             return self._connection
@@ -58,9 +123,9 @@ class LedgerFile:
         )
         try:
             db.execute("PRAGMA synchronous = FULL")
-            version = schema.bring_up_to_date(db)
-            if version != schema.VERSION:
-                raise LedgerUnavailable(f"not a ledger of this version (found {version}, need {schema.VERSION})")
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version != _VERSION:
+                raise LedgerUnavailable(f"not a ledger of this version (found {version}, need {_VERSION})")
             db.execute("PRAGMA foreign_keys = ON")
         except BaseException:
             db.close()
@@ -69,7 +134,7 @@ class LedgerFile:
         return db
 
     def close(self) -> None:
-        """Close it; `open` opens it again."""
+        """Close the connection; `open` opens it again."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None

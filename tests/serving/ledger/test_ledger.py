@@ -20,7 +20,7 @@ from serving.ledger import (
     Wanted,
     money,
     redis_ledger,
-    sqlite,
+    sqlite_ledger,
 )
 from serving.ledger.contract import RETENTION_SECONDS, SETTLED_SECONDS
 from tests.serving.ledgers import KINDS, NOON, Place, balance
@@ -211,7 +211,7 @@ def test_what_nobody_hears_of_expires(ledger: Ledger, place: Place) -> None:
 
 
 def test_more_expires_at_once_than_fits_a_batch(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (sqlite, redis_ledger):
+    for module in (sqlite_ledger, redis_ledger):
         monkeypatch.setattr(module, "_BATCH", 4)
     for i in range(13):
         ledger.reserve(f"r{i}", "b", "c", "x", 0.001)

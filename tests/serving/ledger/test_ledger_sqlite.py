@@ -1,11 +1,10 @@
-"""The embedded ledger's file: absent, foreign, locked, replaced, or of an older version."""
+"""The embedded ledger's file: absent, foreign, locked, or replaced."""
 
 from __future__ import annotations
 
 import sqlite3
 import threading
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -102,118 +101,3 @@ def test_calls_that_wait_share_a_commit_and_one_that_fails_fails_alone(ledger: S
     assert writes.execute("PRAGMA data_version").fetchone()[0] == before + 1
     writes.close()
     assert balance(ledger, "b") == Balance("b", "*", "*", 5.0, spent=0.5, reserved=1.0, excess=0.0)
-
-
-# ---- a file of version 1, as the release before wrote it
-
-_VERSION_1 = """
-CREATE TABLE account (
-    id INTEGER PRIMARY KEY,
-    arm TEXT NOT NULL,
-    campaign TEXT NOT NULL,
-    channel TEXT NOT NULL,
-    cap INTEGER NOT NULL CHECK (cap >= 0),
-    spent INTEGER NOT NULL DEFAULT 0 CHECK (spent >= 0),
-    reserved INTEGER NOT NULL DEFAULT 0 CHECK (reserved >= 0),
-    excess INTEGER NOT NULL DEFAULT 0 CHECK (excess >= 0),
-    active INTEGER NOT NULL DEFAULT 1,
-    UNIQUE (arm, campaign, channel)
-);
-
--- The code checks before it reserves; the database does not take its word for it.
-CREATE TRIGGER hard_cap BEFORE UPDATE OF spent, reserved ON account
-WHEN NEW.spent + NEW.reserved > NEW.cap AND NEW.spent + NEW.reserved > OLD.spent + OLD.reserved
-BEGIN
-    SELECT RAISE(ABORT, 'spent + reserved would exceed the limit');
-END;
-
-CREATE TABLE reservation (
-    id TEXT PRIMARY KEY,
-    amount INTEGER NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('open', 'settled', 'cancelled')),
-    charged INTEGER NOT NULL DEFAULT 0,
-    excess INTEGER NOT NULL DEFAULT 0
-) WITHOUT ROWID;
-CREATE INDEX open_reservation ON reservation (id) WHERE state = 'open';
-
--- The accounts that a reservation draws on; they are settled even if the experiment no longer names them.
-CREATE TABLE hold (
-    reservation TEXT NOT NULL REFERENCES reservation (id),
-    account INTEGER NOT NULL REFERENCES account (id),
-    PRIMARY KEY (reservation, account)
-) WITHOUT ROWID;
-
-PRAGMA user_version = 1;
-"""
-
-
-@pytest.fixture
-def old(tmp_path: Path) -> Path:
-    path = tmp_path / "old.sqlite"
-    with closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.executescript(_VERSION_1)
-        db.executescript(
-            """
-            INSERT INTO account VALUES (1, 'a', '*', '*', 10000000000, 3000000000, 2000000000, 500000000, 1);
-            INSERT INTO account VALUES (2, 'a', 'c1', '*', 4000000000, 3000000000, 0, 0, 0);
-            INSERT INTO reservation VALUES ('open', 2000000000, 'open', 0, 0);
-            INSERT INTO reservation VALUES ('settled', 4000000000, 'settled', 3000000000, 500000000);
-            INSERT INTO reservation VALUES ('cancelled', 1000000000, 'cancelled', 0, 0);
-            INSERT INTO hold VALUES ('open', 1), ('settled', 1), ('settled', 2), ('cancelled', 1);
-            """
-        )
-    return path
-
-
-def test_an_old_file_keeps_its_money(old: Path) -> None:
-    ledger = SqliteLedger(old)
-    assert balance(ledger) == Balance("a", "*", "*", 10.0, spent=3.0, reserved=2.0, excess=0.5)
-    assert ledger.open_reservations() == ["open"]
-    ledger.define([Account("a", "*", "*", 10.0), Account("a", "c1", "*", 4.0)])
-    assert balance(ledger, campaign="c1").spent == 3.0
-    assert not ledger.reserve("r1", "a", "c2", "x", 5.1) and not ledger.reserve("r1", "a", "c1", "x", 1.1)
-    assert ledger.reserve("r1", "a", "c1", "x", 1.0)
-    assert ledger.reserve("open", "a", "c2", "x", 2.0) and not ledger.reserve("open", "a", "c2", "x", 1.0)
-    assert not ledger.reserve("cancelled", "a", "c2", "x", 1.0)
-    assert ledger.settle("settled", 9.0) == Settlement(3.0, 0.5)
-    assert ledger.expire(60) == 0  # it ages from now on
-    assert ledger.settle("open", 1.5) == Settlement(1.5, 0.0)
-    assert ledger.settle("cancelled", 0.25) == Settlement(0.0, 0.25)
-    assert balance(ledger) == Balance("a", "*", "*", 10.0, spent=4.5, reserved=1.0, excess=0.75)
-    with closing(sqlite3.connect(old)) as db:
-        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        assert db.execute("PRAGMA foreign_key_check").fetchall() == []
-        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-        with pytest.raises(sqlite3.IntegrityError, match="limit"):
-            db.execute("UPDATE book SET reserved = 10000000001")
-    assert tables == {"account", "book", "memory", "request", "reservation", "hold"}
-
-
-def test_an_old_file_is_brought_up_to_date_once(old: Path) -> None:
-    found: list[object] = []
-
-    def look() -> None:
-        try:
-            found.append(balance(SqliteLedger(old, patience=30)).spent)
-        except Exception as error:
-            found.append(error)
-
-    threads = [threading.Thread(target=look) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == [3.0] * 8
-
-
-def test_an_update_that_fails_leaves_the_old_file(old: Path) -> None:
-    with closing(sqlite3.connect(old)) as db:
-        db.execute("CREATE TABLE book (x)")
-    with pytest.raises(LedgerUnavailable, match="book"):
-        SqliteLedger(old).balances()
-    with closing(sqlite3.connect(old)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (1,)
-        assert db.execute("SELECT spent, reserved FROM account").fetchall() == [(3 * 10**9, 2 * 10**9), (3 * 10**9, 0)]
-        db.execute("DROP TABLE book")
-    assert balance(SqliteLedger(old)).spent == 3.0

@@ -12,18 +12,23 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from serving.ledger import money, periods
-from serving.ledger.commit import GroupCommit, Work
+from typing_extensions import override
+
+from serving.ledger import money
 from serving.ledger.contract import (
     RETENTION_SECONDS,
     SETTLED_SECONDS,
     Account,
     AlreadyReserved,
     Balance,
+    Ledger,
     Settlement,
     UnknownReservation,
     Wanted,
+    checked_ttl,
+    period_start,
 )
+from serving.ledger.group_commit import GroupCommit, Work
 from serving.ledger.sqlite_file import LedgerFile
 
 _HELD = "(SELECT book FROM hold WHERE reservation = ?)"
@@ -33,8 +38,8 @@ _PRESENT_BOOK = (
 _BATCH = 500  # reservations that `expire` takes in one transaction: decisions get in between
 
 
-class SqliteLedger:
-    """See `serving.ledger.contract.Ledger`.
+class SqliteLedger(Ledger):
+    """A ledger in a file; what its methods promise stands in `Ledger`.
 
     Args:
         path: The file. Only `define` creates it: a ledger that has vanished means no spend, not a fresh budget.
@@ -50,8 +55,8 @@ class SqliteLedger:
         self._file = LedgerFile(self.path, patience)
         self._commit = GroupCommit(self._file.open, str(path), patience)
 
+    @override
     def define(self, accounts: Iterable[Account]) -> None:
-        """See `Ledger.define`."""
         rows = [(a.arm, a.campaign, a.channel, a.period, money.limit(a.limit)) for a in accounts]
 
         def work(db: sqlite3.Connection) -> None:
@@ -65,15 +70,15 @@ class SqliteLedger:
         self._file.create_if_new()
         self._commit.run(work)
 
+    @override
     def reserve(
         self, reservation_id: str, arm: str, campaign: str, channel: str, amount: float, request: str | None = None
     ) -> bool:
-        """See `Ledger.reserve`."""
         return self._commit.run(self._reservation(Wanted(reservation_id, arm, campaign, channel, amount, request)))
 
+    @override
     def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
-        """See `Ledger.reserve_all`."""
-        return self._commit.run_each([self._reservation(one) for one in wanted])
+        return self._commit.run_each([self._reservation(reservation) for reservation in wanted])
 
     def _reservation(self, asked: Wanted) -> Work[bool]:
         reservation_id, request = asked.reservation_id, asked.request
@@ -81,8 +86,7 @@ class SqliteLedger:
         def work(db: sqlite3.Connection) -> bool:
             wanted, scope = money.reservation(asked.amount), json.dumps([asked.arm, asked.campaign, asked.channel])
             known = db.execute(
-                "SELECT state IN ('open', 'settled') AND amount = ?1 AND ifnull(scope, ?2) = ?2 "
-                "FROM reservation WHERE id = ?3",
+                "SELECT state IN ('open', 'settled') AND amount = ?1 AND scope = ?2 FROM reservation WHERE id = ?3",
                 (wanted, scope, reservation_id),
             ).fetchone()
             if known:
@@ -98,7 +102,7 @@ class SqliteLedger:
             accounts = db.execute(
                 f"SELECT a.id, a.period, b.id, a.cap - ifnull(b.spent + b.reserved, 0) FROM account a {_PRESENT_BOOK} "
                 "WHERE a.active AND a.arm = ? AND a.campaign IN (?, '*') AND a.channel IN (?, '*')",
-                (periods.start("hour", now), periods.start("day", now), asked.arm, asked.campaign, asked.channel),
+                (period_start("hour", now), period_start("day", now), asked.arm, asked.campaign, asked.channel),
             ).fetchall()
             if not accounts or min(room for *_, room in accounts) < wanted:
                 return False
@@ -110,7 +114,7 @@ class SqliteLedger:
                 db.execute("INSERT OR REPLACE INTO request VALUES (?, ?)", (request, reservation_id))
             for account, period, book, _ in accounts:
                 if book is None:
-                    row = (account, periods.start(period, now))
+                    row = (account, period_start(period, now))
                     book = db.execute("INSERT INTO book (account, start) VALUES (?, ?)", row).lastrowid
                 db.execute("INSERT INTO hold VALUES (?, ?)", (reservation_id, book))
             db.execute(f"UPDATE book SET reserved = reserved + ? WHERE id IN {_HELD}", (wanted, reservation_id))
@@ -118,8 +122,8 @@ class SqliteLedger:
 
         return work
 
+    @override
     def settle(self, reservation_id: str, actual: float) -> Settlement:
-        """See `Ledger.settle`."""
         cost = money.cost(actual)
 
         def work(db: sqlite3.Connection) -> Settlement:
@@ -147,8 +151,8 @@ class SqliteLedger:
 
         return self._commit.run(work)
 
+    @override
     def cancel(self, reservation_id: str) -> None:
-        """See `Ledger.cancel`."""
 
         def work(db: sqlite3.Connection) -> None:
             now = self._clock()
@@ -161,9 +165,9 @@ class SqliteLedger:
 
         self._commit.run(work)
 
+    @override
     def expire(self, ttl: float) -> int:
-        """See `Ledger.expire`."""
-        periods.checked_age(ttl)
+        checked_ttl(ttl)
 
         def expire_some(db: sqlite3.Connection) -> int:
             now = self._clock()
@@ -188,8 +192,8 @@ class SqliteLedger:
         self._in_batches(forget_some)
         return expired
 
+    @override
     def balances(self) -> list[Balance]:
-        """See `Ledger.balances`."""
         now = self._clock()
 
         def work(db: sqlite3.Connection) -> list[tuple]:
@@ -197,24 +201,24 @@ class SqliteLedger:
                 "SELECT a.arm, a.campaign, a.channel, a.period, a.cap, "
                 "ifnull(b.spent, 0), ifnull(b.reserved, 0), ifnull(b.excess, 0) "
                 f"FROM account a {_PRESENT_BOOK} WHERE a.active ORDER BY a.id",
-                (periods.start("hour", now), periods.start("day", now)),
+                (period_start("hour", now), period_start("day", now)),
             ).fetchall()
 
         rows = self._commit.run(work)
-        found = []
+        balances = []
         for arm, campaign, channel, period, *amounts in rows:
             limit, spent, reserved, excess = map(money.units, amounts)
-            start = periods.start(period, now)
-            found.append(Balance(arm, campaign, channel, limit, spent, reserved, excess, period, start))
-        return found
+            start = period_start(period, now)
+            balances.append(Balance(arm, campaign, channel, limit, spent, reserved, excess, period, start))
+        return balances
 
+    @override
     def memory(self) -> tuple[int, str]:
-        """See `Ledger.memory`."""
-        found = self._commit.run(lambda db: db.execute("SELECT version, text FROM memory").fetchone())
-        return found or (0, "")
+        row = self._commit.run(lambda db: db.execute("SELECT version, text FROM memory").fetchone())
+        return row or (0, "")
 
+    @override
     def remember(self, version: int, text: str) -> bool:
-        """See `Ledger.remember`."""
 
         def work(db: sqlite3.Connection) -> bool:
             (seen,) = db.execute("SELECT ifnull(max(version), 0) FROM memory").fetchone()
@@ -226,13 +230,13 @@ class SqliteLedger:
 
         return self._commit.run(work)
 
+    @override
     def open_reservations(self) -> list[str]:
-        """See `Ledger.open_reservations`."""
         rows = self._commit.run(lambda db: db.execute("SELECT id FROM reservation WHERE state = 'open'").fetchall())
         return [row[0] for row in rows]
 
+    @override
     def close(self) -> None:
-        """See `Ledger.close`."""
         with self._commit.lock:
             self._file.close()
 
@@ -245,12 +249,11 @@ class SqliteLedger:
 
 def _give_back(db: sqlite3.Connection, reservation_id: str, state: str, now: float) -> bool:
     """End an open reservation without a cost; False if it is not open."""
-    open_one = (reservation_id,)
-    found = db.execute("SELECT amount FROM reservation WHERE id = ? AND state = 'open'", open_one).fetchone()
-    if found is None:
+    row = db.execute("SELECT amount FROM reservation WHERE id = ? AND state = 'open'", (reservation_id,)).fetchone()
+    if row is None:
         return False
     db.execute("UPDATE reservation SET state = ?, finished = ? WHERE id = ?", (state, now, reservation_id))
-    db.execute(f"UPDATE book SET reserved = reserved - ? WHERE id IN {_HELD}", (found[0], reservation_id))
+    db.execute(f"UPDATE book SET reserved = reserved - ? WHERE id IN {_HELD}", (row[0], reservation_id))
     return True
 
 
