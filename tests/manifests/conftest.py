@@ -137,3 +137,23 @@ def parsed(args: list[str]) -> dict[str, Any]:
         command, rest = command.commands[rest[0]], rest[1:]
     parameters: dict[str, Any] = command.make_context(command.name, list(rest)).params
     return parameters
+
+
+@pytest.fixture
+def router(production: Objects) -> dict[str, Any]:
+    """The router's configuration file."""
+    config: dict[str, Any] = yaml.safe_load(config_map(production, "mtorl-router-")["data"]["router.yaml"])
+    return config
+
+
+def config_map(objects: Objects, prefix: str) -> dict[str, Any]:
+    (found,) = [o for o in of_kind(objects, "ConfigMap") if o["metadata"]["name"].startswith(prefix)]
+    return found
+
+
+def pod_spec(objects: Objects, name: str) -> dict[str, Any]:
+    return dict(pod_specs(objects))[name]
+
+
+def mounts_of(container: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {mount["mountPath"]: mount for mount in container["volumeMounts"]}

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,10 +19,12 @@ from tests.manifests.conftest import (
     ROOT,
     Objects,
     allowed,
+    config_map,
+    mounts_of,
     named,
     of_kind,
     parsed,
-    pod_specs,
+    pod_spec,
     render,
     selects,
 )
@@ -36,30 +35,10 @@ PREDICTOR = {"serving.kserve.io/inferenceservice": "mtorl-challenger"}  # KServe
 
 
 @pytest.fixture
-def router(production: Objects) -> dict[str, Any]:
-    """The router's configuration file."""
-    config: dict[str, Any] = yaml.safe_load(_config_map(production, "mtorl-router-")["data"]["router.yaml"])
-    return config
-
-
-@pytest.fixture
 def experiment(production: Objects) -> Experiment:
     return Experiment.from_dict(
         yaml.safe_load(named(production, "ConfigMap", "mtorl-experiment")["data"]["experiment.yaml"])
     )
-
-
-def _config_map(objects: Objects, prefix: str) -> dict[str, Any]:
-    (found,) = [o for o in of_kind(objects, "ConfigMap") if o["metadata"]["name"].startswith(prefix)]
-    return found
-
-
-def _pod(objects: Objects, name: str) -> dict[str, Any]:
-    return dict(pod_specs(objects))[name]
-
-
-def _mounts(container: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {mount["mountPath"]: mount for mount in container["volumeMounts"]}
 
 
 # --- the experiment -------------------------------------------------------------------------------------------------
@@ -75,8 +54,8 @@ def test_the_verdict_knows_every_metric_of_the_experiment(experiment: Experiment
 
 def test_experiment_starts_in_shadow_and_can_be_reloaded(production: Objects, experiment: Experiment) -> None:
     assert experiment.enabled and experiment.stage == "shadow"
-    pod = _pod(production, "StatefulSet/mtorl-router")
-    mount = _mounts(pod["containers"][0])["/etc/mtorl/experiment"]
+    pod = pod_spec(production, "StatefulSet/mtorl-router")
+    mount = mounts_of(pod["containers"][0])["/etc/mtorl/experiment"]
     assert "subPath" not in mount, "a file mounted by subPath is never updated"
     (volume,) = [v for v in pod["volumes"] if v["name"] == mount["name"]]
     assert volume["configMap"] == {"name": "mtorl-experiment"}  # the name that the runbooks use: no hash
@@ -132,7 +111,7 @@ def test_versions_are_named_once(overlay: str) -> None:
         uri = named(objects, "InferenceService", f"mtorl-{arm}")["spec"]["predictor"]["model"]["storageUri"]
         assert uri == f"pvc://mtorl-data/{path}"
         assert re.fullmatch(r"registry/\w+/[0-9a-f]{12}", path), "a version's folder, which is written once"
-    environment = _pod(objects, "CronJob/mtorl-drift")["containers"][0]["env"]
+    environment = pod_spec(objects, "CronJob/mtorl-drift")["containers"][0]["env"]
     assert {"name": "ARTIFACT", "value": f"/mnt/mtorl/{models['challenger']}/artifact"} in environment
     assert named(objects, "PersistentVolumeClaim", "mtorl-data")
     assert not [o for o in of_kind(objects, "ConfigMap") if o["metadata"]["name"] == "mtorl-models"]
@@ -142,9 +121,9 @@ def test_versions_are_named_once(overlay: str) -> None:
 
 
 def test_router_finds_its_files(production: Objects, router: dict[str, Any]) -> None:
-    pod = _pod(production, "StatefulSet/mtorl-router")
+    pod = pod_spec(production, "StatefulSet/mtorl-router")
     main, export = pod["containers"]
-    mounts = _mounts(main)
+    mounts = mounts_of(main)
     for file in ("experiment", "dataset"):
         assert mounts[str(Path(router[file]).parent)]["name"] == file
     assert main["args"] == ["--run-config=/etc/mtorl/config/router.yaml"] and "/etc/mtorl/config" in mounts
@@ -173,7 +152,7 @@ def test_router_accepts_its_settings(router: dict[str, Any], tmp_path: Path) -> 
 def test_router_knows_the_channels(production: Objects, router: dict[str, Any], experiment: Experiment) -> None:
     from mtorl.simulator.simulator import Simulator, SimulatorConfig
 
-    spec = DatasetSpec.from_dict(yaml.safe_load(_config_map(production, "mtorl-dataset-")["data"]["dataset.yaml"]))
+    spec = DatasetSpec.from_dict(yaml.safe_load(config_map(production, "mtorl-dataset-")["data"]["dataset.yaml"]))
     assert spec == DatasetSpec.load("simulator")
     assert set(router["cost_cap"]) == set(spec.channels)
     assert experiment.default_channel in router["cost_cap"]
@@ -184,7 +163,7 @@ def test_router_knows_the_channels(production: Objects, router: dict[str, Any], 
 def test_a_ledger_in_a_file_means_one_router(overlay: str) -> None:
     """Each replica would admit the whole budget."""
     objects = list(yaml.safe_load_all(render(overlay)))
-    router = yaml.safe_load(_config_map(objects, "mtorl-router-")["data"]["router.yaml"])
+    router = yaml.safe_load(config_map(objects, "mtorl-router-")["data"]["router.yaml"])
     if router["ledger"].startswith("/"):
         assert named(objects, "StatefulSet", "mtorl-router")["spec"]["replicas"] == 1
         scaled = [o["spec"]["scaleTargetRef"]["name"] for o in of_kind(objects, "HorizontalPodAutoscaler")]
@@ -196,14 +175,14 @@ def test_more_routers_are_spread_and_bounded() -> None:
     assert named(objects, "StatefulSet", "mtorl-router")["spec"]["replicas"] == 2
     assert named(objects, "HorizontalPodAutoscaler", "mtorl-router")["spec"]["minReplicas"] == 2
     assert named(objects, "PodDisruptionBudget", "mtorl-router")["spec"]["minAvailable"] == 1
-    assert len(_pod(objects, "StatefulSet/mtorl-router")["topologySpreadConstraints"]) == 2
+    assert len(pod_spec(objects, "StatefulSet/mtorl-router")["topologySpreadConstraints"]) == 2
 
 
 def test_more_routers_share_one_ledger_that_forgets_nothing() -> None:
     from serving.ledger import locate
 
     objects = list(yaml.safe_load_all(render("tests/everything")))
-    environment = {e["name"]: e for e in _pod(objects, "StatefulSet/mtorl-router")["containers"][0]["env"]}
+    environment = {e["name"]: e for e in pod_spec(objects, "StatefulSet/mtorl-router")["containers"][0]["env"]}
     location = locate(environment["MTORL_LEDGER"]["value"])
     service = named(objects, "Service", location.host)
     ledger = named(objects, "StatefulSet", "mtorl-ledger")
@@ -211,7 +190,7 @@ def test_more_routers_share_one_ledger_that_forgets_nothing() -> None:
     assert service["spec"]["selector"].items() <= labels.items()
     password = ledger["spec"]["template"]["spec"]["containers"][0]["env"][0]["valueFrom"]
     assert environment["MTORL_LEDGER_PASSWORD"]["valueFrom"] == password
-    conf = _config_map(objects, "mtorl-ledger-")["data"]["redis.conf"].splitlines()
+    conf = config_map(objects, "mtorl-ledger-")["data"]["redis.conf"].splitlines()
     assert {"appendonly yes", "appendfsync always", "maxmemory-policy noeviction"} <= set(conf)
     policies = of_kind(objects, "NetworkPolicy")
     router = _labels(objects, "StatefulSet", "mtorl-router")
@@ -223,7 +202,7 @@ def test_routers_ship_to_the_feed_and_the_feed_writes_where_they_read() -> None:
     from serving.router.ops.settings import RouterSettings
 
     objects = list(yaml.safe_load_all(render("tests/everything")))
-    router, pod = _pod(objects, "StatefulSet/mtorl-router"), _pod(objects, "StatefulSet/mtorl-feed")
+    router, pod = pod_spec(objects, "StatefulSet/mtorl-router"), pod_spec(objects, "StatefulSet/mtorl-feed")
     (sink,) = [e["value"] for e in router["containers"][0]["env"] if e["name"] == "MTORL_SINK"]
     service = named(objects, "Service", str(urlsplit(sink).hostname))
     labels = _labels(objects, "StatefulSet", "mtorl-feed")
@@ -231,7 +210,7 @@ def test_routers_ship_to_the_feed_and_the_feed_writes_where_they_read() -> None:
     (container,) = pod["containers"]
     given = parsed(container["args"])
     assert given["port"] == container["ports"][0]["containerPort"]
-    read, written = (_mounts(one["containers"][0]) for one in (router, pod))
+    read, written = (mounts_of(one["containers"][0]) for one in (router, pod))
     for path in (str(given["feature_repo"]), str(Path(given["dataset"]).parent), "/mnt/mtorl"):
         volumes = [
             {v["name"]: v for v in one["volumes"]}[m[path]["name"]] for one, m in ((router, read), (pod, written))
@@ -243,7 +222,7 @@ def test_routers_ship_to_the_feed_and_the_feed_writes_where_they_read() -> None:
     assert allowed(policies, routers, labels, given["port"]) and allowed(policies, labels, redis, 6379)
     for other in (redis, PREDICTOR, _labels(objects, "CronJob", "mtorl-materialize")):
         assert not allowed(policies, other, labels, given["port"]) and not allowed(policies, labels, PREDICTOR, 8080)
-    settings = yaml.safe_load(_config_map(objects, "mtorl-router-")["data"]["router.yaml"])
+    settings = yaml.safe_load(config_map(objects, "mtorl-router-")["data"]["router.yaml"])
     assert settings["keep_hours"] >= 24 * 30 > RouterSettings.model_fields["keep_hours"].default
 
 
@@ -254,11 +233,11 @@ def test_one_feature_store_for_reader_and_writer(production: Objects, router: di
     from features.feature_repo.names import AD_DECISION
 
     assert router["feature_service"] == AD_DECISION
-    config = yaml.safe_load(_config_map(production, "mtorl-feature-store-")["data"]["feature_store.yaml"])
+    config = yaml.safe_load(config_map(production, "mtorl-feature-store-")["data"]["feature_store.yaml"])
     laptop = yaml.safe_load((ROOT / "features" / "feature_repo" / "feature_store.yaml").read_text())
     for key in ("project", "provider", "entity_key_serialization_version", "materialization"):
         assert config[key] == laptop[key], f"{key}: the registry of the pipeline and the jobs would disagree"
-    writer = yaml.safe_load(_config_map(production, "mtorl-jobs-feature-store-")["data"]["feature_store.yaml"])
+    writer = yaml.safe_load(config_map(production, "mtorl-jobs-feature-store-")["data"]["feature_store.yaml"])
     assert writer.pop("offline_store")["type"] == laptop["offline_store"]["type"]
     stores = [made["online_store"].pop("connection_string").split(",") for made in (config, writer)]
     assert writer == config, "the writer's store and the reader's"
@@ -271,112 +250,10 @@ def test_one_feature_store_for_reader_and_writer(production: Objects, router: di
         assert set(limits) == {"socket_timeout", "socket_connect_timeout"}, "a node that is gone would be waited for"
         assert all(0 < float(seconds) <= 60 for seconds in limits.values())
     for name in ("StatefulSet/mtorl-router", "CronJob/mtorl-materialize"):
-        assert "REDIS_PASSWORD" in [e["name"] for e in _pod(production, name)["containers"][0]["env"]], name
+        assert "REDIS_PASSWORD" in [e["name"] for e in pod_spec(production, name)["containers"][0]["env"]], name
     pipeline = next(yaml.safe_load_all((MANIFESTS / "pipelines" / "mtorl-train.yaml").read_text()))
     repository = pipeline["root"]["inputDefinitions"]["parameters"]["feature_repo"]["defaultValue"]
     assert config["registry"]["path"] == f"{repository}/registry.db"
-
-
-@pytest.fixture
-def pipelines_repository(tmp_path: Path) -> Path:
-    """What the pipeline leaves on the volume: a repository, made of the log as it was then."""
-    from features.offline import store
-
-    store.create(tmp_path / "pipeline", SIMULATED, _log(tmp_path / "then.parquet", 0.5))
-    return tmp_path / "pipeline"
-
-
-def _log(path: Path, part: float) -> Path:
-    from mtorl.log.touchpoints import write_log
-    from mtorl.simulator.simulator import Simulator, SimulatorConfig
-
-    log = Simulator(SimulatorConfig(users=20)).log()
-    write_log(log[log["timestamp"] <= log["timestamp"].quantile(part)], path, SIMULATED)
-    return path
-
-
-def _repository(objects: Objects, config_map: str, pipelines: Path, folder: Path) -> Path:
-    """A pod's repository: its feature_store.yaml, with paths of this machine and SQLite for Redis."""
-    config = yaml.safe_load(_config_map(objects, config_map)["data"]["feature_store.yaml"])
-    config["registry"]["path"] = str(pipelines / "registry.db")
-    config["online_store"] = {"type": "sqlite", "path": str(pipelines / "online.db")}
-    folder.mkdir()
-    (folder / "feature_store.yaml").write_text(yaml.safe_dump(config))
-    return folder
-
-
-@pytest.mark.integration
-def test_the_routers_image_can_open_the_pipelines_repository(
-    production: Objects, router: dict[str, Any], pipelines_repository: Path, tmp_path: Path
-) -> None:
-    """It lacks the offline store's libraries: its configuration names no such store, and the registry needs none."""
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert not re.search(r"ibis|pandera|pyspark|torch|duckdb|mtorl", " ".join(extras["router"]))
-    repository = _repository(production, "mtorl-feature-store-", pipelines_repository, tmp_path / "router")
-    code = f"""
-import sys
-from pathlib import Path
-sys.modules.update(dict.fromkeys(["ibis", "pandera", "pyspark", "plotly", "torch"]))    # as if they were not installed
-from serving.router.flow.features import FeastSource
-FeastSource(Path({str(repository)!r}), {router["feature_service"]!r})
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.integration
-def test_the_job_materializes_the_log_as_it_stands(
-    production: Objects, pipelines_repository: Path, tmp_path: Path
-) -> None:
-    """Its sources are its own, though the registry is the pipeline's, which it can't write to."""
-    import pandas as pd
-    from feast import FeatureStore
-
-    from features.feature_repo.names import HISTORY
-    from features.offline import store
-
-    repository = _repository(production, "mtorl-jobs-feature-store-", pipelines_repository, tmp_path / "job")
-    before = (pipelines_repository / "registry.db").read_bytes()
-    log = pd.read_parquet(_log(tmp_path / "now.parquet", 1.0))
-    store.refresh(repository, SIMULATED, tmp_path / "now.parquet")
-    assert (pipelines_repository / "registry.db").read_bytes() == before
-    newest = log.groupby("user_id")["timestamp"].max()
-    answer = FeatureStore(repo_path=str(repository)).get_online_features(
-        features=[f"{HISTORY}:hist_timestamp"], entity_rows=[{"user_id": user} for user in newest.index]
-    )
-    online = [times[-1] for times in answer.to_dict()["hist_timestamp"]]
-    assert online == [time.value // 1000 for time in newest.astype("datetime64[ns, UTC]")]
-
-
-def test_pipelines_run_the_image_of_the_jobs(production: Objects) -> None:
-    (image,) = {c["image"] for n, pod in pod_specs(production) if n.startswith("CronJob/") for c in pod["containers"]}
-    for path in (MANIFESTS / "pipelines").glob("*.yaml"):
-        assert set(re.findall(r"image: (\S+)", path.read_text())) == {image}, path.name
-
-
-def test_materialize_is_called_as_the_command_takes_it(production: Objects, router: dict[str, Any]) -> None:
-    container = _pod(production, "CronJob/mtorl-materialize")["containers"][0]
-    context = parsed(container["args"])
-    assert context["dataset"] == router["dataset"] and _mounts(container)["/etc/mtorl/dataset"]["name"] == "dataset"
-    assert _mounts(container)[f"{context['feature_repo']}/feature_store.yaml"]["name"] == "feature-store"
-    assert _mounts(container)["/mnt/mtorl"]["readOnly"]
-
-
-@pytest.mark.parametrize(("said", "job"), [(0, 0), (3, 0), (1, 1)])
-def test_a_check_that_finds_drift_is_a_success(production: Objects, tmp_path: Path, said: int, job: int) -> None:
-    container = _pod(production, "CronJob/mtorl-drift")["containers"][0]
-    fake = tmp_path / "mtorl"
-    fake.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/args\nexit {said}\n')
-    fake.chmod(0o755)
-    environment = {e["name"]: e["value"] for e in container["env"]}
-    done = subprocess.run(
-        [*container["command"], *container["args"]], env={**environment, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    )
-    assert done.returncode == job
-    context = parsed((tmp_path / "args").read_text().splitlines())
-    assert str(context["artifact"]) == environment["ARTIFACT"]
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", context["since"])
-    assert "/mnt/mtorl/decision_log" in _pod(production, "StatefulSet/mtorl-router")["containers"][1]["args"][0]
 
 
 # --- network --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,130 @@
+"""The pods that end by themselves: pipelines, materialisation, the drift check, and the repository that they share."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mtorl.log.dataset import DatasetSpec
+from tests.manifests.conftest import (
+    MANIFESTS,
+    ROOT,
+    Objects,
+    config_map,
+    mounts_of,
+    parsed,
+    pod_spec,
+    pod_specs,
+)
+
+SIMULATED = DatasetSpec.load("simulator")
+
+
+@pytest.fixture
+def pipelines_repository(tmp_path: Path) -> Path:
+    """What the pipeline leaves on the volume: a repository, made of the log as it was then."""
+    from features.offline import store
+
+    store.create(tmp_path / "pipeline", SIMULATED, _log(tmp_path / "then.parquet", 0.5))
+    return tmp_path / "pipeline"
+
+
+def _log(path: Path, part: float) -> Path:
+    from mtorl.log.touchpoints import write_log
+    from mtorl.simulator.simulator import Simulator, SimulatorConfig
+
+    log = Simulator(SimulatorConfig(users=20)).log()
+    write_log(log[log["timestamp"] <= log["timestamp"].quantile(part)], path, SIMULATED)
+    return path
+
+
+def _repository(objects: Objects, prefix: str, pipelines: Path, folder: Path) -> Path:
+    """A pod's repository: its feature_store.yaml, with paths of this machine and SQLite for Redis."""
+    config = yaml.safe_load(config_map(objects, prefix)["data"]["feature_store.yaml"])
+    config["registry"]["path"] = str(pipelines / "registry.db")
+    config["online_store"] = {"type": "sqlite", "path": str(pipelines / "online.db")}
+    folder.mkdir()
+    (folder / "feature_store.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+@pytest.mark.integration
+def test_the_routers_image_can_open_the_pipelines_repository(
+    production: Objects, router: dict[str, Any], pipelines_repository: Path, tmp_path: Path
+) -> None:
+    """It lacks the offline store's libraries: its configuration names no such store, and the registry needs none."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert not re.search(r"ibis|pandera|pyspark|torch|duckdb|mtorl", " ".join(extras["router"]))
+    repository = _repository(production, "mtorl-feature-store-", pipelines_repository, tmp_path / "router")
+    code = f"""
+import sys
+from pathlib import Path
+sys.modules.update(dict.fromkeys(["ibis", "pandera", "pyspark", "plotly", "torch"]))    # as if they were not installed
+from serving.router.flow.features import FeastSource
+FeastSource(Path({str(repository)!r}), {router["feature_service"]!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.integration
+def test_the_job_materializes_the_log_as_it_stands(
+    production: Objects, pipelines_repository: Path, tmp_path: Path
+) -> None:
+    """Its sources are its own, though the registry is the pipeline's, which it can't write to."""
+    import pandas as pd
+    from feast import FeatureStore
+
+    from features.feature_repo.names import HISTORY
+    from features.offline import store
+
+    repository = _repository(production, "mtorl-jobs-feature-store-", pipelines_repository, tmp_path / "job")
+    before = (pipelines_repository / "registry.db").read_bytes()
+    log = pd.read_parquet(_log(tmp_path / "now.parquet", 1.0))
+    store.refresh(repository, SIMULATED, tmp_path / "now.parquet")
+    assert (pipelines_repository / "registry.db").read_bytes() == before
+    newest = log.groupby("user_id")["timestamp"].max()
+    answer = FeatureStore(repo_path=str(repository)).get_online_features(
+        features=[f"{HISTORY}:hist_timestamp"], entity_rows=[{"user_id": user} for user in newest.index]
+    )
+    online = [times[-1] for times in answer.to_dict()["hist_timestamp"]]
+    assert online == [time.value // 1000 for time in newest.astype("datetime64[ns, UTC]")]
+
+
+def test_pipelines_run_the_image_of_the_jobs(production: Objects) -> None:
+    (image,) = {c["image"] for n, pod in pod_specs(production) if n.startswith("CronJob/") for c in pod["containers"]}
+    for path in (MANIFESTS / "pipelines").glob("*.yaml"):
+        assert set(re.findall(r"image: (\S+)", path.read_text())) == {image}, path.name
+
+
+def test_materialize_is_called_as_the_command_takes_it(production: Objects, router: dict[str, Any]) -> None:
+    container = pod_spec(production, "CronJob/mtorl-materialize")["containers"][0]
+    context = parsed(container["args"])
+    assert context["dataset"] == router["dataset"] and mounts_of(container)["/etc/mtorl/dataset"]["name"] == "dataset"
+    assert mounts_of(container)[f"{context['feature_repo']}/feature_store.yaml"]["name"] == "feature-store"
+    assert mounts_of(container)["/mnt/mtorl"]["readOnly"]
+
+
+@pytest.mark.parametrize(("said", "job"), [(0, 0), (3, 0), (1, 1)])
+def test_a_check_that_finds_drift_is_a_success(production: Objects, tmp_path: Path, said: int, job: int) -> None:
+    container = pod_spec(production, "CronJob/mtorl-drift")["containers"][0]
+    fake = tmp_path / "mtorl"
+    fake.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/args\nexit {said}\n')
+    fake.chmod(0o755)
+    environment = {e["name"]: e["value"] for e in container["env"]}
+    done = subprocess.run(
+        [*container["command"], *container["args"]], env={**environment, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    )
+    assert done.returncode == job
+    context = parsed((tmp_path / "args").read_text().splitlines())
+    assert str(context["artifact"]) == environment["ARTIFACT"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", context["since"])
+    assert "/mnt/mtorl/decision_log" in pod_spec(production, "StatefulSet/mtorl-router")["containers"][1]["args"][0]
