@@ -17,11 +17,12 @@ from mtorl.arrays import Floats
 from mtorl.comparison.ceiling import ceiling
 from mtorl.comparison.methods import BLEND, HALVED, NO_REWARD, OURS, YARDSTICK
 from mtorl.comparison.task import Task
-from mtorl.evaluation.budget_curve import budget_curve
+from mtorl.evaluation.budget_curve import GainAndCost, budget_curve
 from mtorl.evaluation.head_metrics import compare
-from mtorl.evaluation.importance_weights import PolicyOnLog
 from mtorl.evaluation.journey_value import journey_value
+from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.policy_value import SELECTED, policy_value, top_share
+from mtorl.evaluation.resamples import UserResamples
 from mtorl.fitting.fit import price_policy
 from mtorl.log.propensity import logged_propensity
 from mtorl.network.predictor import Heads
@@ -66,37 +67,24 @@ def score(task: Task, answers: Mapping[str, Heads], seed: int, resamples: int = 
     # The end of a log starts in the middle of journeys.
     whole_journeys = bool((rows.loc[~rows["user_id"].duplicated(), "step"] == 0).all())
     propensity_B = logged_propensity(task.table.rows, spec)[task.table.is_in("test")]
+    rows_of_log = LoggedRows(seen.channel_B, propensity_B, gain_B, seen.cost_B, users_B)
+    logged_values, users = GainAndCost(gain_B, seen.cost_B), UserResamples(users_B, resamples, seed)
     predicted = {}
     for name in _VALUED:
         logits_BC, reward_BC, cost_BC = (np.asarray(part, dtype=np.float64) for part in answers[name])
         gain_BC = np.maximum(task.encoder.unreward(reward_BC, cost_BC), 0.0)
-        predicted[name] = gain_BC[logged], cost_BC[logged]
+        predicted[name] = GainAndCost(gain_BC[logged], cost_BC[logged])
         if seen.cost_B.min() < seen.cost_B.max():
             curves[name] = budget_curve(
-                *predicted[name],
-                gain_B,
-                seen.cost_B,
-                seed=seed,
-                users_B=users_B,
-                resamples=resamples,
-                rival=predicted.get(YARDSTICK),
+                predicted[name], logged_values, seed=seed, users=users, rival=predicted.get(YARDSTICK)
             )
         for policy, probs_BC in _policies(logits_BC, gain_BC, cost_BC).items():
             selected_B = top_share((probs_BC * gain_BC).sum(axis=1), SELECTED, seed)
-            values[f"{name}: {policy}"] = policy_value(
-                PolicyOnLog.always_exposing(probs_BC),
-                gain_B,
-                propensity_B,
-                seen.channel_B,
-                users_B,
-                seed,
-                gain_BC,
-                selected_B,
-            )
+            always = PolicyOnLog.always_exposing(probs_BC)
+            values[f"{name}: {policy}"] = policy_value(always, rows_of_log, seed, gain_BC, selected_B)
             if policy == _RULE and whole_journeys:
-                rule, step_B = PolicyOnLog.always_exposing(probs_BC), rows["step"].to_numpy()
-                past = (gain_B, propensity_B, seen.channel_B, users_B, step_B)
-                journeys[name] = journey_value(rule, *past, horizon=_HORIZON, seed=seed)
+                step_B = rows["step"].to_numpy()
+                journeys[name] = journey_value(always, rows_of_log, step_B, horizon=_HORIZON, seed=seed)
     return {
         "compared": compared,
         "budget": curves,

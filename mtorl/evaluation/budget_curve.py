@@ -10,6 +10,7 @@ Shapes: B logged exposures.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,33 +24,49 @@ RULES = ("mtorl", "predicted_gain", "cheapest", "random", "oracle")
 _RANDOM_ORDERS = 20
 
 
+@dataclass(frozen=True)
+class GainAndCost:
+    """Gain and cost of each logged exposure: as a model predicts them, or as they were."""
+
+    gain_B: ArrayLike
+    cost_B: ArrayLike
+
+    def arrays(self, name: str, exposures: int, negative_gain: bool = False) -> tuple[Floats, Floats]:
+        """Both as arrays of numbers.
+
+        Raises:
+            ValueError: another number of exposures, or a value that is not finite or must not be negative.
+        """
+        gain_B, cost_B = (np.asarray(column, dtype=np.float64) for column in (self.gain_B, self.cost_B))
+        for column, values_B, negative in (("gain_B", gain_B, negative_gain), ("cost_B", cost_B, False)):
+            if values_B.shape != (exposures,) or not exposures:
+                raise ValueError(f"{name}.{column} must have one value an exposure, got shape {values_B.shape}")
+            if not np.isfinite(values_B).all() or (not negative and (values_B < 0).any()):
+                raise ValueError(f"{name}.{column} must be finite and not negative")
+        return gain_B, cost_B
+
+
 def budget_curve(
-    gain_pred: ArrayLike,
-    cost_pred: ArrayLike,
-    gain_true: ArrayLike,
-    cost_true: ArrayLike,
+    predicted: GainAndCost,
+    logged: GainAndCost,
     shares: Sequence[float] = SHARES,
     seed: int = 0,
-    users_B: ArrayLike | None = None,
-    resamples: int = 200,
-    rival: tuple[ArrayLike, ArrayLike] | None = None,
+    users: UserResamples | None = None,
+    rival: GainAndCost | None = None,
 ) -> list[dict[str, Any]]:
     """Share of all gain that each rule buys with a share of all cost.
 
     Each rule ranks the exposures and takes them from the top until the next one would exceed the budget. Ties are
-    broken at random: the order of the log is not a merit.
+    broken at random, because the order of the log says nothing about the exposures.
 
     Args:
-        gain_pred: Predicted gain of each logged exposure.
-        cost_pred: Predicted cost.
-        gain_true: What it earned.
-        cost_true: What it cost.
+        predicted: What the model expects of each logged exposure.
+        logged: What it earned and cost.
         shares: Budgets, as shares of the total cost.
-        seed: Seed of ties, of the random rule, which is the mean of 20 orders, and of the resampling.
-        users_B: User of each exposure, for intervals; without it they are None. They resample users, whose exposures
-            resemble each other; both rules of the difference are computed on the same resample.
-        resamples: Number of resamples.
-        rival: Predicted gain and cost of another model; both rank by gain per cost, and meet on the same resamples.
+        seed: Seed of ties and of the random rule, which is the mean of 20 orders.
+        users: Resamples of the users of the exposures, for intervals; without it they are None. Both rules of a
+            difference are computed on the same resample.
+        rival: Predictions of another model; both rank by gain per cost.
 
     Returns:
         One row a budget, ready for JSON: share; the share of all gain that each of the RULES buys, that is mtorl
@@ -60,19 +77,12 @@ def budget_curve(
     Raises:
         ValueError: arrays of different lengths, values that are not finite, or a share outside (0, 1].
     """
-    predicted_gain, predicted_cost, gain, cost = (
-        np.asarray(column, dtype=np.float64) for column in (gain_pred, cost_pred, gain_true, cost_true)
-    )
-    columns = {"gain_pred": predicted_gain, "cost_pred": predicted_cost, "gain_true": gain, "cost_true": cost}
-    for name, column in columns.items():
-        if column.shape != (len(gain),) or not column.size:
-            raise ValueError(f"{name} must have one value an exposure, got shape {column.shape}")
-        if not np.isfinite(column).all() or (name != "gain_pred" and (column < 0).any()):
-            raise ValueError(f"{name} must be finite and not negative")
+    gain, cost = logged.arrays("logged", np.size(logged.gain_B))
+    predicted_gain, predicted_cost = predicted.arrays("predicted", len(gain), negative_gain=True)
     if not all(0 < share <= 1 for share in shares):
         raise ValueError(f"shares must lie in (0, 1], got {list(shares)}")
-    if users_B is not None and np.shape(users_B) != gain.shape:
-        raise ValueError(f"users_B must have one value an exposure, got shape {np.shape(users_B)}")
+    if users is not None and users.code_B.shape != gain.shape:
+        raise ValueError(f"users must have one value an exposure, got shape {users.code_B.shape}")
 
     random = np.random.default_rng(seed)
     once_B = np.ones(len(gain))
@@ -98,17 +108,16 @@ def budget_curve(
     }
     against = ["cheapest"]
     if rival is not None:
-        rules["rival"] = ranking(_per_cost(*(np.asarray(part, dtype=np.float64) for part in rival)))
+        rules["rival"] = ranking(_per_cost(*rival.arrays("rival", len(gain), negative_gain=True)))
         against.append("rival")
-    found = {name: bought(once_B) for name, bought in rules.items()}
-    found["random"] = np.mean([ranking(np.zeros(len(gain)))(once_B) for _ in range(_RANDOM_ORDERS)], axis=0)
-    found["oracle"] = ranking(_per_cost(gain, cost))(once_B)
-    found |= {f"mtorl_minus_{name}": found["mtorl"] - found[name] for name in against}
+    curves = {name: bought(once_B) for name, bought in rules.items()}
+    curves["random"] = np.mean([ranking(np.zeros(len(gain)))(once_B) for _ in range(_RANDOM_ORDERS)], axis=0)
+    curves["oracle"] = ranking(_per_cost(gain, cost))(once_B)
+    curves |= {f"mtorl_minus_{name}": curves["mtorl"] - curves[name] for name in against}
 
     drawn = ["mtorl", *(f"mtorl_minus_{name}" for name in against)]
     draws: list[Floats] = []  # of those, by budget
-    if users_B is not None:
-        users = UserResamples(users_B, resamples, seed)
+    if users is not None:
         for counts_U in users:
             weight_B = counts_U[users.code_B]
             mtorl = rules["mtorl"](weight_B)
@@ -116,7 +125,7 @@ def budget_curve(
     return [
         {
             "share": float(share),
-            **{name: float(values[i]) if np.isfinite(values[i]) else None for name, values in found.items()},
+            **{name: float(values[i]) if np.isfinite(values[i]) else None for name, values in curves.items()},
             **{f"{name}_ci": interval([draw[k, i] for draw in draws]) for k, name in enumerate(drawn)},
         }
         for i, share in enumerate(shares)

@@ -1,6 +1,7 @@
 """Off-policy value of a challenger against the incumbent, from a log that neither wrote, and the gate that reads it.
 
-    value = value_difference(challenger, incumbent, gain_B, cost_B, propensity_B, channel_B, users_B, 0.5, seed=0)
+    log = LoggedRows(channel_B, propensity_B, gain_B, cost_B, users_B)
+    value = value_difference(challenger, incumbent, log, budget_share=0.5, seed=0)
     decision, reason = gate(value, min_lift=0.0)
 
 A row of the log counts w times, the policy's probability of the logged channel over its propensity
@@ -26,19 +27,11 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from mtorl.arrays import Floats
-from mtorl.evaluation.importance_weights import (
-    MAX_WEIGHT_ERROR,
-    PolicyOnLog,
-    check_log,
-    rejection_reason,
-    weight_summary,
-)
+from mtorl.evaluation.importance_weights import MAX_WEIGHT_ERROR, rejection_reason, weight_summary
+from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.resamples import UserResamples, interval
-
-__all__ = ["ARMS", "PolicyOnLog", "ValueDifference", "gate", "value_difference"]
 
 ARMS = ("challenger", "incumbent")
 
@@ -67,11 +60,7 @@ class ValueDifference(TypedDict):
 def value_difference(
     challenger: PolicyOnLog,
     incumbent: PolicyOnLog,
-    gain_B: ArrayLike,
-    cost_B: ArrayLike,
-    propensity_B: ArrayLike,
-    channel_B: ArrayLike,
-    users_B: ArrayLike,
+    log: LoggedRows,
     budget_share: float,
     seed: int,
     resamples: int = 1000,
@@ -81,35 +70,26 @@ def value_difference(
     Args:
         challenger: The new policy at each row.
         incumbent: The policy to beat, at each row.
-        gain_B: Logged gain.
-        cost_B: Logged cost.
-        propensity_B: Probability with which the logged channel was chosen, in (0, 1].
-        channel_B: Logged channel.
-        users_B: User of each row.
+        log: What happened at each row.
         budget_share: Budget of either arm, as a share of the mean logged cost.
         seed: Seed of the resampling.
         resamples: Number of resamples.
 
     Raises:
-        ValueError: no rows, arrays of different lengths, values that are not finite, an unknown channel, a propensity
-            outside (0, 1], or a budget that is none.
+        ValueError: policies that do not fit the log, or a budget that is none.
     """
-    channel = np.asarray(channel_B, dtype=np.int64)
-    gain, cost, propensity = (np.asarray(part, dtype=np.float64) for part in (gain_B, cost_B, propensity_B))
     policies = dict(zip(ARMS, (challenger, incumbent), strict=True))
-    log = {"gain_B": gain, "cost_B": cost, "propensity_B": propensity, "users_B": np.asarray(users_B)}
-    check_log(policies, channel, log)
+    log.check_policies(policies)
     if not 0 < budget_share < np.inf:
         raise ValueError(f"budget_share must be a positive number, got {budget_share}")
 
-    rows = len(channel)
-    logged, every_B = (np.arange(rows), channel), np.ones(rows)
-    weights = {arm: policy.probs_BC[logged] / propensity for arm, policy in policies.items()}
-    columns = [every_B, cost]
+    every_B = np.ones(len(log))
+    weights = {arm: log.weight(policy) for arm, policy in policies.items()}
+    columns = [every_B, log.cost_B]
     for arm, weight_B in weights.items():
-        exposed_B = weight_B * policies[arm].expose_BC[logged]
-        columns += [weight_B, exposed_B * gain, exposed_B * cost]
-    users = UserResamples(users_B, resamples, seed)
+        exposed_B = weight_B * policies[arm].expose_BC[log.at_channel]
+        columns += [weight_B, exposed_B * log.gain_B, exposed_B * log.cost_B]
+    users = UserResamples(log.users_B, resamples, seed)
     sums_S, draws_RS = users.sums(columns)
     gain_2, cost_2, value_2, budget = _estimates(sums_S, budget_share)
     draws_R2 = np.array([_estimates(draw_S, budget_share)[2] for draw_S in draws_RS])
@@ -132,7 +112,7 @@ def value_difference(
         gain_per_opportunity=dict(zip(ARMS, gain_2.tolist(), strict=True)),
         cost_per_opportunity=dict(zip(ARMS, cost_2.tolist(), strict=True)),
         budget_per_opportunity=budget,
-        rows=rows,
+        rows=len(log),
         users=users.users,
     )
 
@@ -158,9 +138,9 @@ def gate(
         "promote" or "reject", and the reason in words.
     """
     for arm in ARMS:
-        found = {name: estimate[name][arm] for name in ("ess", "mean_weight", "mean_weight_ci")}
+        weights = {name: estimate[name][arm] for name in ("ess", "mean_weight", "mean_weight_ci")}
         least = max(min_ess * estimate["rows"], min_ess_rows)
-        if reason := rejection_reason({**found, "rows": estimate["rows"]}, arm, least, max_weight_error):
+        if reason := rejection_reason({**weights, "rows": estimate["rows"]}, arm, least, max_weight_error):
             return "reject", reason
     low, high = estimate["difference_ci"]
     bounds = f"challenger - incumbent is {estimate['difference']:+.4g}, 95 % interval [{low:+.4g}, {high:+.4g}]"

@@ -21,11 +21,12 @@ import numpy as np
 from mtorl.arrays import Floats
 from mtorl.artifact.artifact import Artifact
 from mtorl.artifact.training_users import are_among
-from mtorl.evaluation.budget_curve import budget_curve
+from mtorl.evaluation.budget_curve import GainAndCost, budget_curve
 from mtorl.evaluation.head_metrics import compare
-from mtorl.evaluation.importance_weights import PolicyOnLog
 from mtorl.evaluation.journey_value import journey_value
+from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.policy_value import SELECTED, policy_value, top_share
+from mtorl.evaluation.resamples import UserResamples
 from mtorl.log.propensity import logged_propensity
 from mtorl.log.splits import folds_of
 from mtorl.network.predictor import Heads, Predictor
@@ -97,12 +98,12 @@ def evaluate_artifact(
     )
     gain_of = {name: np.maximum(artifact.encoder.unreward(heads[1], heads[2]), 0.0) for name, heads in answers.items()}
     logged = np.arange(len(rows)), seen.channel_B
-    budget = {}
+    budget, resamples = {}, UserResamples(users_B, 200, seed)
     if seen.cost_B.min() < seen.cost_B.max():
         for name, (_, _, cost_BC) in answers.items():
-            paid_B = cost_BC[logged]
-            budget[name] = budget_curve(gain_of[name][logged], paid_B, gain_B, seen.cost_B, seed=seed, users_B=users_B)
-    log = (gain_B, _propensity(judged, new_B), seen.channel_B, users_B, seed)
+            predicted = GainAndCost(gain_of[name][logged], cost_BC[logged])
+            budget[name] = budget_curve(predicted, GainAndCost(gain_B, seen.cost_B), seed=seed, users=resamples)
+    log = LoggedRows(seen.channel_B, _propensity(judged, new_B), gain_B, seen.cost_B, users_B)
     value = {}
     for name, (logits_BC, _, cost_BC) in answers.items():
         gain_BC = gain_of[name]
@@ -110,13 +111,13 @@ def evaluate_artifact(
         rule, always = PolicyOnLog(probs_BC, expose_BC), PolicyOnLog.always_exposing(probs_BC)
         greedy = PolicyOnLog.always_exposing(np.eye(gain_BC.shape[1])[gain_BC.argmax(axis=1)])
         selected_B = top_share((probs_BC * gain_BC).sum(axis=1), SELECTED, seed)
-        value[f"{name}: decision rule"] = policy_value(rule, *log, gain_BC)
-        value[f"{name}: its channels, always exposing"] = policy_value(always, *log, gain_BC)
-        value[f"{name}: its channels, at 37.5 % exposure"] = policy_value(always, *log, gain_BC, selected_B)
-        value[f"{name}: best expected gain, at 37.5 % exposure"] = policy_value(greedy, *log, gain_BC, selected_B)
+        value[f"{name}: decision rule"] = policy_value(rule, log, seed, gain_BC)
+        value[f"{name}: its channels, always exposing"] = policy_value(always, log, seed, gain_BC)
+        value[f"{name}: its channels, at 37.5 % exposure"] = policy_value(always, log, seed, gain_BC, selected_B)
+        value[f"{name}: best expected gain, at 37.5 % exposure"] = policy_value(greedy, log, seed, gain_BC, selected_B)
         if name == "model":
             step_B = rows["step"].to_numpy()
-            journeys = journey_value(rule, *log[:4], step_B, horizon=HORIZON, seed=seed)
+            journeys = journey_value(rule, log, step_B, horizon=HORIZON, seed=seed)
     return {
         "artifact": {name: artifact.model[name] for name in ("name", "kind", "digest", "data_fingerprint")},
         "data": {

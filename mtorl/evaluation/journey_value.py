@@ -1,7 +1,7 @@
 """Off-policy value of a policy over whole journeys: what it earns when its earlier choices shape later states.
 
-    found = journey_value(policy, gain_B, propensity_B, channel_B, users_B, step_B, horizon=5, seed=0)
-    found["estimates"]["pdis"]["value"], found["ess_share"], found["evaluable_horizon"]
+    value = journey_value(policy, log, step_B, horizon=5, seed=0)                             # log: LoggedRows
+    value["estimates"]["pdis"]["value"], value["ess_share"], value["evaluable_horizon"]
 
 Per-decision importance sampling (Precup, Sutton & Singh 2000) weighs the gain of step t by how likely the policy was to
 come this far, the product of its weights (`importance_weights.py`) from the first step to t. Over journeys i of n:
@@ -30,7 +30,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mtorl.arrays import Floats
-from mtorl.evaluation.importance_weights import PolicyOnLog, check_log, effective_size
+from mtorl.evaluation.importance_weights import effective_size
+from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.policy_value import MIN_ESS_SHARE, Estimate, estimate
 from mtorl.evaluation.resamples import UserResamples, interval
 
@@ -50,49 +51,33 @@ class JourneyValue(TypedDict):
 
 
 def journey_value(
-    policy: PolicyOnLog,
-    gain_B: ArrayLike,
-    propensity_B: ArrayLike,
-    channel_B: ArrayLike,
-    users_B: ArrayLike,
-    step_B: ArrayLike,
-    horizon: int,
-    seed: int,
-    min_ess_share: float = MIN_ESS_SHARE,
-    resamples: int = 1000,
+    policy: PolicyOnLog, log: LoggedRows, step_B: ArrayLike, horizon: int, seed: int, resamples: int = 1000
 ) -> JourneyValue:
     """Estimate what a policy would have earned per journey.
 
     Args:
         policy: What it would do at each row, given the state as logged. A channel that it would not spend on earns
             nothing; that its absence would lead to another state is not seen.
-        gain_B: Logged gain.
-        propensity_B: Probability with which the logged channel was chosen, in (0, 1].
-        channel_B: Logged channel.
-        users_B: User of each row.
-        step_B: Place of each row in its journey, 0, 1, ...; whole journeys one after the other, as in
-            `WindowTable.rows`.
+        log: What happened at each row; whole journeys one after the other, as in `WindowTable.rows`.
+        step_B: Place of each row in its journey, 0, 1, ...
         horizon: Steps that count, from the start of each journey.
         seed: Seed of the resampling.
-        min_ess_share: Smallest effective number of journeys at the last step, as a share of all.
         resamples: Number of resamples.
 
     Raises:
-        ValueError: as for `policy_value`, journeys out of order, or a horizon below 1.
+        ValueError: arrays that do not fit the log, an unknown channel, journeys out of order, or a horizon below 1.
     """
-    channel, step = np.asarray(channel_B, dtype=np.int64), np.asarray(step_B, dtype=np.int64)
-    gain, propensity = np.asarray(gain_B, dtype=np.float64), np.asarray(propensity_B, dtype=np.float64)
-    users_of = np.asarray(users_B)
-    log = {"gain_B": gain, "propensity_B": propensity, "users_B": users_of, "step_B": step}
-    check_log({"policy": policy}, channel, log)
-    follows_B = (step[1:] == step[:-1] + 1) & (users_of[1:] == users_of[:-1])
+    log.check_policies({"policy": policy})
+    step = np.asarray(step_B, dtype=np.int64)
+    log.check_column("step_B", step)
+    follows_B = (step[1:] == step[:-1] + 1) & (log.users_B[1:] == log.users_B[:-1])
     if step[0] != 0 or not (follows_B | (step[1:] == 0)).all():
         raise ValueError("step_B must count 0, 1, ... through each journey of one user")
     if horizon < 1:
         raise ValueError(f"horizon must be at least 1, got {horizon}")
 
     horizon = min(horizon, int(step.max()) + 1)
-    starts_J, logged = np.flatnonzero(step == 0), (np.arange(len(channel)), channel)
+    starts_J = np.flatnonzero(step == 0)
     at = np.cumsum(step == 0) - 1, step
 
     def by_step(value_B: Floats, absent: float) -> Floats:
@@ -100,15 +85,15 @@ def journey_value(
         table_JT[at] = value_B
         return table_JT[:, :horizon]
 
-    rho_JH = by_step(policy.probs_BC[logged] / propensity, 1.0).cumprod(axis=1)
-    earned_JH = rho_JH * by_step(policy.expose_BC[logged] * gain, 0.0)
-    logged_J = by_step(gain, 0.0).sum(axis=1)
-    users = UserResamples(users_of[starts_J], resamples, seed)
+    rho_JH = by_step(log.weight(policy), 1.0).cumprod(axis=1)
+    earned_JH = rho_JH * by_step(policy.expose_BC[log.at_channel] * log.gain_B, 0.0)
+    logged_J = by_step(log.gain_B, 0.0).sum(axis=1)
+    users = UserResamples(log.users_B[starts_J], resamples, seed)
     sums_S, draws_RS = users.sums([np.ones(len(starts_J)), logged_J, *rho_JH.T, *earned_JH.T])
     values, draws = _estimates(sums_S, horizon), _estimates(draws_RS, horizon)
 
     ess_share_H = np.array([effective_size(rho_J) / len(starts_J) for rho_J in rho_JH.T])
-    evaluable = int(np.cumprod(ess_share_H >= min_ess_share).sum())
+    evaluable = int(np.cumprod(ess_share_H >= MIN_ESS_SHARE).sum())
     return JourneyValue(
         logged=float(values["logged"]),
         logged_ci=interval(draws["logged"]) or [float("nan")] * 2,
@@ -118,16 +103,17 @@ def journey_value(
         ess_share=ess_share_H.tolist(),
         max_weight=float(rho_JH[:, -1].max()),
         evaluable_horizon=evaluable,
-        not_evaluable=None if evaluable == horizon else _refusal(ess_share_H, evaluable, len(starts_J), min_ess_share),
+        not_evaluable=None if evaluable == horizon else _refusal(ess_share_H, evaluable, len(starts_J)),
         journeys=len(starts_J),
         users=users.users,
     )
 
 
-def _refusal(ess_share_H: Floats, evaluable: int, journeys: int, least: float) -> str:
+def _refusal(ess_share_H: Floats, evaluable: int, journeys: int) -> str:
+    least = MIN_ESS_SHARE * journeys
     return (
         f"the log says too little about the policy from step {evaluable + 1} on: its effective sample there is "
-        f"{ess_share_H[evaluable] * journeys:.0f} of {journeys} journeys, at least {least * journeys:.0f} are needed"
+        f"{ess_share_H[evaluable] * journeys:.0f} of {journeys} journeys, at least {least:.0f} are needed"
     )
 
 

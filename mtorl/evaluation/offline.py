@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from mtorl.artifact import artifact
-from mtorl.evaluation.budget_curve import budget_curve
+from mtorl.evaluation.budget_curve import GainAndCost, budget_curve
 from mtorl.evaluation.gate import gate, value_difference
 from mtorl.evaluation.head_metrics import evaluate
-from mtorl.evaluation.importance_weights import PolicyOnLog
+from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
+from mtorl.evaluation.resamples import UserResamples
 from mtorl.log.propensity import logged_propensity
 from mtorl.policy.decision import action_probabilities
 from mtorl.runtime import progress
@@ -49,20 +50,12 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
         heads[name] = evaluate(logits_BC, reward_BC, channel_B, label_B, users_B, seed, positive_B=gain_B > 0)
         gain_BC = arm.encoder.unreward(reward_BC, cost_BC)
         policies[name] = PolicyOnLog(*action_probabilities(logits_BC, gain_BC, cost_BC, arm.policy))
-        predicted[name] = gain_BC[logged], cost_BC[logged]
+        predicted[name] = GainAndCost(gain_BC[logged], cost_BC[logged])
         progress.report(turn + 1, 3, name)
-    value = value_difference(
-        policies["challenger"],
-        policies["incumbent"],
-        gain_B,
-        cost_B,
-        propensity_B,
-        channel_B,
-        users_B,
-        budget_share,
-        seed,
-    )
-    curve = budget_curve(*predicted["challenger"], gain_B, cost_B, seed=seed, users_B=users_B)
+    log = LoggedRows(channel_B, propensity_B, gain_B, cost_B, users_B)
+    value = value_difference(policies["challenger"], policies["incumbent"], log, budget_share, seed)
+    resamples = UserResamples(users_B, 200, seed)
+    curve = budget_curve(predicted["challenger"], GainAndCost(gain_B, cost_B), seed=seed, users=resamples)
     progress.report(3, 3, "off-policy value")
     return {
         "challenger": heads["challenger"],

@@ -2,8 +2,8 @@
 
     policy = PolicyOnLog.always_exposing(probs_BC)
     selected_B = top_share(score_B, 0.375, seed=0)       # score of the state, not of the logged channel
-    found = policy_value(policy, gain_B, propensity_B, channel_B, users_B, 0, q_BC, selected_B)
-    found["estimates"]["snips"]["value"], found["estimates"]["snips"]["value_ci"], found["not_evaluable"]
+    value = policy_value(policy, log, seed=0, gain_model_BC=q_BC, selected_B=selected_B)      # log: LoggedRows
+    value["estimates"]["snips"]["value"], value["estimates"]["snips"]["value_ci"], value["not_evaluable"]
 
 Gain per selected row, with w the weight of a row (`importance_weights.py`), g its gain, q(a) what a model expects of
 the logged channel, q(pi) what it expects of the policy, n the number of rows:
@@ -15,7 +15,7 @@ the logged channel, q(pi) what it expects of the policy, n the number of rows:
 
 DR is right if either the propensities or the model are; with both right it is the least noisy. The model must have been
 fitted on *other users* than those of the log (cross-fitting: one that has seen the gains repeats their luck). As long
-as the propensities are right, a poor model costs precision and not truth.
+as the propensities are right, a poor model makes the estimate less precise, not wrong.
 
 Beside each estimate stands its difference from what the same rows earned as logged ("lift"), on the same resamples of
 users: what the choice of channel adds to the choice of rows. The selection itself is taken as given.
@@ -35,11 +35,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mtorl.arrays import Bools, Floats
-from mtorl.evaluation.importance_weights import PolicyOnLog, WeightSummary, check_log, rejection_reason, weight_summary
+from mtorl.evaluation.importance_weights import WeightSummary, rejection_reason, weight_summary
+from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.resamples import UserResamples, interval
 
 ESTIMATORS = ("ips", "snips", "dr", "sndr")
-MIN_ESS_SHARE = 0.1
+MIN_ESS_SHARE = 0.1  # smallest effective sample size, as a share of the selected rows, with which a value is used
 SELECTED = 150 / 400  # share of the exposures that the authors' budget buys
 
 
@@ -66,57 +67,45 @@ class PolicyValue(TypedDict):
 
 def policy_value(
     policy: PolicyOnLog,
-    gain_B: ArrayLike,
-    propensity_B: ArrayLike,
-    channel_B: ArrayLike,
-    users_B: ArrayLike,
+    log: LoggedRows,
     seed: int,
     gain_model_BC: ArrayLike | None = None,
     selected_B: ArrayLike | None = None,
-    min_ess_share: float = MIN_ESS_SHARE,
     resamples: int = 1000,
 ) -> PolicyValue:
     """Estimate what a policy would have earned per row.
 
     Args:
         policy: What it would do at each row. A channel that it would not spend on earns nothing.
-        gain_B: Logged gain.
-        propensity_B: Probability with which the logged channel was chosen, in (0, 1].
-        channel_B: Logged channel.
-        users_B: User of each row.
+        log: What happened at each row.
         seed: Seed of the resampling.
-        gain_model_BC: Expected gain of each channel, in the unit of `gain_B`, from a model of other users.
+        gain_model_BC: Expected gain of each channel, in the unit of the log's gain, from a model of other users.
         selected_B: Which rows count (booleans) or how much (weights >= 0). The rule may look at the state, never at the
             logged channel or gain. Predicted gain *of the logged channel* does look: the mean weight strays from 1.
-        min_ess_share: Smallest effective sample size, as a share of the selected rows.
         resamples: Number of resamples.
 
     Raises:
-        ValueError: no rows are left, arrays of different lengths, values that are not finite, an unknown channel, a
-            propensity outside (0, 1], or a negative weight.
+        ValueError: no rows are left, arrays that do not fit the log, an unknown channel, or a negative weight.
     """
-    channel = np.asarray(channel_B, dtype=np.int64)
-    gain, propensity = np.asarray(gain_B, dtype=np.float64), np.asarray(propensity_B, dtype=np.float64)
-    rows, logged = len(channel), (np.arange(len(channel)), channel)
-    count_B = np.ones(rows) if selected_B is None else np.asarray(selected_B, dtype=np.float64)
-    log = {"gain_B": gain, "propensity_B": propensity, "users_B": np.asarray(users_B), "selected_B": count_B}
-    check_log({"policy": policy}, channel, log)
+    log.check_policies({"policy": policy})
+    count_B = np.ones(len(log)) if selected_B is None else np.asarray(selected_B, dtype=np.float64)
+    log.check_column("selected_B", count_B)
     if (count_B < 0).any() or not count_B.any():
         raise ValueError("selected_B must hold no negative weight and select a row at least")
 
-    weight_B = policy.probs_BC[logged] / propensity
-    seen_B = policy.expose_BC[logged] * weight_B
-    columns = [count_B, count_B * gain, count_B * weight_B, count_B * seen_B * gain]
+    weight_B = log.weight(policy)
+    exposed_B = policy.expose_BC[log.at_channel] * weight_B
+    columns = [count_B, count_B * log.gain_B, count_B * weight_B, count_B * exposed_B * log.gain_B]
     if gain_model_BC is not None:
         model_BC = np.asarray(gain_model_BC, dtype=np.float64)
         if model_BC.shape != policy.probs_BC.shape or not np.isfinite(model_BC).all():
             raise ValueError(f"gain_model_BC must be finite and of shape {policy.probs_BC.shape}, got {model_BC.shape}")
         planned_B = (policy.probs_BC * policy.expose_BC * model_BC).sum(axis=1)
-        columns += [count_B * planned_B, count_B * seen_B * model_BC[logged]]
-    users = UserResamples(users_B, resamples, seed)
+        columns += [count_B * planned_B, count_B * exposed_B * model_BC[log.at_channel]]
+    users = UserResamples(log.users_B, resamples, seed)
     sums_S, draws_RS = users.sums(columns)
     values, draws = _estimates(sums_S), _estimates(draws_RS)
-    found = weight_summary(weight_B, count_B, draws["mean_weight"])
+    weights = weight_summary(weight_B, count_B, draws["mean_weight"])
     return PolicyValue(
         logged=float(values["logged"]),
         logged_ci=interval(draws["logged"]) or [float("nan")] * 2,
@@ -125,8 +114,8 @@ def policy_value(
             for name in ESTIMATORS
             if name in values
         },
-        importance_weights=found,
-        not_evaluable=rejection_reason(found, "policy", min_ess_share * found["rows"]),
+        importance_weights=weights,
+        not_evaluable=rejection_reason(weights, "policy", MIN_ESS_SHARE * weights["rows"]),
         rows=int((count_B > 0).sum()),
         users=len(np.unique(users.code_B[count_B > 0])),
     )
@@ -164,7 +153,7 @@ def _estimates(sums: Floats) -> dict[str, Floats]:
     """All estimates from sums over rows, (S,) or (R, S)."""
     rows, gain, weight, weighted_gain, *model = np.moveaxis(sums, -1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):  # no weight at all: NaN is the answer
-        found = {
+        estimates = {
             "logged": gain / rows,
             "mean_weight": weight / rows,
             "ips": weighted_gain / rows,
@@ -173,5 +162,5 @@ def _estimates(sums: Floats) -> dict[str, Floats]:
         if model:
             planned, weighted_model = model
             correction = weighted_gain - weighted_model
-            found |= {"dr": (planned + correction) / rows, "sndr": planned / rows + correction / weight}
-    return found
+            estimates |= {"dr": (planned + correction) / rows, "sndr": planned / rows + correction / weight}
+    return estimates

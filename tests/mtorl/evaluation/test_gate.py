@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from mtorl.evaluation.gate import PolicyOnLog, gate, value_difference
+from mtorl.evaluation.gate import gate, value_difference
+from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.policy.decision import PolicyParams, action_probabilities
 
 C = 3
@@ -19,15 +20,15 @@ INCUMBENT = np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]])
 EXPOSE = np.array([[True, True, False], [False, True, True]])
 
 
-def bandit(users: int, seed: int):
-    """Users of one kind or the other, with 1 to 12 rows each and a gain rate of their own."""
+def bandit(users: int, seed: int) -> tuple[np.ndarray, LoggedRows]:
+    """The kind of user of each row, and the log: users have 1 to 12 rows each and a gain rate of their own."""
     random = np.random.default_rng(seed)
     kind_U, taste_U = random.integers(2, size=users), random.uniform(0.3, 1.7, size=users)
     user = np.repeat(np.arange(users), random.integers(1, 13, size=users))
     kind = kind_U[user]
     channel = (random.random(len(user))[:, None] > LOGGING[kind].cumsum(axis=1)).sum(axis=1)
     gain = (random.random(len(user)) < GAIN[kind, channel] * taste_U[user]).astype(float)
-    return kind, channel, gain, COST[channel], LOGGING[kind, channel], user
+    return kind, LoggedRows(channel, LOGGING[kind, channel], gain, COST[channel], user)
 
 
 def on_log(policy: np.ndarray, kind: np.ndarray, expose: np.ndarray | None = None) -> PolicyOnLog:
@@ -43,11 +44,9 @@ def truth(policy: np.ndarray, expose: np.ndarray, budget_share: float) -> float:
 
 
 def estimate(users: int, seed: int, budget_share: float = 0.5, **options):
-    kind, channel, gain, cost, propensity, user = bandit(users, seed)
-    return value_difference(
-        on_log(CHALLENGER, kind, EXPOSE), on_log(INCUMBENT, kind), gain, cost, propensity, channel, user,
-        budget_share, seed, **options,
-    )  # fmt: skip
+    kind, log = bandit(users, seed)
+    challenger, incumbent = on_log(CHALLENGER, kind, EXPOSE), on_log(INCUMBENT, kind)
+    return value_difference(challenger, incumbent, log, budget_share, seed, **options)
 
 
 @pytest.mark.parametrize("budget_share", [0.5, 2.0])
@@ -66,12 +65,12 @@ def test_intervals_cover_the_truth(budget_share):
 
 
 def test_the_logging_policy_itself_is_worth_what_was_logged():
-    kind, channel, gain, cost, propensity, user = bandit(300, 0)
+    kind, log = bandit(300, 0)
     same = on_log(LOGGING, kind)
-    value = value_difference(same, same, gain, cost, propensity, channel, user, 1.0, 0, resamples=50)
-    assert value["challenger"] == pytest.approx(gain.mean())
-    assert value["cost_per_opportunity"]["challenger"] == pytest.approx(cost.mean())
-    assert value["budget_per_opportunity"] == pytest.approx(cost.mean())
+    value = value_difference(same, same, log, 1.0, 0, resamples=50)
+    assert value["challenger"] == pytest.approx(log.gain_B.mean())
+    assert value["cost_per_opportunity"]["challenger"] == pytest.approx(log.cost_B.mean())
+    assert value["budget_per_opportunity"] == pytest.approx(log.cost_B.mean())
     assert value["difference"] == 0.0
     assert value["difference_ci"] == [0.0, 0.0]
     for name in ("ess_share", "overlap", "mean_weight"):
@@ -80,23 +79,23 @@ def test_the_logging_policy_itself_is_worth_what_was_logged():
 
 def test_spending_more_is_no_merit():
     """Twice the exposures at the same gain per cost are worth the same under a binding budget."""
-    kind, channel, gain, cost, propensity, user = bandit(300, 0)
+    kind, log = bandit(300, 0)
     half = np.random.default_rng(1).random(len(kind)) < 0.5
     thrifty = PolicyOnLog(LOGGING[kind], np.repeat(half[:, None], C, axis=1))
     spender = on_log(LOGGING, kind)
-    value = value_difference(spender, thrifty, gain, cost, propensity, channel, user, 0.25, 0, resamples=200)
+    value = value_difference(spender, thrifty, log, 0.25, 0, resamples=200)
     assert value["gain_per_opportunity"]["challenger"] > 1.5 * value["gain_per_opportunity"]["incumbent"]
     low, high = value["difference_ci"]
     assert low < 0 < high
 
 
 def test_abstaining_counts_as_zero_and_not_as_missing():
-    kind, channel, gain, cost, propensity, user = bandit(300, 0)
+    kind, log = bandit(300, 0)
     never = PolicyOnLog(LOGGING[kind], np.zeros((len(kind), C), dtype=bool))
-    value = value_difference(never, on_log(LOGGING, kind), gain, cost, propensity, channel, user, 1.0, 0)
+    value = value_difference(never, on_log(LOGGING, kind), log, 1.0, 0)
     assert value["challenger"] == 0.0
     assert value["cost_per_opportunity"]["challenger"] == 0.0
-    assert value["difference"] == pytest.approx(-gain.mean())
+    assert value["difference"] == pytest.approx(-log.gain_B.mean())
 
 
 def test_overlap_is_one_less_the_distance_between_policies():
@@ -130,7 +129,7 @@ def test_gate_rejects_a_difference_that_may_be_noise():
     assert "interval" in reason
 
 
-def test_gate_refuses_to_judge_without_evidence():
+def test_gate_refuses_to_judge_on_few_effective_rows():
     value = estimate(3000, seed=5)
     few = {**value, "ess": {"challenger": 99.0, "incumbent": 5000.0}}
     decision, reason = gate(few)
@@ -146,7 +145,7 @@ def test_gate_wants_a_hundred_rows_however_short_the_log():
     assert gate({**value, "ess": {"challenger": 101.0, "incumbent": 500.0}})[0] == "promote"
 
 
-def test_each_arm_has_its_own_evidence():
+def test_each_arm_has_weights_of_its_own():
     value = estimate(3000, seed=5)
     for arm in ("challenger", "incumbent"):
         low, high = value["mean_weight_ci"][arm]
@@ -156,11 +155,9 @@ def test_each_arm_has_its_own_evidence():
 
 def test_gate_refuses_propensities_that_do_not_describe_the_log():
     """A log whose recorded propensities ignore that channels went to the users they suit."""
-    kind, channel, gain, cost, _, user = bandit(3000, 5)
-    wrong = LOGGING.mean(axis=0)[channel] ** 2
-    value = value_difference(
-        on_log(CHALLENGER, kind), on_log(INCUMBENT, kind), gain, cost, wrong, channel, user, 0.5, 0
-    )
+    kind, log = bandit(3000, 5)
+    wrong = LoggedRows(log.channel_B, LOGGING.mean(axis=0)[log.channel_B] ** 2, log.gain_B, log.cost_B, log.users_B)
+    value = value_difference(on_log(CHALLENGER, kind), on_log(INCUMBENT, kind), wrong, 0.5, 0)
     decision, reason = gate(value)
     assert decision == "reject"
     assert "propensities do not describe the log" in reason
@@ -181,19 +178,19 @@ def test_a_policy_far_from_the_log_is_rejected_and_not_a_crash():
     probs = np.tile([0.0, 1.0], (rows, 1))
     far = PolicyOnLog(probs, np.ones((rows, 2), bool))
     near = PolicyOnLog(np.full((rows, 2), 0.5), np.ones((rows, 2), bool))
-    log = np.ones(rows), np.ones(rows), np.full(rows, 0.9), np.zeros(rows, int), np.arange(rows)
-    value = value_difference(far, near, *log, 1.0, 0, resamples=10)
+    log = LoggedRows(np.zeros(rows, int), np.full(rows, 0.9), np.ones(rows), np.ones(rows), np.arange(rows))
+    value = value_difference(far, near, log, 1.0, 0, resamples=10)
     assert value["ess"]["challenger"] == 0
     assert np.isnan(value["challenger"])
     assert gate(value)[0] == "reject"
 
 
 def test_reads_what_the_decision_rule_says():
-    kind, channel, gain, cost, propensity, user = bandit(50, 0)
+    kind, log = bandit(50, 0)
     params = PolicyParams(advantage_weight=1.0, price=0.1, utility_scale=0.1)
     logits, predicted = np.log(LOGGING)[kind], GAIN[kind]
     policy = PolicyOnLog(*action_probabilities(logits, predicted, np.tile(COST, (len(kind), 1)), params))
-    value = value_difference(policy, policy, gain, cost, propensity, channel, user, 0.5, 0, resamples=5)
+    value = value_difference(policy, policy, log, 0.5, 0, resamples=5)
     assert value["difference"] == 0.0
 
 
@@ -211,13 +208,15 @@ def test_reads_what_the_decision_rule_says():
 )
 def test_invalid_arrays_are_refused(change, message):
     policy = PolicyOnLog(np.full((4, 2), 0.5), np.ones((4, 2), dtype=bool))
-    arguments = {
-        "challenger": policy, "incumbent": policy, "gain_B": np.ones(4), "cost_B": np.ones(4),
-        "propensity_B": np.full(4, 0.5), "channel_B": np.zeros(4, int), "users_B": np.arange(4),
-        "budget_share": 0.5, "seed": 0,
+    columns = {
+        "channel_B": np.zeros(4, int), "propensity_B": np.full(4, 0.5), "gain_B": np.ones(4), "cost_B": np.ones(4),
+        "users_B": np.arange(4),
     }  # fmt: skip
+    arguments = {"challenger": policy, "incumbent": policy, "budget_share": 0.5, "seed": 0}
+    changed = {name: change.get(name, value) for name, value in {**columns, **arguments}.items()}
     with pytest.raises(ValueError, match=message):
-        value_difference(**{**arguments, **change})
+        log = LoggedRows(**{name: changed[name] for name in columns})
+        value_difference(log=log, **{name: changed[name] for name in arguments})
 
 
 @pytest.mark.parametrize("probs", [[[0.5, 0.6]], [[1.5, -0.5]], [[np.nan, 1.0]], [0.5, 0.5]])

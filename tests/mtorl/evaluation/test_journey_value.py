@@ -1,4 +1,4 @@
-"""Value over whole journeys against a small world in which a choice decides on the next state."""
+"""Value over whole journeys in a small market in which a choice decides on the next state."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from mtorl.evaluation.importance_weights import PolicyOnLog
+from mtorl.evaluation import journey_value as module
 from mtorl.evaluation.journey_value import journey_value
+from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.policy_value import policy_value
 
 # Channel 1 warms a user up, channel 0 harvests; by state (cold, warm) and channel.
@@ -20,7 +21,7 @@ POLICY = np.array([[0.3, 0.7], [0.8, 0.2]])
 LENGTHS = np.array([1, 3, 5])
 
 
-def world(journeys: int, seed: int, steps: int = 5):
+def journeys_log(journeys: int, seed: int, steps: int = 5):
     """All journeys step by step, then those rows that a log would hold: two journeys a user, of different lengths."""
     random = np.random.default_rng(seed)
     state_J = np.zeros(journeys, dtype=int)
@@ -33,7 +34,9 @@ def world(journeys: int, seed: int, steps: int = 5):
     state, channel, gain, step = (np.stack(parts, axis=1) for parts in zip(*columns, strict=True))
     here = step < np.resize(LENGTHS, journeys)[:, None]
     users = np.repeat(np.arange(journeys) // 2, steps).reshape(journeys, steps)
-    return state[here], channel[here], gain[here].astype(float), users[here], step[here]
+    state, channel, step = state[here], channel[here], step[here]
+    gain = gain[here].astype(float)
+    return state, LoggedRows(channel, LOGGING[state, channel], gain, np.ones(len(gain)), users[here]), step
 
 
 def truth(policy: np.ndarray, horizon: int) -> float:
@@ -47,11 +50,8 @@ def truth(policy: np.ndarray, horizon: int) -> float:
 
 
 def estimate(journeys: int, seed: int, horizon: int, policy: np.ndarray = POLICY, **options):
-    state, channel, gain, users, step = world(journeys, seed)
-    return journey_value(
-        PolicyOnLog.always_exposing(policy[state]), gain, LOGGING[state, channel], channel, users, step, horizon, seed,
-        **options,
-    )  # fmt: skip
+    state, log, step = journeys_log(journeys, seed)
+    return journey_value(PolicyOnLog.always_exposing(policy[state]), log, step, horizon, seed, **options)
 
 
 @pytest.mark.parametrize("horizon", [1, 3, 5])
@@ -72,7 +72,7 @@ def test_three_journeys_by_hand():
     step, users = np.array([0, 1, 2, 0, 0, 1]), np.array([0, 0, 0, 1, 2, 2])
     chosen = 0.3 * weight  # the policy's probability of the logged channel 0, at a propensity of 0.3
     policy = PolicyOnLog.always_exposing(np.stack([chosen, 1 - chosen], axis=1))
-    found = journey_value(policy, gain, np.full(6, 0.3), np.zeros(6, int), users, step, 3, 0)
+    found = journey_value(policy, LoggedRows(np.zeros(6, int), np.full(6, 0.3), gain, np.ones(6), users), step, 3, 0)
     assert found["logged"] == pytest.approx(4 / 3)
     assert found["estimates"]["pdis"]["value"] == pytest.approx((2 + 0.5 + 2 + 6) / 3)
     # rho by step: 2, 0.5, 1 | 2, 0.5, 2 | 6, 0.5, 2
@@ -83,19 +83,19 @@ def test_three_journeys_by_hand():
 
 def test_one_step_answers_another_question():
     """At the logged states the policy finds few warm users; had it chosen earlier on, there would be more."""
-    state, channel, gain, users, _ = world(6000, seed=0)
+    state, log, _ = journeys_log(6000, seed=0)
     policy = PolicyOnLog.always_exposing(POLICY[state])
-    one_step = policy_value(policy, gain, LOGGING[state, channel], channel, users, 0)["estimates"]["snips"]["value"]
+    one_step = policy_value(policy, log, 0)["estimates"]["snips"]["value"]
     journey = estimate(6000, 0, 5)["estimates"]["snpdis"]["value"]
     assert one_step * LENGTHS.mean() < 0.95 * journey
 
 
 def test_a_horizon_of_one_is_the_first_step():
-    state, channel, gain, users, step = world(600, seed=0)
+    state, log, step = journeys_log(600, seed=0)
     first = step == 0
     policy = PolicyOnLog.always_exposing(POLICY[state][first])
-    log = gain[first], LOGGING[state, channel][first], channel[first], users[first]
-    one_step = policy_value(policy, *log, 0)["estimates"]
+    columns = (log.channel_B, log.propensity_B, log.gain_B, log.cost_B, log.users_B)
+    one_step = policy_value(policy, LoggedRows(*(column[first] for column in columns)), 0)["estimates"]
     found = estimate(600, 0, 1)
     assert found["estimates"]["pdis"] == one_step["ips"]
     assert found["estimates"]["snpdis"] == one_step["snips"]
@@ -103,15 +103,17 @@ def test_a_horizon_of_one_is_the_first_step():
 
 def test_the_logging_policy_is_worth_what_was_logged():
     found = estimate(600, 0, 5, policy=LOGGING)
-    _, _, gain, _, step = world(600, seed=0)
-    assert found["logged"] == pytest.approx(gain.sum() / 600)
+    _, log, step = journeys_log(600, seed=0)
+    assert found["logged"] == pytest.approx(log.gain_B.sum() / 600)
     assert found["estimates"]["pdis"]["value"] == pytest.approx(found["logged"])
     assert found["estimates"]["snpdis"]["lift"] == pytest.approx(0.0)
     assert found["ess_share"] == pytest.approx([1.0] * 5)
-    assert estimate(600, 0, 3, policy=LOGGING)["logged"] == pytest.approx(gain[step < 3].sum() / 600)
+    assert estimate(600, 0, 3, policy=LOGGING)["logged"] == pytest.approx(log.gain_B[step < 3].sum() / 600)
 
 
-def test_evidence_melts_with_every_step_and_the_horizon_that_it_allows_is_said():
+def test_the_effective_sample_shrinks_with_every_step_and_the_evaluable_horizon_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     found = estimate(3000, 0, 5, policy=np.array([[0.0, 1.0], [1.0, 0.0]]))
     shares = found["ess_share"]
     assert all(later < earlier for earlier, later in pairwise(shares))
@@ -122,7 +124,8 @@ def test_evidence_melts_with_every_step_and_the_horizon_that_it_allows_is_said()
     assert f"effective sample there is {there:.0f} of 3000 journeys, at least 300 are needed" in found["not_evaluable"]
     shorter = estimate(3000, 0, found["evaluable_horizon"], policy=np.array([[0.0, 1.0], [1.0, 0.0]]))
     assert shorter["not_evaluable"] is None
-    assert estimate(3000, 0, 5, policy=np.array([[0.0, 1.0], [1.0, 0.0]]), min_ess_share=0.0)["not_evaluable"] is None
+    monkeypatch.setattr(module, "MIN_ESS_SHARE", 0.0)
+    assert estimate(3000, 0, 5, policy=np.array([[0.0, 1.0], [1.0, 0.0]]))["not_evaluable"] is None
 
 
 def test_self_normalising_steadies_the_estimate():
@@ -136,17 +139,17 @@ def test_steps_past_the_longest_journey_add_nothing():
 
 
 def test_not_exposing_earns_nothing():
-    state, channel, gain, users, step = world(300, seed=0)
+    state, log, step = journeys_log(300, seed=0)
     never = PolicyOnLog(LOGGING[state], np.zeros((len(state), 2), dtype=bool))
-    found = journey_value(never, gain, LOGGING[state, channel], channel, users, step, 5, 0)
+    found = journey_value(never, log, step, 5, 0)
     assert found["estimates"]["pdis"]["value"] == 0.0
     assert found["estimates"]["snpdis"]["lift"] == pytest.approx(-found["logged"])
 
 
 def test_result_is_json_even_without_any_weight():
-    log = np.ones(4), np.full(4, 0.9), np.zeros(4, int), np.arange(4) // 2, np.arange(4) % 2
+    log = LoggedRows(np.zeros(4, int), np.full(4, 0.9), np.ones(4), np.ones(4), np.arange(4) // 2)
     far = PolicyOnLog.always_exposing(np.tile([0.0, 1.0], (4, 1)))
-    found = journey_value(far, *log, horizon=2, seed=0, resamples=5)
+    found = journey_value(far, log, np.arange(4) % 2, horizon=2, seed=0, resamples=5)
     assert found["estimates"]["snpdis"]["value"] is None
     assert found["evaluable_horizon"] == 0
     json.dumps(found, allow_nan=False)
@@ -163,10 +166,10 @@ def test_result_is_json_even_without_any_weight():
     ],
 )
 def test_invalid_arrays_are_refused(change, message):
-    arguments = {
-        "policy": PolicyOnLog.always_exposing(np.full((4, 2), 0.5)), "gain_B": np.ones(4),
-        "propensity_B": np.full(4, 0.5), "channel_B": np.zeros(4, int), "users_B": np.array([0, 0, 1, 1]),
-        "step_B": np.array([0, 1, 0, 1]), "horizon": 2, "seed": 0,
-    }  # fmt: skip
+    users_B = change.get("users_B", np.array([0, 0, 1, 1]))
+    gain_B = change.get("gain_B", np.ones(4))
+    arguments = {"step_B": np.array([0, 1, 0, 1]), "horizon": 2, "seed": 0}
+    arguments |= {name: value for name, value in change.items() if name in arguments}
+    policy = PolicyOnLog.always_exposing(np.full((4, 2), 0.5))
     with pytest.raises(ValueError, match=message):
-        journey_value(**{**arguments, **change})
+        journey_value(policy, LoggedRows(np.zeros(4, int), np.full(4, 0.5), gain_B, np.ones(4), users_B), **arguments)

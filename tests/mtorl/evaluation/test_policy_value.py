@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mtorl.evaluation.importance_weights import PolicyOnLog
+from mtorl.evaluation import policy_value as module
+from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.policy_value import policy_value, top_share
 from mtorl.simulator.market import CHANNELS
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
@@ -51,10 +52,8 @@ def model() -> np.ndarray:
 def estimate(users: int, seed: int, resamples: int = 1000):
     log, channel_B, probs_BC, truth_BC, past_BC = market(users, seed)
     gain_model_BC = model()[np.arange(len(CHANNELS)), past_BC]
-    found = policy_value(
-        PolicyOnLog.always_exposing(probs_BC), log["click"], log["propensity"], channel_B, log["user_id"], seed,
-        gain_model_BC, resamples=resamples,
-    )  # fmt: skip
+    rows = LoggedRows(channel_B, log["propensity"], log["click"], log["cost"], log["user_id"])
+    found = policy_value(PolicyOnLog.always_exposing(probs_BC), rows, seed, gain_model_BC, resamples=resamples)
     return found, (probs_BC * truth_BC).sum(axis=1).mean()
 
 
@@ -86,23 +85,22 @@ POLICY = np.array([[0.2, 0.6, 0.2], [0.1, 0.2, 0.7]])
 WRONG_GAIN = np.array([[0.6, 0.1, 0.6], [0.1, 0.5, 0.2]])
 
 
-def bandit(rows: int, seed: int):
+def bandit(rows: int, seed: int, logging: np.ndarray = LOGGING) -> tuple[np.ndarray, LoggedRows]:
+    """The state of each row, and the log, with the propensities that `logging` claims."""
     random = np.random.default_rng(seed)
     state_B = random.integers(2, size=rows)
     channel_B = (random.random(rows)[:, None] > LOGGING[state_B].cumsum(axis=1)).sum(axis=1)
     gain_B = (random.random(rows) < GAIN[state_B, channel_B]).astype(float)
-    return state_B, channel_B, gain_B, LOGGING[state_B, channel_B], np.arange(rows) // 5
+    propensity_B = logging[state_B, channel_B]
+    return state_B, LoggedRows(channel_B, propensity_B, gain_B, np.ones(rows), np.arange(rows) // 5)
 
 
-def value(rows: int = 2000, seed: int = 0, propensity=None, gain_model=GAIN, policy=POLICY, **options):
-    state_B, channel_B, gain_B, propensity_B, users_B = bandit(rows, seed)
+def value(rows: int = 2000, seed: int = 0, propensity=LOGGING, gain_model=GAIN, policy=POLICY, **options):
+    state_B, log = bandit(rows, seed, propensity)
     if callable(options.get("selected_B")):
-        options["selected_B"] = options["selected_B"](state_B, channel_B)
-    return policy_value(
-        PolicyOnLog.always_exposing(policy[state_B]), gain_B,
-        propensity_B if propensity is None else propensity[state_B, channel_B], channel_B, users_B, seed,
-        None if gain_model is None else gain_model[state_B], **options,
-    )  # fmt: skip
+        options["selected_B"] = options["selected_B"](state_B, log.channel_B)
+    gain_model_BC = None if gain_model is None else gain_model[state_B]
+    return policy_value(PolicyOnLog.always_exposing(policy[state_B]), log, seed, gain_model_BC, **options)
 
 
 TRUTH = (POLICY * GAIN).sum(axis=1).mean()
@@ -159,10 +157,10 @@ def test_lift_is_paired():
 
 
 def test_not_exposing_earns_nothing():
-    state_B, channel_B, gain_B, propensity_B, users_B = bandit(2000, 0)
+    state_B, log = bandit(2000, 0)
     expose = np.array([[True, False, True], [True, True, False]])
     policy = PolicyOnLog(POLICY[state_B], expose[state_B])
-    found = policy_value(policy, gain_B, propensity_B, channel_B, users_B, 0, GAIN[state_B])
+    found = policy_value(policy, log, 0, GAIN[state_B])
     for name in ALL:
         assert found["estimates"][name]["value"] == pytest.approx((POLICY * GAIN * expose).sum(1).mean(), abs=0.02)
 
@@ -171,15 +169,19 @@ def test_not_exposing_earns_nothing():
 
 
 def test_a_selection_is_valued_as_a_log_of_its_own():
-    state_B, channel_B, gain_B, propensity_B, users_B = bandit(4000, 0)
+    state_B, log = bandit(4000, 0)
     chosen_B = state_B == 1
     found = value(4000, selected_B=lambda state_B, _: state_B == 1, resamples=300)
+    columns = (log.channel_B, log.propensity_B, log.gain_B, log.cost_B, log.users_B)
     alone = policy_value(
-        PolicyOnLog.always_exposing(POLICY[state_B][chosen_B]), gain_B[chosen_B], propensity_B[chosen_B],
-        channel_B[chosen_B], users_B[chosen_B], 0, GAIN[state_B][chosen_B], resamples=300,
-    )  # fmt: skip
-    assert found["logged"] == pytest.approx(gain_B[chosen_B].mean())
-    assert (found["rows"], found["users"]) == (chosen_B.sum(), len(np.unique(users_B[chosen_B])))
+        PolicyOnLog.always_exposing(POLICY[state_B][chosen_B]),
+        LoggedRows(*(column[chosen_B] for column in columns)),
+        seed=0,
+        gain_model_BC=GAIN[state_B][chosen_B],
+        resamples=300,
+    )
+    assert found["logged"] == pytest.approx(log.gain_B[chosen_B].mean())
+    assert (found["rows"], found["users"]) == (chosen_B.sum(), len(np.unique(log.users_B[chosen_B])))
     assert {k: v for k, v in found["importance_weights"].items() if k != "mean_weight_ci"} == pytest.approx(
         {k: v for k, v in alone["importance_weights"].items() if k != "mean_weight_ci"}
     )
@@ -227,20 +229,22 @@ def test_top_share_takes_the_highest_and_breaks_ties_by_its_seed():
 # ---- what cannot be said
 
 
-def test_a_policy_that_the_log_hardly_knows_is_not_evaluable():
+def test_a_policy_that_the_log_hardly_knows_is_not_evaluable(monkeypatch: pytest.MonkeyPatch) -> None:
     rare = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
-    found = value(policy=rare, min_ess_share=0.2)
+    assert value(policy=rare)["not_evaluable"] is None  # a tenth of the rows is enough
+    monkeypatch.setattr(module, "MIN_ESS_SHARE", 0.2)
+    found = value(policy=rare)
     assert found["importance_weights"]["ess_share"] == pytest.approx(0.14, abs=0.02)
     assert "too little about the policy" in found["not_evaluable"]
     assert f"of {found['rows']} rows, at least 400 are needed" in found["not_evaluable"]
     assert found["estimates"]["snips"]["value"] is not None
-    assert value(policy=rare)["not_evaluable"] is None  # by default a tenth of the rows is enough
     assert found["importance_weights"]["max_weight"] == pytest.approx(10.0)
 
 
-def test_evidence_is_counted_among_the_selected_rows():
+def test_effective_rows_are_counted_among_the_selected_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     rare = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
-    found = value(policy=rare, min_ess_share=0.15, selected_B=lambda state_B, _: state_B == 1)
+    monkeypatch.setattr(module, "MIN_ESS_SHARE", 0.15)
+    found = value(policy=rare, selected_B=lambda state_B, _: state_B == 1)
     assert found["importance_weights"]["rows"] == found["rows"] < 1100
     assert found["importance_weights"]["ess_share"] == pytest.approx(0.2, abs=0.03)
     assert found["importance_weights"]["ess"] < 0.15 * 2000  # too little of all rows, enough of those selected
@@ -250,7 +254,8 @@ def test_evidence_is_counted_among_the_selected_rows():
 def test_no_weight_at_all_is_null_and_not_a_crash():
     rows = 50
     far = PolicyOnLog.always_exposing(np.tile([0.0, 1.0], (rows, 1)))
-    found = policy_value(far, np.ones(rows), np.full(rows, 0.9), np.zeros(rows, int), np.arange(rows), 0)
+    log = LoggedRows(np.zeros(rows, int), np.full(rows, 0.9), np.ones(rows), np.ones(rows), np.arange(rows))
+    found = policy_value(far, log, 0)
     assert found["estimates"]["snips"] == {"value": None, "value_ci": None, "lift": None, "lift_ci": None}
     assert found["not_evaluable"]
     json.dumps(found, allow_nan=False)
@@ -276,9 +281,11 @@ def test_result_is_json_and_repeats_with_its_seed():
     ],
 )
 def test_invalid_arrays_are_refused(change, message):
-    arguments = {
-        "policy": PolicyOnLog.always_exposing(np.full((4, 2), 0.5)), "gain_B": np.ones(4),
-        "propensity_B": np.full(4, 0.5), "channel_B": np.zeros(4, int), "users_B": np.arange(4), "seed": 0,
+    columns = {
+        "channel_B": np.zeros(4, int), "propensity_B": np.full(4, 0.5), "gain_B": np.ones(4), "cost_B": np.ones(4),
+        "users_B": np.arange(4),
     }  # fmt: skip
+    policy = PolicyOnLog.always_exposing(np.full((4, 2), 0.5))
     with pytest.raises(ValueError, match=message):
-        policy_value(**{**arguments, **change})
+        log = LoggedRows(**{name: change.get(name, column) for name, column in columns.items()})
+        policy_value(policy, log, 0, **{name: value for name, value in change.items() if name not in columns})

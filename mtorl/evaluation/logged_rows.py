@@ -1,0 +1,116 @@
+"""A log as off-policy estimates read it, and what a policy would have done at each of its rows.
+
+    log = LoggedRows(channel_B, propensity_B, gain_B, cost_B, users_B)
+    policy = PolicyOnLog.always_exposing(probs_BC)
+
+Shapes: B rows, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mtorl.arrays import Bools, Floats, Ints
+
+
+@dataclass(frozen=True)
+class PolicyOnLog:
+    """What a policy would do at each logged row; `decision.action_probabilities` gives both parts.
+
+    Raises:
+        ValueError: the arrays do not fit together, or a row is no probability distribution.
+    """
+
+    probs_BC: Floats  # probability of choosing each channel
+    expose_BC: Bools  # whether it would spend on the channel if it chose it
+
+    def __post_init__(self) -> None:
+        if self.probs_BC.ndim != 2 or self.probs_BC.shape != self.expose_BC.shape:
+            shapes = f"{self.probs_BC.shape} and {self.expose_BC.shape}"
+            raise ValueError(f"probs_BC and expose_BC must share one shape (rows, channels), got {shapes}")
+        if not ((self.probs_BC >= 0).all() and np.allclose(self.probs_BC.sum(axis=1), 1.0, atol=1e-6)):
+            raise ValueError("probs_BC: each row must be probabilities that sum to one")
+
+    @classmethod
+    def always_exposing(cls, probs_BC: Floats) -> PolicyOnLog:
+        """A policy that spends on whatever channel it chooses."""
+        return cls(probs_BC, np.ones(probs_BC.shape, dtype=np.bool_))
+
+
+class LoggedRows:
+    """The columns of a log that off-policy estimates need, one value for each row."""
+
+    def __init__(
+        self,
+        channel_B: ArrayLike,
+        propensity_B: ArrayLike,
+        gain_B: ArrayLike,
+        cost_B: ArrayLike,
+        users_B: ArrayLike,
+    ) -> None:
+        """Check the columns.
+
+        Args:
+            channel_B: Number of the logged channel.
+            propensity_B: Probability with which the logging policy chose that channel, in (0, 1].
+            gain_B: What the row earned.
+            cost_B: What it cost, currency units.
+            users_B: User of the row; rows of one user resemble each other.
+
+        Raises:
+            ValueError: no rows, columns of different lengths, values that are not finite, or a propensity outside
+                (0, 1].
+        """
+        self.channel_B: Ints = np.asarray(channel_B, dtype=np.int64)
+        self.propensity_B: Floats = np.asarray(propensity_B, dtype=np.float64)
+        self.gain_B: Floats = np.asarray(gain_B, dtype=np.float64)
+        self.cost_B: Floats = np.asarray(cost_B, dtype=np.float64)
+        self.users_B: NDArray[Any] = np.asarray(users_B)
+        if len(self) == 0:
+            raise ValueError("the log has no rows")
+        for name in ("propensity_B", "gain_B", "cost_B", "users_B"):
+            self.check_column(name, getattr(self, name))
+        if not ((self.propensity_B > 0) & (self.propensity_B <= 1)).all():
+            raise ValueError("propensity_B must lie in (0, 1]")
+
+    def __len__(self) -> int:
+        return len(self.channel_B)
+
+    @property
+    def at_channel(self) -> tuple[Ints, Ints]:
+        """Index of the logged channel: `probs_BC[log.at_channel]` has one value for each row."""
+        return np.arange(len(self)), self.channel_B
+
+    def weight(self, policy: PolicyOnLog) -> Floats:
+        """Importance weight of each row: the policy's probability of the logged channel over its propensity."""
+        weight_B: Floats = policy.probs_BC[self.at_channel] / self.propensity_B
+        return weight_B
+
+    def check_column(self, name: str, column: NDArray[Any]) -> None:
+        """Refuse a further column that does not have one finite value for each row.
+
+        Raises:
+            ValueError: it does not.
+        """
+        if column.shape != (len(self),):
+            raise ValueError(f"{name} must have shape ({len(self)},), got {column.shape}")
+        if column.dtype.kind == "f" and not np.isfinite(column).all():
+            raise ValueError(f"{name} must be finite")
+
+    def check_policies(self, policies: Mapping[str, PolicyOnLog]) -> None:
+        """Refuse policies, by name, that are not about these rows and channels.
+
+        Raises:
+            ValueError: another number of rows, or a logged channel that the policy does not know.
+        """
+        for name, policy in policies.items():
+            rows, channels = policy.probs_BC.shape
+            if rows != len(self):
+                raise ValueError(f"{name}: {rows} rows of probabilities for {len(self)} logged rows")
+            if not (self.channel_B.min() >= 0 and self.channel_B.max() < channels):
+                raise ValueError(f"channel_B: {name} knows channels 0 to {channels - 1} only")

@@ -1,0 +1,152 @@
+"""How much gain a share of the money buys: the order of the rules, by hand, with intervals of users."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mtorl.evaluation.budget_curve import RULES, SHARES, GainAndCost, budget_curve
+from mtorl.evaluation.resamples import UserResamples
+
+
+def curve(gain_predicted, cost_predicted, gain, cost, users_B=None, resamples=200, seed=0, **options):
+    users = None if users_B is None else UserResamples(users_B, resamples, seed)
+    predicted, logged = GainAndCost(gain_predicted, cost_predicted), GainAndCost(gain, cost)
+    return budget_curve(predicted, logged, seed=seed, users=users, **options)
+
+
+def exposures(rows: int = 20_000, seed: int = 0):
+    random = np.random.default_rng(seed)
+    probability = random.beta(1, 9, size=rows)
+    expected_cost = random.lognormal(0, 0.8, size=rows)
+    gain = (random.random(rows) < probability).astype(float)
+    return probability, expected_cost, gain, expected_cost * random.uniform(0.8, 1.2, size=rows)
+
+
+def test_curve_orders_the_rules_as_they_deserve():
+    rows = curve(*exposures(), seed=1)
+    assert [row["share"] for row in rows] == list(SHARES) == [0.1, 0.25, 0.375, 0.5, 0.75, 1.0]
+    for row in rows[:-1]:
+        assert row["oracle"] > row["mtorl"] > row["cheapest"] > row["random"]
+        assert row["mtorl"] > row["predicted_gain"]
+        assert row["random"] == pytest.approx(row["share"], abs=0.02)
+    for name in RULES:
+        values = [row[name] for row in rows]
+        assert values == sorted(values)
+
+
+def test_all_of_the_cost_buys_all_of_the_gain():
+    probability, expected_cost, _, cost = exposures(rows=1000)
+    # Each earns something, so that one left out would show; also in a resample that costs more than the log.
+    row = curve(probability, expected_cost, np.ones(1000), cost, users_B=np.arange(1000) // 4)[-1]
+    assert row["share"] == 1.0
+    assert {row[name] for name in RULES} == {1.0}
+    assert row["mtorl_ci"] == [1.0, 1.0]
+    assert row["mtorl_minus_cheapest"] == 0.0 and row["mtorl_minus_cheapest_ci"] == [0.0, 0.0]
+
+
+def test_three_eighths_of_the_cost_by_hand():
+    # Eight exposures of cost 1: the budget is three of them. Predicted costs tell the rules apart.
+    gain_pred, cost_pred = [8, 7, 6, 5, 4, 3, 2, 1], [9, 1, 1, 5, 0.5, 5, 5, 5]
+    gain = [1, 1, 0, 1, 0, 1, 0, 0]
+    (row,) = curve(gain_pred, cost_pred, gain, np.ones(8), shares=[0.375])
+    assert row["mtorl"] == 0.25  # the fifth, second and third: 8, 7 and 6 per cost
+    assert row["predicted_gain"] == 0.5
+    assert row["cheapest"] == 0.25
+    assert row["oracle"] == 0.75
+
+
+def test_intervals_are_of_users():
+    probability, expected_cost, gain, cost = exposures(rows=2000)
+    alone = curve(probability, expected_cost, gain, cost, shares=[0.375], users_B=np.arange(2000))
+    # The same exposures four times over, once as four users' and once as one user's: no more is known than before.
+    copies = [np.repeat(column, 4) for column in (probability, expected_cost, gain, cost)]
+    clustered = curve(*copies, shares=[0.375], users_B=np.repeat(np.arange(2000), 4))
+    as_if_independent = curve(*copies, shares=[0.375], users_B=np.arange(8000))
+    for name in ("mtorl_ci", "mtorl_minus_cheapest_ci"):
+        width, cluster, independent = (
+            rows[0][name][1] - rows[0][name][0] for rows in (alone, clustered, as_if_independent)
+        )
+        assert cluster == pytest.approx(width, rel=0.25)
+        assert independent == pytest.approx(width / 2, rel=0.25)
+
+
+def test_intervals_cover_what_many_more_users_show():
+    whole = curve(*exposures(100_000, seed=99), shares=[0.375])[0]
+    covered = {"mtorl": 0, "mtorl_minus_cheapest": 0}
+    for seed in range(20):
+        (row,) = curve(*exposures(1000, seed), shares=[0.375], users_B=np.arange(1000), resamples=100)
+        assert row["mtorl_minus_cheapest"] == row["mtorl"] - row["cheapest"]
+        for name in covered:
+            low, high = row[f"{name}_ci"]
+            covered[name] += low <= whole[name] <= high
+    assert min(covered.values()) >= 16
+
+
+def test_the_difference_is_paired():
+    _, expected_cost, gain, cost = exposures(rows=1000)
+    (row,) = curve(np.ones(1000), expected_cost, gain, cost, shares=[0.375], users_B=np.arange(1000))
+    # With one predicted gain for all, gain per cost *is* cheapest first: on every resample, not just on average.
+    assert row["mtorl_minus_cheapest"] == 0.0 and row["mtorl_minus_cheapest_ci"] == [0.0, 0.0]
+    assert row["mtorl_ci"][1] - row["mtorl_ci"][0] > 0.03
+
+
+def test_without_users_there_are_no_intervals():
+    (row,) = curve(*exposures(rows=100), shares=[0.5])
+    assert row["mtorl_ci"] is None and row["mtorl_minus_cheapest_ci"] is None
+    assert row["mtorl_minus_cheapest"] is not None
+
+
+def test_a_constant_prediction_is_no_better_than_random_whatever_the_order_of_the_log():
+    _, _, gain, cost = exposures()
+    best_first = np.argsort(-gain / cost)
+    flat = np.ones(len(gain))
+    (row,) = curve(flat, flat, gain[best_first], cost[best_first], shares=[0.3])
+    assert row["mtorl"] == pytest.approx(0.3, abs=0.03)
+
+
+def test_free_exposures_are_taken_first():
+    (row,) = curve([0.1, 0.9], [0.0, 1.0], [1.0, 1.0], [0.0, 1.0], shares=[0.5])
+    assert row["mtorl"] == row["oracle"] == 0.5
+
+
+def test_a_log_without_gain_has_no_shares_of_it():
+    probability, expected_cost, gain, cost = exposures(rows=100)
+    (row,) = curve(probability, expected_cost, 0 * gain, cost, shares=[0.5])
+    assert row == dict.fromkeys(curve(*exposures(rows=100))[0]) | {"share": 0.5}
+
+
+def test_a_curve_repeats_with_its_seed():
+    data = exposures(rows=500)
+    assert curve(*data, seed=3) == curve(*data, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cost": [1.0, -1.0, 1.0]}, "logged.cost_B must be finite and not negative"),
+        ({"gain_predicted": [np.nan, 0, 0]}, "predicted.gain_B must be finite"),
+        ({"cost_predicted": [1.0]}, "predicted.cost_B must have one value"),
+        ({"shares": [0.0]}, "shares must lie in"),
+        ({"users_B": ["a"]}, "users must have one value"),
+    ],
+)
+def test_invalid_arrays_are_refused(change, message):
+    arguments = {name: np.ones(3) for name in ("gain_predicted", "cost_predicted", "gain", "cost")}
+    with pytest.raises(ValueError, match=message):
+        curve(**{**arguments, **change})
+
+
+def test_a_rival_is_met_on_the_same_resamples():
+    random = np.random.default_rng(3)
+    gain, cost = (random.random(600) < 0.3).astype(float), random.uniform(0.5, 2.0, 600)
+    users, good = np.repeat(np.arange(60), 10), gain + random.normal(0, 0.3, 600)
+    noise = random.random(600)
+    rows = curve(good, cost, gain, cost, users_B=users, rival=GainAndCost(noise, cost))
+    same = curve(good, cost, gain, cost, users_B=users, rival=GainAndCost(good, cost))
+    for row, equal in zip(rows, same, strict=True):
+        assert row["mtorl_minus_rival"] == pytest.approx(row["mtorl"] - row["rival"])
+        assert equal["rival"] == pytest.approx(equal["mtorl"], abs=0.02)  # ties are broken anew
+    low, high = rows[0]["mtorl_minus_rival_ci"]
+    assert 0 < low < rows[0]["mtorl_minus_rival"] < high
+    assert "rival" not in curve(good, cost, gain, cost)[0]
