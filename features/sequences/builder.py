@@ -32,7 +32,7 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import CREATED, DATASET_FILE, INGEST_FILE, LOG_FILE, LogError
 from mtorl.runtime import progress
 from mtorl.runtime.files import remove, replacing
-from mtorl.window.history import gap_us
+from mtorl.window.history import journey_gap_us
 
 ROWS_PER_SHARD = 3_000_000
 
@@ -53,7 +53,7 @@ def steps(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
     # Times as numbers: calendar arithmetic is dear.
     now = unix_micros(touchpoints.timestamp)
-    goes_on = now - now.lag().over(window) <= gap_us(spec)
+    goes_on = now - now.lag().over(window) <= journey_gap_us(spec)
     rows = touchpoints.mutate(_row=ibis.row_number().over(window), _goes_on=goes_on.fill_null(False))
     begin = rows._goes_on.ifelse(ibis.null("int64"), rows._row).max().over(so_far)
     rows = rows.mutate(step=(rows._row - begin).cast("int32"))

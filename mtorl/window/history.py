@@ -1,13 +1,13 @@
-"""The past of a decision: the one definition, as index arithmetic offline and as a cut of a stored history online.
+"""The history of a decision: the one definition of which earlier touchpoints a decision may see.
 
-At time t a decision may see those touchpoints of its user that happened, and were known, before t; the newest n
-of them, back to the first pause longer than the journey gap, be it between two of them or between the newest and t.
+At time t these are the touchpoints of the same user that happened, and had been recorded, before t. Of these, the
+newest n count, back to the first pause longer than the journey gap; the pause between the newest one and t counts, too.
 
     Timeline.of(steps).tokens(rows, n, gap)      offline: rows of a sorted log, all at once
-    cut(times, at, n, gap)                       online: a user's last touchpoints, as a feature store holds them
+    history_slice(times, at, n, gap)             online: a user's last touchpoints, as a feature store holds them
 
-Shape suffixes: P touchpoints of the log, B windows, S slots of a window (n past ones, oldest first, then its own),
-N tokens of all windows.
+Shape suffixes: P touchpoints of the log, B windows, S slots of a window (n earlier touchpoints, oldest first, then its
+own), N tokens of all windows, T tokens of one window.
 """
 
 from __future__ import annotations
@@ -21,30 +21,28 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from mtorl.arrays import Bools, Ints
 from mtorl.log import columns as read
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.times import DAY_US
 
-Ints = NDArray[np.int64]
-
 _CHUNK = 1 << 15  # windows at a time: their slots stay in the processor's cache
 _NEVER = np.iinfo(np.int64).min
 
 
-def gap_us(spec: DatasetSpec) -> int:
-    """The longest pause inside a journey, microseconds."""
+def journey_gap_us(spec: DatasetSpec) -> int:
+    """The longest pause inside a journey, microseconds: only a longer one starts a new journey."""
     return round(spec.journey_gap_days * DAY_US)
 
 
-def cut(times: Sequence[float], at: float, n: int, gap: int) -> slice:
-    """Which of a user's known touchpoints are the past of a decision.
+def history_slice(times: Sequence[float], at: float, n: int, gap: int) -> slice:
+    """Which of a user's stored touchpoints are the history of a decision.
 
     Args:
-        times: When they happened, microseconds since 1970, oldest first.
-        at: When the decision is made, likewise.
+        times: When the touchpoints happened, microseconds since 1970, oldest first.
+        at: When the decision is made, microseconds since 1970.
         n: Window length, touchpoints.
         gap: The longest pause inside a journey, microseconds.
 
@@ -66,9 +64,9 @@ class Tokens(NamedTuple):
     """The tokens of some windows, one window after the other, as rows of the log."""
 
     length_B: Ints
-    prev_N: Ints  # the touchpoint before; -1 at the start of a journey
-    own_N: Ints  # the token's own touchpoint
-    honest_N: NDArray[np.bool_]  # the window holds nothing before this token that was unknown at the token's own time
+    prev_N: Ints  # row of the touchpoint before; -1 at the start of a journey
+    own_N: Ints  # row of the token's own touchpoint
+    valid_N: Bools  # whether the window's earlier touchpoints had all been recorded when this token was decided on
 
 
 @dataclass(frozen=True)
@@ -77,11 +75,11 @@ class Timeline:
 
     first_P: Ints  # row of the user's first touchpoint
     time_P: Ints  # microseconds since 1970
-    known_P: Ints  # when the row had arrived; never before it happened
+    known_P: Ints  # when the touchpoint was recorded, microseconds since 1970; never before it happened
 
     @classmethod
     def of(cls, steps: pa.Table) -> Timeline:
-        """Read user_id, timestamp and, if there is one, created_timestamp (null: known when it happened).
+        """Read user_id, timestamp and, if there is one, created_timestamp (null: recorded when it happened).
 
         Raises:
             WindowError: a value is null or of another type, or the rows are not sorted; `.index` says which row.
@@ -119,24 +117,24 @@ class Timeline:
     def _tokens(self, rows_B: Ints, n: int, gap: int) -> Tokens:
         slots_BS = self._slots(rows_B, n, gap)
         prev_BT, own_BT = slots_BS[:, :-1], slots_BS[:, 1:]
-        # With fewer than n past touchpoints, an empty slot before the first one starts the journey.
+        # With fewer than n earlier touchpoints, an empty slot before the first one starts the journey.
         length_B = np.minimum((prev_BT >= 0).sum(axis=1) + 1, n)
         real_BT = np.arange(n) >= n - length_B[:, None]
-        # When all that the window holds before a token was known; an empty slot was never unknown.
+        # When the last of a token's earlier touchpoints had been recorded; an empty slot never has to be waited for.
         known_BT = np.maximum.accumulate(np.where(prev_BT >= 0, self.known_P[prev_BT], _NEVER), axis=1)
-        honest_BT = known_BT < self.time_P[own_BT]
-        return Tokens(length_B, prev_BT[real_BT], own_BT[real_BT], honest_BT[real_BT])
+        valid_BT = known_BT < self.time_P[own_BT]
+        return Tokens(length_B, prev_BT[real_BT], own_BT[real_BT], valid_BT[real_BT])
 
     def _slots(self, rows_B: Ints, n: int, gap: int) -> Ints:
-        """The past of each touchpoint, at the right end of its slots, and in the last one itself; -1 where empty."""
+        """Each touchpoint's history at the right end of its slots, itself in the last slot; -1 where there is none."""
         slots_BS = np.full((len(rows_B), n + 1), -1, dtype=np.int64)
         slots_BS[:, n] = rows_B
-        # All windows walk back through the log together, one touchpoint a turn; who has arrived drops out.
+        # All windows step back through the log together, one touchpoint per turn; a complete window drops out.
         window = np.arange(len(rows_B))
         now, first = self.time_P[rows_B], self.first_P[rows_B]
         at, slot, later = rows_B - 1, np.full(len(rows_B), n - 1), now
         while window.size:
-            time = self.time_P[at]  # row -1 is the last one, and dropped in the next line
+            time = self.time_P[at]  # row -1 reads the last row of the log; `at >= first` drops it
             goes_on = (at >= first) & (slot >= 0) & (later - time <= gap)
             if not goes_on.all():
                 window, now, first, at, slot, later, time = (

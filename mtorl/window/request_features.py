@@ -13,11 +13,12 @@ Number = TypeVar("Number", float, NDArray[np.float64])
 
 
 def request_features(request_us: Number, newest_touchpoint_us: Number | None) -> dict[str, Number | None]:
-    """What the clock says; of one decision, or of many as arrays.
+    """Hour of the day and time since the newest touchpoint; for one decision, or for many as arrays.
 
     Args:
         request_us: When the decision is made, microseconds since 1970.
-        newest_touchpoint_us: When the user's newest touchpoint before it happened; None, or NaN, if there is none.
+        newest_touchpoint_us: When the user's newest earlier touchpoint happened, microseconds since 1970; None (or NaN,
+            in an array) if there is none.
 
     Returns:
         hour_of_day: hours since midnight UTC, from 0 to 24.

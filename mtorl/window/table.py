@@ -21,7 +21,7 @@ from mtorl.log.dataset import OUTCOMES, DatasetSpec
 from mtorl.log.splits import split_of, tile_ends
 from mtorl.window.window import WindowBatch
 
-REFERENCE_TOUCHES = 5  # last touchpoints per training user: what the policy meets next, as far as the log can tell
+REFERENCE_TOUCHPOINTS = 5  # last touchpoints per training user: what the policy meets next, as far as the log can tell
 SCHEMA_VERSION = 2  # of the manifest
 
 _TEXT = ("user_id", "channel")
@@ -91,7 +91,7 @@ class WindowTable:
         assert batch.targets is not None
         # The first window that shows a touchpoint keeps it; its own window, if there is one, comes before all others.
         valid_N = np.flatnonzero(batch.targets.valid_N)
-        _, first = np.unique(batch.targets.touch_N[valid_N], return_index=True)
+        _, first = np.unique(batch.targets.touchpoint_N[valid_N], return_index=True)
         once_N = np.zeros(len(batch.targets.valid_N), dtype=np.bool_)
         once_N[valid_N[first]] = True
         return replace(batch, targets=replace(batch.targets, valid_N=once_N))
@@ -99,7 +99,7 @@ class WindowTable:
     def reference(self) -> pd.DataFrame:
         """User, context and static columns of the last touchpoints of training users; drift is measured against it."""
         steps, users = self._steps("train"), self.rows.loc[self.is_in("train"), "user_id"]
-        last = users.groupby(users).cumcount(ascending=False).to_numpy() < REFERENCE_TOUCHES
+        last = users.groupby(users).cumcount(ascending=False).to_numpy() < REFERENCE_TOUCHPOINTS
         columns = ["user_id", *(column.name for column in (*self.spec.context, *self.spec.static))]
         return _frame(steps.select(columns).filter(pa.array(last)))
 
@@ -110,7 +110,7 @@ class WindowTable:
         """The windows of some rows, and of how many valid targets each row is the touchpoint."""
         batch = WindowBatch.from_steps(steps, np.flatnonzero(chosen), self.spec, targets=True)
         assert batch.targets is not None
-        return batch, np.bincount(batch.targets.touch_N[batch.targets.valid_N], minlength=len(steps))
+        return batch, np.bincount(batch.targets.touchpoint_N[batch.targets.valid_N], minlength=len(steps))
 
 
 def shards(folder: str | Path) -> tuple[str, ...]:

@@ -6,14 +6,14 @@ Token t of a journey pairs the *previous* touchpoint with the *present* context 
 
 where time_t is the hour of the day and how long ago touchpoint t - 1 was.
 
-A window holds the last n tokens. Two doors lead into the same `WindowBatch`, and so to the same numbers, bit for bit:
+A window holds the last n tokens. It is built in two ways, and both give the same numbers, bit for bit:
 
     WindowBatch.from_steps(steps, rows, spec)  offline: rows of a sorted log; vectorised
     WindowBatch.from_instances(items, spec)    online: the JSON that `instance_from_history` makes of a stored history
 
-What counts as the past of a decision is defined in `past.py`. With k past touchpoints a window has T = min(k + 1, n)
-tokens. If k < n, its first token starts the journey: there is no previous touchpoint, so its outcomes are 0. If k = n,
-the window begins midway and the oldest context is dropped.
+Which touchpoints belong to the history of a decision is defined in `history.py`. With k touchpoints in the history a
+window has T = min(k + 1, n) tokens. If k < n, its first token starts the journey: there is no previous touchpoint, so
+its outcomes are 0. If k = n, the window begins in the middle of the journey and the oldest context is dropped.
 
 Shape suffixes: B windows, N tokens of all windows one after the other.
 """
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from mtorl.log import columns as read
 from mtorl.log.columns import Codes, Values, WindowError
 from mtorl.log.dataset import OUTCOMES, DatasetSpec
-from mtorl.window.history import Timeline, cut, gap_us
+from mtorl.window.history import Timeline, history_slice, journey_gap_us
 from mtorl.window.request_features import request_features
 
 __all__ = [
@@ -45,22 +45,23 @@ __all__ = [
 ]
 
 Instance = dict[str, Any]
-"""One window as JSON: prev_channel (null = start), prev_timestamp, prev_click, ..., context {column: [..T]}, each with
-one value a token; static {column: value}; timestamp, that of the decision. Times are microseconds since 1970."""
+"""One window as JSON. Lists with one value per token: prev_channel (null = start of the journey), prev_timestamp,
+prev_click, ..., context {column: list}. Single values: static {column: value} and timestamp, the time of the decision.
+Times are microseconds since 1970."""
 
 
 @dataclass(frozen=True)
 class Targets:
     """What happened at each token, the window's last token included; for training and evaluation only.
 
-    A window holds what was known at its end. If a touchpoint arrived late, tokens that were decided on before it came
-    have it in their past all the same: they are what no decision ever saw, and teach nothing. `valid_N` leaves them
-    out. The last token of a window is always valid.
+    A window shows what was known at its *last* token. If a touchpoint was recorded late, an earlier token can have it
+    in its history although the decision at that token was made without it. Such a token is no valid training example
+    and `valid_N` is False there. The last token of a window is always valid.
     """
 
-    channel_N: NDArray[np.int64]
+    channel_N: NDArray[np.int64]  # position in spec.channels
     outcomes: dict[str, NDArray[np.float64]]  # click, conversion, revenue, cost
-    touch_N: NDArray[np.int64]  # the touchpoint that it is about, as a row of the steps
+    touchpoint_N: NDArray[np.int64]  # row of the token's own touchpoint in the steps
     valid_N: NDArray[np.bool_]
 
 
@@ -93,11 +94,11 @@ class WindowBatch:
         length_B = self.length_B[rows]
         end_B = np.cumsum(length_B)
         token_N = np.repeat(np.cumsum(self.length_B)[rows] - end_B, length_B) + np.arange(length_B.sum())
-        happened = self.targets
-        if happened is not None:
-            outcomes = {name: values[token_N] for name, values in happened.outcomes.items()}
-            touch_N, valid_N = happened.touch_N[token_N], happened.valid_N[token_N]
-            happened = Targets(happened.channel_N[token_N], outcomes, touch_N, valid_N)
+        targets = self.targets
+        if targets is not None:
+            outcomes = {name: values[token_N] for name, values in targets.outcomes.items()}
+            touchpoint_N, valid_N = targets.touchpoint_N[token_N], targets.valid_N[token_N]
+            targets = Targets(targets.channel_N[token_N], outcomes, touchpoint_N, valid_N)
         return WindowBatch(
             length_B,
             self.prev_channel_N[token_N],
@@ -105,7 +106,7 @@ class WindowBatch:
             {name: values[token_N] for name, values in self.time.items()},
             {name: read.take(values, token_N) for name, values in self.context.items()},
             {name: read.take(values, rows) for name, values in self.static.items()},
-            happened,
+            targets,
         )
 
     @classmethod
@@ -180,7 +181,7 @@ class WindowBatch:
                 may have arrived late.
             rows: The touchpoints whose windows are wanted, as rows of `steps`, in any order; None means all of them.
             spec: Description of the data set.
-            targets: Also say what happened at each token; see `Targets`.
+            targets: Also record what happened at each token, as `Targets`.
 
         Raises:
             WindowError: a column is missing or of another type, rows are not sorted, or a channel is unknown.
@@ -193,16 +194,16 @@ class WindowBatch:
         if ((row_B < 0) | (row_B >= len(steps))).any():
             raise WindowError(f"rows: there are only {len(steps)} steps, 0 to {len(steps) - 1}")
         timeline = Timeline.of(steps)
-        tokens = timeline.tokens(row_B, spec.window, gap_us(spec))
+        tokens = timeline.tokens(row_B, spec.window, journey_gap_us(spec))
 
         column = {name: read.flat(steps[name]) for name in ("channel", *OUTCOMES, *context, *static)}
         channel_P = read.arrow_channels(column["channel"], spec.channels, "channel")
         outcomes_P = {name: read.arrow_numbers(column[name], name, null=False) for name in OUTCOMES}
         values = {c.name: read.arrow_values(c, column[c.name], c.name) for c in (*spec.context, *spec.static)}
-        happened = None
+        labels = None
         if targets:
             own = {name: values_P[tokens.own_N] for name, values_P in outcomes_P.items()}
-            happened = Targets(channel_P[tokens.own_N], own, tokens.own_N, tokens.honest_N)
+            labels = Targets(channel_P[tokens.own_N], own, tokens.own_N, tokens.valid_N)
         # Row -1 is what a token reads that starts a journey.
         before_N = np.append(timeline.time_P.astype(np.float64), np.nan)[tokens.prev_N]
         return cls(
@@ -212,7 +213,7 @@ class WindowBatch:
             _clock(timeline.time_P[tokens.own_N].astype(np.float64), before_N),
             {name: read.take(values[name], tokens.own_N) for name in context},
             {name: read.take(values[name], row_B) for name in static},
-            happened,
+            labels,
         )
 
 
@@ -221,7 +222,7 @@ def _clock(at_N: NDArray[np.float64], before_N: NDArray[np.float64]) -> dict[str
 
 
 def history_columns(spec: DatasetSpec) -> tuple[str, ...]:
-    """Names of the list columns that hold a user's past touchpoints, oldest first; hist_timestamp comes on top."""
+    """Names of the list columns that hold a user's touchpoints, oldest first, beside hist_timestamp."""
     return ("hist_channel", *(f"hist_{name}" for name in OUTCOMES), *(f"hist_{c.name}" for c in spec.context))
 
 
@@ -232,17 +233,16 @@ def instance_from_history(
 
     Args:
         history: The user's hist_* lists, oldest first, as the feature store returns them, with hist_timestamp in
-            microseconds since 1970. NaN, and "" in a list of text, are null. An unknown user has no lists, or nulls. It
-            may hold more than the past, which is the newest `spec.window` touchpoints before `at`, back to the first
-            pause that ends a journey.
-        context: What is known of the present opportunity. Further entries are ignored.
+            microseconds since 1970. NaN, and "" in a list of text, are null. An unknown user has no lists, or nulls.
+            The lists may be longer than needed: only the newest `spec.window` touchpoints before `at` are used, back to
+            the first pause that ends a journey.
+        context: Context columns of the present opportunity. Further entries are ignored.
         static: The user's features; a missing one is null, as for an unknown user.
         spec: Description of the data set.
         at: When the decision is made, microseconds since 1970.
 
     Raises:
-        WindowError: lists differ in length, times are missing or in disorder, or a context value that must be there is
-            missing.
+        WindowError: lists differ in length, times are missing or out of order, or a required context value is missing.
     """
     columns = {name: read.as_list(history.get(name)) for name in history_columns(spec)}
     times = read.as_json(read.as_list(history.get("hist_timestamp")))
@@ -251,14 +251,14 @@ def instance_from_history(
         if len(values) != k:
             raise WindowError(f"history: {name} has {len(values)} touchpoints, hist_channel {k}")
     n = spec.window
-    past = cut(times, at, n, gap_us(spec))
-    columns = {name: values[past] for name, values in columns.items()}
+    visible = history_slice(times, at, n, journey_gap_us(spec))
+    columns = {name: values[visible] for name, values in columns.items()}
     k = len(columns["hist_channel"])
     begins = k < n
     instance: Instance = {
         "timestamp": at,
         "prev_channel": [None] * begins + columns["hist_channel"],
-        "prev_timestamp": [None] * begins + times[past],
+        "prev_timestamp": [None] * begins + times[visible],
         **{f"prev_{name}": [0.0] * begins + read.as_json(columns[f"hist_{name}"]) for name in OUTCOMES},
         "context": {},
         "static": {c.name: read.as_json([static.get(c.name)])[0] for c in spec.static},

@@ -41,10 +41,10 @@ class Tiles:
         first_B = np.flatnonzero(np.append(True, ends_B[:-1]))
         step_B = np.arange(len(batch)) - np.repeat(first_B, np.diff(first_B, append=len(batch)))
         tiles = np.flatnonzero(tile_ends(step_B, encoder.window))
-        touch_B = batch.targets.touch_N[np.cumsum(batch.length_B) - 1]
+        touchpoint_B = batch.targets.touchpoint_N[np.cumsum(batch.length_B) - 1]
         return_B = returns(labels(batch, encoder).reward_B, ends_B)
         return_BT = np.zeros((len(batch), encoder.window), dtype=np.float32)
-        return_BT[batch.row_N, batch.step_N] = return_B[np.searchsorted(touch_B, batch.targets.touch_N)]
+        return_BT[batch.row_N, batch.step_N] = return_B[np.searchsorted(touchpoint_B, batch.targets.touchpoint_N)]
         arrays = (encoder.encode(batch)[0], return_BT, encoder.targets(batch)["channel_BT"])
         return cls(*(torch.as_tensor(array[tiles]) for array in arrays))
 

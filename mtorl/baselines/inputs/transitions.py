@@ -78,8 +78,8 @@ def ends(batch: WindowBatch, encoder: Encoder) -> NDArray[np.bool_]:
     if batch.targets is None:
         raise WindowError("this batch was built without targets")
     last_B = np.cumsum(batch.length_B) - 1
-    touch_B = batch.targets.touch_N[last_B]
+    touchpoint_B = batch.targets.touchpoint_N[last_B]
     # A user's rows are neighbours, in the order of time: the row below is of the same journey if it has a past.
-    below_B = touch_B[1:] == touch_B[:-1] + 1
+    below_B = touchpoint_B[1:] == touchpoint_B[:-1] + 1
     past_B = batch.prev_channel_N[last_B[1:]] < len(encoder.channels)
     return np.append(~(below_B & past_B), True)

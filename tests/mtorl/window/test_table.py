@@ -20,7 +20,7 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.splits import split_of
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from mtorl.window.encoder import Encoder
-from mtorl.window.table import REFERENCE_TOUCHES, SCHEMA_VERSION, WindowTable
+from mtorl.window.table import REFERENCE_TOUCHPOINTS, SCHEMA_VERSION, WindowTable
 from mtorl.window.window import WindowBatch, WindowError
 
 SPEC = DatasetSpec.load("simulator").replace(window=4, journey_gap_days=2.0)
@@ -104,7 +104,7 @@ def test_tiles_without_late_rows_are_as_few_as_can_be(folder):
     lengths = rows.groupby((rows["step"] == 0).cumsum()).size()
     assert len(batch) == np.ceil(lengths / SPEC.window).sum()
     assert batch.targets is not None and batch.targets.valid_N.all()
-    assert sorted(batch.targets.touch_N) == list(range(len(rows)))
+    assert sorted(batch.targets.touchpoint_N) == list(range(len(rows)))
 
 
 @given(st.lists(st.sampled_from([0.0, 0.0, 0.0, 0.001, 0.5, 1.0, 5.0, 99.0]), min_size=1, max_size=7))
@@ -114,14 +114,14 @@ def test_every_touchpoint_is_a_target_once_however_late_rows_are(delays):
     table = WindowTable(pa.Table.from_pandas(rows, preserve_index=False), rows, SPEC, "")
     batch = table.tiles("train")
     assert batch.targets is not None
-    assert sorted(batch.targets.touch_N[batch.targets.valid_N]) == list(range(len(rows)))
+    assert sorted(batch.targets.touchpoint_N[batch.targets.valid_N]) == list(range(len(rows)))
     assert np.bincount(batch.row_N[batch.targets.valid_N], minlength=len(batch)).min() > 0
     # A valid target is decided on as its own window shows it, which is what a server would have seen.
     encoder = Encoder.fit(batch, SPEC)
     x_BTD, _ = encoder.encode(batch)
     own_BTD, own_length_B = encoder.encode(table.windows("train"))
     for token in np.flatnonzero(batch.targets.valid_N)[::5]:
-        i, place, touch = batch.row_N[token], batch.step_N[token], batch.targets.touch_N[token]
+        i, place, touch = batch.row_N[token], batch.step_N[token], batch.targets.touchpoint_N[token]
         length = own_length_B[touch]
         shown = min(place + 1, length)
         expected = own_BTD[touch, length - shown : length]
@@ -142,7 +142,7 @@ def test_late_rows_are_read_from_the_folder(tmp_path):
 def test_the_reference_is_the_end_of_each_training_user(folder):
     table = WindowTable.load(folder)
     train = LOG[split_of(LOG["user_id"]) == "train"]
-    expected = train.groupby("user_id").tail(REFERENCE_TOUCHES).set_index("user_id").sort_index(kind="stable")
+    expected = train.groupby("user_id").tail(REFERENCE_TOUCHPOINTS).set_index("user_id").sort_index(kind="stable")
     found = table.reference().set_index("user_id").sort_index(kind="stable")
     names = [column.name for column in (*SPEC.context, *SPEC.static)]
     assert list(found.columns) == names and len(found) > 3 * train["user_id"].nunique()

@@ -154,7 +154,7 @@ def test_the_past_is_the_newest_known_touchpoints_of_the_journey(journeys):
                 break
             seen, later = [j, *seen], rows[j]["timestamp"]
         own = seen if len(seen) <= SPEC.window else seen[1:]
-        assert batch.targets.touch_N[batch.row_N == i].tolist() == own
+        assert batch.targets.touchpoint_N[batch.row_N == i].tolist() == own
         assert batch.length_B[i] == instances.length_B[i] == len(own)
         before = [None] * (len(seen) <= SPEC.window) + [rows[j]["channel"] for j in seen[:-1]]
         code = [len(SPEC.channels) if name is None else SPEC.channels.index(name) for name in before]
@@ -199,7 +199,7 @@ def test_a_token_has_a_target_if_it_is_what_was_decided_on(journeys):
     for i in range(len(rows)):
         valid = batch.targets.valid_N[batch.row_N == i]
         assert valid[-1]
-        own, prev = batch.targets.touch_N[batch.row_N == i].tolist(), tokens.prev_N[batch.row_N == i].tolist()
+        own, prev = batch.targets.touchpoint_N[batch.row_N == i].tolist(), tokens.prev_N[batch.row_N == i].tolist()
         assert prev[0] >= 0 or before[own[0]] == []
         for place, j in enumerate(own):
             inside = [p for p in prev[: place + 1] if p >= 0]
@@ -214,7 +214,7 @@ def test_a_late_touchpoint_is_unknown_until_it_arrives_and_takes_away_a_target()
     first, second, third = touches(3)
     rows = log([(KNOWN[0], [first, {**second, "channel": "social", "late": HOUR + 1}, third, third, third])])
     batch = offline(rows, targets=True)
-    windows = [batch.targets.touch_N[batch.row_N == i].tolist() for i in range(5)]
+    windows = [batch.targets.touchpoint_N[batch.row_N == i].tolist() for i in range(5)]
     # Third: the second is not known yet. Fourth: it is, and the third had been decided on without it.
     assert windows == [[0], [0, 1], [0, 2], [1, 2, 3], [2, 3, 4]]
     valid = [batch.targets.valid_N[batch.row_N == i].tolist() for i in range(5)]
