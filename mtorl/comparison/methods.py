@@ -42,9 +42,8 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = {
     "without attention": {"attention": False},
     "without reward task": {"mu": 0.0, "nu": 0.0},
     "without preference": {"lam": 0.0},
-    "with conditioning": {"conditioning": True},
 }
-"""The paper's parts, one by one. Conditioning is off by default, so its row switches it on."""
+"""MTORL with one part of the paper switched off at a time: the changed fields of `TrainConfig`."""
 
 
 @dataclass(frozen=True)

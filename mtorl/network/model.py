@@ -35,7 +35,6 @@ memory, M memory.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 
 import torch
 import torch.nn.functional as F
@@ -58,8 +57,6 @@ class MTORLConfig:
     dropout: float = 0.1
     convolutions: bool = True
     attention: bool = True
-    conditioning: bool = False  # the action decoder is told an aim, see `Aim`
-    usual_reward: float = 0.0  # mean reward, in [0, 1], above which a journey goes well; training sets it
     cost_scale: float = 1.0  # cost in currency units that the cost decoder starts from; training sets it
 
     def __post_init__(self) -> None:
@@ -216,19 +213,11 @@ def step_of(h_BTH: Tensor, step_B: Tensor) -> Tensor:
     return h_BTH.gather(1, step_B.view(-1, 1, 1).expand(-1, 1, h_BTH.shape[2])).squeeze(1)
 
 
-class Aim(IntEnum):
-    """How a journey is to go on: what "conditional sequence modelling" tells the action decoder."""
-
-    ANY = 0
-    BELOW = 1  # the mean reward of the steps from here on is not above the usual one
-    ABOVE = 2
-
-
 class MTORL(nn.Module):
     """Trunk, memory and decoders.
 
     h_t = attention(convolutions(embedding(x_t))), m_t the channel memory; from both:
-        action  log pi(c | h_t, m_t), up to a constant; with conditioning, of journeys that go on as aimed at
+        action  log pi(c | h_t, m_t), up to a constant
         reward  E[r_t | h_t, m_t, c], through a sigmoid: in [0, 1] like its label MinMaxNorm(g - s w)
         cost    E[w_t | h_t, m_t, c], through a softplus, times cost_scale: in currency units
     """
@@ -252,16 +241,13 @@ class MTORL(nn.Module):
         self.action = Decoder(config.hidden, config.channels, self.memory.width)
         self.reward = Decoder(config.hidden, config.channels, self.memory.width)
         self.cost = Decoder(config.hidden, config.channels, self.memory.width)
-        self.aim = nn.Embedding(len(Aim), config.hidden) if config.conditioning else None
         self.register_buffer("cost_scale", torch.tensor(config.cost_scale))
 
     def forward_all(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Action logits, reward logits and expected costs, of every channel at every step."""
         return self._decode(self.trunk(x_BTD), self.memory(x_BTD))
 
-    def forward_logged(
-        self, x_BTD: Tensor, channel_BT: Tensor, aim_BT: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward_logged(self, x_BTD: Tensor, channel_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the losses need: at each real step, action logits and the logged channel's reward logit and cost.
 
         Real steps have a channel >= 0; they come one after the other, as `channel_BT[channel_BT >= 0]` does.
@@ -272,8 +258,7 @@ class MTORL(nn.Module):
         memory_NM = memory_NCM[torch.arange(len(channel_N), device=channel_N.device), channel_N]
         reward_logit_N = self.reward.of_channel(h_NH, memory_NM, channel_N)
         cost_N = F.softplus(self.cost.of_channel(h_NH, memory_NM, channel_N)) * self.cost_scale
-        aimed_NH = h_NH if self.aim is None or aim_BT is None else h_NH + self.aim(aim_BT[real_BT])
-        return self.action(aimed_NH, memory_NCM), reward_logit_N, cost_N
+        return self.action(h_NH, memory_NCM), reward_logit_N, cost_N
 
     def forward(self, x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Action logits, expected reward in [0, 1] and expected cost, at the last real step of each window."""
@@ -296,6 +281,5 @@ class MTORL(nn.Module):
         self.trunk = torch.compile(self.trunk)  # type: ignore[method-assign]
 
     def _decode(self, h: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        aimed = h if self.aim is None else h + self.aim.weight[Aim.ABOVE]
         cost = F.softplus(self.cost(h, memory)) * self.cost_scale
-        return self.action(aimed, memory), self.reward(h, memory), cost
+        return self.action(h, memory), self.reward(h, memory), cost

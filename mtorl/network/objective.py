@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtorl.network.model import MTORL, Aim
+from mtorl.network.model import MTORL
 from mtorl.window.loader import Batch
 
 TERMS = ("action", "reward", "cost", "preference")
@@ -65,8 +65,7 @@ def losses(model: MTORL, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         The three losses, and the log-probability of each step's logged action (zero at padding).
     """
     real_BT = batch.channel_BT >= 0
-    aim_BT = aims(model, batch.reward_BT, real_BT) if model.config.conditioning else None
-    logits_NC, reward_logit_N, cost_N = model.forward_logged(batch.x_BTD, batch.channel_BT, aim_BT)
+    logits_NC, reward_logit_N, cost_N = model.forward_logged(batch.x_BTD, batch.channel_BT)
     logits_NC, reward_logit_N, cost_N = logits_NC.float(), reward_logit_N.float(), cost_N.float()
     log_prob_N = logits_NC.log_softmax(1).gather(1, batch.channel_BT[real_BT].unsqueeze(1)).squeeze(1)
     mean_N = cost_N / model.cost_scale + 1e-6  # softplus may underflow to zero
@@ -78,20 +77,6 @@ def losses(model: MTORL, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         "cost": deviance_N.mean(),
     }
     return terms, torch.zeros_like(batch.reward_BT).masked_scatter(real_BT, log_prob_N)
-
-
-def aims(model: MTORL, reward_BT: Tensor, real_BT: Tensor) -> Tensor:
-    """What each step is told: whether the steps from it on earned more than usual; `Aim.ANY` at half of the steps.
-
-    Outside of training nothing is told: a loss must not depend on what only the future knows.
-    """
-    if not model.training:
-        return torch.full_like(reward_BT, Aim.ANY, dtype=torch.long)
-    earned_BT = (reward_BT * real_BT).flip(1).cumsum(1).flip(1)
-    steps_BT = real_BT.flip(1).cumsum(1).flip(1).clamp(min=1)
-    above_BT = earned_BT / steps_BT > model.config.usual_reward
-    told_BT = torch.rand_like(reward_BT) < 0.5
-    return torch.where(told_BT, torch.where(above_BT, Aim.ABOVE, Aim.BELOW), Aim.ANY)
 
 
 def preference_loss(log_prob_BT: Tensor, reward_BT: Tensor, real_BT: Tensor) -> Tensor:

@@ -72,7 +72,6 @@ class TrainConfig:
     dropout: float = 0.2
     convolutions: bool = True  # False: attention alone reads the past
     attention: bool = True  # False: the convolutions alone do
-    conditioning: bool = False  # True: the action head is told whether the journey is to go well
     seed: int = 0
     device: str = "auto"  # "auto" takes a GPU if there is one
     precision: str = "auto"  # "bf16", "fp32"; "auto" is bf16 on a GPU
@@ -418,8 +417,6 @@ def _new_model(part: Part, config: TrainConfig, channels: int) -> MTORL:
             dropout=config.dropout,
             convolutions=config.convolutions,
             attention=config.attention,
-            conditioning=config.conditioning,
-            usual_reward=mean_reward,
             cost_scale=mean_cost if mean_cost > 0 else 1.0,
         )
     )

@@ -58,7 +58,7 @@ def test_right_padding_changes_nothing(network):
             torch.testing.assert_close(padded, ragged, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("changes", [{}, {"attention": False}, {"convolutions": False}, {"conditioning": True}])
+@pytest.mark.parametrize("changes", [{}, {"attention": False}, {"convolutions": False}])
 def test_forward_is_the_last_real_step_of_forward_all(changes):
     torch.manual_seed(0)
     network = MTORL(MTORLConfig(inputs=D, channels=C, window=T, outcomes=OUTCOMES, **changes)).eval()

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from mtorl.network.checkpoint import CheckpointError
-from mtorl.network.model import MTORL, Aim, MTORLConfig
-from mtorl.network.objective import aims, losses, preference_loss
+from mtorl.network.model import MTORL, MTORLConfig
+from mtorl.network.objective import losses, preference_loss
 from mtorl.network.parallel import Group
 from mtorl.network.training import TrainConfig, TrainingDiverged, _Loop, _Store, own_file, train
 from mtorl.policy.decision import PolicyParams, action_probabilities, utility_scale
@@ -439,31 +439,3 @@ def test_bfloat16_learns_as_much():
     assert half.history != full.history
     assert half.history[-1]["val_loss"] == pytest.approx(full.history[-1]["val_loss"], rel=0.02)
     assert {value.dtype for value in half.model.state_dict().values()} == {torch.float32}
-
-
-# ---- conditioning
-
-
-def test_an_aim_says_how_the_rest_of_the_journey_goes(model):
-    model.config = replace(model.config, usual_reward=0.4)
-    reward = torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 7.0, 7.0]])
-    real = torch.tensor([[True, True, True, True], [True, True, False, False]])
-    assert (aims(model, reward, real) == Aim.ANY).all()  # nothing is told outside of training
-    model.train()
-    torch.manual_seed(0)
-    told = torch.stack([aims(model, reward, real) for _ in range(200)])
-    assert 0.4 < (told == Aim.ANY).float().mean() < 0.6
-    expected = [[Aim.ABOVE, Aim.BELOW, Aim.ABOVE, Aim.BELOW], [Aim.ABOVE, Aim.ABOVE]]
-    for row, aims_of_row in enumerate(expected):
-        for step, aim in enumerate(aims_of_row):
-            assert set(told[:, row, step].tolist()) == {Aim.ANY, aim}
-
-
-def test_an_action_head_that_is_told_the_aim_prefers_what_pays():
-    def chosen(conditioning: bool) -> float:
-        config = TrainConfig(epochs=10, batch_size=64, lr=0.01, hidden=16, device="cpu", conditioning=conditioning)
-        logits, _, _, truth = predictions(fit(config, windows=1500).model)
-        probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-        return float((probs * truth).sum(1).mean())
-
-    assert chosen(True) > 1.1 * chosen(False)
