@@ -68,7 +68,7 @@ def epochs(table: Any, quick: bool) -> dict[str, float]:
     from benchmarks.training.published import PublishedNetwork, epoch
     from mtorl.network.training import TrainConfig, train
     from mtorl.window.encoder import Encoder
-    from mtorl.window.loader import EncodedWindows
+    from mtorl.window.loader import EncodedWindows, TrainingWindows
 
     torch.set_num_threads(1)
     tiles = table.tiles("train")
@@ -92,7 +92,7 @@ def epochs(table: Any, quick: bool) -> dict[str, float]:
     ):
         size: dict[str, Any] = {"hidden": hidden, "levels": levels, "precision": precision}
         config = TrainConfig(epochs=1, batch_size=BATCH, device="cpu", **size)
-        found[name] = cpu(lambda config=config: train([part], [few], config, channels=channels))  # type: ignore[misc]
+        found[name] = cpu(lambda config=config: train(TrainingWindows([part], [few], channels), config))  # type: ignore[misc]
     return found
 
 
@@ -103,14 +103,15 @@ def to_best(table: Any) -> dict[str, float]:
     from mtorl.network.ensemble import train_ensemble
     from mtorl.network.training import TrainConfig
     from mtorl.window.encoder import Encoder
-    from mtorl.window.loader import EncodedWindows
+    from mtorl.window.loader import EncodedWindows, TrainingWindows
 
     torch.set_num_threads(1)
     tiles = table.tiles("train")
     encoder = Encoder.fit(tiles, table.spec)
-    parts = [EncodedWindows(tiles, encoder)], [EncodedWindows(table.tiles("val"), encoder)]
+    train_windows, val = EncodedWindows(tiles, encoder), EncodedWindows(table.tiles("val"), encoder)
+    data = TrainingWindows([train_windows], [val], channels=len(table.spec.channels))
     started = time.process_time()
-    trained = train_ensemble(*parts, TrainConfig(device="cpu"), channels=len(table.spec.channels))
+    trained = train_ensemble(data, TrainConfig(device="cpu"))
     return {
         "seconds_to_best": sum(row["seconds"] for one in trained.members for row in one.history[: one.best_epoch]),
         "seconds": trained.seconds,

@@ -52,16 +52,17 @@ def measure(table: Any, hidden: int, precision: str, size: int, epochs: int, dev
     """One training; the first epoch, in which kernels are compiled, stands apart."""
     from mtorl.network.training import TrainConfig, train
     from mtorl.window.encoder import Encoder
-    from mtorl.window.loader import EncodedWindows
+    from mtorl.window.loader import EncodedWindows, TrainingWindows
 
     tiles = table.tiles("train")
     encoder = Encoder.fit(tiles, table.spec)
-    parts = [EncodedWindows(tiles, encoder)], [EncodedWindows(table.tiles("val"), encoder)]
+    train_windows, val = EncodedWindows(tiles, encoder), EncodedWindows(table.tiles("val"), encoder)
+    data = TrainingWindows([train_windows], [val], channels=len(table.spec.channels))
     config = TrainConfig(
         epochs=epochs, patience=epochs, batch_size=size, hidden=hidden, precision=precision, device=device
     )
     with Utilisation() as busy:
-        result = train(*parts, config, channels=len(table.spec.channels))
+        result = train(data, config)
     first, *others = (row["seconds"] for row in result.history)
     usual = sum(others) / len(others)
     return {

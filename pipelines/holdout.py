@@ -28,7 +28,7 @@ def evaluate_on_log(
     from features.ingest.log_folder import RawLog, ingest
     from features.sequences.builder import build_windows
     from mtorl.artifact import artifact as artifacts
-    from mtorl.baselines.lightgbm import sealed_in
+    from mtorl.baselines.lightgbm import stored_in
     from mtorl.evaluation.holdout import KnownUsersError, evaluate_artifact
     from mtorl.log.dataset import SpecError
     from mtorl.log.touchpoints import LogError
@@ -42,7 +42,7 @@ def evaluate_on_log(
             report = ingest(raw, folder / "log", folder / "quarantine.csv")
             build_windows(folder / "log", folder / "windows")
             table = WindowTable.load(folder / "windows")
-            found = evaluate_artifact(loaded, table, sealed_in(loaded), seed, only_new)
+            found = evaluate_artifact(loaded, table, stored_in(loaded), seed, only_new)
         except (artifacts.ArtifactError, LogError, SpecError, KnownUsersError, ValueError, OSError) as error:
             raise InputError(str(error)) from None
     found["data"]["quarantined"] = report.quarantined

@@ -29,7 +29,7 @@ def package(
     The file appears whole or not at all, and the same artifact gives the same bytes.
 
     Args:
-        artifact_folder: Folder written by ``mtorl.artifact.artifact.save``.
+        artifact_folder: Folder written by ``mtorl.artifact.saving.save``.
         name: The model's name in TorchServe.
         out_dir: The model store.
         handler: The handler's file. Its base class is not packed: a worker has the package installed.

@@ -1,15 +1,16 @@
-"""Why a decision came out as it did: what each past touchpoint adds to the forecast of a channel.
+"""Why a decision came out as it did: what each earlier touchpoint adds to the forecast of a channel.
 
-    (why,) = explain(artifact, [instance], [channel])
-    why.reward_K[0]                     # expected reward, less what it would be without the oldest touchpoint
+    (explanation,) = explain(artifact, [instance], [channel])
+    explanation.reward_K[0]             # expected reward, less what it would be without the oldest touchpoint
 
-The network is a black box here (an exported graph), and is asked again for the window *without* the touchpoint, as
-though it had never happened: its channel, outcomes and context go, the rest of the journey closes up, and the pause
-before the next touchpoint is measured from the one before. All those windows, the whole one and the one of a user
-without a past share one forward pass.
+The network is an exported graph, so nothing inside it can be read. It predicts again for the window *without* the
+touchpoint, as though that had never happened: its channel, outcomes and context are removed, and the pause before the
+next touchpoint is measured from the one before. All those windows, the whole window and the window of a user without
+a history share one forward pass.
 
-An attribution is an exact difference of two forecasts. Attributions do not add up to the effect of the whole past:
-touchpoints that say the same can each be missed without harm, and one may matter only in the presence of another.
+An attribution is an exact difference of two forecasts. Attributions do not add up to the effect of the whole history:
+of two touchpoints that carry the same information either can be left out without effect, and a touchpoint may matter
+only in the presence of another.
 
 Shape suffixes: K touchpoints of a window, oldest first; V variants of it; C channels.
 """
@@ -21,8 +22,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy.special import log_softmax
 
+from mtorl.arrays import Floats
 from mtorl.artifact.artifact import Artifact
 from mtorl.log.dataset import OUTCOMES, DatasetSpec
 from mtorl.window.window import Instance, WindowBatch
@@ -30,12 +32,10 @@ from mtorl.window.window import Instance, WindowBatch
 METHOD = "leave-one-touchpoint-out"
 _PREVIOUS = ("prev_channel", "prev_timestamp", *(f"prev_{outcome}" for outcome in OUTCOMES))
 
-Floats = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a channel's forecast owes to the past of one window.
+    """How a channel's forecast depends on the history in one window.
 
     Rewards are expected gains, as in `mtorl.policy.decision.Decision`. Log-probabilities are those of the action head
     over all channels: what the logging policy would do, before prices, candidates and exploration.
@@ -55,18 +55,18 @@ def explain(artifact: Artifact, instances: Sequence[Instance], channels: Sequenc
     Raises:
         WindowError: an instance is malformed.
     """
-    WindowBatch.from_instances(instances, artifact.spec)  # whatever is wrong is said of the window as it was sent
+    WindowBatch.from_instances(instances, artifact.spec)  # a fault is reported of the window as it was sent
     variants = [_variants(instance, artifact.spec) for instance in instances]
-    batch = WindowBatch.from_instances([one for some in variants for one in some], artifact.spec)
+    batch = WindowBatch.from_instances([variant for group in variants for variant in group], artifact.spec)
     logits_VC, reward_VC, cost_VC = artifact.predict(batch)
     gain_VC = np.maximum(artifact.encoder.unreward(reward_VC, cost_VC), 0.0)
-    log_prob_VC = _log_softmax(np.asarray(logits_VC, dtype=np.float64))
-    told = []
+    log_prob_VC = log_softmax(np.asarray(logits_VC, dtype=np.float64), axis=1)
+    explanations = []
     end = 0
-    for some, channel in zip(variants, channels, strict=True):
-        start, end = end, end + len(some)
+    for group, channel in zip(variants, channels, strict=True):
+        start, end = end, end + len(group)
         gain_V, log_prob_V = gain_VC[start:end, channel], log_prob_VC[start:end, channel]
-        told.append(
+        explanations.append(
             Explanation(
                 reward=float(gain_V[0]),
                 log_prob=float(log_prob_V[0]),
@@ -76,11 +76,11 @@ def explain(artifact: Artifact, instances: Sequence[Instance], channels: Sequenc
                 log_prob_K=log_prob_V[0] - log_prob_V[1:-1],
             )
         )
-    return told
+    return explanations
 
 
 def touchpoints(instance: Instance) -> list[int]:
-    """Places of the past touchpoints in a window's prev_* lists, oldest first."""
+    """Places of the touchpoints in a window's prev_* lists, oldest first; the start of the journey has none."""
     return [place for place, channel in enumerate(instance["prev_channel"]) if channel is not None]
 
 
@@ -88,13 +88,13 @@ def without(instance: Instance, place: int, spec: DatasetSpec) -> Instance:
     """The window as though the touchpoint at a place of its prev_* lists had never happened."""
     if len(instance["prev_channel"]) == 1:
         return without_past(instance, spec)
-    # A touchpoint was decided on in the context one place before it. The oldest one of a window that begins midway has
-    # lost its own; the next one then becomes the oldest, and loses its own likewise.
+    # The context in which a touchpoint was decided on stands one place before it. The oldest touchpoint of a window
+    # that begins in the middle of a journey has no context there; the next one then becomes the oldest and loses its.
     own = max(place - 1, 0)
     return {
         **instance,
-        **{name: _drop(instance[name], place) for name in _PREVIOUS},
-        "context": {column.name: _drop(instance["context"][column.name], own) for column in spec.context},
+        **{name: _without_place(instance[name], place) for name in _PREVIOUS},
+        "context": {column.name: _without_place(instance["context"][column.name], own) for column in spec.context},
     }
 
 
@@ -114,11 +114,5 @@ def _variants(instance: Instance, spec: DatasetSpec) -> list[Instance]:
     return [instance, *fewer, without_past(instance, spec)]
 
 
-def _drop(values: list[Any], place: int) -> list[Any]:
+def _without_place(values: list[Any], place: int) -> list[Any]:
     return values[:place] + values[place + 1 :]
-
-
-def _log_softmax(logits_VC: Floats) -> Floats:
-    shifted_VC = logits_VC - logits_VC.max(axis=1, keepdims=True)
-    log_probs_VC: Floats = shifted_VC - np.log(np.exp(shifted_VC).sum(axis=1, keepdims=True))
-    return log_probs_VC

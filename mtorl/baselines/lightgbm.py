@@ -110,7 +110,7 @@ def _with_channel(summary: Summary, channel_B: Floats) -> Floats:
     return np.concatenate([summary.values_BF, channel_B[:, None]], axis=1)
 
 
-def sealed_in(artifact: Artifact) -> Boosted | None:
+def stored_in(artifact: Artifact) -> Boosted | None:
     """The LightGBM that was fitted on an artifact's own training users, if the artifact carries it."""
     trees = artifact.yardstick()
     return None if trees is None else Boosted.from_dict(trees, artifact.encoder)

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtorl.arrays import Floats
-from mtorl.artifact import artifact
 from mtorl.evaluation.head_metrics import authors_policy_ctr, evaluate
 from mtorl.evaluation.policy_value import SELECTED
+from mtorl.network.predictor import predict
 from mtorl.network.training import TrainConfig
 from mtorl.window.encoder import Encoder
 from mtorl.window.table import WindowTable
@@ -99,7 +99,7 @@ def _learn(
 ) -> tuple[Floats, Floats]:
     """MTORL on the training windows; of a test touchpoint it sees the last `LENGTH`, as it would anywhere."""
     from mtorl.network.ensemble import train_ensemble
-    from mtorl.window.loader import EncodedWindows
+    from mtorl.window.loader import EncodedWindows, TrainingWindows
 
     # Its label is the click, as theirs.
     reward = table.spec.reward.replace(gain="click", cost_weight=0.0)
@@ -110,9 +110,12 @@ def _learn(
 
     train = windows(train_WT[:, -1], targets=True)
     encoder = Encoder.fit(train, spec)
-    source, held_out = (EncodedWindows(some, encoder) for some in (train, windows(val_WT[:, -1], targets=True)))
-    trained = train_ensemble([source], [held_out], config, channels=len(spec.channels))
-    logits_BC, reward_BC, cost_BC = artifact.run(trained.ensemble, encoder, windows(test_B, targets=False))
+    val = windows(val_WT[:, -1], targets=True)
+    data = TrainingWindows(
+        [EncodedWindows(train, encoder)], [EncodedWindows(val, encoder)], channels=len(spec.channels)
+    )
+    trained = train_ensemble(data, config)
+    logits_BC, reward_BC, cost_BC = predict(trained.ensemble, encoder, windows(test_B, targets=False))
     return np.exp(np.asarray(logits_BC, dtype=np.float64)), encoder.unreward(reward_BC, cost_BC)
 
 

@@ -16,10 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from mtorl.artifact import artifact
 from mtorl.comparison.task import Task, of_half_the_users
-from mtorl.fitting.fit import calibrate_on
-from mtorl.network.predictor import Heads
+from mtorl.network.predictor import Heads, predict
 from mtorl.network.training import TrainConfig
 
 YARDSTICK = "lightgbm"
@@ -77,26 +75,27 @@ def _channel_frequency(task: Task, seed: int) -> Answer:
     started = time.process_time()
     network = channel_frequency.fit([task.tiles], task.encoder)
     seconds = time.process_time() - started
-    return Answer(artifact.run(network, task.encoder, task.test.windows), seconds, None, {})  # type: ignore[arg-type]
+    return Answer(predict(network, task.encoder, task.test.windows), seconds, None, {})
 
 
 def _mtorl(changes: Mapping[str, Any]) -> Method:
     def answer(task: Task, seed: int) -> Answer:
+        from mtorl.network.calibration import calibrate_ensemble
         from mtorl.network.ensemble import train_ensemble
-        from mtorl.window.loader import EncodedWindows
+        from mtorl.window.loader import EncodedWindows, TrainingWindows
 
         config = replace(TrainConfig(seed=seed, device="cpu"), **changes)
         encoder = task.encoder
         started = time.process_time()
-        trained = train_ensemble(
+        data = TrainingWindows(
             [EncodedWindows(task.tiles, encoder)],
             [EncodedWindows(task.val_tiles, encoder)],
-            config,
             channels=len(task.spec.channels),
         )
+        trained = train_ensemble(data, config)
         seconds = time.process_time() - started
-        calibrate_on(trained.ensemble, encoder, task.val.windows)
-        heads = artifact.run(trained.ensemble, encoder, task.test.windows)
+        calibrate_ensemble(trained.ensemble, encoder, task.val.windows)
+        heads = predict(trained.ensemble, encoder, task.test.windows)
         logits, reward, cost = (part.astype(np.float64) for part in heads)
         kept, all_epochs = (
             sum(count) for count in zip(*((m.best_epoch, len(m.history)) for m in trained.members), strict=True)

@@ -23,7 +23,7 @@ from mtorl.evaluation.journey_value import journey_value
 from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.policy_value import SELECTED, policy_value, top_share
 from mtorl.evaluation.resamples import UserResamples
-from mtorl.fitting.fit import price_policy
+from mtorl.fitting.pricing import price_policy
 from mtorl.log.propensity import logged_propensity
 from mtorl.network.predictor import Heads
 from mtorl.policy.decision import action_probabilities

@@ -1,61 +1,91 @@
-"""Where a training stands, on disk: what was killed goes on from there as if nothing had happened.
+"""Where a training stands, on disk: a killed training continues from there as if nothing had happened.
 
-    save(path, identity, state)
-    state = load(path, identity)        # None: there is nothing yet
+    checkpoint = Checkpoint(path, identity)
+    checkpoint.save(state)
+    state = checkpoint.load()           # None: nothing was saved yet
 
-`identity` is what both trainings must share. Only tensors and plain values are read back, never code.
+Only tensors and plain values are read back, never code.
 """
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from mtorl.runtime.files import replacing
+
+_LOG = logging.getLogger(__name__)
 
 
 class CheckpointError(Exception):
     """There is a checkpoint, and it is not one of this training."""
 
 
-def save(path: Path, identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Replace the checkpoint in one step: whoever is killed here leaves the one before.
+@dataclass(frozen=True)
+class Checkpoint:
+    """The checkpoint file of a training."""
 
-    Args:
-        path: Of the file.
-        identity: What a training must share with it to go on from it: settings and data. Plain values.
-        state: Tensors and plain values.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            torch.save({"identity": dict(identity), "state": dict(state)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    path: Path
+    # What a training must share with the file to continue from it, such as settings and data; plain values.
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
+    def of_member(self, member: int) -> Checkpoint:
+        """The checkpoint of a member of an ensemble."""
+        return replace(self, path=self.path.with_name(f"{self.path.name}.member-{member}"))
 
-def load(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The state that was saved last; None if there is none.
+    def of_rank(self, rank: int) -> Checkpoint:
+        """The checkpoint of a process: the random states of processes differ."""
+        return self if rank == 0 else replace(self, path=self.path.with_name(f"{self.path.name}.rank-{rank}"))
 
-    Raises:
-        CheckpointError: the file is not a checkpoint, or one of another training.
-    """
-    if not path.exists():
-        return None
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        theirs, state = found["identity"], found["state"]
-    except Exception as error:  # torch has many for a file that is not one
-        raise CheckpointError(f"{path}: cannot be read ({error}); delete it to start anew") from None
-    if theirs != dict(identity):
-        differs = sorted(key for key in {*theirs, *identity} if theirs.get(key) != identity.get(key))
-        raise CheckpointError(
-            f"{path}: belongs to another training; {', '.join(differs)} differ. Delete it, or name another file"
-        )
-    return dict(state)
+    def requiring(self, identity: Mapping[str, Any]) -> Checkpoint:
+        """The same file with more to its identity."""
+        return replace(self, identity={**self.identity, **identity})
+
+    def files(self, members: int, processes: int) -> list[Path]:
+        """All files that the training of an ensemble writes."""
+        return [self.of_member(i).of_rank(rank).path for i in range(members) for rank in range(processes)]
+
+    def remove(self, members: int, processes: int) -> None:
+        """Remove the files of an ensemble's training, once its artifact is saved."""
+        for file in self.files(members, processes):
+            file.unlink(missing_ok=True)
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Replace the file in one step: a process that is killed meanwhile leaves the one before.
+
+        A disk that is full, say, is logged and no error: hours of training are worth more than a checkpoint.
+
+        Args:
+            state: Tensors and plain values.
+        """
+        try:
+            with replacing(self.path, durable=True) as unfinished, unfinished.open("wb") as file:
+                torch.save({"identity": dict(self.identity), "state": dict(state)}, file)
+        except OSError as error:
+            _LOG.warning("no checkpoint, training goes on: %s", error)
+
+    def load(self) -> dict[str, Any] | None:
+        """The state that was saved last; None if there is none.
+
+        Raises:
+            CheckpointError: the file is not a checkpoint, or one of another training.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            content = torch.load(self.path, map_location="cpu", weights_only=True)
+            identity, state = content["identity"], content["state"]
+        except Exception as error:  # torch raises many types for a file that is no checkpoint
+            raise CheckpointError(f"{self.path}: cannot be read ({error}); delete it to start anew") from None
+        if identity != dict(self.identity):
+            keys = {*identity, *self.identity}
+            differ = sorted(key for key in keys if identity.get(key) != self.identity.get(key))
+            raise CheckpointError(
+                f"{self.path}: belongs to another training; {', '.join(differ)} differ. Delete it, or name another file"
+            )
+        return dict(state)

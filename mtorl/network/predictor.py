@@ -1,21 +1,65 @@
-"""What MTORL and every baseline answer: three heads for the last step of each window.
+"""What MTORL and every baseline predict: three heads for the last step of each window.
 
-Shapes: B windows, C channels.
+    logits_BC, reward_BC, cost_BC = predict(network, encoder, batch)      # a network that was just trained
+    logits_BC, reward_BC, cost_BC = predictor.predict(batch)              # any `Predictor`
+
+Shapes: B windows, T steps of a window, D encoded token, C channels.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
-from mtorl.arrays import Floats
+import numpy as np
+from numpy.typing import NDArray
+
+from mtorl.runtime.threads import one_thread
+from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 
-Heads = tuple[Floats, Floats, Floats]
+if TYPE_CHECKING:
+    from torch import nn
+
+Heads = tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]], NDArray[np.floating[Any]]]
 """Action logits, expected reward in [0, 1] and expected cost in currency units, each [B, C]."""
+
+Network = Callable[[NDArray[np.float32], NDArray[np.int64]], Heads]
+"""A network as a function of arrays: (x_BTD, length_B) -> heads."""
+
+CHUNK = 4096  # windows per call of a network: bounds the memory that scoring a whole log takes
 
 
 class Predictor(Protocol):
     """A fitted model."""
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """Answer for the last step of each window."""
+        """The heads at the last step of each window."""
+
+
+def predict(network: nn.Module, encoder: Encoder, batch: WindowBatch) -> Heads:
+    """Heads of a torch network in inference mode: what an artifact made of it will predict.
+
+    Args:
+        network: forward(x_BTD, length_B) -> logits_BC, reward_BC, cost_BC.
+        encoder: The encoder that the network was trained with.
+        batch: The windows.
+    """
+    import torch
+
+    def heads(x_BTD: NDArray[np.float32], length_B: NDArray[np.int64]) -> Heads:
+        logits_BC, reward_BC, cost_BC = network(torch.from_numpy(x_BTD), torch.from_numpy(length_B))
+        return logits_BC.numpy(), reward_BC.numpy(), cost_BC.numpy()
+
+    with torch.inference_mode(), one_thread():
+        return predict_in_chunks(heads, encoder, batch)
+
+
+def predict_in_chunks(network: Network, encoder: Encoder, batch: WindowBatch) -> Heads:
+    """Encode at most `CHUNK` windows at a time and join what the network says of them."""
+    if len(batch) <= CHUNK:
+        return network(*encoder.encode(batch))
+    chunks = np.split(np.arange(len(batch)), range(CHUNK, len(batch), CHUNK))
+    parts = [network(*encoder.encode(batch.take(rows))) for rows in chunks]
+    logits_BC, reward_BC, cost_BC = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return logits_BC, reward_BC, cost_BC

@@ -1,16 +1,17 @@
 """The training loop.
 
-    result = train(FolderWindows(folder, "train", encoder), FolderWindows(folder, "val", encoder), TrainConfig(), ...)
+    data = TrainingWindows(FolderWindows(folder, "train", encoder), FolderWindows(folder, "val", encoder), channels=4)
+    result = train(data, TrainConfig())
     result.model, result.history, result.best_epoch
 
-AdamW, with a rate that falls along a cosine. Training stops when validation loss (without preference, which depends on
-how windows are paired) has not fallen for `patience` epochs; the weights of the best epoch are kept. What is validated
-and kept is a running average of the weights over the last few dozen steps, which varies less from seed to seed.
-Validation users must not be training users.
+AdamW, with a learning rate that falls along a cosine. Training stops when the validation loss (without the preference
+term, which depends on how windows are paired) has not fallen for `patience` epochs; the weights of the best epoch are
+kept. What is validated and kept is a running average of the weights over the last few dozen steps, which varies less
+from seed to seed. Validation users must not be training users.
 
-The order of the windows follows from the seed and the epoch alone, and a checkpoint holds all else that moves (weights,
-their average, optimizer, random state, sums of the epoch): a training that was killed ends in the same weights, bit for
-bit on a CPU, as one that was not.
+The order of the windows follows from the seed and the epoch alone, and a checkpoint holds everything else that changes
+(weights, their average, optimizer, random state, sums of the epoch). So a training that was killed and resumed ends in
+the same weights, bit for bit on a CPU, as one that was not killed.
 
 On a GPU the matrix products run in bfloat16 and the trunk is compiled; losses and weights stay in float32. Under
 `torch.distributed.run` each process takes its share of every batch (`mtorl.network.parallel`).
@@ -20,12 +21,10 @@ Shape suffixes: B windows, T steps, D encoded token, C channels.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,15 +34,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mtorl.network import checkpoint
+from mtorl.network.checkpoint import Checkpoint, CheckpointError
 from mtorl.network.model import MTORL, MTORLConfig
 from mtorl.network.objective import TERMS, Objective, Weights, losses
 from mtorl.network.parallel import Group, device_of
-from mtorl.window.loader import Part, Source, batches
+from mtorl.window.loader import Part, Source, TrainingWindows, batches
 
-_LOG = logging.getLogger(__name__)
 _GPU_WORKERS = 4  # processes that encode ahead of a GPU; a CPU is busy with training
-_GPU_CHECK = 50  # batches between looks at the loss on a GPU, which has to wait for each
+_GPU_CHECK = 50  # batches between checks of the loss on a GPU, which has to wait for each check
 _VAL_BATCH = 1024
 
 
@@ -118,27 +116,21 @@ class TrainResult:
 
 
 def train(
-    source: Source,
-    held_out: Source,
+    data: TrainingWindows,
     config: TrainConfig,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     *,
-    channels: int,
-    resume: Path | None = None,
-    identity: Mapping[str, Any] | None = None,
+    resume: Checkpoint | None = None,
     group: Group | None = None,
 ) -> TrainResult:
     """Fit the network.
 
     Args:
-        source: Training windows that cover each step once. Each needs a step that has a target.
-        held_out: The same of users that are not in training.
+        data: Windows to train and to validate on.
         config: How to train.
         on_epoch: Called with the epoch's history row, for a progress bar.
-        channels: Number of channels. The labels cannot tell: a channel may be absent from a training set.
-        resume: Checkpoint file: gone on from if there, written as training goes on. Whoever needs it no longer removes
-            it. None for none.
-        identity: What else than `config` a checkpoint must share with this training: what the data are known by.
+        resume: To continue from, if its file is there, and written as training goes on; the caller removes it. Its
+            identity should tell the data: `config` is compared anyway. None for no checkpoint.
         group: This process among those of the training; by default it is alone.
 
     Raises:
@@ -150,32 +142,28 @@ def train(
     device = device_of(config.device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
-        loop = _Loop(source, held_out, config, channels, device, group)
+        loop = TrainingLoop(data, config, device, group)
         # Each process drops out other units; they all begin with the same weights.
         torch.manual_seed(config.seed + 1_000_003 * group.rank)
-        resolved = {"device": device.type, "precision": "bf16" if loop.bf16 else "fp32"}
-        known = {**asdict(config), **resolved, **(identity or {}), "channels": channels, "processes": group.size}
-        store = _Store(resume, known, group)
-        loop.run(on_epoch, store)
+        if resume is not None:
+            resolved = {"device": device.type, "precision": "bf16" if loop.bf16 else "fp32"}
+            settings = {**asdict(config), **resolved, "channels": data.channels, "processes": group.size}
+            resume = resume.requiring(settings).of_rank(group.rank)
+        loop.run(on_epoch, resume)
         model = MTORL(loop.model.config)
     model.load_state_dict(loop.progress.best)
     history = loop.progress.history
-    # Epochs before a kill count, too.
+    # The epochs before a kill count, too.
     return TrainResult(model.eval(), history, loop.progress.best_epoch, sum(row["seconds"] for row in history))
-
-
-def own_file(resume: Path, rank: int) -> Path:
-    """The checkpoint file of a process: random states differ by process."""
-    return resume if rank == 0 else resume.with_name(f"{resume.name}.rank-{rank}")
 
 
 @dataclass
 class _Progress:
-    """Where training stands: what is neither in the network nor in the optimizer."""
+    """How far training is: what is neither in the network nor in the optimizer."""
 
-    epoch: int = 1  # in work
-    batch: int = 0  # of the epoch that are done
-    sums: list[float] = field(default_factory=lambda: [0.0] * len(TERMS))  # of the epoch, over windows
+    epoch: int = 1  # the current one
+    batch: int = 0  # batches of the epoch that are done
+    sums: list[float] = field(default_factory=lambda: [0.0] * len(TERMS))  # of the terms, over the epoch's windows
     windows: int = 0  # in those sums
     seconds: float = 0.0  # spent on the epoch
     history: list[dict[str, float]] = field(default_factory=list)
@@ -184,34 +172,15 @@ class _Progress:
     best_epoch: int = 0
 
 
-class _Store:
-    """The checkpoint file of a training, if it has one."""
+class TrainingLoop:
+    """A training in progress: epochs, validation, and the state that a checkpoint holds."""
 
-    def __init__(self, path: Path | None, identity: Mapping[str, Any], group: Group) -> None:
-        self.path = None if path is None else own_file(path, group.rank)
-        self._identity = identity
-
-    def save(self, state: Mapping[str, Any]) -> None:
-        if self.path is None:
-            return
-        try:
-            checkpoint.save(self.path, self._identity, state)
-        except OSError as error:  # the disk is full, say: hours of training are worth more than the way back to them
-            _LOG.warning("no checkpoint, training goes on: %s", error)
-
-    def load(self) -> dict[str, Any] | None:
-        return None if self.path is None else checkpoint.load(self.path, self._identity)
-
-
-class _Loop:
-    def __init__(
-        self, source: Source, held_out: Source, config: TrainConfig, channels: int, device: torch.device, group: Group
-    ) -> None:
-        self.config, self.source, self.held_out, self.device, self.group = config, source, held_out, device, group
+    def __init__(self, data: TrainingWindows, config: TrainConfig, device: torch.device, group: Group) -> None:
+        self.data, self.config, self.device, self.group = data, config, device, group
         self.weights = Weights(config.mu, config.nu, config.lam)
-        self.model = _new_model(_not_empty("training", source), config, channels).to(device)
-        _not_empty("validation", held_out)
-        self.average = AveragedModel(self.model, multi_avg_fn=_fading(config.averaging))
+        self.model = _new_model(_first_windows("training", data.train), config, data.channels).to(device)
+        _first_windows("validation", data.val)
+        self.average = AveragedModel(self.model, multi_avg_fn=_running_average(config.averaging))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
             self.optimizer, config.epochs, eta_min=config.lr / 10
@@ -225,29 +194,31 @@ class _Loop:
             objective = DistributedDataParallel(objective, device_ids=[device] if device.type == "cuda" else None)
         self.objective = objective
 
-    def run(self, on_epoch: Callable[[dict[str, float]], None] | None, store: _Store) -> None:
-        state = store.load()
+    def run(self, on_epoch: Callable[[dict[str, float]], None] | None, checkpoint: Checkpoint | None) -> None:
+        """Train to the end, from the checkpoint's state if it has one."""
+        state = None if checkpoint is None else checkpoint.load()
         at = None if state is None else (state["progress"]["epoch"], state["progress"]["batch"])
         if len(set(self.group.all_of(at))) > 1:  # killed between the saves of two processes
-            raise checkpoint.CheckpointError(
-                f"{store.path}: the processes stopped at different places; delete the files"
-            )
+            path = "" if checkpoint is None else checkpoint.path
+            raise CheckpointError(f"{path}: the processes stopped at different places; delete the files")
         if state is not None:
             self.restore(state)
         while not self.finished:
-            self.train_epoch(store)
+            self.train_epoch(checkpoint)
             row = self.close_epoch()
-            store.save(self.state())
+            if checkpoint is not None:
+                checkpoint.save(self.state())
             if on_epoch is not None and self.group.leads:
                 on_epoch(row)
 
     @property
     def finished(self) -> bool:
+        """Whether all epochs are done, or validation has not improved for `patience` epochs."""
         done = self.progress.epoch - 1
         return done >= self.config.epochs or (done > 0 and done - self.progress.best_epoch >= self.config.patience)
 
-    def train_epoch(self, store: _Store) -> None:
-        """Go through the windows once, from where the epoch stands."""
+    def train_epoch(self, checkpoint: Checkpoint | None = None) -> None:
+        """Go through the rest of the epoch's windows."""
         self.objective.train()
         progress, config = self.progress, self.config
         started = time.perf_counter() - progress.seconds
@@ -267,16 +238,18 @@ class _Loop:
             progress.batch = number
             if number % config.accumulate == 0:
                 self._step(where, checked=number % check == 0)
-            if number % config.checkpoint_batches == 0 and number % config.accumulate == 0:
+            complete_step = number % config.accumulate == 0
+            if checkpoint is not None and number % config.checkpoint_batches == 0 and complete_step:
                 progress.sums, progress.seconds = sums.tolist(), time.perf_counter() - started
-                _check(dict(zip(TERMS, progress.sums, strict=True)), where)  # never over a good one
-                store.save(self.state())
+                # A diverged training must not replace a good checkpoint.
+                _check(dict(zip(TERMS, progress.sums, strict=True)), where)
+                checkpoint.save(self.state())
         if progress.batch % config.accumulate:
             self._step(f"epoch {progress.epoch}, its last batch", checked=True)
         progress.sums, progress.seconds = sums.tolist(), time.perf_counter() - started
 
     def close_epoch(self) -> dict[str, float]:
-        """Validate, note the epoch, and be ready for the next one."""
+        """Validate, add the epoch to the history and prepare the next one; returns the history row."""
         progress = self.progress
         started = time.perf_counter()
         sums = self.group.total(torch.tensor([*progress.sums, progress.windows], dtype=torch.float64).to(self.device))
@@ -299,7 +272,7 @@ class _Loop:
         return row
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed training needs."""
+        """Everything that a resumed training needs."""
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -313,7 +286,7 @@ class _Loop:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Stand where another process stood."""
+        """Continue from the `state` of a training that was killed."""
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -324,11 +297,11 @@ class _Loop:
         self.progress = _Progress(**state["progress"])
 
     def _batches(self) -> Iterator[tuple[int, Any]]:
-        """The batches of the epoch that are left, numbered from 1, each as far as it is this process's own."""
+        """This process's share of each batch that is left of the epoch, numbered from 1."""
         random = np.random.default_rng([self.config.seed, self.progress.epoch])
         done, skip = 0, self.progress.batch
-        for place in random.permutation(len(self.source)):
-            part = self.source[int(place)]
+        for place in random.permutation(len(self.data.train)):
+            part = self.data.train[int(place)]
             chunks = self._chunks(random.permutation(len(part)))
             left = chunks[max(0, skip - done) :]
             first = done + len(chunks) - len(left) + 1
@@ -337,7 +310,7 @@ class _Loop:
 
     def _chunks(self, order_B: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         size, group = self.config.batch_size * self.group.size, self.group
-        if group.size > 1:  # processes wait for each other: all need as many batches, of as many windows
+        if group.size > 1:  # processes wait for each other, so all need the same number of batches and windows
             order_B = order_B[: len(order_B) // size * size]
         return [order_B[i : i + size][group.rank :: group.size] for i in range(0, len(order_B), size)]
 
@@ -366,8 +339,8 @@ class _Loop:
         average.eval()
         names = TERMS[:-1]
         sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=self.device)
-        for place in range(len(self.held_out)):
-            part = self.held_out[place]
+        for place in range(len(self.data.val)):
+            part = self.data.val[place]
             rows_B = np.arange(self.group.rank, len(part), self.group.size)
             chunks = [rows_B[i : i + _VAL_BATCH] for i in range(0, len(rows_B), _VAL_BATCH)]
             for batch in self._encoded(part, chunks):
@@ -384,7 +357,7 @@ class _Loop:
         return {f"{prefix}_loss": float(self.weights.loss(terms)), **row}
 
 
-def _fading(keep: float) -> Any:
+def _running_average(keep: float) -> Any:
     return get_ema_multi_avg_fn(keep)  # type: ignore[no-untyped-call]
 
 
@@ -394,7 +367,8 @@ def _check(values: Mapping[str, float], where: str) -> None:
             raise TrainingDiverged(f"{where}: {name} is {value}; lower lr or clip, or look for extreme inputs")
 
 
-def _not_empty(which: str, source: Source) -> Part:
+def _first_windows(which: str, source: Source) -> Part:
+    """The first part that is not empty."""
     for place in range(len(source)):
         if len(part := source[place]):
             return part
@@ -402,7 +376,7 @@ def _not_empty(which: str, source: Source) -> Part:
 
 
 def _new_model(part: Part, config: TrainConfig, channels: int) -> MTORL:
-    """A network whose reward and cost heads start at the mean, so that no step is spent on learning a constant."""
+    """A network whose reward and cost heads start at the mean, so that training spends no steps on learning it."""
     mean_reward, mean_cost = part.means()
     example = part.__getitems__([0]).x_BTD
     model = MTORL(

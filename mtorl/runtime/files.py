@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, whoever is killed while they are written.
+"""Files and folders that appear whole or not at all, whichever process is killed while it writes them.
 
 with replacing(Path("metrics.json")) as unfinished:
 unfinished.write_text(text)
@@ -6,6 +6,7 @@ unfinished.write_text(text)
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -16,17 +17,17 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
-    """A path to write a file or a folder to; it takes the place of `path` if all goes well, else it is removed.
+    """A path to write a file or a folder to; it replaces `path` at the end of the block, or is removed after an error.
 
-    A file is replaced at once. Of a folder, there is none for a moment: the old one is renamed, then the new one.
+    A file is replaced in one step. A folder is missing for a moment: the old one is renamed, then the new one.
 
     Args:
-        path: What appears, or is replaced.
-        durable: Whether a file has to survive a machine that loses its power just after the end of the block. This
-            waits for the disk twice: once for the content, once for the name.
+        path: The file or folder to create or replace.
+        durable: Whether a file must survive a power failure right after the end of the block. This waits for the disk
+            twice: for the content, then for the name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # By chance, not by process: in two pods that share the volume, processes have the same numbers.
+    # A random name, not the process id: processes of two pods that share a volume can have the same id.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         yield temporary
@@ -45,6 +46,12 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

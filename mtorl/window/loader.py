@@ -1,11 +1,11 @@
 """Windows for training: part by part from disk, batch by batch to the network.
 
     train = FolderWindows(folder, "train", encoder)
-    for batch in batches(train[0], chunks): ...
+    for batch in batches(train[0], chunks, workers=0, pinned=False): ...
 
-A part is what one shard of a windows folder has of a split: whole users, dealt to shards by a hash, so that any part is
-a random sample of them. One part is in memory at a time, as flat columns; only the batch in work is padded and spelled
-out in numbers. A folder of a single shard is read once.
+A part holds the windows of a split in one shard of a windows folder. A hash assigns whole users to shards, so any part
+is a random sample of the users. One part is in memory at a time, as flat columns; only the current batch is padded and
+encoded. A folder with a single shard is read once.
 
 Shape suffixes: B windows, T steps, D encoded token.
 """
@@ -49,29 +49,38 @@ class Part(Protocol):
         """Number of windows."""
 
     def __getitems__(self, rows: Sequence[int]) -> Batch:
-        """Some of them, in this order."""
+        """The windows at these rows, in this order."""
 
     def means(self) -> tuple[float, float]:
         """Mean reward and mean cost of a target."""
 
     @property
     def outcomes(self) -> int:
-        """Columns of a token, behind the reward, that say what the touchpoint before brought."""
+        """Number of columns of a token, after the reward, that hold outcomes of the touchpoint before."""
 
 
 class Source(Protocol):
-    """Parts, read when they are asked for."""
+    """A sequence of parts, each read when it is asked for."""
 
     def __len__(self) -> int:
         """Number of parts."""
 
     def __getitem__(self, part: int) -> Part:
-        """One of them."""
+        """Read a part."""
+
+
+@dataclass(frozen=True)
+class TrainingWindows:
+    """What a training reads."""
+
+    train: Source  # windows that cover each touchpoint once; each has a token with a target
+    val: Source  # the same of users that are not in training
+    channels: int  # the labels cannot tell: a channel may be absent from a training set
 
 
 @dataclass(frozen=True)
 class EncodedWindows(Dataset[Batch]):
-    """See `Part`."""
+    """A `Part` made of windows in memory."""
 
     windows: WindowBatch
     encoder: Encoder
@@ -87,11 +96,11 @@ class EncodedWindows(Dataset[Batch]):
 
     @property
     def outcomes(self) -> int:
-        """See `Part`."""
+        """Number of columns of a token, after the reward, that hold outcomes of the touchpoint before."""
         return len(self.encoder.immediate)
 
     def means(self) -> tuple[float, float]:
-        """See `Part`."""
+        """Mean reward and mean cost of a target."""
         targets = self.windows.targets
         assert targets is not None
         outcomes = {name: values_N[targets.valid_N] for name, values_N in targets.outcomes.items()}
@@ -101,7 +110,7 @@ class EncodedWindows(Dataset[Batch]):
 
 @dataclass(frozen=True)
 class FolderWindows:
-    """The windows of a split of a windows folder that tile its journeys. See `Source`."""
+    """A `Source`: the windows of a split that tile its journeys, one part for each shard of a windows folder."""
 
     folder: str | Path
     split: str
@@ -133,21 +142,21 @@ def batches(part: Part, chunks: Sequence[NDArray[np.int64]], workers: int, pinne
     """Encoded batches.
 
     Args:
-        part: Where from.
-        chunks: The windows of each batch.
+        part: The windows to take batches from.
+        chunks: Rows of the windows of each batch.
         workers: Processes that encode ahead; 0 encodes when a batch is asked for.
-        pinned: Into memory from which a GPU can copy by itself.
+        pinned: Whether batches lie in pinned memory, from which a GPU copies without the CPU.
     """
     loader: DataLoader[Batch] = DataLoader(
         part,  # type: ignore[arg-type]
         batch_sampler=[chunk.tolist() for chunk in chunks],
         num_workers=workers,
-        collate_fn=_as_it_is,
-        generator=torch.Generator(),  # it draws seeds for its workers; the global one belongs to dropout
+        collate_fn=_identity,
+        generator=torch.Generator(),  # seeds for the workers; the global generator is left to dropout
         pin_memory=pinned,
     )
     yield from loader
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch

@@ -1,8 +1,7 @@
-"""A log as training and evaluation read it: flat steps on disk, split by user, windows made on demand."""
+"""A windows folder as training and evaluation read it: touchpoints on disk, split by user, windows made on demand."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,9 +18,11 @@ from mtorl.log import columns as read
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import OUTCOMES, DatasetSpec
 from mtorl.log.splits import split_of, tile_ends
+from mtorl.runtime.files import sha256_of
 from mtorl.window.window import WindowBatch
 
-REFERENCE_TOUCHPOINTS = 5  # last touchpoints per training user: what the policy meets next, as far as the log can tell
+# Last touchpoints of each training user that drift is measured against: the nearest the log has to what comes next.
+REFERENCE_TOUCHPOINTS = 5
 SCHEMA_VERSION = 2  # of the manifest
 
 _TEXT = ("user_id", "channel")
@@ -32,13 +33,13 @@ class WindowTable:
     """One row per touchpoint; whole users one after the other, each in the order of time.
 
     Attributes:
-        steps: What windows are made of: user_id, timestamp, created_timestamp if the log has it, step, channel,
-            outcomes, propensity, context and static columns. Text is dictionary-encoded.
+        steps: The columns that windows are made of: user_id, timestamp, created_timestamp if the log has it, step,
+            channel, outcomes, propensity, context and static columns. Text is dictionary-encoded.
         rows: The same rows for pandas: user_id, timestamp, step, channel, outcomes, propensity, and the user's split
             ("train", "val" or "test").
         spec: Description of the data set.
-        fingerprint: By what the log of the steps is known: its `mtorl.log.touchpoints.fingerprint`, or, if it was not
-            ingested by this project, the content digest of the steps.
+        fingerprint: Identifies the log: its `mtorl.log.touchpoints.fingerprint` or, for a log that this project did not
+            ingest, the digest of the steps' content.
     """
 
     steps: pa.Table
@@ -79,8 +80,8 @@ class WindowTable:
     def tiles(self, split: str) -> WindowBatch:
         """Windows whose valid targets are the touchpoints of a split, each exactly once.
 
-        Windows laid end to end do that, unless touchpoints arrived late: one that no such window shows as it was when
-        it was decided on gets a window of its own.
+        Windows laid end to end do that if no touchpoint was recorded late. A touchpoint that is no valid target in any
+        of them (see `Targets`) gets a window that ends with it.
         """
         steps, rows = self._steps(split), self.rows[self.is_in(split)]
         chosen = tile_ends(rows["step"].to_numpy(), self.spec.window)
@@ -89,7 +90,7 @@ class WindowTable:
             return batch
         batch, _ = self._with_targets(steps, chosen | (uses == 0))
         assert batch.targets is not None
-        # The first window that shows a touchpoint keeps it; its own window, if there is one, comes before all others.
+        # A touchpoint may now be a valid target of two windows; the first one keeps it.
         valid_N = np.flatnonzero(batch.targets.valid_N)
         _, first = np.unique(batch.targets.touchpoint_N[valid_N], return_index=True)
         once_N = np.zeros(len(batch.targets.valid_N), dtype=np.bool_)
@@ -107,14 +108,14 @@ class WindowTable:
         return self.steps.filter(pa.array(self.is_in(split)))
 
     def _with_targets(self, steps: pa.Table, chosen: NDArray[np.bool_]) -> tuple[WindowBatch, NDArray[np.int64]]:
-        """The windows of some rows, and of how many valid targets each row is the touchpoint."""
+        """The windows of some rows, and how often each row of the steps is a valid target in them."""
         batch = WindowBatch.from_steps(steps, np.flatnonzero(chosen), self.spec, targets=True)
         assert batch.targets is not None
         return batch, np.bincount(batch.targets.touchpoint_N[batch.targets.valid_N], minlength=len(steps))
 
 
 def shards(folder: str | Path) -> tuple[str, ...]:
-    """The files of a windows folder. Users are dealt to them by a hash: each holds a random sample.
+    """Names of the files of a windows folder; a hash assigns users to files, so each file is a random sample of them.
 
     Raises:
         WindowError: the folder is not one.
@@ -130,8 +131,8 @@ def _manifest(path: Path) -> Mapping[str, Any]:
     except ValueError as error:
         raise WindowError(f"{path / 'manifest.json'}: not JSON: {error}") from None
     if manifest["schema_version"] != SCHEMA_VERSION:
-        found = manifest["schema_version"]
-        raise WindowError(f"{path}: schema version {found}, this code reads {SCHEMA_VERSION}; build the folder anew")
+        version = manifest["schema_version"]
+        raise WindowError(f"{path}: schema version {version}, this code reads {SCHEMA_VERSION}; build the folder anew")
     total = sum(shard["rows"] for shard in manifest["shards"])
     if total != manifest["rows"]:
         raise WindowError(f"{path}: the manifest counts {manifest['rows']} rows, its shards {total}; build it anew")
@@ -145,11 +146,10 @@ def _read(path: Path, shard: Mapping[str, Any], spec: DatasetSpec) -> pa.Table:
     text = [*_TEXT, *(c.name for c in columns if c.kind == "categorical")]
     names = ["user_id", "timestamp", "step", "channel", *OUTCOMES, "propensity", *(c.name for c in columns)]
     try:
-        with file.open("rb") as opened:
-            found = hashlib.file_digest(opened, "sha256").hexdigest()
+        sha256 = sha256_of(file)
     except FileNotFoundError:
         raise WindowError(f"{file}: missing, though the manifest names it; build the folder anew") from None
-    if found != shard["sha256"]:
+    if sha256 != shard["sha256"]:
         raise WindowError(f"{file}: not the file that the manifest lists (sha256); build the folder anew")
     with pq.ParquetFile(file, read_dictionary=text) as parquet:
         there = parquet.schema_arrow.names
@@ -171,7 +171,7 @@ def _splits(steps: pa.Table) -> NDArray[np.str_]:
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
-    """For pandas, with text as plain objects of which equal ones are one and the same."""
+    """As pandas; text columns hold plain str objects, one object for all equal values."""
     frame: pd.DataFrame = table.to_pandas()
     for name, kind in frame.dtypes.items():
         if isinstance(kind, pd.CategoricalDtype):

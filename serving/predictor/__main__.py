@@ -11,7 +11,7 @@ def main() -> int:
     """Serve until SIGTERM or SIGINT; 2 when there is no artifact to serve."""
     parser = argparse.ArgumentParser(prog="python -m serving.predictor", description="A policy on KServe's own server.")
     parser.add_argument(
-        "--artifact", required=True, type=Path, metavar="FOLDER", help="written by mtorl.artifact.artifact.save"
+        "--artifact", required=True, type=Path, metavar="FOLDER", help="written by mtorl.artifact.saving.save"
     )
     parser.add_argument("--name", required=True, help="of the model in the URL: /v1/models/NAME:predict and :explain")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 in a pod (default: %(default)s)")

@@ -81,7 +81,7 @@ def made(predict: Any = None, kind: type[ArtifactHandler[Any]] = PolicyHandler) 
     handler = kind()
     handler.artifact = SimpleNamespace(  # type: ignore[assignment]
         spec=SPEC,
-        policy=POLICY,
+        params=POLICY,
         encoder=SimpleNamespace(unreward=lambda reward, cost: 2 * reward),
         predict=predict or Network().predict,
     )
@@ -138,20 +138,19 @@ def save_artifact(folder: Path) -> Any:
     import pandas as pd
     import torch
 
-    from mtorl.artifact.artifact import save
+    from mtorl.artifact.saving import TrainedPolicy, save
     from mtorl.network.model import MTORL, MTORLConfig
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
     encoder = Encoder.fit(WindowBatch.from_instances([window(float(hour)) for hour in range(24)], SPEC), SPEC)
-    return save(
-        folder,
+    policy = TrainedPolicy(
         name="challenger",
         kind="mtorl",
         network=MTORL(MTORLConfig(inputs=encoder.dim, channels=3, window=SPEC.window, outcomes=2)),
         encoder=encoder,
         spec=SPEC,
-        policy=POLICY,
+        params=POLICY,
         reference=pd.DataFrame({"user_id": ["a"], "hour": [1.0]}),
         metrics={},
         cost_cap=dict.fromkeys(SPEC.channels, 1.0),
@@ -160,6 +159,7 @@ def save_artifact(folder: Path) -> Any:
         git_revision="none",
         training_users=np.array([], dtype=np.uint64),
     )
+    return save(folder, policy)
 
 
 def call(url: str, body: bytes | None = None, content_type: str = "application/json") -> tuple[int, Any]:

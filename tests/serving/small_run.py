@@ -13,7 +13,7 @@ def small_run(folder: Path) -> Path:
     import torch
 
     from features.offline import store
-    from mtorl.artifact.artifact import save
+    from mtorl.artifact.saving import TrainedPolicy, save
     from mtorl.artifact.training_users import fingerprints
     from mtorl.network.model import MTORL, MTORLConfig
     from mtorl.policy.decision import PolicyParams
@@ -35,14 +35,13 @@ def small_run(folder: Path) -> Path:
     windows = [instance_from_history({}, row, row, spec, at=0) for row in rows]
     encoder = Encoder.fit(WindowBatch.from_instances(windows, spec), spec)
     for arm in ("incumbent", "challenger"):
-        save(
-            run / "artifacts" / arm,
+        policy = TrainedPolicy(
             name=arm,
             kind="mtorl",
             network=MTORL(MTORLConfig(inputs=encoder.dim, channels=len(spec.channels), window=spec.window, outcomes=2)),
             encoder=encoder,
             spec=spec,
-            policy=PolicyParams(),
+            params=PolicyParams(),
             reference=pd.DataFrame({"user_id": ["a"]}),
             metrics={},
             cost_cap=dict.fromkeys(spec.channels, 1.0),
@@ -51,6 +50,7 @@ def small_run(folder: Path) -> Path:
             git_revision="none",
             training_users=fingerprints(log["user_id"].unique()),
         )
+        save(run / "artifacts" / arm, policy)
         package(run / "artifacts" / arm, arm, run / "model-store")
     experiment = {
         "name": "first",

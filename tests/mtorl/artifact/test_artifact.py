@@ -1,4 +1,4 @@
-"""The artifact: complete, sealed, light to load, and true to the network it was made from."""
+"""The artifact: complete, protected by checksums, light to load, and equal to the network it was made from."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ import pytest
 import torch
 
 from mtorl.artifact import artifact
-from mtorl.artifact.artifact import FILES, YARDSTICK, ArtifactError, load, save
+from mtorl.artifact.artifact import FILES, YARDSTICK, ArtifactError, load
+from mtorl.artifact.saving import TrainedPolicy, save
 from mtorl.artifact.training_users import are_among, fingerprints
 from mtorl.baselines import lightgbm
 from mtorl.log.dataset import DatasetSpec
+from mtorl.network import predictor
 from mtorl.network.model import MTORL, MTORLConfig
 from mtorl.policy.decision import PolicyParams
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
@@ -33,18 +35,18 @@ SPEC = DatasetSpec.load("simulator")
 POLICY = PolicyParams(advantage_weight=2.0, exploration=0.05, price=0.1, utility_scale=0.04)
 
 
-def history(touches: int, seed: int) -> dict[str, list[Any]]:
+def history(touchpoints: int, seed: int) -> dict[str, list[Any]]:
     random = np.random.default_rng(seed)
     return {
-        "hist_timestamp": list(range(touches)),
-        "hist_channel": random.choice(SPEC.channels, touches).tolist(),
-        "hist_click": random.integers(2, size=touches).tolist(),
-        "hist_conversion": [0] * touches,
-        "hist_revenue": [0.0] * touches,
-        "hist_cost": random.random(touches).tolist(),
-        "hist_hour": random.integers(24, size=touches).tolist(),
-        "hist_device": random.choice(["mobile", "desktop"], touches).tolist(),
-        "hist_placement": ["feed"] * touches,
+        "hist_timestamp": list(range(touchpoints)),
+        "hist_channel": random.choice(SPEC.channels, touchpoints).tolist(),
+        "hist_click": random.integers(2, size=touchpoints).tolist(),
+        "hist_conversion": [0] * touchpoints,
+        "hist_revenue": [0.0] * touchpoints,
+        "hist_cost": random.random(touchpoints).tolist(),
+        "hist_hour": random.integers(24, size=touchpoints).tolist(),
+        "hist_device": random.choice(["mobile", "desktop"], touchpoints).tolist(),
+        "hist_placement": ["feed"] * touchpoints,
     }
 
 
@@ -60,18 +62,18 @@ def network_config(encoder: Encoder) -> MTORLConfig:
     return MTORLConfig(encoder.dim, len(SPEC.channels), SPEC.window, outcomes, hidden=16, cost_scale=0.3)
 
 
-def arguments() -> dict[str, Any]:
+def trained_policy(**changes: Any) -> TrainedPolicy:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     encoder = Encoder.fit(batch(40), SPEC)
     network = MTORL(network_config(encoder))
-    return {
+    fields = {
         "name": "challenger",
         "kind": "mtorl",
         "network": network,
         "encoder": encoder,
         "spec": SPEC,
-        "policy": POLICY,
+        "params": POLICY,
         "reference": pd.DataFrame({"user_id": ["a", "b"], "hour": [1.0, 2.0]}),
         "metrics": {"reward_auc": 0.7, "reward_auc_ci": [0.68, 0.72], "action_auc": None},
         "cost_cap": dict.fromkeys(SPEC.channels, 0.5),
@@ -80,14 +82,15 @@ def arguments() -> dict[str, Any]:
         "git_revision": "revision",
         "training_users": fingerprints(["a", "b"]),
     }
+    return TrainedPolicy(**{**fields, **changes})
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> tuple[Path, MTORL]:
     folder = tmp_path_factory.mktemp("artifacts") / "challenger"
-    given = arguments()
-    save(folder, **given)
-    return folder, given["network"]
+    policy = trained_policy()
+    save(folder, policy)
+    return folder, policy.network
 
 
 @pytest.fixture
@@ -114,7 +117,7 @@ def test_predictions_are_those_of_the_network(saved):
 def test_scoring_in_chunks_changes_nothing(saved, monkeypatch):
     loaded = load(saved[0])
     whole = loaded.predict(batch(50))
-    monkeypatch.setattr(artifact, "_CHUNK", 7)
+    monkeypatch.setattr(predictor, "CHUNK", 7)
     for a, b in zip(whole, loaded.predict(batch(50)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
@@ -126,17 +129,16 @@ def test_an_artifact_knows_its_training_users_and_not_their_ids(saved):
     assert not are_among([], known).size and not are_among(["a"], fingerprints([])).any()
 
 
-def test_a_yardstick_comes_back_sealed(saved, tmp_path):
-    assert lightgbm.sealed_in(load(saved[0])) is None
-    given = arguments()
+def test_a_yardstick_is_stored_and_protected_by_its_checksum(saved, tmp_path):
+    assert lightgbm.stored_in(load(saved[0])) is None
     steps = WindowTable(*log_of_a_simulation()).windows("train", targets=True)
     encoder = Encoder.fit(steps, SPEC)
     trees = lightgbm.fit(steps, steps, encoder, seed=0)
     network = MTORL(network_config(encoder))
     folder = tmp_path / "with"
-    found = save(folder, **{**given, "network": network, "encoder": encoder, "yardstick": trees.to_dict()})
-    for one, other in zip(trees.predict(steps), lightgbm.sealed_in(found).predict(steps), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-9)
+    saved = save(folder, trained_policy(network=network, encoder=encoder, yardstick=trees.to_dict()))
+    for head, loaded_head in zip(trees.predict(steps), lightgbm.stored_in(saved).predict(steps), strict=True):
+        np.testing.assert_allclose(head, loaded_head, rtol=1e-9)
     (folder / YARDSTICK).write_bytes(b"else")
     with pytest.raises(ArtifactError, match=r"yardstick.json.gz: does not match its checksum"):
         load(folder)
@@ -149,22 +151,22 @@ def log_of_a_simulation() -> tuple[pa.Table, pd.DataFrame, DatasetSpec, str]:
 
 
 def test_everything_comes_back(saved):
-    given = arguments()
+    policy = trained_policy()
     loaded = load(saved[0])
     assert loaded.spec == SPEC
     assert loaded.policy == POLICY
-    assert loaded.encoder == given["encoder"]
-    assert loaded.metrics == given["metrics"]
-    pd.testing.assert_frame_equal(loaded.reference(), given["reference"])
+    assert loaded.encoder == policy.encoder
+    assert loaded.metrics == policy.metrics
+    pd.testing.assert_frame_equal(loaded.reference(), policy.reference)
     model = loaded.model
     assert set(model["files"]) == set(FILES)
     assert model["version"] == loaded.digest[:12]
     assert model["schema_version"] == 4
     for name in ("name", "kind", "cost_cap", "default_channel", "data_fingerprint", "git_revision"):
-        assert model[name] == given[name]
+        assert model[name] == getattr(policy, name)
     assert model["feature_service"] == "ad_decision_v1"
     weights = torch.load(saved[0] / "weights.pt", weights_only=True)
-    assert set(weights) == set(given["network"].state_dict())
+    assert set(weights) == set(policy.network.state_dict())
 
 
 @pytest.mark.integration
@@ -246,36 +248,35 @@ def test_a_folder_that_is_no_artifact_is_an_error(tmp_path):
         ({"cost_cap": {**dict.fromkeys(SPEC.channels, 1.0), "video": float("nan")}}, "cost_cap: need a number"),
     ],
 )
-def test_arguments_that_contradict_the_data_set_are_refused(tmp_path, change, message):
+def test_a_policy_that_contradicts_its_data_set_is_refused(change, message):
     with pytest.raises(ArtifactError, match=message):
-        save(tmp_path / "new", **{**arguments(), **change})
-    assert not list(tmp_path.iterdir())
+        trained_policy(**change)
 
 
 def test_a_graph_that_computes_something_else_is_refused(tmp_path, monkeypatch):
-    open_graph = artifact._session
+    open_graph = artifact.open_graph
 
     def wrong(path):
         graph = open_graph(path)
         return lambda x_BTD, length_B: tuple(head + 1e-3 for head in graph(x_BTD, length_B))
 
-    monkeypatch.setattr(artifact, "_session", wrong)
+    monkeypatch.setattr(artifact, "open_graph", wrong)
     with pytest.raises(ArtifactError, match=r"network\.onnx: the graph differs from the network at batch size 1"):
-        save(tmp_path / "new", **arguments())
+        save(tmp_path / "new", trained_policy())
     assert not list(tmp_path.iterdir())
 
 
 def test_a_save_that_fails_leaves_the_old_artifact_as_it_was(copy):
     before = load(copy).digest
     with pytest.raises(ValueError, match="JSON"):
-        save(copy, **{**arguments(), "metrics": {"reward_auc": float("nan")}})
+        save(copy, trained_policy(metrics={"reward_auc": float("nan")}))
     assert load(copy).digest == before
     assert [path.name for path in copy.parent.iterdir()] == [copy.name]
 
 
 def test_a_new_save_replaces_the_old_artifact(copy):
     before = load(copy).digest
-    after = save(copy, **{**arguments(), "policy": PolicyParams()})
+    after = save(copy, trained_policy(params=PolicyParams()))
     assert after.digest != before
     assert load(copy).policy == PolicyParams()
     assert [path.name for path in copy.parent.iterdir()] == [copy.name]

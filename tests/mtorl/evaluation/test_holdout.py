@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from mtorl.artifact.artifact import Artifact
-from mtorl.baselines.lightgbm import sealed_in
+from mtorl.baselines.lightgbm import stored_in
 from mtorl.evaluation.holdout import KnownUsersError, evaluate_artifact
 from mtorl.fitting.fit import fit_challenger, price_policy
 from mtorl.log.dataset import DatasetSpec
@@ -53,20 +53,20 @@ def test_users_that_it_knows_are_refused_or_left_out(made):
     split = split_of(log["user_id"])
     both = table(log)
     with pytest.raises(KnownUsersError, match=r"\d+ of the log's 400 users are training users .* --only-new"):
-        evaluate_artifact(artifact, both, sealed_in(artifact), seed=0, only_new=False)
-    found = evaluate_artifact(artifact, both, sealed_in(artifact), seed=0, only_new=True)
+        evaluate_artifact(artifact, both, stored_in(artifact), seed=0, only_new=False)
+    found = evaluate_artifact(artifact, both, stored_in(artifact), seed=0, only_new=True)
     tested = log[split == "test"]  # validation users have had a part in it, too
     assert found["data"]["rows"] == len(tested)
     assert found["data"]["left_out_users"] == log.loc[split != "test", "user_id"].nunique()
-    alone = evaluate_artifact(artifact, table(tested), sealed_in(artifact), seed=0, only_new=False)
+    alone = evaluate_artifact(artifact, table(tested), stored_in(artifact), seed=0, only_new=False)
     assert alone["compared"] == found["compared"] and alone["budget"] == found["budget"]
     with pytest.raises(KnownUsersError, match=r"all .* users of the log are training users"):
-        evaluate_artifact(artifact, table(log[split == "train"]), sealed_in(artifact), seed=0, only_new=True)
+        evaluate_artifact(artifact, table(log[split == "train"]), stored_in(artifact), seed=0, only_new=True)
 
 
 def test_the_figures_are_plain_and_beside_the_yardstick(made):
     artifact, _ = made
-    found = evaluate_artifact(artifact, table(rows(300, 2, "new-")), sealed_in(artifact), seed=0, only_new=False)
+    found = evaluate_artifact(artifact, table(rows(300, 2, "new-")), stored_in(artifact), seed=0, only_new=False)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert set(found["compared"]["metrics"]) == {"model", "lightgbm"} and set(found["budget"]) == {"model", "lightgbm"}
     assert found["data"]["left_out_users"] == 0 and found["data"]["users"] == 300
@@ -85,7 +85,7 @@ def test_propensities_that_the_log_lacks_come_from_other_users(made):
     estimated = replace(artifact, spec=artifact.spec.replace(propensity="channel-frequency"))
     log = rows(300, 3, "new-")
     found = evaluate_artifact(
-        estimated, table(log.assign(propensity=np.nan)), sealed_in(estimated), seed=0, only_new=False
+        estimated, table(log.assign(propensity=np.nan)), stored_in(estimated), seed=0, only_new=False
     )
     assert np.isfinite(found["value"]["model: its channels, always exposing"]["importance_weights"]["mean_weight"])
 
@@ -94,7 +94,7 @@ def test_a_log_of_another_data_set_is_refused(made):
     artifact, _ = made
     other = replace(table(rows(50, 3, "new-")), spec=SPEC.replace(name="other", channels=SPEC.channels[::-1]))
     with pytest.raises(ValueError, match=r"trained on simulator .* the log is of other"):
-        evaluate_artifact(artifact, other, sealed_in(artifact), seed=0, only_new=False)
+        evaluate_artifact(artifact, other, stored_in(artifact), seed=0, only_new=False)
 
 
 def test_a_budget_that_is_none_is_refused_before_training(tmp_path):

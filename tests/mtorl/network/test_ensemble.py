@@ -1,4 +1,4 @@
-"""Members that answer as one, and are trained one after the other, kills or not."""
+"""The ensemble predicts the mean of its members; training it can be killed and resumed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mtorl.network.ensemble import Ensemble, checkpoint_files, train_ensemble
+from mtorl.network.checkpoint import Checkpoint, CheckpointError
+from mtorl.network.ensemble import Ensemble, train_ensemble
 from mtorl.network.model import MTORL, MTORLConfig
 from mtorl.network.training import TrainConfig
-from tests.mtorl.arrays import Arrays
-from tests.mtorl.network.test_training import C, world
+from mtorl.window.loader import TrainingWindows
+from tests.mtorl.network.simulated_journeys import C, part
 
 CONFIG = TrainConfig(epochs=2, batch_size=32, hidden=8, heads=2, device="cpu")
 
@@ -22,8 +23,7 @@ def _one_thread():
 
 
 def trained(**more):
-    parts = [[Arrays(*world(windows, seed)[:2])] for windows, seed in ((100, 0), (50, 1))]
-    return train_ensemble(*parts, CONFIG, channels=C, **more)
+    return train_ensemble(TrainingWindows([part(100, 0)], [part(50, 1)], C), CONFIG, **more)
 
 
 def test_an_answer_is_the_mean_of_the_members():
@@ -50,7 +50,7 @@ def test_members_differ_in_their_seed_and_the_first_is_a_network_alone():
 
 @pytest.mark.parametrize("stop_at", [(0, 1), (0, 2), (1, 1)])
 def test_a_kill_loses_no_member(tmp_path, stop_at):
-    resume = tmp_path / "checkpoint"
+    resume = Checkpoint(tmp_path / "checkpoint")
 
     def stop(member, row):
         if (member, row["epoch"]) == stop_at:
@@ -63,7 +63,9 @@ def test_a_kill_loses_no_member(tmp_path, stop_at):
     found = trained(members=2, resume=resume, on_epoch=lambda member, row: seen.append((member, row["epoch"])))
     assert seen == [at for at in ((0, 1), (0, 2), (1, 1), (1, 2)) if at > stop_at]  # nothing is trained twice
     left = set(tmp_path.iterdir())
-    assert left == set(checkpoint_files(resume, members=2, processes=1))  # until whoever asked has no more use for them
+    assert left == set(resume.files(members=2, processes=1))
+    resume.remove(members=2, processes=1)
+    assert not list(tmp_path.iterdir())
     whole = trained(members=2)
     for one, other in zip(found.ensemble.parameters(), whole.ensemble.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -71,13 +73,11 @@ def test_a_kill_loses_no_member(tmp_path, stop_at):
 
 
 def test_a_checkpoint_of_another_seed_is_refused(tmp_path):
-    from mtorl.network.checkpoint import CheckpointError
-
     def stop(member, row):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trained(resume=tmp_path / "checkpoint", on_epoch=stop)
-    part = [Arrays(*world(50, 1)[:2])]
+        trained(resume=Checkpoint(tmp_path / "checkpoint"), on_epoch=stop)
+    data = TrainingWindows([part(50, 1)], [part(50, 1)], C)
     with pytest.raises(CheckpointError, match="seed differ"):
-        train_ensemble(part, part, replace(CONFIG, seed=1), channels=C, resume=tmp_path / "checkpoint")
+        train_ensemble(data, replace(CONFIG, seed=1), resume=Checkpoint(tmp_path / "checkpoint"))

@@ -1,0 +1,160 @@
+"""From a trained policy to an artifact folder.
+
+    policy = TrainedPolicy(name="challenger", kind="mtorl", network=network, encoder=encoder, ...)
+    artifact = save(folder, policy)
+
+What lies in the folder: see `mtorl.artifact.artifact`, which reads it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from mtorl.artifact import artifact
+from mtorl.artifact.artifact import FILES, GRAPH_INPUTS, GRAPH_OUTPUTS, NETWORK, YARDSTICK, Artifact, ArtifactError
+from mtorl.artifact.training_users import Fingerprints
+from mtorl.log.dataset import DatasetSpec
+from mtorl.policy.decision import PolicyParams
+from mtorl.runtime.files import replacing, sha256_of
+from mtorl.window.encoder import Encoder
+
+if TYPE_CHECKING:
+    from torch import nn
+
+KINDS = ("mtorl", "channel-frequency")
+FEATURE_SERVICE = "ad_decision_v1"
+
+
+@dataclass(frozen=True)
+class TrainedPolicy:
+    """A policy that is ready to be served, with what it was made from.
+
+    Raises:
+        ArtifactError: a field contradicts the data set.
+    """
+
+    name: str  # for people: "challenger"
+    kind: str  # one of KINDS
+    network: nn.Module  # forward(x_BTD, length_B) -> logits_BC, reward_BC, cost_BC
+    encoder: Encoder  # that the network was trained with
+    spec: DatasetSpec
+    params: PolicyParams  # of the decision rule
+    cost_cap: Mapping[str, float]  # highest possible cost of an exposure on each channel, currency units: the amount
+    # that a server reserves
+    default_channel: str  # what a server answers with when it has no time or no data
+    metrics: Mapping[str, Any]  # plain numbers; null for what could not be computed
+    reference: pd.DataFrame  # sample of training touchpoints: user_id, context and static columns
+    training_users: Fingerprints  # of all users that had a part in the training
+    data_fingerprint: str  # of the log that it was trained on
+    git_revision: str  # of the code
+    yardstick: Mapping[str, Any] | None = None  # LightGBM fitted on the same users and encoder (`Boosted.to_dict`)
+
+    def __post_init__(self) -> None:
+        channels = self.spec.channels
+        if self.kind not in KINDS:
+            raise ArtifactError(f"kind: {self.kind!r} is not one of {', '.join(KINDS)}")
+        if self.default_channel not in channels:
+            raise ArtifactError(f"default_channel: {self.default_channel!r} is not one of {', '.join(channels)}")
+        caps = dict(self.cost_cap)
+        if set(caps) != set(channels) or not all(0 <= cap < float("inf") for cap in caps.values()):
+            raise ArtifactError(f"cost_cap: need a number >= 0 for each of {', '.join(channels)}, got {caps}")
+
+
+def save(folder: str | Path, policy: TrainedPolicy) -> Artifact:
+    """Write an artifact in one step: the folder is complete or not there. An older one in its place is replaced.
+
+    Raises:
+        ArtifactError: the exported graph does not compute what the network does.
+        ValueError: a metric is not a finite number.
+    """
+    with replacing(Path(folder)) as unfinished:
+        unfinished.mkdir()
+        unfinished.chmod(0o755)  # a server may run as another user, whatever the umask of this process is
+        _export(policy, unfinished)
+        _write_json(unfinished / "encoder.json", policy.encoder.to_dict())
+        policy.spec.save(unfinished / "dataset.yaml")
+        _write_json(unfinished / "policy.json", policy.params.to_dict())
+        policy.reference.to_parquet(unfinished / "reference.parquet", index=False)
+        _write_json(unfinished / "metrics.json", policy.metrics)
+        np.save(unfinished / "training_users.npy", policy.training_users, allow_pickle=False)
+        files: tuple[str, ...] = FILES
+        if policy.yardstick is not None:
+            text = json.dumps(policy.yardstick, separators=(",", ":")).encode()
+            # Without a time in the header, equal content gives equal bytes.
+            (unfinished / YARDSTICK).write_bytes(gzip.compress(text, mtime=0))
+            files = (*FILES, YARDSTICK)
+        model = {
+            "schema_version": artifact.SCHEMA_VERSION,
+            "name": policy.name,
+            "kind": policy.kind,
+            "git_revision": policy.git_revision,
+            "data_fingerprint": policy.data_fingerprint,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "cost_cap": {channel: float(policy.cost_cap[channel]) for channel in policy.spec.channels},
+            "default_channel": policy.default_channel,
+            "feature_service": FEATURE_SERVICE,
+            "files": {file: sha256_of(unfinished / file) for file in files},
+        }
+        digest = artifact.digest_of(model)
+        _write_json(unfinished / "model.json", {**model, "version": digest[:12], "digest": digest})
+    return artifact.load(folder)
+
+
+def _export(policy: TrainedPolicy, folder: Path) -> None:
+    """Write the network's graph and weights, and compare the graph with the network."""
+    import torch
+
+    network = policy.network.eval().cpu()
+    steps, width = policy.spec.window, policy.encoder.dim
+    generator = torch.Generator().manual_seed(0)
+
+    def example(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+        lengths = torch.randint(1, steps + 1, (rows,), generator=generator)
+        return torch.rand(rows, steps, width, generator=generator), lengths
+
+    batch = torch.export.Dim("batch", min=1)
+    with warnings.catch_warnings(), _without_warnings_of("torch.onnx"):
+        warnings.simplefilter("ignore")  # deprecations inside torch itself
+        program = torch.export.export(network, example(3), dynamic_shapes=({0: batch}, {0: batch}))
+        graph = torch.onnx.export(
+            program, input_names=GRAPH_INPUTS, output_names=GRAPH_OUTPUTS, dynamo=True, verbose=False
+        )
+    assert graph is not None, "what is exported to memory is returned"
+    graph.save(folder / NETWORK)
+    torch.save(network.state_dict(), folder / "weights.pt")
+    exported = artifact.open_graph(folder / NETWORK)
+    for rows in (1, 2, 9):
+        x_BTD, length_B = example(rows)
+        with torch.inference_mode():
+            expected = network(x_BTD, length_B)
+        for head, graph_head in zip(expected, exported(x_BTD.numpy(), length_B.numpy()), strict=True):
+            if not np.allclose(head.numpy(), graph_head, rtol=1e-5, atol=1e-5):
+                raise ArtifactError(f"{NETWORK}: the graph differs from the network at batch size {rows}")
+
+
+@contextmanager
+def _without_warnings_of(name: str) -> Iterator[None]:
+    """Hold back what a library logs below the level of errors."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,124 @@
+"""What an artifact says of its training data: encoder, users, channel uses and costs, a reference for drift.
+
+summary = TrainingSummary.of(windows)
+policy = summary.policy("challenger", "mtorl", network, params, metrics)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from mtorl.artifact.saving import TrainedPolicy
+from mtorl.artifact.training_users import Fingerprints, fingerprints
+from mtorl.log.dataset import DatasetSpec
+from mtorl.policy.decision import PolicyParams
+from mtorl.window.encoder import Encoder
+from mtorl.window.table import WindowTable, shards
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """Facts about the training users of a windows folder, collected shard by shard so that memory stays bounded."""
+
+    spec: DatasetSpec
+    fingerprint: str  # of the log
+    encoding_digest: str  # of description and encoder: equal digests mean equal inputs and labels from equal data
+    encoder: Encoder
+    first_shard: str  # the first one with training users; a random sample of them
+    users: Fingerprints
+    channel_uses: Counter[str]
+    highest_cost: dict[str, float]  # of an exposure on each channel that training saw
+    reference: pd.DataFrame
+
+    @classmethod
+    def of(cls, windows: str) -> TrainingSummary:
+        """Read a windows folder.
+
+        Raises:
+            ValueError: it has no training users.
+        """
+        uses: Counter[str] = Counter()
+        highest: dict[str, float] = {}
+        references, users = [], []
+        encoder, first = None, ""
+        for file in shards(windows):
+            table = WindowTable.load(windows, file=file)
+            rows = table.rows[table.is_in("train")]
+            # Validation users count as training users: they decide when training stops, and calibrate the heads.
+            users.append(fingerprints(table.rows.loc[~table.is_in("test"), "user_id"].unique()))
+            if not len(rows):
+                continue
+            # A shard is a random sample of the users, and up to millions of rows: enough for means and vocabularies.
+            if encoder is None:
+                encoder, first = Encoder.fit(table.tiles("train"), table.spec), file
+            uses.update(rows["channel"])
+            for name, cost in rows.groupby("channel")["cost"].max().items():
+                highest[str(name)] = max(float(cost), highest.get(str(name), 0.0))
+            references.append(table.reference())
+        if encoder is None:
+            raise ValueError("no training windows: the log has too few users")
+        encoding = json.dumps([table.spec.to_dict(), encoder.to_dict()], sort_keys=True)
+        return cls(
+            spec=table.spec,
+            fingerprint=table.fingerprint,
+            encoding_digest=hashlib.sha256(encoding.encode()).hexdigest(),
+            encoder=encoder,
+            first_shard=first,
+            users=np.unique(np.concatenate(users)),
+            channel_uses=uses,
+            highest_cost=highest,
+            reference=pd.concat(references, ignore_index=True),
+        )
+
+    def policy(
+        self,
+        name: str,
+        kind: str,
+        network: nn.Module,
+        params: PolicyParams,
+        metrics: Mapping[str, Any],
+        yardstick: Mapping[str, Any] | None = None,
+    ) -> TrainedPolicy:
+        """A policy that was trained on these users, ready to be saved."""
+        # A channel that training never saw gets the highest cost of all channels: a cap must not be too small.
+        highest = max(self.highest_cost.values())
+        return TrainedPolicy(
+            name=name,
+            kind=kind,
+            network=network,
+            encoder=self.encoder,
+            spec=self.spec,
+            params=params,
+            cost_cap={channel: self.highest_cost.get(channel, highest) for channel in self.spec.channels},
+            # The most used channel; of several, the first in alphabetical order.
+            default_channel=max(sorted(self.channel_uses), key=self.channel_uses.__getitem__),
+            metrics=metrics,
+            reference=self.reference,
+            training_users=self.users,
+            data_fingerprint=self.fingerprint,
+            git_revision=_git_revision(),
+            yardstick=yardstick,
+        )
+
+
+def _git_revision() -> str:
+    """Commit of the code: from the checkout, else from the image's MTORL_REVISION."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("MTORL_REVISION", "unknown")

@@ -1,0 +1,93 @@
+"""Simulated journeys as windows that are already encoded: what the tests of training learn from.
+
+    result = fit(config, windows=600)
+
+Shapes: B windows, T steps of a window, D encoded token, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from mtorl.network.checkpoint import Checkpoint
+from mtorl.network.training import TrainConfig, TrainResult, train
+from mtorl.window.loader import Batch, TrainingWindows
+
+T, C = 6, 3
+OUTCOMES = 0  # no outcome of the touchpoint before, besides its reward
+D = C + 2 + 2  # one-hot of the previous channel and "start", previous reward, two context columns
+COST = np.array([0.2, 0.5, 1.0])  # mean cost of each channel
+LOGGED = [0.2, 0.3, 0.5]  # probability of each channel in the log
+SMALL = TrainConfig(epochs=6, batch_size=64, lr=0.01, hidden=16, device="cpu")
+# For trainings that are killed and resumed, in this process and in others.
+RESUMED = TrainConfig(epochs=3, batch_size=32, accumulate=2, hidden=8, heads=2, checkpoint_batches=4, device="cpu")
+
+
+@dataclass(frozen=True)
+class EncodedArrays(Dataset[Batch]):
+    """A part for training that is encoded already."""
+
+    x_BTD: NDArray[np.float32]
+    targets: Mapping[str, NDArray[Any]]
+
+    def __len__(self) -> int:
+        return len(self.x_BTD)
+
+    def __getitems__(self, rows: Sequence[int]) -> Batch:
+        arrays = [self.x_BTD, *(self.targets[name] for name in ("channel_BT", "reward_BT", "cost_BT"))]
+        dtypes = (torch.float32, torch.int64, torch.float32, torch.float32)
+        return Batch(*(torch.as_tensor(a[list(rows)], dtype=dtype) for a, dtype in zip(arrays, dtypes, strict=True)))
+
+    @property
+    def outcomes(self) -> int:
+        return OUTCOMES
+
+    def means(self) -> tuple[float, float]:
+        real_BT = self.targets["channel_BT"] >= 0
+        return float(self.targets["reward_BT"][real_BT].mean()), float(self.targets["cost_BT"][real_BT].mean())
+
+
+def journeys(windows: int, seed: int):
+    """Journeys whose gain depends on channel and context: channel 0 pays in context 0, channel 1 in context 1."""
+    random = np.random.default_rng(seed)
+    length = random.integers(1, T + 1, size=windows)
+    real = np.arange(T) < length[:, None]
+    context = random.integers(2, size=(windows, T))
+    channel = (random.random((windows, T))[..., None] > np.array([0.2, 0.5, 1.0])).sum(-1)
+    gain_BTC = np.where(np.arange(C) == context[..., None], 0.7, 0.1)
+    reward = (random.random((windows, T)) < np.take_along_axis(gain_BTC, channel[..., None], 2)[..., 0]).astype(float)
+    cost = COST[channel] * random.uniform(0.5, 1.5, size=(windows, T))
+    x = np.zeros((windows, T, D), dtype=np.float32)
+    x[:, 0, C] = 1
+    x[:, 1:, :C] = np.eye(C)[channel[:, :-1]]
+    x[:, 1:, C + 1] = reward[:, :-1]
+    x[..., C + 2 :] = np.eye(2)[context]
+    targets = {"channel_BT": np.where(real, channel, -1), "reward_BT": reward * real, "cost_BT": cost * real}
+    return x * real[..., None], targets, length, gain_BTC
+
+
+def part(windows: int, seed: int) -> EncodedArrays:
+    """Simulated journeys as a part for training."""
+    return EncodedArrays(*journeys(windows, seed)[:2])
+
+
+def batch_of(x: NDArray[Any], targets: Mapping[str, NDArray[Any]]) -> Batch:
+    return EncodedArrays(x, targets).__getitems__(range(len(x)))
+
+
+def fit(
+    config: TrainConfig = SMALL,
+    windows: int = 600,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+    resume: Checkpoint | None = None,
+) -> TrainResult:
+    """Train on simulated journeys."""
+    data = TrainingWindows([part(windows, 0)], [part(200, 1)], channels=C)
+    return train(data, config, on_epoch, resume=resume)
