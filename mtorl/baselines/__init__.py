@@ -1,7 +1,12 @@
-"""Policies to compare with, one file each: all learn from the same windows and answer like MTORL.
+"""Policies to compare with, one file each. All learn from the same windows and predict the same three heads as MTORL.
 
     predictor = lightgbm.fit(table.windows("train", targets=True), table.windows("val", targets=True), encoder, seed=0)
     logits_BC, reward_BC, cost_BC = predictor.predict(table.windows("test"))
 
-A window is one touchpoint with its past; what happened at it is the target of the window's last token.
+A window is one touchpoint with its history; what happened at the touchpoint is the target of the window's last token.
+To add a method, write one file with `fit` and `predict` like these and name it in `mtorl/comparison/methods.py`.
+
+Counting: `channel_frequency` (the incumbent), `repeat_last`, `markov`. Regression: `logistic`, `lightgbm` (the
+yardstick). Networks: `behaviour_cloning`, `cql`, `iql`, `bcq`, `decision_transformer`, `online_dt`; they share
+`learning`. What all of these read is made in `inputs/`: `summary`, then `states`, `transitions`, `trajectories`.
 """

@@ -7,9 +7,9 @@
     Q:       E[ huber(r + gamma Q'(s', a') - Q(s, a)) ],  a' = argmax over allowed a of Q(s', a)
     policy:  argmax over allowed a of Q(s, a)
 
-Here the policy is softmax(Q / T) over the allowed channels, with the T that explains validation users best; a few
-decisions are uniform, for the log-loss of a zero is infinite. The reward is a monotone map of Q(s, a), fitted on
-validation users (`RewardOfValue`). The cost is each channel's mean.
+Here the policy is softmax(Q / T) over the allowed channels, with the T of the lowest log-loss on validation users. A
+share of its decisions is uniform, because a probability of zero has an infinite log-loss. The reward is a monotone map
+of Q(s, a), fitted on validation users (`RewardOfValue`). The cost is each channel's mean.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ TRACKING = 0.005  # of the distance between Q' and Q that a step closes
 EPOCHS = 10  # of Q
 LR = 1e-3  # learning rate of Q
 EXPLORATION = 0.1  # share of decisions that are uniform over all channels
-_NEVER = -1e9  # a value that no allowed channel has
+_NEVER = -1e9  # value of a channel that is not allowed; lower than any that is learned
 
 
 @dataclass(frozen=True)
 class BCQ:
-    """See `Predictor`."""
+    """A fitted `Predictor`."""
 
     states: States
     imitation: nn.Module
@@ -55,7 +55,7 @@ class BCQ:
     cost_C: Floats
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """See `Predictor`."""
+        """The heads at the last step of each window."""
         state_BS = self.states.of(batch)
         q_BC = answer(self.q, state_BS)
         greedy_BC = softmax(masked(q_BC, answer(self.imitation, state_BS)) / self.temperature, axis=1)
@@ -68,7 +68,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> BC
 
     Args:
         train: Windows of training users with their targets, one for each touchpoint.
-        val: The same of validation users: when to stop the imitation, the temperature and the reward map.
+        val: The same of validation users, for early stopping of the imitation, the temperature and the reward map.
         encoder: Of the training windows.
         seed: Of initial weights and the order of rows.
     """
@@ -85,13 +85,13 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> BC
             return constrained_loss(q, target, imitation, data.at(rows_B))
 
         learn(q, len(data), loss, epochs=EPOCHS, lr=LR)
-    found, rows_B = labels(val, encoder), np.arange(len(val))
+    logged, rows_B = labels(val, encoder), np.arange(len(val))
     q_BC = answer(q, val_data.state_BS)
-    reward = RewardOfValue.fit(q_BC[rows_B, found.channel_B], found.reward_B)
+    reward = RewardOfValue.fit(q_BC[rows_B, logged.channel_B], logged.reward_B)
     masked_BC = masked(q_BC, answer(imitation, val_data.state_BS))
-    # No temperature explains a channel that is not allowed.
-    seen_B = masked_BC[rows_B, found.channel_B] > _NEVER
-    t = temperature(masked_BC[seen_B], found.channel_B[seen_B])
+    # Whatever the temperature, a logged channel that is not allowed has probability zero: such rows are left out.
+    allowed_B = masked_BC[rows_B, logged.channel_B] > _NEVER
+    t = temperature(masked_BC[allowed_B], logged.channel_B[allowed_B])
     return BCQ(states, imitation, q, t, reward, mean_cost(labels(train, encoder), channels))
 
 
@@ -101,12 +101,12 @@ def allowed(logits_BC: Tensor) -> Tensor:
 
 
 def masked(q_BC: Floats, logits_BC: Floats) -> Floats:
-    """Values of the channels that the imitation allows; the others are never worth it."""
+    """Values of the channels that the imitation allows, and `_NEVER` for the others."""
     return np.where(allowed(torch.from_numpy(logits_BC)).numpy(), q_BC, _NEVER)
 
 
 def constrained_loss(q: nn.Module, target: nn.Module, imitation: nn.Module, step: Step) -> Tensor:
-    """The equation above."""
+    """Loss of Q in the module's docstring."""
     logged_B = q(step.state_BS).gather(1, step.channel_B[:, None]).squeeze(1)
     with torch.no_grad():
         next_BC = q(step.next_BS).masked_fill(~allowed(imitation(step.next_BS)), _NEVER)

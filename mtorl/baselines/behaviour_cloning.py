@@ -4,8 +4,8 @@
 
     loss = E[ -log pi(a | s) ]
 
-It knows nothing of rewards: its expected reward is the training mean whatever the window and the channel, so its reward
-AUC is .5 by construction. Its cost is each channel's mean.
+It does not predict rewards: its expected reward is the training mean for every window and channel, so its reward AUC is
+.5 by construction. Its cost is each channel's mean.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LR = 2e-3  # learning rate
 
 @dataclass(frozen=True)
 class BehaviourCloning:
-    """See `Predictor`."""
+    """A fitted `Predictor`."""
 
     states: States
     policy: nn.Module
@@ -39,7 +39,7 @@ class BehaviourCloning:
     cost_C: Floats
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """See `Predictor`."""
+        """The heads at the last step of each window."""
         logits_BC = answer(self.policy, self.states.of(batch))
         return logits_BC, everywhere(self.reward_C, batch), everywhere(self.cost_C, batch)
 
@@ -49,21 +49,21 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Be
 
     Args:
         train: Windows of training users with their targets, one for each touchpoint.
-        val: The same of validation users: when to stop.
+        val: The same of validation users, for early stopping.
         encoder: Of the training windows.
         seed: Of initial weights and the order of rows.
     """
     states = States.fit(train, encoder)
     data, val_data = (Transitions.of(batch, encoder, states) for batch in (train, val))
-    found = labels(train, encoder)
+    logged = labels(train, encoder)
     channels = len(encoder.channels)
     with seeded(seed):
         policy = imitate(data, val_data, channels)
-    return BehaviourCloning(states, policy, np.full(channels, found.reward_B.mean()), mean_cost(found, channels))
+    return BehaviourCloning(states, policy, np.full(channels, logged.reward_B.mean()), mean_cost(logged, channels))
 
 
 def imitate(data: Transitions, val_data: Transitions, channels: int) -> nn.Module:
-    """A network that answers log pi(a | s), up to a constant."""
+    """Train a network whose output is log pi(a | s), up to a constant."""
     policy = mlp(data.state_BS.shape[1], channels)
 
     def loss(rows_B: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
-"""The incumbent: channels in the proportions of the log, by segment. No sequence, no learning, hard to beat by luck.
+"""The incumbent: each channel as often as in the log, by segment. It reads no sequence and learns no weights.
 
     network = fit([batch], encoder)
     decide(*network outputs, POLICY, u)
 
 For each value of the data set's segment column (one table if there is none) it tabulates how often each channel was
 used, what it earned and what it cost. Its network has the signature of MTORL's, so both arms share one artifact format,
-one server and one decision rule; `POLICY` follows the frequencies and explores a tenth of the time.
+one server and one decision rule. `POLICY` follows the frequencies and makes a tenth of its decisions at random.
 
 Shapes: B windows, T steps, D encoded token, S segments (the last is "unknown"), C channels.
 """
@@ -44,20 +44,20 @@ class ChannelFrequency(nn.Module):
 
     def forward(self, x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log frequency, mean reward and mean cost of each channel in each window's segment."""
-        # The segment is a user's own and so is in every token; the first one is always real.
+        # The segment is a static column, so every token holds it; the first token is never padding.
         if self.segment is None:
-            share_BS = torch.ones_like(x_BTD[:, 0, :1])
+            segment_BS = torch.ones_like(x_BTD[:, 0, :1])
         else:
-            share_BS = x_BTD[:, 0, self.segment[0] : self.segment[1]]
-        return share_BS @ self.logits_SC, share_BS @ self.reward_SC, share_BS @ self.cost_SC
+            segment_BS = x_BTD[:, 0, self.segment[0] : self.segment[1]]
+        return segment_BS @ self.logits_SC, segment_BS @ self.reward_SC, segment_BS @ self.cost_SC
 
 
 def fit(parts: Iterable[WindowBatch], encoder: Encoder) -> ChannelFrequency:
     """Tabulate a log.
 
     Args:
-        parts: Training windows with targets that cover each step once, as many at a time as fit in memory.
-        encoder: Encodes windows; says where in a token the segment is.
+        parts: Training windows with targets that cover each step once, in parts that fit in memory.
+        encoder: Encodes windows; tells where in a token the segment is.
     """
     segment = encoder.segment_slice()
     channels = len(encoder.channels)
@@ -82,7 +82,7 @@ def fit(parts: Iterable[WindowBatch], encoder: Encoder) -> ChannelFrequency:
         return mean_SC
 
     frequency_C = (uses_SC.sum(0) + _USES) / (uses_SC.sum() + channels * _USES)
-    # A segment starts from the overall frequencies: one that training never saw keeps them.
+    # Pseudo-uses follow the overall frequencies, so a segment without training data has exactly these.
     smooth_SC = uses_SC + channels * _USES * frequency_C
     logits_SC = np.log(smooth_SC / smooth_SC.sum(axis=1, keepdims=True))
     return ChannelFrequency(logits_SC, mean(sums_3SC[1]), mean(sums_3SC[2]), segment)

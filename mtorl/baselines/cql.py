@@ -7,8 +7,8 @@
 
 The first term is the log-loss of softmax(Q): it pushes down the values of channels that the log doesn't show.
 
-The policy is softmax(Q / T) with the T that explains validation users best. The reward is a monotone map of Q(s, a),
-fitted on validation users (`RewardOfValue`). The cost is each channel's mean.
+The policy is softmax(Q / T) with the T of the lowest log-loss on validation users. The reward is a monotone map of
+Q(s, a), fitted on validation users (`RewardOfValue`). The cost is each channel's mean.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LR = 1e-3  # learning rate
 
 @dataclass(frozen=True)
 class CQL:
-    """See `Predictor`."""
+    """A fitted `Predictor`."""
 
     states: States
     q: nn.Module
@@ -47,7 +47,7 @@ class CQL:
     cost_C: Floats
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """See `Predictor`."""
+        """The heads at the last step of each window."""
         q_BC = answer(self.q, self.states.of(batch))
         return q_BC / self.temperature, self.reward(q_BC), everywhere(self.cost_C, batch)
 
@@ -57,7 +57,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> CQ
 
     Args:
         train: Windows of training users with their targets, one for each touchpoint.
-        val: The same of validation users: temperature and reward map.
+        val: The same of validation users, for the temperature and the reward map.
         encoder: Of the training windows.
         seed: Of initial weights and the order of rows.
     """
@@ -73,14 +73,14 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> CQ
             return conservative_loss(q, target, data.at(rows_B))
 
         learn(q, len(data), loss, epochs=EPOCHS, lr=LR)
-    found = labels(val, encoder)
+    logged = labels(val, encoder)
     q_BC = answer(q, states.of(val))
-    reward = RewardOfValue.fit(q_BC[np.arange(len(val)), found.channel_B], found.reward_B)
-    return CQL(states, q, temperature(q_BC, found.channel_B), reward, mean_cost(labels(train, encoder), channels))
+    reward = RewardOfValue.fit(q_BC[np.arange(len(val)), logged.channel_B], logged.reward_B)
+    return CQL(states, q, temperature(q_BC, logged.channel_B), reward, mean_cost(labels(train, encoder), channels))
 
 
 def conservative_loss(q: nn.Module, target: nn.Module, step: Step) -> Tensor:
-    """The equation above."""
+    """Loss of Q in the module's docstring."""
     q_BC = q(step.state_BS)
     logged_B = q_BC.gather(1, step.channel_B[:, None]).squeeze(1)
     with torch.no_grad():

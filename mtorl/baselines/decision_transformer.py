@@ -1,14 +1,14 @@
-"""Decision Transformer: the channel that was chosen, given the past and the return that was yet to come.
+"""Decision Transformer: predict the logged channel from the history and from the return that followed.
 
     predictor = fit(train, val, encoder, seed=0)
 
     loss = E[ -log pi(a_t | x_1..t, R_1..t) ],  R_t = r_t + r_{t+1} + ... to the end of the journey
 
-(Chen et al. 2021, arXiv:2106.01345.) A step is one token here, where the paper has three: x_t holds the action before
-already. At a decision we ask for a high return, the `TARGET` quantile of those in training.
+(Chen et al. 2021, arXiv:2106.01345.) A step is one token here, where the paper has three, because x_t already holds the
+previous action. At a decision the network is given a high return, the `TARGET` quantile of those in training.
 
-It predicts no reward of a channel: its expected reward is the training mean whatever the window and the channel, so its
-reward AUC is .5 by construction. Its cost is each channel's mean.
+It does not predict rewards: its expected reward is the training mean for every window and channel, so its reward AUC is
+.5 by construction. Its cost is each channel's mean.
 
 Shapes: B windows, T steps, D encoded token, H hidden, C channels, N steps with a target.
 """
@@ -24,21 +24,21 @@ from torch import Tensor, nn
 
 from mtorl.arrays import Floats
 from mtorl.baselines.inputs.states import everywhere, mean_cost
-from mtorl.baselines.inputs.trajectories import Tiles, asked
+from mtorl.baselines.inputs.trajectories import Tiles, returns_to_go
 from mtorl.baselines.learning import HIDDEN, learn, seeded
 from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder
 from mtorl.window.labels import Labels, labels
 from mtorl.window.window import WindowBatch
 
-TARGET = 0.9  # quantile of training returns to ask for
+TARGET = 0.9  # quantile of training returns that a decision aims at
 LAYERS = 2
 HEADS = 1  # of attention
 DROPOUT = 0.1
 EPOCHS = 12  # at most
 BATCH = 64  # windows in a step
 LR = 2e-3  # learning rate
-_BLOCK = 512  # windows answered at a time
+_BLOCK = 512  # windows per forward pass
 
 
 class Transformer(nn.Module):
@@ -72,25 +72,25 @@ class Transformer(nn.Module):
 
 @dataclass(frozen=True)
 class DecisionTransformer:
-    """See `Predictor`."""
+    """A fitted `Predictor`."""
 
     encoder: Encoder
     network: Transformer
-    target: float  # the return to ask for
+    target: float  # the return that a decision aims at
     reward_C: Floats
     cost_C: Floats
 
     @classmethod
-    def of(cls, network: Transformer, data: Tiles, found: Labels, encoder: Encoder) -> DecisionTransformer:
+    def of(cls, network: Transformer, data: Tiles, logged: Labels, encoder: Encoder) -> DecisionTransformer:
         """From a trained network and what it was trained on."""
         channels = len(encoder.channels)
         target = float(np.quantile(data.return_N, TARGET))
-        return cls(encoder, network, target, np.full(channels, found.reward_B.mean()), mean_cost(found, channels))
+        return cls(encoder, network, target, np.full(channels, logged.reward_B.mean()), mean_cost(logged, channels))
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """See `Predictor`."""
+        """The heads at the last step of each window."""
         x_BTD, length_B = self.encoder.encode(batch)
-        return_BT = asked(batch, self.encoder, self.target)
+        return_BT = returns_to_go(batch, self.encoder, self.target)
         logits_BC = np.empty((len(batch), len(self.cost_C)))
         with torch.inference_mode():
             for start in range(0, len(batch), _BLOCK):
@@ -105,7 +105,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> De
 
     Args:
         train: Windows of training users with their targets, one for each touchpoint.
-        val: The same of validation users: when to stop.
+        val: The same of validation users, for early stopping.
         encoder: Of the training windows.
         seed: Of initial weights and the order of windows.
     """

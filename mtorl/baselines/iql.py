@@ -6,8 +6,8 @@
     Q:      E[ (r + gamma V(s') - Q(s, a))^2 ]                             eq. 6
     policy: E[ -exp(beta (Q(s, a) - V(s))) log pi(a | s) ]                 eq. 7
 
-Only logged actions are ever looked up. Q' is a slow copy of Q, and Q the smaller one of two, as in the paper. What the
-paper has for continuous actions holds for channels as it is: Q answers for each, and pi is a softmax.
+Q is evaluated at logged actions only. Q' is a slow copy of Q, and Q the smaller one of two networks, as in the paper.
+The equations hold for channels as they do for continuous actions: Q has a value for each channel, and pi is a softmax.
 
 The reward is a monotone map of Q(s, a), fitted on validation users (`RewardOfValue`). The cost is each channel's mean.
 """
@@ -31,7 +31,7 @@ from mtorl.window.encoder import Encoder
 from mtorl.window.labels import labels
 from mtorl.window.window import WindowBatch
 
-EXPECTILE = 0.7  # tau: .5 is the mean over logged actions; 1 would be the best of them
+EXPECTILE = 0.7  # tau: .5 is the mean over logged actions, 1 their maximum
 BETA = 1.0  # how much an advantage counts; 0 is behaviour cloning
 GAMMA = 0.9  # discount of a touchpoint
 TRACKING = 0.005  # of the distance between Q' and Q that a step closes
@@ -41,15 +41,16 @@ LR = 1e-3  # learning rate
 
 
 class TwinQ(nn.Module):
-    """Two networks for the same values."""
+    """Two networks that learn the same values; the smaller value counts, against overestimation."""
 
     def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
-        self.one, self.two = mlp(inputs, channels), mlp(inputs, channels)
+        self.networks = nn.ModuleList(mlp(inputs, channels) for _ in range(2))
 
     def forward(self, state_BS: Tensor) -> Tensor:
-        """The smaller answer."""
-        return torch.minimum(self.one(state_BS), self.two(state_BS))
+        """The smaller value of each channel, [B, C]."""
+        first, second = self.networks
+        return torch.minimum(first(state_BS), second(state_BS))
 
 
 class Critics(nn.Module):
@@ -63,7 +64,7 @@ class Critics(nn.Module):
 
 @dataclass(frozen=True)
 class IQL:
-    """See `Predictor`."""
+    """A fitted `Predictor`."""
 
     states: States
     critics: Critics
@@ -72,7 +73,7 @@ class IQL:
     cost_C: Floats
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """See `Predictor`."""
+        """The heads at the last step of each window."""
         state_BS = self.states.of(batch)
         reward_BC = self.reward(answer(self.critics.q, state_BS))
         return answer(self.policy, state_BS), reward_BC, everywhere(self.cost_C, batch)
@@ -83,7 +84,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> IQ
 
     Args:
         train: Windows of training users with their targets, one for each touchpoint.
-        val: The same of validation users: when to stop the policy, and the reward map.
+        val: The same of validation users, for early stopping of the policy and the reward map.
         encoder: Of the training windows.
         seed: Of initial weights and the order of rows.
     """
@@ -109,25 +110,25 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> IQ
             return _weighted(policy, val_data.state_BS, val_data.channel_B, val_weight_B).item()
 
         learn(policy, len(data), policy_loss, epochs=EPOCHS, lr=LR, validate=validate)
-    found = labels(val, encoder)
-    q_B = answer(critics.q, val_data.state_BS)[np.arange(len(val)), found.channel_B]
-    reward = RewardOfValue.fit(q_B, found.reward_B)
+    logged = labels(val, encoder)
+    q_B = answer(critics.q, val_data.state_BS)[np.arange(len(val)), logged.channel_B]
+    reward = RewardOfValue.fit(q_B, logged.reward_B)
     return IQL(states, critics, policy, reward, mean_cost(labels(train, encoder), channels))
 
 
 def expectile_loss(gap_B: Tensor, expectile: float) -> Tensor:
-    """Draws V towards an expectile of Q over logged actions: above the mean, if `expectile` is above .5."""
+    """The loss whose minimum is an expectile of Q over logged actions: above the mean if `expectile` is above .5."""
     return ((expectile - (gap_B < 0).float()).abs() * gap_B.square()).mean()
 
 
 def critics_loss(critics: Critics, target: TwinQ, step: Step) -> Tensor:
-    """V's loss and Q's in one: each weight is in one of them alone."""
+    """The sum of V's loss and Q's: no weight is in both, so one optimizer can minimise them together."""
     logged_B1 = step.channel_B[:, None]
     with torch.no_grad():
         slow_B1 = target(step.state_BS).gather(1, logged_B1)
         y_B1 = (step.reward_B + GAMMA * step.goes_on_B * critics.v(step.next_BS).squeeze(1))[:, None]
     loss = expectile_loss(slow_B1 - critics.v(step.state_BS), EXPECTILE)
-    for q in (critics.q.one, critics.q.two):
+    for q in critics.q.networks:
         loss = loss + F.mse_loss(q(step.state_BS).gather(1, logged_B1), y_B1)
     return loss
 

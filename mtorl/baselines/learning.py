@@ -1,4 +1,4 @@
-"""What the networks among the baselines share: a training loop, a policy from values, rewards from values.
+"""What the baselines with networks share: a training loop, a policy from values, rewards from values.
 
 Shapes: B windows (touchpoints), S numbers of a state, C channels.
 """
@@ -26,19 +26,19 @@ BATCH = 256  # touchpoints in a step
 PATIENCE = 3  # epochs without a better validation loss before stopping
 WEIGHT_DECAY = 0.01  # AdamW
 _LOG_T = (math.log(1e-3), math.log(1e3))  # from a policy that is nearly greedy to one that ignores the values
-_BLOCK = 4096  # rows that a network answers at a time
+_BLOCK = 4096  # rows per forward pass
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Torch draws from this seed inside, on one thread; outside it goes on as before."""
+    """Seed torch inside the block and use one thread; afterwards torch's random state is as it was before."""
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def mlp(inputs: int, outputs: int) -> nn.Sequential:
-    """Two hidden layers."""
+    """A network with two hidden layers."""
     sizes = ((inputs, HIDDEN), (HIDDEN, HIDDEN))
     hidden = [layer for size in sizes for layer in (nn.Linear(*size), nn.ReLU())]
     return nn.Sequential(*hidden, nn.Linear(HIDDEN, outputs))
@@ -59,11 +59,11 @@ def learn(
     Args:
         network: What is trained.
         rows: Number of training rows.
-        loss: Of some rows, given by their numbers.
+        loss: Loss of the rows with these numbers.
         epochs: At most.
         lr: Learning rate; falls to a tenth along a cosine.
         batch: Rows in a step.
-        validate: Validation loss of the network as it is.
+        validate: Returns the validation loss of the network in its current state.
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=lr / 10)
@@ -79,9 +79,9 @@ def learn(
         if validate is None:
             continue
         with torch.inference_mode():
-            found = validate()
-        if found < best_loss:
-            best, best_loss, best_epoch = copy.deepcopy(network.state_dict()), found, epoch
+            val_loss = validate()
+        if val_loss < best_loss:
+            best, best_loss, best_epoch = copy.deepcopy(network.state_dict()), val_loss, epoch
         elif epoch - best_epoch >= PATIENCE:
             break
     if validate is not None:
@@ -97,14 +97,14 @@ def follow(target: nn.Module, network: nn.Module, rate: float) -> None:
 
 @torch.inference_mode()
 def answer(network: Callable[[Tensor], Tensor], state_BS: Floats | Tensor) -> Floats:
-    """What a network says of states, a block of rows at a time."""
+    """Output of a network for states, a block of rows at a time."""
     blocks = torch.split(torch.as_tensor(state_BS, dtype=torch.float32), _BLOCK)
-    found: Floats = torch.cat([network(block) for block in blocks]).double().numpy()
-    return found
+    output: Floats = torch.cat([network(block) for block in blocks]).double().numpy()
+    return output
 
 
 def temperature(value_BC: Floats, channel_B: NDArray[np.int64]) -> float:
-    """The T at which softmax(value / T) explains logged channels best."""
+    """The T at which softmax(value / T) has the lowest log-loss on logged channels."""
     logged = np.arange(len(channel_B)), channel_B
 
     def loss(log_t: float) -> float:
@@ -118,8 +118,8 @@ def temperature(value_BC: Floats, channel_B: NDArray[np.int64]) -> float:
 class RewardOfValue:
     """A monotone map from values to rewards: sigmoid(slope * value + offset), slope >= 0 (Platt 1999).
 
-    A value is not the reward of the next touchpoint but that of all to come, and for a conservative method not even
-    that: the map makes the nearest statement about the reward that such a value allows.
+    A value is the sum of all rewards to come and, in a conservative method, a lower bound of it: not the reward of the
+    next touchpoint. The map is the best prediction of that reward that ranks channels as the values do.
     """
 
     slope: float

@@ -1,10 +1,10 @@
-"""Gradient-boosted trees on summaries of windows: the yardstick, better than most networks on logs of this kind.
+"""Gradient-boosted trees on summaries of windows: the yardstick, since they beat most networks on logs of this kind.
 
     predictor = fit(train, val, encoder, seed=0)
 
-Three models, each stopped where validation users say so: the channel (multi-class), the reward of a channel (its label
-is a share, so cross-entropy) and its cost (Poisson, as MTORL's cost loss). The two latter have the channel among their
-features, as MTORL's decoders have, and answer for each channel in turn.
+Three models, each with early stopping on validation users: the channel (multi-class), the reward of a channel (its
+label is a share, so cross-entropy) and its cost (Poisson, as MTORL's cost loss). The two latter have the channel among
+their features, as MTORL's decoders have, and predict each channel in turn.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ PARAMETERS = {
     "bagging_freq": 1,
     "verbose": -1,
     "deterministic": True,
-    "num_threads": 1,  # as `threads.py` says of networks: in a pod, its own choice is the cores of the whole node
-    "force_row_wise": True,  # else the library measures which way is faster, and is not deterministic
+    "num_threads": 1,  # by default it takes the cores of the whole node, even in a pod that may use one
+    "force_row_wise": True,  # otherwise the library times both layouts and chooses one, which is not deterministic
 }
 _TINY = 1e-12
 
 
 @dataclass(frozen=True)
 class Boosted:
-    """See `Predictor`."""
+    """A fitted `Predictor`."""
 
     encoder: Encoder
     action: Any  # lightgbm.Booster
@@ -51,7 +51,7 @@ class Boosted:
     constant_cost: float
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """See `Predictor`."""
+        """The heads at the last step of each window."""
         summary = Summary.of(batch, self.encoder)
         channels = len(self.encoder.channels)
         logits_BC = np.log(np.maximum(self.action.predict(summary.values_BF), _TINY))
@@ -86,19 +86,19 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Bo
 
     Args:
         train: Windows of training users with their targets, one for each touchpoint.
-        val: The same of validation users: when to stop.
+        val: The same of validation users, for early stopping.
         encoder: Of the training windows.
         seed: Of the choice of rows and features.
     """
     parts = [(Summary.of(batch, encoder), labels(batch, encoder)) for batch in (train, val)]
     channels = len(encoder.channels)
-    plain = [(summary.values_BF, found.channel_B.astype(np.float64)) for summary, found in parts]
-    # Codes are split like amounts: as categories with many values they overfit. The channel, whose effect is what the
-    # reward's trees are for, is a category.
+    plain = [(summary.values_BF, logged.channel_B.astype(np.float64)) for summary, logged in parts]
+    # Codes are split like amounts, because categories with many values overfit. Only the channel is a category in the
+    # trees of reward and cost: its effect is what they are for.
     action = _grow(plain, [], seed, objective="multiclass", num_class=channels)
-    with_channel = [_with_channel(summary, found.channel_B.astype(np.float64)) for summary, found in parts]
-    rewards = [(values, found.reward_B) for values, (_, found) in zip(with_channel, parts, strict=True)]
-    costs = [(values, found.cost_B) for values, (_, found) in zip(with_channel, parts, strict=True)]
+    with_channel = [_with_channel(summary, logged.channel_B.astype(np.float64)) for summary, logged in parts]
+    rewards = [(values, logged.reward_B) for values, (_, logged) in zip(with_channel, parts, strict=True)]
+    costs = [(values, logged.cost_B) for values, (_, logged) in zip(with_channel, parts, strict=True)]
     paid_B = costs[0][1]
     categorical = [rewards[0][0].shape[1] - 1]
     reward = _grow(rewards, categorical, seed, objective="cross_entropy")
@@ -111,7 +111,7 @@ def _with_channel(summary: Summary, channel_B: Floats) -> Floats:
 
 
 def stored_in(artifact: Artifact) -> Boosted | None:
-    """The LightGBM that was fitted on an artifact's own training users, if the artifact carries it."""
+    """The LightGBM that was fitted on an artifact's training users; None if the artifact has none."""
     trees = artifact.yardstick()
     return None if trees is None else Boosted.from_dict(trees, artifact.encoder)
 

@@ -3,8 +3,8 @@
     predictor = fit(train, val, encoder, seed=0)
 
 Logistic regressions for the channel (multinomial) and for the reward of a channel, a Poisson regression for its cost
-(as MTORL's cost loss). The two latter have the channel among their inputs, one-hot, and answer for each channel in
-turn. How strongly each is regularised is chosen on validation users.
+(as MTORL's cost loss). The two latter have the channel among their inputs, one-hot, and predict each channel in
+turn. The strength of each one's regularisation is chosen on validation users.
 
 Shapes: B windows, S numbers of a state, C channels.
 """
@@ -25,14 +25,14 @@ from mtorl.window.encoder import Encoder
 from mtorl.window.labels import labels
 from mtorl.window.window import WindowBatch
 
-STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4)  # of half the squared coefficients, beside the mean loss
-ITERATIONS = 200  # at most, of a solver
+STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4)  # weight of half the squared coefficients, added to the mean loss
+ITERATIONS = 200  # of a solver, at most
 _TINY = 1e-12
 
 
 @dataclass(frozen=True)
 class Linear:
-    """See `Predictor`."""
+    """A fitted `Predictor`."""
 
     states: States
     action: Any  # sklearn's LogisticRegression
@@ -41,7 +41,7 @@ class Linear:
     mean_cost: float
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """See `Predictor`."""
+        """The heads at the last step of each window."""
         state_BS = self.states.of(batch)
         logits_BC = np.log(np.maximum(self.action.predict_proba(state_BS), _TINY))
         reward_BC, cost_BC = np.empty(logits_BC.shape), np.full(logits_BC.shape, self.mean_cost)
@@ -58,36 +58,36 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Li
 
     Args:
         train: Windows of training users with their targets, one for each touchpoint.
-        val: The same of validation users: how strongly to regularise.
+        val: The same of validation users, for the strength of the regularisation.
         encoder: Of the training windows.
-        seed: Of no use here: each loss has one minimum.
+        seed: Unused: each loss has one minimum.
     """
     del seed
-    found, val_found = labels(train, encoder), labels(val, encoder)
+    logged, val_logged = labels(train, encoder), labels(val, encoder)
     states = States.fit(train, encoder)
     state_BS, val_BS = states.of(train), states.of(val)
-    channels, mean_cost = len(encoder.channels), float(found.cost_B.mean())
-    inputs = _with_channel(state_BS, found.channel_B, channels)
-    val_inputs = _with_channel(val_BS, val_found.channel_B, channels)
+    channels, mean_cost = len(encoder.channels), float(logged.cost_B.mean())
+    inputs = _with_channel(state_BS, logged.channel_B, channels)
+    val_inputs = _with_channel(val_BS, val_logged.channel_B, channels)
 
     def action_loss(model: Any) -> float:
-        return float(-np.log(model.predict_proba(val_BS)[np.arange(len(val)), val_found.channel_B] + _TINY).mean())
+        return float(-np.log(model.predict_proba(val_BS)[np.arange(len(val)), val_logged.channel_B] + _TINY).mean())
 
     def reward_loss(model: Any) -> float:
         miss_B, hit_B = np.log(model.predict_proba(val_inputs) + _TINY).T
-        return float(-(val_found.reward_B * hit_B + (1 - val_found.reward_B) * miss_B).mean())
+        return float(-(val_logged.reward_B * hit_B + (1 - val_logged.reward_B) * miss_B).mean())
 
     def cost_loss(model: Any) -> float:
         from sklearn.metrics import mean_poisson_deviance
 
-        return float(mean_poisson_deviance(val_found.cost_B / mean_cost, model.predict(val_inputs)))
+        return float(mean_poisson_deviance(val_logged.cost_B / mean_cost, model.predict(val_inputs)))
 
-    action = _chosen(lambda strength: _channel(state_BS, found.channel_B, channels, strength), action_loss)
-    reward = _chosen(lambda strength: _share(inputs, found.reward_B, strength), reward_loss)
+    action = _chosen(lambda strength: _channel(state_BS, logged.channel_B, channels, strength), action_loss)
+    reward = _chosen(lambda strength: _share(inputs, logged.reward_B, strength), reward_loss)
     cost = None
-    if found.cost_B.min() < found.cost_B.max():
+    if logged.cost_B.min() < logged.cost_B.max():
         # In units of the mean, so that a strength means the same in any currency.
-        cost = _chosen(lambda strength: _amount(inputs, found.cost_B / mean_cost, strength), cost_loss)
+        cost = _chosen(lambda strength: _amount(inputs, logged.cost_B / mean_cost, strength), cost_loss)
     return Linear(states, action, reward, cost, mean_cost)
 
 
@@ -96,14 +96,14 @@ def _with_channel(state_BS: Floats, channel_B: NDArray[np.int64], channels: int)
 
 
 def _chosen(solve: Callable[[float], Any], loss: Callable[[Any], float]) -> Any:
-    """The model of the strength that validation users prefer."""
+    """The model of the strength with the lowest validation loss."""
     return min((solve(strength) for strength in STRENGTHS), key=loss)
 
 
 def _channel(state_BS: Floats, channel_B: NDArray[np.int64], channels: int, strength: float) -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    # One more touchpoint of each channel, in the mean state: a channel that was never used is a class all the same.
+    # One extra touchpoint of each channel, in the mean state, so that a channel that was never used is a class, too.
     inputs = np.concatenate([state_BS, np.zeros((channels, state_BS.shape[1]))])
     classes = np.concatenate([channel_B, np.arange(channels)])
     return LogisticRegression(C=1 / (strength * len(inputs)), max_iter=ITERATIONS).fit(inputs, classes)
@@ -112,7 +112,7 @@ def _channel(state_BS: Floats, channel_B: NDArray[np.int64], channels: int, stre
 def _share(inputs: Floats, reward_B: Floats, strength: float) -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    # A share r is a success of weight r and a failure of weight 1 - r.
+    # A reward r in [0, 1] counts as a success of weight r and a failure of weight 1 - r.
     both = np.repeat([0, 1], len(inputs))
     weights = np.concatenate([1 - reward_B, reward_B])
     model = LogisticRegression(C=1 / (strength * len(inputs)), max_iter=ITERATIONS, solver="newton-cholesky")

@@ -1,11 +1,11 @@
-"""The channel that follows the one before, as often as in training; and each user's running reward and cost.
+"""Each channel as often as it followed the previous one in training; reward and cost are the user's running means.
 
     predictor = fit(train, val, encoder, seed=0)
 
-No learning beyond counting. Its most probable channel is nearly always the last one where channels are sticky
-(repeat-last), and its reward is the user's running rate, which is hard to beat by much.
+It only counts. In a log whose users mostly stay on a channel its most probable channel is nearly always the last one,
+and the user's running reward is hard to beat by much.
 
-Shapes: B windows, N tokens, C channels, S = C + 1 channels before (the last: the start of a journey).
+Shapes: B windows, N tokens, C channels, S = C + 1 previous channels (the last one: the start of a journey).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from mtorl.window.encoder import Encoder
 from mtorl.window.labels import labels
 from mtorl.window.window import WindowBatch
 
-_USES = 1.0  # pseudo-uses of each channel after each other
+_USES = 1.0  # pseudo-uses of each channel after each previous one
 _PRIOR = 2.0  # touchpoints' worth of the training mean in a user's running mean
 
 
 @dataclass(frozen=True)
 class Markov:
-    """See `Predictor`."""
+    """A fitted `Predictor`."""
 
     encoder: Encoder
     logits_SC: Floats
@@ -34,7 +34,7 @@ class Markov:
     mean_cost: float
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """See `Predictor`."""
+        """The heads at the last step of each window."""
         channels = len(self.encoder.channels)
         last_B = np.cumsum(batch.length_B) - 1
         reward_B = self._running(batch, self.encoder.previous_reward(batch), self.mean_reward)
@@ -49,7 +49,7 @@ class Markov:
         )
 
     def _running(self, batch: WindowBatch, value_N: Floats, mean: float) -> Floats:
-        """Mean of a window's past touchpoints, drawn towards the training mean."""
+        """Mean of the touchpoints in a window's history, drawn towards the training mean."""
         there_N = batch.prev_channel_N < len(self.encoder.channels)
         total_B = np.bincount(batch.row_N, value_N * there_N, len(batch))
         running_B: Floats = (total_B + _PRIOR * mean) / (np.bincount(batch.row_N, there_N, len(batch)) + _PRIOR)
@@ -61,15 +61,15 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Ma
 
     Args:
         train: Windows of training users with their targets, one for each touchpoint.
-        val: Of no use here.
+        val: Unused.
         encoder: Of the training windows.
-        seed: Of no use here: nothing is left to chance.
+        seed: Unused: nothing is random.
     """
     del val, seed
-    found = labels(train, encoder)
+    logged = labels(train, encoder)
     channels = len(encoder.channels)
     before_B = train.prev_channel_N[np.cumsum(train.length_B) - 1]
     uses_SC = np.full((channels + 1, channels), _USES)
-    np.add.at(uses_SC, (before_B, found.channel_B), 1.0)
+    np.add.at(uses_SC, (before_B, logged.channel_B), 1.0)
     logits_SC = np.log(uses_SC / uses_SC.sum(axis=1, keepdims=True))
-    return Markov(encoder, logits_SC, float(found.reward_B.mean()), float(found.cost_B.mean()))
+    return Markov(encoder, logits_SC, float(logged.reward_B.mean()), float(logged.cost_B.mean()))

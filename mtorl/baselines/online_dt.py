@@ -1,13 +1,13 @@
-"""Online Decision Transformer, its offline phase: a policy that must stay random enough to explore later on.
+"""Online Decision Transformer, offline phase: the policy keeps enough entropy to explore later.
 
     predictor = fit(train, val, encoder, seed=0)
 
     minimise E[ -log pi(a_t | x_1..t, R_1..t) ]  so that  E[ H(pi(. | x_1..t, R_1..t)) ] >= beta
     loss   = E[ -log pi ] + lambda (beta - E[ H ]),  and lambda grows while H < beta
 
-(Zheng et al. 2022, arXiv:2202.05607.) With channels for actions, a Decision Transformer is stochastic already: the
-constraint is all that is new, and where the log itself is more random than beta, the two are the same. The online phase
-needs an environment and is not here. Rewards and costs: see `decision_transformer`.
+(Zheng et al. 2022, arXiv:2202.05607.) With channels as actions, a Decision Transformer is stochastic already, so only
+the constraint is new; where the entropy of the log exceeds beta, the two methods are the same. The online phase needs
+an environment and is left out. Rewards and costs are predicted as in `decision_transformer`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mtorl.window.window import WindowBatch
 
 RANDOMNESS = 0.7  # beta, as a share of the entropy of the log's channel frequencies
 DUAL_LR = 0.01  # of lambda: what a step adds for each unit of missing entropy
-STRICTNESS = 3.0  # weight of missing entropy where epochs are compared; more than lambda comes to
+STRICTNESS = 3.0  # weight of missing entropy when epochs are compared; larger than lambda gets in training
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> DecisionTransformer:
@@ -34,13 +34,13 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> De
 
     Args:
         train: Windows of training users with their targets, one for each touchpoint.
-        val: The same of validation users: when to stop.
+        val: The same of validation users, for early stopping.
         encoder: Of the training windows.
         seed: Of initial weights and the order of windows.
     """
     data, val_data = Tiles.of(train, encoder), Tiles.of(val, encoder)
-    found = labels(train, encoder)
-    share_C = np.bincount(found.channel_B, minlength=len(encoder.channels)) / len(train)
+    logged = labels(train, encoder)
+    share_C = np.bincount(logged.channel_B, minlength=len(encoder.channels)) / len(train)
     beta = RANDOMNESS * float(-(share_C * np.log(np.maximum(share_C, 1e-12))).sum())
     multiplier = 0.0  # lambda
     with seeded(seed):
@@ -59,7 +59,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> De
             return F.cross_entropy(logits_NC, channel_N).item() + STRICTNESS * missing
 
         learn(network, len(data), loss, epochs=EPOCHS, lr=LR, batch=BATCH, validate=validate)
-    return DecisionTransformer.of(network, data, found, encoder)
+    return DecisionTransformer.of(network, data, logged, encoder)
 
 
 def entropy(logits_NC: Tensor) -> Tensor:

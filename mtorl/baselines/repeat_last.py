@@ -1,11 +1,11 @@
-"""The channel before, and what the last outcome promises. The floor of any comparison.
+"""The previous channel again, and the mean reward after the last outcome: the least that any method should beat.
 
     predictor = fit(train, val, encoder, seed=0)
 
-Counting only: how often a journey stays on its channel in training (one number), how often each channel is used
+It only counts: how often a journey stays on its channel in training (one number), how often each channel is used
 otherwise, and the mean reward after a touchpoint that brought a gain, after one that did not, and at the start.
 
-Shapes: B windows, C channels, S = C + 1 channels before (the last: the start of a journey), O = 3 last outcomes.
+Shapes: B windows, C channels, S = C + 1 previous channels (the last one: the start of a journey), O = 3 last outcomes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MISS, _HIT, _START = 0, 1, 2
 
 @dataclass(frozen=True)
 class RepeatLast:
-    """See `Predictor`."""
+    """A fitted `Predictor`."""
 
     encoder: Encoder
     logits_SC: Floats
@@ -37,7 +37,7 @@ class RepeatLast:
     cost_C: Floats
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """See `Predictor`."""
+        """The heads at the last step of each window."""
         before_B = batch.prev_channel_N[np.cumsum(batch.length_B) - 1]
         reward_B = self.reward_O[_last_outcome(batch, self.encoder)]
         reward_BC = np.repeat(reward_B[:, None], len(self.cost_C), axis=1)
@@ -49,28 +49,28 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Re
 
     Args:
         train: Windows of training users with their targets, one for each touchpoint.
-        val: Of no use here.
+        val: Unused.
         encoder: Of the training windows.
-        seed: Of no use here: nothing is left to chance.
+        seed: Unused: nothing is random.
     """
     del val, seed
-    found = labels(train, encoder)
+    logged = labels(train, encoder)
     channels = len(encoder.channels)
     before_B = train.prev_channel_N[np.cumsum(train.length_B) - 1]
-    uses_C = np.bincount(found.channel_B, minlength=channels) + _USES
+    uses_C = np.bincount(logged.channel_B, minlength=channels) + _USES
     begun_B = before_B < channels
-    stay = ((found.channel_B == before_B).sum() + _USES) / (begun_B.sum() + 2 * _USES)
+    stay = ((logged.channel_B == before_B).sum() + _USES) / (begun_B.sum() + 2 * _USES)
     leave_CC = np.where(np.eye(channels, dtype=np.bool_), 0.0, uses_C)
     follows_CC = stay * np.eye(channels) + (1 - stay) * leave_CC / leave_CC.sum(axis=1, keepdims=True)
     logits_SC = np.log(np.vstack([follows_CC, uses_C / uses_C.sum()]))
     outcome_B = _last_outcome(train, encoder)
-    earned_O, seen_O = (np.bincount(outcome_B, weights, 3) for weights in (found.reward_B, None))
-    reward_O = (earned_O + _PRIOR * found.reward_B.mean()) / (seen_O + _PRIOR)
-    return RepeatLast(encoder, logits_SC, reward_O, mean_cost(found, channels))
+    earned_O, seen_O = (np.bincount(outcome_B, weights, 3) for weights in (logged.reward_B, None))
+    reward_O = (earned_O + _PRIOR * logged.reward_B.mean()) / (seen_O + _PRIOR)
+    return RepeatLast(encoder, logits_SC, reward_O, mean_cost(logged, channels))
 
 
 def _last_outcome(batch: WindowBatch, encoder: Encoder) -> NDArray[np.int64]:
-    """Whether the touchpoint before brought a gain; a gain that is not known at once counts as none."""
+    """Whether the previous touchpoint brought a gain, [B]; a gain that is not known at once counts as none."""
     last_B = np.cumsum(batch.length_B) - 1
     hit_B = (batch.prev_outcomes[encoder.gain][last_B] > 0) & (encoder.gain in encoder.immediate)
     outcome_B: NDArray[np.int64] = np.where(hit_B, _HIT, _MISS)

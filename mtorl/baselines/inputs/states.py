@@ -1,4 +1,4 @@
-"""Summaries as plain numbers, for baselines that can't read unknown values and codes as trees can.
+"""Summaries as plain numbers, for baselines that cannot read missing values and codes as trees can.
 
     states = States.fit(train, encoder)
     state_BS = states.of(batch)
@@ -25,17 +25,17 @@ _PRIOR = 20.0  # uses at which a channel's own mean cost weighs as much as that 
 
 @dataclass(frozen=True)
 class States:
-    """Amounts become z-scores, codes one-hot, and what is unknown 0.
+    """How a summary becomes numbers: amounts are z-scores, codes are one-hot, missing values are 0.
 
-    An amount that training did not always know has a flag beside it; flags that always agree are kept once.
+    An amount that is sometimes missing in training gets a flag column that tells so; equal flag columns are kept once.
     """
 
     encoder: Encoder
     amounts: tuple[int, ...]  # places of the amounts in a summary
     mean_F: Floats  # of the amounts
     std_F: Floats
-    flags: tuple[int, ...]  # places of amounts whose absence is told
-    codes: tuple[tuple[int, int], ...]  # places of the codes, and how many values each has
+    flags: tuple[int, ...]  # places of amounts with a flag column
+    codes: tuple[tuple[int, int], ...]  # place and number of values of each code
 
     @classmethod
     def fit(cls, batch: WindowBatch, encoder: Encoder) -> States:
@@ -48,7 +48,7 @@ class States:
         count_F = np.maximum(known_BF.sum(0), 1)
         mean_F = np.where(known_BF, values_BF, 0.0).sum(0) / count_F
         std_F = np.sqrt((np.where(known_BF, values_BF - mean_F, 0.0) ** 2).sum(0) / count_F)
-        std_F = np.where(std_F > _TINY * np.abs(mean_F), std_F, 1.0)  # a constant has a deviation by rounding alone
+        std_F = np.where(std_F > _TINY * np.abs(mean_F), std_F, 1.0)  # the deviation of a constant is rounding alone
         seen: dict[bytes, int] = {}
         for place, known_B in zip(amounts, known_BF.T, strict=True):
             if not known_B.all():
@@ -60,7 +60,7 @@ class States:
         return cls(encoder, amounts, mean_F, std_F, tuple(seen.values()), tuple(codes))
 
     def of(self, batch: WindowBatch) -> Floats:
-        """state_BS of any windows."""
+        """state_BS of windows."""
         values_BF = Summary.of(batch, self.encoder).values_BF
         score_BF = (values_BF[:, self.amounts] - self.mean_F) / self.std_F
         parts = [np.nan_to_num(np.clip(score_BF, -_CLIP, _CLIP), nan=0.0)]
@@ -70,13 +70,13 @@ class States:
         return np.concatenate(parts, axis=1)
 
 
-def mean_cost(found: Labels, channels: int) -> Floats:
-    """Mean cost_C of each channel; one that was rarely used is drawn towards the mean of all."""
-    uses_C, spent_C = (np.bincount(found.channel_B, weights, channels) for weights in (None, found.cost_B))
-    cost_C: Floats = (spent_C + _PRIOR * found.cost_B.mean()) / (uses_C + _PRIOR)
+def mean_cost(logged: Labels, channels: int) -> Floats:
+    """Mean cost of each channel, [C]; a rarely used one is drawn towards the mean of all."""
+    uses_C, spent_C = (np.bincount(logged.channel_B, weights, channels) for weights in (None, logged.cost_B))
+    cost_C: Floats = (spent_C + _PRIOR * logged.cost_B.mean()) / (uses_C + _PRIOR)
     return cost_C
 
 
 def everywhere(row_C: Floats, batch: WindowBatch) -> Floats:
-    """The same answer for each window."""
+    """The same row for each window, [B, C]."""
     return np.tile(row_C, (len(batch), 1))

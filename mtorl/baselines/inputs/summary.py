@@ -3,10 +3,10 @@
     summary = Summary.of(batch, encoder)
     summary.values_BF, summary.names
 
-Only what the model's own token may hold is used: the channel and the immediate outcomes of past touchpoints, and the
+Only what the model's own tokens hold is used: channel and immediate outcomes of the touchpoints in the history, and
 time, context and static columns of the present one (`mtorl.window.encoder.Encoder`).
 
-Shapes: B windows, N tokens, P slots of past touchpoints (newest first), F features, C channels.
+Shapes: B windows, N tokens, P slots of the history (newest touchpoint first), F features, C channels.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from mtorl.log.columns import Codes
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 
-LATEST = 5  # touchpoints that are shown one by one
+LATEST = 5  # newest touchpoints that have features of their own
 HALF_LIVES = (1.0, 3.0, 8.0)  # of fading means, in touchpoints
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Features of some windows; NaN is unknown."""
+    """Features of windows; NaN is a missing value."""
 
     values_BF: Floats
     names: tuple[str, ...]
@@ -39,50 +39,50 @@ class Summary:
 
         Args:
             batch: Windows of at most `encoder.window` tokens.
-            encoder: Says which outcomes and columns there are, and the codes of categories.
+            encoder: Tells which outcomes and columns there are, and the codes of categories.
         """
-        past_BP = _past(batch, encoder.window, start=len(encoder.channels))
-        there_BP = past_BP >= 0
-        channel_BP = np.where(there_BP, batch.prev_channel_N[past_BP], -1)
+        history_BP = _history(batch, encoder.window, start=len(encoder.channels))
+        there_BP = history_BP >= 0
+        channel_BP = np.where(there_BP, batch.prev_channel_N[history_BP], -1)
         size_B = there_BP.sum(1)
-        found: dict[str, NDArray[np.float64]] = {"touchpoints": size_B.astype(np.float64)}
+        features: dict[str, NDArray[np.float64]] = {"touchpoints": size_B.astype(np.float64)}
         for i in range(LATEST):
-            found[f"channel_{i + 1}"] = _slot(channel_BP.astype(np.float64), there_BP, i)
+            features[f"channel_{i + 1}"] = _slot(channel_BP.astype(np.float64), there_BP, i)
         for c, name in enumerate(encoder.channels):
-            found[f"uses_{name}"] = (channel_BP == c).sum(1).astype(np.float64)
+            features[f"uses_{name}"] = (channel_BP == c).sum(1).astype(np.float64)
         for outcome in encoder.immediate:
-            value_BP = np.where(there_BP, batch.prev_outcomes[outcome][past_BP], 0.0)
-            found[f"{outcome}_mean"] = _ratio(value_BP.sum(1), size_B)
+            value_BP = np.where(there_BP, batch.prev_outcomes[outcome][history_BP], 0.0)
+            features[f"{outcome}_mean"] = _ratio(value_BP.sum(1), size_B)
             for i in range(LATEST):
-                found[f"{outcome}_{i + 1}"] = _slot(value_BP, there_BP, i)
+                features[f"{outcome}_{i + 1}"] = _slot(value_BP, there_BP, i)
             for half_life in HALF_LIVES:
-                weight_BP = there_BP * 0.5 ** (np.arange(past_BP.shape[1]) / half_life)
-                found[f"{outcome}_fading_{half_life:g}"] = _ratio((weight_BP * value_BP).sum(1), weight_BP.sum(1))
+                weight_BP = there_BP * 0.5 ** (np.arange(history_BP.shape[1]) / half_life)
+                features[f"{outcome}_fading_{half_life:g}"] = _ratio((weight_BP * value_BP).sum(1), weight_BP.sum(1))
             for c, name in enumerate(encoder.channels):
                 own_BP = channel_BP == c
-                found[f"{outcome}_of_{name}"] = _ratio((own_BP * value_BP).sum(1), own_BP.sum(1))
+                features[f"{outcome}_of_{name}"] = _ratio((own_BP * value_BP).sum(1), own_BP.sum(1))
         last_B = np.cumsum(batch.length_B) - 1
         categorical = [f"channel_{i + 1}" for i in range(LATEST)]
         for slot in encoder.slots:
             if slot.source == "outcome":
                 continue
             if slot.source == "time":
-                found[slot.name] = batch.time[slot.name][last_B]
+                features[slot.name] = batch.time[slot.name][last_B]
                 continue
             values = (batch.context if slot.source == "context" else batch.static)[slot.name]
             at_B = last_B if slot.source == "context" else np.arange(len(batch))
             if isinstance(values, Codes):
                 code = {value: float(i) for i, value in enumerate(slot.values)}
                 table = np.array([*(code.get(value, np.nan) for value in values.values), np.nan])
-                found[slot.name] = table[values.codes[at_B]]  # null is code -1, the last place
+                features[slot.name] = table[values.codes[at_B]]  # null is code -1, the last place
                 categorical.append(slot.name)
             else:
-                found[slot.name] = values[at_B]
-        return cls(np.stack(list(found.values()), axis=1), tuple(found), tuple(categorical))
+                features[slot.name] = values[at_B]
+        return cls(np.stack(list(features.values()), axis=1), tuple(features), tuple(categorical))
 
 
-def _past(batch: WindowBatch, window: int, start: int) -> NDArray[np.int64]:
-    """Tokens that hold the past touchpoints of each window, newest first; -1 where there is none."""
+def _history(batch: WindowBatch, window: int, start: int) -> NDArray[np.int64]:
+    """Tokens that hold the touchpoints of each window's history, newest first; -1 where there is none."""
     back_BP = (np.cumsum(batch.length_B) - 1)[:, None] - np.arange(window)
     inside_BP = np.arange(window) < batch.length_B[:, None]
     # The token that starts a journey holds no touchpoint.

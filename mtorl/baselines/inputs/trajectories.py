@@ -1,9 +1,9 @@
-"""The log as sequences with the returns that were yet to come, for baselines that condition on them.
+"""The log as sequences with their returns to go, for baselines that condition on them.
 
     data = Tiles.of(train, encoder)
-    return_BT = asked(batch, encoder, target)
+    return_BT = returns_to_go(batch, encoder, target)
 
-The return of a step is what it and those after it in its journey earned: R_t = r_t + r_{t+1} + ...
+The return to go of a step is what it and the later steps of its journey earned: R_t = r_t + r_{t+1} + ...
 
 Shapes: B windows, T steps, D encoded token, N steps with a target.
 """
@@ -27,7 +27,7 @@ from mtorl.window.window import WindowBatch
 
 @dataclass(frozen=True)
 class Tiles:
-    """Windows that show each touchpoint once."""
+    """Windows laid end to end, so that each touchpoint is in exactly one."""
 
     x_BTD: Tensor
     return_BT: Tensor
@@ -35,7 +35,7 @@ class Tiles:
 
     @classmethod
     def of(cls, batch: WindowBatch, encoder: Encoder) -> Tiles:
-        """Choose among windows with their targets, one for each touchpoint and in the order of the log."""
+        """Choose from windows with their targets, one for each touchpoint and in the order of the log."""
         ends_B = ends(batch, encoder)
         assert batch.targets is not None
         first_B = np.flatnonzero(np.append(True, ends_B[:-1]))
@@ -59,17 +59,20 @@ class Tiles:
 
 
 def returns(reward_B: Floats, ends_B: NDArray[np.bool_]) -> Floats:
-    """What each touchpoint and those after it in its journey earned."""
+    """Return to go of each touchpoint: what it and the later ones of its journey earned."""
     total_B = np.cumsum(reward_B)
     end_B = np.flatnonzero(ends_B)[np.cumsum(ends_B) - ends_B]
     return_B: Floats = total_B[end_B] - total_B + reward_B
     return return_B
 
 
-def asked(batch: WindowBatch, encoder: Encoder, target: float) -> NDArray[np.float32]:
-    """Returns of the steps of a window if `target` is to come from its last step on: before, what was earned on top."""
+def returns_to_go(batch: WindowBatch, encoder: Encoder, target: float) -> NDArray[np.float32]:
+    """Returns to go of a window's steps if its last step and the later ones are to earn `target`.
+
+    Of an earlier step it is the target and what was earned from that step on.
+    """
     earned_BT = np.zeros((len(batch), encoder.window))
     earned_BT[batch.row_N, batch.step_N] = encoder.previous_reward(batch)
-    # A token holds the reward of the step before it: those of the tokens after t are what was earned from t on.
+    # A token holds the reward of the step before it, so the tokens after t hold what was earned from t on.
     since_BT = earned_BT[:, ::-1].cumsum(axis=1)[:, ::-1] - earned_BT
     return (target + since_BT).astype(np.float32)

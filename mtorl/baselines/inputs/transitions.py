@@ -26,18 +26,18 @@ from mtorl.window.window import WindowBatch, WindowError
 
 
 class Step(NamedTuple):
-    """Some transitions."""
+    """A batch of transitions."""
 
     state_BS: Tensor
     channel_B: Tensor
     reward_B: Tensor  # as the encoder scales it, in [0, 1]
     next_BS: Tensor
-    goes_on_B: Tensor  # 1, or 0 where the journey ends and the next state means nothing
+    goes_on_B: Tensor  # 1; 0 where the journey ends, and next_BS is meaningless
 
 
 @dataclass(frozen=True)
 class Transitions:
-    """One for each touchpoint of a log; the state that a row leads to is that of the row below."""
+    """One transition for each touchpoint of a log; the next state of a row is the state of the row below."""
 
     state_BS: Tensor
     channel_B: Tensor
@@ -47,11 +47,11 @@ class Transitions:
     @classmethod
     def of(cls, batch: WindowBatch, encoder: Encoder, states: States) -> Transitions:
         """Read windows with their targets, one for each touchpoint and in the order of the log."""
-        found = labels(batch, encoder)
+        logged = labels(batch, encoder)
         return cls(
             torch.as_tensor(states.of(batch), dtype=torch.float32),
-            torch.as_tensor(found.channel_B),
-            torch.as_tensor(found.reward_B, dtype=torch.float32),
+            torch.as_tensor(logged.channel_B),
+            torch.as_tensor(logged.reward_B, dtype=torch.float32),
             torch.as_tensor(~ends(batch, encoder), dtype=torch.float32),
         )
 
@@ -79,7 +79,7 @@ def ends(batch: WindowBatch, encoder: Encoder) -> NDArray[np.bool_]:
         raise WindowError("this batch was built without targets")
     last_B = np.cumsum(batch.length_B) - 1
     touchpoint_B = batch.targets.touchpoint_N[last_B]
-    # A user's rows are neighbours, in the order of time: the row below is of the same journey if it has a past.
+    # A user's rows are adjacent and in the order of time: the row below is of the same journey if it has a history.
     below_B = touchpoint_B[1:] == touchpoint_B[:-1] + 1
-    past_B = batch.prev_channel_N[last_B[1:]] < len(encoder.channels)
-    return np.append(~(below_B & past_B), True)
+    has_history_B = batch.prev_channel_N[last_B[1:]] < len(encoder.channels)
+    return np.append(~(below_B & has_history_B), True)

@@ -45,11 +45,11 @@ def windows(description: DatasetSpec, per_age: int = 400) -> WindowBatch:
     return windows_of(rows, description, 1)
 
 
-def windows_of(rows: list[dict[str, Any]], description: DatasetSpec, touches: int) -> WindowBatch:
+def windows_of(rows: list[dict[str, Any]], description: DatasetSpec, length: int) -> WindowBatch:
     """The last window of each user, who has so many touchpoints, an hour apart."""
     time = pa.array(range(0, len(rows) * 3_600_000_000, 3_600_000_000), pa.timestamp("us", tz="UTC"))
     steps = pa.Table.from_pylist(rows).append_column("timestamp", time)
-    return WindowBatch.from_steps(steps, np.arange(touches - 1, len(rows), touches), description, targets=True)
+    return WindowBatch.from_steps(steps, np.arange(length - 1, len(rows), length), description, targets=True)
 
 
 @pytest.fixture

@@ -1,0 +1,14 @@
+"""Models this small take twice as long where threads wait for each other: each test runs on one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from threadpoolctl import threadpool_limits  # a part of scikit-learn
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    with threadpool_limits(1):
+        yield

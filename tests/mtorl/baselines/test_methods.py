@@ -1,0 +1,223 @@
+"""What sets each learned baseline apart: the terms of its loss, and what they make it do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from mtorl.baselines import (
+    bcq,
+    cql,
+    decision_transformer,
+    iql,
+    learning,
+    online_dt,
+)
+from mtorl.baselines.inputs.trajectories import Tiles, returns_to_go
+from mtorl.baselines.inputs.transitions import Step, Transitions
+from mtorl.window.encoder import Encoder
+from mtorl.window.labels import labels
+from tests.mtorl.baselines.tiny_log import SPEC, journey, sticky_log, windows
+
+# ---- what each method is about
+
+# Two states, three channels: Q(0, .) = (1, 5, 2), Q(1, .) = (4, 3, 0). From state 0 on to 1; from state 1 nowhere.
+STATE = torch.eye(2)
+STEP = Step(STATE, torch.tensor([0, 1]), torch.tensor([0.5, 1.0]), STATE.flip(0), torch.tensor([1.0, 0.0]))
+
+
+def table(rows: list[list[float]]) -> torch.nn.Module:
+    network = torch.nn.Linear(2, len(rows[0]), bias=False)
+    network.weight.data = torch.tensor(rows).T
+    return network
+
+
+Q = [[1.0, 5.0, 2.0], [4.0, 3.0, 0.0]]
+SLOW = [[9.0, 9.0, 9.0], [0.25, 7.0, 8.0]]  # another Q, the slow copy
+
+
+@pytest.mark.parametrize("baseline", [cql, iql, bcq])
+def test_values_travel_back_along_a_journey(baseline: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    """Only the third touchpoint of a journey pays."""
+    channels = np.random.default_rng(0).choice(list("so"), size=(200, 3))
+    train = windows([row for i, (a, b, c) in enumerate(channels) for row in journey(f"u{i}", a + b + c.upper())])
+    monkeypatch.setattr(baseline, "EPOCHS", 40)
+    monkeypatch.setattr(baseline, "LR", 5e-3)
+    monkeypatch.setattr(baseline, "TRACKING", 0.1)
+    monkeypatch.setattr(cql, "ALPHA", 0.0)
+    fitted = baseline.fit(train, train, Encoder.fit(train, SPEC), seed=0)
+    q = fitted.critics.q if baseline is iql else fitted.q
+    value_B3 = learning.answer(q, fitted.states.of(train)).max(axis=1).reshape(-1, 3)
+    expected = [baseline.GAMMA**2, baseline.GAMMA, 1.0]
+    np.testing.assert_allclose(value_B3.mean(axis=0), expected, atol=0.1)
+
+
+def test_cql_is_double_q_learning_and_a_conservative_term(monkeypatch: pytest.MonkeyPatch):
+    # From state 0 to 1, where Q likes channel 0 best, which the slow copy gives .25; from state 1 nowhere.
+    gaps = np.array([1 - (0.5 + cql.GAMMA * 0.25), 3 - 1.0])
+    term = np.mean([np.log(np.exp(Q[0]).sum()) - 1, np.log(np.exp(Q[1]).sum()) - 3])
+    monkeypatch.setattr(cql, "ALPHA", 0.7)
+    loss = cql.conservative_loss(table(Q), table(SLOW), STEP)
+    assert loss.item() == pytest.approx(0.7 * term + 0.5 * (gaps**2).mean(), rel=1e-5)
+
+
+def test_the_conservative_term_lowers_what_the_log_does_not_show(monkeypatch: pytest.MonkeyPatch):
+    """On a tv search alone is used, on a phone social alone."""
+    rows = [{**row, "device": "tv" if row["channel"] == "search" else "phone"} for row in sticky_log()]
+    train = windows(rows)
+    encoder = Encoder.fit(train, SPEC)
+    monkeypatch.setattr(cql, "EPOCHS", 30)
+
+    def unseen(alpha: float) -> float:
+        monkeypatch.setattr(cql, "ALPHA", alpha)
+        fitted = cql.fit(train, train, encoder, seed=0)
+        q_BC, logged_B = learning.answer(fitted.q, fitted.states.of(train)), labels(train, encoder).channel_B
+        rows_B = np.arange(len(train))
+        return float((q_BC[rows_B, 1 - logged_B] - q_BC[rows_B, logged_B]).mean())
+
+    assert unseen(1.0) < unseen(0.0) - 1.0
+
+
+def test_an_expectile_lies_above_the_mean():
+    value_B = torch.tensor([0.0, 0.0, 0.0, 1.0])
+    at = torch.linspace(0, 1, 1001)
+    best = {
+        tau: at[torch.stack([iql.expectile_loss(value_B - v, tau) for v in at]).argmin()].item() for tau in (0.5, 0.9)
+    }
+    # tau (1 - v) = 3 (1 - tau) v
+    assert best == pytest.approx({0.5: 0.25, 0.9: 0.9 / 1.2}, abs=2e-3)
+
+
+def test_iql_looks_at_logged_actions_alone():
+    critics = iql.Critics(2, 3)
+    critics.q.networks = torch.nn.ModuleList([table(Q), table(SLOW)])
+    critics.v = table([[2.0], [3.0]])
+    target = iql.TwinQ(2, 3)
+    target.networks = torch.nn.ModuleList([table(SLOW), table([[0.5, 0.0, 0.0], [0.0, 9.0, 0.0]])])
+    slow = np.array([0.5, 7.0])  # the smaller of two, at the logged action
+    y = np.array([0.5 + iql.GAMMA * 3, 1.0])
+    gap = slow - np.array([2.0, 3.0])
+    expectile = np.mean([(1 - iql.EXPECTILE) * gap[0] ** 2, iql.EXPECTILE * gap[1] ** 2])
+    squares = np.mean((np.array([1, 3]) - y) ** 2) + np.mean((np.array([9, 7]) - y) ** 2)
+    loss = iql.critics_loss(critics, target, STEP)
+    assert loss.item() == pytest.approx(expectile + squares, rel=1e-5)
+    torch.autograd.backward(loss)
+    # d expectile / d V alone: nothing of Q's loss reaches V
+    assert critics.v.weight.grad[0].tolist() == pytest.approx(
+        [-(1 - iql.EXPECTILE) * gap[0], -iql.EXPECTILE * gap[1]], rel=1e-5
+    )
+
+
+def test_advantages_lean_the_policy_towards_what_pays(monkeypatch: pytest.MonkeyPatch):
+    random = np.random.default_rng(0)
+    rows = [
+        {"user_id": f"u{i}", "channel": channel, "click": int(channel == "search")}
+        for i in range(300)
+        for channel in random.choice(SPEC.channels, size=3)
+    ]
+    train = windows(rows)
+    encoder = Encoder.fit(train, SPEC)
+
+    def search(beta: float) -> float:
+        monkeypatch.setattr(iql, "BETA", beta)
+        logits_BC = iql.fit(train, train, encoder, seed=0).predict(train)[0]
+        return float((1 / (1 + np.exp(logits_BC[:, 1] - logits_BC[:, 0]))).mean())
+
+    assert abs(search(0.0) - 0.5) < 0.1 and search(5.0) > 0.75
+    critics = iql.Critics(2, 3)
+    critics.q.networks = torch.nn.ModuleList([table([[1.0, 0, 0], [0, 99.0, 0]])] * 2)
+    critics.v = table([[2.0], [3.0]])
+    monkeypatch.setattr(iql, "BETA", 2.0)
+    weights = iql.advantage_weights(critics, Transitions(STATE, STEP.channel_B, STEP.reward_B, STEP.goes_on_B))
+    assert weights.tolist() == pytest.approx([np.exp(-2.0), iql.LARGEST])
+
+
+def test_bcq_looks_ahead_to_allowed_channels_alone():
+    # The imitation of state 1 rules out channel 0, Q's favourite; of the others Q likes 1, which the slow copy gives 7.
+    imitation = table([[0.0, 0.0, 0.0], [-3.0, 1.0, 1.0]])
+    loss = bcq.constrained_loss(table(Q), table(SLOW), imitation, STEP)
+    gaps = np.array([1 - (0.5 + bcq.GAMMA * 7), 3 - 1.0])
+    assert loss.item() == pytest.approx((abs(gaps) - 0.5).mean(), rel=1e-5)
+    odds = torch.log(torch.tensor([[1.0, bcq.TAU * 1.01, bcq.TAU * 0.99]]))
+    assert bcq.allowed(odds + 5).tolist() == [[True, True, False]]
+
+
+def test_bcq_never_picks_a_channel_below_the_threshold(monkeypatch: pytest.MonkeyPatch):
+    """Social is used a tenth of the time and pays; search does not."""
+    random = np.random.default_rng(0)
+    rows = [
+        {"user_id": f"u{i}", "channel": channel, "click": int(channel == "social")}
+        for i in range(300)
+        for channel in random.choice(SPEC.channels, size=4, p=[0.9, 0.1])
+    ]
+    train = windows(rows)
+    encoder = Encoder.fit(train, SPEC)
+    strict = bcq.fit(train, train, encoder, seed=0).predict(train)[0]
+    assert (strict.argmax(1) == 0).mean() > 0.95
+    rare = np.exp(strict[:, 1])[strict.argmax(1) == 0]
+    np.testing.assert_allclose(np.quantile(rare, 0.5), bcq.EXPLORATION / 2)
+    monkeypatch.setattr(bcq, "TAU", 0.01)
+    assert (bcq.fit(train, train, encoder, seed=0).predict(train)[0].argmax(1) == 1).mean() > 0.95
+
+
+def test_a_decision_transformer_does_what_earns_the_return_that_is_asked_for():
+    random = np.random.default_rng(0)
+    rows = [
+        {"user_id": f"u{i}", "channel": channel, "click": int(channel == "search")}
+        for i in range(300)
+        for channel in random.choice(SPEC.channels, size=4)
+    ]
+    train = windows(rows)
+    fitted = decision_transformer.fit(train, train, Encoder.fit(train, SPEC), seed=0)
+    last = windows(journey("u", "ssSo"))
+    greedy, humble = (replace(fitted, target=target).predict(last)[0][3] for target in (1.0, 0.0))
+    assert fitted.target >= 2 and greedy.argmax() == 0 and humble.argmax() == 1
+
+
+def test_a_transformer_sees_no_future():
+    batch = windows(sticky_log(users=20))
+    encoder = Encoder.fit(batch, SPEC)
+    data = Tiles.of(batch, encoder)
+    network = decision_transformer.Transformer(data, encoder).eval()
+    other = replace(data, x_BTD=data.x_BTD.clone(), return_BT=data.return_BT.clone())
+    other.x_BTD[:, 2:], other.return_BT[:, 2:] = 1.0, -7.0
+    one, two = (network(part.x_BTD, part.return_BT) for part in (data, other))
+    assert torch.equal(one[:, :2], two[:, :2]) and not torch.equal(one[:, 2:], two[:, 2:])
+    logits_NC, channel_N = network.logged(data, torch.tensor([1]))
+    assert torch.equal(channel_N, data.channel_BT[1][data.channel_BT[1] >= 0])
+    torch.testing.assert_close(logits_NC, one[1][: len(channel_N)])
+
+
+def test_a_transformer_answers_at_the_last_real_step():
+    batch = windows(sticky_log(users=20))
+    encoder = Encoder.fit(batch, SPEC)
+    data = Tiles.of(batch, encoder)
+    network = decision_transformer.Transformer(data, encoder).eval()
+    fitted = decision_transformer.DecisionTransformer.of(network, data, labels(batch, encoder), encoder)
+    x_BTD, return_BT = encoder.encode(batch)[0], returns_to_go(batch, encoder, fitted.target)
+    expected = network(torch.from_numpy(x_BTD), torch.from_numpy(return_BT))[range(len(batch)), batch.length_B - 1]
+    np.testing.assert_allclose(fitted.predict(batch)[0], expected.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_entropy_constraint_keeps_a_policy_random(monkeypatch: pytest.MonkeyPatch):
+    train, val = (windows(sticky_log(seed=seed)) for seed in (1, 2))
+    encoder = Encoder.fit(train, SPEC)
+    monkeypatch.setattr(online_dt, "EPOCHS", 20)
+    monkeypatch.setattr(learning, "PATIENCE", 20)
+    monkeypatch.setattr(online_dt, "DUAL_LR", 0.2)
+
+    def randomness(share: float) -> float:
+        monkeypatch.setattr(online_dt, "RANDOMNESS", share)
+        fitted = online_dt.fit(train, val, encoder, seed=0)
+        data = Tiles.of(val, encoder)
+        with torch.inference_mode():
+            return online_dt.entropy(fitted.network.logged(data, torch.arange(len(data)))[0]).item()
+
+    share_C = np.bincount(labels(train, encoder).channel_B) / len(train)
+    most = float(-share_C @ np.log(share_C))
+    assert randomness(0.0) < 0.5 * most and 0.75 * most < randomness(0.8) < 0.9 * most
+    assert online_dt.entropy(torch.tensor([[0.0, 0.0], [0.0, -99.0]])).item() == pytest.approx(np.log(2) / 2)

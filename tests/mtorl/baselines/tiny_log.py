@@ -1,0 +1,71 @@
+"""A small data set of two channels, written as rows or as strings of letters, for the tests of the baselines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mtorl.log.dataset import DatasetSpec
+from mtorl.window.window import WindowBatch
+
+SPEC = DatasetSpec.from_dict(
+    {
+        "name": "tiny",
+        "description": "two channels",
+        "adapter": "touchpoints",
+        "channels": ["search", "social"],
+        "context": [
+            {"name": "hour", "kind": "numeric"},
+            {"name": "device", "kind": "categorical", "missing": "unknown"},
+        ],
+        "static": [{"name": "age", "kind": "numeric", "missing": "unknown"}],
+        "segment": None,
+        "reward": {"gain": "click"},
+        "propensity": "channel-frequency",
+        "currency": "EUR",
+        "window": 4,
+    }
+)
+
+
+def steps(rows: list[dict[str, Any]]) -> pa.Table:
+    """Fill up rows that are in the order of time; columns that a row does not name have a default."""
+    base = {"click": 0, "conversion": 0, "revenue": 0.0, "cost": 1.0, "hour": 8.0, "device": "tv", "age": None}
+    filled = [{**base, **row, "timestamp": 1_700_000_000_000_000 + i * 60_000_000} for i, row in enumerate(rows)]
+    filled.sort(key=lambda row: row["user_id"])
+    table = pa.Table.from_pylist(filled)
+    times = table["timestamp"].cast(pa.timestamp("us", "UTC"))
+    table = table.set_column(table.column_names.index("timestamp"), "timestamp", times)
+    return table.set_column(table.column_names.index("age"), "age", table["age"].cast(pa.float64()))
+
+
+def windows(rows: list[dict[str, Any]], spec: DatasetSpec = SPEC) -> WindowBatch:
+    return WindowBatch.from_steps(steps(rows), None, spec, targets=True)
+
+
+def journey(user: str, letters: str, **more: Any) -> list[dict[str, Any]]:
+    """One letter per touchpoint: s search, o social; a capital letter is a touchpoint with a click."""
+    names = {"s": "search", "o": "social"}
+    return [
+        {"user_id": user, "channel": names[letter.lower()], "click": int(letter.isupper()), "cost": i + 1.0, **more}
+        for i, letter in enumerate(letters)
+    ]
+
+
+def sticky_log(users: int = 300, seed: int = 0) -> list[dict[str, Any]]:
+    """Users mostly stay on a channel; a click is likely on search right after search; social costs 5, search 1."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for user in range(users):
+        before = "social"
+        for _ in range(6):
+            channel = before if random.random() < 0.8 else str(random.choice(SPEC.channels))
+            probability = 0.9 if channel == before == "search" else 0.1
+            cost = 5.0 if channel == "social" else 1.0
+            rows.append(
+                {"user_id": f"u{user}", "channel": channel, "click": int(random.random() < probability), "cost": cost}
+            )
+            before = channel
+    return rows
