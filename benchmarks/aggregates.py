@@ -92,7 +92,7 @@ def main() -> None:
     import torch
 
     from features.sequences.builder import build_windows
-    from mtorl.comparison.report import combined
+    from mtorl.comparison.cells import combined
     from mtorl.evaluation.head_metrics import compare
     from mtorl.window.labels import labels
     from pipelines.paper import PaperConfig, prepare

@@ -1,10 +1,10 @@
-"""The work of a comparison, cut into jobs that leave a file each: what was stopped goes on where it was.
+"""The work of a comparison, divided into jobs that each write a file, so that a stopped comparison can continue.
 
-    for job in jobs(names): run(job, root)      # in any order, in any process; done ones return at once
+    for job in jobs(names): run(job, root)      # in any process; a job that is done returns at once
     results = collect(names, root)
 
     root/data/NAME/windows                    made by the caller
-    root/answers/NAME/PROTOCOL-K/METHOD.npz   what a method says of the test rows
+    root/answers/NAME/PROTOCOL-K/METHOD.npz   what a method predicts for the test rows
     root/answers/NAME/PROTOCOL-K/METHOD.json  seconds, parameters
     root/scores/NAME/PROTOCOL-K.json          figures of the task
     root/scores/NAME/about.json               figures of the data set: independence
@@ -16,7 +16,6 @@ NAME is that of a data set, K the number of a fold or a seed.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,28 +24,29 @@ from typing import Any
 
 import numpy as np
 
-from mtorl.comparison.legacy import legacy
+from mtorl.comparison.authors_protocol import authors_protocol
 from mtorl.comparison.methods import ABLATIONS, BASELINES, HALVED, METHODS, OURS, YARDSTICK
 from mtorl.comparison.score import score
 from mtorl.comparison.task import Task, by_time, by_user
 from mtorl.evaluation.independence import independence
+from mtorl.runtime.files import replacing
 from mtorl.window.table import WindowTable
 
 REPEATS = 5  # folds of users
 SEEDS = 3  # under the time protocol, where there is one split, and the authors'
-FIRST_FOLD = 5  # folds before it have been looked at while the model was made
+FIRST_FOLD = 5  # earlier folds were looked at while the model was developed
 _EVERY = (
     *(OURS, YARDSTICK, *(name for name in BASELINES if name != YARDSTICK)),
     *(*(f"{OURS} {ablation}" for ablation in ABLATIONS), *HALVED.values()),
 )
-# Under the time protocol, the methods that predict the reward: the others' story is that of the user protocol.
+# Under the time protocol, only methods that predict the reward; of the others the user protocol says enough.
 _BY_TIME = (OURS, YARDSTICK, "channel_frequency", "repeat_last", "markov", "logistic")
 ABOUT, AUTHORS = "about", "authors"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A method on a task; the method "score" judges all others, "about" and "authors" look at the data set."""
+    """A method on a task. The method "score" evaluates all others; "about" and "authors" describe the data set."""
 
     dataset: str
     protocol: str
@@ -60,69 +60,68 @@ class Job:
 
 
 def jobs(datasets: Sequence[str], repeats: int = REPEATS, methods: Sequence[str] = ()) -> list[Job]:
-    """All jobs; scores and the looks at data sets come after what they need.
+    """All jobs, in an order in which scores come after the methods that they evaluate.
 
     Args:
         datasets: Names.
-        repeats: Folds; of seeds there are `SEEDS`, or fewer if this is less.
-        methods: Some of the methods, for a quick look; MTORL and the yardstick are always there. Empty: all of them.
+        repeats: Number of folds; the number of seeds is `SEEDS` or, if lower, this.
+        methods: Names of methods, beside MTORL and the yardstick; empty for all.
     """
-    found: list[Job] = []
+    todo: list[Job] = []
     for protocol, wanted in (("user", _EVERY), ("time", _BY_TIME)):
-        some = [name for name in wanted if not methods or name in (OURS, YARDSTICK, *methods)]
+        chosen = [name for name in wanted if not methods or name in (OURS, YARDSTICK, *methods)]
         for repeat in range(repeats if protocol == "user" else min(repeats, SEEDS)):
             for dataset in datasets:
-                found += [Job(dataset, protocol, repeat, name) for name in some]
-    scores = dict.fromkeys((job.dataset, job.protocol, job.repeat) for job in found)
-    found += [Job(*key, "score") for key in scores]
-    found += [Job(dataset, AUTHORS, seed, AUTHORS) for dataset in datasets for seed in range(min(repeats, SEEDS))]
-    return [*found, *(Job(dataset, ABOUT, 0, ABOUT) for dataset in datasets)]
+                todo += [Job(dataset, protocol, repeat, name) for name in chosen]
+    scores = dict.fromkeys((job.dataset, job.protocol, job.repeat) for job in todo)
+    todo += [Job(*key, "score") for key in scores]
+    todo += [Job(dataset, AUTHORS, seed, AUTHORS) for dataset in datasets for seed in range(min(repeats, SEEDS))]
+    return [*todo, *(Job(dataset, ABOUT, 0, ABOUT) for dataset in datasets)]
 
 
 def run(job: Job, root: Path) -> None:
     """Do a job, unless its file is there."""
     path = _file(job, root)
-    if path.exists() and job.method != "score":  # other methods may have come since
+    if path.exists() and job.method != "score":  # a score is made again if there are answers of more methods
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     if job.method == ABOUT:
         _write(path, {"independence": independence(_table(root, job.dataset))})
         return
     if job.method == AUTHORS:
-        _write(path, legacy(_table(root, job.dataset), job.repeat))
+        _write(path, authors_protocol(_table(root, job.dataset), job.repeat))
         return
     if job.method == "score":
         names = sorted(file.stem for file in _answers(job, root).glob("[!.]*.npz"))
         if path.exists() and sorted(json.loads(path.read_text())["costs"]) == names:
             return
         answers = {name: np.load(_answers(job, root) / f"{name}.npz") for name in names}
-        heads = {name: (found["logits"], found["reward"], found["cost"]) for name, found in answers.items()}
+        heads = {name: (file["logits"], file["reward"], file["cost"]) for name, file in answers.items()}
         costs = {name: json.loads((_answers(job, root) / f"{name}.json").read_text()) for name in names}
-        task = _task(root, job.dataset, job.protocol, job.repeat)
+        task = load_task(root, job.dataset, job.protocol, job.repeat)
         _write(path, {**score(task, heads, seed=job.repeat), "costs": costs})
         return
-    answer = METHODS[job.method](_task(root, job.dataset, job.protocol, job.repeat), job.repeat)
+    answer = METHODS[job.method](load_task(root, job.dataset, job.protocol, job.repeat), job.repeat)
     logits_BC, reward_BC, cost_BC = (np.asarray(part, dtype=np.float32) for part in answer.heads)
     _write(
         path.with_suffix(".json"),
         {"seconds": answer.seconds, "parameters": answer.parameters, **answer.note},
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")
-    np.savez_compressed(temporary, logits=logits_BC, reward=reward_BC, cost=cost_BC)
-    os.replace(temporary, path)
+    with replacing(path) as unfinished, unfinished.open("wb") as file:
+        np.savez_compressed(file, logits=logits_BC, reward=reward_BC, cost=cost_BC)
 
 
-def collect(done: Sequence[Job], root: Path) -> dict[str, Any]:
+def collect(jobs_done: Sequence[Job], root: Path) -> dict[str, Any]:
     """The figures of all jobs: dataset -> {"about": ..., "user": [of each fold], "time": [...], "authors": [...]}."""
-    found: dict[str, Any] = {}
-    for job in done:
+    results: dict[str, Any] = {}
+    for job in jobs_done:
         if job.method in ("score", AUTHORS):
-            found.setdefault(job.dataset, {}).setdefault(job.protocol, []).append(
+            results.setdefault(job.dataset, {}).setdefault(job.protocol, []).append(
                 json.loads(_file(job, root).read_text())
             )
         elif job.method == ABOUT:
-            found.setdefault(job.dataset, {})[ABOUT] = json.loads(_file(job, root).read_text())
-    return found
+            results.setdefault(job.dataset, {})[ABOUT] = json.loads(_file(job, root).read_text())
+    return results
 
 
 def _answers(job: Job, root: Path) -> Path:
@@ -138,7 +137,8 @@ def _file(job: Job, root: Path) -> Path:
 
 
 @lru_cache(maxsize=1)
-def _task(root: Path, dataset: str, protocol: str, repeat: int) -> Task:
+def load_task(root: Path, dataset: str, protocol: str, repeat: int) -> Task:
+    """A data set under a protocol; the last one is kept, because jobs of the same task follow each other."""
     table = _table(root, dataset)
     return by_user(table, FIRST_FOLD + repeat) if protocol == "user" else by_time(table)
 
@@ -149,6 +149,5 @@ def _table(root: Path, dataset: str) -> WindowTable:
 
 
 def _write(path: Path, value: Any) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

@@ -3,7 +3,7 @@
     answer = METHODS["lightgbm"](task, seed)
     answer.heads, answer.seconds, answer.parameters
 
-A method gets the training and validation rows of a task and answers for its test rows.
+A method learns from the training and validation rows of a task and predicts its test rows.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ BASELINES = (
     *("decision_transformer", "online_dt"),
 )
 BLEND = "blend"
-"""The mean of MTORL and the yardstick, two unlike models of the same inputs: what it adds to the better of them hints
-at how much these inputs still hold."""
+"""The mean of MTORL and the yardstick. They are unlike models of the same inputs, so what the mean gains over the
+better one hints at how much more could be learned from these inputs."""
 HALVED = {name: f"{name} of half the users" for name in (OURS, YARDSTICK)}
-"""How steep the learning curve still is at its end."""
+"""Methods trained on half of the users: they show what more users would still bring."""
 NO_REWARD = frozenset({"behaviour_cloning", "decision_transformer", "online_dt", f"{OURS} without reward task"})
 """Methods that only choose: they predict no reward and no cost."""
 
 ABLATIONS: Mapping[str, Mapping[str, Any]] = {
-    "without convolutions": {"convolutions": False},  # and so without an order of the past, but for the memory's decay
+    "without convolutions": {"convolutions": False},  # only the decay of the memory then tells the order of the history
     "without attention": {"attention": False},
     "without reward task": {"mu": 0.0, "nu": 0.0},
     "without preference": {"lam": 0.0},
@@ -46,7 +46,7 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What a method says of the test rows."""
+    """What a method predicts for the test rows."""
 
     heads: Heads
     seconds: float  # of CPU, training on one thread: on a machine with other work, wall time says little
@@ -78,7 +78,9 @@ def _channel_frequency(task: Task, seed: int) -> Answer:
     return Answer(predict(network, task.encoder, task.test.windows), seconds, None, {})
 
 
-def _mtorl(changes: Mapping[str, Any]) -> Method:
+def mtorl_with(changes: Mapping[str, Any]) -> Method:
+    """MTORL with other settings than the usual ones: the changed fields of `TrainConfig`."""
+
     def answer(task: Task, seed: int) -> Answer:
         from mtorl.network.calibration import calibrate_ensemble
         from mtorl.network.ensemble import train_ensemble
@@ -106,15 +108,16 @@ def _mtorl(changes: Mapping[str, Any]) -> Method:
     return answer
 
 
-def _halved(method: Method) -> Method:
+def halved(method: Method) -> Method:
+    """The method, trained on half of the users."""
     return lambda task, seed: method(of_half_the_users(task, seed), seed)
 
 
 METHODS: dict[str, Method] = {
-    OURS: _mtorl({}),
-    **{f"{OURS} {name}": _mtorl(changes) for name, changes in ABLATIONS.items()},
+    OURS: mtorl_with({}),
+    **{f"{OURS} {name}": mtorl_with(changes) for name, changes in ABLATIONS.items()},
     **{name: _baseline(name) for name in BASELINES if name != "channel_frequency"},
     "channel_frequency": _channel_frequency,
-    HALVED[OURS]: _halved(_mtorl({})),
-    HALVED[YARDSTICK]: _halved(_baseline(YARDSTICK)),
+    HALVED[OURS]: halved(mtorl_with({})),
+    HALVED[YARDSTICK]: halved(_baseline(YARDSTICK)),
 }

@@ -1,6 +1,6 @@
-"""Figures of a task, from what each method says of its test rows.
+"""Figures of a task, from what each method predicts for its test rows.
 
-    found = score(task, {"mtorl": heads, "lightgbm": heads, ...}, seed=0)
+    figures = score(task, {"mtorl": heads, "lightgbm": heads, ...}, seed=0)
 
 Shapes: B test rows, C channels.
 """
@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy.special import logsumexp
+from scipy.special import log_softmax
 
 from mtorl.arrays import Floats
-from mtorl.comparison.ceiling import ceiling
+from mtorl.comparison.calibration_noise import calibration_noise
 from mtorl.comparison.methods import BLEND, HALVED, NO_REWARD, OURS, YARDSTICK
 from mtorl.comparison.task import Task
 from mtorl.evaluation.budget_curve import GainAndCost, budget_curve
@@ -31,50 +31,53 @@ from mtorl.window.labels import labels
 
 _VALUED = (YARDSTICK, OURS)  # methods whose budget curves and policies are valued
 _RULE = "its decision rule"
-_HORIZON = 3  # steps of a journey over which that rule is valued: each one more costs most of the effective sample
+_HORIZON = 3  # steps of a journey over which the rule is valued: each further step costs most of the effective sample
 
 
 def score(task: Task, answers: Mapping[str, Heads], seed: int, resamples: int = 200) -> dict[str, Any]:
-    """Everything that the report shows of a task.
+    """All figures that the report shows of a task.
 
     Args:
-        task: What the methods were given.
+        task: The task that the methods were trained on.
         answers: By method, its heads on the test rows.
         seed: Seed of the resampling.
         resamples: Number of resamples.
 
     Returns:
-        ``compared`` (see `mtorl.evaluation.head_metrics.compare`), ``budget`` (by method, see `budget_curve`; empty if
-        all exposures cost the same), ``value`` (by policy, see `policy_value`), ``journeys`` (by method, its rule over
-        the first steps of journeys, see `journey_value`; empty where the test has no whole journeys), ``ceiling`` (of
-        MTORL, see `ceiling`), ``learning`` (by method, what half of its training users cost: the
-        differences of `compare`), ``rows`` and ``users`` of the test.
+        ``compared``: see `mtorl.evaluation.head_metrics.compare`.
+        ``budget``: by method, see `budget_curve`; empty if all exposures cost the same.
+        ``value``: by policy, see `policy_value`.
+        ``journeys``: by method, its decision rule over the first steps of journeys, see `journey_value`; empty where
+        the test has no whole journeys.
+        ``calibration_noise``: of MTORL, see `calibration_noise`.
+        ``learning``: by method, what training on half of its users costs: the differences of `compare`.
+        ``rows`` and ``users``: their number in the test.
     """
     rows, spec = task.test.rows, task.spec
     answers = {**answers, BLEND: _mean(answers[OURS], answers[YARDSTICK])}
-    seen = labels(task.test.windows, task.encoder)
+    logged = labels(task.test.windows, task.encoder)
     users_B, gain_B = rows["user_id"].to_numpy(), rows[spec.reward.gain].to_numpy(float)
-    log = (seen.channel_B, seen.reward_B, users_B, seed, gain_B > 0, resamples)
+    labelled = (logged.channel_B, logged.reward_B, users_B, seed, gain_B > 0, resamples)
     predictors = {name: (heads[0], None if name in NO_REWARD else heads[1]) for name, heads in answers.items()}
-    compared = compare(predictors, YARDSTICK, *log)
+    compared = compare(predictors, YARDSTICK, *labelled)
     learning = {
-        name: compare({part: predictors[part] for part in (name, half)}, name, *log)["differences"][half]
+        name: compare({part: predictors[part] for part in (name, half)}, name, *labelled)["differences"][half]
         for name, half in HALVED.items()
         if half in answers
     }
-    logged = np.arange(len(rows)), seen.channel_B
+    at_logged = np.arange(len(rows)), logged.channel_B
     curves, values, journeys = {}, {}, {}
     # The end of a log starts in the middle of journeys.
     whole_journeys = bool((rows.loc[~rows["user_id"].duplicated(), "step"] == 0).all())
     propensity_B = logged_propensity(task.table.rows, spec)[task.table.is_in("test")]
-    rows_of_log = LoggedRows(seen.channel_B, propensity_B, gain_B, seen.cost_B, users_B)
-    logged_values, users = GainAndCost(gain_B, seen.cost_B), UserResamples(users_B, resamples, seed)
+    rows_of_log = LoggedRows(logged.channel_B, propensity_B, gain_B, logged.cost_B, users_B)
+    logged_values, users = GainAndCost(gain_B, logged.cost_B), UserResamples(users_B, resamples, seed)
     predicted = {}
     for name in _VALUED:
         logits_BC, reward_BC, cost_BC = (np.asarray(part, dtype=np.float64) for part in answers[name])
         gain_BC = np.maximum(task.encoder.unreward(reward_BC, cost_BC), 0.0)
-        predicted[name] = GainAndCost(gain_BC[logged], cost_BC[logged])
-        if seen.cost_B.min() < seen.cost_B.max():
+        predicted[name] = GainAndCost(gain_BC[at_logged], cost_BC[at_logged])
+        if logged.cost_B.min() < logged.cost_B.max():
             curves[name] = budget_curve(
                 predicted[name], logged_values, seed=seed, users=users, rival=predicted.get(YARDSTICK)
             )
@@ -90,17 +93,17 @@ def score(task: Task, answers: Mapping[str, Heads], seed: int, resamples: int = 
         "budget": curves,
         "value": values,
         "journeys": journeys,
-        "ceiling": ceiling(answers[OURS], seen.channel_B, seen.reward_B, seed),
+        "calibration_noise": calibration_noise(answers[OURS], logged.channel_B, logged.reward_B, seed),
         "learning": learning,
         "rows": len(rows),
         "users": len(np.unique(users_B)),
     }
 
 
-def _mean(one: Heads, other: Heads) -> Heads:
-    logits = [np.asarray(heads[0], dtype=np.float64) for heads in (one, other)]
-    log_probs = [some_BC - logsumexp(some_BC, axis=1, keepdims=True) for some_BC in logits]
-    reward_BC, cost_BC = ((np.asarray(one[part]) + np.asarray(other[part])) / 2 for part in (1, 2))
+def _mean(ours: Heads, yardstick: Heads) -> Heads:
+    """Heads of the mixture of two predictors: mean probabilities, rewards and costs."""
+    log_probs = [log_softmax(np.asarray(heads[0], dtype=np.float64), axis=1) for heads in (ours, yardstick)]
+    reward_BC, cost_BC = ((np.asarray(ours[part]) + np.asarray(yardstick[part])) / 2 for part in (1, 2))
     return np.logaddexp(*log_probs) - np.log(2), reward_BC, cost_BC
 
 

@@ -1,10 +1,10 @@
-"""What a method is given and judged on: windows of training, validation and test rows under a protocol.
+"""What a method learns from and is evaluated on: windows of training, validation and test rows under a protocol.
 
     user    whole users are held out: 80 % train, 10 % val, 10 % test. Fold k tests on other users than fold j.
     time    rows are: before the 80 % quantile of time train, up to the 90 % quantile val, later ones test. Users stay,
             and a test row's window reaches back into its user's training rows, as it would on a server.
 
-Each row is judged once, with all of its true past and nothing else.
+Each row is evaluated once, with exactly the history that a server would have had.
 
 Shapes: B rows, N tokens.
 """
@@ -43,11 +43,11 @@ class Task:
     spec: DatasetSpec
     encoder: Encoder
     tiles: WindowBatch  # training windows that cover each training row once, for sequence models
-    val_tiles: WindowBatch  # the same of validation rows, whatever else the windows hold
+    val_tiles: WindowBatch  # the same of validation rows
     train: Rows
     val: Rows
     test: Rows
-    table: WindowTable  # all of it, its rows' split that of the protocol
+    table: WindowTable  # all rows; their split is that of the protocol
 
 
 def by_user(table: WindowTable, fold: int) -> Task:
@@ -68,9 +68,9 @@ def by_user(table: WindowTable, fold: int) -> Task:
 
 
 def of_half_the_users(task: Task, seed: int) -> Task:
-    """The same task with every other training user left out, at random: how much more users would help.
+    """The same task without a random half of the training users, to see what more users bring.
 
-    The encoder stays that of all users, so that labels mean the same.
+    The encoder stays that of all users, so that labels keep their scale.
     """
     users = unit_order(task.train.rows["user_id"].unique(), seed)
     dropped_B = task.table.rows["user_id"].isin(set(users[len(users) // 2 :])).to_numpy() & task.table.is_in("train")
@@ -88,18 +88,18 @@ def by_time(table: WindowTable) -> Task:
     table = replace(table, rows=table.rows.assign(split=split))
     parts = {}
     for name in _names():
-        mine = table.is_in(name)
-        windows = WindowBatch.from_steps(table.steps, np.flatnonzero(mine), table.spec, targets=True)
-        parts[name] = Rows(windows, table.rows[mine])
-    before = table.is_in("train")
-    past = replace(table, steps=table.steps.filter(pa.array(before)), rows=table.rows[before])
-    tiles = past.tiles("train")
+        in_part_B = table.is_in(name)
+        windows = WindowBatch.from_steps(table.steps, np.flatnonzero(in_part_B), table.spec, targets=True)
+        parts[name] = Rows(windows, table.rows[in_part_B])
+    train_B = table.is_in("train")
+    train = replace(table, steps=table.steps.filter(pa.array(train_B)), rows=table.rows[train_B])
+    tiles = train.tiles("train")
     val = last_only(parts["val"].windows)
     return Task(table.spec, Encoder.fit(tiles, table.spec), tiles, val, **parts, table=table)
 
 
 def last_only(windows: WindowBatch) -> WindowBatch:
-    """The same windows with the last token as their only target: each row counts once, whatever came before it."""
+    """The same windows with the last token as their only target, so that each row counts once."""
     assert windows.targets is not None
     valid_N: NDArray[np.bool_] = np.zeros(len(windows.row_N), dtype=np.bool_)
     valid_N[np.cumsum(windows.length_B) - 1] = True

@@ -12,11 +12,13 @@ import pyarrow as pa
 import pytest
 
 from mtorl.comparison import jobs, methods
-from mtorl.comparison.ceiling import ceiling
+from mtorl.comparison.authors_protocol import LENGTH, authors_protocol
+from mtorl.comparison.calibration_noise import calibration_noise
+from mtorl.comparison.cells import combined
 from mtorl.comparison.jobs import Job, collect
-from mtorl.comparison.legacy import LENGTH, legacy
 from mtorl.comparison.methods import BASELINES, BLEND, HALVED, METHODS, OURS
-from mtorl.comparison.report import NAMES, combined, report
+from mtorl.comparison.report import report
+from mtorl.comparison.tables import NAMES
 from mtorl.comparison.task import by_time, by_user, last_only, of_half_the_users
 from mtorl.evaluation.head_metrics import calibration_error, top_label
 from mtorl.log.dataset import DatasetSpec
@@ -99,13 +101,15 @@ def test_a_calibrated_head_shows_noise_and_a_shifted_one_more():
     logits_BC = np.stack([np.zeros(20_000), level_B], axis=1)
     target_B = (random.random(20_000) < probability_B).astype(float)
     shifted_B = 1 / (1 + np.exp(-level_B - 0.5))
-    found = ceiling((logits_BC, np.stack([shifted_B] * 2, axis=1), np.zeros((20_000, 2))), channel_B, target_B, seed=0)
+    noise = calibration_noise(
+        (logits_BC, np.stack([shifted_B] * 2, axis=1), np.zeros((20_000, 2))), channel_B, target_B, seed=0
+    )
     measured = calibration_error(shifted_B, target_B)
     assert measured > 0.08
-    assert found["reward_ece"]["less_shift"] < found["reward_ece"]["noise_high"] * 1.5 < measured
+    assert noise["reward_ece"]["less_shift"] < noise["reward_ece"]["noise_high"] * 1.5 < measured
     action = calibration_error(*top_label(logits_BC, channel_B))
-    assert 0 < found["action_ece"]["noise"] < found["action_ece"]["noise_high"]
-    assert action < found["action_ece"]["noise_high"] * 1.2
+    assert 0 < noise["action_ece"]["noise"] < noise["action_ece"]["noise_high"]
+    assert action < noise["action_ece"]["noise_high"] * 1.2
 
 
 def test_every_method_has_a_name_and_answers(table):
@@ -128,17 +132,17 @@ def root(log, tmp_path_factory) -> Path:
 def results(root):
     small = {"epochs": 1, "hidden": 8, "heads": 2}
     before = dict(methods.METHODS)
-    methods.METHODS[OURS] = methods._mtorl(small)
-    methods.METHODS[HALVED[OURS]] = methods._halved(methods._mtorl(small))
-    config, jobs_legacy = TrainConfig(**small, device="cpu"), jobs.legacy
-    jobs.legacy = lambda table, seed: jobs_legacy(table, seed, config)
+    methods.METHODS[OURS] = methods.mtorl_with(small)
+    methods.METHODS[HALVED[OURS]] = methods.halved(methods.mtorl_with(small))
+    config, jobs_protocol = TrainConfig(**small, device="cpu"), jobs.authors_protocol
+    jobs.authors_protocol = lambda table, seed: jobs_protocol(table, seed, config)
     try:
         todo = jobs.jobs(["simulator"], repeats=2, methods=SOME)
         for job in todo:
             jobs.run(job, root)
     finally:
         methods.METHODS.update(before)
-        jobs.legacy = jobs_legacy
+        jobs.authors_protocol = jobs_protocol
     return collect(todo, root)
 
 
@@ -163,14 +167,14 @@ def test_jobs_leave_what_the_report_needs(results, root):
 
 
 def test_a_job_that_is_done_is_not_done_again(results, root, monkeypatch):
-    monkeypatch.setattr(jobs, "_task", lambda *_: pytest.fail("a task was made"))
+    monkeypatch.setattr(jobs, "load_task", lambda *_: pytest.fail("a task was made"))
     for job in jobs.jobs(["simulator"], repeats=2, methods=SOME):
         jobs.run(job, root)
     (root / "answers" / "simulator" / "user-0" / "markov.npz").unlink()
     with pytest.raises(pytest.fail.Exception, match="a task was made"):
         jobs.run(Job("simulator", "user", 0, "markov"), root)
-    # A score knows whose answers it is of; what a killed process leaves is no answer.
-    (root / "answers" / "simulator" / "user-1" / ".markov.npz.17.npz").write_bytes(b"half")
+    # A score is made again when there are answers of more methods; an unfinished file is no answer.
+    (root / "answers" / "simulator" / "user-1" / ".markov.npz.17").write_bytes(b"half")
     jobs.run(Job("simulator", "user", 1, "score"), root)
     with pytest.raises(pytest.fail.Exception, match="a task was made"):
         jobs.run(Job("simulator", "user", 0, "score"), root)
@@ -180,15 +184,15 @@ def test_a_lookup_table_wins_where_test_windows_overlap_with_training(table):
     long = table.rows.groupby("user_id")["step"].transform("size") >= LENGTH + 2
     if not long.any():
         pytest.fail("the log has no user with enough touchpoints")
-    found = legacy(table, 0, TrainConfig(epochs=1, hidden=8, heads=2, device="cpu"))
-    assert found["overlap"] > 0.5
-    table_found = found["lookup table"]["metrics"]["action_accuracy"]
-    assert table_found > 0.9 * found["overlap"]
-    honest = METHODS["markov"](by_user(table, 0), 0)
-    assert 0 < found["mtorl"]["metrics"]["action_accuracy"] < table_found
-    assert table_found > 1.5 * (honest.heads[0].argmax(1) == 0).mean()
+    figures = authors_protocol(table, 0, TrainConfig(epochs=1, hidden=8, heads=2, device="cpu"))
+    assert figures["overlap"] > 0.5
+    lookup_accuracy = figures["lookup table"]["metrics"]["action_accuracy"]
+    assert lookup_accuracy > 0.9 * figures["overlap"]
+    markov = METHODS["markov"](by_user(table, 0), 0)
+    assert 0 < figures["mtorl"]["metrics"]["action_accuracy"] < lookup_accuracy
+    assert lookup_accuracy > 1.5 * (markov.heads[0].argmax(1) == 0).mean()
     short = replace(table, rows=table.rows[~long], steps=table.steps.filter(pa.array(~long.to_numpy())))
-    assert legacy(short, seed=0) == {}
+    assert authors_protocol(short, seed=0) == {}
 
 
 def test_folds_of_other_users_know_more_than_one():

@@ -1,9 +1,9 @@
-"""The authors' own protocol, kept to compare with their figures, and what it measures: overlap.
+"""The authors' own protocol, kept to compare with their figures, and how much its test overlaps with its training.
 
-4,000 windows of 20 touchpoints are drawn with replacement from random places of the histories, *then* dealt out to
-training (80 %), validation and test (10 % each). Most touchpoints of the test windows are in training windows too, with
-their labels. A table that looks labels up shows how far that goes: it scores higher than any model, published or ours.
-Nothing here says how good a model is.
+4,000 windows of 20 touchpoints are drawn with replacement from random places of the histories, and only *then* divided
+into training (80 %), validation and test (10 % each). Most touchpoints of the test windows are in training windows too,
+with their labels. A table that looks these labels up shows the effect: it scores higher than any model, published or
+ours. So these figures do not say how good a model is.
 
 Shapes: W windows, T = 20 touchpoints of each, B touchpoints of the test windows, C channels.
 """
@@ -28,13 +28,13 @@ WINDOWS, LENGTH = 4000, 20
 LOOKUP, OURS = "lookup table", "mtorl"
 
 
-def legacy(table: WindowTable, seed: int, config: TrainConfig | None = None) -> dict[str, Any]:
+def authors_protocol(table: WindowTable, seed: int, config: TrainConfig | None = None) -> dict[str, Any]:
     """Score a lookup table and MTORL under the authors' protocol.
 
     Args:
         table: All rows.
-        seed: Of the draw and of the training.
-        config: How to train; by default as everywhere.
+        seed: Seed of the draw and of the training.
+        config: How to train; None for the usual settings.
 
     Returns:
         For ``lookup table`` and ``mtorl``: ``metrics`` (see `mtorl.evaluation.head_metrics.evaluate`) and
@@ -48,8 +48,8 @@ def legacy(table: WindowTable, seed: int, config: TrainConfig | None = None) -> 
     train_WT, val_WT, test_WT = np.split(rows_WT, edges)
     channel_P = np.array([table.spec.channels.index(name) for name in table.rows["channel"]])
     click_P = table.rows["click"].to_numpy(float)
-    known_P = np.zeros(len(channel_P), dtype=np.bool_)
-    known_P[train_WT.ravel()] = True
+    trained_P = np.zeros(len(channel_P), dtype=np.bool_)
+    trained_P[train_WT.ravel()] = True
     test_B = test_WT.ravel()
 
     def judge(probs_BC: Floats, click_BC: Floats) -> dict[str, Any]:
@@ -69,24 +69,24 @@ def legacy(table: WindowTable, seed: int, config: TrainConfig | None = None) -> 
         return {"metrics": metrics, "policy_ctr": ctr}
 
     return {
-        LOOKUP: judge(*_look_up(channel_P, click_P, known_P, test_B, len(table.spec.channels))),
+        LOOKUP: judge(*_look_up(channel_P, click_P, trained_P, test_B, len(table.spec.channels))),
         OURS: judge(*_learn(table, train_WT, val_WT, test_B, config or TrainConfig(seed=seed, device="cpu"))),
         "original_ctr": float(click_P[test_B].mean()),
-        "overlap": float(known_P[test_B].mean()),
+        "overlap": float(trained_P[test_B].mean()),
     }
 
 
 def _look_up(
     channel_P: NDArray[np.int64],
     click_P: Floats,
-    known_P: NDArray[np.bool_],
+    trained_P: NDArray[np.bool_],
     test_B: NDArray[np.int64],
     channels: int,
 ) -> tuple[Floats, Floats]:
-    """What it has seen it repeats; of the rest it knows the averages."""
-    share_C = np.bincount(channel_P[known_P], minlength=channels) / known_P.sum()
-    probs_BC = np.where(known_P[test_B, None], np.eye(channels)[channel_P[test_B]], share_C)
-    click_B = np.where(known_P[test_B], click_P[test_B], click_P[known_P].mean())
+    """A table that repeats the label of a touchpoint that it was trained on, and else predicts the mean."""
+    share_C = np.bincount(channel_P[trained_P], minlength=channels) / trained_P.sum()
+    probs_BC = np.where(trained_P[test_B, None], np.eye(channels)[channel_P[test_B]], share_C)
+    click_B = np.where(trained_P[test_B], click_P[test_B], click_P[trained_P].mean())
     return probs_BC, np.repeat(click_B[:, None], channels, axis=1)
 
 
@@ -97,11 +97,11 @@ def _learn(
     test_B: NDArray[np.int64],
     config: TrainConfig,
 ) -> tuple[Floats, Floats]:
-    """MTORL on the training windows; of a test touchpoint it sees the last `LENGTH`, as it would anywhere."""
+    """MTORL trained on the training windows; a test touchpoint gets a window of up to `LENGTH` tokens."""
     from mtorl.network.ensemble import train_ensemble
     from mtorl.window.loader import EncodedWindows, TrainingWindows
 
-    # Its label is the click, as theirs.
+    # The label is the click, as in the authors' code.
     reward = table.spec.reward.replace(gain="click", cost_weight=0.0)
     spec = table.spec.replace(window=LENGTH, reward=reward)
 
