@@ -20,6 +20,7 @@ from mtorl.evaluation.head_metrics import authors_policy_ctr, evaluate
 from mtorl.evaluation.policy_value import SELECTED
 from mtorl.network.predictor import predict
 from mtorl.network.training import TrainConfig
+from mtorl.runtime.threads import one_thread
 from mtorl.window.encoder import Encoder
 from mtorl.window.table import WindowTable
 from mtorl.window.window import WindowBatch
@@ -114,7 +115,8 @@ def _learn(
     data = TrainingWindows(
         [EncodedWindows(train, encoder)], [EncodedWindows(val, encoder)], channels=len(spec.channels)
     )
-    trained = train_ensemble(data, config)
+    with one_thread():
+        trained = train_ensemble(data, config)
     logits_BC, reward_BC, cost_BC = predict(trained.ensemble, encoder, windows(test_B, targets=False))
     return np.exp(np.asarray(logits_BC, dtype=np.float64)), encoder.unreward(reward_BC, cost_BC)
 

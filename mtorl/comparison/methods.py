@@ -19,6 +19,7 @@ import numpy as np
 from mtorl.comparison.task import Task, of_half_the_users
 from mtorl.network.predictor import Heads, predict
 from mtorl.network.training import TrainConfig
+from mtorl.runtime.threads import one_thread
 
 YARDSTICK = "lightgbm"
 OURS = "mtorl"
@@ -94,7 +95,8 @@ def mtorl_with(changes: Mapping[str, Any]) -> Method:
             [EncodedWindows(task.val_tiles, encoder)],
             channels=len(task.spec.channels),
         )
-        trained = train_ensemble(data, config)
+        with one_thread():
+            trained = train_ensemble(data, config)
         seconds = time.process_time() - started
         calibrate_ensemble(trained.ensemble, encoder, task.val.windows)
         heads = predict(trained.ensemble, encoder, task.test.windows)
