@@ -13,12 +13,18 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "schemas"
 MODELS = {
     "experiment": "mtorl.experiment.experiment:Experiment",
+    "router-settings": "serving.router.ops.settings:RouterSettings",
+    "decision-request": "serving.router.flow.requests:DecisionBody",
+    "outcome-report": "serving.router.flow.requests:OutcomeBody",
+    "drill": "serving.router.flow.drills:Drill",
 }
-"""File name and, as module:class, the pydantic model that it describes."""
+"""File name and, as module:class, the pydantic model or typed dictionary that it describes."""
 
 
 def schema_text(model: str) -> str:
@@ -28,7 +34,7 @@ def schema_text(model: str) -> str:
         model: module:class.
     """
     module, _, name = model.partition(":")
-    schema = getattr(import_module(module), name).model_json_schema()
+    schema = TypeAdapter(getattr(import_module(module), name)).json_schema()
     return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
 
 

@@ -84,15 +84,13 @@ def first_fault(error: ValidationError) -> str:
     loc = fault["loc"][:-2] if fault["loc"][-1:] == ("[key]",) else fault["loc"]
     if fault["type"].startswith("union_tag"):  # of a union whose field, "kind" for instance, says which model it is
         loc = (*loc, fault["ctx"]["discriminator"].strip("'"))
-    if loc[-1:] == ("[key]",):  # in a mapping, pydantic appends this to a wrong key; the message names the key anyhow
-        loc = loc[:-2]
-    place = _place(loc)
+    where = place(loc)
     if fault["type"] in ("missing", "union_tag_not_found"):
-        place, field = _place(loc[:-1]), loc[-1]
-        return f"{place + ': ' if place else ''}missing field {str(field)!r}"
+        where, field = place(loc[:-1]), loc[-1]
+        return f"{where + ': ' if where else ''}missing field {str(field)!r}"
     say = _WORDS.get(fault["type"])
     words = say(fault) if say else fault["msg"].removeprefix("Value error, ")
-    return f"{place}: {words}" if place else words
+    return f"{where}: {words}" if where else words
 
 
 def short(value: object) -> str:
@@ -101,7 +99,7 @@ def short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _place(loc: tuple[int | str, ...]) -> str:
+def place(loc: tuple[int | str, ...]) -> str:
     """`arms[0].weight`, as people write it."""
     text = ""
     for part in loc:

@@ -19,7 +19,7 @@ from serving.router.flow.decider import Decider
 from serving.router.flow.drills import Drills
 from serving.router.flow.features import FeastSource, FeatureReader, FeatureSource
 from serving.router.flow.outcomes import OutcomeIntake
-from serving.router.flow.requests import DecisionRequest
+from serving.router.flow.requests import DecisionParser, DecisionRequest
 from serving.router.flow.stages import Stages
 from serving.router.ops import metrics
 from serving.router.ops.health import Health
@@ -43,6 +43,7 @@ class Router:
         features: Where users are known, in place of the Feast repository of the settings.
 
     Attributes:
+        parser: Reads requests for decisions.
         decider: Takes decisions.
         outcomes: Takes reports of outcomes.
         decision_admission: How many requests for decisions may be worked on.
@@ -59,6 +60,7 @@ class Router:
         uncapped = [channel for channel in self.spec.channels if channel not in settings.cost_cap]
         if uncapped:
             raise SettingsError(f"cost_cap: no cost for {', '.join(uncapped)}")
+        self.parser = DecisionParser(self.spec)
         seconds = settings.deadline_ms / 1000
         self.decision_admission = Admission(settings.max_in_flight, seconds)
         # Outcomes wait for the disk and not for models: neither kind of request may take the place of the other.

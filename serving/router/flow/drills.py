@@ -1,11 +1,11 @@
-"""Faults on purpose, so that people see what the router, its alerts and they themselves do about one.
+"""Faults that people inject, to see what the router, its alerts and they themselves do about them.
 
     POST   /v1/drills   {"stage": "model", "fault": "slow", "seconds": 0.2, "share": 0.5, "for_seconds": 60}
     GET    /v1/drills   the faults in force
     DELETE /v1/drills   ends all of them
 
-Only with `drills: true` in the settings. A fault strikes inside a stage's own time limit, as the real one would, and
-ends by itself: nobody has to remember it.
+Only with `drills: true` in the settings. A fault is injected inside a stage's own time limit, where a real one would
+be, and ends by itself: nobody has to remember it.
 """
 
 from __future__ import annotations
@@ -13,74 +13,70 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, ValidationError
+
+from mtorl.runtime.validation import StrictModel, first_fault
 from serving.router.flow.requests import BadRequest
 from serving.router.ops.metrics import Stage
 
-_FAULTS = ("slow", "error")
-_LONGEST = 3600.0  # seconds that a fault may be in force
-
 
 class DrillFault(RuntimeError):
-    """The error of a fault on purpose."""
+    """The error that a drill injects."""
 
 
-@dataclass(frozen=True)
-class Drill:
-    """A fault of a stage."""
+class Drill(StrictModel):
+    """A fault that is injected into a stage."""
 
     stage: Stage
-    fault: str  # slow: `seconds` late; error: an exception
-    seconds: float = 0.0
-    share: float = 1.0  # of the calls that are struck
-    for_seconds: float = 60.0
-
-    def __post_init__(self) -> None:
-        for name, known in (("stage", get_args(Stage)), ("fault", _FAULTS)):
-            if getattr(self, name) not in known:
-                raise BadRequest(f"{name}: {getattr(self, name)!r} is not one of {', '.join(known)}")
-        for name, high in (("seconds", 60.0), ("share", 1.0), ("for_seconds", _LONGEST)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= high:
-                raise BadRequest(f"{name}: expected a number between 0 and {high:g}, got {value!r}")
+    fault: Literal["slow", "error"]
+    """slow: the stage starts `seconds` late; error: it fails after them."""
+    seconds: Annotated[float, Field(ge=0, le=60)] = 0.0
+    share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Part of the calls that have the fault."""
+    for_seconds: Annotated[float, Field(ge=0, le=3600)] = 60.0
+    """How long the fault is in force."""
 
 
 class Drills:
     """The faults in force."""
 
     def __init__(self) -> None:
-        self._until: dict[Drill, float] = {}
+        self._ends: dict[Drill, float] = {}
 
     def start(self, body: Any) -> None:
-        """Start a fault, from a request's body."""
-        known = Drill.__dataclass_fields__
-        if not isinstance(body, dict) or not {"stage", "fault"} <= set(body) <= set(known):
-            raise BadRequest(f"expected an object with stage and fault, and perhaps more of: {', '.join(known)}")
-        drill = Drill(**body)
-        self._until[drill] = time.monotonic() + drill.for_seconds
+        """Start a fault, from a request's body.
+
+        Raises:
+            BadRequest: It describes none.
+        """
+        try:
+            drill = Drill.model_validate(body)
+        except ValidationError as error:
+            raise BadRequest(first_fault(error)) from None
+        self._ends[drill] = time.monotonic() + drill.for_seconds
 
     def stop(self) -> None:
         """End all faults."""
-        self._until.clear()
+        self._ends.clear()
 
     def in_force(self) -> list[dict[str, Any]]:
         """The faults and how long they will last."""
         self._forget()
         now = time.monotonic()
-        return [{**asdict(drill), "seconds_left": round(until - now, 1)} for drill, until in self._until.items()]
+        return [{**drill.model_dump(), "seconds_left": round(end - now, 1)} for drill, end in self._ends.items()]
 
     async def inject(self, stage: Stage) -> None:
-        """Be a stage that has the faults in force."""
-        if not self._until:
+        """Apply the faults in force to a stage that is about to start."""
+        if not self._ends:
             return
         self._forget()
-        for drill in [drill for drill in self._until if drill.stage == stage and random.random() < drill.share]:
+        for drill in [drill for drill in self._ends if drill.stage == stage and random.random() < drill.share]:
             await asyncio.sleep(drill.seconds)
             if drill.fault == "error":
-                raise DrillFault("a drill")
+                raise DrillFault("injected by a drill")
 
     def _forget(self) -> None:
         now = time.monotonic()
-        self._until = {drill: until for drill, until in self._until.items() if until > now}
+        self._ends = {drill: end for drill, end in self._ends.items() if end > now}

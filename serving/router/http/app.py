@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from serving.decision_log import SpoolUnavailable
 from serving.kserve_sdk import Model, correct
-from serving.router.flow.requests import BadRequest, parse_decisions, parse_json, parse_outcomes
+from serving.router.flow.requests import BadRequest, parse_json, parse_outcomes
 from serving.router.http import v2
 from serving.router.http.gateway import GatewayMiddleware
 from serving.router.router import Router
@@ -25,7 +25,7 @@ class Decisions:
         """Decide on every instance of the body."""
         router: Router = scope["app"].state.router
         body = await Request(scope, receive).body()
-        predictions = await router.decider.decide(parse_decisions(body, router.spec))
+        predictions = await router.decider.decide(router.parser.parse(body))
         await Response(orjson.dumps({"predictions": predictions}), media_type="application/json")(scope, receive, send)
 
 
@@ -44,7 +44,7 @@ class RouterModel(Model):
 
     async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
         """Decide on every instance."""
-        requests = v2.parse_request(payload, self._router.spec)
+        requests = v2.parse_request(payload, self._router.parser)
         return v2.build_response(payload, self.name, await self._router.decider.decide(requests))
 
 

@@ -7,29 +7,31 @@ from typing import Any
 
 import orjson
 
-from mtorl.log.dataset import DatasetSpec
 from mtorl.log.records import V2Answer, plain_types
 from serving.kserve_sdk import InferOutput, InferRequest, InferResponse
-from serving.router.flow.requests import BadRequest, DecisionRequest, parse_decisions
+from serving.router.flow.requests import BadRequest, DecisionParser, DecisionRequest, Instance
 
 _REQUIRED = ("user_id", "campaign_id", "context")
-_INPUTS = (*_REQUIRED, "request_id", "timestamp")
+_INPUTS = tuple(Instance.__annotations__)
 _DATATYPES = {str: "BYTES", bool: "BOOL", float: "FP64"}
 _OUTPUTS = {name: _DATATYPES[type_] for name, type_ in plain_types(V2Answer).items()}
 
 
-def parse_request(request: InferRequest, spec: DatasetSpec) -> list[DecisionRequest]:
-    """The decisions that a v2 request asks for; `context` is JSON text."""
+def parse_request(request: InferRequest, parser: DecisionParser) -> list[DecisionRequest]:
+    """The decisions that a v2 request asks for; the texts of `context` are JSON.
+
+    Raises:
+        BadRequest: It is none.
+    """
     tensors = {tensor.name: _texts(tensor) for tensor in request.inputs}
-    unknown = sorted(set(tensors) - set(_INPUTS))
-    missing = [name for name in _REQUIRED if name not in tensors]
-    if unknown or missing:
+    if not set(_REQUIRED) <= set(tensors) <= set(_INPUTS):
         raise BadRequest(f"inputs must be {', '.join(_INPUTS)} (the last two are optional), got {', '.join(tensors)}")
-    if len({len(values) for values in tensors.values()}) > 1:
-        raise BadRequest(f"inputs differ in length: {', '.join(f'{k} {len(v)}' for k, v in tensors.items())}")
+    if len({len(texts) for texts in tensors.values()}) > 1:
+        lengths = ", ".join(f"{name} {len(texts)}" for name, texts in tensors.items())
+        raise BadRequest(f"inputs differ in length: {lengths}")
     tensors["context"] = [_context(i, text) for i, text in enumerate(tensors["context"])]
-    rows = zip(*tensors.values(), strict=True)
-    return parse_decisions({"instances": [dict(zip(tensors, row, strict=True)) for row in rows]}, spec)
+    instances = [dict(zip(tensors, row, strict=True)) for row in zip(*tensors.values(), strict=True)]
+    return parser.parse({"instances": instances})
 
 
 def build_response(request: InferRequest, model: str, predictions: Sequence[dict[str, Any]]) -> InferResponse:
@@ -46,9 +48,9 @@ def build_response(request: InferRequest, model: str, predictions: Sequence[dict
 
 
 def _texts(tensor: Any) -> list[Any]:
-    # Contents that came as bytes beside the message are in the array alone.
+    # A tensor that came as bytes beside the message is in the array alone.
     data = tensor.data or tensor.as_numpy().ravel().tolist()
-    if isinstance(data, Iterable) and not isinstance(data, str | bytes | dict):  # gRPC: its own list, of bytes
+    if isinstance(data, Iterable) and not isinstance(data, str | bytes | dict):  # gRPC has its own list, of bytes
         data = [_decoded(tensor.name, value) for value in data]
     if (
         tensor.datatype != "BYTES"

@@ -94,26 +94,45 @@ class HeaderAuth(StrictModel):
 class RouterSettings(StrictModel):
     """Settings of one router process."""
 
-    port: PortSetting  # 0 takes a free one
+    port: PortSetting
+    """Of HTTP; 0 takes a free one."""
     experiment: PathSetting
+    """The experiment's file, which is read again when it changes."""
     dataset: PathSetting
+    """Description of the data set."""
     feature_repo: PathSetting
-    ledger: Annotated[Path | str, PlainValidator(_ledger, json_schema_input_type=str)]  # str: the URL of a Redis
+    """Folder with feature_store.yaml."""
+    ledger: Annotated[Path | str, PlainValidator(_ledger, json_schema_input_type=str)]
+    """A file, or redis://host:port/database?name=NAME."""
     spool: PathSetting
-    cost_cap: dict[Text, Annotated[float, Field(ge=0)]] = Field(min_length=1)  # channel -> currency units
+    """Folder of the decision log."""
+    cost_cap: Annotated[dict[Text, Annotated[float, Field(ge=0)]], Field(min_length=1)]
+    """Highest possible cost of an exposure in each channel, currency units: this much is reserved for it."""
     auth: Annotated[NoAuth | TokenAuth | HeaderAuth, Field(discriminator="kind")]
+    """Who may send requests."""
     feature_service: Text = "ad_decision_v1"
-    deadline_ms: float = Field(50.0, gt=0)  # of a decision, for all stages together
-    reservation_ttl_hours: float = Field(24.0, gt=0)  # longer than a cost may take to be reported
+    deadline_ms: Annotated[float, Field(gt=0)] = 50.0
+    """Of a decision, for all of its stages together."""
+    reservation_ttl_hours: Annotated[float, Field(gt=0)] = 24.0
+    """A reservation whose cost was not reported by then is given back."""
     model_name: Text = "ads"
-    host: Text = "127.0.0.1"  # 0.0.0.0 in a container
-    grpc_port: PortSetting | None = None  # of protocol v2 over gRPC; None: HTTP alone
-    max_body_bytes: int = Field(1 << 20, ge=1)  # larger requests are refused
-    max_in_flight: int = Field(64, ge=1)  # requests that are worked on at once; the others are asked to come again
-    drills: bool = False  # whether faults can be injected, at /v1/drills
-    sink: Annotated[str | None, PlainValidator(_sink, json_schema_input_type=str | None)] = None  # None: not shipped
-    keep_hours: float = Field(168.0, ge=0)  # age at which the spool may forget what is shipped
-    spool_max_bytes: int = Field(MAX_BYTES, ge=1)  # beyond it, decisions take the default action and outcomes get 503
+    """Of the model in the URL."""
+    host: Text = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 in a container."""
+    grpc_port: PortSetting | None = None
+    """Of protocol v2 over gRPC; null: HTTP alone."""
+    max_body_bytes: Annotated[int, Field(ge=1)] = 1 << 20
+    """Larger requests are refused."""
+    max_in_flight: Annotated[int, Field(ge=1)] = 64
+    """Requests that are worked on at once; when there are more, some are asked to come again."""
+    drills: bool = False
+    """Whether faults can be injected, at /v1/drills."""
+    sink: Annotated[str | None, PlainValidator(_sink, json_schema_input_type=str | None)] = None
+    """Where the log is shipped to: a URL, or a folder for Parquet files; null: nowhere."""
+    keep_hours: Annotated[float, Field(ge=0)] = 168.0
+    """Age at which the spool may forget what is shipped."""
+    spool_max_bytes: Annotated[int, Field(ge=1)] = MAX_BYTES
+    """When the spool is as large, decisions take the default action and outcomes are answered with 503."""
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -591,10 +591,10 @@ def test_drills_are_off_unless_allowed_end_by_themselves_and_are_checked(tmp_pat
 
     async def scenario(h: Harness) -> None:
         for body, message in (
-            ({}, "stage and fault"),
-            ({"stage": "x", "fault": "slow"}, "stage"),
-            ({"stage": "model", "fault": "x"}, "fault"),
-            ({"stage": "model", "fault": "slow", "seconds": -1}, "seconds"),
+            ({}, "missing field 'stage'"),
+            ({"stage": "x", "fault": "slow"}, "stage: 'x' is not one of features, model, ledger, log"),
+            ({"stage": "model", "fault": "x"}, "fault: 'x' is not one of slow, error"),
+            ({"stage": "model", "fault": "slow", "seconds": -1}, "seconds: expected a number of at least 0, got -1"),
         ):
             response = await h.post("/v1/drills", body)
             assert response.status_code == 400 and message in response.json()["error"]
