@@ -1,10 +1,10 @@
-"""The door: a raw log is read, judged, and written as the canonical touchpoint log.
+"""Ingestion: a raw log is read, validated, and written as the canonical touchpoint log.
 
     report = ingest_log("log.csv.gz", DatasetSpec.load("my-log.yaml"), "touchpoints.parquet", "quarantine.csv", "fail")
-    print(validate_log("log.csv.gz", spec))             # the same verdict, and no log is written
+    print(validate_log("log.csv.gz", spec))             # the same report, and no log is written
 
 Validation is strict and says file, column, number of rows and an example with its row number (1 = the first row of
-data). Bad rows go to the quarantine file, whole and as they were, with their reasons; none is dropped silently. Files
+data). Bad rows go to the quarantine file, whole and unchanged, with their faults; none is dropped silently. Files
 appear complete or not at all. DuckDB does the work, so memory stays bounded however long the log is.
 """
 
@@ -31,7 +31,7 @@ from mtorl.runtime.files import replacing
 
 __all__ = ["Fault", "IngestReport", "LogError", "ingest_log", "validate_log"]
 
-_STEPS = 7  # of progress: read, four stages of the contract at most, write, fingerprint
+_STEPS = 7  # that progress counts: read, at most four stages of the contract, write, fingerprint
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Fault:
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What became of a log; as text, a summary for people."""
+    """What validation found; `str()` of it is a summary for people."""
 
-    rows: int  # that can be used
+    rows: int  # usable ones
     users: int
     quarantined: int  # rows
     faults: tuple[Fault, ...]
@@ -88,30 +88,30 @@ def ingest_log(
     """
     if on_bad_rows not in ("fail", "quarantine"):
         raise ValueError(f"on_bad_rows: {on_bad_rows!r} is not one of fail, quarantine")
-    with _judge(Path(path), spec) as verdict:
-        verdict.quarantine(Path(quarantine_csv))
-        if verdict.bad and (on_bad_rows == "fail" or verdict.bad == verdict.total):
-            lines = [f"{path}: {verdict.bad:,} of {verdict.total:,} rows can't be used"]
-            lines += [f"{path}: {fault}" for fault in verdict.faults]
+    with _validated(Path(path), spec) as log:
+        log.quarantine(Path(quarantine_csv))
+        if log.bad and (on_bad_rows == "fail" or log.bad == log.total):
+            lines = [f"{path}: {log.bad:,} of {log.total:,} rows can't be used"]
+            lines += [f"{path}: {fault}" for fault in log.faults]
             lines.append(f"The bad rows are in {quarantine_csv}, each with its reasons.")
-            if verdict.bad == verdict.total:
+            if log.bad == log.total:
                 lines.append(f"Not one good row is left: is this really a {spec.name!r} log?")
             else:
                 lines.append("Mend them, or go on without them: --bad-rows quarantine")
             raise LogError("\n".join(lines))
-        log, ties = verdict.log(spec)
+        good, ties = log.canonical()
         progress.report(_STEPS - 2, _STEPS, "writing the log")
-        verdict.engine.write(log.order_by("user_id", "timestamp"), out_parquet)
+        log.engine.write(good.order_by("user_id", "timestamp"), out_parquet)
         progress.report(_STEPS - 1, _STEPS, "fingerprint")
-        users = verdict.engine.read(out_parquet)["user_id"].nunique().execute()
+        users = log.engine.read(out_parquet)["user_id"].nunique().execute()
     with pq.ParquetFile(out_parquet) as file:
         content = fingerprint(file.iter_batches())
     progress.report(_STEPS, _STEPS, "done")
-    return IngestReport(verdict.total - verdict.bad, int(users), verdict.bad, verdict.faults, content, ties)
+    return log.report(int(users), content, ties)
 
 
 def validate_log(path: str | Path, spec: DatasetSpec, quarantine_csv: str | Path | None = None) -> IngestReport:
-    """Judge a log and write nothing but, where asked for, its bad rows.
+    """Validate a log and write nothing but, where asked for, its bad rows.
 
     Args:
         path: As in `ingest_log`.
@@ -122,36 +122,49 @@ def validate_log(path: str | Path, spec: DatasetSpec, quarantine_csv: str | Path
         LogError: the log can't be read; faulty rows are in the report instead.
         SpecError: the description does not fit its adapter.
     """
-    with _judge(Path(path), spec) as verdict:
+    with _validated(Path(path), spec) as log:
         if quarantine_csv is not None:
-            verdict.quarantine(Path(quarantine_csv))
-        log, ties = verdict.log(spec)
-        users = log["user_id"].nunique().execute()
+            log.quarantine(Path(quarantine_csv))
+        good, ties = log.canonical()
+        users = good["user_id"].nunique().execute()
         progress.report(_STEPS, _STEPS, "done")
-        return IngestReport(verdict.total - verdict.bad, int(users), verdict.bad, verdict.faults, "", ties)
+        return log.report(int(users), "", ties)
 
 
-class _Verdict:
-    """A log and what is wrong with it; lives as long as its engine."""
+class _RawTable:
+    """A raw log as a table, and what is wrong with it. It lives as long as its engine.
 
-    def __init__(self, engine: Engine, raw: ibis.Table, adapted: ibis.Table, names: dict[str, str], total: int) -> None:
+    Args:
+        engine: Where the tables live.
+        raw: The rows as they are in the file.
+        spec: Description of the data set.
+    """
+
+    def __init__(self, engine: Engine, raw: ibis.Table, spec: DatasetSpec) -> None:
+        adapter = adapters.adapter_of(spec)
         self.engine = engine
-        self.raw = raw
-        self.adapted = adapted
-        self.names = names  # what the file calls the columns
-        self.total = total  # rows
+        self.total = int(raw.count().execute())  # rows
         self.bad = 0  # rows
         self.faults: tuple[Fault, ...] = ()
+        self._spec = spec
+        self._raw = raw
+        self._adapted = adapter.adapt(raw, spec)
+        # What the file calls the columns.
+        self._names = {name: adapter.source.get(name, name) for name in self._adapted.columns}
         self._good: ibis.Table | None = None
         self._broken: list[tuple[contract.Stage, ibis.Table]] = []
         self._keys: dict[contract.Suspects, ibis.Table | None] = {}
 
-    def judge(self, spec: DatasetSpec, scratch: Path) -> None:
-        """Tell good rows from bad ones."""
-        stages = contract.stages(spec, CREATED in self.adapted.columns)
-        judged = contract.judge(contract.read(self.adapted, spec), stages[0])
-        if all(self.raw[name].type().is_string() for name in self.raw.columns if name != ROW):
-            # Making out text costs more than writing down what it says; typed files are faster read again.
+    def validate(self, scratch: Path) -> None:
+        """Tell good rows from bad ones.
+
+        Args:
+            scratch: Folder that lives as long as the engine.
+        """
+        stages = contract.stages(self._spec, CREATED in self._adapted.columns)
+        judged = contract.judge(contract.read(self._adapted, self._spec), stages[0])
+        if all(self._raw[name].type().is_string() for name in self._raw.columns if name != ROW):
+            # Parsing text costs more than storing what it says; typed files are faster to read again.
             self.engine.connection.to_parquet(judged, str(scratch / "judged.parquet"), compression="snappy")
             good = self.engine.read(scratch / "judged.parquet")
         else:
@@ -163,40 +176,44 @@ class _Verdict:
                 good = contract.without(good, rows)
         self._good = good
 
-    def log(self, spec: DatasetSpec) -> tuple[ibis.Table, int]:
+    def canonical(self) -> tuple[ibis.Table, int]:
         """The canonical log, in no order, and how many of its rows were moved in time."""
         good, keys, ties = self._good, self._keys[contract.SAME_TIME], 0
         assert good is not None
         if keys is not None:
-            moves, ties = self._kept(contract.moved_ties(good, keys))
+            moves, ties = self._materialised(contract.moved_ties(good, keys))
             good = good.left_join(moves, ROW).drop(f"{ROW}_right")
             good = good.mutate(timestamp=ibis.coalesce(good["moved"], good["timestamp"]))
-        return contract.canonical(good, spec), ties
+        return contract.canonical(good, self._spec), ties
+
+    def report(self, users: int, content: str, ties: int) -> IngestReport:
+        """The report for a log of so many users, with the fingerprint and the moved rows of what was written."""
+        return IngestReport(self.total - self.bad, users, self.bad, self.faults, content, ties)
 
     def quarantine(self, path: Path) -> None:
         """Write the bad rows as they are in the file, with their row number first and their faults last."""
         if not self.bad:
             path.unlink(missing_ok=True)
             return
-        reasons = ibis.union(*(self._reasons(stage, rows) for stage, rows in self._broken))
-        rows = self.raw.join(reasons, ROW).order_by(ROW)
+        faults = ibis.union(*(self._faults_in_words(stage, rows) for stage, rows in self._broken))
+        rows = self._raw.join(faults, ROW).order_by(ROW)
         taken = ("row", "fault")  # a file may have columns of these names
-        own = {f"{name}.1" if name.lower() in taken else name: rows[name] for name in self.raw.columns if name != ROW}
+        own = {f"{name}.1" if name.lower() in taken else name: rows[name] for name in self._raw.columns if name != ROW}
         rows = rows.select(row=rows[ROW], **own, fault=rows["fault:"])
         with replacing(path) as temporary:
             self.engine.connection.to_csv(rows, str(temporary), header=True)
 
     def _judge_stage(self, good: ibis.Table, stage: contract.Stage) -> ibis.Table | None:
         """The rows that break a rule of a stage; None if there are none."""
-        if kind := stage.suspects:
-            if kind not in self._keys:
-                keys, count = self._kept(kind.find(good))
-                self._keys[kind] = keys if count else None
-            suspects = self._keys[kind]
+        if stage.suspects:
+            if stage.suspects not in self._keys:
+                keys, count = self._materialised(stage.suspects.find(good))
+                self._keys[stage.suspects] = keys if count else None
+            suspects = self._keys[stage.suspects]
             if suspects is None:
                 return None
             good = contract.judge(contract.suspected(good, suspects), stage)
-        rows, count = self._kept(contract.broken(good, stage))
+        rows, count = self._materialised(contract.broken(good, stage))
         if not count:
             return None
         self.bad += count
@@ -204,9 +221,9 @@ class _Verdict:
         self.faults += tuple(self._faults(stage, rows))
         return rows
 
-    def _kept(self, rows: ibis.Table) -> tuple[ibis.Table, int]:
-        """Some rows of the log, computed once, and how many they are."""
-        table = self.engine.connection.create_table(ibis.util.gen_name("door"), rows, temp=True)
+    def _materialised(self, rows: ibis.Table) -> tuple[ibis.Table, int]:
+        """A table computed once, and its number of rows."""
+        table = self.engine.connection.create_table(ibis.util.gen_name("rows"), rows, temp=True)
         return table, int(table.count().execute())
 
     def _faults(self, stage: contract.Stage, rows: ibis.Table) -> Iterator[Fault]:
@@ -216,27 +233,27 @@ class _Verdict:
         for i, (name, place, _) in enumerate(kinds):
             figures[f"count{i}"] = (rows[name] == place).sum()
             figures[f"first{i}"] = rows[ROW].min(where=rows[name] == place)
-        found = rows.agg(**figures).to_pyarrow().to_pylist()[0]
+        totals = rows.agg(**figures).to_pyarrow().to_pylist()[0]
         for i, (name, _, check) in enumerate(kinds):
-            if count := found[f"count{i}"]:
-                row = found[f"first{i}"]
+            if count := totals[f"count{i}"]:
+                row = totals[f"first{i}"]
                 example = "" if check.name == "missing_value" else self._value(name, row)
-                yield Fault(str(check.name), self.names[name], count, example, row, check.description or "")
+                yield Fault(str(check.name), self._names[name], count, example, row, check.description or "")
 
     def _value(self, name: str, row: int) -> str:
-        """A value as it stands in the file; where it is folded from several columns, as the adapter gives it."""
-        own = self.names[name]
-        table, column = (self.raw, own) if own in self.raw.columns else (self.adapted, name)
+        """A value as it stands in the file; one that comes from several columns as the adapter returns it."""
+        own = self._names[name]
+        table, column = (self._raw, own) if own in self._raw.columns else (self._adapted, name)
         value = table.filter(table[ROW] == row).select(column).to_pyarrow().to_pylist()[0][column]
         if value is None:
             return ""
         return value.isoformat() if isinstance(value, datetime.date) else repr(value)
 
-    def _reasons(self, stage: contract.Stage, rows: ibis.Table) -> ibis.Table:
+    def _faults_in_words(self, stage: contract.Stage, rows: ibis.Table) -> ibis.Table:
         """`ROW` and the faults of each row in words."""
         words = []
         for name, checks in stage.rules():
-            own = self.names[name]
+            own = self._names[name]
             places = ((rows[name] == place, f"{check.name} ({own}); ") for place, check in enumerate(checks, 1))
             words.append(ibis.cases(*places, else_=""))
         text = reduce(lambda a, b: a + b, words)
@@ -244,17 +261,13 @@ class _Verdict:
 
 
 @contextmanager
-def _judge(path: Path, spec: DatasetSpec) -> Iterator[_Verdict]:
-    adapter = adapters.adapter_of(spec)
-    with open_engine("duckdb") as engine, tempfile.TemporaryDirectory(prefix="mtorl-door-") as scratch:
+def _validated(path: Path, spec: DatasetSpec) -> Iterator[_RawTable]:
+    with open_engine("duckdb") as engine, tempfile.TemporaryDirectory(prefix="mtorl-ingest-") as scratch:
         progress.report(0, _STEPS, "reading")
         raw = adapters.read(engine, path, spec, Path(scratch))
         with readable(path):
-            total = int(raw.count().execute())
-            if not total:
+            log = _RawTable(engine, raw, spec)
+            if not log.total:
                 raise LogError(f"{path}: the file has columns but no rows")
-            adapted = adapter.adapt(raw, spec)
-            names = {name: adapter.source.get(name, name) for name in adapted.columns}
-            verdict = _Verdict(engine, raw, adapted, names, total)
-            verdict.judge(spec, Path(scratch))
-        yield verdict
+            log.validate(Path(scratch))
+        yield log

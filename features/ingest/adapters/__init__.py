@@ -1,6 +1,8 @@
-"""From a file's own columns to those of the touchpoint log: one module per file layout.
+"""Adapters: from a file's own columns to those of the touchpoint log, one module for each file layout.
 
-To add one: write a class like those here (`base.Adapter`), add it to `ADAPTERS`, and name it in the data set's YAML.
+Read `base.py` (what an adapter is) and `files.py` (reading CSV and Parquet) first, then `touchpoints.py`, `samples.py`,
+`criteo.py` or `kuairand.py`. To add a layout, write a class like theirs, add it to `ADAPTERS`, and name it in the YAML
+of the data set.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ ADAPTERS: Mapping[str, Adapter] = {
 
 
 def read(engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> ibis.Table:
-    """The file as its adapter reads it (`base.Adapter.read`); says which data set a file of another layout looks like.
+    """Read a file with the adapter of its data set; an error says which data set a file of another layout looks like.
 
     Raises:
         LogError: as `base.Adapter.read`.
@@ -39,11 +41,10 @@ def read(engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> ibis.T
     try:
         return adapter_of(spec).read(engine, path, spec, scratch)
     except MissingColumns as error:
-        specs = map(DatasetSpec.load, built_in())
-        like = next((other.name for other in specs if set(adapter_of(other).required(other)) <= set(error.names)), None)
-        if like is None:
-            raise
-        raise LogError(f"{error}\nthe file looks like data set {like!r}") from None
+        for built_in_spec in map(DatasetSpec.load, built_in()):
+            if set(adapter_of(built_in_spec).required(built_in_spec)) <= set(error.names):
+                raise LogError(f"{error}\nthe file looks like data set {built_in_spec.name!r}") from None
+        raise
 
 
 def adapter_of(spec: DatasetSpec) -> Adapter:

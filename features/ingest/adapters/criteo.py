@@ -31,12 +31,12 @@ class CriteoAttribution(Adapter):
     }
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
-        """See `Adapter`."""
+        """The published columns that are always needed, and those that the description names."""
         base = ("timestamp", "uid", "campaign", "conversion", "attribution", "click", "cost", *self.CATEGORIES)
         return tuple(dict.fromkeys((*base, *attributes(spec))))
 
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-        """See `Adapter`."""
+        """Name the channel, put the seconds on a calendar, and make -1 null."""
         columns = {
             "user_id": text(raw["uid"]),
             "timestamp": time_of_micros(number(raw["timestamp"]) * 1e6 + START),

@@ -1,7 +1,7 @@
 """Log files as tables: CSV (every value as text) and Parquet (as typed), with the number of each row in the file.
 
-CSV is first copied to Parquet in a scratch folder, once, in the order of the file: a line that is not as it should be
-stops the door there, before anything is judged, and everything after reads only the columns that it needs.
+CSV is first copied to Parquet in a scratch folder, once, in the order of the file: a malformed line stops ingestion
+there, before any row is judged, and everything after reads only the columns that it needs.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ def parts(path: Path) -> list[Path]:
         LogError: there is none, it is empty, or its name says that it is something else.
     """
     try:
-        found = parquet_files(path) if path.is_dir() else [path]
+        files = parquet_files(path) if path.is_dir() else [path]
     except FileNotFoundError:
         raise LogError(f"{path}: no .parquet files in this folder") from None
-    for part in found:
+    for part in files:
         if not part.is_file():
             raise LogError(f"{part}: no such file")
         if part.stat().st_size == 0:
             raise LogError(f"{part}: the file is empty")
         if not part.name.endswith(_KINDS):
             raise LogError(f"{part}: unknown kind of file; expected {', '.join(_KINDS[:-1])} or {_KINDS[-1]}")
-    return found
+    return files
 
 
 def columns(path: Path) -> list[str]:
@@ -83,7 +83,7 @@ class MissingColumns(LogError):
 
 
 def check_columns(path: Path, names: Sequence[str], required: Sequence[str], spec: DatasetSpec) -> None:
-    """Every required column must be there, once.
+    """Check that every required column is there, once.
 
     Raises:
         MissingColumns: with what is missing and what was probably meant.
@@ -104,7 +104,7 @@ def check_columns(path: Path, names: Sequence[str], required: Sequence[str], spe
     if len(missing) <= 3:
         further = [name for name in names if name not in required]
         near = {name: difflib.get_close_matches(name, further, 1) for name in missing}
-        lines += [f"did you mean {found[0]!r} to be {name!r}?" for name, found in near.items() if found]
+        lines += [f"did you mean {names[0]!r} to be {name!r}?" for name, names in near.items() if names]
     raise MissingColumns("\n".join(lines), names)
 
 
@@ -140,7 +140,7 @@ def table(engine: Engine, paths: Sequence[Path], names: Sequence[str], scratch: 
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Errors of reading as one message."""
+    """Turn errors of reading into a `LogError` that names the file."""
     try:
         yield
     except _UNREADABLE as error:
@@ -173,7 +173,7 @@ def _as_parquet(engine: Engine, paths: Sequence[Path], names: Sequence[str], scr
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """DuckDB tells names apart without regard to case."""
+    """Names that differ: DuckDB compares them without regard to case, so one that comes again gets a number."""
     taken: set[str] = set()
     out = []
     for name in names:
@@ -195,7 +195,7 @@ def _separated(path: Path) -> str:
 
 
 def _first_words(error: BaseException) -> str:
-    """What is wrong and where; DuckDB goes on with its settings and their possible changes."""
+    """What is wrong and where. The rest of DuckDB's message is about its settings and how to change them."""
     lines = [line.strip() for line in str(error).split("Possible")[0].splitlines()]
     lines = [line for line in lines if line and not line.startswith("Original Line")] or [type(error).__name__]
     if "state machine" in lines[0]:

@@ -46,13 +46,13 @@ class KuaiRand(Adapter):
     }
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
-        """Columns of the log; the static ones are those of the user features. See `Adapter`."""
+        """The columns of the log; static columns are in the file of user features instead."""
         base = ("user_id", "video_id", "time_ms", "is_click", "long_view", "play_time_ms", "duration_ms")
         plain = (self.source.get(c.name, c.name) for c in (*spec.context, *spec.outcomes))
         return tuple(dict.fromkeys((*base, *plain)))
 
     def read(self, engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> ibis.Table:
-        """See `Adapter`; the user features stand beside the log's columns."""
+        """Read one log, or all of a folder, with the static columns of the user features beside the log's own."""
         folder = path if path.is_dir() else path.parent
         logs = sorted(path.glob("log_*.csv*")) if path.is_dir() else [path]
         if not logs:
@@ -72,13 +72,13 @@ class KuaiRand(Adapter):
         names = files.columns(users[0])
         files.check_columns(users[0], names, ("user_id", *wanted), spec)
         features = files.table(engine, users, names, scratch)
-        one = features.group_by(**{"#user": id_text(features["user_id"])}).agg(
+        user = features.group_by(**{"#user": id_text(features["user_id"])}).agg(
             **{name: features[name].argmin(features[files.ROW]) for name in wanted}
         )
-        return raw.left_join(one, id_text(raw["user_id"]) == one["#user"]).drop("#user")
+        return raw.left_join(user, id_text(raw["user_id"]) == user["#user"]).drop("#user")
 
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-        """See `Adapter`."""
+        """Name the channel by the length of the video; every exposure costs 1."""
         duration = number(raw["duration_ms"])
         classes = [(duration < edge, name) for name, edge in self.CLASSES.items()]
         length = ibis.cases(*classes, (duration.notnull(), self.LONGEST), else_=ibis.null("string"))

@@ -50,13 +50,13 @@ class KuaiRandSequence(Adapter):
     }
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
-        """See `Adapter`."""
+        """The sample's columns: the channels and the activity are one-hot."""
         outcomes = ("is_click", "long_view", "play_time_ms")
         plain = attributes(spec, "activity")
         return (INDEX, "user_id", "time_ms", *outcomes, *spec.channels, *self.ACTIVITY, *plain)
 
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-        """See `Adapter`."""
+        """Stretch the normalised time, and name channel and activity by their one-hot columns."""
         share = number(raw["time_ms"])
         share = ibis.ifelse(share.between(0, 1), share, ibis.null("float64"))
         columns = {
@@ -92,11 +92,11 @@ class CriteoSequence(Adapter):
     }
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
-        """See `Adapter`."""
+        """The sample's columns: the channels are one-hot."""
         return (INDEX, "uid", "campaign", "conversion", "click", "cost", *spec.channels, *attributes(spec))
 
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-        """See `Adapter`."""
+        """Take the row number as seconds, and name campaign and channel."""
         # The file has campaigns as a normalised number: name them by rank.
         raw = raw.mutate({"#campaign": number(raw["campaign"])})
         campaigns = raw.filter(raw["#campaign"].notnull()).select("#campaign").distinct()
@@ -116,5 +116,5 @@ class CriteoSequence(Adapter):
 
 
 def _nearest(value: ibis.Value) -> ibis.Value:
-    """The nearest whole number, and of two the even one, as numpy and pandas round; DuckDB rounds up."""
+    """Round to the nearest whole number, halves to the even one as NumPy and pandas do; DuckDB rounds them up."""
     return ibis.ifelse(value - value.floor() == 0.5, (value / 2).round() * 2, value.round())

@@ -15,11 +15,11 @@ class Touchpoints(Adapter):
     """
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
-        """See `Adapter`."""
+        """All canonical columns; the propensity only if the data set says that it is logged."""
         return tuple(c for c in spec.columns if c != "propensity" or spec.propensity == "logged")
 
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-        """See `Adapter`."""
+        """Leave the columns as they are; an absent propensity is null."""
         columns = {} if "propensity" in raw.columns else {"propensity": ibis.null("float64")}
         if "created_timestamp" in raw.columns:
             columns["created_timestamp"] = raw["created_timestamp"]
