@@ -3,14 +3,14 @@
     with open_engine() as engine:                                     # ENGINE=duckdb | spark: equal rows
         manifest = build(engine, "touchpoints.parquet", spec, "windows")
 
-Windows are not stored n-fold. Rows of whole users lie sorted by user and time, so that the window before a step is the
-n rows above it, cut where the journey began: `step` says how far that is. A pause longer than `spec.journey_gap_days`
-ends a journey.
+Windows overlap, so they are not stored one by one. Rows of whole users lie sorted by user and time: the window of a
+touchpoint is the n rows above it, cut where the journey began. `step` is the number of a touchpoint in its journey,
+from 0. A pause longer than `spec.journey_gap_days` ends a journey (`mtorl.window.history` applies the same rule).
 
-`step` depends on earlier touchpoints alone, those that arrived late included: it is a place, no feature. Nothing in a
-row depends on a later one.
+Nothing in a row depends on a later one. `step` counts earlier touchpoints that arrived late, too: it says where a row
+stands, and is no feature.
 
-A large log is taken shard by shard; memory does not grow with it.
+A large log is built shard by shard, so memory does not grow with it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from pathlib import Path
 import ibis
 
 from features.engine import Engine, open_engine, unix_micros
-from features.sequences.manifest import NOT_IN_ROWS, STEPS, Manifest, Survey, survey
-from features.sequences.manifest import of as manifest_of
+from features.sequences.manifest import NOT_IN_ROWS, STEPS, Manifest, Survey, manifest_of, survey
 from features.sequences.touchpoints import canonical, clean_touchpoints, cleaned, kept, marked
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import CREATED, DATASET_FILE, INGEST_FILE, LOG_FILE, LogError
@@ -51,7 +50,7 @@ def steps(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     window = ibis.window(group_by="user_id", order_by="timestamp")
     so_far = ibis.cumulative_window(group_by="user_id", order_by="timestamp")
 
-    # Times as numbers: calendar arithmetic is dear.
+    # Times as numbers: calendar arithmetic is slow.
     now = unix_micros(touchpoints.timestamp)
     goes_on = now - now.lag().over(window) <= journey_gap_us(spec)
     rows = touchpoints.mutate(_row=ibis.row_number().over(window), _goes_on=goes_on.fill_null(False))
@@ -92,16 +91,18 @@ def build(
         LogError: the log has no rows, lacks a column, or has rows without user or time.
     """
     log = canonical(engine.read(log_path), spec)
-    nowhere = (log.user_id.isnull() | log.timestamp.isnull()).cast("int64")
-    size = _one_row(log.aggregate(rows=log.count(), nowhere=nowhere.sum()))
+    without_key = (log.user_id.isnull() | log.timestamp.isnull()).cast("int64")
+    size = _one_row(log.aggregate(rows=log.count(), without_key=without_key.sum()))
     if not size["rows"]:
         raise LogError(f"{log_path}: the log has no rows")
-    if size["nowhere"]:
-        raise LogError(f"{log_path}: {size['nowhere']:,} rows without user_id or timestamp; see `mtorl data validate`")
+    if size["without_key"]:
+        raise LogError(
+            f"{log_path}: {size['without_key']:,} rows without user_id or timestamp; see `mtorl data validate`"
+        )
     shards = shards or math.ceil(size["rows"] / ROWS_PER_SHARD)
     with replacing(Path(out_dir)) as folder:
         try:
-            # Nearly every log is clean. To look before would cost one pass more; the result tells as well.
+            # Nearly every log is clean. Looking first would cost one more pass; what was written shows it as well.
             surveys, counts = _write(engine, log, spec, folder, shards, clean=True)
         except _UncleanError:
             shutil.rmtree(folder)
@@ -129,13 +130,13 @@ def build_windows(log: Path, windows: Path) -> None:
 
 
 class _UncleanError(Exception):
-    """A log that was taken for clean is not."""
+    """A log that was assumed to be clean is not."""
 
 
 def _write(
     engine: Engine, log: ibis.Table, spec: DatasetSpec, folder: Path, shards: int, clean: bool
 ) -> tuple[list[Survey], Counter[str]]:
-    """Write the shards; what is in them, and what the cleaning of the log has counted."""
+    """Write the shards; returns a survey of each, and the counts of what was cleaned."""
     counts = Counter(dict.fromkeys(NOT_IN_ROWS, 0))
 
     scratch = folder / ".marked"
@@ -144,7 +145,7 @@ def _write(
         if clean:
             touchpoints = clean_touchpoints(part, spec, clean=True)
         else:
-            engine.write(marked(part, spec), scratch)  # to read it three times
+            engine.write(marked(part, spec), scratch)  # because it is read three times
             rows = engine.read(scratch)
             counts.update(_one_row(cleaned(rows, spec)))
             touchpoints = kept(rows, spec)
@@ -164,16 +165,16 @@ def _write(
     progress.report(0, shards, "reading the log")
     with ThreadPoolExecutor(1) as pool:  # a shard is surveyed while the engine writes the next one
         engine.write_shards(log, prepare, folder / STEPS, shards, written)
-        found = [future.result() for future in surveys]
+        finished = [future.result() for future in surveys]
     remove(scratch)
-    for each in found:
-        _check(each, spec)
-    return found, counts
+    for shard in finished:
+        _check(shard, spec)
+    return finished, counts
 
 
-def _check(found: Survey, spec: DatasetSpec) -> None:
-    if not found.in_order or found.longest_user > spec.max_touchpoints:
-        raise _UncleanError(f"{found.shard.file}: rows out of order, or a user with too many")
+def _check(shard: Survey, spec: DatasetSpec) -> None:
+    if not shard.in_order or shard.longest_user > spec.max_touchpoints:
+        raise _UncleanError(f"{shard.shard.file}: rows out of order, or a user with too many")
 
 
 def _one_row(table: ibis.Table) -> dict[str, int]:

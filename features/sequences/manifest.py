@@ -1,13 +1,13 @@
-"""What a folder of causal steps holds, and proof that it still does.
+"""The manifest of a windows folder: what it holds, counted, with checksums.
 
-    manifest = Manifest.read("windows")        # counts, shards, checksums
-    verify("windows")                          # reads every byte again; an error names the file that has changed
+    manifest = Manifest.read("windows")
 
 The folder: manifest.json, dataset.yaml, steps/part-00000.parquet ... A shard has whole users, by a hash of the user's
 id, and is sorted by user and time.
 
-`sha256` of a shard is of the file. `content_sha256` is of the rows: DuckDB and Spark write other bytes for equal rows,
-and equal digests of the content prove that the rows are equal, in their order, bit for bit.
+`sha256` of a shard is that of the file; `mtorl.window.table` compares it when it reads one. `content_sha256` is that of
+the rows: DuckDB and Spark write different bytes for equal rows, while equal digests of the content prove that the rows
+are equal, in their order, bit for bit.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mtorl.log.digest import ColumnDigest
 from mtorl.runtime import progress
 from mtorl.runtime.files import replacing
 from mtorl.window.table import SCHEMA_VERSION
@@ -39,7 +40,7 @@ _BATCH = 128 * 1024  # rows
 
 
 class ManifestError(Exception):
-    """The folder is not what its manifest says; the message names the file and the way out."""
+    """A folder has no manifest that can be read; the message names the file and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,7 @@ class Manifest:
     dropped_by_cap: int  # touchpoints of theirs
     shards: tuple[Shard, ...]
     content_sha256: str
-    log_fingerprint: (
-        str  # by what the log is known: its `mtorl.log.touchpoints.fingerprint`, or the content digest of its steps
-    )
+    log_fingerprint: str  # `mtorl.log.touchpoints.fingerprint` of the log, or `content_sha256` if that is not known
     schema_version: int = SCHEMA_VERSION
 
     def write(self, folder: Path | str) -> None:
@@ -125,12 +124,12 @@ def survey(path: Path, file: str) -> Survey:
         arrow = parquet.schema_arrow
         content = _Content(arrow)
         counter = _Counter()
-        at_work: list[Future[None]] = []
+        running: list[Future[None]] = []
         for batch in parquet.iter_batches(_BATCH):
-            _finish(at_work)  # a column's batches must come one after the other; meanwhile the next one was read
+            _finish(running)  # batches of a column must be added one after the other; the next one is read meanwhile
             updates: list[Callable[[], None]] = [*content.updates(batch), partial(counter.update, batch)]
-            at_work = [pool.submit(update) for update in updates]
-        _finish(at_work)
+            running = [pool.submit(update) for update in updates]
+        _finish(running)
     with path.open("rb") as opened:
         sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
     lengths = counter.lengths()
@@ -145,33 +144,33 @@ def survey(path: Path, file: str) -> Survey:
     )
 
 
-def _finish(at_work: Iterable[Future[None]]) -> None:
-    for each in at_work:
-        each.result()
+def _finish(running: Iterable[Future[None]]) -> None:
+    for update in running:
+        update.result()
 
 
-def of(surveys: Sequence[Survey], dataset: str, engine: str, log_fingerprint: str, **cleaned: int) -> Manifest:
+def manifest_of(surveys: Sequence[Survey], dataset: str, engine: str, log_fingerprint: str, **cleaned: int) -> Manifest:
     """The manifest of surveyed shards.
 
     Args:
         surveys: In the order of the shards, at least one.
         dataset: Name of the data set.
         engine: Name of the engine that wrote them.
-        log_fingerprint: Of the log; empty for one that nobody has read: it is known by what was made of it.
+        log_fingerprint: Of the log; empty if it is not known.
         **cleaned: The counts `NOT_IN_ROWS`.
     """
     content = _content_sha256(surveys)
-    users, journeys = sum(found.shard.users for found in surveys), sum(found.journeys for found in surveys)
+    users, journeys = sum(each.shard.users for each in surveys), sum(each.journeys for each in surveys)
     return Manifest(
         dataset=dataset,
         engine=engine,
         columns=surveys[0].columns,
-        rows=sum(found.shard.rows for found in surveys),
+        rows=sum(each.shard.rows for each in surveys),
         users=users,
         journeys=journeys,
         session_breaks=journeys - users,
-        one_touchpoint_users=sum(found.one_touchpoint_users for found in surveys),
-        shards=tuple(found.shard for found in surveys),
+        one_touchpoint_users=sum(each.one_touchpoint_users for each in surveys),
+        shards=tuple(each.shard for each in surveys),
         content_sha256=content,
         log_fingerprint=log_fingerprint or content,
         **cleaned,
@@ -179,38 +178,11 @@ def of(surveys: Sequence[Survey], dataset: str, engine: str, log_fingerprint: st
 
 
 def _content_sha256(surveys: Iterable[Survey]) -> str:
-    return hashlib.sha256("\n".join(found.content for found in surveys).encode()).hexdigest()
-
-
-def verify(folder: Path | str) -> Manifest:
-    """Compare a folder with its manifest: every file is there, is whole and has the rows it had; no other is.
-
-    Raises:
-        ManifestError: names the first file that is not as it was.
-    """
-    folder = Path(folder)
-    manifest = Manifest.read(folder)
-    again = "run `mtorl data build` again"
-    known = {shard.file for shard in manifest.shards}
-    for path in sorted((folder / STEPS).glob("*.parquet")):
-        if path.relative_to(folder).as_posix() not in known:
-            raise ManifestError(f"{path}: not in {FILE}; {again}")
-    for shard in manifest.shards:
-        path = folder / shard.file
-        if not path.is_file():
-            raise ManifestError(f"{path}: missing, {FILE} lists it; {again}")
-        with path.open("rb") as opened:
-            found = hashlib.file_digest(opened, "sha256").hexdigest()
-        if found != shard.sha256:
-            raise ManifestError(f"{path}: its sha256 is {found}, {FILE} says {shard.sha256}; {again}")
-    content = _content_sha256(survey(folder / shard.file, shard.file) for shard in manifest.shards)
-    if content != manifest.content_sha256:
-        raise ManifestError(f"{folder / FILE}: content_sha256 is not that of the shards; {again}")
-    return manifest
+    return hashlib.sha256("\n".join(each.content for each in surveys).encode()).hexdigest()
 
 
 def rewrite_shards(folder: Path | str, change: Callable[[pa.Table], pa.Table]) -> int:
-    """Replace every shard by what a function makes of it, and the folder in one step once all are done.
+    """Replace every shard by what a function returns for it; the folder is replaced once all are done.
 
     Args:
         folder: With a manifest; what else is in it stays.
@@ -238,18 +210,18 @@ def rewrite_shards(folder: Path | str, change: Callable[[pa.Table], pa.Table]) -
             surveys.append(survey(temporary / shard.file, shard.file))
             progress.report(number + 1, len(manifest.shards), f"shard {number + 1} of {len(manifest.shards)}")
         kept = {name: getattr(manifest, name) for name in NOT_IN_ROWS}
-        of(surveys, manifest.dataset, manifest.engine, manifest.log_fingerprint, **kept).write(temporary)
+        manifest_of(surveys, manifest.dataset, manifest.engine, manifest.log_fingerprint, **kept).write(temporary)
     return manifest.rows
 
 
 class _Content:
-    """Digest of rows that depends on neither batches, encodings nor what null slots hold."""
+    """Running digest of rows: of each column, with its name and type."""
 
     def __init__(self, schema: pa.Schema) -> None:
-        self._columns = [(f"{field.name}:{field.type}", _Column()) for field in schema]
+        self._columns = [(f"{field.name}:{field.type}", ColumnDigest()) for field in schema]
 
     def updates(self, batch: pa.RecordBatch) -> Iterator[Callable[[], None]]:
-        """What to do for a batch: one call a column, in any order or at the same time."""
+        """The calls that add a batch, one for each column; they may run at the same time."""
         for (_, column), values in zip(self._columns, batch.columns, strict=True):
             yield partial(column.update, values)
 
@@ -258,40 +230,8 @@ class _Content:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-class _Column:
-    """Digests of a column's values, of the lengths of its texts or lists, and of the places of its nulls."""
-
-    def __init__(self) -> None:
-        self._values, self._lengths, self._nulls = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-        self._items: _Column | None = None  # of a column of lists
-        self._rows = 0
-
-    def update(self, array: pa.Array) -> None:
-        if array.null_count:
-            self._nulls.update((np.flatnonzero(array.is_null().to_numpy(False)) + self._rows).astype("<i8").tobytes())
-        self._rows += len(array)
-        if pa.types.is_list(array.type):
-            self._items = self._items or _Column()
-            self._items.update(array.flatten())
-            self._lengths.update(pc.list_value_length(array).fill_null(0).to_numpy().astype("<i4").tobytes())
-        elif pa.types.is_string(array.type):
-            # One array's texts, joined: a slice of its data if no null hides bytes there.
-            array = array.fill_null("") if array.null_count else array
-            offsets = np.frombuffer(array.buffers()[1] or b"", "<i4")[array.offset : array.offset + len(array) + 1]
-            if len(array) and (data := array.buffers()[2]):
-                self._values.update(memoryview(data)[offsets[0] : offsets[-1]])
-            self._lengths.update(pc.binary_length(array).fill_null(0).to_numpy().astype("<i4").tobytes())
-        else:
-            filled = array.fill_null(pa.scalar(0, pa.int64()).cast(array.type)) if array.null_count else array
-            self._values.update(np.ascontiguousarray(filled.to_numpy(False)).view("u1").data)
-
-    def hexdigest(self) -> str:
-        items = self._items.hexdigest() if self._items else ""
-        return f"{self._values.hexdigest()}:{self._lengths.hexdigest()}:{self._nulls.hexdigest()}:{items}"
-
-
 class _Counter:
-    """Touchpoints of each user, journeys, and the order of rows, over batches."""
+    """Counts touchpoints of each user and journeys, and checks the order of rows, batch by batch."""
 
     def __init__(self) -> None:
         self.rows = self.journeys = 0

@@ -275,7 +275,7 @@ def test_every_rule_has_words_and_they_are_the_documented_ones():
     stages = contract.stages(SPEC, created=True)
     rules = {check.name for stage in stages for _, checks in stage.rules() for check in checks}
     assert rules == set(contract.MEANING)
-    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "faulty-rows.md").read_text()
     assert all(f"`{rule}`" in page for rule in rules)
 
 

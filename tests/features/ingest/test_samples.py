@@ -13,7 +13,7 @@ from features.feature_repo.names import AD_DECISION, HISTORY
 from features.ingest.log_folder import RawLog, ingest
 from features.offline import store
 from features.offline.store import build_training_data
-from features.sequences.manifest import Manifest, verify
+from features.sequences.manifest import Manifest
 from mtorl.log.dataset import OUTCOMES, DatasetSpec
 from mtorl.window.table import WindowTable
 from mtorl.window.window import WindowBatch
@@ -36,11 +36,11 @@ def build(raw: str, name: str, folder: Path) -> int:
 
 
 def check(raw: str, name: str, folder: Path) -> None:
-    """Door, features and windows against shifted columns of the log: no lists, no joins, no SQL."""
+    """Log, features and windows against shifted columns of the log: no lists, no joins, no SQL."""
     rows = build(raw, name, folder)
     spec = DatasetSpec.load(name)
     log = pd.read_parquet(folder / "log" / "touchpoints.parquet")
-    assert rows == len(log) == verify(folder / "windows").rows
+    assert rows == len(log) == Manifest.read(folder / "windows").rows
     log = log.sort_values(["user_id", "timestamp"], ignore_index=True)
     strictly_past(log, spec, folder)
     the_same_online(log, spec, folder)
