@@ -110,7 +110,7 @@ class DecisionParser:
         context.__pydantic_config__ = _STRICT
         instance: Any = typed_dict("instance", {**Instance.__annotations__, "context": context})
         instance.__pydantic_config__ = _STRICT
-        instances = Annotated[list[instance], Field(min_length=1, max_length=_MOST_INSTANCES)]  # type: ignore[valid-type]
+        instances = Annotated[list[instance], Field(min_length=1, max_length=_MOST_INSTANCES)]
         body = typed_dict("body", {"instances": instances})
         body.__pydantic_config__ = _BODY
         self._adapter: TypeAdapter[DecisionBody] = TypeAdapter(body)
