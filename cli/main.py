@@ -272,23 +272,24 @@ def drift(
     decision_log: Annotated[Path, typer.Option(help="Folder with decisions.parquet.")],
     artifact: Annotated[Path, typer.Option(help="Artifact of the served model; holds the training reference.")],
     out: Annotated[Path, typer.Option(help="Folder for drift.html and drift.json.")],
-    since: Annotated[str, typer.Option(help="Start of the window, ISO time. Empty: no bound.")] = "",
-    until: Annotated[str, typer.Option(help="End of the window, ISO time. Empty: no bound.")] = "",
+    since: Annotated[str, typer.Option(help="Start of the period, ISO time. Empty: no bound.")] = "",
+    until: Annotated[str, typer.Option(help="End of the period, ISO time. Empty: no bound.")] = "",
     alert_url: Annotated[
         str, typer.Option(envvar="ALERTMANAGER_URL", help="Alertmanager to tell; empty for none.")
     ] = "",
     seed: Annotated[int, typer.Option(help="Seed of the threshold calibration.")] = 7,
 ) -> None:
-    """Compare a served window with the model's training reference; exit code 3 when a column drifted."""
+    """Compare a served period with the model's training reference; exit code 3 when a column drifted."""
     from monitoring.alerts import AlertError
-    from monitoring.window import drift_of_window
+    from monitoring.decision_log import Period
+    from monitoring.period import drift_of_period
     from mtorl.artifact.artifact import ArtifactError
 
     try:
         for name, value in (("--since", since), ("--until", until)):
             if value and not _is_time(value):
                 stop(f"{name}: {value!r} is not an ISO time such as 2026-01-31T12:00:00Z", 2)
-        found = drift_of_window(str(decision_log), str(artifact), since, until, str(out), seed, alert_url)
+        found = drift_of_period(str(decision_log), str(artifact), Period(since, until), str(out), seed, alert_url)
     except (ArtifactError, OSError) as error:
         stop(str(error), 2)
     except AlertError as error:

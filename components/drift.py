@@ -31,8 +31,9 @@ def drift(
     import json
     from pathlib import Path
 
-    from monitoring.window import drift_of_window
+    from monitoring.decision_log import Period
+    from monitoring.period import drift_of_period
 
-    compared = drift_of_window(decision_log, artifact, since, until, out, seed, alert_url)
+    compared = drift_of_period(decision_log, artifact, Period(since, until), out, seed, alert_url)
     Path(result.path).write_text(json.dumps(compared, indent=2))
     return compared["alerts"]

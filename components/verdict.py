@@ -31,8 +31,9 @@ def verdict(
     import json
     from pathlib import Path
 
-    from monitoring.verdict import verdict_of_window
+    from monitoring.decision_log import Period
+    from monitoring.period import verdict_of_period
 
-    compared = verdict_of_window(decision_log, experiment, gain, weights, budget, since, until)
+    compared = verdict_of_period(decision_log, experiment, Period(since, until), gain, weights, budget)
     Path(result.path).write_text(json.dumps(compared, indent=2))
     return compared["verdict"]

@@ -1,6 +1,6 @@
 """The verdict of a running experiment, read from the decision log.
 
-    verdict_from_log(log / "decisions.parquet", log / "outcomes.parquet", Experiment.load("experiment.yaml"), "click")
+    verdict_from_log(DecisionLog.in_folder("decision_log"), Experiment.load("experiment.yaml"), "click")
 
 Decisions count for the arm that the user was *assigned* to, fallbacks included: dropping them would compare the users
 of whichever arm fails less. Left out, and counted, are decisions of other experiments and stages, and those that nobody
@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from monitoring.decision_log import DecisionLog
+from monitoring.experiment_metrics import GAINS, OUTCOMES, metric_of
+from monitoring.experiment_metrics import sums as metric_sums
 from mtorl.experiment.experiment import INCUMBENT, Experiment
 from mtorl.experiment.statistics import (
     MIN_USERS,
@@ -34,62 +36,30 @@ from mtorl.experiment.statistics import (
 )
 from mtorl.log.records import one_record_each
 
-OUTCOMES = ("click", "conversion", "revenue", "cost")
-LOOKS = 30
+LOOKS = 30  # of the series that shows the interval as users arrived
 TIGHTEST_AT = 2_000  # users; fixed beforehand, the width hardly depends on it (1.55 to 1.95 times one look's)
-
-# Metric of the experiment file -> numerator and denominator, both sums over one user's decisions.
-METRICS = {f"{kind}_per_decision": (f"weighted_{kind}", "weight") for kind in OUTCOMES} | {
-    "exposure_ratio": ("exposures", "decisions"),
-    "fallback_ratio": ("fallbacks", "decisions"),
-    "latency_seconds": ("latency", "decisions"),
-}
-
-
-def verdict_of_window(
-    decision_log: str, experiment: str, gain: str, weights: str, budget: float, since: str, until: str
-) -> dict[str, Any]:
-    """`verdict_from_log` with plain values, as a pipeline step passes them; empty text and 0 = not given."""
-    return verdict_from_log(
-        Path(decision_log) / "decisions.parquet",
-        Path(decision_log) / "outcomes.parquet",
-        Experiment.load(experiment),
-        gain,
-        Path(weights) if weights else None,
-        budget_per_decision=budget or None,
-        since=since,
-        until=until,
-    )
 
 
 def verdict_from_log(
-    decisions: Path,
-    outcomes: Path,
+    log: DecisionLog,
     experiment: Experiment,
     gain: str = "click",
-    weights: Path | pd.DataFrame | None = None,
     *,
     budget_per_decision: float | None = None,
     challenger: str | None = None,
-    since: str = "",
-    until: str = "",
     tightest_at: int = TIGHTEST_AT,
 ) -> dict[str, Any]:
     """Compare the arms of an experiment.
 
     Args:
-        decisions: decision log (Parquet).
-        outcomes: outcome log (Parquet).
-        experiment: the experiment whose current stage is judged.
-        gain: outcome whose sum is the gain: "click", "conversion" or "revenue".
-        weights: decision_id and weight of a replay; decisions without one have weight 0. None for live traffic.
-        budget_per_decision: currency units that either arm may spend on a decision, for a replay, where the ledger
+        log: Decisions and outcomes.
+        experiment: The experiment whose current stage is judged.
+        gain: Outcome whose sum is the gain: "click", "conversion" or "revenue".
+        budget_per_decision: Currency units that either arm may spend on a decision, for a replay, where the ledger
             sees only the matched part of the cost: an arm that would spend more is thinned until it fits, as in
             `mtorl.evaluation.gate`. None for live traffic, where the ledger has held the budget.
-        challenger: arm to compare with the incumbent; needed only when there are several.
-        since: earliest decision, ISO time; empty for no bound.
-        until: first decision that no longer counts, ISO time; empty for no bound.
-        tightest_at: users at which the always-valid interval is tightest; fixed before the experiment starts.
+        challenger: Arm to compare with the incumbent; needed only when there are several.
+        tightest_at: Users at which the always-valid interval is tightest; fixed before the experiment starts.
 
     Returns:
         A JSON-ready dict: arms, lift, lift_ci (always valid), lift_ci_fixed, relative_lift, srm_p, guardrails,
@@ -98,11 +68,11 @@ def verdict_from_log(
     Raises:
         ValueError: an unknown metric, outcome or arm.
     """
-    if gain not in OUTCOMES[:3]:
-        raise ValueError(f"gain {gain!r} is not one of {', '.join(OUTCOMES[:3])}")
+    if gain not in GAINS:
+        raise ValueError(f"gain {gain!r} is not one of {', '.join(GAINS)}")
     challenger = _challenger(experiment, challenger)
     alpha = experiment.alpha
-    users, left_out = _users(decisions, outcomes, experiment, weights, since, until)
+    users, left_out = _users(log, experiment)
     crossed = users["user_id"].duplicated(keep=False)
     crossed_users = int(users.loc[crossed, "user_id"].nunique())
     users = users[~crossed].sort_values(["first_at", "user_id"], ignore_index=True)
@@ -117,17 +87,17 @@ def verdict_from_log(
     # A kill switch that is pulled now does not change how the users in the log were split.
     shares = experiment.replace(enabled=True).shares()
     srm_p = srm_p_value({arm: int((users["arm"] == arm).sum()) for arm in users["arm"].unique()}, shares)
-    guards = experiment.metrics.guardrails
+    guardrails = experiment.metrics.guardrails
     checks = [
         check_guardrail(
-            guard.name,
-            lift_of(guard.name),
-            direction=guard.direction,
-            margin=guard.margin,
-            alpha=alpha / len(guards),
+            guardrail.name,
+            lift_of(guardrail.name),
+            direction=guardrail.direction,
+            margin=guardrail.margin,
+            alpha=alpha / len(guardrails),
             tightest_at=tightest_at,
         )
-        for guard in guards
+        for guardrail in guardrails
     ]
     hours = (users["last_at"].max() - users["first_at"].min()).total_seconds() / 3600 if len(users) else 0.0
     verdict = decide(
@@ -138,12 +108,12 @@ def verdict_from_log(
         hours=hours,
         min_hours=experiment.min_runtime_hours,
     )
-    found = {
+    result = {
         "experiment": experiment.name,
         "stage": experiment.stage,
         "gain": gain,
         "alpha": alpha,
-        "weighted": weights is not None,
+        "weighted": log.weights is not None,
         "budget_per_decision": budget_per_decision,
         "hours": hours,
         "arms": {arm.name: _arm(users[users["arm"] == arm.name], gain, budget_per_decision) for arm in experiment.arms},
@@ -163,63 +133,54 @@ def verdict_from_log(
             for look in (lift_of("gain_per_decision", table=users.head(n)) for n in _looks(len(users)))
         ],
     }
-    return {key: _plain(value) for key, value in found.items()}
+    return {key: _plain(value) for key, value in result.items()}
 
 
-def _users(
-    decisions: Path,
-    outcomes: Path,
-    experiment: Experiment,
-    weights: Path | pd.DataFrame | None,
-    since: str,
-    until: str,
-) -> tuple[pd.DataFrame, dict[str, int]]:
+def _users(log: DecisionLog, experiment: Experiment) -> tuple[pd.DataFrame, dict[str, int]]:
     """One row a user and arm with the sums of its decisions, and how many decisions were left out, by reason.
 
-    Both logs are delivered at least once, and a decision may be withdrawn, so one record of each id is chosen here.
+    Both logs are delivered at least once, so of several records with one id the one that counts is taken.
     """
     import duckdb
 
     with duckdb.connect() as db:
         db.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
-        db.from_parquet(str(decisions)).create_view("decision_log")
-        db.from_parquet(str(outcomes)).create_view("outcome_log")
-        if isinstance(weights, pd.DataFrame):
-            db.register("given_weight", weights)
-        elif weights is not None:
-            db.from_parquet(str(weights)).create_view("given_weight")
-        weight = "coalesce(given_weight.weight, 0.0)" if weights is not None else "1.0"
-        join = "LEFT JOIN given_weight USING (decision_id)" if weights is not None else ""
-        db.execute(
-            f"""CREATE TEMP TABLE decision AS
-            SELECT decision_id, user_id, arm, expose, fallback_reason, latency_seconds, {weight} AS weight,
-                   CAST(event_time AS TIMESTAMPTZ) AS decided,
+        db.from_parquet(str(log.decisions)).create_view("decision_log")
+        db.from_parquet(str(log.outcomes)).create_view("outcome_log")
+        if isinstance(log.weights, pd.DataFrame):
+            db.register("weight_of", log.weights)
+        elif log.weights is not None:
+            db.from_parquet(str(log.weights)).create_view("weight_of")
+        weight = "coalesce(weight_of.weight, 0.0)" if log.weights is not None else "1.0"
+        join = "LEFT JOIN weight_of USING (decision_id)" if log.weights is not None else ""
+        decision = f"""decision AS (
+            SELECT record.* EXCLUDE (event_time), {weight} AS weight, CAST(event_time AS TIMESTAMPTZ) AS decided,
                    CASE WHEN experiment <> $name THEN 'other_experiment'
                         WHEN stage <> $stage THEN 'other_stage'
                         WHEN assignment_probability >= 1 THEN 'not_randomised' END AS left_out
-            FROM ({one_record_each("decision", "decision_log")}) {join}
-            WHERE ($since IS NULL OR CAST(event_time AS TIMESTAMPTZ) >= CAST($since AS TIMESTAMPTZ))
-              AND ($until IS NULL OR CAST(event_time AS TIMESTAMPTZ) < CAST($until AS TIMESTAMPTZ))""",
-            {"name": experiment.name, "stage": experiment.stage, "since": since or None, "until": until or None},
-        )
+            FROM ({one_record_each("decision", "decision_log")}) AS record {join}
+            WHERE {log.period.condition()})"""
+        parameters = {"name": experiment.name, "stage": experiment.stage, **log.period.parameters()}
         left_out = db.execute(
-            "SELECT left_out, count(*) FROM decision WHERE left_out IS NOT NULL GROUP BY ALL ORDER BY 1"
+            f"""WITH {decision}
+            SELECT left_out, count(*) FROM decision WHERE left_out IS NOT NULL GROUP BY ALL ORDER BY 1""",
+            parameters,
         ).fetchall()
-        sums = ", ".join(
-            f"sum(coalesce({k}, 0)) AS {k}, sum(weight * coalesce({k}, 0)) AS weighted_{k}" for k in OUTCOMES
-        )
-        pivot = ", ".join(f"sum(value) FILTER (kind = '{k}') AS {k}" for k in OUTCOMES)
+        pivot = ", ".join(f"sum(value) FILTER (kind = '{kind}') AS {kind}" for kind in OUTCOMES)
+        known = ", ".join(f"coalesce({kind}, 0) AS {kind}" for kind in OUTCOMES)
+        totals = ", ".join(f"sum({kind}) AS {kind}" for kind in OUTCOMES)
         users = db.execute(
-            f"""WITH outcome AS (
+            f"""WITH {decision}, outcome AS (
                 SELECT decision_id, {pivot}
-                FROM ({one_record_each("outcome", "outcome_log")}) GROUP BY decision_id)
+                FROM ({one_record_each("outcome", "outcome_log")}) GROUP BY decision_id),
+            decision_with_outcomes AS (
+                SELECT decision.*, {known} FROM decision LEFT JOIN outcome USING (decision_id) WHERE left_out IS NULL)
             SELECT user_id, arm, count(*)::DOUBLE AS decisions, count_if(weight > 0)::DOUBLE AS evaluable,
                    count_if(expose)::DOUBLE AS exposures, count_if(fallback_reason IS NOT NULL)::DOUBLE AS fallbacks,
-                   sum(latency_seconds) AS latency, sum(weight) AS weight, {sums},
-                   sum(weight * weight) AS squared_weight,
+                   {totals}, sum(weight) AS weight, sum(weight * weight) AS squared_weight, {metric_sums()},
                    min(decided) AS first_at, max(decided) AS last_at
-            FROM decision LEFT JOIN outcome USING (decision_id)
-            WHERE left_out IS NULL GROUP BY user_id, arm"""
+            FROM decision_with_outcomes GROUP BY user_id, arm""",
+            parameters,
         ).df()
     return users, {str(reason): int(count) for reason, count in left_out}
 
@@ -236,29 +197,19 @@ def _arm(users: pd.DataFrame, gain: str, budget: float | None) -> dict[str, Any]
         "cost": float(users["cost"].sum()),
         "effective_decisions": float(users["weight"].sum() ** 2 / max(users["squared_weight"].sum(), 1e-300)),
         "gain_per_decision": _metric(users, "gain_per_decision", gain, budget).value,
-        "cost_per_decision": _ratio(users, "weighted_cost", "weight").value,
+        "cost_per_decision": _metric(users, "cost_per_decision", gain, None).value,
     }
 
 
 def _metric(users: pd.DataFrame, metric: str, gain: str, budget: float | None) -> Ratio:
     """A metric of one arm. Gain over a budget is gain per currency unit times the budget: min(1, b / W) * G."""
-    numerator, denominator = _columns(metric, gain)
-    if metric != "gain_per_decision" or budget is None:
-        return _ratio(users, numerator, denominator)
-    if users["weighted_cost"].sum() > budget * users["weight"].sum():
-        return _ratio(users.assign(bought=budget * users[numerator]), "bought", "weighted_cost")
-    return _ratio(users, numerator, denominator)
-
-
-def _ratio(users: pd.DataFrame, numerator: str, denominator: str) -> Ratio:
-    return ratio(users[numerator].to_numpy(np.float64), users[denominator].to_numpy(np.float64))
-
-
-def _columns(metric: str, gain: str) -> tuple[str, str]:
-    name = f"{gain}_per_decision" if metric == "gain_per_decision" else metric
-    if name not in METRICS:
-        raise ValueError(f"metric {metric!r} is not known; known: gain_per_decision, {', '.join(METRICS)}")
-    return METRICS[name]
+    name = metric_of(metric, gain)
+    numerator, denominator = (users[f"{name}_{part}"].to_numpy(np.float64) for part in ("numerator", "denominator"))
+    if metric == "gain_per_decision" and budget is not None:
+        cost, decisions = (users[f"cost_per_decision_{part}"] for part in ("numerator", "denominator"))
+        if cost.sum() > budget * decisions.sum():
+            return ratio(budget * numerator, cost.to_numpy(np.float64))
+    return ratio(numerator, denominator)
 
 
 def _challenger(experiment: Experiment, name: str | None) -> str:

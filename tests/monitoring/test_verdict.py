@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitoring.verdict import verdict_from_log, verdict_of_window
+from monitoring.decision_log import DecisionLog, Period
+from monitoring.period import verdict_of_period
+from monitoring.verdict import verdict_from_log
 from mtorl.experiment.experiment import Experiment
 
 CONTENT: dict[str, Any] = {
@@ -64,7 +67,7 @@ class Log:
         event = {"event_id": f"e{len(self.outcomes)}", "event_time": self.decisions[-1]["event_time"]}
         self.outcomes.append({**event, "decision_id": decision, "kind": kind, "value": value})
 
-    def write(self, folder: Path) -> tuple[Path, Path]:
+    def write(self, folder: Path) -> DecisionLog:
         decisions, outcomes = folder / "decisions.parquet", folder / "outcomes.parquet"
         pd.DataFrame(self.decisions).astype({"fallback_reason": "string"}).to_parquet(decisions)
         columns = {
@@ -75,7 +78,7 @@ class Log:
             "event_time": "string",
         }
         pd.DataFrame(self.outcomes, columns=list(columns)).astype(columns).to_parquet(outcomes)
-        return decisions, outcomes
+        return DecisionLog(decisions, outcomes)
 
 
 def traffic(users: int, challenger_rate: float, rounds: int = 3, seed: int = 0) -> Log:
@@ -93,7 +96,7 @@ def traffic(users: int, challenger_rate: float, rounds: int = 3, seed: int = 0) 
 
 def test_a_clear_win_ships_and_the_dict_is_json(tmp_path: Path) -> None:
     log = traffic(600, 0.5)
-    found = verdict_from_log(*log.write(tmp_path), EXPERIMENT)
+    found = verdict_from_log(log.write(tmp_path), EXPERIMENT)
     assert found["verdict"] == "ship" and found["srm_p"] == 1.0
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     clicks = sum(row["kind"] == "click" for row in log.outcomes)
@@ -117,7 +120,7 @@ def test_a_clear_win_ships_and_the_dict_is_json(tmp_path: Path) -> None:
 
 
 def test_the_series_ends_where_the_verdict_stands(tmp_path: Path) -> None:
-    found = verdict_from_log(*traffic(400, 0.3).write(tmp_path), EXPERIMENT)
+    found = verdict_from_log(traffic(400, 0.3).write(tmp_path), EXPERIMENT)
     users = [look["users"] for look in found["series"]]
     assert len(users) == 30 and users == sorted(set(users)) and users[0] == 100 and users[-1] == 400
     last = found["series"][-1]
@@ -126,7 +129,7 @@ def test_the_series_ends_where_the_verdict_stands(tmp_path: Path) -> None:
 
 def test_who_counts(tmp_path: Path) -> None:
     log = traffic(200, 0.2)
-    clean = verdict_from_log(*log.write(tmp_path), EXPERIMENT)
+    clean = verdict_from_log(log.write(tmp_path), EXPERIMENT)
     for other in (
         {"experiment": "another"},
         {"stage": "5%", "assignment_probability": 0.05},
@@ -136,7 +139,7 @@ def test_who_counts(tmp_path: Path) -> None:
     log.learn("nobody", "click", 1.0)
     log.decisions.append(log.decisions[0])
     log.outcomes.append(log.outcomes[0])
-    found = verdict_from_log(*log.write(tmp_path), EXPERIMENT)
+    found = verdict_from_log(log.write(tmp_path), EXPERIMENT)
     assert found["left_out"] == {"not_randomised": 1, "other_experiment": 1, "other_stage": 1}
     for key in ("arms", "lift", "lift_ci", "srm_p", "multiple_exposure_users", "series"):
         assert found[key] == clean[key]
@@ -145,19 +148,19 @@ def test_who_counts(tmp_path: Path) -> None:
 def test_fallbacks_count_for_the_assigned_arm(tmp_path: Path) -> None:
     log = traffic(200, 0.2)
     log.decide("u1", "challenger", expose=False, fallback_reason="model_timeout")
-    arm = verdict_from_log(*log.write(tmp_path), EXPERIMENT)["arms"]["challenger"]
+    arm = verdict_from_log(log.write(tmp_path), EXPERIMENT)["arms"]["challenger"]
     assert (arm["decisions"], arm["exposures"], arm["fallbacks"]) == (301, 300, 1)
 
 
 def test_users_in_two_arms_are_a_fault(tmp_path: Path) -> None:
     log = traffic(200, 0.5)
     log.decide("u1", "incumbent")
-    found = verdict_from_log(*log.write(tmp_path), EXPERIMENT)
+    found = verdict_from_log(log.write(tmp_path), EXPERIMENT)
     assert found["multiple_exposure_users"] == 1 and found["arms"]["challenger"]["users"] == 99
     for user in range(10):
         log.decide(f"u{user}", "incumbent")
         log.decide(f"u{user}", "challenger")
-    found = verdict_from_log(*log.write(tmp_path), EXPERIMENT)
+    found = verdict_from_log(log.write(tmp_path), EXPERIMENT)
     assert found["verdict"] == "inconclusive" and "two arms" in found["reason"]
 
 
@@ -172,16 +175,16 @@ def test_replay_weights(tmp_path: Path) -> None:
     lost = log.decide("u0", "incumbent")  # without a weight: not evaluable
     log.learn(lost, "click", 1.0)
     frame = pd.DataFrame(weights, columns=["decision_id", "weight"])
-    found = verdict_from_log(*log.write(tmp_path), EXPERIMENT, "click", frame)
+    found = verdict_from_log(replace(log.write(tmp_path), weights=frame), EXPERIMENT, "click")
     challenger, incumbent = found["arms"]["challenger"], found["arms"]["incumbent"]
     assert challenger["gain_per_decision"] == pytest.approx(4.0 * 30 / (60 * 5))
     assert incumbent["gain_per_decision"] == 0.0 and incumbent["gain"] == 1.0
     assert challenger["decisions"] == 180 and challenger["evaluable"] == 120
     assert incumbent["decisions"] == 181 and incumbent["evaluable"] == 120
     frame.to_parquet(tmp_path / "weights.parquet")
-    from_file = verdict_from_log(*log.write(tmp_path), EXPERIMENT, "click", tmp_path / "weights.parquet")
+    from_file = verdict_from_log(replace(log.write(tmp_path), weights=tmp_path / "weights.parquet"), EXPERIMENT)
     assert from_file == found
-    nothing = verdict_from_log(*log.write(tmp_path), EXPERIMENT, "click", frame.assign(weight=0.0))
+    nothing = verdict_from_log(replace(log.write(tmp_path), weights=frame.assign(weight=0.0)), EXPERIMENT)
     assert nothing["verdict"] == "inconclusive" and nothing["lift"] is None and nothing["lift_ci"] == [None, None]
 
 
@@ -197,8 +200,8 @@ def test_a_replay_compares_the_arms_at_one_budget(tmp_path: Path) -> None:
             log.learn(decision, "click", float(user // 2 % 30 < clickers))
             weights.append((decision, 3.0))
     frame = pd.DataFrame(weights, columns=["decision_id", "weight"])
-    free = verdict_from_log(*log.write(tmp_path), EXPERIMENT, "click", frame)
-    bound = verdict_from_log(*log.write(tmp_path), EXPERIMENT, "click", frame, budget_per_decision=1.0)
+    free = verdict_from_log(replace(log.write(tmp_path), weights=frame), EXPERIMENT, "click")
+    bound = verdict_from_log(replace(log.write(tmp_path), weights=frame), EXPERIMENT, "click", budget_per_decision=1.0)
     gain = {arm: found["gain_per_decision"] for arm, found in free["arms"].items()}
     assert gain["incumbent"] > gain["challenger"] and free["lift"] < 0
     assert bound["arms"]["incumbent"]["gain_per_decision"] == pytest.approx(gain["incumbent"] / 2)
@@ -207,7 +210,7 @@ def test_a_replay_compares_the_arms_at_one_budget(tmp_path: Path) -> None:
     assert bound["arms"]["incumbent"]["effective_decisions"] == pytest.approx(200)
 
 
-def test_window_by_text(tmp_path: Path) -> None:
+def test_a_period_by_text(tmp_path: Path) -> None:
     import yaml
 
     log = traffic(120, 0.2, rounds=1)
@@ -215,17 +218,17 @@ def test_window_by_text(tmp_path: Path) -> None:
     path = tmp_path / "experiment.yaml"
     path.write_text(yaml.safe_dump(CONTENT))
     since, until = log.decisions[10]["event_time"], log.decisions[50]["event_time"]
-    found = verdict_of_window(str(tmp_path), str(path), "click", "", 0.0, since, until)
+    found = verdict_of_period(str(tmp_path), str(path), Period(since, until), "click", "", 0.0)
     assert sum(arm["users"] for arm in found["arms"].values()) == 40
     assert found["verdict"] == "inconclusive" and found["series"] == []
     assert found["hours"] == pytest.approx(39 / 60)
-    everything = verdict_of_window(str(tmp_path), str(path), "click", "", 0.0, "", "")
+    everything = verdict_of_period(str(tmp_path), str(path), Period(), "click", "", 0.0)
     assert sum(arm["users"] for arm in everything["arms"].values()) == 120
 
 
 def test_no_decision_at_all(tmp_path: Path) -> None:
     log = traffic(120, 0.2)
-    found = verdict_from_log(*log.write(tmp_path), EXPERIMENT.replace(name="unheard of"))
+    found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(name="unheard of"))
     assert found["verdict"] == "inconclusive" and found["lift"] is None and found["srm_p"] == 1.0
     assert found["left_out"] == {"other_experiment": 360}
 
@@ -233,23 +236,23 @@ def test_no_decision_at_all(tmp_path: Path) -> None:
 def test_srm_guardrail_minimum_time_and_kill_switch(tmp_path: Path) -> None:
     log = traffic(400, 0.6)
     files = log.write(tmp_path)
-    assert verdict_from_log(*files, EXPERIMENT.replace(enabled=False))["srm_p"] == 1.0
-    waiting = verdict_from_log(*files, EXPERIMENT.replace(min_runtime_hours=48))
+    assert verdict_from_log(files, EXPERIMENT.replace(enabled=False))["srm_p"] == 1.0
+    waiting = verdict_from_log(files, EXPERIMENT.replace(min_runtime_hours=48))
     assert waiting["verdict"] == "inconclusive" and "hours" in waiting["reason"]
     for row in log.outcomes:
         if row["kind"] == "cost" and int(log.decisions[int(row["decision_id"][1:])]["user_id"][1:]) % 2:
             row["value"] = 1.0
-    assert verdict_from_log(*log.write(tmp_path), EXPERIMENT)["verdict"] == "guardrail"
+    assert verdict_from_log(log.write(tmp_path), EXPERIMENT)["verdict"] == "guardrail"
     log.decisions = [row for row in log.decisions if row["arm"] == "incumbent" or int(row["user_id"][1:]) < 200]
-    assert verdict_from_log(*log.write(tmp_path), EXPERIMENT)["verdict"] == "srm"
+    assert verdict_from_log(log.write(tmp_path), EXPERIMENT)["verdict"] == "srm"
 
 
 def test_unknown_names_are_said(tmp_path: Path) -> None:
     files = traffic(4, 0.2).write(tmp_path)
     with pytest.raises(ValueError, match=r"gain 'clicks' is not one of click"):
-        verdict_from_log(*files, EXPERIMENT, "clicks")
+        verdict_from_log(files, EXPERIMENT, "clicks")
     with pytest.raises(ValueError, match="no challenger 'third'"):
-        verdict_from_log(*files, EXPERIMENT, challenger="third")
+        verdict_from_log(files, EXPERIMENT, challenger="third")
     metrics = EXPERIMENT.metrics.replace(secondary=("happiness",))
     with pytest.raises(ValueError, match=r"'happiness' is not known; known: gain_per_decision, click_per_decision"):
-        verdict_from_log(*files, EXPERIMENT.replace(metrics=metrics))
+        verdict_from_log(files, EXPERIMENT.replace(metrics=metrics))

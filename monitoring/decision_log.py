@@ -1,0 +1,72 @@
+"""The decision log of a period, as verdict and drift read it: `decisions.parquet` and `outcomes.parquet`.
+
+    log = DecisionLog.in_folder("runs/latest/decision_log", Period(since="2026-11-01T00:00:00Z"))
+    log.context()                                     # what the policy read, for the drift check
+
+The fields of the records are defined in `mtorl.log.records`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from mtorl.log.records import one_record_each
+
+
+@dataclass(frozen=True)
+class Period:
+    """A stretch of time between two ISO times; empty text: no bound."""
+
+    since: str = ""  # inclusive
+    until: str = ""  # exclusive
+
+    def condition(self) -> str:
+        """SQL: whether a record's event time lies in the period. It has the parameters $since and $until."""
+        at = "CAST(event_time AS TIMESTAMPTZ)"
+        return (
+            f"coalesce({at} >= CAST(nullif($since, '') AS TIMESTAMPTZ), true) AND "
+            f"coalesce({at} < CAST(nullif($until, '') AS TIMESTAMPTZ), true)"
+        )
+
+    def parameters(self) -> dict[str, str]:
+        """Values of the condition's parameters."""
+        return {"since": self.since, "until": self.until}
+
+
+@dataclass(frozen=True)
+class DecisionLog:
+    """Decisions and outcomes of a period.
+
+    In a replay of a real log most outcomes are not known, so each decision has a weight; decisions without one have
+    weight 0. None for live traffic.
+    """
+
+    decisions: Path
+    outcomes: Path
+    period: Period = Period()
+    weights: Path | pd.DataFrame | None = None  # decision_id, weight
+
+    @classmethod
+    def in_folder(
+        cls, folder: str | Path, period: Period = Period(), weights: Path | pd.DataFrame | None = None
+    ) -> DecisionLog:
+        """The log as `mtorl export` and the router's Parquet sink leave it."""
+        return cls(Path(folder) / "decisions.parquet", Path(folder) / "outcomes.parquet", period, weights)
+
+    def context(self) -> pd.DataFrame:
+        """User and context columns of the decisions, in the order of time."""
+        import duckdb
+
+        with duckdb.connect() as db:
+            db.from_parquet(str(self.decisions)).create_view("decision_log")
+            rows = db.execute(
+                f"""SELECT user_id, context FROM ({one_record_each("decision", "decision_log")})
+                WHERE {self.period.condition()} ORDER BY event_time, decision_id""",
+                self.period.parameters(),
+            ).df()
+        context = pd.DataFrame([json.loads(text) for text in rows["context"]], index=rows.index)
+        return pd.concat([rows[["user_id"]], context], axis=1)

@@ -1,0 +1,53 @@
+"""The decisions of a period: bounds, copies and withdrawn decisions, what the policy read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from monitoring.decision_log import DecisionLog, Period
+
+TIMES = [f"2025-03-01T00:0{minute}:00+00:00" for minute in range(4)]
+
+
+def written(folder: Path) -> Path:
+    rows = [
+        {
+            "decision_id": f"d{number}",
+            "user_id": f"u{number}",
+            "withdrawn": False,
+            "context": json.dumps({"hour": number, "device": None if number == 2 else "tv"}),
+            "event_time": time,
+        }
+        for number, time in enumerate(TIMES)
+    ]
+    copy, withdrawal = dict(rows[1]), {**rows[3], "withdrawn": True}
+    pd.DataFrame([*rows, copy, withdrawal]).to_parquet(folder / "decisions.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("period", "hours"),
+    [
+        (Period(), [0, 1, 2, 3]),
+        (Period(since=TIMES[1]), [1, 2, 3]),
+        (Period(until=TIMES[2]), [0, 1]),
+        (Period(TIMES[1], TIMES[2]), [1]),
+        (Period("2025-03-01T01:02:00+01:00", "2025-03-02T00:00:00Z"), [2, 3]),
+        (Period("2026-01-01T00:00:00Z"), []),
+    ],
+)
+def test_a_period_includes_its_start_and_not_its_end(tmp_path: Path, period: Period, hours: list[int]) -> None:
+    context = DecisionLog.in_folder(written(tmp_path), period).context()
+    assert [f"u{hour}" for hour in hours] == context["user_id"].tolist()
+    if hours:
+        assert context["hour"].tolist() == hours
+
+
+def test_what_is_missing_in_a_context_stays_missing(tmp_path: Path) -> None:
+    context = DecisionLog.in_folder(written(tmp_path)).context()
+    assert context.columns.tolist() == ["user_id", "hour", "device"]
+    assert context["device"].isna().tolist() == [False, False, True, False]
