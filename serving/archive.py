@@ -11,6 +11,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from mtorl.runtime.files import replacing
+
 HANDLERS = {name: Path(__file__).parent / "handlers" / f"{name}_handler.py" for name in ("policy", "channel", "budget")}
 MODEL_CONFIG = Path(__file__).parent / "local" / "torchserve_files" / "model-config.yaml"
 _MANIFEST = "MAR-INF/MANIFEST.json"
@@ -24,12 +26,12 @@ class ArchiveError(RuntimeError):
 def package(
     artifact_folder: str | Path, name: str, out_dir: str | Path, *, handler: str | Path = HANDLERS["policy"]
 ) -> Path:
-    """Write ``<out_dir>/<name>.mar``: the handler, its configuration and the artifact, byte for byte, in ``artifact/``.
+    """Write `<out_dir>/<name>.mar`: the handler, its configuration and the artifact, byte for byte, in `artifact/`.
 
     The file appears whole or not at all, and the same artifact gives the same bytes.
 
     Args:
-        artifact_folder: Folder written by ``mtorl.artifact.saving.save``.
+        artifact_folder: Folder written by `mtorl.artifact.saving.save`.
         name: The model's name in TorchServe.
         out_dir: The model store.
         handler: The handler's file. Its base class is not packed: a worker has the package installed.
@@ -61,12 +63,8 @@ def package(
         if done.returncode:
             raise ArchiveError(f"torch-model-archiver failed for {source}:\n{done.stderr.strip()}")
         target = out / f"{name}.mar"
-        half_written = out / f".{name}.{os.getpid()}"
-        try:
-            _write_reproducibly(store / f"{name}.mar", half_written, created)
-            half_written.replace(target)
-        finally:
-            half_written.unlink(missing_ok=True)
+        with replacing(target) as unfinished:
+            _write_reproducibly(store / f"{name}.mar", unfinished, created)
     return target
 
 

@@ -1,15 +1,16 @@
-"""The place that approved models are served from: one folder per version, written once."""
+"""The model registry: a folder for each approved version, which is written once and served from there."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
+from mtorl.runtime.files import replacing
+
 
 def publish(artifact: str, model_store: str, registry: str) -> str:
-    """Copy a challenger and its .mar to ``<registry>/challenger/<version>``.
+    """Copy a challenger and its .mar to `<registry>/challenger/<version>`.
 
     The layout below a version is what the ServingRuntime mounts at /mnt/models: ``model-store/*.mar`` beside the
     artifact. A version that is already there is left as it is, so publishing twice is harmless.
@@ -26,10 +27,8 @@ def publish(artifact: str, model_store: str, registry: str) -> str:
     target = Path(registry) / "challenger" / version
     if target.exists():
         return str(target)
-    half_written = target.with_name(f".{version}.{os.getpid()}")
-    shutil.rmtree(half_written, ignore_errors=True)
-    shutil.copytree(artifact, half_written / "artifact")
-    (half_written / "model-store").mkdir()
-    shutil.copy2(Path(model_store) / "challenger.mar", half_written / "model-store")
-    half_written.rename(target)
+    with replacing(target) as unfinished:
+        shutil.copytree(artifact, unfinished / "artifact")
+        (unfinished / "model-store").mkdir()
+        shutil.copy2(Path(model_store) / "challenger.mar", unfinished / "model-store")
     return str(target)

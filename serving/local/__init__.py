@@ -1,1 +1,4 @@
-"""Room."""
+"""The whole request path on one machine, as child processes that end with the process that started them.
+
+In reading order: `child_process.py`, `ports.py` (free ports), `torchserve.py`, `stack.py` (TorchServe and the router).
+"""

@@ -1,9 +1,10 @@
 """Run a command so that it, and all that it starts, dies with the process that asked for it.
 
-``Guarded(command, ...)`` starts a small guardian (this file, run as a script: standard library only) that leads a new
-process group and starts the command in it. The guardian ends the group (SIGTERM, a grace period, SIGKILL) when it is
-told to, when the command ends, or when its parent is gone, ``kill -9`` included. The new session keeps Ctrl-C at the
-terminal away from the command: the parent gets it and stops the command in the order it wants.
+`ChildProcess(command, ...)` starts a small supervisor (this file, run as a script; it needs the standard library only),
+which leads a new process group and starts the command in it. The supervisor ends the group (SIGTERM, a grace period,
+SIGKILL) when it is told to, when the command ends, or when the process that asked for it is gone, `kill -9` included.
+The group is a session of its own, so Ctrl-C at the terminal does not reach the command: the process that asked for it
+gets the signal and stops its commands in the order that it wants.
 """
 
 from __future__ import annotations
@@ -23,17 +24,16 @@ _POLL_SECONDS = 0.25  # how soon a killed parent is noticed
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-class Guarded:
-    """A running command and the guardian in front of it.
+class ChildProcess:
+    """A running command and its supervisor.
 
     Args:
         command: What to run.
-        log: File that its output is appended to.
-        cwd: Its working directory.
+        log: File that its output is appended to; its folder is the command's working directory.
         env: Its whole environment.
         grace: Seconds between SIGTERM and SIGKILL.
-        scratch: Folder that the guardian removes at the end, whoever ended it.
-        lock: Open file whose lock is to last as long as the guardian, should this process be killed.
+        scratch: Folder that the supervisor removes at the end, whoever ended the command.
+        lock: Open file whose lock is to last as long as the supervisor, should this process be killed.
     """
 
     def __init__(
@@ -41,7 +41,6 @@ class Guarded:
         command: Sequence[str],
         *,
         log: Path,
-        cwd: Path,
         env: Mapping[str, str],
         grace: float = 10.0,
         scratch: Path | None = None,
@@ -51,14 +50,14 @@ class Guarded:
         self._stopped = False
         self._log = log
         self._log_start = log.stat().st_size if log.exists() else 0
-        guardian = [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(grace), str(scratch or ""), *command]
+        supervisor = [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(grace), str(scratch or ""), *command]
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                guardian,
+                supervisor,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                cwd=cwd,
+                cwd=log.parent,
                 env=dict(env),
                 start_new_session=True,
                 pass_fds=() if lock is None else (lock,),
@@ -67,7 +66,7 @@ class Guarded:
 
     @property
     def pid(self) -> int:
-        """Pid of the guardian, which is also the id of the process group."""
+        """Pid of the supervisor, which is also the id of the process group."""
         return self._process.pid
 
     def alive(self) -> bool:
@@ -90,45 +89,46 @@ class Guarded:
             return
         self._stopped = True
         atexit.unregister(self.stop)
-        self._process.terminate()  # does nothing to a guardian that has ended
+        self._process.terminate()  # does nothing to a supervisor that has ended
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(self._grace + 5)
-        # The guardian's last act was the same; this is for a guardian that was itself killed.
+        # The supervisor has done the same as its last act; this is for a supervisor that was itself killed.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
 
 
 def _before_exec() -> None:
-    """In the command, before exec: take signals again, and die with the guardian should that be killed."""
+    """In the command, before exec: take signals again, and die with the supervisor should that be killed."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _guard(parent: int, grace: float, scratch: str, command: list[str]) -> None:
-    orders = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-    # Blocked, not handled: the loop below takes them one by one, and the SIGTERM to the group spares the guardian.
-    signal.pthread_sigmask(signal.SIG_BLOCK, orders | {signal.SIGCHLD})
+def _supervise(parent: int, grace: float, scratch: str, command: list[str]) -> None:
+    stop_signals = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+    # Signals are blocked, not handled: the loop below takes them one by one, and the SIGTERM that is sent to the group
+    # does not end the supervisor itself.
+    signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals | {signal.SIGCHLD})
     try:
         child = subprocess.Popen(command, preexec_fn=_before_exec)
     except OSError as error:
-        print(f"guard: {command[0]} did not start: {error}", flush=True)
+        print(f"supervisor: {command[0]} did not start: {error}", flush=True)
         return
-    ordered = False
-    while child.poll() is None and os.getppid() == parent and not ordered:
-        caught = signal.sigtimedwait(orders | {signal.SIGCHLD}, _POLL_SECONDS)
-        ordered = caught is not None and caught.si_signo in orders
+    asked_to_stop = False
+    while child.poll() is None and os.getppid() == parent and not asked_to_stop:
+        caught = signal.sigtimedwait(stop_signals | {signal.SIGCHLD}, _POLL_SECONDS)
+        asked_to_stop = caught is not None and caught.si_signo in stop_signals
     if child.poll() is None:
         os.killpg(0, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(grace)
-    elif not ordered:
-        print(f"guard: {command[0]} ended by itself with status {child.returncode}", flush=True)
+    elif not asked_to_stop:
+        print(f"supervisor: {command[0]} ended by itself with status {child.returncode}", flush=True)
     if scratch:
         shutil.rmtree(scratch, ignore_errors=True)
-    os.killpg(0, signal.SIGKILL)  # whatever the command left behind, and the guardian
+    os.killpg(0, signal.SIGKILL)  # whatever the command left behind, and the supervisor
 
 
 if __name__ == "__main__":
-    _guard(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3], sys.argv[4:])
+    _supervise(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3], sys.argv[4:])

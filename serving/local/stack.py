@@ -3,8 +3,8 @@
     with LocalStack("runs/latest") as stack:
         requests.post(f"{stack.url}/v1/models/ads:predict", json={"instances": [...]})
 
-It reads a finished run (``model-store/*.mar``, ``artifacts/challenger/``, ``features/``, ``serving/experiment.yaml``)
-and keeps its state in ``serving/``: a stack that starts again goes on with the same budgets and the same decision log.
+It reads a finished run (`model-store/*.mar`, `artifacts/challenger/`, `features/`, `serving/experiment.yaml`) and keeps
+its state in `serving/`: a stack that starts again goes on with the same budgets and the same decision log.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from typing import Any, Self, TextIO
 
 import yaml
 
-from serving.local.child_process import Guarded
+from mtorl.runtime.files import replacing
+from serving.local.child_process import ChildProcess
 from serving.local.torchserve import TorchServe
 
 _ROUTER_SECONDS = 120.0
@@ -53,7 +54,7 @@ class LocalStack:
         self.url = ""
         self._router_port = router_port
         self._deadline_ms = deadline_ms
-        self._router: Guarded | None = None
+        self._router: ChildProcess | None = None
         self._running = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -80,7 +81,7 @@ class LocalStack:
             return
         try:
             self.serving.mkdir(parents=True, exist_ok=True)
-            lock = self._running.enter_context(_only_one(self.serving / "stack.lock"))
+            lock = self._running.enter_context(_hold_lock(self.serving / "stack.lock"))
             config = self._write_config()
             self._running.enter_context(self.torchserve)
             self._write_endpoints()
@@ -147,10 +148,9 @@ class LocalStack:
         return path
 
     def _start_router(self, config: Path, lock: int) -> None:
-        self._router = router = Guarded(
+        self._router = router = ChildProcess(
             [sys.executable, *_ROUTER, "--run-config", str(config)],
             log=self.serving / "router.log",
-            cwd=self.serving,
             env=_environment(),
             grace=_DRAIN_SECONDS,
             lock=lock,
@@ -167,14 +167,17 @@ class LocalStack:
 
 
 def _environment() -> dict[str, str]:
-    """This process's own, less what Feast leaves in whatever imports it: metrics of several processes, on disk."""
+    """This process's environment without the variable that Feast sets in every process that imports it.
+
+    It would make Prometheus' client keep its metrics in files that several processes share.
+    """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PROMETHEUS_MULTIPROC")}
     return {**inherited, "PYTHONUNBUFFERED": "1"}
 
 
 @contextlib.contextmanager
-def _only_one(path: Path) -> Iterator[int]:
-    """Hold a lock, which the system gives back when this process and the guardian of its router have ended."""
+def _hold_lock(path: Path) -> Iterator[int]:
+    """Hold a lock, which the system gives back when this process and the supervisor of its router have ended."""
     with path.open("a+") as file:
         deadline = time.monotonic() + _DRAIN_SECONDS + 5
         while not _locked(file):
@@ -209,6 +212,5 @@ def _is_alive(pid: str) -> bool:
 
 
 def _write_yaml(path: Path, data: dict[str, Any]) -> None:
-    half_written = path.with_name(f".{path.name}.{os.getpid()}")
-    half_written.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
-    half_written.replace(path)
+    with replacing(path, durable=True) as unfinished:
+        unfinished.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))

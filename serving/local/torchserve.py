@@ -3,8 +3,8 @@
     with TorchServe("run/model-store", "run/serving/torchserve") as server:
         requests.post(server.endpoint("challenger"), json={"instances": [...]})
 
-Java is started directly, because the ``torchserve`` command is a wrapper that passes no signal on, and under
-``serving.local.child_process``, so that Java and its Python workers end with this process, whatever ends it.
+Java is started directly, because the `torchserve` command is a wrapper that passes no signal on. It is a
+`ChildProcess`, so that Java and its Python workers end with this process, whatever ends it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
 
-from serving.local.child_process import Guarded
+from serving.local.child_process import ChildProcess
 from serving.local.ports import free_ports
 
 _LOG4J = Path(__file__).parent / "torchserve_files" / "log4j2.xml"
@@ -39,7 +39,7 @@ class TorchServe:
 
     Args:
         model_store: Folder with the .mar files; a model is named after its file.
-        workdir: Folder for its configuration, its log (``torchserve.log``) and its temporary files.
+        workdir: Folder for its configuration, its log (`torchserve.log`) and its temporary files.
         workers: Of each model; the models share out the cores when None. (A pod has what its .mar says: one.)
     """
 
@@ -50,7 +50,7 @@ class TorchServe:
         self.models = tuple(sorted(mar.stem for mar in self.model_store.glob("*.mar")))
         self.workers = workers or max(1, (os.cpu_count() or 1) // max(1, len(self.models)))
         self.inference_url = self.management_url = self.metrics_url = ""
-        self._guarded: Guarded | None = None
+        self._process: ChildProcess | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -62,7 +62,7 @@ class TorchServe:
     @property
     def pid(self) -> int | None:
         """Id of the process group of Java and its workers, None when it is not started."""
-        return self._guarded.pid if self._guarded else None
+        return self._process.pid if self._process else None
 
     def endpoint(self, model: str) -> str:
         """URL that answers a model's decisions."""
@@ -74,7 +74,7 @@ class TorchServe:
         Raises:
             TorchServeError: No model, no Java, or a server or model that does not come up.
         """
-        if self._guarded:
+        if self._process:
             return
         if not self.models:
             raise TorchServeError(f"{self.model_store}: no .mar file to serve")
@@ -82,14 +82,14 @@ class TorchServe:
         deadline = time.monotonic() + _START_SECONDS
         self.workdir.mkdir(parents=True, exist_ok=True)
         for tries_left in reversed(range(_BIND_TRIES)):
-            self._guarded = guarded = self._launch(java)
+            self._process = process = self._launch(java)
             try:
-                self._wait_until_ready(guarded, deadline)
-                return self._add_workers(guarded)
+                self._wait_until_ready(process, deadline)
+                return self._add_workers(process)
             except TorchServeError:
                 self.stop()
                 # Another process may have taken a port between our choice and Java's bind.
-                if not tries_left or "Address already in use" not in guarded.output():
+                if not tries_left or "Address already in use" not in process.output():
                     raise
             except BaseException:  # Ctrl-C as well
                 self.stop()
@@ -97,18 +97,18 @@ class TorchServe:
 
     def stop(self) -> None:
         """End Java and its workers. Harmless when done twice."""
-        if self._guarded:
-            self._guarded.stop()
-            self._guarded = None
+        if self._process:
+            self._process.stop()
+            self._process = None
 
     def check(self) -> None:
         """Raise TorchServeError, with the tail of the log, unless the server is running."""
-        if self._guarded is None:
+        if self._process is None:
             raise TorchServeError("TorchServe is not started")
-        if not self._guarded.alive():
-            raise TorchServeError(f"TorchServe has ended; {self._guarded.tail()}")
+        if not self._process.alive():
+            raise TorchServeError(f"TorchServe has ended; {self._process.tail()}")
 
-    def _launch(self, java: Path) -> Guarded:
+    def _launch(self, java: Path) -> ChildProcess:
         inference, management, metrics, *grpc = free_ports(5)
         self.inference_url = f"http://127.0.0.1:{inference}"
         self.management_url = f"http://127.0.0.1:{management}"
@@ -116,28 +116,27 @@ class TorchServe:
         config = self.workdir / "config.properties"
         config.write_text(config_properties(self, (grpc[0], grpc[1])))
         tmp = _temporary_folder(self.workdir)
-        return Guarded(
+        return ChildProcess(
             java_command(java, self.model_store, config, tmp),
             log=self.log,
-            cwd=self.workdir,
             env=java_environment(java, self.workdir, tmp),
             scratch=tmp,
         )
 
-    def _wait_until_ready(self, guarded: Guarded, deadline: float) -> None:
+    def _wait_until_ready(self, process: ChildProcess, deadline: float) -> None:
         for model in self.models:
             while problem := self._not_ready(model):
                 self.check()
                 # TorchServe itself would go on trying for five minutes.
-                if f"Load model failed: {model}," in guarded.output():
+                if f"Load model failed: {model}," in process.output():
                     time.sleep(0.5)  # the worker's reason may come a moment later
-                    raise TorchServeError(f"{model} did not load; {guarded.tail()}")
+                    raise TorchServeError(f"{model} did not load; {process.tail()}")
                 if time.monotonic() > deadline:
                     waited = f"{model} gave no answer in {_START_SECONDS:.0f} s ({problem})"
-                    raise TorchServeError(f"{waited}; {guarded.tail()}")
+                    raise TorchServeError(f"{waited}; {process.tail()}")
                 time.sleep(0.1)
 
-    def _add_workers(self, guarded: Guarded) -> None:
+    def _add_workers(self, process: ChildProcess) -> None:
         """From the one worker of a pod to ours. Not in config.properties, since a .mar's own figure goes before it."""
         if self.workers == 1:
             return
@@ -149,7 +148,7 @@ class TorchServe:
                     pass
             except (OSError, HTTPException) as error:
                 raise TorchServeError(
-                    f"{model} did not get {self.workers} workers ({error}); {guarded.tail()}"
+                    f"{model} did not get {self.workers} workers ({error}); {process.tail()}"
                 ) from None
 
     def _not_ready(self, model: str) -> str:
@@ -259,7 +258,7 @@ def java_environment(java: Path, workdir: Path, tmp: Path) -> dict[str, str]:
 
 
 def _temporary_folder(workdir: Path) -> Path:
-    """A new folder, for unpacked models and sockets; its guardian removes it.
+    """A new folder, for unpacked models and sockets; the supervisor of the process removes it.
 
     New each time: a server whose parent was killed may still be tidying up when the next one starts.
     """

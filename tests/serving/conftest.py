@@ -11,7 +11,7 @@ import pytest
 from tests.redis_server import redis_server
 
 
-def _wait_for(condition: Callable[[], object], seconds: float = 10.0) -> bool:
+def _wait_for(condition: Callable[[], object], seconds: float = 60.0) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
@@ -44,7 +44,7 @@ def remains(tmp_path: Path) -> Callable[[], list[str]]:
         return found
 
     def after_a_moment() -> list[str]:
-        _wait_for(lambda: not living(), 5.0)
+        _wait_for(lambda: not living(), 30.0)
         return living()
 
     return after_a_moment

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from serving.local.child_process import Guarded
+from serving.local.child_process import ChildProcess
 
 pytestmark = pytest.mark.integration
 
 
-def guarded(tmp_path: Path, script: str, **options) -> Guarded:
+def run_script(tmp_path: Path, script: str, **options) -> ChildProcess:
     env = {**os.environ, "MARK": str(tmp_path)}
-    return Guarded(["/bin/sh", "-c", script], log=tmp_path / "log", cwd=tmp_path, env=env, **options)
+    return ChildProcess(["/bin/sh", "-c", script], log=tmp_path / "log", env=env, **options)
 
 
 def log_of(tmp_path: Path) -> str:
@@ -23,7 +23,7 @@ def log_of(tmp_path: Path) -> str:
 
 
 def test_stop_lets_the_command_finish_and_ends_what_it_started(tmp_path: Path, wait_for, remains) -> None:
-    child = guarded(tmp_path, "trap 'echo drained; exit 0' TERM; sleep 100 & echo up; wait")
+    child = run_script(tmp_path, "trap 'echo drained; exit 0' TERM; sleep 100 & echo up; wait")
     assert wait_for(lambda: "up" in log_of(tmp_path)) and child.alive()
     child.stop()
     child.stop()
@@ -33,14 +33,14 @@ def test_stop_lets_the_command_finish_and_ends_what_it_started(tmp_path: Path, w
 
 
 def test_what_ignores_sigterm_is_killed_after_the_grace_period(tmp_path: Path, wait_for, remains) -> None:
-    child = guarded(tmp_path, "trap '' TERM; echo up; sleep 100 & while :; do sleep 1; done", grace=0.3)
+    child = run_script(tmp_path, "trap '' TERM; echo up; sleep 100 & while :; do sleep 1; done", grace=0.3)
     assert wait_for(lambda: "up" in log_of(tmp_path))
     child.stop()
     assert not remains()
 
 
 def test_a_command_that_ends_takes_its_children_with_it(tmp_path: Path, wait_for, remains) -> None:
-    child = guarded(tmp_path, "trap '' TERM; sleep 100 & exit 3")
+    child = run_script(tmp_path, "trap '' TERM; sleep 100 & exit 3")
     assert wait_for(lambda: not child.alive())
     assert "ended by itself with status 3" in log_of(tmp_path)
     assert not remains()
@@ -48,14 +48,14 @@ def test_a_command_that_ends_takes_its_children_with_it(tmp_path: Path, wait_for
 
 
 def test_a_command_that_does_not_exist_says_so(tmp_path: Path, wait_for) -> None:
-    child = Guarded(["/no/such/program"], log=tmp_path / "log", cwd=tmp_path, env={})
+    child = ChildProcess(["/no/such/program"], log=tmp_path / "log", env={})
     assert wait_for(lambda: not child.alive())
     assert "/no/such/program did not start" in log_of(tmp_path)
     child.stop()
 
 
-def test_a_killed_guardian_leaves_nothing_after_stop(tmp_path: Path, wait_for, remains) -> None:
-    child = guarded(tmp_path, "sleep 100 & echo up; wait")
+def test_a_killed_supervisor_leaves_nothing_after_stop(tmp_path: Path, wait_for, remains) -> None:
+    child = run_script(tmp_path, "sleep 100 & echo up; wait")
     assert wait_for(lambda: "up" in log_of(tmp_path))
     os.kill(child.pid, signal.SIGKILL)
     assert wait_for(lambda: not child.alive())
@@ -70,15 +70,18 @@ def test_nothing_outlives_the_parent(tmp_path: Path, wait_for, remains, end: sig
     scratch.mkdir()
     program = f"""
 import os, pathlib, time
-from serving.local.child_process import Guarded
-Guarded(["/bin/sh", "-c", "echo up; sleep 100 & wait"], log=pathlib.Path({str(tmp_path / "log")!r}),
-        cwd=pathlib.Path({str(tmp_path)!r}), env=dict(os.environ), scratch=pathlib.Path({str(scratch)!r}))
-time.sleep({100 if end else 0.5})
+from serving.local.child_process import ChildProcess
+log = pathlib.Path({str(tmp_path / "log")!r})
+ChildProcess(["/bin/sh", "-c", "echo up; sleep 100 & wait"], log=log, env=dict(os.environ),
+             scratch=pathlib.Path({str(scratch)!r}))
+while "up" not in log.read_text():
+    time.sleep(0.01)
+time.sleep({1000 if end else 0})
 """
     parent = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "MARK": str(tmp_path)})
     assert wait_for(lambda: (tmp_path / "log").exists() and "up" in log_of(tmp_path))
     if end:
         parent.send_signal(end)
-    parent.wait(timeout=20)
+    parent.wait()
     assert not remains()
     assert not scratch.exists()
