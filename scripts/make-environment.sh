@@ -5,10 +5,11 @@
 #   TORCH    which build of torch, by its name in PyTorch's own index: cpu (about 200 MB), cu128, ...; or the address of an index.
 #            By default the one on PyPI, which on Linux x86_64 brings CUDA, 3 GB of it.
 #
-# Usage: scripts/make-environment.sh FOLDER
+# Usage: scripts/make-environment.sh FOLDER [EXTRAS]      EXTRAS of pyproject.toml, by default all,dev
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=$1
+extras=${2:-all,dev}
 
 if ! "$folder/bin/python" -c "import pip" 2>/dev/null; then
   "$(scripts/find-python.sh)" -m venv --clear "$folder"
@@ -25,4 +26,4 @@ case ${TORCH:-} in
   *://*) "$folder/bin/pip" install --quiet --index-url "$TORCH" torch ;;
   *) "$folder/bin/pip" install --quiet --index-url "https://download.pytorch.org/whl/$TORCH" torch ;;
 esac
-"$folder/bin/pip" install --quiet --editable '.[all,dev]'
+"$folder/bin/pip" install --quiet --editable ".[$extras]"
