@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
 from pathlib import Path
 
 from _environment import environment, finish
 
-from pipelines.loop import LoopConfig, run_loop
+from pipelines.loop.config import LoopConfig
+from pipelines.loop.run import run_loop
 
 
 def main() -> None:
@@ -25,17 +25,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="1,000 users, 2 epochs, 2 rounds")
     parser.add_argument("--json", default="", help="also write the figures to this file")
     arguments = parser.parse_args()
-    started: dict[str, float] = {}
-    seconds: dict[str, float] = {}
-
-    def on_step(step: str, done: float, total: float, note: str) -> None:
-        started.setdefault(step, time.monotonic())
-        if total and done >= total:
-            seconds[step] = round(time.monotonic() - started[step], 1)
-
     small = {"users": 1000, "epochs": 2, "rounds": 2} if arguments.quick else {}
     with tempfile.TemporaryDirectory() as root:
-        run = run_loop(LoopConfig(data=arguments.data, dataset=arguments.dataset, root=Path(root), **small), on_step)
+        config = LoopConfig(data=arguments.data, dataset=arguments.dataset, root=Path(root), **small)
+        run = run_loop(config, lambda *_: None)
         summary = json.loads((run / "summary.json").read_text())
     figures = {
         "dataset": summary["dataset"],
@@ -51,10 +44,10 @@ def main() -> None:
         "lift_ci": summary["experiment"]["lift_ci"],
         "true_lift": summary["experiment"]["true_lift"],
         "clean_alerts": summary["drift"]["clean_alerts"],
-        "steps": seconds,
+        "steps": {name: step["seconds"] for name, step in summary["steps"].items()},
         "environment": environment("torch", "kfp", "feast", "torchserve", "kserve", "evidently"),
     }
-    for step, value in seconds.items():
+    for step, value in figures["steps"].items():
         print(f"{step:<20} {value:7.1f} s")
     print(f"{'all':<20} {summary['seconds']:7.1f} s   {summary['dataset']}, {summary['rows']:,} rows")
     finish(figures, arguments.json)

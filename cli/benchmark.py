@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from cli.console import keep_examples, stop, stop_on_signals
+from cli.commands import CommandGroup
+from cli.endings import exit_codes, stop
 
-app = typer.Typer(help="How good the model is, beside other methods.", no_args_is_help=True, rich_markup_mode=None)
+app = CommandGroup("How good the model is, beside other methods.")
 
 
 @app.command()
@@ -53,7 +54,6 @@ def paper(
     from pipelines.local import InputError
     from pipelines.paper import PaperConfig, run_paper
 
-    stop_on_signals()
     wanted = tuple(name.strip() for name in methods.split(",") if name.strip())
     if unknown := [name for name in wanted if name not in METHODS]:
         stop(f"--methods: {unknown[0]!r} is not one of {', '.join(METHODS)}", 2)
@@ -62,25 +62,18 @@ def paper(
     config = PaperConfig(logs, root, repeats, workers, wanted, users)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:<60}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    try:
-        with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task("reading the logs", total=None)
+    bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+    with exit_codes((InputError, OSError), stopped=f"stopped; the same command goes on from what is in {root}"), bar:
+        task = bar.add_task("reading the logs", total=None)
 
-            def on_job(done: int, total: int, label: str) -> None:
-                bar.update(task, completed=done, total=total, description=label)
-                if not console.is_terminal:
-                    typer.echo(f"{done}/{total}  {label}", err=True)
+        def on_job(done: int, total: int, label: str) -> None:
+            bar.update(task, completed=done, total=total, description=label)
+            if not console.is_terminal:
+                typer.echo(f"{done}/{total}  {label}", err=True)
 
-            results = run_paper(config, on_job)
-    except (InputError, OSError) as error:
-        stop(str(error), 2)
-    except KeyboardInterrupt:
-        stop(f"stopped; the same command goes on from what is in {root}", 130)
+        results = run_paper(config, on_job)
     out.mkdir(parents=True, exist_ok=True)
     machine = environment("torch", "lightgbm")
     (out / "results.json").write_text(json.dumps({"environment": machine, "results": results}) + "\n")
     (out / "results.md").write_text(report(results, machine))
     typer.echo(f"{out / 'results.md'}  {out / 'results.json'}")
-
-
-keep_examples(app)

@@ -32,7 +32,7 @@ from mtorl.runtime.files import replacing
 
 SOURCES, WINDOWS = "sources", "windows"
 _OURS = {LOG_FILE, DATASET_FILE, INGEST_FILE, SOURCES, WINDOWS}
-Step = Callable[[str], AbstractContextManager[None]]  # by name: validate-log, feature-sources, window-store
+Step = Callable[[str], AbstractContextManager[None]]  # by title: "validate the log", ...
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def build(
         raw: The log, see `canonical_log`.
         out: The folder. Faulty rows go beside it, to `OUT.quarantine.csv`.
         trusted: Whether to take the log for canonical in any case; it then stays where it is.
-        step: Called with the name of each step; the context that it returns is entered while the step runs.
+        step: Called with the title of each step; the context that it returns is entered while the step runs.
 
     Returns:
         The manifest of the windows.
@@ -132,16 +132,16 @@ def build(
         raise LogError(f"{raw.path}: lies in the folder that --out replaces; name another folder")
     with replacing(out) as folder:
         folder.mkdir()
-        with step("validate-log"):
+        with step("validate the log"):
             log = canonical_log(raw, folder, out.with_name(f"{out.name}.quarantine.csv"), trusted)
             ingested = log.path.name == LOG_FILE and not trusted  # else it was trusted, or is the steps of a folder
             if log.report is None:
                 log.spec.save(folder / DATASET_FILE)
                 if ingested:
                     _copy(log.path, folder)
-        with step("feature-sources"):
+        with step("feature sources"):
             build_sources(engine, log.path, log.spec, folder / SOURCES)
-        with step("window-store"):
+        with step("causal windows"):
             fingerprint = log.report.fingerprint if log.report else _fingerprint(log.path) if ingested else ""
             return builder.build(engine, log.path, log.spec, folder / WINDOWS, log_fingerprint=fingerprint)
 

@@ -1,4 +1,4 @@
-"""Run a pipeline on this machine through kfp.local, with progress bars and a log, and give back what it produced.
+"""Run a pipeline on this machine through kfp.local, with progress and a log, and give back what it produced.
 
 kfp.local prints everything, leaks temporary folders, names the run's folder itself and raises exceptions that hide the
 cause. This wrapper gives each run its own root, keeps the output in ``<root>/pipeline.log`` and reads the results from
@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import io
 import json
 import logging
 import os
 import re
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,13 +23,8 @@ import psutil
 from kfp import local
 
 from mtorl.runtime import progress
-
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_STARTED = re.compile(r"Executing task '?([\w-]+)'?")
-_FINISHED = re.compile(r"Task '?([\w-]+)'? finished with status (\w+)")
-
-OnStep = Callable[[str, float, float, str], None]
-"""Called with (step, done, total, note); total 0 means that the step does not say how far it is."""
+from pipelines.runner_output import PlainLog, StepWatcher
+from pipelines.steps import OnStep
 
 
 class PipelineError(RuntimeError):
@@ -47,11 +40,13 @@ class StepResult:
     """What one step left behind.
 
     Attributes:
-        values: Output parameters by name.
+        values: Output parameters by name; a component's only return value is called "Output".
+        metrics: What it logged to its output `metrics`.
         paths: Paths of the output artifacts by name.
     """
 
     values: dict[str, Any]
+    metrics: dict[str, Any]
     paths: dict[str, Path]
 
 
@@ -79,11 +74,11 @@ def run(pipeline: Callable[..., Any], arguments: dict[str, Any], root: Path, on_
     log = root / "pipeline.log"
     # kfp deletes the workspace it is given after every run: it must be a fresh folder of ours, never the user's.
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root), workspace_root=str(workspace))
-    watcher = _Watcher(events, on_step)
+    watcher = StepWatcher(events, on_step)
     error: Exception | None = None
     with log.open("w") as file, _environment(TMPDIR=str(temporary), **{progress.ENV: str(events)}), _restored():
-        tee = _Tee(file, watcher.line)
-        with contextlib.redirect_stdout(tee), contextlib.redirect_stderr(tee), watcher:
+        output = PlainLog(file, watcher.on_line)
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), watcher:
             try:
                 pipeline(**arguments)
             except Exception as raised:  # kfp raises RuntimeError for a step, many other types for its own faults
@@ -96,69 +91,6 @@ def run(pipeline: Callable[..., Any], arguments: dict[str, Any], root: Path, on_
     if error is not None:
         raise PipelineError(f"{_last_error(log) or error} (whole log: {log})") from error
     return _results(root)
-
-
-class _Watcher(threading.Thread):
-    """Follows the progress file and the runner's own lines, and turns both into calls of ``on_step``."""
-
-    def __init__(self, events: Path, on_step: OnStep) -> None:
-        super().__init__(daemon=True)
-        self._events, self._on_step = events, on_step
-        self._offset, self._step = 0, ""
-        self._stop_asked = threading.Event()
-        self._lock = threading.Lock()
-        self.input_error = ""
-
-    def __enter__(self) -> _Watcher:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop_asked.set()
-        self.join()
-
-    def line(self, text: str) -> None:
-        if found := _STARTED.search(text):
-            self._poll()
-            with self._lock:
-                self._step = found[1]
-            self._on_step(found[1], 0, 0, "")
-        elif (found := _FINISHED.search(text)) and found[1] == self._step:
-            self._poll()
-            self._on_step(found[1], 1, 1, "" if found[2] == "SUCCESS" else found[2].lower())
-
-    def run(self) -> None:
-        while not self._stop_asked.wait(0.2):
-            self._poll()
-        self._poll()
-
-    def _poll(self) -> None:
-        with self._lock:
-            events, self._offset = progress.read(self._events, self._offset)
-            step = self._step
-        for event in events:
-            if message := event.get("input_error"):
-                self.input_error = str(message)
-            else:
-                # A step that says it has finished still has to write its outputs: only kfp's own line ends its bar.
-                done, total = float(event["done"]), float(event["total"])  # type: ignore[arg-type]
-                self._on_step(step, min(done, 0.99 * total), total, str(event["note"]))
-
-
-class _Tee(io.TextIOBase):
-    """Writes plain text to a file and hands every whole line on."""
-
-    def __init__(self, file: io.TextIOBase | Any, on_line: Callable[[str], None]) -> None:
-        self._file, self._on_line, self._rest = file, on_line, ""
-
-    def write(self, text: str) -> int:
-        plain = _ANSI.sub("", text)
-        self._file.write(plain)
-        self._file.flush()
-        *lines, self._rest = (self._rest + plain).split("\n")
-        for line in lines:
-            self._on_line(line)
-        return len(text)
 
 
 @contextlib.contextmanager
@@ -208,9 +140,10 @@ def _results(root: Path) -> dict[str, StepResult]:
     results = {}
     for path in sorted(root.glob("*/*/executor_output.json")):
         content = json.loads(path.read_text())
-        artifacts = content.get("artifacts", {})
+        artifacts = {name: output["artifacts"][0] for name, output in content.get("artifacts", {}).items()}
         results[path.parent.name] = StepResult(
             values=content.get("parameterValues", {}),
-            paths={name: Path(found["artifacts"][0]["uri"]) for name, found in artifacts.items()},
+            metrics=artifacts["metrics"]["metadata"] if "metrics" in artifacts else {},
+            paths={name: Path(artifact["uri"]) for name, artifact in artifacts.items()},
         )
     return results

@@ -42,8 +42,8 @@ def evaluate_on_log(
             report = ingest(raw, folder / "log", folder / "quarantine.csv")
             build_windows(folder / "log", folder / "windows")
             table = WindowTable.load(folder / "windows")
-            found = evaluate_artifact(loaded, table, stored_in(loaded), seed, only_new)
+            figures = evaluate_artifact(loaded, table, stored_in(loaded), seed, only_new)
         except (artifacts.ArtifactError, LogError, SpecError, KnownUsersError, ValueError, OSError) as error:
             raise InputError(str(error)) from None
-    found["data"]["quarantined"] = report.quarantined
-    return found
+    figures["data"]["quarantined"] = report.quarantined
+    return figures

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,8 +13,8 @@ import pytest
 from aiohttp import web
 
 from features.online.history import History, Touchpoint
-from pipelines.traffic import Traffic, drive
-from pipelines.traffic_sources import Response
+from pipelines.loop.traffic import LoadDriver, Traffic
+from pipelines.loop.traffic_sources import Response
 
 START = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -60,7 +60,7 @@ def router() -> Iterator[Router]:
     thread.join(10)
 
 
-class Notes(History):
+class RecordingHistory(History):
     """Writes down what it is told, and takes what it is told to take."""
 
     def __init__(self, router: Router, takes: bool = True) -> None:
@@ -81,47 +81,58 @@ class Notes(History):
 
 
 @dataclass
-class World:
+class Clickers:
     """Users who click on what costs 0.5, or see nothing at all."""
 
     users: list[str]
     shows: bool = True
-    rounds: int = 2
+    rounds: int = 1
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
-        when = START + timedelta(days=round_index, microseconds=1)
+        when = START + timedelta(days=1 + round_index, microseconds=1)
         return {"campaign_id": "c", "context": {"hour": 9.0}, "timestamp": when}
 
     def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
         if not self.shows:
             return Response(())
-        found = self.opportunity(user_id, round_index)
+        shown = self.opportunity(user_id, round_index)
         outcomes = {"click": 1.0, "cost": 0.5}
         return Response(
-            list(outcomes.items()), touchpoint=Touchpoint(found["timestamp"], "video", found["context"], outcomes)
+            list(outcomes.items()), touchpoint=Touchpoint(shown["timestamp"], "video", shown["context"], outcomes)
         )
 
 
+def send(source: Clickers, router: Router, history: History, on_done: Callable[[Traffic], None] = id) -> Traffic:
+    return LoadDriver(router.url, history, concurrency=2).send(source, "live", on_done)
+
+
 def test_a_touchpoint_is_in_the_history_before_its_outcomes_are_known(router: Router) -> None:
-    traffic = Traffic()
-    drive(World(["u1"]), router.url, 1, traffic, "live", 2, Notes(router), lambda: None)
+    traffic = send(Clickers(["u1"]), router, RecordingHistory(router))
     when = START + timedelta(days=1, microseconds=1)
     (_, asked), (_, reported) = router.events[0], router.events[2]
     assert [name for name, _ in router.events] == ["decide", "append", "outcomes", "patch"]
-    assert asked["timestamp"] == "2020-01-02T00:00:00.000001+00:00" and asked["request_id"] == "live-1-u1"
+    assert asked["timestamp"] == "2020-01-02T00:00:00.000001+00:00" and asked["request_id"] == "live-0-u1"
     assert router.events[1][1] == ("u1", Touchpoint(when, "video", {"hour": 9.0}, {}))
     assert {event["kind"]: event["value"] for event in reported} == {"click": 1.0, "cost": 0.5}
     assert router.events[3][1] == ("u1", when, {"click": 1.0, "cost": 0.5})
-    assert traffic.errors == [] and traffic.weights == {"live-1-u1": 1.0} and len(traffic.latencies) == 1
+    assert traffic.errors == [] and traffic.weights == {"live-0-u1": 1.0} and len(traffic.latencies) == 1
 
 
 def test_what_was_not_shown_leaves_no_trace(router: Router) -> None:
-    traffic = Traffic()
-    drive(World(["u1", "u2"], shows=False), router.url, 0, traffic, "live", 2, Notes(router), lambda: None)
+    traffic = send(Clickers(["u1", "u2"], shows=False), router, RecordingHistory(router))
     assert [name for name, _ in router.events] == ["decide"] * 2 and traffic.errors == []
 
 
 def test_a_history_that_takes_nothing_is_an_error_of_the_run(router: Router) -> None:
-    traffic, done = Traffic(), []
-    drive(World(["u1"]), router.url, 0, traffic, "live", 1, Notes(router, takes=False), lambda: done.append(1))
-    assert len(traffic.errors) == 1 and "no place for the touchpoint at 2020-01-01" in traffic.errors[0] and done == [1]
+    seen: list[int] = []
+    history = RecordingHistory(router, takes=False)
+    traffic = send(Clickers(["u1"]), router, history, lambda so_far: seen.append(len(so_far.errors)))
+    assert len(traffic.errors) == 1 and "no place for the touchpoint at 2020-01-02" in traffic.errors[0]
+    assert seen == [1]
+
+
+def test_a_round_is_answered_before_the_next_one_is_sent(router: Router) -> None:
+    users = [f"u{i}" for i in range(5)]
+    send(Clickers(users, shows=False, rounds=3), router, RecordingHistory(router))
+    rounds = [instance["request_id"].split("-")[1] for _, instance in router.events]
+    assert rounds == ["0"] * 5 + ["1"] * 5 + ["2"] * 5

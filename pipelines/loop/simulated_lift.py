@@ -17,7 +17,7 @@ def true_lift(
     """Value both arms on the same users with expected instead of drawn outcomes.
 
     Args:
-        simulator: The world that made the log.
+        simulator: The market that made the log.
         arms: Artifacts by arm.
         users: Users of the experiment; here each is valued under both arms.
         rounds: Opportunities per user.
@@ -51,10 +51,12 @@ def _decider(artifact: Artifact) -> Any:
         ]
         logits_BC, reward_BC, cost_BC = artifact.predict(WindowBatch.from_instances(instances, spec))
         gain_BC = artifact.encoder.unreward(reward_BC, cost_BC)
-        found = decide(logits_BC, gain_BC, cost_BC, artifact.policy, [row["u"] for row in rows])
+        decisions = decide(logits_BC, gain_BC, cost_BC, artifact.policy, [row["u"] for row in rows])
         return [
             (spec.channels[channel] if expose else None, float(cost))
-            for channel, expose, cost in zip(found.channel_B, found.expose_B, found.expected_cost_B, strict=True)
+            for channel, expose, cost in zip(
+                decisions.channel_B, decisions.expose_B, decisions.expected_cost_B, strict=True
+            )
         ]
 
     return decide_all

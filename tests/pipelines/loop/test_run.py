@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 pytestmark = pytest.mark.integration
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 check = runpy.run_path(str(ROOT / "tests" / "check_summary.py"))["check"]
 
 

@@ -1,0 +1,139 @@
+"""What a cluster runs, or takes: compiled pipelines, the jobs of the CronJobs, and the feed of the online store."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.commands import CommandGroup, Dataset
+from cli.endings import exit_codes, stop
+
+app = CommandGroup()
+
+FeatureRepo = Annotated[Path, typer.Option(help="Feast repository.")]
+
+
+@app.command("compile")
+def compile_pipelines(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("manifests/pipelines"),
+) -> None:
+    """Write the pipelines as YAML that a Kubeflow Pipelines cluster takes."""
+    from pipelines.compile import compile_all
+
+    for path in compile_all(out):
+        typer.echo(path)
+
+
+@app.command()
+def materialize(
+    feature_repo: FeatureRepo,
+    log: Annotated[Path, typer.Option(help="Touchpoint log as it stands now (canonical Parquet).")],
+    dataset: Dataset,
+) -> None:
+    r"""Bring the online store up to date with the touchpoint log.
+
+        mtorl materialize --feature-repo runs/latest/features --log runs/latest/data/touchpoints.parquet \
+            --dataset simulator
+
+    What is there already stays; a run that was stopped is made good by the next.
+    """
+    import sqlite3
+
+    import duckdb
+    from redis.exceptions import RedisError
+
+    from features.offline.store import refresh
+    from features.online.history import HistoryError
+    from mtorl.log.dataset import DatasetSpec, SpecError
+    from mtorl.log.touchpoints import LogError
+
+    with exit_codes(unusable=(SpecError, LogError, HistoryError, OSError)):
+        try:
+            refresh(feature_repo, DatasetSpec.load(dataset), log)
+        except (duckdb.Error, sqlite3.Error, RedisError) as error:
+            stop(f"{type(error).__name__}: {str(error).splitlines()[0]}", 2)
+
+
+@app.command()
+def feed(
+    feature_repo: FeatureRepo,
+    dataset: Dataset,
+    journal: Annotated[
+        Path, typer.Option(help="File for what is heard; keep it, it is where outcomes find decisions.")
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 in a pod.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 for any that is free.")] = 8090,
+    keep_hours: Annotated[float, typer.Option(help="How long an outcome may come after its decision.")] = 168.0,
+) -> None:
+    """Take the events of routers' decision logs, and write what was shown into users' online histories.
+
+    A router sends them with the setting `sink: http://HOST:PORT/`.
+    """
+    import asyncio
+    import sqlite3
+
+    from features.online.feed import Feed
+    from features.online.history import HistoryError
+    from features.online.journal import Journal
+    from features.online.open_history import open_history
+    from features.online.receiver import serve as serve_feed
+    from mtorl.log.dataset import DatasetSpec, SpecError
+
+    if not keep_hours > 0:
+        stop(f"--keep-hours: expected a number above 0, got {keep_hours}", 2)
+    try:
+        with open_history(feature_repo, DatasetSpec.load(dataset)) as history, closing(Journal(journal)) as events:
+            asyncio.run(serve_feed(Feed(events, history, keep_hours), host, port))
+    except (SpecError, HistoryError, OSError) as error:
+        stop(str(error), 2)
+    except sqlite3.Error as error:
+        stop(f"{journal}: {error}" + (": only one process may have it open" if "locked" in str(error) else ""), 2)
+
+
+@app.command()
+def drift(
+    decision_log: Annotated[Path, typer.Option(help="Folder with decisions.parquet.")],
+    artifact: Annotated[Path, typer.Option(help="Artifact of the served model; holds the training reference.")],
+    out: Annotated[Path, typer.Option(help="Folder for drift.html and drift.json.")],
+    since: Annotated[str, typer.Option(help="Start of the period, ISO time. Empty: no bound.")] = "",
+    until: Annotated[str, typer.Option(help="End of the period, ISO time. Empty: no bound.")] = "",
+    alert_url: Annotated[
+        str, typer.Option(envvar="ALERTMANAGER_URL", help="Alertmanager to tell; empty for none.")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Seed of the threshold calibration.")] = 7,
+) -> None:
+    """Compare the decisions of a period with the model's training reference; exit code 3 when a column drifted.
+
+    mtorl drift --decision-log runs/latest/decision_log --artifact runs/latest/artifacts/challenger --out drift
+    """
+    from monitoring.alerts import AlertError
+    from monitoring.decision_log import Period
+    from monitoring.period import drift_of_period
+    from mtorl.artifact.artifact import ArtifactError
+
+    for name, value in (("--since", since), ("--until", until)):
+        if value and not _is_time(value):
+            stop(f"{name}: {value!r} is not an ISO time such as 2026-01-31T12:00:00Z", 2)
+    with exit_codes(unusable=(ArtifactError, OSError)):
+        try:
+            period = Period(since, until)
+            compared = drift_of_period(str(decision_log), str(artifact), period, str(out), seed, alert_url)
+        except AlertError as error:
+            stop(f"the check is done (see {out}), but nobody was told: {error}", 1)
+    if compared["not_checked"]:
+        stop(f"not checked: {compared['not_checked']}", 1)
+    drifted = compared["detected_columns"]
+    typer.echo(f"{compared['rows']} rows, drifted: {', '.join(drifted) or 'none'}; report: {out / 'drift.html'}")
+    raise typer.Exit(3 if drifted else 0)
+
+
+def _is_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,52 @@
+"""Groups of commands whose docstrings are their help, and the options that several commands share."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+class CommandGroup(typer.Typer):
+    """Commands whose help is their docstring; what is indented there, commands to copy, keeps its lines.
+
+    Args:
+        help: Of the group.
+        settings: Further arguments of `typer.Typer`.
+    """
+
+    def __init__(self, help: str = "", **settings: Any) -> None:
+        super().__init__(help=examples(help), no_args_is_help=True, rich_markup_mode=None, **settings)
+
+    def command(  # type: ignore[override]
+        self, name: str | None = None, **settings: Any
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Add a command, as `typer.Typer.command` does."""
+
+        def add(function: Callable[..., Any]) -> Callable[..., Any]:
+            add_to_group = super(CommandGroup, self).command(name, help=examples(function.__doc__ or ""), **settings)
+            return add_to_group(function)
+
+        return add
+
+
+def examples(text: str) -> str:
+    """A help text whose indented paragraphs, commands to copy, keep their lines."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(f"\b\n{part}" if part.startswith("    ") else part for part in paragraphs)
+
+
+def _built_in(start: str) -> list[str]:
+    """Names of data sets that begin with some letters; without an import of mtorl, since a shell waits for it."""
+    folder = Path(__file__).parents[1] / "mtorl" / "log" / "datasets"
+    return sorted(path.stem for path in folder.glob(f"{start}*.yaml"))
+
+
+DATASET_OPTION = typer.Option(
+    help="Built-in data set name, or the path of its YAML description.", autocompletion=_built_in
+)
+Dataset = Annotated[str, DATASET_OPTION]
+Users = Annotated[int, typer.Option(help="Users to simulate, or to keep of a real log. 0: 6000, or all.")]

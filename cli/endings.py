@@ -1,0 +1,65 @@
+"""How a command ends: one line that says why, and an exit code.
+
+0 done; 1 a step failed; 2 the input can't be used; 3 (only `mtorl drift`) a column drifted; 130 stopped by a signal.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import typer
+
+_signalled = False
+
+
+def stop(message: str, code: int) -> NoReturn:
+    """Say why the command ends, and end it."""
+    typer.echo(f"mtorl: {message}", err=True)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def exit_codes(
+    unusable: tuple[type[Exception], ...] = (), failed: tuple[type[Exception], ...] = (), stopped: str = "stopped"
+) -> Iterator[None]:
+    """End the command with a line and an exit code where the block raises an error that users can do something about.
+
+    Ctrl-C and SIGTERM end it by an exception, which cleans up on its way out, also where a shell has Ctrl-C ignored.
+    Every other error is a fault of ours, and shows its traceback.
+
+    Args:
+        unusable: Errors that say what is wrong with the input: exit code 2.
+        failed: Errors that say which step failed: exit code 1.
+        stopped: What to say after a signal, with exit code 130.
+    """
+    _stop_on_signals()
+    try:
+        yield
+    except typer.Exit:  # a RuntimeError by birth
+        raise
+    except KeyboardInterrupt:
+        stop(stopped, 130)
+    except Exception as error:
+        if _signalled:  # DuckDB turns the exception into one of its own
+            stop(stopped, 130)
+        if isinstance(error, unusable):
+            stop(str(error), 2)
+        if isinstance(error, failed):
+            stop(str(error), 1)
+        raise
+
+
+def _stop_on_signals() -> None:
+    global _signalled
+    _signalled = False
+
+    def interrupt(*_: object) -> NoReturn:
+        global _signalled
+        _signalled = True
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)

@@ -1,0 +1,85 @@
+"""`mtorl train` and `mtorl evaluate`: a model outside of a pipeline, and a finished one on users that it never saw."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.commands import CommandGroup, Dataset, Users
+from cli.endings import exit_codes, stop
+
+app = CommandGroup()
+
+
+@app.command()
+def train(
+    windows: Annotated[Path, typer.Argument(help="Windows folder, as `mtorl data build` or a run leaves it.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the artifact.")],
+    epochs: Annotated[int, typer.Option(help="Most epochs; early stopping may need fewer.", min=1)] = 15,
+    seed: Annotated[int, typer.Option(help="Seed of initialisation, order and dropout.")] = 7,
+    batch_size: Annotated[int, typer.Option(help="Windows that a process works on at a time.", min=1)] = 128,
+    accumulate: Annotated[int, typer.Option(help="Such batches to a step of the optimizer.", min=1)] = 1,
+    budget_share: Annotated[float, typer.Option(help="Budget, as a share of what always exposing would cost.")] = 0.6,
+    checkpoint: Annotated[
+        str, typer.Option(help="Start of the names of files that a killed training goes on from. Empty: none.")
+    ] = "",
+    log: Annotated[str, typer.Option(help="Folder for the metrics of each epoch, for TensorBoard. Empty: none.")] = "",
+) -> None:
+    """Train MTORL on a windows folder, outside of a pipeline.
+
+        mtorl train runs/latest/windows model --checkpoint model.pt --log model-log
+
+    On several GPUs, or processes of one machine, each takes its share of every batch:
+
+        python -m torch.distributed.run --standalone --nproc-per-node=4 -m cli.main train runs/latest/windows model
+    """
+    from cli.progress_bars import ProgressBars
+    from mtorl.fitting.fit import fit_challenger
+    from mtorl.network.checkpoint import CheckpointError
+    from mtorl.network.training import TrainConfig, TrainingDiverged
+    from mtorl.window.window import WindowError
+
+    stopped = "stopped" + (f"; the same command goes on from {checkpoint}" if checkpoint else "")
+    unusable = (CheckpointError, WindowError, ValueError, OSError)
+    with exit_codes(unusable, failed=(TrainingDiverged,), stopped=stopped):
+        config = TrainConfig(epochs=epochs, seed=seed, batch_size=batch_size, accumulate=accumulate)
+        with ProgressBars() as bars, bars.step("train MTORL"):
+            artifact = fit_challenger(str(windows), str(out), config, budget_share, checkpoint, log)
+    if artifact is not None:  # of several processes, one saves the artifact
+        auc = artifact.metrics["reward_auc"]
+        typer.echo(f"{out}: {artifact.model['version']}, reward AUC {auc:.4f} on validation users")
+
+
+@app.command()
+def evaluate(
+    artifact: Annotated[Path, typer.Argument(help="Folder of a finished artifact.")],
+    data: Annotated[str, typer.Option(help="Raw log of users that it never saw. Empty: the built-in simulator.")] = "",
+    dataset: Dataset = "simulator",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+    only_new: Annotated[
+        bool, typer.Option("--only-new", help="Leave out users of the training set. Else they are an error.")
+    ] = False,
+    users: Users = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the resampling, and of the simulator.")] = 11,
+) -> None:
+    """Judge a finished artifact on any log: its heads beside LightGBM's, policy value, budget curve, with intervals.
+
+        mtorl evaluate runs/latest/artifacts/challenger --seed 99 --only-new
+        mtorl evaluate runs/latest/artifacts/challenger --data log.csv.gz --dataset kuairand-sequence --only-new
+
+    LightGBM was fitted on the same training users and lies in the artifact.
+    """
+    from cli.tables import print_evaluation
+    from pipelines.evaluation_on_log import evaluate_on_log
+    from pipelines.local import InputError
+
+    with exit_codes(unusable=(InputError,)):
+        if json_file is not None and not json_file.absolute().parent.is_dir():
+            stop(f"--json: {json_file.parent} is no folder", 2)
+        figures = evaluate_on_log(artifact, data, dataset, seed, only_new, users)
+    if json_file is not None:
+        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+    print_evaluation(figures)

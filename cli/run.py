@@ -1,0 +1,92 @@
+"""`mtorl run` and `mtorl serve`: the whole loop, and the servers of a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.commands import CommandGroup, Dataset, Users
+from cli.endings import exit_codes, stop
+
+app = CommandGroup()
+
+
+@app.command()
+def run(
+    data: Annotated[
+        str, typer.Option(help="Raw exposure log (CSV, CSV.gz or Parquet). Empty: the built-in simulator.")
+    ] = "",
+    dataset: Dataset = "simulator",
+    bad_rows: Annotated[
+        str, typer.Option(help="fail: stop at a faulty log. quarantine: go on without its faulty rows.")
+    ] = "fail",
+    users: Users = 0,
+    epochs: Annotated[int, typer.Option(help="Most epochs of training; early stopping may need fewer.")] = 12,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 7,
+    rounds: Annotated[int, typer.Option(help="Online opportunities per held-out user.")] = 5,
+    min_lift: Annotated[
+        float, typer.Option(help="Lift per opportunity that the gate's lower bound must exceed.")
+    ] = 0.0,
+    root: Annotated[Path, typer.Option(help="Folder that runs are kept in.")] = Path("runs"),
+) -> None:
+    """Run the whole loop: log, features, training, gate, serving, A/B test, drift, report.
+
+        mtorl run                                      the simulator, about two minutes
+        mtorl run --users 800 --epochs 2 --rounds 3    a small one
+        mtorl run --data log.csv.gz --dataset my-log.yaml --bad-rows quarantine
+
+    Everything that it makes lies in a folder of its own; runs/latest points to the last one. Open
+    runs/latest/report.html, or read runs/latest/summary.json.
+    """
+    from cli.progress_bars import ProgressBars
+    from cli.tables import print_summary
+    from pipelines.local import InputError
+    from pipelines.loop.config import LoopConfig
+    from pipelines.loop.run import run_loop
+
+    with exit_codes(unusable=(ValueError,)):
+        config = LoopConfig(
+            data=data,
+            dataset=dataset,
+            bad_rows=bad_rows,
+            users=users,
+            seed=seed,
+            epochs=epochs,
+            rounds=rounds,
+            min_lift=min_lift,
+            root=root,
+        )
+    # RuntimeError: PipelineError of a step; StackError and TorchServeError of a server.
+    with exit_codes(unusable=(InputError, OSError), failed=(RuntimeError,)):
+        with ProgressBars() as bars:
+            folder = run_loop(config, bars.on_step)
+        print_summary(folder, root)
+
+
+@app.command()
+def serve(
+    run: Annotated[Path, typer.Option(help="Folder of a finished run.")] = Path("runs/latest"),
+    port: Annotated[int, typer.Option(help="Port of the router; 0 takes a free one.")] = 8080,
+) -> None:
+    """Start the servers of a run (TorchServe with both arms, router, Feast online store, ledger) until Ctrl-C.
+
+        mtorl serve
+        curl -s localhost:8080/v1/models/ads
+
+    docs/serving-by-hand.md asks it for decisions.
+    """
+    if not (run / "summary.json").exists():
+        stop(f"{run}: no finished run there; make one with: mtorl run", 2)
+    from serving.local.stack import LocalStack
+
+    with exit_codes(failed=(RuntimeError,)):  # StackError, TorchServeError: their text holds the log's tail
+        try:
+            typer.echo(f"starting TorchServe (incumbent, challenger) and the router of {run.resolve().name} ...")
+            with LocalStack(run.resolve(), router_port=port) as stack:
+                typer.echo(f"router  {stack.url}")
+                typer.echo("ready   stop with Ctrl-C")
+                stack.wait()
+        except KeyboardInterrupt:  # the usual way to end it
+            typer.echo("stopped")

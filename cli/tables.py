@@ -1,0 +1,183 @@
+"""The tables that commands print at their end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from features.ingest.ingest import IngestReport
+    from features.sequences.manifest import Manifest
+
+
+def print_summary(run: Path, root: Path) -> None:
+    """Print the figures of a run that people look for first, and where the report is."""
+    summary = json.loads((run / "summary.json").read_text())
+    table = _titled(f"{summary['dataset']}: {summary['rows']:,} touchpoints of {summary['users']:,} users")
+    table.add_column("what")
+    table.add_column("result")
+    for name, value in _summary_lines(summary):
+        table.add_row(name, value)
+    console = Console()
+    console.print(table)
+    console.print(
+        f"report: {root / 'latest' / 'report.html'}   figures: {root / 'latest' / 'summary.json'}", soft_wrap=True
+    )
+
+
+def print_evaluation(figures: dict[str, Any]) -> None:
+    """Print an artifact's figures on a log: heads, policy value, budget curve."""
+    console = Console()
+    console.print(_heads(figures))
+    console.print(_policy_values(figures["value"]))
+    journeys, steps = figures["journeys"], len(figures["journeys"]["ess_share"])
+    caveat = f"; not evaluable: {journeys['not_evaluable']}" if journeys["not_evaluable"] else ""
+    console.print(
+        f"its decision rule over the first {steps} steps, gain per journey (self-normalised, per decision): "
+        f"{_with_interval(journeys['estimates']['snpdis'], 'value')}, as logged {journeys['logged']:.4f}, "
+        f"ESS {journeys['ess_share'][-1]:.2f}{caveat}",
+        highlight=False,
+    )
+    if figures["budget"]:
+        console.print(_budget_curve(figures["budget"]))
+
+
+def print_faults(log: str, report: IngestReport, quarantine: Path | None) -> None:
+    """Print what is wrong with the rows of a log, and how many can be used."""
+    if report.faults:
+        table = Table()
+        table.add_column("rule", no_wrap=True)
+        table.add_column("column", no_wrap=True)
+        table.add_column("rows", justify="right")
+        table.add_column("example", overflow="fold")
+        table.add_column("row", justify="right")
+        for fault in report.faults:
+            # As text: square brackets in someone's log are no markup.
+            example = f"{fault.example}{fault.hint}".removeprefix("; ")
+            cells = (fault.rule, fault.column, f"{fault.count:,}", example, f"{fault.row:,}")
+            table.add_row(*map(Text, cells))
+        Console().print(table)
+    total = report.rows + report.quarantined
+    lines = [f"{log}: {report.rows:,} of {total:,} rows can be used, of {report.users:,} users"]
+    if report.moved_ties:
+        lines.append(f"ties: {report.moved_ties:,} rows at the time of another one of their user count as 1 us later")
+    if report.quarantined and quarantine:
+        lines.append(f"faulty: {report.quarantined:,} rows, in {quarantine}, each with its reasons")
+    elif report.quarantined:
+        lines.append(f"faulty: {report.quarantined:,} rows; see them all with: --quarantine FILE")
+    typer.echo("\n".join(lines))
+
+
+_COUNTS = {
+    "rows": "touchpoints",
+    "users": "users",
+    "one_touchpoint_users": "of them with one touchpoint",
+    "journeys": "journeys",
+    "session_breaks": "pauses that end a journey",
+    "dropped_duplicates": "repeated rows, dropped",
+    "moved_ties": "ties in time, moved by 1 us",
+    "late_rows": "rows that arrived late",
+    "capped_users": "bots, cut to their first touchpoints",
+    "dropped_by_cap": "rows of bots, dropped",
+}
+
+
+def print_build(manifest: Manifest, out: Path) -> None:
+    """Print what a folder of windows holds."""
+    table = Table()
+    table.add_column("what")
+    table.add_column("count", justify="right")
+    for name, words in _COUNTS.items():
+        table.add_row(words, f"{getattr(manifest, name):,}")
+    table.add_row("shards", f"{len(manifest.shards):,}")
+    Console().print(table)
+    typer.echo(f"windows: {out / 'windows'}   content: {manifest.content_sha256[:16]}   engine: {manifest.engine}")
+
+
+def _summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    offline, gate, serving = summary["offline"], summary["gate"], summary["serving"]
+    experiment, drift = summary["experiment"], summary["drift"]
+    low, high = experiment["lift_ci"]
+    lines = [
+        ("reward AUC, unseen users", _with_interval(offline, "reward_auc")),
+        ("channel accuracy, unseen users", _with_interval(offline, "action_accuracy")),
+        ("gate", f"{gate['decision']}: {gate['reason']}"),
+        ("decisions", f"{serving['decisions']:,}, {serving['errors']} errors, {serving['fallbacks']} fallbacks"),
+        ("latency", f"p50 {serving['p50_ms']:.1f} ms, p99 {serving['p99_ms']:.1f} ms"),
+        *(
+            (
+                f"budget, {arm}",
+                f"{budget['spent']:,.2f} of {budget['limit']:,.2f} spent, {budget['overspent']:,.2f} over",
+            )
+            for arm, budget in summary["budget"].items()
+        ),
+        ("lift, gain per decision", f"{experiment['lift']:+.4f} [{low:+.4f}, {high:+.4f}]"),
+        ("true lift (simulator)", f"{experiment['true_lift']:+.4f}")
+        if experiment["true_lift"] is not None
+        else ("outcomes", summary["outcomes"]),
+        ("verdict", f"{experiment['verdict']}: {experiment['reason']}"),
+        ("drift alerts", f"{drift['clean_alerts']} live traffic, {drift['shifted_alerts']} shifted traffic"),
+        ("time", f"{summary['seconds']:.0f} s"),
+    ]
+    if summary["quarantined"]["rows"]:
+        lines.insert(0, ("quarantined rows", f"{summary['quarantined']['rows']:,}"))
+    return lines
+
+
+def _heads(figures: dict[str, Any]) -> Table:
+    data, compared = figures["data"], figures["compared"]
+    left_out = f", {data['left_out_users']:,} training users left out" if data["left_out_users"] else ""
+    rows = f"{data['rows']:,} touchpoints of {data['users']:,} users{left_out}"
+    others = list(compared["differences"])
+    table = _titled(f"{figures['artifact']['name']} on {rows}")
+    for column in ("what", *compared["metrics"], *(f"{name} less {compared['yardstick']}" for name in others)):
+        table.add_column(column)
+    for metric in (name for name in compared["metrics"]["model"] if not name.endswith("_ci")):
+        cells = [_with_interval(values, metric) for values in compared["metrics"].values()]
+        cells += [_with_interval(compared["differences"][name], metric, sign="+") for name in others]
+        table.add_row(metric.replace("_", " "), *cells)
+    return table
+
+
+def _policy_values(values: dict[str, Any]) -> Table:
+    table = _titled("value of its policies, gain per row")
+    for column in ("policy", "as logged", "IPS", "SNIPS", "DR", "DR less logged", "ESS", "overlap", ""):
+        table.add_column(column)
+    for name, value in values.items():
+        doubly_robust = value["estimates"]["dr"]
+        cells = [_with_interval(value["estimates"][estimate], "value") for estimate in ("ips", "snips", "dr")]
+        cells.append(_with_interval(doubly_robust, "lift", sign="+"))
+        caveat = f"not evaluable: {value['not_evaluable']}" if value["not_evaluable"] else ""
+        weights = [f"{value['importance_weights'][figure]:.2f}" for figure in ("ess_share", "overlap")]
+        table.add_row(name, f"{value['logged']:.4f}", *cells, *weights, caveat)
+    return table
+
+
+def _budget_curve(budget: dict[str, Any]) -> Table:
+    table = _titled("share of all gain that a share of the spend buys")
+    rules = ("cheapest", "predicted_gain", "random", "oracle")
+    for column in ("budget", *(f"{name}, gain / cost" for name in budget), *rules):
+        table.add_column(column.replace("_", " "))
+    for i, row in enumerate(budget["model"]):
+        cells = [_with_interval(rows[i], "mtorl", places=3) for rows in budget.values()]
+        others = ("-" if row[rule] is None else f"{row[rule]:.3f}" for rule in rules)
+        table.add_row(f"{100 * row['share']:g} %", *cells, *others)
+    return table
+
+
+def _titled(title: str) -> Table:
+    return Table(title=title, title_justify="left")
+
+
+def _with_interval(figures: dict[str, Any], name: str, sign: str = "", places: int = 3) -> str:
+    if figures.get(name) is None or figures.get(f"{name}_ci") is None:
+        return "not defined"
+    form = f"{sign}.{places}f"
+    low, high = figures[f"{name}_ci"]
+    return f"{figures[name]:{form}} [{low:{form}}, {high:{form}}]"

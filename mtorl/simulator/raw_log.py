@@ -1,0 +1,36 @@
+"""The simulator's log as a file like those that people bring, to try on what a real log goes through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mtorl.runtime.files import replacing
+from mtorl.simulator.simulator import Simulator, SimulatorConfig
+
+SUFFIXES = (".csv", ".csv.gz", ".parquet")
+
+
+def write_raw_log(path: Path, config: SimulatorConfig) -> int:
+    """Write a log with the columns of the built-in data set "simulator", in the order of users and times.
+
+    Args:
+        path: File to write; its suffix says what it becomes. The same settings give the same bytes.
+        config: Size and seed of the market.
+
+    Returns:
+        Number of touchpoints.
+
+    Raises:
+        ValueError: The suffix is not one of `SUFFIXES`.
+    """
+    if not path.name.endswith(SUFFIXES):
+        raise ValueError(f"{path}: expected a name that ends with {', '.join(SUFFIXES)}")
+    log = Simulator(config).log()
+    with replacing(path) as unfinished:
+        if path.name.endswith(".parquet"):
+            log.to_parquet(unfinished, index=False)
+        else:
+            # Without the time of day that gzip would write into its header.
+            compression = {"method": "gzip", "mtime": 0} if path.name.endswith(".gz") else None
+            log.to_csv(unfinished, index=False, compression=compression)
+    return len(log)

@@ -1,0 +1,214 @@
+"""The online part of the loop: an experiment of both arms, served to users that neither was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from mtorl.artifact.artifact import Artifact
+from mtorl.artifact.artifact import load as load_artifact
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.propensity import logged_propensity
+from mtorl.log.splits import split_of
+from mtorl.simulator.simulator import Simulator, SimulatorConfig
+from mtorl.window.table import WindowTable
+from pipelines.local import InputError
+from pipelines.loop.config import LoopConfig
+from pipelines.loop.traffic import LoadDriver, Traffic
+from pipelines.loop.traffic_sources import ReplayedTraffic, ShiftedTraffic, SimulatedTraffic, TrafficSource
+from pipelines.steps import Step, StepTimes
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the training pipeline has left in a run's folder."""
+
+    config: LoopConfig
+    folder: Path
+
+    @cached_property
+    def spec(self) -> DatasetSpec:
+        """Description of the run's data set."""
+        return DatasetSpec.load(str(self.folder / "data" / "dataset.yaml"))
+
+    @cached_property
+    def log(self) -> pd.DataFrame:
+        """The validated touchpoint log."""
+        return pd.read_parquet(self.folder / "data" / "touchpoints.parquet")
+
+    @cached_property
+    def arms(self) -> dict[str, Artifact]:
+        """Artifacts by arm."""
+        return {name: load_artifact(self.folder / "artifacts" / name) for name in ("incumbent", "challenger")}
+
+    @property
+    def replays(self) -> bool:
+        """Whether traffic is a replay of the log: only the simulator can answer what the log does not hold."""
+        return bool(self.config.data)
+
+    @cached_property
+    def held_out_users(self) -> list[str]:
+        """Users that were never trained on."""
+        users = self.log["user_id"].drop_duplicates()
+        return sorted(users[split_of(users) == "test"])
+
+
+@dataclass(frozen=True)
+class Audience:
+    """Who comes online.
+
+    Attributes:
+        source: Their opportunities and answers.
+        log_before: The touchpoint log as it stands before they do.
+        simulator: The market that they live in; None for a replay.
+    """
+
+    source: TrafficSource
+    log_before: pd.DataFrame
+    simulator: Simulator | None
+
+    @classmethod
+    def of(cls, trained: Trained) -> Audience:
+        """Take the held-out users of a run.
+
+        Raises:
+            InputError: No user of the log has enough touchpoints to replay.
+        """
+        return cls._replayed(trained) if trained.replays else cls._simulated(trained)
+
+    @classmethod
+    def _simulated(cls, trained: Trained) -> Audience:
+        config, users = trained.config, trained.held_out_users
+        simulator = Simulator(SimulatorConfig(users=config.users or SimulatorConfig.users, seed=config.seed))
+        online = simulator.online(users, config.rounds, config.seed)
+        return cls(SimulatedTraffic(online, users, config.rounds), trained.log, simulator)
+
+    @classmethod
+    def _replayed(cls, trained: Trained) -> Audience:
+        config, spec, log = trained.config, trained.spec, trained.log
+        windows = WindowTable.load(trained.folder / "windows").rows
+        has_window = pd.MultiIndex.from_frame(windows[["user_id", "timestamp"]])
+        propensity = pd.Series(logged_propensity(windows, spec), index=has_window)
+        # Without what the windows leave out: the rest of a user who is taken for a bot.
+        log = log[pd.MultiIndex.from_frame(log[["user_id", "timestamp"]]).isin(has_window)]
+        propensity = propensity.loc[pd.MultiIndex.from_frame(log[["user_id", "timestamp"]])]
+        source, log_before = ReplayedTraffic.from_log(log, propensity, trained.held_out_users, config.rounds, spec)
+        if not source.users:
+            raise InputError(
+                f"{config.data}: no held-out user has more than {config.rounds} touchpoints to replay; "
+                "use fewer (--rounds)"
+            )
+        return cls(source, log_before, None)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The experiment of a run: both arms at 50 %, each with half of one budget.
+
+    Attributes:
+        budget: Currency units per decision, the same for both arms.
+        limit: Currency units of both arms together, which the ledger never exceeds.
+        mean_cost: Mean cost of a logged exposure, currency units.
+    """
+
+    budget: float
+    limit: float
+    mean_cost: float
+
+    @classmethod
+    def of(cls, trained: Trained, audience: Audience) -> Experiment:
+        """Give both arms a share of what always exposing would cost."""
+        config, mean_cost = trained.config, float(trained.log["cost"].mean())
+        budget = config.budget_share * mean_cost
+        # A replay knows the cost of matched exposures only, and an arm that agrees more with the log would run dry
+        # sooner: there the ledger's limit never binds, and the verdict thins an arm that would spend over the budget.
+        never_binding = 2 * max(trained.arms["challenger"].model["cost_cap"].values())
+        per_decision = never_binding if trained.replays else budget
+        return cls(budget, len(audience.source.users) * config.rounds * per_decision, mean_cost)
+
+    def write(self, trained: Trained) -> None:
+        """Write the experiment file that the router reads: ``serving/experiment.yaml`` in the run's folder."""
+        margin = round(0.25 * self.mean_cost, 6)
+        content = {
+            "name": "mtorl-vs-frequency",
+            "enabled": True,
+            "salt": f"mtorl-{trained.config.seed}",
+            "unit": "user_id",
+            "layer": "channel-policy",
+            "stage": "50%",
+            "arms": [
+                {"name": name, "weight": 0.5, "endpoint": "http://127.0.0.1"} for name in ("incumbent", "challenger")
+            ],
+            "default_channel": trained.arms["challenger"].model["default_channel"],
+            "budgets": [{"campaign": "*", "channel": "*", "amount": round(self.limit, 6)}],
+            "metrics": {
+                "primary": f"{trained.spec.reward.gain}_per_decision",
+                "secondary": ["exposure_ratio"],
+                "guardrails": [{"name": "cost_per_decision", "direction": "down", "margin": margin}],
+            },
+            "alpha": 0.05,
+            "min_runtime_hours": 0,
+            "owner": "ads-platform",
+        }
+        path = trained.folder / "serving" / "experiment.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+@dataclass(frozen=True)
+class Served:
+    """What has come of the experiment's own traffic, and of the traffic in a shifted context that follows it."""
+
+    clean: Traffic
+    shifted: Traffic
+
+
+def serve(trained: Trained, audience: Audience, times: StepTimes) -> Served:
+    """Start the servers of a run, send them all traffic, and stop them.
+
+    Args:
+        trained: The run, with its experiment file written.
+        audience: Who comes online.
+        times: Told about every step.
+    """
+    from features.offline.store import refresh
+    from features.online.open_history import open_history
+    from serving.local.stack import LocalStack
+
+    run, spec, source = trained.folder, trained.spec, audience.source
+    with times.step("materialise", "materialise online features"):
+        # As the nightly job would have left it. From here on the store learns of touchpoints as they happen.
+        audience.log_before.to_parquet(run / "data" / "online.parquet", index=False)
+        refresh(run / "features", spec, run / "data" / "online.parquet", list(source.users))
+    shifted = ShiftedTraffic(source, spec, trained.arms["challenger"].reference())
+    stack = LocalStack(run)
+    with open_history(run / "features", spec) as history:
+        with times.step("start-serving", "start TorchServe and the router"):
+            stack.start()
+        try:
+            driver = LoadDriver(stack.url, history, trained.config.concurrency)
+            return Served(
+                _send(driver, source, Step("traffic-live", "A/B traffic"), "live", times),
+                _send(driver, shifted, Step("traffic-shifted", "traffic with a shifted context"), "shifted", times),
+            )
+        finally:
+            stack.stop()
+
+
+def _send(driver: LoadDriver, source: TrafficSource, step: Step, label: str, times: StepTimes) -> Traffic:
+    total, done = len(source.users) * source.rounds, 0
+
+    def on_done(traffic: Traffic) -> None:
+        nonlocal done
+        done += 1
+        if done % 20 == 0:
+            times(step, min(done, total - 1), total, f"{len(traffic.errors)} errors")
+
+    times(step, 0, total, "")
+    traffic = driver.send(source, label, on_done)
+    times(step, total, total, f"{len(traffic.errors)} errors")
+    return traffic

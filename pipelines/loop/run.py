@@ -1,0 +1,154 @@
+"""The order of things in a run of the loop: train, gate, serve, decide, learn the outcome, judge, watch, report.
+
+Every part is the one that runs on a cluster: KFP pipelines (through kfp.local), Feast, TorchServe, the router on
+KServe's ModelServer, the ledger and the decision log. Only the traffic is made here: by the simulator, or by replaying
+held-out users of a real log.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipelines import local, monitoring, training
+from pipelines.loop import online
+from pipelines.loop.config import LoopConfig
+from pipelines.loop.run_folder import keep_only_quarantine, new_run, point_latest
+from pipelines.loop.simulated_lift import true_lift
+from pipelines.loop.summary import Finished, Monitored, write_summary
+from pipelines.loop.traffic import Traffic
+from pipelines.steps import OnStep, Step, StepTimes
+
+
+def run_loop(config: LoopConfig, on_step: OnStep) -> Path:
+    """Run the loop.
+
+    Args:
+        config: Settings.
+        on_step: Told about the start, advance and end of every step.
+
+    Returns:
+        The run's folder; ``<root>/latest`` points to it.
+
+    Raises:
+        local.InputError: The input can't be used; nothing but the quarantine file is left behind.
+        local.PipelineError: A step failed; the run's folder is left for a look at its logs.
+    """
+    from monitoring.report import render
+    from serving.decision_log.export import export_parquet
+
+    started = time.monotonic()
+    times = StepTimes(on_step)
+    run = new_run(config.root)
+    try:
+        steps = _train(config, run, times)
+    except local.InputError:
+        keep_only_quarantine(run)
+        raise
+
+    trained = online.Trained(config, run)
+    audience = online.Audience.of(trained)
+    experiment = online.Experiment.of(trained, audience)
+    experiment.write(trained)
+    served = online.serve(trained, audience, times)
+    export_parquet(run / "serving" / "spool", run / "decision_log")
+
+    judged_by = {
+        "gain": trained.spec.reward.gain,
+        "weights": _write_weights(run, served.clean) if trained.replays else "",
+        "budget": experiment.budget if trained.replays else 0.0,
+        "seed": config.seed,
+    }
+    monitored = {
+        "clean": _monitor(run, "clean", "live traffic", served.clean, judged_by, times),
+        "shifted": _monitor(run, "shifted", "shifted traffic", served.shifted, judged_by, times),
+    }
+    simulated = None
+    if audience.simulator is not None:
+        with times.step("true-lift", "true difference from the simulator"):
+            simulated = true_lift(
+                audience.simulator,
+                trained.arms,
+                audience.source.users,
+                config.rounds,
+                experiment.budget,
+                config.seed,
+            )
+    finished = Finished(trained, steps, served, monitored, simulated, times.seconds, time.monotonic() - started)
+    write_summary(finished)
+    with times.step("report", "report"):
+        render(run)
+    point_latest(config.root, run)
+    return run
+
+
+def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.StepResult]:
+    """Run the training pipeline and copy what it made to plain places in the run's folder."""
+    steps = local.run(
+        training.build(),
+        {
+            "feature_repo": str(run / "features"),
+            "quarantine": str(run / "data" / "quarantine.csv"),
+            "registry": str(run / "registry"),
+            "source": str(Path(config.data).resolve()) if config.data else "",
+            "dataset": config.dataset,
+            "on_bad_rows": config.bad_rows,
+            "users": config.users,
+            "seed": config.seed,
+            "epochs": config.epochs,
+            "budget_share": config.budget_share,
+            "min_lift": config.min_lift,
+        },
+        run / "pipeline",
+        on_step,
+    )
+    for source, target in (
+        (steps["ingest"].paths["log"], run / "data"),
+        (steps["build-features"].paths["windows"], run / "windows"),
+        (steps["fit-incumbent"].paths["model"], run / "artifacts" / "incumbent"),
+        (steps["train-challenger"].paths["model"], run / "artifacts" / "challenger"),
+        (steps["package"].paths["model_store"], run / "model-store"),
+    ):
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    shutil.copy2(steps["evaluate"].paths["evaluation"], run / "evaluation.json")
+    return steps
+
+
+def _write_weights(run: Path, traffic: Traffic) -> str:
+    """Write how much each decision of a replay counts; returns the path."""
+    path = run / "decision_log" / "weights.parquet"
+    weights = {"decision_id": list(traffic.weights), "weight": list(traffic.weights.values())}
+    pd.DataFrame(weights).to_parquet(path)
+    return str(path)
+
+
+def _monitor(
+    run: Path, name: str, title: str, traffic: Traffic, judged_by: dict[str, Any], on_step: OnStep
+) -> Monitored:
+    """Run the monitoring pipeline on the period of some traffic, with a webhook of ours to take its alerts."""
+    from monitoring.webhook import Receiver
+
+    def on_its_step(step: Step, done: float, total: float, note: str) -> None:
+        on_step(Step(f"{step.name}-{name}", f"{step.title}, {title}"), done, total, note)
+
+    with Receiver() as receiver:
+        steps = local.run(
+            monitoring.build(),
+            {
+                "decision_log": str(run / "decision_log"),
+                "experiment": str(run / "serving" / "experiment.yaml"),
+                "artifact": str(run / "artifacts" / "challenger"),
+                "out": str(run / "drift" / name),
+                "alert_url": receiver.url,
+                "since": traffic.since.isoformat(),
+                "until": traffic.until.isoformat(),
+                **judged_by,
+            },
+            run / f"pipeline-monitor-{name}",
+            on_its_step,
+        )
+        return Monitored(steps, alerts=len(receiver.received))

@@ -1,0 +1,159 @@
+"""summary.json: the run in figures, for people who compare runs and for machines. Documented in docs/summary.md."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from mtorl.evaluation.gate import gate
+from mtorl.runtime.files import replacing
+from pipelines.local import StepResult
+from pipelines.loop.online import Served, Trained
+
+
+@dataclass(frozen=True)
+class Monitored:
+    """What the monitoring pipeline said of a period.
+
+    Attributes:
+        steps: Its steps' results by name.
+        alerts: How many alerts have reached the webhook.
+    """
+
+    steps: dict[str, StepResult]
+    alerts: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run at its end.
+
+    Attributes:
+        trained: What the training pipeline has left.
+        steps: Results of the training pipeline's steps by name.
+        served: The traffic.
+        monitored: What monitoring said of the "clean" and of the "shifted" traffic.
+        true_lift: What the simulator says of both arms; None for a real log.
+        seconds_of_step: By name.
+        seconds: Of all until now.
+    """
+
+    trained: Trained
+    steps: dict[str, StepResult]
+    served: Served
+    monitored: dict[str, Monitored]
+    true_lift: dict[str, float] | None
+    seconds_of_step: dict[str, float]
+    seconds: float
+
+
+def write_summary(run: Finished) -> None:
+    """Write summary.json, whole or not at all, so that nobody reads half of it."""
+    with replacing(run.trained.folder / "summary.json") as unfinished:
+        unfinished.write_text(json.dumps(summarise(run), indent=2, default=float) + "\n")
+
+
+def summarise(run: Finished) -> dict[str, Any]:
+    """Collect the figures of a run from what its steps left behind."""
+    config, folder = run.trained.config, run.trained.folder
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    challenger = json.loads((folder / "artifacts" / "challenger" / "metrics.json").read_text())
+    ingested = json.loads((folder / "data" / "ingest.json").read_text())
+    verdict = json.loads(run.monitored["clean"].steps["verdict"].paths["result"].read_text())
+    alerts = {name: period.alerts for name, period in run.monitored.items()}
+    return {
+        "schema_version": 1,
+        "dataset": run.trained.spec.name,
+        "source": config.data or "built-in simulator",
+        "outcomes": "simulated" if run.true_lift else "rejection-sampling replay of held-out users",
+        "rows": ingested["rows"],
+        "users": ingested["users"],
+        "windows": run.steps["build-features"].values["Output"],
+        "quarantined": {"rows": ingested["quarantined"], "faults": ingested["faults"]},
+        "train": {key: challenger[key] for key in ("seconds", "best_epoch", "epochs")},
+        "offline": evaluation["challenger"],
+        "offline_incumbent": evaluation["incumbent"],
+        "budget_curve": evaluation["budget_curve"],
+        "gate": {
+            "decision": run.steps["gate"].values["Output"],
+            "reason": gate(evaluation["value"], config.min_lift)[1],
+            "lower_bound": evaluation["value"]["difference_ci"][0],
+            "min_lift": config.min_lift,
+            **evaluation["value"],
+        },
+        "serving": _serving(folder, run.served),
+        "budget": _budget(folder),
+        "experiment": {**verdict, **(run.true_lift or {"true_lift": None})},
+        "drift": {
+            "clean_alerts": alerts["clean"],
+            "shifted_alerts": alerts["shifted"],
+            "webhook_received": alerts["shifted"] > 0,
+            **{name: _drift(folder, name) for name in ("clean", "shifted")},
+        },
+        "artifacts": {
+            "incumbent": "artifacts/incumbent",
+            "challenger": "artifacts/challenger",
+            "decision_log": "decision_log",
+            "report": "report.html",
+        },
+        "steps": _steps(run),
+        "seconds": round(run.seconds, 1),
+    }
+
+
+def _steps(run: Finished) -> dict[str, dict[str, Any]]:
+    """Of each step its time, what it returned and what it logged: a new component needs no line here."""
+    results = dict(run.steps)
+    for period, monitored in run.monitored.items():
+        results |= {f"{name}-{period}": result for name, result in monitored.steps.items()}
+    steps: dict[str, dict[str, Any]] = {}
+    for name, seconds in run.seconds_of_step.items():
+        steps[name] = {"seconds": round(seconds, 1)}
+        if result := results.get(name):
+            steps[name] |= {"values": result.values, "metrics": result.metrics}
+    return steps
+
+
+def _drift(run: Path, name: str) -> dict[str, Any]:
+    """drift.json of a period, with paths relative to the run."""
+    content: dict[str, Any] = json.loads((run / "drift" / name / "drift.json").read_text())
+    for key in ("html", "json"):
+        content[key] = f"drift/{name}/drift.{key}" if content[key] else None
+    return content
+
+
+def _serving(run: Path, served: Served) -> dict[str, Any]:
+    """Decisions, fallbacks and latency of the experiment's traffic; errors of all traffic."""
+    period = served.clean
+    counted = duckdb.execute(
+        "select count(*) filter (fallback_reason is not null) from read_parquet(?) "
+        "where cast(event_time as timestamptz) between cast(? as timestamptz) and cast(? as timestamptz)",
+        [str(run / "decision_log" / "decisions.parquet"), period.since.isoformat(), period.until.isoformat()],
+    ).fetchone()
+    milliseconds = 1000 * np.array(period.latencies)
+    return {
+        "decisions": len(period.latencies),
+        "errors": len(served.clean.errors) + len(served.shifted.errors),
+        "fallbacks": int(counted[0]) if counted else 0,
+        "p50_ms": round(float(np.quantile(milliseconds, 0.5)), 2),
+        "p99_ms": round(float(np.quantile(milliseconds, 0.99)), 2),
+    }
+
+
+def _budget(run: Path) -> dict[str, dict[str, float]]:
+    from serving.ledger import SqliteLedger
+
+    arms: dict[str, dict[str, float]] = {}
+    for balance in SqliteLedger(run / "serving" / "ledger.sqlite").balances():
+        arm = arms.setdefault(balance.arm, dict.fromkeys(("limit", "spent", "reserved", "excess", "overspent"), 0.0))
+        arm["limit"] += balance.limit
+        arm["spent"] += balance.spent
+        arm["reserved"] += balance.reserved
+        arm["excess"] += balance.excess
+        arm["overspent"] += max(0.0, balance.spent + balance.excess - balance.limit)
+    return arms

@@ -1,0 +1,145 @@
+"""The load driver: sends a traffic source's opportunities to the router over HTTP and reports their outcomes back.
+
+As in production, what was shown goes into the user's online history at once, and its outcomes when they are known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import aiohttp
+
+from features.online.history import History
+from pipelines.loop.traffic_sources import Response, TrafficSource
+
+
+@dataclass
+class Traffic:
+    """What was sent and what came back.
+
+    Attributes:
+        latencies: Seconds from sending a decision request to its answer, one per decision.
+        weights: Weight in the verdict by decision id.
+        errors: Requests that were not answered with 200, and touchpoints that no history took, as text.
+        since: Just before the first request, UTC.
+        until: Just after the last answer, UTC.
+    """
+
+    latencies: list[float] = field(default_factory=list)
+    weights: dict[str, float] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    since: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
+    until: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
+
+
+@dataclass(frozen=True)
+class LoadDriver:
+    """Sends requests to one router.
+
+    Attributes:
+        url: The router's address.
+        history: Online store of the router's features.
+        concurrency: Requests in flight.
+    """
+
+    url: str
+    history: History
+    concurrency: int
+
+    def send(self, source: TrafficSource, label: str, on_done: Callable[[Traffic], None]) -> Traffic:
+        """Send all rounds of a source, each when the one before is answered: a journey is in the order of time.
+
+        Args:
+            source: Where opportunities come from and decisions go.
+            label: Prefix of the request ids, which make the router's draws reproducible.
+            on_done: Called after each decision with what has come of the traffic so far.
+        """
+        traffic = Traffic()
+        for turn in range(source.rounds):
+            asyncio.run(self._send_round(source, turn, label, traffic, on_done))
+        traffic.until = dt.datetime.now(dt.UTC)
+        return traffic
+
+    async def _send_round(
+        self, source: TrafficSource, turn: int, label: str, traffic: Traffic, on_done: Callable[[Traffic], None]
+    ) -> None:
+        users = iter(source.users)
+
+        async def work(session: aiohttp.ClientSession) -> None:
+            for user_id in users:
+                opportunity = _Opportunity(source, user_id, turn, f"{label}-{turn}-{user_id}")
+                try:
+                    await self._decide(session, opportunity, traffic)
+                except (aiohttp.ClientError, TimeoutError, KeyError, RuntimeError, ValueError) as error:
+                    traffic.errors.append(f"{user_id}: {type(error).__name__}: {error}")
+                on_done(traffic)
+
+        timeout = aiohttp.ClientTimeout(total=30)
+        connector = aiohttp.TCPConnector(limit=self.concurrency)
+        async with aiohttp.ClientSession(base_url=self.url, timeout=timeout, connector=connector) as session:
+            await asyncio.gather(*(work(session) for _ in range(self.concurrency)))
+
+    async def _decide(self, session: aiohttp.ClientSession, opportunity: _Opportunity, traffic: Traffic) -> None:
+        started = time.perf_counter()
+        answer = await _post(session, "/v1/models/ads:predict", {"instances": [opportunity.request()]})
+        traffic.latencies.append(time.perf_counter() - started)
+        decision = answer["predictions"][0]
+        response = opportunity.respond(decision)
+        traffic.weights[decision["decision_id"]] = response.weight
+        user_id, shown = opportunity.user_id, response.touchpoint
+        if shown is not None and not self.history.append(user_id, replace(shown, outcomes={})):
+            raise RuntimeError(f"the history has no place for the touchpoint at {shown.timestamp}")
+        if response.outcomes:
+            await _post(session, "/v1/outcomes", {"outcomes": _outcome_records(decision["decision_id"], response)})
+        if shown is not None and not self.history.patch(user_id, shown.timestamp, shown.outcomes):
+            raise RuntimeError(f"the history has lost the touchpoint at {shown.timestamp}")
+
+
+@dataclass(frozen=True)
+class _Opportunity:
+    """One moment at which something can be shown to one user."""
+
+    source: TrafficSource
+    user_id: str
+    turn: int
+    request_id: str
+
+    def request(self) -> dict[str, Any]:
+        opportunity = self.source.opportunity(self.user_id, self.turn)
+        return {
+            "user_id": self.user_id,
+            "campaign_id": opportunity["campaign_id"],
+            "context": opportunity["context"],
+            "request_id": self.request_id,
+            "timestamp": opportunity["timestamp"].isoformat(),
+        }
+
+    def respond(self, decision: dict[str, Any]) -> Response:
+        return self.source.respond(self.user_id, self.turn, decision)
+
+
+def _outcome_records(decision_id: str, response: Response) -> list[dict[str, Any]]:
+    now = dt.datetime.now(dt.UTC).isoformat()
+    return [
+        {
+            "event_id": f"{decision_id}-{kind}",
+            "decision_id": decision_id,
+            "kind": kind,
+            "value": value,
+            "event_time": now,
+        }
+        for kind, value in response.outcomes
+    ]
+
+
+async def _post(session: aiohttp.ClientSession, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    async with session.post(path, json=body) as response:
+        if response.status != 200:
+            raise RuntimeError(f"HTTP {response.status} from {path}: {(await response.text())[:200]}")
+        content: dict[str, Any] = await response.json()
+        return content

@@ -1,0 +1,91 @@
+"""What kfp.local prints while a pipeline runs: kept in a log, and read for the start and end of every step."""
+
+from __future__ import annotations
+
+import io
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from components.component import traits_of
+from mtorl.runtime import progress
+from pipelines.steps import OnStep, Step
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_STARTED = re.compile(r"Executing task '?([\w-]+)'?")
+_FINISHED = re.compile(r"Task '?([\w-]+)'? finished with status (\w+)")
+
+
+class PlainLog(io.TextIOBase):
+    """Writes text without its colours to a file and hands every whole line on."""
+
+    def __init__(self, file: io.TextIOBase | Any, on_line: Callable[[str], None]) -> None:
+        self._file, self._on_line, self._rest = file, on_line, ""
+
+    def write(self, text: str) -> int:
+        """Write text, which need not end with its line."""
+        plain = _ANSI.sub("", text)
+        self._file.write(plain)
+        self._file.flush()
+        *lines, self._rest = (self._rest + plain).split("\n")
+        for line in lines:
+            self._on_line(line)
+        return len(text)
+
+
+class StepWatcher(threading.Thread):
+    """Turns the runner's lines and the steps' progress file into calls of ``on_step``.
+
+    Attributes:
+        input_error: What a step could not use of the user's input; empty if there was no such fault.
+    """
+
+    def __init__(self, events: Path, on_step: OnStep) -> None:
+        super().__init__(daemon=True)
+        self._events, self._on_step = events, on_step
+        self._offset, self._running = 0, ""
+        self._stop_asked = threading.Event()
+        self._lock = threading.Lock()
+        self.input_error = ""
+
+    def __enter__(self) -> StepWatcher:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop_asked.set()
+        self.join()
+
+    def on_line(self, text: str) -> None:
+        """Take a line of the runner."""
+        if started := _STARTED.search(text):
+            self._poll()
+            with self._lock:
+                self._running = started[1]
+            self._tell(started[1], 0, 0, "")
+        elif (finished := _FINISHED.search(text)) and finished[1] == self._running:
+            self._poll()
+            self._tell(finished[1], 1, 1, "" if finished[2] == "SUCCESS" else finished[2].lower())
+
+    def run(self) -> None:
+        """Read the progress file, until the end of the block."""
+        while not self._stop_asked.wait(0.2):
+            self._poll()
+        self._poll()
+
+    def _poll(self) -> None:
+        with self._lock:
+            events, self._offset = progress.read(self._events, self._offset)
+            running = self._running
+        for event in events:
+            if message := event.get("input_error"):
+                self.input_error = str(message)
+            else:
+                # A step that says it has finished still has to write its outputs: only kfp's own line ends its bar.
+                done, total = float(event["done"]), float(event["total"])  # type: ignore[arg-type]
+                self._tell(running, min(done, 0.99 * total), total, str(event["note"]))
+
+    def _tell(self, name: str, done: float, total: float, note: str) -> None:
+        self._on_step(Step(name, traits_of(name).title), done, total, note)

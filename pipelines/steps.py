@@ -1,0 +1,53 @@
+"""What a run tells of its steps: which one it is, how far it is, and how long each took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Step:
+    """A part of a run that a person can watch.
+
+    Attributes:
+        name: For machines, such as "train-challenger"; the key in summary.json.
+        title: For people, such as "train MTORL".
+    """
+
+    name: str
+    title: str
+
+
+OnStep = Callable[[Step, float, float, str], None]
+"""Called with (step, done, total, note); total 0 means that the step does not say how far it is."""
+
+
+@dataclass
+class StepTimes:
+    """Passes a run's progress on and keeps how long each step took.
+
+    Attributes:
+        on_step: Where progress goes on to.
+        seconds: By name, of the steps that have ended.
+    """
+
+    on_step: OnStep
+    seconds: dict[str, float] = field(default_factory=dict)
+    _started: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self, step: Step, done: float, total: float, note: str) -> None:
+        """An `OnStep`."""
+        started = self._started.setdefault(step.name, time.monotonic())
+        if total and done >= total:
+            self.seconds[step.name] = time.monotonic() - started
+        self.on_step(step, done, total, note)
+
+    @contextmanager
+    def step(self, name: str, title: str) -> Iterator[None]:
+        """Report a step of this process that does not say how far it is: its start and its end."""
+        self(Step(name, title), 0, 0, "")
+        yield
+        self(Step(name, title), 1, 1, "")

@@ -1,0 +1,64 @@
+"""How commands end: what is said, and with which exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+import typer
+
+from cli.commands import examples
+from cli.endings import exit_codes, stop
+
+
+def test_stop_is_one_line_and_a_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as stopped:
+        stop("log.csv: no such file", 2)
+    assert stopped.value.exit_code == 2
+    assert capsys.readouterr().err == "mtorl: log.csv: no such file\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(OSError("no file"), 2), (ArithmeticError("no step"), 1), (typer.Exit(3), 3)], ids=repr
+)
+def test_an_error_that_users_can_mend_is_one_line(
+    error: Exception, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit) as ended, exit_codes(unusable=(OSError,), failed=(RuntimeError, ArithmeticError)):
+        raise error
+    assert ended.value.exit_code == code
+    assert capsys.readouterr().err == ("" if code == 3 else f"mtorl: {error}\n")
+
+
+def test_a_fault_of_ours_shows_its_traceback() -> None:
+    with pytest.raises(KeyError), exit_codes(unusable=(OSError,)):
+        raise KeyError("a bug")
+
+
+def test_a_signal_that_a_library_has_turned_into_its_own_error_still_stops(capsys: pytest.CaptureFixture[str]) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(typer.Exit) as ended, exit_codes(stopped="stopped; go on with the same command"):
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(60)
+            except KeyboardInterrupt:
+                raise ValueError("query interrupted") from None
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert ended.value.exit_code == 130
+    assert capsys.readouterr().err == "mtorl: stopped; go on with the same command\n"
+
+
+def test_only_examples_keep_their_lines() -> None:
+    text = """Words.
+
+        mtorl one
+        mtorl two
+
+    More words.
+    """
+    assert examples(text) == "Words.\n\n\b\n    mtorl one\n    mtorl two\n\nMore words."
