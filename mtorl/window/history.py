@@ -28,7 +28,7 @@ from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.times import DAY_US
 
-_CHUNK = 1 << 15  # windows at a time: their slots stay in the processor's cache
+CHUNK = 1 << 15  # windows at a time: their slots stay in the processor's cache
 _NEVER = np.iinfo(np.int64).min
 
 
@@ -111,7 +111,7 @@ class Timeline:
             n: Window length, touchpoints.
             gap: The longest pause inside a journey, microseconds.
         """
-        chunks = np.split(rows_B, np.arange(_CHUNK, len(rows_B), _CHUNK))
+        chunks = np.split(rows_B, np.arange(CHUNK, len(rows_B), CHUNK))
         return Tokens(*map(np.concatenate, zip(*(self._tokens(chunk_B, n, gap) for chunk_B in chunks), strict=True)))
 
     def _tokens(self, rows_B: Ints, n: int, gap: int) -> Tokens:

@@ -26,7 +26,7 @@ from mtorl.network.training import TrainConfig
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from mtorl.window.table import WindowTable
 from mtorl.window.window import WindowBatch
-from tests.mtorl.window.test_table import lay
+from tests.mtorl.window.windows_folder import write_windows_folder
 
 SPEC = DatasetSpec.load("simulator")
 SOME = ["markov", *HALVED.values()]
@@ -123,7 +123,7 @@ def test_every_method_has_a_name_and_answers(table):
 @pytest.fixture(scope="module")
 def root(log, tmp_path_factory) -> Path:
     folder: Path = tmp_path_factory.mktemp("paper")
-    lay(folder / "data" / "simulator" / "windows", log, shards=1)
+    write_windows_folder(folder / "data" / "simulator" / "windows", log, shards=1)
     SPEC.save(folder / "data" / "simulator" / "windows" / "dataset.yaml")
     return folder
 

@@ -20,7 +20,7 @@ from mtorl.log.splits import split_of
 from mtorl.network.training import TrainConfig
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from mtorl.window.table import WindowTable
-from tests.mtorl.window.test_table import lay
+from tests.mtorl.window.windows_folder import write_windows_folder
 
 SPEC = DatasetSpec.load("simulator")
 
@@ -40,7 +40,7 @@ def table(log: pd.DataFrame) -> WindowTable:
 def made(tmp_path_factory) -> tuple[Artifact, pd.DataFrame]:
     folder: Path = tmp_path_factory.mktemp("holdout")
     log = rows(400, 1)
-    lay(folder / "windows", log, shards=2)
+    write_windows_folder(folder / "windows", log, shards=2)
     SPEC.save(folder / "windows" / "dataset.yaml")
     config = TrainConfig(epochs=2, hidden=16, device="cpu")
     artifact = fit_challenger(str(folder / "windows"), str(folder / "artifact"), config, 0.5)

@@ -12,12 +12,12 @@ from mtorl.window import loader
 from mtorl.window.encoder import Encoder
 from mtorl.window.loader import EncodedWindows, FolderWindows, batches, tiles
 from mtorl.window.table import WindowTable, shards
-from tests.mtorl.window.test_table import STEPS, late, lay
+from tests.mtorl.window.windows_folder import STEPS, recorded_late, write_windows_folder
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    lay(tmp_path / "windows", STEPS, shards=3)
+    write_windows_folder(tmp_path / "windows", STEPS, shards=3)
     return tmp_path / "windows"
 
 
@@ -47,7 +47,7 @@ def test_one_part_at_a_time_is_read_and_a_single_one_only_once(folder, tmp_path,
         assert len(several[part])
     assert read == [shards(folder)[i] for i in (1, 1, 2)]
     read.clear()
-    lay(tmp_path / "one", STEPS, shards=1)
+    write_windows_folder(tmp_path / "one", STEPS, shards=1)
     single = FolderWindows(tmp_path / "one", "train", encoder_of(tmp_path / "one"))
     assert single[0] is single[0] and len(read) == 1
 
@@ -67,7 +67,7 @@ def test_some_windows_are_those_windows(folder):
 
 
 def test_late_touchpoints_have_targets_that_count(tmp_path):
-    lay(tmp_path / "late", late(STEPS, [0.0, 5.0, 0.5]), shards=1)
+    write_windows_folder(tmp_path / "late", recorded_late(STEPS, [0.0, 5.0, 0.5]), shards=1)
     encoder = encoder_of(tmp_path / "late")
     windows = tiles(tmp_path / "late", "train", shards(tmp_path / "late")[0])
     assert not windows.targets.valid_N.all()

@@ -16,59 +16,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtorl.log.dataset import DatasetSpec
 from mtorl.log.splits import split_of
-from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from mtorl.window.encoder import Encoder
-from mtorl.window.table import REFERENCE_TOUCHPOINTS, SCHEMA_VERSION, WindowTable
+from mtorl.window.table import REFERENCE_TOUCHPOINTS, WindowTable
 from mtorl.window.window import WindowBatch, WindowError
-
-SPEC = DatasetSpec.load("simulator").replace(window=4, journey_gap_days=2.0)
-LOG = Simulator(SimulatorConfig(users=60, seed=3)).log()
-
-
-def numbered() -> pd.DataFrame:
-    """The log with step, user by user."""
-    users = []
-    for _, rows in LOG.groupby("user_id", sort=False):
-        journey_of = (rows["timestamp"].diff() > pd.Timedelta(days=SPEC.journey_gap_days)).cumsum()
-        users.append(rows.assign(step=rows.groupby(journey_of).cumcount()))
-    return pd.concat(users, ignore_index=True)
-
-
-STEPS = numbered()
-
-
-def lay(folder: Path, rows: pd.DataFrame, shards: int = 3) -> dict[str, Any]:
-    """Write a windows folder, users dealt out to its shards."""
-    (folder / "steps").mkdir(parents=True)
-    number = pd.factorize(rows["user_id"])[0] % shards
-    listed = []
-    for i in range(shards):
-        file, part = f"steps/part-{i:05d}.parquet", rows[number == i]
-        table = pa.Table.from_pandas(part, preserve_index=False)
-        if i:  # DuckDB says so of a shard in which there happens to be no null
-            table = table.cast(
-                pa.schema([field.with_nullable(table[field.name].null_count > 0) for field in table.schema])
-            )
-        pq.write_table(table, folder / file)
-        sha256 = hashlib.sha256((folder / file).read_bytes()).hexdigest()
-        listed.append({"file": file, "rows": len(part), "users": part["user_id"].nunique(), "sha256": sha256})
-    manifest = {"schema_version": SCHEMA_VERSION, "rows": len(rows), "shards": listed, "log_fingerprint": "abc"}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    SPEC.save(folder / "dataset.yaml")
-    return manifest
-
-
-def late(rows: pd.DataFrame, delays: list[float]) -> pd.DataFrame:
-    """The same rows, known some days after they happened; the delays are dealt out in turn."""
-    days = np.resize(delays, len(rows))
-    return rows.assign(created_timestamp=rows["timestamp"] + pd.to_timedelta(days, unit="D").as_unit("us"))
+from tests.mtorl.window.windows_folder import LOG, SPEC, STEPS, recorded_late, write_windows_folder
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    lay(tmp_path / "windows", STEPS)
+    write_windows_folder(tmp_path / "windows", STEPS)
     return tmp_path / "windows"
 
 
@@ -109,7 +66,7 @@ def test_tiles_without_late_rows_are_as_few_as_can_be(folder):
 
 @given(st.lists(st.sampled_from([0.0, 0.0, 0.0, 0.001, 0.5, 1.0, 5.0, 99.0]), min_size=1, max_size=7))
 def test_every_touchpoint_is_a_target_once_however_late_rows_are(delays):
-    rows = late(STEPS, delays)
+    rows = recorded_late(STEPS, delays)
     rows["split"] = "train"
     table = WindowTable(pa.Table.from_pandas(rows, preserve_index=False), rows, SPEC, "")
     batch = table.tiles("train")
@@ -131,9 +88,9 @@ def test_every_touchpoint_is_a_target_once_however_late_rows_are(delays):
 
 
 def test_late_rows_are_read_from_the_folder(tmp_path):
-    rows = late(STEPS, [0.0, 5.0])
-    lay(tmp_path / "late", rows)
-    lay(tmp_path / "on-time", rows.drop(columns="created_timestamp"))
+    rows = recorded_late(STEPS, [0.0, 5.0])
+    write_windows_folder(tmp_path / "late", rows)
+    write_windows_folder(tmp_path / "on-time", rows.drop(columns="created_timestamp"))
     slow, quick = (WindowTable.load(tmp_path / name) for name in ("late", "on-time"))
     assert "created_timestamp" in slow.steps.column_names
     assert slow.windows("train").length_B.sum() < quick.windows("train").length_B.sum()
@@ -151,7 +108,7 @@ def test_the_reference_is_the_end_of_each_training_user(folder):
 
 def test_further_columns_do_no_harm_and_an_empty_split_has_no_windows(tmp_path):
     few = STEPS[split_of(STEPS["user_id"]) == "train"].assign(uc_clicks=1.0, campaign_clicks=2.0)
-    lay(tmp_path / "windows", few)
+    write_windows_folder(tmp_path / "windows", few)
     table = WindowTable.load(tmp_path / "windows")
     assert len(table.windows("test")) == len(table.tiles("test")) == 0
     assert len(table.windows("train")) == len(few)

@@ -1,0 +1,124 @@
+"""Small journeys and the two ways from them to windows: a sorted log (offline) and a stored history (online).
+
+rows = log_of([(static features, touchpoints(3))])
+offline(rows), online(rows)
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+from hypothesis import strategies as st
+
+from mtorl.log.dataset import OUTCOMES, DatasetSpec
+from mtorl.window.encoder import Encoder
+from mtorl.window.window import WindowBatch, history_columns, instance_from_history
+
+Row = dict[str, Any]
+
+HOUR = 3_600_000_000  # us
+GAP = 24 * HOUR
+
+SPEC = DatasetSpec.from_dict(
+    {
+        "name": "tiny",
+        "description": "two channels, a window of three, and a journey ends after a day",
+        "adapter": "touchpoints",
+        "channels": ["search", "social"],
+        "context": [
+            {"name": "hour", "kind": "numeric", "missing": "unknown"},
+            {"name": "device", "kind": "categorical", "missing": "unknown"},
+        ],
+        "static": [
+            {"name": "age", "kind": "categorical", "missing": "unknown"},
+            {"name": "tenure", "kind": "numeric", "missing": "unknown"},
+        ],
+        "segment": "age",
+        "reward": {"gain": "click", "cost_weight": 0.5},
+        "propensity": "logged",
+        "currency": "EUR",
+        "window": 3,
+        "journey_gap_days": 1.0,
+    }
+)
+
+number = st.floats(-1e6, 1e6, allow_nan=False, width=32)
+content = {
+    "channel": st.sampled_from(SPEC.channels),
+    "click": st.integers(0, 1),
+    "conversion": st.integers(0, 1),
+    "revenue": number,
+    "cost": st.floats(0, 10),
+    "hour": st.none() | number,
+    "device": st.none() | st.sampled_from(["mobile", "desktop", "Tab\u00e9l"]),
+}
+touchpoint = st.fixed_dictionaries(
+    {
+        **content,
+        # Time since the touchpoint before, and until the touchpoint is recorded: both reach the gap to the microsecond.
+        "pause": st.sampled_from([1, HOUR, 2 * HOUR, GAP - 1, GAP, GAP + 1, 3 * GAP]),
+        "late": st.sampled_from([None, None, 0, 1, HOUR, 2 * HOUR, 3 * HOUR, GAP, GAP + HOUR, 9 * GAP]),
+    }
+)
+static = st.fixed_dictionaries({"age": st.none() | st.sampled_from(["18-24", "65+"]), "tenure": st.none() | number})
+journey = st.tuples(static, st.lists(touchpoint, min_size=1, max_size=9))
+
+
+def log_of(journeys: list[tuple[Row, list[Row]]]) -> list[Row]:
+    """A sorted log, one user per journey; times are microseconds, `known` is when a touchpoint was recorded."""
+    rows = []
+    for user, (features, seen) in enumerate(journeys):
+        at = 1_700_000_000_000_000
+        for now in seen:
+            at += now.get("pause", HOUR)
+            late = now.get("late")
+            created = None if late is None else at + late
+            times = {"timestamp": at, "created_timestamp": created, "known": created or at}
+            rows.append({**features, **now, "user_id": f"u{user}", **times})
+    return rows
+
+
+def steps_of(rows: list[Row]) -> pa.Table:
+    time = pa.timestamp("us", tz="UTC")
+    kinds = {"user_id": pa.string(), "timestamp": time, "created_timestamp": time, "channel": pa.string()}
+    kinds |= dict.fromkeys(OUTCOMES, pa.float64())
+    for column in (*SPEC.context, *SPEC.static):
+        kinds[column.name] = pa.float64() if column.kind == "numeric" else pa.string()
+    return pa.table({name: pa.array([row[name] for row in rows], kind) for name, kind in kinds.items()})
+
+
+def offline(rows: list[Row], targets: bool = False) -> WindowBatch:
+    return WindowBatch.from_steps(steps_of(rows), None, SPEC, targets)
+
+
+def stored(rows: list[Row], now: Row) -> dict[str, list[Any]]:
+    """A user's history as a feature store returns it at the time of a touchpoint, with the store's kinds of null."""
+    known = [row for row in rows if row["user_id"] == now["user_id"] and row["known"] < now["timestamp"]]
+    null = {"hour": float("nan"), "device": ""}
+    names = ("timestamp", *(name.removeprefix("hist_") for name in history_columns(SPEC)))
+    return {f"hist_{name}": [null[name] if row[name] is None else row[name] for row in known] for name in names}
+
+
+def online(rows: list[Row], whole: list[Row] | None = None) -> WindowBatch:
+    """The windows of rows of a log, built as a server does: from a stored history, through JSON."""
+    instances = [instance_from_history(stored(whole or rows, row), row, row, SPEC, row["timestamp"]) for row in rows]
+    return WindowBatch.from_instances(json.loads(json.dumps(instances)), SPEC)
+
+
+def touchpoints(count: int, **changes: Any) -> list[Row]:
+    base = {"channel": "search", "click": 0, "conversion": 0, "revenue": 0.0, "cost": 1.0, "device": "mobile"}
+    return [{**base, "hour": float(i), **changes} for i in range(count)]
+
+
+JOURNEY = ({"age": "18-24", "tenure": 10.0}, touchpoints(3))
+FITTED = Encoder.fit(
+    offline(log_of([JOURNEY, ({"age": "65+", "tenure": 9.5}, touchpoints(2, device="desktop"))]), True), SPEC
+)
+
+
+def same_inputs(first: WindowBatch, second: WindowBatch) -> bool:
+    """Equal inputs, bit for bit."""
+    (a, a_length), (b, b_length) = FITTED.encode(first), FITTED.encode(second)
+    return a.tobytes() == b.tobytes() and a_length.tolist() == b_length.tolist()

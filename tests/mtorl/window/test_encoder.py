@@ -1,0 +1,85 @@
+"""The encoder: statistics of training data, late outcomes left out, targets and rewards."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtorl.window.encoder import Encoder
+from mtorl.window.window import WindowError
+from tests.mtorl.window.small_journeys import (
+    FITTED,
+    JOURNEY,
+    SPEC,
+    log_of,
+    offline,
+    online,
+    touchpoints,
+)
+
+
+def test_a_rare_category_is_read_like_an_unknown_one():
+    users = [({"age": "65+" if i % 100 == 0 else "18-24", "tenure": 1.0}, touchpoints(2)) for i in range(5000)]
+    users += [({"age": "7", "tenure": 1.0}, touchpoints(4))]
+    encoder = Encoder.fit(offline(log_of(users)), SPEC)
+    age = next(slot for slot in encoder.slots if slot.name == "age")
+    assert age.values == ("18-24", "65+") and age.width == 3
+    few = Encoder.fit(offline(log_of(users[-3:])), SPEC)
+    assert next(slot for slot in few.slots if slot.name == "age").values == ("18-24", "7")
+
+
+def test_what_is_reported_late_is_no_input():
+    """A conversion that takes days: neither itself nor the reward that it makes may be seen a touchpoint later."""
+    late = SPEC.replace(immediate=("cost",), reward=SPEC.reward.replace(gain="conversion"))
+    seen = touchpoints(3)
+    other = [
+        {**touchpoint, "conversion": 1 - touchpoint["conversion"], "click": 1, "revenue": 9.0} for touchpoint in seen
+    ]
+    encoder = Encoder.fit(offline(log_of([(JOURNEY[0], seen)]), targets=True), late)
+    assert [slot.name for slot in encoder.slots if slot.source == "outcome"] == ["cost"]
+    one, two = (encoder.encode(offline(log_of([(JOURNEY[0], touchpoints)])))[0] for touchpoints in (seen, other))
+    assert one.tobytes() == two.tobytes()
+    dearer = [{**touchpoint, "cost": 3.0} for touchpoint in seen]
+    assert one.tobytes() != encoder.encode(offline(log_of([(JOURNEY[0], dearer)])))[0].tobytes()
+
+
+def test_unseen_categories_are_unknown_and_outliers_are_clipped():
+    encoder = Encoder.fit(online(log_of([JOURNEY])), SPEC)
+    row = {**log_of([JOURNEY])[0], "device": "fridge", "hour": 1e9}
+    x = encoder.encode(online([row]))[0][0, 0]
+    assert x[9] == 5.0
+    assert x[10:12].tolist() == [0.0, 1.0]  # mobile, unknown
+    nothing = encoder.encode(online([{**row, "device": None, "hour": None}]))[0][0, 0]
+    assert nothing[9] == 0.0 and nothing[10:12].tolist() == [0.0, 1.0]
+
+
+def test_targets_are_what_happened_at_each_token():
+    seen = [
+        {**t, "channel": c, "click": k}
+        for t, c, k in zip(touchpoints(4), ["search", "social"] * 2, [0, 1, 1, 0], strict=True)
+    ]
+    batch = offline(log_of([(JOURNEY[0], seen)]), targets=True)
+    encoder = Encoder.fit(batch, SPEC)
+    assert (encoder.reward_min, encoder.reward_max) == (-0.5, 0.5)
+    found = encoder.targets(batch)
+    assert found["channel_BT"].tolist() == [[0, -1, -1], [0, 1, -1], [0, 1, 0], [1, 0, 1]]
+    assert found["reward_BT"].tolist() == [[0, 0, 0], [0, 1, 0], [0, 1, 1], [1, 1, 0]]
+    assert found["cost_BT"].tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 1, 1]]
+    with pytest.raises(WindowError, match="without targets"):
+        encoder.targets(online(log_of([JOURNEY])))
+
+
+@given(st.floats(0, 1), st.floats(0, 20), st.floats(-5, 5), st.floats(0.01, 50))
+def test_unreward_undoes_reward(gain, cost, low, span):
+    encoder = Encoder(SPEC.channels, 3, "click", 0.05, low, low + span, (), None)
+    r = encoder.reward(gain, cost)
+    assert 0 <= r <= 1
+    if low <= gain - 0.05 * cost <= low + span:
+        assert encoder.unreward(r, cost) == pytest.approx(gain, abs=1e-9)
+
+
+def test_an_encoder_survives_json():
+    assert Encoder.from_dict(json.loads(json.dumps(FITTED.to_dict()))) == FITTED

@@ -1,0 +1,156 @@
+"""The history of a decision: offline and online agree on it bit for bit, and nothing that is known later changes it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mtorl.window import history
+from mtorl.window.encoder import Encoder
+from mtorl.window.window import WindowBatch
+from tests.mtorl.window.small_journeys import (
+    FITTED,
+    GAP,
+    HOUR,
+    JOURNEY,
+    SPEC,
+    content,
+    journey,
+    log_of,
+    offline,
+    online,
+    same_inputs,
+    static,
+    steps_of,
+    touchpoint,
+    touchpoints,
+)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(journey, min_size=1, max_size=4), st.lists(journey, min_size=1, max_size=3))
+def test_both_ways_give_the_same_numbers_bit_for_bit(train, test):
+    encoder = Encoder.fit(offline(log_of(train), targets=True), SPEC)
+    rows = log_of(test)
+    offline_x, offline_length = encoder.encode(offline(rows))
+    online_x, online_length = encoder.encode(online(rows))
+    assert offline_x.dtype == np.float32 and offline_x.shape == (len(rows), SPEC.window, encoder.dim)
+    assert offline_length.tolist() == online_length.tolist()
+    assert offline_x.tobytes() == online_x.tobytes()
+    # One at a time, as a server may get them; and in another order, which must not move a vocabulary.
+    assert b"".join(encoder.encode(online([row], rows))[0].tobytes() for row in rows) == offline_x.tobytes()
+    backwards = WindowBatch.from_steps(steps_of(rows), np.arange(len(rows))[::-1], SPEC)
+    assert encoder.encode(backwards)[0][::-1].tobytes() == offline_x.tobytes()
+    assert np.isfinite(offline_x).all()
+
+
+@settings(max_examples=150)
+@given(st.lists(journey, min_size=1, max_size=3))
+def test_the_history_is_the_newest_known_touchpoints_of_the_journey(journeys):
+    """Both ways against the definition, written out."""
+    rows = log_of(journeys)
+    batch, instances = offline(rows, targets=True), online(rows)
+    for i, now in enumerate(rows):
+        known = [j for j in range(i) if rows[j]["user_id"] == now["user_id"] and rows[j]["known"] < now["timestamp"]]
+        seen, later = [i], now["timestamp"]
+        for j in known[::-1][: SPEC.window]:
+            if later - rows[j]["timestamp"] > GAP:
+                break
+            seen, later = [j, *seen], rows[j]["timestamp"]
+        own = seen if len(seen) <= SPEC.window else seen[1:]
+        assert batch.targets.touchpoint_N[batch.row_N == i].tolist() == own
+        assert batch.length_B[i] == instances.length_B[i] == len(own)
+        before = [None] * (len(seen) <= SPEC.window) + [rows[j]["channel"] for j in seen[:-1]]
+        code = [len(SPEC.channels) if name is None else SPEC.channels.index(name) for name in before]
+        for found in (batch, instances):
+            assert found.prev_channel_N[found.row_N == i].tolist() == code
+
+
+@settings(max_examples=150)
+@given(static, st.lists(touchpoint, min_size=1, max_size=9), st.data())
+def test_what_happens_later_or_is_known_later_moves_no_input(features, seen, data):
+    """Rewrite, remove and add rows from time t on, and rows that were not known at t: the window at t stays."""
+    rows = log_of([(features, seen)])
+    times = {row["timestamp"] for row in rows}
+    k = data.draw(st.integers(0, len(rows) - 1), label="the decision")
+    now, changed = rows[k], []
+    for row in rows:
+        other = data.draw(st.fixed_dictionaries(content), label="another touchpoint")
+        if row is now:
+            changed.append({**row, **other, "hour": row["hour"], "device": row["device"]})  # its context is given
+        elif row["known"] < now["timestamp"]:
+            changed.append(row)
+        elif data.draw(st.booleans(), label="stays"):
+            changed.append({**row, **other})
+        at = row["timestamp"] + 1
+        if at not in times and data.draw(st.booleans(), label="one more"):
+            known = max(at, now["timestamp"]) + data.draw(st.sampled_from([1, HOUR, 9 * GAP]), label="known after")
+            changed.append({**row, **other, "timestamp": at, "created_timestamp": known, "known": known})
+    kept = next(i for i, row in enumerate(changed) if row["timestamp"] == now["timestamp"])
+    found = WindowBatch.from_steps(steps_of(changed), np.array([kept]), SPEC)
+    assert same_inputs(found, WindowBatch.from_steps(steps_of(rows), np.array([k]), SPEC))
+    assert same_inputs(found, online([changed[kept]], changed))
+
+
+@settings(max_examples=150)
+@given(st.lists(journey, min_size=1, max_size=2))
+def test_a_token_has_a_target_if_it_is_what_was_decided_on(journeys):
+    """A valid token has the same history in this window as in its own; for another token the two differ."""
+    rows = log_of(journeys)
+    batch = offline(rows, targets=True)
+    tokens = history.Timeline.of(steps_of(rows)).tokens(np.arange(len(rows)), SPEC.window, GAP)
+    before = [[p for p in tokens.prev_N[batch.row_N == i].tolist() if p >= 0] for i in range(len(rows))]
+    for i in range(len(rows)):
+        valid = batch.targets.valid_N[batch.row_N == i]
+        assert valid[-1]
+        own, prev = batch.targets.touchpoint_N[batch.row_N == i].tolist(), tokens.prev_N[batch.row_N == i].tolist()
+        assert prev[0] >= 0 or before[own[0]] == []
+        for place, j in enumerate(own):
+            inside = [p for p in prev[: place + 1] if p >= 0]
+            assert valid[place] == (inside == before[j][len(before[j]) - len(inside) :])
+    padded = FITTED.targets(batch)
+    assert (padded["channel_BT"] >= 0).sum() == batch.targets.valid_N.sum()
+    for name in ("reward_BT", "cost_BT"):
+        assert (padded[name][padded["channel_BT"] < 0] == 0).all()
+
+
+def test_a_late_touchpoint_is_unknown_until_it_arrives_and_takes_away_a_target():
+    first, second, third = touchpoints(3)
+    rows = log_of([(JOURNEY[0], [first, {**second, "channel": "social", "late": HOUR + 1}, third, third, third])])
+    batch = offline(rows, targets=True)
+    windows = [batch.targets.touchpoint_N[batch.row_N == i].tolist() for i in range(5)]
+    # Third: the second is not known yet. Fourth: it is, and the third had been decided on without it.
+    assert windows == [[0], [0, 1], [0, 2], [1, 2, 3], [2, 3, 4]]
+    valid = [batch.targets.valid_N[batch.row_N == i].tolist() for i in range(5)]
+    assert valid == [[True], [True, True], [True, True], [True, False, True], [False, True, True]]
+    assert FITTED.targets(batch)["channel_BT"][3].tolist() == [1, -1, 0]
+
+
+@pytest.mark.parametrize(("pause", "length"), [(GAP, 3), (GAP + 1, 1)])
+def test_a_pause_longer_than_the_gap_begins_a_journey(pause, length):
+    first, second, third = touchpoints(3)
+    rows = log_of([(JOURNEY[0], [first, second, {**third, "pause": pause}])])
+    assert offline(rows).length_B.tolist() == [1, 2, length]
+    assert same_inputs(offline(rows), online(rows))
+    rows = log_of(
+        [(JOURNEY[0], [first, {**second, "pause": pause}, third])]
+    )  # the same between two earlier touchpoints
+    assert offline(rows).length_B.tolist() == [1, min(2, length), max(2, length)]
+    assert same_inputs(offline(rows), online(rows))
+
+
+def test_chunks_change_nothing(monkeypatch):
+    rows = log_of([(JOURNEY[0], touchpoints(9, late=2 * HOUR)), (JOURNEY[0], touchpoints(4))])
+    whole = offline(rows, targets=True)
+    monkeypatch.setattr(history, "CHUNK", 4)
+    parts = offline(rows, targets=True)
+    assert same_inputs(whole, parts)
+    assert whole.targets.valid_N.tolist() == parts.targets.valid_N.tolist()
+
+
+def test_the_next_token_does_change():
+    changed = (JOURNEY[0], [JOURNEY[1][0], {**JOURNEY[1][1], "channel": "social"}, JOURNEY[1][2]])
+    before, after = (FITTED.encode(online(log_of([j])))[0][2] for j in (JOURNEY, changed))
+    assert (before[:2] == after[:2]).all() and (before[2] != after[2]).any()
