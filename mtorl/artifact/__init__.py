@@ -1,1 +1,5 @@
-"""Room."""
+"""The model artifact: a folder with everything that a server needs, protected by checksums.
+
+In reading order: `artifact` (what lies in it, and reading it), `saving`, `training_users` (to recognise them later),
+`explanation` (what each earlier touchpoint adds to a forecast).
+"""

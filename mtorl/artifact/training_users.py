@@ -1,16 +1,17 @@
-"""Who had a part in a model: eight bytes for each user id, to tell whether a log has users that it has seen.
+"""Which users a model was trained on: eight bytes for each user id, to tell whether a log has users that it has seen.
 
-A hash is no secret: whoever knows the ids can look them up. With a million known users, one stranger in 10^13 or so is
-taken for one of them.
+The hash does not hide the ids: whoever knows an id can check whether it is among them. With a million training users,
+about one new user in 10^13 is taken for one of them.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mtorl.log.hashing import hash_ids
 
 Fingerprints = NDArray[np.uint64]
 
@@ -20,11 +21,10 @@ def fingerprints(user_ids: Iterable[str]) -> Fingerprints:
     return np.unique(_each(user_ids))
 
 
-def are_among(user_ids: Iterable[str], known: Fingerprints) -> NDArray[np.bool_]:
-    """Which of the users are known."""
-    return np.isin(_each(user_ids), known)
+def are_among(user_ids: Iterable[str], trained: Fingerprints) -> NDArray[np.bool_]:
+    """Which of the users are among those that a model was trained on."""
+    return np.isin(_each(user_ids), trained)
 
 
 def _each(user_ids: Iterable[str]) -> Fingerprints:
-    digests = b"".join(hashlib.blake2b(str(u).encode(), digest_size=8, person=b"trained").digest() for u in user_ids)
-    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+    return hash_ids(user_ids, "trained").byteswap()  # artifacts hold the bytes in this order

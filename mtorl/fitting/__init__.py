@@ -1,1 +1,5 @@
-"""Room."""
+"""From a windows folder to the artifacts of both policies.
+
+In reading order: `fit` (the two entry functions), `training_summary` (what an artifact says of its training data),
+`pricing` (parameters of the decision rule), `epoch_log` (metrics for TensorBoard).
+"""

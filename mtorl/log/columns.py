@@ -1,6 +1,7 @@
 """Reading columns: from JSON lists on a server and from Arrow tables offline, into the same arrays.
 
-Both doors are strict about types and turn null into the same thing, so that `windows.py` can promise equal numbers.
+Both readers are strict about types and represent null in the same way, so that windows built online and offline are
+equal (`mtorl.window.window`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from mtorl.log.dataset import Column
 
 
 class WindowError(ValueError):
-    """A window can't be built from what was given.
+    """A window cannot be built from its input.
 
     Attributes:
         index: Position of the faulty instance or row, if there is one.
@@ -57,14 +58,14 @@ def short(value: object) -> str:
 
 
 def as_list(values: Any) -> list[Any]:
-    """A list from whatever a feature store returns for a list; null is empty."""
+    """A list of what a feature store returns for a list, such as an array; null is an empty list."""
     if values is None:
         return []
     return cast(list[Any], values.tolist()) if isinstance(values, np.ndarray) else list(values)
 
 
 def as_json(values: Sequence[Any]) -> list[Any]:
-    """Plain values: NaN is not JSON, NumPy's scalars are not either, and "" stands for null in a list of text."""
+    """Values as JSON has them: NumPy scalars become plain ones; NaN, and "" in a list of text, become None."""
     plain = [v.item() if isinstance(v, np.generic) else v for v in values]
     return [None if v == "" or (isinstance(v, float) and math.isnan(v)) else v for v in plain]
 
@@ -72,23 +73,23 @@ def as_json(values: Sequence[Any]) -> list[Any]:
 def json_list(values: Any, length: int, where: str, index: int) -> list[Any]:
     """`values`, which must be a list of `length` items."""
     if not isinstance(values, list) or len(values) != length:
-        found = len(values) if isinstance(values, list) else short(values)
-        raise WindowError(f"instance {index}: {where} needs a list of {length} values, got {found}", index)
+        got = len(values) if isinstance(values, list) else short(values)
+        raise WindowError(f"instance {index}: {where} needs a list of {length} values, got {got}", index)
     return values
 
 
 def json_numbers(values: list[Any], where: str, row_N: NDArray[np.int64], null: bool = True) -> NDArray[np.float64]:
     """Numbers of several instances, one after the other; `row_N` says which instance each belongs to."""
-    # NumPy would read the text "1" as a number; the offline door would not.
+    # NumPy would read the text "1" as a number; reading from Arrow refuses it, so this does, too.
     for position, value in enumerate(values):
         if not (isinstance(value, float | int) or (value is None and null)):
             i = int(row_N[position])
             raise WindowError(f"instance {i}: {where} holds {short(value)}, expected numbers", i)
-    found = np.array(values, dtype=np.float64)  # None becomes NaN
-    if not null and not np.isfinite(found).all():
-        i = int(row_N[np.flatnonzero(~np.isfinite(found))[0]])
+    numbers = np.array(values, dtype=np.float64)  # None becomes NaN
+    if not null and not np.isfinite(numbers).all():
+        i = int(row_N[np.flatnonzero(~np.isfinite(numbers))[0]])
         raise WindowError(f"instance {i}: {where} holds a number that is not finite", i)
-    return found
+    return numbers
 
 
 def json_values(column: Column, values: list[Any], where: str, row_N: NDArray[np.int64]) -> Values:
@@ -118,10 +119,10 @@ def arrow_numbers(values: pa.Array, where: str, null: bool = True) -> NDArray[np
     kind = values.type
     if not (pa.types.is_null(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise WindowError(f"{where}: expected numbers, got {kind}")
-    found = cast(NDArray[np.float64], values.cast(pa.float64()).to_numpy(zero_copy_only=False))
-    if not null and not np.isfinite(found).all():
-        raise WindowError(f"{where}: {np.count_nonzero(~np.isfinite(found))} values are null or not finite")
-    return found
+    numbers = cast(NDArray[np.float64], values.cast(pa.float64()).to_numpy(zero_copy_only=False))
+    if not null and not np.isfinite(numbers).all():
+        raise WindowError(f"{where}: {np.count_nonzero(~np.isfinite(numbers))} values are null or not finite")
+    return numbers
 
 
 def arrow_times(values: pa.Array, where: str, null: int | None) -> NDArray[np.int64]:
@@ -132,8 +133,8 @@ def arrow_times(values: pa.Array, where: str, null: int | None) -> NDArray[np.in
         i = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
         raise WindowError(f"row {i}: {where} is null", i)
     times = values.cast(pa.timestamp("us", values.type.tz)).cast(pa.int64())
-    found = times.fill_null(null) if values.null_count else times
-    return cast(NDArray[np.int64], found.to_numpy(zero_copy_only=False))
+    filled = times.fill_null(null) if values.null_count else times
+    return cast(NDArray[np.int64], filled.to_numpy(zero_copy_only=False))
 
 
 def arrow_codes(values: pa.Array, where: str) -> Codes:
@@ -159,13 +160,13 @@ def _indices(encoded: pa.DictionaryArray) -> NDArray[np.int64]:
 
 
 def arrow_channels(values: pa.Array, channels: Sequence[str], where: str) -> NDArray[np.int64]:
-    """Positions in `channels`; an unknown or null channel is an error, never a start of the journey."""
-    found = arrow_codes(values, where)
-    unknown = [v for v in found.values if v not in channels]
-    if unknown or (found.codes < 0).any():
+    """Positions in `channels`; an unknown or null channel is an error, and not read as the start of a journey."""
+    names = arrow_codes(values, where)
+    unknown = [v for v in names.values if v not in channels]
+    if unknown or (names.codes < 0).any():
         what = f"unknown channel {unknown[0]!r}" if unknown else "a null channel"
         raise WindowError(f"{where}: {what}; known: {', '.join(channels)}")
-    return np.array([channels.index(v) for v in found.values], dtype=np.int64)[found.codes]
+    return np.array([channels.index(v) for v in names.values], dtype=np.int64)[names.codes]
 
 
 def arrow_values(column: Column, values: pa.Array, where: str) -> Values:

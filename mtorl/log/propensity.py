@@ -2,15 +2,15 @@
 
     propensity_B = logged_propensity(table.rows, spec)
 
-A log that recorded its propensities answers itself ("logged"). For one that did not, the data set description names the
-weakest model that fits how its channels came about:
+"logged": the log recorded its propensities. Otherwise the data set description names the simplest model of how channels
+were chosen:
 
     channel-frequency   P(a): the channel does not depend on anything in the state (a log of random exposures);
                         `independence.py` tests that claim
-    markov              P(a | previous a): users are kept on a channel
+    markov              P(a | previous a): users tend to stay on a channel
 
-Both are estimated on training users only, so that test rows do not vouch for themselves. An estimate is a stand-in:
-where the true logging policy looked at more, off-policy values inherit the difference; the mean weight that
+Both are estimated on training users only, so that test rows do not confirm themselves. If the true logging policy used
+more of the state than the model, off-policy values are biased by the difference; the mean weight that
 `importance_weights.py` reports strays from 1 when propensities are wrong.
 
 Shapes: B rows, C channels.
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from mtorl.arrays import Floats
 from mtorl.log.dataset import DatasetSpec
 
-FLOOR = 0.02  # of an estimated propensity: bounds the weight of any row by fifty
+FLOOR = 0.02  # lowest estimated propensity: no row gets a weight above fifty
 _SMOOTHING = 1.0  # pseudo-count of every channel
 
 
@@ -73,11 +73,11 @@ def logged_propensity(windows: pd.DataFrame, spec: DatasetSpec) -> Floats:
 
 
 def _previous(windows: pd.DataFrame, channel_B: NDArray[np.int64], start: int) -> NDArray[np.int64]:
-    """Channel of the touchpoint before, `start` at the beginning of a journey. Rows may be in any order."""
+    """Channel of the previous touchpoint, [B]; `start` where a journey starts. Rows may be in any order."""
     user_B, step_B = pd.factorize(windows["user_id"])[0], windows["step"].to_numpy()
     order_B = np.lexsort((windows["timestamp"].astype("int64"), user_B))
     before_B = np.full(len(windows), start, dtype=np.int64)
-    # A user's later journeys start afresh, as the first one does.
+    # A user's later journeys start without a previous channel, as the first one does.
     follows = (user_B[order_B][1:] == user_B[order_B][:-1]) & (step_B[order_B][1:] > 0)
     before_B[order_B[1:][follows]] = channel_B[order_B[:-1][follows]]
     return before_B

@@ -1,16 +1,17 @@
-"""Who is training, validation or test data: whole users, by a hash of their id, the same on every machine and run.
+"""Which users are training, validation or test data: a hash of the id decides, so it is the same everywhere.
 
-A user's share of the hash is fixed for good, so a retrain on next month's log never tests on users it has trained on.
+A user's part never changes, so a retraining on next month's log does not test on users that it trained on before.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+
+from mtorl.log.hashing import hash_ids
 
 SHARES = (("train", 0.7), ("val", 0.1), ("test", 0.2))
 
@@ -30,13 +31,13 @@ def folds_of(user_ids: pd.Series | Iterable[str], folds: int) -> NDArray[np.int6
 
 
 def unit_order(user_ids: Iterable[str], seed: int) -> list[str]:
-    """The users in a random order that depends on nothing but their ids and the seed."""
+    """The users in a random order that depends only on their ids and the seed."""
     users = np.array(list(user_ids), dtype=object)
     return list(users[np.argsort(_fractions(users, f"order-{seed}"), kind="stable")])
 
 
 def tile_ends(step: ArrayLike, n: int) -> NDArray[np.bool_]:
-    """Rows whose windows tile each journey: their windows of up to n tokens cover every step exactly once.
+    """Rows whose windows, of up to n tokens, cover every step of their journey exactly once.
 
     Args:
         step: 0-based place of each row in its journey; whole journeys, one after the other.
@@ -49,7 +50,5 @@ def tile_ends(step: ArrayLike, n: int) -> NDArray[np.bool_]:
 
 
 def _fractions(users: Iterable[str], purpose: str) -> NDArray[np.float64]:
-    """A number in [0, 1) for each user. The purpose keeps it independent of other hashes of the same ids."""
-    person = purpose.encode()[:16]
-    digests = b"".join(hashlib.blake2b(str(u).encode(), digest_size=8, person=person).digest() for u in users)
-    return (np.frombuffer(digests, dtype=">u8") >> np.uint64(11)).astype(np.float64) / 2.0**53
+    """A number in [0, 1) for each user, independent for each purpose."""
+    return (hash_ids(users, purpose) >> np.uint64(11)).astype(np.float64) / 2.0**53

@@ -2,8 +2,8 @@
 
 Every touchpoint is one exposure. The canonical layout is `DatasetSpec.columns`, sorted by (user_id, timestamp) with
 times strictly increasing inside a user: timestamp in UTC with microseconds, cost and revenue in currency units, click
-and conversion 0 or 1, propensity in (0, 1] or null; text is never empty. A last column `created_timestamp` is there if
-the log says when its rows arrived. Raw files become such a log in `features.ingest.ingest`.
+and conversion 0 or 1, propensity in (0, 1] or null; text is never empty. If the log says when its rows arrived, the
+last column is `created_timestamp`. Raw files become such a log in `features.ingest`.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@
     logits_BC, reward_BC, cost_BC = network(x_BTD, length_B)  # serving: the last real step of each window
     network.forward_logged(x_BTD, channel_BT)                 # training: every real step, at its logged channel
 
+Reading order: `MTORL` at the end, then its parts: `CausalConv`, `CausalAttention`, `ChannelMemory`, `Decoder`.
+
 From the paper (Liu et al., KDD 2025, arXiv:2506.23090): the embedding of (a_{t-1}, r_{t-1}, s_t), the dilated causal
 convolutions, causal attention over the causal states inside residual + LayerNorm blocks, and decoders for action and
 reward that are trained together on labels, without bootstrapping.
@@ -12,21 +14,21 @@ Our choices, because the decision rule needs them or because measurements asked 
 
 - The reward decoder answers for *each channel*, not only for the logged one: a policy has to compare channels.
 - A third decoder predicts the cost of each channel: a budget is spent in currency, not in exposures.
-- Decoders read, beside the shared state, a memory of each channel: fading sums of its past exposures and of what they
-  brought. The weights that read it are the same for all channels, so what one channel teaches ("liked it before, will
-  again; shown too often, will not") holds for the others.
-- Decoders share no weights with each other, and blocks none with other blocks; all share the trunk.
-- No positions are added: the convolutions give the attention's inputs their order, and how far along a window is says
-  nothing that the memory's counts don't.
-- Dropout is a module on residual branches, hence off at inference, and never touches attention scores: dropping a
+- Decoders also read a memory of each channel: decaying sums of its exposures and of their outcomes. The weights that
+  read it are the same for all channels, so what is learned on one channel ("a user who liked it will like it again",
+  "a user who saw it too often will not") applies to the others.
+- Decoders share no weights with each other, nor do blocks; all decoders share the trunk.
+- There is no position encoding: the convolutions give the attention's inputs their order, and the memory already counts
+  how many touchpoints a window has.
+- Dropout is a module on residual branches, hence off at inference, and never applied to attention scores: dropping a
   masked score would make the future visible.
 - Hidden width 64, where the published code has 512: it trains in seconds, and width is a field of the config.
 
 Windows are padded on the right. Every layer is causal, so no real step can see the padding and no mask is needed.
 
-The layout of a token (`mtorl.window.encoder.Encoder`) matters in one place, the channel memory: the first C columns are
-the one-hot of the previous channel, column C marks the start of a journey, column C + 1 is the previous reward, and the
-`outcomes` columns after it are the other things that the previous touchpoint brought.
+Only the channel memory depends on the layout of a token (`mtorl.window.encoder.Encoder`): the first C columns are the
+one-hot of the previous channel, column C marks the start of a journey, column C + 1 is the reward of the previous
+touchpoint, and the `outcomes` columns after it are its other outcomes.
 
 Shape suffixes: B batch, T steps of a window, D encoded token, H hidden, C channels, K rates of decay, S signals of the
 memory, M memory.
@@ -48,10 +50,10 @@ class MTORLConfig:
     inputs: int  # D: width of an encoded token
     channels: int  # C
     window: int  # most steps in a window
-    outcomes: int  # columns of a token, behind the reward, that say what the touchpoint before brought
+    outcomes: int  # columns of a token, after the reward, that hold outcomes of the previous touchpoint
     hidden: int = 64  # H
     levels: int = 2  # causal convolutions; dilation doubles at each
-    kernel: int = 4  # taps of a convolution; levels=2, kernel=4 see 10 steps, attention sees all
+    kernel: int = 4  # taps of a convolution; with levels=2 and kernel=4 it sees 10 steps; attention sees all
     heads: int = 4  # of the attention
     rates: int = 3  # K: rates of decay of the channel memory
     dropout: float = 0.1
@@ -105,7 +107,7 @@ class CausalAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h_BTH: Tensor) -> Tensor:
-        """No step sees a later one, so a window's padding, at its right end, is seen by padding alone."""
+        """Attend from each step to itself and the steps before; no real step sees the padding at the right end."""
         batch, steps, hidden = h_BTH.shape
         split = self.query_key_value(h_BTH).view(batch, steps, 3, self.heads, hidden // self.heads)
         query, key, value = split.permute(2, 0, 3, 1, 4)
@@ -113,7 +115,7 @@ class CausalAttention(nn.Module):
         return self._blocks(h_BTH, attended.transpose(1, 2).reshape(batch, steps, hidden))
 
     def at(self, h_BTH: Tensor, step_B: Tensor) -> Tensor:
-        """The same at one step of each window, (B, H): the others are only looked at."""
+        """The same at one step of each window, (B, H); the other steps are keys and values only."""
         batch, steps, hidden = h_BTH.shape
         split = self.query_key_value(h_BTH).view(batch, steps, 3, self.heads, hidden // self.heads)
         query, key, value = split.permute(2, 0, 3, 1, 4)
@@ -130,7 +132,7 @@ class CausalAttention(nn.Module):
 
 
 class ChannelMemory(nn.Module):
-    """What each channel did lately: fading sums of its exposures and what they brought, beside those of all channels.
+    """The recent history of each channel: decaying sums of its exposures and their outcomes, and those of all channels.
 
     n = sum_{s<=t} decay^(t-s) a_{s-1},  g = sum_{s<=t} decay^(t-s) a_{s-1} o_{s-1}  for the reward and each outcome o,
     at K learned rates of decay; the memory holds asinh(n), asinh(g) and the running mean g / (1 + n), for the channel
@@ -138,43 +140,43 @@ class ChannelMemory(nn.Module):
     """
 
     lag_TT: Tensor
-    past_TT: Tensor
+    causal_TT: Tensor
 
     def __init__(self, channels: int, window: int, outcomes: int, rates: int) -> None:
         super().__init__()
         self.channels = channels
         self.signals = 2 + outcomes  # S: exposures, reward, outcomes
         self.width = 2 * rates * (2 * self.signals - 1)  # M
-        # decay = sigmoid(logit): from "the last two or three touchpoints" to "the whole window"
+        # decay = sigmoid(logit): initially from about the last two touchpoints to nearly the whole window
         self.logit_K = nn.Parameter(torch.linspace(0.0, 6.0, rates))
         lag_TT = torch.arange(window)[:, None] - torch.arange(window)[None, :]
         self.register_buffer("lag_TT", lag_TT.clamp(min=0), persistent=False)
-        self.register_buffer("past_TT", lag_TT >= 0, persistent=False)
+        self.register_buffer("causal_TT", lag_TT >= 0, persistent=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Memory (B, T, C, M) of encoded tokens."""
         steps = x_BTD.shape[1]
-        decay_KTT = torch.exp(F.logsigmoid(self.logit_K)[:, None, None] * self.lag_TT) * self.past_TT
-        return self._recall(decay_KTT[:, :steps, :steps], x_BTD)
+        decay_KTT = torch.exp(F.logsigmoid(self.logit_K)[:, None, None] * self.lag_TT) * self.causal_TT
+        return self._memory_at(decay_KTT[:, :steps, :steps], x_BTD)
 
     def at(self, x_BTD: Tensor, step_B: Tensor) -> Tensor:
         """The same at one step of each window, (B, C, M)."""
         steps = x_BTD.shape[1]
         lag_BT = self.lag_TT[step_B, :steps]
         decay_BK1T = torch.exp(F.logsigmoid(self.logit_K)[:, None, None] * lag_BT[:, None, None])
-        return self._recall(decay_BK1T * self.past_TT[step_B, :steps][:, None, None], x_BTD).squeeze(1)
+        return self._memory_at(decay_BK1T * self.causal_TT[step_B, :steps][:, None, None], x_BTD).squeeze(1)
 
-    def _recall(self, decay: Tensor, x_BTD: Tensor) -> Tensor:
-        """Memory at the steps that the decay, (..., K, steps, T), belongs to."""
+    def _memory_at(self, decay: Tensor, x_BTD: Tensor) -> Tensor:
+        """Memory at the steps that `decay`, (..., K, steps, T), weights the tokens for."""
         channel_BTC1 = x_BTD[..., : self.channels, None]
-        brought_BT1S = x_BTD[..., None, self.channels + 1 : self.channels + self.signals]
-        signal_B1TS = torch.cat([channel_BTC1, channel_BTC1 * brought_BT1S], dim=-1).flatten(2).unsqueeze(1)
+        outcome_BT1S = x_BTD[..., None, self.channels + 1 : self.channels + self.signals]
+        signal_B1TS = torch.cat([channel_BTC1, channel_BTC1 * outcome_BT1S], dim=-1).flatten(2).unsqueeze(1)
         sums_BKTS = decay @ signal_B1TS
         shape = (x_BTD.shape[0], -1, decay.shape[-2], self.channels, self.signals)
         own_BTCKS = sums_BKTS.view(shape).permute(0, 2, 3, 1, 4)
         sums = torch.cat([own_BTCKS, own_BTCKS.sum(2, keepdim=True).expand_as(own_BTCKS)], dim=3)
         means = sums[..., 1:] / (1 + sums[..., :1])
-        # asinh: linear for a single touchpoint, a logarithm for many
+        # asinh is linear for a few touchpoints and logarithmic for many.
         return torch.cat([torch.asinh(sums), means], dim=-1).flatten(3)
 
 
@@ -196,14 +198,14 @@ class Decoder(nn.Module):
         return values
 
     def of_channel(self, h_NH: Tensor, memory_NM: Tensor, channel_N: Tensor) -> Tensor:
-        """The same for one channel a row: what a loss at logged channels needs, at a fraction of the work."""
+        """The same for one channel per row: all that a loss at logged channels needs, for a fraction of the work."""
         hidden_NH = F.relu(self.state(h_NH) + self.memory(memory_NM) + self.channel_CH[channel_N])
         own_N = self.own(h_NH).gather(1, channel_N.unsqueeze(1)).squeeze(1)
         values_N: Tensor = self.out(hidden_NH).squeeze(-1) + own_N
         return values_N
 
     def start_at(self, value: float) -> None:
-        """Make a new decoder answer about `value`, before its sigmoid or softplus."""
+        """Make the output of a new decoder start near `value`, before its sigmoid or softplus."""
         nn.init.zeros_(self.own.weight)
         nn.init.constant_(self.own.bias, value)
 
@@ -250,7 +252,7 @@ class MTORL(nn.Module):
     def forward_logged(self, x_BTD: Tensor, channel_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the losses need: at each real step, action logits and the logged channel's reward logit and cost.
 
-        Real steps have a channel >= 0; they come one after the other, as `channel_BT[channel_BT >= 0]` does.
+        Real steps have a channel >= 0; the N of all windows are joined in the order of `channel_BT[channel_BT >= 0]`.
         """
         real_BT = channel_BT >= 0
         channel_N = channel_BT[real_BT]
@@ -277,7 +279,7 @@ class MTORL(nn.Module):
         return states_BTH
 
     def compile_trunk(self) -> None:
-        """Let torch compile what is most of the work, for a GPU. The weights stay where they are."""
+        """Compile the trunk, which is most of the work, for a GPU. The weights stay the same objects."""
         self.trunk = torch.compile(self.trunk)  # type: ignore[method-assign]
 
     def _decode(self, h: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:

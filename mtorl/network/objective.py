@@ -6,7 +6,8 @@
     reward      Binary cross-entropy of the *logged* channel's reward with its label in [0, 1]: L_reward. The other
                 channels have no label in the log and get no gradient.
     cost        Poisson deviance of the logged channel's cost, in units of the mean cost. Its minimum is the expected
-                cost, it accepts zeros, and a few dear exposures do not rule it as they would a squared error. Ours.
+                cost, it accepts zeros, and a few expensive exposures do not dominate it as they would dominate a
+                squared error. Not in the paper.
     preference  -log sigmoid(m_i - m_j) over random pairs of windows in a batch, i the one with the higher mean reward,
                 m the mean log-probability of a window's logged actions: it leans the action head towards journeys
                 that went well. It is a pairwise ranking term and not DPO, for there is no reference policy and the
@@ -33,7 +34,7 @@ TERMS = ("action", "reward", "cost", "preference")
 
 @dataclass(frozen=True)
 class Weights:
-    """How much each term counts."""
+    """Weights of the terms."""
 
     mu: float
     nu: float
@@ -45,7 +46,7 @@ class Weights:
 
 
 class Objective(nn.Module):
-    """The network with its loss, as one module: what several processes share and a compiler sees."""
+    """The network with its loss as one module, as `DistributedDataParallel` needs it."""
 
     def __init__(self, model: MTORL) -> None:
         super().__init__()
@@ -87,7 +88,7 @@ def preference_loss(log_prob_BT: Tensor, reward_BT: Tensor, real_BT: Tensor) -> 
     length_B = real_BT.sum(1)
     score_B = log_prob_BT.sum(1) / length_B
     earned_B = (reward_BT * real_BT).sum(1) / length_B
-    # A batch is in random order, so its neighbour is a random partner.
+    # A batch is in random order, so the neighbour of a window is a random partner.
     side_B = torch.sign(earned_B - earned_B.roll(1))
     pairs = side_B.abs().sum().clamp(min=1)
     return -(F.logsigmoid(side_B * (score_B - score_B.roll(1))) * side_B.abs()).sum() / pairs

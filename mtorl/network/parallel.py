@@ -1,6 +1,8 @@
-"""One training on several processes, a part of each batch to each: `python -m torch.distributed.run ... mtorl train`.
+"""One training on several processes, each with its share of every batch.
 
-Launched in another way, a process is alone and all of this does nothing.
+    python -m torch.distributed.run --standalone --nproc-per-node=4 -m cli.main train WINDOWS OUT
+
+A process that is launched in another way is alone; for it, nothing here has any effect.
 """
 
 from __future__ import annotations
@@ -18,22 +20,22 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Group:
-    """This process among those of one training."""
+    """The processes of a training, as one of them sees it."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def leads(self) -> bool:
-        """Whether it is the one that reports and saves."""
+        """Whether this process is the one that reports and saves."""
         return self.rank == 0
 
     def all_of(self, value: Any) -> list[Any]:
-        """A plain value of each process, in the order of their ranks."""
-        found: list[Any] = [value] * self.size
+        """The values that all processes pass, in the order of their ranks."""
+        values: list[Any] = [value] * self.size
         if self.size > 1:
-            dist.all_gather_object(found, value)
-        return found
+            dist.all_gather_object(values, value)
+        return values
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over all processes."""
@@ -43,7 +45,7 @@ class Group:
 
 
 def device_of(name: str) -> torch.device:
-    """The device that "auto" or a name means for this process: with several GPUs, each takes its own."""
+    """The device of this process: the named one, or for "auto" its own GPU or, without any, the CPU."""
     if name != "auto":
         return torch.device(name)
     if not torch.cuda.is_available():

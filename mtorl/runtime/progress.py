@@ -1,9 +1,9 @@
-"""How a long-running step says how far it is.
+"""How a long-running step reports its progress.
 
-Whoever calls a step in its own process hears it through `listen`. A step may also run in a subprocess of a local
-pipeline runner or in a pod, so the other channel is a file: when ``MTORL_PROGRESS`` names one, every report is appended
-to it as a JSON line and whoever started the step draws the bar. With neither, the report becomes a log line, at most
-one every five seconds.
+A caller in the same process receives the reports through `listen`. A step may also run in a subprocess of a local
+pipeline runner or in a pod. Then ``MTORL_PROGRESS`` names a file to which every report is appended as a JSON line, and
+the process that started the step reads it and draws the bar. With neither, a report becomes a log line, at most one
+every five seconds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _listener: Callable[[float, float, str], None] | None = None
 
 
 def report(done: float, total: float, note: str = "") -> None:
-    """Say that ``done`` of ``total`` units are finished.
+    """Report that ``done`` of ``total`` units are finished.
 
     Args:
         done: Finished units, 0..total.
@@ -42,7 +42,7 @@ def report(done: float, total: float, note: str = "") -> None:
 
 @contextmanager
 def listen(on_report: Callable[[float, float, str], None]) -> Iterator[None]:
-    """Hear the reports of this process, instead of the file or the log, until the end of the block.
+    """Receive the reports of this process, instead of the file or the log, until the end of the block.
 
     Args:
         on_report: Called with the arguments of `report`, in the thread that reports.
@@ -56,7 +56,7 @@ def listen(on_report: Callable[[float, float, str], None]) -> Iterator[None]:
 
 
 def input_error(message: str) -> None:
-    """Hand a fault of the user's input to whoever started the step, so that it need not be dug out of a traceback."""
+    """Report a fault of the user's input, so that the process that started the step can show it without a traceback."""
     if path := os.environ.get(ENV):
         _append(path, {"input_error": message})
 
@@ -77,6 +77,6 @@ def read(path: Path, offset: int) -> tuple[list[dict[str, object]], int]:
 
 
 def _append(path: str, event: dict[str, object]) -> None:
-    # One write of a short line to a file opened for appending: lines of several writers do not mix.
+    # A short line that is appended in one write: lines of several processes do not mix.
     with open(path, "ab", buffering=0) as file:
         file.write(json.dumps(event).encode() + b"\n")

@@ -1,8 +1,8 @@
 """One thread for a small network.
 
-The matrices here are too small to share out: threads mostly wait for each other, and on a machine with anything else to
-do they wait for its scheduler too, which makes two threads several times slower than one. More cores are used by more
-processes: workers of a server, pods, seeds.
+The matrices here are too small to be divided: threads mostly wait for each other. On a busy machine they also wait for
+its scheduler, which makes two threads several times slower than one. More cores are used by more processes instead:
+workers of a server, pods, seeds.
 """
 
 from __future__ import annotations

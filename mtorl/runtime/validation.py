@@ -1,4 +1,4 @@
-"""Files and requests that people write: strict models, and one clear error that names the place and the mend.
+"""Files and requests that people write: strict models, and one clear error that names the place and what to change.
 
     class Arm(StrictModel):
         name: Text

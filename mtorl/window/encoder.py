@@ -20,7 +20,7 @@ from mtorl.log.columns import Codes, Values, WindowError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.window.window import WindowBatch
 
-# A category of fewer uses in training is read like an unknown one, which so is learned as well. Small logs keep more.
+# A category with fewer uses in training is encoded as unknown, so that "unknown" is learned, too. Small logs keep more.
 _RARE, _RARE_SHARE = 10, 0.001
 
 
@@ -34,7 +34,7 @@ class Slot:
     mean: float = 0.0
     std: float = 1.0
     scale: float = 0.0  # above 0: the mean and std are those of asinh(value / scale)
-    values: tuple[str, ...] = ()  # known categories; one more place follows them for everything else
+    values: tuple[str, ...] = ()  # frequent categories; one more place follows them for everything else
 
     @property
     def width(self) -> int:
@@ -42,7 +42,7 @@ class Slot:
         return {"numeric": 1, "hour": 2}.get(self.kind, len(self.values) + 1)
 
     def scores(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Numbers of the column as the model reads them."""
+        """z-scores of the column, clipped to +-5; null is 0."""
         values = _asinh(values, self.scale) if self.scale else values
         # clip and nan_to_num cost a server several times as much for a few tokens.
         scores = np.minimum(np.maximum((values - self.mean) / self.std, -5.0), 5.0)
@@ -55,10 +55,10 @@ class Encoder:
     """Numbers for the model: normalisation statistics, vocabularies and the reward's scale, all from training data.
 
     A token is concat(onehot(a_{t-1}) over the channels and "start", r_{t-1}, one number per immediate outcome of the
-    touchpoint before, the time, one block per context and static column). r_{t-1}, too, is made of immediate outcomes
-    alone. Numeric columns are z-scores clipped to +-5 with null = 0; categorical ones are one-hot with a place for what
-    training has seen rarely or never. Outcomes and the pause since the touchpoint before are z-scores of
-    asinh(value / scale), which tells small amounts apart as well as large ones; the hour is a point on a circle.
+    touchpoint before, the time, one block per context and static column). r_{t-1}, too, is computed from immediate
+    outcomes only. Numeric columns are z-scores clipped to +-5 with null = 0; categorical ones are one-hot with a place
+    for values that training has seen rarely or never. Outcomes and the pause since the touchpoint before are z-scores
+    of asinh(value / scale), which resolves small amounts as well as large ones; the hour is a point on a circle.
     """
 
     channels: tuple[str, ...]
@@ -138,11 +138,11 @@ class Encoder:
 
     @property
     def immediate(self) -> tuple[str, ...]:
-        """Outcomes of the touchpoint before that a model may see."""
+        """Outcomes of the previous touchpoint that a model may see."""
         return tuple(slot.name for slot in self.slots if slot.source == "outcome")
 
     def previous_reward(self, batch: WindowBatch) -> NDArray[np.float64]:
-        """r_{t-1} of each token as far as it is known at once; of no meaning where a journey starts."""
+        """r_{t-1} of each token from its immediate outcomes; meaningless where a journey starts."""
         gain_N, cost_N = (batch.prev_outcomes[name] * (name in self.immediate) for name in (self.gain, "cost"))
         return self.reward(gain_N, cost_N)
 
@@ -206,21 +206,21 @@ class Encoder:
 
 
 def _asinh(values: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
-    with np.errstate(over="ignore"):  # an absurd amount beside a tiny scale is still a number
+    with np.errstate(over="ignore"):  # values / scale may overflow; the clip makes a number of it
         return np.arcsinh(np.minimum(np.maximum(values / scale, -1e300), 1e300))
 
 
 def _places(slot: Slot, values: Values) -> NDArray[np.int64]:
-    """Where in a categorical slot's one-hot each value stands."""
+    """Place of each value in a categorical slot's one-hot."""
     assert isinstance(values, Codes)
-    known = {value: i for i, value in enumerate(slot.values)}
-    # Null is code -1, which finds the last place of the table: unknown.
-    table = np.array([known.get(v, len(known)) for v in values.values] + [len(known)], dtype=np.int64)
+    place = {value: i for i, value in enumerate(slot.values)}
+    # Null is code -1, which reads the last entry of the table: unknown.
+    table = np.array([place.get(v, len(place)) for v in values.values] + [len(place)], dtype=np.int64)
     return table[values.codes]
 
 
 def _amount_slot(name: str, source: str, values: NDArray[np.float64]) -> Slot:
-    """How an amount of no fixed size is scaled, from its values in training."""
+    """The scaling of an amount that may be of any size, from its values in training."""
     amounts = np.abs(values[values != 0])
     scale = float(np.quantile(amounts, 0.1)) if amounts.size else 1.0
     scaled = _asinh(values, scale) if values.size else np.zeros(1)
