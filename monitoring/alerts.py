@@ -3,7 +3,7 @@
     post(drift_alerts(result, model_version="3f2a9c"), "http://alertmanager.monitoring:9093")
 
 One alert a column: Alertmanager groups them into one message, and a column that joins later notifies again, which one
-alert a window would not do.
+alert for the period would not do.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from monitoring.drift import ColumnDrift, DriftResult
+from monitoring.drift import DriftResult
+from monitoring.drift_tests import words_of
 
 ALERT = "MtorlFeatureDrift"
 RUNBOOK = f"https://github.com/mtorl-kubeflow/mtorl-kubeflow/blob/main/docs/runbooks/{ALERT}.md"
@@ -32,7 +33,7 @@ def drift_alerts(
 ) -> list[dict[str, Any]]:
     """One Alertmanager alert for each column that drifted or broke.
 
-    A window that could not be checked gives one alert of kind "not_checked": silence must never read as health.
+    A period that could not be checked gives one alert of kind "not_checked": silence must never read as health.
     Broken columns are critical, because the policy reads them as unknown; drift is a warning, it explains rather
     than breaks.
 
@@ -51,7 +52,7 @@ def drift_alerts(
                 "severity": severity,
                 "kind": kind,
                 "column": column,
-                "window": result.window,
+                "period": result.period,
                 "model_version": model_version,
             },
             "annotations": {"summary": summary, "description": description, "runbook_url": runbook_url},
@@ -61,32 +62,21 @@ def drift_alerts(
     if result.not_checked is not None:
         return [
             alert(
-                "", "not_checked", "warning", f"window {result.window!r} was not checked for drift", result.not_checked
+                "", "not_checked", "warning", f"period {result.period!r} was not checked for drift", result.not_checked
             )
         ]
     seen = f"{result.rows:,} rows of {result.users:,} users against {result.reference_users:,} reference users"
     return [
         alert(
             column.column,
-            "drift" if column.problem == "drift" else "data_quality",
-            "warning" if column.problem == "drift" else "critical",
-            _summary(column, result.window),
+            words_of(column.problem).kind,
+            "warning" if words_of(column.problem).kind == "drift" else "critical",
+            f"{column.column} {words_of(column.problem).summary} (period {result.period!r})",
             f"{column.message}; {seen}",
         )
         for column in result.columns
-        if column.detected
+        if column.problem is not None
     ]
-
-
-def _summary(column: ColumnDrift, window: str) -> str:
-    words = {
-        "drift": "has moved away from the training data",
-        "missing_values": "has lost values",
-        "no_values": "has no usable value",
-        "no_column": "is missing",
-        "no_score": "has values that cannot be compared",
-    }
-    return f"{column.column} {words[column.problem or 'drift']} (window {window!r})"
 
 
 def post(alerts: Sequence[dict[str, Any]], url: str, token: str | None = None, *, timeout: float = 5.0) -> int:

@@ -2,39 +2,45 @@
 
     result = check(reference, current, columns, out_dir=run / "drift" / "clean")
 
-Order: schema (columns there, values there, enough users) -> thresholds calibrated for this window (`calibration`) ->
-scores and page by Evidently (`evidently_report`) -> drift.html, drift.json. Broken data never crash the check, because
-they are what it is for: they become findings. Evidently itself drops missing values before it scores, so a column that
-is half empty looks healthy to it; the rise of the missing share is therefore a test of its own.
+Order: schema (columns there, values there, enough users) -> thresholds calibrated for this period (`calibration`) ->
+the scores of each column's tests (`drift_tests`), those of Evidently's methods with a page by it (`evidently_report`)
+-> drift.html, drift.json. Broken data never crash the check, because they are what it is for: they become findings.
+Evidently itself drops missing values before it scores, so a column that is half empty looks healthy to it; the rise of
+the missing share is therefore a test of its own.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from monitoring.calibration import METHODS, Thresholds, calibrate
+from monitoring.calibration import Size, Thresholds, calibrate
+from monitoring.drift_tests import asked_of
 from monitoring.evidently_report import score_and_save
 from mtorl.log.dataset import Column
+from mtorl.runtime.files import replacing
 
 MIN_ROWS, MIN_USERS = 100, 20  # fewer cannot tell drift from chance
 MAX_ROWS = 20_000  # beyond this distances hardly move, while memory and time grow
 
-Problem = Literal["drift", "missing_values", "no_values", "no_column", "no_score"]
+Scores = dict[tuple[str, str], float]
+"""By column and method of the test."""
 
 
 @dataclass(frozen=True)
 class ColumnDrift:
-    """What the check found in one column; `problem` is None when it is healthy."""
+    """What the check says of one column; `problem` is None when it is healthy, else as in `drift_tests`.
+
+    Method, score and threshold are those of the test that found the problem, or of the last one.
+    """
 
     column: str
     kind: str
@@ -43,7 +49,7 @@ class ColumnDrift:
     threshold: float | None
     missing_share: float
     reference_missing_share: float
-    problem: Problem | None
+    problem: str | None
     message: str
 
     @property
@@ -54,9 +60,9 @@ class ColumnDrift:
 
 @dataclass(frozen=True)
 class DriftResult:
-    """One window against the reference. `not_checked` says why when nothing could be compared."""
+    """One period against the reference. `not_checked` says why when nothing could be compared."""
 
-    window: str
+    period: str
     rows: int
     users: int
     reference_rows: int
@@ -85,44 +91,42 @@ def check(
     columns: Sequence[Column],
     *,
     out_dir: Path,
-    user: str = "user_id",
-    window: str | None = None,
     alpha: float = 0.01,
     seed: int = 0,
 ) -> DriftResult:
-    """Compare a window of current rows with the reference sample.
+    """Compare the rows of a period with the reference sample; both have a column user_id.
 
     Args:
-        reference: rows that the model was trained on, whole users, rows of a user in time order.
-        current: rows of the window.
-        columns: context and static columns of the data set description.
-        out_dir: where drift.html and drift.json go.
-        user: name of the user column.
-        window: name of the window; the folder's name if not given.
-        alpha: probability that a healthy window raises any alarm, over all columns together.
-        seed: seed of the calibration.
+        reference: Rows that the model was trained on, whole users, rows of a user in the order of time.
+        current: Rows of the period.
+        columns: Context and static columns of the data set description.
+        out_dir: Where drift.html and drift.json go; its name is the period's name.
+        alpha: Probability that a healthy period raises any alarm, over all columns together.
+        seed: Seed of the calibration.
     """
     started = time.perf_counter()
     out_dir = Path(out_dir)
     result = DriftResult(
-        window=window or out_dir.name,
+        period=out_dir.name,
         rows=len(current),
-        users=_users(current, user),
+        users=_users(current),
         reference_rows=len(reference),
-        reference_users=_users(reference, user),
+        reference_users=_users(reference),
         alpha=alpha,
         columns=(),
-        not_checked=_too_little(reference, current, user),
+        not_checked=_too_little(reference, current),
         html=None,
         json=str(out_dir / "drift.json"),
         seconds=0.0,
     )
     if result.not_checked is None:
-        ref, cur = _sample(reference, user), _sample(current, user)
-        found, html = _compare(ref, cur, columns, user, out_dir / "drift.html", result, seed)
-        result = replace(result, columns=found, html=str(html) if html else None)
+        html = out_dir / "drift.html"
+        judged, drawn = _compare(sample_users(reference), sample_users(current), columns, html, result, seed)
+        result = replace(result, columns=judged, html=str(html) if drawn else None)
     result = replace(result, seconds=round(time.perf_counter() - started, 3))
-    _write(Path(result.json), result.to_dict())
+    # Whole or not at all: an exporter may read the file at any moment.
+    with replacing(Path(result.json)) as unfinished:
+        unfinished.write_text(json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n")
     return result
 
 
@@ -130,61 +134,69 @@ def _compare(
     reference: pd.DataFrame,
     current: pd.DataFrame,
     columns: Sequence[Column],
-    user: str,
     html: Path,
     result: DriftResult,
     seed: int,
-) -> tuple[tuple[ColumnDrift, ...], Path | None]:
-    """Schema check of every column, then thresholds and scores for those that have something to compare."""
+) -> tuple[tuple[ColumnDrift, ...], bool]:
+    """Schema check of every column, then the tests of those that can be compared; and whether there was any."""
     rows = {column.name: _shares(reference, current, column) for column in columns}
     kinds = {column.name: column.kind for column in columns if rows[column.name].problem is None}
     if not kinds:
-        return tuple(rows.values()), None
+        return tuple(rows.values()), False
     ref, cur = _typed(reference, kinds), _typed(current, kinds)
-    thresholds = calibrate(
-        ref.assign(**{user: reference[user]}),
-        kinds,
-        user,
-        users=_users(current, user),
-        rows=len(current),
-        alpha=result.alpha,
-        seed=seed,
-    )
-    scores = score_and_save(ref, cur, kinds, thresholds.score, html, f"drift: {result.window}")
+    size = Size(users=_users(current), rows=len(current))
+    thresholds = calibrate(ref.assign(user_id=reference["user_id"]), kinds, size, alpha=result.alpha, seed=seed)
+    scores = _own_scores(ref, cur, kinds)
+    scores |= score_and_save(ref, cur, kinds, thresholds, html, f"drift: {result.period}")
     for name in kinds:
-        rows[name] = _judge(rows[name], scores[name], thresholds)
-    return tuple(rows.values()), html
+        rows[name] = _judge(rows[name], scores, thresholds)
+    return tuple(rows.values()), True
 
 
-def _judge(row: ColumnDrift, score: float, thresholds: Thresholds) -> ColumnDrift:
-    """Compare a column's score and missing share with their thresholds."""
-    limit, missing_limit = thresholds.score[row.column], thresholds.missing[row.column]
-    risen = row.missing_share - row.reference_missing_share
-    problem: Problem | None = None
-    message = f"{row.method} {score:.3f}, threshold {limit:.3f}"
-    if not math.isfinite(score):
-        problem, message = "no_score", "the values are too large for a score"
-    elif risen > missing_limit:
-        problem = "missing_values"
-        message = f"{row.missing_share:.1%} of values missing, {row.reference_missing_share:.1%} in the reference"
-    elif score >= limit:
-        problem = "drift"
-    return replace(
-        row, score=score if math.isfinite(score) else None, threshold=limit, problem=problem, message=message
-    )
+def _own_scores(reference: pd.DataFrame, current: pd.DataFrame, kinds: Mapping[str, str]) -> Scores:
+    """Scores of the tests whose method Evidently does not have."""
+    both = pd.concat([reference, current], ignore_index=True)
+    in_reference = (np.arange(len(both)) < len(reference)).astype(np.float64)
+    return {
+        (name, test.method): test.scorer(both[name])(in_reference, 1.0 - in_reference)
+        for name, kind in kinds.items()
+        for test in asked_of(kind)
+        if not test.evidently
+    }
+
+
+def _judge(row: ColumnDrift, scores: Scores, thresholds: Thresholds) -> ColumnDrift:
+    """Compare the scores of a column's tests with their thresholds: the first finding is the column's problem."""
+    for test in asked_of(row.kind):
+        score, threshold = scores[row.column, test.method], thresholds[row.column, test.method]
+        row = replace(row, method=test.method, score=score, threshold=threshold)
+        if not math.isfinite(score):
+            return replace(row, score=None, problem="no_score", message="the values are too large for a score")
+        message = test.message.format(
+            method=test.method,
+            score=score,
+            threshold=threshold,
+            missing=row.missing_share,
+            reference_missing=row.reference_missing_share,
+        )
+        row = replace(row, message=message)
+        if score >= threshold:
+            return replace(row, problem=test.problem)
+    return row
 
 
 def _shares(reference: pd.DataFrame, current: pd.DataFrame, column: Column) -> ColumnDrift:
     """The schema check of one column, before any score."""
-    row = ColumnDrift(column.name, column.kind, METHODS[column.kind], None, None, 0.0, 0.0, None, "")
-    for frame, name in ((reference, "reference"), (current, "current window")):
+    method = asked_of(column.kind)[-1].method
+    row = ColumnDrift(column.name, column.kind, method, None, None, 0.0, 0.0, None, "")
+    for frame, name in ((reference, "reference"), (current, "current period")):
         if column.name not in frame:
             return replace(row, problem="no_column", message=f"the {name} has no column {column.name!r}")
     kinds = {column.name: column.kind}
     absent_ref = float(_typed(reference, kinds)[column.name].isna().mean())
     absent = float(_typed(current, kinds)[column.name].isna().mean())
     row = replace(row, missing_share=absent, reference_missing_share=absent_ref)
-    for share, name in ((absent_ref, "reference"), (absent, "current window")):
+    for share, name in ((absent_ref, "reference"), (absent, "current period")):
         if share == 1.0:
             what = "number" if column.kind == "numeric" else "value"
             return replace(row, problem="no_values", message=f"no {what} in any row of the {name}")
@@ -207,15 +219,15 @@ def _typed(frame: pd.DataFrame, kinds: Mapping[str, str]) -> pd.DataFrame:
     return pd.DataFrame(typed, index=frame.index)
 
 
-def _users(frame: pd.DataFrame, user: str) -> int:
-    return int(frame[user].nunique()) if user in frame else 0
+def _users(frame: pd.DataFrame) -> int:
+    return int(frame["user_id"].nunique()) if "user_id" in frame else 0
 
 
-def _too_little(reference: pd.DataFrame, current: pd.DataFrame, user: str) -> str | None:
-    for frame, name, times in ((reference, "reference", 2), (current, "current window", 1)):
-        if user not in frame:
-            return f"the {name} has no column {user!r}, and drift is judged by users"
-        rows, users = len(frame), _users(frame, user)
+def _too_little(reference: pd.DataFrame, current: pd.DataFrame) -> str | None:
+    for frame, name, times in ((reference, "reference", 2), (current, "current period", 1)):
+        if "user_id" not in frame:
+            return f"the {name} has no column 'user_id', and drift is judged by users"
+        rows, users = len(frame), _users(frame)
         if rows < MIN_ROWS * times or users < MIN_USERS * times:
             return (
                 f"the {name} has {rows} rows of {users} users; at least {MIN_ROWS * times} rows of "
@@ -224,17 +236,9 @@ def _too_little(reference: pd.DataFrame, current: pd.DataFrame, user: str) -> st
     return None
 
 
-def _sample(frame: pd.DataFrame, user: str) -> pd.DataFrame:
-    """Whole users, chosen by a hash so that every window keeps the same ones, down to about MAX_ROWS rows."""
-    if len(frame) <= MAX_ROWS:
+def sample_users(frame: pd.DataFrame, rows: int = MAX_ROWS) -> pd.DataFrame:
+    """Whole users, chosen by a hash so that every period keeps the same ones, down to about so many rows."""
+    if len(frame) <= rows:
         return frame
-    position = pd.util.hash_array(frame[user].astype(str).to_numpy(dtype=object)) / 2.0**64
-    return frame[position < MAX_ROWS / len(frame)]
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Whole or not at all: an exporter may read the file at any moment."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    os.replace(unfinished, path)
+    position = pd.util.hash_array(frame["user_id"].astype(str).to_numpy(dtype=object)) / 2.0**64
+    return frame[position < rows / len(frame)]

@@ -1,4 +1,4 @@
-"""The one place that touches Evidently: the scores that are reported, and the page that explains them.
+"""The only file that imports Evidently: the page that explains the scores, and the scores that it shows.
 
 Method and threshold are always given: Evidently's own choice depends on the row count and swaps distances for p-values.
 """
@@ -11,18 +11,31 @@ from pathlib import Path
 
 import pandas as pd
 
-from monitoring.calibration import METHODS
+from monitoring.calibration import Thresholds
+from monitoring.drift_tests import asked_of
 
 
 def score_and_save(
     reference: pd.DataFrame,
     current: pd.DataFrame,
     kinds: Mapping[str, str],
-    thresholds: Mapping[str, float],
+    thresholds: Thresholds,
     html: Path,
     title: str,
-) -> dict[str, float]:
-    """Run the report on columns that have passed the schema checks, write its page, return the score of each column."""
+) -> dict[tuple[str, str], float]:
+    """Write the page about columns that have passed the schema checks.
+
+    Args:
+        reference: Columns of the training reference, as floats and strings.
+        current: Columns of the period, alike.
+        kinds: "numeric" or "categorical" of each column.
+        thresholds: By column and method.
+        html: Page to write.
+        title: Of the page.
+
+    Returns:
+        By column and method, the score of each test whose method is Evidently's.
+    """
     os.environ["DO_NOT_TRACK"] = "1"  # telemetry is on by default and is read at import
     from evidently import DataDefinition, Dataset, Report
     from evidently.core.metric_types import Metric
@@ -30,8 +43,12 @@ def score_and_save(
 
     names = list(kinds)
     metrics: list[Metric] = [RowCount(), *(MissingValueCount(column=name) for name in names)]
-    for name in names:
-        metrics.append(ValueDrift(column=name, method=METHODS[kinds[name]], threshold=thresholds[name]))
+    metrics += [
+        ValueDrift(column=name, method=test.method, threshold=thresholds[name, test.method])
+        for name in names
+        for test in asked_of(kinds[name])
+        if test.evidently
+    ]
     definition = DataDefinition(
         numerical_columns=[name for name in names if kinds[name] == "numeric"],
         categorical_columns=[name for name in names if kinds[name] == "categorical"],
@@ -44,7 +61,7 @@ def score_and_save(
     html.parent.mkdir(parents=True, exist_ok=True)
     snapshot.save_html(str(html))
     return {
-        metric["config"]["column"]: float(metric["value"])
+        (metric["config"]["column"], metric["config"]["method"]): float(metric["value"])
         for metric in snapshot.dict()["metrics"]
         if metric["config"]["type"].endswith(":ValueDrift")
     }

@@ -25,13 +25,6 @@ METRICS = {
     "reward_logloss": "Reward log loss",
     "reward_ece": "Reward calibration error",
 }
-PROBLEMS = {
-    "drift": "drifted",
-    "missing_values": "values missing",
-    "no_values": "no values",
-    "no_column": "no column",
-    "no_score": "no score",
-}
 
 
 def metric(name: str) -> str:

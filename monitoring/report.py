@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from monitoring import charts, plain_words
+from monitoring.drift_tests import words_of
 from monitoring.log_summary import LONGEST, summarise
 from mtorl.pages.charts import BLUE, GREY, shares
 from mtorl.pages.page import write_page
@@ -158,50 +159,40 @@ def _budget(arms: Json) -> Json | None:
 
 
 def _drift(run_dir: Path, drift: Json) -> Json | None:
-    """Both windows, each with a link to its Evidently page if that was written."""
-    windows = []
+    """Both periods, each with a link to its Evidently page if that was written."""
+    periods = []
     for name in ("clean", "shifted"):
         result = _read(run_dir / "drift" / name / "drift.json") or _section(drift, name)
         if not result:
             continue
-        columns = result.get("columns") or []
-        if isinstance(columns, dict):
-            columns = [{"column": column, **row} for column, row in columns.items()]
         html = f"drift/{name}/drift.html"
-        windows.append(
+        periods.append(
             {
                 **result,
                 "name": name,
-                "columns": [_drift_row(row) for row in columns],
-                "alerts": _count(drift.get(f"{name}_alerts")),
+                "columns": [_drift_row(row) for row in result.get("columns") or []],
+                "alerts": drift.get(f"{name}_alerts"),
                 "html": html if (run_dir / html).exists() else None,
             }
         )
-    if not windows and not drift:
+    if not periods and not drift:
         return None
-    received = _count(drift.get("webhook_received"))
+    received = drift.get("webhook_received")
     if isinstance(received, bool):
         received = "yes" if received else "no"
-    alpha = next((window["alpha"] for window in windows if window.get("alpha")), 0.01)
-    return {"windows": windows, "received": received, "alpha": alpha}
+    alpha = next((period["alpha"] for period in periods if period.get("alpha")), 0.01)
+    return {"periods": periods, "received": received, "alpha": alpha}
 
 
 def _drift_row(row: Json) -> Json:
     """A row with its score as a share of twice the threshold: the middle of the bar is the threshold."""
-    score, threshold = row.get("score"), row.get("threshold")
-    bar = min(score / threshold / 2, 1.0) if score is not None and threshold else None
-    detected = bool(row.get("detected", row.get("drifted")))
-    words = plain_words.PROBLEMS.get(str(row.get("problem")), "drifted" if detected else "")
-    return {**row, "bar": bar, "detected": detected, "words": words}
+    score, threshold, problem = row.get("score"), row.get("threshold"), row.get("problem")
+    bar = min(max(score / threshold / 2, 0.0), 1.0) if score is not None and threshold else None
+    return {**row, "bar": bar, "words": words_of(problem).label if problem else ""}
 
 
 def _share(row: Json, part: str, whole: str) -> float | None:
     return row[part] / row[whole] if row.get(whole) and row.get(part) is not None else None
-
-
-def _count(value: Any) -> Any:
-    """Alerts may be given as a list or as their number."""
-    return len(value) if isinstance(value, list) else value
 
 
 def _section(summary: Json, name: str) -> Json:

@@ -26,9 +26,9 @@ def write(run: Path) -> Path:
     )
     summary = summary_of(rng)
     _json(run / "summary.json", summary)
-    for window in ("clean", "shifted"):
-        folder = _made(run / "drift" / window)
-        _json(folder / "drift.json", summary["drift"][window])
+    for period in ("clean", "shifted"):
+        folder = _made(run / "drift" / period)
+        _json(folder / "drift.json", summary["drift"][period])
         (folder / "drift.html").write_text("<html>drift</html>")
     return run
 
@@ -146,7 +146,7 @@ def _offline(shift: float) -> dict[str, Any]:
     return found
 
 
-def _drift(window: str, size: float) -> dict[str, Any]:
+def _drift(period: str, size: float) -> dict[str, Any]:
     columns = []
     for name, kind, threshold, factor in (
         ("hour", "numeric", 0.071, 0.9),
@@ -168,7 +168,7 @@ def _drift(window: str, size: float) -> dict[str, Any]:
                 "detected": detected,
             }
         )
-    return {"window": window, "rows": 5_985, "users": 1_197, "not_checked": None, "columns": columns}
+    return {"period": period, "rows": 5_985, "users": 1_197, "not_checked": None, "columns": columns}
 
 
 def _touchpoints(rng: np.random.Generator) -> pd.DataFrame:

@@ -42,11 +42,11 @@ def test_one_alert_for_each_detected_column() -> None:
             "severity": "warning",
             "kind": "drift",
             "column": "age",
-            "window": "shifted",
+            "period": "shifted",
             "model_version": "3f2a9c",
         },
         "annotations": {
-            "summary": "age has moved away from the training data (window 'shifted')",
+            "summary": "age has moved away from the training data (period 'shifted')",
             "description": "wasserstein 0.300, threshold 0.080; 900 rows of 90 users against 400 reference users",
             "runbook_url": RUNBOOK,
         },
@@ -57,7 +57,7 @@ def test_one_alert_for_each_detected_column() -> None:
     assert (root / "docs" / "runbooks" / RUNBOOK.rsplit("/", 1)[-1]).exists()
 
 
-def test_a_window_that_was_not_checked_is_not_silent() -> None:
+def test_a_period_that_was_not_checked_is_not_silent() -> None:
     (only,) = drift_alerts(result("10 rows of 2 users"), "3f2a9c")
     assert only["labels"]["kind"] == "not_checked"
     assert only["annotations"]["description"] == "10 rows of 2 users"

@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitoring import drift
-from monitoring.calibration import CategoricalScore, NumericScore, calibrate
+from monitoring import drift, drift_tests
+from monitoring.alerts import drift_alerts
+from monitoring.calibration import Size, Thresholds, calibrate
+from monitoring.drift_tests import CategoricalDistance, DriftTest, NumericDistance, Words, asked_of
 from mtorl.log.dataset import Column
 
 COLUMNS = (
@@ -42,36 +44,41 @@ def touchpoints(rng: np.random.Generator, users: int, mean: int = 8, mobile: flo
     )
 
 
-def test_a_healthy_window_rarely_alarms_and_a_fixed_threshold_would() -> None:
+def distance(thresholds: Thresholds, column: str) -> float:
+    """Threshold of a column's distance."""
+    return thresholds[column, asked_of(KINDS[column])[-1].method]
+
+
+def test_a_healthy_period_rarely_alarms_and_a_fixed_threshold_would() -> None:
     rng = np.random.default_rng(3)
     alarms = fixed = 0
     for seed in range(8):
         reference = touchpoints(rng, 300)
-        limits = calibrate(reference, KINDS, "user_id", users=80, rows=640, alpha=0.05, seed=seed, windows=200)
+        limits = calibrate(reference, KINDS, Size(users=80, rows=640), alpha=0.05, seed=seed, imitations=200)
         for _ in range(10):
             both = pd.concat([reference, touchpoints(rng, 80)], ignore_index=True)
             in_reference = np.arange(len(both)) < len(reference)
             scores = {
                 name: scorer(both[name])(in_reference.astype(float), ~in_reference * 1.0) for name, scorer in SCORERS
             }
-            alarms += any(score >= limits.score[name] for name, score in scores.items())
+            alarms += any(score >= distance(limits, name) for name, score in scores.items())
             fixed += any(score >= 0.1 for score in scores.values())
-    assert alarms <= 12, "80 windows at 5 %"
+    assert alarms <= 12, "80 periods at 5 %"
     assert fixed > 60
 
 
-SCORERS = [(name, NumericScore if kind == "numeric" else CategoricalScore) for name, kind in KINDS.items()]
+SCORERS = [(name, NumericDistance if kind == "numeric" else CategoricalDistance) for name, kind in KINDS.items()]
 
 
 def test_thresholds_shrink_with_users_not_with_rows() -> None:
     reference = touchpoints(np.random.default_rng(0), 400)
-    few = calibrate(reference, KINDS, "user_id", users=40, rows=320, alpha=0.01, seed=0, windows=100)
-    many = calibrate(reference, KINDS, "user_id", users=200, rows=1_600, alpha=0.01, seed=0, windows=100)
-    thin = calibrate(reference, KINDS, "user_id", users=200, rows=400, alpha=0.01, seed=0, windows=100)
-    assert all(many.score[name] < few.score[name] for name in KINDS)
-    assert thin.score["placement"] > many.score["placement"], "fewer rows a user make a context column noisier"
-    assert thin.score["region"] == pytest.approx(many.score["region"], rel=0.25), "but hardly a static one"
-    again = calibrate(reference, KINDS, "user_id", users=40, rows=320, alpha=0.01, seed=0, windows=100)
+    few = calibrate(reference, KINDS, Size(users=40, rows=320), alpha=0.01, seed=0, imitations=100)
+    many = calibrate(reference, KINDS, Size(users=200, rows=1_600), alpha=0.01, seed=0, imitations=100)
+    thin = calibrate(reference, KINDS, Size(users=200, rows=400), alpha=0.01, seed=0, imitations=100)
+    assert all(distance(many, name) < distance(few, name) for name in KINDS)
+    assert distance(thin, "placement") > distance(many, "placement"), "fewer rows a user make a context column noisier"
+    assert distance(thin, "region") == pytest.approx(distance(many, "region"), rel=0.25), "but hardly a static one"
+    again = calibrate(reference, KINDS, Size(users=40, rows=320), alpha=0.01, seed=0, imitations=100)
     assert again == few
 
 
@@ -79,8 +86,8 @@ def test_a_column_with_gaps_gets_a_missing_limit_from_its_own_noise() -> None:
     reference = touchpoints(np.random.default_rng(0), 200)
     silent = pd.factorize(reference["user_id"])[0] % 3 == 0
     reference.loc[silent, "region"] = None
-    limits = calibrate(reference, KINDS, "user_id", users=30, rows=240, alpha=0.01, seed=0, windows=100)
-    assert limits.missing["region"] > 0.1 and limits.missing["hour"] == 0.05
+    limits = calibrate(reference, KINDS, Size(users=30, rows=240), alpha=0.01, seed=0, imitations=100)
+    assert limits["region", "missing_share_rise"] > 0.1 and limits["hour", "missing_share_rise"] == 0.05
 
 
 def test_too_little_data_is_said_and_written(tmp_path: Path) -> None:
@@ -97,13 +104,13 @@ def test_too_little_data_is_said_and_written(tmp_path: Path) -> None:
         assert json.loads(Path(result.json).read_text())["not_checked"] == result.not_checked
 
 
-def test_sampling_keeps_whole_users_and_the_same_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drift, "MAX_ROWS", 400)
+def test_sampling_keeps_whole_users_and_the_same_ones() -> None:
     frame = touchpoints(np.random.default_rng(0), 200)
-    kept = drift._sample(frame, "user_id")
+    kept = drift.sample_users(frame, 400)
     assert 200 < len(kept) < 700
     assert len(kept) == frame["user_id"].isin(kept["user_id"].unique()).sum()
-    assert drift._sample(frame.sample(frac=1, random_state=1), "user_id").index.sort_values().equals(kept.index)
+    shuffled = frame.sample(frac=1, random_state=1)
+    assert drift.sample_users(shuffled, 400).index.sort_values().equals(kept.index)
 
 
 @pytest.mark.integration
@@ -138,7 +145,7 @@ def test_check_end_to_end(tmp_path: Path) -> None:
     reference, clean, shifted = touchpoints(rng, 400), touchpoints(rng, 300), touchpoints(rng, 300, mobile=2.0)
     shifted["tenure"] *= 2
     good = drift.check(reference, clean, COLUMNS, out_dir=tmp_path / "clean")
-    assert good.detected_columns == () and good.not_checked is None and good.window == "clean"
+    assert good.detected_columns == () and good.not_checked is None and good.period == "clean"
     bad = drift.check(reference, shifted, COLUMNS, out_dir=tmp_path / "shifted")
     assert bad.detected_columns == ("device", "tenure")
     for result in (good, bad):
@@ -180,3 +187,35 @@ def test_broken_columns_are_findings(tmp_path: Path) -> None:
     }
     everything = drift.check(reference, current[["user_id"]], columns, out_dir=tmp_path / "nothing")
     assert set(everything.detected_columns) == {column.name for column in columns} and everything.html is None
+
+
+@pytest.mark.integration
+def test_a_further_test_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its definition alone follow its threshold, its finding, its alert and its words in the report."""
+
+    class LargestRise:
+        def __init__(self, values: pd.Series) -> None:
+            self.values = values.to_numpy()
+
+        def __call__(self, reference: np.ndarray, period: np.ndarray) -> float:
+            return float(np.max(self.values[period > 0]) - np.max(self.values[reference > 0]))
+
+    outlier = DriftTest(
+        problem="outlier",
+        words=Words("data_quality", "has a value beyond all known ones", "outlier"),
+        kinds=("numeric",),
+        method="largest_rise",
+        scorer=LargestRise,
+        floor=1.0,
+        message="{score:.1f} more than ever, allowed are {threshold:.1f}",
+        joint=False,
+    )
+    monkeypatch.setattr(drift_tests, "TESTS", (outlier, *drift_tests.TESTS))
+    rng = np.random.default_rng(3)
+    reference, current = touchpoints(rng, 200), touchpoints(rng, 150)
+    current.loc[7, "tenure"] = 1e5
+    result = drift.check(reference, current, COLUMNS, out_dir=tmp_path / "odd")
+    (tenure,) = (column for column in result.columns if column.detected)
+    assert (tenure.column, tenure.problem, tenure.method) == ("tenure", "outlier", "largest_rise")
+    (alert,) = drift_alerts(result, "v1")
+    assert alert["labels"]["kind"] == "data_quality" and "beyond all known ones" in alert["annotations"]["summary"]

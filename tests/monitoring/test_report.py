@@ -101,8 +101,8 @@ def test_an_experiment_without_numbers(tmp_path: Path) -> None:
         "series": [],
     }
     change(run, experiment=experiment, drift={"clean": {"not_checked": "3 rows", "columns": []}, "clean_alerts": 1})
-    for window in ("clean", "shifted"):
-        (run / "drift" / window / "drift.json").unlink()
+    for period in ("clean", "shifted"):
+        (run / "drift" / period / "drift.json").unlink()
     text = body(render(run))
     assert (
         "No verdict" in text and "chart-lift" not in text and "&lt; 0.0001" in text and "Not checked: 3 rows." in text
