@@ -28,7 +28,7 @@ from mtorl.arrays import Floats
 from mtorl.baselines.behaviour_cloning import imitate
 from mtorl.baselines.inputs.states import States, everywhere, mean_cost
 from mtorl.baselines.inputs.transitions import Step, Transitions
-from mtorl.baselines.learning import RewardOfValue, answer, follow, learn, mlp, seeded, temperature
+from mtorl.baselines.learning import RewardOfValue, Schedule, answer, follow, learn, mlp, seeded, temperature
 from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder
 from mtorl.window.labels import labels
@@ -84,7 +84,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> BC
             follow(target, q, TRACKING)
             return constrained_loss(q, target, imitation, data.at(rows_B))
 
-        learn(q, len(data), loss, epochs=EPOCHS, lr=LR)
+        learn(q, len(data), loss, Schedule(EPOCHS, LR))
     logged, rows_B = labels(val, encoder), np.arange(len(val))
     q_BC = answer(q, val_data.state_BS)
     reward = RewardOfValue.fit(q_BC[rows_B, logged.channel_B], logged.reward_B)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mtorl.arrays import Floats
 from mtorl.baselines.inputs.states import States, everywhere, mean_cost
 from mtorl.baselines.inputs.transitions import Transitions
-from mtorl.baselines.learning import answer, learn, mlp, seeded
+from mtorl.baselines.learning import Schedule, answer, learn, mlp, seeded
 from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder
 from mtorl.window.labels import labels
@@ -72,5 +72,5 @@ def imitate(data: Transitions, val_data: Transitions, channels: int) -> nn.Modul
     def validate() -> float:
         return F.cross_entropy(policy(val_data.state_BS), val_data.channel_B).item()
 
-    learn(policy, len(data), loss, epochs=EPOCHS, lr=LR, validate=validate)
+    learn(policy, len(data), loss, Schedule(EPOCHS, LR), validate)
     return policy

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from mtorl.arrays import Floats
 from mtorl.baselines.inputs.states import States, everywhere, mean_cost
 from mtorl.baselines.inputs.transitions import Step, Transitions
-from mtorl.baselines.learning import RewardOfValue, answer, follow, learn, mlp, seeded, temperature
+from mtorl.baselines.learning import RewardOfValue, Schedule, answer, follow, learn, mlp, seeded, temperature
 from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder
 from mtorl.window.labels import labels
@@ -72,7 +72,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> CQ
             follow(target, q, TRACKING)
             return conservative_loss(q, target, data.at(rows_B))
 
-        learn(q, len(data), loss, epochs=EPOCHS, lr=LR)
+        learn(q, len(data), loss, Schedule(EPOCHS, LR))
     logged = labels(val, encoder)
     q_BC = answer(q, states.of(val))
     reward = RewardOfValue.fit(q_BC[np.arange(len(val)), logged.channel_B], logged.reward_B)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from mtorl.arrays import Floats
 from mtorl.baselines.inputs.states import everywhere, mean_cost
 from mtorl.baselines.inputs.trajectories import Tiles, returns_to_go
-from mtorl.baselines.learning import HIDDEN, learn, seeded
+from mtorl.baselines.learning import HIDDEN, Schedule, learn, seeded
 from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder
 from mtorl.window.labels import Labels, labels
@@ -119,5 +119,5 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> De
         def validate() -> float:
             return F.cross_entropy(*network.logged(val_data, torch.arange(len(val_data)))).item()
 
-        learn(network, len(data), loss, epochs=EPOCHS, lr=LR, batch=BATCH, validate=validate)
+        learn(network, len(data), loss, Schedule(EPOCHS, LR, BATCH), validate)
     return DecisionTransformer.of(network, data, labels(train, encoder), encoder)

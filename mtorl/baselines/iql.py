@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from mtorl.arrays import Floats
 from mtorl.baselines.inputs.states import States, everywhere, mean_cost
 from mtorl.baselines.inputs.transitions import Step, Transitions
-from mtorl.baselines.learning import RewardOfValue, answer, follow, learn, mlp, seeded
+from mtorl.baselines.learning import RewardOfValue, Schedule, answer, follow, learn, mlp, seeded
 from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder
 from mtorl.window.labels import labels
@@ -99,7 +99,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> IQ
             follow(target, critics.q, TRACKING)
             return critics_loss(critics, target, data.at(rows_B))
 
-        learn(critics, len(data), loss, epochs=EPOCHS, lr=LR)
+        learn(critics, len(data), loss, Schedule(EPOCHS, LR))
         policy = mlp(data.state_BS.shape[1], channels)
         weight_B, val_weight_B = (advantage_weights(critics, part) for part in (data, val_data))
 
@@ -109,7 +109,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> IQ
         def validate() -> float:
             return _weighted(policy, val_data.state_BS, val_data.channel_B, val_weight_B).item()
 
-        learn(policy, len(data), policy_loss, epochs=EPOCHS, lr=LR, validate=validate)
+        learn(policy, len(data), policy_loss, Schedule(EPOCHS, LR), validate)
     logged = labels(val, encoder)
     q_B = answer(critics.q, val_data.state_BS)[np.arange(len(val)), logged.channel_B]
     reward = RewardOfValue.fit(q_B, logged.reward_B)

@@ -44,14 +44,20 @@ def mlp(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*hidden, nn.Linear(HIDDEN, outputs))
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """Length and pace of a training."""
+
+    epochs: int  # at most
+    lr: float  # learning rate at the start; falls to a tenth along a cosine
+    batch: int = BATCH  # rows in a step
+
+
 def learn(
     network: nn.Module,
     rows: int,
     loss: Callable[[Tensor], Tensor],
-    *,
-    epochs: int,
-    lr: float,
-    batch: int = BATCH,
+    schedule: Schedule,
     validate: Callable[[], float] | None = None,
 ) -> None:
     """Fit a network in place; with `validate`, keep the weights of the best epoch and stop when none gets better.
@@ -60,21 +66,19 @@ def learn(
         network: What is trained.
         rows: Number of training rows.
         loss: Loss of the rows with these numbers.
-        epochs: At most.
-        lr: Learning rate; falls to a tenth along a cosine.
-        batch: Rows in a step.
+        schedule: Length and pace of the training.
         validate: Returns the validation loss of the network in its current state.
     """
-    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=lr / 10)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=schedule.lr, weight_decay=WEIGHT_DECAY)
+    lr = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, schedule.epochs, eta_min=schedule.lr / 10)
     best, best_loss, best_epoch = network.state_dict(), math.inf, 0
-    for epoch in range(1, epochs + 1):
+    for epoch in range(1, schedule.epochs + 1):
         network.train()
-        for rows_B in torch.split(torch.randperm(rows), batch):
+        for rows_B in torch.split(torch.randperm(rows), schedule.batch):
             optimizer.zero_grad()
             torch.autograd.backward(loss(rows_B))
             optimizer.step()
-        schedule.step()
+        lr.step()
         network.eval()
         if validate is None:
             continue

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mtorl.baselines.decision_transformer import BATCH, EPOCHS, LR, DecisionTransformer, Transformer
 from mtorl.baselines.inputs.trajectories import Tiles
-from mtorl.baselines.learning import learn, seeded
+from mtorl.baselines.learning import Schedule, learn, seeded
 from mtorl.window.encoder import Encoder
 from mtorl.window.labels import labels
 from mtorl.window.window import WindowBatch
@@ -58,7 +58,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> De
             missing = max(0.0, beta - entropy(logits_NC).item())
             return F.cross_entropy(logits_NC, channel_N).item() + STRICTNESS * missing
 
-        learn(network, len(data), loss, epochs=EPOCHS, lr=LR, batch=BATCH, validate=validate)
+        learn(network, len(data), loss, Schedule(EPOCHS, LR, BATCH), validate)
     return DecisionTransformer.of(network, data, logged, encoder)
 
 

@@ -185,7 +185,7 @@ def test_training_keeps_the_best_epoch_and_stops():
         return abs(len(seen) - 2)
 
     with learning.seeded(0):
-        learning.learn(network, 8, lambda rows: network(torch.ones(1)), epochs=50, lr=0.1, batch=4, validate=validate)
+        learning.learn(network, 8, lambda rows: network(torch.ones(1)), learning.Schedule(50, 0.1, batch=4), validate)
     assert len(seen) == 2 + learning.PATIENCE and network.weight.item() == seen[1] != seen[-1]
 
 
