@@ -86,7 +86,7 @@ class CausalConv(nn.Module):
         self.norm = nn.LayerNorm(hidden)
 
     def forward(self, h_BTH: Tensor) -> Tensor:
-        """Zeros before the first step stand for the unknown past; nothing is added after the last one."""
+        """Convolve over each step and the `reach` steps before it; before the first step there are zeros."""
         past_BHT = F.pad(h_BTH.transpose(1, 2), (self.reach, 0))
         out_BTH = F.gelu(self.conv(past_BHT)).transpose(1, 2)
         normed: Tensor = self.norm(h_BTH + self.dropout(out_BTH))

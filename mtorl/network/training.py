@@ -68,7 +68,7 @@ class TrainConfig:
     levels: int = 2  # convolutions; dilation doubles at each
     heads: int = 4
     dropout: float = 0.2
-    convolutions: bool = True  # False: attention alone reads the past
+    convolutions: bool = True  # False: attention alone reads the history
     attention: bool = True  # False: the convolutions alone do
     seed: int = 0
     device: str = "auto"  # "auto" takes a GPU if there is one

@@ -73,10 +73,10 @@ class Encoder:
     @classmethod
     def fit(cls, batch: WindowBatch, spec: DatasetSpec) -> Encoder:
         """Take the statistics from a batch of training windows (with targets, its last touchpoints count as well)."""
-        seen = batch.prev_channel_N < len(spec.channels)
-        happened = {name: values_N[seen] for name, values_N in batch.prev_outcomes.items()}
+        not_start_N = batch.prev_channel_N < len(spec.channels)
+        happened = {name: values_N[not_start_N] for name, values_N in batch.prev_outcomes.items()}
         if batch.targets is not None:
-            happened = {name: np.append(some, batch.targets.outcomes[name]) for name, some in happened.items()}
+            happened = {name: np.append(seen, batch.targets.outcomes[name]) for name, seen in happened.items()}
         slots = [_amount_slot(name, "outcome", happened[name]) for name in spec.immediate]
         slots.append(Slot("hour_of_day", "time", "hour"))
         pause = batch.time["recency_hours"]

@@ -89,9 +89,9 @@ class EncodedWindows(Dataset[Batch]):
         return len(self.windows)
 
     def __getitems__(self, rows: Sequence[int]) -> Batch:
-        some = self.windows.take(np.asarray(rows, dtype=np.int64))
-        x_BTD, _ = self.encoder.encode(some)
-        targets = self.encoder.targets(some)
+        windows = self.windows.take(np.asarray(rows, dtype=np.int64))
+        x_BTD, _ = self.encoder.encode(windows)
+        targets = self.encoder.targets(windows)
         return Batch(*map(torch.from_numpy, (x_BTD, targets["channel_BT"], targets["reward_BT"], targets["cost_BT"])))
 
     @property

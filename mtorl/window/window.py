@@ -273,8 +273,8 @@ def instance_from_history(
 
 
 def _absent(key: object, spec: DatasetSpec) -> str:
-    known = {"timestamp", "prev_channel", "prev_timestamp", "context", "static", *(f"prev_{o}" for o in OUTCOMES)}
-    known |= {c.name for c in (*spec.context, *spec.static)}
-    if key in known:
+    fields = {"timestamp", "prev_channel", "prev_timestamp", "context", "static", *(f"prev_{o}" for o in OUTCOMES)}
+    fields |= {c.name for c in (*spec.context, *spec.static)}
+    if key in fields:
         return f"{key} is missing"
     return f"unknown channel {key!r} in prev_channel; known: {', '.join(spec.channels)}"
