@@ -105,13 +105,13 @@ def test_predictions_are_those_of_the_network(saved):
         x_BTD, length_B = loaded.encoder.encode(batch(rows))
         with torch.inference_mode():
             expected = network(torch.from_numpy(x_BTD), torch.from_numpy(length_B))
-        found = loaded.predict(batch(rows))
-        for a, b in zip(expected, found, strict=True):
+        heads = loaded.predict(batch(rows))
+        for a, b in zip(expected, heads, strict=True):
             assert b.shape == (rows, 4)
             np.testing.assert_allclose(b, a.numpy(), atol=1e-5, rtol=1e-5)
-    assert (found[1] >= 0).all()
-    assert (found[1] <= 1).all()
-    assert (found[2] >= 0).all()
+    assert (heads[1] >= 0).all()
+    assert (heads[1] <= 1).all()
+    assert (heads[2] >= 0).all()
 
 
 def test_scoring_in_chunks_changes_nothing(saved, monkeypatch):

@@ -1,4 +1,4 @@
-"""Attributions: exact for a network whose truth is known, zero for what it cannot see, and the empty past."""
+"""Attributions: exact for a network of known formula, zero for what it does not read, and for an empty history."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def test_attributions_are_exact_and_share_one_forward_pass() -> None:
     np.testing.assert_allclose(first.reward_K, [0.1, 0.0, 0.3], atol=1e-12)
     assert (first.reward, first.reward_without_past) == (pytest.approx(0.6), pytest.approx(0.2))
 
-    def log_prob(touches: int, channel: int) -> float:
-        logits = np.array([touches, 0.0])
+    def log_prob(count: int, channel: int) -> float:
+        logits = np.array([count, 0.0])
         return float(logits[channel] - np.log(np.exp(logits).sum()))
 
     np.testing.assert_allclose(first.log_prob_K, [log_prob(3, 0) - log_prob(2, 0)] * 3)

@@ -47,35 +47,35 @@ def test_channel_frequency_is_that_of_training_users():
     spec = SPEC.replace(propensity="channel-frequency")
     windows = log()
     windows.loc[windows["split"] == "test", "channel"] = "video"  # must not matter
-    found = logged_propensity(windows, spec)
+    propensity = logged_propensity(windows, spec)
     train = windows[windows["split"] == "train"]
     for channel, share in train["channel"].value_counts(normalize=True).items():
-        np.testing.assert_allclose(found[windows["channel"] == channel], share, atol=0.001)
+        np.testing.assert_allclose(propensity[windows["channel"] == channel], share, atol=0.001)
 
 
 def test_markov_depends_on_the_channel_before_and_on_the_start():
     spec = SPEC.replace(propensity="markov")
     windows = log(users=4000, stay=0.6)
-    found = logged_propensity(windows, spec)
+    propensity = logged_propensity(windows, spec)
     before = windows.groupby("user_id")["channel"].shift()
     fresh = windows["channel"].map(dict(zip(SPEC.channels, [0.5, 0.3, 0.15, 0.05], strict=True)))
-    truth = np.where(before.isna(), fresh, 0.4 * fresh + 0.6 * (windows["channel"] == before))
-    common = truth > FLOOR
-    np.testing.assert_allclose(found[common], truth[common], atol=0.03)
-    assert found.min() == FLOOR
+    true_propensity = np.where(before.isna(), fresh, 0.4 * fresh + 0.6 * (windows["channel"] == before))
+    common = true_propensity > FLOOR
+    np.testing.assert_allclose(propensity[common], true_propensity[common], atol=0.03)
+    assert propensity.min() == FLOOR
 
 
 def test_markov_begins_anew_with_every_journey():
     spec = SPEC.replace(propensity="markov")
     windows = log(users=4000, stay=0.6)
     two = windows.assign(step=windows["step"] % 5)  # a second journey after five touchpoints
-    found = logged_propensity(two, spec)
+    propensity = logged_propensity(two, spec)
     first = two["step"] == 0
     fresh = windows["channel"].map(windows.loc[(two["split"] == "train") & first, "channel"].value_counts(True))
-    np.testing.assert_allclose(found[first], np.maximum(fresh[first], FLOOR), atol=0.001)
+    np.testing.assert_allclose(propensity[first], np.maximum(fresh[first], FLOOR), atol=0.001)
     before = windows.groupby("user_id")["channel"].shift()
     stayed = ~first & (windows["channel"] == before) & (windows["channel"] == "search")
-    np.testing.assert_allclose(found[stayed], 0.8, atol=0.03)
+    np.testing.assert_allclose(propensity[stayed], 0.8, atol=0.03)
 
 
 def test_the_order_of_rows_does_not_matter():
@@ -83,8 +83,8 @@ def test_the_order_of_rows_does_not_matter():
     windows = log(users=50, stay=0.5)
     windows["step"] %= 5
     shuffled = windows.sample(frac=1, random_state=1)
-    found = pd.Series(logged_propensity(shuffled, spec), index=shuffled.index).sort_index()
-    np.testing.assert_array_equal(found, logged_propensity(windows, spec))
+    propensity = pd.Series(logged_propensity(shuffled, spec), index=shuffled.index).sort_index()
+    np.testing.assert_array_equal(propensity, logged_propensity(windows, spec))
 
 
 def test_mean_weight_of_another_policy_is_one():

@@ -13,7 +13,7 @@ from mtorl.network.ensemble import Ensemble
 from mtorl.network.model import MTORL, MTORLConfig
 
 
-def world(rows: int = 20_000, seed: int = 0):
+def calibrated_heads(rows: int = 20_000, seed: int = 0):
     random = np.random.default_rng(seed)
     logits = random.normal(size=(rows, 3))
     probs = np.exp(log_softmax(logits, axis=1))
@@ -24,15 +24,15 @@ def world(rows: int = 20_000, seed: int = 0):
 
 @pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (2.0, 0.5), (0.5, -1.0)])
 def test_a_distortion_is_undone(scale, shift):
-    logits, channel, odds, label = world(50_000)
-    found = calibrate(logits * scale, expit(odds * scale + shift), channel, label)
-    assert found.action_scale == pytest.approx(1 / scale, rel=0.05)
-    assert found.reward_scale == pytest.approx(1 / scale, rel=0.05)
-    assert found.reward_shift == pytest.approx(-shift / scale, abs=0.1)
+    logits, channel, odds, label = calibrated_heads(50_000)
+    calibration = calibrate(logits * scale, expit(odds * scale + shift), channel, label)
+    assert calibration.action_scale == pytest.approx(1 / scale, rel=0.05)
+    assert calibration.reward_scale == pytest.approx(1 / scale, rel=0.05)
+    assert calibration.reward_shift == pytest.approx(-shift / scale, abs=0.1)
 
 
 def test_calibrated_heads_err_less_and_rank_alike():
-    logits, channel, odds, label = world()
+    logits, channel, odds, label = calibrated_heads()
     distorted, reward = logits * 3, expit(odds * 2 + 1)
     scale, reward_scale, shift = calibrate(distorted[:10_000], reward[:10_000], channel[:10_000], label[:10_000])
 
@@ -52,8 +52,10 @@ def test_calibrated_heads_err_less_and_rank_alike():
 
 def test_without_rows_nothing_changes_and_few_rows_change_little():
     assert calibrate(np.empty((0, 3)), np.empty(0), np.empty(0, dtype=int), np.empty(0)) == Calibration(1.0, 1.0, 0.0)
-    found = calibrate(np.zeros((1, 3)), np.array([0.5]), np.array([0]), np.array([1.0]))
-    assert all(np.isfinite(found)) and 0.2 <= found.action_scale <= 5 and 0.2 <= found.reward_scale <= 5
+    calibration = calibrate(np.zeros((1, 3)), np.array([0.5]), np.array([0]), np.array([1.0]))
+    assert (
+        all(np.isfinite(calibration)) and 0.2 <= calibration.action_scale <= 5 and 0.2 <= calibration.reward_scale <= 5
+    )
 
 
 def test_a_network_serves_what_was_calibrated():

@@ -40,12 +40,12 @@ def test_an_answer_is_the_mean_of_the_members():
 
 
 def test_members_differ_in_their_seed_and_the_first_is_a_network_alone():
-    found = trained(members=2)
-    one, two = (torch.cat([p.flatten() for p in member.parameters()]) for member in found.ensemble.members)
-    assert not torch.equal(one, two)
+    both = trained(members=2)
+    first, second = (torch.cat([p.flatten() for p in member.parameters()]) for member in both.ensemble.members)
+    assert not torch.equal(first, second)
     alone = trained(members=1)
-    assert torch.equal(torch.cat([p.flatten() for p in alone.ensemble.members[0].parameters()]), one)
-    assert found.parameters == 2 * alone.parameters and not found.ensemble.training
+    assert torch.equal(torch.cat([p.flatten() for p in alone.ensemble.members[0].parameters()]), first)
+    assert both.parameters == 2 * alone.parameters and not both.ensemble.training
 
 
 @pytest.mark.parametrize("stop_at", [(0, 1), (0, 2), (1, 1)])
@@ -60,16 +60,16 @@ def test_a_kill_loses_no_member(tmp_path, stop_at):
         trained(members=2, resume=resume, on_epoch=stop)
     assert list(tmp_path.iterdir())
     seen = []
-    found = trained(members=2, resume=resume, on_epoch=lambda member, row: seen.append((member, row["epoch"])))
+    both = trained(members=2, resume=resume, on_epoch=lambda member, row: seen.append((member, row["epoch"])))
     assert seen == [at for at in ((0, 1), (0, 2), (1, 1), (1, 2)) if at > stop_at]  # nothing is trained twice
     left = set(tmp_path.iterdir())
     assert left == set(resume.files(members=2, processes=1))
     resume.remove(members=2, processes=1)
     assert not list(tmp_path.iterdir())
     whole = trained(members=2)
-    for one, other in zip(found.ensemble.parameters(), whole.ensemble.parameters(), strict=True):
-        assert torch.equal(one, other)
-    assert [m.best_epoch for m in found.members] == [m.best_epoch for m in whole.members]
+    for resumed_weight, weight in zip(both.ensemble.parameters(), whole.ensemble.parameters(), strict=True):
+        assert torch.equal(resumed_weight, weight)
+    assert [m.best_epoch for m in both.members] == [m.best_epoch for m in whole.members]
 
 
 def test_a_checkpoint_of_another_seed_is_refused(tmp_path):

@@ -126,13 +126,13 @@ def test_the_memory_holds_fading_sums_of_what_each_channel_brought():
     # search social start | reward | outcome: nothing, then search, search and social
     x = torch.tensor([[[0, 0, 1, 0, 0], [1, 0, 0, 1, 2], [1, 0, 0, 0, 4], [0, 1, 0, 1, 8]]], dtype=torch.float32)
     with torch.inference_mode():
-        found = memory(x)
-    assert found.shape == (1, 4, 2, memory.width)
+        remembered = memory(x)
+    assert remembered.shape == (1, 4, 2, memory.width)
     search = torch.tensor([0.25 + 0.5, 0.25 * 1 + 0.5 * 0, 0.25 * 2 + 0.5 * 4])  # uses, reward, outcome after step 3
     total = search + torch.tensor([1.0, 1.0, 8.0])
     expected = torch.cat([torch.asinh(search), search[1:] / 1.75, torch.asinh(total), total[1:] / 2.75])
-    torch.testing.assert_close(found[0, 3, 0], expected)
-    assert (found[0, 0] == 0).all()
+    torch.testing.assert_close(remembered[0, 3, 0], expected)
+    assert (remembered[0, 0] == 0).all()
 
 
 def test_decoders_share_no_weights(network):

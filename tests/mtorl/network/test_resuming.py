@@ -66,9 +66,9 @@ def test_a_training_that_was_killed_ends_where_one_that_was_not_does(tmp_path, k
         assert (tmp_path / "checkpoint").exists()
     assert _worker(tmp_path, 0, "resumed") == 0
     whole = train(TrainingWindows([part(150, 0), part(150, 1)], [part(60, 2)], C), RESUMED)
-    found = torch.load(tmp_path / "resumed", weights_only=True)
-    assert found["losses"] == [row["train_loss"] for row in whole.history]
-    assert all(torch.equal(found["weights"][name], value) for name, value in whole.model.state_dict().items())
+    resumed = torch.load(tmp_path / "resumed", weights_only=True)
+    assert resumed["losses"] == [row["train_loss"] for row in whole.history]
+    assert all(torch.equal(resumed["weights"][name], value) for name, value in whole.model.state_dict().items())
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
@@ -96,8 +96,8 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path, monkeyp
 
     config = replace(SMALL, epochs=2)
     monkeypatch.setattr("mtorl.runtime.files.os.replace", full)
-    found = fit(config, windows=100, resume=Checkpoint(tmp_path / "checkpoint"))
-    assert len(found.history) == 2 and "No space left on device" in caplog.text
+    result = fit(config, windows=100, resume=Checkpoint(tmp_path / "checkpoint"))
+    assert len(result.history) == 2 and "No space left on device" in caplog.text
     assert not list(tmp_path.iterdir())  # nothing half is left
 
 
@@ -120,8 +120,8 @@ with joined() as group:
     data = TrainingWindows([part(300, 0), part(300, 1)], [part(101, 2)], C)
     resume = Checkpoint(Path(sys.argv[3])) if len(sys.argv) > 3 else None
     result = train(data, config, group=group, resume=resume)
-    found = {"weights": result.model.state_dict(), "history": result.history}
-    torch.save(found, f"{sys.argv[2]}/{group.rank}-of-{group.size}")
+    run = {"weights": result.model.state_dict(), "history": result.history}
+    torch.save(run, f"{sys.argv[2]}/{group.rank}-of-{group.size}")
 """
 
 
@@ -149,8 +149,8 @@ def test_processes_that_stopped_at_different_places_do_not_go_on(tmp_path):
     again = torch.load(tmp_path / "0-of-2", weights_only=True)["weights"]
     assert all(torch.equal(again[name], value) for name, value in weights.items())
     Checkpoint(tmp_path / "checkpoint").of_rank(1).path.unlink()  # one was killed before it could save
-    found = subprocess.run(launch, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert found.returncode != 0 and "processes stopped at different places; delete the files" in found.stderr
+    launched = subprocess.run(launch, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert launched.returncode != 0 and "processes stopped at different places; delete the files" in launched.stderr
 
 
 def test_too_few_windows_for_the_processes_is_said(monkeypatch):

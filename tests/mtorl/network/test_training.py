@@ -92,8 +92,8 @@ def test_stops_early_and_keeps_the_best_epoch():
     assert len(result.history) == result.best_epoch + config.patience < config.epochs
     val_x, val_targets, _, _ = journeys(200, 1)
     with torch.inference_mode():
-        found = losses(result.model, batch_of(val_x, val_targets))[0]
-    assert found["reward"].item() == pytest.approx(result.history[result.best_epoch - 1]["val_reward"], rel=1e-4)
+        terms = losses(result.model, batch_of(val_x, val_targets))[0]
+    assert terms["reward"].item() == pytest.approx(result.history[result.best_epoch - 1]["val_reward"], rel=1e-4)
     assert not result.model.training
 
 

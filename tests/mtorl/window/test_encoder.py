@@ -64,10 +64,10 @@ def test_targets_are_what_happened_at_each_token():
     batch = offline(log_of([(JOURNEY[0], seen)]), targets=True)
     encoder = Encoder.fit(batch, SPEC)
     assert (encoder.reward_min, encoder.reward_max) == (-0.5, 0.5)
-    found = encoder.targets(batch)
-    assert found["channel_BT"].tolist() == [[0, -1, -1], [0, 1, -1], [0, 1, 0], [1, 0, 1]]
-    assert found["reward_BT"].tolist() == [[0, 0, 0], [0, 1, 0], [0, 1, 1], [1, 1, 0]]
-    assert found["cost_BT"].tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 1, 1]]
+    targets = encoder.targets(batch)
+    assert targets["channel_BT"].tolist() == [[0, -1, -1], [0, 1, -1], [0, 1, 0], [1, 0, 1]]
+    assert targets["reward_BT"].tolist() == [[0, 0, 0], [0, 1, 0], [0, 1, 1], [1, 1, 0]]
+    assert targets["cost_BT"].tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 1, 1]]
     with pytest.raises(WindowError, match="without targets"):
         encoder.targets(online(log_of([JOURNEY])))
 

@@ -64,8 +64,8 @@ def test_the_history_is_the_newest_known_touchpoints_of_the_journey(journeys):
         assert batch.length_B[i] == instances.length_B[i] == len(own)
         before = [None] * (len(seen) <= SPEC.window) + [rows[j]["channel"] for j in seen[:-1]]
         code = [len(SPEC.channels) if name is None else SPEC.channels.index(name) for name in before]
-        for found in (batch, instances):
-            assert found.prev_channel_N[found.row_N == i].tolist() == code
+        for windows in (batch, instances):
+            assert windows.prev_channel_N[windows.row_N == i].tolist() == code
 
 
 @settings(max_examples=150)
@@ -89,9 +89,9 @@ def test_what_happens_later_or_is_known_later_moves_no_input(features, seen, dat
             known = max(at, now["timestamp"]) + data.draw(st.sampled_from([1, HOUR, 9 * GAP]), label="known after")
             changed.append({**row, **other, "timestamp": at, "created_timestamp": known, "known": known})
     kept = next(i for i, row in enumerate(changed) if row["timestamp"] == now["timestamp"])
-    found = WindowBatch.from_steps(steps_of(changed), np.array([kept]), SPEC)
-    assert same_inputs(found, WindowBatch.from_steps(steps_of(rows), np.array([k]), SPEC))
-    assert same_inputs(found, online([changed[kept]], changed))
+    changed_window = WindowBatch.from_steps(steps_of(changed), np.array([kept]), SPEC)
+    assert same_inputs(changed_window, WindowBatch.from_steps(steps_of(rows), np.array([k]), SPEC))
+    assert same_inputs(changed_window, online([changed[kept]], changed))
 
 
 @settings(max_examples=150)

@@ -31,11 +31,11 @@ def test_a_folder_has_a_part_for_each_shard_and_all_windows_are_there_once(folde
     source = FolderWindows(folder, "train", encoder)
     assert len(source) == 3 == len(shards(folder))
     whole = EncodedWindows(WindowTable.load(folder).tiles("train"), encoder)
-    found = [source[i].__getitems__(range(len(source[i]))) for i in range(3)]
+    parts = [source[i].__getitems__(range(len(source[i]))) for i in range(3)]
     everything = whole.__getitems__(range(len(whole)))
     for name, expected in everything._asdict().items():
-        assert torch.equal(torch.cat([getattr(batch, name) for batch in found]), expected)
-    assert sum(int((batch.channel_BT >= 0).sum()) for batch in found) == WindowTable.load(folder).is_in("train").sum()
+        assert torch.equal(torch.cat([getattr(batch, name) for batch in parts]), expected)
+    assert sum(int((batch.channel_BT >= 0).sum()) for batch in parts) == WindowTable.load(folder).is_in("train").sum()
 
 
 def test_one_part_at_a_time_is_read_and_a_single_one_only_once(folder, tmp_path, monkeypatch):
@@ -60,8 +60,8 @@ def test_some_windows_are_those_windows(folder):
     random = np.random.default_rng(0)
     for rows in (random.permutation(len(whole)), np.array([5, 5, 0]), np.array([], dtype=np.int64)):
         some = whole.take(rows)
-        found, length = encoder.encode(some)
-        assert found.tobytes() == x_BTD[rows].tobytes() and (length == length_B[rows]).all()
+        some_x_BTD, length = encoder.encode(some)
+        assert some_x_BTD.tobytes() == x_BTD[rows].tobytes() and (length == length_B[rows]).all()
         for name, values in encoder.targets(some).items():
             assert (values == encoder.targets(whole)[name][rows]).all()
 
@@ -85,7 +85,7 @@ def test_batches_come_in_order_and_leave_the_random_state_alone(folder):
     torch.manual_seed(1)
     before = torch.get_rng_state()
     for workers in (0, 2):
-        found = list(batches(part, chunks, workers, pinned=False))
+        encoded = list(batches(part, chunks, workers, pinned=False))
         assert torch.equal(torch.get_rng_state(), before)
-        for chunk, batch in zip(chunks, found, strict=True):
+        for chunk, batch in zip(chunks, encoded, strict=True):
             assert torch.equal(batch.x_BTD, part.__getitems__(chunk.tolist()).x_BTD)

@@ -35,11 +35,11 @@ def test_a_folder_is_read_in_the_order_of_its_manifest(folder):
     assert list(dict.fromkeys(table.rows["user_id"])) == [*users[::3], *users[1::3], *users[2::3]]
     assert (table.spec, table.fingerprint) == (SPEC, "abc")
     expected = STEPS.set_index(["user_id", "timestamp"])
-    found = table.rows.set_index(["user_id", "timestamp"])
-    assert (found["split"] == split_of(table.rows["user_id"])).all()
-    assert set(found["split"]) == {"train", "val", "test"}
+    rows = table.rows.set_index(["user_id", "timestamp"])
+    assert (rows["split"] == split_of(table.rows["user_id"])).all()
+    assert set(rows["split"]) == {"train", "val", "test"}
     columns = ["step", "channel", "click", "conversion", "revenue", "cost", "propensity"]
-    pd.testing.assert_frame_equal(found[columns], expected.loc[found.index, columns])
+    pd.testing.assert_frame_equal(rows[columns], expected.loc[rows.index, columns])
     assert expected["step"].nunique() > 3 and (expected["step"] == 0).sum() > 60  # the log does have pauses
 
 
@@ -50,9 +50,9 @@ def test_windows_are_those_of_the_log(folder):
     x = dict(zip(zip(LOG["user_id"], LOG["timestamp"], strict=True), encoder.encode(whole)[0], strict=True))
     for split in ("train", "val", "test"):
         rows = table.rows[table.is_in(split)]
-        found, _ = encoder.encode(table.windows(split))
+        x_BTD, _ = encoder.encode(table.windows(split))
         expected = np.stack([x[key] for key in zip(rows["user_id"], rows["timestamp"], strict=True)])
-        assert found.tobytes() == expected.tobytes()
+        assert x_BTD.tobytes() == expected.tobytes()
 
 
 def test_tiles_without_late_rows_are_as_few_as_can_be(folder):
@@ -78,10 +78,10 @@ def test_every_touchpoint_is_a_target_once_however_late_rows_are(delays):
     x_BTD, _ = encoder.encode(batch)
     own_BTD, own_length_B = encoder.encode(table.windows("train"))
     for token in np.flatnonzero(batch.targets.valid_N)[::5]:
-        i, place, touch = batch.row_N[token], batch.step_N[token], batch.targets.touchpoint_N[token]
-        length = own_length_B[touch]
+        i, place, own = batch.row_N[token], batch.step_N[token], batch.targets.touchpoint_N[token]
+        length = own_length_B[own]
         shown = min(place + 1, length)
-        expected = own_BTD[touch, length - shown : length]
+        expected = own_BTD[own, length - shown : length]
         assert x_BTD[i, place + 1 - shown : place + 1].tobytes() == expected.tobytes()
     padded = encoder.targets(batch)["channel_BT"]
     assert (padded >= 0).sum() == len(rows)
@@ -100,10 +100,10 @@ def test_the_reference_is_the_end_of_each_training_user(folder):
     table = WindowTable.load(folder)
     train = LOG[split_of(LOG["user_id"]) == "train"]
     expected = train.groupby("user_id").tail(REFERENCE_TOUCHPOINTS).set_index("user_id").sort_index(kind="stable")
-    found = table.reference().set_index("user_id").sort_index(kind="stable")
+    reference = table.reference().set_index("user_id").sort_index(kind="stable")
     names = [column.name for column in (*SPEC.context, *SPEC.static)]
-    assert list(found.columns) == names and len(found) > 3 * train["user_id"].nunique()
-    pd.testing.assert_frame_equal(found, expected[names])
+    assert list(reference.columns) == names and len(reference) > 3 * train["user_id"].nunique()
+    pd.testing.assert_frame_equal(reference, expected[names])
 
 
 def test_further_columns_do_no_harm_and_an_empty_split_has_no_windows(tmp_path):
