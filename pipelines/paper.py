@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -66,7 +67,7 @@ def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     # A spawned process starts clean: torch and LightGBM don't survive a fork of a process that has used them.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(config.workers, context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(config.workers, context, initializer=_start_worker) as pool:
         for stage in ([job for job in todo if job.method != "score"], [job for job in todo if job.method == "score"]):
             waiting: dict[Future[None], Job] = {pool.submit(jobs.run, job, config.root): job for job in stage}
             try:
@@ -86,10 +87,19 @@ def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
     return jobs.collect(todo, config.root)
 
 
-def _one_thread() -> None:
+def _start_worker() -> None:
+    """Use one thread; and end with the process that gives out the jobs, even if that one is killed."""
     import torch
 
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker has been spawned"
+    parent.join()
+    os._exit(1)
 
 
 def _claim(config: PaperConfig) -> Callable[[], None]:
