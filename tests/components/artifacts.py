@@ -1,0 +1,13 @@
+"""Names that the tests of components share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kfp.dsl import Artifact
+
+USERS = 300
+"""Of the simulated log that the components work on."""
+
+Output = Callable[[type[Artifact], str], Artifact]
+"""The fixture `output`: an empty output artifact of a type and a name, as KFP hands it to a component."""

@@ -1,0 +1,81 @@
+"""What earlier steps leave, made once by calling the components themselves on a small simulated log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from kfp.dsl import Artifact, Dataset, Metrics, Model
+
+from components.build_features import build_features
+from components.evaluate import evaluate
+from components.fit_incumbent import fit_incumbent
+from components.ingest import ingest
+from components.package import package
+from components.train_challenger import train_challenger
+from tests.components.artifacts import USERS, Output
+
+CODE = "test"
+
+
+@pytest.fixture(scope="session")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Output:
+    def make(kind: type[Artifact], name: str) -> Artifact:
+        return kind(name=name, uri=str(tmp_path_factory.mktemp(name) / name))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def log(output: Output, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    made = output(Dataset, "log")
+    quarantine = tmp_path_factory.mktemp("quarantine") / "quarantine.csv"
+    ingest.python_func("", "simulator", str(quarantine), "fail", USERS, 7, made)
+    return made
+
+
+@pytest.fixture(scope="session")
+def feature_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("feature_repo")
+
+
+@pytest.fixture(scope="session")
+def windows(log: Artifact, feature_repo: Path, output: Output) -> Artifact:
+    made = output(Dataset, "windows")
+    made.metadata["returned"] = build_features.python_func(log, str(feature_repo), CODE, made)
+    return made
+
+
+@pytest.fixture(scope="session")
+def incumbent(windows: Artifact, output: Output) -> Artifact:
+    made = output(Model, "incumbent")
+    fit_incumbent.python_func(windows, CODE, made)
+    return made
+
+
+@pytest.fixture(scope="session")
+def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("volume")
+
+
+@pytest.fixture(scope="session")
+def challenger(windows: Artifact, volume: Path, output: Output) -> Artifact:
+    made, metrics = output(Model, "challenger"), output(Metrics, "metrics")
+    returned = train_challenger.python_func(windows, 1, 7, 0.6, CODE, str(volume), "run-1", made, metrics)
+    made.metadata |= {"returned": returned, "metrics": metrics}
+    return made
+
+
+@pytest.fixture(scope="session")
+def evaluation(windows: Artifact, challenger: Artifact, incumbent: Artifact, output: Output) -> Artifact:
+    made, metrics = output(Artifact, "evaluation"), output(Metrics, "metrics")
+    evaluate.python_func(windows, challenger, incumbent, 0.6, 7, CODE, made, metrics)
+    made.metadata["metrics"] = metrics
+    return made
+
+
+@pytest.fixture(scope="session")
+def model_store(challenger: Artifact, incumbent: Artifact, output: Output) -> Artifact:
+    made = output(Artifact, "model_store")
+    package.python_func(challenger, incumbent, made)
+    return made

@@ -1,0 +1,44 @@
+"""What must hold for every component."""
+# No annotations from __future__: kfp reads those of the component below as objects.
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from components.component import StepTraits, component, traits_of
+
+ROOT = Path(__file__).parents[2]
+NAMES = sorted(path.stem for path in (ROOT / "components").glob("*.py") if path.stem not in ("__init__", "component"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_component_has_a_file_and_a_test_of_its_name(name: str) -> None:
+    tree = ast.parse((ROOT / "components" / f"{name}.py").read_text())
+    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    assert functions == [name]
+    assert f"{name}.python_func(" in "".join(
+        path.read_text()
+        for path in (ROOT / "tests" / "components").glob("*.py")
+        if path.stem in (f"test_{name}", "conftest")
+    )
+    assert (ROOT / "tests" / "components" / f"test_{name}.py").exists()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_component_has_a_title_for_people(name: str) -> None:
+    module = __import__(f"components.{name}", fromlist=[name])
+    step = getattr(module, name).name
+    assert step == name.replace("_", "-")
+    assert traits_of(step).title != step or name in ("gate", "verdict", "drift")
+
+
+def test_a_step_is_known_by_its_component_and_its_number() -> None:
+    @component("count twice", cached=False, trains=True)
+    def count_twice(number: int) -> int:
+        return 2 * number
+
+    assert count_twice.python_func(2) == 4
+    assert traits_of("count-twice") == StepTraits("count twice", cached=False, trains=True)
+    assert traits_of("count-twice-2").title == "count twice, 2"
+    assert traits_of("someone-elses-step") == StepTraits("someone-elses-step")

@@ -1,0 +1,37 @@
+"""The served context of a period against the training reference, and the alerts that people get."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kfp.dsl import Artifact
+
+from components.drift import drift
+from monitoring.webhook import Receiver
+from mtorl.artifact.artifact import load
+from tests.components.artifacts import Output
+from tests.components.decision_log_folder import write_decision_log
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.mark.parametrize("shift", [0.0, 12.0], ids=["as-in-training", "hours-moved"])
+def test_a_shifted_column_is_an_alert(shift: float, challenger: Artifact, output: Output, tmp_path: Path) -> None:
+    artifact = load(Path(challenger.path))
+    names = [column.name for column in artifact.spec.context]
+    contexts: list[dict[str, Any]] = artifact.reference()[names].to_dict("records")
+    moved = [context | {"hour": context["hour"] + shift} for context in contexts]
+    decision_log, out, result = (
+        write_decision_log(tmp_path / "log", moved),
+        tmp_path / "out",
+        output(Artifact, "result"),
+    )
+    with Receiver() as receiver:
+        posted = drift.python_func(str(decision_log), challenger.path, "", "", str(out), 7, receiver.url, result)
+        assert posted == len(receiver.received) == (1 if shift else 0)
+    figures = json.loads(Path(result.path).read_text())
+    assert figures["detected_columns"] == (["hour"] if shift else [])
+    assert figures["rows"] == len(contexts)

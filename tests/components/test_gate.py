@@ -1,0 +1,27 @@
+"""The gate looks at the lower bound, and says one of two words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from kfp.dsl import Artifact
+
+from components.gate import gate
+from tests.components.artifacts import Output
+
+
+@pytest.mark.integration
+def test_a_lift_that_no_challenger_has_is_refused(evaluation: Artifact) -> None:
+    assert gate.python_func(evaluation, 1e6) == "reject"
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("least", "answer"), [(0.01, "promote"), (0.03, "reject")])
+def test_the_lower_bound_decides(evaluation: Artifact, least: float, answer: str, output: Output) -> None:
+    figures = json.loads(Path(evaluation.path).read_text())
+    figures["value"] |= {"difference": 0.05, "difference_ci": [0.02, 0.08]}
+    changed = output(Artifact, "evaluation")
+    Path(changed.path).write_text(json.dumps(figures))
+    assert gate.python_func(changed, least) == answer

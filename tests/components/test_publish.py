@@ -1,0 +1,21 @@
+"""A challenger to its place in the registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from kfp.dsl import Artifact
+
+from components.publish import publish
+
+pytestmark = pytest.mark.integration
+
+
+def test_a_version_is_published_once(challenger: Artifact, model_store: Artifact, tmp_path: Path) -> None:
+    place = Path(publish.python_func(challenger, model_store, str(tmp_path)))
+    assert place.parent == tmp_path / "challenger"
+    assert (place / "artifact" / "model.json").read_bytes() == (Path(challenger.path) / "model.json").read_bytes()
+    (place / "artifact" / "note.txt").write_text("what is published is never written again")
+    assert publish.python_func(challenger, model_store, str(tmp_path)) == str(place)
+    assert (place / "artifact" / "note.txt").exists()
