@@ -93,7 +93,7 @@ def main() -> None:
 
     from features.sequences.builder import build_windows
     from mtorl.comparison.cells import combined
-    from mtorl.evaluation.head_metrics import compare
+    from mtorl.evaluation.head_metrics import LoggedTargets, compare
     from mtorl.window.labels import labels
     from pipelines.paper import PaperConfig, prepare
 
@@ -112,17 +112,15 @@ def main() -> None:
             with_them, _ = answers(richer / "windows", fold)
             seen = labels(task.test.windows, task.encoder)
             rows = task.test.rows
+            targets = LoggedTargets(
+                seen.channel_B,
+                seen.reward_B,
+                rows["user_id"].to_numpy(),
+                positive_B=rows[task.spec.reward.gain].to_numpy(float) > 0,
+            )
             for name in METHODS:
                 both = {"without": without[name], "with": with_them[name]}
-                found = compare(
-                    both,
-                    "without",
-                    seen.channel_B,
-                    seen.reward_B,
-                    rows["user_id"].to_numpy(),
-                    fold,
-                    positive_B=rows[task.spec.reward.gain].to_numpy(float) > 0,
-                )
+                found = compare(both, "without", targets, fold)
                 differences[name].append(found["differences"]["with"])
             print(f"fold {fold} done", flush=True)
     figures = {

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtorl.arrays import Floats
-from mtorl.evaluation.head_metrics import authors_policy_ctr, evaluate
+from mtorl.evaluation.head_metrics import LoggedTargets, authors_policy_ctr, evaluate
 from mtorl.evaluation.policy_value import SELECTED
 from mtorl.network.predictor import predict
 from mtorl.network.training import TrainConfig
@@ -54,15 +54,9 @@ def authors_protocol(table: WindowTable, seed: int, config: TrainConfig | None =
     test_B = test_WT.ravel()
 
     def judge(probs_BC: Floats, click_BC: Floats) -> dict[str, Any]:
-        metrics = evaluate(
-            np.log(np.clip(probs_BC, 1e-6, 1.0)),
-            click_BC,
-            channel_P[test_B],
-            click_P[test_B],
-            table.rows["user_id"].to_numpy()[test_B],
-            seed,
-            positive_B=click_P[test_B] > 0,
-        )
+        users_B, click_B = table.rows["user_id"].to_numpy()[test_B], click_P[test_B]
+        targets = LoggedTargets(channel_P[test_B], click_B, users_B, positive_B=click_B > 0)
+        metrics = evaluate(np.log(np.clip(probs_BC, 1e-6, 1.0)), click_BC, targets, seed)
         choice_B = probs_BC.argmax(axis=1)
         score_B = click_BC[np.arange(len(test_B)), choice_B]
         selected_B = _top_of_each_step(score_B.reshape(test_WT.shape), seed).ravel()

@@ -18,7 +18,7 @@ from mtorl.comparison.calibration_noise import calibration_noise
 from mtorl.comparison.methods import BLEND, HALVED, NO_REWARD, OURS, YARDSTICK
 from mtorl.comparison.task import Task
 from mtorl.evaluation.budget_curve import GainAndCost, budget_curve
-from mtorl.evaluation.head_metrics import compare
+from mtorl.evaluation.head_metrics import LoggedTargets, compare
 from mtorl.evaluation.journey_value import journey_value
 from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.policy_value import SELECTED, policy_value, top_share
@@ -57,14 +57,14 @@ def score(task: Task, answers: Mapping[str, Heads], seed: int, resamples: int = 
     answers = {**answers, BLEND: _mean(answers[OURS], answers[YARDSTICK])}
     logged = labels(task.test.windows, task.encoder)
     users_B, gain_B = rows["user_id"].to_numpy(), rows[spec.reward.gain].to_numpy(float)
-    labelled = (logged.channel_B, logged.reward_B, users_B, seed, gain_B > 0, resamples)
+    targets = LoggedTargets(logged.channel_B, logged.reward_B, users_B, positive_B=gain_B > 0)
     predictors = {name: (heads[0], None if name in NO_REWARD else heads[1]) for name, heads in answers.items()}
-    compared = compare(predictors, YARDSTICK, *labelled)
-    learning = {
-        name: compare({part: predictors[part] for part in (name, half)}, name, *labelled)["differences"][half]
-        for name, half in HALVED.items()
-        if half in answers
-    }
+    compared = compare(predictors, YARDSTICK, targets, seed, resamples)
+    learning = {}
+    for name, half in HALVED.items():
+        if half in answers:
+            both = {name: predictors[name], half: predictors[half]}
+            learning[name] = compare(both, name, targets, seed, resamples)["differences"][half]
     at_logged = np.arange(len(rows)), logged.channel_B
     curves, values, journeys = {}, {}, {}
     # The end of a log starts in the middle of journeys.

@@ -1,8 +1,9 @@
 """How well the heads predict, with intervals: action and reward metrics on users that training never saw.
 
-    evaluate(logits_BC, reward_BC, channel_B, reward_target_B, users_B, seed)
+    targets = LoggedTargets(channel_B, reward_B, users_B)
+    evaluate(logits_BC, reward_BC, targets, seed)
     -> {"reward_auc": 0.71, "reward_auc_ci": [0.69, 0.73], ...}
-    compare({"mtorl": (logits_BC, reward_BC), "lightgbm": ...}, "lightgbm", channel_B, reward_target_B, users_B, seed)
+    compare({"mtorl": (logits_BC, reward_BC), "lightgbm": ...}, "lightgbm", targets, seed)
     -> {"metrics": {"mtorl": {...}, ...}, "differences": {"mtorl": {"reward_auc": 0.004, "reward_auc_ci": [...]}}, ...}
 
 A user's rows resemble each other, so intervals come from resampling whole users with replacement. A resample is a
@@ -25,13 +26,14 @@ Shapes: B rows, C channels, U users, R resamples, S sums.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mtorl.arrays import Bools, Floats
+from mtorl.arrays import Bools, Floats, Ints
 from mtorl.evaluation.resamples import UserResamples, interval
 
 Metric = Callable[[Floats], float]  # of a weight for each row; NaN if there is no answer
@@ -59,15 +61,20 @@ class Comparison(TypedDict):
     differences: dict[str, dict[str, Any]]  # by predictor, the yardstick left out: its metrics less the yardstick's
 
 
+@dataclass(frozen=True)
+class LoggedTargets:
+    """What the heads should have said at each row."""
+
+    channel_B: ArrayLike  # logged channel
+    reward_B: ArrayLike  # reward label of the logged channel, in [0, 1]
+    users_B: ArrayLike
+    # Which rows count as a success for `reward_auc`. By default those with a label of at least one half, right for a
+    # yes-or-no gain; give `revenue > 0` or the like for another.
+    positive_B: ArrayLike | None = None
+
+
 def evaluate(
-    logits_BC: ArrayLike,
-    reward_BC: ArrayLike | None,
-    channel_B: ArrayLike,
-    reward_target_B: ArrayLike,
-    users_B: ArrayLike,
-    seed: int,
-    positive_B: ArrayLike | None = None,
-    resamples: int = 200,
+    logits_BC: ArrayLike, reward_BC: ArrayLike | None, targets: LoggedTargets, seed: int, resamples: int = 200
 ) -> dict[str, Any]:
     """Metrics of the action and the reward head, each with a 95 % interval under `NAME_ci`.
 
@@ -75,31 +82,22 @@ def evaluate(
         logits_BC: Action head.
         reward_BC: Reward head, in [0, 1]. Only the logged channel's value can be scored. None for a predictor that has
             no such head; its metrics are None.
-        channel_B: Logged channel.
-        reward_target_B: Reward label of the logged channel, in [0, 1].
-        users_B: User of each row.
+        targets: What happened at each row.
         seed: Seed of the resampling.
-        positive_B: Which rows count as a success for `reward_auc`. By default those with a label of at least one half,
-            right for a yes-or-no gain; give `revenue > 0` or the like for another.
         resamples: Number of resamples.
 
     Returns:
         action_accuracy, action_auc (one-vs-rest, mean over channels), action_f1 (mean over logged channels),
         action_logloss, action_ece (top-label calibration error), reward_auc, reward_logloss, reward_ece.
     """
-    only = {"only": (logits_BC, reward_BC)}
-    found = compare(only, "only", channel_B, reward_target_B, users_B, seed, positive_B, resamples)
-    return found["metrics"]["only"]
+    return compare({"only": (logits_BC, reward_BC)}, "only", targets, seed, resamples)["metrics"]["only"]
 
 
 def compare(
     predictors: Mapping[str, tuple[ArrayLike, ArrayLike | None]],
     yardstick: str,
-    channel_B: ArrayLike,
-    reward_target_B: ArrayLike,
-    users_B: ArrayLike,
+    targets: LoggedTargets,
     seed: int,
-    positive_B: ArrayLike | None = None,
     resamples: int = 200,
 ) -> Comparison:
     """Metrics of several predictors, and how far each is from one of them.
@@ -107,21 +105,18 @@ def compare(
     Args:
         predictors: By name: action and reward head, as for `evaluate`.
         yardstick: Name of the predictor that the others are measured against.
-        channel_B: See `evaluate`, as the arguments after it.
-        reward_target_B: As there.
-        users_B: As there.
-        seed: As there.
-        positive_B: As there.
-        resamples: As there.
+        targets: What happened at each row.
+        seed: Seed of the resampling.
+        resamples: Number of resamples.
 
     Raises:
         ValueError: no predictor has the yardstick's name, or a predictor has another number of rows than the log.
     """
     if yardstick not in predictors:
         raise ValueError(f"yardstick: {yardstick!r} is not one of {', '.join(predictors)}")
-    channel: NDArray[np.int64] = np.asarray(channel_B, dtype=np.int64)
-    target: Floats = np.asarray(reward_target_B, dtype=np.float64)
-    success_B = target >= 0.5 if positive_B is None else np.asarray(positive_B, dtype=bool)
+    channel: Ints = np.asarray(targets.channel_B, dtype=np.int64)
+    label: Floats = np.asarray(targets.reward_B, dtype=np.float64)
+    success_B = label >= 0.5 if targets.positive_B is None else np.asarray(targets.positive_B, dtype=bool)
     heads: dict[str, dict[str, Metric]] = {}
     for name, parts in predictors.items():
         logits_BC, reward_BC = (None if part is None else np.asarray(part, dtype=np.float64) for part in parts)
@@ -132,11 +127,11 @@ def compare(
         if logits_BC is not None and channel.size:
             heads[name] |= _action_metrics(logits_BC, channel)
         if reward_BC is not None and channel.size:
-            heads[name] |= _reward_metrics(reward_BC[np.arange(len(channel)), channel], target, success_B)
+            heads[name] |= _reward_metrics(reward_BC[np.arange(len(channel)), channel], label, success_B)
 
     # The first column is the log itself, the others are its resamples.
     draws = {name: np.full((len(METRICS), 1 + resamples), np.nan) for name in predictors}
-    users = UserResamples(users_B, resamples, seed)
+    users = UserResamples(targets.users_B, resamples, seed)
     for r, counts_U in enumerate(chain([np.ones(users.users)], users) if channel.size else ()):
         weight_B = counts_U[users.code_B]
         for name, metrics in heads.items():
@@ -208,12 +203,12 @@ def _mean(value_B: NDArray[Any]) -> Metric:
 
 
 def _summary(draws_MR: Floats) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
     for metric, draws_R in zip(METRICS, draws_MR, strict=True):
-        known = bool(np.isfinite(draws_R[0]))
-        found[metric] = float(draws_R[0]) if known else None
-        found[f"{metric}_ci"] = interval(draws_R[1:]) if known else None
-    return found
+        answered = bool(np.isfinite(draws_R[0]))
+        summary[metric] = float(draws_R[0]) if answered else None
+        summary[f"{metric}_ci"] = interval(draws_R[1:]) if answered else None
+    return summary
 
 
 def _log_softmax(logits_BC: Floats) -> Floats:
@@ -222,7 +217,7 @@ def _log_softmax(logits_BC: Floats) -> Floats:
     return logprob_BC
 
 
-def _action_metrics(logits_BC: Floats, channel_B: NDArray[np.int64]) -> dict[str, Metric]:
+def _action_metrics(logits_BC: Floats, channel_B: Ints) -> dict[str, Metric]:
     channels = logits_BC.shape[1]
     choice_B = logits_BC.argmax(axis=1)
     logprob_BC = _log_softmax(logits_BC)
@@ -268,6 +263,6 @@ def _calibration_error(predicted_B: Floats, actual_B: Floats | Bools) -> Metric:
     return metric
 
 
-def _bins(predicted_B: Floats) -> NDArray[np.int64]:
+def _bins(predicted_B: Floats) -> Ints:
     # By the number of smaller predictions: the order of the log must not tell equal ones apart.
     return np.searchsorted(np.sort(predicted_B), predicted_B) * _BINS // len(predicted_B)

@@ -22,7 +22,7 @@ from mtorl.arrays import Floats
 from mtorl.artifact.artifact import Artifact
 from mtorl.artifact.training_users import are_among
 from mtorl.evaluation.budget_curve import GainAndCost, budget_curve
-from mtorl.evaluation.head_metrics import compare
+from mtorl.evaluation.head_metrics import LoggedTargets, compare
 from mtorl.evaluation.journey_value import journey_value
 from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.policy_value import SELECTED, policy_value, top_share
@@ -90,11 +90,8 @@ def evaluate_artifact(
     compared = compare(
         {name: (heads[0], heads[1]) for name, heads in answers.items()},
         "lightgbm" if "lightgbm" in answers else "model",
-        seen.channel_B,
-        seen.reward_B,
-        users_B,
+        LoggedTargets(seen.channel_B, seen.reward_B, users_B, positive_B=gain_B > 0),
         seed,
-        positive_B=gain_B > 0,
     )
     gain_of = {name: np.maximum(artifact.encoder.unreward(heads[1], heads[2]), 0.0) for name, heads in answers.items()}
     logged = np.arange(len(rows)), seen.channel_B

@@ -11,7 +11,7 @@ import numpy as np
 from mtorl.artifact import artifact
 from mtorl.evaluation.budget_curve import GainAndCost, budget_curve
 from mtorl.evaluation.gate import gate, value_difference
-from mtorl.evaluation.head_metrics import evaluate
+from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
 from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.resamples import UserResamples
 from mtorl.log.propensity import logged_propensity
@@ -47,7 +47,9 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
         arm = artifact.load(Path(folder))
         logits_BC, reward_BC, cost_BC = arm.predict(batch)
         label_B = arm.encoder.reward(gain_B, cost_B)
-        heads[name] = evaluate(logits_BC, reward_BC, channel_B, label_B, users_B, seed, positive_B=gain_B > 0)
+        heads[name] = evaluate(
+            logits_BC, reward_BC, LoggedTargets(channel_B, label_B, users_B, positive_B=gain_B > 0), seed
+        )
         gain_BC = arm.encoder.unreward(reward_BC, cost_BC)
         policies[name] = PolicyOnLog(*action_probabilities(logits_BC, gain_BC, cost_BC, arm.policy))
         predicted[name] = GainAndCost(gain_BC[logged], cost_BC[logged])

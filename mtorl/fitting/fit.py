@@ -17,7 +17,7 @@ from typing import Any
 from mtorl.artifact.artifact import Artifact
 from mtorl.artifact.saving import save
 from mtorl.baselines import channel_frequency, lightgbm
-from mtorl.evaluation.head_metrics import evaluate
+from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
 from mtorl.fitting.epoch_log import epoch_log
 from mtorl.fitting.pricing import price_policy
 from mtorl.fitting.training_summary import TrainingSummary
@@ -119,9 +119,10 @@ def _calibrate_and_price(
     spend = budget_share * float(logged.cost_B.mean())
     params = price_policy(logits_BC, encoder.unreward(reward_BC, cost_BC), cost_BC, spend)
     users_B = val.rows["user_id"].to_numpy()
+    targets = LoggedTargets(logged.channel_B, logged.reward_B, users_B, positive_B=gain_B > 0)
     first = trained.members[0]
     metrics = {
-        **evaluate(logits_BC, reward_BC, logged.channel_B, logged.reward_B, users_B, seed, positive_B=gain_B > 0),
+        **evaluate(logits_BC, reward_BC, targets, seed),
         "calibration": calibration._asdict(),
         "measured_on": "validation users, on whom training also stopped and the heads were calibrated",
         "seconds": trained.seconds,

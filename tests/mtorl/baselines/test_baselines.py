@@ -22,7 +22,7 @@ from mtorl.baselines import (
     repeat_last,
 )
 from mtorl.baselines.inputs.states import mean_cost
-from mtorl.evaluation.head_metrics import evaluate
+from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
 from mtorl.window.encoder import Encoder
 from mtorl.window.labels import labels
 from tests.mtorl.baselines.tiny_log import SPEC, journey, sticky_log, windows
@@ -57,7 +57,8 @@ def test_every_baseline_learns_the_sticky_channel_and_answers_for_all_channels(b
         assert head_BC.shape == (len(test), 2) and np.isfinite(head_BC).all()
     assert ((reward_BC >= 0) & (reward_BC <= 1)).all() and (cost_BC >= 0).all()
     logged = labels(test, encoder)
-    metrics = evaluate(logits_BC, reward_BC, logged.channel_B, logged.reward_B, np.arange(len(test)), 0, resamples=2)
+    targets = LoggedTargets(logged.channel_B, logged.reward_B, np.arange(len(test)))
+    metrics = evaluate(logits_BC, reward_BC, targets, 0, resamples=2)
     assert metrics["action_auc"] > 0.8
     # A Decision Transformer does not do what the log does, but what earned most.
     assert metrics["action_logloss"] < 0.36 or baseline in (decision_transformer, online_dt)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score, log_loss, roc_auc_score
 
-from mtorl.evaluation.head_metrics import METRICS, auc, authors_policy_ctr, compare, evaluate, top_label
+from mtorl.evaluation.head_metrics import METRICS, LoggedTargets, auc, authors_policy_ctr, compare, evaluate, top_label
 from mtorl.evaluation.resamples import UserResamples, interval
 
 
@@ -22,12 +23,13 @@ def log(rows: int = 3000, channels: int = 4, users: int = 300, seed: int = 0):
     probability = 1 / (1 + np.exp(2 - taste[user]))
     target = (random.random(rows) < probability).astype(float)
     reward = np.repeat(probability[:, None], channels, axis=1).round(2)  # rounding makes ties
-    return logits, reward, channel, target, np.array([f"u{i}" for i in user])
+    return logits, reward, LoggedTargets(channel, target, np.array([f"u{i}" for i in user]))
 
 
 def test_values_are_those_of_scikit_learn():
-    logits, reward, channel, target, users = log()
-    found = evaluate(logits, reward, channel, target, users, seed=1, resamples=5)
+    logits, reward, targets = log()
+    found = evaluate(logits, reward, targets, seed=1, resamples=5)
+    channel, target = targets.channel_B, targets.reward_B
     probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     predicted = reward[np.arange(len(channel)), channel]
     assert found["action_accuracy"] == pytest.approx((logits.argmax(axis=1) == channel).mean())
@@ -59,10 +61,11 @@ def test_intervals_hold_the_value_and_repeat_with_the_seed():
 
 
 def test_copies_of_a_users_rows_do_not_narrow_the_interval():
-    logits, reward, channel, target, users = log(rows=600)
-    ten_times = [np.repeat(part, 10, axis=0) for part in (logits, reward, channel, target, users)]
-    once = evaluate(logits, reward, channel, target, users, seed=1)["reward_auc_ci"]
-    copied = evaluate(*ten_times, seed=1)["reward_auc_ci"]
+    logits, reward, targets = log(rows=600)
+    columns = (logits, reward, targets.channel_B, targets.reward_B, targets.users_B)
+    logits_10, reward_10, *columns_10 = (np.repeat(part, 10, axis=0) for part in columns)
+    once = evaluate(logits, reward, targets, seed=1)["reward_auc_ci"]
+    copied = evaluate(logits_10, reward_10, LoggedTargets(*columns_10), seed=1)["reward_auc_ci"]
     assert copied == pytest.approx(once, abs=1e-9)
 
 
@@ -70,7 +73,9 @@ def test_calibration_error_is_the_size_of_a_constant_bias():
     rows = 20_000
     target = (np.random.default_rng(0).random(rows) < 0.2).astype(float)
     reward = np.full((rows, 2), target.mean() + 0.1)
-    found = evaluate(np.zeros((rows, 2)), reward, np.arange(rows) % 2, target, np.arange(rows), seed=0, resamples=2)
+    found = evaluate(
+        np.zeros((rows, 2)), reward, LoggedTargets(np.arange(rows) % 2, target, np.arange(rows)), seed=0, resamples=2
+    )
     assert found["reward_ece"] == pytest.approx(0.1, abs=0.01)
 
 
@@ -83,7 +88,7 @@ def test_action_calibration_error_is_that_of_the_first_choice():
     probs[np.arange(rows), first] = 0.7
     probs[np.arange(rows), (first + 1) % 3] = 0.2
     channel = np.where(random.random(rows) < 0.5, first, (first + 1) % 3)
-    found = evaluate(np.log(probs), None, channel, np.zeros(rows), np.arange(rows), seed=0, resamples=2)
+    found = evaluate(np.log(probs), None, LoggedTargets(channel, np.zeros(rows), np.arange(rows)), seed=0, resamples=2)
     assert found["action_ece"] == pytest.approx(0.2, abs=0.01)
 
 
@@ -94,18 +99,19 @@ def test_calibration_error_is_averaged_over_equally_full_bins():
     predicted = np.repeat(np.linspace(0.2, 0.7, rows)[:, None], 2, axis=1)
     truth = predicted[:, 0] + np.where(np.arange(rows) < rows / 2, -0.1, 0.1)
     target = (random.random(rows) < truth).astype(float)
-    channel = np.zeros(rows, int)
-    found = evaluate(np.zeros((rows, 2)), predicted, channel, target, np.arange(rows), seed=0, resamples=2)
+    targets = LoggedTargets(np.zeros(rows, int), target, np.arange(rows))
+    found = evaluate(np.zeros((rows, 2)), predicted, targets, seed=0, resamples=2)
     assert found["reward_ece"] == pytest.approx(0.1, abs=0.01)
     gaps = [abs(gap.mean()) for gap in np.array_split(predicted[:, 0] - target, 10)]  # it is sorted by its prediction
     assert found["reward_ece"] == pytest.approx(np.mean(gaps))
 
 
 def test_calibration_error_does_not_depend_on_the_order_of_the_log():
-    logits, reward, channel, target, users = log()
-    order = np.argsort(target, kind="stable")  # would tell equal predictions apart by their outcome
-    one = evaluate(logits, reward, channel, target, users, seed=0, resamples=2)
-    two = evaluate(logits[order], reward[order], channel[order], target[order], users[order], seed=0, resamples=2)
+    logits, reward, targets = log()
+    order = np.argsort(targets.reward_B, kind="stable")  # would tell equal predictions apart by their outcome
+    one = evaluate(logits, reward, targets, seed=0, resamples=2)
+    reordered = LoggedTargets(targets.channel_B[order], targets.reward_B[order], targets.users_B[order])
+    two = evaluate(logits[order], reward[order], reordered, seed=0, resamples=2)
     for name in METRICS:
         assert two[name] == pytest.approx(one[name]), name
 
@@ -119,11 +125,12 @@ def test_an_interval_of_a_calibration_error_holds_no_resampling_noise():
 
 
 def test_a_constant_predictor_ranks_nothing_and_is_judged_by_its_mean():
-    _, _, channel, target, users = log()
+    _, _, targets = log()
+    channel, target = targets.channel_B, targets.reward_B
     rows, frequency = len(channel), np.bincount(channel) / len(channel)
     logits = np.tile(np.log(frequency), (rows, 1))
     reward = np.full((rows, 4), target.mean() + 0.05)
-    found = evaluate(logits, reward, channel, target, users, seed=0)
+    found = evaluate(logits, reward, targets, seed=0)
     for name in ("action_auc", "reward_auc"):
         assert found[name] == 0.5
         assert found[f"{name}_ci"] == [0.5, 0.5]
@@ -137,12 +144,12 @@ def test_a_constant_predictor_ranks_nothing_and_is_judged_by_its_mean():
 
 
 def test_compare_gives_each_predictor_what_evaluate_gives_it():
-    logits, reward, channel, target, users = log()
+    logits, reward, targets = log()
     predictors = {"a": (logits, reward), "b": (logits / 2, reward**2)}
-    found = compare(predictors, "b", channel, target, users, seed=1)
+    found = compare(predictors, "b", targets, seed=1)
     assert found["yardstick"] == "b"
     for name, parts in predictors.items():
-        assert found["metrics"][name] == evaluate(*parts, channel, target, users, seed=1)
+        assert found["metrics"][name] == evaluate(*parts, targets, seed=1)
     assert set(found["differences"]) == {"a"}
     for name in METRICS:
         difference = found["metrics"]["a"][name] - found["metrics"]["b"][name]
@@ -153,16 +160,16 @@ def test_compare_gives_each_predictor_what_evaluate_gives_it():
 
 
 def test_a_predictor_does_not_differ_from_itself():
-    logits, reward, channel, target, users = log()
-    found = compare({"a": (logits, reward), "again": (logits, reward)}, "a", channel, target, users, seed=1)
+    logits, reward, targets = log()
+    found = compare({"a": (logits, reward), "again": (logits, reward)}, "a", targets, seed=1)
     assert set(map(str, found["differences"]["again"].values())) == {"0.0", "[0.0, 0.0]"}
 
 
 def test_a_paired_difference_is_known_better_than_its_parts():
     """A little noise on the same predictions: both scores depend on which users are drawn, their difference hardly."""
-    logits, reward, channel, target, users = log()
+    logits, reward, targets = log()
     noisy = reward + np.random.default_rng(0).normal(scale=0.02, size=reward.shape).clip(-0.05, 0.05)
-    found = compare({"noisy": (logits, noisy), "plain": (logits, reward)}, "plain", channel, target, users, seed=1)
+    found = compare({"noisy": (logits, noisy), "plain": (logits, reward)}, "plain", targets, seed=1)
     alone = np.diff(found["metrics"]["noisy"]["reward_auc_ci"])
     assert np.diff(found["differences"]["noisy"]["reward_auc_ci"]) < 0.3 * alone
 
@@ -171,9 +178,9 @@ def test_paired_intervals_cover_the_true_difference():
     """Between a predictor and one that leans to channel 0, on many logs; the truth is that of a large one."""
 
     def difference(rows: int, seed: int, resamples: int) -> dict[str, object]:
-        logits, reward, channel, target, users = log(rows, users=rows // 10, seed=seed)
+        logits, reward, targets = log(rows, users=rows // 10, seed=seed)
         parts = {"leaning": (logits + np.array([0.5, 0, 0, 0]), reward), "plain": (logits, reward)}
-        return compare(parts, "plain", channel, target, users, seed, resamples=resamples)["differences"]["leaning"]
+        return compare(parts, "plain", targets, seed, resamples=resamples)["differences"]["leaning"]
 
     truth = difference(200_000, 999, 1)["action_logloss"]
     intervals = [difference(500, seed, 100)["action_logloss_ci"] for seed in range(60)]
@@ -181,21 +188,19 @@ def test_paired_intervals_cover_the_true_difference():
 
 
 def test_a_predictor_without_a_reward_head_has_no_reward_metrics():
-    logits, reward, channel, target, users = log()
-    found = compare(
-        {"actions": (logits, None), "both": (logits, reward)}, "both", channel, target, users, 0, resamples=2
-    )
+    logits, reward, targets = log()
+    found = compare({"actions": (logits, None), "both": (logits, reward)}, "both", targets, 0, resamples=2)
     for metrics in (found["metrics"]["actions"], found["differences"]["actions"]):
         assert {name for name in METRICS if metrics[name] is None} == {"reward_auc", "reward_logloss", "reward_ece"}
         assert metrics["reward_auc_ci"] is None and metrics["action_auc_ci"] is not None
 
 
 def test_predictors_that_cannot_be_compared_are_refused():
-    logits, reward, channel, target, users = log(rows=50)
+    logits, reward, targets = log(rows=50)
     with pytest.raises(ValueError, match="yardstick: 'lightgbm' is not one of mtorl"):
-        compare({"mtorl": (logits, reward)}, "lightgbm", channel, target, users, 0)
+        compare({"mtorl": (logits, reward)}, "lightgbm", targets, 0)
     with pytest.raises(ValueError, match="mtorl: 49 rows of predictions for 50 logged rows"):
-        compare({"mtorl": (logits, reward[1:])}, "mtorl", channel, target, users, 0)
+        compare({"mtorl": (logits, reward[1:])}, "mtorl", targets, 0)
 
 
 def test_the_authors_policy_ctr_is_the_click_rate_times_the_chance_of_a_match():
@@ -218,8 +223,8 @@ def test_the_authors_policy_ctr_is_the_click_rate_times_the_chance_of_a_match():
 
 
 def test_one_class_only_is_null_and_not_a_crash():
-    logits, reward, _, _, users = log(rows=50)
-    found = evaluate(logits, reward, np.zeros(50, int), np.zeros(50), users, seed=0)
+    logits, reward, targets = log(rows=50)
+    found = evaluate(logits, reward, LoggedTargets(np.zeros(50, int), np.zeros(50), targets.users_B), seed=0)
     for name in ("action_auc", "reward_auc"):
         assert found[name] is None
         assert found[f"{name}_ci"] is None
@@ -228,17 +233,18 @@ def test_one_class_only_is_null_and_not_a_crash():
 
 
 def test_no_rows_is_all_null():
-    found = evaluate(np.zeros((0, 3)), np.zeros((0, 3)), [], [], [], seed=0)
+    found = evaluate(np.zeros((0, 3)), np.zeros((0, 3)), LoggedTargets([], [], []), seed=0)
     assert set(found) == {name + suffix for name in METRICS for suffix in ("", "_ci")}
     assert set(found.values()) == {None}
 
 
 def test_success_can_be_given_for_a_gain_that_is_not_yes_or_no():
-    logits, reward, channel, target, users = log()
-    small = target * 0.01  # revenue far below its maximum
-    assert evaluate(logits, reward, channel, small, users, 0, resamples=2)["reward_auc"] is None
-    given = evaluate(logits, reward, channel, small, users, 0, positive_B=small > 0, resamples=2)
-    assert given["reward_auc"] == pytest.approx(evaluate(logits, reward, channel, target, users, 0)["reward_auc"])
+    logits, reward, targets = log()
+    small = replace(targets, reward_B=targets.reward_B * 0.01)  # revenue far below its maximum
+    assert evaluate(logits, reward, small, 0, resamples=2)["reward_auc"] is None
+    positive = replace(small, positive_B=small.reward_B > 0)
+    auc_of_positive = evaluate(logits, reward, positive, 0, resamples=2)["reward_auc"]
+    assert auc_of_positive == pytest.approx(evaluate(logits, reward, targets, 0)["reward_auc"])
 
 
 def test_resamples_draw_every_user_once_on_average():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.special import expit, log_softmax
 
-from mtorl.evaluation.head_metrics import evaluate
+from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
 from mtorl.network.calibration import Calibration, calibrate
 from mtorl.network.ensemble import Ensemble
 from mtorl.network.model import MTORL, MTORLConfig
@@ -38,8 +38,8 @@ def test_calibrated_heads_err_less_and_rank_alike():
 
     def scored(logits, reward):
         rewards = np.repeat(reward[:, None], 3, axis=1)[10_000:]
-        users = np.arange(10_000)
-        return evaluate(logits[10_000:], rewards, channel[10_000:], label[10_000:], users, seed=0, resamples=2)
+        targets = LoggedTargets(channel[10_000:], label[10_000:], np.arange(10_000))
+        return evaluate(logits[10_000:], rewards, targets, seed=0, resamples=2)
 
     odds_again = np.log(reward / (1 - reward))
     before, after = scored(distorted, reward), scored(distorted * scale, expit(odds_again * reward_scale + shift))
