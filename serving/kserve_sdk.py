@@ -1,7 +1,7 @@
 """The parts of the KServe SDK that the router and the predictor use.
 
-kserve reads the command line of whatever process imports it (and takes abbreviations: `--model x` would set its
-`--model_name`). It gets an empty one here; no other module of ours imports kserve.
+kserve parses the command line of the process that imports it, abbreviations included: `--model x` would set its
+`--model_name`. Here it gets an empty one, which is why no other module imports kserve.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ __all__ = [
 log = logging.getLogger(__name__)
 log.addFilter(OncePerSecond())
 
-# What KServe raises while it decodes a request that is none. Faults of ours never get out as any of these.
+# KServe raises these while it decodes a malformed request. No fault of the router leaves it as one of them.
 _DECODING = (KeyError, TypeError, ValueError, AttributeError, IndexError, struct.error)
 
 
 class Server(ModelServer):
-    """KServe's server, of HTTP alone, on an address of our choice.
+    """KServe's server for HTTP alone, on an address that can be chosen.
 
     Args:
         host: Address to listen on.
-        port: Of HTTP; 0 for any that is free.
-        grace_seconds: For what is in flight when it has to end.
+        port: Port of HTTP; 0 takes a free one.
+        grace_seconds: How long requests in flight may take when the server has to stop.
     """
 
     def __init__(self, host: str, port: int, grace_seconds: int) -> None:
@@ -75,8 +75,8 @@ class Server(ModelServer):
 
 
 def correct(application: FastAPI) -> None:
-    """Mend KServe's application; once a process, before KServe adds its own routes."""
-    # KServe would let anybody unload the model, and not load it again.
+    """Correct KServe's application; once a process, before KServe adds its own routes."""
+    # KServe would let anybody unload the model, and has no way to load it again.
     application.add_api_route("/v2/repository/{path:path}", _no_repository, methods=["GET", "POST"])
     for error in _DECODING:
         application.add_exception_handler(error, _not_decoded)
@@ -91,7 +91,7 @@ async def _not_decoded(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": f"the request can't be decoded: {type(error).__name__}: {error}"}, 400)
 
 
-def _is_clients_fault(record: logging.LogRecord) -> bool:
+def _is_callers_mistake(record: logging.LogRecord) -> bool:
     return isinstance((record.exc_info or (None, None))[1], InvalidInput | ModelNotFound)
 
 
@@ -101,7 +101,7 @@ def quiet() -> None:
     for logger in config["loggers"].values():
         logger["level"] = "WARNING"
     configure_logging(config)
-    # It also logs a client's mistake as an error, with a traceback.
-    logging.getLogger("kserve").addFilter(lambda record: not _is_clients_fault(record))
+    # KServe also logs a caller's mistake as an error, with a traceback.
+    logging.getLogger("kserve").addFilter(lambda record: not _is_callers_mistake(record))
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     warnings.filterwarnings("ignore", message=".*ORJSONResponse is deprecated.*")

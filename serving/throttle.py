@@ -1,4 +1,4 @@
-"""A fault of a store strikes every request; its log line is needed once."""
+"""Log lines that are not repeated for every request: while a store is away, all requests report the same."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 
 class OncePerSecond(logging.Filter):
-    """Lets the same message (and first argument) through once a second."""
+    """Lets a message with the same format and first argument through once a second."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -141,7 +141,7 @@ class FakeFeatures:
         time.sleep(self.seconds)
         if self.fault:
             raise self.fault
-        unknown = UserFeatures({}, {"age": None}, found=False)
+        unknown = UserFeatures({}, {"age": None}, has_history=False)
         return [self.users.get(request.user_id, unknown) for request in requests]
 
 
@@ -150,7 +150,7 @@ def known_user() -> UserFeatures:
     lists = {"channel": ["video"], "click": [1], "conversion": [0], "revenue": [0.0], "cost": [0.03]}
     lists |= {"timestamp": [float(int(time.time() - 3600) * 1_000_000)]}
     context = {"hour": [9.0], "device": ["tv"], "slot": ["top"]}
-    return UserFeatures({f"hist_{k}": v for k, v in {**lists, **context}.items()}, {"age": "30-39"}, found=True)
+    return UserFeatures({f"hist_{k}": v for k, v in {**lists, **context}.items()}, {"age": "30-39"}, has_history=True)
 
 
 def write_settings(folder: Path, endpoint: str, changes: dict[str, Any], **settings: Any) -> RouterSettings:

@@ -75,6 +75,11 @@ class Admission:
         self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()  # when it gives up, and what wakes it
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for room."""
+        return sum(not turn.done() for _, turn in self._waiting)
+
     @asynccontextmanager
     async def admit(self) -> AsyncIterator[None]:
         """Work on a request, which arrived just now.

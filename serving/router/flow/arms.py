@@ -1,4 +1,4 @@
-"""The policies behind the router: one POST for all windows of an arm that wait; an answer is believed after a check."""
+"""Client of the policies behind the router: one POST for all windows of an arm that wait; every answer is checked."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import orjson
 
 from serving.router.flow.micro_batcher import MicroBatcher
 
-_POSTS = 2  # to an arm at a time: it works on one while the other is on its way
-_LARGEST = 64  # windows that requests share a POST up to: a few milliseconds of a model
+_POSTS = 2  # to an arm at a time: it works on one while the other is under way
+_LARGEST = 64  # windows in a POST that requests share: a few milliseconds of a model
 
 Items = Sequence[dict[str, Any]]
 
@@ -25,7 +25,7 @@ class ArmError(RuntimeError):
 
 @dataclass(frozen=True)
 class ArmAnswer:
-    """What a policy wants."""
+    """The decision of a policy."""
 
     channel: str
     propensity: float
@@ -47,7 +47,7 @@ class Arms:
     def __init__(self, channels: Sequence[str]) -> None:
         self._channels = channels
         self._session: aiohttp.ClientSession | None = None
-        self._asked: dict[str, MicroBatcher[Items, list[ArmAnswer | ArmError]]] = {}
+        self._batchers: dict[str, MicroBatcher[Items, list[ArmAnswer | ArmError]]] = {}
 
     async def open(self) -> None:
         """Must be called inside the running event loop."""
@@ -64,21 +64,23 @@ class Arms:
             await self._session.close()
 
     async def ask(self, url: str, items: Items) -> list[ArmAnswer | ArmError]:
-        """Ask for a decision on each item, together with whoever else asks meanwhile.
+        """Ask for a decision on each item, in one call with others that ask meanwhile.
 
         Args:
-            url: Of the arm.
-            items: {"window": ..., "u": ...} each; "price", a number or {channel: number}, replaces that of the model.
+            url: The arm's.
+            items: {"window": ..., "u": ...} each; a "price", number or {channel: number}, replaces the model's own.
 
         Returns:
             An answer or an error for each item, in order.
 
         Raises:
-            ArmError: the whole call failed.
+            ArmError: The whole call failed.
         """
-        if url not in self._asked:
-            self._asked[url] = MicroBatcher(lambda groups: self._ask(url, groups), _POSTS, weight=len, largest=_LARGEST)
-        return await self._asked[url].submit(items)
+        if url not in self._batchers:
+            self._batchers[url] = MicroBatcher(
+                lambda groups: self._ask(url, groups), _POSTS, weight=len, largest=_LARGEST
+            )
+        return await self._batchers[url].submit(items)
 
     async def _ask(self, url: str, groups: Sequence[Items]) -> list[list[ArmAnswer | ArmError] | Exception]:
         items = [item for group in groups for item in group]
@@ -102,7 +104,7 @@ class Arms:
                         raise ArmError(f"{url}: HTTP {response.status}: {answer[:200]!r}")
                     return answer
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                # A connection that the arm closed while it was idle: a new one gets the same answer. Not so a refusal.
+                # The arm closed the connection while it was idle: a new one may work. A refused connection will not.
                 if last or isinstance(error, aiohttp.ClientConnectorError):
                     raise ArmError(f"{url}: {error}") from error
             except (aiohttp.ClientError, ValueError) as error:

@@ -174,7 +174,7 @@ class Settler:
             self.finish_later(reservation_id, actual)
 
     def finish_later(self, reservation_id: str, actual: float | None) -> None:
-        """Settle (or cancel: None) in the background. A cost that is known is not undone by a cancel."""
+        """Settle (or cancel: None) in the background. A cancel does not undo a cost that was reported."""
         if actual is not None or self._pending.get(reservation_id) is None:
             self._pending[reservation_id] = actual
         self._wake.set()
@@ -194,7 +194,7 @@ class Settler:
                 self._wake.set()
 
     async def flush(self) -> bool:
-        """Try everything that waits; whether nothing is left."""
+        """Try everything that waits; returns whether nothing is left."""
         faults = 0
         for reservation_id, actual in list(self._pending.items()):
             try:
@@ -217,7 +217,7 @@ class Settler:
 
 
 def finish(ledger: Ledger, reservation_id: str, actual: float | None) -> None:
-    """Settle, or cancel (None). A cost that was never reserved, of an ad shown unpaid, has no account to charge."""
+    """Settle, or cancel (None). A cost that was never reserved has no account to charge, and is ignored."""
     if actual is None:
         ledger.cancel(reservation_id)
     else:

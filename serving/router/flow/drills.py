@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
+from time import monotonic
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
@@ -55,7 +55,7 @@ class Drills:
             drill = Drill.model_validate(body)
         except ValidationError as error:
             raise BadRequest(first_fault(error)) from None
-        self._ends[drill] = time.monotonic() + drill.for_seconds
+        self._ends[drill] = monotonic() + drill.for_seconds
 
     def stop(self) -> None:
         """End all faults."""
@@ -64,7 +64,7 @@ class Drills:
     def in_force(self) -> list[dict[str, Any]]:
         """The faults and how long they will last."""
         self._forget()
-        now = time.monotonic()
+        now = monotonic()
         return [{**drill.model_dump(), "seconds_left": round(end - now, 1)} for drill, end in self._ends.items()]
 
     async def inject(self, stage: Stage) -> None:
@@ -78,5 +78,5 @@ class Drills:
                 raise DrillFault("injected by a drill")
 
     def _forget(self) -> None:
-        now = time.monotonic()
+        now = monotonic()
         self._ends = {drill: end for drill, end in self._ends.items() if end > now}

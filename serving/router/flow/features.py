@@ -52,7 +52,7 @@ class UserFeatures:
 
     history: dict[str, Any]  # the hist_* lists, oldest first; the newest entries may lie after the decision
     static: dict[str, Any]
-    found: bool  # whether the user has a history
+    has_history: bool
     aggregates: dict[str, Any] = field(default_factory=dict)  # all other features of the service
 
 
@@ -68,7 +68,7 @@ class ModelInput:
     """What is known of one opportunity, as a model reads it."""
 
     window: Instance
-    found: bool  # whether the user has a history
+    has_history: bool
     aggregates: dict[str, Any]  # the service's other features; the window does not hold them
 
 
@@ -98,7 +98,7 @@ class FeatureReader:
             window = instance_from_history(user.history, request.context, user.static, self._spec, request.at)
         except Exception as error:  # the lists of a history do not fit together
             return error
-        return ModelInput(window, user.found, user.aggregates)
+        return ModelInput(window, user.has_history, user.aggregates)
 
     def _read(self, groups: Sequence[Requests]) -> list[list[UserFeatures] | Exception]:
         try:
@@ -157,14 +157,14 @@ class FeastSource:
             if self._on_demand:
                 newest = _newest_before(request.at, history.values.get("hist_timestamp"))
                 aggregates |= request_features(float(request.at), newest)
-            users.append(UserFeatures(history.values, static.values, history.found, aggregates))
+            users.append(UserFeatures(history.values, static.values, history.is_stored, aggregates))
         return users
 
 
 @dataclass(frozen=True)
 class _Row:
     values: dict[str, Any] = field(default_factory=dict)
-    found: bool = False
+    is_stored: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """A request that comes again gets the answer that it got before.
 
-A caller that saw a connection break can't know whether its request was decided on. It asks again with the same request
-id. The router that took the decision repeats its answer, from memory or, after a crash, from its log. What it no longer
-knows, or another router took, is decided anew: as another decision with an id of its own, which the ledger refuses to
-pay for a second time.
+A caller whose connection broke can't know whether its request was decided on. It asks again with the same request id.
+The router that took the decision repeats its answer, from memory or, after a crash, from its log. A request that it no
+longer remembers, or that another router took, is decided anew: another decision with an id of its own, for which the
+ledger refuses to pay a second time.
 """
 
 from __future__ import annotations
@@ -24,30 +24,39 @@ from serving.router.flow.requests import DecisionRequest
 Prediction = dict[str, Any]
 
 MOST = 50_000  # answers that are remembered: a minute of a busy router
-SECONDS = 600.0  # for which one is: far less than a reservation lives, so that what is repeated is still paid for
+SECONDS = 600.0  # for which they are: far less than a reservation lasts, so that a repeated exposure is still paid for
 
 
 def request_key(salt: str, request: DecisionRequest) -> str | None:
-    """What makes two requests the same one: their id, of a user in a campaign; None without an id."""
+    """Equal for two requests that are the same one: same id, user and campaign. None without an id."""
     if request.request_id is None:
         return None
     return _key(salt, request.user_id, request.campaign_id, request.request_id)
 
 
 class IdempotencyCache:
-    """What was answered lately, and what is being decided. For one event loop."""
+    """Recent answers, and requests that are being decided. For one event loop."""
 
     def __init__(self) -> None:
-        self._given: OrderedDict[str, tuple[float, Prediction]] = OrderedDict()
+        self._answers: OrderedDict[str, tuple[float, Prediction]] = OrderedDict()
         self._keys: dict[str, str] = {}  # decision -> request
-        self._coming: dict[str, asyncio.Future[Prediction]] = {}
+        self._pending: dict[str, asyncio.Future[Prediction]] = {}
+
+    def __len__(self) -> int:
+        """Answers that are remembered."""
+        return len(self._answers)
+
+    @property
+    def in_progress(self) -> int:
+        """Requests that are being decided."""
+        return len(self._pending)
 
     def load(self, salt: str, records: Iterable[Mapping[str, Any]]) -> None:
-        """Remember what the log says was answered.
+        """Remember the answers that the log holds.
 
         Args:
             salt: Of the experiment in force.
-            records: Decisions, oldest first; of two records of a decision the later one stands.
+            records: Decisions, oldest first; of two records of a decision the later one counts.
         """
         for record in records:
             if record["request_id"] is not None:
@@ -56,36 +65,36 @@ class IdempotencyCache:
                 self._remember(key, time.monotonic() - max(age, 0.0), prediction_of(record))
 
     def repeat(self, key: str) -> asyncio.Future[Prediction] | None:
-        """The answer to a request that was decided lately, or is being decided; None if it has to be."""
-        if key in self._coming:
-            return self._coming[key]
-        given, answer = self._given.get(key, (-SECONDS, {}))
-        if not answer or time.monotonic() - given > SECONDS:
+        """The answer to a request that was decided lately, or is being decided; None: it is new."""
+        if key in self._pending:
+            return self._pending[key]
+        answered, answer = self._answers.get(key, (-SECONDS, {}))
+        if not answer or time.monotonic() - answered > SECONDS:
             return None
-        found: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
-        found.set_result(answer)
-        return found
+        repeated: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
+        repeated.set_result(answer)
+        return repeated
 
     def begin(self, key: str) -> None:
-        """A request is being decided: who asks for it meanwhile waits."""
-        self._coming[key] = asyncio.get_running_loop().create_future()
+        """A request is being decided: one that comes meanwhile waits for its answer."""
+        self._pending[key] = asyncio.get_running_loop().create_future()
 
     def give(self, key: str, answer: Prediction) -> None:
-        """It is decided."""
+        """The request is decided."""
         self._remember(key, time.monotonic(), answer)
-        self._coming.pop(key).set_result(answer)
+        self._pending.pop(key).set_result(answer)
 
     def forget(self, decision_id: str) -> None:
-        """Its exposure was given back: who asks again is decided anew."""
+        """The exposure was given back: the request, if it comes again, is decided anew."""
         if (key := self._keys.pop(decision_id, None)) is not None:
-            self._given.pop(key, None)
+            self._answers.pop(key, None)
 
-    def _remember(self, key: str, given: float, answer: Prediction) -> None:
-        self._given[key] = given, answer
-        self._given.move_to_end(key)
+    def _remember(self, key: str, answered: float, answer: Prediction) -> None:
+        self._answers[key] = answered, answer
+        self._answers.move_to_end(key)
         self._keys[answer["decision_id"]] = key
-        while len(self._given) > MOST:
-            _, (_, oldest) = self._given.popitem(last=False)
+        while len(self._answers) > MOST:
+            _, (_, oldest) = self._answers.popitem(last=False)
             self._keys.pop(oldest["decision_id"], None)
 
 

@@ -1,7 +1,7 @@
-"""Calls that take their time, batcher: while some batches are at work, the next one gathers.
+"""Many callers, few calls: what arrives while some batches are at work makes up the next one.
 
-So the number of calls follows whoever answers them and not the traffic, and a lone request waits for nobody. For stores
-whose calls block, so does the number of threads that want the interpreter.
+So the number of calls follows the speed of whoever answers them and not the traffic, and a lone request does not wait.
+With stores whose calls block, the same holds for the number of threads that compete for the interpreter.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class MicroBatcher(Generic[Item, Result]):
     """A function over a batch, as a call for one item. For one event loop.
 
     Args:
-        work: Gives a result or an exception for each item, in order; an exception that it raises is everyone's.
-        at_once: Batches that somebody waits for at the same time. (A thread can't be stopped: one that nobody waits for
-            any more works on beside them.)
-        weight: Of an item.
+        work: Gives a result or an exception for each item, in order; an exception that it raises concerns all of them.
+        at_once: How many batches with waiting callers may be at work. (A thread can't be stopped: one whose callers
+            gave up goes on beside them.)
+        weight: Weight of an item.
         largest: Weight that a batch of several items does not exceed.
     """
 
@@ -46,7 +46,7 @@ class MicroBatcher(Generic[Item, Result]):
         """The item's result.
 
         If the call is cancelled before its batch begins, the item is left out of it. A batch of which all calls are
-        cancelled is, too: whoever does not answer must not hold a place for ever.
+        cancelled is cancelled, too: a part that never answers must not hold a place for ever.
         """
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, done))
@@ -59,7 +59,7 @@ class MicroBatcher(Generic[Item, Result]):
             running = asyncio.create_task(self._run(batch))
             self._running.add(running)
             running.add_done_callback(self._over)
-            _stop_when_nobody_waits(running, [done for _, done in batch])
+            _cancel_when_all_gave_up(running, [done for _, done in batch])
 
     def _next(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
@@ -81,7 +81,7 @@ class MicroBatcher(Generic[Item, Result]):
         except (Exception, asyncio.CancelledError) as error:
             results = [error] * len(batch)
         for (_, done), result in zip(batch, results, strict=True):
-            if done.done():  # nobody waits for it any more
+            if done.done():  # its caller gave up
                 continue
             if isinstance(result, BaseException):
                 done.set_exception(result)
@@ -94,14 +94,14 @@ class MicroBatcher(Generic[Item, Result]):
         self._begin()
 
 
-def _stop_when_nobody_waits(running: asyncio.Task[None], calls: Sequence[asyncio.Future[Result]]) -> None:
+def _cancel_when_all_gave_up(running: asyncio.Task[None], calls: Sequence[asyncio.Future[Result]]) -> None:
     left = len(calls)
 
     def over(_: asyncio.Future[Result]) -> None:
         nonlocal left
         left -= 1
         if not left:
-            running.cancel()  # nothing to cancel if they have their answers
+            running.cancel()  # does nothing if the answers are there
 
     for call in calls:
         call.add_done_callback(over)
@@ -110,5 +110,5 @@ def _stop_when_nobody_waits(running: asyncio.Task[None], calls: Sequence[asyncio
 def in_threads(
     work: Callable[[Sequence[Item]], Results[Result]], pool: Executor
 ) -> Callable[[Sequence[Item]], Awaitable[Results[Result]]]:
-    """A function that blocks, as one that does not."""
+    """A function that blocks, run in threads."""
     return lambda items: asyncio.get_running_loop().run_in_executor(pool, work, items)

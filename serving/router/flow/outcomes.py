@@ -1,4 +1,4 @@
-"""Outcomes come back: into the log first, then a cost settles its reservation and a cancel gives it back."""
+"""What became of decisions: logged first, then a cost settles its reservation and a cancel gives it back."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from serving.router.ops import metrics
 
 
 class OutcomeIntake:
-    """Takes outcomes.
+    """Takes reports of outcomes.
 
     Args:
         spool: Where they are logged.
-        budgets: What a cost or cancel is passed to.
+        budgets: Where a cost settles and a cancel gives back.
         seconds: How long to wait for the ledger; what it can't take now is settled later.
-        forget: Told of each decision whose exposure is given back.
+        forget: Called with the id of each decision whose exposure is given back.
     """
 
     def __init__(self, spool: Spool, budgets: Budgets, seconds: float, forget: Callable[[str], None]) -> None:
@@ -27,20 +27,20 @@ class OutcomeIntake:
         self._seconds = seconds
         self._forget = forget
 
-    async def take(self, outcomes: Sequence[OutcomeRecord]) -> dict[str, int]:
+    async def accept(self, outcomes: Sequence[OutcomeRecord]) -> dict[str, int]:
         """Log and settle.
 
         Returns:
             How many were accepted (late ones included), duplicate, and dangling (logged, of an unknown decision).
 
         Raises:
-            SpoolUnavailable: not all are durable. Send all of them again: nothing counts twice.
+            SpoolUnavailable: Not all are durable. Send all of them again: nothing counts twice.
         """
-        found = await asyncio.gather(*(self._spool.append("outcome", o) for o in outcomes), return_exceptions=True)
+        statuses = await asyncio.gather(*(self._spool.append("outcome", o) for o in outcomes), return_exceptions=True)
         counts = {"accepted": 0, "duplicate": 0, "dangling": 0}
         failure: BaseException | None = None
         ends: list[Awaitable[None]] = []
-        for outcome, status in zip(outcomes, found, strict=True):
+        for outcome, status in zip(outcomes, statuses, strict=True):
             if isinstance(status, BaseException):
                 failure = status
                 metrics.OUTCOMES.labels(outcome["kind"], "failed").inc()
@@ -49,7 +49,7 @@ class OutcomeIntake:
             counts["accepted" if status == "late" else status] += 1
             if status != "duplicate":
                 metrics.SPOOL_RECORDS.inc()
-            # Duplicates too: the first time, the process may have ended between the log and the ledger.
+            # Of a duplicate, too: the first time, the process may have ended between the log and the ledger.
             if outcome["kind"] == "cancel":
                 self._forget(outcome["decision_id"])
             if outcome["kind"] in ("cost", "cancel"):

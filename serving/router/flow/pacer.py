@@ -1,9 +1,9 @@
-"""The pacing controller: prices that follow spend, from the ledger's own books.
+"""The pacing controller: prices of budgets that follow what the ledger says is spent.
 
-Every router looks at the ledger every few seconds, updates the price of each paced account (`mtorl.policy.pacing`), and
-writes what it found back, unless another router did so in between; then it takes that one's. So there is one
-sequence of updates however many routers there are, and no leader to lose. What a controller has to remember
-lies in the ledger, beside the spend that it is about: a router that starts anew goes on where the others are.
+Every router reads the ledger every few seconds, updates the price of each paced account (`mtorl.policy.pacing`), and
+writes the new state back, unless another router did so in between; then it takes that one's. So there is one sequence
+of updates however many routers there are, and none of them is a leader that could fail. The state lies in the ledger,
+beside the spend that it follows: a router that restarts goes on from there.
 
 An exposure draws on every account that matches it, so its price is the sum of theirs (each is the dual of its own
 budget). A channel without a paced account keeps the model's own price.
@@ -20,13 +20,13 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.policy.pacing import Plan, State
 from serving.ledger import Balance, Ledger
 
-_EVERY_SECONDS = 5.0  # an update; the shortest period is an hour, and half a percent of it 18 s
+_UPDATE_SECONDS = 5.0  # between updates; the shortest period is an hour, and half a percent of it 18 s
 
 Scope = tuple[str, str, str]  # arm, campaign, channel; "*" is any
 
 
 class Pacer:
-    """Holds the prices in force.
+    """Keeps the prices in force.
 
     Args:
         ledger: Whose accounts are paced; its calls block.
@@ -41,11 +41,11 @@ class Pacer:
         self._prices: Mapping[Scope, float] = {}
 
     def refresh(self, experiment: Experiment, balances: Sequence[Balance]) -> None:
-        """Look at the books, and at what other routers made of them; update if it is time.
+        """Read the state that all routers share, and update it if it is time.
 
         Args:
-            experiment: In force: says which budgets are paced, and how.
-            balances: Of all accounts, just read.
+            experiment: The one in force; it says which budgets are paced, and how.
+            balances: All accounts, just read.
 
         Raises:
             LedgerUnavailable: The prices stay as they are.
@@ -57,7 +57,7 @@ class Pacer:
             return
         version, text = self._ledger.memory()
         states = {key: State.from_dict(value) for key, value in json.loads(text or "{}").items()}
-        if min((states[key].at if key in states else 0.0 for key in plans), default=0.0) <= now - _EVERY_SECONDS:
+        if min((states[key].at if key in states else 0.0 for key in plans), default=0.0) <= now - _UPDATE_SECONDS:
             updated = _updated(plans, states, balances, now)
             text = json.dumps({key: state.to_dict() for key, state in updated.items()})
             if self._ledger.remember(version, text):
@@ -74,28 +74,28 @@ class Pacer:
         """Price of each paced channel for an exposure of an arm in a campaign; None: all have the model's own."""
         if not self._prices:
             return None
-        found: dict[str, float] = {}
+        prices: dict[str, float] = {}
         for channel in self._channels:
             scopes = [(arm, c, h) for c in dict.fromkeys((campaign, "*")) for h in (channel, "*")]
             paced = [self._prices[scope] for scope in scopes if scope in self._prices]
             if paced:
-                found[channel] = sum(paced)
-        return found or None
+                prices[channel] = sum(paced)
+        return prices or None
 
     def by_arm(self) -> dict[str, float]:
         """Largest price of each arm, for a metric."""
-        found: dict[str, float] = {}
+        largest: dict[str, float] = {}
         for (arm, _, _), price in self._prices.items():
-            found[arm] = max(price, found.get(arm, 0.0))
-        return found
+            largest[arm] = max(price, largest.get(arm, 0.0))
+        return largest
 
 
 def _plans(experiment: Experiment, now: float, balances: Sequence[Balance]) -> dict[str, tuple[Scope, Plan]]:
-    """The plan of each paced account that has money, by a name that changes with its period.
+    """The plan of each paced account that has money, under a key that changes with its period.
 
-    Which period it is, the ledger says: spend of one must not be held against the plan of another.
+    The ledger says which period it is: spend of one period must not be compared with the plan of another.
     """
-    found = {}
+    plans = {}
     starts = {(b.arm, b.campaign, b.channel, b.period): b.start for b in balances}
     for account in experiment.accounts():
         scope = (account.arm, account.campaign, account.channel)
@@ -103,25 +103,26 @@ def _plans(experiment: Experiment, now: float, balances: Sequence[Balance]) -> d
         if account.pacing is None or account.limit <= 0 or start is None:
             continue
         plan = account.pacing.plan(account.limit, account.period, start or now)
-        found[json.dumps([*scope, account.period, plan.times[0]])] = (scope, plan)
-    return found
+        plans[json.dumps([*scope, account.period, plan.times[0]])] = (scope, plan)
+    return plans
 
 
 def _updated(
     plans: Mapping[str, tuple[Scope, Plan]], states: Mapping[str, State], balances: Iterable[Balance], now: float
 ) -> dict[str, State]:
-    """New states of the plans in force; those of periods that are over are forgotten."""
+    """New states of the plans in force; states of past periods are dropped."""
     committed: dict[tuple[Any, ...], float] = {
         (b.arm, b.campaign, b.channel, b.period): b.spent + b.reserved for b in balances
     }
-    found = {}
+    updated = {}
     for key, (scope, plan) in plans.items():
         before = states.get(key)
         if before is None:
             # A new period begins with the price that the last one ended with.
-            twins = [s for old, s in states.items() if json.loads(old)[:4] == json.loads(key)[:4]]
-            before = State(plan.times[0], 0.0, max(twins, key=lambda s: s.at).multiplier) if twins else plan.start()
+            earlier = [state for old, state in states.items() if json.loads(old)[:4] == json.loads(key)[:4]]
+            last = max(earlier, key=lambda state: state.at, default=None)
+            before = State(plan.times[0], 0.0, last.multiplier) if last else plan.start()
         spent = committed.get((*scope, json.loads(key)[3]))
-        at = min(max(now, plan.times[0]), plan.times[-1])  # a clock may be a little off that of the ledger
-        found[key] = before if spent is None else plan.update(before, at, spent)
-    return found
+        at = min(max(now, plan.times[0]), plan.times[-1])  # this clock may differ a little from the ledger's
+        updated[key] = before if spent is None else plan.update(before, at, spent)
+    return updated

@@ -87,7 +87,7 @@ class PendingDecision:
             "model_name": answer.model["name"] if answer else None,
             "model_digest": answer.model["digest"] if answer else None,
             "feature_hash": self._feature_hash(),
-            "features_found": self.features is not None and self.features.found,
+            "features_found": self.features is not None and self.features.has_history,
             "campaign_id": self.request.campaign_id,
             "context": self.request.context,
             "candidates": candidates,

@@ -30,11 +30,11 @@ class Decisions:
 
 
 class RouterModel(Model):
-    """Answers `/infer` (v2), over HTTP and gRPC; `Decisions` comes before it for `:predict` (v1).
+    """Answers `/infer` (v2), over HTTP and gRPC; `:predict` (v1) leads to `Decisions`.
 
     Args:
-        name: Of the model in the URL.
-        router: What decides.
+        name: The model's name in the URL.
+        router: Takes the decisions.
     """
 
     def __init__(self, name: str, router: Router) -> None:
@@ -62,7 +62,7 @@ def install(app: FastAPI, model: str) -> None:
 
 async def _outcomes(request: Request) -> dict[str, int]:
     router: Router = request.app.state.router
-    return await router.outcomes.take(parse_outcomes(await request.body()))
+    return await router.outcomes.accept(parse_outcomes(await request.body()))
 
 
 async def _drills(request: Request) -> JSONResponse:
@@ -94,5 +94,5 @@ async def _bad_request(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _send_again(_: Request, error: Exception) -> JSONResponse:
-    # An outcome that is not on disk must not be called accepted: the one inner fault that a caller gets to see.
+    # An outcome that is not on disk must not be called accepted: this is the one inner fault that a caller hears of.
     return JSONResponse({"error": f"not stored, send all of it again: {error}"}, 503, {"retry-after": "1"})

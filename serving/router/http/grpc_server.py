@@ -1,7 +1,7 @@
 """Protocol v2 over gRPC: KServe's own service, behind the same gateway as HTTP.
 
-KServe's server takes no interceptors, listens on every address, and answers INTERNAL to what can't be decoded; this one
-is put together from its parts. A message is limited by gRPC itself; authentication reads the call's metadata.
+KServe's server takes no interceptors, listens on every address, and answers INTERNAL to a malformed request; this one
+is put together from its parts. gRPC itself limits the size of a message; authentication reads the call's metadata.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
 _PUBLIC = ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata")
-_CLIENTS_FAULT = (InvalidInput, KeyError, TypeError, ValueError, AttributeError, IndexError)
+_CALLERS_MISTAKES = (InvalidInput, KeyError, TypeError, ValueError, AttributeError, IndexError)
 _GRACE_SECONDS = 5.0
 _MOST_RPCS = 256  # gRPC reads a message before the caller is authenticated
 
@@ -65,7 +65,7 @@ class _Interceptor(aio.ServerInterceptor):
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"saturated: {error}; come again later")
             except ModelNotFound as error:
                 await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
-            except _CLIENTS_FAULT as error:
+            except _CALLERS_MISTAKES as error:
                 text = str(error) if isinstance(error, InvalidInput) else f"{type(error).__name__}: {error}"
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
 

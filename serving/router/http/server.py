@@ -46,7 +46,7 @@ class _Server(Server):
         self._grpc_port = settings.grpc_port
 
     def register_signal_handler(self) -> None:
-        # KServe's own handler does nothing useful before uvicorn listens, and uvicorn puts back what it finds here.
+        # KServe's own handler does nothing useful before uvicorn listens, and uvicorn restores the one set here.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
 
@@ -58,7 +58,7 @@ class _Server(Server):
 
     async def _serve(self) -> None:
         async with self._router:
-            # What the imports left is there to stay. A full collection of it takes 100 ms: most of a deadline.
+            # The objects that the imports made stay. A full collection of them takes 100 ms: longer than a deadline.
             gc.collect()
             gc.freeze()
             async with contextlib.AsyncExitStack() as stack:

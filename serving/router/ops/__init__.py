@@ -1,1 +1,5 @@
-"""Room."""
+"""What operators set and see.
+
+In reading order: `settings.py` (the YAML file), `live_experiment.py` (the experiment in force, read again when its file
+changes), `metrics.py` (Prometheus), `health.py` (probes), `shipping.py` (where the decision log goes).
+"""

@@ -1,4 +1,4 @@
-"""The experiment in force: re-read when its file changes, kept when the new one is wrong."""
+"""The experiment in force: read again when its file changes, kept when the new file is wrong."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ log = logging.getLogger(__name__)
 
 
 class LiveExperiment:
-    """Holds the experiment; readers take `experiment` once a request.
+    """Holds the experiment. A request takes `experiment` once, so that all of its decisions have the same.
 
     Args:
         path: The experiment file.
         channels: Of the data set; the default channel must be one of them.
 
     Raises:
-        ExperimentError: there is no usable file at the start.
+        ExperimentError: There is no usable file at the start.
     """
 
     def __init__(self, path: Path, channels: Sequence[str]) -> None:
         self._path = path
         self.channels = channels
-        self._seen = self._signature()
+        self._version = self._signature()
         self.generation = 1
         self.experiment = self._load()
         metrics.show_experiment(self.experiment, self.generation)
 
     def refresh(self) -> bool:
-        """Look at the file; whether another experiment is in force now."""
+        """Look at the file; returns whether another experiment is in force now."""
         signature = self._signature()
-        if signature == self._seen:
+        if signature == self._version:
             return False
-        self._seen = signature
+        self._version = signature
         try:
             self.experiment = self._load()
         except ExperimentError as error:
@@ -59,7 +59,7 @@ class LiveExperiment:
     def _signature(self) -> tuple[int, ...]:
         """Changes with the file. A ConfigMap changes by a symlink that points elsewhere: hence the inode."""
         try:
-            found = self._path.stat()
+            status = self._path.stat()
         except OSError:
             return ()
-        return found.st_mtime_ns, found.st_ino, found.st_size
+        return status.st_mtime_ns, status.st_ino, status.st_size

@@ -24,7 +24,7 @@ FALLBACKS = Counter("mtorl_fallbacks", "Decisions that took the default action",
 DECISION_LATENCY = Histogram("mtorl_decision_latency_seconds", "From request to answer", ["arm"], buckets=_SECONDS)
 STAGE_LATENCY = Histogram("mtorl_stage_latency_seconds", "One stage of a decision", ["stage", "arm"], buckets=_SECONDS)
 REPEATED = Counter("mtorl_repeated_requests", "Decisions that had been taken for the same request id before")
-REFUSED = Counter("mtorl_refused_requests", "Requests that did not get in", ["status"])
+REFUSED = Counter("mtorl_refused_requests", "Requests that the gateway refused", ["status"])
 ADMISSION_LIMIT = Gauge("mtorl_admission_limit", "Decision requests that may be at work at once")
 IN_FLIGHT = Gauge("mtorl_in_flight_requests", "Decision requests at work")
 BUDGET_LIMIT = Gauge("mtorl_budget_limit", "Budget, currency units, summed over the arm's accounts", ["arm"])
@@ -47,14 +47,14 @@ EXPERIMENT_ENABLED = Gauge("mtorl_experiment_enabled", "1 unless the kill switch
 EXPERIMENT_GENERATION = Gauge("mtorl_experiment_generation", "Times that the experiment file was loaded")
 RELOAD_FAILURES = Counter("mtorl_experiment_reload_failures", "Changed experiment files that were refused")
 
-for _kind in ("decision", "outcome"):  # they start at 0: Prometheus sees no increase in what was not there before
+for _kind in ("decision", "outcome"):  # start them at 0: Prometheus sees no increase in a series that is new
     SHIPPED.labels(_kind)
     POISON.labels(_kind)
 
 
 @contextmanager
 def stage(name: Stage, *arms: str) -> Iterator[None]:
-    """Measure a stage of a request, once for each arm that it works for, also when it fails."""
+    """Measure a stage, once for each arm that it works for, also when it fails."""
     start = time.perf_counter()
     try:
         yield
@@ -76,7 +76,7 @@ def show_prices(by_arm: Mapping[str, float]) -> None:
 
 
 def show_budget(balances: Iterable[Balance]) -> None:
-    """Publish where the accounts stand."""
+    """Publish what is spent and reserved."""
     arms: dict[str, list[float]] = {}
     fullest: dict[str, float] = {}
     for balance in balances:

@@ -1,4 +1,4 @@
-"""Where the log goes: K_SINK, as Knative's SinkBinding sets it, or the setting `sink`; without either, nowhere."""
+"""Where the decision log is shipped to: K_SINK, which Knative's SinkBinding sets, or else the setting `sink`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from serving.router.ops.settings import RouterSettings
 
 
 def open_sink(settings: RouterSettings, spool: Spool) -> Sink | None:
-    """The sink of a router's spool."""
+    """The sink of a router's spool; None: the log stays there."""
     source = f"/mtorl/router/{settings.model_name}"
     if url := os.environ.get("K_SINK"):
-        return HttpSink(url, source, largest=1)  # a broker of Knative takes events one by one
+        return HttpSink(url, source, largest=1)  # Knative's brokers take events one by one
     if settings.sink is None:
         return None
     if "://" in settings.sink:
         return HttpSink(settings.sink, source)
-    from serving.decision_log.parquet_sink import ParquetSink  # DuckDB, which a router with a URL never loads
+    from serving.decision_log.parquet_sink import (
+        ParquetSink,  # loads DuckDB, which a router that ships to a URL does not need
+    )
 
     return ParquetSink(Path(settings.sink), spool.identity)

@@ -175,7 +175,7 @@ def test_touchpoints_can_be_pushed_through_feast(toy, opened):
     opened.push(names.HISTORY_PUSH, pd.DataFrame([row]))
     run = Run(toy, Path(opened.repo_path).parent, log, toy.spec)
     (found,) = run.read(["pushed"], at + US).values()
-    assert found.found and found.history["hist_timestamp"] == [micros(at)]
+    assert found.has_history and found.history["hist_timestamp"] == [micros(at)]
 
 
 @pytest.mark.parametrize("name", built_in())

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import grpc
@@ -223,7 +224,7 @@ def test_never_more_than_the_limit_and_the_limit_stays_within_bounds(
                 end.set()
             for found in await asyncio.gather(*tasks, return_exceptions=True):
                 assert found is None or isinstance(found, Saturated)
-            assert admission.inside == 0 and not admission._waiting
+            assert admission.inside == 0 and admission.waiting == 0
 
     asyncio.run(scenario())
 
@@ -257,7 +258,7 @@ def test_who_finds_no_room_waits_in_turn_and_not_for_long() -> None:
         assert asyncio.get_running_loop().time() - started > 0.09
         end.set()
         await busy
-        assert admission.inside == 0 and not admission._waiting
+        assert admission.inside == 0 and admission.waiting == 0
 
     asyncio.run(scenario())
 
@@ -435,7 +436,7 @@ def test_old_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [answers.repeat(str(i)) is not None for i in range(5)] == [False, False, True, True, True]
         answers.forget("d3")
         answers.forget("unknown")
-        assert answers.repeat("3") is None and len(answers._keys) == len(answers._given) == 2
+        assert answers.repeat("3") is None and len(answers) == 2
         clock[0] += SECONDS + 1
         assert answers.repeat("4") is None
 
@@ -485,7 +486,7 @@ def test_a_bug_is_the_default_action_too_for_all_who_wait(
             answers = await asyncio.gather(*(h.predict(instance(request_id="r1")) for _ in range(3)))
         assert {answer["fallback_reason"] for (answer,) in answers} == {"internal"}
         assert len({answer["decision_id"] for (answer,) in answers}) == 1
-        assert not h.router.decider.cache._coming
+        assert h.router.decider.cache.in_progress == 0
         await h.until(lambda: not h.ledger.open_reservations())
         await h.until(lambda: [r["expose"] for r in h.records()][-1:] == [False])
         assert (await h.predict(instance()))[0]["expose"]
@@ -527,7 +528,7 @@ def test_a_caller_that_gives_up_leaves_a_record_and_harms_nobody(tmp_path: Path)
         h.arm.mode = "ok"
         await h.router.decider.drain()
         assert len({r["decision_id"] for r in h.records()}) == len(h.ledger.open_reservations()) == len(h.records())
-        assert not h.router.decider.cache._coming
+        assert h.router.decider.cache.in_progress == 0
         await h.until(lambda: h.gateway.decisions.inside == 0)
         (again,) = await h.predict(instance(request_id="r1"))
         assert again == answer.json()["predictions"][0]
@@ -564,7 +565,8 @@ def test_the_probes_tell_the_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         h.spool.close()
         dead = await h.client.get("/health/ready")
         assert dead.status_code == 503 and dead.json()["parts"]["decision_log"] == "its thread has ended"
-        h.router.health._tick -= 60
+        now = monotonic()
+        monkeypatch.setattr("serving.router.ops.health.monotonic", lambda: now + 60)
         assert (await h.client.get("/health/live")).status_code == 503
 
     run(scenario, tmp_path)

@@ -144,7 +144,7 @@ def test_a_request_that_breaks_the_store_breaks_no_other() -> None:
         def read(self, requests: Sequence[DecisionRequest]) -> list[UserFeatures]:
             if any(request.user_id == "bad" for request in requests):
                 raise ValueError("bad")
-            return [UserFeatures({}, {"age": request.user_id}, found=True) for request in requests]
+            return [UserFeatures({}, {"age": request.user_id}, has_history=True) for request in requests]
 
     def of(*users: str) -> list[DecisionRequest]:
         return [DecisionRequest(user, "c", CONTEXT, at=0) for user in users]

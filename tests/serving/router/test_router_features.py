@@ -109,7 +109,7 @@ def test_what_is_known_is_read_and_equal_to_what_feast_reads(stage: Stage) -> No
     stage.write_all()
     at = NOON + timedelta(minutes=30)
     found = stage.read(at)
-    assert found.found and found.static == {"age": "30-39"}
+    assert found.has_history and found.static == {"age": "30-39"}
     assert {k: v for k, v in found.history.items() if k != "hist_timestamp"} == {
         f"hist_{k}": v for k, v in LISTS.items()
     }
@@ -137,7 +137,7 @@ def test_a_window_made_of_it_reads_null_where_the_log_had_none(stage: Stage) -> 
 
 def test_who_is_unknown_has_the_declared_defaults(stage: Stage) -> None:
     found = stage.read(NOON)
-    assert not found.found and found.static == {"age": None}
+    assert not found.has_history and found.static == {"age": None}
     assert set(found.history) == {f"hist_{name}" for name in (*LISTS, "timestamp")}
     assert all(values == [] for values in found.history.values())
     assert found.aggregates == {**UNKNOWN, **NO_CAMPAIGN, "hour_of_day": 12.0, "recency_hours": None}
@@ -147,8 +147,8 @@ def test_a_known_campaign_is_no_known_user_nor_the_reverse(stage: Stage) -> None
     stage.write_all()
     at = NOON + TICK
     stranger, elsewhere = stage.read(at, user_id="stranger"), stage.read(at, campaign_id="elsewhere")
-    assert not stranger.found and CAMPAIGN.items() <= stranger.aggregates.items()
-    assert elsewhere.found and NO_CAMPAIGN.items() <= elsewhere.aggregates.items()
+    assert not stranger.has_history and CAMPAIGN.items() <= stranger.aggregates.items()
+    assert elsewhere.has_history and NO_CAMPAIGN.items() <= elsewhere.aggregates.items()
 
 
 @pytest.mark.parametrize(
@@ -169,9 +169,9 @@ def test_a_value_ends_with_its_ttl(
 
 def test_a_history_that_has_ended_is_none_and_static_features_stay(stage: Stage) -> None:
     stage.write_all()
-    assert stage.read(NOON + 29 * DAY).found
+    assert stage.read(NOON + 29 * DAY).has_history
     found = stage.read(NOON + 30 * DAY)
-    assert not found.found and found.history["hist_channel"] == [] and found.static == {"age": "30-39"}
+    assert not found.has_history and found.history["hist_channel"] == [] and found.static == {"age": "30-39"}
 
 
 def test_what_is_not_older_than_the_decision_is_not_known_to_it(stage: Stage) -> None:
@@ -179,7 +179,7 @@ def test_what_is_not_older_than_the_decision_is_not_known_to_it(stage: Stage) ->
     found = stage.read(NOON)  # the aggregates are of this very moment
     assert {**UNKNOWN, **NO_CAMPAIGN}.items() <= found.aggregates.items()
     early = stage.read(NOON - 2 * HOUR)  # between the two touchpoints
-    assert early.found and early.aggregates["recency_hours"] == 1.0
+    assert early.has_history and early.aggregates["recency_hours"] == 1.0
     window = instance_from_history(early.history, CONTEXT, early.static, SPEC, microseconds(NOON - 2 * HOUR))
     assert window["prev_channel"] == [None, "video"]
 
@@ -191,7 +191,7 @@ def test_a_history_is_as_old_as_its_newest_touchpoint_before_the_decision(stage:
     for at in (NOON, NOON + TICK, NOON + 30 * DAY, NOON + 30 * DAY + TICK, NOON + 40 * DAY, NOON + 40 * DAY + HOUR):
         found = stage.read(at)
         hours.append(found.aggregates["recency_hours"])
-        assert found.found == bool(found.history["hist_channel"]) == (hours[-1] is not None)
+        assert found.has_history == bool(found.history["hist_channel"]) == (hours[-1] is not None)
     assert hours == [None, pytest.approx(TICK / HOUR), 30 * 24, None, None, 1]
 
 
@@ -201,7 +201,7 @@ def test_many_requests_are_answered_in_their_order(stage: Stage) -> None:
     requests = [stage.request(NOON + HOUR), stage.request(late, user_id="stranger"), stage.request(late)]
     found = stage.source.read([*requests, *requests])
     assert found[:3] == found[3:] == [stage.source.read([request])[0] for request in requests]
-    assert [user.found for user in found[:3]] == [True, False, True]
+    assert [user.has_history for user in found[:3]] == [True, False, True]
     assert [user.aggregates["campaign_touchpoints"] for user in found[:3]] == [8.0, 0.0, 0.0]
 
 
@@ -209,7 +209,9 @@ def test_a_touchpoint_is_seen_by_the_next_decision_and_so_is_its_outcome(stage: 
     assert stage.history.append(stage.user, Touchpoint(NOON, "search", CONTEXT))
     assert not stage.read(NOON).aggregates["recency_hours"]
     found = stage.read(NOON + HOUR)
-    assert found.found and found.history["hist_channel"] == ["search"] and found.aggregates["recency_hours"] == 1.0
+    assert (
+        found.has_history and found.history["hist_channel"] == ["search"] and found.aggregates["recency_hours"] == 1.0
+    )
     assert stage.history.patch(stage.user, NOON, {"click": 1})
     assert stage.read(NOON + HOUR).history["hist_click"] == [1.0]
 
@@ -266,4 +268,4 @@ def test_a_redis_that_hangs_is_given_up_and_found_again(tmp_path: Path) -> None:
                         pool.submit(stage.read, NOON).result(40)
                 finally:
                     os.kill(process, signal.SIGCONT)
-            assert before.found and stage.read(NOON) == before
+            assert before.has_history and stage.read(NOON) == before
