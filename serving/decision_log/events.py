@@ -11,15 +11,16 @@ from mtorl.log.records import ID_FIELD, SCHEMA_VERSION, Kind
 
 JSON = "application/json"
 BATCH_JSON = "application/cloudevents-batch+json"
-# The HTTP binding's rule for header values: what is not printable ASCII, and these three, is percent-encoded.
+# The HTTP binding of CloudEvents: in header values, a space, '"', '%' and all but printable ASCII are percent-encoded.
 _PRINTABLE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 
 
 def attributes(kind: Kind, line: bytes, source: str) -> dict[str, str]:
     """The context attributes of a record.
 
-    The id is that of the record; a decision's withdrawal has its own, `<decision_id>.withdrawn`, so that a consumer
-    that drops ids it knows does not drop it. `partitionkey` keeps a decision and its outcomes together.
+    The event's id is that of the record. The withdrawal of a decision has an id of its own, `<decision_id>.withdrawn`,
+    so that a consumer that drops events with an id it has seen does not drop it. `partitionkey` keeps a decision and
+    its outcomes together.
 
     Raises:
         ValueError: The line is not a record.
@@ -29,7 +30,7 @@ def attributes(kind: Kind, line: bytes, source: str) -> dict[str, str]:
         event_id = record[ID_FIELD[kind]]
         if kind == "decision" and record["withdrawn"]:
             event_id += ".withdrawn"
-        found = {
+        context = {
             "specversion": "1.0",
             "id": event_id,
             "source": source,
@@ -39,9 +40,9 @@ def attributes(kind: Kind, line: bytes, source: str) -> dict[str, str]:
         }
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a {kind} record: {error!r}") from None
-    if wrong := [name for name, value in found.items() if not isinstance(value, str)]:
+    if wrong := [name for name, value in context.items() if not isinstance(value, str)]:
         raise ValueError(f"not a {kind} record: no text for {', '.join(wrong)}")
-    return found
+    return context
 
 
 def binary(kind: Kind, line: bytes, source: str) -> tuple[dict[str, str], bytes]:
@@ -51,7 +52,7 @@ def binary(kind: Kind, line: bytes, source: str) -> tuple[dict[str, str], bytes]
 
 
 def batch(kind: Kind, lines: tuple[bytes, ...], source: str) -> tuple[dict[str, str], bytes]:
-    """Headers and body of a request with many events; the records are copied in as they lie on disk."""
+    """Headers and body of a request with many events; the records are copied from disk without decoding them."""
     events = (
         orjson.dumps(attributes(kind, line, source) | {"datacontenttype": JSON})[:-1]
         + b',"data":'

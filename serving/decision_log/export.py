@@ -1,4 +1,4 @@
-"""The log as two Parquet files: what analysis, monitoring and drift read. Works while the router writes."""
+"""The log as two Parquet files for monitoring and analysis. It can be exported while the router writes it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def export_parquet(log_dir: str | Path, out_dir: str | Path) -> dict[str, int]:
 
     A spool that is shipped holds the newest `keep_hours` only; the folder of a `ParquetSink` holds everything.
 
-    Types come from the record schemas. `context`, `candidates` and `channel_probs` are JSON text, `event_time` is a UTC
-    timestamp. Without records the files hold the columns alone.
+    Columns are those of `mtorl.log.records.sql_columns`: objects and lists are JSON text, `event_time` is a UTC
+    timestamp. Without records the files hold the columns alone. Of a decision that was withdrawn, the withdrawal stays.
 
     Args:
         log_dir: Folder of a `Spool` or of a `ParquetSink`.
@@ -35,12 +35,12 @@ def export_parquet(log_dir: str | Path, out_dir: str | Path) -> dict[str, int]:
         return {kind: _export(con, kind, Path(log_dir), out, Path(scratch)) for kind in get_args(Kind)}
 
 
-def _export(con: duckdb.DuckDBPyConnection, kind: Kind, log: Path, out: Path, scratch: Path) -> int:
+def _export(con: duckdb.DuckDBPyConnection, kind: Kind, log_dir: Path, out: Path, scratch: Path) -> int:
     columns = sql_columns(kind)
-    if parts := [str(path) for path in log.glob(f"{kind}s/date=*/hour=*/*.parquet")]:
+    if parts := [str(path) for path in log_dir.glob(f"{kind}s/date=*/hour=*/*.parquet")]:
         con.read_parquet(parts).create_view(kind)
     else:
-        files = [str(path) for path in _whole_lines(log, kind, scratch)]
+        files = [str(path) for path in _whole_lines(log_dir, kind, scratch)]
         con.read_json(files, columns=columns, format="newline_delimited").create_view(kind)
     target = out / f"{kind}s.parquet"
     order = f"event_time, {ID_FIELD[kind]}"
@@ -52,7 +52,7 @@ def _export(con: duckdb.DuckDBPyConnection, kind: Kind, log: Path, out: Path, sc
 
 
 def _whole_lines(spool: Path, kind: Kind, scratch: Path) -> list[Path]:
-    """The segments, with a copy in place of the newest: the router may be in the middle of a line there."""
+    """The segments, with a copy in place of the newest: the router may be writing a line of it at this moment."""
     *closed, newest = segments(spool, kind) or [spool / f"{kind}-none.jsonl"]
     content = newest.read_bytes() if newest.exists() else b""
     copy = scratch / newest.name

@@ -1,4 +1,4 @@
-"""CloudEvents over HTTP."""
+"""The sink of a cluster: CloudEvents over HTTP."""
 
 from __future__ import annotations
 
@@ -8,39 +8,41 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 import aiohttp
+from typing_extensions import override
 
 from serving.decision_log import events
-from serving.decision_log.sink import Refused, SinkUnavailable
+from serving.decision_log.sink import Refused, Sink, SinkUnavailable
 from serving.decision_log.tail import Batch
 
-BATCH = 64  # takes less than a millisecond of the event loop, which decides meanwhile
-_TIMEOUT_SECONDS = 10.0
+BATCH = 64  # records; encoding them takes less than a millisecond of the event loop, which decisions share
 _LONGEST_RETRY_AFTER = 300.0
-# What a sink says of a record. Any other 4xx (no such path, no permission, ...) is about the sink: if it were taken for
-# a refusal, one wrong URL would set the whole log aside.
+# Status codes that refuse a record. Any other 4xx (no such path, no permission, ...) is a fault of the address or the
+# settings: if it were taken for a refusal, one wrong URL would set the whole log aside.
 _REFUSALS = {400, 409, 413, 422}
-_NO_BATCHES = 415  # unsupported media type: about the request's form
+_NO_BATCHES = 415  # unsupported media type: the sink may still take single events
 
 
-class HttpSink:
-    """Posts to a URL; 2xx acknowledges.
+class HttpSink(Sink):
+    """Posts events to a URL; an answer of 2xx acknowledges them.
 
     Args:
-        url: Of the sink.
-        source: The events' source.
+        url: Where to.
+        source: Attribute `source` of the events.
         largest: Records in a request. More than one go as a JSON batch, which Knative's brokers do not take.
+        timeout: Seconds to wait for an answer.
     """
 
     linger = 0.0
 
-    def __init__(self, url: str, source: str, largest: int = BATCH) -> None:
+    def __init__(self, url: str, source: str, largest: int = BATCH, timeout: float = 10.0) -> None:
         self.largest = largest
         self._url = url
         self._source = source
+        self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
 
+    @override
     async def deliver(self, batch: Batch) -> None:
-        """See `Sink.deliver`."""
         try:
             if len(batch) == 1:
                 headers, body = events.binary(batch.kind, batch.lines[0], self._source)
@@ -49,25 +51,25 @@ class HttpSink:
         except ValueError as error:
             raise Refused(str(error)) from None
         if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
+            timeout = aiohttp.ClientTimeout(total=self._timeout)
             self._session = aiohttp.ClientSession(timeout=timeout, skip_auto_headers=["User-Agent"])
         try:
             async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
                 if 200 <= response.status < 300:
                     return
-                said = (await response.content.read(300)).decode(errors="replace")
+                text = (await response.content.read(300)).decode(errors="replace")
         except TimeoutError as error:
-            raise SinkUnavailable("timeout", f"no answer in {_TIMEOUT_SECONDS:.0f} s") from error
+            raise SinkUnavailable("timeout", f"no answer in {self._timeout:.0f} s") from error
         except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError, ValueError) as error:
             raise SinkUnavailable("network", f"{type(error).__name__}: {error}") from error
-        answer = f"{response.status} {said}"
+        answer = f"{response.status} {text}"
         if response.status in _REFUSALS or (response.status == _NO_BATCHES and len(batch) > 1):
             raise Refused(answer)
-        wait = _retry_after(response.headers.get("Retry-After", ""))
+        wait = retry_after(response.headers.get("Retry-After", ""))
         raise SinkUnavailable(_reason(response.status), answer, wait)
 
+    @override
     async def close(self) -> None:
-        """See `Sink.close`."""
         if self._session is not None:
             await self._session.close()
 
@@ -80,8 +82,8 @@ def _reason(status: int) -> str:
     return "server_error" if status >= 500 else "not_accepted"
 
 
-def _retry_after(text: str) -> float:
-    """Seconds, from a number or a date; 0 for anything else."""
+def retry_after(text: str) -> float:
+    """Seconds that a header Retry-After asks for, by a number or a date; 0 for anything else."""
     try:
         seconds = float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the spool knows of its own records: which decisions were taken when, and which events it has seen."""
+"""What the spool remembers of its records: when each decision was taken, and the ids of the outcome events."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from mtorl.log.records import Kind
 
 Status = Literal["accepted", "late", "dangling", "duplicate"]
 
-_FORGOTTEN_AT_ONCE = 1000  # appends wait for so many
+_FORGOTTEN_AT_ONCE = 1000  # appends wait while so many are forgotten
 
 
 class Index:
-    """Classifies records as they come; what it knows is in memory, the oldest first to go.
+    """Classifies records as they come. It lives in memory, and forgets the oldest records first.
 
-    Of what it has forgotten, an event that comes again is logged again (it has the same id, and the ledger settles a
-    reservation once), and an outcome is dangling, as if its decision were in the log of another router.
+    An event whose first record was forgotten is logged again when it comes again. That does no harm: it has the same
+    id, and the ledger settles a reservation once. An outcome whose decision was forgotten is dangling, as if another
+    router had logged the decision.
 
     Args:
         late_after: An outcome that happened this long after its decision is late.
@@ -28,13 +29,13 @@ class Index:
         self._late_seconds = late_after.total_seconds()
         self._decisions: dict[str, float] = {}
         self._events: dict[str, None] = {}
-        self._doomed: dict[Kind, list[str]] = {"decision": [], "outcome": []}
+        self._to_forget: dict[Kind, list[str]] = {"decision": [], "outcome": []}
 
     def add(self, kind: Kind, record: Mapping[str, Any]) -> Status:
-        """Take note of a record and say what it is.
+        """Remember a record and say what it is.
 
-        An outcome without a decision is dangling: it is kept, its decision may be in the log of another router. An
-        event seen before is a duplicate, and nothing is noted.
+        An outcome whose decision is not known is dangling: it is kept, since the decision may be in the log of another
+        router. An event that is known is a duplicate, and nothing is remembered.
         """
         if kind == "decision":
             self._decisions.setdefault(record["decision_id"], _seconds(record))
@@ -59,18 +60,18 @@ class Index:
             self._events.pop(record["event_id"], None)
 
     def forget(self, kind: Kind, count: int) -> None:
-        """Forget the oldest records of a kind, bit by bit at each `tidy`, so that nobody waits for it."""
-        doomed = self._doomed[kind]
-        doomed.extend(islice(self._known(kind), len(doomed), len(doomed) + count))
+        """Mark the oldest records of a kind; each `tidy` forgets some of them, so that no append waits for all."""
+        outdated = self._to_forget[kind]
+        outdated.extend(islice(self._ids(kind), len(outdated), len(outdated) + count))
 
     def tidy(self) -> None:
-        """Go on forgetting."""
-        for kind, doomed in self._doomed.items():
-            for key in doomed[-_FORGOTTEN_AT_ONCE:]:
-                self._known(kind).pop(key, None)
-            del doomed[-_FORGOTTEN_AT_ONCE:]
+        """Forget some of the marked records."""
+        for kind, outdated in self._to_forget.items():
+            for key in outdated[-_FORGOTTEN_AT_ONCE:]:
+                self._ids(kind).pop(key, None)
+            del outdated[-_FORGOTTEN_AT_ONCE:]
 
-    def _known(self, kind: Kind) -> dict[str, Any]:
+    def _ids(self, kind: Kind) -> dict[str, Any]:
         return self._decisions if kind == "decision" else self._events
 
 

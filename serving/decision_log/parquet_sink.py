@@ -2,62 +2,62 @@
 
     decisions/date=2026-11-25/hour=20/part-5f0c9a7e-00000001-000000000000-000000081920-0.parquet
 
-DuckDB reads `decisions/*/*/*.parquet` with hive_partitioning; the columns are those of `export_parquet`. A file's name
-says which bytes of which segment of which spool are in it. What is delivered again takes the place of what was there
-from there on: no record is in two files. A decision that was withdrawn after its file was written has two rows;
-`export_parquet`, given this folder, leaves the one that counts.
+DuckDB reads `decisions/*/*/*.parquet` with hive_partitioning; the columns are those of `export_parquet`. The name of a
+file says which bytes of which segment of which spool it holds. A batch that is delivered again replaces the files that
+were written from its first byte on, so no record is in two files. A decision that was withdrawn after its file was
+written has two rows; `export_parquet`, given this folder, leaves the one that counts.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
+from typing_extensions import override
 
 from mtorl.log.records import ID_FIELD, Kind, one_record_each, sql_columns
-from serving.decision_log import segments
+from mtorl.runtime.files import sync
 from serving.decision_log.position import Position
-from serving.decision_log.sink import Refused, SinkUnavailable
+from serving.decision_log.sink import Refused, Sink, SinkUnavailable
 from serving.decision_log.tail import Batch
 
 
-class ParquetSink:
+class ParquetSink(Sink):
     """Writes Parquet files.
 
     Args:
         folder: Made if it does not exist.
-        spool: Identity of the spool; several may ship to the same folder.
+        spool_id: Identity of the spool; several may ship to the same folder.
         linger: Seconds for which records may gather: fewer, larger files.
     """
 
     largest = 5_000
 
-    def __init__(self, folder: Path, spool: str, linger: float = 60.0) -> None:
+    def __init__(self, folder: Path, spool_id: str, linger: float = 60.0) -> None:
         self.linger = linger
         self._folder = folder
-        self._spool = spool
+        self._spool_id = spool_id
         self._next: dict[Kind, Position] = {}  # where the next batch begins, unless something is delivered again
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="parquet")
 
+    @override
     async def deliver(self, batch: Batch) -> None:
-        """See `Sink.deliver`."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._write, batch)
 
+    @override
     async def close(self) -> None:
-        """See `Sink.close`."""
         self._thread.shutdown(wait=False)
 
     def _write(self, batch: Batch) -> None:
-        scratch = self._folder / f".scratch-{self._spool}"
+        scratch = self._folder / f".scratch-{self._spool_id}"
         try:
-            shutil.rmtree(scratch, ignore_errors=True)  # of a crash
+            shutil.rmtree(scratch, ignore_errors=True)  # a crash may have left one
             scratch.mkdir(parents=True)
             self._copy(batch, scratch)
-            self._take_back(batch)
+            self._remove_older(batch)
             self._publish(batch, scratch)
         except (duckdb.InvalidInputException, duckdb.ConversionException) as error:
             raise Refused(str(error)) from None
@@ -78,22 +78,21 @@ class ParquetSink:
                 FROM ({one_record_each(batch.kind, "lines")}) ORDER BY event_time, {ID_FIELD[batch.kind]}
             """).write_parquet(str(scratch / "out"), partition_by=["date", "hour"])
 
-    def _take_back(self, batch: Batch) -> None:
-        """Remove what an earlier delivery wrote of this segment from here on: it is delivered again."""
+    def _remove_older(self, batch: Batch) -> None:
+        """Remove the files that an earlier delivery wrote from the first byte of this batch on: they come again."""
         if self._next.pop(batch.kind, None) == batch.start:
             return
-        for path in self._folder.glob(f"{batch.kind}s/*/*/part-{self._spool}-{batch.start.segment:08d}-*.parquet"):
+        for path in self._folder.glob(f"{batch.kind}s/*/*/part-{self._spool_id}-{batch.start.segment:08d}-*.parquet"):
             if int(path.name.split("-")[3]) >= batch.start.offset:
                 path.unlink()
 
     def _publish(self, batch: Batch, scratch: Path) -> None:
-        """Files first appear with all that is in them, and the folders that were made on the way are durable too."""
-        name = f"part-{self._spool}-{batch.start.segment:08d}-{batch.start.offset:012d}-{batch.end.offset:012d}"
+        """Put the files in place: each appears complete, and is durable with all folders that lead to it."""
+        name = f"part-{self._spool_id}-{batch.start.segment:08d}-{batch.start.offset:012d}-{batch.end.offset:012d}"
         for path in sorted((scratch / "out").glob("*/*/*.parquet")):
             target = self._folder / f"{batch.kind}s" / path.parent.relative_to(scratch / "out")
             target.mkdir(parents=True, exist_ok=True)
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            sync(path)
             path.rename(target / f"{name}-{path.stem.rpartition('_')[2]}.parquet")
             for folder in (target, *list(target.parents)[:3]):
-                segments.sync_folder(folder)
+                sync(folder)

@@ -1,7 +1,8 @@
 """How far the log has been shipped: a small file beside the segments, replaced in one step.
 
-It is believed only if the segment still holds, before the offset, what it held when the file was written. A file that
-is damaged, or that belongs to other segments, sends the shipper back to the oldest record: again is fine, never is not.
+It is used only if the segment still holds, before the offset, the bytes that it held when the file was written. If the
+file is damaged or belongs to other segments, the shipper begins with the oldest record again: sinks must accept a
+record twice anyway, but a record that is left out would be lost.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from typing import get_args
 import orjson
 
 from mtorl.log.records import Kind
+from mtorl.runtime.files import replacing
 from serving.decision_log import segments
 
 FILE = "shipped.json"
-_LOOKS_BACK = 1024  # bytes before the offset that must be as they were
+_CHECKED_BYTES = 1024  # before the offset
 
 
 @dataclass(frozen=True, order=True)
@@ -34,12 +36,12 @@ OLDEST = Position(0, 0)
 
 
 def load(folder: Path) -> dict[Kind, Position]:
-    """The position of each kind; `OLDEST` where none can be believed."""
+    """The position of each kind; `OLDEST` where the file does not fit the segments."""
     try:
         stored = orjson.loads((folder / FILE).read_bytes())
     except (OSError, orjson.JSONDecodeError):
         stored = {}
-    return {kind: _believed(folder, kind, stored) for kind in get_args(Kind)}
+    return {kind: _verified(folder, kind, stored) for kind in get_args(Kind)}
 
 
 def save(folder: Path, positions: Mapping[Kind, Position]) -> None:
@@ -48,22 +50,23 @@ def save(folder: Path, positions: Mapping[Kind, Position]) -> None:
         kind: {"segment": at.segment, "offset": at.offset, "check": _check(folder, kind, at)}
         for kind, at in positions.items()
     }
-    segments.replace(folder / FILE, orjson.dumps(content))
+    with replacing(folder / FILE, durable=True) as unfinished:
+        unfinished.write_bytes(orjson.dumps(content))
 
 
-def _believed(folder: Path, kind: Kind, stored: object) -> Position:
+def _verified(folder: Path, kind: Kind, stored: object) -> Position:
     try:
         fields = stored[kind]  # type: ignore[index]
-        found = Position(int(fields["segment"]), int(fields["offset"]))
+        at = Position(int(fields["segment"]), int(fields["offset"]))
         check = fields["check"]
     except (KeyError, TypeError, ValueError):
         return OLDEST
-    return found if found.offset >= 0 and check is not None and check == _check(folder, kind, found) else OLDEST
+    return at if at.offset >= 0 and check is not None and check == _check(folder, kind, at) else OLDEST
 
 
 def _check(folder: Path, kind: Kind, at: Position) -> int | None:
-    """Checksum of what lies before a position; None where nothing does."""
-    start = max(0, at.offset - _LOOKS_BACK)
+    """Checksum of the bytes before a position; None if there are too few."""
+    start = max(0, at.offset - _CHECKED_BYTES)
     try:
         with segments.path_of(folder, kind, at.segment).open("rb") as file:
             before = os.pread(file.fileno(), at.offset - start, start)

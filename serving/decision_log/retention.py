@@ -1,7 +1,7 @@
-"""Old segments go once they are shipped, so that the disk is bounded; nothing that is not shipped ever goes.
+"""Old segments are deleted once they are shipped, so that the disk does not fill up. What is not shipped stays.
 
-Money outlives them: of a decision whose reservation is still open, the record moves to `open-decisions.jsonl`. Without
-it the router would take the reservation, after a restart, for one that never reached the log, and give it back.
+A decision whose reservation is still open outlives its segment: its record moves to `open-decisions.jsonl`. Without it
+the router would conclude, after a restart, that the decision was never logged, and would give the reservation back.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 import orjson
 
 from mtorl.log.records import Kind
+from mtorl.runtime.files import replacing
 from serving.decision_log import segments
 from serving.decision_log.position import Position
 
@@ -31,9 +32,9 @@ def prune(
         open_reservations: Asks the ledger; None while it can't say, and nothing is deleted.
 
     Returns:
-        Kind and number of each segment that is gone.
+        Kind and number of each segment that was deleted.
     """
-    # The position's own segment stays, so that numbers are never used twice.
+    # The segment of the position stays, so that numbers are never used twice.
     old: dict[Kind, list[Path]] = {
         kind: [
             path
@@ -45,21 +46,22 @@ def prune(
     if not any(old.values()) or (reservations := open_reservations()) is None:
         return []
     if old.get("decision"):
-        _carry(folder, old["decision"], set(reservations))
-    gone: list[tuple[Kind, int]] = []
+        _keep_open_decisions(folder, old["decision"], set(reservations))
+    deleted: list[tuple[Kind, int]] = []
     for kind, paths in old.items():
         for path in paths:
             path.unlink()
-            gone.append((kind, segments.number(path)))
-    return gone
+            deleted.append((kind, segments.number(path)))
+    return deleted
 
 
-def _carry(folder: Path, old: list[Path], wanted: set[str]) -> None:
+def _keep_open_decisions(folder: Path, old: list[Path], reservations: set[str]) -> None:
     kept = folder / segments.OPEN_DECISIONS
     lines = [
         orjson.dumps(record) + b"\n"
         for path in [kept, *old]
         for record in segments.read_file(path)
-        if record["reservation_id"] in wanted
+        if record["reservation_id"] in reservations
     ]
-    segments.replace(kept, b"".join(lines))
+    with replacing(kept, durable=True) as unfinished:
+        unfinished.write_bytes(b"".join(lines))

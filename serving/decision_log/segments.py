@@ -2,7 +2,9 @@
 
 `<kind>-00000001.jsonl` is followed by 00000002 once it has grown large. A record counts when its line, newline
 included, has been synced. What a crash left of a line is moved to `<segment>.torn` when the folder is opened again.
-Beside them: `identity`, `open-decisions.jsonl` (see `retention.py`), `shipped.json` (`position.py`), `poison-*.jsonl`.
+
+The same folder holds `identity` (which tells this spool from others), `open-decisions.jsonl` (see `retention.py`),
+`shipped.json` (see `position.py`) and `poison-<kind>.jsonl` (records that no sink takes, see `shipper.py`).
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from typing import Any
 import orjson
 
 from mtorl.log.records import Kind
+from mtorl.runtime.files import replacing, sync
 
 SEGMENT_BYTES = 64 * 1024 * 1024
-OPEN_DECISIONS = "open-decisions.jsonl"  # of segments that are gone; read before those that are there
+OPEN_DECISIONS = "open-decisions.jsonl"  # from segments that were deleted, so older than all that are there
 
 
 def segments(folder: Path, kind: Kind) -> list[Path]:
@@ -60,31 +63,44 @@ def newest(folder: Path, kind: Kind, count: int) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in lines]
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Write a whole file in one step, durably."""
-    draft = path.with_suffix(".draft")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    sync_folder(path.parent)
+def recover(path: Path, torn: list[bytes]) -> Iterator[dict[str, Any]]:
+    """The records of a file that a crash may have damaged.
+
+    When they have all been read, everything else is moved from the file to `<segment>.torn`.
+
+    Args:
+        path: The file.
+        torn: Is extended with what is not a whole record.
+    """
+    bad: list[bytes] = []
+    with path.open("rb") as lines:
+        for line in lines:
+            record = _record(line)
+            if record is None:
+                bad.append(line)
+            else:
+                yield record
+    if bad:
+        torn += bad
+        _set_aside(path, bad)
 
 
-def repair(folder: Path, kind: Kind) -> int:
-    """Set aside everything that is not a whole record; returns how many pieces there were."""
-    pieces = 0
-    for path in segments(folder, kind):
-        with path.open("rb") as file:
-            lines = list(file)
-        torn = [line for line in lines if not _is_record(line)]
-        if torn:
-            with path.with_suffix(".torn").open("ab") as aside:
-                aside.write(b"\n".join(line.rstrip(b"\n") for line in torn) + b"\n")
-                os.fsync(aside.fileno())
-            replace(path, b"".join(line for line in lines if _is_record(line)))
-            pieces += len(torn)
-    return pieces
+def _set_aside(path: Path, torn: list[bytes]) -> None:
+    with path.with_suffix(".torn").open("ab") as aside:
+        aside.write(b"\n".join(line.rstrip(b"\n") for line in torn) + b"\n")
+        os.fsync(aside.fileno())
+    with path.open("rb") as lines, replacing(path, durable=True) as unfinished, unfinished.open("wb") as whole:
+        whole.writelines(line for line in lines if _record(line) is not None)
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    return record if isinstance(record, dict) else None
 
 
 class SegmentWriter:
@@ -101,7 +117,7 @@ class SegmentWriter:
         self.end = (0, 0)  # segment and offset behind the last durable record; other threads read it
 
     def find_end(self) -> None:
-        """Set `end` from what an earlier run left; after `repair`, before the first append."""
+        """Set `end` from what an earlier run left; after `recover`, before the first append."""
         if existing := segments(self._folder, self._kind):
             self.end = (number(existing[-1]), existing[-1].stat().st_size)
 
@@ -145,22 +161,4 @@ class SegmentWriter:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
         self._size = os.fstat(self._file).st_size
         self._resume = False
-        sync_folder(self._folder)
-
-
-def _is_record(line: bytes) -> bool:
-    if not line.endswith(b"\n"):
-        return False
-    try:
-        return isinstance(orjson.loads(line), dict)
-    except orjson.JSONDecodeError:
-        return False
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync(self._folder)  # the name of the new file

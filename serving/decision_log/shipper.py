@@ -1,8 +1,9 @@
-"""Carries the log away: every durable record reaches the sink at least once, in the order in which it was written.
+"""Ships the log: every durable record reaches the sink at least once, in the order in which it was written.
 
-Beside the router's decisions, not before them: one asyncio task, and a thread of its own for files. What is shipped is
-noted after the sink has acknowledged it, so a crash in between sends records again. A sink that fails is asked again
-and again, ever less often; a record that it refuses is set aside in `poison-<kind>.jsonl`, and the rest goes on.
+It works beside the router's decisions, which do not wait for it: one asyncio task, and a thread of its own for files.
+The position is noted after the sink has acknowledged a batch, so after a crash in between the records are sent again.
+A sink that fails is tried again, after growing pauses. A record that the sink refuses is set aside in
+`poison-<kind>.jsonl`, and the others are shipped.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, get_args
 
@@ -28,11 +30,27 @@ from serving.decision_log.spool import Spool
 log = logging.getLogger(__name__)
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
-_POLL_SECONDS = 0.25
-_NOTE_SECONDS = 1.0  # between notes of the position: each makes the disk sync, which decisions wait for as well
-_PRUNE_SECONDS = 60.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
-_FEWEST_READ = 256  # at once, also for a sink that takes them one by one
+_FEWEST_READ = 256  # records that are read at once, also for a sink that takes them one by one
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often a shipper does what it does, in seconds."""
+
+    poll: float = 0.25  # between looks for new records
+    note: float = 1.0  # between notes of the position: each syncs the disk, which decisions need as well
+    prune: float = 60.0  # between looks for segments that can be deleted
+    first_pause: float = 0.5  # after a fault of the sink; doubled after each further one
+    longest_pause: float = 30.0
+
+    def pause(self, failures: int, asked: float) -> float:
+        """How long to leave a sink alone after so many failures in a row.
+
+        The pause doubles with each failure, up to a limit, and is drawn at random from its upper half, so that routers
+        do not all come back at once. It is at least what the sink asked for.
+        """
+        longest = min(self.longest_pause, self.first_pause * 2.0 ** min(failures, 16))
+        return max(asked, longest * random.uniform(0.5, 1.0))
 
 
 class Shipper:
@@ -42,10 +60,11 @@ class Shipper:
         spool: The only one on its folder.
         sink: Where to.
         keep_hours: Age at which what is shipped may be deleted.
-        open_reservations: Those of the ledger; None while it can't say, and nothing is deleted.
+        open_reservations: Asks the ledger; None while it can't say, and nothing is deleted.
+        pace: How often it does what it does.
 
     Attributes:
-        pending: Durable records that the sink has not acknowledged.
+        tally: What happened since the last `take_tally`: ("shipped", kind), ("poison", kind) and ("failed", reason).
     """
 
     def __init__(
@@ -54,11 +73,13 @@ class Shipper:
         sink: Sink,
         keep_hours: float,
         open_reservations: Callable[[], Collection[str] | None],
+        pace: Pace = Pace(),
     ) -> None:
         self._spool = spool
         self._sink = sink
         self._keep_seconds = keep_hours * 3600
         self._open_reservations = open_reservations
+        self._pace = pace
         self._largest = sink.largest
         self._at = self._noted = position.load(spool.folder)
         self._behind = {kind: tail.count(spool.folder, kind, at, spool.end(kind)) for kind, at in self._at.items()}
@@ -68,13 +89,13 @@ class Shipper:
         self._level: dict[Kind, float] = dict.fromkeys(_KINDS, 0.0)  # when nothing was pending
         self._note_at = self._prune_at = 0.0
         self._draining = False
-        self._tally: Counter[tuple[str, str]] = Counter()
+        self.tally: Counter[tuple[str, str]] = Counter()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shipper")
         self._task: asyncio.Task[None] | None = None
 
     @property
     def pending(self) -> int:
-        """See the class."""
+        """Durable records that the sink has not acknowledged."""
         return sum(max(0, self._pending(kind)) for kind in _KINDS)
 
     @property
@@ -88,50 +109,32 @@ class Shipper:
         return max(0.0, time.time() - min(since)) if since else 0.0
 
     def take_tally(self) -> Counter[tuple[str, str]]:
-        """What happened since the last call: ("shipped", kind), ("poison", kind) and ("failed", reason)."""
-        taken, self._tally = self._tally, Counter()
+        """Return the tally and begin a new one."""
+        taken, self.tally = self.tally, Counter()
         return taken
 
     def start(self) -> None:
-        """Ship from now on; inside the running event loop."""
+        """Ship from now on, in a task of the running event loop."""
         self._task = asyncio.create_task(self._run())
 
     async def close(self, seconds: float) -> None:
-        """Ship what is there, within a time, and end. What is left is shipped after the next start."""
+        """Ship what is pending, for at most so many seconds, and end. What is left is shipped after the next start."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._draining = True
         try:
             async with asyncio.timeout(seconds):
-                while await self._round():
+                while await self.ship_once():
                     pass
         except Exception as error:  # TimeoutError too
             log.warning("%d records are left to ship: %s: %s", self.pending, type(error).__name__, error)
         await self._sink.close()
         self._thread.shutdown(wait=False)
 
-    async def _run(self) -> None:
-        failures = 0
-        while True:
-            pause = 0.0
-            try:
-                shipped = await self._round()
-                failures, pause = 0, 0.0 if shipped else _POLL_SECONDS
-                await self._prune()
-            except Exception as error:
-                # Not SinkUnavailable: a disk that is full (no position can be noted), or a bug. Never the end of it.
-                fault = error if isinstance(error, SinkUnavailable) else SinkUnavailable(_reason(error), repr(error))
-                self._tally["failed", fault.reason] += 1
-                pause = pause_seconds(failures, fault.retry_after)
-                failures += 1
-                trace = error if fault.reason == "internal" else None
-                log.warning("shipping failed, again in %.1f s: %s", pause, fault, exc_info=trace)
-            await asyncio.sleep(pause)
-
-    async def _round(self) -> int:
-        """One reading of each kind; returns how many records were finished."""
-        await self._note()  # where that was too early, failed, or was cancelled
+    async def ship_once(self) -> int:
+        """Read and deliver one batch of each kind; returns how many records were finished."""
+        await self._note()  # if it was too early for that the last time, or failed, or was cancelled
         finished = 0
         for kind in _KINDS:
             if not self._is_due(kind):
@@ -147,10 +150,35 @@ class Shipper:
             finished += len(batch)
         return finished
 
+    async def prune(self) -> None:
+        """Delete segments that are old and, by the position on disk, shipped."""
+        before = time.time() - self._keep_seconds
+        await self._in_thread(self._spool.prune, self._noted, before, self._open_reservations)
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            pause = 0.0
+            try:
+                shipped = await self.ship_once()
+                failures, pause = 0, 0.0 if shipped else self._pace.poll
+                if time.monotonic() >= self._prune_at:
+                    self._prune_at = time.monotonic() + self._pace.prune
+                    await self.prune()
+            except Exception as error:
+                # Anything but SinkUnavailable is a full disk (no position can be noted) or a bug: shipping goes on.
+                fault = error if isinstance(error, SinkUnavailable) else SinkUnavailable(_reason(error), repr(error))
+                self.tally["failed", fault.reason] += 1
+                pause = self._pace.pause(failures, fault.retry_after)
+                failures += 1
+                trace = error if fault.reason == "internal" else None
+                log.warning("shipping failed, again in %.1f s: %s", pause, fault, exc_info=trace)
+            await asyncio.sleep(pause)
+
     async def _note(self) -> None:
         now = time.monotonic()
         if (at := self._at) != self._noted and (self._draining or now >= self._note_at):
-            self._note_at = now + _NOTE_SECONDS
+            self._note_at = now + self._pace.note
             await self._in_thread(position.save, self._spool.folder, at)
             self._noted = at
 
@@ -162,7 +190,11 @@ class Shipper:
         return self._draining or pending >= self._sink.largest or now - self._level[kind] >= self._sink.linger
 
     async def _deliver(self, batch: tail.Batch) -> int:
-        """Bring a batch to its end, in halves if it is refused; returns how many records were set aside."""
+        """Deliver a batch, in halves if it is refused, until the records at fault are found.
+
+        Returns:
+            How many records were set aside.
+        """
         if len(batch) > self._largest:
             return sum([await self._deliver(piece) for piece in batch.cut(self._largest)])
         try:
@@ -175,10 +207,10 @@ class Shipper:
                     self._largest = 1
                 return aside
             await self._in_thread(self._set_aside, batch, str(refusal))
-            self._tally["poison", batch.kind] += 1
+            self.tally["poison", batch.kind] += 1
             self._advance(batch)
             return 1
-        self._tally["shipped", batch.kind] += len(batch)
+        self.tally["shipped", batch.kind] += len(batch)
         self._advance(batch)
         return 0
 
@@ -201,22 +233,8 @@ class Shipper:
             batch.kind, orjson.dumps({**about, "record": line.decode(errors="replace").rstrip()}) + b"\n"
         )
 
-    async def _prune(self) -> None:
-        if time.monotonic() < self._prune_at:
-            return
-        self._prune_at = time.monotonic() + _PRUNE_SECONDS
-        await self._in_thread(self._prune_now)
-
-    def _prune_now(self) -> None:
-        self._spool.prune(self._noted, time.time() - self._keep_seconds, self._open_reservations)
-
     async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
-
-
-def pause_seconds(failures: int, asked: float) -> float:
-    """How long to leave a sink alone that has failed so often before: doubling, at random, or what it asked for."""
-    return max(asked, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(failures, 16)) * random.uniform(0.5, 1.0))
 
 
 def _reason(error: Exception) -> str:
@@ -224,6 +242,6 @@ def _reason(error: Exception) -> str:
 
 
 def _event_time(batch: tail.Batch) -> float:
-    with contextlib.suppress(Exception):  # a line that is none is set aside by and by
+    with contextlib.suppress(Exception):  # a line that is no record: `_deliver` will set it aside
         return datetime.fromisoformat(orjson.loads(batch.lines[0])["event_time"]).timestamp()
     return 0.0

@@ -1,4 +1,4 @@
-"""Where the log is shipped to, and the two ways in which that fails."""
+"""What the shipper expects of a place that it ships to, and the two ways in which that can fail."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from serving.decision_log.tail import Batch
 
 
 class Refused(Exception):
-    """The sink takes other records, but not these, however often they are sent."""
+    """The sink will never take these records, however often they are sent; it may take others."""
 
 
 class SinkUnavailable(Exception):
-    """The sink takes nothing now.
+    """The sink takes no records at the moment.
 
     Args:
         reason: One word, for the metric.
@@ -27,7 +27,9 @@ class SinkUnavailable(Exception):
 
 
 class Sink(Protocol):
-    """Takes batches, in order; the same one again after a fault or a crash, or more from the same place on.
+    """Takes batches in order.
+
+    After a fault or a crash it gets the same batch again, or a longer one that starts at the same record.
 
     Attributes:
         largest: Records that it takes at once.

@@ -1,10 +1,11 @@
 """The durable spool: many requests append, one thread writes, and one sync makes a whole batch durable.
 
-While the disk works on a batch the next one gathers, so the number of syncs follows the disk and not the traffic. All
-knowledge about ids lives in that thread: no lock, and an event that arrives twice at once is still counted once.
+While the disk works on one batch, the records that arrive form the next, so the number of syncs follows the speed of
+the disk and not the traffic. Only the writing thread uses the index of ids: it needs no lock, and an event that arrives
+twice at the same time is still counted once.
 
-The folder does not outgrow its quota: what would, is not taken. `shipper.py` carries records away, and then `prune`
-deletes old segments.
+The folder does not outgrow its quota: a record that would exceed it is refused. `shipper.py` sends records away, and
+`prune` then deletes old segments.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any, get_args
 import orjson
 
 from mtorl.log.records import Kind
+from mtorl.runtime.files import replacing
 from serving.decision_log import retention, segments
 from serving.decision_log.index import Index, Status
 from serving.decision_log.position import Position
@@ -60,13 +62,13 @@ class Spool:
     """A folder of decision and outcome records. One process at a time may hold it.
 
     Args:
-        folder: Made if it does not exist. What a crash left is put in order, and all records are read once.
+        folder: Made if it does not exist. All records in it are read once, and what a crash left is put in order.
         late_after: An outcome that happened this long after its decision is late.
         segment_bytes: Size at which a file is followed by the next.
         max_bytes: Size that the folder does not outgrow.
 
     Attributes:
-        identity: Told from other spools by it; it is made with the folder and stays.
+        identity: Tells this spool from others; it is made with the folder and stays the same.
         torn: Pieces of records that the last crash left and that were set aside.
         counts: Records by (kind, status), those of earlier runs that are still there included.
         durable: Records written since the start, by kind.
@@ -90,7 +92,8 @@ class Spool:
         self._queue: queue.Queue[_Entry | None] = queue.Queue(_LARGEST_QUEUE)
         self._writers = {kind: segments.SegmentWriter(self.folder, kind, segment_bytes) for kind in _KINDS}
         self._closed = False
-        self._marks: dict[Kind, deque[list[int]]] = {kind: deque() for kind in _KINDS}  # segment, records that it added
+        # For each segment, oldest first: its number, and how many ids the index learned from it.
+        self._marks: dict[Kind, deque[list[int]]] = {kind: deque() for kind in _KINDS}
         self._dropped: queue.SimpleQueue[tuple[Kind, int]] = queue.SimpleQueue()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -101,18 +104,22 @@ class Spool:
             raise SpoolError(f"{self.folder}: another process writes to this folder") from None
         except OSError as error:
             raise SpoolError(f"{self.folder}: {error}") from error
+        for unfinished in self.folder.glob(".*.????????"):  # a crash left them while a file was being replaced
+            unfinished.unlink()
         self.identity = _identity(self.folder / "identity")
-        self.torn = sum(segments.repair(self.folder, kind) for kind in _KINDS)
-        carried = list(segments.read_file(self.folder / segments.OPEN_DECISIONS))
-        for record in carried:
+        kept = list(segments.read_file(self.folder / segments.OPEN_DECISIONS))
+        for record in kept:
             self._index.add("decision", record)
-        self._mark("decision", 0, len(carried))
+        self._mark("decision", 0, len(kept))
+        torn: list[bytes] = []
         for kind in _KINDS:
-            self._writers[kind].find_end()
             for path in segments.segments(self.folder, kind):
-                self._learn(kind, path)
-        # Each of these has one writer: bytes found here, written by the thread, set aside and deleted by the shipper.
-        self._found = _size(self.folder)
+                self._learn(kind, path, torn)
+            self._writers[kind].find_end()
+        self.torn = len(torn)
+        # Bytes of the folder, each changed by one thread only: those at the start, those that the writing thread has
+        # added, and those that the shipper has set aside and deleted.
+        self._at_start = _size(self.folder)
         self._written = self._aside = self._deleted = 0
         self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
         self._thread.start()
@@ -128,7 +135,7 @@ class Spool:
         return await asyncio.wrap_future(self.submit(kind, record))
 
     def submit(self, kind: Kind, record: Mapping[str, Any]) -> Future[Status]:
-        """Like `append` for code that does not wait, or waits in a thread."""
+        """Like `append`, for code that does not wait for the disk, or waits in a thread."""
         entry = _Entry(kind, record, orjson.dumps(record) + b"\n", Future())
         try:
             if self._closed:
@@ -154,14 +161,14 @@ class Spool:
     @property
     def size(self) -> int:
         """Bytes that the folder holds."""
-        return self._found + self._written + self._aside - self._deleted
+        return self._at_start + self._written + self._aside - self._deleted
 
     def end(self, kind: Kind) -> Position:
-        """Behind the last durable record of a kind."""
+        """The position behind the last durable record of a kind."""
         return Position(*self._writers[kind].end)
 
     def set_aside(self, kind: Kind, line: bytes) -> None:
-        """Add to the records that no sink takes. For one thread, that of the shipper."""
+        """Add to the records that no sink takes. Only the shipper's thread may call this."""
         with (self.folder / f"poison-{kind}.jsonl").open("ab") as file:
             file.write(line)
             file.flush()
@@ -174,12 +181,12 @@ class Spool:
         before: float,
         open_reservations: Callable[[], Collection[str] | None],
     ) -> None:
-        """Delete old segments that are shipped, see `retention.prune`. For one thread, that of the shipper."""
-        gone = retention.prune(self.folder, shipped, before, open_reservations)
-        for kind, number in gone:
+        """Delete old segments that are shipped (`retention.prune`). Only the shipper's thread may call this."""
+        deleted = retention.prune(self.folder, shipped, before, open_reservations)
+        for kind, number in deleted:
             self._dropped.put((kind, number))
-        if gone:
-            self._deleted = self._found + self._written + self._aside - _size(self.folder)
+        if deleted:
+            self._deleted = self._at_start + self._written + self._aside - _size(self.folder)
 
     def close(self) -> None:
         """Write what waits, and let go of the folder."""
@@ -204,17 +211,17 @@ class Spool:
             writer.close()
 
     def _write(self, batch: list[_Entry]) -> None:
-        added: list[_Entry] = []
+        new: list[_Entry] = []
         lines: dict[Kind, list[bytes]] = {kind: [] for kind in _KINDS}
-        found: list[Status] = []
+        statuses: list[Status] = []
         try:
             for entry in batch:
                 if not self._index.knows(entry.kind, entry.record):
-                    added.append(entry)
+                    new.append(entry)
                 status = self._index.add(entry.kind, entry.record)
                 if status != "duplicate":
                     lines[entry.kind].append(entry.line)
-                found.append(status)
+                statuses.append(status)
             wanted = sum(len(line) for kind in _KINDS for line in lines[kind])
             if wanted and self.size + wanted > self.max_bytes:
                 raise OSError(errno.EDQUOT, f"the log may not grow beyond {self.max_bytes} bytes")
@@ -224,21 +231,21 @@ class Spool:
                     self._written += sum(map(len, lines[kind]))
                     self.durable[kind] += len(lines[kind])
         except Exception as error:
-            for entry in added:
+            for entry in new:
                 self._index.remove(entry.kind, entry.record)
             for entry in batch:
                 entry.done.set_exception(SpoolUnavailable(f"{self.folder}: {error}"))
             return
         for kind in _KINDS:
-            self._mark(kind, self._writers[kind].end[0], sum(entry.kind == kind for entry in added))
-        for entry, status in zip(batch, found, strict=True):
+            self._mark(kind, self._writers[kind].end[0], sum(entry.kind == kind for entry in new))
+        for entry, status in zip(batch, statuses, strict=True):
             self.counts[entry.kind, status] += 1
             entry.done.set_result(status)
 
-    def _learn(self, kind: Kind, path: Path) -> None:
-        """Take note of the records of an earlier run."""
+    def _learn(self, kind: Kind, path: Path, torn: list[bytes]) -> None:
+        """Take note of the records of an earlier run, and set aside what a crash left of a record."""
         new = 0
-        for record in segments.read_file(path):
+        for record in segments.recover(path, torn):
             new += not self._index.knows(kind, record)
             self.counts[kind, self._index.add(kind, record)] += 1
         self._mark(kind, segments.number(path), new)
@@ -252,7 +259,7 @@ class Spool:
             marks.append([number, new])
 
     def _forget(self) -> None:
-        """Let the index forget segments that are gone, and what is too much for it."""
+        """Let the index forget segments that were deleted, and the oldest ones when it holds too much."""
         while not self._dropped.empty():
             kind, number = self._dropped.get_nowait()
             while self._marks[kind] and self._marks[kind][0][0] <= number:
@@ -264,11 +271,12 @@ class Spool:
 
 
 def _identity(path: Path) -> str:
-    found = path.read_text().strip() if path.exists() else ""
-    if not found:
-        found = uuid.uuid4().hex[:8]
-        segments.replace(path, found.encode())
-    return found
+    identity = path.read_text().strip() if path.exists() else ""
+    if not identity:
+        identity = uuid.uuid4().hex[:8]
+        with replacing(path, durable=True) as unfinished:
+            unfinished.write_text(identity)
+    return identity
 
 
 def _size(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""Reading on from a position: whole, durable lines, a batch at a time, never past the end of a segment."""
+"""Reading the log from a position: whole, durable lines; a batch never goes beyond the end of a segment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Batch:
     """Records of one kind that follow each other in one segment.
 
     Attributes:
-        lines: As they lie there, newlines included.
+        lines: The bytes of the records, each with its newline.
     """
 
     kind: Kind
@@ -49,15 +49,15 @@ def read(folder: Path, kind: Kind, start: Position, end: Position, most: int) ->
         kind: Which records.
         start: Behind the last record that was read.
         end: Behind the last durable record: the writer may be at work after it.
-        most: Number of records.
+        most: Largest number of records.
     """
     if start >= end:
         return None
-    places = [start]
+    starts = [start]
     if start.segment < end.segment:
         numbers = map(segments.number, segments.segments(folder, kind))
-        places += [Position(number, 0) for number in numbers if start.segment < number <= end.segment]
-    for at in places:
+        starts += [Position(number, 0) for number in numbers if start.segment < number <= end.segment]
+    for at in starts:
         limit = end.offset if at.segment == end.segment else None
         if lines := _lines(segments.path_of(folder, kind, at.segment), at.offset, limit, most):
             return Batch(kind, at, lines)
@@ -66,11 +66,11 @@ def read(folder: Path, kind: Kind, start: Position, end: Position, most: int) ->
 
 def count(folder: Path, kind: Kind, start: Position, end: Position) -> int:
     """Number of records between two positions."""
-    found = 0
+    records = 0
     while batch := read(folder, kind, start, end, 10_000):
-        found += len(batch)
+        records += len(batch)
         start = batch.end
-    return found
+    return records
 
 
 def _lines(path: Path, offset: int, limit: int | None, most: int) -> tuple[bytes, ...]:
@@ -87,5 +87,5 @@ def _lines(path: Path, offset: int, limit: int | None, most: int) -> tuple[bytes
                 if len(lines) == most:
                     break
     except FileNotFoundError:
-        pass  # before the first segment, or the number of one that retention deleted
+        pass  # the position is before the first segment, or its segment was deleted
     return tuple(lines)

@@ -12,8 +12,9 @@ from typing import Any
 
 from aiohttp import web
 
+from mtorl.log.records import ID_FIELD
 from serving.decision_log import Kind, Spool
-from serving.decision_log.shipper import Shipper
+from serving.decision_log.shipper import Pace, Shipper
 from serving.decision_log.sink import Sink
 from serving.decision_log.tail import Batch
 
@@ -22,14 +23,13 @@ RECORDS: dict[Kind, dict[str, Any]] = {
     "decision": json.loads((GOLDEN / "decision.json").read_text()),
     "outcome": json.loads((GOLDEN / "outcome.json").read_text()),
 }
-IDS: dict[Kind, str] = {"decision": "decision_id", "outcome": "event_id"}
 
 
 def put(spool: Spool, kind: Kind, *names: str, **changes: Any) -> None:
     """Log records of these ids."""
-    waiting = [spool.submit(kind, {**RECORDS[kind], IDS[kind]: name, **changes}) for name in names]
+    waiting = [spool.submit(kind, {**RECORDS[kind], ID_FIELD[kind]: name, **changes}) for name in names]
     for done in waiting:
-        done.result(timeout=10)
+        done.result(timeout=60)
 
 
 def names(prefix: str, number: int) -> list[str]:
@@ -56,7 +56,7 @@ class MemorySink:
 
 
 def ids(batch: Batch) -> list[str]:
-    return [json.loads(line)[IDS[batch.kind]] for line in batch.lines]
+    return [json.loads(line)[ID_FIELD[batch.kind]] for line in batch.lines]
 
 
 class WebSink:
@@ -117,13 +117,16 @@ def parse(headers: dict[str, str], body: bytes) -> list[dict[str, Any]]:
     return [{**event.get_attributes(), "data": event.get_data()} for event in events]
 
 
-def shipper(spool: Spool, sink: Sink, keep_hours: float = 168.0, open_: Any = ()) -> Shipper:
-    return Shipper(spool, sink, keep_hours, lambda: open_)
+QUICK = Pace(poll=0.005, note=0.0, first_pause=0.001, longest_pause=0.02)
+
+
+def new_shipper(spool: Spool, sink: Sink, keep_hours: float = 168.0, open_reservations: Any = ()) -> Shipper:
+    return Shipper(spool, sink, keep_hours, lambda: open_reservations, QUICK)
 
 
 @asynccontextmanager
-async def shipping(spool: Spool, sink: Sink, drain: float = 5.0, **options: Any) -> AsyncIterator[Shipper]:
-    running = shipper(spool, sink, **options)
+async def shipping(spool: Spool, sink: Sink, drain: float = 60.0, **options: Any) -> AsyncIterator[Shipper]:
+    running = new_shipper(spool, sink, **options)
     running.start()
     try:
         yield running
@@ -131,11 +134,22 @@ async def shipping(spool: Spool, sink: Sink, drain: float = 5.0, **options: Any)
         await running.close(drain)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         await asyncio.sleep(0.005)
+
+
+async def ship_all(spool: Spool, sink: Any) -> None:
+    """One run of a shipper to the end."""
+    async with shipping(spool, sink) as running:
+        await until(lambda: running.pending == 0)
+
+
+def distinct(ids: list[str]) -> list[str]:
+    """Each id once, where it comes first."""
+    return list(dict.fromkeys(ids))
 
 
 def poison(folder: Path, kind: Kind) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from serving.decision_log import Kind, Spool, SpoolUnavailable, position, shipper
+from serving.decision_log import Kind, Spool, SpoolUnavailable, position
 from serving.decision_log import spool as spool_module
 from serving.decision_log.index import Index
 from serving.decision_log.position import OLDEST, Position
@@ -31,11 +31,6 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
     spool.close()
 
 
-@pytest.fixture(autouse=True)
-def note_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shipper, "_NOTE_SECONDS", 0.0)
-
-
 def numbers(spool: Spool, kind: Kind) -> list[int]:
     return [int(path.stem.split("-")[1]) for path in segments(spool.folder, kind)]
 
@@ -45,11 +40,11 @@ def fill(spool: Spool, kind: Kind, number: int, first: int = 0, **changes: Any) 
         put(spool, kind, f"{kind}{i}", **changes)
 
 
-def ship(spool: Spool, keep_hours: float, open_: Any = ()) -> None:
+def ship(spool: Spool, keep_hours: float, open_reservations: Any = ()) -> None:
     async def scenario() -> None:
-        async with shipping(spool, MemorySink(), keep_hours=keep_hours, open_=open_) as running:
+        async with shipping(spool, MemorySink(), keep_hours=keep_hours, open_reservations=open_reservations) as running:
             await until(lambda: running.pending == 0)
-            await running._in_thread(running._prune_now)
+            await running.prune()
 
     asyncio.run(scenario())
 
@@ -104,9 +99,8 @@ def test_only_what_was_noted_counts_as_shipped(spool: Spool, monkeypatch: pytest
 
     async def scenario() -> None:
         async with shipping(spool, MemorySink(), keep_hours=0) as running:
-            await until(lambda: running._tally["failed", "disk"] > 0)
-            assert running._at["decision"].segment == 3
-            await running._in_thread(running._prune_now)
+            await until(lambda: running.tally["failed", "disk"] > 0)
+            await running.prune()
 
     asyncio.run(scenario())
     assert numbers(spool, "decision") == everything[1:]
@@ -116,7 +110,7 @@ def test_without_the_ledgers_word_nothing_goes(spool: Spool) -> None:
     fill(spool, "decision", 12)
     age(spool, 10_000)
     everything = numbers(spool, "decision")
-    ship(spool, keep_hours=0, open_=None)
+    ship(spool, keep_hours=0, open_reservations=None)
     assert numbers(spool, "decision") == everything
 
 
@@ -132,18 +126,18 @@ def test_a_reservation_outlives_the_segment_of_its_decision(tmp_path: Path) -> N
         ledger.settle(name, 0.2)
     for turn in range(2):
         age(spool, 1)
-        ship(spool, keep_hours=0, open_=ledger.open_reservations())
+        ship(spool, keep_hours=0, open_reservations=ledger.open_reservations())
         assert numbers(spool, "decision")[0] > 1 and (spool.folder / OPEN_DECISIONS).exists()
         spool.close()
         spool = Spool(tmp_path / "spool", segment_bytes=2500)
         assert reconcile(ledger, spool) == 0
         assert len(ledger.open_reservations()) == 10 - turn
         late = {**RECORDS["outcome"], "event_id": f"late{turn}", "decision_id": "decision0", "kind": "click"}
-        assert spool.submit("outcome", late).result(10) != "dangling"
+        assert spool.submit("outcome", late).result(60) != "dangling"
         ledger.settle("decision2", 0.1)
         for i in range(4):
             put(spool, "decision", f"more{turn}-{i}", reservation_id=None)
-    ship(spool, keep_hours=0, open_=ledger.open_reservations())
+    ship(spool, keep_hours=0, open_reservations=ledger.open_reservations())
     text = (spool.folder / OPEN_DECISIONS).read_text()
     assert text.count("\n") == 9 and '"decision2"' not in text
     spool.close()
@@ -178,7 +172,7 @@ def test_a_duplicate_needs_no_room(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=1000)
     put(spool, "outcome", "e0")
     spool.max_bytes = 1
-    assert spool.submit("outcome", {**RECORDS["outcome"], "event_id": "e0"}).result(10) == "duplicate"
+    assert spool.submit("outcome", {**RECORDS["outcome"], "event_id": "e0"}).result(60) == "duplicate"
     spool.close()
 
 
@@ -192,7 +186,7 @@ def test_the_index_forgets_segments_that_are_gone(spool: Spool) -> None:
     assert set(spool._index._decisions) == left and len(left) < 12
     assert set(spool._index._events) == {record["event_id"] for record in spool.read("outcome")}
     late = {**RECORDS["outcome"], "event_id": "late", "decision_id": "decision0"}
-    assert spool.submit("outcome", late).result(10) == "dangling"  # kept, as any outcome
+    assert spool.submit("outcome", late).result(60) == "dangling"  # kept, as any outcome
 
 
 @pytest.mark.parametrize("restart", [False, True])

@@ -1,0 +1,41 @@
+"""Records as CloudEvents: what the SDK of CloudEvents reads is what was written."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from serving.decision_log import events
+from tests.serving.shipping import (
+    RECORDS,
+    parse,
+)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_events_are_cloudevents(number: int) -> None:
+    lines = tuple(
+        json.dumps({**RECORDS["outcome"], "event_id": f'e "{i}" 100%\nå€'}).encode() + b"\n" for i in range(number)
+    )
+    headers, body = events.binary("outcome", lines[0], "/s") if number == 1 else events.batch("outcome", lines, "/s")
+    for i, event in enumerate(parse(headers, body)):
+        assert event["specversion"] == "1.0" and event["type"] == "mtorl.outcome.v1" and event["source"] == "/s"
+        assert event["time"] == RECORDS["outcome"]["event_time"]
+        assert event["partitionkey"] == RECORDS["outcome"]["decision_id"]
+        data = event["data"] if isinstance(event["data"], dict) else json.loads(event["data"])
+        assert data == json.loads(lines[i])
+        if number > 1:
+            assert event["id"] == f'e "{i}" 100%\nå€'
+    if number == 1:
+        assert headers["ce-id"] == "e%20%220%22%20100%25%0A%C3%A5%E2%82%AC"
+
+
+def test_a_withdrawal_has_an_id_of_its_own() -> None:
+    def event_id(**changes: Any) -> str:
+        line = json.dumps({**RECORDS["decision"], "decision_id": "d", **changes}).encode()
+        return events.attributes("decision", line, "/s")["id"]
+
+    assert event_id() == "d" and event_id(fallback_reason="ledger") == "d"
+    assert event_id(expose=False, fallback_reason="log", withdrawn=True) == "d.withdrawn"
