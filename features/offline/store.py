@@ -38,7 +38,7 @@ from mtorl.log.touchpoints import DATASET_FILE, LOG_FILE
 if TYPE_CHECKING:
     from feast import FeatureStore
 
-_CONFIG = Path(__file__).parents[1] / "feature_repo" / "feature_store.yaml"
+CONFIG = Path(__file__).parents[1] / "feature_repo" / "feature_store.yaml"
 
 
 def create(root: Path | str, spec: DatasetSpec, log_parquet: Path | str) -> None:
@@ -58,8 +58,8 @@ def create(root: Path | str, spec: DatasetSpec, log_parquet: Path | str) -> None
     made = build(spec, root / "data")
     with _quiet(), open_engine() as engine:
         build_sources(engine, log_parquet, spec, root / "data")
-    if not (root / _CONFIG.name).exists():
-        shutil.copyfile(_CONFIG, root / _CONFIG.name)
+    if not (root / CONFIG.name).exists():
+        shutil.copyfile(CONFIG, root / CONFIG.name)
     store = _open(root)
     online = store.config.online_store
     if online.type == "sqlite":

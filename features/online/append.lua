@@ -1,9 +1,9 @@
--- Puts one touchpoint into a user's window.
+-- Inserts one touchpoint into a user's history.
 -- KEYS[1]  the user's hash
 -- ARGV     1 n; 2 seconds until the hash expires, or 0; 3 field of the view's event time; 4 the touchpoint's time as
---          Timestamp; 5 fields of the columns, 4 bytes each, the times first; 6 their kinds, "d" (double), "o" (an outcome: a double) or "s" (text);
---          7, 8, ... the touchpoint's values, a double as its 8 bytes
--- Returns  1, or 0 if the window has it already or it is too old.
+--          Timestamp; 5 fields of the columns, 4 bytes each, the times first; 6 their kinds, "d" (double), "o" (an
+--          outcome: a double) or "s" (text); 7, 8, ... the touchpoint's values, a double as its 8 bytes
+-- Returns  1, or 0 if the history has it already or it is too old.
 
 local n, expire, kinds = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[6]
 local fields = {}
@@ -17,7 +17,7 @@ while before > 0 and number_at(times, before) >= at do
   if number_at(times, before) == at then return 0 end
   before = before - 1
 end
-local dropped = math.max(k + 1 - n, 0) -- oldest ones that have no room any more
+local dropped = math.max(k + 1 - n, 0) -- how many of the oldest ones have to go
 if before < dropped then return 0 end
 
 local written = {}

@@ -1,15 +1,15 @@
-"""The decision log as touchpoints: what was shown goes into users' online histories while its events arrive.
+"""The decision log becomes touchpoints: what was shown is written to users' online histories as its events arrive.
 
     feed = Feed(Journal(Path("journal.sqlite")), open_history(repo, spec))
     feed.take([("mtorl.decision.v1", record), ("mtorl.outcome.v1", record)])
 
-An exposure is a touchpoint once anything is heard of it, its cost at the latest: what was decided may still not be
-shown, and is cancelled then. (One that was heard of before its cancellation was shown, and stays.) It happened when it
-was decided (`event_time` of the decision), and so must say a log that `mtorl materialize` brings, or the user has it
-twice.
+An exposure becomes a touchpoint with its first outcome, at the latest with its cost. Before that, nobody knows whether
+the ad was shown: an exposure may be cancelled. (If an outcome arrives before the cancellation, the ad was shown, and
+the touchpoint stays.) The time of a touchpoint is the `event_time` of its decision. A log for `mtorl materialize` must
+use the same time, or the user has the touchpoint twice.
 
-Everything may come again, late, or in another order: the journal is written first, then the history, and only then are
-events acknowledged. A crash in between is mended by whoever sends them again.
+Events may arrive again, late, or in another order. The journal is written first, then the history, and only then are
+events acknowledged: after a crash in between, the sender sends them again and nothing is lost.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ _FIELDS = {
     DECISION: ("decision_id", "user_id", "event_time", "channel", "context", "expose", "withdrawn"),
     OUTCOME: ("event_id", "decision_id", "kind", "value"),
 }
-_LARGEST = 1e9  # currency units, as the router takes them
-_FORGET_SECONDS = 600.0  # between looks for what is old
+_LARGEST = 1e9  # currency units; the router accepts no larger amount
+_FORGET_SECONDS = 600.0  # between two deletions of old records
 
 Event = tuple[str, Any]
 """Type of a CloudEvent, and its data: a record of the decision log."""
 
 
 class EventError(ValueError):
-    """An event that no feed can take, however often it is sent."""
+    """An event that can never be taken, however often it is sent."""
 
 
 class Feed:
-    """Brings events into histories. For one thread at a time.
+    """Turns events into touchpoints. For one thread at a time.
 
     Args:
-        journal: What was heard before.
+        journal: Records that were received before.
         history: Where touchpoints go.
         keep_hours: How long an outcome may come after its decision.
     """
@@ -54,15 +54,15 @@ class Feed:
         self._forget_at = 0.0
 
     def take(self, events: Sequence[Event]) -> int:
-        """Take events; when it returns they may be acknowledged.
+        """Take events; once this returns, they may be acknowledged.
 
         Returns:
-            How many touchpoints were written, again or for the first time. Events of other types are left alone.
+            How many touchpoints were written or changed. Events of other types are ignored.
 
         Raises:
             EventError: one of them is not a record of the decision log; none was taken.
-            HistoryError: the data set has no place for a touchpoint.
-            Exception: of a store that does not answer; send them again.
+            HistoryError: a touchpoint does not fit the data set.
+            Exception: a store does not answer; the events have to be sent again.
         """
         records: dict[str, list[Mapping[str, Any]]] = {DECISION: [], OUTCOME: []}
         for kind, record in events:
@@ -70,18 +70,18 @@ class Feed:
                 raise EventError(f"type: {kind} is not one of {', '.join(_FIELDS)}")
             if kind in _FIELDS:
                 records[kind].append(_checked(kind, record))
-        touched = 0
-        for decision in sorted(self._journal.note(records[DECISION], records[OUTCOME])):
+        written = 0
+        for decision in sorted(self._journal.record(records[DECISION], records[OUTCOME])):
             shown = self._journal.shown(decision)
             if shown is not None:
                 touchpoint = shown.touchpoint
-                touched += self._history.append(shown.user_id, touchpoint) or self._history.patch(
+                written += self._history.append(shown.user_id, touchpoint) or self._history.patch(
                     shown.user_id, touchpoint.timestamp, touchpoint.outcomes
                 )
         if time.monotonic() >= self._forget_at:
             self._journal.forget(self._keep_seconds)
             self._forget_at = time.monotonic() + _FORGET_SECONDS
-        return touched
+        return written
 
 
 def _checked(kind: str, record: Any) -> Mapping[str, Any]:
@@ -93,7 +93,7 @@ def _checked(kind: str, record: Any) -> Mapping[str, Any]:
         raise EventError(f"{kind}: no text for {', '.join(wrong)}")
     if kind == OUTCOME:
         value = record["value"]
-        # A whole number may be too large to be any amount; a text would look like one to SQLite.
+        # An integer may be too large for any amount; SQLite would store a text that looks like a number.
         if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST <= value <= _LARGEST:
             raise EventError(f"{kind}: value is no amount")
         return record

@@ -1,19 +1,19 @@
-"""A user's window in the online store: touchpoints are appended as they happen, outcomes patched in when they come.
+"""Histories of users in the online store: touchpoints are appended as they happen, outcomes patched as they arrive.
 
     history = open_history("runs/latest/features", spec)
     history.append("u1", Touchpoint(shown_at, "search", {"hour": 9.0, "device": "phone"}))
     history.patch("u1", shown_at, {"click": 1, "cost": 0.03})
 
-The window lies where Feast's own materialisation puts it and Feast's own readers find it. Feast itself can only replace
-it: two writers who read, add and replace lose touchpoints. Here every operation is atomic, whoever else writes, and
+A history lies where Feast's own materialisation puts it and Feast's own readers find it. Feast itself can only replace
+it: two writers that read, add and replace lose touchpoints. Here every operation is atomic, whoever else writes, and
 
-- idempotent: a touchpoint is known by its user and time; the same one again changes nothing, patched outcomes included
-- order-safe: a late touchpoint lands in its place; one that is older than all of a full window is dropped
-- capped: the newest `spec.window` touchpoints stay
-- joined with the log, when a batch job brings it: what only one of them has, and outcomes that only one knows, stays
-- seen by Feast: the event time of the view is that of the newest touchpoint, so that Redis ignores an older snapshot
+- idempotent: a touchpoint is identified by its user and time; the same one again changes nothing, not even an outcome
+- independent of order: a late touchpoint is inserted in its place, unless a full history has only younger ones
+- bounded: the newest `spec.window` touchpoints stay
+- merged with the log that a batch job brings: a touchpoint that only one of both has stays, and so does an outcome
+- visible to Feast: the event time of the view is that of the newest touchpoint, so Redis ignores an older snapshot
 
-Redis and SQLite behave the same; the repository's feature_store.yaml decides.
+SQLite and Redis behave the same; the repository's feature_store.yaml decides between them.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from mtorl.log.times import microseconds
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_BATCH = 100  # users whose windows are merged at a time; appends wait for so many on SQLite
+_BATCH = 100  # users whose histories are merged at a time; on SQLite, appends wait while that many are merged
 
-Window = dict[str, list[Any]]
-"""The columns of `history_types`, lists of equal length."""
+UserHistory = dict[str, list[Any]]
+"""A user's last touchpoints: the columns of `history_types`, lists of equal length."""
 
 
 class HistoryError(ValueError):
-    """The window can't be written; the message says why and what to do."""
+    """A history can't be written; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Touchpoint:
         timestamp: When, with a time zone; microseconds count.
         channel: One of the data set's channels.
         context: Value of each context column; a missing one is null.
-        outcomes: click, conversion, revenue, cost as far as they are known; 0 until then.
+        outcomes: click, conversion, revenue and cost, as far as they are known; 0 until then.
     """
 
     timestamp: datetime
@@ -60,7 +60,7 @@ class Touchpoint:
 
 
 class History(ABC):
-    """The windows of all users.
+    """The histories of all users in one online store.
 
     Args:
         spec: Description of the data set.
@@ -68,16 +68,17 @@ class History(ABC):
 
     def __init__(self, spec: DatasetSpec) -> None:
         self._spec = spec
-        self._columns = {name: kind == "float64" for name, kind in history_types(spec).items()}  # whether numbers
+        # Each column, and whether it holds numbers.
+        self._columns = {name: kind == "float64" for name, kind in history_types(spec).items()}
 
     def append(self, user_id: str, touchpoint: Touchpoint) -> bool:
-        """Put a touchpoint into the user's window.
+        """Put a touchpoint into the user's history.
 
         Returns:
-            Whether it is new there; False for one that the window has, or that is too old for it.
+            Whether it was inserted; not if the history has it already, or is full and has only younger ones.
 
         Raises:
-            HistoryError: A value does not fit the data set, or the stored window is broken.
+            HistoryError: A value does not fit the data set, or the stored history is broken.
         """
         return self._insert(user_id, self._values(touchpoint))
 
@@ -90,31 +91,31 @@ class History(ABC):
             outcomes: New values; those not named stay.
 
         Returns:
-            Whether there is such a touchpoint in the window.
+            Whether there is such a touchpoint in the history.
 
         Raises:
-            HistoryError: A value does not fit the data set, or the stored window is broken.
+            HistoryError: A value does not fit the data set, or the stored history is broken.
         """
         return self._overwrite(user_id, _stored_time(timestamp), _outcomes(outcomes))
 
     def merge(self, rows: pa.Table) -> int:
-        """Bring in what a log says: of each user the touchpoints of both, the newest `spec.window`.
+        """Merge histories from a log: of each user, the newest `spec.window` of the touchpoints that either has.
 
-        What the log says of a touchpoint holds, but for an outcome that is 0 or null there: it may not be known there
-        yet. A column that the window does not have yet is unknown for what is in it. A stored window that is broken is
-        replaced by that of the log.
+        For a touchpoint that both have, the log decides, except for an outcome that is 0 or null there, since the log
+        may not know it yet. A column that the stored history lacks is unknown for its touchpoints. A stored history
+        that is broken is replaced.
 
         Args:
-            rows: user_id and the columns of the window, a row a user.
+            rows: user_id and the columns of a history, one row for each user.
 
         Returns:
-            How many windows have changed.
+            How many histories have changed.
         """
         columns = ["user_id", *history_types(self._spec)]
         changed = 0
         for start in range(0, rows.num_rows, _BATCH):
             batch = rows.select(columns).slice(start, _BATCH).to_pylist()
-            changed += self._join({row.pop("user_id"): row for row in batch if row["hist_timestamp"]})
+            changed += self._merge({row.pop("user_id"): row for row in batch if row["hist_timestamp"]})
         return changed
 
     @abstractmethod
@@ -129,15 +130,15 @@ class History(ABC):
 
     @abstractmethod
     def _insert(self, user_id: str, values: dict[str, float | str]) -> bool:
-        """Insert by hist_timestamp, unless it is there or too old; `values` has all `history_types`."""
+        """Insert at its time, unless it is there or too old; `values` has all columns of `history_types`."""
 
     @abstractmethod
     def _overwrite(self, user_id: str, at: float, values: dict[str, float]) -> bool:
-        """Overwrite number columns of the touchpoint at a time (us since 1970)."""
+        """Overwrite columns of numbers for the touchpoint at a time (us since 1970); returns whether there is one."""
 
     @abstractmethod
-    def _join(self, windows: dict[str, Window]) -> int:
-        """Merge into each user's window; how many have changed."""
+    def _merge(self, logged: dict[str, UserHistory]) -> int:
+        """Merge into each user's history; returns how many have changed."""
 
     def _values(self, touchpoint: Touchpoint) -> dict[str, float | str]:
         if touchpoint.channel not in self._spec.channels:
@@ -171,7 +172,7 @@ def _outcomes(outcomes: Mapping[str, float]) -> dict[str, float | Any]:
 
 
 def _context(column: Column, value: Any) -> float | str:
-    """As a window stores it: null is NaN among numbers, and "" among texts."""
+    """A value as a history stores it: null is NaN among numbers, and "" among texts."""
     missing = value is None or value != value
     if missing and column.missing == "error":
         raise HistoryError(f"context: {column.name} is missing")

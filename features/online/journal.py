@@ -1,6 +1,7 @@
-"""What the feed has heard of decisions and outcomes: one SQLite file, durable before anything is acknowledged.
+"""The feed's memory of decisions and outcomes: one SQLite file, durable before any event is acknowledged.
 
-Decisions and outcomes arrive in any order, more than once, and weeks apart from each other; here they meet.
+The records of a decision and of its outcomes arrive in any order, more than once, and days apart. The journal keeps
+them until all that belongs to one decision can be put together.
 """
 
 from __future__ import annotations
@@ -21,27 +22,27 @@ from features.online.history import Touchpoint
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS exposure (
     decision TEXT PRIMARY KEY, user TEXT NOT NULL, shown TEXT NOT NULL, channel TEXT NOT NULL, context TEXT NOT NULL,
-    withdrawn INTEGER NOT NULL, heard REAL NOT NULL
+    withdrawn INTEGER NOT NULL, received REAL NOT NULL
 );
 CREATE TABLE IF NOT EXISTS outcome (
-    event TEXT PRIMARY KEY, decision TEXT NOT NULL, kind TEXT NOT NULL, value REAL NOT NULL, heard REAL NOT NULL
+    event TEXT PRIMARY KEY, decision TEXT NOT NULL, kind TEXT NOT NULL, value REAL NOT NULL, received REAL NOT NULL
 );
 CREATE INDEX IF NOT EXISTS outcome_of ON outcome (decision);
-CREATE INDEX IF NOT EXISTS exposure_age ON exposure (heard);
-CREATE INDEX IF NOT EXISTS outcome_age ON outcome (heard);
+CREATE INDEX IF NOT EXISTS exposure_age ON exposure (received);
+CREATE INDEX IF NOT EXISTS outcome_age ON outcome (received);
 """
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A touchpoint of a user with the outcomes that are known of it."""
+    """A touchpoint that a user has had, with the outcomes that are known so far."""
 
     user_id: str
     touchpoint: Touchpoint
 
 
 class Journal:
-    """The file. One process may have it open; its threads share it.
+    """The journal file. One process may have it open at a time; its threads share it.
 
     Args:
         path: Made if it does not exist.
@@ -54,23 +55,23 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._lock = threading.Lock()
-        self._db.execute("PRAGMA locking_mode = EXCLUSIVE")  # two feeds would each know half of a decision
+        self._db.execute("PRAGMA locking_mode = EXCLUSIVE")  # of two feeds, each would have half of the records
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.executescript(_SCHEMA)
 
-    def note(self, decisions: Iterable[Mapping[str, Any]], outcomes: Iterable[Mapping[str, Any]]) -> set[str]:
-        """Write down records of the decision log; what is known already changes nothing.
+    def record(self, decisions: Iterable[Mapping[str, Any]], outcomes: Iterable[Mapping[str, Any]]) -> set[str]:
+        """Store records of the decision log; one that is stored already changes nothing.
 
         Returns:
-            Decisions that they are about.
+            Ids of the decisions that the records are about.
         """
-        now, about = time.time(), set[str]()
+        now, decision_ids = time.time(), set[str]()
         with self._transaction() as db:
             for record in decisions:
-                about.add(record["decision_id"])
+                decision_ids.add(record["decision_id"])
                 if not record["expose"] and not record["withdrawn"]:
-                    continue  # the only record of a decision that showed nothing
+                    continue  # a decision to show nothing becomes no touchpoint
                 # Of two records the withdrawal counts, in whatever order they arrive (`mtorl.log.records`).
                 db.execute(
                     "INSERT INTO exposure VALUES (?, ?, ?, ?, ?, ?, ?) "
@@ -86,15 +87,15 @@ class Journal:
                     ),
                 )
             for record in outcomes:
-                about.add(record["decision_id"])
+                decision_ids.add(record["decision_id"])
                 db.execute(
                     "INSERT OR IGNORE INTO outcome VALUES (?, ?, ?, ?, ?)",
                     (record["event_id"], record["decision_id"], record["kind"], record["value"], now),
                 )
-        return about
+        return decision_ids
 
     def shown(self, decision: str) -> Shown | None:
-        """The touchpoint that a decision has become; None if nothing was shown, or nothing is heard of it yet."""
+        """The touchpoint of a decision; None if nothing was shown, or if no outcome has arrived yet."""
         with self._lock:
             exposure = self._db.execute(
                 "SELECT user, shown, channel, context FROM exposure WHERE decision = ? AND NOT withdrawn", (decision,)
@@ -105,18 +106,20 @@ class Journal:
         kinds = {kind for kind, _ in outcomes}
         if exposure is None or not kinds or "cancel" in kinds:
             return None
-        known = {kind: _together(kind, [value for name, value in outcomes if name == kind]) for kind in kinds}
+        totals = {kind: _total(kind, [value for name, value in outcomes if name == kind]) for kind in kinds}
         user, shown, channel, context = exposure
-        return Shown(user, Touchpoint(datetime.fromisoformat(shown), channel, json.loads(context), known))
+        return Shown(user, Touchpoint(datetime.fromisoformat(shown), channel, json.loads(context), totals))
 
     def forget(self, seconds: float) -> int:
-        """Drop what was heard longer ago; returns how many records that were."""
+        """Delete what was received longer ago than so many seconds; returns the number of records."""
         before = (time.time() - seconds,)
         with self._transaction() as db:
-            return sum(db.execute(f"DELETE FROM {t} WHERE heard < ?", before).rowcount for t in ("exposure", "outcome"))
+            return sum(
+                db.execute(f"DELETE FROM {t} WHERE received < ?", before).rowcount for t in ("exposure", "outcome")
+            )
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with self._lock:
             self._db.close()
 
@@ -132,8 +135,8 @@ class Journal:
                     self._db.execute("ROLLBACK")
 
 
-def _together(kind: str, values: list[float]) -> float:
-    """Several outcomes of one kind: revenue adds up, a cost is charged once, a click is a click."""
+def _total(kind: str, values: list[float]) -> float:
+    """Several outcomes of one kind as one: revenue adds up, a cost is charged once, a click is a click."""
     if kind == "revenue":
         return sum(values)
     return values[0] if kind == "cost" else float(any(values))

@@ -1,4 +1,4 @@
-"""Which store a repository's histories lie in: its feature_store.yaml decides, SQLite or Redis."""
+"""Open the histories of a repository, in SQLite or in Redis as its feature_store.yaml says."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mtorl.log.dataset import DatasetSpec
 
 
 def open_history(repo: Path | str, spec: DatasetSpec) -> History:
-    """Open the online store of a Feast repository for writing windows; several processes may.
+    """Open the online store of a Feast repository to write histories; several processes may at a time.
 
     Args:
         repo: Folder with feature_store.yaml.
@@ -27,10 +27,10 @@ def open_history(repo: Path | str, spec: DatasetSpec) -> History:
         view = store.get_feature_view(HISTORY)
     except FeatureViewNotFoundException:
         raise HistoryError(f"{repo}: has no {HISTORY}; the pipeline, or `store.create`, makes it") from None
-    found = {f.name: str(f.dtype) for f in view.features}
+    stored = {f.name: str(f.dtype) for f in view.features}
     expected = {name: f"Array({kind.capitalize()})" for name, kind in history_types(spec).items()}
-    if found != expected:
-        differing = sorted(name for name, _ in found.items() ^ expected.items())
+    if stored != expected:
+        differing = sorted(name for name, _ in stored.items() ^ expected.items())
         raise HistoryError(
             f"{repo}: {HISTORY} is not that of data set {spec.name!r}: {', '.join(differing)}; create it again"
         )

@@ -1,8 +1,8 @@
--- Overwrites numbers of one touchpoint in a user's window.
+-- Overwrites numbers of one touchpoint in a user's history.
 -- KEYS[1]  the user's hash
 -- ARGV     1 fields of the columns, 4 bytes each, the times first; 2 the touchpoint's time as the 8 bytes of a double;
 --          3, 4, ... the new values of the columns after the times, 8 bytes each
--- Returns  1, or 0 if the window has no touchpoint at that time.
+-- Returns  1, or 0 if the history has no touchpoint at that time.
 
 local fields = {}
 for i = 1, #ARGV[1] / 4 do fields[i] = sub(ARGV[1], 4 * i - 3, 4 * i) end

@@ -1,6 +1,7 @@
-"""The feed over HTTP: CloudEvents as the routers' shippers, or a broker between, send them.
+"""The feed over HTTP: CloudEvents, as the routers' shippers or a broker between them send them.
 
-One event a request (binary or structured), or a JSON batch. 2xx: taken, durably. 400: never again. 503: later.
+One event in a request (binary or structured), or a JSON batch. The answer is 204 once the events are stored durably,
+400 if they can never be taken, and 503 if they have to be sent again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def application(feed: Feed) -> web.Application:
-    """POST / takes events; GET /health says that somebody is there."""
+    """The web application: POST / takes events, GET /health says that it runs."""
     thread = ThreadPoolExecutor(1, thread_name_prefix="feed")  # one at a time, off the event loop
 
     async def take(request: web.Request) -> web.Response:
@@ -30,8 +31,8 @@ def application(feed: Feed) -> web.Application:
             events = _events(request, await request.read())
             await asyncio.get_running_loop().run_in_executor(thread, feed.take, events)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
-            # EventError and HistoryError, and whatever else data can do. What no store takes must not come for ever: it
-            # would stand in the way of all that a router has to ship.
+            # EventError, HistoryError, and whatever else bad data can cause. The sender must not repeat such an event
+            # for ever: it would hold up everything that the router ships after it.
             log.warning("refused: %s: %s", type(error).__name__, error)
             return web.json_response({"error": str(error)}, status=400)
         except web.HTTPException:
@@ -51,7 +52,7 @@ def application(feed: Feed) -> web.Application:
 
 
 async def serve(feed: Feed, host: str, port: int) -> None:
-    """Serve until SIGTERM or SIGINT; then finish what is at work."""
+    """Serve until SIGTERM or SIGINT; then finish the requests that have begun."""
     runner = web.AppRunner(application(feed), handle_signals=False, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, host, port)

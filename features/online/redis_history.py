@@ -1,4 +1,4 @@
-"""Windows in Feast's Redis hash: one script, one round trip for each operation.
+"""Histories in Feast's Redis hashes: one script and one round trip for each operation.
 
 Feast keeps everything of a user in one hash: a field for each feature (the murmur hash of view and name), which holds a
 serialised `Value`, and a field for each view with its event time. The scripts work on those bytes.
@@ -24,7 +24,7 @@ from redis.commands.core import Script
 from redis.exceptions import ResponseError
 
 from features.feature_repo.names import OUTCOME_COLUMNS
-from features.online.history import History, HistoryError, Window
+from features.online.history import History, HistoryError, UserHistory
 from mtorl.log.dataset import DatasetSpec
 
 _LUA = Path(__file__).parent
@@ -37,7 +37,7 @@ Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 def write_newest(client: Redis, config: RepoConfig, view: FeatureView, rows: Sequence[Row]) -> None:
     """Write rows of a view, each unless a newer one is there, in one round trip.
 
-    Feast looks at the stored times first and writes then; a touchpoint appended in between would be lost.
+    Feast itself reads the stored times first and writes later: what is written in between would be lost.
 
     Args:
         client: Connection to the store.
@@ -59,12 +59,12 @@ def write_newest(client: Redis, config: RepoConfig, view: FeatureView, rows: Seq
 
 
 class RedisHistory(History):
-    """See `History`.
+    """Histories in a Redis server.
 
     Args:
         spec: Description of the data set.
         config: The repository's settings.
-        view: The view of the windows.
+        view: The view of the histories.
     """
 
     def __init__(self, spec: DatasetSpec, config: RepoConfig, view: FeatureView) -> None:
@@ -85,34 +85,34 @@ class RedisHistory(History):
         )
         self._client = RedisOnlineStore()._get_client(config.online_store)
         wire = (_LUA / "wire.lua").read_text()
-        self._append = self._client.register_script(wire + (_LUA / "append.lua").read_text())
-        self._patch = self._client.register_script(wire + (_LUA / "patch.lua").read_text())
-        self._merge = self._client.register_script(wire + (_LUA / "merge.lua").read_text())
+        self._append_script = self._client.register_script(wire + (_LUA / "append.lua").read_text())
+        self._patch_script = self._client.register_script(wire + (_LUA / "patch.lua").read_text())
+        self._merge_script = self._client.register_script(wire + (_LUA / "merge.lua").read_text())
 
     def close(self) -> None:
-        """See `History`."""
+        """Close the connections."""
         self._client.close()
 
     def _insert(self, user_id: str, values: dict[str, float | str]) -> bool:
         event_time = _timestamp(values["hist_timestamp"])
         packed = (_number(values[name]) if number else values[name] for name, number in self._columns.items())
-        return self._run(self._append, user_id, [*self._constants, event_time, *self._layout, *packed])
+        return self._run(self._append_script, user_id, [*self._constants, event_time, *self._layout, *packed])
 
     def _overwrite(self, user_id: str, at: float, values: dict[str, float]) -> bool:
         fields = [self._fields[name] for name in ("hist_timestamp", *values)]
-        return self._run(self._patch, user_id, [b"".join(fields), _number(at), *map(_number, values.values())])
+        return self._run(self._patch_script, user_id, [b"".join(fields), _number(at), *map(_number, values.values())])
 
-    def _join(self, windows: dict[str, Window]) -> int:
+    def _merge(self, logged: dict[str, UserHistory]) -> int:
         with self._client.pipeline(transaction=False) as pipe:
-            for user, window in windows.items():
-                arguments = [*self._constants, _timestamp(window["hist_timestamp"][-1]), *self._layout]
+            for user, history in logged.items():
+                arguments = [*self._constants, _timestamp(history["hist_timestamp"][-1]), *self._layout]
                 for name, number in self._columns.items():
                     value = Value()
-                    (value.double_list_val if number else value.string_list_val).val.extend(window[name])
+                    (value.double_list_val if number else value.string_list_val).val.extend(history[name])
                     arguments.append(value.SerializeToString())
-                self._merge([self._key(user)], arguments, client=pipe)
+                self._merge_script([self._key(user)], arguments, client=pipe)
             answers = pipe.execute(raise_on_error=False)
-        for user, answer in zip(windows, answers, strict=True):
+        for user, answer in zip(logged, answers, strict=True):
             if isinstance(answer, Exception):
                 raise _broken(user, answer) from None
         return sum(answers)
@@ -136,5 +136,5 @@ def _timestamp(micros: Any) -> bytes:
 def _broken(user_id: str, error: Exception) -> Exception:
     """What to raise for an error of a script."""
     if "different lengths" in str(error):
-        return HistoryError(f"the window of {user_id!r} has {error}; materialise it again")
+        return HistoryError(f"the history of {user_id!r} has {error}; materialise it again")
     return error

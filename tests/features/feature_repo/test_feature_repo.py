@@ -24,9 +24,9 @@ from features.feature_repo.sources import build_sources
 from features.feature_repo.views import build
 from features.offline import store
 from mtorl.log.dataset import Column, DatasetSpec, SpecError, built_in
-from tests.features.repositories import US, Run, micros
+from tests.features.feature_run import US, FeatureRun, micros
 
-FOLDER = Path(store.__file__).parent / "feature_repo"
+FOLDER = store.CONFIG.parent
 # A value older than this says nothing of now; static columns never expire.
 LIVES = {
     names.HISTORY: timedelta(days=30),  # toy's journey_gap_days
@@ -47,7 +47,7 @@ def repository(tmp_path) -> Path:
 @pytest.fixture(scope="module")
 def opened(toy, tmp_path_factory) -> FeatureStore:
     """What `features.offline.store` makes of the toy data set."""
-    run = Run(toy, tmp_path_factory.mktemp("opened"), toy.log(seed=6), toy.spec).create()
+    run = FeatureRun(toy, tmp_path_factory.mktemp("opened"), toy.log(seed=6), toy.spec).create()
     return FeatureStore(repo_path=str(run.root))
 
 
@@ -94,7 +94,7 @@ def described(root: Path) -> dict[str, Any]:
 
 @pytest.mark.integration
 def test_apply_and_materialize_from_the_command_line(toy, tmp_path, repository):
-    run = Run(toy, tmp_path / "run", toy.log(seed=6, late=0.3), toy.spec).create()
+    run = FeatureRun(toy, tmp_path / "run", toy.log(seed=6, late=0.3), toy.spec).create()
     toy.spec.save(tmp_path / "toy.yaml")
     with open_engine() as engine:
         build_sources(engine, run.path, toy.spec, repository / "data")
@@ -106,7 +106,7 @@ def test_apply_and_materialize_from_the_command_line(toy, tmp_path, repository):
     end = run.log["created_timestamp"].max()
     feast(repository, "materialize", "1970-01-01T00:00:00", end.tz_localize(None).isoformat(), **environment)
     store.materialize(run.root, run.spec)
-    by_command = Run(toy, tmp_path, run.log, toy.spec)
+    by_command = FeatureRun(toy, tmp_path, run.log, toy.spec)
     (tmp_path / "features").symlink_to(repository)
     users = [*run.log["user_id"].unique(), "nobody"]
     assert repr(by_command.read(users, end + US)) == repr(run.read(users, end + US))  # text, for NaN is not NaN
@@ -173,7 +173,7 @@ def test_touchpoints_can_be_pushed_through_feast(toy, opened):
     lists = {name: np.array(values) for name, values in toy.past(log, "pushed", at + US).items()}
     row = {"user_id": "pushed", "timestamp": at, "created_timestamp": at, **lists}
     opened.push(names.HISTORY_PUSH, pd.DataFrame([row]))
-    run = Run(toy, Path(opened.repo_path).parent, log, toy.spec)
+    run = FeatureRun(toy, Path(opened.repo_path).parent, log, toy.spec)
     (found,) = run.read(["pushed"], at + US).values()
     assert found.has_history and found.history["hist_timestamp"] == [micros(at)]
 
@@ -211,4 +211,5 @@ def test_the_readme_names_every_file_and_tests_that_exist():
     named = set(re.findall(r"`(test_\w+)`", page))
     defined = set(re.findall(r"def (test_\w+)\(", "".join(path.read_text() for path in tests.rglob("test_*.py"))))
     assert len(named) > 8 and named <= defined
-    assert all((tests / path).exists() for path in re.findall(r"`(features/test_\w+\.py)`", page))
+    files = re.findall(r"`((?:\w+/)?test_\w+\.py)`", page)
+    assert len(files) > 8 and all((tests / "features" / path).exists() for path in files)

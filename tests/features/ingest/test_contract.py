@@ -166,7 +166,7 @@ def reference(rows: list[dict[str, str]]) -> tuple[dict[int, set[str]], list[tup
 @pytest.mark.integration
 @settings(max_examples=30)
 @given(logs)
-def test_the_door_agrees_with_a_slow_reference(rows):
+def test_validation_agrees_with_a_slow_reference(rows):
     faults, good, moved = reference(rows)
     with tempfile.TemporaryDirectory() as folder:
         path, out, side = (Path(folder) / name for name in ("log.csv", "log.parquet", "quarantine.csv"))

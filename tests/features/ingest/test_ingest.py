@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import csv
-import gzip
 import os
 from pathlib import Path
 
@@ -12,76 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 from ibis.backends.duckdb import Backend
 
-from features.ingest.ingest import LogError, ingest_log, validate_log
+from features.ingest.ingest import LogError, validate_log
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import fingerprint, schema
-
-GZIP_CUT_SHORT = gzip.compress(b"user_id,timestamp\n" * 100, mtime=0)[:-20]
-REAL = Path(__file__).parents[4] / "shared" / "data"
-SPEC = DatasetSpec.from_dict(
-    {
-        "name": "shop",
-        "description": "a small log",
-        "adapter": "touchpoints",
-        "channels": ["search", "social"],
-        "context": [
-            {"name": "hour", "kind": "numeric"},
-            {"name": "device", "kind": "categorical", "missing": "unknown"},
-        ],
-        "static": [{"name": "age", "kind": "categorical"}, {"name": "tenure", "kind": "numeric", "missing": "zero"}],
-        "segment": "age",
-        "reward": {"gain": "click"},
-        "propensity": "channel-frequency",
-        "currency": "EUR",
-        "min_touchpoints": 2,
-        "outcomes": [{"name": "viewed", "kind": "numeric"}],
-    }
-)
-
-
-def rows() -> pd.DataFrame:
-    """Two users of three touchpoints; everything as text, as in a CSV file."""
-    frame = pd.DataFrame(
-        {
-            "user_id": ["007", "007", "007", "b", "b", "b"],
-            "timestamp": [f"2024-05-0{day}T10:00:00Z" for day in (3, 1, 2, 1, 2, 3)],
-            "campaign_id": "spring",
-            "channel": ["search", "social"] * 3,
-            "cost": ["0.5"] * 6,
-            "click": ["0", "1"] * 3,
-            "conversion": ["0"] * 6,
-            "revenue": ["0"] * 6,
-            "hour": ["10"] * 6,
-            "device": ["mobile", "", "NA", "mobile", "desktop", "mobile"],
-            "age": ["18-24"] * 3 + ["65+"] * 3,
-            "tenure": ["12", "12", "12", "", "", ""],
-            "viewed": ["0.5"] * 6,
-        }
-    )
-    return frame
+from tests.features.shop_log import SPEC, rows
 
 
 def types(log: Path | pa.Schema) -> list[tuple[str, pa.DataType]]:
     fields = pq.read_schema(log) if isinstance(log, Path) else log
     return [(field.name, field.type) for field in fields]
-
-
-@pytest.fixture
-def ingest(tmp_path):
-    """Write rows as CSV and ingest them."""
-
-    def run(frame: pd.DataFrame | None, on_bad_rows: str = "fail", spec: DatasetSpec = SPEC, name: str = "log.csv"):
-        path = tmp_path / name
-        if frame is not None:
-            frame.to_csv(path, index=False)
-        return ingest_log(
-            path, spec, tmp_path / "out" / "log.parquet", tmp_path / "out" / "quarantine.csv", on_bad_rows
-        )
-
-    run.out = tmp_path / "out" / "log.parquet"
-    run.quarantine = tmp_path / "out" / "quarantine.csv"
-    run.path = tmp_path / "log.csv"
-    return run
 
 
 def test_a_good_log_becomes_canonical(ingest):
@@ -310,84 +247,6 @@ def test_a_failed_write_leaves_the_old_file(ingest, monkeypatch):
     assert ingest.out.read_bytes() == before and os.listdir(ingest.out.parent) == ["log.parquet"]
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("log.csv", None, "no such file"),
-        ("log.csv", b"", "the file is empty"),
-        ("log.csv", np.random.default_rng(0).bytes(2000), r"not a readable CSV file|not a 'shop' log"),
-        ("log.csv", b"\xff\xfe\x00\x01" * 50, "not a readable CSV file"),
-        ("log.csv.gz", b"not gzip at all", "not a readable CSV file"),
-        ("log.csv.gz", GZIP_CUT_SHORT, "not a readable CSV file|not a 'shop' log"),
-        ("log.csv", b'user_id,"time', "not a readable CSV file: unexpected end of data"),
-        ("log.parquet", b"PAR1 rubbish", "not a readable Parquet file"),
-        ("log.xlsx", b"PK", r"unknown kind of file; expected .csv, .csv.gz, .tsv, .tsv.gz or .parquet"),
-    ],
-)
-def test_a_file_that_is_no_log_is_refused_in_one_message(ingest, tmp_path, name, content, message):
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(LogError, match=message) as caught:
-        ingest(None, name=name)
-    assert str(caught.value).startswith(str(tmp_path / name))
-    assert not ingest.out.exists() and not ingest.quarantine.exists()
-
-
-def test_a_header_alone_is_refused(ingest):
-    with pytest.raises(LogError, match="the file has columns but no rows"):
-        ingest(rows().iloc[:0])
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda lines: [*lines, lines[1] + ",one more"], "line 8; Expected Number of Columns: 13 Found: 14"),
-        (lambda lines: [*lines, "007,2024-05-01"], "line 8; Expected Number of Columns: 13 Found: 2"),
-        (lambda lines: [lines[0], *(line + ",more" for line in lines[1:])], "line 2; Expected Number of Columns: 13"),
-        (lambda lines: [*lines[:3], lines[3].replace("spring", '"spring'), *lines[4:]], "line 4; Value with unterm"),
-        (lambda lines: [*lines[:4], lines[4].replace("spring", "spr\xffng"), *lines[5:]], "line 5; Invalid unicode"),
-    ],
-)
-def test_the_line_that_is_not_csv_is_named(ingest, spoil, message):
-    rows().to_csv(ingest.path, index=False)
-    lines = spoil(ingest.path.read_text().splitlines())
-    ingest.path.write_bytes("\n".join(lines).encode("latin-1"))
-    with pytest.raises(LogError, match=f"log.csv: not a readable CSV file: {message}"):
-        ingest(None)
-    assert not ingest.out.exists() and not ingest.quarantine.exists()
-
-
-def test_a_download_that_stopped_is_refused(ingest, tmp_path):
-    ingest(pd.concat([rows().iloc[:3].assign(user_id=f"u{i}") for i in range(5_000)]), name="log.csv.gz")
-    whole = (tmp_path / "log.csv.gz").read_bytes()
-    (tmp_path / "log.csv.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(LogError, match=r"not a readable CSV file: .*GZIP"):
-        ingest(None, name="log.csv.gz")
-
-
-def test_a_byte_order_mark_windows_lines_and_quoted_values_are_fine(ingest):
-    wanted = ingest(rows()).fingerprint
-    text = rows().to_csv(index=False, lineterminator="\r\n", quoting=csv.QUOTE_ALL)
-    ingest.path.write_bytes(b"\xef\xbb\xbf" + text.encode() + b"\r\n")
-    assert ingest(None).fingerprint == wanted
-
-
-def test_missing_and_misspelt_columns_are_named(ingest):
-    with pytest.raises(LogError) as caught:
-        ingest(rows().rename(columns={"channel": "chanel"}).drop(columns="cost"))
-    text = str(caught.value)
-    assert f"{ingest.path}: not a 'shop' log: a small log" in text
-    assert "missing columns: channel, cost" in text and "did you mean 'chanel' to be 'channel'?" in text
-    header = ",".join([*rows().columns, "cost"])
-    ingest.path.write_text(header + "\n" + ",".join(["1"] * len(header.split(","))))
-    with pytest.raises(LogError, match="column 'cost' appears twice"):
-        ingest(None)
-
-
-def test_further_columns_are_ignored(ingest):
-    assert ingest(rows().assign(note="x")).fingerprint == ingest(rows()).fingerprint
-
-
 def test_propensity_is_needed_where_the_data_set_says_it_is_logged(ingest):
     logged = DatasetSpec.from_dict({**SPEC.to_dict(), "propensity": "logged"})
     with pytest.raises(LogError, match="missing columns: propensity"):
@@ -438,56 +297,6 @@ def test_a_quarantine_file_can_be_given_back_once_mended(ingest, tmp_path):
     assert mended.rows == 1
 
 
-def test_parts_of_a_folder_are_one_log(ingest, tmp_path):
-    whole = ingest(rows().assign(cost=["1"] * 5 + ["-1"]), "quarantine")
-    folder = tmp_path / "parts"
-    folder.mkdir()
-    for i in range(3):
-        rows().assign(cost=["1"] * 5 + ["-1"]).iloc[2 * i : 2 * i + 2].to_parquet(folder / f"part-{i}.parquet")
-    found = ingest(None, "quarantine", name="parts")
-    assert found == whole and found.faults[0].row == 6
-    (tmp_path / "none").mkdir()
-    with pytest.raises(LogError, match=r"none: no \.parquet files in this folder"):
-        ingest(None, name="none")
-
-
-def test_columns_that_differ_only_in_case_are_refused_where_it_matters(ingest):
-    assert ingest(rows().assign(NOTE="x", note="y")).rows == 6
-    with pytest.raises(LogError, match="columns 'cost' and 'Cost' differ only in case; rename one"):
-        ingest(rows().assign(Cost="1"))
-
-
 def test_a_written_log_has_the_schema_and_the_order(ingest):
     ingest(rows())
     assert types(ingest.out) == types(schema(SPEC))
-
-
-# ---- the MTORL authors' samples
-
-real = pytest.mark.skipif(
-    not REAL.is_dir(), reason="needs the authors' samples in ../shared/data beside the repository"
-)
-SAMPLES = [("kuairand", 105_936, 5_063, 3), ("criteo", 92_399, 6_235, 0)]
-
-
-@real
-@pytest.mark.parametrize(("name", "count", "users", "ties"), SAMPLES)
-def test_a_real_sample_has_no_fault(tmp_path, name, count, users, ties):
-    spec = DatasetSpec.load(f"{name}-sequence")
-    report = ingest_log(REAL / f"{name}_sequence.csv.gz", spec, tmp_path / "log.parquet", tmp_path / "q.csv")
-    assert (report.rows, report.users, report.quarantined, report.faults) == (count, users, 0, ())
-    assert report.moved_ties == ties
-    log = pd.read_parquet(tmp_path / "log.parquet")
-    assert log.groupby("user_id")["timestamp"].diff().dropna().min() >= pd.Timedelta("1us")
-    assert set(log["channel"]) == set(spec.channels)
-    assert log["propensity"].isna().all() and log.drop(columns="propensity").notna().all().all()
-
-
-@real
-@pytest.mark.parametrize(("name", "other"), [("kuairand", "criteo"), ("criteo", "kuairand")])
-def test_the_wrong_real_sample_is_recognised(name, other):
-    with pytest.raises(LogError) as caught:
-        validate_log(REAL / f"{name}_sequence.csv.gz", DatasetSpec.load(f"{other}-sequence"))
-    text = str(caught.value)
-    assert f"not a '{other}-sequence' log" in text and "missing columns:" in text
-    assert f"the file looks like data set '{name}-sequence'" in text

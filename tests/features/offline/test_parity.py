@@ -1,4 +1,4 @@
-"""What training learns from and what a decision is made of: the same, bit for bit, from the log and from Feast."""
+"""Training and serving read the same, bit for bit: from the log, from Feast offline and from the router."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from features.offline import store
 from mtorl.log.columns import Codes, Values
 from mtorl.window.window import WindowBatch, instance_from_history
 from serving.router.flow.features import UserFeatures
+from tests.features.feature_run import DAY, JOINED, US, FeatureRun, micros, none_if_missing, random_journeys
 from tests.features.online_stores import STORES
-from tests.features.repositories import DAY, JOINED, US, Run, journeys, micros, none
 from tests.redis_server import redis_server
 
 PROPERTY = settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -40,9 +40,9 @@ def redis_port(tmp_path_factory) -> Iterator[int]:
 def make(toy, tmp_path, redis_port):
     """A run in a folder of its own, on an empty online store, with its windows."""
 
-    def run(log: pd.DataFrame, kind: str, **changes: Any) -> Run:
+    def run(log: pd.DataFrame, kind: str, **changes: Any) -> FeatureRun:
         port = redis_port if kind == "redis" else 0
-        made = Run(toy, tmp_path / str(next(_folders)), log, toy.spec.replace(**changes), port).create()
+        made = FeatureRun(toy, tmp_path / str(next(_folders)), log, toy.spec.replace(**changes), port).create()
         made.build()
         return made
 
@@ -52,11 +52,11 @@ def make(toy, tmp_path, redis_port):
 # ---- three ways to the features of some rows
 
 
-def from_the_log(run: Run, rows: Sequence[int]) -> WindowBatch:
+def from_the_log(run: FeatureRun, rows: Sequence[int]) -> WindowBatch:
     return WindowBatch.from_steps(run.table().steps, np.array(rows), run.spec)
 
 
-def from_feast(run: Run, rows: Sequence[int]) -> list[Known]:
+def from_feast(run: FeatureRun, rows: Sequence[int]) -> list[Known]:
     """Feast's point-in-time join, at the time of each row."""
     entities = run.table().steps.take(rows).select(["user_id", "timestamp"]).to_pandas()
     features = [f"{HISTORY}:{name}" for name in history_types(run.spec)]
@@ -69,7 +69,7 @@ def from_feast(run: Run, rows: Sequence[int]) -> list[Known]:
     return [(values, values) for values in job.to_df().to_dict("records")]
 
 
-def from_the_router(run: Run, rows: Sequence[int]) -> list[UserFeatures]:
+def from_the_router(run: FeatureRun, rows: Sequence[int]) -> list[UserFeatures]:
     """The router's read at the time of each row, when all is online that was known just before."""
     found = []
     for user, at, campaign in run.steps().loc[rows, ["user_id", "timestamp", "campaign_id"]].itertuples(index=False):
@@ -78,7 +78,7 @@ def from_the_router(run: Run, rows: Sequence[int]) -> list[UserFeatures]:
     return found
 
 
-def served(run: Run, rows: Sequence[int], known: Sequence[Known]) -> WindowBatch:
+def served(run: FeatureRun, rows: Sequence[int], known: Sequence[Known]) -> WindowBatch:
     """Windows through the JSON that the model's server gets."""
     instances = [
         instance_from_history(history, step, static, run.spec, micros(pd.Timestamp(step["timestamp"])))
@@ -111,7 +111,7 @@ def differences(one: WindowBatch, other: WindowBatch) -> list[str]:
 @given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.4]), batch=st.booleans())
 @pytest.mark.parametrize("kind", STORES)
 def test_training_and_serving_see_the_same(toy, make, kind, seed, late, batch):
-    run = make(journeys(toy, seed, late, batch), kind)
+    run = make(random_journeys(toy, seed, late, batch), kind)
     every = list(run.steps().sort_values("timestamp").index)
     assert differences(from_the_log(run, every), served(run, every, from_feast(run, every))) == []
 
@@ -121,12 +121,12 @@ def test_training_and_serving_see_the_same(toy, make, kind, seed, late, batch):
     windows = served(run, some, [(found.history, found.static) for found in online])
     assert differences(from_the_log(run, some), windows) == []
     for row, found in zip(run.steps().loc[some].to_dict("records"), online, strict=True):
-        joined = {name: row[name].tolist() if name.startswith("uc_") else none(row[name]) for name in JOINED}
+        joined = {name: row[name].tolist() if name.startswith("uc_") else none_if_missing(row[name]) for name in JOINED}
         assert joined == found.aggregates
 
 
 def test_the_random_logs_end_journeys_and_hide_touches(toy, make):
-    run = make(journeys(toy, 1), "sqlite")
+    run = make(random_journeys(toy, 1), "sqlite")
     steps, every = run.steps(), list(range(len(run.log)))
     length = from_the_log(run, every).length_B
     in_full = np.minimum(steps.groupby("user_id").cumcount() + 1, run.spec.window)

@@ -1,4 +1,4 @@
-"""A run's repository: what it adds to training rows, what it serves online, and what a refresh may do to both."""
+"""What a run's repository serves online, and what a refresh may do to it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
 import yaml
 from feast import FeatureStore
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from features.engine import open_engine
 from features.feature_repo.names import (
-    AD_CHANNELS,
     AD_DECISION,
     CAMPAIGN_STATS,
     CHANNEL_STATS,
@@ -37,194 +32,50 @@ from features.offline import store
 from features.online.history import HistoryError, Touchpoint
 from features.online.open_history import open_history
 from features.sequences import builder as sequences
-from mtorl.window.window import WindowBatch, instance_from_history
-from tests.features.repositories import (
+from mtorl.window.window import instance_from_history
+from tests.features.feature_run import (
     COUNTED,
     DAY,
     HOUR,
-    JOINED,
     US,
-    Run,
-    by_hand,
-    grown,
-    journeys,
-    known,
+    check_router_reads,
+    expected_features,
+    known_since,
     micros,
-    same,
+    nearly_equal,
+    random_journeys,
+    with_one_more_touchpoint,
 )
 
-PROPERTY = settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 ROOT = Path(__file__).parents[3]
-_folders = itertools.count()
-
-
-@pytest.fixture
-def make(toy, tmp_path):
-    """A run in a folder of its own; each example of a property test has one."""
-
-    def run(log: pd.DataFrame, spec=None) -> Run:
-        return Run(toy, tmp_path / str(next(_folders)), log, spec or toy.spec).create()
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def laid(toy, tmp_path_factory) -> Run:
-    """One run with everything done to it; tests only read it."""
-    run = Run(toy, tmp_path_factory.mktemp("laid"), toy.log(seed=3), toy.spec).create()
-    run.build()
-    store.materialize(run.root, run.spec)
-    return run
-
-
-def check(run: Run, log: pd.DataFrame, plain, users=None, campaign: str = "c1") -> None:
-    """All that the router knows just after the end of the log, against the log itself."""
-    at = known(log).max() + US
-    users = list(users if users is not None else log["user_id"].unique())
-    for user, found in run.read(users, at, campaign).items():
-        assert found.found, user
-        assert {name: plain(values) for name, values in found.history.items()} == run.toy.past(log, user, at)
-        expected = by_hand(run.spec, log, user, campaign, at)
-        values = {**found.static, **found.aggregates}
-        assert set(values) == set(expected)
-        assert {n: (values[n], expected[n]) for n in expected if not same(values[n], expected[n])} == {}
-
-
-# ---- training rows
-
-
-@PROPERTY
-@given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.4]), batch=st.booleans())
-def test_each_row_is_joined_with_its_strict_past(toy, make, seed, late, batch):
-    log = journeys(toy, seed, late, batch)
-    rows = make(log).build()
-    static = [c.name for c in toy.spec.static]
-    for row in rows.to_dict("records"):
-        expected = by_hand(toy.spec, log, row["user_id"], row["campaign_id"], row["timestamp"])
-        assert set(expected) == {*static, *JOINED}
-        assert {n: (row[n], expected[n]) for n in expected if not same(row[n], expected[n])} == {}
-
-
-def test_the_random_logs_have_all_that_could_go_wrong(toy, make):
-    log = journeys(toy, 1)
-    rows = make(log).build()
-    assert (log.groupby("user_id")["timestamp"].diff() == US).any(), "no touchpoints 1 us apart"
-    assert (log.groupby("user_id")["timestamp"].diff() > 30 * DAY).any(), "no journey ends"
-    assert log["campaign_id"].isna().any() and log["created_timestamp"].isna().any()
-    arrived, on_time = log.assign(created_timestamp=known(log)), log.drop(columns="created_timestamp")
-    histories = [
-        {len(toy.past(kind, user, at, n=99)["hist_channel"]) for kind in (arrived, on_time)}
-        for user, at in zip(log["user_id"], log["timestamp"], strict=True)
-    ]
-    assert any(len(lengths) == 2 for lengths in histories), "nothing is late"
-    for name in JOINED:
-        texts = rows[name].map(str)
-        assert texts.nunique() > 2, f"{name} is always the same"
-
-
-def test_training_rows_hold_the_log_and_the_features_of_a_decision_but_nothing_of_the_channels(toy, laid):
-    steps = laid.steps()
-    expected = laid.log.sort_values(["user_id", "timestamp"], ignore_index=True)
-    pd.testing.assert_frame_equal(steps[list(toy.spec.columns)], expected[list(toy.spec.columns)], check_dtype=False)
-    assert set(steps) == {*toy.spec.columns, "step", *JOINED}
-    opened = FeatureStore(repo_path=str(laid.root))
-    (channels,) = opened.get_feature_service(AD_CHANNELS).feature_view_projections
-    assert not {f.name for f in channels.features} & set(steps)
-
-
-def test_an_outcome_that_is_known_afterwards_is_no_feature(toy, laid):
-    opened = FeatureStore(repo_path=str(laid.root))
-    views = [*opened.list_feature_views(), *opened.list_on_demand_feature_views()]
-    names = {field.name for view in views for field in (*view.schema, *view.features)}
-    assert {"hist_click", "hist_hour", "age"} <= names
-    assert not [name for name in names for outcome in toy.spec.outcomes if outcome.name in name]
-    (found,) = laid.read(["u1"], laid.log["timestamp"].max() + US).values()
-    assert not [name for name in {**found.history, **found.static, **found.aggregates} if "seconds" in name]
-
-
-def test_where_nothing_is_known_a_row_has_the_declared_defaults(toy, laid):
-    first = laid.steps().sort_values("timestamp").iloc[0]  # of the whole log
-    assert [first[name].tolist() for name in ("uc_touchpoints", "uc_clicks")] == [[0.0] * 3] * 2
-    assert first["campaign_touchpoints"] == 0.0
-    assert first[["campaign_click_rate", "campaign_conversion_rate", "campaign_cost", "recency_hours"]].isna().all()
-    assert first["age"] in ("old", "young"), "static columns are known since before the first touch"
-    recency = pq.read_table(laid.folder / "windows" / "steps", columns=["recency_hours"])["recency_hours"]
-    assert recency.null_count and not pc.any(pc.is_nan(recency)).as_py(), "null is null, not a number that is none"
-
-
-@PROPERTY
-@given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.4]))
-def test_the_future_changes_no_row_of_the_past(toy, make, seed, late):
-    log = journeys(toy, seed, late)
-    since = known(log)
-    now = since.sort_values().iloc[len(log) // 2]
-    future, ahead = since > now, log["timestamp"] > now
-    changed = log.assign(
-        channel=log["channel"].mask(future, "video"),
-        campaign_id=log["campaign_id"].mask(future, "c1"),
-        cost=log["cost"].mask(future, log["cost"] + 100),
-        hour=log["hour"].mask(future, 77.0),
-        seconds=log["seconds"].mask(future, 77.0),
-        **{name: log[name].mask(future, 1 - log[name]) for name in ("click", "conversion")},
-        age=log["age"].mask(ahead, "news"),
-    )
-    changed = grown(toy, changed[~future | (np.arange(len(log)) % 2 == 0)], ["u1", "newcomer"])
-    made, other = make(log), make(changed)
-    before, after = (run.build()[lambda rows: known(rows) <= now] for run in (made, other))
-    places = before.index.to_numpy(), after.index.to_numpy()
-    # `step` counts late touchpoints too: it chooses windows, no model reads it.
-    before, after = (rows.drop(columns="step").reset_index(drop=True) for rows in (before, after))
-    assert len(before) >= len(log) // 2
-    pd.testing.assert_frame_equal(before, after, check_exact=False, rtol=1e-9)
-    windows = [
-        WindowBatch.from_steps(run.table().steps, at, toy.spec) for run, at in zip((made, other), places, strict=True)
-    ]
-    assert windows[0].length_B.tolist() == windows[1].length_B.tolist()
-    for name, values in windows[0].prev_outcomes.items():
-        assert values.tobytes() == windows[1].prev_outcomes[name].tobytes()
-    np.testing.assert_array_equal(windows[0].context["hour"], windows[1].context["hour"])
-
-
-def test_joining_again_changes_nothing(laid):
-    before = laid.steps()
-    store.training_windows(laid.root, laid.folder / "windows", laid.spec)
-    pd.testing.assert_frame_equal(before, laid.steps())
-
-
-def test_a_data_set_without_static_columns(toy, plain, make):
-    run = make(toy.log(seed=5), toy.spec.replace(static=(), segment=None))
-    steps = run.build()
-    assert "age" not in steps and set(JOINED) <= set(steps) and len(run.table().windows("train"))
-    store.materialize(run.root, run.spec)
-    check(run, run.log, plain)
 
 
 # ---- online
 
 
-def test_the_router_reads_what_the_log_says(plain, laid):
+def test_the_router_reads_what_the_log_says(plain, finished_run):
     for campaign in ("c1", "c2", "of another log"):
-        check(laid, laid.log, plain, campaign=campaign)
+        check_router_reads(finished_run, finished_run.log, plain, campaign=campaign)
 
 
 def test_nothing_after_its_end_is_materialised(toy, plain, make):
-    log = journeys(toy, 6)
-    run, end = make(log), known(log).quantile(0.6).floor("us")
+    log = random_journeys(toy, 6)
+    run, end = make(log), known_since(log).quantile(0.6).floor("us")
     store.materialize(run.root, run.spec, end.to_pydatetime())
-    past = log[known(log) <= end].assign(created_timestamp=lambda rows: known(rows))
+    past = log[known_since(log) <= end].assign(created_timestamp=lambda rows: known_since(rows))
     for user, found in run.read(list(past["user_id"].unique()), end + US).items():
-        expected = by_hand(run.spec, past, user, "c1", end + US)
+        expected = expected_features(run.spec, past, user, "c1", end + US)
         lists = toy.past(past, user, end + US)
         assert found.found == (expected["recency_hours"] is not None)  # else too old
         assert {n: plain(values) for n, values in found.history.items()} == {n: lists[n] * found.found for n in lists}
-        assert [n for n in COUNTED if not same(found.aggregates[n], expected[n])] == []
+        assert [n for n in COUNTED if not nearly_equal(found.aggregates[n], expected[n])] == []
 
 
-def test_what_has_expired_is_not_served_though_feast_itself_would(toy, laid):
-    views = {view.name: view for view in FeatureStore(repo_path=str(laid.root)).list_feature_views()}
-    newest = laid.log["timestamp"].max()
+def test_what_has_expired_is_not_served_though_feast_itself_would(toy, finished_run):
+    views = {view.name: view for view in FeatureStore(repo_path=str(finished_run.root)).list_feature_views()}
+    newest = finished_run.log["timestamp"].max()
     late = newest.ceil("D") + views[HISTORY].ttl
-    (fresh,), (stale,) = (laid.read(["u1"], at).values() for at in (newest + US, late))
+    (fresh,), (stale,) = (finished_run.read(["u1"], at).values() for at in (newest + US, late))
     assert fresh.found and not stale.found
     assert all(values == [] for values in stale.history.values())
     assert stale.static == fresh.static, "what does not change does not expire"
@@ -233,12 +84,12 @@ def test_what_has_expired_is_not_served_though_feast_itself_would(toy, laid):
         **dict.fromkeys(["campaign_click_rate", "campaign_conversion_rate", "campaign_cost", "recency_hours"]),
     }
     # Each view has a life of its own.
-    (later,) = laid.read(["u1"], newest.ceil("h") + views[CAMPAIGN_STATS].ttl + US).values()
+    (later,) = finished_run.read(["u1"], newest.ceil("h") + views[CAMPAIGN_STATS].ttl + US).values()
     assert (
         later.found and later.aggregates["campaign_touchpoints"] == 0.0 and sum(later.aggregates["uc_touchpoints"]) > 0
     )
 
-    opened = FeatureStore(repo_path=str(laid.root))
+    opened = FeatureStore(repo_path=str(finished_run.root))
     row = {"user_id": "u1", "campaign_id": "c1", "request_timestamp": float(micros(late))}
     answer = opened.get_online_features(features=opened.get_feature_service(AD_DECISION), entity_rows=[row]).to_dict()
     assert answer["hist_channel"] == [fresh.history["hist_channel"]]
@@ -264,11 +115,11 @@ def test_refresh_brings_all_users_up_to_date(toy, plain, make):
     run = make(toy.log(seed=3))
     store.materialize(run.root, run.spec)
     registry = (run.root / "registry.db").read_bytes()
-    more = replace(run, log=grown(toy, run.log, ["u0", "u1", "newcomer"]))
+    more = replace(run, log=with_one_more_touchpoint(toy, run.log, ["u0", "u1", "newcomer"]))
     assert store.refresh(run.root, run.spec, more.path) == more.log["user_id"].nunique()
-    check(run, more.log, plain)
+    check_router_reads(run, more.log, plain)
     assert (run.root / "registry.db").read_bytes() == registry, "a router may be reading it"
-    # The offline side knows the grown log as well.
+    # The offline side knows the with_one_more_touchpoint log as well.
     rows = more.build()
     last = rows[rows["timestamp"] == rows["timestamp"].max()].set_index("user_id")
     assert last.loc["newcomer", ["campaign_touchpoints", "recency_hours"]].isna().tolist() == [False, True]
@@ -278,26 +129,29 @@ def test_refresh_brings_all_users_up_to_date(toy, plain, make):
 def test_refresh_can_write_some_users_only(toy, plain, make):
     run = make(toy.log(seed=3))
     store.materialize(run.root, run.spec)
-    log = grown(toy, run.log, ["u0", "u1"])
+    log = with_one_more_touchpoint(toy, run.log, ["u0", "u1"])
     path = replace(run, log=log).path
     assert store.refresh(run.root, run.spec, path, users=["u1", "of another log"]) == 1
-    check(run, log, plain, users=["u1"])
+    check_router_reads(run, log, plain, users=["u1"])
     at = log["timestamp"].max() + US
     (left,) = run.read(["u0"], at).values()
     assert {name: plain(values) for name, values in left.history.items()} == toy.past(run.log, "u0", at)
-    assert left.aggregates["campaign_touchpoints"] == by_hand(run.spec, log, "u0", "c1", at)["campaign_touchpoints"]
+    assert (
+        left.aggregates["campaign_touchpoints"]
+        == expected_features(run.spec, log, "u0", "c1", at)["campaign_touchpoints"]
+    )
     assert store.refresh(run.root, run.spec, path, users=[]) == 0
 
 
 @pytest.mark.parametrize("delay", [US, HOUR])
-def test_a_touch_that_arrives_late_comes_with_the_next_refresh(toy, plain, make, delay):
+def test_a_touchpoint_that_arrives_late_comes_with_the_next_refresh(toy, plain, make, delay):
     log = toy.log(seed=2).assign(created_timestamp=lambda rows: rows["timestamp"])
     late = log.sort_values("timestamp").groupby("user_id").nth(-2).index
     run = make(log.drop(late))
     store.materialize(run.root, run.spec)
     log.loc[late, "created_timestamp"] = log["timestamp"].max() + delay
     store.refresh(run.root, run.spec, replace(run, log=log).path)
-    check(run, log, plain)
+    check_router_reads(run, log, plain)
 
 
 @pytest.mark.parametrize("pause", [US, pd.Timedelta("300ms"), HOUR])
@@ -312,12 +166,12 @@ def test_a_refresh_takes_nothing_back_that_was_appended_online(toy, make, pause)
     at = run.log["timestamp"].max() + DAY
     (appended,) = run.read(["u1"], at).values()
     assert appended.history["hist_click"][-1] == 1.0
-    for log in (run.log, grown(toy, run.log, ["u0"], after=2 * HOUR)):  # neither has the touch
+    for log in (run.log, with_one_more_touchpoint(toy, run.log, ["u0"], after=2 * HOUR)):  # neither has the touch
         store.refresh(run.root, run.spec, replace(run, log=log).path)
         (kept,) = run.read(["u1"], at).values()
         assert kept.history == appended.history
     # Nor does one that has a newer touch of the user, and still lacks this one.
-    newer = grown(toy, run.log, ["u1"], after=30 * HOUR)
+    newer = with_one_more_touchpoint(toy, run.log, ["u1"], after=30 * HOUR)
     store.refresh(run.root, run.spec, replace(run, log=newer).path)
     (both,) = run.read(["u1"], newer["timestamp"].max() + US).values()
     assert both.history["hist_timestamp"][-2:] == [micros(pd.Timestamp(shown)), micros(newer["timestamp"].max())]
@@ -335,11 +189,11 @@ def test_a_new_context_column_is_unknown_of_what_was_before(toy, make, value):
     wider = run.spec.replace(context=(*run.spec.context, weather))
     with pytest.raises(HistoryError, match="weather"):
         store.refresh(run.root, wider, run.path)
-    grown = replace(run, spec=wider, log=run.log.assign(weather=value)).create()
+    with_one_more_touchpoint = replace(run, spec=wider, log=run.log.assign(weather=value)).create()
     with open_history(run.root, wider) as history, pytest.raises(HistoryError, match="materialise it again"):
         history.patch("u1", shown.to_pydatetime(), {"cost": 1})
     store.materialize(run.root, wider)
-    (found,) = grown.read(["u1"], shown + US).values()
+    (found,) = with_one_more_touchpoint.read(["u1"], shown + US).values()
     assert found.history["hist_click"][-1] == 1.0
     *before, newest = found.history["hist_weather"]
     np.testing.assert_array_equal(before, [value] * len(before))
@@ -353,18 +207,18 @@ def test_an_outcome_that_the_log_learns_later_goes_online(toy, plain, make):
     run = make(log.assign(click=0, conversion=0, revenue=0.0))
     store.materialize(run.root, run.spec)
     store.refresh(run.root, run.spec, replace(run, log=log).path)
-    check(run, log, plain)
+    check_router_reads(run, log, plain)
 
 
-def test_a_log_that_has_what_was_appended_is_the_truth(toy, make):
+def test_a_log_that_has_what_was_appended_decides(toy, make):
     run = make(toy.log(seed=3))
     store.materialize(run.root, run.spec)
     log = run.log
     shown = log.loc[log["user_id"] == "u1", "timestamp"].max() + HOUR
     with open_history(run.root, run.spec) as history:
         assert history.append("u1", Touchpoint(shown.to_pydatetime(), "video", {"hour": 9.0}))
-    log = grown(toy, log, ["u1"], after=pd.Timestamp(shown) - log["timestamp"].max())
-    log = grown(toy, log.sort_values("timestamp"), ["u1"])
+    log = with_one_more_touchpoint(toy, log, ["u1"], after=pd.Timestamp(shown) - log["timestamp"].max())
+    log = with_one_more_touchpoint(toy, log.sort_values("timestamp"), ["u1"])
     store.refresh(run.root, run.spec, replace(run, log=log).path)
     (fresh,) = run.read(["u1"], log["timestamp"].max() + US).values()
     assert fresh.history["hist_timestamp"] == toy.past(log, "u1", log["timestamp"].max() + US)["hist_timestamp"]
@@ -423,19 +277,19 @@ assert not [name for name in sys.modules if name.split(".")[0] == "mtorl"]
 
 
 @pytest.mark.integration
-def test_another_process_reads_what_is_stored_with_feast_alone(laid, tmp_path):
-    settings = yaml.safe_load((laid.root / "feature_store.yaml").read_text())
-    del settings["offline_store"]  # which is this package's; who only reads needs none
+def test_another_process_reads_what_is_stored_with_feast_alone(finished_run, tmp_path):
+    settings = yaml.safe_load((finished_run.root / "feature_store.yaml").read_text())
+    del settings["offline_store"]  # which is this package's; who only reads needs none_if_missing
     settings["registry"]["path"], settings["online_store"]["path"] = (
-        str(laid.root / name) for name in ("registry.db", "online.db")
+        str(finished_run.root / name) for name in ("registry.db", "online.db")
     )
     (tmp_path / "feature_store.yaml").write_text(yaml.safe_dump(settings))
     command = [sys.executable, "-c", STRANGER, str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     said = {name: values[0] for name, values in json.loads(done.stdout).items()}
-    at = laid.log["timestamp"].max() + US
-    (here,) = laid.read(["u1"], at).values()
+    at = finished_run.log["timestamp"].max() + US
+    (here,) = finished_run.read(["u1"], at).values()
     expected = {**here.history, **here.static, **here.aggregates, "user_id": "u1", "campaign_id": "c1"}
     assert json.dumps(said, sort_keys=True) == json.dumps({n: expected[n] for n in sorted(said)})  # text: NaN != NaN
     assert set(expected) - set(said) == {"hour_of_day", "recency_hours"}
@@ -493,7 +347,7 @@ def test_readers_go_on_while_a_refresh_writes_and_so_does_who_appends(toy, make,
         assert reader.stdout is not None and reader.stdout.readline() == "ready\n"
         writer.start()
         for seed in range(rounds):
-            log = grown(toy, log, everyone, seed)
+            log = with_one_more_touchpoint(toy, log, everyone, seed)
             store.refresh(run.root, run.spec, replace(run, log=log).path)
         stop.touch()
         said, _ = reader.communicate(timeout=120)

@@ -107,7 +107,7 @@ EVENTS = [
     decision("d2", user_id="u1"),
     outcome("d2", "cost", 0.01),
     outcome("d2", "cancel", 0.0),  # decided, and not shown
-    decision("d3", user_id="u1"),  # nothing is heard of it
+    decision("d3", user_id="u1"),  # no outcome arrives
     decision("d4", user_id="u1"),
     decision("d4", user_id="u1", expose=False, withdrawn=True),  # withdrawn
     outcome("d4", "cost", 0.02),
@@ -202,9 +202,9 @@ def test_what_is_no_record_is_refused_and_the_rest_is_not_taken(tmp_path: Path, 
 
 def test_a_journal_has_one_owner(tmp_path: Path) -> None:
     first = Journal(tmp_path / "journal.sqlite")
-    first.note([decision("d1")[1]], [])
+    first.record([decision("d1")[1]], [])
     with pytest.raises(sqlite3.OperationalError, match="locked"):
-        Journal(tmp_path / "journal.sqlite").note([], [])
+        Journal(tmp_path / "journal.sqlite").record([], [])
     first.close()
 
 
@@ -262,8 +262,8 @@ def test_a_channel_that_the_data_set_lacks_is_refused(repo: Path, tmp_path: Path
 
 
 @pytest.mark.integration
-def test_from_the_decision_log_into_the_window_that_feast_serves(repo: Path, tmp_path: Path) -> None:
-    """The real command, its crash, and the router's own shipper: the window is there, once and whole."""
+def test_from_the_decision_log_into_the_history_that_feast_serves(repo: Path, tmp_path: Path) -> None:
+    """The real command, its crash, and the router's own shipper: the history is there, once and whole."""
     port = 0
 
     def start() -> tuple[subprocess.Popen[str], int]:
@@ -298,14 +298,14 @@ def test_from_the_decision_log_into_the_window_that_feast_serves(repo: Path, tmp
         spool.submit("outcome", outcome(f"d{i}", "click", float(i % 2))[1]).result()
     asyncio.run(ship(spool))
     spool.close()
-    body = urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).read()
+    body = urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=60).read()
     assert json.loads(body) == {"live": True}
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert process.wait(120) == 0
     with open_history(repo, SPEC) as history:
-        window = history._stored(["u1"])[0]  # type: ignore[attr-defined]
-    assert window["hist_channel"] == ["video"] * 10 and window["hist_click"] == [0.0, 1.0] * 5
-    assert window["hist_cost"] == [0.1] * 10 and window["hist_timestamp"] == sorted(set(window["hist_timestamp"]))
+        (stored,) = history._stored(["u1"])  # type: ignore[attr-defined]
+    assert stored["hist_channel"] == ["video"] * 10 and stored["hist_click"] == [0.0, 1.0] * 5
+    assert stored["hist_cost"] == [0.1] * 10 and stored["hist_timestamp"] == sorted(set(stored["hist_timestamp"]))
 
 
 @pytest.mark.integration
@@ -340,7 +340,7 @@ def test_the_command_says_what_is_wrong(repo: Path, tmp_path: Path) -> None:
 
     good = ["--feature-repo", str(repo), "--dataset", str(tmp_path / "dataset.yaml"), "--journal"]
     journal = Journal(tmp_path / "taken.sqlite")
-    journal.note([], [])
+    journal.record([], [])
     empty = tmp_path / "empty"
     write_settings(empty, "sqlite")
     for arguments, said in (

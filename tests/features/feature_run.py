@@ -30,7 +30,7 @@ JOINED = (*COUNTED, "hour_of_day", "recency_hours")  # to every row, besides sta
 
 
 @dataclass(frozen=True)
-class Run:
+class FeatureRun:
     """A folder with log.parquet, features/ and windows/."""
 
     toy: Any
@@ -49,13 +49,13 @@ class Run:
         """The log, written anew."""
         return self.toy.write(self.log, self.folder / "log.parquet")
 
-    def create(self) -> Run:
+    def create(self) -> FeatureRun:
         if self.redis_port and not self.root.exists():
             self.empty_redis()
-            settings = yaml.safe_load(store._CONFIG.read_text())
+            settings = yaml.safe_load(store.CONFIG.read_text())
             settings["online_store"] = {"type": "redis", "connection_string": f"127.0.0.1:{self.redis_port}"}
             self.root.mkdir()
-            (self.root / store._CONFIG.name).write_text(yaml.safe_dump(settings))  # stands, as a cluster's does
+            (self.root / store.CONFIG.name).write_text(yaml.safe_dump(settings))  # stands, as a cluster's does
         store.create(self.root, self.spec, self.path)
         return self
 
@@ -88,8 +88,8 @@ def micros(at: pd.Timestamp) -> int:
     return int(at.value // 1000)
 
 
-def journeys(toy: Any, seed: int, late: float = 0.4, batch: bool = False) -> pd.DataFrame:
-    """Touches 1 us to 40 days apart, with nulls, and late ones.
+def random_journeys(toy: Any, seed: int, late: float = 0.4, batch: bool = False) -> pd.DataFrame:
+    """Touchpoints 1 us to 40 days apart, with nulls, and late ones.
 
     Args:
         toy: The fixture.
@@ -112,14 +112,16 @@ def journeys(toy: Any, seed: int, late: float = 0.4, batch: bool = False) -> pd.
     return log
 
 
-def known(log: pd.DataFrame) -> pd.Series:
+def known_since(log: pd.DataFrame) -> pd.Series:
     """When each row could be used."""
     return log[["timestamp", "created_timestamp"]].max(axis=1) if "created_timestamp" in log else log["timestamp"]
 
 
-def by_hand(spec: DatasetSpec, log: pd.DataFrame, user: str, campaign: str | None, at: pd.Timestamp) -> dict[str, Any]:
+def expected_features(
+    spec: DatasetSpec, log: pd.DataFrame, user: str, campaign: str | None, at: pd.Timestamp
+) -> dict[str, Any]:
     """Joined features of one decision, from a look at each row of the log."""
-    since = known(log)
+    since = known_since(log)
     seen = log[since < at]
     mine = seen[seen["user_id"] == user]
     hour = (at - US).floor("h")  # the last one that was over
@@ -133,32 +135,34 @@ def by_hand(spec: DatasetSpec, log: pd.DataFrame, user: str, campaign: str | Non
     remembered = at - newest <= spec.journey_gap_days * DAY
     first = log[log["user_id"] == user].sort_values("timestamp")
     return {
-        **{c.name: none(first[c.name].iloc[0]) if len(first) else None for c in spec.static},
+        **{c.name: none_if_missing(first[c.name].iloc[0]) if len(first) else None for c in spec.static},
         "uc_touchpoints": [float(len(rows)) for rows in by_channel],
         "uc_clicks": [float(rows["click"].sum()) for rows in by_channel],
         "campaign_touchpoints": float(len(ads)),
-        **{f"campaign_{n}_rate": none(ads[n].mean()) for n in ("click", "conversion")},
-        "campaign_cost": none(ads["cost"].mean()),
+        **{f"campaign_{n}_rate": none_if_missing(ads[n].mean()) for n in ("click", "conversion")},
+        "campaign_cost": none_if_missing(ads["cost"].mean()),
         "hour_of_day": (at - at.floor("D")) / HOUR,
         "recency_hours": (at - newest) / HOUR if remembered else None,
     }
 
 
-def same(found: Any, expected: Any) -> bool:
+def nearly_equal(found: Any, expected: Any) -> bool:
     """Equal, but for the last digits of what was added up in another order; every missing value is the same one."""
     if isinstance(found, list | np.ndarray):
         return list(found) == expected
-    found = none(found)
+    found = none_if_missing(found)
     if isinstance(found, float) and isinstance(expected, float):
         return bool(np.isclose(found, expected, rtol=1e-9, atol=1e-9))
     return found == expected
 
 
-def none(value: Any) -> Any:
+def none_if_missing(value: Any) -> Any:
     return None if value is None or value is pd.NaT or value != value else value
 
 
-def grown(toy: Any, log: pd.DataFrame, users: Sequence[str], seed: int = 0, after: pd.Timedelta = HOUR) -> pd.DataFrame:
+def with_one_more_touchpoint(
+    toy: Any, log: pd.DataFrame, users: Sequence[str], seed: int = 0, after: pd.Timedelta = HOUR
+) -> pd.DataFrame:
     """The log with one more touchpoint of some users, all at the same time."""
     rng = np.random.default_rng(seed)
     more = pd.DataFrame([toy.touchpoint(user, log["timestamp"].max() + after, 7, rng) for user in users])
@@ -168,3 +172,16 @@ def grown(toy: Any, log: pd.DataFrame, users: Sequence[str], seed: int = 0, afte
     if "created_timestamp" in log:
         more["created_timestamp"] = more["timestamp"]
     return pd.concat([log, more.astype(log.dtypes[more.columns])], ignore_index=True)
+
+
+def check_router_reads(run: FeatureRun, log: pd.DataFrame, plain, users=None, campaign: str = "c1") -> None:
+    """Compare all that the router reads just after the end of the log with the log itself."""
+    at = known_since(log).max() + US
+    users = list(users if users is not None else log["user_id"].unique())
+    for user, found in run.read(users, at, campaign).items():
+        assert found.found, user
+        assert {name: plain(values) for name, values in found.history.items()} == run.toy.past(log, user, at)
+        expected = expected_features(run.spec, log, user, campaign, at)
+        values = {**found.static, **found.aggregates}
+        assert set(values) == set(expected)
+        assert {n: (values[n], expected[n]) for n in expected if not nearly_equal(values[n], expected[n])} == {}

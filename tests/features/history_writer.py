@@ -1,6 +1,6 @@
-"""A process of its own that writes into one user's window; started by `test_online.py`.
+"""A process of its own that writes into one user's history; started by `online/test_history_writers.py`.
 
-python -m tests.features.online_writer REPOSITORY DATASET_YAML USER START WORKER TOUCHPOINTS
+python -m tests.features.history_writer REPOSITORY DATASET_YAML USER START WORKER TOUCHPOINTS
 """
 
 from __future__ import annotations

@@ -1,0 +1,110 @@
+"""Files that are no log, or not quite: what is read, and what the message says where it can't be."""
+
+import csv
+import gzip
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from features.ingest.ingest import LogError
+from tests.features.shop_log import rows
+
+GZIP_CUT_SHORT = gzip.compress(b"user_id,timestamp\n" * 100, mtime=0)[:-20]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("log.csv", None, "no such file"),
+        ("log.csv", b"", "the file is empty"),
+        ("log.csv", np.random.default_rng(0).bytes(2000), r"not a readable CSV file|not a 'shop' log"),
+        ("log.csv", b"\xff\xfe\x00\x01" * 50, "not a readable CSV file"),
+        ("log.csv.gz", b"not gzip at all", "not a readable CSV file"),
+        ("log.csv.gz", GZIP_CUT_SHORT, "not a readable CSV file|not a 'shop' log"),
+        ("log.csv", b'user_id,"time', "not a readable CSV file: unexpected end of data"),
+        ("log.parquet", b"PAR1 rubbish", "not a readable Parquet file"),
+        ("log.xlsx", b"PK", r"unknown kind of file; expected .csv, .csv.gz, .tsv, .tsv.gz or .parquet"),
+    ],
+)
+def test_a_file_that_is_no_log_is_refused_in_one_message(ingest, tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(LogError, match=message) as caught:
+        ingest(None, name=name)
+    assert str(caught.value).startswith(str(tmp_path / name))
+    assert not ingest.out.exists() and not ingest.quarantine.exists()
+
+
+def test_a_header_alone_is_refused(ingest):
+    with pytest.raises(LogError, match="the file has columns but no rows"):
+        ingest(rows().iloc[:0])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda lines: [*lines, lines[1] + ",one more"], "line 8; Expected Number of Columns: 13 Found: 14"),
+        (lambda lines: [*lines, "007,2024-05-01"], "line 8; Expected Number of Columns: 13 Found: 2"),
+        (lambda lines: [lines[0], *(line + ",more" for line in lines[1:])], "line 2; Expected Number of Columns: 13"),
+        (lambda lines: [*lines[:3], lines[3].replace("spring", '"spring'), *lines[4:]], "line 4; Value with unterm"),
+        (lambda lines: [*lines[:4], lines[4].replace("spring", "spr\xffng"), *lines[5:]], "line 5; Invalid unicode"),
+    ],
+)
+def test_the_line_that_is_not_csv_is_named(ingest, spoil, message):
+    rows().to_csv(ingest.path, index=False)
+    lines = spoil(ingest.path.read_text().splitlines())
+    ingest.path.write_bytes("\n".join(lines).encode("latin-1"))
+    with pytest.raises(LogError, match=f"log.csv: not a readable CSV file: {message}"):
+        ingest(None)
+    assert not ingest.out.exists() and not ingest.quarantine.exists()
+
+
+def test_a_download_that_stopped_is_refused(ingest, tmp_path):
+    ingest(pd.concat([rows().iloc[:3].assign(user_id=f"u{i}") for i in range(5_000)]), name="log.csv.gz")
+    whole = (tmp_path / "log.csv.gz").read_bytes()
+    (tmp_path / "log.csv.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(LogError, match=r"not a readable CSV file: .*GZIP"):
+        ingest(None, name="log.csv.gz")
+
+
+def test_a_byte_order_mark_windows_lines_and_quoted_values_are_fine(ingest):
+    wanted = ingest(rows()).fingerprint
+    text = rows().to_csv(index=False, lineterminator="\r\n", quoting=csv.QUOTE_ALL)
+    ingest.path.write_bytes(b"\xef\xbb\xbf" + text.encode() + b"\r\n")
+    assert ingest(None).fingerprint == wanted
+
+
+def test_missing_and_misspelt_columns_are_named(ingest):
+    with pytest.raises(LogError) as caught:
+        ingest(rows().rename(columns={"channel": "chanel"}).drop(columns="cost"))
+    text = str(caught.value)
+    assert f"{ingest.path}: not a 'shop' log: a small log" in text
+    assert "missing columns: channel, cost" in text and "did you mean 'chanel' to be 'channel'?" in text
+    header = ",".join([*rows().columns, "cost"])
+    ingest.path.write_text(header + "\n" + ",".join(["1"] * len(header.split(","))))
+    with pytest.raises(LogError, match="column 'cost' appears twice"):
+        ingest(None)
+
+
+def test_further_columns_are_ignored(ingest):
+    assert ingest(rows().assign(note="x")).fingerprint == ingest(rows()).fingerprint
+
+
+def test_parts_of_a_folder_are_one_log(ingest, tmp_path):
+    whole = ingest(rows().assign(cost=["1"] * 5 + ["-1"]), "quarantine")
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for i in range(3):
+        rows().assign(cost=["1"] * 5 + ["-1"]).iloc[2 * i : 2 * i + 2].to_parquet(folder / f"part-{i}.parquet")
+    found = ingest(None, "quarantine", name="parts")
+    assert found == whole and found.faults[0].row == 6
+    (tmp_path / "none").mkdir()
+    with pytest.raises(LogError, match=r"none: no \.parquet files in this folder"):
+        ingest(None, name="none")
+
+
+def test_columns_that_differ_only_in_case_are_refused_where_it_matters(ingest):
+    assert ingest(rows().assign(NOTE="x", note="y")).rows == 6
+    with pytest.raises(LogError, match="columns 'cost' and 'Cost' differ only in case; rename one"):
+        ingest(rows().assign(Cost="1"))

@@ -1,0 +1,34 @@
+"""Runs of the toy log for the tests of the offline store."""
+
+from __future__ import annotations
+
+import itertools
+
+import pandas as pd
+import pytest
+
+from features.offline import store
+from tests.features.feature_run import (
+    FeatureRun,
+)
+
+_folders = itertools.count()
+
+
+@pytest.fixture
+def make(toy, tmp_path):
+    """A run in a folder of its own; each example of a property test has one."""
+
+    def run(log: pd.DataFrame, spec=None) -> FeatureRun:
+        return FeatureRun(toy, tmp_path / str(next(_folders)), log, spec or toy.spec).create()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished_run(toy, tmp_path_factory) -> FeatureRun:
+    """One run with everything done to it; tests only read it."""
+    run = FeatureRun(toy, tmp_path_factory.mktemp("finished_run"), toy.log(seed=3), toy.spec).create()
+    run.build()
+    store.materialize(run.root, run.spec)
+    return run

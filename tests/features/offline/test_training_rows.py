@@ -1,0 +1,136 @@
+"""What a run's repository adds to training rows: what was known strictly before each of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from feast import FeatureStore
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from features.feature_repo.names import (
+    AD_CHANNELS,
+)
+from features.offline import store
+from mtorl.window.window import WindowBatch
+from tests.features.feature_run import (
+    DAY,
+    JOINED,
+    US,
+    check_router_reads,
+    expected_features,
+    known_since,
+    nearly_equal,
+    random_journeys,
+    with_one_more_touchpoint,
+)
+
+PROPERTY = settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+
+
+@PROPERTY
+@given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.4]), batch=st.booleans())
+def test_each_row_is_joined_with_its_strict_past(toy, make, seed, late, batch):
+    log = random_journeys(toy, seed, late, batch)
+    rows = make(log).build()
+    static = [c.name for c in toy.spec.static]
+    for row in rows.to_dict("records"):
+        expected = expected_features(toy.spec, log, row["user_id"], row["campaign_id"], row["timestamp"])
+        assert set(expected) == {*static, *JOINED}
+        assert {n: (row[n], expected[n]) for n in expected if not nearly_equal(row[n], expected[n])} == {}
+
+
+def test_the_random_logs_have_all_that_could_go_wrong(toy, make):
+    log = random_journeys(toy, 1)
+    rows = make(log).build()
+    assert (log.groupby("user_id")["timestamp"].diff() == US).any(), "no touchpoints 1 us apart"
+    assert (log.groupby("user_id")["timestamp"].diff() > 30 * DAY).any(), "no journey ends"
+    assert log["campaign_id"].isna().any() and log["created_timestamp"].isna().any()
+    arrived, on_time = log.assign(created_timestamp=known_since(log)), log.drop(columns="created_timestamp")
+    histories = [
+        {len(toy.past(kind, user, at, n=99)["hist_channel"]) for kind in (arrived, on_time)}
+        for user, at in zip(log["user_id"], log["timestamp"], strict=True)
+    ]
+    assert any(len(lengths) == 2 for lengths in histories), "nothing is late"
+    for name in JOINED:
+        texts = rows[name].map(str)
+        assert texts.nunique() > 2, f"{name} is always the same"
+
+
+def test_training_rows_hold_the_log_and_the_features_of_a_decision_but_nothing_of_the_channels(toy, finished_run):
+    steps = finished_run.steps()
+    expected = finished_run.log.sort_values(["user_id", "timestamp"], ignore_index=True)
+    pd.testing.assert_frame_equal(steps[list(toy.spec.columns)], expected[list(toy.spec.columns)], check_dtype=False)
+    assert set(steps) == {*toy.spec.columns, "step", *JOINED}
+    opened = FeatureStore(repo_path=str(finished_run.root))
+    (channels,) = opened.get_feature_service(AD_CHANNELS).feature_view_projections
+    assert not {f.name for f in channels.features} & set(steps)
+
+
+def test_an_outcome_that_is_known_afterwards_is_no_feature(toy, finished_run):
+    opened = FeatureStore(repo_path=str(finished_run.root))
+    views = [*opened.list_feature_views(), *opened.list_on_demand_feature_views()]
+    names = {field.name for view in views for field in (*view.schema, *view.features)}
+    assert {"hist_click", "hist_hour", "age"} <= names
+    assert not [name for name in names for outcome in toy.spec.outcomes if outcome.name in name]
+    (found,) = finished_run.read(["u1"], finished_run.log["timestamp"].max() + US).values()
+    assert not [name for name in {**found.history, **found.static, **found.aggregates} if "seconds" in name]
+
+
+def test_where_nothing_is_known_a_row_has_the_declared_defaults(toy, finished_run):
+    first = finished_run.steps().sort_values("timestamp").iloc[0]  # of the whole log
+    assert [first[name].tolist() for name in ("uc_touchpoints", "uc_clicks")] == [[0.0] * 3] * 2
+    assert first["campaign_touchpoints"] == 0.0
+    assert first[["campaign_click_rate", "campaign_conversion_rate", "campaign_cost", "recency_hours"]].isna().all()
+    assert first["age"] in ("old", "young"), "static columns are known since before the first touch"
+    recency = pq.read_table(finished_run.folder / "windows" / "steps", columns=["recency_hours"])["recency_hours"]
+    assert recency.null_count and not pc.any(pc.is_nan(recency)).as_py(), "null is null, not a number that is none"
+
+
+@PROPERTY
+@given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.4]))
+def test_the_future_changes_no_row_of_the_past(toy, make, seed, late):
+    log = random_journeys(toy, seed, late)
+    since = known_since(log)
+    now = since.sort_values().iloc[len(log) // 2]
+    future, ahead = since > now, log["timestamp"] > now
+    changed = log.assign(
+        channel=log["channel"].mask(future, "video"),
+        campaign_id=log["campaign_id"].mask(future, "c1"),
+        cost=log["cost"].mask(future, log["cost"] + 100),
+        hour=log["hour"].mask(future, 77.0),
+        seconds=log["seconds"].mask(future, 77.0),
+        **{name: log[name].mask(future, 1 - log[name]) for name in ("click", "conversion")},
+        age=log["age"].mask(ahead, "news"),
+    )
+    changed = with_one_more_touchpoint(toy, changed[~future | (np.arange(len(log)) % 2 == 0)], ["u1", "newcomer"])
+    made, other = make(log), make(changed)
+    before, after = (run.build()[lambda rows: known_since(rows) <= now] for run in (made, other))
+    places = before.index.to_numpy(), after.index.to_numpy()
+    # `step` counts late touchpoints too: it chooses windows, no model reads it.
+    before, after = (rows.drop(columns="step").reset_index(drop=True) for rows in (before, after))
+    assert len(before) >= len(log) // 2
+    pd.testing.assert_frame_equal(before, after, check_exact=False, rtol=1e-9)
+    windows = [
+        WindowBatch.from_steps(run.table().steps, at, toy.spec) for run, at in zip((made, other), places, strict=True)
+    ]
+    assert windows[0].length_B.tolist() == windows[1].length_B.tolist()
+    for name, values in windows[0].prev_outcomes.items():
+        assert values.tobytes() == windows[1].prev_outcomes[name].tobytes()
+    np.testing.assert_array_equal(windows[0].context["hour"], windows[1].context["hour"])
+
+
+def test_joining_again_changes_nothing(finished_run):
+    before = finished_run.steps()
+    store.training_windows(finished_run.root, finished_run.folder / "windows", finished_run.spec)
+    pd.testing.assert_frame_equal(before, finished_run.steps())
+
+
+def test_a_data_set_without_static_columns(toy, plain, make):
+    run = make(toy.log(seed=5), toy.spec.replace(static=(), segment=None))
+    steps = run.build()
+    assert "age" not in steps and set(JOINED) <= set(steps) and len(run.table().windows("train"))
+    store.materialize(run.root, run.spec)
+    check_router_reads(run, run.log, plain)

@@ -1,0 +1,151 @@
+"""Histories of users in SQLite and in Redis, and the plain list that both must be equal to."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from feast import FeatureStore
+from feast.infra.online_stores.helpers import get_online_store_from_config
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+
+from features.feature_repo.names import HISTORY, history_types
+from features.online.history import History, Touchpoint
+from features.online.open_history import open_history
+from mtorl.log.dataset import OUTCOMES, Column, DatasetSpec, RewardSpec
+
+SPEC = DatasetSpec(
+    name="toy",
+    description="Short journeys",
+    adapter="touchpoints",
+    channels=("search", "social", "video", "display " * 20 + "ads"),
+    context=(
+        Column(name="hour", kind="numeric", missing="unknown"),
+        Column(name="rank", kind="numeric", missing="zero"),
+        Column(name="order", kind="categorical", missing="unknown"),
+        Column(name="device", kind="categorical"),
+    ),
+    static=(),
+    segment=None,
+    reward=RewardSpec(gain="click"),
+    propensity="logged",
+    currency="EUR",
+    window=4,
+)
+ROOT = Path(__file__).parents[3]
+EPOCH, START = datetime(1970, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+Lists = dict[str, list[Any]]
+
+
+@dataclass
+class OnlineStore:
+    """One of the stores."""
+
+    kind: str
+    repo: Path
+    store: FeatureStore
+    port: int
+    history: History = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.history = open_history(self.repo, SPEC)
+
+    def read(self, user: str) -> Lists | None:
+        """As any reader of Feast sees it."""
+        features = [f"{HISTORY}:{name}" for name in history_types(SPEC)]
+        found = self.store.get_online_features(features=features, entity_rows=[{"user_id": user}]).to_dict()
+        assert found.pop("user_id") == [user]
+        return None if found["hist_channel"][0] is None else {name: values[0] for name, values in found.items()}
+
+    def event_time(self, user: str) -> datetime | None:
+        """The view's event time; SQLite keeps whole seconds."""
+        online = get_online_store_from_config(self.store.config.online_store)
+        key = EntityKey(join_keys=["user_id"], entity_values=[Value(string_val=user)])
+        ((found, _),) = online.online_read(self.store.config, self.store.get_feature_view(HISTORY), [key])
+        return found
+
+    def snapshot(self, user: str, lists: Lists, event_time: datetime) -> None:
+        """What Feast's materialisation writes."""
+        row = {"user_id": user, "event_timestamp": event_time, "created_timestamp": event_time}
+        arrays = {name: np.array(values) for name, values in lists.items()}  # of a list's NaN, Feast would make 0
+        self.store.write_to_online_store(HISTORY, pd.DataFrame([{**row, **arrays}]))
+
+
+def touchpoint(
+    second: float, channel: str = "search", outcomes: dict[str, float] | None = None, **context: Any
+) -> Touchpoint:
+    context = {"hour": 9.0, "rank": 1.0, "order": "a", "device": "phone", **context}
+    return Touchpoint(START + timedelta(seconds=second), channel, context, outcomes or {})
+
+
+def seconds_after_start(lists: Lists | None) -> list[float]:
+    return [t / 1e6 - START.timestamp() for t in (lists or {}).get("hist_timestamp", [])]
+
+
+class PlainHistory:
+    """A list of touchpoints, kept sorted."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self.touchpoints: list[Touchpoint] = []
+
+    def append(self, new: Touchpoint) -> bool:
+        if new.timestamp in [t.timestamp for t in self.touchpoints]:
+            return False
+        self.touchpoints = sorted([*self.touchpoints, new], key=lambda t: t.timestamp)[-self.n :]
+        return new in self.touchpoints
+
+    def patch(self, timestamp: datetime, outcomes: dict[str, float]) -> bool:
+        found = timestamp in [t.timestamp for t in self.touchpoints]
+        self.touchpoints = [
+            replace(t, outcomes={**t.outcomes, **outcomes}) if t.timestamp == timestamp else t for t in self.touchpoints
+        ]
+        return found
+
+    def merge(self, told: list[Touchpoint]) -> None:
+        touchpoints = {t.timestamp: t for t in self.touchpoints}
+        for new in told:
+            here = touchpoints.get(new.timestamp)
+            outcomes = {name: new.outcomes.get(name, 0.0) for name in OUTCOMES}
+            if here and here.channel == new.channel:  # else it is another touchpoint
+                unknown = [name for name, value in outcomes.items() if value in (0, None)]
+                outcomes |= {name: here.outcomes.get(name, 0.0) for name in unknown}
+            touchpoints[new.timestamp] = replace(new, outcomes=outcomes)
+        self.touchpoints = sorted(touchpoints.values(), key=lambda t: t.timestamp)[-self.n :]
+
+    def rows(self, user: str) -> pa.Table:
+        """As a batch job brings it."""
+        lists = self.lists()
+        assert lists is not None
+        return pa.table({"user_id": [user], **{name: [values] for name, values in lists.items()}})
+
+    def lists(self) -> Lists | None:
+        if not self.touchpoints:
+            return None
+        numeric = {"hour": math.nan, "rank": 0.0}
+        return {
+            "hist_timestamp": [float((t.timestamp - EPOCH) // timedelta(microseconds=1)) for t in self.touchpoints],
+            "hist_channel": [t.channel for t in self.touchpoints],
+            **{f"hist_{o}": [_number(t.outcomes.get(o, 0.0)) for t in self.touchpoints] for o in OUTCOMES},
+            **{
+                f"hist_{name}": [null if t.context[name] is None else t.context[name] for t in self.touchpoints]
+                for name, null in numeric.items()
+            },
+            **{f"hist_{name}": [t.context[name] or "" for t in self.touchpoints] for name in ("order", "device")},
+        }
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def equal_lists(found: Lists | None, expected: Lists | None) -> bool:
+    return repr(found and dict(sorted(found.items()))) == repr(expected and dict(sorted(expected.items())))

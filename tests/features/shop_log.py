@@ -1,0 +1,49 @@
+"""A small log of a shop: a description with columns of all kinds, and rows that are all good."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from mtorl.log.dataset import DatasetSpec
+
+SPEC = DatasetSpec.from_dict(
+    {
+        "name": "shop",
+        "description": "a small log",
+        "adapter": "touchpoints",
+        "channels": ["search", "social"],
+        "context": [
+            {"name": "hour", "kind": "numeric"},
+            {"name": "device", "kind": "categorical", "missing": "unknown"},
+        ],
+        "static": [{"name": "age", "kind": "categorical"}, {"name": "tenure", "kind": "numeric", "missing": "zero"}],
+        "segment": "age",
+        "reward": {"gain": "click"},
+        "propensity": "channel-frequency",
+        "currency": "EUR",
+        "min_touchpoints": 2,
+        "outcomes": [{"name": "viewed", "kind": "numeric"}],
+    }
+)
+
+
+def rows() -> pd.DataFrame:
+    """Two users of three touchpoints; everything as text, as in a CSV file."""
+    frame = pd.DataFrame(
+        {
+            "user_id": ["007", "007", "007", "b", "b", "b"],
+            "timestamp": [f"2024-05-0{day}T10:00:00Z" for day in (3, 1, 2, 1, 2, 3)],
+            "campaign_id": "spring",
+            "channel": ["search", "social"] * 3,
+            "cost": ["0.5"] * 6,
+            "click": ["0", "1"] * 3,
+            "conversion": ["0"] * 6,
+            "revenue": ["0"] * 6,
+            "hour": ["10"] * 6,
+            "device": ["mobile", "", "NA", "mobile", "desktop", "mobile"],
+            "age": ["18-24"] * 3 + ["65+"] * 3,
+            "tenure": ["12", "12", "12", "", "", ""],
+            "viewed": ["0.5"] * 6,
+        }
+    )
+    return frame
