@@ -32,6 +32,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_softmax
 
 from mtorl.arrays import Bools, Floats, Ints
 from mtorl.evaluation.resamples import UserResamples, interval
@@ -153,7 +154,7 @@ def compare(
 
 def top_label(logits_BC: ArrayLike, channel_B: ArrayLike) -> tuple[Floats, Bools]:
     """Probability that the action head gives to its first choice, and whether that was the logged channel."""
-    logprob_BC = _log_softmax(np.asarray(logits_BC, dtype=np.float64))
+    logprob_BC = log_softmax(np.asarray(logits_BC, dtype=np.float64), axis=1)
     return np.exp(logprob_BC.max(axis=1)), logprob_BC.argmax(axis=1) == np.asarray(channel_B)
 
 
@@ -211,16 +212,10 @@ def _summary(draws_MR: Floats) -> dict[str, Any]:
     return summary
 
 
-def _log_softmax(logits_BC: Floats) -> Floats:
-    shifted_BC = logits_BC - logits_BC.max(axis=1, keepdims=True)
-    logprob_BC: Floats = shifted_BC - np.log(np.exp(shifted_BC).sum(axis=1, keepdims=True))
-    return logprob_BC
-
-
 def _action_metrics(logits_BC: Floats, channel_B: Ints) -> dict[str, Metric]:
     channels = logits_BC.shape[1]
     choice_B = logits_BC.argmax(axis=1)
-    logprob_BC = _log_softmax(logits_BC)
+    logprob_BC: Floats = log_softmax(logits_BC, axis=1)
     one_vs_rest = [auc(logprob_BC[:, c], channel_B == c) for c in range(channels)]
     logged = np.unique(channel_B)
 
