@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -106,6 +107,19 @@ def test_nothing_inside_a_room_imports_what_stands_after_it(room: str) -> None:
         later = order[order.index(inner[1]) + 1 :]
         upward = {name for name in _imports(path) for part in later if f"{name}.".startswith(f"{room}.{part}.")}
         assert not upward, f"{path.relative_to(ROOT)} imports {', '.join(sorted(upward))}"
+
+
+def test_the_table_of_mtorl_is_true() -> None:
+    """mtorl/README.md has a row for each room, in the order of imports, and its last column names each file."""
+    lines = (ROOT / "mtorl" / "README.md").read_text().splitlines()
+    rows = [line.split("|")[1:-1] for line in lines if line.startswith("| `")]
+    table = {re.findall(r"`(\w+)", row[0])[0]: set(re.findall(r"`(\w+)", row[-1])) for row in rows}
+    assert list(table) == list(ORDER["mtorl"])
+    for room, named in table.items():
+        folder = ROOT / "mtorl" / room
+        files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+        folders = {path.name for path in folder.glob("[!_]*/") if path.is_dir()}
+        assert named == files | folders, f"mtorl/README.md: the row of {room}/ should name its files"
 
 
 def test_no_circle() -> None:
