@@ -12,7 +12,6 @@ import pytest
 
 from features import engine as engine_module
 from features.engine import BUCKETS, open_engine, timestamp_micros, unix_micros, user_bucket
-from mtorl.runtime.files import replacing
 
 ENGINES = ["duckdb", pytest.param("spark", marks=pytest.mark.integration)]
 
@@ -91,20 +90,6 @@ def test_a_users_bucket_depends_on_nothing_but_the_id(tmp_path):
     for user, bucket in zip(*found.to_pydict().values(), strict=True):
         digest = hashlib.md5(user.encode()).digest()
         assert bucket == digest[14] + 256 * digest[15]
-
-
-@pytest.mark.parametrize("kind", ["file", "folder"])
-def test_a_failure_leaves_what_was_there(tmp_path, kind):
-    path = tmp_path / "out"
-    path.write_text("old") if kind == "file" else (path / "old").mkdir(parents=True)
-    with pytest.raises(RuntimeError, match="disk full"), replacing(path) as temporary:
-        temporary.write_text("half") if kind == "file" else temporary.mkdir()
-        raise RuntimeError("disk full")
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
-    assert path.read_text() == "old" if kind == "file" else (path / "old").is_dir()
-    with replacing(path) as temporary:
-        temporary.write_text("new")
-    assert path.read_text() == "new" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_duckdb_spills_to_disk_instead_of_dying(tmp_path, monkeypatch):

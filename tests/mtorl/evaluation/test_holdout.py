@@ -14,7 +14,7 @@ import pytest
 from mtorl.artifact.artifact import Artifact
 from mtorl.baselines.lightgbm import stored_in
 from mtorl.evaluation.holdout import KnownUsersError, evaluate_artifact
-from mtorl.fitting.fit import fit_challenger, price_policy
+from mtorl.fitting.fit import fit_challenger
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.splits import split_of
 from mtorl.network.training import TrainConfig
@@ -95,13 +95,3 @@ def test_a_log_of_another_data_set_is_refused(made):
     other = replace(table(rows(50, 3, "new-")), spec=SPEC.replace(name="other", channels=SPEC.channels[::-1]))
     with pytest.raises(ValueError, match=r"trained on simulator .* the log is of other"):
         evaluate_artifact(artifact, other, stored_in(artifact), seed=0, only_new=False)
-
-
-def test_a_budget_that_is_none_is_refused_before_training(tmp_path):
-    with pytest.raises(ValueError, match="budget_share must be a positive number, got 0"):
-        fit_challenger(str(tmp_path), str(tmp_path / "out"), TrainConfig(), 0.0)
-
-
-def test_what_costs_nothing_has_no_price():
-    logits, gain = np.zeros((5, 2)), np.full((5, 2), 0.1)
-    assert price_policy(logits, gain, np.zeros((5, 2)), 0.0).price == 0.0

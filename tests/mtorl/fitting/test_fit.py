@@ -1,0 +1,57 @@
+"""From a windows folder to artifacts: whom they were trained on, what they reserve, and the price of the budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mtorl.artifact.training_users import are_among
+from mtorl.fitting.fit import fit_challenger, fit_incumbent
+from mtorl.fitting.pricing import price_policy
+from mtorl.log.splits import split_of
+from mtorl.network.training import TrainConfig
+from mtorl.policy.decision import action_probabilities
+from tests.mtorl.window.windows_folder import STEPS, write_windows_folder
+
+
+@pytest.fixture
+def windows(tmp_path: Path) -> str:
+    write_windows_folder(tmp_path / "windows", STEPS)
+    return str(tmp_path / "windows")
+
+
+def test_the_incumbent_knows_its_users_and_its_highest_costs(windows: str, tmp_path: Path) -> None:
+    artifact = fit_incumbent(windows, str(tmp_path / "incumbent"))
+    users = STEPS["user_id"].unique()
+    # Validation users count as training users; only those of the test are new to the artifact.
+    assert are_among(users, artifact.training_users()).tolist() == (split_of(users) != "test").tolist()
+    train = STEPS[split_of(STEPS["user_id"]) == "train"]
+    highest = train.groupby("channel")["cost"].max()
+    caps = artifact.model["cost_cap"]
+    assert caps == {channel: highest.get(channel, highest.max()) for channel in artifact.spec.channels}
+    assert artifact.model["default_channel"] == train["channel"].value_counts().index[0]
+    assert (artifact.model["name"], artifact.model["kind"]) == ("incumbent", "channel-frequency")
+    assert set(artifact.reference()["user_id"]) == set(train["user_id"])
+
+
+def test_a_budget_that_is_none_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="budget_share must be a positive number, got 0"):
+        fit_challenger(str(tmp_path), str(tmp_path / "out"), TrainConfig(), 0.0)
+
+
+@pytest.mark.parametrize("budget", [0.05, 0.3, 10.0])
+def test_the_price_makes_the_spend_meet_the_budget(budget: float) -> None:
+    random = np.random.default_rng(0)
+    logits_BC, gain_BC, cost_BC = random.normal(size=(500, 3)), random.random((500, 3)), random.random((500, 3))
+    params = price_policy(logits_BC, gain_BC, cost_BC, budget)
+    probs_BC, expose_BC = action_probabilities(logits_BC, gain_BC, cost_BC, params)
+    spend = float((probs_BC * expose_BC * cost_BC).sum(axis=1).mean())
+    assert spend <= budget
+    assert params.price == 0.0 if budget == 10.0 else (params.price > 0 and spend > 0.8 * budget)
+
+
+def test_what_costs_nothing_has_no_price() -> None:
+    logits_BC, gain_BC = np.zeros((5, 2)), np.full((5, 2), 0.1)
+    assert price_policy(logits_BC, gain_BC, np.zeros((5, 2)), 0.0).price == 0.0
