@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 from mtorl.runtime.files import replacing
@@ -29,8 +30,10 @@ def write_raw_log(path: Path, config: SimulatorConfig) -> int:
     with replacing(path) as unfinished:
         if path.name.endswith(".parquet"):
             log.to_parquet(unfinished, index=False)
+        elif path.name.endswith(".gz"):
+            # Without the file's name and the time of day that gzip would write into its header.
+            with unfinished.open("wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
+                log.to_csv(packed, index=False)
         else:
-            # Without the time of day that gzip would write into its header.
-            compression = {"method": "gzip", "mtime": 0} if path.name.endswith(".gz") else None
-            log.to_csv(unfinished, index=False, compression=compression)
+            log.to_csv(unfinished, index=False)
     return len(log)

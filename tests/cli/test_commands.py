@@ -1,16 +1,20 @@
-"""The commands say what is wrong with what they were given: one line, no traceback."""
+"""What holds for all commands: help, version, completion, and one line for what can't be used."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pandas as pd
 import pytest
 import redis
+import typer
 from typer.testing import CliRunner
 
 from cli.main import app
 from features.offline.store import create
+from mtorl import __version__
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from tests.features.online_stores import write_settings
 from tests.redis_server import redis_server
@@ -38,11 +42,48 @@ def test_wrong_arguments(arguments: list[str], words: list[str], tmp_path: Path)
     assert "Traceback" not in answer.output
 
 
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every group and every command, as it is typed."""
+    yield path
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))  # type: ignore[arg-type]
+        else:
+            yield (*path, name)
+
+
+COMMANDS = list(commands(typer.main.get_command(app)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+@pytest.mark.parametrize("command", COMMANDS, ids=[" ".join(command) or "mtorl" for command in COMMANDS])
+def test_every_command_has_help(command: tuple[str, ...], option: str) -> None:
+    answer = CliRunner().invoke(app, [*command, option])
+    assert answer.exit_code == 0 and answer.output.startswith("Usage: ")
+
+
 def test_help_teaches() -> None:
-    answer = CliRunner().invoke(app, ["--help"])
-    assert answer.exit_code == 0
-    for command in ("run", "data", "serve", "compile", "materialize", "drift"):
-        assert command in answer.output
+    answer = CliRunner().invoke(app, ["-h"])
+    for command in ("run", "data", "serve", "compile", "materialize", "feed"):
+        assert f"mtorl {command}" in answer.output
+
+
+def test_version() -> None:
+    assert CliRunner().invoke(app, ["--version"]).output == f"mtorl {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "completions"),
+    [
+        ("mtorl data ", {"simulate", "validate", "describe", "build"}),
+        ("mtorl run --data", {"--data", "--dataset"}),
+        ("mtorl run --dataset kuai", {"kuairand", "kuairand-sequence"}),
+    ],
+)
+def test_a_shell_completes_commands_options_and_data_sets(words: str, completions: set[str]) -> None:
+    environment = {"_MTORL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    answer = CliRunner().invoke(app, prog_name="mtorl", env=environment)
+    assert set(answer.output.split()) == completions
 
 
 def test_materialize_says_in_one_line_what_is_wrong_and_goes_on_when_it_is_mended(tmp_path: Path) -> None:

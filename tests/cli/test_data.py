@@ -65,6 +65,20 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.parametrize("name", ["raw.csv.gz", "raw.parquet"])
+def test_a_simulated_log_is_a_raw_log_that_can_be_used(name: str, tmp_path: Path) -> None:
+    raw = tmp_path / name
+    answer = data("simulate", raw, "--users", 50)
+    assert answer.exit_code == 0 and "of 50 users" in answer.output and files(tmp_path) == {name}
+    answer = data("validate", raw, "--dataset", "simulator")
+    assert answer.exit_code == 0 and "of 50 users" in answer.output
+
+
+def test_simulate_names_the_formats_that_it_writes(tmp_path: Path) -> None:
+    answer = data("simulate", tmp_path / "raw.xlsx")
+    assert answer.exit_code == 2 and ".csv.gz" in answer.output and not files(tmp_path)
+
+
 def test_validate_a_clean_log(clean: Path, spec: Path, log: pd.DataFrame, tmp_path: Path) -> None:
     before = files(tmp_path)
     answer = data("validate", clean, "--dataset", spec, "--quarantine", tmp_path / "bad.csv")
@@ -145,18 +159,18 @@ def test_describe_the_simulator(tmp_path: Path) -> None:
     assert files(tmp_path) == {"page.html"}
 
 
-def test_describe_what_has_been_through_the_door(log: pd.DataFrame, spec: Path, tmp_path: Path) -> None:
-    """The folder of a run, its log, and a trusted file, none of which may be judged again."""
+def test_describe_a_log_that_was_ingested_before(log: pd.DataFrame, spec: Path, tmp_path: Path) -> None:
+    """The folder of a run, its log, and a trusted file: none of them is validated again."""
     mine = DatasetSpec.load(spec)
     run, alone = tmp_path / "run" / "data", tmp_path / "elsewhere.parquet"
-    odd = log.assign(cost=-1.0)  # the door would refuse it
+    odd = log.assign(cost=-1.0)  # validation would refuse it
     run.mkdir(parents=True)
     for path in (run / "touchpoints.parquet", alone):
         write_log(odd, path, mine)
     mine.save(run / "dataset.yaml")
     out = ["--out", tmp_path / "page.html"]
     answer = data("describe", run / "touchpoints.parquet", *out)
-    assert answer.exit_code == 2 and "negative" in answer.output, "a name opened the door"
+    assert answer.exit_code == 2 and "negative" in answer.output, "a name alone was trusted"
     (run / "ingest.json").write_text("{}")
     for arguments in (
         [tmp_path / "run"],
@@ -310,7 +324,7 @@ def test_ctrl_c_in_the_middle_of_a_query(log: pd.DataFrame, spec: Path, tmp_path
 
 
 def test_help_teaches() -> None:
-    for command in ("validate", "describe", "build"):
+    for command in ("simulate", "validate", "describe", "build"):
         answer = data(command, "--help")
         assert answer.exit_code == 0
         lines = [line.strip() for line in answer.output.splitlines()]
