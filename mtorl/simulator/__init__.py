@@ -1,1 +1,5 @@
-"""Room."""
+"""A market whose users, channels and logging policy are known, so that estimates can be checked against the true values.
+
+In reading order: `market` (how users respond to ads), `simulator` (a touchpoint log of that market, and the same users
+online after it) and `raw_log` (the log as a file).
+"""

@@ -1,6 +1,6 @@
-"""How the simulator's users respond to ads. `simulator.py` turns this into a log and into a world to decide in.
+"""How the simulator's users respond to ads. `simulator.py` turns this into a log, and into opportunities to decide on.
 
-A user likes some channels more than others, for good, and nobody is told: clicks on a channel reveal it. What moves the
+A user likes some channels more than others, for good. No column says so; clicks on a channel show it. What moves the
 log-odds of a click on a channel:
 
     interest    latent, by user and channel; which channel is the favourite depends on the age group
@@ -9,10 +9,11 @@ log-odds of a click on a channel:
     season      each channel has its hour of the day
     device      each channel has its device; placement matters alike for all channels
 
-So the best channel depends on what a user clicked, on the last few ads and on the context: frequencies don't find it.
+So the best channel depends on what a user clicked, on the last few ads and on the context, and a policy that only knows
+how often each channel is clicked does not find it.
 
 Nothing is drawn from a stream: each number is a hash of (seeds, what, user, step). Another choice for one user changes
-no number of any other user or step, so that two policies meet the same luck (common random numbers).
+no number of any other user or step, so that two policies are compared on common random numbers.
 
 Shape suffixes: U users, T steps, N selected users, C channels (search, social, display, video).
 """
@@ -73,7 +74,7 @@ def price_cap() -> dict[str, float]:
     return dict(zip(CHANNELS, np.round(caps, 6).tolist(), strict=True))
 
 
-class Luck:
+class Draws:
     """Uniform numbers in (0, 1), each a function of the seeds and of what it is for."""
 
     def __init__(self, *seeds: int) -> None:
@@ -97,10 +98,10 @@ def _mix(key: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return key ^ (key >> np.uint64(31))
 
 
-def pick(probabilities: Floats, luck: Floats) -> Ints:
+def pick(probabilities: Floats, draw: Floats) -> Ints:
     """Categories by inverse distribution; `probabilities` is one row for all or one for each."""
     edges = np.cumsum(probabilities, axis=-1)[..., :-1]
-    return np.asarray((luck[..., None] >= edges).sum(axis=-1), dtype=np.int64)
+    return np.asarray((draw[..., None] >= edges).sum(axis=-1), dtype=np.int64)
 
 
 @dataclass
@@ -130,15 +131,15 @@ class Market:
     """The users' fixed traits and their response."""
 
     def __init__(self, users: int, seed: int, exploration: float) -> None:
-        self.luck = luck = Luck(seed)
+        self.draws = draws = Draws(seed)
         user_U = np.arange(users)
-        self.age_U = pick(AGE_SHARE, luck("age", user_U))
-        self.region_U = pick(np.full(len(REGIONS), 1 / len(REGIONS)), luck("region", user_U))
-        self.tenure_U = np.floor(np.minimum(1 - 400 * np.log1p(-luck("tenure", user_U)), 3650.0))  # days
-        self.device_U = pick(DEVICE_SHARE, luck("own device", user_U))
-        self.favourite_U = pick(FAVOURITE[self.age_U], luck("favourite", user_U))
+        self.age_U = pick(AGE_SHARE, draws("age", user_U))
+        self.region_U = pick(np.full(len(REGIONS), 1 / len(REGIONS)), draws("region", user_U))
+        self.tenure_U = np.floor(np.minimum(1 - 400 * np.log1p(-draws("tenure", user_U)), 3650.0))  # days
+        self.device_U = pick(DEVICE_SHARE, draws("own device", user_U))
+        self.favourite_U = pick(FAVOURITE[self.age_U], draws("favourite", user_U))
         channel_C = np.arange(len(CHANNELS))
-        self.interest_UC = SPREAD * ndtri(luck("interest", user_U[:, None], channel_C))
+        self.interest_UC = SPREAD * ndtri(draws("interest", user_U[:, None], channel_C))
         self.interest_UC += LIKES * (channel_C == self.favourite_U[:, None])
         # The logging policy: preferences of the age group, mixed with uniform exploration.
         self.propensity_UC = (1 - exploration) * softmax(LOGGED, axis=1)[self.age_U] + exploration / len(CHANNELS)
@@ -151,17 +152,17 @@ class Market:
             "region": np.array(REGIONS, dtype=object)[self.region_U],
         }
 
-    def context(self, luck: Luck, user_N: Ints, step: int | Ints) -> tuple[Ints, Ints]:
+    def context(self, draws: Draws, user_N: Ints, step: int | Ints) -> tuple[Ints, Ints]:
         """Codes of device and placement; people mostly keep to their device."""
-        other = pick(np.full(len(DEVICES), 1 / len(DEVICES)), luck("other device", user_N, step))
-        device = np.where(luck("device", user_N, step) < 0.7, self.device_U[user_N], other)
-        return device, pick(PLACEMENT_SHARE, luck("placement", user_N, step))
+        other = pick(np.full(len(DEVICES), 1 / len(DEVICES)), draws("other device", user_N, step))
+        device = np.where(draws("device", user_N, step) < 0.7, self.device_U[user_N], other)
+        return device, pick(PLACEMENT_SHARE, draws("placement", user_N, step))
 
-    def time(self, luck: Luck, user_N: Ints, step: int | Ints, day: int | Ints) -> Ints:
+    def time(self, draws: Draws, user_N: Ints, step: int | Ints, day: int | Ints) -> Ints:
         """A time on a day, microseconds since the market's start; evenings are busiest."""
         traffic = 1.0 + 0.8 * np.cos((np.arange(24) - BUSY_HOUR) * (2 * np.pi / 24))
-        hour = pick(traffic / traffic.sum(), luck("hour", user_N, step))
-        return ((day * 24 + hour + luck("minute", user_N, step)) * 3600e6).astype(np.int64)
+        hour = pick(traffic / traffic.sum(), draws("hour", user_N, step))
+        return ((day * 24 + hour + draws("minute", user_N, step)) * 3600e6).astype(np.int64)
 
     def click_probability(self, user_N: Ints, hour_N: Ints, device_N: Ints, placement_N: Ints, state: State) -> Floats:
         """P(click) on every channel; `state` is that of the same users."""
@@ -170,19 +171,19 @@ class Market:
         return np.asarray(expit(log_odds_NC + state.carry_UC - FATIGUE * state.fatigue_UC))
 
     def outcomes(
-        self, luck: Luck, user_N: Ints, step: int, channel_N: Ints, hour_N: Ints, p_NC: Floats
+        self, draws: Draws, user_N: Ints, step: int, channel_N: Ints, hour_N: Ints, p_NC: Floats
     ) -> dict[str, NDArray[Any]]:
         """What an ad on each user's channel brings: cost and revenue in EUR; all zero where the channel is -1."""
         shown_N = channel_N >= 0
         p_N = np.where(shown_N, np.take_along_axis(p_NC, np.maximum(channel_N, 0)[:, None], axis=1)[:, 0], 0.0)
         busy_N = np.cos((hour_N - BUSY_HOUR) * (2 * np.pi / 24))
-        chance_N = 2 * luck("cost", user_N, step) - 1
+        chance_N = 2 * draws("cost", user_N, step) - 1
         cost_N = PRICE[channel_N] * (1 + PRICE_SEASON * busy_N) * (1 + PRICE_NOISE * chance_N)
-        click_N = luck("click", user_N, step) < p_N
+        click_N = draws("click", user_N, step) < p_N
         interested_N = channel_N == self.favourite_U[user_N]
         buys_N = expit(-2.5 + 0.5 * interested_N + 0.0005 * (self.tenure_U[user_N] - 400))
-        conversion_N = click_N & (luck("conversion", user_N, step) < buys_N)
-        basket_N = np.round(np.exp(3.2 + 0.5 * ndtri(luck("revenue", user_N, step))), 2)
+        conversion_N = click_N & (draws("conversion", user_N, step) < buys_N)
+        basket_N = np.round(np.exp(3.2 + 0.5 * ndtri(draws("revenue", user_N, step))), 2)
         return {
             "cost": np.where(shown_N, np.round(cost_N, 6), 0.0),
             "click": click_N.astype(np.int64),

@@ -1,4 +1,4 @@
-"""A market whose truth is known: for tests, for the loop on a laptop, and to check estimates against the truth.
+"""A simulated market in which every probability is known: for tests, for the loop on a laptop, to check estimates.
 
     simulator = Simulator(SimulatorConfig(users=6000, seed=7))
     log = simulator.log()                                       # canonical touchpoint log with known propensities
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from mtorl.arrays import Floats, Ints
 from mtorl.log.dataset import OUTCOMES, DatasetSpec
 from mtorl.log.times import HOUR_US
-from mtorl.simulator.market import CHANNELS, DEVICES, PLACEMENTS, Luck, Market, State, pick, price_cap
+from mtorl.simulator.market import CHANNELS, DEVICES, PLACEMENTS, Draws, Market, State, pick, price_cap
 
 Decide = Callable[[list[dict[str, Any]], int], Sequence[tuple[str | None, float]]]
 """Rows (history, context, static, at, user_id, campaign_id, u) and round -> for each row the channel, None if not
@@ -81,11 +81,11 @@ class Simulator:
 
     def log(self) -> pd.DataFrame:
         """The canonical touchpoint log, with the true propensity of each logged channel."""
-        return self._past[0].copy()
+        return self._logged[0].copy()
 
     def click_probability(self) -> Floats:
-        """P(click) of every channel at each row of `log()`: the counterfactual truth, for checking estimates."""
-        return self._past[1].copy()
+        """P(click) of every channel at each row of `log()`: what no real log shows, for checking estimates."""
+        return self._logged[1].copy()
 
     def online(self, user_ids: Sequence[str], rounds: int, seed: int) -> Online:
         """The same users after the log's end: round k = 0, 1, ... is on the k-th day after it.
@@ -112,11 +112,11 @@ class Simulator:
         removes most of the noise. A policy sees the touchpoints of earlier rounds, not those of the same one.
 
         Args:
-            decide: The policy; the expected cost that it returns is not used. None: the oracle that knows every
-                probability and takes the best channel of the moment, whatever it costs.
+            decide: The policy; the expected cost that it returns is not used. None: an oracle, which knows every
+                probability and takes the channel with the highest one, whatever it costs.
             user_ids: Users of the log.
             rounds: Decisions per user.
-            seed: Seed of the first repetition; `online` with the same seed meets the same luck.
+            seed: Seed of the first repetition; `online` with the same seed draws the same numbers.
             repetitions: Independent futures to average over.
             budget_per_decision: EUR; all decisions of a repetition share this much each. As with the ledger, nothing
                 more is exposed once the highest possible cost of the next exposure no longer fits. None: no limit.
@@ -130,32 +130,32 @@ class Simulator:
         for repetition in range(repetitions):
             online = Online(self, user_ids, rounds, seed + repetition)
             left = np.inf if budget_per_decision is None else budget_per_decision * rounds * len(user_ids)
-            for turn in range(rounds):
+            for round_index in range(rounds):
                 if decide is None:
-                    channel_U = online.click_probability(turn).argmax(axis=1)
+                    channel_U = online.click_probability(round_index).argmax(axis=1)
                 else:
-                    chosen = decide(online.rows(turn), turn)
+                    chosen = decide(online.rows(round_index), round_index)
                     channel_U = np.array([code[channel] for channel, _ in chosen], dtype=np.int64)
-                found = online.advance(turn, channel_U, left)
-                gain_U += found["expected_click"]
-                left -= float(found["cost"].sum())
+                outcomes = online.advance(round_index, channel_U, left)
+                gain_U += outcomes["expected_click"]
+                left -= float(outcomes["cost"].sum())
         gain_U /= rounds * repetitions
         return float(gain_U.mean()), float(gain_U.std(ddof=1) / np.sqrt(len(gain_U)))
 
     @cached_property
-    def _past(self) -> tuple[pd.DataFrame, Floats, State]:
+    def _logged(self) -> tuple[pd.DataFrame, Floats, State]:
         """The log, P(click) of every channel at each of its rows, and the users' state after it."""
-        market, luck, user_U = self._market, self._market.luck, np.arange(self.config.users)
-        more_U = -(self.config.mean_touchpoints - 1.5) * np.log1p(-luck("journey", user_U))
+        market, draws, user_U = self._market, self._market.draws, np.arange(self.config.users)
+        more_U = -(self.config.mean_touchpoints - 1.5) * np.log1p(-draws("journey", user_U))
         length_U = np.minimum(2 + more_U, 60).astype(np.int64)
         step_T = np.arange(length_U.max())
         here_UT = step_T < length_U[:, None]
         user_UT, step_UT = np.broadcast_arrays(user_U[:, None], step_T)
-        day_UT = (luck("day", user_UT, step_UT) * self.config.days).astype(np.int64)
-        time_UT = np.where(here_UT, market.time(luck, user_UT, step_UT, day_UT), 2**60)
+        day_UT = (draws("day", user_UT, step_UT) * self.config.days).astype(np.int64)
+        time_UT = np.where(here_UT, market.time(draws, user_UT, step_UT, day_UT), 2**60)
         time_UT = step_T + np.maximum.accumulate(np.sort(time_UT, axis=1) - step_T, axis=1)  # strictly increasing
         hour_UT = time_UT // HOUR_US % 24
-        device_UT, placement_UT = market.context(luck, user_UT, step_UT)
+        device_UT, placement_UT = market.context(draws, user_UT, step_UT)
 
         p_UTC = np.zeros((*here_UT.shape, len(CHANNELS)))
         channel_UT = np.zeros(here_UT.shape, dtype=np.int64)
@@ -165,11 +165,11 @@ class Simulator:
             at_N = np.flatnonzero(here_UT[:, t])
             hour_N = hour_UT[at_N, t]
             p_NC = market.click_probability(at_N, hour_N, device_UT[at_N, t], placement_UT[at_N, t], state.of(at_N))
-            channel_N = pick(market.propensity_UC[at_N], luck("logged", at_N, t))
-            found = market.outcomes(luck, at_N, t, channel_N, hour_N, p_NC)
+            channel_N = pick(market.propensity_UC[at_N], draws("logged", at_N, t))
+            outcomes = market.outcomes(draws, at_N, t, channel_N, hour_N, p_NC)
             p_UTC[at_N, t], channel_UT[at_N, t] = p_NC, channel_N
             for name, values_UT in outcome_UT.items():
-                values_UT[at_N, t] = found[name]
+                values_UT[at_N, t] = outcomes[name]
             state.move(at_N, channel_N)
 
         user_N, channel_N = user_UT[here_UT], channel_UT[here_UT]
@@ -177,7 +177,7 @@ class Simulator:
             {
                 "user_id": np.array(self.user_ids, dtype=object)[user_N],
                 "timestamp": pd.to_datetime(time_UT[here_UT] + self._start, unit="us", utc=True).as_unit("us"),
-                "campaign_id": self._campaign(luck, user_UT, step_UT)[here_UT],
+                "campaign_id": self._campaign(draws, user_UT, step_UT)[here_UT],
                 "channel": np.array(CHANNELS, dtype=object)[channel_N],
                 **{name: values_UT[here_UT] for name, values_UT in outcome_UT.items()},
                 "propensity": market.propensity_UC[user_N, channel_N],
@@ -190,142 +190,150 @@ class Simulator:
         log = log[list(self.spec.columns)].astype({"click": "int64", "conversion": "int64"})
         return log, p_UTC[here_UT], state
 
-    def _campaign(self, luck: Luck, user: Ints, step: Ints) -> NDArray[Any]:
+    def _campaign(self, draws: Draws, user: Ints, step: Ints) -> NDArray[Any]:
         names = np.array(self.config.campaigns, dtype=object)
-        return np.asarray(names[pick(np.full(len(names), 1 / len(names)), luck("campaign", user, step))])
+        return np.asarray(names[pick(np.full(len(names), 1 / len(names)), draws("campaign", user, step))])
 
 
 class Online:
     """Users of a simulator after the end of its log, with one opportunity a round each."""
 
     def __init__(self, simulator: Simulator, user_ids: Sequence[str], rounds: int, seed: int) -> None:
-        known = {user: i for i, user in enumerate(simulator.user_ids)}
-        unknown = [user for user in user_ids if user not in known]
+        index_of = {user: i for i, user in enumerate(simulator.user_ids)}
+        unknown = [user for user in user_ids if user not in index_of]
         if unknown:
             raise ValueError(f"user_ids: {unknown[0]!r} is not a user of the log")
         if len(set(user_ids)) < len(user_ids) or not len(user_ids) or rounds < 1:
             raise ValueError(f"need different users and at least one round, got {len(user_ids)} users, {rounds} rounds")
-        log, _, state = simulator._past
+        log, _, state = simulator._logged
         self._simulator, self._market, self.rounds = simulator, simulator._market, rounds
         self._row = {user: i for i, user in enumerate(user_ids)}
-        self._user_U = user_U = np.array([known[user] for user in user_ids], dtype=np.int64)
-        self._luck = luck = Luck(simulator.config.seed, seed)
+        self._user_U = user_U = np.array([index_of[user] for user in user_ids], dtype=np.int64)
+        self._draws = draws = Draws(simulator.config.seed, seed)
         user_UR, round_UR = np.broadcast_arrays(user_U[:, None], np.arange(rounds))
-        self._time_UR = self._market.time(luck, user_UR, round_UR, simulator.config.days + round_UR)
+        self._time_UR = self._market.time(draws, user_UR, round_UR, simulator.config.days + round_UR)
         self._hour_UR = self._time_UR // HOUR_US % 24
-        self._device_UR, self._placement_UR = self._market.context(luck, user_UR, round_UR)
-        self._campaign_UR = simulator._campaign(luck, user_UR, round_UR)
+        self._device_UR, self._placement_UR = self._market.context(draws, user_UR, round_UR)
+        self._campaign_UR = simulator._campaign(draws, user_UR, round_UR)
         self._static_U = {name: values_U[user_U].tolist() for name, values_U in self._market.static().items()}
         self._state = state.of(user_U)
         self._next_U = np.zeros(len(user_U), dtype=np.int64)  # first round that a user has not been through
         self._history = _History(log, user_ids, simulator.spec)
 
-    def opportunity(self, user_id: str, round: int) -> dict[str, Any]:
+    def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
         """A user's opportunity: campaign_id, context (column -> value) and timestamp (datetime, UTC)."""
         i = self._row[user_id]
-        when = _EPOCH + dt.timedelta(microseconds=int(self._time_UR[i, round]) + self._simulator._start)
-        return {"campaign_id": self._campaign_UR[i, round], "context": self._context(i, round), "timestamp": when}
+        when = _EPOCH + dt.timedelta(microseconds=int(self._time_UR[i, round_index]) + self._simulator._start)
+        return {
+            "campaign_id": self._campaign_UR[i, round_index],
+            "context": self._context(i, round_index),
+            "timestamp": when,
+        }
 
-    def step(self, user_id: str, round: int, channel: str | None) -> Outcome:
+    def step(self, user_id: str, round_index: int, channel: str | None) -> Outcome:
         """Expose a user to an ad, or not (None); a user's rounds come in order, and one left out is not exposed."""
         if channel is not None and channel not in CHANNELS:
             raise ValueError(f"channel: {channel!r} is not one of {', '.join(CHANNELS)}")
         code = -1 if channel is None else CHANNELS.index(channel)
-        found = self._respond(np.array([self._row[user_id]]), round, np.array([code]))
-        return Outcome(**{name: values.item() for name, values in found.items()})
+        outcomes = self._respond(np.array([self._row[user_id]]), round_index, np.array([code]))
+        return Outcome(**{name: values.item() for name, values in outcomes.items()})
 
     def touchpoint(
-        self, user_id: str, round: int, channel: str, outcome: Outcome, propensity: float | None = None
+        self, user_id: str, round_index: int, channel: str, outcome: Outcome, propensity: float | None = None
     ) -> dict[str, Any]:
         """The row of the canonical log that an exposure adds."""
-        found = self.opportunity(user_id, round)
+        opportunity = self.opportunity(user_id, round_index)
         i = self._row[user_id]
         return {
             "user_id": user_id,
-            "timestamp": found["timestamp"],
-            "campaign_id": found["campaign_id"],
+            "timestamp": opportunity["timestamp"],
+            "campaign_id": opportunity["campaign_id"],
             "channel": channel,
             **{name: getattr(outcome, name) for name in ("cost", "click", "conversion", "revenue")},
             "propensity": propensity,
-            **found["context"],
+            **opportunity["context"],
             **{name: values[i] for name, values in self._static_U.items()},
         }
 
-    def rows(self, round: int) -> list[dict[str, Any]]:
+    def rows(self, round_index: int) -> list[dict[str, Any]]:
         """All users' opportunities as a policy sees them: history (hist_* lists), context, static, at, user_id, u.
 
-        `at` is the time of the opportunity and hist_timestamp those of the past, microseconds since 1970.
+        `at` is the time of the opportunity, hist_timestamp those of the touchpoints before it: microseconds since 1970.
         """
-        u_U = self._luck("decision", self._user_U, round)
+        u_U = self._draws("decision", self._user_U, round_index)
         return [
             {
                 "user_id": user,
-                "campaign_id": self._campaign_UR[i, round],
+                "campaign_id": self._campaign_UR[i, round_index],
                 "history": history,
-                "context": self._context(i, round),
+                "context": self._context(i, round_index),
                 "static": {name: values[i] for name, values in self._static_U.items()},
-                "at": int(self._time_UR[i, round]) + self._simulator._start,
+                "at": int(self._time_UR[i, round_index]) + self._simulator._start,
                 "u": float(u_U[i]),
             }
             for (user, i), history in zip(self._row.items(), self._history.lists(), strict=True)
         ]
 
-    def click_probability(self, round: int) -> Floats:
-        """P(click) of every channel for every user, given the exposures so far: what only an oracle knows."""
-        return self._p(np.arange(len(self._row)), round)
+    def click_probability(self, round_index: int) -> Floats:
+        """P(click) of every channel for every user, given the exposures so far."""
+        return self._p(np.arange(len(self._row)), round_index)
 
-    def advance(self, round: int, channel_U: Ints, budget: float = np.inf) -> dict[str, NDArray[Any]]:
+    def advance(self, round_index: int, channel_U: Ints, budget: float = np.inf) -> dict[str, NDArray[Any]]:
         """Take all users through a round, in their order, within a budget; also keeps the histories for `rows`.
 
         Args:
-            round: Which.
+            round_index: Number of the round_index.
             channel_U: Position of each user's channel, -1 for no exposure.
             budget: EUR that is left.
 
         Returns:
             cost, click, conversion, revenue and expected_click of each user.
         """
-        # A cost depends on the channel and on luck, not on what else happens, so it can be known before the fact.
+        # A cost depends on the channel and on a draw, not on what else happens, so it is known before the exposure.
         every = np.arange(len(self._row))
-        args = (self._luck, self._user_U, round, channel_U, self._hour_UR[:, round])
+        args = (self._draws, self._user_U, round_index, channel_U, self._hour_UR[:, round_index])
         cost_U = self._market.outcomes(*args, np.zeros((len(every), len(CHANNELS))))["cost"]
         cap_U = np.where(channel_U >= 0, np.array(list(self._simulator.cost_cap.values()))[channel_U], 0.0)
         fits_U = np.logical_and.accumulate(np.cumsum(cost_U) - cost_U + cap_U <= budget)
         channel_U = np.where(fits_U, channel_U, -1)
-        found = self._respond(every, round, channel_U)
-        seen = {
-            "timestamp": self._time_UR[:, round] + self._simulator._start,
+        outcomes = self._respond(every, round_index, channel_U)
+        touchpoints = {
+            "timestamp": self._time_UR[:, round_index] + self._simulator._start,
             "channel": np.array(CHANNELS, dtype=object)[channel_U],
-            **{name: found[name] for name in OUTCOMES},
-            "hour": self._hour_UR[:, round].astype(np.float64),
-            "device": np.array(DEVICES, dtype=object)[self._device_UR[:, round]],
-            "placement": np.array(PLACEMENTS, dtype=object)[self._placement_UR[:, round]],
+            **{name: outcomes[name] for name in OUTCOMES},
+            "hour": self._hour_UR[:, round_index].astype(np.float64),
+            "device": np.array(DEVICES, dtype=object)[self._device_UR[:, round_index]],
+            "placement": np.array(PLACEMENTS, dtype=object)[self._placement_UR[:, round_index]],
         }
-        self._history.append(np.flatnonzero(channel_U >= 0), seen)
-        return found
+        self._history.append(np.flatnonzero(channel_U >= 0), touchpoints)
+        return outcomes
 
-    def _context(self, i: int, round: int) -> dict[str, Any]:
+    def _context(self, i: int, round_index: int) -> dict[str, Any]:
         return {
-            "hour": float(self._hour_UR[i, round]),
-            "device": DEVICES[self._device_UR[i, round]],
-            "placement": PLACEMENTS[self._placement_UR[i, round]],
+            "hour": float(self._hour_UR[i, round_index]),
+            "device": DEVICES[self._device_UR[i, round_index]],
+            "placement": PLACEMENTS[self._placement_UR[i, round_index]],
         }
 
-    def _p(self, row_N: Ints, round: int) -> Floats:
-        context = (self._hour_UR[row_N, round], self._device_UR[row_N, round], self._placement_UR[row_N, round])
+    def _p(self, row_N: Ints, round_index: int) -> Floats:
+        context = (
+            self._hour_UR[row_N, round_index],
+            self._device_UR[row_N, round_index],
+            self._placement_UR[row_N, round_index],
+        )
         return self._market.click_probability(self._user_U[row_N], *context, self._state.of(row_N))
 
-    def _respond(self, row_N: Ints, round: int, channel_N: Ints) -> dict[str, NDArray[Any]]:
-        if not 0 <= round < self.rounds or (self._next_U[row_N] > round).any():
-            raise ValueError(f"round {round} is over for this user, or not one of the {self.rounds}")
-        while (behind := self._next_U[row_N] < round).any():
+    def _respond(self, row_N: Ints, round_index: int, channel_N: Ints) -> dict[str, NDArray[Any]]:
+        if not 0 <= round_index < self.rounds or (self._next_U[row_N] > round_index).any():
+            raise ValueError(f"round {round_index} is over for this user, or not one of the {self.rounds}")
+        while (behind := self._next_U[row_N] < round_index).any():
             self._state.move(row_N[behind], np.full(int(behind.sum()), -1))
             self._next_U[row_N[behind]] += 1
-        args = (self._luck, self._user_U[row_N], round, channel_N, self._hour_UR[row_N, round])
-        found = self._market.outcomes(*args, self._p(row_N, round))
+        args = (self._draws, self._user_U[row_N], round_index, channel_N, self._hour_UR[row_N, round_index])
+        outcomes = self._market.outcomes(*args, self._p(row_N, round_index))
         self._state.move(row_N, channel_N)
-        self._next_U[row_N] = round + 1
-        return found
+        self._next_U[row_N] = round_index + 1
+        return outcomes
 
 
 class _History:
@@ -334,21 +342,21 @@ class _History:
     def __init__(self, log: pd.DataFrame, user_ids: Sequence[str], spec: DatasetSpec) -> None:
         names = ("timestamp", "channel", *OUTCOMES, *(c.name for c in spec.context))
         row = pd.Series(range(len(user_ids)), index=list(user_ids))
-        past = log[log["user_id"].isin(row.index)].groupby("user_id").tail(spec.window)
-        past = past.assign(timestamp=past["timestamp"].astype("int64"))  # microseconds, as in the log
-        row_P = row[past["user_id"]].to_numpy()
-        from_end_P = past.groupby("user_id").cumcount(ascending=False).to_numpy()
+        recent = log[log["user_id"].isin(row.index)].groupby("user_id").tail(spec.window)
+        recent = recent.assign(timestamp=recent["timestamp"].astype("int64"))  # microseconds, as in the log
+        row_P = row[recent["user_id"]].to_numpy()
+        from_end_P = recent.groupby("user_id").cumcount(ascending=False).to_numpy()
         self._count_U = np.bincount(row_P, minlength=len(user_ids))
         self._last: dict[str, NDArray[Any]] = {}
         for name in names:
-            seen = past[name].to_numpy()
-            self._last[name] = np.zeros((len(user_ids), spec.window), dtype=seen.dtype)
-            self._last[name][row_P, spec.window - 1 - from_end_P] = seen
+            values = recent[name].to_numpy()
+            self._last[name] = np.zeros((len(user_ids), spec.window), dtype=values.dtype)
+            self._last[name][row_P, spec.window - 1 - from_end_P] = values
 
-    def append(self, row_N: Ints, seen: dict[str, NDArray[Any]]) -> None:
+    def append(self, row_N: Ints, touchpoints: dict[str, NDArray[Any]]) -> None:
         for name, values in self._last.items():
             values[row_N, :-1] = values[row_N, 1:]
-            values[row_N, -1] = seen[name][row_N]
+            values[row_N, -1] = touchpoints[name][row_N]
         self._count_U[row_N] = np.minimum(self._count_U[row_N] + 1, len(values[0]))
 
     def lists(self) -> list[dict[str, list[Any]]]:

@@ -66,7 +66,7 @@ def world(seed: int) -> World:
 
     hours, clicks, costs = [], [], []
     for day in range(DAYS):
-        # The same luck for every channel, and what an exposure costs depends on nothing that happened before.
+        # The same random numbers for every channel, and what an exposure costs depends on nothing that happened before.
         futures = [simulator.online(users, 1, seed=day) for _ in CHANNELS]
         times = [futures[0].opportunity(user, 0)["timestamp"] for user in users]
         hours.append([24 * day + t.hour + t.minute / 60 + t.second / 3600 for t in times])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from features.ingest.ingest import ingest_log, validate_log
 from mtorl.log.touchpoints import fingerprint, write_log
-from mtorl.simulator.market import CHANNELS, Luck, pick
+from mtorl.simulator.market import CHANNELS, Draws, pick
 from mtorl.simulator.simulator import Outcome, Simulator, SimulatorConfig
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch, history_columns, instance_from_history
@@ -284,18 +284,18 @@ def test_clicks_reveal_what_frequencies_do_not(simulator, log):
     assert oracle > 1.2 * rule
 
 
-# ---- luck
+# ---- draws
 
 
 @given(st.integers(0, 2**31), st.integers(0, 2**31), st.integers(0, 1000))
 def test_luck_is_uniform_enough_and_stable(seed, first, step):
-    luck = Luck(seed)
-    u = luck("x", np.arange(first, first + 2000), step)
+    draws = Draws(seed)
+    u = draws("x", np.arange(first, first + 2000), step)
     assert u.min() > 0 and u.max() < 1
     assert abs(u.mean() - 0.5) < 5.5 * np.sqrt(1 / 12 / 2000)
-    assert luck("x", first, step)[0] == u[0] and Luck(seed)("x", first, step)[0] == u[0]
-    assert luck("y", first, step)[0] != u[0] and Luck(seed, 0)("x", first, step)[0] != u[0]
-    assert abs(np.corrcoef(u, luck("x", np.arange(first, first + 2000), step + 1))[0, 1]) < 5.5 / np.sqrt(2000)
+    assert draws("x", first, step)[0] == u[0] and Draws(seed)("x", first, step)[0] == u[0]
+    assert draws("y", first, step)[0] != u[0] and Draws(seed, 0)("x", first, step)[0] != u[0]
+    assert abs(np.corrcoef(u, draws("x", np.arange(first, first + 2000), step + 1))[0, 1]) < 5.5 / np.sqrt(2000)
 
 
 @pytest.mark.parametrize(
