@@ -1,12 +1,12 @@
-"""A finished artifact on a log of users that it never saw: what a sceptic asks for.
+"""A finished artifact on a log of users that it was not trained on.
 
-    found = evaluate_artifact(artifact, table, yardstick, seed=0, only_new=False)
+    result = evaluate_artifact(artifact, table, yardstick, seed=0, only_new=False)
 
 Its heads beside those of the yardstick that lies in the same artifact, the value of its decision rule on the
 predictions of either, and the budget curves; every figure with an interval that resamples users.
 
 Propensities that the log does not have are estimated as its description says, for each half of the users from the
-other half: a row does not vouch for itself.
+other half, so that no row helps to estimate its own propensity.
 
 Shapes: B rows, C channels.
 """
@@ -70,19 +70,19 @@ def evaluate_artifact(
             f"{table.spec.name} ({', '.join(table.spec.channels)})"
         )
     users = table.rows["user_id"].unique()
-    known_U = are_among(users, artifact.training_users())
-    if known_U.all():
+    training_U = are_among(users, artifact.training_users())
+    if training_U.all():
         raise KnownUsersError(f"all {len(users):,} users of the log are training users of the artifact")
-    if known_U.any() and not only_new:
+    if training_U.any() and not only_new:
         raise KnownUsersError(
-            f"{known_U.sum():,} of the log's {len(users):,} users are training users of the artifact, for instance "
-            f"{users[known_U][0]!r}: figures on them would flatter it. --only-new leaves them out"
+            f"{training_U.sum():,} of the log's {len(users):,} users are training users of the artifact, for instance "
+            f"{users[training_U][0]!r}: figures on them would be too good. --only-new leaves them out"
         )
-    new_B = ~table.rows["user_id"].isin(users[known_U]).to_numpy()
+    new_B = ~table.rows["user_id"].isin(users[training_U]).to_numpy()
     # A window of one description must not be read with another: the artifact's own names the columns.
-    judged = replace(table, spec=artifact.spec, rows=table.rows.assign(split=np.where(new_B, "test", "known")))
+    judged = replace(table, spec=artifact.spec, rows=table.rows.assign(split=np.where(new_B, "test", "left out")))
     windows, rows = judged.windows("test", targets=True), judged.rows[new_B]
-    seen = labels(windows, artifact.encoder)
+    logged_labels = labels(windows, artifact.encoder)
     users_B, gain_B = rows["user_id"].to_numpy(), rows[artifact.spec.reward.gain].to_numpy(float)
     answers: dict[str, Heads] = {"model": _doubles(artifact.predict(windows))}
     if yardstick is not None:
@@ -90,17 +90,19 @@ def evaluate_artifact(
     compared = compare(
         {name: (heads[0], heads[1]) for name, heads in answers.items()},
         "lightgbm" if "lightgbm" in answers else "model",
-        LoggedTargets(seen.channel_B, seen.reward_B, users_B, positive_B=gain_B > 0),
+        LoggedTargets(logged_labels.channel_B, logged_labels.reward_B, users_B, positive_B=gain_B > 0),
         seed,
     )
     gain_of = {name: np.maximum(artifact.encoder.unreward(heads[1], heads[2]), 0.0) for name, heads in answers.items()}
-    logged = np.arange(len(rows)), seen.channel_B
+    logged = np.arange(len(rows)), logged_labels.channel_B
     budget, resamples = {}, UserResamples(users_B, 200, seed)
-    if seen.cost_B.min() < seen.cost_B.max():
+    if logged_labels.cost_B.min() < logged_labels.cost_B.max():
         for name, (_, _, cost_BC) in answers.items():
             predicted = GainAndCost(gain_of[name][logged], cost_BC[logged])
-            budget[name] = budget_curve(predicted, GainAndCost(gain_B, seen.cost_B), seed=seed, users=resamples)
-    log = LoggedRows(seen.channel_B, _propensity(judged, new_B), gain_B, seen.cost_B, users_B)
+            budget[name] = budget_curve(
+                predicted, GainAndCost(gain_B, logged_labels.cost_B), seed=seed, users=resamples
+            )
+    log = LoggedRows(logged_labels.channel_B, _propensity(judged, new_B), gain_B, logged_labels.cost_B, users_B)
     value = {}
     for name, (logits_BC, _, cost_BC) in answers.items():
         gain_BC = gain_of[name]
@@ -120,8 +122,8 @@ def evaluate_artifact(
         "data": {
             "fingerprint": table.fingerprint,
             "rows": len(rows),
-            "users": int(len(users) - known_U.sum()),
-            "left_out_users": int(known_U.sum()),
+            "users": int(len(users) - training_U.sum()),
+            "left_out_users": int(training_U.sum()),
         },
         "compared": compared,
         "value": value,
@@ -132,11 +134,11 @@ def evaluate_artifact(
 
 def _propensity(table: WindowTable, wanted_B: np.ndarray[Any, np.dtype[np.bool_]]) -> Floats:
     half_B = folds_of(table.rows["user_id"], 2)
-    found: Floats = np.empty(len(half_B))
+    propensity_B: Floats = np.empty(len(half_B))
     for half in (0, 1):
-        other = np.where(half_B == half, "test", "train")
-        found[half_B == half] = logged_propensity(table.rows.assign(split=other), table.spec)[half_B == half]
-    wanted: Floats = found[wanted_B]
+        split_B = np.where(half_B == half, "test", "train")
+        propensity_B[half_B == half] = logged_propensity(table.rows.assign(split=split_B), table.spec)[half_B == half]
+    wanted: Floats = propensity_B[wanted_B]
     return wanted
 
 

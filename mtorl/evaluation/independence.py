@@ -1,11 +1,12 @@
 """Is the logged channel independent of everything that was known before it? Tests, and a verdict in words.
 
-    found = independence(WindowTable.load("windows"))
-    found["verdict"], found["tests"][0]["p_holm"]
+    result = independence(WindowTable.load("windows"))
+    result["verdict"], result["tests"][0]["p_holm"]
 
-`propensity: channel-frequency` in a data set description claims that channels came about like draws from one urn. Then
-nothing known before a touchpoint goes with its channel, in any part of the data: not the touchpoint before, the user,
-the time, nor a context or static column. Each of these is a table of levels by channels with Pearson's
+`propensity: channel-frequency` in a data set description claims that every channel was drawn at random with the same
+probabilities. Then nothing known before a touchpoint goes with its channel, in any part of the data: not the touchpoint
+before, the user, the time, nor a context or static column. Each of these is a table of levels by channels with
+Pearson's
 
     chi2 = sum((count - expected)^2 / expected),   about (levels - 1) (channels - 1) if the claim holds.
 
@@ -15,8 +16,9 @@ the form of Dawson 1954), which is the textbook one where counts are large. Test
 together (Holm 1979): if the claim holds, any of them is below .05 in at most 5 % of logs.
 
 A large log finds dependence too small to matter, so each test also says how strong it is: Cramér's V, bias-corrected
-(Bergsma 2013), 0 for none and 1 if the level determines the channel. What only several columns together give away,
-these tests can't see; `evaluation.compare` of a model's action_logloss with that of channel frequencies can.
+(Bergsma 2013), 0 for none and 1 if the level determines the channel. A dependence on
+several columns together escapes these tests; a model's action_logloss that is better than that of channel frequencies
+shows it (`head_metrics.compare`).
 
 Shapes: B rows.
 """
@@ -80,18 +82,18 @@ def independence(table: WindowTable) -> Independence:
     spec = table.spec
     channel_B = read.arrow_channels(read.flat(table.steps["channel"]), spec.channels, "channel")
     levels = {name: _levels(values) for name, values in _known_before(table, channel_B)}
-    found: dict[tuple[str, str], Link] = {}
+    links: dict[tuple[str, str], Link] = {}
     for split in ("train", "val", "test"):
         in_B = table.is_in(split)
         for against, level_B in levels.items():
-            if (of := link(level_B[in_B], channel_B[in_B])) is not None:
-                found[split, against] = of
-    if not found:
+            if (tested := link(level_B[in_B], channel_B[in_B])) is not None:
+                links[split, against] = tested
+    if not links:
         raise ValueError("nothing to test: nowhere two channels and two levels of anything")
-    corrected = _holm(np.array([of["p"] for of in found.values()]))
+    corrected = _holm(np.array([tested["p"] for tested in links.values()]))
     tests = [
-        IndependenceTest(split=split, against=against, p_holm=p, **of)
-        for ((split, against), of), p in zip(found.items(), corrected.tolist(), strict=True)
+        IndependenceTest(split=split, against=against, p_holm=p, **tested)
+        for ((split, against), tested), p in zip(links.items(), corrected.tolist(), strict=True)
     ]
     independent = bool(corrected.min() >= ALPHA)
     return Independence(independent=independent, verdict=_verdict(tests), tests=tests)

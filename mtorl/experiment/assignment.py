@@ -1,4 +1,4 @@
-"""Sticky assignment: a salted hash sends a unit to the same arm on every replica, after every restart, for ever.
+"""Sticky assignment: a salted hash sends a unit to the same arm on every replica and after every restart.
 
     point     = first 53 bits of blake2b-64("4:salt,6:user42,") / 2^53           `bucket`, `uniform`
     arm       = the arm in whose share of [0, 1) the point falls                 `assign`
@@ -22,7 +22,7 @@ def uniform(*parts: str) -> float:
 
 
 def bucket(salt: str, unit: str) -> float:
-    """The unit's point in [0, 1). Another salt gives an independent point: experiments do not see each other."""
+    """The unit's point in [0, 1). With another salt, it is independent of this one."""
     return uniform(salt, unit)
 
 
@@ -47,4 +47,4 @@ def assign(salt: str, unit: str, weights: Mapping[str, float]) -> str:
             arm, reached = name, reached + weight
             if point < reached:
                 return arm
-    return arm  # rounding of the sum left the point a hair beyond the last share
+    return arm  # the sum was rounded, and the point lies just beyond the last share

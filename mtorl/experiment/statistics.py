@@ -1,4 +1,4 @@
-"""The verdict on an experiment: is the challenger better than the incumbent, and may one say so yet?
+"""The verdict on an experiment: is the challenger better than the incumbent, and is that certain enough yet?
 
 Every metric is a ratio of two sums over users (gain per decision, cost per decision ...), because the user is what
 was randomised: decisions of one user are not independent. The comparison is the *difference* of the two arms' ratios.
@@ -15,9 +15,9 @@ The always-valid interval is the asymptotic confidence sequence of Waudby-Smith,
 "Time-uniform central limit theory and asymptotic confidence sequences", Annals of Statistics 52(6), 2024,
 arXiv:2103.06476, with n users in both arms together; the one-sided bound comes from the half-normal mixture.
 
-Two traps. The relative lift is shown but never tested: with few heavy-tailed conversions its sequence is wrong far too
-often, that of the difference is not. And `tightest_at` has to be fixed before the first user comes: choosing it from
-the data would void the guarantee.
+Two things are easily done wrong. The relative lift is shown but never tested: with few heavy-tailed conversions its
+sequence is wrong far too often, that of the difference is not. And `tightest_at` has to be fixed before the first user
+comes: choosing it from the data would void the guarantee.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def _always_valid_width(se: float, users: int, rho2: float, log_term: float) -> 
 
 
 def confidence_sequence(value: float, se: float, users: int, *, alpha: float, tightest_at: int) -> Interval:
-    """Two-sided always-valid interval: covers the truth at *all* looks together with probability 1 - alpha."""
+    """Two-sided always-valid interval: covers the true value at *all* looks together with probability 1 - alpha."""
     if users < 2 or not math.isfinite(se):
         return _NO_INTERVAL
     rho2 = rho_squared(alpha, tightest_at)
@@ -139,7 +139,7 @@ def one_sided_width(se: float, users: int, *, alpha: float, tightest_at: int) ->
 
 
 def fixed_interval(value: float, se: float, *, alpha: float) -> Interval:
-    """Normal interval for one look at a size chosen beforehand; it does not hold for people who peek."""
+    """Normal interval for one look at a size chosen beforehand; it does not hold if people look earlier, too."""
     if not math.isfinite(se):
         return _NO_INTERVAL
     width = float(norm.ppf(1.0 - alpha / 2.0)) * se
@@ -215,11 +215,12 @@ def decide(
     hours: float = math.inf,
     min_hours: float = 0.0,
 ) -> Verdict:
-    """Turn the evidence into one token; the earlier a rule stands here, the less the later ones mean.
+    """Turn the figures into one token. The rules are in order: where one applies, the later ones do not count.
 
     A mismatch of the arms makes every number void; a breached guardrail is harm whatever the gain; then the
-    always-valid interval of the primary metric speaks. Losing needs nothing else. A win ships only when every guardrail
-    holds and the experiment has seen the days that it was planned to see: peeking is paid for, a weekend is not.
+    always-valid interval of the primary metric decides. A loss needs nothing else. A win ships only when every
+    guardrail holds and the experiment has run as long as planned: the interval allows for early looks, but not for a
+    weekend that the experiment has not seen yet.
 
     Args:
         primary: lift of the primary metric.

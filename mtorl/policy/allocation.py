@@ -12,8 +12,8 @@ opportunity then goes where gain - (lambda + lambda_c) * cost is highest, if tha
 Prices are all that serving needs, a row of C numbers (`Prices.row_1C`) for `decide(price_BC=...)`:
 
     best = best_allocation(gain_BC, cost_BC, budgets)                          the upper bound, and its prices
-    mine = policy_allocation(logits_BC, gain_BC, cost_BC, params, budgets)     prices for the rule that is deployed
-    mine.gain / gain_bound(gain_BC, cost_BC, budgets, best.prices)             what share of the possible it earns
+    deployed = policy_allocation(logits_BC, gain_BC, cost_BC, params, budgets) prices for the rule that is deployed
+    deployed.gain / gain_bound(gain_BC, cost_BC, budgets, best.prices)         what share of the possible it earns
 
 The deployed rule pays for moving away from the logging policy and explores, so at the prices of the linear programme it
 would not meet the budgets; it gets prices of its own. Any prices bound the gain of *every* allocation from above (weak
@@ -117,18 +117,18 @@ def best_allocation(gain_BC: ArrayLike, cost_BC: ArrayLike, budgets: Budgets) ->
         format="csr",
     )[limited]
     once = sparse.csr_array((np.ones(gain.size), (row, variable)))
-    found = linprog(
+    solution = linprog(
         -(gain / gain_unit).ravel(),
         A_ub=sparse.vstack([once, spend], format="csr"),
         b_ub=np.r_[np.ones(rows), rows * limit[limited] / cost_unit],
         method="highs-ipm",
     )
-    if not found.success:
-        raise RuntimeError(f"the linear programme was not solved: {found.message}")
+    if not solution.success:
+        raise RuntimeError(f"the linear programme was not solved: {solution.message}")
     price = np.zeros(channels + 1)
-    price[limited] = np.maximum(-found.ineqlin.marginals[rows:], 0.0) * gain_unit / cost_unit
-    share_BC: Floats = np.maximum(found.x.reshape(rows, channels), 0.0)
-    # The solver keeps limits up to its tolerance, we to the last digit.
+    price[limited] = np.maximum(-solution.ineqlin.marginals[rows:], 0.0) * gain_unit / cost_unit
+    share_BC: Floats = np.maximum(solution.x.reshape(rows, channels), 0.0)
+    # The solver may exceed a limit by its tolerance; the shares are scaled down so that none is exceeded at all.
     spend_C = (share_BC * cost).mean(axis=0)
     used = np.r_[share_BC.sum(axis=1).max(), spend_C / budgets.channel_C, spend_C.sum() / budgets.total]
     share_BC /= max(1.0, used.max() * (1 + _ROUNDING))
@@ -254,7 +254,7 @@ def select_exposures(gain_B: ArrayLike, cost_B: ArrayLike, budget: float) -> tup
 
 def _checked(gain_BC: ArrayLike, cost_BC: ArrayLike, budgets: Budgets) -> tuple[Floats, Floats]:
     """Both as arrays, with no gain below zero."""
-    gain = expected_utility(gain_BC, cost_BC, 0.0)  # the decision rule's own checks and reading
+    gain = expected_utility(gain_BC, cost_BC, 0.0)  # checked, and negative gains set to zero, as the decision rule does
     if not len(gain):
         raise ValueError("gain_BC has no rows")
     if budgets.channel_C.shape != gain.shape[1:]:

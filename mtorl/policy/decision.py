@@ -1,6 +1,6 @@
 """The decision rule: from what the network predicts to a channel, its propensity, and whether to spend at all.
 
-Numpy only and free of state, so that training, off-policy evaluation, the simulator and every server run these lines.
+Numpy only and without state: training, off-policy evaluation, the simulator and every server run this code.
 
     utility      = expected gain - price * expected cost             price: the Lagrange multiplier of the budget
     tilted       ∝ action probability * exp(beta * utility / scale)  beta: advantage weight
@@ -14,7 +14,7 @@ The tilt is the closed form of "raise the expected utility, and pay for moving a
 divergence": beta = 0 repeats the logging policy as the action head learned it, a large beta takes the best utility.
 ``scale`` puts beta in units that mean the same on every data set: it is the typical spread of utility *between the
 channels of one decision*, measured on held-out data (:func:`utility_scale`). Spread between users is left out on
-purpose; it cancels in the tilt.
+purpose; it cancels in the softmax of a row.
 
 The mixture keeps every candidate's probability at or above epsilon / candidates. That floor bounds the importance
 weights of any later off-policy estimate that reads these logs.
@@ -36,11 +36,10 @@ from mtorl.arrays import Bools, Floats
 
 @dataclass(frozen=True)
 class PolicyParams:
-    """The knobs of the decision rule; they travel inside the model artifact as ``policy.json``."""
+    """Parameters of the decision rule; the model artifact holds them as ``policy.json``."""
 
-    advantage_weight: float = (
-        0.0  # beta: log-odds gained by one utility_scale of extra utility; 0 follows the action head
-    )
+    # beta: log-odds gained by one utility_scale of extra utility; 0 follows the action head
+    advantage_weight: float = 0.0
     exploration: float = 0.1  # epsilon: share of decisions drawn uniformly from the candidates
     price: float = 0.0  # gain that one currency unit must earn
     utility_scale: float = 1.0  # spread of utility between the channels of a decision, from held-out data
@@ -154,14 +153,14 @@ def appraise(
     """Say for each row whether its given channel is worth an exposure.
 
     Args:
-        gain_BC: As in :func:`decide`.
-        cost_BC: As there.
-        params: As there.
-        channel_B: A channel's position a row.
-        price_BC: As there.
+        gain_BC: Expected gain of each channel; a negative estimate is read as zero.
+        cost_BC: Expected cost of each channel, >= 0.
+        params: The policy.
+        channel_B: Position of a channel, one for each row.
+        price_BC: Price of this moment instead of ``params.price``: a number, one a row (B, 1), or a full (B, C).
 
     Raises:
-        ValueError: as there, or a channel is none.
+        ValueError: shapes differ, a value is not finite, a cost is negative, or a position is no channel's.
     """
     utility_BC, gain, cost = _utility(gain_BC, cost_BC, params.price if price_BC is None else price_BC)
     channel = np.asarray(channel_B)
@@ -235,7 +234,7 @@ def choice_probabilities(
         allowed_BC = _allowed(candidates_BC, score_BC.shape)
         score_BC = np.where(allowed_BC, score_BC, -np.inf)
         uniform = allowed_BC / allowed_BC.sum(axis=1, keepdims=True)
-    # log_softmax(logits) differs from logits by a constant of the row, and a softmax forgets such constants.
+    # A softmax does not change when a constant is added to a row, so logits need not be normalised first.
     tilted_BC = np.exp(score_BC - score_BC.max(axis=1, keepdims=True))
     tilted_BC /= tilted_BC.sum(axis=1, keepdims=True)
     probs_BC: Floats = (1.0 - params.exploration) * tilted_BC + params.exploration * uniform

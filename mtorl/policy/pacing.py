@@ -29,12 +29,12 @@ Here three things are different:
   This means the same in any currency, for short and long intervals and in quiet hours. A missed update only makes the
   next interval longer.
 
-Nothing is known between two updates, so whatever happens there, the gap can grow by about the share scheduled: update
-at least every half percent of the budget. The best schedule is the spend expected at a constant price; expected traffic
-is close to it.
+Spend between two updates moves no price, so in the worst case the gap grows by about the share that is scheduled there:
+update at least every half percent of the budget. The best schedule is the spend expected at a constant price; expected
+traffic is close to it.
 
-The ledger is the cap. The plan's own part: what is planned never exceeds what is left, and with nothing left, the price
-is one that no exposure can earn.
+The ledger keeps the cap. The plan adds that what is planned never exceeds what is left, and that with nothing left the
+price is one that no exposure can earn.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ STOP_MULTIPLIER = 1e6  # once the budget is gone
 
 @dataclass(frozen=True)
 class State:
-    """What a controller remembers between two updates."""
+    """What is kept between two updates."""
 
     at: float  # time of the last update, in the unit of the plan's times
     spent: float  # currency units, spent or reserved until then
@@ -145,7 +145,7 @@ class Plan:
         return self.price_unit * (state.multiplier if state.spent < self.budget else STOP_MULTIPLIER)
 
     def update(self, state: State, at: float, spent: float) -> State:
-        """Take notice of spend so far.
+        """Move the price by what has been spent since the last update.
 
         Args:
             state: After the last update; there may have been a long time since.

@@ -1,4 +1,4 @@
-"""A market whose users, channels and logging policy are known, so that estimates can be checked against the true values.
+"""A market whose users, channels and logging policy are known, to check estimates against the true values.
 
 In reading order: `market` (how users respond to ads), `simulator` (a touchpoint log of that market, and the same users
 online after it) and `raw_log` (the log as a file).
