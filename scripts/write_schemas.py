@@ -1,4 +1,4 @@
-"""Write the JSON schemas of the files and requests that people write: docs/schemas/*.json.
+"""Write the JSON schemas of what people write, and of the records that the router writes: docs/schemas/*.json.
 
     python scripts/write_schemas.py            after a model has changed; a test fails until then
 
@@ -23,6 +23,8 @@ MODELS = {
     "decision-request": "serving.router.flow.requests:DecisionBody",
     "outcome-report": "serving.router.flow.requests:OutcomeBody",
     "drill": "serving.router.flow.drills:Drill",
+    "decision-record": "mtorl.log.records:DecisionRecord",
+    "outcome-record": "mtorl.log.records:OutcomeRecord",
 }
 """File name and, as module:class, the pydantic model or typed dictionary that it describes."""
 

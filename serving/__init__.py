@@ -1,1 +1,1 @@
-"""TorchServe handlers, the KServe predictor, the A/B router, the budget ledger, the decision log."""
+"""The request path: TorchServe handlers, KServe predictor, A/B router, budget ledger, decision log (README.md)."""

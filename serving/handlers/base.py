@@ -1,16 +1,16 @@
 """What all handlers share: from TorchServe's batches to one forward pass of an artifact, and back.
 
-A handler says which fields of an item it reads and what it answers (`read` and `answer`); everything else is here. What
-a window is, what the network computes, how a channel is chosen and why live in ``mtorl``; everything specific to this
-model is read from ``artifact/`` inside the .mar.
+A handler says which fields of an item it reads and what it answers (`read` and `answer`); everything else is here. How
+a window is read, what the network computes and how a channel is chosen is defined in `mtorl/`; everything specific to
+one model comes from the folder `artifact/` inside the .mar.
 
-TorchServe hands over the requests of several clients at once, and an exception or a missing answer would fail them all:
-an item that cannot be decided gets its own error, a body that cannot be read its own status 400. (TorchServe's built-in
-kserve envelopes look at the first request of a batch only, hence both protocols here.) An empty body is a readiness
-probe that goes through the worker.
+TorchServe passes the requests of several clients at once, and an exception or a missing answer would fail them all. So
+an item that can't be decided gets an error of its own, and a body that can't be read a status 400 of its own. Both
+protocols are read here because TorchServe's built-in KServe envelopes look at the first request of a batch only. An
+empty body is a readiness probe that goes through the worker.
 
-`load`, `predictions` and `explanations` know nothing of TorchServe: `serving/predictor` calls them as well. This module
-comes from the installed package; a .mar holds the one handler's file, in which TorchServe demands exactly one class.
+`load`, `predictions` and `explanations` do not depend on TorchServe; `serving/predictor` calls them, too. This module
+comes from the installed package, because TorchServe demands exactly one class in the handler's file inside a .mar.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Asked = TypeVar("Asked")
 
 @dataclass(frozen=True)
 class Forecast:
-    """What the network says of each window; all of it finite, and no cost negative."""
+    """The network's forecast for each window; all numbers are finite, and no cost is negative."""
 
     logits_BC: NDArray[np.float32]
     gain_BC: NDArray[np.float64]
@@ -47,21 +47,21 @@ class Forecast:
 
 
 class ArtifactHandler(ABC, Generic[Asked]):
-    """Answers from one artifact; `Asked` is what a handler reads of an item beside its window."""
+    """Answers from one artifact. `Asked` is the type of what a handler reads from an item besides its window."""
 
     artifact: Artifact
     model: dict[str, str]
 
     @abstractmethod
     def read(self, item: Any) -> Asked:
-        """What an item asks; a ValueError says what is wrong with it."""
+        """What an item asks for; raises ValueError with what is wrong with it."""
 
     @abstractmethod
     def answer(self, asked: Sequence[Asked], forecast: Forecast) -> list[dict[str, Any]]:
-        """An answer for each row; it names its "channel"."""
+        """An answer for each row of the forecast; each has a field "channel"."""
 
     def load(self, folder: Path) -> None:
-        """Load the artifact and run it once, so that the first request is as fast as the others."""
+        """Load the artifact and run it a few times, so that the first request is as fast as the others."""
         self.artifact = load(folder)
         self.model = {
             "name": self.artifact.model["name"],
@@ -74,7 +74,7 @@ class ArtifactHandler(ABC, Generic[Asked]):
                 raise RuntimeError(f"the model fails on an empty window: {answers[0]['error']}")
 
     def predictions(self, items: Sequence[Any]) -> list[dict[str, Any]]:
-        """An answer or an error for each item; all good ones share one forward pass."""
+        """An answer or an error for each item; all valid items share one forward pass."""
         answers: list[dict[str, Any]] = [{}] * len(items)
         asked: dict[int, Asked] = {}
         for i, item in enumerate(items):
@@ -97,18 +97,18 @@ class ArtifactHandler(ABC, Generic[Asked]):
         except Exception as error:
             log.exception("the model failed")
             return _all_failed(answers, rows, error)
-        good_B = np.isfinite(np.stack([logits_BC, gain_BC, cost_BC])).all(axis=(0, 2)) & (cost_BC >= 0).all(axis=1)
-        for bad in np.flatnonzero(~good_B):
-            answers[rows[bad]] = {"error": "model: its answer is not finite, or a cost is negative"}
-        rows = [rows[good] for good in np.flatnonzero(good_B)]
+        valid_B = np.isfinite(np.stack([logits_BC, gain_BC, cost_BC])).all(axis=(0, 2)) & (cost_BC >= 0).all(axis=1)
+        for row in np.flatnonzero(~valid_B):
+            answers[rows[row]] = {"error": "model: its answer is not finite, or a cost is negative"}
+        rows = [rows[row] for row in np.flatnonzero(valid_B)]
         if rows:
-            forecast = Forecast(logits_BC[good_B], gain_BC[good_B], cost_BC[good_B])
+            forecast = Forecast(logits_BC[valid_B], gain_BC[valid_B], cost_BC[valid_B])
             for i, answer in zip(rows, self.answer([asked[i] for i in rows], forecast), strict=True):
                 answers[i] = {**answer, "model": self.model}
         return answers
 
     def explanations(self, items: Sequence[Any]) -> list[dict[str, Any]]:
-        """Why the channel that `predictions` names: what each past touchpoint adds to its forecast."""
+        """Why `predictions` names its channel: what each past touchpoint adds to the forecast for it."""
         answers = self.predictions(items)
         rows = [i for i, answer in enumerate(answers) if "error" not in answer]
         if not rows:
@@ -117,11 +117,11 @@ class ArtifactHandler(ABC, Generic[Asked]):
         windows = [items[i]["window"] for i in rows]
         try:
             places = [self.artifact.spec.channels.index(channel) for channel in channels]
-            told = explain(self.artifact, windows, places)
+            explained = explain(self.artifact, windows, places)
         except Exception as error:
             log.exception("a decision can't be explained")
             return _all_failed(answers, rows, error)
-        for i, channel, window, why in zip(rows, channels, windows, told, strict=True):
+        for i, channel, window, why in zip(rows, channels, windows, explained, strict=True):
             figures = np.concatenate([why.reward_K, why.log_prob_K, [why.reward_without_past]])
             if np.isfinite([*figures, why.log_prob_without_past]).all():
                 answers[i] = {"channel": channel, **_explanation(window, why), "model": self.model}
@@ -129,12 +129,12 @@ class ArtifactHandler(ABC, Generic[Asked]):
                 answers[i] = {"error": "model: its answer is not finite without some touchpoint"}
         return answers
 
-    # ---- TorchServe's side
+    # ---- what TorchServe calls
 
     def initialize(self, context: Any) -> None:
-        """Load what the .mar brings."""
+        """Load the artifact in the .mar."""
         for handler in logging.getLogger().handlers:
-            handler.addFilter(_is_no_chatter)
+            handler.addFilter(_is_worth_reading)
         self.load(Path(context.system_properties["model_dir"]) / "artifact")
 
     def handle(self, data: Sequence[dict[str, Any]], context: Any) -> list[bytes]:
@@ -186,7 +186,7 @@ def _all_failed(answers: list[dict[str, Any]], rows: Sequence[int], error: Excep
 
 
 def _explanation(window: Instance, why: Explanation) -> dict[str, Any]:
-    touches = zip(touchpoints(window), why.reward_K.tolist(), why.log_prob_K.tolist(), strict=True)
+    rows = zip(touchpoints(window), why.reward_K.tolist(), why.log_prob_K.tolist(), strict=True)
     return {
         "method": METHOD,
         "expected_reward": why.reward,
@@ -199,7 +199,7 @@ def _explanation(window: Instance, why: Explanation) -> dict[str, Any]:
                 "expected_reward": reward,
                 "log_prob": log_prob,
             }
-            for place, reward, log_prob in touches
+            for place, reward, log_prob in rows
         ],
     }
 
@@ -207,7 +207,7 @@ def _explanation(window: Instance, why: Explanation) -> dict[str, Any]:
 def _windows(windows: dict[int, Any], spec: DatasetSpec) -> tuple[WindowBatch, dict[int, str]]:
     """The batch of the well-formed windows, and what is wrong with the others.
 
-    They are built together, which is nearly always all there is to do; one by one only to find those at fault.
+    They are built together, which nearly always succeeds; only to find those at fault they are built one by one.
     """
     faults: dict[int, str] = {}
     try:
@@ -221,6 +221,6 @@ def _windows(windows: dict[int, Any], spec: DatasetSpec) -> tuple[WindowBatch, d
     return WindowBatch.from_instances([window for i, window in windows.items() if i not in faults], spec), faults
 
 
-def _is_no_chatter(record: logging.LogRecord) -> bool:
-    # Written by TorchServe for each batch, and read and logged once more by Java.
+def _is_worth_reading(record: logging.LogRecord) -> bool:
+    # TorchServe writes this line for each batch, and Java reads it and logs it once more.
     return not str(record.msg).startswith("Backend received inference")

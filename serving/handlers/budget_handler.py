@@ -4,8 +4,8 @@
     -> {"channel": "search", "expected_reward": ..., "expected_cost": ..., "expose": true, "utility": ...,
         "price": 0.3, "model": {...}}
 
-The best channel is the candidate of the greatest utility. Nothing is drawn, so no propensity comes with it: for a log
-that is to be evaluated later use ``policy_handler.py``.
+The best channel is the candidate with the greatest utility. Nothing is drawn at random, so there is no propensity: use
+`policy_handler.py` for a log that is to be evaluated later.
 """
 
 from __future__ import annotations

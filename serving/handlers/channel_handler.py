@@ -3,7 +3,7 @@
     {"window": {...}, "u": 0.42, "candidates": ["search"]?, "price": ...?}
     -> {"channel": "search", "propensity": 0.7, "channel_probs": {...}, "model": {...}}
 
-No price is needed; the channel is always that of ``policy_handler.py``, since it is chosen there.
+No price is needed. The channel is the one that `policy_handler.py` chooses for the same item.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     {"window": {...}, "u": 0.42, "candidates": ["search", "video"], "price": 0.3}
     {"window": {...}, "channel": "video", "price": {"search": 0.3, "video": 0.5}}
 
-A price is one number for all channels, or a number for each candidate, as a pacing controller has them. Without one
-that of the artifact counts.
+A price is one number for all channels, or a number for each channel, as a pacing controller sets them. Without one the
+price of the artifact applies.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_PRICE = 1e9  # gain per currency unit; keeps price * cost finite
 
 @dataclass(frozen=True)
 class Choice:
-    """A channel is to be chosen; one value a channel in both lists."""
+    """An item that asks for a channel. Both lists have one value for each channel of the data set."""
 
     u: float
     candidates: list[bool]
@@ -30,7 +30,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Offer:
-    """The best of the candidates, of which there may be just one, is to be appraised; lists as in `Choice`."""
+    """An item that asks what an exposure on the best candidate is worth; lists as in `Choice`."""
 
     candidates: list[bool]
     prices: list[float]
@@ -56,7 +56,7 @@ def read_offer(item: Any, spec: DatasetSpec, usual_price: float) -> Offer:
     Raises:
         ValueError: says what is wrong with it.
     """
-    item = _object(item, ("window",), ("channel", "candidates", "price", "u"))  # one item for both kinds of handler
+    item = _object(item, ("window",), ("channel", "candidates", "price", "u"))  # u too: one item suits every handler
     candidates = _candidates(item.get("candidates"), spec)
     if (channel := item.get("channel")) is not None:
         if channel not in spec.channels or not candidates[spec.channels.index(channel)]:
@@ -66,7 +66,7 @@ def read_offer(item: Any, spec: DatasetSpec, usual_price: float) -> Offer:
 
 
 def empty_window(spec: DatasetSpec) -> Instance:
-    """The first decision of a user of whom nothing is known."""
+    """The window of a user without history, and without context."""
     return {
         "timestamp": 0,
         "prev_channel": [None],
@@ -80,7 +80,7 @@ def empty_window(spec: DatasetSpec) -> Instance:
 def _object(item: Any, required: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(item, dict) or "window" not in item:
         raise ValueError(f"an instance must be an object with {' and '.join(required)}")
-    # A misspelt "price" that is ignored spends by another price.
+    # A misspelt "price" must not be ignored: the decision would spend by another price.
     if unknown := [name for name in item if name not in (*required, *optional)]:
         raise ValueError(f"unknown field {unknown[0]!r}; known: {', '.join((*required, *optional))}")
     return item
@@ -111,7 +111,7 @@ def _one_price(value: Any, name: str) -> float:
 
 
 def _number(value: Any) -> float:
-    """The number, or NaN, which no comparison lets pass."""
+    """The number, or NaN, for which every comparison is false."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return math.nan
     try:

@@ -4,7 +4,7 @@
     -> {"channel": "search", "propensity": 0.7, "channel_probs": {...}, "expected_reward": ..., "expected_cost": ...,
         "expose": true, "utility": ..., "price": 0.3, "model": {"name": ..., "version": ..., "digest": ...}}
 
-``price`` is the one that counted for the chosen channel.
+`price` is the price of the chosen channel.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What goes over the wire: the bodies of requests and answers in KServe's protocols v1 and v2.
+"""The bodies of requests and answers in KServe's protocols v1 and v2.
 
     v1   {"instances": [<item>, ...]}
          -> {"predictions": [<answer or {"error": "..."}>, ...]}
     v2   {"inputs": [{"name": "instances", "datatype": "BYTES", "shape": [n], "data": ["<an item as JSON>", ...]}]}
          -> {"outputs": [{"name": "decisions", "datatype": "BYTES", "shape": [n], "data": ["<an answer>", ...]}]}
 
-Asked to explain, "predictions" and "decisions" are both "explanations". What cannot be read at all is a ValueError, for
-the server to answer with its status 400; what is wrong with one item is that item's error.
+For explanations, both "predictions" and "decisions" are called "explanations". A body that can't be read is a
+ValueError, which the server answers with status 400; what is wrong with one item is the error of that item.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_INSTANCES = 256  # in one request; with eight requests a batch this stays well inside the response timeout
-MAX_EXPLAINED = 4  # each is as many windows as it has touchpoints, and decisions may wait for the same worker
+MAX_EXPLAINED = 4  # each takes as many windows as it has touchpoints, and decisions may wait for the same worker
 JSON_TYPE = "application/json"
 
 
 @dataclass(frozen=True)
 class Verb:
-    """What is asked for, and its names in an answer."""
+    """A kind of request, and the names of its results in an answer."""
 
     most: int  # items in a request
     v1: str
@@ -87,7 +87,7 @@ def tensor_of(answers: Sequence[dict[str, Any]], verb: Verb) -> dict[str, Any]:
 
 
 def dump(answer: Any) -> bytes:
-    """Compact JSON; NaN is not JSON."""
+    """Compact JSON; raises ValueError for NaN, which JSON does not have."""
     return json.dumps(answer, separators=(",", ":"), allow_nan=False).encode()
 
 

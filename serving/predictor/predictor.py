@@ -1,8 +1,8 @@
-"""The policy on KServe's own model server: the way out of TorchServe, and the explainer that keeps decisions fast.
+"""The policy on KServe's own model server: an alternative to TorchServe, and a place to explain decisions.
 
-Answers are those of `serving/handlers/policy_handler.py`, because they are made there: this is the other shell around
-it. Nothing is batched across the requests of several callers here, so under load TorchServe does several times as much
-(docs/serving.md); the router sends what waits in one request.
+Answers come from `serving/handlers/policy_handler.py`, so they equal those of TorchServe. Requests of several callers
+are not batched here, so under load TorchServe answers several times as many (docs/serving.md). The router itself sends
+all items that wait in one request.
 """
 
 from __future__ import annotations

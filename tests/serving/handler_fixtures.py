@@ -81,7 +81,7 @@ def made(predict: Any = None, kind: type[ArtifactHandler[Any]] = PolicyHandler) 
     handler = kind()
     handler.artifact = SimpleNamespace(  # type: ignore[assignment]
         spec=SPEC,
-        params=POLICY,
+        policy=POLICY,
         encoder=SimpleNamespace(unreward=lambda reward, cost: 2 * reward),
         predict=predict or Network().predict,
     )
@@ -150,7 +150,7 @@ def save_artifact(folder: Path) -> Any:
         network=MTORL(MTORLConfig(inputs=encoder.dim, channels=3, window=SPEC.window, outcomes=2)),
         encoder=encoder,
         spec=SPEC,
-        params=POLICY,
+        policy=POLICY,
         reference=pd.DataFrame({"user_id": ["a"], "hour": [1.0]}),
         metrics={},
         cost_cap=dict.fromkeys(SPEC.channels, 1.0),
