@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "schemas"
 MODELS = {
+    "dataset": "mtorl.log.dataset:DatasetSpec",
     "experiment": "mtorl.experiment.experiment:Experiment",
     "router-settings": "serving.router.ops.settings:RouterSettings",
     "decision-request": "serving.router.flow.requests:DecisionBody",
