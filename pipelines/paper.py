@@ -132,9 +132,10 @@ def _code() -> str:
 def prepare(dataset: str, log: str, config: PaperConfig) -> None:
     """Cut a log into windows, under the working folder, unless they are there."""
     from features.ingest.log_folder import RawLog, ingest
+    from features.offline.store import build_training_data
     from features.sequences.builder import build_windows
-    from mtorl.log.dataset import SpecError
-    from mtorl.log.touchpoints import LogError
+    from mtorl.log.dataset import DatasetSpec, SpecError
+    from mtorl.log.touchpoints import DATASET_FILE, LogError
 
     folder = config.root / "data" / dataset
     if (folder / "windows" / "manifest.json").exists():
@@ -144,4 +145,7 @@ def prepare(dataset: str, log: str, config: PaperConfig) -> None:
         ingest(RawLog(log, dataset, "quarantine", config.users), folder / "log", folder / "quarantine.csv")
     except (LogError, SpecError, OSError) as error:
         raise InputError(str(error)) from None
-    build_windows(folder / "log", folder / "windows")
+    if DatasetSpec.load(folder / "log" / DATASET_FILE).features:
+        build_training_data(folder / "log", folder / "features", folder / "windows")
+    else:
+        build_windows(folder / "log", folder / "windows")

@@ -18,7 +18,7 @@ from typing import Any
 
 from .child import clock
 
-DATASET = "simulator"  # the description that the layout follows
+DATASET = "simulator-aggregates"  # the description that the layout follows
 MEAN = 12  # touchpoints a user
 DAYS = 90
 _MOST = 8_000  # touchpoints of the busiest user of a clean log, on average

@@ -21,4 +21,5 @@ _made = build(
 user, campaign, channel = _made.user, _made.campaign, _made.channel
 user_history, user_history_push, user_static = _made.user_history, _made.user_history_push, _made.user_static
 user_channel, campaign_stats, channel_stats = _made.user_channel, _made.campaign_stats, _made.channel_stats
+globals().update({view.name: view for view in _made.own})
 request_time, ad_decision_v1, ad_channels_v1 = _made.request_time, _made.ad_decision, _made.ad_channels

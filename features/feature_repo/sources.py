@@ -27,12 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import ibis
+import ibis.expr.datatypes as dt
 
 from features.engine import Engine, timestamp_micros, unix_micros
 from features.feature_repo.names import CAMPAIGN_STATS, CHANNEL_STATS, HISTORY, STATIC, USER_CHANNEL, history_types
 from features.sequences.builder import ROWS_PER_SHARD
 from features.sequences.touchpoints import clean_touchpoints
-from mtorl.log.dataset import DatasetSpec
+from mtorl.log.dataset import DatasetSpec, FeatureViewSpec, SpecError
 from mtorl.log.times import DAY_US, HOUR_US
 from mtorl.log.touchpoints import CREATED
 from mtorl.runtime.files import replacing
@@ -41,6 +42,7 @@ USER_DAYS = 7  # that user_channel counts
 CAMPAIGN_DAYS = 1  # that campaign_stats and channel_stats count
 
 _TIMES = ("timestamp", "created_timestamp")
+_UTC = dt.Timestamp(timezone="UTC", scale=6)
 _CLICK = 2**32  # more than a user has touchpoints
 _BILLION = 10**9
 
@@ -69,6 +71,10 @@ def build_sources(engine: Engine, log_path: Path | str, spec: DatasetSpec, out_d
     users = {HISTORY: user_history, USER_CHANNEL: user_channel, **({STATIC: user_static} if spec.static else {})}
     for name, build in users.items():
         by_user(touchpoints, build, out / f"{name}.parquet")
+    for view in spec.features:
+        if view.source is not None:
+            rows = own_view(engine.read(view.source), view)
+            engine.write(rows.order_by(rows.columns[0], *_TIMES), out / f"{view.view}.parquet")
     for name, key, prefix in ((CAMPAIGN_STATS, "campaign_id", "campaign"), (CHANNEL_STATS, "channel", "channel")):
         engine.write(stats(touchpoints, key, prefix).order_by(key, *_TIMES), out / f"{name}.parquet")
 
@@ -159,6 +165,46 @@ def user_static(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     first = first.filter(first.place == 0)
     since = timestamp_micros(unix_micros(first.timestamp) - DAY_US)
     return first.select("user_id", timestamp=since, created_timestamp=since, **{c.name: c.name for c in spec.static})
+
+
+# ---- a team's own features
+
+
+def own_view(rows: ibis.Table, view: FeatureViewSpec) -> ibis.Table:
+    """The rows of a file that the data set description names: key, timestamp, created_timestamp and the fields.
+
+    Args:
+        rows: The file.
+        view: What the description says of it.
+
+    Raises:
+        SpecError: the file lacks a column, or one is of another type.
+    """
+    assert view.key is not None
+    created = view.created_timestamp or view.timestamp
+    needed = [view.key, view.timestamp, created, *(field.name for field in view.fields)]
+    if missing := [name for name in needed if name not in rows.columns]:
+        raise SpecError(f"features: view {view.view!r}: {view.source} lacks {', '.join(dict.fromkeys(missing))}")
+    for name in dict.fromkeys((view.timestamp, created)):
+        kind = rows[name].type()
+        if not (kind.is_timestamp() or kind.is_date() or kind.is_unknown()):  # Ibis does not know DuckDB's nanoseconds
+            raise SpecError(f"features: view {view.view!r}: {view.source}: {name} is not a column of times")
+    values: dict[str, ibis.Value] = {}
+    for field in view.fields:
+        value = rows[field.name]
+        cast = "string" if field.kind == "categorical" else "array<float64>" if field.by_channel else "float64"
+        fits = value.type().is_array() if field.by_channel else value.type().is_numeric() or value.type().is_boolean()
+        if field.kind == "numeric" and not fits:
+            wanted = "a list of numbers" if field.by_channel else "a number"
+            raise SpecError(f"features: view {view.view!r}: {view.source}: {field.name} is not {wanted}")
+        # Feast's online stores turn a null in a list of numbers into 0.0; NaN they keep, and it is read as null.
+        value = value.cast(cast)
+        values[field.name] = value.map(lambda number: number.fill_null(math.nan)) if field.by_channel else value
+    rows = rows.filter(rows[view.key].notnull(), rows[view.timestamp].notnull())
+    time = rows[view.timestamp].cast(_UTC)
+    known = ibis.greatest(time, ibis.coalesce(rows[created].cast(_UTC), time))
+    keys = {view.key: rows[view.key].cast("string"), "timestamp": time, "created_timestamp": known}
+    return rows.select(**keys, **values)
 
 
 # ---- rolling aggregates

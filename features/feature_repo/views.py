@@ -9,7 +9,7 @@ whose value is older than the view's TTL. So a reader needs the registry and not
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
@@ -32,7 +32,7 @@ from feast.types import Array, FeastType, Float64, String
 from features.feature_repo import names
 from features.feature_repo.names import history_types
 from features.feature_repo.sources import CAMPAIGN_DAYS, USER_DAYS
-from mtorl.log.dataset import DatasetSpec, SpecError
+from mtorl.log.dataset import DatasetSpec, FeatureViewSpec, SpecError
 
 TAGS = {"owner": "ads-platform"}
 
@@ -50,6 +50,7 @@ class Definitions:
     user_channel: FeatureView
     campaign_stats: FeatureView
     channel_stats: FeatureView
+    own: tuple[FeatureView, ...]  # of files that the data set description names
     request_time: OnDemandFeatureView
     ad_decision: FeatureService
     ad_channels: FeatureService
@@ -62,7 +63,8 @@ class Definitions:
     @property
     def objects(self) -> list[Any]:
         """All that `feast apply` registers."""
-        made = [value for value in (getattr(self, f.name) for f in fields(self)) if value is not None]
+        made = [value for f in fields(self) if f.name != "own" and (value := getattr(self, f.name)) is not None]
+        made += self.own
         return [*made, *(thing.batch_source for thing in made if isinstance(thing, FeatureView))]
 
 
@@ -74,7 +76,8 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
         data: Folder of the Parquet files that `features.feature_repo.sources.build_sources` writes.
 
     Raises:
-        SpecError: a column of the data set has the name of a feature that every data set has.
+        SpecError: a column of the data set has the name of a feature that every data set has, or `features` names a
+            view or a field that does not exist.
     """
     user = _entity("user", "user_id", "Person who meets the ads; the unit of every experiment")
     campaign = _entity("campaign", "campaign_id", "What the advertiser books, with a budget of its own")
@@ -106,20 +109,26 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
         source = _source(names.STATIC, data)
         user_static = _view(names.STATIC, user, "What does not change about a user", static, source, timedelta(0))
     none_yet = [0.0] * len(spec.channels)
+    chosen = _chosen_defaults(spec)
     user_channel = _view(
         names.USER_CHANNEL,
         user,
         f"Touchpoints and clicks of the last {USER_DAYS} days up to a full hour; channels: {', '.join(spec.channels)}",
-        {"uc_touchpoints": (Array(Float64), none_yet), "uc_clicks": (Array(Float64), none_yet)},
+        {name: (Array(Float64), chosen.get(name, none_yet)) for name in ("uc_touchpoints", "uc_clicks")},
         _source(names.USER_CHANNEL, data),
         timedelta(days=USER_DAYS),
     )
-    campaign_stats = _stats(names.CAMPAIGN_STATS, campaign, data)
-    channel_stats = _stats(names.CHANNEL_STATS, channel, data)
+    campaign_stats = _stats(names.CAMPAIGN_STATS, campaign, data, chosen)
+    channel_stats = _stats(names.CHANNEL_STATS, channel, data, {})
+    entities = {"user_id": user, "campaign_id": campaign}
+    own = [_own(view, entities[view.key], data, chosen) for view in spec.features if view.key is not None]
+    built_in = [v for v in (user_history, user_static, user_channel, campaign_stats, channel_stats) if v is not None]
+    _check_features(spec, built_in, {names.USER_CHANNEL, names.CAMPAIGN_STATS})
     request_time = _request_time(user_history)
-    decision: list[Any] = [
-        v for v in (user_history, user_static, user_channel, campaign_stats, request_time) if v is not None
-    ]
+    # A decision reads what the model reads, and no more. Here the history comes first, and what is on demand last.
+    views = {view.name: view for view in (user_channel, campaign_stats, *own)}
+    chosen_views = [views[some.view][[field.name for field in some.fields]] for some in spec.features]
+    decision: list[Any] = [v for v in (user_history, user_static, *chosen_views, request_time) if v is not None]
     ad_decision = FeatureService(
         name=names.AD_DECISION,
         features=decision,
@@ -128,7 +137,9 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
         owner=TAGS["owner"],
     )
     made = {f.name for view in (user_channel, campaign_stats, channel_stats, request_time) for f in view.features}
-    if taken := made & {column.name for column in (*spec.context, *spec.static, *spec.outcomes)}:
+    of_the_data_set = {column.name for column in (*spec.context, *spec.static, *spec.outcomes)}
+    of_the_data_set |= {field.name for view in own for field in view.features}
+    if taken := made & of_the_data_set:
         raise SpecError(f"column {sorted(taken)[0]!r}: a feature of every data set has this name; rename the column")
     ad_channels = FeatureService(
         name=names.AD_CHANNELS,
@@ -148,6 +159,7 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
         user_channel=user_channel,
         campaign_stats=campaign_stats,
         channel_stats=channel_stats,
+        own=tuple(own),
         request_time=request_time,
         ad_decision=ad_decision,
         ad_channels=ad_channels,
@@ -201,17 +213,69 @@ def _view(
     )
 
 
-def _stats(name: str, entity: Entity, data: Path) -> FeatureView:
+def _stats(name: str, entity: Entity, data: Path, chosen: Mapping[str, Any]) -> FeatureView:
     """Rates are null where there is nothing to divide by: no touchpoints is not a rate of 0."""
-    defaults = {"touchpoints": 0.0, "click_rate": None, "conversion_rate": None, "cost": None}
+    usual = {"touchpoints": 0.0, "click_rate": None, "conversion_rate": None, "cost": None}
+    defaults = {f"{entity.name}_{feature}": default for feature, default in usual.items()}
     return _view(
         name,
         entity,
         f"Touchpoints, rates and mean cost of the last {CAMPAIGN_DAYS * 24} hours up to a full hour",
-        {f"{entity.name}_{feature}": (Float64, default) for feature, default in defaults.items()},
+        {feature: (Float64, chosen.get(feature, default)) for feature, default in defaults.items()},
         _source(name, data),
         timedelta(days=CAMPAIGN_DAYS),
     )
+
+
+def _own(view: FeatureViewSpec, entity: Entity, data: Path, chosen: Mapping[str, Any]) -> FeatureView:
+    """A team's own view, from the copy of its file that `features.feature_repo.sources.own_view` makes."""
+    types: dict[str, FeastType] = {
+        field.name: Array(Float64) if field.by_channel else Float64 if field.kind == "numeric" else String
+        for field in view.fields
+    }
+    return _view(
+        view.view,
+        entity,
+        f"From {view.source}",
+        {name: (kind, chosen[name]) for name, kind in types.items()},
+        _source(view.view, data),
+        timedelta(hours=view.ttl_hours or 0),
+    )
+
+
+def _chosen_defaults(spec: DatasetSpec) -> dict[str, Any]:
+    """What stands for a missing value of each field that the model reads."""
+    return {
+        field.name: None if field.missing == "unknown" else [0.0] * len(spec.channels) if field.by_channel else 0.0
+        for view in spec.features
+        for field in view.fields
+    }
+
+
+def _check_features(spec: DatasetSpec, built_in: Sequence[FeatureView], for_decisions: set[str]) -> None:
+    """See that the views and fields that the model reads exist.
+
+    Raises:
+        SpecError: one does not, or is of another kind.
+    """
+    views = {view.name: view for view in built_in}
+    for chosen in spec.features:
+        where = f"features: view {chosen.view!r}"
+        if chosen.source is not None:
+            if chosen.view in (*views, names.STATIC, names.REQUEST_TIME):
+                raise SpecError(f"{where}: a built-in view has this name; call yours otherwise")
+            continue
+        if chosen.view not in for_decisions:
+            known = ", ".join(sorted(for_decisions))
+            raise SpecError(f"{where}: not a built-in view for decisions ({known}); your own needs a source")
+        types = {field.name: field.dtype for field in views[chosen.view].features}
+        for field in chosen.fields:
+            if field.name not in types:
+                raise SpecError(f"{where}: no field {field.name!r}; it has {', '.join(sorted(types))}")
+            by_channel = types[field.name] == Array(Float64)
+            if field.kind != "numeric" or field.by_channel != by_channel:
+                wanted = "numeric" + ", by_channel: true" * by_channel
+                raise SpecError(f"{where}: field {field.name!r} is kind: {wanted}")
 
 
 def _request_time(user_history: FeatureView) -> OnDemandFeatureView:

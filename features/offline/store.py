@@ -32,7 +32,8 @@ from features.feature_repo.sources import build_sources
 from features.offline import backfill
 from features.online.open_history import open_history
 from features.parquet_rows import parquet_files
-from mtorl.log.dataset import DatasetSpec
+from mtorl.log.columns import WindowError
+from mtorl.log.dataset import DatasetSpec, FeatureField
 from mtorl.log.touchpoints import DATASET_FILE, LOG_FILE
 
 if TYPE_CHECKING:
@@ -136,12 +137,34 @@ def training_windows(root: Path | str, windows: Path | str, spec: DatasetSpec) -
                 filter_by_created_timestamp=True,  # a touchpoint that arrived late is unknown until then
             ).to_arrow()
         for name, (_, feature) in wanted.items():
-            column = _filled(found[name], feature.tags.get("default", "null"))
-            at = steps.column_names.index(name) if name in steps.column_names else None
-            steps = steps.append_column(name, column) if at is None else steps.set_column(at, name, column)
+            steps = _with(steps, name, _filled(found[name], feature.tags.get("default", "null")))
+        for view in spec.features:
+            for field in view.fields:
+                steps = _with_inputs(steps, field, spec)
         return steps
 
     return rewrite_shards(Path(windows), join)
+
+
+def _with(steps: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    at = steps.column_names.index(name) if name in steps.column_names else None
+    return steps.append_column(name, column) if at is None else steps.set_column(at, name, column)
+
+
+def _with_inputs(steps: pa.Table, field: FeatureField, spec: DatasetSpec) -> pa.Table:
+    """Add what the model reads of a field: the same as `mtorl.window.request_features.stored_features` online."""
+    default = "0.0" if field.missing == "zero" else "null"
+    names, column = spec.columns_of(field), steps[field.name].combine_chunks()
+    if not field.by_channel:
+        kind = pa.string() if field.kind == "categorical" else pa.float64()
+        return _with(steps, field.name, _filled(pa.chunked_array([column.cast(kind)]), default))
+    lengths = pc.list_value_length(column)
+    if not pc.all(pc.equal(lengths, len(names)), min_count=0).as_py():
+        raise WindowError(f"features: {field.name} has not {len(names)} values, one a channel, in every row")
+    for place, name in enumerate(names):
+        numbers = pc.list_element(column, place).cast(pa.float64())
+        steps = _with(steps, name, _filled(pa.chunked_array([numbers]), default))
+    return steps
 
 
 def _filled(column: pa.ChunkedArray, default: str) -> pa.Array:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -87,6 +88,54 @@ class RewardSpec(StrictModel):
     """The paper's multiplier s, in gain per currency unit."""
 
 
+class FeatureField(Column):
+    """A field of a feature view that the model reads as it stood just before the decision."""
+
+    missing: Missing = "unknown"
+    """What an unknown key, an expired value or a null means: unknown = null; zero = 0.0."""
+    by_channel: bool = False
+    """The field is a list with one number for each of `channels`, in their order: one input for each channel."""
+
+    @model_validator(mode="after")
+    def _nobody_answers_for_it(self) -> FeatureField:
+        if self.missing == "error":
+            raise ValueError(f"field {self.name!r}, missing: a store may not know a key; use zero or unknown")
+        if self.by_channel and self.kind != "numeric":
+            raise ValueError(f"field {self.name!r}, by_channel: the list must be one of numbers")
+        return self
+
+
+class FeatureViewSpec(StrictModel):
+    """Fields of a feature view that the model reads: of a built-in one, or of a Parquet file of your own."""
+
+    view: Text
+    """Built in: user_channel, campaign_stats (see features/README.md). With `source`, a new name."""
+    fields: Annotated[tuple[FeatureField, ...], FromList]
+    source: Text | None = None
+    """Parquet file, or folder of parts, with rows of one key at one time; relative to the folder of this file."""
+    key: Literal["user_id", "campaign_id"] | None = None
+    """Column of `source` by which a decision finds its row."""
+    timestamp: Text = "timestamp"
+    """Column of `source`: from when on a row holds. A decision sees the newest row before it."""
+    created_timestamp: Text | None = None
+    """Column of `source`: when a row was written, if later; earlier decisions did not see it."""
+    ttl_hours: float | None = Field(None, gt=0)
+    """A row of `source` that is older than this has expired."""
+
+    @model_validator(mode="after")
+    def _says_where_rows_come_from(self) -> FeatureViewSpec:
+        if not _IDENTIFIER.fullmatch(self.view):
+            raise ValueError(f"view {self.view!r}: a name starts with a letter and has letters, digits and _ only")
+        if not self.fields:
+            raise ValueError(f"view {self.view!r}, fields: name at least one")
+        if self.source is not None and self.key is None:
+            raise ValueError(f"view {self.view!r}: missing field 'key'; it is user_id or campaign_id")
+        written = [name for name in ("key", "ttl_hours", "created_timestamp") if getattr(self, name) is not None]
+        if self.source is None and written:
+            raise ValueError(f"view {self.view!r}, {written[0]}: is for a view with a source of its own")
+        return self
+
+
 def _usable(channel: str) -> str:
     if channel == "*" or channel != channel.strip():
         raise ValueError(f"{channel!r} is not a usable name ('*' and outer spaces are taken)")
@@ -131,6 +180,8 @@ class DatasetSpec(StrictModel):
     immediate: Annotated[tuple[Outcome, ...], FromList] = ("click", "cost")
     """Outcomes that are there before the user's next touchpoint. Only these the model sees of the touchpoint before:
     one that is reported days later would tell it what nobody knows when it decides."""
+    features: Annotated[tuple[FeatureViewSpec, ...], FromList] = ()
+    """Fields of feature views that the model reads beside the log's own columns."""
     outcome_labels: dict[Outcome, Text] = Field(default_factory=dict)
     """What click, conversion, revenue and cost mean in this data set."""
 
@@ -150,10 +201,14 @@ class DatasetSpec(StrictModel):
 
     @model_validator(mode="after")
     def _columns_fit(self) -> DatasetSpec:
-        names = [c.name for c in (*self.context, *self.static, *self.outcomes)]
+        names = [c.name for c in (*self.context, *self.static, *self.outcomes, *self.feature_columns)]
         if len(set(names)) != len(names):
             twice = sorted({n for n in names if names.count(n) > 1})
-            raise ValueError(f"context, static, outcomes: column {twice[0]!r} is declared twice")
+            places = "context, static, outcomes" + ", features" * bool(self.features)
+            raise ValueError(f"{places}: column {twice[0]!r} is declared twice")
+        views = [feature.view for feature in self.features]
+        if len(set(views)) != len(views):
+            raise ValueError(f"features: a view is named twice in {views}")
         if self.segment is not None and self.segment not in [c.name for c in self.static if c.kind == "categorical"]:
             raise ValueError(f"segment: {self.segment!r} is not a categorical static column")
         return self
@@ -162,6 +217,22 @@ class DatasetSpec(StrictModel):
     def columns(self) -> tuple[str, ...]:
         """All columns of the canonical touchpoint log, in order."""
         return (*BASE_COLUMNS, *(c.name for c in (*self.context, *self.static, *self.outcomes)))
+
+    @cached_property
+    def feature_columns(self) -> tuple[Column, ...]:
+        """What the model reads of `features`, in order: one column a field, or one a field and channel."""
+        fields = [field for view in self.features for field in view.fields]
+        return tuple(
+            Column(name=name, kind=field.kind, unit=field.unit, missing=field.missing)
+            for field in fields
+            for name in self.columns_of(field)
+        )
+
+    def columns_of(self, field: FeatureField) -> tuple[str, ...]:
+        """Names of the columns that a field of a feature view becomes."""
+        if not field.by_channel:
+            return (field.name,)
+        return tuple(f"{field.name}_{re.sub('[^A-Za-z0-9_]', '_', channel)}" for channel in self.channels)
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> DatasetSpec:
@@ -183,9 +254,16 @@ class DatasetSpec(StrictModel):
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise SpecError(f"{path}: cannot read the data set description: {error}") from error
         try:
-            return cls.from_dict(data)
+            spec = cls.from_dict(data)
         except SpecError as error:
             raise SpecError(f"{path}: {error}") from None
+        # Copies of the description lie in other folders, and name the same files.
+        own = {view.view: str((path.parent / view.source).resolve()) for view in spec.features if view.source}
+        return (
+            spec.replace(features=tuple(v.replace(source=own[v.view]) if v.source else v for v in spec.features))
+            if own
+            else spec
+        )
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DatasetSpec:

@@ -24,11 +24,15 @@ Our choices, because the decision rule needs them or because measurements asked 
   masked score would make the future visible.
 - Hidden width 64, where the published code has 512: it trains in seconds, and width is a field of the config.
 
+- Stored features, which only the token of the decision itself has when it is served, pass the sequence layers by: they
+  are added to the state that the decoders read. So what a window's earlier tokens hold there never matters.
+
 Windows are padded on the right. Every layer is causal, so no real step can see the padding and no mask is needed.
 
-Only the channel memory depends on the layout of a token (`mtorl.window.encoder.Encoder`): the first C columns are the
-one-hot of the previous channel, column C marks the start of a journey, column C + 1 is the reward of the previous
-touchpoint, and the `outcomes` columns after it are its other outcomes.
+Two parts depend on the layout of a token (`mtorl.window.encoder.Encoder`). For the channel memory, the first C columns
+are the one-hot of the previous channel, column C marks the start of a journey, column C + 1 is the reward of the
+previous touchpoint, and the `outcomes` columns after it are its other outcomes. The last `stored` columns hold the
+stored features.
 
 Shape suffixes: B batch, T steps of a window, D encoded token, H hidden, C channels, K rates of decay, S signals of the
 memory, M memory.
@@ -51,6 +55,7 @@ class MTORLConfig:
     channels: int  # C
     window: int  # most steps in a window
     outcomes: int  # columns of a token, after the reward, that hold outcomes of the previous touchpoint
+    stored: int = 0  # columns at the end of a token that hold stored features
     hidden: int = 64  # H
     levels: int = 2  # causal convolutions; dilation doubles at each
     kernel: int = 4  # taps of a convolution; with levels=2 and kernel=4 it sees 10 steps; attention sees all
@@ -69,6 +74,8 @@ class MTORLConfig:
             raise ValueError(f"heads must divide hidden, got {self.heads} and {self.hidden}")
         if not 0 <= self.outcomes <= self.inputs - self.channels - 2:
             raise ValueError(f"outcomes must leave {self.channels + 2} of {self.inputs} inputs, got {self.outcomes}")
+        if not 0 <= self.stored < self.inputs - self.channels - 1 - self.outcomes:
+            raise ValueError(f"stored must leave inputs for the token itself, got {self.stored} of {self.inputs}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if not 0 < self.cost_scale < float("inf"):
@@ -230,8 +237,15 @@ class MTORL(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Sequential(
-            nn.Linear(config.inputs, config.hidden), nn.GELU(), nn.Linear(config.hidden, config.hidden)
+            nn.Linear(config.inputs - config.stored, config.hidden),
+            nn.GELU(),
+            nn.Linear(config.hidden, config.hidden),
         )
+        self.stored = None
+        if config.stored:
+            self.stored = nn.Sequential(
+                nn.Linear(config.stored, config.hidden), nn.GELU(), nn.Linear(config.hidden, config.hidden)
+            )
         levels = range(config.levels if config.convolutions else 0)
         self.convolutions = nn.Sequential(
             *(CausalConv(config.hidden, config.kernel, 2**level, config.dropout) for level in levels)
@@ -265,18 +279,26 @@ class MTORL(nn.Module):
     def forward(self, x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Action logits, expected reward in [0, 1] and expected cost, at the last real step of each window."""
         last_B = length_B - 1
-        h_BTH = self.convolutions(self.embedding(x_BTD))
+        h_BTH = self.convolutions(self._embed(x_BTD))
         if isinstance(self.attention, CausalAttention):
             h_BH = self.attention.at(h_BTH, last_B)
         else:
             h_BH = step_of(h_BTH, last_B)
+        h_BH = self._with_stored(h_BH, step_of(x_BTD, last_B))
         logits_BC, reward_logit_BC, cost_BC = self._decode(h_BH, self.memory.at(x_BTD, last_B))
         return logits_BC, torch.sigmoid(reward_logit_BC), cost_BC
 
     def trunk(self, x_BTD: Tensor) -> Tensor:
         """h_BTH, the state at each step."""
-        states_BTH: Tensor = self.attention(self.convolutions(self.embedding(x_BTD)))
-        return states_BTH
+        return self._with_stored(self.attention(self.convolutions(self._embed(x_BTD))), x_BTD)
+
+    def _embed(self, x_BTD: Tensor) -> Tensor:
+        embedded_BTH: Tensor = self.embedding(x_BTD[..., : x_BTD.shape[-1] - self.config.stored])
+        return embedded_BTH
+
+    def _with_stored(self, h: Tensor, x: Tensor) -> Tensor:
+        """The state of steps (..., H), with what the store knew at their decisions: x (..., D) of the same steps."""
+        return h if self.stored is None else h + self.stored(x[..., -self.config.stored :])
 
     def compile_trunk(self) -> None:
         """Compile the trunk, which is most of the work, for a GPU. The weights stay the same objects."""

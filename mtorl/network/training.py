@@ -385,6 +385,7 @@ def _new_model(part: Part, config: TrainConfig, channels: int) -> MTORL:
             channels=channels,
             window=example.shape[1],
             outcomes=part.outcomes,
+            stored=part.stored,
             hidden=config.hidden,
             levels=config.levels,
             heads=config.heads,

@@ -38,7 +38,7 @@ class StrictModel(BaseModel):
         Raises:
             ValidationError: a value is wrong, or the fields do not fit together any more.
         """
-        return self.model_validate({**dict(self), **changes})
+        return self.model_validate({**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
 
     @model_validator(mode="before")
     @classmethod

@@ -29,7 +29,7 @@ class Slot:
     """Where a column's numbers come from and how they are scaled; part of an `Encoder`."""
 
     name: str
-    source: str  # "outcome" (of the touchpoint before), "time", "context" or "static"
+    source: str  # "outcome" (of the touchpoint before), "time", "context", "static" or "feature" (stored)
     kind: str  # "numeric", "categorical" or "hour" (of the day)
     mean: float = 0.0
     std: float = 1.0
@@ -55,10 +55,11 @@ class Encoder:
     """Numbers for the model: normalisation statistics, vocabularies and the reward's scale, all from training data.
 
     A token is concat(onehot(a_{t-1}) over the channels and "start", r_{t-1}, one number per immediate outcome of the
-    touchpoint before, the time, one block per context and static column). r_{t-1}, too, is computed from immediate
-    outcomes only. Numeric columns are z-scores clipped to +-5 with null = 0; categorical ones are one-hot with a place
-    for values that training has seen rarely or never. Outcomes and the pause since the touchpoint before are z-scores
-    of asinh(value / scale), which resolves small amounts as well as large ones; the hour is a point on a circle.
+    touchpoint before, the time, one block per context and static column, and at last one per stored feature). r_{t-1},
+    too, is computed from immediate outcomes only. Numeric columns are z-scores clipped to +-5 with null = 0;
+    categorical ones are one-hot with a place for values that training has seen rarely or never. Outcomes and the pause
+    since the touchpoint before are z-scores of asinh(value / scale), which resolves small amounts as well as large
+    ones; the hour is a point on a circle.
     """
 
     channels: tuple[str, ...]
@@ -81,7 +82,11 @@ class Encoder:
         slots.append(Slot("hour_of_day", "time", "hour"))
         pause = batch.time["recency_hours"]
         slots.append(_amount_slot("recency_hours", "time", pause[np.isfinite(pause)]))
-        for source, columns, held in (("context", spec.context, batch.context), ("static", spec.static, batch.static)):
+        for source, columns, held in (
+            ("context", spec.context, batch.context),
+            ("static", spec.static, batch.static),
+            ("feature", spec.feature_columns, batch.features),  # last: the network reads these places apart
+        ):
             for column in columns:
                 values = held[column.name]
                 if isinstance(values, Codes):
@@ -120,6 +125,7 @@ class Encoder:
             "time": batch.time,
             "context": batch.context,
             "static": batch.static,
+            "feature": batch.features,
         }
         for slot in self.slots:
             values = held[slot.source][slot.name]
@@ -140,6 +146,11 @@ class Encoder:
     def immediate(self) -> tuple[str, ...]:
         """Outcomes of the previous touchpoint that a model may see."""
         return tuple(slot.name for slot in self.slots if slot.source == "outcome")
+
+    @property
+    def stored(self) -> int:
+        """Numbers of stored features: the last ones of a token."""
+        return sum(slot.width for slot in self.slots if slot.source == "feature")
 
     def previous_reward(self, batch: WindowBatch) -> NDArray[np.float64]:
         """r_{t-1} of each token from its immediate outcomes; meaningless where a journey starts."""

@@ -58,6 +58,10 @@ class Part(Protocol):
     def outcomes(self) -> int:
         """Number of columns of a token, after the reward, that hold outcomes of the touchpoint before."""
 
+    @property
+    def stored(self) -> int:
+        """Columns of a token, the last ones, with stored features of its own decision."""
+
 
 class Source(Protocol):
     """A sequence of parts, each read when it is asked for."""
@@ -98,6 +102,11 @@ class EncodedWindows(Dataset[Batch]):
     def outcomes(self) -> int:
         """Number of columns of a token, after the reward, that hold outcomes of the touchpoint before."""
         return len(self.encoder.immediate)
+
+    @property
+    def stored(self) -> int:
+        """See `Part`."""
+        return self.encoder.stored
 
     def means(self) -> tuple[float, float]:
         """Mean reward and mean cost of a target."""

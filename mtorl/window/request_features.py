@@ -1,12 +1,16 @@
-"""Features of the moment of a decision, the same at training (a Feast on-demand view) and in the router."""
+"""Features of the moment of a decision, the same at training and in the router."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+import math
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mtorl.log.columns import WindowError
+from mtorl.log.dataset import DatasetSpec, FeatureField
 from mtorl.log.times import DAY_US, HOUR_US
 
 Number = TypeVar("Number", float, NDArray[np.float64])
@@ -26,3 +30,42 @@ def request_features(request_us: Number, newest_touchpoint_us: Number | None) ->
     """
     recency = None if newest_touchpoint_us is None else (request_us - newest_touchpoint_us) / HOUR_US
     return {"hour_of_day": request_us % DAY_US / HOUR_US, "recency_hours": recency}
+
+
+def stored_features(stored: Mapping[str, Any], spec: DatasetSpec) -> dict[str, Any]:
+    """What the model reads of the feature store at one decision.
+
+    Args:
+        stored: Fields of the feature views in `spec.features`, as the store returns them; an unknown or expired one may
+            be absent.
+        spec: Description of the data set.
+
+    Returns:
+        A value for each of `spec.feature_columns`, where null is what the description says of a missing one.
+
+    Raises:
+        WindowError: a list does not hold one number for each channel.
+    """
+    values: dict[str, Any] = {}
+    for view in spec.features:
+        for field in view.fields:
+            value = stored.get(field.name)
+            names = spec.columns_of(field)
+            if field.by_channel:
+                values |= zip(names, _by_channel(value, field, len(names)), strict=True)
+            else:
+                values[field.name] = _or_missing(value, field)
+    return values
+
+
+def _by_channel(value: Any, field: FeatureField, channels: int) -> list[Any]:
+    numbers = [None] * channels if value is None else list(value)
+    if len(numbers) != channels:
+        raise WindowError(f"features: {field.name} has {len(numbers)} values for {channels} channels")
+    return [_or_missing(number, field) for number in numbers]
+
+
+def _or_missing(value: Any, field: FeatureField) -> Any:
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return 0.0 if field.missing == "zero" else None
+    return value

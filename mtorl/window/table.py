@@ -142,7 +142,7 @@ def _manifest(path: Path) -> Mapping[str, Any]:
 def _read(path: Path, shard: Mapping[str, Any], spec: DatasetSpec) -> pa.Table:
     """A shard's columns that windows are made of."""
     file = path / shard["file"]
-    columns = (*spec.context, *spec.static)
+    columns = (*spec.context, *spec.static, *spec.feature_columns)
     text = [*_TEXT, *(c.name for c in columns if c.kind == "categorical")]
     names = ["user_id", "timestamp", "step", "channel", *OUTCOMES, "propensity", *(c.name for c in columns)]
     try:
@@ -155,8 +155,13 @@ def _read(path: Path, shard: Mapping[str, Any], spec: DatasetSpec) -> pa.Table:
         there = parquet.schema_arrow.names
         absent = [name for name in names if name not in there]
         if absent:
-            raise WindowError(f"{file}: missing columns {', '.join(absent)}")
+            raise WindowError(f"{file}: missing columns {', '.join(absent)}" + _where_from(absent, spec))
         return parquet.read(names + ["created_timestamp"] * ("created_timestamp" in there))
+
+
+def _where_from(absent: list[str], spec: DatasetSpec) -> str:
+    stored = {column.name for column in spec.feature_columns}
+    return "; stored features are joined by the feature step of `mtorl run`" if stored & set(absent) else ""
 
 
 def _rows(steps: pa.Table) -> pd.DataFrame:

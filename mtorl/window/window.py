@@ -2,9 +2,12 @@
 
 Token t of a journey pairs the *previous* touchpoint with the *present* context (the paper's x_t, before its embedding):
 
-    x_t = (a_{t-1}, outcomes_{t-1}, time_t, context_t, static user features)
+    x_t = (a_{t-1}, outcomes_{t-1}, time_t, context_t, static user features, stored features_t)
 
-where time_t is the hour of the day and how long ago touchpoint t - 1 was.
+where time_t is the hour of the day and how long ago touchpoint t - 1 was. Stored features are fields of the feature
+views that the data set description names, as they stood just before the decision. A server knows them for the decision
+that it takes, but not as they once were: a window has them at its last token only. For training, where each token is a
+decision, each token has its own.
 
 A window holds the last n tokens. It is built in two ways, and both give the same numbers, bit for bit:
 
@@ -32,7 +35,7 @@ from mtorl.log import columns as read
 from mtorl.log.columns import Codes, Values, WindowError
 from mtorl.log.dataset import OUTCOMES, DatasetSpec
 from mtorl.window.history import Timeline, history_slice, journey_gap_us
-from mtorl.window.request_features import request_features
+from mtorl.window.request_features import request_features, stored_features
 
 __all__ = [
     "Codes",
@@ -46,8 +49,8 @@ __all__ = [
 
 Instance = dict[str, Any]
 """One window as JSON. Lists with one value per token: prev_channel (null = start of the journey), prev_timestamp,
-prev_click, ..., context {column: list}. Single values: static {column: value} and timestamp, the time of the decision.
-Times are microseconds since 1970."""
+prev_click, ..., context {column: list}. Single values: static {column: value}, timestamp (of the decision) and,
+if the data set has stored features, features {column: value}. Times are microseconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class WindowBatch:
     time: dict[str, NDArray[np.float64]]  # hour_of_day, recency_hours (NaN at the start of a journey) of each token
     context: dict[str, Values]  # N values a column
     static: dict[str, Values]  # B values a column
+    features: dict[str, Values] = field(default_factory=dict)  # N values a column; null where nobody knows them
     targets: Targets | None = None
     row_N: NDArray[np.int64] = field(init=False, repr=False)  # the window that each token belongs to
     step_N: NDArray[np.int64] = field(init=False, repr=False)  # 0-based place of the token in its window
@@ -106,6 +110,7 @@ class WindowBatch:
             {name: values[token_N] for name, values in self.time.items()},
             {name: read.take(values, token_N) for name, values in self.context.items()},
             {name: read.take(values, rows) for name, values in self.static.items()},
+            {name: read.take(values, token_N) for name, values in self.features.items()},
             targets,
         )
 
@@ -125,6 +130,7 @@ class WindowBatch:
         at: list[Any] = []
         context: dict[str, list[Any]] = {c.name: [] for c in spec.context}
         static: dict[str, list[Any]] = {c.name: [] for c in spec.static}
+        features: dict[str, list[Any]] = {c.name: [] for c in spec.feature_columns}
         for i, item in enumerate(instances):
             try:
                 previous = item["prev_channel"]
@@ -144,6 +150,8 @@ class WindowBatch:
                     context[name].extend(read.json_list(item["context"][name], length, f"context.{name}", i))
                 for name in static:
                     static[name].append(item["static"][name])
+                for name in features:
+                    features[name].extend([*[None] * (length - 1), item["features"][name]])
             except KeyError as error:
                 raise WindowError(f"instance {i}: {_absent(error.args[0], spec)}", i) from None
             except (TypeError, AttributeError):
@@ -167,6 +175,7 @@ class WindowBatch:
             _clock(at_N, before_N),
             {c.name: read.json_values(c, context[c.name], f"context.{c.name}", row_N) for c in spec.context},
             {c.name: read.json_values(c, static[c.name], f"static.{c.name}", row_B) for c in spec.static},
+            {c.name: read.json_values(c, features[c.name], f"features.{c.name}", row_N) for c in spec.feature_columns},
         )
 
     @classmethod
@@ -187,7 +196,9 @@ class WindowBatch:
             WindowError: a column is missing or of another type, rows are not sorted, or a channel is unknown.
         """
         context, static = [c.name for c in spec.context], [c.name for c in spec.static]
-        absent = sorted({"user_id", "timestamp", "channel", *OUTCOMES, *context, *static} - set(steps.column_names))
+        features = [c.name for c in spec.feature_columns]
+        needed = {"user_id", "timestamp", "channel", *OUTCOMES, *context, *static, *features}
+        absent = sorted(needed - set(steps.column_names))
         if absent:
             raise WindowError(f"steps: missing columns {', '.join(absent)}")
         row_B = np.arange(len(steps)) if rows is None else np.asarray(rows, dtype=np.int64)
@@ -196,10 +207,11 @@ class WindowBatch:
         timeline = Timeline.of(steps)
         tokens = timeline.tokens(row_B, spec.window, journey_gap_us(spec))
 
-        column = {name: read.flat(steps[name]) for name in ("channel", *OUTCOMES, *context, *static)}
+        column = {name: read.flat(steps[name]) for name in ("channel", *OUTCOMES, *context, *static, *features)}
         channel_P = read.arrow_channels(column["channel"], spec.channels, "channel")
         outcomes_P = {name: read.arrow_numbers(column[name], name, null=False) for name in OUTCOMES}
-        values = {c.name: read.arrow_values(c, column[c.name], c.name) for c in (*spec.context, *spec.static)}
+        columns = (*spec.context, *spec.static, *spec.feature_columns)
+        values = {c.name: read.arrow_values(c, column[c.name], c.name) for c in columns}
         labels = None
         if targets:
             own = {name: values_P[tokens.own_N] for name, values_P in outcomes_P.items()}
@@ -213,8 +225,21 @@ class WindowBatch:
             _clock(timeline.time_P[tokens.own_N].astype(np.float64), before_N),
             {name: read.take(values[name], tokens.own_N) for name in context},
             {name: read.take(values[name], row_B) for name in static},
+            {name: _known_at(values[name], tokens.own_N, None if targets else tokens.length_B) for name in features},
             labels,
         )
+
+
+def _known_at(values: Values, own_N: NDArray[np.int64], length_B: NDArray[np.int64] | None) -> Values:
+    """Stored features of tokens; with the lengths of the windows, only of the last token of each."""
+    of_tokens = read.take(values, own_N)
+    if length_B is None:
+        return of_tokens
+    last_N = np.zeros(len(own_N), dtype=np.bool_)
+    last_N[np.cumsum(length_B) - 1] = True
+    if isinstance(of_tokens, Codes):
+        return Codes(np.where(last_N, of_tokens.codes, -1), of_tokens.values)
+    return np.where(last_N, of_tokens, np.nan)
 
 
 def _clock(at_N: NDArray[np.float64], before_N: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -227,7 +252,12 @@ def history_columns(spec: DatasetSpec) -> tuple[str, ...]:
 
 
 def instance_from_history(
-    history: Mapping[str, Any], context: Mapping[str, Any], static: Mapping[str, Any], spec: DatasetSpec, at: float
+    history: Mapping[str, Any],
+    context: Mapping[str, Any],
+    static: Mapping[str, Any],
+    spec: DatasetSpec,
+    at: float,
+    stored: Mapping[str, Any] | None = None,
 ) -> Instance:
     """The window of one decision, as JSON.
 
@@ -240,6 +270,7 @@ def instance_from_history(
         static: The user's features; a missing one is null, as for an unknown user.
         spec: Description of the data set.
         at: When the decision is made, microseconds since 1970.
+        stored: Fields of feature views as the store returned them, see `stored_features`.
 
     Raises:
         WindowError: lists differ in length, times are missing or out of order, or a required context value is missing.
@@ -269,12 +300,15 @@ def instance_from_history(
             raise WindowError(f"context: {column.name} is missing")
         now = 0.0 if now is None and column.missing == "zero" else now
         instance["context"][column.name] = [*read.as_json(columns[f"hist_{column.name}"][k == n :]), now]
+    if spec.features:
+        instance["features"] = stored_features(stored or {}, spec)
     return instance
 
 
 def _absent(key: object, spec: DatasetSpec) -> str:
-    fields = {"timestamp", "prev_channel", "prev_timestamp", "context", "static", *(f"prev_{o}" for o in OUTCOMES)}
-    fields |= {c.name for c in (*spec.context, *spec.static)}
+    fields = {"timestamp", "prev_channel", "prev_timestamp", "context", "static", "features"}
+    fields |= {f"prev_{outcome}" for outcome in OUTCOMES}
+    fields |= {c.name for c in (*spec.context, *spec.static, *spec.feature_columns)}
     if key in fields:
         return f"{key} is missing"
     return f"unknown channel {key!r} in prev_channel; known: {', '.join(spec.channels)}"

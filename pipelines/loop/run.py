@@ -14,11 +14,12 @@ from typing import Any
 
 import pandas as pd
 
+from mtorl.artifact.saving import FEATURE_SERVICE
 from pipelines import local, monitoring, training
 from pipelines.loop import online
 from pipelines.loop.config import LoopConfig
 from pipelines.loop.run_folder import keep_only_quarantine, new_run, point_latest
-from pipelines.loop.simulated_lift import true_lift
+from pipelines.loop.simulated_lift import policy_of, true_lift
 from pipelines.loop.summary import Finished, Monitored, write_summary
 from pipelines.loop.traffic import Traffic
 from pipelines.steps import OnStep, Step, StepTimes
@@ -40,6 +41,7 @@ def run_loop(config: LoopConfig, on_step: OnStep) -> Path:
     """
     from monitoring.report import render
     from serving.decision_log.export import export_parquet
+    from serving.router.flow.features import FeastSource
 
     started = time.monotonic()
     times = StepTimes(on_step)
@@ -70,9 +72,10 @@ def run_loop(config: LoopConfig, on_step: OnStep) -> Path:
     simulated = None
     if audience.simulator is not None:
         with times.step("true-lift", "true difference from the simulator"):
+            store = FeastSource(run / "features", FEATURE_SERVICE)
             simulated = true_lift(
                 audience.simulator,
-                trained.arms,
+                {name: policy_of(artifact, store) for name, artifact in trained.arms.items()},
                 audience.source.users,
                 config.rounds,
                 experiment.budget,

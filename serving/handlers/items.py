@@ -74,6 +74,7 @@ def empty_window(spec: DatasetSpec) -> Instance:
         **{f"prev_{outcome}": [0.0] for outcome in OUTCOMES},
         "context": {column.name: [None] for column in spec.context},
         "static": {column.name: None for column in spec.static},
+        "features": {column.name: None for column in spec.feature_columns},
     }
 
 

@@ -29,9 +29,28 @@ COUNTED = ("uc_touchpoints", "uc_clicks", *STATS)
 JOINED = (*COUNTED, "hour_of_day", "recency_hours")  # to every row, besides static columns
 
 
+AGGREGATES: list[dict[str, Any]] = [
+    {
+        "view": "user_channel",
+        "fields": [
+            {"name": name, "kind": "numeric", "by_channel": True, "missing": "zero"}
+            for name in ("uc_touchpoints", "uc_clicks")
+        ],
+    },
+    {
+        "view": "campaign_stats",
+        "fields": [
+            {"name": name, "kind": "numeric", "missing": "zero" if name == "campaign_touchpoints" else "unknown"}
+            for name in STATS
+        ],
+    },
+]
+"""All built-in aggregates as model input, as a data set description chooses them."""
+
+
 @dataclass(frozen=True)
 class FeatureRun:
-    """A folder with log.parquet, features/ and windows/."""
+    """A folder with log.parquet, features/ and windows/; the model reads all aggregates, if `spec` names none."""
 
     toy: Any
     folder: Path
@@ -42,6 +61,8 @@ class FeatureRun:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", self.folder / "features")
+        if not self.spec.features:
+            object.__setattr__(self, "spec", self.spec.replace(features=AGGREGATES))
         self.folder.mkdir(exist_ok=True)
 
     @property
@@ -179,7 +200,7 @@ def check_router_reads(run: FeatureRun, log: pd.DataFrame, plain, users=None, ca
     at = known_since(log).max() + US
     users = list(users if users is not None else log["user_id"].unique())
     for user, found in run.read(users, at, campaign).items():
-        assert found.found, user
+        assert found.has_history, user
         assert {name: plain(values) for name, values in found.history.items()} == run.toy.past(log, user, at)
         expected = expected_features(run.spec, log, user, campaign, at)
         values = {**found.static, **found.aggregates}

@@ -4,7 +4,7 @@
     summary.values_BF, summary.names
 
 Only what the model's own tokens hold is used: channel and immediate outcomes of the touchpoints in the history, and
-time, context and static columns of the present one (`mtorl.window.encoder.Encoder`).
+time, context, static columns and stored features of the present one (`mtorl.window.encoder.Encoder`).
 
 Shapes: B windows, N tokens, P slots of the history (newest touchpoint first), F features, C channels.
 """
@@ -69,8 +69,9 @@ class Summary:
             if slot.source == "time":
                 features[slot.name] = batch.time[slot.name][last_B]
                 continue
-            values = (batch.context if slot.source == "context" else batch.static)[slot.name]
-            at_B = last_B if slot.source == "context" else np.arange(len(batch))
+            held = {"context": batch.context, "static": batch.static, "feature": batch.features}[slot.source]
+            values = held[slot.name]
+            at_B = np.arange(len(batch)) if slot.source == "static" else last_B
             if isinstance(values, Codes):
                 code = {value: float(i) for i, value in enumerate(slot.values)}
                 table = np.array([*(code.get(value, np.nan) for value in values.values), np.nan])

@@ -69,7 +69,7 @@ class ModelInput:
 
     window: Instance
     has_history: bool
-    aggregates: dict[str, Any]  # the service's other features; the window does not hold them
+    aggregates: dict[str, Any]  # the service's other features; the window holds those that the data set names
 
 
 class FeatureReader:
@@ -95,7 +95,9 @@ class FeatureReader:
 
     def _model_input(self, request: DecisionRequest, user: UserFeatures) -> ModelInput | Exception:
         try:
-            window = instance_from_history(user.history, request.context, user.static, self._spec, request.at)
+            window = instance_from_history(
+                user.history, request.context, user.static, self._spec, request.at, user.aggregates
+            )
         except Exception as error:  # the lists of a history do not fit together
             return error
         return ModelInput(window, user.has_history, user.aggregates)

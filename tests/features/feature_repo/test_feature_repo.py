@@ -95,9 +95,9 @@ def described(root: Path) -> dict[str, Any]:
 @pytest.mark.integration
 def test_apply_and_materialize_from_the_command_line(toy, tmp_path, repository):
     run = FeatureRun(toy, tmp_path / "run", toy.log(seed=6, late=0.3), toy.spec).create()
-    toy.spec.save(tmp_path / "toy.yaml")
+    run.spec.save(tmp_path / "toy.yaml")
     with open_engine() as engine:
-        build_sources(engine, run.path, toy.spec, repository / "data")
+        build_sources(engine, run.path, run.spec, repository / "data")
     environment = {"MTORL_DATASET": str(tmp_path / "toy.yaml")}
     applied = feast(repository, "apply", **environment).splitlines()
     assert {"Created entity user", f"Created feature service {names.AD_CHANNELS}"} <= set(applied)
@@ -186,8 +186,8 @@ def test_every_built_in_data_set_can_be_defined(name, tmp_path):
     assert {f"hist_{c.name}" for c in spec.context} | {c.name for c in spec.static} <= features
     assert not {f"hist_{c.name}" for c in spec.outcomes} & features
     assert (made.user_static is not None) == bool(spec.static)
-    stored = [view.name for view in made.views if view.name != names.CHANNEL_STATS]
-    assert [p.name for p in made.ad_decision.feature_view_projections] == [*stored, names.REQUEST_TIME]
+    known = [names.HISTORY, *([names.STATIC] if spec.static else []), *(chosen.view for chosen in spec.features)]
+    assert [p.name for p in made.ad_decision.feature_view_projections] == [*known, names.REQUEST_TIME]
     assert made.ad_decision.name == "ad_decision_v1" and made.ad_channels.name == "ad_channels_v1"
 
 

@@ -19,6 +19,7 @@ from mtorl.log.dataset import OUTCOMES, DatasetSpec
 from mtorl.log.touchpoints import LogError
 from mtorl.window.table import WindowTable
 from mtorl.window.window import WindowBatch
+from tests.features.feature_run import AGGREGATES
 
 SAMPLES = Path(__file__).parents[4] / "shared" / "data"
 MICROSECOND = pd.Timedelta(1, "us")
@@ -130,8 +131,9 @@ def test_windows_are_strictly_past_and_the_same_online(name, tmp_path):
 @pytest.mark.parametrize("name", ["kuairand-sequence", "criteo-sequence"])
 def test_no_joined_feature_holds_the_outcome(name, tmp_path):
     """Feast's own join at a touchpoint's time tells its outcome in every row; here the clicks so far never count it."""
-    build(sample(name), name, tmp_path)
-    spec = DatasetSpec.load(name)
+    spec = DatasetSpec.load(name).replace(features=AGGREGATES)
+    spec.save(tmp_path / "dataset.yaml")
+    build(sample(name), str(tmp_path / "dataset.yaml"), tmp_path)
     table = pd.read_parquet(tmp_path / "windows" / "steps")
     columns = Manifest.read(tmp_path / "windows").columns
     own = {"user_id", "timestamp", "step", *spec.columns}
@@ -139,6 +141,7 @@ def test_no_joined_feature_holds_the_outcome(name, tmp_path):
     assert joined and not set(joined) & {c.name for c in spec.outcomes}
     opened = FeatureStore(repo_path=str(tmp_path / "features"))
     served = {f.name for p in opened.get_feature_service(AD_DECISION).feature_view_projections for f in p.features}
+    served |= {column.name for column in spec.feature_columns}
     assert set(joined) <= served and not any(column.startswith("channel_") for column in joined)
     # The clicks of a user by channel, as joined, are clicks of rows above: never this row's own.
     before = table.groupby("user_id")["click"].cumsum() - table["click"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from features.offline import store
 from mtorl.log.columns import Codes, Values
 from mtorl.window.window import WindowBatch, instance_from_history
 from serving.router.flow.features import UserFeatures
-from tests.features.feature_run import DAY, JOINED, US, FeatureRun, micros, none_if_missing, random_journeys
+from tests.features.feature_run import DAY, US, FeatureRun, micros, none_if_missing, random_journeys
 from tests.features.online_stores import STORES
 from tests.redis_server import redis_server
 
@@ -27,7 +28,7 @@ PROPERTY = settings(max_examples=4, suppress_health_check=[HealthCheck.function_
 START = pd.Timestamp("2024-05-01 06:00:00.250001", tz="UTC")
 _folders = itertools.count()
 
-Known = tuple[dict[str, Any], dict[str, Any]]  # history and static features
+Known = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]  # history, static and stored features
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,55 @@ def make(toy, tmp_path, redis_port):
     return run
 
 
+# ---- what a data set description may choose
+
+
+def own_file(log: pd.DataFrame, seed: int, path: Path) -> Path:
+    """A team's own features of campaigns, some of them at the very time of a touchpoint, some written later."""
+    rng = np.random.default_rng(seed)
+    moments = log.sample(12, replace=True, random_state=seed)["timestamp"].reset_index(drop=True)
+    rows = pd.DataFrame(
+        {
+            "campaign_id": rng.choice(["c1", "c2"], 12),
+            "at": moments + pd.to_timedelta(rng.choice([-3_600_000_000, -1, 0, 1], 12), unit="us"),
+            "sky": rng.choice(["clear", "rain", None], 12),
+            "degrees": np.where(rng.random(12) < 0.2, np.nan, rng.normal(size=12)),
+            "by_hour": [list(rng.normal(size=3)) if rng.random() < 0.8 else None for _ in range(12)],
+        }
+    )
+    rows = rows.drop_duplicates(["campaign_id", "at"])
+    rows["written"] = rows["at"] + pd.to_timedelta(rng.choice([0, 1, 3_600_000_000], len(rows)), unit="us")
+    rows.to_parquet(path, index=False)
+    return path
+
+
+def chosen_features(own: Path) -> list[dict[str, Any]]:
+    """Fields of two built-in views and of a file, with every rule for what is missing."""
+    return [
+        {"view": "user_channel", "fields": [{"name": "uc_clicks", "kind": "numeric", "by_channel": True}]},
+        {
+            "view": "campaign_stats",
+            "fields": [
+                {"name": "campaign_touchpoints", "kind": "numeric", "missing": "zero"},
+                {"name": "campaign_click_rate", "kind": "numeric"},
+            ],
+        },
+        {
+            "view": "weather",
+            "source": str(own),
+            "key": "campaign_id",
+            "timestamp": "at",
+            "created_timestamp": "written",
+            "ttl_hours": 24,
+            "fields": [
+                {"name": "sky", "kind": "categorical"},
+                {"name": "degrees", "kind": "numeric", "missing": "zero"},
+                {"name": "by_hour", "kind": "numeric", "by_channel": True, "missing": "zero"},
+            ],
+        },
+    ]
+
+
 # ---- three ways to the features of some rows
 
 
@@ -58,15 +108,16 @@ def from_the_log(run: FeatureRun, rows: Sequence[int]) -> WindowBatch:
 
 def from_feast(run: FeatureRun, rows: Sequence[int]) -> list[Known]:
     """Feast's point-in-time join, at the time of each row."""
-    entities = run.table().steps.take(rows).select(["user_id", "timestamp"]).to_pandas()
+    entities = run.steps().loc[list(rows), ["user_id", "campaign_id", "timestamp"]]
     features = [f"{HISTORY}:{name}" for name in history_types(run.spec)]
     features += [f"{STATIC}:{column.name}" for column in run.spec.static]
+    features += [f"{view.view}:{field.name}" for view in run.spec.features for field in view.fields]
     job = FeatureStore(repo_path=str(run.root)).get_historical_features(
         entity_df=entities.rename(columns={"timestamp": "event_timestamp"}),
         features=features,
         filter_by_created_timestamp=True,
     )
-    return [(values, values) for values in job.to_df().to_dict("records")]
+    return [(values, values, values) for values in job.to_df().to_dict("records")]
 
 
 def from_the_router(run: FeatureRun, rows: Sequence[int]) -> list[UserFeatures]:
@@ -78,11 +129,19 @@ def from_the_router(run: FeatureRun, rows: Sequence[int]) -> list[UserFeatures]:
     return found
 
 
+def read_features(found: UserFeatures) -> Known:
+    return found.history, found.static, found.aggregates
+
+
+def is_list(value: Any) -> bool:
+    return isinstance(value, np.ndarray)
+
+
 def served(run: FeatureRun, rows: Sequence[int], known: Sequence[Known]) -> WindowBatch:
     """Windows through the JSON that the model's server gets."""
     instances = [
-        instance_from_history(history, step, static, run.spec, micros(pd.Timestamp(step["timestamp"])))
-        for step, (history, static) in zip(run.table().steps.take(rows).to_pylist(), known, strict=True)
+        instance_from_history(history, step, static, run.spec, micros(pd.Timestamp(step["timestamp"])), stored)
+        for step, (history, static, stored) in zip(run.table().steps.take(rows).to_pylist(), known, strict=True)
     ]
     return WindowBatch.from_instances(json.loads(json.dumps(instances)), run.spec)
 
@@ -96,7 +155,8 @@ def differences(one: WindowBatch, other: WindowBatch) -> list[str]:
         return values.tobytes()
 
     def parts(batch: WindowBatch) -> dict[str, Any]:
-        columns = {**batch.prev_outcomes, **batch.context, **batch.static, "prev_channel": batch.prev_channel_N}
+        columns = {**batch.prev_outcomes, **batch.context, **batch.static, **batch.features}
+        columns["prev_channel"] = batch.prev_channel_N
         return {"length": batch.length_B.tolist(), **{name: plain(values) for name, values in columns.items()}}
 
     found, expected = parts(one), parts(other)
@@ -110,18 +170,21 @@ def differences(one: WindowBatch, other: WindowBatch) -> list[str]:
 @PROPERTY
 @given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.4]), batch=st.booleans())
 @pytest.mark.parametrize("kind", STORES)
-def test_training_and_serving_see_the_same(toy, make, kind, seed, late, batch):
-    run = make(random_journeys(toy, seed, late, batch), kind)
+def test_training_and_serving_see_the_same(toy, make, tmp_path, kind, seed, late, batch):
+    log = random_journeys(toy, seed, late, batch)
+    run = make(log, kind, features=chosen_features(own_file(log, seed, tmp_path / "weather.parquet")))
     every = list(run.steps().sort_values("timestamp").index)
     assert differences(from_the_log(run, every), served(run, every, from_feast(run, every))) == []
 
     places = sorted(np.random.default_rng(seed).choice(len(every), 5, replace=False))
     some = [every[place] for place in places]  # in the order of time: the online store is filled step by step
     online = from_the_router(run, some)
-    windows = served(run, some, [(found.history, found.static) for found in online])
+    windows = served(run, some, [read_features(found) for found in online])
     assert differences(from_the_log(run, some), windows) == []
     for row, found in zip(run.steps().loc[some].to_dict("records"), online, strict=True):
-        joined = {name: row[name].tolist() if name.startswith("uc_") else none_if_missing(row[name]) for name in JOINED}
+        chosen = [field.name for view in run.spec.features for field in view.fields]
+        names = (*chosen, "hour_of_day", "recency_hours")
+        joined = {name: row[name].tolist() if is_list(row[name]) else none_if_missing(row[name]) for name in names}
         assert joined == found.aggregates
 
 
@@ -154,8 +217,8 @@ def test_a_pause_ends_a_journey_at_the_same_microsecond_everywhere(toy, make, ki
     assert from_the_log(run, rows).length_B.tolist() == [2, 2, 1]
     assert differences(from_the_log(run, rows), served(run, rows, from_feast(run, rows))) == []
     online = from_the_router(run, rows)
-    assert differences(from_the_log(run, rows), served(run, rows, [(f.history, f.static) for f in online])) == []
-    assert [found.found for found in online] == [True, True, False]
+    assert differences(from_the_log(run, rows), served(run, rows, [read_features(found) for found in online])) == []
+    assert [found.has_history for found in online] == [True, True, False]
 
 
 @pytest.mark.parametrize("kind", STORES)
@@ -172,5 +235,5 @@ def test_a_touch_is_known_at_the_same_microsecond_everywhere(toy, make, kind, de
     log = pd.DataFrame([toy.touchpoint("u1", START + i * DAY, i, rng) for i in (0, 1)])
     run = make(log.assign(created_timestamp=START + DAY + delay * np.array([1, 0])), kind)
     windows = [from_the_log(run, [1]), served(run, [1], from_feast(run, [1]))]
-    windows += [served(run, [1], [(found.history, found.static) for found in from_the_router(run, [1])])]
+    windows += [served(run, [1], [read_features(found) for found in from_the_router(run, [1])])]
     assert [batch.length_B.tolist() for batch in windows] == [[length]] * 3

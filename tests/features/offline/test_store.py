@@ -66,8 +66,8 @@ def test_nothing_after_its_end_is_materialised(toy, plain, make):
     for user, found in run.read(list(past["user_id"].unique()), end + US).items():
         expected = expected_features(run.spec, past, user, "c1", end + US)
         lists = toy.past(past, user, end + US)
-        assert found.found == (expected["recency_hours"] is not None)  # else too old
-        assert {n: plain(values) for n, values in found.history.items()} == {n: lists[n] * found.found for n in lists}
+        assert found.has_history == (expected["recency_hours"] is not None)  # else too old
+        assert {n: plain(values) for n, values in found.history.items()} == {n: lists[n] * found.has_history for n in lists}
         assert [n for n in COUNTED if not nearly_equal(found.aggregates[n], expected[n])] == []
 
 
@@ -76,7 +76,7 @@ def test_what_has_expired_is_not_served_though_feast_itself_would(toy, finished_
     newest = finished_run.log["timestamp"].max()
     late = newest.ceil("D") + views[HISTORY].ttl
     (fresh,), (stale,) = (finished_run.read(["u1"], at).values() for at in (newest + US, late))
-    assert fresh.found and not stale.found
+    assert fresh.has_history and not stale.has_history
     assert all(values == [] for values in stale.history.values())
     assert stale.static == fresh.static, "what does not change does not expire"
     assert stale.aggregates == {
@@ -86,7 +86,7 @@ def test_what_has_expired_is_not_served_though_feast_itself_would(toy, finished_
     # Each view has a life of its own.
     (later,) = finished_run.read(["u1"], newest.ceil("h") + views[CAMPAIGN_STATS].ttl + US).values()
     assert (
-        later.found and later.aggregates["campaign_touchpoints"] == 0.0 and sum(later.aggregates["uc_touchpoints"]) > 0
+        later.has_history and later.aggregates["campaign_touchpoints"] == 0.0 and sum(later.aggregates["uc_touchpoints"]) > 0
     )
 
     opened = FeatureStore(repo_path=str(finished_run.root))
@@ -102,7 +102,7 @@ def test_an_unknown_user_is_told_from_one_of_whom_only_nulls_are_known(toy, make
     at = log["timestamp"].max() + US
     found = run.read(["u1", "nobody"], at)
     assert found["u1"].static == found["nobody"].static == {"age": None, "tenure": None}
-    assert (found["u1"].found, found["nobody"].found) == (True, False)
+    assert (found["u1"].has_history, found["nobody"].has_history) == (True, False)
     one, other = (instance_from_history(user.history, {}, user.static, toy.spec, micros(at)) for user in found.values())
     assert len(one["prev_channel"]) > 1 and set(one["context"]["order"]) == {None}
     assert other["prev_channel"] == [None] and other["context"] == {"hour": [None], "order": [None]}
@@ -308,7 +308,7 @@ while not last:
     last = reads > 0 and stop.exists()  # one more turn, which meets the final state
     for request in requests:
         (found,) = source.read([request])
-        assert found.found and found.static["age"] is not None, request
+        assert found.has_history and found.static["age"] is not None, request
         times = found.history["hist_timestamp"]
         assert times == sorted(set(times)), (request, times)
         assert {len(values) for values in found.history.values()} == {len(times)}, request

@@ -13,8 +13,15 @@ def simulator() -> dict:
     return copy.deepcopy(DatasetSpec.load("simulator").to_dict())
 
 
+def view(**field) -> dict:
+    return {"view": "x", "fields": [{"name": "a", "kind": "numeric", **field}]}
+
+
 def test_built_in_descriptions_load_and_survive_a_round_trip(tmp_path):
-    assert " ".join(built_in()) == "criteo-attribution criteo-sequence kuairand kuairand-sequence simulator"
+    assert (
+        " ".join(built_in())
+        == "criteo-attribution criteo-sequence kuairand kuairand-sequence simulator simulator-aggregates"
+    )
     for name in built_in():
         spec = DatasetSpec.load(name)
         assert spec.name == name
@@ -89,6 +96,15 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
         ({"immediate": ["cost", "cost"]}, r"immediate: an outcome is named twice"),
         ({"immediate": "cost"}, r"immediate: expected a list"),
         ({"colour": "red"}, r"unknown field 'colour'"),
+        ({"features": [{"view": "x", "fields": []}]}, r"features\[0\]: view 'x', fields: name at least one"),
+        ({"features": [view(missing="error")]}, r"features\[0\]\.fields\[0\]: field 'a', missing: a store may not"),
+        ({"features": [view(kind="categorical", by_channel=True)]}, r"field 'a', by_channel: the list must be one of"),
+        ({"features": [view(), view()]}, r"features: column 'a' is declared twice"),
+        ({"features": [view(), view(name="b")]}, r"features: a view is named twice"),
+        ({"features": [view(name="hour")]}, r"features: column 'hour' is declared twice"),
+        ({"features": [{**view(), "source": "f.parquet"}]}, r"features\[0\]: view 'x': missing field 'key'"),
+        ({"features": [{**view(), "key": "user_id"}]}, r"view 'x', key: is for a view with a source of its own"),
+        ({"features": [{**view(), "source": "f", "key": "city"}]}, r"\.key: 'city' is not one of user_id, campaign_id"),
     ],
 )
 def test_a_wrong_field_is_named(tmp_path, change, message):
@@ -123,3 +139,22 @@ def test_defaults_need_not_be_written_down():
     assert (spec.window, spec.min_touchpoints, spec.max_touchpoints, spec.outcome_labels) == (20, 1, 10_000, {})
     assert (spec.journey_gap_days, spec.outcomes) == (30.0, ())
     assert RewardSpec(gain="revenue").cost_weight == 0.0
+
+
+def test_the_file_of_a_feature_view_lies_beside_the_description_wherever_that_is_copied(tmp_path):
+    path = tmp_path / "mine.yaml"
+    own = {**view(), "source": "mine.parquet", "key": "user_id"}
+    path.write_text(yaml.safe_dump({**simulator(), "features": [own]}))
+    spec = DatasetSpec.load(path)
+    assert spec.features[0].source == str(tmp_path / "mine.parquet")
+    (tmp_path / "copy").mkdir()
+    spec.save(tmp_path / "copy" / "dataset.yaml")
+    assert DatasetSpec.load(tmp_path / "copy" / "dataset.yaml") == spec
+
+
+def test_a_changed_copy_is_validated_and_forgets_what_followed_from_the_old_fields():
+    spec = DatasetSpec.load("simulator-aggregates")
+    assert len(spec.feature_columns) == 2 * len(spec.channels) + 2
+    assert spec.replace(features=()).feature_columns == ()
+    with pytest.raises(ValueError, match="window"):
+        spec.replace(window=0)

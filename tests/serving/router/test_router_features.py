@@ -30,10 +30,13 @@ from mtorl.window.window import instance_from_history
 from serving.router.flow.features import FeastSource, UserFeatures
 from serving.router.flow.requests import DecisionRequest
 from serving.router.ops.settings import SettingsError
+from tests.features.feature_run import AGGREGATES
 from tests.features.online_stores import STORES, write_settings
 from tests.redis_server import redis_server
-from tests.serving.router_fixtures import CONTEXT, SPEC
+from tests.serving.router_fixtures import CONTEXT
+from tests.serving.router_fixtures import SPEC as WITHOUT_FEATURES
 
+SPEC = WITHOUT_FEATURES.replace(features=AGGREGATES)
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 HOUR, DAY, TICK = timedelta(hours=1), timedelta(days=1), timedelta(microseconds=1)
 LISTS = {"channel": ["video", "search"], "click": [1.0, 0.0], "conversion": [0.0, 0.0], "revenue": [0.0, 2.5]}
