@@ -67,7 +67,9 @@ def test_nothing_after_its_end_is_materialised(toy, plain, make):
         expected = expected_features(run.spec, past, user, "c1", end + US)
         lists = toy.past(past, user, end + US)
         assert found.has_history == (expected["recency_hours"] is not None)  # else too old
-        assert {n: plain(values) for n, values in found.history.items()} == {n: lists[n] * found.has_history for n in lists}
+        assert {n: plain(values) for n, values in found.history.items()} == {
+            n: lists[n] * found.has_history for n in lists
+        }
         assert [n for n in COUNTED if not nearly_equal(found.aggregates[n], expected[n])] == []
 
 
@@ -86,7 +88,9 @@ def test_what_has_expired_is_not_served_though_feast_itself_would(toy, finished_
     # Each view has a life of its own.
     (later,) = finished_run.read(["u1"], newest.ceil("h") + views[CAMPAIGN_STATS].ttl + US).values()
     assert (
-        later.has_history and later.aggregates["campaign_touchpoints"] == 0.0 and sum(later.aggregates["uc_touchpoints"]) > 0
+        later.has_history
+        and later.aggregates["campaign_touchpoints"] == 0.0
+        and sum(later.aggregates["uc_touchpoints"]) > 0
     )
 
     opened = FeatureStore(repo_path=str(finished_run.root))
