@@ -38,28 +38,28 @@ PLACES = 40  # of a journey that are drawn
 _PAUSES = {"1 s": 1, "1 min": 60, "1 h": 3600, "1 day": 86_400, "30 days": 30 * 86_400, "1 year": 365 * 86_400}
 
 
-def touchpoints(found: Description) -> Chart:
+def touchpoints(figures: Description) -> Chart:
     """Touchpoints by hour, day, week or month."""
-    starts = sorted({start for start, _, _ in found.periods})
+    starts = sorted({start for start, _, _ in figures.periods})
     sums = dict.fromkeys(starts, 0)
-    for start, _, rows in found.periods:
+    for start, _, rows in figures.periods:
         sums[start] += rows
-    low, high = 0 if _gaps(starts, found.period) else min(sums.values()), max(sums.values())
+    low, high = 0 if _gaps(starts, figures.period) else min(sums.values()), max(sums.values())
     html = draw(
         "touchpoints",
         [
             bar(
                 x=starts,
                 y=list(sums.values()),
-                **_whole_periods(starts, found.period, 0.92),
+                **_whole_periods(starts, figures.period, 0.92),
                 marker_color=BLUE,
                 hovertemplate="%{x}: %{y:,}<extra></extra>",
             )
         ],
-        xaxis=_dates(starts, found.period),
+        xaxis=_dates(starts, figures.period),
         yaxis={"title": "touchpoints", **_counts(high)},
     )
-    return Chart(html, f"Touchpoints by {found.period}: from {low:,} to {high:,}.")
+    return Chart(html, f"Touchpoints by {figures.period}: from {low:,} to {high:,}.")
 
 
 def channel_shares(channels: Sequence[ChannelFigures]) -> Chart:
@@ -68,18 +68,18 @@ def channel_shares(channels: Sequence[ChannelFigures]) -> Chart:
     return shares("channel-shares", [(row.channel, row.share) for row in rows], "Share of touchpoints")
 
 
-def shares_over_time(found: Description) -> Chart:
+def shares_over_time(figures: Description) -> Chart:
     """Channel shares of each period; the small channels are added up."""
-    largest = sorted((channel for channel in found.channels if channel.rows), key=lambda channel: -channel.rows)
+    largest = sorted((channel for channel in figures.channels if channel.rows), key=lambda channel: -channel.rows)
     few = len(largest) <= len(PALETTE)
     names = [channel.channel for channel in (largest if few else largest[: len(PALETTE) - 1])]
-    starts = sorted({start for start, _, _ in found.periods})
+    starts = sorted({start for start, _, _ in figures.periods})
     # No channel has the name None; one may well be called "others".
     rows: dict[str | None, dict[str, int]] = {name: dict.fromkeys(starts, 0) for name in names}
     if not few:
         rows[None] = dict.fromkeys(starts, 0)
     total = dict.fromkeys(starts, 0)
-    for start, channel, count in found.periods:
+    for start, channel, count in figures.periods:
         rows[channel if channel in names else None][start] += count
         total[start] += count
     traces = [
@@ -87,7 +87,7 @@ def shares_over_time(found: Description) -> Chart:
             x=starts,
             y=[counts[start] / total[start] for start in starts],
             name="others" if name is None else name if len(name) <= 18 else f"{name[:17]}…",
-            **_whole_periods(starts, found.period),
+            **_whole_periods(starts, figures.period),
             marker_color=GREY if name is None else PALETTE[i],
             hovertemplate="%{y:.1%}<extra>" + (name or "others") + "</extra>",
         )
@@ -100,17 +100,17 @@ def shares_over_time(found: Description) -> Chart:
         margin={**WIDE, "t": 62 if len(traces) > 4 else 36},
         barmode="stack",
         hovermode="x unified",
-        xaxis={**_dates(starts, found.period), "nticks": 6},
+        xaxis={**_dates(starts, figures.period), "nticks": 6},
         yaxis={"tickformat": ".0%", "range": [0, 1]},
     )
-    return Chart(html, f"Channel shares by {found.period}, {len(starts)} of them.")
+    return Chart(html, f"Channel shares by {figures.period}, {len(starts)} of them.")
 
 
-def lengths(found: Description) -> Chart:
+def lengths(figures: Description) -> Chart:
     """Journeys of each length on two log axes; long lengths share a bar, which shows their mean."""
     classes: dict[tuple[int, int], int] = {}
-    half, most, longest = found.length_quantile(0.5), found.length_quantile(0.95), found.lengths[-1][0]
-    for length, count in found.lengths:
+    half, most, longest = figures.length_quantile(0.5), figures.length_quantile(0.95), figures.lengths[-1][0]
+    for length, count in figures.lengths:
         low, high = _length_class(length)
         ends = low, min(high, longest)
         classes[ends] = classes.get(ends, 0) + count
@@ -136,7 +136,7 @@ def lengths(found: Description) -> Chart:
             else [(math.log10(half), "median, 95%", "center")]
         ),
         margin={**WIDE, "t": 30},
-        xaxis={"title": "touchpoints in a journey", "showgrid": False, **_log_ticks(found.lengths[0][0], longest)},
+        xaxis={"title": "touchpoints in a journey", "showgrid": False, **_log_ticks(figures.lengths[0][0], longest)},
         yaxis={"title": "journeys of each length", "type": "log", "dtick": 1, "tickformat": ",~r"},
     )
     return Chart(
@@ -144,18 +144,18 @@ def lengths(found: Description) -> Chart:
     )
 
 
-def pauses(found: Description) -> Chart:
+def pauses(figures: Description) -> Chart:
     """Pauses between a user's touchpoints on a log axis, with the one that ends a journey marked."""
-    ends = [pause_edges(bin) for bin, _ in found.pauses]
+    ends = [pause_edges(bin) for bin, _ in figures.pauses]
     low = [math.log10(max(start, 10**-0.25)) for start, _ in ends]
     high = [math.log10(end) for _, end in ends]
-    gap = math.log10(found.spec["journey_gap_days"] * 86_400)
+    gap = math.log10(figures.spec["journey_gap_days"] * 86_400)
     html = draw(
         "pauses",
         [
             bar(
                 x=[(a + b) / 2 for a, b in zip(low, high, strict=True)],
-                y=[count for _, count in found.pauses],
+                y=[count for _, count in figures.pauses],
                 width=[(b - a) * 0.94 for a, b in zip(low, high, strict=True)],
                 marker_color=[ORANGE if a >= gap else BLUE for a in low],
                 customdata=[f"{_seconds(a)} to {_seconds(b)}" for a, b in ends],
@@ -173,9 +173,9 @@ def pauses(found: Description) -> Chart:
             "tickangle": 0,
             "range": [min(low) - 0.1, max(max(high), gap) + 0.35],
         },
-        yaxis={"title": "touchpoints", **_counts(max(count for _, count in found.pauses))},
+        yaxis={"title": "touchpoints", **_counts(max(count for _, count in figures.pauses))},
     )
-    return Chart(html, f"Pauses between touchpoints; {found.long_pauses:,} are long enough to begin a new journey.")
+    return Chart(html, f"Pauses between touchpoints; {figures.long_pauses:,} are long enough to begin a new journey.")
 
 
 def rates_by_channel(div: str, rows: Sequence[tuple[str, Rate]], overall: float, what: str) -> Chart:
@@ -232,12 +232,12 @@ def rates_by_place(div: str, rows: Sequence[tuple[int, Rate]], overall: float, w
     return Chart(html, f"{what} by place: {first.share:.2%} at the first, {last.share:.2%} at place {rows[-1][0]}.")
 
 
-def propensities(found: Description) -> Chart:
+def propensities(figures: Description) -> Chart:
     """For each channel, how its touchpoints spread over propensities: the darker, the more."""
-    names = [channel.channel for channel in found.channels if channel.rows][::-1]
+    names = [channel.channel for channel in figures.channels if channel.rows][::-1]
     share = {name: [0.0] * PROPENSITY_BINS for name in names}
-    total = {name: sum(rows for channel, _, rows in found.propensities if channel == name) for name in names}
-    for channel, bin, rows in found.propensities:
+    total = {name: sum(rows for channel, _, rows in figures.propensities if channel == name) for name in names}
+    for channel, bin, rows in figures.propensities:
         share[channel][bin] = rows / total[channel]
     width = 1 / PROPENSITY_BINS
     html = draw(
@@ -259,7 +259,7 @@ def propensities(found: Description) -> Chart:
         xaxis={"title": "propensity of the logged channel", "range": [0, 1], "showgrid": False},
         yaxis=names_axis(),
     )
-    return Chart(html, f"Propensities by channel; the smallest is {found.propensity_low:.4g}.")
+    return Chart(html, f"Propensities by channel; the smallest is {figures.propensity_low:.4g}.")
 
 
 def costs(channels: Sequence[ChannelFigures], currency: str) -> Chart:

@@ -24,43 +24,46 @@ _ESTIMATES = {
 
 
 def render(description: Description, path: Path | str) -> Path:
-    """Write the page: one file that loads nothing from outside. It appears complete or not at all."""
+    """Write the page: one file that loads nothing from outside; it appears complete or not at all."""
     template = Path(__file__).parent / "page.html.j2"
     return write_page(Path(path), template, content(description), {"rate": _rate})
 
 
-def content(found: Description) -> dict[str, Any]:
+def content(figures: Description) -> dict[str, Any]:
     """Everything that the template reads."""
-    labels = {name: found.spec["outcome_labels"].get(name, name) for name in ("click", "conversion", "revenue", "cost")}
-    known = found.propensity_rows > 0
-    cost = found.column("cost")
+    labels = {
+        name: figures.spec["outcome_labels"].get(name, name) for name in ("click", "conversion", "revenue", "cost")
+    }
+    cost = figures.column("cost")
     return {
-        "found": found,
-        "spec": found.spec,
+        "figures": figures,
+        "spec": figures.spec,
         "labels": labels,
-        "span": _span(found),
-        "notes": list(_notes(found, labels)),
-        "columns": [asdict(column) | {"share": column.missing / found.rows} for column in found.columns],
-        "touchpoints": charts.touchpoints(found),
-        "channel_shares": charts.channel_shares(found.channels),
-        "shares_over_time": charts.shares_over_time(found),
-        "lengths": charts.lengths(found),
-        "pauses": charts.pauses(found) if found.pauses else None,
-        "rates": [_rates(found, name, labels[name]) for name in ("click", "conversion") if getattr(found, name).hits],
-        "places_left_out": max(len(found.places) - charts.PLACES, 0),
-        "estimate": _ESTIMATES.get(found.spec["propensity"], ""),
+        "span": _span(figures),
+        "notes": list(_notes(figures, labels)),
+        "columns": [asdict(column) | {"share": column.missing / figures.rows} for column in figures.columns],
+        "touchpoints": charts.touchpoints(figures),
+        "channel_shares": charts.channel_shares(figures.channels),
+        "shares_over_time": charts.shares_over_time(figures),
+        "lengths": charts.lengths(figures),
+        "pauses": charts.pauses(figures) if figures.pauses else None,
+        "rates": [
+            _rates(figures, name, labels[name]) for name in ("click", "conversion") if getattr(figures, name).hits
+        ],
+        "places_left_out": max(len(figures.places) - charts.PLACES, 0),
+        "estimate": _ESTIMATES.get(figures.spec["propensity"], ""),
         "floor": FLOOR,
-        "propensities": charts.propensities(found) if known else None,
-        "costs": charts.costs(found.channels, found.spec["currency"]) if cost.low != cost.high else None,
+        "propensities": charts.propensities(figures) if figures.propensity_rows else None,
+        "costs": charts.costs(figures.channels, figures.spec["currency"]) if cost.low != cost.high else None,
         "cost": cost,
-        "free": sum(channel.free * channel.rows for channel in found.channels if channel.rows) / found.rows,
+        "free": sum(channel.free * channel.rows for channel in figures.channels if channel.rows) / figures.rows,
     }
 
 
-def _rates(found: Description, name: str, label: str) -> dict[str, Any]:
-    overall, what = getattr(found, name), f"{name.capitalize()} rate"
-    channels = [(channel.channel, getattr(channel, name)) for channel in found.channels]
-    places = [(place.place, getattr(place, name)) for place in found.places]
+def _rates(figures: Description, name: str, label: str) -> dict[str, Any]:
+    overall, what = getattr(figures, name), f"{name.capitalize()} rate"
+    channels = [(channel.channel, getattr(channel, name)) for channel in figures.channels]
+    places = [(place.place, getattr(place, name)) for place in figures.places]
     return {
         "name": name,
         "label": label,
@@ -70,49 +73,49 @@ def _rates(found: Description, name: str, label: str) -> dict[str, Any]:
     }
 
 
-def _notes(found: Description, labels: dict[str, str]) -> Iterable[tuple[str, str]]:
+def _notes(figures: Description, labels: dict[str, str]) -> Iterable[tuple[str, str]]:
     """(tone, sentence): what the next steps will do with this log, where that may surprise."""
-    spec, most = found.spec, count(found.spec["max_touchpoints"])
-    if found.quarantined:
-        rows = counted(found.quarantined, "faulty row is", "faulty rows are")
-        yield "alarm", f"{rows} left out: {'; '.join(found.faults)}."
-    if found.capped_users:
-        users = counted(found.capped_users, "user has", "users have")
-        longest = count(found.most_touchpoints)
+    spec, most = figures.spec, count(figures.spec["max_touchpoints"])
+    if figures.quarantined:
+        rows = counted(figures.quarantined, "faulty row is", "faulty rows are")
+        yield "alarm", f"{rows} left out: {'; '.join(figures.faults)}."
+    if figures.capped_users:
+        users = counted(figures.capped_users, "user has", "users have")
+        longest = count(figures.most_touchpoints)
         yield "alarm", f"{users} more than {most} touchpoints, up to {longest}: bots. Only the first {most} are used."
-    if lone := found.one_touchpoint_users:
-        users, part = counted(lone, "user has", "users have"), lone / found.users
+    if lone := figures.one_touchpoint_users:
+        users, part = counted(lone, "user has", "users have"), lone / figures.users
         yield "plain", f"{users} one touchpoint ({share(part)} of the users): nothing to learn a sequence from."
-    if found.late_rows:
-        rows, part = counted(found.late_rows, "touchpoint", "touchpoints"), found.late_rows / found.rows
+    if figures.late_rows:
+        rows, part = counted(figures.late_rows, "touchpoint", "touchpoints"), figures.late_rows / figures.rows
         yield "plain", f"{rows} ({share(part)}) arrived later than they happened; no feature knows them before that."
-    if unused := [channel.channel for channel in found.channels if not channel.rows]:
+    if unused := [channel.channel for channel in figures.channels if not channel.rows]:
         yield "alarm", f"Channels without a touchpoint: {', '.join(unused)}."
     for name in ("click", "conversion"):
-        if not getattr(found, name).hits:
+        if not getattr(figures, name).hits:
             tone = "alarm" if spec["reward"]["gain"] == name else "plain"
             yield tone, f"No touchpoint has a {name} ({labels[name]})."
-    if not found.propensity_rows and spec["propensity"] in _ESTIMATES:
+    if not figures.propensity_rows and spec["propensity"] in _ESTIMATES:
         yield "plain", "The log has no propensities: off-policy values will rest on estimated ones."
-    elif not found.propensity_rows:
+    elif not figures.propensity_rows:
         yield "alarm", "The log has no propensities, though its description says so: no off-policy value without them."
-    if found.propensity_rare:
-        rows = counted(found.propensity_rare, "touchpoint has", "touchpoints have")
-        weight, part = f"{1 / FLOOR:.0f}", found.propensity_rare / found.rows
+    if figures.propensity_rare:
+        rows = counted(figures.propensity_rare, "touchpoint has", "touchpoints have")
+        weight, part = f"{1 / FLOOR:.0f}", figures.propensity_rare / figures.rows
         yield (
             "alarm",
             f"{rows} a propensity below {FLOOR} ({share(part)}): a weight above {weight} in off-policy values.",
         )
-    cost = found.column("cost")
+    cost = figures.column("cost")
     if cost.low is not None and cost.low == cost.high:
         yield "plain", f"Every touchpoint costs {number(cost.low)}: there is no dear and cheap to choose between."
-    if lacking := [column for column in found.columns if column.missing and column.name != "propensity"]:
+    if lacking := [column for column in figures.columns if column.missing and column.name != "propensity"]:
         columns, worst = counted(len(lacking), "column has", "columns have"), max(lacking, key=lambda c: c.missing)
-        yield "plain", f"{columns} missing values, most of all {worst.name} ({share(worst.missing / found.rows)})."
+        yield "plain", f"{columns} missing values, most of all {worst.name} ({share(worst.missing / figures.rows)})."
 
 
-def _span(found: Description) -> str:
-    first, last = (datetime.fromisoformat(moment) for moment in (found.first, found.last))
+def _span(figures: Description) -> str:
+    first, last = (datetime.fromisoformat(moment) for moment in (figures.first, figures.last))
     seconds = (last - first).total_seconds()
     for size, one, many in ((86_400, "day", "days"), (3600, "hour", "hours"), (60, "minute", "minutes")):
         if seconds >= size:

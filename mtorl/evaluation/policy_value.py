@@ -14,8 +14,8 @@ the logged channel, q(pi) what it expects of the policy, n the number of rows:
     SNDR    sum(q(pi)) / n + sum(w (g - q(a))) / sum(w)   one step of "WDR", Thomas & Brunskill 2016, arXiv:1604.00923
 
 DR is right if either the propensities or the model are; with both right it is the least noisy. The model must have been
-fitted on *other users* than those of the log (cross-fitting: one that has seen the gains repeats their luck). As long
-as the propensities are right, a poor model makes the estimate less precise, not wrong.
+fitted on *other users* than those of the log (cross-fitting: one that was fitted on these gains repeats their chance
+deviations). As long as the propensities are right, a poor model makes the estimate less precise, not wrong.
 
 Beside each estimate stands its difference from what the same rows earned as logged ("lift"), on the same resamples of
 users: what the choice of channel adds to the choice of rows. The selection itself is taken as given.

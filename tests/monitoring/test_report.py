@@ -109,7 +109,7 @@ def test_an_experiment_without_numbers(tmp_path: Path) -> None:
     )
 
 
-def test_a_lift_with_one_interval_and_no_truth(tmp_path: Path) -> None:
+def test_a_lift_with_one_interval_and_no_true_lift(tmp_path: Path) -> None:
     run = fake_run.write(tmp_path)
     experiment = {"lift": 0.0, "lift_ci": [0.0, 0.0], "verdict": "stop", "reason": "r", "true_lift": None, "arms": {}}
     change(run, experiment=experiment)

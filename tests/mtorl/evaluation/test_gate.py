@@ -1,4 +1,4 @@
-"""Off-policy value against the truth of a small bandit, equal budgets, and the gate."""
+"""Off-policy value against the true value of a small bandit, equal budgets, and the gate."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def on_log(policy: np.ndarray, kind: np.ndarray, expose: np.ndarray | None = Non
     return PolicyOnLog(policy[kind], (everywhere if expose is None else expose)[kind])
 
 
-def truth(policy: np.ndarray, expose: np.ndarray, budget_share: float) -> float:
+def true_value(policy: np.ndarray, expose: np.ndarray, budget_share: float) -> float:
     """Both kinds are equally common, and so is every length of a journey within them."""
     gain, cost = (policy * expose * GAIN).sum(1).mean(), (policy * expose * COST).sum(1).mean()
     budget = budget_share * (LOGGING * COST).sum(1).mean()
@@ -50,11 +50,11 @@ def estimate(users: int, seed: int, budget_share: float = 0.5, **options):
 
 
 @pytest.mark.parametrize("budget_share", [0.5, 2.0])
-def test_intervals_cover_the_truth(budget_share):
+def test_intervals_cover_the_true_value(budget_share):
     everything = np.ones_like(EXPOSE)
     true = {
-        "challenger": truth(CHALLENGER, EXPOSE, budget_share),
-        "incumbent": truth(INCUMBENT, everything, budget_share),
+        "challenger": true_value(CHALLENGER, EXPOSE, budget_share),
+        "incumbent": true_value(INCUMBENT, everything, budget_share),
     }
     true["difference"] = true["challenger"] - true["incumbent"]
     runs = [estimate(150, seed, budget_share, resamples=200) for seed in range(100)]

@@ -97,8 +97,8 @@ def test_calibration_error_is_averaged_over_equally_full_bins():
     rows = 50_000
     random = np.random.default_rng(0)
     predicted = np.repeat(np.linspace(0.2, 0.7, rows)[:, None], 2, axis=1)
-    truth = predicted[:, 0] + np.where(np.arange(rows) < rows / 2, -0.1, 0.1)
-    target = (random.random(rows) < truth).astype(float)
+    probability = predicted[:, 0] + np.where(np.arange(rows) < rows / 2, -0.1, 0.1)
+    target = (random.random(rows) < probability).astype(float)
     targets = LoggedTargets(np.zeros(rows, int), target, np.arange(rows))
     found = evaluate(np.zeros((rows, 2)), predicted, targets, seed=0, resamples=2)
     assert found["reward_ece"] == pytest.approx(0.1, abs=0.01)
@@ -175,16 +175,16 @@ def test_a_paired_difference_is_known_better_than_its_parts():
 
 
 def test_paired_intervals_cover_the_true_difference():
-    """Between a predictor and one that leans to channel 0, on many logs; the truth is that of a large one."""
+    """Between a predictor and one that leans to channel 0, on many logs; the true one is that of a large log."""
 
     def difference(rows: int, seed: int, resamples: int) -> dict[str, object]:
         logits, reward, targets = log(rows, users=rows // 10, seed=seed)
         parts = {"leaning": (logits + np.array([0.5, 0, 0, 0]), reward), "plain": (logits, reward)}
         return compare(parts, "plain", targets, seed, resamples=resamples)["differences"]["leaning"]
 
-    truth = difference(200_000, 999, 1)["action_logloss"]
+    true_difference = difference(200_000, 999, 1)["action_logloss"]
     intervals = [difference(500, seed, 100)["action_logloss_ci"] for seed in range(60)]
-    assert np.mean([low <= truth <= high for low, high in intervals]) >= 0.88
+    assert np.mean([low <= true_difference <= high for low, high in intervals]) >= 0.88
 
 
 def test_a_predictor_without_a_reward_head_has_no_reward_metrics():

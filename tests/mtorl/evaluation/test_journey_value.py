@@ -39,7 +39,7 @@ def journeys_log(journeys: int, seed: int, steps: int = 5):
     return state, LoggedRows(channel, LOGGING[state, channel], gain, np.ones(len(gain)), users[here]), step
 
 
-def truth(policy: np.ndarray, horizon: int) -> float:
+def true_value(policy: np.ndarray, horizon: int) -> float:
     """Gain per journey; lengths are equally common."""
     warm, total = 0.0, 0.0
     for step in range(horizon):
@@ -55,15 +55,15 @@ def estimate(journeys: int, seed: int, horizon: int, policy: np.ndarray = POLICY
 
 
 @pytest.mark.parametrize("horizon", [1, 3, 5])
-def test_intervals_cover_the_truth(horizon):
+def test_intervals_cover_the_true_value(horizon):
     runs = [estimate(600, seed, horizon, resamples=200)["estimates"] for seed in range(100)]
     for name in ("pdis", "snpdis"):
         found = [run[name] for run in runs]
         low, high = np.array([one["value_ci"] for one in found]).T
-        assert np.mean((low <= truth(POLICY, horizon)) & (truth(POLICY, horizon) <= high)) >= 0.88, name
-        assert np.mean([one["value"] for one in found]) == pytest.approx(truth(POLICY, horizon), rel=0.015), name
+        assert np.mean((low <= true_value(POLICY, horizon)) & (true_value(POLICY, horizon) <= high)) >= 0.88, name
+        assert np.mean([one["value"] for one in found]) == pytest.approx(true_value(POLICY, horizon), rel=0.015), name
     lift = np.mean([run["snpdis"]["lift"] for run in runs])
-    assert lift == pytest.approx(truth(POLICY, horizon) - truth(LOGGING, horizon), rel=0.1)
+    assert lift == pytest.approx(true_value(POLICY, horizon) - true_value(LOGGING, horizon), rel=0.1)
 
 
 def test_three_journeys_by_hand():

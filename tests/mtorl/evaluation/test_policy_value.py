@@ -1,4 +1,4 @@
-"""Value of one policy against a known truth: the simulator's click probabilities, and a bandit of two states."""
+"""Value of one policy against known true values: the simulator's click probabilities, and a bandit of two states."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BY_DEVICE = pd.DataFrame(
 def market(users: int, seed: int):
     """A log, the policy that goes by device, the true P(click) of all channels, and what a model may read."""
     simulator = Simulator(SimulatorConfig(users=users, seed=seed))
-    log, truth_BC = simulator.log(), simulator.click_probability()
+    log, click_probability_BC = simulator.log(), simulator.click_probability()
     channel_B = log["channel"].map(CHANNELS.index).to_numpy()
     shown_BC = pd.DataFrame(np.eye(len(CHANNELS))[channel_B])
     clicked_BC = shown_BC.mul(log["click"], axis=0)
@@ -35,7 +35,7 @@ def market(users: int, seed: int):
     before = [
         (part.groupby(user).cumsum() - part).clip(upper=2).astype(int).to_numpy() for part in (shown_BC, clicked_BC)
     ]
-    return log, channel_B, BY_DEVICE[log["device"]].T.to_numpy(), truth_BC, 3 * before[1] + before[0]
+    return log, channel_B, BY_DEVICE[log["device"]].T.to_numpy(), click_probability_BC, 3 * before[1] + before[0]
 
 
 @cache
@@ -50,14 +50,14 @@ def model() -> np.ndarray:
 
 
 def estimate(users: int, seed: int, resamples: int = 1000):
-    log, channel_B, probs_BC, truth_BC, past_BC = market(users, seed)
+    log, channel_B, probs_BC, click_probability_BC, past_BC = market(users, seed)
     gain_model_BC = model()[np.arange(len(CHANNELS)), past_BC]
     rows = LoggedRows(channel_B, log["propensity"], log["click"], log["cost"], log["user_id"])
     found = policy_value(PolicyOnLog.always_exposing(probs_BC), rows, seed, gain_model_BC, resamples=resamples)
-    return found, (probs_BC * truth_BC).sum(axis=1).mean()
+    return found, (probs_BC * click_probability_BC).sum(axis=1).mean()
 
 
-def test_intervals_cover_the_simulators_truth():
+def test_intervals_cover_the_simulators_true_values():
     """At the logged states, and for the market at large; DR knows more than IPS."""
     runs = [estimate(200, 1000 + seed, resamples=300) for seed in range(100)]
     _, at_large = estimate(20_000, seed=2, resamples=2)
@@ -65,8 +65,8 @@ def test_intervals_cover_the_simulators_truth():
     for name in ALL:
         found = [run["estimates"][name] for run, _ in runs]
         low, high = np.array([one["value_ci"] for one in found]).T
-        truth = np.array([truth for _, truth in runs])
-        assert np.mean((low <= truth) & (truth <= high)) >= 0.92, name
+        true_value = np.array([true_value for _, true_value in runs])
+        assert np.mean((low <= true_value) & (true_value <= high)) >= 0.92, name
         assert np.mean((low <= at_large) & (at_large <= high)) >= 0.88, name
         assert np.mean([one["value"] for one in found]) == pytest.approx(at_large, abs=0.003), name
         width[name] = np.mean(high - low)
@@ -103,7 +103,7 @@ def value(rows: int = 2000, seed: int = 0, propensity=LOGGING, gain_model=GAIN, 
     return policy_value(PolicyOnLog.always_exposing(policy[state_B]), log, seed, gain_model_BC, **options)
 
 
-TRUTH = (POLICY * GAIN).sum(axis=1).mean()
+TRUE_VALUE = (POLICY * GAIN).sum(axis=1).mean()
 
 
 def mean_estimates(**change):
@@ -114,16 +114,16 @@ def mean_estimates(**change):
 def test_doubly_robust_needs_the_propensities_or_the_model_and_not_both():
     wrong_propensity = LOGGING[::-1]
     both = mean_estimates()
-    assert both == pytest.approx(dict.fromkeys(ALL, TRUTH), abs=0.004)
+    assert both == pytest.approx(dict.fromkeys(ALL, TRUE_VALUE), abs=0.004)
     only_propensities = mean_estimates(gain_model=WRONG_GAIN)
-    assert only_propensities == pytest.approx(dict.fromkeys(ALL, TRUTH), abs=0.006)
+    assert only_propensities == pytest.approx(dict.fromkeys(ALL, TRUE_VALUE), abs=0.006)
     only_model = mean_estimates(propensity=wrong_propensity)
     for name in ("dr", "sndr"):
-        assert only_model[name] == pytest.approx(TRUTH, abs=0.006)
+        assert only_model[name] == pytest.approx(TRUE_VALUE, abs=0.006)
     for name in ("ips", "snips"):
-        assert abs(only_model[name] - TRUTH) > 0.05
+        assert abs(only_model[name] - TRUE_VALUE) > 0.05
     neither = mean_estimates(propensity=wrong_propensity, gain_model=WRONG_GAIN)
-    assert abs(neither["dr"] - TRUTH) > 0.05
+    assert abs(neither["dr"] - TRUE_VALUE) > 0.05
 
 
 def test_a_good_model_narrows_the_interval():

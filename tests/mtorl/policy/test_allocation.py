@@ -17,7 +17,7 @@ INF = np.inf
 POLICY = PolicyParams(advantage_weight=3.0, exploration=0.05, price=9.0, utility_scale=0.05)
 
 
-def world(rows: int = 300, channels: int = 4, seed: int = 0):
+def predictions(rows: int = 300, channels: int = 4, seed: int = 0):
     random = np.random.default_rng(seed)
     gain = random.beta(1, 12, size=(rows, channels))
     cost = random.lognormal(-1, 0.7, size=(rows, channels))
@@ -50,7 +50,7 @@ BUDGETS = [
 
 @pytest.mark.parametrize("budgets", BUDGETS)
 def test_the_best_allocation_solves_the_programme_and_its_prices_prove_it(budgets):
-    _, gain, cost = world()
+    _, gain, cost = predictions()
     best = best_allocation(gain, cost, budgets)
     optimum = solve_directly(gain, cost, budgets)
     assert best.gain == pytest.approx(optimum, rel=1e-6)
@@ -60,7 +60,7 @@ def test_the_best_allocation_solves_the_programme_and_its_prices_prove_it(budget
 
 @pytest.mark.parametrize("budgets", BUDGETS)
 def test_complementary_slackness(budgets):
-    _, gain, cost = world()
+    _, gain, cost = predictions()
     best = best_allocation(gain, cost, budgets)
     priced_C = best.prices.channel_C > 1e-9
     np.testing.assert_allclose(best.spend_C[priced_C], budgets.channel_C[priced_C], rtol=1e-6)
@@ -74,7 +74,7 @@ def test_complementary_slackness(budgets):
 
 
 def test_all_budgets_of_these_tests_bind_that_should():
-    _, gain, cost = world()
+    _, gain, cost = predictions()
     first, second, third, none = (best_allocation(gain, cost, budgets).prices for budgets in BUDGETS)
     assert (first.channel_C[[0, 1, 3]] > 0).all() and first.channel_C[2] == first.total == 0
     assert second.total > 0 and (second.channel_C > 0).any()
@@ -90,7 +90,7 @@ def test_all_budgets_of_these_tests_bind_that_should():
     prices=st.lists(st.floats(0.0, 3.0), min_size=4, max_size=4),
 )
 def test_any_prices_bound_any_allocation(seed, rows, limits, prices):
-    _, gain, cost = world(rows, 3, seed)
+    _, gain, cost = predictions(rows, 3, seed)
     budgets = Budgets(np.array(limits[:3]), limits[3])
     bound = gain_bound(gain, cost, budgets, Prices(np.array(prices[:3]), prices[3]))
     best = best_allocation(gain, cost, budgets)
@@ -102,7 +102,7 @@ def test_any_prices_bound_any_allocation(seed, rows, limits, prices):
 
 @pytest.mark.parametrize("unit", [1e-6, 1e6])
 def test_any_currency_unit_will_do(unit):
-    _, gain, cost = world()
+    _, gain, cost = predictions()
     here, there = (
         best_allocation(gain, cost * u, Budgets(np.array([0.02, 0.05, INF, 0.01]) * u, 0.08 * u)) for u in (1.0, unit)
     )
@@ -111,7 +111,7 @@ def test_any_currency_unit_will_do(unit):
 
 
 def test_a_larger_budget_has_a_lower_price():
-    logits, gain, cost = world()
+    logits, gain, cost = predictions()
     total = [best_allocation(gain, cost, Budgets(np.full(4, INF), w)).prices.total for w in (0.01, 0.03, 0.1, 0.2)]
     assert total == sorted(total, reverse=True) and total[0] > total[-1]
     for allocate in (
@@ -125,7 +125,7 @@ def test_a_larger_budget_has_a_lower_price():
 
 
 def test_the_bound_from_a_sample_is_close_to_the_best_of_all_rows():
-    _, gain, cost = world(3000)
+    _, gain, cost = predictions(3000)
     budgets = BUDGETS[1]
     sample = np.random.default_rng(1).choice(len(gain), 1000, replace=False)
     bound = gain_bound(gain, cost, budgets, best_allocation(gain[sample], cost[sample], budgets).prices)
@@ -136,7 +136,7 @@ def test_the_bound_from_a_sample_is_close_to_the_best_of_all_rows():
 @pytest.mark.parametrize("budgets", BUDGETS)
 @pytest.mark.parametrize("beta", [0.0, 3.0])
 def test_the_policy_spends_what_it_may_and_no_more(budgets, beta):
-    logits, gain, cost = world(2000)
+    logits, gain, cost = predictions(2000)
     params = PolicyParams(beta, 0.05, 0.0, 0.05)
     found = policy_allocation(logits, gain, cost, params, budgets)
     assert within(found, budgets)
@@ -149,7 +149,7 @@ def test_the_policy_spends_what_it_may_and_no_more(budgets, beta):
 
 
 def test_the_row_of_prices_is_all_that_serving_needs():
-    logits, gain, cost = world(4000)
+    logits, gain, cost = predictions(4000)
     found = policy_allocation(logits, gain, cost, POLICY, BUDGETS[1])
     probs_BC, expose_BC = action_probabilities(logits, gain, cost, POLICY, price_BC=found.prices.row_1C)
     np.testing.assert_array_equal(found.share_BC, probs_BC * expose_BC)
@@ -160,7 +160,7 @@ def test_the_row_of_prices_is_all_that_serving_needs():
 
 
 def test_a_budget_on_a_channel_moves_decisions_to_the_others():
-    logits, gain, cost = world(4000)
+    logits, gain, cost = predictions(4000)
     free = policy_allocation(logits, gain, cost, POLICY, Budgets(np.full(4, INF)))
     tight = policy_allocation(logits, gain, cost, POLICY, Budgets(np.array([free.spend_C[0] / 2, INF, INF, INF])))
     assert (tight.spend_C[1:] > free.spend_C[1:]).all()
@@ -175,7 +175,7 @@ def test_a_budget_on_a_channel_moves_decisions_to_the_others():
     limits=st.lists(st.floats(0.001, 0.5) | st.just(INF), min_size=4, max_size=4),
 )
 def test_few_rows_never_overspend(seed, rows, beta, limits):
-    logits, gain, cost = world(rows, 3, seed)
+    logits, gain, cost = predictions(rows, 3, seed)
     budgets = Budgets(np.array(limits[:3]), limits[3])
     params = PolicyParams(beta, 0.05, 0.0, 0.05)
     assert within(policy_allocation(logits, gain, cost, params, budgets), budgets)

@@ -28,7 +28,7 @@ TOLERANCE = 0.02  # of the budget: |spend - schedule| at every update after the 
 Shock = Callable[[np.ndarray], np.ndarray]
 
 
-class World(NamedTuple):
+class Traffic(NamedTuple):
     """Opportunities of three days in the order of time, and the plan that the log before them suggests."""
 
     plan: Plan
@@ -43,7 +43,7 @@ class World(NamedTuple):
 
 
 @cache
-def world(seed: int) -> World:
+def traffic_of(seed: int) -> Traffic:
     simulator = Simulator(SimulatorConfig(users=USERS, seed=seed))
     log, users = simulator.log(), simulator.user_ids
     cost_C = log.groupby("channel")["cost"].mean()[list(CHANNELS)].to_numpy()
@@ -76,7 +76,7 @@ def world(seed: int) -> World:
     random = np.random.default_rng(seed)
     rank_B = np.tile(random.permutation(USERS) / USERS, DAYS)[order]
     cap = max(simulator.cost_cap.values())
-    return World(
+    return Traffic(
         plan,
         policy,
         cost_C,
@@ -108,7 +108,7 @@ SHOCKS: dict[str, tuple[Shock, Shock]] = {  # of traffic, of cost
 
 
 def gaps(
-    market: World, shock: str, plan: Plan | None = None, heard: float = 1.0, control: bool = True
+    market: Traffic, shock: str, plan: Plan | None = None, heard: float = 1.0, control: bool = True
 ) -> tuple[np.ndarray, float]:
     """Run a campaign; (spend - schedule) / budget at each update, and the spend as a share of the budget."""
     plan = plan or market.plan
@@ -151,27 +151,27 @@ def settled(gap: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("shock", SHOCKS)
 def test_spend_follows_the_schedule(seed, shock):
-    gap, spent = gaps(world(seed), shock)
+    gap, spent = gaps(traffic_of(seed), shock)
     assert settled(gap).max() <= TOLERANCE
     assert 1 - TOLERANCE <= spent <= 1
 
 
 @pytest.mark.parametrize("shock", [name for name in SHOCKS if name != "none"])
 def test_a_price_that_does_not_follow_would_not_do(shock):
-    assert settled(gaps(world(1), shock, control=False)[0]).max() > 2 * TOLERANCE
+    assert settled(gaps(traffic_of(1), shock, control=False)[0]).max() > 2 * TOLERANCE
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("shock", ["none", "traffic x2", "cost x1.5"])
 def test_every_other_update_may_be_missed(seed, shock):
-    gap, spent = gaps(world(seed), shock, heard=0.5)
+    gap, spent = gaps(traffic_of(seed), shock, heard=0.5)
     assert settled(gap).max() <= TOLERANCE and spent <= 1
 
 
 @pytest.mark.parametrize("wrong", [1 / 3, 3])
 def test_the_plan_may_be_wrong_about_the_price(wrong):
-    plan = world(1).plan
-    gap, spent = gaps(world(1), "cost x1.5", replace(plan, price_unit=plan.price_unit * wrong))
+    plan = traffic_of(1).plan
+    gap, spent = gaps(traffic_of(1), "cost x1.5", replace(plan, price_unit=plan.price_unit * wrong))
     assert settled(gap).max() <= TOLERANCE and spent <= 1
 
 

@@ -11,7 +11,7 @@ from mtorl.policy.decision import PolicyParams, action_probabilities
 from mtorl.policy.price import solve_price
 
 
-def world(rows: int = 4000, channels: int = 4, seed: int = 0):
+def predictions(rows: int = 4000, channels: int = 4, seed: int = 0):
     random = np.random.default_rng(seed)
     gain = random.beta(1, 12, size=(rows, channels))
     cost = random.lognormal(-1, 0.7, size=(rows, channels))
@@ -38,7 +38,7 @@ def policy_spend(logits: np.ndarray, gain: np.ndarray, cost: np.ndarray, beta: f
 
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.5, 0.9])
 def test_spend_is_within_tolerance_below_the_budget(share):
-    logits, gain, cost = world()
+    logits, gain, cost = predictions()
     for spend in (greedy_spend(gain, cost), policy_spend(logits, gain, cost, 3.0)):
         budget = share * spend(0.0)
         price = solve_price(spend, budget, tolerance=0.005)
@@ -48,7 +48,7 @@ def test_spend_is_within_tolerance_below_the_budget(share):
 
 @pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
 def test_any_currency_unit_will_do(unit):
-    _, gain, cost = world(rows=500)
+    _, gain, cost = predictions(rows=500)
     price, base = (
         solve_price(greedy_spend(gain, cost * u), 0.3 * u * cost.mean(), tolerance=0.02) for u in (unit, 1.0)
     )
@@ -56,21 +56,21 @@ def test_any_currency_unit_will_do(unit):
 
 
 def test_a_smaller_budget_has_a_higher_price():
-    _, gain, cost = world()
+    _, gain, cost = predictions()
     spend = greedy_spend(gain, cost)
     prices = [solve_price(spend, share * spend(0.0)) for share in (0.05, 0.1, 0.3, 0.6, 0.9)]
     assert prices == sorted(prices, reverse=True)
 
 
 def test_a_budget_that_does_not_bind_is_free():
-    _, gain, cost = world()
+    _, gain, cost = predictions()
     assert solve_price(greedy_spend(gain, cost), 1e9) == 0.0
 
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10_000), rows=st.integers(1, 5), share=st.floats(0.01, 1.5), beta=st.floats(0, 20))
 def test_few_rows_never_overspend(seed, rows, share, beta):
-    logits, gain, cost = world(rows=rows, seed=seed)
+    logits, gain, cost = predictions(rows=rows, seed=seed)
     for spend in (greedy_spend(gain, cost), policy_spend(logits, gain, cost, beta)):
         budget = share * spend(0.0)
         assert spend(solve_price(spend, budget)) <= budget

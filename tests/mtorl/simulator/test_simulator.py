@@ -98,12 +98,12 @@ def test_clicks_are_drawn_with_their_probabilities(simulator, log):
 def test_importance_weights_recover_the_value_of_a_fixed_policy(simulator, log, channel):
     device = log["device"].map({"mobile": "social", "desktop": "search", "tablet": "video"})
     chosen = device if channel == "by device" else pd.Series(channel, log.index)
-    truth = simulator.click_probability()[np.arange(len(log)), chosen.map(CHANNELS.index)].mean()
+    true_rate = simulator.click_probability()[np.arange(len(log)), chosen.map(CHANNELS.index)].mean()
     weighted = log["click"] * (log["channel"] == chosen) / log["propensity"]
-    by_user = (weighted - truth).groupby(log["user_id"]).sum()
+    by_user = (weighted - true_rate).groupby(log["user_id"]).sum()
     error = np.sqrt((by_user**2).sum()) / len(log)
-    assert abs(weighted.mean() - truth) < 3.3 * error  # five policies: one false alarm in 200 seeds
-    assert error < 0.1 * truth
+    assert abs(weighted.mean() - true_rate) < 3.3 * error  # five policies: one false alarm in 200 seeds
+    assert error < 0.1 * true_rate
 
 
 def test_carry_over_fatigue_and_season_are_in_the_probabilities(simulator, log):
