@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -46,6 +47,7 @@ SPEC = DatasetSpec(
     window=3,
 )
 CONTEXT = {"hour": 14, "device": "phone", "slot": "top"}
+SHORT_DEADLINE = 2000  # ms: of tests that wait until it is over
 COST_CAP = {"search": 0.6, "video": 0.05}
 
 
@@ -91,14 +93,16 @@ class FakeArm:
     """Both arms on one port.
 
     Attributes:
-        mode: "ok", "slow", "hang-up" (or "hang-up once"), a status, raw bytes for the body, or a function from an item
-            to its prediction.
+        mode: "ok", "hold" (answer once `release` is set), "hang", "hang-up" (or "hang-up once"), a status, raw bytes
+            for the body, or a function from an item to its prediction.
         asked: Items that came, by arm.
+        release: Lets requests that are held be answered.
     """
 
     def __init__(self) -> None:
         self.mode: Any = "ok"
         self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.release = asyncio.Event()
 
     async def start(self) -> str:
         application = web.Application()
@@ -115,8 +119,10 @@ class FakeArm:
         items = (await request.json())["instances"]
         self.asked.extend((request.match_info["arm"].removesuffix(":predict"), item) for item in items)
         match self.mode:
-            case "slow":
-                await asyncio.sleep(1)
+            case "hold":
+                await self.release.wait()
+            case "hang":
+                await asyncio.sleep(3600)
             case "hang-up" | "hang-up once":
                 assert request.transport is not None
                 request.transport.close()
@@ -166,7 +172,7 @@ def write_settings(folder: Path, endpoint: str, changes: dict[str, Any], **setti
         "spool": "spool",
         "cost_cap": COST_CAP,
         "auth": {"kind": "none"},
-        "deadline_ms": 5000,  # a busy machine is no fault; tests of slowness set their own
+        "deadline_ms": 20_000,  # a busy machine is no fault; tests of slowness set SHORT_DEADLINE
         **settings,
     }
     (folder / "router.yaml").write_text(yaml.safe_dump(content))
@@ -212,16 +218,16 @@ class Harness:
     async def predict(self, *instances: dict[str, Any]) -> list[dict[str, Any]]:
         response = await self.post("/v1/models/ads:predict", {"instances": list(instances or [instance()])})
         assert response.status_code == 200, response.text
-        found: list[dict[str, Any]] = response.json()["predictions"]
-        return found
+        predictions: list[dict[str, Any]] = response.json()["predictions"]
+        return predictions
 
     async def outcome(self, decision_id: str, kind: str, value: float, event_id: str = "e1") -> dict[str, int]:
         event = {"event_id": event_id, "decision_id": decision_id, "kind": kind, "value": value}
         event["event_time"] = "2026-01-01T12:00:00Z"
         response = await self.post("/v1/outcomes", {"outcomes": [event]})
         assert response.status_code == 200, response.text
-        found: dict[str, int] = response.json()
-        return found
+        counts: dict[str, int] = response.json()
+        return counts
 
     def records(self) -> list[dict[str, Any]]:
         return list(self.spool.read("decision"))
@@ -229,7 +235,7 @@ class Harness:
     def balance(self, arm: str) -> Balance:
         return next(b for b in self.ledger.balances() if b.arm == arm)
 
-    async def until(self, condition: Any, seconds: float = 5.0) -> None:
+    async def until(self, condition: Any, seconds: float = 60.0) -> None:
         """Wait for something that happens in the background."""
         end = time.monotonic() + seconds
         while not condition():
@@ -253,6 +259,21 @@ async def running(folder: Path, changes: dict[str, Any] | None = None, **setting
                 yield Harness(folder, router, gateway, arm, features, client)
     finally:
         await arm.stop()
+
+
+def run(scenario: Callable[[Harness], Awaitable[None]], folder: Path, **options: Any) -> None:
+    """Run a scenario against a router of its own; `options` as of `running`."""
+
+    async def inside() -> None:
+        async with running(folder, **options) as harness:
+            await scenario(harness)
+
+    asyncio.run(inside())
+
+
+def full_disk(file: int, data: Any) -> int:
+    """In place of `os.write`."""
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def sample(name: str, **labels: str) -> float:

@@ -91,7 +91,7 @@ class WebSink:
         self.requests.append((request.headers["content-type"], len(found), mode))
         match mode:
             case "hang":
-                await asyncio.sleep(60)
+                await asyncio.sleep(3600)
             case "garbage":
                 assert request.transport is not None
                 request.transport.write(b"\x00\xffnot http at all\r\n\r\n")  # type: ignore[attr-defined]

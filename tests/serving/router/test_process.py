@@ -1,0 +1,170 @@
+"""The router as a process: it reads Feast, drains, and starts again after it was killed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from mtorl.experiment.assignment import uniform
+from serving.decision_log import Spool
+from serving.ledger import SqliteLedger
+from serving.local.ports import free_ports
+from tests.serving.router_fixtures import (
+    SPEC,
+    FakeArm,
+    instance,
+    write_settings,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
+
+
+ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
+
+
+class Process:
+    """`python -m serving.router` with a real Feast repository and arms that live in a thread of the test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.arm = FakeArm()
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self.config = write_settings(folder, self._in_thread(self.arm.start()), {}, port=free_ports(1)[0])
+
+    def _in_thread(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+    def __enter__(self) -> Process:
+        command = [sys.executable, "-m", "serving.router", "--run-config", str(self.folder / "router.yaml")]
+        with (self.folder / "router.log").open("wb") as log:
+            self.router = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert self.router.stdout is not None
+        line = self.router.stdout.readline()
+        assert line.startswith("router ready http://127.0.0.1:"), (self.folder / "router.log").read_text()
+        self.url = line.split()[-1]
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.router.kill()
+        self.router.communicate()
+        self._in_thread(self.arm.stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def let_arms_answer(self) -> None:
+        self._loop.call_soon_threadsafe(self.arm.release.set)
+
+    def predict(self, *instances: dict[str, Any]) -> list[dict[str, Any]]:
+        response = httpx.post(f"{self.url}/v1/models/ads:predict", json={"instances": instances}, timeout=120)
+        assert response.status_code == 200, response.text
+        predictions: list[dict[str, Any]] = response.json()["predictions"]
+        return predictions
+
+
+@pytest.fixture(scope="module")
+def feast_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import pandas as pd
+
+    from features.offline.store import create, materialize
+
+    folder = tmp_path_factory.mktemp("feast")
+    row = {"user_id": "u1", "campaign_id": "c", "cost": 0.03, "conversion": 0, "revenue": 0.0, "propensity": 0.5}
+    row |= {"device": "tv", "slot": "top", "age": "30-39"}
+    start = pd.Timestamp("2026-01-01", tz="UTC")
+    rows = [
+        {**row, "timestamp": start + pd.Timedelta(hours=i), "channel": channel, "click": i % 2, "hour": float(i)}
+        for i, channel in enumerate(("search", "video"))
+    ]
+    pd.DataFrame(rows)[list(SPEC.columns)].to_parquet(folder / "log.parquet")
+    create(folder / "features", SPEC, folder / "log.parquet")
+    materialize(folder / "features", SPEC)
+    return folder / "features"
+
+
+@pytest.mark.integration
+def test_the_process_reads_feast_drains_on_sigterm_and_starts_again(feast_repo: Path, tmp_path: Path) -> None:
+    (tmp_path / "features").symlink_to(feast_repo)
+    with Process(tmp_path) as process:
+        at = "2026-01-01T12:00:00Z"  # a caller may ask about another moment than now
+        known, unknown = process.predict(instance("u1", request_id="r1", timestamp=at), instance("stranger"))
+        assert known["expose"] and unknown["expose"]
+        window = next(item["window"] for _, item in process.arm.asked if item["u"] == uniform("s", "decision", "r1"))
+        assert window["prev_channel"] == [None, "search", "video"] and window["prev_click"] == [0.0, 0, 1]
+        assert window["context"]["hour"] == [0.0, 1.0, 14.0] and window["static"] == {"age": "30-39"}
+        assert "mtorl_decisions_total" in httpx.get(f"{process.url}/metrics").text
+        assert httpx.get(f"{process.url}/v1/models/ads").json() == {"name": "ads", "ready": True}
+        libraries = Path(f"/proc/{process.router.pid}/maps").read_text()
+        assert "libtorch" not in libraries
+
+        process.arm.mode = "hold"
+        answers: list[dict[str, Any]] = []
+        in_flight = [
+            threading.Thread(target=lambda i=i: answers.extend(process.predict(instance(f"late{i}")))) for i in range(5)
+        ]
+        before = len(process.arm.asked)
+        for thread in in_flight:
+            thread.start()
+        while len(process.arm.asked) < before + 5:
+            time.sleep(0.01)
+        process.router.send_signal(signal.SIGTERM)
+        process.let_arms_answer()
+        for thread in in_flight:
+            thread.join()
+        assert process.router.wait(120) == 0
+        assert [answer["expose"] for answer in answers] == [True] * 5
+        log = (tmp_path / "router.log").read_text()
+        assert "Traceback" not in log and "ERROR" not in log, log
+
+    spool = Spool(tmp_path / "spool")
+    assert {a["decision_id"] for a in [known, unknown, *answers]} == {r["decision_id"] for r in spool.read("decision")}
+    assert spool.torn == 0
+    spool.close()
+    with Process(tmp_path) as process:
+        assert process.predict(instance("u1"))[0]["expose"]
+    assert len(SqliteLedger(tmp_path / "ledger.sqlite").open_reservations()) == 8
+
+
+@pytest.mark.integration
+def test_a_process_that_was_killed_starts_again_and_owes_nothing(feast_repo: Path, tmp_path: Path) -> None:
+    (tmp_path / "features").symlink_to(feast_repo)
+    with Process(tmp_path) as process:
+        threads = [threading.Thread(target=_until_it_dies, args=(process, n)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        while len(process.arm.asked) < 50:
+            time.sleep(0.01)
+        process.router.kill()
+        for thread in threads:
+            thread.join()
+    with Process(tmp_path) as process:
+        process.predict(instance("u1"))
+    ledger, spool = SqliteLedger(tmp_path / "ledger.sqlite"), Spool(tmp_path / "spool")
+    logged = {record["reservation_id"] for record in spool.read("decision")}
+    assert set(ledger.open_reservations()) == logged
+    spool.close()
+
+
+def _until_it_dies(process: Process, worker: int) -> None:
+    with contextlib.suppress(httpx.HTTPError):
+        for i in range(10_000):
+            process.predict(instance(f"{worker}-{i}"))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("changes", "message"), [({"stage": "9%"}, "stage"), ({}, "feature_repo")])
+def test_a_router_that_cannot_start_says_why(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    write_settings(tmp_path, "http://127.0.0.1:9", changes)
+    command = [sys.executable, "-m", "serving.router", "--run-config", str(tmp_path / "router.yaml")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 2 and message in ended.stderr and "Traceback" not in ended.stderr, ended.stderr

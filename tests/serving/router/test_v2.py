@@ -1,0 +1,173 @@
+"""Protocol v2, over HTTP and gRPC: the same decisions, behind the same gateway."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import grpc
+import orjson
+import pytest
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+
+from serving.router.http.grpc_server import GrpcServer
+from tests.serving.router_fixtures import (
+    CONTEXT,
+    Harness,
+    instance,
+    kserve,
+    run,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
+
+
+def v2(rows: int = 1, **tensors: Any) -> dict[str, Any]:
+    values = {"user_id": ["u1"] * rows, "campaign_id": ["c"] * rows, "context": [json.dumps(CONTEXT)] * rows, **tensors}
+    inputs = [
+        {"name": n, "datatype": "BYTES", "shape": [len(v)], "data": v} for n, v in values.items() if v is not None
+    ]
+    return {"inputs": inputs}
+
+
+def test_v2_decides_like_v1(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        for body in (v2(3), {**v2(3), "id": "x1"}):
+            response = await h.post("/v2/models/ads/infer", body)
+            assert response.status_code == 200, response.text
+            answer = response.json()
+            outputs = {o["name"]: (o["datatype"], o["shape"], o["data"]) for o in answer["outputs"]}
+            assert outputs["channel"] == ("BYTES", [3], ["video"] * 3)
+            assert outputs["expose"] == ("BOOL", [3], [True] * 3)
+            assert outputs["propensity"] == ("FP64", [3], [0.75] * 3)
+            assert outputs["fallback_reason"] == ("BYTES", [3], [""] * 3)
+            assert set(outputs) >= {"decision_id", "arm", "expected_reward", "expected_cost"}
+            assert answer["id"] == body.get("id", outputs["decision_id"][2][0])
+        h.arm.mode = 500
+        answer = (await h.post("/v2/models/ads/infer", v2(1, request_id=["r9"]))).json()
+        assert {o["name"]: o["data"] for o in answer["outputs"]}["fallback_reason"] == ["model_error"]
+        assert h.records()[-1]["request_id"] == "r9"
+
+    run(scenario, tmp_path)
+
+
+def test_a_v2_request_may_have_a_time(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        response = await h.post("/v2/models/ads/infer", v2(1, timestamp=["2020-01-01T12:00:00+01:00"]))
+        assert response.status_code == 200, response.text
+        assert h.arm.asked[0][1]["window"]["prev_channel"] == [None]  # long before the user's first touchpoint
+        assert (await h.post("/v2/models/ads/infer", v2(1, timestamp=["2020-01-01"]))).status_code == 400
+
+    run(scenario, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        v2(1, user_id=None),
+        v2(1, extra=["x"]),
+        v2(2, user_id=["only one"]),
+        v2(1, context=["{"]),
+        v2(1, context=["[1]"]),
+        v2(1, context=[json.dumps({"hour": 1})]),
+        v2(1, user_id=[7]),
+        v2(65),
+        v2(0),
+        {"inputs": []},
+        {"inputs": [{"name": "user_id", "datatype": "INT64", "shape": [1], "data": [1]}]},
+        {"inputs": [{**v2()["inputs"][0], "shape": [4]}, *v2()["inputs"][1:]]},
+        {"inputs": [{"name": "user_id", "datatype": "BYTES", "shape": [1], "data": "u1"}]},
+        {"inputs": [{"name": "user_id"}]},
+        {"outputs": []},
+    ],
+)
+def test_a_bad_v2_request_is_a_4xx(ask: Any, body: Any) -> None:
+    response = ask("/v2/models/ads/infer", body)
+    assert 400 <= response.status_code < 500, response.text
+
+
+def test_a_broken_binary_request_is_a_4xx(ask: Any) -> None:
+    for head in (
+        b'{"inputs": [{"name": "user_id"}]}',
+        b"{}",
+        b'{"inputs": 3}',
+        b'{"inputs": [{"name": "u", "shape": [9], "datatype": "BYTES", "parameters": {"binary_data_size": 4}}]}',
+    ):
+        for length in (str(len(head)), "x", "99999"):
+            headers = {"content-type": "application/octet-stream", "inference-header-content-length": length}
+            response = ask("/v2/models/ads/infer", None, content=head + b"\x09\x00\x00\x00", headers=headers)
+            assert 400 <= response.status_code < 500, response.text
+
+
+def test_nobody_unloads_the_model(ask: Any) -> None:
+    assert ask("/v2/repository/models/ads/unload", {}).status_code == 404
+    assert ask("/v2/repository/models/ads/load", {}).status_code == 404
+    assert ask("/v1/models/other:predict", {"instances": [instance()]}).status_code == 404
+
+
+TOKEN = "0123456789abcdef-token"
+
+
+BODY = {"instances": [instance()]}
+
+
+def tensors(**texts: str) -> pb.ModelInferRequest:
+    inputs = [
+        pb.ModelInferRequest.InferInputTensor(
+            name=name, datatype="BYTES", shape=[1], contents=pb.InferTensorContents(bytes_contents=[text.encode()])
+        )
+        for name, text in texts.items()
+    ]
+    return pb.ModelInferRequest(model_name="ads", id="q1", inputs=inputs)
+
+
+def raw(**texts: str) -> pb.ModelInferRequest:
+    request = tensors(**texts)
+    for tensor in request.inputs:
+        tensor.ClearField("contents")
+        text = texts[tensor.name].encode()
+        request.raw_input_contents.append(len(text).to_bytes(4, "little") + text)
+    return request
+
+
+def test_grpc_goes_through_the_same_door(tmp_path: Path) -> None:
+    (tmp_path / "token.txt").write_text(TOKEN)
+
+    good = {"user_id": "u1", "campaign_id": "spring", "context": orjson.dumps(CONTEXT).decode()}
+    metadata = [("authorization", f"Bearer {TOKEN}")]
+
+    async def scenario(h: Harness) -> None:
+        await h.post("/v1/models/ads:predict", BODY)  # registers the model
+        async with (
+            GrpcServer(kserve(), h.gateway, "127.0.0.1", 0) as server,
+            grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+        ):
+            stub = GRPCInferenceServiceStub(channel)
+            assert (await stub.ServerLive(pb.ServerLiveRequest())).live
+            for request in (tensors(**good), raw(**good)):
+                answer = await stub.ModelInfer(request, metadata=metadata)
+                found = {output.name: output for output in answer.outputs}
+                assert found["channel"].contents.bytes_contents == [b"video"]
+            assert len(h.records()) == 2
+            faults = (
+                (tensors(**good), None, grpc.StatusCode.UNAUTHENTICATED),
+                (tensors(user_id="u1"), metadata, grpc.StatusCode.INVALID_ARGUMENT),
+                (tensors(**{**good, "context": "{"}), metadata, grpc.StatusCode.INVALID_ARGUMENT),
+                (pb.ModelInferRequest(model_name="ads"), metadata, grpc.StatusCode.INVALID_ARGUMENT),
+                (pb.ModelInferRequest(model_name="absent"), metadata, grpc.StatusCode.NOT_FOUND),
+            )
+            for request, given_metadata, code in faults:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await stub.ModelInfer(request, metadata=given_metadata)
+                assert caught.value.code() == code, caught.value
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="ads"))
+            assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+            h.gateway.decisions.limit = 0
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.ModelInfer(tensors(**good), metadata=metadata)
+            assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    run(scenario, tmp_path, auth={"kind": "token", "file": "token.txt"})
