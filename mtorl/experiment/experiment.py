@@ -28,6 +28,8 @@ min_runtime_hours: 168
 owner: ads-platform
 ```
 
+The first line `# yaml-language-server: $schema=docs/schemas/experiment.json` lets an editor check the file.
+
 A stage below the arms' weights keeps a random part of each challenger's units with the incumbent. Whoever a smaller
 stage gave to a challenger stays there when the stage grows, and nobody ever moves between two challengers.
 """
