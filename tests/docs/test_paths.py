@@ -1,0 +1,64 @@
+"""Every file and module of the repository that a page of documentation names is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = ("mtorl", "features", "serving", "monitoring", "components", "pipelines", "cli")
+NOT_OURS = {".venv", ".git", "runs", "build", "node_modules"}
+FILES = {
+    path.relative_to(ROOT).as_posix()
+    for path in ROOT.rglob("*")
+    if path.is_file() and not NOT_OURS & set(path.relative_to(ROOT).parts)
+}
+PAGES = sorted(name for name in FILES if name.endswith(".md"))
+QUOTED = re.compile(r"`([\w./-]+\.(?:py|md|lua|sh|j2|yaml|toml|json))(?:::\w+)?`")
+LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(?:#[^)]*)?\)")
+MODULE = re.compile(rf"(?<![\w./@-])((?:{'|'.join(ROOMS)})\.[a-z_]\w*(?:\.\w+)*)")
+MADE_BY_A_RUN = {"summary.json", "model.json", "drift.json", "serving/router.yaml"}
+NOT_MODULES = {"mtorl.decision.v1", "mtorl.outcome.v1", "serving.kserve.io"}  # types of CloudEvents; an API group
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_named_files_exist(page: str) -> None:
+    """A page may leave out the folders before a name: `decision.py` stands for any such file, NAME for any name."""
+    text = (ROOT / page).read_text()
+    broken = [target for target in LINK.findall(text) if not ((ROOT / page).parent / target).exists()]
+    for name in QUOTED.findall(text):
+        made = name in MADE_BY_A_RUN or name.startswith("runs/") or "NAME" in name
+        if not made and not any(file == name or file.endswith(f"/{name}") for file in FILES):
+            broken.append(name)
+    assert not broken
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_named_modules_exist(page: str) -> None:
+    """`mtorl.policy.decision.decide`: folders, a file, and a name in that file."""
+    named = set(MODULE.findall((ROOT / page).read_text())) - NOT_MODULES
+    assert not {name for name in named if not name.endswith((".py", ".md")) and not is_there(name)}
+
+
+def is_there(name: str) -> bool:
+    """Whether the first part that is no folder is a module in the last one, or a name in its `__init__.py`."""
+    folder = ROOT
+    parts = name.split(".")
+    while parts and (folder / parts[0]).is_dir():
+        folder /= parts.pop(0)
+    if not parts:
+        return True
+    module = folder / f"{parts[0]}.py"
+    if module.exists():
+        return len(parts) == 1 or re.search(rf"\b{parts[1]}\b", module.read_text()) is not None
+    return re.search(rf"\b{parts[0]}\b", (folder / "__init__.py").read_text()) is not None
+
+
+def test_the_contents_name_every_page() -> None:
+    contents = (ROOT / "docs" / "README.md").read_text()
+    pages = [name for name in PAGES if name.startswith("docs/") and not name.startswith("docs/runbooks/")]
+    assert not [
+        name for name in pages if f"]({name.removeprefix('docs/')})" not in contents and name != "docs/README.md"
+    ]
