@@ -33,9 +33,9 @@ def drift_alerts(
 ) -> list[dict[str, Any]]:
     """One Alertmanager alert for each column that drifted or broke.
 
-    A period that could not be checked gives one alert of kind "not_checked": silence must never read as health.
-    Broken columns are critical, because the policy reads them as unknown; drift is a warning, it explains rather
-    than breaks.
+    A period that could not be checked gives one alert of kind "not_checked", for without one it would look healthy.
+    Broken columns are critical, because the policy reads them as unknown. Drift is a warning: it may explain a loss,
+    but decisions go on as before.
 
     Args:
         result: outcome of `monitoring.drift.check`.

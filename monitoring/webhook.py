@@ -1,4 +1,4 @@
-"""A stand-in for an Alertmanager on this machine: it takes alerts and remembers them.
+"""A stand-in for an Alertmanager on this machine: it takes alerts and keeps them.
 
 with Receiver() as receiver:
     post(alerts, receiver.url)

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from monitoring.decision_log import DecisionLog, Period
+from monitoring.experiment_metrics import METRICS, Metric
 from monitoring.period import verdict_of_period
 from monitoring.verdict import verdict_from_log
 from mtorl.experiment.experiment import Experiment
@@ -256,3 +257,13 @@ def test_unknown_names_are_said(tmp_path: Path) -> None:
     metrics = EXPERIMENT.metrics.replace(secondary=("happiness",))
     with pytest.raises(ValueError, match=r"'happiness' is not known; known: gain_per_decision, click_per_decision"):
         verdict_from_log(files, EXPERIMENT.replace(metrics=metrics))
+
+
+def test_a_further_metric_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS, "slow_ratio", Metric("(latency_seconds > 0.05)::INT"))
+    log = traffic(200, 0.2)
+    for row in log.decisions:
+        row["latency_seconds"] = 0.1 if row["arm"] == "challenger" else 0.01
+    metrics = EXPERIMENT.metrics.replace(secondary=("slow_ratio",))
+    found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(metrics=metrics))
+    assert found["secondary"]["slow_ratio"]["lift"] == pytest.approx(1.0)
