@@ -1,12 +1,12 @@
-"""Where the Ibis expressions of this room run: DuckDB on one machine, Spark on a cluster. Same expressions, same rows.
+"""Engines for Ibis expressions: DuckDB on one machine, Spark on a cluster. The same expressions give the same rows.
 
     with open_engine() as engine:                      # $ENGINE: duckdb (default) or spark
         log = engine.read("touchpoints.parquet")       # an ibis.Table; nothing is read yet
         engine.write(log.filter(log.click == 1), "clicks.parquet")
 
-Both work in UTC and spill to disk instead of dying when the data is larger than memory. Spark takes its master, memory
-and executors from its own configuration (spark-submit, a SparkApplication, spark-defaults.conf); without any it runs
-inside this machine. Files must then be on a volume that the driver and all executors see.
+Both work in UTC, and write to disk what does not fit in memory. Spark takes its master, memory and executors from its
+own configuration (spark-submit, a SparkApplication, spark-defaults.conf); without any it runs on this machine. On a
+cluster, files must be on a volume that the driver and all executors see.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from features.parquet_rows import parquet_files
 from mtorl.runtime.files import remove, replacing
 
 ENGINES = ("duckdb", "spark")
-MEMORY_LIMIT = "2GB"  # of DuckDB's buffers; what does not fit goes to its temporary folder
-_FLUSH_ROWS = 64 * 1024  # that DuckDB holds for each shard and thread before it writes them
+MEMORY_LIMIT = "2GB"  # of DuckDB's buffers; more than that goes to its temporary folder
+_FLUSH_ROWS = 64 * 1024  # that DuckDB keeps for each shard and thread before it writes them
 
-# Functions that Ibis lacks. Spark has the first two under these names; each engine defines what it misses.
+# Functions that Ibis lacks. Spark has the first two under these names; each engine defines those that it lacks.
 
 
 @ibis.udf.scalar.builtin(signature=((dt.timestamp,), dt.int64))
@@ -66,7 +66,7 @@ class Engine(Protocol):
         """A Parquet file, or a folder of them, as a table."""
 
     def write(self, table: ibis.Table, path: Path | str) -> None:
-        """Write an expression as Parquet in the order that it asks for, replacing what was there in one step.
+        """Write an expression as Parquet, in its own order; what was there is replaced in one step.
 
         DuckDB writes one file, Spark a folder of parts; `read` takes both.
         """
@@ -78,7 +78,7 @@ class Engine(Protocol):
 
         Args:
             table: Has the columns user_id and timestamp.
-            build: Expression of a table of whole users that treats each user apart, and keeps those two columns.
+            build: Expression of a table of whole users that treats each user alone, and keeps those two columns.
                 DuckDB calls it for one shard at a time, so memory does not grow with the table; Spark once.
             folder: To write into.
             shards: A user's shard is `user_bucket(user_id) * shards // BUCKETS`; one without users has no file.
@@ -86,7 +86,7 @@ class Engine(Protocol):
         """
 
     def close(self) -> None:
-        """Let go of what the engine holds."""
+        """Close the connection."""
 
 
 class DuckDBEngine:
@@ -102,7 +102,7 @@ class DuckDBEngine:
             preserve_insertion_order=False,
             partitioned_write_flush_threshold=_FLUSH_ROWS,
         )
-        # It would write to the console of whoever calls, terminal or not.
+        # It would be written to the console, whether that is a terminal or not.
         self.connection.raw_sql("SET enable_progress_bar = false")
         for macro in (
             "unix_micros(time) AS epoch_us(time)",
@@ -112,18 +112,18 @@ class DuckDBEngine:
             self.connection.raw_sql(f"CREATE TEMP MACRO {macro}")
 
     def read(self, path: Path | str) -> ibis.Table:
-        """See `Engine`."""
+        """Read Parquet files as a table."""
         return self.connection.read_parquet([str(file) for file in parquet_files(path)])
 
     def write(self, table: ibis.Table, path: Path | str) -> None:
-        """See `Engine`."""
+        """Write a table as Parquet, replacing what was there."""
         with replacing(Path(path)) as temporary:
             self.connection.to_parquet(table, str(temporary), compression="zstd")
 
     def write_shards(
         self, table: ibis.Table, build: Build, folder: Path, shards: int, written: Callable[[Path], None] = _ignore
     ) -> None:
-        """See `Engine`."""
+        """Write a table in shards of whole users."""
         folder.mkdir(parents=True, exist_ok=True)
         if shards == 1:
             written(self._write_shard(build(table), folder, 0))
@@ -141,7 +141,7 @@ class DuckDBEngine:
             remove(raw)
 
     def close(self) -> None:
-        """See `Engine`."""
+        """Close the connection."""
         self.connection.disconnect()
 
     def _write_shard(self, table: ibis.Table, folder: Path, shard: int) -> Path:
@@ -151,7 +151,7 @@ class DuckDBEngine:
 
 
 class SparkEngine:
-    """Spark as its configuration has it."""
+    """Spark, as its own configuration says."""
 
     name = "spark"
 
@@ -172,18 +172,18 @@ class SparkEngine:
         self._session = session
 
     def read(self, path: Path | str) -> ibis.Table:
-        """See `Engine`."""
+        """Read Parquet files as a table."""
         return self.connection.read_parquet(str(Path(path).absolute()))
 
     def write(self, table: ibis.Table, path: Path | str) -> None:
-        """See `Engine`."""
+        """Write a table as Parquet, replacing what was there."""
         with replacing(Path(path).absolute()) as temporary:
             self._frame(table).write.parquet(str(temporary))
 
     def write_shards(
         self, table: ibis.Table, build: Build, folder: Path, shards: int, written: Callable[[Path], None] = _ignore
     ) -> None:
-        """See `Engine`."""
+        """Write a table in shards of whole users."""
         built = build(table)
         frame = self._frame(built.mutate(shard=_shard(built, shards)))
         # Partition k of the job is shard k, and Spark numbers the file of a partition like the partition.
@@ -200,7 +200,7 @@ class SparkEngine:
             remove(raw)
 
     def close(self) -> None:
-        """See `Engine`."""
+        """Close the connection."""
         if self._ours:
             self.connection.disconnect()
 
@@ -209,7 +209,7 @@ class SparkEngine:
 
 
 def _spark_session(log: Path) -> tuple[Any, bool]:
-    """The session of this process, and whether it is new; a new one takes everything from Spark's own configuration.
+    """The session of this process, and whether it is new. A new one is configured by Spark's own means alone.
 
     Raises:
         RuntimeError: there is no pyspark, or no Java to run Spark.
@@ -229,17 +229,17 @@ def _spark_session(log: Path) -> tuple[Any, bool]:
     settings = {
         "spark.ui.showConsoleProgress": "false",
         "spark.log.level": "ERROR",
-        "spark.sql.warehouse.dir": str(log.with_name("warehouse")),  # else an empty folder where the caller stands
+        "spark.sql.warehouse.dir": str(log.with_name("warehouse")),  # else an empty folder in the current one
     }
     conf = SparkConf(loadDefaults=False).setAll(list(settings.items()))
     gateway = SparkContext._gateway
     if gateway is None:
         try:
-            with log.open("wb") as console:  # what Java says before Spark's own logging is set up
+            with log.open("wb") as console:  # for what Java prints before Spark's own logging is set up
                 gateway = launch_gateway(conf, popen_kwargs={"stderr": console})
         except Exception as error:
-            said = log.read_text(errors="replace").strip().splitlines()[-3:]
-            raise RuntimeError(f"ENGINE=spark: Spark did not start: {' | '.join(said) or error}") from error
+            printed = log.read_text(errors="replace").strip().splitlines()[-3:]
+            raise RuntimeError(f"ENGINE=spark: Spark did not start: {' | '.join(printed) or error}") from error
     conf = SparkConf(_jvm=gateway.jvm).setAll(list(settings.items())).setIfMissing("spark.app.name", "mtorl-features")
     return SparkSession(SparkContext(gateway=gateway, conf=conf)), True
 
@@ -267,7 +267,7 @@ def open_engine(name: str = "") -> Iterator[Engine]:
     if name not in ENGINES:
         raise ValueError(f"ENGINE: {name!r} is not one of {', '.join(ENGINES)}")
     with tempfile.TemporaryDirectory(prefix="mtorl-engine-") as temporary, warnings.catch_warnings():
-        # Ibis' own business with DuckDB; Feast, once imported, lets such warnings through.
+        # Ibis calls DuckDB so. Feast, once imported, makes Python show such warnings.
         warnings.filterwarnings("ignore", r"fetch_arrow_table\(\) is deprecated", DeprecationWarning)
         engine = (DuckDBEngine if name == "duckdb" else SparkEngine)(Path(temporary))
         try:

@@ -1,4 +1,4 @@
-"""Rows of Parquet files by number: a join works on keys and times alone, and wide columns are read once, when needed.
+"""Rows of Parquet files by number: a join needs keys and times alone, wide columns are read once and when needed.
 
     rows = ParquetRows("user_history.parquet", ["hist_channel", "hist_cost"])
     con.sql(f"SELECT user_id, {rows.number} AS row FROM {rows.relation}")     # any query over the narrow columns
@@ -24,7 +24,7 @@ def parquet_files(path: Path | str) -> list[Path]:
         FileNotFoundError: there is none.
     """
     path = Path(path)
-    # What an interrupted write leaves beside its parts, such as _temporary/... or .part-0.parquet, belongs to nobody.
+    # An interrupted write leaves files beside its parts, such as _temporary/... or .part-0.parquet.
     parts = (p for p in path.rglob("*.parquet") if p.is_file())
     whole = [p for p in parts if not any(name.startswith(("_", ".")) for name in p.relative_to(path).parts)]
     files = sorted(whole) if path.is_dir() else [path]
@@ -34,7 +34,7 @@ def parquet_files(path: Path | str) -> list[Path]:
 
 
 def text_literal(text: str) -> str:
-    """A text as SQL."""
+    """A text as a literal of SQL."""
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -48,7 +48,7 @@ class ParquetRows:
     Attributes:
         relation: The files as DuckDB reads them, all columns.
         number: A row's number as an expression over `relation`.
-        size: Bytes of all files: how expensive it is to read everything.
+        size: Bytes of all files, which says how expensive it is to read everything.
     """
 
     def __init__(self, path: Path | str, columns: Sequence[str]) -> None:
@@ -63,14 +63,14 @@ class ParquetRows:
         self.relation = f"read_parquet([{', '.join(text_literal(str(file)) for file in files)}])"
         self.number = f"({before}[CAST(file_index + 1 AS BIGINT)] + CAST(file_row_number AS BIGINT))"
         self.size = sum(file.stat().st_size for file in files)
-        # DuckDB says "not null" in the schema of a part that happens to have no nulls; the next part may have some.
+        # DuckDB writes "not null" into the schema of a part that happens to have no nulls; another part may have some.
         first = self._files[0].schema_arrow
         self.schema = pa.schema([pa.field(name, first.field(name).type) for name in columns])
 
     def take(self, numbers: pa.Array) -> pa.Table:
         """Rows by number, in the order asked for; a null number is a row of nulls.
 
-        The row groups that an answer needs stay in memory until the next call: rows that lie near each other are cheap.
+        The row groups that were needed stay in memory until the next call, so rows that lie near each other are cheap.
         """
         present = numbers.is_valid().to_numpy(zero_copy_only=False)
         wanted = numbers.fill_null(0).to_numpy()
@@ -79,17 +79,18 @@ class ParquetRows:
         self._held = {group: self._held[group] if group in self._held else self._read(group) for group in groups}
         if not groups:
             return self.schema.empty_table().take(pa.nulls(len(numbers), pa.int64()))
-        # A null goes with the row before it, so that rows which lie in order need not be put into it.
+        # A null counts to the row group of the row before it, so rows that are in order need not be sorted.
         last_present = np.maximum.accumulate(np.where(present, np.arange(len(numbers)), 0))
         group_of = np.where(present[last_present], group_of[last_present], groups[0])
         order = np.argsort(group_of, kind="stable")
         ends = np.searchsorted(group_of[order], groups, side="right").tolist()
         pieces = []
         for group, first, last in zip(groups, [0, *ends], ends, strict=False):
-            rows = order[first:last]
-            pieces.append(self._held[group].take(pa.array(wanted[rows] - self._starts[group], mask=~present[rows])))
-        found = pa.concat_tables(pieces).combine_chunks()
-        return found if (np.diff(order) == 1).all() else found.take(np.argsort(order, kind="stable"))
+            places = order[first:last]
+            numbers_in_group = pa.array(wanted[places] - self._starts[group], mask=~present[places])
+            pieces.append(self._held[group].take(numbers_in_group))
+        rows = pa.concat_tables(pieces).combine_chunks()
+        return rows if (np.diff(order) == 1).all() else rows.take(np.argsort(order, kind="stable"))
 
     def _read(self, group: int) -> pa.Table:
         file, i = self._groups[group]

@@ -1,4 +1,4 @@
-"""From touchpoints to the sources of the feature views, as Ibis expressions: DuckDB here, Spark on a cluster.
+"""The sources of the feature views, computed from touchpoints with Ibis: DuckDB here, Spark on a cluster.
 
     with open_engine() as engine:
         build_sources(engine, "touchpoints.parquet", spec, "features/data")
@@ -54,11 +54,11 @@ def build_sources(engine: Engine, log_path: Path | str, spec: DatasetSpec, out_d
         engine: Where to compute.
         log_path: Canonical touchpoint log, optionally with `created_timestamp` (when a row arrived).
         spec: Description of the data set.
-        out_dir: Folder for what is named above; each is a file, or a folder of parts if the log is large.
+        out_dir: Folder for the files named above; each is a folder of parts if the log is large.
     """
     out = Path(out_dir)
     touchpoints = clean_touchpoints(engine.read(log_path), spec)
-    # As many shards as the steps have: what is joined to a step lies at the same place in its own file.
+    # As many shards as the steps have, so that the rows which are joined to a shard of steps lie near each other.
     shards = max(1, math.ceil(touchpoints.count().to_pyarrow().as_py() / ROWS_PER_SHARD))
 
     def by_user(touchpoints: ibis.Table, build: Callable[[ibis.Table, DatasetSpec], ibis.Table], path: Path) -> None:
@@ -79,7 +79,7 @@ def build_sources(engine: Engine, log_path: Path | str, spec: DatasetSpec, out_d
         engine.write(stats(touchpoints, key, prefix).order_by(key, *_TIMES), out / f"{name}.parquet")
 
 
-# ---- a user's past
+# ---- users
 
 
 def user_history(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
@@ -117,30 +117,30 @@ def user_history(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     out = out.mutate(missing=out.missing + out.newest)
     most = out.aggregate(missing=out.missing.max()).to_pyarrow()["missing"][0].as_py() or 0
     journey = out.select("user_id", "timestamp", newest=out.place, touchpoints=_last(out, spec.window + most))
-    found = out.select("user_id", "newest", "known", "known_us").join(journey, ["user_id", "newest"])
-    found = found.mutate(touchpoints=found.touchpoints.filter(lambda touchpoint: touchpoint.known_us <= found.known_us))
-    length = found.touchpoints.length()
-    found = found.mutate(touchpoints=found.touchpoints[ibis.greatest(length - spec.window, 0) : length])
+    late = out.select("user_id", "newest", "known", "known_us").join(journey, ["user_id", "newest"])
+    late = late.mutate(touchpoints=late.touchpoints.filter(lambda touchpoint: touchpoint.known_us <= late.known_us))
+    length = late.touchpoints.length()
+    late = late.mutate(touchpoints=late.touchpoints[ibis.greatest(length - spec.window, 0) : length])
 
     columns = ["user_id", "timestamp", "known", "touchpoints"]
-    return _snapshots(in_order.select(*columns).union(found.select(*columns)), spec)
+    return _snapshots(in_order.select(*columns).union(late.select(*columns)), spec)
 
 
 def _touchpoint(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Value:
-    """A touchpoint as one value, so that a window is collected once and not column by column."""
+    """A touchpoint as one value, so that histories are collected once and not column by column."""
     fields = {}
     for name, kind in history_types(spec).items():
         value = touchpoints[name.removeprefix("hist_")]
         if name == "hist_timestamp":
             value = unix_micros(value)
-        # In a list, Feast's online stores turn a null number into 0.0 and a null text into "". They keep NaN; both are
-        # read as null where windows are made.
+        # In a list, Feast's online stores turn a null number into 0.0, and a null text into "". They keep NaN. Windows
+        # read both NaN and "" as null.
         fields[name] = value.cast(kind).fill_null("" if kind == "string" else float("nan"))
     return ibis.struct({**fields, "known_us": unix_micros(touchpoints.known)})
 
 
 def _last(rows: ibis.Table, n: int) -> ibis.Value:
-    """The last n touchpoints of each row's user up to its own; the order is the window's, so no engine can lose it."""
+    """The last n touchpoints of each row's user up to its own; in an order that no engine may change."""
     return rows.touchpoint.collect().over(
         ibis.window(group_by="user_id", order_by="timestamp", preceding=n - 1, following=0)
     )
@@ -212,16 +212,16 @@ def own_view(rows: ibis.Table, view: FeatureViewSpec) -> ibis.Table:
 
 def user_channel(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """user_id, timestamp, created_timestamp, uc_touchpoints and uc_clicks: lists in the order of spec.channels."""
-    # Both counts of a channel in one number: half the windows for the engine.
-    one = ibis.literal(1, "int64") + touchpoints.click * _CLICK
-    counts = {f"both_{i}": (touchpoints.channel == name).ifelse(one, 0) for i, name in enumerate(spec.channels)}
+    # Both counts of a channel are in one number, which halves the number of SQL windows.
+    both = ibis.literal(1, "int64") + touchpoints.click * _CLICK
+    counts = {f"both_{i}": (touchpoints.channel == name).ifelse(both, 0) for i, name in enumerate(spec.channels)}
     sums = _rolling(touchpoints, "user_id", counts, USER_DAYS * DAY_US)
-    both = [sums[name] for name in counts]
+    sums_of_both = [sums[name] for name in counts]
     return sums.select(
         "user_id",
         *_TIMES,
-        uc_touchpoints=ibis.array([(count % _CLICK).cast("float64") for count in both]),
-        uc_clicks=ibis.array([((count - count % _CLICK) / _CLICK).cast("float64") for count in both]),
+        uc_touchpoints=ibis.array([(count % _CLICK).cast("float64") for count in sums_of_both]),
+        uc_clicks=ibis.array([((count - count % _CLICK) / _CLICK).cast("float64") for count in sums_of_both]),
     )
 
 
@@ -239,28 +239,29 @@ def stats(touchpoints: ibis.Table, key: str, prefix: str) -> ibis.Table:
         "billionths": ((touchpoints.cost - touchpoints.cost.floor()) * _BILLION).round().cast("int64"),
     }
     sums = _rolling(touchpoints.filter(touchpoints[key].notnull()), key, counts, CAMPAIGN_DAYS * DAY_US)
-    some = sums.touchpoints.nullif(0).cast("float64")
+    divisor = sums.touchpoints.nullif(0).cast("float64")
     features = {
         f"{prefix}_touchpoints": sums.touchpoints.cast("float64"),
-        f"{prefix}_click_rate": sums.clicks / some,
-        f"{prefix}_conversion_rate": sums.conversions / some,
-        f"{prefix}_cost": (sums.cost + sums.billionths / _BILLION) / some,
+        f"{prefix}_click_rate": sums.clicks / divisor,
+        f"{prefix}_conversion_rate": sums.conversions / divisor,
+        f"{prefix}_cost": (sums.cost + sums.billionths / _BILLION) / divisor,
     }
     return sums.select(key, *_TIMES, **features)
 
 
-def _rolling(touchpoints: ibis.Table, key: str, values: dict[str, ibis.Value], span: int) -> ibis.Table:
-    """Sums over the last `span` microseconds, at the end of each full hour at which they change.
+def _rolling(touchpoints: ibis.Table, key: str, values: dict[str, ibis.Value], period: int) -> ibis.Table:
+    """Sums over the last `period` microseconds, at the end of each full hour at which they change.
 
-    Where one hour leaves just as another comes, there are two rows, which are equal.
+    Where one hour leaves the period just as another enters it, there are two rows, which are equal.
     """
     known = unix_micros(touchpoints.known)
     into = (known % HOUR_US + HOUR_US) % HOUR_US  # of the hour; before 1970, too
     hourly = touchpoints.select(key, end=known - into + HOUR_US, **values)
     kinds = {name: hourly[name].type() for name in values}
     hourly = hourly.group_by(key, "end").aggregate(**{name: hourly[name].sum().cast(kinds[name]) for name in values})
-    # An hour that is `span` old counts no longer; as a change of the other sign it leaves nothing to do but add up.
-    left = hourly.select(key, end=hourly.end + span, **{name: -hourly[name] for name in values})
+    # An hour that is `period` old no longer counts. It is a second change of the opposite sign, so that the sum at any
+    # time is the sum of all changes so far.
+    left = hourly.select(key, end=hourly.end + period, **{name: -hourly[name] for name in values})
     changes = hourly.union(left)
     so_far = ibis.range_window(group_by=key, order_by="end", preceding=None, following=0)
     sums = changes.select(key, "end", **{name: changes[name].sum().over(so_far).cast(kinds[name]) for name in values})

@@ -2,8 +2,8 @@
 
 `definitions.py` applies it from the command line, `features.offline.store.create` for a run of its own.
 
-Every stored field declares, as the JSON tag `default`, what a reader takes for a key that the store does not know or
-whose value is older than the view's TTL. So a reader needs the registry and nothing of this package.
+Every stored field declares, as JSON in its tag `default`, what a reader takes for a key that the store does not have,
+or whose value is older than the view's TTL. So a reader needs the registry and nothing of this package.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ class Definitions:
     @property
     def views(self) -> list[FeatureView]:
         """The feature views that are stored."""
-        return [thing for thing in self.objects if isinstance(thing, FeatureView)]
+        return [definition for definition in self.objects if isinstance(definition, FeatureView)]
 
     @property
     def objects(self) -> list[Any]:
         """All that `feast apply` registers."""
         made = [value for f in fields(self) if f.name != "own" and (value := getattr(self, f.name)) is not None]
         made += self.own
-        return [*made, *(thing.batch_source for thing in made if isinstance(thing, FeatureView))]
+        return [*made, *(view.batch_source for view in made if isinstance(view, FeatureView))]
 
 
 def build(spec: DatasetSpec, data: Path) -> Definitions:
@@ -97,7 +97,7 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
         f"Last {spec.window} touchpoints, oldest first; times in microseconds since 1970",
         {name: (Array(String if kind == "string" else Float64), []) for name, kind in history_types(spec).items()},
         push,
-        # A longer pause ends the journey, and with it what the model may remember.
+        # A longer pause ends the journey, and the model sees nothing of earlier journeys.
         timedelta(days=spec.journey_gap_days),
     )
     static: dict[str, tuple[FeastType, Any]] = {
@@ -144,7 +144,7 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
     ad_channels = FeatureService(
         name=names.AD_CHANNELS,
         features=[channel_stats],
-        # Of all channels for every decision: joined by the logged channel they would tell the model the answer.
+        # Joined by the logged channel, these features would tell the model which channel was chosen.
         description="State of each channel, for monitoring and pacing; never part of a training row",
         tags=TAGS,
         owner=TAGS["owner"],
@@ -180,7 +180,9 @@ def _entity(name: str, key: str, description: str) -> Entity:
 def _source(name: str, data: Path) -> FileSource:
     return FileSource(
         name=name,
-        path=str((data / f"{name}.parquet").resolve()),  # the command line and a pipeline start in different folders
+        path=str(
+            (data / f"{name}.parquet").resolve()
+        ),  # absolute: the command line and a pipeline start in different folders
         timestamp_field="timestamp",
         created_timestamp_column="created_timestamp",
         owner=TAGS["owner"],
@@ -287,29 +289,30 @@ def _request_time(user_history: FeatureView) -> OnDemandFeatureView:
     make: Callable[[Any], OnDemandFeatureView] = on_demand_feature_view(
         name=names.REQUEST_TIME,
         sources=[request, user_history[["hist_timestamp"]]],
-        # No defaults: Feast refuses tags here. There is always an hour; without a touchpoint there is no recency.
+        # No defaults, since Feast refuses tags here: the hour always exists, and recency is null without a touchpoint.
         schema=[Field(name="hour_of_day", dtype=Float64), Field(name="recency_hours", dtype=Float64)],
         mode="python",
         description="Hour of the day (UTC) and hours since the newest touchpoint before the decision",
         tags=TAGS,
         owner=TAGS["owner"],
     )
-    # Feast makes it a function of the main program, where the next call would look for its text in vain.
+    # Feast sets the module to `__main__`, where the next call would not find the source text of the function.
     _request_time_features.__module__ = __name__
     return make(_request_time_features)
 
 
 def _request_time_features(inputs: dict[str, Any]) -> dict[str, Any]:
-    # Feast keeps this function in the registry, and runs it where nothing of this module is known.
+    # Feast stores this function in the registry and runs it without this module, so it imports what it needs.
     from bisect import bisect_left
 
     import numpy as np
 
     from mtorl.window.request_features import request_features
 
-    newest = []  # NaN for none: Feast takes a type from an example, which null has none of
+    # NaN where there is none: Feast infers the type from an example, and null has no type.
+    newest = []
     for at, times in zip(inputs["request_timestamp"], inputs["hist_timestamp"], strict=True):
-        past = 0 if times is None else bisect_left(times, at)
-        newest.append(times[past - 1] if past else np.nan)
-    found = request_features(np.array(inputs["request_timestamp"], dtype=float), np.array(newest, dtype=float))
-    return {name: np.asarray(values).tolist() for name, values in found.items()}
+        earlier = 0 if times is None else bisect_left(times, at)
+        newest.append(times[earlier - 1] if earlier else np.nan)
+    values = request_features(np.array(inputs["request_timestamp"], dtype=float), np.array(newest, dtype=float))
+    return {name: np.asarray(feature).tolist() for name, feature in values.items()}

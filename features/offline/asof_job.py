@@ -1,4 +1,4 @@
-"""The answer of a point-in-time join, put together a piece at a time: wide columns never exist all at once."""
+"""The answer of a point-in-time join, built a piece at a time, so wide columns never exist all at once."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from feast.type_map import feast_value_type_to_pa
 from features.parquet_rows import ParquetRows
 from mtorl.runtime.files import replacing
 
-_CHUNK = 32_768  # rows of the answer that are put together at a time
+_CHUNK = 32_768  # rows of the answer in a piece
 
 
 class AsofRetrievalJob(RetrievalJob):
-    """An answer, put together a piece at a time.
+    """The answer of one call of `get_historical_features`.
 
     Args:
         config: The repository's settings.
@@ -64,7 +64,7 @@ class AsofRetrievalJob(RetrievalJob):
 
     @property
     def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
-        """None that are left to compute: each piece of the answer has them already."""
+        """No views: each piece of the answer has its on-demand features already."""
         return []
 
     @property
@@ -81,7 +81,7 @@ class AsofRetrievalJob(RetrievalJob):
         yield from self._pieces(np.arange(self._length))
 
     def to_parquet(self, path: Path | str) -> None:
-        """Write the answer without ever holding it, replacing what was there in one step.
+        """Write the answer without ever holding all of it; what was there is replaced in one step.
 
         Args:
             path: File to write.
@@ -115,13 +115,13 @@ class AsofRetrievalJob(RetrievalJob):
         return pa.concat_tables(self._pieces(order)).take(np.argsort(order))
 
     def _reading_order(self) -> np.ndarray | None:
-        """The answer's rows in the order of the widest source, so that it is read once; None: they are so already."""
+        """The answer's rows in the order of the widest source, so that it is read once; None if they already are."""
         if not self._parts or self._length <= _CHUNK:
             return None
         numbers = max(self._parts, key=lambda part: part[0].size)[2]
         place = np.maximum.accumulate(pc.fill_null(numbers, -1).to_numpy())
-        known = pc.is_valid(numbers).to_numpy(zero_copy_only=False)
-        if (place[known] == numbers.drop_null().to_numpy()).all():
+        valid = pc.is_valid(numbers).to_numpy(zero_copy_only=False)
+        if (place[valid] == numbers.drop_null().to_numpy()).all():
             return None
         return np.argsort(pc.fill_null(numbers, -1).to_numpy(), kind="stable")
 
@@ -136,16 +136,16 @@ class AsofRetrievalJob(RetrievalJob):
 
             ahead = read(chunks[0])
             for places, following in zip_longest(chunks, chunks[1:]):
-                found = [part.result() for part in ahead]
+                columns = [part.result() for part in ahead]
                 if following is not None:
-                    ahead = read(following)  # not before: a part reads one piece after the other
-                yield self._piece(places, found)
+                    ahead = read(following)  # not earlier: a part reads one piece after the other
+                yield self._piece(places, columns)
 
-    def _piece(self, places: np.ndarray, found: Sequence[pa.Table]) -> pa.Table:
+    def _piece(self, places: np.ndarray, parts: Sequence[pa.Table]) -> pa.Table:
         """Some rows of the answer, from what each part has for them."""
         piece = self._entities.take(places) if self._entities.num_columns else None
         columns = dict(zip(piece.column_names, piece.columns, strict=True)) if piece else {}
-        for (_, names, _), values in zip(self._parts, found, strict=True):
+        for (_, names, _), values in zip(self._parts, parts, strict=True):
             columns |= dict(zip(names, values.columns, strict=True))
         for view in self._on_demand:
             columns |= self._computed(view, columns)
@@ -157,7 +157,7 @@ class AsofRetrievalJob(RetrievalJob):
         wanted = [f for f in view.features if self._metadata and f"{prefix}:{f.name}" in self._metadata.features]
         called = {f.name: f"{prefix}__{f.name}" if self._full else f.name for f in wanted}
         if view.mode == "python" and not view.singleton:
-            # As the online store calls it. Lists stay NumPy arrays: Python objects are slow.
+            # Called as the online store calls it. Lists stay NumPy arrays, because Python objects are slow.
             inputs = {name: _values(columns[name]) for name in _inputs(view, self._full)}
             values = view.transform_dict(inputs)
             kinds = {f.name: feast_value_type_to_pa(f.dtype.to_value_type()) for f in wanted}

@@ -4,11 +4,11 @@
       type: features.offline.asof_store.AsofDuckDBOfflineStore
       strict_past: true         # default: a row sees what was before its own time; false: Feast's own "before or at"
 
-Feast joins every entity row with all earlier rows of its key and then looks for the newest: time and memory grow with
-the square of a key's past. Here DuckDB's ASOF join finds, on keys and times alone, *which* source
-row belongs to an entity row; the wide columns are then read in the order of the answer, a piece at a time. The answers
-are Feast's own (tests/features/offline/test_asof_store.py compares value by value); with `strict_past` they are
-Feast's without what happened, or became known, at the row's very time. Rows come back in the order of the entity rows.
+Feast joins every entity row with all earlier rows of its key and then takes the newest: time and memory grow with the
+square of the number of rows of a key. Here DuckDB's ASOF join finds, from keys and times alone, *which* source row
+belongs to an entity row. The wide columns are then read in the order of the answer, a piece at a time. The answers are
+Feast's own (tests/features/offline/test_asof_store.py compares value by value); with `strict_past` they are Feast's
+without what happened, or became known, at the very time of the row. Rows come back in the order of the entity rows.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class AsofDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):
 
 
 class AsofDuckDBOfflineStore(DuckDBOfflineStore):
-    """See the module. Sources are Parquet files, or folders of parts, on a disk that this process sees."""
+    """The offline store. Sources are Parquet files, or folders of parts, on a disk that this process sees."""
 
     @staticmethod
     def get_historical_features(
@@ -115,7 +115,7 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):
         start_date: datetime,
         end_date: datetime,
     ) -> RetrievalJob:
-        """The newest row of each key in a span of time (both ends included) that was known at its end, to materialise.
+        """The newest row of each key in a period (both ends included) that was known at its end, to materialise.
 
         Feast's own would also take what was created after the end.
         """
@@ -147,7 +147,7 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> RetrievalJob:
-        """All rows in a span of time: Feast's own, for a folder of parts as well."""
+        """All rows in a period: Feast's own, for a folder of parts as well."""
         return pull_all_from_table_or_query_ibis(
             config=config,
             data_source=data_source,
@@ -201,7 +201,7 @@ class _View:
         same = " AND ".join(f"s.{_quoted(key)} = e.{_quoted(column)}" for key, column in self.keys.items())
         age = f"e.__moment + {_interval(shift)} - s.time"
         alive = f"{age} <= {_interval(self.ttl)}" if self.ttl else "true"
-        found = con.sql(
+        matches = con.sql(
             f"""
             WITH visible AS ({self._visible(con, same, by_created and self.created is not None)})
             SELECT e.__place AS place, s.row AS row
@@ -209,7 +209,7 @@ class _View:
             WHERE {alive}"""
         ).fetchnumpy()
         rows = np.full(count, -1)
-        rows[found["place"]] = found["row"]
+        rows[matches["place"]] = matches["row"]
         return pa.array(rows, mask=rows < 0)
 
     def _visible(self, con: duckdb.DuckDBPyConnection, same: str, by_created: bool) -> str:
@@ -226,8 +226,8 @@ class _View:
             return (
                 f"SELECT {keys}, {time} AS known, {newest} AS row, known AS time FROM {relation} GROUP BY {keys}, known"
             )
-        # A row is known from the later of its two times on. One that is then older than what was known before is never
-        # seen by any entity row. Without these, the newest row known is the last one that became known: ASOF finds it.
+        # A row is known from the later of its two times on. If a younger row was known before that, no entity row ever
+        # sees it. Without such rows, the newest row known is the last one that became known, which ASOF finds.
         best = _best(self.time, self.created, self.rows)
         return f"""
             SELECT {keys}, known, best.row, best.time

@@ -1,8 +1,9 @@
-"""Newest feature rows from the offline store into the online store, never over something newer.
+"""Writes the newest feature rows of the offline store into the online store, but never over newer ones.
 
-A batch job reads a log that ends some time ago, and another may have been there before it. Feast looks at the stored
-times before it writes on Redis, and not at all on SQLite; here both happen in one step: a script, or a transaction.
-Histories, to which touchpoints are appended meanwhile, are merged instead: see `features.online.history`.
+A batch job reads a log that ended some time ago, and another job may have written newer rows already. Feast compares
+the stored times on Redis before it writes, and on SQLite not at all. Here comparing and writing is one step: a script
+on Redis, a transaction on SQLite. Histories, to which touchpoints are appended meanwhile, are merged instead
+(`features.online.history`).
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_PATIENCE_MS = 30_000  # for writers in other processes
-_OLD = datetime.min
+_BUSY_TIMEOUT_MS = 30_000  # how long to wait for writers in other processes
+_NEVER = datetime.min  # where no time is stored
 
 
 def newest_rows(store: FeatureStore, view: FeatureView, end: datetime) -> pa.Table:
-    """The newest row of each key that had happened, and was known, at a time."""
+    """The newest row of each key that had happened and was known at `end`."""
     provider: Any = store._get_provider()
     source = view.batch_source
     assert source is not None
@@ -41,7 +42,7 @@ def newest_rows(store: FeatureStore, view: FeatureView, end: datetime) -> pa.Tab
 
 
 def write(store: FeatureStore, view: FeatureView, rows: pa.Table) -> None:
-    """Write rows, one for each key, in short transactions; readers in other processes see each key before or after.
+    """Write rows, one for each key, in short transactions: readers see the row of a key as it was or as it is then.
 
     Args:
         store: The opened repository.
@@ -56,7 +57,7 @@ def write(store: FeatureStore, view: FeatureView, rows: pa.Table) -> None:
     keys = {column.name: column.dtype.to_value_type() for column in view.entity_columns}
     size = config.materialization_config.online_write_batch_size or 500
     for start in range(0, rows.num_rows, size):
-        # Feast reads the first chunk of a column only.
+        # In one piece, because Feast reads the first chunk of a column only.
         batch = _convert_arrow_to_proto(rows.slice(start, size).combine_chunks(), view, keys)
         if config.online_store.type == "redis":
             from features.online.redis_history import write_newest
@@ -82,19 +83,20 @@ def _newer(connection: Any, config: Any, view: FeatureView, batch: list[Any]) ->
         key, values, event, created = row
         wanted = (serialize_entity_key(key, entity_key_serialization_version=version),)
         stored = {name: (value, *times) for name, value, *times in connection.execute(query, wanted)}
-        times = [time and to_naive_utc(time).replace(microsecond=0) for time in (event, created)]  # as it keeps them
-        told = {name: (value.SerializeToString(), *times) for name, value in values.items()}
-        before = max(([time or _OLD for time in found[1:]] for found in stored.values()), default=[])
-        if told != stored and [time or _OLD for time in times] >= before:
+        # Feast stores times without microseconds.
+        times = [time and to_naive_utc(time).replace(microsecond=0) for time in (event, created)]
+        new = {name: (value.SerializeToString(), *times) for name, value in values.items()}
+        before = max(([time or _NEVER for time in stored_times] for _, *stored_times in stored.values()), default=[])
+        if new != stored and [time or _NEVER for time in times] >= before:
             newer.append(row)
     return newer
 
 
 @contextmanager
 def _transaction(connection: Any) -> Iterator[Any]:
-    connection.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")
-    connection.execute("BEGIN IMMEDIATE")  # from the look at what is stored until the write, nobody else writes
+    connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+    connection.execute("BEGIN IMMEDIATE")  # nobody else writes between the comparison and the write
     try:
         yield connection
     finally:
-        connection.rollback()  # nothing, after a write
+        connection.rollback()  # does nothing after a write, which has committed

@@ -1,12 +1,12 @@
 """A run's own Feast repository: create it, join training rows strictly in the past, keep the online store fresh.
 
     store.create(root, spec, "touchpoints.parquet")                    # sources, definitions, empty online store
-    store.training_windows(root, "windows", spec)                      # adds Feast's features to the window store
+    store.training_windows(root, "windows", spec)                      # adds Feast's features to the windows
     store.materialize(root, spec)                                      # the newest features of every key go online
     store.refresh(root, spec, "touchpoints.parquet", users=[...])      # after the log has grown
 
-The folder is self-contained: who reads `get_feature_service("ad_decision_v1")` online needs its registry and its online
-store, and nothing of this package, given a feature_store.yaml that names no offline store (the one here names ours).
+The folder is self-contained. A process that reads `get_feature_service("ad_decision_v1")` online needs the registry and
+the online store, and nothing of this package if its feature_store.yaml names no offline store (the one here does).
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ CONFIG = Path(__file__).parents[1] / "feature_repo" / "feature_store.yaml"
 
 
 def create(root: Path | str, spec: DatasetSpec, log_parquet: Path | str) -> None:
-    """Lay a feature repository: data/*.parquet, feature_store.yaml, registry.db and online.db.
+    """Make a feature repository: data/*.parquet, feature_store.yaml, registry.db and online.db.
 
-    An existing repository is updated in place: its feature_store.yaml stands (a cluster names its own stores there),
-    feature views that the data set no longer defines go. $ENGINE computes the sources.
+    An existing repository is updated in place. Its feature_store.yaml stays, because a cluster names its own stores
+    there; feature views that the data set no longer defines are removed. The engine $ENGINE computes the sources.
 
     Args:
         root: Folder of the repository.
@@ -65,12 +65,12 @@ def create(root: Path | str, spec: DatasetSpec, log_parquet: Path | str) -> None
     online = store.config.online_store
     if online.type == "sqlite":
         with contextlib.closing(sqlite3.connect(root / online.path)) as connection:
-            # Kept in the file itself: readers in other processes go on while a refresh writes.
+            # So readers in other processes go on while a refresh writes. The file itself remembers the mode.
             connection.execute("PRAGMA journal_mode = WAL")
     names = {view.name for view in made.views}
-    gone: list[Any] = [view for view in store.list_feature_views() if view.name not in names]
+    removed: list[Any] = [view for view in store.list_feature_views() if view.name not in names]
     with _quiet():
-        store.apply(made.objects, objects_to_delete=gone, partial=False)
+        store.apply(made.objects, objects_to_delete=removed, partial=False)
 
 
 # ---- training
@@ -96,14 +96,14 @@ def build_training_data(log: Path, root: Path, windows: Path) -> int:
 
 
 def training_windows(root: Path | str, windows: Path | str, spec: DatasetSpec) -> int:
-    """Add to every touchpoint of a window store what Feast knew just before it.
+    """Add to every touchpoint of a windows folder what Feast knew just before it.
 
-    All features of `ad_decision_v1` but the history: the rows themselves are the history. Static columns are replaced,
-    the others added; where Feast knows nothing, a feature has its declared default, as in the router.
+    These are all features of `ad_decision_v1` but the history, which the rows themselves are. Static columns are
+    replaced, the others added. Where Feast knows nothing, a feature has its declared default, as in the router.
 
     Args:
         root: Folder of the repository, made of the same log.
-        windows: Window store of `features.sequences.builder.build`; its shards are rewritten one by one.
+        windows: Folder that `features.sequences.builder.build` wrote; its shards are rewritten one by one.
         spec: Description of the data set.
 
     Returns:
@@ -126,18 +126,18 @@ def training_windows(root: Path | str, windows: Path | str, spec: DatasetSpec) -
             {
                 "user_id": steps["user_id"],
                 "campaign_id": steps["campaign_id"],
-                "event_timestamp": times,  # the store joins strictly before it
+                "event_timestamp": times,  # the join looks strictly before it
                 "request_timestamp": times.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).cast(pa.float64()),
             }
         )
         with _quiet():
-            found = store.get_historical_features(
+            joined = store.get_historical_features(
                 entity_df=entities,
                 features=[reference for reference, _ in wanted.values()],
                 filter_by_created_timestamp=True,  # a touchpoint that arrived late is unknown until then
             ).to_arrow()
         for name, (_, feature) in wanted.items():
-            steps = _with(steps, name, _filled(found[name], feature.tags.get("default", "null")))
+            steps = _with(steps, name, _filled(joined[name], feature.tags.get("default", "null")))
         for view in spec.features:
             for field in view.fields:
                 steps = _with_inputs(steps, field, spec)
@@ -185,15 +185,15 @@ def materialize(
 ) -> int:
     """Put the newest features of every key into the online store.
 
-    Other processes may read and append meanwhile: they find each view of a key as it was before or after, never a
-    mixture, and what was appended to a history stays. The registry stays untouched: Feast's own `materialize` rewrites
-    it in place, where a reader could catch half of it, and writes over what is newer.
+    Other processes may read and append meanwhile. They see each view of a key as it was before or as it is after, never
+    a mixture, and what was appended to a history stays. Feast's own `materialize` would overwrite what is newer, and
+    rewrite the registry in place, where a reader could find half of it; this leaves the registry alone.
 
     Args:
         root: Folder of the repository.
         spec: Description of the data set that it was made for.
-        end: Leave out what happened, or became known, later; default: nothing of the log.
-        users: Users to write; default: all of the log. Campaigns and channels are written in any case.
+        end: Leave out what happened, or became known, later. By default the whole log counts.
+        users: Users to write, by default all. Campaigns and channels are written in any case.
 
     Returns:
         Number of users written.
@@ -208,7 +208,7 @@ def materialize(
     with open_history(root, spec) as history:
         for view in store.list_feature_views():
             source: Any = view.batch_source
-            # The registry names the sources of whoever made it: on a cluster that is the pipeline, which has its own.
+            # The registry has the paths of the process that made it; on a cluster that is a pipeline on other volumes.
             source.file_options.uri = str((Path(root) / "data" / f"{view.name}.parquet").resolve())
             rows = backfill.newest_rows(store, view, end)
             if only is not None and view.join_keys == ["user_id"]:
@@ -233,14 +233,14 @@ def refresh(root: Path | str, spec: DatasetSpec, log_parquet: Path | str, users:
     Returns:
         Number of users written.
     """
-    open_history(root, spec).close()  # of another data set? Then it is said before the work
+    open_history(root, spec).close()  # raises at once if the repository is that of another data set
     with _quiet(), open_engine() as engine:
         build_sources(engine, log_parquet, spec, Path(root) / "data")
     return materialize(root, spec, users=users)
 
 
 def _last_known(root: Path | str) -> datetime:
-    """When the newest row of the log became known: the end of what the repository can tell."""
+    """When the newest row of the log became known."""
     import duckdb
 
     files = [str(path) for path in parquet_files(Path(root) / "data" / f"{HISTORY}.parquet")]
@@ -257,7 +257,7 @@ def _open(root: Path | str) -> FeatureStore:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Feast's progress report, and what libraries say of each other, off the console."""
+    """Keep Feast's progress report and the warnings of libraries about each other off the console."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
         warnings.filterwarnings("ignore", r"fetch_arrow_table\(\) is deprecated", DeprecationWarning)
