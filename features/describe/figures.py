@@ -1,8 +1,8 @@
 """What is in a log: the figures behind the page of `mtorl data describe`.
 
     with open_engine() as engine:
-        found = describe(engine, "touchpoints.parquet", spec)
-    page.render(found, "page.html")
+        description = describe(engine, "touchpoints.parquet", spec)
+    page.render(description, "page.html")
 
 Every figure is an aggregate that the engine computes (one pass over the log for each block of figures), so only small
 tables reach Python, however long the log. Intervals are Wilson's, at 95 %; they take touchpoints for independent, which
@@ -89,7 +89,7 @@ class ChannelFigures:
 
 @dataclass(frozen=True)
 class PlaceFigures:
-    """The touchpoints at one place of their journeys."""
+    """The touchpoints at one place of their journeys, such as all second ones."""
 
     place: int  # 1 = first
     click: Rate
@@ -120,7 +120,7 @@ class Description:
     propensities: tuple[tuple[str, int, int], ...]  # channel, bin, touchpoints
     pauses: tuple[tuple[int | None, int], ...]  # bin (None: under a second), number; see `pause_edges`
     long_pauses: int  # that end a journey
-    quarantined: int = 0  # faulty rows that the door kept out
+    quarantined: int = 0  # faulty rows that ingestion left out
     faults: tuple[str, ...] = ()  # what was wrong with them
 
     @property
@@ -208,8 +208,8 @@ def describe(engine: Engine, log_path: Path | str, spec: DatasetSpec) -> Descrip
     pauses = run(6, _pauses(journeys), "pauses")
     progress.report(7, 7)
     order = {channel: place for place, channel in enumerate(spec.channels)}
-    found = {row["channel"]: row for row in channels}
-    names = sorted({*order, *found}, key=lambda name: (order.get(name, len(order)), name))
+    by_channel = {row["channel"]: row for row in channels}
+    names = sorted({*order, *by_channel}, key=lambda name: (order.get(name, len(order)), name))
     return Description(
         spec=spec.to_dict(),
         rows=total["rows"],
@@ -218,7 +218,7 @@ def describe(engine: Engine, log_path: Path | str, spec: DatasetSpec) -> Descrip
         first=total["timestamp_low"].isoformat(),
         last=total["timestamp_high"].isoformat(),
         columns=tuple(_column(total, spec)),
-        channels=tuple(_channel(name, found.get(name), total["rows"]) for name in names),
+        channels=tuple(_channel(name, by_channel.get(name), total["rows"]) for name in names),
         places=tuple(
             PlaceFigures(row["place"], rate(row["click"], row["rows"]), rate(row["conversion"], row["rows"]))
             for row in places
@@ -244,7 +244,7 @@ def with_pauses(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def _plain(value: Any) -> Any:
-    """Python's own value of one in a pandas frame; null is None, a time has its zone."""
+    """A value of a pandas frame as Python's own type; null is None, a time has its zone."""
     if isinstance(value, datetime):  # Spark's have no zone; both engines work in UTC
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     if isinstance(value, str | bool) or value is None:

@@ -108,7 +108,7 @@ def _notes(figures: Description, labels: dict[str, str]) -> Iterable[tuple[str, 
         )
     cost = figures.column("cost")
     if cost.low is not None and cost.low == cost.high:
-        yield "plain", f"Every touchpoint costs {number(cost.low)}: there is no dear and cheap to choose between."
+        yield "plain", f"Every touchpoint costs {number(cost.low)}: no channel is cheaper than another."
     if lacking := [column for column in figures.columns if column.missing and column.name != "propensity"]:
         columns, worst = counted(len(lacking), "column has", "columns have"), max(lacking, key=lambda c: c.missing)
         yield "plain", f"{columns} missing values, most of all {worst.name} ({share(worst.missing / figures.rows)})."

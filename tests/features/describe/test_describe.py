@@ -83,7 +83,7 @@ def log() -> pd.DataFrame:
 
 
 @pytest.fixture
-def found(engine: Engine, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path) -> Description:
+def description(engine: Engine, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path) -> Description:
     return described(engine, log, spec, tmp_path)
 
 
@@ -101,15 +101,15 @@ def journeys_of(log: pd.DataFrame, days: float) -> pd.DataFrame:
     return log.assign(pause=pause.dt.total_seconds(), journey=journey, place=place)
 
 
-def test_users_and_columns(found: Description, log: pd.DataFrame) -> None:
+def test_users_and_columns(description: Description, log: pd.DataFrame) -> None:
     touchpoints = log.groupby("user_id").size()
-    assert (found.rows, found.users) == (len(log), touchpoints.size)
-    assert (found.one_touchpoint_users, found.capped_users, found.most_touchpoints) == (3, 1, 30)
-    assert found.late_rows == (log["created_timestamp"] > log["timestamp"]).sum() > 0
-    assert pd.Timestamp(found.first) == log["timestamp"].min()
-    assert pd.Timestamp(found.last) == log["timestamp"].max()
-    assert [column.name for column in found.columns] == list(log.columns[:-1])
-    for column in found.columns:
+    assert (description.rows, description.users) == (len(log), touchpoints.size)
+    assert (description.one_touchpoint_users, description.capped_users, description.most_touchpoints) == (3, 1, 30)
+    assert description.late_rows == (log["created_timestamp"] > log["timestamp"]).sum() > 0
+    assert pd.Timestamp(description.first) == log["timestamp"].min()
+    assert pd.Timestamp(description.last) == log["timestamp"].max()
+    assert [column.name for column in description.columns] == list(log.columns[:-1])
+    for column in description.columns:
         assert column.missing == log[column.name].isna().sum()
         if column.kind == "numeric":
             values = log[column.name]
@@ -117,12 +117,12 @@ def test_users_and_columns(found: Description, log: pd.DataFrame) -> None:
             assert column.mean == pytest.approx(values.mean())
         elif column.kind != "time" and column.name != "user_id":
             assert column.different == log[column.name].nunique()
-    assert found.column("hour").missing > 0 and found.column("device").missing > 0
+    assert description.column("hour").missing > 0 and description.column("device").missing > 0
 
 
-def test_channels(found: Description, log: pd.DataFrame) -> None:
-    assert [channel.channel for channel in found.channels] == list(CHANNELS)
-    for channel in found.channels:
+def test_channels(description: Description, log: pd.DataFrame) -> None:
+    assert [channel.channel for channel in description.channels] == list(CHANNELS)
+    for channel in description.channels:
         rows = log[log["channel"] == channel.channel]
         assert channel.rows == len(rows)
         assert channel.share == pytest.approx(len(rows) / len(log))
@@ -136,38 +136,38 @@ def test_channels(found: Description, log: pd.DataFrame) -> None:
         below = [(rows["cost"] <= value).mean() for value in channel.cost_quantiles[2:]]
         assert np.allclose(below, QUANTILES[2:], atol=0.1)
         assert channel.cost_quantiles[2] == pytest.approx(rows["cost"].median(), rel=0.2)
-    assert found.click.hits == log["click"].sum()
+    assert description.click.hits == log["click"].sum()
 
 
-def test_journeys_end_at_the_gap(found: Description, log: pd.DataFrame) -> None:
+def test_journeys_end_at_the_gap(description: Description, log: pd.DataFrame) -> None:
     expected = journeys_of(log, 2.0)
     lengths = expected.groupby("journey").size()
-    assert found.journeys == len(lengths) > found.users
-    assert dict(found.lengths) == lengths.value_counts().to_dict()
+    assert description.journeys == len(lengths) > description.users
+    assert dict(description.lengths) == lengths.value_counts().to_dict()
     for share in (0.5, 0.95, 1.0):
-        assert found.length_quantile(share) == np.quantile(lengths, share, method="inverted_cdf")
-    for place in found.places:
+        assert description.length_quantile(share) == np.quantile(lengths, share, method="inverted_cdf")
+    for place in description.places:
         rows = expected[expected["place"] == place.place]
         assert (place.click.rows, place.click.hits) == (len(rows), rows["click"].sum())
         assert place.conversion.hits == rows["conversion"].sum()
     pauses = expected["pause"].dropna()
-    assert found.long_pauses == (pauses > 2 * 86_400).sum() == found.journeys - found.users
-    assert sum(count for _, count in found.pauses) == len(pauses)
-    for bin, count in found.pauses:
+    assert description.long_pauses == (pauses > 2 * 86_400).sum() == description.journeys - description.users
+    assert sum(count for _, count in description.pauses) == len(pauses)
+    for bin, count in description.pauses:
         low, high = pause_edges(bin)
         assert count == ((pauses >= low) & (pauses < high)).sum()
 
 
-def test_periods_and_propensities(found: Description, log: pd.DataFrame) -> None:
-    assert found.period == "day"
+def test_periods_and_propensities(description: Description, log: pd.DataFrame) -> None:
+    assert description.period == "day"
     days = log.groupby([log["timestamp"].dt.floor("D"), "channel"]).size()
-    assert {(pd.Timestamp(start), name): rows for start, name, rows in found.periods} == days.to_dict()
-    assert found.propensity_rows == len(log)
-    assert found.propensity_low == log["propensity"].min()
-    assert found.propensity_rare == (log["propensity"] < 0.02).sum() > 0
+    assert {(pd.Timestamp(start), name): rows for start, name, rows in description.periods} == days.to_dict()
+    assert description.propensity_rows == len(log)
+    assert description.propensity_low == log["propensity"].min()
+    assert description.propensity_rare == (log["propensity"] < 0.02).sum() > 0
     bins = np.minimum((log["propensity"] * PROPENSITY_BINS).astype(int), PROPENSITY_BINS - 1)
     expected = log.groupby(["channel", bins.rename("bin")]).size().to_dict()
-    assert {(name, bin): rows for name, bin, rows in found.propensities} == expected
+    assert {(name, bin): rows for name, bin, rows in description.propensities} == expected
 
 
 @pytest.mark.parametrize(("days", "period"), [(0.5, "hour"), (100, "day"), (800, "week"), (4000, "month")])
@@ -181,15 +181,15 @@ def test_the_period_follows_the_span(
 
 def test_wilson() -> None:
     # Newcombe (1998), table I: 81 of 263, and 0 of 20.
-    found = rate(81, 263)
-    assert (round(found.low, 4), round(found.high, 4)) == (0.2553, 0.3662)
+    description = rate(81, 263)
+    assert (round(description.low, 4), round(description.high, 4)) == (0.2553, 0.3662)
     none, all_ = rate(0, 20), rate(20, 20)
     assert (none.low, round(none.high, 4)) == (0.0, 0.1611)
     assert (round(all_.low, 4), all_.high) == (0.8389, 1.0)
     assert (rate(0, 0).low, rate(0, 0).high) == (0.0, 1.0)
 
 
-def test_pause_classes_meet(found: Description) -> None:
+def test_pause_classes_meet(description: Description) -> None:
     edges = [pause_edges(bin) for bin in (None, *range(8 * PAUSE_BINS))]
     assert all(math.isclose(before[1], after[0]) for before, after in pairwise(edges))
 
@@ -206,12 +206,12 @@ class Page(HTMLParser):
         assert not self.open, self.open
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        assert not found.get("src") and not (found.get("href") or "").startswith("http")
+        description = dict(attrs)
+        assert not description.get("src") and not (description.get("href") or "").startswith("http")
         if tag not in ("meta", "br", "link"):
             self.open.append(tag)
-        if found.get("role") == "img":
-            self.charts.append(found.get("aria-label") or "")
+        if description.get("role") == "img":
+            self.charts.append(description.get("aria-label") or "")
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -221,19 +221,19 @@ class Page(HTMLParser):
             self.words += data
 
 
-def page_of(found: Description, folder: Path) -> Page:
-    path = render(found, folder / "pages" / "page.html")
+def page_of(description: Description, folder: Path) -> Page:
+    path = render(description, folder / "pages" / "page.html")
     assert [file.name for file in path.parent.iterdir()] == ["page.html"]
     page = Page(path.read_text(encoding="utf-8"))
     assert "nan" not in page.words.lower().split() and "None" not in page.words
     assert all(page.charts)
-    json.dumps(dataclasses.asdict(found))
+    json.dumps(dataclasses.asdict(description))
     return page
 
 
-def test_the_page_says_what_matters(found: Description, tmp_path: Path) -> None:
+def test_the_page_says_what_matters(description: Description, tmp_path: Path) -> None:
     faults = ("column 'cost': 4 rows with a negative cost, e.g. -1.0 (row 9)",)
-    page = page_of(dataclasses.replace(found, quarantined=4, faults=faults), tmp_path)
+    page = page_of(dataclasses.replace(description, quarantined=4, faults=faults), tmp_path)
     assert len(page.charts) == 11
     for words in (
         "4 faulty rows are left out: column 'cost': 4 rows with a negative cost",
@@ -247,18 +247,18 @@ def test_the_page_says_what_matters(found: Description, tmp_path: Path) -> None:
 
 
 def test_one_row(engine: Engine, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path) -> None:
-    found = described(engine, log.head(1), spec, tmp_path)
-    assert (found.journeys, found.lengths, found.pauses) == (1, [(1, 1)], ())
-    assert "1 user has one touchpoint" in page_of(found, tmp_path).words
+    description = described(engine, log.head(1), spec, tmp_path)
+    assert (description.journeys, description.lengths, description.pauses) == (1, [(1, 1)], ())
+    assert "1 user has one touchpoint" in page_of(description, tmp_path).words
 
 
 def test_no_cost_no_outcome_no_propensity(engine: Engine, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path) -> None:
     bare = log.assign(cost=0.0, click=0, conversion=0, propensity=np.nan).drop(columns="created_timestamp")
     spec = spec.replace(propensity="markov")
-    found = described(engine, bare, spec, tmp_path)
-    assert (found.propensity_rows, found.propensity_low, found.propensity_rare) == (0, None, 0)
-    assert found.propensities == () and found.late_rows is None
-    words = page_of(found, tmp_path).words
+    description = described(engine, bare, spec, tmp_path)
+    assert (description.propensity_rows, description.propensity_low, description.propensity_rare) == (0, None, 0)
+    assert description.propensities == () and description.late_rows is None
+    words = page_of(description, tmp_path).words
     for expected in (
         "The log has no cost: every touchpoint is free",
         "No touchpoint has a click",
@@ -273,9 +273,9 @@ def test_many_channels_some_unused_and_odd_names(
     names = [f"<b>channel & {i}</b>" for i in range(12)]
     spec = spec.replace(channels=(*names, "never"))
     odd = log.assign(channel=np.resize(names, len(log)))
-    found = described(engine, odd, spec, tmp_path)
-    assert found.channels[-1].rows == 0
-    page = page_of(found, tmp_path)
+    description = described(engine, odd, spec, tmp_path)
+    assert description.channels[-1].rows == 0
+    page = page_of(description, tmp_path)
     assert "Channels without a touchpoint: never" in page.words
     assert "<b>channel & 3</b>" in page.words  # as text
 
@@ -286,11 +286,11 @@ def test_a_trusted_log_may_lack_channels_costs_and_outcomes(
     organic = log["channel"] == CHANNELS[0]
     bare = log.assign(channel=log["channel"].mask(organic, None), cost=log["cost"].mask(organic, None))
     bare = bare.assign(**{name: bare[name].mask(organic, None) for name in ("click", "conversion", "revenue")})
-    found = described(engine, bare, spec, tmp_path)
-    assert {channel.channel for channel in found.channels} == {*CHANNELS, NO_CHANNEL}
-    none = next(channel for channel in found.channels if channel.channel == NO_CHANNEL)
+    description = described(engine, bare, spec, tmp_path)
+    assert {channel.channel for channel in description.channels} == {*CHANNELS, NO_CHANNEL}
+    none = next(channel for channel in description.channels if channel.channel == NO_CHANNEL)
     assert (none.rows, none.click.hits) == (organic.sum(), 0) and np.isnan(none.cost)
-    assert f"Channels without a touchpoint: {CHANNELS[0]}" in page_of(found, tmp_path).words
+    assert f"Channels without a touchpoint: {CHANNELS[0]}" in page_of(description, tmp_path).words
     nothing = bare.assign(cost=np.nan, channel=None, click=pd.array([None] * len(bare), "Int64"))
     assert "missing values" in page_of(described(engine, nothing, spec, tmp_path), tmp_path).words
 
@@ -302,10 +302,10 @@ def test_a_channel_may_be_called_others_and_a_month_may_be_empty(
     share = np.where(np.arange(len(log)) % 3 == 0, 0, 1 + np.arange(len(log)) % 11)
     odd = log.assign(channel=np.array(names)[share])
     odd.loc[odd["user_id"] == odd["user_id"].iloc[0], "timestamp"] += pd.Timedelta(days=4000)
-    found = described(engine, odd, spec.replace(channels=tuple(names)), tmp_path)
-    chart = describe_charts.shares_over_time(found).html
+    description = described(engine, odd, spec.replace(channels=tuple(names)), tmp_path)
+    chart = describe_charts.shares_over_time(description).html
     assert chart.count('"name":"others"') == 2
-    assert "from 0 to" in describe_charts.touchpoints(found).alt
+    assert "from 0 to" in describe_charts.touchpoints(description).alt
     quiet = spec.replace(propensity="logged")
     bare = described(engine, log.assign(propensity=np.nan), quiet, tmp_path)
     words = page_of(bare, tmp_path).words
@@ -322,15 +322,15 @@ def test_a_log_without_rows_or_columns_is_refused(
 
 
 @pytest.mark.integration
-def test_spark_finds_the_same(found: Description, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path) -> None:
+def test_spark_finds_the_same(description: Description, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path) -> None:
     with open_engine("spark") as spark:
         assert spark.name == "spark"
         other = described(spark, log, spec, tmp_path)
     for field in dataclasses.fields(Description):
         if field.name not in ("channels", "columns"):  # with sums of floats, and sketches
-            assert getattr(other, field.name) == getattr(found, field.name), field.name
-    for one, two in zip(found.channels, other.channels, strict=True):
+            assert getattr(other, field.name) == getattr(description, field.name), field.name
+    for one, two in zip(description.channels, other.channels, strict=True):
         assert (one.channel, one.rows, one.click, one.conversion) == (two.channel, two.rows, two.click, two.conversion)
         assert one.cost == pytest.approx(two.cost)
-    for one, two in zip(found.columns, other.columns, strict=True):
+    for one, two in zip(description.columns, other.columns, strict=True):
         assert (one.name, one.missing, one.low, one.high) == (two.name, two.missing, two.low, two.high)
