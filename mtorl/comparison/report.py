@@ -21,18 +21,19 @@ from mtorl.comparison.targets import targets
 
 Results = Mapping[str, Any]
 
-_INTRODUCTION = """Every figure is of rows whose outcome no method has seen: *user*: other users than those of training
-and validation, a fold each time; *time*: the end of the log, a seed each time. `±` is the spread (standard deviation)
-over folds or seeds, `[a, b]` a 95 % interval that resamples users (folds test on other users, but share most of their
-training users). Methods marked with a dash predict no reward. MTORL's settings were chosen on validation users of the
-pipeline's split and, in part, with an eye on test users of other folds than these; the end of the log was looked at,
-too. The others have fixed settings and stop on validation rows. What the figures cannot tell: `docs/limitations.md`.
-What the methods are: `docs/model.md` and `mtorl/baselines/`.""".replace("\n", " ")
-_CALIBRATION = """What stands in the way of MTORL's calibration: a perfectly calibrated head would show the noise on as
-many independent rows (labels drawn from its own probabilities; their mean, and what one draw in forty exceeds in a
-fold). The last column grants the reward head the overall rate of the test, which nobody could know.""".replace(
+_INTRODUCTION = """No method has seen the outcomes of the rows that a figure is about. *user*: the test users are
+neither training nor validation users, and differ from fold to fold. *time*: the test is the end of the log, the same
+for each seed. `±` is the standard deviation over folds or seeds, `[a, b]` a 95 % interval from resampling users (folds
+test on different users but share most of their training users). Methods with a dash predict no reward. MTORL's settings
+were chosen on validation users of the pipeline's split and partly by looking at test users of other folds than these;
+the end of the log was looked at as well. All other methods have fixed settings and stop on validation rows. What the
+figures cannot tell: `docs/limitations.md`. What the methods are: `docs/model.md` and `mtorl/baselines/`.""".replace(
     "\n", " "
 )
+_CALIBRATION = """What limits MTORL's calibration. Noise is the error that a perfectly calibrated head would show on as
+many independent rows, with labels drawn from its own probabilities: the mean of a fold, and what one draw in forty
+exceeds. The last column sets the overall rate of the reward head to that of the test, which cannot be known in
+advance.""".replace("\n", " ")
 
 
 def report(results: Results, machine: Mapping[str, str]) -> str:
@@ -47,7 +48,7 @@ def report(results: Results, machine: Mapping[str, str]) -> str:
         "# Results",
         f"Made by `mtorl benchmark paper` ({facts}); do not edit. {_INTRODUCTION}",
         "## Targets",
-        "Undecided: the interval holds zero. Within noise: a perfectly calibrated head could show as much.",
+        "Undecided: the interval contains zero. Within noise: a perfectly calibrated head could show the same error.",
         targets(results),
         f"All trainings together: {_cpu_minutes(results):.0f} CPU minutes, one thread each.",
     ]
@@ -69,7 +70,7 @@ def _protocol(protocol: str, tasks: Tasks) -> list[str]:
         f"### Protocol `{protocol}`",
         f"{repeats}, on average {rows:,.0f} test rows of {users:,.0f} users.",
         tables.method_table(tasks),
-        "Paired on the same rows and resamples; what the mean of both adds says how much these inputs still hold:",
+        "Differences on the same rows and resamples; what the mean of both gains hints at what more could be learned:",
         tables.paired_table(tasks, disjoint),
     ]
     if tasks[0]["budget"]:
@@ -82,7 +83,7 @@ def _protocol(protocol: str, tasks: Tasks) -> list[str]:
     out += [_CALIBRATION, tables.calibration_table(tasks)]
     if tasks[0]["learning"]:
         out += [
-            "What half of the training users cost, paired on the same test rows:",
+            "Training on half of the users, on the same test rows:",
             tables.learning_table(tasks, disjoint),
         ]
     return out

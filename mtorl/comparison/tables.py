@@ -146,7 +146,7 @@ def calibration_table(tasks: Tasks) -> str:
         noise, high = (np.mean([row[name] for row in noises]) for name in ("noise", "noise_high"))
         shift = f"{np.mean([row['less_shift'] for row in noises]):.4f}" if "less_shift" in noises[0] else ""
         lines.append([metric_title(metric), f"{measured:.4f}", f"{noise:.4f}, {high:.4f}", shift])
-    return table(["", "measured", "noise alone: mean, high", "with the overall rate granted"], lines)
+    return table(["", "measured", "noise alone: mean, high", "with the overall rate of the test"], lines)
 
 
 def learning_table(tasks: Tasks, disjoint: bool) -> str:
@@ -169,10 +169,10 @@ def authors_table(rows: Tasks, dataset: str) -> str:
     notebook = [f"{_NOTEBOOK[name]:.3f}" for name in (*metrics, "policy CTR", "original CTR")]
     head = ["", *metrics, "authors' policy CTR", "original CTR", "test touchpoints seen in training"]
     text = (
-        "Windows are drawn with replacement and only then dealt out to training and test, so many test labels are in "
+        "Windows are drawn with replacement and only then divided into training and test, so many test labels are in "
         "the training set, and a table that looks them up does well. The authors' policy CTR counts clicks where the "
-        "predicted channel is the logged one, and divides by all selected rows. What MTORL scores here above "
-        "its honest figures is what a dozen epochs remember of the test."
+        "predicted channel is the logged one, and divides by all selected rows. What MTORL scores here above its "
+        "figures under the other protocols is what it has memorised of the test."
     )
     if dataset == _PUBLISHED_ON:
         lines.append(["MTORL as published", *notebook, ""])
