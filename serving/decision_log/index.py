@@ -11,8 +11,6 @@ from mtorl.log.records import Kind
 
 Status = Literal["accepted", "late", "dangling", "duplicate"]
 
-_FORGOTTEN_AT_ONCE = 1000  # appends wait while so many are forgotten
-
 
 class Index:
     """Classifies records as they come. It lives in memory, and forgets the oldest records first.
@@ -23,9 +21,11 @@ class Index:
 
     Args:
         late_after: An outcome that happened this long after its decision is late.
+        forgotten_at_once: How many ids a `tidy` forgets; appends wait meanwhile.
     """
 
-    def __init__(self, late_after: timedelta) -> None:
+    def __init__(self, late_after: timedelta, forgotten_at_once: int = 1000) -> None:
+        self._forgotten_at_once = forgotten_at_once
         self._late_seconds = late_after.total_seconds()
         self._decisions: dict[str, float] = {}
         self._events: dict[str, None] = {}
@@ -67,9 +67,9 @@ class Index:
     def tidy(self) -> None:
         """Forget some of the marked records."""
         for kind, outdated in self._to_forget.items():
-            for key in outdated[-_FORGOTTEN_AT_ONCE:]:
+            for key in outdated[-self._forgotten_at_once :]:
                 self._ids(kind).pop(key, None)
-            del outdated[-_FORGOTTEN_AT_ONCE:]
+            del outdated[-self._forgotten_at_once :]
 
     def _ids(self, kind: Kind) -> dict[str, Any]:
         return self._decisions if kind == "decision" else self._events

@@ -38,7 +38,6 @@ __all__ = ["Spool", "SpoolError", "SpoolUnavailable", "Status"]
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _LARGEST_BATCH = 512
 _LARGEST_QUEUE = 20_000  # records that wait for a disk that hangs; more are refused
-_LARGEST_INDEX = 1_000_000  # records of a kind that the index knows, and one segment more
 MAX_BYTES = 10 * 1024**3
 
 
@@ -66,6 +65,7 @@ class Spool:
         late_after: An outcome that happened this long after its decision is late.
         segment_bytes: Size at which a file is followed by the next.
         max_bytes: Size that the folder does not outgrow.
+        max_known: Records of a kind whose ids are remembered; those of one segment may come on top.
 
     Attributes:
         identity: Tells this spool from others; it is made with the folder and stays the same.
@@ -83,9 +83,11 @@ class Spool:
         late_after: timedelta = timedelta(days=7),
         segment_bytes: int = segments.SEGMENT_BYTES,
         max_bytes: int = MAX_BYTES,
+        max_known: int = 1_000_000,
     ) -> None:
         self.folder = Path(folder)
         self.max_bytes = max_bytes
+        self._max_known = max_known
         self.counts: Counter[tuple[Kind, Status]] = Counter()
         self.durable: Counter[Kind] = Counter()
         self._index = Index(late_after)
@@ -265,7 +267,7 @@ class Spool:
             while self._marks[kind] and self._marks[kind][0][0] <= number:
                 self._index.forget(kind, self._marks[kind].popleft()[1])
         for kind, marks in self._marks.items():
-            while len(marks) > 1 and sum(new for _, new in marks) > _LARGEST_INDEX:
+            while len(marks) > 1 and sum(new for _, new in marks) > self._max_known:
                 self._index.forget(kind, marks.popleft()[1])
         self._index.tidy()
 

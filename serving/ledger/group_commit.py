@@ -1,6 +1,6 @@
 """Group commit: calls that wait for the database anyway share the next transaction, and one sync serves them all.
 
-Whoever gets the lock does the work of all who wait for it. The others find theirs done when the lock comes to them.
+The thread that gets the lock does the work of all that wait for it; the others find theirs done when they get the lock.
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ class GroupCommit:
         self._patience = patience
         self._waiting: deque[_Job] = deque()
         self.lock = threading.Lock()
+
+    @property
+    def waiting(self) -> int:
+        """How many functions the next transaction will run."""
+        return len(self._waiting)
 
     def run(self, work: Work[T]) -> T:
         """Run a function in a transaction and return what it returns, once that is durable.

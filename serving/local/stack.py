@@ -29,7 +29,7 @@ from serving.local.torchserve import TorchServe
 _ROUTER_SECONDS = 120.0
 _DRAIN_SECONDS = 15.0
 # -P: the folder of a run has a features/ and a serving/ of its own, which must not come before the packages.
-_ROUTER = ("-P", "-m", "serving.router")
+ROUTER = ("-P", "-m", "serving.router")
 _READY = re.compile(r"^router ready (http://\S+)", re.MULTILINE)
 
 
@@ -149,7 +149,7 @@ class LocalStack:
 
     def _start_router(self, config: Path, lock: int) -> None:
         self._router = router = ChildProcess(
-            [sys.executable, *_ROUTER, "--run-config", str(config)],
+            [sys.executable, *ROUTER, "--run-config", str(config)],
             log=self.serving / "router.log",
             env=_environment(),
             grace=_DRAIN_SECONDS,

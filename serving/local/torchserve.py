@@ -115,7 +115,7 @@ class TorchServe:
         self.metrics_url = f"http://127.0.0.1:{metrics}"
         config = self.workdir / "config.properties"
         config.write_text(config_properties(self, (grpc[0], grpc[1])))
-        tmp = _temporary_folder(self.workdir)
+        tmp = temporary_folder(self.workdir)
         return ChildProcess(
             java_command(java, self.model_store, config, tmp),
             log=self.log,
@@ -218,7 +218,7 @@ def java_command(java: Path, model_store: Path, config: Path, tmp: Path) -> list
     site = Path(package.origin).parents[1]
     return [
         str(java / "bin" / "java"),
-        *_java_options(java),
+        *java_options(java),
         f"-Dmodel_server_home={site}",
         f"-Djava.io.tmpdir={tmp}",
         f"-Dlog4j.configurationFile={_LOG4J.as_uri()}",
@@ -232,7 +232,8 @@ def java_command(java: Path, model_store: Path, config: Path, tmp: Path) -> list
     ]
 
 
-def _java_options(java: Path) -> list[str]:
+def java_options(java: Path) -> list[str]:
+    """Options of the Java virtual machine."""
     options = ["-Xmx512m", "-XX:+UseSerialGC"]
     # From 24 on Java warns about what netty does; older ones do not know the second option.
     release = java / "release"
@@ -257,7 +258,7 @@ def java_environment(java: Path, workdir: Path, tmp: Path) -> dict[str, str]:
     }
 
 
-def _temporary_folder(workdir: Path) -> Path:
+def temporary_folder(workdir: Path) -> Path:
     """A new folder, for unpacked models and sockets; the supervisor of the process removes it.
 
     New each time: a server whose parent was killed may still be tidying up when the next one starts.

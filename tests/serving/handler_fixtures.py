@@ -165,7 +165,7 @@ def save_artifact(folder: Path) -> Any:
 def call(url: str, body: bytes | None = None, content_type: str = "application/json") -> tuple[int, Any]:
     request = urllib.request.Request(url, body, {"Content-Type": content_type})
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())

@@ -7,13 +7,13 @@ import errno
 import os
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from serving.decision_log import Kind, Spool, SpoolUnavailable, position
-from serving.decision_log import spool as spool_module
 from serving.decision_log.index import Index
 from serving.decision_log.position import OLDEST, Position
 from serving.decision_log.segments import OPEN_DECISIONS, segments
@@ -176,45 +176,51 @@ def test_a_duplicate_needs_no_room(tmp_path: Path) -> None:
     spool.close()
 
 
+def report(spool: Spool, event: str, decision: str) -> str:
+    """What the spool says of an outcome."""
+    outcome = {**RECORDS["outcome"], "event_id": event, "decision_id": decision}
+    return spool.submit("outcome", outcome).result(60)
+
+
 def test_the_index_forgets_segments_that_are_gone(spool: Spool) -> None:
     fill(spool, "decision", 12)
     fill(spool, "outcome", 40)
     age(spool, 1)
     ship(spool, keep_hours=0)
     put(spool, "decision", "tidy up")
-    left = {record["decision_id"] for record in spool.read("decision")}
-    assert set(spool._index._decisions) == left and len(left) < 12
-    assert set(spool._index._events) == {record["event_id"] for record in spool.read("outcome")}
-    late = {**RECORDS["outcome"], "event_id": "late", "decision_id": "decision0"}
-    assert spool.submit("outcome", late).result(60) == "dangling"  # kept, as any outcome
+    decisions = [record["decision_id"] for record in spool.read("decision")]
+    events = [record["event_id"] for record in spool.read("outcome")]
+    assert "decision0" not in decisions and "outcome0" not in events
+    assert report(spool, "new", "decision0") == "dangling"  # kept, as any outcome
+    assert [report(spool, f"of {name}", name) for name in decisions] == ["accepted"] * len(decisions)
+    assert report(spool, "outcome0", decisions[0]) == "accepted"
+    assert {report(spool, name, decisions[0]) for name in events} == {"duplicate"}
 
 
 @pytest.mark.parametrize("restart", [False, True])
-def test_the_index_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restart: bool) -> None:
-    monkeypatch.setattr(spool_module, "_LARGEST_INDEX", 10)
-    spool = Spool(tmp_path, segment_bytes=2500)
+def test_the_index_is_bounded(tmp_path: Path, restart: bool) -> None:
+    spool = Spool(tmp_path, segment_bytes=2500, max_known=10)
     fill(spool, "decision", 30)
     if restart:
         spool.close()
-        spool = Spool(tmp_path, segment_bytes=2500)
+        spool = Spool(tmp_path, segment_bytes=2500, max_known=10)
     put(spool, "decision", "last")
-    put(spool, "outcome", "e")
-    assert 5 <= len(spool._index._decisions) <= 14 and list(spool._index._decisions)[-1] == "last"
+    known = [name for name in names("decision", 30) if report(spool, f"of {name}", name) == "accepted"]
+    assert 4 <= len(known) <= 13 and known == names("decision", 30)[-len(known) :]
+    assert report(spool, "of last", "last") == "accepted"
     assert len(list(spool.read("decision"))) == 31
     spool.close()
 
 
-def test_forgetting_takes_the_oldest_bit_by_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    from datetime import timedelta
-
-    monkeypatch.setattr("serving.decision_log.index._FORGOTTEN_AT_ONCE", 3)
-    index = Index(timedelta(days=7))
-    for i in range(20):
-        index.add("outcome", {**RECORDS["outcome"], "event_id": f"e{i}"})
+def test_forgetting_takes_the_oldest_bit_by_bit() -> None:
+    index = Index(timedelta(days=7), forgotten_at_once=3)
+    events = [{**RECORDS["outcome"], "event_id": f"e{i}"} for i in range(20)]
+    for event in events:
+        index.add("outcome", event)
     index.forget("outcome", 5)
     index.tidy()
     index.forget("outcome", 5)
     for expected in (14, 11, 10, 10):
         index.tidy()
-        assert len(index._events) == expected
-    assert list(index._events) == [f"e{i}" for i in range(10, 20)]
+        assert sum(index.knows("outcome", event) for event in events) == expected
+    assert [index.knows("outcome", event) for event in events] == [False] * 10 + [True] * 10

@@ -334,7 +334,7 @@ def test_decisions_through_torchserve(artifact: Any, tmp_path: Path, remains: An
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(client, list(range(24)) * 4))
         assert call(url, b"{}", "application/x-www-form-urlencoded")[0] == 400
-        with urllib.request.urlopen(f"{server.inference_url}/predictions/challenger", timeout=5) as answer:
+        with urllib.request.urlopen(f"{server.inference_url}/predictions/challenger", timeout=60) as answer:
             assert json.loads(answer.read())["ready"] is True
         assert server.log.read_text() == log, "a request must not write to the log"
     assert not remains()

@@ -263,7 +263,7 @@ def url(artifact: Any, tmp_path: Path, wait_for: Any) -> Iterator[str]:
             assert log.read_text() == "", "a request must not write to the log"
         finally:
             server.send_signal(signal.SIGTERM)
-            assert server.wait(20) == 0
+            assert server.wait(120) == 0
 
 
 def alive(url: str) -> bool:
@@ -300,6 +300,6 @@ def test_kserves_own_server(handler: Any, url: str) -> None:
 @pytest.mark.integration
 def test_a_folder_without_an_artifact_is_said(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "serving.predictor", "--artifact", str(tmp_path), "--name", "x"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 2
     assert "model.json: missing" in done.stderr

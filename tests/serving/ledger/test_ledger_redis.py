@@ -223,7 +223,7 @@ def test_a_cluster_keeps_a_ledger_on_one_node(tmp_path: Path) -> None:
         with place.client() as client:
             client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         ledger = place.open()
-        for _ in range(100):  # a cluster of one node is up a moment later
+        for _ in range(1200):  # a cluster of one node is up a moment later
             try:
                 ledger.define(ACCOUNTS)
                 break

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from serving.ledger import Account, Balance, LedgerUnavailable, Settlement, SqliteLedger, UnknownReservation
-from tests.serving.ledgers import balance
+from serving.ledger import Account, LedgerUnavailable, SqliteLedger, UnknownReservation
+from serving.ledger.group_commit import GroupCommit
 
 
 @pytest.fixture
@@ -68,36 +69,38 @@ def test_the_database_itself_holds_the_cap(ledger: SqliteLedger) -> None:
     db.close()
 
 
-def test_calls_that_wait_share_a_commit_and_one_that_fails_fails_alone(ledger: SqliteLedger) -> None:
-    results: dict[str, object] = {}
+def test_calls_that_wait_share_a_commit_and_one_that_fails_fails_alone(tmp_path: Path) -> None:
+    path = tmp_path / "database"
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("CREATE TABLE number (value INTEGER)")
+    commit = GroupCommit(lambda: db, "database", patience=60.0)
+    results: dict[int, object] = {}
 
-    def call(name: str, *arguments: object) -> None:
+    def insert(value: int) -> None:
+        def work(db: sqlite3.Connection) -> int:
+            db.execute("INSERT INTO number VALUES (?)", (value,))
+            if value == 2:
+                raise UnknownReservation("r2")
+            return 10 * value
+
         try:
-            results[name] = getattr(ledger, name.split()[0])(*arguments)
-        except Exception as error:
-            results[name] = error
+            results[value] = commit.run(work)
+        except UnknownReservation as error:
+            results[value] = str(error)
 
-    ledger.reserve("r0", "b", "c", "x", 1.0)
-    calls = [
-        ("reserve 1", "r1", "b", "c", "x", 1.0),
-        ("settle unknown", "r9", 1.0),
-        ("settle 0", "r0", 0.5),
-        ("reserve too much", "r2", "b", "c", "x", 4.0),
-        ("cancel 3", "r3"),
-    ]
-    writes = sqlite3.connect(ledger.path, isolation_level=None)
-    with ledger._commit.lock:
-        threads = [threading.Thread(target=call, args=arguments) for arguments in calls]
+    with closing(sqlite3.connect(path)) as reader:
+        with commit.lock:
+            threads = [threading.Thread(target=insert, args=(value,)) for value in range(5)]
+            for thread in threads:
+                thread.start()
+            while commit.waiting < len(threads):
+                time.sleep(0.001)
+            (before,) = reader.execute("PRAGMA data_version").fetchone()
         for thread in threads:
-            thread.start()
-        while len(ledger._commit._waiting) < len(calls):
-            time.sleep(0.001)
-        before = writes.execute("PRAGMA data_version").fetchone()[0]
-    for thread in threads:
-        thread.join()
-    assert results["reserve 1"] is True and results["reserve too much"] is False
-    assert results["settle 0"] == Settlement(0.5, 0.0) and results["cancel 3"] is None
-    assert isinstance(results["settle unknown"], UnknownReservation)
-    assert writes.execute("PRAGMA data_version").fetchone()[0] == before + 1
-    writes.close()
-    assert balance(ledger, "b") == Balance("b", "*", "*", 5.0, spent=0.5, reserved=1.0, excess=0.0)
+            thread.join()
+        assert results == {0: 0, 1: 10, 2: "no reservation 'r2'", 3: 30, 4: 40}
+        assert reader.execute("PRAGMA data_version").fetchone() == (before + 1,)
+        values = reader.execute("SELECT value FROM number ORDER BY value").fetchall()
+        assert values == [(0,), (1,), (3,), (4,)]
+    db.close()
