@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from features.engine import Engine
 from features.feature_repo.sources import build_sources
@@ -143,7 +144,15 @@ def build(
             build_sources(engine, log.path, log.spec, folder / SOURCES)
         with step("causal windows"):
             fingerprint = log.report.fingerprint if log.report else _fingerprint(log.path) if ingested else ""
-            return builder.build(engine, log.path, log.spec, folder / WINDOWS, log_fingerprint=fingerprint)
+            manifest = builder.build(engine, log.path, log.spec, folder / WINDOWS, log_fingerprint=fingerprint)
+        if not log.spec.features:
+            return manifest
+        with step("stored features"), TemporaryDirectory() as repository:
+            from features.offline import store  # Feast takes seconds
+
+            store.create(repository, log.spec, log.path)
+            store.training_windows(repository, folder / WINDOWS, log.spec)
+            return Manifest.read(folder / WINDOWS)
 
 
 def _copy(log: Path, folder: Path) -> None:

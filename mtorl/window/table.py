@@ -161,7 +161,7 @@ def _read(path: Path, shard: Mapping[str, Any], spec: DatasetSpec) -> pa.Table:
 
 def _where_from(absent: list[str], spec: DatasetSpec) -> str:
     stored = {column.name for column in spec.feature_columns}
-    return "; stored features are joined by the feature step of `mtorl run`" if stored & set(absent) else ""
+    return "; `mtorl run` and `mtorl data build` join stored features" if stored & set(absent) else ""
 
 
 def _rows(steps: pa.Table) -> pd.DataFrame:

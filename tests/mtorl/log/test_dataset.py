@@ -133,11 +133,19 @@ def test_an_unknown_adapter_lists_the_known_ones():
 def test_defaults_need_not_be_written_down():
     assert Column(name="hour", kind="numeric").missing == "error"
     data = simulator()
-    for name in ("window", "min_touchpoints", "max_touchpoints", "journey_gap_days", "outcomes", "outcome_labels"):
+    for name in (
+        "window",
+        "min_touchpoints",
+        "max_touchpoints",
+        "journey_gap_days",
+        "outcomes",
+        "outcome_labels",
+        "features",
+    ):
         data.pop(name, None)
     spec = DatasetSpec.from_dict(data)
     assert (spec.window, spec.min_touchpoints, spec.max_touchpoints, spec.outcome_labels) == (20, 1, 10_000, {})
-    assert (spec.journey_gap_days, spec.outcomes) == (30.0, ())
+    assert (spec.journey_gap_days, spec.outcomes, spec.features) == (30.0, (), ())
     assert RewardSpec(gain="revenue").cost_weight == 0.0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
@@ -27,7 +28,7 @@ from features.online.history import History, Touchpoint
 from features.online.open_history import open_history
 from mtorl.log.times import microseconds
 from mtorl.window.window import instance_from_history
-from serving.router.flow.features import FeastSource, UserFeatures
+from serving.router.flow.features import FeastSource, FeatureReader, ModelInput, UserFeatures
 from serving.router.flow.requests import DecisionRequest
 from serving.router.ops.settings import SettingsError
 from tests.features.feature_run import AGGREGATES
@@ -272,3 +273,15 @@ def test_a_redis_that_hangs_is_given_up_and_found_again(tmp_path: Path) -> None:
                 finally:
                     os.kill(process, signal.SIGCONT)
             assert before.has_history and stage.read(NOON) == before
+
+
+def test_the_model_is_told_what_the_data_set_description_chooses(stage: Stage) -> None:
+    stage.write_all()
+    reader = FeatureReader(stage.source, SPEC)
+    known, stranger = asyncio.run(reader.read([stage.request(NOON + HOUR), stage.request(NOON + HOUR, user_id="?")]))
+    assert isinstance(known, ModelInput) and isinstance(stranger, ModelInput)
+    columns = {f"uc_{what}_{channel}": 0.0 for what in ("touchpoints", "clicks") for channel in SPEC.channels}
+    assert stranger.window["features"] == {**columns, **CAMPAIGN}
+    columns |= {f"uc_touchpoints_{channel}": 1.0 for channel in SPEC.channels} | {f"uc_clicks_{SPEC.channels[1]}": 1.0}
+    assert known.window["features"] == {**columns, **CAMPAIGN}
+    reader.close()

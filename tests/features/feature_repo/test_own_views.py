@@ -1,0 +1,107 @@
+"""A team's own features, from a file that the data set description names: what is taken, and what is refused."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from features.engine import open_engine
+from features.feature_repo import names
+from features.feature_repo.sources import build_sources
+from features.feature_repo.views import build
+from mtorl.log.dataset import DatasetSpec, SpecError
+
+START = pd.Timestamp("2024-05-01 06:00", tz="UTC")
+
+
+def described(toy, source: Path, *fields: dict[str, Any], **view: Any) -> DatasetSpec:
+    """The toy data set with a view of a file."""
+    chosen = {"view": "weather", "source": str(source), "key": "campaign_id", "timestamp": "at", **view}
+    return toy.spec.replace(features=[{**chosen, "fields": list(fields)}])
+
+
+def copied(toy, rows: pd.DataFrame, folder: Path, *fields: dict[str, Any], **view: Any) -> pd.DataFrame:
+    """What the feature repository makes of the file."""
+    rows.to_parquet(folder / "own.parquet", index=False)
+    spec = described(toy, folder / "own.parquet", *fields, **view)
+    with open_engine("duckdb") as engine:
+        build_sources(engine, toy.write(toy.log(), folder / "log.parquet"), spec, folder / "data")
+    return pd.read_parquet(folder / "data" / "weather.parquet")
+
+
+@pytest.mark.parametrize("unit", ["ns", "us"])
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", None])
+def test_times_of_any_kind_become_utc_and_keys_text(toy, tmp_path, unit, zone):
+    at = pd.Series([START, START + timedelta(hours=1), START])
+    own = at.dt.tz_convert(zone) if zone else at.dt.tz_localize(None)  # without a zone a time is in UTC
+    rows = pd.DataFrame({"campaign_id": [7, 7, None], "at": own.dt.as_unit(unit), "degrees": [1, 2, 3]})
+    rows["campaign_id"] = rows["campaign_id"].astype("Int64")
+    copy = copied(toy, rows, tmp_path, {"name": "degrees", "kind": "numeric"})
+    assert copy["campaign_id"].tolist() == ["7", "7"], "a row without a key is nobody's"
+    assert copy["timestamp"].tolist() == copy["created_timestamp"].tolist() == at[:2].tolist()
+    assert copy["degrees"].dtype == np.float64
+
+
+def test_a_row_is_known_once_it_is_written_and_never_before_it_holds(toy, tmp_path):
+    hour = timedelta(hours=1)
+    rows = pd.DataFrame({"campaign_id": ["a", "b", "c"], "at": START, "degrees": 0.0})
+    rows["written"] = [START + hour, START - hour, pd.NaT]
+    copy = copied(toy, rows, tmp_path, {"name": "degrees", "kind": "numeric"}, created_timestamp="written")
+    assert copy["created_timestamp"].tolist() == [START + hour, START, START]
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ({"name": "rain", "kind": "numeric"}, "own.parquet lacks rain"),
+        ({"name": "sky", "kind": "numeric"}, "sky is not a number"),
+        ({"name": "degrees", "kind": "numeric", "by_channel": True}, "degrees is not a list of numbers"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_named(toy, tmp_path, field, message):
+    rows = pd.DataFrame({"campaign_id": ["a"], "at": [START], "sky": ["clear"], "degrees": [1.0]})
+    with pytest.raises(SpecError, match=f"features: view 'weather': .*{message}"):
+        copied(toy, rows, tmp_path, field)
+    with pytest.raises(SpecError, match="sky is not a column of times"):
+        copied(toy, rows, tmp_path, {"name": "degrees", "kind": "numeric"}, timestamp="sky")
+
+
+def test_a_view_has_the_life_that_its_description_says(toy, tmp_path):
+    field = {"name": "degrees", "kind": "numeric", "missing": "zero"}
+    (view,) = build(described(toy, tmp_path, field, ttl_hours=1.5), tmp_path).own
+    assert (view.name, view.entities, view.ttl) == ("weather", ["campaign"], timedelta(hours=1.5))
+    assert {field.name: field.tags for field in view.features} == {"degrees": {"default": "0.0"}}
+    (forever,) = build(described(toy, tmp_path, field), tmp_path).own
+    assert forever.ttl == timedelta(0)
+
+
+@pytest.mark.parametrize(
+    ("feature", "message"),
+    [
+        ({"view": "weather"}, "'weather': not a built-in view for decisions .campaign_stats, user_channel.; your own"),
+        ({"view": names.CHANNEL_STATS}, "'channel_stats': not a built-in view for decisions"),
+        ({"view": names.CAMPAIGN_STATS}, "'campaign_stats': no field 'degrees'; it has campaign_click_rate, "),
+        ({"view": names.HISTORY, "source": "x", "key": "user_id"}, "'user_history': a built-in view has this name"),
+        (
+            {"view": names.CAMPAIGN_STATS, "fields": [{"name": "campaign_cost", "kind": "categorical"}]},
+            "field 'campaign_cost' is kind: numeric$",
+        ),
+        (
+            {"view": names.USER_CHANNEL, "fields": [{"name": "uc_clicks", "kind": "numeric"}]},
+            "field 'uc_clicks' is kind: numeric, by_channel: true",
+        ),
+        (
+            {"view": "mine", "source": "x", "key": "user_id", "fields": [{"name": "uc_clicks", "kind": "numeric"}]},
+            "'uc_clicks': a feature of every data set has this name",
+        ),
+    ],
+)
+def test_a_view_or_field_that_does_not_exist_is_refused(toy, tmp_path, feature, message):
+    chosen = {"fields": [{"name": "degrees", "kind": "numeric"}], **feature}
+    with pytest.raises(SpecError, match=message):
+        build(toy.spec.replace(features=[chosen]), tmp_path)
