@@ -29,6 +29,21 @@ def test_no_schema_is_left_of_a_model_that_is_gone() -> None:
     assert {path.stem for path in (ROOT / "docs" / "schemas").glob("*.json")} == set(MODELS)
 
 
+def test_the_readme_names_every_schema() -> None:
+    readme = (ROOT / "docs" / "schemas" / "README.md").read_text(encoding="utf-8")
+    assert {name for name in MODELS if f"({name}.json)" in readme} == set(MODELS)
+
+
+FILES = [("dataset", path) for path in sorted((ROOT / "mtorl" / "log" / "datasets").glob("*.yaml"))]
+FILES.append(("experiment", ROOT / "manifests" / "base" / "router" / "config" / "experiment.yaml"))
+
+
+@pytest.mark.parametrize(("name", "path"), FILES, ids=lambda value: getattr(value, "stem", value))
+def test_a_shipped_file_fits_its_schema(name: str, path: Path) -> None:
+    schema = json.loads((ROOT / "docs" / "schemas" / f"{name}.json").read_text(encoding="utf-8"))
+    jsonschema.validate(yaml.safe_load(path.read_text(encoding="utf-8")), schema)
+
+
 def test_the_manual_of_the_experiment_file_fits_its_schema() -> None:
     schema = json.loads((ROOT / "docs" / "schemas" / "experiment.json").read_text(encoding="utf-8"))
     text = (mtorl.experiment.experiment.__doc__ or "").split("```")[1].removeprefix("yaml")
