@@ -76,16 +76,8 @@ class TrainConfig:
     checkpoint_batches: int = 1000  # batches between checkpoints inside an epoch; there is one after each epoch
 
     def __post_init__(self) -> None:
-        for name in (
-            "epochs",
-            "batch_size",
-            "accumulate",
-            "patience",
-            "hidden",
-            "levels",
-            "heads",
-            "checkpoint_batches",
-        ):
+        counts = ("epochs", "batch_size", "accumulate", "patience", "hidden", "levels", "heads", "checkpoint_batches")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("lr", "clip"):

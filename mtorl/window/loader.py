@@ -60,7 +60,7 @@ class Part(Protocol):
 
     @property
     def stored(self) -> int:
-        """Columns of a token, the last ones, with stored features of its own decision."""
+        """Number of columns at the end of a token that hold stored features of its own decision."""
 
 
 class Source(Protocol):
@@ -105,7 +105,7 @@ class EncodedWindows(Dataset[Batch]):
 
     @property
     def stored(self) -> int:
-        """See `Part`."""
+        """Number of columns at the end of a token that hold stored features."""
         return self.encoder.stored
 
     def means(self) -> tuple[float, float]:

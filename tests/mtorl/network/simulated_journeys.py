@@ -49,6 +49,10 @@ class EncodedArrays(Dataset[Batch]):
     def outcomes(self) -> int:
         return OUTCOMES
 
+    @property
+    def stored(self) -> int:
+        return 0
+
     def means(self) -> tuple[float, float]:
         real_BT = self.targets["channel_BT"] >= 0
         return float(self.targets["reward_BT"][real_BT].mean()), float(self.targets["cost_BT"][real_BT].mean())
