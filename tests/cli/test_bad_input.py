@@ -35,7 +35,7 @@ def spec(tmp_path: Path) -> Path:
 
 def run(data: Path, dataset: str | Path, root: Path, *more: str) -> subprocess.CompletedProcess[str]:
     arguments = [*CLI, "run", "--data", str(data), "--dataset", str(dataset), "--root", str(root), *more]
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+    return subprocess.run(arguments, capture_output=True, text=True)
 
 
 def set_value(column: str, row: int, value: object) -> Callable[[pd.DataFrame], pd.DataFrame]:

@@ -118,7 +118,7 @@ local.run(sleeping, {"path": sys.argv[1]}, Path(sys.argv[2]), lambda *_: None)
         steps = psutil.Process(run.pid).children(recursive=True)
         assert steps
         run.send_signal(signal.SIGTERM)
-        run.wait(30)
+        run.wait()
         assert not [step for step in steps if step.is_running() and step.status() != psutil.STATUS_ZOMBIE]
     finally:
         run.kill()
