@@ -57,10 +57,13 @@ def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
     Raises:
         InputError: A log can't be used, or the folder holds another comparison.
     """
-    claim = _claim(config)
+    settings, settings_file = _settings(config), config.root / "settings.json"
+    _check_folder(settings, settings_file)
     for dataset, log in config.logs.items():
         prepare(dataset, log, config)
-    claim()
+    # Only now: a log that can't be used leaves no folder that a later call would have to fit.
+    settings_file.parent.mkdir(parents=True, exist_ok=True)
+    settings_file.write_text(json.dumps(settings, indent=1) + "\n")
     todo = jobs.jobs(list(config.logs), config.repeats, config.methods)
     done = 0
     # Read when a library is loaded, which in a spawned process is before any function of ours.
@@ -102,27 +105,27 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _claim(config: PaperConfig) -> Callable[[], None]:
-    """Refuse a folder whose results would be mixed with others; the answer writes down whose it is."""
-    settings = {
+def _settings(config: PaperConfig) -> dict[str, Any]:
+    """What results must have in common to stand in one table."""
+    return {
         "logs": {name: str(Path(log).resolve()) if log else "" for name, log in config.logs.items()},
         "users": config.users,
         "code": _code(),
     }
-    path = config.root / "settings.json"
-    if path.exists() and (found := json.loads(path.read_text())) != settings:
-        differs = ", ".join(name for name in settings if found.get(name) != settings[name])
-        raise InputError(f"{config.root}: holds a comparison of other {differs}; delete it, or give another --root")
 
-    def claim() -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings, indent=1) + "\n")
 
-    return claim
+def _check_folder(settings: dict[str, Any], path: Path) -> None:
+    """Refuse a working folder that holds results of other settings."""
+    if not path.exists():
+        return
+    earlier = json.loads(path.read_text())
+    if earlier != settings:
+        differing = ", ".join(name for name in settings if earlier.get(name) != settings[name])
+        raise InputError(f"{path.parent}: holds a comparison of other {differing}; delete it, or give another --root")
 
 
 def _code() -> str:
-    """By what the decision science of this checkout is known: answers of two versions do not belong in one table."""
+    """Digest of the decision science of this checkout: results of two versions do not belong in one table."""
     digest = hashlib.sha256()
     for file in sorted(Path(mtorl.__file__).parent.rglob("*.py")):
         digest.update(file.read_bytes())
