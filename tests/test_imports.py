@@ -60,6 +60,30 @@ ORDER = {
         "data_folder",
     ),
     "serving.router": ("ops", "flow", "router", "http"),
+    "pipelines": (
+        "profile",
+        "training",
+        "monitoring",
+        "compile",
+        "steps",
+        "runner_output",
+        "local",
+        "evaluation_on_log",
+        "paper",
+        "loop",
+    ),
+    "cli": (
+        "commands",
+        "endings",
+        "progress_bars",
+        "tables",
+        "run",
+        "data",
+        "model",
+        "benchmark",
+        "cluster",
+        "main",
+    ),
 }
 
 
