@@ -57,7 +57,8 @@ def line(
 ) -> Any:
     """A line with an entry in the legend; `number` is how the reader's pointer shows a value."""
     look = {"color": colour, "width": 2.2, "dash": dash}
-    return scatter(x=x, y=y, name=name, mode="lines", line=look, hovertemplate=f"{number}<extra>{name}</extra>")
+    mode = "lines" if len(x) > 1 else "markers"  # a line of one point would not be seen
+    return scatter(x=x, y=y, name=name, mode=mode, line=look, hovertemplate=f"{number}<extra>{name}</extra>")
 
 
 def vertical(x: float, colour: str = GREY, dash: str = "dot") -> dict[str, Any]:
