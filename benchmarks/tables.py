@@ -5,6 +5,7 @@ python benchmarks/train.py [--data FILE --dataset NAME] --json benchmarks/result
 python benchmarks/aggregates.py [--data FILE --dataset NAME] --json benchmarks/results/aggregates/NAME.json  # likewise
 python benchmarks/features.py --json benchmarks/results/features.json
 python benchmarks/serving.py --run runs/latest --json benchmarks/results/serving.json
+python benchmarks/decision_log.py --json benchmarks/results/decision_log.json
 python benchmarks/soak.py --run runs/latest --json benchmarks/results/soak.json
 python benchmarks/tables.py
 """
@@ -19,6 +20,7 @@ from typing import Any
 from _environment import ROOT
 
 from benchmarks._markdown import Found, Show, measured_on, table
+from benchmarks.log_storage.table import decision_log_table
 from benchmarks.request_path.tables import serving_tables, soak_table
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -338,6 +340,7 @@ PAGES = {
     "aggregates": Page("What Feast's aggregates add to a model", "model.md", aggregates_table),
     "features": Page("The feature layer", "features.md", feature_tables),
     "serving": Page("The request path", "serving.md", serving_tables),
+    "decision_log": Page("How the decision log is stored", "serving.md", decision_log_table),
     "soak": Page("Five minutes of everything at once", "serving.md", soak_table),
 }
 
