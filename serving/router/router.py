@@ -68,7 +68,7 @@ class Router:
         self.drills = Drills() if settings.drills else None
         self.health = Health()
         self.live = LiveExperiment(settings.experiment, self.spec.channels)
-        source = features or FeastSource(settings.feature_repo, settings.feature_service)
+        source = features or FeastSource(settings.feature_repo, settings.feature_service, self.spec)
         self._features = FeatureReader(source, self.spec)
         self.ledger = open_ledger(settings.ledger, patience=seconds)
         self.spool = Spool(settings.spool, max_bytes=settings.spool_max_bytes)

@@ -122,12 +122,13 @@ class FeastSource:
     Args:
         repo: Folder with feature_store.yaml.
         service: Name of the feature service, which is looked up once.
+        spec: Description of the data set, whose features the service must hold.
 
     Raises:
         SettingsError: no such repository, no such service in it, or a view that a decision can't look up.
     """
 
-    def __init__(self, repo: Path, service: str) -> None:
+    def __init__(self, repo: Path, service: str, spec: DatasetSpec | None = None) -> None:
         with _without_torch():
             from feast import FeatureStore
         try:
@@ -146,6 +147,12 @@ class FeastSource:
         unknown = {p.name for p in projections} & on_demand - {_ON_DEMAND}
         if unknown:
             raise SettingsError(f"feature_service: {service}: no router computes {', '.join(sorted(unknown))}")
+        wanted = {field.name for chosen in spec.features for field in chosen.fields} if spec else set()
+        if missing := wanted - {name for view in self._views for name in view.defaults}:
+            raise SettingsError(
+                f"feature_service: {service}: lacks {', '.join(sorted(missing))}, which the data set description names "
+                "under features; build the feature repository with that description"
+            )
 
     def read(self, requests: Sequence[DecisionRequest]) -> list[UserFeatures]:
         """Read all views of the service, and compute what depends on the time of the request."""

@@ -247,6 +247,9 @@ def test_a_repository_that_does_not_fit_says_why(stages: dict[str, Stage], tmp_p
     ):
         with pytest.raises(SettingsError, match=message):
             FeastSource(tmp_path, service)
+    store.apply(build(WITHOUT_FEATURES, tmp_path / "data").ad_decision)
+    with pytest.raises(SettingsError, match="ad_decision_v1: lacks campaign_click_rate"):
+        FeastSource(tmp_path, names.AD_DECISION, SPEC)
     assert json.loads(made.user_history.features[0].tags["default"]) == []
 
 
