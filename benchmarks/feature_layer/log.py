@@ -4,7 +4,7 @@ Journey lengths have a heavy tail: the share of all touchpoints that the busiest
 the square root of q (Pareto, exponent 2), on average `MEAN` a user. Rows of different users are interleaved, as a
 platform writes them: what reads the log has to sort it.
 
-A clean log is as it leaves the project's door. A raw one has, besides, 1 % of its rows twice, 1 % that arrived up to a
+A clean log is as ingestion leaves it. A raw one also has 1 % of its rows twice, 1 % that arrived up to a
 day late, times of whole seconds, and at 1e7 rows users beyond the bot limit.
 
 Every value is a function of the row's number, so DuckDB streams any number of rows in little memory and the same

@@ -1,4 +1,4 @@
-"""The contract against Pandera itself, and the whole door against a slow, obvious reference, on random faulty logs."""
+"""The contract against Pandera, and ingestion against a slow, obvious reference, on random faulty logs."""
 
 from __future__ import annotations
 

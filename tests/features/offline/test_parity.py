@@ -188,7 +188,7 @@ def test_training_and_serving_see_the_same(toy, make, tmp_path, kind, seed, late
         assert joined == found.aggregates
 
 
-def test_the_random_logs_end_journeys_and_hide_touches(toy, make):
+def test_the_random_logs_end_journeys_and_hide_touchpoints(toy, make):
     run = make(random_journeys(toy, 1), "sqlite")
     steps, every = run.steps(), list(range(len(run.log)))
     length = from_the_log(run, every).length_B
