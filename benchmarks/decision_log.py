@@ -1,6 +1,6 @@
 """How the decision log stores its records: segment files with an index in memory, against one SQLite database.
 
-    python benchmarks/decision_log.py                                              # a quarter of an hour, 3 GB in TMPDIR
+    python benchmarks/decision_log.py  # a quarter of an hour, 3 GB in TMPDIR
     python benchmarks/decision_log.py --json benchmarks/results/decision_log.json  # likewise, and keep the figures
     python benchmarks/decision_log.py --quick                                      # smaller logs
 
