@@ -1,14 +1,14 @@
-"""What every ledger promises, whatever keeps its accounts.
+"""What every ledger promises, whatever stores its accounts.
 
-1.  spent + reserved <= limit in every account, at every moment: under races, crashes and retries. (A limit that is
-    lowered below what is already committed takes nothing back; it refuses everything new.)
-2.  An exposure without a reservation costs nothing here: who gets False, or no answer, must not expose.
-3.  Every call may be repeated: a reservation's id decides, and the second call changes nothing. A reservation that was
-    settled is known for SETTLED_SECONDS; one that was cancelled or has expired, and may still turn out to have cost
-    something, for RETENTION_SECONDS. Nobody may repeat a `reserve` after that, and a cost that comes later is unknown.
-4.  The limit of an account with a period holds for each period anew. A reservation belongs to the period in which it
-    was made and is settled there, also after the period has ended; what a period leaves unspent ends with it. Each
-    period keeps its own books for good, so a clock that is wrong, or jumps back, finds what was spent in them.
+1.  spent + reserved <= limit in every account, at every moment: under races, crashes and retries. (When a limit is
+    lowered below what is already spent and reserved, nothing is taken back, but every new reservation is refused.)
+2.  An exposure needs a reservation: a caller that gets False, or no answer, must not expose.
+3.  Every call may be repeated: the second call with a reservation's id changes nothing. A reservation that was settled
+    is remembered for SETTLED_SECONDS. One that was cancelled or has expired may still turn out to have cost something,
+    and is remembered for RETENTION_SECONDS. After that, `reserve` must not be repeated, and a cost is unknown.
+4.  The limit of an account with a period applies to each period separately. A reservation belongs to the period of its
+    creation and is settled there, also after the period has ended; what a period leaves unspent is not carried over.
+    The books of each period are kept, so a clock that is wrong, or jumps back, still counts what was spent then.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class LedgerUnavailable(RuntimeError):
 
 
 class AlreadyReserved(RuntimeError):
-    """Another reservation pays for the same request: who asks now must not expose on top of it."""
+    """Another reservation pays for the same request already: this caller must not expose as well."""
 
 
 class UnknownReservation(KeyError):
@@ -65,7 +65,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Balance:
-    """Where an account stands in the current period. `excess` was reported, but not charged: nothing was set aside."""
+    """State of an account in the current period. `excess` is cost that was reported, but never reserved."""
 
     arm: str
     campaign: str
@@ -108,22 +108,22 @@ class Ledger(Protocol):
     shared: bool
 
     def define(self, accounts: Iterable[Account]) -> None:
-        """Set the accounts in force. What is spent and reserved stays; an account left out sleeps until named again."""
+        """Set the accounts in force. Spent and reserved amounts stay, also those of accounts that are left out now."""
 
     def reserve(
         self, reservation_id: str, arm: str, campaign: str, channel: str, amount: float, request: str | None = None
     ) -> bool:
         """Set money aside in all matching accounts, or in none of them.
 
-        False: an account has too little left, no account matches, the id was cancelled or has expired, or it stands for
-        another scope or amount. Of the reservations for one `request` at most one is open or has cost something: with
-        another id, that is AlreadyReserved. One that was cancelled or has expired makes room for the next.
+        False: an account has too little left, no account matches, the id was cancelled or has expired, or it was used
+        with another scope or amount. Of the reservations for one `request`, at most one is open or has cost something:
+        another id raises AlreadyReserved. After one was cancelled or has expired, the next may be made.
         """
 
     def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
         """`reserve` for each, in turn and independently of the others, in one round trip or sync for all.
 
-        What it would raise for one of them stands in its place; what fails for all is raised.
+        The error of a single reservation is returned in its place; an error that concerns all is raised.
         """
 
     def settle(self, reservation_id: str, actual: float) -> Settlement:
@@ -134,12 +134,12 @@ class Ledger(Protocol):
         """
 
     def cancel(self, reservation_id: str) -> None:
-        """Give the money back. An id that is not reserved yet can't be from now on: a late `reserve` takes nothing."""
+        """Give the money back. If the id is not reserved yet, a `reserve` that comes later is refused."""
 
     def expire(self, ttl: float) -> int:
         """Give back what has been open for `ttl` seconds or longer; returns how many reservations that were.
 
-        What was finished long ago is forgotten; the accounts keep what it cost.
+        Reservations that were finished long ago are forgotten; what they cost stays in the accounts.
         """
 
     def balances(self) -> list[Balance]:
@@ -149,7 +149,7 @@ class Ledger(Protocol):
         """What the pacing controller remembers, and its version; (0, "") before there is anything."""
 
     def remember(self, version: int, text: str) -> bool:
-        """Replace it, unless it no longer has that version: then False, and another controller's stands."""
+        """Replace it if it still has that version; False if another controller has replaced it since."""
 
     def open_reservations(self) -> list[str]:
         """Ids that are neither finished nor expired."""
