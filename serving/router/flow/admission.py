@@ -26,7 +26,7 @@ _GOOD = 0.4  # in deadlines: an answer before it raises the limit
 _SLOW = 0.45  # in deadlines: after it, too little is left for a wait beforehand and for a bad moment
 _LATE_FACTOR = 0.9  # a late answer multiplies the limit by it
 _STRAIN_FACTOR = 0.99  # a strained one by it
-_PATIENCE = 0.2  # in deadlines: how long a request waits for room
+PATIENCE = 0.2  # in deadlines: how long a request waits for room
 _MOST_WAITING = 512
 
 
@@ -71,7 +71,7 @@ class Admission:
         self._most = most
         self._seconds = seconds
         self._fell = 0.0  # when late answers last lowered the limit
-        self._patience = _PATIENCE * seconds
+        self._patience = PATIENCE * seconds
         self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()  # when it gives up, and what wakes it
         self._timer: asyncio.TimerHandle | None = None
 

@@ -21,9 +21,9 @@ from serving.router.flow.pacer import Pacer
 from serving.router.flow.pending_decision import PendingDecision
 from serving.throttle import OncePerSecond
 
-_RETRY_SECONDS = 1.0
+RETRY_SECONDS = 1.0
 _MOST_FAULTS = 3  # in a row, after which the ledger is left alone for a while
-_MOST_PENDING = 100_000  # some 20 MB
+MOST_PENDING = 100_000  # some 20 MB
 _THREADS = 8  # one for reservations, which share a call; the others settle, and may share its commit
 
 log = logging.getLogger(__name__)
@@ -182,7 +182,7 @@ class Settler:
     @property
     def full(self) -> bool:
         """Whether so much waits that nothing more should be reserved: memory is not a ledger."""
-        return len(self._pending) >= _MOST_PENDING
+        return len(self._pending) >= MOST_PENDING
 
     async def run(self) -> None:
         """The background task."""
@@ -190,7 +190,7 @@ class Settler:
             await self._wake.wait()
             self._wake.clear()
             if not await self.flush():
-                await asyncio.sleep(_RETRY_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
                 self._wake.set()
 
     async def flush(self) -> bool:

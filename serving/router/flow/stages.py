@@ -25,7 +25,7 @@ from serving.router.ops.health import Health
 _ENDS: dict[metrics.Stage, float] = {"features": 0.3, "model": 0.6, "ledger": 0.72, "log": 0.8}
 _LOG_NEEDS = 0.08  # of the deadline, even if nothing is left: a decision without a record is worth little
 
-_FAILURES = 20  # in a row until a part is left alone; under mere overload, one of so many comes in time
+FAILURES = 20  # in a row until a part is left alone; under mere overload, one of so many comes in time
 _PAUSE_SECONDS = 0.25  # between the requests that ask such a part
 
 
@@ -128,7 +128,7 @@ class Breaker:
 
     def lets_through(self) -> bool:
         """Whether this request may ask the part."""
-        if self._failures < _FAILURES:
+        if self._failures < FAILURES:
             return True
         now = monotonic()
         if now < self._ask_again:
@@ -139,5 +139,5 @@ class Breaker:
     def report(self, answered: bool) -> None:
         """Count whether the part answered."""
         self._failures = 0 if answered else self._failures + 1
-        if self._failures == _FAILURES:
+        if self._failures == FAILURES:
             self._ask_again = monotonic() + _PAUSE_SECONDS

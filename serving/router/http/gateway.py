@@ -24,7 +24,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_BODY_SECONDS = 5.0  # for a body to arrive
+BODY_SECONDS = 5.0  # for a body to arrive
 _MOST_READERS = 256  # bodies that arrive at the same time; with the size of a body, this bounds their memory
 _PUBLIC = ("/metrics", "/health/", "/v2/health/", "/v1/models", "/v2/models")  # GET needs no authentication here
 _OUTCOMES = "/v1/outcomes"
@@ -107,7 +107,7 @@ async def _read(gateway: Gateway, scope: Scope, receive: Receive) -> bytes:
         raise _Refused(429, f"{gateway.readers} bodies are arriving; come again later", ("retry-after", "1"))
     gateway.readers += 1
     try:
-        async with asyncio.timeout(_BODY_SECONDS):
+        async with asyncio.timeout(BODY_SECONDS):
             parts, size = [], 0
             while True:
                 message = await receive()
@@ -120,7 +120,7 @@ async def _read(gateway: Gateway, scope: Scope, receive: Receive) -> bytes:
                 if not message.get("more_body", False):
                     return b"".join(parts)
     except TimeoutError:
-        raise _Refused(408, f"the body took longer than {_BODY_SECONDS:g} s") from None
+        raise _Refused(408, f"the body took longer than {BODY_SECONDS:g} s") from None
     finally:
         gateway.readers -= 1
 

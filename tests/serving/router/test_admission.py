@@ -27,7 +27,7 @@ def test_never_more_than_the_limit_and_the_limit_stays_within_bounds(
         ends: list[asyncio.Event] = []
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("serving.router.flow.admission.perf_counter", lambda: clock[0])
-            patch.setattr("serving.router.flow.admission._PATIENCE", patience)
+            patch.setattr("serving.router.flow.admission.PATIENCE", patience)
             admission = Admission(most, 0.1)
 
             async def guest(end: asyncio.Event) -> None:
@@ -140,7 +140,7 @@ def test_the_limit_falls_when_answers_are_late_and_rises_again() -> None:
 
 
 def test_strain_lowers_the_limit_only_where_others_wait_and_not_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.router.flow.admission._PATIENCE", 100.0)
+    monkeypatch.setattr("serving.router.flow.admission.PATIENCE", 100.0)
 
     async def scenario() -> None:
         admission = Admission(64, 0.05)
@@ -163,7 +163,7 @@ def test_strain_lowers_the_limit_only_where_others_wait_and_not_far(monkeypatch:
 
 def test_slow_answers_are_a_strain(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr("serving.router.flow.admission._PATIENCE", 100.0)
+    monkeypatch.setattr("serving.router.flow.admission.PATIENCE", 100.0)
     monkeypatch.setattr("serving.router.flow.admission.perf_counter", lambda: clock[0])
 
     async def scenario() -> None:

@@ -103,7 +103,7 @@ def test_a_large_or_endless_body_is_refused_before_it_is_read(tmp_path: Path) ->
 
 
 def test_a_body_that_does_not_come_costs_its_own_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.router.http.gateway._BODY_SECONDS", 0.1)
+    monkeypatch.setattr("serving.router.http.gateway.BODY_SECONDS", 0.1)
 
     async def slow() -> Any:
         yield b"{"
@@ -117,7 +117,7 @@ def test_a_body_that_does_not_come_costs_its_own_connection(tmp_path: Path, monk
 
 
 def test_who_is_too_many_is_told_to_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.router.flow.admission._PATIENCE", 0.001)
+    monkeypatch.setattr("serving.router.flow.admission.PATIENCE", 0.001)
 
     async def scenario(h: Harness) -> None:
         h.arm.mode = "hold"

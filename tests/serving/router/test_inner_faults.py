@@ -123,7 +123,7 @@ def test_a_part_that_hangs_is_left_alone_for_a_moment_and_found_again(
 ) -> None:
     clock = [1000.0]  # stands still while the part is left alone
     monkeypatch.setattr("serving.router.flow.stages.monotonic", lambda: clock[0])
-    monkeypatch.setattr("serving.router.flow.stages._FAILURES", 6)
+    monkeypatch.setattr("serving.router.flow.stages.FAILURES", 6)
     reads = 0
 
     async def scenario(h: Harness) -> None:

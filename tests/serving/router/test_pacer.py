@@ -97,10 +97,17 @@ TRAFFIC = [1.0] * 8 + [3.0] * 16
 PACED = of(day(200.0, price=1.0, traffic=TRAFFIC))
 
 
-def live_a_day(place: Place, ledger: Ledger, pacer: Pacer) -> Iterator[float]:
-    """Opportunities of random worth and cost, with a shock of demand in the afternoon; spend after each minute."""
+PLAN = PACED.budgets[0].pacing.plan(100.0, "day", MIDNIGHT)  # type: ignore[union-attr]
+
+
+def live(place: Place, ledger: Ledger, pacer: Pacer, from_hour: int = 0) -> Iterator[float]:
+    """The rest of a day: opportunities of random value and cost, more of them in the afternoon than was expected.
+
+    Yields:
+        What is spent after each minute.
+    """
     chance, number = random.Random(1), 0
-    for minute in range(24 * 60):
+    for minute in range(60 * from_hour, 60 * 24):
         place.clock.now = MIDNIGHT + 60.0 * minute
         hour = minute // 60
         pacer.refresh(PACED, ledger.balances())
@@ -117,11 +124,10 @@ def test_spend_follows_the_schedule_and_never_exceeds_the_budget(place: Place) -
     ledger = place.open()
     define(ledger, PACED)
     pacer = Pacer(ledger, CHANNELS, place.clock)
-    plan = PACED.budgets[0].pacing.plan(100.0, "day", MIDNIGHT)  # type: ignore[union-attr]
     spent = worst = 0.0
-    for spent in live_a_day(place, ledger, pacer):
+    for spent in live(place, ledger, pacer):
         assert spent <= 100.0
-        worst = max(worst, abs(spent - plan.scheduled(place.clock.now + 60)))
+        worst = max(worst, abs(spent - PLAN.scheduled(place.clock.now + 60)))
     assert worst < 5.0, "within five percent of the budget at any time of the day"
     assert spent > 95.0
 
@@ -131,7 +137,11 @@ def test_the_price_lives_on_over_midnight_also_if_a_clock_is_a_little_off(place:
     ledger = place.open()
     define(ledger, PACED)
     pacer = Pacer(ledger, CHANNELS, lambda: place.clock.now + ahead)
-    for _ in live_a_day(place, ledger, pacer):
+    place.clock.now = MIDNIGHT + 21 * HOUR
+    scheduled = PLAN.scheduled(place.clock.now)
+    assert ledger.reserve("earlier today", "challenger", "c", "video", scheduled)
+    ledger.settle("earlier today", scheduled)
+    for _ in live(place, ledger, pacer, from_hour=21):
         pass
     (before,) = {(pacer.prices("challenger", "c") or {})["video"]}
     place.clock.now = MIDNIGHT + DAY - 10

@@ -112,11 +112,10 @@ def test_the_process_reads_feast_drains_on_sigterm_and_starts_again(feast_repo: 
         in_flight = [
             threading.Thread(target=lambda i=i: answers.extend(process.predict(instance(f"late{i}")))) for i in range(5)
         ]
-        before = len(process.arm.asked)
         for thread in in_flight:
             thread.start()
-        while len(process.arm.asked) < before + 5:
-            time.sleep(0.01)
+        while "mtorl_in_flight_requests 5.0" not in httpx.get(f"{process.url}/metrics").text:
+            time.sleep(0.1)
         process.router.send_signal(signal.SIGTERM)
         process.let_arms_answer()
         for thread in in_flight:

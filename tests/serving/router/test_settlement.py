@@ -49,7 +49,7 @@ def test_what_can_not_be_finished_does_not_stand_in_the_way(
     async def scenario() -> None:
         settler = Settler(ledger, ThreadPoolExecutor(1))
         monkeypatch.setattr(ledger, "settle", stubborn)
-        monkeypatch.setattr(budgets, "_RETRY_SECONDS", 0.01)
+        monkeypatch.setattr(budgets, "RETRY_SECONDS", 0.01)
         task = asyncio.create_task(settler.run())
         for i in range(1, 7):
             settler.finish_later(f"r{i}", 0.5)
@@ -90,7 +90,7 @@ def test_a_ledger_that_is_away_is_left_alone_and_memory_is_bounded(
         raise LedgerUnavailable("away")
 
     async def scenario() -> None:
-        monkeypatch.setattr(budgets, "_MOST_PENDING", 5)
+        monkeypatch.setattr(budgets, "MOST_PENDING", 5)
         monkeypatch.setattr(ledger, "cancel", away)
         settler = Settler(ledger, ThreadPoolExecutor(1))
         for i in range(5):
