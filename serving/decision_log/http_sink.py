@@ -36,8 +36,8 @@ class HttpSink(Sink):
 
     def __init__(self, url: str, source: str, largest: int = BATCH, timeout: float = 10.0) -> None:
         self.largest = largest
-        self._url = url
-        self._source = source
+        self.url = url
+        self.source = source
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
 
@@ -45,16 +45,16 @@ class HttpSink(Sink):
     async def deliver(self, batch: Batch) -> None:
         try:
             if len(batch) == 1:
-                headers, body = events.binary(batch.kind, batch.lines[0], self._source)
+                headers, body = events.binary(batch.kind, batch.lines[0], self.source)
             else:
-                headers, body = events.batch(batch.kind, batch.lines, self._source)
+                headers, body = events.batch(batch.kind, batch.lines, self.source)
         except ValueError as error:
             raise Refused(str(error)) from None
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=self._timeout)
             self._session = aiohttp.ClientSession(timeout=timeout, skip_auto_headers=["User-Agent"])
         try:
-            async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
+            async with self._session.post(self.url, data=body, headers=headers, allow_redirects=False) as response:
                 if 200 <= response.status < 300:
                     return
                 text = (await response.content.read(300)).decode(errors="replace")

@@ -38,7 +38,7 @@ class ParquetSink(Sink):
 
     def __init__(self, folder: Path, spool_id: str, linger: float = 60.0) -> None:
         self.linger = linger
-        self._folder = folder
+        self.folder = folder
         self._spool_id = spool_id
         self._next: dict[Kind, Position] = {}  # where the next batch begins, unless something is delivered again
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="parquet")
@@ -52,7 +52,7 @@ class ParquetSink(Sink):
         self._thread.shutdown(wait=False)
 
     def _write(self, batch: Batch) -> None:
-        scratch = self._folder / f".scratch-{self._spool_id}"
+        scratch = self.folder / f".scratch-{self._spool_id}"
         try:
             shutil.rmtree(scratch, ignore_errors=True)  # a crash may have left one
             scratch.mkdir(parents=True)
@@ -82,7 +82,7 @@ class ParquetSink(Sink):
         """Remove the files that an earlier delivery wrote from the first byte of this batch on: they come again."""
         if self._next.pop(batch.kind, None) == batch.start:
             return
-        for path in self._folder.glob(f"{batch.kind}s/*/*/part-{self._spool_id}-{batch.start.segment:08d}-*.parquet"):
+        for path in self.folder.glob(f"{batch.kind}s/*/*/part-{self._spool_id}-{batch.start.segment:08d}-*.parquet"):
             if int(path.name.split("-")[3]) >= batch.start.offset:
                 path.unlink()
 
@@ -90,7 +90,7 @@ class ParquetSink(Sink):
         """Put the files in place: each appears complete, and is durable with all folders that lead to it."""
         name = f"part-{self._spool_id}-{batch.start.segment:08d}-{batch.start.offset:012d}-{batch.end.offset:012d}"
         for path in sorted((scratch / "out").glob("*/*/*.parquet")):
-            target = self._folder / f"{batch.kind}s" / path.parent.relative_to(scratch / "out")
+            target = self.folder / f"{batch.kind}s" / path.parent.relative_to(scratch / "out")
             target.mkdir(parents=True, exist_ok=True)
             sync(path)
             path.rename(target / f"{name}-{path.stem.rpartition('_')[2]}.parquet")

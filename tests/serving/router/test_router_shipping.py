@@ -36,14 +36,14 @@ def test_where_the_log_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     assert sink() is None
     parquet, web = sink(sink="log"), sink(sink="https://collector/events")
-    assert isinstance(parquet, ParquetSink) and parquet._folder == tmp_path / "log"
-    assert isinstance(web, HttpSink) and web._url == "https://collector/events" and web.largest > 1
-    assert web._source == "/mtorl/router/ads"
+    assert isinstance(parquet, ParquetSink) and parquet.folder == tmp_path / "log"
+    assert isinstance(web, HttpSink) and web.url == "https://collector/events" and web.largest > 1
+    assert web.source == "/mtorl/router/ads"
     monkeypatch.setenv("MTORL_SINK", "http://feed/")
-    assert sink(sink="log")._url == "http://feed/"
+    assert sink(sink="log").url == "http://feed/"
     monkeypatch.setenv("K_SINK", "http://broker")
     bound = sink(sink="log")
-    assert isinstance(bound, HttpSink) and (bound._url, bound.largest) == ("http://broker", 1)
+    assert isinstance(bound, HttpSink) and (bound.url, bound.largest) == ("http://broker", 1)
 
 
 @pytest.mark.parametrize(
