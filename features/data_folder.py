@@ -19,11 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from features.engine import Engine
+from features.engine import Engine, parquet_files
 from features.feature_repo.sources import build_sources
 from features.ingest.ingest import IngestReport, LogError
 from features.ingest.log_folder import SIMULATOR, RawLog, ingest
-from features.parquet_rows import parquet_files
 from features.sequences import builder
 from features.sequences.manifest import FILE as MANIFEST
 from features.sequences.manifest import STEPS, Manifest

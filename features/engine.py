@@ -23,7 +23,6 @@ from typing import Any, Protocol
 import ibis
 import ibis.expr.datatypes as dt
 
-from features.parquet_rows import parquet_files
 from mtorl.runtime.files import remove, replacing
 
 ENGINES = ("duckdb", "spark")
@@ -250,6 +249,22 @@ def _shard_file(shard: int) -> str:
 
 def _shard(table: ibis.Table, shards: int) -> ibis.Value:
     return (user_bucket(table.user_id) * shards // BUCKETS).cast("int32")
+
+
+def parquet_files(path: Path | str) -> list[Path]:
+    """A Parquet file as a list, or the parts in a folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(path)
+    # An interrupted write leaves files beside its parts, such as _temporary/... or .part-0.parquet.
+    parts = (p for p in path.rglob("*.parquet") if p.is_file())
+    whole = [p for p in parts if not any(name.startswith(("_", ".")) for name in p.relative_to(path).parts)]
+    files = sorted(whole) if path.is_dir() else [path]
+    if not files or not files[0].exists():
+        raise FileNotFoundError(f"{path}: no Parquet file, nor a folder with parts")
+    return files
 
 
 @contextmanager

@@ -69,7 +69,9 @@ def row() -> list[str]:
     """The files from a raw CSV to the first gradient, through the steps of the training pipeline."""
     import torch
 
-    from components import data, training
+    from components.build_features import build_features
+    from components.ingest import ingest
+    from components.train_challenger import train_challenger
     from mtorl.simulator.simulator import Simulator, SimulatorConfig
 
     class Folder:
@@ -84,10 +86,10 @@ def row() -> list[str]:
     def walk(scratch: Path) -> None:
         log, windows = Folder(scratch / "log"), Folder(scratch / "windows")
         quarantine, repo = str(scratch / "quarantine.csv"), str(scratch / "features")
-        data.ingest.python_func(str(raw), "simulator", quarantine, "fail", 0, 0, log)
-        data.build_features.python_func(log, repo, "", windows)
+        ingest.python_func(str(raw), "simulator", quarantine, "fail", 0, 0, log)
+        build_features.python_func(log, repo, "", windows)
         with contextlib.suppress(_FirstGradient):
-            training.train_challenger.python_func(windows, 1, 0, 0.5, "", "", "", Folder(scratch / "model"), None)
+            train_challenger.python_func(windows, 1, 0, 0.5, "", "", "", Folder(scratch / "model"), None)
 
     with tempfile.TemporaryDirectory() as name:
         raw = Path(name, "raw.csv")

@@ -49,7 +49,6 @@ ORDER = {
         "comparison",
     ),
     "features": (
-        "parquet_rows",
         "engine",
         "sequences",
         "feature_repo",

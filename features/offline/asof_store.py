@@ -39,8 +39,8 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import RepoConfig
 from pydantic import StrictBool, StrictStr
 
-from features.offline.asof_job import AsofRetrievalJob, source_path
-from features.parquet_rows import ParquetRows, parquet_files
+from features.engine import parquet_files
+from features.offline.asof_job import AsofRetrievalJob, ParquetRows, source_path
 
 MEMORY_LIMIT = "1GB"  # of DuckDB while it joins keys and times; beyond, it spills
 _UTC = pa.timestamp("us", tz="UTC")

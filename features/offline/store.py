@@ -26,12 +26,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.engine import open_engine
+from features.engine import open_engine, parquet_files
 from features.feature_repo.names import AD_DECISION, HISTORY
 from features.feature_repo.sources import build_sources
 from features.offline import backfill
 from features.online.open_history import open_history
-from features.parquet_rows import parquet_files
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec, FeatureField
 from mtorl.log.touchpoints import DATASET_FILE, LOG_FILE

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mtorl.log.digest import ColumnDigest
+from mtorl.log.hashing import ColumnDigest
 from mtorl.runtime import progress
 from mtorl.runtime.files import replacing
 from mtorl.window.table import SCHEMA_VERSION

@@ -10,7 +10,7 @@
     policy.json        parameters of the decision rule
     reference.parquet  sample of training touchpoints that drift is measured against
     metrics.json       how well it predicts, with intervals
-    training_users.npy fingerprints of the users it was trained on (`mtorl.artifact.training_users`)
+    training_users.npy fingerprints of the users it was trained on (`mtorl.log.splits`)
     yardstick.json.gz  LightGBM fitted on the same training users, to compare with; not in every artifact
     model.json         name, kind, version, origin, cost caps, default channel, sha256 of every file above
 
@@ -37,8 +37,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mtorl.artifact.training_users import Fingerprints
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.splits import Fingerprints
 from mtorl.network.predictor import Heads, Network, predict_in_chunks
 from mtorl.policy.decision import PolicyParams
 from mtorl.runtime.files import sha256_of
@@ -143,7 +143,7 @@ def open_graph(path: Path) -> Network:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # Threads mostly wait for each other at this size (`mtorl.runtime.threads`): servers scale by workers and pods.
+    # Threads mostly wait for each other at this size (`mtorl/network/parallel.py`): servers scale by workers and pods.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -24,8 +24,8 @@ import pandas as pd
 
 from mtorl.artifact import artifact
 from mtorl.artifact.artifact import FILES, GRAPH_INPUTS, GRAPH_OUTPUTS, NETWORK, YARDSTICK, Artifact, ArtifactError
-from mtorl.artifact.training_users import Fingerprints
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.splits import Fingerprints
 from mtorl.policy.decision import PolicyParams
 from mtorl.runtime.files import replacing, sha256_of
 from mtorl.window.encoder import Encoder

@@ -19,7 +19,7 @@ from scipy.special import expit, log_softmax
 from torch import Tensor, nn
 
 from mtorl.arrays import Floats
-from mtorl.runtime.threads import one_thread
+from mtorl.network.parallel import one_thread
 
 HIDDEN = 64  # width of a network's two hidden layers
 BATCH = 256  # touchpoints in a step

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from mtorl.arrays import Floats
 from mtorl.evaluation.head_metrics import LoggedTargets, authors_policy_ctr, evaluate
 from mtorl.evaluation.policy_value import SELECTED
+from mtorl.network.parallel import one_thread
 from mtorl.network.predictor import predict
 from mtorl.network.training import TrainConfig
-from mtorl.runtime.threads import one_thread
 from mtorl.window.encoder import Encoder
 from mtorl.window.table import WindowTable
 from mtorl.window.window import WindowBatch

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from mtorl.comparison.task import Task, of_half_the_users
+from mtorl.network.parallel import one_thread
 from mtorl.network.predictor import Heads, predict
 from mtorl.network.training import TrainConfig
-from mtorl.runtime.threads import one_thread
 
 YARDSTICK = "lightgbm"
 OURS = "mtorl"

@@ -20,7 +20,6 @@ import numpy as np
 
 from mtorl.arrays import Floats
 from mtorl.artifact.artifact import Artifact
-from mtorl.artifact.training_users import are_among
 from mtorl.evaluation.budget_curve import GainAndCost, budget_curve
 from mtorl.evaluation.head_metrics import LoggedTargets, compare
 from mtorl.evaluation.journey_value import journey_value
@@ -28,7 +27,7 @@ from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.policy_value import SELECTED, policy_value, top_share
 from mtorl.evaluation.resamples import UserResamples
 from mtorl.log.propensity import logged_propensity
-from mtorl.log.splits import folds_of
+from mtorl.log.splits import are_among, folds_of
 from mtorl.network.predictor import Heads, Predictor
 from mtorl.policy.decision import action_probabilities
 from mtorl.window.labels import labels

@@ -11,6 +11,8 @@ Shapes: B validation rows, C channels.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +20,17 @@ from mtorl.artifact.artifact import Artifact
 from mtorl.artifact.saving import save
 from mtorl.baselines import channel_frequency, lightgbm
 from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
-from mtorl.fitting.epoch_log import epoch_log
 from mtorl.fitting.pricing import price_policy
 from mtorl.fitting.training_summary import TrainingSummary
 from mtorl.network import parallel
 from mtorl.network.calibration import calibrate_ensemble
 from mtorl.network.checkpoint import Checkpoint
 from mtorl.network.ensemble import MEMBERS, Trained, train_ensemble
+from mtorl.network.parallel import one_thread
 from mtorl.network.predictor import predict
 from mtorl.network.training import TrainConfig
 from mtorl.policy.decision import PolicyParams
 from mtorl.runtime import progress
-from mtorl.runtime.threads import one_thread
 from mtorl.window.labels import labels
 from mtorl.window.loader import FolderWindows, TrainingWindows, tiles
 from mtorl.window.table import WindowTable, shards
@@ -81,7 +82,7 @@ def fit_challenger(
     summary = TrainingSummary.of(windows)
     identity = {"data": summary.fingerprint, "windows": summary.encoding_digest}
     resume = Checkpoint(Path(checkpoint), identity) if checkpoint else None
-    with one_thread(), parallel.joined() as group, epoch_log(log if group.leads else "") as write:
+    with one_thread(), parallel.joined() as group, _epoch_log(log if group.leads else "") as write:
 
         def on_epoch(member: int, row: dict[str, float]) -> None:
             done = member * config.epochs + row["epoch"]
@@ -134,3 +135,32 @@ def _calibrate_and_price(
         "members": [{"best_epoch": m.best_epoch, "best_val_loss": m.best_val_loss} for m in trained.members],
     }
     return params, metrics
+
+
+@contextmanager
+def _epoch_log(folder: str) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """A function that writes the epoch's history row of a member of the ensemble; each member is a TensorBoard run.
+
+    Args:
+        folder: Where to write; "" writes nothing.
+    """
+    if not folder:
+        yield lambda member, row: None
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    writers: dict[int, SummaryWriter] = {}
+
+    def write(member: int, row: dict[str, float]) -> None:
+        if member not in writers:
+            writers[member] = SummaryWriter(f"{folder}/member-{member}")
+        for name, value in row.items():
+            if name != "epoch":
+                writers[member].add_scalar(name.replace("_", "/", 1), value, int(row["epoch"]))
+        writers[member].flush()
+
+    try:
+        yield write
+    finally:
+        for writer in writers.values():
+            writer.close()

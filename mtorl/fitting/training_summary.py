@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 
 from mtorl.artifact.saving import TrainedPolicy
-from mtorl.artifact.training_users import Fingerprints, fingerprints
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.splits import Fingerprints, fingerprints
 from mtorl.policy.decision import PolicyParams
 from mtorl.window.encoder import Encoder
 from mtorl.window.table import WindowTable, shards

@@ -1,7 +1,7 @@
 """The touchpoint log: its description, its contract, how it is split, and with what probability channels were chosen.
 
 In reading order: `dataset` with `datasets/` (what a data set is: one YAML file), `touchpoints` (types, writing,
-fingerprint), `columns` (reading columns from JSON and Arrow), `digest`, `times`, `hashing`, `splits` (training,
+fingerprint), `columns` (reading columns from JSON and Arrow), `times`, `hashing`, `splits` (training,
 validation or test, by user), `propensity`, and `records` (fields of the decision log, which becomes the next touchpoint
 log).
 """

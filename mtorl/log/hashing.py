@@ -1,4 +1,10 @@
-"""One hash for all ids: the same on every machine and in every run, and independent for each purpose."""
+"""Hashes that are the same on every machine and in every run: of ids, and of the content of Arrow columns.
+
+digest = ColumnDigest()
+for batch in batches:
+digest.update(batch["user_id"])
+digest.hexdigest()
+"""
 
 from __future__ import annotations
 
@@ -6,6 +12,8 @@ import hashlib
 from collections.abc import Iterable
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 
@@ -19,3 +27,41 @@ def hash_ids(ids: Iterable[str], purpose: str) -> NDArray[np.uint64]:
     person = purpose.encode()[:16]
     digests = b"".join(hashlib.blake2b(str(i).encode(), digest_size=8, person=person).digest() for i in ids)
     return np.frombuffer(digests, dtype=">u8").astype(np.uint64)
+
+
+class ColumnDigest:
+    """Running digest of a column: its values, the lengths of its texts or lists, and the places of its nulls.
+
+    What lies in the memory of a null, which depends on who wrote it, does not count. The type of the column does not
+    count either: who needs it to, adds it.
+    """
+
+    def __init__(self) -> None:
+        self._values, self._lengths, self._nulls = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+        self._items: ColumnDigest | None = None  # of a column of lists
+        self._rows = 0
+
+    def update(self, array: pa.Array) -> None:
+        """Add the next values: numbers, times, text or lists of them."""
+        if array.null_count:
+            self._nulls.update((np.flatnonzero(array.is_null().to_numpy(False)) + self._rows).astype("<i8").tobytes())
+        self._rows += len(array)
+        if pa.types.is_list(array.type):
+            self._items = self._items or ColumnDigest()
+            self._items.update(array.flatten())
+            self._lengths.update(pc.list_value_length(array).fill_null(0).to_numpy().astype("<i4").tobytes())
+        elif pa.types.is_string(array.type):
+            # The texts of an array lie in memory one after the other, once no null hides bytes between them.
+            array = array.fill_null("") if array.null_count else array
+            offsets = np.frombuffer(array.buffers()[1] or b"", "<i4")[array.offset : array.offset + len(array) + 1]
+            if len(array) and (data := array.buffers()[2]):
+                self._values.update(memoryview(data)[offsets[0] : offsets[-1]])
+            self._lengths.update(pc.binary_length(array).fill_null(0).to_numpy().astype("<i4").tobytes())
+        else:
+            filled = array.fill_null(pa.scalar(0, pa.int64()).cast(array.type)) if array.null_count else array
+            self._values.update(np.ascontiguousarray(filled.to_numpy(False)).view("u1").data)
+
+    def hexdigest(self) -> str:
+        """The digest so far."""
+        items = self._items.hexdigest() if self._items else ""
+        return f"{self._values.hexdigest()}:{self._lengths.hexdigest()}:{self._nulls.hexdigest()}:{items}"

@@ -1,6 +1,10 @@
 """Which users are training, validation or test data: a hash of the id decides, so it is the same everywhere.
 
 A user's part never changes, so a retraining on next month's log does not test on users that it trained on before.
+
+`fingerprints` remember whom a model was trained on, eight bytes for each user, so that a log can be told to have users
+that the model has seen. A hash is no secret: whoever has the ids can look them up. With a million known users, one
+stranger in 10^13 or so is taken for one of them.
 """
 
 from __future__ import annotations
@@ -12,6 +16,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from mtorl.log.hashing import hash_ids
+
+Fingerprints = NDArray[np.uint64]
+"""One number for each user, ascending."""
 
 SHARES = (("train", 0.7), ("val", 0.1), ("test", 0.2))
 
@@ -47,6 +54,20 @@ def tile_ends(step: ArrayLike, n: int) -> NDArray[np.bool_]:
     lengths = np.diff(np.flatnonzero(steps == 0), append=len(steps))
     steps_left = np.repeat(lengths, lengths) - 1 - steps
     return np.asarray(steps_left % n == 0)
+
+
+def fingerprints(user_ids: Iterable[str]) -> Fingerprints:
+    """One number for each distinct user, in ascending order."""
+    return np.unique(_fingerprint_of_each(user_ids))
+
+
+def are_among(user_ids: Iterable[str], trained: Fingerprints) -> NDArray[np.bool_]:
+    """Which of the users are among those that a model was trained on."""
+    return np.isin(_fingerprint_of_each(user_ids), trained)
+
+
+def _fingerprint_of_each(user_ids: Iterable[str]) -> Fingerprints:
+    return hash_ids(user_ids, "trained").byteswap()  # artifacts hold the bytes in this order
 
 
 def _fractions(users: Iterable[str], purpose: str) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mtorl.log.dataset import DatasetSpec
-from mtorl.log.digest import ColumnDigest
+from mtorl.log.hashing import ColumnDigest
 from mtorl.runtime.files import replacing
 
 LOG_FILE, DATASET_FILE, INGEST_FILE = "touchpoints.parquet", "dataset.yaml", "ingest.json"

@@ -1,8 +1,11 @@
-"""One training on several processes, each with its share of every batch.
+"""How much of a machine a training uses: one thread a process, and several processes if it is launched in several.
 
     python -m torch.distributed.run --standalone --nproc-per-node=4 -m cli.main train WINDOWS OUT
 
 A process that is launched in another way is alone; for it, nothing here has any effect.
+
+One thread, because the matrices of a small network are too small to share out: threads would mostly wait for each
+other, and on a machine with other work for its scheduler too, which makes two of them several times slower than one.
 """
 
 from __future__ import annotations
@@ -67,3 +70,14 @@ def joined() -> Iterator[Group]:
         yield Group(dist.get_rank(), size)
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one CPU thread inside the block; an accelerator is not affected."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mtorl.runtime.threads import one_thread
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 
@@ -46,6 +45,8 @@ def predict(network: nn.Module, encoder: Encoder, batch: WindowBatch) -> Heads:
         batch: The windows.
     """
     import torch
+
+    from mtorl.network.parallel import one_thread
 
     def heads(x_BTD: NDArray[np.float32], length_B: NDArray[np.int64]) -> Heads:
         logits_BC, reward_BC, cost_BC = network(torch.from_numpy(x_BTD), torch.from_numpy(length_B))

@@ -14,7 +14,7 @@ def small_run(folder: Path) -> Path:
 
     from features.offline import store
     from mtorl.artifact.saving import TrainedPolicy, save
-    from mtorl.artifact.training_users import fingerprints
+    from mtorl.log.splits import fingerprints
     from mtorl.network.model import MTORL, MTORLConfig
     from mtorl.policy.decision import PolicyParams
     from mtorl.simulator.simulator import Simulator, SimulatorConfig

@@ -1,6 +1,6 @@
 """Adapters: from a file's own columns to those of the touchpoint log, one module for each file layout.
 
-Read `base.py` (what an adapter is) and `files.py` (reading CSV and Parquet) first, then `touchpoints.py`, `samples.py`,
+Read `base.py` (what an adapter is) and `files.py` (reading CSV and Parquet) first, then `samples.py`,
 `criteo.py` or `kuairand.py`. To add a layout, write a class like theirs, add it to `ADAPTERS`, and name it in the YAML
 of the data set.
 """
@@ -18,13 +18,12 @@ from features.ingest.adapters.criteo import CriteoAttribution
 from features.ingest.adapters.files import MissingColumns
 from features.ingest.adapters.kuairand import KuaiRand
 from features.ingest.adapters.samples import CriteoSequence, KuaiRandSequence
-from features.ingest.adapters.touchpoints import Touchpoints
 from mtorl.log.dataset import DatasetSpec, SpecError, built_in
 from mtorl.log.touchpoints import LogError
 
 ADAPTERS: Mapping[str, Adapter] = {
-    "touchpoints": Touchpoints(),
-    "simulator": Touchpoints(),
+    "touchpoints": Adapter(),
+    "simulator": Adapter(),
     "criteo-attribution": CriteoAttribution(),
     "criteo-sequence": CriteoSequence(),
     "kuairand": KuaiRand(),

@@ -6,7 +6,6 @@ be read as what it should be becomes null, and the data contract says later whet
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -29,8 +28,8 @@ _TIME = "timestamp('UTC')"
 _PLAUSIBLE = (-2_208_988_800_000_000, 7_258_118_400_000_000)  # 1900 .. 2200, us since 1970
 
 
-class Adapter(ABC):
-    """Knows one file layout.
+class Adapter:
+    """Knows one file layout: this one the canonical columns (CSV, or Parquet from any system), a subclass another one.
 
     Attributes:
         source: What the file calls a canonical column, where it has another name.
@@ -40,9 +39,9 @@ class Adapter(ABC):
     source: ClassVar[Mapping[str, str]] = {}
     never_context: ClassVar[Mapping[str, str]] = {}
 
-    @abstractmethod
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
-        """Columns that the log file must have."""
+        """Columns that the log file must have; of the canonical ones all, the propensity only if it is logged."""
+        return tuple(c for c in spec.columns if c != "propensity" or spec.propensity == "logged")
 
     def read(self, engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> ibis.Table:
         """Read a log file as it is: columns by their names in the file, text where it is CSV, and `files.ROW`.
@@ -61,13 +60,16 @@ class Adapter(ABC):
         files.check_columns(path, names, self.required(spec), spec)
         return files.table(engine, parts, names, scratch)
 
-    @abstractmethod
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
         """Turn the file's columns into `files.ROW` and the columns of `spec.columns`, in any type, unjudged.
 
-        A value that may be faulty stays as it is in the file. Further columns are `created_timestamp`, where the file
-        has it, and `SAME`.
+        A value that may be faulty stays as it is in the file; an absent propensity is null. Further columns are
+        `created_timestamp`, when the row arrived, where the file has it, and `SAME`.
         """
+        columns = {} if "propensity" in raw.columns else {"propensity": ibis.null("float64")}
+        if "created_timestamp" in raw.columns:
+            columns["created_timestamp"] = raw["created_timestamp"]
+        return lay_out(raw, spec, columns)
 
 
 def lay_out(raw: ibis.Table, spec: DatasetSpec, columns: Mapping[str, ibis.Value]) -> ibis.Table:

@@ -19,8 +19,7 @@ import ibis
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.engine import Engine
-from features.parquet_rows import parquet_files
+from features.engine import Engine, parquet_files
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
 

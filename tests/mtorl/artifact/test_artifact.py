@@ -19,9 +19,9 @@ import torch
 from mtorl.artifact import artifact
 from mtorl.artifact.artifact import FILES, YARDSTICK, ArtifactError, load
 from mtorl.artifact.saving import TrainedPolicy, save
-from mtorl.artifact.training_users import are_among, fingerprints
 from mtorl.baselines import lightgbm
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.splits import are_among, fingerprints
 from mtorl.network import predictor
 from mtorl.network.model import MTORL, MTORLConfig
 from mtorl.policy.decision import PolicyParams
@@ -176,7 +176,7 @@ import sys
 from mtorl.artifact.artifact import load
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from mtorl.window.table import WindowTable
-from mtorl.artifact.training_users import are_among, fingerprints
+from mtorl.log.splits import are_among, fingerprints
 from mtorl.window.window import WindowBatch, instance_from_history
 loaded = load({str(saved[0])!r})
 assert "onnxruntime" not in sys.modules

@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mtorl.artifact.training_users import are_among
 from mtorl.fitting.fit import fit_challenger, fit_incumbent
 from mtorl.fitting.pricing import price_policy
-from mtorl.log.splits import split_of
+from mtorl.log.splits import are_among, split_of
 from mtorl.network.training import TrainConfig
 from mtorl.policy.decision import action_probabilities
 from tests.mtorl.window.windows_folder import STEPS, write_windows_folder

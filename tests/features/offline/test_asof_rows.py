@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from features.parquet_rows import ParquetRows, parquet_files
+from features.engine import parquet_files
+from features.offline.asof_job import ParquetRows
 
 PROPERTY = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
