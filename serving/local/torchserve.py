@@ -10,6 +10,7 @@ Java is started directly, because the `torchserve` command is a wrapper that pas
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 import time
@@ -27,6 +28,8 @@ _LOG4J = Path(__file__).parent / "torchserve_files" / "log4j2.xml"
 _LONGEST_BASE = 75
 _START_SECONDS = 120.0
 _BIND_TRIES = 4
+_REASON_SECONDS = 10.0
+_WORKER_ERROR = re.compile(r"-stdout ([\w.]*(?:Error|Exception)\b.*)")  # last line of a traceback in the log
 _HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy could not reach 127.0.0.1
 
 
@@ -129,8 +132,7 @@ class TorchServe:
                 self.check()
                 # TorchServe itself would go on trying for five minutes.
                 if f"Load model failed: {model}," in process.output():
-                    time.sleep(0.5)  # the worker's reason may come a moment later
-                    raise TorchServeError(f"{model} did not load; {process.tail()}")
+                    raise TorchServeError(f"{model} did not load: {_reason(process)}; {process.tail()}")
                 if time.monotonic() > deadline:
                     waited = f"{model} gave no answer in {_START_SECONDS:.0f} s ({problem})"
                     raise TorchServeError(f"{waited}; {process.tail()}")
@@ -161,6 +163,14 @@ class TorchServe:
                 return ""
         except (OSError, HTTPException) as error:  # URLError, HTTPError and timeouts are OSErrors
             return str(error)
+
+
+def _reason(process: ChildProcess) -> str:
+    """The error of a worker that ended; its output may arrive some time after TorchServe's own message."""
+    deadline = time.monotonic() + _REASON_SECONDS
+    while not (errors := _WORKER_ERROR.findall(process.output())) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return errors[-1] if errors else "its worker gave no reason"
 
 
 def java_home() -> Path:
