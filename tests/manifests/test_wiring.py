@@ -45,7 +45,7 @@ def experiment(production: Objects) -> Experiment:
 
 
 def test_the_verdict_knows_every_metric_of_the_experiment(experiment: Experiment) -> None:
-    from monitoring.verdict import METRICS
+    from monitoring.experiment_metrics import METRICS
 
     metrics = experiment.metrics
     named = [metrics.primary, *metrics.secondary, *(guard.name for guard in metrics.guardrails)]
