@@ -109,7 +109,7 @@ def test_the_page_on_serving_by_hand_is_true(finished: Path, tmp_path: Path) -> 
         tensors = {tensor["name"]: tensor["data"][0] for tensor in json.loads(second)["outputs"]}
         assert tensors["arm"] == decision["arm"] and tensors["fallback_reason"] == ""
         assert json.loads(outcome) == {"accepted": 2, "duplicate": 0, "dangling": 0}
-        assert mistake.strip() == '{"error":"instances[0].context: missing columns: device, placement"} 400'
+        assert mistake.strip() == '{"error":"instances[0].context: missing device, placement"} 400'
     finally:
         serve.terminate()
         assert serve.wait() == 0
