@@ -7,8 +7,8 @@
     ledger.expire(24 * 3600)                                             # now and then: of what nothing was heard
 
 In reading order: `contract.py` (what every ledger promises), `money.py` (exact amounts). In a file, for the routers of
-one machine: `sqlite_file.py` (tables), `group_commit.py` (one sync for many calls), `sqlite_ledger.py`. In Redis, for
-routers on many machines: `redis_scripts/` (`common.lua` first), `redis_ledger.py`. `location.py` reads where it is.
+one machine: `sqlite_database.py` (tables, and one sync for many calls), `sqlite_ledger.py`. In Redis, for routers on
+many machines: `redis_scripts/` (`common.lua` first), `redis_ledger.py`. `location.py` reads where it is.
 """
 
 from __future__ import annotations

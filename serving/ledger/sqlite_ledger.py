@@ -28,8 +28,7 @@ from serving.ledger.contract import (
     checked_ttl,
     period_start,
 )
-from serving.ledger.group_commit import GroupCommit, Work
-from serving.ledger.sqlite_file import LedgerFile
+from serving.ledger.sqlite_database import GroupCommit, LedgerFile, Work
 
 _HELD = "(SELECT book FROM hold WHERE reservation = ?)"
 _PRESENT_BOOK = (

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from serving.ledger import Account, LedgerUnavailable, SqliteLedger, UnknownReservation
-from serving.ledger.group_commit import GroupCommit
+from serving.ledger.sqlite_database import GroupCommit
 
 
 @pytest.fixture
