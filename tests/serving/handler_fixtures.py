@@ -150,7 +150,7 @@ def save_artifact(folder: Path) -> Any:
         network=MTORL(MTORLConfig(inputs=encoder.dim, channels=3, window=SPEC.window, outcomes=2)),
         encoder=encoder,
         spec=SPEC,
-        policy=POLICY,
+        params=POLICY,
         reference=pd.DataFrame({"user_id": ["a"], "hour": [1.0]}),
         metrics={},
         cost_cap=dict.fromkeys(SPEC.channels, 1.0),
