@@ -71,6 +71,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="", help="raw exposure log; empty for the simulator")
     parser.add_argument("--dataset", default="simulator", help="name of its description")
+    parser.add_argument(
+        "--users", type=int, default=0, help="to simulate, or the most to keep of a log; 0: 6000, or all"
+    )
+    parser.add_argument("--folds", type=int, default=len(FOLDS), help="splits of the users, 1 to 3")
     parser.add_argument("--quick", action="store_true", help="600 users, one fold")
     parser.add_argument("--json", default="", help="also write the figures to this file")
     arguments = parser.parse_args()
@@ -83,9 +87,9 @@ def main() -> None:
     from mtorl.window.labels import labels
 
     torch.set_num_threads(1)
-    folds = FOLDS[:1] if arguments.quick else FOLDS
+    folds = FOLDS[: 1 if arguments.quick else arguments.folds]
     with tempfile.TemporaryDirectory() as root:
-        users = (600 if arguments.quick else USERS) if not arguments.data else 0
+        users = 600 if arguments.quick else arguments.users or (0 if arguments.data else USERS)
         table = prepared(RawLog(arguments.data, arguments.dataset, "quarantine", users), Path(root))
         plain = replace(table, spec=table.spec.replace(features=()))
         differences: dict[str, list[Any]] = {name: [] for name in METHODS}
