@@ -20,11 +20,14 @@ RUN_ARGS := $(if $(DATA),--data '$(DATA)') $(if $(DATASET),--dataset '$(DATASET)
 run: $(READY)    ## the whole loop; DATA=file DATASET=name for a real log, USERS= EPOCHS= SEED= BAD_ROWS= to change it
 	@$(BIN)/mtorl run $(RUN_ARGS)
 
+# A process a core, each with whole files of tests, so that what a file's tests share is made once.
+PYTEST := $(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
+
 test: $(READY)   ## all tests that need no cluster
-	$(BIN)/pytest
+	$(PYTEST)
 
 unit: $(READY)   ## the fast tests only
-	$(BIN)/pytest -m "not integration"
+	$(PYTEST) -m "not integration"
 
 lint: $(READY)   ## ruff and mypy
 	$(BIN)/ruff check .
