@@ -1,8 +1,8 @@
 """Do features from the store help the model beside its own memory? MTORL and LightGBM with and without them, paired.
 
-python benchmarks/aggregates.py --data kuairand_sequence.csv.gz --dataset kuairand-sequence
-python benchmarks/aggregates.py --data my-log.csv --dataset my-log.yaml
-python benchmarks/aggregates.py --quick                            # simulated
+    python benchmarks/aggregates.py --data kuairand_sequence.csv.gz --dataset kuairand-sequence
+    python benchmarks/aggregates.py --data my-log.csv --dataset my-log.yaml
+    python benchmarks/aggregates.py --quick                            # simulated
 
 The features are those that the data set description names (docs/stored-features.md); if it names none, the touchpoints
 and clicks of a user's last seven days by channel and the campaign's last day. Both models are trained on the same users

@@ -1,9 +1,9 @@
 """The feature layer in figures: sequence builder, point-in-time retrieval, online path, Spark, loader.
 
-python benchmarks/features.py                                           # all of it, up to 5e7 rows
-python benchmarks/features.py --quick                                   # smaller, same code, under a minute
-python benchmarks/features.py --json benchmarks/results/features.json   # then benchmarks/tables.py
-python benchmarks/features.py --only builder --only loader              # some measures; with --json the others stand
+    python benchmarks/features.py                                          # all of it, up to 5e7 rows
+    python benchmarks/features.py --quick                                  # smaller, same code, under a minute
+    python benchmarks/features.py --json benchmarks/results/features.json  # then benchmarks/tables.py
+    python benchmarks/features.py --only builder --only loader             # some measures; --json keeps the others
 
 Each figure comes from a process of its own; what belongs together takes turns in one run. A measure that fails leaves
 its error in its place, the others go on, and the exit code is 1. Needs redis-server on the PATH, Java 17 for Spark, and

@@ -1,8 +1,10 @@
 """How long the whole loop works, step by step, without installation.
 
-python benchmarks/loop.py                       # as `make run`
-python benchmarks/loop.py --quick               # fewer users and epochs, same code
-python benchmarks/loop.py --data ../shared/data/kuairand_sequence.csv.gz --dataset kuairand-sequence
+Commands:
+
+    python benchmarks/loop.py                       # as `make run`
+    python benchmarks/loop.py --quick               # fewer users and epochs, same code
+    python benchmarks/loop.py --data kuairand_sequence.csv.gz --dataset kuairand-sequence
 """
 
 from __future__ import annotations

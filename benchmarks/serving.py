@@ -1,7 +1,7 @@
 """How fast the request path is, and where its time goes: everything in one run, on one machine, compared as ratios.
 
-python benchmarks/serving.py --run runs/latest          # of a finished `mtorl run`
-python benchmarks/serving.py --run runs/latest --quick  # a few seconds for each figure
+    python benchmarks/serving.py --run runs/latest          # of a finished `mtorl run`
+    python benchmarks/serving.py --run runs/latest --quick  # a few seconds for each figure
 
     forward      reading a window and the challenger's network in a loop: the limit
     stock        TorchServe with its own BaseHandler around the same network, a request a batch

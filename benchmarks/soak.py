@@ -1,7 +1,7 @@
 """Minutes of everything at once: decisions, outcomes, requests that are none, and model workers that are killed.
 
-python benchmarks/soak.py --run runs/latest                       # five minutes
-python benchmarks/soak.py --run runs/latest --seconds 30          # a look
+    python benchmarks/soak.py --run runs/latest                       # five minutes
+    python benchmarks/soak.py --run runs/latest --seconds 30          # a look
 
 No answer may be a 5xx, and what the router holds may not grow: file descriptors by a few connections, memory by what it
 knows of each record of its log (an index of the newest million) and no more. Exits with 1 otherwise.

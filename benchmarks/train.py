@@ -1,8 +1,10 @@
 """What training costs: preparing the data, an epoch at the authors' size, and the default model to its best validation.
 
-python benchmarks/train.py                       # on a simulated log
-python benchmarks/train.py --data kuairand_sequence.csv.gz --dataset kuairand-sequence
-python benchmarks/train.py --quick
+Commands:
+
+    python benchmarks/train.py                       # on a simulated log
+    python benchmarks/train.py --data kuairand_sequence.csv.gz --dataset kuairand-sequence
+    python benchmarks/train.py --quick
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Training on an accelerator: windows a second, how busy it is, bfloat16 against float32, and what compiling takes.
 
-python benchmarks/train_gpu.py                  # takes a GPU if there is one
-python benchmarks/train_gpu.py --quick          # small, also for a CPU
+Commands:
+
+    python benchmarks/train_gpu.py                  # takes a GPU if there is one
+    python benchmarks/train_gpu.py --quick          # small, also for a CPU
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """A stand-in for an Alertmanager on this machine: it takes alerts and keeps them.
 
-with Receiver() as receiver:
-    post(alerts, receiver.url)
-    receiver.received  # the alerts, in the order in which they came
+The alerts stay in memory:
+
+    with Receiver() as receiver:
+        post(alerts, receiver.url)
+        receiver.received  # the alerts, in the order in which they came
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """What an artifact says of its training data: encoder, users, channel uses and costs, a reference for drift.
 
-summary = TrainingSummary.of(windows)
-policy = summary.policy("challenger", "mtorl", network, params, metrics)
+A summary of a windows folder makes the policy that is saved:
+
+    summary = TrainingSummary.of(windows)
+    policy = summary.policy("challenger", "mtorl", network, params, metrics)
 """
 
 from __future__ import annotations

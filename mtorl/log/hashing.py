@@ -1,9 +1,11 @@
 """Hashes that are the same on every machine and in every run: of ids, and of the content of Arrow columns.
 
-digest = ColumnDigest()
-for batch in batches:
-digest.update(batch["user_id"])
-digest.hexdigest()
+The digest of a column does not depend on how it is cut into batches:
+
+    digest = ColumnDigest()
+    for batch in batches:
+        digest.update(batch["user_id"])
+    digest.hexdigest()
 """
 
 from __future__ import annotations

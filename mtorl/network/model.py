@@ -1,6 +1,6 @@
 """The network: a causal sequence model of journeys with three decoders.
 
-    network = MTORL(MTORLConfig(inputs=encoder.dim, channels=4, window=20))
+    network = MTORL(MTORLConfig(inputs=encoder.dim, channels=4, window=20, outcomes=len(encoder.immediate)))
     logits_BC, reward_BC, cost_BC = network(x_BTD, length_B)  # serving: the last real step of each window
     network.forward_logged(x_BTD, channel_BT)                 # training: every real step, at its logged channel
 
@@ -23,7 +23,6 @@ Our choices, because the decision rule needs them or because measurements asked 
 - Dropout is a module on residual branches, hence off at inference, and never applied to attention scores: dropping a
   masked score would make the future visible.
 - Hidden width 64, where the published code has 512: it trains in seconds, and width is a field of the config.
-
 - Stored features, which only the token of the decision itself has when it is served, pass the sequence layers by: they
   are added to the state that the decoders read. So what a window's earlier tokens hold there never matters.
 

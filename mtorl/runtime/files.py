@@ -1,7 +1,9 @@
 """Files and folders that appear whole or not at all, whichever process is killed while it writes them.
 
-with replacing(Path("metrics.json")) as unfinished:
-unfinished.write_text(text)
+Write to the path that the block is given:
+
+    with replacing(Path("metrics.json")) as unfinished:
+        unfinished.write_text(text)
 """
 
 from __future__ import annotations

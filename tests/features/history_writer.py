@@ -1,6 +1,8 @@
 """A process of its own that writes into one user's history; started by `online/test_history_writers.py`.
 
-python -m tests.features.history_writer REPOSITORY DATASET_YAML USER START WORKER TOUCHPOINTS
+Arguments:
+
+    python -m tests.features.history_writer REPOSITORY DATASET_YAML USER START WORKER TOUCHPOINTS
 """
 
 from __future__ import annotations

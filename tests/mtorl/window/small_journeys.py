@@ -1,7 +1,9 @@
 """Small journeys and the two ways from them to windows: a sorted log (offline) and a stored history (online).
 
-rows = log_of([(static features, touchpoints(3))])
-offline(rows), online(rows)
+Both ways should lead to the same windows:
+
+    rows = log_of([(static features, touchpoints(3))])
+    offline(rows), online(rows)
 """
 
 from __future__ import annotations
