@@ -1,13 +1,15 @@
 """Write the tables of measurements, docs/tables/*.md, from benchmarks/results.
 
-python benchmarks/loop.py [--data FILE --dataset NAME] --json benchmarks/results/loop/NAME.json    # for each data set
-python benchmarks/train.py [--data FILE --dataset NAME] --json benchmarks/results/train/NAME.json  # for each data set
-python benchmarks/aggregates.py [--data FILE --dataset NAME] --json benchmarks/results/aggregates/NAME.json  # likewise
-python benchmarks/features.py --json benchmarks/results/features.json
-python benchmarks/serving.py --run runs/latest --json benchmarks/results/serving.json
-python benchmarks/decision_log.py --json benchmarks/results/decision_log.json
-python benchmarks/soak.py --run runs/latest --json benchmarks/results/soak.json
-python benchmarks/tables.py
+The results come from these commands, the last of which writes the tables:
+
+    python benchmarks/loop.py [--data FILE --dataset NAME] --json benchmarks/results/loop/NAME.json    # each data set
+    python benchmarks/train.py [--data FILE --dataset NAME] --json benchmarks/results/train/NAME.json  # each data set
+    python benchmarks/aggregates.py [--data FILE --dataset NAME] --json benchmarks/results/aggregates/NAME.json
+    python benchmarks/features.py --json benchmarks/results/features.json
+    python benchmarks/serving.py --run runs/latest --json benchmarks/results/serving.json
+    python benchmarks/decision_log.py --json benchmarks/results/decision_log.json
+    python benchmarks/soak.py --run runs/latest --json benchmarks/results/soak.json
+    python benchmarks/tables.py
 """
 
 from __future__ import annotations
@@ -77,7 +79,7 @@ def loop_table(results: Sequence[Found]) -> str:
             found["lift"], *found["lift_ci"]
         ),
         "true lift": lambda found: "unknown" if found["true_lift"] is None else f"{found['true_lift']:+.4f}",
-        "drift alarms on the served window": lambda found: str(found["clean_alerts"]),
+        "drift alerts on live traffic": lambda found: str(found["clean_alerts"]),
     }
     body = [[name, *(cell(found) for found in results)] for name, cell in rows.items()]
     return table(["", *(found["dataset"] for found in results)], body) + measured_on(results[0], "loop.py")

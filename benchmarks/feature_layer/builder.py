@@ -60,13 +60,13 @@ def per_user_loop(log: str, sample: int) -> dict[str, Any]:
     chosen = users[:: max(len(users) // sample, 1)][:sample] if sample else users
     with clock() as looping:
         for user in chosen:
-            _padded(
+            padded_arrays(
                 len(frame[frame["user_id"] == user]),
                 frame[frame["user_id"] == user][columns],
                 frame[frame["user_id"] == user]["channel"],
                 frame[frame["user_id"] == user]["click"],
             )
-    return _extrapolated(reading, looping, len(chosen), len(users))
+    return extrapolated(reading, looping, len(chosen), len(users))
 
 
 def groupby_loop(log: str, sample: int) -> dict[str, Any]:
@@ -78,13 +78,13 @@ def groupby_loop(log: str, sample: int) -> dict[str, Any]:
     wanted = min(sample or users, users)
     with clock() as looping:
         for done, (_, rows) in enumerate(groups, 1):
-            _padded(len(rows), rows[columns], rows["channel"], rows["click"])
+            padded_arrays(len(rows), rows[columns], rows["channel"], rows["click"])
             if done == wanted:
                 break
-    return _extrapolated(reading, looping, wanted, users)
+    return extrapolated(reading, looping, wanted, users)
 
 
-def _extrapolated(reading: dict[str, float], looping: dict[str, float], done: int, users: int) -> dict[str, Any]:
+def extrapolated(reading: dict[str, float], looping: dict[str, float], done: int, users: int) -> dict[str, Any]:
     return {
         "seconds": reading["seconds"] + looping["seconds"] * users / done,
         "cpu_seconds": reading["cpu_seconds"] + looping["cpu_seconds"] * users / done,
@@ -106,7 +106,7 @@ def _numbers(log: str) -> tuple[Any, list[str]]:
     return frame, [name for name in frame.columns if name not in ("user_id", "timestamp")]
 
 
-def _padded(length: int, states: Any, actions: Any, rewards: Any) -> tuple[Any, Any, Any]:
+def padded_arrays(length: int, states: Any, actions: Any, rewards: Any) -> tuple[Any, Any, Any]:
     """One user's states [STEPS, columns], actions and rewards [STEPS]; a step's state is the touchpoint before it."""
     import numpy as np
 

@@ -90,7 +90,7 @@ def independence(table: WindowTable) -> Independence:
                 links[split, against] = tested
     if not links:
         raise ValueError("nothing to test: nowhere two channels and two levels of anything")
-    corrected = _holm(np.array([tested["p"] for tested in links.values()]))
+    corrected = holm(np.array([tested["p"] for tested in links.values()]))
     tests = [
         IndependenceTest(split=split, against=against, p_holm=p, **tested)
         for ((split, against), tested), p in zip(links.items(), corrected.tolist(), strict=True)
@@ -117,7 +117,7 @@ def link(level_B: NDArray[np.int64], channel_B: NDArray[np.int64]) -> Link | Non
     count = np.bincount(level * channels + channel, minlength=levels * channels).reshape(levels, channels)
     expected = count.sum(axis=1, keepdims=True) * (count.sum(axis=0) / rows)
     chi2 = float(((count - expected) ** 2 / expected).sum())
-    mean, variance = _moments(count.sum(axis=1), count.sum(axis=0))
+    mean, variance = chi2_moments(count.sum(axis=1), count.sum(axis=0))
     df = (levels - 1) * (channels - 1)
     # A scaled chi-square, scale * chi2(2 mean^2 / variance), has this mean and variance.
     scale = variance / (2 * mean)
@@ -161,7 +161,7 @@ def _levels(values: Values) -> NDArray[np.int64]:
     return np.where(np.isfinite(values), np.searchsorted(edges, values), len(edges) + 1).astype(np.int64)
 
 
-def _moments(level_sums: NDArray[np.int64], channel_sums: NDArray[np.int64]) -> tuple[float, float]:
+def chi2_moments(level_sums: NDArray[np.int64], channel_sums: NDArray[np.int64]) -> tuple[float, float]:
     """Mean and variance of chi2 over all tables with these margins, if independent (Haldane 1940, Dawson 1954)."""
     n = float(level_sums.sum())
     sides = [(float(len(sums)), float((n / sums).sum())) for sums in (level_sums, channel_sums)]
@@ -170,7 +170,7 @@ def _moments(level_sums: NDArray[np.int64], channel_sums: NDArray[np.int64]) -> 
     return mean, 2 * n / (n - 3) * (v1 - w1) * (v2 - w2) + n * n / (n - 1) * w1 * w2
 
 
-def _holm(p: Floats) -> Floats:
+def holm(p: Floats) -> Floats:
     """Holm's corrected p-values: the smallest is multiplied by their number, the next by one less, and so on."""
     order = np.argsort(p, kind="stable")
     corrected = np.empty_like(p)

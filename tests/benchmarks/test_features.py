@@ -75,13 +75,13 @@ def test_raw_log_has_what_has_to_be_cleaned(tmp_path: Path, monkeypatch: pytest.
 def test_loops_make_equal_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log, builder = tmp_path / "log.parquet", load("builder", monkeypatch)
     load("log", monkeypatch).generate(rows=3_000, path=str(log))
-    padded, made = builder._padded, []
+    padded, made = builder.padded_arrays, []
 
     def keep(*arguments: Any) -> Any:
         made.append(padded(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(builder, "_padded", keep)
+    monkeypatch.setattr(builder, "padded_arrays", keep)
     alone = builder.per_user_loop(str(log), sample=0)
     loops, made[:] = list(made), []
     grouped = builder.groupby_loop(str(log), sample=0)
@@ -94,7 +94,7 @@ def test_loops_make_equal_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_sample_is_extrapolated_to_all_users(monkeypatch: pytest.MonkeyPatch) -> None:
     builder = load("builder", monkeypatch)
-    found = builder._extrapolated({"seconds": 1.0, "cpu_seconds": 1.0}, {"seconds": 2.0, "cpu_seconds": 2.0}, 10, 100)
+    found = builder.extrapolated({"seconds": 1.0, "cpu_seconds": 1.0}, {"seconds": 2.0, "cpu_seconds": 2.0}, 10, 100)
     assert found["seconds"] == 21 and found["extrapolated"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -22,6 +23,10 @@ FOLDERS = [
     for kind in ("overlays", "tests")
     for path in sorted((MANIFESTS / kind).glob("*/kustomization.yaml"))
 ]
+
+LABELS = {f"app.kubernetes.io/{name}" for name in ("name", "instance", "version", "component", "part-of", "managed-by")}
+VALIDATOR = Path(os.environ.get("VALIDATOR", ROOT.parent / "shared/kubernetes/validate_manifests.py"))
+CRDS = Path(os.environ.get("CRDS", VALIDATOR.with_name("crds-bundle.json.gz")))
 
 Objects = list[dict[str, Any]]
 

@@ -12,12 +12,22 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.manifests.conftest import FOLDERS, MANIFESTS, ROOT, Objects, containers, of_kind, pod_specs, render, title
+from tests.manifests.conftest import (
+    CRDS,
+    FOLDERS,
+    LABELS,
+    MANIFESTS,
+    ROOT,
+    VALIDATOR,
+    Objects,
+    containers,
+    of_kind,
+    pod_specs,
+    render,
+    title,
+)
 
-LABELS = {f"app.kubernetes.io/{name}" for name in ("name", "instance", "version", "component", "part-of", "managed-by")}
 VERSION = "app.kubernetes.io/version"
-VALIDATOR = Path(os.environ.get("VALIDATOR", ROOT.parent / "shared/kubernetes/validate_manifests.py"))
-CRDS = Path(os.environ.get("CRDS", VALIDATOR.with_name("crds-bundle.json.gz")))
 
 
 def test_all_overlays_and_combinations_are_seen() -> None:

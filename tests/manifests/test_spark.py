@@ -23,8 +23,20 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from tests.manifests.conftest import MANIFESTS, ROOT, Objects, allowed, named, of_kind, parsed, pod_specs, render
-from tests.manifests.test_render import CRDS, LABELS, VALIDATOR
+from tests.manifests.conftest import (
+    CRDS,
+    LABELS,
+    MANIFESTS,
+    ROOT,
+    VALIDATOR,
+    Objects,
+    allowed,
+    named,
+    of_kind,
+    parsed,
+    pod_specs,
+    render,
+)
 
 FOLDER = "tests/spark-features"
 README = (MANIFESTS / "components" / "spark-features" / "README.md").read_text()

@@ -48,7 +48,7 @@ def test_the_verdict_knows_every_metric_of_the_experiment(experiment: Experiment
     from monitoring.experiment_metrics import METRICS
 
     metrics = experiment.metrics
-    named = [metrics.primary, *metrics.secondary, *(guard.name for guard in metrics.guardrails)]
+    named = [metrics.primary, *metrics.secondary, *(guardrail.name for guardrail in metrics.guardrails)]
     assert set(named) <= {"gain_per_decision", *METRICS}
 
 

@@ -51,7 +51,7 @@ def spec() -> DatasetSpec:
 
 @pytest.fixture(scope="module")
 def log() -> pd.DataFrame:
-    """Everything at once: sessions, one-touch users, a bot, free touchpoints, rare propensities, nulls, late rows."""
+    """Everything: sessions, users of one touchpoint, a bot, free touchpoints, rare propensities, nulls, late rows."""
     random = np.random.default_rng(5)
     lengths = [1, 1, 1, 30, *random.integers(2, 20, 60)]
     user = np.repeat([f"u{i:03}" for i in range(len(lengths))], lengths)

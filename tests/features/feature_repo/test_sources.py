@@ -40,7 +40,7 @@ def rows_of(table: pd.DataFrame) -> list[str]:
 # ---- histories
 
 
-def test_each_row_holds_the_last_n_touches_including_its_own(toy, plain, tmp_path):
+def test_each_row_holds_the_last_n_touchpoints_including_its_own(toy, plain, tmp_path):
     log = toy.log()
     history = sources(toy, log, tmp_path)[HISTORY]
     assert len(history) == len(log)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from scipy.stats import chi2_contingency
 
-from mtorl.evaluation.independence import _holm, _moments, independence, link
+from mtorl.evaluation.independence import chi2_moments, holm, independence, link
 from mtorl.log.dataset import DatasetSpec
 from mtorl.window.table import WindowTable
 
@@ -52,7 +52,7 @@ def judge(frame: pd.DataFrame):
     return independence(WindowTable(steps, rows, SPEC, "abc"))
 
 
-def found_in(result) -> set[str]:
+def dependent_on(result) -> set[str]:
     return {one["against"] for one in result["tests"] if one["p_holm"] < 0.05}
 
 
@@ -124,7 +124,7 @@ def lean(frame, rows):
 def test_a_planted_dependence_is_found_and_named(plant, against):
     result = judge(plant(log(users=600)))
     assert result["independent"] is False
-    assert against in found_in(result)
+    assert against in dependent_on(result)
     strongest = max((one for one in result["tests"] if one["p_holm"] < 0.05), key=lambda one: one["cramers_v"])
     assert f"the strongest link is {strongest['against']}" in result["verdict"]
     assert result["verdict"].startswith("the channel depends")
@@ -162,7 +162,7 @@ def test_moments_are_those_of_shuffled_channels():
     channel = random.choice(5, size=len(level), p=[0.7, 0.1, 0.1, 0.07, 0.03])
     shuffled = [link(level, random.permutation(channel)) for _ in range(4000)]
     chi2 = np.array([one["chi2"] for one in shuffled])
-    mean, variance = _moments(np.bincount(level), np.bincount(channel))
+    mean, variance = chi2_moments(np.bincount(level), np.bincount(channel))
     assert chi2.mean() == pytest.approx(mean, abs=4 * chi2.std() / 4000**0.5)
     assert chi2.var() == pytest.approx(variance, rel=0.1)
     assert abs(variance / (2 * shuffled[0]["df"]) - 1) > 0.1  # the textbook's variance would not do
@@ -188,9 +188,9 @@ def test_a_level_of_one_row_each_tells_nothing():
     assert found["p"] == 1.0
 
 
-def test_holm():
-    assert _holm(np.array([0.01, 0.04, 0.03, 0.005])).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert _holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
+def test_holms_correction_by_hand():
+    assert holm(np.array([0.01, 0.04, 0.03, 0.005])).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
 
 
 def test_a_log_of_one_channel_cannot_be_tested():

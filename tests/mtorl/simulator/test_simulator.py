@@ -271,8 +271,8 @@ def test_clicks_reveal_what_frequencies_do_not(simulator, log):
     def clicked_most(rows, turn):
         scores = np.zeros((len(rows), len(CHANNELS)))
         for i, row in enumerate(rows):
-            touches = zip(row["history"]["hist_channel"], row["history"]["hist_click"], strict=True)
-            for channel, click in touches:
+            touchpoints = zip(row["history"]["hist_channel"], row["history"]["hist_click"], strict=True)
+            for channel, click in touchpoints:
                 scores[i, CHANNELS.index(channel)] += 1.0 if click else -0.12
             scores[i, CHANNELS.index(row["history"]["hist_channel"][-1])] -= 0.2
         return [(CHANNELS[c], 0.0) for c in scores.argmax(axis=1)]

@@ -132,7 +132,7 @@ def raw(**texts: str) -> pb.ModelInferRequest:
     return request
 
 
-def test_grpc_goes_through_the_same_door(tmp_path: Path) -> None:
+def test_grpc_passes_the_same_gateway(tmp_path: Path) -> None:
     (tmp_path / "token.txt").write_text(TOKEN)
 
     good = {"user_id": "u1", "campaign_id": "spring", "context": orjson.dumps(CONTEXT).decode()}
