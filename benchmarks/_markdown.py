@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-Found = Mapping[str, Any]
+Figures = Mapping[str, Any]
 Show = Callable[[Any], str]
 
 
@@ -15,9 +15,9 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join([lines[0], f"|{'---|' * len(heads)}\n", *lines[1:]])
 
 
-def measured_on(found: Found, script: str) -> str:
+def measured_on(figures: Figures, script: str) -> str:
     """The line under a table: hardware and versions."""
-    where = dict(found["environment"])
+    where = dict(figures["environment"])
     line = f"`benchmarks/{script}` on {where.pop('cpu')}, {where.pop('cores')} cores, Python {where.pop('python')}"
     where.pop("system")
     names = ("duckdb", "ibis-framework", "pyspark", "feast", "redis", "pandas", "pyarrow")

@@ -106,8 +106,8 @@ def main() -> None:
             )
             for name in METHODS:
                 both = {"without": without[name], "with": with_them[name]}
-                found = compare(both, "without", targets, fold)
-                differences[name].append(found["differences"]["with"])
+                measured = compare(both, "without", targets, fold)
+                differences[name].append(measured["differences"]["with"])
             print(f"fold {fold} done", flush=True)
     figures = {
         "dataset": table.spec.name,

@@ -43,11 +43,11 @@ def load(plan: Plan, pids: list[int]) -> dict[str, Any]:
     done = subprocess.run(command, input=plan.to_json(), capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
-    found: dict[str, Any] = json.loads(done.stdout)
+    measured: dict[str, Any] = json.loads(done.stdout)
     # Of the warm-up as well: a share of the whole time.
     share = plan.seconds / (plan.seconds + plan.warm_seconds)
-    found["cpu_ms"] = 1000 * (cpu_seconds(pids) - before) * share / max(found["requests"], 1)
-    return found
+    measured["cpu_ms"] = 1000 * (cpu_seconds(pids) - before) * share / max(measured["requests"], 1)
+    return measured
 
 
 def cpu_seconds(pids: list[int]) -> float:
@@ -82,7 +82,7 @@ def forward(artifact_folder: Path, windows: list[Any], seconds: float) -> dict[s
     torch.set_num_threads(1)
     artifact = load_artifact(artifact_folder)
     trained = torch_network(artifact)
-    found: dict[str, dict[str, float]] = {"encoding": {}, "graph": {}, "torch": {}}
+    measured: dict[str, dict[str, float]] = {"encoding": {}, "graph": {}, "torch": {}}
     for size in (1, 8, 32):
         some = (windows * size)[:size]
         x_BTD, length_B = artifact.encoder.encode(WindowBatch.from_instances(some, artifact.spec))
@@ -99,8 +99,8 @@ def forward(artifact_folder: Path, windows: list[Any], seconds: float) -> dict[s
                 while time.perf_counter() < until:
                     way()
                     rounds += 1
-            found[name][str(size)] = 1000 * (time.process_time() - started) / (rounds * size)
-    return found
+            measured[name][str(size)] = 1000 * (time.process_time() - started) / (rounds * size)
+    return measured
 
 
 def stores(root: Path, seconds: float) -> dict[str, float]:
@@ -119,18 +119,18 @@ def stores(root: Path, seconds: float) -> dict[str, float]:
             times.append(time.perf_counter() - started)
         return 1000 * sorted(times)[len(times) // 2]
 
-    found = {}
+    measured = {}
     (root / "redis-alone").mkdir()
     with ledger_redis(root / "redis-alone") as url:
         for name, where in (("ledger_sqlite", root / "alone.sqlite"), ("ledger_redis", url)):
             ledger = open_ledger(where, 5.0)
             ledger.define([Account("a", "*", "*", 1e6)])
-            found[name] = median(lambda name, ledger=ledger: ledger.reserve(name, "a", "c", "video", 0.01, name))
+            measured[name] = median(lambda name, ledger=ledger: ledger.reserve(name, "a", "c", "video", 0.01, name))
             ledger.close()
     spool = Spool(root / "spool-alone")
-    found["log"] = median(lambda name: spool.submit("decision", {**record, "decision_id": name}).result())
+    measured["log"] = median(lambda name: spool.submit("decision", {**record, "decision_id": name}).result())
     spool.close()
-    return found
+    return measured
 
 
 def at_each_load(url: str, bodies: list[str], pids: list[int], seconds: float) -> dict[str, Any]:
@@ -156,10 +156,10 @@ def users_windows(run: Path) -> tuple[list[Any], list[str], list[str]]:
         for user, row in steps.iterrows()
     ]
     source = FeastSource(run / "features", "ad_decision_v1")
-    found = source.read(requests)
+    users = source.read(requests)
     windows = [
         instance_from_history(user.history, request.context, user.static, spec, request.at)
-        for request, user in zip(requests, found, strict=True)
+        for request, user in zip(requests, users, strict=True)
     ]
     models = [json.dumps({"instances": [{"window": window, "u": 0.5}]}, default=float) for window in windows]
     routers = [
@@ -237,12 +237,12 @@ def measure_router(path: Any, bodies: list[str], seconds: float) -> dict[str, An
     for connections in (*CONNECTIONS, CAPACITY_CONNECTIONS):
         before, cpu_before = path.stage_sums(), cpu_seconds([path.router_pid])
         plan = Plan(path.url, bodies, connections, seconds)
-        loads[str(connections)] = found = load(plan, path.pids)
+        loads[str(connections)] = measured = load(plan, path.pids)
         share = plan.seconds / (plan.seconds + plan.warm_seconds)
         cpu = cpu_seconds([path.router_pid]) - cpu_before
-        router_cpu[str(connections)] = 1000 * cpu * share / max(found["requests"], 1)
+        router_cpu[str(connections)] = 1000 * cpu * share / max(measured["requests"], 1)
         stages[str(connections)] = path.stage_means(before)
-    capacity = max(decided_per_second(found) for found in loads.values())
+    capacity = max(decided_per_second(measured) for measured in loads.values())
     memory = memory_mib([path.router_pid])
     overload_seconds = 60.0 if seconds > 5 else 5.0
     overload = load(Plan(path.url, bodies, 256, overload_seconds, rate=OVERLOAD * capacity), path.pids)
@@ -258,19 +258,20 @@ def measure_router(path: Any, bodies: list[str], seconds: float) -> dict[str, An
     }
 
 
-def decided_per_second(found: dict[str, Any]) -> float:
+def decided_per_second(measured: dict[str, Any]) -> float:
     """Decisions that are none of the default actions, a second."""
-    decided = found["statuses"].get("200", 0) - sum(found["fallbacks"].values())
-    return float(found["per_second"]) * decided / max(found["requests"], 1)
+    decided = measured["statuses"].get("200", 0) - sum(measured["fallbacks"].values())
+    return float(measured["per_second"]) * decided / max(measured["requests"], 1)
 
 
 def show(name: str, loads: dict[str, Any]) -> None:
     """Print closed loops."""
-    for connections, found in loads.items():
-        ok = found["latency_ms"].get("200", {"p50": float("nan"), "p99": float("nan")})
+    for connections, measured in loads.items():
+        ok = measured["latency_ms"].get("200", {"p50": float("nan"), "p99": float("nan")})
         print(
-            f"{name:<16} c={connections:<3} {found['per_second']:7.0f}/s  p50 {ok['p50']:6.2f}  p99 {ok['p99']:6.2f} ms"
-            f"  CPU {found['cpu_ms']:.2f} ms  {found['statuses']} {found['fallbacks'] or ''}",
+            f"{name:<16} c={connections:<3} {measured['per_second']:7.0f}/s  "
+            f"p50 {ok['p50']:6.2f}  p99 {ok['p99']:6.2f} ms  "
+            f"CPU {measured['cpu_ms']:.2f} ms  {measured['statuses']} {measured['fallbacks'] or ''}",
             flush=True,
         )
 

@@ -152,13 +152,13 @@ def main() -> None:
     run = Path(arguments.run).resolve()
     _, _, bodies = users_windows(run)
     samples: list[dict[str, float]] = []
-    found: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, router(run, Path(folder) / "soak", on_redis=False) as path:
         pid = path.router_pid
         (servers,) = (other for other in path.pids if other != pid)
 
         def drive() -> None:
-            found.update(load(Plan(path.url, bodies, CONNECTIONS, arguments.seconds), [pid]))
+            measured.update(load(Plan(path.url, bodies, CONNECTIONS, arguments.seconds), [pid]))
 
         started, killed = time.monotonic(), 0
         driver = threading.Thread(target=drive)
@@ -173,15 +173,15 @@ def main() -> None:
                     kill_a_worker(servers)
                     killed += 1
                 driver.join(5.0)
-    statuses = Counter({f"load {status}": count for status, count in found["statuses"].items()}) + callers.statuses
+    statuses = Counter({f"load {status}": count for status, count in measured["statuses"].items()}) + callers.statuses
     later = [sample for sample in samples if sample["seconds"] >= SETTLED * arguments.seconds]
     first, last = later[0], later[-1]
     records = last["records"] - first["records"]
     figures = {
         "seconds": arguments.seconds,
         "statuses": dict(sorted(statuses.items())),
-        "fallbacks": found["fallbacks"],
-        "broken_connections": found["broken_connections"],
+        "fallbacks": measured["fallbacks"],
+        "broken_connections": measured["broken_connections"],
         "workers_killed": killed,
         "records": last["records"],
         "memory_mib": [first["memory_mib"], last["memory_mib"]],
@@ -193,7 +193,7 @@ def main() -> None:
     finish(figures, arguments.json)
     bad = [name for name in statuses if name.split(" ")[1].startswith("5") or not name.split(" ")[1].isdigit()]
     grown = figures["descriptors"][1] - figures["descriptors"][0]
-    if bad or found["broken_connections"] or grown > 20 or figures["bytes_a_record"] > MOST_BYTES_A_RECORD:
+    if bad or measured["broken_connections"] or grown > 20 or figures["bytes_a_record"] > MOST_BYTES_A_RECORD:
         print(f"not as it should be: {', '.join(bad) or 'something grows'}", file=sys.stderr)
         sys.exit(1)
 

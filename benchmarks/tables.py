@@ -21,7 +21,7 @@ from typing import Any
 
 from _environment import ROOT
 
-from benchmarks._markdown import Found, Show, measured_on, table
+from benchmarks._markdown import Figures, Show, measured_on, table
 from benchmarks.log_storage.table import decision_log_table
 from benchmarks.request_path.tables import serving_tables, soak_table
 
@@ -64,59 +64,59 @@ def _text(name: str, page: Page) -> str:
     )
 
 
-def loop_table(results: Sequence[Found]) -> str:
+def loop_table(results: Sequence[Figures]) -> str:
     """The whole loop, a column for each data set."""
-    results = sorted(results, key=lambda found: found["true_lift"] is None)
+    results = sorted(results, key=lambda result: result["true_lift"] is None)
     rows: dict[str, Show] = {
-        "touchpoints": lambda found: f"{found['rows']:,}",
-        "whole loop": lambda found: f"{found['seconds']:.0f} s",
-        "of it training": lambda found: f"{found['steps']['train-challenger']:.0f} s",
-        "decisions over HTTP": lambda found: f"{found['decisions']:,}",
-        "errors, fallbacks": lambda found: f"{found['errors']}, {found['fallbacks']}",
-        "latency p50, p99": lambda found: f"{found['p50_ms']:.0f} ms, {found['p99_ms']:.0f} ms",
-        "gate": lambda found: found["gate"],
-        "lift in clicks per decision": lambda found: "{:+.4f} [{:+.4f}, {:+.4f}]".format(
-            found["lift"], *found["lift_ci"]
+        "touchpoints": lambda result: f"{result['rows']:,}",
+        "whole loop": lambda result: f"{result['seconds']:.0f} s",
+        "of it training": lambda result: f"{result['steps']['train-challenger']:.0f} s",
+        "decisions over HTTP": lambda result: f"{result['decisions']:,}",
+        "errors, fallbacks": lambda result: f"{result['errors']}, {result['fallbacks']}",
+        "latency p50, p99": lambda result: f"{result['p50_ms']:.0f} ms, {result['p99_ms']:.0f} ms",
+        "gate": lambda result: result["gate"],
+        "lift in clicks per decision": lambda result: "{:+.4f} [{:+.4f}, {:+.4f}]".format(
+            result["lift"], *result["lift_ci"]
         ),
-        "true lift": lambda found: "unknown" if found["true_lift"] is None else f"{found['true_lift']:+.4f}",
-        "drift alerts on live traffic": lambda found: str(found["clean_alerts"]),
+        "true lift": lambda result: "unknown" if result["true_lift"] is None else f"{result['true_lift']:+.4f}",
+        "drift alerts on live traffic": lambda result: str(result["clean_alerts"]),
     }
-    body = [[name, *(cell(found) for found in results)] for name, cell in rows.items()]
-    return table(["", *(found["dataset"] for found in results)], body) + measured_on(results[0], "loop.py")
+    body = [[name, *(cell(result) for result in results)] for name, cell in rows.items()]
+    return table(["", *(result["dataset"] for result in results)], body) + measured_on(results[0], "loop.py")
 
 
-def train_table(results: Sequence[Found]) -> str:
+def train_table(results: Sequence[Figures]) -> str:
     """What training costs, a column for each data set."""
     epoch = "epoch_cpu_seconds"
     rows: dict[str, Show] = {
-        "touchpoints": lambda found: f"{found['rows']:,}",
-        "preparation, the notebook's way": lambda found: f"{found['preparation']['notebook_cpu_seconds']:.1f} s",
-        "the same windows here": lambda found: f"{found['preparation']['ours_cpu_seconds']:.2f} s",
-        "ratio (aim: 100)": lambda found: f"{found['preparation']['ratio']:.0f}",
-        "epoch, published network, 512 wide, float32": lambda found: f"{found[epoch]['published network']:.1f} s",
-        "epoch, the same network in bfloat16": lambda found: f"{found[epoch]['published network, bf16']:.1f} s",
-        "its float32 / bfloat16 (aim: 2)": lambda found: "{:.2f}".format(
-            found[epoch]["published network"] / found[epoch]["published network, bf16"]
+        "touchpoints": lambda result: f"{result['rows']:,}",
+        "preparation, the notebook's way": lambda result: f"{result['preparation']['notebook_cpu_seconds']:.1f} s",
+        "the same windows here": lambda result: f"{result['preparation']['ours_cpu_seconds']:.2f} s",
+        "ratio (aim: 100)": lambda result: f"{result['preparation']['ratio']:.0f}",
+        "epoch, published network, 512 wide, float32": lambda result: f"{result[epoch]['published network']:.1f} s",
+        "epoch, the same network in bfloat16": lambda result: f"{result[epoch]['published network, bf16']:.1f} s",
+        "its float32 / bfloat16 (aim: 2)": lambda result: "{:.2f}".format(
+            result[epoch]["published network"] / result[epoch]["published network, bf16"]
         ),
-        "epoch, ours, 512 wide, float32": lambda found: f"{found[epoch]['512, fp32']:.1f} s",
-        "epoch, ours, 512 wide, bfloat16": lambda found: f"{found[epoch]['512, bf16']:.1f} s",
-        "published / ours, both in float32": lambda found: "{:.2f}".format(
-            found[epoch]["published network"] / found[epoch]["512, fp32"]
+        "epoch, ours, 512 wide, float32": lambda result: f"{result[epoch]['512, fp32']:.1f} s",
+        "epoch, ours, 512 wide, bfloat16": lambda result: f"{result[epoch]['512, bf16']:.1f} s",
+        "published / ours, both in float32": lambda result: "{:.2f}".format(
+            result[epoch]["published network"] / result[epoch]["512, fp32"]
         ),
-        "published in float32 / ours in bfloat16": lambda found: "{:.2f}".format(
-            found[epoch]["published network"] / found[epoch]["512, bf16"]
+        "published in float32 / ours in bfloat16": lambda result: "{:.2f}".format(
+            result[epoch]["published network"] / result[epoch]["512, bf16"]
         ),
-        "epoch, ours, default (64 wide)": lambda found: f"{found[epoch]['64, default']:.2f} s",
-        "default model to its best validation (aim: 60 s)": lambda found: (
-            f"{found['default']['seconds_to_best']:.0f} s"
+        "epoch, ours, default (64 wide)": lambda result: f"{result[epoch]['64, default']:.2f} s",
+        "default model to its best validation (aim: 60 s)": lambda result: (
+            f"{result['default']['seconds_to_best']:.0f} s"
         ),
-        "its parameters (aim: 300,000)": lambda found: f"{found['default']['parameters']:,}",
+        "its parameters (aim: 300,000)": lambda result: f"{result['default']['parameters']:,}",
     }
-    body = [[name, *(cell(found) for found in results)] for name, cell in rows.items()]
-    return table(["", *(found["dataset"] for found in results)], body) + measured_on(results[0], "train.py")
+    body = [[name, *(cell(result) for result in results)] for name, cell in rows.items()]
+    return table(["", *(result["dataset"] for result in results)], body) + measured_on(results[0], "train.py")
 
 
-def aggregates_table(results: Sequence[Found]) -> str:
+def aggregates_table(results: Sequence[Figures]) -> str:
     """What Feast's aggregates add to each method, a row for each data set and method."""
     metrics = {
         "action_accuracy": "channel accuracy",
@@ -127,17 +127,17 @@ def aggregates_table(results: Sequence[Found]) -> str:
     }
     rows = [
         [
-            f"{found['dataset']}, {found['columns']} columns",
+            f"{result['dataset']}, {result['columns']} columns",
             {"mtorl": "MTORL", "lightgbm": "LightGBM"}[name],
             *("{:+.4f} [{:+.4f}, {:+.4f}]".format(*differences[metric]) for metric in metrics),
         ]
-        for found in results
-        for name, differences in found["differences"].items()
+        for result in results
+        for name, differences in result["differences"].items()
     ]
     return table(["with them less without", "", *metrics.values()], rows) + measured_on(results[0], "aggregates.py")
 
 
-def feature_tables(figures: Found) -> str:
+def feature_tables(figures: Figures) -> str:
     """The feature layer, a table for each measure that was run."""
     parts: dict[str, Show] = {
         "builder": _builder,
@@ -148,16 +148,16 @@ def feature_tables(figures: Found) -> str:
     }
     text = "" if figures["quick"] else _targets(figures)
     for name, part in parts.items():
-        found = figures.get(name)
-        if isinstance(found, dict) and list(found) == ["error"]:
-            text += f"{name}: error: {found['error']}\n\n"
-        elif found:
-            text += part(found) + "\n"
+        result = figures.get(name)
+        if isinstance(result, dict) and list(result) == ["error"]:
+            text += f"{name}: error: {result['error']}\n\n"
+        elif result:
+            text += part(result) + "\n"
     quick = " --quick" if figures["quick"] else ""
     return text + measured_on(figures, f"features.py{quick}").lstrip("\n")
 
 
-def _targets(figures: Found) -> str:
+def _targets(figures: Figures) -> str:
     """What was aimed at, and what came of it."""
     builder = figures.get("builder", [])
     built = {entry["rows"]: entry for entry in builder if not entry["raw"]} if isinstance(builder, list) else {}
@@ -165,8 +165,8 @@ def _targets(figures: Found) -> str:
 
     def over(rows: int, one: str, other: str) -> float | None:
         entry = built.get(rows, {})
-        divisor = _figure(entry.get(other), lambda found: found["seconds"])
-        return divisor and _figure(entry.get(one), lambda found: found["seconds"] / divisor)
+        divisor = _figure(entry.get(other), lambda result: result["seconds"])
+        return divisor and _figure(entry.get(one), lambda result: result["seconds"] / divisor)
 
     aims: list[tuple[str, float, float | None, str]] = [
         ("per-user loop / builder, 1e6 rows, at least", 200, over(1_000_000, "per_user", "builder"), "{:,.0f}"),
@@ -177,11 +177,11 @@ def _targets(figures: Found) -> str:
         (
             "builder at 5e7 rows, peak memory in GiB, at most",
             3,
-            _figure(built.get(50_000_000, {}).get("builder"), lambda found: found["peak_mib"] / 1024),
+            _figure(built.get(50_000_000, {}).get("builder"), lambda result: result["peak_mib"] / 1024),
             "{:.2f}",
         ),
-        ("retrieval of all views, seconds, at most", 5, _figure(asof, lambda found: found["seconds"]), "{:.2f}"),
-        ("the same, peak memory in GiB, at most", 2, _figure(asof, lambda found: found["peak_mib"] / 1024), "{:.2f}"),
+        ("retrieval of all views, seconds, at most", 5, _figure(asof, lambda result: result["seconds"]), "{:.2f}"),
+        ("the same, peak memory in GiB, at most", 2, _figure(asof, lambda result: result["peak_mib"] / 1024), "{:.2f}"),
         ("the router's read on Redis, p50 in ms, at most", 0.4, _figure(redis, lambda f: f["read"]["p50"]), "{:.2f}"),
         ("append on Redis, p50 in ms, at most", 0.1, _figure(redis, lambda f: f["append"]["p50"]), "{:.2f}"),
     ]
@@ -192,7 +192,7 @@ def _targets(figures: Found) -> str:
     return "**Targets**\n\n" + table(["", "target", "measured", "met"], rows) + "\n"
 
 
-def _builder(entries: Sequence[Found]) -> str:
+def _builder(entries: Sequence[Figures]) -> str:
     at_million = next((e for e in entries if e["rows"] == 1_000_000), entries[-2])
     base = _per_row(at_million)
     times: dict[str, Show] = {
@@ -201,16 +201,16 @@ def _builder(entries: Sequence[Found]) -> str:
         "groupby loop": lambda e: _cell(e.get("groupby"), _seconds),
         "scan and sort": lambda e: _cell(e.get("scan_sort"), _seconds),
         "builder": lambda e: _cell(e.get("builder"), _seconds),
-        "builder, rows/s": lambda e: _cell(e.get("builder"), lambda found: f"{e['rows'] / found['seconds']:,.0f}"),
+        "builder, rows/s": lambda e: _cell(e.get("builder"), lambda result: f"{e['rows'] / result['seconds']:,.0f}"),
         "per-user loop / builder": lambda e: _ratio(e.get("per_user"), e.get("builder")),
         "groupby loop / builder": lambda e: _ratio(e.get("groupby"), e.get("builder")),
         "builder / scan and sort": lambda e: _ratio(e.get("builder"), e.get("scan_sort"), 2),
     }
     memory: dict[str, Show] = {
         "rows": _rows,
-        "users": lambda e: _cell(e.get("log"), lambda found: f"{found['users']:,}"),
-        "touchpoints of the busiest": lambda e: _cell(e.get("log"), lambda found: f"{found['longest']:,}"),
-        "log": lambda e: _cell(e.get("log"), lambda found: f"{found['file_mib']:,.0f} MiB"),
+        "users": lambda e: _cell(e.get("log"), lambda result: f"{result['users']:,}"),
+        "touchpoints of the busiest": lambda e: _cell(e.get("log"), lambda result: f"{result['longest']:,}"),
+        "log": lambda e: _cell(e.get("log"), lambda result: f"{result['file_mib']:,.0f} MiB"),
         "builder, peak memory": lambda e: _cell(e.get("builder"), _peak),
         "scan and sort, peak memory": lambda e: _cell(e.get("scan_sort"), _peak),
         "builder's time a row, relative to 1e6 rows": lambda e: (
@@ -223,45 +223,44 @@ def _builder(entries: Sequence[Found]) -> str:
     )
 
 
-def _rows(entry: Found) -> str:
+def _rows(entry: Figures) -> str:
     return f"{entry['rows']:,}{', raw' if entry['raw'] else ''}"
 
 
-def _per_row(entry: Found) -> float:
+def _per_row(entry: Figures) -> float:
     """The builder's time, seconds a row; 0 if there is none."""
     return float(entry.get("builder", {}).get("seconds", 0)) / float(entry["rows"])
 
 
-def _lines(columns: Mapping[str, Show], entries: Sequence[Found]) -> str:
+def _lines(columns: Mapping[str, Show], entries: Sequence[Figures]) -> str:
     return table(list(columns), [[show(entry) for show in columns.values()] for entry in entries])
 
 
-def _peak(found: Found) -> str:
-    return f"{found['peak_mib']:,.0f} MiB"
+def _peak(result: Figures) -> str:
+    return f"{result['peak_mib']:,.0f} MiB"
 
 
-def _spark(found: Found) -> str:
+def _spark(result: Figures) -> str:
     rows = [
         [
             name,
-            _cell(found.get(engine), _seconds),
-            _cell(found.get(engine), lambda f: f"{f['start_seconds']:.1f} s"),
-            _cell(found.get(engine), _peak),
-            _cell(found.get(engine), lambda f: f"`{f['manifest']['content_sha256'][:12]}`"),
+            _cell(result.get(engine), _seconds),
+            _cell(result.get(engine), lambda f: f"{f['start_seconds']:.1f} s"),
+            _cell(result.get(engine), _peak),
+            _cell(result.get(engine), lambda f: f"`{f['manifest']['content_sha256'][:12]}`"),
         ]
         for name, engine in (("DuckDB", "duckdb"), ("Spark, local", "spark"))
     ]
-    equal = "equal" if found.get("equal") else "NOT equal"
-    head = (
-        f"**Spark parity**, {_cell(found.get('log'), lambda f: format(f['rows'], ','))} rows: contents are {equal}.\n\n"
-    )
+    equal = "equal" if result.get("equal") else "NOT equal"
+    rows_built = _cell(result.get("log"), lambda log: f"{log['rows']:,}")
+    head = f"**Spark parity**, {rows_built} rows: contents are {equal}.\n\n"
     return head + table(["engine", "time", "start", "peak memory", "content sha256"], rows)
 
 
-def _retrieval(found: Found) -> str:
+def _retrieval(result: Figures) -> str:
     ours = "all views of `ad_decision_v1`, ASOF store, to "
-    lines = [(ours + output, run.get("rows", 0), run) for output, run in found["asof"].items()]
-    lines += [("`user_history` alone, Feast's DuckDB store, to arrow", run["rows"], run) for run in found["stock"]]
+    lines = [(ours + output, run.get("rows", 0), run) for output, run in result["asof"].items()]
+    lines += [("`user_history` alone, Feast's DuckDB store, to arrow", run["rows"], run) for run in result["stock"]]
     rows = [
         [
             name,
@@ -272,16 +271,16 @@ def _retrieval(found: Found) -> str:
         ]
         for name, count, run in lines
     ]
-    made = f"; laying the repository of the log: {_cell(found.get('prepare'), _seconds)}"
+    made = f"; laying the repository of the log: {_cell(result.get('prepare'), _seconds)}"
     heads = ["what", "entity rows", "time", "entity rows/s", "peak memory"]
     return f"**Point-in-time retrieval**{made}\n\n{table(heads, rows)}"
 
 
-def _online(found: Found) -> str:
-    def times(name: str) -> Callable[[Found], str]:
+def _online(result: Figures) -> str:
+    def times(name: str) -> Callable[[Figures], str]:
         return lambda f: f"{f[name]['p50']:.3f}, {f[name]['p99']:.3f}" if name in f else ""
 
-    stores = [found.get("sqlite"), found.get("redis")]
+    stores = [result.get("sqlite"), result.get("redis")]
     lines = {
         "the router's read, 1 user": "read",
         "the router's read, 64 users": "read_many",
@@ -298,7 +297,7 @@ def _online(found: Found) -> str:
     return f"**Online**, {users or 0:,} users, p50 and p99 in ms\n\n" + table(["", "SQLite", "Redis"], rows)
 
 
-def _loader(found: Found) -> str:
+def _loader(result: Figures) -> str:
     shows: dict[str, Show] = {
         "windows/s from flat steps": lambda f: f"{f['windows'] / f['seconds']:,.0f}",
         "windows/s encoded": lambda f: f"{f['windows'] / f['encode_seconds']:,.0f}",
@@ -306,34 +305,34 @@ def _loader(found: Found) -> str:
         "time to open the folder": lambda f: f"{f['load_seconds']:.2f} s",
         "peak memory": _peak,
     }
-    count = _cell(found.get("log"), lambda f: f"{f['rows']:,}")
-    cells = [_cell(found.get("loader"), show) for show in shows.values()]
+    count = _cell(result.get("log"), lambda f: f"{f['rows']:,}")
+    cells = [_cell(result.get("loader"), show) for show in shows.values()]
     return f"**Training loader**, one thread, a folder of {count} steps\n\n" + table(list(shows), [cells])
 
 
-def _seconds(found: Found) -> str:
-    seconds = found["seconds"]
+def _seconds(result: Figures) -> str:
+    seconds = result["seconds"]
     return (
-        f"{'≈ ' * bool(found.get('extrapolated'))}{seconds:,.{0 if seconds >= 100 else 1 if seconds >= 10 else 2}f} s"
+        f"{'≈ ' * bool(result.get('extrapolated'))}{seconds:,.{0 if seconds >= 100 else 1 if seconds >= 10 else 2}f} s"
     )
 
 
-def _cell(found: Found | None, show: Callable[[Any], str]) -> str:
-    if not found:
+def _cell(result: Figures | None, show: Callable[[Any], str]) -> str:
+    if not result:
         return "not run"
-    if "error" in found:
+    if "error" in result:
         return "error"
-    return f"stopped {found['stopped']}" if "stopped" in found else show(found)
+    return f"stopped {result['stopped']}" if "stopped" in result else show(result)
 
 
-def _figure(found: Found | None, value: Callable[[Any], float]) -> float | None:
-    return value(found) if found and "seconds" in found else None
+def _figure(result: Figures | None, value: Callable[[Any], float]) -> float | None:
+    return value(result) if result and "seconds" in result else None
 
 
-def _ratio(found: Found | None, other: Found | None, digits: int = 0) -> str:
-    if not (found and other and "seconds" in found and "seconds" in other):
+def _ratio(result: Figures | None, other: Figures | None, digits: int = 0) -> str:
+    if not (result and other and "seconds" in result and "seconds" in other):
         return ""
-    return f"{found['seconds'] / other['seconds']:,.{digits}f}"
+    return f"{result['seconds'] / other['seconds']:,.{digits}f}"
 
 
 PAGES = {

@@ -82,7 +82,7 @@ def epochs(table: Any, quick: bool) -> dict[str, float]:
     channels, inputs = len(table.spec.channels), batch.x_BTD.shape[2]
     click_BT = (batch.reward_BT > 0.5).float()
     published = batch.x_BTD, batch.channel_BT, click_BT, BATCH
-    found = {
+    measured = {
         "published network": cpu(lambda: epoch(PublishedNetwork(inputs, channels), *published)),
         "published network, bf16": cpu(lambda: epoch(PublishedNetwork(inputs, channels), *published, bf16=True)),
     }
@@ -94,8 +94,8 @@ def epochs(table: Any, quick: bool) -> dict[str, float]:
     ):
         size: dict[str, Any] = {"hidden": hidden, "levels": levels, "precision": precision}
         config = TrainConfig(epochs=1, batch_size=BATCH, device="cpu", **size)
-        found[name] = cpu(lambda config=config: train(TrainingWindows([part], [few], channels), config))  # type: ignore[misc]
-    return found
+        measured[name] = cpu(lambda config=config: train(TrainingWindows([part], [few], channels), config))  # type: ignore[misc]
+    return measured
 
 
 def to_best(table: Any) -> dict[str, float]:

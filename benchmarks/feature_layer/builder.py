@@ -27,12 +27,12 @@ def build(log: str, out: str, engine: str = "duckdb") -> dict[str, Any]:
     from mtorl.log.dataset import DatasetSpec
 
     spec = DatasetSpec.load(DATASET)
-    with clock() as started, open_engine(engine) as opened, clock() as found:
+    with clock() as started, open_engine(engine) as opened, clock() as figures:
         build(opened, Path(log), spec, Path(out))
     files = Path(out).rglob("*.parquet")
     return {
-        **found,
-        "start_seconds": started["seconds"] - found["seconds"],
+        **figures,
+        "start_seconds": started["seconds"] - figures["seconds"],
         "out_mib": round(sum(path.stat().st_size for path in files) / 2**20, 1),
         "manifest": _manifest(Path(out)),
     }
@@ -42,11 +42,11 @@ def scan_sort(log: str, out: str) -> dict[str, Any]:
     """The limit: the builder's engine, as it is set up, reads the file, sorts it and writes it as the builder does."""
     from features.engine import open_engine
 
-    with open_engine("duckdb") as engine, clock() as found:
+    with open_engine("duckdb") as engine, clock() as figures:
         engine.connection.con.execute(
             f"COPY (SELECT * FROM '{log}' ORDER BY user_id, timestamp) TO '{out}' (FORMAT parquet, COMPRESSION zstd)"
         )
-    return {**found, "out_mib": round(Path(out).stat().st_size / 2**20, 1)}
+    return {**figures, "out_mib": round(Path(out).stat().st_size / 2**20, 1)}
 
 
 def per_user_loop(log: str, sample: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Run one task in a process of its own and tell how long it took and how much memory it needed.
 
-    found = run(task, rows=1000)      # {"seconds": 0.1, "cpu_seconds": 0.2, "peak_mib": 90.0, ...what task returned}
+    figures = run(task, rows=1000)  # {"seconds": 0.1, "cpu_seconds": 0.2, "peak_mib": 90.0, ...what task returned}
 
 A task is a function at the top of a module of this package; it returns a dictionary. It must import the project inside
 its body: the parent stays small, and what it holds is in nobody's figures. Whatever goes wrong comes back as
@@ -37,10 +37,10 @@ _POLL = 0.05  # seconds between looks at the memory
 @contextmanager
 def clock() -> Iterator[dict[str, float]]:
     """Wall and CPU seconds (all threads of this process) of the block; the dictionary is filled at its end."""
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     wall, cpu = time.perf_counter(), time.process_time()
-    yield found
-    found.update(seconds=time.perf_counter() - wall, cpu_seconds=time.process_time() - cpu)
+    yield figures
+    figures.update(seconds=time.perf_counter() - wall, cpu_seconds=time.process_time() - cpu)
 
 
 def run(
@@ -91,28 +91,28 @@ def run(
         if not answer.exists():
             last = console.read_text(errors="replace").strip().splitlines()[-1:] or ["no output"]
             return {"error": f"{name}: exit code {process.returncode}: {last[0]}"}
-        found: dict[str, Any] = json.loads(answer.read_text())
-        missed = max(0.0, found.pop("own_mib") - marks.get(process.pid, 0.0))  # since the last look
-        return found if "error" in found else {**found, "peak_mib": round(peak + missed, 1)}
+        figures: dict[str, Any] = json.loads(answer.read_text())
+        missed = max(0.0, figures.pop("own_mib") - marks.get(process.pid, 0.0))  # since the last look
+        return figures if "error" in figures else {**figures, "peak_mib": round(peak + missed, 1)}
 
 
 def median(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The run of median time, with the highest peak and the times of all; a run that failed stands for all."""
-    for found in runs:
-        if "seconds" not in found:
-            return found
-    middle = statistics.median_low([found["seconds"] for found in runs])
-    chosen = next(found for found in runs if found["seconds"] == middle)
-    times = [round(found["seconds"], 3) for found in runs]
-    return {**chosen, "peak_mib": max(found["peak_mib"] for found in runs), "runs_seconds": times}
+    for figures in runs:
+        if "seconds" not in figures:
+            return figures
+    middle = statistics.median_low([figures["seconds"] for figures in runs])
+    chosen = next(figures for figures in runs if figures["seconds"] == middle)
+    times = [round(figures["seconds"], 3) for figures in runs]
+    return {**chosen, "peak_mib": max(figures["peak_mib"] for figures in runs), "runs_seconds": times}
 
 
-def brief(found: dict[str, Any]) -> str:
+def brief(figures: dict[str, Any]) -> str:
     """One line for the console."""
     for key in ("error", "stopped"):
-        if key in found:
-            return f"{key} {found[key]}"
-    return f"{found['seconds']:.2f} s, {found['peak_mib']:,.0f} MiB"
+        if key in figures:
+            return f"{key} {figures[key]}"
+    return f"{figures['seconds']:.2f} s, {figures['peak_mib']:,.0f} MiB"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -158,12 +158,12 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         task = getattr(importlib.import_module(f"{_PACKAGE}.{module}"), function)
-        found = task(**json.loads(arguments))
+        figures = task(**json.loads(arguments))
     except Exception as error:
         traceback.print_exc()
-        found = {"error": f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-    found["own_mib"] = _memory("self").get("VmHWM", 0.0)
-    Path(answer).write_text(json.dumps(found))
+        figures = {"error": f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+    figures["own_mib"] = _memory("self").get("VmHWM", 0.0)
+    Path(answer).write_text(json.dumps(figures))
 
 
 if __name__ == "__main__":

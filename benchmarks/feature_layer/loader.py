@@ -23,13 +23,13 @@ def load(folder: str, windows: int) -> dict[str, Any]:
     with clock() as reading:
         table = WindowTable.load(folder)
     rows = np.linspace(0, len(table.steps) - 1, windows, dtype=np.int64)
-    with clock() as found:
+    with clock() as figures:
         batch = WindowBatch.from_steps(table.steps, rows, table.spec, targets=True)
     encoder = Encoder.fit(batch, table.spec)
     with clock() as encoding:
         encoder.encode(batch)
     return {
-        **found,
+        **figures,
         "windows": windows,
         "tokens": int(batch.length_B.sum()),
         "load_seconds": reading["seconds"],
@@ -40,11 +40,11 @@ def load(folder: str, windows: int) -> dict[str, Any]:
 def measure(plan: Plan, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Windows a second, and the time to open the folder."""
     log, windows = folder / "log.parquet", folder / "windows"
-    found: dict[str, Any] = {"log": run(generate, rows=plan.loader_rows, path=log)}
+    figures: dict[str, Any] = {"log": run(generate, rows=plan.loader_rows, path=log)}
     built = run(build, log=log, out=windows)
     if "error" in built:
-        return {**found, "loader": built}
+        return {**figures, "loader": built}
     # numpy is the only thread user here; the figure is of one thread.
-    found["loader"] = run(load, folder=windows, windows=plan.loader_windows, env={"OMP_NUM_THREADS": "1"})
-    say(f"{plan.loader_rows:,} rows: {brief(found['loader'])}")
-    return found
+    figures["loader"] = run(load, folder=windows, windows=plan.loader_windows, env={"OMP_NUM_THREADS": "1"})
+    say(f"{plan.loader_rows:,} rows: {brief(figures['loader'])}")
+    return figures

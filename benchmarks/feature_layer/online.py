@@ -42,7 +42,7 @@ def serve(store: str, address: str, root: str, log: str, reads: int, appends: in
     spec, repo, chance = DatasetSpec.load(DATASET), Path(root), random.Random(1)
     _configure(repo, store, address)
     create(repo, spec, log)
-    with clock() as found:
+    with clock() as figures:
         materialize(repo, spec)
     with duckdb.connect() as connection:
         users = [user for (user,) in connection.sql(f"SELECT DISTINCT user_id FROM '{log}' ORDER BY ALL").fetchall()]
@@ -85,7 +85,7 @@ def serve(store: str, address: str, root: str, log: str, reads: int, appends: in
             if ping:
                 readings["ping"].append(_spent(ping))
     return {
-        **found,
+        **figures,
         "users": len(users),
         **{name: _percentiles(times) for name, times in readings.items() if times},
         "visible_at_first_read": at_once / appends,
@@ -190,10 +190,10 @@ def redis_server(folder: Path) -> Iterator[str]:
 def measure(plan: Plan, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Both stores, filled from the same log."""
     log = folder / "log.parquet"
-    found: dict[str, Any] = {"log": run(generate, rows=plan.online_users * MEAN, path=log)}
+    figures: dict[str, Any] = {"log": run(generate, rows=plan.online_users * MEAN, path=log)}
     with redis_server(folder) as address:
         for store in ("sqlite", "redis"):
-            found[store] = run(
+            figures[store] = run(
                 serve,
                 store=store,
                 address=address,
@@ -202,5 +202,5 @@ def measure(plan: Plan, folder: Path, say: Callable[[str], None]) -> dict[str, A
                 reads=plan.reads,
                 appends=plan.appends,
             )
-            say(f"{store}: {brief(found[store])}")
-    return found
+            say(f"{store}: {brief(figures[store])}")
+    return figures

@@ -24,9 +24,9 @@ def prepare(log: str, root: str) -> dict[str, Any]:
     from features.offline.store import create
     from mtorl.log.dataset import DatasetSpec
 
-    with clock() as found:
+    with clock() as figures:
         create(root, DatasetSpec.load(DATASET), log)
-    return dict(found)
+    return dict(figures)
 
 
 def retrieve(log: str, root: str, output: str, stock: bool = False) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def retrieve(log: str, root: str, output: str, stock: bool = False) -> dict[str,
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         entities = connection.sql(f"SELECT {columns} FROM '{log}' ORDER BY user_id, timestamp").df()
-    with clock() as found:
+    with clock() as figures:
         job: Any = store.get_historical_features(
             entity_df=entities, features=features, filter_by_created_timestamp=True
         )
@@ -63,30 +63,30 @@ def retrieve(log: str, root: str, output: str, stock: bool = False) -> dict[str,
         else:
             job.to_parquet(Path(root) / "answer.parquet")
             rows = pq.read_metadata(Path(root) / "answer.parquet").num_rows
-    return {**found, "rows": rows}
+    return {**figures, "rows": rows}
 
 
 def measure(plan: Plan, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """All views with ours; one view with Feast's store at each of its sizes."""
-    found: dict[str, Any] = {"asof": {}, "stock": []}
+    figures: dict[str, Any] = {"asof": {}, "stock": []}
     for rows in sorted({plan.entity_rows, *plan.stock_rows}):
         log, root = folder / "log.parquet", folder / "repository"
-        found["log"] = run(generate, rows=rows, path=log)
+        figures["log"] = run(generate, rows=rows, path=log)
         prepared = run(prepare, log=log, root=root)
         say(f"{rows:,} rows: repository: {brief(prepared)}")
         if "error" in prepared:
-            found["prepare"] = prepared
+            figures["prepare"] = prepared
             break
         if rows == plan.entity_rows:
-            found["prepare"] = prepared
+            figures["prepare"] = prepared
             for output in plan.outputs:
-                found["asof"][output] = run(retrieve, log=log, root=root, output=output)
-                say(f"{rows:,} rows: all views, ours, to {output}: {brief(found['asof'][output])}")
+                figures["asof"][output] = run(retrieve, log=log, root=root, output=output)
+                say(f"{rows:,} rows: all views, ours, to {output}: {brief(figures['asof'][output])}")
         if rows in plan.stock_rows:
             limit_s, limit_mib = plan.stock_limit_s, plan.stock_limit_mib
             stock = run(retrieve, log=log, root=root, output="arrow", stock=True, limit_s=limit_s, limit_mib=limit_mib)
-            found["stock"].append({"rows": rows, **stock})
-            say(f"{rows:,} rows: one view, Feast's own store: {brief(found['stock'][-1])}")
+            figures["stock"].append({"rows": rows, **stock})
+            say(f"{rows:,} rows: one view, Feast's own store: {brief(figures['stock'][-1])}")
         shutil.rmtree(root, ignore_errors=True)
         log.unlink()
-    return found
+    return figures

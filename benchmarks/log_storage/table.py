@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks._markdown import Found, Show, measured_on, table
+from benchmarks._markdown import Figures, Show, measured_on, table
 
 _ROWS: dict[str, Show] = {
     "filled, appends/s": lambda run: f"{run['appends_per_second']:,.0f}",
@@ -20,7 +20,7 @@ _ROWS: dict[str, Show] = {
 }
 
 
-def decision_log_table(figures: Found) -> str:
+def decision_log_table(figures: Figures) -> str:
     """A column for each way of storing and size of log."""
     runs = figures["runs"]
     heads = ["", *(f"{run['store']}, {run['records']:,} records" for run in runs)]

@@ -128,22 +128,22 @@ class RouterPath:
     def stage_sums(self) -> dict[str, tuple[float, float]]:
         """Seconds and number of calls of each stage, as /metrics shows them."""
         text = urllib.request.urlopen(self.url.split("/v1/")[0] + "/metrics", timeout=5).read().decode()
-        found: dict[str, tuple[float, float]] = {}
+        figures: dict[str, tuple[float, float]] = {}
         for what in ("sum", "count"):
             pattern = rf'^mtorl_stage_latency_seconds_{what}{{[^}}]*stage="(\w+)"[^}}]*}} (\S+)$'
             for stage, value in re.findall(pattern, text, re.MULTILINE):
-                total, count = found.get(stage, (0.0, 0.0))
-                found[stage] = (total + float(value), count) if what == "sum" else (total, count + float(value))
-        return found
+                total, count = figures.get(stage, (0.0, 0.0))
+                figures[stage] = (total + float(value), count) if what == "sum" else (total, count + float(value))
+        return figures
 
     def stage_means(self, before: dict[str, tuple[float, float]]) -> dict[str, float]:
         """Mean milliseconds of each stage since then."""
         now = self.stage_sums()
-        found = {}
+        figures = {}
         for stage, (total, count) in now.items():
             total_before, count_before = before.get(stage, (0.0, 0.0))
-            found[stage] = 1000 * (total - total_before) / max(count - count_before, 1)
-        return found
+            figures[stage] = 1000 * (total - total_before) / max(count - count_before, 1)
+        return figures
 
 
 @contextmanager

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks._markdown import Found, measured_on, table
+from benchmarks._markdown import Figures, measured_on, table
 
 
-def serving_tables(figures: Found) -> str:
+def serving_tables(figures: Figures) -> str:
     """The request path: targets, closed loops, stages, overload."""
     stock, handler = figures["stock"]["32"], figures["handler"]["32"]
     paths = {"SQLite": figures["router_sqlite"], "Redis": figures["router_redis"]}
@@ -90,52 +90,52 @@ def serving_tables(figures: Found) -> str:
     return text + measured_on(figures, "serving.py")
 
 
-def soak_table(found: Found) -> str:
+def soak_table(result: Figures) -> str:
     """Minutes of everything at once."""
     answers: dict[str, str] = {}
-    for name, count in found["statuses"].items():
+    for name, count in result["statuses"].items():
         what, status = name.split(" ")
         answers[what] = ", ".join(filter(None, [answers.get(what), f"{count:,} x {status}"]))
     rows = [
         ["decisions in a closed loop, answers", answers["load"]],
-        ["of them default actions", f"{sum(found['fallbacks'].values()):,}"],
+        ["of them default actions", f"{sum(result['fallbacks'].values()):,}"],
         ["decisions with a request id, asked twice", answers["decisions"]],
         ["outcomes", answers.get("outcomes", "none")],
         ["requests that are none", answers["rubbish"]],
-        ["model workers killed", str(found["workers_killed"])],
-        ["records logged", f"{found['records']:,.0f}"],
-        ["file descriptors, least and most", "{}, {}".format(*found["descriptors"])],
-        ["memory after a fifth of the time and at the end, MiB", "{:.0f}, {:.0f}".format(*found["memory_mib"])],
-        ["growth for a record, bytes", f"{found['bytes_a_record']:.0f}"],
+        ["model workers killed", str(result["workers_killed"])],
+        ["records logged", f"{result['records']:,.0f}"],
+        ["file descriptors, least and most", "{}, {}".format(*result["descriptors"])],
+        ["memory after a fifth of the time and at the end, MiB", "{:.0f}, {:.0f}".format(*result["memory_mib"])],
+        ["growth for a record, bytes", f"{result['bytes_a_record']:.0f}"],
     ]
-    return table([f"{found['seconds']:.0f} s", ""], rows) + measured_on(found, "soak.py")
+    return table([f"{result['seconds']:.0f} s", ""], rows) + measured_on(result, "soak.py")
 
 
-def _per_second(one: Found, other: Found) -> float:
+def _per_second(one: Figures, other: Figures) -> float:
     return float(one["per_second"]) / float(other["per_second"])
 
 
-def _loop(found: Found) -> str:
-    ok = found["latency_ms"].get("200")
+def _loop(result: Figures) -> str:
+    ok = result["latency_ms"].get("200")
     if ok is None:
         return "no answer"
-    requests = found["requests"]
-    default, refused = sum(found["fallbacks"].values()), requests - found["statuses"]["200"]
-    decided = found["per_second"] * (requests - refused - default) / requests
-    text = f"{decided:,.0f}/s, {ok['p50']:.1f}, {ok['p99']:.1f}, {found['cpu_ms']:.2f}"
+    requests = result["requests"]
+    default, refused = sum(result["fallbacks"].values()), requests - result["statuses"]["200"]
+    decided = result["per_second"] * (requests - refused - default) / requests
+    text = f"{decided:,.0f}/s, {ok['p50']:.1f}, {ok['p99']:.1f}, {result['cpu_ms']:.2f}"
     if default + refused < 0.001 * requests:
         return text
     return f"{text}; {default / requests:.0%} default actions, {refused / requests:.0%} sent away"
 
 
-def _overload(path: Found) -> list[str]:
-    found = path["overload"]
-    statuses = found["statuses"]
-    ok = found["latency_ms"].get("200", {"p50": float("nan"), "p99": float("nan")})
+def _overload(path: Figures) -> list[str]:
+    result = path["overload"]
+    statuses = result["statuses"]
+    ok = result["latency_ms"].get("200", {"p50": float("nan"), "p99": float("nan")})
     return [
         f"{2 * path['capacity_per_second']:,.0f}",
         f"{statuses.get('200', 0):,}",
-        f"{sum(found['fallbacks'].values()):,}",
+        f"{sum(result['fallbacks'].values()):,}",
         f"{statuses.get('429', 0):,}",
         str(sum(count for status, count in statuses.items() if status.startswith("5"))),
         f"{ok['p50']:.0f}, {ok['p99']:.0f} ms",
