@@ -109,12 +109,11 @@ class Artifact:
         return predict_in_chunks(self.network, self.encoder, batch)
 
 
-def load(folder: str | Path, verify: bool = True) -> Artifact:
-    """Read an artifact, without torch.
+def load(folder: str | Path) -> Artifact:
+    """Read an artifact, without torch; every file is compared with its checksum.
 
     Args:
         folder: Folder of the artifact.
-        verify: Compare every file with its checksum.
 
     Raises:
         ArtifactError: no artifact there, one of another schema version, or a file is missing, damaged or exchanged.
@@ -124,8 +123,7 @@ def load(folder: str | Path, verify: bool = True) -> Artifact:
     if not isinstance(model, dict) or model.get("schema_version") != SCHEMA_VERSION:
         version = model.get("schema_version") if isinstance(model, dict) else None
         raise ArtifactError(f"{path / 'model.json'}: schema version {version!r}, this code reads {SCHEMA_VERSION}")
-    if verify:
-        _verify(path, model)
+    _compare_checksums(path, model)
     try:
         return Artifact(
             folder=path,
@@ -161,7 +159,7 @@ def digest_of(model: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(model, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _verify(path: Path, model: dict[str, Any]) -> None:
+def _compare_checksums(path: Path, model: dict[str, Any]) -> None:
     files = model.get("files")
     if not isinstance(files, dict) or set(files) - {YARDSTICK} != set(FILES):
         raise ArtifactError(f"{path / 'model.json'}: its list of files is not {', '.join(FILES)}")

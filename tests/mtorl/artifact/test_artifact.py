@@ -200,11 +200,6 @@ def test_a_flipped_byte_is_found_and_named(copy, file):
         load(copy)
 
 
-def test_verification_can_be_left_out(copy):
-    (copy / "weights.pt").write_bytes(b"")
-    assert load(copy, verify=False).policy == POLICY
-
-
 @pytest.mark.parametrize("file", FILES)
 def test_a_missing_file_is_named(copy, file):
     (copy / file).unlink()
