@@ -84,7 +84,7 @@ def canonical_log(raw: RawLog, folder: Path, quarantine: Path, trusted: bool = F
     """Ingest a log, unless it has been ingested before.
 
     Args:
-        raw: The log; its path may be whatever `locate` finds a log by, and its description may be empty as there.
+        raw: The log. Its path and its description may be anything that `locate` takes, an empty description included.
         folder: For the canonical log and its description.
         quarantine: CSV for faulty rows.
         trusted: Whether to take the log for canonical in any case.

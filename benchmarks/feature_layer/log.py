@@ -25,7 +25,7 @@ _MOST = 8_000  # touchpoints of the busiest user of a clean log, on average
 
 
 def users_of(rows: int) -> int:
-    """Users among whom a log of so many rows is dealt; a few of them may get none."""
+    """How many users a log of so many rows is drawn for; a few of them may get no row."""
     return max(rows // MEAN, 10)
 
 

@@ -35,7 +35,7 @@ class Plan:
     seed: int = 0
 
     def to_json(self) -> str:
-        """For the process."""
+        """The plan as JSON, for the process that sends."""
         return json.dumps(asdict(self))
 
 
@@ -86,7 +86,7 @@ class Load:
         self._requests = [f"{head}content-length: {len(body.encode())}\r\n\r\n{body}".encode() for body in plan.bodies]
         self._random = random.Random(plan.seed)
         self._idle: deque[_Connection] = deque()
-        self._waiting: deque[float] = deque()  # when requests were due that found no connection
+        self._waiting: deque[float] = deque()  # times at which requests were due while no connection was free
         self._from = self._until = 0.0
         self._over = False
         self.times: dict[int, list[float]] = {}
@@ -144,7 +144,7 @@ class Load:
             self._waiting.append(due)
 
     def answered(self, due: float, status: int, body: bytes) -> None:
-        """Note an answer."""
+        """Count an answer that was due, and came, within the measured time."""
         now = time.perf_counter()
         if self._from <= due and now <= self._until:
             self.times.setdefault(status, []).append(now - due)
@@ -156,7 +156,7 @@ class Load:
         self.fault = self.fault or context.get("exception") or RuntimeError(context["message"])
 
     def lost(self) -> None:
-        """A connection broke."""
+        """Count a broken connection, unless the load has ended."""
         self.broken += not self._over
 
 

@@ -78,7 +78,7 @@ def stock_store(artifact_folder: Path, windows: Sequence[Any], out: Path) -> tup
 
 
 def torch_network(artifact: Artifact) -> torch.nn.Module:
-    """The network of an artifact as it was trained, of default size: its graph has left torch behind."""
+    """The network of an artifact in torch, with its trained weights; servers run its ONNX graph instead."""
     import torch
 
     from mtorl.network.ensemble import MEMBERS, Ensemble

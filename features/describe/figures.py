@@ -142,12 +142,12 @@ class Description:
 
     @property
     def click(self) -> Rate:
-        """Of all touchpoints."""
+        """Share of all touchpoints with a click."""
         return rate(sum(channel.click.hits for channel in self.channels), self.rows)
 
     @property
     def conversion(self) -> Rate:
-        """Of all touchpoints."""
+        """Share of all touchpoints with a conversion."""
         return rate(sum(channel.conversion.hits for channel in self.channels), self.rows)
 
     def column(self, name: str) -> ColumnFigures:

@@ -55,7 +55,7 @@ def explain(artifact: Artifact, instances: Sequence[Instance], channels: Sequenc
     Raises:
         WindowError: an instance is malformed.
     """
-    WindowBatch.from_instances(instances, artifact.spec)  # a fault is reported of the window as it was sent
+    WindowBatch.from_instances(instances, artifact.spec)  # so that an error names the window as it was sent
     variants = [_variants(instance, artifact.spec) for instance in instances]
     batch = WindowBatch.from_instances([variant for group in variants for variant in group], artifact.spec)
     logits_VC, reward_VC, cost_VC = artifact.predict(batch)

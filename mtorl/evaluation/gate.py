@@ -76,7 +76,7 @@ def value_difference(
         resamples: Number of resamples.
 
     Raises:
-        ValueError: policies that do not fit the log, or a budget that is none.
+        ValueError: policies that do not fit the log, or a budget that is not positive.
     """
     policies = dict(zip(ARMS, (challenger, incumbent), strict=True))
     log.check_policies(policies)

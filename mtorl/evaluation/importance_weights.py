@@ -5,8 +5,8 @@ pi(a|s) counts that row w = pi(a|s) / p times (Horvitz & Thompson 1952). The wei
 
 - effective sample size, sum(w)^2 / sum(w^2): the number of equally weighted rows that would know as much (Kish 1965);
 - overlap, mean(min(1, w)): estimates 1 - total variation distance between the policy and the logging policy;
-- mean weight: 1, up to noise, if the propensities are right. Estimated propensities that miss what the logging policy
-  looked at show here, and so does a choice of rows that looked at the channel that was logged;
+- mean weight: 1, up to noise, if the propensities are right. Another value shows
+  that estimated propensities miss what the logging policy looked at, or that rows were selected by their channel;
 - largest weight: how much a single row may move.
 
 Shapes: B rows, R resamples.

@@ -51,7 +51,7 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train."""
+    """How to train; mu, nu and lam are the letters of docs/model.md."""
 
     epochs: int = 15  # at most
     batch_size: int = 128  # windows that a process works on at a time
@@ -103,7 +103,7 @@ class TrainResult:
 
     @property
     def best_val_loss(self) -> float:
-        """Of the epoch that was kept."""
+        """Validation loss of the epoch that was kept."""
         return self.history[self.best_epoch - 1]["val_loss"]
 
 
@@ -228,9 +228,9 @@ class TrainingLoop:
             sums += values * len(batch.x_BTD)
             progress.windows += len(batch.x_BTD)
             progress.batch = number
-            if number % config.accumulate == 0:
-                self._step(where, checked=number % check == 0)
             complete_step = number % config.accumulate == 0
+            if complete_step:
+                self._step(where, checked=number % check == 0)
             if checkpoint is not None and number % config.checkpoint_batches == 0 and complete_step:
                 progress.sums, progress.seconds = sums.tolist(), time.perf_counter() - started
                 # A diverged training must not replace a good checkpoint.

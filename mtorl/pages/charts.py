@@ -31,14 +31,14 @@ class Chart:
 
 
 def bar(**options: Any) -> Any:
-    """Bars."""
+    """Bars; `options` are those of `plotly.graph_objects.Bar`."""
     import plotly.graph_objects as go
 
     return go.Bar(**options)
 
 
 def scatter(**options: Any) -> Any:
-    """Points or lines."""
+    """Points or lines; `options` are those of `plotly.graph_objects.Scatter`."""
     import plotly.graph_objects as go
 
     return go.Scatter(**options)

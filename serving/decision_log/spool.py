@@ -109,10 +109,10 @@ class Spool:
         for unfinished in self.folder.glob(".*.????????"):  # a crash left them while a file was being replaced
             unfinished.unlink()
         self.identity = _identity(self.folder / "identity")
-        kept = list(segments.read_file(self.folder / segments.OPEN_DECISIONS))
-        for record in kept:
+        open_decisions = list(segments.read_file(self.folder / segments.OPEN_DECISIONS))
+        for record in open_decisions:
             self._index.add("decision", record)
-        self._mark("decision", 0, len(kept))
+        self._mark("decision", 0, len(open_decisions))
         torn: list[bytes] = []
         for kind in _KINDS:
             for path in segments.segments(self.folder, kind):

@@ -139,7 +139,10 @@ class TorchServe:
                 time.sleep(0.1)
 
     def _add_workers(self, process: ChildProcess) -> None:
-        """From the one worker of a pod to ours. Not in config.properties, since a .mar's own figure goes before it."""
+        """Start the workers beyond the one that a .mar asks for.
+
+        A number in config.properties would change nothing, since the .mar's own number goes before it.
+        """
         if self.workers == 1:
             return
         scale = f"min_worker={self.workers}&max_worker={self.workers}&synchronous=true"

@@ -7,7 +7,7 @@ import sys
 
 
 def main() -> int:
-    """Start the router; 2 when it can't start as it was told."""
+    """Start the router; returns the exit code, 2 if its settings or files are wrong."""
     parser = argparse.ArgumentParser(prog="python -m serving.router", description="The A/B router.")
     parser.add_argument(
         "--run-config", required=True, metavar="FILE", help="settings, see serving/router/ops/settings.py"

@@ -60,7 +60,7 @@ class States:
         return cls(encoder, amounts, mean_F, std_F, tuple(seen.values()), tuple(codes))
 
     def of(self, batch: WindowBatch) -> Floats:
-        """state_BS of windows."""
+        """The state of each window's decision, state_BS."""
         values_BF = Summary.of(batch, self.encoder).values_BF
         score_BF = (values_BF[:, self.amounts] - self.mean_F) / self.std_F
         parts = [np.nan_to_num(np.clip(score_BF, -_CLIP, _CLIP), nan=0.0)]

@@ -60,7 +60,7 @@ class PendingDecision:
 
     @property
     def expose(self) -> bool:
-        """Only with money set aside."""
+        """Whether to show the ad: only with money set aside."""
         return self.reserved is not None
 
     def item(self, prices: Mapping[str, float] | None) -> dict[str, Any]:

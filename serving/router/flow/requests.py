@@ -175,10 +175,10 @@ def _type_of(column: Column) -> Any:
 
 
 def _checked(adapter: TypeAdapter[Body], body: Any, fields: Mapping[str, Sequence[str]]) -> Body:
-    """The body, if it is one.
+    """The body, if it is valid.
 
     Args:
-        adapter: Knows what it has to hold.
+        adapter: Type of a valid body.
         body: Parsed JSON.
         fields: Names that are allowed, in the items of the list with this name and in the objects with this name.
     """

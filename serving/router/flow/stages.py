@@ -78,7 +78,7 @@ class Stages:
         self._breakers: defaultdict[str, Breaker] = defaultdict(Breaker)
 
     def deadline(self) -> Deadline:
-        """That of the request of this context."""
+        """The deadline of the request that this context works on."""
         return Deadline(self._seconds)
 
     @asynccontextmanager
@@ -88,10 +88,10 @@ class Stages:
         """Run a stage: in its time, measured, with the faults of the drills in force.
 
         Args:
-            stage: Which one.
-            deadline: Of the request.
-            arms: For which the stage works.
-            part: Whoever is asked, if it is to be left alone for a moment when it keeps failing.
+            stage: Name of the stage.
+            deadline: Deadline of the request.
+            arms: Arms for which the stage works.
+            part: What the stage calls. If that keeps failing, it is not called for a moment. None: it always is.
 
         Raises:
             NoTimeLeft: The stage does not start.

@@ -39,17 +39,17 @@ class Authentication(Protocol):
 
 
 class Everybody:
-    """`kind: none`."""
+    """`kind: none`: whoever reaches the port may ask."""
 
     hint = ""
 
     def admits(self, headers: Headers) -> bool:
-        """Always."""
+        """True for every request."""
         return True
 
 
 class Tokens:
-    """`kind: token`.
+    """`kind: token`: whoever sends a token of a file may ask.
 
     Args:
         file: A token on each line.
@@ -96,7 +96,7 @@ class Tokens:
 
 
 class ProxyHeader:
-    """`kind: header`."""
+    """`kind: header`: the proxy in front names the caller in a header."""
 
     hint = "the proxy in front of the router did not identify you"
 

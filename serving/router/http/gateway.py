@@ -1,9 +1,10 @@
 """What every request passes first: authentication, a limit to its size, and a limit to how many are worked on at once.
 
-ASGI middleware around KServe's application, so that KServe's own routes are behind it as well. GET needs no
-authentication for probes, `/metrics` and the model's description; whatever may change something does. A body is read
-here, up to a size and within a time, before anything works on it: a slow or endless one holds up its own connection
-and nobody else.
+ASGI middleware around KServe's application, so that KServe's own routes are behind it as well. GET of probes,
+`/metrics` and the model's description needs no authentication; every request that may change something needs it.
+
+A body is read here, up to a size and within a time, before anything works on it: a slow or endless one holds up its own
+connection and nobody else.
 """
 
 from __future__ import annotations
