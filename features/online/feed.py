@@ -21,10 +21,11 @@ from typing import Any
 
 from features.online.history import History
 from features.online.journal import Journal
+from mtorl.log.records import is_withdrawn
 
 DECISION, OUTCOME = "mtorl.decision.v1", "mtorl.outcome.v1"
 _FIELDS = {
-    DECISION: ("decision_id", "user_id", "event_time", "channel", "context", "expose", "withdrawn"),
+    DECISION: ("decision_id", "user_id", "event_time", "channel", "context", "expose"),
     OUTCOME: ("event_id", "decision_id", "kind", "value"),
 }
 _LARGEST = 1e9  # currency units; the router accepts no larger amount
@@ -97,7 +98,9 @@ def _checked(kind: str, record: Any) -> Mapping[str, Any]:
         if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST <= value <= _LARGEST:
             raise EventError(f"{kind}: value is no amount")
         return record
-    if not isinstance(record["expose"], bool) or not isinstance(record["withdrawn"], bool):
+    if "withdrawn" not in record and "fallback_reason" in record:  # a router of an older version sent it
+        record = {**record, "withdrawn": is_withdrawn(record)}
+    if not isinstance(record["expose"], bool) or not isinstance(record.get("withdrawn"), bool):
         raise EventError(f"{kind}: expose and withdrawn must be true or false")
     try:
         zone = datetime.fromisoformat(record["event_time"]).tzinfo

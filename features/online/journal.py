@@ -19,17 +19,18 @@ from typing import Any
 
 from features.online.history import Touchpoint
 
+# `heard` is when a record arrived; files of earlier versions call it so.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS exposure (
     decision TEXT PRIMARY KEY, user TEXT NOT NULL, shown TEXT NOT NULL, channel TEXT NOT NULL, context TEXT NOT NULL,
-    withdrawn INTEGER NOT NULL, received REAL NOT NULL
+    withdrawn INTEGER NOT NULL, heard REAL NOT NULL
 );
 CREATE TABLE IF NOT EXISTS outcome (
-    event TEXT PRIMARY KEY, decision TEXT NOT NULL, kind TEXT NOT NULL, value REAL NOT NULL, received REAL NOT NULL
+    event TEXT PRIMARY KEY, decision TEXT NOT NULL, kind TEXT NOT NULL, value REAL NOT NULL, heard REAL NOT NULL
 );
 CREATE INDEX IF NOT EXISTS outcome_of ON outcome (decision);
-CREATE INDEX IF NOT EXISTS exposure_age ON exposure (received);
-CREATE INDEX IF NOT EXISTS outcome_age ON outcome (received);
+CREATE INDEX IF NOT EXISTS exposure_age ON exposure (heard);
+CREATE INDEX IF NOT EXISTS outcome_age ON outcome (heard);
 """
 
 
@@ -114,9 +115,7 @@ class Journal:
         """Delete what was received longer ago than so many seconds; returns the number of records."""
         before = (time.time() - seconds,)
         with self._transaction() as db:
-            return sum(
-                db.execute(f"DELETE FROM {t} WHERE received < ?", before).rowcount for t in ("exposure", "outcome")
-            )
+            return sum(db.execute(f"DELETE FROM {t} WHERE heard < ?", before).rowcount for t in ("exposure", "outcome"))
 
     def close(self) -> None:
         """Close the file."""

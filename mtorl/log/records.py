@@ -4,6 +4,7 @@
     json_schema("decision")                           # what other systems validate against
     sql_columns("decision")                           # the same fields as DuckDB columns
     one_record_each("decision", "decision_log")       # SQL: of each decision the record that counts
+    is_withdrawn(record)                              # also of a record from before `withdrawn` was a field
 
 The router writes decisions and outcomes, one JSON line each; features and monitoring read them. What the router answers
 is a part of what it logs, so a decision record extends the two forms of the answer.
@@ -13,6 +14,7 @@ A field that is added, removed or renamed makes a new `SCHEMA_VERSION`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -127,6 +129,11 @@ ID_FIELD: dict[Kind, str] = {"decision": "decision_id", "outcome": "event_id"}
 # are copies, because the log is shipped at least once.
 _FIRST_COUNTS: dict[Kind, str] = {"decision": "withdrawn DESC, event_time", "outcome": "event_time"}
 
+# Records from before `withdrawn` was a field lie in spools, sinks and events on their way. The router fell back for one
+# of these reasons when it withdrew a decision, and for no other.
+_REASONS_TO_WITHDRAW = ("log", "internal")
+_WITHDRAWN = f"coalesce(withdrawn, fallback_reason IN {_REASONS_TO_WITHDRAW}, false)"
+
 
 @cache
 def json_schema(kind: Kind) -> dict[str, Any]:
@@ -144,9 +151,23 @@ def sql_columns(kind: Kind) -> dict[str, str]:
 
 
 def one_record_each(kind: Kind, relation: str) -> str:
-    """A DuckDB query: of several records with one id the one that counts, with all columns of the relation."""
+    """A DuckDB query: of several records with one id the one that counts, with all columns of the relation.
+
+    Of decisions, `withdrawn` is there and never null, whether or not the relation has it.
+    """
+    if kind == "decision":
+        columns = "NULL::BOOLEAN AS withdrawn, NULL::VARCHAR AS fallback_reason"
+        complete = f"(FROM {relation} UNION ALL BY NAME SELECT {columns} WHERE false)"
+        relation = f"(SELECT * REPLACE ({_WITHDRAWN} AS withdrawn) FROM {complete})"
     number = f"row_number() OVER (PARTITION BY {ID_FIELD[kind]} ORDER BY {_FIRST_COUNTS[kind]})"
     return f"SELECT * FROM {relation} QUALIFY {number} = 1"
+
+
+def is_withdrawn(decision: Mapping[str, Any]) -> bool:
+    """Whether a decision record says that nothing was shown, whatever another record of the decision says."""
+    if "withdrawn" in decision:
+        return bool(decision["withdrawn"])
+    return decision["fallback_reason"] in _REASONS_TO_WITHDRAW
 
 
 def plain_types(record: Any) -> dict[str, type]:

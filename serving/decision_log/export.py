@@ -38,7 +38,7 @@ def export_parquet(log_dir: str | Path, out_dir: str | Path) -> dict[str, int]:
 def _export(con: duckdb.DuckDBPyConnection, kind: Kind, log_dir: Path, out: Path, scratch: Path) -> int:
     columns = sql_columns(kind)
     if parts := [str(path) for path in log_dir.glob(f"{kind}s/date=*/hour=*/*.parquet")]:
-        con.read_parquet(parts).create_view(kind)
+        con.read_parquet(parts, union_by_name=True).create_view(kind)
     else:
         files = [str(path) for path in _whole_lines(log_dir, kind, scratch)]
         con.read_json(files, columns=columns, format="newline_delimited").create_view(kind)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 from mtorl.experiment.experiment import Experiment
+from mtorl.log.records import is_withdrawn
 from serving.decision_log import Spool
 from serving.ledger import Account, Balance, Ledger, LedgerUnavailable, UnknownReservation, Wanted
 from serving.router.flow.micro_batcher import MicroBatcher, in_threads
@@ -236,13 +237,13 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
     if not unfinished:
         return 0
     ours = {name for name in unfinished if not ledger.shared or name.startswith(spool.identity)}
-    logged: set[str] = set()
-    withdrawn: set[str] = set()
+    exposed: set[str] = set()
+    not_exposed: set[str] = set()  # withdrawn, or the ledger's answer came too late
     for record in spool.read("decision"):
         name = record["decision_id"]
         if name in unfinished:
-            (withdrawn if record["withdrawn"] else logged).add(name)
-    never_shown = withdrawn | (ours - logged)
+            (exposed if record["expose"] and not is_withdrawn(record) else not_exposed).add(name)
+    never_shown = not_exposed | (ours - exposed)
     ends: dict[str, float | None] = {name: None for name in never_shown}
     for outcome in spool.read("outcome"):
         if outcome["decision_id"] in unfinished and outcome["kind"] in ("cost", "cancel"):

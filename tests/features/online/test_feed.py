@@ -352,3 +352,36 @@ def test_the_command_says_what_is_wrong(repo: Path, tmp_path: Path) -> None:
         answer = CliRunner().invoke(app, ["feed", *arguments])
         assert answer.exit_code == 2 and said in answer.output, answer.output
     journal.close()
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_decisions_of_a_router_of_an_older_version_are_taken(tmp_path: Path, order: tuple[int, int]) -> None:
+    shown, withdrawal = decision("d1"), decision("d1", expose=False, fallback_reason="log")
+    for _, record in (shown, withdrawal):
+        del record["withdrawn"]
+    journal, history = Journal(tmp_path / "journal.sqlite"), FakeHistory()
+    feed = Feed(journal, history)
+    other = decision("d2")
+    del other[1]["withdrawn"]
+    feed.take([(shown, withdrawal)[i] for i in order])
+    feed.take([outcome("d1", "cost", 0.1), other, outcome("d2", "cost", 0.1)])
+    assert [at for _, at in history.found] == [datetime.fromisoformat(other[1]["event_time"])]
+
+
+def test_a_journal_of_an_older_version_is_read_and_cleared(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "journal.sqlite") as db:
+        db.executescript("""
+            CREATE TABLE exposure (decision TEXT PRIMARY KEY, user TEXT NOT NULL, shown TEXT NOT NULL,
+                channel TEXT NOT NULL, context TEXT NOT NULL, withdrawn INTEGER NOT NULL, heard REAL NOT NULL);
+            CREATE TABLE outcome (event TEXT PRIMARY KEY, decision TEXT NOT NULL, kind TEXT NOT NULL,
+                value REAL NOT NULL, heard REAL NOT NULL);
+            CREATE INDEX exposure_age ON exposure (heard);
+            INSERT INTO exposure VALUES ('d', 'u', '2026-01-01T12:00:00+00:00', 'video', '{}', 0, 0);
+        """)
+    db.close()
+    journal = Journal(tmp_path / "journal.sqlite")
+    journal.record([], [outcome("d", "click", 1.0)[1]])
+    shown = journal.shown("d")
+    assert shown is not None and shown.user_id == "u"
+    assert journal.forget(3600.0) == 1
+    journal.close()
