@@ -8,16 +8,16 @@ Write to the path that the block is given:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 
-@contextmanager
+@contextlib.contextmanager
 def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     """A path to write a file or a folder to; it replaces `path` at the end of the block, or is removed after an error.
 
@@ -43,8 +43,8 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
-    if path.is_dir():
+    """Remove a file, a folder or a link, if it is there."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -66,16 +66,20 @@ def sync(path: Path) -> None:
 
 
 def _swap(new: Path, path: Path) -> None:
-    if new.is_dir() or path.is_dir():
+    if not new.is_dir() and not path.is_dir():
+        os.replace(new, path)
+        return
+    while True:
         old = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
-        if path.exists():
+        with contextlib.suppress(FileNotFoundError):
             os.rename(path, old)
         try:
             os.rename(new, path)
+            return
         except OSError:
-            if old.exists():
-                os.rename(old, path)
-            raise
-        remove(old)
-    else:
-        os.replace(new, path)
+            if not os.path.lexists(path):  # else, another process put its folder there in between: the last one stays
+                if os.path.lexists(old):
+                    os.rename(old, path)
+                raise
+        finally:
+            remove(old)

@@ -144,7 +144,7 @@ _WORDS: Mapping[str, Callable[[ErrorDetails], str]] = {
         f"{short(fault['input'])} is not one of {fault['ctx']['expected'].replace(' or ', ', ').replace(chr(39), '')}"
     ),
     "union_tag_invalid": lambda fault: (
-        f"{fault['ctx']['tag']!r} is not one of {fault['ctx']['expected_tags'].replace(chr(39), '')}"
+        f"{short(fault['ctx']['tag'])} is not one of {fault['ctx']['expected_tags'].replace(chr(39), '')}"
     ),
     "model_attributes_type": _expected("a mapping"),
     "too_short": lambda fault: f"expected at least {_count(fault, 'min_length')}, got {fault['ctx']['actual_length']}",

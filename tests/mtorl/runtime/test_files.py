@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,48 @@ def test_removing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
 def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     assert sha256_of(tmp_path / "empty").startswith("e3b0c44298fc1c14")
+
+
+def test_a_folder_that_another_process_puts_there_in_between_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, rename, renamed = tmp_path / "out", os.rename, list[Path]()
+
+    def slow_rename(source: Path, target: Path) -> None:
+        renamed.append(source)
+        if len(renamed) == 2:  # the old folder is out of the way, the new one is not there yet
+            (path / "another's").mkdir(parents=True)
+        rename(source, target)
+
+    (path / "old").mkdir(parents=True)
+    with replacing(path) as unfinished:
+        (unfinished / "new").mkdir(parents=True)
+        monkeypatch.setattr(os, "rename", slow_rename)
+    assert [p.name for p in path.iterdir()] == ["new"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("target", ["a file", "a folder", "nothing"])
+def test_a_link_is_replaced_and_what_it_points_to_stays(tmp_path: Path, kind: str, target: str) -> None:
+    (tmp_path / "a file").write_text("kept")
+    (tmp_path / "a folder" / "kept").mkdir(parents=True)
+    path = tmp_path / "link"
+    path.symlink_to(target)
+    with replacing(path) as unfinished:
+        unfinished.write_text("new") if kind == "file" else unfinished.mkdir()
+    assert not path.is_symlink() and path.is_dir() == (kind == "folder")
+    assert (tmp_path / "a file").read_text() == "kept" and (tmp_path / "a folder" / "kept").is_dir()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a file", "a folder", "link"]
+
+
+def test_others_may_read_what_was_written(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        with replacing(tmp_path / "folder") as unfinished:
+            unfinished.mkdir()
+            (unfinished / "file").touch()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "folder" / "file").stat().st_mode & 0o777 == 0o644
