@@ -4,6 +4,8 @@ Write to the path that the block is given:
 
     with replacing(Path("metrics.json")) as unfinished:
         unfinished.write_text(text)
+
+Until the end of the block, what is written lies beside the old content under a hidden name.
 """
 
 from __future__ import annotations
