@@ -5,15 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import threading
-import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -37,6 +32,7 @@ from tests.manifests.conftest import (
     pod_specs,
     render,
 )
+from tests.manifests.spark_submission import ApiServer, submit
 
 FOLDER = "tests/spark-features"
 README = (MANIFESTS / "components" / "spark-features" / "README.md").read_text()
@@ -229,158 +225,23 @@ def test_only_sparks_own_flows_are_open() -> None:
 # --- the pods that Spark makes ----------------------------------------------------------------------------------------
 
 
-def _asked(method: str, url: str) -> tuple[str, str]:
-    """Verb and resource of a request in a namespace, as a Role names them."""
-    resource, _, name = urlsplit(url).path.partition("/namespaces/")[2].partition("/")[2].partition("/")
-    verbs = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete" if name else "deletecollection"}
-    look = "watch" if "watch=true" in url else "get" if name else "list"
-    return verbs.get(method, look), resource
-
-
-class _ApiServer(BaseHTTPRequestHandler):
-    """As much of the Kubernetes API as Spark asks for: objects are stored as they come, executors are said to run."""
-
-    protocol_version = "HTTP/1.1"
-
-    def _answer(self) -> None:
-        store: dict[str, Any] = self.server.store  # type: ignore[attr-defined]
-        path, length = urlsplit(self.path).path, int(self.headers.get("Content-Length") or 0)
-        self.server.asked.append(_asked(self.command, self.path))  # type: ignore[attr-defined]
-        found: Any = json.loads(self.rfile.read(length)) if length else None
-        if self.command in ("POST", "PATCH") and found:
-            found["metadata"].setdefault("uid", f"uid-{len(store)}")
-            store[path if self.command == "PATCH" else f"{path}/{found['metadata']['name']}"] = found
-        elif "watch=true" in self.path:
-            self.close_connection = True
-            found = {"type": "ERROR", "object": {"kind": "Status", "code": 410}}
-        elif path.endswith("/pods"):
-            items = [{**o, "status": {"phase": "Running"}} for o in _pods(store, "executor")]
-            found = {"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items}
-        else:
-            found = store.get(path)
-        body = json.dumps(found or {"kind": "Status", "status": "Success"}).encode()
-        self.send_response(200 if found or self.command == "DELETE" else 404)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
-
-
-def _pods(store: dict[str, Any], role: str) -> list[dict[str, Any]]:
-    return [o for o in list(store.values()) if o["kind"] == "Pod" and o["metadata"]["labels"]["spark-role"] == role]
-
-
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreadingHTTPServer]:
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """What lies in the API server after Spark has submitted the application and its driver has asked for executors."""
     if not which("java") and "JAVA_HOME" not in os.environ:
         pytest.fail("Spark needs Java 17 or newer: apt install default-jre-headless, or set JAVA_HOME")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _ApiServer)
-    server.store, server.asked = {}, []  # type: ignore[attr-defined]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        _submit(server, tmp_path_factory.mktemp("spark"))
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def _submit(server: ThreadingHTTPServer, folder: Path) -> None:
-    """Submit as the operator does, then run the driver as its pod would, with an application that does nothing."""
-    import pyspark
-
     schedule = named(list(yaml.safe_load_all(render(FOLDER))), "ScheduledSparkApplication", "mtorl-features")
-    app, master = schedule["spec"]["template"], f"http://127.0.0.1:{server.server_address[1]}"
-    home = Path(pyspark.__file__).parent
-    environment = {**os.environ, "SPARK_HOME": str(home), "KUBECONFIG": "/nowhere", "PYSPARK_PYTHON": sys.executable}
-    command = [str(home / "bin" / "spark-submit"), "--master", f"k8s://{master}"]
-    conf = _operators_conf(schedule, folder)
-    pairs = [word for key, value in conf.items() for word in ("--conf", f"{key}={value}")]
-    submitted = subprocess.run(
-        [*command, "--deploy-mode", "cluster", "--name", "mtorl-features-1", *pairs, app["mainApplicationFile"],
-         *app["arguments"]],
-        capture_output=True, text=True, env=environment, timeout=200,
-    )  # fmt: skip
-    assert submitted.returncode == 0, submitted.stderr
-
-    server.asked.clear()  # type: ignore[attr-defined]  # that was the operator's account, from here on it is the driver's
-    store: dict[str, Any] = server.store  # type: ignore[attr-defined]
-    (properties,) = [
-        o["data"]["spark.properties"]
-        for o in store.values()
-        if o["kind"] == "ConfigMap" and "spark.properties" in o["data"]
-    ]
-    (folder / "spark.properties").write_text(properties)
-    application = folder / "application.py"
-    application.write_text(
-        "import pathlib, time\nfrom pyspark import SparkContext\ncontext = SparkContext()\n"
-        f"while not pathlib.Path({str(folder / 'end')!r}).exists():\n    time.sleep(0.1)\n"
-        "context.stop()\n"
-    )
-    here = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1", "spark.ui.enabled": "false",
-            "spark.kubernetes.driver.master": master, "spark.driver.port": "0", "spark.driver.blockManager.port": "0",
-            "spark.kubernetes.executor.podTemplateFile": conf["spark.kubernetes.executor.podTemplateFile"]}  # fmt: skip
-    pairs = [word for key, value in here.items() for word in ("--conf", f"{key}={value}")]
-    with (folder / "driver.log").open("w") as log:
-        driver = subprocess.Popen(
-            [*command, "--deploy-mode", "client", "--properties-file", str(folder / "spark.properties"), *pairs,
-             str(application)],
-            stdout=log, stderr=log, env=environment, start_new_session=True,
-        )  # fmt: skip
-    try:
-        end = time.monotonic() + 200
-        while not _pods(store, "executor") and driver.poll() is None and time.monotonic() < end:
-            time.sleep(0.2)
-        (folder / "end").touch()
-        driver.wait(timeout=100)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(driver.pid, signal.SIGKILL)
-    assert _pods(store, "executor"), (folder / "driver.log").read_text()
-
-
-def _operators_conf(schedule: dict[str, Any], folder: Path) -> dict[str, str]:
-    """The settings that the operator (2.5.2) gives to spark-submit for the fields that the application has."""
-    app, labels = schedule["spec"]["template"], schedule["metadata"]["labels"]
-    conf = {
-        "spark.kubernetes.namespace": schedule["metadata"]["namespace"],
-        "spark.kubernetes.container.image": app["image"],
-        "spark.kubernetes.submission.waitAppCompletion": "false",
-        **app["sparkConf"],
-        "spark.kubernetes.driver.pod.name": "mtorl-features-1-driver",
-        "spark.executor.instances": app["executor"]["instances"],
-    }
-    for role in ("driver", "executor"):
-        said = app[role]
-        known = {"instances", "template", "serviceAccount", "cores", "coreLimit", "memory"}
-        assert set(said) <= known, "teach this function what the operator does with it"
-        template = folder / f"{role}.yaml"
-        template.write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Pod", **said["template"]}))
-        conf |= {
-            f"spark.kubernetes.{role}.podTemplateFile": str(template),
-            f"spark.kubernetes.{role}.podTemplateContainerName": f"spark-kubernetes-{role}",
-            f"spark.kubernetes.authenticate.{role}.serviceAccountName": said["serviceAccount"],
-            f"spark.{role}.cores": said["cores"],
-            f"spark.{role}.memory": said["memory"],
-            f"spark.kubernetes.{role}.limit.cores": said["coreLimit"],
-            **{f"spark.kubernetes.{role}.label.{key}": value for key, value in labels.items()},
-        }
-    return {key: str(value) for key, value in conf.items()}
+    with ApiServer() as server:
+        submit(server, schedule, tmp_path_factory.mktemp("spark"))
+        yield server
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("role", ["driver", "executor"])
 def test_sparks_pods_are_as_the_manifest_says(
-    made: ThreadingHTTPServer, schedule: dict[str, Any], objects: Objects, role: str
+    api: ApiServer, schedule: dict[str, Any], objects: Objects, role: str
 ) -> None:
-    store: dict[str, Any] = made.store  # type: ignore[attr-defined]
-    pod = _pods(store, role)[0]
+    pod = api.pods(role)[0]
     assert set(pod["metadata"]["labels"]) >= LABELS
     assert pod["metadata"]["labels"].items() >= (DRIVER if role == "driver" else EXECUTOR).items()
     spec, said = pod["spec"], schedule["spec"]["template"][role]
@@ -410,9 +271,8 @@ def test_sparks_pods_are_as_the_manifest_says(
 
 
 @pytest.mark.integration
-def test_the_drivers_role_is_enough(made: ThreadingHTTPServer, objects: Objects) -> None:
+def test_the_drivers_role_is_enough(api: ApiServer, objects: Objects) -> None:
     """And holds nothing that the driver never asks for. (It deletes one pod when an executor fails; none does here.)"""
-    asked: list[tuple[str, str]] = made.asked  # type: ignore[attr-defined]
     (rule,) = of_kind(objects, "Role")[0]["rules"]
     granted = {(verb, resource) for verb in rule["verbs"] for resource in rule["resources"]}
-    assert set(asked) | {("delete", "pods")} == granted
+    assert set(api.asked) | {("delete", "pods")} == granted
