@@ -57,8 +57,8 @@ def cpu_seconds(pids: list[int]) -> float:
     total = 0.0
     for pid in pids:
         process = psutil.Process(pid)
-        for one in (process, *process.children(recursive=True)):
-            times = one.cpu_times()
+        for member in (process, *process.children(recursive=True)):
+            times = member.cpu_times()
             total += times.user + times.system
     return total
 
@@ -68,7 +68,7 @@ def memory_mib(pids: list[int]) -> float:
     import psutil
 
     processes = [psutil.Process(pid) for pid in pids]
-    return sum(one.memory_info().rss for p in processes for one in (p, *p.children(recursive=True))) / 2**20
+    return sum(member.memory_info().rss for p in processes for member in (p, *p.children(recursive=True))) / 2**20
 
 
 def forward(artifact_folder: Path, windows: list[Any], seconds: float) -> dict[str, dict[str, float]]:

@@ -116,7 +116,7 @@ def descriptors(pid: int) -> int:
     import psutil
 
     process = psutil.Process(pid)
-    return sum(one.num_fds() for one in (process, *process.children(recursive=True)))
+    return sum(member.num_fds() for member in (process, *process.children(recursive=True)))
 
 
 def kill_a_worker(pid: int) -> None:

@@ -115,10 +115,12 @@ def to_best(table: Any) -> dict[str, float]:
     started = time.process_time()
     trained = train_ensemble(data, TrainConfig(device="cpu"))
     return {
-        "seconds_to_best": sum(row["seconds"] for one in trained.members for row in one.history[: one.best_epoch]),
+        "seconds_to_best": sum(
+            row["seconds"] for member in trained.members for row in member.history[: member.best_epoch]
+        ),
         "seconds": trained.seconds,
         "cpu_seconds": time.process_time() - started,
-        "best_epochs": [one.best_epoch for one in trained.members],
+        "best_epochs": [member.best_epoch for member in trained.members],
         "parameters": trained.parameters,
     }
 

@@ -47,9 +47,9 @@ def component(title: str, *, cached: bool = True, trains: bool = False) -> Calla
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        made = dsl.component(function, base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
-        _TRAITS[made.name] = StepTraits(title, cached, trains)
-        return made
+        kfp_component = dsl.component(function, base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+        _TRAITS[kfp_component.name] = StepTraits(title, cached, trains)
+        return kfp_component
 
     return decorate
 

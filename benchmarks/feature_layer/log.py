@@ -40,15 +40,15 @@ def generate(rows: int, path: str, raw: bool = False) -> dict[str, Any]:
     from mtorl.log.dataset import DatasetSpec
 
     spec = DatasetSpec.load(DATASET)
-    made = _rows_sql(rows, spec.channels, raw)
+    query = _rows_sql(rows, spec.channels, raw)
     if raw:
-        twice = f"FROM ({made}) UNION ALL FROM ({made}) WHERE i % 100 = 0"
-        made = f"SELECT * REPLACE (date_trunc('second', timestamp) AS timestamp) FROM ({twice})"
+        twice = f"FROM ({query}) UNION ALL FROM ({query}) WHERE i % 100 = 0"
+        query = f"SELECT * REPLACE (date_trunc('second', timestamp) AS timestamp) FROM ({twice})"
     names = [*spec.columns, *(["created_timestamp"] if raw else [])]
     columns = ", ".join(f'"{name}"' for name in names)
     with clock() as time, duckdb.connect(config={"memory_limit": "2GB"}) as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        connection.execute(f"COPY (SELECT {columns} FROM ({made})) TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
+        connection.execute(f"COPY (SELECT {columns} FROM ({query})) TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
         counts = f"SELECT count(*) AS n FROM '{path}' GROUP BY user_id"
         ((total, users, longest),) = connection.sql(f"SELECT sum(n), count(*), max(n) FROM ({counts})").fetchall()
     counted = {"rows": int(total), "users": users, "longest": longest, "columns": len(names)}

@@ -89,7 +89,7 @@ def user_history(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     expression in any case.
 
     Args:
-        touchpoints: See `features.sequences.touchpoints.touchpoints`.
+        touchpoints: What `features.sequences.touchpoints.clean_touchpoints` returns.
         spec: Description of the data set.
     """
     rows = touchpoints.select(

@@ -63,9 +63,9 @@ class Definitions:
     @property
     def objects(self) -> list[Any]:
         """All that `feast apply` registers."""
-        made = [value for f in fields(self) if f.name != "own" and (value := getattr(self, f.name)) is not None]
-        made += self.own
-        return [*made, *(view.batch_source for view in made if isinstance(view, FeatureView))]
+        definitions = [value for f in fields(self) if f.name != "own" and (value := getattr(self, f.name)) is not None]
+        definitions += self.own
+        return [*definitions, *(view.batch_source for view in definitions if isinstance(view, FeatureView))]
 
 
 def build(spec: DatasetSpec, data: Path) -> Definitions:
@@ -136,10 +136,12 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
         tags=TAGS,
         owner=TAGS["owner"],
     )
-    made = {f.name for view in (user_channel, campaign_stats, channel_stats, request_time) for f in view.features}
+    built_in_fields = {
+        f.name for view in (user_channel, campaign_stats, channel_stats, request_time) for f in view.features
+    }
     of_the_data_set = {column.name for column in (*spec.context, *spec.static, *spec.outcomes)}
     of_the_data_set |= {field.name for view in own for field in view.features}
-    if taken := made & of_the_data_set:
+    if taken := built_in_fields & of_the_data_set:
         raise SpecError(f"column {sorted(taken)[0]!r}: a feature of every data set has this name; rename the column")
     ad_channels = FeatureService(
         name=names.AD_CHANNELS,

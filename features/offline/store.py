@@ -55,7 +55,7 @@ def create(root: Path | str, spec: DatasetSpec, log_parquet: Path | str) -> None
     from features.feature_repo.views import build
 
     root = Path(root)
-    made = build(spec, root / "data")
+    definitions = build(spec, root / "data")
     with _quiet(), open_engine() as engine:
         build_sources(engine, log_parquet, spec, root / "data")
     if not (root / CONFIG.name).exists():
@@ -66,10 +66,10 @@ def create(root: Path | str, spec: DatasetSpec, log_parquet: Path | str) -> None
         with contextlib.closing(sqlite3.connect(root / online.path)) as connection:
             # So readers in other processes go on while a refresh writes. The file itself remembers the mode.
             connection.execute("PRAGMA journal_mode = WAL")
-    names = {view.name for view in made.views}
+    names = {view.name for view in definitions.views}
     removed: list[Any] = [view for view in store.list_feature_views() if view.name not in names]
     with _quiet():
-        store.apply(made.objects, objects_to_delete=removed, partial=False)
+        store.apply(definitions.objects, objects_to_delete=removed, partial=False)
 
 
 # ---- training

@@ -46,9 +46,9 @@ def application(feed: Feed) -> web.Application:
     async def health(_: web.Request) -> web.Response:
         return web.json_response({"live": True})
 
-    made = web.Application(client_max_size=_MOST_BYTES)
-    made.add_routes([web.post("/", take), web.get("/health", health)])
-    return made
+    app = web.Application(client_max_size=_MOST_BYTES)
+    app.add_routes([web.post("/", take), web.get("/health", health)])
+    return app
 
 
 async def serve(feed: Feed, host: str, port: int) -> None:

@@ -40,7 +40,7 @@ def steps(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """Place every touchpoint in its journey.
 
     Args:
-        touchpoints: As `features.sequences.touchpoints.touchpoints` gives them.
+        touchpoints: What `features.sequences.touchpoints.clean_touchpoints` returns.
         spec: Description of the data set.
 
     Returns:

@@ -93,7 +93,7 @@ class Budgets:
         """Define the accounts; the first time, also finish what a crash left. Only then may money be spent.
 
         Args:
-            experiment: The one in force.
+            experiment: The experiment in force.
             spool: The decision log.
 
         Raises:

@@ -140,7 +140,7 @@ class FeastSource:
             views = [(store.get_feature_view(p.name), [f.name for f in p.features]) for p in stored]
             self._views = [_View.of(view, names) for view, names in views]
             self._stored = open_views(
-                store, [(view, made.key, names) for made, (view, names) in zip(self._views, views, strict=True)]
+                store, [(view, ours.key, names) for ours, (view, names) in zip(self._views, views, strict=True)]
             )
         except Exception as error:  # Feast raises many kinds
             raise SettingsError(f"feature_repo: {repo}: {type(error).__name__}: {error}") from error

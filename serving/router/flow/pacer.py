@@ -29,8 +29,8 @@ class Pacer:
     """Keeps the prices in force.
 
     Args:
-        ledger: Whose accounts are paced; its calls block.
-        channels: Of the data set.
+        ledger: The ledger whose accounts are paced; its calls block.
+        channels: Channels of the data set.
         clock: Seconds since 1970.
     """
 
@@ -44,11 +44,11 @@ class Pacer:
         """Read the state that all routers share, and update it if it is time.
 
         Args:
-            experiment: The one in force; it says which budgets are paced, and how.
+            experiment: The experiment in force; it says which budgets are paced, and how.
             balances: All accounts, just read.
 
         Raises:
-            LedgerUnavailable: The prices stay as they are.
+            LedgerUnavailable: The ledger does not answer; the prices stay as they are.
         """
         now = self._clock()
         plans = _plans(experiment, now, balances)

@@ -43,7 +43,7 @@ class PendingDecision:
 
         Args:
             request: What is to be decided.
-            experiment: The one in force.
+            experiment: The experiment in force.
             log_id: Identity of the log that will hold the decision. The decision's id, and so that of its reservation,
                 starts with it: after a crash, a router knows its own reservations in a ledger that others share.
         """
