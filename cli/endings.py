@@ -38,7 +38,7 @@ def exit_codes(
     _stop_on_signals()
     try:
         yield
-    except typer.Exit:  # a RuntimeError by birth
+    except typer.Exit:  # it is a RuntimeError, and no failure
         raise
     except KeyboardInterrupt:
         stop(stopped, 130)

@@ -54,7 +54,7 @@ class DecisionLog:
     def in_folder(
         cls, folder: str | Path, period: Period = Period(), weights: Path | pd.DataFrame | None = None
     ) -> DecisionLog:
-        """The log as `mtorl export` and the router's Parquet sink leave it."""
+        """A log as `serving.decision_log.export.export_parquet` writes it."""
         return cls(Path(folder) / "decisions.parquet", Path(folder) / "outcomes.parquet", period, weights)
 
     def context(self) -> pd.DataFrame:
