@@ -271,9 +271,9 @@ def _retrieval(result: Figures) -> str:
         ]
         for name, count, run in lines
     ]
-    made = f"; laying the repository of the log: {_cell(result.get('prepare'), _seconds)}"
+    preparation = f"; creating the repository of the log: {_cell(result.get('prepare'), _seconds)}"
     heads = ["what", "entity rows", "time", "entity rows/s", "peak memory"]
-    return f"**Point-in-time retrieval**{made}\n\n{table(heads, rows)}"
+    return f"**Point-in-time retrieval**{preparation}\n\n{table(heads, rows)}"
 
 
 def _online(result: Figures) -> str:

@@ -19,7 +19,7 @@ from .plan import Plan
 
 
 def prepare(log: str, root: str) -> dict[str, Any]:
-    """Lay the feature repository of a log."""
+    """Create the feature repository of a log."""
     import features.feature_repo.views  # noqa: F401 - Feast's own start is not part of the figure
     from features.offline.store import create
     from mtorl.log.dataset import DatasetSpec

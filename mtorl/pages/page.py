@@ -1,4 +1,4 @@
-"""From a room's template to a page: one file that loads nothing from outside and appears whole or not at all.
+"""From a template to a page: one file that loads nothing from outside and appears whole or not at all.
 
     write_page(run / "report.html", Path(__file__).parent / "report.html.j2", content)
 
@@ -23,7 +23,7 @@ def write_page(
 
     Args:
         path: Page to write.
-        template: Template of the room, beside the templates that it includes.
+        template: Template of the page; it may include those of its own folder and of this one.
         content: What the template reads; `written` and `plotlyjs` come from here. An attribute of something absent is
             absent as well, so that half of the content still gives a page.
         filters: Filters of the template beside those of `words`.
