@@ -30,8 +30,8 @@ from mtorl.experiment.statistics import (
     Ratio,
     check_guardrail,
     compare,
-    decide,
     ratio,
+    reach_verdict,
     srm_p_value,
 )
 from mtorl.log.records import one_record_each
@@ -100,7 +100,7 @@ def verdict_from_log(
         for guardrail in guardrails
     ]
     hours = (users["last_at"].max() - users["first_at"].min()).total_seconds() / 3600 if len(users) else 0.0
-    verdict = decide(
+    verdict = reach_verdict(
         primary,
         srm_p=srm_p,
         guardrails=checks,

@@ -9,7 +9,7 @@ was randomised: decisions of one user are not independent. The comparison is the
                   always valid    valid at every look, so people may look whenever they like       `confidence_sequence`
     SRM         chi-square of the users in each arm against the configured weights                 `srm_p_value`
     guardrail   one-sided always-valid bounds of the harm against a margin                         `check_guardrail`
-    verdict     "srm" > "guardrail" > "ship" | "stop" > "inconclusive", with one line of why       `decide`
+    verdict     "srm" > "guardrail" > "ship" | "stop" > "inconclusive", with one line of why       `reach_verdict`
 
 The always-valid interval is the asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas,
 "Time-uniform central limit theory and asymptotic confidence sequences", Annals of Statistics 52(6), 2024,
@@ -206,7 +206,7 @@ def check_guardrail(
     return GuardrailCheck(name, value, value - width, value + width, margin, state)
 
 
-def decide(
+def reach_verdict(
     primary: Lift,
     *,
     srm_p: float,

@@ -17,10 +17,10 @@ from mtorl.experiment.statistics import (
     check_guardrail,
     compare,
     confidence_sequence,
-    decide,
     fixed_interval,
     one_sided_width,
     ratio,
+    reach_verdict,
     rho_squared,
     srm_p_value,
 )
@@ -112,7 +112,7 @@ def test_ratio_without_denominator_is_not_a_number_and_stays_inconclusive() -> N
     assert math.isnan(empty.value)
     full = Ratio(users=500, value=0.1, variance=1e-6)
     lift = compare(empty, full, alpha=0.05, tightest_at=100)
-    assert decide(lift, srm_p=1.0).token == "inconclusive"
+    assert reach_verdict(lift, srm_p=1.0).token == "inconclusive"
     with pytest.raises(ValueError, match="one entry a user"):
         ratio([1.0], [1.0, 2.0])
 
@@ -142,7 +142,7 @@ def lift_of(value: float, se: float = 0.001, n: int = 10_000) -> Lift:
     ],
 )
 def test_tokens(value: float, n: int, srm: float, token: str) -> None:
-    verdict = decide(lift_of(value, n=n), srm_p=srm)
+    verdict = reach_verdict(lift_of(value, n=n), srm_p=srm)
     assert verdict.token == token
     assert "\n" not in verdict.reason
 
@@ -160,19 +160,19 @@ def test_guardrail_states_and_precedence() -> None:
         check(0.0, "down", -0.1)
 
     win = lift_of(0.02)
-    assert decide(win, srm_p=1.0, guardrails=[check(0.05, "down", 0.01)]).token == "guardrail"
-    assert decide(win, srm_p=1.0, guardrails=[check(0.0, "down", 0.01)]).token == "ship"
-    waiting = decide(win, srm_p=1.0, guardrails=[check(0.01, "down", 0.01)])
+    assert reach_verdict(win, srm_p=1.0, guardrails=[check(0.05, "down", 0.01)]).token == "guardrail"
+    assert reach_verdict(win, srm_p=1.0, guardrails=[check(0.0, "down", 0.01)]).token == "ship"
+    waiting = reach_verdict(win, srm_p=1.0, guardrails=[check(0.01, "down", 0.01)])
     assert waiting.token == "inconclusive" and "cost" in waiting.reason
-    assert decide(win, srm_p=0.0, guardrails=[check(0.05, "down", 0.01)]).token == "srm"
+    assert reach_verdict(win, srm_p=0.0, guardrails=[check(0.05, "down", 0.01)]).token == "srm"
 
 
 def test_a_win_waits_for_its_time_and_a_broken_assignment_decides_nothing() -> None:
     win, loss = lift_of(0.02), lift_of(-0.02)
-    assert decide(win, srm_p=1.0, hours=5, min_hours=168).token == "inconclusive"
-    assert decide(win, srm_p=1.0, hours=168, min_hours=168).token == "ship"
-    assert decide(loss, srm_p=1.0, hours=5, min_hours=168).token == "stop"
-    crossed = decide(win, srm_p=1.0, crossed_share=0.05)
+    assert reach_verdict(win, srm_p=1.0, hours=5, min_hours=168).token == "inconclusive"
+    assert reach_verdict(win, srm_p=1.0, hours=168, min_hours=168).token == "ship"
+    assert reach_verdict(loss, srm_p=1.0, hours=5, min_hours=168).token == "stop"
+    crossed = reach_verdict(win, srm_p=1.0, crossed_share=0.05)
     assert crossed.token == "inconclusive" and "two arms" in crossed.reason
 
 
