@@ -1,1 +1,4 @@
-"""The decision log as a database (`sqlite_log.py`), for `decision_log.py` to compare today's segment files with."""
+"""The decision log as a database, for `decision_log.py` to compare the segment files with.
+
+In reading order: `sqlite_log.py` (a prototype on SQLite), `table.py` (the figures as a table).
+"""

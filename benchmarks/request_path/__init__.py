@@ -1,1 +1,5 @@
-"""The parts of `benchmarks/serving.py`: a load generator in a process of its own, and the servers that it calls."""
+"""The parts of `benchmarks/serving.py` and `benchmarks/soak.py`.
+
+In reading order: `load.py` (a load generator in a process of its own), `servers.py` (what it calls) with
+`stock_handler.py`, `tables.py` (the figures as tables).
+"""

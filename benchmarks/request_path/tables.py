@@ -1,4 +1,4 @@
-"""The tables of docs/serving.md."""
+"""The tables of docs/tables/serving.md and docs/tables/soak.md."""
 
 from __future__ import annotations
 

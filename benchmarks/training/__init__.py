@@ -1,1 +1,1 @@
-"""What `train.py` and `train_gpu.py` compare with."""
+"""What `train.py` compares with: the published network (`published.py`)."""
