@@ -31,7 +31,7 @@ def write_settings(repo: Path, kind: str, port: int = 0, **online: object) -> No
 
 
 def apply_history(repo: Path, spec: DatasetSpec) -> FeatureStore:
-    """Define the view of the windows, and nothing else, in a repository that has its settings."""
+    """Define the view of the histories, and nothing else, in a repository that has its settings."""
     user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING)
     view = FeatureView(
         name=HISTORY,

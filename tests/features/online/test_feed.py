@@ -19,9 +19,11 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from feast import FeatureStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features.feature_repo.names import HISTORY, history_types
 from features.online.feed import DECISION, OUTCOME, Event, EventError, Feed
 from features.online.history import HistoryError, Touchpoint
 from features.online.journal import Journal
@@ -302,8 +304,9 @@ def test_from_the_decision_log_into_the_history_that_feast_serves(repo: Path, tm
     assert json.loads(body) == {"live": True}
     process.send_signal(signal.SIGTERM)
     assert process.wait(120) == 0
-    with open_history(repo, SPEC) as history:
-        (stored,) = history._stored(["u1"])  # type: ignore[attr-defined]
+    names = [f"{HISTORY}:{name}" for name in history_types(SPEC)]
+    answer = FeatureStore(repo_path=str(repo)).get_online_features(names, [{"user_id": "u1"}]).to_dict()
+    stored = {name: values[0] for name, values in answer.items()}
     assert stored["hist_channel"] == ["video"] * 10 and stored["hist_click"] == [0.0, 1.0] * 5
     assert stored["hist_cost"] == [0.1] * 10 and stored["hist_timestamp"] == sorted(set(stored["hist_timestamp"]))
 
