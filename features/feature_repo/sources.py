@@ -22,6 +22,7 @@ they change once an hour, offline as online, and a touchpoint is never part of w
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ USER_DAYS = 7  # that user_channel counts
 CAMPAIGN_DAYS = 1  # that campaign_stats and channel_stats count
 
 _TIMES = ("timestamp", "created_timestamp")
+_LARGEST = sys.float_info.max
 _UTC = dt.Timestamp(timezone="UTC", scale=6)
 _CLICK = 2**32  # more than a user has touchpoints
 _BILLION = 10**9
@@ -197,9 +199,15 @@ def own_view(rows: ibis.Table, view: FeatureViewSpec) -> ibis.Table:
         if field.kind == "numeric" and not fits:
             wanted = "a list of numbers" if field.by_channel else "a number"
             raise SpecError(f"features: view {view.view!r}: {view.source}: {field.name} is not {wanted}")
-        # Feast's online stores turn a null in a list of numbers into 0.0; NaN they keep, and it is read as null.
+        # Infinity is no number that JSON could carry to a model, so it is missing, too (isinf() of Ibis is always false
+        # on Spark). Feast's online stores turn a null in a list of numbers into 0.0; NaN they keep, and it is read as
+        # null.
         value = value.cast(cast)
-        values[field.name] = value.map(lambda number: number.fill_null(math.nan)) if field.by_channel else value
+        if field.by_channel:
+            value = value.map(lambda number: (number.abs() <= _LARGEST).ifelse(number, math.nan))
+        elif field.kind == "numeric":
+            value = (value.abs() <= _LARGEST).ifelse(value, ibis.null("float64"))
+        values[field.name] = value
     rows = rows.filter(rows[view.key].notnull(), rows[view.timestamp].notnull())
     time = rows[view.timestamp].cast(_UTC)
     known = ibis.greatest(time, ibis.coalesce(rows[created].cast(_UTC), time))

@@ -266,7 +266,8 @@ def _check_features(spec: DatasetSpec, built_in: Sequence[FeatureView], for_deci
     for chosen in spec.features:
         where = f"features: view {chosen.view!r}"
         if chosen.source is not None:
-            if chosen.view in (*views, names.STATIC, names.REQUEST_TIME):
+            taken = {*views, names.STATIC, names.REQUEST_TIME, names.HISTORY_PUSH}
+            if chosen.view.lower() in taken:
                 raise SpecError(f"{where}: a built-in view has this name; call yours otherwise")
             continue
         if chosen.view not in for_decisions:

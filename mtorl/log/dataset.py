@@ -119,7 +119,7 @@ class FeatureViewSpec(StrictModel):
     """Column of `source`: from when on a row holds. A decision sees the newest row before it."""
     created_timestamp: Text | None = None
     """Column of `source`: when a row was written, if later; earlier decisions did not see it."""
-    ttl_hours: float | None = Field(None, gt=0)
+    ttl_hours: float | None = Field(None, ge=0.001, le=100_000)
     """A row of `source` that is older than this has expired."""
 
     @model_validator(mode="after")
@@ -207,7 +207,7 @@ class DatasetSpec(StrictModel):
             places = "context, static, outcomes" + ", features" * bool(self.features)
             raise ValueError(f"{places}: column {twice[0]!r} is declared twice")
         views = [feature.view for feature in self.features]
-        if len(set(views)) != len(views):
+        if len({view.lower() for view in views}) != len(views):  # Feast tells no views apart by upper and lower case
             raise ValueError(f"features: a view is named twice in {views}")
         if self.segment is not None and self.segment not in [c.name for c in self.static if c.kind == "categorical"]:
             raise ValueError(f"segment: {self.segment!r} is not a categorical static column")

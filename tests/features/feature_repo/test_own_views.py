@@ -55,6 +55,17 @@ def test_a_row_is_known_once_it_is_written_and_never_before_it_holds(toy, tmp_pa
     assert copy["created_timestamp"].tolist() == [START + hour, START, START]
 
 
+def test_infinity_is_a_missing_value(toy, tmp_path):
+    channels = len(toy.spec.channels)
+    rows = pd.DataFrame({"campaign_id": ["a", "b", "c"], "at": START, "degrees": [np.inf, -np.inf, 1.0]})
+    rows["by_hour"] = [[np.inf, *[1.0] * (channels - 1)], [None, *[-np.inf] * (channels - 1)], [2.0] * channels]
+    numbers = {"name": "by_hour", "kind": "numeric", "by_channel": True}
+    copy = copied(toy, rows, tmp_path, {"name": "degrees", "kind": "numeric"}, numbers).sort_values("campaign_id")
+    assert copy["degrees"].isna().tolist() == [True, True, False]
+    missing = [np.isnan(values).sum() for values in copy["by_hour"]]
+    assert missing == [1, channels, 0]
+
+
 @pytest.mark.parametrize(
     ("field", "message"),
     [
@@ -87,6 +98,11 @@ def test_a_view_has_the_life_that_its_description_says(toy, tmp_path):
         ({"view": names.CHANNEL_STATS}, "'channel_stats': not a built-in view for decisions"),
         ({"view": names.CAMPAIGN_STATS}, "'campaign_stats': no field 'degrees'; it has campaign_click_rate, "),
         ({"view": names.HISTORY, "source": "x", "key": "user_id"}, "'user_history': a built-in view has this name"),
+        (
+            {"view": "Campaign_Stats", "source": "x", "key": "user_id"},
+            "'Campaign_Stats': a built-in view has this",
+        ),
+        ({"view": names.HISTORY_PUSH, "source": "x", "key": "user_id"}, "a built-in view has this name"),
         (
             {"view": names.CAMPAIGN_STATS, "fields": [{"name": "campaign_cost", "kind": "categorical"}]},
             "field 'campaign_cost' is kind: numeric$",

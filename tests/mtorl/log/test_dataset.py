@@ -101,6 +101,12 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
         ({"features": [view(kind="categorical", by_channel=True)]}, r"field 'a', by_channel: the list must be one of"),
         ({"features": [view(), view()]}, r"features: column 'a' is declared twice"),
         ({"features": [view(), view(name="b")]}, r"features: a view is named twice"),
+        ({"features": [view(), {**view(name="b"), "view": "X"}]}, r"features: a view is named twice in \['x', 'X'\]"),
+        (
+            {"features": [{**view(), "ttl_hours": 1e-10}]},
+            r"\.ttl_hours: expected a number of at least 0\.001, got 1e",
+        ),
+        ({"features": [{**view(), "ttl_hours": 1e308}]}, r"\.ttl_hours: expected a number of at most 100000, got 1e"),
         ({"features": [view(name="hour")]}, r"features: column 'hour' is declared twice"),
         ({"features": [{**view(), "source": "f.parquet"}]}, r"features\[0\]: view 'x': missing field 'key'"),
         ({"features": [{**view(), "key": "user_id"}]}, r"view 'x', key: is for a view with a source of its own"),
