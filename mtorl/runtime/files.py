@@ -11,6 +11,7 @@ Until the end of the block, what is written lies beside the old content under a 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -23,12 +24,16 @@ from pathlib import Path
 def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     """A path to write a file or a folder to; it replaces `path` at the end of the block, or is removed after an error.
 
-    A file is replaced in one step. A folder is missing for a moment: the old one is renamed, then the new one.
+    A file is replaced in one step. A folder is missing for a moment: the old one is renamed, then the new one. A file
+    does not replace a folder, nor a folder a file, except for Parquet: a table may be a file or a folder of parts.
 
     Args:
         path: The file or folder to create or replace.
         durable: Whether a file must survive a power failure right after the end of the block. This waits for the disk
             twice: for the content, then for the name.
+
+    Raises:
+        OSError: `path` can't be written to, or is a folder where a file was written, or the other way round.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # A random name, not the process id: processes of two pods that share a volume can have the same id.
@@ -68,6 +73,11 @@ def sync(path: Path) -> None:
 
 
 def _swap(new: Path, path: Path) -> None:
+    if path.exists() and not path.is_symlink() and path.suffix != ".parquet":
+        if path.is_dir() and new.is_file():
+            raise IsADirectoryError(errno.EISDIR, "a file does not replace a folder", str(path))
+        if path.is_file() and new.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "a folder does not replace a file", str(path))
     if not new.is_dir() and not path.is_dir():
         os.replace(new, path)
         return

@@ -12,12 +12,12 @@ from mtorl.runtime.files import remove, replacing, sha256_of
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_a_failure_leaves_the_old_content_and_success_replaces_it(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "out"
+    path = tmp_path / "out.parquet"
     path.write_text("old") if kind == "file" else (path / "old").mkdir(parents=True)
     with pytest.raises(RuntimeError, match="disk full"), replacing(path) as unfinished:
         unfinished.write_text("half") if kind == "file" else unfinished.mkdir()
         raise RuntimeError("disk full")
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out.parquet"]
     assert path.read_text() == "old" if kind == "file" else (path / "old").is_dir()
     with replacing(path) as unfinished:
         unfinished.write_text("new")
@@ -89,3 +89,13 @@ def test_others_may_read_what_was_written(tmp_path: Path) -> None:
         os.umask(before)
     assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o755
     assert (tmp_path / "folder" / "file").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_file_does_not_replace_a_folder_nor_a_folder_a_file(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "reports"
+    path.write_text("kept") if kind == "file" else (path / "kept").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"does not replace a (file|folder).*reports"), replacing(path) as unfinished:
+        unfinished.mkdir() if kind == "file" else unfinished.write_text("new")
+    assert path.read_text() == "kept" if kind == "file" else (path / "kept").is_dir()
+    assert [p.name for p in tmp_path.iterdir()] == ["reports"]
