@@ -1,7 +1,7 @@
 """The incumbent: each channel as often as in the log, by segment. It reads no sequence and learns no weights.
 
     network = fit([batch], encoder)
-    decide(*network outputs, POLICY, u)
+    decide(Forecast(*network outputs), POLICY, u)
 
 For each value of the data set's segment column (one table if there is none) it tabulates how often each channel was
 used, what it earned and what it cost. Its network has the signature of MTORL's, so both arms share one artifact format,

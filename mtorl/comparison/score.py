@@ -26,7 +26,7 @@ from mtorl.evaluation.resamples import UserResamples
 from mtorl.fitting.pricing import price_policy
 from mtorl.log.propensity import logged_propensity
 from mtorl.network.predictor import Heads
-from mtorl.policy.decision import action_probabilities
+from mtorl.policy.decision import Forecast, action_probabilities
 from mtorl.window.labels import labels
 
 _VALUED = (YARDSTICK, OURS)  # methods whose budget curves and policies are valued
@@ -113,7 +113,7 @@ def _policies(logits_BC: Floats, gain_BC: Floats, cost_BC: Floats) -> dict[str, 
     params = price_policy(logits_BC, gain_BC, cost_BC, budget_per_opportunity=float(cost_BC.max()))
     fixed = int(gain_BC.mean(axis=0).argmax())
     return {
-        _RULE: action_probabilities(logits_BC, gain_BC, cost_BC, params)[0],
+        _RULE: action_probabilities(Forecast(logits_BC, gain_BC, cost_BC), params)[0],
         "best expected gain": np.eye(channels)[gain_BC.argmax(axis=1)],
         "most likely channel": np.eye(channels)[logits_BC.argmax(axis=1)],
         "best single channel": np.eye(channels)[np.full(rows, fixed)],

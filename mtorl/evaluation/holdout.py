@@ -29,7 +29,7 @@ from mtorl.evaluation.resamples import UserResamples
 from mtorl.log.propensity import logged_propensity
 from mtorl.log.splits import are_among, folds_of
 from mtorl.network.predictor import Heads, Predictor
-from mtorl.policy.decision import action_probabilities
+from mtorl.policy.decision import Forecast, action_probabilities
 from mtorl.window.labels import labels
 from mtorl.window.table import WindowTable
 
@@ -105,7 +105,7 @@ def evaluate_artifact(
     value = {}
     for name, (logits_BC, _, cost_BC) in answers.items():
         gain_BC = gain_of[name]
-        probs_BC, expose_BC = action_probabilities(logits_BC, gain_BC, cost_BC, artifact.policy)
+        probs_BC, expose_BC = action_probabilities(Forecast(logits_BC, gain_BC, cost_BC), artifact.policy)
         rule, always = PolicyOnLog(probs_BC, expose_BC), PolicyOnLog.always_exposing(probs_BC)
         greedy = PolicyOnLog.always_exposing(np.eye(gain_BC.shape[1])[gain_BC.argmax(axis=1)])
         selected_B = top_share((probs_BC * gain_BC).sum(axis=1), SELECTED, seed)

@@ -15,7 +15,7 @@ from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
 from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.resamples import UserResamples
 from mtorl.log.propensity import logged_propensity
-from mtorl.policy.decision import action_probabilities
+from mtorl.policy.decision import Forecast, action_probabilities
 from mtorl.runtime import progress
 from mtorl.window.table import WindowTable
 
@@ -51,7 +51,7 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
             logits_BC, reward_BC, LoggedTargets(channel_B, label_B, users_B, positive_B=gain_B > 0), seed
         )
         gain_BC = arm.encoder.unreward(reward_BC, cost_BC)
-        policies[name] = PolicyOnLog(*action_probabilities(logits_BC, gain_BC, cost_BC, arm.policy))
+        policies[name] = PolicyOnLog(*action_probabilities(Forecast(logits_BC, gain_BC, cost_BC), arm.policy))
         predicted[name] = GainAndCost(gain_BC[logged], cost_BC[logged])
         progress.report(turn + 1, 3, name)
     log = LoggedRows(channel_B, propensity_B, gain_B, cost_B, users_B)

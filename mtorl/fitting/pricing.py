@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtorl.policy.decision import PolicyParams, action_probabilities, utility_scale
+from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities, utility_scale
 from mtorl.policy.price import solve_price
 
 ADVANTAGE_WEIGHT = 3.0  # beta: one utility_scale of extra utility multiplies the odds of a channel by e^3
@@ -39,7 +39,7 @@ def price_policy(
         return PolicyParams(ADVANTAGE_WEIGHT, EXPLORATION, price, scale)
 
     def spend(price: float) -> float:
-        probs_BC, expose_BC = action_probabilities(logits_BC, gain_BC, cost_BC, params(price))
+        probs_BC, expose_BC = action_probabilities(Forecast(logits_BC, gain_BC, cost_BC), params(price))
         return float((probs_BC * expose_BC * cost_BC).sum(axis=1).mean())
 
     return params(solve_price(spend, budget_per_opportunity))

@@ -38,7 +38,7 @@ from scipy import sparse
 from scipy.optimize import linprog
 
 from mtorl.arrays import Bools, Floats
-from mtorl.policy.decision import PolicyParams, action_probabilities, expected_utility
+from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities, expected_utility
 from mtorl.policy.price import solve_price
 
 _SWEEPS = 1000
@@ -165,7 +165,7 @@ def policy_allocation(
     gain, cost = _checked(gain_BC, cost_BC, budgets)
 
     def shares(price_C: Floats) -> Floats:
-        probs_BC, expose_BC = action_probabilities(logits_BC, gain, cost, params, price_BC=price_C[None])
+        probs_BC, expose_BC = action_probabilities(Forecast(logits_BC, gain, cost), params, price_BC=price_C[None])
         share_BC: Floats = probs_BC * expose_BC
         return share_BC
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -84,10 +84,20 @@ class Decision:
     utility_B: Floats
 
 
+class Forecast(NamedTuple):
+    """What a model expects of each channel, a decision a row."""
+
+    logits_BC: ArrayLike
+    """Action head, any scale; only differences inside a row matter."""
+    gain_BC: ArrayLike
+    """Expected gain (``Encoder.unreward`` of the reward head). A negative estimate is read as zero: clicks,
+    conversions and revenue cannot be negative."""
+    cost_BC: ArrayLike
+    """Expected cost, currency units, >= 0."""
+
+
 def decide(
-    logits_BC: ArrayLike,
-    gain_BC: ArrayLike,
-    cost_BC: ArrayLike,
+    forecast: Forecast,
     params: PolicyParams,
     u_B: ArrayLike,
     candidates_BC: ArrayLike | None = None,
@@ -96,10 +106,7 @@ def decide(
     """Choose a channel for each row and say whether to spend on it.
 
     Args:
-        logits_BC: Action head, any scale; only differences inside a row matter.
-        gain_BC: Expected gain of each channel (``Encoder.unreward`` of the reward head). A negative estimate is read as
-            zero: clicks, conversions and revenue cannot be negative.
-        cost_BC: Expected cost of each channel, >= 0.
+        forecast: What the model expects.
         params: The policy.
         u_B: One number in [0, 1) a row.
         candidates_BC: Which channels may be chosen; all of them when None.
@@ -109,8 +116,10 @@ def decide(
         ValueError: shapes differ, a value is not finite, a cost is negative, u is outside [0, 1), or a row has no
             candidate.
     """
-    utility_BC, gain, cost = _utility(gain_BC, cost_BC, params.price if price_BC is None else price_BC)
-    probs_BC = choice_probabilities(logits_BC, utility_BC, params, candidates_BC)
+    utility_BC, gain, cost = _utility(
+        forecast.gain_BC, forecast.cost_BC, params.price if price_BC is None else price_BC
+    )
+    probs_BC = choice_probabilities(forecast.logits_BC, utility_BC, params, candidates_BC)
     u: Floats = np.asarray(u_B, dtype=np.float64)
     rows = len(probs_BC)
     if u.shape != (rows,):
@@ -188,9 +197,7 @@ def best_channel(
 
 
 def action_probabilities(
-    logits_BC: ArrayLike,
-    gain_BC: ArrayLike,
-    cost_BC: ArrayLike,
+    forecast: Forecast,
     params: PolicyParams,
     candidates_BC: ArrayLike | None = None,
     price_BC: ArrayLike | None = None,
@@ -203,8 +210,8 @@ def action_probabilities(
         ``probs_BC``, the probability of choosing each channel (rows sum to one, channels that are no candidates get
         exactly zero), and ``expose_BC``, whether money would be spent if that channel were chosen.
     """
-    utility_BC = expected_utility(gain_BC, cost_BC, params.price if price_BC is None else price_BC)
-    return choice_probabilities(logits_BC, utility_BC, params, candidates_BC), utility_BC >= 0
+    utility_BC = expected_utility(forecast.gain_BC, forecast.cost_BC, params.price if price_BC is None else price_BC)
+    return choice_probabilities(forecast.logits_BC, utility_BC, params, candidates_BC), utility_BC >= 0
 
 
 def utility_scale(gain_BC: ArrayLike, cost_BC: ArrayLike, price: float = 0.0) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mtorl.artifact.artifact import Artifact
-from mtorl.policy.decision import decide
+from mtorl.policy.decision import Forecast, decide
 from mtorl.simulator.simulator import Decide, Simulator
 from mtorl.window.window import WindowBatch, instance_from_history
 from serving.router.flow.features import FeatureSource
@@ -61,7 +61,7 @@ def policy_of(artifact: Artifact, store: FeatureSource) -> Decide:
         ]
         logits_BC, reward_BC, cost_BC = artifact.predict(WindowBatch.from_instances(instances, spec))
         gain_BC = artifact.encoder.unreward(reward_BC, cost_BC)
-        decisions = decide(logits_BC, gain_BC, cost_BC, artifact.policy, [row["u"] for row in rows])
+        decisions = decide(Forecast(logits_BC, gain_BC, cost_BC), artifact.policy, [row["u"] for row in rows])
         return [
             (spec.channels[channel] if expose else None, float(cost))
             for channel, expose, cost in zip(

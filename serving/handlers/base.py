@@ -18,16 +18,15 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mtorl.artifact.artifact import Artifact, load
 from mtorl.artifact.explanation import METHOD, Explanation, explain, touchpoints
 from mtorl.log.dataset import DatasetSpec
+from mtorl.policy.decision import Forecast
 from mtorl.window.window import Instance, WindowBatch
 from serving.handlers.items import empty_window
 from serving.handlers.protocol import EXPLAIN, JSON_TYPE, PREDICT, Verb, dump, read_body, read_items, tensor_of
@@ -35,15 +34,6 @@ from serving.handlers.protocol import EXPLAIN, JSON_TYPE, PREDICT, Verb, dump, r
 log = logging.getLogger(__name__)
 
 Asked = TypeVar("Asked")
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """The network's forecast for each window; all numbers are finite, and no cost is negative."""
-
-    logits_BC: NDArray[np.float32]
-    gain_BC: NDArray[np.float64]
-    cost_BC: NDArray[np.float32]
 
 
 class ArtifactHandler(ABC, Generic[Asked]):

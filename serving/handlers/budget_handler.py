@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from mtorl.policy.decision import appraise, best_channel
-from serving.handlers.base import ArtifactHandler, Forecast
+from mtorl.policy.decision import Forecast, appraise, best_channel
+from serving.handlers.base import ArtifactHandler
 from serving.handlers.items import Offer, read_offer
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from serving.handlers.base import Forecast
+from mtorl.policy.decision import Forecast
 from serving.handlers.items import Choice
 from serving.handlers.policy_handler import PolicyHandler
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from mtorl.policy.decision import decide
-from serving.handlers.base import ArtifactHandler, Forecast
+from mtorl.policy.decision import Forecast, decide
+from serving.handlers.base import ArtifactHandler
 from serving.handlers.items import Choice, read_choice
 
 
@@ -30,9 +30,7 @@ class PolicyHandler(ArtifactHandler[Choice]):
         """One decision a row."""
         channels = self.artifact.spec.channels
         chosen = decide(
-            forecast.logits_BC,
-            forecast.gain_BC,
-            forecast.cost_BC,
+            forecast,
             self.artifact.policy,
             np.array([choice.u for choice in asked]),
             candidates_BC=np.array([choice.candidates for choice in asked]),

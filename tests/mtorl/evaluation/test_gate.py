@@ -9,7 +9,7 @@ import pytest
 
 from mtorl.evaluation.gate import gate, value_difference
 from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
-from mtorl.policy.decision import PolicyParams, action_probabilities
+from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities
 
 C = 3
 COST = np.array([1.0, 0.5, 2.0])
@@ -189,7 +189,7 @@ def test_reads_what_the_decision_rule_says():
     kind, log = bandit(50, 0)
     params = PolicyParams(advantage_weight=1.0, price=0.1, utility_scale=0.1)
     logits, predicted = np.log(LOGGING)[kind], GAIN[kind]
-    policy = PolicyOnLog(*action_probabilities(logits, predicted, np.tile(COST, (len(kind), 1)), params))
+    policy = PolicyOnLog(*action_probabilities(Forecast(logits, predicted, np.tile(COST, (len(kind), 1))), params))
     value = value_difference(policy, policy, log, 0.5, 0, resamples=5)
     assert value["difference"] == 0.0
 

@@ -11,7 +11,7 @@ from mtorl.fitting.fit import fit_challenger, fit_incumbent
 from mtorl.fitting.pricing import price_policy
 from mtorl.log.splits import are_among, split_of
 from mtorl.network.training import TrainConfig
-from mtorl.policy.decision import action_probabilities
+from mtorl.policy.decision import Forecast, action_probabilities
 from tests.mtorl.window.windows_folder import STEPS, write_windows_folder
 
 
@@ -45,7 +45,7 @@ def test_the_price_makes_the_spend_meet_the_budget(budget: float) -> None:
     random = np.random.default_rng(0)
     logits_BC, gain_BC, cost_BC = random.normal(size=(500, 3)), random.random((500, 3)), random.random((500, 3))
     params = price_policy(logits_BC, gain_BC, cost_BC, budget)
-    probs_BC, expose_BC = action_probabilities(logits_BC, gain_BC, cost_BC, params)
+    probs_BC, expose_BC = action_probabilities(Forecast(logits_BC, gain_BC, cost_BC), params)
     spend = float((probs_BC * expose_BC * cost_BC).sum(axis=1).mean())
     assert spend <= budget
     assert params.price == 0.0 if budget == 10.0 else (params.price > 0 and spend > 0.8 * budget)

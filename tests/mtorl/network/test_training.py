@@ -12,7 +12,7 @@ import torch
 from mtorl.network.model import MTORL
 from mtorl.network.objective import losses
 from mtorl.network.training import TrainConfig, TrainingDiverged, train
-from mtorl.policy.decision import PolicyParams, action_probabilities, utility_scale
+from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities, utility_scale
 from mtorl.window.loader import TrainingWindows
 from tests.mtorl.network.simulated_journeys import COST, LOGGED, SMALL, C, EncodedArrays, batch_of, fit, journeys
 
@@ -50,7 +50,7 @@ def test_the_policy_beats_the_one_that_wrote_the_log(fitted):
 
     def value(beta: float) -> float:
         params = PolicyParams(beta, exploration=0.05, utility_scale=utility_scale(reward, cost))
-        return float((action_probabilities(logits, reward, cost, params)[0] * gain).sum(1).mean())
+        return float((action_probabilities(Forecast(logits, reward, cost), params)[0] * gain).sum(1).mean())
 
     logged = float(np.mean(gain @ LOGGED))
     assert value(0.0) == pytest.approx(logged, abs=0.03)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from mtorl.policy.allocation import Budgets, Prices, best_allocation, gain_bound, policy_allocation, select_exposures
-from mtorl.policy.decision import PolicyParams, action_probabilities, decide
+from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities, decide
 
 INF = np.inf
 POLICY = PolicyParams(advantage_weight=3.0, exploration=0.05, price=9.0, utility_scale=0.05)
@@ -151,9 +151,11 @@ def test_the_policy_spends_what_it_may_and_no_more(budgets, beta):
 def test_the_row_of_prices_is_all_that_serving_needs():
     logits, gain, cost = predictions(4000)
     found = policy_allocation(logits, gain, cost, POLICY, BUDGETS[1])
-    probs_BC, expose_BC = action_probabilities(logits, gain, cost, POLICY, price_BC=found.prices.row_1C)
+    probs_BC, expose_BC = action_probabilities(Forecast(logits, gain, cost), POLICY, price_BC=found.prices.row_1C)
     np.testing.assert_array_equal(found.share_BC, probs_BC * expose_BC)
-    drawn = decide(logits, gain, cost, POLICY, np.random.default_rng(0).random(4000), price_BC=found.prices.row_1C)
+    drawn = decide(
+        Forecast(logits, gain, cost), POLICY, np.random.default_rng(0).random(4000), price_BC=found.prices.row_1C
+    )
     spent = np.bincount(drawn.channel_B, drawn.expected_cost_B * drawn.expose_B, 4) / 4000
     np.testing.assert_allclose(spent, found.spend_C, rtol=0.2)
     assert spent.sum() == pytest.approx(found.spend_C.sum(), rel=0.05)

@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mtorl.policy.decision import PolicyParams, action_probabilities, appraise, best_channel, decide, utility_scale
+from mtorl.policy.decision import (
+    Forecast,
+    PolicyParams,
+    action_probabilities,
+    appraise,
+    best_channel,
+    decide,
+    utility_scale,
+)
 
 LOGITS = np.log(np.array([[0.7, 0.2, 0.1]]))
 GAIN = np.array([[0.1, 0.3, 0.2]])
@@ -20,7 +28,7 @@ def repeat(array: np.ndarray, rows: int) -> np.ndarray:
 
 
 def test_beta_zero_follows_the_action_head():
-    decision = decide(LOGITS, GAIN, COST, PolicyParams(exploration=0.0), [0.5])
+    decision = decide(Forecast(LOGITS, GAIN, COST), PolicyParams(exploration=0.0), [0.5])
     np.testing.assert_allclose(decision.probs_BC, [[0.7, 0.2, 0.1]], atol=1e-12)
     assert decision.channel_B.tolist() == [0]
     assert decision.propensity_B[0] == pytest.approx(0.7)
@@ -31,12 +39,16 @@ def test_tilt_matches_its_formula():
     utility = GAIN - 0.1 * COST
     tilted = np.array([[0.7, 0.2, 0.1]]) * np.exp(2.0 * utility / 0.05)
     expected = 0.8 * tilted / tilted.sum() + 0.2 / 3
-    np.testing.assert_allclose(decide(LOGITS, GAIN, COST, params, [0.0]).probs_BC, expected, rtol=1e-12)
+    np.testing.assert_allclose(decide(Forecast(LOGITS, GAIN, COST), params, [0.0]).probs_BC, expected, rtol=1e-12)
 
 
 def test_a_larger_beta_earns_more_expected_gain():
     earned = [
-        float((action_probabilities(LOGITS, GAIN, COST, PolicyParams(beta, 0.0, utility_scale=0.1))[0] * GAIN).sum())
+        float(
+            (
+                action_probabilities(Forecast(LOGITS, GAIN, COST), PolicyParams(beta, 0.0, utility_scale=0.1))[0] * GAIN
+            ).sum()
+        )
         for beta in (0.0, 0.5, 1.0, 2.0, 8.0)
     ]
     assert earned == sorted(earned)
@@ -45,7 +57,7 @@ def test_a_larger_beta_earns_more_expected_gain():
 
 def test_action_probabilities_are_those_that_decide_draws_from():
     params = PolicyParams(advantage_weight=1.0, price=0.2, utility_scale=0.1)
-    arguments = repeat(LOGITS, 3), repeat(GAIN, 3), repeat(COST, 3), params
+    arguments = Forecast(repeat(LOGITS, 3), repeat(GAIN, 3), repeat(COST, 3)), params
     decision = decide(*arguments, [0.0, 0.5, 0.9])
     probs, expose = action_probabilities(*arguments)
     np.testing.assert_array_equal(probs, decision.probs_BC)
@@ -56,7 +68,9 @@ def test_propensity_is_the_frequency_with_which_the_channel_is_chosen():
     rows = 40_000
     params = PolicyParams(advantage_weight=1.0, exploration=0.3, utility_scale=0.1)
     decision = decide(
-        repeat(LOGITS, rows), repeat(GAIN, rows), repeat(COST, rows), params, np.random.default_rng(0).random(rows)
+        Forecast(repeat(LOGITS, rows), repeat(GAIN, rows), repeat(COST, rows)),
+        params,
+        np.random.default_rng(0).random(rows),
     )
     frequency = np.bincount(decision.channel_B, minlength=3) / rows
     error = np.sqrt(decision.probs_BC[0] * (1 - decision.probs_BC[0]) / rows)
@@ -66,7 +80,7 @@ def test_propensity_is_the_frequency_with_which_the_channel_is_chosen():
 
 def test_expose_only_where_the_gain_pays_for_the_cost():
     params = PolicyParams(exploration=1.0, price=0.2)
-    decision = decide(repeat(LOGITS, 3), repeat(GAIN, 3), repeat(COST, 3), params, [0.0, 0.5, 0.99])
+    decision = decide(Forecast(repeat(LOGITS, 3), repeat(GAIN, 3), repeat(COST, 3)), params, [0.0, 0.5, 0.99])
     assert decision.channel_B.tolist() == [0, 1, 2]
     assert decision.expose_B.tolist() == [True, True, False]  # utilities 0.0, 0.1, -0.2
     np.testing.assert_allclose(decision.utility_B, [0.0, 0.1, -0.2], atol=1e-12)
@@ -76,13 +90,13 @@ def test_expose_only_where_the_gain_pays_for_the_cost():
 
 def test_a_price_of_the_moment_replaces_the_policys_own():
     params = PolicyParams(exploration=0.0, price=0.0)
-    assert decide(LOGITS, GAIN, COST, params, [0.1]).expose_B[0]
+    assert decide(Forecast(LOGITS, GAIN, COST), params, [0.1]).expose_B[0]
     for price in (0.3, [[0.3]], [[0.3, 0.0, 0.0]]):
-        assert not decide(LOGITS, GAIN, COST, params, [0.1], price_BC=price).expose_B[0]
+        assert not decide(Forecast(LOGITS, GAIN, COST), params, [0.1], price_BC=price).expose_B[0]
 
 
 def test_a_negative_gain_estimate_is_read_as_zero():
-    decision = decide(LOGITS, [[-0.01, -0.5, -0.2]], COST, PolicyParams(), [0.5])
+    decision = decide(Forecast(LOGITS, [[-0.01, -0.5, -0.2]], COST), PolicyParams(), [0.5])
     assert decision.expected_gain_B[0] == 0.0
     assert decision.expose_B[0]
 
@@ -102,7 +116,7 @@ def test_a_negative_gain_estimate_is_read_as_zero():
 def test_invariants(logits, gain, cost, allowed, always, u, beta, epsilon, price):
     allowed[:, always] = True
     params = PolicyParams(beta, epsilon, price, utility_scale=0.5)
-    decision = decide(logits, gain, cost, params, u, allowed)
+    decision = decide(Forecast(logits, gain, cost), params, u, allowed)
     np.testing.assert_allclose(decision.probs_BC.sum(axis=1), 1.0, rtol=1e-12)
     assert (decision.probs_BC[~allowed] == 0).all()
     floor = epsilon / allowed.sum(axis=1, keepdims=True)
@@ -118,16 +132,18 @@ def test_u_just_below_one_stays_inside_the_candidates():
     allowed = np.zeros((500, 7), dtype=bool)
     allowed[:, 1:4] = True
     decision = decide(
-        logits, np.zeros_like(logits), np.ones_like(logits), PolicyParams(), np.full(500, almost_one), allowed
+        Forecast(logits, np.zeros_like(logits), np.ones_like(logits)), PolicyParams(), np.full(500, almost_one), allowed
     )
     assert set(decision.channel_B) == {3}
     assert set(
-        decide(logits, np.zeros_like(logits), np.ones_like(logits), PolicyParams(), np.zeros(500), allowed).channel_B
+        decide(
+            Forecast(logits, np.zeros_like(logits), np.ones_like(logits)), PolicyParams(), np.zeros(500), allowed
+        ).channel_B
     ) == {1}
 
 
 def test_extreme_logits_do_not_overflow():
-    decision = decide([[1e4, -1e4, 0.0]], GAIN, COST, PolicyParams(exploration=0.0), [0.999])
+    decision = decide(Forecast([[1e4, -1e4, 0.0]], GAIN, COST), PolicyParams(exploration=0.0), [0.999])
     np.testing.assert_allclose(decision.probs_BC, [[1.0, 0.0, 0.0]])
 
 
@@ -152,9 +168,11 @@ def test_extreme_logits_do_not_overflow():
     ],
 )
 def test_invalid_arrays_are_refused(change, message):
-    arguments = {"logits_BC": LOGITS, "gain_BC": GAIN, "cost_BC": COST, "u_B": [0.5], "params": PolicyParams()}
+    forecast = {"logits_BC": LOGITS, "gain_BC": GAIN, "cost_BC": COST}
+    arguments = {"u_B": [0.5], "params": PolicyParams()} | {k: v for k, v in change.items() if k not in forecast}
+    forecast |= {k: v for k, v in change.items() if k in forecast}
     with pytest.raises(ValueError, match=message):
-        decide(**{**arguments, **change})
+        decide(Forecast(**forecast), **arguments)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +224,7 @@ def test_the_best_channel_is_the_candidate_of_greatest_utility():
     u=hnp.arrays(float, 5, elements=st.floats(0, 0.999)),
 )
 def test_an_appraisal_of_the_chosen_channel_is_what_the_decision_says(gain, cost, price, u):
-    decision = decide(np.zeros((5, 3)), gain, cost, PolicyParams(advantage_weight=1.0), u, price_BC=price)
+    decision = decide(Forecast(np.zeros((5, 3)), gain, cost), PolicyParams(advantage_weight=1.0), u, price_BC=price)
     worth = appraise(gain, cost, PolicyParams(), decision.channel_B, price)
     for name in ("expected_gain_B", "expected_cost_B", "utility_B", "expose_B"):
         np.testing.assert_array_equal(getattr(worth, name), getattr(decision, name))

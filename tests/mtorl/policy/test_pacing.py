@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtorl.policy.decision import PolicyParams, action_probabilities, decide, utility_scale
+from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities, decide, utility_scale
 from mtorl.policy.pacing import HORIZON, Plan, State
 from mtorl.policy.price import solve_price
 from mtorl.simulator.market import CHANNELS
@@ -52,7 +52,7 @@ def traffic_of(seed: int) -> Traffic:
     policy = PolicyParams(3.0, 0.05, 0.0, utility_scale(gain_BC, cost_BC))
 
     def spend(price: float) -> float:
-        probs_BC, expose_BC = action_probabilities(0 * gain_BC, gain_BC, cost_BC, policy, price_BC=price)
+        probs_BC, expose_BC = action_probabilities(Forecast(0 * gain_BC, gain_BC, cost_BC), policy, price_BC=price)
         return float((probs_BC * expose_BC * cost_BC).sum(axis=1).mean())
 
     per_opportunity = 0.3 * spend(0.0)
@@ -125,9 +125,7 @@ def gaps(
             rows = slice(start, stop)
             expected_BC = np.broadcast_to(market.expected_cost_C, click_BC[rows].shape)
             made = decide(
-                np.zeros_like(expected_BC),
-                click_BC[rows],
-                expected_BC,
+                Forecast(np.zeros_like(expected_BC), click_BC[rows], expected_BC),
                 market.policy,
                 u_B[rows],
                 price_BC=plan.price(state),
@@ -252,9 +250,7 @@ def test_nothing_that_costs_is_exposed_once_the_budget_is_gone():
     state = HOURS.update(HOURS.start(), 50.0, 100.0)
     assert HOURS.planned(state, 100.0) == 0.0
     made = decide(
-        np.zeros((2, 2)),
-        np.full((2, 2), 50.0),
-        [[0.01, 5.0], [0.0, 0.0]],
+        Forecast(np.zeros((2, 2)), np.full((2, 2), 50.0), [[0.01, 5.0], [0.0, 0.0]]),
         PolicyParams(),
         [0.2, 0.8],
         price_BC=HOURS.price(state),

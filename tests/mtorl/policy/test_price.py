@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtorl.policy.decision import PolicyParams, action_probabilities
+from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities
 from mtorl.policy.price import solve_price
 
 
@@ -30,7 +30,7 @@ def greedy_spend(gain: np.ndarray, cost: np.ndarray):
 def policy_spend(logits: np.ndarray, gain: np.ndarray, cost: np.ndarray, beta: float):
     def spend(price: float) -> float:
         params = PolicyParams(beta, 0.05, price, utility_scale=0.05)
-        probs, expose = action_probabilities(logits, gain, cost, params)
+        probs, expose = action_probabilities(Forecast(logits, gain, cost), params)
         return float((probs * expose * cost).sum(axis=1).mean())
 
     return spend

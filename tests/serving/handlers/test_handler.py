@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtorl.policy.decision import decide
+from mtorl.policy.decision import Forecast, decide
 from mtorl.window.window import WindowBatch
 from serving.handlers import budget_handler, channel_handler, policy_handler
 from serving.handlers.base import ArtifactHandler
@@ -47,7 +47,7 @@ def test_a_file_defines_exactly_one_class(module: ModuleType) -> None:
 def test_a_decision_is_what_the_decision_rule_says() -> None:
     (answer,), context = ask(made(), v1(item(10.0, u=0.7), item(3.0, u=0.1)))
     cost = np.full((2, 3), 0.2)
-    expected = decide([[1, 0, -1], [0.3, 0, -0.3]], np.full((2, 3), 0.1), cost, POLICY, [0.7, 0.1])
+    expected = decide(Forecast([[1, 0, -1], [0.3, 0, -0.3]], np.full((2, 3), 0.1), cost), POLICY, [0.7, 0.1])
     for b, decision in enumerate(answer["predictions"]):
         assert decision == {
             "channel": SPEC.channels[expected.channel_B[b]],
@@ -81,7 +81,9 @@ def test_a_price_for_each_channel_counts_for_that_channel() -> None:
     *by_channel, only, flat = answer["predictions"]
     price_BC = np.tile(list(prices.values()), (3, 1))
     cost = np.full((3, 3), 0.2)
-    expected = decide([[1, 0, -1]] * 3, np.full((3, 3), 0.1), cost, POLICY, [0.0, 0.5, 0.999], price_BC=price_BC)
+    expected = decide(
+        Forecast([[1, 0, -1]] * 3, np.full((3, 3), 0.1), cost), POLICY, [0.0, 0.5, 0.999], price_BC=price_BC
+    )
     assert [a["channel"] for a in by_channel] == [SPEC.channels[c] for c in expected.channel_B]
     assert [a["price"] for a in by_channel] == price_BC[range(3), expected.channel_B].tolist()
     np.testing.assert_array_equal([list(a["channel_probs"].values()) for a in by_channel], expected.probs_BC)
@@ -279,7 +281,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def expected_decisions(artifact: Any, items: list[dict[str, Any]]) -> list[str]:
     batch = WindowBatch.from_instances([i["window"] for i in items], SPEC)
     logits, reward, cost = artifact.predict(batch)
-    chosen = decide(logits, artifact.encoder.unreward(reward, cost), cost, POLICY, [i["u"] for i in items])
+    chosen = decide(Forecast(logits, artifact.encoder.unreward(reward, cost), cost), POLICY, [i["u"] for i in items])
     return [SPEC.channels[c] for c in chosen.channel_B]
 
 

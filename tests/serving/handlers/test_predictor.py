@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mtorl.policy.decision import decide
+from mtorl.policy.decision import Forecast, decide
 from mtorl.window.window import WindowBatch, WindowError
 from serving.kserve_sdk import InferenceError, InferInput, InferRequest, InvalidInput
 from serving.local.ports import free_ports
@@ -114,7 +114,7 @@ def by_hand(artifact: Any, item: Any) -> dict[str, Any] | None:
         logits, reward, cost = artifact.predict(batch)
         gain = artifact.encoder.unreward(reward, cost)
         prices = None if prices is None else np.broadcast_to(np.asarray(prices, dtype=float), (1, 3))
-        chosen = decide(logits, gain, cost, artifact.policy, [item["u"]], allowed, prices)
+        chosen = decide(Forecast(logits, gain, cost), artifact.policy, [item["u"]], allowed, prices)
     except (WindowError, KeyError, TypeError, ValueError, OverflowError):
         return None
     return {
