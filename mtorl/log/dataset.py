@@ -279,7 +279,8 @@ class DatasetSpec(StrictModel):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML or JSON; the inverse of `from_dict`."""
-        return self.model_dump(mode="json")
+        # Without stored features there is no such field: an artifact can still be read by the version before them.
+        return self.model_dump(mode="json", exclude=None if self.features else {"features"})
 
     def save(self, path: str | Path) -> None:
         """Write the description as YAML."""
