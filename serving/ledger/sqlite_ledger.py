@@ -85,7 +85,7 @@ class SqliteLedger(Ledger):
         def work(db: sqlite3.Connection) -> bool:
             wanted, scope = money.reservation(asked.amount), json.dumps([asked.arm, asked.campaign, asked.channel])
             known = db.execute(
-                "SELECT state IN ('open', 'settled') AND amount = ?1 AND scope = ?2 FROM reservation WHERE id = ?3",
+                "SELECT state IN ('open', 'settled') AND amount = ? AND scope = ? FROM reservation WHERE id = ?",
                 (wanted, scope, reservation_id),
             ).fetchone()
             if known:
