@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.repository import ROOT
+
 ROOMS = ("mtorl", "features", "serving", "monitoring", "components", "pipelines", "cli")
 MAY_IMPORT = {
     "mtorl": set(),

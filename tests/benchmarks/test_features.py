@@ -18,8 +18,7 @@ import pytest
 
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import schema
-
-ROOT = Path(__file__).parents[2]
+from tests.repository import ROOT
 
 
 def load(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:

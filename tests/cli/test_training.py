@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.repository import ROOT
+
 pytestmark = pytest.mark.integration
-ROOT = Path(__file__).parents[2]
 
 
 def mtorl(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:

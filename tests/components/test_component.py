@@ -2,13 +2,12 @@
 # No annotations from __future__: kfp reads those of the component below as objects.
 
 import ast
-from pathlib import Path
 
 import pytest
 
 from components.component import StepTraits, component, traits_of
+from tests.repository import ROOT
 
-ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "components").glob("*.py") if path.stem not in ("__init__", "component"))
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.repository import ROOT
+
 ROOMS = ("mtorl", "features", "serving", "monitoring", "components", "pipelines", "cli")
 NOT_OURS = {".venv", ".git", "runs", "build", "node_modules"}
 FILES = {

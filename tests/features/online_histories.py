@@ -39,7 +39,6 @@ SPEC = DatasetSpec(
     currency="EUR",
     window=4,
 )
-ROOT = Path(__file__).parents[3]
 EPOCH, START = datetime(1970, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 Lists = dict[str, list[Any]]

@@ -15,8 +15,8 @@ import typer
 import yaml
 
 from cli.main import app
+from tests.repository import ROOT
 
-ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "manifests"
 FOLDERS = [
     f"{kind}/{path.parent.name}"

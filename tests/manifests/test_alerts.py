@@ -12,7 +12,8 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 
-from tests.manifests.conftest import ROOT, Objects, of_kind
+from tests.manifests.conftest import Objects, of_kind
+from tests.repository import ROOT
 
 RUNBOOKS = "https://github.com/mtorl-kubeflow/mtorl-kubeflow/blob/main/docs/runbooks"
 # What a runbook must hold; the two jobs' alerts have nothing to switch off in the experiment.

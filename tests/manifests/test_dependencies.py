@@ -7,7 +7,8 @@ import tomllib
 
 from packaging.requirements import Requirement
 
-from tests.manifests.conftest import MANIFESTS, ROOT
+from tests.manifests.conftest import MANIFESTS
+from tests.repository import ROOT
 
 Places = dict[str, set[str]]
 

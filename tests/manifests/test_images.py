@@ -13,7 +13,8 @@ from types import ModuleType
 
 import pytest
 
-from tests.manifests.conftest import MANIFESTS, ROOT
+from tests.manifests.conftest import MANIFESTS
+from tests.repository import ROOT
 
 DOCKERFILES = sorted(MANIFESTS.glob("images/*/Dockerfile"))
 

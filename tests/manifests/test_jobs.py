@@ -16,7 +16,6 @@ import yaml
 from mtorl.log.dataset import DatasetSpec
 from tests.manifests.conftest import (
     MANIFESTS,
-    ROOT,
     Objects,
     config_map,
     mounts_of,
@@ -24,6 +23,7 @@ from tests.manifests.conftest import (
     pod_spec,
     pod_specs,
 )
+from tests.repository import ROOT
 
 SIMULATED = DatasetSpec.load("simulator")
 

@@ -17,7 +17,6 @@ from tests.manifests.conftest import (
     FOLDERS,
     LABELS,
     MANIFESTS,
-    ROOT,
     VALIDATOR,
     Objects,
     containers,
@@ -26,6 +25,7 @@ from tests.manifests.conftest import (
     render,
     title,
 )
+from tests.repository import ROOT
 
 VERSION = "app.kubernetes.io/version"
 

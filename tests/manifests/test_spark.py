@@ -22,7 +22,6 @@ from tests.manifests.conftest import (
     CRDS,
     LABELS,
     MANIFESTS,
-    ROOT,
     VALIDATOR,
     Objects,
     allowed,
@@ -33,6 +32,7 @@ from tests.manifests.conftest import (
     render,
 )
 from tests.manifests.spark_submission import ApiServer, submit
+from tests.repository import ROOT
 
 FOLDER = "tests/spark-features"
 README = (MANIFESTS / "components" / "spark-features" / "README.md").read_text()

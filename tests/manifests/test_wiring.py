@@ -16,7 +16,6 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
 from tests.manifests.conftest import (
     MANIFESTS,
-    ROOT,
     Objects,
     allowed,
     config_map,
@@ -28,6 +27,7 @@ from tests.manifests.conftest import (
     render,
     selects,
 )
+from tests.repository import ROOT
 
 KILL = re.compile(r"kubectl -n mtorl get configmap mtorl-experiment -o json \| (sed '[^']+') \| kubectl replace -f -")
 SIMULATED = DatasetSpec.load("simulator")

@@ -7,8 +7,7 @@ import pytest
 import yaml
 
 from pipelines.compile import compile_all
-
-ROOT = Path(__file__).parents[2]
+from tests.repository import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.repository import ROOT
+
 NAME = f"python{sys.version_info.major}.{sys.version_info.minor}"
 pytest.importorskip("ensurepip", reason="this Python can make no environment")
 

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 import mtorl.experiment.experiment
+from tests.repository import ROOT
 
-ROOT = Path(__file__).parents[2]
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "write_schemas.py"))
 MODELS: dict[str, str] = SCRIPT["MODELS"]
 

@@ -20,6 +20,7 @@ from features.ingest.adapters import adapter_of
 from features.ingest.adapters.files import ROW
 from features.ingest.ingest import LogError, ingest_log, validate_log
 from mtorl.log.dataset import DatasetSpec
+from tests.repository import ROOT
 
 SPEC = DatasetSpec.from_dict(
     {
@@ -275,7 +276,7 @@ def test_every_rule_has_words_and_they_are_the_documented_ones():
     stages = contract.stages(SPEC, created=True)
     rules = {check.name for stage in stages for _, checks in stage.rules() for check in checks}
     assert rules == set(contract.MEANING)
-    page = (Path(__file__).parents[3] / "docs" / "faulty-rows.md").read_text()
+    page = (ROOT / "docs" / "faulty-rows.md").read_text()
     assert all(f"`{rule}`" in page for rule in rules)
 
 

@@ -20,8 +20,9 @@ from mtorl.log.touchpoints import LogError
 from mtorl.window.table import WindowTable
 from mtorl.window.window import WindowBatch
 from tests.features.feature_run import AGGREGATES
+from tests.repository import ROOT
 
-SAMPLES = Path(__file__).parents[4] / "shared" / "data"
+SAMPLES = ROOT.parent / "shared" / "data"
 MICROSECOND = pd.Timedelta(1, "us")
 
 

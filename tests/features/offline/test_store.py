@@ -11,7 +11,6 @@ import threading
 import warnings
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -46,9 +45,7 @@ from tests.features.feature_run import (
     random_journeys,
     with_one_more_touchpoint,
 )
-
-ROOT = Path(__file__).parents[3]
-
+from tests.repository import ROOT
 
 # ---- online
 

@@ -36,8 +36,8 @@ from serving.decision_log.shipper import Shipper
 from serving.local.ports import free_ports
 from tests.features.online_stores import apply_history, write_settings
 from tests.redis_server import redis_server
+from tests.repository import ROOT
 
-ROOT = Path(__file__).parents[3]
 SHOWN = datetime.fromisoformat("2026-01-01T12:01:00.000001+00:00")  # of decision("d1")
 GOLDEN = ROOT / "tests" / "serving" / "golden"
 SPEC = DatasetSpec(

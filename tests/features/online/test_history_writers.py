@@ -13,7 +13,6 @@ import pytest
 
 from features.online.open_history import open_history
 from tests.features.online_histories import (
-    ROOT,
     SPEC,
     START,
     OnlineStore,
@@ -21,6 +20,7 @@ from tests.features.online_histories import (
     seconds_after_start,
     touchpoint,
 )
+from tests.repository import ROOT
 
 
 def test_a_batch_job_loses_no_touchpoint_that_is_appended_meanwhile(

@@ -29,8 +29,8 @@ from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from mtorl.window.encoder import Encoder
 from mtorl.window.table import WindowTable
 from mtorl.window.window import WindowBatch, instance_from_history
+from tests.repository import ROOT
 
-ROOT = Path(__file__).parents[3]
 SPEC = DatasetSpec.load("simulator")
 POLICY = PolicyParams(advantage_weight=2.0, exploration=0.05, price=0.1, utility_scale=0.04)
 

@@ -24,8 +24,9 @@ from mtorl.log.records import (
     plain_types,
     sql_columns,
 )
+from tests.repository import ROOT
 
-GOLDEN = Path(__file__).parents[2] / "serving" / "golden"
+GOLDEN = ROOT / "tests" / "serving" / "golden"
 V2 = [
     *("decision_id", "arm", "channel", "expose", "propensity", "expected_reward", "expected_cost"),
     *("budget_exhausted", "fallback_reason"),

@@ -16,8 +16,7 @@ from mtorl.network.parallel import Group
 from mtorl.network.training import TrainConfig, TrainingLoop, train
 from mtorl.window.loader import TrainingWindows
 from tests.mtorl.network.simulated_journeys import RESUMED, SMALL, C, fit, part
-
-ROOT = Path(__file__).parents[3]
+from tests.repository import ROOT
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.repository import ROOT
+
 pytestmark = pytest.mark.integration
-ROOT = Path(__file__).parents[3]
 check = runpy.run_path(str(ROOT / "tests" / "check_summary.py"))["check"]
 
 

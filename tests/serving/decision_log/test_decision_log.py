@@ -22,9 +22,9 @@ import pytest
 from mtorl.log.records import sql_columns
 from serving.decision_log import Kind, Spool, SpoolError, SpoolUnavailable, segments
 from serving.decision_log.export import export_parquet
+from tests.repository import ROOT
 
-ROOT = Path(__file__).parents[3]
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = ROOT / "tests" / "serving" / "golden"
 DECISION: dict[str, Any] = json.loads((GOLDEN / "decision.json").read_text())
 OUTCOME: dict[str, Any] = json.loads((GOLDEN / "outcome.json").read_text())
 

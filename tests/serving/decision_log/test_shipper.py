@@ -23,6 +23,7 @@ from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.position import OLDEST, Position
 from serving.decision_log.sink import SinkUnavailable
 from serving.decision_log.tail import Batch
+from tests.repository import ROOT
 from tests.serving.shipping import (
     RECORDS,
     MemorySink,
@@ -37,7 +38,6 @@ from tests.serving.shipping import (
     until,
 )
 
-ROOT = Path(__file__).parents[3]
 KINDS: tuple[Kind, ...] = ("decision", "outcome")
 
 

@@ -17,17 +17,17 @@ import redis
 
 from serving.ledger import Account, Ledger, LedgerUnavailable, money, open_ledger
 from tests.redis_server import redis_server
+from tests.repository import ROOT
 from tests.serving.ledger_writer import ACCOUNTS
 from tests.serving.ledgers import KINDS, Place
 
-ROOT = Path(__file__).parents[3]
 CAPS = {(a.arm, a.campaign, a.channel, a.period): money.limit(a.limit) for a in ACCOUNTS}
 
 
 def _writers(where: str, count: int, threads: int, rounds: int) -> list[subprocess.Popen[str]]:
     """Processes that write at the same time: none starts before all are there."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(Path(__file__).parents[1] / "ledger_writer.py"), where]
+    command = [sys.executable, str(ROOT / "tests" / "serving" / "ledger_writer.py"), where]
     writers = [
         subprocess.Popen(
             [*command, str(n), str(threads), str(rounds)],

@@ -14,6 +14,7 @@ from mtorl.log.records import json_schema
 from serving.decision_log import Spool
 from serving.ledger import Account, SqliteLedger
 from serving.router.flow.budgets import reconcile
+from tests.repository import ROOT
 from tests.serving.ledgers import Place
 from tests.serving.router_fixtures import (
     SHORT_DEADLINE,
@@ -72,8 +73,8 @@ def test_an_outcome_that_is_not_on_disk_is_not_called_accepted(tmp_path: Path, m
 def test_a_crash_between_ledger_and_log_is_put_in_order_at_the_next_start(tmp_path: Path) -> None:
     ledger, spool = SqliteLedger(tmp_path / "ledger.sqlite"), Spool(tmp_path / "spool")
     ledger.define([Account("a", "*", "*", 1.0)])
-    golden = json.loads((Path(__file__).parents[1] / "golden" / "decision.json").read_text())
-    event = json.loads((Path(__file__).parents[1] / "golden" / "outcome.json").read_text())
+    golden = json.loads((ROOT / "tests" / "serving" / "golden" / "decision.json").read_text())
+    event = json.loads((ROOT / "tests" / "serving" / "golden" / "outcome.json").read_text())
     for name in ("never-logged", "waits", "withdrawn", "has-a-cost", "was-cancelled"):
         ledger.reserve(name, "a", "c", "video", 0.1)
         if name != "never-logged":
@@ -101,8 +102,8 @@ def test_a_decision_says_whose_log_holds_it(tmp_path: Path) -> None:
 def test_a_router_that_shares_its_ledger_finishes_only_what_is_its_own(tmp_path: Path, lasting_redis: int) -> None:
     ledger, spool = Place("redis", tmp_path, lasting_redis).open(), Spool(tmp_path / "spool")
     ledger.define([Account("a", "*", "*", 1.0)])
-    golden = json.loads((Path(__file__).parents[1] / "golden" / "decision.json").read_text())
-    event = json.loads((Path(__file__).parents[1] / "golden" / "outcome.json").read_text())
+    golden = json.loads((ROOT / "tests" / "serving" / "golden" / "decision.json").read_text())
+    event = json.loads((ROOT / "tests" / "serving" / "golden" / "outcome.json").read_text())
     lost = f"{spool.identity}-never-logged"
     for name in ("another's", "another's, with a cost", lost, "waits", "withdrawn", "has-a-cost"):
         ledger.reserve(name, "a", "c", "video", 0.1)

@@ -19,6 +19,7 @@ from mtorl.experiment.assignment import uniform
 from serving.decision_log import Spool
 from serving.ledger import SqliteLedger
 from serving.local.ports import free_ports
+from tests.repository import ROOT
 from tests.serving.router_fixtures import (
     SPEC,
     FakeArm,
@@ -29,7 +30,6 @@ from tests.serving.router_fixtures import (
 pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
 
 
-ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
 
 

@@ -34,6 +34,7 @@ from serving.router.ops.settings import SettingsError
 from tests.features.feature_run import AGGREGATES
 from tests.features.online_stores import STORES, write_settings
 from tests.redis_server import redis_server
+from tests.repository import ROOT
 from tests.serving.router_fixtures import CONTEXT
 from tests.serving.router_fixtures import SPEC as WITHOUT_FEATURES
 
@@ -255,7 +256,7 @@ def test_a_repository_that_does_not_fit_says_why(stages: dict[str, Stage], tmp_p
 
 def test_a_redis_that_hangs_is_given_up_and_found_again(tmp_path: Path) -> None:
     """With the time limits of the cluster's own settings: the readers' threads must not wait for a dead node."""
-    settings = Path(__file__).parents[3] / "manifests" / "base" / "router" / "config" / "feature_store.yaml"
+    settings = ROOT / "manifests" / "base" / "router" / "config" / "feature_store.yaml"
     options = yaml.safe_load(settings.read_text())["online_store"]["connection_string"].split(",")[1:]
     limits = [option for option in options if not option.startswith("password=")]
     with redis_server(tmp_path) as port:
