@@ -41,12 +41,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mtorl.experiment.assignment import assign, uniform
 from mtorl.policy.schedule import Pacing
-from mtorl.runtime.validation import FromList, StrictModel, Text, first_fault
+from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml, validated
 
 INCUMBENT = "incumbent"
 Stage = Literal["shadow", "1%", "5%", "25%", "50%"]
@@ -223,14 +222,7 @@ class Experiment(StrictModel):
         Raises:
             ExperimentError: the file can't be read, is not YAML, or a field is wrong.
         """
-        try:
-            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ExperimentError(f"{path}: cannot read the experiment file: {error}") from error
-        try:
-            return cls.from_dict(data)
-        except ExperimentError as error:
-            raise ExperimentError(f"{path}: {error}") from None
+        return load_yaml(cls, Path(path), "the experiment file", ExperimentError)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Experiment:
@@ -239,7 +231,4 @@ class Experiment(StrictModel):
         Raises:
             ExperimentError: a field is wrong, missing or unknown.
         """
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            raise ExperimentError(first_fault(error)) from None
+        return validated(cls, data, ExperimentError)

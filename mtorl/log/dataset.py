@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from mtorl.runtime.validation import FromList, StrictModel, Text, first_fault
+from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml, validated
 
 Kind = Literal["numeric", "categorical"]
 Missing = Literal["error", "zero", "unknown"]
@@ -249,14 +249,7 @@ class DatasetSpec(StrictModel):
                     f"no data set named {str(name_or_path)!r}; built in: {', '.join(built_in())}; "
                     "your own: give the path of its .yaml file"
                 )
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise SpecError(f"{path}: cannot read the data set description: {error}") from error
-        try:
-            spec = cls.from_dict(data)
-        except SpecError as error:
-            raise SpecError(f"{path}: {error}") from None
+        spec = load_yaml(cls, path, "the data set description", SpecError)
         # Copies of the description lie in other folders, and name the same files.
         own = {view.view: str((path.parent / view.source).resolve()) for view in spec.features if view.source}
         return (
@@ -272,10 +265,7 @@ class DatasetSpec(StrictModel):
         Raises:
             SpecError: a field is wrong, missing or unknown.
         """
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            raise SpecError(first_fault(error)) from None
+        return validated(cls, data, SpecError)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML or JSON; the inverse of `from_dict`."""

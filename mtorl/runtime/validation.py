@@ -4,10 +4,7 @@
         name: Text
         weight: float = Field(ge=0)
 
-    try:
-        arm = Arm.model_validate(data)
-    except ValidationError as error:
-        raise ExperimentError(first_fault(error)) from None     # weight: expected a number of at least 0, got -1
+    arm = validated(Arm, data, ExperimentError)     # weight: expected a number of at least 0, got -1
 
 Nothing is converted: the text "5%" is no number, `true` is no number, and a field that is not known is an error. The
 JSON schema of a model (`model_json_schema`) is what editors, docs and Kubernetes read.
@@ -16,8 +13,10 @@ JSON schema of a model (`model_json_schema`) is what editors, docs and Kubernete
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Self
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
 
+import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
@@ -71,6 +70,63 @@ Text = Annotated[str, AfterValidator(_not_blank)]
 
 FromList = BeforeValidator(_as_tuple)
 """`Annotated[tuple[Arm, ...], FromList]`: a list in the file, a tuple in the model."""
+
+
+Model = TypeVar("Model", bound=StrictModel)
+
+
+def validated(model: type[Model], data: object, fault: type[ValueError], folder: Path | None = None) -> Model:
+    """A model of plain values, as YAML or JSON gives them.
+
+    Args:
+        model: What the values describe.
+        data: A mapping of fields.
+        fault: What is raised when a field is wrong, missing or unknown.
+        folder: The folder that paths in the data are relative to, for models that have paths.
+
+    Raises:
+        ValueError: Of the type `fault`, with the place and what to change.
+    """
+    try:
+        return model.model_validate(data, context={"folder": folder})
+    except ValidationError as error:
+        raise fault(first_fault(error)) from None
+
+
+def read_yaml(path: Path, what: str, fault: type[ValueError]) -> Any:
+    """The plain values of a YAML file.
+
+    Args:
+        path: The file.
+        what: What the file is, for the error message.
+        fault: What is raised when the file can't be read or is not YAML.
+
+    Raises:
+        ValueError: Of the type `fault`.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise fault(f"{path}: cannot read {what}: {error}") from error
+
+
+def load_yaml(model: type[Model], path: Path, what: str, fault: type[ValueError]) -> Model:
+    """A model from a YAML file; its errors name the file.
+
+    Args:
+        model: What the file describes.
+        path: The file.
+        what: What the file is, for the error message.
+        fault: What is raised when the file can't be read, or a field is wrong.
+
+    Raises:
+        ValueError: Of the type `fault`.
+    """
+    data = read_yaml(path, what, fault)
+    try:
+        return validated(model, data, fault)
+    except fault as error:
+        raise fault(f"{path}: {error}") from None
 
 
 def first_fault(error: ValidationError) -> str:

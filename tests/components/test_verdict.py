@@ -11,32 +11,13 @@ from kfp.dsl import Artifact
 from components.verdict import verdict
 from tests.components.artifacts import Output
 from tests.components.decision_log_folder import write_decision_log
-
-EXPERIMENT = {
-    "name": "test",
-    "enabled": True,
-    "salt": "s",
-    "unit": "user_id",
-    "layer": "l",
-    "stage": "50%",
-    "arms": [{"name": name, "weight": 0.5, "endpoint": "http://x"} for name in ("incumbent", "challenger")],
-    "default_channel": "search",
-    "budgets": [{"campaign": "*", "channel": "*", "amount": 100}],
-    "metrics": {
-        "primary": "click_per_decision",
-        "secondary": ["exposure_ratio"],
-        "guardrails": [{"name": "cost_per_decision", "direction": "down", "margin": 0.5}],
-    },
-    "alpha": 0.05,
-    "min_runtime_hours": 0,
-    "owner": "o",
-}
+from tests.monitoring.judged_experiment import CONTENT
 
 
 def test_the_decisions_of_the_period_are_judged(output: Output, tmp_path: Path) -> None:
     decision_log = write_decision_log(tmp_path / "decision_log", [{}] * 1600)
     experiment = tmp_path / "experiment.yaml"
-    experiment.write_text(yaml.safe_dump(EXPERIMENT))
+    experiment.write_text(yaml.safe_dump(CONTENT))
     since, until = "2025-03-01T00:00:00+00:00", "2025-03-01T20:00:00+00:00"
     result = output(Artifact, "result")
     word = verdict.python_func(str(decision_log), str(experiment), "click", "", 0.0, since, until, result)

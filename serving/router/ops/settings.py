@@ -23,11 +23,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import Field, PlainValidator, ValidationError, ValidationInfo
+from pydantic import Field, PlainValidator, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-from mtorl.runtime.validation import FromList, StrictModel, Text, first_fault, short
+from mtorl.runtime.validation import FromList, StrictModel, Text, read_yaml, short, validated
 from serving.decision_log.spool import MAX_BYTES
 from serving.ledger import locate
 
@@ -145,14 +144,11 @@ class RouterSettings(StrictModel):
             SettingsError: The file can't be read, is not YAML, or a setting is wrong.
         """
         path = Path(path)
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise SettingsError(f"{path}: cannot read the router's settings: {error}") from error
+        data = read_yaml(path, "the router's settings", SettingsError)
         if isinstance(data, Mapping):
             from_environment = {name: os.environ.get(f"MTORL_{name.upper()}") for name in ("ledger", "sink")}
             data = {**data, **{name: value for name, value in from_environment.items() if value}}
         try:
-            return cls.model_validate(data, context={"folder": path.parent})
-        except ValidationError as error:
-            raise SettingsError(f"{path}: {first_fault(error)}") from None
+            return validated(cls, data, SettingsError, path.parent)
+        except SettingsError as error:
+            raise SettingsError(f"{path}: {error}") from None

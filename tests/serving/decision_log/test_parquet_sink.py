@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,6 @@ from serving.decision_log.sink import SinkUnavailable
 from tests.serving.shipping import RECORDS, names, poison, put, shipping, until
 
 START = datetime(2026, 3, 1, 22, 30, tzinfo=UTC)
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    spool = Spool(tmp_path / "spool", segment_bytes=20_000)
-    yield spool
-    spool.close()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +38,6 @@ from tests.serving.shipping import (
 )
 
 KINDS: tuple[Kind, ...] = ("decision", "outcome")
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    spool = Spool(tmp_path / "spool", segment_bytes=20_000)
-    yield spool
-    spool.close()
 
 
 # ---- order, position

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,13 +31,6 @@ from tests.serving.shipping import (
 )
 
 KINDS: tuple[Kind, ...] = ("decision", "outcome")
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    spool = Spool(tmp_path / "spool", segment_bytes=20_000)
-    yield spool
-    spool.close()
 
 
 # ---- a sink in trouble
@@ -90,7 +81,7 @@ def test_pauses_double_at_random_up_to_a_limit_or_are_what_was_asked_for() -> No
     assert pace.pause(0, 120.0) == 120.0
 
 
-def testretry_after() -> None:
+def test_retry_after() -> None:
     assert [retry_after(text) for text in ("7", "-1", "", "soon", "nan", "inf", "1e9")] == [7, 0, 0, 0, 0, 0, 300]
     assert retry_after("Wed, 21 Oct 2099 07:28:00 GMT") == 300
     assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
