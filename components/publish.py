@@ -14,6 +14,8 @@ def publish(challenger: Input[Model], model_store: Input[Artifact], registry: st
         model_store: Folder written by package.
         registry: Root folder of the registry.
     """
+    from pathlib import Path
+
     from serving.registry import publish as run
 
-    return run(challenger.path, model_store.path, registry)
+    return str(run(Path(challenger.path), Path(model_store.path) / "challenger.mar", Path(registry), "challenger"))

@@ -1,0 +1,107 @@
+"""The model registry: versions that are complete, unchangeable, and of one kind of data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mtorl.artifact.artifact import ArtifactError, digest_of
+from serving.registry import FIRST, RegistryError, folder_of, publish, published_digest
+from tests.serving.handler_fixtures import save_artifact
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return save_artifact(tmp_path_factory.mktemp("artifact") / "challenger")
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    path = tmp_path / "challenger.mar"
+    path.write_bytes(b"archive")
+    return path
+
+
+def changed(artifact: Any, folder: Path, **changes: Any) -> Path:
+    """A copy of an artifact with other fields in model.json."""
+    shutil.copytree(artifact.folder, folder)
+    model = {k: v for k, v in artifact.model.items() if k not in ("digest", "version")} | changes
+    digest = digest_of(model)
+    (folder / "model.json").write_text(json.dumps({**model, "version": digest[:12], "digest": digest}))
+    return folder
+
+
+def test_a_version_is_complete_and_nobody_may_write_to_its_files(artifact: Any, archive: Path, tmp_path: Path) -> None:
+    place = publish(artifact.folder, archive, tmp_path / "registry", "challenger")
+    assert place == tmp_path / "registry" / "challenger" / artifact.model["version"]
+    assert published_digest(place) == artifact.digest
+    assert (place / "model-store" / "challenger.mar").read_bytes() == b"archive"
+    assert {stat.S_IMODE(path.stat().st_mode) for path in place.rglob("*") if path.is_file()} == {0o440}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in place.rglob("*") if path.is_dir()} == {0o750}
+
+
+def test_publishing_again_changes_nothing(artifact: Any, archive: Path, tmp_path: Path) -> None:
+    place = publish(artifact.folder, archive, tmp_path / "registry", "incumbent", FIRST)
+    written = (place / "artifact" / "model.json").stat().st_mtime_ns
+    assert publish(artifact.folder, archive, tmp_path / "registry", "incumbent", FIRST) == place
+    assert (place / "artifact" / "model.json").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("lacks", ["everything", "model-store/challenger.mar", "artifact/network.onnx"])
+def test_what_is_incomplete_is_no_version_and_is_replaced(
+    artifact: Any, archive: Path, tmp_path: Path, lacks: str
+) -> None:
+    """An empty folder, say, which a mount of a version that is not there has left."""
+    registry = tmp_path / "registry"
+    place = publish(artifact.folder, archive, registry, "challenger")
+    if lacks == "everything":
+        shutil.rmtree(place)
+        place.mkdir()
+    else:
+        (place / lacks).unlink()
+    assert published_digest(place) is None
+    assert publish(artifact.folder, archive, registry, "challenger") == place
+    assert published_digest(place) == artifact.digest
+
+
+def test_a_version_is_never_given_another_model(artifact: Any, archive: Path, tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    publish(artifact.folder, archive, registry, "incumbent", FIRST)
+    other = changed(artifact, tmp_path / "other", git_revision="another")
+    with pytest.raises(RegistryError, match="another model is published as this version"):
+        publish(other, archive, registry, "incumbent", FIRST)
+    assert published_digest(registry / "incumbent" / FIRST) == artifact.digest
+
+
+@pytest.mark.parametrize("first_simulated", [True, False])
+def test_models_of_simulated_data_and_of_a_real_log_do_not_mix(
+    artifact: Any, archive: Path, tmp_path: Path, first_simulated: bool
+) -> None:
+    registry = tmp_path / "registry"
+    one = changed(artifact, tmp_path / "one", simulated=first_simulated)
+    other = changed(artifact, tmp_path / "other", simulated=not first_simulated)
+    publish(one, archive, registry, "challenger")
+    with pytest.raises(RegistryError, match="publish it to another registry"):
+        publish(other, archive, registry, "challenger")
+    publish(other, archive, tmp_path / "another registry", "challenger")
+
+
+def test_a_damaged_artifact_is_not_published(artifact: Any, archive: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(artifact.folder, damaged)
+    (damaged / "network.onnx").write_bytes(b"")
+    with pytest.raises(ArtifactError):
+        publish(damaged, archive, tmp_path / "registry", "challenger")
+    assert not list((tmp_path / "registry").glob("challenger/*"))
+
+
+def test_a_model_is_found_by_its_digest(artifact: Any, archive: Path, tmp_path: Path) -> None:
+    place = publish(artifact.folder, archive, tmp_path / "registry", "challenger", FIRST)
+    (tmp_path / "registry" / "challenger" / "empty").mkdir()
+    assert folder_of(tmp_path / "registry", artifact.digest) == place / "artifact"
+    assert folder_of(tmp_path / "registry", "0" * 64) is None
