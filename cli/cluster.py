@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.commands import CommandGroup, Dataset
+from cli.commands import CommandGroup, Dataset, Users
 from cli.endings import exit_codes, stop
+
+if TYPE_CHECKING:
+    from monitoring.decision_log import Period
 
 app = CommandGroup()
 
@@ -26,6 +30,48 @@ def compile_pipelines(
 
     for path in compile_all(out):
         typer.echo(path)
+
+
+@app.command()
+def bootstrap(
+    volume: Annotated[Path, typer.Option(help="Folder of the data volume.")] = Path("/mnt/mtorl"),
+    dataset: Dataset = "simulator",
+    log: Annotated[str, typer.Option(help="The touchpoint log. Empty: VOLUME/touchpoints.parquet.")] = "",
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Where there is no log, write one of simulated users, up to today.")
+    ] = False,
+    bad_rows: Annotated[
+        str, typer.Option(help="fail: stop at a faulty log. quarantine: go on without its faulty rows.")
+    ] = "fail",
+    users: Users = 0,
+    epochs: Annotated[int, typer.Option(help="Most epochs of training; early stopping may need fewer.")] = 12,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 7,
+) -> None:
+    """Set up an empty data volume: features, and the first model of each arm. What is there stays.
+
+        mtorl bootstrap --volume /mnt/mtorl --dataset my-log.yaml
+        mtorl bootstrap --volume volume --simulate --users 800 --epochs 2     to try it
+
+    On a cluster it is a suspended CronJob, see docs/cluster.md. A run that was stopped goes on where it was.
+    """
+    from cli.progress_bars import ProgressBars
+    from mtorl.log.dataset import SpecError
+    from mtorl.log.touchpoints import LogError
+    from pipelines.bootstrap import Bootstrap, BootstrapError
+    from pipelines.bootstrap import bootstrap as set_up
+    from serving.registry import RegistryError
+
+    os.umask(0o027)  # nobody outside the volume's group may read logs and models
+    config = Bootstrap(volume, dataset, log, simulate, bad_rows, users, epochs, seed)
+    with (
+        exit_codes(unusable=(SpecError, LogError, OSError), failed=(BootstrapError, RegistryError)),
+        ProgressBars() as bars,
+    ):
+        done = set_up(config, bars.on_step)
+    for arm, digest in done.digests.items():
+        typer.echo(f"{config.first(arm)}: {'published' if done.new else 'was there'}, digest {digest[:12]}")
+    if done.gate == "reject":
+        typer.echo("the gate rejected the challenger: both arms start with the incumbent's model (an A/A test)")
 
 
 @app.command()
@@ -97,8 +143,13 @@ def feed(
 @app.command()
 def drift(
     decision_log: Annotated[Path, typer.Option(help="Folder with decisions.parquet.")],
-    artifact: Annotated[Path, typer.Option(help="Artifact of the served model; holds the training reference.")],
     out: Annotated[Path, typer.Option(help="Folder for drift.html and drift.json.")],
+    artifact: Annotated[
+        Path | None, typer.Option(help="Artifact of the model; it holds the training reference.")
+    ] = None,
+    registry: Annotated[
+        Path | None, typer.Option(help="Instead: the registry; the model that took the newest decision is found there.")
+    ] = None,
     since: Annotated[str, typer.Option(help="Start of the period, ISO time. Empty: no bound.")] = "",
     until: Annotated[str, typer.Option(help="End of the period, ISO time. Empty: no bound.")] = "",
     alert_url: Annotated[
@@ -118,17 +169,38 @@ def drift(
     for name, value in (("--since", since), ("--until", until)):
         if value and not _is_time(value):
             stop(f"{name}: {value!r} is not an ISO time such as 2026-01-31T12:00:00Z", 2)
+    period = Period(since, until)
+    if (artifact is None) == (registry is None):
+        stop("name the model: either its folder, --artifact, or the --registry in which it is found", 2)
     with exit_codes(unusable=(ArtifactError, OSError)):
+        model = artifact or _served_model(decision_log, period, registry or Path())
         try:
-            period = Period(since, until)
-            compared = drift_of_period(str(decision_log), str(artifact), period, str(out), seed, alert_url)
+            compared = drift_of_period(str(decision_log), str(model), period, str(out), seed, alert_url)
         except AlertError as error:
             stop(f"the check is done (see {out}), but nobody was told: {error}", 1)
     if compared["not_checked"]:
         stop(f"not checked: {compared['not_checked']}", 1)
     drifted = compared["detected_columns"]
     typer.echo(f"{compared['rows']} rows, drifted: {', '.join(drifted) or 'none'}; report: {out / 'drift.html'}")
+    if drifted and not alert_url:
+        typer.echo("nobody was told: no Alertmanager is named (--alert-url or ALERTMANAGER_URL)")
     raise typer.Exit(3 if drifted else 0)
+
+
+def _served_model(decision_log: Path, period: Period, registry: Path) -> Path:
+    """The artifact of the model that took the newest decision: what is asked for may not serve yet, or never."""
+    from monitoring.decision_log import DecisionLog
+    from serving.registry import folder_of
+
+    if not (decision_log / "decisions.parquet").exists():
+        stop(f"not checked: no decisions in {decision_log} yet", 1)
+    digest = DecisionLog.in_folder(decision_log, period).newest_model("challenger")
+    if digest is None:
+        stop("not checked: no model took a decision in the period", 1)
+    folder = folder_of(registry, digest)
+    if folder is None:
+        stop(f"not checked: the model that took the newest decision, digest {digest}, is not in {registry}", 1)
+    return folder
 
 
 def _is_time(text: str) -> bool:

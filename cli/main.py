@@ -8,6 +8,7 @@
     mtorl train | evaluate                     a model by itself; a finished one on users that it never saw
     mtorl benchmark paper                      MTORL beside its ablations and other methods
     mtorl compile                              pipelines as YAML for a cluster
+    mtorl bootstrap                            the first installation: features, and a model of each arm
     mtorl materialize | drift                  what the CronJobs of manifests/ call
     mtorl feed                                 the decision log's events into Feast's online store
 

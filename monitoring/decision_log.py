@@ -70,3 +70,20 @@ class DecisionLog:
             ).df()
         context = pd.DataFrame([json.loads(text) for text in rows["context"]], index=rows.index)
         return pd.concat([rows[["user_id"]], context], axis=1)
+
+    def newest_model(self, arm: str) -> str | None:
+        """Digest of the model that took the newest decision of an arm, or else of any arm; None: no model took one.
+
+        Args:
+            arm: Name of the arm that is preferred; it has no decisions in the shadow stage.
+        """
+        import duckdb
+
+        with duckdb.connect() as db:
+            db.from_parquet(str(self.decisions)).create_view("decision_log")
+            newest = db.execute(
+                f"""SELECT model_digest FROM decision_log WHERE model_digest IS NOT NULL AND {self.period.condition()}
+                ORDER BY arm = $arm DESC, event_time DESC LIMIT 1""",
+                {**self.period.parameters(), "arm": arm},
+            ).fetchone()
+        return None if newest is None else str(newest[0])

@@ -7,7 +7,7 @@
 # Without them the pair in ../shared/kubernetes is used when it is there; else the check is skipped, and said so.
 # It runs with $PYTHON (default: the repository's .venv), which needs kubernetes-validate and, for CEL rules, cel-expr-python.
 #
-# Usage: scripts/validate-manifests.sh [FOLDER ...]        default: manifests/overlays/* and manifests/tests/*
+# Usage: scripts/validate-manifests.sh [FOLDER ...]        default: foundation, overlays and tests of manifests/
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,11 +22,11 @@ elif ! "$PYTHON" -c "import kubernetes_validate, jsonschema, yaml" 2>/dev/null; 
   skipped="$PYTHON has no kubernetes-validate"
 fi
 
-# What comes from elsewhere: the Secrets are the platform's (manifests/README.md).
-external=(--external 'Secret/mtorl-redis' --external 'Secret/mtorl-router')
+# What comes from elsewhere: the Secrets are the platform's (manifests/README.md), the volume is in manifests/foundation.
+external=(--external 'Secret/mtorl-redis' --external 'Secret/mtorl-router' --external 'PersistentVolumeClaim/mtorl-data')
 
 folders=("$@")
-((${#folders[@]})) || folders=(manifests/overlays/*/ manifests/tests/*/)
+((${#folders[@]})) || folders=(manifests/foundation/*/ manifests/overlays/*/ manifests/tests/*/)
 rendered=$(mktemp)
 trap 'rm -f "$rendered"' EXIT
 failed=0

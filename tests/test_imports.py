@@ -66,6 +66,7 @@ ORDER = {
         "monitoring",
         "compile",
         "steps",
+        "bootstrap",
         "runner_output",
         "local",
         "evaluation_on_log",

@@ -29,10 +29,11 @@ from tests.redis_server import redis_server
             ["drift", "--decision-log", "{tmp}", "--artifact", "{tmp}", "--out", "{tmp}", "--since", "yesterday"],
             ["--since", "yesterday", "ISO"],
         ),
+        (["drift", "--decision-log", "{tmp}", "--out", "{tmp}"], ["--artifact", "--registry"]),
         (["materialize", "--feature-repo", "{tmp}", "--log", "{tmp}/x", "--dataset", "nope"], ["nope", "simulator"]),
         (["run", "--users", "-5", "--root", "{tmp}/runs"], ["users", "-5"]),
     ],
-    ids=["serve", "drift-artifact", "drift-since", "materialize", "run-users"],
+    ids=["serve", "drift-artifact", "drift-since", "drift-model", "materialize", "run-users"],
 )
 def test_wrong_arguments(arguments: list[str], words: list[str], tmp_path: Path) -> None:
     answer = CliRunner().invoke(app, [argument.format(tmp=tmp_path) for argument in arguments])
@@ -40,6 +41,35 @@ def test_wrong_arguments(arguments: list[str], words: list[str], tmp_path: Path)
     for word in words:
         assert word in answer.output
     assert "Traceback" not in answer.output
+
+
+@pytest.mark.parametrize(
+    ("digests", "words"),
+    [
+        (None, "no decisions in"),
+        ([None], "no model took a decision"),
+        (["feed" * 16], f"digest {'feed' * 16}, is not in"),
+    ],
+    ids=["no-log", "fallbacks-alone", "unknown-model"],
+)
+def test_a_drift_check_without_a_served_model_is_no_check(
+    digests: list[str | None] | None, words: str, tmp_path: Path
+) -> None:
+    if digests is not None:
+        rows = [{"arm": "challenger", "model_digest": digest, "event_time": "2026-01-01"} for digest in digests]
+        decisions = pd.DataFrame(rows).astype({"model_digest": "string"})
+        decisions.to_parquet(tmp_path / "decisions.parquet")
+    arguments = ["drift", "--decision-log", str(tmp_path), "--registry", str(tmp_path), "--out", str(tmp_path / "out")]
+    answer = CliRunner().invoke(app, arguments)
+    assert answer.exit_code == 1
+    assert answer.output.startswith("mtorl: not checked: ") and words in answer.output
+    assert answer.output.count("\n") == 1
+
+
+def test_bootstrap_without_a_log_says_what_to_do(tmp_path: Path) -> None:
+    answer = CliRunner().invoke(app, ["bootstrap", "--volume", str(tmp_path)])
+    assert answer.exit_code == 1
+    assert answer.output.splitlines()[-1].startswith("mtorl: no touchpoint log at ") and "--simulate" in answer.output
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -64,7 +94,7 @@ def test_every_command_has_help(command: tuple[str, ...], option: str) -> None:
 
 def test_help_teaches() -> None:
     answer = CliRunner().invoke(app, ["-h"])
-    for command in ("run", "data", "serve", "compile", "materialize", "feed"):
+    for command in ("run", "data", "serve", "compile", "bootstrap", "materialize", "feed"):
         assert f"mtorl {command}" in answer.output
 
 

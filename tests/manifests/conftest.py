@@ -80,10 +80,19 @@ def pod_specs(objects: Objects) -> list[tuple[str, dict[str, Any]]]:
         elif o["kind"] == "CronJob":
             pods.append((title(o), spec["jobTemplate"]["spec"]["template"]["spec"]))
         elif o["kind"] == "InferenceService":
-            pods.append((title(o), {**runtimes[spec["predictor"]["model"]["runtime"]], **spec["predictor"]}))
+            pods.append((title(o), _model_pod(runtimes[spec["predictor"]["model"]["runtime"]], spec["predictor"])))
         elif o["kind"] == "ScheduledSparkApplication":
             pods += [(f"{title(o)}/{role}", _spark_pod(spec["template"], role)) for role in ("driver", "executor")]
     return pods
+
+
+def _model_pod(runtime: dict[str, Any], predictor: dict[str, Any]) -> dict[str, Any]:
+    """What KServe makes of a runtime and a predictor, in short; tests/cluster has KServe make the real one."""
+    (container,) = runtime["containers"]
+    model = predictor["model"]
+    merged = {name: [*container.get(name, []), *model.get(name, [])] for name in ("env", "volumeMounts")}
+    volumes = [*runtime.get("volumes", []), *predictor.get("volumes", [])]
+    return {**runtime, **predictor, "containers": [{**container, **merged}], "volumes": volumes}
 
 
 def _spark_pod(app: dict[str, Any], role: str) -> dict[str, Any]:

@@ -56,22 +56,23 @@ def test_the_context_holds_what_pip_needs() -> None:
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    """manifests/images/torchserve/start.py, with a model store of its own."""
+    """manifests/images/torchserve/start.py, with a registry of its own."""
     pytest.importorskip("ts", reason="torchserve is not installed")
     monkeypatch.chdir(tmp_path)  # it changes the folder
     monkeypatch.setenv("MODEL_NAME", "incumbent")
-    monkeypatch.setenv("MODEL_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("MODEL_VERSION", "challenger/first")
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    (tmp_path / "store").mkdir()
+    (tmp_path / "challenger" / "first" / "model-store").mkdir(parents=True)
     spec = importlib.util.spec_from_file_location("start", MANIFESTS / "images" / "torchserve" / "start.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "REGISTRY", tmp_path)
     return module
 
 
 def test_java_replaces_the_entry_point(start: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    zipfile.ZipFile(tmp_path / "store" / "challenger.mar", "w").close()
+    zipfile.ZipFile(tmp_path / "challenger" / "first" / "model-store" / "challenger.mar", "w").close()
     left = tmp_path / "tmp" / "torchserve" / "tmp" / ".model_server.pid"
     left.parent.mkdir(parents=True)
     left.touch()

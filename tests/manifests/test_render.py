@@ -71,11 +71,34 @@ def _selectors(node: object) -> list[object]:
 
 
 def test_everything_is_in_one_namespace(objects: Objects) -> None:
-    (namespace,) = of_kind(objects, "Namespace")
+    assert {o["metadata"].get("namespace") for o in objects} in ({"mtorl"}, {"mtorl-dev"})
+
+
+def test_what_holds_data_is_not_deleted_with_the_application(objects: Objects) -> None:
+    """`kubectl delete -k` would take the namespace with ledger, decision log, models and the platform's Secrets."""
+    assert not of_kind(objects, "Namespace", "PersistentVolumeClaim", "Secret")
+    for o in of_kind(objects, "StatefulSet"):
+        assert "persistentVolumeClaimRetentionPolicy" not in o["spec"], "the default keeps the claims"
+
+
+@pytest.mark.parametrize("overlay", ["dev", "production"])
+def test_the_foundation_of_an_overlay(overlay: str) -> None:
+    namespace, claim = yaml.safe_load_all(render(f"foundation/{overlay}"))
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-    for o in objects:
-        if o["kind"] != "Namespace":
-            assert o["metadata"].get("namespace") == namespace["metadata"]["name"], title(o)
+    (used,) = {o["metadata"]["namespace"] for o in yaml.safe_load_all(render(f"overlays/{overlay}"))}
+    assert namespace["metadata"]["name"] == claim["metadata"]["namespace"] == used
+    assert claim["metadata"]["name"] == "mtorl-data"
+
+
+def test_pods_that_mount_the_data_volume_agree_whose_it_is(objects: Objects) -> None:
+    """Whichever pod of a node mounts it first decides about its group."""
+    for name, pod in pod_specs(objects):
+        claims = [
+            v["persistentVolumeClaim"]["claimName"] for v in pod.get("volumes", []) if "persistentVolumeClaim" in v
+        ]
+        if "mtorl-data" in claims:
+            assert pod["securityContext"]["fsGroup"] == 10001, name
+            assert pod["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch", name
 
 
 def test_pods_keep_to_the_restricted_profile_and_more(objects: Objects) -> None:
@@ -115,9 +138,11 @@ def test_long_running_containers_are_probed(objects: Objects) -> None:
 
 def test_jobs_run_one_at_a_time_at_a_stated_time_zone(objects: Objects) -> None:
     jobs = of_kind(objects, "CronJob")
-    assert {job["metadata"]["name"] for job in jobs} == {"mtorl-materialize", "mtorl-drift"}
+    assert {job["metadata"]["name"] for job in jobs} == {"mtorl-bootstrap", "mtorl-materialize", "mtorl-drift"}
     for job in jobs:
         assert job["spec"]["concurrencyPolicy"] == "Forbid" and job["spec"]["timeZone"], title(job)
+        # People start it; but a schedule it must have.
+        assert job["spec"].get("suspend", False) is (job["metadata"]["name"] == "mtorl-bootstrap"), title(job)
 
 
 def test_images_are_ours_and_pinned(objects: Objects) -> None:
@@ -139,7 +164,8 @@ def test_the_scripts_validator_finds_nothing() -> None:
         [str(ROOT / "scripts" / "validate-manifests.sh")], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count(", 0 problems") == len(FOLDERS), done.stdout
+    foundations = len(list((MANIFESTS / "foundation").glob("*/kustomization.yaml")))
+    assert done.stdout.count(", 0 problems") == len(FOLDERS) + foundations, done.stdout
     assert "not checked" not in done.stdout
 
 

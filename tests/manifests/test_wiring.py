@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -14,11 +15,13 @@ import yaml
 
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
+from serving.registry import FIRST
 from tests.manifests.conftest import (
     MANIFESTS,
     Objects,
     allowed,
     config_map,
+    containers,
     mounts_of,
     named,
     of_kind,
@@ -107,14 +110,38 @@ def test_the_runtime_brings_no_envelope(production: Objects) -> None:
 def test_versions_are_named_once(overlay: str) -> None:
     objects = list(yaml.safe_load_all(render(f"overlays/{overlay}")))
     models = yaml.safe_load((MANIFESTS / "overlays" / overlay / "models.yaml").read_text())["data"]
-    for arm, path in models.items():
-        uri = named(objects, "InferenceService", f"mtorl-{arm}")["spec"]["predictor"]["model"]["storageUri"]
-        assert uri == f"pvc://mtorl-data/{path}"
-        assert re.fullmatch(r"registry/\w+/[0-9a-f]{12}", path), "a version's folder, which is written once"
-    environment = pod_spec(objects, "CronJob/mtorl-drift")["containers"][0]["env"]
-    assert {"name": "ARTIFACT", "value": f"/mnt/mtorl/{models['challenger']}/artifact"} in environment
-    assert named(objects, "PersistentVolumeClaim", "mtorl-data")
+    from_annotation = {"fieldRef": {"fieldPath": "metadata.annotations['mtorl-kubeflow/model']"}}
+    for arm, version in models.items():
+        pod = pod_spec(objects, f"InferenceService/mtorl-{arm}")
+        assert pod["annotations"] == {"mtorl-kubeflow/model": version}
+        for container in containers(pod):
+            assert {"name": "MODEL_VERSION", "valueFrom": from_annotation} in container["env"]
+            assert {
+                "name": "registry",
+                "mountPath": "/mnt/models",
+                "subPath": "registry",
+                "readOnly": True,
+            } in container["volumeMounts"], "not a version: a mount makes an empty folder of what is not there"
+        assert version == f"{arm}/{FIRST}", "what the bootstrap publishes"
     assert not [o for o in of_kind(objects, "ConfigMap") if o["metadata"]["name"] == "mtorl-models"]
+
+
+def test_a_pod_waits_for_its_model_and_says_for_which(production: Objects, tmp_path: Path) -> None:
+    predictor = named(production, "InferenceService", "mtorl-challenger")["spec"]["predictor"]
+    (waiting,) = predictor["initContainers"]
+    script = waiting["args"][0].replace("/mnt/models", str(tmp_path)).replace("sleep 2", "sleep 0.05")
+    (tmp_path / "challenger" / "other").mkdir(parents=True)
+    (tmp_path / "challenger" / FIRST).mkdir()  # empty: as a mount leaves it
+    command = [*waiting["command"], script]
+    environment = {**os.environ, "MODEL_VERSION": f"challenger/{FIRST}"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert f"no model registry/challenger/{FIRST} " in line and "challenger/other" in line
+        (tmp_path / "challenger" / FIRST / "artifact").mkdir()
+        (tmp_path / "challenger" / FIRST / "artifact" / "model.json").touch()
+        assert process.wait(timeout=60) == 0
+        assert process.stdout.read() == "", "it says so once"
 
 
 # --- the router -----------------------------------------------------------------------------------------------------

@@ -51,3 +51,19 @@ def test_what_is_missing_in_a_context_stays_missing(tmp_path: Path) -> None:
     context = DecisionLog.in_folder(written(tmp_path)).context()
     assert context.columns.tolist() == ["user_id", "hour", "device"]
     assert context["device"].isna().tolist() == [False, False, True, False]
+
+
+def test_the_newest_model_is_the_challengers_if_it_took_any_decision(tmp_path: Path) -> None:
+    def newest(*rows: tuple[str, str | None]) -> str | None:
+        decisions = [
+            {"arm": arm, "model_digest": digest, "event_time": time}
+            for (arm, digest), time in zip(rows, TIMES, strict=False)
+        ]
+        pd.DataFrame(decisions).astype({"model_digest": "string"}).to_parquet(tmp_path / "decisions.parquet")
+        return DecisionLog.in_folder(tmp_path, Period(until=TIMES[3])).newest_model("challenger")
+
+    assert newest(("challenger", "old"), ("challenger", "new"), ("incumbent", "other")) == "new"
+    assert newest(("challenger", "old"), ("challenger", None), ("incumbent", "other")) == "old"
+    assert newest(("incumbent", "old"), ("incumbent", "new")) == "new"  # the shadow stage
+    assert newest(("challenger", None), ("incumbent", None)) is None
+    assert newest(("incumbent", "a"), ("incumbent", "b"), ("incumbent", "c"), ("challenger", "after the period")) == "c"

@@ -1,0 +1,242 @@
+"""The first installation: from a touchpoint log to all that must be on the volume before the first decision.
+
+    done = bootstrap(Bootstrap(volume=Path("/mnt/mtorl"), dataset="dataset.yaml"), on_step)
+
+It calls what the steps of the training pipeline call, in their order, and leaves on the volume
+
+    touchpoints.parquet                        the log that features are kept up to date from
+    features/                                  the feature repository
+    registry/{incumbent,challenger}/first/     a model for each arm, under a name that is known beforehand
+    bootstrap/                                 what the steps have made: a run that was stopped goes on from there
+
+Running it again changes nothing that is there. A challenger that the gate rejects is not published: then both arms
+start with the incumbent's model, which is an A/A test, until a training run passes the gate.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from features.ingest.log_folder import RawLog, ingest
+from mtorl.log.touchpoints import DATASET_FILE, LOG_FILE
+from mtorl.runtime import progress
+from mtorl.runtime.files import remove, replacing
+from pipelines.steps import OnStep, Step, StepTimes
+from serving.registry import FIRST, publish, published_digest
+
+ARMS = ("incumbent", "challenger")
+
+
+class BootstrapError(RuntimeError):
+    """The volume can't be set up; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """What to set up.
+
+    Attributes:
+        volume: Folder of the data volume.
+        dataset: Name of a built-in data set description, or the path of a YAML.
+        log: The raw log; empty: the volume's touchpoints.parquet.
+        simulate: Whether to write a simulated log where there is none. Its last day is today.
+        bad_rows: "fail" stops at a log with faulty rows, "quarantine" goes on without them.
+        users: Users to simulate (0 for 6,000), or the most to keep of a log (0 keeps all).
+        epochs: Most epochs of training.
+        seed: Seed of everything random.
+        budget_share: Budget as a share of what always exposing would cost; sets the price of the budget.
+        min_lift: Lift per opportunity that the gate's lower bound must exceed.
+    """
+
+    volume: Path
+    dataset: str
+    log: str = ""
+    simulate: bool = False
+    bad_rows: str = "fail"
+    users: int = 0
+    epochs: int = 12
+    seed: int = 7
+    budget_share: float = 0.6
+    min_lift: float = 0.0
+
+    @property
+    def touchpoints(self) -> Path:
+        """The log on the volume."""
+        return self.volume / LOG_FILE
+
+    def first(self, arm: str) -> Path:
+        """Folder of an arm's first model."""
+        return self.volume / "registry" / arm / FIRST
+
+
+@dataclass(frozen=True)
+class Bootstrapped:
+    """What there is now.
+
+    Attributes:
+        new: Whether this run has made it; False: it was there.
+        digests: Of each arm's first model.
+        gate: "promote" or "reject"; empty if it was there.
+    """
+
+    new: bool
+    digests: dict[str, str]
+    gate: str = ""
+
+
+def bootstrap(config: Bootstrap, on_step: OnStep) -> Bootstrapped:
+    """Set up the volume, as far as it is not set up yet.
+
+    Args:
+        config: What to set up.
+        on_step: Told of each step.
+
+    Raises:
+        BootstrapError: The volume can't be written, there is no log, or another process is at it.
+        LogError, SpecError: The log or its description can't be used.
+    """
+    if (config.volume / "features" / "registry.db").exists():
+        digests = {arm: published_digest(config.first(arm)) for arm in ARMS}
+        if all(digests.values()):
+            return Bootstrapped(new=False, digests={arm: str(digest) for arm, digest in digests.items()})
+    with _alone(config.volume) as folder:
+        return _set_up(config, folder, StepTimes(on_step))
+
+
+def _set_up(config: Bootstrap, folder: Path, times: StepTimes) -> Bootstrapped:
+    from features.offline.store import build_training_data
+    from mtorl.evaluation.offline import evaluate_offline, gate_from_file
+    from mtorl.fitting.fit import fit_challenger, fit_incumbent
+    from mtorl.network.training import TrainConfig
+    from serving.archive import package
+
+    def made_once(path: Path, name: str, title: str, make: Callable[[Path], object]) -> Path:
+        def on_progress(done: float, total: float, note: str) -> None:
+            times(Step(name, title), min(done, 0.99 * total), total, note)  # the step is over when it has been written
+
+        with times.step(name, title), progress.listen(on_progress):
+            if not path.exists():
+                make(path)
+        return path
+
+    with times.step("ingest", "read and validate the log"):
+        log, work = _ingested(config, folder)
+    windows = made_once(
+        work / "windows",
+        "build-features",
+        "Feast features and causal windows",
+        lambda path: _whole(path, lambda unfinished: build_training_data(log, config.volume / "features", unfinished)),
+    )
+    incumbent = made_once(
+        work / "incumbent", "fit-incumbent", "fit the incumbent", lambda path: fit_incumbent(str(windows), str(path))
+    )
+    training = TrainConfig(epochs=config.epochs, seed=config.seed)
+    challenger = made_once(
+        work / "challenger",
+        "train-challenger",
+        "train MTORL",
+        lambda path: fit_challenger(
+            str(windows), str(path), training, config.budget_share, str(work / "checkpoint.pt"), ""
+        ),
+    )
+    evaluation = made_once(
+        work / "evaluation.json",
+        "evaluate",
+        "evaluate offline",
+        lambda path: _write_json(
+            path, evaluate_offline(str(windows), str(challenger), str(incumbent), config.budget_share, config.seed)
+        ),
+    )
+    gate = gate_from_file(str(evaluation), config.min_lift)
+    models = {"incumbent": incumbent, "challenger": challenger if gate == "promote" else incumbent}
+    with times.step("publish", "publish to the registry"):
+        if not config.touchpoints.exists():
+            copy = shutil.copytree if (log / LOG_FILE).is_dir() else shutil.copyfile
+            _whole(config.touchpoints, lambda unfinished: copy(log / LOG_FILE, unfinished))
+        digests = {}
+        for arm, artifact in models.items():
+            if published_digest(config.first(arm)) is None:
+                archive = package(artifact, arm, work / "model-store")
+                publish(artifact, archive, config.volume / "registry", arm, FIRST)
+            digests[arm] = str(published_digest(config.first(arm)))
+    for leftover in (log, folder / "simulated.parquet", work / "windows"):  # large, and of no more use
+        remove(leftover)
+    return Bootstrapped(new=True, digests=digests, gate=gate)
+
+
+def _ingested(config: Bootstrap, folder: Path) -> tuple[Path, Path]:
+    """Read the log; returns its folder, and the folder for what is made of this log with these settings."""
+    source = Path(config.log) if config.log else config.touchpoints
+    if config.simulate and not source.exists():
+        source = folder / "simulated.parquet"
+        if not source.exists():
+            _simulate(source, config)
+    if not source.exists():
+        raise BootstrapError(
+            f"no touchpoint log at {source}: put one there in the layout of docs/data.md, name another with --log, "
+            "or say --simulate to try everything on simulated users"
+        )
+    log = folder / "log"
+    remove(log)
+    raw = RawLog(str(source), config.dataset, config.bad_rows, 0 if config.simulate else config.users, config.seed)
+    report = ingest(raw, log, folder / "quarantine.csv")
+    description = (log / DATASET_FILE).read_text()
+    settings = (report.fingerprint, description, config.epochs, config.seed, config.budget_share, config.users)
+    work = folder / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
+    work.mkdir(exist_ok=True)
+    return log, work
+
+
+def _simulate(path: Path, config: Bootstrap) -> None:
+    from mtorl.simulator.raw_log import write_raw_log
+    from mtorl.simulator.simulator import SimulatorConfig
+
+    market = SimulatorConfig(users=config.users or SimulatorConfig.users, seed=config.seed)
+    first_day = datetime.now(UTC).date() - timedelta(days=market.days)
+    write_raw_log(path, replace(market, start=first_day.isoformat()))
+
+
+@contextmanager
+def _alone(volume: Path) -> Iterator[Path]:
+    """The folder of the bootstrap, which one process at a time may work in."""
+    folder = volume / "bootstrap"
+    try:
+        folder.mkdir(exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except FileNotFoundError:
+        raise BootstrapError(
+            f"{volume} is not there: mount the data volume, or name its folder with --volume"
+        ) from None
+    except PermissionError:
+        owner = volume.stat()
+        raise BootstrapError(
+            f"{volume} can't be written by user {os.getuid()} in group {os.getgid()}: it belongs to "
+            f"{owner.st_uid}:{owner.st_gid}, mode {stat.S_IMODE(owner.st_mode):o}. Whoever provides a volume to which "
+            "Kubernetes does not apply fsGroup, such as NFS, must give it to 10001:10001 (docs/cluster.md)"
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BootstrapError(f"another bootstrap works in {folder}: wait for it") from None
+        yield folder
+
+
+def _whole(path: Path, make: Callable[[Path], object]) -> None:
+    """Make a file or a folder that is there completely or not at all."""
+    with replacing(path) as unfinished:
+        make(unfinished)
+
+
+def _write_json(path: Path, content: object) -> None:
+    _whole(path, lambda unfinished: unfinished.write_text(json.dumps(content, indent=2)))
