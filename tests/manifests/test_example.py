@@ -1,0 +1,68 @@
+"""A team's own overlay over one of ours: its files are in force, and everything of ours is still there."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from monitoring.experiment_metrics import metric_of
+from mtorl.experiment.experiment import Experiment
+from mtorl.log.dataset import DatasetSpec
+from tests.manifests.conftest import MANIFESTS, Objects, config_map, containers, named, of_kind, pod_spec, render, title
+
+EXAMPLE = MANIFESTS / "examples" / "team"
+
+
+@pytest.fixture
+def objects() -> Objects:
+    return list(yaml.safe_load_all(render("examples/team")))
+
+
+def test_nothing_of_ours_is_lost(objects: Objects) -> None:
+    def names(made: Objects) -> set[str]:
+        return {title(o) for o in made if o["kind"] != "ConfigMap"}
+
+    assert names(objects) == names(list(yaml.safe_load_all(render("overlays/dev"))))
+
+
+def test_the_teams_files_are_in_force_and_fit_together(objects: Objects, tmp_path: Path) -> None:
+    settings = pytest.importorskip("serving.router.ops.settings")
+    spec = DatasetSpec.from_dict(yaml.safe_load(config_map(objects, "mtorl-dataset-")["data"]["dataset.yaml"]))
+    assert spec == DatasetSpec.load(EXAMPLE / "dataset.yaml") and spec.name == "shop"
+    experiment = Experiment.from_dict(
+        yaml.safe_load(named(objects, "ConfigMap", "mtorl-experiment")["data"]["experiment.yaml"])
+    )
+    assert experiment == Experiment.load(EXAMPLE / "experiment.yaml")
+    assert experiment.default_channel in spec.channels
+    for name in (experiment.metrics.primary, *(guardrail.name for guardrail in experiment.metrics.guardrails)):
+        metric_of(name, spec.reward.gain)
+    (tmp_path / "router.yaml").write_text(config_map(objects, "mtorl-router-")["data"]["router.yaml"])
+    assert set(settings.RouterSettings.load(tmp_path / "router.yaml").cost_cap) == set(spec.channels)
+    pod = pod_spec(objects, "CronJob/mtorl-bootstrap")["containers"][0]
+    assert "--simulate" not in pod["args"], "a real log"
+
+
+def test_images_come_from_the_teams_registry(objects: Objects) -> None:
+    workloads = ("StatefulSet/mtorl-router", "StatefulSet/mtorl-redis", "CronJob/mtorl-drift")
+    pods = [pod_spec(objects, name) for name in (*workloads, "InferenceService/mtorl-challenger")]
+    for container in [container for pod in pods for container in containers(pod)]:
+        assert container["image"].startswith("registry.example.com/ads/"), container["image"]
+
+
+def test_a_version_is_one_word_in_the_teams_overlay(tmp_path: Path) -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not installed: it renders the manifests")
+    copy = tmp_path / "manifests"
+    shutil.copytree(MANIFESTS, copy)
+    file = copy / "examples" / "team" / "kustomization.yaml"
+    file.write_text(file.read_text().replace("challenger=challenger/first", "challenger=challenger/0123456789ab"))
+    made = subprocess.run(["kubectl", "kustomize", file.parent], capture_output=True, text=True, check=True).stdout
+    services = of_kind(list(yaml.safe_load_all(made)), "InferenceService")
+    assert {
+        service["metadata"]["name"]: service["spec"]["predictor"]["annotations"]["mtorl-kubeflow/model"]
+        for service in services
+    } == {"mtorl-incumbent": "incumbent/first", "mtorl-challenger": "challenger/0123456789ab"}
