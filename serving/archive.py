@@ -13,7 +13,8 @@ from pathlib import Path
 
 from mtorl.runtime.files import replacing
 
-HANDLERS = {name: Path(__file__).parent / "handlers" / f"{name}_handler.py" for name in ("policy", "channel", "budget")}
+_HANDLERS = Path(__file__).parent / "handlers" / "archived"
+HANDLERS = {name: _HANDLERS / f"{name}.py" for name in ("policy", "channel", "budget")}
 MODEL_CONFIG = Path(__file__).parent / "local" / "torchserve_files" / "model-config.yaml"
 _MANIFEST = "MAR-INF/MANIFEST.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip file can hold
@@ -34,7 +35,7 @@ def package(
         artifact_folder: Folder written by `mtorl.artifact.saving.save`.
         name: The model's name in TorchServe.
         out_dir: The model store.
-        handler: The handler's file. Its base class is not packed: a worker has the package installed.
+        handler: The handler's file. It holds no more than an import: a worker has the package installed.
 
     Returns:
         The path of the .mar file.

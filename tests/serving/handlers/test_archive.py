@@ -79,9 +79,19 @@ def test_a_handler_in_an_archive_finds_its_base_in_the_package(artifact: Path, t
     code = f"""
 import sys; sys.path.insert(0, {str(tmp_path / "unpacked")!r})
 from ts.model_loader import TsModelLoader
-module, _ = TsModelLoader()._load_handler_file("{name}_handler.py")
+module, _ = TsModelLoader()._load_handler_file("{name}.py")
 entry, _ = TsModelLoader()._get_class_entry_point(module)
-print(module.__file__, type(entry.__self__).__mro__[-4].__module__)
+print(module.__file__, *(kind.__module__ for kind in type(entry.__self__).__mro__[1:3]))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout.split() == [str(tmp_path / "unpacked" / f"{name}_handler.py"), "serving.handlers.base"], done
+    file, handler, base = done.stdout.split()
+    assert file == str(tmp_path / "unpacked" / f"{name}.py")
+    assert handler == f"serving.handlers.{name}_handler" and base.startswith("serving.handlers."), done
+
+
+def test_what_a_published_archive_imports_is_never_renamed() -> None:
+    """It was published by an earlier release, and is served by this one."""
+    for name, handler in HANDLERS.items():
+        assert handler.read_text().split("\n\n")[1].splitlines() == [
+            f"from serving.handlers.{name}_handler import {name.capitalize()}Handler"
+        ]
