@@ -1,0 +1,120 @@
+#!/usr/bin/env bash
+# Builds the images of manifests/images, and pushes them to a registry or loads them into a cluster that runs on this machine.
+#
+# Usage: scripts/images.sh build [NAME...]             those that are not there yet; NAME is router, redis, torchserve, train or spark
+#        scripts/images.sh push REGISTRY [NAME...]     builds and pushes them as REGISTRY/NAME:TAG
+#        scripts/images.sh load [NAME...]              builds them and hands each to the command LOAD
+#        scripts/images.sh list [NAME...]              name with tag, and size or "not built"
+#
+# build, push and load end with a kustomize component that names the images, for an overlay of yours to list as its last component:
+#        scripts/images.sh push registry.example.org/mtorl >my-overlay/images/kustomization.yaml
+#
+# A tag is the project's version and a hash of what goes into the image: its Dockerfile, the files that it copies (as they lie in
+# the folder, committed or not) and where torch comes from. Packages from PyPI and Debian are those of the day of the build; what a
+# push prints names digests, so that an overlay changes only when you change it.
+#
+#   ENGINE         docker, podman or buildah; by default the first that is found
+#   TORCH_FROM     words for pip that say where torch comes from. By default PyTorch's index of CPU builds; a mirror is "--index-url
+#                  https://mirror/whl/cpu", a folder with wheels "--find-links /wheels" (podman, buildah: BUILD_OPTIONS="-v /wheels:/wheels:ro").
+#                  "torch" is the build on PyPI, with CUDA: for train only, if its steps run on GPU nodes; it adds 5 GB
+#   BUILD_OPTIONS  more options of the engine's build: --network=host, --build-arg PIP_INDEX_URL=https://mirror/simple, ...
+#   LOAD           command that takes the name of an image: "kind load docker-image", "minikube image load", "k3d image import", ...
+set -euo pipefail
+shopt -s inherit_errexit
+cd "$(dirname "$0")/.."
+images=manifests/images
+ours=ghcr.io/mtorl-kubeflow         # as the manifests name them
+
+die() { echo "images.sh: $*" >&2; exit 1; }
+usage() { sed -n '/^# Usage/,/^set /p' scripts/images.sh | sed '$d; s/^# \{0,1\}//'; }
+
+engine() {
+  if [ -z "${ENGINE:-}" ]; then
+    for ENGINE in docker podman buildah; do ! command -v "$ENGINE" >/dev/null || return 0; done
+    die "none of docker, podman and buildah is installed; one of them builds the images (or name another: ENGINE=nerdctl)"
+  fi
+  command -v "$ENGINE" >/dev/null || die "ENGINE=$ENGINE: no such command"
+}
+
+# The files that a Dockerfile copies from the repository; "." is what .dockerignore lets through.
+copied() {
+  local word words=()
+  for word in $(sed -nE 's/^COPY (--chmod=\S+ )?([^-].*) \S+$/\2/p' "$images/$1/Dockerfile"); do
+    if [ "$word" = . ]; then mapfile -t -O "${#words[@]}" words < <(sed -n 's/^!//p' .dockerignore | grep -vx "$images"); else words+=("$word"); fi
+  done
+  find "${words[@]}" -type f -not -path '*/__pycache__/*' -not -path '*.egg-info/*' | LC_ALL=C sort -u
+}
+
+tag() {
+  local version python= hash
+  version=$(sed -nE 's/^version = "(.*)"$/\1/p' pyproject.toml)
+  case $1 in train | spark) python=-python3.11 ;; esac      # kfp warns of names without "python"
+  hash=$({ copied "$1"; echo "$images/$1/Dockerfile"; } | xargs -d '\n' sha256sum)
+  ! grep -q '^ARG TORCH_FROM' "$images/$1/Dockerfile" || hash+=${TORCH_FROM-default}
+  echo "$version$python-$(sha256sum <<<"$hash" | cut -c1-12)"
+}
+
+size() { "$ENGINE" images --format '{{.Size}}' "$1" 2>/dev/null | head -n 1 || true; }      # nothing if it is not there
+
+build() {
+  local image=$ours/$1:$2 options=()
+  [ -z "$(size "$image")" ] || return 0
+  [ -z "${TORCH_FROM+set}" ] || options+=(--build-arg "TORCH_FROM=$TORCH_FROM")
+  [ "$1" != train ] || options+=(--build-arg "MTORL_REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)")
+  read -ra more <<<"${BUILD_OPTIONS:-}"
+  # BUILDAH_LAYERS: buildah alone keeps no layers of an earlier build unless it is told to.
+  BUILDAH_LAYERS=true "$ENGINE" build -f "$images/$1/Dockerfile" -t "$image" "${options[@]}" "${more[@]}" . >&2
+}
+
+push() { # NAME TAG REGISTRY: prints the digest, if the registry says one
+  local image=$3/$1:$2 file
+  "$ENGINE" tag "$ours/$1:$2" "$image"
+  case $ENGINE in
+    *podman | *buildah) file=$(mktemp); "$ENGINE" push --digestfile "$file" "$image" >&2; cat "$file"; rm "$file" ;;
+    *) "$ENGINE" push "$image" >&2
+       "$ENGINE" image inspect --format '{{join .RepoDigests "\n"}}' "$image" | sed -n "s#^$3/$1@##p" ;;
+  esac
+}
+
+load_command() {
+  local context
+  context=$(kubectl config current-context 2>/dev/null || true)
+  case ${LOAD:-}:$context in
+    [!:]*) echo "$LOAD" ;;
+    :kind-*) echo "kind load docker-image --name ${context#kind-}" ;;
+    :k3d-*) echo "k3d image import -c ${context#k3d-}" ;;
+    :minikube) echo "minikube image load" ;;
+    *) die "LOAD is not set, and the context '$context' is no kind, k3d or minikube: LOAD=\"COMMAND\" scripts/images.sh load, or push to a registry" ;;
+  esac
+}
+
+command=${1:-}
+registry=$ours load=
+case $command in
+  build | list) shift ;;
+  load) shift; load=$(load_command) ;;
+  push) registry=${2:-}; [ -n "$registry" ] || die "push REGISTRY: for example registry.example.org/mtorl"; shift 2 ;;
+  -h | --help | help) usage; exit ;;
+  *) usage >&2; exit 2 ;;
+esac
+names=("$@")
+((${#names[@]})) || names=(router redis torchserve train spark)
+for name in "${names[@]}"; do [ -f "$images/$name/Dockerfile" ] || die "$name: no such image; there are $(cd $images && echo *)"; done
+engine
+
+block=()
+for name in "${names[@]}"; do
+  tag=$(tag "$name")
+  image=$ours/$name:$tag
+  version="newTag: $tag"
+  if [ "$command" = list ]; then at=$(size "$image"); printf '%-68s %s\n' "$image" "${at:-not built}"; continue; fi
+  build "$name" "$tag"
+  case $command in
+    load) $load "$image" >&2 ;;
+    push) digest=$(push "$name" "$tag" "$registry"); [ -z "$digest" ] || version="digest: $digest" ;;
+  esac
+  echo "$image  $(size "$image")" >&2
+  [ "$registry" = "$ours" ] || version="newName: $registry/$name, $version"
+  block+=("- {name: $ours/$name, $version}")
+done
+[ "$command" = list ] || printf '%s\n' "apiVersion: kustomize.config.k8s.io/v1alpha1" "kind: Component" "images:" "${block[@]}"

@@ -1,0 +1,173 @@
+"""scripts/images.sh, with a stand-in for the engine that builds the images."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.repository import ROOT
+
+Images = Callable[..., subprocess.CompletedProcess[str]]
+NAMES = ["router", "redis", "torchserve", "train", "spark"]
+TOOLS = ["bash", "sh", "cat", "rm", "mktemp", "basename", "dirname", "find", "sort", "head", "cut", "tr", "sed", "grep"]
+TOOLS += ["xargs", "sha256sum"]
+
+# It writes down how it was called, and knows an image's size once the image was built.
+ENGINE = """#!/bin/sh
+echo "$(basename "$0") $*" >>"$CALLS"
+case $1 in
+  build) while [ "$1" != -t ]; do shift; done; echo "$2" >>"$CALLS.built" ;;
+  images) while [ $# -gt 1 ]; do shift; done; grep -qxF "$1" "$CALLS.built" && echo "1.2 GB" ;;
+  push) [ "$2" != --digestfile ] || printf sha256:%064d 7 >"$3" ;;
+esac
+"""
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """As much of the repository as an image is made of, small."""
+    made = tmp_path / "repository"
+    for name in ("scripts/images.sh", "manifests/images", ".dockerignore", "pyproject.toml", "README.md", "LICENSE"):
+        (made / name).parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, made / name)
+    for line in (made / ".dockerignore").read_text().splitlines():
+        if line.startswith("!") and not (made / line[1:]).exists():
+            (made / line[1:]).mkdir()
+            (made / line[1:] / "module.py").write_text("value = 1\n")
+    return made
+
+
+@pytest.fixture
+def images(repository: Path, tmp_path: Path) -> Images:
+    """Runs the script where `podman` and `tester` are the stand-in, and nothing else builds images."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in ("podman", "tester", "mine"):
+        (tools / tool).write_text(ENGINE)
+        (tools / tool).chmod(0o755)
+    for tool in TOOLS:
+        (tools / tool).symlink_to(str(shutil.which(tool)))
+    (tmp_path / "calls.built").touch()
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [tools / "bash", repository / "scripts" / "images.sh", *arguments],
+            env={"PATH": str(tools), "CALLS": str(tmp_path / "calls"), **environment},
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+def calls(tmp_path: Path, word: str) -> list[str]:
+    """What the stand-in was called with, where it has this word in it."""
+    return [line for line in (tmp_path / "calls").read_text().splitlines() if f" {word} " in f"{line} "]
+
+
+def tags(images: Images, **environment: str) -> dict[str, str]:
+    listed = re.findall(r"^ghcr\.io/mtorl-kubeflow/(\w+):(\S+)", images("list", **environment).stdout, re.M)
+    return dict(listed)
+
+
+def component(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    assert done.returncode == 0, done.stderr
+    made = yaml.safe_load(done.stdout)
+    assert made["kind"] == "Component"
+    images: list[dict[str, Any]] = made["images"]
+    return images
+
+
+def test_a_tag_is_the_version_and_what_goes_in(images: Images, repository: Path) -> None:
+    first = tags(images)
+    assert list(first) == NAMES
+    for name, tag in first.items():
+        assert re.fullmatch(r"\d+\.\d+\.\d+(-python3\.11)?-[0-9a-f]{12}", tag), tag
+        assert ("python" in tag) == (name in ("train", "spark"))
+    (repository / "serving" / "module.py").write_text("value = 2\n")
+    second = tags(images)
+    assert {name for name in NAMES if second[name] != first[name]} == set(NAMES) - {"redis"}
+    (repository / "manifests" / "images" / "redis" / "redis-ready").write_text("exit 0\n")
+    third = tags(images)
+    assert {name for name in NAMES if third[name] != second[name]} == {"redis"}
+    (repository / "serving" / "__pycache__").mkdir()
+    (repository / "serving" / "__pycache__" / "module.pyc").touch()
+    (repository / "docs.md").touch()
+    assert tags(images) == third, "what no image holds is in no tag"
+
+
+def test_torch_from_elsewhere_is_another_image(images: Images, tmp_path: Path) -> None:
+    default, bare, named = tags(images), tags(images, TORCH_FROM=""), tags(images, TORCH_FROM="torch==2.13.0")
+    for other in (bare, named):
+        assert {name for name in NAMES if other[name] != default[name]} == {"torchserve", "train"}
+    assert len({tag["train"] for tag in (default, bare, named)}) == 3
+    assert images("build", "train", TORCH_FROM="--find-links /wheels").returncode == 0
+    assert "--build-arg TORCH_FROM=--find-links /wheels" in calls(tmp_path, "build")[0]
+    assert images("build", "train").returncode == 0
+    assert "TORCH_FROM" not in calls(tmp_path, "build")[1], "the Dockerfile's own default"
+
+
+def test_what_is_there_is_not_built_again(images: Images, repository: Path, tmp_path: Path) -> None:
+    assert "not built" in images("list", "router").stdout
+    made = component(images("build", "router", "redis", BUILD_OPTIONS="--network=host --pull=never"))
+    assert [image["name"] for image in made] == [f"ghcr.io/mtorl-kubeflow/{name}" for name in ("router", "redis")]
+    assert made[0]["newTag"] == tags(images)["router"]
+    assert "1.2 GB" in images("list", "router").stdout
+    (first, _) = calls(tmp_path, "build")
+    assert "-f manifests/images/router/Dockerfile" in first and first.endswith("--network=host --pull=never .")
+    assert component(images("build", "router", "redis")) == made and len(calls(tmp_path, "build")) == 2
+    (repository / "mtorl" / "module.py").unlink()
+    assert component(images("build", "router", "redis"))[0] != made[0] and len(calls(tmp_path, "build")) == 3
+
+
+def test_push_names_digests(images: Images, tmp_path: Path) -> None:
+    (made,) = component(images("push", "registry.example.org/mtorl", "train"))
+    assert made == {
+        "name": "ghcr.io/mtorl-kubeflow/train",
+        "newName": "registry.example.org/mtorl/train",
+        "digest": f"sha256:{7:064d}",
+    }
+    assert calls(tmp_path, "push")[0].endswith(f" registry.example.org/mtorl/train:{tags(images)['train']}")
+    assert len(calls(tmp_path, "build")) == 1
+
+
+def test_load_calls_the_given_command(images: Images, tmp_path: Path) -> None:
+    (made,) = component(images("load", "router", LOAD="mine load image"))
+    image = f"ghcr.io/mtorl-kubeflow/router:{made['newTag']}"
+    assert [line for line in calls(tmp_path, image) if line.startswith("mine")] == [f"mine load image {image}"]
+    refused = images("load", "router")
+    assert refused.returncode == 1 and "LOAD is not set" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        (["build", "ruoter"], {}, "ruoter: no such image; there are redis router spark torchserve train"),
+        (["push"], {}, "push REGISTRY"),
+        (["build"], {"ENGINE": "moby"}, "ENGINE=moby: no such command"),
+        (["bulid"], {}, "Usage: scripts/images.sh build"),
+        ([], {}, "Usage: scripts/images.sh build"),
+    ],
+)
+def test_wrong_calls(images: Images, arguments: list[str], environment: dict[str, str], said: str) -> None:
+    done = images(*arguments, **environment)
+    assert done.returncode in (1, 2) and said in done.stderr and not done.stdout
+
+
+def test_without_an_engine_it_says_which(images: Images, tmp_path: Path) -> None:
+    (tmp_path / "tools" / "podman").unlink()
+    done = images("list")
+    assert done.returncode == 1 and "docker, podman and buildah" in done.stderr
+
+
+def test_an_engine_of_any_name_is_taken(images: Images, tmp_path: Path) -> None:
+    assert images("build", "redis", ENGINE="tester").returncode == 0
+    assert calls(tmp_path, "build")[0].startswith("tester ")
