@@ -101,7 +101,7 @@ def _spark_pod(app: dict[str, Any], role: str) -> dict[str, Any]:
     (container,) = pod["containers"]
     container["image"] = app["image"]
     container["resources"] = {
-        "requests": {"cpu": str(said["cores"]), "memory": said["memory"]},
+        "requests": {"cpu": str(said.get("coreRequest", said["cores"])), "memory": said["memory"]},
         "limits": {"cpu": said["coreLimit"], "memory": said["memory"]},
     }
     return {**pod, "serviceAccountName": said["serviceAccount"]}

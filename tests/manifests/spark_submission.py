@@ -153,7 +153,7 @@ def _operators_conf(schedule: dict[str, Any], folder: Path) -> dict[str, str]:
     }
     for role in ("driver", "executor"):
         said = app[role]
-        known = {"instances", "template", "serviceAccount", "cores", "coreLimit", "memory"}
+        known = {"instances", "template", "serviceAccount", "cores", "coreRequest", "coreLimit", "memory"}
         assert set(said) <= known, "teach this function what the operator does with it"
         template = folder / f"{role}.yaml"
         template.write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Pod", **said["template"]}))
@@ -162,6 +162,7 @@ def _operators_conf(schedule: dict[str, Any], folder: Path) -> dict[str, str]:
             f"spark.kubernetes.{role}.podTemplateContainerName": f"spark-kubernetes-{role}",
             f"spark.kubernetes.authenticate.{role}.serviceAccountName": said["serviceAccount"],
             f"spark.{role}.cores": said["cores"],
+            f"spark.kubernetes.{role}.request.cores": said.get("coreRequest", said["cores"]),
             f"spark.{role}.memory": said["memory"],
             f"spark.kubernetes.{role}.limit.cores": said["coreLimit"],
             **{f"spark.kubernetes.{role}.label.{key}": value for key, value in labels.items()},

@@ -131,9 +131,12 @@ def test_a_run_ends_and_goes(schedule: dict[str, Any]) -> None:
     assert app["timeToLiveSeconds"] > 86400, "or its logs are gone before anyone looks"
 
 
-def test_its_size_fits_one_node_in_dev_and_is_the_readmes_elsewhere(schedule: dict[str, Any]) -> None:
+def test_its_size_fits_one_node_in_dev_and_is_the_readmes_elsewhere(schedule: dict[str, Any], objects: Objects) -> None:
     small = schedule["spec"]["template"]["executor"]
     assert (small["instances"], small["cores"], small["coreLimit"]) == (1, 2, "2")
+    requests = [one["resources"]["requests"]["cpu"] for _, pod in pod_specs(objects) for one in pod["containers"]]
+    millis = [int(cpu[:-1]) if cpu.endswith("m") else 1000 * int(cpu) for cpu in requests]
+    assert sum(millis) < 1900, "a node of two CPUs, beside what the cluster itself needs"
     everything = list(yaml.safe_load_all(render("tests/everything")))
     app = named(everything, "ScheduledSparkApplication", "mtorl-features")["spec"]["template"]
     said = dict(re.findall(r"^\| `([^|]+)` \| ([^|]+) \| ", README, re.M))
@@ -255,6 +258,7 @@ def test_sparks_pods_are_as_the_manifest_says(
     assert container["image"] == schedule["spec"]["template"]["image"]
     for what in ("requests", "limits"):
         assert set(container["resources"][what]) >= {"cpu", "memory"}
+    assert container["resources"]["requests"]["cpu"] == said["coreRequest"]
     # Volumes: ours, and no scratch folder that Spark would have added beside the one that we give it.
     environment = {e["name"]: e.get("value") for e in container["env"]}
     (scratch,) = [m["mountPath"] for m in wanted["volumeMounts"] if m["name"].startswith("spark-local-dir-")]
