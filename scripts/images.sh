@@ -45,12 +45,14 @@ copied() {
   find "${words[@]}" -type f -not -path '*/__pycache__/*' -not -path '*.egg-info/*' | LC_ALL=C sort -u
 }
 
+has_torch() { grep -q '^ARG TORCH_FROM' "$images/$1/Dockerfile"; }
+
 tag() {
   local version python= hash
   version=$(sed -nE 's/^version = "(.*)"$/\1/p' pyproject.toml)
   case $1 in train | spark) python=-python3.11 ;; esac      # kfp warns of names without "python"
   hash=$({ copied "$1"; echo "$images/$1/Dockerfile"; } | xargs -d '\n' sha256sum)
-  ! grep -q '^ARG TORCH_FROM' "$images/$1/Dockerfile" || hash+=${TORCH_FROM-default}
+  ! has_torch "$1" || hash+=${TORCH_FROM-default}
   echo "$version$python-$(sha256sum <<<"$hash" | cut -c1-12)"
 }
 
@@ -59,7 +61,7 @@ size() { "$ENGINE" images --format '{{.Size}}' "$1" 2>/dev/null | head -n 1 || t
 build() {
   local image=$ours/$1:$2 options=()
   [ -z "$(size "$image")" ] || return 0
-  [ -z "${TORCH_FROM+set}" ] || options+=(--build-arg "TORCH_FROM=$TORCH_FROM")
+  ! has_torch "$1" || [ -z "${TORCH_FROM+set}" ] || options+=(--build-arg "TORCH_FROM=$TORCH_FROM")
   [ "$1" != train ] || options+=(--build-arg "MTORL_REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)")
   read -ra more <<<"${BUILD_OPTIONS:-}"
   # BUILDAH_LAYERS: buildah alone keeps no layers of an earlier build unless it is told to.
