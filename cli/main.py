@@ -11,6 +11,7 @@
     mtorl bootstrap                            the first installation: features, and a model of each arm
     mtorl materialize | drift                  what the CronJobs of manifests/ call
     mtorl feed                                 the decision log's events into Feast's online store
+    mtorl ledger move                          the budget ledger from a file to Redis, for several routers
 
 `mtorl COMMAND -h` says more. `mtorl --install-completion` lets the shell complete commands, options and data sets.
 """
@@ -22,7 +23,7 @@ from typing import Annotated
 
 import typer
 
-from cli import benchmark, cluster, data, model, run
+from cli import benchmark, cluster, data, ledger, model, run
 from cli.commands import CommandGroup
 from mtorl import __version__
 
@@ -37,6 +38,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(model.app)
 app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(cluster.app)
+app.add_typer(ledger.app, name="ledger")
 
 
 def _print_version(wanted: bool) -> None:

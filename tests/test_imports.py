@@ -83,6 +83,7 @@ ORDER = {
         "model",
         "benchmark",
         "cluster",
+        "ledger",
         "main",
     ),
 }

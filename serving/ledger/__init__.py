@@ -8,7 +8,8 @@
 
 In reading order: `contract.py` (what every ledger promises), `money.py` (exact amounts). In a file, for the routers of
 one machine: `sqlite_database.py` (tables, and one sync for many calls), `sqlite_ledger.py`. In Redis, for routers on
-many machines: `redis_scripts/` (`common.lua` first), `redis_ledger.py`. `location.py` reads where it is.
+many machines: `redis_scripts/` (`common.lua` first), `redis_ledger.py`; `move_to_redis.py` takes a ledger from the
+first kind to the second. `location.py` reads where it is.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from serving.ledger.location import PASSWORD, RedisLocation, locate
 from serving.ledger.sqlite_ledger import SqliteLedger
 
 __all__ = [
+    "PASSWORD",
     "Account",
     "AlreadyReserved",
     "Balance",

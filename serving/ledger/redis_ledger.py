@@ -64,6 +64,10 @@ class RedisLedger(Ledger):
         password: Of the Redis, if it has one.
         patience: Seconds to wait for a connection, and for an answer, before giving up with LedgerUnavailable.
         clock: Gives the time in seconds since 1970; else the server's, so that all routers agree.
+
+    Attributes:
+        client: The connection.
+        prefix: Of all keys.
     """
 
     shared = True
@@ -79,7 +83,7 @@ class RedisLedger(Ledger):
         self._clock = clock
         self._generation: str | None = None
         self._checked = False
-        self._client: Any = Redis(  # Any: its methods are typed for asyncio, too
+        self.client: Any = Redis(  # Any: its methods are typed for asyncio, too
             host=location.host,
             port=location.port,
             db=location.database,
@@ -92,11 +96,11 @@ class RedisLedger(Ledger):
             # A connection that the server closed long ago is no fault. Every script may be repeated.
             retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
         )
-        self._prefix = f"{{mtorl-ledger:{location.name}}}:"
-        self._keys = [self._prefix + key for key in ("generation", "caps", "in-force", "books", "open")]
+        self.prefix = f"{{mtorl-ledger:{location.name}}}:"
+        self._keys = [self.prefix + key for key in ("generation", "caps", "in-force", "books", "open")]
         common = (_LUA / "common.lua").read_text()
         self._scripts = {
-            name: self._client.register_script(common + (_LUA / f"{name}.lua").read_text()) for name in _SCRIPTS
+            name: self.client.register_script(common + (_LUA / f"{name}.lua").read_text()) for name in _SCRIPTS
         }
 
     @override
@@ -104,14 +108,14 @@ class RedisLedger(Ledger):
         arguments = [
             part
             for a in accounts
-            for part in (_name(a.arm, a.campaign, a.channel, a.period), a.period, money.limit(a.limit, LARGEST))
+            for part in (name_of(a.arm, a.campaign, a.channel, a.period), a.period, money.limit(a.limit, LARGEST))
         ]
         with self._errors():
             if self._generation is None:
-                self._check()
-                self._client.set(self._keys[0], uuid.uuid4().hex, nx=True)
+                self.check()
+                self.client.set(self._keys[0], uuid.uuid4().hex, nx=True)
             self._run("define", [], *arguments)
-            self._client.script_load(self._scripts["reserve"].script)  # the first decision need not wait for it
+            self.client.script_load(self._scripts["reserve"].script)  # the first decision need not wait for it
 
     @override
     def reserve(
@@ -134,13 +138,13 @@ class RedisLedger(Ledger):
                     faults[i] = error
             answers = self._pipelined(script, calls)
             if any(isinstance(answer, NoScriptError) for answer in answers):  # the server was started again
-                self._client.script_load(script.script)
+                self.client.script_load(script.script)
                 answers = self._pipelined(script, calls)  # a script may be repeated
         answered = iter(answers)
         return [faults[i] if i in faults else self._granted(next(answered)) for i in range(len(wanted))]
 
     def _pipelined(self, script: Any, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
-        with self._client.pipeline(transaction=False) as pipeline:
+        with self.client.pipeline(transaction=False) as pipeline:
             for keys, arguments in calls:
                 pipeline.evalsha(script.sha, len(keys), *keys, *arguments)
             answers: list[Any] = pipeline.execute(raise_on_error=False)
@@ -177,7 +181,7 @@ class RedisLedger(Ledger):
             self._checked = False  # the server may have been restarted with other settings
             latest = self._now() - ttl
             while True:
-                overdue = self._client.zrangebyscore(self._keys[4], "-inf", latest, 0, _BATCH)
+                overdue = self.client.zrangebyscore(self._keys[4], "-inf", latest, 0, _BATCH)
                 expired = self._run("expire", overdue, latest)
                 total += expired
                 if not expired:
@@ -212,16 +216,16 @@ class RedisLedger(Ledger):
 
     @override
     def close(self) -> None:
-        self._client.close()
+        self.client.close()
 
     def _run(self, script: str, reservations: Sequence[str], *arguments: Any) -> Any:
         return self._scripts[script](*self._call(script, reservations, *arguments))
 
     def _call(self, script: str, reservations: Sequence[str], *arguments: Any) -> tuple[list[str], list[Any]]:
         """Keys and arguments of a script."""
-        keys = [*self._keys, *(f"{self._prefix}r:{name}" for name in reservations)]
+        keys = [*self._keys, *(f"{self.prefix}r:{name}" for name in reservations)]
         if script == "reserve" and arguments[0]:
-            keys.append(f"{self._prefix}request:{arguments[0]}")
+            keys.append(f"{self.prefix}request:{arguments[0]}")
         now = "" if self._clock is None else self._clock()
         common = (self._seen_generation(), now, int(RETENTION_SECONDS))
         if script == "expire":
@@ -230,23 +234,28 @@ class RedisLedger(Ledger):
 
     def _seen_generation(self) -> str:
         """What the server said when it was first asked: not what it says now."""
-        self._check()
+        self.check()
         if self._generation is None:
-            self._generation = self._client.get(self._keys[0])
+            self._generation = self.client.get(self._keys[0])
             if self._generation is None:
                 raise LedgerUnavailable(f"{self._name}: has no accounts yet")
         return self._generation
 
-    def _check(self) -> None:
-        """That the server keeps what it is told."""
+    def has_accounts(self) -> bool:
+        """Whether anybody has set accounts, in this ledger of this server."""
+        with self._errors():
+            return bool(self.client.exists(self._keys[0]))
+
+    def check(self) -> None:
+        """Raise LedgerUnavailable unless the server keeps what it is told."""
         if self._checked:
             return
-        if not self._client.info("persistence")["aof_enabled"]:
+        if not self.client.info("persistence")["aof_enabled"]:
             raise LedgerUnavailable(
                 f"{self._name}: a restart of this Redis would forget what is spent; set 'appendonly yes' (and "
                 "'appendfsync always') in redis.conf"
             )
-        memory = self._client.info("memory")
+        memory = self.client.info("memory")
         if memory["maxmemory"] and memory["maxmemory_policy"] != "noeviction":
             raise LedgerUnavailable(
                 f"{self._name}: this Redis forgets keys when its memory is full; set 'maxmemory-policy noeviction' in "
@@ -257,8 +266,11 @@ class RedisLedger(Ledger):
     def _now(self) -> float:
         if self._clock is not None:
             return self._clock()
-        seconds, micros = self._client.time()
+        seconds, micros = self.client.time()
         return seconds + micros / 1e6
+
+    def __str__(self) -> str:
+        return self._name
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -271,10 +283,11 @@ class RedisLedger(Ledger):
 def _reservation_arguments(wanted: Wanted) -> list[Any]:
     """What the script `reserve` takes after the reservation's id."""
     accounts = itertools.product([wanted.arm], {wanted.campaign, "*"}, {wanted.channel, "*"}, PERIODS)
-    scope = _name(wanted.arm, wanted.campaign, wanted.channel)
+    scope = name_of(wanted.arm, wanted.campaign, wanted.channel)
     amount = money.reservation(wanted.amount, LARGEST)
-    return [wanted.request or "", scope, amount, *(_name(*account) for account in accounts)]
+    return [wanted.request or "", scope, amount, *(name_of(*account) for account in accounts)]
 
 
-def _name(*parts: str) -> str:
+def name_of(*parts: str) -> str:
+    """The name of an account or a scope in Redis."""
     return json.dumps(parts, separators=(",", ":"))

@@ -21,7 +21,8 @@ from serving.ledger.contract import LedgerUnavailable
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
-_VERSION = 2  # of the tables; stands in the file
+VERSION = 2  # of the tables; stands in the file
+MOVED = -VERSION  # stands there after `move_to_redis`: nobody spends from this file any more
 
 _TABLES = f"""
 -- Amounts are nano-units (`money.py`), times seconds since 1970.
@@ -84,7 +85,7 @@ CREATE INDEX requested ON request (reservation);
 -- What the pacing controller remembers between two updates: one row at most.
 CREATE TABLE memory (version INTEGER NOT NULL, text TEXT NOT NULL);
 
-PRAGMA user_version = {_VERSION};
+PRAGMA user_version = {VERSION};
 """
 
 
@@ -135,8 +136,10 @@ class LedgerFile:
         try:
             db.execute("PRAGMA synchronous = FULL")
             (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version != _VERSION:
-                raise LedgerUnavailable(f"not a ledger of this version (found {version}, need {_VERSION})")
+            if version == MOVED:
+                raise LedgerUnavailable("its accounts were moved to Redis, where alone they may be spent from")
+            if version != VERSION:
+                raise LedgerUnavailable(f"not a ledger of this version (found {version}, need {VERSION})")
             db.execute("PRAGMA foreign_keys = ON")
         except BaseException:
             db.close()

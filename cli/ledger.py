@@ -1,0 +1,75 @@
+"""`mtorl ledger`: the budget ledger, while no router runs."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.commands import CommandGroup
+from cli.endings import exit_codes, stop
+
+if TYPE_CHECKING:
+    from serving.ledger.redis_ledger import RedisLedger
+
+app = CommandGroup("The budget ledger, while no router runs.")
+
+Redis = Annotated[str, typer.Argument(help="redis://HOST:PORT/DB?name=NAME; password in MTORL_LEDGER_PASSWORD.")]
+
+
+@app.command()
+def move(
+    file: Annotated[Path, typer.Argument(help="The ledger's file.")],
+    to: Annotated[str, typer.Argument(help="redis://HOST:PORT/DB?name=NAME; password in MTORL_LEDGER_PASSWORD.")],
+) -> None:
+    """Move a ledger from a file to Redis, for several routers: no money appears or vanishes.
+
+        mtorl ledger move /var/lib/mtorl/ledger.sqlite 'redis://mtorl-ledger:6379/0?name=ads'
+
+    No router may run meanwhile. A target that knows spend of its own is refused, the file spends nothing afterwards,
+    and doing it again changes nothing.
+    """
+    from serving.ledger.move_to_redis import NotMoved, move_to_redis
+
+    with exit_codes(failed=(NotMoved,)):
+        moved = move_to_redis(file, _redis(to))
+    typer.echo(
+        f"{'was moved before' if moved.before else 'moved'}: {moved.accounts} accounts, {moved.open_reservations} open "
+        f"reservations; spent {moved.spent:g}, reserved {moved.reserved:g}, summed over all accounts and periods"
+    )
+
+
+@app.command()
+def wait(ledger: Redis) -> None:
+    """Wait until a ledger in Redis has accounts: before that, only the first router may start, which brings them."""
+    from serving.ledger import LedgerUnavailable
+
+    opened, said = _redis(ledger), ""
+    with exit_codes():
+        while True:
+            try:
+                if opened.has_accounts():
+                    return
+                why = "has no accounts yet; the first router moves its own there, or makes new ones"
+            except LedgerUnavailable as error:
+                why = str(error)
+            if why != said:
+                typer.echo(f"waiting for {opened}: {why}")
+            said = why
+            time.sleep(1.0)
+
+
+def _redis(where: str) -> RedisLedger:
+    from serving.ledger import PASSWORD, RedisLocation, locate
+    from serving.ledger.redis_ledger import RedisLedger
+
+    try:
+        location = locate(where)
+    except ValueError as error:
+        stop(str(error), 2)
+    if not isinstance(location, RedisLocation):
+        stop(f"{where}: expected the URL of a Redis", 2)
+    return RedisLedger(location, os.environ.get(PASSWORD), patience=30.0)

@@ -1,0 +1,220 @@
+"""Move a ledger from a file to Redis: when one router becomes several, no money may appear or vanish.
+
+    mtorl ledger move /var/lib/mtorl/ledger.sqlite 'redis://mtorl-ledger:6379/0?name=ads'
+
+All that the promises of `contract.py` rest on goes along: limits, the books of all periods, reservations (finished ones
+as well, so that nothing is paid twice), what they were for, what the pacing controller remembers. No router may run
+meanwhile: the file is locked, and marked afterwards, so that nobody spends from both.
+
+The generation is written last. Until then no router uses the target, and a move that was stopped is started again. It
+is a text that the file holds, too: so a target is known again, even if another one has spent the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from serving.ledger import money
+from serving.ledger.contract import RETENTION_SECONDS, SETTLED_SECONDS, LedgerUnavailable
+from serving.ledger.redis_ledger import LARGEST, RedisLedger, name_of
+from serving.ledger.sqlite_database import MOVED, VERSION
+
+_AT_ONCE = 1000  # commands in a round trip
+_BOOK = ("spent", "reserved", "excess")
+
+Command = tuple[Any, ...]
+"""A command of Redis, with its arguments."""
+
+
+class NotMoved(RuntimeError):
+    """The ledger was not moved; the message says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What the target holds now. Currency units, summed over all books: an exposure draws on several."""
+
+    accounts: int
+    open_reservations: int
+    spent: float
+    reserved: float
+    before: bool
+    """It did so already: the file was moved there by an earlier call."""
+
+
+def move_to_redis(file: Path, target: RedisLedger) -> Moved:
+    """Move a ledger that no router uses into one that knows no spend. Doing it again changes nothing.
+
+    Args:
+        file: The ledger's file, which spends nothing afterwards.
+        target: An empty ledger, or one whose accounts were set but never spent from.
+
+    Raises:
+        NotMoved: A router uses the file, the target knows spend of its own, or one of both can't be used.
+    """
+    try:
+        with _alone(file) as db:
+            source = _Source(db)
+            if source.moved_to not in (None, str(target)):
+                raise NotMoved(f"{file}: was moved before, to {source.moved_to}")
+            before = source.moved_to is not None or _fill(target, source)
+            source.mark_moved(str(target))
+            books = source.books()
+            return Moved(
+                len(source.accounts),
+                len(source.open_reservations()),
+                money.units(sum(book["spent"] for book in books.values())),
+                money.units(sum(book["reserved"] for book in books.values())),
+                before,
+            )
+    except (RedisError, LedgerUnavailable, sqlite3.Error, OSError) as error:
+        raise NotMoved(f"{type(error).__name__}: {error}") from error
+
+
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[sqlite3.Connection]:
+    """A transaction on a file that nobody else has open."""
+    if not file.exists():
+        raise NotMoved(f"{file}: no such ledger")
+    with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True, timeout=1.0)) as db:
+        db.isolation_level = None
+        try:
+            db.execute("PRAGMA journal_mode = DELETE")  # SQLite does that only for the last connection
+            db.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            raise NotMoved(
+                f"{file}: in use ({error}): stop the router first "
+                "(kubectl -n mtorl scale statefulset mtorl-router --replicas=0)"
+            ) from error
+        try:
+            yield db
+            db.execute("COMMIT")
+        finally:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            db.execute("PRAGMA journal_mode = WAL")
+
+
+class _Source:
+    """The tables of a file, in the words of the Redis ledger."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version not in (VERSION, MOVED):
+            raise NotMoved(f"not a ledger of this version (found {version}, need {VERSION})")
+        db.execute("CREATE TABLE IF NOT EXISTS moved (generation TEXT NOT NULL, target TEXT)")
+        db.execute("INSERT INTO moved SELECT ?, NULL WHERE NOT EXISTS (SELECT 1 FROM moved)", (uuid.uuid4().hex,))
+        db.execute("COMMIT")  # before anything is written elsewhere
+        db.execute("BEGIN EXCLUSIVE")
+        self.generation, self.moved_to = db.execute("SELECT generation, target FROM moved").fetchone()
+        rows = db.execute("SELECT id, arm, campaign, channel, period, cap, active FROM account").fetchall()
+        self.accounts = {number: (name_of(*name), name[3], cap, active) for number, *name, cap, active in rows}
+
+    def mark_moved(self, target: str) -> None:
+        self._db.execute("UPDATE moved SET target = ?", (target,))
+        self._db.execute(f"PRAGMA user_version = {MOVED}")
+
+    def books(self) -> dict[str, dict[str, int]]:
+        """Book -> what it has seen."""
+        rows = self._db.execute(f"SELECT account, start, {', '.join(_BOOK)} FROM book")
+        return {self._book(account, start): dict(zip(_BOOK, seen, strict=True)) for account, start, *seen in rows}
+
+    def open_reservations(self) -> set[str]:
+        return {name for (name,) in self._db.execute("SELECT id FROM reservation WHERE state = 'open'")}
+
+    def commands(self, prefix: str) -> Iterator[Command]:
+        """What writes everything but the generation, whatever an earlier call has left."""
+        caps, in_force, books, opened = (f"{prefix}{key}" for key in ("caps", "in-force", "books", "open"))
+        for key in (caps, in_force, books, opened):
+            yield "DEL", key
+        for account, period, cap, active in self.accounts.values():
+            yield "HSET", caps, account, cap
+            if active:
+                yield "HSET", in_force, account, period
+        for book, seen in self.books().items():
+            for what, amount in seen.items():
+                yield "HSET", books, f"{what}:{book}", amount
+        for version, text in self._db.execute("SELECT version, text FROM memory"):
+            yield "HSET", books, "memory:version", version, "memory:text", text
+        rows = self._db.execute("SELECT id, scope, amount, state, created, charged, excess FROM reservation")
+        for name, scope, amount, state, created, charged, excess in rows:
+            key = f"{prefix}r:{name}"
+            fields = {"state": state, "amount": amount, "scope": name_of(*json.loads(scope)) if scope else ""}
+            if state in ("settled", "late"):
+                fields |= {"charged": charged, "cost": charged + excess}
+            else:
+                fields |= {"created": f"{created:.17g}", "books": "\n".join(self._held(name))}
+            yield "DEL", key
+            yield "HSET", key, *(part for field in fields.items() for part in field)
+            if state == "open":
+                yield "ZADD", opened, fields["created"], name
+            else:  # for as long again: less could be too short, and costs memory only
+                yield "EXPIRE", key, int(SETTLED_SECONDS if state in ("settled", "late") else RETENTION_SECONDS)
+        for request, name in self._db.execute("SELECT name, reservation FROM request"):
+            yield "SET", f"{prefix}request:{request}", name, "EX", int(RETENTION_SECONDS)
+
+    def _held(self, reservation: str) -> list[str]:
+        rows = self._db.execute(
+            "SELECT b.account, b.start FROM hold h JOIN book b ON b.id = h.book WHERE h.reservation = ?", (reservation,)
+        )
+        return [self._book(account, start) for account, start in rows.fetchall()]
+
+    def _book(self, account: int, start: int) -> str:
+        return f"{start}:{self.accounts[account][0]}"
+
+
+def _fill(target: RedisLedger, source: _Source) -> bool:
+    """Write everything; returns whether all of it was there before."""
+    for account, _, cap, _ in source.accounts.values():
+        if cap > LARGEST * money.NANO:
+            raise NotMoved(f"the limit of {account}, {money.units(cap):g}, is above {LARGEST:g}: lower it first")
+    target.check()
+    client, prefix = target.client, target.prefix
+    wanted = _spending(source.books()), source.open_reservations()
+    if generation := client.get(f"{prefix}generation"):
+        found = _found(target)
+        if generation == source.generation and found == wanted:
+            return True
+        if any(found):
+            raise NotMoved(
+                f"{target}: knows spend of its own, which is not that of the file: move to a ledger with another name"
+            )
+    commands = iter(source.commands(prefix))
+    while some := list(islice(commands, _AT_ONCE)):
+        _send(client, some)
+    if _found(target) != wanted:
+        raise NotMoved(f"{target}: does not hold what was written: is another program writing to it?")
+    client.set(f"{prefix}generation", source.generation)
+    return False
+
+
+def _found(target: RedisLedger) -> tuple[dict[str, dict[str, int]], set[str]]:
+    """Books in which something was spent or reserved, and open reservations."""
+    books: dict[str, dict[str, int]] = {}
+    for name, amount in target.client.hgetall(f"{target.prefix}books").items():
+        what, _, book = name.partition(":")
+        if what in _BOOK:
+            books.setdefault(book, dict.fromkeys(_BOOK, 0))[what] = int(amount)
+    return _spending(books), set(target.client.zrange(f"{target.prefix}open", 0, -1))
+
+
+def _spending(books: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    return {name: book for name, book in books.items() if any(book.values())}
+
+
+def _send(client: Any, commands: Iterable[Command]) -> None:
+    with client.pipeline(transaction=False) as pipeline:
+        for command in commands:
+            pipeline.execute_command(*command)
+        pipeline.execute()
