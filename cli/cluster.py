@@ -15,6 +15,7 @@ from cli.endings import exit_codes, stop
 
 if TYPE_CHECKING:
     from monitoring.decision_log import Period
+    from mtorl.log.dataset import DatasetSpec
 
 app = CommandGroup()
 
@@ -79,29 +80,63 @@ def materialize(
     feature_repo: FeatureRepo,
     log: Annotated[Path, typer.Option(help="Touchpoint log as it stands now (canonical Parquet).")],
     dataset: Dataset,
+    every_minutes: Annotated[
+        float, typer.Option(help="A log that has grown is written at most this often; an emptied store at once.")
+    ] = 0.0,
 ) -> None:
     r"""Bring the online store up to date with the touchpoint log.
 
         mtorl materialize --feature-repo runs/latest/features --log runs/latest/data/touchpoints.parquet \
             --dataset simulator
 
-    What is there already stays; a run that was stopped is made good by the next.
+    What is there already stays; a run that was stopped is made good by the next. On Redis a run that finds nothing to
+    do ends within a second, so it may be started every minute: an emptied store is filled by the next.
     """
+    import time
+
+    from redis.exceptions import RedisError
+
+    from features.online.written import NothingToWrite, Repository
+    from mtorl.log.dataset import DatasetSpec, SpecError
+
+    # A missing registry or log fails, also before the first install: a job that called it success would hide a lost
+    # volume.
+    with exit_codes(unusable=(SpecError, NothingToWrite, OSError)):
+        try:
+            spec, repository = DatasetSpec.load(dataset), Repository(feature_repo)
+            source, before = repository.source(log, spec), repository.written()
+            if before and before.source == source:
+                typer.echo("up to date")
+                return
+            if before and (left := before.at + every_minutes * 60 - time.time()) > 0:
+                typer.echo(f"the log has grown; it is written in {left:.0f} s")
+                return
+            _write_online(feature_repo, spec, log)
+            repository.set_written(source)
+        except RedisError as error:
+            stop(_first_line(error), 2)
+
+
+def _write_online(feature_repo: Path, spec: DatasetSpec, log: Path) -> None:
     import sqlite3
 
     import duckdb
-    from redis.exceptions import RedisError
 
     from features.offline.store import refresh
     from features.online.history import HistoryError
-    from mtorl.log.dataset import DatasetSpec, SpecError
     from mtorl.log.touchpoints import LogError
 
-    with exit_codes(unusable=(SpecError, LogError, HistoryError, OSError)):
-        try:
-            refresh(feature_repo, DatasetSpec.load(dataset), log)
-        except (duckdb.Error, sqlite3.Error, RedisError) as error:
-            stop(f"{type(error).__name__}: {str(error).splitlines()[0]}", 2)
+    try:
+        users = refresh(feature_repo, spec, log)
+    except (LogError, HistoryError) as error:
+        stop(str(error), 2)
+    except (duckdb.Error, sqlite3.Error) as error:
+        stop(_first_line(error), 2)
+    typer.echo(f"wrote the features of {users:,} users")
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
 
 @app.command()

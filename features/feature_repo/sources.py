@@ -36,7 +36,7 @@ from features.sequences.builder import ROWS_PER_SHARD
 from features.sequences.touchpoints import clean_touchpoints
 from mtorl.log.dataset import DatasetSpec, FeatureViewSpec, SpecError
 from mtorl.log.times import DAY_US, HOUR_US
-from mtorl.log.touchpoints import CREATED
+from mtorl.log.touchpoints import CREATED, LogError
 from mtorl.runtime.files import replacing
 
 USER_DAYS = 7  # that user_channel counts
@@ -57,11 +57,17 @@ def build_sources(engine: Engine, log_path: Path | str, spec: DatasetSpec, out_d
         log_path: Canonical touchpoint log, optionally with `created_timestamp` (when a row arrived).
         spec: Description of the data set.
         out_dir: Folder for the files named above; each is a folder of parts if the log is large.
+
+    Raises:
+        LogError: The log has no rows.
     """
     out = Path(out_dir)
     touchpoints = clean_touchpoints(engine.read(log_path), spec)
+    rows = touchpoints.count().to_pyarrow().as_py()
+    if not rows:
+        raise LogError(f"{log_path}: the log has no rows")
     # As many shards as the steps have, so that the rows which are joined to a shard of steps lie near each other.
-    shards = max(1, math.ceil(touchpoints.count().to_pyarrow().as_py() / ROWS_PER_SHARD))
+    shards = math.ceil(rows / ROWS_PER_SHARD)
 
     def by_user(touchpoints: ibis.Table, build: Callable[[ibis.Table, DatasetSpec], ibis.Table], path: Path) -> None:
         if shards == 1:
@@ -75,8 +81,8 @@ def build_sources(engine: Engine, log_path: Path | str, spec: DatasetSpec, out_d
         by_user(touchpoints, build, out / f"{name}.parquet")
     for view in spec.features:
         if view.source is not None:
-            rows = own_view(engine.read(view.source), view)
-            engine.write(rows.order_by(rows.columns[0], *_TIMES), out / f"{view.view}.parquet")
+            own = own_view(engine.read(view.source), view)
+            engine.write(own.order_by(own.columns[0], *_TIMES), out / f"{view.view}.parquet")
     for name, key, prefix in ((CAMPAIGN_STATS, "campaign_id", "campaign"), (CHANNEL_STATS, "channel", "channel")):
         engine.write(stats(touchpoints, key, prefix).order_by(key, *_TIMES), out / f"{name}.parquet")
 

@@ -130,15 +130,27 @@ def test_materialize_says_in_one_line_what_is_wrong_and_goes_on_when_it_is_mende
     with redis_server(tmp_path) as port:
         write_settings(root, "redis", port)
         create(root, simulator.spec, log)
-        for content, said in ((b"rubbish", "touchpoints.parquet"), (None, "no Parquet file")):
+        for content, said in ((b"rubbish", "touchpoints.parquet"), (None, "no touchpoint log at")):
             log.unlink() if content is None else log.write_bytes(content)
             assert run()[0] == 2 and said in run()[1]
         log.write_bytes(good)
-        pd.read_parquet(log).drop(columns="cost").to_parquet(log)
-        assert run()[0] == 2 and "the log lacks cost" in run()[1]
-        log.write_bytes(good)
-        assert run() == (0, "")
+        for change, said in (("cost", "the log lacks cost"), (None, "touchpoints.parquet: the log has no rows")):
+            rows = pd.read_parquet(log)
+            (rows.drop(columns=change) if change else rows.head(0)).to_parquet(log)
+            assert run()[0] == 2 and said in run()[1] and run()[1].startswith("mtorl: ")
+            log.write_bytes(good)
+        assert run() == (0, "wrote the features of 30 users")
+        assert run() == (0, "up to date")
+        registry = (root / "registry.db").rename(root / "elsewhere")
+        assert run()[0] == 2 and "no feature registry yet" in run()[1] and "mtorl bootstrap" in run()[1]
+        registry.rename(root / "registry.db")
+        assert run() == (0, "up to date")
     assert run()[0] == 2 and "ConnectionError" in run()[1]
     with redis_server(tmp_path, port):  # an empty one, back at its place
-        assert run() == (0, "")
+        arguments += ["--every-minutes", "15"]
+        assert run() == (0, "wrote the features of 30 users")
         assert redis.Redis(port=port).dbsize() > 30
+        pd.read_parquet(log).head(20).to_parquet(log)
+        assert run()[0] == 0 and "the log has grown; it is written in" in run()[1]
+        redis.Redis(port=port).flushall()
+        assert run()[1].startswith("wrote the features of")

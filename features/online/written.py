@@ -1,0 +1,103 @@
+"""What the online store was last written from, told by a key in the store itself: who empties the store takes it away.
+
+So a job can look every minute whether the log is newer than what was written, or the store was emptied. A look costs
+the dates of some files and one GET, and needs neither Feast nor an engine, whose imports take seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mtorl.log.dataset import DatasetSpec
+
+
+class NothingToWrite(Exception):
+    """The log or the feature registry is not there; the message says who makes it."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written, and when, seconds since 1970."""
+
+    source: str
+    at: float
+
+
+class Repository:
+    """What feature_store.yaml says, without Feast.
+
+    Args:
+        repo: Folder with feature_store.yaml.
+
+    Raises:
+        OSError: There is none.
+    """
+
+    def __init__(self, repo: Path) -> None:
+        settings = yaml.safe_load(os.path.expandvars((repo / "feature_store.yaml").read_text()))
+        registry = settings.get("registry") or {}
+        path = registry if isinstance(registry, str) else registry.get("path", "")
+        self._online: dict[str, Any] = settings.get("online_store") or {}
+        self._key = f"mtorl:written:{settings.get('project')}"
+        self.registry = None if "://" in path or not path else repo / path
+        """Its file; None: it is elsewhere."""
+
+    def source(self, log: Path, spec: DatasetSpec) -> str:
+        """Changes with the log, the registry and the data set.
+
+        Args:
+            log: Touchpoint log: a file, or a folder of parts.
+            spec: Description of the data set.
+
+        Raises:
+            NothingToWrite: There is no log, or no registry.
+        """
+        if self.registry is not None and not self.registry.exists():
+            raise NothingToWrite(
+                f"no feature registry yet at {self.registry}: run mtorl bootstrap or the training pipeline "
+                "(docs/cluster.md)"
+            )
+        if not log.exists():
+            raise NothingToWrite(f"no touchpoint log at {log}: your log pipeline writes it (docs/data.md)")
+        files = [*([self.registry] if self.registry else []), *(sorted(log.rglob("*")) if log.is_dir() else [log])]
+        seen = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()]
+        return hashlib.sha256(json.dumps([seen, spec.model_dump(mode="json")]).encode()).hexdigest()
+
+    def written(self) -> Written | None:
+        """What the store was last written from; None: it is empty, or no Redis, and can't tell."""
+        client = self._client()
+        text = client.get(self._key) if client else None
+        return Written(**json.loads(text)) if text else None
+
+    def set_written(self, source: str) -> None:
+        """Remember that all of a source is in the store."""
+        if client := self._client():
+            client.set(self._key, json.dumps(asdict(Written(source, time.time()))))
+
+    def _client(self) -> Any:
+        """A connection to a single Redis; None: the store is another one."""
+        if self._online.get("type") != "redis" or self._online.get("redis_type", "redis") != "redis":
+            return None
+        from redis import Redis
+
+        place, *options = str(self._online["connection_string"]).split(",")
+        host, _, port = place.partition(":")
+        values: dict[str, Any] = dict(option.split("=", 1) for option in options)
+        for name in values.keys() - {"username", "password"}:
+            values[name] = _json(values[name])  # as Feast reads them
+        return Redis(host=host, port=int(port or 6379), decode_responses=True, **values)
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
