@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Self
+from typing import Self
 
 from mtorl.log.dataset import DatasetSpec
-from mtorl.window.window import instance_from_history
 from serving.decision_log import Spool
 from serving.decision_log.shipper import Shipper
 from serving.ledger import LedgerUnavailable, open_ledger
 from serving.router.flow import idempotency_cache
 from serving.router.flow.admission import Admission
+from serving.router.flow.arm_watch import ArmWatch
 from serving.router.flow.arms import Arms
 from serving.router.flow.budgets import Budgets
 from serving.router.flow.decider import Decider
 from serving.router.flow.drills import Drills
+from serving.router.flow.feature_registry import RegistryAwaited
 from serving.router.flow.features import FeastSource, FeatureReader, FeatureSource
 from serving.router.flow.outcomes import OutcomeIntake
 from serving.router.flow.requests import DecisionParser, DecisionRequest
 from serving.router.flow.stages import Stages
 from serving.router.ops import metrics
+from serving.router.ops.found_features import FoundFeatures
 from serving.router.ops.health import Health
 from serving.router.ops.live_experiment import LiveExperiment
 from serving.router.ops.settings import RouterSettings, SettingsError
@@ -36,7 +38,7 @@ _SHIP_SECONDS = 3.0  # at the end, for what is not shipped yet
 
 
 class Router:
-    """The router without HTTP; `async with` starts and stops it.
+    """The router without HTTP; `async with` starts and stops it. Starting may take long, and `health` says for what.
 
     Args:
         settings: Settings.
@@ -52,7 +54,8 @@ class Router:
         health: What the probes are told.
 
     Raises:
-        SettingsError, SpecError, ExperimentError, SpoolError: It can't start like this.
+        SettingsError, SpecError, ExperimentError: It can't start like this. Entering it raises SettingsError, if the
+            feature repository is not what the settings say, and SpoolError.
     """
 
     def __init__(self, settings: RouterSettings, features: FeatureSource | None = None) -> None:
@@ -67,38 +70,64 @@ class Router:
         self.outcome_admission = Admission(settings.max_in_flight, _OUTCOME_SECONDS)
         self.drills = Drills() if settings.drills else None
         self.health = Health()
-        self.live = LiveExperiment(settings.experiment, self.spec.channels)
-        source = features or FeastSource(settings.feature_repo, settings.feature_service, self.spec)
-        self._features = FeatureReader(source, self.spec)
         self.ledger = open_ledger(settings.ledger, patience=seconds)
-        self.spool = Spool(settings.spool, max_bytes=settings.spool_max_bytes)
-        self.budgets = Budgets(self.ledger, {channel: settings.cost_cap[channel] for channel in self.spec.channels})
-        sink = open_sink(settings, self.spool)
-        open_reservations = self.budgets.open_reservations
-        self.shipper = Shipper(self.spool, sink, settings.keep_hours, open_reservations) if sink else None
+        # Routers that share a ledger must agree on the experiment and its limits: what one of them last had in force
+        # may be older than what the others have now, so none of them starts with it. The others go on meanwhile.
+        last_good = None if self.ledger.shared else settings.spool.with_name("last-good-experiment.yaml")
+        self.live = LiveExperiment(settings.experiment, self.spec.channels, self.health, last_good)
+        self._settings = settings
+        self._source = features
+        self._seconds = seconds
         self._arms = Arms(self.spec.channels)
-        stages = Stages(seconds, self.health, self.drills or Drills())
-        self.decider = Decider(self.live, self._features, self._arms, self.budgets, self.spool, stages)
-        self.outcomes = OutcomeIntake(self.spool, self.budgets, seconds, self.decider.cache.forget)
+        self._arm_watch = ArmWatch(self.live, self._arms, self.spec, self.health)
         self._reservation_ttl = settings.reservation_ttl_hours * 3600
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
+        # Whatever takes long happens in threads: the probes are answered meanwhile.
+        self._tasks = [asyncio.create_task(self._show_life())]
+        self._features = FeatureReader(self._source or await self._feature_source(), self.spec)
+        self.health.waiting_for = f"the decision log is being read: {self._settings.spool}"
+        self.spool = await asyncio.to_thread(Spool, self._settings.spool, max_bytes=self._settings.spool_max_bytes)
         if self.spool.torn:
             log.warning("the decision log held %d torn records; they were set aside", self.spool.torn)
-        newest = self.spool.newest("decision", idempotency_cache.MOST)
+        self._assemble()
+        newest = await asyncio.to_thread(self.spool.newest, "decision", idempotency_cache.MOST)
         self.decider.cache.load(self.live.experiment.salt, newest)
         await self._arms.open()
         await self._set_accounts()
-        await asyncio.gather(
-            *(self._warm_up(arm.name, arm.url) for arm in self.live.experiment.arms), self._warm_up_features()
-        )
+        await asyncio.gather(self._arm_watch.look(), self._warm_up_features())
         if self.shipper:
             self.shipper.start()
-        background = (self.budgets.run(), self._housekeep(), self._show_life())
-        self._tasks = [asyncio.create_task(work) for work in background]
-        self.health.started = True
+        background = (self.budgets.run(), self._arm_watch.run(), self._housekeep())
+        self._tasks += [asyncio.create_task(work) for work in background]
+        self.health.waiting_for = ""
+        metrics.READY.set(1)
         return self
+
+    async def _feature_source(self) -> FeatureSource:
+        """The feature repository, once somebody has made it."""
+        settings = self._settings
+        self.health.waiting_for = f"the feature repository is being opened: {settings.feature_repo}"
+        while True:
+            try:
+                return await asyncio.to_thread(FeastSource, settings.feature_repo, settings.feature_service, self.spec)
+            except RegistryAwaited as absent:
+                if str(absent) != self.health.waiting_for:
+                    self.health.waiting_for = str(absent)
+                    log.warning("the router waits: %s", absent)
+                await asyncio.sleep(_TICK_SECONDS)
+
+    def _assemble(self) -> None:
+        settings = self._settings
+        self.budgets = Budgets(self.ledger, {channel: settings.cost_cap[channel] for channel in self.spec.channels})
+        sink = open_sink(settings, self.spool)
+        open_reservations = self.budgets.open_reservations
+        self.shipper = Shipper(self.spool, sink, settings.keep_hours, open_reservations) if sink else None
+        stages = Stages(self._seconds, self.health, self.drills or Drills())
+        found = FoundFeatures(self.health)
+        self.decider = Decider(self.live, self._features, self._arms, self.budgets, self.spool, stages, found)
+        self.outcomes = OutcomeIntake(self.spool, self.budgets, self._seconds, self.decider.cache.forget)
 
     async def __aexit__(self, *exc_info: object) -> None:
         self.health.draining = True
@@ -148,16 +177,6 @@ class Router:
             except Exception:
                 log.exception("housekeeping failed")
 
-    async def _warm_up(self, arm: str, url: str) -> None:
-        """One call, so that the first decision finds an open connection. An arm may also start later."""
-        try:
-            async with asyncio.timeout(_WARM_SECONDS):
-                await self._arms.ask(url, [{"window": self._empty_window(), "u": 0.5}])
-            self.health.report(arm)
-        except Exception as error:
-            self.health.report(arm, error)
-            log.warning("%s does not answer yet: %s: %s", arm, type(error).__name__, error)
-
     async def _warm_up_features(self) -> None:
         try:
             async with asyncio.timeout(_WARM_SECONDS):
@@ -166,7 +185,3 @@ class Router:
         except Exception as error:
             self.health.report("features", error)
             log.warning("the feature store does not answer yet: %s: %s", type(error).__name__, error)
-
-    def _empty_window(self) -> dict[str, Any]:
-        context = {column.name: 0.0 if column.kind == "numeric" else "warm-up" for column in self.spec.context}
-        return instance_from_history({}, context, {}, self.spec, at=0)

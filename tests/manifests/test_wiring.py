@@ -159,8 +159,10 @@ def test_router_finds_its_files(production: Objects, router: dict[str, Any]) -> 
     for durable in (router["ledger"], router["spool"]):
         assert mounts[str(Path(durable).parent)]["name"] == claim["metadata"]["name"]
     assert router["spool"] in export["args"][0]
-    for probe, path in (("startupProbe", "startup"), ("readinessProbe", "ready"), ("livenessProbe", "live")):
+    # A router that waits is not killed, and gets no requests; one that hangs is killed.
+    for probe, path in (("startupProbe", "live"), ("readinessProbe", "ready"), ("livenessProbe", "live")):
         assert main[probe]["httpGet"] == {"path": f"/health/{path}", "port": "http"}
+    assert named(production, "StatefulSet", "mtorl-router")["spec"]["podManagementPolicy"] == "Parallel"
     assert {"name": "http", "containerPort": router["port"]} in main["ports"]
     assert {"name": "grpc", "containerPort": router["grpc_port"]} in main["ports"]
     assert router["auth"]["kind"] == "token", "nobody decides or reports without a token"
@@ -217,6 +219,13 @@ def test_more_routers_share_one_ledger_that_forgets_nothing() -> None:
     assert service["spec"]["selector"].items() <= labels.items()
     password = ledger["spec"]["template"]["spec"]["containers"][0]["env"][0]["valueFrom"]
     assert environment["MTORL_LEDGER_PASSWORD"]["valueFrom"] == password
+    # What was spent before goes along: the first router moves it, and the others wait for that.
+    (init,) = pod_spec(objects, "StatefulSet/mtorl-router")["initContainers"]
+    given = {e["name"]: e for e in init["env"]}
+    assert all(given[name] == environment[name] for name in ("MTORL_LEDGER", "MTORL_LEDGER_PASSWORD"))
+    settings = yaml.safe_load(config_map(objects, "mtorl-router-")["data"]["router.yaml"])
+    assert init["args"][0].count(settings["ledger"]) == 2
+    assert "mtorl ledger move" in init["args"][0] and "mtorl ledger wait" in init["args"][0]
     conf = config_map(objects, "mtorl-ledger-")["data"]["redis.conf"].splitlines()
     assert {"appendonly yes", "appendfsync always", "maxmemory-policy noeviction"} <= set(conf)
     policies = of_kind(objects, "NetworkPolicy")

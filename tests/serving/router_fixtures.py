@@ -95,7 +95,7 @@ class FakeArm:
     Attributes:
         mode: "ok", "hold" (answer once `release` is set), "hang", "hang-up" (or "hang-up once"), a status, raw bytes
             for the body, or a function from an item to its prediction.
-        asked: Items that came, by arm.
+        asked: Items that came for decisions, by arm.
         release: Lets requests that are held be answered.
     """
 
@@ -117,7 +117,8 @@ class FakeArm:
 
     async def _answer(self, request: web.Request) -> web.Response:
         items = (await request.json())["instances"]
-        self.asked.extend((request.match_info["arm"].removesuffix(":predict"), item) for item in items)
+        arm = request.match_info["arm"].removesuffix(":predict")
+        self.asked.extend((arm, item) for item in items if item["window"]["context"]["device"][-1] != "warm-up")
         match self.mode:
             case "hold":
                 await self.release.wait()
@@ -243,6 +244,12 @@ class Harness:
             await asyncio.sleep(0.02)
 
 
+def gateway_of(router: Router, settings: RouterSettings) -> Gateway:
+    """What stands in front of a router."""
+    limits = (router.decision_admission, router.outcome_admission)
+    return Gateway(authentication(settings.auth), settings.max_body_bytes, *limits, router.health)
+
+
 @asynccontextmanager
 async def running(folder: Path, changes: dict[str, Any] | None = None, **settings: Any) -> AsyncIterator[Harness]:
     """Start a router; `changes` go to the experiment file, `settings` to the router's."""
@@ -253,9 +260,8 @@ async def running(folder: Path, changes: dict[str, Any] | None = None, **setting
         async with Router(config, features) as router:
             transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
-                arm.asked.clear()
-                limits = (router.decision_admission, router.outcome_admission)
-                gateway = Gateway(authentication(config.auth), config.max_body_bytes, *limits)
+                gateway = gateway_of(router, config)
+                app.state.router, app.state.gateway = router, gateway
                 yield Harness(folder, router, gateway, arm, features, client)
     finally:
         await arm.stop()

@@ -20,6 +20,7 @@ from serving.router.flow.pending_decision import PendingDecision
 from serving.router.flow.requests import DecisionRequest
 from serving.router.flow.stages import Deadline, NoTimeLeft, Stages
 from serving.router.ops import metrics
+from serving.router.ops.found_features import FoundFeatures
 from serving.router.ops.live_experiment import LiveExperiment
 from serving.throttle import OncePerSecond
 
@@ -39,13 +40,21 @@ class Decider:
         budgets: Where money is reserved.
         spool: Where decisions are logged.
         stages: Time limits, and what follows from failures.
+        found: Is told whether anything is known of a user.
 
     Attributes:
         cache: Recent answers.
     """
 
     def __init__(
-        self, live: LiveExperiment, features: FeatureReader, arms: Arms, budgets: Budgets, spool: Spool, stages: Stages
+        self,
+        live: LiveExperiment,
+        features: FeatureReader,
+        arms: Arms,
+        budgets: Budgets,
+        spool: Spool,
+        stages: Stages,
+        found: FoundFeatures,
     ) -> None:
         self._live = live
         self._features = features
@@ -53,6 +62,7 @@ class Decider:
         self._budgets = budgets
         self._spool = spool
         self._stages = stages
+        self._found = found
         self.cache = IdempotencyCache()
         self._running: set[asyncio.Task[list[dict[str, Any]]]] = set()
         self._candidates = list(live.channels)
@@ -130,6 +140,7 @@ class Decider:
                 _fail([decision], "features", model_input)
             else:
                 decision.features = model_input
+                self._found.count(model_input.has_history)
 
     async def _ask_arms(self, decisions: Decisions, deadline: Deadline) -> None:
         by_arm: dict[str, list[PendingDecision]] = {}

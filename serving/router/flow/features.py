@@ -32,6 +32,7 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.times import microseconds
 from mtorl.window.request_features import request_features
 from mtorl.window.window import Instance, instance_from_history
+from serving.router.flow.feature_registry import RegistryAwaited, check_registry, check_settled, registry_file
 from serving.router.flow.micro_batcher import MicroBatcher, in_threads
 from serving.router.flow.requests import DecisionRequest
 from serving.router.ops.settings import SettingsError
@@ -125,13 +126,17 @@ class FeastSource:
         spec: Description of the data set, whose features the service must hold.
 
     Raises:
+        RegistryAwaited: Nobody has made its registry yet.
         SettingsError: no such repository, no such service in it, or a view that a decision can't look up.
     """
 
     def __init__(self, repo: Path, service: str, spec: DatasetSpec | None = None) -> None:
         with _without_torch():
             from feast import FeatureStore
+        registry: Path | None = None
         try:
+            registry = registry_file(repo)
+            check_registry(registry)
             store = FeatureStore(repo_path=str(repo))
             projections = store.get_feature_service(service).feature_view_projections
             on_demand = {view.name for view in store.list_on_demand_feature_views()}
@@ -142,7 +147,10 @@ class FeastSource:
             self._stored = open_views(
                 store, [(view, ours.key, names) for ours, (view, names) in zip(self._views, views, strict=True)]
             )
+        except RegistryAwaited:
+            raise
         except Exception as error:  # Feast raises many kinds
+            check_settled(registry)
             raise SettingsError(f"feature_repo: {repo}: {type(error).__name__}: {error}") from error
         unknown = {p.name for p in projections} & on_demand - {_ON_DEMAND}
         if unknown:

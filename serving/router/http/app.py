@@ -14,7 +14,7 @@ from serving.decision_log import SpoolUnavailable
 from serving.kserve_sdk import Model, correct
 from serving.router.flow.requests import BadRequest, parse_json, parse_outcomes
 from serving.router.http import v2
-from serving.router.http.gateway import GatewayMiddleware
+from serving.router.http.gateway import RETRY_AFTER, GatewayMiddleware
 from serving.router.router import Router
 
 
@@ -40,7 +40,7 @@ class RouterModel(Model):
     def __init__(self, name: str, router: Router) -> None:
         super().__init__(name)
         self._router = router
-        self.ready = True  # KServe serves no model that is not ready; the port opens after the warm-up
+        self.ready = True  # KServe takes no model that is not; `server.py` sets it while the router starts
 
     async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
         """Decide on every instance."""
@@ -80,13 +80,13 @@ async def _health(request: Request, probe: str) -> JSONResponse:
     router: Router = request.app.state.router
     answers = {
         "live": router.health.live,
-        "ready": lambda: router.health.ready(router.spool.alive),
-        "startup": lambda: (router.health.started, {"started": router.health.started}),
+        "ready": lambda: router.health.ready(lambda: router.spool.alive),
+        "startup": router.health.startup,
     }
     if probe not in answers:
         return JSONResponse({"error": f"no such probe; there are {', '.join(answers)}"}, 404)
     good, body = answers[probe]()
-    return JSONResponse(body, 200 if good else 503)
+    return JSONResponse(body) if good else JSONResponse(body, 503, {"retry-after": RETRY_AFTER})
 
 
 async def _bad_request(_: Request, error: Exception) -> JSONResponse:

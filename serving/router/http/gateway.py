@@ -18,6 +18,7 @@ import orjson
 from serving.router.flow.admission import Admission, Saturated
 from serving.router.http.auth import Authentication
 from serving.router.ops import metrics
+from serving.router.ops.health import Health
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -26,6 +27,7 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 BODY_SECONDS = 5.0  # for a body to arrive
+RETRY_AFTER = "2"  # seconds, while no decisions can be made
 _MOST_READERS = 256  # bodies that arrive at the same time; with the size of a body, this bounds their memory
 _PUBLIC = ("/metrics", "/health/", "/v2/health/", "/v1/models", "/v2/models")  # GET needs no authentication here
 _OUTCOMES = "/v1/outcomes"
@@ -39,18 +41,25 @@ class Gateway:
         max_body_bytes: Largest body.
         decisions: How many requests for decisions may be worked on.
         outcomes: How many reports of outcomes.
+        health: Says why no decisions can be made yet.
 
     Attributes:
         readers: Bodies that are arriving.
     """
 
     def __init__(
-        self, authentication: Authentication, max_body_bytes: int, decisions: Admission, outcomes: Admission
+        self,
+        authentication: Authentication,
+        max_body_bytes: int,
+        decisions: Admission,
+        outcomes: Admission,
+        health: Health,
     ) -> None:
         self.authentication = authentication
         self.max_body_bytes = max_body_bytes
         self.decisions = decisions
         self.outcomes = outcomes
+        self.health = health
         self.readers = 0
 
     def admission(self, path: str) -> Admission:
@@ -91,6 +100,8 @@ class GatewayMiddleware:
         if reads:
             await self._app(scope, receive, send)
             return
+        if not gateway.health.started:
+            raise _Refused(503, f"no decisions yet: {gateway.health.waiting_for}", ("retry-after", RETRY_AFTER))
         body = await _read(gateway, scope, receive)
         try:
             async with gateway.admission(path).admit():

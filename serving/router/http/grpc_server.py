@@ -31,7 +31,10 @@ Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandl
 
 
 class _Interceptor(aio.ServerInterceptor):
-    """The gateway's rules in gRPC's words: 401 is UNAUTHENTICATED, 429 RESOURCE_EXHAUSTED, 400 INVALID_ARGUMENT."""
+    """The gateway's rules in gRPC's words.
+
+    401 is UNAUTHENTICATED, 429 RESOURCE_EXHAUSTED, 400 INVALID_ARGUMENT, 503 UNAVAILABLE.
+    """
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -57,6 +60,9 @@ class _Interceptor(aio.ServerInterceptor):
             if not self._gateway.authentication.admits(headers):
                 metrics.REFUSED.labels("401").inc()
                 await context.abort(grpc.StatusCode.UNAUTHENTICATED, self._gateway.authentication.hint)
+            if reason := self._gateway.health.waiting_for:
+                metrics.REFUSED.labels("503").inc()
+                await context.abort(grpc.StatusCode.UNAVAILABLE, f"no decisions yet: {reason}")
             try:
                 async with self._gateway.decisions.admit():
                     return await infer(request, context)

@@ -1,11 +1,17 @@
-"""The process: KServe's ModelServer around the router, from the warm-up to the drained end."""
+"""The process: KServe's ModelServer around the router, from the first probe to the drained end.
+
+It listens at once, since what the router waits for may take minutes (a long decision log) or for ever (a feature
+registry that nobody makes), and the probes have to tell that from a process that hangs.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import gc
+import os
 import signal
+from collections.abc import AsyncIterator
 from types import FrameType
 
 import uvloop
@@ -32,16 +38,19 @@ def serve(settings: RouterSettings, features: FeatureSource | None = None) -> No
     quiet()
     allowed = authentication(settings.auth)
     router = Router(settings, features)
-    gateway = Gateway(allowed, settings.max_body_bytes, router.decision_admission, router.outcome_admission)
+    admissions = router.decision_admission, router.outcome_admission
+    gateway = Gateway(allowed, settings.max_body_bytes, *admissions, router.health)
     app.state.router, app.state.gateway = router, gateway
     install(app, settings.model_name)
-    _Server(settings, router, gateway).start([RouterModel(settings.model_name, router)])
+    model = RouterModel(settings.model_name, router)
+    _Server(settings, router, gateway, model).start([model])
 
 
 class _Server(Server):
-    def __init__(self, settings: RouterSettings, router: Router, gateway: Gateway) -> None:
+    def __init__(self, settings: RouterSettings, router: Router, gateway: Gateway, model: RouterModel) -> None:
         super().__init__(settings.host, settings.port, _GRACE_SECONDS)
         self._router = router
+        self._model = model
         self._gateway = gateway
         self._grpc_port = settings.grpc_port
 
@@ -57,27 +66,49 @@ class _Server(Server):
         super().setup_event_loop()
 
     async def _serve(self) -> None:
-        async with self._router:
-            # The objects that the imports made stay. A full collection of them takes 100 ms: longer than a deadline.
-            gc.collect()
-            gc.freeze()
-            async with contextlib.AsyncExitStack() as stack:
-                if self._grpc_port is not None:
-                    server = GrpcServer(self, self._gateway, self._host, self._grpc_port)
-                    grpc = await stack.enter_async_context(server)
-                    print(f"router speaks gRPC on port {grpc.port}", flush=True)
-                announcing = asyncio.create_task(self._announce())
+        self._model.ready = False
+        async with contextlib.AsyncExitStack() as stack:
+            opening = asyncio.create_task(self._open(stack))
+            async with self._grpc():
                 await super()._serve()
-                announcing.cancel()
+            if not self._router.health.started:
+                if opening.done():
+                    opening.result()  # raises what is wrong
+                # Nothing was decided, so nothing is left to do; Python would wait for the thread that reads the log.
+                os._exit(0)
+
+    async def _open(self, stack: contextlib.AsyncExitStack) -> None:
+        try:
+            url = await self._listening()
+            await stack.enter_async_context(self._router)
+        except BaseException:
+            self._rest_server._server.should_exit = True
+            raise
+        # The objects that the imports made stay. A full collection of them takes 100 ms: longer than a deadline.
+        gc.collect()
+        gc.freeze()
+        self._model.ready = True
+        print(f"router ready {url}", flush=True)
+
+    @contextlib.asynccontextmanager
+    async def _grpc(self) -> AsyncIterator[None]:
+        if self._grpc_port is None:
+            yield
+            return
+        async with GrpcServer(self, self._gateway, self._host, self._grpc_port) as grpc:
+            print(f"router speaks gRPC on port {grpc.port}", flush=True)
+            yield
 
     def _stop(self, _: int, __: FrameType | None) -> None:
         self._router.health.draining = True
         self._rest_server._server.should_exit = True
 
-    async def _announce(self) -> None:
+    async def _listening(self) -> str:
+        """Wait until the port is open; returns the URL."""
         http = self._rest_server._server
         while not http.started:
             await asyncio.sleep(0.01)
         port = http.servers[0].sockets[0].getsockname()[1]
         host = "127.0.0.1" if self._host == "0.0.0.0" else self._host
-        print(f"router ready http://{host}:{port}", flush=True)
+        print(f"router listens http://{host}:{port}", flush=True)
+        return f"http://{host}:{port}"

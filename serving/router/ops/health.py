@@ -1,37 +1,70 @@
 """What the probes are told.
 
     GET /health/live      200 while the event loop turns; otherwise the pod should be restarted
-    GET /health/ready     200 while requests may come: warmed up, not draining, the decision log's thread alive
-    GET /health/startup   200 once warmed up
+    GET /health/ready     200 while requests may come: decisions can be made, not draining, the log's thread alive
+    GET /health/startup   200 once decisions can be made
+
+Until decisions can be made, the two others answer 503 with the reason: a feature registry that nobody has made yet, a
+long decision log that is being read. Restarting would help neither, so `live` is 200 meanwhile.
 
 A store or an arm that does not answer leaves the router ready: it answers with the default action then, and taking all
 replicas out of service at once would help nobody. The body says what does not answer:
 
-    {"ready": true, "parts": {"ledger": "ok", "features": "ok", "challenger": "no answer: TimeoutError"}}
+    {"ready": true, "parts": {"ledger": "ok", "features": "ok", "challenger": "no answer for 12 s: TimeoutError"}}
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import inf
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 _STALE_SECONDS = 30.0  # without a sign of life, the event loop hangs
+
+
+class Fault(NamedTuple):
+    """Why a part does not answer, and for how long it has not."""
+
+    seconds: float
+    error: Exception
+
+
+class _Silence(NamedTuple):
+    since: float
+    error: Exception
 
 
 class Health:
     """Collects what the parts report.
 
     Attributes:
-        parts: Part -> "ok", or what is wrong with it.
-        started: The warm-up is over.
+        waiting_for: Why no decisions can be made yet; empty once they can.
         draining: The end has begun.
     """
 
     def __init__(self) -> None:
-        self.parts: dict[str, str] = {}
-        self.started = False
+        self.waiting_for = "the router is starting"
         self.draining = False
         self._tick = monotonic()
+        self._silences: dict[str, _Silence | None] = {}
+        self._heard: dict[str, float] = {}
+        self._notes: dict[str, str] = {}
+
+    @property
+    def started(self) -> bool:
+        """Whether decisions can be made."""
+        return not self.waiting_for
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Part -> "ok", or what is wrong with it."""
+        faults = {part: self.fault(part) for part in self._silences}
+        answers = {
+            part: f"no answer for {fault.seconds:.0f} s: {type(fault.error).__name__}" if fault else "ok"
+            for part, fault in faults.items()  # more is in the log
+        }
+        return answers | {part: note for part, note in self._notes.items() if answers.get(part, "ok") == "ok"}
 
     def tick(self) -> None:
         """The event loop turns."""
@@ -39,19 +72,46 @@ class Health:
 
     def report(self, part: str, error: Exception | None = None) -> None:
         """A part answered, or did not."""
-        self.parts[part] = "ok" if error is None else f"no answer: {type(error).__name__}"  # more is in the log
+        now = self._heard[part] = monotonic()
+        before = self._silences.get(part)
+        self._silences[part] = _Silence(before.since if before else now, error) if error else None
+
+    def note(self, part: str, text: str = "ok") -> None:
+        """What a part that answers has to say; "ok" takes it back."""
+        self._notes[part] = text
+
+    def fault(self, part: str) -> Fault | None:
+        """Why a part does not answer; None if it does."""
+        silence = self._silences.get(part)
+        return Fault(monotonic() - silence.since, silence.error) if silence else None
+
+    def quiet(self, part: str) -> float:
+        """Seconds since anything was reported of a part, good or bad."""
+        return monotonic() - self._heard.get(part, -inf)
+
+    def forget(self, part: str) -> None:
+        """A part is no longer there, or is another one now."""
+        self._silences.pop(part, None)
+        self._heard.pop(part, None)
 
     def live(self) -> tuple[bool, dict[str, Any]]:
         """Whether the event loop turns, and the probe's body."""
         quiet = monotonic() - self._tick
         return quiet < _STALE_SECONDS, {"seconds_since_housekeeping": round(quiet, 1)}
 
-    def ready(self, log_alive: bool) -> tuple[bool, dict[str, Any]]:
+    def startup(self) -> tuple[bool, dict[str, Any]]:
+        """Whether decisions can be made, and the probe's body."""
+        return self.started, {"started": self.started, "waiting_for": self.waiting_for or None}
+
+    def ready(self, log_alive: Callable[[], bool]) -> tuple[bool, dict[str, Any]]:
         """Whether requests may come, and the probe's body.
 
         Args:
-            log_alive: Whether the decision log can still be written.
+            log_alive: Whether the decision log can still be written; asked once decisions can be made.
         """
-        good = self.started and not self.draining and log_alive
-        parts = {**self.parts, "decision_log": "ok" if log_alive else "its thread has ended"}
+        if not self.started:
+            return False, {"ready": False, "waiting_for": self.waiting_for}
+        alive = log_alive()
+        good = not self.draining and alive
+        parts = {**self.parts, "decision_log": "ok" if alive else "its thread has ended"}
         return good, {"ready": good, "draining": self.draining, "parts": parts}

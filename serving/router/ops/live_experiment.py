@@ -1,4 +1,9 @@
-"""The experiment in force: read again when its file changes, kept when the new file is wrong."""
+"""The experiment in force: read again when its file changes, kept when the new file is wrong.
+
+What comes into force is also kept as a file of the router's own, so that a restart beside a wrong file is no outage:
+the router starts with what it had. Until the file is mended or replaced, `/health/ready`, the metric
+`mtorl_experiment_refused` and the log say that something else is in force than what was asked for.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +11,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from mtorl.experiment.experiment import Experiment, ExperimentError
+from mtorl.runtime.files import replacing
 from serving.router.ops import metrics
+from serving.router.ops.health import Health
 
 log = logging.getLogger(__name__)
 
@@ -18,18 +27,27 @@ class LiveExperiment:
     Args:
         path: The experiment file.
         channels: Of the data set; the default channel must be one of them.
+        health: Is told when the file is refused.
+        last_good: Where to keep what was last in force; None: nowhere, and a wrong file at the start is an error.
 
     Raises:
         ExperimentError: There is no usable file at the start.
     """
 
-    def __init__(self, path: Path, channels: Sequence[str]) -> None:
+    def __init__(self, path: Path, channels: Sequence[str], health: Health, last_good: Path | None = None) -> None:
         self._path = path
         self.channels = channels
+        self._health = health
+        self._last_good = last_good
         self._version = self._signature()
         self.generation = 1
-        self.experiment = self._load()
-        metrics.show_experiment(self.experiment, self.generation)
+        try:
+            self.experiment = self._load(path)
+        except ExperimentError as error:
+            self.experiment = self._load_last_good(error)
+            self._refuse(error)
+        else:
+            self._accept()
 
     def refresh(self) -> bool:
         """Look at the file; returns whether another experiment is in force now."""
@@ -38,22 +56,50 @@ class LiveExperiment:
             return False
         self._version = signature
         try:
-            self.experiment = self._load()
+            self.experiment = self._load(self._path)
         except ExperimentError as error:
-            metrics.RELOAD_FAILURES.inc()
-            log.error("the experiment stays as it was: %s", error)
+            self._refuse(error)
             return False
         self.generation += 1
-        metrics.show_experiment(self.experiment, self.generation)
+        self._accept()
         return True
 
-    def _load(self) -> Experiment:
-        experiment = Experiment.load(self._path)
+    def _accept(self) -> None:
+        self._show()
+        metrics.EXPERIMENT_REFUSED.set(0)
+        self._health.note("experiment")
+        if self._last_good is None:
+            return
+        try:
+            with replacing(self._last_good, durable=True) as unfinished:
+                unfinished.write_text(yaml.safe_dump(self.experiment.model_dump(mode="json"), sort_keys=False))
+        except OSError as error:
+            log.error("the experiment is in force, but a restart would not have it: %s", error)
+
+    def _refuse(self, error: ExperimentError) -> None:
+        self._show()
+        metrics.EXPERIMENT_REFUSED.set(1)
+        self._health.note("experiment", f"{self.experiment.name} goes on as it was, since the file is refused: {error}")
+        log.error("the experiment stays as it was: %s", error)
+
+    def _show(self) -> None:
+        metrics.EXPERIMENT_ENABLED.set(self.experiment.enabled)
+        metrics.EXPERIMENT_GENERATION.set(self.generation)
+
+    def _load_last_good(self, error: ExperimentError) -> Experiment:
+        if self._last_good is None or not self._last_good.exists():
+            raise error
+        try:
+            return self._load(self._last_good)
+        except ExperimentError as worse:  # of another version, or another data set
+            log.error("nor can the last good one be used: %s", worse)
+            raise error from None
+
+    def _load(self, path: Path) -> Experiment:
+        experiment = Experiment.load(path)
         if experiment.default_channel not in self.channels:
             known = ", ".join(self.channels)
-            raise ExperimentError(
-                f"{self._path}: default_channel: {experiment.default_channel!r} is not one of {known}"
-            )
+            raise ExperimentError(f"{path}: default_channel: {experiment.default_channel!r} is not one of {known}")
         return experiment
 
     def _signature(self) -> tuple[int, ...]:

@@ -9,7 +9,6 @@ from typing import Literal
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from mtorl.experiment.experiment import Experiment
 from serving.decision_log import Spool
 from serving.decision_log.shipper import Shipper
 from serving.ledger import Balance
@@ -19,10 +18,13 @@ Stage = Literal["features", "model", "ledger", "log"]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
 
+READY = Gauge("mtorl_ready", "1 once decisions can be made; /health/ready says what is waited for")
 DECISIONS = Counter("mtorl_decisions", "Decisions answered", ["arm", "expose"])
 FALLBACKS = Counter("mtorl_fallbacks", "Decisions that took the default action", ["arm", "reason"])
 DECISION_LATENCY = Histogram("mtorl_decision_latency_seconds", "From request to answer", ["arm"], buckets=_SECONDS)
 STAGE_LATENCY = Histogram("mtorl_stage_latency_seconds", "One stage of a decision", ["stage", "arm"], buckets=_SECONDS)
+FEATURES = Counter("mtorl_features", "Decisions by whether a history of the user was found", ["found"])
+ARM_SILENT = Gauge("mtorl_arm_silent_seconds", "For how long an arm has not answered; 0 while it does", ["arm"])
 REPEATED = Counter("mtorl_repeated_requests", "Decisions that had been taken for the same request id before")
 REFUSED = Counter("mtorl_refused_requests", "Requests that the gateway refused", ["status"])
 ADMISSION_LIMIT = Gauge("mtorl_admission_limit", "Decision requests that may be at work at once")
@@ -45,11 +47,13 @@ SHIP_FAILURES = Counter("mtorl_ship_failures", "Attempts to ship that failed", [
 POISON = Counter("mtorl_poison_records", "Records that the sink refused and that were set aside", ["kind"])
 EXPERIMENT_ENABLED = Gauge("mtorl_experiment_enabled", "1 unless the kill switch is on")
 EXPERIMENT_GENERATION = Gauge("mtorl_experiment_generation", "Times that the experiment file was loaded")
-RELOAD_FAILURES = Counter("mtorl_experiment_reload_failures", "Changed experiment files that were refused")
+EXPERIMENT_REFUSED = Gauge("mtorl_experiment_refused", "1 while the experiment file is refused, and the last one holds")
 
 for _kind in ("decision", "outcome"):  # start them at 0: Prometheus sees no increase in a series that is new
     SHIPPED.labels(_kind)
     POISON.labels(_kind)
+for _found in ("yes", "no"):
+    FEATURES.labels(_found)
 
 
 @contextmanager
@@ -61,12 +65,6 @@ def stage(name: Stage, *arms: str) -> Iterator[None]:
     finally:
         for arm in arms:
             STAGE_LATENCY.labels(name, arm).observe(time.perf_counter() - start)
-
-
-def show_experiment(experiment: Experiment, generation: int) -> None:
-    """Publish which experiment file is in force."""
-    EXPERIMENT_ENABLED.set(experiment.enabled)
-    EXPERIMENT_GENERATION.set(generation)
 
 
 def show_prices(by_arm: Mapping[str, float]) -> None:

@@ -9,6 +9,7 @@ from time import monotonic
 import pytest
 import yaml
 
+from mtorl.experiment.experiment import Experiment
 from serving.ledger import Balance
 from serving.router.ops import metrics
 from serving.throttle import OncePerSecond
@@ -36,7 +37,7 @@ def test_the_experiment_is_hot_and_a_broken_file_changes_nothing(tmp_path: Path)
             draft.replace(path)
 
         assert sample("mtorl_experiment_enabled") == 1 and sample("mtorl_experiment_generation") == 1
-        failures = sample("mtorl_experiment_reload_failures_total")
+        good = (h.folder / "last-good-experiment.yaml").read_text()
         for text in (
             "stage: [",
             yaml.safe_dump({**content, "stage": "9%"}),
@@ -44,13 +45,20 @@ def test_the_experiment_is_hot_and_a_broken_file_changes_nothing(tmp_path: Path)
         ):
             write(text)
             assert not h.router.live.refresh()
-        assert sample("mtorl_experiment_reload_failures_total") == failures + 3
+            assert sample("mtorl_experiment_refused") == 1
+        assert (await h.client.get("/health/ready")).json()["parts"]["experiment"] == (
+            "test goes on as it was, since the file is refused: "
+            f"{path}: default_channel: 'tv' is not one of search, video"
+        )
+        assert (h.folder / "last-good-experiment.yaml").read_text() == good
         assert h.router.live.experiment.enabled and h.router.live.generation == 1
 
         write(yaml.safe_dump({**content, "enabled": False}))  # the kill switch, found without a nudge
         await h.until(lambda: h.router.live.generation == 2)
         assert {p["arm"] for p in await h.predict(*(instance(f"u{i}") for i in range(20)))} == {"incumbent"}
-        assert sample("mtorl_experiment_enabled") == 0
+        assert sample("mtorl_experiment_enabled") == 0 and sample("mtorl_experiment_refused") == 0
+        assert (await h.client.get("/health/ready")).json()["parts"]["experiment"] == "ok"
+        assert not Experiment.load(h.folder / "last-good-experiment.yaml").enabled  # the switch outlives a restart
         assert {record["stage"] for record in h.records()} == {"off"}
         await h.until(lambda: h.balance("incumbent").limit == 100 and h.balance("challenger").limit == 0)
 
@@ -172,11 +180,11 @@ def test_the_probes_tell_the_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         h.features.fault = RuntimeError("away")
         await h.predict()
         parts = (await h.client.get("/health/ready")).json()["parts"]
-        assert parts["features"] == "no answer: RuntimeError"
+        assert parts["features"] == "no answer for 0 s: RuntimeError"
         h.arm.mode, h.features.fault = 500, None
         await h.predict(*(instance(f"u{n}") for n in range(20)))
         parts = (await h.client.get("/health/ready")).json()["parts"]
-        assert parts["features"] == "ok" and parts["incumbent"] == parts["challenger"] == "no answer: ArmError"
+        assert parts["features"] == "ok" and parts["incumbent"] == parts["challenger"] == "no answer for 0 s: ArmError"
         h.arm.mode = "ok"
         (tmp_path / "ledger.sqlite").unlink()
         await h.until(lambda: h.router.health.parts.get("ledger", "ok") != "ok")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,14 +31,12 @@ from tests.serving.router_fixtures import (
 pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
-
-
 class Process:
     """`python -m serving.router` with a real Feast repository and arms that live in a thread of the test."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ready: bool = True) -> None:
         self.folder = folder
+        self.ready = ready
         self.arm = FakeArm()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
@@ -51,10 +50,17 @@ class Process:
         with (self.folder / "router.log").open("wb") as log:
             self.router = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self.router.stdout is not None
-        line = self.router.stdout.readline()
-        assert line.startswith("router ready http://127.0.0.1:"), (self.folder / "router.log").read_text()
-        self.url = line.split()[-1]
+        self.url = self.said("router listens http://127.0.0.1:")
+        if self.ready:
+            self.said("router ready http://127.0.0.1:")
         return self
+
+    def said(self, start: str) -> str:
+        """The last word of the next line that the router writes."""
+        assert self.router.stdout is not None
+        line = self.router.stdout.readline()
+        assert line.startswith(start), (self.folder / "router.log").read_text()
+        return line.split()[-1]
 
     def __exit__(self, *exc_info: object) -> None:
         self.router.kill()
@@ -152,6 +158,41 @@ def test_a_process_that_was_killed_starts_again_and_owes_nothing(feast_repo: Pat
     logged = {record["reservation_id"] for record in spool.read("decision")}
     assert set(ledger.open_reservations()) == logged
     spool.close()
+
+
+@pytest.mark.integration
+def test_a_router_waits_for_the_feature_registry_says_so_and_goes_on(feast_repo: Path, tmp_path: Path) -> None:
+    (tmp_path / "features").mkdir()
+    shutil.copy(feast_repo / "feature_store.yaml", tmp_path / "features")
+    (tmp_path / "features" / "online.db").symlink_to(feast_repo / "online.db")
+    reason = f"no feature registry yet at {tmp_path}/features/registry.db: run mtorl bootstrap or the training pipeline"
+
+    def wait(process: Process) -> None:
+        while reason not in httpx.get(f"{process.url}/health/ready").text:
+            time.sleep(0.1)
+
+    with Process(tmp_path, ready=False) as process:
+        wait(process)
+        assert httpx.get(f"{process.url}/health/live").status_code == 200
+        body = {"instances": [instance("u1")]}
+        answers = [httpx.get(f"{process.url}/health/{probe}") for probe in ("ready", "startup")]
+        answers += [httpx.post(f"{process.url}/v1/{path}", json=body) for path in ("models/ads:predict", "outcomes")]
+        for answer in answers:
+            assert answer.status_code == 503 and answer.headers["retry-after"] == "2" and reason in answer.text
+        assert httpx.get(f"{process.url}/v2/models/ads/ready").status_code == 503
+        process.router.terminate()
+        assert process.router.wait(60) == 0
+        assert (tmp_path / "router.log").read_text().count(reason) == 1
+
+    with Process(tmp_path, ready=False) as process:
+        wait(process)
+        assert not (tmp_path / "features" / "registry.db").exists()  # Feast would have written an empty one
+        (tmp_path / "features" / "registry.db").write_bytes(b"\0half of one")
+        while "being written" not in httpx.get(f"{process.url}/health/ready").text:
+            time.sleep(0.1)
+        shutil.copy(feast_repo / "registry.db", tmp_path / "features")
+        process.said("router ready http://127.0.0.1:")
+        assert process.predict(instance("u1"))[0]["expose"]
 
 
 def _until_it_dies(process: Process, worker: int) -> None:

@@ -28,6 +28,7 @@ from features.online.history import History, Touchpoint
 from features.online.open_history import open_history
 from mtorl.log.times import microseconds
 from mtorl.window.window import instance_from_history
+from serving.router.flow.feature_registry import RegistryAwaited
 from serving.router.flow.features import FeastSource, FeatureReader, ModelInput, UserFeatures
 from serving.router.flow.requests import DecisionRequest
 from serving.router.ops.settings import SettingsError
@@ -240,6 +241,11 @@ def test_a_repository_that_does_not_fit_says_why(stages: dict[str, Stage], tmp_p
     ]
     store = FeatureStore(repo_path=str(tmp_path))
     store.apply([*made.objects, bare, *services])
+    with pytest.raises(
+        RegistryAwaited, match="is being written"
+    ):  # Feast writes in place: what is wrong may be half done
+        FeastSource(tmp_path, "absent")
+    os.utime(tmp_path / "registry.db", (0, 0))
     for service, message in (
         ("no_default", "no default for score"),
         ("by_channel", "channel_stats has the keys .'channel'.; a decision has"),
@@ -249,6 +255,7 @@ def test_a_repository_that_does_not_fit_says_why(stages: dict[str, Stage], tmp_p
         with pytest.raises(SettingsError, match=message):
             FeastSource(tmp_path, service)
     store.apply(build(WITHOUT_FEATURES, tmp_path / "data").ad_decision)
+    os.utime(tmp_path / "registry.db", (0, 0))
     with pytest.raises(SettingsError, match="ad_decision_v1: lacks campaign_click_rate"):
         FeastSource(tmp_path, names.AD_DECISION, SPEC)
     assert json.loads(made.user_history.features[0].tags["default"]) == []

@@ -1,0 +1,77 @@
+"""Whether the arms of the experiment in force answer, also those that no traffic reaches.
+
+Decisions tell of the arms that they ask. An arm that nobody asks (a challenger in the shadow, a host that a new
+experiment file has mistyped) is asked here now and then, and at once when it is new or has moved. An arm that does not
+answer leaves the experiment in force: its users get the default action. Health, a metric by arm and the log say for how
+long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from mtorl.log.dataset import DatasetSpec
+from mtorl.window.window import instance_from_history
+from serving.router.flow.arms import Arms
+from serving.router.ops import metrics
+from serving.router.ops.health import Health
+from serving.router.ops.live_experiment import LiveExperiment
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 15.0  # without an answer, good or bad, until an arm is asked
+_TICK_SECONDS = 1.0
+_PATIENCE_SECONDS = 5.0
+
+
+class ArmWatch:
+    """Looks after the arms. For one event loop.
+
+    Args:
+        live: The experiment in force.
+        arms: Their client, opened.
+        spec: Description of the data set.
+        health: Is told which arms answer.
+    """
+
+    def __init__(self, live: LiveExperiment, arms: Arms, spec: DatasetSpec, health: Health) -> None:
+        self._live = live
+        self._arms = arms
+        self._health = health
+        self._urls: dict[str, str] = {}
+        context = {column.name: 0.0 if column.kind == "numeric" else "warm-up" for column in spec.context}
+        self._item: dict[str, Any] = {"window": instance_from_history({}, context, {}, spec, at=0), "u": 0.5}
+
+    async def run(self) -> None:
+        """The background task."""
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            await self.look()
+
+    async def look(self) -> None:
+        """Ask the arms of which nothing was heard lately. The first time this also opens connections for decisions."""
+        urls = {arm.name: arm.url for arm in self._live.experiment.arms}
+        for name in self._urls:
+            if self._urls[name] != urls.get(name):
+                self._health.forget(name)
+                metrics.ARM_SILENT.labels(name).set(0)
+        self._urls = urls
+        due = [name for name in urls if self._health.quiet(name) >= LOOK_SECONDS]
+        await asyncio.gather(*(self._ask(name, urls[name]) for name in due))
+        for name, url in urls.items():
+            fault = self._health.fault(name)
+            metrics.ARM_SILENT.labels(name).set(fault.seconds if fault else 0.0)
+            if fault and name in due:
+                why = f"{type(fault.error).__name__}: {fault.error}"
+                log.warning("%s (%s) has not answered for %.0f s: %s", name, url, fault.seconds, why)
+
+    async def _ask(self, name: str, url: str) -> None:
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                await self._arms.ask(url, [self._item])
+        except Exception as error:
+            self._health.report(name, error)
+        else:
+            self._health.report(name)

@@ -1,0 +1,154 @@
+"""What callers and probes hear while the router starts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from math import inf
+from pathlib import Path
+from time import time
+
+import httpx
+import pytest
+import yaml
+
+from mtorl.experiment.experiment import Experiment, ExperimentError
+from serving.decision_log import Spool
+from serving.kserve_sdk import app
+from serving.router.flow.feature_registry import RegistryAwaited, check_registry, check_settled, registry_file
+from serving.router.ops.health import Health
+from serving.router.router import Router
+from tests.serving.router_fixtures import FakeFeatures, experiment, gateway_of, instance, kserve, sample, write_settings
+
+pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
+
+
+def test_a_log_that_takes_long_to_read_holds_up_no_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_read = threading.Event()
+    read = Spool.__init__
+
+    def slow(*arguments: object, **options: object) -> None:
+        assert may_read.wait(60)
+        read(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Spool, "__init__", slow)
+    settings = write_settings(tmp_path, "http://127.0.0.1:9", {}, auth={"kind": "token", "file": "tokens"})
+
+    async def scenario() -> None:
+        router = Router(settings, FakeFeatures())
+        kserve()
+        app.state.router, app.state.gateway = router, gateway_of(router, settings)
+        start = asyncio.create_task(router.__aenter__())
+        token = {"authorization": "Bearer " + "t" * 20}
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
+            while "decision log is being read" not in (await client.get("/health/ready")).text:
+                await asyncio.sleep(0.01)
+            assert (await client.get("/health/live")).status_code == 200
+            decide = {"instances": [instance()]}
+            for path, body in (("/v1/models/ads:predict", decide), ("/v2/models/ads/infer", {}), ("/v1/outcomes", {})):
+                assert (await client.post(path, json=body)).status_code == 401  # strangers hear no reasons here
+                early = await client.post(path, json=body, headers=token)
+                assert early.status_code == 503 and early.headers["retry-after"] == "2"
+                assert early.json() == {
+                    "error": f"no decisions yet: the decision log is being read: {tmp_path / 'spool'}"
+                }
+            for probe in ("ready", "startup"):
+                answer = await client.get(f"/health/{probe}")
+                assert answer.status_code == 503 and answer.headers["retry-after"] == "2"
+            may_read.set()
+            await start
+            for probe in ("live", "ready", "startup"):
+                assert (await client.get(f"/health/{probe}")).status_code == 200
+            answer = await client.post("/v1/models/ads:predict", json=decide, headers=token)
+            assert answer.status_code == 200
+        await router.__aexit__(None, None, None)
+
+    (tmp_path / "tokens").write_text("t" * 20)
+    asyncio.run(scenario())
+
+
+def test_a_part_says_since_when_it_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("serving.router.ops.health.monotonic", lambda: now)
+    health = Health()
+    health.report("challenger", TimeoutError())
+    now = 130.0
+    health.report("challenger", ConnectionError())
+    assert health.parts == {"challenger": "no answer for 30 s: ConnectionError"} and health.quiet("challenger") == 0
+    fault = health.fault("challenger")
+    assert fault is not None and fault.seconds == 30
+    health.note("challenger", "a note gives way to a fault")
+    assert health.parts["challenger"].startswith("no answer")
+    health.report("challenger")
+    assert health.parts["challenger"].startswith("a note") and health.fault("challenger") is None
+    health.note("challenger")
+    assert health.parts == {"challenger": "ok"}
+    health.forget("challenger")
+    assert health.quiet("challenger") == inf
+
+
+def test_only_a_registry_in_a_file_is_waited_for(tmp_path: Path) -> None:
+    def of(registry: str) -> Path | None:
+        (tmp_path / "feature_store.yaml").write_text(
+            f"project: p\nprovider: local\nregistry: {registry}\nonline_store: {{type: sqlite, path: online.db}}\n"
+            "entity_key_serialization_version: 3\n"
+        )
+        return registry_file(tmp_path)
+
+    assert of("registry.db") == tmp_path / "registry.db"
+    assert of("{path: /mnt/x/registry.db}") == Path("/mnt/x/registry.db")
+    assert of("{path: s3://bucket/registry.db}") is None
+    check_registry(None)
+    check_settled(None)
+    file = tmp_path / "registry.db"
+    with pytest.raises(RegistryAwaited, match="run mtorl bootstrap or the training pipeline"):
+        check_registry(file)
+    file.touch()
+    check_registry(file)
+    with pytest.raises(RegistryAwaited, match="is being written"):
+        check_settled(file)
+    os.utime(file, (time() - 60, time() - 60))
+    check_settled(file)
+
+
+def test_a_wrong_experiment_file_at_the_start_leaves_what_was_in_force(tmp_path: Path) -> None:
+    """A restarted router has what the running one had, also the kill switch, whatever the experiment is called."""
+    settings = write_settings(tmp_path, "http://127.0.0.1:9", {"name": "first", "enabled": False})
+    good = Router(settings, FakeFeatures()).live.experiment
+    settings = write_settings(tmp_path, "http://127.0.0.1:9", {"name": "second", "stage": "9%"})
+    router = Router(settings, FakeFeatures())
+    assert router.live.experiment == good and not good.enabled
+    assert router.health.parts["experiment"].startswith("first goes on as it was, since the file is refused: ")
+    assert "stage" in router.health.parts["experiment"]
+    assert sample("mtorl_experiment_refused") == 1 and sample("mtorl_experiment_enabled") == 0
+    write_settings(tmp_path, "http://127.0.0.1:9", {"name": "second"})
+    assert router.live.refresh() and router.live.experiment.name == "second"
+    assert sample("mtorl_experiment_refused") == 0 and router.health.parts["experiment"] == "ok"
+
+
+def test_without_a_last_good_experiment_a_wrong_file_is_an_error(tmp_path: Path) -> None:
+    wrong = {"stage": "9%"}
+    settings = write_settings(tmp_path, "http://127.0.0.1:9", wrong)
+    with pytest.raises(ExperimentError, match="stage"):
+        Router(settings, FakeFeatures())
+    kept = tmp_path / "last-good-experiment.yaml"
+    assert not kept.exists()
+    kept.write_text(yaml.safe_dump(experiment("http://127.0.0.1:9", default_channel="tv")))  # of another data set
+    with pytest.raises(ExperimentError, match="stage"):
+        Router(settings, FakeFeatures())
+    # Another router may have a newer experiment in force: the limits of an old one must not come back.
+    kept.write_text(yaml.safe_dump(experiment("http://127.0.0.1:9")))
+    shared = write_settings(tmp_path, "http://127.0.0.1:9", wrong, ledger="redis://127.0.0.1:9")
+    with pytest.raises(ExperimentError, match="stage"):
+        Router(shared, FakeFeatures())
+    assert Router(settings, FakeFeatures()).live.experiment.name == "test"
+
+
+def test_a_last_good_experiment_is_as_it_was(tmp_path: Path) -> None:
+    pacing = {"price": 0.3, "start": "2026-01-01T00:00:00Z", "end": "2026-02-01T00:00:00Z"}
+    budgets = [{"campaign": "*", "channel": "*", "amount": 1e-05, "pacing": pacing}]
+    settings = write_settings(tmp_path, "http://127.0.0.1:9", {"budgets": budgets, "salt": "1e3", "owner": "Jürgen: x"})
+    in_force = Router(settings, FakeFeatures()).live.experiment
+    assert Experiment.load(tmp_path / "last-good-experiment.yaml") == in_force
