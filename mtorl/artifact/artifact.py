@@ -12,7 +12,8 @@
     metrics.json       how well it predicts, with intervals
     training_users.npy fingerprints of the users it was trained on (`mtorl.log.splits`)
     yardstick.json.gz  LightGBM fitted on the same training users, to compare with; not in every artifact
-    model.json         name, kind, version, origin, cost caps, default channel, sha256 of every file above
+    model.json         name, kind, version, origin, whether the data are simulated, cost caps, default channel, and the
+                       sha256 of every file above
 
 The graph is ONNX, exported by `torch.export`. It needs no Python class of ours, so a server with another version of
 this package still computes what was trained. It needs no torch either, whose overhead per operator is several times

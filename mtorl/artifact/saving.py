@@ -101,6 +101,7 @@ def save(folder: str | Path, policy: TrainedPolicy) -> Artifact:
             "kind": policy.kind,
             "git_revision": policy.git_revision,
             "data_fingerprint": policy.data_fingerprint,
+            "simulated": policy.spec.simulated,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "cost_cap": {channel: float(policy.cost_cap[channel]) for channel in policy.spec.channels},
             "default_channel": policy.default_channel,
@@ -125,7 +126,7 @@ def _export(policy: TrainedPolicy, folder: Path) -> None:
         return torch.rand(rows, steps, width, generator=generator), lengths
 
     batch = torch.export.Dim("batch", min=1)
-    with warnings.catch_warnings(), _without_warnings_of("torch.onnx"):
+    with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
         warnings.simplefilter("ignore")  # deprecations inside torch itself
         program = torch.export.export(network, example(3), dynamic_shapes=({0: batch}, {0: batch}))
         graph = torch.onnx.export(
@@ -145,15 +146,17 @@ def _export(policy: TrainedPolicy, folder: Path) -> None:
 
 
 @contextmanager
-def _without_warnings_of(name: str) -> Iterator[None]:
-    """Hold back what a library logs below the level of errors."""
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+def _quiet(*names: str) -> Iterator[None]:
+    """Hold back what libraries log below the level of errors: the optimizer of the graph tells its every move."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _write_json(path: Path, value: Any) -> None:

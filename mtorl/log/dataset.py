@@ -42,6 +42,9 @@ BASE_COLUMNS = (
 )
 """The canonical touchpoint log starts with these, in this order; context, static and further outcome columns follow."""
 
+SIMULATOR = "simulator"
+"""Name of the built-in data set that the simulator makes, and of its adapter."""
+
 # Names that other tables derived from the log use for themselves.
 _RESERVED = {*BASE_COLUMNS, "step", "split", "event_timestamp", "created_timestamp", "row", "fault"}
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -212,6 +215,11 @@ class DatasetSpec(StrictModel):
         if self.segment is not None and self.segment not in [c.name for c in self.static if c.kind == "categorical"]:
             raise ValueError(f"segment: {self.segment!r} is not a categorical static column")
         return self
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the log is the simulator's: what is learned from it holds for no real user."""
+        return self.adapter == SIMULATOR
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -169,6 +169,19 @@ def test_everything_comes_back(saved):
     assert set(weights) == set(policy.network.state_dict())
 
 
+def test_saving_logs_nothing(tmp_path, caplog):
+    """A step on a cluster shows what libraries log, too."""
+    with caplog.at_level("INFO"):
+        save(tmp_path / "artifact", trained_policy())
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(("adapter", "simulated"), [("simulator", True), ("touchpoints", False)])
+def test_a_model_of_simulated_data_says_so(adapter, simulated, tmp_path):
+    artifact = save(tmp_path / "artifact", trained_policy(spec=SPEC.replace(adapter=adapter)))
+    assert artifact.model["simulated"] is simulated
+
+
 @pytest.mark.integration
 def test_a_fresh_process_needs_neither_our_class_nor_torch(saved):
     code = f"""

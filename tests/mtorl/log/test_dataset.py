@@ -31,6 +31,10 @@ def test_built_in_descriptions_load_and_survive_a_round_trip(tmp_path):
         assert adapter_of(spec).required(spec)
 
 
+def test_only_what_the_simulator_made_is_simulated():
+    assert {name for name in built_in() if DatasetSpec.load(name).simulated} == {"simulator", "simulator-aggregates"}
+
+
 def test_columns_start_with_the_canonical_ones_then_context_then_static():
     spec = DatasetSpec.load("simulator")
     assert spec.columns == (*BASE_COLUMNS, "hour", "device", "placement", "age_group", "tenure_days", "region")
