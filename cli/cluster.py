@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import closing
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,6 @@ from cli.commands import CommandGroup, Dataset, Users
 from cli.endings import exit_codes, stop
 
 if TYPE_CHECKING:
-    from monitoring.decision_log import Period
     from mtorl.log.dataset import DatasetSpec
 
 app = CommandGroup()
@@ -198,8 +198,9 @@ def drift(
     """
     from monitoring.alerts import AlertError
     from monitoring.decision_log import Period
-    from monitoring.period import drift_of_period
+    from monitoring.period import PeriodError, drift_of_period, served_model
     from mtorl.artifact.artifact import ArtifactError
+    from serving.registry import folder_of
 
     for name, value in (("--since", since), ("--until", until)):
         if value and not _is_time(value):
@@ -208,11 +209,13 @@ def drift(
     if (artifact is None) == (registry is None):
         stop("name the model: either its folder, --artifact, or the --registry in which it is found", 2)
     with exit_codes(unusable=(ArtifactError, OSError)):
-        model = artifact or _served_model(decision_log, period, registry or Path())
         try:
+            model = artifact or served_model(str(decision_log), period, partial(folder_of, registry or Path()))
             compared = drift_of_period(str(decision_log), str(model), period, str(out), seed, alert_url)
         except AlertError as error:
             stop(f"the check is done (see {out}), but nobody was told: {error}", 1)
+        except PeriodError as error:
+            stop(f"not checked: {error}", 1)
     if compared["not_checked"]:
         stop(f"not checked: {compared['not_checked']}", 1)
     drifted = compared["detected_columns"]
@@ -220,22 +223,6 @@ def drift(
     if drifted and not alert_url:
         typer.echo("nobody was told: no Alertmanager is named (--alert-url or ALERTMANAGER_URL)")
     raise typer.Exit(3 if drifted else 0)
-
-
-def _served_model(decision_log: Path, period: Period, registry: Path) -> Path:
-    """The artifact of the model that took the newest decision: what is asked for may not serve yet, or never."""
-    from monitoring.decision_log import DecisionLog
-    from serving.registry import folder_of
-
-    if not (decision_log / "decisions.parquet").exists():
-        stop(f"not checked: no decisions in {decision_log} yet", 1)
-    digest = DecisionLog.in_folder(decision_log, period).newest_model("challenger")
-    if digest is None:
-        stop("not checked: no model took a decision in the period", 1)
-    folder = folder_of(registry, digest)
-    if folder is None:
-        stop(f"not checked: the model that took the newest decision, digest {digest}, is not in {registry}", 1)
-    return folder
 
 
 def _is_time(text: str) -> bool:

@@ -1,6 +1,6 @@
 """KFP components, one file each: a thin body that calls a room below.
 
-Reading order: `component.py` (the decorator), then in the order of the training pipeline `ingest.py`,
-`build_features.py`, `fit_incumbent.py`, `train_challenger.py`, `evaluate.py`, `gate.py`, `package.py`, `publish.py`,
-then those of the monitoring pipeline, `verdict.py` and `drift.py`.
+Reading order: `component.py` (the decorator), then in the order of the training pipeline `fingerprint.py`,
+`ingest.py`, `build_features.py`, `install_features.py`, `fit_incumbent.py`, `train_challenger.py`, `evaluate.py`,
+`gate.py`, `package.py`, `publish.py`, then those of the monitoring pipeline, `verdict.py` and `drift.py`.
 """

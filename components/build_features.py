@@ -1,23 +1,32 @@
-"""A validated log becomes a Feast repository and the point-in-time correct windows that training reads."""
+"""A validated log becomes point-in-time correct windows, which training reads, and the definitions of its features."""
 
-from kfp.dsl import Dataset, Input, Output
+from kfp.dsl import Artifact, Dataset, Input, Output
 
 from components.component import component
 
 
-# Not cached: it writes the feature repository, which no cache entry would bring back.
-@component("Feast features and causal windows", cached=False)
-def build_features(log: Input[Dataset], feature_repo: str, code_version: str, windows: Output[Dataset]) -> int:
-    """Build the Feast repository and the window of every touchpoint; returns the number of windows.
+@component("Feast features and causal windows", reads_log=True)
+def build_features(
+    log: Input[Dataset], code_version: str, windows: Output[Dataset], definitions: Output[Artifact]
+) -> int:
+    """Build the window of every touchpoint; returns the number of windows.
 
     Args:
         log: Folder written by ingest.
-        feature_repo: Folder of the feature repository (registry, sources, online store).
         code_version: Part of the cache key: the library's version.
         windows: Window store: manifest.json, steps/ and dataset.yaml.
+        definitions: Feast repository without its sources, which are as large as the log and are made of it again
+            wherever features go online.
     """
     from pathlib import Path
 
+    from features.offline.installation import without_sources
     from features.offline.store import build_training_data
+    from mtorl.log.dataset import SpecError
+    from mtorl.log.touchpoints import LogError
+    from mtorl.runtime.step import step
 
-    return build_training_data(Path(log.path), Path(feature_repo), Path(windows.path))
+    with step(LogError, SpecError):
+        rows = build_training_data(Path(log.path), Path(definitions.path), Path(windows.path))
+        without_sources(Path(definitions.path))
+        return rows

@@ -10,7 +10,7 @@ digest, not a tag that moves.
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kfp import dsl
@@ -27,28 +27,33 @@ class StepTraits:
         cached: Whether the same inputs may be answered from an earlier run.
         trains: Whether it is worth an accelerator, and long enough for a time limit and for retries that go on from a
             checkpoint.
+        reads_log: Whether it works on the whole log, and so wants more memory than a step that reads what came of it.
     """
 
     title: str
     cached: bool = True
     trains: bool = False
+    reads_log: bool = False
 
 
 _TRAITS: dict[str, StepTraits] = {}
 
 
-def component(title: str, *, cached: bool = True, trains: bool = False) -> Callable[[Callable[..., Any]], Any]:
+def component(
+    title: str, *, cached: bool = True, trains: bool = False, reads_log: bool = False
+) -> Callable[[Callable[..., Any]], Any]:
     """Make a KFP component of a function.
 
     Args:
         title: See `StepTraits`.
         cached: See `StepTraits`. False for a step that writes anywhere but to its outputs, or that reads what changes.
         trains: See `StepTraits`.
+        reads_log: See `StepTraits`.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
         kfp_component = dsl.component(function, base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
-        _TRAITS[kfp_component.name] = StepTraits(title, cached, trains)
+        _TRAITS[kfp_component.name] = StepTraits(title, cached, trains, reads_log)
         return kfp_component
 
     return decorate
@@ -63,5 +68,5 @@ def traits_of(name: str) -> StepTraits:
     """
     base, _, number = name.rpartition("-")
     if name not in _TRAITS and number.isdigit() and base in _TRAITS:
-        return StepTraits(f"{_TRAITS[base].title}, {number}", _TRAITS[base].cached, _TRAITS[base].trains)
+        return replace(_TRAITS[base], title=f"{_TRAITS[base].title}, {number}")
     return _TRAITS.get(name, StepTraits(name))

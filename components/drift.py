@@ -9,8 +9,10 @@ from components.component import component
 def drift(
     decision_log: str,
     artifact: str,
+    registry: str,
     since: str,
     until: str,
+    hours: int,
     out: str,
     seed: int,
     alert_url: str,
@@ -20,20 +22,32 @@ def drift(
 
     Args:
         decision_log: Folder with decisions.parquet.
-        artifact: Artifact folder of the served model; it holds the reference.
+        artifact: Artifact folder of the served model; it holds the reference. Empty: the one that took the newest
+            decision, from the registry.
+        registry: Root folder of the registry.
         since: Start of the period (ISO time), inclusive; empty for no bound.
         until: End of the period (ISO time), exclusive; empty for no bound.
+        hours: Length of the period, up to now, where neither bound is given; 0 for the whole log.
         out: Folder for drift.html and drift.json.
         seed: Seed of the threshold calibration.
         alert_url: Alertmanager to tell; empty for none.
         result: JSON of the comparison.
     """
     import json
+    from functools import partial
     from pathlib import Path
 
-    from monitoring.decision_log import Period
-    from monitoring.period import drift_of_period
+    from monitoring.alerts import AlertError
+    from monitoring.period import PeriodError, drift_of_period, nothing_in, period_of, served_model
+    from mtorl.artifact.artifact import ArtifactError
+    from mtorl.runtime.step import step
+    from serving.registry import folder_of
 
-    compared = drift_of_period(decision_log, artifact, Period(since, until), out, seed, alert_url)
-    Path(result.path).write_text(json.dumps(compared, indent=2))
-    return compared["alerts"]
+    with step(PeriodError, ArtifactError, AlertError):
+        period = period_of(since, until, hours)
+        model = artifact or str(served_model(decision_log, period, partial(folder_of, Path(registry))))
+        compared = drift_of_period(decision_log, model, period, out, seed, alert_url)
+        if not compared["rows"]:  # whoever is to be told has been
+            raise PeriodError(nothing_in(decision_log, period))
+        Path(result.path).write_text(json.dumps(compared, indent=2))
+        return compared["alerts"]

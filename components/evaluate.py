@@ -32,10 +32,12 @@ def evaluate(
     from pathlib import Path
 
     from mtorl.evaluation.offline import evaluate_offline
+    from mtorl.runtime.step import step
 
-    result = evaluate_offline(windows.path, challenger.path, incumbent.path, budget_share, seed)
-    Path(evaluation.path).write_text(json.dumps(result, indent=2))
-    figures = {name: value for name, value in result["challenger"].items() if isinstance(value, float)}
-    for name, value in figures.items():
-        metrics.log_metric(name, value)
-    Path(metrics.path).write_text(json.dumps(figures))  # kfp's cache skips a Metrics output that has no file
+    with step():
+        result = evaluate_offline(windows.path, challenger.path, incumbent.path, budget_share, seed)
+        Path(evaluation.path).write_text(json.dumps(result, indent=2))
+        figures = {name: value for name, value in result["challenger"].items() if isinstance(value, float)}
+        for name, value in figures.items():
+            metrics.log_metric(name, value)
+        Path(metrics.path).write_text(json.dumps(figures))  # kfp's cache skips a Metrics output that has no file

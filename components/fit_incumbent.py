@@ -15,6 +15,9 @@ def fit_incumbent(windows: Input[Dataset], code_version: str, model: Output[Mode
         model: Artifact folder of the incumbent.
     """
     from mtorl.fitting.fit import fit_incumbent as fit
+    from mtorl.runtime.step import step
+    from mtorl.window.window import WindowError
 
-    artifact = fit(windows.path, model.path)
-    model.metadata["digest"] = artifact.digest
+    with step(WindowError):
+        artifact = fit(windows.path, model.path)
+        model.metadata["digest"] = artifact.digest

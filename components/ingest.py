@@ -2,38 +2,54 @@
 
 from typing import NamedTuple
 
-from kfp.dsl import Dataset, Output
+from kfp.dsl import Artifact, Dataset, Output
 
 from components.component import component
 
 
-# Not cached: a cache knows the path of a log and not its content, and would bring back no quarantine file.
-@component("read and validate the log", cached=False)
+@component("read and validate the log", reads_log=True)
 def ingest(
     source: str,
     dataset: str,
-    quarantine: str,
-    on_bad_rows: str,
+    bad_rows: str,
     users: int,
     seed: int,
+    content: str,
+    code_version: str,
     log: Output[Dataset],
+    quarantine: Output[Artifact],
 ) -> NamedTuple("Ingested", [("rows", int), ("users", int), ("quarantined", int)]):  # type: ignore[valid-type]
-    """Turn a raw log, or the simulator when `source` is empty, into a validated touchpoint log.
+    """Turn a raw log, or the simulator's, into a validated touchpoint log.
 
     Args:
-        source: Path of the raw log; empty for the built-in simulator.
+        source: Path of the raw log, or "simulator".
         dataset: Name of a built-in data set description, or the path of a YAML.
-        quarantine: Path of the side file for rows that fail validation.
-        on_bad_rows: "fail" or "quarantine".
+        bad_rows: "fail" or "quarantine".
         users: Users to simulate (0 for 6,000), or the most to keep of a real log (0 keeps all).
         seed: Seed of the simulator and of the sample of users.
+        content: What the step `fingerprint` found; part of the cache key, and compared with the log once it is read.
+        code_version: Part of the cache key: the library's version.
         log: Folder with touchpoints.parquet and dataset.yaml.
+        quarantine: CSV of the rows that fail validation; empty if there are none.
     """
     from pathlib import Path
 
+    from features.ingest.content import check_unchanged
+    from features.ingest.ingest import BadRowsError
     from features.ingest.log_folder import RawLog
     from features.ingest.log_folder import ingest as ingest_raw
+    from mtorl.log.dataset import SpecError
+    from mtorl.log.touchpoints import LogError
+    from mtorl.runtime.step import step
 
-    report = ingest_raw(RawLog(source, dataset, on_bad_rows, users, seed), Path(log.path), Path(quarantine))
-    log.metadata["fingerprint"] = report.fingerprint
-    return (report.rows, report.users, report.quarantined)
+    with step(LogError, SpecError):
+        raw = RawLog.named(source, dataset, bad_rows, users, seed)
+        try:
+            report = ingest_raw(raw, Path(log.path), Path(quarantine.path))
+        except BadRowsError as error:
+            error.add_note("Mend them, or go on without them: set the pipeline's parameter bad_rows to quarantine")
+            raise
+        check_unchanged(raw, content)
+        Path(quarantine.path).touch()  # an output without a file is a dead link, and never found in kfp.local's cache
+        log.metadata["fingerprint"] = report.fingerprint
+        return (report.rows, report.users, report.quarantined)

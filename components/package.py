@@ -16,7 +16,9 @@ def package(challenger: Input[Model], incumbent: Input[Model], model_store: Outp
     """
     from pathlib import Path
 
+    from mtorl.runtime.step import step
     from serving.archive import package as archive
 
-    for name, artifact in (("incumbent", incumbent), ("challenger", challenger)):
-        archive(Path(artifact.path), name, Path(model_store.path))
+    with step():
+        for name, artifact in (("incumbent", incumbent), ("challenger", challenger)):
+            archive(Path(artifact.path), name, Path(model_store.path))

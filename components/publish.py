@@ -16,6 +16,10 @@ def publish(challenger: Input[Model], model_store: Input[Artifact], registry: st
     """
     from pathlib import Path
 
+    from mtorl.runtime.step import step
+    from serving.registry import RegistryError
     from serving.registry import publish as run
 
-    return str(run(Path(challenger.path), Path(model_store.path) / "challenger.mar", Path(registry), "challenger"))
+    with step(RegistryError):
+        archive = Path(model_store.path) / "challenger.mar"
+        return str(run(Path(challenger.path), archive, Path(registry), "challenger"))

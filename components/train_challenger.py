@@ -13,7 +13,6 @@ def train_challenger(
     budget_share: float,
     code_version: str,
     volume: str,
-    run_id: str,
     model: Output[Model],
     metrics: Output[Metrics],
 ) -> float:
@@ -25,9 +24,8 @@ def train_challenger(
         seed: Seed of initialisation, order and dropout.
         budget_share: Budget, as a share of what always exposing would cost; it sets the price of the budget.
         code_version: Part of the cache key: the library's version.
-        volume: Folder that outlives a pod: for TensorBoard, and for checkpoints that a retry goes on from; "" for none.
-        run_id: Names the run's files there. A parameter of its own: a cluster fills in KFP's placeholder for the run's
-            identity only where it is the whole value.
+        volume: Folder that outlives a pod: for TensorBoard, and for checkpoints that a retry, or a later run of equal
+            data and settings, goes on from; "" for none.
         model: Artifact folder of the challenger.
         metrics: Seconds of training, best epoch, best validation loss.
     """
@@ -35,16 +33,21 @@ def train_challenger(
     from pathlib import Path
 
     from mtorl.fitting.fit import fit_challenger as fit
+    from mtorl.fitting.kept_files import KeptFiles, prune
+    from mtorl.network.checkpoint import CheckpointError
     from mtorl.network.training import TrainConfig
+    from mtorl.runtime.step import step
+    from mtorl.window.window import WindowError
 
-    config = TrainConfig(epochs=epochs, seed=seed)
-    checkpoint = f"{volume}/checkpoints/{run_id}.pt" if volume else ""
-    tensorboard = f"{volume}/tensorboard/{run_id}" if volume else ""
-    artifact = fit(windows.path, model.path, config, budget_share, checkpoint, tensorboard)
-    assert artifact is not None  # None is for processes that train along with another one
-    model.metadata["digest"] = artifact.digest
-    figures = {name: float(artifact.metrics[name]) for name in ("seconds", "best_epoch", "best_val_loss")}
-    for name, value in figures.items():
-        metrics.log_metric(name, value)
-    Path(metrics.path).write_text(json.dumps(figures))  # kfp's cache skips a Metrics output that has no file
-    return figures["best_val_loss"]
+    with step(CheckpointError, WindowError):
+        prune(volume)
+        config = TrainConfig(epochs=epochs, seed=seed)
+        files = KeptFiles.of(volume, windows.path, config, budget_share, code_version)
+        artifact = fit(windows.path, model.path, config, budget_share, files.checkpoint, files.tensorboard)
+        assert artifact is not None  # None is for processes that train along with another one
+        model.metadata["digest"] = artifact.digest
+        figures = {name: float(artifact.metrics[name]) for name in ("seconds", "best_epoch", "best_val_loss")}
+        for name, value in figures.items():
+            metrics.log_metric(name, value)
+        Path(metrics.path).write_text(json.dumps(figures))  # kfp's cache skips a Metrics output that has no file
+        return figures["best_val_loss"]

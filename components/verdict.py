@@ -14,6 +14,7 @@ def verdict(
     budget: float,
     since: str,
     until: str,
+    hours: int,
     result: Output[Artifact],
 ) -> str:
     """Compare the arms on the decision log; returns the verdict in one word.
@@ -24,16 +25,20 @@ def verdict(
         gain: Outcome that counts, such as "click".
         weights: Parquet with decision_id and weight for a replay of a real log; empty for live traffic.
         budget: Currency units per decision in such a replay; 0 for live traffic.
-        since: Start of the period (ISO time), inclusive.
-        until: End of the period (ISO time), exclusive.
+        since: Start of the period (ISO time), inclusive; empty for no bound.
+        until: End of the period (ISO time), exclusive; empty for no bound.
+        hours: Length of the period, up to now, where neither bound is given; 0 for the whole log.
         result: JSON of the verdict.
     """
     import json
     from pathlib import Path
 
-    from monitoring.decision_log import Period
-    from monitoring.period import verdict_of_period
+    from monitoring.period import PeriodError, period_of, verdict_of_period
+    from mtorl.experiment.experiment import ExperimentError
+    from mtorl.runtime.step import step
 
-    compared = verdict_of_period(decision_log, experiment, Period(since, until), gain, weights, budget)
-    Path(result.path).write_text(json.dumps(compared, indent=2))
-    return compared["verdict"]
+    with step(PeriodError, ExperimentError):
+        period = period_of(since, until, hours)
+        compared = verdict_of_period(decision_log, experiment, period, gain, weights, budget)
+        Path(result.path).write_text(json.dumps(compared, indent=2))
+        return compared["verdict"]

@@ -21,12 +21,12 @@ from tempfile import TemporaryDirectory
 
 from features.engine import Engine, parquet_files
 from features.feature_repo.sources import build_sources
-from features.ingest.ingest import IngestReport, LogError
-from features.ingest.log_folder import SIMULATOR, RawLog, ingest
+from features.ingest.ingest import IngestReport, LogError, saying_way_on
+from features.ingest.log_folder import RawLog, ingest
 from features.sequences import builder
 from features.sequences.manifest import FILE as MANIFEST
 from features.sequences.manifest import STEPS, Manifest
-from mtorl.log.dataset import DatasetSpec
+from mtorl.log.dataset import SIMULATOR, DatasetSpec
 from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE
 from mtorl.runtime.files import replacing
 
@@ -100,7 +100,7 @@ def canonical_log(raw: RawLog, folder: Path, quarantine: Path, trusted: bool = F
             spec = DatasetSpec.load(dataset)
             _check(path, spec)
             return CanonicalLog(path, spec, None)
-    elif raw.dataset and DatasetSpec.load(raw.dataset).adapter != SIMULATOR:
+    elif raw.dataset and not DatasetSpec.load(raw.dataset).simulated:
         raise LogError(f"dataset {raw.dataset!r} needs a log: give its path too; only the simulator makes its own")
     report = ingest(replace(raw, dataset=raw.dataset or SIMULATOR), folder, quarantine)
     return CanonicalLog(folder / LOG_FILE, DatasetSpec.load(folder / DATASET_FILE), report)
@@ -133,7 +133,9 @@ def build(
     with replacing(out) as folder:
         folder.mkdir()
         with step("validate the log"):
-            log = canonical_log(raw, folder, out.with_name(f"{out.name}.quarantine.csv"), trusted)
+            quarantine = out.with_name(f"{out.name}.quarantine.csv")
+            with saying_way_on(quarantine, raw.bad_rows):
+                log = canonical_log(raw, folder, quarantine, trusted)
             ingested = log.path.name == LOG_FILE and not trusted  # else it was trusted, or is the steps of a folder
             if log.report is None:
                 log.spec.save(folder / DATASET_FILE)

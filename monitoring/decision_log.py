@@ -57,6 +57,15 @@ class DecisionLog:
         """A log as `serving.decision_log.export.export_parquet` writes it."""
         return cls(Path(folder) / "decisions.parquet", Path(folder) / "outcomes.parquet", period, weights)
 
+    def holds_any(self) -> bool:
+        """Whether any decision falls into the period."""
+        import duckdb
+
+        with duckdb.connect() as db:
+            db.from_parquet(str(self.decisions)).create_view("decision_log")
+            query = f"SELECT 1 FROM decision_log WHERE {self.period.condition()} LIMIT 1"
+            return db.execute(query, self.period.parameters()).fetchone() is not None
+
     def context(self) -> pd.DataFrame:
         """User and context columns of the decisions, in the order of time."""
         import duckdb

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,45 @@ from monitoring.drift import check
 from monitoring.verdict import verdict_from_log
 from mtorl.artifact.artifact import load
 from mtorl.experiment.experiment import Experiment
+
+
+class PeriodError(Exception):
+    """A period can't be judged; the message says what to mend."""
+
+
+def period_of(since: str, until: str, hours: int, now: datetime | None = None) -> Period:
+    """A period as a pipeline names it.
+
+    Args:
+        since: Start (ISO time), inclusive; empty for no bound.
+        until: End (ISO time), exclusive; empty for no bound.
+        hours: Without both, the period is that long and ends with the last full minute: a run every `hours` hours sees
+            each decision once. 0 for the whole log.
+        now: The present, if not the clock's.
+
+    Raises:
+        PeriodError: a bound is no time, or hours is negative.
+    """
+    for name, value in (("since", since), ("until", until)):
+        if value and not _is_time(value):
+            raise PeriodError(
+                f"{name}: {value!r} is not an ISO time such as 2026-01-31T12:00:00Z; "
+                "for a run that recurs, leave since and until empty and set hours"
+            )
+    if hours < 0:
+        raise PeriodError(f"hours: must not be negative, got {hours}")
+    if since or until or not hours:
+        return Period(since, until)
+    end = (now or datetime.now(UTC)).replace(second=0, microsecond=0)
+    return Period((end - timedelta(hours=hours)).isoformat(), end.isoformat())
+
+
+def _is_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def verdict_of_period(
@@ -28,9 +69,57 @@ def verdict_of_period(
 
     Returns:
         See `monitoring.verdict.verdict_from_log`.
+
+    Raises:
+        PeriodError: no decision falls into the period.
+        ExperimentError: the experiment can't be used.
     """
+    _check_there(decision_log)
+    spec = Experiment.load(experiment)
     log = DecisionLog.in_folder(decision_log, period, Path(weights) if weights else None)
-    return verdict_from_log(log, Experiment.load(experiment), gain, budget_per_decision=budget or None)
+    if not log.holds_any():
+        raise PeriodError(nothing_in(decision_log, period))
+    return verdict_from_log(log, spec, gain, budget_per_decision=budget or None)
+
+
+def served_model(decision_log: str, period: Period, find: Callable[[str], Path | None]) -> Path:
+    """The artifact of the model that took the newest decision: what is asked for may not serve yet, or never.
+
+    Args:
+        decision_log: Folder with decisions.parquet.
+        period: Decisions that count.
+        find: The folder of the artifact with a digest; None if there is none.
+
+    Raises:
+        PeriodError: no model took a decision, or its artifact isn't found.
+    """
+    _check_there(decision_log)
+    log = DecisionLog.in_folder(decision_log, period)
+    if not log.holds_any():
+        raise PeriodError(nothing_in(decision_log, period))
+    digest = log.newest_model("challenger")
+    if digest is None:
+        raise PeriodError(f"{decision_log}: no model took a decision in the period")
+    folder = find(digest)
+    if folder is None:
+        raise PeriodError(f"the model that took the newest decision, digest {digest}, is not in the registry")
+    return folder
+
+
+def nothing_in(decision_log: str, period: Period) -> str:
+    """What to say of a period without decisions."""
+    span = f"from {period.since or 'the start'} to {period.until or 'now'}"
+    return (
+        f"{decision_log}: no decision {span}; is the period right (hours, since, until), does the router get requests, "
+        "and does it export its log?"
+    )
+
+
+def _check_there(decision_log: str) -> None:
+    if not Path(decision_log, "decisions.parquet").exists():
+        raise PeriodError(
+            f"{decision_log}: no decisions.parquet; the router's pod exports its log there every few minutes"
+        )
 
 
 def drift_of_period(
@@ -48,8 +137,14 @@ def drift_of_period(
 
     Returns:
         The content of drift.json and ``alerts``, the number of alerts posted.
+
+    Raises:
+        PeriodError: there is no decision log.
+        ArtifactError: the artifact can't be read.
+        AlertError: nobody was told.
     """
     model = load(Path(artifact))
+    _check_there(decision_log)
     current = DecisionLog.in_folder(decision_log, period).context()
     result = check(model.reference(), current, model.spec.context, out_dir=Path(out), seed=seed)
     alerts = drift_alerts(result, model.model["version"])

@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from features.ingest.ingest import saying_way_on
 from features.ingest.log_folder import RawLog, ingest
 from mtorl.log.touchpoints import DATASET_FILE, LOG_FILE
 from mtorl.runtime import progress
@@ -189,7 +190,8 @@ def _ingested(config: Bootstrap, folder: Path) -> tuple[Path, Path]:
     log = folder / "log"
     remove(log)
     raw = RawLog(str(source), config.dataset, config.bad_rows, 0 if config.simulate else config.users, config.seed)
-    report = ingest(raw, log, folder / "quarantine.csv")
+    with saying_way_on(folder / "quarantine.csv", config.bad_rows):
+        report = ingest(raw, log, folder / "quarantine.csv")
     description = (log / DATASET_FILE).read_text()
     settings = (report.fingerprint, description, config.epochs, config.seed, config.budget_share, config.users)
     work = folder / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]

@@ -7,11 +7,11 @@ from pathlib import Path
 from kfp import compiler
 
 from pipelines import monitoring, training
-from pipelines.profile import CLUSTER
+from pipelines.profile import CPU, GPU
 
 
 def compile_all(folder: Path) -> list[Path]:
-    """Write mtorl-train.yaml and mtorl-monitor.yaml.
+    """Write mtorl-train.yaml, mtorl-train-gpu.yaml and mtorl-monitor.yaml.
 
     Args:
         folder: Where to write; made when it is not there.
@@ -20,7 +20,11 @@ def compile_all(folder: Path) -> list[Path]:
         The written files. Compiling twice gives the same bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    built = {"mtorl-train": training.build(CLUSTER), "mtorl-monitor": monitoring.build(CLUSTER)}
+    built = {
+        "mtorl-train": training.build(CPU),
+        "mtorl-train-gpu": training.build(GPU),
+        "mtorl-monitor": monitoring.build(CPU),
+    }
     paths = []
     for name, pipeline in built.items():
         path = folder / f"{name}.yaml"

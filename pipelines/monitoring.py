@@ -4,29 +4,36 @@ from kfp import dsl
 
 from components.drift import drift
 from components.verdict import verdict
-from pipelines.profile import LAPTOP, MOUNT, Profile
+from pipelines.profile import EXPERIMENT_MOUNT, LAPTOP, MOUNT, Profile
 
 
 def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
     """Build the pipeline for a profile."""
     step = profile.step
 
-    @dsl.pipeline(name="mtorl-monitor", description="Verdict, drift and alerts for one period of the decision log.")
+    @dsl.pipeline(
+        name="mtorl-monitor",
+        description="Verdict, drift and alerts for one period of the decision log.",
+        pipeline_config=profile.pipeline_config(),
+    )
     def mtorl_monitor(
-        artifact: str,
-        experiment: str,
+        artifact: str = "",
+        registry: str = f"{MOUNT}/registry",
+        experiment: str = f"{EXPERIMENT_MOUNT}/experiment.yaml",
         decision_log: str = f"{MOUNT}/decision_log",
-        out: str = f"{MOUNT}/drift",
+        out: str = f"{MOUNT}/drift/monitor",
         alert_url: str = "",
         gain: str = "click",
         weights: str = "",
         budget: float = 0.0,
+        hours: int = 24,
         since: str = "",
         until: str = "",
         seed: int = 7,
     ):
-        period = {"decision_log": decision_log, "since": since, "until": until}
-        step(verdict(experiment=experiment, gain=gain, weights=weights, budget=budget, **period))
-        step(drift(artifact=artifact, out=out, seed=seed, alert_url=alert_url, **period))
+        period = {"decision_log": decision_log, "since": since, "until": until, "hours": hours}
+        judged = verdict(experiment=experiment, gain=gain, weights=weights, budget=budget, **period)
+        profile.with_experiment(step(judged))
+        step(drift(artifact=artifact, registry=registry, out=out, seed=seed, alert_url=alert_url, **period))
 
     return mtorl_monitor

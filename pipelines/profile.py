@@ -1,14 +1,30 @@
 """What differs between a laptop and a cluster: settings that a profile gives to each step of a pipeline."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from kfp import kubernetes
+from kfp import dsl, kubernetes
 from kfp.dsl import PipelineTask
 
-from components.component import traits_of
+from components.component import StepTraits, traits_of
 
 MOUNT = "/mnt/mtorl"
 """Where the volume lies in every step on a cluster."""
+
+EXPERIMENT_MOUNT = "/etc/mtorl/experiment"
+"""Where the router's experiment file lies in a step on a cluster: experiment.yaml, as the router reads it."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a step's container asks for, and what it may use at most, in Kubernetes' units.
+
+    Memory has no other limit than what is asked for: a node that runs out of memory evicts first whoever uses more
+    than that, and KFP does not try an evicted step again unless the platform says so (docs/pipelines.md).
+    """
+
+    memory: str
+    cpu: str = "500m"
+    cpu_limit: str = "2"
 
 
 @dataclass(frozen=True)
@@ -16,18 +32,36 @@ class Profile:
     """Cluster settings of a pipeline's steps.
 
     Attributes:
+        suffix: What a pipeline's name ends in that is compiled for this profile.
         gpus: Accelerators of a step that trains; 0 leaves it on the CPU.
         gpu_resource: Kubernetes resource name of one accelerator.
         timeout_seconds: Longest run of a step that trains; 0 for no limit.
+        deadline_seconds: Longest run of a pipeline, from its start; 0 for no limit. It ends a run whose pods find no
+            node, which no limit of a step does.
         volume: Claim mounted at `MOUNT` in every step (logs, feature repository, registry); empty for none.
+        experiment: ConfigMap of the running experiment, mounted at `EXPERIMENT_MOUNT` in every step that wants it;
+            empty for none.
         user: Numeric user that the steps run as; 0 leaves the pod's default.
+        small: Resources of a step that neither trains nor reads the whole log; None for no requests and limits.
+        large: Of a step that reads the whole log; None likewise.
+        training: Of a step that trains; None likewise.
     """
 
+    suffix: str = ""
     gpus: int = 0
     gpu_resource: str = "nvidia.com/gpu"
     timeout_seconds: int = 0
+    deadline_seconds: int = 0
     volume: str = ""
+    experiment: str = ""
     user: int = 0
+    small: Resources | None = None
+    large: Resources | None = None
+    training: Resources | None = None
+
+    def pipeline_config(self) -> dsl.PipelineConfig:
+        """What holds for a pipeline as a whole."""
+        return dsl.PipelineConfig(active_deadline_seconds=self.deadline_seconds or None)
 
     def step(self, task: PipelineTask) -> PipelineTask:
         """Apply the profile, and what the component's decorator says of it, to a step; returns the step."""
@@ -36,11 +70,26 @@ class Profile:
             task.set_caching_options(False)
         if traits.trains:
             self._train(task)
+        if resources := self._resources(traits):
+            task.set_cpu_request(resources.cpu).set_cpu_limit(resources.cpu_limit)
+            task.set_memory_request(resources.memory).set_memory_limit(resources.memory)
         if self.volume:
             kubernetes.mount_pvc(task, pvc_name=self.volume, mount_path=MOUNT)
         if self.user:
             kubernetes.set_security_context(task, run_as_user=self.user, run_as_group=self.user, run_as_non_root=True)
         return task
+
+    def with_experiment(self, task: PipelineTask) -> PipelineTask:
+        """Show a step the running experiment; returns the step."""
+        if self.experiment:
+            # Optional, so that a missing one is an error of the step, with words, and not a pod that never starts.
+            kubernetes.use_config_map_as_volume(task, self.experiment, EXPERIMENT_MOUNT, optional=True)
+        return task
+
+    def _resources(self, traits: StepTraits) -> Resources | None:
+        if traits.trains:
+            return self.training
+        return self.large if traits.reads_log else self.small
 
     def _train(self, task: PipelineTask) -> None:
         if self.gpus:
@@ -49,8 +98,18 @@ class Profile:
         if self.timeout_seconds:
             kubernetes.set_timeout(task, self.timeout_seconds)
         if self.volume:  # a retry goes on from the checkpoint, which only a volume keeps
-            task.set_retry(num_retries=3)
+            task.set_retry(num_retries=3, backoff_duration="10s", backoff_factor=2, backoff_max_duration="300s")
 
 
 LAPTOP = Profile()
-CLUSTER = Profile(gpus=1, timeout_seconds=6 * 3600, volume="mtorl-data", user=10001)
+CPU = Profile(
+    timeout_seconds=6 * 3600,
+    deadline_seconds=12 * 3600,
+    volume="mtorl-data",
+    experiment="mtorl-experiment",
+    user=10001,
+    small=Resources("2Gi", cpu="250m"),
+    large=Resources("4Gi"),
+    training=Resources("4Gi", cpu="1", cpu_limit="4"),
+)
+GPU = replace(CPU, suffix="-gpu", gpus=1, training=Resources("16Gi", cpu="4", cpu_limit="8"))

@@ -3,16 +3,18 @@
 One definition for the laptop and the cluster; what differs is the profile it is built for:
 
     mtorl run                      # runs it here through kfp.local
-    mtorl compile                  # writes manifests/pipelines/mtorl-train.yaml
+    mtorl compile                  # writes manifests/pipelines/mtorl-train.yaml, and -gpu.yaml
 """
 
 from kfp import dsl
 
 from components.build_features import build_features
 from components.evaluate import evaluate
+from components.fingerprint import fingerprint
 from components.fit_incumbent import fit_incumbent
 from components.gate import gate
 from components.ingest import ingest
+from components.install_features import install_features
 from components.package import package
 from components.publish import publish
 from components.train_challenger import train_challenger
@@ -24,14 +26,18 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
     """Build the pipeline for a profile."""
     step = profile.step
 
-    @dsl.pipeline(name="mtorl-train", description="Touchpoint logs to a gated MTORL policy.")
+    # Where the data come from is said for each run: whoever forgets it must not publish a simulated market's policy.
+    @dsl.pipeline(
+        name=f"mtorl-train{profile.suffix}",
+        description="Touchpoint logs to a gated MTORL policy.",
+        pipeline_config=profile.pipeline_config(),
+    )
     def mtorl_train(
+        source: str,
+        dataset: str,
         feature_repo: str = f"{MOUNT}/features",
-        quarantine: str = f"{MOUNT}/quarantine.csv",
         registry: str = f"{MOUNT}/registry",
-        source: str = "",
-        dataset: str = "simulator",
-        on_bad_rows: str = "fail",
+        bad_rows: str = "fail",
         users: int = 0,
         seed: int = 7,
         epochs: int = 12,
@@ -39,12 +45,21 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         min_lift: float = 0.0,
         code_version: str = __version__,
     ):
+        content = step(fingerprint(source=source, dataset=dataset)).output
         log = step(
             ingest(
-                source=source, dataset=dataset, quarantine=quarantine, on_bad_rows=on_bad_rows, users=users, seed=seed
+                source=source,
+                dataset=dataset,
+                bad_rows=bad_rows,
+                users=users,
+                seed=seed,
+                content=content,
+                code_version=code_version,
             )
         ).outputs["log"]
-        windows = step(build_features(log=log, feature_repo=feature_repo, code_version=code_version)).outputs["windows"]
+        features = step(build_features(log=log, code_version=code_version))
+        windows = features.outputs["windows"]
+        step(install_features(definitions=features.outputs["definitions"], feature_repo=feature_repo))
         incumbent = step(fit_incumbent(windows=windows, code_version=code_version)).outputs["model"]
         challenger = step(
             train_challenger(
@@ -54,7 +69,6 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
                 budget_share=budget_share,
                 code_version=code_version,
                 volume=MOUNT if profile.volume else "",
-                run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
             )
         ).outputs["model"]
         evaluation = step(

@@ -70,6 +70,7 @@ def row() -> list[str]:
     import torch
 
     from components.build_features import build_features
+    from components.fingerprint import fingerprint
     from components.ingest import ingest
     from components.train_challenger import train_challenger
     from mtorl.simulator.simulator import Simulator, SimulatorConfig
@@ -84,12 +85,12 @@ def row() -> list[str]:
     torch.Tensor.backward = stop  # type: ignore[method-assign, assignment]
 
     def walk(scratch: Path) -> None:
-        log, windows = Folder(scratch / "log"), Folder(scratch / "windows")
-        quarantine, repo = str(scratch / "quarantine.csv"), str(scratch / "features")
-        ingest.python_func(str(raw), "simulator", quarantine, "fail", 0, 0, log)
-        build_features.python_func(log, repo, "", windows)
+        log, windows, definitions = (Folder(scratch / name) for name in ("log", "windows", "definitions"))
+        content = fingerprint.python_func(str(raw), "simulator")
+        ingest.python_func(str(raw), "simulator", "fail", 0, 0, content, "", log, Folder(scratch / "quarantine.csv"))
+        build_features.python_func(log, "", windows, definitions)
         with contextlib.suppress(_FirstGradient):
-            train_challenger.python_func(windows, 1, 0, 0.5, "", "", "", Folder(scratch / "model"), None)
+            train_challenger.python_func(windows, 1, 0, 0.5, "", "", Folder(scratch / "model"), None)
 
     with tempfile.TemporaryDirectory() as name:
         raw = Path(name, "raw.csv")

@@ -16,7 +16,7 @@ from mtorl.log.dataset import DatasetSpec
 
 _made = build(
     DatasetSpec.load(os.environ.get("MTORL_DATASET", "simulator")),
-    Path(os.environ.get("MTORL_FEATURE_DATA", Path(__file__).parent / "data")),
+    Path(os.environ.get("MTORL_FEATURE_DATA", Path(__file__).parent / "data")).resolve(),
 )
 user, campaign, channel = _made.user, _made.campaign, _made.channel
 user_history, user_history_push, user_static = _made.user_history, _made.user_history_push, _made.user_static

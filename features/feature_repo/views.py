@@ -73,7 +73,8 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
 
     Args:
         spec: Description of the data set; its columns become the features.
-        data: Folder of the Parquet files that `features.feature_repo.sources.build_sources` writes.
+        data: Folder of the Parquet files that `features.feature_repo.sources.build_sources` writes; a relative one
+            starts at the repository, wherever that is mounted.
 
     Raises:
         SpecError: a column of the data set has the name of a feature that every data set has, or `features` names a
@@ -182,9 +183,7 @@ def _entity(name: str, key: str, description: str) -> Entity:
 def _source(name: str, data: Path) -> FileSource:
     return FileSource(
         name=name,
-        path=str(
-            (data / f"{name}.parquet").resolve()
-        ),  # absolute: the command line and a pipeline start in different folders
+        path=str(data / f"{name}.parquet"),
         timestamp_field="timestamp",
         created_timestamp_column="created_timestamp",
         owner=TAGS["owner"],

@@ -29,7 +29,7 @@ from mtorl.log.touchpoints import CREATED, LogError, fingerprint
 from mtorl.runtime import progress
 from mtorl.runtime.files import replacing
 
-__all__ = ["Fault", "IngestReport", "LogError", "ingest_log", "validate_log"]
+__all__ = ["BadRowsError", "Fault", "IngestReport", "LogError", "ingest_log", "saying_way_on", "validate_log", "way_on"]
 
 _STEPS = 7  # that progress counts: read, at most four stages of the contract, write, fingerprint
 
@@ -49,6 +49,10 @@ class Fault:
         rows = "1 row" if self.count == 1 else f"{self.count:,} rows"
         example = f"{self.example} (row {self.row})" if self.example else f"row {self.row}"
         return f"column {self.column!r}: {rows} {contract.MEANING[self.rule]}, e.g. {example}{self.hint}"
+
+
+class BadRowsError(LogError):
+    """The log has faulty rows. They are in the quarantine file; whoever keeps it says where, and how to go on."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class IngestReport:
 
 
 def ingest_log(
-    path: str | Path, spec: DatasetSpec, out_parquet: str | Path, quarantine_csv: str | Path, on_bad_rows: str = "fail"
+    path: str | Path, spec: DatasetSpec, out_parquet: str | Path, quarantine_csv: str | Path, bad_rows: str = "fail"
 ) -> IngestReport:
     """Validate a log and write its canonical form.
 
@@ -80,25 +84,23 @@ def ingest_log(
         spec: Its description.
         out_parquet: Canonical log to write.
         quarantine_csv: Written when there are bad rows; otherwise no such file is left.
-        on_bad_rows: "fail" writes no log if any row is bad, "quarantine" goes on without the bad rows.
+        bad_rows: "fail" writes no log if any row is bad, "quarantine" goes on without the bad rows.
 
     Raises:
-        LogError: the log can't be used; all faults are in the message.
+        BadRowsError: rows are bad; all faults are in the message.
+        LogError: the log can't be used.
         SpecError: the description does not fit its adapter.
     """
-    if on_bad_rows not in ("fail", "quarantine"):
-        raise ValueError(f"on_bad_rows: {on_bad_rows!r} is not one of fail, quarantine")
+    if bad_rows not in ("fail", "quarantine"):
+        raise ValueError(f"bad_rows: {bad_rows!r} is not one of fail, quarantine")
     with _validated(Path(path), spec) as log:
         log.quarantine(Path(quarantine_csv))
-        if log.bad and (on_bad_rows == "fail" or log.bad == log.total):
+        if log.bad and (bad_rows == "fail" or log.bad == log.total):
             lines = [f"{path}: {log.bad:,} of {log.total:,} rows can't be used"]
             lines += [f"{path}: {fault}" for fault in log.faults]
-            lines.append(f"The bad rows are in {quarantine_csv}, each with its reasons.")
             if log.bad == log.total:
                 lines.append(f"Not one good row is left: is this really a {spec.name!r} log?")
-            else:
-                lines.append("Mend them, or go on without them: --bad-rows quarantine")
-            raise LogError("\n".join(lines))
+            raise BadRowsError("\n".join(lines))
         good, ties = log.canonical()
         progress.report(_STEPS - 2, _STEPS, "writing the log")
         log.engine.write(good.order_by("user_id", "timestamp"), out_parquet)
@@ -108,6 +110,21 @@ def ingest_log(
         content = fingerprint(file.iter_batches())
     progress.report(_STEPS, _STEPS, "done")
     return log.report(int(users), content, ties)
+
+
+def way_on(quarantine_csv: str | Path, bad_rows: str) -> str:
+    """What to do at the command line about bad rows, by what it was told to do with them."""
+    place = f"The bad rows are in {quarantine_csv}, each with its reasons."
+    return place + "\nMend them, or go on without them: --bad-rows quarantine" * (bad_rows == "fail")
+
+
+@contextmanager
+def saying_way_on(quarantine_csv: Path, bad_rows: str) -> Iterator[None]:
+    """Add `way_on` to the error where the block finds bad rows; for a quarantine file that stays."""
+    try:
+        yield
+    except BadRowsError as error:
+        raise LogError(f"{error}\n{way_on(quarantine_csv, bad_rows)}") from None
 
 
 def validate_log(path: str | Path, spec: DatasetSpec, quarantine_csv: str | Path | None = None) -> IngestReport:

@@ -16,13 +16,10 @@ import pyarrow.parquet as pq
 
 from features.engine import open_engine
 from features.ingest.ingest import IngestReport, LogError, ingest_log
-from mtorl.log.dataset import DatasetSpec, SpecError
+from mtorl.log.dataset import SIMULATOR, DatasetSpec, SpecError
 from mtorl.log.splits import unit_order
 from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE, fingerprint, write_log
-from mtorl.runtime import progress
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
-
-SIMULATOR = "simulator"
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,9 @@ class RawLog:
         bad_rows: "fail" stops at a log with faulty rows, "quarantine" goes on without them.
         users: Users to simulate (0 for 6,000); of a real log, the most to keep (0 keeps all).
         seed: Seed of the simulator and of the choice of users.
+
+    Raises:
+        LogError: `bad_rows` is neither of the two.
     """
 
     path: str = ""
@@ -42,6 +42,30 @@ class RawLog:
     bad_rows: str = "fail"
     users: int = 0
     seed: int = 7
+
+    @classmethod
+    def named(cls, source: str, dataset: str, bad_rows: str = "fail", users: int = 0, seed: int = 7) -> RawLog:
+        """A log as a pipeline names it, which simulates only where somebody says so.
+
+        Args:
+            source: Path of the raw log, or "simulator".
+            dataset: See `RawLog`.
+            bad_rows: See `RawLog`.
+            users: See `RawLog`.
+            seed: See `RawLog`.
+
+        Raises:
+            LogError: a name is empty.
+        """
+        if not source:
+            raise LogError(f"source: give the path of the touchpoint log, or {SIMULATOR!r} to simulate one")
+        if not dataset:
+            raise LogError("dataset: give the path of the log's description, or the name of a built-in one")
+        return cls("" if source == SIMULATOR else source, dataset, bad_rows, users, seed)
+
+    def __post_init__(self) -> None:
+        if self.bad_rows not in ("fail", "quarantine"):
+            raise LogError(f"bad_rows: {self.bad_rows!r} is not one of fail, quarantine")
 
 
 def ingest(raw: RawLog, folder: Path, quarantine: Path) -> IngestReport:
@@ -60,8 +84,7 @@ def ingest(raw: RawLog, folder: Path, quarantine: Path) -> IngestReport:
     try:
         spec = DatasetSpec.load(raw.dataset)
         report = _from_file(raw, spec, folder / LOG_FILE, quarantine) if raw.path else _simulated(raw, spec, folder)
-    except (LogError, SpecError) as error:
-        progress.input_error(str(error))
+    except (LogError, SpecError):
         shutil.rmtree(folder, ignore_errors=True)
         raise
     spec.save(folder / DATASET_FILE)
@@ -70,8 +93,8 @@ def ingest(raw: RawLog, folder: Path, quarantine: Path) -> IngestReport:
 
 
 def _simulated(raw: RawLog, spec: DatasetSpec, folder: Path) -> IngestReport:
-    if spec.adapter != SIMULATOR:
-        raise LogError(f"dataset {spec.name!r} needs a log: give its path (make run DATA=... DATASET={spec.name})")
+    if not spec.simulated:
+        raise LogError(f"dataset {spec.name!r} needs a log: give its path; only the simulator makes its own")
     log = Simulator(SimulatorConfig(users=raw.users or SimulatorConfig.users, seed=raw.seed)).log()
     write_log(log, folder / LOG_FILE, spec)
     return IngestReport(

@@ -55,7 +55,7 @@ def create(root: Path | str, spec: DatasetSpec, log_parquet: Path | str) -> None
     from features.feature_repo.views import build
 
     root = Path(root)
-    definitions = build(spec, root / "data")
+    definitions = build(spec, Path("data"))  # relative: others mount the repository elsewhere
     with _quiet(), open_engine() as engine:
         build_sources(engine, log_parquet, spec, root / "data")
     if not (root / CONFIG.name).exists():
@@ -207,8 +207,8 @@ def materialize(
     with open_history(root, spec) as history:
         for view in store.list_feature_views():
             source: Any = view.batch_source
-            # The registry has the paths of the process that made it; on a cluster that is a pipeline on other volumes.
-            source.file_options.uri = str((Path(root) / "data" / f"{view.name}.parquet").resolve())
+            # Absolute: not every offline store of Feast lets a relative path start at the repository.
+            source.file_options.uri = str((Path(root) / source.file_options.uri).resolve())
             rows = backfill.newest_rows(store, view, end)
             if only is not None and view.join_keys == ["user_id"]:
                 rows = rows.filter(pc.is_in(rows["user_id"], only))

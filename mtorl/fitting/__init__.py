@@ -1,5 +1,5 @@
 """From a windows folder to the artifacts of both policies.
 
 In reading order: `fit` (the two entry functions), `training_summary` (what an artifact says of its training data),
-`pricing` (parameters of the decision rule).
+`pricing` (parameters of the decision rule), `kept_files` (what a training keeps on a volume).
 """

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from mtorl.artifact.saving import TrainedPolicy
+from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.splits import Fingerprints, fingerprints
 from mtorl.policy.decision import PolicyParams
@@ -51,7 +52,7 @@ class TrainingSummary:
         """Read a windows folder.
 
         Raises:
-            ValueError: it has no training users.
+            WindowError: it has no training users.
         """
         uses: Counter[str] = Counter()
         highest: dict[str, float] = {}
@@ -72,7 +73,7 @@ class TrainingSummary:
                 highest[str(name)] = max(float(cost), highest.get(str(name), 0.0))
             references.append(table.reference())
         if encoder is None:
-            raise ValueError("no training windows: the log has too few users")
+            raise WindowError("no training windows: the log has too few users")
         encoding = json.dumps([table.spec.to_dict(), encoder.to_dict()], sort_keys=True)
         return cls(
             spec=table.spec,
@@ -112,12 +113,12 @@ class TrainingSummary:
             reference=self.reference,
             training_users=self.users,
             data_fingerprint=self.fingerprint,
-            git_revision=_git_revision(),
+            git_revision=git_revision(),
             yardstick=yardstick,
         )
 
 
-def _git_revision() -> str:
+def git_revision() -> str:
     """Commit of the code: from the checkout, else from the image's MTORL_REVISION."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:

@@ -15,10 +15,11 @@ from typing import Any
 import pandas as pd
 
 from mtorl.artifact.saving import FEATURE_SERVICE
+from mtorl.log.dataset import SIMULATOR
 from pipelines import local, monitoring, training
 from pipelines.loop import online
 from pipelines.loop.config import LoopConfig
-from pipelines.loop.run_folder import keep_only_quarantine, new_run, point_latest
+from pipelines.loop.run_folder import QUARANTINE, keep_only_quarantine, new_run, point_latest
 from pipelines.loop.simulated_lift import policy_of, true_lift
 from pipelines.loop.summary import Finished, Monitored, write_summary
 from pipelines.loop.traffic import Traffic
@@ -39,6 +40,7 @@ def run_loop(config: LoopConfig, on_step: OnStep) -> Path:
         local.InputError: The input can't be used; nothing but the quarantine file is left behind.
         local.PipelineError: A step failed; the run's folder is left for a look at its logs.
     """
+    from features.ingest.ingest import way_on
     from monitoring.report import render
     from serving.decision_log.export import export_parquet
     from serving.router.flow.features import FeastSource
@@ -48,8 +50,9 @@ def run_loop(config: LoopConfig, on_step: OnStep) -> Path:
     run = new_run(config.root)
     try:
         steps = _train(config, run, times)
-    except local.InputError:
-        keep_only_quarantine(run)
+    except local.InputError as error:
+        if quarantine := keep_only_quarantine(run):
+            raise local.InputError(f"{error}\n{way_on(quarantine, config.bad_rows)}") from None
         raise
 
     trained = online.Trained(config, run)
@@ -94,12 +97,11 @@ def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.St
     steps = local.run(
         training.build(),
         {
-            "feature_repo": str(run / "features"),
-            "quarantine": str(run / "data" / "quarantine.csv"),
-            "registry": str(run / "registry"),
-            "source": str(Path(config.data).resolve()) if config.data else "",
+            "source": str(Path(config.data).resolve()) if config.data else SIMULATOR,
             "dataset": config.dataset,
-            "on_bad_rows": config.bad_rows,
+            "feature_repo": str(run / "features"),
+            "registry": str(run / "registry"),
+            "bad_rows": config.bad_rows,
             "users": config.users,
             "seed": config.seed,
             "epochs": config.epochs,
@@ -118,6 +120,8 @@ def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.St
     ):
         shutil.copytree(source, target, dirs_exist_ok=True)
     shutil.copy2(steps["evaluate"].paths["evaluation"], run / "evaluation.json")
+    if steps["ingest"].values["quarantined"]:
+        shutil.copy2(steps["ingest"].paths["quarantine"], run / QUARANTINE)
     return steps
 
 

@@ -8,6 +8,9 @@ import shutil
 import time
 from pathlib import Path
 
+QUARANTINE = Path("data", "quarantine.csv")
+"""Where a run keeps the faulty rows of its log."""
+
 
 def new_run(root: Path) -> Path:
     """Make a folder named after the present second; a second run of that second waits for the next."""
@@ -21,14 +24,24 @@ def new_run(root: Path) -> Path:
             time.sleep(0.2)
 
 
-def keep_only_quarantine(run: Path) -> None:
-    """Remove a run whose input can't be used, all but the file that shows the faulty rows."""
-    kept = run / "data" / "quarantine.csv"
+def keep_only_quarantine(run: Path) -> Path | None:
+    """Remove a run whose input can't be used, all but the file that shows the faulty rows.
+
+    Returns:
+        That file; None if there is none, and so no folder of the run any more.
+    """
+    made = next((path for path in run.glob("pipeline/*/ingest/quarantine") if path.stat().st_size), None)
+    kept = run / QUARANTINE
+    if made is not None:
+        kept.parent.mkdir(exist_ok=True)
+        made.replace(kept)
     for entry in run.iterdir():
-        if entry != kept.parent:
+        if made is None or entry != kept.parent:
             shutil.rmtree(entry)
-    if not kept.exists():
-        shutil.rmtree(run)
+    if made is not None:
+        return kept
+    run.rmdir()
+    return None
 
 
 def point_latest(root: Path, run: Path) -> None:

@@ -46,7 +46,7 @@ def test_wrong_arguments(arguments: list[str], words: list[str], tmp_path: Path)
 @pytest.mark.parametrize(
     ("digests", "words"),
     [
-        (None, "no decisions in"),
+        (None, "no decisions.parquet; the router"),
         ([None], "no model took a decision"),
         (["feed" * 16], f"digest {'feed' * 16}, is not in"),
     ],

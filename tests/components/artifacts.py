@@ -9,5 +9,8 @@ from kfp.dsl import Artifact
 USERS = 300
 """Of the simulated log that the components work on."""
 
+CODE = "test"
+"""The version of the code, as the pipeline tells it to components."""
+
 Output = Callable[[type[Artifact], str], Artifact]
 """The fixture `output`: an empty output artifact of a type and a name, as KFP hands it to a component."""

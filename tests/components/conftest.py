@@ -9,13 +9,12 @@ from kfp.dsl import Artifact, Dataset, Metrics, Model
 
 from components.build_features import build_features
 from components.evaluate import evaluate
+from components.fingerprint import fingerprint
 from components.fit_incumbent import fit_incumbent
 from components.ingest import ingest
 from components.package import package
 from components.train_challenger import train_challenger
-from tests.components.artifacts import USERS, Output
-
-CODE = "test"
+from tests.components.artifacts import CODE, USERS, Output
 
 
 @pytest.fixture(scope="session")
@@ -27,22 +26,23 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Output:
 
 
 @pytest.fixture(scope="session")
-def log(output: Output, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def log(output: Output) -> Artifact:
     made = output(Dataset, "log")
-    quarantine = tmp_path_factory.mktemp("quarantine") / "quarantine.csv"
-    ingest.python_func("", "simulator", str(quarantine), "fail", USERS, 7, made)
+    content = fingerprint.python_func("simulator", "simulator")
+    ingest.python_func("simulator", "simulator", "fail", USERS, 7, content, CODE, made, output(Artifact, "quarantine"))
     return made
 
 
 @pytest.fixture(scope="session")
-def feature_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("feature_repo")
+def definitions(output: Output) -> Artifact:
+    """Written along with the windows."""
+    return output(Artifact, "definitions")
 
 
 @pytest.fixture(scope="session")
-def windows(log: Artifact, feature_repo: Path, output: Output) -> Artifact:
+def windows(log: Artifact, definitions: Artifact, output: Output) -> Artifact:
     made = output(Dataset, "windows")
-    made.metadata["returned"] = build_features.python_func(log, str(feature_repo), CODE, made)
+    made.metadata["returned"] = build_features.python_func(log, CODE, made, definitions)
     return made
 
 
@@ -61,7 +61,7 @@ def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def challenger(windows: Artifact, volume: Path, output: Output) -> Artifact:
     made, metrics = output(Model, "challenger"), output(Metrics, "metrics")
-    returned = train_challenger.python_func(windows, 1, 7, 0.6, CODE, str(volume), "run-1", made, metrics)
+    returned = train_challenger.python_func(windows, 1, 7, 0.6, CODE, str(volume), made, metrics)
     made.metadata |= {"returned": returned, "metrics": metrics}
     return made
 

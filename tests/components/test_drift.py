@@ -30,8 +30,18 @@ def test_a_shifted_column_is_an_alert(shift: float, challenger: Artifact, output
         output(Artifact, "result"),
     )
     with Receiver() as receiver:
-        posted = drift.python_func(str(decision_log), challenger.path, "", "", str(out), 7, receiver.url, result)
+        posted = drift.python_func(str(decision_log), challenger.path, "", "", "", 0, str(out), 7, receiver.url, result)
         assert posted == len(receiver.received) == (1 if shift else 0)
     figures = json.loads(Path(result.path).read_text())
     assert figures["detected_columns"] == (["hour"] if shift else [])
     assert figures["rows"] == len(contexts)
+
+
+def test_a_period_without_decisions_is_told_and_fails(challenger: Artifact, output: Output, tmp_path: Path) -> None:
+    decision_log = write_decision_log(tmp_path / "log", [{"hour": 3.0, "device": "tv", "placement": "feed"}])
+    place = str(tmp_path / "out")
+    with Receiver() as receiver, pytest.raises(SystemExit, match=r"no decision from .* does the router get requests"):
+        drift.python_func(
+            str(decision_log), challenger.path, "", "", "", 24, place, 7, receiver.url, output(Artifact, "result")
+        )
+    assert len(receiver.received) == 1

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -9,65 +10,144 @@ import yaml
 from pipelines.compile import compile_all
 from tests.repository import ROOT
 
+TRAIN, TRAIN_GPU, MONITOR = "mtorl-train", "mtorl-train-gpu", "mtorl-monitor"
+
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return compile_all(tmp_path_factory.mktemp("first"))
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {path.stem: path for path in compile_all(tmp_path_factory.mktemp("first"))}
 
 
-def test_compiling_twice_gives_the_same_bytes(compiled: list[Path], tmp_path: Path) -> None:
-    assert [path.read_bytes() for path in compile_all(tmp_path)] == [path.read_bytes() for path in compiled]
+def spec_of(path: Path) -> dict[str, Any]:
+    return next(yaml.safe_load_all(path.read_text()))
 
 
-def test_manifests_hold_the_compiled_pipelines(compiled: list[Path]) -> None:
-    for path in compiled:
+def platform_of(path: Path) -> dict[str, Any]:
+    """What a pipeline wants of Kubernetes."""
+    return list(yaml.safe_load_all(path.read_text()))[1]["platforms"]["kubernetes"]
+
+
+def executors(path: Path) -> dict[str, dict[str, Any]]:
+    """Containers by step."""
+    of = spec_of(path)["deploymentSpec"]["executors"]
+    return {name.removeprefix("exec-"): executor["container"] for name, executor in of.items()}
+
+
+def settings(path: Path) -> dict[str, dict[str, Any]]:
+    """What Kubernetes is told, by step."""
+    of = platform_of(path)["deploymentSpec"]["executors"]
+    return {name.removeprefix("exec-"): settings for name, settings in of.items()}
+
+
+def tasks(path: Path) -> dict[str, dict[str, Any]]:
+    root = spec_of(path)
+    graphs = [root["root"]["dag"], *(part["dag"] for part in root["components"].values() if "dag" in part)]
+    return {name: task for graph in graphs for name, task in graph["tasks"].items()}
+
+
+def test_compiling_twice_gives_the_same_bytes(compiled: dict[str, Path], tmp_path: Path) -> None:
+    assert [path.read_bytes() for path in compile_all(tmp_path)] == [path.read_bytes() for path in compiled.values()]
+
+
+def test_manifests_hold_the_compiled_pipelines(compiled: dict[str, Path]) -> None:
+    for path in compiled.values():
         kept = ROOT / "manifests" / "pipelines" / path.name
         assert kept.read_text() == path.read_text(), f"{kept} is stale: make compile"
 
 
-def test_only_training_asks_for_a_gpu(compiled: list[Path]) -> None:
-    executors = next(yaml.safe_load_all(compiled[0].read_text()))["deploymentSpec"]["executors"]
-    accelerated = {name for name, executor in executors.items() if "resources" in executor["container"]}
-    assert accelerated == {"exec-train-challenger"}
-    assert executors["exec-train-challenger"]["container"]["resources"]["accelerator"]["resourceType"] == (
-        "nvidia.com/gpu"
-    )
+def test_only_training_for_a_gpu_asks_for_one(compiled: dict[str, Path]) -> None:
+    accelerated = {
+        (pipeline, step): container["resources"]["accelerator"]["resourceType"]
+        for pipeline, path in compiled.items()
+        for step, container in executors(path).items()
+        if "accelerator" in container["resources"]
+    }
+    assert accelerated == {(TRAIN_GPU, "train-challenger"): "nvidia.com/gpu"}
+    assert settings(compiled[TRAIN_GPU])["train-challenger"]["tolerations"][0]["key"] == "nvidia.com/gpu"
 
 
-def test_every_step_has_the_volume_and_none_runs_as_root(compiled: list[Path]) -> None:
-    for path in compiled:
-        spec, platform = yaml.safe_load_all(path.read_text())
-        settings_of = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-        assert set(settings_of) == set(spec["deploymentSpec"]["executors"])
-        for name, settings in settings_of.items():
-            assert settings["securityContext"]["runAsNonRoot"] is True, name
-            assert settings["pvcMount"][0]["mountPath"] == "/mnt/mtorl", name
+def test_every_step_says_what_it_needs(compiled: dict[str, Path]) -> None:
+    wanted = {"resourceCpuRequest", "resourceCpuLimit", "resourceMemoryRequest", "resourceMemoryLimit"}
+    for path in compiled.values():
+        for step, container in executors(path).items():
+            resources = container["resources"]
+            assert wanted <= set(resources), (path.name, step)
+            # Whoever uses more memory than it asks for is the first that a full node evicts.
+            assert resources["resourceMemoryRequest"] == resources["resourceMemoryLimit"], (path.name, step)
 
 
-def test_only_what_follows_from_its_inputs_alone_is_cached(compiled: list[Path]) -> None:
-    cached = set()
-    for path in compiled:
-        root = next(yaml.safe_load_all(path.read_text()))
-        graphs = [root["root"]["dag"], *(part["dag"] for part in root["components"].values() if "dag" in part)]
-        for graph in graphs:
-            cached |= {
-                name for name, task in graph["tasks"].items() if task.get("cachingOptions", {}).get("enableCache")
-            }
-    assert cached == {"fit-incumbent", "train-challenger", "evaluate", "package"}
+def test_every_step_has_the_volume_and_none_runs_as_root(compiled: dict[str, Path]) -> None:
+    for path in compiled.values():
+        settings_of = settings(path)
+        assert set(settings_of) == set(executors(path))
+        for name, settings_of_step in settings_of.items():
+            assert settings_of_step["securityContext"]["runAsNonRoot"] is True, name
+            assert settings_of_step["pvcMount"][0]["mountPath"] == "/mnt/mtorl", name
 
 
-def test_a_placeholder_is_a_whole_value(compiled: list[Path]) -> None:
+def test_only_what_follows_from_its_inputs_alone_is_cached(compiled: dict[str, Path]) -> None:
+    cached = {
+        name
+        for path in compiled.values()
+        for name, task in tasks(path).items()
+        if task.get("cachingOptions", {}).get("enableCache")
+    }
+    assert cached == {"ingest", "build-features", "fit-incumbent", "train-challenger", "evaluate", "package"}
+
+
+def test_no_cached_step_has_an_input_of_its_own_in_each_run(compiled: dict[str, Path]) -> None:
+    """Such as the run's id: every night would train anew."""
+    for path in compiled.values():
+        for name, task in tasks(path).items():
+            if task.get("cachingOptions", {}).get("enableCache"):
+                assert "{{$" not in str(task.get("inputs", {}).get("parameters", {})), name
+
+
+def test_reading_the_log_hangs_on_its_content(compiled: dict[str, Path]) -> None:
+    content = tasks(compiled[TRAIN])["ingest"]["inputs"]["parameters"]["content"]
+    assert content["taskOutputParameter"]["producerTask"] == "fingerprint"
+
+
+def test_where_the_data_come_from_is_said_for_each_run(compiled: dict[str, Path]) -> None:
+    for name in (TRAIN, TRAIN_GPU):
+        parameters = spec_of(compiled[name])["root"]["inputDefinitions"]["parameters"]
+        assert {name for name, parameter in parameters.items() if not parameter.get("isOptional")} == {
+            "source",
+            "dataset",
+        }
+
+
+def test_the_verdict_sees_the_running_experiment(compiled: dict[str, Path]) -> None:
+    (mounted,) = settings(compiled[MONITOR])["verdict"]["configMapAsVolume"]
+    assert mounted["configMapName"] == "mtorl-experiment" and mounted["optional"] is True
+    default = spec_of(compiled[MONITOR])["root"]["inputDefinitions"]["parameters"]["experiment"]["defaultValue"]
+    assert default == f"{mounted['mountPath']}/experiment.yaml"
+
+
+def test_a_run_ends_though_its_pods_find_no_node(compiled: dict[str, Path]) -> None:
+    """The time limit of a step counts from the moment at which its pod starts."""
+    for name, path in compiled.items():
+        assert platform_of(path)["pipelineConfig"]["activeDeadlineSeconds"] > 0, name
+    limit = settings(compiled[TRAIN])["train-challenger"]["activeDeadlineSeconds"]
+    assert 0 < int(limit) < int(platform_of(compiled[TRAIN])["pipelineConfig"]["activeDeadlineSeconds"])
+
+
+def test_training_is_tried_again(compiled: dict[str, Path]) -> None:
+    retried = {name: task["retryPolicy"] for name, task in tasks(compiled[TRAIN]).items() if "retryPolicy" in task}
+    assert set(retried) == {"train-challenger"}
+    assert retried["train-challenger"]["maxRetryCount"] == 3
+
+
+def test_a_placeholder_is_a_whole_value(compiled: dict[str, Path]) -> None:
     """A cluster leaves a placeholder inside a longer text as it is; kfp.local does not, which would hide it here."""
-    for path in compiled:
+    for path in compiled.values():
         for placeholder in re.findall(r"constant: (.*\{\{\$.*)", path.read_text()):
             assert re.fullmatch(r"'?\{\{\$[\w.]+\}\}'?", placeholder), placeholder
 
 
-def test_components_are_thin(compiled: list[Path]) -> None:
+def test_components_are_thin(compiled: dict[str, Path]) -> None:
     """The library lives in the image; a component's own source is a call into a room."""
-    for path in compiled:
-        spec = next(yaml.safe_load_all(path.read_text()))
-        for name, executor in spec["deploymentSpec"]["executors"].items():
-            source = executor["container"]["command"][-1]
-            assert len(source.splitlines()) < 70, f"{name} does the work itself"
-            assert "pip install" not in " ".join(executor["container"]["command"]), name
+    for path in compiled.values():
+        for name, container in executors(path).items():
+            assert len(container["command"][-1].splitlines()) < 70, f"{name} does the work itself"
+            assert "pip install" not in " ".join(container["command"]), name

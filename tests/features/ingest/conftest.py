@@ -12,13 +12,11 @@ from tests.features.shop_log import SPEC
 def ingest(tmp_path):
     """Write rows as CSV and ingest them."""
 
-    def run(frame: pd.DataFrame | None, on_bad_rows: str = "fail", spec: DatasetSpec = SPEC, name: str = "log.csv"):
+    def run(frame: pd.DataFrame | None, bad_rows: str = "fail", spec: DatasetSpec = SPEC, name: str = "log.csv"):
         path = tmp_path / name
         if frame is not None:
             frame.to_csv(path, index=False)
-        return ingest_log(
-            path, spec, tmp_path / "out" / "log.parquet", tmp_path / "out" / "quarantine.csv", on_bad_rows
-        )
+        return ingest_log(path, spec, tmp_path / "out" / "log.parquet", tmp_path / "out" / "quarantine.csv", bad_rows)
 
     run.out = tmp_path / "out" / "log.parquet"
     run.quarantine = tmp_path / "out" / "quarantine.csv"

@@ -16,9 +16,9 @@ from mtorl.log.dataset import DatasetSpec, SpecError
 def ingest(tmp_path):
     """Ingest a file that the test has written; the log as a frame."""
 
-    def run(path, spec, on_bad_rows="fail") -> pd.DataFrame:
+    def run(path, spec, bad_rows="fail") -> pd.DataFrame:
         out = tmp_path / "out" / "log.parquet"
-        run.report = ingest_log(path, spec, out, tmp_path / "out" / "quarantine.csv", on_bad_rows)
+        run.report = ingest_log(path, spec, out, tmp_path / "out" / "quarantine.csv", bad_rows)
         return pd.read_parquet(out)
 
     run.quarantine = tmp_path / "out" / "quarantine.csv"

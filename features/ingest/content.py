@@ -1,0 +1,60 @@
+"""What a raw log holds, as a text that changes with it: a cache knows the path of a log and not its content.
+
+before = content_of(raw)
+...                                 # read the log
+check_unchanged(raw, before)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from features.ingest.log_folder import RawLog
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.touchpoints import LogError
+from mtorl.runtime import progress
+from mtorl.runtime.files import sha256_of
+
+
+def content_of(raw: RawLog) -> str:
+    """SHA-256 (hex) over all that is read for a log: its files, its description, the files of its own feature views.
+
+    A simulated log has no files: what it holds follows from its settings.
+
+    Raises:
+        LogError: there is no such log.
+        SpecError: the description of the data set can't be used.
+    """
+    spec = DatasetSpec.load(raw.dataset)
+    digest = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())
+    paths = [raw.path, *(view.source for view in spec.features)]
+    files = [(name, file) for path in paths if path for name, file in _files(Path(path))]
+    for done, (name, file) in enumerate(files):
+        progress.report(done, len(files), file.name)
+        digest.update(f"\n{name}:{sha256_of(file)}".encode())
+    return digest.hexdigest()
+
+
+def check_unchanged(raw: RawLog, content: str) -> None:
+    """Compare a log with what it held before.
+
+    Raises:
+        LogError: it has changed; what was read of it may be half of the one state and half of the other.
+    """
+    if content_of(raw) != content:
+        raise LogError(
+            f"{raw.path or raw.dataset}: changed while it was read; write a log under another name, "
+            "rename it when it is complete, and run again"
+        )
+
+
+def _files(path: Path) -> list[tuple[str, Path]]:
+    """A file, or all files of a folder in the order of their names but unfinished ones, as in `parquet_files`."""
+    if not path.exists():
+        raise LogError(f"{path}: no such file or folder")
+    if path.is_file():
+        return [("", path)]
+    names = sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file())
+    return [(str(name), path / name) for name in names if not any(part.startswith(("_", ".")) for part in name.parts)]

@@ -1,0 +1,86 @@
+"""What a training keeps on a volume: checkpoints that it goes on from, and its curves for TensorBoard.
+
+    files = KeptFiles.of(volume, windows, config, budget_share, code_version)
+    fit_challenger(windows, out, config, budget_share, files.checkpoint, files.tensorboard)
+    prune(volume)
+
+The names follow from everything that decides how a training goes. So a training goes on where an earlier one of the
+same data, settings and code was stopped, in whatever run; and two trainings that differ in anything never meet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mtorl.fitting.training_summary import git_revision
+from mtorl.network.training import TrainConfig
+from mtorl.runtime.files import remove
+
+CHECKPOINT_DAYS, CURVE_DAYS = 7, 90
+"""How long a file is kept after it was written last. The checkpoints of a training that ended well go at its end."""
+
+
+@dataclass(frozen=True)
+class KeptFiles:
+    """Names of a training's files; empty: it keeps none."""
+
+    checkpoint: str  # start of the names of files
+    tensorboard: str  # folder
+
+    @classmethod
+    def of(cls, volume: str, windows: str, config: TrainConfig, budget_share: float, code_version: str) -> KeptFiles:
+        """Name the files of a training.
+
+        Args:
+            volume: Folder that outlives the process; empty for none.
+            windows: Windows folder.
+            config: How to train.
+            budget_share: See `mtorl.fitting.fit.fit_challenger`.
+            code_version: The library's version; its git revision counts too.
+        """
+        if not volume:
+            return cls("", "")
+        manifest = json.loads(Path(windows, "manifest.json").read_text())
+        what = {
+            "windows": manifest["content_sha256"],
+            "dataset": Path(windows, "dataset.yaml").read_text(),
+            "config": asdict(config),
+            "budget_share": budget_share,
+            "code": [code_version, git_revision()],
+        }
+        name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+        return cls(f"{volume}/checkpoints/{name}.pt", f"{volume}/tensorboard/{name}")
+
+
+def prune(volume: str, now: float | None = None) -> list[Path]:
+    """Remove what trainings have left that were never finished, and curves of long ago.
+
+    Args:
+        volume: As in `KeptFiles.of`.
+        now: Seconds since 1970; by default the present.
+
+    Returns:
+        What was removed.
+    """
+    if not volume:
+        return []
+    now = time.time() if now is None else now
+    removed = []
+    for folder, days in (("checkpoints", CHECKPOINT_DAYS), ("tensorboard", CURVE_DAYS)):
+        for entry in sorted(Path(volume, folder).glob("*")):
+            if now - _last_written(entry) > days * 86_400:
+                remove(entry)
+                removed.append(entry)
+    return removed
+
+
+def _last_written(entry: Path) -> float:
+    """When an entry, or anything in it, was written last; now, if another process has just removed it."""
+    try:
+        return max(path.stat().st_mtime for path in (entry, *entry.rglob("*")))
+    except FileNotFoundError:
+        return time.time()

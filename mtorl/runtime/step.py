@@ -1,0 +1,44 @@
+"""How a step of a pipeline ends when it can't use what it was given: with what to mend, and without a traceback.
+
+    with step(LogError, SpecError):
+        ...                             # the body of a component
+
+A cluster shows the end of a step's log to people, and only that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mtorl.runtime import progress
+
+_PRIVATE = 0o027  # nothing for others; servers and jobs have the user or the group of the steps
+
+
+@contextmanager
+def step(*unusable: type[Exception]) -> Iterator[None]:
+    """Run the body of a step.
+
+    Args:
+        unusable: Errors whose message tells users what is wrong with their input. Every other error is a fault of ours,
+            and shows its traceback.
+
+    Raises:
+        SystemExit: with that message and the error's notes; the process ends with exit code 1.
+    """
+    mask = os.umask(_PRIVATE)
+    if mask & 0o002:  # somebody's own choice, as on a laptop; a launcher on a cluster leaves no mask at all
+        os.umask(mask)
+    try:
+        yield
+    except (PermissionError, *unusable) as error:  # type: ignore[misc]
+        if isinstance(error, PermissionError):
+            error.add_note(
+                f"User {os.getuid()} and group {os.getgid()} may not do that: a volume must belong to the group"
+            )
+        progress.input_error(str(error))
+        raise SystemExit("\n".join([f"mtorl: {error}", *getattr(error, "__notes__", ())])) from None
+    finally:
+        os.umask(mask)

@@ -1,0 +1,56 @@
+"""How the body of a step ends: in one message, and with files that are not everybody's."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mtorl.runtime import progress
+from mtorl.runtime.step import step
+
+
+@pytest.fixture
+def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "progress.jsonl"
+    monkeypatch.setenv(progress.ENV, str(path))
+    return path
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def test_a_fault_of_the_input_ends_in_its_message_and_what_to_do(events: Path) -> None:
+    with pytest.raises(SystemExit) as stopped, step(LookupError):
+        error = LookupError("log.csv: no such file")
+        error.add_note("Give the path of a log")
+        raise error
+    assert stopped.value.code == "mtorl: log.csv: no such file\nGive the path of a log"
+    assert json.loads(events.read_text()) == {"input_error": "log.csv: no such file"}
+
+
+def test_any_other_error_shows_its_traceback(events: Path) -> None:
+    with pytest.raises(ZeroDivisionError), step(LookupError):
+        raise ZeroDivisionError
+    assert not events.exists()
+
+
+def test_a_volume_that_may_not_be_written_says_who_may_not() -> None:
+    with pytest.raises(SystemExit, match=rf"'/mnt/mtorl'\nUser {os.getuid()} and group {os.getgid()} may not"), step():
+        raise PermissionError(13, "Permission denied", "/mnt/mtorl")
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0, 0o640), (0o022, 0o644), (0o077, 0o600)])
+def test_files_are_not_everybodys(mask: int, mode: int, umask: None, tmp_path: Path) -> None:
+    os.umask(mask)
+    with step():
+        (tmp_path / "file").touch()
+    assert (tmp_path / "file").stat().st_mode & 0o777 == mode
+    assert os.umask(mask) == mask
