@@ -8,6 +8,7 @@
     mtorl train | evaluate                     a model by itself; a finished one on users that it never saw
     mtorl benchmark paper                      MTORL beside its ablations and other methods
     mtorl compile                              pipelines as YAML for a cluster
+    mtorl pipeline upload|run|status           them on a Kubeflow Pipelines server
     mtorl bootstrap                            the first installation: features, and a model of each arm
     mtorl materialize | drift                  what the CronJobs of manifests/ call
     mtorl feed                                 the decision log's events into Feast's online store
@@ -23,7 +24,7 @@ from typing import Annotated
 
 import typer
 
-from cli import benchmark, cluster, data, ledger, model, run
+from cli import benchmark, cluster, data, ledger, model, pipeline, run
 from cli.commands import CommandGroup
 from mtorl import __version__
 
@@ -39,6 +40,7 @@ app.add_typer(model.app)
 app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(cluster.app)
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(pipeline.app, name="pipeline")
 
 
 def _print_version(wanted: bool) -> None:

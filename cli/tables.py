@@ -14,6 +14,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from features.ingest.ingest import IngestReport
     from features.sequences.manifest import Manifest
+    from pipelines.run_state import RunState
 
 
 def print_summary(run: Path, root: Path) -> None:
@@ -46,6 +47,31 @@ def print_evaluation(figures: dict[str, Any]) -> None:
     )
     if figures["budget"]:
         console.print(_budget_curve(figures["budget"]))
+
+
+def print_runs(runs: list[RunState]) -> None:
+    """Print the newest runs on a pipeline server, a line each."""
+    table = Table()
+    for name in ("run", "name", "state", "started (UTC)"):
+        table.add_column(name, no_wrap=True)
+    for run in runs:
+        table.add_row(run.run_id, run.name, run.state, f"{run.created:%Y-%m-%d %H:%M}")
+    console = Console()
+    Console(width=max(console.width, 120)).print(table)  # whole ids, to copy
+
+
+def print_run(run: RunState) -> None:
+    """Print a run step by step, and below it why steps wait or have failed."""
+    table = _titled(f"{run.name}: {run.state}")
+    table.add_column("step", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("seconds", justify="right", no_wrap=True)
+    for step in run.steps:
+        table.add_row(step.name, step.state, "" if step.seconds is None else f"{step.seconds:.0f}")
+    Console().print(table)
+    for step in run.steps:
+        if step.reason:
+            typer.echo(f"{step.name}: {step.reason}")
 
 
 def print_faults(log: str, report: IngestReport, quarantine: Path | None) -> None:

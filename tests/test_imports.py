@@ -65,6 +65,9 @@ ORDER = {
         "training",
         "monitoring",
         "compile",
+        "run_state",
+        "waiting",
+        "server",
         "steps",
         "bootstrap",
         "runner_output",
@@ -84,6 +87,7 @@ ORDER = {
         "benchmark",
         "cluster",
         "ledger",
+        "pipeline",
         "main",
     ),
 }

@@ -1,0 +1,159 @@
+"""`mtorl pipeline`: the compiled pipelines on a Kubeflow Pipelines server.
+
+    export KFP_ENDPOINT=https://kubeflow.example.com/pipeline KFP_NAMESPACE=mtorl
+    export KFP_EXISTING_TOKEN=...
+    mtorl pipeline upload manifests/pipelines/mtorl-train.yaml
+    mtorl pipeline run mtorl-train -p source=/mnt/mtorl/touchpoints.parquet -p dataset=/mnt/mtorl/dataset.yaml --wait
+    mtorl pipeline status
+
+Endpoint, namespace and token are those of the KFP SDK: where they are not given, it looks for them in its own
+environment variables, in a kubeconfig, or in the pod that it runs in. docs/pipelines.md shows it all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.commands import CommandGroup
+from cli.endings import exit_codes, stop
+
+if TYPE_CHECKING:
+    from pipelines.run_state import RunState
+    from pipelines.server import Server
+
+app = CommandGroup(__doc__ or "")
+
+_POLL_SECONDS = 5
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    endpoint: Annotated[str, typer.Option(envvar="KFP_ENDPOINT", help="Address of the KFP server.")] = "",
+    namespace: Annotated[
+        str, typer.Option(envvar="KFP_NAMESPACE", help="Namespace (Kubeflow profile) of the runs.")
+    ] = "",
+    existing_token: Annotated[
+        str, typer.Option(envvar="KFP_EXISTING_TOKEN", help="Bearer token; better in the environment than here.")
+    ] = "",
+) -> None:
+    """Take the options that stand before a command."""
+    context.obj = (endpoint, namespace, existing_token)
+
+
+@app.command()
+def upload(
+    context: typer.Context,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Compiled pipelines.")],
+) -> None:
+    """Upload compiled pipelines. What is there already stays: a version is named after its content.
+
+    mtorl pipeline upload manifests/pipelines/*.yaml
+    """
+    with _errors():
+        server = _server(context)
+        for file in files:
+            uploaded = server.upload(file)
+            typer.echo(f"{uploaded.version}: {'uploaded' if uploaded.new else 'was there'}")
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    pipeline: Annotated[str, typer.Argument(help="Name of an uploaded pipeline, or a file to upload first.")],
+    parameters: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="One for each parameter.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Until it ends, and say each change of a step.")] = False,
+) -> None:
+    """Start a run of the newest version of a pipeline.
+
+        mtorl pipeline run mtorl-train -p source=/mnt/mtorl/touchpoints.parquet -p dataset=/mnt/mtorl/dataset.yaml
+        mtorl pipeline run mtorl-train -p source=simulator -p dataset=simulator -p users=600 -p epochs=2 --wait
+
+    Exit code 1 with --wait if the run fails.
+    """
+    with _errors():
+        server = _server(context)
+        values = _values(parameters or [])
+        uploaded = server.upload(Path(pipeline)) if Path(pipeline).suffix == ".yaml" else server.newest(pipeline)
+        run_id = server.start(uploaded, values)
+        typer.echo(f"run {run_id} of {uploaded.version}")
+        if wait:
+            _wait(server, run_id)
+
+
+@app.command()
+def status(
+    context: typer.Context,
+    run_id: Annotated[str, typer.Argument(metavar="[RUN]", help="Id of a run. None: the newest runs.")] = "",
+    count: Annotated[int, typer.Option(help="Of the newest runs.", min=1, max=100)] = 10,
+) -> None:
+    """Say how far a run is, step by step. Why a step waits or has failed is said as far as it can be found out.
+
+        mtorl pipeline status
+        mtorl pipeline status 6d3f2c1e-5d0b-4c39-9d64-2f1f1e0b7a55
+
+    Why a pod waits for a node is in Kubernetes alone, so it takes a kubeconfig that may list pods.
+    """
+    from cli.tables import print_run, print_runs
+
+    with _errors():
+        server = _server(context)
+        if run_id:
+            print_run(server.look(run_id))
+        else:
+            print_runs(server.runs(count))
+
+
+def _server(context: typer.Context) -> Server:
+    from pipelines.server import Server
+
+    return Server.connect(*context.obj)
+
+
+def _values(parameters: list[str]) -> dict[str, str]:
+    values = {}
+    for parameter in parameters:
+        name, is_there, value = parameter.partition("=")
+        if not is_there:
+            stop(f"-p {parameter}: expected NAME=VALUE", 2)
+        values[name] = value
+    return values
+
+
+def _wait(server: Server, run_id: str) -> None:
+    seen: dict[str, tuple[str, str]] = {}
+    while True:
+        state = server.look(run_id)
+        for line in _changes(state, seen):
+            typer.echo(line)
+        if state.ended:
+            break
+        time.sleep(_POLL_SECONDS)
+    typer.echo(f"run {run_id}: {state.state}")
+    if state.state != "SUCCEEDED":
+        raise typer.Exit(1)
+
+
+def _changes(state: RunState, seen: dict[str, tuple[str, str]]) -> Iterator[str]:
+    """A line for each step that is not as it was seen before."""
+    for step in state.steps:
+        now = (step.state, step.reason)
+        if seen.get(step.name) != now:
+            seen[step.name] = now
+            yield f"{step.name:20} {step.state}" + (f"  {step.reason}" if step.reason else "")
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    from pipelines.server import RequestError, ServerError
+
+    with exit_codes(unusable=(RequestError,), failed=(ServerError,)):
+        yield

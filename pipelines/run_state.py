@@ -1,0 +1,113 @@
+"""How far a run on a Kubeflow Pipelines server is: its steps, made of the tasks that KFP's API lists.
+
+The API gives a step's container, its driver and every attempt of both as tasks of their own, without saying which
+belong together. A step is a task that has a driver; its container, called "executor", starts with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED", "ERROR")
+"""States that a run does not leave."""
+
+_EXECUTOR = "executor"
+_OURS = "mtorl: "  # what a step says at its end begins with this, see `mtorl.runtime.step`
+
+
+@dataclass(frozen=True)
+class StepState:
+    """How far a step of a run is.
+
+    Attributes:
+        name: As in the pipeline, such as "train-challenger".
+        state: RUNNING, SUCCEEDED, CACHED, SKIPPED, FAILED ...
+        seconds: From its start to its end, or to now.
+        reason: Why it waits or has failed, as far as that can be found out; else empty.
+    """
+
+    name: str
+    state: str
+    seconds: float
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How far a run is."""
+
+    run_id: str
+    name: str
+    state: str
+    created: datetime
+    steps: tuple[StepState, ...] = ()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.state in ENDED
+
+
+def step_states(tasks: Sequence[Any], reasons: Mapping[str, str], now: datetime | None = None) -> Iterator[StepState]:
+    """The steps that have begun, in the order in which they did.
+
+    Args:
+        tasks: Of the API.
+        reasons: Why steps wait or have failed, by name.
+        now: The present, if not the clock's.
+    """
+    for step in steps_among(tasks):
+        state = str(step.state)
+        if state == "SUCCEEDED" and any(task.state == "SKIPPED" for task in _executors(tasks, step)):
+            state = "CACHED"
+        end = step.end_time if step.end_time and step.end_time.year > 1 else now or datetime.now(UTC)
+        yield StepState(
+            step.display_name, state, (end - step.start_time).total_seconds(), reasons.get(step.display_name, "")
+        )
+
+
+def steps_among(tasks: Sequence[Any]) -> list[Any]:
+    """The tasks that are steps of the pipeline."""
+    names = {task.display_name for task in tasks}
+    steps = [task for task in tasks if f"{task.display_name}-driver" in names and task.display_name != "root"]
+    return sorted(steps, key=lambda step: (step.start_time, step.display_name))
+
+
+def failed_attempts(tasks: Sequence[Any]) -> dict[str, str]:
+    """The last attempt's node of each step whose container has failed, by the step's name."""
+    return {
+        step.display_name: executor.child_tasks[-1].pod_name
+        for step in steps_among(tasks)
+        for executor in _executors(tasks, step)
+        if executor.state == "FAILED" and executor.child_tasks
+    }
+
+
+def reason_in(log: str) -> str:
+    """Why a step has failed, from what it has printed: its own words, or the last line of a traceback."""
+    lines = [line.rstrip() for line in log.splitlines()]
+    for start, line in enumerate(lines):
+        if line.startswith(_OURS):
+            said = lines[start:]
+            end = next((i for i, later in enumerate(said) if _is_launchers(later)), len(said))
+            return "\n".join(said[:end]).removeprefix(_OURS)
+    errors = [line for line in lines if _is_error(line)]
+    return errors[-1] if errors else ""
+
+
+def _executors(tasks: Sequence[Any], step: Any) -> list[Any]:
+    return [task for task in tasks if task.display_name == _EXECUTOR and task.start_time == step.start_time]
+
+
+def _is_launchers(line: str) -> bool:
+    """Whether a line is of KFP's launcher, which writes as Go's glog does: I1126 06:16:43.4711 ..."""
+    return re.match(r"[IWEF]\d{4} \d", line) is not None
+
+
+def _is_error(line: str) -> bool:
+    """Whether a line is the last one of a traceback."""
+    return re.match(r"[\w.]+(Error|Exception|Exit|Interrupt|Diverged)(:|$)", line) is not None

@@ -1,0 +1,283 @@
+"""A Kubeflow Pipelines server: upload a compiled pipeline, start a run, and see how it goes.
+
+    server = Server.connect(endpoint, namespace, token)
+    uploaded = server.upload(Path("manifests/pipelines/mtorl-train.yaml"))
+    run = server.start(uploaded, {"source": "/mnt/mtorl/touchpoints.parquet", "dataset": "my-log.yaml"})
+    print(server.look(run))
+
+All of it is `kfp.Client`; what is added is that uploading twice makes no second version, that parameters are checked
+before a run starts, and why a step waits or has failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.run_state import ENDED, RunState, StepState, failed_attempts, reason_in, step_states
+from pipelines.waiting import waiting_steps
+
+_EXPERIMENT = "mtorl"  # of KFP: a group of runs
+_BOOLEANS = {"true": True, "false": False}
+
+
+class ServerError(RuntimeError):
+    """The server can't be reached, or refuses; the message says what to mend."""
+
+
+class RequestError(ValueError):
+    """What was asked for can't be; the message says what to mend."""
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """A version of a pipeline on the server.
+
+    Attributes:
+        pipeline: Name of the pipeline.
+        version: Name of the version: it follows from the file's content.
+        new: Whether it was not there before.
+    """
+
+    pipeline: str
+    pipeline_id: str
+    version: str
+    version_id: str
+    new: bool = False
+
+
+class Server:
+    """A connection to the server, and the namespace whose runs it is about.
+
+    Args:
+        client: A `kfp.Client`.
+        namespace: Of the runs; empty where KFP has no users of its own.
+    """
+
+    def __init__(self, client: Any, namespace: str) -> None:
+        self._client, self._namespace = client, namespace
+
+    @classmethod
+    def connect(cls, endpoint: str, namespace: str, token: str) -> Server:
+        """Connect as the KFP SDK does: what is empty comes from its own environment variables, files and kubeconfig.
+
+        Raises:
+            ServerError: nobody answers there.
+        """
+        with _quiet(), _translated(endpoint):
+            from kfp import Client
+
+            client = Client(host=endpoint or None, namespace=namespace or "kubeflow", existing_token=token or None)
+            return cls(client, namespace or client.get_user_namespace() or "")
+
+    def upload(self, path: Path) -> Uploaded:
+        """Upload a compiled pipeline, unless this content is there already.
+
+        Raises:
+            RequestError: the file is no compiled pipeline.
+            ServerError: the server refuses.
+        """
+        content = path.read_bytes()
+        name = _pipeline_name(path)
+        version = f"{name}-{hashlib.sha256(content).hexdigest()[:12]}"
+        with _quiet(), _translated():
+            pipeline_id = self._find_pipeline(name) or self._create_pipeline(name)
+            for found in self._versions(pipeline_id):
+                if found.display_name == version:
+                    return Uploaded(name, pipeline_id, version, found.pipeline_version_id)
+            made = self._client.upload_pipeline_version(str(path), version, pipeline_id=pipeline_id)
+            return Uploaded(name, pipeline_id, version, made.pipeline_version_id, new=True)
+
+    def newest(self, name: str) -> Uploaded:
+        """The version of a pipeline that was uploaded last.
+
+        Raises:
+            RequestError: there is none.
+            ServerError: the server refuses.
+        """
+        with _quiet(), _translated():
+            pipeline_id = self._find_pipeline(name)
+            versions = self._versions(pipeline_id) if pipeline_id else []
+        if not pipeline_id or not versions:
+            raise RequestError(f"no pipeline {name!r} on the server: mtorl pipeline upload FILE")
+        return Uploaded(name, pipeline_id, versions[0].display_name, versions[0].pipeline_version_id)
+
+    def start(self, uploaded: Uploaded, parameters: Mapping[str, str]) -> str:
+        """Start a run.
+
+        Args:
+            uploaded: What to run.
+            parameters: Values as text, by name.
+
+        Returns:
+            The run's id.
+
+        Raises:
+            RequestError: a parameter is unknown, missing, or not of its type.
+            ServerError: the server refuses.
+        """
+        with _quiet(), _translated():
+            version = self._client.get_pipeline_version(uploaded.pipeline_id, uploaded.version_id)
+            spec = version.pipeline_spec
+            values = typed(parameters, spec.get("pipeline_spec", spec))
+            experiment = self._client.create_experiment(_EXPERIMENT, namespace=self._namespace or None)
+            name = f"{uploaded.pipeline} {datetime.now():%Y-%m-%d %H:%M:%S}"
+            run = self._client.run_pipeline(
+                experiment.experiment_id,
+                name,
+                params=values,
+                pipeline_id=uploaded.pipeline_id,
+                version_id=uploaded.version_id,
+            )
+            return str(run.run_id)
+
+    def runs(self, count: int) -> list[RunState]:
+        """The newest runs, without their steps."""
+        with _quiet(), _translated():
+            listed = self._client.list_runs(
+                page_size=count, sort_by="created_at desc", namespace=self._namespace or None
+            )
+            return [_run_state(run) for run in listed.runs or []]
+
+    def look(self, run_id: str) -> RunState:
+        """How far a run is, step by step.
+
+        Raises:
+            ServerError: there is no such run, or the server refuses.
+        """
+        with _quiet(), _translated():
+            run = self._client.get_run(run_id)
+        tasks = (run.run_details.task_details if run.run_details else None) or []
+        reasons = {} if run.state in ENDED else waiting_steps(run_id, self._namespace)
+        for name, node in failed_attempts(tasks).items():
+            reasons[name] = reason_in(self._log(run_id, node))
+        return _run_state(run, tuple(step_states(tasks, reasons)))
+
+    def _log(self, run_id: str, node: str) -> str:
+        """What an attempt of a step has printed; empty if it can't be had."""
+        from kfp_server_api import ApiException
+
+        try:
+            answer = self._client.runs.api_client.call_api(
+                "/apis/v1alpha1/runs/{run}/nodes/{node}/log",
+                "GET",
+                {"run": run_id, "node": node},
+                response_type="str",
+                auth_settings=["Bearer"],
+                _return_http_data_only=True,
+            )
+            return str(answer or "")
+        except ApiException:
+            return ""
+
+    def _find_pipeline(self, name: str) -> str:
+        same_name = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
+        listed = self._client.list_pipelines(
+            filter=json.dumps({"predicates": [same_name]}), namespace=self._namespace or None
+        )
+        return str(listed.pipelines[0].pipeline_id) if listed.pipelines else ""
+
+    def _create_pipeline(self, name: str) -> str:
+        from kfp_server_api import V2beta1Pipeline
+
+        # Without a version: the SDK would give the first one the pipeline's own name.
+        pipeline = V2beta1Pipeline(display_name=name, namespace=self._namespace or None)
+        made = self._client.pipelines.pipeline_service_create_pipeline(pipeline)
+        return str(made.pipeline_id)
+
+    def _versions(self, pipeline_id: str) -> list[Any]:
+        """The newest hundred, the newest first."""
+        listed = self._client.list_pipeline_versions(pipeline_id, page_size=100, sort_by="created_at desc")
+        return list(listed.pipeline_versions or [])
+
+
+def typed(parameters: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of a pipeline in their own types.
+
+    Args:
+        parameters: Values as text, by name.
+        spec: The compiled pipeline.
+
+    Raises:
+        RequestError: a parameter is unknown, missing, or not of its type.
+    """
+    known = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+    if unknown := sorted(set(parameters) - set(known)):
+        raise RequestError(f"no parameter {unknown[0]!r}; the pipeline has {', '.join(sorted(known))}")
+    if missing := [name for name, d in known.items() if not d.get("isOptional") and name not in parameters]:
+        raise RequestError(f"parameters that this pipeline can't do without: {', '.join(missing)}")
+    return {name: _typed(name, text, known[name]["parameterType"]) for name, text in parameters.items()}
+
+
+def _typed(name: str, text: str, kind: str) -> Any:
+    try:
+        match kind:
+            case "NUMBER_INTEGER":
+                return int(text)
+            case "NUMBER_DOUBLE":
+                return float(text)
+            case "BOOLEAN":
+                return _BOOLEANS[text.lower()]
+        return text
+    except (ValueError, KeyError):
+        words = {"NUMBER_INTEGER": "a whole number", "NUMBER_DOUBLE": "a number", "BOOLEAN": "true or false"}
+        raise RequestError(f"parameter {name}: expected {words[kind]}, got {text!r}") from None
+
+
+def _pipeline_name(path: Path) -> str:
+    try:
+        spec = next(yaml.safe_load_all(path.read_text()))
+        return str(spec["pipelineInfo"]["name"])
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, StopIteration):
+        raise RequestError(f"{path}: not a compiled pipeline; mtorl compile writes them") from None
+
+
+def _run_state(run: Any, steps: tuple[StepState, ...] = ()) -> RunState:
+    return RunState(run.run_id, run.display_name, run.state or "PENDING", run.created_at, steps)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the SDK's links to a user interface, and its warnings, off the console."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _translated(endpoint: str = "") -> Iterator[None]:
+    """Errors of the SDK and of the connection in one line that says what to do."""
+    from kfp_server_api import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except ApiException as error:
+        raise ServerError(_words_of(error)) from None
+    except HTTPError as error:
+        where = endpoint or "the endpoint that the KFP SDK has found"
+        raise ServerError(
+            f"{where}: no answer ({type(error).__name__}); is --endpoint right, and its port open?"
+        ) from None
+
+
+def _words_of(error: Any) -> str:
+    try:
+        body = json.loads(error.body)
+        text = str(body.get("message") or body.get("error") or error.body)
+    except (TypeError, ValueError):
+        text = str(error.body or error.reason)
+    hint = ""
+    if error.status in (401, 403):
+        hint = "; is the token of this namespace, and not expired? (--existing-token, --namespace)"
+    return f"status {error.status}: {' '.join(text.split())[:500]}{hint}"
