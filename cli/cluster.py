@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -122,17 +122,23 @@ def _write_online(feature_repo: Path, spec: DatasetSpec, log: Path) -> None:
 
     import duckdb
 
-    from features.offline.store import refresh
+    from features.offline.store import last_known, refresh
     from features.online.history import HistoryError
     from mtorl.log.touchpoints import LogError
 
     try:
         users = refresh(feature_repo, spec, log)
+        newest = last_known(feature_repo)
     except (LogError, HistoryError) as error:
         stop(str(error), 2)
     except (duckdb.Error, sqlite3.Error) as error:
         stop(_first_line(error), 2)
     typer.echo(f"wrote the features of {users:,} users")
+    if datetime.now(UTC) - newest > timedelta(days=spec.journey_gap_days):
+        typer.echo(
+            f"the newest touchpoint is of {newest:%Y-%m-%d}, and a history ends after {spec.journey_gap_days:g} days: "
+            "decisions of today will find nothing"
+        )
 
 
 def _first_line(error: Exception) -> str:

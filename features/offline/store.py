@@ -201,7 +201,7 @@ def materialize(
         HistoryError: the repository was made for another data set.
     """
     store = _open(root)
-    end = end or _last_known(root)
+    end = end or last_known(root)
     only = None if users is None else pa.array(list(users), pa.string())
     written = 0
     with open_history(root, spec) as history:
@@ -238,8 +238,8 @@ def refresh(root: Path | str, spec: DatasetSpec, log_parquet: Path | str, users:
     return materialize(root, spec, users=users)
 
 
-def _last_known(root: Path | str) -> datetime:
-    """When the newest row of the log became known."""
+def last_known(root: Path | str) -> datetime:
+    """When the newest row of the log that a repository was last made of became known."""
     import duckdb
 
     files = [str(path) for path in parquet_files(Path(root) / "data" / f"{HISTORY}.parquet")]

@@ -26,6 +26,9 @@ fcntl.flock(spool, fcntl.LOCK_EX | fcntl.LOCK_NB)
 config = yaml.safe_load(open(sys.argv[2]))
 if config["cost_cap"] == {"fail": 1}:
     sys.exit("no such feature repository")
+if config["cost_cap"] == {"wait": 1}:
+    print("the router waits: no feature registry yet at features/registry.db", flush=True)
+    time.sleep(3600)
 class Alive(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200); self.end_headers()
@@ -126,6 +129,14 @@ def test_a_router_that_fails_says_why_and_nothing_stays(run: Path, remains) -> N
         stack.start()
     assert stack.pids == {}
     assert "torchserve stopped" in (run / "serving" / "events").read_text()
+    assert not remains()
+
+
+def test_a_router_that_would_wait_on_a_laptop_is_ended(run: Path, remains) -> None:
+    model = {"cost_cap": {"wait": 1}, "feature_service": "ad_decision_v1"}
+    (run / "artifacts" / "challenger" / "model.json").write_text(json.dumps(model))
+    with pytest.raises(StackError, match="no feature registry yet at features"):
+        LocalStack(run).start()
     assert not remains()
 
 
