@@ -100,9 +100,10 @@ def _spark_pod(app: dict[str, Any], role: str) -> dict[str, Any]:
     said, pod = app[role], copy.deepcopy(app[role]["template"]["spec"])
     (container,) = pod["containers"]
     container["image"] = app["image"]
+    memory = said["memory"].replace("g", "Gi")  # Java's way to say it
     container["resources"] = {
-        "requests": {"cpu": str(said.get("coreRequest", said["cores"])), "memory": said["memory"]},
-        "limits": {"cpu": said["coreLimit"], "memory": said["memory"]},
+        "requests": {"cpu": str(said.get("coreRequest", said["cores"])), "memory": memory},
+        "limits": {"cpu": said["coreLimit"], "memory": memory},
     }
     return {**pod, "serviceAccountName": said["serviceAccount"]}
 
