@@ -5,9 +5,9 @@ READY  := $(VENV)/.ready
 # Which Python (the newest supported one found) and which build of torch (TORCH=cpu is the small one): scripts/make-environment.sh.
 export PYTHON TORCH
 
-.PHONY: help run test unit lint compile validate clean
+.PHONY: help run test unit cluster-test lint compile validate clean
 help:            ## this list
-	@sed -nE 's/^([a-z]+):.*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -nE 's/^([a-z-]+):.*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 # Installed again only when pyproject.toml changes.
 $(READY): pyproject.toml
@@ -28,6 +28,12 @@ test: $(READY)   ## all tests that need no cluster
 
 unit: $(READY)   ## the fast tests only
 	$(PYTEST) -m "not integration"
+
+# What it needs that is not there is skipped and said: KUBECONFIG names the cluster, with KServe 0.20 and the CRDs of the other
+# operators; `node` and `kfp` in TESTS need what tests/README.md says.
+TESTS := cluster and not node and not kfp
+cluster-test: $(READY) ## tests on the cluster of KUBECONFIG, in namespaces of their own; TESTS=cluster for all of them
+	$(BIN)/pytest -m '$(TESTS)' tests/cluster
 
 lint: $(READY)   ## ruff and mypy
 	$(BIN)/ruff check .

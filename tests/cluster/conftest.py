@@ -1,0 +1,134 @@
+"""What the tests on a cluster share: a namespace of their own for each test, with the project installed in it.
+
+They run on the cluster that $KUBECONFIG names, and only there: no other configuration is looked for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cluster.kubectl import Object, kubectl, listed, serves, wait_until
+from tests.manifests.conftest import MANIFESTS, Objects
+
+HERE = Path(__file__).parent
+SECRETS = {"mtorl-redis": {"password": "x" * 32}, "mtorl-router": {"tokens": "t" * 32}}
+# Every container has to say what it needs, or the quota refuses its pod.
+QUOTA = {"requests.cpu": "200", "requests.memory": "400Gi", "limits.cpu": "400", "limits.memory": "800Gi"}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave this folder out unless it is asked for: `make test` must not touch the cluster of somebody's shell."""
+    named = [Path(word.split("::")[0]).resolve() for word in config.args]
+    asked = "cluster" in config.option.markexpr or any(HERE in (path, *path.parents) for path in named)
+    return None if asked else True
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cluster() -> None:
+    """The cluster; skips all of these tests without one."""
+    if not os.environ.get("KUBECONFIG"):
+        pytest.skip("no cluster: set KUBECONFIG to one with KServe in which these tests may make namespaces")
+    if shutil.which("kubectl") is None:
+        pytest.skip("no cluster: kubectl is not installed")
+    kubectl("get", "--raw", "/readyz")
+    if not serves("serving.kserve.io/v1beta1"):
+        pytest.skip("the cluster of KUBECONFIG has no KServe (0.20, Standard mode)")
+
+
+class Installation:
+    """A namespace with what a platform gives: the foundation, Secrets and a quota. Targets are applied into it.
+
+    Attributes:
+        namespace: Its name.
+        manifests: The manifests that are applied.
+    """
+
+    def __init__(self, folder: Path, foundation: str = "foundation/dev") -> None:
+        self.folder = folder
+        self.namespace = f"mtorl-test-{uuid.uuid4().hex[:8]}"
+        self.manifests = MANIFESTS
+        kubectl("apply", "-k", self.target(foundation))
+        given: list[Object] = [
+            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": values}
+            for name, values in SECRETS.items()
+        ]
+        given.append(
+            {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "all"}, "spec": {"hard": QUOTA}}
+        )
+        kubectl("-n", self.namespace, "apply", "-f", "-", stdin=yaml.safe_dump_all(given))
+
+    def target(self, name: str) -> str:
+        """A target, such as "overlays/dev", moved to this namespace; returns the folder for `kubectl apply -k`."""
+        moved = self.folder / name.replace("/", "-")
+        moved.mkdir(exist_ok=True)
+        made = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "namespace": self.namespace,
+            "resources": [os.path.relpath((self.manifests / name).resolve(), moved.resolve())],
+        }
+        (moved / "kustomization.yaml").write_text(yaml.safe_dump(made))
+        return str(moved)
+
+    def apply(self, name: str) -> str:
+        """Apply a target; returns what kubectl said of each object."""
+        return kubectl("apply", "-k", self.target(name))
+
+    def differences(self, name: str) -> str:
+        """What `kubectl diff` finds between a target and the cluster."""
+        return kubectl("diff", "-k", self.target(name), allowed=(0, 1))
+
+    def wait_for_pods(self) -> None:
+        """Wait until each workload has the pods that it wants: the API server has admitted them, running or not."""
+        wait_until("pods of every workload", lambda: not self._without_pods(), state=self.refusals)
+
+    def _without_pods(self) -> list[str]:
+        pods = [pod["metadata"]["labels"] for pod in listed(self.namespace, "pod")]
+        return [
+            workload["metadata"]["name"]
+            for workload in listed(self.namespace, "statefulset,deployment")
+            if sum(workload["spec"]["selector"]["matchLabels"].items() <= labels.items() for labels in pods)
+            < workload["spec"]["replicas"]
+        ]
+
+    def refusals(self) -> str:
+        """Which workloads have no pods, and why, as the events say."""
+        failed = [event for event in listed(self.namespace, "event") if event["reason"].startswith("Failed")]
+        said = "\n".join(f"{event['involvedObject']['name']}: {event['message']}" for event in failed)
+        return f"missing those of {self._without_pods()}\n{said}"
+
+    def uids(self, kind: str) -> dict[str, str]:
+        """Name and identity of all objects of a kind: one that was made anew has another."""
+        return {o["metadata"]["name"]: o["metadata"]["uid"] for o in listed(self.namespace, kind)}
+
+
+def skip_without_apis(objects: Objects) -> None:
+    """Skip if the cluster lacks an operator's API that the objects are of."""
+    apis = {o["apiVersion"] for o in objects if re.search(r"\.\w+/", o["apiVersion"])}
+    if missing := sorted(api for api in apis if ".k8s.io/" not in api and not serves(api)):
+        pytest.skip(f"the cluster of KUBECONFIG does not serve {', '.join(missing)}")
+
+
+@pytest.fixture(scope="session")
+def ended() -> Iterator[list[str]]:
+    """Namespaces to remove at the end, which nobody waits for."""
+    namespaces: list[str] = []
+    yield namespaces
+    if namespaces:
+        kubectl("delete", "namespace", *namespaces, "--wait=false")
+
+
+@pytest.fixture
+def installation(tmp_path: Path, ended: list[str]) -> Installation:
+    """A namespace in which nothing of ours runs yet, removed at the end."""
+    made = Installation(tmp_path)
+    ended.append(made.namespace)
+    return made

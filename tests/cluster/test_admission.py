@@ -1,0 +1,116 @@
+"""Every target on a real API server: admitted under Pod Security "restricted" and a quota, applied twice, upgraded."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import pytest
+import yaml
+
+from tests.cluster.conftest import SECRETS, Installation, skip_without_apis
+from tests.cluster.kubectl import get, kubectl, listed, refusal, wait_until
+from tests.manifests.conftest import FOLDERS, MANIFESTS, Objects, of_kind, pod_specs, render
+
+pytestmark = pytest.mark.cluster
+
+
+def objects_of(target: str) -> Objects:
+    """What a target is made of; skips if the cluster lacks an operator's API for it."""
+    objects = list(yaml.safe_load_all(render(target)))
+    skip_without_apis(objects)
+    return objects
+
+
+@pytest.mark.parametrize("target", [*FOLDERS, "examples/team"])
+def test_a_target_is_admitted_whole(target: str, installation: Installation) -> None:
+    objects = objects_of(target)
+    installation.apply(target)
+    assert installation.differences(target) == ""
+    installation.wait_for_pods()
+    for job in of_kind(objects, "CronJob"):
+        name = job["metadata"]["name"]
+        kubectl("-n", installation.namespace, "create", "job", "--from", f"cronjob/{name}", f"{name}-now")
+        wait_until(
+            f"a pod of {name}",
+            lambda name=name: listed(installation.namespace, "pod", f"job-name={name}-now"),
+            state=installation.refusals,
+        )
+    for name, pod in pod_specs(of_kind(objects, "ScheduledSparkApplication")):
+        assert not refusal(installation.namespace, pod), name
+
+
+def test_a_second_apply_changes_nothing(installation: Installation) -> None:
+    target = "tests/everything"
+    objects_of(target)
+    installation.apply(target)
+    said = installation.apply(target).splitlines()
+    assert len(said) > 30
+    # kubectl sends a PodDisruptionBudget's selector every time, since it can only be replaced as a whole.
+    changed = [line for line in said if not line.endswith(" unchanged")]
+    assert [line for line in changed if not line.startswith("poddisruptionbudget.policy/")] == []
+
+
+UPGRADES = [
+    ["overlays/dev", "tests/feed", "tests/network-policies", "tests/spark-features", "tests/router-replicas"],
+    ["overlays/production", "tests/everything"],
+    ["overlays/dev", "overlays/production", "overlays/dev", "tests/monitoring"],
+]
+
+
+@pytest.mark.parametrize("targets", UPGRADES, ids=lambda targets: "-".join(t.split("/")[1] for t in targets))
+def test_targets_on_top_of_each_other(targets: list[str], installation: Installation) -> None:
+    for target in targets:
+        objects_of(target)
+    installation.apply(targets[0])
+    installation.wait_for_pods()
+    workloads, claims = installation.uids("statefulset"), installation.uids("pvc")
+    for target in targets[1:]:
+        installation.apply(target)
+        assert installation.differences(target) == "", target
+        installation.wait_for_pods()
+    assert workloads.items() <= installation.uids("statefulset").items(), "made anew: what it knew is lost"
+    assert claims.items() <= installation.uids("pvc").items(), "an empty volume in place of the full one"
+
+
+def test_a_new_release_goes_over_the_old_one(installation: Installation) -> None:
+    objects_of("overlays/production")
+    installation.apply("overlays/production")
+    installation.wait_for_pods()
+    installation.manifests = installation.folder / "manifests"
+    shutil.copytree(MANIFESTS, installation.manifests)
+    release = installation.manifests / "components" / "release" / "kustomization.yaml"
+    text = release.read_text()
+    (version,) = re.findall(r"app\.kubernetes\.io/version: (\S+)", text)
+    release.write_text(text.replace(version, "9.9.9"))
+    installation.apply("overlays/production")
+    assert installation.differences("overlays/production") == ""
+    for kind, name in (("statefulset", "mtorl-router"), ("inferenceservice", "mtorl-incumbent")):
+        found = get(installation.namespace, kind, name)
+        assert found["metadata"]["labels"]["app.kubernetes.io/version"] == "9.9.9"
+        assert "9.9.9" in yaml.safe_dump(found["spec"]) or kind == "inferenceservice"
+
+
+def test_a_container_that_does_not_say_what_it_needs_is_refused(installation: Installation) -> None:
+    """Or the quota and the Pod Security level of the other tests would find nothing."""
+    pod = {"containers": [{"name": "bare", "image": "bare"}]}
+    assert "restricted" in refusal(installation.namespace, pod)
+    level = "pod-security.kubernetes.io/enforce=privileged"
+    kubectl("label", "namespace", installation.namespace, "--overwrite", level)
+    assert "must specify limits.cpu" in refusal(installation.namespace, pod)
+
+
+def test_the_data_outlive_the_application(installation: Installation) -> None:
+    target = "tests/everything"
+    objects_of(target)
+    installation.apply(target)
+    installation.wait_for_pods()
+    claims = installation.uids("pvc")
+    assert {"mtorl-data", "state-mtorl-router-0", "data-mtorl-redis-0", "data-mtorl-ledger-0"} <= claims.keys()
+    kubectl("delete", "-k", installation.target(target), "--timeout=120s")
+    assert not installation.uids("statefulset")
+    assert installation.uids("pvc") == claims
+    assert set(SECRETS) <= installation.uids("secret").keys()
+    installation.apply(target)
+    installation.wait_for_pods()
+    assert installation.uids("pvc") == claims, "the same volumes again, not fresh ones with a fresh budget"

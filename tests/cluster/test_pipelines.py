@@ -1,0 +1,80 @@
+"""Each step of each compiled pipeline is a pod that a namespace with Pod Security "restricted" and a quota admits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.conftest import Installation
+from tests.cluster.kubectl import Object, refusal
+from tests.manifests.conftest import MANIFESTS
+
+pytestmark = pytest.mark.cluster
+
+# What KFP 2.17 gives the container of every step; the rest of "restricted" is the step's own to say.
+KFP = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+RESOURCES = {
+    f"resource{resource.title()}{kind}": (f"{kind.lower()}s", resource)
+    for kind in ("Request", "Limit")
+    for resource in ("cpu", "memory")
+}
+
+
+def steps() -> Iterator[Any]:
+    """Every step, with what the pipeline says of its container and, for Kubernetes, of its pod."""
+    for path in sorted(MANIFESTS.glob("pipelines/*.yaml")):
+        spec, platform = [*yaml.safe_load_all(path.read_text()), {}][:2]
+        pods = platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
+        for name, executor in spec["deploymentSpec"]["executors"].items():
+            yield pytest.param(
+                executor["container"], pods.get(name, {}), id=f"{path.stem}-{name.removeprefix('exec-')}"
+            )
+
+
+def pod(container: Object, said: Object) -> Object:
+    """The pod of a step, as KFP's driver makes it."""
+    security = said.get("securityContext", {})
+    numbers = {key: value if isinstance(value, bool) else int(value) for key, value in security.items()}
+    resources = container.get("resources", {})
+    given: dict[str, dict[str, str]] = {"requests": {}, "limits": {}}
+    for key, (kind, resource) in RESOURCES.items():
+        if key in resources:
+            given[kind][resource] = resources[key]
+    if accelerator := resources.get("accelerator"):
+        given["limits"][accelerator["resourceType"]] = accelerator["resourceCount"]
+    mounts = {one["mountPath"]: one["pvcNameParameter"]["runtimeValue"]["constant"] for one in said.get("pvcMount", [])}
+    main = {
+        "name": "main",
+        **{key: container[key] for key in ("image", "command", "args", "env") if key in container},
+        "resources": given,
+        "securityContext": {**KFP, **numbers},
+        "volumeMounts": [{"name": claim, "mountPath": path} for path, claim in mounts.items()],
+    }
+    volumes = [{"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in mounts.values()]
+    return {"containers": [main], "volumes": volumes, "tolerations": said.get("tolerations", [])}
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory: pytest.TempPathFactory, ended: list[str]) -> Installation:
+    """A namespace with the foundation and a quota."""
+    made = Installation(tmp_path_factory.mktemp("profile"))
+    ended.append(made.namespace)
+    return made
+
+
+@pytest.mark.parametrize(("container", "said"), list(steps()))
+def test_a_step_is_admitted(container: Object, said: Object, profile: Installation) -> None:
+    assert not refusal(profile.namespace, pod(container, said))
+    mounted = [one["mountPath"] for one in said.get("pvcMount", [])]
+    assert mounted == ["/mnt/mtorl"], "a step reads and writes nowhere else"
+
+
+def test_a_step_that_says_nothing_is_refused(profile: Installation) -> None:
+    assert "runAsNonRoot" in refusal(profile.namespace, pod({"image": "bare"}, {}))
