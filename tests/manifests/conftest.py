@@ -89,10 +89,12 @@ def pod_specs(objects: Objects) -> list[tuple[str, dict[str, Any]]]:
 def _model_pod(runtime: dict[str, Any], predictor: dict[str, Any]) -> dict[str, Any]:
     """What KServe makes of a runtime and a predictor, in short; tests/cluster has KServe make the real one."""
     (container,) = runtime["containers"]
-    model = predictor["model"]
-    merged = {name: [*container.get(name, []), *model.get(name, [])] for name in ("env", "volumeMounts")}
-    volumes = [*runtime.get("volumes", []), *predictor.get("volumes", [])]
-    return {**runtime, **predictor, "containers": [{**container, **merged}], "volumes": volumes}
+    claim, _, path = predictor["model"]["storageUri"].removeprefix("pvc://").partition("/")
+    source = {"name": "kserve-pvc-source", "persistentVolumeClaim": {"claimName": claim}}
+    mount = {"name": source["name"], "mountPath": "/mnt/models", "subPath": path, "readOnly": True}
+    served = {**container, "volumeMounts": [*container["volumeMounts"], mount]}
+    volumes = [*runtime["volumes"], *predictor["volumes"], source]
+    return {**runtime, **predictor, "containers": [served], "volumes": volumes}
 
 
 def _spark_pod(app: dict[str, Any], role: str) -> dict[str, Any]:

@@ -116,12 +116,10 @@ def test_versions_are_named_once(overlay: str) -> None:
         assert pod["annotations"] == {"mtorl-kubeflow/model": version}
         for container in containers(pod):
             assert {"name": "MODEL_VERSION", "valueFrom": from_annotation} in container["env"]
-            assert {
-                "name": "registry",
-                "mountPath": "/mnt/models",
-                "subPath": "registry",
-                "readOnly": True,
-            } in container["volumeMounts"], "not a version: a mount makes an empty folder of what is not there"
+            (mount,) = [m for m in container["volumeMounts"] if m["mountPath"] == "/mnt/models"]
+            (volume,) = [v for v in pod["volumes"] if v["name"] == mount["name"]]
+            assert volume["persistentVolumeClaim"] == {"claimName": "mtorl-data"} and mount["readOnly"]
+            assert mount["subPath"] == "registry", "not a version: a mount makes an empty folder of what is not there"
         assert version == f"{arm}/{FIRST}", "what the bootstrap publishes"
     assert not [o for o in of_kind(objects, "ConfigMap") if o["metadata"]["name"] == "mtorl-models"]
 
