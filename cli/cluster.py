@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -73,6 +75,39 @@ def bootstrap(
         typer.echo(f"{config.first(arm)}: {'published' if done.new else 'was there'}, digest {digest[:12]}")
     if done.gate == "reject":
         typer.echo("the gate rejected the challenger: both arms start with the incumbent's model (an A/A test)")
+
+
+@app.command()
+def rollout(
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Where the InferenceServices are.")] = "mtorl",
+) -> None:
+    """Say which version of its model each arm serves, and what a new one waits for.
+
+        mtorl rollout -n mtorl-dev
+
+    It asks kubectl, in its current context. Exit code 1: an arm does not serve the wanted version alone, yet.
+    """
+    from monitoring.rollout import rollouts
+
+    arms = rollouts(_kubectl_get("inferenceservices.serving.kserve.io", namespace), _kubectl_get("pods", namespace))
+    if not arms:
+        stop(f"no InferenceService in namespace {namespace}", 2)
+    for arm in arms:
+        serving = ", ".join(f"{version} ({pods})" for version, pods in arm.serving.items()) or "nothing"
+        typer.echo(f"{arm.name}: wanted {arm.wanted}, serving {serving}{'; ' if arm.problem else ''}{arm.problem}")
+    raise typer.Exit(0 if all(arm.done for arm in arms) else 1)
+
+
+def _kubectl_get(kind: str, namespace: str) -> list[dict[str, Any]]:
+    try:
+        command = ["kubectl", "get", kind, "--namespace", namespace, "--output", "json"]
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        stop("kubectl is not installed: it is what talks to the cluster", 2)
+    if done.returncode:
+        stop(f"kubectl: {done.stderr.strip()}", 2)
+    items: list[dict[str, Any]] = json.loads(done.stdout)["items"]
+    return items
 
 
 @app.command()

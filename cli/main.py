@@ -10,6 +10,7 @@
     mtorl compile                              pipelines as YAML for a cluster
     mtorl pipeline upload|run|status           them on a Kubeflow Pipelines server
     mtorl bootstrap                            the first installation: features, and a model of each arm
+    mtorl rollout                              which version each arm serves, and what a new one waits for
     mtorl materialize | drift                  what the CronJobs of manifests/ call
     mtorl feed                                 the decision log's events into Feast's online store
     mtorl ledger move                          the budget ledger from a file to Redis, for several routers
