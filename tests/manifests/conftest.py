@@ -90,11 +90,11 @@ def _model_pod(runtime: dict[str, Any], predictor: dict[str, Any]) -> dict[str, 
     """What KServe makes of a runtime and a predictor, in short; tests/cluster has KServe make the real one."""
     (container,) = runtime["containers"]
     claim, _, path = predictor["model"]["storageUri"].removeprefix("pvc://").partition("/")
-    source = {"name": "kserve-pvc-source", "persistentVolumeClaim": {"claimName": claim}}
+    (source,) = [v for v in predictor["volumes"] if v["name"] == "kserve-pvc-source"]  # KServe's name: it adds no other
+    assert source["persistentVolumeClaim"]["claimName"] == claim
     mount = {"name": source["name"], "mountPath": "/mnt/models", "subPath": path, "readOnly": True}
     served = {**container, "volumeMounts": [*container["volumeMounts"], mount]}
-    volumes = [*runtime["volumes"], *predictor["volumes"], source]
-    return {**runtime, **predictor, "containers": [served], "volumes": volumes}
+    return {**runtime, **predictor, "containers": [served], "volumes": [*runtime["volumes"], *predictor["volumes"]]}
 
 
 def _spark_pod(app: dict[str, Any], role: str) -> dict[str, Any]:

@@ -90,6 +90,14 @@ def test_the_foundation_of_an_overlay(overlay: str) -> None:
     assert claim["metadata"]["name"] == "mtorl-data"
 
 
+def test_no_pod_names_a_claim_twice(objects: Objects) -> None:
+    """The kubelet would wait for ever for the second."""
+    for name, pod in pod_specs(objects):
+        sources = [v["persistentVolumeClaim"] for v in pod.get("volumes", []) if "persistentVolumeClaim" in v]
+        claims = [source["claimName"] for source in sources]
+        assert len(claims) == len(set(claims)), name
+
+
 def test_pods_that_mount_the_data_volume_agree_whose_it_is(objects: Objects) -> None:
     """Whichever pod of a node mounts it first decides about its group."""
     for name, pod in pod_specs(objects):
