@@ -115,6 +115,7 @@ def bootstrap(config: Bootstrap, on_step: OnStep) -> Bootstrapped:
 
 
 def _set_up(config: Bootstrap, folder: Path, times: StepTimes) -> Bootstrapped:
+    from features.offline.installation import install, without_sources
     from features.offline.store import build_training_data
     from mtorl.evaluation.offline import evaluate_offline, gate_from_file
     from mtorl.fitting.fit import fit_challenger, fit_incumbent
@@ -136,7 +137,7 @@ def _set_up(config: Bootstrap, folder: Path, times: StepTimes) -> Bootstrapped:
         work / "windows",
         "build-features",
         "Feast features and causal windows",
-        lambda path: _whole(path, lambda unfinished: build_training_data(log, config.volume / "features", unfinished)),
+        lambda path: _whole(path, lambda unfinished: build_training_data(log, work / "features", unfinished)),
     )
     incumbent = made_once(
         work / "incumbent", "fit-incumbent", "fit the incumbent", lambda path: fit_incumbent(str(windows), str(path))
@@ -158,6 +159,9 @@ def _set_up(config: Bootstrap, folder: Path, times: StepTimes) -> Bootstrapped:
             path, evaluate_offline(str(windows), str(challenger), str(incumbent), config.budget_share, config.seed)
         ),
     )
+    with times.step("install-features", "install the features"):
+        without_sources(work / "features")
+        install(work / "features", config.volume / "features")
     gate = gate_from_file(str(evaluation), config.min_lift)
     models = {"incumbent": incumbent, "challenger": challenger if gate == "promote" else incumbent}
     with times.step("publish", "publish to the registry"):
