@@ -1,0 +1,92 @@
+"""Every command of every runbook, as it stands there, on a cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.conftest import Installation
+from tests.cluster.kubectl import kubectl, listed, wait_until
+from tests.repository import ROOT
+
+pytestmark = pytest.mark.cluster
+
+OPERATE = ROOT / "manifests" / "README.md"
+PAGES = [*sorted((ROOT / "docs" / "runbooks").glob("*.md")), OPERATE]
+
+# kubectl goes to the test's namespace and its faults are noted: in a pipeline, bash would not look at them. What needs
+# containers that run, a person or another program is left out.
+PREAMBLE = r"""
+kubectl() {
+  local words=() word
+  for word; do case $word in mtorl) words+=("$NAMESPACE") ;; *) words+=("$word") ;; esac; done
+  case " $* " in
+    *" edit "* | *" top "*) return 0 ;;
+    *" exec "* | *" logs "*) return 0 ;;
+    *" apply -k "* | *" wait --for=delete "*) return 0 ;;
+  esac
+  command kubectl "${words[@]}" || echo "kubectl $*" >>"$FAULTS"
+}
+git() { :; }
+amtool() { :; }
+python() { :; }
+openssl() { echo 0123456789abcdef; }
+"""
+
+
+def scripts(page: Path) -> list[str]:
+    """What a page has people run: its blocks of bash, and commands in its sentences that name no pod of somebody's."""
+    text = page.read_text()
+    if page == OPERATE:
+        text = text[text.index("\n## Operate") :]  # what is before it, the fixture has done
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S)
+    inline = re.findall(r"`(kubectl -n mtorl [^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+    return [*blocks, *(line.replace(r"\|", "|") for line in inline if not re.search(r"\bPOD\b", line))]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """The dev overlay whose router was changed once, so that there is something to undo."""
+    made = Installation(tmp_path_factory.mktemp("runbooks"))
+    made.apply("overlays/dev")
+    made.wait_for_pods()
+    change = {"spec": {"template": {"metadata": {"annotations": {"changed": "once"}}}}}
+    kubectl("-n", made.namespace, "patch", "statefulset", "mtorl-router", "--type=merge", "-p", json.dumps(change))
+    for job in ("drift", "materialize"):
+        kubectl("-n", made.namespace, "create", "job", f"{job}-before", "--from", f"cronjob/mtorl-{job}")
+        wait_until(f"a pod of {job}", lambda job=job: listed(made.namespace, "pod", f"job-name={job}-before"))
+    yield made
+    kubectl("delete", "namespace", made.namespace, "--wait=false")
+
+
+def test_there_is_something_to_run() -> None:
+    assert sum(len(scripts(page)) for page in PAGES) > 40
+    assert all(scripts(page) for page in PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_the_commands_of_a_page_can_be_run(page: Path, installed: Installation, tmp_path: Path) -> None:
+    faults = tmp_path / "faults"
+    environment = {
+        **os.environ,
+        "NAMESPACE": installed.namespace,
+        "FAULTS": str(faults),
+    }
+    said = []
+    for script in scripts(page):
+        done = subprocess.run(
+            ["bash", "-c", PREAMBLE + script],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        said.append(f"{script}\n{done.stdout[-500:]}{done.stderr[-1000:]}")
+    assert not faults.exists(), faults.read_text() + "\n".join(said)
