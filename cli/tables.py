@@ -62,7 +62,8 @@ def print_runs(runs: list[RunState]) -> None:
 
 def print_run(run: RunState) -> None:
     """Print a run step by step, and below it why steps wait or have failed."""
-    table = _titled(f"{run.name}: {run.state}")
+    typer.echo(f"{run.name}: {run.state}")
+    table = Table()
     table.add_column("step", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("seconds", justify="right", no_wrap=True)

@@ -17,6 +17,7 @@ ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED", "ERROR")
 
 _EXECUTOR = "executor"
 _OURS = "mtorl: "  # what a step says at its end begins with this, see `mtorl.runtime.step`
+_SIGNALS = {137: "killed (exit status 137): out of memory, or its node was", 143: "stopped (exit status 143)"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def failed_attempts(tasks: Sequence[Any]) -> dict[str, str]:
 
 
 def reason_in(log: str) -> str:
-    """Why a step has failed, from what it has printed: its own words, or the last line of a traceback."""
+    """Why a step has failed, from what it has printed: its own words, the last line of a traceback, its exit status."""
     lines = [line.rstrip() for line in log.splitlines()]
     for start, line in enumerate(lines):
         if line.startswith(_OURS):
@@ -96,7 +97,10 @@ def reason_in(log: str) -> str:
             end = next((i for i, later in enumerate(said) if _is_launchers(later)), len(said))
             return "\n".join(said[:end]).removeprefix(_OURS)
     errors = [line for line in lines if _is_error(line)]
-    return errors[-1] if errors else ""
+    if errors:
+        return errors[-1]
+    status = re.search(r"failed to execute component: exit status (\d+)", log)
+    return _SIGNALS.get(int(status[1]), f"exit status {status[1]}") if status else ""
 
 
 def _executors(tasks: Sequence[Any], step: Any) -> list[Any]:

@@ -141,6 +141,15 @@ class Server:
             )
             return str(run.run_id)
 
+    def stop(self, run_id: str) -> None:
+        """End a run.
+
+        Raises:
+            ServerError: there is no such run, or the server refuses.
+        """
+        with _quiet(), _translated():
+            self._client.terminate_run(run_id)
+
     def runs(self, count: int) -> list[RunState]:
         """The newest runs, without their steps."""
         with _quiet(), _translated():

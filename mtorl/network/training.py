@@ -21,6 +21,7 @@ Shape suffixes: B windows, T steps, D encoded token, C channels.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -39,6 +40,8 @@ from mtorl.network.model import MTORL, MTORLConfig
 from mtorl.network.objective import TERMS, Objective, Weights, losses
 from mtorl.network.parallel import Group, device_of
 from mtorl.window.loader import Part, Source, TrainingWindows, batches
+
+_LOG = logging.getLogger(__name__)
 
 _GPU_WORKERS = 4  # processes that encode ahead of a GPU; a CPU is busy with training
 _GPU_CHECK = 50  # batches between checks of the loss on a GPU, which has to wait for each check
@@ -195,6 +198,7 @@ class TrainingLoop:
             raise CheckpointError(f"{path}: the processes stopped at different places; delete the files")
         if state is not None:
             self.restore(state)
+            _LOG.info("goes on from a checkpoint: epoch %d, batch %d", *(at or ()))
         while not self.finished:
             self.train_epoch(checkpoint)
             row = self.close_epoch()

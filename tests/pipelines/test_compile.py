@@ -138,6 +138,15 @@ def test_training_is_tried_again(compiled: dict[str, Path]) -> None:
     assert retried["train-challenger"]["maxRetryCount"] == 3
 
 
+def test_what_a_platform_may_tell_argo_tries_no_error_of_a_step_again() -> None:
+    """Exit code 1 is that of wrong input; the file's text is YAML inside of YAML, which nobody else reads here."""
+    patch = yaml.safe_load((ROOT / "manifests" / "pipelines" / "platform" / "retries.yaml").read_text())
+    strategy = yaml.safe_load(patch["data"]["workflowDefaults"])["spec"]["templateDefaults"]["retryStrategy"]
+    assert strategy["retryPolicy"] == "Always"
+    (codes,) = re.findall(r"exitCode in \[(.*?)\]", strategy["expression"])
+    assert codes == '"137", "143"'
+
+
 def test_a_placeholder_is_a_whole_value(compiled: dict[str, Path]) -> None:
     """A cluster leaves a placeholder inside a longer text as it is; kfp.local does not, which would hide it here."""
     for path in compiled.values():

@@ -65,7 +65,7 @@ F1127 06:16:43.471200      14 main.go:59] failed to execute component: exit stat
     ]
 
 
-def test_of_a_traceback_the_last_line_counts() -> None:
+def test_of_a_traceback_the_last_line_counts_and_else_the_exit_status() -> None:
     log = """Traceback (most recent call last):
   File "x.py", line 1, in <module>
 KeyError: 'a'
@@ -74,4 +74,6 @@ During handling of the above exception, another exception occurred:
 mtorl.network.training.TrainingDiverged: the loss became NaN
 I1127 06:16:43.471100      14 launcher_v2.go:192] publish success."""
     assert reason_in(log) == "mtorl.network.training.TrainingDiverged: the loss became NaN"
+    killed = "F1127 06:28:56.939015      16 main.go:130] failed to execute component: exit status 137"
+    assert reason_in(killed).startswith("killed (exit status 137): out of memory")
     assert reason_in("nothing of the kind") == reason_in("") == ""

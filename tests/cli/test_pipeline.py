@@ -1,0 +1,111 @@
+"""`mtorl pipeline` with a server that answers from a list: what is printed, and how it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cli import pipeline
+from cli.main import app
+from pipelines.run_state import RunState, StepState
+from pipelines.server import RequestError, Server, ServerError, Uploaded
+
+CREATED = datetime(2026, 11, 27, 6, 21, tzinfo=UTC)
+WAITS = StepState("train-challenger", "RUNNING", 3, "no node for it: Insufficient nvidia.com/gpu")
+
+
+class FakeServer:
+    """Answers `look` with one state after the other."""
+
+    def __init__(self, *states: RunState) -> None:
+        self._states: Iterator[RunState] = iter(states)
+        self.started: dict[str, str] = {}
+
+    def upload(self, path: Path) -> Uploaded:
+        return Uploaded(path.stem, "p", f"{path.stem}-0123456789ab", "v", new=path.stem == "new")
+
+    def newest(self, name: str) -> Uploaded:
+        if name != "mtorl-train":
+            raise RequestError(f"no pipeline {name!r} on the server: mtorl pipeline upload FILE")
+        return Uploaded(name, "p", f"{name}-0123456789ab", "v")
+
+    def start(self, uploaded: Uploaded, parameters: dict[str, str]) -> str:
+        self.started = parameters
+        return "run-1"
+
+    def look(self, run_id: str) -> RunState:
+        return next(self._states)
+
+    def runs(self, count: int) -> list[RunState]:
+        return [RunState("run-1", "mtorl-train today", "SUCCEEDED", CREATED)]
+
+
+def of(state: str, *steps: StepState) -> RunState:
+    return RunState("run-1", "mtorl-train today", state, CREATED, steps)
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def call(server: FakeServer, *arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(Server, "connect", lambda *_: server)
+        monkeypatch.setattr(pipeline, "_POLL_SECONDS", 0)
+        answer = CliRunner().invoke(app, ["pipeline", *arguments])
+        return answer.exit_code, answer.output
+
+    return call
+
+
+def test_upload_says_what_was_new(invoke: Any) -> None:
+    assert invoke(FakeServer(), "upload", "new.yaml", "old.yaml") == (
+        0,
+        "new-0123456789ab: uploaded\nold-0123456789ab: was there\n",
+    )
+
+
+def test_run_waits_says_each_change_once_and_fails_with_the_run(invoke: Any) -> None:
+    ended = StepState("train-challenger", "FAILED", 9, "the loss became NaN")
+    server = FakeServer(of("RUNNING", WAITS), of("RUNNING", WAITS), of("FAILED", ended))
+    code, output = invoke(server, "run", "mtorl-train", "-p", "source=a=b", "-p", "dataset=mine", "--wait")
+    assert server.started == {"source": "a=b", "dataset": "mine"}
+    assert code == 1
+    assert output.splitlines() == [
+        "run run-1 of mtorl-train-0123456789ab",
+        "train-challenger     RUNNING  no node for it: Insufficient nvidia.com/gpu",
+        "train-challenger     FAILED  the loss became NaN",
+        "run run-1: FAILED",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "other"], "mtorl: no pipeline 'other' on the server"),
+        (["run", "mtorl-train", "-p", "source"], "mtorl: -p source: expected NAME=VALUE"),
+    ],
+)
+def test_what_cannot_be_run_is_one_line(invoke: Any, arguments: list[str], words: str) -> None:
+    code, output = invoke(FakeServer(), *arguments)
+    assert code == 2 and output.startswith(words) and output.count("\n") == 1
+
+
+def test_status_lists_runs_or_the_steps_of_one(invoke: Any) -> None:
+    code, output = invoke(FakeServer(), "status")
+    assert code == 0 and "run-1" in output and "SUCCEEDED" in output and "2026-11-27 06:21" in output
+    code, output = invoke(FakeServer(of("RUNNING", StepState("ingest", "CACHED", 0), WAITS)), "status", "run-1")
+    assert code == 0 and "CACHED" in output
+    assert output.splitlines()[-1] == "train-challenger: no node for it: Insufficient nvidia.com/gpu"
+
+
+def test_a_server_that_refuses_is_a_failure(invoke: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = FakeServer()
+
+    def refuse(count: int) -> None:
+        raise ServerError("status 401: Unauthenticated")
+
+    monkeypatch.setattr(server, "runs", refuse)
+    assert invoke(server, "status") == (1, "mtorl: status 401: Unauthenticated\n")
