@@ -1,7 +1,8 @@
 """How far a run on a Kubeflow Pipelines server is: its steps, made of the tasks that KFP's API lists.
 
 The API gives a step's container, its driver and every attempt of both as tasks of their own, without saying which
-belong together. A step is a task that has a driver; its container, called "executor", starts with it.
+belong together. A step is a task that has a driver. Its container is called "executor", as that of every step; which
+step it is of stands in its log.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED", "ERROR")
 """States that a run does not leave."""
 
 _EXECUTOR = "executor"
+_POD_SECONDS = 2
 _OURS = "mtorl: "  # what a step says at its end begins with this, see `mtorl.runtime.step`
 _SIGNALS = {137: "killed (exit status 137): out of memory, or its node was", 143: "stopped (exit status 143)"}
 
@@ -62,13 +64,12 @@ def step_states(tasks: Sequence[Any], reasons: Mapping[str, str], now: datetime 
         now: The present, if not the clock's.
     """
     for step in steps_among(tasks):
-        state = str(step.state)
-        if state == "SUCCEEDED" and any(task.state == "SKIPPED" for task in _executors(tasks, step)):
-            state = "CACHED"
         end = step.end_time if step.end_time and step.end_time.year > 1 else now or datetime.now(UTC)
-        yield StepState(
-            step.display_name, state, (end - step.start_time).total_seconds(), reasons.get(step.display_name, "")
-        )
+        seconds = (end - step.start_time).total_seconds()
+        # A pod takes longer than that to start.
+        cached = step.state == "SUCCEEDED" and seconds < _POD_SECONDS and _skips(tasks, step)
+        state = "CACHED" if cached else str(step.state)
+        yield StepState(step.display_name, state, seconds, reasons.get(step.display_name, ""))
 
 
 def steps_among(tasks: Sequence[Any]) -> list[Any]:
@@ -78,14 +79,16 @@ def steps_among(tasks: Sequence[Any]) -> list[Any]:
     return sorted(steps, key=lambda step: (step.start_time, step.display_name))
 
 
-def failed_attempts(tasks: Sequence[Any]) -> dict[str, str]:
-    """The last attempt's node of each step whose container has failed, by the step's name."""
-    return {
-        step.display_name: executor.child_tasks[-1].pod_name
-        for step in steps_among(tasks)
-        for executor in _executors(tasks, step)
-        if executor.state == "FAILED" and executor.child_tasks
-    }
+def failed_attempts(tasks: Sequence[Any]) -> list[str]:
+    """The node of the last attempt of each container that has failed."""
+    failed = [task for task in tasks if task.display_name == _EXECUTOR and task.state == "FAILED"]
+    return [task.child_tasks[-1].pod_name for task in failed if task.child_tasks]
+
+
+def step_in(log: str) -> str:
+    """The name of the step that has printed a log; empty if it doesn't say."""
+    found = re.search(r"Looking for component `(\w+)`", log)
+    return found[1].replace("_", "-") if found else ""
 
 
 def reason_in(log: str) -> str:
@@ -103,8 +106,12 @@ def reason_in(log: str) -> str:
     return _SIGNALS.get(int(status[1]), f"exit status {status[1]}") if status else ""
 
 
-def _executors(tasks: Sequence[Any], step: Any) -> list[Any]:
-    return [task for task in tasks if task.display_name == _EXECUTOR and task.start_time == step.start_time]
+def _skips(tasks: Sequence[Any], step: Any) -> bool:
+    """Whether a container was skipped when a step started: its own, or that of a step that started with it."""
+    return any(
+        task.display_name == _EXECUTOR and task.state == "SKIPPED" and task.start_time == step.start_time
+        for task in tasks
+    )
 
 
 def _is_launchers(line: str) -> bool:

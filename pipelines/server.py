@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.run_state import ENDED, RunState, StepState, failed_attempts, reason_in, step_states
+from pipelines.run_state import ENDED, RunState, StepState, failed_attempts, reason_in, step_in, step_states
 from pipelines.waiting import waiting_steps
 
 _EXPERIMENT = "mtorl"  # of KFP: a group of runs
@@ -168,8 +168,9 @@ class Server:
             run = self._client.get_run(run_id)
         tasks = (run.run_details.task_details if run.run_details else None) or []
         reasons = {} if run.state in ENDED else waiting_steps(run_id, self._namespace)
-        for name, node in failed_attempts(tasks).items():
-            reasons[name] = reason_in(self._log(run_id, node))
+        for node in failed_attempts(tasks):
+            log = self._log(run_id, node)
+            reasons[step_in(log)] = reason_in(log)
         return _run_state(run, tuple(step_states(tasks, reasons)))
 
     def _log(self, run_id: str, node: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
-from pipelines.run_state import StepState, failed_attempts, reason_in, step_states
+from pipelines.run_state import StepState, failed_attempts, reason_in, step_in, step_states
 
 START = datetime(2026, 11, 27, 6, 0, tzinfo=UTC)
 NEVER = datetime(1, 1, 1, tzinfo=UTC)  # what the API says of an end that has not come
@@ -35,6 +35,9 @@ TASKS = [
     task("train-challenger-driver", "SUCCEEDED", 60, 65),
     task("train-challenger", "RUNNING", 65, None),
     task("executor", "RUNNING", 65, None),
+    task("install-features-driver", "SUCCEEDED", 20, 30),
+    task("install-features", "SUCCEEDED", 30, 56),  # beside a step that is cached
+    task("executor", "SUCCEEDED", 30, 56),
 ]
 
 
@@ -42,13 +45,19 @@ def test_a_step_is_what_has_a_driver_in_the_order_of_their_starts() -> None:
     now = START + timedelta(seconds=165)
     assert list(step_states(TASKS, {"build-features": "no memory"}, now)) == [
         StepState("ingest", "CACHED", 1),
+        StepState("install-features", "SUCCEEDED", 26),
         StepState("build-features", "FAILED", 15, "no memory"),
         StepState("train-challenger", "RUNNING", 100),
     ]
 
 
 def test_the_last_attempt_of_a_failed_step_is_the_one_to_look_at() -> None:
-    assert failed_attempts(TASKS) == {"build-features": "run-abc-31"}
+    assert failed_attempts(TASKS) == ["run-abc-31"]
+
+
+def test_a_log_says_which_step_has_printed_it() -> None:
+    assert step_in("[KFP Executor INFO]: Looking for component `build_features` in --component") == "build-features"
+    assert step_in("") == ""
 
 
 def test_a_step_that_says_what_is_wrong_is_quoted_without_the_launchers_lines() -> None:
