@@ -95,6 +95,7 @@ class Router:
         newest = await asyncio.to_thread(self.spool.newest, "decision", idempotency_cache.MOST)
         self.decider.cache.load(self.live.experiment.salt, newest)
         await self._arms.open()
+        await asyncio.to_thread(self.live.refresh)  # a switch that was thrown while the router waited
         await self._set_accounts()
         await asyncio.gather(self._arm_watch.look(), self._warm_up_features())
         if self.shipper:

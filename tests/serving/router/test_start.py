@@ -152,3 +152,16 @@ def test_a_last_good_experiment_is_as_it_was(tmp_path: Path) -> None:
     settings = write_settings(tmp_path, "http://127.0.0.1:9", {"budgets": budgets, "salt": "1e3", "owner": "Jürgen: x"})
     in_force = Router(settings, FakeFeatures()).live.experiment
     assert Experiment.load(tmp_path / "last-good-experiment.yaml") == in_force
+
+
+def test_a_switch_that_is_thrown_while_the_router_waits_is_in_force_from_the_start(tmp_path: Path) -> None:
+    settings = write_settings(tmp_path, "http://127.0.0.1:9", {})
+    router = Router(settings, FakeFeatures())
+    write_settings(tmp_path, "http://127.0.0.1:9", {"enabled": False})
+
+    async def scenario() -> None:
+        async with router:
+            assert not router.live.experiment.enabled
+            assert {b.arm: b.limit for b in router.ledger.balances()} == {"incumbent": 100.0, "challenger": 0.0}
+
+    asyncio.run(scenario())
