@@ -11,10 +11,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from mtorl.log.records import one_record_each
+
+if TYPE_CHECKING:
+    import duckdb
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,11 @@ class Period:
         return {"since": self.since, "until": self.until}
 
 
+def open_records(db: duckdb.DuckDBPyConnection, files: Path) -> duckdb.DuckDBPyRelation:
+    """The records of Parquet files, some of which may be older and lack a column."""
+    return db.from_parquet(str(files), union_by_name=True)
+
+
 @dataclass(frozen=True)
 class DecisionLog:
     """Decisions and outcomes of a period.
@@ -45,7 +54,7 @@ class DecisionLog:
     weight 0. None for live traffic.
     """
 
-    decisions: Path
+    decisions: Path  # may be a pattern
     outcomes: Path
     period: Period = Period()
     weights: Path | pd.DataFrame | None = None  # decision_id, weight
@@ -54,15 +63,21 @@ class DecisionLog:
     def in_folder(
         cls, folder: str | Path, period: Period = Period(), weights: Path | pd.DataFrame | None = None
     ) -> DecisionLog:
-        """A log as `serving.decision_log.export.export_parquet` writes it."""
-        return cls(Path(folder) / "decisions.parquet", Path(folder) / "outcomes.parquet", period, weights)
+        """A log as `serving.decision_log.export.export_parquet` writes it.
+
+        Args:
+            folder: Holds the files, or a folder with them for each router.
+            period: Decisions that count.
+            weights: Of the decisions, if not all count alike.
+        """
+        return cls(Path(folder, "**", "decisions.parquet"), Path(folder, "**", "outcomes.parquet"), period, weights)
 
     def holds_any(self) -> bool:
         """Whether any decision falls into the period."""
         import duckdb
 
         with duckdb.connect() as db:
-            db.from_parquet(str(self.decisions)).create_view("decision_log")
+            open_records(db, self.decisions).create_view("decision_log")
             query = f"SELECT 1 FROM decision_log WHERE {self.period.condition()} LIMIT 1"
             return db.execute(query, self.period.parameters()).fetchone() is not None
 
@@ -71,7 +86,7 @@ class DecisionLog:
         import duckdb
 
         with duckdb.connect() as db:
-            db.from_parquet(str(self.decisions)).create_view("decision_log")
+            open_records(db, self.decisions).create_view("decision_log")
             rows = db.execute(
                 f"""SELECT user_id, context FROM ({one_record_each("decision", "decision_log")})
                 WHERE {self.period.condition()} ORDER BY event_time, decision_id""",
@@ -89,7 +104,7 @@ class DecisionLog:
         import duckdb
 
         with duckdb.connect() as db:
-            db.from_parquet(str(self.decisions)).create_view("decision_log")
+            open_records(db, self.decisions).create_view("decision_log")
             newest = db.execute(
                 f"""SELECT model_digest FROM decision_log WHERE model_digest IS NOT NULL AND {self.period.condition()}
                 ORDER BY arm = $arm DESC, event_time DESC LIMIT 1""",

@@ -116,7 +116,7 @@ def nothing_in(decision_log: str, period: Period) -> str:
 
 
 def _check_there(decision_log: str) -> None:
-    if not Path(decision_log, "decisions.parquet").exists():
+    if not any(Path(decision_log).rglob("decisions.parquet")):
         raise PeriodError(
             f"{decision_log}: no decisions.parquet; the router's pod exports its log there every few minutes"
         )

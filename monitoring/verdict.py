@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from monitoring.decision_log import DecisionLog
+from monitoring.decision_log import DecisionLog, open_records
 from monitoring.experiment_metrics import GAINS, OUTCOMES, metric_of
 from monitoring.experiment_metrics import sums as metric_sums
 from mtorl.experiment.experiment import INCUMBENT, Experiment
@@ -145,8 +145,8 @@ def _users(log: DecisionLog, experiment: Experiment) -> tuple[pd.DataFrame, dict
 
     with duckdb.connect() as db:
         db.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
-        db.from_parquet(str(log.decisions)).create_view("decision_log")
-        db.from_parquet(str(log.outcomes)).create_view("outcome_log")
+        open_records(db, log.decisions).create_view("decision_log")
+        open_records(db, log.outcomes).create_view("outcome_log")
         if isinstance(log.weights, pd.DataFrame):
             db.register("weight_of", log.weights)
         elif log.weights is not None:

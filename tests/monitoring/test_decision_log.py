@@ -67,3 +67,20 @@ def test_the_newest_model_is_the_challengers_if_it_took_any_decision(tmp_path: P
     assert newest(("incumbent", "old"), ("incumbent", "new")) == "new"  # the shadow stage
     assert newest(("challenger", None), ("incumbent", None)) is None
     assert newest(("incumbent", "a"), ("incumbent", "b"), ("incumbent", "c"), ("challenger", "after the period")) == "c"
+
+
+def test_the_logs_of_several_routers_are_one(tmp_path: Path) -> None:
+    """Each router exports into a folder of its own; the folder itself may hold an older export of one of them."""
+    rows = [
+        {"decision_id": f"d{i}", "user_id": f"u{i}", "withdrawn": False, "context": "{}", "event_time": time}
+        for i, time in enumerate(TIMES)
+    ]
+    for folder, some in (("router-0", rows[:3]), ("router-1", rows[3:])):
+        (tmp_path / folder).mkdir()
+        pd.DataFrame(some).to_parquet(tmp_path / folder / "decisions.parquet")
+    older = (
+        pd.DataFrame(rows[:2]).drop(columns="withdrawn").assign(fallback_reason=None).astype({"fallback_reason": str})
+    )
+    older.to_parquet(tmp_path / "decisions.parquet")
+    log = DecisionLog.in_folder(tmp_path)
+    assert log.holds_any() and log.context()["user_id"].tolist() == ["u0", "u1", "u2", "u3"]
