@@ -320,6 +320,14 @@ def test_only_the_listed_flows_are_open(production: Objects) -> None:
         assert not allowed(policies, source, target, port), (source, target, port)
 
 
+def test_steps_of_pipelines_reach_alertmanager_as_the_drift_check_does(production: Objects) -> None:
+    policies = of_kind(production, "NetworkPolicy")
+    steps, jobs = (named(policies, "NetworkPolicy", f"mtorl-{who}-out")["spec"] for who in ("pipeline-steps", "jobs"))
+    assert steps["podSelector"]["matchExpressions"][0]["key"] == "workflows.argoproj.io/workflow"
+    (alerts,) = [rule for rule in jobs["egress"] if {"port": 9093, "protocol": "TCP"} in rule["ports"]]
+    assert alerts in steps["egress"]
+
+
 def test_model_servers_call_nobody(production: Objects) -> None:
     for policy in of_kind(production, "NetworkPolicy"):
         if policy["spec"]["podSelector"] and selects(policy, PREDICTOR):
