@@ -1,0 +1,239 @@
+"""The pipelines on a real Kubeflow Pipelines: nights on a log that changes, a killed training, wrong input, monitoring.
+
+They need, besides $KUBECONFIG, what `mtorl pipeline` needs ($KFP_ENDPOINT, $KFP_NAMESPACE, $KFP_EXISTING_TOKEN), the
+train image that the cluster can pull ($MTORL_IMAGE), and a namespace in which KFP runs pipelines, without a claim
+`mtorl-data`, which they make and remove. About twenty minutes on two CPUs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines.compile import compile_all
+from pipelines.run_state import RunState
+from pipelines.server import Server
+from tests.cluster.kubectl import kubectl, listed, wait_until
+from tests.components import decision_log_folder
+from tests.monitoring.judged_experiment import CONTENT
+
+pytestmark = [pytest.mark.cluster, pytest.mark.kfp]
+
+CLAIM, LOG, DATASET = "mtorl-data", "/mnt/mtorl/touchpoints.parquet", "/mnt/mtorl/dataset.yaml"
+NEEDED = ("KUBECONFIG", "KFP_ENDPOINT", "KFP_NAMESPACE", "KFP_EXISTING_TOKEN", "MTORL_IMAGE")
+SMALL = {"source": LOG, "dataset": DATASET, "epochs": "2", "min_lift": "-1"}  # the gate promotes whatever comes
+MINUTES = 600  # seconds in which a step of a run comes, on a small machine
+LEARNED = {"ingest", "build-features", "fit-incumbent", "train-challenger", "evaluate", "package"}
+OURS = {"runAsNonRoot": True, "runAsUser": 10001, "runAsGroup": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
+# A log as a shop has it: not the simulator's, though it is made of its users.
+WRITE_LOG = """
+import sys
+import pandas as pd
+from mtorl.log.dataset import DatasetSpec
+from mtorl.simulator.simulator import Simulator, SimulatorConfig
+log = Simulator(SimulatorConfig(users=int(sys.argv[1]), seed=int(sys.argv[2]))).log()
+log.loc[log.index[5], "cost"] += float(sys.argv[3])
+log.to_parquet("/mnt/mtorl/touchpoints.parquet", index=False)
+DatasetSpec.load("simulator").replace(adapter="touchpoints", name="shop").save("/mnt/mtorl/dataset.yaml")
+"""
+
+
+def in_namespace(*arguments: str, stdin: str | None = None) -> str:
+    """kubectl in the namespace of the runs."""
+    return kubectl("-n", os.environ["KFP_NAMESPACE"], *arguments, stdin=stdin)
+
+
+@pytest.fixture(scope="module")
+def server() -> Server:
+    if missing := [name for name in NEEDED if not os.environ.get(name)]:
+        pytest.skip(f"no Kubeflow Pipelines to test on: set {', '.join(missing)}")
+    return Server.connect(*(os.environ[name] for name in NEEDED[1:4]))
+
+
+@pytest.fixture(scope="module")
+def pipelines(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Compiled for $MTORL_IMAGE, by name."""
+    return {path.stem: path for path in compile_all(tmp_path_factory.mktemp("compiled"))}
+
+
+@pytest.fixture(scope="module")
+def volume(server: Server) -> Iterator[None]:
+    """The claim that every step mounts, empty."""
+    claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+    in_namespace("create", "-f", "-", stdin=made("PersistentVolumeClaim", CLAIM, spec=claim))
+    yield
+    pods = listed(os.environ["KFP_NAMESPACE"], "pod")
+    mounting = [pod["metadata"]["name"] for pod in pods if f'"claimName": "{CLAIM}"' in json.dumps(pod["spec"])]
+    in_namespace("delete", "pod", "--ignore-not-found", *mounting)  # a claim outlives its pods, ended ones too
+    in_namespace("delete", "pvc", CLAIM)
+
+
+def made(kind: str, name: str, **content: Any) -> str:
+    return json.dumps({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, **content})
+
+
+def on_volume(code: str, *arguments: str) -> str:
+    """Run Python with the project's code in a pod that mounts the volume; returns what it printed."""
+    container = {
+        "name": "main",
+        "image": os.environ["MTORL_IMAGE"],
+        "command": ["python", "-c", code, *arguments],
+        "resources": {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "2Gi"}},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [{"name": "data", "mountPath": "/mnt/mtorl"}],
+    }
+    # The first pod that mounts a volume gives it to its group; steps, for which KFP has no fsGroup, come in by it.
+    spec = {
+        "restartPolicy": "Never",
+        "securityContext": {**OURS, "fsGroup": 10001, "fsGroupChangePolicy": "OnRootMismatch"},
+        "containers": [container],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": CLAIM}}],
+    }
+    in_namespace("create", "-f", "-", stdin=made("Pod", "mtorl-test", spec=spec))
+    try:
+        phase = wait_until("the pod to end", lambda: _phase_of("mtorl-test"), MINUTES)
+        printed = in_namespace("logs", "mtorl-test")
+        assert phase == "Succeeded", printed
+        return printed
+    finally:
+        in_namespace("delete", "pod", "mtorl-test")
+
+
+def _phase_of(pod: str) -> str:
+    """How a pod has ended; empty while it has not."""
+    phase = in_namespace("get", "pod", pod, "-o", "jsonpath={.status.phase}")
+    return phase if phase in ("Succeeded", "Failed") else ""
+
+
+def ended(server: Server, pipeline: Path, parameters: dict[str, str]) -> RunState:
+    """Run a pipeline to its end."""
+    run_id = server.start(server.upload(pipeline), parameters)
+
+    def look() -> RunState | None:
+        state = server.look(run_id)
+        return state if state.ended else None
+
+    return wait_until(f"run {run_id}", look, 1200, lambda: str(server.look(run_id)))
+
+
+def states(run: RunState) -> dict[str, str]:
+    return {step.name: step.state for step in run.steps}
+
+
+def test_nights_train_on_what_is_new_and_only_then(server: Server, pipelines: dict[str, Path], volume: None) -> None:
+    seed = str(time.time_ns() % 1_000_000)  # no run of an earlier day has seen this log
+    on_volume(WRITE_LOG, "300", seed, "0")
+    first = ended(server, pipelines["mtorl-train"], SMALL)
+    assert first.state == "SUCCEEDED", first
+    assert {name for name in LEARNED if states(first)[name] == "SUCCEEDED"} == LEARNED
+    published = on_volume(LIST, "registry/challenger/*")
+
+    unchanged = ended(server, pipelines["mtorl-train"], SMALL)
+    assert {name for name, state in states(unchanged).items() if state == "CACHED"} == LEARNED
+    assert on_volume(LIST, "registry/challenger/*") == published
+
+    on_volume(WRITE_LOG, "300", seed, "0.25")  # one row
+    changed = ended(server, pipelines["mtorl-train"], SMALL)
+    assert {name for name in LEARNED if states(changed)[name] == "SUCCEEDED"} == LEARNED
+    assert len(on_volume(LIST, "registry/challenger/*").split()) == len(published.split()) + 1
+    assert on_volume(LIST, "checkpoints/*").split() == []
+    assert json.loads(on_volume('print(open("/mnt/mtorl/registry/registry.json").read())')) == {"simulated": False}
+
+
+LIST = """
+import sys
+from pathlib import Path
+print(*sorted(path.name for path in Path("/mnt/mtorl").glob(sys.argv[1])))
+"""
+
+
+def test_a_training_whose_pod_is_deleted_goes_on_in_the_next_run(
+    server: Server, pipelines: dict[str, Path], volume: None
+) -> None:
+    on_volume(WRITE_LOG, "600", str(time.time_ns() % 1_000_000), "0")
+    long = SMALL | {"epochs": "12"}
+    run_id = server.start(server.upload(pipelines["mtorl-train"]), long)
+    pod = wait_until("a pod that trains", lambda: pod_of(run_id, "train-challenger"), MINUTES)
+    wait_until("a checkpoint", lambda: "%" in in_namespace("logs", pod, "-c", "main"), MINUTES)
+    in_namespace("delete", "pod", pod)
+    wait_until("the end of the run", lambda: server.look(run_id).ended, MINUTES)
+    again = ended(server, pipelines["mtorl-train"], long)
+    assert again.state == "SUCCEEDED", again
+    assert "goes on from a checkpoint" in log_of(again.run_id, "train-challenger") + log_of(run_id, "train-challenger")
+    assert on_volume(LIST, "checkpoints/*").split() == []
+
+
+def pod_of(run_id: str, step: str) -> str:
+    """The newest running pod of a step; empty if there is none."""
+    pods = listed(os.environ["KFP_NAMESPACE"], "pod", f"pipeline/runid={run_id}")
+    names = [
+        pod["metadata"]["name"]
+        for pod in sorted(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])
+        if f".{step}(0).executor(" in pod["metadata"]["annotations"]["workflows.argoproj.io/node-name"]
+        and pod["status"]["phase"] != "Pending"
+    ]
+    return names[-1] if names else ""
+
+
+def log_of(run_id: str, step: str) -> str:
+    pod = pod_of(run_id, step)
+    return in_namespace("logs", pod, "-c", "main") if pod else ""
+
+
+def test_wrong_input_ends_in_what_to_do(server: Server, pipelines: dict[str, Path], volume: None) -> None:
+    run = ended(server, pipelines["mtorl-train"], SMALL | {"source": "/mnt/mtorl/none.parquet"})
+    assert run.state == "FAILED"
+    (failed,) = [step for step in run.steps if step.state == "FAILED"]
+    assert (failed.name, failed.reason) == ("fingerprint", "/mnt/mtorl/none.parquet: no such file or folder")
+
+
+def test_a_step_for_which_there_is_no_gpu_says_so(server: Server, pipelines: dict[str, Path], volume: None) -> None:
+    if "nvidia.com/gpu" in in_namespace("get", "nodes", "-o", "jsonpath={.items[*].status.allocatable}"):
+        pytest.skip("the cluster has GPUs")
+    run_id = server.start(server.upload(pipelines["mtorl-train-gpu"]), SMALL)
+    try:
+
+        def reason() -> str:
+            return next((step.reason for step in server.look(run_id).steps if step.name == "train-challenger"), "")
+
+        assert "Insufficient nvidia.com/gpu" in wait_until("the reason", reason, MINUTES)
+    finally:
+        server.stop(run_id)
+
+
+def test_monitoring_judges_the_last_hours(server: Server, pipelines: dict[str, Path], volume: None) -> None:
+    empty = ended(server, pipelines["mtorl-monitor"], {})
+    assert {step.name for step in empty.steps if step.state == "FAILED"} == {"verdict", "drift"}
+    assert all("no decisions.parquet" in step.reason for step in empty.steps)
+
+    source = inspect.getsource(decision_log_folder)
+    config = {"data": {"experiment.yaml": yaml.safe_dump(CONTENT)}}
+    in_namespace("apply", "-f", "-", stdin=made("ConfigMap", "mtorl-experiment", **config))
+    try:
+        on_volume(source + WRITE_DECISIONS)
+        run = ended(server, pipelines["mtorl-monitor"], {"hours": "48"})
+        assert run.state == "SUCCEEDED", run
+        assert "drift.json" in on_volume(LIST, "drift/monitor/*")
+    finally:
+        in_namespace("delete", "configmap", "mtorl-experiment")
+
+
+WRITE_DECISIONS = """
+from mtorl.artifact.artifact import load
+model = load(next(Path("/mnt/mtorl/registry/challenger").glob("*/artifact")))
+names = [column.name for column in model.spec.context]
+folder = write_decision_log(Path("/mnt/mtorl/decision_log"), model.reference()[names].to_dict("records"))
+decisions = pd.read_parquet(folder / "decisions.parquet")
+now = pd.Timestamp.now("UTC") - pd.Timedelta(hours=1)
+times = [now - pd.Timedelta(minutes=number % 600) for number in range(len(decisions))]
+decisions = decisions.assign(event_time=[time.isoformat() for time in times], model_digest=model.digest)
+decisions.to_parquet(folder / "decisions.parquet")
+"""
