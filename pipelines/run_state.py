@@ -28,7 +28,7 @@ class StepState:
 
     Attributes:
         name: As in the pipeline, such as "train-challenger".
-        state: RUNNING, SUCCEEDED, CACHED, SKIPPED, FAILED ...
+        state: RUNNING, SUCCEEDED, CACHED, SKIPPED, FAILED, NOT RUN (after a failure) ...
         seconds: From its start to its end, or to now.
         reason: Why it waits or has failed, as far as that can be found out; else empty.
     """
@@ -68,7 +68,7 @@ def step_states(tasks: Sequence[Any], reasons: Mapping[str, str], now: datetime 
         seconds = (end - step.start_time).total_seconds()
         # A pod takes longer than that to start.
         cached = step.state == "SUCCEEDED" and seconds < _POD_SECONDS and _skips(tasks, step)
-        state = "CACHED" if cached else str(step.state)
+        state = "CACHED" if cached else str(step.state or "NOT RUN")
         yield StepState(step.display_name, state, seconds, reasons.get(step.display_name, ""))
 
 

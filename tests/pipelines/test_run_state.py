@@ -11,7 +11,7 @@ START = datetime(2026, 11, 27, 6, 0, tzinfo=UTC)
 NEVER = datetime(1, 1, 1, tzinfo=UTC)  # what the API says of an end that has not come
 
 
-def task(name: str, state: str, start: int, end: int | None, *children: str) -> SimpleNamespace:
+def task(name: str, state: str | None, start: int, end: int | None, *children: str) -> SimpleNamespace:
     ends = NEVER if end is None else START + timedelta(seconds=end)
     nodes = [SimpleNamespace(pod_name=child) for child in children]
     return SimpleNamespace(
@@ -38,6 +38,8 @@ TASKS = [
     task("install-features-driver", "SUCCEEDED", 20, 30),
     task("install-features", "SUCCEEDED", 30, 56),  # beside a step that is cached
     task("executor", "SUCCEEDED", 30, 56),
+    task("gate-driver", None, 70, 70),
+    task("gate", None, 70, 70),  # after a failure the API lists what was to come, without a state
 ]
 
 
@@ -48,6 +50,7 @@ def test_a_step_is_what_has_a_driver_in_the_order_of_their_starts() -> None:
         StepState("install-features", "SUCCEEDED", 26),
         StepState("build-features", "FAILED", 15, "no memory"),
         StepState("train-challenger", "RUNNING", 100),
+        StepState("gate", "NOT RUN", 0),
     ]
 
 
