@@ -11,6 +11,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import yaml
@@ -49,7 +50,10 @@ class Installation:
     Attributes:
         namespace: Its name.
         manifests: The manifests that are applied.
+        further: What else the kustomization of an overlay says: images, patches.
     """
+
+    further: ClassVar[Object] = {}
 
     def __init__(self, folder: Path, foundation: str = "foundation/dev") -> None:
         self.folder = folder
@@ -74,6 +78,7 @@ class Installation:
             "kind": "Kustomization",
             "namespace": self.namespace,
             "resources": [os.path.relpath((self.manifests / name).resolve(), moved.resolve())],
+            **({} if name.startswith("foundation/") else self.further),
         }
         (moved / "kustomization.yaml").write_text(yaml.safe_dump(made))
         return str(moved)

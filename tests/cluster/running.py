@@ -1,0 +1,116 @@
+"""An installation whose pods really run, and callers of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.cluster.conftest import SECRETS, Installation
+from tests.cluster.kubectl import Object, kubectl
+
+CALLER = (Path(__file__).parent / "caller.py").read_text()
+CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 4).close()"
+DECISIONS = """
+from pathlib import Path
+from serving.decision_log.segments import read
+for record in read(Path("/var/lib/mtorl/spool"), "decision"):
+    print(record["decision_id"])
+"""
+# A market that trains within a minute, and requests that leave room on a node of two CPUs.
+BOOTSTRAP = """
+- {op: add, path: /spec/jobTemplate/spec/template/spec/containers/0/args/-, value: --users=400}
+- {op: add, path: /spec/jobTemplate/spec/template/spec/containers/0/args/-, value: --epochs=1}
+- {op: replace, path: /spec/jobTemplate/spec/template/spec/containers/0/resources/requests/cpu, value: 100m}
+"""
+IDLE = """
+apiVersion: v1
+kind: Pod
+spec:
+  terminationGracePeriodSeconds: 0
+  automountServiceAccountToken: false
+  containers:
+  - name: main
+    command: [sleep, infinity]
+    resources: {requests: {cpu: 10m, memory: 64Mi}, limits: {cpu: "1", memory: 256Mi}}
+    securityContext:
+      runAsNonRoot: true
+      runAsUser: 10001
+      allowPrivilegeEscalation: false
+      capabilities: {drop: [ALL]}
+      seccompProfile: {type: RuntimeDefault}
+"""
+Answers = list[dict[str, Any]]
+
+
+class Running(Installation):
+    """An installation of given images, and a gateway's namespace to call it from.
+
+    Attributes:
+        gateway: Name of that namespace.
+        image: The router's image, which holds a Python.
+    """
+
+    def __init__(self, folder: Path, images: list[Object]) -> None:
+        super().__init__(folder)
+        self.gateway = f"{self.namespace}-gateway"
+        self.further = {
+            "images": images,
+            "patches": [{"target": {"kind": "CronJob", "name": "mtorl-bootstrap"}, "patch": BOOTSTRAP}],
+        }
+        (router,) = [one for one in images if one["name"].endswith("/router")]
+        version = f"@{router['digest']}" if "digest" in router else f":{router['newTag']}"
+        self.image = router.get("newName", router["name"]) + version
+
+    def idle_pod(self, namespace: str, name: str) -> None:
+        """A pod that does nothing, to look from."""
+        pod = yaml.safe_load(IDLE)
+        pod["metadata"] = {"name": name}
+        pod["spec"]["containers"][0]["image"] = self.image
+        kubectl("-n", namespace, "apply", "-f", "-", stdin=yaml.safe_dump(pod))
+        kubectl("-n", namespace, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=120s")
+
+    def calling(self, seconds: float, prefix: str, host: str = "") -> subprocess.Popen[str]:
+        """Start a caller at the gateway; it asks the Service, or a host that is named."""
+        address = f"http://{host or f'mtorl-router.{self.namespace}'}/v1/models/ads:predict"
+        words = ["kubectl", "-n", self.gateway, "exec", "-i", "caller", "--", "python", "-", address]
+        process = subprocess.Popen(
+            [*words, SECRETS["mtorl-router"]["tokens"], str(seconds), prefix],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdin
+        process.stdin.write(CALLER)
+        process.stdin.close()
+        return process
+
+    def call(self, seconds: float, prefix: str, host: str = "") -> Answers:
+        """Call for some seconds; returns the answers."""
+        return answers(self.calling(seconds, prefix, host))
+
+    def logged(self) -> set[str]:
+        """The ids of all decisions in the router's log."""
+        router = ["exec", "mtorl-router-0", "-c", "router", "--"]
+        said = kubectl("-n", self.namespace, *router, "python", "-c", DECISIONS)
+        return set(said.split())
+
+    def reaches(self, pod: str, host: str, port: int) -> bool:
+        """Whether a pod "NAMESPACE/NAME" can open a connection."""
+        namespace, name = pod.split("/")
+        words = ["kubectl", "-n", namespace, "exec", name, "--", "python", "-c", CONNECT, host, str(port)]
+        return subprocess.run(words, capture_output=True).returncode == 0
+
+
+def answers(process: subprocess.Popen[str]) -> Answers:
+    """What a caller heard, once it has ended."""
+    assert process.stdout
+    said = [json.loads(line) for line in process.stdout]
+    assert process.wait(timeout=60) == 0
+    return said
+
+
+def decided(said: Answers) -> Answers:
+    """The answers that are the decision of a model."""
+    return [one for one in said if one["status"] == 200 and one["fallback_reason"] is None]

@@ -1,0 +1,118 @@
+"""On a node that runs the images: from the first install to the first decision, and what is lost when parts are killed.
+
+IMAGES names the file with what `scripts/images.sh load` (or `push`) printed. Each test goes on where the last ended.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import yaml
+
+from tests.cluster.kubectl import Object, get, kubectl, listed, wait_until
+from tests.cluster.running import Answers, Running, answers, decided
+
+pytestmark = [pytest.mark.cluster, pytest.mark.node]
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Object]:
+    """Which images to run; skips where nothing runs."""
+    nodes = [node["metadata"] for node in listed("default", "node")]
+    if all("kwok.x-k8s.io/node" in node.get("annotations", {}) for node in nodes):
+        pytest.skip("the cluster of KUBECONFIG has no node that runs anything")
+    if not os.environ.get("IMAGES"):
+        pytest.skip("set IMAGES to the file with what scripts/images.sh load (or push) printed")
+    images: list[Object] = yaml.safe_load(Path(os.environ["IMAGES"]).read_text())["images"]
+    return images
+
+
+@pytest.fixture(scope="module")
+def running(images: list[Object], tmp_path_factory: pytest.TempPathFactory, ended: list[str]) -> Running:
+    """What `kubectl apply` leaves on an empty cluster: everything waits for the bootstrap."""
+    made = Running(tmp_path_factory.mktemp("running"), images)
+    ended += [made.namespace, made.gateway]
+    kubectl("create", "namespace", made.gateway)
+    kubectl("label", "namespace", made.gateway, "mtorl-kubeflow/gateway=true")
+    made.apply("tests/network-policies")
+    made.idle_pod(made.gateway, "caller")
+    return made
+
+
+def test_before_the_bootstrap_everything_waits_and_says_for_what(running: Running) -> None:
+    def refused() -> Answers:
+        # At the pod: the Service leads to routers that are ready.
+        address = get(running.namespace, "pod", "mtorl-router-0")["status"].get("podIP", "")
+        said = running.call(2, uuid4().hex, f"{address}:8080")
+        return [one for one in said if one["status"] == 503 and "mtorl bootstrap" in one["said"]]
+
+    (first, *_) = wait_until("the router's 503", refused, 180)
+    assert first["retry_after"]
+    model = ("logs", "-l", "serving.kserve.io/inferenceservice=mtorl-incumbent", "-c", "wait-for-model")
+    said = wait_until("a model's line", lambda: kubectl("-n", running.namespace, *model, allowed=(0, 1)), 120)
+    assert "no model registry/incumbent/first" in said
+    statuses = [pod["status"].get("containerStatuses", []) for pod in listed(running.namespace, "pod")]
+    assert sum(status["restartCount"] for container in statuses for status in container) == 0
+
+
+def test_after_the_bootstrap_the_first_decision(running: Running) -> None:
+    ns = running.namespace
+    kubectl("-n", ns, "create", "job", "mtorl-bootstrap", "--from=cronjob/mtorl-bootstrap")
+    log = ("logs", "-l", "job-name=mtorl-bootstrap", "--tail=20")
+    wait_until(
+        "the bootstrap",
+        lambda: get(ns, "job", "mtorl-bootstrap")["status"].get("succeeded"),
+        900,
+        lambda: kubectl("-n", ns, *log, allowed=(0, 1)),
+    )
+    kubectl("-n", ns, "wait", "--for=condition=Ready", "pod/mtorl-router-0", "--timeout=120s")
+    kubectl("-n", ns, "wait", "--for=condition=Ready", "inferenceservice", "--all", "--timeout=240s")
+    first = wait_until("a decision of a model", lambda: decided(running.call(3, uuid4().hex)), 180)[0]
+    assert first["arm"] == "incumbent" and first["model"]["name"] == "incumbent", "the stage is shadow"
+
+
+def test_only_the_wanted_flows_are_open(running: Running) -> None:
+    ns, gateway = running.namespace, f"{running.gateway}/caller"
+    stranger = f"{ns}-stranger"
+    kubectl("create", "namespace", stranger)
+    try:
+        running.idle_pod(stranger, "stranger")
+        running.idle_pod(ns, "own")
+        strangers = (f"{stranger}/stranger", f"{ns}/own")
+        router, model, redis = (f"mtorl-{name}.{ns}" for name in ("router", "incumbent-predictor", "redis"))
+        assert running.reaches(gateway, router, 80)
+        for pod in strangers:
+            assert not running.reaches(pod, router, 80), pod
+        for pod in (gateway, *strangers):
+            assert not running.reaches(pod, model, 80) and not running.reaches(pod, redis, 6379), pod
+        inside = f"{ns}/mtorl-router-0"
+        assert running.reaches(inside, model, 80) and running.reaches(inside, redis, 6379)
+        assert not running.reaches(inside, model, 8082), "metrics are Prometheus's"
+    finally:
+        kubectl("delete", "namespace", stranger, "--wait=false")
+
+
+def test_a_killed_router_loses_no_decision_that_was_answered(running: Running) -> None:
+    caller = running.calling(60, "router")
+    time.sleep(10)
+    kubectl("-n", running.namespace, "delete", "pod", "mtorl-router-0", "--force", "--grace-period=0")
+    said = answers(caller)
+    assert {one["status"] for one in said} <= {0, 200, 503}
+    assert said[-1]["status"] == 200, "it is back"
+    assert any(one["status"] == 0 for one in said), "it was gone"
+    assert {one["decision_id"] for one in said if one["status"] == 200} <= running.logged()
+
+
+def test_a_killed_redis_costs_default_actions_and_nothing_else(running: Running) -> None:
+    caller = running.calling(60, "redis")
+    time.sleep(10)
+    kubectl("-n", running.namespace, "delete", "pod", "mtorl-redis-0", "--force", "--grace-period=0")
+    said = answers(caller)
+    assert {one["status"] for one in said} == {200}
+    assert not [one for one in said if one["fallback_reason"] and one["expose"]]
+    wait_until("decisions of a model again", lambda: decided(running.call(3, uuid4().hex)), 120)
+    assert {one["decision_id"] for one in said} <= running.logged()
