@@ -44,6 +44,40 @@ def cluster() -> None:
         pytest.skip("the cluster of KUBECONFIG has no KServe (0.20, Standard mode)")
 
 
+def simulated() -> bool:
+    """Whether no node of the cluster runs anything: kwok only says that pods run."""
+    return all("kwok.x-k8s.io/node" in node["metadata"].get("annotations", {}) for node in listed("default", "node"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def volumes(cluster: None) -> Iterator[None]:
+    """Volumes enough for all tests where nodes are simulated: nothing provides them there, and each is used once."""
+    if not simulated():
+        yield
+        return
+    classes = [found["metadata"] for found in listed("default", "storageclass")]
+    default = [one["name"] for one in classes if "true" in one.get("annotations", {}).values()]
+    spec = {
+        "capacity": {"storage": "200Gi"},
+        "accessModes": ["ReadWriteOnce", "ReadWriteMany"],
+        "storageClassName": default[0] if default else "",
+        "hostPath": {"path": "/nowhere"},
+    }
+    run = uuid.uuid4().hex[:8]
+    made = [
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "spec": spec,
+            "metadata": {"name": f"mtorl-test-{run}-{number}"},
+        }
+        for number in range(150)
+    ]
+    kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(made))
+    yield
+    kubectl("delete", "persistentvolume", "--wait=false", *[volume["metadata"]["name"] for volume in made])
+
+
 class Installation:
     """A namespace with what a platform gives: the foundation, Secrets and a quota. Targets are applied into it.
 
