@@ -30,7 +30,8 @@ def move(
         mtorl ledger move /var/lib/mtorl/ledger.sqlite 'redis://mtorl-ledger:6379/0?name=ads'
 
     No router may run meanwhile. A target that knows spend of its own is refused, the file spends nothing afterwards,
-    and doing it again changes nothing.
+    and doing it again changes nothing, or goes on with a move that was stopped. A target that has lost what was moved
+    there is refused: it would grant the whole budget again.
     """
     from serving.ledger.move_to_redis import NotMoved, move_to_redis
 

@@ -6,8 +6,13 @@ All that the promises of `contract.py` rest on goes along: limits, the books of 
 as well, so that nothing is paid twice), what they were for, what the pacing controller remembers. No router may run
 meanwhile: the file is locked, and marked afterwards, so that nobody spends from both.
 
-The generation is written last. Until then no router uses the target, and a move that was stopped is started again. It
-is a text that the file holds, too: so a target is known again, even if another one has spent the same.
+At no moment can both be spent from, wherever a move is stopped; doing it again goes on. In this order:
+
+1. The file gets a generation: a text by which its target is known again, whatever is spent there meanwhile.
+2. Everything else is written to the target, which no router uses without a generation.
+3. The file is marked as moving: nobody spends from it any more.
+4. The target gets the generation: routers spend from it.
+5. The file is marked as moved. A target without the generation has lost its accounts since, and is never filled again.
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ from redis.exceptions import RedisError
 from serving.ledger import money
 from serving.ledger.contract import RETENTION_SECONDS, SETTLED_SECONDS, LedgerUnavailable
 from serving.ledger.redis_ledger import LARGEST, RedisLedger, name_of
-from serving.ledger.sqlite_database import MOVED, VERSION
+from serving.ledger.sqlite_database import MOVED, MOVING, VERSION
 
 _AT_ONCE = 1000  # commands in a round trip
 _BOOK = ("spent", "reserved", "excess")
@@ -60,15 +65,27 @@ def move_to_redis(file: Path, target: RedisLedger) -> Moved:
         target: An empty ledger, or one whose accounts were set but never spent from.
 
     Raises:
-        NotMoved: A router uses the file, the target knows spend of its own, or one of both can't be used.
+        NotMoved: A router uses the file, the target knows spend of its own or has lost what was moved there, or one of
+            both can't be used.
     """
     try:
         with _alone(file) as db:
             source = _Source(db)
             if source.moved_to not in (None, str(target)):
                 raise NotMoved(f"{file}: was moved before, to {source.moved_to}")
-            before = source.moved_to is not None or _fill(target, source)
-            source.mark_moved(str(target))
+            target.check()
+            generation = f"{target.prefix}generation"
+            before = target.client.get(generation) == source.generation
+            if source.version == MOVED and not before:
+                raise NotMoved(
+                    f"{target}: has lost the accounts that {file} was moved to: restore the append-only file of that "
+                    "Redis (manifests/README.md, Several routers); a fresh start would grant the whole budget again"
+                )
+            if not before:
+                _fill(target, source)
+                source.mark(MOVING, str(target))
+                target.client.set(generation, source.generation)
+            source.mark(MOVED, str(target))
             books = source.books()
             return Moved(
                 len(source.accounts),
@@ -83,13 +100,14 @@ def move_to_redis(file: Path, target: RedisLedger) -> Moved:
 
 @contextlib.contextmanager
 def _alone(file: Path) -> Iterator[sqlite3.Connection]:
-    """A transaction on a file that nobody else has open."""
+    """A transaction on a file that nobody else has open, nor can open before the end."""
     if not file.exists():
         raise NotMoved(f"{file}: no such ledger")
     with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True, timeout=1.0)) as db:
         db.isolation_level = None
         try:
             db.execute("PRAGMA journal_mode = DELETE")  # SQLite does that only for the last connection
+            db.execute("PRAGMA locking_mode = EXCLUSIVE")  # the lock stays when a part is committed
             db.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError as error:
             raise NotMoved(
@@ -110,20 +128,24 @@ class _Source:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version not in (VERSION, MOVED):
-            raise NotMoved(f"not a ledger of this version (found {version}, need {VERSION})")
+        (self.version,) = db.execute("PRAGMA user_version").fetchone()
+        if self.version not in (VERSION, MOVING, MOVED):
+            raise NotMoved(f"not a ledger of this version (found {self.version}, need {VERSION})")
         db.execute("CREATE TABLE IF NOT EXISTS moved (generation TEXT NOT NULL, target TEXT)")
         db.execute("INSERT INTO moved SELECT ?, NULL WHERE NOT EXISTS (SELECT 1 FROM moved)", (uuid.uuid4().hex,))
-        db.execute("COMMIT")  # before anything is written elsewhere
-        db.execute("BEGIN EXCLUSIVE")
+        self._commit()  # before anything is written elsewhere
         self.generation, self.moved_to = db.execute("SELECT generation, target FROM moved").fetchone()
         rows = db.execute("SELECT id, arm, campaign, channel, period, cap, active FROM account").fetchall()
         self.accounts = {number: (name_of(*name), name[3], cap, active) for number, *name, cap, active in rows}
 
-    def mark_moved(self, target: str) -> None:
+    def mark(self, version: int, target: str) -> None:
         self._db.execute("UPDATE moved SET target = ?", (target,))
-        self._db.execute(f"PRAGMA user_version = {MOVED}")
+        self._db.execute(f"PRAGMA user_version = {version}")
+        self._commit()
+
+    def _commit(self) -> None:
+        self._db.execute("COMMIT")
+        self._db.execute("BEGIN EXCLUSIVE")
 
     def books(self) -> dict[str, dict[str, int]]:
         """Book -> what it has seen."""
@@ -174,29 +196,20 @@ class _Source:
         return f"{start}:{self.accounts[account][0]}"
 
 
-def _fill(target: RedisLedger, source: _Source) -> bool:
-    """Write everything; returns whether all of it was there before."""
+def _fill(target: RedisLedger, source: _Source) -> None:
+    """Write everything but the generation."""
     for account, _, cap, _ in source.accounts.values():
         if cap > LARGEST * money.NANO:
             raise NotMoved(f"the limit of {account}, {money.units(cap):g}, is above {LARGEST:g}: lower it first")
-    target.check()
-    client, prefix = target.client, target.prefix
-    wanted = _spending(source.books()), source.open_reservations()
-    if generation := client.get(f"{prefix}generation"):
-        found = _found(target)
-        if generation == source.generation and found == wanted:
-            return True
-        if any(found):
-            raise NotMoved(
-                f"{target}: knows spend of its own, which is not that of the file: move to a ledger with another name"
-            )
-    commands = iter(source.commands(prefix))
+    if target.has_accounts() and any(_found(target)):
+        raise NotMoved(
+            f"{target}: knows spend of its own, which is not that of the file: move to a ledger with another name"
+        )
+    commands = iter(source.commands(target.prefix))
     while some := list(islice(commands, _AT_ONCE)):
-        _send(client, some)
-    if _found(target) != wanted:
+        _send(target.client, some)
+    if _found(target) != (_spending(source.books()), source.open_reservations()):
         raise NotMoved(f"{target}: does not hold what was written: is another program writing to it?")
-    client.set(f"{prefix}generation", source.generation)
-    return False
 
 
 def _found(target: RedisLedger) -> tuple[dict[str, dict[str, int]], set[str]]:

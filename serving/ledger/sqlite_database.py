@@ -23,6 +23,7 @@ Work = Callable[[sqlite3.Connection], T]
 
 VERSION = 2  # of the tables; stands in the file
 MOVED = -VERSION  # stands there after `move_to_redis`: nobody spends from this file any more
+MOVING = -100 - VERSION  # likewise, in the last steps of a move; only the move itself goes on from here
 
 _TABLES = f"""
 -- Amounts are nano-units (`money.py`), times seconds since 1970.
@@ -138,6 +139,8 @@ class LedgerFile:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version == MOVED:
                 raise LedgerUnavailable("its accounts were moved to Redis, where alone they may be spent from")
+            if version == MOVING:
+                raise LedgerUnavailable("its move to Redis was stopped: start `mtorl ledger move` again, which ends it")
             if version != VERSION:
                 raise LedgerUnavailable(f"not a ledger of this version (found {version}, need {VERSION})")
             db.execute("PRAGMA foreign_keys = ON")

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from serving.ledger import Account, Ledger, LedgerUnavailable
-from serving.ledger.move_to_redis import NotMoved, move_to_redis
+from serving.ledger.move_to_redis import NotMoved, _Source, move_to_redis
 from serving.ledger.redis_ledger import RedisLedger
+from serving.ledger.sqlite_database import MOVED, MOVING
 from tests.redis_server import redis_server
 from tests.repository import ROOT
 from tests.serving.ledgers import Place, balance
@@ -78,23 +79,53 @@ def test_a_target_that_knows_spend_is_refused_and_one_that_was_only_defined_is_n
     assert [(b.arm, b.spent) for b in other.open().balances()] == [("a", 2.0)]
 
 
-def test_a_move_that_died_at_the_very_end_is_known_again(
-    tmp_path: Path, lasting_redis: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_target_that_was_emptied_gives_no_fresh_budget(tmp_path: Path, lasting_redis: int) -> None:
     file, other, target = _places(tmp_path, lasting_redis)
     ledger = file.open()
     _spend(ledger, "r1")
     ledger.close()
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("serving.ledger.move_to_redis._Source.mark_moved", _interrupted)
+    move_to_redis(file.path, target)
+    other.client().delete(*other.client().keys(f"{target.prefix}*"))
+    for _ in range(2):
+        with pytest.raises(NotMoved, match=r"has lost the accounts .* append-only file"):
+            move_to_redis(file.path, target)
+        assert not target.has_accounts()  # so the other routers wait
+    other.open().define([ACCOUNT])
+    with pytest.raises(NotMoved, match="has lost the accounts"):
         move_to_redis(file.path, target)
-    assert move_to_redis(file.path, target).before and balance(other.open()).spent == 2.0
+
+
+@pytest.mark.parametrize("stopped_at", [MOVING, MOVED])
+def test_a_move_that_died_in_its_last_steps_goes_on(
+    tmp_path: Path, lasting_redis: int, monkeypatch: pytest.MonkeyPatch, stopped_at: int
+) -> None:
+    """Killed before or after the target got its generation: never can both be spent from."""
+    file, other, target = _places(tmp_path, lasting_redis)
+    ledger = file.open()
+    _spend(ledger, "r1")
+    ledger.close()
+    mark = _Source.mark
+
+    def killed(source: _Source, version: int, name: str) -> None:
+        if stopped_at == MOVED == version:
+            raise KeyboardInterrupt
+        mark(source, version, name)
+        if stopped_at == MOVING:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(_Source, "mark", killed)
+        move_to_redis(file.path, target)
+    with pytest.raises(LedgerUnavailable, match="start `mtorl ledger move` again"):
+        file.open().define([ACCOUNT])
+    assert target.has_accounts() == (stopped_at == MOVED)
+    if target.has_accounts():
+        _spend(other.open(), "of another router")
+    spent = 4.0 if target.has_accounts() else 2.0
+    assert move_to_redis(file.path, target).before == (stopped_at == MOVED)
+    assert balance(other.open()).spent == spent
     with pytest.raises(LedgerUnavailable, match="were moved to Redis"):
         file.open().define([ACCOUNT])
-
-
-def _interrupted(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def test_what_is_paid_stays_paid(tmp_path: Path, lasting_redis: int) -> None:
