@@ -72,8 +72,10 @@ def bootstrap(
     ):
         done = set_up(config, bars.on_step)
     for arm, digest in done.digests.items():
-        typer.echo(f"{config.first(arm)}: {'published' if done.new else 'was there'}, digest {digest[:12]}")
-    if done.gate == "reject":
+        typer.echo(
+            f"{config.first(arm)}: {'published' if arm in done.published else 'was there'}, digest {digest[:12]}"
+        )
+    if done.gate == "reject" and len(set(done.digests.values())) == 1:
         typer.echo("the gate rejected the challenger: both arms start with the incumbent's model (an A/A test)")
 
 

@@ -29,13 +29,15 @@ from pathlib import Path
 
 from features.ingest.ingest import saying_way_on
 from features.ingest.log_folder import RawLog, ingest
+from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import DATASET_FILE, LOG_FILE
 from mtorl.runtime import progress
 from mtorl.runtime.files import remove, replacing
 from pipelines.steps import OnStep, Step, StepTimes
-from serving.registry import FIRST, publish, published_digest
+from serving.registry import FIRST, check_kind, publish, published_digest
 
 ARMS = ("incumbent", "challenger")
+QUARANTINE = "quarantine.csv"
 
 
 class BootstrapError(RuntimeError):
@@ -85,13 +87,13 @@ class Bootstrapped:
     """What there is now.
 
     Attributes:
-        new: Whether this run has made it; False: it was there.
         digests: Of each arm's first model.
-        gate: "promote" or "reject"; empty if it was there.
+        published: Arms whose first model this run has made; the others were there.
+        gate: "promote" or "reject"; empty if all was there.
     """
 
-    new: bool
     digests: dict[str, str]
+    published: tuple[str, ...] = ()
     gate: str = ""
 
 
@@ -103,19 +105,27 @@ def bootstrap(config: Bootstrap, on_step: OnStep) -> Bootstrapped:
         on_step: Told of each step.
 
     Raises:
-        BootstrapError: The volume can't be written, there is no log, or another process is at it.
+        BootstrapError: The volume can't be written, is set up for other data, or another process is at it; or there
+            is no log.
+        RegistryError: The registry holds models of other data.
         LogError, SpecError: The log or its description can't be used.
     """
+    spec = DatasetSpec.load(config.dataset)
+    if config.simulate and not spec.simulated:
+        raise BootstrapError(f"--simulate: {spec.name!r} is not the simulator's data set; leave out one or the other")
+    check_kind(config.volume / "registry", spec.simulated)
+    for arm in ARMS:
+        _check_same_data(config.first(arm), spec)
     if (config.volume / "features" / "registry.db").exists():
         digests = {arm: published_digest(config.first(arm)) for arm in ARMS}
         if all(digests.values()):
-            return Bootstrapped(new=False, digests={arm: str(digest) for arm, digest in digests.items()})
+            return Bootstrapped({arm: str(digest) for arm, digest in digests.items()})
     with _alone(config.volume) as folder:
         return _set_up(config, folder, StepTimes(on_step))
 
 
 def _set_up(config: Bootstrap, folder: Path, times: StepTimes) -> Bootstrapped:
-    from features.offline.installation import install, without_sources
+    from features.offline.installation import REGISTRY, install, without_sources
     from features.offline.store import build_training_data
     from mtorl.evaluation.offline import evaluate_offline, gate_from_file
     from mtorl.fitting.fit import fit_challenger, fit_incumbent
@@ -160,23 +170,34 @@ def _set_up(config: Bootstrap, folder: Path, times: StepTimes) -> Bootstrapped:
         ),
     )
     with times.step("install-features", "install the features"):
-        without_sources(work / "features")
-        install(work / "features", config.volume / "features")
+        if not (config.volume / "features" / REGISTRY).exists():  # else it serves: later pipelines change it
+            without_sources(work / "features")
+            install(work / "features", config.volume / "features")
     gate = gate_from_file(str(evaluation), config.min_lift)
     models = {"incumbent": incumbent, "challenger": challenger if gate == "promote" else incumbent}
     with times.step("publish", "publish to the registry"):
         if not config.touchpoints.exists():
             copy = shutil.copytree if (log / LOG_FILE).is_dir() else shutil.copyfile
             _whole(config.touchpoints, lambda unfinished: copy(log / LOG_FILE, unfinished))
-        digests = {}
-        for arm, artifact in models.items():
-            if published_digest(config.first(arm)) is None:
-                archive = package(artifact, arm, work / "model-store")
-                publish(artifact, archive, config.volume / "registry", arm, FIRST)
-            digests[arm] = str(published_digest(config.first(arm)))
-    for leftover in (log, folder / "simulated.parquet", work / "windows"):  # large, and of no more use
-        remove(leftover)
-    return Bootstrapped(new=True, digests=digests, gate=gate)
+        published = [arm for arm in ARMS if published_digest(config.first(arm)) is None]
+        for arm in published:
+            archive = package(models[arm], arm, work / "model-store")
+            publish(models[arm], archive, config.volume / "registry", arm, FIRST)
+    remove(work / "windows")  # large, and of no more use, as is what an earlier log or a stopped run has left
+    for path in folder.iterdir():
+        if path not in (work, folder / "lock", folder / QUARANTINE):
+            remove(path)
+    return Bootstrapped({arm: str(published_digest(config.first(arm))) for arm in ARMS}, tuple(published), gate)
+
+
+def _check_same_data(version: Path, spec: DatasetSpec) -> None:
+    """A volume is set up for one data set: what serves on it would not know the channels of another."""
+    description = version / "artifact" / DATASET_FILE
+    if description.exists() and (name := DatasetSpec.load(description).name) != spec.name:
+        raise BootstrapError(
+            f"{version} is a model of the data set {name!r}, not of {spec.name!r}: set up another volume for it "
+            "(docs/cluster.md, Uninstall), or publish its models as further versions, by mtorl-train"
+        )
 
 
 def _ingested(config: Bootstrap, folder: Path) -> tuple[Path, Path]:
@@ -193,9 +214,10 @@ def _ingested(config: Bootstrap, folder: Path) -> tuple[Path, Path]:
         )
     log = folder / "log"
     remove(log)
-    raw = RawLog(str(source), config.dataset, config.bad_rows, 0 if config.simulate else config.users, config.seed)
-    with saying_way_on(folder / "quarantine.csv", config.bad_rows):
-        report = ingest(raw, log, folder / "quarantine.csv")
+    users = 0 if source.parent == folder else config.users
+    raw = RawLog(str(source), config.dataset, config.bad_rows, users, config.seed)
+    with saying_way_on(folder / QUARANTINE, config.bad_rows):
+        report = ingest(raw, log, folder / QUARANTINE)
     description = (log / DATASET_FILE).read_text()
     settings = (report.fingerprint, description, config.epochs, config.seed, config.budget_share, config.users)
     work = folder / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
@@ -216,26 +238,30 @@ def _simulate(path: Path, config: Bootstrap) -> None:
 def _alone(volume: Path) -> Iterator[Path]:
     """The folder of the bootstrap, which one process at a time may work in."""
     folder = volume / "bootstrap"
-    try:
-        folder.mkdir(exist_ok=True)
-        lock = (folder / "lock").open("w")
-    except FileNotFoundError:
-        raise BootstrapError(
-            f"{volume} is not there: mount the data volume, or name its folder with --volume"
-        ) from None
-    except PermissionError:
-        owner = volume.stat()
-        raise BootstrapError(
-            f"{volume} can't be written by user {os.getuid()} in group {os.getgid()}: it belongs to "
-            f"{owner.st_uid}:{owner.st_gid}, mode {stat.S_IMODE(owner.st_mode):o}. Whoever provides a volume to which "
-            "Kubernetes does not apply fsGroup, such as NFS, must give it to 10001:10001 (docs/cluster.md)"
-        ) from None
+    if not volume.is_dir():
+        raise BootstrapError(f"{volume} is not there: mount the data volume, or name its folder: --volume")
+    for path in (volume, folder, volume / "registry", volume / "features"):
+        if path.exists() and not os.access(path, os.W_OK | os.X_OK):
+            raise BootstrapError(_why_not(path))
+    folder.mkdir(exist_ok=True)
+    lock = (folder / "lock").open("w")
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BootstrapError(f"another bootstrap works in {folder}: wait for it") from None
         yield folder
+
+
+def _why_not(path: Path) -> str:
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        return f"{path} is mounted read-only: the bootstrap writes to it"
+    owner = path.stat()
+    return (
+        f"{path} can't be written by user {os.getuid()} in group {os.getgid()}: it belongs to "
+        f"{owner.st_uid}:{owner.st_gid}, mode {stat.S_IMODE(owner.st_mode):o}. Whoever provides a volume to which "
+        "Kubernetes does not apply fsGroup, such as NFS, must give it to 10001:10001, with mode 2775 (docs/cluster.md)"
+    )
 
 
 def _whole(path: Path, make: Callable[[Path], object]) -> None:

@@ -1,6 +1,5 @@
 """The model registry: a folder for each published version, which is written once and served from there.
 
-    REGISTRY/registry.json                       whether its models are of simulated data
     REGISTRY/ARM/VERSION/artifact/               the artifact
     REGISTRY/ARM/VERSION/model-store/ARM.mar     what TorchServe loads
 
@@ -13,16 +12,15 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mtorl.artifact.artifact import load
-from mtorl.runtime.files import replacing
+from mtorl.runtime.files import replacing, sync
 
 FIRST = "first"
 """The version that a first installation publishes of each arm: its name is known before there is a model."""
-
-_KIND = "registry.json"
 
 
 class RegistryError(RuntimeError):
@@ -50,7 +48,7 @@ def publish(artifact: Path, archive: Path, registry: Path, arm: str, version: st
     """
     model = load(artifact).model
     target = registry / arm / (version or str(model["version"]))
-    _check_kind(registry, bool(model.get("simulated", False)))
+    check_kind(registry, bool(model.get("simulated", False)))
     published = published_digest(target)
     if published == model["digest"]:
         return target
@@ -72,38 +70,50 @@ def published_digest(folder: Path) -> str | None:
     """
     try:
         model = json.loads((folder / "artifact" / "model.json").read_text())
-        # Names and not checksums, nor the schema's version: what an older release has published stays as it is.
-        complete = all((folder / "artifact" / name).is_file() for name in model["files"])
-        return str(model["digest"]) if complete and len(list(folder.glob("model-store/*.mar"))) == 1 else None
+        files = [folder / "artifact" / name for name in model["files"]]
+        files.append(folder / "model-store" / f"{folder.parent.name}.mar")
+        # Sizes and not checksums, nor the schema's version: what an older release has published stays as it is.
+        return str(model["digest"]) if all(file.stat().st_size for file in files) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
+def check_kind(registry: Path, simulated: bool) -> None:
+    """Refuse a model that is of other data than those that are there: a simulated market's must not serve people.
+
+    Args:
+        registry: Root of the registry.
+        simulated: Whether the model is of simulated data.
+
+    Raises:
+        RegistryError: The published models are of the other kind.
+    """
+    for _, model in _published(registry):
+        if bool(model.get("simulated", False)) != simulated:
+            ours, theirs = ("simulated data", "a real log") if simulated else ("a real log", "simulated data")
+            raise RegistryError(
+                f"{registry} holds models of {theirs}, and this model is of {ours}: publish it to another registry"
+            )
+
+
 def folder_of(registry: Path, digest: str) -> Path | None:
     """The artifact's folder of the published model with a digest, whichever arm and version; None if there is none."""
-    for path in sorted(registry.glob("*/*/artifact/model.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            if json.loads(path.read_text())["digest"] == digest:
-                return path.parent
-    return None
+    return next((folder for folder, model in _published(registry) if model.get("digest") == digest), None)
 
 
-def _check_kind(registry: Path, simulated: bool) -> None:
-    """The first model decides what a registry holds: a simulated market's policy must never be served to people."""
-    registry.mkdir(parents=True, exist_ok=True)
-    path = registry / _KIND
-    with contextlib.suppress(FileExistsError), path.open("x") as file:
-        json.dump({"simulated": simulated}, file)
-    kind: dict[str, Any] = json.loads(path.read_text())
-    if kind["simulated"] != simulated:
-        ours, theirs = ("simulated data", "a real log") if simulated else ("a real log", "simulated data")
-        raise RegistryError(
-            f"{registry} holds models of {theirs}, and this model is of {ours}: publish it to another registry"
-        )
+def _published(registry: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Folder and model.json of each published artifact; what is still being copied has a hidden name."""
+    for path in sorted(registry.glob("[!.]*/[!.]*/artifact/model.json")):
+        with contextlib.suppress(OSError, ValueError):
+            yield path.parent, json.loads(path.read_text())
 
 
 def _make_read_only(folder: Path) -> None:
-    """Take the right to write from files, and from others the right to read; whoever may delete folders still can."""
+    """Take the right to write from files, and from others the right to read; whoever may delete folders still can.
+
+    The content is on the disk afterwards: a power failure must not leave a version that looks complete.
+    """
     for path in folder.rglob("*"):
         path.chmod(0o750 if path.is_dir() else 0o440)
+        sync(path)
     folder.chmod(0o750)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,9 @@ import pytest
 import mtorl.evaluation.offline as offline
 import mtorl.fitting.fit as fit
 from mtorl.artifact.artifact import load
+from mtorl.log.dataset import DatasetSpec
 from pipelines.bootstrap import ARMS, Bootstrap, BootstrapError, Bootstrapped, bootstrap
+from serving.registry import RegistryError
 
 
 def small(volume: Path, **changes: Any) -> Bootstrap:
@@ -39,7 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bootstrapp
 @pytest.mark.integration
 def test_everything_is_there_that_must_be_before_a_decision(finished: tuple[Path, Bootstrapped]) -> None:
     volume, done = finished
-    assert done.new and done.gate in ("promote", "reject")
+    assert done.published == ARMS and done.gate in ("promote", "reject")
     for arm in ARMS:
         place = volume / "registry" / arm / "first"
         assert load(place / "artifact").digest == done.digests[arm]
@@ -55,7 +58,7 @@ def test_everything_is_there_that_must_be_before_a_decision(finished: tuple[Path
 def test_running_it_again_changes_nothing(finished: tuple[Path, Bootstrapped]) -> None:
     volume, done = finished
     before = content(volume)
-    assert run(small(volume, seed=8)) == Bootstrapped(new=False, digests=done.digests)
+    assert run(small(volume, seed=8)) == Bootstrapped(done.digests)
     assert content(volume) == before
 
 
@@ -70,7 +73,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path, monkeypatch
     before = content(work)
     monkeypatch.setattr(fit, "fit_challenger", fitted)
     monkeypatch.setattr(fit, "fit_incumbent", None)  # would fail: it has been fitted
-    assert run(small(tmp_path)).new
+    assert run(small(tmp_path)).published == ARMS
     assert {name: time for name, time in content(work).items() if name.startswith("incumbent/")} == {
         name: time for name, time in before.items() if name.startswith("incumbent/")
     }
@@ -82,6 +85,31 @@ def test_a_challenger_that_the_gate_rejects_is_not_published(tmp_path: Path, mon
     done = run(small(tmp_path))
     assert done.gate == "reject" and done.digests["challenger"] == done.digests["incumbent"]
     assert (tmp_path / "registry" / "challenger" / "first" / "model-store" / "challenger.mar").exists()
+
+
+@pytest.mark.integration
+def test_a_volume_is_set_up_for_one_data_set(finished: tuple[Path, Bootstrapped], tmp_path: Path) -> None:
+    volume, _ = finished
+    before = content(volume)
+    other = DatasetSpec.load("simulator").replace(name="another")
+    other.save(tmp_path / "another.yaml")
+    with pytest.raises(BootstrapError, match="is a model of the data set 'simulator', not of 'another'"):
+        run(small(volume, dataset=str(tmp_path / "another.yaml")))
+    real = other.replace(adapter="touchpoints")
+    real.save(tmp_path / "real.yaml")
+    with pytest.raises(RegistryError, match="holds models of simulated data"):
+        run(small(volume, dataset=str(tmp_path / "real.yaml"), simulate=False))
+    with pytest.raises(BootstrapError, match="--simulate: 'another' is not the simulator's"):
+        run(small(volume, dataset=str(tmp_path / "real.yaml")))
+    assert content(volume) == before
+
+
+@pytest.mark.integration
+def test_features_that_serve_stay(tmp_path: Path) -> None:
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features" / "registry.db").write_bytes(b"those of a pipeline")
+    assert run(small(tmp_path)).published == ARMS
+    assert (tmp_path / "features" / "registry.db").read_bytes() == b"those of a pipeline"
 
 
 def test_without_a_log_it_says_what_to_do(tmp_path: Path) -> None:
@@ -100,10 +128,7 @@ def test_two_at_once_are_one_too_many(tmp_path: Path) -> None:
 def test_a_volume_that_is_not_ours_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulated: the tests may run as root, who may write everywhere."""
 
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr(os, "access", lambda *_: False)
     owner = tmp_path.stat()
     with pytest.raises(BootstrapError) as error:
         run(small(tmp_path))

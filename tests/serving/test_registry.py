@@ -52,7 +52,7 @@ def test_publishing_again_changes_nothing(artifact: Any, archive: Path, tmp_path
     assert (place / "artifact" / "model.json").stat().st_mtime_ns == written
 
 
-@pytest.mark.parametrize("lacks", ["everything", "model-store/challenger.mar", "artifact/network.onnx"])
+@pytest.mark.parametrize("lacks", ["everything", "model-store/challenger.mar", "artifact/network.onnx", "a byte"])
 def test_what_is_incomplete_is_no_version_and_is_replaced(
     artifact: Any, archive: Path, tmp_path: Path, lacks: str
 ) -> None:
@@ -62,6 +62,9 @@ def test_what_is_incomplete_is_no_version_and_is_replaced(
     if lacks == "everything":
         shutil.rmtree(place)
         place.mkdir()
+    elif lacks == "a byte":
+        (place / "artifact" / "network.onnx").chmod(0o640)
+        (place / "artifact" / "network.onnx").write_bytes(b"")
     else:
         (place / lacks).unlink()
     assert published_digest(place) is None
@@ -85,6 +88,8 @@ def test_models_of_simulated_data_and_of_a_real_log_do_not_mix(
     registry = tmp_path / "registry"
     one = changed(artifact, tmp_path / "one", simulated=first_simulated)
     other = changed(artifact, tmp_path / "other", simulated=not first_simulated)
+    with pytest.raises(FileNotFoundError):
+        publish(other, archive.with_name("missing.mar"), registry, "challenger")  # decides nothing
     publish(one, archive, registry, "challenger")
     with pytest.raises(RegistryError, match="publish it to another registry"):
         publish(other, archive, registry, "challenger")
@@ -103,5 +108,6 @@ def test_a_damaged_artifact_is_not_published(artifact: Any, archive: Path, tmp_p
 def test_a_model_is_found_by_its_digest(artifact: Any, archive: Path, tmp_path: Path) -> None:
     place = publish(artifact.folder, archive, tmp_path / "registry", "challenger", FIRST)
     (tmp_path / "registry" / "challenger" / "empty").mkdir()
+    shutil.copytree(place, place.with_name(".first.0123abcd"))  # what a process was killed at
     assert folder_of(tmp_path / "registry", artifact.digest) == place / "artifact"
     assert folder_of(tmp_path / "registry", "0" * 64) is None
