@@ -73,8 +73,8 @@ class Router:
         self.ledger = open_ledger(settings.ledger, patience=seconds)
         # Routers that share a ledger must agree on the experiment and its limits: what one of them last had in force
         # may be older than what the others have now, so none of them starts with it. The others go on meanwhile.
-        last_good = None if self.ledger.shared else settings.spool.with_name("last-good-experiment.yaml")
-        self.live = LiveExperiment(settings.experiment, self.spec.channels, self.health, last_good)
+        last_good, alone = settings.spool.with_name("last-good-experiment.yaml"), not self.ledger.shared
+        self.live = LiveExperiment(settings.experiment, self.spec.channels, self.health, last_good, alone)
         self._settings = settings
         self._source = features
         self._seconds = seconds

@@ -22,7 +22,9 @@ def test_a_version_is_published_once(challenger: Artifact, model_store: Artifact
 def test_a_model_of_simulated_data_does_not_go_to_a_registry_of_real_ones(
     challenger: Artifact, model_store: Artifact, tmp_path: Path
 ) -> None:
-    (tmp_path / "registry.json").write_text('{"simulated": false}')
+    other = tmp_path / "incumbent" / "first" / "artifact"
+    other.mkdir(parents=True)
+    (other / "model.json").write_text('{"simulated": false}')
     with pytest.raises(SystemExit, match=r"^mtorl: .* holds models of a real log, and this model is of simulated data"):
         publish.python_func(challenger, model_store, str(tmp_path))
     assert not (tmp_path / "challenger").exists()

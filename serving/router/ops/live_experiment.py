@@ -7,6 +7,7 @@ the router starts with what it had. Until the file is mended or replaced, `/heal
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from mtorl.experiment.experiment import Experiment, ExperimentError
-from mtorl.runtime.files import replacing
+from mtorl.runtime.files import remove, replacing
 from serving.router.ops import metrics
 from serving.router.ops.health import Health
 
@@ -28,17 +29,26 @@ class LiveExperiment:
         path: The experiment file.
         channels: Of the data set; the default channel must be one of them.
         health: Is told when the file is refused.
-        last_good: Where to keep what was last in force; None: nowhere, and a wrong file at the start is an error.
+        last_good: Where to keep what is in force, for people and for the next start; None: nowhere.
+        start_with_it: Whether to start with what was kept if the file is wrong then; else that is an error.
 
     Raises:
         ExperimentError: There is no usable file at the start.
     """
 
-    def __init__(self, path: Path, channels: Sequence[str], health: Health, last_good: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        channels: Sequence[str],
+        health: Health,
+        last_good: Path | None = None,
+        start_with_it: bool = True,
+    ) -> None:
         self._path = path
         self.channels = channels
         self._health = health
         self._last_good = last_good
+        self._start_with_it = start_with_it
         self._version = self._signature()
         self.generation = 1
         try:
@@ -74,7 +84,10 @@ class LiveExperiment:
             with replacing(self._last_good, durable=True) as unfinished:
                 unfinished.write_text(yaml.safe_dump(self.experiment.model_dump(mode="json"), sort_keys=False))
         except OSError as error:
-            log.error("the experiment is in force, but a restart would not have it: %s", error)
+            with contextlib.suppress(OSError):
+                remove(self._last_good)  # nothing is better than an older one, which may lack a kill switch
+            self._health.note("experiment", f"in force, but can't be kept for a restart: {error}")
+            log.error("the experiment is in force, but can't be kept for a restart: %s", error)
 
     def _refuse(self, error: ExperimentError) -> None:
         self._show()
@@ -87,7 +100,7 @@ class LiveExperiment:
         metrics.EXPERIMENT_GENERATION.set(self.generation)
 
     def _load_last_good(self, error: ExperimentError) -> Experiment:
-        if self._last_good is None or not self._last_good.exists():
+        if self._last_good is None or not self._start_with_it or not self._last_good.exists():
             raise error
         try:
             return self._load(self._last_good)

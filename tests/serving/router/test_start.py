@@ -146,6 +146,27 @@ def test_without_a_last_good_experiment_a_wrong_file_is_an_error(tmp_path: Path)
     assert Router(settings, FakeFeatures()).live.experiment.name == "test"
 
 
+def test_routers_that_share_a_ledger_keep_it_for_people_only(tmp_path: Path) -> None:
+    settings = write_settings(tmp_path, "http://127.0.0.1:9", {"enabled": False}, ledger="redis://127.0.0.1:9")
+    assert not Router(settings, FakeFeatures()).live.experiment.enabled
+    assert not Experiment.load(tmp_path / "last-good-experiment.yaml").enabled  # what the runbook puts back
+
+
+def test_what_cannot_be_kept_leaves_no_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restart beside a refused file would undo a kill switch with it."""
+    Router(write_settings(tmp_path, "http://127.0.0.1:9", {"enabled": True}), FakeFeatures())
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("serving.router.ops.live_experiment.replacing", full)
+    router = Router(write_settings(tmp_path, "http://127.0.0.1:9", {"enabled": False}), FakeFeatures())
+    assert not router.live.experiment.enabled
+    assert "can't be kept for a restart: no space left" in router.health.parts["experiment"]
+    with pytest.raises(ExperimentError, match="stage"):
+        Router(write_settings(tmp_path, "http://127.0.0.1:9", {"stage": "9%"}), FakeFeatures())
+
+
 def test_a_last_good_experiment_is_as_it_was(tmp_path: Path) -> None:
     pacing = {"price": 0.3, "start": "2026-01-01T00:00:00Z", "end": "2026-02-01T00:00:00Z"}
     budgets = [{"campaign": "*", "channel": "*", "amount": 1e-05, "pacing": pacing}]
