@@ -21,7 +21,7 @@ OPERATE = ROOT / "manifests" / "README.md"
 PAGES = [*sorted((ROOT / "docs" / "runbooks").glob("*.md")), OPERATE]
 
 # kubectl goes to the test's namespace and its faults are noted: in a pipeline, bash would not look at them. What needs
-# containers that run, a person or another program is left out.
+# containers that run, a person or another program is left out, and nothing waits.
 PREAMBLE = r"""
 kubectl() {
   local words=() word
@@ -29,7 +29,8 @@ kubectl() {
   case " $* " in
     *" edit "* | *" top "*) return 0 ;;
     *" exec "* | *" logs "*) return 0 ;;
-    *" apply -k "* | *" wait --for=delete "*) return 0 ;;
+    *" apply -k "* | *" wait --for=delete "* | *" rollout status "*) return 0 ;;
+    *" delete pod "*) words+=(--wait=false) ;;
   esac
   command kubectl "${words[@]}" || echo "kubectl $*" >>"$FAULTS"
 }

@@ -97,11 +97,12 @@ class GatewayMiddleware:
         public = reads and (path == "/" or path.startswith(_PUBLIC))
         if not public and not gateway.authentication.admits(scope["headers"]):
             raise _Refused(401, "not authenticated: " + gateway.authentication.hint, ("www-authenticate", "Bearer"))
+        # KServe's own answer to the probe is always yes.
+        if not gateway.health.started and (not reads or path == "/v2/health/ready"):
+            raise _Refused(503, f"no decisions yet: {gateway.health.waiting_for}", ("retry-after", RETRY_AFTER))
         if reads:
             await self._app(scope, receive, send)
             return
-        if not gateway.health.started:
-            raise _Refused(503, f"no decisions yet: {gateway.health.waiting_for}", ("retry-after", RETRY_AFTER))
         body = await _read(gateway, scope, receive)
         try:
             async with gateway.admission(path).admit():

@@ -43,6 +43,7 @@ def test_a_log_that_takes_long_to_read_holds_up_no_probe(tmp_path: Path, monkeyp
         token = {"authorization": "Bearer " + "t" * 20}
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
+            assert (await client.get("/v2/health/ready")).status_code == 503
             while "decision log is being read" not in (await client.get("/health/ready")).text:
                 await asyncio.sleep(0.01)
             assert (await client.get("/health/live")).status_code == 200
