@@ -133,12 +133,12 @@ def materialize(
 
     from redis.exceptions import RedisError
 
-    from features.online.written import NothingToWrite, Repository
+    from features.online.written import NothingToWrite, Repository, StoreEmptied
     from mtorl.log.dataset import DatasetSpec, SpecError
 
     # A missing registry or log fails, also before the first install: a job that called it success would hide a lost
     # volume.
-    with exit_codes(unusable=(SpecError, NothingToWrite, OSError)):
+    with exit_codes(unusable=(SpecError, NothingToWrite, OSError), failed=(StoreEmptied,)):
         try:
             spec, repository = DatasetSpec.load(dataset), Repository(feature_repo)
             source, before = repository.source(log, spec), repository.written()
@@ -148,8 +148,8 @@ def materialize(
             if before and (left := before.at + every_minutes * 60 - time.time()) > 0:
                 typer.echo(f"the log has grown; it is written in {left:.0f} s")
                 return
-            _write_online(feature_repo, spec, log)
-            repository.set_written(source)
+            with repository.writing(source):
+                _write_online(feature_repo, spec, log)
         except RedisError as error:
             stop(_first_line(error), 2)
 

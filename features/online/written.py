@@ -10,6 +10,9 @@ import hashlib
 import json
 import os
 import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +26,13 @@ class NothingToWrite(Exception):
     """The log or the feature registry is not there; the message says who makes it."""
 
 
+class StoreEmptied(Exception):
+    """The store lost what was written to it before all was written."""
+
+
 @dataclass(frozen=True)
 class Written:
-    """What was written, and when, seconds since 1970."""
+    """What was written, and when that began, seconds since 1970."""
 
     source: str
     at: float
@@ -77,10 +84,33 @@ class Repository:
         text = client.get(self._key) if client else None
         return Written(**json.loads(text)) if text else None
 
-    def set_written(self, source: str) -> None:
-        """Remember that all of a source is in the store."""
-        if client := self._client():
-            client.set(self._key, json.dumps(asdict(Written(source, time.time()))))
+    @contextmanager
+    def writing(self, source: str) -> Iterator[None]:
+        """Remember that all of a source is in the store, once the block has written it.
+
+        Raises:
+            StoreEmptied: The store was emptied meanwhile, and so holds only a part.
+        """
+        client = self._client()
+        if client is None:
+            yield
+            return
+        from redis.exceptions import RedisError, ResponseError
+
+        begun = f"{self._key}:{uuid.uuid4().hex}"  # its own key: another run may write meanwhile
+        client.set(begun, json.dumps(asdict(Written(source, time.time()))))
+        try:
+            yield
+        except BaseException:
+            with suppress(RedisError):
+                client.delete(begun)
+            raise
+        try:
+            client.rename(begun, self._key)  # one step, which fails if the key is gone
+        except ResponseError as error:
+            raise StoreEmptied(
+                "the online store was emptied while it was written; start it again (the CronJob does, in a minute)"
+            ) from error
 
     def _client(self) -> Any:
         """A connection to a single Redis; None: the store is another one."""

@@ -116,7 +116,9 @@ def test_a_shell_completes_commands_options_and_data_sets(words: str, completion
     assert set(answer.output.split()) == completions
 
 
-def test_materialize_says_in_one_line_what_is_wrong_and_goes_on_when_it_is_mended(tmp_path: Path) -> None:
+def test_materialize_says_in_one_line_what_is_wrong_and_goes_on_when_it_is_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     simulator = Simulator(SimulatorConfig(users=30, seed=1))
     root, log = tmp_path / "features", tmp_path / "touchpoints.parquet"
     simulator.log().to_parquet(log, index=False)
@@ -155,4 +157,10 @@ def test_materialize_says_in_one_line_what_is_wrong_and_goes_on_when_it_is_mende
         pd.read_parquet(log).head(20).to_parquet(log)
         assert run()[0] == 0 and "the log has grown; it is written in" in run()[1]
         redis.Redis(port=port).flushall()
+        assert run()[1].startswith("wrote the features of")
+        redis.Redis(port=port).flushall()
+        with monkeypatch.context() as patch:
+            patch.setattr("features.offline.store.refresh", lambda *_: redis.Redis(port=port).flushall())
+            code, text = run()
+        assert code == 1 and "mtorl: the online store was emptied while it was written" in text
         assert run()[1].startswith("wrote the features of")
