@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -266,23 +267,34 @@ def open_views(store: FeatureStore, views: Sequence[tuple[FeatureView, str, Sequ
         store: The opened repository.
         views: Each with its one join key and the names of its wanted features.
     """
+    kind = _RedisHashes if store.config.online_store.type == "redis" else _EachView
+    return kind(store.config, views)
+
+
+def _online_store(config: Any) -> Any:
     from feast.infra.online_stores.helpers import get_online_store_from_config
 
-    online = get_online_store_from_config(store.config.online_store)
-    kind = _RedisHashes if store.config.online_store.type == "redis" else _EachView
-    return kind(store.config, online, views)
+    return get_online_store_from_config(config.online_store)
 
 
 class _EachView:
-    """Any store of Feast's: a read for each view."""
+    """Any store of Feast's: a read for each view.
 
-    def __init__(self, config: Any, online: Any, views: Sequence[tuple[FeatureView, str, Sequence[str]]]) -> None:
-        self._config, self._online, self._views = config, online, views
+    Each thread has a store of its own. Feast keeps one connection in a store, and two threads that read SQLite through
+    one connection at the same time get rows of each other's queries.
+    """
+
+    def __init__(self, config: Any, views: Sequence[tuple[FeatureView, str, Sequence[str]]]) -> None:
+        self._config, self._views = config, views
+        self._of_thread = threading.local()
 
     def read(self, ids: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Stored]]:
+        if not hasattr(self._of_thread, "online"):
+            self._of_thread.online = _online_store(self._config)
+        online = self._of_thread.online
         rows = {}
         for view, key, names in self._views:
-            answer = self._online.online_read(self._config, view, _entity_keys(key, ids[key]), list(names))
+            answer = online.online_read(self._config, view, _entity_keys(key, ids[key]), list(names))
             rows[view.name] = {
                 value: Stored(time and microseconds(time), {name: _plain((stored or {}).get(name)) for name in names})
                 for value, (time, stored) in zip(ids[key], answer, strict=True)
@@ -293,13 +305,13 @@ class _EachView:
 class _RedisHashes:
     """Feast's Redis store: one hash a key, which holds the fields of all views."""
 
-    def __init__(self, config: Any, online: Any, views: Sequence[tuple[FeatureView, str, Sequence[str]]]) -> None:
-        self._config, self._online = config, online
+    def __init__(self, config: Any, views: Sequence[tuple[FeatureView, str, Sequence[str]]]) -> None:
+        self._config, self._online = config, _online_store(config)
         self._fields: dict[str, list[bytes]] = defaultdict(list)  # of the hashes of a join key
         self._places: dict[str, list[tuple[str, int, Sequence[str]]]] = defaultdict(list)  # view, first field, features
         for view, key, names in views:
             self._places[key].append((view.name, len(self._fields[key]), names))
-            _, fields = online._generate_hset_keys_for_features(view, list(names))
+            _, fields = self._online._generate_hset_keys_for_features(view, list(names))
             self._fields[key] += fields  # the last one is that of the event time
 
     def read(self, ids: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Stored]]:

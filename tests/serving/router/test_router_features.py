@@ -211,6 +211,27 @@ def test_many_requests_are_answered_in_their_order(stage: Stage) -> None:
     assert [user.aggregates["campaign_touchpoints"] for user in found[:3]] == [8.0, 0.0, 0.0]
 
 
+def test_reads_at_the_same_time_do_not_get_each_others_rows(stage: Stage) -> None:
+    users = [f"{stage.user} {n}" for n in range(12)]
+    for n, stage.user in enumerate(users):
+        stage.write(names.USER_CHANNEL, NOON, uc_touchpoints=[float(n), 1.0], uc_clicks=[0.0, 0.0])
+    requests = [stage.request(NOON + HOUR, user_id=user) for user in users]
+    expected = [[float(n), 1.0] for n in range(12)]
+
+    def reads(thread: int) -> list[int]:
+        """Numbers of the reads that were answered wrongly."""
+        wrong = []
+        for read in range(400):
+            n = (read + 3 * thread) % 12
+            found = stage.source.read(requests[n:])
+            if [user.aggregates["uc_touchpoints"] for user in found] != expected[n:]:
+                wrong.append(read)
+        return wrong
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(reads, range(4))) == [[], [], [], []]
+
+
 def test_a_touchpoint_is_seen_by_the_next_decision_and_so_is_its_outcome(stage: Stage) -> None:
     assert stage.history.append(stage.user, Touchpoint(NOON, "search", CONTEXT))
     assert not stage.read(NOON).aggregates["recency_hours"]
