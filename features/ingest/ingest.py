@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from features.engine import Engine, open_engine
 from features.ingest import adapters, contract
+from features.ingest.adapters.base import Adapter
 from features.ingest.adapters.files import ROW, readable
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import CREATED, LogError, fingerprint
@@ -153,12 +154,12 @@ class _RawTable:
 
     Args:
         engine: Where the tables live.
+        adapter: What has read them.
         raw: The rows as they are in the file.
         spec: Description of the data set.
     """
 
-    def __init__(self, engine: Engine, raw: ibis.Table, spec: DatasetSpec) -> None:
-        adapter = adapters.adapter_of(spec)
+    def __init__(self, engine: Engine, adapter: Adapter, raw: ibis.Table, spec: DatasetSpec) -> None:
         self.engine = engine
         self.total = int(raw.count().execute())  # rows
         self.bad = 0  # rows
@@ -281,9 +282,9 @@ class _RawTable:
 def _validated(path: Path, spec: DatasetSpec) -> Iterator[_RawTable]:
     with open_engine("duckdb") as engine, tempfile.TemporaryDirectory(prefix="mtorl-ingest-") as scratch:
         progress.report(0, _STEPS, "reading")
-        raw = adapters.read(engine, path, spec, Path(scratch))
+        adapter, raw = adapters.read(engine, path, spec, Path(scratch))
         with readable(path):
-            log = _RawTable(engine, raw, spec)
+            log = _RawTable(engine, adapter, raw, spec)
             if not log.total:
                 raise LogError(f"{path}: the file has columns but no rows")
             log.validate(Path(scratch))

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import ibis
 
-from features.engine import Engine
+from features.engine import Engine, parquet_files
 from features.ingest.adapters.base import Adapter
 from features.ingest.adapters.criteo import CriteoAttribution
-from features.ingest.adapters.files import MissingColumns
+from features.ingest.adapters.files import MissingColumns, columns
 from features.ingest.adapters.kuairand import KuaiRand
 from features.ingest.adapters.samples import CriteoSequence, KuaiRandSequence
 from mtorl.log.dataset import DatasetSpec, SpecError, built_in
@@ -31,19 +31,34 @@ ADAPTERS: Mapping[str, Adapter] = {
 }
 
 
-def read(engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> ibis.Table:
-    """Read a file with the adapter of its data set; an error says which data set a file of another layout looks like.
+def read(engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> tuple[Adapter, ibis.Table]:
+    """Read a file with the adapter that it needs; an error says which data set a file of another layout looks like.
+
+    That is the adapter of its data set, unless the file is a Parquet file of the canonical layout: a public log that
+    was ingested once, as `mtorl bootstrap` leaves it on the volume, is read again with the description of the raw one.
 
     Raises:
         LogError: as `base.Adapter.read`.
     """
+    adapter = adapter_of(spec)
     try:
-        return adapter_of(spec).read(engine, path, spec, scratch)
+        if _is_canonical(path, spec):
+            adapter = ADAPTERS["touchpoints"]
+        return adapter, adapter.read(engine, path, spec, scratch)
     except MissingColumns as error:
         for built_in_spec in map(DatasetSpec.load, built_in()):
             if set(adapter_of(built_in_spec).required(built_in_spec)) <= set(error.names):
                 raise LogError(f"{error}\nthe file looks like data set {built_in_spec.name!r}") from None
         raise
+
+
+def _is_canonical(path: Path, spec: DatasetSpec) -> bool:
+    try:
+        file = parquet_files(path)[0]
+    except FileNotFoundError:
+        return False
+    is_parquet = file.name.endswith(".parquet") and file.is_file()
+    return is_parquet and set(ADAPTERS["touchpoints"].required(spec)) <= set(columns(file))
 
 
 def adapter_of(spec: DatasetSpec) -> Adapter:
@@ -55,8 +70,8 @@ def adapter_of(spec: DatasetSpec) -> Adapter:
     if spec.adapter not in ADAPTERS:
         raise SpecError(f"adapter: {spec.adapter!r} is not one of {', '.join(ADAPTERS)}")
     adapter = ADAPTERS[spec.adapter]
-    for kind, columns in (("context", spec.context), ("static", spec.static)):
-        for column in columns:
+    for kind, listed in (("context", spec.context), ("static", spec.static)):
+        for column in listed:
             if column.name in adapter.never_context:
                 why = adapter.never_context[column.name]
                 raise SpecError(f"{kind}: column {column.name!r} is {why}; list it under outcomes, or leave it out")

@@ -7,9 +7,9 @@ import gzip
 import pandas as pd
 import pytest
 
-from features.ingest.adapters import adapter_of
+from features.ingest.adapters import ADAPTERS, adapter_of
 from features.ingest.ingest import LogError, ingest_log, validate_log
-from mtorl.log.dataset import DatasetSpec, SpecError
+from mtorl.log.dataset import DatasetSpec, SpecError, built_in
 
 
 @pytest.fixture
@@ -295,6 +295,25 @@ def test_an_outcome_can_not_be_context(tmp_path, dataset, column, why, kind):
     data[kind].append({"name": column, "kind": "numeric"})
     with pytest.raises(SpecError, match=f"{kind}: column '{column}' is {why}"):
         validate_log(tmp_path / "any.csv", DatasetSpec.from_dict(data))
+
+
+@pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
+def test_an_ingested_log_is_read_again_with_the_description_of_the_raw_one(tmp_path, ingest, folder):
+    spec = DatasetSpec.load("kuairand-sequence")
+    kuairand_sample().to_csv(tmp_path / "log.csv", index=False)
+    log = ingest(tmp_path / "log.csv", spec)
+    first = ingest.report.fingerprint
+    again = tmp_path / ("touchpoints.parquet/part-0.parquet" if folder else "touchpoints.parquet")
+    again.parent.mkdir(exist_ok=True)
+    log.to_parquet(again, index=False)
+    pd.testing.assert_frame_equal(ingest(again.parent if folder else again, spec), log)
+    assert ingest.report.fingerprint == first
+
+
+def test_no_raw_layout_could_be_taken_for_the_canonical_one():
+    for spec in map(DatasetSpec.load, built_in()):
+        if spec.adapter not in ("touchpoints", "simulator"):
+            assert not set(adapter_of(spec).required(spec)) >= set(ADAPTERS["touchpoints"].required(spec))
 
 
 def test_outcomes_in_disguise_are_typed_as_outcomes():
