@@ -33,8 +33,9 @@ def evaluate(
 
     from mtorl.evaluation.offline import evaluate_offline
     from mtorl.runtime.step import step
+    from mtorl.window.window import WindowError
 
-    with step():
+    with step(WindowError):
         result = evaluate_offline(windows.path, challenger.path, incumbent.path, budget_share, seed)
         Path(evaluation.path).write_text(json.dumps(result, indent=2))
         figures = {name: value for name, value in result["challenger"].items() if isinstance(value, float)}

@@ -14,6 +14,7 @@ from mtorl.evaluation.gate import gate, value_difference
 from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
 from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.resamples import UserResamples
+from mtorl.log.columns import WindowError
 from mtorl.log.propensity import logged_propensity
 from mtorl.policy.decision import Forecast, action_probabilities
 from mtorl.runtime import progress
@@ -33,10 +34,15 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
     Returns:
         ``challenger`` and ``incumbent`` (metrics of the heads), ``value`` (off-policy estimate at equal budget),
         ``budget_curve``, ``test_rows``, ``test_users``.
+
+    Raises:
+        WindowError: no user is held out for the test.
     """
     table = WindowTable.load(windows)
     spec, batch, test = table.spec, table.windows("test"), table.is_in("test")
     rows = table.rows[test]
+    if not len(rows):
+        raise WindowError("no test windows: the log has too few users")
     propensity_B = logged_propensity(table.rows, spec)[test]
     channel_B = np.array([spec.channels.index(name) for name in rows["channel"]])
     gain_B, cost_B = rows[spec.reward.gain].to_numpy(float), rows["cost"].to_numpy(float)

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from mtorl.log.columns import WindowError
 from mtorl.network.checkpoint import Checkpoint, CheckpointError
 from mtorl.network.model import MTORL, MTORLConfig
 from mtorl.network.objective import TERMS, Objective, Weights, losses
@@ -129,7 +130,8 @@ def train(
         group: This process among those of the training; by default it is alone.
 
     Raises:
-        ValueError: no windows, or too few for the processes.
+        WindowError: no windows.
+        ValueError: too few windows for the processes.
         TrainingDiverged: a loss or gradient became NaN or infinite.
         CheckpointError: the checkpoint is damaged, or that of another training.
     """
@@ -368,7 +370,7 @@ def _first_windows(which: str, source: Source) -> Part:
     for place in range(len(source)):
         if len(part := source[place]):
             return part
-    raise ValueError(f"no {which} windows: the log has too few users")
+    raise WindowError(f"no {which} windows: the log has too few users")
 
 
 def _new_model(part: Part, config: TrainConfig, channels: int) -> MTORL:
