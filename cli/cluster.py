@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -13,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.commands import CommandGroup, Dataset, Users
+from cli.commands import BadRows, CommandGroup, Dataset, Epochs, Seed, Trusted, Users
 from cli.endings import exit_codes, stop
 
 if TYPE_CHECKING:
-    from mtorl.log.dataset import DatasetSpec
+    from features.ingest.log_folder import RawLog
 
 app = CommandGroup()
 
@@ -43,12 +44,10 @@ def bootstrap(
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Where there is no log, write one of simulated users, up to today.")
     ] = False,
-    bad_rows: Annotated[
-        str, typer.Option(help="fail: stop at a faulty log. quarantine: go on without its faulty rows.")
-    ] = "fail",
+    bad_rows: BadRows = "fail",
     users: Users = 0,
-    epochs: Annotated[int, typer.Option(help="Most epochs of training; early stopping may need fewer.")] = 12,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 7,
+    epochs: Epochs = 12,
+    seed: Seed = 7,
 ) -> None:
     """Set up an empty data volume: features, and the first model of each arm. What is there stays.
 
@@ -58,19 +57,26 @@ def bootstrap(
     On a cluster it is a suspended CronJob, see docs/cluster.md. A run that was stopped goes on where it was.
     """
     from cli.progress_bars import ProgressBars
-    from mtorl.log.dataset import SpecError
     from mtorl.log.touchpoints import LogError
     from pipelines.bootstrap import Bootstrap, BootstrapError
     from pipelines.bootstrap import bootstrap as set_up
     from serving.registry import RegistryError
 
     os.umask(0o027)  # nobody outside the volume's group may read logs and models
-    config = Bootstrap(volume, dataset, log, simulate, bad_rows, users, epochs, seed)
-    with (
-        exit_codes(unusable=(SpecError, LogError, OSError), failed=(BootstrapError, RegistryError)),
-        ProgressBars() as bars,
-    ):
-        done = set_up(config, bars.on_step)
+    # ValueError: a setting out of its range, a description (SpecError), a log too short for windows (WindowError).
+    with exit_codes(unusable=(ValueError, LogError, OSError), failed=(BootstrapError, RegistryError)):
+        config = Bootstrap(
+            volume=volume,
+            dataset=dataset,
+            log=log,
+            simulate=simulate,
+            bad_rows=bad_rows,
+            users=users,
+            epochs=epochs,
+            seed=seed,
+        )
+        with ProgressBars() as bars:
+            done = set_up(config, bars.on_step)
     for arm, digest in done.digests.items():
         typer.echo(
             f"{config.first(arm)}: {'published' if arm in done.published else 'was there'}, digest {digest[:12]}"
@@ -102,7 +108,7 @@ def rollout(
 
 def _kubectl_get(kind: str, namespace: str) -> list[dict[str, Any]]:
     try:
-        command = ["kubectl", "get", kind, "--namespace", namespace, "--output", "json"]
+        command = ["kubectl", "get", kind, "--namespace", namespace, "--output", "json", "--request-timeout=20s"]
         done = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:
         stop("kubectl is not installed: it is what talks to the cluster", 2)
@@ -115,8 +121,10 @@ def _kubectl_get(kind: str, namespace: str) -> list[dict[str, Any]]:
 @app.command()
 def materialize(
     feature_repo: FeatureRepo,
-    log: Annotated[Path, typer.Option(help="Touchpoint log as it stands now (canonical Parquet).")],
+    log: Annotated[Path, typer.Option(help="Touchpoint log as it stands now.")],
     dataset: Dataset,
+    bad_rows: BadRows = "fail",
+    trusted: Trusted = False,
     every_minutes: Annotated[
         float, typer.Option(help="A log that has grown is written at most this often; an emptied store at once.")
     ] = 0.0,
@@ -133,12 +141,14 @@ def materialize(
 
     from redis.exceptions import RedisError
 
+    from features.ingest.log_folder import RawLog
     from features.online.written import NothingToWrite, Repository, StoreEmptied
     from mtorl.log.dataset import DatasetSpec, SpecError
+    from mtorl.log.touchpoints import LogError
 
     # A missing registry or log fails, also before the first install: a job that called it success would hide a lost
     # volume.
-    with exit_codes(unusable=(SpecError, NothingToWrite, OSError), failed=(StoreEmptied,)):
+    with exit_codes(unusable=(SpecError, LogError, NothingToWrite, OSError), failed=(StoreEmptied,)):
         try:
             spec, repository = DatasetSpec.load(dataset), Repository(feature_repo)
             source, before = repository.source(log, spec), repository.written()
@@ -149,31 +159,37 @@ def materialize(
                 typer.echo(f"the log has grown; it is written in {left:.0f} s")
                 return
             with repository.writing(source):
-                _write_online(feature_repo, spec, log)
+                _write_online(feature_repo, RawLog(str(log), dataset, bad_rows), trusted)
         except RedisError as error:
             stop(_first_line(error), 2)
 
 
-def _write_online(feature_repo: Path, spec: DatasetSpec, log: Path) -> None:
+def _write_online(feature_repo: Path, raw: RawLog, trusted: bool) -> None:
     import sqlite3
 
     import duckdb
 
+    from features.data_folder import canonical_log
     from features.offline.store import last_known, refresh
     from features.online.history import HistoryError
-    from mtorl.log.touchpoints import LogError
 
     try:
-        users = refresh(feature_repo, spec, log)
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder)
+            log = canonical_log(raw, place / "log", place / "faulty.csv", trusted)
+            users = refresh(feature_repo, log.spec, log.path)
         newest = last_known(feature_repo)
-    except (LogError, HistoryError) as error:
+    except HistoryError as error:
         stop(str(error), 2)
     except (duckdb.Error, sqlite3.Error) as error:
         stop(_first_line(error), 2)
+    if log.report is not None and log.report.quarantined:
+        typer.echo(f"left out {log.report.quarantined:,} faulty rows; mtorl data validate shows them")
     typer.echo(f"wrote the features of {users:,} users")
-    if datetime.now(UTC) - newest > timedelta(days=spec.journey_gap_days):
+    gap_days = log.spec.journey_gap_days
+    if datetime.now(UTC) - newest > timedelta(days=gap_days):
         typer.echo(
-            f"the newest touchpoint is of {newest:%Y-%m-%d}, and a history ends after {spec.journey_gap_days:g} days: "
+            f"the newest touchpoint is of {newest:%Y-%m-%d}, and a history ends after {gap_days:g} days: "
             "decisions of today will find nothing"
         )
 
@@ -230,6 +246,7 @@ def drift(
     ] = None,
     since: Annotated[str, typer.Option(help="Start of the period, ISO time. Empty: no bound.")] = "",
     until: Annotated[str, typer.Option(help="End of the period, ISO time. Empty: no bound.")] = "",
+    hours: Annotated[int, typer.Option(help="Instead of both: the last hours. 0: the whole log.")] = 0,
     alert_url: Annotated[
         str, typer.Option(envvar="ALERTMANAGER_URL", help="Alertmanager to tell; empty for none.")
     ] = "",
@@ -240,15 +257,14 @@ def drift(
     mtorl drift --decision-log runs/latest/decision_log --artifact runs/latest/artifacts/challenger --out drift
     """
     from monitoring.alerts import AlertError
-    from monitoring.decision_log import Period
-    from monitoring.period import PeriodError, drift_of_period, served_model
+    from monitoring.period import PeriodError, drift_of_period, period_of, served_model
     from mtorl.artifact.artifact import ArtifactError
     from serving.registry import folder_of
 
-    for name, value in (("--since", since), ("--until", until)):
-        if value and not _is_time(value):
-            stop(f"{name}: {value!r} is not an ISO time such as 2026-01-31T12:00:00Z", 2)
-    period = Period(since, until)
+    try:
+        period = period_of(since, until, hours)
+    except PeriodError as error:
+        stop(str(error), 2)
     if (artifact is None) == (registry is None):
         stop("name the model: either its folder, --artifact, or the --registry in which it is found", 2)
     with exit_codes(unusable=(ArtifactError, OSError)):
@@ -266,11 +282,3 @@ def drift(
     if drifted and not alert_url:
         typer.echo("nobody was told: no Alertmanager is named (--alert-url or ALERTMANAGER_URL)")
     raise typer.Exit(3 if drifted else 0)
-
-
-def _is_time(text: str) -> bool:
-    try:
-        datetime.fromisoformat(text)
-    except ValueError:
-        return False
-    return True

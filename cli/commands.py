@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -50,3 +50,13 @@ DATASET_OPTION = typer.Option(
 )
 Dataset = Annotated[str, DATASET_OPTION]
 Users = Annotated[int, typer.Option(help="Users to simulate, or to keep of a real log. 0: 6000, or all.")]
+Epochs = Annotated[int, typer.Option(help="Most epochs of training; early stopping may need fewer.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Trusted = Annotated[
+    bool,
+    typer.Option("--trusted", help="The log is canonical Parquet, a file or a folder: don't check its rows."),
+]
+BadRows = Annotated[
+    Literal["fail", "quarantine"],
+    typer.Option(help="fail: stop at a faulty log. quarantine: go on without its faulty rows."),
+]

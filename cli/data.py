@@ -20,17 +20,10 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import CommandGroup, Dataset
+from cli.commands import BadRows, CommandGroup, Dataset, Trusted
 from cli.endings import exit_codes, stop
 
 app = CommandGroup(__doc__ or "")
-
-
-class BadRows(StrEnum):
-    """What to do with a log that has faulty rows."""
-
-    fail = "fail"
-    quarantine = "quarantine"
 
 
 class EngineName(StrEnum):
@@ -42,10 +35,6 @@ class EngineName(StrEnum):
 
 LogArgument = Annotated[
     str, typer.Argument(metavar="LOG", help="Raw log, or a folder of data build or run. None: the simulator.")
-]
-Trusted = Annotated[
-    bool,
-    typer.Option("--trusted", help="LOG is canonical Parquet (a file, or a folder of parts): don't check its rows."),
 ]
 EngineOption = Annotated[
     EngineName, typer.Option(envvar="ENGINE", help="duckdb: this machine. spark: what spark-submit says, else local.")
@@ -131,7 +120,7 @@ def describe(
         with ProgressBars() as bars, tempfile.TemporaryDirectory(dir=out.parent, prefix=".describe-") as folder:
             with bars.step("validate the log"):
                 place = Path(folder)
-                raw = RawLog(log, dataset, BadRows.quarantine)
+                raw = RawLog(log, dataset, "quarantine")
                 usable = canonical_log(raw, place / "log", place / "faulty.csv", trusted)
             with bars.step("describe the log"), open_engine(engine) as opened:
                 figures = figures_of(opened, usable.path, usable.spec)
@@ -150,9 +139,7 @@ def build(
     out: Annotated[Path, typer.Option(help="Folder to make; an earlier build there is replaced.")],
     log: LogArgument = "",
     dataset: Dataset = "",
-    bad_rows: Annotated[
-        BadRows, typer.Option(help="fail: stop at a faulty log. quarantine: go on without its faulty rows.")
-    ] = BadRows.fail,
+    bad_rows: BadRows = "fail",
     trusted: Trusted = False,
     engine: EngineOption = EngineName.duckdb,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import CommandGroup, Dataset, Users
+from cli.commands import BadRows, CommandGroup, Dataset, Epochs, Seed, Users
 from cli.endings import exit_codes, stop
 
 app = CommandGroup()
@@ -19,12 +19,10 @@ def run(
         str, typer.Option(help="Raw exposure log (CSV, CSV.gz or Parquet). Empty: the built-in simulator.")
     ] = "",
     dataset: Dataset = "simulator",
-    bad_rows: Annotated[
-        str, typer.Option(help="fail: stop at a faulty log. quarantine: go on without its faulty rows.")
-    ] = "fail",
+    bad_rows: BadRows = "fail",
     users: Users = 0,
-    epochs: Annotated[int, typer.Option(help="Most epochs of training; early stopping may need fewer.")] = 12,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 7,
+    epochs: Epochs = 12,
+    seed: Seed = 7,
     rounds: Annotated[int, typer.Option(help="Online opportunities per held-out user.")] = 5,
     min_lift: Annotated[
         float, typer.Option(help="Lift per opportunity that the gate's lower bound must exceed.")

@@ -33,6 +33,7 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import DATASET_FILE, LOG_FILE
 from mtorl.runtime import progress
 from mtorl.runtime.files import remove, replacing
+from pipelines.settings import TrainingSettings
 from pipelines.steps import OnStep, Step, StepTimes
 from serving.registry import FIRST, check_kind, publish, published_digest
 
@@ -44,33 +45,19 @@ class BootstrapError(RuntimeError):
     """The volume can't be set up; the message says why and what to do."""
 
 
-@dataclass(frozen=True)
-class Bootstrap:
+@dataclass(frozen=True, kw_only=True)
+class Bootstrap(TrainingSettings):
     """What to set up.
 
     Attributes:
         volume: Folder of the data volume.
-        dataset: Name of a built-in data set description, or the path of a YAML.
         log: The raw log; empty: the volume's touchpoints.parquet.
         simulate: Whether to write a simulated log where there is none. Its last day is today.
-        bad_rows: "fail" stops at a log with faulty rows, "quarantine" goes on without them.
-        users: Users to simulate (0 for 6,000), or the most to keep of a log (0 keeps all).
-        epochs: Most epochs of training.
-        seed: Seed of everything random.
-        budget_share: Budget as a share of what always exposing would cost; sets the price of the budget.
-        min_lift: Lift per opportunity that the gate's lower bound must exceed.
     """
 
     volume: Path
-    dataset: str
     log: str = ""
     simulate: bool = False
-    bad_rows: str = "fail"
-    users: int = 0
-    epochs: int = 12
-    seed: int = 7
-    budget_share: float = 0.6
-    min_lift: float = 0.0
 
     @property
     def touchpoints(self) -> Path:

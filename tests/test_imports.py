@@ -69,6 +69,7 @@ ORDER = {
         "waiting",
         "server",
         "steps",
+        "settings",
         "bootstrap",
         "runner_output",
         "local",

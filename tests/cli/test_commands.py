@@ -27,7 +27,7 @@ from tests.redis_server import redis_server
         (["drift", "--decision-log", "{tmp}", "--artifact", "{tmp}", "--out", "{tmp}"], ["model.json", "missing"]),
         (
             ["drift", "--decision-log", "{tmp}", "--artifact", "{tmp}", "--out", "{tmp}", "--since", "yesterday"],
-            ["--since", "yesterday", "ISO"],
+            ["since", "yesterday", "ISO"],
         ),
         (["drift", "--decision-log", "{tmp}", "--out", "{tmp}"], ["--artifact", "--registry"]),
         (["materialize", "--feature-repo", "{tmp}", "--log", "{tmp}/x", "--dataset", "nope"], ["nope", "simulator"]),
@@ -70,6 +70,21 @@ def test_bootstrap_without_a_log_says_what_to_do(tmp_path: Path) -> None:
     answer = CliRunner().invoke(app, ["bootstrap", "--volume", str(tmp_path)])
     assert answer.exit_code == 1
     assert answer.output.splitlines()[-1].startswith("mtorl: no touchpoint log at ") and "--simulate" in answer.output
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("users", "missing"), [(1, "training"), (2, "test")])
+def test_bootstrap_of_too_few_users_is_one_line(users: int, missing: str, tmp_path: Path) -> None:
+    Simulator(SimulatorConfig(users=users, seed=1)).log().to_parquet(tmp_path / "touchpoints.parquet")
+    answer = CliRunner().invoke(app, ["bootstrap", "--volume", str(tmp_path), "--epochs", "1"])
+    assert answer.exit_code == 2, answer.output
+    assert answer.output.splitlines()[-1] == f"mtorl: no {missing} windows: the log has too few users"
+
+
+@pytest.mark.parametrize(("option", "value"), [("--users", "-1"), ("--epochs", "0"), ("--bad-rows", "maybe")])
+def test_bootstrap_with_a_setting_out_of_range(option: str, value: str, tmp_path: Path) -> None:
+    answer = CliRunner().invoke(app, ["bootstrap", "--volume", str(tmp_path), option, value])
+    assert answer.exit_code == 2 and option.strip("-") in answer.output and not list(tmp_path.iterdir())
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -136,11 +151,18 @@ def test_materialize_says_in_one_line_what_is_wrong_and_goes_on_when_it_is_mende
             log.unlink() if content is None else log.write_bytes(content)
             assert run()[0] == 2 and said in run()[1]
         log.write_bytes(good)
-        for change, said in (("cost", "the log lacks cost"), (None, "touchpoints.parquet: the log has no rows")):
+        for change, said in (("cost", "missing columns: cost"), (None, "the file has columns but no rows")):
             rows = pd.read_parquet(log)
             (rows.drop(columns=change) if change else rows.head(0)).to_parquet(log)
             assert run()[0] == 2 and said in run()[1] and run()[1].startswith("mtorl: ")
             log.write_bytes(good)
+        rows = pd.read_parquet(log)
+        rows.loc[3, "cost"] = -1.0
+        rows.to_parquet(log)
+        assert run()[0] == 2 and "1 of" in run()[1] and "cost" in run()[1], "named, and nothing written"
+        answer = CliRunner().invoke(app, [*arguments, "--bad-rows", "quarantine"])
+        assert answer.exit_code == 0 and answer.output.startswith("left out 1 faulty rows;"), answer.output
+        log.write_bytes(good)
         code, text = run()
         assert code == 0 and text.startswith("wrote the features of 30 users the newest touchpoint is of 20"), text
         assert text.endswith("decisions of today will find nothing")  # as of every log that ended long ago

@@ -21,7 +21,7 @@ from serving.registry import RegistryError
 
 
 def small(volume: Path, **changes: Any) -> Bootstrap:
-    return replace(Bootstrap(volume, "simulator", simulate=True, users=150, epochs=1), **changes)
+    return replace(Bootstrap(volume=volume, simulate=True, users=150, epochs=1), **changes)
 
 
 def run(config: Bootstrap) -> Bootstrapped:

@@ -28,6 +28,7 @@ from serving.router.http.auth import authentication
 from serving.router.http.gateway import Gateway
 from serving.router.ops.settings import RouterSettings
 from serving.router.router import Router
+from tests.experiments import experiment
 
 SPEC = DatasetSpec(
     name="tiny",
@@ -53,25 +54,6 @@ COST_CAP = {"search": 0.6, "video": 0.05}
 
 def instance(user_id: str = "u1", **changes: Any) -> dict[str, Any]:
     return {"user_id": user_id, "campaign_id": "spring", "context": CONTEXT, **changes}
-
-
-def experiment(endpoint: str, **changes: Any) -> dict[str, Any]:
-    return {
-        "name": "test",
-        "enabled": True,
-        "salt": "s",
-        "unit": "user_id",
-        "layer": "l",
-        "stage": "50%",
-        "arms": [{"name": n, "weight": 0.5, "endpoint": endpoint} for n in ("incumbent", "challenger")],
-        "default_channel": "search",
-        "budgets": [{"campaign": "*", "channel": "*", "amount": 100.0}],
-        "metrics": {"primary": "click_per_decision"},
-        "alpha": 0.05,
-        "min_runtime_hours": 0,
-        "owner": "tests",
-        **changes,
-    }
 
 
 def decision(**changes: Any) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import yaml
 
+from tests.experiments import experiment
+
 
 def small_run(folder: Path) -> Path:
     """A run of a few simulated users whose two policies are untrained networks."""
@@ -52,20 +54,11 @@ def small_run(folder: Path) -> Path:
         )
         save(run / "artifacts" / arm, policy)
         package(run / "artifacts" / arm, arm, run / "model-store")
-    experiment = {
-        "name": "first",
-        "enabled": True,
-        "salt": "s",
-        "unit": "user_id",
-        "layer": "l",
-        "stage": "50%",
-        "arms": [{"name": arm, "weight": 0.5, "endpoint": "http://127.0.0.1"} for arm in ("incumbent", "challenger")],
-        "default_channel": spec.channels[0],
-        "budgets": [{"campaign": "*", "channel": "*", "amount": 1000}],
-        "metrics": {"primary": "click_per_decision"},
-        "alpha": 0.05,
-        "min_runtime_hours": 0,
-        "owner": "tests",
-    }
-    (run / "serving" / "experiment.yaml").write_text(yaml.safe_dump(experiment))
+    content = experiment(
+        "http://127.0.0.1",
+        name="first",
+        default_channel=spec.channels[0],
+        budgets=[{"campaign": "*", "channel": "*", "amount": 1000}],
+    )
+    (run / "serving" / "experiment.yaml").write_text(yaml.safe_dump(content))
     return run

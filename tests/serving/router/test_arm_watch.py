@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from serving.router.flow import arm_watch
-from tests.serving.router_fixtures import Harness, experiment, instance, run, sample
+from tests.experiments import experiment
+from tests.serving.router_fixtures import Harness, instance, run, sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
 

@@ -12,8 +12,8 @@ import pytest
 from mtorl.experiment.experiment import Experiment
 from serving.ledger import Account, Ledger
 from serving.router.flow.pacer import Pacer
+from tests.experiments import experiment
 from tests.serving.ledgers import KINDS, NOON, Place
-from tests.serving.router_fixtures import experiment
 
 HOUR, DAY = 3600.0, 86_400.0
 MIDNIGHT = NOON - 12 * HOUR

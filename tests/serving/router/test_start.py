@@ -19,7 +19,8 @@ from serving.kserve_sdk import app
 from serving.router.flow.feature_registry import RegistryAwaited, check_registry, check_settled, registry_file
 from serving.router.ops.health import Health
 from serving.router.router import Router
-from tests.serving.router_fixtures import FakeFeatures, experiment, gateway_of, instance, kserve, sample, write_settings
+from tests.experiments import experiment
+from tests.serving.router_fixtures import FakeFeatures, gateway_of, instance, kserve, sample, write_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
 

@@ -1,0 +1,30 @@
+"""An experiment's definition, as its file holds it, for tests of all rooms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def experiment(endpoint: str, **changes: Any) -> dict[str, Any]:
+    """Two arms at an even split.
+
+    Args:
+        endpoint: Of both arms.
+        changes: Other fields, or other values of these.
+    """
+    return {
+        "name": "test",
+        "enabled": True,
+        "salt": "s",
+        "unit": "user_id",
+        "layer": "l",
+        "stage": "50%",
+        "arms": [{"name": n, "weight": 0.5, "endpoint": endpoint} for n in ("incumbent", "challenger")],
+        "default_channel": "search",
+        "budgets": [{"campaign": "*", "channel": "*", "amount": 100.0}],
+        "metrics": {"primary": "click_per_decision"},
+        "alpha": 0.05,
+        "min_runtime_hours": 0,
+        "owner": "tests",
+        **changes,
+    }
