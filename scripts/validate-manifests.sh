@@ -7,7 +7,7 @@
 # Without them the pair in ../shared/kubernetes is used when it is there; else the check is skipped, and said so.
 # It runs with $PYTHON (default: the repository's .venv), which needs kubernetes-validate and, for CEL rules, cel-expr-python.
 #
-# Usage: scripts/validate-manifests.sh [FOLDER ...]        default: foundation, overlays and tests of manifests/
+# Usage: scripts/validate-manifests.sh [FOLDER ...]        default: foundation, overlays, tests and examples of manifests/
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,7 +26,7 @@ fi
 external=(--external 'Secret/mtorl-redis' --external 'Secret/mtorl-router' --external 'PersistentVolumeClaim/mtorl-data')
 
 folders=("$@")
-((${#folders[@]})) || folders=(manifests/foundation/*/ manifests/overlays/*/ manifests/tests/*/)
+((${#folders[@]})) || folders=(manifests/foundation/*/ manifests/overlays/*/ manifests/tests/*/ manifests/examples/*/ manifests/examples/*/foundation/)
 rendered=$(mktemp)
 trap 'rm -f "$rendered"' EXIT
 failed=0

@@ -79,7 +79,7 @@ def move_to_redis(file: Path, target: RedisLedger) -> Moved:
             if source.version == MOVED and not before:
                 raise NotMoved(
                     f"{target}: has lost the accounts that {file} was moved to: restore the append-only file of that "
-                    "Redis (manifests/README.md, Several routers); a fresh start would grant the whole budget again"
+                    "Redis (docs/cluster.md, Several routers); a fresh start would grant the whole budget again"
                 )
             if not before:
                 _fill(target, source)

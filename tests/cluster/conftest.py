@@ -135,7 +135,7 @@ class Installation:
             workload["metadata"]["name"]
             for workload in listed(self.namespace, "statefulset,deployment")
             if sum(workload["spec"]["selector"]["matchLabels"].items() <= labels.items() for labels in pods)
-            < workload["spec"]["replicas"]
+            < workload["spec"].get("replicas", 1)
         ]
 
     def refusals(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 
 from tests.cluster.conftest import SECRETS, Installation
 from tests.cluster.kubectl import Object, kubectl
+from tests.manifests.conftest import MANIFESTS
 
 CALLER = (Path(__file__).parent / "caller.py").read_text()
 CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 4).close()"
@@ -19,6 +21,20 @@ from pathlib import Path
 from serving.decision_log.segments import read
 for record in read(Path("/var/lib/mtorl/spool"), "decision"):
     print(record["decision_id"])
+"""
+EXPORTED = """
+import sys
+import duckdb
+for row in duckdb.sql(f"FROM '/mnt/mtorl/decision_log/{sys.argv[1]}/decisions.parquet' SELECT decision_id").fetchall():
+    print(*row)
+"""
+BALANCES = """
+import json
+import os
+from serving.ledger import open_ledger
+ledger = open_ledger(os.environ.get("MTORL_LEDGER", "/var/lib/mtorl/ledger.sqlite"), patience=10)
+fields = ("arm", "campaign", "channel", "limit", "spent", "reserved")
+print(json.dumps(sorted([getattr(one, field) for field in fields] for one in ledger.balances())))
 """
 # A market that trains within a minute, and requests that leave room on a node of two CPUs.
 BOOTSTRAP = """
@@ -65,6 +81,11 @@ class Running(Installation):
         version = f"@{router['digest']}" if "digest" in router else f":{router['newTag']}"
         self.image = router.get("newName", router["name"]) + version
 
+    def add_component(self, name: str) -> None:
+        """Apply every further target with one of the manifests' components."""
+        path = os.path.relpath(MANIFESTS / "components" / name, (self.folder / "any").resolve())
+        self.further = {**self.further, "components": [*self.further.get("components", []), path]}
+
     def idle_pod(self, namespace: str, name: str) -> None:
         """A pod that does nothing, to look from."""
         pod = yaml.safe_load(IDLE)
@@ -90,11 +111,23 @@ class Running(Installation):
         """Call for some seconds; returns the answers."""
         return answers(self.calling(seconds, prefix, host))
 
-    def logged(self) -> set[str]:
-        """The ids of all decisions in the router's log."""
-        router = ["exec", "mtorl-router-0", "-c", "router", "--"]
-        said = kubectl("-n", self.namespace, *router, "python", "-c", DECISIONS)
-        return set(said.split())
+    def in_router(self, code: str, *arguments: str, pod: str = "mtorl-router-0") -> str:
+        """What a Python program prints that runs in a router's container."""
+        container = ("exec", pod, "-c", "router", "--")
+        return kubectl("-n", self.namespace, *container, "python", "-c", code, *arguments)
+
+    def logged(self, pod: str = "mtorl-router-0") -> set[str]:
+        """The ids of all decisions in a router's log."""
+        return set(self.in_router(DECISIONS, pod=pod).split())
+
+    def exported(self, router: str) -> set[str]:
+        """The ids of the decisions of a router that are on the data volume."""
+        return set(self.in_router(EXPORTED, router).split())
+
+    def balances(self) -> list[list[Any]]:
+        """Arm, campaign, channel, limit, spent and reserved of each account."""
+        found: list[list[Any]] = json.loads(self.in_router(BALANCES))
+        return found
 
     def reaches(self, pod: str, host: str, port: int) -> bool:
         """Whether a pod "NAMESPACE/NAME" can open a connection."""

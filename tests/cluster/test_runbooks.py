@@ -17,7 +17,7 @@ from tests.repository import ROOT
 
 pytestmark = pytest.mark.cluster
 
-OPERATE = ROOT / "manifests" / "README.md"
+OPERATE = ROOT / "docs" / "cluster.md"
 PAGES = [*sorted((ROOT / "docs" / "runbooks").glob("*.md")), OPERATE]
 
 # kubectl goes to the test's namespace and its faults are noted: in a pipeline, bash would not look at them. What needs
@@ -45,7 +45,7 @@ def scripts(page: Path) -> list[str]:
     """What a page has people run: its blocks of bash, and commands in its sentences that name no pod of somebody's."""
     text = page.read_text()
     if page == OPERATE:
-        text = text[text.index("\n## Operate") :]  # what is before it, the fixture has done
+        text = text[text.index("\n## Operate\n") : text.index("\n## Upgrade\n")]  # the fixture has installed it
     blocks = re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S)
     inline = re.findall(r"`(kubectl -n mtorl [^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
     return [*blocks, *(line.replace(r"\|", "|") for line in inline if not re.search(r"\bPOD\b", line))]

@@ -5,6 +5,7 @@ IMAGES names the file with what `scripts/images.sh load` (or `push`) printed. Ea
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -116,3 +117,54 @@ def test_a_killed_redis_costs_default_actions_and_nothing_else(running: Running)
     assert not [one for one in said if one["fallback_reason"] and one["expose"]]
     wait_until("decisions of a model again", lambda: decided(running.call(3, uuid4().hex)), 120)
     assert {one["decision_id"] for one in said} <= running.logged()
+
+
+def test_a_router_that_can_not_start_is_rolled_back(running: Running) -> None:
+    ns, router = running.namespace, ("statefulset", "mtorl-router")
+    broken = {"op": "replace", "path": "/spec/template/spec/containers/0/args", "value": ["--run-config=/nowhere"]}
+    kubectl("-n", ns, "patch", *router, "--type=json", "-p", json.dumps([broken]))
+
+    def failing() -> bool:
+        statuses = get(ns, "pod", "mtorl-router-0")["status"].get("containerStatuses", [])
+        return any(status["restartCount"] or status.get("lastState") for status in statuses)
+
+    wait_until("a router that fails", failing, 120)
+    kubectl("-n", ns, "rollout", "undo", "statefulset/mtorl-router")
+    kubectl("-n", ns, "rollout", "status", "statefulset/mtorl-router", "--timeout=120s")
+    assert decided(running.call(3, uuid4().hex))
+
+
+def test_several_routers_go_on_with_the_ledger_of_the_one(running: Running) -> None:
+    ns = running.namespace
+    running.call(5, uuid4().hex)
+    before = running.balances()
+    assert any(spent or reserved for *_, spent, reserved in before)
+    kubectl("-n", ns, "scale", "statefulset", "mtorl-router", "--replicas=0")
+    kubectl("-n", ns, "wait", "--for=delete", "pod/mtorl-router-0", "--timeout=120s")
+    running.add_component("router-replicas")
+    running.apply("tests/network-policies")
+
+    def ready() -> bool:
+        return get(ns, "statefulset", "mtorl-router")["status"].get("readyReplicas") == 2
+
+    wait_until("two routers", ready, 240, lambda: kubectl("-n", ns, "get", "pods"))
+    assert running.balances() == before
+    prefix = uuid4().hex
+    said = running.call(20, prefix)
+    assert {one["status"] for one in said} == {200}
+    logs = {pod: running.logged(pod) for pod in ("mtorl-router-0", "mtorl-router-1")}
+    decisions = {one["decision_id"] for one in said}
+    assert decisions <= logs["mtorl-router-0"] | logs["mtorl-router-1"]
+    assert all(decisions & logged for logged in logs.values()), "both answer"
+    running.apply("tests/network-policies")
+    assert get(ns, "statefulset", "mtorl-router")["spec"]["replicas"] == 2, "the autoscaler's number stays"
+
+
+def test_a_router_that_is_taken_away_leaves_its_log_on_the_data_volume(running: Running) -> None:
+    ns = running.namespace
+    said = running.call(5, uuid4().hex)
+    expected = running.logged("mtorl-router-1") & {one["decision_id"] for one in said}
+    kubectl("-n", ns, "delete", "horizontalpodautoscaler", "mtorl-router")
+    kubectl("-n", ns, "scale", "statefulset", "mtorl-router", "--replicas=1")
+    kubectl("-n", ns, "wait", "--for=delete", "pod/mtorl-router-1", "--timeout=120s")
+    assert expected and expected <= running.exported("mtorl-router-1")

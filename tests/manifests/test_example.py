@@ -53,6 +53,15 @@ def test_images_come_from_the_teams_registry(objects: Objects) -> None:
         assert container["image"].startswith("registry.example.com/ads/"), container["image"]
 
 
+def test_the_teams_volume_is_of_its_own_class(objects: Objects) -> None:
+    foundation = list(yaml.safe_load_all(render("examples/team/foundation")))
+    ours = list(yaml.safe_load_all(render("foundation/dev")))
+    assert {title(o) for o in foundation} == {title(o) for o in ours}
+    claim = named(foundation, "PersistentVolumeClaim", "mtorl-data")
+    assert claim["spec"]["storageClassName"] == "shared"
+    assert {o["metadata"]["namespace"] for o in objects} == {claim["metadata"]["namespace"]}
+
+
 def test_a_version_is_one_word_in_the_teams_overlay(tmp_path: Path) -> None:
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not installed: it renders the manifests")

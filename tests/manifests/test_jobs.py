@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -127,5 +128,33 @@ def test_a_check_that_finds_drift_is_a_success(production: Objects, tmp_path: Pa
     context = parsed((tmp_path / "args").read_text().splitlines())
     assert str(context["registry"]) == "/mnt/mtorl/registry"
     assert context["hours"] == 24
-    export = pod_spec(production, "StatefulSet/mtorl-router")["containers"][1]["args"][0]
-    assert '"/mnt/mtorl/decision_log/" + os.environ["HOSTNAME"]' in export, "routers would overwrite each other's"
+
+
+def _export(objects: Objects) -> dict[str, Any]:
+    (found,) = [c for c in pod_spec(objects, "StatefulSet/mtorl-router")["initContainers"] if c["name"] == "export"]
+    return found
+
+
+def test_each_router_exports_into_a_folder_of_its_own(production: Objects) -> None:
+    assert '"/mnt/mtorl/decision_log/" + os.environ["HOSTNAME"]' in _export(production)["args"][0]
+
+
+def test_what_a_router_logged_last_is_exported_when_it_is_taken_away(production: Objects, tmp_path: Path) -> None:
+    container = _export(production)
+    assert container["restartPolicy"] == "Always", "a sidecar, which is stopped after the router"
+    fake = tmp_path / "python"
+    fake.write_text(f"#!/bin/sh\necho exported >> {tmp_path}/said\n")
+    fake.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    process = subprocess.Popen([*container["command"], *container["args"]], env=environment)
+    said = tmp_path / "said"
+    try:
+        deadline = time.monotonic() + 30
+        while not said.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)  # it waits for the next time
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+    assert said.read_text() == "exported\n" * 2
