@@ -117,6 +117,8 @@ def _export(policy: TrainedPolicy, folder: Path) -> None:
     """Write the network's graph and weights, and compare the graph with the network."""
     import torch
 
+    from mtorl.network.checkpoint import write_tensors
+
     network = policy.network.eval().cpu()
     steps, width = policy.spec.window, policy.encoder.dim
     generator = torch.Generator().manual_seed(0)
@@ -134,7 +136,7 @@ def _export(policy: TrainedPolicy, folder: Path) -> None:
         )
     assert graph is not None, "what is exported to memory is returned"
     graph.save(folder / NETWORK)
-    torch.save(network.state_dict(), folder / "weights.pt")
+    write_tensors(folder / "weights.pt", network.state_dict())
     exported = artifact.open_graph(folder / NETWORK)
     for rows in (1, 2, 9):
         x_BTD, length_B = example(rows)

@@ -9,6 +9,7 @@ Only tensors and plain values are read back, never code.
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -64,8 +65,8 @@ class Checkpoint:
             state: Tensors and plain values.
         """
         try:
-            with replacing(self.path, durable=True) as unfinished, unfinished.open("wb") as file:
-                torch.save({"identity": dict(self.identity), "state": dict(state)}, file)
+            with replacing(self.path, durable=True) as unfinished:
+                write_tensors(unfinished, {"identity": dict(self.identity), "state": dict(state)})
         except OSError as error:
             _LOG.warning("no checkpoint, training goes on: %s", error)
 
@@ -89,3 +90,14 @@ class Checkpoint:
                 f"{self.path}: belongs to another training; {', '.join(differ)} differ. Delete it, or name another file"
             )
         return dict(state)
+
+
+def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain values.
+
+    Raises:
+        OSError: `path` can't be written. torch.save itself hides a full disk behind a fault of its format.
+    """
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)
+    path.write_bytes(buffer.getbuffer())

@@ -33,7 +33,8 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
             twice: for the content, then for the name.
 
     Raises:
-        OSError: `path` can't be written to, or is a folder where a file was written, or the other way round.
+        OSError: `path` can't be written to, or is a folder where a file was written, or the other way round. On a
+            full disk, whatever error says so in the block, it has the number ENOSPC and names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # A random name, not the process id: processes of two pods that share a volume can have the same id.
@@ -45,8 +46,17 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
         _swap(temporary, path)
         if durable:
             sync(path.parent)
+    except Exception as error:
+        if _is_disk_full(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     finally:
         remove(temporary)
+
+
+def _is_disk_full(error: Exception) -> bool:
+    """DuckDB and Arrow have errors of their own for it, which keep the system's words."""
+    return getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error)
 
 
 def remove(path: Path) -> None:

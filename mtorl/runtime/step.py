@@ -8,6 +8,7 @@ A cluster shows the end of a step's log to people, and only that.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +23,8 @@ def step(*unusable: type[Exception]) -> Iterator[None]:
     """Run the body of a step.
 
     Args:
-        unusable: Errors whose message tells users what is wrong with their input. Every other error is a fault of ours,
-            and shows its traceback.
+        unusable: Errors whose message tells users what is wrong with their input. A volume that is full or can't be
+            written is no fault of ours either; every other error is, and shows its traceback.
 
     Raises:
         SystemExit: with that message and the error's notes; the process ends with exit code 1.
@@ -33,7 +34,9 @@ def step(*unusable: type[Exception]) -> Iterator[None]:
         os.umask(mask)
     try:
         yield
-    except (PermissionError, *unusable) as error:  # type: ignore[misc]
+    except (OSError, *unusable) as error:  # type: ignore[misc]
+        if not isinstance(error, unusable) and error.errno not in (errno.EACCES, errno.EPERM, errno.ENOSPC):
+            raise
         if isinstance(error, PermissionError):
             error.add_note(
                 f"User {os.getuid()} and group {os.getgid()} may not do that: a volume must belong to the group"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtorl.network.checkpoint import Checkpoint, CheckpointError
+from mtorl.network.checkpoint import Checkpoint, CheckpointError, write_tensors
 from mtorl.network.parallel import Group
 from mtorl.network.training import TrainConfig, TrainingLoop, train
 from mtorl.window.loader import TrainingWindows
@@ -162,3 +162,8 @@ def test_too_few_windows_for_the_processes_is_said(monkeypatch):
     loop.train_epoch()
     with pytest.raises(ValueError, match="no shard has a batch for each of the 2 processes; lower batch_size"):
         loop.close_epoch()
+
+
+def test_a_full_disk_is_an_error_of_the_disk() -> None:
+    with pytest.raises(OSError, match="No space left on device"):
+        write_tensors(Path("/dev/full"), {"weight": torch.zeros(1000)})

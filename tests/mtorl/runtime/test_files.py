@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -22,6 +23,21 @@ def test_a_failure_leaves_the_old_content_and_success_replaces_it(tmp_path: Path
     with replacing(path) as unfinished:
         unfinished.write_text("new")
     assert path.read_text() == "new" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left on device"),
+        RuntimeError('IO Error: Could not write file "x": No space left on device'),
+    ],
+    ids=["system", "arrow", "duckdb"],
+)
+def test_a_full_disk_is_one_error_that_names_the_file(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(OSError, match=r"No space left on device: '.*/out'") as raised, replacing(tmp_path / "out"):
+        raise error
+    assert raised.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("durable", [False, True])

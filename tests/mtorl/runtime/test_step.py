@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -45,6 +46,13 @@ def test_any_other_error_shows_its_traceback(events: Path) -> None:
 def test_a_volume_that_may_not_be_written_says_who_may_not() -> None:
     with pytest.raises(SystemExit, match=rf"'/mnt/mtorl'\nUser {os.getuid()} and group {os.getgid()} may not"), step():
         raise PermissionError(13, "Permission denied", "/mnt/mtorl")
+
+
+def test_a_full_volume_is_one_line_and_another_fault_of_the_system_is_not() -> None:
+    with pytest.raises(SystemExit, match=r"mtorl: .*No space left on device: '/mnt/mtorl'"), step():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/mnt/mtorl")
+    with pytest.raises(OSError, match="Too many open files"), step():
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0, 0o640), (0o022, 0o644), (0o077, 0o600)])
