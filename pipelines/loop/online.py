@@ -174,6 +174,9 @@ def serve(trained: Trained, audience: Audience, times: StepTimes) -> Served:
         trained: The run, with its experiment file written.
         audience: Who comes online.
         times: Told about every step.
+
+    Raises:
+        TrafficFailed: Too many requests failed.
     """
     from features.offline.store import refresh
     from features.online.open_history import open_history
@@ -211,4 +214,5 @@ def _send(driver: LoadDriver, source: TrafficSource, step: Step, label: str, tim
     times(step, 0, total, "")
     traffic = driver.send(source, label, on_done)
     times(step, total, total, f"{len(traffic.errors)} errors")
+    traffic.check(total)
     return traffic

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import re
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +18,13 @@ import aiohttp
 
 from features.online.history import History
 from pipelines.loop.traffic_sources import Response, TrafficSource
+
+MOST_ERRORS = 0.01
+"""Share of the opportunities that may fail. Who failed is in no verdict, so more of them would bias it."""
+
+
+class TrafficFailed(RuntimeError):
+    """Too many requests failed; the message names the causes."""
 
 
 @dataclass
@@ -35,6 +44,23 @@ class Traffic:
     errors: list[str] = field(default_factory=list)
     since: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
     until: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
+
+    def check(self, opportunities: int) -> None:
+        """Refuse traffic of which too much failed.
+
+        Args:
+            opportunities: How many there were.
+
+        Raises:
+            TrafficFailed: More than `MOST_ERRORS` of them ended in an error.
+        """
+        if len(self.errors) > MOST_ERRORS * opportunities:
+            causes = "\n".join(f"{count:,} x {cause}" for cause, count in self.causes().most_common(5))
+            raise TrafficFailed(f"{len(self.errors):,} of {opportunities:,} opportunities failed:\n{causes}")
+
+    def causes(self) -> Counter[str]:
+        """How often each kind of error occurred: the texts without the user, and # for numbers other than HTTP's."""
+        return Counter(re.sub(r"(?<!HTTP )\b\d+(\.\d+)?", "#", error.split(": ", 1)[1]) for error in self.errors)
 
 
 @dataclass(frozen=True)
@@ -114,7 +140,8 @@ class _Opportunity:
         return {
             "user_id": self.user_id,
             "campaign_id": opportunity["campaign_id"],
-            "context": opportunity["context"],
+            # A missing number is null: JSON has no NaN, and the router refuses a body that is no JSON.
+            "context": {name: None if value != value else value for name, value in opportunity["context"].items()},
             "request_id": self.request_id,
             "timestamp": opportunity["timestamp"].isoformat(),
         }

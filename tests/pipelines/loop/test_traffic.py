@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from features.online.history import History, Touchpoint
-from pipelines.loop.traffic import LoadDriver, Traffic
+from pipelines.loop.traffic import LoadDriver, Traffic, TrafficFailed
 from pipelines.loop.traffic_sources import Response
 
 START = datetime(2020, 1, 1, tzinfo=UTC)
@@ -136,3 +136,27 @@ def test_a_round_is_answered_before_the_next_one_is_sent(router: Router) -> None
     send(Clickers(users, shows=False, rounds=3), router, RecordingHistory(router))
     rounds = [instance["request_id"].split("-")[1] for _, instance in router.events]
     assert rounds == ["0"] * 5 + ["1"] * 5 + ["2"] * 5
+
+
+def test_a_missing_number_is_null_and_no_broken_json(router: Router) -> None:
+    class Forgetful(Clickers):
+        def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
+            found = super().opportunity(user_id, round_index)
+            return {**found, "context": {"hour": float("nan"), "device": None, "slot": "top"}}
+
+    traffic = send(Forgetful(["u1"], shows=False), router, RecordingHistory(router))
+    assert traffic.errors == []
+    assert router.events[0][1]["context"] == {"hour": None, "device": None, "slot": "top"}
+
+
+def test_traffic_of_which_too_much_failed_says_why() -> None:
+    errors = [f"u{n}: RuntimeError: HTTP 503 from /v1: no room after {n}.5 s" for n in range(3)]
+    traffic = Traffic(errors=[*errors, "u9: TimeoutError: "])
+    traffic.check(400)
+    with pytest.raises(TrafficFailed) as raised:
+        traffic.check(399)
+    assert str(raised.value).splitlines() == [
+        "4 of 399 opportunities failed:",
+        "3 x RuntimeError: HTTP 503 from /v1: no room after # s",
+        "1 x TimeoutError: ",
+    ]
