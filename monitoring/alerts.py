@@ -12,7 +12,7 @@ import http.client
 import json
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +22,8 @@ from monitoring.drift_tests import words_of
 ALERT = "MtorlFeatureDrift"
 RUNBOOK = f"https://github.com/mtorl-kubeflow/mtorl-kubeflow/blob/main/docs/runbooks/{ALERT}.md"
 ATTEMPTS, PAUSE_SECONDS = 3, 0.3
+HOLDS = timedelta(hours=3)
+"""How long a finding stands. Checks come every hour: one that fails, or is late, does not end an alert."""
 
 
 class AlertError(Exception):
@@ -43,7 +45,8 @@ def drift_alerts(
         runbook_url: address of the runbook as the reader of the alert can open it.
         now: start of the alerts; the current time if not given.
     """
-    starts_at = (now or datetime.now(UTC)).isoformat(timespec="milliseconds")
+    start = now or datetime.now(UTC)
+    stands = {"startsAt": start, "endsAt": start + HOLDS}
 
     def alert(column: str, kind: str, severity: str, summary: str, description: str) -> dict[str, Any]:
         return {
@@ -56,7 +59,7 @@ def drift_alerts(
                 "model_version": model_version,
             },
             "annotations": {"summary": summary, "description": description, "runbook_url": runbook_url},
-            "startsAt": starts_at,
+            **{name: at.isoformat(timespec="milliseconds") for name, at in stands.items()},
         }
 
     if result.not_checked is not None:

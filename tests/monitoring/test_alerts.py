@@ -51,6 +51,7 @@ def test_one_alert_for_each_detected_column() -> None:
             "runbook_url": RUNBOOK,
         },
         "startsAt": "2025-01-02T03:04:05.000+00:00",
+        "endsAt": "2025-01-02T06:04:05.000+00:00",  # two hourly checks may fail before it ends
     }
     assert broken["labels"]["severity"] == "critical" and broken["labels"]["kind"] == "data_quality"
     root = Path(alerts_module.__file__).parents[1]
