@@ -12,6 +12,11 @@ from mtorl.log.records import ID_FIELD, Kind, one_record_each, sql_columns
 from mtorl.runtime.files import replacing
 from serving.decision_log.segments import segments
 
+# A log of any size is exported beside a router: what does not fit is sorted on disk, in the folder for temporary files,
+# since the current one may be read-only.
+_LIMITS = {"memory_limit": "300MB", "threads": "2", "preserve_insertion_order": "false"}
+_LONGEST_LINE = 1 << 20  # bytes; the reader keeps some buffers of that size
+
 
 def export_parquet(log_dir: str | Path, out_dir: str | Path) -> dict[str, int]:
     """Write decisions.parquet and outcomes.parquet, each in one step.
@@ -30,7 +35,7 @@ def export_parquet(log_dir: str | Path, out_dir: str | Path) -> dict[str, int]:
     """
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch, duckdb.connect() as con:
+    with tempfile.TemporaryDirectory() as scratch, duckdb.connect(config={**_LIMITS, "temp_directory": scratch}) as con:
         con.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
         return {kind: _export(con, kind, Path(log_dir), out, Path(scratch)) for kind in get_args(Kind)}
 
@@ -41,7 +46,9 @@ def _export(con: duckdb.DuckDBPyConnection, kind: Kind, log_dir: Path, out: Path
         con.read_parquet(parts, union_by_name=True).create_view(kind)
     else:
         files = [str(path) for path in _whole_lines(log_dir, kind, scratch)]
-        con.read_json(files, columns=columns, format="newline_delimited").create_view(kind)
+        con.read_json(
+            files, columns=columns, format="newline_delimited", maximum_object_size=_LONGEST_LINE
+        ).create_view(kind)
     target = out / f"{kind}s.parquet"
     order = f"event_time, {ID_FIELD[kind]}"
     rows = con.sql(f"SELECT {', '.join(columns)} FROM ({one_record_each(kind, kind)}) ORDER BY {order}")

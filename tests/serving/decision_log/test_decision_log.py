@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mtorl.log.records import sql_columns
-from serving.decision_log import Kind, Spool, SpoolError, SpoolUnavailable, segments
+from serving.decision_log import Kind, Spool, SpoolError, SpoolUnavailable, export, segments
 from serving.decision_log.export import export_parquet
 from tests.repository import ROOT
 
@@ -297,3 +297,17 @@ def test_the_newest_records_come_from_the_newest_files(tmp_path: Path) -> None:
         found = [record["n"] for record in segments.newest(tmp_path, "decision", count)]
         assert found == [20, 21, 22, 23, 30, 31, 32, 33][-count:]
     assert segments.newest(tmp_path / "none", "decision", 5) == []
+
+
+@pytest.mark.integration
+def test_a_log_that_memory_does_not_hold_is_sorted_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(export._LIMITS, "memory_limit", "200MB")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "spool").mkdir()
+    lines = (json.dumps(decision(f"{number * 7919 % 150_000:032d}")) for number in range(150_000))
+    (tmp_path / "spool" / "decision-00000001.jsonl").write_text("\n".join(lines) + "\n")
+    assert export_parquet(tmp_path / "spool", tmp_path / "out")["decision"] == 150_000
+    ids = pq.read_table(tmp_path / "out" / "decisions.parquet")["decision_id"].to_pylist()
+    assert ids == [f"{number:032d}" for number in range(150_000)]
+    assert not list((tmp_path / "here").iterdir()), "the current folder of a pod can't be written"
