@@ -19,24 +19,17 @@ shows a tail that the reference has not seen. The floors take some of it back.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from monitoring.decision_log import Size
 from monitoring.drift_tests import DriftTest, asked_of
 from mtorl.arrays import Bools, Floats
 
 IMITATIONS = 400
 Thresholds = dict[tuple[str, str], float]
 """By column and method of the test."""
-
-
-class Size(NamedTuple):
-    """Of a period; fewer rows a user than in the reference make context columns noisier."""
-
-    users: int
-    rows: int
 
 
 def calibrate(
@@ -53,7 +46,8 @@ def calibrate(
     Args:
         reference: The reference sample with its user_id, whole users, rows of a user in the order of time.
         kinds: "numeric" or "categorical" of each column to check.
-        size: Of the period that is about to be checked.
+        size: Of the period that is about to be checked; fewer rows a user than in the reference make context columns
+            noisier.
         alpha: False-alarm rate of a period over all its columns.
         seed: Seed of the resampling.
         imitations: Number of imitated periods.

@@ -1,7 +1,7 @@
 """The decision log of a period, as verdict and drift read it: `decisions.parquet` and `outcomes.parquet`.
 
     log = DecisionLog.in_folder("runs/latest/decision_log", Period(since="2026-11-01T00:00:00Z"))
-    log.context()                                     # what the policy read, for the drift check
+    sample, size = log.context(most_rows=20_000)      # what the policy read, for the drift check
 
 The fields of the records are defined in `mtorl.log.records`.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
@@ -39,6 +39,13 @@ class Period:
     def parameters(self) -> dict[str, str]:
         """Values of the condition's parameters."""
         return {"since": self.since, "until": self.until}
+
+
+class Size(NamedTuple):
+    """Of a period, or of a sample of its users."""
+
+    users: int
+    rows: int
 
 
 def open_records(db: duckdb.DuckDBPyConnection, files: Path) -> duckdb.DuckDBPyRelation:
@@ -81,19 +88,35 @@ class DecisionLog:
             query = f"SELECT 1 FROM decision_log WHERE {self.period.condition()} LIMIT 1"
             return db.execute(query, self.period.parameters()).fetchone() is not None
 
-    def context(self) -> pd.DataFrame:
-        """User and context columns of the decisions, in the order of time."""
+    def context(self, most_rows: int) -> tuple[pd.DataFrame, Size]:
+        """What the policy read, of a sample of the users.
+
+        Args:
+            most_rows: About how many rows to read at most. Whole users are chosen by a hash, the same in every period.
+
+        Returns:
+            User and context columns of their decisions, in the order of time; and the size of the whole period.
+        """
         import duckdb
 
         with duckdb.connect() as db:
             open_records(db, self.decisions).create_view("decision_log")
-            rows = db.execute(
-                f"""SELECT user_id, context FROM ({one_record_each("decision", "decision_log")})
+            # The texts of the context are large: they are read of the sample alone.
+            counted = db.execute(
+                f"""SELECT count(*), count(DISTINCT user_id) FROM ({one_record_each("decision", "decision_log")})
+                WHERE {self.period.condition()}""",
+                self.period.parameters(),
+            ).fetchone()
+            rows, users = counted or (0, 0)
+            db.execute(f"""CREATE VIEW sample AS FROM decision_log
+                WHERE hash(user_id) / 18446744073709551616.0 < {most_rows / max(rows, most_rows)!r}""")
+            sample = db.execute(
+                f"""SELECT user_id, context FROM ({one_record_each("decision", "sample")})
                 WHERE {self.period.condition()} ORDER BY event_time, decision_id""",
                 self.period.parameters(),
             ).df()
-        context = pd.DataFrame([json.loads(text) for text in rows["context"]], index=rows.index)
-        return pd.concat([rows[["user_id"]], context], axis=1)
+        context = pd.DataFrame([json.loads(text) for text in sample["context"]], index=sample.index)
+        return pd.concat([sample[["user_id"]], context], axis=1), Size(users, rows)
 
     def newest_model(self, arm: str) -> str | None:
         """Digest of the model that took the newest decision of an arm, or else of any arm; None: no model took one.

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from monitoring.calibration import Size, Thresholds, calibrate
+from monitoring.calibration import Thresholds, calibrate
+from monitoring.decision_log import Size
 from monitoring.drift_tests import asked_of
 from monitoring.evidently_report import score_and_save
 from mtorl.log.dataset import Column
@@ -91,6 +92,7 @@ def check(
     columns: Sequence[Column],
     *,
     out_dir: Path,
+    whole: Size | None = None,
     alpha: float = 0.01,
     seed: int = 0,
 ) -> DriftResult:
@@ -98,18 +100,20 @@ def check(
 
     Args:
         reference: Rows that the model was trained on, whole users, rows of a user in the order of time.
-        current: Rows of the period.
+        current: Rows of the period, or of a sample of its users.
         columns: Context and static columns of the data set description.
         out_dir: Where drift.html and drift.json go; its name is the period's name.
+        whole: Size of the period that `current` is a sample of.
         alpha: Probability that a healthy period raises any alarm, over all columns together.
         seed: Seed of the calibration.
     """
     started = time.perf_counter()
     out_dir = Path(out_dir)
+    whole = whole or Size(_users(current), len(current))
     result = DriftResult(
         period=out_dir.name,
-        rows=len(current),
-        users=_users(current),
+        rows=whole.rows,
+        users=whole.users,
         reference_rows=len(reference),
         reference_users=_users(reference),
         alpha=alpha,

@@ -9,7 +9,7 @@ from typing import Any
 
 from monitoring.alerts import drift_alerts, post
 from monitoring.decision_log import DecisionLog, Period
-from monitoring.drift import check
+from monitoring.drift import MAX_ROWS, check
 from monitoring.verdict import verdict_from_log
 from mtorl.artifact.artifact import load
 from mtorl.experiment.experiment import Experiment
@@ -145,8 +145,8 @@ def drift_of_period(
     """
     model = load(Path(artifact))
     _check_there(decision_log)
-    current = DecisionLog.in_folder(decision_log, period).context()
-    result = check(model.reference(), current, model.spec.context, out_dir=Path(out), seed=seed)
+    current, whole = DecisionLog.in_folder(decision_log, period).context(MAX_ROWS)
+    result = check(model.reference(), current, model.spec.context, out_dir=Path(out), whole=whole, seed=seed)
     alerts = drift_alerts(result, model.model["version"])
     if alerts and alert_url:
         post(alerts, alert_url)

@@ -41,14 +41,14 @@ def written(folder: Path) -> Path:
     ],
 )
 def test_a_period_includes_its_start_and_not_its_end(tmp_path: Path, period: Period, hours: list[int]) -> None:
-    context = DecisionLog.in_folder(written(tmp_path), period).context()
+    context = DecisionLog.in_folder(written(tmp_path), period).context(100)[0]
     assert [f"u{hour}" for hour in hours] == context["user_id"].tolist()
     if hours:
         assert context["hour"].tolist() == hours
 
 
 def test_what_is_missing_in_a_context_stays_missing(tmp_path: Path) -> None:
-    context = DecisionLog.in_folder(written(tmp_path)).context()
+    context = DecisionLog.in_folder(written(tmp_path)).context(100)[0]
     assert context.columns.tolist() == ["user_id", "hour", "device"]
     assert context["device"].isna().tolist() == [False, False, True, False]
 
@@ -83,4 +83,25 @@ def test_the_logs_of_several_routers_are_one(tmp_path: Path) -> None:
     )
     older.to_parquet(tmp_path / "decisions.parquet")
     log = DecisionLog.in_folder(tmp_path)
-    assert log.holds_any() and log.context()["user_id"].tolist() == ["u0", "u1", "u2", "u3"]
+    assert log.holds_any() and log.context(100)[0]["user_id"].tolist() == ["u0", "u1", "u2", "u3"]
+
+
+def test_of_a_large_period_a_sample_of_whole_users_is_read(tmp_path: Path) -> None:
+    rows = [
+        {
+            "decision_id": f"d{i}",
+            "user_id": f"u{i % 400}",
+            "withdrawn": False,
+            "context": json.dumps({"hour": i // 400}),
+            "event_time": TIMES[0],
+        }
+        for i in range(2000)
+    ]
+    pd.DataFrame([*rows, *rows[:100]]).to_parquet(tmp_path / "decisions.parquet")
+    log = DecisionLog.in_folder(tmp_path)
+    sample, whole = log.context(500)
+    assert whole == (400, 2000), "each decision once"
+    assert 300 < len(sample) < 700
+    assert set(sample.groupby("user_id").size()) == {5}, "all rows of a user"
+    later, _ = log.context(1000)
+    assert set(sample["user_id"]) < set(later["user_id"]), "the same users in every period"
