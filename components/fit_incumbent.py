@@ -1,4 +1,4 @@
-"""The policy to compare with: the channel frequencies of each segment, a stand-in for what a team runs today."""
+"""The policy to compare with: the one that serves or, before any does, the channel frequencies of each segment."""
 
 from kfp.dsl import Dataset, Input, Model, Output
 
@@ -6,18 +6,20 @@ from components.component import component
 
 
 @component("fit the incumbent")
-def fit_incumbent(windows: Input[Dataset], code_version: str, model: Output[Model]):
-    """Fit the channel frequencies by segment.
+def fit_incumbent(windows: Input[Dataset], served: str, code_version: str, model: Output[Model]):
+    """Take the incumbent that serves, or fit the channel frequencies by segment.
 
     Args:
         windows: Folder written by build_features.
+        served: Artifact folder of a published model, which never changes; empty: none serves.
         code_version: Part of the cache key: the library's version.
         model: Artifact folder of the incumbent.
     """
     from mtorl.fitting.fit import fit_incumbent as fit
+    from mtorl.fitting.fit import take_incumbent
     from mtorl.runtime.step import step
     from mtorl.window.window import WindowError
 
     with step(WindowError):
-        artifact = fit(windows.path, model.path)
+        artifact = take_incumbent(windows.path, served, model.path) if served else fit(windows.path, model.path)
         model.metadata["digest"] = artifact.digest

@@ -118,11 +118,12 @@ class DecisionLog:
         context = pd.DataFrame([json.loads(text) for text in sample["context"]], index=sample.index)
         return pd.concat([sample[["user_id"]], context], axis=1), Size(users, rows)
 
-    def newest_model(self, arm: str) -> str | None:
+    def newest_model(self, arm: str, alone: bool = False) -> str | None:
         """Digest of the model that took the newest decision of an arm, or else of any arm; None: no model took one.
 
         Args:
-            arm: Name of the arm that is preferred; it has no decisions in the shadow stage.
+            arm: Name of the arm that is preferred; a challenger has no decisions in the shadow stage.
+            alone: Whether no other arm will do.
         """
         import duckdb
 
@@ -130,7 +131,7 @@ class DecisionLog:
             open_records(db, self.decisions).create_view("decision_log")
             newest = db.execute(
                 f"""SELECT model_digest FROM decision_log WHERE model_digest IS NOT NULL AND {self.period.condition()}
-                ORDER BY arm = $arm DESC, event_time DESC LIMIT 1""",
-                {**self.period.parameters(), "arm": arm},
+                AND (arm = $arm OR NOT $alone) ORDER BY arm = $arm DESC, event_time DESC LIMIT 1""",
+                {**self.period.parameters(), "arm": arm, "alone": alone},
             ).fetchone()
         return None if newest is None else str(newest[0])

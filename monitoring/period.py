@@ -12,7 +12,7 @@ from monitoring.decision_log import DecisionLog, Period
 from monitoring.drift import MAX_ROWS, check
 from monitoring.verdict import verdict_from_log
 from mtorl.artifact.artifact import load
-from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.experiment import INCUMBENT, Experiment
 
 
 class PeriodError(Exception):
@@ -104,6 +104,29 @@ def served_model(decision_log: str, period: Period, find: Callable[[str], Path |
     if folder is None:
         raise PeriodError(f"the model that took the newest decision, digest {digest}, is not in the registry")
     return folder
+
+
+def deciding_incumbent(decision_log: str, find: Callable[[str], Path | None]) -> str:
+    """The artifact folder of the model that took the incumbent's newest decision; "" if none has taken one.
+
+    Args:
+        decision_log: Folder with decisions.parquet; empty, or without any: nothing serves.
+        find: The folder of the artifact with a digest; None if there is none.
+
+    Raises:
+        PeriodError: the model is not to be found.
+    """
+    if not decision_log or not any(Path(decision_log).rglob("decisions.parquet")):
+        return ""
+    digest = DecisionLog.in_folder(decision_log).newest_model(INCUMBENT, alone=True)
+    if digest is None:
+        return ""
+    folder = find(digest)
+    if folder is None:
+        raise PeriodError(
+            f"the incumbent's model, digest {digest}, is not in the registry: nothing can be compared with it"
+        )
+    return str(folder)
 
 
 def nothing_in(decision_log: str, period: Period) -> str:

@@ -17,6 +17,7 @@ from components.ingest import ingest
 from components.install_features import install_features
 from components.package import package
 from components.publish import publish
+from components.served_incumbent import served_incumbent
 from components.train_challenger import train_challenger
 from mtorl import __version__
 from pipelines.profile import LAPTOP, MOUNT, Profile
@@ -37,6 +38,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         dataset: str,
         feature_repo: str = f"{MOUNT}/features",
         registry: str = f"{MOUNT}/registry",
+        decision_log: str = f"{MOUNT}/decision_log",
         bad_rows: str = "fail",
         users: int = 0,
         seed: int = 7,
@@ -60,7 +62,8 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         features = step(build_features(log=log, code_version=code_version))
         windows = features.outputs["windows"]
         step(install_features(definitions=features.outputs["definitions"], feature_repo=feature_repo))
-        incumbent = step(fit_incumbent(windows=windows, code_version=code_version)).outputs["model"]
+        served = step(served_incumbent(decision_log=decision_log, registry=registry)).output
+        incumbent = step(fit_incumbent(windows=windows, served=served, code_version=code_version)).outputs["model"]
         challenger = step(
             train_challenger(
                 windows=windows,

@@ -11,17 +11,21 @@ Shapes: B validation rows, C channels.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mtorl.artifact.artifact import Artifact
+from mtorl.artifact.artifact import Artifact, load
 from mtorl.artifact.saving import save
 from mtorl.baselines import channel_frequency, lightgbm
 from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
 from mtorl.fitting.pricing import price_policy
 from mtorl.fitting.training_summary import TrainingSummary
+from mtorl.log.columns import WindowError
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.touchpoints import DATASET_FILE
 from mtorl.network import parallel
 from mtorl.network.calibration import calibrate_ensemble
 from mtorl.network.checkpoint import Checkpoint
@@ -31,6 +35,7 @@ from mtorl.network.predictor import predict
 from mtorl.network.training import TrainConfig
 from mtorl.policy.decision import PolicyParams
 from mtorl.runtime import progress
+from mtorl.runtime.files import replacing
 from mtorl.window.labels import labels
 from mtorl.window.loader import FolderWindows, TrainingWindows, tiles
 from mtorl.window.table import WindowTable, shards
@@ -46,6 +51,31 @@ def fit_incumbent(windows: str, out: str) -> Artifact:
     summary = TrainingSummary.of(windows)
     network = channel_frequency.fit((tiles(windows, "train", file) for file in shards(windows)), summary.encoder)
     return save(out, summary.policy("incumbent", "channel-frequency", network, channel_frequency.POLICY, {}))
+
+
+def take_incumbent(windows: str, served: str, out: str) -> Artifact:
+    """Copy the artifact of a policy that serves, to compare with on the test users of the windows.
+
+    A user's part of the split never changes, so an earlier night has not trained on these test users either.
+
+    Args:
+        windows: Windows folder.
+        served: Folder of the artifact.
+        out: Folder of the copy.
+
+    Raises:
+        WindowError: the artifact reads other columns, or chooses among other channels, than the windows have.
+    """
+    artifact, spec = load(Path(served)), DatasetSpec.load(Path(windows) / DATASET_FILE)
+    theirs, ours = (one.model_dump(exclude={"name", "description"}) for one in (artifact.spec, spec))
+    if differ := [name for name in ours if ours[name] != theirs[name]]:
+        raise WindowError(
+            f"the incumbent that serves, {served}, was trained on another description of the data: {', '.join(differ)} "
+            "differ. To train on this one, compare with the channel frequencies (decision_log: empty)"
+        )
+    with replacing(Path(out)) as unfinished:
+        shutil.copytree(served, unfinished)
+    return load(Path(out))
 
 
 def fit_challenger(

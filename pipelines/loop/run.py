@@ -100,6 +100,7 @@ def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.St
             "source": str(Path(config.data).resolve()) if config.data else SIMULATOR,
             "dataset": config.dataset,
             "feature_repo": str(run / "features"),
+            "decision_log": "",  # nothing serves before a run
             "registry": str(run / "registry"),
             "bad_rows": config.bad_rows,
             "users": config.users,
