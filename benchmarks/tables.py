@@ -9,6 +9,7 @@ The results come from these commands, the last of which writes the tables:
     python benchmarks/serving.py --run runs/latest --json benchmarks/results/serving.json
     python benchmarks/decision_log.py --json benchmarks/results/decision_log.json
     python benchmarks/soak.py --run runs/latest --json benchmarks/results/soak.json
+    python benchmarks/cluster.py --namespace mtorl-dev --json benchmarks/results/cluster.json
     python benchmarks/tables.py
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from _environment import ROOT
@@ -335,6 +337,16 @@ def _ratio(result: Figures | None, other: Figures | None, digits: int = 0) -> st
     return f"{result['seconds'] / other['seconds']:,.{digits}f}"
 
 
+def cluster_table(result: Figures) -> str:
+    """How soon a change is in force on a cluster."""
+    rows = [
+        [name, f"{seconds[0]:.1f}", f"{median(seconds):.1f}", f"{seconds[-1]:.1f}"]
+        for name, seconds in result["seconds"].items()
+    ]
+    body = table([f"seconds, {result['changes']} changes each", "least", "median", "most"], rows)
+    return f"{body}\nKubernetes {result['environment']['kubernetes']}, one node.\n{measured_on(result, 'cluster.py')}"
+
+
 PAGES = {
     "loop": Page("The whole loop", "summary.md", loop_table),
     "train": Page("What training costs", "training.md", train_table),
@@ -343,6 +355,7 @@ PAGES = {
     "serving": Page("The request path", "serving.md", serving_tables),
     "decision_log": Page("How the decision log is stored", "serving.md", decision_log_table),
     "soak": Page("Five minutes of everything at once", "serving.md", soak_table),
+    "cluster": Page("How soon a change is in force on a cluster", "cluster.md", cluster_table),
 }
 
 if __name__ == "__main__":
