@@ -70,10 +70,10 @@ class DecisionLog:
     def in_folder(
         cls, folder: str | Path, period: Period = Period(), weights: Path | pd.DataFrame | None = None
     ) -> DecisionLog:
-        """A log as `serving.decision_log.export.export_parquet` writes it.
+        """A log as `serving.decision_log.export` writes it.
 
         Args:
-            folder: Holds the files, or a folder with them for each router.
+            folder: Holds the files, or folders with them for each router and segment.
             period: Decisions that count.
             weights: Of the decisions, if not all count alike.
         """

@@ -1,30 +1,41 @@
-"""The log as two Parquet files for monitoring and analysis. It can be exported while the router writes it."""
+"""The log as Parquet files for monitoring and analysis. It can be exported while the router writes it.
+
+    export_parquet("spool", "decision_log")       # decision_log/decisions.parquet and outcomes.parquet
+    export_segments("spool", "decision_log")      # the same, in a folder for each segment: what has not changed stays
+
+Columns are those of `mtorl.log.records.sql_columns`: objects and lists are JSON text, `event_time` is a UTC timestamp.
+"""
 
 from __future__ import annotations
 
+import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
 import duckdb
 
 from mtorl.log.records import ID_FIELD, Kind, one_record_each, sql_columns
-from mtorl.runtime.files import replacing
+from mtorl.runtime.files import remove, replacing
 from serving.decision_log.segments import segments
 
 # A log of any size is exported beside a router: what does not fit is sorted on disk, in the folder for temporary files,
 # since the current one may be read-only.
 _LIMITS = {"memory_limit": "300MB", "threads": "2", "preserve_insertion_order": "false"}
 _LONGEST_LINE = 1 << 20  # bytes; the reader keeps some buffers of that size
+_EXPORTED = "exported.json"
+
+# An outcome is never there before its decision: a reader would take it for one of an unknown decision.
+_KINDS: tuple[Kind, ...] = tuple(reversed(get_args(Kind)))
 
 
 def export_parquet(log_dir: str | Path, out_dir: str | Path) -> dict[str, int]:
     """Write decisions.parquet and outcomes.parquet, each in one step.
 
-    A spool that is shipped holds the newest `keep_hours` only; the folder of a `ParquetSink` holds everything.
-
-    Columns are those of `mtorl.log.records.sql_columns`: objects and lists are JSON text, `event_time` is a UTC
-    timestamp. Without records the files hold the columns alone. Of a decision that was withdrawn, the withdrawal stays.
+    A spool that is shipped holds the newest `keep_hours` only; the folder of a `ParquetSink` holds everything. Without
+    records the files hold the columns alone. Of a decision that was withdrawn, the withdrawal stays.
 
     Args:
         log_dir: Folder of a `Spool` or of a `ParquetSink`.
@@ -33,35 +44,85 @@ def export_parquet(log_dir: str | Path, out_dir: str | Path) -> dict[str, int]:
     Returns:
         Number of rows by kind.
     """
+    log, out = Path(log_dir), Path(out_dir)
+    written: dict[str, int] = {}
+    with _database() as (con, scratch):
+        for kind in _KINDS:
+            if parts := [str(path) for path in log.glob(f"{kind}s/date=*/hour=*/*.parquet")]:
+                records = con.read_parquet(parts, union_by_name=True)
+            else:
+                *closed, newest = segments(log, kind) or [log / f"{kind}-none.jsonl"]
+                records = _read(con, kind, [*closed, _whole_lines(newest, scratch)])
+            written[kind] = _write(con, kind, records, out / f"{kind}s.parquet")
+    return written
+
+
+def export_segments(spool: str | Path, out_dir: str | Path) -> None:
+    """Bring a folder up to date that has a folder for each segment, `decision-00000001/decisions.parquet`.
+
+    Segments only grow, and all but the newest are closed, so this takes no longer the longer the log is. Segments that
+    the spool no longer has are removed. A decision and its withdrawal may lie in different segments: readers take one
+    record of each decision (`mtorl.log.records.one_record_each`).
+
+    Args:
+        spool: Folder of a `Spool`.
+        out_dir: Made if it does not exist.
+    """
     out = Path(out_dir)
+    register = out / _EXPORTED
+    done: dict[str, int] = json.loads(register.read_text()) if register.exists() else {}
+    found: dict[str, int] = {}
+    with _database() as (con, scratch):
+        for kind in _KINDS:
+            for segment in segments(Path(spool), kind):
+                size = segment.stat().st_size
+                target = out / segment.stem / f"{kind}s.parquet"
+                if done.get(segment.stem) != size or not target.exists():
+                    lines = _whole_lines(segment, scratch)
+                    _write(con, kind, _read(con, kind, [lines]), target)
+                    lines.unlink()
+                found[segment.stem] = size
     out.mkdir(parents=True, exist_ok=True)
+    for name in done.keys() - found.keys():
+        remove(out / name)
+    for kind in _KINDS:
+        remove(out / f"{kind}s.parquet")  # the whole log in one file, as it was exported before
+    with replacing(register) as unfinished:
+        unfinished.write_text(json.dumps(found))
+
+
+@contextmanager
+def _database() -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
+    """A database with limits, and a folder for temporary files."""
     with tempfile.TemporaryDirectory() as scratch, duckdb.connect(config={**_LIMITS, "temp_directory": scratch}) as con:
         con.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
-        return {kind: _export(con, kind, Path(log_dir), out, Path(scratch)) for kind in get_args(Kind)}
+        yield con, Path(scratch)
 
 
-def _export(con: duckdb.DuckDBPyConnection, kind: Kind, log_dir: Path, out: Path, scratch: Path) -> int:
-    columns = sql_columns(kind)
-    if parts := [str(path) for path in log_dir.glob(f"{kind}s/date=*/hour=*/*.parquet")]:
-        con.read_parquet(parts, union_by_name=True).create_view(kind)
-    else:
-        files = [str(path) for path in _whole_lines(log_dir, kind, scratch)]
-        con.read_json(
-            files, columns=columns, format="newline_delimited", maximum_object_size=_LONGEST_LINE
-        ).create_view(kind)
-    target = out / f"{kind}s.parquet"
-    order = f"event_time, {ID_FIELD[kind]}"
-    rows = con.sql(f"SELECT {', '.join(columns)} FROM ({one_record_each(kind, kind)}) ORDER BY {order}")
+def _read(con: duckdb.DuckDBPyConnection, kind: Kind, files: list[Path]) -> duckdb.DuckDBPyRelation:
+    return con.read_json(
+        [str(path) for path in files],
+        columns=sql_columns(kind),
+        format="newline_delimited",
+        maximum_object_size=_LONGEST_LINE,
+    )
+
+
+def _write(con: duckdb.DuckDBPyConnection, kind: Kind, records: duckdb.DuckDBPyRelation, target: Path) -> int:
+    """One record for each id, in the order of time; returns their number."""
+    records.create_view("records", replace=True)
+    columns, order = ", ".join(sql_columns(kind)), f"event_time, {ID_FIELD[kind]}"
     with replacing(target) as unfinished:
-        rows.write_parquet(str(unfinished))
+        con.sql(f"SELECT {columns} FROM ({one_record_each(kind, 'records')}) ORDER BY {order}").write_parquet(
+            str(unfinished)
+        )
     (written,) = con.read_parquet(str(target)).count("*").fetchall()[0]
     return int(written)
 
 
-def _whole_lines(spool: Path, kind: Kind, scratch: Path) -> list[Path]:
-    """The segments, with a copy in place of the newest: the router may be writing a line of it at this moment."""
-    *closed, newest = segments(spool, kind) or [spool / f"{kind}-none.jsonl"]
-    content = newest.read_bytes() if newest.exists() else b""
-    copy = scratch / newest.name
+def _whole_lines(segment: Path, scratch: Path) -> Path:
+    """A copy without the line that the router may be writing at this moment."""
+    content = segment.read_bytes() if segment.exists() else b""
+    copy = scratch / segment.name
     copy.write_bytes(content[: content.rfind(b"\n") + 1])
-    return [*closed, copy]
+    return copy

@@ -113,4 +113,5 @@ def test_the_data_outlive_the_application(installation: Installation) -> None:
     assert set(SECRETS) <= installation.uids("secret").keys()
     installation.apply(target)
     installation.wait_for_pods()
-    assert installation.uids("pvc") == claims, "the same volumes again, not fresh ones with a fresh budget"
+    # The autoscaler may have added a router, and its volume, meanwhile.
+    assert claims.items() <= installation.uids("pvc").items(), "the same volumes again, not fresh ones and their budget"

@@ -139,11 +139,14 @@ def test_each_router_exports_into_a_folder_of_its_own(production: Objects) -> No
     assert '"/mnt/mtorl/decision_log/" + os.environ["HOSTNAME"]' in _export(production)["args"][0]
 
 
-def test_what_a_router_logged_last_is_exported_when_it_is_taken_away(production: Objects, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [0, 2], ids=["between exports", "during an export"])
+def test_what_a_router_logged_last_is_exported_when_it_is_taken_away(
+    production: Objects, seconds: int, tmp_path: Path
+) -> None:
     container = _export(production)
     assert container["restartPolicy"] == "Always", "a sidecar, which is stopped after the router"
     fake = tmp_path / "python"
-    fake.write_text(f"#!/bin/sh\necho exported >> {tmp_path}/said\n")
+    fake.write_text(f"#!/bin/sh\necho begun >> {tmp_path}/said\nsleep {seconds}\necho done >> {tmp_path}/said\n")
     fake.chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     process = subprocess.Popen([*container["command"], *container["args"]], env=environment)
@@ -152,9 +155,9 @@ def test_what_a_router_logged_last_is_exported_when_it_is_taken_away(production:
         deadline = time.monotonic() + 30
         while not said.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-        time.sleep(0.5)  # it waits for the next time
+        time.sleep(0.5)
         process.terminate()
         assert process.wait(timeout=30) == 0
     finally:
         process.kill()
-    assert said.read_text() == "exported\n" * 2
+    assert said.read_text() == "begun\ndone\n" * 2, "the last export begins after the router has ended"

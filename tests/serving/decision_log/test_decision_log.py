@@ -21,7 +21,7 @@ import pytest
 
 from mtorl.log.records import sql_columns
 from serving.decision_log import Kind, Spool, SpoolError, SpoolUnavailable, export, segments
-from serving.decision_log.export import export_parquet
+from serving.decision_log.export import export_parquet, export_segments
 from tests.repository import ROOT
 
 GOLDEN = ROOT / "tests" / "serving" / "golden"
@@ -311,3 +311,58 @@ def test_a_log_that_memory_does_not_hold_is_sorted_on_disk(tmp_path: Path, monke
     ids = pq.read_table(tmp_path / "out" / "decisions.parquet")["decision_id"].to_pylist()
     assert ids == [f"{number:032d}" for number in range(150_000)]
     assert not list((tmp_path / "here").iterdir()), "the current folder of a pod can't be written"
+
+
+# ---- segment by segment, as beside a router
+
+
+def exported(folder: Path) -> set[str]:
+    """Ids of the decisions in a folder of exported segments."""
+    found = duckdb.sql(f"SELECT decision_id FROM '{folder}/**/decisions.parquet'").fetchall()
+    return {decision_id for (decision_id,) in found}
+
+
+def test_only_segments_that_have_grown_are_exported_again(tmp_path: Path) -> None:
+    spool, out = Spool(tmp_path / "spool", segment_bytes=2500), tmp_path / "out"
+
+    def times() -> dict[str, int]:
+        return {path.parent.name: path.stat().st_mtime_ns for path in out.rglob("decisions.parquet")}
+
+    for i in range(9):
+        put(spool, "decision", decision(f"d{i}"))
+    export_segments(spool.folder, out)
+    assert exported(out) == {f"d{i}" for i in range(9)}
+    before = times()
+    assert len(before) == len(segments.segments(spool.folder, "decision")) > 2
+    export_segments(spool.folder, out)
+    assert times() == before
+    put(spool, "decision", decision("d9"))
+    put(spool, "outcome", outcome("e9", "d9"))
+    spool.close()
+    export_segments(spool.folder, out)
+    assert exported(out) == {f"d{i}" for i in range(10)}
+    assert all(times()[name] == before[name] for name in sorted(before)[:-1]), "closed segments stay as they are"
+    assert duckdb.sql(f"SELECT decision_id FROM '{out}/**/outcomes.parquet'").fetchall() == [("d9",)]
+
+
+def test_an_export_that_was_stopped_is_made_good_and_an_older_one_replaced(spool: Spool, tmp_path: Path) -> None:
+    for i in range(3):
+        put(spool, "decision", decision(f"d{i}"))
+    export_parquet(spool.folder, tmp_path / "out")  # as it was before
+    export_segments(spool.folder, tmp_path / "out")
+    assert not (tmp_path / "out" / "decisions.parquet").exists()
+    for path in (tmp_path / "out").rglob("decisions.parquet"):
+        path.unlink()
+    export_segments(spool.folder, tmp_path / "out")
+    assert exported(tmp_path / "out") == {"d0", "d1", "d2"}
+
+
+def test_segments_that_were_shipped_and_deleted_leave_the_export(tmp_path: Path) -> None:
+    spool, out = Spool(tmp_path / "spool", segment_bytes=2500), tmp_path / "out"
+    for i in range(9):
+        put(spool, "decision", decision(f"d{i}"))
+    spool.close()
+    export_segments(spool.folder, out)
+    segments.segments(spool.folder, "decision")[0].unlink()
+    export_segments(spool.folder, out)
+    assert exported(out) == {record["decision_id"] for record in spool.read("decision")} < {f"d{i}" for i in range(9)}
