@@ -56,7 +56,11 @@ def upload(
 
     mtorl pipeline upload manifests/pipelines/*.yaml
     """
+    from pipelines.server import pipeline_name
+
     with _errors():
+        for file in files:  # before a server is asked
+            pipeline_name(file)
         server = _server(context)
         for file in files:
             uploaded = server.upload(file)

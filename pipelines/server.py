@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import io
 import json
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -87,9 +88,8 @@ class Server:
             RequestError: the file is no compiled pipeline.
             ServerError: the server refuses.
         """
-        content = path.read_bytes()
-        name = _pipeline_name(path)
-        version = f"{name}-{hashlib.sha256(content).hexdigest()[:12]}"
+        name = pipeline_name(path)
+        version = f"{name}-{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
         with _quiet(), _translated():
             pipeline_id = self._find_pipeline(name) or self._create_pipeline(name)
             for found in self._versions(pipeline_id):
@@ -244,7 +244,12 @@ def _typed(name: str, text: str, kind: str) -> Any:
         raise RequestError(f"parameter {name}: expected {words[kind]}, got {text!r}") from None
 
 
-def _pipeline_name(path: Path) -> str:
+def pipeline_name(path: Path) -> str:
+    """The name of a compiled pipeline.
+
+    Raises:
+        RequestError: the file is none.
+    """
     try:
         spec = next(yaml.safe_load_all(path.read_text()))
         return str(spec["pipelineInfo"]["name"])
@@ -258,10 +263,15 @@ def _run_state(run: Any, steps: tuple[StepState, ...] = ()) -> RunState:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the SDK's links to a user interface, and its warnings, off the console."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
+    """Keep the SDK's links to a user interface, its warnings and the tracebacks that it logs off the console."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 @contextlib.contextmanager
@@ -274,7 +284,7 @@ def _translated(endpoint: str = "") -> Iterator[None]:
         yield
     except ApiException as error:
         raise ServerError(_words_of(error)) from None
-    except HTTPError as error:
+    except (HTTPError, TimeoutError) as error:  # TimeoutError: the SDK has asked for its health five times
         where = endpoint or "the endpoint that the KFP SDK has found"
         raise ServerError(
             f"{where}: no answer ({type(error).__name__}); is --endpoint right, and its port open?"

@@ -60,11 +60,21 @@ def invoke(monkeypatch: pytest.MonkeyPatch) -> Any:
     return call
 
 
-def test_upload_says_what_was_new(invoke: Any) -> None:
-    assert invoke(FakeServer(), "upload", "new.yaml", "old.yaml") == (
+def test_upload_says_what_was_new(invoke: Any, tmp_path: Path) -> None:
+    files = [tmp_path / "new.yaml", tmp_path / "old.yaml"]
+    for file in files:
+        file.write_text("pipelineInfo: {name: any}")
+    assert invoke(FakeServer(), "upload", *map(str, files)) == (
         0,
         "new-0123456789ab: uploaded\nold-0123456789ab: was there\n",
     )
+
+
+def test_a_file_that_is_no_pipeline_is_named_before_a_server_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "rubbish.yaml").write_text("a: b")
+    for name in ("rubbish.yaml", "absent.yaml"):
+        answer = CliRunner().invoke(app, ["pipeline", "upload", str(tmp_path / name)])
+        assert answer.exit_code == 2 and f"{name}: not a compiled pipeline" in answer.output
 
 
 def test_run_waits_says_each_change_once_and_fails_with_the_run(invoke: Any) -> None:

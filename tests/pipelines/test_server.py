@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -123,3 +124,16 @@ def test_what_the_server_refuses_is_one_line(
 def test_an_address_where_nobody_answers_is_named() -> None:
     with pytest.raises(ServerError, match=r"http://127\.0\.0\.1:9: no answer .* is --endpoint right"):
         Server.connect("http://127.0.0.1:9", "", "")
+
+
+def test_a_server_that_is_there_and_not_well_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unwell(*_: Any, **__: Any) -> None:
+        logging.exception("Failed to get healthz info")
+        raise TimeoutError("Failed getting healthz endpoint after 5 attempts.")
+
+    monkeypatch.setattr("kfp.Client", unwell)
+    with pytest.raises(ServerError, match=r"http://kfp: no answer \(TimeoutError\)"):
+        Server.connect("http://kfp", "mtorl", "token")
+    assert capsys.readouterr().err == ""
