@@ -11,10 +11,12 @@ import logging
 import struct
 import sys
 import warnings
+from collections.abc import Callable
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
+from serving.connection_limits import Limits, limited
 from serving.throttle import OncePerSecond
 
 _argv, sys.argv = sys.argv, sys.argv[:1]
@@ -55,20 +57,27 @@ _DECODING = (KeyError, TypeError, ValueError, AttributeError, IndexError, struct
 
 
 class Server(ModelServer):
-    """KServe's server for HTTP alone, on an address that can be chosen.
+    """KServe's server for HTTP alone, on an address that can be chosen, with limits to what a connection may cost.
 
     Args:
         host: Address to listen on.
         port: Port of HTTP; 0 takes a free one.
         grace_seconds: How long requests in flight may take when the server has to stop.
+        refused: Called with the status of each request that is refused before it has arrived.
     """
 
-    def __init__(self, host: str, port: int, grace_seconds: int) -> None:
+    def __init__(
+        self, host: str, port: int, grace_seconds: int, refused: Callable[[int], None] = lambda _: None
+    ) -> None:
         super().__init__(http_port=port, enable_grpc=False, enable_latency_logging=False, grace_period=grace_seconds)
         self._host = host
+        self._refused = refused
 
     async def _serve(self) -> None:
-        self._rest_server.config.host = self._host  # KServe has no option for it
+        config = self._rest_server.config  # KServe has no options for these
+        config.host = self._host
+        config.http = limited(Limits(), self._refused)
+        config.ws = "none"
         # Its one middleware times every request for a log that `quiet` turns off.
         self._rest_server._add_middlewares = lambda application: None
         await super()._serve()
@@ -87,12 +96,13 @@ async def _no_repository() -> JSONResponse:
 
 
 async def _not_decoded(_: Request, error: Exception) -> JSONResponse:
-    log.warning("a request can't be decoded", exc_info=error)
-    return JSONResponse({"error": f"the request can't be decoded: {type(error).__name__}: {error}"}, 400)
+    text = f"the request can't be decoded: {type(error).__name__}: {error}"
+    log.warning("400, %s", text)
+    return JSONResponse({"error": text}, 400)
 
 
 def _is_callers_mistake(record: logging.LogRecord) -> bool:
-    return isinstance((record.exc_info or (None, None))[1], InvalidInput | ModelNotFound)
+    return isinstance((record.exc_info or (None, None))[1], InvalidInput | ModelNotFound | NotImplementedError)
 
 
 def quiet() -> None:
@@ -103,5 +113,6 @@ def quiet() -> None:
     configure_logging(config)
     # KServe also logs a caller's mistake as an error, with a traceback.
     logging.getLogger("kserve").addFilter(lambda record: not _is_callers_mistake(record))
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are callers' mistakes as well
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     warnings.filterwarnings("ignore", message=".*ORJSONResponse is deprecated.*")

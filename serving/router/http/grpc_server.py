@@ -1,7 +1,8 @@
 """Protocol v2 over gRPC: KServe's own service, behind the same gateway as HTTP.
 
 KServe's server takes no interceptors, listens on every address, and answers INTERNAL to a malformed request; this one
-is put together from its parts. gRPC itself limits the size of a message; authentication reads the call's metadata.
+is put together from its parts. gRPC itself limits the size of a message and of its metadata, and the number and time of
+connections; authentication reads the call's metadata.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
 
+from serving.connection_limits import Limits
 from serving.kserve_sdk import InferenceServicer, InvalidInput, ModelNotFound, add_inference_service
 from serving.router.flow.admission import Saturated
 from serving.router.http.gateway import Gateway
@@ -23,9 +26,13 @@ log = logging.getLogger(__name__)
 
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
 _PUBLIC = ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata")
-_CALLERS_MISTAKES = (InvalidInput, KeyError, TypeError, ValueError, AttributeError, IndexError)
+_CALLERS_MISTAKES = (InvalidInput, DecodeError, KeyError, TypeError, ValueError, AttributeError, IndexError)
 _GRACE_SECONDS = 5.0
 _MOST_RPCS = 256  # gRPC reads a message before the caller is authenticated
+_MOST_CONNECTIONS = 100  # callers of gRPC share one among many calls
+_IDLE_MS = 65_000  # as over HTTP
+_AGE_MS = 300_000  # the caller's library connects again, and perhaps to another replica
+_LIMITS = Limits()
 
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]]
 
@@ -33,7 +40,7 @@ Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandl
 class _Interceptor(aio.ServerInterceptor):
     """The gateway's rules in gRPC's words.
 
-    401 is UNAUTHENTICATED, 429 RESOURCE_EXHAUSTED, 400 INVALID_ARGUMENT, 503 UNAVAILABLE.
+    401 is UNAUTHENTICATED, 413, 429 and 431 RESOURCE_EXHAUSTED, 400 INVALID_ARGUMENT, 404 NOT_FOUND, 503 UNAVAILABLE.
     """
 
     def __init__(self, gateway: Gateway) -> None:
@@ -41,31 +48,26 @@ class _Interceptor(aio.ServerInterceptor):
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
         """Put a handler that applies the rules in the place of the service's own."""
-        name = details.method.rpartition("/")[2]
-        if details.method == _INFER:
-            handler = await continuation(details)
-            checked = self._checked(handler.unary_unary, details)
-        elif name in _PUBLIC:
-            return await continuation(details)
-        else:  # loading and unloading models, among others
-            handler = await continuation(details)
-            checked = _unknown
+        handler = await continuation(details)
         if handler is None or handler.unary_unary is None:
             return handler
-        return grpc.unary_unary_rpc_method_handler(checked, handler.request_deserializer, handler.response_serializer)
+        name = details.method.rpartition("/")[2]
+        if details.method != _INFER and name not in _PUBLIC:  # loading and unloading models, among others
+            return grpc.unary_unary_rpc_method_handler(_unknown)
+        # The message is parsed by `handle`: to gRPC, one that can't be parsed would be a fault of the server.
+        return grpc.unary_unary_rpc_method_handler(
+            self._checked(handler, details), response_serializer=handler.response_serializer
+        )
 
-    def _checked(self, infer: Any, details: grpc.HandlerCallDetails) -> Any:
-        async def handle(request: Any, context: aio.ServicerContext) -> Any:
-            headers = [(key.encode(), _bytes(value)) for key, value in details.invocation_metadata]
-            if not self._gateway.authentication.admits(headers):
-                metrics.REFUSED.labels("401").inc()
-                await context.abort(grpc.StatusCode.UNAUTHENTICATED, self._gateway.authentication.hint)
-            if reason := self._gateway.health.waiting_for:
-                metrics.REFUSED.labels("503").inc()
-                await context.abort(grpc.StatusCode.UNAVAILABLE, f"no decisions yet: {reason}")
+    def _checked(self, handler: grpc.RpcMethodHandler, details: grpc.HandlerCallDetails) -> Any:
+        async def handle(message: bytes, context: aio.ServicerContext) -> Any:
+            infers = details.method == _INFER
+            if infers:
+                await self._admit_caller(details, context)
             try:
-                async with self._gateway.decisions.admit():
-                    return await infer(request, context)
+                request = handler.request_deserializer(message)
+                async with self._gateway.decisions.admit() if infers else contextlib.nullcontext():
+                    return await handler.unary_unary(request, context)
             except Saturated as error:
                 metrics.REFUSED.labels("429").inc()
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"saturated: {error}; come again later")
@@ -76,6 +78,16 @@ class _Interceptor(aio.ServerInterceptor):
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
 
         return handle
+
+    async def _admit_caller(self, details: grpc.HandlerCallDetails, context: aio.ServicerContext) -> None:
+        headers = [(key.encode(), _bytes(value)) for key, value in details.invocation_metadata]
+        if not self._gateway.authentication.admits(headers):
+            metrics.REFUSED.labels("401").inc()
+            hint = f"not authenticated: {self._gateway.authentication.hint}"
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, hint)
+        if reason := self._gateway.health.waiting_for:
+            metrics.REFUSED.labels("503").inc()
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"no decisions yet: {reason}")
 
 
 async def _unknown(_: Any, context: aio.ServicerContext) -> None:
@@ -103,6 +115,13 @@ class GrpcServer:
         options = [
             ("grpc.max_receive_message_length", gateway.max_body_bytes),
             ("grpc.max_concurrent_streams", _MOST_RPCS),
+            ("grpc.max_metadata_size", _LIMITS.head_bytes),
+            ("grpc.absolute_max_metadata_size", _LIMITS.head_bytes),  # between the two, gRPC refuses some at random
+            ("grpc.server_handshake_timeout_ms", int(_LIMITS.seconds * 1000)),  # for a connection to speak HTTP/2
+            ("grpc.max_connection_idle_ms", _IDLE_MS),
+            ("grpc.max_connection_age_ms", _AGE_MS),  # ends, too, what a caller leaves half sent
+            ("grpc.max_connection_age_grace_ms", int(_LIMITS.seconds * 1000)),
+            ("grpc.max_allowed_incoming_connections", _MOST_CONNECTIONS),
             ("grpc.so_reuseport", 0),
         ]
         self._server = aio.server(

@@ -22,6 +22,7 @@ from serving.router.http.app import RouterModel, install
 from serving.router.http.auth import authentication
 from serving.router.http.gateway import Gateway
 from serving.router.http.grpc_server import GrpcServer
+from serving.router.ops import metrics
 from serving.router.ops.settings import RouterSettings
 from serving.router.router import Router
 
@@ -48,7 +49,9 @@ def serve(settings: RouterSettings, features: FeatureSource | None = None) -> No
 
 class _Server(Server):
     def __init__(self, settings: RouterSettings, router: Router, gateway: Gateway, model: RouterModel) -> None:
-        super().__init__(settings.host, settings.port, _GRACE_SECONDS)
+        super().__init__(
+            settings.host, settings.port, _GRACE_SECONDS, lambda status: metrics.REFUSED.labels(str(status)).inc()
+        )
         self._router = router
         self._model = model
         self._gateway = gateway

@@ -294,6 +294,7 @@ def test_kserves_own_server(handler: Any, url: str) -> None:
     for bad_body in (b"{", b"[]", b'{"instances": []}'):
         assert call(f"{v1_url}:predict", bad_body)[0] == 400
     assert call(f"{url}/v2/repository/models/challenger/unload", b"{}")[0] == 404
+    assert call(f"{url}/v1/models/{'x' * 40_000}")[0] == 431
     assert alive(url)
 
 

@@ -180,6 +180,8 @@ def test_a_router_waits_for_the_feature_registry_says_so_and_goes_on(feast_repo:
         for answer in answers:
             assert answer.status_code == 503 and answer.headers["retry-after"] == "2" and reason in answer.text
         assert httpx.get(f"{process.url}/v2/models/ads/ready").status_code == 503
+        assert httpx.get(f"{process.url}/metrics", headers={"x": "y" * 40_000}).status_code == 431
+        assert 'mtorl_refused_requests_total{status="431"} 1.0' in httpx.get(f"{process.url}/metrics").text
         process.router.terminate()
         assert process.router.wait(60) == 0
         assert (tmp_path / "router.log").read_text().count(reason) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,15 @@ def test_a_broken_binary_request_is_a_4xx(ask: Any) -> None:
             assert 400 <= response.status_code < 500, response.text
 
 
+def test_a_callers_mistake_leaves_no_traceback_in_the_log(ask: Any, caplog: pytest.LogCaptureFixture) -> None:
+    headers = {"content-type": "application/octet-stream", "inference-header-content-length": "x"}
+    assert ask("/v2/models/ads/infer", None, content=b"{}", headers=headers).status_code == 400
+    assert ask("/v2/models/ads/infer", {"inputs": [{"name": "user_id"}]}).status_code == 422
+    assert ask("/v1/models/ads:explain", {"instances": [instance()]}).status_code == 501
+    assert ask("/v1/models/absent:predict", {"instances": [instance()]}).status_code == 404
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_nobody_unloads_the_model(ask: Any) -> None:
     assert ask("/v2/repository/models/ads/unload", {}).status_code == 404
     assert ask("/v2/repository/models/ads/load", {}).status_code == 404
@@ -130,6 +140,62 @@ def raw(**texts: str) -> pb.ModelInferRequest:
         text = texts[tensor.name].encode()
         request.raw_input_contents.append(len(text).to_bytes(4, "little") + text)
     return request
+
+
+def test_grpc_says_what_is_wrong_with_a_call(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    good = tensors(user_id="u1", campaign_id="spring", context=orjson.dumps(CONTEXT).decode())
+    large_metadata = [("x", "y" * 40_000)]
+
+    async def scenario(h: Harness) -> None:
+        await h.post("/v1/models/ads:predict", BODY)
+        large = [("grpc.max_metadata_size", 1 << 20), ("grpc.absolute_max_metadata_size", 1 << 20)]
+        async with (
+            GrpcServer(kserve(), h.gateway, "127.0.0.1", 0) as server,
+            grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=large) as channel,
+        ):
+            stub = GRPCInferenceServiceStub(channel)
+            infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            half = raw(user_id="u1", campaign_id="spring", context="{}")
+            del half.raw_input_contents[0]
+            faults = (
+                (stub.ModelReady(pb.ModelReadyRequest(name="absent")), grpc.StatusCode.NOT_FOUND),
+                (stub.ModelMetadata(pb.ModelMetadataRequest(name="absent")), grpc.StatusCode.NOT_FOUND),
+                (infer(b"\xff\xff\xff"), grpc.StatusCode.INVALID_ARGUMENT),
+                (stub.ModelInfer(half), grpc.StatusCode.INVALID_ARGUMENT),
+                (stub.ModelInfer(tensors(user_id="x" * 5000)), grpc.StatusCode.RESOURCE_EXHAUSTED),
+                (stub.ModelInfer(good, metadata=large_metadata), grpc.StatusCode.RESOURCE_EXHAUSTED),
+                (channel.unary_unary("/inference.GRPCInferenceService/Absent")(b""), grpc.StatusCode.UNIMPLEMENTED),
+            )
+            for call, code in faults:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await call
+                assert caught.value.code() == code, caught.value
+            h.router.health.waiting_for = "a store"
+            with pytest.raises(grpc.aio.AioRpcError, match="no decisions yet: a store") as caught:
+                await stub.ModelInfer(good)
+            assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+            h.router.health.waiting_for = ""
+            assert (await stub.ModelInfer(good)).outputs
+
+    run(scenario, tmp_path, max_body_bytes=4096)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_grpc_takes_only_so_many_connections(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        async with GrpcServer(kserve(), h.gateway, "127.0.0.1", 0) as server:
+            connections = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(101)]
+            reads = [asyncio.create_task(reader.read(1)) for reader, _ in connections]
+            # The server of HTTP/2 speaks first, or closes.
+            done, _ = await asyncio.wait(reads, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+            while not any(read.result() == b"" for read in done):
+                done, _ = await asyncio.wait(set(reads) - done, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+                assert done, "none of the connections was closed"
+            for (_, writer), read in zip(connections, reads, strict=True):
+                read.cancel()
+                writer.close()
+
+    run(scenario, tmp_path)
 
 
 def test_grpc_passes_the_same_gateway(tmp_path: Path) -> None:

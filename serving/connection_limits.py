@@ -1,0 +1,194 @@
+"""What one HTTP connection may cost before anybody has authenticated: uvicorn's protocol, with limits.
+
+uvicorn's own settings do not suffice. `limit_concurrency` is looked at once a head is complete, so a connection that
+never completes one stays for ever; `h11_max_incomplete_event_size` holds for h11 only, which takes more
+CPU than httptools for each request; `timeout_keep_alive` ends with the first byte of the next request. What is not body
+(the head, trailers, the framing of chunks) is copied again and again while it arrives in pieces, on the event loop: so
+its size is limited here, and the time that a request takes to arrive. A refused client gets an answer where HTTP
+allows one: 431, 408 or 503.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+_LINGER_SECONDS = 1.0  # for a refused client to stop sending: a connection closed before that loses the answer
+_MOST_PIPELINED = 16  # requests of one connection that wait for the answer to the first
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of each connection, and of all of them.
+
+    Attributes:
+        head_bytes: Of a request, without its body.
+        headers: Lines of a head, and of a chunked body's trailer.
+        seconds: For a request to arrive, body included; of a new connection, for its first request.
+        connections: At a time. More than `admission.py` lets work and wait, and fewer than the 1,024 files that a
+            process may usually open.
+    """
+
+    head_bytes: int = 32 * 1024
+    headers: int = 100
+    seconds: float = 10.0
+    connections: int = 800
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """One connection.
+
+    Args:
+        limits: What it may cost.
+        waiting: Connections of this server on which no request is at work, longest first.
+        refused: Called with the status of each answer given here.
+        options: As of uvicorn's class.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        waiting: OrderedDict[LimitedProtocol, None],
+        refused: Callable[[int], None],
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self._limits = limits
+        self._waiting = waiting
+        self._refused = refused
+        self._arriving: asyncio.TimerHandle | None = None  # runs while a request arrives
+        self._began = False  # whether any byte of it came
+        self._not_body = 0  # bytes of it that are not body
+        self._parsed = 0  # bytes of its address and its headers, as far as the parser has given them
+        self._fault: tuple[int, str] | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Give the connection a place: that of the one which has waited longest for a request, if there is none."""
+        super().connection_made(transport)
+        self._waiting[self] = None
+        self._arriving = self.loop.call_later(self._limits.seconds, self._too_slow)
+        if len(self.connections) > self._limits.connections:
+            longest, _ = self._waiting.popitem(last=False)
+            if longest is self:  # a request is at work on each of the others
+                self._answer(503, "too many connections; come again later")
+            longest.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give the place back."""
+        self._arrived()
+        self._waiting.pop(self, None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came."""
+        if self._fault:
+            return
+        if self._arriving is None:
+            self._arriving = self.loop.call_later(self._limits.seconds, self._too_slow)
+        self._began = True
+        self._not_body += len(data)
+        super().data_received(data)
+        if self._not_body > self._limits.head_bytes:
+            self._refuse(431, self._too_large())
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._parsed = 0
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the address."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer."""
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The request is passed on, or waits for those before it."""
+        if len(self.pipeline) >= _MOST_PIPELINED:
+            self._stop(429, "too many requests at once on one connection")
+        self._waiting.pop(self, None)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self._not_body -= len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request has arrived."""
+        self._arrived()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """The answer is sent."""
+        super().on_response_complete()
+        if not self.pipeline and not self.transport.is_closing():
+            self._waiting[self] = None
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer when the parser stopped: because of a fault that was found here, or because this is not HTTP."""
+        if self._fault:
+            self._refuse(*self._fault)
+        else:
+            super().send_400_response(msg)
+
+    def _arrived(self) -> None:
+        self._began, self._not_body = False, 0
+        if self._arriving is not None:
+            self._arriving.cancel()
+            self._arriving = None
+
+    def _count(self, size: int) -> None:
+        """Count a part of the head. A head that comes in one piece is limited here, one in many in `data_received`."""
+        self._parsed += size
+        if self._parsed > self._limits.head_bytes or len(self.headers) >= self._limits.headers:
+            self._stop(431, self._too_large())
+
+    def _too_large(self) -> str:
+        return f"the head of a request may have {self._limits.headers} headers and {self._limits.head_bytes} bytes"
+
+    def _stop(self, status: int, error: str) -> None:
+        """Stop the parser, which then calls `send_400_response`."""
+        self._fault = status, error
+        raise ValueError(error)
+
+    def _too_slow(self) -> None:
+        if self._began:
+            self._refuse(408, f"the request took longer than {self._limits.seconds:g} s to arrive")
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: int, error: str) -> None:
+        self._fault = status, error
+        self._arrived()
+        if self.transport.is_closing():
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.close()  # an answer would be taken for that of the request at work
+            return
+        self._answer(status, error)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+
+    def _answer(self, status: int, error: str) -> None:
+        self._refused(status)
+        body = orjson.dumps({"error": error})
+        head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        self.transport.write(STATUS_LINE[status] + head.encode() + body)
+
+
+def limited(limits: Limits, refused: Callable[[int], None]) -> Callable[..., LimitedProtocol]:
+    """The protocol of one server: uvicorn's setting `http`."""
+    return partial(LimitedProtocol, limits, OrderedDict(), refused)

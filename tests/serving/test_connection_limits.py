@@ -1,0 +1,196 @@
+"""What one connection may cost before anybody has authenticated."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import uvicorn
+
+from serving.connection_limits import Limits, limited
+
+GET = b"GET / HTTP/1.1\r\nhost: h\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 4\r\n\r\n"
+
+
+@dataclass
+class Connection:
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def ask(self, data: bytes) -> bytes:
+        """The answer, headers and body."""
+        self.writer.write(data)
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length: "))
+        return head + await self.reader.readexactly(int(length.split()[1]))
+
+    async def closed(self) -> bytes:
+        """What comes until the server closes the connection."""
+        try:
+            return await self.reader.read()
+        except ConnectionResetError:
+            return b""
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+@dataclass
+class Site:
+    port: int
+    server: uvicorn.Server
+    refused: list[int] = field(default_factory=list)
+    hold: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def connect(self) -> Connection:
+        return Connection(*await asyncio.open_connection("127.0.0.1", self.port))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def site(**limits: Any) -> AsyncIterator[Site]:
+    """A server that answers "ok", and under /hold once it may."""
+    here = Site(0, None)  # type: ignore[arg-type]
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        if scope["path"] == "/hold":
+            await here.hold.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    protocol: Any = limited(Limits(**limits), here.refused.append)
+    config = uvicorn.Config(application, port=0, http=protocol, lifespan="off", log_config=None, ws="none")
+    here.server = uvicorn.Server(config)
+    serving = asyncio.create_task(here.server.serve())
+    await here.until(lambda: here.server.started)
+    here.port = here.server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield here
+    finally:
+        here.hold.set()
+        here.server.should_exit = True
+        await serving
+
+
+def run(scenario: Callable[[Site], Awaitable[None]], **limits: Any) -> None:
+    async def inside() -> None:
+        async with site(**limits) as here, asyncio.timeout(60):
+            await scenario(here)
+
+    asyncio.run(inside())
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"GET / HTTP/1.1\r\nx: ", *[b"y" * 65_536] * 50],
+        [b"GET / HTTP/1.1\r\n", *[b"x: y\r\n" * 10_000] * 5],
+        [b"GET / HTTP/1.1\r\n", b"x: y\r\n" * 101 + b"\r\n"],
+        [b"GET / HTTP/1.1\r\n" + b"".join(b"x: %b\r\n" % (b"y" * 4000) for _ in range(20)) + b"\r\n"],
+        [b"GET /", *[b"y" * 65_536] * 50],
+        [b"GET /" + b"y" * 40_000 + b" HTTP/1.1\r\n\r\n"],
+        [b"POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n", b"2;", *[b"y" * 65_536] * 50],
+    ],
+    ids=[
+        "one header",
+        "many headers",
+        "a few too many",
+        "large in all",
+        "a long address",
+        "in one piece",
+        "a chunk's framing",
+    ],
+)
+def test_a_large_head_is_refused_before_it_has_arrived(pieces: list[bytes]) -> None:
+    async def scenario(here: Site) -> None:
+        attack = await here.connect()
+        for piece in pieces:
+            attack.writer.write(piece)
+        answer = await attack.closed()
+        assert answer.startswith(b"HTTP/1.1 431 ") or (b"chunked" in pieces[0] and not answer)
+        assert b"32768 bytes" in answer or not answer
+        attack.close()
+        await here.until(lambda: not here.server.server_state.connections)
+        assert b"200" in await (await here.connect()).ask(GET)
+
+    run(scenario)
+
+
+def test_what_does_not_arrive_in_time_is_refused() -> None:
+    async def scenario(here: Site) -> None:
+        silent, head, body, second = [await here.connect() for _ in range(4)]
+        head.writer.write(b"GET / HTTP/1.1\r\nx: y\r\n")
+        body.writer.write(POST + b"x")
+        assert b"200 OK" in await second.ask(GET)
+        second.writer.write(b"GET / HTTP/1.1\r\n")
+        assert await silent.closed() == b""
+        assert (await head.closed()).startswith(b"HTTP/1.1 408 ")
+        assert await body.closed() == b""  # the application works on it: an answer of ours could be taken for its own
+        assert (await second.closed()).startswith(b"HTTP/1.1 408 ")
+        assert here.refused == [408, 408]
+
+    run(scenario, seconds=1.0)
+
+
+def test_an_answer_may_take_longer_than_a_request_may_take_to_arrive() -> None:
+    async def scenario(here: Site) -> None:
+        connection = await here.connect()
+        answer = asyncio.create_task(connection.ask(b"GET /hold HTTP/1.1\r\n\r\n"))
+        idle = await here.connect()
+        await idle.closed()  # so the time is over
+        here.hold.set()
+        assert b"200 OK" in await answer
+        assert b"200 OK" in await connection.ask(POST + b"body")
+
+    run(scenario, seconds=0.1)
+
+
+def test_a_large_body_is_no_large_head_and_requests_may_follow_each_other_at_once() -> None:
+    async def scenario(here: Site) -> None:
+        connection = await here.connect()
+        large = b"POST / HTTP/1.1\r\ncontent-length: 1000000\r\n\r\n" + b"x" * 1_000_000
+        for _ in range(3):
+            assert b"200 OK" in await connection.ask(large)
+        connection.writer.write((POST + b"body") * 10)
+        assert [b"200 OK" in await connection.ask(b"") for _ in range(10)] == [True] * 10
+        connection.writer.write(GET * 1000)
+        assert (await connection.closed()).count(b"200 OK") <= 17
+
+    run(scenario)
+
+
+def test_a_newcomer_takes_the_place_of_whoever_has_waited_longest() -> None:
+    async def scenario(here: Site) -> None:
+        first, second, third = [await here.connect() for _ in range(3)]
+        await here.until(lambda: len(here.server.server_state.connections) == 3)
+        assert b"200 OK" in await first.ask(GET)  # so the second waits longest
+        fourth = await here.connect()
+        assert b"200 OK" in await fourth.ask(GET)
+        assert await second.closed() == b""
+        assert [b"200 OK" in await c.ask(GET) for c in (third, first, fourth)] == [True] * 3
+        assert not here.refused
+
+    run(scenario, connections=3)
+
+
+def test_nobody_at_work_gives_up_a_place() -> None:
+    async def scenario(here: Site) -> None:
+        busy = [await here.connect() for _ in range(3)]
+        answers = [asyncio.create_task(c.ask(b"GET /hold HTTP/1.1\r\n\r\n")) for c in busy]
+        await here.until(lambda: len(here.server.server_state.tasks) == 3)
+        assert (await (await here.connect()).closed()).startswith(b"HTTP/1.1 503 ")
+        here.hold.set()
+        assert [b"200 OK" in await answer for answer in answers] == [True] * 3
+        assert here.refused == [503]
+
+    run(scenario, connections=3)
