@@ -35,7 +35,7 @@ _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, use_attri
 _BODY = ConfigDict(strict=True, extra="ignore")  # clients of KServe's v1 protocol send fields beside "instances"
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
-Category = Annotated[str, Field(max_length=256)]
+Category = Annotated[str, Field(max_length=256)]  # "" is no category: as in a log, nothing is known
 Body = TypeVar("Body")
 
 
@@ -130,7 +130,7 @@ class DecisionParser:
         return DecisionRequest(
             user_id=instance["user_id"],
             campaign_id=instance["campaign_id"],
-            context={name: context.get(name) for name in self._columns},
+            context={name: None if (value := context.get(name)) == "" else value for name in self._columns},
             at=microseconds(now if timestamp is None else _not_in_future(f"instances[{i}].timestamp", timestamp, now)),
             request_id=instance.get("request_id"),
         )
@@ -170,8 +170,9 @@ _OUTCOMES: TypeAdapter[OutcomeBody] = TypeAdapter(OutcomeBody)
 
 
 def _type_of(column: Column) -> Any:
-    type_: Any = float if column.kind == "numeric" else Category
-    return type_ if column.missing == "error" else NotRequired[type_ | None]
+    if column.missing == "error":
+        return float if column.kind == "numeric" else Name
+    return NotRequired[float | None] if column.kind == "numeric" else NotRequired[Category | None]
 
 
 def _checked(adapter: TypeAdapter[Body], body: Any, fields: Mapping[str, Sequence[str]]) -> Body:

@@ -57,6 +57,7 @@ NOT_A_REQUEST: list[tuple[Any, str]] = [
     ({"instances": [instance(context={**CONTEXT, "hour": True})]}, "hour: expected a number"),
     ({"instances": [instance(context={**CONTEXT, "hour": [14]})]}, "hour: expected a number"),
     ({"instances": [instance(context={**CONTEXT, "device": 3})]}, "device: expected text"),
+    ({"instances": [instance(context={**CONTEXT, "device": ""})]}, "context.device: expected at least 1 character"),
 ]
 
 
@@ -88,6 +89,14 @@ def test_a_bad_request_is_a_400_that_says_where(ask: Any, body: Any, message: st
 def test_a_body_that_is_no_request_is_a_4xx(ask: Any, path: str, body: bytes, content_type: str | None) -> None:
     response = ask(path, None, content=body, headers={"content-type": content_type} if content_type else {})
     assert 400 <= response.status_code < 500, response.text
+
+
+def test_an_empty_text_is_a_category_that_is_not_known(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        await h.predict(instance(context={**CONTEXT, "slot": ""}), instance(context={**CONTEXT, "slot": None}))
+        assert [item["window"]["context"]["slot"][-1] for _, item in h.arm.asked] == [None, None]
+
+    run(scenario, tmp_path)
 
 
 @pytest.mark.parametrize(
