@@ -18,7 +18,7 @@ import queue
 import threading
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
@@ -36,8 +36,8 @@ from serving.decision_log.position import Position
 __all__ = ["Spool", "SpoolError", "SpoolUnavailable", "Status"]
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
-_LARGEST_BATCH = 512
-_LARGEST_QUEUE = 20_000  # records that wait for a disk that hangs; more are refused
+_LARGEST_BATCH = 512  # appends
+_LARGEST_QUEUE = 20_000  # appends that wait for a disk that hangs; more are refused
 MAX_BYTES = 10 * 1024**3
 
 
@@ -52,9 +52,9 @@ class SpoolUnavailable(RuntimeError):
 @dataclass(frozen=True)
 class _Entry:
     kind: Kind
-    record: Mapping[str, Any]
-    line: bytes
-    done: Future[Status]
+    records: Sequence[Mapping[str, Any]]
+    lines: list[bytes]
+    done: Future[list[Status]]
 
 
 class Spool:
@@ -134,17 +134,22 @@ class Spool:
         Raises:
             SpoolUnavailable: it is not durable.
         """
-        return await asyncio.wrap_future(self.submit(kind, record))
+        (status,) = await self.append_all(kind, [record])
+        return status
 
-    def submit(self, kind: Kind, record: Mapping[str, Any]) -> Future[Status]:
-        """Like `append`, for code that does not wait for the disk, or waits in a thread."""
-        entry = _Entry(kind, record, orjson.dumps(record) + b"\n", Future())
+    async def append_all(self, kind: Kind, records: Sequence[Mapping[str, Any]]) -> list[Status]:
+        """`append` for several records, which become durable together or not at all."""
+        return await asyncio.wrap_future(self.submit(kind, *records))
+
+    def submit(self, kind: Kind, *records: Mapping[str, Any]) -> Future[list[Status]]:
+        """Like `append_all`, for code that does not wait for the disk, or waits in a thread."""
+        entry = _Entry(kind, records, [orjson.dumps(record) + b"\n" for record in records], Future())
         try:
             if self._closed:
                 raise SpoolUnavailable(f"{self.folder}: closed")
             self._queue.put_nowait(entry)
         except queue.Full:
-            raise SpoolUnavailable(f"{self.folder}: {_LARGEST_QUEUE} records wait for the disk") from None
+            raise SpoolUnavailable(f"{self.folder}: {_LARGEST_QUEUE} appends wait for the disk") from None
         return entry.done
 
     @property
@@ -213,17 +218,19 @@ class Spool:
             writer.close()
 
     def _write(self, batch: list[_Entry]) -> None:
-        new: list[_Entry] = []
+        new: list[tuple[Kind, Mapping[str, Any]]] = []
         lines: dict[Kind, list[bytes]] = {kind: [] for kind in _KINDS}
-        statuses: list[Status] = []
+        statuses: list[list[Status]] = []
         try:
             for entry in batch:
-                if not self._index.knows(entry.kind, entry.record):
-                    new.append(entry)
-                status = self._index.add(entry.kind, entry.record)
-                if status != "duplicate":
-                    lines[entry.kind].append(entry.line)
-                statuses.append(status)
+                statuses.append([])
+                for record, line in zip(entry.records, entry.lines, strict=True):
+                    if not self._index.knows(entry.kind, record):
+                        new.append((entry.kind, record))
+                    status = self._index.add(entry.kind, record)
+                    if status != "duplicate":
+                        lines[entry.kind].append(line)
+                    statuses[-1].append(status)
             wanted = sum(len(line) for kind in _KINDS for line in lines[kind])
             if wanted and self.size + wanted > self.max_bytes:
                 raise OSError(errno.EDQUOT, f"the log may not grow beyond {self.max_bytes} bytes")
@@ -233,16 +240,16 @@ class Spool:
                     self._written += sum(map(len, lines[kind]))
                     self.durable[kind] += len(lines[kind])
         except Exception as error:
-            for entry in new:
-                self._index.remove(entry.kind, entry.record)
+            for kind, record in new:
+                self._index.remove(kind, record)
             for entry in batch:
                 entry.done.set_exception(SpoolUnavailable(f"{self.folder}: {error}"))
             return
         for kind in _KINDS:
-            self._mark(kind, self._writers[kind].end[0], sum(entry.kind == kind for entry in new))
-        for entry, status in zip(batch, statuses, strict=True):
-            self.counts[entry.kind, status] += 1
-            entry.done.set_result(status)
+            self._mark(kind, self._writers[kind].end[0], sum(of == kind for of, _ in new))
+        for entry, results in zip(batch, statuses, strict=True):
+            self.counts.update((entry.kind, status) for status in results)
+            entry.done.set_result(results)
 
     def _learn(self, kind: Kind, path: Path, torn: list[bytes]) -> None:
         """Take note of the records of an earlier run, and set aside what a crash left of a record."""

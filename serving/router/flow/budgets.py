@@ -25,7 +25,8 @@ from serving.throttle import OncePerSecond
 RETRY_SECONDS = 1.0
 _MOST_FAULTS = 3  # in a row, after which the ledger is left alone for a while
 MOST_PENDING = 100_000  # some 20 MB
-_THREADS = 8  # one for reservations, which share a call; the others settle, and may share its commit
+_THREADS = 8  # for reservations, which share a call: more than one only if calls hang
+_SETTLING = 4  # threads that settle, and may share a commit
 
 log = logging.getLogger(__name__)
 log.addFilter(OncePerSecond())
@@ -50,8 +51,10 @@ class Budgets:
     def __init__(self, ledger: Ledger, cost_cap: Mapping[str, float]) -> None:
         self._ledger = ledger
         self._cost_cap = cost_cap
+        # Each has threads of its own: a reservation, for which a caller waits, comes before a thousand reported costs.
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="ledger")
-        self._settler = Settler(ledger, self._pool)
+        self._settling = ThreadPoolExecutor(_SETTLING, thread_name_prefix="settle")
+        self._settler = Settler(ledger, self._settling)
         self._reservations: MicroBatcher[Wanted, bool] = MicroBatcher(in_threads(self._reserve_all, self._pool))
         self._accounts_set = False
         self.ready = False
@@ -145,6 +148,7 @@ class Budgets:
     def close(self) -> None:
         """Stop without waiting for calls that hang."""
         self._pool.shutdown(wait=False)
+        self._settling.shutdown(wait=False)
         self._ledger.close()
 
 

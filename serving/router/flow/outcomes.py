@@ -1,18 +1,26 @@
-"""What became of decisions: logged first, then a cost settles its reservation and a cancel gives it back."""
+"""What became of decisions: logged first, then a cost settles its reservation and a cancel gives it back.
+
+A report may hold a thousand outcomes, and takes a second. Decisions do not wait for it: the work is done in small
+pieces, one at a time for all reports together, and whatever else is ready has its turn in between.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 from mtorl.log.records import OutcomeRecord
-from serving.decision_log import Spool, SpoolUnavailable
+from serving.decision_log import Spool, SpoolUnavailable, Status
 from serving.router.flow.budgets import Budgets
+from serving.router.flow.requests import parse_outcomes
 from serving.router.ops import metrics
+
+_PIECE = 50  # outcomes: a few milliseconds
 
 
 class OutcomeIntake:
-    """Takes reports of outcomes.
+    """Takes reports of outcomes. For one event loop.
 
     Args:
         spool: Where they are logged.
@@ -26,36 +34,51 @@ class OutcomeIntake:
         self._budgets = budgets
         self._seconds = seconds
         self._forget = forget
+        self._turn = asyncio.Lock()  # reports take it in the order in which they ask, a piece each
 
-    async def accept(self, outcomes: Sequence[OutcomeRecord]) -> dict[str, int]:
+    async def accept(self, body: bytes) -> dict[str, int]:
         """Log and settle.
+
+        Args:
+            body: A report.
 
         Returns:
             How many were accepted (late ones included), duplicate, and dangling (logged, of an unknown decision).
 
         Raises:
+            BadRequest: It is no report; nothing of it counts.
             SpoolUnavailable: Not all are durable. Send all of them again: nothing counts twice.
         """
-        statuses = await asyncio.gather(*(self._spool.append("outcome", o) for o in outcomes), return_exceptions=True)
-        counts = {"accepted": 0, "duplicate": 0, "dangling": 0}
-        failure: BaseException | None = None
-        ends: list[Awaitable[None]] = []
-        for outcome, status in zip(outcomes, statuses, strict=True):
-            if isinstance(status, BaseException):
-                failure = status
+        async with self._turn:
+            outcomes = parse_outcomes(body)
+        counts: Counter[Status] = Counter()
+        for start in range(0, len(outcomes), _PIECE):
+            async with self._turn:
+                counts.update(await self._take(outcomes[start : start + _PIECE]))
+        return {
+            "accepted": counts["accepted"] + counts["late"],
+            "duplicate": counts["duplicate"],
+            "dangling": counts["dangling"],
+        }
+
+    async def _take(self, outcomes: Sequence[OutcomeRecord]) -> list[Status]:
+        try:
+            statuses = await self._spool.append_all("outcome", outcomes)
+        except SpoolUnavailable:
+            for outcome in outcomes:
                 metrics.OUTCOMES.labels(outcome["kind"], "failed").inc()
-                continue
+            raise
+        for outcome, status in zip(outcomes, statuses, strict=True):
             metrics.OUTCOMES.labels(outcome["kind"], status).inc()
-            counts["accepted" if status == "late" else status] += 1
-            if status != "duplicate":
-                metrics.SPOOL_RECORDS.inc()
             # Of a duplicate, too: the first time, the process may have ended between the log and the ledger.
             if outcome["kind"] == "cancel":
                 self._forget(outcome["decision_id"])
-            if outcome["kind"] in ("cost", "cancel"):
-                actual = outcome["value"] if outcome["kind"] == "cost" else None
-                ends.append(self._budgets.finish(outcome["decision_id"], actual, self._seconds))
-        await asyncio.gather(*ends)
-        if failure is not None:
-            raise SpoolUnavailable(str(failure)) from failure
-        return counts
+        metrics.SPOOL_RECORDS.inc(len(statuses) - statuses.count("duplicate"))
+        await asyncio.gather(
+            *(
+                self._budgets.finish(o["decision_id"], o["value"] if o["kind"] == "cost" else None, self._seconds)
+                for o in outcomes
+                if o["kind"] in ("cost", "cancel")
+            )
+        )
+        return statuses

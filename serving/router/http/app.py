@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from serving.decision_log import SpoolUnavailable
 from serving.kserve_sdk import Model, correct
-from serving.router.flow.requests import BadRequest, parse_json, parse_outcomes
+from serving.router.flow.requests import BadRequest, parse_json
 from serving.router.http import v2
 from serving.router.http.gateway import RETRY_AFTER, GatewayMiddleware
 from serving.router.router import Router
@@ -62,7 +62,7 @@ def install(app: FastAPI, model: str) -> None:
 
 async def _outcomes(request: Request) -> dict[str, int]:
     router: Router = request.app.state.router
-    return await router.outcomes.accept(parse_outcomes(await request.body()))
+    return await router.outcomes.accept(await request.body())
 
 
 async def _drills(request: Request) -> JSONResponse:

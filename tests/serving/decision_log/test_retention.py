@@ -133,7 +133,7 @@ def test_a_reservation_outlives_the_segment_of_its_decision(tmp_path: Path) -> N
         assert reconcile(ledger, spool) == 0
         assert len(ledger.open_reservations()) == 10 - turn
         late = {**RECORDS["outcome"], "event_id": f"late{turn}", "decision_id": "decision0", "kind": "click"}
-        assert spool.submit("outcome", late).result(60) != "dangling"
+        assert spool.submit("outcome", late).result(60) != ["dangling"]
         ledger.settle("decision2", 0.1)
         for i in range(4):
             put(spool, "decision", f"more{turn}-{i}", reservation_id=None)
@@ -172,14 +172,15 @@ def test_a_duplicate_needs_no_room(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=1000)
     put(spool, "outcome", "e0")
     spool.max_bytes = 1
-    assert spool.submit("outcome", {**RECORDS["outcome"], "event_id": "e0"}).result(60) == "duplicate"
+    assert spool.submit("outcome", {**RECORDS["outcome"], "event_id": "e0"}).result(60) == ["duplicate"]
     spool.close()
 
 
 def report(spool: Spool, event: str, decision: str) -> str:
     """What the spool says of an outcome."""
     outcome = {**RECORDS["outcome"], "event_id": event, "decision_id": decision}
-    return spool.submit("outcome", outcome).result(60)
+    (status,) = spool.submit("outcome", outcome).result(60)
+    return status
 
 
 def test_the_index_forgets_segments_that_are_gone(spool: Spool) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sqlite3
+import threading
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -66,6 +70,85 @@ def test_an_outcome_that_is_not_on_disk_is_not_called_accepted(tmp_path: Path, m
             response = await h.post("/v1/outcomes", body)
         assert response.status_code == 503 and "send all of it again" in response.json()["error"]
         assert (await h.post("/v1/outcomes", body)).json()["accepted"] == 1
+
+    run(scenario, tmp_path)
+
+
+def report(*decisions: str, kind: str = "click") -> dict[str, Any]:
+    """A report of an outcome of each decision."""
+    event = {"kind": kind, "value": 0.01, "event_time": "2026-01-01T12:00:00Z"}
+    return {"outcomes": [{**event, "event_id": f"of-{name}", "decision_id": name} for name in decisions]}
+
+
+def test_a_large_report_leaves_the_event_loop_to_others_between_small_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(h: Harness) -> None:
+        turns, pieces = 0, []
+        append_all = h.spool.append_all
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        async def noted(kind: Any, records: Any) -> Any:
+            pieces.append((turns, len(records)))
+            return await append_all(kind, records)
+
+        monkeypatch.setattr(h.spool, "append_all", noted)
+        beside = asyncio.create_task(others())
+        names = [[f"{i}-{j}" for j in range(1000)] for i in range(3)]
+        answers = await asyncio.gather(*(h.post("/v1/outcomes", report(*some)) for some in names))
+        beside.cancel()
+        assert [answer.json() for answer in answers] == [{"accepted": 0, "duplicate": 0, "dangling": 1000}] * 3
+        seen = [turn for turn, _ in pieces]
+        assert max(size for _, size in pieces) <= 50 and all(a < b for a, b in pairwise(seen))
+        assert len(list(h.spool.read("outcome"))) == 3000
+
+    run(scenario, tmp_path)
+
+
+def test_a_decision_does_not_wait_for_costs_that_are_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(h: Harness) -> None:
+        release = threading.Event()
+        settle = h.ledger.settle
+
+        def slow(*arguments: Any) -> Any:
+            release.wait(60)
+            return settle(*arguments)
+
+        monkeypatch.setattr(h.ledger, "settle", slow)
+        told = asyncio.create_task(h.post("/v1/outcomes", report(*map(str, range(40)), kind="cost")))
+        await h.until(lambda: len(list(h.spool.read("outcome"))) == 40)
+        assert (await h.predict())[0]["expose"]
+        release.set()
+        assert (await told).json()["dangling"] == 40
+
+    run(scenario, tmp_path)
+
+
+def test_of_a_report_that_fails_in_the_middle_all_is_sent_again_and_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(h: Harness) -> None:
+        (answer,) = await h.predict()
+        body = report(*map(str, range(70)), answer["decision_id"], *map(str, range(70, 199)), kind="cost")
+        write, written = os.write, []
+
+        def fills_up(file: int, data: Any) -> int:
+            written.append(file)
+            return write(file, data) if len(written) < 3 else full_disk(file, data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", fills_up)
+            refused = await h.post("/v1/outcomes", body)
+        assert refused.status_code == 503 and "send all of it again" in refused.json()["error"]
+        assert (await h.post("/v1/outcomes", body)).json() == {"accepted": 0, "duplicate": 100, "dangling": 100}
+        logged = [record["event_id"] for record in h.spool.read("outcome")]
+        assert len(logged) == 200 == len(set(logged))
+        assert h.balance(answer["arm"]).spent == 0.01
 
     run(scenario, tmp_path)
 
