@@ -104,22 +104,30 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 class SegmentWriter:
-    """Writes to the newest segment of a kind. For one thread, in a folder that nobody else writes to."""
+    """Writes to the newest segment of a kind. For one thread, in a folder that nobody else writes to.
+
+    Attributes:
+        end: Segment and offset behind the last durable record; (0, 0) before the first. Other threads read it.
+    """
 
     def __init__(self, folder: Path, kind: Kind, segment_bytes: int = SEGMENT_BYTES) -> None:
         self._folder = folder
         self._kind = kind
         self._limit = segment_bytes
         self._file = -1
-        self._number = 0
-        self._size = 0  # bytes that are durable
-        self._resume = True  # the first append goes on where the last run ended
-        self.end = (0, 0)  # segment and offset behind the last durable record; other threads read it
+        self.end = (0, 0)
 
     def find_end(self) -> None:
-        """Set `end` from what an earlier run left; after `recover`, before the first append."""
-        if existing := segments(self._folder, self._kind):
-            self.end = (number(existing[-1]), existing[-1].stat().st_size)
+        """Set `end` from what an earlier run left; after `recover`, before the first append.
+
+        Segments without a record are deleted: routers used to leave one for each append to a full disk.
+        """
+        for path in segments(self._folder, self._kind):
+            size = path.stat().st_size
+            if size:
+                self.end = (number(path), size)
+            else:
+                path.unlink()
 
     def append(self, lines: bytes) -> None:
         """Write whole lines and return when they are durable.
@@ -127,38 +135,41 @@ class SegmentWriter:
         Raises:
             OSError: they are not; nothing of them will be read.
         """
-        if self._file < 0 or self._size >= self._limit:
-            self._next_segment()
+        segment, size = self.end
+        if segment == 0 or size >= self._limit:
+            self.close()
+            segment, size = segment + 1, 0
+        if self._file < 0:
+            self._file = self._open(segment, size)
         try:
             rest = memoryview(lines)
             while rest:
                 rest = rest[os.write(self._file, rest) :]
             os.fdatasync(self._file)
         except OSError:
-            # After a failed sync nobody knows what the disk holds: cut the file back, and go on in a new one.
+            # After a failed sync nobody knows what the disk holds behind the durable records: it is cut off, now if
+            # that is possible, and before the next append in any case.
             with contextlib.suppress(OSError):
-                os.ftruncate(self._file, self._size)
+                os.ftruncate(self._file, size)
             self.close()
             raise
-        self._size += len(lines)
-        self.end = (self._number, self._size)
+        self.end = (segment, size + len(lines))
 
     def close(self) -> None:
-        """Close the segment; the next append opens another."""
+        """Close the segment; the next append opens it again."""
         if self._file >= 0:
             with contextlib.suppress(OSError):
                 os.close(self._file)
             self._file = -1
 
-    def _next_segment(self) -> None:
-        self.close()
-        existing = segments(self._folder, self._kind)
-        if existing and self._resume and existing[-1].stat().st_size < self._limit:
-            self._number = number(existing[-1])
-        else:
-            self._number = number(existing[-1]) + 1 if existing else 1
-        path = path_of(self._folder, self._kind, self._number)
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
-        self._size = os.fstat(self._file).st_size
-        self._resume = False
-        sync(self._folder)  # the name of the new file
+    def _open(self, segment: int, size: int) -> int:
+        """Open a segment behind its durable records."""
+        file = os.open(path_of(self._folder, self._kind, segment), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+        try:
+            os.ftruncate(file, size)
+            if size == 0:
+                sync(self._folder)  # the name of the new file
+        except OSError:
+            os.close(file)
+            raise
+        return file

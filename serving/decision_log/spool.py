@@ -6,6 +6,9 @@ twice at the same time is still counted once.
 
 The folder does not outgrow its quota: a record that would exceed it is refused. `shipper.py` sends records away, and
 `prune` then deletes old segments.
+
+Of a decision that can't be logged, the record that withdraws it is owed to the log: it waits in memory until the disk
+takes records again. Without it, whoever judges the experiment would not know that users got the default action.
 """
 
 from __future__ import annotations
@@ -38,6 +41,9 @@ __all__ = ["Spool", "SpoolError", "SpoolUnavailable", "Status"]
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _LARGEST_BATCH = 512  # appends
 _LARGEST_QUEUE = 20_000  # appends that wait for a disk that hangs; more are refused
+_MOST_OWED = 20_000  # records, some 25 MB
+_OWED_SECONDS = 1.0  # without traffic, until the disk is asked again whether it takes records
+_LITTLE_ROOM = 0.2  # of the quota: the alert MtorlSpoolNearlyFull is about the same
 MAX_BYTES = 10 * 1024**3
 
 
@@ -53,8 +59,9 @@ class SpoolUnavailable(RuntimeError):
 class _Entry:
     kind: Kind
     records: Sequence[Mapping[str, Any]]
-    lines: list[bytes]
+    lines: Sequence[bytes]
     done: Future[list[Status]]
+    owed: bool = False  # to be written later, if not now
 
 
 class Spool:
@@ -72,6 +79,8 @@ class Spool:
         torn: Pieces of records that the last crash left and that were set aside.
         counts: Records by (kind, status), those of earlier runs that are still there included.
         durable: Records written since the start, by kind.
+        fault: Why the last records could not be written; None if they were.
+        lost: Records that were owed to the log and for which there was no room in memory.
 
     Raises:
         SpoolError: the folder can't be written to, or another process holds it.
@@ -90,6 +99,9 @@ class Spool:
         self._max_known = max_known
         self.counts: Counter[tuple[Kind, Status]] = Counter()
         self.durable: Counter[Kind] = Counter()
+        self.fault: Exception | None = None
+        self.lost = 0
+        self._owed: deque[tuple[Kind, bytes]] = deque()  # oldest first; of the writing thread
         self._index = Index(late_after)
         self._queue: queue.Queue[_Entry | None] = queue.Queue(_LARGEST_QUEUE)
         self._writers = {kind: segments.SegmentWriter(self.folder, kind, segment_bytes) for kind in _KINDS}
@@ -143,14 +155,23 @@ class Spool:
 
     def submit(self, kind: Kind, *records: Mapping[str, Any]) -> Future[list[Status]]:
         """Like `append_all`, for code that does not wait for the disk, or waits in a thread."""
-        entry = _Entry(kind, records, [orjson.dumps(record) + b"\n" for record in records], Future())
+        return self._enqueue(_Entry(kind, records, _lines(records), Future())).done
+
+    def owe(self, kind: Kind, record: Mapping[str, Any]) -> None:
+        """Write a record for which nobody waits: if not now, then as soon as the disk takes records again."""
+        try:
+            self._enqueue(_Entry(kind, [record], _lines([record]), Future(), owed=True))
+        except SpoolUnavailable:
+            self.lost += 1
+
+    def _enqueue(self, entry: _Entry) -> _Entry:
         try:
             if self._closed:
                 raise SpoolUnavailable(f"{self.folder}: closed")
             self._queue.put_nowait(entry)
         except queue.Full:
             raise SpoolUnavailable(f"{self.folder}: {_LARGEST_QUEUE} appends wait for the disk") from None
-        return entry.done
+        return entry
 
     @property
     def alive(self) -> bool:
@@ -169,6 +190,19 @@ class Spool:
     def size(self) -> int:
         """Bytes that the folder holds."""
         return self._at_start + self._written + self._aside - self._deleted
+
+    def room(self) -> int:
+        """Bytes that the folder may still grow by: those left of the quota, or of the disk if that is less."""
+        disk = os.statvfs(self.folder)
+        return max(0, min(self.max_bytes - self.size, disk.f_bavail * disk.f_frsize))
+
+    def state(self, room: int) -> str:
+        """What people should know of the log, with so much room left; "ok" if there is nothing."""
+        if self.fault is not None:
+            return f"can't be written: {self.fault}"
+        if room < _LITTLE_ROOM * self.max_bytes:
+            return f"nearly full: it may grow by {room / 1e6:.0f} MB, then nothing is logged or exposed"
+        return "ok"
 
     def end(self, kind: Kind) -> Position:
         """The position behind the last durable record of a kind."""
@@ -207,17 +241,33 @@ class Spool:
     def _run(self) -> None:
         closing = False
         while not closing:
-            entries = [self._queue.get()]
-            while len(entries) < _LARGEST_BATCH and not self._queue.empty():
-                entries.append(self._queue.get_nowait())
+            entries = self._next_entries()
             closing = None in entries
             self._forget()
             # A future that was cancelled meanwhile drops out here; one that is running can't be cancelled any more.
             self._write([e for e in entries if e is not None and e.done.set_running_or_notify_cancel()])
+            if self._owed and (self.fault is None or not entries):
+                self._write_owed()
+        while self._owed:
+            self._write_owed()
+            if self.fault is not None:
+                break
         for writer in self._writers.values():
             writer.close()
 
+    def _next_entries(self) -> list[_Entry | None]:
+        """What waits to be written; nothing after a second without traffic, if something is owed to the log."""
+        try:
+            entries = [self._queue.get(timeout=_OWED_SECONDS if self._owed else None)]
+        except queue.Empty:
+            return []
+        while len(entries) < _LARGEST_BATCH and not self._queue.empty():
+            entries.append(self._queue.get_nowait())
+        return entries
+
     def _write(self, batch: list[_Entry]) -> None:
+        if not batch:
+            return
         new: list[tuple[Kind, Mapping[str, Any]]] = []
         lines: dict[Kind, list[bytes]] = {kind: [] for kind in _KINDS}
         statuses: list[list[Status]] = []
@@ -242,14 +292,30 @@ class Spool:
         except Exception as error:
             for kind, record in new:
                 self._index.remove(kind, record)
+            self.fault = error
             for entry in batch:
+                if entry.owed:
+                    self._owe(entry)
                 entry.done.set_exception(SpoolUnavailable(f"{self.folder}: {error}"))
             return
+        self.fault = None
         for kind in _KINDS:
             self._mark(kind, self._writers[kind].end[0], sum(of == kind for of, _ in new))
         for entry, results in zip(batch, statuses, strict=True):
             self.counts.update((entry.kind, status) for status in results)
             entry.done.set_result(results)
+
+    def _owe(self, entry: _Entry) -> None:
+        for line in entry.lines:
+            if len(self._owed) < _MOST_OWED:
+                self._owed.append((entry.kind, line))
+            else:
+                self.lost += 1
+
+    def _write_owed(self) -> None:
+        """Write some of the records that the log is owed; those that somebody waits for come first."""
+        owed = [self._owed.popleft() for _ in range(min(len(self._owed), _LARGEST_BATCH))]
+        self._write([_Entry(kind, [orjson.loads(line)], [line], Future(), owed=True) for kind, line in owed])
 
     def _learn(self, kind: Kind, path: Path, torn: list[bytes]) -> None:
         """Take note of the records of an earlier run, and set aside what a crash left of a record."""
@@ -277,6 +343,10 @@ class Spool:
             while len(marks) > 1 and sum(new for _, new in marks) > self._max_known:
                 self._index.forget(kind, marks.popleft()[1])
         self._index.tidy()
+
+
+def _lines(records: Sequence[Mapping[str, Any]]) -> list[bytes]:
+    return [orjson.dumps(record) + b"\n" for record in records]
 
 
 def _identity(path: Path) -> str:

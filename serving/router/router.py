@@ -165,6 +165,9 @@ class Router:
             metrics.IN_FLIGHT.set(self.decision_admission.inside)
             try:
                 metrics.show_log(self.spool, self.shipper)
+                room = await asyncio.to_thread(self.spool.room)
+                metrics.show_room(self.spool, room)
+                self.health.note("decision_log", self.spool.state(room))
                 if await asyncio.to_thread(self.live.refresh) or not self.budgets.set_up:
                     await self._set_accounts()
                 metrics.BUDGET_EXPIRED.inc(await self.budgets.expire(self._reservation_ttl))

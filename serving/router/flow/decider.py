@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
 from mtorl.log.records import FallbackReason
-from serving.decision_log import Spool, SpoolUnavailable
+from serving.decision_log import Spool
 from serving.ledger import AlreadyReserved
 from serving.router.flow.admission import CURRENT
 from serving.router.flow.arms import ArmError, Arms
@@ -203,8 +202,7 @@ class Decider:
             await self._budgets.finish(decision.decision_id, None, deadline.left("log"))
         # The first record may become durable yet. This one says that nothing was shown; nobody waits for it.
         decision.withdrawn = True
-        with contextlib.suppress(SpoolUnavailable):
-            self._spool.submit("decision", decision.record(self._candidates, deadline.elapsed()))
+        self._spool.owe("decision", decision.record(self._candidates, deadline.elapsed()))
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -113,5 +113,5 @@ class Health:
             return False, {"ready": False, "waiting_for": self.waiting_for}
         alive = log_alive()
         good = not self.draining and alive
-        parts = {**self.parts, "decision_log": "ok" if alive else "its thread has ended"}
+        parts = {"decision_log": "ok"} | self.parts | ({} if alive else {"decision_log": "its thread has ended"})
         return good, {"ready": good, "draining": self.draining, "parts": parts}

@@ -40,6 +40,9 @@ OUTCOMES = Counter("mtorl_outcomes", "Outcomes received", ["kind", "status"])
 SPOOL_RECORDS = Counter("mtorl_spool_records", "Records made durable in the decision log")
 SPOOL_BYTES = Gauge("mtorl_spool_bytes", "Size of the decision log on the router's disk")
 SPOOL_LIMIT = Gauge("mtorl_spool_limit_bytes", "Size beyond which nothing more is logged")
+SPOOL_FREE = Gauge("mtorl_spool_free_bytes", "What it may still grow by: left of the limit, or on the disk if less")
+SPOOL_WRITABLE = Gauge("mtorl_spool_writable", "1 while records can be written to the decision log")
+SPOOL_LOST = Gauge("mtorl_spool_lost_records", "Withdrawn decisions of which no record is left since the start")
 SPOOL_PENDING = Gauge("mtorl_spool_pending_records", "Durable records that the sink has not acknowledged")
 SPOOL_OLDEST = Gauge("mtorl_spool_oldest_pending_seconds", "Age of the oldest record that is pending")
 SHIPPED = Counter("mtorl_shipped_records", "Records that the sink acknowledged", ["kind"])
@@ -87,6 +90,13 @@ def show_budget(balances: Iterable[Balance]) -> None:
         for gauge, value in zip((BUDGET_LIMIT, BUDGET_SPENT, BUDGET_RESERVED, BUDGET_EXCESS), sums, strict=True):
             gauge.labels(arm).set(value)
         BUDGET_SPEND_RATIO.labels(arm).set(fullest[arm])
+
+
+def show_room(spool: Spool, room: int) -> None:
+    """Publish whether the decision log can be written, and what it may still grow by."""
+    SPOOL_FREE.set(room)
+    SPOOL_WRITABLE.set(spool.fault is None)
+    SPOOL_LOST.set(spool.lost)
 
 
 def show_log(spool: Spool, shipper: Shipper | None) -> None:

@@ -182,6 +182,10 @@ def test_a_ledger_that_answers_too_late_leaves_nothing_reserved(
 def test_a_log_that_fails_is_no_exposure_and_no_reservation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
+    def said(h: Harness) -> str:
+        text: str = h.router.health.ready(lambda: h.spool.alive)[1]["parts"]["decision_log"]
+        return text
+
     async def scenario(h: Harness) -> None:
         arm = h.router.live.experiment.arm_of("u1")[0]
         before = sample("mtorl_fallbacks_total", arm=arm, reason="log")
@@ -190,8 +194,21 @@ def test_a_log_that_fails_is_no_exposure_and_no_reservation(
             (answer,) = await h.predict()
             assert (answer["fallback_reason"], answer["expose"], answer["propensity"]) == ("log", False, 1.0)
             assert _no_reservation(h)
-        assert sample("mtorl_fallbacks_total", arm=arm, reason="log") == before + 1
-        (answer,) = await h.predict()  # the disk has room again
+            assert sample("mtorl_fallbacks_total", arm=arm, reason="log") == before + 1
+            await h.until(lambda: said(h) == "can't be written: [Errno 28] No space left on device")
+            assert sample("mtorl_spool_writable") == 0
+        # The disk has room again: the decision above is logged after all, so that whoever judges counts its fallback.
+        await h.until(lambda: len(h.records()) == 1)
+        (record,) = h.records()
+        assert record["decision_id"] == answer["decision_id"] and record["withdrawn"]
+        assert record["fallback_reason"] == "log" and not record["expose"]
+        await h.until(lambda: said(h) == "ok")
+        assert (
+            sample("mtorl_spool_writable") == 1
+            and sample("mtorl_spool_lost_records") == 0
+            and sample("mtorl_spool_free_bytes") > 0
+        )
+        (answer,) = await h.predict()
         assert answer["expose"] and h.records()[-1]["decision_id"] == answer["decision_id"]
 
     run(scenario, tmp_path)

@@ -1,0 +1,176 @@
+"""A disk that is full leaves nothing behind in the folder, is said, and what is owed to the log follows later."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from serving.decision_log import Spool, SpoolUnavailable, position
+from serving.decision_log import spool as spool_module
+from serving.decision_log.position import Position
+from tests.serving.router_fixtures import full_disk
+
+
+def decision(name: str) -> dict[str, Any]:
+    return {"decision_id": name, "event_time": "2026-01-01T12:00:00+00:00", "reservation_id": None}
+
+
+def put(spool: Spool, name: str) -> None:
+    spool.submit("decision", decision(name)).result(60)
+
+
+def names(spool: Spool) -> list[str]:
+    return [record["decision_id"] for record in spool.read("decision")]
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*-*.jsonl"))
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    made = Spool(tmp_path / "spool")
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("broken", [("write",), ("fdatasync",), ("fdatasync", "ftruncate")])
+def test_appends_that_fail_leave_no_segments_and_no_records(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, broken: tuple[str, ...]
+) -> None:
+    put(spool, "before")
+    with monkeypatch.context() as patch:
+        for call in broken:
+            patch.setattr(os, call, lambda file, *data: full_disk(file, data))
+        for i in range(20):
+            with pytest.raises(SpoolUnavailable, match="No space left"):
+                put(spool, f"lost-{i}")
+    put(spool, "after")
+    assert files(spool.folder) == ["decision-00000001.jsonl"] and names(spool) == ["before", "after"]
+
+
+def test_the_first_append_may_fail_and_so_may_the_next_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path, segment_bytes=1)
+    for name in ("first", "second"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", full_disk)
+            for _ in range(3):
+                with pytest.raises(SpoolUnavailable):
+                    put(spool, name)
+        put(spool, name)
+    assert files(tmp_path) == ["decision-00000001.jsonl", "decision-00000002.jsonl"]
+    assert names(spool) == ["first", "second"]
+    spool.close()
+
+
+def test_empty_segments_of_an_earlier_version_are_deleted_at_the_start(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    put(spool, "shipped")
+    put(spool, "pending")
+    end = spool.end("decision")
+    shipped = {"decision": Position(1, end.offset // 2), "outcome": Position(0, 0)}
+    spool.close()
+    for number in range(2, 50):
+        (tmp_path / f"decision-{number:08d}.jsonl").touch()
+        (tmp_path / f"outcome-{number:08d}.jsonl").touch()
+    position.save(tmp_path, shipped)
+    again = Spool(tmp_path)
+    assert files(tmp_path) == ["decision-00000001.jsonl"] and again.end("decision") == end
+    put(again, "next")
+    assert names(again) == ["shipped", "pending", "next"]
+    assert position.load(tmp_path)["decision"] == shipped["decision"] or end.offset % 2
+    again.close()
+
+
+def test_what_is_owed_is_written_once_the_disk_takes_it_without_any_traffic(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, wait_for: Any
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full_disk)
+        for i in range(3):
+            spool.owe("decision", decision(f"owed-{i}"))
+        assert wait_for(lambda: spool.fault is not None)
+        assert spool.state(spool.room()) == "can't be written: [Errno 28] No space left on device"
+    assert wait_for(lambda: len(names(spool)) == 3)
+    assert names(spool) == ["owed-0", "owed-1", "owed-2"]
+    assert wait_for(lambda: spool.fault is None) and spool.lost == 0
+
+
+def test_what_is_owed_is_written_at_the_end_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path)
+    monkeypatch.setattr(spool_module, "_OWED_SECONDS", 3600)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full_disk)
+        spool.owe("decision", decision("owed"))
+        with pytest.raises(SpoolUnavailable):
+            put(spool, "refused")
+    spool.close()
+    again = Spool(tmp_path)
+    assert names(again) == ["owed"]
+    again.close()
+
+
+def test_what_is_owed_has_its_limit_and_what_is_lost_is_counted(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, wait_for: Any
+) -> None:
+    monkeypatch.setattr(spool_module, "_MOST_OWED", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full_disk)
+        for i in range(5):
+            spool.owe("decision", decision(f"owed-{i}"))
+        assert wait_for(lambda: spool.lost == 3)
+    assert wait_for(lambda: names(spool) == ["owed-0", "owed-1"])
+
+
+def test_the_room_left_is_that_of_the_disk_if_it_is_less_than_the_quotas(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool.max_bytes = 1000 + spool.size
+    assert spool.room() == 1000 and spool.state(1000) == "ok"
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=2, f_frsize=50))
+    assert spool.room() == 100
+    assert spool.state(100).startswith("nearly full: it may grow by 0 MB")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("mounting a small disk takes root")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.integration
+def test_on_a_disk_that_is_really_full(small_disk: Path, wait_for: Any) -> None:
+    with closing(Spool(small_disk / "spool")) as spool:
+        _fill_and_free(spool, small_disk / "filler", wait_for)
+
+
+def _fill_and_free(spool: Spool, filler: Path, wait_for: Any) -> None:
+    put(spool, "before")
+    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while True:
+            file.write(b"x" * 4096)
+    with pytest.raises(SpoolUnavailable, match="No space left"):
+        for i in range(1000):
+            put(spool, f"fits-{i}")
+    fitted = names(spool)
+    for i in range(100):
+        with pytest.raises(SpoolUnavailable, match="No space left"):
+            put(spool, f"lost-{i}" + "x" * 4096)
+        spool.owe("decision", decision(f"owed-{i}"))
+    assert spool.room() < 4096 and len(files(spool.folder)) == 1
+    assert names(spool) == fitted
+    filler.unlink()
+    assert wait_for(lambda: spool.fault is None)
+    put(spool, "after")
+    assert len(files(spool.folder)) == 1 and names(spool)[: len(fitted)] == fitted and spool.lost == 0
