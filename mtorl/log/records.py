@@ -35,6 +35,7 @@ FallbackReason = Literal[
     "model_timeout",
     "model_error",
     "ledger",  # the ledger failed, or is not set up yet
+    "no_account",  # no budget of the experiment is for this campaign and channel
     "repeated",  # another decision on the same request holds the reservation
     "no_time",  # the deadline was over before all parts had been asked
     "log",  # the record did not become durable within the deadline

@@ -75,8 +75,8 @@ class FakeArm:
     """Both arms on one port.
 
     Attributes:
-        mode: "ok", "hold" (answer once `release` is set), "hang", "hang-up" (or "hang-up once"), a status, raw bytes
-            for the body, or a function from an item to its prediction.
+        mode: "ok", "hold" (answer once `release` is set), "hang", "endless" (a body without an end), "hang-up" (or
+            "hang-up once"), a status, raw bytes for the body, or a function from an item to its prediction.
         asked: Items that came for decisions, by arm.
         release: Lets requests that are held be answered.
     """
@@ -97,13 +97,18 @@ class FakeArm:
     async def stop(self) -> None:
         await self._runner.cleanup()
 
-    async def _answer(self, request: web.Request) -> web.Response:
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
         items = (await request.json())["instances"]
         arm = request.match_info["arm"].removesuffix(":predict")
         self.asked.extend((arm, item) for item in items if item["window"]["context"]["device"][-1] != "warm-up")
         match self.mode:
             case "hold":
                 await self.release.wait()
+            case "endless":
+                endless = web.StreamResponse()
+                await endless.prepare(request)
+                while True:  # until the caller hangs up
+                    await endless.write(b" " * 65_536)
             case "hang":
                 await asyncio.sleep(3600)
             case "hang-up" | "hang-up once":

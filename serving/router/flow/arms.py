@@ -14,6 +14,7 @@ import orjson
 from serving.router.flow.micro_batcher import MicroBatcher
 
 _POSTS = 2  # to an arm at a time: it works on one while the other is under way
+_MOST_BYTES = 8 * 1024**2  # of an answer: an arm may be anybody's program, and memory is everybody's
 _LARGEST = 64  # windows in a POST that requests share: a few milliseconds of a model
 
 Items = Sequence[dict[str, Any]]
@@ -99,7 +100,7 @@ class Arms:
         for last in (False, True):
             try:
                 async with self._session.post(url, data=body) as response:
-                    answer = await response.read()
+                    answer = await _read(url, response)
                     if response.status != 200:
                         raise ArmError(f"{url}: HTTP {response.status}: {answer[:200]!r}")
                     return answer
@@ -143,6 +144,15 @@ class Arms:
             price=None if price is None else _number(price, 0.0),
             model=model,
         )
+
+
+async def _read(url: str, response: aiohttp.ClientResponse) -> bytes:
+    answer = bytearray()
+    async for piece in response.content.iter_any():
+        answer += piece
+        if len(answer) > _MOST_BYTES:
+            raise ArmError(f"{url}: the answer is larger than {_MOST_BYTES} bytes")
+    return bytes(answer)
 
 
 def _number(value: Any, low: float = -math.inf, high: float = math.inf) -> float:

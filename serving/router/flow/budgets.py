@@ -36,6 +36,10 @@ class BudgetsClosed(RuntimeError):
     """Nothing may be reserved now; the ledger was not asked."""
 
 
+class NoAccount(RuntimeError):
+    """No budget of the experiment is for this campaign and channel; the ledger was not asked."""
+
+
 class Budgets:
     """Reserves, settles and cancels in a ledger whose calls block. For one event loop.
 
@@ -57,6 +61,7 @@ class Budgets:
         self._settler = Settler(ledger, self._settling)
         self._reservations: MicroBatcher[Wanted, bool] = MicroBatcher(in_threads(self._reserve_all, self._pool))
         self._accounts_set = False
+        self._accounts: frozenset[tuple[str, str, str]] = frozenset()  # arm, campaign and channel of each
         self.ready = False
         self.pacer = Pacer(ledger, cost_cap)
 
@@ -68,6 +73,7 @@ class Budgets:
 
         Raises:
             BudgetsClosed: It was not even tried.
+            NoAccount: Likewise: there is nothing to draw on, whatever was spent.
             AlreadyReserved: Another decision on the same request has the money.
             LedgerUnavailable: Whether it was reserved is unknown: cancel it.
         """
@@ -77,6 +83,8 @@ class Budgets:
             raise BudgetsClosed("too much is still to be settled")
         assert decision.answer is not None, "the arm comes first"
         campaign, channel = decision.request.campaign_id, decision.answer.channel
+        if not any((decision.arm, c, x) in self._accounts for c in (campaign, "*") for x in (channel, "*")):
+            raise NoAccount(f"no budget of the experiment is for campaign {campaign!r} and channel {channel!r}")
         amount = self._cost_cap[channel]
         wanted = Wanted(decision.decision_id, decision.arm, campaign, channel, amount, decision.key)
         return amount if await self._reservations.submit(wanted) else None
@@ -106,6 +114,7 @@ class Budgets:
         self._accounts_set = False
         accounts = [Account(x.arm, x.campaign, x.channel, x.limit, x.period) for x in experiment.accounts()]
         await asyncio.to_thread(self._ledger.define, accounts)
+        self._accounts = frozenset((x.arm, x.campaign, x.channel) for x in accounts)
         self._accounts_set = True
         if not self.ready:
             finished = await asyncio.to_thread(reconcile, self._ledger, spool)

@@ -12,7 +12,7 @@ from serving.decision_log import Spool
 from serving.ledger import AlreadyReserved
 from serving.router.flow.admission import CURRENT
 from serving.router.flow.arms import ArmError, Arms
-from serving.router.flow.budgets import Budgets, BudgetsClosed
+from serving.router.flow.budgets import Budgets, BudgetsClosed, NoAccount
 from serving.router.flow.features import FeatureReader
 from serving.router.flow.idempotency_cache import IdempotencyCache
 from serving.router.flow.pending_decision import PendingDecision
@@ -122,7 +122,7 @@ class Decider:
             metrics.DECISIONS.labels(decision.arm, str(decision.expose).lower()).inc()
             metrics.DECISION_LATENCY.labels(decision.arm).observe(deadline.elapsed())
             if decision.fault:
-                if (admitted := CURRENT.get()) is not None:
+                if decision.fault != "no_account" and (admitted := CURRENT.get()) is not None:
                     admitted.strained = True
                 metrics.FALLBACKS.labels(decision.arm, decision.fault).inc()
 
@@ -176,6 +176,8 @@ class Decider:
             _fail([decision], "no_time", error)
         except BudgetsClosed as error:
             _fail([decision], "ledger", error)
+        except NoAccount as error:
+            _fail([decision], "no_account", error)
         except AlreadyReserved as error:
             _fail([decision], "repeated", error)  # and nothing to give back: the money is another decision's
         except Exception as error:

@@ -173,6 +173,22 @@ def test_what_the_arm_does_not_expose_costs_nothing(tmp_path: Path) -> None:
     run(scenario, tmp_path)
 
 
+def test_a_campaign_that_no_budget_is_for_says_so(tmp_path: Path) -> None:
+    before = sum(sample("mtorl_fallbacks_total", arm=arm, reason="no_account") for arm in ("incumbent", "challenger"))
+
+    async def scenario(h: Harness) -> None:
+        known, unknown = await h.predict(instance(), instance(campaign_id="autumn"))
+        assert known["expose"] and not unknown["expose"]
+        assert (unknown["fallback_reason"], unknown["budget_exhausted"]) == ("no_account", False)
+        h.arm.mode = lambda _: decision(channel="search", propensity=0.25)
+        (other_channel,) = await h.predict(instance())
+        assert other_channel["fallback_reason"] == "no_account"
+
+    run(scenario, tmp_path, changes={"budgets": [{"campaign": "spring", "channel": "video", "amount": 24}]})
+    after = sum(sample("mtorl_fallbacks_total", arm=arm, reason="no_account") for arm in ("incumbent", "challenger"))
+    assert after == before + 2
+
+
 def test_an_exhausted_budget_is_no_fault_and_no_exposure(tmp_path: Path) -> None:
     async def scenario(h: Harness) -> None:
         answers = [(await h.predict())[0] for _ in range(4)]  # 0.12 for the arm, 0.05 a decision

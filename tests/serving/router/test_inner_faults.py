@@ -62,6 +62,7 @@ FAULTS: dict[str, tuple[str, Callable[[Harness], Any]]] = {
     "arm answers 503": ("model_error", _mode(503)),
     "arm answers garbage": ("model_error", _raw("<html>")),
     "arm answers nothing": ("model_error", _raw("")),
+    "arm does not stop answering": ("model_error", _mode("endless")),
     "arm answers a list": ("model_error", _raw("[1]")),
     "arm answers no prediction": ("model_error", _raw('{"predictions": []}')),
     "arm answers null": ("model_error", _raw('{"predictions": [null]}')),
