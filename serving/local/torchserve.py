@@ -268,6 +268,7 @@ def java_environment(java: Path, workdir: Path, tmp: Path) -> dict[str, str]:
         "METRICS_LOCATION": str(workdir / "logs"),
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
+        "ORT_DISABLE_TELEMETRY": "1",  # TorchServe's own code imports onnxruntime before ours
     }
 
 

@@ -40,6 +40,7 @@ def test_dockerfile(path: Path) -> None:
         assert "--no-deps" in project
     last = text[text.rindex("FROM ") :]
     assert "COPY . " not in last, "the source tree stays in the build stage"
+    assert "ORT_DISABLE_TELEMETRY=1" in last or "python" not in last, "onnxruntime would report its use"
     for line in re.findall(r"^COPY (?!--from|\.)(.*)", text, re.M):
         for source in [word for word in line.split()[:-1] if not word.startswith("--")]:
             assert (ROOT / source).exists(), source

@@ -253,14 +253,17 @@ def url(artifact: Any, tmp_path: Path, wait_for: Any) -> Iterator[str]:
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "serving.predictor", "--artifact", str(artifact.folder), "--name", "challenger"]
     log = tmp_path / "predictor.log"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment["HOME"] = str(tmp_path)
     with log.open("w") as output:
-        server = subprocess.Popen([*command, "--port", str(port)], stdout=output, stderr=output, env=os.environ)
+        server = subprocess.Popen([*command, "--port", str(port)], stdout=output, stderr=output, env=environment)
         try:
             url = f"http://127.0.0.1:{port}"
             assert wait_for(lambda: server.poll() is not None or alive(url), 60)
             assert server.poll() is None, log.read_text()
             yield url
             assert log.read_text() == "", "a request must not write to the log"
+            assert not (tmp_path / ".cache").exists(), "onnxruntime keeps what it is about to report there"
         finally:
             server.send_signal(signal.SIGTERM)
             assert server.wait(120) == 0
