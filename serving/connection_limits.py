@@ -31,7 +31,8 @@ class Limits:
     Attributes:
         head_bytes: Of a request, without its body.
         headers: Lines of a head, and of a chunked body's trailer.
-        seconds: For a request to arrive, body included; of a new connection, for its first request.
+        seconds: For a request to arrive, body included; of a new connection, for its first request; and for a client to
+            take an answer.
         connections: At a time. More than `admission.py` lets work and wait, and fewer than the 1,024 files that a
             process may usually open.
     """
@@ -64,6 +65,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._waiting = waiting
         self._refused = refused
         self._arriving: asyncio.TimerHandle | None = None  # runs while a request arrives
+        self._leaving: asyncio.TimerHandle | None = None  # runs while an answer waits for its client
         self._began = False  # whether any byte of it came
         self._not_body = 0  # bytes of it that are not body
         self._parsed = 0  # bytes of its address and its headers, as far as the parser has given them
@@ -78,11 +80,14 @@ class LimitedProtocol(HttpToolsProtocol):
             longest, _ = self._waiting.popitem(last=False)
             if longest is self:  # a request is at work on each of the others
                 self._answer(503, "too many connections; come again later")
-            longest.transport.close()
+                self.transport.close()
+            else:
+                longest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the place back."""
         self._arrived()
+        self._left()
         self._waiting.pop(self, None)
         super().connection_lost(exc)
 
@@ -136,6 +141,20 @@ class LimitedProtocol(HttpToolsProtocol):
         if not self.pipeline and not self.transport.is_closing():
             self._waiting[self] = None
 
+    def pause_writing(self) -> None:
+        """The client does not take the answer as fast as it is written."""
+        super().pause_writing()
+        self._leaving = self.loop.call_later(self._limits.seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client took it."""
+        self._left()
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """No further request came. `close` would wait for a client that does not take the end of its last answer."""
+        self.transport.abort()
+
     def send_400_response(self, msg: str) -> None:
         """Answer when the parser stopped: because of a fault that was found here, or because this is not HTTP."""
         if self._fault:
@@ -148,6 +167,11 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._arriving is not None:
             self._arriving.cancel()
             self._arriving = None
+
+    def _left(self) -> None:
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
 
     def _count(self, size: int) -> None:
         """Count a part of the head. A head that comes in one piece is limited here, one in many in `data_received`."""
@@ -167,7 +191,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._began:
             self._refuse(408, f"the request took longer than {self._limits.seconds:g} s to arrive")
         else:
-            self.transport.close()
+            self.transport.abort()
 
     def _refuse(self, status: int, error: str) -> None:
         self._fault = status, error
@@ -175,12 +199,12 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.close()  # an answer would be taken for that of the request at work
+            self.transport.abort()  # an answer would be taken for that of the request at work
             return
         self._answer(status, error)
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+        self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
 
     def _answer(self, status: int, error: str) -> None:
         self._refused(status)

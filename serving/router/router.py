@@ -100,7 +100,7 @@ class Router:
         await asyncio.gather(self._arm_watch.look(), self._warm_up_features())
         if self.shipper:
             self.shipper.start()
-        background = (self.budgets.run(), self._arm_watch.run(), self._housekeep())
+        background = (self.budgets.run(), self._arm_watch.run(), self._housekeep(), self._watch_disk())
         self._tasks += [asyncio.create_task(work) for work in background]
         self.health.waiting_for = ""
         metrics.READY.set(1)
@@ -158,6 +158,18 @@ class Router:
             self.health.tick()
             await asyncio.sleep(_TICK_SECONDS)
 
+    async def _watch_disk(self) -> None:
+        """Tell what is left of the disk; by itself, since a disk may hang."""
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            try:
+                room = await asyncio.to_thread(self.spool.room)
+            except OSError as error:
+                self.health.note("decision_log", str(error))
+                continue
+            metrics.show_room(self.spool, room)
+            self.health.note("decision_log", self.spool.state(room))
+
     async def _housekeep(self) -> None:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
@@ -165,9 +177,6 @@ class Router:
             metrics.IN_FLIGHT.set(self.decision_admission.inside)
             try:
                 metrics.show_log(self.spool, self.shipper)
-                room = await asyncio.to_thread(self.spool.room)
-                metrics.show_room(self.spool, room)
-                self.health.note("decision_log", self.spool.state(room))
                 if await asyncio.to_thread(self.live.refresh) or not self.budgets.set_up:
                     await self._set_accounts()
                 metrics.BUDGET_EXPIRED.inc(await self.budgets.expire(self._reservation_ttl))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import uvicorn
 from serving.connection_limits import Limits, limited
 
 GET = b"GET / HTTP/1.1\r\nhost: h\r\n\r\n"
+LARGE = 20_000_000  # more than the system takes for a client that does not read
 POST = b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 4\r\n\r\n"
 
 
@@ -57,7 +59,7 @@ class Site:
 
 @asynccontextmanager
 async def site(**limits: Any) -> AsyncIterator[Site]:
-    """A server that answers "ok", and under /hold once it may."""
+    """A server that answers "ok", under /hold once it may, and under /large with much."""
     here = Site(0, None)  # type: ignore[arg-type]
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -65,8 +67,10 @@ async def site(**limits: Any) -> AsyncIterator[Site]:
             pass
         if scope["path"] == "/hold":
             await here.hold.wait()
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-        await send({"type": "http.response.body", "body": b"ok"})
+        body = b"x" * LARGE if scope["path"] == "/large" else b"ok"
+        length = str(len(body)).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+        await send({"type": "http.response.body", "body": body})
 
     protocol: Any = limited(Limits(**limits), here.refused.append)
     config = uvicorn.Config(application, port=0, http=protocol, lifespan="off", log_config=None, ws="none")
@@ -153,6 +157,20 @@ def test_an_answer_may_take_longer_than_a_request_may_take_to_arrive() -> None:
         assert b"200 OK" in await connection.ask(POST + b"body")
 
     run(scenario, seconds=0.1)
+
+
+def test_who_does_not_take_the_answer_is_dropped_and_who_does_gets_all_of_it() -> None:
+    async def scenario(here: Site) -> None:
+        never = socket.create_connection(("127.0.0.1", here.port))
+        never.sendall(b"GET /large HTTP/1.1\r\n\r\n" * 3)
+        await here.until(lambda: len(here.server.server_state.tasks) == 1)
+        reads = await here.connect()
+        assert len(await reads.ask(b"GET /large HTTP/1.1\r\n\r\n")) > LARGE
+        reads.close()
+        await here.until(lambda: not here.server.server_state.connections)
+        never.close()
+
+    run(scenario, seconds=2.0)
 
 
 def test_a_large_body_is_no_large_head_and_requests_may_follow_each_other_at_once() -> None:
