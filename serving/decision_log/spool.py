@@ -109,15 +109,27 @@ class Spool:
         # For each segment, oldest first: its number, and how many ids the index learned from it.
         self._marks: dict[Kind, deque[list[int]]] = {kind: deque() for kind in _KINDS}
         self._dropped: queue.SimpleQueue[tuple[Kind, int]] = queue.SimpleQueue()
+        self._lock = -1
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o640)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise SpoolError(f"{self.folder}: another process writes to this folder") from None
-        except OSError as error:
-            raise SpoolError(f"{self.folder}: {error}") from error
+            self._recover()
+        except OSError as error:  # a crash left a torn record, for instance, and the disk is too full to set it aside
+            if self._lock >= 0:
+                os.close(self._lock)
+            held = isinstance(error, BlockingIOError)
+            why = "another process writes to this folder" if held else error
+            raise SpoolError(f"{self.folder}: {why}") from error
+        # Bytes of the folder, each changed by one thread only: those at the start, those that the writing thread has
+        # added, and those that the shipper has set aside and deleted.
+        self._at_start = _size(self.folder)
+        self._written = self._aside = self._deleted = 0
+        self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
+        self._thread.start()
+
+    def _recover(self) -> None:
+        """Read all records, and put in order what a crash left."""
         for unfinished in self.folder.glob(".*.????????"):  # a crash left them while a file was being replaced
             unfinished.unlink()
         self.identity = _identity(self.folder / "identity")
@@ -131,12 +143,6 @@ class Spool:
                 self._learn(kind, path, torn)
             self._writers[kind].find_end()
         self.torn = len(torn)
-        # Bytes of the folder, each changed by one thread only: those at the start, those that the writing thread has
-        # added, and those that the shipper has set aside and deleted.
-        self._at_start = _size(self.folder)
-        self._written = self._aside = self._deleted = 0
-        self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
-        self._thread.start()
 
     async def append(self, kind: Kind, record: Mapping[str, Any]) -> Status:
         """Write a record; returns when it is durable, with what it turned out to be.

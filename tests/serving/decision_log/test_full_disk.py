@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from serving.decision_log import Spool, SpoolUnavailable, position
+from serving.decision_log import Spool, SpoolError, SpoolUnavailable, position
 from serving.decision_log import spool as spool_module
 from serving.decision_log.position import Position
 from tests.serving.router_fixtures import full_disk
@@ -127,6 +127,24 @@ def test_what_is_owed_has_its_limit_and_what_is_lost_is_counted(
             spool.owe("decision", decision(f"owed-{i}"))
         assert wait_for(lambda: spool.lost == 3)
     assert wait_for(lambda: names(spool) == ["owed-0", "owed-1"])
+
+
+def test_a_torn_record_on_a_full_disk_is_a_clear_end_and_no_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path)
+    put(spool, "whole")
+    spool.close()
+    with (tmp_path / "decision-00000001.jsonl").open("ab") as segment:
+        segment.write(b'{"torn')
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: full_disk(file, b""))
+        with pytest.raises(SpoolError, match=f"^{tmp_path}: .*No space left"):
+            Spool(tmp_path)
+    monkeypatch.undo()
+    again = Spool(tmp_path)  # nobody holds the folder
+    assert names(again) == ["whole"] and again.torn == 1
+    again.close()
 
 
 def test_the_room_left_is_that_of_the_disk_if_it_is_less_than_the_quotas(
