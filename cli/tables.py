@@ -130,7 +130,6 @@ def print_build(manifest: Manifest, out: Path) -> None:
 def _summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     offline, gate, serving = summary["offline"], summary["gate"], summary["serving"]
     experiment, drift = summary["experiment"], summary["drift"]
-    low, high = experiment["lift_ci"]
     lines = [
         ("reward AUC, unseen users", _with_interval(offline, "reward_auc")),
         ("channel accuracy, unseen users", _with_interval(offline, "action_accuracy")),
@@ -144,7 +143,7 @@ def _summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
             )
             for arm, budget in summary["budget"].items()
         ),
-        ("lift, gain per decision", f"{experiment['lift']:+.4f} [{low:+.4f}, {high:+.4f}]"),
+        ("lift, gain per decision", _with_interval(experiment, "lift", sign="+", places=4)),
         ("true lift (simulator)", f"{experiment['true_lift']:+.4f}")
         if experiment["true_lift"] is not None
         else ("outcomes", summary["outcomes"]),
@@ -207,4 +206,6 @@ def _with_interval(figures: dict[str, Any], name: str, sign: str = "", places: i
         return "not defined"
     form = f"{sign}.{places}f"
     low, high = figures[f"{name}_ci"]
+    if low is None or high is None:
+        return f"{figures[name]:{form}}, too few users for an interval"
     return f"{figures[name]:{form}} [{low:{form}}, {high:{form}}]"

@@ -1,4 +1,4 @@
-"""What the experiment says: the arms compared on the decision log of a period."""
+"""What the experiment says: the arms compared on the decision log."""
 
 from kfp.dsl import Artifact, Output
 
@@ -14,10 +14,12 @@ def verdict(
     budget: float,
     since: str,
     until: str,
-    hours: int,
     result: Output[Artifact],
 ) -> str:
     """Compare the arms on the decision log; returns the verdict in one word.
+
+    The whole experiment is judged at every look, and not the last hours alone: its error rate holds over all looks
+    together, and a period at a time would have it anew each day.
 
     Args:
         decision_log: Folder with decisions.parquet and outcomes.parquet.
@@ -27,7 +29,6 @@ def verdict(
         budget: Currency units per decision in such a replay; 0 for live traffic.
         since: Start of the period (ISO time), inclusive; empty for no bound.
         until: End of the period (ISO time), exclusive; empty for no bound.
-        hours: Length of the period, up to now, where neither bound is given; 0 for the whole log.
         result: JSON of the verdict.
     """
     import json
@@ -38,7 +39,7 @@ def verdict(
     from mtorl.runtime.step import step
 
     with step(PeriodError, ExperimentError):
-        period = period_of(since, until, hours)
+        period = period_of(since, until, hours=0)
         compared = verdict_of_period(decision_log, experiment, period, gain, weights, budget)
         Path(result.path).write_text(json.dumps(compared, indent=2))
         return compared["verdict"]

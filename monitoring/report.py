@@ -138,7 +138,7 @@ def _experiment(experiment: Json, unit: str) -> Json | None:
     page["arms"] = [
         {"arm": name, **arm, "exposed": _share(arm, "exposures", "decisions")} for name, arm in arms.items()
     ]
-    page["confidence"] = f"{1 - experiment.get('alpha', 0.05):.0%}"
+    page["confidence"] = f"{100 * experiment.get('confidence', 0.95):.3g} %"
     page["chart"] = charts.lift(experiment, unit) if isinstance(experiment.get("lift"), int | float) else None
     series = [row for row in experiment.get("series") or [] if row.get("lo") is not None]
     page["series_chart"] = charts.lift_series(series, experiment.get("true_lift"), unit) if len(series) > 1 else None

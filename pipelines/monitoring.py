@@ -1,4 +1,4 @@
-"""The monitoring pipeline: decision log of a period -> verdict of the experiment, drift against training, alerts."""
+"""The monitoring pipeline: decision log -> verdict of the experiment, drift of a period against training, alerts."""
 
 from kfp import dsl
 
@@ -13,7 +13,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
 
     @dsl.pipeline(
         name="mtorl-monitor",
-        description="Verdict, drift and alerts for one period of the decision log.",
+        description="Verdict on the experiment so far; drift and alerts for one period of the decision log.",
         pipeline_config=profile.pipeline_config(),
     )
     def mtorl_monitor(
@@ -31,9 +31,11 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         until: str = "",
         seed: int = 7,
     ):
-        period = {"decision_log": decision_log, "since": since, "until": until, "hours": hours}
+        period = {"decision_log": decision_log, "since": since, "until": until}
         judged = verdict(experiment=experiment, gain=gain, weights=weights, budget=budget, **period)
         profile.with_experiment(step(judged))
-        step(drift(artifact=artifact, registry=registry, out=out, seed=seed, alert_url=alert_url, **period))
+        step(
+            drift(artifact=artifact, registry=registry, out=out, seed=seed, alert_url=alert_url, hours=hours, **period)
+        )
 
     return mtorl_monitor

@@ -41,9 +41,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mtorl.experiment.assignment import assign, uniform
+from mtorl.experiment.metrics import known, known_gain
 from mtorl.policy.schedule import Pacing
 from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml, validated
 
@@ -51,6 +52,7 @@ INCUMBENT = "incumbent"
 Stage = Literal["shadow", "1%", "5%", "25%", "50%"]
 Direction = Literal["up", "down"]
 Period = Literal["total", "day", "hour"]
+MetricName = Annotated[Text, AfterValidator(known)]
 
 _CHALLENGER_SHARE = {"shadow": 0.0, "1%": 0.01, "5%": 0.05, "25%": 0.25, "50%": 0.5}
 
@@ -118,7 +120,7 @@ class Budget(StrictModel):
 class Guardrail(StrictModel):
     """A metric that must not get worse by more than a margin."""
 
-    name: Text
+    name: MetricName
     direction: Direction
     """Where the metric should go: up = more is better, down = less is better."""
     margin: float = Field(ge=0)
@@ -128,8 +130,8 @@ class Guardrail(StrictModel):
 class Metrics(StrictModel):
     """What is measured; the primary metric decides."""
 
-    primary: Text
-    secondary: Annotated[tuple[Text, ...], FromList] = ()
+    primary: Annotated[Text, AfterValidator(known_gain)]
+    secondary: Annotated[tuple[MetricName, ...], FromList] = ()
     guardrails: Annotated[tuple[Guardrail, ...], FromList] = ()
 
 
@@ -155,9 +157,9 @@ class Experiment(StrictModel):
     """Money of the whole experiment; each arm gets its share, in an account of its own."""
     metrics: Metrics
     alpha: float = Field(gt=0, lt=1)
-    """Probability of a false verdict that is accepted."""
+    """Probability of any false verdict that is accepted: however often people look, over all stages together."""
     min_runtime_hours: float = Field(ge=0)
-    """Before that, no challenger is shipped."""
+    """Before that, there is no verdict."""
     owner: Text
     """Whom to ask."""
 

@@ -1,61 +1,143 @@
-"""The verdict on an experiment: is the challenger better than the incumbent, and is that certain enough yet?
+"""How much better is the challenger than the incumbent, and within which bounds, however often people look?
 
 Every metric is a ratio of two sums over users (gain per decision, cost per decision ...), because the user is what
-was randomised: decisions of one user are not independent. The comparison is the *difference* of the two arms' ratios.
+was randomised: decisions of one user are not independent. The comparison is the *difference* of the two arms' ratios,
+taken within each stage of a ramp and then combined:
 
-    arm         R = sum(N_i) / sum(D_i),  var(R) by the delta method over users                    `ratio`
-    lift        R_challenger - R_incumbent, with two intervals                                     `compare`
-                  fixed horizon   valid for one look at a size chosen beforehand                   `fixed_interval`
-                  always valid    valid at every look, so people may look whenever they like       `confidence_sequence`
-    SRM         chi-square of the users in each arm against the configured weights                 `srm_p_value`
-    guardrail   one-sided always-valid bounds of the harm against a margin                         `check_guardrail`
-    verdict     "srm" > "guardrail" > "ship" | "stop" > "inconclusive", with one line of why       `reach_verdict`
+    ratio       R = sum(N_i) / sum(D_i)  of each arm in each stage                                  `Sums`
+    lift        sum_s w_s (R_challenger,s - R_incumbent,s),  w_s ~ n_c,s n_i,s / (n_c,s + n_i,s)    `estimate`
+    variance    of all stages together by the delta method, over users                              `estimate`
+    intervals   fixed horizon: valid for one look at a size chosen beforehand                       `fixed_interval`
+                always valid: at every look, so people may look whenever they like                 `confidence_sequence`
+                one-sided and always valid, for guardrails                                          `one_sided_width`
 
-The always-valid interval is the asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas,
+**Over a ramp.** A stage changes the arms' shares, and a user may leave the incumbent for the challenger, so arms are
+only comparable within a stage. The weights are those of Cochran (1954) and of Mantel and Haenszel (1959): they depend
+on numbers of users and never on outcomes, and make the weighted sum one process over the whole ramp, with the
+*effective users* 4 n_c n_i / (n_c + n_i), summed over stages, as its time (at equal shares they are the users). So one
+sequence, with one error rate, covers all stages. A user of several stages is one user: contributions are added up
+before they are squared.
+
+**Always valid** is the asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas,
 "Time-uniform central limit theory and asymptotic confidence sequences", Annals of Statistics 52(6), 2024,
-arXiv:2103.06476, with n users in both arms together; the one-sided bound comes from the half-normal mixture.
+arXiv:2103.06476; the one-sided bound comes from the half-normal mixture. What it covers is the weighted mean of the
+stages' lifts.
+
+**Small arms and heavy tails.** The sequence trusts the estimated variance. An arm of 15 users without a click has none,
+and an arm that has not met its rare large revenues yet has too little: both looked certain of what they do not know.
+So no interval exists below MIN_USERS in each arm, and where an arm has fewer than MIN_POSITIVE users with a positive
+outcome, the missing ones are added to its variance. They are counted by Kish's effective sample size,
+sum(N)^2 / sum(N^2): the number of users for clicks, far fewer where a few large revenues make up the sum. An arm that
+is truly dead is still found, only later. `benchmarks/experiments.py` shows that this keeps the error rate.
 
 Two things are easily done wrong. The relative lift is shown but never tested: with few heavy-tailed conversions its
 sequence is wrong far too often, that of the difference is not. And `tightest_at` has to be fixed before the first user
 comes: choosing it from the data would void the guarantee.
+
+Shapes: A = 2 arms, challenger first; S = stages; 2 = numerator, denominator. All functions take further leading axes,
+for many experiments or looks at once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import lambertw
-from scipy.stats import chisquare, norm
+from scipy.stats import norm
 
-Token = Literal["ship", "stop", "inconclusive", "srm", "guardrail"]
+Floats = npt.NDArray[np.float64]
+Number = float | Floats
 Interval = tuple[float, float]
 
-SRM_ALARM = 0.001  # looked at 100 times, a chi-square at 0.001 still alarms in only 1.0-1.7 % of healthy experiments
-CROSSED_ALARM = 0.01  # a salted hash moves nobody; more than stray cases means that something else assigns
-MIN_USERS = 100  # below this the normal approximation under every interval is not to be trusted
+MIN_USERS = 100  # in each arm: below, the normal approximation under every interval is not to be trusted
+MIN_POSITIVE = 150  # effective users with a positive outcome in each arm: the missing ones add their variance
 
-_NO_INTERVAL: Interval = (math.nan, math.nan)
+_SIGN = np.array([1.0, -1.0])[:, None]  # of the arms in the difference
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """One arm's ratio metric: `value` with `variance` (of the estimate) over `users`."""
+class Sums:
+    """What the users of an experiment add up to: all that a comparison needs to know of them.
 
-    users: int
-    value: float
-    variance: float
+    Attributes:
+        users: Users of each arm and stage, (..., A, S).
+        positive: Those whose numerator is above 0, (..., A, S).
+        totals: Sums of numerator and denominator, (..., A, S, 2).
+        products: Sums over users of the products of each two of their A * S * 2 figures, (..., 4 S, 4 S).
+    """
+
+    users: Floats
+    positive: Floats
+    totals: Floats
+    products: Floats
+
+    @classmethod
+    def of_users(cls, values: Floats, present: npt.NDArray[np.bool_]) -> Sums:
+        """Add up users.
+
+        Args:
+            values: Numerator and denominator of each user in each arm and stage, 0 where it was not, (..., U, A, S, 2).
+            present: Whether the user was in that arm and stage, (..., U, A, S).
+        """
+        flat = values.reshape(*values.shape[:-3], math.prod(values.shape[-3:]))
+        return cls(
+            users=present.sum(-3, dtype=np.float64),
+            positive=(values[..., 0] > 0).sum(-3, dtype=np.float64),
+            totals=values.sum(-4),
+            products=np.swapaxes(flat, -1, -2) @ flat,
+        )
+
+    @classmethod
+    def of_rows(
+        cls,
+        user: npt.NDArray[np.intp],
+        arm: npt.NDArray[np.intp],
+        stage: npt.NDArray[np.intp],
+        figures: Floats,
+    ) -> Sums:
+        """Add up a table with one row for each user, arm and stage.
+
+        Args:
+            user: Number of the user, from 0, (R,).
+            arm: 0 challenger, 1 incumbent, (R,).
+            stage: Number of the stage, from 0, (R,).
+            figures: Numerator and denominator, (R, 2).
+        """
+        shape = (int(user.max(initial=-1)) + 1, 2, int(stage.max(initial=0)) + 1)
+        values, present = np.zeros((*shape, 2)), np.zeros(shape, dtype=bool)
+        values[user, arm, stage], present[user, arm, stage] = figures, True
+        return cls.of_users(values, present)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Challenger minus incumbent; every field has the leading axes of the sums.
+
+    Attributes:
+        value: In the metric's own unit; NaN without a stage in which both arms have decisions.
+        se: Standard error; NaN below MIN_USERS.
+        effective_users: Users of a half-half experiment that would know as much: the time of the sequence.
+        incumbent: The incumbent's metric, weighted over stages like the lift.
+    """
+
+    value: Floats
+    se: Floats
+    effective_users: Floats
+    incumbent: Floats
 
 
 @dataclass(frozen=True)
 class Lift:
-    """Challenger minus incumbent, in the metric's own unit; `relative` is for reading only."""
+    """Challenger minus incumbent of one metric, in its own unit; `relative` is for reading only.
+
+    The intervals are NaN where there is too little to say anything.
+    """
 
     users: int
+    effective_users: float
     value: float
     se: float
     ci: Interval
@@ -63,46 +145,71 @@ class Lift:
     relative: float | None
 
 
-@dataclass(frozen=True)
-class GuardrailCheck:
-    """Harm done to a guardrail metric, bounded from both sides, against the margin that was allowed.
+def estimate(sums: Sums, largest: float | None = None) -> Estimate:
+    """The lift over all stages and its standard error.
 
-    "breached": even the smallest plausible harm is above the margin. "held": even the largest is below it.
-    "open": the data do not say yet, and nothing ships until they do.
+    Linearised around the sums, user i contributes (N_i - R D_i) / sum(D) to its arm's ratio in a stage, and these
+    contributions, weighted over stages and added up, are independent between users: the sum of their squares is the
+    variance. It is a quadratic form of the sums of products.
+
+    Args:
+        sums: Of the users.
+        largest: What the numerator of one decision is at most. Where no user of either arm has a positive outcome, it
+            says how large one could have been; without it, nothing is known of such a metric.
     """
+    users, denominator = sums.users, sums.totals[..., 1]
+    both = ((users > 0) & (denominator > 0)).all(-2, keepdims=True)  # (..., 1, S): stages with both arms
+    users, positive, denominator, numerator = (
+        np.where(both, figure, 0.0) for figure in (users, sums.positive, denominator, sums.totals[..., 0])
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        effective = np.nan_to_num(4.0 * users.prod(-2) / users.sum(-2))  # (..., S)
+        total = effective.sum(-1)
+        weight = np.where(both, (effective / total[..., None])[..., None, :], 0.0)  # (..., 1, S)
+        slope = np.where(both, weight / denominator, 0.0)  # (..., A, S): what a unit of the numerator adds
+        ratio = np.where(both, numerator / denominator, 0.0)
+        value = np.where(total > 0, (_SIGN * weight * ratio).sum((-1, -2)), np.nan)
+        unbiased = np.sqrt(np.where(users > 1, users / (users - 1.0), 1.0))
+        gradient = np.stack([slope, -slope * ratio], -1) * (_SIGN * unbiased)[..., None]
+        flat = gradient.reshape(*gradient.shape[:-3], -1)
+        variance = np.maximum(0.0, np.einsum("...i,...ij,...j->...", flat, sums.products, flat))
+        variance = variance + _missing_variance(sums, users, positive, denominator, numerator, weight, largest)
+    enough = (users.sum(-1) >= MIN_USERS).all(-1)
+    return Estimate(
+        value=value,
+        se=np.where(enough, np.sqrt(variance), np.nan),
+        effective_users=total,
+        incumbent=(weight * ratio)[..., 1, :].sum(-1),
+    )
 
-    name: str
-    harm: float
-    lower: float
-    upper: float
-    margin: float
-    state: Literal["breached", "held", "open"]
 
+def _missing_variance(
+    sums: Sums,
+    users: Floats,
+    positive: Floats,
+    denominator: Floats,
+    numerator: Floats,
+    weight: Floats,
+    largest: float | None,
+) -> Floats:
+    """Variance that the users with a positive outcome would add who are missing to MIN_POSITIVE in an arm.
 
-@dataclass(frozen=True)
-class Verdict:
-    """A token for machines and one line for people."""
-
-    token: Token
-    reason: str
-
-
-def ratio(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Ratio:
-    """Ratio of sums with its delta-method variance; one entry a user in both arrays.
-
-    Linearised around the sums, user i contributes (N_i - R D_i) / mean(D) to the ratio, and those contributions are
-    independent: their variance over n is the variance of the ratio.
+    How large a positive outcome is, is learned from both arms: an arm that has none can't say. The missing users are
+    spread over the stages like the arm's users.
     """
-    n = np.asarray(numerator, dtype=np.float64)
-    d = np.asarray(denominator, dtype=np.float64)
-    if n.shape != d.shape or n.ndim != 1:
-        raise ValueError(f"ratio: numerator and denominator are one entry a user, got shapes {n.shape} and {d.shape}")
-    total = float(d.sum())
-    if total <= 0.0 or len(n) < 2:
-        return Ratio(users=len(n), value=math.nan, variance=math.nan)
-    value = float(n.sum()) / total
-    linearised = (n - value * d) / (total / len(n))
-    return Ratio(users=len(n), value=value, variance=float(linearised.var(ddof=1)) / len(n))
+    squares = np.diagonal(sums.products, axis1=-2, axis2=-1)[..., ::2].reshape(users.shape)  # sums of N^2
+    per_user = np.where(users > 0, users / denominator, 0.0)  # makes a numerator a contribution to the mean
+    seen = positive.sum((-1, -2))
+    unit = np.nan if largest is None else largest * users.sum((-1, -2)) / denominator.sum((-1, -2))
+    square = np.where(seen > 0, (squares * per_user**2).sum((-1, -2)) / seen, np.square(unit))
+    share = np.where(users > 0, weight / users, 0.0)
+    effective = np.nan_to_num(
+        (share * per_user * numerator).sum(-1) ** 2 / ((share * per_user) ** 2 * squares).sum(-1)
+    )  # (..., A): Kish's effective number of users with a positive outcome
+    missing = np.maximum(0.0, MIN_POSITIVE - effective)
+    spread = (share * weight).sum(-1) / users.sum(-1)
+    added: Floats = np.where(missing > 0, missing * spread, 0.0).sum(-1)
+    return added * np.where(added > 0, square, 0.0)
 
 
 def rho_squared(alpha: float, tightest_at: int) -> float:
@@ -111,150 +218,63 @@ def rho_squared(alpha: float, tightest_at: int) -> float:
     return (-branch - 1.0) / tightest_at
 
 
-def _always_valid_width(se: float, users: int, rho2: float, log_term: float) -> float:
-    k = users * rho2
-    return float(se * np.sqrt(2.0 * (k + 1.0) / k * log_term))
+def _always_valid_width(se: Number, k: Floats, log_term: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(se * np.sqrt(2.0 * (k + 1.0) / k * log_term), dtype=np.float64)
 
 
-def confidence_sequence(value: float, se: float, users: int, *, alpha: float, tightest_at: int) -> Interval:
-    """Two-sided always-valid interval: covers the true value at *all* looks together with probability 1 - alpha."""
-    if users < 2 or not math.isfinite(se):
-        return _NO_INTERVAL
-    rho2 = rho_squared(alpha, tightest_at)
-    width = _always_valid_width(se, users, rho2, float(np.log(np.sqrt(users * rho2 + 1.0) / alpha)))
-    return (value - width, value + width)
+def confidence_sequence(
+    value: Number, se: Number, users: Number, *, alpha: float, tightest_at: int
+) -> tuple[Floats, Floats]:
+    """Two-sided always-valid interval: covers the true value at *all* looks together with probability 1 - alpha.
+
+    Args:
+        value: The estimate.
+        se: Its standard error.
+        users: Effective users.
+        alpha: Error rate.
+        tightest_at: Effective users at which the interval is tightest.
+    """
+    k = np.asarray(users, dtype=np.float64) * rho_squared(alpha, tightest_at)
+    width = _always_valid_width(se, k, np.log(np.sqrt(k + 1.0) / alpha))
+    return np.subtract(value, width), np.add(value, width)
 
 
-def one_sided_width(se: float, users: int, *, alpha: float, tightest_at: int) -> float:
+def one_sided_width(se: Number, users: Number, *, alpha: float, tightest_at: int) -> Floats:
     """Distance from the estimate to its one-sided always-valid bound.
 
     Half-normal mixture instead of normal: the martingale is at least 2/sqrt(n rho^2+1) * (exp(x^2/2) - 1), since
     Phi(x) >= 1 - exp(-x^2/2), and it stays below 1/alpha at all looks with probability 1 - alpha.
     """
-    if users < 2 or not math.isfinite(se):
-        return math.nan
-    rho2 = rho_squared(min(2.0 * alpha, 0.999), tightest_at)
-    log_term = float(np.log1p(np.sqrt(users * rho2 + 1.0) / (2.0 * alpha)))
-    return _always_valid_width(se, users, rho2, log_term)
+    k = np.asarray(users, dtype=np.float64) * rho_squared(min(2.0 * alpha, 0.999), tightest_at)
+    return _always_valid_width(se, k, np.log1p(np.sqrt(k + 1.0) / (2.0 * alpha)))
 
 
-def fixed_interval(value: float, se: float, *, alpha: float) -> Interval:
+def fixed_interval(value: Number, se: Number, *, alpha: float) -> tuple[Floats, Floats]:
     """Normal interval for one look at a size chosen beforehand; it does not hold if people look earlier, too."""
-    if not math.isfinite(se):
-        return _NO_INTERVAL
-    width = float(norm.ppf(1.0 - alpha / 2.0)) * se
-    return (value - width, value + width)
+    width = float(norm.ppf(1.0 - alpha / 2.0)) * np.asarray(se, dtype=np.float64)
+    return np.subtract(value, width), np.add(value, width)
 
 
-def compare(challenger: Ratio, incumbent: Ratio, *, alpha: float, tightest_at: int) -> Lift:
-    """Lift of the challenger over the incumbent on the difference scale, with both intervals."""
-    users = challenger.users + incumbent.users
-    value = challenger.value - incumbent.value
-    se = float(np.sqrt(challenger.variance + incumbent.variance))
+def compare(sums: Sums, *, alpha: float, tightest_at: int, largest: float | None = None) -> Lift:
+    """Lift of the challenger over the incumbent on the difference scale, with both intervals.
+
+    Args:
+        sums: Of the users of one experiment, without leading axes.
+        alpha: Error rate of each interval.
+        tightest_at: Effective users at which the always-valid interval is tightest.
+        largest: See `estimate`.
+    """
+    found = estimate(sums, largest)
+    value, se, users, incumbent = (float(x) for x in (found.value, found.se, found.effective_users, found.incumbent))
+    low, high = confidence_sequence(value, se, users, alpha=alpha, tightest_at=tightest_at)
+    fixed_low, fixed_high = fixed_interval(value, se, alpha=alpha)
     return Lift(
-        users=users,
+        users=int(sums.users.sum()),
+        effective_users=users,
         value=value,
         se=se,
-        ci=confidence_sequence(value, se, users, alpha=alpha, tightest_at=tightest_at),
-        ci_fixed=fixed_interval(value, se, alpha=alpha),
-        relative=value / incumbent.value if math.isfinite(value) and incumbent.value > 0.0 else None,
+        ci=(float(low), float(high)),
+        ci_fixed=(float(fixed_low), float(fixed_high)),
+        relative=value / incumbent if math.isfinite(value) and incumbent > 0.0 else None,
     )
-
-
-def srm_p_value(users: Mapping[str, int], weights: Mapping[str, float]) -> float:
-    """P-value of a sample ratio mismatch: are the arms filled as the experiment file says?
-
-    Args:
-        users: distinct users seen in each arm.
-        weights: configured share of each arm (any positive scale).
-
-    Returns:
-        Chi-square p-value; 0.0 when an arm that should be empty has users; 1.0 when there is nothing to compare.
-    """
-    arms = [arm for arm, weight in weights.items() if weight > 0.0]
-    if any(count > 0 and arm not in arms for arm, count in users.items()):
-        return 0.0
-    observed = np.array([users.get(arm, 0) for arm in arms], dtype=np.float64)
-    share = np.array([weights[arm] for arm in arms], dtype=np.float64)
-    if len(arms) < 2 or observed.sum() == 0.0:
-        return 1.0
-    return float(chisquare(observed, observed.sum() * share / share.sum()).pvalue)
-
-
-def check_guardrail(
-    name: str, lift: Lift, *, direction: Literal["up", "down"], margin: float, alpha: float, tightest_at: int
-) -> GuardrailCheck:
-    """Bound the harm of the challenger on one guardrail metric.
-
-    Args:
-        name: name of the metric.
-        lift: challenger minus incumbent of that metric.
-        direction: where the metric should go: "up" = more is better, "down" = less is better.
-        margin: harm that is accepted, in the metric's own unit, never negative.
-        alpha: error rate of each one-sided bound; divide it by the number of guardrails that are watched together.
-        tightest_at: users at which the bounds are tightest.
-    """
-    if margin < 0.0:
-        raise ValueError(f"guardrail {name!r}: margin is {margin}, but the accepted harm is never negative")
-    value = lift.value if direction == "down" else -lift.value
-    width = one_sided_width(lift.se, lift.users, alpha=alpha, tightest_at=tightest_at)
-    state: Literal["breached", "held", "open"] = "open"
-    if lift.users >= MIN_USERS and value - width > margin:
-        state = "breached"
-    elif lift.users >= MIN_USERS and value + width <= margin:
-        state = "held"
-    return GuardrailCheck(name, value, value - width, value + width, margin, state)
-
-
-def reach_verdict(
-    primary: Lift,
-    *,
-    srm_p: float,
-    guardrails: Sequence[GuardrailCheck] = (),
-    crossed_share: float = 0.0,
-    hours: float = math.inf,
-    min_hours: float = 0.0,
-) -> Verdict:
-    """Turn the figures into one token. The rules are in order: where one applies, the later ones do not count.
-
-    A mismatch of the arms makes every number void; a breached guardrail is harm whatever the gain; then the
-    always-valid interval of the primary metric decides. A loss needs nothing else. A win ships only when every
-    guardrail holds and the experiment has run as long as planned: the interval allows for early looks, but not for a
-    weekend that the experiment has not seen yet.
-
-    Args:
-        primary: lift of the primary metric.
-        srm_p: p-value of the sample ratio mismatch.
-        guardrails: all guardrails of the experiment.
-        crossed_share: share of users who were seen in two arms.
-        hours: hours between the first and the last decision.
-        min_hours: hours that the experiment was planned to run at least.
-    """
-    low, high = primary.ci
-    if srm_p < SRM_ALARM:
-        return Verdict("srm", f"users are not split as configured (p = {srm_p:.2g} < {SRM_ALARM}): no number counts")
-    if crossed_share > CROSSED_ALARM:
-        return Verdict(
-            "inconclusive", f"{crossed_share:.1%} of the users were seen in two arms: assignment is not sticky"
-        )
-    for check in guardrails:
-        if check.state == "breached":
-            return Verdict(
-                "guardrail", f"{check.name} is worse by at least {check.lower:.4g}, and {check.margin:.4g} was allowed"
-            )
-    if primary.users < MIN_USERS:
-        return Verdict("inconclusive", f"{primary.users} users so far; nothing is read below {MIN_USERS}")
-    if not math.isfinite(low):
-        return Verdict("inconclusive", "an arm has no decision that can be evaluated")
-    if high < 0.0:
-        return Verdict("stop", f"the challenger is worse: the always-valid interval ends at {high:+.4g}, below zero")
-    if low <= 0.0:
-        return Verdict("inconclusive", f"the always-valid interval [{low:+.4g}, {high:+.4g}] contains zero")
-    still_open = [check.name for check in guardrails if check.state == "open"]
-    if still_open:
-        return Verdict(
-            "inconclusive", f"the challenger is better, but not yet proven within margin: {', '.join(still_open)}"
-        )
-    if hours < min_hours:
-        return Verdict("inconclusive", f"the challenger is better after {hours:.1f} of at least {min_hours:g} hours")
-    return Verdict("ship", f"the challenger is better: the always-valid interval starts at {low:+.4g}, above zero")

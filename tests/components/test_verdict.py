@@ -21,35 +21,31 @@ def test_the_decisions_of_the_period_are_judged(output: Output, tmp_path: Path) 
     experiment.write_text(yaml.safe_dump(CONTENT))
     since, until = "2025-03-01T00:00:00+00:00", "2025-03-01T20:00:00+00:00"
     result = output(Artifact, "result")
-    word = verdict.python_func(str(decision_log), str(experiment), "click", "", 0.0, since, until, 24, result)
+    word = verdict.python_func(str(decision_log), str(experiment), "click", "", 0.0, since, until, result)
     figures = json.loads(Path(result.path).read_text())
     assert word == figures["verdict"] == "ship"
     assert sum(arm["decisions"] for arm in figures["arms"].values()) == 20 * 60
 
 
 @pytest.mark.parametrize(
-    ("since", "hours", "words"),
+    ("since", "words"),
     [
-        ("", 24, "no decision from .* to .*; is the period right"),
-        ("[[ScheduledTime]]", 0, r"since: '\[\[ScheduledTime\]\]' is not an ISO time .* set hours"),
+        ("2025-06-01", "no decision from .* to .*; is the period right"),
+        ("[[ScheduledTime]]", r"since: '\[\[ScheduledTime\]\]' is not an ISO time .* set hours"),
     ],
-    ids=["nothing in the last day", "no time"],
+    ids=["nothing since then", "no time"],
 )
-def test_what_cannot_be_judged_ends_in_a_line(
-    since: str, hours: int, words: str, output: Output, tmp_path: Path
-) -> None:
+def test_what_cannot_be_judged_ends_in_a_line(since: str, words: str, output: Output, tmp_path: Path) -> None:
     decision_log = write_decision_log(tmp_path / "decision_log", [{}])
     experiment = tmp_path / "experiment.yaml"
     experiment.write_text(yaml.safe_dump(CONTENT))
     with pytest.raises(SystemExit, match=words):
-        verdict.python_func(
-            str(decision_log), str(experiment), "click", "", 0.0, since, "", hours, output(Artifact, "result")
-        )
+        verdict.python_func(str(decision_log), str(experiment), "click", "", 0.0, since, "", output(Artifact, "result"))
 
 
 def test_a_missing_experiment_is_named(output: Output, tmp_path: Path) -> None:
     decision_log = write_decision_log(tmp_path / "decision_log", [{}])
     with pytest.raises(SystemExit, match=r"mtorl: .*none\.yaml: cannot read the experiment file"):
         verdict.python_func(
-            str(decision_log), str(tmp_path / "none.yaml"), "click", "", 0.0, "", "", 0, output(Artifact, "result")
+            str(decision_log), str(tmp_path / "none.yaml"), "click", "", 0.0, "", "", output(Artifact, "result")
         )

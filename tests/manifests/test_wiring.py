@@ -47,14 +47,6 @@ def experiment(production: Objects) -> Experiment:
 # --- the experiment -------------------------------------------------------------------------------------------------
 
 
-def test_the_verdict_knows_every_metric_of_the_experiment(experiment: Experiment) -> None:
-    from monitoring.experiment_metrics import METRICS
-
-    metrics = experiment.metrics
-    named = [metrics.primary, *metrics.secondary, *(guardrail.name for guardrail in metrics.guardrails)]
-    assert set(named) <= {"gain_per_decision", *METRICS}
-
-
 def test_experiment_starts_in_shadow_and_can_be_reloaded(production: Objects, experiment: Experiment) -> None:
     assert experiment.enabled and experiment.stage == "shadow"
     pod = pod_spec(production, "StatefulSet/mtorl-router")

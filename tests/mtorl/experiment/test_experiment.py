@@ -37,6 +37,7 @@ FILE: dict[str, Any] = {
     "min_runtime_hours": 0,
     "owner": "ads-platform",
 }
+METRICS, GUARDRAIL = FILE["metrics"], FILE["metrics"]["guardrails"][0]
 USERS = [f"u{i}" for i in range(4000)]
 
 
@@ -88,9 +89,16 @@ def test_the_manual_in_the_docstring_is_a_valid_file(tmp_path: Path) -> None:
         ),
         ({"budgets": [{**FILE["budgets"][0], "period": "day"}] * 2}, "day is given twice"),
         ({"metrics": {}}, "primary"),
-        ({"metrics": {"primary": "p", "guardrails": [{"name": "g", "direction": "left", "margin": 0}]}}, "direction"),
-        ({"metrics": {"primary": "p", "guardrails": [{"name": "g", "direction": "up", "margin": -1}]}}, "margin"),
-        ({"metrics": {"primary": "p", "secondary": "x"}}, "secondary"),
+        ({"metrics": {**METRICS, "guardrails": [{**GUARDRAIL, "direction": "left"}]}}, "direction"),
+        ({"metrics": {**METRICS, "guardrails": [{**GUARDRAIL, "margin": -1}]}}, "margin"),
+        ({"metrics": {**METRICS, "guardrails": [{**GUARDRAIL, "name": "costs"}]}}, r"guardrails\[0\].name: .* 'costs'"),
+        (
+            {"metrics": {**METRICS, "secondary": ["clicks"]}},
+            r"secondary\[0\]: metric 'clicks' is not known; known: gain",
+        ),
+        ({"metrics": {"primary": "revenues_per_decision"}}, "primary: metric 'revenues_per_decision' is not known"),
+        ({"metrics": {"primary": "cost_per_decision"}}, "primary: metric 'cost_per_decision' is no gain"),
+        ({"metrics": {**METRICS, "secondary": "x"}}, "secondary"),
         ({"alpha": 1}, "alpha"),
         ({"alpha": "5%"}, "alpha"),
         ({"min_runtime_hours": -1}, "min_runtime_hours"),

@@ -1,0 +1,107 @@
+"""The users of an experiment: what each has added to every metric, in each stage and arm, read from the decision log.
+
+Decisions count for the arm that the user was *assigned* to, fallbacks included: dropping them would compare the users
+of whichever arm fails less. Left out, and counted by reason:
+
+    other_experiment     of another experiment
+    not_randomised       everybody got the incumbent: kill switch, shadow
+    other_weights        assigned with other shares than the experiment file gives that stage now
+    unfinished_period    the budget's day or hour is not over: an arm that spends sooner looks better until it is
+    changed_period       the stage was changed in that day or hour, or the kill switch was used: the money was, too
+
+The last two only where a budget starts anew each day or hour.
+"""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pandas as pd
+
+from monitoring.decision_log import DecisionLog, open_records
+from mtorl.experiment.experiment import Experiment, Stage
+from mtorl.experiment.metrics import OUTCOMES, sums
+from mtorl.log.records import one_record_each
+
+
+def shares_of_stages(experiment: Experiment) -> dict[str, dict[str, float]]:
+    """Each arm's share of the users in every stage that randomises them, in the order of the ramp.
+
+    A kill switch that is pulled now does not change how the users in the log were split.
+    """
+    stages = [stage for stage in get_args(Stage) if stage != "shadow"]
+    return {stage: experiment.replace(enabled=True, stage=stage).shares() for stage in stages}
+
+
+def users_of(log: DecisionLog, experiment: Experiment) -> tuple[pd.DataFrame, dict[str, int]]:
+    """One row a user, stage and arm with the sums of its decisions, and how many decisions were left out, by reason.
+
+    Both logs are delivered at least once, so of several records with one id the one that counts is taken.
+    """
+    import duckdb
+
+    with duckdb.connect() as db:
+        db.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+        open_records(db, log.decisions).create_view("decision_log")
+        open_records(db, log.outcomes).create_view("outcome_log")
+        if isinstance(log.weights, pd.DataFrame):
+            db.register("weight_of", log.weights)
+        elif log.weights is not None:
+            db.from_parquet(str(log.weights)).create_view("weight_of")
+        weight = "coalesce(weight_of.weight, 0.0)" if log.weights is not None else "1.0"
+        join = "LEFT JOIN weight_of USING (decision_id)" if log.weights is not None else ""
+        shares = [
+            (stage, arm, share) for stage, arms in shares_of_stages(experiment).items() for arm, share in arms.items()
+        ]
+        db.register("share_of", pd.DataFrame(shares, columns=["stage", "arm", "share"]))
+        decision = f"""record AS (
+            SELECT record.* EXCLUDE (event_time), {weight} AS weight, CAST(event_time AS TIMESTAMPTZ) AS decided
+            FROM ({one_record_each("decision", "decision_log")}) AS record {join}
+            WHERE {log.period.condition()}),
+        decision AS (
+            SELECT record.*,
+                   CASE WHEN experiment <> $name THEN 'other_experiment'
+                        WHEN assignment_probability >= 1 THEN 'not_randomised'
+                        WHEN abs(assignment_probability - share) < 1e-9 THEN {_unfair_period(experiment)}
+                        ELSE 'other_weights' END AS left_out
+            FROM record LEFT JOIN share_of USING (stage, arm))"""
+        parameters = {"name": experiment.name, **log.period.parameters()}
+        left_out = db.execute(
+            f"""WITH {decision}
+            SELECT left_out, count(*) FROM decision WHERE left_out IS NOT NULL GROUP BY ALL ORDER BY 1""",
+            parameters,
+        ).fetchall()
+        pivot = ", ".join(f"sum(value) FILTER (kind = '{kind}') AS {kind}" for kind in OUTCOMES)
+        known = ", ".join(f"coalesce({kind}, 0) AS {kind}" for kind in OUTCOMES)
+        totals = ", ".join(f"sum({kind}) AS {kind}" for kind in OUTCOMES)
+        users = db.execute(
+            f"""WITH {decision}, outcome AS (
+                SELECT decision_id, {pivot}
+                FROM ({one_record_each("outcome", "outcome_log")}) GROUP BY decision_id),
+            decision_with_outcomes AS (
+                SELECT decision.*, {known} FROM decision LEFT JOIN outcome USING (decision_id) WHERE left_out IS NULL)
+            SELECT user_id, stage, arm, count(*)::DOUBLE AS decisions, count_if(weight > 0)::DOUBLE AS evaluable,
+                   count_if(expose)::DOUBLE AS exposures, count_if(fallback_reason IS NOT NULL)::DOUBLE AS fallbacks,
+                   {totals}, sum(weight) AS weight, sum(weight * weight) AS squared_weight, {sums()},
+                   min(decided) AS first_at, max(decided) AS last_at
+            FROM decision_with_outcomes GROUP BY user_id, stage, arm""",
+            parameters,
+        ).df()
+    return users, {str(reason): int(count) for reason, count in left_out}
+
+
+def _unfair_period(experiment: Experiment) -> str:
+    """SQL: why a decision's budget period does not count; NULL if it does.
+
+    A total without an end has no whole periods: where it isn't paced, an arm that spends sooner looks better until the
+    other has spent as much.
+    """
+    periods = {budget.period for budget in experiment.budgets}
+    period = "day" if "day" in periods else "hour" if "hour" in periods else None
+    if period is None:
+        return "NULL"
+    begin = f"date_trunc('{period}', decided)"
+    in_period = f"(PARTITION BY experiment, {begin})"
+    newest = "greatest(max(decided) OVER (), CAST(nullif($until, '') AS TIMESTAMPTZ))"
+    return f"""CASE WHEN {begin} + INTERVAL 1 {period} > {newest} THEN 'unfinished_period'
+                    WHEN min(stage) OVER {in_period} <> max(stage) OVER {in_period} THEN 'changed_period' END"""

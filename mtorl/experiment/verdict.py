@@ -1,0 +1,143 @@
+"""From figures to one token: ship, stop, or not yet, and why.
+
+    guardrail   one-sided always-valid bounds of the harm against a margin                         `check_guardrail`
+    verdict     "srm" > waiting > "guardrail" > "ship" | "stop" > "inconclusive"                   `reach_verdict`
+    several     one verdict for several challengers                                                `leading`
+
+`alpha` of the experiment is the probability of *any* false verdict. So it is shared evenly (Bonferroni) among all that
+could give one: each challenger's primary metric and each of its guardrails (`error_share`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mtorl.experiment.sample_ratio import SRM_ALARM
+from mtorl.experiment.statistics import MIN_USERS, Lift, one_sided_width
+
+Token = Literal["ship", "stop", "inconclusive", "srm", "guardrail"]
+
+CROSSED_ALARM = 0.01  # a salted hash moves nobody within a stage; more than stray cases: something else assigns
+
+_LEADING: tuple[Token, ...] = ("srm", "ship", "inconclusive", "guardrail", "stop")
+
+
+@dataclass(frozen=True)
+class GuardrailCheck:
+    """Harm done to a guardrail metric, bounded from both sides, against the margin that was allowed.
+
+    "breached": even the smallest plausible harm is above the margin. "held": even the largest is below it.
+    "open": the data do not say yet, and nothing ships until they do.
+    """
+
+    name: str
+    harm: float
+    lower: float
+    upper: float
+    margin: float
+    state: Literal["breached", "held", "open"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A token for machines and one line for people."""
+
+    token: Token
+    reason: str
+
+
+def error_share(alpha: float, challengers: int, guardrails: int) -> float:
+    """Error rate of each comparison, so that all of them together err with probability alpha at most."""
+    return alpha / (challengers * (1 + guardrails))
+
+
+def check_guardrail(
+    name: str, lift: Lift, *, direction: Literal["up", "down"], margin: float, alpha: float, tightest_at: int
+) -> GuardrailCheck:
+    """Bound the harm of the challenger on one guardrail metric.
+
+    Args:
+        name: name of the metric.
+        lift: challenger minus incumbent of that metric.
+        direction: where the metric should go: "up" = more is better, "down" = less is better.
+        margin: harm that is accepted, in the metric's own unit, never negative.
+        alpha: error rate of each one-sided bound.
+        tightest_at: effective users at which the bounds are tightest.
+    """
+    if margin < 0.0:
+        raise ValueError(f"guardrail {name!r}: margin is {margin}, but the accepted harm is never negative")
+    value = lift.value if direction == "down" else -lift.value
+    width = float(one_sided_width(lift.se, lift.effective_users, alpha=alpha, tightest_at=tightest_at))
+    state: Literal["breached", "held", "open"] = "open"  # also where the width is NaN, for want of users
+    if value - width > margin:
+        state = "breached"
+    elif value + width <= margin:
+        state = "held"
+    return GuardrailCheck(name, value, value - width, value + width, margin, state)
+
+
+def reach_verdict(
+    primary: Lift,
+    *,
+    srm_p: float,
+    guardrails: Sequence[GuardrailCheck] = (),
+    crossed_share: float = 0.0,
+    hours: float = math.inf,
+    min_hours: float = 0.0,
+) -> Verdict:
+    """Turn the figures into one token. The rules are in order: where one applies, the later ones do not count.
+
+    A mismatch of the arms makes every number void. Before the planned run time nothing else is said: the intervals
+    allow for early looks, but not for a weekend that the experiment has not seen yet. Then a breached guardrail is harm
+    whatever the gain, and the always-valid interval of the primary metric decides; a win ships only when every
+    guardrail holds.
+
+    Args:
+        primary: lift of the primary metric.
+        srm_p: p-value of the sample ratio mismatch.
+        guardrails: all guardrails of the experiment.
+        crossed_share: share of users who were seen in two arms of one stage.
+        hours: hours between the first and the last decision.
+        min_hours: hours that the experiment was planned to run at least.
+    """
+    low, high = primary.ci
+    if srm_p < SRM_ALARM:
+        return Verdict("srm", f"users are not split as configured (p = {srm_p:.2g} < {SRM_ALARM}): no number counts")
+    if crossed_share > CROSSED_ALARM:
+        return Verdict(
+            "inconclusive", f"{crossed_share:.1%} of the users were seen in two arms: assignment is not sticky"
+        )
+    if hours < min_hours:
+        return Verdict("inconclusive", f"nothing is said before {min_hours:g} hours; {hours:.1f} have passed")
+    for check in guardrails:
+        if check.state == "breached":
+            return Verdict(
+                "guardrail", f"{check.name} is worse by at least {check.lower:.4g}, and {check.margin:.4g} was allowed"
+            )
+    if not math.isfinite(primary.value):
+        return Verdict("inconclusive", "an arm has no decision that can be evaluated")
+    if not math.isfinite(low):
+        return Verdict("inconclusive", f"too little to say: each arm needs {MIN_USERS} users, and one some gain")
+    if high < 0.0:
+        return Verdict("stop", f"the challenger is worse: the always-valid interval ends at {high:+.4g}, below zero")
+    if low <= 0.0:
+        return Verdict("inconclusive", f"the always-valid interval [{low:+.4g}, {high:+.4g}] contains zero")
+    still_open = [check.name for check in guardrails if check.state == "open"]
+    if still_open:
+        return Verdict(
+            "inconclusive", f"the challenger is better, but not yet proven within margin: {', '.join(still_open)}"
+        )
+    return Verdict("ship", f"the challenger is better: the always-valid interval starts at {low:+.4g}, above zero")
+
+
+def leading(verdicts: Mapping[str, Verdict], lifts: Mapping[str, Lift]) -> str:
+    """The challenger whose verdict is the experiment's: one that ships, else one that still may, by greatest lift."""
+
+    def rank(challenger: str) -> tuple[int, float]:
+        lift = lifts[challenger].value
+        return -_LEADING.index(verdicts[challenger].token), lift if math.isfinite(lift) else -math.inf
+
+    return max(verdicts, key=rank)

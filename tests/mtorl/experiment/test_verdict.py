@@ -1,0 +1,92 @@
+"""From figures to a token: the order of the rules, and what waits for what."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+
+from mtorl.experiment.statistics import Lift, confidence_sequence, fixed_interval
+from mtorl.experiment.verdict import GuardrailCheck, Verdict, check_guardrail, error_share, leading, reach_verdict
+
+NAN = float("nan")
+
+
+def lift_of(value: float, se: float = 0.001) -> Lift:
+    low, high = confidence_sequence(value, se, 10_000, alpha=0.05, tightest_at=5_000)
+    fixed_low, fixed_high = fixed_interval(value, se, alpha=0.05)
+    fixed = (float(fixed_low), float(fixed_high))
+    return Lift(10_000, 10_000.0, value, se, (float(low), float(high)), fixed, value / 0.1)
+
+
+WIN, LOSS, UNKNOWN = lift_of(0.02), lift_of(-0.02), lift_of(0.02, se=NAN)
+
+
+@pytest.mark.parametrize(
+    ("lift", "srm", "token"),
+    [
+        (WIN, 0.5, "ship"),
+        (LOSS, 0.5, "stop"),
+        (lift_of(0.001), 0.5, "inconclusive"),
+        (UNKNOWN, 0.5, "inconclusive"),
+        (lift_of(NAN), 0.5, "inconclusive"),
+        (WIN, 0.0005, "srm"),
+    ],
+)
+def test_tokens(lift: Lift, srm: float, token: str) -> None:
+    verdict = reach_verdict(lift, srm_p=srm)
+    assert verdict.token == token
+    assert "\n" not in verdict.reason
+
+
+def check(lift: Lift, direction: Literal["up", "down"] = "down", margin: float = 0.01) -> GuardrailCheck:
+    return check_guardrail("cost", lift, direction=direction, margin=margin, alpha=0.05, tightest_at=5_000)
+
+
+def test_guardrail_states_and_precedence() -> None:
+    assert check(lift_of(0.05)).state == "breached"
+    assert check(lift_of(-0.05)).state == "held"
+    assert check(lift_of(-0.05), "up").state == "breached"
+    assert check(lift_of(0.01)).state == "open"
+    assert check(lift_of(0.05, se=NAN)).state == "open"
+    with pytest.raises(ValueError, match="margin"):
+        check(lift_of(0.0), margin=-0.1)
+
+    assert reach_verdict(WIN, srm_p=1.0, guardrails=[check(lift_of(0.05))]).token == "guardrail"
+    assert reach_verdict(WIN, srm_p=1.0, guardrails=[check(lift_of(0.0))]).token == "ship"
+    waiting = reach_verdict(WIN, srm_p=1.0, guardrails=[check(lift_of(0.01))])
+    assert waiting.token == "inconclusive" and "cost" in waiting.reason
+    assert reach_verdict(WIN, srm_p=0.0, guardrails=[check(lift_of(0.05))]).token == "srm"
+
+
+def test_every_verdict_waits_for_its_time() -> None:
+    harm = [check(lift_of(0.05))]
+    for lift, guardrails, token in ((WIN, [], "ship"), (LOSS, [], "stop"), (WIN, harm, "guardrail")):
+        early = reach_verdict(lift, srm_p=1.0, guardrails=guardrails, hours=5, min_hours=168)
+        assert early.token == "inconclusive" and "168 hours" in early.reason
+        assert reach_verdict(lift, srm_p=1.0, guardrails=guardrails, hours=168, min_hours=168).token == token
+    assert reach_verdict(WIN, srm_p=0.0, hours=5, min_hours=168).token == "srm"
+
+
+def test_a_broken_assignment_decides_nothing() -> None:
+    crossed = reach_verdict(WIN, srm_p=1.0, crossed_share=0.05)
+    assert crossed.token == "inconclusive" and "two arms" in crossed.reason
+
+
+def test_the_error_is_shared_by_all_that_could_give_a_false_verdict() -> None:
+    assert error_share(0.05, challengers=1, guardrails=0) == 0.05
+    assert error_share(0.06, challengers=2, guardrails=2) == pytest.approx(0.01)
+
+
+def test_of_several_challengers_one_that_ships_decides_then_one_that_still_may() -> None:
+    def leader(**tokens: str) -> str:
+        lifts = {"b": lift_of(0.01), "c": lift_of(0.02), "d": lift_of(NAN)}
+        verdicts = {name: Verdict(token, "") for name, token in tokens.items()}  # type: ignore[arg-type]
+        return leading(verdicts, {name: lifts[name] for name in tokens})
+
+    assert leader(b="ship", c="inconclusive") == "b"
+    assert leader(b="ship", c="ship") == "c"
+    assert leader(b="inconclusive", c="stop") == "b"
+    assert leader(b="stop", c="guardrail") == "c"
+    assert leader(b="inconclusive", d="inconclusive") == "b"
+    assert leader(d="inconclusive") == "d"
