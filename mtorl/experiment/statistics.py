@@ -157,49 +157,46 @@ def estimate(sums: Sums, largest: float | None = None) -> Estimate:
         largest: What the numerator of one decision is at most. Where no user of either arm has a positive outcome, it
             says how large one could have been; without it, nothing is known of such a metric.
     """
-    users, denominator = sums.users, sums.totals[..., 1]
-    both = ((users > 0) & (denominator > 0)).all(-2, keepdims=True)  # (..., 1, S): stages with both arms
-    users, positive, denominator, numerator = (
-        np.where(both, figure, 0.0) for figure in (users, sums.positive, denominator, sums.totals[..., 0])
-    )
+    sums = _with_both_arms(sums)
+    users, (numerator, denominator) = sums.users, np.moveaxis(sums.totals, -1, 0)
+    counts = users > 0
     with np.errstate(divide="ignore", invalid="ignore"):
         effective = np.nan_to_num(4.0 * users.prod(-2) / users.sum(-2))  # (..., S)
         total = effective.sum(-1)
-        weight = np.where(both, (effective / total[..., None])[..., None, :], 0.0)  # (..., 1, S)
-        slope = np.where(both, weight / denominator, 0.0)  # (..., A, S): what a unit of the numerator adds
-        ratio = np.where(both, numerator / denominator, 0.0)
-        value = np.where(total > 0, (_SIGN * weight * ratio).sum((-1, -2)), np.nan)
+        weight = np.where(counts, (effective / total[..., None])[..., None, :], 0.0)  # (..., A, S)
+        slope = np.where(counts, weight / denominator, 0.0)  # what a unit of the numerator adds
+        ratio = np.where(counts, numerator / denominator, 0.0)
         unbiased = np.sqrt(np.where(users > 1, users / (users - 1.0), 1.0))
         gradient = np.stack([slope, -slope * ratio], -1) * (_SIGN * unbiased)[..., None]
         flat = gradient.reshape(*gradient.shape[:-3], -1)
         variance = np.maximum(0.0, np.einsum("...i,...ij,...j->...", flat, sums.products, flat))
-        variance = variance + _missing_variance(sums, users, positive, denominator, numerator, weight, largest)
+        variance = variance + _missing_variance(sums, weight, largest)
     enough = (users.sum(-1) >= MIN_USERS).all(-1)
     return Estimate(
-        value=value,
+        value=np.where(total > 0, (_SIGN * weight * ratio).sum((-1, -2)), np.nan),
         se=np.where(enough, np.sqrt(variance), np.nan),
         effective_users=total,
         incumbent=(weight * ratio)[..., 1, :].sum(-1),
     )
 
 
-def _missing_variance(
-    sums: Sums,
-    users: Floats,
-    positive: Floats,
-    denominator: Floats,
-    numerator: Floats,
-    weight: Floats,
-    largest: float | None,
-) -> Floats:
+def _with_both_arms(sums: Sums) -> Sums:
+    """Without stages in which an arm has no users or no denominator: there is nothing to compare the others with."""
+    both: npt.NDArray[np.bool_] = np.all((sums.users > 0) & (sums.totals[..., 1] > 0), axis=-2, keepdims=True)
+    users, positive = np.where(both, sums.users, 0.0), np.where(both, sums.positive, 0.0)
+    return Sums(users, positive, np.where(both[..., None], sums.totals, 0.0), sums.products)
+
+
+def _missing_variance(sums: Sums, weight: Floats, largest: float | None) -> Floats:
     """Variance that the users with a positive outcome would add who are missing to MIN_POSITIVE in an arm.
 
     How large a positive outcome is, is learned from both arms: an arm that has none can't say. The missing users are
     spread over the stages like the arm's users.
     """
+    users, (numerator, denominator) = sums.users, np.moveaxis(sums.totals, -1, 0)
     squares = np.diagonal(sums.products, axis1=-2, axis2=-1)[..., ::2].reshape(users.shape)  # sums of N^2
     per_user = np.where(users > 0, users / denominator, 0.0)  # makes a numerator a contribution to the mean
-    seen = positive.sum((-1, -2))
+    seen = sums.positive.sum((-1, -2))
     unit = np.nan if largest is None else largest * users.sum((-1, -2)) / denominator.sum((-1, -2))
     square = np.where(seen > 0, (squares * per_user**2).sum((-1, -2)) / seen, np.square(unit))
     share = np.where(users > 0, weight / users, 0.0)

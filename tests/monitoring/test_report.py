@@ -116,6 +116,17 @@ def test_a_lift_with_one_interval_and_no_true_lift(tmp_path: Path) -> None:
     assert "Keep the incumbent" in body(render(run))
 
 
+def test_several_challengers_over_several_stages(tmp_path: Path) -> None:
+    run = fake_run.write(tmp_path)
+    experiment = json.loads((run / "summary.json").read_text())["experiment"]
+    each = {key: experiment[key] for key in ("lift", "lift_ci", "verdict")}
+    challengers = {"second": {**each, "reason": "too little"}, "third": {**each, "reason": "much better"}}
+    change(run, experiment={**experiment, "stages": ["1%", "5%"], "challenger": "third", "challengers": challengers})
+    text = body(render(run))
+    assert "taken within each stage (1%, 5%) and combined, of third and the incumbent; the 97.5 % always-valid" in text
+    assert "too little" in text and "much better" in text
+
+
 def test_names_cannot_write_into_the_page(tmp_path: Path) -> None:
     run = fake_run.write(tmp_path)
     evil = "</script><script>alert(1)</script>"
