@@ -8,6 +8,7 @@ The results come from these commands, the last of which writes the tables:
     python benchmarks/features.py --json benchmarks/results/features.json
     python benchmarks/serving.py --run runs/latest --json benchmarks/results/serving.json
     python benchmarks/decision_log.py --json benchmarks/results/decision_log.json
+    python benchmarks/experiments.py --json benchmarks/results/experiments.json
     python benchmarks/soak.py --run runs/latest --json benchmarks/results/soak.json
     python benchmarks/cluster.py --namespace mtorl-dev --json benchmarks/results/cluster.json
     python benchmarks/tables.py
@@ -24,6 +25,7 @@ from typing import Any
 from _environment import ROOT
 
 from benchmarks._markdown import Figures, Show, measured_on, table
+from benchmarks.experiment_runs.table import experiment_tables
 from benchmarks.log_storage.table import decision_log_table
 from benchmarks.request_path.tables import serving_tables, soak_table
 
@@ -354,6 +356,7 @@ PAGES = {
     "features": Page("The feature layer", "features.md", feature_tables),
     "serving": Page("The request path", "serving.md", serving_tables),
     "decision_log": Page("How the decision log is stored", "serving.md", decision_log_table),
+    "experiments": Page("How often a verdict is wrong", "../monitoring/README.md", experiment_tables),
     "soak": Page("Five minutes of everything at once", "serving.md", soak_table),
     "cluster": Page("How soon a change is in force on a cluster", "cluster.md", cluster_table),
 }

@@ -1,0 +1,78 @@
+"""What the functions that the verdict calls say of simulated experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from scipy.stats import beta
+
+from benchmarks.experiment_runs.returning import RAMP
+from mtorl.experiment.sample_ratio import SRM_ALARM, srm_p_value
+from mtorl.experiment.statistics import Sums, confidence_sequence, estimate, fixed_interval
+
+ALPHA, TIGHTEST_AT = 0.05, 2_000
+
+
+def judge(runs: Iterable[Sums], true_lift: float) -> dict[str, Any]:
+    """Look at every look of every run.
+
+    Args:
+        runs: Sums with the axes (looks) or (runs, looks).
+        true_lift: What the interval should cover.
+
+    Returns:
+        `runs`; shares of runs in which the interval missed the true lift at any look (`missed`, of it `below` and
+        `above` the interval); in which a verdict was reached (`decided`); the share of users it took, on average, of
+        the runs that decided (`users_share`); and in which a test of one look at the end would have decided (`fixed`).
+    """
+    above, below, decided, fixed, shares = [], [], [], [], []
+    for sums in runs:
+        found = estimate(sums)
+        low, high = confidence_sequence(
+            found.value, found.se, found.effective_users, alpha=ALPHA, tightest_at=TIGHTEST_AT
+        )
+        above.append(np.atleast_1d((high < true_lift).any(-1)))
+        below.append(np.atleast_1d((low > true_lift).any(-1)))
+        excludes = np.atleast_2d((low > 0.0) | (high < 0.0))
+        decided.append(excludes.any(-1))
+        users = np.atleast_2d(sums.users.sum((-1, -2)))
+        shares.extend((users[:, :] / users[:, -1:])[excludes.cumsum(-1) * excludes == 1])
+        one_look = fixed_interval(found.value[..., -1], found.se[..., -1], alpha=ALPHA)
+        fixed.append(np.atleast_1d((one_look[0] > 0.0) | (one_look[1] < 0.0)))
+    counts = {name: int(np.concatenate(x).sum()) for name, x in (("above", above), ("below", below))}
+    missed, runs_in_all = int((np.concatenate(above) | np.concatenate(below)).sum()), len(np.concatenate(above))
+    return {
+        "runs": runs_in_all,
+        "missed": missed / runs_in_all,
+        "missed_at_most": upper_bound(missed, runs_in_all),
+        **{name: count / runs_in_all for name, count in counts.items()},
+        "decided": float(np.concatenate(decided).mean()),
+        "users_share": float(np.mean(shares)) if shares else None,
+        "fixed": float(np.concatenate(fixed).mean()),
+    }
+
+
+def mismatches(runs: Iterable[Sums], shares: Iterable[float] = RAMP) -> dict[str, Any]:
+    """Share of runs in which a sample ratio mismatch was ever said."""
+    of_stage = [{"challenger": share, "incumbent": 1.0 - share} for share in shares]
+    said = [any(_p_value(users, of_stage) < SRM_ALARM for users in sums.users) for sums in runs]
+    return {
+        "runs": len(said),
+        "alarms": float(np.mean(said)),
+        "alarms_at_most": upper_bound(int(np.sum(said)), len(said)),
+    }
+
+
+def _p_value(users: np.ndarray, shares: list[Mapping[str, float]]) -> float:
+    stages = [
+        ({"challenger": int(challenger), "incumbent": int(incumbent)}, share)
+        for challenger, incumbent, share in zip(*users, shares, strict=True)
+    ]
+    return srm_p_value(stages, planned=len(RAMP))
+
+
+def upper_bound(errors: int, runs: int) -> float:
+    """Upper end of the 95 % interval of Clopper and Pearson."""
+    return 1.0 if errors == runs else float(beta.ppf(0.975, errors + 1, runs - errors))

@@ -1,0 +1,107 @@
+"""What users do in a simulated market: clicks over several decisions, or rare revenues with a heavy tail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import betabinom, poisson
+
+from mtorl.experiment.statistics import Floats, Sums
+
+_MOST_DECISIONS = 9
+
+
+@dataclass(frozen=True)
+class Clicks:
+    """A user decides 1 + Poisson(2) times and clicks at a rate of its own, drawn from Beta(1, 1 / rate - 1)."""
+
+    name: str = "clicks"
+    rate: float = 0.1
+    lift: float = 0.0
+    """Share by which a challenger's rate is higher."""
+    users: int = 100_000
+    """Who come once."""
+    population: int = 20_000
+    """Who come back."""
+
+    @property
+    def true_lift(self) -> float:
+        """Of clicks per decision."""
+        return self.rate * self.lift
+
+    def _table(self, rate: float) -> tuple[Floats, Floats]:
+        """Kinds of users: their clicks and decisions, (K, 2), and how likely each kind is, (K,)."""
+        decisions, clicks = np.indices((_MOST_DECISIONS + 1, _MOST_DECISIONS + 1))
+        likely = poisson.pmf(decisions - 1, 2.0) * betabinom.pmf(clicks, decisions, 1.0, 1.0 / rate - 1.0)
+        possible = (decisions > 0) & (clicks <= decisions)
+        figures = np.stack([clicks[possible], decisions[possible]], -1).astype(np.float64)
+        return figures, likely[possible] / likely[possible].sum()
+
+    def arm(self, rng: np.random.Generator, users: np.ndarray, challenger: bool) -> Sums:
+        """Sums at each look of one arm, for users that come once: (R, L) new users give sums with those axes."""
+        figures, likely = self._table(self.rate * (1.0 + self.lift * challenger))
+        counts = rng.multinomial(users, likely).cumsum(1).astype(np.float64)
+        pairs = (figures[:, :, None] * figures[:, None, :]).reshape(-1, 4)
+        return Sums(
+            counts.sum(-1),
+            counts[..., figures[:, 0] > 0].sum(-1),
+            counts @ figures,
+            (counts @ pairs).reshape(*counts.shape[:2], 2, 2),
+        )
+
+    def rates(self, rng: np.random.Generator, users: int) -> Floats:
+        """Each user's own rate, for users that come back, (U,)."""
+        return rng.beta(1.0, 1.0 / self.rate - 1.0, users)
+
+    def visit(self, rng: np.random.Generator, rates: Floats) -> Floats:
+        """Clicks and decisions of users at one visit, (U, 2)."""
+        decisions = 1 + rng.poisson(2.0, len(rates))
+        return np.stack([rng.binomial(decisions, rates), decisions], -1).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Revenue:
+    """A user decides once and buys at a rate of `rate`; revenues are lognormal with mean 1."""
+
+    name: str = "revenue"
+    rate: float = 0.02
+    sigma: float = 1.5
+    lift: float = 0.0
+    """Share by which a challenger's revenues are higher."""
+    users: int = 400_000
+    population: int = 40_000
+
+    @property
+    def true_lift(self) -> float:
+        """Of revenue per decision."""
+        return self.rate * self.lift
+
+    def _amounts(self, rng: np.random.Generator, buyers: int, challenger: bool) -> Floats:
+        return (1.0 + self.lift * challenger) * rng.lognormal(-(self.sigma**2) / 2.0, self.sigma, buyers)
+
+    def arm(self, rng: np.random.Generator, users: np.ndarray, challenger: bool) -> Sums:
+        """See `Clicks.arm`."""
+        buyers = rng.binomial(users, self.rate)
+        amounts = self._amounts(rng, int(buyers.sum()), challenger)
+        ends = buyers.ravel().cumsum()
+
+        def at_looks(values: Floats) -> Floats:
+            summed = np.concatenate([[0.0], values.cumsum()])
+            return np.diff(summed[ends], prepend=0.0).reshape(users.shape).cumsum(1)
+
+        n, revenue, square = users.cumsum(1).astype(np.float64), at_looks(amounts), at_looks(amounts**2)
+        products = np.stack([square, revenue, revenue, n], -1).reshape(*n.shape, 2, 2)
+        return Sums(n, buyers.cumsum(1).astype(np.float64), np.stack([revenue, n], -1), products)
+
+    def rates(self, rng: np.random.Generator, users: int) -> Floats:
+        """See `Clicks.rates`; some users buy three times as often as the others."""
+        return self.rate * rng.choice([0.5, 1.5], users)
+
+    def visit(self, rng: np.random.Generator, rates: Floats) -> Floats:
+        """See `Clicks.visit`."""
+        bought = rng.random(len(rates)) < rates
+        figures = np.ones((len(rates), 2))
+        figures[~bought, 0] = 0.0
+        figures[bought, 0] = self._amounts(rng, int(bought.sum()), challenger=False)
+        return figures

@@ -1,0 +1,85 @@
+"""A/A experiments whose users come back: in every stage of a ramp, or in every hour of one stage.
+
+Over a ramp, users leave the incumbent for the challenger as its share grows, and take their habits along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from benchmarks.experiment_runs.markets import Clicks, Revenue
+from mtorl.experiment.statistics import Floats, Sums
+
+RAMP = (0.01, 0.05, 0.25, 0.5)
+_COMES = 0.6  # probability that a user comes in a stage
+_HOURLY = 0.1  # share of all users who come in an hour
+_FIELDS = ("users", "positive", "totals", "products")
+
+
+def ramps(market: Clicks | Revenue, users: int, looks: int, count: int, rng: np.random.Generator) -> Iterator[Sums]:
+    """Sums with the axis (looks), one run at a time.
+
+    Args:
+        market: What users do.
+        users: In the population; most come in several stages.
+        looks: In each stage.
+        count: Runs in all.
+        rng: Source of randomness.
+    """
+    for _ in range(count):
+        point = rng.random(users)  # as the salted hash: a challenger's users stay with it
+        rates, growing = market.rates(rng, users), _Growing(users, len(RAMP))
+        for stage, share in enumerate(RAMP):
+            coming = rng.permutation(users)[: rng.binomial(users, _COMES)]
+            for group in np.array_split(coming, looks):
+                growing.add(group, (point[group] >= share).astype(np.intp), stage, market.visit(rng, rates[group]))
+        yield growing.sums()
+
+
+def hours(
+    market: Clicks | Revenue, share: float, users: int, looks: int, count: int, rng: np.random.Generator
+) -> Iterator[Sums]:
+    """Sums with the axis (looks), one run at a time; a look is at the end of each hour.
+
+    Args:
+        market: What users do.
+        share: The challenger's.
+        users: In the population.
+        looks: Hours.
+        count: Runs in all.
+        rng: Source of randomness.
+    """
+    for _ in range(count):
+        arm = (rng.random(users) >= share).astype(np.intp)
+        rates, growing = market.rates(rng, users), _Growing(users, 1)
+        for _ in range(looks):
+            group = rng.choice(users, int(_HOURLY * users), replace=False, shuffle=False)
+            growing.add(group, arm[group], 0, market.visit(rng, rates[group]))
+        yield growing.sums()
+
+
+class _Growing:
+    """The sums of an experiment, look after look."""
+
+    def __init__(self, users: int, stages: int) -> None:
+        self._values, self._present = np.zeros((users, 2, stages, 2)), np.zeros((users, 2, stages), dtype=bool)
+        self._now = self._of(np.arange(0))
+        self._looks: list[list[Floats]] = []
+
+    def _of(self, group: np.ndarray) -> list[Floats]:
+        sums = Sums.of_users(self._values[group], self._present[group])
+        return [getattr(sums, field) for field in _FIELDS]
+
+    def add(self, group: np.ndarray, arm: np.ndarray, stage: int, figures: Floats) -> None:
+        """Users of a group have come, each once; people look."""
+        before = self._of(group)
+        self._values[group, arm, stage] += figures
+        self._present[group, arm, stage] = True
+        self._now = [now + new - old for now, new, old in zip(self._now, self._of(group), before, strict=True)]
+        self._looks.append(self._now)
+
+    def sums(self) -> Sums:
+        """At all looks, (L, ...)."""
+        return Sums(*(np.stack(field) for field in zip(*self._looks, strict=True)))

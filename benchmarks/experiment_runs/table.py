@@ -1,0 +1,85 @@
+"""The figures of `experiments.py` as tables."""
+
+from __future__ import annotations
+
+from benchmarks._markdown import Figures, measured_on, table
+from benchmarks.experiment_runs.markets import Clicks, Revenue
+
+_MARKETS = (
+    f"Clicks: {Clicks.users:,} users who decide three times on average and click {Clicks.rate:.0%} of the time, each "
+    f"at a rate of its own. Revenue: {Revenue.users:,} users of whom {Revenue.rate:.0%} buy for lognormal amounts with "
+    f"a sigma of {Revenue.sigma:g}; with the heavier tail, of 2. Users who come back are fewer: {Clicks.population:,} "
+    f"and {Revenue.population:,} over a ramp, a tenth of that in a week.\n"
+)
+
+
+def experiment_tables(figures: Figures) -> str:
+    """False verdicts, coverage and power, sample ratio mismatch."""
+    return (
+        f"{_worst(figures)}\n{_MARKETS}\n"
+        f"**A/A: false verdicts at any look.** Users come once.\n\n{_same(figures)}\n"
+        f"**A/A: users come back.** A ramp of 1, 5, 25 and 50 %, looked at 32 times, and a week of hourly looks.\n\n"
+        f"{_returning(figures)}\n"
+        "**The challenger is better**, looked at every hour of four weeks. Decided: at some look, after which share of "
+        "all users on average; beside it the fixed-horizon interval, at its one look at the end.\n\n"
+        f"{_better(figures)}\n"
+        f"**Sample ratio mismatch**, looked at 20 times; in the ramp 32 times.\n\n{_srm(figures)}"
+        + measured_on(figures, "experiments.py")
+    )
+
+
+def _worst(figures: Figures) -> str:
+    alike = [*figures["same"], *figures["ramps"], *figures["returning"]]
+    worst = max(alike, key=lambda row: row["missed_at_most"])
+    return (
+        f"{len(alike)} kinds of A/A experiments, {worst['runs']:,} runs each: the worst has {worst['missed']:.1%} "
+        f"false verdicts, at most {worst['missed_at_most']:.1%} (upper end of a 95 % interval); alpha is 5 %.\n"
+    )
+
+
+def _rate(row: Figures) -> str:
+    return f"{row['missed']:.1%} (at most {row['missed_at_most']:.1%})"
+
+
+def _same(figures: Figures) -> str:
+    rows = figures["same"]
+    shares = sorted({row["share"] for row in rows})
+    kinds = list(dict.fromkeys((row["market"], row["looks"]) for row in rows))
+    cells = {(row["market"], row["looks"], row["share"]): _rate(row) for row in rows}
+    return table(
+        ["metric, looks", *(f"share {share:.0%}" for share in shares)],
+        [[f"{market}, {looks}", *(cells[market, looks, share] for share in shares)] for market, looks in kinds],
+    )
+
+
+def _returning(figures: Figures) -> str:
+    rows = [[f"{row['market']}, ramp", _rate(row)] for row in figures["ramps"]]
+    rows += [[f"{row['market']}, hourly, share {row['share']:.0%}", _rate(row)] for row in figures["returning"]]
+    return table(["metric", "false verdicts"], rows)
+
+
+def _better(figures: Figures) -> str:
+    rows = []
+    for row in figures["better"]:
+        users = "" if row["users_share"] is None else f"{row['users_share']:.0%}"
+        rows.append(
+            [
+                row["market"],
+                f"{row['lift']:+.0%}",
+                f"{row['share']:.0%}",
+                f"{1 - row['missed']:.1%} (at least {1 - row['missed_at_most']:.1%})",
+                f"{row['decided']:.1%}",
+                users,
+                f"{row['fixed']:.1%}",
+            ]
+        )
+    heads = ["metric", "lift", "share", "covered at all looks", "decided", "after", "one look"]
+    return table(heads, rows)
+
+
+def _srm(figures: Figures) -> str:
+    rows = [
+        [row["share"], f"{row['lost']:.0%}", f"{row['alarms']:.1%} (at most {row['alarms_at_most']:.1%})"]
+        for row in figures["srm"]
+    ]
+    return table(["share", "users lost", "alarms"], rows)

@@ -1,0 +1,119 @@
+"""How often the verdict on an experiment is wrong, and how often it is reached, in simulated experiments.
+
+    export OPENBLAS_NUM_THREADS=1    # threads only cost time here
+    python benchmarks/experiments.py                                              # a quarter of an hour
+    python benchmarks/experiments.py --json benchmarks/results/experiments.json   # likewise, and keep the figures
+    python benchmarks/experiments.py --quick                                      # few runs
+
+Experiments are judged at every look by the functions that the verdict calls (`mtorl.experiment`), at alpha = 0.05.
+
+    A/A         both arms alike: how often the always-valid interval ever leaves zero, at any look
+    ramps       1 -> 5 -> 25 -> 50 %, users come back in later stages and move to the challenger
+    returning   one stage, users come back: their sums grow while people look every hour
+    coverage    the challenger is better: how often the interval ever misses the true lift
+    power       the same: how often a verdict is reached at all, beside a test of one look at the end
+    srm         how often a mismatch is said, of healthy arms and of a challenger that loses 5 % of its users
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from _environment import environment, finish
+
+from benchmarks.experiment_runs import arrivals, returning
+from benchmarks.experiment_runs.judge import judge, mismatches
+from benchmarks.experiment_runs.markets import Clicks, Revenue
+from benchmarks.experiment_runs.table import experiment_tables
+from mtorl.experiment.statistics import Sums
+
+SHARES = (0.01, 0.05, 0.1, 0.25, 0.5)
+KINDS = ("geometric", "linear", "hourly")
+HEAVY = "revenue, heavier tail"
+MARKETS: tuple[Clicks | Revenue, ...] = (Clicks(), Revenue(), Revenue(HEAVY, sigma=2.0))
+BETTER: tuple[Clicks | Revenue, ...] = (
+    Clicks(lift=0.05),
+    Clicks(lift=0.1),
+    Revenue(lift=0.1),
+    Revenue(lift=0.5),
+    Revenue(HEAVY, sigma=2.0, lift=0.5),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", default="", metavar="FILE", help="write the figures there")
+    parser.add_argument("--quick", action="store_true", help="few runs")
+    parser.add_argument("--seed", type=int, default=7)
+    options = parser.parse_args()
+    figures = {"environment": environment(), **measure(50 if options.quick else 2_000, options.seed)}
+    print(experiment_tables(figures))
+    finish(figures, options.json)
+
+
+def measure(runs: int, seed: int) -> dict[str, Any]:
+    """All figures.
+
+    Args:
+        runs: Of each kind of experiment.
+        seed: Of all randomness.
+    """
+    streams = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(1_000))
+    start = time.monotonic()
+
+    def say(what: str, result: dict[str, Any]) -> None:
+        rate = result.get("missed", result.get("alarms", 0.0))
+        print(f"{time.monotonic() - start:5.0f} s  {what}: {rate:.2%}", flush=True)
+
+    def one_stage(market: Clicks | Revenue, share: float, kind: str) -> Iterator[Sums]:
+        looks = arrivals.looks(kind, market.users)
+        return arrivals.runs(market, share, looks, runs, next(streams))
+
+    same, ramps, back, better, srm = [], [], [], [], []
+    for market in MARKETS:
+        for kind in KINDS:
+            for share in SHARES:
+                result = judge(one_stage(market, share, kind), 0.0)
+                same.append({"market": market.name, "looks": kind, "share": share, **result})
+                say(f"A/A, {market.name}, {kind}, {share:.0%}", result)
+    for market in MARKETS[:2]:
+        result = judge(returning.ramps(market, market.population, 8, runs, next(streams)), 0.0)
+        ramps.append({"market": market.name, **result})
+        say(f"ramp, {market.name}", result)
+        for share in (0.05, 0.5):
+            sums = returning.hours(market, share, market.population // 10, 7 * 24, runs, next(streams))
+            result = judge(sums, 0.0)
+            back.append({"market": market.name, "share": share, **result})
+            say(f"returning, {market.name}, {share:.0%}", result)
+    for market in BETTER:
+        for share in (0.05, 0.1, 0.5):
+            result = judge(one_stage(market, share, "hourly"), market.true_lift)
+            better.append({"market": market.name, "lift": market.lift, "share": share, **result})
+            say(f"lift {market.lift:.0%}, {market.name}, {share:.0%}", result)
+    for share in (0.01, 0.5):
+        for lost in (0.0, 0.05):
+            sums = _one_by_one(arrivals.runs(Clicks(), share * (1.0 - lost), _SRM_LOOKS, runs, next(streams)))
+            result = mismatches(sums, (share,))
+            srm.append({"share": f"{share:.0%}", "lost": lost, **result})
+            say(f"SRM, {share:.0%}, {lost:.0%} lost", result)
+    result = mismatches(returning.ramps(Clicks(), Clicks.population // 4, 8, runs, next(streams)))
+    srm.append({"share": "ramp", "lost": 0.0, **result})
+    say("SRM, ramp", result)
+    return {"same": same, "ramps": ramps, "returning": back, "better": better, "srm": srm}
+
+
+_SRM_LOOKS = arrivals.looks("linear", Clicks.users)
+
+
+def _one_by_one(runs: Iterator[Sums]) -> Iterator[Sums]:
+    for sums in runs:
+        for run in range(len(sums.users)):
+            yield Sums(sums.users[run], sums.positive[run], sums.totals[run], sums.products[run])
+
+
+if __name__ == "__main__":
+    main()
