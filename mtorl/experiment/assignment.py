@@ -1,16 +1,29 @@
-"""Sticky assignment: a salted hash sends a unit to the same arm on every replica and after every restart.
+"""Sticky assignment, and the draw of each decision: hashes that every replica computes alike, after every restart.
 
-    point     = first 53 bits of blake2b-64("4:salt,6:user42,") / 2^53           `bucket`, `uniform`
-    arm       = the arm in whose share of [0, 1) the point falls                 `assign`
+    point     = first 53 bits of blake2b-64("4:salt,6:user42,") / 2^53           `uniform`
+    arm       = the one with the smallest -ln(1 - point(arm)) / share(arm)       `assign`
+    u         = point of all that identifies one decision                        `draw`
 
 No state, no coordination. The parts are hashed as netstrings (`<bytes>:<text>,`), so ("ab", "c") and ("a", "bc") are
 different inputs and any language can reproduce the numbers; the tests hold golden values. 53 bits, because that is what
 a float keeps exactly: all 64 would now and then round up to 1.0, which is outside the interval.
+
+Each arm has a point of its own for the unit, and so an exponential clock whose rate is the arm's share. The clock that
+rings first wins: with a probability that is exactly the share, whatever the order of the arms (weighted rendezvous
+hashing). When shares change, a unit moves only from one arm to another whose share grew by a larger factor. Where the
+arms that grow do so by one factor, and those that shrink by another, just as many move as must: so it is when a stage
+grows, from the incumbent to challengers and in no other way. For any shares a and b the part of the units that stays is
+
+    sum over i of  1 / sum over j of  max(a_j / a_i, b_j / b_i),
+
+and no rule without memory keeps more for one pair without keeping less for another (Moulton and Jiang, "Maximally
+consistent sampling and the Jaccard index of probability distributions", ICDM 2018, arXiv:1809.04052).
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 
 
@@ -21,30 +34,30 @@ def uniform(*parts: str) -> float:
     return (int.from_bytes(digest, "big") >> 11) / (1 << 53)
 
 
-def bucket(salt: str, unit: str) -> float:
-    """The unit's point in [0, 1). With another salt, it is independent of this one."""
-    return uniform(salt, unit)
-
-
-def assign(salt: str, unit: str, weights: Mapping[str, float]) -> str:
+def assign(key: tuple[str, ...], unit: str, shares: Mapping[str, float]) -> str:
     """The arm of a unit.
 
     Args:
-        salt: The experiment's salt.
+        key: What the assignment belongs to, such as an experiment's name and its salt. Assignments of different keys
+            are independent.
         unit: What is randomised, for instance a user id.
-        weights: Share of each arm, on any positive scale. Their order counts: shares lie side by side in it.
+        shares: Share of each arm by its name, on any positive scale. An arm without a share gets nobody.
 
     Raises:
-        ValueError: a weight is negative or not finite, or all are zero.
+        ValueError: a share is negative or not finite, or all are zero.
     """
-    total = sum(weights.values())
-    if not 0 < total < float("inf") or min(weights.values()) < 0:
-        raise ValueError(f"weights must be at least 0 and not all 0, got {dict(weights)}")
-    point = bucket(salt, unit) * total
-    arm, reached = "", 0.0
-    for name, weight in weights.items():
-        if weight > 0:
-            arm, reached = name, reached + weight
-            if point < reached:
-                return arm
-    return arm  # the sum was rounded, and the point lies just beyond the last share
+    total = sum(shares.values())
+    if not 0 < total < math.inf or min(shares.values()) < 0:
+        raise ValueError(f"shares must be at least 0 and not all 0, got {dict(shares)}")
+    rings = [(-math.log1p(-uniform(*key, arm, unit)) / share, arm) for arm, share in shares.items() if share > 0]
+    return min(rings)[1]
+
+
+def draw(experiment: str, user_id: str, campaign_id: str, request_id: str | None, decision_id: str) -> float:
+    """The number u in [0, 1) with which a decision's channel is drawn; all arguments are fields of its record.
+
+    A caller chooses the user, the campaign and the request's id, and may know the experiment's file. It can't choose
+    the decision's id, whose random part the router makes after the request has come, so it can't search for a request
+    that leads to the channel it wants.
+    """
+    return uniform("draw", experiment, user_id, campaign_id, request_id or "", decision_id)

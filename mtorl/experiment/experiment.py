@@ -9,8 +9,9 @@ name: mtorl-vs-frequency
 enabled: true                      # false is the kill switch: everybody gets the incumbent
 salt: 2026-11-a                    # a new salt shuffles all users anew
 unit: user_id
-layer: channel-policy              # experiments of one layer will exclude each other; not yet in force
-stage: 5%                          # shadow, 1%, 5%, 25%, 50%: share of all units that leave the incumbent
+layer: channel-policy              # each user has one place in a layer, and is in one experiment of it at most
+layer_part: [0, 1]                 # the places of this experiment (default: all); another one may have [0.5, 1]
+stage: 5%                          # shadow, 1%, 5%, 25%, 50%: share of its units that leave the incumbent
 arms:                              # weights are those of the last stage
   - {name: incumbent, weight: 0.5, endpoint: "http://mtorl-incumbent"}
   - {name: challenger, weight: 0.5, endpoint: "http://mtorl-challenger"}
@@ -28,10 +29,15 @@ min_runtime_hours: 168
 owner: ads-platform
 ```
 
+A user whose place in the layer lies outside `layer_part` is not in the experiment, and gets the incumbent under the
+name "outside": nothing of it counts for an arm, neither in the verdict nor in the budgets. Users of two layers are
+split independently of each other.
+
 The first line `# yaml-language-server: $schema=docs/schemas/experiment.json` lets an editor check the file.
 
-A stage below the arms' weights keeps a random part of each challenger's units with the incumbent. Whoever a smaller
-stage gave to a challenger stays there when the stage grows, and nobody ever moves between two challengers.
+A stage below the arms' weights leaves the rest of each challenger's share with the incumbent. Whoever a smaller stage
+gave to a challenger stays there when the stage grows, and nobody moves between two challengers (`assignment.py`). An
+arm is known by its name: the order of the arms does not matter, and another name is another arm.
 """
 
 from __future__ import annotations
@@ -49,10 +55,14 @@ from mtorl.policy.schedule import Pacing
 from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml, validated
 
 INCUMBENT = "incumbent"
+OUTSIDE = "outside"
+"""In place of an arm: the user is not in the experiment, and gets the incumbent."""
+
 Stage = Literal["shadow", "1%", "5%", "25%", "50%"]
 Direction = Literal["up", "down"]
 Period = Literal["total", "day", "hour"]
 MetricName = Annotated[Text, AfterValidator(known)]
+Place = Annotated[float, Field(ge=0, le=1)]
 
 _CHALLENGER_SHARE = {"shadow": 0.0, "1%": 0.01, "5%": 0.05, "25%": 0.25, "50%": 0.5}
 
@@ -146,9 +156,11 @@ class Experiment(StrictModel):
     unit: Literal["user_id"]
     """What is randomised."""
     layer: Text
-    """Experiments of one layer will exclude each other. Not yet in force: the name is kept, and nothing reads it."""
+    """Each user has one place in a layer, from 0 to 1, whatever the experiment."""
+    layer_part: Annotated[tuple[Place, Place], FromList] = (0.0, 1.0)
+    """From which place to which (exclusive) users are in this experiment. Parts of one layer must not overlap."""
     stage: Stage
-    """Share of all units that leave the incumbent."""
+    """Share of the experiment's units that leave the incumbent."""
     arms: Annotated[tuple[Arm, ...], FromList]
     """The policies; one of them is called incumbent."""
     default_channel: Text
@@ -169,10 +181,19 @@ class Experiment(StrictModel):
         names = [arm.name for arm in arms]
         if INCUMBENT not in names or len(names) < 2 or len(set(names)) != len(names):
             raise ValueError(f"need {INCUMBENT!r} and at least one other, all different, got {names}")
+        if OUTSIDE in names:
+            raise ValueError(f"{OUTSIDE!r} stands for users who are not in the experiment, and can't be an arm")
         total = sum(arm.weight for arm in arms)
         if abs(total - 1.0) > 1e-9:
             raise ValueError(f"the weights must add up to 1, they add up to {total:g}")
         return arms
+
+    @field_validator("layer_part")
+    @classmethod
+    def _part_holds_somebody(cls, part: tuple[float, float]) -> tuple[float, float]:
+        if part[0] >= part[1]:
+            raise ValueError(f"expected [from, to] with from < to, got {list(part)}")
+        return part
 
     @field_validator("budgets")
     @classmethod
@@ -186,18 +207,19 @@ class Experiment(StrictModel):
         return budgets
 
     def arm_of(self, user_id: str) -> tuple[str, float]:
-        """The arm that serves a user, and the probability with which a user gets that arm."""
+        """The arm that serves a user, and the probability with which a user gets that arm.
+
+        For a user who is not in the experiment: OUTSIDE, and 1.
+        """
+        start, end = self.layer_part
+        if not start <= uniform("layer", self.layer, user_id) < end:
+            return OUTSIDE, 1.0
         shares = self.shares()
-        arm = assign(self.salt, user_id, {arm.name: arm.weight for arm in self.arms})
-        if arm != INCUMBENT:
-            # A second, independent point grows each challenger inside its own share: no unit moves between two.
-            stays = shares[arm] / self.arm(arm).weight
-            if uniform(self.salt, "stage", user_id) >= stays:
-                arm = INCUMBENT
+        arm = assign(("arm", self.layer, self.name, self.salt), user_id, shares)
         return arm, shares[arm]
 
     def shares(self) -> dict[str, float]:
-        """Share of the units that each arm serves at this stage."""
+        """Share of the experiment's units that each arm serves at this stage."""
         challengers = {arm.name: arm.weight for arm in self.arms if arm.name != INCUMBENT}
         wanted = _CHALLENGER_SHARE[self.stage] if self.enabled else 0.0
         total = sum(challengers.values())
@@ -206,15 +228,24 @@ class Experiment(StrictModel):
         return {arm.name: shares.get(arm.name, 1.0 - sum(shares.values())) for arm in self.arms}
 
     def accounts(self) -> list[AccountLimit]:
-        """Each arm's part of every budget, in proportion to its users: money per user is the same in every arm."""
+        """Each arm's part of every budget, in proportion to its users: money per user is the same in every arm.
+
+        Users outside the experiment have an account like an arm's: they must not spend an arm's money.
+        """
+        start, end = self.layer_part
+        inside = end - start
+        parts = {arm: inside * share for arm, share in self.shares().items()}
+        if inside < 1:
+            parts[OUTSIDE] = 1.0 - inside
         return [
-            AccountLimit(arm, budget.campaign, budget.channel, budget.amount * share, budget.period, budget.pacing)
-            for arm, share in self.shares().items()
+            AccountLimit(arm, budget.campaign, budget.channel, budget.amount * part, budget.period, budget.pacing)
+            for arm, part in parts.items()
             for budget in self.budgets
         ]
 
     def arm(self, name: str) -> Arm:
-        """The arm of that name."""
+        """The arm of that name; that of OUTSIDE is the incumbent."""
+        name = INCUMBENT if name == OUTSIDE else name
         return next(arm for arm in self.arms if arm.name == name)
 
     @classmethod

@@ -148,11 +148,12 @@ class Decider:
         await _all(self._ask_arm(arm, group, deadline) for arm, group in by_arm.items())
 
     async def _ask_arm(self, arm: str, decisions: Decisions, deadline: Deadline) -> None:
+        policy = decisions[0].experiment.arm(arm)
         try:
-            async with self._stages.run("model", deadline, (arm,), part=arm):
+            async with self._stages.run("model", deadline, (arm,), part=policy.name):
                 pacer = self._budgets.pacer
                 items = [decision.item(pacer.prices(arm, decision.request.campaign_id)) for decision in decisions]
-                answers = await self._arms.ask(decisions[0].experiment.arm(arm).url, items)
+                answers = await self._arms.ask(policy.url, items)
         except NoTimeLeft as error:
             _fail(decisions, "no_time", error)
             return

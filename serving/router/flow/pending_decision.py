@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from mtorl.experiment.assignment import uniform
+from mtorl.experiment.assignment import draw
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.records import SCHEMA_VERSION, DecisionRecord, FallbackReason, V1Answer
 from serving.router.flow.arms import ArmAnswer
@@ -64,13 +64,14 @@ class PendingDecision:
         return self.reserved is not None
 
     def item(self, prices: Mapping[str, float] | None) -> dict[str, Any]:
-        """What the arm is asked. The draw u follows from the caller's request id: the decision can be reproduced.
+        """What the arm is asked. The draw u follows from the decision's record: it can be reproduced.
 
         Args:
             prices: Of each channel, if its budgets are paced; else the model's own price stands.
         """
         assert self.features is not None, "features come first"
-        u = uniform(self.experiment.salt, "decision", self.request.request_id or self.decision_id)
+        request = self.request
+        u = draw(self.experiment.name, request.user_id, request.campaign_id, request.request_id, self.decision_id)
         return {"window": self.features.window, "u": u} | ({} if prices is None else {"price": prices})
 
     def record(self, candidates: list[str], latency_seconds: float) -> DecisionRecord:

@@ -1,14 +1,20 @@
-"""Assignment: the numbers are frozen, the shares are exact, growing a share moves nobody who need not move."""
+"""Assignment: the numbers are frozen, the shares are exact, and an edit moves nobody who need not move."""
 
 import math
+from itertools import permutations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from mtorl.experiment.assignment import assign, bucket, uniform
+from mtorl.experiment.assignment import assign, draw, uniform
 
 TEXT = st.text(max_size=12)
+KEY = ("arm", "a", "b")
+UNITS = 1_000_000
+ARMS = ("incumbent", "b", "c")
 
 
 @pytest.mark.parametrize(
@@ -21,21 +27,30 @@ TEXT = st.text(max_size=12)
     ],
 )
 def test_golden_points(salt: str, unit: str, point: float) -> None:
-    assert bucket(salt, unit) == point
+    assert uniform(salt, unit) == point
 
 
 def test_golden_arms() -> None:
-    found = "".join(assign("golden", f"user-{i}", {"i": 0.9, "c": 0.1}) for i in range(60))
-    assert found == "iiiiiiiiiiiiciiiiiiiiiiciiiiiiiiiiiiciiiiiiiiiiiiiiiiiiiicii"
+    two = "".join(assign(("golden",), f"user-{i}", {"i": 0.9, "c": 0.1}) for i in range(60))
+    assert two == "iiiiiiiiicciiciiiiiiiiiiiiiiiiiiiiiiiciiiiiiiiciciiiiiiiiiic"
+    three = "".join(assign(("golden",), f"user-{i}", {"i": 0.5, "b": 0.3, "c": 0.2}) for i in range(60))
+    assert three == "bibibbciicbbcciibiiiibicibbiiiiiiiiiicbibbbbiibicbiiibbiibic"
 
 
 def test_golden_draw() -> None:
-    assert uniform("s", "decision", "r1") == 0.13671492217313042
+    assert draw("e", "u1", "spring", "r1", "d1") == 0.014021188639324333
+    assert draw("e", "u1", "spring", None, "d1") == 0.36334430124306794
+
+
+@given(st.lists(TEXT, min_size=5, max_size=5), st.integers(0, 4), TEXT)
+def test_the_draw_depends_on_every_part_of_a_decision(parts: list[str], place: int, other: str) -> None:
+    changed = [*parts[:place], other, *parts[place + 1 :]]
+    assert (draw(*parts) == draw(*changed)) == (parts == changed)
 
 
 @given(TEXT, TEXT)
 def test_points_lie_in_the_half_open_interval(salt: str, unit: str) -> None:
-    assert 0 <= bucket(salt, unit) < 1
+    assert 0 <= uniform(salt, unit) < 1
 
 
 @given(st.lists(TEXT, max_size=4), st.lists(TEXT, max_size=4))
@@ -43,33 +58,93 @@ def test_the_parts_are_kept_apart(left: list[str], right: list[str]) -> None:
     assert (uniform(*left) == uniform(*right)) == (left == right)
 
 
-@pytest.mark.parametrize("share", [0.01, 0.5])
-def test_shares_hold_within_binomial_bounds(share: float) -> None:
-    n = 60_000
-    got = sum(assign("split", f"u{i}", {"incumbent": 1 - share, "challenger": share}) == "challenger" for i in range(n))
-    assert abs(got - n * share) < 4 * math.sqrt(n * share * (1 - share))
+@given(TEXT, st.dictionaries(TEXT, st.floats(0, 10), min_size=1, max_size=4).filter(lambda s: sum(s.values()) > 1e-6))
+def test_neither_order_nor_scale_of_the_shares_counts(unit: str, shares: dict[str, float]) -> None:
+    found = {assign(KEY, unit, {arm: shares[arm] for arm in order}) for order in permutations(shares)}
+    found.add(assign(KEY, unit, {arm: share * 4 for arm, share in shares.items()}))
+    assert len(found) == 1 and shares[found.pop()] > 0
 
 
-def test_two_salts_are_independent() -> None:
-    n, weights = 20_000, {"a": 0.5, "b": 0.5}
-    same = sum(assign("one", f"u{i}", weights) == assign("two", f"u{i}", weights) for i in range(n))
+def three(low: float, high: float) -> st.SearchStrategy[list[float]]:
+    return st.lists(st.floats(low, high), min_size=3, max_size=3)
+
+
+@given(TEXT, three(0.001, 10), three(0.5, 2))
+def test_a_unit_moves_only_to_an_arm_that_grew_by_a_larger_factor(
+    unit: str, shares: list[float], factors: list[float]
+) -> None:
+    before = assign(KEY, unit, dict(zip(ARMS, shares, strict=True)))
+    grown = [share * factor for share, factor in zip(shares, factors, strict=True)]
+    after = assign(KEY, unit, dict(zip(ARMS, grown, strict=True)))
+    factor = dict(zip(ARMS, factors, strict=True))
+    assert before == after or factor[after] > factor[before]
+
+
+@pytest.mark.parametrize("shares", [{}, {"a": 0.0}, {"a": 1.0, "b": -0.5}, {"a": math.nan}, {"a": math.inf}])
+def test_unusable_shares_are_refused(shares: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="shares"):
+        assign(KEY, "u", shares)
+
+
+# ---- a million units
+
+
+@pytest.fixture(scope="module")
+def clocks() -> NDArray[np.float64]:
+    """For each unit and arm, when the arm's clock would ring at a rate of one."""
+    points = [[uniform(*KEY, arm, f"u{i}") for i in range(UNITS)] for arm in ARMS]
+    return -np.log1p(-np.array(points)).T
+
+
+def winners(clocks: NDArray[np.float64], shares: tuple[float, ...]) -> NDArray[np.int64]:
+    with np.errstate(divide="ignore"):
+        return (clocks / np.array(shares)).argmin(axis=1)
+
+
+def expected_to_stay(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Moulton and Jiang (2018), equation of the probability Jaccard index."""
+    both = [i for i in range(len(a)) if a[i] > 0 and b[i] > 0]
+    return sum(1 / sum(max(a[j] / a[i], b[j] / b[i]) for j in range(len(a))) for i in both)
+
+
+def test_a_million_units_get_what_one_at_a_time_gets(clocks: NDArray[np.float64]) -> None:
+    shares = (0.5, 0.3, 0.2)
+    one_by_one = [assign(KEY, f"u{i}", dict(zip(ARMS, shares, strict=True))) for i in range(3_000)]
+    assert [ARMS[i] for i in winners(clocks[:3_000], shares)] == one_by_one
+
+
+@pytest.mark.parametrize("shares", [(0.99, 0.01, 0.0), (0.5, 0.5, 0.0), (0.95, 0.025, 0.025), (0.2, 0.3, 0.5)])
+def test_shares_are_exact(clocks: NDArray[np.float64], shares: tuple[float, ...]) -> None:
+    got = np.bincount(winners(clocks, shares), minlength=3)
+    for count, share in zip(got, shares, strict=True):
+        assert abs(count - UNITS * share) <= 4 * math.sqrt(UNITS * share * (1 - share))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "minimal"),
+    [
+        ((0.5, 0.25, 0.25), (0.4, 0.3, 0.3), True),  # shares side by side in [0, 1) moved 21 %, for 10 %
+        ((0.95, 0.025, 0.025), (0.5, 0.25, 0.25), True),  # a stage that grows
+        ((0.95, 0.03, 0.02), (0.95, 0.03, 0.02), True),
+        ((0.5, 0.25, 0.25), (0.4, 0.25, 0.35), False),  # three factors: some units move over b
+        ((0.5, 0.5, 0.0), (0.5, 0.25, 0.25), False),
+    ],
+)
+def test_an_edit_moves_as_few_units_as_a_rule_without_memory_can(
+    clocks: NDArray[np.float64], before: tuple[float, ...], after: tuple[float, ...], minimal: bool
+) -> None:
+    first, second = winners(clocks, before), winners(clocks, after)
+    moved = float((first != second).mean())
+    expected = 1 - expected_to_stay(before, after)
+    assert abs(moved - expected) <= 4 * math.sqrt(expected * (1 - expected) / UNITS)
+    distance = sum(max(b - a, 0) for a, b in zip(before, after, strict=True))
+    assert math.isclose(expected, distance, abs_tol=1e-12) == minimal
+    assert expected <= 2 * distance / (1 + distance) + 1e-12
+    factor = np.array([b / a if a else math.inf for a, b in zip(before, after, strict=True)])
+    assert (factor[second] >= factor[first]).all()
+
+
+def test_two_keys_are_independent() -> None:
+    n, shares = 20_000, {"a": 0.5, "b": 0.5}
+    same = sum(assign(("one",), f"u{i}", shares) == assign(("two",), f"u{i}", shares) for i in range(n))
     assert abs(same - n / 2) < 4 * math.sqrt(n / 4)
-
-
-@given(TEXT, st.floats(0.0, 0.9), st.floats(0.01, 0.1))
-def test_growing_a_share_moves_only_into_it(unit: str, share: float, more: float) -> None:
-    before = assign("grow", unit, {"incumbent": 1 - share, "challenger": share})
-    after = assign("grow", unit, {"incumbent": 1 - share - more, "challenger": share + more})
-    assert (before, after) != ("challenger", "incumbent")
-
-
-@given(TEXT, st.lists(st.floats(0, 10), min_size=1, max_size=5).filter(lambda w: sum(w) > 1e-6))
-def test_an_arm_without_weight_gets_nobody(unit: str, weights: list[float]) -> None:
-    arms = {str(i): weight for i, weight in enumerate(weights)}
-    assert arms[assign("zero", unit, arms)] > 0
-
-
-@pytest.mark.parametrize("weights", [{}, {"a": 0.0}, {"a": 1.0, "b": -0.5}, {"a": math.nan}, {"a": math.inf}])
-def test_unusable_weights_are_refused(weights: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="weights"):
-        assign("s", "u", weights)

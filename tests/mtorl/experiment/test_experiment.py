@@ -6,8 +6,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
+from scipy.stats import chi2_contingency
 
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.policy.schedule import Pacing
@@ -67,6 +69,11 @@ def test_the_manual_in_the_docstring_is_a_valid_file(tmp_path: Path) -> None:
         ({"salt": 7}, "salt"),
         ({"unit": "session"}, "unit"),
         ({"layer": None}, "layer"),
+        ({"layer_part": [0.5, 0.5]}, "layer_part"),
+        ({"layer_part": [0.5]}, "layer_part"),
+        ({"layer_part": [-0.1, 0.5]}, "layer_part"),
+        ({"layer_part": [0, 1.5]}, "layer_part"),
+        ({"arms": [FILE["arms"][0], {**FILE["arms"][1], "name": "outside"}]}, "outside"),
         ({"stage": "10%"}, "stage"),
         ({"stage": 0.5}, "stage"),
         ({"arms": "incumbent"}, "arms"),
@@ -154,6 +161,67 @@ def test_a_growing_stage_moves_users_only_to_the_challengers_they_belong_to() ->
     last = Counter(stages[-1].arm_of(user)[0] for user in USERS)
     assert last["b"] / len(USERS) == pytest.approx(0.3, abs=0.03)
     assert stages[2].shares() == pytest.approx({"b": 0.03, "incumbent": 0.95, "c": 0.02})
+
+
+def test_weights_and_order_of_the_arms_move_only_who_must_move() -> None:
+    def arms_of(**weights: float) -> list[str]:
+        arms = [{"name": name, "weight": weight, "endpoint": "http://x"} for name, weight in weights.items()]
+        return [make(arms=arms, stage="5%").arm_of(user)[0] for user in USERS]
+
+    before = arms_of(incumbent=0.5, b=0.25, c=0.25)
+    assert before == arms_of(c=0.25, incumbent=0.5, b=0.25)
+    assert before == arms_of(incumbent=0.4, b=0.3, c=0.3)  # at this stage the shares stay as they are
+
+
+# ---- layers
+
+
+def arms_and_places(experiment: Experiment) -> list[str]:
+    return [experiment.arm_of(user)[0] for user in USERS]
+
+
+def independent(one: list[str], other: list[str]) -> bool:
+    """Chi-square test of independence, at one in a thousand."""
+    table = pd.crosstab(pd.Series(one), pd.Series(other))
+    return bool(chi2_contingency(table).pvalue > 0.001)
+
+
+def test_two_experiments_of_one_layer_share_no_user() -> None:
+    one = arms_and_places(make(name="one", layer_part=[0, 0.4]))
+    other = arms_and_places(make(name="other", layer_part=[0.4, 1]))
+    assert all((a == "outside") != (b == "outside") for a, b in zip(one, other, strict=True))
+    inside = [arm for arm in one if arm != "outside"]
+    assert len(inside) / len(USERS) == pytest.approx(0.4, abs=0.03)
+    assert inside.count("challenger") / len(inside) == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_part_that_grows_moves_nobody_who_was_in_it() -> None:
+    small, large = (arms_and_places(make(layer_part=part)) for part in ([0.25, 0.5], [0.25, 0.75]))
+    assert all(a in ("outside", b) for a, b in zip(small, large, strict=True))
+
+
+@pytest.mark.parametrize("part", [[0, 1], [0.2, 0.7]])
+def test_experiments_of_two_layers_are_independent_even_with_one_salt(part: list[float]) -> None:
+    one = arms_and_places(make(layer="channels", layer_part=part))
+    assert independent(one, arms_and_places(make(layer="prices", layer_part=part)))
+    assert not independent(one, arms_and_places(make(layer="channels", layer_part=part)))
+
+
+def test_two_experiments_of_one_layer_are_independent_even_with_one_salt() -> None:
+    """One after the other: neither inherits the groups, and so the past, of the one before."""
+    assert independent(arms_and_places(make(name="one")), arms_and_places(make(name="other")))
+
+
+def test_users_outside_get_the_incumbent_and_spend_no_arms_money() -> None:
+    experiment = make(layer_part=[0, 0.25], stage="50%")
+    assert {experiment.arm_of(user) for user in USERS} == {
+        ("outside", 1.0),
+        ("incumbent", 0.5),
+        ("challenger", 0.5),
+    }
+    assert experiment.arm("outside") == experiment.arm("incumbent")
+    limits = {account.arm: account.limit for account in experiment.accounts() if account.campaign == "*"}
+    assert limits == {"incumbent": 12.5, "challenger": 12.5, "outside": 75.0}
 
 
 @pytest.mark.parametrize("changes", [{"enabled": False}, {"stage": "shadow"}])

@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from mtorl.experiment.assignment import uniform
+from mtorl.experiment.assignment import draw
 from mtorl.log.records import json_schema
 from mtorl.log.times import microseconds
 from tests.serving.router_fixtures import (
@@ -58,12 +58,11 @@ def test_the_arm_gets_the_window_and_a_reproducible_draw(tmp_path: Path) -> None
         h.features.users["u2"] = h.features.users["u1"]
         await h.predict(instance(request_id="r1", timestamp=now.isoformat()))
         await h.predict(instance("u2", request_id="r1", timestamp=now.isoformat()))
-        (answer,) = await h.predict(instance(timestamp=now.isoformat()))
-        first, second, third = (item for _, item in h.arm.asked)
-        assert first == second
-        assert first["u"] == uniform("s", "decision", "r1") and third["u"] == uniform(
-            "s", "decision", answer["decision_id"]
-        )
+        await h.predict(instance(timestamp=now.isoformat()))
+        first, second, _ = (item for _, item in h.arm.asked)
+        assert first["window"] == second["window"]
+        parts = ("experiment", "user_id", "campaign_id", "request_id", "decision_id")
+        assert [item["u"] for _, item in h.arm.asked] == [draw(*(r[part] for part in parts)) for r in h.records()]
         (time,) = h.features.users["u1"].history["hist_timestamp"]
         assert first["window"] == {
             "timestamp": microseconds(now),
@@ -77,6 +76,27 @@ def test_the_arm_gets_the_window_and_a_reproducible_draw(tmp_path: Path) -> None
             "static": {"age": "30-39"},
         }
         assert len({record["feature_hash"] for record in h.records()}) == 1
+
+    run(scenario, tmp_path)
+
+
+def test_users_that_share_a_request_id_draw_for_themselves(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        for group in range(4):
+            await h.predict(*(instance(f"u{group}-{i}", request_id="r1") for i in range(50)))
+        low = sum(item["u"] < 0.5 for _, item in h.arm.asked)
+        assert 70 < low < 130
+
+    run(scenario, tmp_path)
+
+
+def test_a_caller_that_knows_the_experiment_can_not_choose_the_draw(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        (first,) = await h.predict(instance(request_id="r1"))
+        await h.outcome(first["decision_id"], "cancel", 0.0)  # so that the same request is decided anew
+        await h.predict(instance(request_id="r1"))
+        one, other = (item["u"] for _, item in h.arm.asked)
+        assert one != other
 
     run(scenario, tmp_path)
 
@@ -133,6 +153,18 @@ def test_users_are_sticky_and_split_as_the_experiment_says(tmp_path: Path) -> No
         folder = tmp_path / name
         folder.mkdir()
         run(asked_arms, folder, changes=changes)
+
+
+def test_a_user_outside_the_experiment_gets_the_incumbent_and_is_marked(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        answers = await h.predict(*(instance(f"u{i}") for i in range(20)))
+        assert {answer["arm"] for answer in answers} == {"outside", "incumbent", "challenger"}
+        outside = [answer["arm"] == "outside" for answer in answers]
+        assert sum(outside) == sum(record["assignment_probability"] == 1 for record in h.records())
+        assert h.balance("outside").limit == 50 and h.balance("outside").reserved == sum(outside) * COST_CAP["video"]
+        assert h.router.health.parts.keys() == {"experiment", "ledger", "features", "incumbent", "challenger"}
+
+    run(scenario, tmp_path, changes={"layer_part": [0.5, 1]})
 
 
 def test_a_paced_budget_has_a_price_for_each_channel(tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from typing import Any
 import jsonschema
 import pytest
 
-from mtorl.experiment.assignment import uniform
 from mtorl.log.records import json_schema
 from serving.ledger import Wanted
 from serving.router.flow.stages import Deadline
 from tests.serving.router_fixtures import (
+    CONTEXT,
     SHORT_DEADLINE,
     Harness,
     decision,
@@ -235,10 +235,9 @@ def test_a_log_that_hangs_is_withdrawn_when_it_wakes_up(tmp_path: Path, monkeypa
 
 def test_one_bad_item_never_fails_its_batch_mates(tmp_path: Path) -> None:
     async def scenario(h: Harness) -> None:
-        users = [f"u{i}" for i in range(12)]
-        bad = {uniform("s", "decision", f"r{i}") for i in (3, 7)}
-        h.arm.mode = lambda item: {"error": "bad"} if item["u"] in bad else decision()
-        answers = await h.predict(*(instance(user, request_id=f"r{i}") for i, user in enumerate(users)))
+        h.arm.mode = lambda item: {"error": "bad"} if item["window"]["context"]["hour"][-1] in (3, 7) else decision()
+        each = (instance(f"u{i}", request_id=f"r{i}", context={**CONTEXT, "hour": i}) for i in range(12))
+        answers = await h.predict(*each)
         assert [i for i, answer in enumerate(answers) if answer["fallback_reason"]] == [3, 7]
         assert [answer["request_id"] for answer in answers] == [f"r{i}" for i in range(12)]
 
