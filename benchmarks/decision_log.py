@@ -43,6 +43,7 @@ QUICK_SIZES = (5_000, 20_000)
 STORES = ("segments", "sqlite")
 WAITING = 10_000
 CALLERS = (1, 32)
+TOKENS = 20
 SECONDS = 5.0  # for each measure of appends
 READ_AT_ONCE = 256
 
@@ -51,6 +52,7 @@ def records(seed: int) -> Iterator[tuple[Kind, Any]]:
     """Decisions, and outcomes of a fifth of them; ids never come again."""
     draw = random.Random(seed)
     channels = ["search", "social", "display", "video"]
+    windows = [_window(draw) for _ in range(100)]  # made beforehand: making them is no part of an append
     for i in itertools.count():
         name, now = f"{draw.getrandbits(128):032x}", datetime.now(UTC).isoformat(timespec="microseconds")
         decision: DecisionRecord = {
@@ -66,20 +68,29 @@ def records(seed: int) -> Iterator[tuple[Kind, Any]]:
             "request_id": f"request-{i}",
             "experiment": "mtorl-vs-frequency",
             "reservation_id": name,
-            "schema_version": 1,
+            "schema_version": 2,
             "unit_hash": name[:16],
             "user_id": f"user-{i % 50_000}",
+            "layer": "channel-policy",
+            "salt": "2026-01-a",
+            "experiment_version": name[:16],
+            "shares": {"incumbent": 0.5, "challenger": 0.5},
             "assignment_probability": 0.5,
             "stage": "50%",
             "model_name": "challenger",
+            "model_version": name[:12],
             "model_digest": f"sha256:{draw.getrandbits(256):064x}",
             "feature_hash": name[16:],
             "features_found": True,
+            "features": windows[i % len(windows)],
             "campaign_id": "spring",
             "context": {"hour": 14.0, "device": "phone", "placement": "top"},
+            "request_time": now,
+            "request_hash": name[:16],
             "candidates": channels,
             "channel_probs": {channel: draw.random() for channel in channels},
             "price": draw.random(),
+            "prices": {channel: draw.random() for channel in channels},
             "reserved": 0.05,
             "withdrawn": False,
             "latency_seconds": draw.random(),
@@ -96,6 +107,26 @@ def records(seed: int) -> Iterator[tuple[Kind, Any]]:
                 "event_time": now,
             }
             yield "outcome", outcome
+
+
+def _window(draw: random.Random) -> dict[str, Any]:
+    """A full window of the built-in data set, of `TOKENS` touchpoints."""
+    counts = range(TOKENS)
+    return {
+        "timestamp": 1_767_268_800_000_000,
+        "prev_channel": [draw.choice(("search", "social", "display", "video")) for _ in counts],
+        "prev_timestamp": [1_767_000_000_000_000.0 + draw.getrandbits(30) for _ in counts],
+        "prev_click": [draw.randrange(2) for _ in counts],
+        "prev_conversion": [0 for _ in counts],
+        "prev_revenue": [0.0 for _ in counts],
+        "prev_cost": [draw.random() for _ in counts],
+        "context": {
+            "hour": [float(draw.randrange(24)) for _ in counts],
+            "device": [draw.choice(("mobile", "desktop", "tv")) for _ in counts],
+            "placement": [draw.choice(("feed", "top", "sidebar")) for _ in counts],
+        },
+        "static": {"age_group": "25-34", "tenure_days": 311.0, "region": "north"},
+    }
 
 
 def open_log(store: str, folder: Path) -> Spool | SqliteLog:

@@ -1,7 +1,7 @@
 """The decision log becomes touchpoints: what was shown is written to users' online histories as its events arrive.
 
     feed = Feed(Journal(Path("journal.sqlite")), open_history(repo, spec))
-    feed.take([("mtorl.decision.v1", record), ("mtorl.outcome.v1", record)])
+    feed.take([("mtorl.decision.v2", record), ("mtorl.outcome.v1", record)])
 
 An exposure becomes a touchpoint with its first outcome, at the latest with its cost. Before that, nobody knows whether
 the ad was shown: an exposure may be cancelled. (If an outcome arrives before the cancellation, the ad was shown, and
@@ -21,11 +21,13 @@ from typing import Any
 
 from features.online.history import History
 from features.online.journal import Journal
-from mtorl.log.records import is_withdrawn
+from mtorl.log.records import DECISION_VERSION, OUTCOME_VERSION, is_withdrawn
 
-DECISION, OUTCOME = "mtorl.decision.v1", "mtorl.outcome.v1"
+DECISION, OUTCOME = f"mtorl.decision.v{DECISION_VERSION}", f"mtorl.outcome.v{OUTCOME_VERSION}"
+_OF_DECISION = ("decision_id", "user_id", "event_time", "channel", "context", "expose")
 _FIELDS = {
-    DECISION: ("decision_id", "user_id", "event_time", "channel", "context", "expose"),
+    "mtorl.decision.v1": _OF_DECISION,  # from a router of an earlier version
+    DECISION: _OF_DECISION,
     OUTCOME: ("event_id", "decision_id", "kind", "value"),
 }
 _LARGEST = 1e9  # currency units; the router accepts no larger amount
@@ -70,7 +72,7 @@ class Feed:
             if kind.startswith("mtorl.") and kind not in _FIELDS:
                 raise EventError(f"type: {kind} is not one of {', '.join(_FIELDS)}")
             if kind in _FIELDS:
-                records[kind].append(_checked(kind, record))
+                records[OUTCOME if kind == OUTCOME else DECISION].append(_checked(kind, record))
         written = 0
         for decision in sorted(self._journal.record(records[DECISION], records[OUTCOME])):
             shown = self._journal.shown(decision)

@@ -42,7 +42,9 @@ arm is known by its name: the order of the arms does not matter, and another nam
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -205,6 +207,11 @@ class Experiment(StrictModel):
             campaign, channel, period = next(scope for scope in scopes if scopes.count(scope) > 1)
             raise ValueError(f"campaign {campaign!r}, channel {channel!r}, {period} is given twice")
         return budgets
+
+    @cached_property
+    def version(self) -> str:
+        """Changes with everything that the file says: 16 hexadecimal digits."""
+        return hashlib.blake2b(self.model_dump_json().encode(), digest_size=8).hexdigest()
 
     def arm_of(self, user_id: str) -> tuple[str, float]:
         """The arm that serves a user, and the probability with which a user gets that arm.

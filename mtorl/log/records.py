@@ -7,9 +7,13 @@
     is_withdrawn(record)                              # also of a record from before `withdrawn` was a field
 
 The router writes decisions and outcomes, one JSON line each; features and monitoring read them. What the router answers
-is a part of what it logs, so a decision record extends the two forms of the answer.
+is a part of what it logs, so a decision record extends the two forms of the answer. It holds what a replay needs: the
+arm follows from layer, experiment, salt, shares and user (`mtorl.experiment.assignment`), the draw from experiment,
+user, campaign, request and decision, the channel from the draw and the probabilities, in the order of the candidates;
+and a policy that is asked with the features, the draw and the prices answers the same again.
 
-A field that is added, removed or renamed makes a new `SCHEMA_VERSION`.
+A field that is added, removed or renamed makes a new version of the schema. Records of earlier versions lie in spools,
+sinks and events on their way, and are read as well: what they lack is null.
 """
 
 from __future__ import annotations
@@ -23,7 +27,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic reads typing's own only from Python 3.12 on
 
 Kind = Literal["decision", "outcome"]
-SCHEMA_VERSION: Literal[1] = 1
+DECISION_VERSION: Literal[2] = 2
+OUTCOME_VERSION: Literal[1] = 1
 
 OutcomeKind = Literal["cost", "click", "conversion", "revenue", "cancel"]
 OUTCOME_KINDS: tuple[OutcomeKind, ...] = get_args(OutcomeKind)
@@ -71,7 +76,7 @@ class V1Answer(V2Answer):
     """What the v1 protocol answers, beside the model."""
 
     request_id: Annotated[
-        str | None, Field(description="The caller's id of the request; with it the draw can be reproduced.")
+        str | None, Field(description="The caller's id of the request, unique for a user and campaign.")
     ]
     experiment: Name
     reservation_id: str | None
@@ -81,17 +86,35 @@ class V1Answer(V2Answer):
 class DecisionRecord(V1Answer):
     """One decision of the router, with everything that an evaluation needs."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     unit_hash: Annotated[Hash, Field(description="Pseudonym of the user, for joins that need no name.")]
     user_id: Name
-    assignment_probability: Probability
+    layer: Name
+    salt: Name
+    experiment_version: Annotated[
+        Hash, Field(description="Of the experiment as it was in force: its file, with everything in it.")
+    ]
+    shares: Annotated[
+        dict[str, Annotated[float, Field(ge=0, le=1)]], Field(description="Of the experiment's users, by arm.")
+    ]
+    assignment_probability: Annotated[
+        Probability, Field(description="Share of the arm; 1: nobody was randomised, or the user is outside.")
+    ]
     stage: Annotated[Stage, Field(description="Of the experiment; off: the kill switch was on.")]
     model_name: Annotated[str | None, Field(description="null: no model answered.")]
+    model_version: str | None
     model_digest: str | None
     feature_hash: Annotated[Hash | None, Field(description="Of the window that the model saw; null: none was built.")]
     features_found: Annotated[bool, Field(description="false: the user has no history.")]
+    features: Annotated[
+        dict[str, Any] | None, Field(description="The window, as the model was asked with it; null: none was built.")
+    ]
     campaign_id: Name
     context: Annotated[dict[str, str | float | None], Field(description="As the request gave it.")]
+    request_time: Annotated[Time, Field(description="When the opportunity arose, UTC: as the request said, or came.")]
+    request_hash: Annotated[
+        Hash | None, Field(description="Of what the request said; null: it had no id. The same id has one hash.")
+    ]
     candidates: Annotated[list[Name], Field(min_length=1)]
     channel_probs: Annotated[
         dict[str, Annotated[float, Field(ge=0, le=1)]],
@@ -99,6 +122,9 @@ class DecisionRecord(V1Answer):
     ]
     price: Annotated[
         Amount | None, Field(description="Gain per currency unit that the model asked for; null: it did not say.")
+    ]
+    prices: Annotated[
+        dict[str, Amount], Field(description="The same for each channel; without those that are not known.")
     ]
     reserved: Annotated[Amount, Field(description="Currency units set aside.")]
     withdrawn: Annotated[
@@ -130,8 +156,8 @@ ID_FIELD: dict[Kind, str] = {"decision": "decision_id", "outcome": "event_id"}
 # are copies, because the log is shipped at least once.
 _FIRST_COUNTS: dict[Kind, str] = {"decision": "withdrawn DESC, event_time", "outcome": "event_time"}
 
-# Records from before `withdrawn` was a field lie in spools, sinks and events on their way. The router fell back for one
-# of these reasons when it withdrew a decision, and for no other.
+# Before `withdrawn` was a field: the router fell back for one of these reasons when it withdrew a decision, and for no
+# other.
 _REASONS_TO_WITHDRAW = ("log", "internal")
 _WITHDRAWN = f"coalesce(withdrawn, fallback_reason IN {_REASONS_TO_WITHDRAW}, false)"
 
@@ -140,28 +166,30 @@ _WITHDRAWN = f"coalesce(withdrawn, fallback_reason IN {_REASONS_TO_WITHDRAW}, fa
 def json_schema(kind: Kind) -> dict[str, Any]:
     """The JSON schema (2020-12) of a record."""
     schema = TypeAdapter(_RECORDS[kind]).json_schema()
-    dialect, name = "https://json-schema.org/draft/2020-12/schema", f"{kind}.v{SCHEMA_VERSION}.json"
-    return {"$schema": dialect, "$id": name, **schema}
+    version = schema["properties"]["schema_version"]["const"]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"{kind}.v{version}.json", **schema}
 
 
 @cache
 def sql_columns(kind: Kind) -> dict[str, str]:
     """Columns and their DuckDB types; objects and lists stay JSON text, for their keys differ between data sets."""
     columns = {name: _SQL_TYPES.get(type_, "VARCHAR") for name, type_ in plain_types(_RECORDS[kind]).items()}
-    return columns | {"event_time": "TIMESTAMPTZ"}
+    times = {name for name in columns if name.endswith("_time")}
+    return columns | dict.fromkeys(times, "TIMESTAMPTZ")
 
 
 def one_record_each(kind: Kind, relation: str) -> str:
     """A DuckDB query: of several records with one id the one that counts, with all columns of the relation.
 
-    Of decisions, `withdrawn` is there and never null, whether or not the relation has it.
+    Columns that records of an earlier version lack are there, and null; of decisions, `withdrawn` is never null.
     """
+    columns = {name: type_ for name, type_ in sql_columns(kind).items() if name not in (ID_FIELD[kind], "event_time")}
+    nulls = ", ".join(f"NULL::{type_} AS {name}" for name, type_ in columns.items())
+    complete = f"(FROM {relation} UNION ALL BY NAME SELECT {nulls} WHERE false)"
     if kind == "decision":
-        columns = "NULL::BOOLEAN AS withdrawn, NULL::VARCHAR AS fallback_reason"
-        complete = f"(FROM {relation} UNION ALL BY NAME SELECT {columns} WHERE false)"
-        relation = f"(SELECT * REPLACE ({_WITHDRAWN} AS withdrawn) FROM {complete})"
+        complete = f"(SELECT * REPLACE ({_WITHDRAWN} AS withdrawn) FROM {complete})"
     number = f"row_number() OVER (PARTITION BY {ID_FIELD[kind]} ORDER BY {_FIRST_COUNTS[kind]})"
-    return f"SELECT * FROM {relation} QUALIFY {number} = 1"
+    return f"SELECT * FROM {complete} QUALIFY {number} = 1"
 
 
 def is_withdrawn(decision: Mapping[str, Any]) -> bool:

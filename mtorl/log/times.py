@@ -14,3 +14,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def microseconds(when: datetime) -> int:
     """Microseconds since 1970 of a time that has a zone."""
     return (when - _EPOCH) // timedelta(microseconds=1)
+
+
+def iso(at: int) -> str:
+    """ISO 8601 text, in UTC, of microseconds since 1970."""
+    return (_EPOCH + timedelta(microseconds=at)).isoformat(timespec="microseconds")

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import orjson
 
-from mtorl.log.records import ID_FIELD, SCHEMA_VERSION, Kind, is_withdrawn
+from mtorl.log.records import ID_FIELD, Kind, is_withdrawn
 
 JSON = "application/json"
 BATCH_JSON = "application/cloudevents-batch+json"
@@ -34,7 +34,7 @@ def attributes(kind: Kind, line: bytes, source: str) -> dict[str, str]:
             "specversion": "1.0",
             "id": event_id,
             "source": source,
-            "type": f"mtorl.{kind}.v{SCHEMA_VERSION}",
+            "type": f"mtorl.{kind}.v{record['schema_version']}",
             "time": record["event_time"],
             "partitionkey": record["decision_id"],
         }

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +49,25 @@ def read(folder: Path, kind: Kind) -> Iterator[dict[str, Any]]:
 def read_file(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a file; none if there is no such file."""
     if path.exists():
-        with path.open("rb") as lines:
-            yield from (orjson.loads(line) for line in lines if line.endswith(b"\n"))
+        yield from map(orjson.loads, _whole_lines(path))
 
 
-def newest(folder: Path, kind: Kind, count: int) -> list[dict[str, Any]]:
-    """The last records of a kind, oldest first; older files are not read."""
-    lines: list[bytes] = []
+def newest(folder: Path, kind: Kind, count: int) -> Iterator[dict[str, Any]]:
+    """The last records of a kind, oldest first; older files are not read, and one record at a time is in memory."""
+    paths: list[Path] = []
+    surplus = -count  # records in the files that are not wanted
     for path in reversed(segments(folder, kind)):
-        with path.open("rb") as file:
-            lines = [line for line in file if line.endswith(b"\n")][-(count - len(lines)) :] + lines
-        if len(lines) >= count:
+        if surplus >= 0:
             break
-    return [orjson.loads(line) for line in lines]
+        paths.insert(0, path)
+        surplus += sum(1 for _ in _whole_lines(path))
+    lines = (line for path in paths for line in _whole_lines(path))
+    yield from map(orjson.loads, islice(lines, max(surplus, 0), max(surplus, 0) + count))
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as lines:
+        yield from (line for line in lines if line.endswith(b"\n"))
 
 
 def recover(path: Path, torn: list[bytes]) -> Iterator[dict[str, Any]]:

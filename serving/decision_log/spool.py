@@ -188,7 +188,7 @@ class Spool:
         """All durable records of a kind, oldest first."""
         return segments.read(self.folder, kind)
 
-    def newest(self, kind: Kind, count: int) -> list[dict[str, Any]]:
+    def newest(self, kind: Kind, count: int) -> Iterator[dict[str, Any]]:
         """The last durable records of a kind, oldest first."""
         return segments.newest(self.folder, kind, count)
 

@@ -2,7 +2,8 @@
 
     {"window": {...}, "u": 0.42, "candidates": ["search"]?, "price": 0.3 or {"search": 0.3, ...}?}
     -> {"channel": "search", "propensity": 0.7, "channel_probs": {...}, "expected_reward": ..., "expected_cost": ...,
-        "expose": true, "utility": ..., "price": 0.3, "model": {"name": ..., "version": ..., "digest": ...}}
+        "expose": true, "utility": ..., "price": 0.3, "prices": {"search": 0.3, ...},
+        "model": {"name": ..., "version": ..., "digest": ...}}
 
 `price` is the price of the chosen channel.
 """
@@ -46,6 +47,7 @@ class PolicyHandler(ArtifactHandler[Choice]):
                 "expose": bool(chosen.expose_B[b]),
                 "utility": float(chosen.utility_B[b]),
                 "price": asked[b].prices[channel],
+                "prices": dict(zip(channels, asked[b].prices, strict=True)),
             }
             for b, channel in enumerate(chosen.channel_B.tolist())
         ]

@@ -92,8 +92,8 @@ class Router:
         if self.spool.torn:
             log.warning("the decision log held %d torn records; they were set aside", self.spool.torn)
         self._assemble()
-        newest = await asyncio.to_thread(self.spool.newest, "decision", idempotency_cache.MOST)
-        self.decider.cache.load(self.live.experiment.salt, newest)
+        newest = self.spool.newest("decision", idempotency_cache.MOST)
+        await asyncio.to_thread(self.decider.cache.load, self.live.experiment.salt, newest)
         await self._arms.open()
         await asyncio.to_thread(self.live.refresh)  # a switch that was thrown while the router waited
         await self._set_accounts()

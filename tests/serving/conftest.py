@@ -4,10 +4,14 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
+from mtorl.log.records import DECISION_VERSION, OUTCOME_VERSION, DecisionRecord, OutcomeRecord
+from serving.decision_log import Spool
 from tests.redis_server import redis_server
 
 
@@ -48,6 +52,30 @@ def remains(tmp_path: Path) -> Callable[[], list[str]]:
         return living()
 
     return after_a_moment
+
+
+_RECORDS = {"decision": TypeAdapter(DecisionRecord), "outcome": TypeAdapter(OutcomeRecord)}
+
+_VERSIONS = {"decision": DECISION_VERSION, "outcome": OUTCOME_VERSION}
+
+
+@pytest.fixture(autouse=True)
+def records_are_valid(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever a test logs must be what the schema says, unless its schema_version is not that of today's records."""
+    enqueue, faults = Spool._enqueue, []
+
+    def checked(spool: Spool, entry: Any) -> Any:
+        for record in entry.records:
+            if record.get("schema_version") == _VERSIONS[entry.kind]:
+                try:
+                    _RECORDS[entry.kind].validate_python(record, strict=True)
+                except ValidationError as error:
+                    faults.append(error)
+        return enqueue(spool, entry)
+
+    monkeypatch.setattr(Spool, "_enqueue", checked)
+    yield
+    assert not faults, faults[0]
 
 
 @pytest.fixture(scope="session")

@@ -103,7 +103,7 @@ class WebSink:
         return web.Response(status=202)
 
     def ids(self, kind: Kind) -> list[str]:
-        return [event["id"] for event in self.got if event["type"] == f"mtorl.{kind}.v1"]
+        return [event["id"] for event in self.got if event["type"].startswith(f"mtorl.{kind}.")]
 
 
 def parse(headers: dict[str, str], body: bytes) -> list[dict[str, Any]]:

@@ -35,6 +35,7 @@ class ArmAnswer:
     expected_cost: float
     expose: bool
     price: float | None
+    prices: dict[str, float]  # of each channel; empty: the policy did not say
     model: dict[str, Any]  # name, version, digest
 
 
@@ -124,15 +125,18 @@ class Arms:
         channel, expose = item["channel"], item["expose"]
         probs = {name: _number(p, 0.0, 1.0 + 1e-6) for name, p in item["channel_probs"].items()}
         propensity = _number(item["propensity"], 0.0, 1.0 + 1e-6)
-        if channel not in self._channels or not set(probs) <= set(self._channels):
-            raise ArmError(f"unknown channel in {channel!r}, {list(probs)}")
+        price = item.get("price")
+        prices = {name: _number(value, 0.0) for name, value in item.get("prices", {}).items()}
+        if channel not in self._channels or not set(probs) | set(prices) <= set(self._channels):
+            raise ArmError(f"unknown channel in {channel!r}, {list(probs)}, {list(prices)}")
         if abs(sum(probs.values()) - 1.0) > 1e-3 or abs(probs[channel] - propensity) > 1e-6 or propensity <= 0.0:
             raise ArmError(f"probabilities do not fit together: {propensity}, {probs}")
         if not isinstance(expose, bool):
             raise ArmError(f"expose is {expose!r}")
-        price = item.get("price")
         model = {key: item["model"].get(key) for key in ("name", "version", "digest")}
-        if not isinstance(model["name"], str) or not isinstance(model["digest"], str):
+        if not (isinstance(model["name"], str) and isinstance(model["version"], str | None)) or not isinstance(
+            model["digest"], str
+        ):
             raise ArmError(f"the model does not say who it is: {model}")
         return ArmAnswer(
             channel=channel,
@@ -142,6 +146,7 @@ class Arms:
             expected_cost=_number(item["expected_cost"], 0.0),
             expose=expose,
             price=None if price is None else _number(price, 0.0),
+            prices=prices,
             model=model,
         )
 

@@ -14,7 +14,7 @@ from serving.router.flow.admission import CURRENT
 from serving.router.flow.arms import ArmError, Arms
 from serving.router.flow.budgets import Budgets, BudgetsClosed, NoAccount
 from serving.router.flow.features import FeatureReader
-from serving.router.flow.idempotency_cache import IdempotencyCache
+from serving.router.flow.idempotency_cache import IdempotencyCache, RequestConflict
 from serving.router.flow.pending_decision import PendingDecision
 from serving.router.flow.requests import DecisionRequest
 from serving.router.flow.stages import Deadline, NoTimeLeft, Stages
@@ -70,6 +70,9 @@ class Decider:
         """One prediction for each request, in order; a request that came before gets the answer that it got then.
 
         A decision goes on when its caller gives up: money may be reserved, and others may wait for the same answer.
+
+        Raises:
+            RequestConflict: A request has the id of another one. Nothing was decided.
         """
         task = asyncio.create_task(self._decide(requests))
         self._running.add(task)
@@ -83,18 +86,14 @@ class Decider:
 
     async def _decide(self, requests: Sequence[DecisionRequest]) -> list[dict[str, Any]]:
         deadline = self._stages.deadline()
-        new: list[PendingDecision] = []
         answers: list[asyncio.Future[dict[str, Any]] | PendingDecision] = []
-        for request in requests:
-            decision = PendingDecision.start(request, self._live.experiment, self._spool.identity)
-            if decision.key is not None and (answer := self.cache.repeat(decision.key)) is not None:
-                answers.append(answer)
-                metrics.REPEATED.inc()
-                continue
-            if decision.key is not None:
-                self.cache.begin(decision.key)
-            new.append(decision)
-            answers.append(decision)
+        try:
+            for request in requests:
+                answers.append(self._start(request))
+        except RequestConflict as error:
+            self.cache.give_up(answer.key for answer in answers if isinstance(answer, PendingDecision))
+            raise RequestConflict(f"instances[{len(answers)}]: {error}") from None
+        new = [answer for answer in answers if isinstance(answer, PendingDecision)]
         try:
             await self._run_stages(new, deadline)
         except Exception as error:  # a bug of ours; the caller, and whoever waits for this answer, get the default
@@ -110,6 +109,16 @@ class Decider:
             predictions[answer.decision_id] if isinstance(answer, PendingDecision) else await asyncio.shield(answer)
             for answer in answers
         ]
+
+    def _start(self, request: DecisionRequest) -> asyncio.Future[dict[str, Any]] | PendingDecision:
+        """The answer to a request that came before, or else a new decision."""
+        decision = PendingDecision.start(request, self._live.experiment, self._spool.identity)
+        if decision.key is not None:
+            if (answer := self.cache.repeat(decision.key, request.content)) is not None:
+                metrics.REPEATED.inc()
+                return answer
+            self.cache.begin(decision.key, request.content)
+        return decision
 
     async def _run_stages(self, decisions: Decisions, deadline: Deadline) -> None:
         await self._read_features(decisions, deadline)
@@ -151,9 +160,9 @@ class Decider:
         policy = decisions[0].experiment.arm(arm)
         try:
             async with self._stages.run("model", deadline, (arm,), part=policy.name):
-                pacer = self._budgets.pacer
-                items = [decision.item(pacer.prices(arm, decision.request.campaign_id)) for decision in decisions]
-                answers = await self._arms.ask(policy.url, items)
+                for decision in decisions:
+                    decision.prices = self._budgets.pacer.prices(arm, decision.request.campaign_id)
+                answers = await self._arms.ask(policy.url, [decision.item() for decision in decisions])
         except NoTimeLeft as error:
             _fail(decisions, "no_time", error)
             return

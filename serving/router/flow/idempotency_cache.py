@@ -1,9 +1,12 @@
-"""A request that comes again gets the answer that it got before.
+"""A request that comes again gets the answer that it got before; another one with its id is refused.
 
 A caller whose connection broke can't know whether its request was decided on. It asks again with the same request id.
 The router that took the decision repeats its answer, from memory or, after a crash, from its log. A request that it no
 longer remembers, or that another router took, is decided anew: another decision with an id of its own, for which the
 ledger refuses to pay a second time.
+
+A request with the id of another one (same user and campaign, but another context or time) is a mistake of the caller:
+the old answer would not be one to its question.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -27,6 +30,10 @@ MOST = 50_000  # answers that are remembered: a minute of a busy router
 SECONDS = 600.0  # for which they are: far less than a reservation lasts, so that a repeated exposure is still paid for
 
 
+class RequestConflict(RuntimeError):
+    """A request id was used before, for a request that said something else; HTTP 409."""
+
+
 def request_key(salt: str, request: DecisionRequest) -> str | None:
     """Equal for two requests that are the same one: same id, user and campaign. None without an id."""
     if request.request_id is None:
@@ -34,13 +41,24 @@ def request_key(salt: str, request: DecisionRequest) -> str | None:
     return _key(salt, request.user_id, request.campaign_id, request.request_id)
 
 
+class _Answered(NamedTuple):
+    at: float  # time.monotonic
+    content: str | None  # of the request; None: the log of an earlier version did not say
+    answer: Prediction
+
+
+class _InProgress(NamedTuple):
+    content: str | None
+    answer: asyncio.Future[Prediction]
+
+
 class IdempotencyCache:
     """Recent answers, and requests that are being decided. For one event loop."""
 
     def __init__(self) -> None:
-        self._answers: OrderedDict[str, tuple[float, Prediction]] = OrderedDict()
+        self._answers: OrderedDict[str, _Answered] = OrderedDict()
         self._keys: dict[str, str] = {}  # decision -> request
-        self._pending: dict[str, asyncio.Future[Prediction]] = {}
+        self._pending: dict[str, _InProgress] = {}
 
     def __len__(self) -> int:
         """Answers that are remembered."""
@@ -59,48 +77,75 @@ class IdempotencyCache:
             records: Decisions, oldest first; of two records of a decision the later one counts.
         """
         for record in records:
-            if record["request_id"] is not None:
-                age = time.time() - datetime.fromisoformat(record["event_time"]).timestamp()
-                key = _key(salt, record["user_id"], record["campaign_id"], record["request_id"])
-                self._remember(key, time.monotonic() - max(age, 0.0), prediction_of(record))
+            age = max(time.time() - datetime.fromisoformat(record["event_time"]).timestamp(), 0.0)
+            if record["request_id"] is not None and age < SECONDS:
+                key = _key(record.get("salt", salt), record["user_id"], record["campaign_id"], record["request_id"])
+                answered = time.monotonic() - age
+                self._remember(key, _Answered(answered, record.get("request_hash"), prediction_of(record)))
 
-    def repeat(self, key: str) -> asyncio.Future[Prediction] | None:
-        """The answer to a request that was decided lately, or is being decided; None: it is new."""
+    def repeat(self, key: str, content: str | None) -> asyncio.Future[Prediction] | None:
+        """The answer to a request that was decided lately, or is being decided; None: it is new.
+
+        Args:
+            key: Of the request.
+            content: Hash of what it says.
+
+        Raises:
+            RequestConflict: The request with this key said something else.
+        """
         if key in self._pending:
-            return self._pending[key]
-        answered, answer = self._answers.get(key, (-SECONDS, {}))
-        if not answer or time.monotonic() - answered > SECONDS:
+            before = self._pending[key]
+            _check_same(before.content, content)
+            return before.answer
+        answered = self._answers.get(key)
+        if answered is None or time.monotonic() - answered.at > SECONDS:
             return None
+        _check_same(answered.content, content)
         repeated: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
-        repeated.set_result(answer)
+        repeated.set_result(answered.answer)
         return repeated
 
-    def begin(self, key: str) -> None:
+    def begin(self, key: str, content: str | None) -> None:
         """A request is being decided: one that comes meanwhile waits for its answer."""
-        self._pending[key] = asyncio.get_running_loop().create_future()
+        self._pending[key] = _InProgress(content, asyncio.get_running_loop().create_future())
 
     def give(self, key: str, answer: Prediction) -> None:
         """The request is decided."""
-        self._remember(key, time.monotonic(), answer)
-        self._pending.pop(key).set_result(answer)
+        pending = self._pending.pop(key)
+        self._remember(key, _Answered(time.monotonic(), pending.content, answer))
+        pending.answer.set_result(answer)
+
+    def give_up(self, keys: Iterable[str | None]) -> None:
+        """Requests that have just begun will not be decided; nobody waits for them yet."""
+        for key in keys:
+            if key is not None:
+                self._pending.pop(key)
 
     def forget(self, decision_id: str) -> None:
         """The exposure was given back: the request, if it comes again, is decided anew."""
         if (key := self._keys.pop(decision_id, None)) is not None:
             self._answers.pop(key, None)
 
-    def _remember(self, key: str, answered: float, answer: Prediction) -> None:
-        self._answers[key] = answered, answer
+    def _remember(self, key: str, answered: _Answered) -> None:
+        self._answers[key] = answered
         self._answers.move_to_end(key)
-        self._keys[answer["decision_id"]] = key
+        self._keys[answered.answer["decision_id"]] = key
         while len(self._answers) > MOST:
-            _, (_, oldest) = self._answers.popitem(last=False)
-            self._keys.pop(oldest["decision_id"], None)
+            _, oldest = self._answers.popitem(last=False)
+            self._keys.pop(oldest.answer["decision_id"], None)
+
+
+def _check_same(before: str | None, now: str | None) -> None:
+    if before is not None and before != now:
+        raise RequestConflict(
+            "the request_id was used before, for this user and campaign with another context or timestamp; give each "
+            "request an id of its own"
+        )
 
 
 def prediction_of(record: Mapping[str, Any]) -> Prediction:
-    """The answer to a decision, from its record in the log, which knows a model by its digest, not by its version."""
-    model = {"name": record["model_name"], "version": None, "digest": record["model_digest"]}
+    """The answer to a decision, from its record in the log."""
+    model = {"name": record["model_name"], "version": record.get("model_version"), "digest": record["model_digest"]}
     return {**{name: record[name] for name in V1Answer.__annotations__}, "model": model if model["name"] else None}
 
 

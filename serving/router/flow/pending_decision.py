@@ -13,7 +13,8 @@ import orjson
 
 from mtorl.experiment.assignment import draw
 from mtorl.experiment.experiment import Experiment
-from mtorl.log.records import SCHEMA_VERSION, DecisionRecord, FallbackReason, V1Answer
+from mtorl.log.records import DECISION_VERSION, DecisionRecord, FallbackReason, V1Answer
+from mtorl.log.times import iso
 from serving.router.flow.arms import ArmAnswer
 from serving.router.flow.features import ModelInput
 from serving.router.flow.idempotency_cache import request_key
@@ -31,6 +32,7 @@ class PendingDecision:
     key: str | None  # same for the same request, if it may come again
     decision_id: str
     features: ModelInput | None = None
+    prices: Mapping[str, float] | None = None  # of channels whose budgets are paced; else the model's own stand
     answer: ArmAnswer | None = None
     reserved: float | None = None  # None: nothing is set aside; the reservation has the decision's id
     budget_exhausted: bool = False
@@ -63,16 +65,12 @@ class PendingDecision:
         """Whether to show the ad: only with money set aside."""
         return self.reserved is not None
 
-    def item(self, prices: Mapping[str, float] | None) -> dict[str, Any]:
-        """What the arm is asked. The draw u follows from the decision's record: it can be reproduced.
-
-        Args:
-            prices: Of each channel, if its budgets are paced; else the model's own price stands.
-        """
+    def item(self) -> dict[str, Any]:
+        """What the arm is asked. The draw u follows from the decision's record: it can be reproduced."""
         assert self.features is not None, "features come first"
         request = self.request
         u = draw(self.experiment.name, request.user_id, request.campaign_id, request.request_id, self.decision_id)
-        return {"window": self.features.window, "u": u} | ({} if prices is None else {"price": prices})
+        return {"window": self.features.window, "u": u} | ({} if self.prices is None else {"price": self.prices})
 
     def record(self, candidates: list[str], latency_seconds: float) -> DecisionRecord:
         """The decision as the log keeps it."""
@@ -80,20 +78,29 @@ class PendingDecision:
         fields = self._v1_answer()
         return {
             **fields,
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": DECISION_VERSION,
             "unit_hash": hashlib.blake2b(self.request.user_id.encode(), digest_size=8).hexdigest(),
             "user_id": self.request.user_id,
+            "layer": self.experiment.layer,
+            "salt": self.experiment.salt,
+            "experiment_version": self.experiment.version,
+            "shares": self.experiment.shares(),
             "assignment_probability": self.assignment_probability,
             "stage": self.experiment.stage if self.experiment.enabled else "off",
             "model_name": answer.model["name"] if answer else None,
+            "model_version": answer.model["version"] if answer else None,
             "model_digest": answer.model["digest"] if answer else None,
             "feature_hash": self._feature_hash(),
             "features_found": self.features is not None and self.features.has_history,
+            "features": self.features.window if self.features else None,
             "campaign_id": self.request.campaign_id,
             "context": self.request.context,
+            "request_time": iso(self.request.at),
+            "request_hash": self.request.content,
             "candidates": candidates,
             "channel_probs": answer.channel_probs if answer else {fields["channel"]: 1.0},
             "price": answer.price if answer else None,
+            "prices": self._prices(answer) if answer else {},
             "reserved": self.reserved or 0.0,
             "withdrawn": self.withdrawn,
             "latency_seconds": latency_seconds,
@@ -120,6 +127,11 @@ class PendingDecision:
             "experiment": self.experiment.name,
             "reservation_id": self.decision_id if self.expose else None,
         }
+
+    def _prices(self, answer: ArmAnswer) -> dict[str, float]:
+        """Of all channels, as the policy names them; of one that does not, those that are known anyhow."""
+        known = {} if answer.price is None else {answer.channel: answer.price}
+        return answer.prices or {**(self.prices or {}), **known}
 
     def _feature_hash(self) -> str | None:
         if self.features is None:

@@ -6,6 +6,7 @@ made of them. On the decision path this takes about half of the time that checks
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from typing_extensions import TypedDict
 
 from mtorl.log.dataset import Column, DatasetSpec
-from mtorl.log.records import SCHEMA_VERSION, OutcomeKind, OutcomeRecord
+from mtorl.log.records import OUTCOME_VERSION, OutcomeKind, OutcomeRecord
 from mtorl.log.times import microseconds
 from mtorl.runtime.validation import first_fault, place, short
 from serving.kserve_sdk import InvalidInput
@@ -52,7 +53,7 @@ class Instance(TypedDict):
     context: dict[str, float | Category | None]
     """The context columns of the data set."""
     request_id: NotRequired[Name | None]
-    """The caller's own id. A request that comes again with it gets the answer that it got before."""
+    """The caller's own id. A request that comes again with it gets the answer that it got before; another one, 409."""
     timestamp: NotRequired[Name | None]
     """When the opportunity arose, ISO 8601 with a zone; by default, now."""
 
@@ -93,6 +94,7 @@ class DecisionRequest:
     context: dict[str, Any]
     at: int  # when the opportunity arose, microseconds since 1970
     request_id: str | None = None
+    content: str | None = None  # hash of all that the caller said; None without a request id
 
 
 class DecisionParser:
@@ -126,14 +128,12 @@ class DecisionParser:
         return [self._request(i, instance, now) for i, instance in enumerate(checked["instances"])]
 
     def _request(self, i: int, instance: Instance, now: datetime) -> DecisionRequest:
-        timestamp, context = instance.get("timestamp"), instance["context"]
-        return DecisionRequest(
-            user_id=instance["user_id"],
-            campaign_id=instance["campaign_id"],
-            context={name: None if (value := context.get(name)) == "" else value for name in self._columns},
-            at=microseconds(now if timestamp is None else _not_in_future(f"instances[{i}].timestamp", timestamp, now)),
-            request_id=instance.get("request_id"),
-        )
+        timestamp, given = instance.get("timestamp"), instance["context"]
+        context = {name: None if (value := given.get(name)) == "" else value for name in self._columns}
+        at = microseconds(now if timestamp is None else _not_in_future(f"instances[{i}].timestamp", timestamp, now))
+        request_id = instance.get("request_id")
+        content = None if request_id is None else _content(context, None if timestamp is None else at)
+        return DecisionRequest(instance["user_id"], instance["campaign_id"], context, at, request_id, content)
 
 
 def parse_outcomes(body: bytes) -> list[OutcomeRecord]:
@@ -145,7 +145,7 @@ def parse_outcomes(body: bytes) -> list[OutcomeRecord]:
     outcomes = _checked(_OUTCOMES, parse_json(body), {"outcomes": list(Outcome.__annotations__)})["outcomes"]
     return [
         {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": OUTCOME_VERSION,
             "event_id": outcome["event_id"],
             "decision_id": outcome["decision_id"],
             "kind": outcome["kind"],
@@ -167,6 +167,11 @@ def parse_json(body: Any) -> Any:
 
 
 _OUTCOMES: TypeAdapter[OutcomeBody] = TypeAdapter(OutcomeBody)
+
+
+def _content(*parts: Any) -> str:
+    """Equal for requests that say the same, however they write it."""
+    return hashlib.blake2b(orjson.dumps(parts), digest_size=8).hexdigest()
 
 
 def _type_of(column: Column) -> Any:

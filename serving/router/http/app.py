@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from serving.decision_log import SpoolUnavailable
 from serving.kserve_sdk import Model, correct
+from serving.router.flow.idempotency_cache import RequestConflict
 from serving.router.flow.requests import BadRequest, parse_json
 from serving.router.http import v2
 from serving.router.http.gateway import RETRY_AFTER, GatewayMiddleware
@@ -57,6 +58,7 @@ def install(app: FastAPI, model: str) -> None:
     app.add_api_route("/health/{probe}", _health, methods=["GET"])
     correct(app)
     app.add_exception_handler(BadRequest, _bad_request)
+    app.add_exception_handler(RequestConflict, _conflict)
     app.add_exception_handler(SpoolUnavailable, _send_again)
 
 
@@ -91,6 +93,10 @@ async def _health(request: Request, probe: str) -> JSONResponse:
 
 async def _bad_request(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": str(error)}, 400)
+
+
+async def _conflict(_: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"error": str(error)}, 409)
 
 
 async def _send_again(_: Request, error: Exception) -> JSONResponse:

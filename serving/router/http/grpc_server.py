@@ -19,6 +19,7 @@ from grpc import aio
 from serving.connection_limits import Limits
 from serving.kserve_sdk import InferenceServicer, InvalidInput, ModelNotFound, add_inference_service
 from serving.router.flow.admission import Saturated
+from serving.router.flow.idempotency_cache import RequestConflict
 from serving.router.http.gateway import Gateway
 from serving.router.ops import metrics
 
@@ -40,7 +41,8 @@ Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandl
 class _Interceptor(aio.ServerInterceptor):
     """The gateway's rules in gRPC's words.
 
-    401 is UNAUTHENTICATED, 413, 429 and 431 RESOURCE_EXHAUSTED, 400 INVALID_ARGUMENT, 404 NOT_FOUND, 503 UNAVAILABLE.
+    400 is INVALID_ARGUMENT, 401 UNAUTHENTICATED, 404 NOT_FOUND, 409 ALREADY_EXISTS, 503 UNAVAILABLE, and 413, 429 and
+    431 are RESOURCE_EXHAUSTED.
     """
 
     def __init__(self, gateway: Gateway) -> None:
@@ -71,6 +73,8 @@ class _Interceptor(aio.ServerInterceptor):
             except Saturated as error:
                 metrics.REFUSED.labels("429").inc()
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"saturated: {error}; come again later")
+            except RequestConflict as error:
+                await context.abort(grpc.StatusCode.ALREADY_EXISTS, str(error))
             except ModelNotFound as error:
                 await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
             except _CALLERS_MISTAKES as error:

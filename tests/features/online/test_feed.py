@@ -121,6 +121,16 @@ EVENTS = [
 KNOWN = {"channel": "video", "hour": 9.0, "device": "tv", "click": 1.0, "revenue": 5.0}
 
 
+def test_decisions_of_an_earlier_version_are_taken(tmp_path: Path) -> None:
+    taker, history, _ = feed(tmp_path)
+    record = json.loads((GOLDEN / "version-1" / "decision.json").read_text())
+    context = {"hour": 9.0, "device": "tv"}
+    record = {**record, "context": context}
+    shown = outcome(record["decision_id"], "cost", 0.03)
+    assert taker.take([("mtorl.decision.v1", record), shown]) == 1
+    assert history.of("u42") == [{"channel": "video", **context, "cost": 0.03}]
+
+
 def test_what_was_shown_is_a_touchpoint_and_nothing_else_is(tmp_path: Path) -> None:
     made, history, _ = feed(tmp_path)
     assert made.take(EVENTS) == 1

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -184,14 +185,14 @@ def test_what_a_crash_tore_is_set_aside(tmp_path: Path, tail: bytes) -> None:
 
 
 def test_large_segments_are_followed_by_others(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, segment_bytes=2500)
+    spool = Spool(tmp_path, segment_bytes=4400)
     for i in range(9):
         put(spool, "decision", decision(f"d{i}"))
     spool.close()
     assert [path.name for path in sorted(tmp_path.glob("decision-*"))] == [
         f"decision-0000000{n}.jsonl" for n in (1, 2, 3)
     ]
-    spool = Spool(tmp_path, segment_bytes=2500)
+    spool = Spool(tmp_path, segment_bytes=4400)
     assert [record["decision_id"] for record in spool.read("decision")] == [f"d{i}" for i in range(9)]
     spool.close()
 
@@ -255,9 +256,10 @@ def test_export_has_explicit_types(spool: Spool, tmp_path: Path) -> None:
     assert types["event_time"] == "timestamp[us, tz=UTC]"
     row = pq.read_table(tmp_path / "out" / "decisions.parquet").to_pylist()[0]
     assert json.loads(row.pop("context")) == DECISION["context"]
-    assert json.loads(row.pop("channel_probs")) == DECISION["channel_probs"]
-    assert json.loads(row.pop("candidates")) == DECISION["candidates"]
-    assert row.pop("event_time").isoformat() == DECISION["event_time"]
+    for name in ("channel_probs", "candidates", "shares", "prices", "features"):
+        assert json.loads(row.pop(name)) == DECISION[name]
+    for name in ("event_time", "request_time"):
+        assert row.pop(name) == datetime.fromisoformat(DECISION[name])
     assert row == {name: {**DECISION, "decision_id": "d1"}[name] for name in row}
 
 
@@ -282,7 +284,7 @@ def test_export_while_the_router_writes(spool: Spool, tmp_path: Path) -> None:
 
 
 def test_export_of_many_segments(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool", segment_bytes=2500)
+    spool = Spool(tmp_path / "spool", segment_bytes=4400)
     for i in range(9):
         put(spool, "decision", decision(f"d{i}"))
     assert export_parquet(spool.folder, tmp_path)["decision"] == 9
@@ -297,20 +299,20 @@ def test_the_newest_records_come_from_the_newest_files(tmp_path: Path) -> None:
     for count in (1, 4, 6):
         found = [record["n"] for record in segments.newest(tmp_path, "decision", count)]
         assert found == [20, 21, 22, 23, 30, 31, 32, 33][-count:]
-    assert segments.newest(tmp_path / "none", "decision", 5) == []
+    assert list(segments.newest(tmp_path / "none", "decision", 5)) == []
 
 
 @pytest.mark.integration
 def test_a_log_that_memory_does_not_hold_is_sorted_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(export._LIMITS, "memory_limit", "200MB")
+    monkeypatch.setitem(export._LIMITS, "memory_limit", "260MB")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     (tmp_path / "spool").mkdir()
-    lines = (json.dumps(decision(f"{number * 7919 % 150_000:032d}")) for number in range(150_000))
+    lines = (json.dumps(decision(f"{number * 7919 % 200_000:032d}")) for number in range(200_000))
     (tmp_path / "spool" / "decision-00000001.jsonl").write_text("\n".join(lines) + "\n")
-    assert export_parquet(tmp_path / "spool", tmp_path / "out")["decision"] == 150_000
+    assert export_parquet(tmp_path / "spool", tmp_path / "out")["decision"] == 200_000
     ids = pq.read_table(tmp_path / "out" / "decisions.parquet")["decision_id"].to_pylist()
-    assert ids == [f"{number:032d}" for number in range(150_000)]
+    assert ids == [f"{number:032d}" for number in range(200_000)]
     assert not list((tmp_path / "here").iterdir()), "the current folder of a pod can't be written"
 
 

@@ -1,8 +1,9 @@
-"""An upgrade in place: decisions that were logged before `withdrawn` was a field, wherever they lie."""
+"""An upgrade in place: decisions of version 1 of the schema, also from before `withdrawn`, wherever they lie."""
 
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from serving.decision_log import Spool, events
 from serving.decision_log.export import export_parquet
 from serving.ledger import Account, SqliteLedger
 from serving.router.flow.budgets import reconcile
-from tests.serving.shipping import RECORDS
+from serving.router.flow.idempotency_cache import IdempotencyCache, prediction_of
+from tests.serving.shipping import GOLDEN, RECORDS
 
+VERSION_1 = json.loads((GOLDEN / "version-1" / "decision.json").read_text())
 SHOWN = {"expose": True, "event_time": "2026-01-01T12:00:00+00:00", "fallback_reason": None}
 WITHDRAWAL = {"expose": False, "event_time": "2026-01-01T12:00:01+00:00", "fallback_reason": "log"}
 FELL_BACK = {"expose": False, "event_time": "2026-01-01T12:00:02+00:00", "fallback_reason": "ledger"}
@@ -24,7 +27,7 @@ LOG = [("shown", SHOWN), ("withdrawn", SHOWN), ("withdrawn", WITHDRAWAL), ("fell
 
 def older(name: str, changes: dict[str, Any]) -> dict[str, Any]:
     """A decision as it was logged before."""
-    record = {**RECORDS["decision"], **changes, "decision_id": name}
+    record = {**VERSION_1, **changes, "decision_id": name}
     return {field: value for field, value in record.items() if field != "withdrawn"}
 
 
@@ -63,7 +66,8 @@ def test_parquet_files_without_the_field_are_exported_beside_those_with_it(tmp_p
         spool.submit("decision", {**RECORDS["decision"], "decision_id": "newer"}).result(timeout=60)
     spool.close()
     export_parquet(tmp_path / "spool", tmp_path / "whole")
-    for hour, columns, where in (("11", "* EXCLUDE (withdrawn)", "<>"), ("12", "*", "=")):
+    older_columns = ", ".join(name for name in VERSION_1 if name != "withdrawn")
+    for hour, columns, where in (("11", older_columns, "<>"), ("12", "*", "=")):
         folder = tmp_path / "log" / "decisions" / "date=2026-01-01" / f"hour={hour}"
         folder.mkdir(parents=True)
         rows = duckdb.sql(
@@ -81,6 +85,32 @@ def test_a_file_that_was_exported_before_can_be_read(tmp_path: Path) -> None:
     export_parquet(tmp_path / "spool", tmp_path / "out")
     file = f"(SELECT * EXCLUDE (withdrawn) FROM '{tmp_path}/out/decisions.parquet')"
     assert len(duckdb.sql(one_record_each("decision", file))) == 3
+
+
+def test_version_1_is_exported_beside_version_2(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    for record in (VERSION_1, {**RECORDS["decision"], "decision_id": "newer"}):
+        spool.submit("decision", record).result(timeout=60)
+    spool.close()
+    export_parquet(tmp_path / "spool", tmp_path / "out")
+    query = f"SELECT schema_version, decision_id, price, prices IS NULL, salt FROM '{tmp_path}/out/decisions.parquet'"
+    assert sorted(duckdb.sql(query).fetchall()) == [
+        (1, VERSION_1["decision_id"], 0.25, True, None),
+        (2, "newer", 0.25, False, "2026-01-a"),
+    ]
+
+
+def test_an_older_answer_is_repeated_by_a_newer_router() -> None:
+    assert prediction_of(VERSION_1)["model"] == {"name": "challenger", "version": None, "digest": "sha256:1f2e3d"}
+    cache = IdempotencyCache()
+    cache.load("salt", [{**VERSION_1, "event_time": datetime.now(UTC).isoformat()}])
+    assert len(cache) == 1
+
+
+def test_older_events_say_which_version_they_are() -> None:
+    lines = [json.dumps(record).encode() for record in (VERSION_1, RECORDS["decision"])]
+    types = [events.attributes("decision", line, "/s")["type"] for line in lines]
+    assert types == ["mtorl.decision.v1", "mtorl.decision.v2"]
 
 
 def test_a_router_that_was_upgraded_keeps_open_what_was_shown_and_gives_back_the_rest(tmp_path: Path) -> None:

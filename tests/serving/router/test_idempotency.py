@@ -13,6 +13,7 @@ from serving.router.flow.features import FeatureReader
 from serving.router.flow.idempotency_cache import SECONDS, IdempotencyCache, prediction_of
 from serving.router.flow.pending_decision import PendingDecision
 from tests.serving.router_fixtures import (
+    CONTEXT,
     SHORT_DEADLINE,
     Harness,
     instance,
@@ -20,11 +21,6 @@ from tests.serving.router_fixtures import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
-
-
-def without_version(answer: dict[str, Any]) -> dict[str, Any]:
-    """The log does not hold it."""
-    return {**answer, "model": answer["model"] and {**answer["model"], "version": None}}
 
 
 def test_a_request_that_comes_again_gets_its_answer_and_one_reservation(tmp_path: Path) -> None:
@@ -55,12 +51,58 @@ def test_it_gets_it_after_a_restart_too(tmp_path: Path) -> None:
 
     async def after(h: Harness) -> None:
         again = await h.predict(instance(request_id="r1"), instance(request_id="r2"))
-        assert again == [without_version(answer) for answer in given]
+        assert again == given
         assert not h.arm.asked and len(h.records()) == 2
 
     run(before, tmp_path)
     run(after, tmp_path)
     assert given[0]["expose"] and given[0]["model"]["version"] and given[1]["fallback_reason"] == "model_error"
+
+
+OTHER_BODIES = [{"context": {**CONTEXT, "hour": 15}}, {"timestamp": "2026-01-01T12:00:00Z"}]
+
+
+@pytest.mark.parametrize("other", OTHER_BODIES, ids=("context", "time"))
+def test_another_request_with_the_same_id_is_refused(tmp_path: Path, other: dict[str, Any]) -> None:
+    async def scenario(h: Harness) -> None:
+        (first,) = await h.predict(instance(request_id="r1"))
+        batch = [instance("u2", request_id="r2"), instance(request_id="r1", **other)]
+        response = await h.post("/v1/models/ads:predict", {"instances": batch})
+        assert response.status_code == 409 and "instances[1]: the request_id was used before" in response.text
+        assert len(h.records()) == 1 and h.router.decider.cache.in_progress == 0
+        again, _ = await h.predict(instance(request_id="r1"), batch[0])
+        assert again == first
+
+    async def after_a_restart(h: Harness) -> None:
+        response = await h.post("/v1/models/ads:predict", {"instances": [instance(request_id="r1", **other)]})
+        assert response.status_code == 409
+
+    run(scenario, tmp_path)
+    run(after_a_restart, tmp_path)
+
+
+def test_two_requests_with_one_id_in_one_body_are_refused(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        batch = [instance(request_id="r1"), instance(request_id="r1", context={**CONTEXT, "device": "tv"})]
+        response = await h.post("/v1/models/ads:predict", {"instances": batch})
+        assert response.status_code == 409 and not h.records() and h.router.decider.cache.in_progress == 0
+        assert (await h.predict(batch[1]))[0]["expose"]
+
+    run(scenario, tmp_path)
+
+
+def test_the_same_request_may_be_written_otherwise(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        without = {name: CONTEXT[name] for name in ("device", "hour")}
+        (first,) = await h.predict(
+            instance(request_id="r1", timestamp="2026-01-01T12:00:00Z", context={**CONTEXT, "slot": None})
+        )
+        (again,) = await h.predict(
+            instance(request_id="r1", timestamp="2026-01-01T13:00:00+01:00", context={**without, "hour": 14.0})
+        )
+        assert again == first
+
+    run(scenario, tmp_path)
 
 
 def test_a_fallback_is_repeated_as_well(tmp_path: Path) -> None:
@@ -78,7 +120,7 @@ def test_the_answer_is_what_the_record_says(tmp_path: Path) -> None:
         answers = await h.predict(instance(request_id="r1"))
         h.arm.mode = 500
         answers += await h.predict(instance())
-        assert [prediction_of(record) for record in h.records()] == [without_version(answer) for answer in answers]
+        assert [prediction_of(record) for record in h.records()] == answers
 
     run(scenario, tmp_path)
 
@@ -91,14 +133,14 @@ def test_old_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         answers = IdempotencyCache()
         for i in range(5):
-            answers.begin(str(i))
+            answers.begin(str(i), "said")
             answers.give(str(i), {"decision_id": f"d{i}"})
-        assert [answers.repeat(str(i)) is not None for i in range(5)] == [False, False, True, True, True]
+        assert [answers.repeat(str(i), "said") is not None for i in range(5)] == [False, False, True, True, True]
         answers.forget("d3")
         answers.forget("unknown")
-        assert answers.repeat("3") is None and len(answers) == 2
+        assert answers.repeat("3", "said") is None and len(answers) == 2
         clock[0] += SECONDS + 1
-        assert answers.repeat("4") is None
+        assert answers.repeat("4", "said") is None
 
     asyncio.run(scenario())
 

@@ -54,6 +54,16 @@ def test_v2_decides_like_v1(tmp_path: Path) -> None:
     run(scenario, tmp_path)
 
 
+def test_another_v2_request_with_the_same_id_is_refused(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        assert (await h.post("/v2/models/ads/infer", v2(1, request_id=["r1"]))).status_code == 200
+        other = v2(1, request_id=["r1"], context=[json.dumps({**CONTEXT, "hour": 3})])
+        response = await h.post("/v2/models/ads/infer", other)
+        assert response.status_code == 409 and "request_id was used before" in response.json()["error"]
+
+    run(scenario, tmp_path)
+
+
 def test_a_v2_request_may_have_a_time(tmp_path: Path) -> None:
     async def scenario(h: Harness) -> None:
         response = await h.post("/v2/models/ads/infer", v2(1, timestamp=["2020-01-01T12:00:00+01:00"]))
@@ -217,7 +227,10 @@ def test_grpc_passes_the_same_gateway(tmp_path: Path) -> None:
                 found = {output.name: output for output in answer.outputs}
                 assert found["channel"].contents.bytes_contents == [b"video"]
             assert len(h.records()) == 2
+            await stub.ModelInfer(tensors(**good, request_id="r1"), metadata=metadata)
+            other = {**good, "context": orjson.dumps({**CONTEXT, "hour": 3}).decode(), "request_id": "r1"}
             faults = (
+                (tensors(**other), metadata, grpc.StatusCode.ALREADY_EXISTS),
                 (tensors(**good), None, grpc.StatusCode.UNAUTHENTICATED),
                 (tensors(user_id="u1"), metadata, grpc.StatusCode.INVALID_ARGUMENT),
                 (tensors(**{**good, "context": "{"}), metadata, grpc.StatusCode.INVALID_ARGUMENT),

@@ -1,0 +1,92 @@
+"""A decision can be computed again from its record, and from nothing else."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtorl.experiment.assignment import assign, draw, uniform
+from tests.serving.router_fixtures import CONTEXT, Harness, decision, instance, run
+
+BUDGETS = [
+    {"campaign": "*", "channel": "*", "amount": 100.0},
+    {"campaign": "*", "channel": "video", "amount": 50.0, "period": "day", "pacing": {"price": 0.4}},
+]
+
+
+def drawn(probs: dict[str, float], u: float) -> str:
+    """The channel at u, in the order of the candidates."""
+    cumulative = np.cumsum(list(probs.values()))
+    return list(probs)[int(np.searchsorted(cumulative / cumulative[-1], u, side="right"))]
+
+
+def policy(item: dict[str, Any]) -> dict[str, Any]:
+    """A policy that is random, and whose price depends on the channel."""
+    probs = {"search": 0.375, "video": 0.625}
+    channel = drawn(probs, item["u"])
+    prices = {"search": 0.1, "video": 0.2} | item.get("price", {})
+    return decision(
+        channel=channel, channel_probs=probs, propensity=probs[channel], price=prices[channel], prices=prices
+    )
+
+
+def test_arm_draw_channel_and_question_follow_from_the_record(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        h.arm.mode = policy
+        await h.until(lambda: h.router.budgets.pacer.prices("incumbent", "spring"))
+        users = [instance(f"u{i}", request_id="r" if i % 2 else None) for i in range(60)]
+        await h.predict(*users)
+        asked = {json.dumps(item, sort_keys=True) for _, item in h.arm.asked}
+        seen = set()
+        for record in h.records():
+            if record["arm"] != "outside":
+                key = ("arm", record["layer"], record["experiment"], record["salt"])
+                assert record["arm"] == assign(key, record["user_id"], record["shares"])
+                assert record["assignment_probability"] == record["shares"][record["arm"]]
+            ids = (record[name] for name in ("user_id", "campaign_id", "request_id", "decision_id"))
+            u = draw(record["experiment"], *ids)
+            assert list(record["channel_probs"]) == record["candidates"]
+            assert record["channel"] == drawn(record["channel_probs"], u)
+            assert record["price"] == record["prices"][record["channel"]]
+            question = {"window": record["features"], "u": u, "price": {"video": record["prices"]["video"]}}
+            assert json.dumps(question, sort_keys=True) in asked
+            seen.add((record["arm"], record["channel"]))
+        assert len(seen) == 6
+        places = [uniform("layer", record["layer"], record["user_id"]) for record in h.records()]
+        assert [place >= 0.25 for place in places] == [record["arm"] != "outside" for record in h.records()]
+
+    run(scenario, tmp_path, changes={"layer_part": [0.25, 1], "budgets": BUDGETS})
+
+
+def test_a_record_says_when_and_under_which_experiment(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        earlier = datetime.now(UTC) - timedelta(hours=2)
+        await h.predict(instance(timestamp=earlier.isoformat()), instance(context={**CONTEXT, "slot": None}))
+        first, second = h.records()
+        assert datetime.fromisoformat(first["request_time"]) == earlier
+        assert first["request_time"] < second["request_time"] <= second["event_time"]
+        assert (second["context"]["slot"], second["features"]["context"]["slot"][-1]) == (None, None)
+        experiment = h.router.live.experiment
+        assert {record["experiment_version"] for record in (first, second)} == {experiment.version}
+        assert experiment.replace(alpha=0.01).version != experiment.version == experiment.replace().version
+        assert (first["model_name"], first["model_version"], first["model_digest"]) == ("m", "1", "d1")
+
+    run(scenario, tmp_path)
+
+
+def test_the_prices_that_are_known_are_recorded_of_a_policy_that_does_not_name_them(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        h.arm.mode = lambda _: decision(price=0.3)
+        await h.predict()
+        assert h.records()[0]["prices"] == {"video": 0.3}
+        h.arm.mode = 500
+        await h.predict()
+        fallback = h.records()[1]
+        assert (fallback["prices"], fallback["price"], fallback["model_version"]) == ({}, None, None)
+        assert fallback["features"] == h.arm.asked[1][1]["window"]  # what was known is kept
+
+    run(scenario, tmp_path)
