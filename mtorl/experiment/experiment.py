@@ -14,7 +14,8 @@ layer_part: [0, 1]                 # the places of this experiment (default: all
 stage: 5%                          # shadow, 1%, 5%, 25%, 50%: share of its units that leave the incumbent
 arms:                              # weights are those of the last stage
   - {name: incumbent, weight: 0.5, endpoint: "http://mtorl-incumbent"}
-  - {name: challenger, weight: 0.5, endpoint: "http://mtorl-challenger"}
+  - {name: challenger, weight: 0.5, endpoint: "http://mtorl-challenger",
+     model_digest: "2f5d8c01"}     # optional: answers of another model are refused
 default_channel: search            # named in the answer when a decision falls back
 budgets:                           # of the whole experiment; each arm gets its share, in an account of its own
   - {campaign: "*", channel: "*", amount: 10000}
@@ -92,6 +93,8 @@ class Arm(StrictModel):
     """Share of the units at the last stage; the weights of all arms add up to 1."""
     endpoint: Text
     """Base URL of the server, or the whole URL to post to."""
+    model_digest: Text | None = None
+    """Beginning of the digest of the model that must answer there; by default, any model may."""
 
     @field_validator("endpoint")
     @classmethod

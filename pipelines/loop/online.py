@@ -141,7 +141,8 @@ class Experiment:
             "layer": "channel-policy",
             "stage": "50%",
             "arms": [
-                {"name": name, "weight": 0.5, "endpoint": "http://127.0.0.1"} for name in ("incumbent", "challenger")
+                {"name": name, "weight": 0.5, "endpoint": "http://127.0.0.1", "model_digest": artifact.digest}
+                for name, artifact in trained.arms.items()
             ],
             "default_channel": trained.arms["challenger"].model["default_channel"],
             "budgets": [{"campaign": "*", "channel": "*", "amount": round(self.limit, 6)}],

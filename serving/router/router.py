@@ -12,6 +12,7 @@ from serving.decision_log.shipper import Shipper
 from serving.ledger import LedgerUnavailable, open_ledger
 from serving.router.flow import idempotency_cache
 from serving.router.flow.admission import Admission
+from serving.router.flow.arm_models import ArmModels
 from serving.router.flow.arm_watch import ArmWatch
 from serving.router.flow.arms import Arms
 from serving.router.flow.budgets import Budgets
@@ -78,7 +79,7 @@ class Router:
         self._settings = settings
         self._source = features
         self._seconds = seconds
-        self._arms = Arms(self.spec.channels)
+        self._arms = Arms(self.spec.channels, ArmModels(self.health))
         self._arm_watch = ArmWatch(self.live, self._arms, self.spec, self.health)
         self._reservation_ttl = settings.reservation_ttl_hours * 3600
         self._tasks: list[asyncio.Task[None]] = []

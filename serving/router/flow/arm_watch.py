@@ -12,6 +12,7 @@ import asyncio
 import logging
 from typing import Any
 
+from mtorl.experiment.experiment import Arm, Experiment
 from mtorl.log.dataset import DatasetSpec
 from mtorl.window.window import instance_from_history
 from serving.router.flow.arms import Arms
@@ -52,14 +53,16 @@ class ArmWatch:
 
     async def look(self) -> None:
         """Ask the arms of which nothing was heard lately. The first time this also opens connections for decisions."""
-        urls = {arm.name: arm.url for arm in self._live.experiment.arms}
+        experiment = self._live.experiment
+        arms = {arm.name: arm for arm in experiment.arms}
+        urls = {name: arm.url for name, arm in arms.items()}
         for name in self._urls:
             if self._urls[name] != urls.get(name):
                 self._health.forget(name)
                 metrics.ARM_SILENT.labels(name).set(0)
         self._urls = urls
         due = [name for name in urls if self._health.quiet(name) >= LOOK_SECONDS]
-        await asyncio.gather(*(self._ask(name, urls[name]) for name in due))
+        await asyncio.gather(*(self._ask(experiment, arms[name]) for name in due))
         for name, url in urls.items():
             fault = self._health.fault(name)
             metrics.ARM_SILENT.labels(name).set(fault.seconds if fault else 0.0)
@@ -67,11 +70,11 @@ class ArmWatch:
                 why = f"{type(fault.error).__name__}: {fault.error}"
                 log.warning("%s (%s) has not answered for %.0f s: %s", name, url, fault.seconds, why)
 
-    async def _ask(self, name: str, url: str) -> None:
+    async def _ask(self, experiment: Experiment, arm: Arm) -> None:
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
-                await self._arms.ask(url, [self._item])
+                await self._arms.ask(experiment, arm, [self._item])
         except Exception as error:
-            self._health.report(name, error)
+            self._health.report(arm.name, error)
         else:
-            self._health.report(name)
+            self._health.report(arm.name)

@@ -11,6 +11,8 @@ from typing import Any
 import aiohttp
 import orjson
 
+from mtorl.experiment.experiment import Arm, Experiment
+from serving.router.flow.arm_models import ArmError, ArmModels
 from serving.router.flow.micro_batcher import MicroBatcher
 
 _POSTS = 2  # to an arm at a time: it works on one while the other is under way
@@ -18,10 +20,6 @@ _MOST_BYTES = 8 * 1024**2  # of an answer: an arm may be anybody's program, and 
 _LARGEST = 64  # windows in a POST that requests share: a few milliseconds of a model
 
 Items = Sequence[dict[str, Any]]
-
-
-class ArmError(RuntimeError):
-    """The arm did not answer, or not with a decision."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +42,12 @@ class Arms:
 
     Args:
         channels: The channels that an arm may name.
+        models: Is told which models answer.
     """
 
-    def __init__(self, channels: Sequence[str]) -> None:
+    def __init__(self, channels: Sequence[str], models: ArmModels) -> None:
         self._channels = channels
+        self._models = models
         self._session: aiohttp.ClientSession | None = None
         self._batchers: dict[str, MicroBatcher[Items, list[ArmAnswer | ArmError]]] = {}
 
@@ -65,24 +65,29 @@ class Arms:
         if self._session is not None:
             await self._session.close()
 
-    async def ask(self, url: str, items: Items) -> list[ArmAnswer | ArmError]:
+    async def ask(self, experiment: Experiment, arm: Arm, items: Items) -> list[ArmAnswer | ArmError]:
         """Ask for a decision on each item, in one call with others that ask meanwhile.
 
         Args:
-            url: The arm's.
+            experiment: The experiment in force.
+            arm: Its arm whose policy is asked.
             items: {"window": ..., "u": ...} each; a "price", number or {channel: number}, replaces the model's own.
 
         Returns:
             An answer or an error for each item, in order.
 
         Raises:
-            ArmError: The whole call failed.
+            ArmError: The whole call failed, or it is not the arm's model that answered.
         """
+        url = arm.url
         if url not in self._batchers:
             self._batchers[url] = MicroBatcher(
                 lambda groups: self._ask(url, groups), _POSTS, weight=len, largest=_LARGEST
             )
-        return await self._batchers[url].submit(items)
+        answers = await self._batchers[url].submit(items)
+        digests = [answer.model["digest"] for answer in answers if isinstance(answer, ArmAnswer)]
+        self._models.check(experiment, arm, digests)
+        return answers
 
     async def _ask(self, url: str, groups: Sequence[Items]) -> list[list[ArmAnswer | ArmError] | Exception]:
         items = [item for group in groups for item in group]

@@ -11,7 +11,8 @@ from mtorl.log.records import FallbackReason
 from serving.decision_log import Spool
 from serving.ledger import AlreadyReserved
 from serving.router.flow.admission import CURRENT
-from serving.router.flow.arms import ArmError, Arms
+from serving.router.flow.arm_models import ArmError
+from serving.router.flow.arms import Arms
 from serving.router.flow.budgets import Budgets, BudgetsClosed, NoAccount
 from serving.router.flow.features import FeatureReader
 from serving.router.flow.idempotency_cache import IdempotencyCache, RequestConflict
@@ -157,12 +158,13 @@ class Decider:
         await _all(self._ask_arm(arm, group, deadline) for arm, group in by_arm.items())
 
     async def _ask_arm(self, arm: str, decisions: Decisions, deadline: Deadline) -> None:
-        policy = decisions[0].experiment.arm(arm)
+        experiment = decisions[0].experiment
+        policy = experiment.arm(arm)
         try:
             async with self._stages.run("model", deadline, (arm,), part=policy.name):
                 for decision in decisions:
                     decision.prices = self._budgets.pacer.prices(arm, decision.request.campaign_id)
-                answers = await self._arms.ask(policy.url, [decision.item() for decision in decisions])
+                answers = await self._arms.ask(experiment, policy, [decision.item() for decision in decisions])
         except NoTimeLeft as error:
             _fail(decisions, "no_time", error)
             return

@@ -91,8 +91,8 @@ class Health:
 
     def forget(self, part: str) -> None:
         """A part is no longer there, or is another one now."""
-        self._silences.pop(part, None)
-        self._heard.pop(part, None)
+        for known in (self._silences, self._heard, self._notes):
+            known.pop(part, None)
 
     def live(self) -> tuple[bool, dict[str, Any]]:
         """Whether the event loop turns, and the probe's body."""

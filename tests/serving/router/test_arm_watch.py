@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mtorl.experiment.experiment import Arm, Experiment
 from serving.router.flow import arm_watch
 from tests.experiments import experiment
 from tests.serving.router_fixtures import Harness, instance, run, sample
@@ -75,9 +76,9 @@ def test_decisions_that_ask_an_arm_spare_the_look(tmp_path: Path, monkeypatch: p
     async def scenario(h: Harness) -> None:
         ask = h.router._arms.ask
 
-        async def count(url: str, items: object) -> object:
-            asked.append(url)
-            return await ask(url, items)  # type: ignore[arg-type]
+        async def count(experiment: Experiment, arm: Arm, items: object) -> object:
+            asked.append(arm.url)
+            return await ask(experiment, arm, items)  # type: ignore[arg-type]
 
         monkeypatch.setattr(h.router._arms, "ask", count)
         await h.predict(*(instance(f"u{i}") for i in range(20)))  # both arms

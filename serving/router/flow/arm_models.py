@@ -1,0 +1,71 @@
+"""Which model each arm answers with: whether it is the one that the experiment names, and whether it has changed.
+
+An experiment compares policies, and a policy is a model. If two endpoints are swapped, every decision counts for the
+wrong arm, so answers of another model than the experiment file names (`model_digest` of an arm) are none. If it names
+none, models may come and go, as they do when one is promoted or rolled back. Decisions go on then, but a log warning,
+`mtorl_arm_model_changes_total` and `/health/ready` say so, and the verdict judges the newest models alone
+(`monitoring/judged_models.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from mtorl.experiment.experiment import Arm, Experiment
+from serving.router.ops import metrics
+from serving.router.ops.health import Health
+from serving.throttle import OncePerSecond
+
+log = logging.getLogger(__name__)
+log.addFilter(OncePerSecond())
+
+
+class ArmError(RuntimeError):
+    """The arm did not answer, or not with a decision."""
+
+
+class WrongModel(ArmError):
+    """Another model answers than the experiment names for the arm."""
+
+
+class ArmModels:
+    """Looks at the digests of answers. For one event loop.
+
+    Args:
+        health: Is told when an arm's model has changed.
+    """
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+        self._experiment = ("", "")
+        self._newest: dict[str, str] = {}
+
+    def check(self, experiment: Experiment, arm: Arm, digests: Iterable[str]) -> None:
+        """Note the models that answered for an arm of an experiment.
+
+        Raises:
+            WrongModel: One of them is not the experiment's.
+        """
+        if self._experiment != (experiment.name, experiment.salt):
+            self._start_over(experiment)
+        for digest in digests:
+            if arm.model_digest is not None and not digest.startswith(arm.model_digest):
+                raise WrongModel(
+                    f"{arm.url}: model {digest} answers, and the experiment names {arm.model_digest} for {arm.name}; "
+                    "mend endpoint or model_digest"
+                )
+            before, self._newest[arm.name] = self._newest.get(arm.name, digest), digest
+            if digest != before:
+                text = f"model {digest[:12]} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S}, {before[:12]} before"
+                metrics.ARM_MODEL_CHANGES.labels(arm.name).inc()
+                self._health.note(arm.name, f"{text}: the verdict judges what the newest models decided")
+                log.warning("%s: %s; a new model is a new experiment: give it a new salt", arm.name, text)
+
+    def _start_over(self, experiment: Experiment) -> None:
+        """Of another experiment, whatever its arms answer first is theirs."""
+        for arm in self._newest:
+            self._health.note(arm)
+        self._experiment = experiment.name, experiment.salt
+        self._newest = {}
