@@ -3,8 +3,10 @@
 Decisions count for the arm that the user was *assigned* to, fallbacks included: dropping them would compare the users
 of whichever arm fails less. Left out, and counted by reason:
 
-    other_experiment     of another experiment
+    other_experiment     of another experiment: another name or salt
+    outside              the user is not in the experiment's part of its layer
     not_randomised       everybody got the incumbent: kill switch, shadow
+    other_model          before the arms had their newest models (`judged_models.py`)
     other_weights        assigned with other shares than the experiment file gives that stage now
     unfinished_period    the budget's day or hour is not over: an arm that spends sooner looks better until it is
     changed_period       the stage was changed in that day or hour, or the kill switch was used: the money was, too
@@ -19,7 +21,8 @@ from typing import get_args
 import pandas as pd
 
 from monitoring.decision_log import DecisionLog, open_records
-from mtorl.experiment.experiment import Experiment, Stage
+from monitoring.judged_models import JudgedModels, judged_models
+from mtorl.experiment.experiment import OUTSIDE, Experiment, Stage
 from mtorl.experiment.metrics import OUTCOMES, sums
 from mtorl.log.records import one_record_each
 
@@ -33,8 +36,8 @@ def shares_of_stages(experiment: Experiment) -> dict[str, dict[str, float]]:
     return {stage: experiment.replace(enabled=True, stage=stage).shares() for stage in stages}
 
 
-def users_of(log: DecisionLog, experiment: Experiment) -> tuple[pd.DataFrame, dict[str, int]]:
-    """One row a user, stage and arm with the sums of its decisions, and how many decisions were left out, by reason.
+def users_of(log: DecisionLog, experiment: Experiment) -> tuple[pd.DataFrame, dict[str, int], JudgedModels]:
+    """One row a user, stage and arm with the sums of its decisions; how many were left out, by reason; arms' models.
 
     Both logs are delivered at least once, so of several records with one id the one that counts is taken.
     """
@@ -60,12 +63,20 @@ def users_of(log: DecisionLog, experiment: Experiment) -> tuple[pd.DataFrame, di
             WHERE {log.period.condition()}),
         decision AS (
             SELECT record.*,
-                   CASE WHEN experiment <> $name THEN 'other_experiment'
+                   CASE WHEN experiment <> $name OR salt <> $salt THEN 'other_experiment'
+                        WHEN arm = '{OUTSIDE}' THEN 'outside'
                         WHEN assignment_probability >= 1 THEN 'not_randomised'
+                        WHEN {_begin(experiment)} <= $models_changed THEN 'other_model'
                         WHEN abs(assignment_probability - share) < 1e-9 THEN {_unfair_period(experiment)}
                         ELSE 'other_weights' END AS left_out
             FROM record LEFT JOIN share_of USING (stage, arm))"""
-        parameters = {"name": experiment.name, **log.period.parameters()}
+        models = judged_models(db, experiment, log.period)
+        parameters = {
+            "name": experiment.name,
+            "salt": experiment.salt,
+            "models_changed": models.since,
+            **log.period.parameters(),
+        }
         left_out = db.execute(
             f"""WITH {decision}
             SELECT left_out, count(*) FROM decision WHERE left_out IS NOT NULL GROUP BY ALL ORDER BY 1""",
@@ -87,7 +98,18 @@ def users_of(log: DecisionLog, experiment: Experiment) -> tuple[pd.DataFrame, di
             FROM decision_with_outcomes GROUP BY user_id, stage, arm""",
             parameters,
         ).df()
-    return users, {str(reason): int(count) for reason, count in left_out}
+    return users, {str(reason): int(count) for reason, count in left_out}, models
+
+
+def _period(experiment: Experiment) -> str | None:
+    periods = {budget.period for budget in experiment.budgets}
+    return "day" if "day" in periods else "hour" if "hour" in periods else None
+
+
+def _begin(experiment: Experiment) -> str:
+    """SQL: when the budget period of a decision began; its own time if no budget has one."""
+    period = _period(experiment)
+    return "decided" if period is None else f"date_trunc('{period}', decided)"
 
 
 def _unfair_period(experiment: Experiment) -> str:
@@ -96,11 +118,9 @@ def _unfair_period(experiment: Experiment) -> str:
     A total without an end has no whole periods: where it isn't paced, an arm that spends sooner looks better until the
     other has spent as much.
     """
-    periods = {budget.period for budget in experiment.budgets}
-    period = "day" if "day" in periods else "hour" if "hour" in periods else None
+    period, begin = _period(experiment), _begin(experiment)
     if period is None:
         return "NULL"
-    begin = f"date_trunc('{period}', decided)"
     in_period = f"(PARTITION BY experiment, {begin})"
     newest = "greatest(max(decided) OVER (), CAST(nullif($until, '') AS TIMESTAMPTZ))"
     return f"""CASE WHEN {begin} + INTERVAL 1 {period} > {newest} THEN 'unfinished_period'

@@ -54,9 +54,9 @@ def verdict_from_log(
         tightest_at: Effective users at which the always-valid interval is tightest; fixed before the experiment starts.
 
     Returns:
-        A JSON-ready dict: arms, srm_p, what was left out, `challengers` with the comparison of each, and at the top
-        level that of the challenger which decides: lift, lift_ci (always valid), lift_ci_fixed, relative_lift,
-        guardrails, secondary, verdict, reason, series of looks as users arrived.
+        A JSON-ready dict: arms, their models, srm_p, what was left out, `challengers` with the comparison of each, and
+        at the top level that of the challenger which decides: lift, lift_ci (always valid), lift_ci_fixed,
+        relative_lift, guardrails, secondary, verdict, reason, series of looks as users arrived.
 
     Raises:
         ValueError: an unknown outcome.
@@ -65,7 +65,7 @@ def verdict_from_log(
         raise ValueError(f"gain {gain!r} is not one of {', '.join(GAINS)}")
     primary = metric_of(experiment.metrics.primary, gain)
     gain = primary.removesuffix("_per_decision")
-    users, left_out = users_of(log, experiment)
+    users, left_out, models = users_of(log, experiment)
     crossed = users[["user_id", "stage"]].duplicated(keep=False)
     crossed_users, seen_users = users.loc[crossed, "user_id"].nunique(), users["user_id"].nunique()
     users = users[~crossed].sort_values(["first_at", "user_id"], ignore_index=True)
@@ -119,7 +119,7 @@ def verdict_from_log(
             "guardrails": [asdict(check) for check in checks],
             "secondary": {name: _secondary(comparison.lift(name)) for name in experiment.metrics.secondary},
             "verdict": verdicts[name].token,
-            "reason": verdicts[name].reason,
+            "reason": verdicts[name].reason + models.said,
         }
     challenger = leading(verdicts, lifts)
     result = {
@@ -136,6 +136,7 @@ def verdict_from_log(
         "srm_p": srm_p,
         "multiple_exposure_users": crossed_users,
         "left_out": left_out,
+        "models": models.digests,
         "challenger": challenger,
         "challengers": results,
         **results[challenger],

@@ -110,6 +110,60 @@ def test_the_series_ends_where_the_verdict_stands(tmp_path: Path) -> None:
     assert [last["lo"], last["hi"]] == found["lift_ci"] and last["lift"] == found["lift"]
 
 
+def test_a_promotion_in_mid_experiment_does_not_mix_two_models(tmp_path: Path) -> None:
+    """The challenger's first model is much worse, and its second one is better."""
+    log, before = traffic(600, 0.5, seed=1), traffic(600, 0.0)
+    for row in before.decisions:
+        row["model_digest"] = "first" if row["arm"] == "challenger" else "incumbent"
+    clean = traffic(600, 0.5, seed=1).write(tmp_path)
+    expected = verdict_from_log(clean, EXPERIMENT)
+    offset = pd.Timedelta(days=3)
+    for row in log.decisions:
+        row["model_digest"] = "second" if row["arm"] == "challenger" else "incumbent"
+        row["decision_id"] = f"later-{row['decision_id']}"
+        row["event_time"] = (pd.Timestamp(row["event_time"]) + offset).isoformat()
+    for event in log.outcomes:
+        event |= {"event_id": f"later-{event['event_id']}", "decision_id": f"later-{event['decision_id']}"}
+    log.decisions[0]["model_digest"] = None  # a fallback counts by its time
+    log.decisions, log.outcomes = before.decisions + log.decisions, before.outcomes + log.outcomes
+    found = verdict_from_log(log.write(tmp_path), EXPERIMENT)
+    assert found["verdict"] == expected["verdict"] == "ship"
+    assert (found["lift"], found["lift_ci"]) == (expected["lift"], expected["lift_ci"])
+    # The last decision of the challenger's first model is the last one of its time.
+    assert found["left_out"] == {"other_model": 1800}
+    assert found["models"] == {"challenger": "second", "incumbent": "incumbent"}
+    assert "when the model of an arm had changed" in found["reason"]
+
+
+def test_after_a_roll_back_only_what_follows_it_counts(tmp_path: Path) -> None:
+    log = traffic(400, 0.3)
+    for place, row in enumerate(log.decisions):
+        challenger = "new" if 300 <= place < 600 else "old"
+        row["model_digest"] = challenger if row["arm"] == "challenger" else "incumbent"
+    found = verdict_from_log(log.write(tmp_path), EXPERIMENT)
+    assert found["left_out"] == {"other_model": 600}
+    assert sum(arm["decisions"] for arm in found["arms"].values()) == 600
+
+
+def test_a_budget_period_in_which_a_model_changed_counts_for_none(tmp_path: Path) -> None:
+    daily = {"budgets": [{"campaign": "*", "channel": "*", "amount": 100.0, "period": "day"}]}
+    log = traffic(1600, 0.3)  # a decision a minute: three days and a third
+    for place, row in enumerate(log.decisions):
+        row["model_digest"] = f"{row['arm']} {'old' if place < 2000 else 'new'}"
+    found = verdict_from_log(log.write(tmp_path), Experiment.from_dict({**CONTENT, **daily}))
+    assert found["left_out"] == {"other_model": 2880, "unfinished_period": 480}
+
+
+def test_an_experiment_with_another_salt_and_users_outside_do_not_count(tmp_path: Path) -> None:
+    log = traffic(200, 0.3)
+    for row in log.decisions:
+        row["salt"] = EXPERIMENT.salt
+    log.decide("u0", "challenger", salt="before", model_digest="x")
+    log.decide("v", "outside", salt=EXPERIMENT.salt, assignment_probability=1.0, model_digest="y")
+    found = verdict_from_log(log.write(tmp_path), EXPERIMENT)
+    assert found["left_out"] == {"other_experiment": 1, "outside": 1} and found["models"] == {}
+
+
 def test_who_counts(tmp_path: Path) -> None:
     log = traffic(200, 0.2)
     clean = verdict_from_log(log.write(tmp_path), EXPERIMENT)
