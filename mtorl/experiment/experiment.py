@@ -2,7 +2,7 @@
 
     experiment = Experiment.load("experiment.yaml")
     arm, probability = experiment.arm_of("user-42")
-    experiment.accounts()                             # the budget of each arm, for the ledger
+    experiment.accounts()                             # the budgets, in all and of each arm, for the ledger
 
 ```yaml
 name: mtorl-vs-frequency
@@ -19,7 +19,8 @@ arms:                              # weights are those of the last stage
 default_channel: search            # named in the answer when a decision falls back
 budgets:                           # of the whole experiment; each arm gets its share, in an account of its own
   - {campaign: "*", channel: "*", amount: 10000}
-  - {campaign: "*", channel: "*", amount: 500, period: day,    # total (default), or anew each day or hour, in UTC
+  - {campaign: "*", channel: "*", amount: 500, period: day,    # total (default), or anew each day or hour
+     timezone: Europe/Berlin,      # whose days and hours; default UTC
      pacing: {price: 0.3}}         # optional: spread over the period, see schedule.py; a total needs start and end, too
 metrics:
   primary: click_per_decision
@@ -54,16 +55,17 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mtorl.experiment.assignment import assign, uniform
 from mtorl.experiment.metrics import known, known_gain
+from mtorl.policy.periods import Period, zone
 from mtorl.policy.schedule import Pacing
 from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml, validated
 
 INCUMBENT = "incumbent"
 OUTSIDE = "outside"
 """In place of an arm: the user is not in the experiment, and gets the incumbent."""
-
+ALL_ARMS = "*"
+"""Whose account is the experiment's own: every arm draws on it."""
 Stage = Literal["shadow", "1%", "5%", "25%", "50%"]
 Direction = Literal["up", "down"]
-Period = Literal["total", "day", "hour"]
 MetricName = Annotated[Text, AfterValidator(known)]
 Place = Annotated[float, Field(ge=0, le=1)]
 
@@ -75,13 +77,14 @@ class ExperimentError(ValueError):
 
 
 class AccountLimit(NamedTuple):
-    """What one arm may spend on a campaign and channel; "*" stands for any."""
+    """What one arm, or all of them together, may spend on a campaign and channel; "*" stands for any."""
 
     arm: str
     campaign: str
     channel: str
     limit: float
     period: Period
+    timezone: str
     pacing: Pacing | None
 
 
@@ -95,6 +98,13 @@ class Arm(StrictModel):
     """Base URL of the server, or the whole URL to post to."""
     model_digest: Text | None = None
     """Beginning of the digest of the model that must answer there; by default, any model may."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_one_arm(cls, name: str) -> str:
+        if name == ALL_ARMS:
+            raise ValueError(f"{name!r} stands for all arms: choose another name")
+        return name
 
     @field_validator("endpoint")
     @classmethod
@@ -121,9 +131,17 @@ class Budget(StrictModel):
     amount: float = Field(ge=0)
     """Currency units, for all time or for each period."""
     period: Period = "total"
-    """total: for all time. day, hour: anew for each one, in UTC."""
+    """total: for all time. day, hour: anew for each one."""
+    timezone: Text = "UTC"
+    """Whose days and hours: an IANA name such as Europe/Berlin."""
     pacing: Pacing | None = None
     """How the money is spread over its time. Without it: first come, first served."""
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_a_time_zone(cls, timezone: str) -> str:
+        zone(timezone)
+        return timezone
 
     @model_validator(mode="after")
     def _pacing_fits_the_period(self) -> Budget:
@@ -238,19 +256,29 @@ class Experiment(StrictModel):
         return {arm.name: shares.get(arm.name, 1.0 - sum(shares.values())) for arm in self.arms}
 
     def accounts(self) -> list[AccountLimit]:
-        """Each arm's part of every budget, in proportion to its users: money per user is the same in every arm.
+        """Every budget as a whole, and each arm's part of it, in proportion to its users.
 
-        Users outside the experiment have an account like an arm's: they must not spend an arm's money.
+        Money per user is the same in every arm. Users outside the experiment have an account like an arm's: they must
+        not spend an arm's money. The whole binds all of them together, so that a change of stage, weights, names or
+        switch, which makes other parts, can't make the experiment spend more.
         """
         start, end = self.layer_part
         inside = end - start
-        parts = {arm: inside * share for arm, share in self.shares().items()}
+        parts = {ALL_ARMS: 1.0} | {arm: inside * share for arm, share in self.shares().items()}
         if inside < 1:
             parts[OUTSIDE] = 1.0 - inside
         return [
-            AccountLimit(arm, budget.campaign, budget.channel, budget.amount * part, budget.period, budget.pacing)
+            AccountLimit(
+                arm,
+                b.campaign,
+                b.channel,
+                b.amount * part,
+                b.period,
+                b.timezone,
+                None if arm == ALL_ARMS else b.pacing,
+            )
             for arm, part in parts.items()
-            for budget in self.budgets
+            for b in self.budgets
         ]
 
     def arm(self, name: str) -> Arm:

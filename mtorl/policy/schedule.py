@@ -1,7 +1,7 @@
 """When a budget is to be spent: from what an experiment file says of a budget to the plan that paces it.
 
     pacing = Pacing(price=0.3, traffic=(0.2,) * 8 + (1.0,) * 16)     # nights are quiet
-    plan = pacing.plan(500.0, "day", now=time.time())                # of the day that `now` is in, UTC
+    plan = pacing.plan(500.0, "day", "UTC", now=time.time())         # of the day that `now` is in
 
 Times are seconds since 1970.
 """
@@ -16,11 +16,11 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 from mtorl.policy.pacing import Plan
+from mtorl.policy.periods import Period, period_at, zone
 from mtorl.runtime.validation import FromList, StrictModel
 
-HOUR, DAY = 3600.0, 86_400.0
+HOUR = 3600.0
 _HOURS_OF_DAY = 24
-_LENGTH = {"hour": HOUR, "day": DAY}
 
 
 class Pacing(StrictModel):
@@ -33,7 +33,7 @@ class Pacing(StrictModel):
         FromList,
         Field(min_length=_HOURS_OF_DAY, max_length=_HOURS_OF_DAY),
     ] = (1.0,) * _HOURS_OF_DAY
-    """Traffic that is expected in each hour of the day, UTC, in any unit."""
+    """Traffic that is expected in each hour of the day, in the budget's time zone and in any unit."""
     start: str | None = None
     """ISO time with a zone; only of a budget without a period, which has no other beginning or end."""
     end: str | None = None
@@ -70,22 +70,22 @@ class Pacing(StrictModel):
             rule = "needs a start and an end" if period == "total" else "has no start and end of its own"
             raise ValueError(f"a budget with period {period} {rule}")
 
-    def plan(self, amount: float, period: str, now: float) -> Plan:
+    def plan(self, amount: float, period: Period, timezone: str, now: float) -> Plan:
         """The plan in force at a time.
 
         Args:
             amount: Of the budget, currency units, above 0.
             period: Of the budget: total, day or hour.
+            timezone: Of the budget, an IANA name.
             now: A time in the period.
         """
+        start, end = map(float, period_at(period, timezone, now))
         if self.start is not None and self.end is not None:
             start, end = _seconds(self.start), _seconds(self.end)
-        else:
-            start = now - now % _LENGTH[period]
-            end = start + _LENGTH[period]
-        first_full = (math.floor(start / HOUR) + 1) * HOUR
+        first_full = float(period_at("hour", timezone, start)[1])
         edges = [start, *(first_full + i * HOUR for i in range(max(0, math.ceil((end - first_full) / HOUR)))), end]
-        traffic = [self.traffic[int(a // HOUR) % _HOURS_OF_DAY] * (b - a) for a, b in pairwise(edges)]
+        hours = [datetime.fromtimestamp(edge, zone(timezone)).hour for edge in edges[:-1]]
+        traffic = [self.traffic[hour] * (b - a) for hour, (a, b) in zip(hours, pairwise(edges), strict=True)]
         if not sum(traffic) > 0:  # an hour in which none is expected
             traffic = [b - a for a, b in pairwise(edges)]
         return Plan.following(traffic, edges, amount, self.price)

@@ -146,10 +146,13 @@ def _serving(run: Path, served: Served) -> dict[str, Any]:
 
 
 def _budget(run: Path) -> dict[str, dict[str, float]]:
+    from mtorl.experiment.experiment import ALL_ARMS
     from serving.ledger import SqliteLedger
 
     arms: dict[str, dict[str, float]] = {}
     for balance in SqliteLedger(run / "serving" / "ledger.sqlite").balances():
+        if balance.arm == ALL_ARMS:
+            continue
         arm = arms.setdefault(balance.arm, dict.fromkeys(("limit", "spent", "reserved", "excess", "overspent"), 0.0))
         arm["limit"] += balance.limit
         arm["spent"] += balance.spent

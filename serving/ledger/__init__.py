@@ -1,9 +1,9 @@
 """The budget ledger: money is reserved before an exposure and settled or cancelled after it, never above the cap.
 
     ledger = open_ledger("ledger.sqlite", patience=1.0)        # or redis://host:6379/0?name=ads
-    ledger.define([Account("challenger", "*", "*", 1000.0), Account("challenger", "*", "*", 100.0, "day")])
+    ledger.define([Account("*", "*", "*", 1000.0), *(Account(arm, "*", "*", 500.0) for arm in arms)])    # one budget
     if ledger.reserve("d1", "challenger", "spring", "video", 0.05):      # expose only then
-        ledger.settle("d1", 0.031)                                       # or ledger.cancel("d1")
+        ledger.settle("d1", 0.031, "event-7")                            # or ledger.cancel("d1")
     ledger.expire(24 * 3600)                                             # now and then: of what nothing was heard
 
 In reading order: `contract.py` (what every ledger promises), `money.py` (exact amounts). In a file, for the routers of

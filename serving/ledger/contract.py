@@ -1,30 +1,37 @@
 """What every ledger promises, whatever stores its accounts.
 
-1.  spent + reserved <= limit in every account, at every moment: under races, crashes and retries. (When a limit is
-    lowered below what is already spent and reserved, nothing is taken back, but every new reservation is refused.)
+1.  spent + reserved <= limit in every account, at every moment: under races, crashes and retries. (When the limit of a
+    whole budget is lowered below what is already spent and reserved, nothing is taken back, but every new reservation
+    is refused.)
 2.  An exposure needs a reservation: a caller that gets False, or no answer, must not expose.
-3.  Every call may be repeated: the second call with a reservation's id changes nothing. A reservation that was settled
-    is remembered for SETTLED_SECONDS. One that was cancelled or has expired may still turn out to have cost something,
-    and is remembered for RETENTION_SECONDS. After that, `reserve` must not be repeated, and a cost is unknown.
+3.  Every call may be repeated: the second call with a reservation's id, or with an event's, changes nothing. A
+    reservation that was settled is remembered for SETTLED_SECONDS. One that was cancelled or has expired may still turn
+    out to have cost something, and is remembered for RETENTION_SECONDS. After that, `reserve` must not be repeated, and
+    a cost is unknown.
 4.  The limit of an account with a period applies to each period separately. A reservation belongs to the period of its
     creation and is settled there, also after the period has ended; what a period leaves unspent is not carried over.
-    The books of each period are kept, so a clock that is wrong, or jumps back, still counts what was spent then.
+    A period never begins earlier than one that was seen: whatever the clock does, or the time zone of the budget is
+    changed to, no money is granted twice. (A clock that was ahead has begun the next period too early; until that is
+    over, nothing beyond its limit is spent.)
+5.  The account of all arms ("*") binds them together. When the parts of a budget change, an arm's limit in the present
+    period becomes what it has spent, plus its new part of what nobody has spent yet (`limit_after_a_change`). Setting
+    the same accounts again changes nothing, and the next period begins with the new parts.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, get_args
+from typing import Protocol
 
-from mtorl.experiment.experiment import Period
-
-PERIODS: tuple[Period, ...] = get_args(Period)
-_PERIOD_SECONDS = {"day": 86_400, "hour": 3_600}
+from mtorl.policy.periods import PERIODS, Period, zone
 
 SETTLED_SECONDS = 86_400.0
 RETENTION_SECONDS = 7 * 86_400.0
+EXPIRE_AT_ONCE = 2_000  # a fraction of a second
 
 
 class LedgerUnavailable(RuntimeError):
@@ -42,11 +49,16 @@ class UnknownReservation(KeyError):
         return f"no reservation {self.args[0]!r}"
 
 
+Budget = tuple[str, str, Period]
+"""Campaign, channel and period of the accounts that are parts of one budget."""
+
+
 @dataclass(frozen=True)
 class Account:
     """Money of one arm for a campaign and a channel; "*" matches any. A reservation draws on all that match.
 
-    The same campaign and channel may have an account for each period: 1000 in all, and at most 100 a day.
+    The same campaign and channel may have an account for each period: 1000 in all, and at most 100 a day. Accounts that
+    differ in their arm only are the parts of one budget.
     """
 
     arm: str
@@ -54,6 +66,7 @@ class Account:
     channel: str
     limit: float
     period: Period = "total"
+    timezone: str = "UTC"
 
     def __post_init__(self) -> None:
         for name in ("arm", "campaign", "channel"):
@@ -61,6 +74,12 @@ class Account:
                 raise ValueError(f"{name}: expected text, got {getattr(self, name)!r}")
         if self.period not in PERIODS:
             raise ValueError(f"period: {self.period!r} is not one of {', '.join(PERIODS)}")
+        zone(self.timezone)
+
+    @property
+    def budget(self) -> Budget:
+        """The budget that it is a part of."""
+        return self.campaign, self.channel, self.period
 
 
 @dataclass(frozen=True)
@@ -92,7 +111,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Settlement:
-    """What became of a reported cost: charged up to the reserved amount, the rest is excess."""
+    """What became of the costs of a reservation so far: charged up to the reserved amount, the rest is excess."""
 
     charged: float
     excess: float
@@ -107,8 +126,14 @@ class Ledger(Protocol):
 
     shared: bool
 
+    def identity(self) -> str | None:
+        """A name that no other ledger has; None before any accounts were set in it. A move to Redis keeps it."""
+
     def define(self, accounts: Iterable[Account]) -> None:
-        """Set the accounts in force. Spent and reserved amounts stay, also those of accounts that are left out now."""
+        """Set the accounts in force. Spent and reserved amounts stay, also those of accounts that are left out now.
+
+        Where the parts of a budget are others than before, the limits of the present period follow (promise 5).
+        """
 
     def reserve(
         self, reservation_id: str, arm: str, campaign: str, channel: str, amount: float, request: str | None = None
@@ -126,20 +151,23 @@ class Ledger(Protocol):
         The error of a single reservation is returned in its place; an error that concerns all is raised.
         """
 
-    def settle(self, reservation_id: str, actual: float) -> Settlement:
+    def settle(self, reservation_id: str, actual: float, event: str = "") -> Settlement:
         """Turn a reservation into spend. Raises UnknownReservation for an id that was never reserved.
 
-        A cost that is reported late was spent all the same. After the reservation has expired it is charged as far as
-        its accounts have room left, after a cancellation it is all excess.
+        The first cost frees what it does not need. Costs of different events add up: a later one is charged as far as
+        the accounts have room left, and never beyond what was reserved; the rest is excess. A cost that is reported
+        late was spent all the same: after the reservation has expired it is charged like a later one, after a
+        cancellation it is all excess.
         """
 
     def cancel(self, reservation_id: str) -> None:
         """Give the money back. If the id is not reserved yet, a `reserve` that comes later is refused."""
 
-    def expire(self, ttl: float) -> int:
+    def expire(self, ttl: float, most: int = EXPIRE_AT_ONCE) -> int:
         """Give back what has been open for `ttl` seconds or longer; returns how many reservations that were.
 
-        Reservations that were finished long ago are forgotten; what they cost stays in the accounts.
+        A call gives back no more than `most`; there may be others if it returns as many. Reservations that were
+        finished long ago are forgotten, so many at a time, too; what they cost stays in the accounts.
         """
 
     def balances(self) -> list[Balance]:
@@ -158,10 +186,29 @@ class Ledger(Protocol):
         """Close the connection; the next call opens it again."""
 
 
-def period_start(period: Period, now: float) -> int:
-    """When the period that holds at a time began, in seconds since 1970; 0 for "total". Days and hours are UTC's."""
-    length = _PERIOD_SECONDS.get(period)
-    return math.floor(now / length) * length if length else 0
+def limit_after_a_change(part: int, spent: int, reserved: int, whole: int, whole_spent: int) -> int:
+    """Limit of an arm in the present period, after the parts of its budget have changed.
+
+    It is never below what the arm has spent and reserved. So the limits of all arms add up to the whole, or to more
+    while an arm still holds reservations beyond its new part; the account of all arms bounds them then.
+
+    Args:
+        part: The arm's limit in a period that begins now, in any unit, as all amounts here.
+        spent: By the arm in this period.
+        reserved: By the arm in this period.
+        whole: Limit of all arms together.
+        whole_spent: By all arms together in this period.
+    """
+    left = max(0, whole - whole_spent)
+    return max(spent + reserved, spent + (math.floor(part / whole * left) if whole else 0))
+
+
+def parts(limits: Mapping[Account, int]) -> dict[Budget, str]:
+    """How each budget is divided: the same text for the same arms, limits and time zone."""
+    found: defaultdict[Budget, list[tuple[str, str, int]]] = defaultdict(list)
+    for account, limit in limits.items():
+        found[account.budget].append((account.arm, account.timezone, limit))
+    return {budget: json.dumps(sorted(arms)) for budget, arms in found.items()}
 
 
 def checked_ttl(seconds: float) -> float:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -31,8 +30,8 @@ from redis.exceptions import RedisError
 
 from serving.ledger import money
 from serving.ledger.contract import RETENTION_SECONDS, SETTLED_SECONDS, LedgerUnavailable
-from serving.ledger.redis_ledger import LARGEST, RedisLedger, name_of
-from serving.ledger.sqlite_database import MOVED, MOVING, VERSION
+from serving.ledger.redis_ledger import FORM, LARGEST, RedisLedger, name_of
+from serving.ledger.sqlite_database import MOVED, MOVING, VERSION, bring_up_to_date
 
 _AT_ONCE = 1000  # commands in a round trip
 _BOOK = ("spent", "reserved", "excess")
@@ -75,7 +74,7 @@ def move_to_redis(file: Path, target: RedisLedger) -> Moved:
                 raise NotMoved(f"{file}: was moved before, to {source.moved_to}")
             target.check()
             generation = f"{target.prefix}generation"
-            before = target.client.get(generation) == source.generation
+            before = target.identity() == source.generation
             if source.version == MOVED and not before:
                 raise NotMoved(
                     f"{target}: has lost the accounts that {file} was moved to: restore the append-only file of that "
@@ -84,7 +83,7 @@ def move_to_redis(file: Path, target: RedisLedger) -> Moved:
             if not before:
                 _fill(target, source)
                 source.mark(MOVING, str(target))
-                target.client.set(generation, source.generation)
+                target.client.set(generation, FORM + source.generation)
             source.mark(MOVED, str(target))
             books = source.books()
             return Moved(
@@ -128,18 +127,22 @@ class _Source:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        (self.version,) = db.execute("PRAGMA user_version").fetchone()
+        self.version = bring_up_to_date(db)
         if self.version not in (VERSION, MOVING, MOVED):
             raise NotMoved(f"not a ledger of this version (found {self.version}, need {VERSION})")
-        db.execute("CREATE TABLE IF NOT EXISTS moved (generation TEXT NOT NULL, target TEXT)")
-        db.execute("INSERT INTO moved SELECT ?, NULL WHERE NOT EXISTS (SELECT 1 FROM moved)", (uuid.uuid4().hex,))
-        self._commit()  # before anything is written elsewhere
-        self.generation, self.moved_to = db.execute("SELECT generation, target FROM moved").fetchone()
-        rows = db.execute("SELECT id, arm, campaign, channel, period, cap, active FROM account").fetchall()
-        self.accounts = {number: (name_of(*name), name[3], cap, active) for number, *name, cap, active in rows}
+        self._commit()
+        self.generation, self.moved_to = db.execute("SELECT name, moved_to FROM identity").fetchone()
+        rows = db.execute(
+            "SELECT id, arm, campaign, channel, period, start, cap, active, "
+            "start || ' ' || until || ' ' || period || ' ' || timezone || ' ' || parts FROM account"
+        ).fetchall()
+        self.accounts = {
+            number: (name_of(*name), start, cap, terms if active else None)
+            for number, *name, start, cap, active, terms in rows
+        }
 
     def mark(self, version: int, target: str) -> None:
-        self._db.execute("UPDATE moved SET target = ?", (target,))
+        self._db.execute("UPDATE identity SET moved_to = ?", (target,))
         self._db.execute(f"PRAGMA user_version = {version}")
         self._commit()
 
@@ -152,6 +155,11 @@ class _Source:
         rows = self._db.execute(f"SELECT account, start, {', '.join(_BOOK)} FROM book")
         return {self._book(account, start): dict(zip(_BOOK, seen, strict=True)) for account, start, *seen in rows}
 
+    def caps(self) -> dict[str, int]:
+        """Book -> its limit."""
+        rows = self._db.execute("SELECT account, start, cap FROM book")
+        return {self._book(account, start): cap for account, start, cap in rows}
+
     def open_reservations(self) -> set[str]:
         return {name for (name,) in self._db.execute("SELECT id FROM reservation WHERE state = 'open'")}
 
@@ -160,10 +168,13 @@ class _Source:
         caps, in_force, books, opened = (f"{prefix}{key}" for key in ("caps", "in-force", "books", "open"))
         for key in (caps, in_force, books, opened):
             yield "DEL", key
-        for account, period, cap, active in self.accounts.values():
+        for account, start, cap, terms in self.accounts.values():
             yield "HSET", caps, account, cap
-            if active:
-                yield "HSET", in_force, account, period
+            yield "HSET", books, f"start:{account}", start
+            if terms is not None:
+                yield "HSET", in_force, account, terms
+        for book, cap in self.caps().items():
+            yield "HSET", books, f"cap:{book}", cap
         for book, seen in self.books().items():
             for what, amount in seen.items():
                 yield "HSET", books, f"{what}:{book}", amount
@@ -173,10 +184,13 @@ class _Source:
         for name, scope, amount, state, created, charged, excess in rows:
             key = f"{prefix}r:{name}"
             fields = {"state": state, "amount": amount, "scope": name_of(*json.loads(scope)) if scope else ""}
+            events = [event for (event,) in self._db.execute("SELECT event FROM cost WHERE reservation = ?", (name,))]
+            if "*" not in events:  # else nobody knows which one it was, and no other is charged
+                fields |= {"books": "\n".join(self._held(name))}
             if state in ("settled", "late"):
-                fields |= {"charged": charged, "cost": charged + excess}
+                fields |= {"charged": charged, "cost": charged + excess} | {f"event:{event}": 1 for event in events}
             else:
-                fields |= {"created": f"{created:.17g}", "books": "\n".join(self._held(name))}
+                fields |= {"created": f"{created:.17g}"}
             yield "DEL", key
             yield "HSET", key, *(part for field in fields.items() for part in field)
             if state == "open":

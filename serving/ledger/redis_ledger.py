@@ -30,9 +30,11 @@ from redis.exceptions import ConnectionError, NoScriptError, RedisError
 from redis.retry import Retry
 from typing_extensions import override
 
+from mtorl.experiment.experiment import ALL_ARMS
+from mtorl.policy.periods import PERIODS, period_at
 from serving.ledger import money
 from serving.ledger.contract import (
-    PERIODS,
+    EXPIRE_AT_ONCE,
     RETENTION_SECONDS,
     SETTLED_SECONDS,
     Account,
@@ -44,14 +46,17 @@ from serving.ledger.contract import (
     UnknownReservation,
     Wanted,
     checked_ttl,
+    parts,
 )
 from serving.ledger.location import RedisLocation
 
 LARGEST = 9e6  # currency units: Lua compares doubles, which are exact up to 2^53 = 9.007e15 nano-units
 
 _LUA = Path(__file__).parent / "redis_scripts"
-_SCRIPTS = ("define", "reserve", "settle", "cancel", "expire", "balances", "memory", "remember", "open")
+_SCRIPTS = ("define", "begin", "reserve", "settle", "cancel", "expire", "balances", "memory", "remember", "open")
 _BATCH = 100  # reservations that `expire` takes in one script: decisions get in between
+_PERIOD_OVER = -2  # a script's answer: the next period must begin first
+FORM = "3-"  # of the keys and scripts: what the generation begins with
 
 
 class RedisLedger(Ledger):
@@ -102,20 +107,40 @@ class RedisLedger(Ledger):
         self._scripts = {
             name: self.client.register_script(common + (_LUA / f"{name}.lua").read_text()) for name in _SCRIPTS
         }
+        self._bring_up_to_date = self.client.register_script((_LUA / "bring_up_to_date.lua").read_text())
+
+    @override
+    def identity(self) -> str | None:
+        with self._errors():
+            found = self.client.get(self._keys[0])
+        return found.removeprefix(FORM) if found else None
 
     @override
     def define(self, accounts: Iterable[Account]) -> None:
-        arguments = [
-            part
-            for a in accounts
-            for part in (name_of(a.arm, a.campaign, a.channel, a.period), a.period, money.limit(a.limit, LARGEST))
-        ]
+        limits = {account: money.limit(account.limit, LARGEST) for account in accounts}
+        divided = parts(limits)
         with self._errors():
             if self._generation is None:
                 self.check()
-                self.client.set(self._keys[0], uuid.uuid4().hex, nx=True)
+                if not self.client.set(self._keys[0], FORM + uuid.uuid4().hex, nx=True):
+                    self._update()
+            now = self._now()
+            arguments: list[Any] = []
+            for a in sorted(limits, key=lambda account: account.arm != ALL_ARMS):
+                terms = f"{a.period} {a.timezone} {divided[a.budget]}"
+                names = (name_of(arm, a.campaign, a.channel, a.period) for arm in (a.arm, ALL_ARMS))
+                arguments += [*names, limits[a], *period_at(a.period, a.timezone, now), terms]
             self._run("define", [], *arguments)
             self.client.script_load(self._scripts["reserve"].script)  # the first decision need not wait for it
+
+    def _update(self) -> None:
+        """Bring a ledger of the first form to the present one."""
+        generation, caps, in_force, books, _ = self._keys
+        while not (old := self.client.get(generation)).startswith(FORM):
+            arguments = [old, FORM + old]
+            for account in self.client.hkeys(caps):
+                arguments += [account, name_of(ALL_ARMS, *json.loads(account)[1:])]
+            self._bring_up_to_date([generation, caps, in_force, books, f"{self.prefix}r:"], arguments)
 
     @override
     def reserve(
@@ -140,6 +165,9 @@ class RedisLedger(Ledger):
             if any(isinstance(answer, NoScriptError) for answer in answers):  # the server was started again
                 self.client.script_load(script.script)
                 answers = self._pipelined(script, calls)  # a script may be repeated
+            if _PERIOD_OVER in answers:
+                self._begin_periods()
+                answers = self._pipelined(script, calls)
         answered = iter(answers)
         return [faults[i] if i in faults else self._granted(next(answered)) for i in range(len(wanted))]
 
@@ -153,15 +181,17 @@ class RedisLedger(Ledger):
     def _granted(self, answer: Any) -> bool | Exception:
         if isinstance(answer, Exception):
             return LedgerUnavailable(f"{self._name}: {answer}")
+        if answer == _PERIOD_OVER:
+            return LedgerUnavailable(f"{self._name}: a period ended just now")
         if answer < 0:
             return AlreadyReserved(f"{self._name}: another reservation pays for this request")
         return bool(answer)
 
     @override
-    def settle(self, reservation_id: str, actual: float) -> Settlement:
+    def settle(self, reservation_id: str, actual: float, event: str = "") -> Settlement:
         cost = money.cost(actual)
         with self._errors():
-            answer = self._run("settle", [reservation_id], cost, int(SETTLED_SECONDS))
+            answer = self._run("settle", [reservation_id], cost, int(SETTLED_SECONDS), event)
         if not answer:
             raise UnknownReservation(reservation_id)
         charged = int(answer[0])
@@ -173,24 +203,26 @@ class RedisLedger(Ledger):
             self._run("cancel", [reservation_id])
 
     @override
-    def expire(self, ttl: float) -> int:
+    def expire(self, ttl: float, most: int = EXPIRE_AT_ONCE) -> int:
         # Redis itself forgets what was finished long ago.
         checked_ttl(ttl)
         total = 0
         with self._errors():
             self._checked = False  # the server may have been restarted with other settings
             latest = self._now() - ttl
-            while True:
-                overdue = self.client.zrangebyscore(self._keys[4], "-inf", latest, 0, _BATCH)
+            while count := min(_BATCH, most - total):
+                overdue = self.client.zrangebyscore(self._keys[4], "-inf", latest, 0, count)
                 expired = self._run("expire", overdue, latest)
                 total += expired
                 if not expired:
-                    return total
+                    break
+            return total
 
     @override
     def balances(self) -> list[Balance]:
         with self._errors():
-            rows = self._run("balances", [])
+            while (rows := self._run("balances", [])) == _PERIOD_OVER:
+                self._begin_periods()
         balances = []
         for account, start, *amounts in sorted(rows):
             arm, campaign, channel, period = json.loads(account)
@@ -218,6 +250,14 @@ class RedisLedger(Ledger):
     def close(self) -> None:
         self.client.close()
 
+    def _begin_periods(self) -> None:
+        """Begin the periods that are due by the server's clock; scripts know no calendar."""
+        now, arguments = self._now(), []
+        for account, terms in self.client.hgetall(self._keys[2]).items():
+            _, _, period, timezone, _ = terms.split(" ", 4)
+            arguments += [account, *period_at(period, timezone, now)]
+        self._run("begin", [], *arguments)
+
     def _run(self, script: str, reservations: Sequence[str], *arguments: Any) -> Any:
         return self._scripts[script](*self._call(script, reservations, *arguments))
 
@@ -236,9 +276,12 @@ class RedisLedger(Ledger):
         """What the server said when it was first asked: not what it says now."""
         self.check()
         if self._generation is None:
-            self._generation = self.client.get(self._keys[0])
-            if self._generation is None:
+            found = self.client.get(self._keys[0])
+            if found is None:
                 raise LedgerUnavailable(f"{self._name}: has no accounts yet")
+            if not found.startswith(FORM):
+                raise LedgerUnavailable(f"{self._name}: of the version before; a router of this one updates it")
+            self._generation = found
         return self._generation
 
     def has_accounts(self) -> bool:
@@ -282,10 +325,11 @@ class RedisLedger(Ledger):
 
 def _reservation_arguments(wanted: Wanted) -> list[Any]:
     """What the script `reserve` takes after the reservation's id."""
-    accounts = itertools.product([wanted.arm], {wanted.campaign, "*"}, {wanted.channel, "*"}, PERIODS)
+    budgets = list(itertools.product({wanted.campaign, "*"}, {wanted.channel, "*"}, PERIODS))
+    accounts = [name_of(arm, *budget) for arm in dict.fromkeys((wanted.arm, ALL_ARMS)) for budget in budgets]
     scope = name_of(wanted.arm, wanted.campaign, wanted.channel)
     amount = money.reservation(wanted.amount, LARGEST)
-    return [wanted.request or "", scope, amount, *(name_of(*account) for account in accounts)]
+    return [wanted.request or "", scope, amount, len(budgets), *accounts]
 
 
 def name_of(*parts: str) -> str:

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar, cast
 
@@ -21,9 +21,31 @@ from serving.ledger.contract import LedgerUnavailable
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
-VERSION = 2  # of the tables; stands in the file
+VERSION = 3  # of the tables; stands in the file
 MOVED = -VERSION  # stands there after `move_to_redis`: nobody spends from this file any more
 MOVING = -100 - VERSION  # likewise, in the last steps of a move; only the move itself goes on from here
+_BEFORE = 2  # the version that is brought up to date when it is opened
+
+_HARD_CAP = """
+-- The code checks before it reserves. This holds the cap even if that code has a fault.
+CREATE TRIGGER hard_cap BEFORE UPDATE OF spent, reserved ON book
+WHEN NEW.spent + NEW.reserved > NEW.cap AND NEW.spent + NEW.reserved > OLD.spent + OLD.reserved
+BEGIN
+    SELECT RAISE(ABORT, 'spent + reserved would exceed the limit');
+END;
+"""
+
+_NEW = """
+-- Costs that were reported; '*' stands for any.
+CREATE TABLE cost (
+    reservation TEXT NOT NULL REFERENCES reservation (id),
+    event TEXT NOT NULL,
+    PRIMARY KEY (reservation, event)
+) WITHOUT ROWID;
+
+-- One row: a name of this ledger that no other has, and where it was moved to.
+CREATE TABLE identity (name TEXT NOT NULL, moved_to TEXT);
+"""
 
 _TABLES = f"""
 -- Amounts are nano-units (`money.py`), times seconds since 1970.
@@ -33,8 +55,12 @@ CREATE TABLE account (
     campaign TEXT NOT NULL,
     channel TEXT NOT NULL,
     period TEXT NOT NULL CHECK (period IN ('total', 'day', 'hour')),
-    cap INTEGER NOT NULL CHECK (cap >= 0),
+    cap INTEGER NOT NULL CHECK (cap >= 0),  -- of a period that begins
     active INTEGER NOT NULL DEFAULT 1,
+    timezone TEXT NOT NULL DEFAULT 'UTC',
+    parts TEXT NOT NULL DEFAULT '',  -- how its budget is divided
+    start INTEGER NOT NULL DEFAULT 0,  -- of the present period
+    until INTEGER NOT NULL DEFAULT 0,
     UNIQUE (arm, campaign, channel, period)
 );
 
@@ -46,17 +72,10 @@ CREATE TABLE book (
     spent INTEGER NOT NULL DEFAULT 0 CHECK (spent >= 0),
     reserved INTEGER NOT NULL DEFAULT 0 CHECK (reserved >= 0),
     excess INTEGER NOT NULL DEFAULT 0 CHECK (excess >= 0),
+    cap INTEGER NOT NULL DEFAULT 0 CHECK (cap >= 0),
     UNIQUE (account, start)
 );
-
--- The code checks before it reserves. This holds the cap even if that code has a fault.
-CREATE TRIGGER hard_cap BEFORE UPDATE OF spent, reserved ON book
-WHEN NEW.spent + NEW.reserved > (SELECT cap FROM account WHERE id = NEW.account)
-    AND NEW.spent + NEW.reserved > OLD.spent + OLD.reserved
-BEGIN
-    SELECT RAISE(ABORT, 'spent + reserved would exceed the limit');
-END;
-
+{_HARD_CAP}
 -- 'late': a cost came after the reservation was cancelled or had expired.
 CREATE TABLE reservation (
     id TEXT PRIMARY KEY,
@@ -85,9 +104,61 @@ CREATE INDEX requested ON request (reservation);
 
 -- What the pacing controller remembers between two updates: one row at most.
 CREATE TABLE memory (version INTEGER NOT NULL, text TEXT NOT NULL);
-
+{_NEW}
+INSERT INTO identity (name) VALUES (lower(hex(randomblob(16))));
 PRAGMA user_version = {VERSION};
 """
+
+# From version 2, whose accounts each bound one arm, in UTC: what the arms have spent is what the experiment has. Of a
+# reservation that is settled there, it is not known which event has told its cost.
+_BRING_UP_TO_DATE = f"""
+DROP TRIGGER hard_cap;
+ALTER TABLE account ADD COLUMN timezone TEXT NOT NULL DEFAULT 'UTC';
+ALTER TABLE account ADD COLUMN parts TEXT NOT NULL DEFAULT '';
+ALTER TABLE account ADD COLUMN start INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE account ADD COLUMN until INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE book ADD COLUMN cap INTEGER NOT NULL DEFAULT 0 CHECK (cap >= 0);
+UPDATE book SET cap = (SELECT cap FROM account WHERE id = book.account);
+INSERT INTO account (arm, campaign, channel, period, cap, active)
+    SELECT '*', campaign, channel, period, 0, 0 FROM account GROUP BY campaign, channel, period;
+CREATE TEMPORARY VIEW part AS
+    SELECT book.*, whole.id AS whole FROM book JOIN account arm ON arm.id = book.account
+    JOIN account whole USING (campaign, channel, period) WHERE whole.arm = '*' AND arm.arm != '*';
+INSERT INTO book (account, start, spent, reserved, excess)
+    SELECT whole, start, sum(spent), sum(reserved), sum(excess) FROM part GROUP BY whole, start;
+INSERT OR IGNORE INTO hold
+    SELECT hold.reservation, book.id FROM hold JOIN part ON part.id = hold.book
+    JOIN book ON book.account = part.whole AND book.start = part.start;
+DROP VIEW part;
+{_HARD_CAP}
+{_NEW}
+INSERT INTO cost SELECT id, '*' FROM reservation WHERE state IN ('settled', 'late');
+CREATE TABLE IF NOT EXISTS moved (generation TEXT NOT NULL, target TEXT);
+INSERT INTO moved SELECT lower(hex(randomblob(16))), NULL WHERE NOT EXISTS (SELECT 1 FROM moved);
+INSERT INTO identity SELECT generation, target FROM moved;
+DROP TABLE moved;
+"""
+
+
+def bring_up_to_date(db: sqlite3.Connection) -> int:
+    """Bring the tables to this version, inside the caller's transaction; returns what `user_version` says then."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version in (_BEFORE, -_BEFORE, -100 - _BEFORE):
+        for statement in _statements(_BRING_UP_TO_DATE):
+            db.execute(statement)
+        version += VERSION - _BEFORE if version > 0 else _BEFORE - VERSION
+        db.execute(f"PRAGMA user_version = {version}")
+    return int(version)
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Of a script, one after another: `executescript` would end the transaction first."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
 
 
 class LedgerFile:
@@ -136,14 +207,16 @@ class LedgerFile:
         )
         try:
             db.execute("PRAGMA synchronous = FULL")
-            (version,) = db.execute("PRAGMA user_version").fetchone()
+            db.execute("PRAGMA foreign_keys = ON")
+            db.execute("BEGIN IMMEDIATE")
+            version = bring_up_to_date(db)
+            db.execute("COMMIT")
             if version == MOVED:
                 raise LedgerUnavailable("its accounts were moved to Redis, where alone they may be spent from")
             if version == MOVING:
                 raise LedgerUnavailable("its move to Redis was stopped: start `mtorl ledger move` again, which ends it")
             if version != VERSION:
                 raise LedgerUnavailable(f"not a ledger of this version (found {version}, need {VERSION})")
-            db.execute("PRAGMA foreign_keys = ON")
         except BaseException:
             db.close()
             raise

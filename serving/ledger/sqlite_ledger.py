@@ -14,8 +14,11 @@ from pathlib import Path
 
 from typing_extensions import override
 
+from mtorl.experiment.experiment import ALL_ARMS
+from mtorl.policy.periods import period_at
 from serving.ledger import money
 from serving.ledger.contract import (
+    EXPIRE_AT_ONCE,
     RETENTION_SECONDS,
     SETTLED_SECONDS,
     Account,
@@ -26,14 +29,13 @@ from serving.ledger.contract import (
     UnknownReservation,
     Wanted,
     checked_ttl,
-    period_start,
+    limit_after_a_change,
+    parts,
 )
 from serving.ledger.sqlite_database import GroupCommit, LedgerFile, Work
 
 _HELD = "(SELECT book FROM hold WHERE reservation = ?)"
-_PRESENT_BOOK = (
-    "LEFT JOIN book b ON b.account = a.id AND b.start = CASE a.period WHEN 'hour' THEN ? WHEN 'day' THEN ? ELSE 0 END"
-)
+_PRESENT = "account a LEFT JOIN book b ON b.account = a.id AND b.start = a.start"
 _BATCH = 500  # reservations that `expire` takes in one transaction: decisions get in between
 
 
@@ -55,16 +57,33 @@ class SqliteLedger(Ledger):
         self._commit = GroupCommit(self._file.open, str(path), patience)
 
     @override
+    def identity(self) -> str | None:
+        if not self.path.exists():
+            return None
+        (name,) = self._commit.run(lambda db: db.execute("SELECT name FROM identity").fetchone())
+        return str(name)
+
+    @override
     def define(self, accounts: Iterable[Account]) -> None:
-        rows = [(a.arm, a.campaign, a.channel, a.period, money.limit(a.limit)) for a in accounts]
+        limits = {account: money.limit(account.limit) for account in accounts}
+        divided = parts(limits)
+        rows = [
+            (a.arm, a.campaign, a.channel, a.period, limit, a.timezone, divided[a.budget])
+            for a, limit in limits.items()
+        ]
 
         def work(db: sqlite3.Connection) -> None:
+            before = db.execute("SELECT DISTINCT campaign, channel, period, parts FROM account WHERE active").fetchall()
             db.execute("UPDATE account SET active = 0")
             db.executemany(
-                "INSERT INTO account (arm, campaign, channel, period, cap) VALUES (?, ?, ?, ?, ?) "
-                "ON CONFLICT DO UPDATE SET cap = excluded.cap, active = 1",
+                "INSERT INTO account (arm, campaign, channel, period, cap, timezone, parts) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET cap = excluded.cap, parts = excluded.parts, "
+                "active = 1, timezone = excluded.timezone, until = 0",
                 rows,
             )
+            _begin_periods(db, self._clock())
+            for budget in {(*budget, text) for budget, text in divided.items()}.difference(before):
+                _limit_anew(db, budget[:3])
 
         self._file.create_if_new()
         self._commit.run(work)
@@ -98,12 +117,14 @@ class SqliteLedger(Ledger):
             if other:
                 raise AlreadyReserved(f"{self.path}: another reservation pays for this request")
             now = self._clock()
+            _begin_periods(db, now)
             accounts = db.execute(
-                f"SELECT a.id, a.period, b.id, a.cap - ifnull(b.spent + b.reserved, 0) FROM account a {_PRESENT_BOOK} "
-                "WHERE a.active AND a.arm = ? AND a.campaign IN (?, '*') AND a.channel IN (?, '*')",
-                (period_start("hour", now), period_start("day", now), asked.arm, asked.campaign, asked.channel),
+                "SELECT a.arm, a.id, a.start, a.cap, b.id, ifnull(b.cap - b.spent - b.reserved, a.cap) "
+                f"FROM {_PRESENT} "
+                "WHERE a.active AND a.arm IN (?, '*') AND a.campaign IN (?, '*') AND a.channel IN (?, '*')",
+                (asked.arm, asked.campaign, asked.channel),
             ).fetchall()
-            if not accounts or min(room for *_, room in accounts) < wanted:
+            if not any(arm == asked.arm for arm, *_ in accounts) or min(room for *_, room in accounts) < wanted:
                 return False
             db.execute(
                 "INSERT INTO reservation (id, scope, amount, state, created) VALUES (?, ?, ?, 'open', ?)",
@@ -111,10 +132,10 @@ class SqliteLedger(Ledger):
             )
             if request is not None:
                 db.execute("INSERT OR REPLACE INTO request VALUES (?, ?)", (request, reservation_id))
-            for account, period, book, _ in accounts:
+            for _, account, start, cap, book, _ in accounts:
                 if book is None:
-                    row = (account, period_start(period, now))
-                    book = db.execute("INSERT INTO book (account, start) VALUES (?, ?)", row).lastrowid
+                    row = (account, start, cap)
+                    book = db.execute("INSERT INTO book (account, start, cap) VALUES (?, ?, ?)", row).lastrowid
                 db.execute("INSERT INTO hold VALUES (?, ?)", (reservation_id, book))
             db.execute(f"UPDATE book SET reserved = reserved + ? WHERE id IN {_HELD}", (wanted, reservation_id))
             return True
@@ -122,7 +143,7 @@ class SqliteLedger(Ledger):
         return work
 
     @override
-    def settle(self, reservation_id: str, actual: float) -> Settlement:
+    def settle(self, reservation_id: str, actual: float, event: str = "") -> Settlement:
         cost = money.cost(actual)
 
         def work(db: sqlite3.Connection) -> Settlement:
@@ -132,19 +153,31 @@ class SqliteLedger(Ledger):
             if known is None:
                 raise UnknownReservation(reservation_id)
             amount, state, charged, excess = known
-            if state not in ("settled", "late"):
-                charged = 0 if state == "cancelled" else min(cost, amount)
-                if state == "expired":
-                    charged = min(charged, _room(db, reservation_id))
-                excess = cost - charged
+            told = db.execute("SELECT 1 FROM cost WHERE reservation = ? AND event IN (?, '*')", (reservation_id, event))
+            if not told.fetchone():
+                open_ = state == "open"
+                if state == "cancelled":
+                    amount = 0  # nothing is set aside for it any more
+                more = min(cost, amount - charged)
+                if not open_:
+                    more = min(more, _room(db, reservation_id))
+                charged, excess = charged + more, excess + cost - more
                 db.execute(
-                    "UPDATE reservation SET state = ?, finished = ?, charged = ?, excess = ? WHERE id = ?",
-                    ("settled" if state == "open" else "late", self._clock(), charged, excess, reservation_id),
+                    "UPDATE reservation SET amount = ?, state = ?, finished = ?, charged = ?, excess = ? WHERE id = ?",
+                    (
+                        amount,
+                        "settled" if state in ("open", "settled") else "late",
+                        self._clock(),
+                        charged,
+                        excess,
+                        reservation_id,
+                    ),
                 )
+                db.execute("INSERT INTO cost VALUES (?, ?)", (reservation_id, event))
                 db.execute(
                     "UPDATE book SET reserved = reserved - ?, spent = spent + ?, excess = excess + ? "
                     f"WHERE id IN {_HELD}",
-                    (amount if state == "open" else 0, charged, excess, reservation_id),
+                    (amount if open_ else 0, more, cost - more, reservation_id),
                 )
             return Settlement(money.units(charged), money.units(excess))
 
@@ -165,49 +198,46 @@ class SqliteLedger(Ledger):
         self._commit.run(work)
 
     @override
-    def expire(self, ttl: float) -> int:
+    def expire(self, ttl: float, most: int = EXPIRE_AT_ONCE) -> int:
         checked_ttl(ttl)
 
-        def expire_some(db: sqlite3.Connection) -> int:
+        def expire_some(db: sqlite3.Connection, count: int) -> int:
             now = self._clock()
             overdue = db.execute(
-                "SELECT id FROM reservation WHERE state = 'open' AND created <= ? LIMIT ?", (now - ttl, _BATCH)
+                "SELECT id FROM reservation WHERE state = 'open' AND created <= ? LIMIT ?", (now - ttl, count)
             ).fetchall()
             return sum(_give_back(db, name, "expired", now) for (name,) in overdue)
 
-        def forget_some(db: sqlite3.Connection) -> int:
+        def forget_some(db: sqlite3.Connection, count: int) -> int:
             now = self._clock()
             rows = db.execute(
                 "SELECT id FROM reservation WHERE state IN ('settled', 'late') AND finished < ? UNION ALL "
                 "SELECT id FROM reservation WHERE state IN ('cancelled', 'expired') AND finished < ? LIMIT ?",
-                (now - SETTLED_SECONDS, now - RETENTION_SECONDS, _BATCH),
+                (now - SETTLED_SECONDS, now - RETENTION_SECONDS, count),
             ).fetchall()
-            db.executemany("DELETE FROM hold WHERE reservation = ?", rows)
-            db.executemany("DELETE FROM request WHERE reservation = ?", rows)
+            for table in ("hold", "request", "cost"):
+                db.executemany(f"DELETE FROM {table} WHERE reservation = ?", rows)
             db.executemany("DELETE FROM reservation WHERE id = ?", rows)
             return len(rows)
 
-        expired = self._in_batches(expire_some)
-        self._in_batches(forget_some)
+        expired = self._in_batches(expire_some, most)
+        self._in_batches(forget_some, most)
         return expired
 
     @override
     def balances(self) -> list[Balance]:
-        now = self._clock()
 
         def work(db: sqlite3.Connection) -> list[tuple]:
+            _begin_periods(db, self._clock())
             return db.execute(
-                "SELECT a.arm, a.campaign, a.channel, a.period, a.cap, "
-                "ifnull(b.spent, 0), ifnull(b.reserved, 0), ifnull(b.excess, 0) "
-                f"FROM account a {_PRESENT_BOOK} WHERE a.active ORDER BY a.id",
-                (period_start("hour", now), period_start("day", now)),
+                "SELECT a.arm, a.campaign, a.channel, a.period, a.start, ifnull(b.cap, a.cap), "
+                f"ifnull(b.spent, 0), ifnull(b.reserved, 0), ifnull(b.excess, 0) FROM {_PRESENT} "
+                "WHERE a.active ORDER BY a.id"
             ).fetchall()
 
-        rows = self._commit.run(work)
         balances = []
-        for arm, campaign, channel, period, *amounts in rows:
+        for arm, campaign, channel, period, start, *amounts in self._commit.run(work):
             limit, spent, reserved, excess = map(money.units, amounts)
-            start = period_start(period, now)
             balances.append(Balance(arm, campaign, channel, limit, spent, reserved, excess, period, start))
         return balances
 
@@ -239,11 +269,44 @@ class SqliteLedger(Ledger):
         with self._commit.lock:
             self._file.close()
 
-    def _in_batches(self, work: Callable[[sqlite3.Connection], int]) -> int:
+    def _in_batches(self, work: Callable[[sqlite3.Connection, int], int], most: int) -> int:
         total = 0
-        while (done := self._commit.run(work)) == _BATCH:
+        while count := min(_BATCH, most - total):
+            done = self._commit.run(lambda db, count=count: work(db, count))  # type: ignore[misc]
             total += done
-        return total + done
+            if done < count:
+                break
+        return total
+
+
+def _begin_periods(db: sqlite3.Connection, now: float) -> None:
+    """Begin the periods that are due, none earlier than one that was seen. The parts of a budget keep one calendar."""
+    due = db.execute("SELECT id, period, timezone FROM account WHERE active AND until <= ?", (now,)).fetchall()
+    for account, period, timezone in due:
+        start, until = period_at(period, timezone, now)
+        db.execute("UPDATE account SET start = max(start, ?), until = ? WHERE id = ?", (start, until, account))
+    if due:
+        db.execute(
+            "UPDATE account AS a SET (start, until) = (whole.start, whole.until) FROM account whole "
+            "WHERE a.active AND whole.active AND whole.arm = '*' "
+            "AND (a.campaign, a.channel, a.period) = (whole.campaign, whole.channel, whole.period)"
+        )
+
+
+def _limit_anew(db: sqlite3.Connection, budget: Sequence[str]) -> None:
+    """Set the limits of the present period, since the parts of a budget have changed."""
+    rows = db.execute(
+        f"SELECT a.arm, a.id, a.start, a.cap, ifnull(b.spent, 0), ifnull(b.reserved, 0) FROM {_PRESENT} "
+        "WHERE a.active AND a.campaign = ? AND a.channel = ? AND a.period = ?",
+        budget,
+    ).fetchall()
+    wholes = [(cap, spent) for arm, _, _, cap, spent, _ in rows if arm == ALL_ARMS]
+    for arm, account, start, cap, spent, reserved in rows:
+        limit = cap if arm == ALL_ARMS or not wholes else limit_after_a_change(cap, spent, reserved, *wholes[0])
+        db.execute(
+            "INSERT INTO book (account, start, cap) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET cap = excluded.cap",
+            (account, start, limit),
+        )
 
 
 def _give_back(db: sqlite3.Connection, reservation_id: str, state: str, now: float) -> bool:
@@ -259,8 +322,6 @@ def _give_back(db: sqlite3.Connection, reservation_id: str, state: str, now: flo
 def _room(db: sqlite3.Connection, reservation_id: str) -> int:
     """What all books of a reservation have left."""
     (room,) = db.execute(
-        "SELECT min(a.cap - b.spent - b.reserved) FROM book b JOIN account a ON a.id = b.account "
-        f"WHERE b.id IN {_HELD}",
-        (reservation_id,),
+        f"SELECT min(cap - spent - reserved) FROM book WHERE id IN {_HELD}", (reservation_id,)
     ).fetchone()
     return max(0, room or 0)

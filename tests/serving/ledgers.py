@@ -65,16 +65,18 @@ class Place:
         if self.kind == "sqlite":
             with closing(sqlite3.connect(self.path)) as db:
                 rows = db.execute(
-                    "SELECT arm, campaign, channel, period, start, spent, reserved, excess "
+                    "SELECT arm, campaign, channel, period, book.start, spent, reserved, excess "
                     "FROM book JOIN account ON account.id = book.account"
                 )
                 found = {(*row[:4], str(row[4])): list(row[5:]) for row in rows}
         else:
             fields = self._looker.hgetall(f"{{mtorl-ledger:{self.name}}}:books")
             for name, amount in fields.items():
-                what, start, account = name.split(":", 2)
-                book = found.setdefault((*json.loads(account), start), [0, 0, 0])
-                book[("spent", "reserved", "excess").index(what)] = int(amount)
+                what, _, book = name.partition(":")
+                if what in ("spent", "reserved", "excess"):
+                    start, account = book.split(":", 1)
+                    seen = found.setdefault((*json.loads(account), start), [0, 0, 0])
+                    seen[("spent", "reserved", "excess").index(what)] = int(amount)
         return {key: book for key, book in found.items() if any(book)}
 
 

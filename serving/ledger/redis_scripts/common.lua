@@ -1,12 +1,15 @@
 -- What all scripts of the ledger begin with.
--- KEYS  1 the generation, a text that `define` wrote once; 2 hash: account -> cap; 3 hash: account in force -> period;
---       4 hash: "spent:BOOK", "reserved:BOOK", "excess:BOOK"; 5 sorted set: open reservations by time of creation;
---       6, ... reservations: hashes of state, scope, amount, created, charged, cost, books
+-- KEYS  1 the generation, a text that `define` wrote once; 2 hash: account -> cap of a period that begins;
+--       3 hash: account in force -> its terms; 4 hash: "cap:BOOK", "spent:BOOK", "reserved:BOOK", "excess:BOOK", and
+--       "start:ACCOUNT" of its latest period; 5 sorted set: open reservations by time of creation;
+--       6, ... reservations: hashes of state, scope, amount, created, charged, cost, books, "event:ID" of each cost
 -- ARGV  1 the generation that the caller has seen; 2 the time, or '' for this server's; 3 seconds for which a reservation
 --       that was given back is remembered; 4, ... the script's own
 --
--- An account is the JSON of arm, campaign, channel, period; a book "START:ACCOUNT". Amounts are whole nano-units, of
--- which a double holds 2^53: no limit and no reservation is above 9e15, and HINCRBY adds in 64 bits.
+-- An account is the JSON of arm, campaign, channel, period; a book "START:ACCOUNT". An account's terms are "START UNTIL
+-- PERIOD ZONE PARTS": its present period, and how its budget is divided; START never falls. Scripts know no calendar: if
+-- a period is over, they answer so, and the caller begins the next one (`begin`). Amounts are whole nano-units, of which
+-- a double holds 2^53: no limit and no reservation is above 9e15, and HINCRBY adds in 64 bits.
 
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return redis.error_reply('LOST its accounts, or they were set anew: nothing is spent until they are restored or '
@@ -19,21 +22,22 @@ if not now then
   now = time[1] + time[2] / 1e6
 end
 
-local PERIODS = { day = 86400, hour = 3600 }
-
 local function whole(number) return string.format('%.0f', number) end
 
-local function book_of(account, period)
-  local length = PERIODS[period]
-  return whole(length and math.floor(now / length) * length or 0) .. ':' .. account
-end
+local function terms_of(text) return string.match(text or '', '^(%S+) (%S+) (.*)$') end
 
 local function add(what, book, amount) redis.call('HINCRBY', KEYS[4], what .. ':' .. book, whole(amount)) end
 
+local function book_cap(book) return redis.call('HGET', KEYS[2], string.match(book, '^[^:]*:(.*)$')) end
+
+local function seen_in(book) -- cap, spent, reserved, excess; and whether the book was opened
+  local seen = redis.call('HMGET', KEYS[4], 'cap:' .. book, 'spent:' .. book, 'reserved:' .. book, 'excess:' .. book)
+  return seen[1] or book_cap(book), seen[2] or '0', seen[3] or '0', seen[4] or '0', seen[1]
+end
+
 local function room(book)
-  local cap = redis.call('HGET', KEYS[2], string.match(book, '^[^:]*:(.*)$'))
-  local taken = redis.call('HMGET', KEYS[4], 'spent:' .. book, 'reserved:' .. book)
-  return cap - (taken[1] or 0) - (taken[2] or 0)
+  local cap, spent, reserved, _, opened = seen_in(book)
+  return cap - spent - reserved, cap, opened
 end
 
 local function each(books) return string.gmatch(books, '[^\n]+') end

@@ -1,7 +1,9 @@
 -- Sets money aside in all matching accounts, or in none.
 -- KEYS     6 the reservation; 7 the request, if it has a name: the id of its last reservation
--- ARGV     4 its id; 5 the request's name or ''; 6 the scope; 7 the amount; 8, 9, ... accounts that match if in force
--- Returns  1 if the money is set aside, or was before; -1 if another reservation pays for the request; else 0
+-- ARGV     4 its id; 5 the request's name or ''; 6 the scope; 7 the amount; 8 how many of the following are the arm's own;
+--          9, 10, ... accounts that match if in force, the arm's own first
+-- Returns  1 if the money is set aside, or was before; -1 if another reservation pays for the request; -2 if a period is
+--          over; else 0
 
 local known = redis.call('HMGET', KEYS[6], 'state', 'scope', 'amount')
 if known[1] then
@@ -17,17 +19,23 @@ if KEYS[7] then
   end
 end
 
-local wanted, books = tonumber(ARGV[7]), {}
-local in_force = redis.call('HMGET', KEYS[3], unpack(ARGV, 8))
-for i, period in ipairs(in_force) do
-  if period then
-    local book = book_of(ARGV[7 + i], period)
-    if room(book) < wanted then return 0 end
+local wanted, books, new_caps, own = tonumber(ARGV[7]), {}, {}, false
+local in_force = redis.call('HMGET', KEYS[3], unpack(ARGV, 9))
+for i, terms in ipairs(in_force) do
+  if terms then
+    local start, until_ = terms_of(terms)
+    if tonumber(until_) <= now then return -2 end
+    local book = start .. ':' .. ARGV[8 + i]
+    local left, cap, opened = room(book)
+    if left < wanted then return 0 end
     books[#books + 1] = book
+    if not opened then new_caps[book] = cap end
+    own = own or i <= tonumber(ARGV[8])
   end
 end
-if #books == 0 then return 0 end
+if not own then return 0 end
 
+for book, cap in pairs(new_caps) do redis.call('HSET', KEYS[4], 'cap:' .. book, cap) end
 for _, book in ipairs(books) do add('reserved', book, wanted) end
 local created = string.format('%.17g', now)
 redis.call('HSET', KEYS[6], 'state', 'open', 'scope', ARGV[6], 'amount', ARGV[7], 'created', created,

@@ -1,26 +1,30 @@
 -- Turns a reservation into spend.
 -- KEYS     6 the reservation
--- ARGV     4 its id; 5 the cost; 6 seconds for which a settled reservation is remembered
--- Returns  what is charged, and the cost; nothing for a reservation that never was
+-- ARGV     4 its id; 5 the cost; 6 seconds for which a settled reservation is remembered; 7 the event that told the cost
+-- Returns  what is charged, and the cost, in all; nothing for a reservation that never was
 
-local known = redis.call('HMGET', KEYS[6], 'state', 'amount', 'books', 'charged', 'cost', 'scope')
-local state, amount, books = known[1], tonumber(known[2]), known[3] or ''
+local known = redis.call('HMGET', KEYS[6], 'state', 'amount', 'books', 'charged', 'cost', 'scope', 'event:' .. ARGV[7])
+local state, amount, books, charged = known[1], tonumber(known[2]), known[3] or '', tonumber(known[4] or '0')
 if not state then return {} end
-if state == 'settled' or state == 'late' then return { known[4], known[5] } end
+local before = state == 'settled' or state == 'late'
+-- Of what was settled before the books were kept, nobody knows which event it was.
+if known[7] or before and not known[3] then return { whole(charged), known[5] } end
 
-local charged = state == 'cancelled' and 0 or math.min(tonumber(ARGV[5]), amount)
-if state == 'expired' then -- the money was spent; what the accounts have left pays for it
-  for book in each(books) do charged = math.max(0, math.min(charged, room(book))) end
+if state == 'cancelled' then amount = 0 end -- nothing is set aside for it any more
+local more = math.min(tonumber(ARGV[5]), amount - charged)
+if state ~= 'open' then -- what the accounts have left pays for it
+  for book in each(books) do more = math.max(0, math.min(more, (room(book)))) end
 end
-for book in each(books) do -- first, since a sum beyond 64 bits is an error
-  redis.call('HINCRBY', KEYS[4], 'excess:' .. book, ARGV[5])
-end
+redis.call('HINCRBY', KEYS[6], 'cost', ARGV[5]) -- first, since a sum beyond 64 bits is an error
+for book in each(books) do redis.call('HINCRBY', KEYS[4], 'excess:' .. book, ARGV[5]) end
 for book in each(books) do
-  add('excess', book, 0 - charged)
-  add('spent', book, charged)
+  add('excess', book, 0 - more)
+  add('spent', book, more)
   if state == 'open' then add('reserved', book, 0 - amount) end
 end
-redis.call('DEL', KEYS[6]) -- most reservations end here, and memory is full of them: a hash never shrinks
-redis.call('HSET', KEYS[6], 'scope', known[6] or '', 'amount', known[2], 'charged', whole(charged), 'cost', ARGV[5])
-finish(KEYS[6], ARGV[4], state == 'open' and 'settled' or 'late', ARGV[6])
-return { whole(charged), ARGV[5] }
+local cost = redis.call('HGET', KEYS[6], 'cost') -- as text: the number may be beyond what a double holds
+if not before then redis.call('DEL', KEYS[6]) end -- memory is full of them: a hash never shrinks
+redis.call('HSET', KEYS[6], 'scope', known[6] or '', 'amount', whole(amount), 'charged', whole(charged + more),
+  'cost', cost, 'books', books, 'event:' .. ARGV[7], '1')
+finish(KEYS[6], ARGV[4], (state == 'open' or state == 'settled') and 'settled' or 'late', ARGV[6])
+return { whole(charged + more), cost }

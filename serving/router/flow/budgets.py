@@ -112,7 +112,7 @@ class Budgets:
             ValueError: A limit that this kind of ledger can't hold.
         """
         self._accounts_set = False
-        accounts = [Account(x.arm, x.campaign, x.channel, x.limit, x.period) for x in experiment.accounts()]
+        accounts = [Account(x.arm, x.campaign, x.channel, x.limit, x.period, x.timezone) for x in experiment.accounts()]
         await asyncio.to_thread(self._ledger.define, accounts)
         self._accounts = frozenset((x.arm, x.campaign, x.channel) for x in accounts)
         self._accounts_set = True

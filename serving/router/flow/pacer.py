@@ -93,16 +93,17 @@ class Pacer:
 def _plans(experiment: Experiment, now: float, balances: Sequence[Balance]) -> dict[str, tuple[Scope, Plan]]:
     """The plan of each paced account that has money, under a key that changes with its period.
 
-    The ledger says which period it is: spend of one period must not be compared with the plan of another.
+    The ledger says which period it is, and how much the arm may spend in it: spend of one period must not be compared
+    with the plan of another, and what was spent before a change of stage counts.
     """
     plans = {}
-    starts = {(b.arm, b.campaign, b.channel, b.period): b.start for b in balances}
+    found = {(b.arm, b.campaign, b.channel, b.period): b for b in balances}
     for account in experiment.accounts():
         scope = (account.arm, account.campaign, account.channel)
-        start = starts.get((*scope, account.period))
-        if account.pacing is None or account.limit <= 0 or start is None:
+        balance = found.get((*scope, account.period))
+        if account.pacing is None or balance is None or balance.limit <= 0:
             continue
-        plan = account.pacing.plan(account.limit, account.period, start or now)
+        plan = account.pacing.plan(balance.limit, account.period, account.timezone, balance.start or now)
         plans[json.dumps([*scope, account.period, plan.times[0]])] = (scope, plan)
     return plans
 

@@ -228,7 +228,8 @@ def test_users_outside_get_the_incumbent_and_spend_no_arms_money() -> None:
 def test_shadow_and_kill_switch_send_everybody_to_the_incumbent(changes: dict[str, Any]) -> None:
     experiment = make(**changes)
     assert {experiment.arm_of(user) for user in USERS[:200]} == {("incumbent", 1.0)}
-    assert experiment.accounts()[0].limit == 100 and experiment.accounts()[2].limit == 0
+    limits = {a.arm: a.limit for a in experiment.accounts() if a.campaign == "*"}
+    assert limits == {"*": 100, "incumbent": 100, "challenger": 0}
 
 
 def test_a_stage_beyond_the_final_weights_keeps_to_them() -> None:
@@ -238,8 +239,8 @@ def test_a_stage_beyond_the_final_weights_keeps_to_them() -> None:
 
 def test_a_budget_may_be_paced() -> None:
     paced = {"campaign": "*", "channel": "*", "amount": 8.0, "period": "day", "pacing": {"price": 0.3}}
-    (account, *_) = make(budgets=[paced]).accounts()
-    assert account.pacing == Pacing(price=0.3)
+    found = {account.arm: account.pacing for account in make(budgets=[paced]).accounts()}
+    assert found == {"*": None, "incumbent": Pacing(price=0.3), "challenger": Pacing(price=0.3)}
     for pacing, message in (
         ({"price": 0}, r"budgets\[0\].pacing.price"),
         ({"price": 1, "colour": "red"}, r"budgets\[0\].pacing: unknown field 'colour'"),
@@ -252,11 +253,28 @@ def test_a_budget_may_be_paced() -> None:
 
 def test_budgets_are_split_as_users_are() -> None:
     assert make(stage="25%").accounts() == [
-        ("incumbent", "*", "*", 75.0, "total", None),
-        ("incumbent", "c1", "video", 6.0, "total", None),
-        ("challenger", "*", "*", 25.0, "total", None),
-        ("challenger", "c1", "video", 2.0, "total", None),
+        ("*", "*", "*", 100.0, "total", "UTC", None),
+        ("*", "c1", "video", 8.0, "total", "UTC", None),
+        ("incumbent", "*", "*", 75.0, "total", "UTC", None),
+        ("incumbent", "c1", "video", 6.0, "total", "UTC", None),
+        ("challenger", "*", "*", 25.0, "total", "UTC", None),
+        ("challenger", "c1", "video", 2.0, "total", "UTC", None),
     ]
+
+
+def test_a_budgets_day_is_that_of_its_time_zone() -> None:
+    budget = {"campaign": "*", "channel": "*", "amount": 1, "period": "day"}
+    accounts = make(budgets=[{**budget, "timezone": "America/Sao_Paulo"}]).accounts()
+    assert {account.timezone for account in accounts} == {"America/Sao_Paulo"}
+    for name in ("Europe/Nowhere", "Europe", "../etc/passwd", "", "CEST"):
+        with pytest.raises(ExperimentError, match=r"budgets\[0\].timezone"):
+            make(budgets=[{**budget, "timezone": name}])
+
+
+def test_no_arm_is_called_as_all_of_them_are() -> None:
+    arms = [FILE["arms"][0], {**FILE["arms"][1], "name": "*"}]
+    with pytest.raises(ExperimentError, match="stands for all arms"):
+        make(arms=arms)
 
 
 def test_a_budget_may_hold_in_all_and_for_each_day() -> None:

@@ -106,6 +106,27 @@ def test_a_cost_above_the_reservation_is_shown_and_not_charged(ledger: Ledger) -
     assert balance(ledger) == Balance("a", "*", "*", 10.0, spent=0.4, reserved=0.0, excess=0.3)
 
 
+def test_costs_of_several_events_add_up_and_each_counts_once(ledger: Ledger) -> None:
+    ledger.reserve("r1", "a", "c1", "video", 0.4)
+    for _ in range(2):
+        assert ledger.settle("r1", 0.1, "e1") == Settlement(0.1, 0.0)
+    for _ in range(2):
+        assert ledger.settle("r1", 0.2, "e2") == Settlement(0.3, 0.0)
+    assert ledger.settle("r1", 0.3, "e3") == Settlement(0.4, 0.2)  # beyond what was reserved
+    assert ledger.settle("r1", 0.1, "e1") == Settlement(0.4, 0.2)
+    for found in (balance(ledger), balance(ledger, "a", "c1", "video")):
+        assert (found.spent, found.reserved, found.excess) == (0.4, 0.0, 0.2)
+
+
+def test_a_second_cost_takes_no_money_that_others_have_reserved(ledger: Ledger) -> None:
+    ledger.reserve("r1", "a", "c1", "video", 0.4)
+    ledger.settle("r1", 0.1, "e1")
+    assert ledger.reserve("r2", "a", "c1", "video", 0.8)
+    assert ledger.settle("r1", 0.3, "e2") == Settlement(0.2, 0.2)
+    found = balance(ledger, "a", "c1", "video")
+    assert (found.spent, found.reserved, found.excess, found.limit) == (0.2, 0.8, 0.2, 1.0)
+
+
 def test_every_call_may_be_repeated(ledger: Ledger) -> None:
     assert ledger.reserve("r1", "a", "c1", "video", 0.4) and ledger.reserve("r1", "a", "c1", "video", 0.4)
     assert balance(ledger).reserved == 0.4
@@ -271,20 +292,48 @@ def test_a_reservation_is_settled_in_its_own_period(ledger: Ledger, place: Place
     assert ledger.expire(HOUR) == 1
     assert ledger.settle("expired", 0.25) == Settlement(0.25, 0.0)  # the hour it was made in has room
     assert balance(ledger, period="hour") == Balance("a", "*", "*", 1.0, 0.0, 1.0, 0.0, "hour", int(place.clock.now))
-    place.clock.now -= HOUR
-    assert balance(ledger, period="hour") == Balance("a", "*", "*", 1.0, 0.45, 0.0, 0.0, "hour", int(place.clock.now))
+    assert place.books()["a", "*", "*", "hour", str(int(place.clock.now - HOUR))] == [450_000_000, 0, 0]
 
 
-def test_a_clock_that_jumps_back_finds_what_was_spent(ledger: Ledger, place: Place) -> None:
-    ledger.define([Account("a", "*", "*", 1.0, "hour")])
-    for jump in (0, HOUR, -HOUR, 400 * DAY, -400 * DAY, -NOON - 5, NOON + 5):
+def test_a_clock_that_jumps_grants_no_limit_twice(ledger: Ledger, place: Place) -> None:
+    """Forward and back: the next period has begun too early, and lasts until it is over."""
+    ledger.define([Account("a", "*", "*", 1.0, "hour"), Account("a", "*", "*", 9.0, "day")])
+    granted = []
+    for number, jump in enumerate((0, HOUR, -HOUR, -3 * DAY, 2 * DAY + 23 * HOUR, HOUR + HOUR, HOUR)):
         place.clock.now += jump
-        if ledger.reserve(f"r{jump}", "a", "c", "x", 1.0):
-            ledger.settle(f"r{jump}", 1.0)
+        if ledger.reserve(f"r{number}", "a", "c", "x", 1.0):
+            ledger.settle(f"r{number}", 1.0)
+            granted.append((place.clock.now - NOON) / HOUR)
         assert balance(ledger, period="hour").spent == 1.0
-        ledger.expire(DAY)
-        assert not ledger.reserve(f"more{jump}", "a", "c", "x", 0.01)
-    assert list(place.books().values()) == [[10**9, 0, 0]] * 4  # as many hours as were visited
+        assert not ledger.reserve(f"more{number}", "a", "c", "x", 0.01)
+        ledger.define([Account("a", "*", "*", 1.0, "hour"), Account("a", "*", "*", 9.0, "day")])
+    assert granted == [0, 1, 2]
+    assert balance(ledger, period="day").spent == 3.0
+
+
+def test_a_day_is_the_budgets_own(ledger: Ledger, place: Place) -> None:
+    """In Berlin, 2026-03-29 has 23 hours and 2026-10-25 has 25."""
+    ledger.define([Account("a", "*", "*", 1.0, "day", "Europe/Berlin")])
+    for midnight, hours in ((1_774_738_800, 23), (1_792_879_200, 25)):
+        for moment, granted in ((0, True), (hours * HOUR - 1, False), (hours * HOUR, True)):
+            place.clock.now = midnight + moment
+            name = str(place.clock.now)
+            assert ledger.reserve(name, "a", "c", "x", 1.0) == granted
+            assert balance(ledger, period="day").start == (midnight if moment < hours * HOUR else place.clock.now)
+
+
+def test_another_time_zone_opens_no_second_day(ledger: Ledger, place: Place) -> None:
+    """Noon, UTC: in Tokyo a day that began before that of UTC, in Kiritimati one that began after it."""
+    ledger.define([Account("a", "*", "*", 1.0, "day")])
+    ledger.reserve("r1", "a", "c", "x", 1.0)
+    ledger.define([Account("a", "*", "*", 1.0, "day", "Asia/Tokyo")])
+    assert not ledger.reserve("r2", "a", "c", "x", 0.1)
+    place.clock.now += 3 * HOUR  # midnight in Tokyo
+    assert ledger.reserve("r2", "a", "c", "x", 1.0)
+    ledger.define([Account("a", "*", "*", 1.0, "day")])
+    assert not ledger.reserve("r3", "a", "c", "x", 0.1)
+    place.clock.now += 9 * HOUR  # midnight, UTC
+    assert ledger.reserve("r3", "a", "c", "x", 1.0)
 
 
 def test_nothing_expires_before_its_time_when_the_clock_jumps_back(ledger: Ledger, place: Place) -> None:

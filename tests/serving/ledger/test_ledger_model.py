@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,6 +32,7 @@ Page = tuple[Scope, int]  # an account and the start of a period
 
 @dataclass
 class Book:
+    cap: int
     ceiling: int  # of what may be committed: a lowered limit takes nothing back
     spent: int = 0
     reserved: int = 0
@@ -46,7 +47,9 @@ class Reservation:
     created: float
     pages: list[Page]
     finished: float = 0.0
-    outcome: tuple[int, int] = (0, 0)
+    charged: int = 0
+    excess: int = 0
+    events: set[str] = field(default_factory=set)
 
 
 class Machine(RuleBasedStateMachine):
@@ -62,10 +65,11 @@ class Machine(RuleBasedStateMachine):
         self.clock = self.place.clock
         self.ledger = self.place.open()
         self.caps: dict[Scope, int] = dict(zip(SCOPES, (200, 120, 100), strict=True))
-        self.in_force = set(SCOPES)
+        self.in_force: set[Scope] = set()
+        self.starts: dict[Scope, int] = {}
         self.books: dict[Page, Book] = {}
         self.known: dict[str, Reservation] = {}
-        self._define()
+        self._define(set(SCOPES))
 
     def teardown(self) -> None:
         self.ledger.close()
@@ -75,18 +79,33 @@ class Machine(RuleBasedStateMachine):
                 for key in client.scan_iter(f"{{mtorl-ledger:{self.place.name}}}:*", 1000):
                     client.delete(key)
 
-    def _define(self) -> None:
-        accounts = [Account("a", c, "*", self.caps[c, p] / 100, p) for c, p in SCOPES if (c, p) in self.in_force]  # type: ignore[arg-type]
+    def _define(self, in_force: set[Scope], changed: Scope | None = None) -> None:
+        accounts = [Account("a", c, "*", self.caps[c, p] / 100, p) for c, p in SCOPES if (c, p) in in_force]  # type: ignore[arg-type]
         self._twice(lambda: self.ledger.define(accounts))
+        before, self.in_force = self.in_force, in_force
+        self._begin_periods()
+        for scope in in_force:
+            if scope not in before or scope == changed:
+                cap, book = self.caps[scope], self.books.setdefault(self._page(scope), Book(0, 0))
+                book.cap, book.ceiling = cap, max(cap, book.spent + book.reserved)
 
     def _twice(self, call: Callable[[], Any]) -> Any:
         answer = call()
         assert call() == answer
         return answer
 
+    def _begin_periods(self) -> None:
+        for scope in self.in_force:
+            length = SECONDS[scope[1]]
+            start = 0 if length == math.inf else int(self.clock.now // length * length)
+            self.starts[scope] = max(start, self.starts.get(scope, 0))
+
     def _page(self, scope: Scope) -> Page:
-        length = SECONDS[scope[1]]
-        return scope, 0 if length == math.inf else int(self.clock.now // length * length)
+        return scope, self.starts[scope]
+
+    def _room(self, page: Page) -> int:
+        book = self.books[page]
+        return book.cap - book.spent - book.reserved
 
     def _give_back(self, found: Reservation, state: str) -> None:
         found.state, found.finished = state, self.clock.now
@@ -102,8 +121,9 @@ class Machine(RuleBasedStateMachine):
             assert granted == (known.state in ("open", "settled") and same)
             return
         pages = [self._page(scope) for scope in SCOPES if scope in self.in_force and scope[0] in ("*", campaign)]
-        books = {page: self.books.get(page) or Book(self.caps[page[0]]) for page in pages}
-        room = [self.caps[page[0]] - book.spent - book.reserved for page, book in books.items()]
+        caps = {page: self.caps[page[0]] for page in pages}
+        books = {page: self.books.get(page) or Book(cap, cap) for page, cap in caps.items()}
+        room = [book.cap - book.spent - book.reserved for book in books.values()]
         assert granted == (bool(pages) and min(room) >= amount)
         if granted:
             self.books |= books
@@ -111,32 +131,35 @@ class Machine(RuleBasedStateMachine):
                 book.reserved += amount
             self.known[name] = Reservation("open", campaign, amount, self.clock.now, pages)
 
-    @rule(name=NAMES, actual=st.sampled_from([0, 5, 30, 70, 400]))
-    def settle(self, name: str, actual: int) -> None:
+    @rule(name=NAMES, actual=st.sampled_from([0, 5, 30, 70, 400]), event=st.sampled_from(["e1", "e1", "e2"]))
+    def settle(self, name: str, actual: int, event: str) -> None:
         found = self.known.get(name)
         if found is None:
             with pytest.raises(UnknownReservation):
-                self.ledger.settle(name, actual / 100)
+                self.ledger.settle(name, actual / 100, event)
             return
-        books = [self.books[page] for page in found.pages]
-        if found.state in ("open", "cancelled", "expired"):
-            room = [self.caps[page[0]] - self.books[page].spent - self.books[page].reserved for page in found.pages]
-            most = {"open": found.amount, "cancelled": 0, "expired": min([found.amount, *room])}[found.state]
-            charged = max(0, min(actual, most))
-            found.outcome = (charged, actual - charged)
-            for book in books:
+        if event not in found.events:
+            found.events.add(event)
+            found.amount = 0 if found.state == "cancelled" else found.amount
+            more = min(actual, found.amount - found.charged)
+            if found.state != "open":
+                more = max(0, min([more, *map(self._room, found.pages)]))
+            for page in found.pages:
+                book = self.books[page]
                 book.reserved -= found.amount if found.state == "open" else 0
-                book.spent += charged
-                book.excess += actual - charged
-            found.state, found.finished = "settled" if found.state == "open" else "late", self.clock.now
-        answer = self._twice(lambda: self.ledger.settle(name, actual / 100))
-        assert answer == Settlement(found.outcome[0] / 100, found.outcome[1] / 100)
+                book.spent += more
+                book.excess += actual - more
+            found.charged, found.excess = found.charged + more, found.excess + actual - more
+            found.state = "settled" if found.state in ("open", "settled") else "late"
+            found.finished = self.clock.now
+        answer = self._twice(lambda: self.ledger.settle(name, actual / 100, event))
+        assert answer == Settlement(found.charged / 100, found.excess / 100)
 
     @precondition(lambda self: any(found.state == "expired" for found in self.known.values()))
     @rule(which=st.integers(0, 9), actual=st.sampled_from([30, 400]))
     def settle_late(self, which: int, actual: int) -> None:
         expired = [name for name, found in self.known.items() if found.state == "expired"]
-        self.settle(expired[which % len(expired)], actual)
+        self.settle(expired[which % len(expired)], actual, "e1")
 
     @rule(name=NAMES)
     def cancel(self, name: str) -> None:
@@ -167,20 +190,17 @@ class Machine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.5, 1_800, 3_600, 86_400, 8 * 86_400, -1_800, -3_600, -2 * 86_400]))
     def turn_the_clock(self, seconds: float) -> None:
         self.clock.now += seconds
+        self._begin_periods()
 
     @rule(scope=st.sampled_from(SCOPES), cap=st.sampled_from([0, 50, 200, 400]))
     def change_limit(self, scope: Scope, cap: int) -> None:
+        changed = cap != self.caps[scope]
         self.caps[scope] = cap
-        self.in_force.add(scope)
-        for page, book in self.books.items():
-            if page[0] == scope:
-                book.ceiling = max(cap, book.spent + book.reserved)
-        self._define()
+        self._define(self.in_force | {scope}, scope if changed else None)
 
     @rule(scope=st.sampled_from(SCOPES))
     def leave_out(self, scope: Scope) -> None:
-        self.in_force.discard(scope)
-        self._define()
+        self._define(self.in_force - {scope})
 
     @rule()
     def restart(self) -> None:
@@ -201,8 +221,10 @@ class Machine(RuleBasedStateMachine):
         shown = {(b.campaign, b.period): b for b in self.ledger.balances()}
         assert set(shown) == self.in_force
         for scope, b in shown.items():
-            book = self.books.get(self._page(scope)) or Book(0)
-            assert (b.limit, b.spent, b.reserved) == (self.caps[scope] / 100, book.spent / 100, book.reserved / 100)
+            cap = self.caps[scope]
+            book = self.books.get(self._page(scope)) or Book(cap, cap)
+            assert (b.limit, b.spent, b.reserved) == (book.cap / 100, book.spent / 100, book.reserved / 100)
+            assert b.start == self.starts[scope]
         assert set(self.ledger.open_reservations()) == {n for n, r in self.known.items() if r.state == "open"}
 
 

@@ -97,7 +97,7 @@ TRAFFIC = [1.0] * 8 + [3.0] * 16
 PACED = of(day(200.0, price=1.0, traffic=TRAFFIC))
 
 
-PLAN = PACED.budgets[0].pacing.plan(100.0, "day", MIDNIGHT)  # type: ignore[union-attr]
+PLAN = PACED.budgets[0].pacing.plan(100.0, "day", "UTC", MIDNIGHT)  # type: ignore[union-attr]
 
 
 def live(place: Place, ledger: Ledger, pacer: Pacer, from_hour: int = 0) -> Iterator[float]:

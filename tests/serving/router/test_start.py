@@ -185,6 +185,7 @@ def test_a_switch_that_is_thrown_while_the_router_waits_is_in_force_from_the_sta
     async def scenario() -> None:
         async with router:
             assert not router.live.experiment.enabled
-            assert {b.arm: b.limit for b in router.ledger.balances()} == {"incumbent": 100.0, "challenger": 0.0}
+            limits = {b.arm: b.limit for b in router.ledger.balances()}
+            assert limits == {"*": 100.0, "incumbent": 100.0, "challenger": 0.0}
 
     asyncio.run(scenario())

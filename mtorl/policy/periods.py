@@ -1,0 +1,51 @@
+"""Periods of a budget: all time, or a day or an hour of the budget's own time zone.
+
+    start, end = period_at("day", "Europe/Berlin", time.time())     # 23 or 25 hours, twice a year
+
+Times are seconds since 1970.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, time, timedelta, tzinfo
+from typing import Literal, get_args
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+Period = Literal["total", "day", "hour"]
+PERIODS: tuple[Period, ...] = get_args(Period)
+
+FOREVER = 2**53
+"""The end of "total": later than any clock, and still exact as a double."""
+
+_HOUR = 3600
+
+
+def zone(name: str) -> tzinfo:
+    """A time zone by its IANA name; raises ValueError if this machine knows none of that name."""
+    if name == "UTC":  # needs no database of time zones
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: the name of a folder of zones
+        raise ValueError(
+            f"{name!r} is no time zone that this machine knows; write Europe/Berlin, for instance"
+        ) from None
+
+
+def period_at(period: Period, timezone: str, now: float) -> tuple[int, int]:
+    """When the period that holds at a time began, and when it ends; (0, FOREVER) for "total"."""
+    if period == "total":
+        return 0, FOREVER
+    local = datetime.fromtimestamp(now, zone(timezone))
+    if period == "day":
+        midnights = (
+            datetime.combine(day, time(), local.tzinfo) for day in (local.date(), local.date() + timedelta(days=1))
+        )
+        start, end = (math.floor(midnight.timestamp()) for midnight in midnights)
+        return start, end
+    offset = local.utcoffset()
+    assert offset is not None, "the zone is known"
+    ahead = math.floor(offset.total_seconds())
+    start = math.floor((now + ahead) / _HOUR) * _HOUR - ahead
+    return start, start + _HOUR

@@ -1,0 +1,217 @@
+"""The money of an experiment: whatever is edited in its middle, no budget is ever exceeded. Both ledgers."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from mtorl.experiment.experiment import Experiment
+from serving.ledger import Account, Ledger, UnknownReservation
+from tests.experiments import experiment
+from tests.serving.ledgers import KINDS, Place, balance
+
+NANO = 10**9
+ARMS = ("incumbent", "challenger", "renamed", "third")
+AMOUNTS = {("*", "*", "total"): 10.0, ("c1", "*", "total"): 5.0, ("*", "*", "day"): 3.0}
+STAGES = st.sampled_from(["shadow", "1%", "5%", "25%", "50%"])
+WEIGHTS = st.sampled_from([0.0, 0.1, 0.3, 0.5])
+NAMES = st.text("abc", min_size=1, max_size=3)
+
+
+def accounts(**changes: Any) -> list[Account]:
+    """Of an experiment with these changes, as the router gives them to the ledger."""
+    budgets = [{"campaign": c, "channel": h, "period": p, "amount": amount} for (c, h, p), amount in AMOUNTS.items()]
+    found = Experiment.from_dict(experiment("http://x", **{"budgets": budgets, **changes})).accounts()
+    return [Account(x.arm, x.campaign, x.channel, x.limit, x.period, x.timezone) for x in found]
+
+
+def arms(**weights: float) -> list[dict[str, Any]]:
+    rest = 1.0 - sum(weights.values())
+    return [{"name": n, "weight": w, "endpoint": "http://x"} for n, w in {"incumbent": rest, **weights}.items()]
+
+
+class Machine(RuleBasedStateMachine):
+    """Any edit of stage, weights, names, number of arms and switch between any calls."""
+
+    kind: ClassVar[str]
+    port: ClassVar[int] = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+        self.place = Place(self.kind, Path(self.folder.name), self.port)
+        self.ledger = self.place.open()
+        self.changes: dict[str, Any] = {}
+
+    def teardown(self) -> None:
+        self.ledger.close()
+        self.folder.cleanup()
+        if self.kind == "redis":
+            with self.place.client() as client:
+                for key in client.scan_iter(f"{{mtorl-ledger:{self.place.name}}}:*", 1000):
+                    client.delete(key)
+
+    def _define(self, **changes: Any) -> None:
+        self.changes |= changes
+        self.ledger.define(accounts(**self.changes))
+        before = self.ledger.balances()
+        for router in (self.ledger, self.place.open()):  # the same again, by another router too
+            router.define(accounts(**self.changes))
+        assert self.ledger.balances() == before
+
+    @initialize()
+    def begin(self) -> None:
+        self._define()
+
+    @rule(stage=STAGES, enabled=st.sampled_from([True, True, False]))
+    def change_stage(self, stage: str, enabled: bool) -> None:
+        self._define(stage=stage, enabled=enabled)
+
+    @rule(name=st.sampled_from(ARMS[1:3]), weight=WEIGHTS, third=WEIGHTS)
+    def change_arms(self, name: str, weight: float, third: float) -> None:
+        self._define(arms=arms(**{name: weight, "third": third}))
+
+    @rule(name=NAMES, arm=st.sampled_from(ARMS), campaign=st.sampled_from(["c1", "c2"]), cents=st.integers(0, 200))
+    def reserve(self, name: str, arm: str, campaign: str, cents: int) -> None:
+        self.ledger.reserve(name, arm, campaign, "x", cents / 100)
+
+    @rule(name=NAMES, cents=st.integers(0, 200), event=st.sampled_from(["e1", "e2"]))
+    def settle(self, name: str, cents: int, event: str) -> None:
+        with contextlib.suppress(UnknownReservation):
+            self.ledger.settle(name, cents / 100, event)
+
+    @rule(name=NAMES)
+    def cancel(self, name: str) -> None:
+        self.ledger.cancel(name)
+
+    @rule()
+    def expire(self) -> None:
+        self.ledger.expire(0)
+
+    @rule(hours=st.sampled_from([1, 12, 24, -24]))
+    def turn_the_clock(self, hours: int) -> None:
+        self.place.clock.now += 3600 * hours
+
+    @invariant()
+    def no_budget_is_exceeded_and_nothing_is_forgotten(self) -> None:
+        sums: dict[tuple[str, ...], Counter[str]] = {}
+        for (arm, *budget), (spent, reserved, excess) in self.place.books().items():
+            found = sums.setdefault(tuple(budget), Counter())
+            which = "all" if arm == "*" else "arms"
+            found[which] += spent + reserved
+            found[which + "' excess"] += excess
+        for (campaign, channel, period, _), found in sums.items():
+            assert found["all"] <= AMOUNTS[campaign, channel, period] * NANO
+            assert found["all"] == found["arms"] and found["all' excess"] == found["arms' excess"]
+
+    @invariant()
+    def no_arm_is_below_what_it_holds(self) -> None:
+        shown = self.ledger.balances()
+        whole = {(b.campaign, b.channel, b.period): b for b in shown if b.arm == "*"}
+        for b in shown:
+            assert b.spent + b.reserved <= b.limit + 1e-9
+            assert b.start == whole[b.campaign, b.channel, b.period].start
+            assert b.limit <= AMOUNTS[b.campaign, b.channel, b.period] + 1e-9
+
+
+class SqliteMachine(Machine):
+    kind = "sqlite"
+
+
+class RedisMachine(Machine):
+    kind = "redis"
+
+
+_SETTINGS = settings(max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+TestSqlite = SqliteMachine.TestCase
+TestSqlite.settings = _SETTINGS
+TestSqlite = pytest.mark.integration(TestSqlite)
+
+
+@pytest.mark.integration
+class TestRedis(RedisMachine.TestCase):  # type: ignore[misc]
+    settings = _SETTINGS
+
+    @pytest.fixture(autouse=True)
+    def _server(self, lasting_redis: int) -> None:
+        RedisMachine.port = lasting_redis
+
+
+@pytest.fixture(params=KINDS)
+def ledger(request: pytest.FixtureRequest, tmp_path: Path, lasting_redis: int) -> Ledger:
+    return Place(request.param, tmp_path, lasting_redis).open()
+
+
+def spend(ledger: Ledger, arm: str, amount: float) -> float:
+    """Spend up to an amount, a tenth at a time; returns what was granted."""
+    spent = 0
+    for i in range(round(10 * amount)):
+        name = f"{arm}-{len(ledger.open_reservations())}-{balance(ledger, '*').spent}-{i}"
+        if ledger.reserve(name, arm, "c2", "x", 0.1):
+            ledger.settle(name, 0.1)
+            spent += 1
+    return spent / 10
+
+
+TOTAL = {"budgets": [{"campaign": "*", "channel": "*", "amount": 10.0}]}
+
+
+def test_a_switch_in_mid_campaign_overspends_nothing_and_the_incumbent_goes_on(ledger: Ledger) -> None:
+    """It used to spend 15 of 10: the incumbent's limit became the whole amount, whatever the challenger had spent."""
+    ledger.define(accounts(**TOTAL))
+    assert spend(ledger, "incumbent", 2) == 2 and spend(ledger, "challenger", 99) == 5
+    ledger.define(accounts(**TOTAL, enabled=False))
+    assert balance(ledger, "incumbent").limit == 5 and balance(ledger, "challenger").limit == 5
+    assert spend(ledger, "incumbent", 99) == 3 and spend(ledger, "challenger", 1) == 0
+    assert balance(ledger, "*").spent == 10
+
+
+def test_a_growing_stage_leaves_each_arm_its_share_of_what_is_left(ledger: Ledger) -> None:
+    ledger.define(accounts(**TOTAL, stage="5%"))
+    spend(ledger, "incumbent", 6)
+    ledger.define(accounts(**TOTAL, stage="50%"))
+    assert balance(ledger, "incumbent").limit == 8 and balance(ledger, "challenger").limit == 2
+    assert spend(ledger, "incumbent", 99) == 2 and spend(ledger, "challenger", 99) == 2
+
+
+def test_a_renamed_arm_finds_what_the_experiment_has_left(ledger: Ledger) -> None:
+    ledger.define(accounts(**TOTAL))
+    spend(ledger, "challenger", 4)
+    ledger.define(accounts(**TOTAL, arms=arms(renamed=0.5)))
+    assert balance(ledger, "renamed").limit == balance(ledger, "incumbent").limit == 3
+    assert spend(ledger, "renamed", 99) == 3 and spend(ledger, "incumbent", 99) == 3
+
+
+def test_an_amount_below_the_spend_grants_nothing_more_until_it_is_raised(ledger: Ledger) -> None:
+    ledger.define(accounts(**TOTAL))
+    spend(ledger, "incumbent", 4)
+    smaller, larger = ({"budgets": [{"campaign": "*", "channel": "*", "amount": a}]} for a in (2.0, 6.0))
+    ledger.define(accounts(**smaller))
+    assert spend(ledger, "incumbent", 1) == spend(ledger, "challenger", 1) == 0
+    ledger.define(accounts(**larger))
+    assert [balance(ledger, arm).limit for arm in ("incumbent", "challenger")] == [5, 1]
+
+
+def test_the_next_day_begins_with_the_new_shares(tmp_path: Path, lasting_redis: int) -> None:
+    for kind in KINDS:
+        place = Place(kind, tmp_path, lasting_redis)
+        ledger = place.open()
+        daily = {"budgets": [{"campaign": "*", "channel": "*", "amount": 10.0, "period": "day"}]}
+        ledger.define(accounts(**daily, stage="25%"))
+        assert ledger.reserve("r1", "incumbent", "c", "x", 7.0)
+        ledger.define(accounts(**daily))
+        limits = {b.arm: b.limit for b in ledger.balances()}
+        assert limits == {"*": 10, "incumbent": 7, "challenger": 5}  # reserved is not spent: all arms together bind
+        assert ledger.reserve("r2", "challenger", "c", "x", 3.0) and not ledger.reserve("r3", "challenger", "c", "x", 1)
+        place.clock.now += 86_400
+        assert {b.arm: b.limit for b in ledger.balances()} == {"*": 10, "incumbent": 5, "challenger": 5}
