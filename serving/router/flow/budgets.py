@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any
 
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.records import is_withdrawn
@@ -27,6 +29,9 @@ _MOST_FAULTS = 3  # in a row, after which the ledger is left alone for a while
 MOST_PENDING = 100_000  # some 20 MB
 _THREADS = 8  # for reservations, which share a call: more than one only if calls hang
 _SETTLING = 4  # threads that settle, and may share a commit
+
+Costs = Mapping[str, float]
+"""Event -> cost, currency units; empty: the ad was not shown."""
 
 log = logging.getLogger(__name__)
 log.addFilter(OncePerSecond())
@@ -92,13 +97,13 @@ class Budgets:
     def _reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
         return self._ledger.reserve_all(wanted)
 
-    async def finish(self, reservation_id: str, actual: float | None, seconds: float) -> None:
-        """Settle (or cancel: None) within a time; later if that does not work, whatever the reason."""
-        await self._settler.finish(reservation_id, actual, seconds)
+    async def finish(self, reservation_id: str, costs: Costs, seconds: float) -> None:
+        """Settle costs, or cancel if there are none, within a time; later if that does not work, for any reason."""
+        await self._settler.finish(reservation_id, costs, seconds)
 
     def cancel_later(self, reservation_id: str) -> None:
         """Give back what may have been reserved, or may still be."""
-        self._settler.finish_later(reservation_id, None)
+        self._settler.finish_later(reservation_id, {})
 
     async def set_accounts(self, experiment: Experiment, spool: Spool) -> None:
         """Define the accounts; the first time, also finish what a crash left. Only then may money be spent.
@@ -172,25 +177,21 @@ class Settler:
     def __init__(self, ledger: Ledger, pool: Executor) -> None:
         self._ledger = ledger
         self._pool = pool
-        self._pending: dict[str, float | None] = {}
+        self._pending: dict[str, dict[str, float]] = {}
         self._wake = asyncio.Event()
 
-    def _reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
-        return self._ledger.reserve_all(wanted)
-
-    async def finish(self, reservation_id: str, actual: float | None, seconds: float) -> None:
-        """Settle (or cancel: None) within a time; later if that does not work, whatever the reason."""
+    async def finish(self, reservation_id: str, costs: Costs, seconds: float) -> None:
+        """Settle costs, or cancel if there are none, within a time; later if that does not work, for any reason."""
         try:
             async with asyncio.timeout(seconds):
-                await self._apply(reservation_id, actual)
+                await self._apply(reservation_id, costs)
         except Exception as error:  # TimeoutError too
             log.warning("to be finished later, %s: %s", type(error).__name__, error)
-            self.finish_later(reservation_id, actual)
+            self.finish_later(reservation_id, costs)
 
-    def finish_later(self, reservation_id: str, actual: float | None) -> None:
-        """Settle (or cancel: None) in the background. A cancel does not undo a cost that was reported."""
-        if actual is not None or self._pending.get(reservation_id) is None:
-            self._pending[reservation_id] = actual
+    def finish_later(self, reservation_id: str, costs: Costs) -> None:
+        """Settle costs, or cancel if there are none, in the background. A cancel undoes no cost that was reported."""
+        self._pending[reservation_id] = {**self._pending.get(reservation_id, {}), **costs}
         self._wake.set()
 
     @property
@@ -210,9 +211,9 @@ class Settler:
     async def flush(self) -> bool:
         """Try everything that waits; returns whether nothing is left."""
         faults = 0
-        for reservation_id, actual in list(self._pending.items()):
+        for reservation_id, costs in list(self._pending.items()):
             try:
-                await self._apply(reservation_id, actual)
+                await self._apply(reservation_id, costs)
             except Exception as error:
                 log.warning("not finished yet, %s: %s", type(error).__name__, error)
                 if reservation_id in self._pending:  # moved to the end: it must not stand in the way of the others
@@ -222,45 +223,59 @@ class Settler:
                     return False
                 continue
             faults = 0
-            if self._pending.get(reservation_id, actual) == actual:
-                self._pending.pop(reservation_id, None)
+            if self._pending.get(reservation_id) is costs:  # else there is more by now
+                del self._pending[reservation_id]
         return not self._pending
 
-    async def _apply(self, reservation_id: str, actual: float | None) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._pool, finish, self._ledger, reservation_id, actual)
+    async def _apply(self, reservation_id: str, costs: Costs) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._pool, finish, self._ledger, reservation_id, costs)
 
 
-def finish(ledger: Ledger, reservation_id: str, actual: float | None) -> None:
-    """Settle, or cancel (None). A cost that was never reserved has no account to charge, and is ignored."""
-    if actual is None:
+def finish(ledger: Ledger, reservation_id: str, costs: Costs) -> None:
+    """Settle costs, or cancel if there are none. What was never reserved has no account to charge, and is ignored."""
+    if not costs:
         ledger.cancel(reservation_id)
-    else:
+    for event, actual in costs.items():
         with contextlib.suppress(UnknownReservation):
-            ledger.settle(reservation_id, actual)
+            ledger.settle(reservation_id, actual, event)
+
+
+def costs_of(outcome: Mapping[str, Any]) -> Costs | None:
+    """What an outcome says of a reservation; None: nothing."""
+    return {"cost": {outcome["event_id"]: outcome["value"]}, "cancel": {}}.get(outcome["kind"])
 
 
 def reconcile(ledger: Ledger, spool: Spool) -> int:
     """Finish what a crash left open; returns how many reservations that were.
 
     A reservation whose decision is in the log, and of which no cost was reported yet, stays open. Nothing may be
-    reserved here meanwhile: a decision on its way to the log would look like one that never reached it. In a shared
-    ledger only those are ours that carry the identity of our log (`PendingDecision.start`).
+    reserved here meanwhile: a decision on its way to the log would look like one that never reached it. Others may have
+    reservations in the same ledger; only those are ours that carry the identity of our log (`PendingDecision.start`).
+
+    Of a decision with several costs, the log may know one that the ledger does not, although the reservation is
+    settled. No more than MOST_PENDING can have been on their way.
     """
+    newest = [outcome for outcome in spool.newest("outcome", MOST_PENDING) if outcome["kind"] == "cost"]
+    counts = Counter(outcome["decision_id"] for outcome in newest)
+    for outcome in newest:
+        if counts[outcome["decision_id"]] > 1:
+            finish(ledger, outcome["decision_id"], costs_of(outcome) or {})
+
     unfinished = set(ledger.open_reservations())
     if not unfinished:
         return 0
-    ours = {name for name in unfinished if not ledger.shared or name.startswith(spool.identity)}
     exposed: set[str] = set()
-    not_exposed: set[str] = set()  # withdrawn, or the ledger's answer came too late
+    finished: set[str] = set()  # at first those that were withdrawn, or the ledger's answer came too late
     for record in spool.read("decision"):
         name = record["decision_id"]
         if name in unfinished:
-            (exposed if record["expose"] and not is_withdrawn(record) else not_exposed).add(name)
-    never_shown = not_exposed | (ours - exposed)
-    ends: dict[str, float | None] = {name: None for name in never_shown}
+            (exposed if record["expose"] and not is_withdrawn(record) else finished).add(name)
+    finished |= {name for name in unfinished - exposed if name.startswith(spool.identity)}
+    for name in finished:
+        ledger.cancel(name)
     for outcome in spool.read("outcome"):
-        if outcome["decision_id"] in unfinished and outcome["kind"] in ("cost", "cancel"):
-            ends.setdefault(outcome["decision_id"], outcome["value"] if outcome["kind"] == "cost" else None)
-    for reservation_id, actual in ends.items():
-        finish(ledger, reservation_id, actual)
-    return len(ends)
+        costs = costs_of(outcome)
+        if costs is not None and outcome["decision_id"] in unfinished:
+            finish(ledger, outcome["decision_id"], costs)
+            finished.add(outcome["decision_id"])
+    return len(finished)

@@ -213,7 +213,7 @@ class Decider:
         exposing = decision.expose
         _fail([decision], reason, why)
         if exposing:
-            await self._budgets.finish(decision.decision_id, None, deadline.left("log"))
+            await self._budgets.finish(decision.decision_id, {}, deadline.left("log"))
         # The first record may become durable yet. This one says that nothing was shown; nobody waits for it.
         decision.withdrawn = True
         self._spool.owe("decision", decision.record(self._candidates, deadline.elapsed()))

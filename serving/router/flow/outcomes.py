@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from mtorl.log.records import OutcomeRecord
 from serving.decision_log import Spool, SpoolUnavailable, Status
-from serving.router.flow.budgets import Budgets
+from serving.router.flow.budgets import Budgets, costs_of
 from serving.router.flow.requests import parse_outcomes
 from serving.router.ops import metrics
 
@@ -76,9 +76,9 @@ class OutcomeIntake:
         metrics.SPOOL_RECORDS.inc(len(statuses) - statuses.count("duplicate"))
         await asyncio.gather(
             *(
-                self._budgets.finish(o["decision_id"], o["value"] if o["kind"] == "cost" else None, self._seconds)
-                for o in outcomes
-                if o["kind"] in ("cost", "cancel")
+                self._budgets.finish(outcome["decision_id"], costs, self._seconds)
+                for outcome in outcomes
+                if (costs := costs_of(outcome)) is not None
             )
         )
         return statuses

@@ -19,7 +19,7 @@ from serving.decision_log import Spool
 from serving.ledger import Account, SqliteLedger
 from serving.router.flow.budgets import reconcile
 from tests.repository import ROOT
-from tests.serving.ledgers import Place
+from tests.serving.ledgers import KINDS, Place
 from tests.serving.router_fixtures import (
     SHORT_DEADLINE,
     Harness,
@@ -158,9 +158,10 @@ def test_a_crash_between_ledger_and_log_is_put_in_order_at_the_next_start(tmp_pa
     ledger.define([Account("a", "*", "*", 1.0)])
     golden = json.loads((ROOT / "tests" / "serving" / "golden" / "decision.json").read_text())
     event = json.loads((ROOT / "tests" / "serving" / "golden" / "outcome.json").read_text())
-    for name in ("never-logged", "waits", "withdrawn", "has-a-cost", "was-cancelled"):
+    never_logged = f"{spool.identity}-never-logged"
+    for name in (never_logged, "waits", "withdrawn", "has-a-cost", "was-cancelled"):
         ledger.reserve(name, "a", "c", "video", 0.1)
-        if name != "never-logged":
+        if name != never_logged:
             spool.submit("decision", {**golden, "decision_id": name, "reservation_id": name}).result()
     spool.submit("decision", {**golden, "decision_id": "withdrawn", "withdrawn": True}).result()
     for name, kind in (("has-a-cost", "cost"), ("was-cancelled", "cancel"), ("waits", "click")):
@@ -182,8 +183,39 @@ def test_a_decision_says_whose_log_holds_it(tmp_path: Path) -> None:
     run(scenario, tmp_path)
 
 
-def test_a_router_that_shares_its_ledger_finishes_only_what_is_its_own(tmp_path: Path, lasting_redis: int) -> None:
-    ledger, spool = Place("redis", tmp_path, lasting_redis).open(), Spool(tmp_path / "spool")
+def test_two_costs_of_one_decision_add_up_and_each_event_counts_once(tmp_path: Path) -> None:
+    """The second used to be dropped by the ledger, while its sender heard `accepted`."""
+
+    async def scenario(h: Harness) -> None:
+        (answer,) = await h.predict()
+        for event, accepted in (("c1", 1), ("c2", 1), ("c2", 0)):
+            assert (await h.outcome(answer["decision_id"], "cost", 0.02, event))["accepted"] == accepted
+        for arm in (answer["arm"], "*"):
+            assert (h.balance(arm).spent, h.balance(arm).reserved, h.balance(arm).excess) == (0.04, 0.0, 0.0)
+
+    run(scenario, tmp_path)
+
+
+def test_a_second_cost_that_a_crash_kept_from_the_ledger_is_settled_at_the_next_start(tmp_path: Path) -> None:
+    ledger, spool = SqliteLedger(tmp_path / "ledger.sqlite"), Spool(tmp_path / "spool")
+    ledger.define([Account("a", "*", "*", 1.0)])
+    golden = json.loads((ROOT / "tests" / "serving" / "golden" / "decision.json").read_text())
+    event = json.loads((ROOT / "tests" / "serving" / "golden" / "outcome.json").read_text())
+    ledger.reserve("d", "a", "c", "video", 0.1)
+    spool.submit("decision", {**golden, "decision_id": "d", "reservation_id": "d"}).result()
+    for name in ("c1", "c2"):
+        told = {"event_id": name, "decision_id": "d", "kind": "cost", "value": 0.04}
+        spool.submit("outcome", {**event, **told}).result()
+    ledger.settle("d", 0.04, "c1")
+    for _ in range(2):
+        reconcile(ledger, spool)
+        assert ledger.balances()[0].spent == 0.08
+    spool.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_router_finishes_only_what_is_its_own(kind: str, tmp_path: Path, lasting_redis: int) -> None:
+    ledger, spool = Place(kind, tmp_path, lasting_redis).open(), Spool(tmp_path / "spool")
     ledger.define([Account("a", "*", "*", 1.0)])
     golden = json.loads((ROOT / "tests" / "serving" / "golden" / "decision.json").read_text())
     event = json.loads((ROOT / "tests" / "serving" / "golden" / "outcome.json").read_text())

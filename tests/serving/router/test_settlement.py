@@ -25,10 +25,10 @@ def ledger(tmp_path: Path) -> SqliteLedger:
 def test_a_cost_that_waits_is_not_undone_by_a_cancel(ledger: SqliteLedger) -> None:
     async def scenario() -> None:
         settler = Settler(ledger, ThreadPoolExecutor(1))
-        settler.finish_later("r1", 0.4)
-        settler.finish_later("r1", None)
-        settler.finish_later("r2", None)
-        settler.finish_later("r2", 0.3)
+        settler.finish_later("r1", {"e": 0.4})
+        settler.finish_later("r1", {})
+        settler.finish_later("r2", {})
+        settler.finish_later("r2", {"e": 0.3})
         assert await settler.flush()
 
     asyncio.run(scenario())
@@ -36,15 +36,27 @@ def test_a_cost_that_waits_is_not_undone_by_a_cancel(ledger: SqliteLedger) -> No
     assert (balance.spent, balance.reserved) == (0.7, 4.0)
 
 
+def test_costs_of_one_reservation_that_wait_together_add_up(ledger: SqliteLedger) -> None:
+    async def scenario() -> None:
+        settler = Settler(ledger, ThreadPoolExecutor(1))
+        for event in ("e1", "e2", "e2"):
+            settler.finish_later("r1", {event: 0.2})
+        assert await settler.flush()
+
+    asyncio.run(scenario())
+    (balance,) = ledger.balances()
+    assert (balance.spent, balance.reserved) == (0.4, 5.0)
+
+
 def test_what_can_not_be_finished_does_not_stand_in_the_way(
     ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle = ledger.settle
 
-    def stubborn(name: str, actual: float) -> object:
+    def stubborn(name: str, actual: float, event: str) -> object:
         if name in ("r1", "r2", "r3", "r4"):  # more than make it look as if the ledger were away
             raise RuntimeError("out of range")
-        return settle(name, actual)
+        return settle(name, actual, event)
 
     async def scenario() -> None:
         settler = Settler(ledger, ThreadPoolExecutor(1))
@@ -52,7 +64,7 @@ def test_what_can_not_be_finished_does_not_stand_in_the_way(
         monkeypatch.setattr(budgets, "RETRY_SECONDS", 0.01)
         task = asyncio.create_task(settler.run())
         for i in range(1, 7):
-            settler.finish_later(f"r{i}", 0.5)
+            settler.finish_later(f"r{i}", {"e": 0.5})
         while ledger.balances()[0].spent < 1.0:
             await asyncio.sleep(0.01)
         monkeypatch.setattr(ledger, "settle", settle)
@@ -67,14 +79,14 @@ def test_what_can_not_be_finished_does_not_stand_in_the_way(
 def test_whatever_goes_wrong_the_caller_is_not_told_for_its_outcome_is_in_the_log(
     ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(name: str, actual: float) -> object:
+    def broken(name: str, actual: float, event: str) -> object:
         raise RuntimeError("out of range")
 
     async def scenario() -> None:
         settler = Settler(ledger, ThreadPoolExecutor(1))
         with monkeypatch.context() as patch:
             patch.setattr(ledger, "settle", broken)
-            await settler.finish("r1", 0.5, 5.0)
+            await settler.finish("r1", {"e": 0.5}, 5.0)
         assert await settler.flush() and ledger.balances()[0].spent == 0.5
 
     asyncio.run(scenario())
@@ -95,7 +107,7 @@ def test_a_ledger_that_is_away_is_left_alone_and_memory_is_bounded(
         settler = Settler(ledger, ThreadPoolExecutor(1))
         for i in range(5):
             assert not settler.full
-            settler.finish_later(f"x{i}", None)
+            settler.finish_later(f"x{i}", {})
         assert settler.full and not await settler.flush()
         assert len(calls) == 3
 
