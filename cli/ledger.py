@@ -1,4 +1,4 @@
-"""`mtorl ledger`: the budget ledger, while no router runs."""
+"""`mtorl ledger`: what people do with the budget ledger."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cli.endings import exit_codes, stop
 if TYPE_CHECKING:
     from serving.ledger.redis_ledger import RedisLedger
 
-app = CommandGroup("The budget ledger, while no router runs.")
+app = CommandGroup("The budget ledger: to Redis, and on after a loss.")
 
 Redis = Annotated[str, typer.Argument(help="redis://HOST:PORT/DB?name=NAME; password in MTORL_LEDGER_PASSWORD.")]
 
@@ -41,6 +41,29 @@ def move(
         f"{'was moved before' if moved.before else 'moved'}: {moved.accounts} accounts, {moved.open_reservations} open "
         f"reservations; spent {moved.spent:g}, reserved {moved.reserved:g}, summed over all accounts and periods"
     )
+
+
+@app.command()
+def agree(
+    settings: Annotated[Path, typer.Argument(metavar="ROUTER.yaml", help="The router's settings: its ledger and log.")],
+) -> None:
+    """Go on with a ledger that does not know what the decision log was paid for: the old one is lost for good.
+
+        mtorl ledger agree /etc/mtorl/config/router.yaml
+
+    A router whose ledger was deleted, emptied or replaced spends nothing: a new ledger would grant the whole budget
+    again. Restore the old one if there is a copy. If not, lower the amounts of the budgets by what was spent, then
+    agree; the router may run meanwhile, and spends within a second. What the log no longer holds is not in the sum.
+    """
+    from serving.ledger import LedgerUnavailable, open_ledger
+    from serving.router.flow.ledger_of_log import agree as agree_to
+    from serving.router.ops.settings import RouterSettings, SettingsError
+
+    with exit_codes(unusable=(SettingsError,), failed=(LedgerUnavailable,)):
+        found = RouterSettings.load(settings)
+        ledger = open_ledger(found.ledger, patience=30.0)
+        spent = agree_to(ledger, found.spool)
+    typer.echo(f"{ledger}: the router goes on with it; the costs in {found.spool} add up to {spent:g}")
 
 
 @app.command()

@@ -38,6 +38,10 @@ class LedgerUnavailable(RuntimeError):
     """The ledger did not answer. Whether the call took effect is unknown; `cancel` makes sure that it has none."""
 
 
+class LedgerInUse(RuntimeError):
+    """Another router spends from this ledger, which routers can't share."""
+
+
 class AlreadyReserved(RuntimeError):
     """Another reservation pays for the same request already: this caller must not expose as well."""
 
@@ -128,6 +132,13 @@ class Ledger(Protocol):
 
     def identity(self) -> str | None:
         """A name that no other ledger has; None before any accounts were set in it. A move to Redis keeps it."""
+
+    def claim(self) -> None:
+        """Keep it for this router until `close`, unless routers can share it.
+
+        Raises:
+            LedgerInUse: Another router has it.
+        """
 
     def define(self, accounts: Iterable[Account]) -> None:
         """Set the accounts in force. Spent and reserved amounts stay, also those of accounts that are left out now.

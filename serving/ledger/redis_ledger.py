@@ -116,6 +116,10 @@ class RedisLedger(Ledger):
         return found.removeprefix(FORM) if found else None
 
     @override
+    def claim(self) -> None:
+        pass  # it is for many routers
+
+    @override
     def define(self, accounts: Iterable[Account]) -> None:
         limits = {account: money.limit(account.limit, LARGEST) for account in accounts}
         divided = parts(limits)

@@ -7,6 +7,7 @@ thread that gets the lock does the work of all that wait for it, and the others 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sqlite3
 import threading
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar, cast
 
-from serving.ledger.contract import LedgerUnavailable
+from serving.ledger.contract import LedgerInUse, LedgerUnavailable
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -174,6 +175,30 @@ class LedgerFile:
         self._patience = patience
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
+        self._lock: int | None = None
+
+    def claim(self) -> None:
+        """Lock the file against other routers until `close`.
+
+        Raises:
+            LedgerInUse: another one has it.
+            LedgerUnavailable: its folder can't be used.
+        """
+        if self._lock is not None:
+            return
+        try:
+            lock = os.open(self._path.with_name(f".{self._path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o640)
+        except OSError as error:
+            raise LedgerUnavailable(f"{self._path}: {error}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(lock)
+            raise LedgerInUse(
+                f"{self._path}: another router spends from this ledger: stop it, give this one a file of its own, or "
+                "move the ledger to a Redis that both share (mtorl ledger move)"
+            ) from error
+        self._lock = lock
 
     def create_if_new(self) -> None:
         """Create the file if there is none. It appears complete, for several processes may start at once."""
@@ -224,10 +249,13 @@ class LedgerFile:
         return db
 
     def close(self) -> None:
-        """Close the connection; `open` opens it again."""
+        """Close the connection, which `open` opens again, and let others have the file."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
 
 class _Job(Generic[T]):

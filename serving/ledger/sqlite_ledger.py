@@ -1,7 +1,7 @@
-"""The embedded ledger: one SQLite file, shared by any number of threads and processes of one machine.
+"""The embedded ledger: one SQLite file, for the threads of one router, which keeps it by a lock (`claim`).
 
-A call takes SQLite's write lock before it reads, so nobody can spend between the check and the reservation. WAL with
-synchronous=FULL: an answer is on disk before it is given.
+Other processes may look. A call takes SQLite's write lock before it reads, so nobody can spend between the check and
+the reservation. WAL with synchronous=FULL: an answer is on disk before it is given.
 """
 
 from __future__ import annotations
@@ -62,6 +62,10 @@ class SqliteLedger(Ledger):
             return None
         (name,) = self._commit.run(lambda db: db.execute("SELECT name FROM identity").fetchone())
         return str(name)
+
+    @override
+    def claim(self) -> None:
+        self._file.claim()
 
     @override
     def define(self, accounts: Iterable[Account]) -> None:
@@ -268,6 +272,9 @@ class SqliteLedger(Ledger):
     def close(self) -> None:
         with self._commit.lock:
             self._file.close()
+
+    def __str__(self) -> str:
+        return str(self.path)
 
     def _in_batches(self, work: Callable[[sqlite3.Connection, int], int], most: int) -> int:
         total = 0

@@ -17,12 +17,13 @@ def main() -> int:
     from mtorl.experiment.experiment import ExperimentError
     from mtorl.log.dataset import SpecError
     from serving.decision_log import SpoolError
+    from serving.ledger import LedgerInUse
     from serving.router.http.server import serve
     from serving.router.ops.settings import RouterSettings, SettingsError
 
     try:
         serve(RouterSettings.load(arguments.run_config))
-    except (SettingsError, ExperimentError, SpecError, SpoolError) as error:
+    except (SettingsError, ExperimentError, SpecError, SpoolError, LedgerInUse) as error:
         print(f"router: {error}", file=sys.stderr)
         return 2
     return 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import Self
 
 from mtorl.log.dataset import DatasetSpec
 from serving.decision_log import Spool
 from serving.decision_log.shipper import Shipper
-from serving.ledger import LedgerUnavailable, open_ledger
+from serving.ledger import LedgerInUse, LedgerUnavailable, open_ledger
 from serving.router.flow import idempotency_cache
 from serving.router.flow.admission import Admission
 from serving.router.flow.arm_models import ArmModels
@@ -56,7 +57,7 @@ class Router:
 
     Raises:
         SettingsError, SpecError, ExperimentError: It can't start like this. Entering it raises SettingsError, if the
-            feature repository is not what the settings say, and SpoolError.
+            feature repository is not what the settings say, SpoolError, and LedgerInUse.
     """
 
     def __init__(self, settings: RouterSettings, features: FeatureSource | None = None) -> None:
@@ -87,6 +88,8 @@ class Router:
     async def __aenter__(self) -> Self:
         # Whatever takes long happens in threads: the probes are answered meanwhile.
         self._tasks = [asyncio.create_task(self._show_life())]
+        with contextlib.suppress(LedgerUnavailable):  # its folder may come later, and `set_accounts` claims it then
+            await asyncio.to_thread(self.ledger.claim)
         self._features = FeatureReader(self._source or await self._feature_source(), self.spec)
         self.health.waiting_for = f"the decision log is being read: {self._settings.spool}"
         self.spool = await asyncio.to_thread(Spool, self._settings.spool, max_bytes=self._settings.spool_max_bytes)
@@ -149,7 +152,11 @@ class Router:
         try:
             await self.budgets.set_accounts(self.live.experiment, self.spool)
             self.health.report("ledger")
-        except (LedgerUnavailable, ValueError) as error:  # ValueError: a limit that this kind of ledger can't hold
+        except (
+            LedgerUnavailable,
+            LedgerInUse,
+            ValueError,
+        ) as error:  # ValueError: a limit that this kind of ledger can't hold
             self.health.report("ledger", error)
             log.error("the accounts can't be set: %s", error)
 

@@ -19,6 +19,7 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.log.records import is_withdrawn
 from serving.decision_log import Spool
 from serving.ledger import Account, Balance, Ledger, LedgerUnavailable, UnknownReservation, Wanted
+from serving.router.flow.ledger_of_log import check_ledger, remember_ledger
 from serving.router.flow.micro_batcher import MicroBatcher, in_threads
 from serving.router.flow.pacer import Pacer
 from serving.router.flow.pending_decision import PendingDecision
@@ -113,15 +114,20 @@ class Budgets:
             spool: The decision log.
 
         Raises:
+            LedgerInUse: Another router has a ledger that can't be shared.
             LedgerUnavailable: To be tried again.
             ValueError: A limit that this kind of ledger can't hold.
         """
         self._accounts_set = False
+        if not self.ready:
+            await asyncio.to_thread(self._ledger.claim)
+            await asyncio.to_thread(check_ledger, self._ledger, spool.folder)
         accounts = [Account(x.arm, x.campaign, x.channel, x.limit, x.period, x.timezone) for x in experiment.accounts()]
         await asyncio.to_thread(self._ledger.define, accounts)
         self._accounts = frozenset((x.arm, x.campaign, x.channel) for x in accounts)
         self._accounts_set = True
         if not self.ready:
+            await asyncio.to_thread(remember_ledger, self._ledger, spool.folder)
             finished = await asyncio.to_thread(reconcile, self._ledger, spool)
             if finished:
                 log.warning("finished %d reservations that a crash had left open", finished)

@@ -1,0 +1,79 @@
+"""Which ledger paid for what a decision log holds: one that has lost its accounts must grant no fresh budget.
+
+The log's folder keeps the identity of the ledger in the file `ledger`. At a start, a ledger that is another one, or
+none at all, is refused until it is restored, or until a person agrees that the router goes on with it (`mtorl ledger
+agree`).
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from mtorl.runtime.files import replacing
+from serving.decision_log import segments
+from serving.ledger import Ledger, LedgerUnavailable
+
+_FILE = "ledger"
+
+
+class LedgerLost(LedgerUnavailable):
+    """This ledger does not know what the decisions of the log have spent."""
+
+
+def check_ledger(ledger: Ledger, folder: Path) -> None:
+    """Whether a ledger is the one that paid for a log; one that holds accounts is believed by a log that knows of none.
+
+    Args:
+        ledger: The ledger.
+        folder: Of the decision log.
+
+    Raises:
+        LedgerLost: It is not.
+    """
+    found, known = ledger.identity(), _known(folder)
+    if found is not None and known in (None, found):
+        return
+    if known is None and not any(record["expose"] for record in segments.read(folder, "decision")):
+        return
+    raise LedgerLost(
+        f"{ledger} {'has no accounts' if found is None else 'is another one'}, but {folder} holds decisions that a "
+        "ledger paid for: restore that ledger, or lower the budgets by what was spent and run "
+        "`mtorl ledger agree ROUTER.yaml`"
+    )
+
+
+def remember_ledger(ledger: Ledger, folder: Path) -> None:
+    """Keep the identity of the ledger that pays for a log from now on.
+
+    Raises:
+        LedgerUnavailable: It can't be reached, or the file can't be written.
+    """
+    identity = ledger.identity()
+    if identity is None or identity == _known(folder):
+        return
+    try:
+        with replacing(folder / _FILE, durable=True) as unfinished:
+            unfinished.write_text(f"{identity}\n")
+    except OSError as error:
+        raise LedgerUnavailable(f"{folder / _FILE}: {error}") from error
+
+
+def agree(ledger: Ledger, folder: Path) -> float:
+    """Go on with a ledger, whatever it knows of what was spent; one that holds nothing begins empty.
+
+    Returns:
+        The costs that the log still holds, currency units.
+
+    Raises:
+        LedgerUnavailable: The ledger can't be reached, or the file can't be written.
+    """
+    if ledger.identity() is None:
+        ledger.define([])
+    remember_ledger(ledger, folder)
+    return math.fsum(outcome["value"] for outcome in segments.read(folder, "outcome") if outcome["kind"] == "cost")
+
+
+def _known(folder: Path) -> str | None:
+    path = folder / _FILE
+    return path.read_text().strip() if path.exists() else None

@@ -1,0 +1,131 @@
+"""A ledger that has lost what was spent grants no fresh budget, and two routers share no file."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from serving.decision_log import Spool
+from serving.ledger import Account, LedgerInUse, SqliteLedger
+from serving.router.flow.ledger_of_log import LedgerLost, check_ledger, remember_ledger
+from serving.router.router import Router
+from tests.serving.ledgers import KINDS, Place
+from tests.serving.router_fixtures import FakeFeatures, Harness, run, running, write_settings
+
+pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
+
+
+def lose(place: Place, how: str) -> None:
+    """Delete a ledger, empty it, or put another in its place."""
+    if place.kind == "redis":
+        with place.client() as client:
+            client.delete(*client.keys(f"{{mtorl-ledger:{place.name}}}:*"))
+    else:
+        for file in place.folder.glob("ledger.sqlite*"):
+            file.unlink()
+        if how == "emptied":
+            place.path.touch()
+    if how == "another":
+        place.open().define([Account("incumbent", "*", "*", 50.0)])
+
+
+def agree(folder: Path) -> tuple[int, str]:
+    answer = CliRunner().invoke(app, ["ledger", "agree", str(folder / "router.yaml")])
+    return answer.exit_code, " ".join(answer.output.split())
+
+
+@pytest.mark.parametrize(
+    ("kind", "how", "log_of_before"),
+    [
+        ("sqlite", "deleted", False),
+        ("sqlite", "deleted", True),
+        ("sqlite", "another", False),
+        ("redis", "deleted", False),
+        ("redis", "deleted", True),
+        ("redis", "another", False),
+    ],
+)
+def test_nothing_is_spent_until_a_person_agrees(
+    tmp_path: Path, lasting_redis: int, kind: str, how: str, log_of_before: bool
+) -> None:
+    place = Place(kind, tmp_path, lasting_redis)
+
+    async def spend(h: Harness) -> None:
+        (answer,) = await h.predict()
+        await h.outcome(answer["decision_id"], "cost", 0.04)
+
+    async def refuse_then_spend(h: Harness) -> None:
+        assert not h.router.budgets.ready
+        assert (await h.predict())[0]["fallback_reason"] == "ledger"
+        code, text = agree(tmp_path)
+        assert code == 0 and f"the costs in {tmp_path / 'spool'} add up to 0.04" in text
+        await h.until(lambda: h.router.budgets.ready)
+        assert (await h.predict())[0]["expose"]
+
+    run(spend, tmp_path, ledger=place.where)
+    lose(place, how)
+    if log_of_before:  # a router of the version before kept nothing but its log
+        (tmp_path / "spool" / "ledger").unlink()
+    run(refuse_then_spend, tmp_path, ledger=place.where)
+    run(spend, tmp_path, ledger=place.where)
+
+
+def test_the_line_says_what_to_do(tmp_path: Path) -> None:
+    place = Place("sqlite", tmp_path, 0)
+    ledger, spool = place.open(), Spool(tmp_path / "spool")
+    check_ledger(ledger, spool.folder)  # both are new
+    ledger.define([Account("a", "*", "*", 1.0)])
+    check_ledger(ledger, spool.folder)  # the log is new
+    remember_ledger(ledger, spool.folder)
+    check_ledger(ledger, spool.folder)
+    ledger.close()
+    lose(place, "deleted")
+    with pytest.raises(LedgerLost, match=r"no accounts, but .*: restore that ledger, or lower .*mtorl ledger agree"):
+        check_ledger(place.open(), spool.folder)
+    lose(place, "another")
+    with pytest.raises(LedgerLost, match="is another one, but"):
+        check_ledger(place.open(), spool.folder)
+    spool.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_log_without_exposures_needs_no_ledger_of_before(tmp_path: Path, lasting_redis: int, kind: str) -> None:
+    place = Place(kind, tmp_path, lasting_redis)
+
+    async def expose_nothing(h: Harness) -> None:
+        h.arm.mode = 500
+        await h.predict()
+
+    async def spend(h: Harness) -> None:
+        assert (await h.predict())[0]["expose"]
+
+    run(expose_nothing, tmp_path, ledger=place.where)
+    lose(place, "deleted")
+    (tmp_path / "spool" / "ledger").unlink()
+    run(spend, tmp_path, ledger=place.where)
+
+
+def test_a_second_router_on_one_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    """Each gave back the reservations of the other: 119.61 of 60 were spent."""
+
+    async def scenario() -> None:
+        where = str(tmp_path / "ledger.sqlite")
+        for name in ("first", "second"):
+            (tmp_path / name).mkdir()
+        async with running(tmp_path / "first", ledger=where) as first:
+            (answer,) = await first.predict()
+            assert answer["expose"]
+            settings: Any = write_settings(tmp_path / "second", "http://127.0.0.1:9", {}, ledger=where)
+            with pytest.raises(
+                LedgerInUse, match=r"another router spends from this ledger: stop it.*\(mtorl ledger move\)$"
+            ):
+                await Router(settings, FakeFeatures()).__aenter__()
+            assert answer["decision_id"] in first.ledger.open_reservations()
+        SqliteLedger(tmp_path / "ledger.sqlite").claim()
+
+    asyncio.run(scenario())
