@@ -18,6 +18,7 @@ import os
 from pathlib import Path
 
 from serving.ledger.contract import (
+    EXPIRE_AT_ONCE,
     Account,
     AlreadyReserved,
     Balance,
@@ -32,6 +33,7 @@ from serving.ledger.location import PASSWORD, RedisLocation, locate
 from serving.ledger.sqlite_ledger import SqliteLedger
 
 __all__ = [
+    "EXPIRE_AT_ONCE",
     "PASSWORD",
     "Account",
     "AlreadyReserved",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Self
 
 from mtorl.log.dataset import DatasetSpec
 from serving.decision_log import Spool
 from serving.decision_log.shipper import Shipper
-from serving.ledger import LedgerInUse, LedgerUnavailable, open_ledger
+from serving.ledger import EXPIRE_AT_ONCE, LedgerInUse, LedgerUnavailable, open_ledger
 from serving.router.flow import idempotency_cache
 from serving.router.flow.admission import Admission
 from serving.router.flow.arm_models import ArmModels
@@ -34,7 +35,7 @@ from serving.router.ops.shipping import open_sink
 log = logging.getLogger(__name__)
 
 _OUTCOME_SECONDS = 1.0  # deadline of a report of outcomes
-_TICK_SECONDS = 1.0  # between looks at the experiment file and the accounts
+_TICK_SECONDS = 1.0  # between two rounds of each kind of housekeeping
 _WARM_SECONDS = 5.0
 _SHIP_SECONDS = 3.0  # at the end, for what is not shipped yet
 
@@ -104,7 +105,9 @@ class Router:
         await asyncio.gather(self._arm_watch.look(), self._warm_up_features())
         if self.shipper:
             self.shipper.start()
-        background = (self.budgets.run(), self._arm_watch.run(), self._housekeep(), self._watch_disk())
+        money = (self._follow_experiment, self._keep_accounts, self._expire_reservations)
+        housekeeping = map(self._every_second, (*money, self._show, self._watch_disk))
+        background = (self.budgets.run(), self._arm_watch.run(), *housekeeping)
         self._tasks += [asyncio.create_task(work) for work in background]
         self.health.waiting_for = ""
         metrics.READY.set(1)
@@ -152,11 +155,7 @@ class Router:
         try:
             await self.budgets.set_accounts(self.live.experiment, self.spool)
             self.health.report("ledger")
-        except (
-            LedgerUnavailable,
-            LedgerInUse,
-            ValueError,
-        ) as error:  # ValueError: a limit that this kind of ledger can't hold
+        except (LedgerUnavailable, LedgerInUse, ValueError) as error:  # ValueError: a limit that it can't hold
             self.health.report("ledger", error)
             log.error("the accounts can't be set: %s", error)
 
@@ -166,37 +165,51 @@ class Router:
             self.health.tick()
             await asyncio.sleep(_TICK_SECONDS)
 
-    async def _watch_disk(self) -> None:
-        """Tell what is left of the disk; by itself, since a disk may hang."""
+    async def _every_second(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Housekeeping of one kind. Each has a task of its own: the kill switch waits for no ledger and no backlog."""
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             try:
-                room = await asyncio.to_thread(self.spool.room)
-            except OSError as error:
-                self.health.note("decision_log", str(error))
-                continue
-            metrics.show_room(self.spool, room)
-            self.health.note("decision_log", self.spool.state(room))
-
-    async def _housekeep(self) -> None:
-        while True:
-            await asyncio.sleep(_TICK_SECONDS)
-            metrics.ADMISSION_LIMIT.set(self.decision_admission.limit)
-            metrics.IN_FLIGHT.set(self.decision_admission.inside)
-            try:
-                metrics.show_log(self.spool, self.shipper)
-                if await asyncio.to_thread(self.live.refresh) or not self.budgets.set_up:
-                    await self._set_accounts()
-                metrics.BUDGET_EXPIRED.inc(await self.budgets.expire(self._reservation_ttl))
-                metrics.show_budget(await self.budgets.pace(self.live.experiment))
-                metrics.show_prices(self.budgets.pacer.by_arm())
-                if self.budgets.set_up:
-                    self.health.report("ledger")
+                await work()
             except LedgerUnavailable as error:
                 self.health.report("ledger", error)
                 log.error("%s", error)
             except Exception:
                 log.exception("housekeeping failed")
+
+    async def _follow_experiment(self) -> None:
+        await asyncio.to_thread(self.live.refresh)
+
+    async def _keep_accounts(self) -> None:
+        experiment = self.live.experiment
+        if not self.budgets.set_up_for(experiment):
+            await self._set_accounts()
+        balances = await self.budgets.pace(experiment)
+        metrics.show_budget(balances)
+        metrics.show_prices(self.budgets.pacer.by_arm())
+        if self.budgets.set_up_for(experiment):
+            self.health.report("ledger")
+
+    async def _expire_reservations(self) -> None:
+        expired = EXPIRE_AT_ONCE
+        while expired == EXPIRE_AT_ONCE:
+            expired = await self.budgets.expire(self._reservation_ttl)
+            metrics.BUDGET_EXPIRED.inc(expired)
+
+    async def _show(self) -> None:
+        metrics.ADMISSION_LIMIT.set(self.decision_admission.limit)
+        metrics.IN_FLIGHT.set(self.decision_admission.inside)
+        metrics.show_log(self.spool, self.shipper)
+
+    async def _watch_disk(self) -> None:
+        """Tell what is left of the disk, which may hang."""
+        try:
+            room = await asyncio.to_thread(self.spool.room)
+        except OSError as error:
+            self.health.note("decision_log", str(error))
+            return
+        metrics.show_room(self.spool, room)
+        self.health.note("decision_log", self.spool.state(room))
 
     async def _warm_up_features(self) -> None:
         try:

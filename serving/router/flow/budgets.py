@@ -66,7 +66,7 @@ class Budgets:
         self._settling = ThreadPoolExecutor(_SETTLING, thread_name_prefix="settle")
         self._settler = Settler(ledger, self._settling)
         self._reservations: MicroBatcher[Wanted, bool] = MicroBatcher(in_threads(self._reserve_all, self._pool))
-        self._accounts_set = False
+        self._accounts_of: Experiment | None = None
         self._accounts: frozenset[tuple[str, str, str]] = frozenset()  # arm, campaign and channel of each
         self.ready = False
         self.pacer = Pacer(ledger, cost_cap)
@@ -118,14 +118,14 @@ class Budgets:
             LedgerUnavailable: To be tried again.
             ValueError: A limit that this kind of ledger can't hold.
         """
-        self._accounts_set = False
+        self._accounts_of = None
         if not self.ready:
             await asyncio.to_thread(self._ledger.claim)
             await asyncio.to_thread(check_ledger, self._ledger, spool.folder)
         accounts = [Account(x.arm, x.campaign, x.channel, x.limit, x.period, x.timezone) for x in experiment.accounts()]
         await asyncio.to_thread(self._ledger.define, accounts)
         self._accounts = frozenset((x.arm, x.campaign, x.channel) for x in accounts)
-        self._accounts_set = True
+        self._accounts_of = experiment
         if not self.ready:
             await asyncio.to_thread(remember_ledger, self._ledger, spool.folder)
             finished = await asyncio.to_thread(reconcile, self._ledger, spool)
@@ -133,13 +133,12 @@ class Budgets:
                 log.warning("finished %d reservations that a crash had left open", finished)
             self.ready = True
 
-    @property
-    def set_up(self) -> bool:
-        """Whether the accounts of the experiment in force are defined, and money may be spent."""
-        return self._accounts_set and self.ready
+    def set_up_for(self, experiment: Experiment) -> bool:
+        """Whether the accounts are those of this experiment, and money may be spent."""
+        return self._accounts_of is experiment and self.ready
 
     async def expire(self, ttl: float) -> int:
-        """Give back reservations of which nothing was heard for so many seconds; how many they were."""
+        """Give back some reservations of which nothing was heard for so many seconds (`Ledger.expire`); how many."""
         if not self.ready:  # a cost may lie in the log that is still to be settled
             return 0
         return await asyncio.to_thread(self._ledger.expire, ttl)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import pytest
 import yaml
@@ -62,6 +64,36 @@ def test_the_experiment_is_hot_and_a_broken_file_changes_nothing(tmp_path: Path)
         assert not Experiment.load(h.folder / "last-good-experiment.yaml").enabled  # the switch outlives a restart
         assert {record["stage"] for record in h.records()} == {"off"}
         await h.until(lambda: h.balance("incumbent").limit == 100 and h.balance("challenger").limit == 0)
+
+    run(scenario, tmp_path)
+
+
+@pytest.mark.parametrize("call", ["expire", "define", "balances"])
+def test_the_switch_waits_for_no_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """A backlog of 300,000 reservations that expire used to delay it by six seconds; here the ledger hangs for good."""
+    may_answer = threading.Event()
+
+    async def scenario(h: Harness) -> None:
+        answer = getattr(h.ledger, call)
+        hanging = threading.Event()
+
+        def hang(*arguments: Any) -> Any:
+            hanging.set()
+            assert may_answer.wait(60)
+            return answer(*arguments)
+
+        monkeypatch.setattr(h.ledger, call, hang)
+        path = h.folder / "experiment.yaml"
+        content = yaml.safe_load(path.read_text())
+        for enabled in (True, False):
+            content |= {"enabled": enabled, "owner": f"{content['owner']}, again"}
+            path.with_suffix(".draft").write_text(yaml.safe_dump(content))
+            path.with_suffix(".draft").replace(path)
+            await h.until(hanging.is_set)
+        await h.until(lambda: not h.router.live.experiment.enabled)
+        assert not may_answer.is_set()
+        may_answer.set()
+        await h.until(lambda: h.balance("challenger").limit == 0)
 
     run(scenario, tmp_path)
 
