@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Self
 
@@ -17,7 +18,7 @@ from serving.router.flow.admission import Admission
 from serving.router.flow.arm_models import ArmModels
 from serving.router.flow.arm_watch import ArmWatch
 from serving.router.flow.arms import Arms
-from serving.router.flow.budgets import Budgets
+from serving.router.flow.budgets import Budgets, concerns
 from serving.router.flow.decider import Decider
 from serving.router.flow.drills import Drills
 from serving.router.flow.feature_registry import RegistryAwaited
@@ -186,9 +187,15 @@ class Router:
             await self._set_accounts()
         balances = await self.budgets.pace(experiment)
         metrics.show_budget(balances)
+        self._say_of_budgets(concerns(balances, time.time()))
         metrics.show_prices(self.budgets.pacer.by_arm())
         if self.budgets.set_up_for(experiment):
             self.health.report("ledger")
+
+    def _say_of_budgets(self, words: str) -> None:
+        if words != "ok" and words != self.health.parts.get("budgets"):
+            log.warning("budgets: %s", words)
+        self.health.note("budgets", words)
 
     async def _expire_reservations(self) -> None:
         expired = EXPIRE_AT_ONCE

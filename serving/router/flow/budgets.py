@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
-from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.experiment import ALL_ARMS, Experiment
 from mtorl.log.records import is_withdrawn
 from serving.decision_log import Spool
 from serving.ledger import Account, Balance, Ledger, LedgerUnavailable, UnknownReservation, Wanted
@@ -26,6 +26,7 @@ from serving.router.flow.pending_decision import PendingDecision
 from serving.throttle import OncePerSecond
 
 RETRY_SECONDS = 1.0
+_CLOCKS_DIFFER = 60.0  # seconds; this clock and that of a shared ledger
 _MOST_FAULTS = 3  # in a row, after which the ledger is left alone for a while
 MOST_PENDING = 100_000  # some 20 MB
 _THREADS = 8  # for reservations, which share a call: more than one only if calls hang
@@ -169,6 +170,25 @@ class Budgets:
         self._pool.shutdown(wait=False)
         self._settling.shutdown(wait=False)
         self._ledger.close()
+
+
+def concerns(balances: Sequence[Balance], now: float) -> str:
+    """What a person should know of the budgets: "ok", or which one takes no reservations and why.
+
+    Args:
+        balances: All accounts.
+        now: Seconds since 1970.
+    """
+    found = []
+    for b in balances:
+        name = f"campaign {b.campaign}, channel {b.channel}, {b.period}"
+        if b.arm == ALL_ARMS and b.spent + b.reserved > b.limit:
+            found.append(
+                f"{name}: {b.spent:g} spent and {b.reserved:g} reserved of an amount of {b.limit:g}: nobody is exposed"
+            )
+        if b.arm == ALL_ARMS and b.start > now + _CLOCKS_DIFFER:
+            found.append(f"{name}: a clock was ahead, and this period has begun too early: its money must last")
+    return "; ".join(found) or "ok"
 
 
 class Settler:

@@ -30,10 +30,11 @@ REPEATED = Counter("mtorl_repeated_requests", "Decisions that had been taken for
 REFUSED = Counter("mtorl_refused_requests", "Requests that the gateway refused", ["status"])
 ADMISSION_LIMIT = Gauge("mtorl_admission_limit", "Decision requests that may be at work at once")
 IN_FLIGHT = Gauge("mtorl_in_flight_requests", "Decision requests at work")
-BUDGET_LIMIT = Gauge("mtorl_budget_limit", "Budget, currency units, summed over the arm's accounts", ["arm"])
-BUDGET_SPENT = Gauge("mtorl_budget_spent", "Settled cost, currency units", ["arm"])
-BUDGET_RESERVED = Gauge("mtorl_budget_reserved", "Open reservations, currency units", ["arm"])
-BUDGET_EXCESS = Gauge("mtorl_budget_excess", "Cost above what was reserved for it, currency units", ["arm"])
+# Budgets: of each arm, and of the whole experiment as arm "*"; see show_budget.
+BUDGET_LIMIT = Gauge("mtorl_budget_limit", "Limit of the present period, currency units", ["arm", "period"])
+BUDGET_SPENT = Gauge("mtorl_budget_spent", "Settled cost, currency units", ["arm", "period"])
+BUDGET_RESERVED = Gauge("mtorl_budget_reserved", "Open reservations, currency units", ["arm", "period"])
+BUDGET_EXCESS = Gauge("mtorl_budget_excess", "Cost above what was reserved for it, currency units", ["arm", "period"])
 BUDGET_SPEND_RATIO = Gauge("mtorl_budget_spend_ratio", "Spent / limit of the arm's fullest account", ["arm"])
 BUDGET_EXPIRED = Counter("mtorl_budget_expired", "Reservations given back since no cost was reported in time")
 BUDGET_PRICE = Gauge("mtorl_budget_price", "Highest pacing price of the arm, gain per currency unit", ["arm"])
@@ -73,24 +74,47 @@ def stage(name: Stage, *arms: str) -> Iterator[None]:
 
 def show_prices(by_arm: Mapping[str, float]) -> None:
     """Publish the prices of paced budgets."""
-    for arm, price in by_arm.items():
-        BUDGET_PRICE.labels(arm).set(price)
+    _show(BUDGET_PRICE, {(arm,): price for arm, price in by_arm.items()})
 
 
 def show_budget(balances: Iterable[Balance]) -> None:
-    """Publish what is spent and reserved."""
-    arms: dict[str, list[float]] = {}
-    fullest: dict[str, float] = {}
-    for balance in balances:
+    """Publish what is spent and reserved.
+
+    A reservation draws on several accounts of an arm, and must show once: of those of one period, only such are added
+    up that no reservation can have in common, the widest first. No campaign is a label, so the others show in
+    `mtorl_budget_spend_ratio` alone.
+    """
+    shown: dict[tuple[str, ...], list[Balance]] = {}
+    fullest: dict[tuple[str, ...], float] = {}
+    for balance in sorted(balances, key=lambda b: [b.campaign, b.channel].count("*"), reverse=True):
         ratio = balance.spent / balance.limit if balance.limit else 0.0
-        fullest[balance.arm] = max(ratio, fullest.get(balance.arm, 0.0))
-        sums = arms.setdefault(balance.arm, [0.0, 0.0, 0.0, 0.0])
-        for i, value in enumerate((balance.limit, balance.spent, balance.reserved, balance.excess)):
-            sums[i] += value
-    for arm, sums in arms.items():
-        for gauge, value in zip((BUDGET_LIMIT, BUDGET_SPENT, BUDGET_RESERVED, BUDGET_EXCESS), sums, strict=True):
-            gauge.labels(arm).set(value)
-        BUDGET_SPEND_RATIO.labels(arm).set(fullest[arm])
+        fullest[balance.arm,] = max(ratio, fullest.get((balance.arm,), 0.0))
+        apart = shown.setdefault((balance.arm, balance.period), [])
+        if not any(_overlap(balance, other) for other in apart):
+            apart.append(balance)
+    _show(BUDGET_LIMIT, {labels: sum(b.limit for b in apart) for labels, apart in shown.items()})
+    _show(BUDGET_SPENT, {labels: sum(b.spent for b in apart) for labels, apart in shown.items()})
+    _show(BUDGET_RESERVED, {labels: sum(b.reserved for b in apart) for labels, apart in shown.items()})
+    _show(BUDGET_EXCESS, {labels: sum(b.excess for b in apart) for labels, apart in shown.items()})
+    _show(BUDGET_SPEND_RATIO, fullest)
+
+
+def _overlap(one: Balance, other: Balance) -> bool:
+    """Whether a reservation can draw on both."""
+    pairs = ((one.campaign, other.campaign), (one.channel, other.channel))
+    return all(a == b or "*" in (a, b) for a, b in pairs)
+
+
+_labels_shown: dict[Gauge, set[tuple[str, ...]]] = {}
+
+
+def _show(gauge: Gauge, values: Mapping[tuple[str, ...], float]) -> None:
+    """Set a gauge, and take back the labels that it has no value for now: an arm that was renamed, for instance."""
+    for labels in _labels_shown.get(gauge, set()).difference(values):
+        gauge.remove(*labels)
+    _labels_shown[gauge] = set(values)
+    for labels, value in values.items():
+        gauge.labels(*labels).set(value)
 
 
 def show_room(spool: Spool, room: int) -> None:
