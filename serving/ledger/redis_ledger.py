@@ -21,6 +21,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -329,11 +330,16 @@ class RedisLedger(Ledger):
 
 def _reservation_arguments(wanted: Wanted) -> list[Any]:
     """What the script `reserve` takes after the reservation's id."""
-    budgets = list(itertools.product({wanted.campaign, "*"}, {wanted.channel, "*"}, PERIODS))
-    accounts = [name_of(arm, *budget) for arm in dict.fromkeys((wanted.arm, ALL_ARMS)) for budget in budgets]
+    accounts = _matching(wanted.arm, wanted.campaign, wanted.channel)
     scope = name_of(wanted.arm, wanted.campaign, wanted.channel)
-    amount = money.reservation(wanted.amount, LARGEST)
-    return [wanted.request or "", scope, amount, len(budgets), *accounts]
+    return [wanted.request or "", scope, money.reservation(wanted.amount, LARGEST), len(accounts) // 2, *accounts]
+
+
+@lru_cache(1000)
+def _matching(arm: str, campaign: str, channel: str) -> list[str]:
+    """Accounts that a reservation draws on if they are in force: the arm's own, then as many of all arms."""
+    budgets = list(itertools.product({campaign, "*"}, {channel, "*"}, PERIODS))
+    return [name_of(arm, *budget) for arm in (arm, ALL_ARMS) for budget in budgets]
 
 
 def name_of(*parts: str) -> str:

@@ -1,7 +1,8 @@
 -- What all scripts of the ledger begin with.
 -- KEYS  1 the generation, a text that `define` wrote once; 2 hash: account -> cap of a period that begins;
---       3 hash: account in force -> its terms; 4 hash: "cap:BOOK", "spent:BOOK", "reserved:BOOK", "excess:BOOK", and
---       "start:ACCOUNT" of its latest period; 5 sorted set: open reservations by time of creation;
+--       3 hash: account in force -> its terms; 4 hash: "cap:BOOK", "spent:BOOK", "reserved:BOOK", "excess:BOOK",
+--       "number:BOOK" and "book:NUMBER", "numbers", the last one that was given, and "start:ACCOUNT" of its latest
+--       period; 5 sorted set: open reservations by time of creation;
 --       6, ... reservations: hashes of state, scope, amount, created, charged, cost, books, "event:ID" of each cost
 -- ARGV  1 the generation that the caller has seen; 2 the time, or '' for this server's; 3 seconds for which a reservation
 --       that was given back is remembered; 4, ... the script's own
@@ -30,17 +31,34 @@ local function add(what, book, amount) redis.call('HINCRBY', KEYS[4], what .. ':
 
 local function book_cap(book) return redis.call('HGET', KEYS[2], string.match(book, '^[^:]*:(.*)$')) end
 
-local function seen_in(book) -- cap, spent, reserved, excess; and whether the book was opened
+local function seen_in(book) -- cap, spent, reserved, excess
   local seen = redis.call('HMGET', KEYS[4], 'cap:' .. book, 'spent:' .. book, 'reserved:' .. book, 'excess:' .. book)
-  return seen[1] or book_cap(book), seen[2] or '0', seen[3] or '0', seen[4] or '0', seen[1]
+  return seen[1] or book_cap(book), seen[2] or '0', seen[3] or '0', seen[4] or '0'
 end
 
 local function room(book)
-  local cap, spent, reserved, _, opened = seen_in(book)
-  return cap - spent - reserved, cap, opened
+  local cap, spent, reserved = seen_in(book)
+  return cap - spent - reserved
 end
 
-local function each(books) return string.gmatch(books, '[^\n]+') end
+local function number_of(book) -- as a reservation names it: memory is full of them
+  local number = redis.call('HGET', KEYS[4], 'number:' .. book)
+  if not number then
+    number = whole(redis.call('HINCRBY', KEYS[4], 'numbers', 1))
+    redis.call('HSET', KEYS[4], 'number:' .. book, number, 'book:' .. number, book)
+    redis.call('HSETNX', KEYS[4], 'cap:' .. book, book_cap(book)) -- a later limit is that of later periods
+  end
+  return number
+end
+
+local function each(books) -- of a reservation; one that was moved here, or is older, names them in full
+  local next_part = string.gmatch(books, '[^\n]+')
+  return function()
+    local part = next_part()
+    if not part or string.find(part, ':', 1, true) then return part end
+    return redis.call('HGET', KEYS[4], 'book:' .. part)
+  end
+end
 
 local function finish(key, id, state, seconds) -- a finished reservation is forgotten after a while
   redis.call('HSET', key, 'state', state)

@@ -19,24 +19,24 @@ if KEYS[7] then
   end
 end
 
-local wanted, books, new_caps, own = tonumber(ARGV[7]), {}, {}, false
+local wanted, books, own = tonumber(ARGV[7]), {}, false
 local in_force = redis.call('HMGET', KEYS[3], unpack(ARGV, 9))
 for i, terms in ipairs(in_force) do
   if terms then
     local start, until_ = terms_of(terms)
     if tonumber(until_) <= now then return -2 end
     local book = start .. ':' .. ARGV[8 + i]
-    local left, cap, opened = room(book)
-    if left < wanted then return 0 end
+    if room(book) < wanted then return 0 end
     books[#books + 1] = book
-    if not opened then new_caps[book] = cap end
     own = own or i <= tonumber(ARGV[8])
   end
 end
 if not own then return 0 end
 
-for book, cap in pairs(new_caps) do redis.call('HSET', KEYS[4], 'cap:' .. book, cap) end
-for _, book in ipairs(books) do add('reserved', book, wanted) end
+for i, book in ipairs(books) do
+  add('reserved', book, wanted)
+  books[i] = number_of(book)
+end
 local created = string.format('%.17g', now)
 redis.call('HSET', KEYS[6], 'state', 'open', 'scope', ARGV[6], 'amount', ARGV[7], 'created', created,
   'books', table.concat(books, '\n'))

@@ -13,7 +13,7 @@ if known[7] or before and not known[3] then return { whole(charged), known[5] } 
 if state == 'cancelled' then amount = 0 end -- nothing is set aside for it any more
 local more = math.min(tonumber(ARGV[5]), amount - charged)
 if state ~= 'open' then -- what the accounts have left pays for it
-  for book in each(books) do more = math.max(0, math.min(more, (room(book)))) end
+  for book in each(books) do more = math.max(0, math.min(more, room(book))) end
 end
 redis.call('HINCRBY', KEYS[6], 'cost', ARGV[5]) -- first, since a sum beyond 64 bits is an error
 for book in each(books) do redis.call('HINCRBY', KEYS[4], 'excess:' .. book, ARGV[5]) end

@@ -115,9 +115,10 @@ def check_books(ledger: Ledger, run: Path, traffic: Traffic) -> None:
     held: Counter[str] = Counter()
     for name, record in records.items():
         if record["expose"]:
-            (spent if name in costs else held)[record["arm"]] += min(costs.get(name, 1.0), record["reserved"])
+            for arm in (record["arm"], "*"):
+                (spent if name in costs else held)[arm] += min(costs.get(name, 1.0), record["reserved"])
     for balance in ledger.balances():
-        assert balance.spent + balance.reserved <= balance.limit == _CAP
+        assert balance.spent + balance.reserved <= balance.limit == (2 * _CAP if balance.arm == "*" else _CAP)
         assert balance.spent == pytest.approx(spent[balance.arm], abs=1e-6)
         assert balance.reserved == pytest.approx(held[balance.arm], abs=1e-6)
 
