@@ -236,6 +236,11 @@ class LedgerFile:
             db.execute("BEGIN IMMEDIATE")
             version = bring_up_to_date(db)
             db.execute("COMMIT")
+            if version == 0:
+                raise LedgerUnavailable(
+                    "holds no ledger (any more): restore it; if it is lost for good, remove the file and say that the "
+                    "router goes on without (mtorl ledger agree)"
+                )
             if version == MOVED:
                 raise LedgerUnavailable("its accounts were moved to Redis, where alone they may be spent from")
             if version == MOVING:

@@ -26,9 +26,12 @@ WEIGHTS = st.sampled_from([0.0, 0.1, 0.3, 0.5])
 NAMES = st.text("abc", min_size=1, max_size=3)
 
 
-def accounts(**changes: Any) -> list[Account]:
+def accounts(timezone: str = "UTC", **changes: Any) -> list[Account]:
     """Of an experiment with these changes, as the router gives them to the ledger."""
-    budgets = [{"campaign": c, "channel": h, "period": p, "amount": amount} for (c, h, p), amount in AMOUNTS.items()]
+    budgets = [
+        {"campaign": c, "channel": h, "period": p, "amount": amount, "timezone": timezone}
+        for (c, h, p), amount in AMOUNTS.items()
+    ]
     found = Experiment.from_dict(experiment("http://x", **{"budgets": budgets, **changes})).accounts()
     return [Account(x.arm, x.campaign, x.channel, x.limit, x.period, x.timezone) for x in found]
 
@@ -39,7 +42,7 @@ def arms(**weights: float) -> list[dict[str, Any]]:
 
 
 class Machine(RuleBasedStateMachine):
-    """Any edit of stage, weights, names, number of arms and switch between any calls."""
+    """Any edit of stage, weights, names, number of arms, switch and time zone between any calls."""
 
     kind: ClassVar[str]
     port: ClassVar[int] = 0
@@ -78,6 +81,10 @@ class Machine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(ARMS[1:3]), weight=WEIGHTS, third=WEIGHTS)
     def change_arms(self, name: str, weight: float, third: float) -> None:
         self._define(arms=arms(**{name: weight, "third": third}))
+
+    @rule(timezone=st.sampled_from(["UTC", "Asia/Tokyo", "Asia/Kolkata", "America/New_York"]))
+    def change_time_zone(self, timezone: str) -> None:
+        self._define(timezone=timezone)
 
     @rule(name=NAMES, arm=st.sampled_from(ARMS), campaign=st.sampled_from(["c1", "c2"]), cents=st.integers(0, 200))
     def reserve(self, name: str, arm: str, campaign: str, cents: int) -> None:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from serving.decision_log import Spool
-from serving.ledger import Account, LedgerInUse, SqliteLedger
+from serving.ledger import Account, LedgerInUse, LedgerUnavailable, SqliteLedger
 from serving.router.flow.ledger_of_log import LedgerLost, check_ledger, remember_ledger
 from serving.router.router import Router
 from tests.serving.ledgers import KINDS, Place
@@ -89,6 +89,9 @@ def test_the_line_says_what_to_do(tmp_path: Path) -> None:
         check_ledger(place.open(), spool.folder)
     lose(place, "another")
     with pytest.raises(LedgerLost, match="is another one, but"):
+        check_ledger(place.open(), spool.folder)
+    lose(place, "emptied")
+    with pytest.raises(LedgerUnavailable, match=r"holds no ledger .*: restore it; .* remove .*\(mtorl ledger agree\)"):
         check_ledger(place.open(), spool.folder)
     spool.close()
 

@@ -102,6 +102,34 @@ def test_the_switch_waits_for_no_ledger(tmp_path: Path, monkeypatch: pytest.Monk
     run(scenario, tmp_path)
 
 
+def test_a_switch_under_traffic_spends_no_more_than_the_campaign_has(tmp_path: Path) -> None:
+    """The incumbent's limit became the whole amount, whatever the challenger had spent: 17.6 of 12 on a cluster."""
+
+    async def spend(h: Harness, rounds: int) -> set[str]:
+        arms = set()
+        for i in range(rounds):
+            for answer in await h.predict(*(instance(f"u{n}") for n in range(40))):
+                if answer["expose"]:
+                    arms.add(answer["arm"])
+                    await h.outcome(answer["decision_id"], "cost", 0.05, f"{i} {answer['decision_id']}")
+        return arms
+
+    async def scenario(h: Harness) -> None:
+        assert await spend(h, 2) == {"incumbent", "challenger"}
+        spent = h.balance("challenger").spent
+        path = h.folder / "experiment.yaml"
+        path.with_suffix(".draft").write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "enabled": False}))
+        path.with_suffix(".draft").replace(path)
+        assert await spend(h, 1)  # goes on meanwhile
+        await h.until(lambda: h.balance("incumbent").limit > 3.0)
+        assert await spend(h, 4) == {"incumbent"}
+        whole = h.balance("*")
+        assert (whole.spent, whole.reserved, whole.excess) == (6.0, 0.0, 0.0)
+        assert h.balance("challenger").spent >= spent > 0
+
+    run(scenario, tmp_path, changes={"budgets": [{"campaign": "*", "channel": "*", "amount": 6.0}]})
+
+
 def test_metrics_are_shown(tmp_path: Path) -> None:
     async def scenario(h: Harness) -> None:
         (answer,) = await h.predict()

@@ -11,7 +11,7 @@ import pytest
 
 from mtorl.experiment.experiment import Experiment
 from serving.ledger import Account, Ledger
-from serving.router.flow.pacer import Pacer
+from serving.router.flow.pacer import Pacer, _plans
 from tests.experiments import experiment
 from tests.serving.ledgers import KINDS, NOON, Place
 
@@ -63,6 +63,19 @@ def test_an_exposure_pays_for_every_budget_that_it_draws_on(place: Place) -> Non
     define(ledger, only)
     pacer.refresh(only, ledger.balances())
     assert pacer.prices("challenger", "spring") == {"video": 0.5}  # the other has the model's own
+
+
+def test_a_plan_counts_what_the_ledger_leaves_an_arm(place: Place) -> None:
+    """The kill switch in the middle of a day: the incumbent's budget is what the challenger has left, and no more."""
+    ledger = place.open()
+    define(ledger, of(day(200.0)))
+    for arm, amount in (("challenger", 80.0), ("incumbent", 10.0)):
+        ledger.reserve(arm, arm, "c", "video", amount)
+        ledger.settle(arm, amount)
+    off = Experiment.from_dict(experiment("http://x", budgets=[day(200.0)], enabled=False))
+    define(ledger, off)
+    limits = {scope[0]: plan.budget for scope, plan in _plans(off, place.clock.now, ledger.balances()).values()}
+    assert limits == {"incumbent": 120.0, "challenger": 80.0}
 
 
 def test_routers_share_one_sequence_and_a_new_one_goes_on(place: Place) -> None:
