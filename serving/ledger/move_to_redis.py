@@ -31,7 +31,7 @@ from redis.exceptions import RedisError
 from serving.ledger import money
 from serving.ledger.contract import RETENTION_SECONDS, SETTLED_SECONDS, LedgerUnavailable
 from serving.ledger.redis_ledger import FORM, LARGEST, RedisLedger, name_of
-from serving.ledger.sqlite_database import MOVED, MOVING, VERSION, bring_up_to_date
+from serving.ledger.sqlite_tables import MOVED, MOVING, VERSION, bring_up_to_date
 
 _AT_ONCE = 1000  # commands in a round trip
 _BOOK = ("spent", "reserved", "excess")

@@ -159,29 +159,22 @@ class SqliteLedger(Ledger):
             amount, state, charged, excess = known
             told = db.execute("SELECT 1 FROM cost WHERE reservation = ? AND event IN (?, '*')", (reservation_id, event))
             if not told.fetchone():
-                open_ = state == "open"
                 if state == "cancelled":
                     amount = 0  # nothing is set aside for it any more
-                more = min(cost, amount - charged)
-                if not open_:
-                    more = min(more, _room(db, reservation_id))
+                more, freed = min(cost, amount - charged), amount
+                if state != "open":
+                    more, freed = min(more, _room(db, reservation_id)), 0
                 charged, excess = charged + more, excess + cost - more
+                state = "settled" if state in ("open", "settled") else "late"
                 db.execute(
                     "UPDATE reservation SET amount = ?, state = ?, finished = ?, charged = ?, excess = ? WHERE id = ?",
-                    (
-                        amount,
-                        "settled" if state in ("open", "settled") else "late",
-                        self._clock(),
-                        charged,
-                        excess,
-                        reservation_id,
-                    ),
+                    (amount, state, self._clock(), charged, excess, reservation_id),
                 )
                 db.execute("INSERT INTO cost VALUES (?, ?)", (reservation_id, event))
                 db.execute(
                     "UPDATE book SET reserved = reserved - ?, spent = spent + ?, excess = excess + ? "
                     f"WHERE id IN {_HELD}",
-                    (amount if open_ else 0, more, cost - more, reservation_id),
+                    (freed, more, cost - more, reservation_id),
                 )
             return Settlement(money.units(charged), money.units(excess))
 

@@ -13,7 +13,7 @@ from cli.main import app
 from serving.ledger import Account, Ledger, LedgerUnavailable
 from serving.ledger.move_to_redis import NotMoved, _Source, move_to_redis
 from serving.ledger.redis_ledger import RedisLedger
-from serving.ledger.sqlite_database import MOVED, MOVING
+from serving.ledger.sqlite_tables import MOVED, MOVING
 from tests.redis_server import redis_server
 from tests.repository import ROOT
 from tests.serving.ledgers import Place, balance
