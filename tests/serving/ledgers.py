@@ -13,9 +13,11 @@ from typing import Any
 
 import redis
 
-from serving.ledger import Balance, Ledger, SqliteLedger
+from mtorl.experiment.experiment import Experiment
+from serving.ledger import Account, Balance, Ledger, SqliteLedger
 from serving.ledger.location import RedisLocation
 from serving.ledger.redis_ledger import RedisLedger
+from tests.experiments import experiment
 
 KINDS = ("sqlite", "redis")
 NOON = 1_767_268_800.0  # 2026-01-01, 12:00 UTC
@@ -84,3 +86,15 @@ def balance(ledger: Ledger, arm: str = "a", campaign: str = "*", channel: str = 
     scope = (arm, campaign, channel, period)
     (found,) = [b for b in ledger.balances() if (b.arm, b.campaign, b.channel, b.period) == scope]
     return found
+
+
+def accounts_of(**changes: Any) -> list[Account]:
+    """Of an experiment with these changes, as the router gives them to the ledger."""
+    found = Experiment.from_dict(experiment("http://x", **changes)).accounts()
+    return [Account(x.arm, x.campaign, x.channel, x.limit, x.period, x.timezone) for x in found]
+
+
+def arms(**weights: float) -> list[dict[str, Any]]:
+    """Challengers of an experiment by their weights; the incumbent has the rest."""
+    rest = 1.0 - sum(weights.values())
+    return [{"name": n, "weight": w, "endpoint": "http://x"} for n, w in {"incumbent": rest, **weights}.items()]

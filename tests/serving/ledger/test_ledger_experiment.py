@@ -13,10 +13,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from mtorl.experiment.experiment import Experiment
 from serving.ledger import Account, Ledger, UnknownReservation
-from tests.experiments import experiment
-from tests.serving.ledgers import KINDS, Place, balance
+from tests.serving.ledgers import KINDS, Place, accounts_of, arms, balance
 
 NANO = 10**9
 ARMS = ("incumbent", "challenger", "renamed", "third")
@@ -27,18 +25,12 @@ NAMES = st.text("abc", min_size=1, max_size=3)
 
 
 def accounts(timezone: str = "UTC", **changes: Any) -> list[Account]:
-    """Of an experiment with these changes, as the router gives them to the ledger."""
+    """Of an experiment with three budgets, unless the changes bring others."""
     budgets = [
         {"campaign": c, "channel": h, "period": p, "amount": amount, "timezone": timezone}
         for (c, h, p), amount in AMOUNTS.items()
     ]
-    found = Experiment.from_dict(experiment("http://x", **{"budgets": budgets, **changes})).accounts()
-    return [Account(x.arm, x.campaign, x.channel, x.limit, x.period, x.timezone) for x in found]
-
-
-def arms(**weights: float) -> list[dict[str, Any]]:
-    rest = 1.0 - sum(weights.values())
-    return [{"name": n, "weight": w, "endpoint": "http://x"} for n, w in {"incumbent": rest, **weights}.items()]
+    return accounts_of(**{"budgets": budgets, **changes})
 
 
 class Machine(RuleBasedStateMachine):
