@@ -101,15 +101,21 @@ def users_of(log: DecisionLog, experiment: Experiment) -> tuple[pd.DataFrame, di
     return users, {str(reason): int(count) for reason, count in left_out}, models
 
 
-def _period(experiment: Experiment) -> str | None:
-    periods = {budget.period for budget in experiment.budgets}
-    return "day" if "day" in periods else "hour" if "hour" in periods else None
+def _bounds(experiment: Experiment) -> tuple[str, str] | None:
+    """SQL: when the budget period of a decision began, and when it ends; None if no budget has one."""
+    of_period: dict[str, str] = {budget.period: budget.timezone for budget in experiment.budgets}
+    period = "day" if "day" in of_period else "hour" if "hour" in of_period else None
+    if period is None:
+        return None
+    local = f"date_trunc('{period}', decided AT TIME ZONE '{of_period[period]}')"
+    begin, end = (f"(({at}) AT TIME ZONE '{of_period[period]}')" for at in (local, f"{local} + INTERVAL 1 {period}"))
+    return begin, end
 
 
 def _begin(experiment: Experiment) -> str:
     """SQL: when the budget period of a decision began; its own time if no budget has one."""
-    period = _period(experiment)
-    return "decided" if period is None else f"date_trunc('{period}', decided)"
+    bounds = _bounds(experiment)
+    return "decided" if bounds is None else bounds[0]
 
 
 def _unfair_period(experiment: Experiment) -> str:
@@ -118,10 +124,11 @@ def _unfair_period(experiment: Experiment) -> str:
     A total without an end has no whole periods: where it isn't paced, an arm that spends sooner looks better until the
     other has spent as much.
     """
-    period, begin = _period(experiment), _begin(experiment)
-    if period is None:
+    bounds = _bounds(experiment)
+    if bounds is None:
         return "NULL"
+    begin, end = bounds
     in_period = f"(PARTITION BY experiment, {begin})"
     newest = "greatest(max(decided) OVER (), CAST(nullif($until, '') AS TIMESTAMPTZ))"
-    return f"""CASE WHEN {begin} + INTERVAL 1 {period} > {newest} THEN 'unfinished_period'
+    return f"""CASE WHEN {end} > {newest} THEN 'unfinished_period'
                     WHEN min(stage) OVER {in_period} <> max(stage) OVER {in_period} THEN 'changed_period' END"""

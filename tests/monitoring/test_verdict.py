@@ -295,6 +295,14 @@ def test_a_day_that_is_not_over_says_nothing_where_each_day_has_its_money(tmp_pa
     assert verdict_from_log(until, daily)["left_out"] == {}
 
 
+def test_a_day_is_that_of_the_budgets_time_zone(tmp_path: Path) -> None:
+    """The log ends at 20:19 in Tokyo, whose day began at 15:00 UTC."""
+    budget = {**CONTENT["budgets"][0], "period": "day", "timezone": "Asia/Tokyo"}
+    tokyo = Experiment.from_dict({**CONTENT, "budgets": [budget]})
+    found = verdict_from_log(paced_against_unpaced(60).write(tmp_path), tokyo)
+    assert found["left_out"] == {"unfinished_period": 21 * 20}
+
+
 def test_a_day_in_which_the_money_was_divided_anew_does_not_count(tmp_path: Path) -> None:
     daily = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})
     log = paced_against_unpaced(73)
