@@ -221,7 +221,7 @@ def test_users_outside_get_the_incumbent_and_spend_no_arms_money() -> None:
     }
     assert experiment.arm("outside") == experiment.arm("incumbent")
     limits = {account.arm: account.limit for account in experiment.accounts() if account.campaign == "*"}
-    assert limits == {"incumbent": 12.5, "challenger": 12.5, "outside": 75.0}
+    assert limits == {"*": 100.0, "incumbent": 12.5, "challenger": 12.5, "outside": 75.0}
 
 
 @pytest.mark.parametrize("changes", [{"enabled": False}, {"stage": "shadow"}])

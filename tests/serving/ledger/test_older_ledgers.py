@@ -15,7 +15,7 @@ from serving.ledger.redis_ledger import RedisLedger
 from tests.repository import ROOT
 from tests.serving.ledgers import KINDS, Place, balance
 
-GOLDEN = ROOT / "tests" / "serving" / "golden"
+GOLDEN = ROOT / "tests" / "serving" / "golden" / "ledger-2"
 ACCOUNTS = [
     *(Account(arm, "*", "*", limit) for arm, limit in {"*": 10.0, "incumbent": 9.0, "challenger": 1.0}.items()),
     *(Account(arm, "c1", "*", limit, "day") for arm, limit in {"*": 2.0, "incumbent": 2.0, "challenger": 0.0}.items()),
@@ -27,10 +27,10 @@ def older(kind: str, folder: Path, port: int) -> Place:
     place = Place(kind, folder, port)
     if kind == "sqlite":
         with closing(sqlite3.connect(place.path)) as db:
-            db.executescript((GOLDEN / "ledger_v2.sql").read_text())
+            db.executescript((GOLDEN / "tables.sql").read_text())
     else:
         with place.client() as client:
-            for command, key, *rest in json.loads((GOLDEN / "ledger_v2_redis.json").read_text()):
+            for command, key, *rest in json.loads((GOLDEN / "redis.json").read_text()):
                 client.execute_command(command, f"{{mtorl-ledger:{place.name}}}:{key}", *rest)
     return place
 

@@ -108,7 +108,7 @@ def test_a_switch_under_traffic_spends_no_more_than_the_campaign_has(tmp_path: P
     async def spend(h: Harness, rounds: int) -> set[str]:
         arms = set()
         for i in range(rounds):
-            for answer in await h.predict(*(instance(f"u{n}") for n in range(40))):
+            for answer in await h.predict(*(instance(f"u{n}") for n in range(30))):
                 if answer["expose"]:
                     arms.add(answer["arm"])
                     await h.outcome(answer["decision_id"], "cost", 0.05, f"{i} {answer['decision_id']}")
