@@ -14,7 +14,6 @@ def main() -> int:
     )
     arguments = parser.parse_args()
 
-    from mtorl.experiment.experiment import ExperimentError
     from mtorl.log.dataset import SpecError
     from serving.decision_log import SpoolError
     from serving.ledger import LedgerInUse
@@ -23,7 +22,7 @@ def main() -> int:
 
     try:
         serve(RouterSettings.load(arguments.run_config))
-    except (SettingsError, ExperimentError, SpecError, SpoolError, LedgerInUse) as error:
+    except (SettingsError, SpecError, SpoolError, LedgerInUse) as error:
         print(f"router: {error}", file=sys.stderr)
         return 2
     return 0

@@ -58,8 +58,8 @@ class Router:
         health: What the probes are told.
 
     Raises:
-        SettingsError, SpecError, ExperimentError: It can't start like this. Entering it raises SettingsError, if the
-            feature repository is not what the settings say, SpoolError, and LedgerInUse.
+        SettingsError, SpecError: It can't start like this. Entering it raises SettingsError, if the feature repository
+            is not what the settings say, SpoolError, and LedgerInUse.
     """
 
     def __init__(self, settings: RouterSettings, features: FeatureSource | None = None) -> None:
@@ -76,7 +76,7 @@ class Router:
         self.health = Health()
         self.ledger = open_ledger(settings.ledger, patience=seconds)
         # Routers that share a ledger must agree on the experiment and its limits: what one of them last had in force
-        # may be older than what the others have now, so none of them starts with it. The others go on meanwhile.
+        # may be older than what the others have now, so none of them starts with it. It waits; the others go on.
         last_good, alone = settings.spool.with_name("last-good-experiment.yaml"), not self.ledger.shared
         self.live = LiveExperiment(settings.experiment, self.spec.channels, self.health, last_good, alone)
         self._settings = settings
@@ -92,6 +92,10 @@ class Router:
         self._tasks = [asyncio.create_task(self._show_life())]
         with contextlib.suppress(LedgerUnavailable):  # its folder may come later, and `set_accounts` claims it then
             await asyncio.to_thread(self.ledger.claim)
+        while self.live.missing is not None:
+            self._wait_for(f"the experiment file is refused: {self.live.missing}")
+            await asyncio.sleep(_TICK_SECONDS)
+            await asyncio.to_thread(self.live.refresh)
         self._features = FeatureReader(self._source or await self._feature_source(), self.spec)
         self.health.waiting_for = f"the decision log is being read: {self._settings.spool}"
         self.spool = await asyncio.to_thread(Spool, self._settings.spool, max_bytes=self._settings.spool_max_bytes)
@@ -122,10 +126,13 @@ class Router:
             try:
                 return await asyncio.to_thread(FeastSource, settings.feature_repo, settings.feature_service, self.spec)
             except RegistryAwaited as absent:
-                if str(absent) != self.health.waiting_for:
-                    self.health.waiting_for = str(absent)
-                    log.warning("the router waits: %s", absent)
+                self._wait_for(str(absent))
                 await asyncio.sleep(_TICK_SECONDS)
+
+    def _wait_for(self, what: str) -> None:
+        if what != self.health.waiting_for:
+            self.health.waiting_for = what
+            log.warning("the router waits: %s", what)
 
     def _assemble(self) -> None:
         settings = self._settings

@@ -1,8 +1,9 @@
 """The experiment in force: read again when its file changes, kept when the new file is wrong.
 
 What comes into force is also kept as a file of the router's own, so that a restart beside a wrong file is no outage:
-the router starts with what it had. Until the file is mended or replaced, `/health/ready`, the metric
-`mtorl_experiment_refused` and the log say that something else is in force than what was asked for.
+the router starts with what it had, and waits for the file only if nothing usable was kept. Until the file is mended or
+replaced, `/health/ready`, the metric `mtorl_experiment_refused` and the log say that something else is in force than
+what was asked for.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ class LiveExperiment:
         channels: Of the data set; the default channel must be one of them.
         health: Is told when the file is refused.
         last_good: Where to keep what is in force, for people and for the next start; None: nowhere.
-        start_with_it: Whether to start with what was kept if the file is wrong then; else that is an error.
+        start_with_it: Whether to start with what was kept if the file is wrong then.
 
-    Raises:
-        ExperimentError: There is no usable file at the start.
+    Attributes:
+        missing: Why there is no experiment: the file is wrong at the start, and nothing usable was kept.
+        generation: Times that the file was loaded.
     """
 
     def __init__(
@@ -50,14 +52,26 @@ class LiveExperiment:
         self._last_good = last_good
         self._start_with_it = start_with_it
         self._version = self._signature()
-        self.generation = 1
+        self._experiment: Experiment | None = None
+        self.missing: ExperimentError | None = None
+        self.generation = 0
         try:
-            self.experiment = self._load(path)
+            self._accept(self._load(path))
         except ExperimentError as error:
-            self.experiment = self._load_last_good(error)
+            self._experiment = self._load_last_good()
             self._refuse(error)
-        else:
-            self._accept()
+
+    @property
+    def experiment(self) -> Experiment:
+        """What is in force.
+
+        Raises:
+            ExperimentError: Nothing is yet, see `missing`.
+        """
+        if self._experiment is None:
+            assert self.missing is not None
+            raise self.missing
+        return self._experiment
 
     def refresh(self) -> bool:
         """Look at the file; returns whether another experiment is in force now."""
@@ -66,23 +80,23 @@ class LiveExperiment:
             return False
         self._version = signature
         try:
-            self.experiment = self._load(self._path)
+            self._accept(self._load(self._path))
         except ExperimentError as error:
             self._refuse(error)
             return False
-        self.generation += 1
-        self._accept()
         return True
 
-    def _accept(self) -> None:
-        self._show()
+    def _accept(self, experiment: Experiment) -> None:
+        self._experiment, self.missing = experiment, None
+        self.generation += 1
+        self._show(experiment)
         metrics.EXPERIMENT_REFUSED.set(0)
         self._health.note("experiment")
         if self._last_good is None:
             return
         try:
             with replacing(self._last_good, durable=True) as unfinished:
-                unfinished.write_text(yaml.safe_dump(self.experiment.model_dump(mode="json"), sort_keys=False))
+                unfinished.write_text(yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False))
         except OSError as error:
             with contextlib.suppress(OSError):
                 remove(self._last_good)  # nothing is better than an older one, which may lack a kill switch
@@ -90,23 +104,28 @@ class LiveExperiment:
             log.error("the experiment is in force, but can't be kept for a restart: %s", error)
 
     def _refuse(self, error: ExperimentError) -> None:
-        self._show()
         metrics.EXPERIMENT_REFUSED.set(1)
-        self._health.note("experiment", f"{self.experiment.name} goes on as it was, since the file is refused: {error}")
+        if self._experiment is None:
+            self.missing = error
+            return
+        self._show(self._experiment)
+        self._health.note(
+            "experiment", f"{self._experiment.name} goes on as it was, since the file is refused: {error}"
+        )
         log.error("the experiment stays as it was: %s", error)
 
-    def _show(self) -> None:
-        metrics.EXPERIMENT_ENABLED.set(self.experiment.enabled)
+    def _show(self, experiment: Experiment) -> None:
+        metrics.EXPERIMENT_ENABLED.set(experiment.enabled)
         metrics.EXPERIMENT_GENERATION.set(self.generation)
 
-    def _load_last_good(self, error: ExperimentError) -> Experiment:
+    def _load_last_good(self) -> Experiment | None:
         if self._last_good is None or not self._start_with_it or not self._last_good.exists():
-            raise error
+            return None
         try:
             return self._load(self._last_good)
-        except ExperimentError as worse:  # of another version, or another data set
-            log.error("nor can the last good one be used: %s", worse)
-            raise error from None
+        except ExperimentError as error:  # of another version, or another data set
+            log.error("the last good experiment can't be used: %s", error)
+            return None
 
     def _load(self, path: Path) -> Experiment:
         experiment = Experiment.load(path)

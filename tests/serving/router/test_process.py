@@ -205,9 +205,8 @@ def _until_it_dies(process: Process, worker: int) -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize(("changes", "message"), [({"stage": "9%"}, "stage"), ({}, "feature_repo")])
-def test_a_router_that_cannot_start_says_why(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    write_settings(tmp_path, "http://127.0.0.1:9", changes)
+def test_a_router_that_cannot_start_says_why(tmp_path: Path) -> None:
+    write_settings(tmp_path, "http://127.0.0.1:9", {})
     command = [sys.executable, "-m", "serving.router", "--run-config", str(tmp_path / "router.yaml")]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert ended.returncode == 2 and message in ended.stderr and "Traceback" not in ended.stderr, ended.stderr
+    assert ended.returncode == 2 and "feature_repo" in ended.stderr and "Traceback" not in ended.stderr, ended.stderr

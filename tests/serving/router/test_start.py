@@ -130,21 +130,22 @@ def test_a_wrong_experiment_file_at_the_start_leaves_what_was_in_force(tmp_path:
     assert sample("mtorl_experiment_refused") == 0 and router.health.parts["experiment"] == "ok"
 
 
-def test_without_a_last_good_experiment_a_wrong_file_is_an_error(tmp_path: Path) -> None:
+def test_without_a_last_good_experiment_a_wrong_file_leaves_none(tmp_path: Path) -> None:
     wrong = {"stage": "9%"}
     settings = write_settings(tmp_path, "http://127.0.0.1:9", wrong)
     with pytest.raises(ExperimentError, match="stage"):
-        Router(settings, FakeFeatures())
+        _ = Router(settings, FakeFeatures()).live.experiment
+    assert sample("mtorl_experiment_refused") == 1
     kept = tmp_path / "last-good-experiment.yaml"
     assert not kept.exists()
     kept.write_text(yaml.safe_dump(experiment("http://127.0.0.1:9", default_channel="tv")))  # of another data set
     with pytest.raises(ExperimentError, match="stage"):
-        Router(settings, FakeFeatures())
+        _ = Router(settings, FakeFeatures()).live.experiment
     # Another router may have a newer experiment in force: the limits of an old one must not come back.
     kept.write_text(yaml.safe_dump(experiment("http://127.0.0.1:9")))
     shared = write_settings(tmp_path, "http://127.0.0.1:9", wrong, ledger="redis://127.0.0.1:9")
     with pytest.raises(ExperimentError, match="stage"):
-        Router(shared, FakeFeatures())
+        _ = Router(shared, FakeFeatures()).live.experiment
     assert Router(settings, FakeFeatures()).live.experiment.name == "test"
 
 
@@ -166,7 +167,24 @@ def test_what_cannot_be_kept_leaves_no_older_one(tmp_path: Path, monkeypatch: py
     assert not router.live.experiment.enabled
     assert "can't be kept for a restart: no space left" in router.health.parts["experiment"]
     with pytest.raises(ExperimentError, match="stage"):
-        Router(write_settings(tmp_path, "http://127.0.0.1:9", {"stage": "9%"}), FakeFeatures())
+        _ = Router(write_settings(tmp_path, "http://127.0.0.1:9", {"stage": "9%"}), FakeFeatures()).live.experiment
+
+
+def test_a_router_without_an_experiment_waits_and_goes_on_when_the_file_is_mended(tmp_path: Path) -> None:
+    settings = write_settings(tmp_path, "http://127.0.0.1:9", {"stage": "9%"})
+    router = Router(settings, FakeFeatures())
+
+    async def scenario() -> None:
+        entering = asyncio.create_task(router.__aenter__())
+        while "stage" not in router.health.waiting_for:
+            await asyncio.sleep(0.01)
+        assert not router.health.started and not entering.done()
+        write_settings(tmp_path, "http://127.0.0.1:9", {"stage": "5%"})
+        await entering
+        assert router.health.started and router.live.experiment.stage == "5%"
+        await router.__aexit__()
+
+    asyncio.run(scenario())
 
 
 def test_a_last_good_experiment_is_as_it_was(tmp_path: Path) -> None:
