@@ -119,6 +119,33 @@ def test_a_killed_redis_costs_default_actions_and_nothing_else(running: Running)
     assert {one["decision_id"] for one in said} <= running.logged()
 
 
+def test_a_redis_that_was_emptied_is_filled_again(running: Running) -> None:
+    def in_redis(script: str) -> str:
+        script = f'export REDISCLI_AUTH="$REDIS_PASSWORD"; {script}'
+        return kubectl("-n", running.namespace, "exec", "mtorl-redis-0", "--", "sh", "-c", script).strip()
+
+    def keys() -> int:
+        return int(in_redis("redis-cli dbsize"))
+
+    before = keys()
+    assert before > 100
+    in_redis("redis-cli --scan | xargs -n 500 redis-cli unlink")  # FLUSHALL is switched off
+    assert keys() < before
+    wait_until("features in Redis", lambda: keys() >= before, 240, lambda: str(keys()))
+
+
+def test_a_router_that_restarts_beside_a_refused_experiment_goes_on_as_it_was(running: Running) -> None:
+    ns, good = running.namespace, get(running.namespace, "configmap", "mtorl-experiment")
+    wrong = {"data": {"experiment.yaml": good["data"]["experiment.yaml"].replace("stage: shadow", "stage: perhaps")}}
+    kubectl("-n", ns, "patch", "configmap", "mtorl-experiment", "-p", json.dumps(wrong))
+    kubectl("-n", ns, "delete", "pod", "mtorl-router-0")
+    kubectl("-n", ns, "wait", "--for=condition=Ready", "pod/mtorl-router-0", "--timeout=120s")
+    assert decided(running.call(3, uuid4().hex))
+    said = kubectl("-n", ns, "logs", "mtorl-router-0", "-c", "router")
+    assert "the experiment stays as it was" in said and "stage" in said
+    kubectl("-n", ns, "patch", "configmap", "mtorl-experiment", "-p", json.dumps({"data": good["data"]}))
+
+
 def test_a_router_that_can_not_start_is_rolled_back(running: Running) -> None:
     ns, router = running.namespace, ("statefulset", "mtorl-router")
     broken = {"op": "replace", "path": "/spec/template/spec/containers/0/args", "value": ["--run-config=/nowhere"]}
@@ -158,6 +185,23 @@ def test_several_routers_go_on_with_the_ledger_of_the_one(running: Running) -> N
     assert all(decisions & logged for logged in logs.values()), "both answer"
     running.apply("tests/network-policies")
     assert get(ns, "statefulset", "mtorl-router")["spec"]["replicas"] == 2, "the autoscaler's number stays"
+
+
+def test_one_of_several_routers_waits_beside_a_refused_experiment(running: Running) -> None:
+    ns, good = running.namespace, get(running.namespace, "configmap", "mtorl-experiment")
+    wrong = {"data": {"experiment.yaml": good["data"]["experiment.yaml"].replace("stage: shadow", "stage: perhaps")}}
+    kubectl("-n", ns, "patch", "configmap", "mtorl-experiment", "-p", json.dumps(wrong))
+    kubectl("-n", ns, "delete", "pod", "mtorl-router-1")
+
+    def waits() -> bool:
+        return "the router waits" in kubectl("-n", ns, "logs", "mtorl-router-1", "-c", "router", allowed=(0, 1))
+
+    wait_until("a router that waits", waits, 120)
+    kubectl("-n", ns, "patch", "configmap", "mtorl-experiment", "-p", json.dumps({"data": good["data"]}))
+    kubectl("-n", ns, "annotate", "pod", "mtorl-router-1", f"mtorl/refresh={uuid4().hex}")
+    kubectl("-n", ns, "wait", "--for=condition=Ready", "pod/mtorl-router-1", "--timeout=60s")
+    statuses = get(ns, "pod", "mtorl-router-1")["status"]["containerStatuses"]
+    assert [status["restartCount"] for status in statuses] == [0], "it waited, and did not crash"
 
 
 def test_a_router_that_is_taken_away_leaves_its_log_on_the_data_volume(running: Running) -> None:
