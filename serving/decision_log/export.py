@@ -1,7 +1,7 @@
 """The log as Parquet files for monitoring and analysis. It can be exported while the router writes it.
 
     export_parquet("spool", "decision_log")       # decision_log/decisions.parquet and outcomes.parquet
-    export_segments("spool", "decision_log")      # the same, in a folder for each segment: what has not changed stays
+    export_segments("spool", "decision_log")      # the same, in a folder for each segment: only what has grown
 
 Columns are those of `mtorl.log.records.sql_columns`: objects and lists are JSON text, `event_time` is a UTC timestamp.
 """
@@ -19,7 +19,7 @@ import duckdb
 
 from mtorl.log.records import ID_FIELD, Kind, one_record_each, sql_columns
 from mtorl.runtime.files import remove, replacing
-from serving.decision_log.segments import segments
+from serving.decision_log.segments import IDENTITY, segments
 
 # A log of any size is exported beside a router: what does not fit is sorted on disk, in the folder for temporary files,
 # since the current one may be read-only.
@@ -58,17 +58,23 @@ def export_parquet(log_dir: str | Path, out_dir: str | Path) -> dict[str, int]:
 
 
 def export_segments(spool: str | Path, out_dir: str | Path) -> None:
-    """Bring a folder up to date that has a folder for each segment, `decision-00000001/decisions.parquet`.
+    """Bring a folder up to date that has a folder for each segment, `IDENTITY/decision-00000001/decisions.parquet`.
 
     Segments only grow, and all but the newest are closed, so this takes no longer the longer the log is. Segments that
-    the spool no longer has are removed. A decision and its withdrawal may lie in different segments: readers take one
-    record of each decision (`mtorl.log.records.one_record_each`).
+    the spool no longer has are removed. What another spool has left, one whose volume was lost perhaps, stays. A
+    decision and its withdrawal may lie in different segments: readers take one record of each decision
+    (`mtorl.log.records.one_record_each`).
 
     Args:
-        spool: Folder of a `Spool`.
+        spool: Folder of a `Spool`; nothing is done before there is one.
         out_dir: Made if it does not exist.
     """
-    out = Path(out_dir)
+    identity = Path(spool) / IDENTITY
+    if not identity.exists():
+        return
+    out = Path(out_dir) / identity.read_text().strip()
+    for unfinished in out.rglob(".*.parquet.????????"):  # an export was killed
+        remove(unfinished)
     register = out / _EXPORTED
     done: dict[str, int] = json.loads(register.read_text()) if register.exists() else {}
     found: dict[str, int] = {}
@@ -85,8 +91,6 @@ def export_segments(spool: str | Path, out_dir: str | Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in done.keys() - found.keys():
         remove(out / name)
-    for kind in _KINDS:
-        remove(out / f"{kind}s.parquet")  # the whole log in one file, as it was exported before
     with replacing(register) as unfinished:
         unfinished.write_text(json.dumps(found))
 

@@ -22,6 +22,7 @@ from mtorl.log.records import Kind
 from mtorl.runtime.files import replacing, sync
 
 SEGMENT_BYTES = 64 * 1024 * 1024
+IDENTITY = "identity"
 OPEN_DECISIONS = "open-decisions.jsonl"  # from segments that were deleted, so older than all that are there
 
 

@@ -132,7 +132,7 @@ class Spool:
         """Read all records, and put in order what a crash left."""
         for unfinished in self.folder.glob(".*.????????"):  # a crash left them while a file was being replaced
             unfinished.unlink()
-        self.identity = _identity(self.folder / "identity")
+        self.identity = _identity(self.folder / segments.IDENTITY)
         open_decisions = list(segments.read_file(self.folder / segments.OPEN_DECISIONS))
         for record in open_decisions:
             self._index.add("decision", record)

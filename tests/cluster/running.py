@@ -25,7 +25,7 @@ for record in read(Path("/var/lib/mtorl/spool"), "decision"):
 EXPORTED = """
 import sys
 import duckdb
-files = f"/mnt/mtorl/decision_log/{sys.argv[1]}/*/decisions.parquet"
+files = f"/mnt/mtorl/decision_log/{sys.argv[1]}/**/decisions.parquet"
 for row in duckdb.sql(f"SELECT decision_id FROM '{files}'").fetchall():
     print(*row)
 """

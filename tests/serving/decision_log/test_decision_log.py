@@ -348,16 +348,25 @@ def test_only_segments_that_have_grown_are_exported_again(tmp_path: Path) -> Non
     assert duckdb.sql(f"SELECT decision_id FROM '{out}/**/outcomes.parquet'").fetchall() == [("d9",)]
 
 
-def test_an_export_that_was_stopped_is_made_good_and_an_older_one_replaced(spool: Spool, tmp_path: Path) -> None:
+def test_an_export_that_was_stopped_is_made_good(spool: Spool, tmp_path: Path) -> None:
     for i in range(3):
         put(spool, "decision", decision(f"d{i}"))
-    export_parquet(spool.folder, tmp_path / "out")  # as it was before
     export_segments(spool.folder, tmp_path / "out")
-    assert not (tmp_path / "out" / "decisions.parquet").exists()
-    for path in (tmp_path / "out").rglob("decisions.parquet"):
-        path.unlink()
+    (written,) = (tmp_path / "out").rglob("decisions.parquet")
+    written.rename(written.with_name(".decisions.parquet.0123abcd"))
     export_segments(spool.folder, tmp_path / "out")
     assert exported(tmp_path / "out") == {"d0", "d1", "d2"}
+    assert [path.name for path in written.parent.iterdir()] == ["decisions.parquet"]
+
+
+def test_a_spool_whose_volume_was_lost_leaves_its_export(tmp_path: Path) -> None:
+    export_segments(tmp_path / "not-there-yet", tmp_path / "out")
+    for name in ("lost", "new"):
+        spool = Spool(tmp_path / name)
+        put(spool, "decision", decision(name))
+        spool.close()
+        export_segments(spool.folder, tmp_path / "out")
+    assert exported(tmp_path / "out") == {"lost", "new"}
 
 
 def test_segments_that_were_shipped_and_deleted_leave_the_export(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sqlite3
 import threading
@@ -18,7 +17,6 @@ from mtorl.log.records import json_schema
 from serving.decision_log import Spool
 from serving.ledger import Account, SqliteLedger
 from serving.router.flow.budgets import reconcile
-from tests.repository import ROOT
 from tests.serving.ledgers import KINDS, Place
 from tests.serving.router_fixtures import (
     SHORT_DEADLINE,
@@ -27,6 +25,7 @@ from tests.serving.router_fixtures import (
     instance,
     run,
 )
+from tests.serving.shipping import RECORDS
 
 pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
 
@@ -156,8 +155,7 @@ def test_of_a_report_that_fails_in_the_middle_all_is_sent_again_and_counts_once(
 def test_a_crash_between_ledger_and_log_is_put_in_order_at_the_next_start(tmp_path: Path) -> None:
     ledger, spool = SqliteLedger(tmp_path / "ledger.sqlite"), Spool(tmp_path / "spool")
     ledger.define([Account("a", "*", "*", 1.0)])
-    golden = json.loads((ROOT / "tests" / "serving" / "golden" / "decision.json").read_text())
-    event = json.loads((ROOT / "tests" / "serving" / "golden" / "outcome.json").read_text())
+    golden, event = RECORDS["decision"], RECORDS["outcome"]
     never_logged = f"{spool.identity}-never-logged"
     for name in (never_logged, "waits", "withdrawn", "has-a-cost", "was-cancelled"):
         ledger.reserve(name, "a", "c", "video", 0.1)
@@ -199,8 +197,7 @@ def test_two_costs_of_one_decision_add_up_and_each_event_counts_once(tmp_path: P
 def test_a_second_cost_that_a_crash_kept_from_the_ledger_is_settled_at_the_next_start(tmp_path: Path) -> None:
     ledger, spool = SqliteLedger(tmp_path / "ledger.sqlite"), Spool(tmp_path / "spool")
     ledger.define([Account("a", "*", "*", 1.0)])
-    golden = json.loads((ROOT / "tests" / "serving" / "golden" / "decision.json").read_text())
-    event = json.loads((ROOT / "tests" / "serving" / "golden" / "outcome.json").read_text())
+    golden, event = RECORDS["decision"], RECORDS["outcome"]
     ledger.reserve("d", "a", "c", "video", 0.1)
     spool.submit("decision", {**golden, "decision_id": "d", "reservation_id": "d"}).result()
     for name in ("c1", "c2"):
@@ -217,8 +214,7 @@ def test_a_second_cost_that_a_crash_kept_from_the_ledger_is_settled_at_the_next_
 def test_a_router_finishes_only_what_is_its_own(kind: str, tmp_path: Path, lasting_redis: int) -> None:
     ledger, spool = Place(kind, tmp_path, lasting_redis).open(), Spool(tmp_path / "spool")
     ledger.define([Account("a", "*", "*", 1.0)])
-    golden = json.loads((ROOT / "tests" / "serving" / "golden" / "decision.json").read_text())
-    event = json.loads((ROOT / "tests" / "serving" / "golden" / "outcome.json").read_text())
+    golden, event = RECORDS["decision"], RECORDS["outcome"]
     lost = f"{spool.identity}-never-logged"
     for name in ("another's", "another's, with a cost", lost, "waits", "withdrawn", "has-a-cost"):
         ledger.reserve(name, "a", "c", "video", 0.1)
