@@ -2,7 +2,7 @@
 
     point     = first 53 bits of blake2b-64("4:salt,6:user42,") / 2^53           `uniform`
     arm       = the one with the smallest -ln(1 - point(arm)) / share(arm)       `assign`
-    u         = point of all that identifies one decision                        `draw`
+    u         = point of all that identifies one request                         `draw`
 
 No state, no coordination. The parts are hashed as netstrings (`<bytes>:<text>,`), so ("ab", "c") and ("a", "bc") are
 different inputs and any language can reproduce the numbers; the tests hold golden values. 53 bits, because that is what
@@ -53,11 +53,17 @@ def assign(key: tuple[str, ...], unit: str, shares: Mapping[str, float]) -> str:
     return min(rings)[1]
 
 
-def draw(experiment: str, user_id: str, campaign_id: str, request_id: str | None, decision_id: str) -> float:
+def draw(experiment: str, salt: str, user_id: str, campaign_id: str, request: str) -> float:
     """The number u in [0, 1) with which a decision's channel is drawn; all arguments are fields of its record.
 
-    A caller chooses the user, the campaign and the request's id, and may know the experiment's file. It can't choose
-    the decision's id, whose random part the router makes after the request has come, so it can't search for a request
-    that leads to the channel it wants.
+    The same request draws alike on every router and in every run. A caller chooses the user, the campaign and the
+    request's id, but does not know the salt, so it can't search for a request that leads to the channel it wants.
+
+    Args:
+        experiment: Name of the experiment.
+        salt: Of the experiment.
+        user_id: The user.
+        campaign_id: The campaign.
+        request: The caller's id of the request or, if it gave none, the decision's id.
     """
-    return uniform("draw", experiment, user_id, campaign_id, request_id or "", decision_id)
+    return uniform("draw", experiment, salt, user_id, campaign_id, request)

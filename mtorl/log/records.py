@@ -9,8 +9,8 @@
 The router writes decisions and outcomes, one JSON line each; features and monitoring read them. What the router answers
 is a part of what it logs, so a decision record extends the two forms of the answer. It holds what a replay needs: the
 arm follows from layer, experiment, salt, shares and user (`mtorl.experiment.assignment`), the draw from experiment,
-user, campaign, request and decision, the channel from the draw and the probabilities, in the order of the candidates;
-and a policy that is asked with the features, the draw and the prices answers the same again.
+salt, user, campaign and request (or decision), the channel from the draw and the probabilities, in the order of the
+candidates; and a policy that is asked with the features, the draw and the prices answers the same again.
 
 A field that is added, removed or renamed makes a new version of the schema. Records of earlier versions lie in spools,
 sinks and events on their way, and are read as well: what they lack is null.

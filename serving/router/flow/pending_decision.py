@@ -68,8 +68,8 @@ class PendingDecision:
     def item(self) -> dict[str, Any]:
         """What the arm is asked. The draw u follows from the decision's record: it can be reproduced."""
         assert self.features is not None, "features come first"
-        request = self.request
-        u = draw(self.experiment.name, request.user_id, request.campaign_id, request.request_id, self.decision_id)
+        asked, by = self.request, self.experiment
+        u = draw(by.name, by.salt, asked.user_id, asked.campaign_id, asked.request_id or self.decision_id)
         return {"window": self.features.window, "u": u} | ({} if self.prices is None else {"price": self.prices})
 
     def record(self, candidates: list[str], latency_seconds: float) -> DecisionRecord:

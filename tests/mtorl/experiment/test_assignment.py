@@ -38,12 +38,12 @@ def test_golden_arms() -> None:
 
 
 def test_golden_draw() -> None:
-    assert draw("e", "u1", "spring", "r1", "d1") == 0.014021188639324333
-    assert draw("e", "u1", "spring", None, "d1") == 0.36334430124306794
+    assert draw("e", "s", "u1", "spring", "r1") == 0.6011374315051066
+    assert draw("e", "s", "u1", "spring", "d1") == 0.3625500479773278
 
 
 @given(st.lists(TEXT, min_size=5, max_size=5), st.integers(0, 4), TEXT)
-def test_the_draw_depends_on_every_part_of_a_decision(parts: list[str], place: int, other: str) -> None:
+def test_the_draw_depends_on_every_part_of_a_request(parts: list[str], place: int, other: str) -> None:
     changed = [*parts[:place], other, *parts[place + 1 :]]
     assert (draw(*parts) == draw(*changed)) == (parts == changed)
 

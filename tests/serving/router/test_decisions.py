@@ -61,8 +61,9 @@ def test_the_arm_gets_the_window_and_a_reproducible_draw(tmp_path: Path) -> None
         await h.predict(instance(timestamp=now.isoformat()))
         first, second, _ = (item for _, item in h.arm.asked)
         assert first["window"] == second["window"]
-        parts = ("experiment", "user_id", "campaign_id", "request_id", "decision_id")
-        assert [item["u"] for _, item in h.arm.asked] == [draw(*(r[part] for part in parts)) for r in h.records()]
+        parts = ("experiment", "salt", "user_id", "campaign_id")
+        expected = [draw(*(r[part] for part in parts), r["request_id"] or r["decision_id"]) for r in h.records()]
+        assert [item["u"] for _, item in h.arm.asked] == expected and len(set(expected)) == 3
         (time,) = h.features.users["u1"].history["hist_timestamp"]
         assert first["window"] == {
             "timestamp": microseconds(now),
@@ -90,13 +91,16 @@ def test_users_that_share_a_request_id_draw_for_themselves(tmp_path: Path) -> No
     run(scenario, tmp_path)
 
 
-def test_a_caller_that_knows_the_experiment_can_not_choose_the_draw(tmp_path: Path) -> None:
+def test_a_request_that_is_decided_anew_draws_the_same(tmp_path: Path) -> None:
+    """By this router or another one: a caller gains nothing by asking again."""
+
     async def scenario(h: Harness) -> None:
         (first,) = await h.predict(instance(request_id="r1"))
         await h.outcome(first["decision_id"], "cancel", 0.0)  # so that the same request is decided anew
-        await h.predict(instance(request_id="r1"))
+        (again,) = await h.predict(instance(request_id="r1"))
+        assert again["decision_id"] != first["decision_id"]
         one, other = (item["u"] for _, item in h.arm.asked)
-        assert one != other
+        assert one == other
 
     run(scenario, tmp_path)
 

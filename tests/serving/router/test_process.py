@@ -105,7 +105,7 @@ def test_the_process_reads_feast_drains_on_sigterm_and_starts_again(feast_repo: 
         at = "2026-01-01T12:00:00Z"  # a caller may ask about another moment than now
         known, unknown = process.predict(instance("u1", request_id="r1", timestamp=at), instance("stranger"))
         assert known["expose"] and unknown["expose"]
-        u = draw("test", "u1", "spring", "r1", known["decision_id"])
+        u = draw("test", "s", "u1", "spring", "r1")
         window = next(item["window"] for _, item in process.arm.asked if item["u"] == u)
         assert window["prev_channel"] == [None, "search", "video"] and window["prev_click"] == [0.0, 0, 1]
         assert window["context"]["hour"] == [0.0, 1.0, 14.0] and window["static"] == {"age": "30-39"}

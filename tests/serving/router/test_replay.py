@@ -47,8 +47,8 @@ def test_arm_draw_channel_and_question_follow_from_the_record(tmp_path: Path) ->
                 key = ("arm", record["layer"], record["experiment"], record["salt"])
                 assert record["arm"] == assign(key, record["user_id"], record["shares"])
                 assert record["assignment_probability"] == record["shares"][record["arm"]]
-            ids = (record[name] for name in ("user_id", "campaign_id", "request_id", "decision_id"))
-            u = draw(record["experiment"], *ids)
+            ids = (record[name] for name in ("experiment", "salt", "user_id", "campaign_id"))
+            u = draw(*ids, record["request_id"] or record["decision_id"])
             assert list(record["channel_probs"]) == record["candidates"]
             assert record["channel"] == drawn(record["channel_probs"], u)
             assert record["price"] == record["prices"][record["channel"]]
