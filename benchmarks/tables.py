@@ -9,6 +9,7 @@ The results come from these commands, the last of which writes the tables:
     python benchmarks/serving.py --run runs/latest --json benchmarks/results/serving.json
     python benchmarks/decision_log.py --json benchmarks/results/decision_log.json
     python benchmarks/experiments.py --json benchmarks/results/experiments.json
+    python benchmarks/regret.py --json benchmarks/results/regret.json
     python benchmarks/soak.py --run runs/latest --json benchmarks/results/soak.json
     python benchmarks/cluster.py --namespace mtorl-dev --json benchmarks/results/cluster.json
     python benchmarks/tables.py
@@ -349,6 +350,33 @@ def cluster_table(result: Figures) -> str:
     return f"{body}\nKubernetes {result['environment']['kubernetes']}, one node.\n{measured_on(result, 'cluster.py')}"
 
 
+def regret_tables(figures: Figures) -> str:
+    """What policies earn with a budget, a table for each number of rounds."""
+    words = {
+        "incumbent": "incumbent: frequencies of the log",
+        "cheapest": "the cheapest channel",
+        "unpaced": "MTORL at the price of training",
+        "mtorl": "**MTORL, paced as when served**",
+        "informed": "informed: all that can be known, one step ahead",
+        "oracle": "oracle: sees what nobody can see",
+    }
+    text = f"Means over {figures['seeds']} markets, each with a training of its own; all but one policy paced alike.\n"
+    for rounds, policies in figures["rounds"].items():
+        rows = [
+            [
+                words[name],
+                f"{one['value']:.4f} +- {1.96 * one['value_se']:.4f}",
+                f"{one['of_informed']:.3f} ({one['of_informed_least']:.3f})",
+                f"{one['spent_share']:.1%} ({one['spent_share_least']:.1%})",
+                f"{one['gain_per_cost']:.3f}",
+            ]
+            for name, one in policies.items()
+        ]
+        heads = ["", "clicks a decision", "of the informed (least)", "of the budget spent (least)", "clicks per EUR"]
+        text += f"\n**{rounds} opportunities a user**\n\n{table(heads, rows)}"
+    return text + measured_on(figures, "regret.py")
+
+
 PAGES = {
     "loop": Page("The whole loop", "summary.md", loop_table),
     "train": Page("What training costs", "training.md", train_table),
@@ -357,6 +385,7 @@ PAGES = {
     "serving": Page("The request path", "serving.md", serving_tables),
     "decision_log": Page("How the decision log is stored", "serving.md", decision_log_table),
     "experiments": Page("How often a verdict is wrong", "../monitoring/README.md", experiment_tables),
+    "regret": Page("What a policy earns with a budget", "evaluation.md", regret_tables),
     "soak": Page("Five minutes of everything at once", "serving.md", soak_table),
     "cluster": Page("How soon a change is in force on a cluster", "cluster.md", cluster_table),
 }

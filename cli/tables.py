@@ -139,7 +139,8 @@ def _summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         *(
             (
                 f"budget, {arm}",
-                f"{budget['spent']:,.2f} of {budget['limit']:,.2f} spent, {budget['overspent']:,.2f} over",
+                f"{budget['spent']:,.2f} of {budget['limit']:,.2f} spent{_share(budget['spent_share'])}, "
+                f"{budget['overspent']:,.2f} over",
             )
             for arm, budget in summary["budget"].items()
         ),
@@ -183,6 +184,10 @@ def _policy_values(values: dict[str, Any]) -> Table:
         weights = [f"{value['importance_weights'][figure]:.2f}" for figure in ("ess_share", "overlap")]
         table.add_row(name, f"{value['logged']:.4f}", *cells, *weights, caveat)
     return table
+
+
+def _share(share: float | None) -> str:
+    return "" if share is None else f" ({share:.1%})"
 
 
 def _budget_curve(budget: dict[str, Any]) -> Table:

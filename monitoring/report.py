@@ -154,6 +154,7 @@ def _budget(arms: Json) -> Json | None:
         "arms": arms,
         "chart": charts.budgets(arms),
         "exceeded": any(arm.get("overspent") for arm in arms.values()),
+        "shares": any(arm.get("spent_share") is not None for arm in arms.values()),
         **totals,
     }
 

@@ -189,7 +189,9 @@ def _figures(users: pd.DataFrame, name: str, budget: float | None) -> Floats:
 
 
 def _arm(users: pd.DataFrame, gain: str, budget: float | None) -> dict[str, Any]:
-    """Totals are facts of the log, over all stages; what is per decision is weighted in a replay."""
+    """Totals are facts of the log, over all stages; what is per something is weighted in a replay."""
+    per_decision = {name: _ratio(users, name, budget) for name in (metric_of(GAIN, gain), "cost_per_decision")}
+    gain_per_decision, cost_per_decision = per_decision.values()
     return {
         "users": users["user_id"].nunique(),
         "decisions": int(users["decisions"].sum()),
@@ -199,8 +201,9 @@ def _arm(users: pd.DataFrame, gain: str, budget: float | None) -> dict[str, Any]
         "gain": float(users[gain].sum()),
         "cost": float(users["cost"].sum()),
         "effective_decisions": float(users["weight"].sum() ** 2 / max(users["squared_weight"].sum(), 1e-300)),
-        GAIN: _ratio(users, metric_of(GAIN, gain), budget),
-        "cost_per_decision": _ratio(users, "cost_per_decision", budget),
+        GAIN: gain_per_decision,
+        "cost_per_decision": cost_per_decision,
+        "gain_per_cost": gain_per_decision / cost_per_decision if cost_per_decision > 0 else math.nan,
     }
 
 

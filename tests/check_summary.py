@@ -16,7 +16,7 @@ REQUIRED = {
     "artifacts": ("incumbent", "challenger", "decision_log", "report"),
 }  # fmt: skip
 
-BUDGET = ("limit", "spent", "reserved", "overspent")
+BUDGET = ("limit", "spent", "reserved", "overspent", "spent_share")
 
 
 def check(path: Path) -> list[str]:
@@ -39,6 +39,8 @@ def check(path: Path) -> list[str]:
             wrong.append(f"budget.{arm}.overspent is {budget['overspent']}")
         if budget["spent"] + budget["reserved"] > budget["limit"] * (1 + 1e-9):
             wrong.append(f"budget.{arm}: spent + reserved is above the limit: {budget}")
+        if budget["spent_share"] is not None and budget["spent_share"] < 0.9:
+            wrong.append(f"budget.{arm}: only {budget['spent_share']:.1%} was spent; pacing should spend it all")
         if budget["reserved"] > 1e-9:
             wrong.append(f"budget.{arm}: reservations were left open: {budget}")
     if summary["serving"]["errors"] != 0:

@@ -20,8 +20,7 @@ default_channel: search            # named in the answer when a decision falls b
 budgets:                           # of the whole experiment; each arm gets its share, in an account of its own
   - {campaign: "*", channel: "*", amount: 10000}
   - {campaign: "*", channel: "*", amount: 500, period: day,    # total (default), or anew each day or hour
-     timezone: Europe/Berlin,      # whose days and hours; default UTC
-     pacing: {price: 0.3}}         # optional: spread over the period, see schedule.py; a total needs start and end, too
+     timezone: Europe/Berlin}      # whose days and hours; default UTC. Spread over the period: see `pacing` below
 metrics:
   primary: click_per_decision
   secondary: [exposure_ratio]
@@ -36,6 +35,10 @@ name "outside": nothing of it counts for an arm, neither in the verdict nor in t
 split independently of each other.
 
 The first line `# yaml-language-server: $schema=docs/schemas/experiment.json` lets an editor check the file.
+
+A budget with a period is paced: each arm's price follows what the arm spends, so that the money lasts as long as the
+period, and arms differ in their policies only. `pacing` says how (`mtorl/policy/schedule.py`); `pacing: null` is first
+come, first served. A total has no end of its own: it is paced if `pacing` gives one, in time or in decisions.
 
 A stage below the arms' weights leaves the rest of each challenger's share with the incumbent. Whoever a smaller stage
 gave to a challenger stays there when the stage grows, and nobody moves between two challengers (`assignment.py`). An
@@ -82,6 +85,8 @@ class AccountLimit(NamedTuple):
     arm: str
     campaign: str
     channel: str
+    part: float
+    """Of the budget's amount."""
     limit: float
     period: Period
     timezone: str
@@ -121,6 +126,10 @@ class Arm(StrictModel):
         return self.endpoint if whole else f"{self.endpoint.rstrip('/')}/v1/models/{self.name}:predict"
 
 
+def _paced_by_default(budget: Mapping[str, Any]) -> Pacing | None:
+    return Pacing() if budget.get("period", "total") != "total" else None
+
+
 class Budget(StrictModel):
     """Money for a campaign and channel, before it is split by arm."""
 
@@ -134,8 +143,8 @@ class Budget(StrictModel):
     """total: for all time. day, hour: anew for each one."""
     timezone: Text = "UTC"
     """Whose days and hours: an IANA name such as Europe/Berlin."""
-    pacing: Pacing | None = None
-    """How the money is spread over its time. Without it: first come, first served."""
+    pacing: Pacing | None = Field(default_factory=_paced_by_default)
+    """How the money is spread over its time; null, as by default for a total: first come, first served."""
 
     @field_validator("timezone")
     @classmethod
@@ -272,6 +281,7 @@ class Experiment(StrictModel):
                 arm,
                 b.campaign,
                 b.channel,
+                part,
                 b.amount * part,
                 b.period,
                 b.timezone,

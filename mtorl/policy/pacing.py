@@ -1,13 +1,14 @@
 """Pacing: a price that follows spend, so that a budget lasts as long as its schedule says.
 
-    plan = Plan.following(traffic, edges, budget=500.0, price_unit=0.3)    # traffic expected between the edges
-    state = plan.start()
+    plan = Plan.following(traffic, edges, budget=500.0)                    # traffic expected between the edges
+    state = plan.start(price_unit=0.3)                                     # gain per currency unit, to begin with
     state = plan.update(state, at=now, spent=ledger.spent + ledger.reserved)     # every few minutes
     decide(..., price_BC=plan.price(state))
 
-The multiplier mu is the price in units of the plan's. Adaptive pacing (Balseiro & Gur 2019, "Learning in repeated
-auctions with budgets: regret minimization and equilibrium", Management Science 65(9)) moves it by the gap between the
-spend z_t and its target rho_t, a subgradient step on the dual of the budget:
+The clock may be time or, where it is known how many there will be, the number of opportunities so far. The multiplier
+mu is the price in units of the one to begin with. Adaptive pacing (Balseiro & Gur 2019, "Learning in repeated auctions
+with budgets: regret minimization and equilibrium", Management Science 65(9)) moves it by the gap between the spend z_t
+and its target rho_t, a subgradient step on the dual of the budget:
 
     mu <- proj_[0, mu_max] (mu - eps (rho_t - z_t))
 
@@ -40,7 +41,7 @@ price is one that no exposure can earn.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from math import expm1, isfinite, log1p
 from typing import Any, Self
@@ -61,10 +62,13 @@ class State:
     at: float  # time of the last update, in the unit of the plan's times
     spent: float  # currency units, spent or reserved until then
     multiplier: float  # mu
+    price_unit: float  # gain per currency unit: the price of the budget, or mean gain / mean cost if that is 0
 
     def __post_init__(self) -> None:
         if not (isfinite(self.at) and isfinite(self.spent) and 0 <= self.multiplier < np.inf):
             raise ValueError(f"at, spent and multiplier must be finite, multiplier not negative, got {self}")
+        if not 0 < self.price_unit < np.inf:
+            raise ValueError(f"price_unit must be a positive number, got {self.price_unit}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON."""
@@ -78,21 +82,18 @@ class State:
 
 @dataclass(frozen=True)
 class Plan:
-    """A budget, when to spend it, and the price to begin with.
+    """A budget, and when to spend it.
 
     It may be replaced while it runs, say with a larger budget: a state goes on under the new plan.
     """
 
     budget: float  # currency units
-    price_unit: float  # gain per currency unit: the price of the budget, or mean gain / mean cost if that is 0
     times: tuple[float, ...]  # ascending, any unit
     shares: tuple[float, ...]  # of the budget, to be spent by then; from 0 to 1, in between by straight lines
 
     def __post_init__(self) -> None:
-        for name in ("budget", "price_unit"):
-            value = getattr(self, name)
-            if not 0 < value < np.inf:
-                raise ValueError(f"{name} must be a positive number, got {value}")
+        if not 0 < self.budget < np.inf:
+            raise ValueError(f"budget must be a positive number, got {self.budget}")
         ascending = all(earlier < later for earlier, later in pairwise(self.times))
         if len(self.times) < 2 or not ascending or not np.isfinite(self.times).all():
             raise ValueError("times must be two or more ascending numbers")
@@ -101,20 +102,19 @@ class Plan:
             raise ValueError(f"shares must rise from 0 to 1, one for each of the {len(self.times)} times")
 
     @classmethod
-    def following(cls, traffic: Sequence[float], edges: Sequence[float], budget: float, price_unit: float) -> Self:
+    def following(cls, traffic: Sequence[float], edges: Sequence[float], budget: float) -> Self:
         """Plan to spend in proportion to expected traffic.
 
         Args:
             traffic: Opportunities expected between two edges each, in any unit.
             edges: Ascending times, one more than traffic.
             budget: Currency units.
-            price_unit: Gain per currency unit.
         """
         expected = np.asarray(traffic, dtype=np.float64)
         if len(edges) != len(expected) + 1 or not (expected >= 0).all() or not 0 < expected.sum() < np.inf:
             raise ValueError("traffic must be numbers >= 0, not all zero, and edges one more")
         cumulative = np.r_[0.0, np.cumsum(expected)]
-        return cls(budget, price_unit, tuple(map(float, edges)), tuple((cumulative / cumulative[-1]).tolist()))
+        return cls(budget, tuple(map(float, edges)), tuple((cumulative / cumulative[-1]).tolist()))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, ready for JSON."""
@@ -125,9 +125,9 @@ class Plan:
         """Read what :meth:`to_dict` wrote."""
         return cls(**{**values, "times": tuple(values["times"]), "shares": tuple(values["shares"])})
 
-    def start(self) -> State:
-        """The state before anything is spent."""
-        return State(at=self.times[0], spent=0.0, multiplier=1.0)
+    def start(self, price_unit: float) -> State:
+        """The state before anything is spent, with the price to begin with: gain per currency unit."""
+        return State(at=self.times[0], spent=0.0, multiplier=1.0, price_unit=price_unit)
 
     def scheduled(self, at: float) -> float:
         """What the schedule wants spent by a time, currency units."""
@@ -142,7 +142,7 @@ class Plan:
 
     def price(self, state: State) -> float:
         """The price to publish until the next update: gain that one currency unit must earn."""
-        return self.price_unit * (state.multiplier if state.spent < self.budget else STOP_MULTIPLIER)
+        return state.price_unit * (state.multiplier if state.spent < self.budget else STOP_MULTIPLIER)
 
     def update(self, state: State, at: float, spent: float) -> State:
         """Move the price by what has been spent since the last update.
@@ -161,4 +161,4 @@ class Plan:
         elapsed = (self.scheduled(at) - self.scheduled(state.at)) / self.budget
         step = excess / max(REACTION, elapsed / MAX_STEP)
         height = min(max(log1p(state.multiplier) + step, 0.0), log1p(MAX_MULTIPLIER))
-        return State(at, spent, expm1(height))
+        return replace(state, at=at, spent=spent, multiplier=expm1(height))

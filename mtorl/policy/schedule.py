@@ -1,9 +1,10 @@
 """When a budget is to be spent: from what an experiment file says of a budget to the plan that paces it.
 
-    pacing = Pacing(price=0.3, traffic=(0.2,) * 8 + (1.0,) * 16)     # nights are quiet
+    pacing = Pacing(traffic=(0.2,) * 8 + (1.0,) * 16)                # nights are quiet
     plan = pacing.plan(500.0, "day", "UTC", now=time.time())         # of the day that `now` is in
+    plan = Pacing(opportunities=100_000).plan_of_count(500.0, 100_000)
 
-Times are seconds since 1970.
+Times are seconds since 1970; the clock of the last plan is the number of opportunities so far.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ _HOURS_OF_DAY = 24
 class Pacing(StrictModel):
     """How a budget is paced."""
 
-    price: float = Field(gt=0)
-    """Gain per currency unit to begin with: mean gain / mean cost is a good one."""
+    price: float | None = Field(default=None, gt=0)
+    """Gain per currency unit to begin with; by default, what each arm expects of its first decisions."""
     traffic: Annotated[
         tuple[Annotated[float, Field(ge=0)], ...],
         FromList,
@@ -37,6 +38,8 @@ class Pacing(StrictModel):
     start: str | None = None
     """ISO time with a zone; only of a budget without a period, which has no other beginning or end."""
     end: str | None = None
+    opportunities: int | None = Field(default=None, gt=0)
+    """Decisions of all arms that it is to last for; only of a budget without a period, instead of start and end."""
 
     @field_validator("traffic")
     @classmethod
@@ -58,6 +61,8 @@ class Pacing(StrictModel):
             raise ValueError("start and end: give both, or none for a budget with a period")
         if self.start is not None and self.end is not None and not _seconds(self.start) < _seconds(self.end):
             raise ValueError(f"start must be before end, got {self.start} and {self.end}")
+        if self.start is not None and self.opportunities is not None:
+            raise ValueError("give start and end, or opportunities: a budget has one clock")
         return self
 
     def check(self, period: str) -> None:
@@ -66,12 +71,14 @@ class Pacing(StrictModel):
         Raises:
             ValueError: it does not.
         """
-        if (period == "total") != (self.start is not None):
-            rule = "needs a start and an end" if period == "total" else "has no start and end of its own"
+        ends = self.start is not None or self.opportunities is not None
+        if (period == "total") != ends:
+            what = "start and end, or opportunities"
+            rule = f"needs {what}" if period == "total" else f"has an end already: leave out {what}"
             raise ValueError(f"a budget with period {period} {rule}")
 
     def plan(self, amount: float, period: Period, timezone: str, now: float) -> Plan:
-        """The plan in force at a time.
+        """The plan in force at a time, where time is the clock.
 
         Args:
             amount: Of the budget, currency units, above 0.
@@ -88,7 +95,17 @@ class Pacing(StrictModel):
         traffic = [self.traffic[hour] * (b - a) for hour, (a, b) in zip(hours, pairwise(edges), strict=True)]
         if not sum(traffic) > 0:  # an hour in which none is expected
             traffic = [b - a for a, b in pairwise(edges)]
-        return Plan.following(traffic, edges, amount, self.price)
+        return Plan.following(traffic, edges, amount)
+
+    @staticmethod
+    def plan_of_count(amount: float, opportunities: float) -> Plan:
+        """The plan whose clock is the number of opportunities so far.
+
+        Args:
+            amount: Of the budget, currency units, above 0.
+            opportunities: Expected in all, above 0.
+        """
+        return Plan(amount, (0.0, opportunities), (0.0, 1.0))
 
 
 def _seconds(text: str) -> float:

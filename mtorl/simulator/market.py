@@ -170,15 +170,20 @@ class Market:
         log_odds_NC += SEASON * np.cos((hour_N[:, None] - PEAK_HOUR) * (2 * np.pi / 24))
         return np.asarray(expit(log_odds_NC + state.carry_UC - FATIGUE * state.fatigue_UC))
 
+    @staticmethod
+    def expected_cost(hour_N: Ints, channel_N: Ints) -> Floats:
+        """Mean cost of an exposure at an hour, EUR."""
+        busy_N = np.cos((hour_N - BUSY_HOUR) * (2 * np.pi / 24))
+        return np.asarray(PRICE[channel_N] * (1 + PRICE_SEASON * busy_N))
+
     def outcomes(
         self, draws: Draws, user_N: Ints, step: int, channel_N: Ints, hour_N: Ints, p_NC: Floats
     ) -> dict[str, NDArray[Any]]:
         """What an ad on each user's channel brings: cost and revenue in EUR; all zero where the channel is -1."""
         shown_N = channel_N >= 0
         p_N = np.where(shown_N, np.take_along_axis(p_NC, np.maximum(channel_N, 0)[:, None], axis=1)[:, 0], 0.0)
-        busy_N = np.cos((hour_N - BUSY_HOUR) * (2 * np.pi / 24))
         chance_N = 2 * draws("cost", user_N, step) - 1
-        cost_N = PRICE[channel_N] * (1 + PRICE_SEASON * busy_N) * (1 + PRICE_NOISE * chance_N)
+        cost_N = self.expected_cost(hour_N, channel_N) * (1 + PRICE_NOISE * chance_N)
         click_N = draws("click", user_N, step) < p_N
         interested_N = channel_N == self.favourite_U[user_N]
         buys_N = expit(-2.5 + 0.5 * interested_N + 0.0005 * (self.tenure_U[user_N] - 400))

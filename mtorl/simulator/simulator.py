@@ -104,9 +104,8 @@ class Simulator:
         rounds: int,
         seed: int,
         repetitions: int = 1,
-        budget_per_decision: float | None = None,
     ) -> tuple[float, float]:
-        """What a policy is worth: expected clicks per decision.
+        """What a policy is worth without a budget: expected clicks per decision.
 
         Journeys unfold with drawn outcomes, as a router would see them, but the value counts click probabilities, which
         removes most of the noise. A policy sees the touchpoints of earlier rounds, not those of the same one.
@@ -118,8 +117,6 @@ class Simulator:
             rounds: Decisions per user.
             seed: Seed of the first repetition; `online` with the same seed draws the same numbers.
             repetitions: Independent futures to average over.
-            budget_per_decision: EUR; all decisions of a repetition share this much each. As with the ledger, nothing
-                more is exposed once the highest possible cost of the next exposure no longer fits. None: no limit.
 
         Returns:
             Mean over decisions, and its standard error over users.
@@ -129,16 +126,13 @@ class Simulator:
         gain_U = np.zeros(len(user_ids))
         for repetition in range(repetitions):
             online = Online(self, user_ids, rounds, seed + repetition)
-            left = np.inf if budget_per_decision is None else budget_per_decision * rounds * len(user_ids)
             for round_index in range(rounds):
                 if decide is None:
                     channel_U = online.click_probability(round_index).argmax(axis=1)
                 else:
                     chosen = decide(online.rows(round_index), round_index)
                     channel_U = np.array([code[channel] for channel, _ in chosen], dtype=np.int64)
-                outcomes = online.advance(round_index, channel_U, left)
-                gain_U += outcomes["expected_click"]
-                left -= float(outcomes["cost"].sum())
+                gain_U += online.advance(round_index, channel_U)["expected_click"]
         gain_U /= rounds * repetitions
         return float(gain_U.mean()), float(gain_U.std(ddof=1) / np.sqrt(len(gain_U)))
 
@@ -217,6 +211,8 @@ class Online:
         self._campaign_UR = simulator._campaign(draws, user_UR, round_UR)
         self._static_U = {name: values_U[user_U].tolist() for name, values_U in self._market.static().items()}
         self._state = state.of(user_U)
+        self._channel_UR = np.full((len(user_U), rounds), -1, dtype=np.int64)
+        self._click_UR = np.zeros((len(user_U), rounds), dtype=np.int64)
         self._next_U = np.zeros(len(user_U), dtype=np.int64)  # first round that a user has not been through
         self._history = _History(log, user_ids, simulator.spec)
 
@@ -260,7 +256,7 @@ class Online:
 
         `at` is the time of the opportunity, hist_timestamp those of the touchpoints before it: microseconds since 1970.
         """
-        u_U = self._draws("decision", self._user_U, round_index)
+        u_U = self.u(round_index)
         return [
             {
                 "user_id": user,
@@ -274,38 +270,71 @@ class Online:
             for (user, i), history in zip(self._row.items(), self._history.lists(), strict=True)
         ]
 
+    def u(self, round_index: int) -> Floats:
+        """Each user's number in [0, 1) for the draw of a channel."""
+        return self._draws("decision", self._user_U, round_index)
+
+    @property
+    def users(self) -> list[str]:
+        """All users, in their order."""
+        return list(self._row)
+
+    def age(self) -> Ints:
+        """Each user's age group, as its position."""
+        return self._market.age_U[self._user_U]
+
+    def interest(self) -> Floats:
+        """Each user's interest in each channel, log-odds: what no log shows."""
+        return np.asarray(self._market.interest_UC[self._user_U])
+
+    def shown(self, round_index: int) -> tuple[Ints, Ints, Ints]:
+        """Rows of the users who were exposed in a round, their channels, and whether they clicked."""
+        row_N = np.flatnonzero(self._channel_UR[:, round_index] >= 0)
+        return row_N, self._channel_UR[row_N, round_index], self._click_UR[row_N, round_index]
+
     def click_probability(self, round_index: int) -> Floats:
         """P(click) of every channel for every user, given the exposures so far."""
         return self._p(np.arange(len(self._row)), round_index)
 
-    def advance(self, round_index: int, channel_U: Ints, budget: float = np.inf) -> dict[str, NDArray[Any]]:
-        """Take all users through a round, in their order, within a budget; also keeps the histories for `rows`.
+    def expected_cost(self, round_index: int) -> Floats:
+        """Mean cost of an exposure on every channel for every user, EUR."""
+        hour_U1 = self._hour_UR[:, round_index, None]
+        return np.asarray(self._market.expected_cost(hour_U1, np.arange(len(CHANNELS))))
+
+    def advance(
+        self, round_index: int, channel_N: Ints, budget: float = np.inf, users: slice = slice(None)
+    ) -> dict[str, NDArray[Any]]:
+        """Take users through a round, in their order, within a budget; also keeps the histories for `rows`.
+
+        As with the ledger, nothing more is exposed once the highest possible cost of the next exposure no longer fits.
 
         Args:
-            round_index: Number of the round_index.
-            channel_U: Position of each user's channel, -1 for no exposure.
+            round_index: Number of the round.
+            channel_N: Position of each of these users' channel, -1 for no exposure.
             budget: EUR that is left.
+            users: Which of the users.
 
         Returns:
-            cost, click, conversion, revenue and expected_click of each user.
+            cost, click, conversion, revenue and expected_click of each of these users.
         """
         # A cost depends on the channel and on a draw, not on what else happens, so it is known before the exposure.
-        every = np.arange(len(self._row))
-        args = (self._draws, self._user_U, round_index, channel_U, self._hour_UR[:, round_index])
-        cost_U = self._market.outcomes(*args, np.zeros((len(every), len(CHANNELS))))["cost"]
-        cap_U = np.where(channel_U >= 0, np.array(list(self._simulator.cost_cap.values()))[channel_U], 0.0)
-        fits_U = np.logical_and.accumulate(np.cumsum(cost_U) - cost_U + cap_U <= budget)
-        channel_U = np.where(fits_U, channel_U, -1)
-        outcomes = self._respond(every, round_index, channel_U)
+        row_N = np.arange(len(self._row))[users]
+        args = (self._draws, self._user_U[row_N], round_index, channel_N, self._hour_UR[row_N, round_index])
+        cost_N = self._market.outcomes(*args, np.zeros((len(row_N), len(CHANNELS))))["cost"]
+        cap_N = np.where(channel_N >= 0, np.array(list(self._simulator.cost_cap.values()))[channel_N], 0.0)
+        fits_N = np.logical_and.accumulate(np.cumsum(cost_N) - cost_N + cap_N <= budget)
+        channel_N = np.where(fits_N, channel_N, -1)
+        outcomes = self._respond(row_N, round_index, channel_N)
         touchpoints = {
-            "timestamp": self._time_UR[:, round_index] + self._simulator._start,
-            "channel": np.array(CHANNELS, dtype=object)[channel_U],
+            "timestamp": self._time_UR[row_N, round_index] + self._simulator._start,
+            "channel": np.array(CHANNELS, dtype=object)[channel_N],
             **{name: outcomes[name] for name in OUTCOMES},
-            "hour": self._hour_UR[:, round_index].astype(np.float64),
-            "device": np.array(DEVICES, dtype=object)[self._device_UR[:, round_index]],
-            "placement": np.array(PLACEMENTS, dtype=object)[self._placement_UR[:, round_index]],
+            "hour": self._hour_UR[row_N, round_index].astype(np.float64),
+            "device": np.array(DEVICES, dtype=object)[self._device_UR[row_N, round_index]],
+            "placement": np.array(PLACEMENTS, dtype=object)[self._placement_UR[row_N, round_index]],
         }
-        self._history.append(np.flatnonzero(channel_U >= 0), touchpoints)
+        shown_N = channel_N >= 0
+        self._history.append(row_N[shown_N], {name: values_N[shown_N] for name, values_N in touchpoints.items()})
         return outcomes
 
     def _context(self, i: int, round_index: int) -> dict[str, Any]:
@@ -333,6 +362,7 @@ class Online:
         outcomes = self._market.outcomes(*args, self._p(row_N, round_index))
         self._state.move(row_N, channel_N)
         self._next_U[row_N] = round_index + 1
+        self._channel_UR[row_N, round_index], self._click_UR[row_N, round_index] = channel_N, outcomes["click"]
         return outcomes
 
 
@@ -356,7 +386,7 @@ class _History:
     def append(self, row_N: Ints, touchpoints: dict[str, NDArray[Any]]) -> None:
         for name, values in self._last.items():
             values[row_N, :-1] = values[row_N, 1:]
-            values[row_N, -1] = touchpoints[name][row_N]
+            values[row_N, -1] = touchpoints[name]
         self._count_U[row_N] = np.minimum(self._count_U[row_N] + 1, len(values[0]))
 
     def lists(self) -> list[dict[str, list[Any]]]:

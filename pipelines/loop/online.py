@@ -113,25 +113,32 @@ class Experiment:
         budget: Currency units per decision, the same for both arms.
         limit: Currency units of both arms together, which the ledger never exceeds.
         mean_cost: Mean cost of a logged exposure, currency units.
+        price: Gain of the log per currency unit: the price that pacing begins with.
     """
 
     budget: float
     limit: float
     mean_cost: float
+    price: float
 
     @classmethod
     def of(cls, trained: Trained, audience: Audience) -> Experiment:
         """Give both arms a share of what always exposing would cost."""
-        config, mean_cost = trained.config, float(trained.log["cost"].mean())
+        config, log = trained.config, trained.log
+        mean_cost, mean_gain = float(log["cost"].mean()), float(log[trained.spec.reward.gain].mean())
         budget = config.budget_share * mean_cost
         # A replay knows the cost of matched exposures only, and an arm that agrees more with the log would run dry
         # sooner: there the ledger's limit never binds, and the verdict thins an arm that would spend over the budget.
         never_binding = 2 * max(trained.arms["challenger"].model["cost_cap"].values())
         per_decision = never_binding if trained.replays else budget
-        return cls(budget, len(audience.source.users) * config.rounds * per_decision, mean_cost)
+        price = mean_gain / mean_cost if mean_gain > 0 and mean_cost > 0 else 1.0
+        return cls(budget, len(audience.source.users) * config.rounds * per_decision, mean_cost, price)
 
-    def write(self, trained: Trained) -> None:
+    def write(self, trained: Trained, audience: Audience) -> None:
         """Write the experiment file that the router reads: ``serving/experiment.yaml`` in the run's folder."""
+        # Days go by in seconds here, so the clock of the pacing is the number of opportunities.
+        opportunities = len(audience.source.users) * trained.config.rounds
+        pacing = None if trained.replays else {"price": self.price, "opportunities": opportunities}
         margin = round(0.25 * self.mean_cost, 6)
         content = {
             "name": "mtorl-vs-frequency",
@@ -145,7 +152,7 @@ class Experiment:
                 for name, artifact in trained.arms.items()
             ],
             "default_channel": trained.arms["challenger"].model["default_channel"],
-            "budgets": [{"campaign": "*", "channel": "*", "amount": round(self.limit, 6)}],
+            "budgets": [{"campaign": "*", "channel": "*", "amount": round(self.limit, 6), "pacing": pacing}],
             "metrics": {
                 "primary": f"{trained.spec.reward.gain}_per_decision",
                 "secondary": ["exposure_ratio"],

@@ -58,7 +58,7 @@ def run_loop(config: LoopConfig, on_step: OnStep) -> Path:
     trained = online.Trained(config, run)
     audience = online.Audience.of(trained)
     experiment = online.Experiment.of(trained, audience)
-    experiment.write(trained)
+    experiment.write(trained, audience)
     served = online.serve(trained, audience, times)
     export_parquet(run / "serving" / "spool", run / "decision_log")
 
@@ -82,6 +82,7 @@ def run_loop(config: LoopConfig, on_step: OnStep) -> Path:
                 audience.source.users,
                 config.rounds,
                 experiment.budget,
+                experiment.price,
                 config.seed,
             )
     finished = Finished(trained, steps, served, monitored, simulated, times.seconds, time.monotonic() - started)

@@ -1,58 +1,159 @@
-"""What the experiment should have found: the simulator's own value of both policies under the same budget."""
+"""What the experiment should have found: the simulator's own value of both policies, paced under the same budget."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from mtorl.artifact.artifact import Artifact
-from mtorl.policy.decision import Forecast, decide
-from mtorl.simulator.simulator import Decide, Simulator
+from mtorl.policy.decision import Forecast, PolicyParams, decide
+from mtorl.policy.pacing import Plan
+from mtorl.simulator.simulator import Online, Simulator
 from mtorl.window.window import WindowBatch, instance_from_history
 from serving.router.flow.features import FeatureSource
 from serving.router.flow.requests import DecisionRequest
 
+_UPDATES = 200  # of the price, as often as the router makes them
+
+Forecasts = Callable[[Online, int], Forecast]
+"""What a policy expects at the opportunities of a round, one a user."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A policy that can be played against the simulator.
+
+    Attributes:
+        forecasts: What it expects.
+        params: How it decides.
+    """
+
+    forecasts: Forecasts
+    params: PolicyParams
+
+
+@dataclass(frozen=True)
+class Played:
+    """What came of a policy.
+
+    Attributes:
+        value: Expected gain per decision.
+        error: Its standard error over users.
+        spent_share: Share of the budget that was spent.
+        gain_per_cost: Expected gain per currency unit.
+    """
+
+    value: float
+    error: float
+    spent_share: float
+    gain_per_cost: float
+
+
+def play(
+    simulator: Simulator,
+    policy: Policy,
+    users: Sequence[str],
+    rounds: int,
+    seed: int,
+    budget: float,
+    price: float | None,
+    repetitions: int = 1,
+) -> Played:
+    """Serve users under a budget, as the router does: a price that follows the spend, and a ledger.
+
+    Args:
+        simulator: The market.
+        policy: Who decides.
+        users: Who comes.
+        rounds: Opportunities per user.
+        seed: Seed of the first repetition's draws.
+        budget: Currency units per decision.
+        price: Gain per currency unit to begin with. None: the policy's own price stands, whatever is spent.
+        repetitions: Independent futures to average over.
+    """
+    decisions = rounds * len(users)
+    plan = Plan(budget * decisions, (0.0, float(decisions)), (0.0, 1.0))
+    at_once = max(1, decisions // _UPDATES)
+    gain_U, spent = np.zeros(len(users)), np.zeros(repetitions)
+    for repetition in range(repetitions):
+        online = simulator.online(users, rounds, seed + repetition)
+        state = plan.start(price or 1.0)
+        for round_index in range(rounds):
+            forecast, u_U = policy.forecasts(online, round_index), online.u(round_index)
+            for first in range(0, len(users), at_once):
+                part = slice(first, min(first + at_once, len(users)))
+                made = decide(
+                    Forecast(*(np.asarray(values_UC)[part] for values_UC in forecast)),
+                    policy.params,
+                    u_U[part],
+                    price_BC=None if price is None else plan.price(state),
+                )
+                wanted_N = np.where(made.expose_B, made.channel_B, -1)
+                found = online.advance(round_index, wanted_N, plan.budget - spent[repetition], part)
+                spent[repetition] += found["cost"].sum()
+                gain_U[part] += found["expected_click"]
+                state = plan.update(state, round_index * len(users) + part.stop, float(spent[repetition]))
+    value_U = gain_U / (rounds * repetitions)
+    return Played(
+        value=float(value_U.mean()),
+        error=float(value_U.std(ddof=1) / np.sqrt(len(users))),
+        spent_share=float(spent.mean() / plan.budget),
+        gain_per_cost=float(gain_U.sum() / max(spent.sum(), 1e-9)),
+    )
+
 
 def true_lift(
-    simulator: Simulator, arms: Mapping[str, Decide], users: Sequence[str], rounds: int, budget: float, seed: int
+    simulator: Simulator,
+    arms: Mapping[str, Policy],
+    users: Sequence[str],
+    rounds: int,
+    budget: float,
+    price: float,
+    seed: int,
 ) -> dict[str, float]:
     """Value both arms on the same users with expected instead of drawn outcomes.
 
     Args:
         simulator: The market that made the log.
-        arms: What each arm decides, see `policy_of`.
+        arms: Policies by arm, see `policy_of`.
         users: Users of the experiment; here each is valued under both arms.
         rounds: Opportunities per user.
-        budget: Currency units per decision; exposures stop when it is spent.
+        budget: Currency units per decision.
+        price: Gain per currency unit to begin with.
         seed: Seed of the draws.
 
     Returns:
         true_incumbent, true_challenger, true_lift (gain per decision) and true_lift_se, its simulation error over users
         (an upper bound: both arms meet the same luck, which the sum of their variances leaves out).
     """
-    values = {name: simulator.true_value(policy, list(users), rounds, seed, 3, budget) for name, policy in arms.items()}
-    (incumbent, incumbent_se), (challenger, challenger_se) = values["incumbent"], values["challenger"]
+    played = {name: play(simulator, arm, list(users), rounds, seed, budget, price, 3) for name, arm in arms.items()}
+    incumbent, challenger = played["incumbent"], played["challenger"]
     return {
-        "true_incumbent": incumbent,
-        "true_challenger": challenger,
-        "true_lift": challenger - incumbent,
-        "true_lift_se": (incumbent_se**2 + challenger_se**2) ** 0.5,
+        "true_incumbent": incumbent.value,
+        "true_challenger": challenger.value,
+        "true_lift": challenger.value - incumbent.value,
+        "true_lift_se": (incumbent.error**2 + challenger.error**2) ** 0.5,
     }
 
 
-def policy_of(artifact: Artifact, store: FeatureSource) -> Decide:
-    """The handler's decision for many users at once, without the servers in between.
+def policy_of(artifact: Artifact, store: FeatureSource | None) -> Policy:
+    """What the servers do with an artifact, for many users at once and without the servers in between.
 
     Args:
         artifact: The policy.
         store: Where the router reads features. Only what the data set description names under `features` is taken from
-            there; the simulator knows the users' histories itself.
+            there (None: nothing is named); the simulator knows the users' histories itself.
     """
     spec = artifact.spec
 
-    def decide_all(rows: list[dict[str, Any]], round_index: int) -> list[tuple[str | None, float]]:
-        stored: list[dict[str, Any]] = [{}] * len(rows)
+    def forecasts(online: Online, round_index: int) -> Forecast:
+        rows = online.rows(round_index)
+        stored: list[Any] = [{}] * len(rows)
         if spec.features:
+            assert store is not None, "the data set's description names stored features"
             requests = [DecisionRequest(row["user_id"], row["campaign_id"], row["context"], row["at"]) for row in rows]
             stored = [user.aggregates for user in store.read(requests)]
         instances = [
@@ -60,13 +161,6 @@ def policy_of(artifact: Artifact, store: FeatureSource) -> Decide:
             for row, known in zip(rows, stored, strict=True)
         ]
         logits_BC, reward_BC, cost_BC = artifact.predict(WindowBatch.from_instances(instances, spec))
-        gain_BC = artifact.encoder.unreward(reward_BC, cost_BC)
-        decisions = decide(Forecast(logits_BC, gain_BC, cost_BC), artifact.policy, [row["u"] for row in rows])
-        return [
-            (spec.channels[channel] if expose else None, float(cost))
-            for channel, expose, cost in zip(
-                decisions.channel_B, decisions.expose_B, decisions.expected_cost_B, strict=True
-            )
-        ]
+        return Forecast(logits_BC, artifact.encoder.unreward(reward_BC, cost_BC), cost_BC)
 
-    return decide_all
+    return Policy(forecasts, artifact.policy)

@@ -87,7 +87,7 @@ def summarise(run: Finished) -> dict[str, Any]:
             **evaluation["value"],
         },
         "serving": _serving(folder, run.served),
-        "budget": _budget(folder),
+        "budget": _budget(folder, run.trained.replays),
         "experiment": {**verdict, **(run.true_lift or {"true_lift": None})},
         "drift": {
             "clean_alerts": alerts["clean"],
@@ -145,7 +145,8 @@ def _serving(run: Path, served: Served) -> dict[str, Any]:
     }
 
 
-def _budget(run: Path) -> dict[str, dict[str, float]]:
+def _budget(run: Path, replays: bool) -> dict[str, dict[str, float | None]]:
+    """Each arm's ledger; the share that was spent says something only where the limit is meant to bind."""
     from mtorl.experiment.experiment import ALL_ARMS
     from serving.ledger import SqliteLedger
 
@@ -159,4 +160,7 @@ def _budget(run: Path) -> dict[str, dict[str, float]]:
         arm["reserved"] += balance.reserved
         arm["excess"] += balance.excess
         arm["overspent"] += max(0.0, balance.spent + balance.excess - balance.limit)
-    return arms
+    return {
+        name: {**arm, "spent_share": None if replays or not arm["limit"] else arm["spent"] / arm["limit"]}
+        for name, arm in arms.items()
+    }

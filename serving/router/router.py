@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 _OUTCOME_SECONDS = 1.0  # deadline of a report of outcomes
 _TICK_SECONDS = 1.0  # between two rounds of each kind of housekeeping
+_LOOKS = 10  # in that time, whether a round is needed sooner
 _WARM_SECONDS = 5.0
 _SHIP_SECONDS = 3.0  # at the end, for what is not shipped yet
 
@@ -106,13 +107,13 @@ class Router:
         await asyncio.to_thread(self.decider.cache.load, self.live.experiment.salt, newest)
         await self._arms.open()
         await asyncio.to_thread(self.live.refresh)  # a switch that was thrown while the router waited
-        await self._set_accounts()
+        await self._attempt(self._keep_accounts)  # the first decision has a price, too
         await asyncio.gather(self._arm_watch.look(), self._warm_up_features())
         if self.shipper:
             self.shipper.start()
-        money = (self._follow_experiment, self._keep_accounts, self._expire_reservations)
-        housekeeping = map(self._every_second, (*money, self._show, self._watch_disk))
-        background = (self.budgets.run(), self._arm_watch.run(), *housekeeping)
+        rounds = (self._follow_experiment, self._expire_reservations, self._show, self._watch_disk)
+        accounts = self._every_second(self._keep_accounts, sooner=self.budgets.pacer.due)
+        background = (self.budgets.run(), self._arm_watch.run(), accounts, *map(self._every_second, rounds))
         self._tasks += [asyncio.create_task(work) for work in background]
         self.health.waiting_for = ""
         metrics.READY.set(1)
@@ -173,17 +174,33 @@ class Router:
             self.health.tick()
             await asyncio.sleep(_TICK_SECONDS)
 
-    async def _every_second(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Housekeeping of one kind. Each has a task of its own: the kill switch waits for no ledger and no backlog."""
+    async def _every_second(
+        self, work: Callable[[], Awaitable[None]], sooner: Callable[[], bool] | None = None
+    ) -> None:
+        """Housekeeping of one kind. Each has a task of its own: the kill switch waits for no ledger and no backlog.
+
+        Args:
+            work: What is to be done.
+            sooner: Whether it is to be done at once; asked a few times a second.
+        """
         while True:
-            await asyncio.sleep(_TICK_SECONDS)
-            try:
-                await work()
-            except LedgerUnavailable as error:
-                self.health.report("ledger", error)
-                log.error("%s", error)
-            except Exception:
-                log.exception("housekeeping failed")
+            if sooner is None:
+                await asyncio.sleep(_TICK_SECONDS)
+            else:
+                for _ in range(_LOOKS):
+                    await asyncio.sleep(_TICK_SECONDS / _LOOKS)
+                    if sooner():
+                        break
+            await self._attempt(work)
+
+    async def _attempt(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except LedgerUnavailable as error:
+            self.health.report("ledger", error)
+            log.error("%s", error)
+        except Exception:
+            log.exception("housekeeping failed")
 
     async def _follow_experiment(self) -> None:
         await asyncio.to_thread(self.live.refresh)

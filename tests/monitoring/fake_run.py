@@ -73,8 +73,8 @@ def summary_of(rng: np.random.Generator) -> dict[str, Any]:
         },
         "serving": {"decisions": 5_985, "errors": 0, "fallbacks": 3, "p50_ms": 11.4, "p99_ms": 38.2},
         "budget": {
-            "incumbent": {"limit": 842.5, "spent": 842.11, "reserved": 0.0, "overspent": 0.0},
-            "challenger": {"limit": 842.5, "spent": 611.9, "reserved": 4.2, "overspent": 0.0},
+            "incumbent": {"limit": 842.5, "spent": 842.11, "reserved": 0.0, "overspent": 0.0, "spent_share": 0.9995},
+            "challenger": {"limit": 842.5, "spent": 611.9, "reserved": 4.2, "overspent": 0.0, "spent_share": 0.726},
         },
         "experiment": _experiment(rng),
         "drift": {
@@ -130,7 +130,8 @@ def _experiment(rng: np.random.Generator) -> dict[str, Any]:
 
 def _arm(users: int, decisions: int, exposures: int, gain: float, cost: float) -> dict[str, Any]:
     totals = {"users": users, "decisions": decisions, "exposures": exposures, "gain": gain, "cost": cost}
-    return {**totals, "gain_per_decision": gain / decisions, "cost_per_decision": cost / decisions}
+    per_decision = {"gain_per_decision": gain / decisions, "cost_per_decision": cost / decisions}
+    return {**totals, **per_decision, "gain_per_cost": gain / cost}
 
 
 def _offline(shift: float) -> dict[str, Any]:

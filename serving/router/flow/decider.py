@@ -129,6 +129,7 @@ class Decider:
 
     def _count(self, decisions: Decisions, deadline: Deadline) -> None:
         for decision in decisions:
+            self._budgets.pacer.count(decision.arm, decision.request.campaign_id, decision.answer)
             metrics.DECISIONS.labels(decision.arm, str(decision.expose).lower()).inc()
             metrics.DECISION_LATENCY.labels(decision.arm).observe(deadline.elapsed())
             if decision.fault:

@@ -245,20 +245,32 @@ def test_a_budget_may_be_paced() -> None:
         ({"price": 0}, r"budgets\[0\].pacing.price"),
         ({"price": 1, "colour": "red"}, r"budgets\[0\].pacing: unknown field 'colour'"),
         ({"price": 1, "traffic": 3}, "traffic: expected a list"),
-        ({"price": 1, "start": "2026-01-01T00:00:00Z", "end": "2026-01-02T00:00:00Z"}, "has no start and end"),
+        ({"price": 1, "start": "2026-01-01T00:00:00Z", "end": "2026-01-02T00:00:00Z"}, "has an end already"),
     ):
         with pytest.raises(ExperimentError, match=message):
             make(budgets=[{**paced, "pacing": pacing}])
 
 
+def test_a_budget_with_a_period_is_paced_unless_the_file_says_otherwise() -> None:
+    for period, said, paced in (
+        ("day", {}, Pacing()),
+        ("hour", {}, Pacing()),
+        ("total", {}, None),
+        ("day", {"pacing": None}, None),
+    ):
+        budget = {"campaign": "*", "channel": "*", "amount": 8.0, "period": period, **said}
+        found = {account.arm: account.pacing for account in make(budgets=[budget]).accounts()}
+        assert found == {"*": None, "incumbent": paced, "challenger": paced}
+
+
 def test_budgets_are_split_as_users_are() -> None:
     assert make(stage="25%").accounts() == [
-        ("*", "*", "*", 100.0, "total", "UTC", None),
-        ("*", "c1", "video", 8.0, "total", "UTC", None),
-        ("incumbent", "*", "*", 75.0, "total", "UTC", None),
-        ("incumbent", "c1", "video", 6.0, "total", "UTC", None),
-        ("challenger", "*", "*", 25.0, "total", "UTC", None),
-        ("challenger", "c1", "video", 2.0, "total", "UTC", None),
+        ("*", "*", "*", 1.0, 100.0, "total", "UTC", None),
+        ("*", "c1", "video", 1.0, 8.0, "total", "UTC", None),
+        ("incumbent", "*", "*", 0.75, 75.0, "total", "UTC", None),
+        ("incumbent", "c1", "video", 0.75, 6.0, "total", "UTC", None),
+        ("challenger", "*", "*", 0.25, 25.0, "total", "UTC", None),
+        ("challenger", "c1", "video", 0.25, 2.0, "total", "UTC", None),
     ]
 
 

@@ -32,6 +32,7 @@ class Traffic(NamedTuple):
     """Opportunities of three days in the order of time, and the plan that the log before them suggests."""
 
     plan: Plan
+    price: float  # to begin with
     policy: PolicyParams
     expected_cost_C: np.ndarray
     hour_B: np.ndarray
@@ -61,7 +62,6 @@ def traffic_of(seed: int) -> Traffic:
         by_hour * DAYS,
         list(range(24 * DAYS + 1)),
         budget=per_opportunity * DAYS * USERS / 2,
-        price_unit=solve_price(spend, per_opportunity),
     )
 
     hours, clicks, costs = [], [], []
@@ -78,6 +78,7 @@ def traffic_of(seed: int) -> Traffic:
     cap = max(simulator.cost_cap.values())
     return Traffic(
         plan,
+        solve_price(spend, per_opportunity),
         policy,
         cost_C,
         hour_B,
@@ -108,17 +109,17 @@ SHOCKS: dict[str, tuple[Shock, Shock]] = {  # of traffic, of cost
 
 
 def gaps(
-    market: Traffic, shock: str, plan: Plan | None = None, heard: float = 1.0, control: bool = True
+    market: Traffic, shock: str, price: float | None = None, heard: float = 1.0, control: bool = True
 ) -> tuple[np.ndarray, float]:
     """Run a campaign; (spend - schedule) / budget at each update, and the spend as a share of the budget."""
-    plan = plan or market.plan
+    plan = market.plan
     traffic, dearer = SHOCKS[shock]
     comes_B = market.rank_B < 0.5 * traffic(market.hour_B)
     hour_B, click_BC, u_B = market.hour_B[comes_B], market.click_BC[comes_B], market.u_B[comes_B]
     factor_B = dearer(hour_B)
     cost_BC = market.cost_BC[comes_B] * factor_B[:, None]
     random = np.random.default_rng(0)
-    state, spent, found, start = plan.start(), 0.0, [], 0
+    state, spent, found, start = plan.start(price or market.price), 0.0, [], 0
     for at in np.arange(1, round(24 * DAYS / EVERY) + 1) * EVERY:
         stop = int(np.searchsorted(hour_B, at))
         if stop > start:
@@ -167,23 +168,23 @@ def test_every_other_update_may_be_missed(seed, shock):
 
 
 @pytest.mark.parametrize("wrong", [1 / 3, 3])
-def test_the_plan_may_be_wrong_about_the_price(wrong):
-    plan = traffic_of(1).plan
-    gap, spent = gaps(traffic_of(1), "cost x1.5", replace(plan, price_unit=plan.price_unit * wrong))
+def test_the_first_price_may_be_wrong(wrong):
+    gap, spent = gaps(traffic_of(1), "cost x1.5", traffic_of(1).price * wrong)
     assert settled(gap).max() <= TOLERANCE and spent <= 1
 
 
 # A market without chance: spend falls with the price, and answers at once.
-HOURS = Plan(budget=100.0, price_unit=2.0, times=(0.0, 60.0, 100.0), shares=(0.0, 0.75, 1.0))
+HOURS = Plan(budget=100.0, times=(0.0, 60.0, 100.0), shares=(0.0, 0.75, 1.0))
+START = HOURS.start(price_unit=2.0)
 
 
-def smooth(plan: Plan, dearer_after: float, factor: float, steps: int = 1000) -> list[State]:
-    states = [plan.start()]
+def smooth(plan: Plan, dearer_after: float, factor: float, steps: int = 1000, price: float = 2.0) -> list[State]:
+    states = [plan.start(price)]
     for at in np.linspace(plan.times[0], plan.times[-1], steps + 1)[1:].tolist():
         last = states[-1]
         usual_spend = plan.scheduled(at) - plan.scheduled(last.at)
         cost = factor if at > dearer_after else 1.0
-        spent = last.spent + usual_spend * cost * (plan.price(last) / plan.price_unit) ** -2
+        spent = last.spent + usual_spend * cost * (plan.price(last) / price) ** -2
         states.append(plan.update(last, at, min(spent, plan.budget)))
     return states
 
@@ -199,8 +200,8 @@ def test_a_lasting_shock_leaves_no_lasting_gap():
 
 def test_the_step_means_the_same_in_any_currency():
     for unit in (1e-6, 1e6):
-        plan = replace(HOURS, budget=HOURS.budget * unit, price_unit=HOURS.price_unit / unit)
-        for here, there in zip(smooth(HOURS, 30.0, 3.0), smooth(plan, 30.0, 3.0), strict=True):
+        plan = replace(HOURS, budget=HOURS.budget * unit)
+        for here, there in zip(smooth(HOURS, 30.0, 3.0), smooth(plan, 30.0, 3.0, price=2.0 / unit), strict=True):
             assert there.multiplier == pytest.approx(here.multiplier, rel=1e-6)
             assert plan.price(there) * unit == pytest.approx(HOURS.price(here), rel=1e-6)
 
@@ -211,7 +212,7 @@ def test_the_step_means_the_same_at_any_interval():
 
 
 def test_spending_too_much_raises_the_price_and_too_little_lowers_it():
-    state = HOURS.start()
+    state = START
     due = HOURS.planned(state, 1.0)
     assert due == HOURS.scheduled(1.0) == 1.25
     assert HOURS.price(HOURS.update(state, 1.0, due)) == HOURS.price(state) == 2.0
@@ -220,7 +221,7 @@ def test_spending_too_much_raises_the_price_and_too_little_lowers_it():
 
 
 def test_a_gap_is_worked_off_at_no_more_than_twice_the_pace():
-    on_time = State(at=40.0, spent=50.0, multiplier=1.0)
+    on_time = State(at=40.0, spent=50.0, multiplier=1.0, price_unit=2.0)
     assert HOURS.planned(on_time, 50.0) == pytest.approx(12.5)
     for ahead, pace in ((HORIZON / 2, 0.5), (HORIZON, 0.0), (0.4, 0.0), (-HORIZON / 2, 1.5), (-0.4, 2.0)):
         state = replace(on_time, spent=50.0 + ahead * HOURS.budget)
@@ -228,26 +229,26 @@ def test_a_gap_is_worked_off_at_no_more_than_twice_the_pace():
 
 
 def test_an_outage_moves_the_price_no_more_than_a_short_interval():
-    state = State(at=10.0, spent=12.5, multiplier=1.0)
+    state = State(at=10.0, spent=12.5, multiplier=1.0, price_unit=2.0)
     short, long = (HOURS.update(state, at, 3 * (HOURS.scheduled(at) - 12.5) + 12.5) for at in (10.5, 25.0))
     assert 1.0 < short.multiplier <= long.multiplier < 2.0
 
 
 def test_a_report_that_comes_late_or_twice_changes_nothing():
-    state = HOURS.update(HOURS.start(), 5.0, 9.0)
+    state = HOURS.update(START, 5.0, 9.0)
     assert HOURS.update(state, 4.0, 7.0) == state
     assert HOURS.update(state, 5.0, 9.0) == state
 
 
 def test_the_budget_may_be_raised_on_the_way():
-    state = State(at=60.0, spent=75.0, multiplier=1.0)
+    state = State(at=60.0, spent=75.0, multiplier=1.0, price_unit=2.0)
     larger = replace(HOURS, budget=150.0)
     assert larger.planned(state, 70.0) > HOURS.planned(state, 70.0)
     assert larger.update(state, 60.0, 75.0).spent == 75.0
 
 
 def test_nothing_that_costs_is_exposed_once_the_budget_is_gone():
-    state = HOURS.update(HOURS.start(), 50.0, 100.0)
+    state = HOURS.update(START, 50.0, 100.0)
     assert HOURS.planned(state, 100.0) == 0.0
     made = decide(
         Forecast(np.zeros((2, 2)), np.full((2, 2), 50.0), [[0.01, 5.0], [0.0, 0.0]]),
@@ -270,8 +271,8 @@ amount = st.floats(0.0, 3.0)
     reports=st.lists(st.tuples(st.floats(-1.0, 7.0), amount), max_size=20),
 )
 def test_a_caller_who_spends_up_to_the_plan_never_exceeds_the_budget(traffic, budget, reports):
-    plan = Plan.following(traffic, list(range(len(traffic) + 1)), budget, price_unit=0.5)
-    state = plan.start()
+    plan = Plan.following(traffic, list(range(len(traffic) + 1)), budget)
+    state = plan.start(price_unit=0.5)
     for at, willing in reports:
         spent = state.spent + min(willing * budget, max(plan.planned(state, at), 0.0))
         assert spent <= budget * (1 + 1e-12)  # budget - spent + spent may differ from budget in the last digit
@@ -282,7 +283,7 @@ def test_a_caller_who_spends_up_to_the_plan_never_exceeds_the_budget(traffic, bu
 @settings(max_examples=200, deadline=None)
 @given(reports=st.lists(st.tuples(st.floats(0.0, 120.0), st.floats(-10.0, 1e6)), max_size=20))
 def test_whatever_is_reported_the_price_is_a_number_and_the_plan_fits(reports):
-    state = HOURS.start()
+    state = START
     for at, spent in reports:
         state = HOURS.update(state, at, spent)
         assert 0 <= HOURS.price(state) < np.inf
@@ -290,7 +291,7 @@ def test_whatever_is_reported_the_price_is_a_number_and_the_plan_fits(reports):
 
 
 def test_plan_and_state_survive_json():
-    plan, state = HOURS, HOURS.start()
+    plan, state = HOURS, START
     reference = smooth(HOURS, 30.0, 1.5, 100)
     for expected in reference[1:]:
         plan = Plan.from_dict(json.loads(json.dumps(plan.to_dict())))
@@ -304,15 +305,15 @@ def test_plan_and_state_survive_json():
     ("call", "message"),
     [
         (lambda: replace(HOURS, budget=0.0), "budget must be a positive number"),
-        (lambda: replace(HOURS, price_unit=np.nan), "price_unit must be a positive number"),
+        (lambda: HOURS.start(np.nan), "price_unit must be a positive number"),
         (lambda: replace(HOURS, times=(0.0, 0.0, 1.0)), "times must be two or more ascending numbers"),
         (lambda: replace(HOURS, shares=(0.0, 0.5, 0.9)), "shares must rise from 0 to 1"),
         (lambda: replace(HOURS, shares=(0.0, 1.0)), "one for each of the 3 times"),
-        (lambda: Plan.following([0.0], [0, 1], 1.0, 1.0), "traffic must be numbers >= 0, not all zero"),
-        (lambda: Plan.following([1.0], [0, 1, 2], 1.0, 1.0), "edges one more"),
-        (lambda: HOURS.update(HOURS.start(), 1.0, np.nan), "must be finite"),
-        (lambda: HOURS.update(HOURS.start(), np.nan, 1.0), "must be finite"),
-        (lambda: State(0.0, 0.0, -1.0), "multiplier not negative"),
+        (lambda: Plan.following([0.0], [0, 1], 1.0), "traffic must be numbers >= 0, not all zero"),
+        (lambda: Plan.following([1.0], [0, 1, 2], 1.0), "edges one more"),
+        (lambda: HOURS.update(START, 1.0, np.nan), "must be finite"),
+        (lambda: HOURS.update(START, np.nan, 1.0), "must be finite"),
+        (lambda: State(0.0, 0.0, -1.0, 2.0), "multiplier not negative"),
     ],
 )
 def test_invalid_input_is_refused(call, message):

@@ -21,7 +21,6 @@ def test_a_day_follows_the_hours_of_the_day() -> None:
     plan = Pacing(price=0.3, traffic=NIGHTS).plan(160.0, "day", "UTC", NOON)
     assert plan.times[0] == NOON - 12 * HOUR and plan.times[-1] == NOON + 12 * HOUR
     assert [plan.scheduled(NOON + hours * HOUR) for hours in (-12, -4, 0, 6, 12)] == pytest.approx([0, 0, 40, 100, 160])
-    assert plan.price_unit == 0.3
 
 
 def test_the_hours_are_those_of_the_budgets_time_zone() -> None:
@@ -65,6 +64,8 @@ def test_any_moment_lies_in_its_plan(now: float, period: Period, traffic: list[f
         ({"start": "2026-01-02T00:00:00Z", "end": "2026-01-01T00:00:00Z"}, "before end"),
         ({"start": "2026-01-02", "end": "2026-01-03"}, "no zone"),
         ({"start": "soon", "end": "later"}, "not an ISO time"),
+        ({"start": "2026-01-01T00:00:00Z", "end": "2026-01-02T00:00:00Z", "opportunities": 5}, "one clock"),
+        ({"opportunities": 0}, "opportunities"),
     ],
 )
 def test_what_does_not_fit_is_named(values: dict[str, Any], message: str) -> None:
@@ -73,8 +74,16 @@ def test_what_does_not_fit_is_named(values: dict[str, Any], message: str) -> Non
     assert message in first_fault(error.value)
 
 
-def test_a_total_needs_a_time_and_a_period_has_its_own() -> None:
-    with pytest.raises(ValueError, match="needs a start and an end"):
-        Pacing(price=0.3).check("total")
-    with pytest.raises(ValueError, match="has no start and end of its own"):
-        Pacing(price=0.3, start="2026-01-01T00:00:00Z", end="2026-01-02T00:00:00Z").check("day")
+def test_a_total_needs_an_end_and_a_period_has_its_own() -> None:
+    times = {"start": "2026-01-01T00:00:00Z", "end": "2026-01-02T00:00:00Z"}
+    with pytest.raises(ValueError, match="needs start and end, or opportunities"):
+        Pacing().check("total")
+    for ends in (Pacing(**times), Pacing(opportunities=5)):
+        ends.check("total")
+        with pytest.raises(ValueError, match="has an end already"):
+            ends.check("day")
+
+
+def test_a_count_of_opportunities_is_a_clock_too() -> None:
+    plan = Pacing(opportunities=400).plan_of_count(20.0, 200.0)
+    assert [plan.scheduled(n) for n in (0, 50, 200, 300)] == [0, 5, 20, 20]

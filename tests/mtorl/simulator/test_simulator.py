@@ -248,15 +248,22 @@ def test_the_true_value_is_what_stepping_gives(simulator):
 
 
 def test_a_budget_stops_exposures_before_it_is_exceeded(simulator):
-    full, _ = simulator.true_value(always("search"), USERS, 4, 9)
-    half, _ = simulator.true_value(always("search"), USERS, 4, 9, budget_per_decision=0.27)
-    assert 0.4 * full < half < 0.75 * full
-    assert simulator.true_value(always("search"), USERS, 4, 9, budget_per_decision=1.0)[0] == full
     online = simulator.online(USERS, 1, 9)
     found = online.advance(0, np.zeros(len(USERS), dtype=np.int64), budget=10.0)
     assert 10.0 - simulator.cost_cap["search"] < found["cost"].sum() <= 10.0
     exposed = found["cost"] > 0
     assert exposed[: exposed.sum()].all()  # and nothing after the first refusal
+
+
+def test_users_may_go_through_a_round_in_parts(simulator):
+    whole, parts = (simulator.online(USERS, 2, 9) for _ in range(2))
+    channel = np.arange(len(USERS)) % 5 - 1
+    for turn in range(2):
+        expected = whole.advance(turn, channel)
+        for part in (slice(0, 7), slice(7, 8), slice(8, None)):
+            found = parts.advance(turn, channel[part], users=part)
+            assert all((found[name] == values[part]).all() for name, values in expected.items())
+        assert parts.rows(min(turn + 1, 1)) == whole.rows(min(turn + 1, 1))
 
 
 def test_clicks_reveal_what_frequencies_do_not(simulator, log):

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mtorl.experiment.experiment import Experiment
 from tests.repository import ROOT
 
 pytestmark = pytest.mark.integration
@@ -70,6 +71,17 @@ def test_the_ledger_equals_the_log(finished: Path) -> None:
     )
     for arm, budget in summary["budget"].items():
         assert budget["spent"] + budget["excess"] == pytest.approx(spent[arm], abs=1e-6)
+
+
+def test_every_arm_is_paced_and_its_money_is_spent(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    prices = Experiment.load(finished / "serving" / "experiment.yaml").budgets[0].pacing
+    assert prices is not None and prices.opportunities == summary["serving"]["decisions"]
+    for arm, budget in summary["budget"].items():
+        assert 0.9 < budget["spent_share"] <= 1
+        assert budget["spent_share"] == pytest.approx(budget["spent"] / budget["limit"])
+        figures = summary["experiment"]["arms"][arm]
+        assert figures["gain_per_cost"] == pytest.approx(figures["gain"] / figures["cost"], rel=1e-6)
 
 
 def test_no_process_is_left(finished: Path) -> None:

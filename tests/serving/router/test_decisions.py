@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -166,7 +167,7 @@ def test_a_user_outside_the_experiment_gets_the_incumbent_and_is_marked(tmp_path
         outside = [answer["arm"] == "outside" for answer in answers]
         assert sum(outside) == sum(record["assignment_probability"] == 1 for record in h.records())
         assert h.balance("outside").limit == 50 and h.balance("outside").reserved == sum(outside) * COST_CAP["video"]
-        assert h.router.health.parts.keys() == {"experiment", "ledger", "features", "incumbent", "challenger"}
+        assert "outside" not in h.router.health.parts, "the arms are watched, and that is none"
 
     run(scenario, tmp_path, changes={"layer_part": [0.5, 1]})
 
@@ -187,6 +188,22 @@ def test_a_paced_budget_has_a_price_for_each_channel(tmp_path: Path) -> None:
     run(scenario, tmp_path, changes={"budgets": [paced]})
     (tmp_path / "other").mkdir()
     run(without, tmp_path / "other")
+
+
+def test_opportunities_and_forecasts_reach_the_pacing(tmp_path: Path) -> None:
+    """Nobody said what price to begin with, and the clock of the budget is the number of decisions."""
+    paced = {"campaign": "*", "channel": "*", "amount": 50.0, "pacing": {"opportunities": 1000}}
+
+    async def scenario(h: Harness) -> None:
+        for number in range(60):
+            (answer,) = await h.predict(instance(f"u{number}"))
+        pacer = h.router.budgets.pacer
+        await h.until(lambda: set(pacer.by_arm()) == {"incumbent", "challenger"})
+        ratio = answer["expected_reward"] / answer["expected_cost"]
+        assert all(0 < price < 2 * ratio for price in pacer.by_arm().values())
+        await h.until(lambda: sum(state["at"] for state in json.loads(h.router.ledger.memory()[1]).values()) == 60)
+
+    run(scenario, tmp_path, changes={"budgets": [paced]})
 
 
 def test_an_unknown_user_is_no_fault(tmp_path: Path) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mtorl.experiment.experiment import Experiment
+from mtorl.policy.pacing import State
 from serving.ledger import Account, Ledger
-from serving.router.flow.pacer import Pacer, _plans
+from serving.router.flow.pacer import Pacer, _paced
 from tests.experiments import experiment
 from tests.serving.ledgers import KINDS, NOON, Place
 
@@ -74,7 +78,9 @@ def test_a_plan_counts_what_the_ledger_leaves_an_arm(place: Place) -> None:
         ledger.settle(arm, amount)
     off = Experiment.from_dict(experiment("http://x", budgets=[day(200.0)], enabled=False))
     define(ledger, off)
-    limits = {scope[0]: plan.budget for scope, plan in _plans(off, place.clock.now, ledger.balances()).values()}
+    asked = [limit for limit in off.accounts() if limit.pacing is not None]
+    paced = _paced(asked, place.clock.now, ledger.balances(), {}, Counter())
+    limits = {account.limit.arm: account.plan.budget for account in paced}
     assert limits == {"incumbent": 120.0, "challenger": 80.0}
 
 
@@ -175,3 +181,121 @@ def test_what_is_remembered_does_not_grow(place: Place) -> None:
         pacer.refresh(found, ledger.balances())
         sizes.append(len(ledger.memory()[1]))
     assert max(sizes[20:]) <= max(sizes[:20]) * 1.2
+
+
+@dataclass(frozen=True)
+class Expects:
+    """What an arm expects of an exposure."""
+
+    expected_reward: float
+    expected_cost: float
+
+
+def counted(opportunities: int, amount: float = 100.0, **changes: Any) -> Experiment:
+    pacing = {"price": 1.0, "opportunities": opportunities}
+    budgets = [{"campaign": "*", "channel": "*", "amount": amount, "pacing": pacing}]
+    return Experiment.from_dict(experiment("http://x", budgets=budgets, **changes))
+
+
+@pytest.mark.parametrize("routers", [1, 3])
+def test_a_total_lasts_for_as_many_opportunities_as_are_expected(place: Place, routers: int) -> None:
+    """Each router counts its own; the clock never moves, so that only opportunities do."""
+    total, chance = 4000, random.Random(2)
+    found = counted(total)
+    ledger = place.open()
+    define(ledger, found)
+    pacers = [Pacer(place.open(), CHANNELS, place.clock) for _ in range(routers)]
+    for pacer in pacers:
+        pacer.refresh(found, ledger.balances())
+    spent = dict.fromkeys(("incumbent", "challenger"), 0.0)
+    for number in range(total):
+        pacer = pacers[chance.randrange(routers)]
+        arm = "challenger" if chance.random() < 0.5 else "incumbent"
+        gain, cost = chance.random(), 0.05 + 0.1 * chance.random()
+        pacer.count(arm, "c", None)
+        worth_it = gain >= (pacer.prices(arm, "c") or {})["video"] * cost
+        if worth_it and ledger.reserve(f"d{number}", arm, "c", "video", cost):
+            ledger.settle(f"d{number}", cost)
+            spent[arm] += cost
+        if pacer.due():
+            pacer.refresh(found, ledger.balances())
+        if number == total // 2:
+            assert all(abs(money - 25.0) < 2.5 for money in spent.values()), spent
+    assert all(48.5 <= money <= 50.0 for money in spent.values()), spent
+
+
+def test_every_opportunity_is_counted_once(place: Place) -> None:
+    found = counted(1000)
+    ledger = place.open()
+    define(ledger, found)
+    first, second = (Pacer(place.open(), CHANNELS, place.clock) for _ in range(2))
+    for pacer in (first, second):
+        pacer.refresh(found, ledger.balances())
+    for pacer in (first, second, first, second):
+        for _ in range(100):
+            pacer.count("challenger", "c", None)
+        pacer.refresh(found, ledger.balances())
+        pacer.refresh(found, ledger.balances())
+    states = json.loads(ledger.memory()[1])
+    assert {json.loads(key)[0]: state["at"] for key, state in states.items()} == {"challenger": 400, "incumbent": 0}
+
+
+def test_campaigns_that_callers_make_up_take_no_memory(place: Place) -> None:
+    found = counted(10_000)
+    ledger = place.open()
+    define(ledger, found)
+    pacer = Pacer(ledger, CHANNELS, place.clock)
+    pacer.refresh(found, ledger.balances())
+    for number in range(1000):
+        pacer.count("challenger", f"made up {number}", Expects(0.1, 0.2))
+    assert len(pacer._opportunities) == 1
+
+
+def test_after_a_ramp_the_rest_of_the_money_lasts_for_the_rest_of_the_opportunities(place: Place) -> None:
+    ledger, small, large = place.open(), counted(1000, stage="5%"), counted(1000, stage="50%")
+    define(ledger, small)
+    pacer = Pacer(ledger, CHANNELS, place.clock)
+    pacer.refresh(small, ledger.balances())
+    for arm, had in (("challenger", 25), ("incumbent", 475)):
+        for _ in range(had):
+            pacer.count(arm, "c", None)
+            assert ledger.reserve(f"{arm}{_}", arm, "c", "video", 0.1)
+            ledger.settle(f"{arm}{_}", 0.1)
+    pacer.refresh(small, ledger.balances())
+    define(ledger, large)
+    limits = [limit for limit in large.accounts() if limit.pacing is not None]
+    states = {key: State.from_dict(state) for key, state in json.loads(ledger.memory()[1]).items()}
+    plans = {a.limit.arm: a.plan for a in _paced(limits, place.clock.now, ledger.balances(), states, Counter())}
+    assert {arm: (round(p.budget, 6), p.times[-1]) for arm, p in plans.items()} == {
+        "challenger": (27.5, 275.0),
+        "incumbent": (72.5, 725.0),
+    }
+    assert plans["challenger"].scheduled(25.0) == pytest.approx(2.5)
+    assert plans["incumbent"].scheduled(475.0) == pytest.approx(47.5)
+
+
+def test_the_price_to_begin_with_is_what_an_arm_expects_of_its_money(place: Place) -> None:
+    found = of({"campaign": "*", "channel": "*", "amount": 200.0, "period": "day"})  # paced, as nobody said otherwise
+    ledger = place.open()
+    define(ledger, found)
+    pacer = Pacer(ledger, CHANNELS, place.clock)
+    for number in range(20):
+        pacer.refresh(found, ledger.balances())
+        assert pacer.prices("challenger", "c") is None, "the model's own price, until more is known"
+        pacer.count("challenger", "c", Expects(0.1 + 0.01 * number, 0.5))
+        pacer.count("incumbent", "c", None)
+    pacer.refresh(found, ledger.balances())
+    assert pacer.prices("challenger", "c") == pytest.approx({"search": 0.39, "video": 0.39})
+    assert pacer.prices("incumbent", "c") is None, "it never said what it expects"
+    late = Pacer(place.open(), CHANNELS, place.clock)
+    late.refresh(found, ledger.balances())
+    assert late.prices("challenger", "c") == pacer.prices("challenger", "c"), "known to all routers from then on"
+
+
+def test_a_memory_of_another_version_is_begun_anew(place: Place) -> None:
+    ledger = place.open()
+    define(ledger, of(day()))
+    assert ledger.remember(0, json.dumps({"[]": {"at": 1.0, "spent": 2.0, "multiplier": 1.0}}))
+    pacer = Pacer(ledger, CHANNELS, place.clock)
+    pacer.refresh(of(day()), ledger.balances())
+    assert pacer.prices("challenger", "c") == {"search": 0.5, "video": 0.5}

@@ -1,0 +1,153 @@
+"""What a policy earns with a budget, beside the most that could be earned: on the simulator, where the truth is known.
+
+    python benchmarks/regret.py             # ten markets, each with a training of its own
+    python benchmarks/regret.py --quick     # two small ones
+
+Each market has users of its own; the pipeline trains on some, and held-out ones are served, everybody with the same
+money for each opportunity. All policies are paced alike (`mtorl/policy/pacing.py`) but for one:
+
+    incumbent    the frequencies of the log, as the pipeline fits them
+    cheapest     always the cheapest channel, when it is cheap
+    unpaced      MTORL at the price that training has found, whatever is spent
+    mtorl        MTORL at a price that follows its spend
+    informed     knows how the market works and what became of every ad, and takes the channel that is worth most now:
+                 the most that any model could learn, without planning ahead (`mtorl/simulator/informed.py`)
+    oracle       sees each user's hidden interests as well, which nobody can
+
+Nothing here depends on the machine's speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _environment import environment, finish
+
+from mtorl.artifact.artifact import load as load_artifact
+from mtorl.log.dataset import SIMULATOR
+from mtorl.log.splits import split_of
+from mtorl.policy.decision import Forecast, PolicyParams
+from mtorl.simulator.informed import Informed
+from mtorl.simulator.simulator import Online, Simulator, SimulatorConfig
+from pipelines import local, training
+from pipelines.loop.simulated_lift import Forecasts, Policy, play, policy_of
+
+ROUNDS = (5, 15)
+SEEDS = tuple(range(1, 11))
+BUDGET_SHARE = 0.6  # as in `make run`
+GREEDY = PolicyParams(advantage_weight=1e6, exploration=0.0)  # the channel of the greatest utility
+
+
+def expecting(gain: Forecasts | Any) -> Policy:
+    """A policy that takes the channel of the greatest utility by a gain that it expects, and knows the mean costs."""
+
+    def forecasts(online: Online, round_index: int) -> Forecast:
+        gain_UC = gain(online, round_index)
+        return Forecast(np.zeros_like(gain_UC), gain_UC, online.expected_cost(round_index))
+
+    return Policy(forecasts, GREEDY)
+
+
+def trained(seed: int, root: Path, settings: Mapping[str, Any]) -> dict[str, Policy]:
+    """Both arms of a market, as the training pipeline makes them."""
+    from mtorl.artifact.saving import FEATURE_SERVICE
+    from serving.router.flow.features import FeastSource
+
+    arguments = {
+        "source": SIMULATOR,
+        "dataset": SIMULATOR,
+        "feature_repo": str(root / "features"),
+        "decision_log": "",
+        "registry": str(root / "registry"),
+        "seed": seed,
+        "budget_share": BUDGET_SHARE,
+        **settings,
+    }
+    with contextlib.chdir(root):
+        steps = local.run(training.build(), arguments, root / "pipeline", lambda *_: None)
+    store = FeastSource(root / "features", FEATURE_SERVICE)
+    made = {"incumbent": steps["fit-incumbent"], "challenger": steps["train-challenger"]}
+    return {name: policy_of(load_artifact(step.paths["model"]), store) for name, step in made.items()}
+
+
+def market(seed: int, settings: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """What each policy earns in one market, by number of rounds."""
+    simulator = Simulator(SimulatorConfig(users=settings["users"], seed=seed))
+    log = simulator.log()
+    users = log["user_id"].drop_duplicates()
+    held_out = sorted(users[split_of(users) == "test"])
+    budget, clicks = BUDGET_SHARE * float(log["cost"].mean()), float(log["click"].mean())
+    price, informed = clicks / float(log["cost"].mean()), Informed(simulator)
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    with tempfile.TemporaryDirectory() as root:
+        arms = trained(seed, Path(root), settings)
+        policies = {
+            "incumbent": (arms["incumbent"], price),
+            "cheapest": (expecting(lambda online, turn: np.full_like(online.expected_cost(turn), clicks)), price),
+            "unpaced": (arms["challenger"], None),
+            "mtorl": (arms["challenger"], price),
+            "informed": (expecting(informed.click_probability), price),
+            "oracle": (expecting(lambda online, turn: online.click_probability(turn)), price),
+        }
+        for rounds in ROUNDS:
+            found[str(rounds)] = {}
+            for name, (policy, first) in policies.items():
+                played = play(simulator, policy, held_out, rounds, seed, budget, first)
+                found[str(rounds)][name] = {
+                    "value": played.value,
+                    "spent_share": played.spent_share,
+                    "gain_per_cost": played.gain_per_cost,
+                }
+            values = "  ".join(f"{name} {one['value']:.4f}" for name, one in found[str(rounds)].items())
+            print(f"seed {seed}, {rounds:2} rounds, {len(held_out)} users: {values}", flush=True)
+    return found
+
+
+def over_markets(markets: list[dict[str, dict[str, dict[str, float]]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Means over the markets, with their standard errors, and the worst of what has a bound."""
+    figures: dict[str, dict[str, dict[str, float]]] = {}
+    for rounds in map(str, ROUNDS):
+        figures[rounds] = {}
+        for name in markets[0][rounds]:
+            one = {key: np.array([found[rounds][name][key] for found in markets]) for key in markets[0][rounds][name]}
+            ratio = one["value"] / np.array([found[rounds]["informed"]["value"] for found in markets])
+            figures[rounds][name] = {
+                "value": float(one["value"].mean()),
+                "value_se": float(one["value"].std(ddof=1) / np.sqrt(len(markets))),
+                "of_informed": float(ratio.mean()),
+                "of_informed_least": float(ratio.min()),
+                "spent_share": float(one["spent_share"].mean()),
+                "spent_share_least": float(one["spent_share"].min()),
+                "spent_share_most": float(one["spent_share"].max()),
+                "gain_per_cost": float(one["gain_per_cost"].mean()),
+            }
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="two markets of 1,000 users, two epochs")
+    parser.add_argument("--json", default="", help="also write the figures to this file")
+    arguments = parser.parse_args()
+    settings = {"users": 1000, "epochs": 2} if arguments.quick else {"users": SimulatorConfig.users}
+    seeds = SEEDS[:2] if arguments.quick else SEEDS
+    figures = over_markets([market(seed, settings) for seed in seeds])
+    for rounds, policies in figures.items():
+        print(f"\n{rounds} rounds   value a decision    of the informed (least)   spent (least)   gain per EUR")
+        for name, one in policies.items():
+            print(
+                f"{name:<10} {one['value']:.4f} +- {1.96 * one['value_se']:.4f}    {one['of_informed']:.3f}"
+                f" ({one['of_informed_least']:.3f})          {one['spent_share']:.1%} ({one['spent_share_least']:.1%})"
+                f"   {one['gain_per_cost']:.3f}"
+            )
+    finish({"seeds": len(seeds), "rounds": figures, "environment": environment("torch", "numpy")}, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""The most that anybody can know of the simulator's users: Bayes' rule with the market's own numbers.
+
+    informed = Informed(simulator)
+    gain_UC = informed.click_probability(online, round_index)      # each round of `online` in turn
+
+It knows how the market works, every number of `market.py` included, and what became of every ad that a user has seen.
+It does not know what nobody can see: a user's interest in each channel, which is a favourite (LIKES) and chance
+(SPREAD). Given the favourite, channels are independent, so the posterior of a user is exact up to the quadrature:
+
+    P(f | clicks)  =  P(f | age group)  prod_c  E_z prod_t P(click_t | f, z_c)          z_c ~ N(0, SPREAD^2)
+
+What is left between it and the true probabilities can't be learnt by any model from the same touchpoints.
+
+Shapes: U users, N touchpoints, C channels, F whether the channel is the favourite (no, yes), Q quadrature points.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import expit, logit, logsumexp
+
+from mtorl.arrays import Floats, Ints
+from mtorl.simulator.market import CHANNELS, FAVOURITE, LIKES, SPREAD
+from mtorl.simulator.simulator import Online, Simulator
+
+_POINTS = 15
+
+
+class Informed:
+    """Infers users' interests from their touchpoints.
+
+    Args:
+        simulator: The market.
+    """
+
+    def __init__(self, simulator: Simulator) -> None:
+        self._simulator = simulator
+        point_Q, weight_Q = np.polynomial.hermite_e.hermegauss(_POINTS)
+        self._interest_FQ = SPREAD * point_Q + LIKES * np.arange(2)[:, None]
+        self._log_weight_Q = np.log(weight_Q / weight_Q.sum())
+        self._log, self._logged_p_NC = simulator.log(), simulator.click_probability()
+        self._online: Online | None = None
+        self._evidence_UCFQ = np.zeros(0)
+        self._p_UC = np.zeros(0)  # true probabilities of the last round
+
+    def click_probability(self, online: Online, round_index: int) -> Floats:
+        """P(click) of every channel for every user, given all that was seen before this round.
+
+        Args:
+            online: The users; the rounds of one are asked for in turn, another one begins anew with the log.
+            round_index: Number of the round.
+        """
+        if online is not self._online:
+            self._begin(online)
+        else:
+            user_N, channel_N, click_N = online.shown(round_index - 1)
+            self._see(user_N, channel_N, click_N, self._p_UC[user_N])
+        self._p_UC = online.click_probability(round_index)
+        return self._predict(online)
+
+    def _begin(self, online: Online) -> None:
+        self._online = online
+        self._evidence_UCFQ = np.zeros((len(online.users), len(CHANNELS), *self._interest_FQ.shape))
+        row = {user: i for i, user in enumerate(online.users)}
+        here = self._log["user_id"].isin(row.keys()).to_numpy()
+        log = self._log[here]
+        self._see(
+            np.array([row[user] for user in log["user_id"]], dtype=np.int64),
+            np.array([CHANNELS.index(channel) for channel in log["channel"]], dtype=np.int64),
+            log["click"].to_numpy(dtype=np.int64),
+            self._logged_p_NC[here],
+        )
+
+    def _see(self, user_N: Ints, channel_N: Ints, click_N: Ints, p_NC: Floats) -> None:
+        assert self._online is not None
+        rest_N = (logit(p_NC) - self._online.interest()[user_N])[np.arange(len(user_N)), channel_N]
+        p_NFQ = expit(rest_N[:, None, None] + self._interest_FQ)
+        likelihood_NFQ = np.log(np.where(click_N[:, None, None] == 1, p_NFQ, 1 - p_NFQ))
+        np.add.at(self._evidence_UCFQ, (user_N, channel_N), likelihood_NFQ)
+
+    def _predict(self, online: Online) -> Floats:
+        joint_UCFQ = self._evidence_UCFQ + self._log_weight_Q
+        evidence_UCF = logsumexp(joint_UCFQ, axis=-1)
+        posterior_UCFQ = np.exp(joint_UCFQ - evidence_UCF[..., None])
+        rest_UC = logit(self._p_UC) - online.interest()
+        p_UCF = (posterior_UCFQ * expit(rest_UC[..., None, None] + self._interest_FQ)).sum(axis=-1)
+        # That a channel is the favourite: its own evidence as one, all others' as none.
+        log_odds_UC = evidence_UCF[..., 1] - evidence_UCF[..., 0] + np.log(FAVOURITE[online.age()])
+        favourite_UC = np.exp(log_odds_UC - logsumexp(log_odds_UC, axis=1, keepdims=True))
+        return np.asarray(favourite_UC * p_UCF[..., 1] + (1 - favourite_UC) * p_UCF[..., 0])
