@@ -9,6 +9,7 @@ The results come from these commands, the last of which writes the tables:
     python benchmarks/serving.py --run runs/latest --json benchmarks/results/serving.json
     python benchmarks/decision_log.py --json benchmarks/results/decision_log.json
     python benchmarks/experiments.py --json benchmarks/results/experiments.json
+    python benchmarks/kill_switch.py --run runs/latest --json benchmarks/results/kill_switch.json
     python benchmarks/regret.py --json benchmarks/results/regret.json
     python benchmarks/soak.py --run runs/latest --json benchmarks/results/soak.json
     python benchmarks/cluster.py --namespace mtorl-dev --json benchmarks/results/cluster.json
@@ -377,6 +378,17 @@ def regret_tables(figures: Figures) -> str:
     return text + measured_on(figures, "regret.py")
 
 
+def kill_switch_table(figures: Figures) -> str:
+    """How soon the kill switch is in force."""
+    rows = [[name, f"{seconds:.1f} s"] for name, seconds in figures["seconds"].items()]
+    return (
+        f"{figures['reservations']:,} reservations in Redis expire at the moment at which the switch is thrown; "
+        f"{figures['promised_seconds']:g} s are promised.\n\n"
+        + table(["", "from the change of the file to the challenger's last answer"], rows)
+        + measured_on(figures, "kill_switch.py")
+    )
+
+
 PAGES = {
     "loop": Page("The whole loop", "summary.md", loop_table),
     "train": Page("What training costs", "training.md", train_table),
@@ -386,6 +398,7 @@ PAGES = {
     "decision_log": Page("How the decision log is stored", "serving.md", decision_log_table),
     "experiments": Page("How often a verdict is wrong", "../monitoring/README.md", experiment_tables),
     "regret": Page("What a policy earns with a budget", "evaluation.md", regret_tables),
+    "kill_switch": Page("How soon the kill switch is in force", "serving.md", kill_switch_table),
     "soak": Page("Five minutes of everything at once", "serving.md", soak_table),
     "cluster": Page("How soon a change is in force on a cluster", "cluster.md", cluster_table),
 }
