@@ -1,13 +1,19 @@
-"""How many requests may be worked on at once: as many as are answered in time, and never more than a fixed number.
+"""How many requests may be worked on at once: as many as are answered in full and in time, on any machine.
 
-Additive increase, multiplicative decrease, as TCP does it. An answer well within the deadline raises the limit a
-little, if the limit is used; an answer after the deadline lowers it by a tenth. An answer that took almost half of the
-deadline, or was in time only because it is the default action, shows strain: it raises nothing and, where requests wait
-for room, lowers the limit a little, down to a level that a slow store alone does not push it below.
+Little's law says how long answers take: `requests inside = answers a second * seconds inside`. So the limit follows
+the time that answers take, and not their failures: an answer that took less than the target raises the limit, one that
+took longer lowers it, each in proportion to the difference. Where the mean is the target, the limit stays; on a machine
+that becomes ten times slower, or as fast again, it is at its new place after some dozens of answers. It moves only
+while it is used.
 
-A request that finds no room waits in turn for a part of the deadline. Then, or if too many wait already, it is refused.
-So a burst is taken, admitted work stays within its deadline whatever the load, and callers that retry at once do not
-keep the process busy with refusals.
+How far the target has to lie before the deadline depends on how much times vary, which differs between machines. So the
+target is found by counting: each answer that something was left out of for lack of time lowers it, the others raise it
+a little, until `_LATE_SHARE` of the answers are late. (Tracking a quantile by such steps: Robbins and Monro, 1951.
+Limits that follow measured times: TCP Vegas, 1995.) An answer that lacks something because a part is broken tells
+nothing of load, and counts for neither.
+
+A request that finds no room waits in turn for a part of the deadline, unless so many wait already that it would wait
+for longer: then nothing is spent on it (`full`, which the HTTP connection asks before a request becomes a task).
 """
 
 from __future__ import annotations
@@ -19,14 +25,16 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from time import perf_counter
 
-_INITIAL = 8  # the limit at the start, and the lowest that strain alone makes it
-_LOWEST = 4  # the lowest that late answers make it: a fault that slows everything must not lock everybody out
-_LATE = 1.25  # in deadlines: an answer that a slow part held up until the deadline is no sign of overload
-_GOOD = 0.4  # in deadlines: an answer before it raises the limit
-_SLOW = 0.45  # in deadlines: after it, too little is left for a wait beforehand and for a bad moment
-_LATE_FACTOR = 0.9  # a late answer multiplies the limit by it
-_STRAIN_FACTOR = 0.99  # a strained one by it
-PATIENCE = 0.2  # in deadlines: how long a request waits for room
+_INITIAL = 8  # the limit at the start
+_STEP = 0.01  # of the limit, for an answer that took no time at all
+_TARGET = 0.5  # in deadlines, at the start
+_LOWEST_TARGET, _HIGHEST_TARGET = 0.2, 0.6
+_TARGET_STEP = 0.01  # of the target, for a late answer
+_LATE_SHARE = 0.004  # of the answers, in the long run
+PATIENCE = 0.15  # in deadlines: how long a request waits for room
+_REFUSAL = 0.5  # in deadlines: until it is told that there is none
+_MEMORY = 0.05  # weight of an answer in the mean of their times
+_STALE = 5.0  # in deadlines without a request: after it, what was learned under load is no longer true
 _MOST_WAITING = 512
 
 
@@ -41,12 +49,14 @@ class AdmittedRequest:
         arrived: When it was read, `time.perf_counter`: its time to wait for room counts, too.
 
     Attributes:
-        strained: Whether something was left out to be in time.
+        late: Whether something was left out for lack of time.
+        failed: Whether something was left out because a part is broken.
     """
 
     def __init__(self, arrived: float) -> None:
         self.arrived = arrived
-        self.strained = False
+        self.late = False
+        self.failed = False
 
 
 CURRENT: ContextVar[AdmittedRequest | None] = ContextVar("CURRENT", default=None)
@@ -63,14 +73,20 @@ class Admission:
     Attributes:
         limit: How many requests may be worked on now.
         inside: How many are.
+        target: Seconds that answers may take in the mean.
+        refusal_seconds: Until a caller is told that there is no room: one that asks again at once would otherwise keep
+            the process busy with refusals.
     """
 
     def __init__(self, most: int, seconds: float) -> None:
         self.limit = float(min(most, _INITIAL))
         self.inside = 0
+        self.target = _TARGET * seconds
         self._most = most
         self._seconds = seconds
-        self._fell = 0.0  # when late answers last lowered the limit
+        self._mean = 0.0  # seconds that answers took of late
+        self._left = 0.0  # when the last of them left
+        self.refusal_seconds = _REFUSAL * seconds
         self._patience = PATIENCE * seconds
         self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()  # when it gives up, and what wakes it
         self._timer: asyncio.TimerHandle | None = None
@@ -80,6 +96,14 @@ class Admission:
         """How many requests wait for room."""
         return sum(not turn.done() for _, turn in self._waiting)
 
+    @property
+    def full(self) -> bool:
+        """Whether one more request would be refused: too many wait already for it to get room in time."""
+        ahead = len(self._waiting)
+        if not ahead and self.inside < int(self.limit):
+            return False
+        return ahead >= _MOST_WAITING or (ahead + 1) * self._mean > self._patience * int(self.limit)
+
     @asynccontextmanager
     async def admit(self) -> AsyncIterator[None]:
         """Work on a request, which arrived just now.
@@ -88,8 +112,13 @@ class Admission:
             Saturated: There is no room.
         """
         request = AdmittedRequest(perf_counter())
+        if not self.inside and request.arrived - self._left > _STALE * self._seconds:
+            self.limit, self._mean = max(self.limit, min(self._most, _INITIAL)), 0.0
         if self.inside < int(self.limit) and not self._waiting:
             self.inside += 1
+        elif self.full:
+            await asyncio.sleep(self.refusal_seconds)
+            raise Saturated(f"{self.inside} requests are at work, {len(self._waiting)} wait")
         else:
             await self._wait()
         start = perf_counter()
@@ -97,13 +126,12 @@ class Admission:
         try:
             yield
         finally:
-            self._adjust(start, perf_counter(), request.strained)
+            self._left = perf_counter()
+            self._learn(request, self._left - start)
             self.inside -= 1
             self._admit_next()
 
     async def _wait(self) -> None:
-        if len(self._waiting) >= _MOST_WAITING:
-            raise Saturated(f"{self.inside} requests are at work, {len(self._waiting)} wait")
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         self._waiting.append((loop.time() + self._patience, turn))
@@ -136,13 +164,16 @@ class Admission:
                 self.inside += 1
                 turn.set_result(None)
 
-    def _adjust(self, start: float, end: float, strained: bool) -> None:
-        if end - start > _LATE * self._seconds:
-            # Requests that were worked on together are late together: one sign of overload and not fifty.
-            if start >= self._fell:
-                self.limit, self._fell = min(self._most, max(_LOWEST, self.limit * _LATE_FACTOR)), end
-        elif strained or end - start > _SLOW * self._seconds:
-            if self._waiting and self.limit > _INITIAL:
-                self.limit = max(_INITIAL, self.limit * _STRAIN_FACTOR)
-        elif end - start < _GOOD * self._seconds and self.inside >= self.limit / 2:
-            self.limit = min(self._most, self.limit + 1 / self.limit)
+    def _learn(self, request: AdmittedRequest, seconds: float) -> None:
+        """Move target and limit by one answer."""
+        self._mean += _MEMORY * (seconds - self._mean)
+        if request.failed or self.inside < self.limit / 2:
+            return
+        if request.late:
+            seconds = max(seconds, self._seconds)
+            self.target *= 1 - _TARGET_STEP
+        else:
+            self.target *= 1 + _TARGET_STEP * _LATE_SHARE
+        self.target = min(max(self.target, _LOWEST_TARGET * self._seconds), _HIGHEST_TARGET * self._seconds)
+        step = _STEP * (1 - min(seconds, self._seconds) / self.target)
+        self.limit = min(self._most, max(1.0, self.limit * (1 + step)))

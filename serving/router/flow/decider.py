@@ -134,7 +134,7 @@ class Decider:
             metrics.DECISION_LATENCY.labels(decision.arm).observe(deadline.elapsed())
             if decision.fault:
                 if decision.fault != "no_account" and (admitted := CURRENT.get()) is not None:
-                    admitted.strained = True
+                    admitted.failed = not admitted.late
                 metrics.FALLBACKS.labels(decision.arm, decision.fault).inc()
 
     async def _read_features(self, decisions: Decisions, deadline: Deadline) -> None:

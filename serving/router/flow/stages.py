@@ -1,6 +1,7 @@
-"""What surrounds every stage of a decision: its share of the deadline, a pause for a part that keeps failing, drills.
+"""What surrounds every stage of a decision: its end within the deadline, a pause for a part that keeps failing, drills.
 
-A stage that is quick leaves its time to the later ones; a stage that is slow can't take what the later ones need.
+A stage may use whatever is left before the deadline, but for the little that the later ones need when they are quick:
+on a busy machine any stage may be held up for a moment, and seldom all of them.
 
 A part that fails every time is not asked for a moment. Otherwise each decision of an arm that hangs would wait until
 the model's time is over, and a router with nothing to do would refuse requests (`admission.py`). So they get the
@@ -20,12 +21,13 @@ from serving.router.flow.drills import Drills
 from serving.router.ops import metrics
 from serving.router.ops.health import Health
 
-# When each stage has to be over, as a part of the deadline. The rest is for what a busy event loop adds to each stage,
-# and for the answer's way out.
-_ENDS: dict[metrics.Stage, float] = {"features": 0.3, "model": 0.6, "ledger": 0.72, "log": 0.8}
-_LOG_NEEDS = 0.08  # of the deadline, even if nothing is left: a decision without a record is worth little
+# When each stage has to be over, as a part of the deadline: late enough to use what the stages before it left, and so
+# early that those after it can still be quick. The rest is for what a busy event loop adds, and for the way out.
+_ENDS: dict[metrics.Stage, float] = {"features": 0.65, "model": 0.8, "ledger": 0.85, "log": 0.9}
+_LOG_NEEDS = 0.05  # of the deadline, even if nothing is left: a decision without a record is worth little
 
-FAILURES = 20  # in a row until a part is left alone; under mere overload, one of so many comes in time
+FAILURES = 20  # in a row until a part is left alone ...
+SILENT_SECONDS = 0.25  # ... if they lasted as long: those that one bad moment holds up fail together
 _PAUSE_SECONDS = 0.25  # between the requests that ask such a part
 
 
@@ -45,12 +47,9 @@ class Deadline:
     """
 
     def __init__(self, seconds: float) -> None:
-        now = perf_counter()
+        self._seconds = seconds
         request = CURRENT.get()
-        self._arrived = request.arrived if request else now
-        # A request that had to wait for room has less for all stages, rather than nothing for the first.
-        self._seconds = max(seconds - (now - self._arrived), 0.0)
-        self._start = now
+        self._arrived = request.arrived if request else perf_counter()
 
     def elapsed(self) -> float:
         """Seconds since the request arrived."""
@@ -58,7 +57,7 @@ class Deadline:
 
     def left(self, stage: metrics.Stage) -> float:
         """Seconds that a stage has from now on; zero or less: it can't start."""
-        left = _ENDS[stage] * self._seconds - (perf_counter() - self._start)
+        left = _ENDS[stage] * self._seconds - self.elapsed()
         return max(left, _LOG_NEEDS * self._seconds) if stage == "log" else left
 
 
@@ -91,7 +90,8 @@ class Stages:
             stage: Name of the stage.
             deadline: Deadline of the request.
             arms: Arms for which the stage works.
-            part: What the stage calls. If that keeps failing, it is not called for a moment. None: it always is.
+            part: What the stage calls, if health is told of it. If that keeps failing, it is not called for a moment.
+                None: only a stage that does not end in time is a failure, since the rest are answers.
 
         Raises:
             NoTimeLeft: The stage does not start.
@@ -100,23 +100,33 @@ class Stages:
         """
         left = deadline.left(stage)
         if left <= 0:
+            _mark_late()
             raise NoTimeLeft(f"before the stage {stage}")
-        if part is not None and not self._breakers[part].lets_through():
-            raise LeftAlone(f"{part} failed too often: left alone for a moment")
+        breaker = self._breakers[part or stage]
+        if not breaker.lets_through():
+            raise LeftAlone(f"{part or stage} failed too often: left alone for a moment")
         try:
             with metrics.stage(stage, *arms):
                 async with asyncio.timeout(left):
                     await self._drills.inject(stage)
                     yield
         except Exception as error:
-            self._report(part, error)
+            late = isinstance(error, TimeoutError)
+            if late:
+                _mark_late()
+            if part is not None:
+                self._health.report(part, error)
+            breaker.report(part is None and not late)
             raise
-        self._report(part)
-
-    def _report(self, part: str | None, error: Exception | None = None) -> None:
         if part is not None:
-            self._health.report(part, error)
-            self._breakers[part].report(error is None)
+            self._health.report(part)
+        breaker.report(True)
+
+
+def _mark_late() -> None:
+    """Tell admission that this context's request lacks something for want of time."""
+    if (request := CURRENT.get()) is not None:
+        request.late = True
 
 
 class Breaker:
@@ -124,13 +134,14 @@ class Breaker:
 
     def __init__(self) -> None:
         self._failures = 0
+        self._since = 0.0  # the first of them
         self._ask_again = 0.0
 
     def lets_through(self) -> bool:
         """Whether this request may ask the part."""
-        if self._failures < FAILURES:
-            return True
         now = monotonic()
+        if self._failures < FAILURES or now < self._since + SILENT_SECONDS:
+            return True
         if now < self._ask_again:
             return False
         self._ask_again = now + _PAUSE_SECONDS
@@ -138,6 +149,9 @@ class Breaker:
 
     def report(self, answered: bool) -> None:
         """Count whether the part answered."""
-        self._failures = 0 if answered else self._failures + 1
-        if self._failures == FAILURES:
-            self._ask_again = monotonic() + _PAUSE_SECONDS
+        if answered:
+            self._failures = 0
+            return
+        if not self._failures:
+            self._since = monotonic()
+        self._failures += 1

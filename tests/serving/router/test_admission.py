@@ -47,7 +47,8 @@ def test_never_more_than_the_limit_and_the_limit_stays_within_bounds(
                 await asyncio.sleep(0)
                 assert 0 <= admission.inside <= most
                 assert admission.inside <= max(before, int(admission.limit))
-                assert min(4, most) <= admission.limit <= most
+                assert 1 <= admission.limit <= most
+                assert 0 < admission.target < 0.1
             for end in ends:
                 end.set()
             for found in await asyncio.gather(*tasks, return_exceptions=True):
@@ -59,7 +60,7 @@ def test_never_more_than_the_limit_and_the_limit_stays_within_bounds(
 
 def test_who_finds_no_room_waits_in_turn_and_not_for_long() -> None:
     async def scenario() -> None:
-        admission = Admission(1, 10.0)  # room is waited for 2 s
+        admission = Admission(1, 10.0)  # room is waited for 1.5 s
         order: list[str] = []
         end = asyncio.Event()
 
@@ -83,7 +84,7 @@ def test_who_finds_no_room_waits_in_turn_and_not_for_long() -> None:
         started = asyncio.get_running_loop().time()
         with pytest.raises(Saturated):
             await guest("late")
-        assert asyncio.get_running_loop().time() - started > 1.9
+        assert asyncio.get_running_loop().time() - started > 1.4
         end.set()
         await busy
         assert admission.inside == 0 and admission.waiting == 0
@@ -108,85 +109,96 @@ def test_whoever_is_sent_away_and_gone_at_once_had_no_place() -> None:
     asyncio.run(scenario())
 
 
-def test_the_limit_falls_when_answers_are_late_and_rises_again() -> None:
-    async def scenario() -> None:
-        admission, clock = Admission(40, 0.1), [0.0]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("serving.router.flow.admission.perf_counter", lambda: clock[0])
+class Rounds:
+    """Requests that come together and leave together, on a clock that is set by hand."""
 
-            async def together(count: int, seconds: float) -> None:
-                async with AsyncExitStack() as guests:
-                    for _ in range(count):
-                        await guests.enter_async_context(admission.admit())
-                    clock[0] += seconds
-                clock[0] += 0.001
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int = 64) -> None:
+        self.now = 0.0
+        monkeypatch.setattr("serving.router.flow.admission.perf_counter", lambda: self.now)
+        self.admission = Admission(most, 0.05)
 
-            for _ in range(300):
-                await together(7, 0.01)
-            assert admission.limit == pytest.approx(14, abs=1)  # no more than is used, twice
-            limit = admission.limit
-            await together(10, 0.11)  # held up until the deadline, and a little over it
-            assert admission.limit == limit
-            await together(10, 0.2)
-            assert admission.limit == pytest.approx(0.9 * limit)  # late together: one sign, not twenty
-            for _ in range(30):
-                await together(4, 0.2)
-            assert admission.limit == 4
-            for _ in range(2000):
-                await together(int(admission.limit), 0.01)
-            assert admission.limit == 40
-
-    asyncio.run(scenario())
-
-
-def test_strain_lowers_the_limit_only_where_others_wait_and_not_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.router.flow.admission.PATIENCE", 100.0)
-
-    async def scenario() -> None:
-        admission = Admission(64, 0.05)
-        admission.limit = 40.0
-
-        async def strained() -> None:
-            async with admission.admit():
-                await asyncio.sleep(0)
+    async def of(self, count: int, seconds: float, late: bool = False, failed: bool = False) -> None:
+        async with AsyncExitStack() as guests:
+            for _ in range(count):
+                await guests.enter_async_context(self.admission.admit())
                 request = CURRENT.get()
                 assert request is not None
-                request.strained = True
+                request.late, request.failed = late, failed
+            self.now += seconds
+        self.now += 0.0001
 
-        await asyncio.gather(*(strained() for _ in range(30)))
-        assert admission.limit == 40
-        await asyncio.gather(*(strained() for _ in range(400)))
-        assert admission.limit == 8
+    async def all_there_is(self, times: int, seconds: float, **marks: bool) -> None:
+        for _ in range(times):
+            await self.of(int(self.admission.limit), seconds, **marks)
+
+
+def test_the_limit_follows_the_time_that_answers_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        rounds = Rounds(monkeypatch)
+        for _ in range(500):  # a machine that works on one after the other, 1 ms each
+            await rounds.of(n := int(rounds.admission.limit), n * 0.001)
+        assert rounds.admission.limit == pytest.approx(1000 * rounds.admission.target, abs=2)
+        for _ in range(50):
+            await rounds.of(n := int(rounds.admission.limit), n * 0.01, late=n >= 5)
+        assert rounds.admission.limit < 4
+        await rounds.all_there_is(100, 0.001)
+        assert rounds.admission.limit > 20
 
     asyncio.run(scenario())
 
 
-def test_slow_answers_are_a_strain(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
-    monkeypatch.setattr("serving.router.flow.admission.PATIENCE", 100.0)
-    monkeypatch.setattr("serving.router.flow.admission.perf_counter", lambda: clock[0])
-
+def test_late_answers_move_the_target_away_from_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
-        admission = Admission(64, 0.05)
+        rounds = Rounds(monkeypatch)
+        before = rounds.admission.target
+        await rounds.of(8, 0.01, late=True)
+        assert rounds.admission.target < before
+        await rounds.all_there_is(1000, 0.02)
+        assert before < rounds.admission.target < 0.05
 
-        async def round_of(guests: int) -> None:
-            end = asyncio.Event()
+    asyncio.run(scenario())
 
-            async def guest() -> None:
-                async with admission.admit():
-                    await end.wait()
 
-            tasks = [asyncio.create_task(guest()) for _ in range(guests)]
-            await asyncio.sleep(0)
-            clock[0] += 0.03  # of 0.05
-            end.set()
-            await asyncio.gather(*tasks)
-
-        admission.limit = 20.0
-        await round_of(20)
-        assert admission.limit == 20  # nobody waited
+def test_what_is_no_sign_of_load_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        rounds = Rounds(monkeypatch)
+        limit, target = rounds.admission.limit, rounds.admission.target
+        await rounds.all_there_is(100, 0.001, failed=True)  # a part is broken: quick, and says nothing
         for _ in range(100):
-            await round_of(30)
-        assert admission.limit < 13
+            await rounds.of(2, 0.2, late=True)  # a bad moment of a machine with nothing to do
+        assert (rounds.admission.limit, rounds.admission.target) == (limit, target)
+
+    asyncio.run(scenario())
+
+
+def test_a_limit_of_a_busy_time_is_forgotten_in_a_quiet_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        rounds = Rounds(monkeypatch)
+        await rounds.all_there_is(200, 0.06, late=True)
+        assert rounds.admission.limit == 1
+        rounds.now += 60
+        await rounds.of(8, 0.01)
+        assert rounds.admission.limit > 7
+
+    asyncio.run(scenario())
+
+
+def test_who_can_get_no_room_in_time_is_refused_without_a_place_in_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        rounds = Rounds(monkeypatch, most=8)
+        await rounds.all_there_is(200, 0.012)  # 8 at once leave in 12 ms, so 5 in the 7.5 ms that one waits
+        admission = rounds.admission
+        end = asyncio.Event()
+
+        async def guest() -> None:
+            async with admission.admit():
+                await end.wait()
+
+        guests = [asyncio.create_task(guest()) for _ in range(20)]
+        await asyncio.sleep(0)
+        assert (admission.inside, admission.waiting, admission.full) == (8, 5, True)
+        end.set()
+        found = await asyncio.gather(*guests, return_exceptions=True)
+        assert sum(isinstance(one, Saturated) for one in found) == 7 and not admission.full
 
     asyncio.run(scenario())

@@ -16,8 +16,8 @@ import jsonschema
 import pytest
 
 from mtorl.log.records import json_schema
-from serving.ledger import Wanted
-from serving.router.flow.stages import Deadline
+from serving.ledger import LedgerUnavailable, Wanted
+from serving.router.flow.stages import FAILURES, SILENT_SECONDS, Breaker, Deadline
 from tests.serving.router_fixtures import (
     CONTEXT,
     SHORT_DEADLINE,
@@ -53,7 +53,7 @@ def _lock_ledger(h: Harness) -> None:
 
 FAULTS: dict[str, tuple[str, Callable[[Harness], Any]]] = {
     "feature store raises": ("features", lambda h: setattr(h.features, "fault", OSError("gone"))),
-    "feature store is slow": ("features", lambda h: setattr(h.features, "seconds", 1.0)),
+    "feature store is slow": ("features", lambda h: setattr(h.features, "seconds", 1.5)),
     "a history that is not one": ("features", lambda h: h.features.users["u1"].history.update(hist_click=[1, 1])),
     "arm refuses": ("model_error", lambda h: h.arm.stop()),
     "arm is slow": ("model_timeout", _mode("hang")),
@@ -125,6 +125,7 @@ def test_a_part_that_hangs_is_left_alone_for_a_moment_and_found_again(
     clock = [1000.0]  # stands still while the part is left alone
     monkeypatch.setattr("serving.router.flow.stages.monotonic", lambda: clock[0])
     monkeypatch.setattr("serving.router.flow.stages.FAILURES", 6)
+    monkeypatch.setattr("serving.router.flow.stages.SILENT_SECONDS", 0.0)
     reads = 0
 
     async def scenario(h: Harness) -> None:
@@ -271,3 +272,47 @@ def test_a_stage_gets_what_the_ones_before_it_left() -> None:
     assert 0 < deadline.left("features") < deadline.left("model") < deadline.left("ledger") < deadline.left("log") <= 1
     spent = Deadline(1e-9)
     assert spent.left("ledger") < 0 < spent.left("log")
+
+
+def test_a_part_is_left_alone_only_if_it_is_silent_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("serving.router.flow.stages.monotonic", lambda: clock[0])
+    breaker = Breaker()
+    for _ in range(10 * FAILURES):  # all that one bad moment held up
+        breaker.report(False)
+    assert [breaker.lets_through() for _ in range(3)] == [True] * 3
+    clock[0] += SILENT_SECONDS
+    breaker.report(False)
+    assert [breaker.lets_through() for _ in range(3)] == [True, False, False]  # one finds out
+    breaker.report(True)
+    assert breaker.lets_through()
+
+
+def test_a_ledger_that_hangs_is_left_alone_and_one_that_refuses_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.router.flow.stages.FAILURES", 3)
+    monkeypatch.setattr("serving.router.flow.stages.SILENT_SECONDS", 0.0)
+    monkeypatch.setattr("serving.router.flow.stages._PAUSE_SECONDS", 3600.0)
+    calls = 0
+
+    async def scenario(h: Harness) -> None:
+        nonlocal calls
+        reserve = h.router.budgets.reserve
+
+        async def counted(pending: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls <= 8:
+                raise LedgerUnavailable("refused")
+            await asyncio.sleep(3600)
+            return await reserve(pending)
+
+        left = Deadline.left
+        monkeypatch.setattr(Deadline, "left", lambda self, name: 0.02 if name == "ledger" else left(self, name))
+        monkeypatch.setattr(h.router.budgets, "reserve", counted)
+        answers = [await h.predict() for _ in range(15)]
+        assert {answer["fallback_reason"] for (answer,) in answers} == {"ledger"}
+        assert calls == 8 + 3 + 1  # the last one was to find out
+
+    run(scenario, tmp_path)

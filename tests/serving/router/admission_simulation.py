@@ -1,0 +1,207 @@
+"""A server under load in virtual time: the real `Admission` before a simulated machine.
+
+The machine works on one batch at a time, of what waits, up to eight requests: 1 ms and .7 ms for each request, times a
+log-normal factor, divided by its speed. A refusal costs it .04 ms. A request that is not done by 0.85 of its deadline
+gets the default action.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import selectors
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from serving.router.flow import admission
+from serving.router.flow.admission import CURRENT, Admission, Saturated
+
+DEADLINE = 0.05
+_END = 0.85 * DEADLINE  # of the work on a request
+_PER_BATCH, _PER_REQUEST, _PER_REFUSAL = 0.001, 0.0007, 0.00004  # seconds
+_LARGEST = 8
+_SPREAD = 0.25
+_THINK_SECONDS = 0.0003  # of a client in a closed loop
+
+
+class _Selector(selectors.DefaultSelector):
+    """Goes on at once, and sets the clock to when it would have."""
+
+    loop: VirtualLoop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.loop.now += timeout or 0.0
+        return super().select(0)
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time passes only while nothing is left to do."""
+
+    def __init__(self) -> None:
+        selector = _Selector()
+        super().__init__(selector)
+        selector.loop, self.now = self, 0.0
+        self._clock_resolution = 1e-9
+
+    def time(self) -> float:
+        return self.now
+
+
+@dataclass
+class Answers:
+    """What clients got."""
+
+    seconds: float
+    full: int = 0
+    default: int = 0
+    refused: int = 0
+    times: list[float] = field(default_factory=list)  # seconds, of those in full
+
+    @property
+    def goodput(self) -> float:
+        """Answers in full, a second."""
+        return self.full / self.seconds
+
+    @property
+    def default_share(self) -> float:
+        """Of the answers that are no refusals."""
+        return self.default / max(self.full + self.default, 1)
+
+    @property
+    def p99(self) -> float:
+        """Of answers in full, seconds."""
+        return sorted(self.times)[int(0.99 * len(self.times))]
+
+
+@dataclass
+class Machine:
+    """What stands behind admission.
+
+    Attributes:
+        speed: At a time, relative to the usual one.
+        stall: Seconds that it stands still now and then.
+        stalls: How often, a second.
+        hangs: Whether a request that arrives then waits for something that never answers.
+    """
+
+    speed: Callable[[float], float] = lambda now: 1.0
+    stall: float = 0.0
+    stalls: float = 0.0
+    hangs: Callable[[float, random.Random], bool] = lambda now, chance: False
+
+
+class _Run:
+    def __init__(self, machine: Machine, seconds: float, warm: float, seed: int) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.admission = Admission(64, DEADLINE)
+        self.chance = random.Random(seed)
+        self.answers = Answers(seconds)
+        self._machine, self._from = machine, warm
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._arrives = asyncio.Event()
+        self._refusals = 0.0  # seconds of work
+        self._next_stall = self._stall_after(0.0)
+
+    def _stall_after(self, now: float) -> float:
+        return now + self.chance.expovariate(self._machine.stalls) if self._machine.stalls else float("inf")
+
+    async def work(self) -> None:
+        while True:
+            while not self._waiting:
+                self._arrives.clear()
+                await self._arrives.wait()
+            batch: list[asyncio.Future[None]] = []
+            while self._waiting and len(batch) < _LARGEST:
+                if not (one := self._waiting.popleft()).done():
+                    batch.append(one)
+            seconds = _PER_BATCH + _PER_REQUEST * len(batch) + self._refusals
+            seconds *= self.chance.lognormvariate(0, _SPREAD) / self._machine.speed(self.loop.time())
+            self._refusals = 0.0
+            if self.loop.time() >= self._next_stall:
+                seconds += self._machine.stall
+                self._next_stall = self._stall_after(self.loop.time())
+            await asyncio.sleep(seconds)
+            for one in batch:
+                if not one.done():
+                    one.set_result(None)
+
+    async def ask(self) -> None:
+        start = self.loop.time()
+        try:
+            async with self.admission.admit():
+                kind = await self._decide(start)
+        except Saturated:
+            self._refusals += _PER_REFUSAL
+            kind = "refused"
+        if start >= self._from:
+            setattr(self.answers, kind, getattr(self.answers, kind) + 1)
+            if kind == "full":
+                self.answers.times.append(self.loop.time() - start)
+
+    async def _decide(self, start: float) -> str:
+        request = CURRENT.get()
+        assert request is not None
+        one: asyncio.Future[None] = self.loop.create_future()
+        if not self._machine.hangs(self.loop.time(), self.chance):
+            self._waiting.append(one)
+            self._arrives.set()
+        try:
+            async with asyncio.timeout(max(_END - (self.loop.time() - start), 0.0)):
+                await one
+        except TimeoutError:
+            request.late = True
+            return "default"
+        return "full"
+
+
+def simulate(
+    machine: Machine,
+    seconds: float,
+    clients: int = 0,
+    rate: Callable[[float], float] = lambda now: 0.0,
+    warm: float = 3.0,
+    seed: int = 0,
+) -> Answers:
+    """Run a load.
+
+    Args:
+        machine: What is loaded.
+        seconds: For how long, after `warm` seconds that do not count.
+        clients: That ask again as soon as they have an answer (a closed loop); 0: `rate` counts.
+        rate: Requests a second at a time, in an open loop.
+        warm: At the start, not counted.
+        seed: Of all chance.
+    """
+
+    async def load() -> Answers:
+        run = _Run(machine, seconds, warm, seed)
+        working = asyncio.create_task(run.work())
+        asked: set[asyncio.Task[None]] = set()
+
+        async def client() -> None:
+            while run.loop.time() < warm + seconds:
+                await run.ask()
+                await asyncio.sleep(_THINK_SECONDS)
+
+        if clients:
+            await asyncio.gather(*(client() for _ in range(clients)))
+        else:
+            while run.loop.time() < warm + seconds:
+                await asyncio.sleep(run.chance.expovariate(rate(run.loop.time())))
+                task = asyncio.create_task(run.ask())
+                asked.add(task)
+                task.add_done_callback(asked.discard)
+            await asyncio.gather(*asked)
+        working.cancel()
+        return run.answers
+
+    loop = VirtualLoop()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(admission, "perf_counter", loop.time)
+            return loop.run_until_complete(load())
+    finally:
+        loop.close()
