@@ -1,4 +1,4 @@
-"""What one HTTP connection may cost before anybody has authenticated: uvicorn's protocol, with limits.
+"""What one HTTP connection may cost before anything works on its request: uvicorn's protocol, with limits.
 
 uvicorn's own settings do not suffice. `limit_concurrency` is looked at once a head is complete, so a connection that
 never completes one stays for ever; `h11_max_incomplete_event_size` holds for h11 only, which takes more
@@ -6,6 +6,9 @@ CPU than httptools for each request; `timeout_keep_alive` ends with the first by
 (the head, trailers, the framing of chunks) is copied again and again while it arrives in pieces, on the event loop: so
 its size is limited here, and the time that a request takes to arrive. A refused client gets an answer where HTTP
 allows one: 431, 408 or 503.
+
+A server that is full also refuses requests here, with 429, as soon as their head has come: without a task, a scope and
+an application for each. At twice the capacity there is such a request for every one that is answered.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 _LINGER_SECONDS = 1.0  # for a refused client to stop sending: a connection closed before that loses the answer
 _MOST_PIPELINED = 16  # requests of one connection that wait for the answer to the first
+_SATURATED = b'{"error":"saturated; come again later"}'
+_SATURATED_HEADERS = b"content-type: application/json\r\ncontent-length: %d\r\nretry-after: 1\r\n" % len(_SATURATED)
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,28 @@ class Limits:
     connections: int = 800
 
 
+@dataclass(frozen=True)
+class Shedding:
+    """Which requests are refused as soon as their head has come.
+
+    Attributes:
+        refuses: Whether one with this method and this target is.
+        seconds: Until its client is told, so that one that asks again at once does not keep the server busy.
+    """
+
+    refuses: Callable[[bytes, bytes], bool] = lambda method, target: False
+    seconds: float = 0.0
+
+
+NO_SHEDDING = Shedding()
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """One connection.
 
     Args:
         limits: What it may cost.
+        shedding: What is refused while the server is full.
         waiting: Connections of this server on which no request is at work, longest first.
         refused: Called with the status of each answer given here.
         options: As of uvicorn's class.
@@ -56,12 +78,14 @@ class LimitedProtocol(HttpToolsProtocol):
     def __init__(
         self,
         limits: Limits,
+        shedding: Shedding,
         waiting: OrderedDict[LimitedProtocol, None],
         refused: Callable[[int], None],
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self._limits = limits
+        self._shedding = shedding
         self._waiting = waiting
         self._refused = refused
         self._arriving: asyncio.TimerHandle | None = None  # runs while a request arrives
@@ -70,6 +94,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._not_body = 0  # bytes of it that are not body
         self._parsed = 0  # bytes of its address and its headers, as far as the parser has given them
         self._fault: tuple[int, str] | None = None
+        self._sheds = False  # whether the request that arrives is refused
+        self._telling: asyncio.TimerHandle | None = None  # runs until its client is told
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the connection a place: that of the one which has waited longest for a request, if there is none."""
@@ -88,6 +114,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """Give the place back."""
         self._arrived()
         self._left()
+        if self._telling is not None:
+            self._telling.cancel()
         self._waiting.pop(self, None)
         super().connection_lost(exc)
 
@@ -123,17 +151,24 @@ class LimitedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= _MOST_PIPELINED:
             self._stop(429, "too many requests at once on one connection")
         self._waiting.pop(self, None)
-        super().on_headers_complete()
+        self._tell()  # whoever sends the next request early: answers keep their order
+        self._sheds = self._may_shed() and self._shedding.refuses(self.parser.get_method(), self.url)
+        if not self._sheds:
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
         self._not_body -= len(body)
-        super().on_body(body)
+        if not self._sheds:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request has arrived."""
         self._arrived()
-        super().on_message_complete()
+        if self._sheds:
+            self._telling = self.loop.call_later(self._shedding.seconds, self._tell)
+        else:
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """The answer is sent."""
@@ -151,6 +186,11 @@ class LimitedProtocol(HttpToolsProtocol):
         self._left()
         super().resume_writing()
 
+    def shutdown(self) -> None:
+        """The server stops."""
+        self._tell()
+        super().shutdown()
+
     def timeout_keep_alive_handler(self) -> None:
         """No further request came. `close` would wait for a client that does not take the end of its last answer."""
         self.transport.abort()
@@ -161,6 +201,25 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(*self._fault)
         else:
             super().send_400_response(msg)
+
+    def _may_shed(self) -> bool:
+        """Not while another answer is due before, nor from a client that sends its body only when it is asked to."""
+        idle = self.cycle is None or self.cycle.response_complete
+        return idle and not self.expect_100_continue and not self.parser.should_upgrade()
+
+    def _tell(self) -> None:
+        """Tell the client of a request that was shed."""
+        if self._telling is None:
+            return
+        self._telling.cancel()
+        self._telling = None
+        self._refused(429)
+        ends = self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
+        close = b"connection: close\r\n\r\n" if ends else b"\r\n"
+        self.transport.write(STATUS_LINE[429] + _SATURATED_HEADERS + close + _SATURATED)
+        if ends:
+            self.transport.close()
+        self.on_response_complete()
 
     def _arrived(self) -> None:
         self._began, self._not_body = False, 0
@@ -213,6 +272,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[status] + head.encode() + body)
 
 
-def limited(limits: Limits, refused: Callable[[int], None]) -> Callable[..., LimitedProtocol]:
+def limited(
+    limits: Limits, refused: Callable[[int], None], shedding: Shedding = NO_SHEDDING
+) -> Callable[..., LimitedProtocol]:
     """The protocol of one server: uvicorn's setting `http`."""
-    return partial(LimitedProtocol, limits, OrderedDict(), refused)
+    return partial(LimitedProtocol, limits, shedding, OrderedDict(), refused)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from serving.connection_limits import Limits, limited
+from serving.connection_limits import NO_SHEDDING, Limits, Shedding, limited
 from serving.throttle import OncePerSecond
 
 _argv, sys.argv = sys.argv, sys.argv[:1]
@@ -63,20 +63,26 @@ class Server(ModelServer):
         host: Address to listen on.
         port: Port of HTTP; 0 takes a free one.
         grace_seconds: How long requests in flight may take when the server has to stop.
-        refused: Called with the status of each request that is refused before it has arrived.
+        refused: Called with the status of each request that is refused before an application sees it.
+        shedding: What is refused while the server is full.
     """
 
     def __init__(
-        self, host: str, port: int, grace_seconds: int, refused: Callable[[int], None] = lambda _: None
+        self,
+        host: str,
+        port: int,
+        grace_seconds: int,
+        refused: Callable[[int], None] = lambda _: None,
+        shedding: Shedding = NO_SHEDDING,
     ) -> None:
         super().__init__(http_port=port, enable_grpc=False, enable_latency_logging=False, grace_period=grace_seconds)
         self._host = host
-        self._refused = refused
+        self._protocol = limited(Limits(), refused, shedding)
 
     async def _serve(self) -> None:
         config = self._rest_server.config  # KServe has no options for these
         config.host = self._host
-        config.http = limited(Limits(), self._refused)
+        config.http = self._protocol
         config.ws = "none"
         # Its one middleware times every request for a log that `quiet` turns off.
         self._rest_server._add_middlewares = lambda application: None

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from serving.connection_limits import Limits, limited
+from serving.connection_limits import Limits, Shedding, limited
 
 GET = b"GET / HTTP/1.1\r\nhost: h\r\n\r\n"
 LARGE = 20_000_000  # more than the system takes for a client that does not read
@@ -48,6 +48,8 @@ class Site:
     server: uvicorn.Server
     refused: list[int] = field(default_factory=list)
     hold: asyncio.Event = field(default_factory=asyncio.Event)
+    full: bool = False  # then every POST is refused
+    seen: list[str] = field(default_factory=list)  # paths that the application was asked for
 
     async def connect(self) -> Connection:
         return Connection(*await asyncio.open_connection("127.0.0.1", self.port))
@@ -63,6 +65,7 @@ async def site(**limits: Any) -> AsyncIterator[Site]:
     here = Site(0, None)  # type: ignore[arg-type]
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
+        here.seen.append(scope["path"])
         while (await receive()).get("more_body"):
             pass
         if scope["path"] == "/hold":
@@ -72,7 +75,8 @@ async def site(**limits: Any) -> AsyncIterator[Site]:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
         await send({"type": "http.response.body", "body": body})
 
-    protocol: Any = limited(Limits(**limits), here.refused.append)
+    shedding = Shedding(lambda method, target: here.full and method == b"POST", 0.05)
+    protocol: Any = limited(Limits(**limits), here.refused.append, shedding)
     config = uvicorn.Config(application, port=0, http=protocol, lifespan="off", log_config=None, ws="none")
     here.server = uvicorn.Server(config)
     serving = asyncio.create_task(here.server.serve())
@@ -212,3 +216,67 @@ def test_nobody_at_work_gives_up_a_place() -> None:
         assert here.refused == [503]
 
     run(scenario, connections=3)
+
+
+def test_a_full_server_refuses_a_request_before_anything_works_on_it_and_keeps_the_connection() -> None:
+    async def scenario(here: Site) -> None:
+        connection, old = await here.connect(), await here.connect()
+        here.full = True
+        for _ in range(3):
+            answer = await connection.ask(POST + b"body")
+            assert answer.startswith(b"HTTP/1.1 429 ") and b"\r\nretry-after: 1\r\n" in answer
+            assert b"come again later" in answer and b"connection: close" not in answer
+        large = b"POST / HTTP/1.1\r\ncontent-length: 1000000\r\n\r\n" + b"x" * 1_000_000
+        assert b" 429 " in await connection.ask(large)
+        chunked = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"
+        assert b" 429 " in await connection.ask(chunked)
+        assert not here.seen and here.refused == [429] * 5
+        assert b"200 OK" in await connection.ask(GET)  # metrics and health, of all times, are not refused
+        here.full = False
+        assert b"200 OK" in await connection.ask(POST + b"body")
+        here.full = True
+        old.writer.write(POST.replace(b"1.1", b"1.0") + b"body")
+        assert b"connection: close" in await old.closed()
+
+    run(scenario)
+
+
+def test_answers_keep_their_order_whichever_of_the_requests_are_refused() -> None:
+    async def scenario(here: Site) -> None:
+        connection = await here.connect()
+        here.full = True
+        connection.writer.write((POST + b"body") * 2 + GET + POST + b"body")
+        found = [(await connection.ask(b"")).split(b" ")[1] for _ in range(4)]
+        # The last one came while another answer was due: the application refuses such a request, or takes it.
+        assert found == [b"429", b"429", b"200", b"200"]
+
+    run(scenario)
+
+
+def test_a_client_that_waits_to_be_asked_for_its_body_or_leaves_is_no_trouble() -> None:
+    async def scenario(here: Site) -> None:
+        here.full = True
+        waits = await here.connect()
+        waits.writer.write(POST.replace(b"host: h", b"expect: 100-continue"))
+        assert (await waits.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+        assert b"200 OK" in await waits.ask(b"body")
+        gone = await here.connect()
+        gone.writer.write(POST + b"body")
+        await gone.writer.drain()
+        gone.close()
+        stays = await here.connect()
+        assert b" 429 " in await stays.ask(POST + b"body")
+
+    run(scenario)
+
+
+def test_a_server_that_stops_tells_whoever_it_has_refused() -> None:
+    async def scenario(here: Site) -> None:
+        here.full = True
+        connection = await here.connect()
+        connection.writer.write(POST + b"body")
+        await asyncio.sleep(0.01)
+        here.server.should_exit = True
+        assert (await connection.closed()).startswith(b"HTTP/1.1 429 ")
+
+    run(scenario)

@@ -66,6 +66,10 @@ class Gateway:
         """The limit that a request falls under."""
         return self.outcomes if path == _OUTCOMES else self.decisions
 
+    def sheds(self, method: bytes, target: bytes) -> bool:
+        """Whether a request is refused for want of room before it is looked at, be it authenticated or not."""
+        return self.decisions.full and method == b"POST" and not target.startswith(_OUTCOMES.encode())
+
 
 class _Refused(Exception):
     def __init__(self, status: int, error: str, *headers: tuple[str, str]) -> None:

@@ -16,6 +16,7 @@ from types import FrameType
 
 import uvloop
 
+from serving.connection_limits import Shedding
 from serving.kserve_sdk import Server, app, quiet
 from serving.router.flow.features import FeatureSource
 from serving.router.http.app import RouterModel, install
@@ -50,7 +51,11 @@ def serve(settings: RouterSettings, features: FeatureSource | None = None) -> No
 class _Server(Server):
     def __init__(self, settings: RouterSettings, router: Router, gateway: Gateway, model: RouterModel) -> None:
         super().__init__(
-            settings.host, settings.port, _GRACE_SECONDS, lambda status: metrics.REFUSED.labels(str(status)).inc()
+            settings.host,
+            settings.port,
+            _GRACE_SECONDS,
+            lambda status: metrics.REFUSED.labels(str(status)).inc(),
+            Shedding(gateway.sheds, gateway.decisions.refusal_seconds),
         )
         self._router = router
         self._model = model

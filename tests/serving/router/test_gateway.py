@@ -118,11 +118,15 @@ def test_a_body_that_does_not_come_costs_its_own_connection(tmp_path: Path, monk
 
 def test_who_is_too_many_is_told_to_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.router.flow.admission.PATIENCE", 0.001)
+    monkeypatch.setattr("serving.router.flow.admission._REFUSAL", 0.001)
 
     async def scenario(h: Harness) -> None:
         h.arm.mode = "hold"
         waiting = [asyncio.create_task(h.post("/v1/models/ads:predict", BODY)) for _ in range(3)]
         await h.until(lambda: h.gateway.decisions.inside == 3)
+        h.gateway.decisions._mean = 20.0  # an answer takes as long as that
+        assert h.gateway.sheds(b"POST", b"/v1/models/ads:predict")
+        assert not h.gateway.sheds(b"GET", b"/metrics") and not h.gateway.sheds(b"POST", b"/v1/outcomes?x=y")
         refused = await h.post("/v1/models/ads:predict", BODY)
         assert refused.status_code == 429 and refused.headers["retry-after"] == "1"
         # Outcomes have room of their own.
