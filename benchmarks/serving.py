@@ -46,8 +46,13 @@ def load(plan: Plan, pids: list[int]) -> dict[str, Any]:
     measured: dict[str, Any] = json.loads(done.stdout)
     # Of the warm-up as well: a share of the whole time.
     share = plan.seconds / (plan.seconds + plan.warm_seconds)
-    measured["cpu_ms"] = 1000 * (cpu_seconds(pids) - before) * share / max(measured["requests"], 1)
+    measured["cpu_ms"] = 1000 * (cpu_seconds(pids) - before) * share / max(decided(measured), 1)
     return measured
+
+
+def decided(measured: dict[str, Any]) -> int:
+    """Decisions answered in full: neither refused nor a default action. What anything costs is the cost of these."""
+    return int(measured["statuses"].get("200", 0) - sum(measured["fallbacks"].values()))
 
 
 def cpu_seconds(pids: list[int]) -> float:
@@ -240,12 +245,16 @@ def measure_router(path: Any, bodies: list[str], seconds: float) -> dict[str, An
         loads[str(connections)] = measured = load(plan, path.pids)
         share = plan.seconds / (plan.seconds + plan.warm_seconds)
         cpu = cpu_seconds([path.router_pid]) - cpu_before
-        router_cpu[str(connections)] = 1000 * cpu * share / max(measured["requests"], 1)
+        router_cpu[str(connections)] = 1000 * cpu * share / max(decided(measured), 1)
         stages[str(connections)] = path.stage_means(before)
     capacity = max(decided_per_second(measured) for measured in loads.values())
     memory = memory_mib([path.router_pid])
     overload_seconds = 60.0 if seconds > 5 else 5.0
     overload = load(Plan(path.url, bodies, 256, overload_seconds, rate=OVERLOAD * capacity), path.pids)
+    print(
+        f"at {OVERLOAD:g} times the capacity, {decided_per_second(overload) / capacity:.0%} of it in full:", flush=True
+    )
+    show("", {"256": overload})
     return {
         "first_decision_ms": first,
         "loads": loads,
@@ -259,9 +268,8 @@ def measure_router(path: Any, bodies: list[str], seconds: float) -> dict[str, An
 
 
 def decided_per_second(measured: dict[str, Any]) -> float:
-    """Decisions that are none of the default actions, a second."""
-    decided = measured["statuses"].get("200", 0) - sum(measured["fallbacks"].values())
-    return float(measured["per_second"]) * decided / max(measured["requests"], 1)
+    """Decisions answered in full, a second."""
+    return float(measured["per_second"]) * decided(measured) / max(measured["requests"], 1)
 
 
 def show(name: str, loads: dict[str, Any]) -> None:
