@@ -3,7 +3,7 @@
 Little's law says how long answers take: `requests inside = answers a second * seconds inside`. So the limit follows
 the time that answers take, and not their failures: an answer that took less than the target raises the limit, one that
 took longer lowers it, each in proportion to the difference. Where the mean is the target, the limit stays; on a machine
-that becomes ten times slower, or as fast again, it is at its new place after some dozens of answers. It moves only
+that becomes ten times slower, or as fast again, it is at its new place after some hundreds of answers. It moves only
 while it is used.
 
 How far the target has to lie before the deadline depends on how much times vary, which differs between machines. So the

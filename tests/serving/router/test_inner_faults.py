@@ -267,6 +267,15 @@ def test_a_stage_that_comes_too_late_does_not_start(
     run(scenario, tmp_path)
 
 
+def test_a_stage_that_is_held_up_may_use_what_the_others_do_not_need(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        h.features.seconds = 0.4 * SHORT_DEADLINE / 1000
+        (answer,) = await h.predict()
+        assert answer["fallback_reason"] is None and answer["expose"]
+
+    run(scenario, tmp_path, deadline_ms=SHORT_DEADLINE)
+
+
 def test_a_stage_gets_what_the_ones_before_it_left() -> None:
     deadline = Deadline(1.0)
     assert 0 < deadline.left("features") < deadline.left("model") < deadline.left("ledger") < deadline.left("log") <= 1
