@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from monitoring.drift import DriftResult
-from monitoring.drift_tests import words_of
+from mtorl.drift.drift_tests import words_of
 
 ALERT = "MtorlFeatureDrift"
 RUNBOOK = f"https://github.com/mtorl-kubeflow/mtorl-kubeflow/blob/main/docs/runbooks/{ALERT}.md"

@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mtorl.drift.calibration import Size
 from mtorl.log.records import one_record_each
 
 if TYPE_CHECKING:
@@ -39,13 +40,6 @@ class Period:
     def parameters(self) -> dict[str, str]:
         """Values of the condition's parameters."""
         return {"since": self.since, "until": self.until}
-
-
-class Size(NamedTuple):
-    """Of a period, or of a sample of its users."""
-
-    users: int
-    rows: int
 
 
 def open_records(db: duckdb.DuckDBPyConnection, files: Path) -> duckdb.DuckDBPyRelation:

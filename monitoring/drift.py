@@ -2,9 +2,10 @@
 
     result = check(reference, current, columns, out_dir=run / "drift" / "clean")
 
-Order: schema (columns there, values there, enough users) -> thresholds calibrated for this period (`calibration`) ->
-the scores of each column's tests (`drift_tests`), those of Evidently's methods with a page by it (`evidently_report`)
--> drift.html, drift.json. Broken data never crash the check, because they are what it is for: they become findings.
+Order: schema (columns there, values there, enough users) -> thresholds for a period of this size, kept in the artifact
+or calibrated now -> the scores of each column's tests (`mtorl.drift`), those of Evidently's methods with a page by it
+(`evidently_report`) -> drift.html, drift.json. Broken data never crash the check, because they are what it is for: they
+become findings.
 Evidently itself drops missing values before it scores, so a column that is half empty looks healthy to it; the rise of
 the missing share is therefore a test of its own.
 """
@@ -22,15 +23,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from monitoring.calibration import Thresholds, calibrate
-from monitoring.decision_log import Size
-from monitoring.drift_tests import asked_of
 from monitoring.evidently_report import score_and_save
+from mtorl.drift.calibration import ALPHA, Size, Thresholds, calibrate
+from mtorl.drift.drift_tests import asked_of
+from mtorl.drift.reference import MIN_ROWS, MIN_USERS, sample_users, typed
+from mtorl.drift.thresholds import ThresholdGrid
 from mtorl.log.dataset import Column
 from mtorl.runtime.files import replacing
-
-MIN_ROWS, MIN_USERS = 100, 20  # fewer cannot tell drift from chance
-MAX_ROWS = 20_000  # beyond this distances hardly move, while memory and time grow
 
 Scores = dict[tuple[str, str], float]
 """By column and method of the test."""
@@ -93,7 +92,8 @@ def check(
     *,
     out_dir: Path,
     whole: Size | None = None,
-    alpha: float = 0.01,
+    grid: ThresholdGrid | None = None,
+    alpha: float = ALPHA,
     seed: int = 0,
 ) -> DriftResult:
     """Compare the rows of a period with the reference sample; both have a column user_id.
@@ -104,6 +104,8 @@ def check(
         columns: Context and static columns of the data set description.
         out_dir: Where drift.html and drift.json go; its name is the period's name.
         whole: Size of the period that `current` is a sample of.
+        grid: Thresholds that were measured for this reference. Without them, or where they don't fit (another alpha, or
+            a column or test that they lack), thresholds are calibrated for this very period.
         alpha: Probability that a healthy period raises any alarm, over all columns together.
         seed: Seed of the calibration.
     """
@@ -125,7 +127,7 @@ def check(
     )
     if result.not_checked is None:
         html = out_dir / "drift.html"
-        judged, drawn = _compare(sample_users(reference), sample_users(current), columns, html, result, seed)
+        judged, drawn = _compare(sample_users(reference), sample_users(current), columns, html, result, grid, seed)
         result = replace(result, columns=judged, html=str(html) if drawn else None)
     result = replace(result, seconds=round(time.perf_counter() - started, 3))
     # Whole or not at all: an exporter may read the file at any moment.
@@ -140,6 +142,7 @@ def _compare(
     columns: Sequence[Column],
     html: Path,
     result: DriftResult,
+    grid: ThresholdGrid | None,
     seed: int,
 ) -> tuple[tuple[ColumnDrift, ...], bool]:
     """Schema check of every column, then the tests of those that can be compared; and whether there was any."""
@@ -147,9 +150,11 @@ def _compare(
     kinds = {column.name: column.kind for column in columns if rows[column.name].problem is None}
     if not kinds:
         return tuple(rows.values()), False
-    ref, cur = _typed(reference, kinds), _typed(current, kinds)
+    ref, cur = typed(reference, kinds), typed(current, kinds)
     size = Size(users=_users(current), rows=len(current))
-    thresholds = calibrate(ref.assign(user_id=reference["user_id"]), kinds, size, alpha=result.alpha, seed=seed)
+    thresholds = grid.at(size, kinds, result.alpha) if grid else None
+    if thresholds is None:
+        thresholds = calibrate(ref.assign(user_id=reference["user_id"]), kinds, size, alpha=result.alpha, seed=seed)
     scores = _own_scores(ref, cur, kinds)
     scores |= score_and_save(ref, cur, kinds, thresholds, html, f"drift: {result.period}")
     for name in kinds:
@@ -197,30 +202,14 @@ def _shares(reference: pd.DataFrame, current: pd.DataFrame, column: Column) -> C
         if column.name not in frame:
             return replace(row, problem="no_column", message=f"the {name} has no column {column.name!r}")
     kinds = {column.name: column.kind}
-    absent_ref = float(_typed(reference, kinds)[column.name].isna().mean())
-    absent = float(_typed(current, kinds)[column.name].isna().mean())
+    absent_ref = float(typed(reference, kinds)[column.name].isna().mean())
+    absent = float(typed(current, kinds)[column.name].isna().mean())
     row = replace(row, missing_share=absent, reference_missing_share=absent_ref)
     for share, name in ((absent_ref, "reference"), (absent, "current period")):
         if share == 1.0:
             what = "number" if column.kind == "numeric" else "value"
             return replace(row, problem="no_values", message=f"no {what} in any row of the {name}")
     return row
-
-
-def _typed(frame: pd.DataFrame, kinds: Mapping[str, str]) -> pd.DataFrame:
-    """Columns as plain floats and strings; what is no finite number counts as missing.
-
-    Decimal, text and inf crash Evidently's whole report, and 1 against "1" would be a drift that only the file format
-    made.
-    """
-    typed = {}
-    for name, kind in kinds.items():
-        values = frame[name]
-        if kind == "numeric":
-            typed[name] = pd.to_numeric(values, errors="coerce").astype("float64").replace([np.inf, -np.inf], np.nan)
-        else:
-            typed[name] = values.astype(object).where(values.notna(), None).map(str, na_action="ignore")
-    return pd.DataFrame(typed, index=frame.index)
 
 
 def _users(frame: pd.DataFrame) -> int:
@@ -238,11 +227,3 @@ def _too_little(reference: pd.DataFrame, current: pd.DataFrame) -> str | None:
                 f"{MIN_USERS * times} users are needed"
             )
     return None
-
-
-def sample_users(frame: pd.DataFrame, rows: int = MAX_ROWS) -> pd.DataFrame:
-    """Whole users, chosen by a hash so that every period keeps the same ones, down to about so many rows."""
-    if len(frame) <= rows:
-        return frame
-    position = pd.util.hash_array(frame["user_id"].astype(str).to_numpy(dtype=object)) / 2.0**64
-    return frame[position < rows / len(frame)]

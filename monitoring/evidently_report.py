@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from monitoring.calibration import Thresholds
-from monitoring.drift_tests import asked_of
+from mtorl.drift.calibration import Thresholds
+from mtorl.drift.drift_tests import asked_of
 
 
 def score_and_save(

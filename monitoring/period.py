@@ -9,9 +9,10 @@ from typing import Any
 
 from monitoring.alerts import drift_alerts, post
 from monitoring.decision_log import DecisionLog, Period
-from monitoring.drift import MAX_ROWS, check
+from monitoring.drift import check
 from monitoring.verdict import verdict_from_log
 from mtorl.artifact.artifact import load
+from mtorl.drift.reference import MAX_ROWS
 from mtorl.experiment.experiment import INCUMBENT, Experiment
 
 
@@ -169,7 +170,15 @@ def drift_of_period(
     model = load(Path(artifact))
     _check_there(decision_log)
     current, whole = DecisionLog.in_folder(decision_log, period).context(MAX_ROWS)
-    result = check(model.reference(), current, model.spec.context, out_dir=Path(out), whole=whole, seed=seed)
+    result = check(
+        model.reference(),
+        current,
+        model.spec.context,
+        out_dir=Path(out),
+        whole=whole,
+        grid=model.drift_thresholds(),
+        seed=seed,
+    )
     alerts = drift_alerts(result, model.model["version"])
     if alerts and alert_url:
         post(alerts, alert_url)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from monitoring import charts, plain_words
-from monitoring.drift_tests import words_of
 from monitoring.log_summary import LONGEST, summarise
+from mtorl.drift.drift_tests import words_of
 from mtorl.pages.charts import BLUE, GREY, shares
 from mtorl.pages.page import write_page
 

@@ -38,6 +38,7 @@ ORDER = {
         "runtime",
         "pages",
         "log",
+        "drift",
         "simulator",
         "window",
         "network",

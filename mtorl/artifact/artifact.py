@@ -11,6 +11,7 @@
     reference.parquet  sample of training touchpoints that drift is measured against
     metrics.json       how well it predicts, with intervals
     training_users.npy fingerprints of the users it was trained on (`mtorl.log.splits`)
+    drift_thresholds.json  scores from which on a period has drifted from the reference; not in every artifact
     yardstick.json.gz  LightGBM fitted on the same training users, to compare with; not in every artifact
     model.json         name, kind, version, origin, whether the data are simulated, cost caps, default channel, and the
                        sha256 of every file above
@@ -38,6 +39,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mtorl.drift.thresholds import ThresholdGrid
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.splits import Fingerprints
 from mtorl.network.predictor import Heads, Network, predict_in_chunks
@@ -58,7 +60,8 @@ FILES = (
     "metrics.json",
     "training_users.npy",
 )
-YARDSTICK = "yardstick.json.gz"
+YARDSTICK, DRIFT_THRESHOLDS = "yardstick.json.gz", "drift_thresholds.json"
+OPTIONAL = {YARDSTICK, DRIFT_THRESHOLDS}
 GRAPH_INPUTS, GRAPH_OUTPUTS = ("x_BTD", "length_B"), ("logits_BC", "reward_BC", "cost_BC")
 
 
@@ -89,6 +92,11 @@ class Artifact:
     def reference(self) -> pd.DataFrame:
         """Training touchpoints that drift is measured against: user_id, context and static columns."""
         return pd.read_parquet(self.folder / "reference.parquet")
+
+    def drift_thresholds(self) -> ThresholdGrid | None:
+        """Thresholds that were measured for the reference; None if the artifact has none."""
+        path = self.folder / DRIFT_THRESHOLDS
+        return ThresholdGrid.from_dict(_read_json(path)) if path.exists() else None
 
     def training_users(self) -> Fingerprints:
         """Fingerprints of all users that had a part in the training, in ascending order."""
@@ -162,7 +170,7 @@ def digest_of(model: Mapping[str, Any]) -> str:
 
 def _compare_checksums(path: Path, model: dict[str, Any]) -> None:
     files = model.get("files")
-    if not isinstance(files, dict) or set(files) - {YARDSTICK} != set(FILES):
+    if not isinstance(files, dict) or set(files) - OPTIONAL != set(FILES):
         raise ArtifactError(f"{path / 'model.json'}: its list of files is not {', '.join(FILES)}")
     if model.get("digest") != digest_of({k: v for k, v in model.items() if k not in ("digest", "version")}):
         raise ArtifactError(f"{path / 'model.json'}: does not match its digest; it was changed after it was saved")

@@ -23,7 +23,16 @@ import numpy as np
 import pandas as pd
 
 from mtorl.artifact import artifact
-from mtorl.artifact.artifact import FILES, GRAPH_INPUTS, GRAPH_OUTPUTS, NETWORK, YARDSTICK, Artifact, ArtifactError
+from mtorl.artifact.artifact import (
+    DRIFT_THRESHOLDS,
+    GRAPH_INPUTS,
+    GRAPH_OUTPUTS,
+    NETWORK,
+    YARDSTICK,
+    Artifact,
+    ArtifactError,
+)
+from mtorl.drift.thresholds import ThresholdGrid
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.splits import Fingerprints
 from mtorl.policy.decision import PolicyParams
@@ -59,6 +68,7 @@ class TrainedPolicy:
     training_users: Fingerprints  # of all users that had a part in the training
     data_fingerprint: str  # of the log that it was trained on
     git_revision: str  # of the code
+    thresholds: ThresholdGrid | None = None  # of the reference's context columns
     yardstick: Mapping[str, Any] | None = None  # LightGBM fitted on the same users and encoder (`Boosted.to_dict`)
 
     def __post_init__(self) -> None:
@@ -89,12 +99,12 @@ def save(folder: str | Path, policy: TrainedPolicy) -> Artifact:
         policy.reference.to_parquet(unfinished / "reference.parquet", index=False)
         _write_json(unfinished / "metrics.json", policy.metrics)
         np.save(unfinished / "training_users.npy", policy.training_users, allow_pickle=False)
-        files: tuple[str, ...] = FILES
+        if policy.thresholds is not None:
+            _write_json(unfinished / DRIFT_THRESHOLDS, policy.thresholds.to_dict())
         if policy.yardstick is not None:
             text = json.dumps(policy.yardstick, separators=(",", ":")).encode()
             # Without a time in the header, equal content gives equal bytes.
             (unfinished / YARDSTICK).write_bytes(gzip.compress(text, mtime=0))
-            files = (*FILES, YARDSTICK)
         model = {
             "schema_version": artifact.SCHEMA_VERSION,
             "name": policy.name,
@@ -106,7 +116,7 @@ def save(folder: str | Path, policy: TrainedPolicy) -> Artifact:
             "cost_cap": {channel: float(policy.cost_cap[channel]) for channel in policy.spec.channels},
             "default_channel": policy.default_channel,
             "feature_service": FEATURE_SERVICE,
-            "files": {file: sha256_of(unfinished / file) for file in files},
+            "files": {path.name: sha256_of(path) for path in sorted(unfinished.iterdir())},
         }
         digest = artifact.digest_of(model)
         _write_json(unfinished / "model.json", {**model, "version": digest[:12], "digest": digest})

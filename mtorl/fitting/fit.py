@@ -132,6 +132,7 @@ def fit_challenger(
     progress.report(1, 1, "LightGBM, to compare with")
     train_windows = WindowTable.load(windows, "train", summary.first_shard).windows("train", targets=True)
     trees = lightgbm.fit(train_windows, val.windows("val", targets=True), summary.encoder, config.seed)
+    progress.report(1, 1, "thresholds of drift")
     policy = summary.policy("challenger", "mtorl", trained.ensemble, params, metrics, trees.to_dict())
     artifact = save(out, policy)
     if resume is not None:

@@ -22,15 +22,20 @@ import numpy as np
 import pandas as pd
 
 from mtorl.artifact.saving import TrainedPolicy
+from mtorl.drift.reference import MIN_USERS, sample_users
+from mtorl.drift.thresholds import ThresholdGrid
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.splits import Fingerprints, fingerprints
 from mtorl.policy.decision import PolicyParams
 from mtorl.window.encoder import Encoder
-from mtorl.window.table import WindowTable, shards
+from mtorl.window.table import WindowTable, shards, touchpoints_per_user
 
 if TYPE_CHECKING:
     from torch import nn
+
+# Of a training user in the reference, on average: enough to show how alike a user's touchpoints are.
+REFERENCE_TOUCHPOINTS = 5
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,8 @@ class TrainingSummary:
         """
         uses: Counter[str] = Counter()
         highest: dict[str, float] = {}
-        references, users = [], []
+        reference, users = pd.DataFrame(), []
+        share = min(1.0, REFERENCE_TOUCHPOINTS / touchpoints_per_user(windows))
         encoder, first = None, ""
         for file in shards(windows):
             table = WindowTable.load(windows, file=file)
@@ -71,7 +77,8 @@ class TrainingSummary:
             uses.update(rows["channel"])
             for name, cost in rows.groupby("channel")["cost"].max().items():
                 highest[str(name)] = max(float(cost), highest.get(str(name), 0.0))
-            references.append(table.reference())
+            # A hash chooses users, so a part at a time gives the same sample as all at once.
+            reference = sample_users(pd.concat([reference, table.reference(share)], ignore_index=True))
         if encoder is None:
             raise WindowError("no training windows: the log has too few users")
         encoding = json.dumps([table.spec.to_dict(), encoder.to_dict()], sort_keys=True)
@@ -84,8 +91,14 @@ class TrainingSummary:
             users=np.unique(np.concatenate(users)),
             channel_uses=uses,
             highest_cost=highest,
-            reference=pd.concat(references, ignore_index=True),
+            reference=reference,
         )
+
+    def drift_thresholds(self) -> ThresholdGrid | None:
+        """Thresholds of drift from the reference; None if it has too few users to measure any."""
+        if self.reference["user_id"].nunique() < 2 * MIN_USERS:
+            return None
+        return ThresholdGrid.measure(self.reference, {column.name: column.kind for column in self.spec.context})
 
     def policy(
         self,
@@ -111,6 +124,7 @@ class TrainingSummary:
             default_channel=max(sorted(self.channel_uses), key=self.channel_uses.__getitem__),
             metrics=metrics,
             reference=self.reference,
+            thresholds=self.drift_thresholds(),
             training_users=self.users,
             data_fingerprint=self.fingerprint,
             git_revision=git_revision(),

@@ -31,6 +31,11 @@ def hash_ids(ids: Iterable[str], purpose: str) -> NDArray[np.uint64]:
     return np.frombuffer(digests, dtype=">u8").astype(np.uint64)
 
 
+def fractions_of(ids: Iterable[str], purpose: str) -> NDArray[np.float64]:
+    """A number in [0, 1) for each id, independent for each purpose; see `hash_ids`."""
+    return (hash_ids(ids, purpose) >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+
 class ColumnDigest:
     """Running digest of a column: its values, the lengths of its texts or lists, and the places of its nulls.
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from mtorl.log.hashing import hash_ids
+from mtorl.log.hashing import fractions_of, hash_ids
 
 Fingerprints = NDArray[np.uint64]
 """One number for each user, ascending."""
@@ -28,19 +28,19 @@ def split_of(user_ids: pd.Series | Iterable[str]) -> NDArray[np.str_]:
     codes, users = pd.factorize(pd.Series(user_ids, dtype=object))
     edges = np.cumsum([share for _, share in SHARES])[:-1]
     names = np.array([name for name, _ in SHARES])
-    return names[np.searchsorted(edges, _fractions(users, "split"), side="right")][codes]
+    return names[np.searchsorted(edges, fractions_of(users, "split"), side="right")][codes]
 
 
 def folds_of(user_ids: pd.Series | Iterable[str], folds: int) -> NDArray[np.int64]:
     """Fold of each user id, 0 to folds - 1, for cross-validation: independent of `split_of`."""
     codes, users = pd.factorize(pd.Series(user_ids, dtype=object))
-    return (_fractions(users, "fold") * folds).astype(np.int64)[codes]
+    return (fractions_of(users, "fold") * folds).astype(np.int64)[codes]
 
 
 def unit_order(user_ids: Iterable[str], seed: int) -> list[str]:
     """The users in a random order that depends only on their ids and the seed."""
     users = np.array(list(user_ids), dtype=object)
-    return list(users[np.argsort(_fractions(users, f"order-{seed}"), kind="stable")])
+    return list(users[np.argsort(fractions_of(users, f"order-{seed}"), kind="stable")])
 
 
 def tile_ends(step: ArrayLike, n: int) -> NDArray[np.bool_]:
@@ -68,8 +68,3 @@ def are_among(user_ids: Iterable[str], trained: Fingerprints) -> NDArray[np.bool
 
 def _fingerprint_of_each(user_ids: Iterable[str]) -> Fingerprints:
     return hash_ids(user_ids, "trained").byteswap()  # artifacts hold the bytes in this order
-
-
-def _fractions(users: Iterable[str], purpose: str) -> NDArray[np.float64]:
-    """A number in [0, 1) for each user, independent for each purpose."""
-    return (hash_ids(users, purpose) >> np.uint64(11)).astype(np.float64) / 2.0**53

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mtorl.drift.reference import stretches
 from mtorl.log import columns as read
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import OUTCOMES, DatasetSpec
@@ -21,8 +22,6 @@ from mtorl.log.splits import split_of, tile_ends
 from mtorl.runtime.files import sha256_of
 from mtorl.window.window import WindowBatch
 
-# Last touchpoints of each training user that drift is measured against: the nearest the log has to what comes next.
-REFERENCE_TOUCHPOINTS = 5
 SCHEMA_VERSION = 2  # of the manifest
 
 _TEXT = ("user_id", "channel")
@@ -97,12 +96,15 @@ class WindowTable:
         once_N[valid_N[first]] = True
         return replace(batch, targets=replace(batch.targets, valid_N=once_N))
 
-    def reference(self) -> pd.DataFrame:
-        """User, context and static columns of the last touchpoints of training users; drift is measured against it."""
-        steps, users = self._steps("train"), self.rows.loc[self.is_in("train"), "user_id"]
-        last = users.groupby(users).cumcount(ascending=False).to_numpy() < REFERENCE_TOUCHPOINTS
+    def reference(self, share: float) -> pd.DataFrame:
+        """User, context and static columns of training users, for drift to be measured against.
+
+        Args:
+            share: Share of each user's touchpoints that is drawn (`mtorl.drift.reference.stretches`).
+        """
+        drawn = stretches(self.rows.loc[self.is_in("train"), "user_id"], share)
         columns = ["user_id", *(column.name for column in (*self.spec.context, *self.spec.static))]
-        return _frame(steps.select(columns).filter(pa.array(last)))
+        return _frame(self._steps("train").select(columns).filter(pa.array(drawn)))
 
     def _steps(self, split: str) -> pa.Table:
         return self.steps.filter(pa.array(self.is_in(split)))
@@ -121,6 +123,16 @@ def shards(folder: str | Path) -> tuple[str, ...]:
         WindowError: the folder is not one.
     """
     return tuple(shard["file"] for shard in _manifest(Path(folder))["shards"])
+
+
+def touchpoints_per_user(folder: str | Path) -> float:
+    """Mean length of the journeys of a windows folder.
+
+    Raises:
+        WindowError: the folder is not one.
+    """
+    listed = _manifest(Path(folder))["shards"]
+    return float(sum(shard["rows"] for shard in listed) / max(sum(shard["users"] for shard in listed), 1))
 
 
 def _manifest(path: Path) -> Mapping[str, Any]:

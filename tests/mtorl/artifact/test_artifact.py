@@ -17,9 +17,11 @@ import pytest
 import torch
 
 from mtorl.artifact import artifact
-from mtorl.artifact.artifact import FILES, YARDSTICK, ArtifactError, load
+from mtorl.artifact.artifact import DRIFT_THRESHOLDS, FILES, YARDSTICK, ArtifactError, load
 from mtorl.artifact.saving import TrainedPolicy, save
 from mtorl.baselines import lightgbm
+from mtorl.drift.calibration import Size
+from mtorl.drift.thresholds import ThresholdGrid
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.splits import are_among, fingerprints
 from mtorl.network import predictor
@@ -141,6 +143,18 @@ def test_a_yardstick_is_stored_and_protected_by_its_checksum(saved, tmp_path):
         np.testing.assert_allclose(head, loaded_head, rtol=1e-9)
     (folder / YARDSTICK).write_bytes(b"else")
     with pytest.raises(ArtifactError, match=r"yardstick.json.gz: does not match its checksum"):
+        load(folder)
+
+
+def test_thresholds_of_drift_are_stored_and_protected_by_their_checksum(saved, tmp_path):
+    assert load(saved[0]).drift_thresholds() is None
+    rows = Simulator(SimulatorConfig(users=60, seed=0)).log()
+    grid = ThresholdGrid.measure(rows, {"hour": "numeric"}, imitations=5)
+    folder = tmp_path / "with"
+    loaded = save(folder, trained_policy(thresholds=grid)).drift_thresholds()
+    assert loaded.at(Size(50, 90), {"hour": "numeric"}) == grid.at(Size(50, 90), {"hour": "numeric"})
+    (folder / DRIFT_THRESHOLDS).write_text("{}")
+    with pytest.raises(ArtifactError, match=r"drift_thresholds.json: does not match its checksum"):
         load(folder)
 
 

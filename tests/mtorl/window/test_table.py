@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from mtorl.log.splits import split_of
 from mtorl.window.encoder import Encoder
-from mtorl.window.table import REFERENCE_TOUCHPOINTS, WindowTable
+from mtorl.window.table import WindowTable, touchpoints_per_user
 from mtorl.window.window import WindowBatch, WindowError
 from tests.mtorl.window.windows_folder import LOG, SPEC, STEPS, recorded_late, write_windows_folder
 
@@ -96,14 +96,17 @@ def test_late_rows_are_read_from_the_folder(tmp_path):
     assert slow.windows("train").length_B.sum() < quick.windows("train").length_B.sum()
 
 
-def test_the_reference_is_the_end_of_each_training_user(folder):
+def test_the_reference_is_a_stretch_of_each_training_user(folder):
     table = WindowTable.load(folder)
     train = LOG[split_of(LOG["user_id"]) == "train"]
-    expected = train.groupby("user_id").tail(REFERENCE_TOUCHPOINTS).set_index("user_id").sort_index(kind="stable")
-    reference = table.reference().set_index("user_id").sort_index(kind="stable")
     names = [column.name for column in (*SPEC.context, *SPEC.static)]
-    assert list(reference.columns) == names and len(reference) > 3 * train["user_id"].nunique()
-    pd.testing.assert_frame_equal(reference, expected[names])
+    whole = table.reference(1.0).set_index("user_id").sort_index(kind="stable")
+    expected = train.set_index("user_id").sort_index(kind="stable")[names]
+    pd.testing.assert_frame_equal(whole, expected)
+    some = table.reference(0.4)
+    lengths, kept = train.groupby("user_id").size(), some.groupby("user_id").size()
+    assert ((kept.reindex(lengths.index, fill_value=0) - 0.4 * lengths).abs() < 1).all()
+    assert touchpoints_per_user(folder) == pytest.approx(len(LOG) / LOG["user_id"].nunique())
 
 
 def test_further_columns_do_no_harm_and_an_empty_split_has_no_windows(tmp_path):

@@ -19,17 +19,25 @@ shows a tail that the reference has not seen. The floors take some of it back.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from monitoring.decision_log import Size
-from monitoring.drift_tests import DriftTest, asked_of
 from mtorl.arrays import Bools, Floats
+from mtorl.drift.drift_tests import DriftTest, asked_of
 
 IMITATIONS = 400
+ALPHA = 0.01  # probability that a healthy period raises any alarm
 Thresholds = dict[tuple[str, str], float]
 """By column and method of the test."""
+
+
+class Size(NamedTuple):
+    """Of a period, or of a sample of its users."""
+
+    users: int
+    rows: int
 
 
 def calibrate(
@@ -52,6 +60,28 @@ def calibrate(
         seed: Seed of the resampling.
         imitations: Number of imitated periods.
     """
+    return at_least_floors(measure(reference, kinds, size, alpha=alpha, seed=seed, imitations=imitations), kinds)
+
+
+def at_least_floors(limits: Thresholds, kinds: Mapping[str, str]) -> Thresholds:
+    """Thresholds of measured limits: what is below its test's floor is too small to matter."""
+    return {
+        (name, test.method): max(test.floor, limits[name, test.method])
+        for name, kind in kinds.items()
+        for test in asked_of(kind)
+    }
+
+
+def measure(
+    reference: pd.DataFrame,
+    kinds: Mapping[str, str],
+    size: Size,
+    *,
+    alpha: float,
+    seed: int,
+    imitations: int = IMITATIONS,
+) -> Thresholds:
+    """`calibrate` without floors."""
     rng = np.random.default_rng(seed)
     asked: list[tuple[str, DriftTest]] = [(name, test) for name, kind in kinds.items() for test in asked_of(kind)]
     scorers = [test.scorer(reference[name]) for name, test in asked]
@@ -70,9 +100,7 @@ def calibrate(
     ratios = np.divide(scores, q, out=np.zeros_like(scores), where=(q > 0.0) & joint)
     k = float(np.quantile(ratios.max(axis=1), 1.0 - alpha, method="higher"))
     limits = np.where(joint, k * q, np.quantile(scores, 1.0 - alpha, axis=0))
-    return {
-        (name, test.method): max(test.floor, float(limit)) for (name, test), limit in zip(asked, limits, strict=True)
-    }
+    return {(name, test.method): float(limit) for (name, test), limit in zip(asked, limits, strict=True)}
 
 
 class _Journeys:

@@ -1,0 +1,72 @@
+"""Samples for the drift check: which touchpoints of a log stand for it, and which users stand for all.
+
+rows = stretches(user_ids, step, share=0.25)      # of each journey, at random: all its parts are equally likely
+sample = sample_users(frame)                      # whole users, about MAX_ROWS rows at most
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from mtorl.arrays import Bools
+from mtorl.log.hashing import fractions_of
+
+MIN_ROWS, MIN_USERS = 100, 20  # of a period; fewer cannot tell drift from chance
+MAX_ROWS = 20_000  # beyond this distances hardly move, while memory and time grow
+
+
+def stretches(user_ids: pd.Series, share: float) -> Bools:
+    """Rows of a stretch of neighbouring touchpoints of each user, as long as a share of the journey.
+
+    A hash of the user says where it begins, and past the end of a journey it goes on at its start. So every touchpoint
+    is as likely as any other, and a user has as much weight as in the log. The last touchpoints of everyone would
+    overstate some hours, and users who come seldom; touchpoints one by one would hide how alike neighbours are.
+
+    Args:
+        user_ids: User of each row; whole users one after the other, each in the order of time.
+        share: Share of the touchpoints, in (0, 1].
+    """
+    code_N, users = pd.factorize(user_ids)
+    length_U = np.bincount(code_N, minlength=len(users))
+    first_U = np.cumsum(length_U) - length_U
+    kept_U = np.floor(length_U * share + fractions_of(users, "drift-length"))
+    start_U = np.floor(length_U * fractions_of(users, "drift-start"))
+    step_N = np.arange(len(code_N)) - first_U[code_N]
+    return np.asarray((step_N - start_U[code_N]) % length_U[code_N] < kept_U[code_N])
+
+
+def sample_users(frame: pd.DataFrame, rows: int = MAX_ROWS) -> pd.DataFrame:
+    """Whole users until there are so many rows; a hash orders them, so every period keeps the same ones.
+
+    A sample of a sample and of further users is the sample of all of them.
+    """
+    if len(frame) <= rows:
+        return frame
+    code_N, users = pd.factorize(frame["user_id"].astype(str))
+    order_U = np.argsort(fractions_of(users, "drift-users"), kind="stable")
+    length_U = np.bincount(code_N)[order_U]
+    kept_U = np.zeros(len(users), dtype=np.bool_)
+    kept_U[order_U] = np.cumsum(length_U) - length_U < rows
+    return frame[kept_U[code_N]]
+
+
+def typed(frame: pd.DataFrame, kinds: Mapping[str, str]) -> pd.DataFrame:
+    """Columns as plain floats and strings; what is no finite number counts as missing.
+
+    Decimal, text and inf have no distance, and 1 against "1" would be a drift that only the file format made.
+
+    Args:
+        frame: Has the columns.
+        kinds: "numeric" or "categorical" of each column.
+    """
+    typed = {}
+    for name, kind in kinds.items():
+        values = frame[name]
+        if kind == "numeric":
+            typed[name] = pd.to_numeric(values, errors="coerce").astype("float64").replace([np.inf, -np.inf], np.nan)
+        else:
+            typed[name] = values.astype(object).where(values.notna(), None).map(str, na_action="ignore")
+    return pd.DataFrame(typed, index=frame.index)

@@ -1,0 +1,117 @@
+"""Thresholds for periods of every size, measured once and kept with the reference that they belong to.
+
+    grid = ThresholdGrid.measure(reference, {"hour": "numeric", "device": "categorical"})
+    grid.at(Size(users=300, rows=450), {"hour": "numeric"})          # {("hour", "wasserstein"): 0.11, ...}
+
+What a healthy period scores falls with its users n and its rows a user m, about as sqrt(a + b / n + c / m). The grid
+has few sizes. Between two of them the logarithm of a threshold is taken as linear in the logarithms of n and m, which
+is not too low for such a root: it is convex there, so the chord lies above it. Beyond the ends of the grid its last
+thresholds hold, which are too high for larger periods if anything; a period with fewer users than its first is not
+checked.
+
+Shapes: U numbers of users, M numbers of rows a user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mtorl.arrays import Floats
+from mtorl.drift import calibration
+from mtorl.drift.calibration import ALPHA, Size, Thresholds, at_least_floors
+from mtorl.drift.drift_tests import asked_of
+from mtorl.drift.reference import MAX_ROWS, MIN_USERS, typed
+
+_SIZES = 6
+
+
+@dataclass(frozen=True)
+class ThresholdGrid:
+    """Measured limits of each column and test.
+
+    Attributes:
+        alpha: Probability that a healthy period raises any alarm, over all columns together.
+        users_U: Users of a period, ascending.
+        rows_M: Mean rows of a user, ascending.
+        limits_UM: By column and method. Floors are not in them, since these may change while an artifact lives.
+    """
+
+    alpha: float
+    users_U: Floats
+    rows_M: Floats
+    limits_UM: Mapping[tuple[str, str], Floats]
+
+    @classmethod
+    def measure(
+        cls,
+        reference: pd.DataFrame,
+        kinds: Mapping[str, str],
+        *,
+        alpha: float = ALPHA,
+        seed: int = 0,
+        imitations: int = calibration.IMITATIONS,
+    ) -> ThresholdGrid:
+        """Measure the limits of each size; arguments as of `mtorl.drift.calibration.measure`."""
+        columns = typed(reference, kinds).assign(user_id=reference["user_id"])
+        users_U = np.geomspace(MIN_USERS, MAX_ROWS, _SIZES).round()
+        rows_M = np.unique([1.0, len(reference) / reference["user_id"].nunique()])
+        measured = [
+            calibration.measure(
+                columns, kinds, Size(int(n), round(n * m)), alpha=alpha, seed=seed, imitations=imitations
+            )
+            for n in users_U
+            for m in rows_M
+        ]
+        shape = len(users_U), len(rows_M)
+        limits = {key: np.array([at[key] for at in measured]).reshape(shape) for key in measured[0]}
+        return cls(alpha, users_U, rows_M, limits)
+
+    def at(self, size: Size, kinds: Mapping[str, str], alpha: float = ALPHA) -> Thresholds | None:
+        """Thresholds of a period; None if the grid was measured for another alpha, or without one of the tests.
+
+        With fewer columns than the grid has, the false-alarm rate is below alpha: its limits are those for all of them.
+        """
+        asked = [(name, test.method) for name, kind in kinds.items() for test in asked_of(kind)]
+        if alpha != self.alpha or not self.limits_UM.keys() >= set(asked):
+            return None
+        of_users = _weights(self.users_U, size.users)
+        of_rows = _weights(self.rows_M, size.rows / size.users)
+        with np.errstate(divide="ignore"):  # the limit of a column that never varies is 0
+            return at_least_floors(
+                {key: float(np.exp(_mean(_mean(np.log(self.limits_UM[key]).T, of_users), of_rows))) for key in asked},
+                kinds,
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        limits: dict[str, dict[str, Any]] = {}
+        for (name, method), limits_UM in self.limits_UM.items():
+            limits.setdefault(name, {})[method] = limits_UM.tolist()
+        return {"alpha": self.alpha, "users": self.users_U.tolist(), "rows": self.rows_M.tolist(), "limits": limits}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> ThresholdGrid:
+        """What `to_dict` gave."""
+        limits = {
+            (name, method): np.array(limits_UM, dtype=np.float64)
+            for name, of_methods in content["limits"].items()
+            for method, limits_UM in of_methods.items()
+        }
+        return cls(content["alpha"], np.array(content["users"]), np.array(content["rows"]), limits)
+
+
+def _weights(grid: Floats, value: float) -> list[tuple[int, float]]:
+    """Place and weight of the grid's points on both sides of a value, or of its end, by logarithms; none weighs 0."""
+    place = float(np.interp(np.log(value), np.log(grid), np.arange(len(grid))))
+    low = int(place)
+    return [(at, weight) for at, weight in ((low, low + 1 - place), (low + 1, place - low)) if weight > 0.0]
+
+
+def _mean(values: Floats, weights: list[tuple[int, float]]) -> Floats:
+    """Weighted mean over the last axis; an infinite value that has no weight does no harm."""
+    return np.asarray(sum(weight * values[..., at] for at, weight in weights))
