@@ -10,7 +10,8 @@ From there it leaves the router's disk: `Shipper(spool, sink, ...)` sends it on 
 The fields of a record are defined in `mtorl/log/records.py`. In reading order: `segments.py` (files that survive a
 crash), `index.py` (which outcome belongs to what), `spool.py` (group commit, quota); `position.py` (how far it is
 shipped), `tail.py` (what comes next), `sink.py` (what a sink is), `events.py` and `http_sink.py` (CloudEvents),
-`parquet_sink.py` (Parquet), `shipper.py` (retries, poison), `retention.py` (what is deleted); `export.py`.
+`parquet_sink.py` (Parquet), `shipper.py` (retries, poison), `retention.py` (what is deleted); `export.py` with
+`exported.py` (how far).
 """
 
 from mtorl.log.records import Kind

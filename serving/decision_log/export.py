@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ import duckdb
 
 from mtorl.log.records import ID_FIELD, Kind, one_record_each, sql_columns
 from mtorl.runtime.files import remove, replacing
+from serving.decision_log import exported
 from serving.decision_log.segments import IDENTITY, segments
 
 # A log of any size is exported beside a router: what does not fit is sorted on disk, in the folder for temporary files,
@@ -57,7 +59,7 @@ def export_parquet(log_dir: str | Path, out_dir: str | Path) -> dict[str, int]:
     return written
 
 
-def export_segments(spool: str | Path, out_dir: str | Path) -> None:
+def export_segments(spool: str | Path, out_dir: str | Path, mark: str | Path | None = None) -> None:
     """Bring a folder up to date that has a folder for each segment, `IDENTITY/decision-00000001/decisions.parquet`.
 
     Segments only grow, and all but the newest are closed, so this takes no longer the longer the log is. Segments that
@@ -68,7 +70,9 @@ def export_segments(spool: str | Path, out_dir: str | Path) -> None:
     Args:
         spool: Folder of a `Spool`; nothing is done before there is one.
         out_dir: Made if it does not exist.
+        mark: Where to leave how far the log is exported (`exported.py`).
     """
+    began = time.time()
     identity = Path(spool) / IDENTITY
     if not identity.exists():
         return
@@ -93,6 +97,8 @@ def export_segments(spool: str | Path, out_dir: str | Path) -> None:
         remove(out / name)
     with replacing(register) as unfinished:
         unfinished.write_text(json.dumps(found))
+    if mark is not None:
+        exported.note(Path(mark), began, found)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Self
 
 from mtorl.log.dataset import DatasetSpec
-from serving.decision_log import Spool
+from serving.decision_log import Spool, exported
 from serving.decision_log.shipper import Shipper
 from serving.ledger import EXPIRE_AT_ONCE, LedgerInUse, LedgerUnavailable, open_ledger
 from serving.router.flow import idempotency_cache
@@ -86,6 +86,7 @@ class Router:
         self._arms = Arms(self.spec.channels, ArmModels(self.health))
         self._arm_watch = ArmWatch(self.live, self._arms, self.spec, self.health)
         self._reservation_ttl = settings.reservation_ttl_hours * 3600
+        self._started = time.time()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -111,7 +112,8 @@ class Router:
         await asyncio.gather(self._arm_watch.look(), self._warm_up_features())
         if self.shipper:
             self.shipper.start()
-        rounds = (self._follow_experiment, self._expire_reservations, self._show, self._watch_disk)
+        watches = (self._watch_disk, self._watch_export)
+        rounds = (self._follow_experiment, self._expire_reservations, self._show, *watches)
         accounts = self._every_second(self._keep_accounts, sooner=self.budgets.pacer.due)
         background = (self.budgets.run(), self._arm_watch.run(), accounts, *map(self._every_second, rounds))
         self._tasks += [asyncio.create_task(work) for work in background]
@@ -241,6 +243,10 @@ class Router:
             return
         metrics.show_room(self.spool, room)
         self.health.note("decision_log", self.spool.state(room))
+
+    async def _watch_export(self) -> None:
+        if (mark := self._settings.export_mark) is not None:
+            metrics.EXPORT_AGE.set(await asyncio.to_thread(exported.age, mark, self.spool.folder, self._started))
 
     async def _warm_up_features(self) -> None:
         try:

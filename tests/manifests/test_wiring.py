@@ -148,7 +148,9 @@ def test_router_finds_its_files(production: Objects, router: dict[str, Any]) -> 
     (claim,) = named(production, "StatefulSet", "mtorl-router")["spec"]["volumeClaimTemplates"]
     for durable in (router["ledger"], router["spool"]):
         assert mounts[str(Path(durable).parent)]["name"] == claim["metadata"]["name"]
-    assert router["spool"] in export["args"][0]
+    assert router["spool"] in export["args"][0] and router["export_mark"] in export["args"][0]
+    mark = str(Path(router["export_mark"]).parent)
+    assert mounts[mark] == mounts_of(export)[mark], "the router reads what the export has written"
     # A router that waits is not killed, and gets no requests; one that hangs is killed.
     for probe, path in (("startupProbe", "live"), ("readinessProbe", "ready"), ("livenessProbe", "live")):
         assert main[probe]["httpGet"] == {"path": f"/health/{path}", "port": "http"}

@@ -47,6 +47,7 @@ SPOOL_WRITABLE = Gauge("mtorl_spool_writable", "1 while records can be written t
 SPOOL_LOST = Gauge("mtorl_spool_lost_records", "Withdrawn decisions of which no record is left since the start")
 SPOOL_PENDING = Gauge("mtorl_spool_pending_records", "Durable records that the sink has not acknowledged")
 SPOOL_OLDEST = Gauge("mtorl_spool_oldest_pending_seconds", "Age of the oldest record that is pending")
+EXPORT_AGE = Gauge("mtorl_export_age_seconds", "Since the last export of the log, 0 while it lacks no record")
 SHIPPED = Counter("mtorl_shipped_records", "Records that the sink acknowledged", ["kind"])
 SHIP_FAILURES = Counter("mtorl_ship_failures", "Attempts to ship that failed", ["reason"])
 POISON = Counter("mtorl_poison_records", "Records that the sink refused and that were set aside", ["kind"])

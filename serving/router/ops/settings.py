@@ -130,6 +130,8 @@ class RouterSettings(StrictModel):
     """Where the log is shipped to: a URL, or a folder for Parquet files; null: nowhere."""
     keep_hours: Annotated[float, Field(ge=0)] = 168.0
     """Age at which the spool may forget what is shipped."""
+    export_mark: PathSetting | None = None
+    """File in which the export of the spool says how far it has come; null: its age is not published."""
     spool_max_bytes: Annotated[int, Field(ge=1)] = MAX_BYTES
     """When the spool is as large, decisions take the default action and outcomes are answered with 503."""
 

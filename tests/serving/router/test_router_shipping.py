@@ -11,6 +11,7 @@ import duckdb
 import pytest
 
 from serving.decision_log import Spool
+from serving.decision_log.export import export_segments
 from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.parquet_sink import ParquetSink
 from serving.router.ops.settings import SettingsError
@@ -125,5 +126,17 @@ def test_a_full_spool_is_the_default_action_and_outcomes_come_again(tmp_path: Pa
             events = [{**event, "event_id": f"e{i}"} for i in range(30)]
             response = await h.post("/v1/outcomes", {"outcomes": events})
             assert response.status_code == 503 and "may not grow beyond 3000 bytes" in response.text
+
+    asyncio.run(scenario())
+
+
+def test_the_age_of_the_export_is_published(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path, export_mark="exported.json") as h:
+            await h.until(lambda: sample("mtorl_export_age_seconds") == 0)
+            await h.predict()
+            await h.until(lambda: sample("mtorl_export_age_seconds") > 0)
+            await asyncio.to_thread(export_segments, h.spool.folder, tmp_path / "out", tmp_path / "exported.json")
+            await h.until(lambda: sample("mtorl_export_age_seconds") == 0)
 
     asyncio.run(scenario())
