@@ -11,6 +11,8 @@ The results come from these commands, the last of which writes the tables:
     python benchmarks/experiments.py --json benchmarks/results/experiments.json
     python benchmarks/kill_switch.py --run runs/latest --json benchmarks/results/kill_switch.json
     python benchmarks/regret.py --json benchmarks/results/regret.json
+    python benchmarks/drift.py [--data FILE --dataset NAME] --json benchmarks/results/drift/NAME.json
+    python benchmarks/drift_job.py --json benchmarks/results/drift_job.json
     python benchmarks/soak.py --run runs/latest --json benchmarks/results/soak.json
     python benchmarks/cluster.py --namespace mtorl-dev --json benchmarks/results/cluster.json
     python benchmarks/tables.py
@@ -27,6 +29,7 @@ from typing import Any
 from _environment import ROOT
 
 from benchmarks._markdown import Figures, Show, measured_on, table
+from benchmarks.drift_rates.table import job_table, rates_table
 from benchmarks.experiment_runs.table import experiment_tables
 from benchmarks.log_storage.table import decision_log_table
 from benchmarks.request_path.tables import serving_tables, soak_table
@@ -399,6 +402,8 @@ PAGES = {
     "experiments": Page("How often a verdict is wrong", "../monitoring/README.md", experiment_tables),
     "regret": Page("What a policy earns with a budget", "evaluation.md", regret_tables),
     "kill_switch": Page("How soon the kill switch is in force", "serving.md", kill_switch_table),
+    "drift": Page("How often the drift check is wrong", "../monitoring/README.md", rates_table),
+    "drift_job": Page("What a drift check costs", "../monitoring/README.md", job_table),
     "soak": Page("Five minutes of everything at once", "serving.md", soak_table),
     "cluster": Page("How soon a change is in force on a cluster", "cluster.md", cluster_table),
 }

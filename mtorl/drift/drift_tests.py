@@ -84,14 +84,13 @@ class CategoricalDistance:
 
     def __init__(self, values: pd.Series) -> None:
         codes, labels = pd.factorize(values)
-        self._rows = np.flatnonzero(codes >= 0)
-        self._codes = codes[self._rows]
-        self._size = len(labels)
+        self._codes = codes + 1  # 0: missing
+        self._size = len(labels) + 1
 
     def __call__(self, reference: Floats, period: Floats) -> float:
         """Score of the period against the reference, each given by the weight of every row."""
-        p = np.bincount(self._codes, reference[self._rows], self._size)
-        q = np.bincount(self._codes, period[self._rows], self._size)
+        p = np.bincount(self._codes, reference, self._size)[1:]
+        q = np.bincount(self._codes, period, self._size)[1:]
         if p.sum() == 0.0 or q.sum() == 0.0:
             return 0.0
         p, q = p / p.sum(), q / q.sum()

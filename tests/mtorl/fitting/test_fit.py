@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from mtorl.drift.calibration import Size
+from mtorl.drift.reference import sample_users
+from mtorl.fitting import training_summary
 from mtorl.fitting.fit import fit_challenger, fit_incumbent
 from mtorl.fitting.pricing import price_policy
+from mtorl.fitting.training_summary import REFERENCE_TOUCHPOINTS, TrainingSummary
 from mtorl.log.splits import are_among, split_of
 from mtorl.network.training import TrainConfig
 from mtorl.policy.decision import Forecast, action_probabilities
@@ -32,7 +38,27 @@ def test_the_incumbent_knows_its_users_and_its_highest_costs(windows: str, tmp_p
     assert caps == {channel: highest.get(channel, highest.max()) for channel in artifact.spec.channels}
     assert artifact.model["default_channel"] == train["channel"].value_counts().index[0]
     assert (artifact.model["name"], artifact.model["kind"]) == ("incumbent", "channel-frequency")
-    assert set(artifact.reference()["user_id"]) == set(train["user_id"])
+    reference = artifact.reference()
+    assert set(reference["user_id"]) == set(train["user_id"])
+    assert len(reference) == pytest.approx(REFERENCE_TOUCHPOINTS * train["user_id"].nunique(), rel=0.3)
+    thresholds = artifact.drift_thresholds()
+    assert thresholds is not None
+    context = {column.name: column.kind for column in artifact.spec.context}
+    assert thresholds.at(Size(100, 200), context) is not None
+
+
+def test_a_large_log_leaves_a_reference_of_bounded_size_and_a_small_one_no_thresholds(
+    windows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = TrainingSummary.of(windows).reference
+    monkeypatch.setattr(training_summary, "sample_users", partial(sample_users, rows=60))
+    summary = TrainingSummary.of(windows)
+    assert 60 <= len(summary.reference) < 60 + whole.groupby("user_id").size().max()
+    pd.testing.assert_frame_equal(
+        summary.reference.sort_values("user_id", kind="stable", ignore_index=True),
+        sample_users(whole, 60).sort_values("user_id", kind="stable", ignore_index=True),
+    )
+    assert summary.drift_thresholds() is None, "too few users to hold any out"
 
 
 def test_a_budget_that_is_none_is_refused_before_training(tmp_path: Path) -> None:
