@@ -1,6 +1,6 @@
 """Pacing: a price that follows spend, so that a budget lasts as long as its schedule says.
 
-    plan = Plan.following(traffic, edges, budget=500.0)                    # traffic expected between the edges
+    plan = Plan(500.0, Schedule.following(traffic, edges))                 # traffic expected between the edges
     state = plan.start(price_unit=0.3)                                     # gain per currency unit, to begin with
     state = plan.update(state, at=now, spent=ledger.spent + ledger.reserved)     # every few minutes
     decide(..., price_BC=plan.price(state))
@@ -30,6 +30,13 @@ Here three things are different:
   This means the same in any currency, for short and long intervals and in quiet hours. A missed update only makes the
   next interval longer.
 
+Where one exposure is a large part of the budget, spend is noise for a while, and a price that follows it is noise as
+well, which costs gain: two arms of one policy would differ by their sizes. So both REACTION and HORIZON are at least
+GRAINS of the highest cost of one exposure.
+
+A plan may begin in the middle: at `since`, when `before` was already spent. What is left is then scheduled over what is
+left of the times. That is how a plan is changed while it runs.
+
 Spend between two updates moves no price, so in the worst case the gap grows by about the share that is scheduled there:
 update at least every half percent of the budget. The best schedule is the spend expected at a constant price; expected
 traffic is close to it.
@@ -40,10 +47,11 @@ price is one that no exposure can earn.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from math import expm1, isfinite, log1p
+from math import expm1, inf, isfinite, log1p
 from typing import Any, Self
 
 import numpy as np
@@ -51,6 +59,7 @@ import numpy as np
 REACTION = 0.02  # share of the budget; an excess of it multiplies 1 + mu by e
 MAX_STEP = 0.15  # step for twice the scheduled spend in a long interval; a larger one may overshoot
 HORIZON = 0.05  # share of the budget; a gap should close while this much is scheduled
+GRAINS = 20.0  # exposures at their highest cost; both of them are at least as much
 MAX_MULTIPLIER = 100.0
 STOP_MULTIPLIER = 1e6  # once the budget is gone
 
@@ -59,15 +68,15 @@ STOP_MULTIPLIER = 1e6  # once the budget is gone
 class State:
     """What is kept between two updates."""
 
-    at: float  # time of the last update, in the unit of the plan's times
+    at: float  # the clock at the last update, in the unit of the plan's times
     spent: float  # currency units, spent or reserved until then
     multiplier: float  # mu
     price_unit: float  # gain per currency unit: the price of the budget, or mean gain / mean cost if that is 0
 
     def __post_init__(self) -> None:
-        if not (isfinite(self.at) and isfinite(self.spent) and 0 <= self.multiplier < np.inf):
+        if not (isfinite(self.at) and isfinite(self.spent) and 0 <= self.multiplier < inf):
             raise ValueError(f"at, spent and multiplier must be finite, multiplier not negative, got {self}")
-        if not 0 < self.price_unit < np.inf:
+        if not 0 < self.price_unit < inf:
             raise ValueError(f"price_unit must be a positive number, got {self.price_unit}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,6 +90,51 @@ class State:
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """Which share of a budget should be spent by when."""
+
+    times: tuple[float, ...]  # ascending, any unit
+    shares: tuple[float, ...]  # to be spent by then; from 0 to 1, in between by straight lines
+
+    def __post_init__(self) -> None:
+        ascending = all(earlier < later for earlier, later in pairwise(self.times))
+        if len(self.times) < 2 or not ascending or not all(map(isfinite, self.times)):
+            raise ValueError("times must be two or more ascending numbers")
+        rising = all(earlier <= later for earlier, later in pairwise(self.shares))
+        if len(self.shares) != len(self.times) or not rising or (self.shares[0], self.shares[-1]) != (0.0, 1.0):
+            raise ValueError(f"shares must rise from 0 to 1, one for each of the {len(self.times)} times")
+
+    @classmethod
+    def even(cls, start: float, end: float) -> Self:
+        """The same share in every stretch of the same length."""
+        return cls((start, end), (0.0, 1.0))
+
+    @classmethod
+    def following(cls, traffic: Sequence[float], edges: Sequence[float]) -> Self:
+        """Spend in proportion to expected traffic.
+
+        Args:
+            traffic: Opportunities expected between two edges each, in any unit.
+            edges: Ascending times, one more than traffic.
+        """
+        expected = np.asarray(traffic, dtype=np.float64)
+        if len(edges) != len(expected) + 1 or not (expected >= 0).all() or not 0 < expected.sum() < np.inf:
+            raise ValueError("traffic must be numbers >= 0, not all zero, and edges one more")
+        cumulative = np.r_[0.0, np.cumsum(expected)]
+        return cls(tuple(map(float, edges)), tuple((cumulative / cumulative[-1]).tolist()))
+
+    def share(self, at: float) -> float:
+        """What should be spent by a time."""
+        if at <= self.times[0]:
+            return 0.0
+        if at >= self.times[-1]:
+            return 1.0
+        i = bisect_right(self.times, at)
+        (t0, t1), (s0, s1) = self.times[i - 1 : i + 1], self.shares[i - 1 : i + 1]
+        return s0 + (s1 - s0) * (at - t0) / (t1 - t0)
+
+
+@dataclass(frozen=True)
 class Plan:
     """A budget, and when to spend it.
 
@@ -88,55 +142,37 @@ class Plan:
     """
 
     budget: float  # currency units
-    times: tuple[float, ...]  # ascending, any unit
-    shares: tuple[float, ...]  # of the budget, to be spent by then; from 0 to 1, in between by straight lines
+    schedule: Schedule
+    since: float = -inf  # when it began, if that was after the schedule's start
+    before: float = 0.0  # currency units, spent by then
+    grain: float = 0.0  # currency units, the highest cost of an exposure
 
     def __post_init__(self) -> None:
-        if not 0 < self.budget < np.inf:
+        if not 0 < self.budget < inf:
             raise ValueError(f"budget must be a positive number, got {self.budget}")
-        ascending = all(earlier < later for earlier, later in pairwise(self.times))
-        if len(self.times) < 2 or not ascending or not np.isfinite(self.times).all():
-            raise ValueError("times must be two or more ascending numbers")
-        rising = all(earlier <= later for earlier, later in pairwise(self.shares))
-        if len(self.shares) != len(self.times) or not rising or (self.shares[0], self.shares[-1]) != (0.0, 1.0):
-            raise ValueError(f"shares must rise from 0 to 1, one for each of the {len(self.times)} times")
+        if not 0 <= self.before < self.budget or not 0 <= self.grain < inf:
+            raise ValueError(f"before must lie below the budget, grain be a number >= 0, got {self}")
 
-    @classmethod
-    def following(cls, traffic: Sequence[float], edges: Sequence[float], budget: float) -> Self:
-        """Plan to spend in proportion to expected traffic.
-
-        Args:
-            traffic: Opportunities expected between two edges each, in any unit.
-            edges: Ascending times, one more than traffic.
-            budget: Currency units.
-        """
-        expected = np.asarray(traffic, dtype=np.float64)
-        if len(edges) != len(expected) + 1 or not (expected >= 0).all() or not 0 < expected.sum() < np.inf:
-            raise ValueError("traffic must be numbers >= 0, not all zero, and edges one more")
-        cumulative = np.r_[0.0, np.cumsum(expected)]
-        return cls(budget, tuple(map(float, edges)), tuple((cumulative / cumulative[-1]).tolist()))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists, ready for JSON."""
-        return {**asdict(self), "times": list(self.times), "shares": list(self.shares)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what :meth:`to_dict` wrote."""
-        return cls(**{**values, "times": tuple(values["times"]), "shares": tuple(values["shares"])})
+    @property
+    def size(self) -> float:
+        """What it has to spend, currency units."""
+        return self.budget - self.before
 
     def start(self, price_unit: float) -> State:
-        """The state before anything is spent, with the price to begin with: gain per currency unit."""
-        return State(at=self.times[0], spent=0.0, multiplier=1.0, price_unit=price_unit)
+        """The state at its beginning, with the price to begin with: gain per currency unit."""
+        at = max(self.since, self.schedule.times[0])
+        return State(at, self.before, multiplier=1.0, price_unit=price_unit)
 
     def scheduled(self, at: float) -> float:
         """What the schedule wants spent by a time, currency units."""
-        return self.budget * float(np.interp(at, self.times, self.shares))
+        first = self.schedule.share(self.since)
+        share = (self.schedule.share(at) - first) / (1.0 - first) if first < 1.0 else 1.0
+        return self.before + self.size * max(share, 0.0)
 
     def planned(self, state: State, until: float) -> float:
         """What to spend from the last update until a time, currency units: rho_t, never more than is left."""
-        gap = (state.spent - self.scheduled(state.at)) / self.budget
-        pace = 1.0 - float(np.clip(gap / HORIZON, -1.0, 1.0))
+        gap = (state.spent - self.scheduled(state.at)) / self.size
+        pace = 1.0 - min(max(gap / self._at_least(HORIZON), -1.0), 1.0)
         wanted = pace * (self.scheduled(until) - self.scheduled(state.at))
         return min(wanted, max(self.budget - state.spent, 0.0))
 
@@ -150,15 +186,21 @@ class Plan:
         Args:
             state: After the last update; there may have been a long time since.
             at: The time that `spent` belongs to. A report older than the state changes nothing.
-            spent: Currency units since the plan began, reservations included. It may fall: reservations are cancelled.
+            spent: Currency units since the budget began, reservations included. It may fall: reservations are
+                cancelled.
 
         Raises:
             ValueError: a number is not finite.
         """
+        if not (isfinite(at) and isfinite(spent)):
+            raise ValueError(f"at and spent must be finite, got {at} and {spent}")
         if at < state.at:
             return state
-        excess = (spent - state.spent - self.planned(state, at)) / self.budget
-        elapsed = (self.scheduled(at) - self.scheduled(state.at)) / self.budget
-        step = excess / max(REACTION, elapsed / MAX_STEP)
+        excess = (spent - state.spent - self.planned(state, at)) / self.size
+        elapsed = (self.scheduled(at) - self.scheduled(state.at)) / self.size
+        step = excess / max(self._at_least(REACTION), elapsed / MAX_STEP)
         height = min(max(log1p(state.multiplier) + step, 0.0), log1p(MAX_MULTIPLIER))
         return replace(state, at=at, spent=spent, multiplier=expm1(height))
+
+    def _at_least(self, share: float) -> float:
+        return max(share, GRAINS * self.grain / self.size)

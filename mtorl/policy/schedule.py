@@ -1,27 +1,29 @@
 """When a budget is to be spent: from what an experiment file says of a budget to the plan that paces it.
 
     pacing = Pacing(traffic=(0.2,) * 8 + (1.0,) * 16)                # nights are quiet
-    plan = pacing.plan(500.0, "day", "UTC", now=time.time())         # of the day that `now` is in
-    plan = Pacing(opportunities=100_000).plan_of_count(500.0, 100_000)
+    plan = Plan(500.0, pacing.schedule("day", "UTC", midnight, time.time()))
 
-Times are seconds since 1970; the clock of the last plan is the number of opportunities so far.
+Times are seconds since 1970.
 """
 
 from __future__ import annotations
 
 import math
 from datetime import datetime
+from functools import lru_cache
 from itertools import pairwise
 from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from mtorl.policy.pacing import Plan
+from mtorl.policy.pacing import Schedule
 from mtorl.policy.periods import Period, period_at, zone
 from mtorl.runtime.validation import FromList, StrictModel
 
 HOUR = 3600.0
 _HOURS_OF_DAY = 24
+_CLOCKS_DIFFER = 600.0  # seconds
+_LONGEST_DAYS = 3660  # from a start to an end
 
 
 class Pacing(StrictModel):
@@ -30,15 +32,16 @@ class Pacing(StrictModel):
     price: float | None = Field(default=None, gt=0)
     """Gain per currency unit to begin with; by default, what each arm expects of its first decisions."""
     traffic: Annotated[
-        tuple[Annotated[float, Field(ge=0)], ...],
+        tuple[Annotated[float, Field(ge=0, le=1e9)], ...],
         FromList,
         Field(min_length=_HOURS_OF_DAY, max_length=_HOURS_OF_DAY),
     ] = (1.0,) * _HOURS_OF_DAY
     """Traffic that is expected in each hour of the day, in the budget's time zone and in any unit."""
     start: str | None = None
-    """ISO time with a zone; only of a budget without a period, which has no other beginning or end."""
+    """ISO time with a zone; only of a budget without a period, which has no other beginning or end. Nobody is exposed
+    before it, or after the end."""
     end: str | None = None
-    opportunities: int | None = Field(default=None, gt=0)
+    opportunities: int | None = Field(default=None, gt=0, le=10**15)
     """Decisions of all arms that it is to last for; only of a budget without a period, instead of start and end."""
 
     @field_validator("traffic")
@@ -61,6 +64,10 @@ class Pacing(StrictModel):
             raise ValueError("start and end: give both, or none for a budget with a period")
         if self.start is not None and self.end is not None and not _seconds(self.start) < _seconds(self.end):
             raise ValueError(f"start must be before end, got {self.start} and {self.end}")
+        if self.start is not None and self.end is not None:
+            days = (_seconds(self.end) - _seconds(self.start)) / (_HOURS_OF_DAY * HOUR)
+            if days > _LONGEST_DAYS:
+                raise ValueError(f"from start to end may be {_LONGEST_DAYS} days at most, got {days:.0f}")
         if self.start is not None and self.opportunities is not None:
             raise ValueError("give start and end, or opportunities: a budget has one clock")
         return self
@@ -77,35 +84,32 @@ class Pacing(StrictModel):
             rule = f"needs {what}" if period == "total" else f"has an end already: leave out {what}"
             raise ValueError(f"a budget with period {period} {rule}")
 
-    def plan(self, amount: float, period: Period, timezone: str, now: float) -> Plan:
-        """The plan in force at a time, where time is the clock.
+    def schedule(self, period: Period, timezone: str, began: float, now: float) -> Schedule:
+        """When to spend, where time is the clock.
 
         Args:
-            amount: Of the budget, currency units, above 0.
             period: Of the budget: total, day or hour.
             timezone: Of the budget, an IANA name.
-            now: A time in the period.
+            began: When the present period began; as the ledger's clock has it, which may differ a little from this one.
+            now: A time in the period. It is longer than usual once, after a change of the time zone.
         """
-        start, end = map(float, period_at(period, timezone, now))
         if self.start is not None and self.end is not None:
-            start, end = _seconds(self.start), _seconds(self.end)
-        first_full = float(period_at("hour", timezone, start)[1])
-        edges = [start, *(first_full + i * HOUR for i in range(max(0, math.ceil((end - first_full) / HOUR)))), end]
-        hours = [datetime.fromtimestamp(edge, zone(timezone)).hour for edge in edges[:-1]]
-        traffic = [self.traffic[hour] * (b - a) for hour, (a, b) in zip(hours, pairwise(edges), strict=True)]
-        if not sum(traffic) > 0:  # an hour in which none is expected
-            traffic = [b - a for a, b in pairwise(edges)]
-        return Plan.following(traffic, edges, amount)
+            return _schedule(self.traffic, timezone, _seconds(self.start), _seconds(self.end))
+        end = float(period_at(period, timezone, began)[1])
+        if end < now - _CLOCKS_DIFFER:
+            end = float(period_at(period, timezone, now)[1])
+        return _schedule(self.traffic, timezone, began, end)
 
-    @staticmethod
-    def plan_of_count(amount: float, opportunities: float) -> Plan:
-        """The plan whose clock is the number of opportunities so far.
 
-        Args:
-            amount: Of the budget, currency units, above 0.
-            opportunities: Expected in all, above 0.
-        """
-        return Plan(amount, (0.0, opportunities), (0.0, 1.0))
+@lru_cache(maxsize=1024)  # every account of a budget has the same one, and asks for it every second
+def _schedule(traffic: tuple[float, ...], timezone: str, start: float, end: float) -> Schedule:
+    first_full = float(period_at("hour", timezone, start)[1])
+    edges = [start, *(first_full + i * HOUR for i in range(max(0, math.ceil((end - first_full) / HOUR)))), end]
+    hours = [datetime.fromtimestamp(edge, zone(timezone)).hour for edge in edges[:-1]]
+    expected = [traffic[hour] * (b - a) for hour, (a, b) in zip(hours, pairwise(edges), strict=True)]
+    if not sum(expected) > 0:  # an hour in which none is expected
+        return Schedule.even(start, end)
+    return Schedule.following(expected, edges)
 
 
 def _seconds(text: str) -> float:

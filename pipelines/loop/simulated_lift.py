@@ -10,7 +10,7 @@ import numpy as np
 
 from mtorl.artifact.artifact import Artifact
 from mtorl.policy.decision import Forecast, PolicyParams, decide
-from mtorl.policy.pacing import Plan
+from mtorl.policy.pacing import Plan, Schedule
 from mtorl.simulator.simulator import Online, Simulator
 from mtorl.window.window import WindowBatch, instance_from_history
 from serving.router.flow.features import FeatureSource
@@ -75,7 +75,8 @@ def play(
         repetitions: Independent futures to average over.
     """
     decisions = rounds * len(users)
-    plan = Plan(budget * decisions, (0.0, float(decisions)), (0.0, 1.0))
+    grain = max(simulator.cost_cap.values())
+    plan = Plan(budget * decisions, Schedule.even(0.0, float(decisions)), grain=grain)
     at_once = max(1, decisions // _UPDATES)
     gain_U, spent = np.zeros(len(users)), np.zeros(repetitions)
     for repetition in range(repetitions):

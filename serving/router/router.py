@@ -183,26 +183,30 @@ class Router:
 
         Args:
             work: What is to be done.
-            sooner: Whether it is to be done at once; asked a few times a second.
+            sooner: Whether it is to be done at once, unless it has just failed; asked a few times a second.
         """
+        done = True
         while True:
-            if sooner is None:
+            if sooner is None or not done:
                 await asyncio.sleep(_TICK_SECONDS)
             else:
                 for _ in range(_LOOKS):
                     await asyncio.sleep(_TICK_SECONDS / _LOOKS)
                     if sooner():
                         break
-            await self._attempt(work)
+            done = await self._attempt(work)
 
-    async def _attempt(self, work: Callable[[], Awaitable[None]]) -> None:
+    async def _attempt(self, work: Callable[[], Awaitable[None]]) -> bool:
+        """Do it; whether that worked."""
         try:
             await work()
+            return True
         except LedgerUnavailable as error:
             self.health.report("ledger", error)
             log.error("%s", error)
         except Exception:
             log.exception("housekeeping failed")
+        return False
 
     async def _follow_experiment(self) -> None:
         await asyncio.to_thread(self.live.refresh)
@@ -213,7 +217,8 @@ class Router:
             await self._set_accounts()
         balances = await self.budgets.pace(experiment)
         metrics.show_budget(balances)
-        self._say_of_budgets(concerns(balances, time.time()))
+        words = [concerns(balances, time.time()), *(f"not paced: {fault}" for fault in self.budgets.pacer.faults)]
+        self._say_of_budgets("; ".join(word for word in words if word != "ok") or "ok")
         metrics.show_prices(self.budgets.pacer.by_arm())
         if self.budgets.set_up_for(experiment):
             self.health.report("ledger")

@@ -3,40 +3,48 @@
 Every router reads the ledger every few seconds, or sooner where half a percent of a budget's opportunities have gone
 by, updates the price of each paced account (`mtorl.policy.pacing`), and writes the new state back, unless another
 router did so in between; then it takes that one's. So there is one sequence of updates however many routers there are,
-and none of them is a leader that could fail. The state lies in the ledger, beside the spend that it follows: a router
-that restarts goes on from there. Where the clock is the number of opportunities, each router adds those that it has had
-since it last did.
+and none of them is a leader that could fail. The state (`paced_state.py`) lies in the ledger, beside the spend that it
+follows: a router that restarts goes on from there. Where the clock is the number of opportunities, each router adds
+those that it has had since it last did.
+
+Whatever changes the terms of an account (a stage, an amount, a pacing that is switched on, the first period of all),
+its plan begins anew there: what is left of its money, over what is left of its time. Without that, an arm whose part
+has grown would look far behind its schedule, and one whose part has shrunk far ahead.
 
 An exposure draws on every account that matches it, so its price is the sum of theirs (each is the dual of its own
-budget). A channel without a paced account keeps the model's own price; so do all of an arm until the price to begin
-with is known: if the experiment file does not say it, it is the gain that the arm expects for each currency unit.
+budget). A channel without a paced account keeps the model's own price; so do all until the price to begin with is
+known: if the experiment file does not say it, it is what the arms' first forecasts say that a currency unit gains.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Protocol
+from zlib import crc32
 
 from mtorl.experiment.experiment import AccountLimit, Experiment
-from mtorl.policy.pacing import Plan, State
+from mtorl.policy.pacing import STOP_MULTIPLIER, Plan, Schedule, State
+from mtorl.policy.schedule import Pacing
 from serving.ledger import Balance, Ledger
+from serving.router.flow.paced_state import COUNTED, Kept, PacedState
+from serving.throttle import OncePerSecond
 
 log = logging.getLogger(__name__)
+log.addFilter(OncePerSecond())
 
 _UPDATE_SECONDS = 5.0  # between updates, at most
 _UPDATE_SHARE = 0.005  # of a plan's clock: likewise
-_FORECASTS = 20  # of an arm, until they say what price to begin with
+_FORECASTS = 20  # until they say what price to begin with
 _GRACE = 0.01  # of the opportunities expected: if there are more, money that is left is spread over so many again
 
 Scope = tuple[str, str, str]  # arm, campaign, channel; "*" is any
 Opportunities = Counter[tuple[str, str]]  # by arm and campaign; "*" is any
-Forecasts = tuple[int, float, float]  # how many, their gain and their cost
 
 
 class Forecast(Protocol):
@@ -58,20 +66,24 @@ class Pacer:
 
     Args:
         ledger: The ledger whose accounts are paced; its calls block.
-        channels: Channels of the data set.
+        cost_cap: Highest possible cost of an exposure in each channel, currency units.
         clock: Seconds since 1970.
+
+    Attributes:
+        faults: Accounts that can't be paced, and why; their prices stay as they are.
     """
 
-    def __init__(self, ledger: Ledger, channels: Iterable[str], clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, ledger: Ledger, cost_cap: Mapping[str, float], clock: Callable[[], float] = time.time) -> None:
         self._ledger = ledger
-        self._channels = tuple(channels)
+        self._cost_cap = dict(cost_cap)
         self._clock = clock
         self._prices: Mapping[Scope, float] = {}
         self._counting = threading.Lock()
         self._intervals: Mapping[tuple[str, str], float] = {}  # opportunities between updates; of what is counted
         self._opportunities: Opportunities = Counter()  # since the last update
-        self._forecasts: dict[str, Forecasts] = {}  # by arm
+        self._forecasts: deque[float] = deque(maxlen=5 * _FORECASTS)  # gain per currency unit
         self._update_at = 0.0
+        self.faults: Sequence[str] = ()
 
     def count(self, arm: str, campaign: str, forecast: Forecast | None) -> None:
         """Count an opportunity of an arm in a campaign, and what the arm expected of it (None: it did not say)."""
@@ -79,9 +91,8 @@ class Pacer:
             for scope in ((arm, campaign), (arm, "*")):
                 if scope in self._intervals:
                     self._opportunities[scope] += 1
-            if forecast is not None:
-                number, gain, cost = self._forecasts.get(arm, (0, 0.0, 0.0))
-                self._forecasts[arm] = number + 1, gain + forecast.expected_reward, cost + forecast.expected_cost
+            if forecast is not None and forecast.expected_cost > 0:
+                self._forecasts.append(forecast.expected_reward / forecast.expected_cost)
 
     def due(self) -> bool:
         """Whether it is time for an update."""
@@ -101,40 +112,84 @@ class Pacer:
         """
         now = self._clock()
         with self._counting:
-            counted, forecasts = self._opportunities.copy(), dict(self._forecasts)
+            counted, forecasts = self._opportunities.copy(), list(self._forecasts)
         limits = [limit for limit in experiment.accounts() if limit.pacing is not None]
         version, text = self._ledger.memory() if limits else (0, "")
-        states = _states(text)
-        paced = _paced(limits, now, balances, states, counted)
-        before = {account.key: account.before(states, forecasts) for account in paced}
-        known = [account for account in paced if before[account.key] is not None]
-        if any(account.is_due(states, counted, now) for account in known):
-            updated = {a.key: a.plan.update(state, a.at, a.committed) for a in known if (state := before[a.key])}
-            if self._ledger.remember(version, json.dumps({key: state.to_dict() for key, state in updated.items()})):
-                states = updated
-                arms = {account.limit.arm for account in known}
-                with self._counting:  # what was counted meanwhile stays, and what is of an arm without a price yet
-                    self._opportunities -= Counter({of: number for of, number in counted.items() if of[0] in arms})
+        state = PacedState.parse(text)
+        accounts, faults = self._accounts(limits, balances, state, counted, _usual(forecasts), now)
+        if any(account.due for account in accounts):
+            updated = state.after({account.clock.key: account.kept for account in accounts}, now)
+            if self._ledger.remember(version, updated.text()):
+                state = updated
+                with self._counting:  # what was counted meanwhile stays, and what is of an account without a state yet
+                    known = {(a.limit.arm, a.limit.campaign) for a in accounts if a.clock.new is not None}
+                    self._opportunities -= Counter({of: n for of, n in counted.items() if of in known})
             else:  # another router was first
-                states = _states(self._ledger.memory()[1])
-        self._publish(paced, {**before, **states}, now)
+                state = PacedState.parse(self._ledger.memory()[1])
+        self._publish(limits, accounts, state, now)
+        self.faults = tuple(faults)
 
-    def _publish(self, paced: Sequence[_Paced], states: Mapping[str, State | None], now: float) -> None:
+    def _accounts(
+        self,
+        limits: Sequence[AccountLimit],
+        balances: Sequence[Balance],
+        state: PacedState,
+        counted: Opportunities,
+        usual: float | None,
+        now: float,
+    ) -> tuple[list[_Account], list[str]]:
+        """The accounts to pace, and what is wrong with others: each by itself, so that one does not stop all.
+
+        The ledger says which period it is, and how much the arm may spend in it: spend of one period must not be
+        compared with the plan of another, and what was spent before a change of stage counts.
+        """
+        found = {(b.arm, b.campaign, b.channel, b.period): b for b in balances}
+        had = state.counts()
+        for limit in limits:
+            budget = limit.campaign, limit.channel
+            had[budget] = had.get(budget, 0.0) + counted[limit.arm, limit.campaign]
+        accounts, faults = [], []
+        for limit in limits:
+            balance = found.get((limit.arm, limit.campaign, limit.channel, limit.period))
+            if balance is None or limit.pacing is None:
+                continue
+            caps = self._cost_cap if limit.channel == "*" else {limit.channel: self._cost_cap.get(limit.channel, 0.0)}
+            try:
+                if (most := limit.pacing.opportunities) is not None:
+                    new, all_had = counted[limit.arm, limit.campaign], had[limit.campaign, limit.channel]
+                    clock = _Clock.of_count(limit, most, state, new, all_had)
+                else:
+                    clock = _Clock.of_time(limit, limit.pacing, float(balance.start or now), now)
+                account = _Account.of(limit, clock, balance, state, usual, max(caps.values(), default=0.0))
+            except (ValueError, OverflowError) as error:
+                faults.append(f"arm {limit.arm}, campaign {limit.campaign}, channel {limit.channel}: {error}")
+                log.warning("not paced: %s", faults[-1])
+                continue
+            if account is not None:
+                accounts.append(account)
+        return accounts, faults
+
+    def _publish(
+        self, limits: Sequence[AccountLimit], accounts: Sequence[_Account], state: PacedState, now: float
+    ) -> None:
         sums: dict[Scope, float] = {}
-        for account in paced:
-            if (state := states[account.key]) is not None:
-                scope = account.limit.arm, account.limit.campaign, account.limit.channel
-                sums[scope] = sums.get(scope, 0.0) + account.plan.price(state)
+        for account in accounts:
+            kept = state.kept.get(account.clock.key, account.kept)
+            scope = account.limit.arm, account.limit.campaign, account.limit.channel
+            sums[scope] = sums.get(scope, 0.0) + account.price(kept.state)
         self._prices = sums
-        self._update_at = min((now + a.interval for a in paced if not a.counts), default=float("inf"))
-        self._intervals = {(a.limit.arm, a.limit.campaign): a.interval for a in paced if a.counts}
+        timed = [account.clock.interval for account in accounts if account.clock.new is None]
+        self._update_at = now + min(timed, default=float("inf"))
+        intervals = {(a.limit.arm, a.limit.campaign): a.clock.interval for a in accounts if a.clock.new is not None}
+        counting = {(x.arm, x.campaign) for x in limits if x.pacing is not None and x.pacing.opportunities is not None}
+        self._intervals = {scope: intervals.get(scope, float("inf")) for scope in counting}
 
     def prices(self, arm: str, campaign: str) -> dict[str, float] | None:
         """Price of each paced channel for an exposure of an arm in a campaign; None: all have the model's own."""
         if not self._prices:
             return None
         prices: dict[str, float] = {}
-        for channel in self._channels:
+        for channel in self._cost_cap:
             scopes = [(arm, c, h) for c in dict.fromkeys((campaign, "*")) for h in (channel, "*")]
             paced = [self._prices[scope] for scope in scopes if scope in self._prices]
             if paced:
@@ -150,93 +205,107 @@ class Pacer:
 
 
 @dataclass(frozen=True)
-class _Paced:
-    """A paced account that has money."""
+class _Clock:
+    """What the clock of a paced account says.
 
-    key: str  # changes with the period
-    limit: AccountLimit
-    counts: bool  # whether the clock is the number of opportunities
-    plan: Plan
-    at: float  # what the clock says
-    committed: float  # currency units, spent or reserved
+    Attributes:
+        key: Of the account in this period.
+        schedule: When to spend, by this clock.
+        at: What it says now.
+        new: Opportunities since the last update, if they are the clock; None: time is.
+        open: Whether it is the time to spend.
+    """
+
+    key: str
+    schedule: Schedule
+    at: float
+    new: int | None
+    open: bool
+
+    @classmethod
+    def of_time(cls, limit: AccountLimit, pacing: Pacing, began: float, now: float) -> _Clock:
+        schedule = pacing.schedule(limit.period, limit.timezone, began, now)
+        first, last = schedule.times[0], schedule.times[-1]
+        at = min(max(now, first), last)  # this clock may differ a little from the ledger's
+        return cls(PacedState.key(limit, first), schedule, at, None, limit.period != "total" or first <= now < last)
+
+    @classmethod
+    def of_count(cls, limit: AccountLimit, opportunities: int, state: PacedState, new: int, had: float) -> _Clock:
+        """As with the money after a change of parts: what the arm has had, and its new part of what is left."""
+        key = PacedState.key(limit, COUNTED)
+        at = new + (state.kept[key].state.at if key in state.kept else 0.0)
+        left = max(opportunities - had, _GRACE * opportunities)
+        return cls(key, Schedule.even(0.0, at + max(limit.part * left, 1.0)), at, new, True)
 
     @property
     def interval(self) -> float:
-        """Longest one between two updates, by the plan's clock."""
-        share = _UPDATE_SHARE * (self.plan.times[-1] - self.plan.times[0])
-        return share if self.counts else min(_UPDATE_SECONDS, share)
-
-    def before(self, states: Mapping[str, State], forecasts: Mapping[str, Forecasts]) -> State | None:
-        """The state to go on from; None: the price to begin with is not known."""
-        if (state := states.get(self.key)) is not None:
-            return state
-        # A new period begins with the price that the last one ended with.
-        earlier = [state for key, state in states.items() if json.loads(key)[:4] == json.loads(self.key)[:4]]
-        if earlier:
-            last = max(earlier, key=lambda state: state.at)
-            return replace(last, at=self.plan.times[0], spent=0.0)
-        assert self.limit.pacing is not None
-        if (price := self.limit.pacing.price) is not None:
-            return self.plan.start(price)
-        number, gain, cost = forecasts.get(self.limit.arm, (0, 0.0, 0.0))
-        return self.plan.start(gain / cost) if number >= _FORECASTS and gain > 0 and cost > 0 else None
-
-    def is_due(self, states: Mapping[str, State], counted: Opportunities, now: float) -> bool:
-        """Whether it is time for an update, by the state that all routers share."""
-        if (state := states.get(self.key)) is None:
-            return True
-        if self.counts:
-            return counted[self.limit.arm, self.limit.campaign] >= self.interval
-        return state.at <= now - self.interval
+        """Longest one between two updates."""
+        share = _UPDATE_SHARE * (self.schedule.times[-1] - self.schedule.times[0])
+        return min(_UPDATE_SECONDS, share) if self.new is None else share
 
 
-def _paced(
-    limits: Sequence[AccountLimit],
-    now: float,
-    balances: Sequence[Balance],
-    states: Mapping[str, State],
-    counted: Opportunities,
-) -> list[_Paced]:
-    """The accounts to pace.
+@dataclass(frozen=True)
+class _Account:
+    """A paced account whose price to begin with is known.
 
-    The ledger says which period it is, and how much the arm may spend in it: spend of one period must not be compared
-    with the plan of another, and what was spent before a change of stage counts.
+    Attributes:
+        limit: The account.
+        clock: Its clock.
+        plan: When to spend what; None: nothing is left.
+        kept: What is to be kept of it from now on.
+        due: Whether it is time for an update.
     """
-    found = {(b.arm, b.campaign, b.channel, b.period): b for b in balances}
-    paced = []
-    for limit in limits:
-        pacing = limit.pacing
-        balance = found.get((limit.arm, limit.campaign, limit.channel, limit.period))
-        if pacing is None or balance is None or balance.limit <= 0:
-            continue
-        if pacing.opportunities is not None:
-            # As with the money after a change of parts: what the arm has had, and its new part of what is left.
-            had = {x.arm: _had(x, states, counted) for x in limits if x[1:3] == limit[1:3]}
-            left = max(pacing.opportunities - sum(had.values()), _GRACE * pacing.opportunities)
-            at = had[limit.arm]
-            plan = pacing.plan_of_count(balance.limit, at + limit.part * left)
+
+    limit: AccountLimit
+    clock: _Clock
+    plan: Plan | None
+    kept: Kept
+    due: bool
+
+    @classmethod
+    def of(
+        cls, limit: AccountLimit, clock: _Clock, balance: Balance, state: PacedState, usual: float | None, grain: float
+    ) -> _Account | None:
+        """None: the price to begin with is not known yet."""
+        at, committed = clock.at, balance.spent + balance.reserved
+        before = state.kept.get(clock.key)
+        first = (before.state.multiplier, before.state.price_unit) if before else _first(limit, state, usual)
+        if first is None:
+            return None
+        here = State(at, committed, *first)
+        pacing = limit.pacing.model_dump_json() if limit.pacing else ""
+        end = "" if clock.new is not None else clock.schedule.times[-1]  # the other one moves all the time
+        terms = f"{balance.limit:.9g} {limit.part:.9g} {crc32(pacing.encode())} {end}"
+        if before is None or before.terms != terms or before.state.at > at or before.since > at:
+            # New terms, or a clock that was ahead: what is left, over what is left of the time.
+            before, due = Kept(here, terms, since=at, before=committed, touched=0.0), True
+        elif clock.new is None:
+            due = before.state.at <= at - clock.interval
         else:
-            plan = pacing.plan(balance.limit, limit.period, limit.timezone, balance.start or now)
-            at = min(max(now, plan.times[0]), plan.times[-1])  # this clock may differ a little from the ledger's
-        counts, committed = pacing.opportunities is not None, balance.spent + balance.reserved
-        paced.append(_Paced(_key(limit, plan.times[0]), limit, counts, plan, at, committed))
-    return paced
+            due = clock.new > 0
+        plan = None
+        if before.before < balance.limit:
+            plan = Plan(balance.limit, clock.schedule, before.since, before.before, grain)
+        moved = plan.update(before.state, at, committed) if plan else here
+        return cls(limit, clock, plan, replace(before, state=moved), due)
+
+    def price(self, state: State) -> float:
+        """Gain that one currency unit must earn."""
+        if self.plan is None or not self.clock.open:
+            return state.price_unit * STOP_MULTIPLIER
+        return self.plan.price(state)
 
 
-def _had(limit: AccountLimit, states: Mapping[str, State], counted: Opportunities) -> float:
-    """Opportunities of an account so far."""
-    state = states.get(_key(limit, 0.0))
-    return (state.at if state else 0.0) + counted[limit.arm, limit.campaign]
+def _first(limit: AccountLimit, state: PacedState, usual: float | None) -> tuple[float, float] | None:
+    """Multiplier and price unit to begin with; None: not known yet."""
+    if (last := state.last(limit)) is not None:  # a new period begins with the price that the last one ended with
+        return last.state.multiplier, last.state.price_unit
+    assert limit.pacing is not None
+    price = limit.pacing.price or usual
+    return None if price is None else (1.0, price)
 
 
-def _key(account: AccountLimit, start: float) -> str:
-    return json.dumps([account.arm, account.campaign, account.channel, account.period, start])
-
-
-def _states(text: str) -> dict[str, State]:
-    """What was remembered, by account; nothing if it is of a version that remembered other things."""
-    try:
-        return {key: State.from_dict(value) for key, value in json.loads(text or "{}").items()}
-    except (TypeError, ValueError) as error:
-        log.warning("pacing begins anew from the first price: what the ledger remembers can't be read: %s", error)
-        return {}
+def _usual(forecasts: Sequence[float]) -> float | None:
+    """Gain per currency unit that is usual; of the median, a few absurd forecasts are not felt."""
+    found = median(forecasts) if len(forecasts) >= _FORECASTS else 0.0
+    return found if 0.0 < found < float("inf") else None

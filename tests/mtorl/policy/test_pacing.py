@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities, decide, utility_scale
-from mtorl.policy.pacing import HORIZON, Plan, State
+from mtorl.policy.pacing import HORIZON, Plan, Schedule, State
 from mtorl.policy.price import solve_price
 from mtorl.simulator.market import CHANNELS
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
@@ -58,11 +58,8 @@ def traffic_of(seed: int) -> Traffic:
 
     per_opportunity = 0.3 * spend(0.0)
     by_hour = log["timestamp"].dt.hour.value_counts().reindex(range(24), fill_value=0).tolist()
-    plan = Plan.following(
-        by_hour * DAYS,
-        list(range(24 * DAYS + 1)),
-        budget=per_opportunity * DAYS * USERS / 2,
-    )
+    schedule = Schedule.following(by_hour * DAYS, list(range(24 * DAYS + 1)))
+    plan = Plan(per_opportunity * DAYS * USERS / 2, schedule)
 
     hours, clicks, costs = [], [], []
     for day in range(DAYS):
@@ -174,13 +171,14 @@ def test_the_first_price_may_be_wrong(wrong):
 
 
 # A market without chance: spend falls with the price, and answers at once.
-HOURS = Plan(budget=100.0, times=(0.0, 60.0, 100.0), shares=(0.0, 0.75, 1.0))
+SCHEDULE = Schedule(times=(0.0, 60.0, 100.0), shares=(0.0, 0.75, 1.0))
+HOURS = Plan(100.0, SCHEDULE)
 START = HOURS.start(price_unit=2.0)
 
 
 def smooth(plan: Plan, dearer_after: float, factor: float, steps: int = 1000, price: float = 2.0) -> list[State]:
     states = [plan.start(price)]
-    for at in np.linspace(plan.times[0], plan.times[-1], steps + 1)[1:].tolist():
+    for at in np.linspace(plan.schedule.times[0], plan.schedule.times[-1], steps + 1)[1:].tolist():
         last = states[-1]
         usual_spend = plan.scheduled(at) - plan.scheduled(last.at)
         cost = factor if at > dearer_after else 1.0
@@ -271,7 +269,7 @@ amount = st.floats(0.0, 3.0)
     reports=st.lists(st.tuples(st.floats(-1.0, 7.0), amount), max_size=20),
 )
 def test_a_caller_who_spends_up_to_the_plan_never_exceeds_the_budget(traffic, budget, reports):
-    plan = Plan.following(traffic, list(range(len(traffic) + 1)), budget)
+    plan = Plan(budget, Schedule.following(traffic, list(range(len(traffic) + 1))))
     state = plan.start(price_unit=0.5)
     for at, willing in reports:
         spent = state.spent + min(willing * budget, max(plan.planned(state, at), 0.0))
@@ -290,15 +288,30 @@ def test_whatever_is_reported_the_price_is_a_number_and_the_plan_fits(reports):
         assert HOURS.planned(state, 120.0) <= max(HOURS.budget - state.spent, 0.0)
 
 
-def test_plan_and_state_survive_json():
-    plan, state = HOURS, START
+def test_a_state_survives_json():
+    state = START
     reference = smooth(HOURS, 30.0, 1.5, 100)
     for expected in reference[1:]:
-        plan = Plan.from_dict(json.loads(json.dumps(plan.to_dict())))
         state = State.from_dict(json.loads(json.dumps(state.to_dict())))
-        state = plan.update(state, expected.at, expected.spent)
-    assert plan == HOURS
+        state = HOURS.update(state, expected.at, expected.spent)
     assert state == reference[-1]
+
+
+def test_a_plan_that_begins_in_the_middle_spends_the_rest_over_the_rest():
+    plan = Plan(100.0, SCHEDULE, since=30.0, before=80.0)
+    assert [plan.scheduled(at) for at in (0, 30, 60, 80, 100)] == pytest.approx([80, 80, 92, 96, 100])
+    state = plan.start(2.0)
+    assert (state.at, state.spent) == (30.0, 80.0)
+    assert plan.planned(state, 60.0) == pytest.approx(12.0)
+    assert plan.update(state, 60.0, 92.0).multiplier == pytest.approx(1.0)
+
+
+def test_one_dear_exposure_of_a_small_budget_moves_the_price_no_more_than_many_of_a_large_one():
+    plan = Plan(1.0, SCHEDULE, grain=0.04)
+    after = plan.update(plan.start(2.0), 0.0, 0.04)
+    assert np.log1p(after.multiplier) - np.log1p(1.0) == pytest.approx(1 / 20)
+    unaware = replace(plan, grain=0.0)
+    assert unaware.update(unaware.start(2.0), 0.0, 0.04).multiplier > 10
 
 
 @pytest.mark.parametrize(
@@ -306,11 +319,13 @@ def test_plan_and_state_survive_json():
     [
         (lambda: replace(HOURS, budget=0.0), "budget must be a positive number"),
         (lambda: HOURS.start(np.nan), "price_unit must be a positive number"),
-        (lambda: replace(HOURS, times=(0.0, 0.0, 1.0)), "times must be two or more ascending numbers"),
-        (lambda: replace(HOURS, shares=(0.0, 0.5, 0.9)), "shares must rise from 0 to 1"),
-        (lambda: replace(HOURS, shares=(0.0, 1.0)), "one for each of the 3 times"),
-        (lambda: Plan.following([0.0], [0, 1], 1.0), "traffic must be numbers >= 0, not all zero"),
-        (lambda: Plan.following([1.0], [0, 1, 2], 1.0), "edges one more"),
+        (lambda: replace(HOURS, before=100.0), "before must lie below the budget"),
+        (lambda: replace(HOURS, grain=-1.0), "grain be a number >= 0"),
+        (lambda: replace(SCHEDULE, times=(0.0, 0.0, 1.0)), "times must be two or more ascending numbers"),
+        (lambda: replace(SCHEDULE, shares=(0.0, 0.5, 0.9)), "shares must rise from 0 to 1"),
+        (lambda: replace(SCHEDULE, shares=(0.0, 1.0)), "one for each of the 3 times"),
+        (lambda: Schedule.following([0.0], [0, 1]), "traffic must be numbers >= 0, not all zero"),
+        (lambda: Schedule.following([1.0], [0, 1, 2]), "edges one more"),
         (lambda: HOURS.update(START, 1.0, np.nan), "must be finite"),
         (lambda: HOURS.update(START, np.nan, 1.0), "must be finite"),
         (lambda: State(0.0, 0.0, -1.0, 2.0), "multiplier not negative"),

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mtorl.policy.periods import Period
+from mtorl.policy.pacing import Plan
+from mtorl.policy.periods import Period, period_at
 from mtorl.policy.schedule import HOUR, Pacing
 from mtorl.runtime.validation import first_fault
 
@@ -18,39 +19,52 @@ NIGHTS = (0.0,) * 8 + (1.0,) * 16
 
 
 def test_a_day_follows_the_hours_of_the_day() -> None:
-    plan = Pacing(price=0.3, traffic=NIGHTS).plan(160.0, "day", "UTC", NOON)
-    assert plan.times[0] == NOON - 12 * HOUR and plan.times[-1] == NOON + 12 * HOUR
+    schedule = Pacing(traffic=NIGHTS).schedule("day", "UTC", NOON - 12 * HOUR, NOON)
+    plan = Plan(160.0, schedule)
+    assert schedule.times[0] == NOON - 12 * HOUR and schedule.times[-1] == NOON + 12 * HOUR
     assert [plan.scheduled(NOON + hours * HOUR) for hours in (-12, -4, 0, 6, 12)] == pytest.approx([0, 0, 40, 100, 160])
 
 
 def test_the_hours_are_those_of_the_budgets_time_zone() -> None:
     """2026-10-25 in Berlin: 25 hours, of which the first eight that the clock shows are nine."""
     midnight = 1_792_879_200.0
-    plan = Pacing(price=0.3, traffic=NIGHTS).plan(160.0, "day", "Europe/Berlin", midnight + 12 * HOUR)
-    assert (plan.times[0], plan.times[-1]) == (midnight, midnight + 25 * HOUR)
+    schedule = Pacing(traffic=NIGHTS).schedule("day", "Europe/Berlin", midnight, midnight + 12 * HOUR)
+    plan = Plan(160.0, schedule)
+    assert (schedule.times[0], schedule.times[-1]) == (midnight, midnight + 25 * HOUR)
     assert [plan.scheduled(midnight + hours * HOUR) for hours in (9, 10, 25)] == pytest.approx([0, 10, 160])
 
 
 def test_an_hour_is_even_also_when_nobody_is_expected() -> None:
-    for now in (NOON + 1800, NOON - 10 * HOUR + 5):
-        plan = Pacing(price=0.3, traffic=NIGHTS).plan(10.0, "hour", "UTC", now)
-        assert plan.times[-1] - plan.times[0] == HOUR and plan.times[0] <= now < plan.times[-1]
-        assert plan.scheduled(plan.times[0] + HOUR / 4) == pytest.approx(2.5)
+    for began in (NOON, NOON - 10 * HOUR):
+        schedule = Pacing(traffic=NIGHTS).schedule("hour", "UTC", began, began + 5)
+        assert (schedule.times[0], schedule.times[-1]) == (began, began + HOUR)
+        assert schedule.share(began + HOUR / 4) == pytest.approx(0.25)
+
+
+def test_a_period_that_a_new_time_zone_has_made_longer_goes_to_its_new_end() -> None:
+    """The book began at midnight in Tokyo; the day that it is now ends at midnight in UTC."""
+    began = NOON - 21 * HOUR
+    schedule = Pacing().schedule("day", "UTC", began, NOON)
+    assert (schedule.times[0], schedule.times[-1]) == (began, NOON + 12 * HOUR)
+    late = Pacing().schedule("day", "UTC", NOON - 12 * HOUR, NOON + 12 * HOUR + 1)
+    assert late.times[-1] == NOON + 12 * HOUR, "a clock that is a little ahead makes no period longer"
 
 
 def test_a_total_goes_from_its_start_to_its_end() -> None:
-    pacing = Pacing(price=0.3, traffic=NIGHTS, start="2026-01-01T07:30:00Z", end="2026-01-03T00:00:00+00:00")
-    plan = pacing.plan(100.0, "total", "UTC", NOON)
-    assert plan.scheduled(NOON - 4 * HOUR) == 0 and plan.scheduled(plan.times[-1]) == 100
-    assert plan.scheduled(NOON + 12 * HOUR) == plan.scheduled(NOON + 20 * HOUR) == pytest.approx(50)
+    pacing = Pacing(traffic=NIGHTS, start="2026-01-01T07:30:00Z", end="2026-01-03T00:00:00+00:00")
+    schedule = pacing.schedule("total", "UTC", NOON, NOON)
+    assert schedule.share(NOON - 4 * HOUR) == 0 and schedule.share(schedule.times[-1]) == 1
+    assert schedule.share(NOON + 12 * HOUR) == schedule.share(NOON + 20 * HOUR) == pytest.approx(0.5)
 
 
 @given(st.floats(0, 4e9), st.sampled_from(["day", "hour"]), st.lists(st.floats(0, 1e6), min_size=24, max_size=24))
 def test_any_moment_lies_in_its_plan(now: float, period: Period, traffic: list[float]) -> None:
     if not sum(traffic) > 0:
         return
-    plan = Pacing(price=1.0, traffic=tuple(traffic)).plan(7.0, period, "UTC", now)
-    assert plan.times[0] <= now < plan.times[-1] == plan.times[0] + (24 * HOUR if period == "day" else HOUR)
+    began = period_at(period, "UTC", now)[0]
+    schedule = Pacing(traffic=tuple(traffic)).schedule(period, "UTC", float(began), now)
+    length = 24 * HOUR if period == "day" else HOUR
+    assert schedule.times[0] <= now < schedule.times[-1] == schedule.times[0] + length
 
 
 @pytest.mark.parametrize(
@@ -66,6 +80,9 @@ def test_any_moment_lies_in_its_plan(now: float, period: Period, traffic: list[f
         ({"start": "soon", "end": "later"}, "not an ISO time"),
         ({"start": "2026-01-01T00:00:00Z", "end": "2026-01-02T00:00:00Z", "opportunities": 5}, "one clock"),
         ({"opportunities": 0}, "opportunities"),
+        ({"opportunities": 10**16}, "opportunities"),
+        ({"traffic": (1e308,) * 24}, "traffic"),
+        ({"start": "2026-01-01T00:00:00Z", "end": "2126-01-02T00:00:00Z"}, "3660 days at most"),
     ],
 )
 def test_what_does_not_fit_is_named(values: dict[str, Any], message: str) -> None:
@@ -82,8 +99,3 @@ def test_a_total_needs_an_end_and_a_period_has_its_own() -> None:
         ends.check("total")
         with pytest.raises(ValueError, match="has an end already"):
             ends.check("day")
-
-
-def test_a_count_of_opportunities_is_a_clock_too() -> None:
-    plan = Pacing(opportunities=400).plan_of_count(20.0, 200.0)
-    assert [plan.scheduled(n) for n in (0, 50, 200, 300)] == [0, 5, 20, 20]

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mtorl.experiment.experiment import Experiment
-from mtorl.policy.pacing import State
+from mtorl.policy.pacing import STOP_MULTIPLIER, Plan
 from serving.ledger import Account, Ledger
-from serving.router.flow.pacer import Pacer, _paced
+from serving.router.flow.paced_state import PacedState
+from serving.router.flow.pacer import Pacer
 from tests.experiments import experiment
 from tests.serving.ledgers import KINDS, NOON, Place
 
 HOUR, DAY = 3600.0, 86_400.0
 MIDNIGHT = NOON - 12 * HOUR
-CHANNELS = ("search", "video")
+CHANNELS = {"search": 0.15, "video": 0.15}  # and what an exposure costs at most
 
 
 @pytest.fixture(params=KINDS)
@@ -42,6 +44,15 @@ def define(ledger: Ledger, found: Experiment) -> None:
 def day(amount: float = 200.0, campaign: str = "*", channel: str = "*", **pacing: Any) -> dict[str, Any]:
     paced = {"price": 0.5, **pacing}
     return {"campaign": campaign, "channel": channel, "amount": amount, "period": "day", "pacing": paced}
+
+
+def plans(pacer: Pacer, found: Experiment, ledger: Ledger) -> dict[str, Plan]:
+    """By arm, of those that have something left."""
+    limits = [limit for limit in found.accounts() if limit.pacing is not None]
+    state = PacedState.parse(ledger.memory()[1])
+    accounts, faults = pacer._accounts(limits, ledger.balances(), state, Counter(), None, pacer._clock())
+    assert not faults
+    return {account.limit.arm: account.plan for account in accounts if account.plan is not None}
 
 
 def test_without_a_paced_budget_the_models_own_price_stands(place: Place) -> None:
@@ -78,10 +89,10 @@ def test_a_plan_counts_what_the_ledger_leaves_an_arm(place: Place) -> None:
         ledger.settle(arm, amount)
     off = Experiment.from_dict(experiment("http://x", budgets=[day(200.0)], enabled=False))
     define(ledger, off)
-    asked = [limit for limit in off.accounts() if limit.pacing is not None]
-    paced = _paced(asked, place.clock.now, ledger.balances(), {}, Counter())
-    limits = {account.limit.arm: account.plan.budget for account in paced}
-    assert limits == {"incumbent": 120.0, "challenger": 80.0}
+    pacer = Pacer(ledger, CHANNELS, place.clock)
+    pacer.refresh(off, ledger.balances())
+    assert {arm: plan.budget for arm, plan in plans(pacer, off, ledger).items()} == {"incumbent": 120.0}
+    assert pacer.by_arm() == {"incumbent": 0.5, "challenger": 0.5 * STOP_MULTIPLIER}
 
 
 def test_routers_share_one_sequence_and_a_new_one_goes_on(place: Place) -> None:
@@ -116,7 +127,7 @@ TRAFFIC = [1.0] * 8 + [3.0] * 16
 PACED = of(day(200.0, price=1.0, traffic=TRAFFIC))
 
 
-PLAN = PACED.budgets[0].pacing.plan(100.0, "day", "UTC", MIDNIGHT)  # type: ignore[union-attr]
+PLAN = Plan(100.0, PACED.budgets[0].pacing.schedule("day", "UTC", MIDNIGHT, MIDNIGHT))  # type: ignore[union-attr]
 
 
 def live(place: Place, ledger: Ledger, pacer: Pacer, from_hour: int = 0) -> Iterator[float]:
@@ -263,18 +274,18 @@ def test_after_a_ramp_the_rest_of_the_money_lasts_for_the_rest_of_the_opportunit
             ledger.settle(f"{arm}{_}", 0.1)
     pacer.refresh(small, ledger.balances())
     define(ledger, large)
-    limits = [limit for limit in large.accounts() if limit.pacing is not None]
-    states = {key: State.from_dict(state) for key, state in json.loads(ledger.memory()[1]).items()}
-    plans = {a.limit.arm: a.plan for a in _paced(limits, place.clock.now, ledger.balances(), states, Counter())}
-    assert {arm: (round(p.budget, 6), p.times[-1]) for arm, p in plans.items()} == {
+    pacer.refresh(large, ledger.balances())
+    found = plans(pacer, large, ledger)
+    assert {arm: (round(plan.budget, 6), plan.schedule.times[-1]) for arm, plan in found.items()} == {
         "challenger": (27.5, 275.0),
         "incumbent": (72.5, 725.0),
     }
-    assert plans["challenger"].scheduled(25.0) == pytest.approx(2.5)
-    assert plans["incumbent"].scheduled(475.0) == pytest.approx(47.5)
+    assert found["challenger"].scheduled(25.0) == pytest.approx(2.5)
+    assert found["incumbent"].scheduled(475.0) == pytest.approx(47.5)
 
 
-def test_the_price_to_begin_with_is_what_an_arm_expects_of_its_money(place: Place) -> None:
+def test_the_price_to_begin_with_is_what_the_arms_expect_of_their_money(place: Place) -> None:
+    """The usual forecast of all arms: one that is seldom asked has a price as soon as the others, and the same."""
     found = of({"campaign": "*", "channel": "*", "amount": 200.0, "period": "day"})  # paced, as nobody said otherwise
     ledger = place.open()
     define(ledger, found)
@@ -282,20 +293,175 @@ def test_the_price_to_begin_with_is_what_an_arm_expects_of_its_money(place: Plac
     for number in range(20):
         pacer.refresh(found, ledger.balances())
         assert pacer.prices("challenger", "c") is None, "the model's own price, until more is known"
-        pacer.count("challenger", "c", Expects(0.1 + 0.01 * number, 0.5))
-        pacer.count("incumbent", "c", None)
+        pacer.count("challenger", "c", None)
+        pacer.count("incumbent", "c", Expects(1e308 if number == 7 else 0.1 + 0.01 * number, 0.5))
     pacer.refresh(found, ledger.balances())
-    assert pacer.prices("challenger", "c") == pytest.approx({"search": 0.39, "video": 0.39})
-    assert pacer.prices("incumbent", "c") is None, "it never said what it expects"
+    assert pacer.prices("challenger", "c") == pytest.approx({"search": 0.4, "video": 0.4}, rel=0.06)
+    assert pacer.prices("challenger", "c") == pacer.prices("incumbent", "c")
     late = Pacer(place.open(), CHANNELS, place.clock)
     late.refresh(found, ledger.balances())
     assert late.prices("challenger", "c") == pacer.prices("challenger", "c"), "known to all routers from then on"
 
 
-def test_a_memory_of_another_version_is_begun_anew(place: Place) -> None:
+@pytest.mark.parametrize(
+    "text", ["[]", "null", "{", '{"[]": {"at": 1.0, "spent": 2.0, "multiplier": 1.0}}', '{"a": {"terms": ""}}']
+)
+def test_a_memory_that_cannot_be_read_is_begun_anew(place: Place, text: str) -> None:
     ledger = place.open()
     define(ledger, of(day()))
-    assert ledger.remember(0, json.dumps({"[]": {"at": 1.0, "spent": 2.0, "multiplier": 1.0}}))
+    assert ledger.remember(0, text)
     pacer = Pacer(ledger, CHANNELS, place.clock)
     pacer.refresh(of(day()), ledger.balances())
     assert pacer.prices("challenger", "c") == {"search": 0.5, "video": 0.5}
+
+
+class Market:
+    """One arm's opportunities on a ledger, one a minute; both arms meet the same ones."""
+
+    def __init__(self, place: Place, found: Experiment, gain: float = 1.0) -> None:
+        self.place, self.ledger, self.number, self.gain = place, place.open(), 0, gain
+        self.pacer = Pacer(self.ledger, CHANNELS, place.clock)
+        self.set(found)
+
+    def set(self, found: Experiment) -> None:
+        self.found = found
+        define(self.ledger, found)
+        self.pacer.refresh(found, self.ledger.balances())
+
+    def run(self, opportunities: int, every: int = 5) -> dict[str, float]:
+        """Share of its opportunities that each arm exposes."""
+        chance, had, shown = random.Random(self.number), Counter[str](), Counter[str]()
+        for number in range(self.number, self.number + opportunities):
+            self.place.clock.now += 60.0
+            shares = self.found.shares()
+            (arm,) = chance.choices(list(shares), list(shares.values()))
+            gain, cost = self.gain * chance.lognormvariate(-2.5, 0.8), chance.uniform(0.05, 0.15)
+            self.pacer.count(arm, "c", None)
+            had[arm] += 1
+            price = (self.pacer.prices(arm, "c") or {}).get("video", 0.0)
+            if gain >= price * cost and self.ledger.reserve(f"m{number}", arm, "c", "video", 0.15):
+                self.ledger.settle(f"m{number}", cost)
+                shown[arm] += 1
+            if number % every == 0 or self.pacer.due():
+                self.pacer.refresh(self.found, self.ledger.balances())
+        self.number += opportunities
+        return {arm: shown[arm] / number for arm, number in had.items()}
+
+    def spent(self) -> dict[str, float]:
+        """Share of its limit that each arm has spent."""
+        return {b.arm: b.spent / b.limit for b in self.ledger.balances() if b.limit}
+
+
+def week(amount: float, **changes: Any) -> Experiment:
+    span = {"start": "2026-01-01T00:00:00Z", "end": "2026-01-08T00:00:00Z"}
+    budgets = [{"campaign": "*", "channel": "*", "amount": amount, "pacing": {"price": 0.8, **span}}]
+    return Experiment.from_dict(experiment("http://x", budgets=budgets, **changes))
+
+
+def test_after_a_change_of_stage_both_arms_go_on_alike(place: Place) -> None:
+    market = Market(place, week(300.0, stage="5%"))
+    market.run(3000)
+    market.set(week(300.0, stage="50%"))
+    shown = market.run(1500)
+    assert 0.6 < shown["challenger"] / shown["incumbent"] < 1.6
+    shown = market.run(5500)
+    assert 0.8 < shown["challenger"] / shown["incumbent"] < 1.25
+    assert all(share > 0.97 for share in market.spent().values()), market.spent()
+
+
+@pytest.mark.parametrize(
+    "paced", [{"opportunities": 4000}, {"start": "2026-01-01T13:00:00Z", "end": "2026-01-03T13:00:00Z"}]
+)
+def test_pacing_that_is_switched_on_in_the_middle_spreads_the_rest(place: Place, paced: dict[str, Any]) -> None:
+    def total(pacing: dict[str, Any] | None) -> Experiment:
+        return of({"campaign": "*", "channel": "*", "amount": 150.0, "pacing": pacing})
+
+    market = Market(place, total(None))
+    market.run(800)
+    market.set(total({"price": 0.8, **paced}))
+    shown = [market.run(1000) for _ in range(2)]
+    assert all(0.1 < share < 0.5 for some in shown for share in some.values()), shown
+
+
+def test_an_account_that_another_router_does_not_know_keeps_its_state(place: Place) -> None:
+    """One router goes on with the file before a budget was added."""
+    both, before = of(*counted(4000).model_dump()["budgets"], day(campaign="x")), of(day(campaign="x"))
+    market = Market(place, both)
+    other = Pacer(place.open(), CHANNELS, place.clock)
+    for _ in range(40):
+        market.run(50)
+        other.refresh(before, market.ledger.balances())
+    at = {json.loads(key)[0]: one["at"] for key, one in json.loads(market.ledger.memory()[1]).items() if "-1.0" in key}
+    assert sum(at.values()) == pytest.approx(2000, abs=25)
+
+
+def test_a_renamed_arm_takes_over_what_is_left(place: Place) -> None:
+    market = Market(place, counted(4000, amount=120.0))
+    market.run(2000)
+    arms = [{"name": name, "weight": 0.5, "endpoint": "http://x"} for name in ("incumbent", "new")]
+    market.set(counted(4000, amount=120.0, arms=arms))
+    market.run(2000)
+    whole = next(b for b in market.ledger.balances() if b.arm == "*")
+    assert 0.96 < whole.spent / whole.limit <= 1
+
+
+def test_one_account_that_can_not_be_paced_stops_no_other(place: Place) -> None:
+    found = of(day(), day(campaign="x", traffic=[1.0] * 24))
+    market = Market(place, found)
+    pacer, balances = market.pacer, market.ledger.balances()
+    broken = [replace(b, limit=float("inf")) if b.campaign == "x" and b.arm == "challenger" else b for b in balances]
+    place.clock.now += 10
+    pacer.refresh(found, broken)
+    assert len(pacer.faults) == 1 and "campaign x" in pacer.faults[0]
+    assert pacer.prices("incumbent", "x") is not None and pacer.prices("challenger", "c") is not None
+
+
+def test_a_clock_that_was_ahead_is_forgotten(place: Place) -> None:
+    found = week(300.0)
+    market = Market(place, found)
+    market.run(500)
+    ahead = Pacer(place.open(), CHANNELS, lambda: place.clock.now + 30 * DAY)
+    for _ in range(10):
+        ahead.refresh(found, market.ledger.balances())
+    market.run(1000)
+    shown = [share for _ in range(4) for share in market.run(1000).values()]
+    assert all(0.1 < share < 0.6 for share in shown), shown
+
+
+def test_outside_the_time_of_a_total_nobody_is_exposed(place: Place) -> None:
+    place.clock.now = MIDNIGHT - 5 * HOUR
+    market = Market(place, week(300.0))
+    assert set(market.run(250).values()) == {0.0}
+    assert all(share > 0 for share in market.run(250).values())
+    place.clock.now = MIDNIGHT + 7 * DAY
+    market.pacer.refresh(market.found, market.ledger.balances())
+    assert set(market.run(100).values()) == {0.0}
+
+
+def test_a_thousand_campaigns_take_no_more_than_a_thousand_times_one(place: Place) -> None:
+    """By calls and not by time: looking at all others for each of them would be a million."""
+    found = of(*(day(campaign=f"c{number}") for number in range(300)))
+    ledger = place.open()
+    define(ledger, found)
+    pacer = Pacer(ledger, CHANNELS, place.clock)
+    balances = ledger.balances()
+    for now in (place.clock.now, place.clock.now + 6):
+        place.clock.now = now
+        calls = calls_of(lambda: pacer.refresh(found, balances))
+        assert calls < 300 * 600, calls
+
+
+def calls_of(work: Callable[[], object]) -> int:
+    """How many Python functions it calls."""
+    number = 0
+
+    def count(frame: object, event: str, arg: object) -> None:
+        nonlocal number
+        number += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return number
