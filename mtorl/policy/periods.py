@@ -19,6 +19,8 @@ FOREVER = 2**53
 """The end of "total": later than any clock, and still exact as a double."""
 
 _HOUR = 3600
+_SHORTEST: dict[Period, int] = {"total": 0, "day": 23 * _HOUR, "hour": _HOUR}
+"""Seconds between the beginnings of two periods at least. A day in which clocks go forward has 23 hours."""
 
 
 def zone(name: str) -> tzinfo:
@@ -49,3 +51,22 @@ def period_at(period: Period, timezone: str, now: float) -> tuple[int, int]:
     ahead = math.floor(offset.total_seconds())
     start = math.floor((now + ahead) / _HOUR) * _HOUR - ahead
     return start, start + _HOUR
+
+
+def period_after(period: Period, timezone: str, start: int, until: int, now: float) -> tuple[int, int]:
+    """The period in force at a time, as `period_at`, after the one that was seen last, whatever its time zone was.
+
+    That one goes on until it is over, and until the next may begin: so neither a change of the time zone nor a clock
+    that was ahead begins two periods within one. It is given the end of the calendar's period at `now`, where the same
+    question is asked again.
+
+    Args:
+        period: What kind.
+        timezone: In which the next begins.
+        start: When the period that was seen last began.
+        until: When it was to end; 0: it is not known.
+        now: The time.
+    """
+    next_start, end = period_at(period, timezone, now)
+    begins = until <= now and next_start - start >= _SHORTEST[period]
+    return (next_start if begins else start), end

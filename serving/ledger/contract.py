@@ -10,9 +10,10 @@
     a cost is unknown.
 4.  The limit of an account with a period applies to each period separately. A reservation belongs to the period of its
     creation and is settled there, also after the period has ended; what a period leaves unspent is not carried over.
-    A period never begins earlier than one that was seen: whatever the clock does, or the time zone of the budget is
-    changed to, no money is granted twice. (A clock that was ahead has begun the next period too early; until that is
-    over, nothing beyond its limit is spent.)
+    A change of the budget's time zone keeps the present period with all it has seen. It goes on until a day of the new
+    zone begins, 23 hours or more after it began itself; so it may last two days once (`period_after`). Whatever the
+    clock does, or the time zone is changed to, two days of a budget begin 23 hours apart or more, two hours an hour.
+    (A clock that was ahead has begun the next period too early; until that is over, nothing beyond its limit is spent.)
 5.  The account of all arms ("*") binds them together. When the parts of a budget change, an arm's limit in the present
     period becomes what it has spent, plus its new part of what nobody has spent yet (`limit_after_a_change`). Setting
     the same accounts again changes nothing, and the next period begins with the new parts.
@@ -215,10 +216,10 @@ def limit_after_a_change(part: int, spent: int, reserved: int, whole: int, whole
 
 
 def parts(limits: Mapping[Account, int]) -> dict[Budget, str]:
-    """How each budget is divided: the same text for the same arms, limits and time zone."""
-    found: defaultdict[Budget, list[tuple[str, str, int]]] = defaultdict(list)
+    """How each budget is divided: the same text for the same arms and limits."""
+    found: defaultdict[Budget, list[tuple[str, int]]] = defaultdict(list)
     for account, limit in limits.items():
-        found[account.budget].append((account.arm, account.timezone, limit))
+        found[account.budget].append((account.arm, limit))
     return {budget: json.dumps(sorted(arms)) for budget, arms in found.items()}
 
 

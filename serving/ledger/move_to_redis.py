@@ -133,12 +133,12 @@ class _Source:
         self._commit()
         self.generation, self.moved_to = db.execute("SELECT name, moved_to FROM identity").fetchone()
         rows = db.execute(
-            "SELECT id, arm, campaign, channel, period, start, cap, active, "
+            "SELECT id, arm, campaign, channel, period, start, until, cap, active, "
             "start || ' ' || until || ' ' || period || ' ' || timezone || ' ' || parts FROM account"
         ).fetchall()
         self.accounts = {
-            number: (name_of(*name), start, cap, terms if active else None)
-            for number, *name, start, cap, active, terms in rows
+            number: (name_of(*name), start, until, cap, terms if active else None)
+            for number, *name, start, until, cap, active, terms in rows
         }
 
     def mark(self, version: int, target: str) -> None:
@@ -168,9 +168,9 @@ class _Source:
         caps, in_force, books, opened = (f"{prefix}{key}" for key in ("caps", "in-force", "books", "open"))
         for key in (caps, in_force, books, opened):
             yield "DEL", key
-        for account, start, cap, terms in self.accounts.values():
+        for account, start, until, cap, terms in self.accounts.values():
             yield "HSET", caps, account, cap
-            yield "HSET", books, f"start:{account}", start
+            yield "HSET", books, f"start:{account}", start, f"until:{account}", until
             if terms is not None:
                 yield "HSET", in_force, account, terms
         for book, cap in self.caps().items():
@@ -212,7 +212,7 @@ class _Source:
 
 def _fill(target: RedisLedger, source: _Source) -> None:
     """Write everything but the generation."""
-    for account, _, cap, _ in source.accounts.values():
+    for account, _, _, cap, _ in source.accounts.values():
         if cap > LARGEST * money.NANO:
             raise NotMoved(f"the limit of {account}, {money.units(cap):g}, is above {LARGEST:g}: lower it first")
     if target.has_accounts() and any(_found(target)):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing_extensions import override
 
 from mtorl.experiment.experiment import ALL_ARMS
-from mtorl.policy.periods import period_at
+from mtorl.policy.periods import period_after
 from serving.ledger import money
 from serving.ledger.contract import (
     EXPIRE_AT_ONCE,
@@ -36,6 +36,7 @@ from serving.ledger.sqlite_database import GroupCommit, LedgerFile, Work
 
 _HELD = "(SELECT book FROM hold WHERE reservation = ?)"
 _PRESENT = "account a LEFT JOIN book b ON b.account = a.id AND b.start = a.start"
+_PARTS = """replace(parts, ', "' || timezone || '", ', ', ')"""  # the zone is in texts of earlier versions
 _BATCH = 500  # reservations that `expire` takes in one transaction: decisions get in between
 
 
@@ -77,15 +78,17 @@ class SqliteLedger(Ledger):
         ]
 
         def work(db: sqlite3.Connection) -> None:
-            before = db.execute("SELECT DISTINCT campaign, channel, period, parts FROM account WHERE active").fetchall()
+            before = db.execute(
+                f"SELECT DISTINCT campaign, channel, period, {_PARTS} FROM account WHERE active"
+            ).fetchall()
             db.execute("UPDATE account SET active = 0")
             db.executemany(
                 "INSERT INTO account (arm, campaign, channel, period, cap, timezone, parts) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET cap = excluded.cap, parts = excluded.parts, "
-                "active = 1, timezone = excluded.timezone, until = 0",
+                "active = 1, timezone = excluded.timezone",
                 rows,
             )
-            _begin_periods(db, self._clock())
+            _begin_periods(db, self._clock(), of_new_zones=True)
             for budget in {(*budget, text) for budget, text in divided.items()}.difference(before):
                 _limit_anew(db, budget[:3])
 
@@ -279,12 +282,20 @@ class SqliteLedger(Ledger):
         return total
 
 
-def _begin_periods(db: sqlite3.Connection, now: float) -> None:
-    """Begin the periods that are due, none earlier than one that was seen. The parts of a budget keep one calendar."""
-    due = db.execute("SELECT id, period, timezone FROM account WHERE active AND until <= ?", (now,)).fetchall()
-    for account, period, timezone in due:
-        start, until = period_at(period, timezone, now)
-        db.execute("UPDATE account SET start = max(start, ?), until = ? WHERE id = ?", (start, until, account))
+def _begin_periods(db: sqlite3.Connection, now: float, of_new_zones: bool = False) -> None:
+    """Begin the periods that are due. The parts of a budget keep one calendar.
+
+    Args:
+        db: The connection.
+        now: Seconds since 1970.
+        of_new_zones: Whether the time zones may be others: then the periods that go on may end at another time.
+    """
+    due = db.execute(
+        "SELECT id, period, timezone, start, until FROM account WHERE active AND (? OR until <= ?)", (of_new_zones, now)
+    ).fetchall()
+    for account, period, timezone, start, until in due:
+        present = period_after(period, timezone, start, until, now)
+        db.execute("UPDATE account SET start = ?, until = ? WHERE id = ?", (*present, account))
     if due:
         db.execute(
             "UPDATE account AS a SET (start, until) = (whole.start, whole.until) FROM account whole "

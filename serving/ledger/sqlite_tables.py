@@ -103,8 +103,9 @@ ALTER TABLE account ADD COLUMN start INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE account ADD COLUMN until INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE book ADD COLUMN cap INTEGER NOT NULL DEFAULT 0 CHECK (cap >= 0);
 UPDATE book SET cap = (SELECT cap FROM account WHERE id = book.account);
-INSERT INTO account (arm, campaign, channel, period, cap, active)
-    SELECT '*', campaign, channel, period, 0, 0 FROM account GROUP BY campaign, channel, period;
+UPDATE account SET start = ifnull((SELECT max(start) FROM book WHERE account = account.id), 0);
+INSERT INTO account (arm, campaign, channel, period, cap, active, start)
+    SELECT '*', campaign, channel, period, 0, 0, max(start) FROM account GROUP BY campaign, channel, period;
 CREATE TEMPORARY VIEW part AS
     SELECT book.*, whole.id AS whole FROM book JOIN account arm ON arm.id = book.account
     JOIN account whole USING (campaign, channel, period) WHERE whole.arm = '*' AND arm.arm != '*';

@@ -4,8 +4,7 @@
 for i = 4, #ARGV, 3 do
   local start, until_, rest = terms_of(redis.call('HGET', KEYS[3], ARGV[i]) or '')
   if start and tonumber(until_) <= now then
-    start = whole(math.max(tonumber(start), tonumber(ARGV[i + 1])))
-    redis.call('HSET', KEYS[3], ARGV[i], start .. ' ' .. ARGV[i + 2] .. ' ' .. rest)
+    redis.call('HSET', KEYS[3], ARGV[i], start_after(start, until_, ARGV[i + 1], rest) .. ' ' .. ARGV[i + 2] .. ' ' .. rest)
   end
 end
 return 1

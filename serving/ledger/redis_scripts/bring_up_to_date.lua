@@ -11,7 +11,14 @@ for i = 3, #ARGV, 2 do all_arms[ARGV[i]] = ARGV[i + 1] end
 local books = redis.call('HGETALL', KEYS[4])
 for i = 1, #books, 2 do
   local what_and_start, account = string.match(books[i], '^(%a+:%-?%d+:)(.*)$')
-  if all_arms[account] then redis.call('HINCRBY', KEYS[4], what_and_start .. all_arms[account], books[i + 1]) end
+  if all_arms[account] then
+    redis.call('HINCRBY', KEYS[4], what_and_start .. all_arms[account], books[i + 1])
+    local start = string.match(what_and_start, ':(.*):')
+    for _, name in ipairs({ account, all_arms[account] }) do
+      local latest = redis.call('HGET', KEYS[4], 'start:' .. name)
+      if not latest or tonumber(latest) < tonumber(start) then redis.call('HSET', KEYS[4], 'start:' .. name, start) end
+    end
+  end
 end
 
 local cursor, moved = '0', {}

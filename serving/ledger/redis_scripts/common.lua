@@ -1,8 +1,8 @@
 -- What all scripts of the ledger begin with.
 -- KEYS  1 the generation, a text that `define` wrote once; 2 hash: account -> cap of a period that begins;
 --       3 hash: account in force -> its terms; 4 hash: "cap:BOOK", "spent:BOOK", "reserved:BOOK", "excess:BOOK",
---       "number:BOOK" and "book:NUMBER", "numbers", the last one that was given, and "start:ACCOUNT" of its latest
---       period; 5 sorted set: open reservations by time of creation;
+--       "number:BOOK" and "book:NUMBER", "numbers", the last one that was given, and "start:ACCOUNT" and
+--       "until:ACCOUNT" of its latest period; 5 sorted set: open reservations by time of creation;
 --       6, ... reservations: hashes of state, scope, amount, created, charged, cost, books, "event:ID" of each cost
 -- ARGV  1 the generation that the caller has seen; 2 the time, or '' for this server's; 3 seconds for which a reservation
 --       that was given back is remembered; 4, ... the script's own
@@ -26,6 +26,13 @@ end
 local function whole(number) return string.format('%.0f', number) end
 
 local function terms_of(text) return string.match(text or '', '^(%S+) (%S+) (.*)$') end
+
+local SHORTEST = { total = 0, day = 23 * 3600, hour = 3600 } -- as in mtorl/policy/periods.py
+
+local function start_after(start, until_, next_start, rest) -- `period_after`, there: when the period in force began
+  local begins = tonumber(until_) <= now and next_start - start >= SHORTEST[string.match(rest, '^%S+')]
+  return begins and next_start or start
+end
 
 local function add(what, book, amount) redis.call('HINCRBY', KEYS[4], what .. ':' .. book, whole(amount)) end
 

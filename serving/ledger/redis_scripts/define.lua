@@ -5,21 +5,26 @@
 local before, in_force = {}, redis.call('HGETALL', KEYS[3])
 for i = 1, #in_force, 2 do
   before[in_force[i]] = in_force[i + 1]
-  redis.call('HSET', KEYS[4], 'start:' .. in_force[i], (terms_of(in_force[i + 1]))) -- also of what is left out now
+  local start, until_ = terms_of(in_force[i + 1]) -- also of what is left out now
+  redis.call('HSET', KEYS[4], 'start:' .. in_force[i], start, 'until:' .. in_force[i], until_)
 end
 redis.call('DEL', KEYS[3])
+
+local function parts_of(rest) -- the zone is in texts of earlier versions
+  return (string.gsub(string.match(rest or '', '^%S+ %S+ (.*)$') or '', ', "[^"]*", ', ', '))
+end
 
 local starts = {} -- of the accounts of all arms: the parts of a budget keep one calendar
 for i = 4, #ARGV, 6 do
   local account, all_arms, cap, start, until_, rest = unpack(ARGV, i, i + 5)
   local _, _, old_rest = terms_of(before[account])
-  local old_start = redis.call('HGET', KEYS[4], 'start:' .. account)
-  if old_start and tonumber(old_start) > tonumber(start) then start = old_start end
+  local seen = redis.call('HMGET', KEYS[4], 'start:' .. account, 'until:' .. account)
+  start = start_after(seen[1] or 0, seen[2] or 0, start, rest)
   start = starts[all_arms] or start
   if account == all_arms then starts[account] = start end
   redis.call('HSET', KEYS[2], account, cap)
   redis.call('HSET', KEYS[3], account, start .. ' ' .. until_ .. ' ' .. rest)
-  if old_rest ~= rest then
+  if parts_of(old_rest) ~= parts_of(rest) then
     local book, limit = start .. ':' .. account, tonumber(cap)
     if account ~= all_arms and starts[all_arms] then -- limit_after_a_change, in contract.py
       local _, spent, reserved = seen_in(book)

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtorl.policy.periods import FOREVER, Period, period_at, zone
+from mtorl.policy.periods import FOREVER, Period, period_after, period_at, zone
 
 ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Asia/Kathmandu", "Africa/Cairo", "Asia/Beirut")
+WESTERN = ("Atlantic/Azores", "America/Sao_Paulo", "America/Denver", "Pacific/Honolulu", "Pacific/Kiritimati")
 HOUR = 3600
 
 
@@ -40,6 +41,49 @@ def test_a_day_has_the_hours_that_its_zone_gives_it(day: str, timezone: str, hou
     start, end = period_at("day", timezone, noon)
     assert end - start == hours * HOUR
     assert datetime.fromtimestamp(start, zone(timezone)).date().isoformat() == day
+
+
+@given(
+    st.sampled_from(["day", "hour"]),
+    st.floats(1e9, 2e9),
+    st.lists(st.tuples(st.floats(-30 * HOUR, 60 * HOUR), st.booleans(), st.sampled_from(ZONES + WESTERN)), max_size=60),
+)
+def test_no_two_periods_begin_within_one_whatever_the_zone_and_the_clock(
+    period: Period, now: float, steps: list[tuple[float, bool, str]]
+) -> None:
+    """A step waits, and then looks, or is an edit of the zone; an edit begins no period unless one was over."""
+    timezone, (start, until) = "UTC", period_at(period, "UTC", now)
+    for seconds, edited, another in steps:
+        now += seconds
+        timezone = another if edited else timezone
+        if not edited and until > now:
+            continue
+        new, end = period_after(period, timezone, start, until, now)
+        assert new == start or (until <= now and new - start >= (23 if period == "day" else 1) * HOUR and new <= now)
+        assert end > now
+        start, until = new, end
+
+
+@given(st.floats(1e9, 2e9), st.sampled_from(["day", "hour"]), st.sampled_from(ZONES + WESTERN), st.floats(0, 24 * HOUR))
+def test_the_first_period_of_another_zone_begins_within_two(
+    now: float, period: Period, timezone: str, later: float
+) -> None:
+    start, until = period_at(period, "UTC", now)
+    edit = min(now + later, until - 1)
+    new, end = period_after(period, timezone, start, until, edit)
+    while new == start:
+        new, end = period_after(period, timezone, start, end, end)
+    assert (new, end) == period_at(period, timezone, new)
+    assert new - start <= (48 if period == "day" else 2) * HOUR
+
+
+@pytest.mark.parametrize("timezone", [*ZONES, *WESTERN])
+def test_in_one_zone_periods_are_those_of_the_calendar(timezone: str) -> None:
+    period = period_at("day", timezone, 1.77e9)
+    for _ in range(800):
+        following = period_after("day", timezone, *period, period[1])
+        assert following == period_at("day", timezone, period[1])
+        period = following
 
 
 def test_all_time_has_no_end() -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 import threading
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -323,18 +326,101 @@ def test_a_day_is_the_budgets_own(ledger: Ledger, place: Place) -> None:
             assert balance(ledger, period="day").start == (midnight if moment < hours * HOUR else place.clock.now)
 
 
-def test_another_time_zone_opens_no_second_day(ledger: Ledger, place: Place) -> None:
-    """Noon, UTC: in Tokyo a day that began before that of UTC, in Kiritimati one that began after it."""
+WESTWARDS = (
+    "UTC",
+    "Atlantic/Azores",
+    "Atlantic/South_Georgia",
+    "America/Sao_Paulo",
+    "America/New_York",
+    "America/Chicago",
+    "America/Denver",
+    "America/Los_Angeles",
+    "Pacific/Honolulu",
+    "Asia/Tokyo",
+    "Europe/Berlin",
+)
+
+
+@pytest.mark.parametrize("hours", [0, 1])
+def test_another_time_zone_opens_no_second_day(ledger: Ledger, place: Place, hours: int) -> None:
+    """Noon, UTC, and while the clock stands still or goes on: it used to grant a day in each zone."""
+    start = int(NOON) - 12 * HOUR
+    for zone in WESTWARDS:
+        ledger.define([Account("*", "*", "*", 1.0, "day", zone), Account("a", "*", "*", 1.0, "day", zone)])
+        assert ledger.reserve(zone, "a", "c", "x", 1.0) == (zone == "UTC")
+        assert {b.start for b in ledger.balances()} == {start} and {b.reserved for b in ledger.balances()} == {1.0}
+        place.clock.now += hours * HOUR
+
+
+def test_the_day_after_a_change_of_time_zone_is_one_of_the_new_zone(ledger: Ledger, place: Place) -> None:
+    """Noon, UTC, the day is spent; midnight in Tokyo is at 15:00, too soon after the one that began it."""
     ledger.define([Account("a", "*", "*", 1.0, "day")])
-    ledger.reserve("r1", "a", "c", "x", 1.0)
-    ledger.define([Account("a", "*", "*", 1.0, "day", "Asia/Tokyo")])
+    for number, (zone, hours, granted) in enumerate(
+        [
+            ("UTC", 0, True),
+            ("Asia/Tokyo", 0, False),
+            ("Asia/Tokyo", 3, False),
+            ("Asia/Tokyo", 27 - 1e-3, False),
+            ("Asia/Tokyo", 27, True),
+            ("UTC", 27, False),
+            ("UTC", 36, False),  # 9 hours after it began
+            ("UTC", 60, True),
+        ]
+    ):
+        place.clock.now = NOON + hours * HOUR
+        ledger.define([Account("a", "*", "*", 1.0, "day", zone)])
+        assert ledger.reserve(str(number), "a", "c", "x", 1.0) == granted, (zone, hours)
+
+
+def test_a_budget_that_comes_back_in_another_time_zone_goes_on(ledger: Ledger, place: Place) -> None:
+    ledger.define([Account("a", "*", "*", 1.0, "day")])
+    assert ledger.reserve("r1", "a", "c", "x", 1.0)
+    ledger.define([Account("a", "*", "*", 9.0)])
+    place.clock.now += 11 * HOUR  # an hour into the day of Berlin
+    ledger.define([Account("a", "*", "*", 1.0, "day", "Europe/Berlin")])
     assert not ledger.reserve("r2", "a", "c", "x", 0.1)
-    place.clock.now += 3 * HOUR  # midnight in Tokyo
-    assert ledger.reserve("r2", "a", "c", "x", 1.0)
-    ledger.define([Account("a", "*", "*", 1.0, "day")])
-    assert not ledger.reserve("r3", "a", "c", "x", 0.1)
-    place.clock.now += 9 * HOUR  # midnight, UTC
-    assert ledger.reserve("r3", "a", "c", "x", 1.0)
+
+
+def test_an_hour_that_a_zone_shifts_is_not_granted_twice(ledger: Ledger, place: Place) -> None:
+    """Kathmandu's hours begin at a quarter past."""
+    for number, (zone, minutes, granted) in enumerate(
+        [("UTC", 0, True), ("Asia/Kathmandu", 14, False), ("Asia/Kathmandu", 15, False), ("Asia/Kathmandu", 75, True)]
+    ):
+        place.clock.now = NOON + 60 * minutes
+        ledger.define([Account("a", "*", "*", 1.0, "hour", zone)])
+        assert ledger.reserve(str(number), "a", "c", "x", 1.0) == granted, (zone, minutes)
+
+
+def test_another_time_zone_leaves_each_arm_its_limit(ledger: Ledger) -> None:
+    """It used to divide anew what was left, so that an arm which had spent its part got more."""
+    for zone in ("UTC", "Asia/Tokyo"):
+        limits = {"*": 2.0, "a": 1.0, "b": 1.0}
+        ledger.define([Account(arm, "*", "*", limit, "day", zone) for arm, limit in limits.items()])
+        ledger.reserve("r1", "a", "c", "x", 1.0)
+        ledger.settle("r1", 1.0)
+    assert balance(ledger, "a", period="day").limit == balance(ledger, "b", period="day").limit == 1.0
+
+
+def test_the_time_zone_in_the_texts_of_the_version_before_is_no_other_division(ledger: Ledger, place: Place) -> None:
+    accounts = [Account(arm, "*", "*", limit, "day") for arm, limit in {"*": 2.0, "a": 1.0, "b": 1.0}.items()]
+    ledger.define(accounts)
+    ledger.reserve("r1", "a", "c", "x", 1.0)
+    ledger.settle("r1", 1.0)
+    now = '[["*", 2000000000], ["a", 1000000000], ["b", 1000000000]]'
+    before = '[["*", "UTC", 2000000000], ["a", "UTC", 1000000000], ["b", "UTC", 1000000000]]'
+    if place.kind == "sqlite":
+        with closing(sqlite3.connect(place.path)) as db, db:
+            assert db.execute("UPDATE account SET parts = ? WHERE parts = ?", (before, now)).rowcount == 3
+    else:
+        with place.client() as client:
+            key = f"{{mtorl-ledger:{place.name}}}:in-force"
+            for account, terms in client.hgetall(key).items():
+                assert terms.endswith(now)
+                client.hset(key, account, terms.replace(now, before))
+    ledger.define(accounts)
+    assert balance(ledger, "a", period="day").limit == 1.0
+    ledger.define([replace(account, timezone="Asia/Tokyo") for account in accounts])
+    assert balance(ledger, "a", period="day").limit == 1.0
 
 
 def test_nothing_expires_before_its_time_when_the_clock_jumps_back(ledger: Ledger, place: Place) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +19,17 @@ from tests.serving.ledgers import KINDS, Place, accounts_of, arms, balance
 
 NANO = 10**9
 ARMS = ("incumbent", "challenger", "renamed", "third")
-AMOUNTS = {("*", "*", "total"): 10.0, ("c1", "*", "total"): 5.0, ("*", "*", "day"): 3.0}
+AMOUNTS = {("*", "*", "total"): 10.0, ("c1", "*", "total"): 5.0, ("*", "*", "day"): 3.0, ("c1", "*", "hour"): 2.0}
+SHORTEST = {"total": 1, "day": 23 * 3600, "hour": 3600}
+ZONES = (
+    "UTC",
+    "Asia/Tokyo",
+    "Asia/Kolkata",
+    "Asia/Kathmandu",
+    "America/New_York",
+    "Pacific/Honolulu",
+    "Atlantic/Azores",
+)
 STAGES = st.sampled_from(["shadow", "1%", "5%", "25%", "50%"])
 WEIGHTS = st.sampled_from([0.0, 0.1, 0.3, 0.5])
 NAMES = st.text("abc", min_size=1, max_size=3)
@@ -74,7 +85,7 @@ class Machine(RuleBasedStateMachine):
     def change_arms(self, name: str, weight: float, third: float) -> None:
         self._define(arms=arms(**{name: weight, "third": third}))
 
-    @rule(timezone=st.sampled_from(["UTC", "Asia/Tokyo", "Asia/Kolkata", "America/New_York"]))
+    @rule(timezone=st.sampled_from(ZONES))
     def change_time_zone(self, timezone: str) -> None:
         self._define(timezone=timezone)
 
@@ -95,8 +106,8 @@ class Machine(RuleBasedStateMachine):
     def expire(self) -> None:
         self.ledger.expire(0)
 
-    @rule(hours=st.sampled_from([1, 12, 24, -24]))
-    def turn_the_clock(self, hours: int) -> None:
+    @rule(hours=st.sampled_from([0.25, 1, 12, 24, -24]))
+    def turn_the_clock(self, hours: float) -> None:
         self.place.clock.now += 3600 * hours
 
     @invariant()
@@ -110,6 +121,14 @@ class Machine(RuleBasedStateMachine):
         for (campaign, channel, period, _), found in sums.items():
             assert found["all"] <= AMOUNTS[campaign, channel, period] * NANO
             assert found["all"] == found["arms"] and found["all' excess"] == found["arms' excess"]
+
+    @invariant()
+    def no_two_periods_begin_within_one(self) -> None:
+        starts: dict[tuple[str, ...], list[int]] = {}
+        for *account, start in sorted(self.place.books(), key=lambda book: int(book[-1])):
+            starts.setdefault(tuple(account), []).append(int(start))
+        for (_, _, _, period), found in starts.items():
+            assert all(later - earlier >= SHORTEST[period] for earlier, later in pairwise(found))
 
     @invariant()
     def no_arm_is_below_what_it_holds(self) -> None:

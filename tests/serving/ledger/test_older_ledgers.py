@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,15 @@ def test_what_arms_had_spent_the_experiment_has_spent(kind: str, tmp_path: Path,
     ledger = older(kind, tmp_path, lasting_redis).open()
     for _ in range(2):
         ledger.define(ACCOUNTS)
+    check(ledger)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_time_zone_comes_with_the_update_and_opens_no_second_day(
+    kind: str, tmp_path: Path, lasting_redis: int
+) -> None:
+    ledger = older(kind, tmp_path, lasting_redis).open()
+    ledger.define([replace(account, timezone="Atlantic/Azores") for account in ACCOUNTS])
     check(ledger)
 
 
