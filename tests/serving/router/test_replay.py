@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mtorl.experiment.assignment import assign, draw, uniform
+from tests.repository import ROOT
 from tests.serving.router_fixtures import CONTEXT, Harness, decision, instance, run
 
 BUDGETS = [
@@ -34,6 +36,14 @@ def policy(item: dict[str, Any]) -> dict[str, Any]:
     )
 
 
+def said(figure: str, record: dict[str, Any]) -> Any:
+    """A figure of a record, as the table of docs/experiments.md says that it is computed."""
+    (formula,) = re.findall(
+        rf"^\| {figure} \| `(.+)` \|$", (ROOT / "docs" / "experiments.md").read_text(), re.MULTILINE
+    )
+    return eval(formula, {"assign": assign, "draw": draw}, record)
+
+
 def test_arm_draw_channel_and_question_follow_from_the_record(tmp_path: Path) -> None:
     async def scenario(h: Harness) -> None:
         h.arm.mode = policy
@@ -44,11 +54,9 @@ def test_arm_draw_channel_and_question_follow_from_the_record(tmp_path: Path) ->
         seen = set()
         for record in h.records():
             if record["arm"] != "outside":
-                key = ("arm", record["layer"], record["experiment"], record["salt"])
-                assert record["arm"] == assign(key, record["user_id"], record["shares"])
+                assert record["arm"] == said("arm", record)
                 assert record["assignment_probability"] == record["shares"][record["arm"]]
-            ids = (record[name] for name in ("experiment", "salt", "user_id", "campaign_id"))
-            u = draw(*ids, record["request_id"] or record["decision_id"])
+            u = said("draw", record)
             assert list(record["channel_probs"]) == record["candidates"]
             assert record["channel"] == drawn(record["channel_probs"], u)
             assert record["price"] == record["prices"][record["channel"]]
