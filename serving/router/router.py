@@ -217,7 +217,8 @@ class Router:
             await self._set_accounts()
         balances = await self.budgets.pace(experiment)
         metrics.show_budget(balances)
-        words = [concerns(balances, time.time()), *(f"not paced: {fault}" for fault in self.budgets.pacer.faults)]
+        found = concerns(balances, time.time(), self.budgets.cost_cap)
+        words = [found, *(f"not paced: {fault}" for fault in self.budgets.pacer.faults)]
         self._say_of_budgets("; ".join(word for word in words if word != "ok") or "ok")
         metrics.show_prices(self.budgets.pacer.by_arm())
         if self.budgets.set_up_for(experiment):

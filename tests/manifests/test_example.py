@@ -45,6 +45,18 @@ def test_the_teams_files_are_in_force_and_fit_together(objects: Objects, tmp_pat
     assert "--simulate" not in pod["args"], "a real log"
 
 
+@pytest.mark.parametrize("folder", ["base/router/config", "examples/team"])
+def test_the_smallest_arm_has_money_to_show(folder: str) -> None:
+    budgets = pytest.importorskip("serving.router.flow.budgets")
+    cost_cap = yaml.safe_load((MANIFESTS / folder / "router.yaml").read_text())["cost_cap"]
+    content = yaml.safe_load((MANIFESTS / folder / "experiment.yaml").read_text())
+    balances = [
+        budgets.Balance(x.arm, x.campaign, x.channel, x.limit, 0.0, 0.0, 0.0, x.period)
+        for x in Experiment.from_dict(content | {"stage": "1%"}).accounts()
+    ]
+    assert budgets.concerns(balances, 0.0, cost_cap) == "ok"
+
+
 def test_images_come_from_the_teams_registry(objects: Objects) -> None:
     workloads = ("StatefulSet/mtorl-router", "StatefulSet/mtorl-redis", "CronJob/mtorl-drift")
     pods = [pod_spec(objects, name) for name in (*workloads, "InferenceService/mtorl-challenger")]

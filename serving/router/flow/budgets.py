@@ -13,6 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from math import floor
 from typing import Any
 
 from mtorl.experiment.experiment import ALL_ARMS, Experiment
@@ -27,6 +28,8 @@ from serving.throttle import OncePerSecond
 
 RETRY_SECONDS = 1.0
 _CLOCKS_DIFFER = 60.0  # seconds; this clock and that of a shared ledger
+_FEW = 20  # exposures of the dearest channel; an arm that can pay for less is starved of it
+_SPELLED = {"total": "in all", "day": "a day", "hour": "an hour"}
 _MOST_FAULTS = 3  # in a row, after which the ledger is left alone for a while
 MOST_PENDING = 100_000  # some 20 MB
 _THREADS = 8  # for reservations, which share a call: more than one only if calls hang
@@ -57,11 +60,12 @@ class Budgets:
     Attributes:
         ready: Whether the ledger has been compared with the log. Before, nothing may be reserved.
         pacer: Prices of the budgets.
+        cost_cap: As above.
     """
 
     def __init__(self, ledger: Ledger, cost_cap: Mapping[str, float]) -> None:
         self._ledger = ledger
-        self._cost_cap = cost_cap
+        self.cost_cap = cost_cap
         # Each has threads of its own: a reservation, for which a caller waits, comes before a thousand reported costs.
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="ledger")
         self._settling = ThreadPoolExecutor(_SETTLING, thread_name_prefix="settle")
@@ -92,7 +96,7 @@ class Budgets:
         campaign, channel = decision.request.campaign_id, decision.answer.channel
         if not any((decision.arm, c, x) in self._accounts for c in (campaign, "*") for x in (channel, "*")):
             raise NoAccount(f"no budget of the experiment is for campaign {campaign!r} and channel {channel!r}")
-        amount = self._cost_cap[channel]
+        amount = self.cost_cap[channel]
         wanted = Wanted(decision.decision_id, decision.arm, campaign, channel, amount, decision.key)
         return amount if await self._reservations.submit(wanted) else None
 
@@ -172,22 +176,35 @@ class Budgets:
         self._ledger.close()
 
 
-def concerns(balances: Sequence[Balance], now: float) -> str:
-    """What a person should know of the budgets: "ok", or which one takes no reservations and why.
+def concerns(balances: Sequence[Balance], now: float, cost_cap: Mapping[str, float]) -> str:
+    """What a person should know of the budgets: "ok", or which one takes no reservations, or few, and why.
 
     Args:
         balances: All accounts.
         now: Seconds since 1970.
+        cost_cap: Highest possible cost of an exposure in each channel, currency units.
     """
     found = []
+    wholes = [b for b in balances if b.arm == ALL_ARMS]
+    overspent = {(b.campaign, b.channel, b.period) for b in wholes if b.spent + b.reserved > b.limit}
     for b in balances:
+        budget = b.campaign, b.channel, b.period
         name = f"campaign {b.campaign}, channel {b.channel}, {b.period}"
-        if b.arm == ALL_ARMS and b.spent + b.reserved > b.limit:
+        if b.arm == ALL_ARMS and budget in overspent:
             found.append(
                 f"{name}: {b.spent:g} spent and {b.reserved:g} reserved of an amount of {b.limit:g}: nobody is exposed"
             )
         if b.arm == ALL_ARMS and b.start > now + _CLOCKS_DIFFER:
             found.append(f"{name}: a clock was ahead, and this period has begun too early: its money must last")
+        caps = {channel: cap for channel, cap in cost_cap.items() if b.channel in ("*", channel)}
+        dearest = max(caps, key=caps.__getitem__, default=None)
+        if b.arm == ALL_ARMS or budget in overspent or dearest is None:
+            continue
+        if 0 < b.limit < _FEW * caps[dearest]:
+            found.append(
+                f"{name}, arm {b.arm}: {b.limit:g} {_SPELLED[b.period]} pays for {floor(b.limit / caps[dearest])} "
+                f"exposures of {dearest} ({caps[dearest]:g} each): raise the amount, or ramp up faster"
+            )
     return "; ".join(found) or "ok"
 
 

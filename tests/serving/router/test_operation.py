@@ -246,7 +246,7 @@ def test_an_amount_below_the_spend_is_said_loudly(tmp_path: Path, caplog: pytest
         await h.outcome(answer["decision_id"], "cost", 0.04)
         path = h.folder / "experiment.yaml"
         content = yaml.safe_load(path.read_text())
-        for amount, said in ((0.03, "of an amount of 0.03: nobody is exposed"), (1.0, "ok")):
+        for amount, said in ((0.03, "of an amount of 0.03: nobody is exposed"), (100.0, "ok")):
             content["budgets"][0]["amount"] = amount
             path.with_suffix(".draft").write_text(yaml.safe_dump(content))
             path.with_suffix(".draft").replace(path)
@@ -261,8 +261,30 @@ def test_an_amount_below_the_spend_is_said_loudly(tmp_path: Path, caplog: pytest
 
 def test_a_period_that_began_too_early_is_said(tmp_path: Path) -> None:
     tomorrow = Balance("*", "*", "*", 1.0, 0.0, 0.0, 0.0, "day", start=86_400)
-    assert concerns([tomorrow], now=86_390.0) == "ok"
-    assert "a clock was ahead" in concerns([tomorrow], now=3_600.0)
+    assert concerns([tomorrow], 86_390.0, {}) == "ok"
+    assert "a clock was ahead" in concerns([tomorrow], 3_600.0, {})
+
+
+@pytest.mark.parametrize(
+    ("channel", "limit", "said"),
+    [
+        (
+            "*",
+            0.5,
+            "arm challenger: 0.5 a day pays for 0 exposures of search (0.75 each): raise the amount, or ramp up",
+        ),
+        ("*", 14.9, "14.9 a day pays for 19 exposures of search"),
+        ("*", 15.0, "ok"),
+        ("*", 0.0, "ok"),  # nobody is in the arm
+        ("video", 0.5, "pays for 1 exposures of video (0.4 each)"),
+        ("video", 8.0, "ok"),
+        ("unknown", 0.5, "ok"),  # nothing is reserved there
+    ],
+)
+def test_an_arm_whose_money_shows_next_to_nothing_is_said(channel: str, limit: float, said: str) -> None:
+    whole, arm = (Balance(arm, "*", channel, limit, 0.0, 0.0, 0.0, "day") for arm in ("*", "challenger"))
+    found = concerns([whole, arm], 0.0, {"video": 0.4, "search": 0.75})
+    assert said in found and found.count("pays for") <= 1
 
 
 def test_a_limit_that_the_ledger_cannot_hold_spends_nothing(tmp_path: Path, lasting_redis: int) -> None:
