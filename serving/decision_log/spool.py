@@ -163,12 +163,19 @@ class Spool:
         """Like `append_all`, for code that does not wait for the disk, or waits in a thread."""
         return self._enqueue(_Entry(kind, records, _lines(records), Future())).done
 
-    def owe(self, kind: Kind, record: Mapping[str, Any]) -> None:
-        """Write a record for which nobody waits: if not now, then as soon as the disk takes records again."""
+    def owe(self, kind: Kind, record: Mapping[str, Any]) -> Future[list[Status]]:
+        """Write a record for which no caller waits: if not now, then as soon as the disk takes records again.
+
+        Returns:
+            Is done when the record is durable, or with SpoolUnavailable if it is not at the first attempt.
+        """
+        entry = _Entry(kind, [record], _lines([record]), Future(), owed=True)
         try:
-            self._enqueue(_Entry(kind, [record], _lines([record]), Future(), owed=True))
-        except SpoolUnavailable:
+            self._enqueue(entry)
+        except SpoolUnavailable as error:
             self.lost += 1
+            entry.done.set_exception(error)
+        return entry.done
 
     def _enqueue(self, entry: _Entry) -> _Entry:
         try:

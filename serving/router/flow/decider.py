@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine, Iterable, Sequence
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from mtorl.log.records import FallbackReason
-from serving.decision_log import Spool
+from serving.decision_log import Spool, SpoolUnavailable, Status
 from serving.ledger import AlreadyReserved
 from serving.router.flow.admission import CURRENT
 from serving.router.flow.arm_models import ArmError
@@ -23,6 +25,10 @@ from serving.router.ops import metrics
 from serving.router.ops.found_features import FoundFeatures
 from serving.router.ops.live_experiment import LiveExperiment
 from serving.throttle import OncePerSecond
+
+WITHDRAWAL_SECONDS = 1.0  # for which a log that hangs holds the money of a decision that was withdrawn
+
+_T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
 log.addFilter(OncePerSecond())
@@ -64,7 +70,7 @@ class Decider:
         self._stages = stages
         self._found = found
         self.cache = IdempotencyCache()
-        self._running: set[asyncio.Task[list[dict[str, Any]]]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
         self._candidates = list(live.channels)
 
     async def decide(self, requests: Sequence[DecisionRequest]) -> list[dict[str, Any]]:
@@ -75,13 +81,10 @@ class Decider:
         Raises:
             RequestConflict: A request has the id of another one. Nothing was decided.
         """
-        task = asyncio.create_task(self._decide(requests))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return await asyncio.shield(task)
+        return await asyncio.shield(self._in_background(self._decide(requests)))
 
     async def drain(self) -> None:
-        """Wait for the decisions whose callers gave up."""
+        """Wait for the decisions whose callers gave up, and for the money of those that were withdrawn."""
         while self._running:
             await asyncio.wait(self._running)
 
@@ -99,7 +102,9 @@ class Decider:
             await self._run_stages(new, deadline)
         except Exception as error:  # a bug of ours; the caller, and whoever waits for this answer, get the default
             log.exception("a decision failed")
-            await asyncio.gather(*(self._withdraw(d, "internal", error, deadline) for d in new), return_exceptions=True)
+            for decision in new:
+                with contextlib.suppress(Exception):  # if not even a record can be made
+                    self._withdraw(decision, "internal", error, deadline)
         self._count(new, deadline)
         predictions = {decision.decision_id: decision.prediction() for decision in new}
         for decision in new:
@@ -205,19 +210,36 @@ class Decider:
                 await self._spool.append("decision", decision.record(self._candidates, deadline.elapsed()))
             metrics.SPOOL_RECORDS.inc()
         except Exception as error:
-            await self._withdraw(decision, "log", error, deadline)
+            self._withdraw(decision, "log", error, deadline)
 
-    async def _withdraw(
-        self, decision: PendingDecision, reason: FallbackReason, why: Exception, deadline: Deadline
-    ) -> None:
+    def _withdraw(self, decision: PendingDecision, reason: FallbackReason, why: Exception, deadline: Deadline) -> None:
         """Take the default action after all, whatever is reserved or on its way to the log."""
-        exposing = decision.expose
+        exposing, written = decision.expose, None
         _fail([decision], reason, why)
-        if exposing:
-            await self._budgets.finish(decision.decision_id, {}, deadline.left("log"))
-        # The first record may become durable yet. This one says that nothing was shown; nobody waits for it.
+        # The first record may become durable yet. This one says that nothing was shown; no caller waits for it.
         decision.withdrawn = True
-        self._spool.owe("decision", decision.record(self._candidates, deadline.elapsed()))
+        try:
+            written = self._spool.owe("decision", decision.record(self._candidates, deadline.elapsed()))
+        finally:
+            if exposing:
+                self._in_background(self._give_back(decision.decision_id, written))
+
+    async def _give_back(self, decision_id: str, written: Future[list[Status]] | None) -> None:
+        """Give the money back once the log says that nothing was shown; a log that hangs or fails does not hold it.
+
+        In the other order, a process that is killed in between leaves an exposure in the log that nothing pays for.
+        """
+        if written is not None:
+            with contextlib.suppress(SpoolUnavailable, TimeoutError):
+                async with asyncio.timeout(WITHDRAWAL_SECONDS):
+                    await asyncio.shield(asyncio.wrap_future(written))  # else the timeout would take the record back
+        self._budgets.cancel_later(decision_id)
+
+    def _in_background(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:

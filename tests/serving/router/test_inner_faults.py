@@ -17,6 +17,7 @@ import pytest
 
 from mtorl.log.records import json_schema
 from serving.ledger import LedgerUnavailable, Wanted
+from serving.router.flow import decider
 from serving.router.flow.stages import FAILURES, SILENT_SECONDS, Breaker, Deadline
 from tests.serving.router_fixtures import (
     CONTEXT,
@@ -195,7 +196,7 @@ def test_a_log_that_fails_is_no_exposure_and_no_reservation(
             patch.setattr(os, call, lambda file, *data: full_disk(file, data))
             (answer,) = await h.predict()
             assert (answer["fallback_reason"], answer["expose"], answer["propensity"]) == ("log", False, 1.0)
-            assert _no_reservation(h)
+            await h.until(lambda: _no_reservation(h))
             assert sample("mtorl_fallbacks_total", arm=arm, reason="log") == before + 1
             await h.until(lambda: said(h) == "can't be written: [Errno 28] No space left on device")
             assert sample("mtorl_spool_writable") == 0
@@ -230,6 +231,32 @@ def test_a_log_that_hangs_is_withdrawn_when_it_wakes_up(tmp_path: Path, monkeypa
         assert first["decision_id"] == second["decision_id"] == answer["decision_id"]
         assert first["expose"] and not second["expose"] and not first["withdrawn"] and second["withdrawn"]
         assert second["fallback_reason"] == "log"
+
+    run(scenario, tmp_path, deadline_ms=SHORT_DEADLINE)
+
+
+def test_the_log_says_that_nothing_was_shown_before_the_money_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in between, a router would leave an exposure in the log that the ledger knows as cancelled."""
+    monkeypatch.setattr(decider, "WITHDRAWAL_SECONDS", 60.0)
+    given_back: list[list[bool]] = []
+
+    async def scenario(h: Harness) -> None:
+        gate, sync, cancel = threading.Event(), os.fdatasync, h.ledger.cancel
+
+        def watched(reservation_id: str) -> None:
+            given_back.append([record["withdrawn"] for record in h.records()])
+            cancel(reservation_id)
+
+        monkeypatch.setattr(h.ledger, "cancel", watched)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", lambda file: (gate.wait(60), sync(file))[1])
+            (answer,) = await h.predict()
+            assert (answer["fallback_reason"], answer["expose"]) == ("log", False)
+            gate.set()
+            await h.until(lambda: given_back and _no_reservation(h))
+        assert given_back == [[False, True]]
 
     run(scenario, tmp_path, deadline_ms=SHORT_DEADLINE)
 
