@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any
 
 from mtorl.experiment.experiment import AccountLimit
@@ -37,6 +38,10 @@ class Kept:
     since: float
     before: float
     touched: float
+
+    def __post_init__(self) -> None:
+        if not all(map(isfinite, (self.since, self.before, self.touched))) or not isinstance(self.terms, str):
+            raise ValueError(f"since, before and touched must be finite, terms a text, got {self}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

@@ -22,7 +22,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Protocol
@@ -126,8 +126,8 @@ class Pacer:
                     self._opportunities -= Counter({of: n for of, n in counted.items() if of in known})
             else:  # another router was first
                 state = PacedState.parse(self._ledger.memory()[1])
-        self._publish(limits, accounts, state, now)
-        self.faults = tuple(faults)
+        self._publish(limits, accounts, faults.keys(), state, now)
+        self.faults = tuple(f"arm {arm}, campaign {c}, channel {h}: {why}" for (arm, c, h), why in faults.items())
 
     def _accounts(
         self,
@@ -137,7 +137,7 @@ class Pacer:
         counted: Opportunities,
         usual: float | None,
         now: float,
-    ) -> tuple[list[_Account], list[str]]:
+    ) -> tuple[list[_Account], dict[Scope, str]]:
         """The accounts to pace, and what is wrong with others: each by itself, so that one does not stop all.
 
         The ledger says which period it is, and how much the arm may spend in it: spend of one period must not be
@@ -148,7 +148,7 @@ class Pacer:
         for limit in limits:
             budget = limit.campaign, limit.channel
             had[budget] = had.get(budget, 0.0) + counted[limit.arm, limit.campaign]
-        accounts, faults = [], []
+        accounts, faults = [], dict[Scope, str]()
         for limit in limits:
             balance = found.get((limit.arm, limit.campaign, limit.channel, limit.period))
             if balance is None or limit.pacing is None:
@@ -162,22 +162,28 @@ class Pacer:
                     clock = _Clock.of_time(limit, limit.pacing, float(balance.start or now), now)
                 account = _Account.of(limit, clock, balance, state, usual, max(caps.values(), default=0.0))
             except (ValueError, OverflowError) as error:
-                faults.append(f"arm {limit.arm}, campaign {limit.campaign}, channel {limit.channel}: {error}")
-                log.warning("not paced: %s", faults[-1])
+                scope = limit.arm, limit.campaign, limit.channel
+                faults[scope] = str(error)
+                log.warning("not paced: %s: %s", scope, error)
                 continue
             if account is not None:
                 accounts.append(account)
         return accounts, faults
 
     def _publish(
-        self, limits: Sequence[AccountLimit], accounts: Sequence[_Account], state: PacedState, now: float
+        self,
+        limits: Sequence[AccountLimit],
+        accounts: Sequence[_Account],
+        faults: Collection[Scope],
+        state: PacedState,
+        now: float,
     ) -> None:
         sums: dict[Scope, float] = {}
         for account in accounts:
             kept = state.kept.get(account.clock.key, account.kept)
             scope = account.limit.arm, account.limit.campaign, account.limit.channel
             sums[scope] = sums.get(scope, 0.0) + account.price(kept.state)
-        self._prices = sums
+        self._prices = sums | {scope: self._prices[scope] for scope in faults if scope in self._prices}
         timed = [account.clock.interval for account in accounts if account.clock.new is None]
         self._update_at = now + min(timed, default=float("inf"))
         intervals = {(a.limit.arm, a.limit.campaign): a.clock.interval for a in accounts if a.clock.new is not None}
@@ -276,7 +282,8 @@ class _Account:
         pacing = limit.pacing.model_dump_json() if limit.pacing else ""
         end = "" if clock.new is not None else clock.schedule.times[-1]  # the other one moves all the time
         terms = f"{balance.limit:.9g} {limit.part:.9g} {crc32(pacing.encode())} {end}"
-        if before is None or before.terms != terms or before.state.at > at or before.since > at:
+        freed = before is not None and committed < balance.limit <= before.before  # reservations that held everything
+        if before is None or before.terms != terms or before.state.at > at or before.since > at or freed:
             # New terms, or a clock that was ahead: what is left, over what is left of the time.
             before, due = Kept(here, terms, since=at, before=committed, touched=0.0), True
         elif clock.new is None:

@@ -303,8 +303,21 @@ def test_the_price_to_begin_with_is_what_the_arms_expect_of_their_money(place: P
     assert late.prices("challenger", "c") == pacer.prices("challenger", "c"), "known to all routers from then on"
 
 
+KEY = json.dumps(["challenger", "*", "*", "day", MIDNIGHT])
+STATE = {"at": 1, "spent": 1, "multiplier": 1, "price_unit": 1, "terms": "", "since": 1, "before": 0, "touched": 0}
+
+
 @pytest.mark.parametrize(
-    "text", ["[]", "null", "{", '{"[]": {"at": 1.0, "spent": 2.0, "multiplier": 1.0}}', '{"a": {"terms": ""}}']
+    "text",
+    [
+        "[]",
+        "null",
+        "{",
+        '{"[]": {"at": 1.0, "spent": 2.0, "multiplier": 1.0}}',
+        '{"a": {"terms": ""}}',
+        json.dumps({KEY: {**STATE, "since": "soon"}}),
+        json.dumps({KEY: {**STATE, "terms": 3}}),
+    ],
 )
 def test_a_memory_that_cannot_be_read_is_begun_anew(place: Place, text: str) -> None:
     ledger = place.open()
@@ -414,6 +427,21 @@ def test_one_account_that_can_not_be_paced_stops_no_other(place: Place) -> None:
     pacer.refresh(found, broken)
     assert len(pacer.faults) == 1 and "campaign x" in pacer.faults[0]
     assert pacer.prices("incumbent", "x") is not None and pacer.prices("challenger", "c") is not None
+    assert (pacer.prices("challenger", "x") or {})["video"] == pytest.approx(1.0, rel=0.1), "as it was"
+
+
+def test_reservations_that_held_everything_at_a_change_hold_it_up_no_longer_than_they_last(place: Place) -> None:
+    """Costs come hours later, and until then the highest possible ones are reserved."""
+    market = Market(place, week(10.0))
+    for number in range(33):
+        assert market.ledger.reserve(f"r{number}", "challenger", "c", "video", 0.15)
+    market.set(week(10.0, stage="5%"))
+    assert market.pacer.by_arm()["challenger"] == 0.8 * STOP_MULTIPLIER
+    for number in range(33):
+        market.ledger.settle(f"r{number}", 0.01)
+    place.clock.now += 60.0
+    market.pacer.refresh(market.found, market.ledger.balances())
+    assert market.pacer.by_arm()["challenger"] == pytest.approx(0.8)
 
 
 def test_a_clock_that_was_ahead_is_forgotten(place: Place) -> None:
