@@ -21,16 +21,14 @@ from mtorl.log.touchpoints import schema
 from tests.repository import ROOT
 
 
-def load(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+def load(name: str) -> Any:
     """A module of the benchmark, as its children import it."""
-    monkeypatch.syspath_prepend(str(ROOT))
     return importlib.import_module(f"benchmarks.feature_layer.{name}")
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     """benchmarks/features.py as a module."""
-    monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # as when it is run
     return importlib.import_module("benchmarks.features")
 
@@ -45,9 +43,9 @@ def test_each_script_starts_by_its_path(name: str, tmp_path: Path) -> None:
     assert found.returncode == 0 and "--json" in found.stdout, found.stderr
 
 
-def test_log_has_canonical_layout_and_time_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_has_canonical_layout_and_time_order(tmp_path: Path) -> None:
     log = tmp_path / "log.parquet"
-    found = load("log", monkeypatch).generate(rows=50_000, path=str(log))
+    found = load("log").generate(rows=50_000, path=str(log))
     written, canonical = pq.read_schema(log), schema(DatasetSpec.load("simulator"))
     assert (written.names, written.types) == (canonical.names, canonical.types)
     frame = pq.read_table(log).to_pandas()
@@ -60,9 +58,9 @@ def test_log_has_canonical_layout_and_time_order(tmp_path: Path, monkeypatch: py
     assert (statics == 1).all(axis=None)
 
 
-def test_raw_log_has_what_has_to_be_cleaned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_raw_log_has_what_has_to_be_cleaned(tmp_path: Path) -> None:
     log = tmp_path / "log.parquet"
-    found = load("log", monkeypatch).generate(rows=50_000, path=str(log), raw=True)
+    found = load("log").generate(rows=50_000, path=str(log), raw=True)
     with duckdb.connect() as connection:
         rows = connection.read_parquet(str(log)).df()
     assert found["rows"] == len(rows) == 50_500
@@ -72,8 +70,8 @@ def test_raw_log_has_what_has_to_be_cleaned(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_loops_make_equal_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log, builder = tmp_path / "log.parquet", load("builder", monkeypatch)
-    load("log", monkeypatch).generate(rows=3_000, path=str(log))
+    log, builder = tmp_path / "log.parquet", load("builder")
+    load("log").generate(rows=3_000, path=str(log))
     padded, made = builder.padded_arrays, []
 
     def keep(*arguments: Any) -> Any:
@@ -92,14 +90,14 @@ def test_loops_make_equal_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_sample_is_extrapolated_to_all_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    builder = load("builder", monkeypatch)
+    builder = load("builder")
     found = builder.extrapolated({"seconds": 1.0, "cpu_seconds": 1.0}, {"seconds": 2.0, "cpu_seconds": 2.0}, 10, 100)
     assert found["seconds"] == 21 and found["extrapolated"]
 
 
 def task_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, body: str) -> Any:
     """A module beside the benchmark's own, with one task."""
-    package = load("child", monkeypatch)
+    package = load("child")
     folder = tmp_path / "tasks"
     folder.mkdir()
     (folder / "__init__.py").write_text("")
