@@ -23,7 +23,7 @@ def run(
     users: Users = 0,
     epochs: Epochs = 12,
     seed: Seed = 7,
-    rounds: Annotated[int, typer.Option(help="Online opportunities per held-out user.")] = 5,
+    rounds: Annotated[int, typer.Option(help="Online opportunities per held-out user; on average for a real log.")] = 5,
     min_lift: Annotated[
         float, typer.Option(help="Lift per opportunity that the gate's lower bound must exceed.")
     ] = 0.0,

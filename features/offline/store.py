@@ -17,7 +17,7 @@ import json
 import shutil
 import sqlite3
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -180,7 +180,11 @@ def _filled(column: pa.ChunkedArray, default: str) -> pa.Array:
 
 
 def materialize(
-    root: Path | str, spec: DatasetSpec, end: datetime | None = None, users: Iterable[str] | None = None
+    root: Path | str,
+    spec: DatasetSpec,
+    end: datetime | None = None,
+    users: Iterable[str] | None = None,
+    views: Collection[str] | None = None,
 ) -> int:
     """Put the newest features of every key into the online store.
 
@@ -193,6 +197,7 @@ def materialize(
         spec: Description of the data set that it was made for.
         end: Leave out what happened, or became known, later. By default the whole log counts.
         users: Users to write, by default all. Campaigns and channels are written in any case.
+        views: Names of the feature views to write, by default all.
 
     Returns:
         Number of users written.
@@ -206,6 +211,8 @@ def materialize(
     written = 0
     with open_history(root, spec) as history:
         for view in store.list_feature_views():
+            if views is not None and view.name not in views:
+                continue
             source: Any = view.batch_source
             # Absolute: not every offline store of Feast lets a relative path start at the repository.
             source.file_options.uri = str((Path(root) / source.file_options.uri).resolve())
@@ -220,7 +227,13 @@ def materialize(
     return written
 
 
-def refresh(root: Path | str, spec: DatasetSpec, log_parquet: Path | str, users: Iterable[str] | None = None) -> int:
+def refresh(
+    root: Path | str,
+    spec: DatasetSpec,
+    log_parquet: Path | str,
+    users: Iterable[str] | None = None,
+    views: Collection[str] | None = None,
+) -> int:
     """Rebuild the sources from a log that has grown and bring the online store up to date.
 
     Args:
@@ -228,6 +241,7 @@ def refresh(root: Path | str, spec: DatasetSpec, log_parquet: Path | str, users:
         spec: Description of the data set.
         log_parquet: The whole log, not only what is new.
         users: See `materialize`.
+        views: See `materialize`.
 
     Returns:
         Number of users written.
@@ -235,7 +249,7 @@ def refresh(root: Path | str, spec: DatasetSpec, log_parquet: Path | str, users:
     open_history(root, spec).close()  # raises at once if the repository is that of another data set
     with _quiet(), open_engine() as engine:
         build_sources(engine, log_parquet, spec, Path(root) / "data")
-    return materialize(root, spec, users=users)
+    return materialize(root, spec, users=users, views=views)
 
 
 def last_known(root: Path | str) -> datetime:

@@ -14,7 +14,7 @@ class LoopConfig(TrainingSettings):
 
     Attributes:
         data: Raw log; empty runs the simulator.
-        rounds: Opportunities per user in the online part.
+        rounds: Opportunities per user in the online part; in a replay on average.
         concurrency: Requests in flight.
         root: Folder that runs are kept in.
     """

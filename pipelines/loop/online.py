@@ -14,6 +14,7 @@ from mtorl.artifact.artifact import load as load_artifact
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.propensity import logged_propensity
 from mtorl.log.splits import split_of
+from mtorl.log.touchpoints import DATASET_FILE, LOG_FILE
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from mtorl.window.table import WindowTable
 from pipelines.local import InputError
@@ -33,12 +34,12 @@ class Trained:
     @cached_property
     def spec(self) -> DatasetSpec:
         """Description of the run's data set."""
-        return DatasetSpec.load(str(self.folder / "data" / "dataset.yaml"))
+        return DatasetSpec.load(str(self.folder / "data" / DATASET_FILE))
 
     @cached_property
     def log(self) -> pd.DataFrame:
         """The validated touchpoint log."""
-        return pd.read_parquet(self.folder / "data" / "touchpoints.parquet")
+        return pd.read_parquet(self.folder / "data" / LOG_FILE)
 
     @cached_property
     def arms(self) -> dict[str, Artifact]:
@@ -76,7 +77,7 @@ class Audience:
         """Take the held-out users of a run.
 
         Raises:
-            InputError: No user of the log has enough touchpoints to replay.
+            InputError: So few of them are in the log that chance replays none.
         """
         return cls._replayed(trained) if trained.replays else cls._simulated(trained)
 
@@ -85,7 +86,12 @@ class Audience:
         config, users = trained.config, trained.held_out_users
         simulator = Simulator(SimulatorConfig(users=config.users or SimulatorConfig.users, seed=config.seed))
         online = simulator.online(users, config.rounds, config.seed)
-        return cls(SimulatedTraffic(online, users, config.rounds), trained.log, simulator)
+        return cls(SimulatedTraffic(online, dict.fromkeys(users, config.rounds)), trained.log, simulator)
+
+    @property
+    def opportunities(self) -> int:
+        """Of all users together."""
+        return sum(self.source.opportunities.values())
 
     @classmethod
     def _replayed(cls, trained: Trained) -> Audience:
@@ -96,11 +102,12 @@ class Audience:
         # Without what the windows leave out: the rest of a user who is taken for a bot.
         log = log[pd.MultiIndex.from_frame(log[["user_id", "timestamp"]]).isin(has_window)]
         propensity = propensity.loc[pd.MultiIndex.from_frame(log[["user_id", "timestamp"]])]
-        source, log_before = ReplayedTraffic.from_log(log, propensity, trained.held_out_users, config.rounds, spec)
-        if not source.users:
+        users = trained.held_out_users
+        source, log_before = ReplayedTraffic.from_log(log, propensity, users, config.rounds, spec, config.seed)
+        if not source.opportunities:
             raise InputError(
-                f"{config.data}: no held-out user has more than {config.rounds} touchpoints to replay; "
-                "use fewer (--rounds)"
+                f"{config.data}: none of the touchpoints of {len(users)} held-out users was drawn for the replay; "
+                "use a log of more users, or more --rounds"
             )
         return cls(source, log_before, None)
 
@@ -132,13 +139,12 @@ class Experiment:
         never_binding = 2 * max(trained.arms["challenger"].model["cost_cap"].values())
         per_decision = never_binding if trained.replays else budget
         price = mean_gain / mean_cost if mean_gain > 0 and mean_cost > 0 else 1.0
-        return cls(budget, len(audience.source.users) * config.rounds * per_decision, mean_cost, price)
+        return cls(budget, audience.opportunities * per_decision, mean_cost, price)
 
     def write(self, trained: Trained, audience: Audience) -> None:
         """Write the experiment file that the router reads: ``serving/experiment.yaml`` in the run's folder."""
         # Days go by in seconds here, so the clock of the pacing is the number of opportunities.
-        opportunities = len(audience.source.users) * trained.config.rounds
-        pacing = None if trained.replays else {"price": self.price, "opportunities": opportunities}
+        pacing = None if trained.replays else {"price": self.price, "opportunities": audience.opportunities}
         margin = round(0.25 * self.mean_cost, 6)
         content = {
             "name": "mtorl-vs-frequency",
@@ -175,6 +181,22 @@ class Served:
     shifted: Traffic
 
 
+def fill_store(trained: Trained, audience: Audience) -> None:
+    """Put into a run's online store what is known of the users before they come online, as the nightly job would.
+
+    From then on the store learns of touchpoints as they happen.
+    """
+    from features.feature_repo.names import STATIC
+    from features.offline.store import refresh
+
+    features, data, users = trained.folder / "features", trained.folder / "data", set(audience.source.opportunities)
+    if newcomers := users - set(audience.log_before["user_id"]):
+        # Static columns are known before a user's first touchpoint.
+        refresh(features, trained.spec, data / LOG_FILE, newcomers, views=[STATIC])
+    audience.log_before.to_parquet(data / "online.parquet", index=False)
+    refresh(features, trained.spec, data / "online.parquet", users)
+
+
 def serve(trained: Trained, audience: Audience, times: StepTimes) -> Served:
     """Start the servers of a run, send them all traffic, and stop them.
 
@@ -186,15 +208,12 @@ def serve(trained: Trained, audience: Audience, times: StepTimes) -> Served:
     Raises:
         TrafficFailed: Too many requests failed.
     """
-    from features.offline.store import refresh
     from features.online.open_history import open_history
     from serving.local.stack import LocalStack
 
     run, spec, source = trained.folder, trained.spec, audience.source
     with times.step("materialise", "materialise online features"):
-        # As the nightly job would have left it. From here on the store learns of touchpoints as they happen.
-        audience.log_before.to_parquet(run / "data" / "online.parquet", index=False)
-        refresh(run / "features", spec, run / "data" / "online.parquet", list(source.users))
+        fill_store(trained, audience)
     shifted = ShiftedTraffic(source, spec, trained.arms["challenger"].reference())
     stack = LocalStack(run)
     with open_history(run / "features", spec) as history:
@@ -211,7 +230,7 @@ def serve(trained: Trained, audience: Audience, times: StepTimes) -> Served:
 
 
 def _send(driver: LoadDriver, source: TrafficSource, step: Step, label: str, times: StepTimes) -> Traffic:
-    total, done = len(source.users) * source.rounds, 0
+    total, done = sum(source.opportunities.values()), 0
 
     def on_done(traffic: Traffic) -> None:
         nonlocal done

@@ -79,7 +79,7 @@ def run_loop(config: LoopConfig, on_step: OnStep) -> Path:
             simulated = true_lift(
                 audience.simulator,
                 {name: policy_of(artifact, store) for name, artifact in trained.arms.items()},
-                audience.source.users,
+                list(audience.source.opportunities),
                 config.rounds,
                 experiment.budget,
                 experiment.price,

@@ -86,7 +86,7 @@ class LoadDriver:
             on_done: Called after each decision with what has come of the traffic so far.
         """
         traffic = Traffic()
-        for turn in range(source.rounds):
+        for turn in range(max(source.opportunities.values(), default=0)):
             asyncio.run(self._send_round(source, turn, label, traffic, on_done))
         traffic.until = dt.datetime.now(dt.UTC)
         return traffic
@@ -94,7 +94,7 @@ class LoadDriver:
     async def _send_round(
         self, source: TrafficSource, turn: int, label: str, traffic: Traffic, on_done: Callable[[Traffic], None]
     ) -> None:
-        users = iter(source.users)
+        users = (user for user, number in source.opportunities.items() if turn < number)
 
         async def work(session: aiohttp.ClientSession) -> None:
             for user_id in users:

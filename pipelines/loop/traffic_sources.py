@@ -1,6 +1,6 @@
 """Who asks the router for decisions, and how they respond: simulated users, or a replay of a real log.
 
-A traffic source gives one opportunity per user and round, and answers the decision that is taken there.
+A traffic source gives each user some opportunities, one after the other, and answers the decisions taken there.
 `SimulatedTraffic` knows the outcome of every channel. `ReplayedTraffic` knows only what was logged: a decision counts
 when the policy chose the logged channel, weighted by one over that channel's propensity, so that the sample stands for
 all opportunities (rejection-sampling replay, Li et al. 2011, arXiv:1003.5956, in its weighted form for loggers that are
@@ -9,14 +9,17 @@ not uniform). `ShiftedTraffic` changes the context of another source, as drift w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from features.online.history import Touchpoint
+from mtorl.arrays import Bools
 from mtorl.log.dataset import OUTCOMES, DatasetSpec
 from mtorl.simulator.simulator import Online
 
@@ -40,12 +43,8 @@ class TrafficSource(Protocol):
     """Users with opportunities, who answer the decisions taken there."""
 
     @property
-    def users(self) -> Sequence[str]:
-        """Who comes online."""
-
-    @property
-    def rounds(self) -> int:
-        """Opportunities of each user."""
+    def opportunities(self) -> Mapping[str, int]:
+        """Who comes online, and how many opportunities each of them has."""
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
         """Give campaign_id, context and timestamp (in the source's own time) of a user's next opportunity."""
@@ -59,8 +58,7 @@ class SimulatedTraffic:
     """The simulator's users, going on from where the log ends."""
 
     online: Online
-    users: Sequence[str]
-    rounds: int
+    opportunities: Mapping[str, int]
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
         """The opportunity that the simulator has drawn for this user and round."""
@@ -80,40 +78,43 @@ class SimulatedTraffic:
 
 @dataclass(frozen=True)
 class ReplayedTraffic:
-    """The last `rounds` touchpoints of held-out users of a real log."""
+    """A stretch of the journey of each held-out user of a real log, or nothing of it; see `stretch_of_each`."""
 
     spec: DatasetSpec
     rows: dict[tuple[str, int], dict[str, Any]]
-    users: Sequence[str]
-    rounds: int
+    opportunities: Mapping[str, int]
 
     @classmethod
     def from_log(
-        cls, log: pd.DataFrame, propensity: pd.Series, users: Sequence[str], rounds: int, spec: DatasetSpec
+        cls, log: pd.DataFrame, propensity: pd.Series, users: Sequence[str], rounds: int, spec: DatasetSpec, seed: int
     ) -> tuple[ReplayedTraffic, pd.DataFrame]:
-        """Cut the last touchpoints off the users' journeys.
+        """Choose what is replayed, at random: every touchpoint of the users is as likely as any other.
 
         Args:
             log: Canonical log, sorted by user and time.
             propensity: Probability of each row's logged channel under the logging policy.
-            users: Users to replay; each keeps at least one touchpoint of history.
-            rounds: Touchpoints to cut off per user.
+            users: Users to replay.
+            rounds: Touchpoints to replay per user, on average; more than there are means all.
             spec: Description of the data set.
+            seed: Seed of the choice.
 
         Returns:
-            The traffic, and the log without the rows that it replays.
+            The traffic, and the log as it stands before: of a replayed user only what precedes the stretch. That is
+            nothing if the stretch begins with the first touchpoint, as anyone begins.
         """
-        log = log.assign(_propensity=propensity.to_numpy())
-        rows_left = log.groupby("user_id").cumcount(ascending=False)
-        long_enough = log.groupby("user_id")["user_id"].transform("size") > rounds
-        replayed = log["user_id"].isin(set(users)) & (rows_left < rounds) & long_enough
-        round_of_row = (rounds - 1 - rows_left)[replayed]
+        journeys = log.assign(_propensity=propensity.to_numpy())[log["user_id"].isin(set(users))]
+        by_user = journeys.groupby("user_id", sort=False)
+        length, place_U = by_user["user_id"].transform("size"), np.random.default_rng(seed).random(by_user.ngroups)
+        share = min(1.0, rounds * by_user.ngroups / len(journeys))
+        chosen = stretch_of_each(by_user.cumcount(), length, share, place_U[by_user.ngroup()])
+        replayed = journeys[chosen]
+        turns = replayed.groupby("user_id", sort=False).cumcount()
         rows = {
             (str(row["user_id"]), int(turn)): {str(name): value for name, value in row.items()}
-            for row, turn in zip(log[replayed].to_dict("records"), round_of_row, strict=True)
+            for row, turn in zip(replayed.to_dict("records"), turns, strict=True)
         }
-        online = [user for user in users if (user, 0) in rows]
-        return cls(spec, rows, online, rounds), log[~replayed].drop(columns="_propensity")
+        begun = pd.Series(chosen, journeys.index).groupby(journeys["user_id"], sort=False).cummax()
+        return cls(spec, rows, Counter(user for user, _ in rows)), log.drop(index=journeys.index[begun])
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
         """The logged touchpoint, without what happened at it."""
@@ -151,12 +152,11 @@ class ShiftedTraffic:
     source: TrafficSource
     spec: DatasetSpec
     reference: pd.DataFrame
-    rounds: int = 1
 
     @property
-    def users(self) -> Sequence[str]:
-        """The users of the other source."""
-        return self.source.users
+    def opportunities(self) -> Mapping[str, int]:
+        """One opportunity of each user of the other source."""
+        return dict.fromkeys(self.source.opportunities, 1)
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
         """The other source's opportunity in a shifted context."""
@@ -174,6 +174,24 @@ class ShiftedTraffic:
     def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
         """Cancel an exposure: nobody is there to see it."""
         return Response([("cancel", 0.0)] if decision["expose"] else (), weight=0.0)
+
+
+def stretch_of_each(step_N: ArrayLike, length_N: ArrayLike, share: float, place_N: ArrayLike) -> Bools:
+    """Rows of a stretch of neighbouring touchpoints of each journey; any row is one with probability `share`, exactly.
+
+    The steps of a journey lie evenly in [0, 1 - share). Those are taken that lie in an interval of the length `share`
+    that ends at the user's place. This is share / (1 - share) of the journey, or less at either end of it: stretches
+    of one length would seldom cover the ends. Users weigh as much as in the log, as they do in drift's reference and
+    its thresholds; the last touchpoints, or as many of everyone, would overstate short journeys.
+
+    Args:
+        step_N: 0-based place of each row in its journey.
+        length_N: Touchpoints of each row's journey.
+        share: Share of all touchpoints, in (0, 1].
+        place_N: Uniform in [0, 1), the same for all rows of a user.
+    """
+    at_N = (1.0 - share) * np.asarray(step_N) / np.asarray(length_N)
+    return np.asarray((at_N <= place_N) & (place_N < at_N + share))
 
 
 def _reported(outcomes: dict[str, float]) -> list[tuple[str, float]]:

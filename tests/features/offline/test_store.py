@@ -144,6 +144,13 @@ def test_refresh_can_write_some_users_only(toy, plain, make):
     assert store.refresh(run.root, run.spec, path, users=[]) == 0
 
 
+def test_refresh_can_write_some_views_only(toy, make):
+    run = make(toy.log(seed=3))
+    assert store.refresh(run.root, run.spec, run.path, views=[STATIC]) == 0
+    (found,) = run.read(["u1"], run.log["timestamp"].max() + US).values()
+    assert (found.static["age"], found.has_history, found.aggregates["campaign_touchpoints"]) == ("old", False, 0.0)
+
+
 @pytest.mark.parametrize("delay", [US, HOUR])
 def test_a_touchpoint_that_arrives_late_comes_with_the_next_refresh(toy, plain, make, delay):
     log = toy.log(seed=2).assign(created_timestamp=lambda rows: rows["timestamp"])

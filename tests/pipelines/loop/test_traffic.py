@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -84,9 +85,8 @@ class RecordingHistory(History):
 class Clickers:
     """Users who click on what costs 0.5, or see nothing at all."""
 
-    users: list[str]
+    opportunities: dict[str, int]
     shows: bool = True
-    rounds: int = 1
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
         when = START + timedelta(days=1 + round_index, microseconds=1)
@@ -107,7 +107,7 @@ def send(source: Clickers, router: Router, history: History, on_done: Callable[[
 
 
 def test_a_touchpoint_is_in_the_history_before_its_outcomes_are_known(router: Router) -> None:
-    traffic = send(Clickers(["u1"]), router, RecordingHistory(router))
+    traffic = send(Clickers({"u1": 1}), router, RecordingHistory(router))
     when = START + timedelta(days=1, microseconds=1)
     (_, asked), (_, reported) = router.events[0], router.events[2]
     assert [name for name, _ in router.events] == ["decide", "append", "outcomes", "patch"]
@@ -119,23 +119,24 @@ def test_a_touchpoint_is_in_the_history_before_its_outcomes_are_known(router: Ro
 
 
 def test_what_was_not_shown_leaves_no_trace(router: Router) -> None:
-    traffic = send(Clickers(["u1", "u2"], shows=False), router, RecordingHistory(router))
+    traffic = send(Clickers({"u1": 1, "u2": 1}, shows=False), router, RecordingHistory(router))
     assert [name for name, _ in router.events] == ["decide"] * 2 and traffic.errors == []
 
 
 def test_a_history_that_takes_nothing_is_an_error_of_the_run(router: Router) -> None:
     seen: list[int] = []
     history = RecordingHistory(router, takes=False)
-    traffic = send(Clickers(["u1"]), router, history, lambda so_far: seen.append(len(so_far.errors)))
+    traffic = send(Clickers({"u1": 1}), router, history, lambda so_far: seen.append(len(so_far.errors)))
     assert len(traffic.errors) == 1 and "no place for the touchpoint at 2020-01-02" in traffic.errors[0]
     assert seen == [1]
 
 
 def test_a_round_is_answered_before_the_next_one_is_sent(router: Router) -> None:
-    users = [f"u{i}" for i in range(5)]
-    send(Clickers(users, shows=False, rounds=3), router, RecordingHistory(router))
-    rounds = [instance["request_id"].split("-")[1] for _, instance in router.events]
-    assert rounds == ["0"] * 5 + ["1"] * 5 + ["2"] * 5
+    opportunities = {"u0": 1, "u1": 3, "u2": 2, "u3": 1}
+    send(Clickers(opportunities, shows=False), router, RecordingHistory(router))
+    sent = [instance["request_id"].split("-")[1:] for _, instance in router.events]
+    assert [turn for turn, _ in sent] == ["0"] * 4 + ["1"] * 2 + ["2"]
+    assert Counter(user for _, user in sent) == opportunities
 
 
 def test_a_missing_number_is_null_and_no_broken_json(router: Router) -> None:
@@ -144,7 +145,7 @@ def test_a_missing_number_is_null_and_no_broken_json(router: Router) -> None:
             found = super().opportunity(user_id, round_index)
             return {**found, "context": {"hour": float("nan"), "device": None, "slot": "top"}}
 
-    traffic = send(Forgetful(["u1"], shows=False), router, RecordingHistory(router))
+    traffic = send(Forgetful({"u1": 1}, shows=False), router, RecordingHistory(router))
     assert traffic.errors == []
     assert router.events[0][1]["context"] == {"hour": None, "device": None, "slot": "top"}
 

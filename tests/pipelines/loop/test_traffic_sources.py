@@ -1,13 +1,17 @@
 """Replay of a real log: what counts, with which weight, and what the journey remembers."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from features.online.history import Touchpoint
 from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
-from pipelines.loop.traffic_sources import ReplayedTraffic, ShiftedTraffic, SimulatedTraffic
+from pipelines.loop.traffic_sources import ReplayedTraffic, ShiftedTraffic, SimulatedTraffic, stretch_of_each
 
 SPEC = DatasetSpec(
     name="tiny",
@@ -48,22 +52,85 @@ def log() -> pd.DataFrame:
 
 @pytest.fixture
 def traffic(log: pd.DataFrame) -> ReplayedTraffic:
-    return ReplayedTraffic.from_log(log, log["propensity"], ["u1", "u3"], 2, SPEC)[0]
+    """The whole journeys of two users."""
+    return ReplayedTraffic.from_log(log, log["propensity"], ["u1", "u3"], 4, SPEC, seed=0)[0]
 
 
-def test_the_last_touchpoints_of_the_chosen_users_are_cut_off(log: pd.DataFrame) -> None:
-    traffic, history = ReplayedTraffic.from_log(log, log["propensity"], ["u1", "u3"], 2, SPEC)
-    assert traffic.users == ["u1", "u3"]
-    assert history.groupby("user_id").size().to_dict() == {"u1": 2, "u2": 4, "u3": 2}
-    opportunities = [traffic.opportunity("u1", turn) for turn in (0, 1)]
-    assert [opportunity["context"]["hour"] for opportunity in opportunities] == [2.0, 3.0]
-    assert [opportunity["timestamp"].hour for opportunity in opportunities] == [2, 3]
-    assert list(history.columns) == list(log.columns)
+def journeys_of(lengths: list[int]) -> pd.DataFrame:
+    """A log in which `hour` counts the touchpoints of a user."""
+    rows = [
+        {
+            "user_id": f"u{user:02}",
+            "timestamp": pd.Timestamp("2024-01-01", tz="UTC") + pd.Timedelta(hours=step),
+            "campaign_id": "c",
+            "channel": "ab"[step % 2],
+            "cost": 0.5,
+            "click": step % 2,
+            "conversion": 0,
+            "revenue": 0.0,
+            "propensity": 0.5,
+            "hour": float(step),
+            "device": "phone",
+        }
+        for user, length in enumerate(lengths)
+        for step in range(length)
+    ]
+    return pd.DataFrame(rows)
 
 
-def test_a_user_without_history_is_not_replayed(log: pd.DataFrame) -> None:
-    traffic, history = ReplayedTraffic.from_log(log, log["propensity"], ["u1"], 4, SPEC)
-    assert traffic.users == [] and len(history) == len(log)
+@given(
+    st.lists(st.integers(1, 30), min_size=2, max_size=8),
+    st.lists(st.booleans(), min_size=8, max_size=8),
+    st.integers(1, 40),
+    st.integers(0, 2**32 - 1),
+)
+def test_at_each_replayed_touchpoint_a_history_is_all_that_came_before_and_nothing_else(
+    lengths: list[int], asked: list[bool], rounds: int, seed: int
+) -> None:
+    log = journeys_of(lengths)
+    users = [user for user, wanted in zip(log["user_id"].unique(), [True, *asked], strict=False) if wanted]
+    traffic, before = ReplayedTraffic.from_log(log, log["propensity"], users, rounds, SPEC, seed)
+    assert set(traffic.opportunities) <= set(users)
+    assert list(before.columns) == list(log.columns)
+    for user, journey in log.groupby("user_id"):
+        history = before.loc[before["user_id"] == user, "hour"].tolist()
+        if user not in traffic.opportunities:
+            assert history == journey["hour"].tolist()
+            continue
+        for turn in range(traffic.opportunities[str(user)]):
+            opportunity = traffic.opportunity(str(user), turn)
+            assert history == list(range(opportunity["timestamp"].hour + 24 * (opportunity["timestamp"].day - 1)))
+            touchpoint = traffic.respond(str(user), turn, {"expose": True, "channel": "a"}).touchpoint
+            assert touchpoint is not None and asdict(touchpoint)["context"] == opportunity["context"]
+            history.append(touchpoint.context["hour"])
+
+
+@given(st.integers(1, 60), st.floats(0.01, 1.0))
+def test_every_touchpoint_of_a_journey_is_as_likely_as_any_other(length: int, share: float) -> None:
+    places = (np.arange(4000) + 0.5) / 4000
+    step, place = np.meshgrid(np.arange(length), places)
+    chosen = stretch_of_each(step, np.full(step.shape, length), share, place)
+    assert chosen.mean(axis=0) == pytest.approx(np.full(length, share), abs=2 / 4000)
+    assert (np.abs(np.diff(chosen.astype(int), prepend=0, append=0)).sum(axis=1) <= 2).all()  # one stretch
+
+
+def test_neither_long_nor_short_journeys_nor_their_ends_are_preferred() -> None:
+    lengths, rounds, tries = [1, 4, 40, 15], 5, 600
+    log, users = journeys_of(lengths), [f"u{user:02}" for user in range(len(lengths))]
+    times = pd.Series(0, log.index)
+    for seed in range(tries):
+        traffic, _ = ReplayedTraffic.from_log(log, log["propensity"], users, rounds, SPEC, seed)
+        keys = {(user, row["hour"]) for (user, _), row in traffic.rows.items()}
+        times += [key in keys for key in zip(log["user_id"], log["hour"], strict=True)]
+    share = rounds * len(lengths) / sum(lengths)
+    deviation = np.sqrt(tries * share * (1 - share))
+    assert ((times - tries * share).abs() < 4.5 * deviation).all()
+
+
+def test_a_replay_of_more_rounds_than_there_are_is_of_whole_journeys(log: pd.DataFrame) -> None:
+    traffic, before = ReplayedTraffic.from_log(log, log["propensity"], ["u1", "u3"], 9, SPEC, seed=0)
+    assert traffic.opportunities == {"u1": 4, "u3": 4}
+    assert before["user_id"].unique().tolist() == ["u2"]
 
 
 def test_a_match_counts_with_one_over_its_propensity(traffic: ReplayedTraffic) -> None:
@@ -84,7 +151,7 @@ def test_no_exposure_counts_as_it_is(traffic: ReplayedTraffic) -> None:
 
 @pytest.mark.parametrize("channel", ["a", "b"])
 def test_the_logged_touchpoint_happened_whatever_was_chosen(traffic: ReplayedTraffic, channel: str) -> None:
-    assert traffic.respond("u3", 0, {"expose": True, "channel": channel}).touchpoint == Touchpoint(
+    assert traffic.respond("u3", 2, {"expose": True, "channel": channel}).touchpoint == Touchpoint(
         pd.Timestamp("2024-01-01 02:00", tz="UTC"),
         "a",
         {"hour": 2.0, "device": "phone"},
@@ -95,7 +162,7 @@ def test_the_logged_touchpoint_happened_whatever_was_chosen(traffic: ReplayedTra
 def test_a_simulated_exposure_is_a_touchpoint_at_the_time_of_the_opportunity() -> None:
     simulator = Simulator(SimulatorConfig(users=50))
     users = simulator.user_ids[:5]
-    traffic = SimulatedTraffic(simulator.online(users, 2, seed=1), users, 2)
+    traffic = SimulatedTraffic(simulator.online(users, 2, seed=1), dict.fromkeys(users, 2))
     for turn in (0, 1):
         opportunity = traffic.opportunity(users[0], turn)
         response = traffic.respond(users[0], turn, {"expose": True, "channel": simulator.spec.channels[turn]})
@@ -119,10 +186,10 @@ def test_the_weighted_replay_is_unbiased_for_a_logger_that_is_not_uniform() -> N
             rows.append((user, when, "c", channel, 1.0, click, 0, 0.0, chance[channel], 0.0, "tv"))
     columns = ["user_id", "timestamp", "campaign_id", "channel", "cost", "click", "conversion", "revenue", "propensity"]
     log = pd.DataFrame(rows, columns=[*columns, "hour", "device"])
-    traffic, _ = ReplayedTraffic.from_log(log, log["propensity"], users, 1, SPEC)
+    traffic, _ = ReplayedTraffic.from_log(log, log["propensity"], users, 1, SPEC, seed=0)
     weight = gain = 0.0
-    for user in users:  # a policy that takes "a" half of the time is worth 0.3 clicks
-        response = traffic.respond(user, 0, {"expose": True, "channel": "a" if rng.random() < 0.5 else "b"})
+    for user, turn in traffic.rows:  # a policy that takes "a" half of the time is worth 0.3 clicks
+        response = traffic.respond(user, turn, {"expose": True, "channel": "a" if rng.random() < 0.5 else "b"})
         weight += response.weight
         gain += response.weight * dict(response.outcomes).get("click", 0.0)
     assert gain / weight == pytest.approx(0.3, abs=0.03)
@@ -132,4 +199,5 @@ def test_shifted_traffic_moves_the_context_and_spends_nothing(traffic: ReplayedT
     shifted = ShiftedTraffic(traffic, SPEC, log)
     before, after = traffic.opportunity("u1", 0)["context"], shifted.opportunity("u1", 0)["context"]
     assert after["hour"] == pytest.approx(before["hour"] + 2 * log["hour"].std())
+    assert shifted.opportunities == {"u1": 1, "u3": 1}
     assert list(shifted.respond("u1", 0, {"expose": True, "channel": "a"}).outcomes) == [("cancel", 0.0)]

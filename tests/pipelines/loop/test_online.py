@@ -1,0 +1,51 @@
+"""What a replay's first decisions find in the online store: what training saw at the same touchpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from features.offline.installation import install
+from features.offline.store import build_training_data
+from mtorl.artifact.saving import FEATURE_SERVICE
+from mtorl.log.times import microseconds
+from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE
+from mtorl.simulator.simulator import Simulator, SimulatorConfig
+from pipelines.loop.config import LoopConfig
+from pipelines.loop.online import Audience, Trained, fill_store
+from serving.router.flow.features import FeastSource
+from serving.router.flow.requests import DecisionRequest
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Trained:
+    simulator = Simulator(SimulatorConfig(users=120, seed=3))
+    log = tmp_path / "data"
+    log.mkdir()
+    simulator.log().to_parquet(log / LOG_FILE, index=False)
+    simulator.spec.save(log / DATASET_FILE)
+    (log / INGEST_FILE).write_text('{"fingerprint": "none"}')
+    build_training_data(log, tmp_path / "training", tmp_path / "windows")
+    install(tmp_path / "training", tmp_path / "features")
+    return Trained(LoopConfig(data="log.csv", rounds=3), tmp_path)
+
+
+def test_the_store_knows_what_precedes_the_replay_and_the_static_columns(trained: Trained) -> None:
+    audience, spec = Audience.of(trained), trained.spec
+    fill_store(trained, audience)
+    source = FeastSource(trained.folder / "features", FEATURE_SERVICE, spec)
+    opportunities = {user: audience.source.opportunity(user, 0) for user in audience.source.opportunities}
+    requests = [
+        DecisionRequest(user, first["campaign_id"], first["context"], microseconds(first["timestamp"]))
+        for user, first in opportunities.items()
+    ]
+    assert 0 < len(requests) <= len(trained.held_out_users)
+    newcomers = 0
+    for request, found in zip(requests, source.read(requests), strict=True):
+        journey = trained.log[trained.log["user_id"] == request.user_id]
+        before = journey[journey["timestamp"] < opportunities[request.user_id]["timestamp"]].tail(spec.window)
+        assert found.history["hist_timestamp"] == [microseconds(at) for at in before["timestamp"]]
+        assert found.static == {column.name: journey.iloc[0][column.name] for column in spec.static}
+        newcomers += before.empty
+    assert 0 < newcomers < len(requests)
