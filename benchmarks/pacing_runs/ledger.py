@@ -82,6 +82,10 @@ class MemoryLedger:
             found.append(Balance(*scope[:3], limit, spent, 0.0, 0.0, scope[3], self._start(scope)))
         return found
 
+    def now(self) -> float:
+        """See `Ledger.now`."""
+        return self._clock()
+
     def memory(self) -> tuple[int, str]:
         """See `Ledger.memory`."""
         return self._memory

@@ -90,8 +90,8 @@ class Pacing(StrictModel):
         Args:
             period: Of the budget: total, day or hour.
             timezone: Of the budget, an IANA name.
-            began: When the present period began; as the ledger's clock has it, which may differ a little from this one.
-            now: A time in the period. It is longer than usual once, after a change of the time zone.
+            began: When the present period began.
+            now: A time in the period, or just after it. It is longer than usual once, after a change of the time zone.
         """
         if self.start is not None and self.end is not None:
             return _schedule(self.traffic, timezone, _seconds(self.start), _seconds(self.end))

@@ -185,6 +185,9 @@ class Ledger(Protocol):
     def balances(self) -> list[Balance]:
         """All accounts in force, in the current period."""
 
+    def now(self) -> float:
+        """Seconds since 1970 by the clock that begins its periods: the same one for all that share the ledger."""
+
     def memory(self) -> tuple[int, str]:
         """What the pacing controller remembers, and its version; (0, "") before there is anything."""
 

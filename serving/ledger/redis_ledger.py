@@ -236,6 +236,11 @@ class RedisLedger(Ledger):
         return balances
 
     @override
+    def now(self) -> float:
+        with self._errors():
+            return self._now()
+
+    @override
     def memory(self) -> tuple[int, str]:
         with self._errors():
             version, text = self._run("memory", [])

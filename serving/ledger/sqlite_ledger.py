@@ -242,6 +242,10 @@ class SqliteLedger(Ledger):
         return balances
 
     @override
+    def now(self) -> float:
+        return self._clock()
+
+    @override
     def memory(self) -> tuple[int, str]:
         row = self._commit.run(lambda db: db.execute("SELECT version, text FROM memory").fetchone())
         return row or (0, "")

@@ -3,7 +3,8 @@
 Every router reads the ledger every few seconds, or sooner where half a percent of a budget's opportunities have gone
 by, updates the price of each paced account (`mtorl.policy.pacing`), and writes the new state back, unless another
 router did so in between; then it takes that one's. So there is one sequence of updates however many routers there are,
-and none of them is a leader that could fail. The state (`paced_state.py`) lies in the ledger, beside the spend that it
+and none of them is a leader that could fail. The time is the ledger's: by clocks of their own, of which one is some
+seconds ahead, routers would see more time pass than there is, and spend accordingly. The state (`paced_state.py`) lies in the ledger, beside the spend that it
 follows: a router that restarts goes on from there. Where the clock is the number of opportunities, each router adds
 those that it has had since it last did.
 
@@ -67,13 +68,13 @@ class Pacer:
     Args:
         ledger: The ledger whose accounts are paced; its calls block.
         cost_cap: Highest possible cost of an exposure in each channel, currency units.
-        clock: Seconds since 1970.
+        clock: Seconds, of which only differences count: when the next update is due.
 
     Attributes:
         faults: Accounts that can't be paced, and why; their prices stay as they are.
     """
 
-    def __init__(self, ledger: Ledger, cost_cap: Mapping[str, float], clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, ledger: Ledger, cost_cap: Mapping[str, float], clock: Callable[[], float] = time.monotonic) -> None:
         self._ledger = ledger
         self._cost_cap = dict(cost_cap)
         self._clock = clock
@@ -110,11 +111,11 @@ class Pacer:
         Raises:
             LedgerUnavailable: The ledger does not answer; the prices stay as they are.
         """
-        now = self._clock()
         with self._counting:
             counted, forecasts = self._opportunities.copy(), list(self._forecasts)
         limits = [limit for limit in experiment.accounts() if limit.pacing is not None]
         version, text = self._ledger.memory() if limits else (0, "")
+        now = self._ledger.now() if limits else 0.0  # after the memory, in which another router may just have written
         state = PacedState.parse(text)
         accounts, faults = self._accounts(limits, balances, state, counted, _usual(forecasts), now)
         if any(account.due for account in accounts):
@@ -126,7 +127,7 @@ class Pacer:
                     self._opportunities -= Counter({of: n for of, n in counted.items() if of in known})
             else:  # another router was first
                 state = PacedState.parse(self._ledger.memory()[1])
-        self._publish(limits, accounts, faults.keys(), state, now)
+        self._publish(limits, accounts, faults.keys(), state)
         self.faults = tuple(f"arm {arm}, campaign {c}, channel {h}: {why}" for (arm, c, h), why in faults.items())
 
     def _accounts(
@@ -176,7 +177,6 @@ class Pacer:
         accounts: Sequence[_Account],
         faults: Collection[Scope],
         state: PacedState,
-        now: float,
     ) -> None:
         sums: dict[Scope, float] = {}
         for account in accounts:
@@ -185,7 +185,7 @@ class Pacer:
             sums[scope] = sums.get(scope, 0.0) + account.price(kept.state)
         self._prices = sums | {scope: self._prices[scope] for scope in faults if scope in self._prices}
         timed = [account.clock.interval for account in accounts if account.clock.new is None]
-        self._update_at = now + min(timed, default=float("inf"))
+        self._update_at = self._clock() + min(timed, default=float("inf"))
         intervals = {(a.limit.arm, a.limit.campaign): a.clock.interval for a in accounts if a.clock.new is not None}
         counting = {(x.arm, x.campaign) for x in limits if x.pacing is not None and x.pacing.opportunities is not None}
         self._intervals = {scope: intervals.get(scope, float("inf")) for scope in counting}
@@ -232,7 +232,7 @@ class _Clock:
     def of_time(cls, limit: AccountLimit, pacing: Pacing, began: float, now: float) -> _Clock:
         schedule = pacing.schedule(limit.period, limit.timezone, began, now)
         first, last = schedule.times[0], schedule.times[-1]
-        at = min(max(now, first), last)  # this clock may differ a little from the ledger's
+        at = min(max(now, first), last)  # the period may have ended since the balances were read
         return cls(PacedState.key(limit, first), schedule, at, None, limit.period != "total" or first <= now < last)
 
     @classmethod
