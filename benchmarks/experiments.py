@@ -34,7 +34,12 @@ from mtorl.experiment.statistics import Sums
 SHARES = (0.01, 0.05, 0.1, 0.25, 0.5)
 KINDS = ("geometric", "linear", "hourly")
 HEAVY = "revenue, heavier tail"
-MARKETS: tuple[Clicks | Revenue, ...] = (Clicks(), Revenue(), Revenue(HEAVY, sigma=2.0))
+MARKETS: tuple[Clicks | Revenue, ...] = (
+    Clicks(),
+    Revenue(),
+    Revenue(HEAVY, sigma=2.0),
+    Clicks("clicks, with bots", bots=0.001),
+)
 BETTER: tuple[Clicks | Revenue, ...] = (
     Clicks(lift=0.05),
     Clicks(lift=0.1),

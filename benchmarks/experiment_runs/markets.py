@@ -10,16 +10,22 @@ from scipy.stats import betabinom, poisson
 from mtorl.experiment.statistics import Floats, Sums
 
 _MOST_DECISIONS = 9
+_DECISIONS_OF_A_BOT = 3_000.0
 
 
 @dataclass(frozen=True)
 class Clicks:
-    """A user decides 1 + Poisson(2) times and clicks at a rate of its own, drawn from Beta(1, 1 / rate - 1)."""
+    """A user decides 1 + Poisson(2) times and clicks at a rate of its own, drawn from Beta(1, 1 / rate - 1).
+
+    Bots decide thousands of times, and never click.
+    """
 
     name: str = "clicks"
     rate: float = 0.1
     lift: float = 0.0
     """Share by which a challenger's rate is higher."""
+    bots: float = 0.0
+    """Share of the users who are bots; not of those who come back."""
     users: int = 100_000
     """Who come once."""
     population: int = 20_000
@@ -36,7 +42,8 @@ class Clicks:
         likely = poisson.pmf(decisions - 1, 2.0) * betabinom.pmf(clicks, decisions, 1.0, 1.0 / rate - 1.0)
         possible = (decisions > 0) & (clicks <= decisions)
         figures = np.stack([clicks[possible], decisions[possible]], -1).astype(np.float64)
-        return figures, likely[possible] / likely[possible].sum()
+        people = likely[possible] / likely[possible].sum() * (1.0 - self.bots)
+        return np.vstack([figures, [0.0, _DECISIONS_OF_A_BOT]]), np.append(people, self.bots)
 
     def arm(self, rng: np.random.Generator, users: np.ndarray, challenger: bool) -> Sums:
         """Sums at each look of one arm, for users that come once: (R, L) new users give sums with those axes."""

@@ -26,9 +26,11 @@ stages' lifts.
 **Small arms and heavy tails.** The sequence trusts the estimated variance. An arm of 15 users without a click has none,
 and an arm that has not met its rare large revenues yet has too little: both looked certain of what they do not know.
 So no interval exists below MIN_USERS in each arm, and where an arm has fewer than MIN_POSITIVE users with a positive
-outcome, the missing ones are added to its variance. They are counted by Kish's effective sample size,
-sum(N)^2 / sum(N^2): the number of users for clicks, far fewer where a few large revenues make up the sum. An arm that
-is truly dead is still found, only later. `benchmarks/experiments.py` shows that this keeps the error rate.
+outcome, the missing ones are added to its variance. Both are counted by Kish's effective sample size, sum(D)^2 /
+sum(D^2) and sum(N)^2 / sum(N^2): the number of users for clicks, far fewer where a few large revenues make up the sum,
+or where a few users (bots, shared devices) make most of the decisions. An arm that has not met such a user yet looks
+certain, too, so a user of an arm varies at least as much as a user of both arms together. An arm that is truly dead is
+still found, only later. `benchmarks/experiments.py` shows that this keeps the error rate.
 
 Two things are easily done wrong. The relative lift is shown but never tested: with few heavy-tailed conversions its
 sequence is wrong far too often, that of the difference is not. And `tightest_at` has to be fixed before the first user
@@ -52,7 +54,7 @@ Floats = npt.NDArray[np.float64]
 Number = float | Floats
 Interval = tuple[float, float]
 
-MIN_USERS = 100  # in each arm: below, the normal approximation under every interval is not to be trusted
+MIN_USERS = 100  # effective users in each arm: below, nothing under an interval is normal, and no ratio is linear
 MIN_POSITIVE = 150  # effective users with a positive outcome in each arm: the missing ones add their variance
 
 _SIGN = np.array([1.0, -1.0])[:, None]  # of the arms in the difference
@@ -171,7 +173,8 @@ def estimate(sums: Sums, largest: float | None = None) -> Estimate:
         flat = gradient.reshape(*gradient.shape[:-3], -1)
         variance = np.maximum(0.0, np.einsum("...i,...ij,...j->...", flat, sums.products, flat))
         variance = variance + _missing_variance(sums, weight, largest)
-    enough = (users.sum(-1) >= MIN_USERS).all(-1)
+        variance = variance + ((slope * unbiased) ** 2 * _unseen_squares(sums, ratio)).sum((-1, -2))
+        enough = (denominator.sum(-1) ** 2 / _products(sums, 1, 1).sum(-1) >= MIN_USERS).all(-1)
     return Estimate(
         value=np.where(total > 0, (_SIGN * weight * ratio).sum((-1, -2)), np.nan),
         se=np.where(enough, np.sqrt(variance), np.nan),
@@ -194,7 +197,7 @@ def _missing_variance(sums: Sums, weight: Floats, largest: float | None) -> Floa
     spread over the stages like the arm's users.
     """
     users, (numerator, denominator) = sums.users, np.moveaxis(sums.totals, -1, 0)
-    squares = np.diagonal(sums.products, axis1=-2, axis2=-1)[..., ::2].reshape(users.shape)  # sums of N^2
+    squares = _products(sums, 0, 0)
     per_user = np.where(users > 0, users / denominator, 0.0)  # makes a numerator a contribution to the mean
     seen = sums.positive.sum((-1, -2))
     unit = np.nan if largest is None else largest * users.sum((-1, -2)) / denominator.sum((-1, -2))
@@ -207,6 +210,20 @@ def _missing_variance(sums: Sums, weight: Floats, largest: float | None) -> Floa
     spread = (share * weight).sum(-1) / users.sum(-1)
     added: Floats = np.where(missing > 0, missing * spread, 0.0).sum(-1)
     return added * np.where(added > 0, square, 0.0)
+
+
+def _unseen_squares(sums: Sums, ratio: Floats) -> Floats:
+    """What an arm's sum of (N - R D)^2 lacks to that of as many users of both arms together, (..., A, S)."""
+    squares = _products(sums, 0, 0) - 2.0 * ratio * _products(sums, 0, 1) + ratio**2 * _products(sums, 1, 1)
+    share = np.nan_to_num(sums.users / sums.users.sum(-2, keepdims=True))
+    unseen: Floats = np.maximum(0.0, share * squares.sum(-2, keepdims=True) - squares)
+    return unseen
+
+
+def _products(sums: Sums, i: int, j: int) -> Floats:
+    """Sums over users of N * N, N * D or D * D (0 is N) of each arm and stage, (..., A, S)."""
+    first = np.arange(0, sums.products.shape[-1], 2)
+    return sums.products[..., first + i, first + j].reshape(sums.users.shape)
 
 
 def rho_squared(alpha: float, tightest_at: int) -> float:

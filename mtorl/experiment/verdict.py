@@ -120,7 +120,8 @@ def reach_verdict(
     if not math.isfinite(primary.value):
         return Verdict("inconclusive", "an arm has no decision that can be evaluated")
     if not math.isfinite(low):
-        return Verdict("inconclusive", f"too little to say: each arm needs {MIN_USERS} users, and one some gain")
+        enough = f"each arm needs {MIN_USERS} users (more where some decide far oftener than others), and one some gain"
+        return Verdict("inconclusive", f"too little to say: {enough}")
     if high < 0.0:
         return Verdict("stop", f"the challenger is worse: the always-valid interval ends at {high:+.4g}, below zero")
     if low <= 0.0:

@@ -4,9 +4,9 @@ Every router reads the ledger every few seconds, or sooner where half a percent 
 by, updates the price of each paced account (`mtorl.policy.pacing`), and writes the new state back, unless another
 router did so in between; then it takes that one's. So there is one sequence of updates however many routers there are,
 and none of them is a leader that could fail. The time is the ledger's: by clocks of their own, of which one is some
-seconds ahead, routers would see more time pass than there is, and spend accordingly. The state (`paced_state.py`) lies in the ledger, beside the spend that it
-follows: a router that restarts goes on from there. Where the clock is the number of opportunities, each router adds
-those that it has had since it last did.
+seconds ahead, routers would see more time pass than there is, and spend accordingly. The state (`paced_state.py`) lies
+in the ledger, beside the spend that it follows: a router that restarts goes on from there. Where the clock is the
+number of opportunities, each router adds those that it has had since it last did.
 
 Whatever changes the terms of an account (a stage, an amount, a pacing that is switched on, the first period of all),
 its plan begins anew there: what is left of its money, over what is left of its time. Without that, an arm whose part
@@ -74,7 +74,9 @@ class Pacer:
         faults: Accounts that can't be paced, and why; their prices stay as they are.
     """
 
-    def __init__(self, ledger: Ledger, cost_cap: Mapping[str, float], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, ledger: Ledger, cost_cap: Mapping[str, float], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._ledger = ledger
         self._cost_cap = dict(cost_cap)
         self._clock = clock
