@@ -9,8 +9,8 @@ from scipy.stats import betabinom, poisson
 
 from mtorl.experiment.statistics import Floats, Sums
 
+DECISIONS_OF_A_BOT = 3_000.0
 _MOST_DECISIONS = 9
-_DECISIONS_OF_A_BOT = 3_000.0
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Clicks:
         possible = (decisions > 0) & (clicks <= decisions)
         figures = np.stack([clicks[possible], decisions[possible]], -1).astype(np.float64)
         people = likely[possible] / likely[possible].sum() * (1.0 - self.bots)
-        return np.vstack([figures, [0.0, _DECISIONS_OF_A_BOT]]), np.append(people, self.bots)
+        return np.vstack([figures, [0.0, DECISIONS_OF_A_BOT]]), np.append(people, self.bots)
 
     def arm(self, rng: np.random.Generator, users: np.ndarray, challenger: bool) -> Sums:
         """Sums at each look of one arm, for users that come once: (R, L) new users give sums with those axes."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from benchmarks._markdown import Figures, measured_on, table
-from benchmarks.experiment_runs.markets import Clicks, Revenue
+from benchmarks.experiment_runs.markets import DECISIONS_OF_A_BOT, Clicks, Revenue
 
 _MARKETS = (
     f"Clicks: {Clicks.users:,} users who decide three times on average and click {Clicks.rate:.0%} of the time, each "
-    f"at a rate of its own. Revenue: {Revenue.users:,} users of whom {Revenue.rate:.0%} buy for lognormal amounts with "
+    f"at a rate of its own; with bots, one user in 1,000 decides {DECISIONS_OF_A_BOT:,.0f} times and never clicks. "
+    f"Revenue: {Revenue.users:,} users of whom {Revenue.rate:.0%} buy for lognormal amounts with "
     f"a sigma of {Revenue.sigma:g}; with the heavier tail, of 2. Users who come back are fewer: {Clicks.population:,} "
     f"and {Revenue.population:,} over a ramp, a tenth of that in a week.\n"
 )
