@@ -30,7 +30,8 @@ class Pacing(StrictModel):
     """How a budget is paced."""
 
     price: float | None = Field(default=None, gt=0)
-    """Gain per currency unit to begin with; by default, what each arm expects of its first decisions."""
+    """Gain per currency unit to begin with, and again when it is changed; within a factor of ten of what is right. By
+    default, what the arms expect of their first decisions."""
     traffic: Annotated[
         tuple[Annotated[float, Field(ge=0, le=1e9)], ...],
         FromList,

@@ -14,7 +14,8 @@ has grown would look far behind its schedule, and one whose part has shrunk far 
 
 An exposure draws on every account that matches it, so its price is the sum of theirs (each is the dual of its own
 budget). A channel without a paced account keeps the model's own price; so do all until the price to begin with is
-known: if the experiment file does not say it, it is what the arms' first forecasts say that a currency unit gains.
+known: if the experiment file does not say it, it is what the arms' first forecasts say that a currency unit gains, in
+the budget's campaign, if it is of one.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Protocol
 from zlib import crc32
 
 from mtorl.experiment.experiment import AccountLimit, Experiment
-from mtorl.policy.pacing import STOP_MULTIPLIER, Plan, Schedule, State
+from mtorl.policy.pacing import MAX_MULTIPLIER, STOP_MULTIPLIER, Plan, Schedule, State
 from mtorl.policy.schedule import Pacing
 from serving.ledger import Balance, Ledger
 from serving.router.flow.paced_state import COUNTED, Kept, PacedState
@@ -41,7 +42,9 @@ log.addFilter(OncePerSecond())
 
 _UPDATE_SECONDS = 5.0  # between updates, at most
 _UPDATE_SHARE = 0.005  # of a plan's clock: likewise
-_FORECASTS = 20  # until they say what price to begin with
+_FORECASTS = 20  # until they say what price to begin with, in each campaign with a budget of its own
+_ASKED = 500  # decisions; likewise at the latest
+_TOO_LOW = f"{MAX_MULTIPLIER:g} times the price to begin with is still too low: give a higher `price` in its `pacing`"
 _GRACE = 0.01  # of the opportunities expected: if there are more, money that is left is spread over so many again
 
 Scope = tuple[str, str, str]  # arm, campaign, channel; "*" is any
@@ -84,7 +87,7 @@ class Pacer:
         self._counting = threading.Lock()
         self._intervals: Mapping[tuple[str, str], float] = {}  # opportunities between updates; of what is counted
         self._opportunities: Opportunities = Counter()  # since the last update
-        self._forecasts: deque[float] = deque(maxlen=5 * _FORECASTS)  # gain per currency unit
+        self._forecasts: Mapping[str, _Forecasts] = {"*": _Forecasts()}  # by campaign; "*" is any
         self._update_at = 0.0
         self.faults: Sequence[str] = ()
 
@@ -94,8 +97,9 @@ class Pacer:
             for scope in ((arm, campaign), (arm, "*")):
                 if scope in self._intervals:
                     self._opportunities[scope] += 1
-            if forecast is not None and forecast.expected_cost > 0:
-                self._forecasts.append(forecast.expected_reward / forecast.expected_cost)
+            for of in dict.fromkeys((campaign, "*")):
+                if of in self._forecasts:
+                    self._forecasts[of].add(forecast)
 
     def due(self) -> bool:
         """Whether it is time for an update."""
@@ -114,12 +118,12 @@ class Pacer:
             LedgerUnavailable: The ledger does not answer; the prices stay as they are.
         """
         with self._counting:
-            counted, forecasts = self._opportunities.copy(), list(self._forecasts)
+            counted = self._opportunities.copy()
         limits = [limit for limit in experiment.accounts() if limit.pacing is not None]
         version, text = self._ledger.memory() if limits else (0, "")
         now = self._ledger.now() if limits else 0.0  # after the memory, in which another router may just have written
         state = PacedState.parse(text)
-        accounts, faults = self._accounts(limits, balances, state, counted, _usual(forecasts), now)
+        accounts, faults = self._accounts(limits, balances, state, counted, now)
         if any(account.due for account in accounts):
             updated = state.after({account.clock.key: account.kept for account in accounts}, now)
             if self._ledger.remember(version, updated.text()):
@@ -130,6 +134,7 @@ class Pacer:
             else:  # another router was first
                 state = PacedState.parse(self._ledger.memory()[1])
         self._publish(limits, accounts, faults.keys(), state)
+        faults |= {account.scope: _TOO_LOW for account in accounts if account.at_its_highest}
         self.faults = tuple(f"arm {arm}, campaign {c}, channel {h}: {why}" for (arm, c, h), why in faults.items())
 
     def _accounts(
@@ -138,7 +143,6 @@ class Pacer:
         balances: Sequence[Balance],
         state: PacedState,
         counted: Opportunities,
-        usual: float | None,
         now: float,
     ) -> tuple[list[_Account], dict[Scope, str]]:
         """The accounts to pace, and what is wrong with others: each by itself, so that one does not stop all.
@@ -163,15 +167,28 @@ class Pacer:
                     clock = _Clock.of_count(limit, most, state, new, all_had)
                 else:
                     clock = _Clock.of_time(limit, limit.pacing, float(balance.start or now), now)
-                account = _Account.of(limit, clock, balance, state, usual, max(caps.values(), default=0.0))
+                first = _first(limit, state.kept.get(clock.key) or state.last(limit)) or self._usual(limit.campaign)
+                if first is None:
+                    continue
+                account = _Account.of(limit, clock, balance, state, first, max(caps.values(), default=0.0))
             except (ValueError, OverflowError) as error:
                 scope = limit.arm, limit.campaign, limit.channel
                 faults[scope] = str(error)
                 log.warning("not paced: %s: %s", scope, error)
                 continue
-            if account is not None:
-                accounts.append(account)
+            accounts.append(account)
         return accounts, faults
+
+    def _usual(self, campaign: str) -> tuple[float, float] | None:
+        """Multiplier and price unit to begin with where nothing else says them; None: not known yet.
+
+        Raises:
+            ValueError: Many decisions have not told it.
+        """
+        with self._counting:
+            forecasts = self._forecasts.get(campaign)
+            found = forecasts.usual() if forecasts else None
+        return None if found is None else (1.0, found)
 
     def _publish(
         self,
@@ -180,10 +197,13 @@ class Pacer:
         faults: Collection[Scope],
         state: PacedState,
     ) -> None:
+        with self._counting:
+            paced = {"*", *(limit.campaign for limit in limits)}
+            self._forecasts = {campaign: self._forecasts.get(campaign) or _Forecasts() for campaign in paced}
         sums: dict[Scope, float] = {}
         for account in accounts:
             kept = state.kept.get(account.clock.key, account.kept)
-            scope = account.limit.arm, account.limit.campaign, account.limit.channel
+            scope = account.scope
             sums[scope] = sums.get(scope, 0.0) + account.price(kept.state)
         self._prices = sums | {scope: self._prices[scope] for scope in faults if scope in self._prices}
         timed = [account.clock.interval for account in accounts if account.clock.new is None]
@@ -272,14 +292,16 @@ class _Account:
 
     @classmethod
     def of(
-        cls, limit: AccountLimit, clock: _Clock, balance: Balance, state: PacedState, usual: float | None, grain: float
-    ) -> _Account | None:
-        """None: the price to begin with is not known yet."""
+        cls,
+        limit: AccountLimit,
+        clock: _Clock,
+        balance: Balance,
+        state: PacedState,
+        first: tuple[float, float],
+        grain: float,
+    ) -> _Account:
         at, committed = clock.at, balance.spent + balance.reserved
         before = state.kept.get(clock.key)
-        first = (before.state.multiplier, before.state.price_unit) if before else _first(limit, state, usual)
-        if first is None:
-            return None
         here = State(at, committed, *first)
         pacing = limit.pacing.model_dump_json() if limit.pacing else ""
         end = "" if clock.new is not None else clock.schedule.times[-1]  # the other one moves all the time
@@ -298,6 +320,16 @@ class _Account:
         moved = plan.update(before.state, at, committed) if plan else here
         return cls(limit, clock, plan, replace(before, state=moved), due)
 
+    @property
+    def scope(self) -> Scope:
+        """Whose price it is."""
+        return self.limit.arm, self.limit.campaign, self.limit.channel
+
+    @property
+    def at_its_highest(self) -> bool:
+        """Whether the price can hardly rise any more."""
+        return self.kept.state.multiplier > MAX_MULTIPLIER / 2
+
     def price(self, state: State) -> float:
         """Gain that one currency unit must earn."""
         if self.plan is None or not self.clock.open:
@@ -305,16 +337,40 @@ class _Account:
         return self.plan.price(state)
 
 
-def _first(limit: AccountLimit, state: PacedState, usual: float | None) -> tuple[float, float] | None:
-    """Multiplier and price unit to begin with; None: not known yet."""
-    if (last := state.last(limit)) is not None:  # a new period begins with the price that the last one ended with
-        return last.state.multiplier, last.state.price_unit
+def _first(limit: AccountLimit, last: Kept | None) -> tuple[float, float] | None:
+    """Multiplier and price unit to begin with; None: nobody has said it.
+
+    A new period begins with the price that the last one ended with, unless the file says another one than it did.
+    """
     assert limit.pacing is not None
-    price = limit.pacing.price or usual
-    return None if price is None else (1.0, price)
+    stated = limit.pacing.price
+    if last is not None and stated in (None, last.state.price_unit):
+        return last.state.multiplier, last.state.price_unit
+    return None if stated is None else (1.0, stated)
 
 
-def _usual(forecasts: Sequence[float]) -> float | None:
-    """Gain per currency unit that is usual; of the median, a few absurd forecasts are not felt."""
-    found = median(forecasts) if len(forecasts) >= _FORECASTS else 0.0
-    return found if 0.0 < found < float("inf") else None
+class _Forecasts:
+    """What arms say that a currency unit gains."""
+
+    def __init__(self) -> None:
+        self._gains: deque[float] = deque(maxlen=5 * _FORECASTS)
+        self._asked = 0
+
+    def add(self, forecast: Forecast | None) -> None:
+        """Add that of a decision; None: there is none."""
+        self._asked += 1
+        if forecast is not None and forecast.expected_cost > 0:
+            self._gains.append(forecast.expected_reward / forecast.expected_cost)
+
+    def usual(self) -> float | None:
+        """Of the median, a few absurd forecasts are not felt; None: there are too few so far.
+
+        Raises:
+            ValueError: There should be enough by now.
+        """
+        found = median(self._gains) if len(self._gains) >= _FORECASTS else 0.0
+        if 0.0 < found < float("inf"):
+            return found
+        if self._asked < _ASKED:
+            return None
+        raise ValueError("the arms don't say what their money gains (expected_reward, expected_cost): give a `price`")

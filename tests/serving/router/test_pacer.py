@@ -50,7 +50,7 @@ def plans(pacer: Pacer, found: Experiment, ledger: Ledger) -> dict[str, Plan]:
     """By arm, of those that have something left."""
     limits = [limit for limit in found.accounts() if limit.pacing is not None]
     state = PacedState.parse(ledger.memory()[1])
-    accounts, faults = pacer._accounts(limits, ledger.balances(), state, Counter(), None, ledger.now())
+    accounts, faults = pacer._accounts(limits, ledger.balances(), state, Counter(), ledger.now())
     assert not faults
     return {account.limit.arm: account.plan for account in accounts if account.plan is not None}
 
@@ -318,6 +318,62 @@ def test_the_price_to_begin_with_is_what_the_arms_expect_of_their_money(place: P
     late = Pacer(place.open(), CHANNELS, place.clock)
     late.refresh(found, ledger.balances())
     assert late.prices("challenger", "c") == pacer.prices("challenger", "c"), "known to all routers from then on"
+
+
+def test_a_price_that_was_far_too_low_is_said_and_can_be_mended(place: Place) -> None:
+    """No multiplier reached the market's price, nothing said so, and another price in the file changed nothing."""
+    low, mended = of(day(price=0.0005)), of(day(price=0.5))
+    ledger = place.open()
+    define(ledger, low)
+    pacer = Pacer(ledger, CHANNELS, place.clock)
+    pacer.refresh(low, ledger.balances())
+    assert ledger.reserve("a rush", "challenger", "c", "video", 90.0)
+    place.clock.now += 60.0
+    pacer.refresh(low, ledger.balances())
+    assert pacer.faults == (
+        "arm challenger, campaign *, channel *: 100 times the price to begin with is still too low: give a higher "
+        "`price` in its `pacing`",
+    )
+    assert pacer.prices("challenger", "c") == pytest.approx({"search": 0.05, "video": 0.05})
+    pacer.refresh(mended, ledger.balances())
+    assert not pacer.faults
+    assert pacer.prices("challenger", "c") == pacer.prices("incumbent", "c") == {"search": 0.5, "video": 0.5}
+    place.clock.now += DAY
+    pacer.refresh(mended, ledger.balances())
+    assert pacer.prices("challenger", "c") == {"search": 0.5, "video": 0.5}
+
+
+def test_campaigns_whose_money_gains_differently_begin_with_prices_of_their_own(place: Place) -> None:
+    """One median of all of them was off by a thousand for some, beyond what any multiplier reaches."""
+    found = of(*({"campaign": c, "channel": "*", "amount": 200.0, "period": "day"} for c in ("few", "many", "none")))
+    ledger = place.open()
+    define(ledger, found)
+    pacer = Pacer(ledger, CHANNELS, place.clock)
+    pacer.refresh(found, ledger.balances())
+    for _ in range(20):
+        pacer.count("challenger", "few", Expects(0.1, 0.5))
+        pacer.count("incumbent", "many", Expects(100.0, 0.5))
+        pacer.count("incumbent", "another", Expects(7.0, 0.5))
+    pacer.refresh(found, ledger.balances())
+    assert pacer.prices("challenger", "few") == {"search": 0.2, "video": 0.2}
+    assert pacer.prices("challenger", "many") == {"search": 200.0, "video": 200.0}
+    assert pacer.prices("challenger", "none") is None and not pacer.faults
+
+
+def test_it_is_said_where_no_arm_says_what_its_money_gains(place: Place) -> None:
+    found = of({"campaign": "*", "channel": "*", "amount": 200.0, "period": "day"})
+    ledger = place.open()
+    define(ledger, found)
+    pacer = Pacer(ledger, CHANNELS, place.clock)
+    for _ in range(500):
+        assert not pacer.faults
+        pacer.count("challenger", "c", Expects(0.1, 0.0))
+    pacer.refresh(found, ledger.balances())
+    assert len(pacer.faults) == 2 and all("give a `price`" in fault for fault in pacer.faults)
+    for _ in range(20):
+        pacer.count("challenger", "c", Expects(0.1, 0.5))
+    pacer.refresh(found, ledger.balances())
+    assert not pacer.faults and pacer.prices("challenger", "c") == {"search": 0.2, "video": 0.2}
 
 
 KEY = json.dumps(["challenger", "*", "*", "day", MIDNIGHT])
