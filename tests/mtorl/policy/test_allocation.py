@@ -184,10 +184,11 @@ def test_few_rows_never_overspend(seed, rows, beta, limits):
 
 
 positive = st.floats(0.001, 10.0)
+usual = st.floats(-1, 10, allow_subnormal=False)  # a subnormal gain for each currency unit rounds to none
 
 
 @settings(max_examples=100, deadline=None)
-@given(rows=st.lists(st.tuples(st.floats(-1, 10), st.just(0.0) | positive), max_size=12), budget=st.floats(0, 30))
+@given(rows=st.lists(st.tuples(usual, st.just(0.0) | positive), max_size=12), budget=st.floats(0, 30))
 def test_selected_exposures_fit_and_only_the_next_could_add_gain(rows, budget):
     gain, cost = np.array([r[0] for r in rows]), np.array([r[1] for r in rows])
     bought, price = select_exposures(gain, cost, budget)
