@@ -9,6 +9,9 @@ The fields of the records are defined in `mtorl.log.records`.
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +24,8 @@ from mtorl.log.records import one_record_each
 if TYPE_CHECKING:
     import duckdb
 
+_MEMORY_LIMIT = "400MB"
+
 
 @dataclass(frozen=True)
 class Period:
@@ -29,17 +34,38 @@ class Period:
     since: str = ""  # inclusive
     until: str = ""  # exclusive
 
-    def condition(self) -> str:
-        """SQL: whether a record's event time lies in the period. It has the parameters $since and $until."""
-        at = "CAST(event_time AS TIMESTAMPTZ)"
+    def condition(self, margin_hours: int = 0) -> str:
+        """SQL: whether a record's event time lies in the period. It has the parameters $since and $until.
+
+        Args:
+            margin_hours: By how much the period is longer at both ends.
+        """
+        at, margin = "CAST(event_time AS TIMESTAMPTZ)", f"INTERVAL {margin_hours} HOUR"
         return (
-            f"coalesce({at} >= CAST(nullif($since, '') AS TIMESTAMPTZ), true) AND "
-            f"coalesce({at} < CAST(nullif($until, '') AS TIMESTAMPTZ), true)"
+            f"coalesce({at} >= CAST(nullif($since, '') AS TIMESTAMPTZ) - {margin}, true) AND "
+            f"coalesce({at} < CAST(nullif($until, '') AS TIMESTAMPTZ) + {margin}, true)"
         )
 
     def parameters(self) -> dict[str, str]:
         """Values of the condition's parameters."""
         return {"since": self.since, "until": self.until}
+
+
+@contextmanager
+def database() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database with limits, for a log of any size.
+
+    What does not fit is sorted on disk, in the folder for temporary files: the current one may be read-only. A period's
+    bounds without a zone are UTC.
+    """
+    import duckdb
+
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        duckdb.connect(config={"memory_limit": _MEMORY_LIMIT, "temp_directory": scratch}) as db,
+    ):
+        db.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false; SET preserve_insertion_order = false")
+        yield db
 
 
 def open_records(db: duckdb.DuckDBPyConnection, files: Path) -> duckdb.DuckDBPyRelation:
@@ -75,9 +101,7 @@ class DecisionLog:
 
     def holds_any(self) -> bool:
         """Whether any decision falls into the period."""
-        import duckdb
-
-        with duckdb.connect() as db:
+        with database() as db:
             open_records(db, self.decisions).create_view("decision_log")
             query = f"SELECT 1 FROM decision_log WHERE {self.period.condition()} LIMIT 1"
             return db.execute(query, self.period.parameters()).fetchone() is not None
@@ -91,22 +115,23 @@ class DecisionLog:
         Returns:
             User and context columns of their decisions, in the order of time; and the size of the whole period.
         """
-        import duckdb
-
-        with duckdb.connect() as db:
+        with database() as db:
             open_records(db, self.decisions).create_view("decision_log")
+
+            def decisions(users: str = "true") -> str:
+                # A period is a small part of a log: sought are only records of its decisions. One that withdraws a
+                # decision is made while its request is still being answered, perhaps after the end of the period.
+                near = f"(FROM decision_log WHERE {self.period.condition(margin_hours=1)} AND {users})"
+                return f"({one_record_each('decision', near)}) WHERE {self.period.condition()}"
+
             # The texts of the context are large: they are read of the sample alone.
             counted = db.execute(
-                f"""SELECT count(*), count(DISTINCT user_id) FROM ({one_record_each("decision", "decision_log")})
-                WHERE {self.period.condition()}""",
-                self.period.parameters(),
+                f"SELECT count(*), count(DISTINCT user_id) FROM {decisions()}", self.period.parameters()
             ).fetchone()
             rows, users = counted or (0, 0)
-            db.execute(f"""CREATE VIEW sample AS FROM decision_log
-                WHERE hash(user_id) / 18446744073709551616.0 < {most_rows / max(rows, most_rows)!r}""")
+            chosen = f"hash(user_id) / 18446744073709551616.0 < {most_rows / max(rows, most_rows)!r}"
             sample = db.execute(
-                f"""SELECT user_id, context FROM ({one_record_each("decision", "sample")})
-                WHERE {self.period.condition()} ORDER BY event_time, decision_id""",
+                f"SELECT user_id, context FROM {decisions(chosen)} ORDER BY event_time, decision_id",
                 self.period.parameters(),
             ).df()
         context = pd.DataFrame([json.loads(text) for text in sample["context"]], index=sample.index)
@@ -119,9 +144,7 @@ class DecisionLog:
             arm: Name of the arm that is preferred; a challenger has no decisions in the shadow stage.
             alone: Whether no other arm will do.
         """
-        import duckdb
-
-        with duckdb.connect() as db:
+        with database() as db:
             open_records(db, self.decisions).create_view("decision_log")
             newest = db.execute(
                 f"""SELECT model_digest FROM decision_log WHERE model_digest IS NOT NULL AND {self.period.condition()}

@@ -33,12 +33,7 @@ def period_of(since: str, until: str, hours: int, now: datetime | None = None) -
     Raises:
         PeriodError: a bound is no time, or hours is negative.
     """
-    for name, value in (("since", since), ("until", until)):
-        if value and not _is_time(value):
-            raise PeriodError(
-                f"{name}: {value!r} is not an ISO time such as 2026-01-31T12:00:00Z; "
-                "for a run that recurs, leave since and until empty and set hours"
-            )
+    since, until = _utc("since", since), _utc("until", until)
     if hours < 0:
         raise PeriodError(f"hours: must not be negative, got {hours}")
     if since or until or not hours:
@@ -47,12 +42,18 @@ def period_of(since: str, until: str, hours: int, now: datetime | None = None) -
     return Period((end - timedelta(hours=hours)).isoformat(), end.isoformat())
 
 
-def _is_time(text: str) -> bool:
+def _utc(name: str, value: str) -> str:
+    """A bound in the one form that DuckDB reads; Python takes others, too. Without a zone, it is UTC."""
+    if not value:
+        return ""
     try:
-        datetime.fromisoformat(text)
+        at = datetime.fromisoformat(value)
     except ValueError:
-        return False
-    return True
+        raise PeriodError(
+            f"{name}: {value!r} is not an ISO time such as 2026-01-31T12:00:00Z; "
+            "for a run that recurs, leave since and until empty and set hours"
+        ) from None
+    return (at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)).isoformat()
 
 
 def verdict_of_period(

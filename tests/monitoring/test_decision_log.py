@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
+import duckdb
 import pandas as pd
 import pytest
 
-from monitoring.decision_log import DecisionLog, Period
+from monitoring.decision_log import DecisionLog, Period, database
 
 TIMES = [f"2025-03-01T00:0{minute}:00+00:00" for minute in range(4)]
 
@@ -105,3 +107,38 @@ def test_of_a_large_period_a_sample_of_whole_users_is_read(tmp_path: Path) -> No
     assert set(sample.groupby("user_id").size()) == {5}, "all rows of a user"
     later, _ = log.context(1000)
     assert set(sample["user_id"]) < set(later["user_id"]), "the same users in every period"
+
+
+def test_a_short_period_of_a_long_log_is_read_in_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check comes every hour, and the log grows for weeks."""
+    rows, days = 600_000, 30
+    with duckdb.connect() as db:
+        db.execute(
+            f"""COPY (SELECT md5(range::VARCHAR) AS decision_id, 'u' || range % 5000 AS user_id, false AS withdrawn,
+            '{{"hour": 1}}' AS context,
+            TIMESTAMPTZ '2025-03-01 00:00+00' + INTERVAL {days * 86400 / rows} SECOND * range AS event_time
+            FROM range({rows})) TO '{tmp_path / "decisions.parquet"}'"""
+        )
+    monkeypatch.setattr("monitoring.decision_log._MEMORY_LIMIT", "32MB")
+    day = Period("2025-03-30T00:00:00Z", "2025-03-31T00:00:00Z")
+    sample, whole = DecisionLog.in_folder(tmp_path, day).context(1000)
+    assert whole.rows == rows / days and 500 < len(sample) < 1500
+    with pytest.raises(duckdb.OutOfMemoryException):
+        DecisionLog.in_folder(tmp_path).context(1000)
+
+
+def test_what_does_not_fit_into_memory_is_not_written_to_the_current_folder() -> None:
+    """It may be read-only."""
+    with database() as db:
+        row = db.execute("SELECT current_setting('temp_directory'), current_setting('TimeZone')").fetchone()
+    assert row is not None
+    assert Path(row[0]).parent == Path(tempfile.gettempdir()) and row[1] == "UTC"
+
+
+def test_a_withdrawal_after_the_end_of_a_period_counts_in_it(tmp_path: Path) -> None:
+    shown = {"decision_id": "d", "user_id": "u", "withdrawn": False, "context": "{}", "event_time": TIMES[0]}
+    pd.DataFrame([shown, {**shown, "withdrawn": True, "event_time": TIMES[1]}]).to_parquet(
+        tmp_path / "decisions.parquet"
+    )
+    until, since = Period(until=TIMES[1]), Period(since=TIMES[1])
+    assert [DecisionLog.in_folder(tmp_path, period).context(9)[1].rows for period in (until, since)] == [0, 1]

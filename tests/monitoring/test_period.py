@@ -23,9 +23,14 @@ def test_runs_that_start_a_little_late_leave_no_gap_and_no_overlap() -> None:
 
 
 def test_bounds_come_before_hours() -> None:
-    assert period_of("2026-01-01", "", 24, NOW) == Period("2026-01-01", "")
-    assert period_of("", "2026-01-01T00:00:00Z", 24, NOW) == Period("", "2026-01-01T00:00:00Z")
+    assert period_of("2026-01-01", "", 24, NOW) == Period("2026-01-01T00:00:00+00:00", "")
+    assert period_of("", "2026-01-01T00:00:00Z", 24, NOW) == Period("", "2026-01-01T00:00:00+00:00")
     assert period_of("", "", 0, NOW) == Period()
+
+
+@pytest.mark.parametrize("bound", ["20260101T120000Z", "2026-W01-4T13:00+01:00", "2026-01-01T12Z", "2026-01-01 12:00"])
+def test_a_bound_may_be_written_in_any_form_of_iso_8601(bound: str) -> None:
+    assert period_of(bound, "", 0) == Period("2026-01-01T12:00:00+00:00")
 
 
 @pytest.mark.parametrize(
