@@ -80,7 +80,7 @@ def export_segments(spool: str | Path, out_dir: str | Path, mark: str | Path | N
     for unfinished in out.rglob(".*.parquet.????????"):  # an export was killed
         remove(unfinished)
     register = out / _EXPORTED
-    done: dict[str, int] = json.loads(register.read_text()) if register.exists() else {}
+    done = _done(register)
     found: dict[str, int] = {}
     with _database() as (con, scratch):
         for kind in _KINDS:
@@ -99,6 +99,14 @@ def export_segments(spool: str | Path, out_dir: str | Path, mark: str | Path | N
         unfinished.write_text(json.dumps(found))
     if mark is not None:
         exported.note(Path(mark), began, found)
+
+
+def _done(register: Path) -> dict[str, int]:
+    """Bytes of each segment that is exported; nothing, so that all is exported anew, if the file can't be read."""
+    try:
+        return dict(json.loads(register.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 @contextmanager
@@ -122,7 +130,9 @@ def _write(con: duckdb.DuckDBPyConnection, kind: Kind, records: duckdb.DuckDBPyR
     """One record for each id, in the order of time; returns their number."""
     records.create_view("records", replace=True)
     columns, order = ", ".join(sql_columns(kind)), f"event_time, {ID_FIELD[kind]}"
-    with replacing(target) as unfinished:
+    # Durable before the register says that it is there: else a power failure may leave an empty file that no later
+    # export replaces, and nobody can read the log.
+    with replacing(target, durable=True) as unfinished:
         con.sql(f"SELECT {columns} FROM ({one_record_each(kind, 'records')}) ORDER BY {order}").write_parquet(
             str(unfinished)
         )

@@ -359,6 +359,35 @@ def test_an_export_that_was_stopped_is_made_good(spool: Spool, tmp_path: Path) -
     assert [path.name for path in written.parent.iterdir()] == ["decisions.parquet"]
 
 
+@pytest.mark.parametrize("content", ["", '{"decision-000', "null", "7"])
+def test_a_register_that_a_power_failure_left_half_written_is_made_anew(
+    content: str, spool: Spool, tmp_path: Path
+) -> None:
+    put(spool, "decision", decision("d0"))
+    export_segments(spool.folder, tmp_path / "out")
+    register = tmp_path / "out" / spool.identity / "exported.json"
+    good = register.read_text()
+    register.write_text(content)
+    export_segments(spool.folder, tmp_path / "out")
+    assert exported(tmp_path / "out") == {"d0"} and register.read_text() == good
+
+
+def test_an_exported_file_is_durable_before_the_register_says_so(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power failure, no later export would replace it, and one empty file makes the whole log unreadable."""
+    synced: list[str] = []
+
+    def sync(path: Path) -> None:
+        register = tmp_path / "out" / spool.identity / "exported.json"
+        synced.append(f"{path.name.split('.')[1] if path.is_file() else 'folder'} {register.exists()}")
+
+    put(spool, "decision", decision("d0"))
+    monkeypatch.setattr("mtorl.runtime.files.sync", sync)
+    export_segments(spool.folder, tmp_path / "out")
+    assert synced == ["decisions False", "folder False"]
+
+
 def test_a_spool_whose_volume_was_lost_leaves_its_export(tmp_path: Path) -> None:
     export_segments(tmp_path / "not-there-yet", tmp_path / "out")
     for name in ("lost", "new"):
