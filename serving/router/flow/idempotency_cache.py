@@ -127,6 +127,8 @@ class IdempotencyCache:
             self._answers.pop(key, None)
 
     def _remember(self, key: str, answered: _Answered) -> None:
+        if (before := self._answers.get(key)) is not None:  # it had expired, or is the same decision
+            self._keys.pop(before.answer["decision_id"], None)
         self._answers[key] = answered
         self._answers.move_to_end(key)
         self._keys[answered.answer["decision_id"]] = key

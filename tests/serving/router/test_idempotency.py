@@ -145,6 +145,27 @@ def test_old_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(scenario())
 
 
+def test_a_request_that_was_decided_anew_is_not_forgotten_with_its_first_decision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("serving.router.flow.idempotency_cache.time.monotonic", lambda: clock[0])
+
+    async def scenario() -> None:
+        answers = IdempotencyCache()
+        for decision in ("first", "second"):  # the second after the first has expired
+            answers.begin("r", None)
+            answers.give("r", {"decision_id": decision})
+            clock[0] += SECONDS + 1
+        clock[0] -= SECONDS
+        answers.forget("first")  # a late report says that its exposure was given back
+        repeated = answers.repeat("r", None)
+        assert repeated is not None and repeated.result() == {"decision_id": "second"}
+        assert len(answers._keys) == 1, "memory does not grow with every decision on a request"
+
+    asyncio.run(scenario())
+
+
 def test_a_second_attempt_touches_neither_the_money_nor_the_record_of_the_first(tmp_path: Path) -> None:
     """Another router, or one that has forgotten: the ledger alone knows that the request is paid for."""
 
