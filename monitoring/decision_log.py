@@ -109,11 +109,15 @@ class DecisionLog:
     def context(self, most_rows: int) -> tuple[pd.DataFrame, Size]:
         """What the policy read, of a sample of the users.
 
+        A context has all columns of the data set, unknown values included. Decisions that lack one, or have another,
+        were taken before the data set's columns were changed: only those with the newest ones count.
+
         Args:
             most_rows: About how many rows to read at most. Whole users are chosen by a hash, the same in every period.
 
         Returns:
-            User and context columns of their decisions, in the order of time; and the size of the whole period.
+            User and context columns of their decisions, in the order of time; and the size of the whole period, or,
+            where the columns changed in it, of what is returned.
         """
         with database() as db:
             open_records(db, self.decisions).create_view("decision_log")
@@ -134,8 +138,13 @@ class DecisionLog:
                 f"SELECT user_id, context FROM {decisions(chosen)} ORDER BY event_time, decision_id",
                 self.period.parameters(),
             ).df()
-        context = pd.DataFrame([json.loads(text) for text in sample["context"]], index=sample.index)
-        return pd.concat([sample[["user_id"]], context], axis=1), Size(users, rows)
+        context = pd.DataFrame(contexts := [json.loads(text) for text in sample["context"]], index=sample.index)
+        read = pd.concat([sample[["user_id"]], context], axis=1)
+        newest = [context.keys() == contexts[-1].keys() for context in contexts]
+        if all(newest):
+            return read, Size(users, rows)
+        read = read.loc[newest, ["user_id", *contexts[-1]]]
+        return read, Size(read["user_id"].nunique(), len(read))
 
     def newest_model(self, arm: str, alone: bool = False) -> str | None:
         """Digest of the model that took the newest decision of an arm, or else of any arm; None: no model took one.

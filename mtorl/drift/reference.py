@@ -15,6 +15,7 @@ from mtorl.arrays import Bools
 from mtorl.log.hashing import fractions_of
 
 MIN_ROWS, MIN_USERS = 100, 20  # of a period; fewer cannot tell drift from chance
+_LARGEST = 1e100  # of a number: sums of squares stay finite
 MAX_ROWS = 20_000  # beyond this distances hardly move, while memory and time grow
 
 
@@ -54,9 +55,10 @@ def sample_users(frame: pd.DataFrame, rows: int = MAX_ROWS) -> pd.DataFrame:
 
 
 def typed(frame: pd.DataFrame, kinds: Mapping[str, str]) -> pd.DataFrame:
-    """Columns as plain floats and strings; what is no finite number counts as missing.
+    """Columns as plain floats and strings; what is no number counts as missing.
 
-    Decimal, text and inf have no distance, and 1 against "1" would be a drift that only the file format made.
+    Decimal, text and inf have no distance, and 1 against "1" would be a drift that only the file format made. Nor has a
+    number whose square is none: the largest double stands for "unknown" in some systems.
 
     Args:
         frame: Has the columns.
@@ -66,7 +68,8 @@ def typed(frame: pd.DataFrame, kinds: Mapping[str, str]) -> pd.DataFrame:
     for name, kind in kinds.items():
         values = frame[name]
         if kind == "numeric":
-            typed[name] = pd.to_numeric(values, errors="coerce").astype("float64").replace([np.inf, -np.inf], np.nan)
+            numbers = pd.to_numeric(values, errors="coerce").astype("float64")
+            typed[name] = numbers.where(numbers.abs() <= _LARGEST)
         else:
             typed[name] = values.astype(object).where(values.notna(), None).map(str, na_action="ignore")
     return pd.DataFrame(typed, index=frame.index)

@@ -81,11 +81,11 @@ class ThresholdGrid:
             return None
         of_users = _weights(self.users_U, size.users)
         of_rows = _weights(self.rows_M, size.rows / size.users)
-        with np.errstate(divide="ignore"):  # the limit of a column that never varies is 0
-            return at_least_floors(
-                {key: float(np.exp(_mean(_mean(np.log(self.limits_UM[key]).T, of_users), of_rows))) for key in asked},
-                kinds,
-            )
+        # The limit of a column that never varies is 0; that of values that few users miss may be below, as no rise is.
+        with np.errstate(divide="ignore"):
+            logs_UM = {key: np.log(np.maximum(self.limits_UM[key], 0.0)) for key in asked}
+        limits = {key: float(np.exp(_mean(_mean(logs.T, of_users), of_rows))) for key, logs in logs_UM.items()}
+        return at_least_floors(limits, kinds)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""

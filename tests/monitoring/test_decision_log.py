@@ -135,6 +135,26 @@ def test_what_does_not_fit_into_memory_is_not_written_to_the_current_folder() ->
     assert Path(row[0]).parent == Path(tempfile.gettempdir()) and row[1] == "UTC"
 
 
+def test_decisions_from_before_a_column_was_added_do_not_count(tmp_path: Path) -> None:
+    """Else the column would seem to have lost its values for as long as a period lasts."""
+    contexts = [{"hour": 1}, {"hour": 2, "tv": None}, {"tv": "on", "hour": 3}]
+    rows = [
+        {
+            "decision_id": f"d{i}",
+            "user_id": f"u{i}",
+            "withdrawn": False,
+            "context": json.dumps(context),
+            "event_time": at,
+        }
+        for i, (context, at) in enumerate(zip(contexts, TIMES, strict=False))
+    ]
+    pd.DataFrame(rows).assign(event_time=TIMES[:3]).to_parquet(tmp_path / "decisions.parquet")
+    read, size = DecisionLog.in_folder(tmp_path).context(100)
+    assert size == (2, 2) and read["user_id"].tolist() == ["u1", "u2"] and read["hour"].tolist() == [2, 3]
+    read, size = DecisionLog.in_folder(tmp_path, Period(until=TIMES[1])).context(100)
+    assert size == (1, 1) and read.columns.tolist() == ["user_id", "hour"]
+
+
 def test_a_withdrawal_after_the_end_of_a_period_counts_in_it(tmp_path: Path) -> None:
     shown = {"decision_id": "d", "user_id": "u", "withdrawn": False, "context": "{}", "event_time": TIMES[0]}
     pd.DataFrame([shown, {**shown, "withdrawn": True, "event_time": TIMES[1]}]).to_parquet(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -94,11 +95,13 @@ def test_broken_columns_are_findings(tmp_path: Path) -> None:
         Column(name="gone", kind="numeric"),
         Column(name="price", kind="numeric"),
         Column(name="constant", kind="numeric"),
+        Column(name="largest", kind="numeric"),
     )
-    reference[["gone", "price", "constant"]] = 1.0
+    reference[["gone", "price", "constant", "largest"]] = 1.0
     reference["price"] = rng.gamma(2, 2, len(reference))
     current["price"] = [Decimal("1.5")] * (len(current) - 1) + [Decimal("Infinity")]
     current["constant"] = 1.0
+    current["largest"] = sys.float_info.max  # "unknown" to some systems
     current["hour"] = "noon"
     current["region"] = None
     current.loc[current.index % 3 == 0, "placement"] = None
@@ -113,6 +116,7 @@ def test_broken_columns_are_findings(tmp_path: Path) -> None:
         "gone": "no_column",
         "price": "drift",
         "constant": None,
+        "largest": "no_values",
     }
     everything = drift.check(reference, current[["user_id"]], columns, out_dir=tmp_path / "nothing")
     assert set(everything.detected_columns) == {column.name for column in columns} and everything.html is None

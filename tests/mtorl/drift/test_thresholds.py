@@ -81,3 +81,13 @@ def test_columns_without_values_or_variation_have_the_floor() -> None:
     assert found is not None
     assert (found["empty", "jensenshannon"], found["constant", "wasserstein"]) == (0.03, 0.05)
     assert found["endless", "wasserstein"] == 0.05 and found["endless", "missing_share_rise"] == 0.05
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_column_that_hardly_any_user_lacks_has_the_floor() -> None:
+    """Among the few users of a small period none may lack it, so that its share of missing values falls."""
+    rare = REFERENCE.assign(rare=np.where(np.arange(len(REFERENCE)) < 2, np.nan, 1.0))
+    grid = ThresholdGrid.measure(rare, {"rare": "numeric"}, imitations=50)
+    assert grid.limits_UM["rare", "missing_share_rise"].min() < 0
+    found = grid.at(Size(30, 100), {"rare": "numeric"})
+    assert found is not None and found["rare", "missing_share_rise"] == 0.05
