@@ -33,6 +33,7 @@ finally:
     sys.argv = _argv
 
 __all__ = [
+    "DECODING",
     "InferInput",
     "InferOutput",
     "InferRequest",
@@ -53,7 +54,7 @@ log = logging.getLogger(__name__)
 log.addFilter(OncePerSecond())
 
 # KServe raises these while it decodes a malformed request. No fault of the router leaves it as one of them.
-_DECODING = (KeyError, TypeError, ValueError, AttributeError, IndexError, struct.error)
+DECODING = (KeyError, TypeError, ValueError, AttributeError, IndexError, struct.error)
 
 
 class Server(ModelServer):
@@ -93,7 +94,7 @@ def correct(application: FastAPI) -> None:
     """Correct KServe's application; once a process, before KServe adds its own routes."""
     # KServe would let anybody unload the model, and has no way to load it again.
     application.add_api_route("/v2/repository/{path:path}", _no_repository, methods=["GET", "POST"])
-    for error in _DECODING:
+    for error in DECODING:
         application.add_exception_handler(error, _not_decoded)
 
 

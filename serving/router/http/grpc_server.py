@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from serving.connection_limits import Limits
-from serving.kserve_sdk import InferenceServicer, InvalidInput, ModelNotFound, add_inference_service
+from serving.kserve_sdk import DECODING, InferenceServicer, InvalidInput, ModelNotFound, add_inference_service
 from serving.router.flow.admission import Saturated
 from serving.router.flow.idempotency_cache import RequestConflict
 from serving.router.http.gateway import Gateway
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
 _PUBLIC = ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata")
-_CALLERS_MISTAKES = (InvalidInput, DecodeError, KeyError, TypeError, ValueError, AttributeError, IndexError)
+_CALLERS_MISTAKES = (InvalidInput, DecodeError, *DECODING)
 _GRACE_SECONDS = 5.0
 _MOST_RPCS = 256  # gRPC reads a message before the caller is authenticated
 _MOST_CONNECTIONS = 100  # callers of gRPC share one among many calls

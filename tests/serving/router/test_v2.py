@@ -167,11 +167,14 @@ def test_grpc_says_what_is_wrong_with_a_call(tmp_path: Path, caplog: pytest.LogC
             infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
             half = raw(user_id="u1", campaign_id="spring", context="{}")
             del half.raw_input_contents[0]
+            cut = raw(user_id="u1", campaign_id="spring", context="{}")
+            cut.raw_input_contents[0] = cut.raw_input_contents[0][:-1]
             faults = (
                 (stub.ModelReady(pb.ModelReadyRequest(name="absent")), grpc.StatusCode.NOT_FOUND),
                 (stub.ModelMetadata(pb.ModelMetadataRequest(name="absent")), grpc.StatusCode.NOT_FOUND),
                 (infer(b"\xff\xff\xff"), grpc.StatusCode.INVALID_ARGUMENT),
                 (stub.ModelInfer(half), grpc.StatusCode.INVALID_ARGUMENT),
+                (stub.ModelInfer(cut), grpc.StatusCode.INVALID_ARGUMENT),
                 (stub.ModelInfer(tensors(user_id="x" * 5000)), grpc.StatusCode.RESOURCE_EXHAUSTED),
                 (stub.ModelInfer(good, metadata=large_metadata), grpc.StatusCode.RESOURCE_EXHAUSTED),
                 (channel.unary_unary("/inference.GRPCInferenceService/Absent")(b""), grpc.StatusCode.UNIMPLEMENTED),
