@@ -8,7 +8,6 @@ Columns are those of `mtorl.log.records.sql_columns`: objects and lists are JSON
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,7 +26,6 @@ from serving.decision_log.segments import IDENTITY, segments
 # since the current one may be read-only.
 _LIMITS = {"memory_limit": "300MB", "threads": "2", "preserve_insertion_order": "false"}
 _LONGEST_LINE = 1 << 20  # bytes; the reader keeps some buffers of that size
-_EXPORTED = "exported.json"
 
 # An outcome is never there before its decision: a reader would take it for one of an unknown decision.
 _KINDS: tuple[Kind, ...] = tuple(reversed(get_args(Kind)))
@@ -60,11 +58,13 @@ def export_parquet(log_dir: str | Path, out_dir: str | Path) -> dict[str, int]:
 
 
 def export_segments(spool: str | Path, out_dir: str | Path, mark: str | Path | None = None) -> None:
-    """Bring a folder up to date that has a folder for each segment, `IDENTITY/decision-00000001/decisions.parquet`.
+    """Bring a folder up to date that has one for each segment, `IDENTITY/decision-00000001-SIZE/decisions.parquet`.
 
-    Segments only grow, and all but the newest are closed, so this takes no longer the longer the log is. Segments that
-    the spool no longer has are removed. What another spool has left, one whose volume was lost perhaps, stays. A
-    decision and its withdrawal may lie in different segments: readers take one record of each decision
+    Segments only grow, and all but the newest are closed, so this takes no longer the longer the log is. One that has
+    grown gets another folder. Its last one stays until the next export, since somebody may be reading it: a file that
+    is replaced meanwhile can't be read to its end. Segments that the spool no longer has are removed. What another
+    spool has left, one whose volume was lost perhaps, stays. A decision and its withdrawal may lie in different
+    segments, and a record in two folders: readers take one record of each decision
     (`mtorl.log.records.one_record_each`).
 
     Args:
@@ -77,36 +77,32 @@ def export_segments(spool: str | Path, out_dir: str | Path, mark: str | Path | N
     if not identity.exists():
         return
     out = Path(out_dir) / identity.read_text().strip()
-    for unfinished in out.rglob(".*.parquet.????????"):  # an export was killed
-        remove(unfinished)
-    register = out / _EXPORTED
-    done = _done(register)
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     with _database() as (con, scratch):
         for kind in _KINDS:
             for segment in segments(Path(spool), kind):
-                size = segment.stat().st_size
-                target = out / segment.stem / f"{kind}s.parquet"
-                if done.get(segment.stem) != size or not target.exists():
+                size = sizes[segment.stem] = segment.stat().st_size
+                _remove_superseded(out, segment.stem, f"{kind}s.parquet")
+                target = out / f"{segment.stem}-{size}" / f"{kind}s.parquet"
+                if not target.exists():
                     lines = _whole_lines(segment, scratch)
                     _write(con, kind, _read(con, kind, [lines]), target)
                     lines.unlink()
-                found[segment.stem] = size
-    out.mkdir(parents=True, exist_ok=True)
-    for name in done.keys() - found.keys():
-        remove(out / name)
-    with replacing(register) as unfinished:
-        unfinished.write_text(json.dumps(found))
+    for path in out.glob("*"):
+        if not any(path.name.startswith(f"{segment}-") for segment in sizes):
+            remove(path)
     if mark is not None:
-        exported.note(Path(mark), began, found)
+        exported.note(Path(mark), began, sizes)
 
 
-def _done(register: Path) -> dict[str, int]:
-    """Bytes of each segment that is exported; nothing, so that all is exported anew, if the file can't be read."""
-    try:
-        return dict(json.loads(register.read_text()))
-    except (OSError, ValueError, TypeError):
-        return {}
+def _remove_superseded(out: Path, segment: str, file: str) -> None:
+    """Of the folders of a segment, leave the newest that is complete: others are older, or their export was killed."""
+    folders = list(out.glob(f"{segment}*"))
+    complete = [folder for folder in folders if (folder / file).exists()]
+    newest = max(complete, key=lambda folder: (folder / file).stat().st_mtime_ns, default=None)
+    for folder in folders:
+        if folder != newest:
+            remove(folder)
 
 
 @contextmanager
@@ -130,8 +126,7 @@ def _write(con: duckdb.DuckDBPyConnection, kind: Kind, records: duckdb.DuckDBPyR
     """One record for each id, in the order of time; returns their number."""
     records.create_view("records", replace=True)
     columns, order = ", ".join(sql_columns(kind)), f"event_time, {ID_FIELD[kind]}"
-    # Durable before the register says that it is there: else a power failure may leave an empty file that no later
-    # export replaces, and nobody can read the log.
+    # What a power failure left under this name could not be read, and no later export would replace it.
     with replacing(target, durable=True) as unfinished:
         con.sql(f"SELECT {columns} FROM ({one_record_each(kind, 'records')}) ORDER BY {order}").write_parquet(
             str(unfinished)

@@ -359,33 +359,45 @@ def test_an_export_that_was_stopped_is_made_good(spool: Spool, tmp_path: Path) -
     assert [path.name for path in written.parent.iterdir()] == ["decisions.parquet"]
 
 
-@pytest.mark.parametrize("content", ["", '{"decision-000', "null", "7"])
-def test_a_register_that_a_power_failure_left_half_written_is_made_anew(
-    content: str, spool: Spool, tmp_path: Path
-) -> None:
-    put(spool, "decision", decision("d0"))
-    export_segments(spool.folder, tmp_path / "out")
-    register = tmp_path / "out" / spool.identity / "exported.json"
-    good = register.read_text()
-    register.write_text(content)
-    export_segments(spool.folder, tmp_path / "out")
-    assert exported(tmp_path / "out") == {"d0"} and register.read_text() == good
-
-
-def test_an_exported_file_is_durable_before_the_register_says_so(
+def test_an_exported_file_is_durable_before_it_has_its_name(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a power failure, no later export would replace it, and one empty file makes the whole log unreadable."""
+    """One empty file makes the whole log unreadable, and no later export replaces it."""
     synced: list[str] = []
 
     def sync(path: Path) -> None:
-        register = tmp_path / "out" / spool.identity / "exported.json"
-        synced.append(f"{path.name.split('.')[1] if path.is_file() else 'folder'} {register.exists()}")
+        finished = any((tmp_path / "out").rglob("decisions.parquet"))
+        synced.append(f"{'file' if path.is_file() else 'folder'}, {'after' if finished else 'before'}")
 
     put(spool, "decision", decision("d0"))
     monkeypatch.setattr("mtorl.runtime.files.sync", sync)
     export_segments(spool.folder, tmp_path / "out")
-    assert synced == ["decisions False", "folder False"]
+    assert synced == ["file, before", "folder, after"]
+
+
+def test_a_file_that_is_being_read_stays_until_the_export_after_the_next(spool: Spool, tmp_path: Path) -> None:
+    opened: list[Path] = []
+    for i in range(4):
+        put(spool, "decision", decision(f"d{i}"))
+        export_segments(spool.folder, tmp_path / "out")
+        there = set((tmp_path / "out").rglob("decisions.parquet"))
+        assert len(there) == min(2, i + 1) and there >= set(opened[-1:])
+        opened += there - set(opened)
+        assert exported(tmp_path / "out") == {f"d{n}" for n in range(i + 1)}
+    export_segments(spool.folder, tmp_path / "out")
+    assert exported(tmp_path / "out") == {"d0", "d1", "d2", "d3"}
+    assert list((tmp_path / "out").rglob("decisions.parquet")) == opened[-1:]
+
+
+def test_what_a_version_of_before_has_exported_is_replaced(spool: Spool, tmp_path: Path) -> None:
+    put(spool, "decision", decision("d0"))
+    old = tmp_path / "out" / spool.identity / "decision-00000001" / "decisions.parquet"
+    old.parent.mkdir(parents=True)
+    export_parquet(spool.folder, old.parent)
+    (old.parent.parent / "exported.json").write_text("{}")
+    export_segments(spool.folder, tmp_path / "out")
+    (new,) = (tmp_path / "out" / spool.identity).iterdir()
+    assert new.name.startswith("decision-00000001-") and exported(tmp_path / "out") == {"d0"}
 
 
 def test_a_spool_whose_volume_was_lost_leaves_its_export(tmp_path: Path) -> None:
