@@ -187,7 +187,8 @@ class Shipper:
         if pending <= 0:
             self._level[kind] = now
             return False
-        return self._draining or pending >= self._sink.largest or now - self._level[kind] >= self._sink.linger
+        gathering = 0 <= now - self._level[kind] < self._sink.linger  # below 0: the clock was set back
+        return self._draining or pending >= self._sink.largest or not gathering
 
     async def _deliver(self, batch: tail.Batch) -> int:
         """Deliver a batch, in halves if it is refused, until the records at fault are found.

@@ -183,6 +183,24 @@ def test_what_is_there_is_shipped_at_the_end_within_a_time(spool: Spool) -> None
     again.close()
 
 
+@pytest.mark.parametrize("linger", [0.0, 60.0])
+def test_a_clock_that_is_set_back_does_not_hold_records(
+    linger: float, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = MemorySink(linger=linger)
+
+    async def scenario() -> None:
+        shipper = new_shipper(spool, sink)
+        assert not await shipper.ship_once()
+        put(spool, "decision", "d")
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() - 7200)
+        assert await shipper.ship_once() == 1
+
+    asyncio.run(scenario())
+    assert sink.got["decision"] == ["d"]
+
+
 _PROCESS = """
 import asyncio, json, sys
 from serving.decision_log import Spool
