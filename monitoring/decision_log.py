@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mtorl.drift.calibration import Size
+from mtorl.drift.reference import MIN_USERS
 from mtorl.log.records import one_record_each
 
 if TYPE_CHECKING:
@@ -113,7 +114,9 @@ class DecisionLog:
         were taken before the data set's columns were changed: only those with the newest ones count.
 
         Args:
-            most_rows: About how many rows to read at most. Whole users are chosen by a hash, the same in every period.
+            most_rows: About how many rows to read at most. Whole users are chosen by a hash, the same in every period;
+                of one who is many (one id for all visitors without one, a robot), no more than a check of the fewest
+                users would have of each.
 
         Returns:
             User and context columns of their decisions, in the order of time; and the size of the whole period, or,
@@ -134,8 +137,10 @@ class DecisionLog:
             ).fetchone()
             rows, users = counted or (0, 0)
             chosen = f"hash(user_id) / 18446744073709551616.0 < {most_rows / max(rows, most_rows)!r}"
+            number = "row_number() OVER (PARTITION BY user_id ORDER BY hash(decision_id))"
             sample = db.execute(
-                f"SELECT user_id, context FROM {decisions(chosen)} ORDER BY event_time, decision_id",
+                f"""SELECT user_id, context FROM {decisions(chosen)}
+                QUALIFY {number} <= {most_rows // MIN_USERS} ORDER BY event_time, decision_id""",
                 self.period.parameters(),
             ).df()
         context = pd.DataFrame(contexts := [json.loads(text) for text in sample["context"]], index=sample.index)

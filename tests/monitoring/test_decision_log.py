@@ -135,6 +135,15 @@ def test_what_does_not_fit_into_memory_is_not_written_to_the_current_folder() ->
     assert Path(row[0]).parent == Path(tempfile.gettempdir()) and row[1] == "UTC"
 
 
+def test_one_id_for_many_visitors_is_not_the_whole_sample(tmp_path: Path) -> None:
+    users = [f"u{i // 5}" for i in range(1000)] + ["anonymous"] * 4000
+    rows = [{"decision_id": f"d{i}", "user_id": user, "withdrawn": False} for i, user in enumerate(users)]
+    pd.DataFrame(rows).assign(context="{}", event_time=TIMES[0]).to_parquet(tmp_path / "decisions.parquet")
+    sample, whole = DecisionLog.in_folder(tmp_path).context(5000)
+    assert whole == (201, 5000), "the period is as large as it is"
+    assert sample.groupby("user_id").size().to_dict() == {**{f"u{i}": 5 for i in range(200)}, "anonymous": 250}
+
+
 def test_decisions_from_before_a_column_was_added_do_not_count(tmp_path: Path) -> None:
     """Else the column would seem to have lost its values for as long as a period lasts."""
     contexts = [{"hour": 1}, {"hour": 2, "tv": None}, {"tv": "on", "hour": 3}]
