@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -127,9 +128,30 @@ class LimitedProtocol(HttpToolsProtocol):
             self._arriving = self.loop.call_later(self._limits.seconds, self._too_slow)
         self._began = True
         self._not_body += len(data)
-        super().data_received(data)
+        self._feed(data)
         if self._not_body > self._limits.head_bytes:
             self._refuse(431, self._too_large())
+
+    def _feed(self, data: bytes) -> None:
+        """As uvicorn's own, which loses the body of a request that offers another protocol (see `_other_protocol`)."""
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            head = [self.parser.get_method() + b" " + self.url + b" HTTP/1.1"]
+            head += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+            self.parser = httptools.HttpRequestParser(self)
+            self._feed(b"\r\n".join([*head, b"", data[offer.args[0] :]]))
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _other_protocol(self) -> bool:
+        """Whether the request offers to speak another protocol, as Java's client and `curl --http2` do with HTTP/2.
+
+        Here it is one of HTTP/1.1 like any other (RFC 9110, 7.8). The parser leaves its body to the other protocol, and
+        so gets the request again without the offer.
+        """
+        return bool(self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT")
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -148,6 +170,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The request is passed on, or waits for those before it."""
+        if self._other_protocol():
+            return
         if len(self.pipeline) >= _MOST_PIPELINED:
             self._stop(429, "too many requests at once on one connection")
         self._waiting.pop(self, None)
@@ -164,6 +188,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request has arrived."""
+        if self._other_protocol():
+            return
         self._arrived()
         if self._sheds:
             self._telling = self.loop.call_later(self._shedding.seconds, self._tell)
@@ -205,7 +231,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _may_shed(self) -> bool:
         """Not while another answer is due before, nor from a client that sends its body only when it is asked to."""
         idle = self.cycle is None or self.cycle.response_complete
-        return idle and not self.expect_100_continue and not self.parser.should_upgrade()
+        return idle and not self.expect_100_continue
 
     def _tell(self) -> None:
         """Tell the client of a request that was shed."""

@@ -50,6 +50,7 @@ class Site:
     hold: asyncio.Event = field(default_factory=asyncio.Event)
     full: bool = False  # then every POST is refused
     seen: list[str] = field(default_factory=list)  # paths that the application was asked for
+    bodies: list[bytes] = field(default_factory=list)
 
     async def connect(self) -> Connection:
         return Connection(*await asyncio.open_connection("127.0.0.1", self.port))
@@ -66,8 +67,11 @@ async def site(**limits: Any) -> AsyncIterator[Site]:
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
         here.seen.append(scope["path"])
-        while (await receive()).get("more_body"):
-            pass
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        here.bodies.append(body)
         if scope["path"] == "/hold":
             await here.hold.wait()
         body = b"x" * LARGE if scope["path"] == "/large" else b"ok"
@@ -280,3 +284,26 @@ def test_a_server_that_stops_tells_whoever_it_has_refused() -> None:
         assert (await connection.closed()).startswith(b"HTTP/1.1 429 ")
 
     run(scenario)
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 40])
+def test_a_request_that_offers_http_2_is_answered_as_one_of_http_1_1(pieces: int) -> None:
+    """Java's client and `curl --http2` make such an offer with their first request. The body belongs to it."""
+    offer = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n"
+    post = b"POST /offered HTTP/1.1\r\nhost: h\r\n" + offer + b"content-length: 13\r\n\r\nGET /smuggled"
+    step = -(-len(post) // pieces)
+
+    async def scenario() -> None:
+        async with site() as here:
+            connection = await here.connect()
+            for start in range(0, len(post), step):
+                connection.writer.write(post[start : start + step])
+                await connection.writer.drain()
+                await asyncio.sleep(0.002)
+            answer = await connection.ask(GET)
+            assert answer.startswith(b"HTTP/1.1 200") and answer.endswith(b"ok")
+            assert (await connection.ask(b"")).endswith(b"ok"), "the connection goes on"
+            assert here.seen == ["/offered", "/"] and here.bodies == [b"GET /smuggled", b""]
+            connection.close()
+
+    asyncio.run(scenario())
