@@ -22,7 +22,7 @@ from typing import Any
 
 import httptools
 import orjson
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 _LINGER_SECONDS = 1.0  # for a refused client to stop sending: a connection closed before that loses the answer
 _MOST_PIPELINED = 16  # requests of one connection that wait for the answer to the first
@@ -95,6 +95,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._not_body = 0  # bytes of it that are not body
         self._parsed = 0  # bytes of its address and its headers, as far as the parser has given them
         self._fault: tuple[int, str] | None = None
+        self._at_work: RequestResponseCycle | None = None  # others of its connection wait in `pipeline`
         self._sheds = False  # whether the request that arrives is refused
         self._telling: asyncio.TimerHandle | None = None  # runs until its client is told
 
@@ -118,6 +119,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._telling is not None:
             self._telling.cancel()
         self._waiting.pop(self, None)
+        if self._at_work is not None:  # uvicorn tells the newest request, which may be another
+            self._at_work.disconnected = True
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -179,6 +182,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._sheds = self._may_shed() and self._shedding.refuses(self.parser.get_method(), self.url)
         if not self._sheds:
             super().on_headers_complete()
+            if not self.pipeline:
+                self._at_work = self.cycle
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
@@ -198,6 +203,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """The answer is sent."""
+        if self.pipeline:
+            self._at_work, _ = self.pipeline[-1]
         super().on_response_complete()
         if not self.pipeline and not self.transport.is_closing():
             self._waiting[self] = None

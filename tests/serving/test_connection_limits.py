@@ -307,3 +307,19 @@ def test_a_request_that_offers_http_2_is_answered_as_one_of_http_1_1(pieces: int
             connection.close()
 
     asyncio.run(scenario())
+
+
+def test_a_client_that_leaves_with_several_requests_at_work_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        async with site() as here:
+            connection = await here.connect()
+            connection.writer.write(GET.replace(b"/ ", b"/hold ", 1) + GET)
+            await here.until(lambda: here.seen == ["/hold"])
+            connection.close()
+            await here.until(lambda: not here.server.server_state.connections)
+            here.hold.set()
+            await here.until(lambda: not here.server.server_state.tasks)
+            assert here.seen == ["/hold"], "the other is left out"
+
+    asyncio.run(scenario())
+    assert not caplog.records
