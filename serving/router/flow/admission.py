@@ -3,8 +3,8 @@
 Little's law says how long answers take: `requests inside = answers a second * seconds inside`. So the limit follows
 the time that answers take, and not their failures: an answer that took less than the target raises the limit, one that
 took longer lowers it, each in proportion to the difference. Where the mean is the target, the limit stays; on a machine
-that becomes ten times slower, or as fast again, it is at its new place after some hundreds of answers. It moves only
-while it is used.
+that becomes ten times slower, or as fast again, it is at its new place after some hundreds of answers. It rises only
+while it is used; it falls whenever several requests at once were too many.
 
 How far the target has to lie before the deadline depends on how much times vary, which differs between machines. So the
 target is found by counting: each answer that something was left out of for lack of time lowers it, the others raise it
@@ -34,7 +34,7 @@ _LATE_SHARE = 0.004  # of the answers, in the long run
 PATIENCE = 0.15  # in deadlines: how long a request waits for room
 _REFUSAL = 0.5  # in deadlines: until it is told that there is none
 _MEMORY = 0.05  # weight of an answer in the mean of their times
-_STALE = 5.0  # in deadlines without a request: after it, what was learned under load is no longer true
+_STALE = 100.0  # in deadlines without a request: after it, what was learned under load is no longer true
 _MOST_WAITING = 512
 
 
@@ -167,7 +167,8 @@ class Admission:
     def _learn(self, request: AdmittedRequest, seconds: float) -> None:
         """Move target and limit by one answer."""
         self._mean += _MEMORY * (seconds - self._mean)
-        if request.failed or self.inside < self.limit / 2:
+        crowded = request.late and self.inside > 1  # too many by any limit; one alone is late for other reasons
+        if request.failed or (self.inside < self.limit / 2 and not crowded):
             return
         if request.late:
             seconds = max(seconds, self._seconds)

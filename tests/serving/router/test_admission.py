@@ -165,7 +165,7 @@ def test_what_is_no_sign_of_load_moves_nothing(monkeypatch: pytest.MonkeyPatch) 
         limit, target = rounds.admission.limit, rounds.admission.target
         await rounds.all_there_is(100, 0.001, failed=True)  # a part is broken: quick, and says nothing
         for _ in range(100):
-            await rounds.of(2, 0.2, late=True)  # a bad moment of a machine with nothing to do
+            await rounds.of(1, 0.2, late=True)  # a bad moment of a machine with nothing to do
         assert (rounds.admission.limit, rounds.admission.target) == (limit, target)
 
     asyncio.run(scenario())
