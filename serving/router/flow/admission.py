@@ -31,6 +31,7 @@ _TARGET = 0.5  # in deadlines, at the start
 _LOWEST_TARGET, _HIGHEST_TARGET = 0.2, 0.6
 _TARGET_STEP = 0.01  # of the target, for a late answer
 _LATE_SHARE = 0.004  # of the answers, in the long run
+_LATE_TIME = 2.2  # in targets: what a late answer counts as, for how long it would have taken is not known
 PATIENCE = 0.15  # in deadlines: how long a request waits for room
 _REFUSAL = 0.5  # in deadlines: until it is told that there is none
 _MEMORY = 0.05  # weight of an answer in the mean of their times
@@ -171,7 +172,7 @@ class Admission:
         if request.failed or (self.inside < self.limit / 2 and not crowded):
             return
         if request.late:
-            seconds = max(seconds, self._seconds)
+            seconds = _LATE_TIME * self.target
             self.target *= 1 - _TARGET_STEP
         else:
             self.target *= 1 + _TARGET_STEP * _LATE_SHARE

@@ -70,5 +70,13 @@ def test_a_part_that_hangs_for_some_requests_does_not_keep_the_others_out() -> N
     assert after.default_share <= MOST_DEFAULT and after.goodput >= 0.9 * healthy.goodput
 
 
+@pytest.mark.parametrize("rate", [200.0, 800.0])
+def test_an_arm_that_hangs_for_half_of_its_answers_does_not_take_the_other_arms_down(rate: float) -> None:
+    """A quarter of all answers, and none of them in a row long enough to leave the arm alone."""
+    healthy = simulate(Machine(), 10, rate=lambda now: rate)
+    answers = simulate(Machine(hangs=lambda now, chance: chance.random() < 0.25), 10, rate=lambda now: rate)
+    assert answers.full >= 0.75 * 0.9 * healthy.full
+
+
 def test_clients_that_ask_again_at_once_do_not_keep_the_machine_busy_with_refusals() -> None:
     assert simulate(Machine(), 5, clients=64).goodput >= GOODPUT * peak(Machine())
