@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,8 @@ from benchmarks.request_path.load import Plan
 CONNECTIONS = (1, 8, 32)
 CAPACITY_CONNECTIONS = 16  # of the router, besides: about as many as it takes in at once
 USERS = 500  # that are asked about
-OVERLOAD = 2.0  # times the capacity
+OFFERED = (0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 2.0)  # loads, in the best closed loop's decisions a second
+ROUNDS = 5  # through all of them: whatever else happens on the machine meets them alike
 
 
 def load(plan: Plan, pids: list[int]) -> dict[str, Any]:
@@ -208,6 +211,7 @@ def main() -> None:
             with router(run, root / name, on_redis=name == "redis") as path:
                 figures[f"router_{name}"] = measure_router(path, router_bodies, seconds)
                 show(f"router, {name}", figures[f"router_{name}"]["loads"])
+                show(f"asked, {name}", figures[f"router_{name}"]["offered"], "x")
     figures["environment"] = environment("torch", "torchserve", "kserve")
     finish(figures, arguments.json)
 
@@ -236,7 +240,7 @@ def measure_models(
 
 
 def measure_router(path: Any, bodies: list[str], seconds: float) -> dict[str, Any]:
-    """The whole path: the first decision, closed loops, stages, and twice its capacity."""
+    """The whole path: the first decision, closed loops, stages, and open loops up to more than it can do."""
     first = path.first_decision(bodies[0])
     loads, stages, router_cpu = {}, {}, {}
     for connections in (*CONNECTIONS, CAPACITY_CONNECTIONS):
@@ -247,23 +251,48 @@ def measure_router(path: Any, bodies: list[str], seconds: float) -> dict[str, An
         cpu = cpu_seconds([path.router_pid]) - cpu_before
         router_cpu[str(connections)] = 1000 * cpu * share / max(decided(measured), 1)
         stages[str(connections)] = path.stage_means(before)
-    capacity = max(decided_per_second(measured) for measured in loads.values())
+    closed = max(decided_per_second(measured) for measured in loads.values())
     memory = memory_mib([path.router_pid])
-    overload_seconds = 60.0 if seconds > 5 else 5.0
-    overload = load(Plan(path.url, bodies, 256, overload_seconds, rate=OVERLOAD * capacity), path.pids)
-    print(
-        f"at {OVERLOAD:g} times the capacity, {decided_per_second(overload) / capacity:.0%} of it in full:", flush=True
-    )
-    show("", {"256": overload})
+    offered = at_offered_loads(path, bodies, closed, seconds)
     return {
         "first_decision_ms": first,
         "loads": loads,
         "stages_ms": stages,
         "router_cpu_ms": router_cpu,
         "deadline_ms": path.deadline_ms,
-        "capacity_per_second": capacity,
-        "overload": overload,
+        "offered": offered,
         "memory_mib": {"before": memory, "after": memory_mib([path.router_pid])},
+    }
+
+
+def at_offered_loads(path: Any, bodies: list[str], closed: float, seconds: float) -> dict[str, dict[str, Any]]:
+    """Open loops by load, each load once a round."""
+    visits: dict[str, list[dict[str, Any]]] = {f"{share:g}": [] for share in OFFERED}
+    for turn in range(ROUNDS if seconds > 5 else 1):
+        for share in OFFERED:
+            plan = Plan(path.url, bodies, 256, seconds / 2, rate=share * closed, seed=turn)
+            visits[f"{share:g}"].append(load(plan, path.pids))
+    return {share: {"asked_per_second": float(share) * closed, **merged(found)} for share, found in visits.items()}
+
+
+def merged(visits: list[dict[str, Any]]) -> dict[str, Any]:
+    """Several runs of one load as one: counts added up, times of the middle averaged, the longest of the long ones."""
+
+    def added(name: str) -> dict[str, int]:
+        return dict(sum((Counter(visit[name]) for visit in visits), Counter()))
+
+    def over(quantile: str) -> list[float]:
+        return [visit["latency_ms"]["200"][quantile] for visit in visits if "200" in visit["latency_ms"]]
+
+    in_full = sum(map(decided, visits))
+    return {
+        "requests": sum(visit["requests"] for visit in visits),
+        "per_second": statistics.mean(visit["per_second"] for visit in visits),
+        "statuses": added("statuses"),
+        "fallbacks": added("fallbacks"),
+        "latency_ms": {"200": {"p50": statistics.mean(over("p50")), "p99": max(over("p99"))}} if over("p50") else {},
+        "cpu_ms": sum(visit["cpu_ms"] * decided(visit) for visit in visits) / max(in_full, 1),
+        "never_answered": sum(visit["never_answered"] for visit in visits),
     }
 
 
@@ -272,12 +301,12 @@ def decided_per_second(measured: dict[str, Any]) -> float:
     return float(measured["per_second"]) * decided(measured) / max(measured["requests"], 1)
 
 
-def show(name: str, loads: dict[str, Any]) -> None:
-    """Print closed loops."""
-    for connections, measured in loads.items():
+def show(name: str, loads: dict[str, Any], unit: str = "c=") -> None:
+    """Print loops."""
+    for load_, measured in loads.items():
         ok = measured["latency_ms"].get("200", {"p50": float("nan"), "p99": float("nan")})
         print(
-            f"{name:<16} c={connections:<3} {measured['per_second']:7.0f}/s  "
+            f"{name:<16} {unit + load_:<5} {decided_per_second(measured):7.0f}/s  "
             f"p50 {ok['p50']:6.2f}  p99 {ok['p99']:6.2f} ms  "
             f"CPU {measured['cpu_ms']:.2f} ms  {measured['statuses']} {measured['fallbacks'] or ''}",
             flush=True,
