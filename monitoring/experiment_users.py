@@ -20,7 +20,7 @@ from typing import get_args
 
 import pandas as pd
 
-from monitoring.decision_log import DecisionLog, open_records
+from monitoring.decision_log import DecisionLog, database, open_records
 from monitoring.judged_models import JudgedModels, judged_models
 from mtorl.experiment.experiment import OUTSIDE, Experiment, Stage
 from mtorl.experiment.metrics import OUTCOMES, sums
@@ -41,10 +41,7 @@ def users_of(log: DecisionLog, experiment: Experiment) -> tuple[pd.DataFrame, di
 
     Both logs are delivered at least once, so of several records with one id the one that counts is taken.
     """
-    import duckdb
-
-    with duckdb.connect() as db:
-        db.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+    with database() as db:
         open_records(db, log.decisions).create_view("decision_log")
         open_records(db, log.outcomes).create_view("outcome_log")
         if isinstance(log.weights, pd.DataFrame):
@@ -102,14 +99,40 @@ def users_of(log: DecisionLog, experiment: Experiment) -> tuple[pd.DataFrame, di
 
 
 def _bounds(experiment: Experiment) -> tuple[str, str] | None:
-    """SQL: when the budget period of a decision began, and when it ends; None if no budget has one."""
-    of_period: dict[str, str] = {budget.period: budget.timezone for budget in experiment.budgets}
-    period = "day" if "day" in of_period else "hour" if "hour" in of_period else None
-    if period is None:
+    """SQL: when the budget period of a decision began, and when it ends; None if no budget has one.
+
+    A campaign's decisions go by the longest period of the budgets that they draw on. Without any, a decision is a
+    period of its own.
+    """
+    timed = [budget for budget in experiment.budgets if budget.period != "total"]
+    if not timed:
         return None
-    local = f"date_trunc('{period}', decided AT TIME ZONE '{of_period[period]}')"
-    begin, end = (f"(({at}) AT TIME ZONE '{of_period[period]}')" for at in (local, f"{local} + INTERVAL 1 {period}"))
+
+    def bounds(campaign: str) -> tuple[str, str]:
+        drawn_on = [budget for budget in timed if budget.campaign in (campaign, "*")]
+        if not drawn_on:
+            return "decided", "decided"
+        # Of two zones, the campaign's own.
+        budget = min(drawn_on, key=lambda budget: (budget.period != "day", budget.campaign == "*"))
+        local = f"date_trunc('{budget.period}', decided AT TIME ZONE '{budget.timezone}')"
+        began, ends = local, f"{local} + INTERVAL 1 {budget.period}"
+        return f"({began}) AT TIME ZONE '{budget.timezone}'", f"({ends}) AT TIME ZONE '{budget.timezone}'"
+
+    others = bounds("*")
+    own = {budget.campaign: bounds(budget.campaign) for budget in timed if budget.campaign != "*"}
+    begin, end = (
+        f"(CASE {' '.join(f'WHEN campaign_id = {_text(name)} THEN {both[i]}' for name, both in own.items())} "
+        f"ELSE {others[i]} END)"
+        if own
+        else f"({others[i]})"
+        for i in (0, 1)
+    )
     return begin, end
+
+
+def _text(value: str) -> str:
+    """A text in SQL."""
+    return "'" + value.replace("'", "''") + "'"
 
 
 def _begin(experiment: Experiment) -> str:

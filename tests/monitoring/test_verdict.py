@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -301,6 +302,24 @@ def test_a_day_is_that_of_the_budgets_time_zone(tmp_path: Path) -> None:
     tokyo = Experiment.from_dict({**CONTENT, "budgets": [budget]})
     found = verdict_from_log(paced_against_unpaced(60).write(tmp_path), tokyo)
     assert found["left_out"] == {"unfinished_period": 21 * 20}
+
+
+def test_each_campaigns_days_are_those_of_its_own_budget(tmp_path: Path) -> None:
+    budgets = [
+        {**CONTENT["budgets"][0], "campaign": "tokyo's", "period": "day", "timezone": "Asia/Tokyo"},
+        {**CONTENT["budgets"][0], "campaign": "london", "period": "day"},
+    ]
+    log = paced_against_unpaced(60)
+    for user, row in enumerate(log.decisions):
+        row["campaign_id"] = ("tokyo's", "london", "without a budget", "tokyo's")[user // 2 % 4]
+    found = verdict_from_log(log.write(tmp_path), Experiment.from_dict({**CONTENT, "budgets": budgets}))
+    of_an_hour = Counter(row["campaign_id"] for row in log.decisions[40 * 20 : 44 * 20])
+    assert of_an_hour["tokyo's"] == 2 * of_an_hour["london"] == 40
+    left_out = {
+        name: sum(row["campaign_id"] == name for row in log.decisions[-hours * 20 :])
+        for name, hours in (("tokyo's", 21), ("london", 12))
+    }
+    assert found["left_out"] == {"unfinished_period": sum(left_out.values())}
 
 
 def test_a_day_in_which_the_money_was_divided_anew_does_not_count(tmp_path: Path) -> None:
