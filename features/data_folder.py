@@ -97,7 +97,7 @@ def canonical_log(raw: RawLog, folder: Path, quarantine: Path, trusted: bool = F
         path, dataset, canonical = locate(raw.path, raw.dataset, trusted)
         raw = replace(raw, dataset=dataset)
         if canonical:
-            spec = DatasetSpec.load(dataset)
+            spec = DatasetSpec.load(dataset).replace(columns={})  # which are the raw file's
             _check(path, spec)
             return CanonicalLog(path, spec, None)
     elif raw.dataset and not DatasetSpec.load(raw.dataset).simulated:
@@ -192,7 +192,7 @@ def _check(path: Path, spec: DatasetSpec) -> None:
         names, rows = files.schema.names, files.count_rows()
     except (OSError, pa.ArrowException) as error:
         raise LogError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
-    if missing := [name for name in spec.columns if name not in names]:
+    if missing := [name for name in spec.log_columns if name not in names]:
         raise LogError(f"{path}: not a canonical {spec.name!r} log; it lacks {', '.join(missing)}")
     if not rows:
         raise LogError(f"{path}: the log has no rows")

@@ -44,7 +44,7 @@ def generate(rows: int, path: str, raw: bool = False) -> dict[str, Any]:
     if raw:
         twice = f"FROM ({query}) UNION ALL FROM ({query}) WHERE i % 100 = 0"
         query = f"SELECT * REPLACE (date_trunc('second', timestamp) AS timestamp) FROM ({twice})"
-    names = [*spec.columns, *(["created_timestamp"] if raw else [])]
+    names = [*spec.log_columns, *(["created_timestamp"] if raw else [])]
     columns = ", ".join(f'"{name}"' for name in names)
     with clock() as time, duckdb.connect(config={"memory_limit": "2GB"}) as connection:
         connection.execute("SET TimeZone = 'UTC'")

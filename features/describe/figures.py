@@ -183,7 +183,7 @@ def describe(engine: Engine, log_path: Path | str, spec: DatasetSpec) -> Descrip
         LogError: the log has no rows, or lacks a column.
     """
     log = engine.read(log_path)
-    if missing := [name for name in spec.columns if name not in log.columns]:
+    if missing := [name for name in spec.log_columns if name not in log.columns]:
         raise LogError(f"{log_path}: not a canonical log of {spec.name!r}; it lacks {', '.join(missing)}")
     log = canonical(log, spec)  # a column of nulls may have any type
 
@@ -258,7 +258,7 @@ def _plain(value: Any) -> Any:
 def _totals(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """One row: what is missing in each column, and how far its values reach."""
     figures: dict[str, Any] = {"rows": log.count()}
-    for name in spec.columns:
+    for name in spec.log_columns:
         column = log[name]
         figures[f"{name}_missing"] = column.isnull().sum()
         if name in _names(spec):
@@ -344,7 +344,7 @@ def _column(total: Row, spec: DatasetSpec) -> Iterable[ColumnFigures]:
     }
     for role, columns in (("context", spec.context), ("static", spec.static), ("outcome", spec.outcomes)):
         described |= {column.name: (role, str(column.kind), column.unit) for column in columns}
-    for name in spec.columns:
+    for name in spec.log_columns:
         role, kind, unit = described[name]
         numbers = {key: total.get(f"{name}_{key}") for key in ("low", "mean", "high")} if kind == "numeric" else {}
         yield ColumnFigures(

@@ -80,7 +80,7 @@ def read(adapted: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     columns: dict[str, ibis.Value] = {}
     numbers = _numbers(spec)
     zero = {c.name for c in _declared(spec) if c.missing == "zero"}
-    for name in (*spec.columns, *([CREATED] if CREATED in adapted.columns else [])):
+    for name in (*spec.log_columns, *([CREATED] if CREATED in adapted.columns else [])):
         value = adapted[name]
         present = values.has_value(value, name in numbers)
         if name in ("timestamp", CREATED):
@@ -98,7 +98,7 @@ def canonical(table: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """The columns of the canonical log, of rows that broke no rule."""
     whole = {name: table[name].cast("int64") for name in ("click", "conversion")}
     created = [CREATED] if CREATED in table.columns else []
-    return table.mutate(whole).select(*spec.columns, *created)
+    return table.mutate(whole).select(*spec.log_columns, *created)
 
 
 def stages(spec: DatasetSpec, created: bool) -> tuple[Stage, ...]:
@@ -174,8 +174,13 @@ def _number(column: str) -> pa.Check:
     return _rule("not_a_number", column, lambda table: table[column].notnull() | ~table[_PRESENT + column])
 
 
-def _time(column: str) -> pa.Check:
-    hint = "; expected ISO 8601, such as 2024-01-31T12:00:00Z"
+_UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds"}
+
+
+def _time(column: str, spec: DatasetSpec) -> pa.Check:
+    source = spec.columns.get(column)
+    since = f"{_UNITS[source.unit]} since 1970" if source and source.unit else ""
+    hint = f"; expected {since or 'ISO 8601, such as 2024-01-31T12:00:00Z'}"
     return _rule("unparsable_timestamp", column, lambda table: table[column].notnull(), hint)
 
 
@@ -187,7 +192,7 @@ def _cells(spec: DatasetSpec, created: bool) -> list[pa.Check]:
     channels = f"; known: {', '.join(spec.channels)}"
     rules = [
         _present("user_id"),
-        _time("timestamp"),
+        _time("timestamp", spec),
         _present("campaign_id"),
         _present("channel"),
         _value("unknown_channel", "channel", lambda value: value.isin(spec.channels), channels),
@@ -205,7 +210,7 @@ def _cells(spec: DatasetSpec, created: bool) -> list[pa.Check]:
     for column in _declared(spec):
         rules += [_present(column.name)] if column.missing == "error" else []
         rules += [_number(column.name)] if column.kind == "numeric" else []
-    return [*rules, _time(CREATED)] if created else rules
+    return [*rules, _time(CREATED, spec)] if created else rules
 
 
 # ---- rules about a user's rows, and the rows that can break them

@@ -168,7 +168,8 @@ class _RawTable:
         self._raw = raw
         self._adapted = adapter.adapt(raw, spec)
         # What the file calls the columns.
-        self._names = {name: adapter.source.get(name, name) for name in self._adapted.columns}
+        called = adapter.called(spec)
+        self._names = {name: called.get(name, name) for name in self._adapted.columns}
         self._good: ibis.Table | None = None
         self._broken: list[tuple[contract.Stage, ibis.Table]] = []
         self._keys: dict[contract.Suspects, ibis.Table | None] = {}

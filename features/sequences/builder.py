@@ -57,7 +57,7 @@ def steps(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     begin = rows._goes_on.ifelse(ibis.null("int64"), rows._row).max().over(so_far)
     rows = rows.mutate(step=(rows._row - begin).cast("int32"))
     own = [name for name in (CREATED, "step") if name in rows.columns]
-    return rows.select("user_id", "timestamp", *own, *spec.columns[2:])
+    return rows.select("user_id", "timestamp", *own, *spec.log_columns[2:])
 
 
 def late_rows(touchpoints: ibis.Table) -> ibis.Table:

@@ -39,8 +39,8 @@ def clean_touchpoints(log: ibis.Table, spec: DatasetSpec, clean: bool | None = N
         clean: Whether nothing has to be dropped or moved; None asks the engine, in one aggregation.
 
     Returns:
-        `spec.columns` in canonical types, `created_timestamp` if the log has it, and `known`: the time from which a row
-        may be used, the later of the two times. Without arrival times a row is known when it happens.
+        `spec.log_columns` in canonical types, `created_timestamp` if the log has it, and `known`: the time from which a
+        row may be used, the later of the two times. Without arrival times a row is known when it happens.
 
     Raises:
         LogError: the log lacks a column.
@@ -93,7 +93,7 @@ def canonical(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     Raises:
         LogError: the log lacks a column.
     """
-    if missing := [name for name in spec.columns if name not in log.columns]:
+    if missing := [name for name in spec.log_columns if name not in log.columns]:
         raise LogError(f"the log lacks {', '.join(missing)}; see `mtorl data validate`")
     kinds = dict(ibis.Schema.from_pyarrow(schema(spec)).items()) | {"timestamp": _UTC}
     if CREATED in log.columns:

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml, validated
 
 Kind = Literal["numeric", "categorical"]
 Missing = Literal["error", "zero", "unknown"]
 Gain = Literal["click", "conversion", "revenue"]
+TimeUnit = Literal["s", "ms", "us"]
 PropensitySource = Literal["logged", "channel-frequency", "markov"]
 Outcome = Literal["click", "conversion", "revenue", "cost"]
 
@@ -139,6 +140,29 @@ class FeatureViewSpec(StrictModel):
         return self
 
 
+def _column_alone(source: Any) -> Any:
+    return {"column": source} if isinstance(source, str) else source
+
+
+class Source(StrictModel):
+    """Where a column of the log comes from, if the file calls it otherwise or does not have it."""
+
+    column: Text | None = None
+    """Its name in the file."""
+    value: str | float | None = None
+    """The same for every row, of a file that has no such column."""
+    unit: TimeUnit | None = None
+    """Of a time that is a number: seconds, milliseconds or microseconds since 1970. Else it is ISO 8601 text."""
+    per: float = Field(1.0, gt=0)
+    """The file's number is for so many exposures: 1000 for a price per mille."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Source:
+        if (self.column is None) == (self.value is None):
+            raise ValueError("give either column, its name in the file, or value, the same for every row")
+        return self
+
+
 def _usable(channel: str) -> str:
     if channel == "*" or channel != channel.strip():
         raise ValueError(f"{channel!r} is not a usable name ('*' and outer spaces are taken)")
@@ -147,6 +171,7 @@ def _usable(channel: str) -> str:
 
 Channel = Annotated[Text, AfterValidator(_usable)]
 Columns = Annotated[tuple[Column, ...], FromList]
+Sources = dict[str, Annotated[Source, BeforeValidator(_column_alone)]]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -154,21 +179,23 @@ class DatasetSpec(StrictModel):
     """Description of one touchpoint log."""
 
     name: Text
-    description: Text
-    adapter: Text
-    """Turns the file into the canonical layout; "touchpoints": the file already has it."""
+    description: str = ""
+    adapter: Text = "touchpoints"
+    """Turns the file into the canonical layout; "touchpoints": the file has it, but for the names in `columns`."""
     channels: Annotated[tuple[Channel, ...], FromList]
     """The actions; their order is the model's."""
-    context: Columns
-    """Known before the decision, one value per touchpoint."""
-    static: Columns
-    """One value per user."""
-    segment: str | None
-    """The categorical static column by which the incumbent tabulates."""
-    reward: RewardSpec
     propensity: PropensitySource
     """Where the probability of the logged channel comes from."""
-    currency: Text
+    columns: Sources = Field(default_factory=dict)
+    """What the file calls the log's columns, where it has other names: `user_id: uid`. See `Source` for more."""
+    context: Columns = ()
+    """Known before the decision, one value per touchpoint."""
+    static: Columns = ()
+    """One value per user."""
+    segment: str | None = None
+    """The categorical static column by which the incumbent tabulates."""
+    reward: RewardSpec = RewardSpec(gain="click", cost_weight=0.0)
+    currency: Text = "currency unit"
     """Unit of cost (and revenue, unless outcome_labels says otherwise)."""
     window: Count = 20
     """Touchpoints that the model sees."""
@@ -216,13 +243,33 @@ class DatasetSpec(StrictModel):
             raise ValueError(f"segment: {self.segment!r} is not a categorical static column")
         return self
 
+    @model_validator(mode="after")
+    def _sources_fit(self) -> DatasetSpec:
+        numbers = {"cost", "click", "conversion", "revenue", "propensity"}
+        numbers |= {c.name for c in (*self.context, *self.static, *self.outcomes) if c.kind == "numeric"}
+        times = ("timestamp", "created_timestamp")
+        for name, source in self.columns.items():
+            if name not in (*self.log_columns, "created_timestamp"):
+                known = ", ".join((*self.log_columns, "created_timestamp"))
+                raise ValueError(f"columns: the log has no column {name!r}; it has {known}")
+            if source.unit and name not in times:
+                raise ValueError(f"columns.{name}, unit: is for {' and '.join(times)}")
+            if source.per != 1.0 and name not in numbers:
+                raise ValueError(f"columns.{name}, per: is for columns of numbers")
+            if source.value is not None and (name in ("user_id", "channel", *times)):
+                raise ValueError(f"columns.{name}, value: differs between rows, so it must be a column of the file")
+            if source.value is not None and isinstance(source.value, str) == (name in numbers):
+                kind = "a number" if name in numbers else "text"
+                raise ValueError(f"columns.{name}, value: expected {kind}, got {source.value!r}")
+        return self
+
     @property
     def simulated(self) -> bool:
         """Whether the log is the simulator's: what is learned from it holds for no real user."""
         return self.adapter == SIMULATOR
 
     @property
-    def columns(self) -> tuple[str, ...]:
+    def log_columns(self) -> tuple[str, ...]:
         """All columns of the canonical touchpoint log, in order."""
         return (*BASE_COLUMNS, *(c.name for c in (*self.context, *self.static, *self.outcomes)))
 
@@ -277,8 +324,14 @@ class DatasetSpec(StrictModel):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML or JSON; the inverse of `from_dict`."""
-        # Without stored features there is no such field: an artifact can still be read by the version before them.
-        return self.model_dump(mode="json", exclude=None if self.features else {"features"})
+        # Without stored features or other names there is no such field: the versions before them read it, too.
+        absent = {name for name in ("features", "columns") if not getattr(self, name)}
+        data = self.model_dump(mode="json", exclude=absent)
+        if self.columns:
+            data["columns"] = {
+                name: source.model_dump(mode="json", exclude_defaults=True) for name, source in self.columns.items()
+            }
+        return data
 
     def save(self, path: str | Path) -> None:
         """Write the description as YAML."""

@@ -42,7 +42,7 @@ def schema(spec: DatasetSpec, created: bool = False) -> pa.Schema:
         **dict.fromkeys(("click", "conversion"), pa.int64()),
         **{c.name: kinds[c.kind] for c in (*spec.context, *spec.static, *spec.outcomes)},
     }
-    return pa.schema([(name, types[name]) for name in (*spec.columns, *([CREATED] if created else []))])
+    return pa.schema([(name, types[name]) for name in (*spec.log_columns, *([CREATED] if created else []))])
 
 
 def write_log(log: pd.DataFrame, path: str | Path, spec: DatasetSpec) -> None:
@@ -51,7 +51,7 @@ def write_log(log: pd.DataFrame, path: str | Path, spec: DatasetSpec) -> None:
     Raises:
         LogError: a column is missing.
     """
-    missing = [name for name in spec.columns if name not in log]
+    missing = [name for name in spec.log_columns if name not in log]
     if missing:
         raise LogError(f"{path}: the log to write lacks {', '.join(missing)}")
     types = schema(spec, CREATED in log)

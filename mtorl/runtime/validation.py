@@ -17,8 +17,16 @@ from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 
 class StrictModel(BaseModel):
@@ -39,20 +47,37 @@ class StrictModel(BaseModel):
         """
         return self.model_validate({**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _fields_are_known(cls, data: Any) -> Any:
+    def _fields_are_known(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if isinstance(data, cls):
-            return data
+            return handler(data)
         if not isinstance(data, Mapping):
             raise PydanticCustomError("fields", "expected a mapping of fields, got {given}", {"given": short(data)})
-        for key in data:
-            if key not in cls.model_fields:
-                known = ", ".join(cls.model_fields)
-                raise PydanticCustomError(
+        unknown = [key for key in data if key not in cls.model_fields]
+        if not unknown:
+            return handler(dict(data))
+        known = ", ".join(cls.model_fields)
+        faults = [
+            InitErrorDetails(
+                type=PydanticCustomError(
                     "fields", "unknown field {key}; known: {known}", {"key": repr(key), "known": known}
-                )
-        return dict(data)
+                ),
+                input=data[key],
+            )
+            for key in unknown
+        ]
+        try:  # what else is wrong is said with it
+            handler({key: value for key, value in data.items() if key in cls.model_fields})
+        except ValidationError as error:
+            faults += [_again(fault) for fault in error.errors(include_url=False)]
+        raise ValidationError.from_exception_data(cls.__name__, faults)
+
+
+def _again(fault: ErrorDetails) -> InitErrorDetails:
+    """A fault of one model as one of the model around it."""
+    kind = PydanticCustomError(fault["type"], fault["msg"], fault.get("ctx"))
+    return InitErrorDetails(type=kind, loc=fault["loc"], input=fault["input"])
 
 
 def _not_blank(text: str) -> str:
@@ -90,7 +115,7 @@ def validated(model: type[Model], data: object, fault: type[ValueError], folder:
     try:
         return model.model_validate(data, context={"folder": folder})
     except ValidationError as error:
-        raise fault(first_fault(error)) from None
+        raise fault(all_faults(error)) from None
 
 
 def read_yaml(path: Path, what: str, fault: type[ValueError]) -> Any:
@@ -129,13 +154,26 @@ def load_yaml(model: type[Model], path: Path, what: str, fault: type[ValueError]
         raise fault(f"{path}: {error}") from None
 
 
+def all_faults(error: ValidationError) -> str:
+    """All faults of the input: one in a line, several in a list.
+
+    Args:
+        error: What pydantic raised.
+    """
+    faults = [_in_words(fault) for fault in error.errors(include_url=False)]
+    return faults[0] if len(faults) == 1 else "\n  - ".join([f"{len(faults)} faults:", *faults])
+
+
 def first_fault(error: ValidationError) -> str:
     """The first fault of the input in one line: where, what was expected, what was given.
 
     Args:
         error: What pydantic raised.
     """
-    fault = error.errors(include_url=False)[0]
+    return _in_words(error.errors(include_url=False)[0])
+
+
+def _in_words(fault: ErrorDetails) -> str:
     # In a mapping, pydantic calls the place of a wrong key by the key itself: the message names the key anyhow.
     loc = fault["loc"][:-2] if fault["loc"][-1:] == ("[key]",) else fault["loc"]
     if fault["type"].startswith("union_tag"):  # of a union whose field, "kind" for instance, says which model it is

@@ -181,7 +181,7 @@ class Simulator:
                 **{name: values_U[user_N] for name, values_U in market.static().items()},
             }
         )
-        log = log[list(self.spec.columns)].astype({"click": "int64", "conversion": "int64"})
+        log = log[list(self.spec.log_columns)].astype({"click": "int64", "conversion": "int64"})
         return log, p_UTC[here_UT], state
 
     def _campaign(self, draws: Draws, user: Ints, step: Ints) -> NDArray[Any]:

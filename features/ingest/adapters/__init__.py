@@ -17,12 +17,14 @@ from features.ingest.adapters.base import Adapter
 from features.ingest.adapters.criteo import CriteoAttribution
 from features.ingest.adapters.files import MissingColumns, columns
 from features.ingest.adapters.kuairand import KuaiRand
+from features.ingest.adapters.renamed import RenamedLog
 from features.ingest.adapters.samples import CriteoSequence, KuaiRandSequence
 from mtorl.log.dataset import DatasetSpec, SpecError, built_in
 from mtorl.log.touchpoints import LogError
 
+CANONICAL = Adapter()
 ADAPTERS: Mapping[str, Adapter] = {
-    "touchpoints": Adapter(),
+    "touchpoints": RenamedLog(),
     "simulator": Adapter(),
     "criteo-attribution": CriteoAttribution(),
     "criteo-sequence": CriteoSequence(),
@@ -43,7 +45,7 @@ def read(engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> tuple[
     adapter = adapter_of(spec)
     try:
         if _is_canonical(path, spec):
-            adapter = ADAPTERS["touchpoints"]
+            adapter = CANONICAL
         return adapter, adapter.read(engine, path, spec, scratch)
     except MissingColumns as error:
         for built_in_spec in map(DatasetSpec.load, built_in()):
@@ -57,8 +59,12 @@ def _is_canonical(path: Path, spec: DatasetSpec) -> bool:
         file = parquet_files(path)[0]
     except FileNotFoundError:
         return False
-    is_parquet = file.name.endswith(".parquet") and file.is_file()
-    return is_parquet and set(ADAPTERS["touchpoints"].required(spec)) <= set(columns(file))
+    if not (file.name.endswith(".parquet") and file.is_file()):
+        return False
+    there = set(columns(file))
+    # Of a file that has the description's own names as well, the description is believed.
+    raw = bool(spec.columns) and set(adapter_of(spec).required(spec)) <= there
+    return not raw and set(CANONICAL.required(spec)) <= there
 
 
 def adapter_of(spec: DatasetSpec) -> Adapter:
@@ -70,6 +76,8 @@ def adapter_of(spec: DatasetSpec) -> Adapter:
     if spec.adapter not in ADAPTERS:
         raise SpecError(f"adapter: {spec.adapter!r} is not one of {', '.join(ADAPTERS)}")
     adapter = ADAPTERS[spec.adapter]
+    if spec.columns and not isinstance(adapter, RenamedLog):
+        raise SpecError(f"columns: adapter {spec.adapter!r} knows its files' names; leave one of the two out")
     for kind, listed in (("context", spec.context), ("static", spec.static)):
         for column in listed:
             if column.name in adapter.never_context:

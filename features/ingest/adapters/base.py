@@ -39,9 +39,13 @@ class Adapter:
     source: ClassVar[Mapping[str, str]] = {}
     never_context: ClassVar[Mapping[str, str]] = {}
 
+    def called(self, spec: DatasetSpec) -> Mapping[str, str]:
+        """What the file calls a canonical column, where it has another name."""
+        return self.source
+
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
         """Columns that the log file must have; of the canonical ones all, the propensity only if it is logged."""
-        return tuple(c for c in spec.columns if c != "propensity" or spec.propensity == "logged")
+        return tuple(c for c in spec.log_columns if c != "propensity" or spec.propensity == "logged")
 
     def read(self, engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> ibis.Table:
         """Read a log file as it is: columns by their names in the file, text where it is CSV, and `files.ROW`.
@@ -61,7 +65,7 @@ class Adapter:
         return files.table(engine, parts, names, scratch)
 
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-        """Turn the file's columns into `files.ROW` and the columns of `spec.columns`, in any type, unjudged.
+        """Turn the file's columns into `files.ROW` and the columns of `spec.log_columns`, in any type, unjudged.
 
         A value that may be faulty stays as it is in the file; an absent propensity is null. Further columns are
         `created_timestamp`, when the row arrived, where the file has it, and `SAME`.
@@ -74,7 +78,7 @@ class Adapter:
 
 def lay_out(raw: ibis.Table, spec: DatasetSpec, columns: Mapping[str, ibis.Value]) -> ibis.Table:
     """The canonical columns: from `columns`, else those of the same name in the file."""
-    named = {name: columns[name] if name in columns else raw[name] for name in spec.columns}
+    named = {name: columns[name] if name in columns else raw[name] for name in spec.log_columns}
     further = {name: columns[name] for name in ("created_timestamp", SAME) if name in columns}
     return raw.select(files.ROW, **named, **further)
 

@@ -98,12 +98,15 @@ def check_columns(path: Path, names: Sequence[str], required: Sequence[str], spe
     if not missing:
         return
     shown = ["the unnamed first column (row index)" if name == INDEX else name for name in missing]
-    lines = [f"{path}: not a {spec.name!r} log: {spec.description}", f"missing columns: {', '.join(shown)}"]
+    lines = [f"{path}: not a {spec.name!r} log" + f": {spec.description}" * bool(spec.description)]
+    lines.append(f"missing columns: {', '.join(shown)}")
     lines.append(f"columns in the file: {', '.join(names)}")
     if len(missing) <= 3:
         further = [name for name in names if name not in required]
         near = {name: difflib.get_close_matches(name, further, 1) for name in missing}
         lines += [f"did you mean {names[0]!r} to be {name!r}?" for name, names in near.items() if names]
+    if spec.adapter == "touchpoints" and not spec.columns:
+        lines.append(f"if the file calls them otherwise, say so in the description: columns: {{{missing[0]}: NAME}}")
     raise MissingColumns("\n".join(lines), names)
 
 

@@ -85,7 +85,7 @@ def cells(name: str) -> st.SearchStrategy[str]:
     return st.integers(0, 19).flatmap(lambda n: st.sampled_from(rarely[name] if n == 0 else often[name]))
 
 
-logs = st.lists(st.fixed_dictionaries({name: cells(name) for name in SPEC.columns}), min_size=1, max_size=30)
+logs = st.lists(st.fixed_dictionaries({name: cells(name) for name in SPEC.log_columns}), min_size=1, max_size=30)
 
 
 def finite(text: str) -> float | None:
@@ -129,7 +129,7 @@ def reference(rows: list[dict[str, str]]) -> tuple[dict[int, set[str]], list[tup
     """Faults by row number; (user, time in us, row number) of the good rows in their order; rows moved in time."""
     faults: dict[int, set[str]] = {}
     for number, row in enumerate(rows, 1):
-        for name in SPEC.columns:
+        for name in SPEC.log_columns:
             if rule := first_broken(name, row[name]):
                 faults.setdefault(number, set()).add(f"{rule} ({name})")
 
@@ -232,9 +232,9 @@ def contract_engine():
 @pytest.fixture
 def judged(tmp_path):
     """A faulty log as the contract reads it."""
-    rows = [{name: often[name][0] for name in SPEC.columns} | {"user_id": f"u{i // 4}", "campaign_id": str(i)}
+    rows = [{name: often[name][0] for name in SPEC.log_columns} | {"user_id": f"u{i // 4}", "campaign_id": str(i)}
             for i in range(40)]  # fmt: skip
-    spoil = [(n, name, value) for n, name in enumerate(SPEC.columns) for value in rarely[name][:1]]
+    spoil = [(n, name, value) for n, name in enumerate(SPEC.log_columns) for value in rarely[name][:1]]
     for n, name, value in spoil:
         rows[2 * n][name] = value
     path = tmp_path / "log.csv"
@@ -283,6 +283,6 @@ def test_every_rule_has_words_and_they_are_the_documented_ones():
 def test_a_report_survives_json(tmp_path):
     from dataclasses import asdict
 
-    pd.DataFrame([{name: often[name][0] for name in SPEC.columns}] * 2).to_csv(tmp_path / "a.csv", index=False)
+    pd.DataFrame([{name: often[name][0] for name in SPEC.log_columns}] * 2).to_csv(tmp_path / "a.csv", index=False)
     report = validate_log(tmp_path / "a.csv", SPEC)
     assert json.loads(json.dumps(asdict(report)))["faults"][0]["rule"] == "duplicate_touchpoint"

@@ -25,7 +25,7 @@ def test_a_good_log_becomes_canonical(ingest):
     report = ingest(rows())
     log = pd.read_parquet(ingest.out)
     assert (report.rows, report.users, report.quarantined, report.faults) == (6, 2, 0, ())
-    assert list(log) == list(SPEC.columns)
+    assert list(log) == list(SPEC.log_columns)
     assert log["user_id"].tolist() == ["007"] * 3 + ["b"] * 3  # text, not the number 7
     assert log["timestamp"].dt.day.tolist() == [1, 2, 3] * 2
     assert str(log["timestamp"].dtype) == "datetime64[us, UTC]"
@@ -203,7 +203,7 @@ def test_a_moved_tie_pushes_the_next_touchpoint(ingest):
 def test_the_time_when_a_row_arrived_is_kept_as_the_last_column(ingest):
     ingest(rows().assign(created_timestamp="2024-06-01 12:00:00+02:00"))
     log = pd.read_parquet(ingest.out)
-    assert list(log) == [*SPEC.columns, "created_timestamp"]
+    assert list(log) == [*SPEC.log_columns, "created_timestamp"]
     assert set(log["created_timestamp"]) == {pd.Timestamp("2024-06-01T10:00:00Z")}
     assert types(ingest.out) == types(schema(SPEC, created=True))
 

@@ -137,7 +137,7 @@ def test_no_joined_feature_holds_the_outcome(name, tmp_path):
     build(sample(name), str(tmp_path / "dataset.yaml"), tmp_path)
     table = pd.read_parquet(tmp_path / "windows" / "steps")
     columns = Manifest.read(tmp_path / "windows").columns
-    own = {"user_id", "timestamp", "step", *spec.columns}
+    own = {"user_id", "timestamp", "step", *spec.log_columns}
     joined = [column for column in columns if column not in own]
     assert joined and not set(joined) & {c.name for c in spec.outcomes}
     opened = FeatureStore(repo_path=str(tmp_path / "features"))

@@ -62,9 +62,11 @@ def test_the_random_logs_have_all_that_could_go_wrong(toy, make):
 def test_training_rows_hold_the_log_and_the_features_of_a_decision_but_nothing_of_the_channels(toy, finished_run):
     steps = finished_run.steps()
     expected = finished_run.log.sort_values(["user_id", "timestamp"], ignore_index=True)
-    pd.testing.assert_frame_equal(steps[list(toy.spec.columns)], expected[list(toy.spec.columns)], check_dtype=False)
+    pd.testing.assert_frame_equal(
+        steps[list(toy.spec.log_columns)], expected[list(toy.spec.log_columns)], check_dtype=False
+    )
     inputs = {column.name for column in finished_run.spec.feature_columns}  # one a channel, where the field is a list
-    assert set(steps) == {*toy.spec.columns, "step", *JOINED, *inputs}
+    assert set(steps) == {*toy.spec.log_columns, "step", *JOINED, *inputs}
     opened = FeatureStore(repo_path=str(finished_run.root))
     (channels,) = opened.get_feature_service(AD_CHANNELS).feature_view_projections
     assert not {f.name for f in channels.features} & set(steps)

@@ -65,7 +65,7 @@ def by_hand(log: pd.DataFrame, spec: DatasetSpec) -> tuple[list[dict[str, Any]],
     arrival = log["created_timestamp"].fillna(log["timestamp"]) if "created_timestamp" in log else log["timestamp"]
     log = log.assign(arrival=arrival)
     first = ["timestamp", "campaign_id", "channel", "arrival"]
-    further = [*spec.columns, *(["created_timestamp"] if "created_timestamp" in log else [])]
+    further = [*spec.log_columns, *(["created_timestamp"] if "created_timestamp" in log else [])]
     order = [*first, *(name for name in further if name not in (*first, "user_id"))]
     rows = []
     gap = pd.Timedelta(days=spec.journey_gap_days)
@@ -130,7 +130,7 @@ def test_steps_and_counts_are_those_of_a_loop(toy, tmp_path, seed, late, shards,
         made = build(engine, path, spec, tmp_path / "windows", shards)
     found = steps_of(tmp_path / "windows")
     own = [name for name in ("created_timestamp",) if name in log]
-    assert list(found.columns) == ["user_id", "timestamp", *own, "step", *spec.columns[2:]]
+    assert list(found.columns) == ["user_id", "timestamp", *own, "step", *spec.log_columns[2:]]
     counts = check(found, log, spec)
     assert {name: getattr(made, name) for name in counts} == counts
     assert (made.rows, made.users) == (len(found), found["user_id"].nunique())

@@ -37,7 +37,7 @@ def test_only_what_the_simulator_made_is_simulated():
 
 def test_columns_start_with_the_canonical_ones_then_context_then_static():
     spec = DatasetSpec.load("simulator")
-    assert spec.columns == (*BASE_COLUMNS, "hour", "device", "placement", "age_group", "tenure_days", "region")
+    assert spec.log_columns == (*BASE_COLUMNS, "hour", "device", "placement", "age_group", "tenure_days", "region")
 
 
 def test_no_outcome_and_no_copy_of_the_channel_is_context_in_the_criteo_sample():
@@ -127,8 +127,8 @@ def test_a_wrong_field_is_named(tmp_path, change, message):
 
 def test_a_missing_field_is_named():
     data = simulator()
-    del data["currency"]
-    with pytest.raises(SpecError, match="missing field 'currency'"):
+    del data["propensity"]
+    with pytest.raises(SpecError, match="missing field 'propensity'"):
         DatasetSpec.from_dict(data)
     with pytest.raises(SpecError, match="expected a mapping"):
         DatasetSpec.from_dict(["simulator"])

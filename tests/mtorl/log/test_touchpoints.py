@@ -34,7 +34,7 @@ def log() -> pd.DataFrame:
     numbers = ["cost", "revenue", "propensity", "hour", "tenure_days"]
     frame[numbers] = np.arange(n * len(numbers)).reshape(n, -1) / 7
     frame.loc[2, "propensity"] = np.nan
-    return frame[list(SPEC.columns)]
+    return frame[list(SPEC.log_columns)]
 
 
 def batches(log: pd.DataFrame, size: int) -> list[pa.RecordBatch]:
@@ -84,7 +84,7 @@ def test_the_fingerprint_tells_where_one_text_ends(log):
 
 def test_write_log_enforces_the_schema(log, tmp_path):
     write_log(log, tmp_path / "new" / "a.parquet", SPEC)
-    assert schema(SPEC).names == list(SPEC.columns)
+    assert schema(SPEC).names == list(SPEC.log_columns)
     assert pq.read_schema(tmp_path / "new" / "a.parquet").equals(schema(SPEC))
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "new" / "a.parquet"), log)
     with pytest.raises(LogError, match="the log to write lacks click"):

@@ -135,7 +135,7 @@ def test_a_touchpoint_fits_the_log(simulator, log, tmp_path):
     for turn in range(2):
         for user in USERS:
             new.append(online.touchpoint(user, turn, "video", online.step(user, turn, "video"), propensity=0.5))
-    assert list(new[0]) == list(simulator.spec.columns)
+    assert list(new[0]) == list(simulator.spec.log_columns)
     grown = pd.concat([log, pd.DataFrame(new)], ignore_index=True)
     write_log(grown, tmp_path / "grown.parquet", simulator.spec)
     found = validate_log(tmp_path / "grown.parquet", simulator.spec)

@@ -77,7 +77,7 @@ def instance(row: int) -> dict[str, Any]:
 
 def test_a_field_becomes_a_column_or_one_for_each_channel():
     assert tuple(column.name for column in SPEC.feature_columns) == NAMES
-    assert not {*NAMES} & {*SPEC.columns}, "the log does not have them"
+    assert not {*NAMES} & {*SPEC.log_columns}, "the log does not have them"
 
 
 def test_a_missing_value_is_what_the_description_says():

@@ -92,7 +92,7 @@ def feast_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {**row, "timestamp": start + pd.Timedelta(hours=i), "channel": channel, "click": i % 2, "hour": float(i)}
         for i, channel in enumerate(("search", "video"))
     ]
-    pd.DataFrame(rows)[list(SPEC.columns)].to_parquet(folder / "log.parquet")
+    pd.DataFrame(rows)[list(SPEC.log_columns)].to_parquet(folder / "log.parquet")
     create(folder / "features", SPEC, folder / "log.parquet")
     materialize(folder / "features", SPEC)
     return folder / "features"

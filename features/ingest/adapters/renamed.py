@@ -1,0 +1,48 @@
+"""A log of somebody's own: the canonical columns under other names, in other units, or the same for every row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import ibis
+
+from features.ingest.adapters.base import Adapter, lay_out, number, time_of_micros
+from mtorl.log.dataset import DatasetSpec, Source
+
+_MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0}
+
+
+class RenamedLog(Adapter):
+    """What the description's `columns` says, and the canonical name where it says nothing."""
+
+    def called(self, spec: DatasetSpec) -> Mapping[str, str]:
+        """The names of the description."""
+        return {name: source.column for name, source in spec.columns.items() if source.column is not None}
+
+    def required(self, spec: DatasetSpec) -> tuple[str, ...]:
+        """The canonical columns by the names that the file has for them, without those that have one value."""
+        constant = {name for name, source in spec.columns.items() if source.value is not None}
+        canonical = [name for name in super().required(spec) if name not in constant]
+        names = [*canonical, *(name for name in spec.columns if name not in (*canonical, *constant))]
+        return tuple(dict.fromkeys(self.called(spec).get(name, name) for name in names))
+
+    def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
+        """Rename, and bring numbers and times into the log's units."""
+        columns = {name: _value(raw, source) for name, source in spec.columns.items()}
+        if "propensity" not in raw.columns:
+            columns.setdefault("propensity", ibis.null("float64"))
+        if "created_timestamp" in raw.columns:
+            columns.setdefault("created_timestamp", raw["created_timestamp"])
+        return lay_out(raw, spec, columns)
+
+
+def _value(raw: ibis.Table, source: Source) -> ibis.Value:
+    if source.column is None:
+        return ibis.literal(source.value)
+    value = raw[source.column]
+    if source.unit:
+        return time_of_micros(number(value) * _MICROSECONDS[source.unit])
+    if source.per == 1.0:
+        return value
+    scaled = number(value) / source.per
+    return ibis.coalesce(scaled.cast("string"), value) if value.type().is_string() else scaled  # a fault stays visible

@@ -1,0 +1,133 @@
+"""A log whose columns have other names and units, read by what its description says of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from features.ingest.ingest import ingest_log, validate_log
+from features.ingest.log_folder import RawLog, ingest
+from mtorl.log.dataset import DatasetSpec, SpecError
+from mtorl.log.touchpoints import DATASET_FILE, LogError
+
+DESCRIPTION: dict[str, Any] = {
+    "name": "agency",
+    "channels": ["search", "social"],
+    "propensity": "channel-frequency",
+    "columns": {
+        "user_id": "uid",
+        "timestamp": {"column": "shown_at", "unit": "s"},
+        "campaign_id": "line_item",
+        "channel": "slot",
+        "cost": {"column": "cpm", "per": 1000},
+        "click": "clicked",
+        "conversion": {"value": 0},
+        "revenue": "profit",
+        "device": "ua",
+    },
+    "context": [{"name": "device", "kind": "categorical"}],
+}
+SPEC = DatasetSpec.from_dict(DESCRIPTION)
+PLAIN = SPEC.replace(columns={})
+
+
+def log(**changes: list[Any]) -> pd.DataFrame:
+    columns = {
+        "uid": ["1", "1", "2"],
+        "shown_at": ["1704067200", "1704070800.5", "1704067200"],
+        "line_item": ["a", "b", "a"],
+        "slot": ["search", "social", "search"],
+        "cpm": ["2000", "0.5", "10"],
+        "clicked": ["1", "0", "false"],
+        "profit": ["3.5", "-1", "0"],
+        "ua": ["phone", "tv", "tv"],
+    }
+    return pd.DataFrame({**columns, **changes})
+
+
+def ingested(folder: Path, frame: pd.DataFrame, spec: DatasetSpec = SPEC, name: str = "log.csv") -> pd.DataFrame:
+    path = folder / name
+    frame.to_parquet(path) if name.endswith(".parquet") else frame.to_csv(path, index=False)
+    ingest_log(path, spec, folder / "out.parquet", folder / "faulty.csv")
+    return pd.read_parquet(folder / "out.parquet")
+
+
+def test_names_and_units_become_the_logs(tmp_path: Path) -> None:
+    found = ingested(tmp_path, log())
+    assert list(found) == list(SPEC.log_columns)
+    assert found["timestamp"].astype(str).tolist() == [
+        "2024-01-01 00:00:00+00:00",
+        "2024-01-01 01:00:00.500000+00:00",
+        "2024-01-01 00:00:00+00:00",
+    ]
+    assert found["cost"].tolist() == [2.0, 0.0005, 0.01]
+    assert found[["click", "conversion"]].to_numpy().tolist() == [[1, 0], [0, 0], [0, 0]]
+    assert found["device"].tolist() == ["phone", "tv", "tv"]
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("s", 1), ("ms", 1_000), ("us", 1_000_000)])
+def test_units_of_time_and_typed_columns(tmp_path: Path, unit: str, factor: int) -> None:
+    spec = SPEC.replace(columns={**SPEC.columns, "timestamp": {"column": "shown_at", "unit": unit}})
+    typed = log(shown_at=[1704067200 * factor, 1704070800 * factor, 1704067201 * factor], cpm=[2000, 1, 10])
+    found = ingested(tmp_path, typed.astype({"profit": float}), spec, "log.parquet")
+    assert found["timestamp"].dt.hour.tolist() == [0, 1, 0]
+    assert found["cost"].tolist() == [2.0, 0.001, 0.01]
+
+
+def test_faults_name_the_files_columns_and_values(tmp_path: Path) -> None:
+    log(shown_at=["1704067200", "soon", "1"], cpm=["x", "1", "-1"]).to_csv(tmp_path / "log.csv", index=False)
+    found = {(fault.rule, fault.column): str(fault) for fault in validate_log(tmp_path / "log.csv", SPEC).faults}
+    assert "'soon' (row 2)" in found["unparsable_timestamp", "shown_at"]
+    assert "expected seconds since 1970" in found["unparsable_timestamp", "shown_at"]
+    assert "'x' (row 1)" in found["not_a_number", "cpm"]
+    assert "'-1' (row 3)" in found["negative_cost", "cpm"]
+
+
+def test_what_the_file_lacks_is_named_as_the_file_would_call_it(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match=r"missing columns: uid\n"):
+        ingested(tmp_path, log().rename(columns={"uid": "user"}))
+    with pytest.raises(LogError, match=r"missing columns: user_id.*\n(.*\n)*.*columns: \{user_id: NAME\}"):
+        ingested(tmp_path, log(), PLAIN)
+
+
+def test_the_logs_folder_needs_no_names_of_the_file(tmp_path: Path) -> None:
+    log().to_csv(tmp_path / "log.csv", index=False)
+    SPEC.save(tmp_path / "mine.yaml")
+    report = ingest(RawLog(str(tmp_path / "log.csv"), str(tmp_path / "mine.yaml")), tmp_path / "a", tmp_path / "f.csv")
+    assert DatasetSpec.load(tmp_path / "a" / DATASET_FILE) == PLAIN
+    # As `mtorl bootstrap` leaves it on a volume: read again with the description of the raw file.
+    again = RawLog(str(tmp_path / "a" / "touchpoints.parquet"), str(tmp_path / "mine.yaml"))
+    assert ingest(again, tmp_path / "b", tmp_path / "f.csv").fingerprint == report.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"user": "uid"}, "columns: the log has no column 'user'; it has user_id, timestamp"),
+        ({"user_id": {"value": "1"}}, "columns.user_id, value: differs between rows"),
+        ({"cost": {"value": "free"}}, "columns.cost, value: expected a number, got 'free'"),
+        ({"campaign_id": {"value": 1}}, "columns.campaign_id, value: expected text, got 1"),
+        ({"cost": {"column": "c", "unit": "s"}}, "columns.cost, unit: is for timestamp"),
+        ({"channel": {"column": "c", "per": 10}}, "columns.channel, per: is for columns of numbers"),
+        ({"cost": {}}, r"columns\.cost: give either column, its name in the file, or value"),
+        ({"cost": {"column": "c", "per": 0}}, r"columns\.cost\.per: expected a number above 0, got 0"),
+    ],
+)
+def test_a_name_that_does_not_fit_is_refused(columns: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        DatasetSpec.from_dict({**DESCRIPTION, "columns": columns})
+
+
+def test_all_faults_of_a_description_are_said_at_once() -> None:
+    faulty = {**DESCRIPTION, "colour": "red", "window": 0, "columns": {"cost": {"column": "c", "unit": "weeks"}}}
+    del faulty["channels"]
+    with pytest.raises(SpecError) as caught:
+        DatasetSpec.from_dict(faulty)
+    lines = str(caught.value).split("\n  - ")
+    assert lines[0] == "4 faults:"
+    assert any(line.startswith("unknown field 'colour'; known: name") for line in lines)
+    assert {"missing field 'channels'", "window: expected a whole number of at least 1, got 0"} <= {*lines}
+    assert "columns.cost.unit: 'weeks' is not one of s, ms, us" in lines
