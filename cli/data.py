@@ -1,6 +1,7 @@
 """A log of your own: check it, look at it, prepare it for training.
 
     mtorl data simulate log.csv.gz                      a log to try the rest on
+    mtorl data init log.csv                             writes log.yaml, a first description of it
     mtorl data validate log.csv --dataset my-log.yaml
     mtorl data describe log.csv --dataset my-log.yaml --out page.html
     mtorl data build log.csv --dataset my-log.yaml --out data/my-log
@@ -62,6 +63,41 @@ def simulate(
     with exit_codes(unusable=(ValueError, OSError)):
         rows = write_raw_log(out, SimulatorConfig(users=users, seed=seed))
     typer.echo(f"{out}: {rows:,} touchpoints of {users:,} users; its description: --dataset simulator")
+
+
+@app.command()
+def init(
+    log: Annotated[Path, typer.Argument(metavar="LOG", help="Raw log: CSV, CSV.gz, TSV.gz, Parquet ...")],
+    out: Annotated[Path | None, typer.Option(help="File to write; LOG's name with .yaml by default.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(metavar="LOG_COLUMN=NAME", help="What you know already; may be repeated.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+) -> None:
+    """Look at a log and write a first description of it. What a file can't tell is marked CHECK.
+
+        mtorl data init log.csv
+        mtorl data init log.csv --column channel=slot --column campaign_id=line_item
+        mtorl data validate log.csv --dataset log.yaml
+
+    It goes by names and by values: a column is a time because its values are times. Read the file before you use it.
+    """
+    with _log_errors():
+        from cli.progress_bars import ProgressBars
+        from features.ingest.draft import draft_description
+
+        named = dict(pair.partition("=")[::2] for pair in column or [])
+        target = out or Path(f"{log.name.split('.')[0]}.yaml")
+        if target.exists() and not force:
+            stop(f"{target}: is there already; give --out another name, or --force to replace it", 2)
+        with ProgressBars() as bars, bars.step("look at the log"):
+            draft = draft_description(log, named)
+        target.write_text(draft.text, encoding="utf-8")
+    typer.echo(draft.text)
+    typer.echo(f"{target}: from {draft.rows:,} rows. To check, {len(draft.checks)} points:")
+    for number, check in enumerate(draft.checks, 1):
+        typer.echo(f"  {number}. {check}")
+    typer.echo(f"next: mtorl data validate {log} --dataset {target}")
 
 
 @app.command()

@@ -7,7 +7,7 @@ of the data set.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ibis
@@ -48,10 +48,17 @@ def read(engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> tuple[
             adapter = CANONICAL
         return adapter, adapter.read(engine, path, spec, scratch)
     except MissingColumns as error:
-        for built_in_spec in map(DatasetSpec.load, built_in()):
-            if set(adapter_of(built_in_spec).required(built_in_spec)) <= set(error.names):
-                raise LogError(f"{error}\nthe file looks like data set {built_in_spec.name!r}") from None
+        if known := looks_like(error.names):
+            raise LogError(f"{error}\nthe file looks like data set {known!r}") from None
         raise
+
+
+def looks_like(names: Sequence[str]) -> str:
+    """The built-in data set whose files have columns of these names; empty if there is none."""
+    for spec in map(DatasetSpec.load, built_in()):
+        if set(adapter_of(spec).required(spec)) <= set(names):
+            return spec.name
+    return ""
 
 
 def _is_canonical(path: Path, spec: DatasetSpec) -> bool:

@@ -1,0 +1,353 @@
+"""A first description of a log that nobody has described: what its columns seem to be, by name and by content.
+
+    draft = draft_description(Path("log.csv"), named={"channel": "slot"})
+    Path("log.yaml").write_text(draft.text)            # a description that loads, with what to check in its comments
+
+A column is what its name says only where its values can be that: a time because its values are times. What can't be
+known from the file (is this column known before the decision? how was the channel chosen?) is decided carefully, and
+marked.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ibis
+import yaml
+
+from features.engine import open_engine
+from features.ingest import adapters
+from features.ingest.adapters import base as values
+from features.ingest.adapters import files
+from mtorl.log.dataset import DatasetSpec, TimeUnit
+from mtorl.log.touchpoints import CREATED, LogError
+
+MOST_ROWS = 1_000_000  # that are looked at
+_MOST_CHANNELS = 50
+_FEW = 20  # values: a column of so few whole numbers is taken for codes
+_MOST_CATEGORIES = 1000  # beyond it a column of text says little to a model
+
+# The words of which a column's name consists, for each column of the log; earlier words are better.
+_WORDS: Mapping[str, tuple[str, ...]] = {
+    "user_id": ("user", "uid", "userid", "visitor", "customer", "member", "cookie", "client", "device_id"),
+    "timestamp": ("timestamp", "time", "ts", "shown", "served", "datetime", "impression", "date", "at"),
+    "campaign_id": ("campaign", "campaignid", "line", "lineitem", "advertiser", "order", "adgroup"),
+    "channel": ("channel", "slot", "medium", "format", "source", "network", "placement", "position"),
+    "cost": ("cost", "spend", "price", "paid", "cpm", "bid"),
+    "click": ("click", "clicked", "clicks"),
+    "conversion": ("conversion", "converted", "conversions", "purchase", "purchased", "bought", "sale"),
+    "revenue": ("revenue", "profit", "income", "gmv", "margin", "sales", "value"),
+    "propensity": ("propensity", "pscore", "probability", "prob"),
+    CREATED: ("created", "ingested", "loaded", "arrived", "received"),
+}
+_AFTERWARDS = {
+    *("click", "clicked", "clicks", "conversion", "converted", "purchase", "revenue", "profit", "attribution", "liked"),
+    *("like", "viewed", "watched", "dwell", "duration", "seconds", "paid", "won", "refund", "returned", "outcome"),
+}
+_MUST = ("user_id", "timestamp", "channel")
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A description in YAML.
+
+    Attributes:
+        text: The YAML, with comments.
+        spec: What it says.
+        checks: What a person should look at, a sentence each; they are in the comments, too.
+        rows: Rows of the file that were looked at.
+    """
+
+    text: str
+    spec: DatasetSpec
+    checks: tuple[str, ...]
+    rows: int
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What the values of one column are."""
+
+    name: str
+    present: int  # rows with a value
+    numbers: int  # of them, those that are numbers
+    times: int
+    binary: int
+    whole: int
+    distinct: int
+    low: float
+    high: float
+
+    @property
+    def numeric(self) -> bool:
+        return self.present > 0 and self.numbers == self.present
+
+    @property
+    def kind(self) -> str:
+        codes = self.whole == self.present and self.distinct <= _FEW
+        return "numeric" if self.numeric and not codes else "categorical"
+
+    @property
+    def time(self) -> bool:
+        return self.present > 0 and (self.times == self.present or self.unit is not None)
+
+    @property
+    def unit(self) -> TimeUnit | None:
+        """Of numbers that are times of 1990 to 2100."""
+        scales: tuple[tuple[TimeUnit, float], ...] = (("s", 1.0), ("ms", 1e3), ("us", 1e6))
+        inside = (unit for unit, scale in scales if 6.3e8 * scale <= self.low and self.high <= 4.1e9 * scale)
+        return next(inside, None) if self.numeric else None
+
+
+def draft_description(path: Path, named: Mapping[str, str] | None = None, name: str = "") -> Draft:
+    """Look at a log and describe it.
+
+    Args:
+        path: A file or folder, as `mtorl data validate` reads it.
+        named: What somebody knows already: columns of the log, and what the file calls them.
+        name: Of the data set; by default that of the file.
+
+    Raises:
+        LogError: The file can't be read, is of a built-in data set, or does not show which column is the user, the time
+            or the channel.
+    """
+    parts = files.parts(path)
+    names = files.columns(parts[0])
+    if (known := adapters.looks_like(names)) and not named:
+        raise LogError(f"{path}: this is a log of data set {known!r}, which needs no description: --dataset {known}")
+    with open_engine("duckdb") as engine, tempfile.TemporaryDirectory(prefix="mtorl-draft-") as scratch:
+        with files.readable(path):
+            table = files.table(engine, parts, names, Path(scratch)).limit(MOST_ROWS)
+            facts, rows = _facts(table, names)
+        if not rows:
+            raise LogError(f"{path}: the file has columns but no rows")
+        roles = _roles(path, facts, dict(named or {}))
+        channels = _values_of(table, roles["channel"])
+        rest = [facts[name] for name in names if name not in roles.values()]
+        fixed = _same_for_each_user(table, roles["user_id"], [fact.name for fact in rest])
+    return _Writer(name or path.name.split(".")[0], facts, roles, channels, rows).draft(rest, fixed)
+
+
+def _facts(table: ibis.Table, names: Sequence[str]) -> tuple[dict[str, _Facts], int]:
+    figures: dict[str, ibis.Value] = {"rows": table.count()}
+    for i, name in enumerate(names):
+        value, present = table[name], values.has_value(table[name])
+        # Of a type that has no numbers or no times, these would be constants instead of columns.
+        number = ibis.ifelse(present, values.number(value), ibis.null("float64"))
+        is_time = ibis.ifelse(present, values.time(value).notnull(), False)
+        figures |= {
+            f"present{i}": present.sum(),
+            f"numbers{i}": number.notnull().sum(),
+            f"times{i}": is_time.sum(),
+            f"binary{i}": number.isin([0, 1]).fill_null(False).sum(),
+            f"whole{i}": (number % 1 == 0).fill_null(False).sum(),
+            f"distinct{i}": values.text(value).nunique(),
+            f"low{i}": number.min(),
+            f"high{i}": number.max(),
+        }
+    found = table.agg(**figures).to_pyarrow().to_pylist()[0]
+    counts = ("present", "numbers", "times", "binary", "whole", "distinct")
+    facts = {
+        name: _Facts(
+            name,
+            *(int(found[f"{what}{i}"] or 0) for what in counts),
+            *(float("nan") if found[f"{end}{i}"] is None else float(found[f"{end}{i}"]) for end in ("low", "high")),
+        )
+        for i, name in enumerate(names)
+    }
+    return facts, int(found["rows"])
+
+
+_CONTENT: Mapping[str, Callable[[_Facts, int], bool]] = {
+    "user_id": lambda fact, rows: fact.present == rows,
+    "timestamp": lambda fact, rows: fact.time,
+    "campaign_id": lambda fact, rows: fact.present == rows,
+    "channel": lambda fact, rows: fact.present == rows and 2 <= fact.distinct <= _MOST_CHANNELS,
+    "cost": lambda fact, rows: fact.numeric and fact.low >= 0,
+    "click": lambda fact, rows: fact.present > 0 and fact.binary == fact.present,
+    "conversion": lambda fact, rows: fact.present > 0 and fact.binary == fact.present,
+    "revenue": lambda fact, rows: fact.numeric,
+    "propensity": lambda fact, rows: fact.numeric and fact.low > 0 and fact.high <= 1,
+    CREATED: lambda fact, rows: fact.time,
+}
+
+
+def _roles(path: Path, facts: Mapping[str, _Facts], named: dict[str, str]) -> dict[str, str]:
+    """What the file calls each column of the log that it seems to have."""
+    for role, column in named.items():
+        if role not in _WORDS:
+            raise LogError(f"{role}={column}: the log has no such column; it has {', '.join(_WORDS)}")
+        if column not in facts:
+            raise LogError(f"{role}={column}: {path} has no such column; it has {', '.join(facts)}")
+    roles, rows = dict(named), max(fact.present for fact in facts.values())
+    for role, words in _WORDS.items():
+        if role in roles:
+            continue
+        fitting = [
+            (rank, place, name)
+            for place, (name, fact) in enumerate(facts.items())
+            if name not in roles.values() and _CONTENT[role](fact, rows)
+            if (rank := _rank(name, role, words)) is not None
+        ]
+        if fitting:
+            roles[role] = min(fitting)[2]
+    if "timestamp" not in roles:  # whatever it is called, the only time there is
+        times = [name for name, fact in facts.items() if fact.time and name not in roles.values()]
+        roles |= {"timestamp": times[0]} if len(times) == 1 else {}
+    missing = [role for role in _MUST if role not in roles]
+    if missing:
+        options = " ".join(f"--column {role}=NAME" for role in missing)
+        raise LogError(
+            f"{path}: which column is {' and which is '.join(missing)}? None shows it by its name and its values. "
+            f"Say so: {options}\ncolumns in the file: {', '.join(facts)}"
+        )
+    return roles
+
+
+def _rank(name: str, role: str, words: Sequence[str]) -> int | None:
+    """How well a name fits; less is better, None is not at all."""
+    own = name.lower().replace("-", "_")
+    if own == role:
+        return -1
+    return next((rank for rank, word in enumerate(words) if word == own or word in own.split("_")), None)
+
+
+def _values_of(table: ibis.Table, name: str) -> list[str]:
+    text = values.text(table[name])
+    found = table.select(value=text).filter(ibis._["value"].notnull()).distinct().order_by("value")
+    return [str(value) for value in found.limit(_MOST_CHANNELS + 1).to_pyarrow()["value"].to_pylist()]
+
+
+def _same_for_each_user(table: ibis.Table, user: str, names: Sequence[str]) -> set[str]:
+    """Columns with one value for each user, as far as users come more than once."""
+    if not names:
+        return set()
+    figures = {f"n{i}": values.text(table[name]).nunique() for i, name in enumerate(names)}
+    users = table.group_by(user).agg(rows=table.count(), **figures).filter(ibis._["rows"] > 1)
+    most = users.agg(users=users.count(), **{f"n{i}": users[f"n{i}"].max() for i in range(len(names))})
+    found = most.to_pyarrow().to_pylist()[0]
+    return {name for i, name in enumerate(names) if found["users"] and (found[f"n{i}"] or 0) <= 1}
+
+
+class _Writer:
+    """Writes the description; comments begin with CHECK where a person has to decide."""
+
+    def __init__(
+        self, name: str, facts: Mapping[str, _Facts], roles: Mapping[str, str], channels: list[str], rows: int
+    ) -> None:
+        self._name, self._facts, self._roles, self._channels, self._rows = name, facts, roles, channels, rows
+        self._lines: list[str] = []
+        self._checks: list[str] = []
+
+    def draft(self, rest: Sequence[_Facts], fixed: set[str]) -> Draft:
+        """The description of a log with these further columns, some of them fixed for each user."""
+        self._line(f"name: {_flow(self._name)}")
+        if len(self._channels) > _MOST_CHANNELS:
+            raise LogError(
+                f"{self._roles['channel']!r} has more than {_MOST_CHANNELS} values: is it the channel? "
+                "Say which column is: --column channel=NAME"
+            )
+        self._line(f"channels: {_flow(self._channels)}")
+        if "propensity" in self._roles:
+            self._line("propensity: logged", "the column looks like the probability with which the channel was chosen")
+        else:
+            self._line("propensity: channel-frequency", *_PROPENSITY)
+        self._columns()
+        outcomes = [fact for fact in rest if _AFTERWARDS & {*fact.name.lower().replace("-", "_").split("_")}]
+        others = [fact for fact in rest if fact not in outcomes]
+        left_out = [fact for fact in others if self._reason(fact)]
+        others = [fact for fact in others if fact not in left_out]
+        static = [fact for fact in others if fact.name in fixed]
+        self._list("context", [fact for fact in others if fact not in static], _CONTEXT)
+        self._list("static", static, "the same in all rows of a user")
+        self._list("outcomes", [fact for fact in outcomes if fact.numeric], _OUTCOMES)
+        for fact in left_out:
+            self._lines.append(f"# left out: {fact.name}: {self._reason(fact)}")
+        for fact in outcomes:
+            if not fact.numeric:
+                self._lines.append(f"# left out: {fact.name}: seems to be known only afterwards, and is no number")
+        if segment := next((fact.name for fact in static if fact.kind == "categorical" and fact.distinct <= 50), None):
+            self._line(f"segment: {segment}", "the built-in incumbent tabulates by it")
+        gain = next((role for role in ("click", "conversion", "revenue") if role in self._roles), "click")
+        self._line(f"reward: {{gain: {gain}}}", "", f"reward: the gain is {gain}; conversion and revenue can be, too")
+        self._line("currency: currency unit", "", "currency: of cost and revenue, such as EUR")
+        text = "\n".join(self._lines) + "\n"
+        return Draft(text, DatasetSpec.from_dict(yaml.safe_load(text)), tuple(self._checks), self._rows)
+
+    def _columns(self) -> None:
+        start = len(self._lines)
+        for role in _WORDS:
+            if role in self._roles:
+                self._column(role, self._facts[self._roles[role]])
+            elif role in ("cost", "click", "conversion", "revenue"):
+                self._line(f"  {role}: {{value: 0}}", "", f"{role}: no column of the file seems to be it")
+            elif role == "campaign_id":
+                self._line("  campaign_id: {value: all}", "", "campaign_id: none seen, so there is one budget for all")
+        if len(self._lines) > start:
+            self._lines.insert(start, "columns:")
+
+    def _column(self, role: str, fact: _Facts) -> None:
+        source: Any = fact.name
+        check = ""
+        if role in ("timestamp", CREATED) and fact.unit and fact.times < fact.present:
+            source = {"column": fact.name, "unit": fact.unit}
+        if role == "cost" and "cpm" in fact.name.lower():
+            source = {"column": fact.name, "per": 1000}
+            check = f"cost: {fact.name!r} is taken for a price per mille"
+        if source != role:
+            self._line(f"  {role}: {_flow(source)}", "", check)
+
+    def _list(self, field: str, facts: Sequence[_Facts], check: str) -> None:
+        if not facts:
+            return
+        self._line(f"{field}:", "", f"{field}: {check}" if check in (_CONTEXT, _OUTCOMES) else "")
+        for fact in facts:
+            entry = {"name": fact.name, "kind": fact.kind if field != "outcomes" else "numeric"}
+            entry |= {"missing": "unknown"} if fact.present < self._rows else {}
+            self._line(f"  - {_flow(entry)}", "few whole numbers: taken for codes" * self._are_codes(fact, field))
+
+    def _are_codes(self, fact: _Facts, field: str) -> bool:
+        return field != "outcomes" and fact.numeric and fact.kind == "categorical"
+
+    def _reason(self, fact: _Facts) -> str:
+        """Why a column is left out; empty if it is not."""
+        if not fact.present or fact.distinct < 2:
+            return "it says the same in every row"
+        if not fact.numeric and fact.time:
+            return "a time; what it says of the decision has to be a column of its own"
+        if fact.kind == "categorical" and fact.distinct > _MOST_CATEGORIES:
+            return f"text with {fact.distinct:,} different values"
+        if not _is_name(fact.name):
+            return "a column's name is a letter, then letters, digits and _; rename it to use it"
+        return ""
+
+    def _line(self, text: str, comment: str = "", check: str = "") -> None:
+        if check:
+            self._checks.append(check)
+            indent = " " * (len(text) - len(text.lstrip())) + "# "
+            wrapped = textwrap.wrap(f"CHECK {check}", 110, initial_indent=indent, subsequent_indent=f"{indent}      ")
+            self._lines += wrapped
+        self._lines.append(text + f"  # {comment}" * bool(comment))
+
+
+_PROPENSITY = (
+    "",
+    "propensity: how was the channel chosen? channel-frequency: by chance, at fixed shares. markov: by the one "
+    "before. Values of policies are wrong where neither is so; log the probability to have them right",
+)
+_CONTEXT = "known before the decision? A column that is known only afterwards must not stand here"
+_OUTCOMES = "by their names known only afterwards; if one is known before the decision, it is context"
+
+
+def _is_name(name: str) -> bool:
+    return name.isidentifier() and name.isascii() and not name.startswith("_")
+
+
+def _flow(value: Any) -> str:
+    """A value as YAML in one line."""
+    return yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False).strip().removesuffix("\n...")

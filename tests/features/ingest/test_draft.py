@@ -1,0 +1,128 @@
+"""A first description of a log that nobody described: it loads, it fits its log, and says what it can't know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from features.ingest.draft import draft_description
+from features.ingest.ingest import validate_log
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.touchpoints import LogError
+from mtorl.simulator.raw_log import write_raw_log
+from mtorl.simulator.simulator import SimulatorConfig
+
+ROWS = 600
+
+
+def foreign() -> dict[str, Any]:
+    """Columns of a log as an agency might have it."""
+    random = np.random.default_rng(3)
+    user = random.integers(0, 60, ROWS)
+    return {
+        "uid": [f"u{u}" for u in user],
+        "shown_at": 1_704_067_200 + np.arange(ROWS) * 60,
+        "line_item": random.choice(["a", "b"], ROWS),
+        "slot": random.choice(["search", "social", "video"], ROWS),
+        "price_paid": random.random(ROWS).round(3),
+        "clicked": random.integers(0, 2, ROWS),
+        "profit": random.normal(0, 1, ROWS).round(2),
+        "hour": random.integers(0, 24, ROWS),
+        "os": random.choice(["ios", "android", ""], ROWS),
+        "tier": random.integers(1, 4, ROWS),
+        "age": np.array(["young", "old"])[user % 2],
+        "dwell_seconds": random.random(ROWS).round(2),
+        "country": ["de"] * ROWS,
+        "request": [f"{i:x}" for i in range(ROWS)],
+        "query text": random.choice(["x", "y"], ROWS),
+    }
+
+
+def draft(folder: Path, columns: dict[str, Any], name: str = "my.log.csv", **options: Any) -> tuple[Any, Path]:
+    path = folder / name
+    frame = pd.DataFrame(columns)
+    frame.to_parquet(path) if name.endswith(".parquet") else frame.to_csv(path, index=False)
+    return draft_description(path, **options), path
+
+
+def test_a_foreign_log_is_described_and_fits_its_description(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("features.ingest.draft._MOST_CATEGORIES", 100)
+    found, path = draft(tmp_path, foreign())
+    spec = found.spec
+    assert (spec.name, spec.channels, spec.propensity) == ("my", ("search", "social", "video"), "channel-frequency")
+    sources = {name: source.column or source.value for name, source in spec.columns.items()}
+    assert sources == {
+        "user_id": "uid",
+        "timestamp": "shown_at",
+        "campaign_id": "line_item",
+        "channel": "slot",
+        "cost": "price_paid",
+        "click": "clicked",
+        "conversion": 0.0,
+        "revenue": "profit",
+    }
+    assert spec.columns["timestamp"].unit == "s"
+    kinds = {c.name: (c.kind, c.missing) for c in spec.context}
+    assert kinds == {
+        "hour": ("numeric", "error"),
+        "os": ("categorical", "unknown"),
+        "tier": ("categorical", "error"),  # three whole numbers are codes
+    }
+    assert [c.name for c in spec.static] == ["age"] and spec.segment == "age"
+    assert [c.name for c in spec.outcomes] == ["dwell_seconds"]
+    left_out = [line for line in found.text.splitlines() if line.startswith("# left out")]
+    assert [line.split(": ")[1] for line in left_out] == ["country", "request", "query text"]
+    assert any(check.startswith("propensity: how was the channel chosen?") for check in found.checks)
+    assert found.text.count("CHECK") == len(found.checks)
+    (tmp_path / "my.yaml").write_text(found.text)
+    report = validate_log(path, DatasetSpec.load(tmp_path / "my.yaml"))
+    assert (report.rows, report.quarantined) == (ROWS, 0)
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("s", 1), ("ms", 1_000), ("us", 1_000_000)])
+def test_units_of_time_are_told_by_size(tmp_path: Path, unit: str, factor: int) -> None:
+    columns = foreign()
+    columns["when"] = columns.pop("shown_at") * factor  # a name that says nothing: it is the only time
+    found, _ = draft(tmp_path, columns)
+    assert (found.spec.columns["timestamp"].column, found.spec.columns["timestamp"].unit) == ("when", unit)
+
+
+def test_typed_times_and_logged_propensities(tmp_path: Path) -> None:
+    columns = {**foreign(), "shown_at": pd.date_range("2024-01-01", periods=ROWS, freq="min", tz="Europe/Berlin")}
+    found, path = draft(tmp_path, {**columns, "prob": [0.5] * ROWS}, "log.parquet")
+    assert found.spec.propensity == "logged" and found.spec.columns["timestamp"].unit is None
+    assert validate_log(path, found.spec).quarantined == 0
+
+
+def test_what_somebody_knows_is_believed(tmp_path: Path) -> None:
+    found, _ = draft(tmp_path, foreign(), named={"channel": "os", "cost": "tier"}, name="x.csv")
+    assert found.spec.columns["channel"].column == "os" and found.spec.columns["cost"].column == "tier"
+    with pytest.raises(LogError, match=r"channel=medium: .* has no such column; it has uid, shown_at"):
+        draft(tmp_path, foreign(), named={"channel": "medium"})
+    with pytest.raises(LogError, match="user=uid: the log has no such column; it has user_id, timestamp"):
+        draft(tmp_path, foreign(), named={"user": "uid"})
+
+
+def test_what_it_does_not_see_it_asks_for(tmp_path: Path) -> None:
+    columns = foreign()
+    columns["who"], columns["what"] = columns.pop("uid"), columns.pop("slot")
+    with pytest.raises(
+        LogError, match=r"which column is user_id and which is channel\?.*--column user_id=NAME --column ch"
+    ):
+        draft(tmp_path, columns)
+    with pytest.raises(LogError, match="more than 50 values: is it the channel"):
+        draft(tmp_path, foreign(), named={"channel": "request"})
+
+
+def test_a_built_in_log_is_recognised_and_a_canonical_one_needs_no_names(tmp_path: Path) -> None:
+    write_raw_log(tmp_path / "s.csv", SimulatorConfig(users=40))
+    with pytest.raises(LogError, match="a log of data set 'simulator', which needs no description"):
+        draft_description(tmp_path / "s.csv")
+    found = draft_description(tmp_path / "s.csv", named={"channel": "channel"})
+    assert "columns" not in yaml.safe_load(found.text)
+    assert validate_log(tmp_path / "s.csv", found.spec).quarantined == 0
