@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 
 from features.engine import Engine, parquet_files
 from features.feature_repo.sources import build_sources
+from features.ingest.adapters.files import parts
 from features.ingest.ingest import IngestReport, LogError, saying_way_on
 from features.ingest.log_folder import RawLog, ingest
 from features.sequences import builder
@@ -165,8 +166,8 @@ def _copy(log: Path, folder: Path) -> None:
 
 def _has_parts(folder: Path) -> bool:
     try:
-        return bool(parquet_files(folder))
-    except FileNotFoundError:
+        return bool(parts(folder))
+    except LogError:
         return False
 
 

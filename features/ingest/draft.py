@@ -117,7 +117,7 @@ def draft_description(path: Path, named: Mapping[str, str] | None = None, name: 
             or the channel.
     """
     parts = files.parts(path)
-    names = files.columns(parts[0])
+    names = files.columns_of(path, parts)
     if (known := adapters.looks_like(names)) and not named:
         raise LogError(f"{path}: this is a log of data set {known!r}, which needs no description: --dataset {known}")
     with open_engine("duckdb") as engine, tempfile.TemporaryDirectory(prefix="mtorl-draft-") as scratch:

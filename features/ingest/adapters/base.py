@@ -52,7 +52,7 @@ class Adapter:
 
         Args:
             engine: Where the table lives.
-            path: A file, or a folder of Parquet parts.
+            path: A file, or a folder of files.
             spec: Description of the data set.
             scratch: Folder that lives as long as the table.
 
@@ -60,7 +60,7 @@ class Adapter:
             LogError: the file is missing, empty, not readable or has other columns.
         """
         parts = files.parts(path)
-        names = files.columns(parts[0])
+        names = files.columns_of(path, parts)
         files.check_columns(path, names, self.required(spec), spec)
         return files.table(engine, parts, names, scratch)
 

@@ -19,7 +19,7 @@ import ibis
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.engine import Engine, parquet_files
+from features.engine import Engine
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
 
@@ -34,15 +34,12 @@ _UNREADABLE = (OSError, EOFError, UnicodeError, csv.Error, zlib.error, pa.ArrowE
 
 
 def parts(path: Path) -> list[Path]:
-    """The file itself, or the Parquet files of a folder in the order of their names.
+    """The file itself, or the files of a folder and of those in it, by date for instance, in the order of their names.
 
     Raises:
         LogError: there is none, it is empty, or its name says that it is something else.
     """
-    try:
-        files = parquet_files(path) if path.is_dir() else [path]
-    except FileNotFoundError:
-        raise LogError(f"{path}: no .parquet files in this folder") from None
+    files = _in_folder(path) if path.is_dir() else [path]
     for part in files:
         if not part.is_file():
             raise LogError(f"{part}: no such file")
@@ -67,6 +64,31 @@ def columns(path: Path) -> list[str]:
             lines = iter(lambda: file.readline(_LONGEST_HEADER).decode("utf-8").removeprefix("\ufeff"), "")
             names = next(csv.reader(lines, delimiter=_separator(path), strict=True))
     return [name or f"Unnamed: {place}" for place, name in enumerate(names)]
+
+
+def columns_of(path: Path, files: Sequence[Path]) -> list[str]:
+    """Names of the columns of a log's files. Text files must have the same ones in the same order; Parquet is typed.
+
+    Raises:
+        LogError: a file is not readable or has other columns.
+    """
+    names = columns(files[0])
+    for file in files[1:]:
+        if not file.name.endswith(".parquet") and columns(file) != names:
+            raise LogError(f"{path}: its files differ in their columns: {files[0].name} and {file.name}")
+    return names
+
+
+def _in_folder(path: Path) -> list[Path]:
+    # An interrupted write leaves files beside its parts, such as _temporary/... or .part-0.parquet.
+    found = [file for file in path.rglob("*") if file.is_file() and file.name.endswith(_KINDS)]
+    whole = [file for file in found if not any(n.startswith(("_", ".")) for n in file.relative_to(path).parts)]
+    kinds = {next(kind for kind in _KINDS if file.name.endswith(kind)) for file in whole}
+    if not whole:
+        raise LogError(f"{path}: no {', '.join(_KINDS[:-1])} or {_KINDS[-1]} files in this folder")
+    if len(kinds) > 1:
+        raise LogError(f"{path}: holds {' and '.join(sorted(kinds))} files; a log's folder has one kind")
+    return sorted(whole)
 
 
 class MissingColumns(LogError):

@@ -59,10 +59,7 @@ class KuaiRand(Adapter):
             raise LogError(f"{path}: no log_*.csv in this folder")
         for log in logs:
             files.check_columns(log, files.columns(log), self.required(spec), spec)
-        headers = {tuple(files.columns(log)) for log in logs}
-        if len(headers) > 1:
-            raise LogError(f"{path}: its log_*.csv files differ in their columns")
-        raw = files.table(engine, logs, list(headers.pop()), scratch)
+        raw = files.table(engine, logs, files.columns_of(path, logs), scratch)
         wanted = [c.name for c in spec.static]
         if not wanted:
             return raw

@@ -252,7 +252,7 @@ def test_kuairand_raw_faults(kuairand):
     with pytest.raises(LogError, match=r"missing columns: duration_ms"):
         validate_log(kuairand, spec)
     log.write_text("\n".join([KUAIRAND_LOG + ",more", *(line + ",1" for line in RANDOM)]))
-    with pytest.raises(LogError, match=r"its log_\*.csv files differ in their columns"):
+    with pytest.raises(LogError, match=r"its files differ in their columns: log_"):
         validate_log(kuairand, spec)
 
 

@@ -100,7 +100,7 @@ def test_parts_of_a_folder_are_one_log(ingest, tmp_path):
     found = ingest(None, "quarantine", name="parts")
     assert found == whole and found.faults[0].row == 6
     (tmp_path / "none").mkdir()
-    with pytest.raises(LogError, match=r"none: no \.parquet files in this folder"):
+    with pytest.raises(LogError, match=r"none: no \.csv, .* or \.parquet files in this folder"):
         ingest(None, name="none")
 
 
