@@ -58,7 +58,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mtorl.experiment.assignment import assign, uniform
 from mtorl.experiment.metrics import known, known_gain
-from mtorl.policy.periods import Period, zone
+from mtorl.log.times import zone
+from mtorl.policy.periods import Period
 from mtorl.policy.schedule import Pacing
 from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml, validated
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from mtorl.log.times import zone
 from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml, validated
 
 Kind = Literal["numeric", "categorical"]
@@ -153,8 +154,17 @@ class Source(StrictModel):
     """The same for every row, of a file that has no such column."""
     unit: TimeUnit | None = None
     """Of a time that is a number: seconds, milliseconds or microseconds since 1970. Else it is ISO 8601 text."""
+    timezone: Text | None = None
+    """IANA zone of times whose text has none, such as Europe/Berlin. Else they are in UTC."""
     per: float = Field(1.0, gt=0)
     """The file's number is for so many exposures: 1000 for a price per mille."""
+
+    @field_validator("timezone")
+    @classmethod
+    def _zone_is_known(cls, timezone: str | None) -> str | None:
+        if timezone is not None:
+            zone(timezone)
+        return timezone
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
@@ -252,8 +262,11 @@ class DatasetSpec(StrictModel):
             if name not in (*self.log_columns, "created_timestamp"):
                 known = ", ".join((*self.log_columns, "created_timestamp"))
                 raise ValueError(f"columns: the log has no column {name!r}; it has {known}")
-            if source.unit and name not in times:
-                raise ValueError(f"columns.{name}, unit: is for {' and '.join(times)}")
+            for field in ("unit", "timezone"):
+                if getattr(source, field) and name not in times:
+                    raise ValueError(f"columns.{name}, {field}: is for {' and '.join(times)}")
+            if source.unit and source.timezone:
+                raise ValueError(f"columns.{name}: seconds since 1970 have no zone; leave out unit or timezone")
             if source.per != 1.0 and name not in numbers:
                 raise ValueError(f"columns.{name}, per: is for columns of numbers")
             if source.value is not None and (name in ("user_id", "channel", *times)):

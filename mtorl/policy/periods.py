@@ -8,9 +8,10 @@ Times are seconds since 1970.
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime, time, timedelta, tzinfo
+from datetime import datetime, time, timedelta
 from typing import Literal, get_args
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from mtorl.log.times import zone
 
 Period = Literal["total", "day", "hour"]
 PERIODS: tuple[Period, ...] = get_args(Period)
@@ -21,18 +22,6 @@ FOREVER = 2**53
 _HOUR = 3600
 _SHORTEST: dict[Period, int] = {"total": 0, "day": 23 * _HOUR, "hour": _HOUR}
 """Seconds between the beginnings of two periods at least. A day in which clocks go forward has 23 hours."""
-
-
-def zone(name: str) -> tzinfo:
-    """A time zone by its IANA name; raises ValueError if this machine knows none of that name."""
-    if name == "UTC":  # needs no database of time zones
-        return UTC
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: the name of a folder of zones
-        raise ValueError(
-            f"{name!r} is no time zone that this machine knows; write Europe/Berlin, for instance"
-        ) from None
 
 
 def period_at(period: Period, timezone: str, now: float) -> tuple[int, int]:

@@ -16,8 +16,9 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
+from mtorl.log.times import zone
 from mtorl.policy.pacing import Schedule
-from mtorl.policy.periods import Period, period_at, zone
+from mtorl.policy.periods import Period, period_at
 from mtorl.runtime.validation import FromList, StrictModel
 
 HOUR = 3600.0

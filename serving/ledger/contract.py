@@ -28,7 +28,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from mtorl.policy.periods import PERIODS, Period, zone
+from mtorl.log.times import zone
+from mtorl.policy.periods import PERIODS, Period
 
 SETTLED_SECONDS = 86_400.0
 RETENTION_SECONDS = 7 * 86_400.0

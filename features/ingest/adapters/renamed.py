@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import ibis
+import ibis.expr.datatypes as dt
 
-from features.ingest.adapters.base import Adapter, lay_out, number, time_of_micros
+from features.ingest.adapters.base import Adapter, lay_out, number, time, time_of_micros
 from mtorl.log.dataset import DatasetSpec, Source
 
+_HAS_ZONE = r"(?i):\d\d(\.\d+)?\s*(z|utc|[+-]\d\d(:?\d\d)?)$"  # at the end of a text
 _MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0}
 
 
@@ -42,7 +44,24 @@ def _value(raw: ibis.Table, source: Source) -> ibis.Value:
     value = raw[source.column]
     if source.unit:
         return time_of_micros(number(value) * _MICROSECONDS[source.unit])
+    if source.timezone:
+        return _in_zone(value, source.timezone)
     if source.per == 1.0:
         return value
     scaled = number(value) / source.per
     return ibis.coalesce(scaled.cast("string"), value) if value.type().is_string() else scaled  # a fault stays visible
+
+
+@ibis.udf.scalar.builtin(name="timezone", signature=((dt.string, dt.timestamp), dt.Timestamp(timezone="UTC", scale=6)))
+def _instant(zone, time):
+    """The instant at which clocks of a zone show a time."""
+
+
+def _in_zone(value: ibis.Value, zone: str) -> ibis.Value:
+    """Times of a zone; what says its own zone keeps it."""
+    kind = value.type()
+    if not kind.is_string():
+        own = not (kind.is_date() or (kind.is_timestamp() and kind.timezone is None))
+        return time(value) if own else _instant(zone, value.cast("timestamp"))
+    text = value.strip()
+    return ibis.ifelse(text.re_search(_HAS_ZONE), time(value), _instant(zone, text.try_cast("timestamp")))

@@ -77,6 +77,18 @@ def test_units_of_time_and_typed_columns(tmp_path: Path, unit: str, factor: int)
     assert found["cost"].tolist() == [2.0, 0.001, 0.01]
 
 
+def test_times_without_a_zone_are_of_the_descriptions(tmp_path: Path) -> None:
+    spec = SPEC.replace(columns={**SPEC.columns, "timestamp": {"column": "shown_at", "timezone": "America/New_York"}})
+    texts = ["2024-01-31 12:00:00", "2024-07-31T12:00:00.5", "2024-01-31T12:00:00+01:00"]  # winter, summer, its own
+    found = ingested(tmp_path, log(shown_at=texts), spec)
+    assert found["timestamp"].dt.hour.tolist() == [17, 16, 11]
+    typed = log(shown_at=pd.to_datetime(["2024-01-31 12:00", "2024-07-31 12:00", "2024-01-31 06:00"]), cpm=[1, 1, 1])
+    assert ingested(tmp_path, typed, spec, "log.parquet")["timestamp"].dt.hour.tolist() == [17, 16, 11]
+    log(shown_at=["soon", *texts[1:]]).to_csv(tmp_path / "log.csv", index=False)
+    (fault,) = validate_log(tmp_path / "log.csv", spec).faults
+    assert (fault.rule, fault.column, fault.example) == ("unparsable_timestamp", "shown_at", "'soon'")
+
+
 def test_faults_name_the_files_columns_and_values(tmp_path: Path) -> None:
     log(shown_at=["1704067200", "soon", "1"], cpm=["x", "1", "-1"]).to_csv(tmp_path / "log.csv", index=False)
     found = {(fault.rule, fault.column): str(fault) for fault in validate_log(tmp_path / "log.csv", SPEC).faults}
@@ -111,6 +123,12 @@ def test_the_logs_folder_needs_no_names_of_the_file(tmp_path: Path) -> None:
         ({"cost": {"value": "free"}}, "columns.cost, value: expected a number, got 'free'"),
         ({"campaign_id": {"value": 1}}, "columns.campaign_id, value: expected text, got 1"),
         ({"cost": {"column": "c", "unit": "s"}}, "columns.cost, unit: is for timestamp"),
+        ({"cost": {"column": "c", "timezone": "UTC"}}, "columns.cost, timezone: is for timestamp"),
+        ({"timestamp": {"column": "c", "timezone": "Mars"}}, r"timezone: 'Mars' is no time zone that this"),
+        (
+            {"timestamp": {"column": "c", "timezone": "UTC", "unit": "s"}},
+            r"columns.timestamp: seconds since 1970 have no",
+        ),
         ({"channel": {"column": "c", "per": 10}}, "columns.channel, per: is for columns of numbers"),
         ({"cost": {}}, r"columns\.cost: give either column, its name in the file, or value"),
         ({"cost": {"column": "c", "per": 0}}, r"columns\.cost\.per: expected a number above 0, got 0"),

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtorl.policy.periods import FOREVER, Period, period_after, period_at, zone
+from mtorl.log.times import zone
+from mtorl.policy.periods import FOREVER, Period, period_after, period_at
 
 ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Asia/Kathmandu", "Africa/Cairo", "Asia/Beirut")
 WESTERN = ("Atlantic/Azores", "America/Sao_Paulo", "America/Denver", "Pacific/Honolulu", "Pacific/Kiritimati")
