@@ -35,7 +35,8 @@ class EngineName(StrEnum):
 
 
 LogArgument = Annotated[
-    str, typer.Argument(metavar="LOG", help="Raw log, or a folder of data build or run. None: the simulator.")
+    str,
+    typer.Argument(metavar="LOG", help="Raw log, s3://..., or a folder of data build or run. None: the simulator."),
 ]
 EngineOption = Annotated[
     EngineName, typer.Option(envvar="ENGINE", help="duckdb: this machine. spark: what spark-submit says, else local.")
@@ -67,7 +68,9 @@ def simulate(
 
 @app.command()
 def init(
-    log: Annotated[Path, typer.Argument(metavar="LOG", help="Raw log: CSV, CSV.gz, TSV.gz, Parquet ...")],
+    log: Annotated[
+        str, typer.Argument(metavar="LOG", help="Raw log: CSV, CSV.gz, TSV.gz, Parquet, a folder of them, s3://...")
+    ],
     out: Annotated[Path | None, typer.Option(help="File to write; LOG's name with .yaml by default.")] = None,
     column: Annotated[
         list[str] | None, typer.Option(metavar="LOG_COLUMN=NAME", help="What you know already; may be repeated.")
@@ -84,10 +87,10 @@ def init(
     """
     with _log_errors():
         from cli.progress_bars import ProgressBars
-        from features.ingest.draft import draft_description
+        from features.ingest.draft import draft_description, file_stem
 
         named = dict(pair.partition("=")[::2] for pair in column or [])
-        target = out or Path(f"{log.name.split('.')[0]}.yaml")
+        target = out or Path(f"{file_stem(log)}.yaml")
         if target.exists() and not force:
             stop(f"{target}: is there already; give --out another name, or --force to replace it", 2)
         with ProgressBars() as bars, bars.step("look at the log"):
@@ -102,7 +105,9 @@ def init(
 
 @app.command()
 def validate(
-    log: Annotated[str, typer.Argument(metavar="LOG", help="Raw log: CSV, CSV.gz, TSV.gz, Parquet ...")],
+    log: Annotated[
+        str, typer.Argument(metavar="LOG", help="Raw log: CSV, CSV.gz, TSV.gz, Parquet, a folder of them, s3://...")
+    ],
     dataset: Dataset,
     quarantine: Annotated[
         Path | None, typer.Option(help="Write the faulty rows to this CSV, whole, each with its reasons.")

@@ -24,6 +24,7 @@ from features.feature_repo.sources import build_sources
 from features.ingest.adapters.files import parts
 from features.ingest.ingest import IngestReport, LogError, saying_way_on
 from features.ingest.log_folder import RawLog, ingest
+from features.ingest.object_store import is_remote
 from features.sequences import builder
 from features.sequences.manifest import FILE as MANIFEST
 from features.sequences.manifest import STEPS, Manifest
@@ -94,7 +95,10 @@ def canonical_log(raw: RawLog, folder: Path, quarantine: Path, trusted: bool = F
         LogError: the log can't be used.
         SpecError: the description can't be used.
     """
-    if raw.path:
+    if is_remote(raw.path):
+        if trusted or not raw.dataset:
+            raise LogError(f"{raw.path}: a log in an object store is copied and checked: give --dataset, not --trusted")
+    elif raw.path:
         path, dataset, canonical = locate(raw.path, raw.dataset, trusted)
         raw = replace(raw, dataset=dataset)
         if canonical:

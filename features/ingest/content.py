@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 
 from features.ingest.log_folder import RawLog
+from features.ingest.object_store import is_remote, marks
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
@@ -21,7 +22,8 @@ from mtorl.runtime.files import sha256_of
 def content_of(raw: RawLog) -> str:
     """SHA-256 (hex) over all that is read for a log: its files, its description, the files of its own feature views.
 
-    A simulated log has no files: what it holds follows from its settings.
+    A simulated log has no files: what it holds follows from its settings. Files in an object store are not read for
+    it: their sizes and times stand for them.
 
     Raises:
         LogError: there is no such log.
@@ -29,7 +31,10 @@ def content_of(raw: RawLog) -> str:
     """
     spec = DatasetSpec.load(raw.dataset)
     digest = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())
-    paths = [raw.path, *(view.source for view in spec.features)]
+    if is_remote(raw.path):
+        for name, mark in marks(raw.path):
+            digest.update(f"\n{name}:{mark}".encode())
+    paths = ["" if is_remote(raw.path) else raw.path, *(view.source for view in spec.features)]
     files = [(name, file) for path in paths if path for name, file in _files(Path(path))]
     for done, (name, file) in enumerate(files):
         progress.report(done, len(files), file.name)

@@ -14,7 +14,7 @@ import tempfile
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import ibis
@@ -24,6 +24,7 @@ from features.engine import open_engine
 from features.ingest import adapters
 from features.ingest.adapters import base as values
 from features.ingest.adapters import files
+from features.ingest.object_store import at_hand
 from mtorl.log.dataset import DatasetSpec, TimeUnit
 from mtorl.log.touchpoints import CREATED, LogError
 
@@ -104,11 +105,11 @@ class _Facts:
         return next(inside, None) if self.numeric else None
 
 
-def draft_description(path: Path, named: Mapping[str, str] | None = None, name: str = "") -> Draft:
+def draft_description(path: str | Path, named: Mapping[str, str] | None = None, name: str = "") -> Draft:
     """Look at a log and describe it.
 
     Args:
-        path: A file or folder, as `mtorl data validate` reads it.
+        path: A file or folder, or its address, as `mtorl data validate` reads it.
         named: What somebody knows already: columns of the log, and what the file calls them.
         name: Of the data set; by default that of the file.
 
@@ -116,21 +117,32 @@ def draft_description(path: Path, named: Mapping[str, str] | None = None, name: 
         LogError: The file can't be read, is of a built-in data set, or does not show which column is the user, the time
             or the channel.
     """
-    parts = files.parts(path)
-    names = files.columns_of(path, parts)
-    if (known := adapters.looks_like(names)) and not named:
-        raise LogError(f"{path}: this is a log of data set {known!r}, which needs no description: --dataset {known}")
-    with open_engine("duckdb") as engine, tempfile.TemporaryDirectory(prefix="mtorl-draft-") as scratch:
-        with files.readable(path):
+    with (
+        open_engine("duckdb") as engine,
+        tempfile.TemporaryDirectory(prefix="mtorl-draft-") as scratch,
+        at_hand(path, Path(scratch) / "copy") as here,
+    ):
+        parts = files.parts(here)
+        names = files.columns_of(here, parts)
+        if (known := adapters.looks_like(names)) and not named:
+            raise LogError(
+                f"{here}: this is a log of data set {known!r}, which needs no description: --dataset {known}"
+            )
+        with files.readable(here):
             table = files.table(engine, parts, names, Path(scratch)).limit(MOST_ROWS)
             facts, rows = _facts(table, names)
         if not rows:
-            raise LogError(f"{path}: the file has columns but no rows")
-        roles = _roles(path, facts, dict(named or {}))
+            raise LogError(f"{here}: the file has columns but no rows")
+        roles = _roles(here, facts, dict(named or {}))
         channels = _values_of(table, roles["channel"])
         rest = [facts[name] for name in names if name not in roles.values()]
         fixed = _same_for_each_user(table, roles["user_id"], [fact.name for fact in rest])
-    return _Writer(name or path.name.split(".")[0], facts, roles, channels, rows).draft(rest, fixed)
+    return _Writer(name or file_stem(path), facts, roles, channels, rows).draft(rest, fixed)
+
+
+def file_stem(path: str | Path) -> str:
+    """Name of a file or folder without its endings; of a path or an address."""
+    return PurePosixPath(str(path)).name.split(".")[0]
 
 
 def _facts(table: ibis.Table, names: Sequence[str]) -> tuple[dict[str, _Facts], int]:

@@ -25,6 +25,7 @@ from features.engine import Engine, open_engine
 from features.ingest import adapters, contract
 from features.ingest.adapters.base import Adapter
 from features.ingest.adapters.files import ROW, readable
+from features.ingest.object_store import at_hand
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import CREATED, LogError, fingerprint
 from mtorl.runtime import progress
@@ -81,7 +82,7 @@ def ingest_log(
     """Validate a log and write its canonical form.
 
     Args:
-        path: The log: a file or folder of the layout that the data set's adapter knows.
+        path: The log: a file or folder of the layout that the data set's adapter knows, or its address.
         spec: Its description.
         out_parquet: Canonical log to write.
         quarantine_csv: Written when there are bad rows; otherwise no such file is left.
@@ -94,7 +95,7 @@ def ingest_log(
     """
     if bad_rows not in ("fail", "quarantine"):
         raise ValueError(f"bad_rows: {bad_rows!r} is not one of fail, quarantine")
-    with _validated(Path(path), spec) as log:
+    with _validated(path, spec) as log:
         log.quarantine(Path(quarantine_csv))
         if log.bad and (bad_rows == "fail" or log.bad == log.total):
             lines = [f"{path}: {log.bad:,} of {log.total:,} rows can't be used"]
@@ -140,7 +141,7 @@ def validate_log(path: str | Path, spec: DatasetSpec, quarantine_csv: str | Path
         LogError: the log can't be read; faulty rows are in the report instead.
         SpecError: the description does not fit its adapter.
     """
-    with _validated(Path(path), spec) as log:
+    with _validated(path, spec) as log:
         if quarantine_csv is not None:
             log.quarantine(Path(quarantine_csv))
         good, ties = log.canonical()
@@ -280,13 +281,17 @@ class _RawTable:
 
 
 @contextmanager
-def _validated(path: Path, spec: DatasetSpec) -> Iterator[_RawTable]:
-    with open_engine("duckdb") as engine, tempfile.TemporaryDirectory(prefix="mtorl-ingest-") as scratch:
+def _validated(path: str | Path, spec: DatasetSpec) -> Iterator[_RawTable]:
+    with (
+        open_engine("duckdb") as engine,
+        tempfile.TemporaryDirectory(prefix="mtorl-ingest-") as scratch,
+        at_hand(path, Path(scratch) / "copy") as here,
+    ):
         progress.report(0, _STEPS, "reading")
-        adapter, raw = adapters.read(engine, path, spec, Path(scratch))
-        with readable(path):
+        adapter, raw = adapters.read(engine, here, spec, Path(scratch))
+        with readable(here):
             log = _RawTable(engine, adapter, raw, spec)
             if not log.total:
-                raise LogError(f"{path}: the file has columns but no rows")
+                raise LogError(f"{here}: the file has columns but no rows")
             log.validate(Path(scratch))
         yield log

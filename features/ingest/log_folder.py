@@ -27,7 +27,7 @@ class RawLog:
     """A log as somebody names it.
 
     Attributes:
-        path: The file or folder; empty runs the simulator.
+        path: The file or folder, or its address in an object store; empty runs the simulator.
         dataset: Name of a built-in data set, or the path of a YAML.
         bad_rows: "fail" stops at a log with faulty rows, "quarantine" goes on without them.
         users: Users to simulate (0 for 6,000); of a real log, the most to keep (0 keeps all).
@@ -103,7 +103,7 @@ def _simulated(raw: RawLog, spec: DatasetSpec, folder: Path) -> IngestReport:
 
 
 def _from_file(raw: RawLog, spec: DatasetSpec, path: Path, quarantine: Path) -> IngestReport:
-    report = ingest_log(Path(raw.path), spec, path, quarantine, raw.bad_rows)
+    report = ingest_log(raw.path, spec, path, quarantine, raw.bad_rows)
     if not raw.users or raw.users >= report.users:
         return report
     # A sample of whole users: a smaller log with the same journeys.

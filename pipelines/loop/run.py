@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from features.ingest.object_store import is_remote
 from mtorl.artifact.saving import FEATURE_SERVICE
 from mtorl.log.dataset import SIMULATOR
 from pipelines import local, monitoring, training
@@ -98,7 +99,7 @@ def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.St
     steps = local.run(
         training.build(),
         {
-            "source": str(Path(config.data).resolve()) if config.data else SIMULATOR,
+            "source": _source(config.data),
             "dataset": config.dataset,
             "feature_repo": str(run / "features"),
             "decision_log": "",  # nothing serves before a run
@@ -125,6 +126,13 @@ def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.St
     if steps["ingest"].values["quarantined"]:
         shutil.copy2(steps["ingest"].paths["quarantine"], run / QUARANTINE)
     return steps
+
+
+def _source(data: str) -> str:
+    """A log as the pipeline's steps name it, which run in folders of their own."""
+    if not data:
+        return SIMULATOR
+    return data if is_remote(data) else str(Path(data).resolve())
 
 
 def _write_weights(run: Path, traffic: Traffic) -> str:

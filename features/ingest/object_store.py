@@ -1,0 +1,122 @@
+"""A log in an object store: an address that begins with s3://, gs:// or abfss://, copied here before it is read.
+
+    with at_hand("s3://logs/2026/", scratch) as path:      # a file or a folder; a path of this machine is given back
+
+Credentials come from the environment, as for the stores' own tools: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
+AWS_REGION and, for a store of your own, AWS_ENDPOINT_URL; GOOGLE_APPLICATION_CREDENTIALS; the names that Azure's SDK
+reads.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mtorl.log.touchpoints import LogError
+from mtorl.runtime import progress
+
+_SCHEMES = ("s3://", "gs://", "abfss://")
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether a log is named by an address."""
+    return "://" in str(path)
+
+
+def marks(address: str) -> list[tuple[str, str]]:
+    """Each file under an address, and a text that changes with it: what a cache needs, without reading the files.
+
+    Raises:
+        LogError: as `at_hand`.
+    """
+    _, root, files = _listing(address)
+    return [(_name(file, root), f"{file.size}:{file.mtime_ns}") for file in files]
+
+
+@contextmanager
+def at_hand(path: str | Path, folder: Path) -> Iterator[Path]:
+    """A log on this machine: the path itself, or the copy of an address.
+
+    Args:
+        path: Path or address.
+        folder: Is made for the copy.
+
+    Raises:
+        LogError: The address is of no store that is known, or nothing is there, or it can't be read.
+    """
+    if not is_remote(path):
+        yield Path(path)
+        return
+    address = str(path)
+    store, root, files = _listing(address)
+    total, done = sum(file.size for file in files), 0
+    for file in files:
+        copy = folder / _name(file, root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with _readable(address), store.open_input_stream(file.path) as source, open(copy, "wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+        done += file.size
+        progress.report(done, total, file.base_name)
+    single = len(files) == 1 and files[0].path == root
+    local = folder / files[0].base_name if single else folder
+    try:
+        yield local
+    except LogError as error:
+        error.args = (str(error).replace(str(local), address),)
+        raise
+
+
+def _listing(address: str) -> tuple[Any, str, list[Any]]:
+    """The store, the path in it, and what is there: the file, or the files below, without unfinished ones."""
+    from pyarrow.fs import FileSelector, FileType
+
+    if not address.startswith(_SCHEMES):
+        raise LogError(f"{address}: unknown kind of address; expected {', '.join(_SCHEMES[:-1])} or {_SCHEMES[-1]}")
+    with _readable(address):
+        store, root = _store(address)
+        found = store.get_file_info(root)
+        files = [found] if found.type == FileType.File else []
+        if found.type == FileType.Directory:
+            below = store.get_file_info(FileSelector(root, recursive=True))
+            files = sorted((f for f in below if f.type == FileType.File and not _unfinished(f, root)), key=_path)
+    if not files:
+        raise LogError(f"{address}: no such file or folder")
+    return store, root, files
+
+
+def _store(address: str) -> tuple[Any, str]:
+    from pyarrow.fs import FileSystem, S3FileSystem
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ("us-east-1" if endpoint else "")
+    if address.startswith("s3://") and region:  # without one, the store that Amazon runs is asked where the bucket is
+        return S3FileSystem(region=region, endpoint_override=endpoint), address.removeprefix("s3://").strip("/")
+    store, path = FileSystem.from_uri(address)
+    return store, path.strip("/")
+
+
+@contextmanager
+def _readable(address: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # of this machine: its disk is full, for instance
+        reason = str(error).splitlines()[0]
+        raise LogError(f"{address}: can't be read ({reason}); credentials come from the environment") from None
+
+
+def _path(file: Any) -> str:
+    return str(file.path)
+
+
+def _name(file: Any, root: str) -> str:
+    return str(file.base_name if file.path == root else PurePosixPath(file.path).relative_to(root))
+
+
+def _unfinished(file: Any, root: str) -> bool:
+    return any(part.startswith(("_", ".")) for part in PurePosixPath(_name(file, root)).parts)

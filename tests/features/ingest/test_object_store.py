@@ -1,0 +1,106 @@
+"""A log in an object store, on a server that speaks S3."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from pyarrow.fs import S3FileSystem
+
+from features.data_folder import canonical_log
+from features.ingest.content import check_unchanged, content_of
+from features.ingest.draft import draft_description
+from features.ingest.ingest import ingest_log, validate_log
+from features.ingest.log_folder import RawLog
+from mtorl.log.touchpoints import LogError
+from tests.features.shop_log import SPEC, rows
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert server.poll() is None, "the server ended"
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+@pytest.fixture
+def store(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> S3FileSystem:
+    """The store, as the environment describes it, with an empty bucket `logs`."""
+    for name, value in (("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b"), ("AWS_ENDPOINT_URL", endpoint)):
+        monkeypatch.setenv(name, value)
+    store = S3FileSystem(region="us-east-1", endpoint_override=endpoint, allow_bucket_creation=True)
+    store.create_dir("logs")
+    store.delete_dir_contents("logs")
+    return store
+
+
+def put(store: S3FileSystem, path: str, text: str) -> None:
+    with store.open_output_stream(path) as stream:
+        stream.write(text.encode())
+
+
+def test_a_file_and_a_folder_of_an_object_store_are_logs(store: S3FileSystem, tmp_path: Path) -> None:
+    whole = rows()
+    whole.to_csv(tmp_path / "log.csv", index=False)
+    wanted = ingest_log(tmp_path / "log.csv", SPEC, tmp_path / "a.parquet", tmp_path / "faulty.csv")
+    put(store, "logs/log.csv", whole.to_csv(index=False))
+    for day, part in enumerate((whole[:4], whole[4:])):
+        put(store, f"logs/by-day/date={day}/part.csv", part.to_csv(index=False))
+    put(store, "logs/by-day/_temporary/half.csv", "user")
+    for address in ("s3://logs/log.csv", "s3://logs/by-day", "s3://logs/by-day/"):
+        found = ingest_log(address, SPEC, tmp_path / "b.parquet", tmp_path / "faulty.csv")
+        assert found == wanted
+    assert validate_log("s3://logs/log.csv", SPEC).rows == wanted.rows
+    SPEC.save(tmp_path / "mine.yaml")
+    raw = RawLog("s3://logs/log.csv", str(tmp_path / "mine.yaml"))
+    (tmp_path / "data").mkdir()
+    log = canonical_log(raw, tmp_path / "data", tmp_path / "faulty.csv")
+    assert len(pd.read_parquet(log.path)) == wanted.rows
+    with pytest.raises(LogError, match="give --dataset, not --trusted"):
+        canonical_log(raw, tmp_path / "data", tmp_path / "faulty.csv", trusted=True)
+    assert draft_description("s3://logs/log.csv", named={"channel": "channel"}).spec.name == "log"
+
+
+def test_messages_name_the_address(store: S3FileSystem, tmp_path: Path) -> None:
+    put(store, "logs/log.csv", rows().drop(columns="user_id").to_csv(index=False))
+    with pytest.raises(LogError, match=r"^s3://logs/log\.csv: not a 'shop' log"):
+        validate_log("s3://logs/log.csv", SPEC)
+    for address in ("s3://logs/none.csv", "s3://nowhere/log.csv"):
+        with pytest.raises(LogError, match=f"{address}: (no such file|can't be read)"):
+            validate_log(address, SPEC)
+    with pytest.raises(LogError, match=r"ftp://x/y: unknown kind of address; expected s3://, gs:// or abfss://"):
+        validate_log("ftp://x/y", SPEC)
+
+
+def test_a_cache_sees_that_a_file_has_changed(store: S3FileSystem, tmp_path: Path) -> None:
+    SPEC.save(tmp_path / "mine.yaml")
+    raw = RawLog("s3://logs/log.csv", str(tmp_path / "mine.yaml"))
+    put(store, "logs/log.csv", rows().to_csv(index=False))
+    before = content_of(raw)
+    assert content_of(raw) == before
+    check_unchanged(raw, before)
+    put(store, "logs/log.csv", rows()[:3].to_csv(index=False))
+    with pytest.raises(LogError, match=r"s3://logs/log\.csv: changed while it was read"):
+        check_unchanged(raw, before)
