@@ -7,16 +7,20 @@ of whichever arm fails less. Left out, and counted by reason:
     outside              the user is not in the experiment's part of its layer
     not_randomised       everybody got the incumbent: kill switch, shadow
     other_model          before the arms had their newest models (`judged_models.py`)
-    other_weights        assigned with other shares than the experiment file gives that stage now
+    other_weights        assigned while any arm had another share than the experiment file gives it at that stage now:
+                         so all arms are compared over the same time
     unfinished_period    the budget's day or hour is not over: an arm that spends sooner looks better until it is
-    changed_period       the stage was changed in that day or hour, or the kill switch was used: the money was, too
+    changed_period       the stage or the weights were changed in that day or hour, or the kill switch was used: the
+                         money was, too
 
 The last two only where a budget starts anew each day or hour.
 """
 
 from __future__ import annotations
 
-from typing import get_args
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, get_args
 
 import pandas as pd
 
@@ -25,6 +29,9 @@ from monitoring.judged_models import JudgedModels, judged_models
 from mtorl.experiment.experiment import OUTSIDE, Experiment, Stage
 from mtorl.experiment.metrics import OUTCOMES, sums
 from mtorl.log.records import one_record_each
+
+if TYPE_CHECKING:
+    import duckdb
 
 
 def shares_of_stages(experiment: Experiment) -> dict[str, dict[str, float]]:
@@ -54,8 +61,10 @@ def users_of(log: DecisionLog, experiment: Experiment) -> tuple[pd.DataFrame, di
             (stage, arm, share) for stage, arms in shares_of_stages(experiment).items() for arm, share in arms.items()
         ]
         db.register("share_of", pd.DataFrame(shares, columns=["stage", "arm", "share"]))
+        db.register("other_split", pd.DataFrame(_other_splits(db, experiment), columns=["stage", "shares"], dtype=str))
         decision = f"""record AS (
-            SELECT record.* EXCLUDE (event_time), {weight} AS weight, CAST(event_time AS TIMESTAMPTZ) AS decided
+            SELECT record.* EXCLUDE (event_time), {weight} AS weight, CAST(event_time AS TIMESTAMPTZ) AS decided,
+                   (stage, shares) IN (FROM other_split) AS split_otherwise
             FROM ({one_record_each("decision", "decision_log")}) AS record {join}
             WHERE {log.period.condition()}),
         decision AS (
@@ -64,8 +73,8 @@ def users_of(log: DecisionLog, experiment: Experiment) -> tuple[pd.DataFrame, di
                         WHEN arm = '{OUTSIDE}' THEN 'outside'
                         WHEN assignment_probability >= 1 THEN 'not_randomised'
                         WHEN {_begin(experiment)} <= $models_changed THEN 'other_model'
-                        WHEN abs(assignment_probability - share) < 1e-9 THEN {_unfair_period(experiment)}
-                        ELSE 'other_weights' END AS left_out
+                        WHEN split_otherwise OR coalesce(abs(assignment_probability - share) >= 1e-9, true)
+                        THEN 'other_weights' ELSE {_unfair_period(experiment)} END AS left_out
             FROM record LEFT JOIN share_of USING (stage, arm))"""
         models = judged_models(db, experiment, log.period)
         parameters = {
@@ -96,6 +105,22 @@ def users_of(log: DecisionLog, experiment: Experiment) -> tuple[pd.DataFrame, di
             parameters,
         ).df()
     return users, {str(reason): int(count) for reason, count in left_out}, models
+
+
+def _other_splits(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> list[tuple[str, str]]:
+    """Stages and shares, as decisions tell them, that are not those of the experiment file; older ones tell none."""
+    wanted = shares_of_stages(experiment)
+    told = db.execute(
+        """SELECT DISTINCT stage, shares
+        FROM (FROM decision_log UNION ALL BY NAME SELECT NULL::VARCHAR AS shares, NULL::VARCHAR AS salt WHERE false)
+        WHERE experiment = $name AND salt = $salt AND shares IS NOT NULL""",
+        {"name": experiment.name, "salt": experiment.salt},
+    ).fetchall()
+    return [(stage, text) for stage, text in told if stage in wanted and _differ(json.loads(text), wanted[stage])]
+
+
+def _differ(shares: Mapping[str, float], others: Mapping[str, float]) -> bool:
+    return any(abs(shares.get(arm, 0.0) - others.get(arm, 0.0)) >= 1e-9 for arm in {*shares, *others})
 
 
 def _bounds(experiment: Experiment) -> tuple[str, str] | None:
@@ -154,4 +179,5 @@ def _unfair_period(experiment: Experiment) -> str:
     in_period = f"(PARTITION BY experiment, {begin})"
     newest = "greatest(max(decided) OVER (), CAST(nullif($until, '') AS TIMESTAMPTZ))"
     return f"""CASE WHEN {end} > {newest} THEN 'unfinished_period'
-                    WHEN min(stage) OVER {in_period} <> max(stage) OVER {in_period} THEN 'changed_period' END"""
+                    WHEN min(stage) OVER {in_period} <> max(stage) OVER {in_period}
+                      OR bool_or(coalesce(split_otherwise, false)) OVER {in_period} THEN 'changed_period' END"""

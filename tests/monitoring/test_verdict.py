@@ -183,6 +183,27 @@ def test_who_counts(tmp_path: Path) -> None:
         assert found[key] == clean[key]
 
 
+def test_all_arms_are_compared_over_the_time_of_the_present_weights(tmp_path: Path) -> None:
+    """A/A. The market grows when two challengers' weights are edited, which leaves the incumbent's as it was."""
+    before, after = ({"incumbent": 0.5, "a": a, "b": 0.5 - a} for a in (0.25, 0.125))
+    arms = [{"name": name, "weight": weight, "endpoint": "http://x"} for name, weight in after.items()]
+    experiment = Experiment.from_dict({**CONTENT, "arms": arms})
+    rng, log = np.random.default_rng(0), Log()
+    for shares, rate in ((before, 0.1), (after, 0.5)):
+        for user, point in enumerate(np.linspace(0.0, 1.0, 2_400, endpoint=False)):
+            arm = "incumbent" if point < 0.5 else "a" if point < 0.5 + shares["a"] else "b"
+            share = {"assignment_probability": shares[arm], "shares": json.dumps(shares), "salt": experiment.salt}
+            if rng.random() < rate:
+                log.learn(log.decide(f"u{user}", arm, **share), "click", 1.0)
+            else:
+                log.decide(f"u{user}", arm, **share)
+    found = verdict_from_log(log.write(tmp_path), experiment)
+    assert found["left_out"] == {"other_weights": 2_400} and found["verdict"] == "inconclusive"
+    daily = experiment.replace(budgets=(experiment.budgets[0].replace(period="day", pacing=None),))
+    left_out = verdict_from_log(log.write(tmp_path), daily)["left_out"]  # edited at 16:00 of the second of four days
+    assert left_out == {"changed_period": 480, "other_weights": 2_400, "unfinished_period": 480}
+
+
 def ramp(users: int, rate: dict[str, float], market: dict[str, float], seed: int = 0) -> Log:
     """Users who come in two stages, 5 and 25 %: clicks at the rate of their arm plus that of the stage's market."""
     rng = np.random.default_rng(seed)
