@@ -39,6 +39,7 @@ _OUTCOME_SECONDS = 1.0  # deadline of a report of outcomes
 _TICK_SECONDS = 1.0  # between two rounds of each kind of housekeeping
 _LOOKS = 10  # in that time, whether a round is needed sooner
 _WARM_SECONDS = 5.0
+_OUTCOMES_EACH = 4  # of a decision, about, at most: a cost, a click, a conversion and its revenue
 _SHIP_SECONDS = 3.0  # at the end, for what is not shipped yet
 
 
@@ -105,7 +106,8 @@ class Router:
             log.warning("the decision log held %d torn records; they were set aside", self.spool.torn)
         self._assemble()
         newest = self.spool.newest("decision", idempotency_cache.MOST)
-        await asyncio.to_thread(self.decider.cache.load, self.live.experiment.salt, newest)
+        reported = self.spool.newest("outcome", _OUTCOMES_EACH * idempotency_cache.MOST)
+        await asyncio.to_thread(self.decider.cache.load, self.live.experiment.salt, newest, reported)
         await self._arms.open()
         await asyncio.to_thread(self.live.refresh)  # a switch that was thrown while the router waited
         await self._attempt(self._keep_accounts)  # the first decision has a price, too

@@ -69,12 +69,13 @@ class IdempotencyCache:
         """Requests that are being decided."""
         return len(self._pending)
 
-    def load(self, salt: str, records: Iterable[Mapping[str, Any]]) -> None:
+    def load(self, salt: str, records: Iterable[Mapping[str, Any]], outcomes: Iterable[Mapping[str, Any]]) -> None:
         """Remember the answers that the log holds.
 
         Args:
             salt: Of the experiment in force.
             records: Decisions, oldest first; of two records of a decision the later one counts.
+            outcomes: Some may say that an exposure was given back.
         """
         for record in records:
             age = max(time.time() - datetime.fromisoformat(record["event_time"]).timestamp(), 0.0)
@@ -82,6 +83,9 @@ class IdempotencyCache:
                 key = _key(record.get("salt", salt), record["user_id"], record["campaign_id"], record["request_id"])
                 answered = time.monotonic() - age
                 self._remember(key, _Answered(answered, record.get("request_hash"), prediction_of(record)))
+        for outcome in outcomes:
+            if outcome["kind"] == "cancel":
+                self.forget(outcome["decision_id"])
 
     def repeat(self, key: str, content: str | None) -> asyncio.Future[Prediction] | None:
         """The answer to a request that was decided lately, or is being decided; None: it is new.

@@ -103,7 +103,7 @@ def test_version_1_is_exported_beside_version_2(tmp_path: Path) -> None:
 def test_an_older_answer_is_repeated_by_a_newer_router() -> None:
     assert prediction_of(VERSION_1)["model"] == {"name": "challenger", "version": None, "digest": "sha256:1f2e3d"}
     cache = IdempotencyCache()
-    cache.load("salt", [{**VERSION_1, "event_time": datetime.now(UTC).isoformat()}])
+    cache.load("salt", [{**VERSION_1, "event_time": datetime.now(UTC).isoformat()}], [])
     assert len(cache) == 1
 
 

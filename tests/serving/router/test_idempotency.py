@@ -246,6 +246,23 @@ def test_an_exposure_that_was_given_back_is_decided_anew(tmp_path: Path) -> None
     run(scenario, tmp_path)
 
 
+def test_it_is_decided_anew_after_a_restart_too(tmp_path: Path) -> None:
+    """The answer of before would expose with nothing set aside: its cost would be excess, beyond the cap."""
+    given: list[dict[str, Any]] = []
+
+    async def before(h: Harness) -> None:
+        given.extend(await h.predict(instance(request_id="r1")))
+        await h.outcome(given[0]["decision_id"], "cancel", 0.0)
+
+    async def after(h: Harness) -> None:
+        (again,) = await h.predict(instance(request_id="r1"))
+        assert again["expose"] and again["decision_id"] != given[0]["decision_id"]
+        assert h.balance(again["arm"]).reserved == 0.05
+
+    run(before, tmp_path)
+    run(after, tmp_path)
+
+
 def test_a_request_id_is_that_of_a_campaign(tmp_path: Path) -> None:
     async def scenario(h: Harness) -> None:
         one, other = await h.predict(instance(request_id="r"), instance(request_id="r", campaign_id="summer"))
