@@ -177,7 +177,9 @@ def _unfair_period(experiment: Experiment) -> str:
         return "NULL"
     begin, end = bounds
     in_period = f"(PARTITION BY experiment, {begin})"
-    newest = "greatest(max(decided) OVER (), CAST(nullif($until, '') AS TIMESTAMPTZ))"
+    # The period that is asked for may have no end, or end in the future.
+    until = "CASE WHEN $until <> '' THEN least(CAST(nullif($until, '') AS TIMESTAMPTZ), now()) END"
+    newest = f"greatest(max(decided) OVER (), {until})"
     return f"""CASE WHEN {end} > {newest} THEN 'unfinished_period'
                     WHEN min(stage) OVER {in_period} <> max(stage) OVER {in_period}
                       OR bool_or(coalesce(split_otherwise, false)) OVER {in_period} THEN 'changed_period' END"""

@@ -317,6 +317,16 @@ def test_a_day_that_is_not_over_says_nothing_where_each_day_has_its_money(tmp_pa
     assert verdict_from_log(until, daily)["left_out"] == {}
 
 
+def test_a_period_that_ends_in_the_future_does_not_end_the_present_day(tmp_path: Path) -> None:
+    daily = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})
+    now, log = pd.Timestamp.now(tz="UTC"), Log()
+    for user, arm in enumerate(("incumbent", "challenger")):
+        log.decide(f"u{user}", arm, event_time=now.isoformat())
+    period = Period(until=(now + pd.Timedelta(days=3)).isoformat())
+    files = replace(log.write(tmp_path), period=period)
+    assert verdict_from_log(files, daily)["left_out"] == {"unfinished_period": 2}
+
+
 def test_a_day_is_that_of_the_budgets_time_zone(tmp_path: Path) -> None:
     """The log ends at 20:19 in Tokyo, whose day began at 15:00 UTC."""
     budget = {**CONTENT["budgets"][0], "period": "day", "timezone": "Asia/Tokyo"}
