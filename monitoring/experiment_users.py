@@ -112,9 +112,9 @@ def _other_splits(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> list
     wanted = shares_of_stages(experiment)
     told = db.execute(
         """SELECT DISTINCT stage, shares
-        FROM (FROM decision_log UNION ALL BY NAME SELECT NULL::VARCHAR AS shares, NULL::VARCHAR AS salt WHERE false)
-        WHERE experiment = $name AND salt = $salt AND shares IS NOT NULL""",
-        {"name": experiment.name, "salt": experiment.salt},
+        FROM (FROM decision_log UNION ALL BY NAME SELECT NULL::VARCHAR AS shares WHERE false)
+        WHERE experiment = $name AND shares IS NOT NULL""",
+        {"name": experiment.name},
     ).fetchall()
     return [(stage, text) for stage, text in told if stage in wanted and _differ(json.loads(text), wanted[stage])]
 
