@@ -31,7 +31,7 @@ from redis.exceptions import RedisError
 from serving.ledger import money
 from serving.ledger.contract import RETENTION_SECONDS, SETTLED_SECONDS, LedgerUnavailable
 from serving.ledger.redis_ledger import FORM, LARGEST, RedisLedger, name_of
-from serving.ledger.sqlite_tables import MOVED, MOVING, VERSION, bring_up_to_date
+from serving.ledger.sqlite_tables import ANY_EVENT, MOVED, MOVING, VERSION, bring_up_to_date
 
 _AT_ONCE = 1000  # commands in a round trip
 _BOOK = ("spent", "reserved", "excess")
@@ -184,11 +184,14 @@ class _Source:
         for name, scope, amount, state, created, charged, excess in rows:
             key = f"{prefix}r:{name}"
             fields = {"state": state, "amount": amount, "scope": name_of(*json.loads(scope)) if scope else ""}
-            events = [event for (event,) in self._db.execute("SELECT event FROM cost WHERE reservation = ?", (name,))]
-            if "*" not in events:  # else nobody knows which one it was, and no other is charged
+            told = self._db.execute("SELECT event, CAST(event AS TEXT) FROM cost WHERE reservation = ?", (name,))
+            events = dict(told.fetchall())
+            if ANY_EVENT not in events:  # else nobody knows which one it was, and no other is charged
                 fields |= {"books": "\n".join(self._held(name))}
             if state in ("settled", "late"):
-                fields |= {"charged": charged, "cost": charged + excess} | {f"event:{event}": 1 for event in events}
+                fields |= {"charged": charged, "cost": charged + excess} | {
+                    f"event:{event}": 1 for event in events.values()
+                }
             else:
                 fields |= {"created": f"{created:.17g}"}
             yield "DEL", key

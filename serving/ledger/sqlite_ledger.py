@@ -33,6 +33,7 @@ from serving.ledger.contract import (
     parts,
 )
 from serving.ledger.sqlite_database import GroupCommit, LedgerFile, Work
+from serving.ledger.sqlite_tables import ANY_EVENT, event_key
 
 _HELD = "(SELECT book FROM hold WHERE reservation = ?)"
 _PRESENT = "account a LEFT JOIN book b ON b.account = a.id AND b.start = a.start"
@@ -151,7 +152,7 @@ class SqliteLedger(Ledger):
 
     @override
     def settle(self, reservation_id: str, actual: float, event: str = "") -> Settlement:
-        cost = money.cost(actual)
+        cost, key = money.cost(actual), event_key(event)
 
         def work(db: sqlite3.Connection) -> Settlement:
             known = db.execute(
@@ -160,7 +161,9 @@ class SqliteLedger(Ledger):
             if known is None:
                 raise UnknownReservation(reservation_id)
             amount, state, charged, excess = known
-            told = db.execute("SELECT 1 FROM cost WHERE reservation = ? AND event IN (?, '*')", (reservation_id, event))
+            told = db.execute(
+                "SELECT 1 FROM cost WHERE reservation = ? AND event IN (?, ?)", (reservation_id, key, ANY_EVENT)
+            )
             if not told.fetchone():
                 if state == "cancelled":
                     amount = 0  # nothing is set aside for it any more
@@ -173,7 +176,7 @@ class SqliteLedger(Ledger):
                     "UPDATE reservation SET amount = ?, state = ?, finished = ?, charged = ?, excess = ? WHERE id = ?",
                     (amount, state, self._clock(), charged, excess, reservation_id),
                 )
-                db.execute("INSERT INTO cost VALUES (?, ?)", (reservation_id, event))
+                db.execute("INSERT INTO cost VALUES (?, ?)", (reservation_id, key))
                 db.execute(
                     "UPDATE book SET reserved = reserved - ?, spent = spent + ?, excess = excess + ? "
                     f"WHERE id IN {_HELD}",

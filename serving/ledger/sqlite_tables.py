@@ -8,6 +8,7 @@ from collections.abc import Iterator
 VERSION = 3  # of the tables; stands in the file
 MOVED = -VERSION  # stands there after `move_to_redis`: nobody spends from this file any more
 MOVING = -100 - VERSION  # likewise, in the last steps of a move; only the move itself goes on from here
+ANY_EVENT = "*"  # in the table of costs: that of a reservation which an earlier version settled
 _BEFORE = 2  # the version that is brought up to date when it is opened
 
 _HARD_CAP = """
@@ -20,7 +21,7 @@ END;
 """
 
 _NEW = """
--- Costs that were reported; '*' stands for any.
+-- Costs that were reported; '*' stands for any, and a blob for the event that is called so (`event_key`).
 CREATE TABLE cost (
     reservation TEXT NOT NULL REFERENCES reservation (id),
     event TEXT NOT NULL,
@@ -123,6 +124,11 @@ INSERT INTO moved SELECT lower(hex(randomblob(16))), NULL WHERE NOT EXISTS (SELE
 INSERT INTO identity SELECT generation, target FROM moved;
 DROP TABLE moved;
 """
+
+
+def event_key(event: str) -> str | bytes:
+    """How the table of costs names an event: as itself, unless that is the name which stands for any."""
+    return event.encode() if event == ANY_EVENT else event
 
 
 def bring_up_to_date(db: sqlite3.Connection) -> int:

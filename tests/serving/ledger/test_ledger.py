@@ -121,6 +121,16 @@ def test_costs_of_several_events_add_up_and_each_counts_once(ledger: Ledger) -> 
         assert (found.spent, found.reserved, found.excess) == (0.4, 0.0, 0.2)
 
 
+def test_an_event_may_have_any_name(ledger: Ledger) -> None:
+    """The embedded ledger took "*" for any event, as which it keeps what an earlier version settled."""
+    names = ["*", "**", "e", "", "%", "é\u2028"]
+    ledger.reserve("r1", "a", "c1", "video", 0.9)
+    for _ in range(2):
+        for name in names:
+            ledger.settle("r1", 0.1, name)
+    assert balance(ledger).spent == 0.6
+
+
 def test_a_second_cost_takes_no_money_that_others_have_reserved(ledger: Ledger) -> None:
     ledger.reserve("r1", "a", "c1", "video", 0.4)
     ledger.settle("r1", 0.1, "e1")

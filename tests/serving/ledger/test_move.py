@@ -135,7 +135,8 @@ def test_what_is_paid_stays_paid(tmp_path: Path, lasting_redis: int) -> None:
     ledger.define([ACCOUNT])
     for name in ("paid", "expired"):
         assert ledger.reserve(name, "a", "c", "x", 1.0, request=f"of {name}")
-    ledger.settle("paid", 0.5)
+    ledger.settle("paid", 0.25, "*")
+    ledger.settle("paid", 0.25, "e")
     ledger.expire(0)
     version, _ = ledger.memory()
     assert ledger.remember(version, "prices")
@@ -146,7 +147,8 @@ def test_what_is_paid_stays_paid(tmp_path: Path, lasting_redis: int) -> None:
     assert moved.memory() == (version + 1, "prices")
     with pytest.raises(Exception, match="another reservation pays"):
         moved.reserve("again", "a", "c", "x", 1.0, request="of paid")
-    assert moved.settle("paid", 0.7).charged == 0.5  # as before
+    for event in ("*", "e"):
+        assert moved.settle("paid", 0.7, event).charged == 0.5  # as before
     assert moved.settle("expired", 0.25).charged == 0.25
     assert balance(moved).spent == 0.75
 
