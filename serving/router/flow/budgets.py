@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from math import floor
@@ -294,30 +294,29 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
     reserved here meanwhile: a decision on its way to the log would look like one that never reached it. Others may have
     reservations in the same ledger; only those are ours that carry the identity of our log (`PendingDecision.start`).
 
-    Of a decision with several costs, the log may know one that the ledger does not, although the reservation is
-    settled. No more than MOST_PENDING can have been on their way.
+    A cost may also have missed the ledger although its reservation is not open: a second one, or one that came after
+    the reservation had expired. So the newest costs of the log are told again, as many as may wait before reservations
+    are refused (about 2 s for a file, 10 s for a Redis nearby). A ledger forgets the events of a reservation only
+    together with the reservation, and then charges nothing: no cost counts twice.
     """
-    newest = [outcome for outcome in spool.newest("outcome", MOST_PENDING) if outcome["kind"] == "cost"]
-    counts = Counter(outcome["decision_id"] for outcome in newest)
-    for outcome in newest:
-        if counts[outcome["decision_id"]] > 1:
-            finish(ledger, outcome["decision_id"], costs_of(outcome) or {})
-
     unfinished = set(ledger.open_reservations())
-    if not unfinished:
-        return 0
     exposed: set[str] = set()
     finished: set[str] = set()  # at first those that were withdrawn, or the ledger's answer came too late
-    for record in spool.read("decision"):
+    for record in spool.read("decision") if unfinished else ():
         name = record["decision_id"]
         if name in unfinished:
             (exposed if record["expose"] and not is_withdrawn(record) else finished).add(name)
     finished |= {name for name in unfinished - exposed if name.startswith(spool.identity)}
     for name in finished:
         ledger.cancel(name)
+    others: deque[tuple[str, Costs]] = deque(maxlen=MOST_PENDING)
     for outcome in spool.read("outcome"):
-        costs = costs_of(outcome)
-        if costs is not None and outcome["decision_id"] in unfinished:
-            finish(ledger, outcome["decision_id"], costs)
-            finished.add(outcome["decision_id"])
+        name, costs = outcome["decision_id"], costs_of(outcome)
+        if costs is not None and name in unfinished:
+            finish(ledger, name, costs)
+            finished.add(name)
+        elif costs:
+            others.append((name, costs))
+    for name, costs in others:
+        finish(ledger, name, costs)
     return len(finished)

@@ -12,10 +12,13 @@ from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from mtorl.log.records import json_schema
 from serving.decision_log import Spool
 from serving.ledger import Account, SqliteLedger
+from serving.ledger.contract import RETENTION_SECONDS
 from serving.router.flow.budgets import reconcile
 from tests.serving.ledgers import KINDS, Place
 from tests.serving.router_fixtures import (
@@ -229,3 +232,81 @@ def test_a_router_finishes_only_what_is_its_own(kind: str, tmp_path: Path, lasti
     assert [(b.spent, b.reserved) for b in ledger.balances()] == [(0.08, 0.2)]
     assert reconcile(ledger, spool) == 0
     spool.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_late_cost_that_missed_the_ledger_is_charged_at_the_next_start(
+    kind: str, tmp_path: Path, lasting_redis: int
+) -> None:
+    """Its reservation had expired, so it was not open; the sender heard `accepted`."""
+    ledger, spool = Place(kind, tmp_path, lasting_redis).open(), Spool(tmp_path / "spool")
+    ledger.define([Account("a", "*", "*", 1.0)])
+    for name in ("expired", "given-back"):
+        ledger.reserve(name, "a", "c", "video", 0.1)
+        spool.submit("decision", {**RECORDS["decision"], "decision_id": name, "reservation_id": name}).result()
+    ledger.cancel("given-back")
+    ledger.expire(0)
+    for name in ("expired", "given-back"):
+        told = {"event_id": f"of-{name}", "decision_id": name, "kind": "cost", "value": 0.04}
+        spool.submit("outcome", {**RECORDS["outcome"], **told}).result()
+    for _ in range(3):
+        assert reconcile(ledger, spool) == 0
+        assert [(b.spent, b.reserved, b.excess) for b in ledger.balances()] == [(0.04, 0.0, 0.04)]
+    spool.close()
+
+
+_SOME = st.integers(0, 2)
+_STEPS = st.lists(
+    st.tuples(st.sampled_from(["expose", "expose", "cost", "missed", "missed", "expire", "forget", "start"]), _SOME),
+    max_size=25,
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=30)
+@given(steps=_STEPS)
+@example(steps=[("expose", 0), ("expire", 0), ("missed", 0), ("start", 0), ("forget", 0)])
+def test_however_often_a_router_starts_each_cost_is_charged_once(
+    kind: str, tmp_path_factory: pytest.TempPathFactory, lasting_redis: int, steps: list[tuple[str, int]]
+) -> None:
+    """A cost that the ledger missed may be lost with its reservation, which is forgotten; no cost is charged twice."""
+    folder = tmp_path_factory.mktemp("starts")
+    place = Place(kind, folder, lasting_redis)
+    ledger, spool = place.open(), Spool(folder / "spool")
+    ledger.define([Account("a", "*", "*", 100.0)])
+    exposed: set[str] = set()
+    forgotten: set[str] = set()
+    waiting: dict[str, int] = {}  # costs that the ledger has not heard of, by decision
+    charged = events = 0
+    for step, i in [*steps, ("start", 0), ("start", 0)]:
+        name = f"d{i}"
+        if step == "expose" and name not in exposed:
+            ledger.reserve(name, "a", "c", "video", 1.0)
+            spool.submit("decision", {**RECORDS["decision"], "decision_id": name, "reservation_id": name}).result()
+            exposed.add(name)
+        elif step in ("cost", "missed") and name in exposed:
+            events += 1
+            told = {"event_id": "*" if events == 1 else f"e{events}", "decision_id": name, "kind": "cost"}
+            spool.submit("outcome", {**RECORDS["outcome"], **told, "value": 0.01}).result()
+            if step == "missed":
+                waiting[name] = waiting.get(name, 0) + 1
+            elif name not in forgotten:
+                ledger.settle(name, 0.01, told["event_id"])
+                charged += 1
+        elif step == "expire":
+            ledger.expire(0)
+        elif step == "forget":  # what is not open
+            place.clock.now += RETENTION_SECONDS + 1
+            still_open = set(ledger.open_reservations())
+            ledger.expire(1e9)
+            with place.client() as client:
+                for gone in exposed - still_open:
+                    client.delete(f"{{mtorl-ledger:{place.name}}}:r:{gone}")
+            forgotten |= exposed - still_open
+        elif step == "start":
+            reconcile(ledger, spool)
+            charged += sum(count for name, count in waiting.items() if name not in forgotten)
+            waiting.clear()
+        assert ledger.balances()[0].spent == pytest.approx(0.01 * charged)
+    spool.close()
+    ledger.close()
