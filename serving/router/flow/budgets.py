@@ -19,7 +19,7 @@ from typing import Any
 from mtorl.experiment.experiment import ALL_ARMS, Experiment
 from mtorl.log.records import is_withdrawn
 from serving.decision_log import Spool
-from serving.ledger import Account, Balance, Ledger, LedgerUnavailable, UnknownReservation, Wanted
+from serving.ledger import Account, AlreadyReserved, Balance, Ledger, LedgerUnavailable, UnknownReservation, Wanted
 from serving.router.flow.ledger_of_log import check_ledger, remember_ledger
 from serving.router.flow.micro_batcher import MicroBatcher, in_threads
 from serving.router.flow.pacer import Pacer
@@ -88,10 +88,7 @@ class Budgets:
             AlreadyReserved: Another decision on the same request has the money.
             LedgerUnavailable: Whether it was reserved is unknown: cancel it.
         """
-        if not self.ready:
-            raise BudgetsClosed("the ledger is not set up yet")
-        if self._settler.full:
-            raise BudgetsClosed("too much is still to be settled")
+        self._check_open()
         assert decision.answer is not None, "the arm comes first"
         campaign, channel = decision.request.campaign_id, decision.answer.channel
         if not any((decision.arm, c, x) in self._accounts for c in (campaign, "*") for x in (channel, "*")):
@@ -99,6 +96,29 @@ class Budgets:
         amount = self.cost_cap[channel]
         wanted = Wanted(decision.decision_id, decision.arm, campaign, channel, amount, decision.key)
         return amount if await self._reservations.submit(wanted) else None
+
+    async def still_pay(self, decision: PendingDecision) -> bool:
+        """Whether the money of the answer that was given before is set aside, or spent, and was not given back.
+
+        Raises:
+            BudgetsClosed: The ledger was not asked.
+            LedgerUnavailable: It is unknown.
+        """
+        self._check_open()
+        assert decision.before is not None, "there is an answer"
+        before, campaign = decision.before.answer, decision.request.campaign_id
+        reserved = decision.before.reserved  # as then: the cost cap may be another since a restart
+        wanted = Wanted(before["decision_id"], before["arm"], campaign, before["channel"], reserved, decision.key)
+        try:
+            return await self._reservations.submit(wanted)  # a repeated call changes nothing, and answers the same
+        except AlreadyReserved:  # a ledger that has lost the reservation, and paid for the request again
+            return False
+
+    def _check_open(self) -> None:
+        if not self.ready:
+            raise BudgetsClosed("the ledger is not set up yet")
+        if self._settler.full:
+            raise BudgetsClosed("too much is still to be settled")
 
     def _reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
         return self._ledger.reserve_all(wanted)

@@ -97,34 +97,62 @@ class Decider:
         except RequestConflict as error:
             self.cache.give_up(answer.key for answer in answers if isinstance(answer, PendingDecision))
             raise RequestConflict(f"instances[{len(answers)}]: {error}") from None
-        new = [answer for answer in answers if isinstance(answer, PendingDecision)]
-        try:
-            await self._run_stages(new, deadline)
-        except Exception as error:  # a bug of ours; the caller, and whoever waits for this answer, get the default
-            log.exception("a decision failed")
-            for decision in new:
-                with contextlib.suppress(Exception):  # if not even a record can be made
-                    self._withdraw(decision, "internal", error, deadline)
-        self._count(new, deadline)
-        predictions = {decision.decision_id: decision.prediction() for decision in new}
-        for decision in new:
-            if decision.key is not None:
-                self.cache.give(decision.key, predictions[decision.decision_id])
+        begun = [answer for answer in answers if isinstance(answer, PendingDecision)]
+        new = [decision for decision in begun if decision.before is None]
+        work = [self._repeat(decision, deadline) for decision in begun if decision.before is not None]
+        await _all([self._take(new, deadline), *work] if new else work)
         # An answer that another request is working on comes by that one's deadline, which began before this one's.
         return [
-            predictions[answer.decision_id] if isinstance(answer, PendingDecision) else await asyncio.shield(answer)
+            answer.prediction() if isinstance(answer, PendingDecision) else await asyncio.shield(answer)
             for answer in answers
         ]
 
     def _start(self, request: DecisionRequest) -> asyncio.Future[dict[str, Any]] | PendingDecision:
-        """The answer to a request that came before, or else a new decision."""
+        """The answer to a request that came before, or else a decision: a new one, or one that may become new."""
         decision = PendingDecision.start(request, self._live.experiment, self._spool.identity)
         if decision.key is not None:
-            if (answer := self.cache.repeat(decision.key, request.content)) is not None:
+            answer = self.cache.repeat(decision.key, request.content)
+            if isinstance(answer, asyncio.Future):
                 metrics.REPEATED.inc()
                 return answer
+            decision.before = answer
             self.cache.begin(decision.key, request.content)
         return decision
+
+    async def _repeat(self, decision: PendingDecision, deadline: Deadline) -> None:
+        """Give the answer of before, or decide anew if its money was given back: another router may have heard so.
+
+        If the ledger can't say, the answer is repeated. That reserves nothing, so the rule that nobody spends without a
+        ledger does not forbid it; the money was set aside, the first answer may have been acted on, and callers ask
+        again just when parts are away.
+        """
+        assert decision.before is not None and decision.key is not None, "it was remembered under a key"
+        try:
+            async with self._stages.run("ledger", deadline, (decision.before.answer["arm"],)):
+                paid = await self._budgets.still_pay(decision)
+        except Exception as error:  # NoTimeLeft and TimeoutError, too
+            log.warning("an exposure is repeated without the ledger, %s: %s", type(error).__name__, error)
+            paid = True
+        if paid:
+            metrics.REPEATED.inc()
+            self.cache.give_again(decision.key, decision.before.answer)
+        else:
+            decision.before = None
+            await self._take([decision], deadline)
+
+    async def _take(self, decisions: Decisions, deadline: Deadline) -> None:
+        """Decide, and give the answers to whoever else waits for them."""
+        try:
+            await self._run_stages(decisions, deadline)
+        except Exception as error:  # a bug of ours; the caller, and whoever waits for this answer, get the default
+            log.exception("a decision failed")
+            for decision in decisions:
+                with contextlib.suppress(Exception):  # if not even a record can be made
+                    self._withdraw(decision, "internal", error, deadline)
+        self._count(decisions, deadline)
+        for decision in decisions:
+            if decision.key is not None:
+                self.cache.give(decision.key, decision.prediction(), decision.reserved or 0.0)
 
     async def _run_stages(self, decisions: Decisions, deadline: Deadline) -> None:
         await self._read_features(decisions, deadline)

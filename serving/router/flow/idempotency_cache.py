@@ -1,9 +1,10 @@
 """A request that comes again gets the answer that it got before; another one with its id is refused.
 
 A caller whose connection broke can't know whether its request was decided on. It asks again with the same request id.
-The router that took the decision repeats its answer, from memory or, after a crash, from its log. A request that it no
-longer remembers, or that another router took, is decided anew: another decision with an id of its own, for which the
-ledger refuses to pay a second time.
+The router that took the decision repeats its answer, from memory or, after a crash, from its log. One that exposes is
+repeated while its money is set aside or spent: another router may have heard that nothing was shown. A request that the
+router no longer remembers, or that another router took, is decided anew: another decision with an id of its own, for
+which the ledger refuses to pay a second time.
 
 A request with the id of another one (same user and campaign, but another context or time) is a mistake of the caller:
 the old answer would not be one to its question.
@@ -41,10 +42,13 @@ def request_key(salt: str, request: DecisionRequest) -> str | None:
     return _key(salt, request.user_id, request.campaign_id, request.request_id)
 
 
-class _Answered(NamedTuple):
+class Answered(NamedTuple):
+    """An answer that was given before."""
+
     at: float  # time.monotonic
     content: str | None  # of the request; None: the log of an earlier version did not say
     answer: Prediction
+    reserved: float  # for the exposure, currency units; 0: it costs nothing to repeat the answer
 
 
 class _InProgress(NamedTuple):
@@ -56,7 +60,7 @@ class IdempotencyCache:
     """Recent answers, and requests that are being decided. For one event loop."""
 
     def __init__(self) -> None:
-        self._answers: OrderedDict[str, _Answered] = OrderedDict()
+        self._answers: OrderedDict[str, Answered] = OrderedDict()
         self._keys: dict[str, str] = {}  # decision -> request
         self._pending: dict[str, _InProgress] = {}
 
@@ -81,14 +85,17 @@ class IdempotencyCache:
             age = max(time.time() - datetime.fromisoformat(record["event_time"]).timestamp(), 0.0)
             if record["request_id"] is not None and age < SECONDS:
                 key = _key(record.get("salt", salt), record["user_id"], record["campaign_id"], record["request_id"])
-                answered = time.monotonic() - age
-                self._remember(key, _Answered(answered, record.get("request_hash"), prediction_of(record)))
+                at, content = time.monotonic() - age, record.get("request_hash")
+                self._remember(key, Answered(at, content, prediction_of(record), record["reserved"]))
         for outcome in outcomes:
             if outcome["kind"] == "cancel":
                 self.forget(outcome["decision_id"])
 
-    def repeat(self, key: str, content: str | None) -> asyncio.Future[Prediction] | None:
+    def repeat(self, key: str, content: str | None) -> asyncio.Future[Prediction] | Answered | None:
         """The answer to a request that was decided lately, or is being decided; None: it is new.
+
+        Of an answer that money was set aside for, the caller must find out whether it still is: `begin`, and then
+        `give_again` or `give`.
 
         Args:
             key: Of the request.
@@ -105,6 +112,8 @@ class IdempotencyCache:
         if answered is None or time.monotonic() - answered.at > SECONDS:
             return None
         _check_same(answered.content, content)
+        if answered.reserved:
+            return answered
         repeated: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
         repeated.set_result(answered.answer)
         return repeated
@@ -113,11 +122,15 @@ class IdempotencyCache:
         """A request is being decided: one that comes meanwhile waits for its answer."""
         self._pending[key] = _InProgress(content, asyncio.get_running_loop().create_future())
 
-    def give(self, key: str, answer: Prediction) -> None:
-        """The request is decided."""
+    def give(self, key: str, answer: Prediction, reserved: float = 0.0) -> None:
+        """The request is decided; `reserved` is for the exposure, currency units."""
         pending = self._pending.pop(key)
-        self._remember(key, _Answered(time.monotonic(), pending.content, answer))
+        self._remember(key, Answered(time.monotonic(), pending.content, answer, reserved))
         pending.answer.set_result(answer)
+
+    def give_again(self, key: str, answer: Prediction) -> None:
+        """The answer of before stands, and is remembered for no longer than it was."""
+        self._pending.pop(key).answer.set_result(answer)
 
     def give_up(self, keys: Iterable[str | None]) -> None:
         """Requests that have just begun will not be decided; nobody waits for them yet."""
@@ -130,7 +143,7 @@ class IdempotencyCache:
         if (key := self._keys.pop(decision_id, None)) is not None:
             self._answers.pop(key, None)
 
-    def _remember(self, key: str, answered: _Answered) -> None:
+    def _remember(self, key: str, answered: Answered) -> None:
         if (before := self._answers.get(key)) is not None:  # it had expired, or is the same decision
             self._keys.pop(before.answer["decision_id"], None)
         self._answers[key] = answered

@@ -17,7 +17,7 @@ from mtorl.log.records import DECISION_VERSION, DecisionRecord, FallbackReason, 
 from mtorl.log.times import iso
 from serving.router.flow.arms import ArmAnswer
 from serving.router.flow.features import ModelInput
-from serving.router.flow.idempotency_cache import request_key
+from serving.router.flow.idempotency_cache import Answered, request_key
 from serving.router.flow.requests import DecisionRequest
 
 
@@ -38,6 +38,7 @@ class PendingDecision:
     budget_exhausted: bool = False
     fault: FallbackReason | None = None
     withdrawn: bool = False  # an earlier record may say otherwise
+    before: Answered | None = None  # the exposure that is the answer instead, as long as it is paid for
 
     @classmethod
     def start(cls, request: DecisionRequest, experiment: Experiment, log_id: str) -> PendingDecision:
@@ -109,6 +110,8 @@ class PendingDecision:
 
     def prediction(self) -> dict[str, Any]:
         """The decision as the caller gets it."""
+        if self.before is not None:
+            return self.before.answer
         return {**self._v1_answer(), "model": self.answer.model if self.answer else None}
 
     def _v1_answer(self) -> V1Answer:

@@ -160,7 +160,7 @@ def test_a_request_that_was_decided_anew_is_not_forgotten_with_its_first_decisio
         clock[0] -= SECONDS
         answers.forget("first")  # a late report says that its exposure was given back
         repeated = answers.repeat("r", None)
-        assert repeated is not None and repeated.result() == {"decision_id": "second"}
+        assert isinstance(repeated, asyncio.Future) and repeated.result() == {"decision_id": "second"}
         assert len(answers._keys) == 1, "memory does not grow with every decision on a request"
 
     asyncio.run(scenario())

@@ -1,0 +1,116 @@
+"""An answer that exposes is repeated while its money is set aside or spent, whoever gave the money back."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.ledger import LedgerUnavailable
+from tests.serving.ledgers import KINDS, Place
+from tests.serving.router_fixtures import CONTEXT, SHORT_DEADLINE, Harness, instance, run, running
+
+pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
+
+
+@pytest.fixture(params=KINDS)
+def ledger(request: pytest.FixtureRequest, tmp_path: Path, lasting_redis: int) -> str:
+    return Place(request.param, tmp_path, lasting_redis).where
+
+
+def test_an_exposure_that_another_router_gave_back_is_decided_anew(tmp_path: Path, lasting_redis: int) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path / "b", ledger=where) as other:
+            async with running(tmp_path / "a", ledger=where) as h:
+                (first,) = await h.predict(instance(request_id="r1"))
+                assert await h.predict(instance(request_id="r1")) == [first] and first["expose"]
+                await other.outcome(first["decision_id"], "cancel", 0.0)
+                (second,) = await h.predict(instance(request_id="r1"))
+                assert second["expose"] and second["decision_id"] != first["decision_id"]
+                assert await h.predict(instance(request_id="r1")) == [second]
+                assert h.balance(first["arm"]).reserved == 0.05
+                await other.outcome(second["decision_id"], "cancel", 0.0)
+            async with running(tmp_path / "a", ledger=where) as h:  # its log knows of no cancellation
+                (third,) = await h.predict(instance(request_id="r1"))
+                assert third["expose"] and third["decision_id"] not in (first["decision_id"], second["decision_id"])
+                await other.outcome(third["decision_id"], "cost", 0.04)
+                assert await h.predict(instance(request_id="r1")) == [third]  # it is paid for
+                balance = h.balance(first["arm"])
+                assert (balance.spent, balance.reserved, balance.excess) == (0.04, 0.0, 0.0)
+
+    where = Place("redis", tmp_path, lasting_redis).where
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    asyncio.run(scenario())
+
+
+def test_if_another_router_decided_on_it_since_it_is_not_exposed_twice(tmp_path: Path, lasting_redis: int) -> None:
+    async def scenario(h: Harness) -> None:
+        async with running(tmp_path / "other", ledger=where) as other:
+            (first,) = await h.predict(instance(request_id="r1"))
+            await other.outcome(first["decision_id"], "cancel", 0.0)
+            (second,) = await other.predict(instance(request_id="r1"))
+            (third,) = await h.predict(instance(request_id="r1"))
+            assert second["expose"] and not third["expose"] and third["fallback_reason"] == "repeated"
+            assert h.balance(first["arm"]).reserved == 0.05
+
+    where = Place("redis", tmp_path, lasting_redis).where
+    (tmp_path / "other").mkdir()
+    run(scenario, tmp_path, ledger=where)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "expired", "late"])
+def test_each_instance_and_each_caller_gets_the_one_new_decision(tmp_path: Path, ledger: str, how: str) -> None:
+    async def scenario(h: Harness) -> None:
+        paid, lost = await h.predict(instance(request_id="paid"), instance(request_id="r1"))
+        h.ledger.settle(paid["decision_id"], 0.04, "e")
+        if how == "expired":
+            h.ledger.expire(0.0)
+        else:
+            h.ledger.cancel(lost["decision_id"])
+        if how == "late":
+            h.ledger.settle(lost["decision_id"], 0.01, "e")
+        batch = [instance(request_id=name) for name in ("r1", "paid", "new", "r1")]
+        one, other = await asyncio.gather(h.predict(*batch), h.predict(*batch))
+        assert one == other and one[0] == one[3] and one[1] == paid and one[2]["expose"]
+        assert one[0]["decision_id"] != lost["decision_id"]
+        assert one[0]["fallback_reason"] == ("repeated" if how == "late" else None)  # it was shown after all
+        assert one[0]["expose"] is (how != "late")
+        assert await h.predict(*batch) == one and h.router.decider.cache.in_progress == 0
+        open_now = [answer["decision_id"] for answer in (one[0], one[2]) if answer["expose"]]
+        assert sorted(h.ledger.open_reservations()) == sorted(open_now)
+
+    run(scenario, tmp_path, ledger=ledger)
+
+
+def test_another_request_with_its_id_is_refused_and_the_answer_kept(tmp_path: Path, ledger: str) -> None:
+    async def scenario(h: Harness) -> None:
+        first = await h.predict(instance(request_id="r1"), instance(request_id="r2"))
+        batch = [instance(request_id="r1"), instance(request_id="r2", context={**CONTEXT, "hour": 15})]
+        response = await h.post("/v1/models/ads:predict", {"instances": batch})
+        assert response.status_code == 409 and h.router.decider.cache.in_progress == 0
+        assert await h.predict(instance(request_id="r1"), instance(request_id="r2")) == first
+
+    run(scenario, tmp_path, ledger=ledger)
+
+
+def test_without_the_ledger_the_answer_is_repeated(
+    tmp_path: Path, ledger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> Any:
+        raise LedgerUnavailable("away")
+
+    async def scenario(h: Harness) -> None:
+        first = await h.predict(instance(request_id="r1"))
+        with monkeypatch.context() as patch:
+            patch.setattr(h.ledger, "reserve_all", away)
+            assert await h.predict(instance(request_id="r1")) == first
+        await h.post("/v1/drills", {"stage": "ledger", "fault": "slow", "seconds": 60})
+        again, new = await h.predict(instance(request_id="r1"), instance(request_id="r2"))
+        assert again == first[0] and new["fallback_reason"] == "ledger"
+        await h.client.delete("/v1/drills")
+        assert h.balance(again["arm"]).reserved == 0.05
+
+    run(scenario, tmp_path, ledger=ledger, drills=True, deadline_ms=SHORT_DEADLINE)
