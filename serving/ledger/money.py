@@ -10,6 +10,7 @@ from math import isfinite
 
 NANO = 10**9
 LARGEST = 9e9  # currency units; in nano-units this still fits SQLite's 64 bits
+MOST = 2**63 - 1  # nano-units: where sums of costs beyond the cap stop counting
 
 
 def limit(amount: float, largest: float = LARGEST) -> int:

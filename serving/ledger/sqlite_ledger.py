@@ -170,7 +170,7 @@ class SqliteLedger(Ledger):
                 more, freed = min(cost, amount - charged), amount
                 if state != "open":
                     more, freed = min(more, _room(db, reservation_id)), 0
-                charged, excess = charged + more, excess + cost - more
+                charged, excess = charged + more, min(excess + cost - more, money.MOST)
                 state = "settled" if state in ("open", "settled") else "late"
                 db.execute(
                     "UPDATE reservation SET amount = ?, state = ?, finished = ?, charged = ?, excess = ? WHERE id = ?",
@@ -178,7 +178,8 @@ class SqliteLedger(Ledger):
                 )
                 db.execute("INSERT INTO cost VALUES (?, ?)", (reservation_id, key))
                 db.execute(
-                    "UPDATE book SET reserved = reserved - ?, spent = spent + ?, excess = excess + ? "
+                    "UPDATE book SET reserved = reserved - ?, spent = spent + ?, "
+                    f"excess = min(excess + ?, {money.MOST}) "
                     f"WHERE id IN {_HELD}",
                     (freed, more, cost - more, reservation_id),
                 )

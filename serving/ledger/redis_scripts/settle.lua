@@ -15,8 +15,12 @@ local more = math.min(tonumber(ARGV[5]), amount - charged)
 if state ~= 'open' then -- what the accounts have left pays for it
   for book in each(books) do more = math.max(0, math.min(more, room(book))) end
 end
-redis.call('HINCRBY', KEYS[6], 'cost', ARGV[5]) -- first, since a sum beyond 64 bits is an error
-for book in each(books) do redis.call('HINCRBY', KEYS[4], 'excess:' .. book, ARGV[5]) end
+local function count(key, field) -- costs beyond 64 bits are the most that can be told; they must not stop the ledger
+  local sum = redis.pcall('HINCRBY', key, field, ARGV[5])
+  if type(sum) == 'table' and sum.err then redis.call('HSET', key, field, '9223372036854775807') end
+end
+count(KEYS[6], 'cost')
+for book in each(books) do count(KEYS[4], 'excess:' .. book) end
 for book in each(books) do
   add('excess', book, 0 - more)
   add('spent', book, more)

@@ -57,6 +57,16 @@ def test_all_matching_accounts_or_none(ledger: Ledger) -> None:
     assert ledger.open_reservations() == []
 
 
+def test_costs_beyond_all_measure_do_not_stop_the_ledger(ledger: Ledger) -> None:
+    for number in range(3):
+        assert ledger.reserve(f"r{number}", "a", "c1", "video", 0.1)
+        for event in range(12):
+            assert ledger.settle(f"r{number}", 1e9, f"e{event}").charged == 0.1
+    assert balance(ledger).spent == pytest.approx(0.3) and balance(ledger).excess >= 9e9
+    assert ledger.reserve("next", "a", "c1", "video", 0.1) and ledger.settle("next", 0.05, "e").charged == 0.05
+    assert balance(ledger).reserved == 0
+
+
 def test_money_that_nobody_granted_is_refused(ledger: Ledger) -> None:
     assert not ledger.reserve("r1", "unheard-of", "c1", "video", 0.0)
 
