@@ -133,7 +133,7 @@ def draft_description(path: str | Path, named: Mapping[str, str] | None = None, 
             facts, rows = _facts(table, names)
         if not rows:
             raise LogError(f"{here}: the file has columns but no rows")
-        roles = _roles(here, facts, dict(named or {}))
+        roles = _roles(here, facts, rows, named or {})
         channels = _values_of(table, roles["channel"])
         rest = [facts[name] for name in names if name not in roles.values()]
         fixed = _same_for_each_user(table, roles["user_id"], [fact.name for fact in rest])
@@ -189,14 +189,14 @@ _CONTENT: Mapping[str, Callable[[_Facts, int], bool]] = {
 }
 
 
-def _roles(path: Path, facts: Mapping[str, _Facts], named: dict[str, str]) -> dict[str, str]:
+def _roles(path: Path, facts: Mapping[str, _Facts], rows: int, named: Mapping[str, str]) -> dict[str, str]:
     """What the file calls each column of the log that it seems to have."""
     for role, column in named.items():
         if role not in _WORDS:
             raise LogError(f"{role}={column}: the log has no such column; it has {', '.join(_WORDS)}")
         if column not in facts:
             raise LogError(f"{role}={column}: {path} has no such column; it has {', '.join(facts)}")
-    roles, rows = dict(named), max(fact.present for fact in facts.values())
+    roles = dict(named)
     for role, words in _WORDS.items():
         if role in roles:
             continue

@@ -9,6 +9,7 @@ so a new data set is one new file. The description travels inside the model arti
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from functools import cached_property
@@ -17,9 +18,10 @@ from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from mtorl.log.times import zone
-from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml, validated
+from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml, short, validated
 
 Kind = Literal["numeric", "categorical"]
 Missing = Literal["error", "zero", "unknown"]
@@ -145,12 +147,20 @@ def _column_alone(source: Any) -> Any:
     return {"column": source} if isinstance(source, str) else source
 
 
+def _text_or_number(value: Any) -> Any:
+    """One fault, where a union has one for each of its types."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not (number or (isinstance(value, str) and value.strip())):
+        raise PydanticCustomError("value", "expected text or a finite number, got {given}", {"given": short(value)})
+    return value
+
+
 class Source(StrictModel):
     """Where a column of the log comes from, if the file calls it otherwise or does not have it."""
 
     column: Text | None = None
     """Its name in the file."""
-    value: str | float | None = None
+    value: Annotated[str | float, BeforeValidator(_text_or_number)] | None = None
     """The same for every row, of a file that has no such column."""
     unit: TimeUnit | None = None
     """Of a time that is a number: seconds, milliseconds or microseconds since 1970. Else it is ISO 8601 text."""

@@ -316,7 +316,7 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
 
     A cost may also have missed the ledger although its reservation is not open: a second one, or one that came after
     the reservation had expired. So the newest costs of the log are told again, as many as may wait before reservations
-    are refused (about 2 s for a file, 10 s for a Redis nearby). A ledger forgets the events of a reservation only
+    are refused. A ledger forgets the events of a reservation only
     together with the reservation, and then charges nothing: no cost counts twice.
     """
     unfinished = set(ledger.open_reservations())

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from moto.server import ThreadedMotoServer
 from pyarrow.fs import S3FileSystem
 
 from features.data_folder import canonical_log
@@ -26,23 +23,10 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert server.poll() is None, "the server ended"
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(10)
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
 
 
 @pytest.fixture
@@ -92,6 +76,13 @@ def test_messages_name_the_address(store: S3FileSystem, tmp_path: Path) -> None:
             validate_log(address, SPEC)
     with pytest.raises(LogError, match=r"ftp://x/y: unknown kind of address; expected s3://, gs:// or abfss://"):
         validate_log("ftp://x/y", SPEC)
+
+
+def test_a_store_that_is_down_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "b"), ("ENDPOINT_URL", "http://127.0.0.1:1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    with pytest.raises(LogError, match=r"s3://logs/log\.csv: can.t be read \(.*\); credentials come from"):
+        validate_log("s3://logs/log.csv", SPEC)
 
 
 def test_a_cache_sees_that_a_file_has_changed(store: S3FileSystem, tmp_path: Path) -> None:

@@ -130,6 +130,8 @@ def test_the_logs_folder_needs_no_names_of_the_file(tmp_path: Path) -> None:
             r"columns.timestamp: seconds since 1970 have no",
         ),
         ({"channel": {"column": "c", "per": 10}}, "columns.channel, per: is for columns of numbers"),
+        ({"cost": {"value": [1]}}, r"^columns\.cost\.value: expected text or a finite number, got \[1\]$"),
+        ({"cost": {"value": float("nan")}}, r"^columns\.cost\.value: expected text or a finite number, got nan$"),
         ({"cost": {}}, r"columns\.cost: give either column, its name in the file, or value"),
         ({"cost": {"column": "c", "per": 0}}, r"columns\.cost\.per: expected a number above 0, got 0"),
     ],

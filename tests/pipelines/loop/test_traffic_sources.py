@@ -29,25 +29,9 @@ SPEC = DatasetSpec(
 
 @pytest.fixture
 def log() -> pd.DataFrame:
-    users = ["u1", "u2", "u3"]
-    rows = [
-        {
-            "user_id": user,
-            "timestamp": pd.Timestamp("2024-01-01", tz="UTC") + pd.Timedelta(hours=turn),
-            "campaign_id": "c",
-            "channel": "ab"[turn % 2],
-            "cost": 0.5,
-            "click": turn % 2,
-            "conversion": 0,
-            "revenue": 0.0,
-            "propensity": 0.25,
-            "hour": float(turn),
-            "device": "phone" if turn else "tv",
-        }
-        for user in users
-        for turn in range(4)
-    ]
-    return pd.DataFrame(rows)
+    log = journeys_of([4, 4, 4]).assign(propensity=0.25)
+    device = log["hour"].map(lambda hour: "phone" if hour else "tv")
+    return log.assign(user_id=log["user_id"].map({"u00": "u1", "u01": "u2", "u02": "u3"}), device=device)
 
 
 @pytest.fixture
