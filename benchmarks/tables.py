@@ -86,14 +86,17 @@ def loop_table(results: Sequence[Figures]) -> str:
         "errors, fallbacks": lambda result: f"{result['errors']}, {result['fallbacks']}",
         "latency p50, p99": lambda result: f"{result['p50_ms']:.0f} ms, {result['p99_ms']:.0f} ms",
         "gate": lambda result: result["gate"],
-        "lift in clicks per decision": lambda result: "{:+.4f} [{:+.4f}, {:+.4f}]".format(
-            result["lift"], *result["lift_ci"]
-        ),
+        "lift in clicks per decision": _lift,
         "true lift": lambda result: "unknown" if result["true_lift"] is None else f"{result['true_lift']:+.4f}",
         "drift alerts on live traffic": lambda result: str(result["clean_alerts"]),
     }
     body = [[name, *(cell(result) for result in results)] for name, cell in rows.items()]
     return table(["", *(result["dataset"] for result in results)], body) + measured_on(results[0], "loop.py")
+
+
+def _lift(result: Figures) -> str:
+    low, high = result["lift_ci"]
+    return f"{result['lift']:+.4f} " + ("(too few users)" if low is None else f"[{low:+.4f}, {high:+.4f}]")
 
 
 def train_table(results: Sequence[Figures]) -> str:
