@@ -1,7 +1,7 @@
 """The decision log becomes touchpoints: what was shown is written to users' online histories as its events arrive.
 
     feed = Feed(Journal(Path("journal.sqlite")), open_history(repo, spec))
-    feed.take([("mtorl.decision.v2", record), ("mtorl.outcome.v1", record)])
+    feed.take([("mtorl.decision.v3", record), ("mtorl.outcome.v2", record)])
 
 An exposure becomes a touchpoint with its first outcome, at the latest with its cost. Before that, nobody knows whether
 the ad was shown: an exposure may be cancelled. (If an outcome arrives before the cancellation, the ad was shown, and
@@ -21,14 +21,13 @@ from typing import Any
 
 from features.online.history import History
 from features.online.journal import Journal
-from mtorl.log.records import DECISION_VERSION, OUTCOME_VERSION, is_withdrawn
+from mtorl.log.records import DECISION_VERSION, OUTCOME_VERSION, Kind, is_withdrawn
 
-DECISION, OUTCOME = f"mtorl.decision.v{DECISION_VERSION}", f"mtorl.outcome.v{OUTCOME_VERSION}"
 _OF_DECISION = ("decision_id", "user_id", "event_time", "channel", "context", "expose")
-_FIELDS = {
-    "mtorl.decision.v1": _OF_DECISION,  # from a router of an earlier version
-    DECISION: _OF_DECISION,
-    OUTCOME: ("event_id", "decision_id", "kind", "value"),
+_OF_OUTCOME = ("event_id", "decision_id", "kind", "value")
+# Of earlier versions, too: a router that was not upgraded yet sends them.
+_FIELDS = {f"mtorl.decision.v{version}": _OF_DECISION for version in range(1, DECISION_VERSION + 1)} | {
+    f"mtorl.outcome.v{version}": _OF_OUTCOME for version in range(1, OUTCOME_VERSION + 1)
 }
 _LARGEST = 1e9  # currency units; the router accepts no larger amount
 _FORGET_SECONDS = 600.0  # between two deletions of old records
@@ -67,14 +66,14 @@ class Feed:
             HistoryError: a touchpoint does not fit the data set.
             Exception: a store does not answer; the events have to be sent again.
         """
-        records: dict[str, list[Mapping[str, Any]]] = {DECISION: [], OUTCOME: []}
+        records: dict[Kind, list[Mapping[str, Any]]] = {"decision": [], "outcome": []}
         for kind, record in events:
             if kind.startswith("mtorl.") and kind not in _FIELDS:
                 raise EventError(f"type: {kind} is not one of {', '.join(_FIELDS)}")
             if kind in _FIELDS:
-                records[OUTCOME if kind == OUTCOME else DECISION].append(_checked(kind, record))
+                records[_kind(kind)].append(_checked(kind, record))
         written = 0
-        for decision in sorted(self._journal.record(records[DECISION], records[OUTCOME])):
+        for decision in sorted(self._journal.record(records["decision"], records["outcome"])):
             shown = self._journal.shown(decision)
             if shown is not None:
                 touchpoint = shown.touchpoint
@@ -87,6 +86,10 @@ class Feed:
         return written
 
 
+def _kind(event: str) -> Kind:
+    return "outcome" if event.startswith("mtorl.outcome.") else "decision"
+
+
 def _checked(kind: str, record: Any) -> Mapping[str, Any]:
     missing = [name for name in _FIELDS[kind] if not isinstance(record, Mapping) or name not in record]
     if missing:
@@ -94,7 +97,7 @@ def _checked(kind: str, record: Any) -> Mapping[str, Any]:
     texts = [name for name in ("decision_id", "user_id", "event_time", "channel", "event_id", "kind") if name in record]
     if wrong := [name for name in texts if not isinstance(record[name], str)]:
         raise EventError(f"{kind}: no text for {', '.join(wrong)}")
-    if kind == OUTCOME:
+    if _kind(kind) == "outcome":
         value = record["value"]
         # An integer may be too large for any amount; SQLite would store a text that looks like a number.
         if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST <= value <= _LARGEST:

@@ -59,7 +59,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from mtorl.experiment.assignment import assign, uniform
 from mtorl.experiment.metrics import known, known_gain
 from mtorl.log.times import zone
-from mtorl.policy.periods import Period
+from mtorl.policy.periods import Period, period_at
 from mtorl.policy.schedule import Pacing
 from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml, validated
 
@@ -264,6 +264,17 @@ class Experiment(StrictModel):
         kept = min(1.0, wanted / total) if total > 0 else 0.0
         shares = {name: weight * kept for name, weight in challengers.items()}
         return {arm.name: shares.get(arm.name, 1.0 - sum(shares.values())) for arm in self.arms}
+
+    def refused_until(self, campaign: str, channel: str, now: float) -> int:
+        """When the last of the budget periods ends that may have refused money now; FOREVER for a total.
+
+        Args:
+            campaign: Whose money it would have been.
+            channel: For which channel.
+            now: Seconds since 1970, as is the answer.
+        """
+        drawn_on = (b for b in self.budgets if b.campaign in (campaign, "*") and b.channel in (channel, "*"))
+        return max(period_at(budget.period, budget.timezone, now)[1] for budget in drawn_on)
 
     def accounts(self) -> list[AccountLimit]:
         """Every budget as a whole, and each arm's part of it, in proportion to its users.

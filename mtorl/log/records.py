@@ -10,7 +10,8 @@ The router writes decisions and outcomes, one JSON line each; features and monit
 is a part of what it logs, so a decision record extends the two forms of the answer. It holds what a replay needs: the
 arm follows from layer, experiment, salt, shares and user (`mtorl.experiment.assignment`), the draw from experiment,
 salt, user, campaign and request (or decision), the channel from the draw and the probabilities, in the order of the
-candidates; and a policy that is asked with the features, the draw and the prices answers the same again.
+candidates; and a policy that is asked with the features, the draw and the prices answers the same again. What the
+policy drew stays in the record when the default action is taken after the draw.
 
 A field that is added, removed or renamed makes a new version of the schema. Records of earlier versions lie in spools,
 sinks and events on their way, and are read as well: what they lack is null.
@@ -27,8 +28,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic reads typing's own only from Python 3.12 on
 
 Kind = Literal["decision", "outcome"]
-DECISION_VERSION: Literal[2] = 2
-OUTCOME_VERSION: Literal[1] = 1
+DECISION_VERSION: Literal[3] = 3
+OUTCOME_VERSION: Literal[2] = 2
 
 OutcomeKind = Literal["cost", "click", "conversion", "revenue", "cancel"]
 OUTCOME_KINDS: tuple[OutcomeKind, ...] = get_args(OutcomeKind)
@@ -50,6 +51,7 @@ FallbackReason = Literal[
 Name = Annotated[str, Field(min_length=1)]
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 Probability = Annotated[float, Field(gt=0, le=1)]
+PossibleProbability = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0)]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
@@ -86,7 +88,7 @@ class V1Answer(V2Answer):
 class DecisionRecord(V1Answer):
     """One decision of the router, with everything that an evaluation needs."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     unit_hash: Annotated[Hash, Field(description="Pseudonym of the user, for joins that need no name.")]
     user_id: Name
     layer: Name
@@ -94,14 +96,14 @@ class DecisionRecord(V1Answer):
     experiment_version: Annotated[
         Hash, Field(description="Of the experiment as it was in force: its file, with everything in it.")
     ]
-    shares: Annotated[
-        dict[str, Annotated[float, Field(ge=0, le=1)]], Field(description="Of the experiment's users, by arm.")
-    ]
+    shares: Annotated[dict[str, PossibleProbability], Field(description="Of the experiment's users, by arm.")]
     assignment_probability: Annotated[
         Probability, Field(description="Share of the arm; 1: nobody was randomised, or the user is outside.")
     ]
     stage: Annotated[Stage, Field(description="Of the experiment; off: the kill switch was on.")]
-    model_name: Annotated[str | None, Field(description="null: no model answered.")]
+    model_name: Annotated[
+        str | None, Field(description="Of the model that answered, also if its answer was not taken; null: none did.")
+    ]
     model_version: str | None
     model_digest: str | None
     feature_hash: Annotated[Hash | None, Field(description="Of the window that the model saw; null: none was built.")]
@@ -116,10 +118,22 @@ class DecisionRecord(V1Answer):
         Hash | None, Field(description="Of what the request said; null: it had no id. The same id has one hash.")
     ]
     candidates: Annotated[list[Name], Field(min_length=1)]
-    channel_probs: Annotated[
-        dict[str, Annotated[float, Field(ge=0, le=1)]],
-        Field(description="Probability of each channel that was possible."),
+    drawn_channel: Annotated[
+        Name | None,
+        Field(description="What the policy drew, also where the default action was taken after all; null: no draw."),
     ]
+    channel_probs: Annotated[
+        dict[str, PossibleProbability],
+        Field(description="Probability of drawing each channel, in the order of the draw; empty: no draw."),
+    ]
+    exposure_probs: Annotated[
+        dict[str, PossibleProbability],
+        Field(description="Probability of wanting to expose each channel, once it is drawn; empty: it is not known."),
+    ]
+    expected_rewards: Annotated[
+        dict[str, float], Field(description="Of an exposure in each channel; without those that are not known.")
+    ]
+    expected_costs: Annotated[dict[str, Amount], Field(description="Likewise, currency units.")]
     price: Annotated[
         Amount | None, Field(description="Gain per currency unit that the model asked for; null: it did not say.")
     ]
@@ -127,6 +141,13 @@ class DecisionRecord(V1Answer):
         dict[str, Amount], Field(description="The same for each channel; without those that are not known.")
     ]
     reserved: Annotated[Amount, Field(description="Currency units set aside.")]
+    refused_until: Annotated[
+        Time | None,
+        Field(
+            description="If the budget was exhausted: when the last of the budget periods that may have refused it "
+            "ends, UTC; null: one of them has no end."
+        ),
+    ]
     withdrawn: Annotated[
         bool, Field(description="true: nothing was shown, whatever another record of this decision says.")
     ]
@@ -138,12 +159,13 @@ class DecisionRecord(V1Answer):
 class OutcomeRecord(TypedDict):
     """Something that became known after a decision."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     event_id: Annotated[Name, Field(description="The sender's id of this event: the same id counts once.")]
     decision_id: Name
     kind: OutcomeKind
     value: Amount
     event_time: Annotated[Time, Field(description="When it happened, UTC.")]
+    received_time: Annotated[Time, Field(description="When the router heard of it, UTC.")]
 
 
 _RECORDS: dict[Kind, Any] = {"decision": DecisionRecord, "outcome": OutcomeRecord}
@@ -174,7 +196,7 @@ def json_schema(kind: Kind) -> dict[str, Any]:
 def sql_columns(kind: Kind) -> dict[str, str]:
     """Columns and their DuckDB types; objects and lists stay JSON text, for their keys differ between data sets."""
     columns = {name: _SQL_TYPES.get(type_, "VARCHAR") for name, type_ in plain_types(_RECORDS[kind]).items()}
-    times = {name for name in columns if name.endswith("_time")}
+    times = {name for name in columns if name.endswith(("_time", "_until"))}
     return columns | dict.fromkeys(times, "TIMESTAMPTZ")
 
 

@@ -73,11 +73,14 @@ class PolicyParams:
 
 @dataclass(frozen=True)
 class Decision:
-    """One decision a row. ``expected_gain_B``, ``expected_cost_B`` and ``utility_B`` belong to the chosen channel."""
+    """One decision a row. What ends in ``_B`` belongs to the chosen channel, what ends in ``_BC`` to each."""
 
     channel_B: NDArray[np.int64]
     propensity_B: Floats
     probs_BC: Floats
+    gain_BC: Floats
+    cost_BC: Floats
+    expose_BC: Bools
     expected_gain_B: Floats
     expected_cost_B: Floats
     expose_B: Bools
@@ -135,6 +138,9 @@ def decide(
         channel_B=channel_B,
         propensity_B=probs_BC[np.arange(rows), channel_B],
         probs_BC=probs_BC,
+        gain_BC=gain,
+        cost_BC=cost,
+        expose_BC=utility_BC >= 0,
         expected_gain_B=worth.expected_gain_B,
         expected_cost_B=worth.expected_cost_B,
         expose_B=worth.expose_B,

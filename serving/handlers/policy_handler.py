@@ -2,7 +2,8 @@
 
     {"window": {...}, "u": 0.42, "candidates": ["search"]?, "price": 0.3 or {"search": 0.3, ...}?}
     -> {"channel": "search", "propensity": 0.7, "channel_probs": {...}, "expected_reward": ..., "expected_cost": ...,
-        "expose": true, "utility": ..., "price": 0.3, "prices": {"search": 0.3, ...},
+        "expose": true, "utility": ..., "price": 0.3, "prices": {"search": 0.3, ...}, "exposure_probs": {...},
+        "expected_rewards": {...}, "expected_costs": {...},
         "model": {"name": ..., "version": ..., "digest": ...}}
 
 `price` is the price of the chosen channel.
@@ -48,6 +49,9 @@ class PolicyHandler(ArtifactHandler[Choice]):
                 "utility": float(chosen.utility_B[b]),
                 "price": asked[b].prices[channel],
                 "prices": dict(zip(channels, asked[b].prices, strict=True)),
+                "exposure_probs": dict(zip(channels, chosen.expose_BC[b].astype(float).tolist(), strict=True)),
+                "expected_rewards": dict(zip(channels, chosen.gain_BC[b].tolist(), strict=True)),
+                "expected_costs": dict(zip(channels, chosen.cost_BC[b].tolist(), strict=True)),
             }
             for b, channel in enumerate(chosen.channel_B.tolist())
         ]

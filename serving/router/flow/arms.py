@@ -29,6 +29,9 @@ class ArmAnswer:
     channel: str
     propensity: float
     channel_probs: dict[str, float]
+    exposure_probs: dict[str, float]  # of each channel, once it is drawn; empty: the policy did not say
+    expected_rewards: dict[str, float]  # of each channel; empty: the policy did not say
+    expected_costs: dict[str, float]
     expected_reward: float
     expected_cost: float
     expose: bool
@@ -132,12 +135,18 @@ class Arms:
         propensity = _number(item["propensity"], 0.0, 1.0 + 1e-6)
         price = item.get("price")
         prices = {name: _number(value, 0.0) for name, value in item.get("prices", {}).items()}
-        if channel not in self._channels or not set(probs) | set(prices) <= set(self._channels):
-            raise ArmError(f"unknown channel in {channel!r}, {list(probs)}, {list(prices)}")
+        exposure_probs = {name: _number(p, 0.0, 1.0) for name, p in item.get("exposure_probs", {}).items()}
+        rewards = {name: _number(value) for name, value in item.get("expected_rewards", {}).items()}
+        costs = {name: _number(value, 0.0) for name, value in item.get("expected_costs", {}).items()}
+        named = {*probs, *prices, *exposure_probs, *rewards, *costs}
+        if channel not in self._channels or not named <= set(self._channels):
+            raise ArmError(f"unknown channel in {channel!r}, {sorted(named)}")
         if abs(sum(probs.values()) - 1.0) > 1e-3 or abs(probs[channel] - propensity) > 1e-6 or propensity <= 0.0:
             raise ArmError(f"probabilities do not fit together: {propensity}, {probs}")
         if not isinstance(expose, bool):
             raise ArmError(f"expose is {expose!r}")
+        if exposure_probs and exposure_probs.get(channel) == float(not expose):
+            raise ArmError(f"expose is {expose}, and its probability {exposure_probs[channel]}")
         model = {key: item["model"].get(key) for key in ("name", "version", "digest")}
         if not (isinstance(model["name"], str) and isinstance(model["version"], str | None)) or not isinstance(
             model["digest"], str
@@ -147,6 +156,9 @@ class Arms:
             channel=channel,
             propensity=min(propensity, 1.0),
             channel_probs={name: min(p, 1.0) for name, p in probs.items()},
+            exposure_probs=exposure_probs,
+            expected_rewards=rewards,
+            expected_costs=costs,
             expected_reward=_number(item["expected_reward"]),
             expected_cost=_number(item["expected_cost"], 0.0),
             expose=expose,

@@ -157,12 +157,12 @@ class Decider:
     async def _run_stages(self, decisions: Decisions, deadline: Deadline) -> None:
         await self._read_features(decisions, deadline)
         await self._ask_arms([decision for decision in decisions if not decision.fault], deadline)
-        await _all(self._reserve(d, deadline) for d in decisions if d.answer and d.answer.expose)
+        await _all(self._reserve(d, deadline) for d in decisions if d.taken and d.taken.expose)
         await _all(self._log(decision, deadline) for decision in decisions)
 
     def _count(self, decisions: Decisions, deadline: Deadline) -> None:
         for decision in decisions:
-            self._budgets.pacer.count(decision.arm, decision.request.campaign_id, decision.answer)
+            self._budgets.pacer.count(decision.arm, decision.request.campaign_id, decision.taken)
             metrics.DECISIONS.labels(decision.arm, str(decision.expose).lower()).inc()
             metrics.DECISION_LATENCY.labels(decision.arm).observe(deadline.elapsed())
             if decision.fault:

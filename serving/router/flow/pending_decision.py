@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ import orjson
 from mtorl.experiment.assignment import draw
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.records import DECISION_VERSION, DecisionRecord, FallbackReason, V1Answer
-from mtorl.log.times import iso
+from mtorl.log.times import SECOND_US, iso
+from mtorl.policy.periods import FOREVER
 from serving.router.flow.arms import ArmAnswer
 from serving.router.flow.features import ModelInput
 from serving.router.flow.idempotency_cache import Answered, request_key
@@ -55,11 +57,15 @@ class PendingDecision:
         return cls(request, experiment, *experiment.arm_of(request.user_id), key, decision_id)
 
     def fall_back(self, reason: FallbackReason) -> None:
-        """Take the default action, whatever the stages added so far."""
+        """Take the default action, whatever the stages added so far; what the policy answered is logged beside it."""
         self.fault = reason
-        self.answer = None
         self.reserved = None
         self.budget_exhausted = False
+
+    @property
+    def taken(self) -> ArmAnswer | None:
+        """The policy's answer, unless the default action is taken."""
+        return None if self.fault else self.answer
 
     @property
     def expose(self) -> bool:
@@ -99,10 +105,15 @@ class PendingDecision:
             "request_time": iso(self.request.at),
             "request_hash": self.request.content,
             "candidates": candidates,
-            "channel_probs": answer.channel_probs if answer else {fields["channel"]: 1.0},
+            "drawn_channel": answer.channel if answer else None,
+            "channel_probs": answer.channel_probs if answer else {},
+            "exposure_probs": answer.exposure_probs if answer else {},
+            "expected_rewards": answer.expected_rewards if answer else {},
+            "expected_costs": answer.expected_costs if answer else {},
             "price": answer.price if answer else None,
             "prices": self._prices(answer) if answer else {},
             "reserved": self.reserved or 0.0,
+            "refused_until": self._refused_until(),
             "withdrawn": self.withdrawn,
             "latency_seconds": latency_seconds,
             "event_time": datetime.now(UTC).isoformat(timespec="microseconds"),
@@ -112,10 +123,10 @@ class PendingDecision:
         """The decision as the caller gets it."""
         if self.before is not None:
             return self.before.answer
-        return {**self._v1_answer(), "model": self.answer.model if self.answer else None}
+        return {**self._v1_answer(), "model": self.taken.model if self.taken else None}
 
     def _v1_answer(self) -> V1Answer:
-        answer = self.answer
+        answer = self.taken
         return {
             "decision_id": self.decision_id,
             "arm": self.arm,
@@ -135,6 +146,13 @@ class PendingDecision:
         """Of all channels, as the policy names them; of one that does not, those that are known anyhow."""
         known = {} if answer.price is None else {answer.channel: answer.price}
         return answer.prices or {**(self.prices or {}), **known}
+
+    def _refused_until(self) -> str | None:
+        """Null where nothing was refused, and where that has no end."""
+        if not self.budget_exhausted or self.answer is None:
+            return None
+        until = self.experiment.refused_until(self.request.campaign_id, self.answer.channel, time.time())
+        return None if until == FOREVER else iso(until * SECOND_US)
 
     def _feature_hash(self) -> str | None:
         if self.features is None:

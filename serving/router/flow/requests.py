@@ -143,6 +143,7 @@ def parse_outcomes(body: bytes) -> list[OutcomeRecord]:
         BadRequest: It is none.
     """
     outcomes = _checked(_OUTCOMES, parse_json(body), {"outcomes": list(Outcome.__annotations__)})["outcomes"]
+    received = datetime.now(UTC).isoformat(timespec="microseconds")
     return [
         {
             "schema_version": OUTCOME_VERSION,
@@ -151,6 +152,7 @@ def parse_outcomes(body: bytes) -> list[OutcomeRecord]:
             "kind": outcome["kind"],
             "value": outcome["value"],
             "event_time": _utc(f"outcomes[{i}].event_time", outcome["event_time"]).isoformat(timespec="microseconds"),
+            "received_time": received,
         }
         for i, outcome in enumerate(outcomes)
     ]

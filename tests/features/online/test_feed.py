@@ -24,12 +24,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.feature_repo.names import HISTORY, history_types
-from features.online.feed import DECISION, OUTCOME, Event, EventError, Feed
+from features.online.feed import Event, EventError, Feed
 from features.online.history import HistoryError, Touchpoint
 from features.online.journal import Journal
 from features.online.open_history import open_history
 from features.online.receiver import application
 from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
+from mtorl.log.records import DECISION_VERSION, OUTCOME_VERSION
 from serving.decision_log import Spool
 from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.shipper import Shipper
@@ -38,6 +39,7 @@ from tests.features.online_stores import apply_history, write_settings
 from tests.redis_server import redis_server
 from tests.repository import ROOT
 
+DECISION, OUTCOME = f"mtorl.decision.v{DECISION_VERSION}", f"mtorl.outcome.v{OUTCOME_VERSION}"
 SHOWN = datetime.fromisoformat("2026-01-01T12:01:00.000001+00:00")  # of decision("d1")
 GOLDEN = ROOT / "tests" / "serving" / "golden"
 SPEC = DatasetSpec(

@@ -45,7 +45,8 @@ def test_channel_and_then_budget_is_what_the_policy_says_at_once(u: float, price
         made(Heads().predict, BudgetHandler), {"window": window(), "price": price, "channel": channel["channel"]}
     )
     assert set(channel) == {"channel", "propensity", "channel_probs", "model"}
-    assert {**channel, **budget, "prices": both["prices"]} == both
+    of_all = ("prices", "exposure_probs", "expected_rewards", "expected_costs")
+    assert {**channel, **budget, **{name: both[name] for name in of_all}} == both
 
 
 def test_the_budget_handler_takes_the_best_candidate_and_needs_no_u() -> None:

@@ -59,6 +59,9 @@ def test_a_decision_is_what_the_decision_rule_says() -> None:
             "utility": expected.utility_B[b],
             "price": 0.1,
             "prices": dict.fromkeys(SPEC.channels, 0.1),
+            "exposure_probs": dict.fromkeys(SPEC.channels, 1.0),
+            "expected_rewards": dict.fromkeys(SPEC.channels, 0.1),
+            "expected_costs": dict.fromkeys(SPEC.channels, 0.2),
             "model": {"name": "challenger", "version": "abc", "digest": "abcdef"},
         }
     assert context.status == {}

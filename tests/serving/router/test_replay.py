@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from mtorl.experiment.assignment import assign, draw, uniform
 from tests.repository import ROOT
@@ -31,17 +32,27 @@ def policy(item: dict[str, Any]) -> dict[str, Any]:
     probs = {"search": 0.375, "video": 0.625}
     channel = drawn(probs, item["u"])
     prices = {"search": 0.1, "video": 0.2} | item.get("price", {})
+    rewards, costs = {"search": 0.001, "video": 0.01}, {"search": 0.02, "video": 0.02}
+    exposure_probs = {name: float(rewards[name] >= prices[name] * costs[name]) for name in probs}
     return decision(
-        channel=channel, channel_probs=probs, propensity=probs[channel], price=prices[channel], prices=prices
+        channel=channel,
+        channel_probs=probs,
+        propensity=probs[channel],
+        price=prices[channel],
+        prices=prices,
+        exposure_probs=exposure_probs,
+        expected_rewards=rewards,
+        expected_costs=costs,
+        expose=exposure_probs[channel] == 1,
     )
 
 
-def said(figure: str, record: dict[str, Any]) -> Any:
+def said(figure: str, record: dict[str, Any], **names: Any) -> Any:
     """A figure of a record, as the table of docs/experiments.md says that it is computed."""
     (formula,) = re.findall(
         rf"^\| {figure} \| `(.+)` \|$", (ROOT / "docs" / "experiments.md").read_text(), re.MULTILINE
     )
-    return eval(formula, {"assign": assign, "draw": draw}, record)
+    return eval(formula, {"assign": assign, "draw": draw, **names}, record)
 
 
 def test_arm_draw_channel_and_question_follow_from_the_record(tmp_path: Path) -> None:
@@ -58,7 +69,10 @@ def test_arm_draw_channel_and_question_follow_from_the_record(tmp_path: Path) ->
                 assert record["assignment_probability"] == record["shares"][record["arm"]]
             u = said("draw", record)
             assert list(record["channel_probs"]) == record["candidates"]
-            assert record["channel"] == drawn(record["channel_probs"], u)
+            assert record["channel"] == record["drawn_channel"] == drawn(record["channel_probs"], u)
+            for channel, probability in record["exposure_probs"].items():
+                assert probability == said("probability of exposing channel c", record, c=channel)
+            assert record["expose"] == (record["exposure_probs"][record["channel"]] == 1)
             assert record["price"] == record["prices"][record["channel"]]
             question = {"window": record["features"], "u": u, "price": {"video": record["prices"]["video"]}}
             assert json.dumps(question, sort_keys=True) in asked
@@ -68,6 +82,36 @@ def test_arm_draw_channel_and_question_follow_from_the_record(tmp_path: Path) ->
         assert [place >= 0.25 for place in places] == [record["arm"] != "outside" for record in h.records()]
 
     run(scenario, tmp_path, changes={"layer_part": [0.25, 1], "budgets": BUDGETS})
+
+
+def test_what_was_drawn_stays_in_the_record_when_the_ledger_fails(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        h.arm.mode = policy
+        h.ledger.path.unlink()
+        (answer,) = await h.predict(instance(request_id="r"))
+        assert (answer["fallback_reason"], answer["model"]) == ("ledger", None)
+        (record,) = h.records()
+        assert (record["channel"], record["propensity"], record["expose"]) == (answer["channel"], 1.0, False)
+        assert record["drawn_channel"] == drawn(record["channel_probs"], said("draw", record)) == "video"
+        assert record["exposure_probs"]["video"] == 1 and record["model_digest"] == "d1"
+
+    run(scenario, tmp_path)
+
+
+@pytest.mark.parametrize(("period", "hours"), [("total", None), ("hour", 1), ("day", 24)])
+def test_a_refusal_says_until_when(tmp_path: Path, period: str, hours: int | None) -> None:
+    async def scenario(h: Harness) -> None:
+        await h.predict()
+        (record,) = h.records()
+        assert record["budget_exhausted"] and not record["expose"] and record["drawn_channel"] == "video"
+        if hours is None:
+            assert record["refused_until"] is None
+        else:
+            left = datetime.fromisoformat(record["refused_until"]) - datetime.fromisoformat(record["event_time"])
+            assert timedelta(0) < left <= timedelta(hours=hours)
+
+    small = [{"campaign": "*", "channel": "*", "amount": 0.001, "period": period}]
+    run(scenario, tmp_path, changes={"budgets": small})
 
 
 def test_a_record_says_when_and_under_which_experiment(tmp_path: Path) -> None:
