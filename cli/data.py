@@ -5,6 +5,7 @@
     mtorl data validate log.csv --dataset my-log.yaml
     mtorl data describe log.csv --dataset my-log.yaml --out page.html
     mtorl data build log.csv --dataset my-log.yaml --out data/my-log
+    mtorl data collect decision_log --dataset my-log.yaml
 
 A data set is described once, in a small YAML (docs/data.md); for some public logs it is built in.
 """
@@ -210,6 +211,39 @@ def build(
         with ProgressBars() as bars, open_engine(engine) as opened:
             manifest = build_folder(opened, RawLog(log, dataset, bad_rows), out, trusted, bars.step)
     print_build(manifest, out)
+
+
+@app.command()
+def collect(
+    decision_log: Annotated[Path, typer.Argument(metavar="FOLDER", help="Decision log, as routers export or ship it.")],
+    dataset: Dataset,
+    out: Annotated[Path, typer.Option(help="Folder in which decisions and outcomes are kept.")] = Path("collected"),
+) -> None:
+    """Collect what policies have decided and what came of it, for the next training.
+
+        mtorl data collect runs/latest/decision_log --dataset simulator
+        mtorl run --data log.csv --dataset my-log.yaml --collected collected
+
+    Run it as often as you like, on one router's log or on a folder with those of many: only what is new is read, and
+    only hours that gained something are written. The folder keeps what the routers delete after a week.
+
+    A decision whose outcome may still come, or whose probabilities nobody knows, says nothing about a policy's value.
+    Such decisions are counted by reason.
+    """
+    with _log_errors():
+        from cli.progress_bars import ProgressBars
+        from features.collect.store import collect as collect_decisions
+        from features.collect.training_log import Decisions, learnable
+        from mtorl.log.dataset import DatasetSpec
+
+        spec = DatasetSpec.load(dataset)
+        with ProgressBars() as bars:
+            with bars.step("collect decisions and outcomes"):
+                added = collect_decisions(decision_log, out)
+            with bars.step("see what they teach"):
+                found = learnable(out, spec, Decisions(spec.outcome_hours))
+    typer.echo(f"{out}: {added}")
+    typer.echo(str(found))
 
 
 @contextmanager

@@ -19,6 +19,9 @@ def run(
         str, typer.Option(help="Raw exposure log (CSV, CSV.gz or Parquet). Empty: the built-in simulator.")
     ] = "",
     dataset: Dataset = "simulator",
+    collected: Annotated[
+        str, typer.Option(help="Decisions of your policies, as data collect keeps them: added to the log.")
+    ] = "",
     bad_rows: BadRows = "fail",
     users: Users = 0,
     epochs: Epochs = 12,
@@ -47,6 +50,7 @@ def run(
     with exit_codes(unusable=(ValueError,)):
         config = LoopConfig(
             data=data,
+            collected=collected,
             dataset=dataset,
             bad_rows=bad_rows,
             users=users,

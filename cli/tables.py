@@ -149,12 +149,26 @@ def _summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         if experiment["true_lift"] is not None
         else ("outcomes", summary["outcomes"]),
         ("verdict", f"{experiment['verdict']}: {experiment['reason']}"),
+        *_next_night(summary["next_night"]),
         ("drift alerts", f"{drift['clean_alerts']} live traffic, {drift['shifted_alerts']} shifted traffic"),
         ("time", f"{summary['seconds']:.0f} s"),
     ]
     if summary["quarantined"]["rows"]:
         lines.insert(0, ("quarantined rows", f"{summary['quarantined']['rows']:,}"))
     return lines
+
+
+def _next_night(learned: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if learned is None:
+        return []
+    shares = ", ".join(f"{row['arm']} {row['supported']:.0%}" for row in learned["generations"])
+    return [
+        (
+            "the next night trains on",
+            f"{learned['exposures']:,} more exposures, and prices and values at {learned['opportunities']:,} of "
+            f"{learned['decisions']:,} decisions; of all possible exposures they could have made: {shares}",
+        )
+    ]
 
 
 def _heads(figures: dict[str, Any]) -> Table:

@@ -15,6 +15,8 @@ def ingest(
     users: int,
     seed: int,
     content: str,
+    collected: str,
+    decisions: str,
     code_version: str,
     log: Output[Dataset],
     quarantine: Output[Artifact],
@@ -28,12 +30,15 @@ def ingest(
         users: Users to simulate (0 for 6,000), or the most to keep of a real log (0 keeps all).
         seed: Seed of the simulator and of the sample of users.
         content: What the step `fingerprint` found; part of the cache key, and compared with the log once it is read.
+        collected: Folder of the step `collect`; its decisions are added to the log.
+        decisions: What that step found; part of the cache key. Empty: no decisions.
         code_version: Part of the cache key: the library's version.
         log: Folder with touchpoints.parquet and dataset.yaml.
         quarantine: CSV of the rows that fail validation; empty if there are none.
     """
     from pathlib import Path
 
+    from features.collect.training_log import Decisions, add_decisions
     from features.ingest.content import check_unchanged
     from features.ingest.ingest import BadRowsError
     from features.ingest.log_folder import RawLog
@@ -50,6 +55,8 @@ def ingest(
             error.add_note("Mend them, or go on without them: set the pipeline's parameter bad_rows to quarantine")
             raise
         check_unchanged(raw, content)
+        if decisions:
+            print(add_decisions(collected, Path(log.path), Decisions.mature(Path(log.path))))
         Path(quarantine.path).touch()  # an output without a file is a dead link, and never found in kfp.local's cache
         log.metadata["fingerprint"] = report.fingerprint
         return (report.rows, report.users, report.quarantined)

@@ -1,4 +1,4 @@
-"""The training pipeline: touchpoint log -> features -> two policies -> offline evaluation -> gate -> registry.
+"""The training pipeline: touchpoint log and decisions -> features -> two policies -> evaluation -> gate -> registry.
 
 One definition for the laptop and the cluster; what differs is the profile it is built for:
 
@@ -9,6 +9,7 @@ One definition for the laptop and the cluster; what differs is the profile it is
 from kfp import dsl
 
 from components.build_features import build_features
+from components.collect import collect
 from components.evaluate import evaluate
 from components.fingerprint import fingerprint
 from components.fit_incumbent import fit_incumbent
@@ -39,6 +40,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         feature_repo: str = f"{MOUNT}/features",
         registry: str = f"{MOUNT}/registry",
         decision_log: str = f"{MOUNT}/decision_log",
+        collected: str = f"{MOUNT}/collected",
         bad_rows: str = "fail",
         users: int = 0,
         seed: int = 7,
@@ -48,6 +50,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         code_version: str = __version__,
     ):
         content = step(fingerprint(source=source, dataset=dataset)).output
+        decisions = step(collect(decision_log=decision_log, collected=collected)).output
         log = step(
             ingest(
                 source=source,
@@ -56,6 +59,8 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
                 users=users,
                 seed=seed,
                 content=content,
+                collected=collected,
+                decisions=decisions,
                 code_version=code_version,
             )
         ).outputs["log"]

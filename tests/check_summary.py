@@ -12,6 +12,7 @@ REQUIRED = {
     "serving": ("decisions", "errors", "fallbacks", "p50_ms", "p99_ms"),
     "budget": ("incumbent", "challenger"),
     "experiment": ("arms", "srm_p", "lift", "lift_ci", "true_lift", "verdict"),
+    "next_night": (),
     "drift": ("clean_alerts", "shifted_alerts", "webhook_received"),
     "artifacts": ("incumbent", "challenger", "decision_log", "report"),
 }  # fmt: skip
@@ -51,6 +52,10 @@ def check(path: Path) -> list[str]:
         wrong.append(f"drift.clean_alerts is {summary['drift']['clean_alerts']}")
     if summary["drift"]["webhook_received"] is not True:
         wrong.append("drift.webhook_received is not true: the shifted window raised no alert")
+    for generation in (summary["next_night"] or {"generations": ()})["generations"]:
+        apart = abs(generation["mean_weight"] - generation["supported"])
+        if apart > 5 * generation["mean_weight_error"]:
+            wrong.append(f"next_night: the recorded probabilities do not describe the decisions: {generation}")
     if summary["experiment"]["verdict"] == "srm":
         wrong.append(f"sample ratio mismatch: srm_p {summary['experiment']['srm_p']}")
     wrong += [

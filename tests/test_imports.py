@@ -55,6 +55,7 @@ ORDER = {
         "sequences",
         "feature_repo",
         "ingest",
+        "collect",
         "online",
         "offline",
         "describe",

@@ -28,6 +28,7 @@ from features.engine import Engine, open_engine, unix_micros
 from features.sequences.manifest import NOT_IN_ROWS, STEPS, Manifest, Survey, manifest_of, survey
 from features.sequences.touchpoints import canonical, clean_touchpoints, cleaned, kept, marked
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.opportunities import OPPORTUNITIES_FILE
 from mtorl.log.touchpoints import CREATED, DATASET_FILE, INGEST_FILE, LOG_FILE, LogError
 from mtorl.runtime import progress
 from mtorl.runtime.files import remove, replacing
@@ -127,6 +128,8 @@ def build_windows(log: Path, windows: Path) -> None:
     fingerprint = json.loads((log / INGEST_FILE).read_text())["fingerprint"]
     with open_engine() as engine:
         build(engine, log / LOG_FILE, spec, windows, log_fingerprint=fingerprint)
+    if (log / OPPORTUNITIES_FILE).exists():
+        shutil.copyfile(log / OPPORTUNITIES_FILE, windows / OPPORTUNITIES_FILE)
 
 
 class _UncleanError(Exception):

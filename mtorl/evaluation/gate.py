@@ -1,29 +1,39 @@
 """Off-policy value of a challenger against the incumbent, from a log that neither wrote, and the gate that reads it.
 
     log = LoggedRows(channel_B, propensity_B, gain_B, cost_B, users_B)
-    value = value_difference(challenger, incumbent, log, budget_share=0.5, seed=0)
+    value = value_difference(challenger, incumbent, log, budget_share=0.5, seed=0, forecast)
     decision, reason = gate(value, min_lift=0.0)
 
-A row of the log counts w times, the policy's probability of the logged channel over its propensity
-(`importance_weights.py`). Where the policy would choose that channel and then not spend, gain and cost count as zero:
+An exposure of the log counts w times: the policy's probability of drawing and exposing that channel over the log's.
+What a policy does not expose earns and costs nothing; that is known, and no row is needed to say so. With m the
+probability with which the policy exposes at a row, g the gain that was logged and q the one that a model expects:
 
-    G = sum(w * expose * gain) / sum(w)     gain per opportunity (self-normalised, "SNIPS")
-    W = sum(w * expose * cost) / sum(w)     cost per opportunity
-    V = G * min(1, b / W)                   gain per opportunity under a budget of b per opportunity
+    G = mean(q(pi)) + mean(m) * sum(w (g - q)) / sum(w)     gain per opportunity
+    W = the same of costs                                   cost per opportunity
+    V = G * min(1, b / W)                                   gain per opportunity under a budget of b per opportunity
+
+This is the doubly robust estimate with self-normalised weights (`policy_value.py`). Without a model q is zero, which
+leaves the plain self-normalised one. The expectation of w is that of m, so their ratio is 1 if the probabilities are
+right.
 
 V is what makes arms comparable: both get the same b, and an arm that would spend more is thinned at random until it
 fits. Earning more by spending more is no merit. Intervals resample *users*, whose rows resemble each other; both arms
 are computed on the same resample, so the difference keeps their correlation.
 
+A log says nothing about an exposure that could not have happened: one on a channel that was never drawn there, or that
+the logging policy never wanted to show. The mean weight does not tell. So the gate looks at what share of a policy's
+exposures is of that kind, and refuses above a bound.
+
 What it cannot see: other choices at earlier steps would have led to other states. It is a one-step estimate at the
 states of the log, for policies whose journeys look much like the logged ones.
 
-Shapes: B rows, C channels, U users.
+Shapes: B rows, C channels, U users, R resamples, S sums.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import numpy as np
@@ -34,6 +44,17 @@ from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.resamples import UserResamples, interval
 
 ARMS = ("challenger", "incumbent")
+
+MAX_IMPOSSIBLE = 0.05
+"""Largest share of an arm's exposures of which the log can say nothing."""
+
+
+@dataclass(frozen=True)
+class ExpectedOutcomes:
+    """Gain and cost of an exposure in each channel, as a model of other users expects them."""
+
+    gain_BC: Floats
+    cost_BC: Floats
 
 
 class ValueDifference(TypedDict):
@@ -48,8 +69,9 @@ class ValueDifference(TypedDict):
     ess: dict[str, float]
     ess_share: dict[str, float]  # of rows
     overlap: dict[str, float]
-    mean_weight: dict[str, float]
+    mean_weight: dict[str, float]  # of an exposure, over its expectation
     mean_weight_ci: dict[str, list[float]]
+    impossible: dict[str, float]  # share of the arm's exposures that the log could not have made
     gain_per_opportunity: dict[str, float]  # before the budget
     cost_per_opportunity: dict[str, float]
     budget_per_opportunity: float
@@ -63,6 +85,7 @@ def value_difference(
     log: LoggedRows,
     budget_share: float,
     seed: int,
+    forecast: ExpectedOutcomes | None = None,
     resamples: int = 1000,
 ) -> ValueDifference:
     """Estimate both arms' values on the same log and budget.
@@ -71,8 +94,9 @@ def value_difference(
         challenger: The new policy at each row.
         incumbent: The policy to beat, at each row.
         log: What happened at each row.
-        budget_share: Budget of either arm, as a share of the mean logged cost.
+        budget_share: Budget of either arm, as a share of what always exposing would cost.
         seed: Seed of the resampling.
+        forecast: What a model of other users than the log's expects.
         resamples: Number of resamples.
 
     Raises:
@@ -83,18 +107,33 @@ def value_difference(
     if not 0 < budget_share < np.inf:
         raise ValueError(f"budget_share must be a positive number, got {budget_share}")
 
-    every_B = np.ones(len(log))
-    weights = {arm: log.weight(policy) for arm, policy in policies.items()}
-    columns = [every_B, log.cost_B]
+    shape = challenger.probs_BC.shape
+    expected = forecast or ExpectedOutcomes(np.zeros(shape), np.zeros(shape))
+    if expected.gain_BC.shape != shape or expected.cost_BC.shape != shape:
+        raise ValueError(f"forecast must have shape {shape}, got {expected.gain_BC.shape} and {expected.cost_BC.shape}")
+    gain_B = log.gain_B - expected.gain_BC[log.at_channel]
+    cost_B = log.cost_B - expected.cost_BC[log.at_channel]
+
+    every_B, as_logged_B = np.ones(len(log)), log.exposure_weight()
+    weights = {arm: log.exposure_weight(policy) for arm, policy in policies.items()}
+    columns = [every_B, as_logged_B, as_logged_B * log.cost_B]
     for arm, weight_B in weights.items():
-        exposed_B = weight_B * policies[arm].expose_BC[log.at_channel]
-        columns += [weight_B, exposed_B * log.gain_B, exposed_B * log.cost_B]
+        exposing_BC = policies[arm].probs_BC * policies[arm].expose_BC
+        columns += [weight_B, weight_B * gain_B, weight_B * cost_B, exposing_BC.sum(axis=1)]
+        columns += [(exposing_BC * expected.gain_BC).sum(axis=1), (exposing_BC * expected.cost_BC).sum(axis=1)]
     users = UserResamples(log.users_B, resamples, seed)
     sums_S, draws_RS = users.sums(columns)
     gain_2, cost_2, value_2, budget = _estimates(sums_S, budget_share)
     draws_R2 = np.array([_estimates(draw_S, budget_share)[2] for draw_S in draws_RS])
-    weight_draws_R2 = draws_RS[:, [2, 5]] / draws_RS[:, :1]  # sums of weights over rows, in the order of ARMS
-    trust = {arm: weight_summary(weights[arm], every_B, weight_draws_R2[:, i]) for i, arm in enumerate(ARMS)}
+    trust, scale, impossible = {}, {}, {}
+    for i, arm in enumerate(ARMS):
+        exposing_R = np.append(draws_RS[:, _EXPOSING[i]], sums_S[_EXPOSING[i]])
+        with np.errstate(divide="ignore", invalid="ignore"):  # a policy that never exposes needs no weights
+            ratio_R = np.where(exposing_R > 0, np.append(draws_RS[:, _WEIGHT[i]], 0.0) / exposing_R, 1.0)[:-1]
+        exposes = exposing_R[-1] > 0
+        trust[arm] = weight_summary(weights[arm] if exposes else every_B, every_B, ratio_R)
+        scale[arm] = len(log) / exposing_R[-1] if exposes else 1.0
+        impossible[arm] = float(log.impossible(policies[arm]).sum() * scale[arm] / len(log))
 
     unknown = [float("nan"), float("nan")]
     return ValueDifference(
@@ -106,9 +145,10 @@ def value_difference(
         difference_ci=interval(draws_R2[:, 0] - draws_R2[:, 1]) or unknown,
         ess={arm: trust[arm]["ess"] for arm in ARMS},
         ess_share={arm: trust[arm]["ess_share"] for arm in ARMS},
-        overlap={arm: trust[arm]["overlap"] for arm in ARMS},
-        mean_weight={arm: trust[arm]["mean_weight"] for arm in ARMS},
+        overlap={arm: trust[arm]["overlap"] * scale[arm] for arm in ARMS},
+        mean_weight={arm: trust[arm]["mean_weight"] * scale[arm] for arm in ARMS},
         mean_weight_ci={arm: trust[arm]["mean_weight_ci"] for arm in ARMS},
+        impossible=impossible,
         gain_per_opportunity=dict(zip(ARMS, gain_2.tolist(), strict=True)),
         cost_per_opportunity=dict(zip(ARMS, cost_2.tolist(), strict=True)),
         budget_per_opportunity=budget,
@@ -123,6 +163,7 @@ def gate(
     min_ess: float = 0.01,
     min_ess_rows: float = 100,
     max_weight_error: float = MAX_WEIGHT_ERROR,
+    max_impossible: float = MAX_IMPOSSIBLE,
 ) -> tuple[str, str]:
     """Decide whether the challenger may go on to an experiment.
 
@@ -133,11 +174,18 @@ def gate(
         min_ess_rows: And as a number of rows.
         max_weight_error: How far either arm's mean weight may be from 1 beyond what chance explains: its whole
             interval must not lie further away.
+        max_impossible: Largest share of either arm's exposures that the log could not have made.
 
     Returns:
         "promote" or "reject", and the reason in words.
     """
     for arm in ARMS:
+        impossible = estimate.get("impossible", {}).get(arm, 0.0)  # an evaluation of an earlier version says nothing
+        if impossible > max_impossible:
+            return "reject", (
+                f"the log can't say what the {arm} is worth: {impossible:.0%} of its exposures are of a kind that no "
+                f"policy of the log could make, {max_impossible:.0%} may be at most; let arms explore what to expose"
+            )
         weights = {name: estimate[name][arm] for name in ("ess", "mean_weight", "mean_weight_ci")}
         least = max(min_ess * estimate["rows"], min_ess_rows)
         if reason := rejection_reason({**weights, "rows": estimate["rows"]}, arm, least, max_weight_error):
@@ -149,12 +197,19 @@ def gate(
     return "reject", f"{bounds}: not all above {min_lift:g}"
 
 
+# Places of sums: three of the log, then six of each arm.
+_WEIGHT, _EXPOSING = (3, 9), (6, 12)
+
+
 def _estimates(sums_S: Floats, budget_share: float) -> tuple[Floats, Floats, Floats, float]:
     """Gain, cost and value of both arms, and the budget, from sums over rows."""
-    rows, cost = sums_S[:2]
-    weight_2, gain_2, cost_2 = sums_S[2:].reshape(2, 3).T
+    rows, exposures, cost = sums_S[:3]
+    weight_2, gain_2, cost_2, exposing_2, planned_gain_2, planned_cost_2 = sums_S[3:].reshape(2, 6).T
     with np.errstate(divide="ignore", invalid="ignore"):  # no weight at all: NaN is the answer
-        gain_2, cost_2 = gain_2 / weight_2, cost_2 / weight_2
-        budget = budget_share * cost / rows
+        # Of a policy that never exposes nothing needs to be estimated.
+        per_weight_2 = np.where(exposing_2 > 0, exposing_2 / weight_2, 0.0)
+        gain_2 = (planned_gain_2 + np.where(exposing_2 > 0, per_weight_2 * gain_2, 0.0)) / rows
+        cost_2 = (planned_cost_2 + np.where(exposing_2 > 0, per_weight_2 * cost_2, 0.0)) / rows
+        budget = budget_share * cost / exposures
         share_2 = np.where(cost_2 > budget, budget / cost_2, 1.0)
     return gain_2, cost_2, gain_2 * share_2, float(budget)

@@ -1,7 +1,11 @@
 """A log as off-policy estimates read it, and what a policy would have done at each of its rows.
 
-    log = LoggedRows(channel_B, propensity_B, gain_B, cost_B, users_B)
+    log = LoggedRows(channel_B, propensity_B, gain_B, cost_B, users_B)                     # touchpoints
+    log = LoggedRows(channel_B, propensity_B, gain_B, cost_B, users_B, exposure)           # opportunities
     policy = PolicyOnLog.always_exposing(probs_BC)
+
+A row of a touchpoint log is an exposure, and nothing is known of the moments without one. A row of opportunities is a
+decision: a channel was drawn, and then exposed or not, both with known probabilities.
 
 Shapes: B rows, C channels.
 """
@@ -42,6 +46,29 @@ class PolicyOnLog:
         return cls(probs_BC, np.ones(probs_BC.shape, dtype=np.bool_))
 
 
+@dataclass(frozen=True)
+class Exposure:
+    """Which decisions of a log were exposed, and with what probability each could have been.
+
+    Raises:
+        ValueError: the arrays do not fit together, a probability is outside [0, 1], or that of a decision that was
+            exposed is 0.
+    """
+
+    exposed_B: Bools
+    probability_B: Floats  # of exposing the drawn channel
+    possible_BC: Bools  # whether the logging policy could have drawn and exposed each channel
+
+    def __post_init__(self) -> None:
+        rows = len(self.possible_BC)
+        if self.possible_BC.ndim != 2 or self.exposed_B.shape != (rows,) or self.probability_B.shape != (rows,):
+            raise ValueError("exposed_B, probability_B and possible_BC must have one row for each decision")
+        if not ((self.probability_B >= 0) & (self.probability_B <= 1)).all():
+            raise ValueError("probability_B must lie in [0, 1]")
+        if not (self.probability_B[self.exposed_B] > 0).all():
+            raise ValueError("probability_B: a decision was exposed that could not have been")
+
+
 class LoggedRows:
     """The columns of a log that off-policy estimates need, one value for each row."""
 
@@ -52,15 +79,17 @@ class LoggedRows:
         gain_B: ArrayLike,
         cost_B: ArrayLike,
         users_B: ArrayLike,
+        exposure: Exposure | None = None,
     ) -> None:
         """Check the columns.
 
         Args:
-            channel_B: Number of the logged channel.
+            channel_B: Number of the logged channel; of a decision, of the one that was drawn.
             propensity_B: Probability with which the logging policy chose that channel, in (0, 1].
             gain_B: What the row earned.
             cost_B: What it cost, currency units.
             users_B: User of the row; rows of one user resemble each other.
+            exposure: Of decisions. None for touchpoints: each is an exposure, and any channel was possible.
 
         Raises:
             ValueError: no rows, columns of different lengths, values that are not finite, or a propensity outside
@@ -77,6 +106,9 @@ class LoggedRows:
             self.check_column(name, getattr(self, name))
         if not ((self.propensity_B > 0) & (self.propensity_B <= 1)).all():
             raise ValueError("propensity_B must lie in (0, 1]")
+        if exposure is not None and len(exposure.exposed_B) != len(self):
+            raise ValueError(f"exposure: {len(exposure.exposed_B)} decisions for {len(self)} rows")
+        self.exposure = exposure
 
     def __len__(self) -> int:
         return len(self.channel_B)
@@ -90,6 +122,27 @@ class LoggedRows:
         """Importance weight of each row: the policy's probability of the logged channel over its propensity."""
         weight_B: Floats = policy.probs_BC[self.at_channel] / self.propensity_B
         return weight_B
+
+    def exposure_weight(self, policy: PolicyOnLog | None = None) -> Floats:
+        """Weight of each exposure: the policy's probability of drawing and exposing it over that of the log; else 0.
+
+        Args:
+            policy: None for one that draws as the log does, and always exposes.
+        """
+        weight_B = np.ones(len(self))
+        if policy is not None:
+            weight_B = self.weight(policy) * policy.expose_BC[self.at_channel]
+        if self.exposure is None:
+            return weight_B
+        exposed_B, probability_B = self.exposure.exposed_B, self.exposure.probability_B
+        return np.divide(weight_B, probability_B, out=np.zeros(len(self)), where=exposed_B)
+
+    def impossible(self, policy: PolicyOnLog) -> Floats:
+        """Of each row, the probability of an exposure by the policy that the log could not have made."""
+        if self.exposure is None:
+            return np.zeros(len(self))
+        probability_B: Floats = (policy.probs_BC * (policy.expose_BC & ~self.exposure.possible_BC)).sum(axis=1)
+        return probability_B
 
     def check_column(self, name: str, column: NDArray[Any]) -> None:
         """Refuse a further column that does not have one finite value for each row.

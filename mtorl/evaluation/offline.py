@@ -7,18 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from mtorl.arrays import Floats
 from mtorl.artifact import artifact
 from mtorl.evaluation.budget_curve import GainAndCost, budget_curve
-from mtorl.evaluation.gate import gate, value_difference
+from mtorl.evaluation.gate import ExpectedOutcomes, gate, value_difference
 from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
-from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
+from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
 from mtorl.evaluation.resamples import UserResamples
 from mtorl.log.columns import WindowError
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.opportunities import Opportunities
 from mtorl.log.propensity import logged_propensity
 from mtorl.policy.decision import Forecast, action_probabilities
 from mtorl.runtime import progress
 from mtorl.window.table import WindowTable
+from mtorl.window.window import WindowBatch
 
 
 def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share: float, seed: int) -> dict[str, Any]:
@@ -33,7 +38,8 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
 
     Returns:
         ``challenger`` and ``incumbent`` (metrics of the heads), ``value`` (off-policy estimate at equal budget),
-        ``budget_curve``, ``test_rows``, ``test_users``.
+        ``valued_on`` ("opportunities", or "touchpoints" for a log without own decisions), ``budget_curve``,
+        ``test_rows``, ``test_users``.
 
     Raises:
         WindowError: no user is held out for the test.
@@ -43,12 +49,17 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
     rows = table.rows[test]
     if not len(rows):
         raise WindowError("no test windows: the log has too few users")
-    propensity_B = logged_propensity(table.rows, spec)[test]
+    opportunities = Opportunities.load(windows, spec, "test")
+    moments = batch if opportunities is None else WindowBatch.from_instances(opportunities.instances, spec)
+    if opportunities is None:
+        log = _touchpoints(rows, logged_propensity(table.rows, spec)[test], spec)
+    else:
+        log = _decisions(opportunities, spec)
     channel_B = np.array([spec.channels.index(name) for name in rows["channel"]])
     gain_B, cost_B = rows[spec.reward.gain].to_numpy(float), rows["cost"].to_numpy(float)
     users_B = rows["user_id"].to_numpy()
     logged = np.arange(len(rows)), channel_B
-    heads, policies, predicted = {}, {}, {}
+    heads, policies, predicted, forecasts = {}, {}, {}, {}
     for turn, (name, folder) in enumerate((("incumbent", incumbent), ("challenger", challenger))):
         arm = artifact.load(Path(folder))
         logits_BC, reward_BC, cost_BC = arm.predict(batch)
@@ -56,12 +67,15 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
         heads[name] = evaluate(
             logits_BC, reward_BC, LoggedTargets(channel_B, label_B, users_B, positive_B=gain_B > 0), seed
         )
-        gain_BC = arm.encoder.unreward(reward_BC, cost_BC)
-        policies[name] = PolicyOnLog(*action_probabilities(Forecast(logits_BC, gain_BC, cost_BC), arm.policy))
-        predicted[name] = GainAndCost(gain_BC[logged], cost_BC[logged])
+        predicted[name] = GainAndCost(arm.encoder.unreward(reward_BC, cost_BC)[logged], cost_BC[logged])
+        if opportunities is not None:
+            logits_BC, reward_BC, cost_BC = arm.predict(moments)
+        forecasts[name] = Forecast(logits_BC, arm.encoder.unreward(reward_BC, cost_BC), cost_BC)
+        policies[name] = PolicyOnLog(*action_probabilities(forecasts[name], arm.policy))
         progress.report(turn + 1, 3, name)
-    log = LoggedRows(channel_B, propensity_B, gain_B, cost_B, users_B)
-    value = value_difference(policies["challenger"], policies["incumbent"], log, budget_share, seed)
+    expected = forecasts["challenger"]
+    model = ExpectedOutcomes(np.maximum(np.asarray(expected.gain_BC), 0.0), np.asarray(expected.cost_BC))
+    value = value_difference(policies["challenger"], policies["incumbent"], log, budget_share, seed, model)
     resamples = UserResamples(users_B, 200, seed)
     curve = budget_curve(predicted["challenger"], GainAndCost(gain_B, cost_B), seed=seed, users=resamples)
     progress.report(3, 3, "off-policy value")
@@ -69,10 +83,25 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
         "challenger": heads["challenger"],
         "incumbent": heads["incumbent"],
         "value": value,
+        "valued_on": "touchpoints" if opportunities is None else "opportunities",
         "budget_curve": curve,
         "test_rows": len(rows),
         "test_users": int(rows["user_id"].nunique()),
     }
+
+
+def _touchpoints(rows: pd.DataFrame, propensity_B: Floats, spec: DatasetSpec) -> LoggedRows:
+    channel_B = pd.Index(spec.channels).get_indexer(pd.Index(rows["channel"]))
+    gain_B = rows[spec.reward.gain].to_numpy(float)
+    return LoggedRows(channel_B, propensity_B, gain_B, rows["cost"].to_numpy(float), rows["user_id"].to_numpy())
+
+
+def _decisions(found: Opportunities, spec: DatasetSpec) -> LoggedRows:
+    at = np.arange(len(found)), found.channel_B
+    possible_BC = (found.channel_probs_BC > 0) & (found.exposure_probs_BC > 0)
+    exposure = Exposure(found.exposed_B, found.exposure_probs_BC[at], possible_BC)
+    gain_B, cost_B = found.rows[spec.reward.gain].to_numpy(float), found.rows["cost"].to_numpy(float)
+    return LoggedRows(found.channel_B, found.propensity_B, gain_B, cost_B, found.rows["user_id"].to_numpy(), exposure)
 
 
 def gate_from_file(path: str, min_lift: float) -> str:

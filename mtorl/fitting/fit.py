@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mtorl.artifact.artifact import Artifact, load
 from mtorl.artifact.saving import save
 from mtorl.baselines import channel_frequency, lightgbm
@@ -25,6 +27,7 @@ from mtorl.fitting.pricing import price_policy
 from mtorl.fitting.training_summary import TrainingSummary
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.opportunities import Opportunities
 from mtorl.log.touchpoints import DATASET_FILE
 from mtorl.network import parallel
 from mtorl.network.calibration import calibrate_ensemble
@@ -39,6 +42,7 @@ from mtorl.runtime.files import replacing
 from mtorl.window.labels import labels
 from mtorl.window.loader import FolderWindows, TrainingWindows, tiles
 from mtorl.window.table import WindowTable, shards
+from mtorl.window.window import WindowBatch
 
 
 def fit_incumbent(windows: str, out: str) -> Artifact:
@@ -128,7 +132,8 @@ def fit_challenger(
     if not group.leads:
         return None
     val = WindowTable.load(windows, "val")
-    params, metrics = _calibrate_and_price(trained, val, summary, budget_share, config.seed)
+    opportunities = Opportunities.load(windows, summary.spec, "val")
+    params, metrics = _calibrate_and_price(trained, val, opportunities, summary, budget_share, config.seed)
     progress.report(1, 1, "LightGBM, to compare with")
     train_windows = WindowTable.load(windows, "train", summary.first_shard).windows("train", targets=True)
     trees = lightgbm.fit(train_windows, val.windows("val", targets=True), summary.encoder, config.seed)
@@ -141,21 +146,30 @@ def fit_challenger(
 
 
 def _calibrate_and_price(
-    trained: Trained, val: WindowTable, summary: TrainingSummary, budget_share: float, seed: int
+    trained: Trained,
+    val: WindowTable,
+    opportunities: Opportunities | None,
+    summary: TrainingSummary,
+    budget_share: float,
+    seed: int,
 ) -> tuple[PolicyParams, dict[str, Any]]:
     """Calibrate the ensemble in place; the decision rule's parameters and the metrics, all from validation users."""
     encoder, batch = summary.encoder, val.windows("val", targets=True)
     calibration = calibrate_ensemble(trained.ensemble, encoder, batch)
     logits_BC, reward_BC, cost_BC = predict(trained.ensemble, encoder, batch)
     logged, gain_B = labels(batch, encoder), val.rows[summary.spec.reward.gain].to_numpy(float)
-    spend = budget_share * float(logged.cost_B.mean())
-    params = price_policy(logits_BC, encoder.unreward(reward_BC, cost_BC), cost_BC, spend)
+    if opportunities is None:
+        spend = budget_share * float(logged.cost_B.mean())
+        params = price_policy(logits_BC, encoder.unreward(reward_BC, cost_BC), cost_BC, spend)
+    else:
+        params = _price_at(opportunities, trained, summary, budget_share)
     users_B = val.rows["user_id"].to_numpy()
     targets = LoggedTargets(logged.channel_B, logged.reward_B, users_B, positive_B=gain_B > 0)
     first = trained.members[0]
     metrics = {
         **evaluate(logits_BC, reward_BC, targets, seed),
         "calibration": calibration._asdict(),
+        "priced_on": "touchpoints" if opportunities is None else "opportunities",
         "measured_on": "validation users, on whom training also stopped and the heads were calibrated",
         "seconds": trained.seconds,
         # Of the first member; the others differ in their seed only.
@@ -166,6 +180,17 @@ def _calibrate_and_price(
         "members": [{"best_epoch": m.best_epoch, "best_val_loss": m.best_val_loss} for m in trained.members],
     }
     return params, metrics
+
+
+def _price_at(
+    opportunities: Opportunities, trained: Trained, summary: TrainingSummary, budget_share: float
+) -> PolicyParams:
+    """Parameters whose price meets the budget at every opportunity, not only at those that were exposed."""
+    batch = WindowBatch.from_instances(opportunities.instances, summary.spec)
+    logits_BC, reward_BC, cost_BC = predict(trained.ensemble, summary.encoder, batch)
+    always_exposing = float(cost_BC[np.arange(len(opportunities)), opportunities.channel_B].mean())
+    gain_BC = summary.encoder.unreward(reward_BC, cost_BC)
+    return price_policy(logits_BC, gain_BC, cost_BC, budget_share * always_exposing)
 
 
 @contextmanager

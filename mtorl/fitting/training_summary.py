@@ -22,10 +22,11 @@ import numpy as np
 import pandas as pd
 
 from mtorl.artifact.saving import TrainedPolicy
-from mtorl.drift.reference import MIN_USERS, sample_users
+from mtorl.drift.reference import MIN_USERS, sample_users, stretches
 from mtorl.drift.thresholds import ThresholdGrid
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.opportunities import contexts
 from mtorl.log.splits import Fingerprints, fingerprints
 from mtorl.policy.decision import PolicyParams
 from mtorl.window.encoder import Encoder
@@ -81,6 +82,10 @@ class TrainingSummary:
             reference = sample_users(pd.concat([reference, table.reference(share)], ignore_index=True))
         if encoder is None:
             raise WindowError("no training windows: the log has too few users")
+        if (decided := contexts(windows, table.spec, "train")) is not None:
+            # What a policy will be asked is all decisions, exposed or not.
+            share = min(1.0, REFERENCE_TOUCHPOINTS * decided["user_id"].nunique() / len(decided))
+            reference = sample_users(decided[stretches(decided["user_id"], share)].reset_index(drop=True))
         encoding = json.dumps([table.spec.to_dict(), encoder.to_dict()], sort_keys=True)
         return cls(
             spec=table.spec,

@@ -230,6 +230,8 @@ class DatasetSpec(StrictModel):
     immediate: Annotated[tuple[Outcome, ...], FromList] = ("click", "cost")
     """Outcomes that are there before the user's next touchpoint. Only these the model sees of the touchpoint before:
     one that is reported days later would tell it what nobody knows when it decides."""
+    outcome_hours: float = Field(0.0, ge=0)
+    """How long after a decision its outcomes may still come: the value of a policy rests on older ones."""
     features: Annotated[tuple[FeatureViewSpec, ...], FromList] = ()
     """Fields of feature views that the model reads beside the log's own columns."""
     outcome_labels: dict[Outcome, Text] = Field(default_factory=dict)
@@ -347,8 +349,8 @@ class DatasetSpec(StrictModel):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML or JSON; the inverse of `from_dict`."""
-        # Without stored features or other names there is no such field: the versions before them read it, too.
-        absent = {name for name in ("features", "columns") if not getattr(self, name)}
+        # What says nothing is left out: the versions before these fields read the description, too.
+        absent = {name for name in ("features", "columns", "outcome_hours") if not getattr(self, name)}
         data = self.model_dump(mode="json", exclude=absent)
         if self.columns:
             data["columns"] = {

@@ -14,12 +14,14 @@ class LoopConfig(TrainingSettings):
 
     Attributes:
         data: Raw log; empty runs the simulator.
+        collected: Decisions of one's own policies, as `mtorl data collect` keeps them; empty for none.
         rounds: Opportunities per user in the online part; in a replay on average.
         concurrency: Requests in flight.
         root: Folder that runs are kept in.
     """
 
     data: str = ""
+    collected: str = ""
     rounds: int = 5
     concurrency: int = 8
     root: Path = Path("runs")

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from features.collect.report import Learnable
 from features.ingest.object_store import is_remote
 from mtorl.artifact.saving import FEATURE_SERVICE
 from mtorl.log.dataset import SIMULATOR
@@ -62,6 +63,8 @@ def run_loop(config: LoopConfig, on_step: OnStep) -> Path:
     experiment.write(trained, audience)
     served = online.serve(trained, audience, times)
     export_parquet(run / "serving" / "spool", run / "decision_log")
+    with times.step("next-night", "what the next night would learn"):
+        learned = _collect(trained, served.clean)
 
     judged_by = {
         "gain": trained.spec.reward.gain,
@@ -86,7 +89,8 @@ def run_loop(config: LoopConfig, on_step: OnStep) -> Path:
                 experiment.price,
                 config.seed,
             )
-    finished = Finished(trained, steps, served, monitored, simulated, times.seconds, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    finished = Finished(trained, steps, served, monitored, simulated, learned, times.seconds, seconds)
     write_summary(finished)
     with times.step("report", "report"):
         render(run)
@@ -103,6 +107,7 @@ def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.St
             "dataset": config.dataset,
             "feature_repo": str(run / "features"),
             "decision_log": "",  # nothing serves before a run
+            "collected": str(Path(config.collected).resolve()) if config.collected else "",
             "registry": str(run / "registry"),
             "bad_rows": config.bad_rows,
             "users": config.users,
@@ -126,6 +131,20 @@ def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.St
     if steps["ingest"].values["quarantined"]:
         shutil.copy2(steps["ingest"].paths["quarantine"], run / QUARANTINE)
     return steps
+
+
+def _collect(trained: online.Trained, traffic: Traffic) -> Learnable | None:
+    """Keep the decisions as the next night's training would read them; None for a replay.
+
+    A replay knows what came of an exposure only where the log had the same one: such decisions teach nothing new.
+    """
+    from features.collect.store import collect
+    from features.collect.training_log import Decisions, learnable
+
+    if trained.replays:
+        return None
+    collect(trained.folder / "decision_log", trained.folder / "collected")
+    return learnable(trained.folder / "collected", trained.spec, Decisions(until=traffic.until.isoformat()))
 
 
 def _source(data: str) -> str:

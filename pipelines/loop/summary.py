@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
 
+from features.collect.report import Learnable
 from mtorl.evaluation.gate import gate
 from mtorl.runtime.files import replacing
 from pipelines.local import StepResult
@@ -39,6 +40,7 @@ class Finished:
         served: The traffic.
         monitored: What monitoring said of the "clean" and of the "shifted" traffic.
         true_lift: What the simulator says of both arms; None for a real log.
+        learned: What the next training would learn from these decisions; None for a replay.
         seconds_of_step: By name.
         seconds: Of all until now.
     """
@@ -48,6 +50,7 @@ class Finished:
     served: Served
     monitored: dict[str, Monitored]
     true_lift: dict[str, float] | None
+    learned: Learnable | None
     seconds_of_step: dict[str, float]
     seconds: float
 
@@ -89,6 +92,7 @@ def summarise(run: Finished) -> dict[str, Any]:
         "serving": _serving(folder, run.served),
         "budget": _budget(folder, run.trained.replays),
         "experiment": {**verdict, **(run.true_lift or {"true_lift": None})},
+        "next_night": asdict(run.learned) if run.learned else None,
         "drift": {
             "clean_alerts": alerts["clean"],
             "shifted_alerts": alerts["shifted"],
@@ -99,6 +103,7 @@ def summarise(run: Finished) -> dict[str, Any]:
             "incumbent": "artifacts/incumbent",
             "challenger": "artifacts/challenger",
             "decision_log": "decision_log",
+            **({"collected": "collected"} if run.learned else {}),
             "report": "report.html",
         },
         "steps": _steps(run),

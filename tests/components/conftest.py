@@ -29,7 +29,9 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Output:
 def log(output: Output) -> Artifact:
     made = output(Dataset, "log")
     content = fingerprint.python_func("simulator", "simulator")
-    ingest.python_func("simulator", "simulator", "fail", USERS, 7, content, CODE, made, output(Artifact, "quarantine"))
+    ingest.python_func(
+        "simulator", "simulator", "fail", USERS, 7, content, "", "", CODE, made, output(Artifact, "quarantine")
+    )
     return made
 
 

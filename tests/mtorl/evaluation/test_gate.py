@@ -98,11 +98,15 @@ def test_abstaining_counts_as_zero_and_not_as_missing():
     assert value["difference"] == pytest.approx(-log.gain_B.mean())
 
 
-def test_overlap_is_one_less_the_distance_between_policies():
+def test_overlap_is_the_share_of_a_policys_exposures_that_the_log_would_make_too():
     value = estimate(20_000, seed=3, resamples=2)
-    distance = 0.5 * np.abs(CHALLENGER - LOGGING).sum(1).mean()
-    assert value["overlap"]["challenger"] == pytest.approx(1 - distance, abs=0.01)
-    assert value["mean_weight"]["challenger"] == pytest.approx(1.0, abs=0.01)
+    exposing = CHALLENGER * EXPOSE
+    distance = 0.5 * np.abs(INCUMBENT - LOGGING).sum(1).mean()
+    assert value["overlap"]["challenger"] == pytest.approx(
+        np.minimum(exposing, LOGGING).sum() / exposing.sum(), abs=0.01
+    )
+    assert value["overlap"]["incumbent"] == pytest.approx(1 - distance, abs=0.01)
+    assert value["mean_weight"] == pytest.approx({"challenger": 1.0, "incumbent": 1.0}, abs=0.01)
 
 
 def test_result_is_json_and_repeats_with_its_seed():

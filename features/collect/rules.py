@@ -1,0 +1,132 @@
+"""Which collected decisions teach something, and with which probabilities: the rules, as one query.
+
+An *opportunity* is a decision: a policy drew a channel with a known probability, and then exposed with a known
+probability, or not. A *touchpoint* is an exposure that took place. A policy's value rests on opportunities: whether
+MTORL exposes depends on the channel that was drawn, so touchpoints alone are a biased sample of what was drawn.
+
+An exposure took place if an outcome of it arrived, a cost at the latest. Nothing can be learned about a policy's value
+of these decisions; they are left out, and counted by reason:
+
+    repeated            another decision on the same request holds the reservation
+    no_account          no budget is for this campaign and channel
+    no_draw             the default action was taken before a policy answered
+    no_probabilities    the policy, or a record of an earlier version, does not say with what probabilities
+    budget_gone         the arm's money for this campaign was refused, at this decision or earlier in the budget's
+                        period: what would have come of an exposure is missing, not zero
+    other_columns       the context lacks a column that the data set requires
+    not_mature          so young that outcomes may still come
+
+What stops an exposure after the draw, the policy did not choose: a fault of ledger or log, a cancellation, an exposure
+of which nothing was heard. Such a decision stays, as one that was not exposed, and the probability of exposing is
+multiplied by the share of wanted exposures that took place, of that arm on that day (UTC).
+"""
+
+from __future__ import annotations
+
+import json
+
+from features.collect.database import name_of, text
+from mtorl.log.dataset import Column, DatasetSpec
+
+_SQL = {"numeric": "DOUBLE", "categorical": "VARCHAR"}
+_OUTCOMES = ("cost", "click", "conversion", "revenue")
+_EVENTS = ("click", "conversion")  # happen or not; other outcomes add up
+
+
+def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
+    """SQL: one row a decision of the views `collected_decision` and `collected_outcome`.
+
+    Columns: decision_id, user_id, timestamp (of the opportunity), campaign_id, arm, generation (digest of the model
+    that drew), drawn_channel, channel_probs and exposure_probs (lists in the order of the channels), exposed, channel
+    (that was shown), the outcomes, context and static columns, features (the window as the policy saw it, JSON), and
+    left_out (null: the decision is an opportunity that a value can rest on).
+
+    Args:
+        spec: Description of the data set.
+        outcome_hours: How long outcomes may come; counted back from the newest decision.
+    """
+    columns = "".join(_columns("of_context", spec.context) + _columns("of_user", spec.static))
+    return f"""
+    WITH outcome AS (
+        SELECT decision_id, {", ".join(map(_total, _OUTCOMES))}, count_if(kind <> 'cancel') > 0 AS happened
+        FROM collected_outcome GROUP BY decision_id),
+    record AS (
+        SELECT * EXCLUDE (exposure_probs, channel_probs),
+               coalesce(exposure_probs, '{{}}') = '{{}}' OR coalesce(channel_probs, '{{}}') = '{{}}' AS unsaid,
+               from_json(channel_probs, {_by_channel(spec)}) AS drawing,
+               from_json(exposure_probs, {_by_channel(spec)}) AS exposing,
+               from_json(context, {_structure(spec.context)}) AS of_context,
+               from_json(coalesce(features->>'static', '{{}}'), {_structure(spec.static)}) AS of_user
+        FROM collected_decision
+        WHERE withdrawn OR decision_id NOT IN (SELECT decision_id FROM collected_decision WHERE withdrawn)),
+    known AS (
+        SELECT record.*, outcome.* EXCLUDE (decision_id),
+               {_list("drawing", spec)} AS channel_probs, {_list("exposing", spec)} AS exposure_probs,
+               expose AND NOT withdrawn AND coalesce(happened, false) AS exposed,
+               max(CASE WHEN budget_exhausted THEN coalesce(refused_until, 'infinity'::TIMESTAMPTZ) END) OVER (
+                   PARTITION BY experiment, experiment_version, arm, campaign_id ORDER BY event_time, decision_id
+                   ROWS UNBOUNDED PRECEDING) AS refused_to
+        FROM record LEFT JOIN outcome USING (decision_id)),
+    judged AS (
+        SELECT *, event_time::DATE AS day,
+               CASE WHEN fallback_reason IN ('repeated', 'no_account') THEN fallback_reason
+                    WHEN drawn_channel IS NULL AND fallback_reason IS NOT NULL THEN 'no_draw'
+                    WHEN unsaid OR drawn_channel IS NULL THEN 'no_probabilities'
+                    WHEN refused_to > event_time THEN 'budget_gone'
+                    WHEN {_lacks_a_column(spec)} THEN 'other_columns'
+                    WHEN event_time > max(event_time) OVER () - {_interval(outcome_hours)} THEN 'not_mature'
+               END AS left_out,
+               -- How sure it is that an exposure was wanted: of the ledger, nothing else is asked.
+               CASE WHEN expose OR fallback_reason = 'ledger' THEN 1.0
+                    WHEN fallback_reason IS NOT NULL OR withdrawn
+                    THEN list_extract(exposure_probs, list_position({_channels(spec)}, drawn_channel))
+                    ELSE 0.0 END AS wanted
+        FROM known),
+    realised AS (
+        SELECT arm, day, count_if(exposed) / nullif(sum(wanted), 0) AS share
+        FROM judged WHERE left_out IS NULL GROUP BY arm, day)
+    SELECT decision_id, user_id, coalesce(request_time, event_time) AS timestamp, campaign_id, arm,
+           coalesce(model_digest, '') AS generation, drawn_channel, channel_probs,
+           list_transform(exposure_probs, lambda p: p * coalesce(share, 1.0)) AS exposure_probs, exposed, channel,
+           coalesce(cost, 0.0) AS cost, coalesce(click, 0) AS click, coalesce(conversion, 0) AS conversion,
+           coalesce(revenue, 0.0) AS revenue, {columns} features, left_out
+    FROM judged LEFT JOIN realised USING (arm, day)
+    """
+
+
+def _total(kind: str) -> str:
+    if kind in _EVENTS:
+        return f"max(CASE WHEN kind = '{kind}' AND value > 0 THEN 1 ELSE 0 END) AS {kind}"
+    return f"coalesce(sum(value) FILTER (kind = '{kind}'), 0.0) AS {kind}"
+
+
+def _columns(struct: str, columns: tuple[Column, ...]) -> list[str]:
+    values = {column.name: f"{struct}.{name_of(column.name)}" for column in columns}
+    zeros = {column.name: f"coalesce({values[column.name]}, 0.0)" for column in columns if column.missing == "zero"}
+    return [f"{value} AS {name_of(name)}, " for name, value in {**values, **zeros}.items()]
+
+
+def _lacks_a_column(spec: DatasetSpec) -> str:
+    required = [f"of_context.{name_of(column.name)} IS NULL" for column in spec.context if column.missing == "error"]
+    return " OR ".join(required) or "false"
+
+
+def _structure(columns: tuple[Column, ...]) -> str:
+    """A JSON object's columns as from_json reads them; one that has none still needs a field."""
+    return text(json.dumps({column.name: _SQL[column.kind] for column in columns} or {"": "VARCHAR"}))
+
+
+def _list(struct: str, spec: DatasetSpec) -> str:
+    return f"[{', '.join(f'coalesce({struct}.{name_of(channel)}, 0.0)' for channel in spec.channels)}]"
+
+
+def _by_channel(spec: DatasetSpec) -> str:
+    return text(json.dumps(dict.fromkeys(spec.channels, "DOUBLE")))
+
+
+def _channels(spec: DatasetSpec) -> str:
+    return f"[{', '.join(map(text, spec.channels))}]"
+
+
+def _interval(hours: float) -> str:
+    return f"to_microseconds({round(hours * 3.6e9)})"

@@ -1,0 +1,171 @@
+"""What a training reads of collected decisions: their touchpoints, added to a log, and their opportunities beside it.
+
+    print(learnable("collected", spec))                  # how many decisions teach something, and how much
+    add_decisions("collected", "data")                   # data: a folder of `features.ingest.log_folder.ingest`
+
+    data/touchpoints.parquet       the log, and every exposure that took place
+    data/opportunities.parquet     every decision that a policy's value can rest on (`rules.py`)
+
+Learning from one's newest exposures alone breaks the heads within a generation, because whether MTORL exposes depends
+on what it expects. So the exposures are added to what is there: a first log of wide choices stays in every training.
+
+The window of an opportunity is the one that the policy saw. It is kept for users of the validation and test parts only:
+training reads the log, and no window is needed of the users that it reads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from features.collect.database import execute, limited_database, name_of, parquet, text
+from features.collect.report import Learnable, learnable_of
+from features.collect.rules import decisions_query
+from features.collect.store import hourly
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.opportunities import OPPORTUNITIES_FILE
+from mtorl.log.records import Kind, sql_columns
+from mtorl.log.splits import split_of
+from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE, LogError, fingerprint, schema
+from mtorl.runtime import progress
+from mtorl.runtime.files import replacing
+
+if TYPE_CHECKING:
+    import duckdb
+
+_SQL = {"string": "VARCHAR", "double": "DOUBLE", "int64": "BIGINT", "timestamp[us, tz=UTC]": "TIMESTAMPTZ"}
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Which collected decisions count.
+
+    Attributes:
+        outcome_hours: Younger ones are no opportunities: their outcomes may still come.
+        until: Only those before this time (ISO); empty for all.
+    """
+
+    outcome_hours: float = 0.0
+    until: str = ""
+
+    @classmethod
+    def mature(cls, folder: Path) -> Decisions:
+        """Those old enough for all their outcomes, as the description in a log's folder says."""
+        return cls(DatasetSpec.load(folder / DATASET_FILE).outcome_hours)
+
+
+def learnable(store: str | Path, spec: DatasetSpec, which: Decisions = Decisions()) -> Learnable:
+    """Say what collected decisions teach.
+
+    Args:
+        store: What `features.collect.store.collect` keeps.
+        spec: Description of the data set.
+        which: Decisions that count.
+
+    Raises:
+        LogError: The store holds no decisions.
+    """
+    with _judged(store, spec, which) as db:
+        return learnable_of(db, spec)
+
+
+def add_decisions(store: str | Path, folder: str | Path, which: Decisions = Decisions()) -> Learnable:
+    """Add what was collected to a log's folder.
+
+    Args:
+        store: What `features.collect.store.collect` keeps.
+        folder: Folder with touchpoints.parquet and dataset.yaml, as ingestion writes it; both tables are written there.
+        which: Decisions that count.
+
+    Raises:
+        LogError: The store holds no decisions.
+    """
+    data = Path(folder)
+    spec = DatasetSpec.load(data / DATASET_FILE)
+    progress.report(0, 4, "judging decisions")
+    with _judged(store, spec, which) as db:
+        progress.report(1, 4, "opportunities")
+        _write_opportunities(db, spec, data / OPPORTUNITIES_FILE)
+        progress.report(2, 4, "touchpoints")
+        _add_touchpoints(db, spec, data / LOG_FILE)
+        progress.report(3, 4, "what can be learned")
+        found = learnable_of(db, spec)
+    _note(data, found)
+    progress.report(4, 4, "done")
+    return found
+
+
+@contextmanager
+def _judged(store: str | Path, spec: DatasetSpec, which: Decisions) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database with the table `judged` of `rules.decisions_query`."""
+    if not hourly(store, "decision"):
+        raise LogError(f"{store}: no decisions were collected here; `mtorl data collect` does it")
+    with limited_database() as (db, scratch):
+        _open(db, "decision", hourly(store, "decision"), which.until)
+        _open(db, "outcome", hourly(store, "outcome"), until="")
+        judged = scratch / "judged.parquet"
+        query = decisions_query(spec, which.outcome_hours)
+        execute(db, f"COPY ({query}) TO {text(judged)} (FORMAT parquet)")
+        execute(db, f"CREATE VIEW judged AS FROM {parquet([judged])}")
+        yield db
+
+
+def _open(db: duckdb.DuckDBPyConnection, kind: Kind, files: list[Path], until: str) -> None:
+    nulls = ", ".join(f"NULL::{type_} AS {name}" for name, type_ in sql_columns(kind).items())
+    source = f"SELECT {nulls} WHERE false" + (f" UNION ALL BY NAME FROM {parquet(files)}" if files else "")
+    bound = f"WHERE event_time < {text(until)}::TIMESTAMPTZ" if until else ""
+    execute(db, f"CREATE VIEW collected_{kind} AS SELECT * FROM ({source}) {bound}")
+
+
+def _write_opportunities(db: duckdb.DuckDBPyConnection, spec: DatasetSpec, path: Path) -> None:
+    users = [user for (user,) in execute(db, "SELECT DISTINCT user_id FROM judged")]
+    part_of = pa.table({"user_id": pa.array(users, pa.string()), "split": pa.array(list(split_of(users)), pa.string())})
+    db.register("part_of", part_of)
+    own = "".join(f"{name_of(column.name)}, " for column in (*spec.context, *spec.static))
+    with replacing(path) as unfinished:
+        execute(
+            db,
+            f"""COPY (
+                SELECT decision_id, user_id, timestamp, campaign_id, arm, generation, drawn_channel AS channel,
+                       channel_probs, exposure_probs, exposed, cost, click, conversion, revenue, {own}
+                       split, CASE WHEN split <> 'train' THEN features END AS features
+                FROM judged JOIN part_of USING (user_id)
+                WHERE left_out IS NULL ORDER BY user_id, timestamp, decision_id)
+            TO {text(unfinished)} (FORMAT parquet, COMPRESSION zstd)""",
+        )
+
+
+def _add_touchpoints(db: duckdb.DuckDBPyConnection, spec: DatasetSpec, path: Path) -> None:
+    """Append exposures to the log, which keeps its order; a column that no record has is null."""
+    channels = "[" + ", ".join(map(text, spec.channels)) + "]"
+    own = {column.name for column in (*spec.context, *spec.static)}
+    there = {"user_id", "timestamp", "campaign_id", "channel", "cost", "click", "conversion", "revenue", *own}
+    values = {name: name_of(name) if name in there else "NULL" for name in spec.log_columns}
+    values["propensity"] = f"nullif(list_extract(channel_probs, list_position({channels}, channel)), 0.0)"
+    shown = ", ".join(f"{value} AS {name_of(name)}" for name, value in values.items())
+    types = schema(spec, "created_timestamp" in pq.read_schema(path).names)
+    typed = ", ".join(f"CAST({name_of(f.name)} AS {_SQL[str(f.type)]}) AS {name_of(f.name)}" for f in types)
+    with replacing(path) as unfinished:
+        execute(
+            db,
+            f"""COPY (SELECT {typed} FROM (
+                FROM {parquet([path])} UNION ALL BY NAME
+                SELECT {shown} FROM judged WHERE exposed AND list_contains({channels}, channel)
+            ) ORDER BY user_id, timestamp) TO {text(unfinished)} (FORMAT parquet, COMPRESSION zstd)""",
+        )
+
+
+def _note(data: Path, found: Learnable) -> None:
+    """The log is another one now."""
+    path = data / INGEST_FILE
+    report: dict[str, Any] = json.loads(path.read_text())
+    with pq.ParquetFile(data / LOG_FILE) as file:
+        report |= {"rows": file.metadata.num_rows, "fingerprint": fingerprint(file.iter_batches())}
+    path.write_text(json.dumps({**report, "collected": asdict(found)}, indent=2))

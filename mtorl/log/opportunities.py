@@ -1,0 +1,126 @@
+"""Opportunities: the decisions of one's own policies, as training and evaluation read them.
+
+    test = Opportunities.load("runs/latest/windows", spec, "test")      # None: the log has no decisions of one's own
+    test.channel_B, test.exposed_B, test.channel_probs_BC, test.instances
+
+One row is one decision whose channel was drawn, and which was exposed or not, both with known probabilities. The table
+lies beside a touchpoint log that grew out of own decisions. A log from elsewhere has none: there each touchpoint stands
+for an opportunity, since nothing is known of the moments without one.
+
+Columns of the file: decision_id, user_id, timestamp, campaign_id, arm, generation (digest of the model that drew),
+channel (that was drawn), channel_probs and exposure_probs (lists, in the order of the data set's channels), exposed,
+cost, click, conversion, revenue (zero where nothing was exposed), context and static columns, split, and features (the
+window as the policy saw it, JSON; null for training users).
+
+Shapes: B rows, C channels.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mtorl.arrays import Bools, Floats, Ints
+from mtorl.log.dataset import OUTCOMES, DatasetSpec
+from mtorl.log.hashing import fractions_of
+
+OPPORTUNITIES_FILE = "opportunities.parquet"
+ENOUGH = 500
+"""Fewer of them say less about a price or a value than the touchpoints of the log, and are not used."""
+_MOST = 100_000  # rows of a part, some hundred megabytes of windows: whole users, chosen by a hash
+_COLUMNS = ("user_id", "timestamp", "generation", "channel", "channel_probs", "exposure_probs", "exposed", *OUTCOMES)
+
+
+@dataclass(frozen=True)
+class Opportunities:
+    """Decisions of users of one part of the split."""
+
+    rows: pd.DataFrame  # user_id, timestamp, generation, and the outcomes
+    channel_B: Ints  # that was drawn
+    exposed_B: Bools
+    channel_probs_BC: Floats
+    exposure_probs_BC: Floats
+    instances: list[dict[str, Any]]  # the windows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def propensity_B(self) -> Floats:
+        """Probability of the channel that was drawn."""
+        probability_B: Floats = self.channel_probs_BC[np.arange(len(self)), self.channel_B]
+        return probability_B
+
+    @classmethod
+    def load(cls, folder: str | Path, spec: DatasetSpec, split: str) -> Opportunities | None:
+        """Read the decisions of a part's users.
+
+        Those that were taken with other columns than the data set has now, or on a channel that it has no more, are
+        left out.
+
+        Args:
+            folder: Where the file may be.
+            spec: Description of the data set.
+            split: "val" or "test".
+
+        Returns:
+            None: there is no such file, or it has too few of these decisions to say anything.
+        """
+        path = Path(folder) / OPPORTUNITIES_FILE
+        if not path.exists():
+            return None
+        table = pq.read_table(path, columns=[*_COLUMNS, "features"], filters=pc.field("split") == split)
+        rows = table.to_pandas()
+        if len(rows) > _MOST:
+            rows = rows[fractions_of(rows["user_id"], "opportunities") < _MOST / len(rows)].reset_index(drop=True)
+        channel_B = pd.Index(spec.channels).get_indexer(pd.Index(rows["channel"]))
+        instances = [json.loads(text) for text in rows["features"]]
+        fit_B = np.array([_fits(window, spec) for window in instances], dtype=bool) & (channel_B >= 0)
+        if fit_B.sum() < ENOUGH:
+            return None
+        rows = rows[fit_B].reset_index(drop=True)
+        return cls(
+            rows=rows[["user_id", "timestamp", "generation", *OUTCOMES]],
+            channel_B=channel_B[fit_B].astype(np.int64),
+            exposed_B=rows["exposed"].to_numpy(dtype=bool),
+            channel_probs_BC=np.stack(rows["channel_probs"].to_numpy()),
+            exposure_probs_BC=np.stack(rows["exposure_probs"].to_numpy()),
+            instances=[window for window, fits in zip(instances, fit_B, strict=True) if fits],
+        )
+
+
+def contexts(folder: str | Path, spec: DatasetSpec, split: str) -> pd.DataFrame | None:
+    """User, context and static columns of the decisions of a part's users, each user's in the order of time.
+
+    Args:
+        folder: Where the file may be.
+        spec: Description of the data set.
+        split: "train", "val" or "test".
+
+    Returns:
+        None: there is no such file, or it has too few of these decisions, or lacks a column.
+    """
+    path = Path(folder) / OPPORTUNITIES_FILE
+    columns = ["user_id", *(column.name for column in (*spec.context, *spec.static))]
+    if not path.exists() or not set(columns) <= set(pq.read_schema(path).names):
+        return None
+    rows: pd.DataFrame = pq.read_table(path, columns=columns, filters=pc.field("split") == split).to_pandas()
+    return rows if len(rows) >= ENOUGH else None
+
+
+def _fits(window: dict[str, Any], spec: DatasetSpec) -> bool:
+    """Whether a window holds what the data set has now."""
+    return (
+        {c.name for c in spec.context} <= set(window["context"])
+        and {c.name for c in spec.static} <= set(window["static"])
+        and {c.name for c in spec.feature_columns} <= set(window.get("features", {}))
+        and len(window["prev_channel"]) <= spec.window
+        and {name for name in window["prev_channel"] if name is not None} <= set(spec.channels)
+    )

@@ -1,0 +1,251 @@
+"""Which decisions teach something, and that a policy's value comes out right when the rules are followed."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from features.collect.store import collect
+from features.collect.training_log import Decisions, add_decisions, learnable
+from mtorl.evaluation.gate import value_difference
+from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
+from mtorl.log.opportunities import OPPORTUNITIES_FILE
+from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE, LogError, write_log
+from tests.features.collect.decision_logs import SPEC, START, decision, outcome, write
+
+CHANNELS = list(SPEC.channels)
+COST = [outcome("d-cost", "d")]
+NOTHING = dict(expose=False, reservation_id=None, channel="search", propensity=1.0)
+BEFORE_THE_DRAW = dict(
+    drawn_channel=None, channel_probs={}, exposure_probs={}, expected_rewards={}, expected_costs={}, **NOTHING
+)
+
+
+def data_folder(folder: Path, rows: int = 0) -> Path:
+    """A log's folder with so many touchpoints of long ago."""
+    folder.mkdir(parents=True)
+    SPEC.save(folder / DATASET_FILE)
+    old = {
+        "user_id": [f"old{i}" for i in range(rows)],
+        "timestamp": pd.to_datetime([START - timedelta(days=9)] * rows, utc=True).as_unit("us"),
+        **{"campaign_id": "spring", "channel": "search", "cost": 0.1, "click": 0, "conversion": 0, "revenue": 0.0},
+        **{"propensity": 0.25, "hour": 1.0, "device": "tv", "placement": None, "age_group": None},
+    }
+    write_log(pd.DataFrame(old), folder / LOG_FILE, SPEC)
+    (folder / INGEST_FILE).write_text(json.dumps({"rows": rows, "fingerprint": "before"}))
+    return folder
+
+
+def collected(folder: Path, decisions: list[dict[str, Any]], outcomes: list[dict[str, Any]]) -> Path:
+    collect(write(folder / "log", decisions, outcomes), folder / "store")
+    return folder / "store"
+
+
+def tables(folder: Path, store: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Opportunities and touchpoints."""
+    add_decisions(store, data_folder(folder / "data"))
+    return pd.read_parquet(folder / "data" / OPPORTUNITIES_FILE), pd.read_parquet(folder / "data" / LOG_FILE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "outcomes", "expected"),
+    [
+        ({}, COST, "exposed"),
+        ({}, [*COST, outcome("d-cancel", "d", "cancel")], "exposed"),
+        ({}, [], "not exposed"),  # nothing was heard of it
+        ({}, [outcome("d-cancel", "d", "cancel", 0.0)], "not exposed"),
+        (NOTHING, [], "not exposed"),
+        ({"fallback_reason": "ledger", **NOTHING}, [], "not exposed"),
+        ({"fallback_reason": "log", "withdrawn": True, **NOTHING}, [], "not exposed"),
+        ({"fallback_reason": "repeated", **NOTHING}, [], "repeated"),
+        ({"fallback_reason": "no_account", **NOTHING}, [], "no_account"),
+        ({"fallback_reason": "features", **BEFORE_THE_DRAW}, [], "no_draw"),
+        ({"fallback_reason": "model_timeout", **BEFORE_THE_DRAW}, [], "no_draw"),
+        ({"exposure_probs": {}}, COST, "no_probabilities"),
+        ({"channel_probs": {}}, COST, "no_probabilities"),
+        ({"schema_version": 2, "drawn_channel": None, "exposure_probs": None}, COST, "no_probabilities"),
+        ({"budget_exhausted": True, **NOTHING}, [], "budget_gone"),
+        ({"context": {"device": "phone"}}, COST, "other_columns"),
+        ({"stage": "off", "assignment_probability": 1.0}, COST, "exposed"),  # the policy decided all the same
+    ],
+)
+def test_each_kind_of_decision_has_its_rule(
+    tmp_path: Path, changes: dict[str, Any], outcomes: list[dict[str, Any]], expected: str
+) -> None:
+    found = learnable(collected(tmp_path, [decision("d", **changes)], outcomes), SPEC)
+    if expected in ("exposed", "not exposed"):
+        assert (found.opportunities, found.left_out, found.exposures) == (1, {}, int(expected == "exposed"))
+    else:
+        assert (found.opportunities, found.left_out) == (0, {expected: 1})
+
+
+def test_what_is_written_is_what_happened(tmp_path: Path) -> None:
+    outcomes = [
+        *(outcome("c1", "d", value=0.02), outcome("c2", "d", value=0.01)),  # costs add up
+        *(outcome("k1", "d", "click", 1.0), outcome("k2", "d", "click", 1.0)),  # a click is a click
+        *(outcome("r1", "d", "revenue", 2.0), outcome("r2", "d", "revenue", 3.0)),
+    ]
+    store = collected(tmp_path, [decision("d"), decision("e", 1, user_id="u2", **NOTHING)], outcomes)
+    opportunities, touchpoints = tables(tmp_path, store)
+    shown, not_shown = opportunities.sort_values("decision_id").to_dict("records")
+    assert (shown["exposed"], not_shown["exposed"]) == (True, False)
+    assert (shown["cost"], shown["click"], shown["conversion"], shown["revenue"]) == (pytest.approx(0.03), 1, 0, 5.0)
+    assert (not_shown["cost"], not_shown["click"], not_shown["channel"]) == (0.0, 0, "video")
+    assert list(shown["channel_probs"]) == [0.1, 0.2, 0.3, 0.4]
+    assert list(shown["exposure_probs"]) == [1.0, 0.0, 1.0, 1.0]
+    (touchpoint,) = touchpoints.to_dict("records")
+    assert touchpoint["timestamp"] == START and (touchpoint["channel"], touchpoint["propensity"]) == ("video", 0.4)
+    assert (touchpoint["hour"], touchpoint["device"], touchpoint["placement"]) == (14.0, "phone", None)
+    assert (touchpoint["click"], touchpoint["revenue"], touchpoint["age_group"]) == (1, 5.0, "30-39")
+
+
+def test_windows_are_kept_where_they_are_read(tmp_path: Path) -> None:
+    users = [decision(f"d{i}", user_id=f"u{i}") for i in range(60)]
+    opportunities, _ = tables(tmp_path, collected(tmp_path, users, []))
+    assert set(opportunities["split"]) == {"train", "val", "test"}
+    assert opportunities["features"].isna().tolist() == (opportunities["split"] == "train").tolist()
+
+
+def test_the_log_that_was_there_stays_and_is_another_one_now(tmp_path: Path) -> None:
+    data = data_folder(tmp_path / "data", rows=3)
+    found = add_decisions(collected(tmp_path, [decision("d")], COST), data)
+    log, noted = pd.read_parquet(data / LOG_FILE), json.loads((data / INGEST_FILE).read_text())
+    assert log["user_id"].tolist() == ["old0", "old1", "old2", "u42"]
+    assert noted["rows"] == 4 and noted["fingerprint"] != "before" and noted["collected"]["opportunities"] == 1
+    assert "1 decisions: 1 opportunities, 1 exposures took place" in str(found)
+
+
+def test_money_that_is_gone_leaves_out_the_rest_of_the_period(tmp_path: Path) -> None:
+    until = (START + timedelta(minutes=60)).isoformat()
+    gone = {"budget_exhausted": True, **NOTHING}
+    decisions = [
+        decision("before", 0),
+        decision("refused", 10, refused_until=until, **gone),
+        decision("cheap", 20),  # had enough, but not what a dearer channel would have needed
+        decision("other-campaign", 20, campaign_id="summer"),
+        decision("other-arm", 20, arm="incumbent"),
+        decision("edited", 30, experiment_version="ffffffffffffffff"),
+        decision("next-hour", 61),
+        decision("refused-for-good", 70, **gone),
+        decision("much-later", 5000),
+    ]
+    opportunities, _ = tables(tmp_path, collected(tmp_path, decisions, []))
+    assert set(opportunities["decision_id"]) == {"before", "other-campaign", "other-arm", "edited", "next-hour"}
+
+
+def test_decisions_become_opportunities_as_they_grow_old(tmp_path: Path) -> None:
+    store = collected(tmp_path, [decision("old", 0), decision("young", 90), decision("newest", 120)], COST)
+    assert learnable(store, SPEC, Decisions(outcome_hours=1.0)).left_out == {"not_mature": 2}
+    assert learnable(store, SPEC, Decisions(until=(START + timedelta(minutes=100)).isoformat())).decisions == 2
+
+
+def test_a_withdrawal_counts_though_the_decision_lies_in_another_hour(tmp_path: Path) -> None:
+    both = [decision("d", 59.99), decision("d", 60.01, withdrawn=True, fallback_reason="log", **NOTHING)]
+    found = learnable(collected(tmp_path, both, [outcome("c", "d", minutes=59.995)]), SPEC)
+    assert (found.decisions, found.exposures) == (1, 0)
+
+
+def test_an_empty_store_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match="mtorl data collect"):
+        learnable(tmp_path, SPEC)
+
+
+# ---- a market whose truth is known
+
+ROWS = 12_000
+KINDS = 2  # of users
+GAIN = np.array([[0.30, 0.10, 0.35, 0.05], [0.05, 0.25, 0.10, 0.30]])
+PRICES = np.array([0.10, 0.20, 0.15, 0.10])
+DRAW = np.array([[0.4, 0.2, 0.3, 0.1], [0.1, 0.3, 0.2, 0.4]])
+EXPLORED = 0.1  # probability of exposing where the policy would not
+SHOW = np.where([[True, True, False, False], [False, True, True, True]], 1.0, EXPLORED)
+TARGET = np.array([[0.1, 0.2, 0.6, 0.1], [0.2, 0.4, 0.2, 0.2]])
+TARGET_SHOW = np.array([[True, False, True, True], [True, True, False, True]])
+TRUTH = float((TARGET * TARGET_SHOW * GAIN).sum(axis=1).mean())
+
+
+def market(seed: int, faults: float = 0.0, lost: float = 0.0, budget: bool = False) -> tuple[list[Any], list[Any]]:
+    """Decisions and outcomes of a policy that draws by DRAW and exposes by SHOW.
+
+    Args:
+        seed: Seed.
+        faults: Share of the exposures that the ledger fails to pay for.
+        lost: Share of the exposures that are cancelled.
+        budget: Whether the money of an hour is gone after two thirds of it, where dear channels are refused sooner.
+    """
+    random = np.random.default_rng(seed)
+    decisions, outcomes = [], []
+    for i in range(ROWS):
+        kind, minutes = int(random.integers(KINDS)), i / ROWS * 600
+        c = int(random.choice(len(CHANNELS), p=DRAW[kind]))
+        wants = bool(random.random() < SHOW[kind, c])
+        refused = budget and wants and minutes % 60 > (35, 30, 40, 45)[c]
+        failed = wants and not refused and random.random() < faults
+        shown = wants and not refused and not failed
+        changes: dict[str, Any] = {
+            "user_id": f"u{i % 3000}-{kind}",
+            "drawn_channel": CHANNELS[c],
+            "channel_probs": dict(zip(CHANNELS, DRAW[kind].tolist(), strict=True)),
+            "exposure_probs": dict(zip(CHANNELS, SHOW[kind].tolist(), strict=True)),
+            "context": {"hour": float(kind), "device": "phone", "placement": None},
+            "budget_exhausted": bool(refused),
+            "refused_until": (START + timedelta(minutes=60 * (minutes // 60 + 1))).isoformat() if refused else None,
+            "fallback_reason": "ledger" if failed else None,
+        }
+        here = {"channel": CHANNELS[c], "propensity": float(DRAW[kind, c])} if shown else NOTHING
+        decisions.append(decision(f"d{i}", minutes, **changes, **here))
+        if shown and random.random() < lost:
+            outcomes.append(outcome(f"x{i}", f"d{i}", "cancel", 0.0, minutes))
+        elif shown:
+            outcomes.append(outcome(f"c{i}", f"d{i}", "cost", float(PRICES[c]), minutes))
+            if random.random() < GAIN[kind, c]:
+                outcomes.append(outcome(f"k{i}", f"d{i}", "click", 1.0, minutes))
+    return decisions, outcomes
+
+
+def value_of_target(opportunities: pd.DataFrame) -> tuple[float, list[float], float]:
+    """Value of TARGET, its interval, and the mean weight."""
+    kind_B = opportunities["hour"].to_numpy(int)
+    channel_B = opportunities["channel"].map(CHANNELS.index).to_numpy()
+    probs_BC, show_BC = (np.stack(opportunities[name].to_numpy()) for name in ("channel_probs", "exposure_probs"))
+    at = np.arange(len(opportunities)), channel_B
+    exposure = Exposure(opportunities["exposed"].to_numpy(bool), show_BC[at], probs_BC * show_BC > 0)
+    gain_B, cost_B = opportunities["click"].to_numpy(float), opportunities["cost"].to_numpy(float)
+    log = LoggedRows(channel_B, probs_BC[at], gain_B, cost_B, opportunities["user_id"].to_numpy(), exposure)
+    target = PolicyOnLog(TARGET[kind_B], TARGET_SHOW[kind_B])
+    value = value_difference(target, target, log, budget_share=100.0, seed=0, resamples=200)
+    return value["challenger"], value["challenger_ci"], value["mean_weight"]["challenger"]
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [{}, {"faults": 0.15}, {"lost": 0.15}, {"budget": True}, {"budget": True, "faults": 0.1, "lost": 0.1}],
+    ids=str,
+)
+def test_the_value_of_a_policy_comes_out_right(tmp_path: Path, trouble: dict[str, Any]) -> None:
+    opportunities, _ = tables(tmp_path, collected(tmp_path, *market(1, **trouble)))
+    value, (low, high), mean_weight = value_of_target(opportunities)
+    assert low < TRUTH < high and value == pytest.approx(TRUTH, rel=0.1)
+    assert mean_weight == pytest.approx(1.0, abs=0.08)
+
+
+def test_without_the_rules_it_does_not(tmp_path: Path) -> None:
+    """What the rules are for: the same log, read as if money that is gone were a decision not to expose."""
+    decisions, outcomes = market(1, budget=True)
+    careless = [{**record, "budget_exhausted": False} for record in decisions]
+    opportunities, _ = tables(tmp_path, collected(tmp_path, careless, outcomes))
+    _, _, mean_weight = value_of_target(opportunities)
+    assert mean_weight < 0.8
+
+
+def test_the_mean_weight_of_a_uniform_policy_is_what_is_supported(tmp_path: Path) -> None:
+    store = collected(tmp_path, *market(2, faults=0.1, lost=0.1, budget=True))
+    (generation,) = learnable(store, SPEC).generations
+    assert generation.supported == 1.0
+    assert abs(generation.mean_weight - 1.0) < 4 * generation.mean_weight_error

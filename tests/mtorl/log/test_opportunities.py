@@ -1,0 +1,94 @@
+"""Opportunities beside a log: what is read of them, and what is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mtorl.log import opportunities
+from mtorl.log.dataset import Column, DatasetSpec
+from mtorl.log.opportunities import OPPORTUNITIES_FILE, Opportunities, contexts
+
+SPEC = DatasetSpec(
+    name="toy",
+    channels=("search", "video"),
+    context=(Column(name="device", kind="categorical"),),
+    static=(Column(name="age", kind="numeric"),),
+    propensity="logged",
+    window=2,
+)
+
+
+def window(**changes: Any) -> dict[str, Any]:
+    usual = {"timestamp": 0, "prev_channel": [None], "context": {"device": ["tv"]}, "static": {"age": 40.0}}
+    return {**usual, **changes}
+
+
+def write(folder: Path, windows: list[dict[str, Any]], split: str = "test", **columns: Any) -> Path:
+    rows = len(windows)
+    table = {
+        "user_id": [f"u{i}" for i in range(rows)],
+        "timestamp": pd.to_datetime(np.arange(rows), unit="s", utc=True),
+        **{"generation": "d", "channel": "video", "exposed": True, "device": "tv", "age": 40.0, "split": split},
+        "channel_probs": [[0.25, 0.75]] * rows,
+        "exposure_probs": [[0.0, 1.0]] * rows,
+        **dict.fromkeys(("cost", "revenue"), 0.5),
+        **dict.fromkeys(("click", "conversion"), 1),
+        "features": [json.dumps(one) if split != "train" else None for one in windows],
+    }
+    pd.DataFrame({**table, **columns}).to_parquet(folder / OPPORTUNITIES_FILE)
+    return folder
+
+
+def test_what_is_read(tmp_path: Path) -> None:
+    found = Opportunities.load(write(tmp_path, [window()] * 600), SPEC, "test")
+    assert found is not None and len(found) == 600
+    assert found.channel_B.tolist() == [1] * 600 and found.exposed_B.all()
+    assert found.propensity_B.tolist() == [0.75] * 600
+    assert found.exposure_probs_BC[0].tolist() == [0.0, 1.0] and found.instances[0] == window()
+
+
+def test_a_log_from_elsewhere_has_none(tmp_path: Path) -> None:
+    assert Opportunities.load(tmp_path, SPEC, "test") is None and contexts(tmp_path, SPEC, "train") is None
+
+
+def test_few_decisions_say_nothing(tmp_path: Path) -> None:
+    write(tmp_path, [window()] * (opportunities.ENOUGH - 1))
+    assert Opportunities.load(tmp_path, SPEC, "test") is None
+    write(tmp_path, [window()] * opportunities.ENOUGH)
+    assert Opportunities.load(tmp_path, SPEC, "test") is not None
+    assert Opportunities.load(tmp_path, SPEC, "val") is None
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        window(context={}),
+        window(static={}),
+        window(prev_channel=[None, "radio"]),
+        window(prev_channel=["video", "video", "video"]),
+    ],
+    ids=["context", "static", "channel", "longer"],
+)
+def test_decisions_that_were_taken_with_other_columns_are_left_out(tmp_path: Path, odd: dict[str, Any]) -> None:
+    found = Opportunities.load(write(tmp_path, [odd, *[window()] * 600]), SPEC, "test")
+    assert found is not None and len(found) == 600 and odd not in found.instances
+
+
+def test_a_large_table_is_sampled_by_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opportunities, "_MOST", 1000)
+    users = [f"u{i // 4}" for i in range(4000)]
+    found = Opportunities.load(write(tmp_path, [window()] * 4000, user_id=users), SPEC, "test")
+    assert found is not None and 800 < len(found) < 1200
+    assert (found.rows.groupby("user_id").size() == 4).all()
+
+
+def test_contexts_of_training_users_need_no_window(tmp_path: Path) -> None:
+    found = contexts(write(tmp_path, [window()] * 600, "train"), SPEC, "train")
+    assert found is not None and list(found.columns) == ["user_id", "device", "age"] and len(found) == 600
+    assert contexts(tmp_path, SPEC.replace(context=(Column(name="new", kind="numeric"),)), "train") is None
