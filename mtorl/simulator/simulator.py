@@ -87,15 +87,16 @@ class Simulator:
         """P(click) of every channel at each row of `log()`: what no real log shows, for checking estimates."""
         return self._logged[1].copy()
 
-    def online(self, user_ids: Sequence[str], rounds: int, seed: int) -> Online:
+    def online(self, user_ids: Sequence[str], rounds: int, seed: int, newcomers: bool = False) -> Online:
         """The same users after the log's end: round k = 0, 1, ... is on the k-th day after it.
 
         Args:
             user_ids: Users of the log.
             rounds: Opportunities per user.
             seed: Seed of everything that is drawn from here on.
+            newcomers: Whether they come for the first time, as if the log had never been: without a history.
         """
-        return Online(self, user_ids, rounds, seed)
+        return Online(self, user_ids, rounds, seed, newcomers)
 
     def true_value(
         self,
@@ -192,7 +193,9 @@ class Simulator:
 class Online:
     """Users of a simulator after the end of its log, with one opportunity a round each."""
 
-    def __init__(self, simulator: Simulator, user_ids: Sequence[str], rounds: int, seed: int) -> None:
+    def __init__(
+        self, simulator: Simulator, user_ids: Sequence[str], rounds: int, seed: int, newcomers: bool = False
+    ) -> None:
         index_of = {user: i for i, user in enumerate(simulator.user_ids)}
         unknown = [user for user in user_ids if user not in index_of]
         if unknown:
@@ -200,6 +203,8 @@ class Online:
         if len(set(user_ids)) < len(user_ids) or not len(user_ids) or rounds < 1:
             raise ValueError(f"need different users and at least one round, got {len(user_ids)} users, {rounds} rounds")
         log, _, state = simulator._logged
+        if newcomers:
+            log, state = log.iloc[:0], State.fresh(simulator.config.users)
         self._simulator, self._market, self.rounds = simulator, simulator._market, rounds
         self._row = {user: i for i, user in enumerate(user_ids)}
         self._user_U = user_U = np.array([index_of[user] for user in user_ids], dtype=np.int64)

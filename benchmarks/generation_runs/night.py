@@ -1,0 +1,178 @@
+"""A night of traffic: one policy serves, paced or not, with or without exploration, and leaves a decision log.
+
+Decisions are taken as the router takes them: a channel is drawn, an exposure wanted or not, and the ledger pays as long
+as money is left. The records are those of `mtorl.log.records`, so what follows reads them as it reads a router's.
+
+Shapes: U users, C channels, N the users of one step of the pacing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+
+from mtorl.arrays import Floats
+from mtorl.artifact.artifact import Artifact
+from mtorl.log.records import Kind, sql_columns
+from mtorl.policy.decision import Forecast, action_probabilities
+from mtorl.policy.pacing import Plan, Schedule
+from mtorl.simulator.market import CHANNELS
+from mtorl.simulator.simulator import Online
+from mtorl.window.window import WindowBatch, instance_from_history
+
+_STEPS = 50  # of the price, in a round
+
+
+@dataclass(frozen=True)
+class Served:
+    """How a night is served.
+
+    Attributes:
+        policy: Who decides.
+        budget: Currency units for each decision.
+        price: Gain per currency unit to begin with; None: the policy's own price stands, and no ledger binds.
+        explore: Share of the decisions that are drawn uniformly, and exposed whatever the policy wants.
+    """
+
+    policy: Artifact
+    budget: float
+    price: float | None
+    explore: float
+
+
+@dataclass(frozen=True)
+class Night:
+    """What happened, and what nobody knows but the simulator.
+
+    Attributes:
+        truth: P(click) of every channel at each decision, by decision_id.
+        gain: Expected clicks per decision.
+        spent_share: Of the budget.
+        entropy: Of the drawn channels, mean over decisions, nats.
+    """
+
+    truth: pd.DataFrame
+    gain: float
+    spent_share: float
+    entropy: float
+
+
+def serve(online: Online, rounds: range, how: Served, number: int, folder: Path) -> Night:
+    """Serve all users of a simulator for some rounds, and write the night's decision log.
+
+    Args:
+        online: The users.
+        rounds: Which of their rounds.
+        how: Who serves, and how.
+        number: Of the night.
+        folder: Decision log to write.
+    """
+    users = online.users
+    random = np.random.default_rng([number, 17])
+    total = how.budget * len(users) * len(rounds)
+    plan = Plan(total, Schedule.even(0.0, float(len(users) * len(rounds))), grain=0.0)
+    state, spent = plan.start(how.price or 1.0), 0.0
+    decisions: list[dict[str, Any]] = []
+    outcomes: list[dict[str, Any]] = []
+    truths: list[Floats] = []
+    expected = entropy = 0.0
+    for turn, round_index in enumerate(rounds):
+        rows = online.rows(round_index)
+        spec = how.policy.spec
+        windows = [instance_from_history(r["history"], r["context"], r["static"], spec, r["at"]) for r in rows]
+        logits_UC, reward_UC, cost_UC = how.policy.predict(WindowBatch.from_instances(windows, spec))
+        forecast = Forecast(logits_UC, how.policy.encoder.unreward(reward_UC, cost_UC), cost_UC)
+        truths.append(online.click_probability(round_index))
+        size = -(-len(users) // _STEPS)
+        for first in range(0, len(users), size):
+            part = slice(first, min(first + size, len(users)))
+            n = part.stop - part.start
+            price = None if how.price is None else plan.price(state)
+            probs_NC, expose_NC = action_probabilities(
+                Forecast(*(np.asarray(values)[part] for values in forecast)), how.policy.policy, price_BC=price
+            )
+            draw_NC, show_NC = explored(probs_NC, expose_NC.astype(float), how.explore)
+            cumulative_NC = draw_NC.cumsum(axis=1)
+            channel_N = (random.random(n)[:, None] >= cumulative_NC / cumulative_NC[:, -1:]).sum(axis=1)
+            wants_N = random.random(n) < show_NC[np.arange(n), channel_N]
+            left = total - spent if how.price is not None else np.inf
+            found = online.advance(round_index, np.where(wants_N, channel_N, -1), left, part)
+            shown_N = wants_N & (found["cost"] > 0)
+            spent += float(found["cost"].sum())
+            expected += float(found["expected_click"].sum())
+            entropy -= float((draw_NC * np.log(np.maximum(draw_NC, 1e-12))).sum())
+            for i in range(n):
+                place = part.start + i
+                name = f"{number:02d}-{turn}-{place:06d}"
+                at = datetime.fromtimestamp(rows[place]["at"] / 1e6, UTC).isoformat(timespec="microseconds")
+                drawn = CHANNELS[int(channel_N[i])]
+                decisions.append(
+                    {
+                        "decision_id": name,
+                        "arm": "served",
+                        "channel": drawn,
+                        "drawn_channel": drawn,
+                        "expose": bool(shown_N[i]),
+                        "budget_exhausted": bool(wants_N[i] and not shown_N[i]),
+                        "experiment": "generations",
+                        "experiment_version": f"{number:016x}",
+                        "schema_version": 3,
+                        "user_id": rows[place]["user_id"],
+                        "campaign_id": rows[place]["campaign_id"],
+                        "context": json.dumps(rows[place]["context"]),
+                        "features": json.dumps(windows[place]),
+                        "channel_probs": json.dumps(dict(zip(CHANNELS, draw_NC[i].tolist(), strict=True))),
+                        "exposure_probs": json.dumps(dict(zip(CHANNELS, show_NC[i].tolist(), strict=True))),
+                        "model_digest": how.policy.digest,
+                        "withdrawn": False,
+                        "request_time": at,
+                        "event_time": at,
+                    }
+                )
+                if shown_N[i]:
+                    for kind in ("cost", "click", "conversion", "revenue"):
+                        if kind == "cost" or found[kind][i]:
+                            outcomes.append(
+                                {
+                                    "event_id": f"{name}-{kind}",
+                                    "decision_id": name,
+                                    "schema_version": 2,
+                                    "kind": kind,
+                                    "value": float(found[kind][i]),
+                                    "event_time": at,
+                                    "received_time": at,
+                                }
+                            )
+            state = plan.update(state, turn * len(users) + part.stop, spent)
+    _write(folder, "decision", decisions)
+    _write(folder, "outcome", outcomes)
+    truth = pd.DataFrame(np.concatenate(truths), columns=list(CHANNELS))
+    truth.insert(0, "decision_id", [record["decision_id"] for record in decisions])
+    return Night(truth, expected / len(decisions), spent / total, entropy / len(decisions))
+
+
+def explored(probs_NC: Floats, show_NC: Floats, share: float) -> tuple[Floats, Floats]:
+    """Probabilities of drawing, and of exposing what was drawn, if a share is drawn uniformly and always exposed."""
+    uniform = share / probs_NC.shape[1]
+    draw_NC = (1 - share) * probs_NC + uniform
+    return draw_NC, ((1 - share) * probs_NC * show_NC + uniform) / draw_NC
+
+
+def _write(folder: Path, kind: Kind, records: list[dict[str, Any]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = sql_columns(kind)
+    frame = pd.DataFrame(records).reindex(columns=list(columns)).astype(object)
+    typed = ", ".join(f"CAST({name} AS {type_}) AS {name}" for name, type_ in columns.items())
+    with duckdb.connect() as db:
+        db.execute("SET TimeZone = 'UTC'").fetchall()
+        db.register(
+            "records", frame.where(frame.notna(), None).map(lambda value: None if value is None else str(value))
+        )
+        db.sql(f"SELECT {typed} FROM records ORDER BY event_time").write_parquet(str(folder / f"{kind}s.parquet"))

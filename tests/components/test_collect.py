@@ -1,0 +1,107 @@
+"""The second night: what the first model has decided is in the next training, step by step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from kfp.dsl import Artifact, Dataset, Metrics, Model
+
+from benchmarks.generation_runs.night import Served, serve
+from components.build_features import build_features
+from components.collect import collect
+from components.evaluate import evaluate
+from components.fingerprint import fingerprint
+from components.fit_incumbent import fit_incumbent
+from components.ingest import ingest
+from components.train_challenger import train_challenger
+from mtorl.artifact.artifact import load
+from mtorl.log.opportunities import OPPORTUNITIES_FILE
+from mtorl.log.touchpoints import LOG_FILE
+from mtorl.simulator.simulator import Simulator, SimulatorConfig
+from tests.components.artifacts import CODE, USERS, Output
+
+pytestmark = pytest.mark.integration
+ROUNDS = 25  # enough that each part of the split has opportunities to stand on
+
+
+@pytest.fixture(scope="module")
+def first_night(challenger: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The decision log of a night in which the first model serves everybody."""
+    folder = tmp_path_factory.mktemp("night")
+    simulator = Simulator(SimulatorConfig(users=USERS, seed=7))
+    online = simulator.online(simulator.user_ids, ROUNDS, seed=1)
+    how = Served(load(Path(challenger.path)), budget=0.2, price=0.25, explore=0.1)
+    serve(online, range(ROUNDS), how, 1, folder / "log" / "router-0")
+    return folder
+
+
+def read(output: Output, collected: str, decisions: str) -> Artifact:
+    made = output(Dataset, "log")
+    content = fingerprint.python_func("simulator", "simulator")
+    quarantine = output(Artifact, "quarantine")
+    ingest.python_func(
+        "simulator", "simulator", "fail", USERS, 7, content, collected, decisions, CODE, made, quarantine
+    )
+    return made
+
+
+def test_before_anything_serves_there_is_nothing_to_collect(tmp_path: Path) -> None:
+    assert collect.python_func("", "") == collect.python_func("", str(tmp_path / "collected")) == ""
+    assert collect.python_func(str(tmp_path / "decision_log"), str(tmp_path / "collected")) == ""
+    assert not (tmp_path / "collected").exists()
+
+
+def test_the_digest_changes_with_what_was_decided_and_with_nothing_else(first_night: Path, tmp_path: Path) -> None:
+    log, store = str(first_night / "log"), str(tmp_path / "collected")
+    once = collect.python_func(log, store)
+    assert len(once) == 64 and collect.python_func(log, store) == once == collect.python_func("", store)
+    file = first_night / "log" / "router-0" / "outcomes.parquet"
+    (tmp_path / "log").mkdir()
+    pd.read_parquet(file).head(1).assign(event_id="late").to_parquet(tmp_path / "log" / "outcomes.parquet")
+    pd.read_parquet(file.with_name("decisions.parquet")).head(0).to_parquet(tmp_path / "log" / "decisions.parquet")
+    assert collect.python_func(str(tmp_path / "log"), store) not in ("", once)
+
+
+def test_the_second_night_learns_from_the_first(
+    first_night: Path, log: Artifact, output: Output, tmp_path: Path
+) -> None:
+    collected = str(first_night / "collected")
+    decisions = collect.python_func(str(first_night / "log"), collected)
+    second = read(output, collected, decisions)
+
+    before, after = (pd.read_parquet(Path(one.path) / LOG_FILE) for one in (log, second))
+    opportunities = pd.read_parquet(Path(second.path) / OPPORTUNITIES_FILE)
+    noted = json.loads((Path(second.path) / "ingest.json").read_text())
+    assert len(after) == len(before) + noted["collected"]["exposures"] == noted["rows"]
+    assert noted["collected"]["decisions"] == USERS * ROUNDS
+    assert len(opportunities) == noted["collected"]["opportunities"] > 0.9 * USERS * ROUNDS
+    assert 0.2 < opportunities["exposed"].mean() < 0.9
+
+    windows = output(Dataset, "windows")
+    build_features.python_func(second, CODE, windows, output(Artifact, "definitions"))
+    incumbent, challenger = output(Model, "incumbent"), output(Model, "challenger")
+    fit_incumbent.python_func(windows, "", CODE, incumbent)
+    train_challenger.python_func(windows, 1, 7, 0.6, CODE, str(tmp_path), challenger, output(Metrics, "metrics"))
+    model = load(Path(challenger.path))
+    assert json.loads((Path(challenger.path) / "metrics.json").read_text())["priced_on"] == "opportunities"
+    asked = opportunities[opportunities["split"] == "train"].groupby("user_id")["hour"].agg(set)
+    for user, hours in model.reference().groupby("user_id")["hour"].agg(set).items():
+        assert hours <= asked[user], "drift is measured against what policies were asked"
+
+    evaluation = output(Artifact, "evaluation")
+    evaluate.python_func(windows, challenger, incumbent, 0.6, 7, CODE, evaluation, output(Metrics, "metrics"))
+    figures = json.loads(Path(evaluation.path).read_text())
+    assert figures["valued_on"] == "opportunities"
+    value = figures["value"]
+    assert value["rows"] == (opportunities["split"] == "test").sum()
+    assert value["impossible"] == {"challenger": 0.0, "incumbent": 0.0}, "exploration can make any exposure"
+    for arm in ("challenger", "incumbent"):
+        low, high = value["mean_weight_ci"][arm]
+        assert low < 1.1 and high > 0.9
+
+
+def test_the_step_of_old_reads_no_decisions(log: Artifact, output: Output) -> None:
+    assert not (Path(read(output, "", "").path) / OPPORTUNITIES_FILE).exists()
