@@ -9,6 +9,8 @@ of whichever arm fails less. Left out, and counted by reason:
     other_model          before the arms had their newest models (`judged_models.py`)
     other_weights        assigned while any arm had another share than the experiment file gives it at that stage now:
                          so all arms are compared over the same time
+    immature             its outcomes may still come (`outcome_hours`): an arm whose outcomes come sooner looks better
+                         until they have
     unfinished_period    the budget's day or hour is not over: an arm that spends sooner looks better until it is
     changed_period       the stage or the weights were changed in that day or hour, or the kill switch was used: the
                          money was, too
@@ -20,7 +22,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import pandas as pd
 
@@ -43,8 +45,17 @@ def shares_of_stages(experiment: Experiment) -> dict[str, dict[str, float]]:
     return {stage: experiment.replace(enabled=True, stage=stage).shares() for stage in stages}
 
 
-def users_of(log: DecisionLog, experiment: Experiment) -> tuple[pd.DataFrame, dict[str, int], JudgedModels]:
-    """One row a user, stage and arm with the sums of its decisions; how many were left out, by reason; arms' models.
+class ExperimentUsers(NamedTuple):
+    """What a verdict is reached on."""
+
+    rows: pd.DataFrame  # one a user, stage and arm, with the sums of its decisions
+    left_out: dict[str, int]  # decisions, by reason
+    models: JudgedModels
+    hours: float  # between the first decision that counts and the last
+
+
+def users_of(log: DecisionLog, experiment: Experiment) -> ExperimentUsers:
+    """Add up the decisions that count.
 
     Both logs are delivered at least once, so of several records with one id the one that counts is taken.
     """
@@ -83,28 +94,36 @@ def users_of(log: DecisionLog, experiment: Experiment) -> tuple[pd.DataFrame, di
             "models_changed": models.since,
             **log.period.parameters(),
         }
-        left_out = db.execute(
+        reasons = db.execute(
             f"""WITH {decision}
-            SELECT left_out, count(*) FROM decision WHERE left_out IS NOT NULL GROUP BY ALL ORDER BY 1""",
+            SELECT left_out, count(*), (epoch(max(decided)) - epoch(min(decided))) / 3600
+            FROM decision GROUP BY left_out ORDER BY 1""",
             parameters,
         ).fetchall()
-        pivot = ", ".join(f"sum(value) FILTER (kind = '{kind}') AS {kind}" for kind in OUTCOMES)
+        pivot = ", ".join(f"sum(value) FILTER (in_time AND kind = '{kind}') AS {kind}" for kind in OUTCOMES)
         known = ", ".join(f"coalesce({kind}, 0) AS {kind}" for kind in OUTCOMES)
         totals = ", ".join(f"sum({kind}) AS {kind}" for kind in OUTCOMES)
         users = db.execute(
-            f"""WITH {decision}, outcome AS (
-                SELECT decision_id, {pivot}
-                FROM ({one_record_each("outcome", "outcome_log")}) GROUP BY decision_id),
+            f"""WITH {decision}, taken AS (
+                SELECT decision_id, min(CAST(event_time AS TIMESTAMPTZ)) AS taken FROM decision_log GROUP BY ALL),
+            event AS (
+                SELECT decision_id, kind, value,
+                       CAST(event_time AS TIMESTAMPTZ) <= {_matures(experiment, "taken")} AS in_time
+                FROM ({one_record_each("outcome", "outcome_log")}) JOIN taken USING (decision_id)),
+            outcome AS (SELECT decision_id, {pivot}, count_if(NOT in_time) AS late FROM event GROUP BY decision_id),
             decision_with_outcomes AS (
-                SELECT decision.*, {known} FROM decision LEFT JOIN outcome USING (decision_id) WHERE left_out IS NULL)
+                SELECT decision.*, {known}, coalesce(late, 0) AS late
+                FROM decision LEFT JOIN outcome USING (decision_id) WHERE left_out IS NULL)
             SELECT user_id, stage, arm, count(*)::DOUBLE AS decisions, count_if(weight > 0)::DOUBLE AS evaluable,
                    count_if(expose)::DOUBLE AS exposures, count_if(fallback_reason IS NOT NULL)::DOUBLE AS fallbacks,
-                   {totals}, sum(weight) AS weight, sum(weight * weight) AS squared_weight, {sums()},
-                   min(decided) AS first_at, max(decided) AS last_at
+                   {totals}, sum(late) AS late, sum(weight) AS weight, sum(weight * weight) AS squared_weight, {sums()},
+                   min(decided) AS first_at
             FROM decision_with_outcomes GROUP BY user_id, stage, arm""",
             parameters,
         ).df()
-    return users, {str(reason): int(count) for reason, count in left_out}, models
+    left_out = {reason: count for reason, count, _ in reasons if reason is not None}
+    hours = next((hours for reason, _, hours in reasons if reason is None), 0.0)
+    return ExperimentUsers(users, left_out, models, hours)
 
 
 def _other_splits(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> list[tuple[str, str]]:
@@ -166,20 +185,32 @@ def _begin(experiment: Experiment) -> str:
     return "decided" if bounds is None else bounds[0]
 
 
+def _matures(experiment: Experiment, time: str) -> str:
+    """SQL: when the outcomes of a decision of that time are all known, as far as they count."""
+    hours = experiment.metrics.outcome_hours
+    return "'infinity'::TIMESTAMPTZ" if hours is None else f"({time} + to_microseconds({round(hours * 3.6e9)}))"
+
+
 def _unfair_period(experiment: Experiment) -> str:
-    """SQL: why a decision's budget period does not count; NULL if it does.
+    """SQL: why a decision, or the budget period that it belongs to, does not count yet or at all; NULL if it does.
 
     A total without an end has no whole periods: where it isn't paced, an arm that spends sooner looks better until the
     other has spent as much.
     """
     bounds = _bounds(experiment)
-    if bounds is None:
-        return "NULL"
-    begin, end = bounds
-    in_period = f"(PARTITION BY experiment, {begin})"
     # The period that is asked for may have no end, or end in the future.
     until = "CASE WHEN $until <> '' THEN least(CAST(nullif($until, '') AS TIMESTAMPTZ), now()) END"
     newest = f"greatest(max(decided) OVER (), {until})"
-    return f"""CASE WHEN {end} > {newest} THEN 'unfinished_period'
-                    WHEN min(stage) OVER {in_period} <> max(stage) OVER {in_period}
-                      OR bool_or(coalesce(split_otherwise, false)) OVER {in_period} THEN 'changed_period' END"""
+    begin, end = bounds or ("decided", "decided")
+    cases = []
+    if bounds is not None:
+        in_period = f"(PARTITION BY experiment, {begin})"
+        changes = [f"min(stage) OVER {in_period} <> max(stage) OVER {in_period}"]
+        changes.append(f"bool_or(coalesce(split_otherwise, false)) OVER {in_period}")
+        cases += [
+            f"WHEN {end} > {newest} THEN 'unfinished_period'",
+            f"WHEN {' OR '.join(changes)} THEN 'changed_period'",
+        ]
+    if experiment.metrics.outcome_hours is not None:
+        cases.append(f"WHEN {_matures(experiment, end)} > {newest} THEN 'immature'")
+    return f"CASE {' '.join(cases)} END" if cases else "NULL"

@@ -5,7 +5,8 @@
 Judged is the whole ramp: the arms are compared within each stage, and the stages combined. Each challenger is compared
 with the incumbent. Which decisions count: `monitoring.experiment_users`. Users seen in two arms of one stage are a
 fault of the assignment; they count for neither. (From one stage to the next a user may well change from the incumbent
-to a challenger.)
+to a challenger.) A decision counts with the outcomes of its first `outcome_hours`, once these are over: outcomes that
+come sooner in one arm than in the other would else look like more.
 
 In a replay of a real log most outcomes are unknown, so each decision has a weight: 1 / p of the logged channel when the
 policy exposed just that one, 1 when it did not expose, 0 when its outcome cannot be known. Gain per decision is then
@@ -54,9 +55,10 @@ def verdict_from_log(
         tightest_at: Effective users at which the always-valid interval is tightest; fixed before the experiment starts.
 
     Returns:
-        A JSON-ready dict: arms, their models, srm_p, what was left out, `challengers` with the comparison of each, and
-        at the top level that of the challenger which decides: lift, lift_ci (always valid), lift_ci_fixed,
-        relative_lift, guardrails, secondary, verdict, reason, series of looks as users arrived.
+        A JSON-ready dict: arms, their models, srm_p, what was left out (decisions by reason, and late outcomes),
+        `challengers` with the comparison of each, and at the top level that of the challenger which decides: lift,
+        lift_ci (always valid), lift_ci_fixed, relative_lift, guardrails, secondary, verdict, reason, series of looks as
+        users arrived.
 
     Raises:
         ValueError: an unknown outcome.
@@ -65,7 +67,8 @@ def verdict_from_log(
         raise ValueError(f"gain {gain!r} is not one of {', '.join(GAINS)}")
     primary = metric_of(experiment.metrics.primary, gain)
     gain = primary.removesuffix("_per_decision")
-    users, left_out, models = users_of(log, experiment)
+    users, left_out, models, hours = users_of(log, experiment)
+    late = int(users["late"].sum())
     crossed = users[["user_id", "stage"]].duplicated(keep=False)
     crossed_users, seen_users = users.loc[crossed, "user_id"].nunique(), users["user_id"].nunique()
     users = users[~crossed].sort_values(["first_at", "user_id"], ignore_index=True)
@@ -87,7 +90,6 @@ def verdict_from_log(
         ],
         planned=len(shares_of_stages(experiment)),
     )
-    hours = (users["last_at"].max() - users["first_at"].min()).total_seconds() / 3600 if len(users) else 0.0
     lifts, verdicts, results = {}, {}, {}
     for name, comparison in comparisons.items():
         lift = lifts[name] = comparison.lift(primary)
@@ -119,7 +121,7 @@ def verdict_from_log(
             "guardrails": [asdict(check) for check in checks],
             "secondary": {name: _secondary(comparison.lift(name)) for name in experiment.metrics.secondary},
             "verdict": verdicts[name].token,
-            "reason": verdicts[name].reason + models.said,
+            "reason": verdicts[name].reason + models.said + _late_said(late, experiment.metrics.outcome_hours),
         }
     challenger = leading(verdicts, lifts)
     result = {
@@ -136,6 +138,7 @@ def verdict_from_log(
         "srm_p": srm_p,
         "multiple_exposure_users": crossed_users,
         "left_out": left_out,
+        "late_outcomes": late,
         "models": models.digests,
         "challenger": challenger,
         "challengers": results,
@@ -210,6 +213,13 @@ def _arm(users: pd.DataFrame, gain: str, budget: float | None) -> dict[str, Any]
 def _ratio(users: pd.DataFrame, name: str, budget: float | None) -> float:
     numerator, denominator = _figures(users, name, budget).sum(axis=0)
     return float(numerator / denominator) if denominator > 0 else math.nan
+
+
+def _late_said(outcomes: int, hours: float | None) -> str:
+    """What to add to a verdict's reason if outcomes came too late to count."""
+    if not outcomes:
+        return ""
+    return f" ({outcomes:,} outcomes came later than outcome_hours, {hours:g}, after their decisions and do not count)"
 
 
 def _looks(users: int) -> list[int]:

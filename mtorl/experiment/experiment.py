@@ -25,6 +25,7 @@ metrics:
   primary: click_per_decision
   secondary: [exposure_ratio]
   guardrails: [{name: cost_per_decision, direction: down, margin: 0.02}]   # direction: where the metric should go
+  outcome_hours: 24                # what a decision brings in this time counts, and it counts once that is over
 alpha: 0.05
 min_runtime_hours: 168
 owner: ads-platform
@@ -176,6 +177,9 @@ class Metrics(StrictModel):
     primary: Annotated[Text, AfterValidator(known_gain)]
     secondary: Annotated[tuple[MetricName, ...], FromList] = ()
     guardrails: Annotated[tuple[Guardrail, ...], FromList] = ()
+    outcome_hours: float | None = Field(default=24.0, gt=0, le=8760)
+    """Hours after a decision in which its outcomes happen, and are reported: later ones do not count, and a decision
+    counts once they are over. null: whatever is known counts, which is right when no more outcomes will come."""
 
 
 class Experiment(StrictModel):

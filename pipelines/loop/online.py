@@ -163,6 +163,7 @@ class Experiment:
                 "primary": f"{trained.spec.reward.gain}_per_decision",
                 "secondary": ["exposure_ratio"],
                 "guardrails": [{"name": "cost_per_decision", "direction": "down", "margin": margin}],
+                "outcome_hours": None,  # the traffic is over when it is judged, and all of its outcomes are known
             },
             "alpha": 0.05,
             "min_runtime_hours": 0,

@@ -12,5 +12,6 @@ CONTENT: dict[str, Any] = experiment(
         "primary": "click_per_decision",
         "secondary": ["exposure_ratio"],
         "guardrails": [{"name": "cost_per_decision", "direction": "down", "margin": 0.5}],
+        "outcome_hours": None,
     },
 )

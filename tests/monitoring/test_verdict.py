@@ -363,6 +363,40 @@ def test_a_day_in_which_the_money_was_divided_anew_does_not_count(tmp_path: Path
     assert found["lift"] == pytest.approx(0.0)
 
 
+def test_an_arm_whose_outcomes_come_later_is_not_worse(tmp_path: Path) -> None:
+    """A/A: in each arm every fifth decision converts, soon in the incumbent and two days later in the challenger."""
+    log, last = Log(), pd.Timestamp("2025-03-08", tz="UTC")
+    for place in range(7 * 24 * 10):
+        arm = "challenger" if place % 2 else "incumbent"
+        at = pd.Timestamp("2025-03-01", tz="UTC") + pd.Timedelta(minutes=6 * place)
+        decision = log.decide(f"u{place}", arm, event_time=at.isoformat())
+        known = at + pd.Timedelta(hours=48 if arm == "challenger" else 1)
+        if place // 2 % 5 == 0 and known < last:
+            log.learn(decision, "click", 1.0)
+            log.outcomes[-1]["event_time"] = known.isoformat()
+    files = log.write(tmp_path)
+
+    def judged(hours: float | None) -> dict[str, Any]:
+        metrics = EXPERIMENT.metrics.replace(guardrails=(), outcome_hours=hours)
+        return verdict_from_log(files, EXPERIMENT.replace(metrics=metrics))
+
+    found = judged(72.0)
+    assert found["verdict"] == "inconclusive" and found["lift"] == pytest.approx(0.0)
+    assert found["left_out"] == {"immature": 72 * 10} and found["late_outcomes"] == 0
+    assert judged(None)["lift"] < -0.04
+    late = judged(24.0)  # then the challenger's count for nothing, which is said
+    assert late["arms"]["challenger"]["gain"] == 0 and late["arms"]["incumbent"]["gain"] == 144
+    assert late["late_outcomes"] == 120 and "120 outcomes came later than outcome_hours, 24" in late["reason"]
+
+
+def test_a_budget_period_is_mature_as_a_whole(tmp_path: Path) -> None:
+    """The log ends at noon of the third day; half a day after it the second day may still bring outcomes."""
+    metrics = EXPERIMENT.metrics.replace(outcome_hours=18.0)
+    daily = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})
+    found = verdict_from_log(paced_against_unpaced(60).write(tmp_path), daily.replace(metrics=metrics))
+    assert found["left_out"] == {"immature": 24 * 20, "unfinished_period": 12 * 20}
+
+
 def test_fallbacks_count_for_the_assigned_arm(tmp_path: Path) -> None:
     log = traffic(200, 0.2)
     log.decide("u1", "challenger", expose=False, fallback_reason="model_timeout")
