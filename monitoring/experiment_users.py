@@ -51,7 +51,7 @@ class ExperimentUsers(NamedTuple):
     rows: pd.DataFrame  # one a user, stage and arm, with the sums of its decisions
     left_out: dict[str, int]  # decisions, by reason
     models: JudgedModels
-    hours: float  # between the first decision that counts and the last
+    hours: float  # between the first decision that counts and the last, but a day at most for each UTC day with any
 
 
 def users_of(log: DecisionLog, experiment: Experiment) -> ExperimentUsers:
@@ -96,7 +96,8 @@ def users_of(log: DecisionLog, experiment: Experiment) -> ExperimentUsers:
         }
         reasons = db.execute(
             f"""WITH {decision}
-            SELECT left_out, count(*), (epoch(max(decided)) - epoch(min(decided))) / 3600
+            SELECT left_out, count(*),
+                   least((epoch(max(decided)) - epoch(min(decided))) / 3600, 24 * count(DISTINCT decided::DATE))
             FROM decision GROUP BY left_out ORDER BY 1""",
             parameters,
         ).fetchall()

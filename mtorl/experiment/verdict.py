@@ -100,7 +100,7 @@ def reach_verdict(
         srm_p: p-value of the sample ratio mismatch.
         guardrails: all guardrails of the experiment.
         crossed_share: share of users who were seen in two arms of one stage.
-        hours: hours between the first and the last decision.
+        hours: hours of which decisions count.
         min_hours: hours that the experiment was planned to run at least.
     """
     low, high = primary.ci
@@ -111,7 +111,7 @@ def reach_verdict(
             "inconclusive", f"{crossed_share:.1%} of the users were seen in two arms: assignment is not sticky"
         )
     if hours < min_hours:
-        return Verdict("inconclusive", f"nothing is said before {min_hours:g} hours; {hours:.1f} have passed")
+        return Verdict("inconclusive", f"nothing is said before {min_hours:g} hours; so far, {hours:.1f} count")
     for check in guardrails:
         if check.state == "breached":
             return Verdict(

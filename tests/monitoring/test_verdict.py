@@ -397,6 +397,17 @@ def test_a_budget_period_is_mature_as_a_whole(tmp_path: Path) -> None:
     assert found["left_out"] == {"immature": 24 * 20, "unfinished_period": 12 * 20}
 
 
+def test_days_on_which_the_experiment_was_off_are_no_run_time(tmp_path: Path) -> None:
+    log = traffic(200, 0.9)
+    for row in log.decisions[300:]:
+        row["event_time"] = (pd.Timestamp(row["event_time"]) + pd.Timedelta(days=9)).isoformat()
+    for hour in range(20, 9 * 24):
+        at = (pd.Timestamp("2025-03-01", tz="UTC") + pd.Timedelta(hours=hour)).isoformat()
+        log.decide("u", "incumbent", stage="off", assignment_probability=1.0, event_time=at)
+    found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(min_runtime_hours=168))
+    assert found["verdict"] == "inconclusive" and found["hours"] == 48 and "48.0 count" in found["reason"]
+
+
 def test_fallbacks_count_for_the_assigned_arm(tmp_path: Path) -> None:
     log = traffic(200, 0.2)
     log.decide("u1", "challenger", expose=False, fallback_reason="model_timeout")
