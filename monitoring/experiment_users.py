@@ -3,7 +3,7 @@
 Decisions count for the arm that the user was *assigned* to, fallbacks included: dropping them would compare the users
 of whichever arm fails less. Left out, and counted by reason:
 
-    other_experiment     of another experiment: another name or salt
+    other_experiment     of another experiment: another name, layer or salt, any of which splits the users anew
     outside              the user is not in the experiment's part of its layer
     not_randomised       everybody got the incumbent: kill switch, shadow
     other_model          before the arms had their newest models (`judged_models.py`)
@@ -11,9 +11,10 @@ of whichever arm fails less. Left out, and counted by reason:
                          so all arms are compared over the same time
     immature             its outcomes may still come (`outcome_hours`): an arm whose outcomes come sooner looks better
                          until they have
-    unfinished_period    the budget's day or hour is not over: an arm that spends sooner looks better until it is
-    changed_period       the stage or the weights were changed in that day or hour, or the kill switch was used: the
-                         money was, too
+    unfinished_period    the budget's day or hour is not over, or began before the period that is asked for: an arm that
+                         spends sooner looks better until it is, and worse without its beginning
+    changed_period       in that day or hour the stage, the weights, the salt or the layer were changed, or the kill
+                         switch was used: the arms' money was not the same
 
 The last two only where a budget starts anew each day or hour.
 """
@@ -80,7 +81,7 @@ def users_of(log: DecisionLog, experiment: Experiment) -> ExperimentUsers:
             WHERE {log.period.condition()}),
         decision AS (
             SELECT record.*,
-                   CASE WHEN experiment <> $name OR salt <> $salt THEN 'other_experiment'
+                   CASE WHEN experiment <> $name OR salt <> $salt OR layer <> $layer THEN 'other_experiment'
                         WHEN arm = '{OUTSIDE}' THEN 'outside'
                         WHEN assignment_probability >= 1 THEN 'not_randomised'
                         WHEN {_begin(experiment)} <= $models_changed THEN 'other_model'
@@ -91,6 +92,7 @@ def users_of(log: DecisionLog, experiment: Experiment) -> ExperimentUsers:
         parameters = {
             "name": experiment.name,
             "salt": experiment.salt,
+            "layer": experiment.layer,
             "models_changed": models.since,
             **log.period.parameters(),
         }
@@ -206,10 +208,11 @@ def _unfair_period(experiment: Experiment) -> str:
     cases = []
     if bounds is not None:
         in_period = f"(PARTITION BY experiment, {begin})"
-        changes = [f"min(stage) OVER {in_period} <> max(stage) OVER {in_period}"]
+        names = ("stage", "salt", "layer")
+        changes = [f"min({name}) OVER {in_period} <> max({name}) OVER {in_period}" for name in names]
         changes.append(f"bool_or(coalesce(split_otherwise, false)) OVER {in_period}")
         cases += [
-            f"WHEN {end} > {newest} THEN 'unfinished_period'",
+            f"WHEN {end} > {newest} OR {begin} < CAST(nullif($since, '') AS TIMESTAMPTZ) THEN 'unfinished_period'",
             f"WHEN {' OR '.join(changes)} THEN 'changed_period'",
         ]
     if experiment.metrics.outcome_hours is not None:

@@ -397,6 +397,27 @@ def test_a_budget_period_is_mature_as_a_whole(tmp_path: Path) -> None:
     assert found["left_out"] == {"immature": 24 * 20, "unfinished_period": 12 * 20}
 
 
+def test_a_day_that_began_before_the_period_asked_for_does_not_count(tmp_path: Path) -> None:
+    daily = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})
+    files = replace(paced_against_unpaced(49).write(tmp_path), period=Period(since="2025-03-01T12:00:00Z"))
+    found = verdict_from_log(files, daily)
+    assert found["left_out"] == {"unfinished_period": 13 * 20} and found["lift"] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("field", ["salt", "layer"])
+def test_a_day_on_which_the_experiment_began_anew_does_not_count(tmp_path: Path, field: str) -> None:
+    """Its arms have the money that those of before have left."""
+    daily = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})
+    log = paced_against_unpaced(49)
+    for place, row in enumerate(log.decisions):
+        row |= {"salt": daily.salt, "layer": daily.layer}
+        if place < 12 * 20:
+            row[field] = "before"
+    found = verdict_from_log(log.write(tmp_path), daily)
+    assert found["left_out"] == {"changed_period": 12 * 20, "other_experiment": 12 * 20, "unfinished_period": 20}
+    assert found["lift"] == pytest.approx(0.0)
+
+
 def test_days_on_which_the_experiment_was_off_are_no_run_time(tmp_path: Path) -> None:
     log = traffic(200, 0.9)
     for row in log.decisions[300:]:
