@@ -175,8 +175,9 @@ ID_FIELD: dict[Kind, str] = {"decision": "decision_id", "outcome": "event_id"}
 
 # Which of several records with one id counts. The router withdraws a decision whose record may become durable too late:
 # both records can be in the log then, in either order, and the withdrawal counts. Apart from that, records with one id
-# are copies, because the log is shipped at least once.
-_FIRST_COUNTS: dict[Kind, str] = {"decision": "withdrawn DESC, event_time", "outcome": "event_time"}
+# are copies, because the log is shipped at least once. (If a sender gave one event two values, and two routers took one
+# each, all readers must take the same.)
+_FIRST_COUNTS: dict[Kind, str] = {"decision": "withdrawn DESC, event_time", "outcome": "event_time, value"}
 
 # Before `withdrawn` was a field: the router fell back for one of these reasons when it withdrew a decision, and for no
 # other.
