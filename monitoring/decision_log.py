@@ -20,7 +20,7 @@ import pandas as pd
 
 from mtorl.drift.calibration import Size
 from mtorl.drift.reference import MIN_USERS
-from mtorl.log.records import one_record_each
+from mtorl.log.records import Kind, one_record_each, sql_columns
 
 if TYPE_CHECKING:
     import duckdb
@@ -69,9 +69,18 @@ def database() -> Iterator[duckdb.DuckDBPyConnection]:
         yield db
 
 
-def open_records(db: duckdb.DuckDBPyConnection, files: Path) -> duckdb.DuckDBPyRelation:
-    """The records of Parquet files, some of which may be older and lack a column."""
-    return db.from_parquet(str(files), union_by_name=True)
+def open_records(db: duckdb.DuckDBPyConnection, kind: Kind, files: Path) -> duckdb.DuckDBPyRelation:
+    """The records of Parquet files, some of which may be older and lack a column; without a file, none.
+
+    Args:
+        db: Where to open them.
+        kind: What they are.
+        files: May be a pattern.
+    """
+    if db.execute("SELECT file FROM glob($files)", {"files": str(files)}).fetchall():
+        return db.from_parquet(str(files), union_by_name=True)
+    columns = ", ".join(f"NULL::{type_} AS {name}" for name, type_ in sql_columns(kind).items())
+    return db.sql(f"SELECT {columns} WHERE false")
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,7 @@ class DecisionLog:
     def holds_any(self) -> bool:
         """Whether any decision falls into the period."""
         with database() as db:
-            open_records(db, self.decisions).create_view("decision_log")
+            open_records(db, "decision", self.decisions).create_view("decision_log")
             query = f"SELECT 1 FROM decision_log WHERE {self.period.condition()} LIMIT 1"
             return db.execute(query, self.period.parameters()).fetchone() is not None
 
@@ -123,7 +132,7 @@ class DecisionLog:
             where the columns changed in it, of what is returned.
         """
         with database() as db:
-            open_records(db, self.decisions).create_view("decision_log")
+            open_records(db, "decision", self.decisions).create_view("decision_log")
 
             def decisions(users: str = "true") -> str:
                 # A period is a small part of a log: sought are only records of its decisions. One that withdraws a
@@ -159,7 +168,7 @@ class DecisionLog:
             alone: Whether no other arm will do.
         """
         with database() as db:
-            open_records(db, self.decisions).create_view("decision_log")
+            open_records(db, "decision", self.decisions).create_view("decision_log")
             newest = db.execute(
                 f"""SELECT model_digest FROM decision_log WHERE model_digest IS NOT NULL AND {self.period.condition()}
                 AND (arm = $arm OR NOT $alone) ORDER BY arm = $arm DESC, event_time DESC LIMIT 1""",

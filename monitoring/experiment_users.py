@@ -61,8 +61,8 @@ def users_of(log: DecisionLog, experiment: Experiment) -> ExperimentUsers:
     Both logs are delivered at least once, so of several records with one id the one that counts is taken.
     """
     with database() as db:
-        open_records(db, log.decisions).create_view("decision_log")
-        open_records(db, log.outcomes).create_view("outcome_log")
+        open_records(db, "decision", log.decisions).create_view("decision_log")
+        open_records(db, "outcome", log.outcomes).create_view("outcome_log")
         if isinstance(log.weights, pd.DataFrame):
             db.register("weight_of", log.weights)
         elif log.weights is not None:

@@ -429,6 +429,27 @@ def test_days_on_which_the_experiment_was_off_are_no_run_time(tmp_path: Path) ->
     assert found["verdict"] == "inconclusive" and found["hours"] == 48 and "48.0 count" in found["reason"]
 
 
+def test_before_the_first_outcome_there_is_no_file_of_them(tmp_path: Path) -> None:
+    log = traffic(100, 0.2)
+    log.outcomes = []
+    log.write(tmp_path)
+    (tmp_path / "outcomes.parquet").unlink()
+    found = verdict_from_log(DecisionLog.in_folder(tmp_path), EXPERIMENT)
+    assert found["verdict"] == "inconclusive" and found["arms"]["challenger"]["decisions"] == 150
+
+
+@pytest.mark.parametrize("first", [1.0, 5.0])
+def test_an_event_with_two_values_counts_alike_at_every_look(tmp_path: Path, first: float) -> None:
+    log = traffic(100, 0.2)
+    decision = log.decide("u1", "challenger")
+    for value in (first, 6.0 - first):
+        log.learn(decision, "revenue", value)
+    log.outcomes[-1]["event_id"] = log.outcomes[-2]["event_id"]
+    metrics = EXPERIMENT.metrics.replace(primary="revenue_per_decision")
+    found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(metrics=metrics))
+    assert found["arms"]["challenger"]["gain"] == 1.0
+
+
 def test_fallbacks_count_for_the_assigned_arm(tmp_path: Path) -> None:
     log = traffic(200, 0.2)
     log.decide("u1", "challenger", expose=False, fallback_reason="model_timeout")
