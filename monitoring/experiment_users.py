@@ -9,6 +9,8 @@ of whichever arm fails less. Left out, and counted by reason:
     other_model          before the arms had their newest models (`judged_models.py`)
     other_weights        assigned while any arm had another share than the experiment file gives it at that stage now:
                          so all arms are compared over the same time
+    repeated             another decision on the same request and day counts: the last that exposes or else the first.
+                         The slower an arm is, the more callers give up on it and ask another router
     immature             its outcomes may still come (`outcome_hours`): an arm whose outcomes come sooner looks better
                          until they have
     unfinished_period    the budget's day or hour is not over, or began before the period that is asked for: an arm that
@@ -76,7 +78,11 @@ def users_of(log: DecisionLog, experiment: Experiment) -> ExperimentUsers:
         db.register("other_split", pd.DataFrame(_other_splits(db, experiment), columns=["stage", "shares"], dtype=str))
         decision = f"""record AS (
             SELECT record.* EXCLUDE (event_time), {weight} AS weight, CAST(event_time AS TIMESTAMPTZ) AS decided,
-                   (stage, shares) IN (FROM other_split) AS split_otherwise
+                   (stage, shares) IN (FROM other_split) AS split_otherwise,
+                   request_id IS NOT NULL AND row_number() OVER (
+                       PARTITION BY hash(experiment, salt, user_id, campaign_id, coalesce(request_id, decision_id),
+                                         CAST(event_time AS TIMESTAMPTZ)::DATE)
+                       ORDER BY expose DESC, epoch(CAST(event_time AS TIMESTAMPTZ)) * if(expose, -1, 1)) > 1 AS repeated
             FROM ({one_record_each("decision", "decision_log")}) AS record {join}
             WHERE {log.period.condition()}),
         decision AS (
@@ -86,7 +92,8 @@ def users_of(log: DecisionLog, experiment: Experiment) -> ExperimentUsers:
                         WHEN assignment_probability >= 1 THEN 'not_randomised'
                         WHEN {_begin(experiment)} <= $models_changed THEN 'other_model'
                         WHEN split_otherwise OR coalesce(abs(assignment_probability - share) >= 1e-9, true)
-                        THEN 'other_weights' ELSE {_unfair_period(experiment)} END AS left_out
+                        THEN 'other_weights'
+                        WHEN repeated THEN 'repeated' ELSE {_unfair_period(experiment)} END AS left_out
             FROM record LEFT JOIN share_of USING (stage, arm))"""
         models = judged_models(db, experiment, log.period)
         parameters = {

@@ -457,6 +457,26 @@ def test_fallbacks_count_for_the_assigned_arm(tmp_path: Path) -> None:
     assert (arm["decisions"], arm["exposures"], arm["fallbacks"]) == (301, 300, 1)
 
 
+def test_a_request_that_was_repeated_is_one_opportunity(tmp_path: Path) -> None:
+    """A/A, but whoever asks the challenger gives up on some answers and asks another router."""
+    log = traffic(200, 0.2)
+    for place, row in enumerate(log.decisions):
+        row |= {"request_id": f"r{place}", "campaign_id": "c", "expose": place % 3 > 0}
+    clean = verdict_from_log(log.write(tmp_path), EXPERIMENT)
+    for row in log.decisions[3:300:6]:
+        if row["arm"] == "challenger":
+            at = (pd.Timestamp(row["event_time"]) + pd.Timedelta(seconds=1)).isoformat()
+            reason = "repeated" if row["expose"] else None  # what does not expose is decided anew
+            again = {"decision_id": f"again-{row['decision_id']}", "expose": False, "fallback_reason": reason}
+            log.decisions.append(row | again | {"event_time": at})
+    found = verdict_from_log(log.write(tmp_path), EXPERIMENT)
+    assert found["left_out"] == {"repeated": 50} and len(log.decisions) == 650
+    assert (found["lift"], found["lift_ci"]) == (clean["lift"], clean["lift_ci"])
+    # On another day it is another opportunity, also under an id that was used before.
+    log.decide("u1", "challenger", request_id="r3", campaign_id="c", event_time="2025-03-05T00:00:00Z")
+    assert verdict_from_log(log.write(tmp_path), EXPERIMENT)["arms"]["challenger"]["decisions"] == 301
+
+
 def test_users_in_two_arms_are_a_fault(tmp_path: Path) -> None:
     log = traffic(200, 0.5)
     log.decide("u1", "incumbent")
