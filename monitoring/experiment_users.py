@@ -208,9 +208,8 @@ def _unfair_period(experiment: Experiment) -> str:
     other has spent as much.
     """
     bounds = _bounds(experiment)
-    # The period that is asked for may have no end, or end in the future.
-    until = "CASE WHEN $until <> '' THEN least(CAST(nullif($until, '') AS TIMESTAMPTZ), now()) END"
-    newest = f"greatest(max(decided) OVER (), {until})"
+    # The period that is asked for may have no end, or end in the future, where a clock that was ahead has decided, too.
+    newest = "least(greatest(max(decided) OVER (), CAST(nullif($until, '') AS TIMESTAMPTZ)), now())"
     begin, end = bounds or ("decided", "decided")
     cases = []
     if bounds is not None:

@@ -111,7 +111,7 @@ def reach_verdict(
             "inconclusive", f"{crossed_share:.1%} of the users were seen in two arms: assignment is not sticky"
         )
     if hours < min_hours:
-        return Verdict("inconclusive", f"nothing is said before {min_hours:g} hours; so far, {hours:.1f} count")
+        return Verdict("inconclusive", f"nothing is said before {min_hours:g} hours; {math.floor(hours)} count")
     for check in guardrails:
         if check.state == "breached":
             return Verdict(

@@ -327,6 +327,17 @@ def test_a_period_that_ends_in_the_future_does_not_end_the_present_day(tmp_path:
     assert verdict_from_log(files, daily)["left_out"] == {"unfinished_period": 2}
 
 
+def test_a_clock_that_was_ahead_ends_no_day_and_makes_nothing_mature(tmp_path: Path) -> None:
+    daily = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})
+    mature = EXPERIMENT.replace(metrics=EXPERIMENT.metrics.replace(outcome_hours=24.0))
+    now, log = pd.Timestamp.now(tz="UTC"), Log()
+    for user, days in enumerate((0, 0, 365)):
+        log.decide(f"u{user}", "incumbent", event_time=(now + pd.Timedelta(days=days)).isoformat())
+    files = log.write(tmp_path)
+    assert verdict_from_log(files, daily)["left_out"] == {"unfinished_period": 3}
+    assert verdict_from_log(files, mature)["left_out"] == {"immature": 3}
+
+
 def test_a_day_is_that_of_the_budgets_time_zone(tmp_path: Path) -> None:
     """The log ends at 20:19 in Tokyo, whose day began at 15:00 UTC."""
     budget = {**CONTENT["budgets"][0], "period": "day", "timezone": "Asia/Tokyo"}
@@ -426,7 +437,7 @@ def test_days_on_which_the_experiment_was_off_are_no_run_time(tmp_path: Path) ->
         at = (pd.Timestamp("2025-03-01", tz="UTC") + pd.Timedelta(hours=hour)).isoformat()
         log.decide("u", "incumbent", stage="off", assignment_probability=1.0, event_time=at)
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(min_runtime_hours=168))
-    assert found["verdict"] == "inconclusive" and found["hours"] == 48 and "48.0 count" in found["reason"]
+    assert found["verdict"] == "inconclusive" and found["hours"] == 48 and "48 count" in found["reason"]
 
 
 def test_before_the_first_outcome_there_is_no_file_of_them(tmp_path: Path) -> None:
