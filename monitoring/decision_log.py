@@ -171,6 +171,7 @@ class DecisionLog:
             open_records(db, "decision", self.decisions).create_view("decision_log")
             newest = db.execute(
                 f"""SELECT model_digest FROM decision_log WHERE model_digest IS NOT NULL AND {self.period.condition()}
+                AND CAST(event_time AS TIMESTAMPTZ) <= now()  -- a clock that was ahead does not say what serves
                 AND (arm = $arm OR NOT $alone) ORDER BY arm = $arm DESC, event_time DESC LIMIT 1""",
                 {**self.period.parameters(), "arm": arm, "alone": alone},
             ).fetchone()

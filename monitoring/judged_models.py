@@ -3,6 +3,7 @@
 A model that is promoted or rolled back in mid-experiment makes two policies of one arm. The newest is what people ask
 about: it serves now, and would be shipped. Judged is what was decided after the last decision of any other model of
 any arm, so that all arms are compared over the same time. A decision without a model (a fallback) counts by its time.
+One from the future, of a clock that was ahead, is not the newest.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def judged_models(db: duckdb.DuckDBPyConnection, experiment: Experiment, period:
             SELECT arm, model_digest AS digest, CAST(event_time AS TIMESTAMPTZ) AS decided, decision_id
             FROM ({one_record_each("decision", "decision_log")})
             WHERE experiment = $name AND coalesce(salt, $salt) = $salt AND assignment_probability < 1
-              AND model_digest IS NOT NULL AND {period.condition()}),
+              AND model_digest IS NOT NULL AND CAST(event_time AS TIMESTAMPTZ) <= now() AND {period.condition()}),
         newest AS (SELECT arm, last(digest ORDER BY decided, decision_id) AS newest FROM answered GROUP BY arm)
         SELECT arm, newest, max(decided) FILTER (digest <> newest)
         FROM answered JOIN newest USING (arm) GROUP BY arm, newest ORDER BY arm""",

@@ -338,6 +338,18 @@ def test_a_clock_that_was_ahead_ends_no_day_and_makes_nothing_mature(tmp_path: P
     assert verdict_from_log(files, mature)["left_out"] == {"immature": 3}
 
 
+def test_the_newest_model_is_not_that_of_a_clock_that_was_ahead(tmp_path: Path) -> None:
+    log = traffic(200, 0.3)
+    for row in log.decisions:
+        row["model_digest"] = "second"
+    ahead = (pd.Timestamp.now(tz="UTC") + pd.Timedelta(days=365)).isoformat()
+    log.decide("u0", "incumbent", model_digest="first", event_time=ahead)
+    files = log.write(tmp_path)
+    found = verdict_from_log(files, EXPERIMENT)
+    assert found["models"] == {"challenger": "second", "incumbent": "second"} and found["left_out"] == {}
+    assert files.newest_model("incumbent") == "second"
+
+
 def test_a_day_is_that_of_the_budgets_time_zone(tmp_path: Path) -> None:
     """The log ends at 20:19 in Tokyo, whose day began at 15:00 UTC."""
     budget = {**CONTENT["budgets"][0], "period": "day", "timezone": "Asia/Tokyo"}
