@@ -16,7 +16,8 @@ of whichever arm fails less. Left out, and counted by reason:
     unfinished_period    the budget's day or hour is not over, or began before the period that is asked for: an arm that
                          spends sooner looks better until it is, and worse without its beginning
     changed_period       in that day or hour the stage, the weights, the salt or the layer were changed, or the kill
-                         switch was used: the arms' money was not the same
+                         switch was used: the arms' money was not the same. Where it isn't paced, after any edit: a
+                         raised amount gives more to the arm that has spent more by then
 
 The last two only where a budget starts anew each day or hour.
 """
@@ -214,7 +215,8 @@ def _unfair_period(experiment: Experiment) -> str:
     cases = []
     if bounds is not None:
         in_period = f"(PARTITION BY experiment, {begin})"
-        names = ("stage", "salt", "layer")
+        paced = all(budget.pacing is not None for budget in experiment.budgets if budget.period != "total")
+        names = ("stage", "salt", "layer", *(() if paced else ("experiment_version",)))
         changes = [f"min({name}) OVER {in_period} <> max({name}) OVER {in_period}" for name in names]
         changes.append(f"bool_or(coalesce(split_otherwise, false)) OVER {in_period}")
         cases += [

@@ -480,6 +480,18 @@ def test_fallbacks_count_for_the_assigned_arm(tmp_path: Path) -> None:
     assert (arm["decisions"], arm["exposures"], arm["fallbacks"]) == (301, 300, 1)
 
 
+@pytest.mark.parametrize("pacing", [None, {}])
+def test_a_day_in_which_an_unpaced_amount_may_have_changed_does_not_count(tmp_path: Path, pacing: Any) -> None:
+    """What a raised amount adds is split evenly, whatever the arms have spent by then; paced arms have spent alike."""
+    budget = {**CONTENT["budgets"][0], "period": "day", "pacing": pacing}
+    log = paced_against_unpaced(73)
+    for hour, row in enumerate(log.decisions):
+        row["experiment_version"] = "before" if hour < 36 * 20 else "after"
+    found = verdict_from_log(log.write(tmp_path), Experiment.from_dict({**CONTENT, "budgets": [budget]}))
+    changed = {} if pacing is not None else {"changed_period": 24 * 20}
+    assert found["left_out"] == {**changed, "unfinished_period": 20}
+
+
 def test_a_request_that_was_repeated_is_one_opportunity(tmp_path: Path) -> None:
     """A/A, but whoever asks the challenger gives up on some answers and asks another router."""
     log = traffic(200, 0.2)
