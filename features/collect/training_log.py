@@ -31,7 +31,7 @@ from features.collect.rules import decisions_query
 from features.collect.store import hourly
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
-from mtorl.log.records import Kind, sql_columns
+from mtorl.log.records import Kind, one_record_each, sql_columns
 from mtorl.log.splits import split_of
 from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE, LogError, fingerprint, schema
 from mtorl.runtime import progress
@@ -121,7 +121,11 @@ def _open(db: duckdb.DuckDBPyConnection, kind: Kind, files: list[Path], until: s
     nulls = ", ".join(f"NULL::{type_} AS {name}" for name, type_ in sql_columns(kind).items())
     source = f"SELECT {nulls} WHERE false" + (f" UNION ALL BY NAME FROM {parquet(files)}" if files else "")
     bound = f"WHERE event_time < {text(until)}::TIMESTAMPTZ" if until else ""
-    execute(db, f"CREATE VIEW collected_{kind} AS SELECT * FROM ({source}) {bound}")
+    relation = f"(SELECT * FROM ({source}) {bound})"
+    if kind == "outcome":
+        # A decision and its withdrawal may lie in two hours, and an outcome that was sent twice beside either.
+        relation = f"({one_record_each(kind, relation)})"
+    execute(db, f"CREATE VIEW collected_{kind} AS FROM {relation}")
 
 
 def _write_opportunities(db: duckdb.DuckDBPyConnection, spec: DatasetSpec, path: Path) -> None:

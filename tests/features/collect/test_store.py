@@ -36,8 +36,14 @@ OUTCOMES = [
 
 
 def content(store: Path) -> list[list[dict[str, Any]]]:
-    """What a store holds, as text: NaN equals nothing."""
-    return [[{k: str(v) for k, v in row.items()} for row in stored(store, kind)] for kind in ("decision", "outcome")]
+    """What a store holds, as text: NaN equals nothing.
+
+    An outcome that was sent twice may lie beside a decision and beside its withdrawal, which readers know.
+    """
+    decisions, outcomes = (
+        [{k: str(v) for k, v in row.items()} for row in stored(store, kind)] for kind in ("decision", "outcome")
+    )
+    return [decisions, list({row["event_id"]: row for row in outcomes}.values())]
 
 
 def whole(folder: Path) -> list[list[dict[str, Any]]]:
