@@ -7,7 +7,7 @@ A first model learns from a log of wide choices. Then, each night: newcomers are
 the next model learns from all that is there, and the gate says whether it serves from then on. Beside the way that this
 project ships stand careless ones.
 
-    worth        clicks per decision of the model that serves, at equal money, with users of the first log
+    worth        clicks per decision of the model that serves, at equal money, with users whom nobody learns from
     AUC          of the newest model's reward head, on states of the first log
     estimate     the evaluation's value of the newest model, over the true one at the same decisions
     covered      how often the estimate's 95 % interval holds the true value
@@ -40,14 +40,20 @@ def one_way(way: Way, seeds: tuple[int, ...], users: int, epochs: int, number: i
             market = []
             for row in nights(way, seed, users, epochs, number, Path(folder)):
                 market.append(row)
-                promoted = {True: "promoted", False: "rejected", None: ""}[row.get("promoted")]
-                print(
-                    f"{way.name}, seed {seed}, night {row['night']}: worth {row['worth']:.4f}, AUC {row['auc']:.3f} "
-                    f"{promoted}",
-                    flush=True,
-                )
+                print(f"{way.name}, seed {seed}, night {row['night']}: {_in_short(row)}", flush=True)
             found.append(market)
     return found
+
+
+def _in_short(row: dict[str, Any]) -> str:
+    text = f"worth {row['worth']:.4f}, AUC {row['auc']:.3f}"
+    if row["night"]:
+        text += (
+            f", {'promoted' if row['promoted'] else 'rejected'} {row['candidate_worth']:.4f} for {row['served_worth']:.4f}"
+            f" (estimated {row['difference']:+.4f}, true {row['true_difference']:+.4f}); value {row['estimate']:.4f} of "
+            f"{row['truth']:.4f}, weight {row['mean_weight']:.2f}, impossible {row['impossible']:.1%}"
+        )
+    return text
 
 
 def summary(markets: list[list[dict[str, Any]]]) -> dict[str, Any]:

@@ -218,10 +218,11 @@ def collect(
     decision_log: Annotated[Path, typer.Argument(metavar="FOLDER", help="Decision log, as routers export or ship it.")],
     dataset: Dataset,
     out: Annotated[Path, typer.Option(help="Folder in which decisions and outcomes are kept.")] = Path("collected"),
+    report: Annotated[bool, typer.Option("--report", help="Read all that is kept, and say what it teaches.")] = False,
 ) -> None:
     """Collect what policies have decided and what came of it, for the next training.
 
-        mtorl data collect runs/latest/decision_log --dataset simulator
+        mtorl data collect runs/latest/decision_log --dataset simulator --report
         mtorl run --data log.csv --dataset my-log.yaml --collected collected
 
     Run it as often as you like, on one router's log or on a folder with those of many: only what is new is read, and
@@ -239,11 +240,11 @@ def collect(
         spec = DatasetSpec.load(dataset)
         with ProgressBars() as bars:
             with bars.step("collect decisions and outcomes"):
-                added = collect_decisions(decision_log, out)
-            with bars.step("see what they teach"):
-                found = learnable(out, spec, Decisions(spec.outcome_hours))
-    typer.echo(f"{out}: {added}")
-    typer.echo(str(found))
+                lines = [f"{out}: {collect_decisions(decision_log, out)}"]
+            if report:
+                with bars.step("see what they teach"):
+                    lines.append(str(learnable(out, spec, Decisions(spec.outcome_hours))))
+    typer.echo("\n".join(lines))
 
 
 @contextmanager

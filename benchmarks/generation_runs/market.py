@@ -26,7 +26,6 @@ from mtorl.evaluation.offline import evaluate_offline
 from mtorl.fitting.fit import fit_challenger, fit_incumbent
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
-from mtorl.log.splits import split_of
 from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE, fingerprint, write_log
 from mtorl.network.training import TrainConfig
 from mtorl.policy.decision import Forecast, action_probabilities
@@ -78,9 +77,9 @@ def nights(way: Way, seed: int, users: int, epochs: int, number: int, root: Path
         number: Of nights.
         root: Scratch folder.
     """
-    simulator = Simulator(SimulatorConfig(users=users * (number + 1), seed=seed))
-    coming = [simulator.user_ids[users * k : users * (k + 1)] for k in range(number + 1)]
-    held_out = [user for user, part in zip(coming[0], split_of(coming[0]), strict=True) if part == "test"]
+    simulator = Simulator(SimulatorConfig(users=users * (number + 2), seed=seed))
+    # The first log's, those of each night, and those with whom a model's worth is measured: nobody learns from them.
+    coming = [simulator.user_ids[users * k : users * (k + 1)] for k in range(number + 2)]
     first = root / "first"
     log = simulator.log()
     log = log[log["user_id"].isin(set(coming[0]))]
@@ -93,7 +92,7 @@ def nights(way: Way, seed: int, users: int, epochs: int, number: int, root: Path
     assert served is not None
 
     def worth(artifact: Artifact) -> float:
-        return play(simulator, policy_of(artifact, None), held_out, 5, seed, budget, price, 2).value
+        return play(simulator, policy_of(artifact, None), coming[-1], 5, seed, budget, price, 2).value
 
     def knows(artifact: Artifact) -> float:
         return auc_on_random_states(artifact, root / "first-windows", seed)

@@ -38,8 +38,8 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
 
     Columns: decision_id, user_id, timestamp (of the opportunity), campaign_id, arm, generation (digest of the model
     that drew), drawn_channel, channel_probs and exposure_probs (lists in the order of the channels), exposed, channel
-    (that was shown), the outcomes, context and static columns, features (the window as the policy saw it, JSON), and
-    left_out (null: the decision is an opportunity that a value can rest on).
+    (that was shown), the outcomes, context columns, static ones (of what was exposed), and left_out (null: the decision
+    is an opportunity that a value can rest on).
 
     Args:
         spec: Description of the data set.
@@ -51,12 +51,12 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
         SELECT decision_id, {", ".join(map(_total, _OUTCOMES))}, count_if(kind <> 'cancel') > 0 AS happened
         FROM collected_outcome GROUP BY decision_id),
     record AS (
-        SELECT * EXCLUDE (exposure_probs, channel_probs),
+        SELECT * EXCLUDE (exposure_probs, channel_probs, features),
                coalesce(exposure_probs, '{{}}') = '{{}}' OR coalesce(channel_probs, '{{}}') = '{{}}' AS unsaid,
                from_json(channel_probs, {_by_channel(spec)}) AS drawing,
                from_json(exposure_probs, {_by_channel(spec)}) AS exposing,
                from_json(context, {_structure(spec.context)}) AS of_context,
-               from_json(coalesce(features->>'static', '{{}}'), {_structure(spec.static)}) AS of_user
+               CASE WHEN expose THEN from_json(features->>'static', {_structure(spec.static)}) END AS of_user
         FROM collected_decision
         WHERE withdrawn OR decision_id NOT IN (SELECT decision_id FROM collected_decision WHERE withdrawn)),
     known AS (
@@ -89,7 +89,7 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
            coalesce(model_digest, '') AS generation, drawn_channel, channel_probs,
            list_transform(exposure_probs, lambda p: p * coalesce(share, 1.0)) AS exposure_probs, exposed, channel,
            coalesce(cost, 0.0) AS cost, coalesce(click, 0) AS click, coalesce(conversion, 0) AS conversion,
-           coalesce(revenue, 0.0) AS revenue, {columns} features, left_out
+           coalesce(revenue, 0.0) AS revenue, {columns} left_out
     FROM judged LEFT JOIN realised USING (arm, day)
     """
 

@@ -17,16 +17,18 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from features.collect.database import execute, limited_database, parquet, text
-from mtorl.log.records import ID_FIELD, Kind, one_record_each, sql_columns
+from features.collect.log_files import NewFiles, files_of, mark_of
+from mtorl.log.records import ID_FIELD, Kind, each_record, one_record_each, sql_columns
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
 from mtorl.runtime.files import replacing
@@ -35,8 +37,10 @@ if TYPE_CHECKING:
     import duckdb
 
 PART = "part.parquet"
-_READ, _UNKNOWN, _LOCK = "read.json", "unknown.parquet", ".lock"
+_UNKNOWN, _LOCK = "unknown.parquet", ".lock"
 _KEEP_DAYS = 35  # how long after its decision an outcome is still looked up
+_AT_ONCE = 2  # hours that are written side by side
+_HOUR = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -70,29 +74,18 @@ def collect(decision_log: str | Path, store: str | Path) -> Collected:
         LogError: There is no decision log, or another run is at work on this store.
     """
     log, out = Path(decision_log), Path(store)
-    found = {kind: _files(log, kind) for kind in get_args(Kind)}
-    if not found["decision"] and not (out / "decisions").is_dir():
+    if not files_of(log, "decision") and not (out / "decisions").is_dir():
         raise LogError(
             f"{log}: no decisions.parquet in this folder or below it; a run of `mtorl run` leaves it in decision_log, "
             "and on a cluster the container `export` beside each router"
         )
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out), limited_database() as (db, _):
-        read = _read_before(out)
-        new: dict[Kind, list[Path]] = {}
-        unreadable: list[str] = []
-        for kind, files in found.items():
-            new[kind] = []
-            for file in files:
-                name, mark = str(file.relative_to(log)), _mark(file)
-                if mark is None or read.get(name) == mark:
-                    continue
-                if _complete(db, file):
-                    new[kind].append(file)
-                    read[name] = mark
-                else:
-                    unreadable.append(str(file))
-        return _Run(db, out).add(new, read, tuple(unreadable))
+        files = NewFiles(db, log, out)
+        run = _Run(db, out, files.by_kind)
+        decisions, outcomes = run.write()
+        files.remember()
+        return Collected(decisions, outcomes, run.touched, run.unknown(), tuple(files.unreadable))
 
 
 def collect_if_any(decision_log: str, store: str) -> str:
@@ -110,12 +103,12 @@ def collect_if_any(decision_log: str, store: str) -> str:
     """
     if not store:
         return ""
-    if decision_log and _files(Path(decision_log), "decision"):
+    if decision_log and files_of(Path(decision_log), "decision"):
         collect(decision_log, store)
     digest = hashlib.sha256()
     for kind in get_args(Kind):
         for file in hourly(store, kind):
-            digest.update(f"{file.relative_to(store)}:{_mark(file)}".encode())
+            digest.update(f"{file.relative_to(store)}:{mark_of(file)}".encode())
     return digest.hexdigest() if hourly(store, "decision") else ""
 
 
@@ -125,140 +118,123 @@ def hourly(store: str | Path, kind: Kind) -> list[Path]:
 
 
 class _Run:
-    """Adds new files to a store."""
+    """Adds new files to a store.
 
-    def __init__(self, db: duckdb.DuckDBPyConnection, out: Path) -> None:
+    Args:
+        db: A database of its own.
+        out: The store.
+        new: Files by kind.
+
+    Attributes:
+        touched: How many hours it writes.
+    """
+
+    def __init__(self, db: duckdb.DuckDBPyConnection, out: Path, new: dict[Kind, list[Path]]) -> None:
         self._db = db
         self._out = out
+        self._files = _by_hour(db, new["decision"])
+        waiting = [out / _UNKNOWN] if (out / _UNKNOWN).exists() else []
+        self._place_outcomes(new, waiting)
+        placed = execute(db, "SELECT DISTINCT hour FROM placed WHERE hour IS NOT NULL")
+        self._placed = {hour for (hour,) in placed}
+        self.touched = len(self._hours)
 
-    def add(self, new: dict[Kind, list[Path]], read: dict[str, list[int]], unreadable: tuple[str, ...]) -> Collected:
-        self._open("new_decision", "decision", new["decision"])
-        waiting = [self._out / _UNKNOWN] if (self._out / _UNKNOWN).exists() else []
-        self._open("new_outcome", "outcome", [*new["outcome"], *waiting])
-        added = self._counts("new_decision")
-        hours = {hour for hour, _ in added}
-        self._place_outcomes()
-        placed = execute(self._db, "SELECT hour, count(*) FROM placed WHERE hour IS NOT NULL GROUP BY 1")
-        touched = hours | {hour for hour, _ in placed}
-        before = self._rows("decision", hours), self._rows("outcome", {hour for hour, _ in placed})
-        for done, hour in enumerate(sorted(touched)):
-            progress.report(done, len(touched), f"{hour:%Y-%m-%d %H}:00")
-            # Outcomes first: a decision that is there has what was known of it.
-            if any(hour == other for other, _ in placed):
-                self._merge("outcome", hour, f"(SELECT * EXCLUDE (hour) FROM placed WHERE hour = {_literal(hour)})")
-            if hour in hours:
-                end = f"{_literal(hour)} + INTERVAL 1 HOUR"
-                self._merge(
-                    "decision",
-                    hour,
-                    f"(FROM new_decision WHERE event_time >= {_literal(hour)} AND event_time < {end})",
-                )
-        unknown = self._keep_unknown()
-        with replacing(self._out / _READ) as unfinished:
-            unfinished.write_text(json.dumps(read, indent=0))
-        progress.report(1, 1, f"{len(touched)} hours")
-        after = self._rows("decision", hours), self._rows("outcome", {hour for hour, _ in placed})
-        return Collected(after[0] - before[0], after[1] - before[1], len(touched), unknown, unreadable)
+    @property
+    def _hours(self) -> list[datetime]:
+        return sorted({*self._files, *self._placed})
 
-    def _open(self, view: str, kind: Kind, files: list[Path]) -> None:
-        """A view of the records in some files, with all columns of today's records in their types."""
-        columns = sql_columns(kind)
-        nulls = ", ".join(f"NULL::{type_} AS {name}" for name, type_ in columns.items())
-        records = f"SELECT {nulls} WHERE false"
-        if files:
-            records += f" UNION ALL BY NAME FROM {parquet(files)}"
-        chosen = ", ".join(f"CAST({name} AS {type_}) AS {name}" for name, type_ in columns.items())
-        execute(self._db, f"CREATE VIEW {view} AS SELECT {chosen} FROM ({records})")
+    def write(self) -> tuple[int, int]:
+        """Write the hours that gained something; returns how many decisions and outcomes there are more."""
+        added = [0, 0]
+        with ThreadPoolExecutor(_AT_ONCE) as threads:  # the hours of a log are many, and each is small
+            for done, (decisions, outcomes) in enumerate(threads.map(self._write_hour, self._hours), 1):
+                added[0] += decisions
+                added[1] += outcomes
+                progress.report(done, self.touched, f"{done} of {self.touched} hours")
+        return added[0], added[1]
 
-    def _counts(self, view: str) -> list[tuple[datetime, int]]:
-        return execute(self._db, f"SELECT date_trunc('hour', event_time), count(*) FROM {view} GROUP BY 1")
-
-    def _place_outcomes(self) -> None:
-        """A table of the new outcomes with the hour of their decision; null: the decision is not known."""
-        ((since,),) = execute(self._db, f"SELECT min(event_time) - INTERVAL {_KEEP_DAYS} DAY FROM new_outcome")
-        stored = [] if since is None else [f for f in hourly(self._out, "decision") if _hour_of(f) >= since]
-        sources = ["SELECT decision_id, date_trunc('hour', event_time) AS hour FROM new_decision"]
-        if stored:
-            sources.append(f"SELECT decision_id, date_trunc('hour', event_time) AS hour FROM {parquet(stored)}")
-        # Of a decision and its withdrawal, which may lie in two hours, the outcome goes to the first.
-        execute(
-            self._db,
-            f"""CREATE TEMP TABLE placed AS
-            SELECT new_outcome.*, place.hour FROM new_outcome LEFT JOIN (
-                SELECT decision_id, min(hour) AS hour FROM ({" UNION ALL ".join(sources)})
-                WHERE decision_id IN (SELECT decision_id FROM new_outcome) GROUP BY 1
-            ) AS place USING (decision_id)""",
-        )
-
-    def _merge(self, kind: Kind, hour: datetime, records: str) -> None:
-        """Write an hour anew: what is there, and new records; of each id the one that counts."""
-        target = self._out / f"{kind}s" / f"date={hour:%Y-%m-%d}" / f"hour={hour:%H}" / PART
-        relation = records
-        if target.exists():
-            relation = f"({records} UNION ALL BY NAME FROM {parquet([target])})"
-        columns = ", ".join(sql_columns(kind))
-        query = f"SELECT {columns} FROM ({self._once(kind, relation)})"
-        with replacing(target, durable=True) as unfinished:
-            execute(self._db, f"COPY ({query}) TO {text(unfinished)} (FORMAT parquet, COMPRESSION zstd)")
-
-    def _once(self, kind: Kind, relation: str) -> str:
-        """Sorting whole records is slow: it is left out where no id comes twice."""
-        ((rows, ids),) = execute(self._db, f"SELECT count(*), count(DISTINCT {ID_FIELD[kind]}) FROM {relation}")
-        if rows == ids and kind == "outcome":
-            return f"FROM {relation}"
-        return one_record_each(kind, relation)
-
-    def _keep_unknown(self) -> int:
-        """Outcomes that came before their decision did, or without it, until nobody can expect it any more."""
+    def unknown(self) -> int:
+        """Keep the outcomes that came before their decision did, or without it, until nobody expects it any more."""
         newest = "(SELECT max(event_time) FROM placed)"
         rows = f"""SELECT * EXCLUDE (hour) FROM placed
             WHERE hour IS NULL AND event_time >= {newest} - INTERVAL {_KEEP_DAYS} DAY"""
         with replacing(self._out / _UNKNOWN) as unfinished:
-            execute(
-                self._db, f"COPY ({one_record_each('outcome', f'({rows})')}) TO {text(unfinished)} (FORMAT parquet)"
-            )
-        return self._count([self._out / _UNKNOWN])
+            query = one_record_each("outcome", f"({rows})")
+            execute(self._db, f"COPY ({query}) TO {text(unfinished)} (FORMAT parquet)")
+        return _count(self._db, self._out / _UNKNOWN)
 
-    def _rows(self, kind: Kind, hours: set[datetime]) -> int:
-        return self._count([file for file in hourly(self._out, kind) if _hour_of(file) in hours])
+    def _write_hour(self, hour: datetime) -> tuple[int, int]:
+        decisions = outcomes = 0
+        with self._db.cursor() as db:
+            execute(db, "SET TimeZone = 'UTC'")
+            # Outcomes first: a decision that is there has what was known of it.
+            if hour in self._placed:
+                rows = f"(SELECT * EXCLUDE (hour) FROM placed WHERE hour = {_literal(hour)})"
+                outcomes = self._merge(db, "outcome", hour, rows)
+            if hour in self._files:
+                within = f"event_time >= {_literal(hour)} AND event_time < {_literal(hour + _HOUR)}"
+                rows = f"(FROM {_records('decision', self._files[hour])} WHERE {within})"
+                decisions = self._merge(db, "decision", hour, rows)
+        return decisions, outcomes
 
-    def _count(self, files: list[Path]) -> int:
-        return sum(execute(self._db, f"SELECT count(*) FROM {parquet([file])}")[0][0] for file in files)
+    def _merge(self, db: duckdb.DuckDBPyConnection, kind: Kind, hour: datetime, records: str) -> int:
+        """Write an hour anew, of each id the record that counts; returns how many more there are."""
+        target = self._out / f"{kind}s" / f"date={hour:%Y-%m-%d}" / f"hour={hour:%H}" / PART
+        before, relation = 0, records
+        if target.exists():
+            before, relation = _count(db, target), f"({records} UNION ALL BY NAME FROM {parquet([target])})"
+        ((rows, ids),) = execute(db, f"SELECT count(*), count(DISTINCT {ID_FIELD[kind]}) FROM {relation}")
+        # Sorting whole records is slow, and nearly always no id comes twice.
+        query = each_record(kind, relation) if rows == ids else one_record_each(kind, relation)
+        with replacing(target, durable=True) as unfinished:
+            columns = ", ".join(sql_columns(kind))
+            copied = f"COPY (SELECT {columns} FROM ({query})) TO {text(unfinished)}"
+            execute(db, f"{copied} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)")
+        return int(ids) - before
+
+    def _place_outcomes(self, new: dict[Kind, list[Path]], waiting: list[Path]) -> None:
+        """A table of the new outcomes with the hour of their decision; null: the decision is not known.
+
+        Those that have waited for their decision were looked up among the stored ones when they came.
+        """
+        came = _records("outcome", new["outcome"])
+        ((since,),) = execute(self._db, f"SELECT min(event_time) - INTERVAL {_KEEP_DAYS} DAY FROM {came}")
+        stored = [] if since is None else [file for file in hourly(self._out, "decision") if _hour_of(file) >= since]
+        # Of a decision and its withdrawal, which may lie in two hours, the outcome goes to the first.
+        execute(
+            self._db,
+            f"""CREATE TABLE placed AS WITH outcome AS (FROM {_records("outcome", [*new["outcome"], *waiting])})
+            SELECT outcome.*, place.hour FROM outcome LEFT JOIN (
+                SELECT decision_id, date_trunc('hour', min(event_time)) AS hour
+                FROM {_records("decision", [*new["decision"], *stored])}
+                WHERE decision_id IN (SELECT decision_id FROM outcome) GROUP BY decision_id
+            ) AS place USING (decision_id)""",
+        )
 
 
-def _files(log: Path, kind: Kind) -> list[Path]:
-    exported = log.glob(f"**/{kind}s.parquet")
-    shipped = log.glob(f"**/{kind}s/date=*/hour=*/*.parquet")
-    return sorted({*exported, *shipped})
+def _by_hour(db: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> dict[datetime, list[Path]]:
+    """Which files may hold decisions of an hour: a file covers neighbouring hours."""
+    found: dict[datetime, list[Path]] = defaultdict(list)
+    for file in files:
+        times = f"SELECT DISTINCT date_trunc('hour', event_time) FROM {_records('decision', [file])}"
+        for (hour,) in execute(db, times):
+            found[hour].append(file)
+    return dict(found)
 
 
-def _mark(file: Path) -> list[int] | None:
-    """What changes when a file is replaced; None if it is gone: an export removes what it supersedes."""
-    try:
-        found = file.stat()
-    except FileNotFoundError:
-        return None
-    return [found.st_size, found.st_mtime_ns]
+def _records(kind: Kind, files: Sequence[Path]) -> str:
+    """The records in some files, with all columns of today's records in their types."""
+    columns = sql_columns(kind)
+    records = f"SELECT {', '.join(f'NULL::{type_} AS {name}' for name, type_ in columns.items())} WHERE false"
+    if files:
+        records += f" UNION ALL BY NAME FROM {parquet(files)}"
+    chosen = ", ".join(f"CAST({name} AS {type_}) AS {name}" for name, type_ in columns.items())
+    return f"(SELECT {chosen} FROM ({records}))"
 
 
-def _complete(db: duckdb.DuckDBPyConnection, file: Path) -> bool:
-    """Whether a file can be read to its end; one that is cut off has no footer."""
-    import duckdb
-
-    try:
-        execute(db, f"SELECT count(*) FROM {parquet([file])}")
-    except duckdb.Error:
-        return False
-    return True
-
-
-def _read_before(store: Path) -> dict[str, list[int]]:
-    """Files that earlier runs have read; if that is lost, all are read again, which changes nothing."""
-    try:
-        before = json.loads((store / _READ).read_text())
-    except (OSError, ValueError):
-        return {}
-    return before if isinstance(before, dict) else {}
+def _count(db: duckdb.DuckDBPyConnection, file: Path) -> int:
+    ((rows,),) = execute(db, f"SELECT count(*) FROM {parquet([file])}")
+    return int(rows)
 
 
 def _hour_of(file: Path) -> datetime:

@@ -9,8 +9,8 @@
 Learning from one's newest exposures alone breaks the heads within a generation, because whether MTORL exposes depends
 on what it expects. So the exposures are added to what is there: a first log of wide choices stays in every training.
 
-The window of an opportunity is the one that the policy saw. It is kept for users of the validation and test parts only:
-training reads the log, and no window is needed of the users that it reads.
+The window of an opportunity is the one that the policy saw. It is kept for users of the validation and test parts only,
+and for no more than are needed: training reads the log.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -30,7 +31,8 @@ from features.collect.report import Learnable, learnable_of
 from features.collect.rules import decisions_query
 from features.collect.store import hourly
 from mtorl.log.dataset import DatasetSpec
-from mtorl.log.opportunities import OPPORTUNITIES_FILE
+from mtorl.log.hashing import fractions_of
+from mtorl.log.opportunities import MOST_WINDOWS, OPPORTUNITIES_FILE
 from mtorl.log.records import Kind, one_record_each, sql_columns
 from mtorl.log.splits import split_of
 from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE, LogError, fingerprint, schema
@@ -129,21 +131,38 @@ def _open(db: duckdb.DuckDBPyConnection, kind: Kind, files: list[Path], until: s
 
 
 def _write_opportunities(db: duckdb.DuckDBPyConnection, spec: DatasetSpec, path: Path) -> None:
-    users = [user for (user,) in execute(db, "SELECT DISTINCT user_id FROM judged")]
-    part_of = pa.table({"user_id": pa.array(users, pa.string()), "split": pa.array(list(split_of(users)), pa.string())})
-    db.register("part_of", part_of)
-    own = "".join(f"{name_of(column.name)}, " for column in (*spec.context, *spec.static))
+    db.register("windows_of", _users_with_windows(db))
+    own = "".join(f"{name_of(column.name)}, " for column in spec.context)
+    # Windows are most of a record: they are read for these users alone.
+    execute(
+        db,
+        """CREATE TABLE shown_window AS SELECT decision_id, features FROM collected_decision
+        WHERE user_id IN (SELECT user_id FROM windows_of) AND NOT withdrawn""",
+    )
     with replacing(path) as unfinished:
         execute(
             db,
             f"""COPY (
                 SELECT decision_id, user_id, timestamp, campaign_id, arm, generation, drawn_channel AS channel,
-                       channel_probs, exposure_probs, exposed, cost, click, conversion, revenue, {own}
-                       split, CASE WHEN split <> 'train' THEN features END AS features
-                FROM judged JOIN part_of USING (user_id)
-                WHERE left_out IS NULL ORDER BY user_id, timestamp, decision_id)
+                       channel_probs, exposure_probs, exposed, cost, click, conversion, revenue, {own} split, features
+                FROM judged JOIN part_of USING (user_id) LEFT JOIN shown_window USING (decision_id)
+                WHERE left_out IS NULL)
             TO {text(unfinished)} (FORMAT parquet, COMPRESSION zstd)""",
         )
+
+
+def _users_with_windows(db: duckdb.DuckDBPyConnection) -> pa.Table:
+    """Users of the validation and test parts, chosen by a hash if there are too many; makes `part_of`, too."""
+    counted = execute(db, "SELECT user_id, count(*) FROM judged WHERE left_out IS NULL GROUP BY user_id")
+    users = pd.DataFrame(counted, columns=["user_id", "rows"])
+    users["split"] = split_of(users["user_id"])
+    db.register("part_of", pa.Table.from_pandas(users[["user_id", "split"]], preserve_index=False))
+    chosen = []
+    for part in ("val", "test"):
+        there = users[users["split"] == part]
+        share = MOST_WINDOWS / max(there["rows"].sum(), 1)
+        chosen.append(there["user_id"][fractions_of(there["user_id"], "opportunities") < share])
+    return pa.table({"user_id": pa.array(pd.concat(chosen), pa.string())})
 
 
 def _add_touchpoints(db: duckdb.DuckDBPyConnection, spec: DatasetSpec, path: Path) -> None:

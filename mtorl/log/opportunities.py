@@ -9,8 +9,8 @@ for an opportunity, since nothing is known of the moments without one.
 
 Columns of the file: decision_id, user_id, timestamp, campaign_id, arm, generation (digest of the model that drew),
 channel (that was drawn), channel_probs and exposure_probs (lists, in the order of the data set's channels), exposed,
-cost, click, conversion, revenue (zero where nothing was exposed), context and static columns, split, and features (the
-window as the policy saw it, JSON; null for training users).
+cost, click, conversion, revenue (zero where nothing was exposed), context columns, split, and features (the window as
+the policy saw it, JSON; null for training users, and where there are more than `MOST_WINDOWS`).
 
 Shapes: B rows, C channels.
 """
@@ -29,12 +29,12 @@ import pyarrow.parquet as pq
 
 from mtorl.arrays import Bools, Floats, Ints
 from mtorl.log.dataset import OUTCOMES, DatasetSpec
-from mtorl.log.hashing import fractions_of
 
 OPPORTUNITIES_FILE = "opportunities.parquet"
 ENOUGH = 500
 """Fewer of them say less about a price or a value than the touchpoints of the log, and are not used."""
-_MOST = 100_000  # rows of a part, some hundred megabytes of windows: whole users, chosen by a hash
+MOST_WINDOWS = 100_000
+"""About so many of a part's opportunities have their window, some hundred megabytes: whole users, chosen by a hash."""
 _COLUMNS = ("user_id", "timestamp", "generation", "channel", "channel_probs", "exposure_probs", "exposed", *OUTCOMES)
 
 
@@ -76,10 +76,8 @@ class Opportunities:
         path = Path(folder) / OPPORTUNITIES_FILE
         if not path.exists():
             return None
-        table = pq.read_table(path, columns=[*_COLUMNS, "features"], filters=pc.field("split") == split)
-        rows = table.to_pandas()
-        if len(rows) > _MOST:
-            rows = rows[fractions_of(rows["user_id"], "opportunities") < _MOST / len(rows)].reset_index(drop=True)
+        with_window = (pc.field("split") == split) & pc.field("features").is_valid()
+        rows = pq.read_table(path, columns=[*_COLUMNS, "features"], filters=with_window).to_pandas()
         channel_B = pd.Index(spec.channels).get_indexer(pd.Index(rows["channel"]))
         instances = [json.loads(text) for text in rows["features"]]
         fit_B = np.array([_fits(window, spec) for window in instances], dtype=bool) & (channel_B >= 0)
@@ -97,7 +95,7 @@ class Opportunities:
 
 
 def contexts(folder: str | Path, spec: DatasetSpec, split: str) -> pd.DataFrame | None:
-    """User, context and static columns of the decisions of a part's users, each user's in the order of time.
+    """User and context columns of the decisions of a part's users, whole users in the order of time.
 
     Args:
         folder: Where the file may be.
@@ -108,10 +106,11 @@ def contexts(folder: str | Path, spec: DatasetSpec, split: str) -> pd.DataFrame 
         None: there is no such file, or it has too few of these decisions, or lacks a column.
     """
     path = Path(folder) / OPPORTUNITIES_FILE
-    columns = ["user_id", *(column.name for column in (*spec.context, *spec.static))]
+    columns = ["user_id", *(column.name for column in spec.context)]
     if not path.exists() or not set(columns) <= set(pq.read_schema(path).names):
         return None
-    rows: pd.DataFrame = pq.read_table(path, columns=columns, filters=pc.field("split") == split).to_pandas()
+    found = pq.read_table(path, columns=[*columns, "timestamp"], filters=pc.field("split") == split).to_pandas()
+    rows: pd.DataFrame = found.sort_values(["user_id", "timestamp"], ignore_index=True)[columns]
     return rows if len(rows) >= ENOUGH else None
 
 

@@ -206,13 +206,16 @@ def one_record_each(kind: Kind, relation: str) -> str:
 
     Columns that records of an earlier version lack are there, and null; of decisions, `withdrawn` is never null.
     """
+    number = f"row_number() OVER (PARTITION BY {ID_FIELD[kind]} ORDER BY {_FIRST_COUNTS[kind]})"
+    return f"SELECT * FROM ({each_record(kind, relation)}) QUALIFY {number} = 1"
+
+
+def each_record(kind: Kind, relation: str) -> str:
+    """The same query for records of which no id comes twice."""
     columns = {name: type_ for name, type_ in sql_columns(kind).items() if name not in (ID_FIELD[kind], "event_time")}
     nulls = ", ".join(f"NULL::{type_} AS {name}" for name, type_ in columns.items())
-    complete = f"(FROM {relation} UNION ALL BY NAME SELECT {nulls} WHERE false)"
-    if kind == "decision":
-        complete = f"(SELECT * REPLACE ({_WITHDRAWN} AS withdrawn) FROM {complete})"
-    number = f"row_number() OVER (PARTITION BY {ID_FIELD[kind]} ORDER BY {_FIRST_COUNTS[kind]})"
-    return f"SELECT * FROM {complete} QUALIFY {number} = 1"
+    complete = f"FROM {relation} UNION ALL BY NAME SELECT {nulls} WHERE false"
+    return complete if kind == "outcome" else f"SELECT * REPLACE ({_WITHDRAWN} AS withdrawn) FROM ({complete})"
 
 
 def is_withdrawn(decision: Mapping[str, Any]) -> bool:

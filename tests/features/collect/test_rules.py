@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from features.collect import training_log
 from features.collect.store import collect
 from features.collect.training_log import Decisions, add_decisions, learnable
 from mtorl.evaluation.gate import value_difference
@@ -105,11 +107,19 @@ def test_what_is_written_is_what_happened(tmp_path: Path) -> None:
     assert (touchpoint["click"], touchpoint["revenue"], touchpoint["age_group"]) == (1, 5.0, "30-39")
 
 
-def test_windows_are_kept_where_they_are_read(tmp_path: Path) -> None:
-    users = [decision(f"d{i}", user_id=f"u{i}") for i in range(60)]
-    opportunities, _ = tables(tmp_path, collected(tmp_path, users, []))
-    assert set(opportunities["split"]) == {"train", "val", "test"}
+def test_windows_are_kept_where_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    users = [decision(f"d{i}", user_id=f"u{i // 4}") for i in range(1600)]
+    store = collected(tmp_path, users, [])
+    opportunities, _ = tables(tmp_path, store)
+    assert set(opportunities["split"]) == {"train", "val", "test"} and len(opportunities) == 1600
     assert opportunities["features"].isna().tolist() == (opportunities["split"] == "train").tolist()
+
+    monkeypatch.setattr(training_log, "MOST_WINDOWS", 100)
+    shutil.rmtree(tmp_path / "data")
+    fewer, _ = tables(tmp_path, store)
+    kept = fewer[fewer["features"].notna()]
+    assert 50 < (kept["split"] == "test").sum() < 150 and len(fewer) == 1600
+    assert (kept.groupby("user_id").size() == 4).all(), "whole users"
 
 
 def test_the_log_that_was_there_stays_and_is_another_one_now(tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+"""The files of a decision log, and which of them have been read: `read.json` in the folder of what was collected.
+
+A file is known by its name, size and time. Exports put a segment that has grown into another folder, and a sink adds
+files, so what was read once is not read again; if `read.json` is lost, all is, which changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from features.collect.database import execute, parquet
+from mtorl.log.records import Kind
+from mtorl.runtime.files import replacing
+
+if TYPE_CHECKING:
+    import duckdb
+
+_READ = "read.json"
+
+
+def files_of(log: Path, kind: Kind) -> list[Path]:
+    """All files with records of a kind: those of exports, at any depth, and those of a sink's hourly folders."""
+    exported = log.glob(f"**/{kind}s.parquet")
+    shipped = log.glob(f"**/{kind}s/date=*/hour=*/*.parquet")
+    return sorted({*exported, *shipped})
+
+
+def mark_of(file: Path) -> list[int] | None:
+    """What changes when a file is replaced; None if it is gone: an export removes what it supersedes."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
+
+
+class NewFiles:
+    """Files of a decision log that were not read yet.
+
+    Args:
+        db: Where to see whether a file is complete.
+        log: The decision log.
+        store: Where it is collected.
+
+    Attributes:
+        by_kind: The files that can be read.
+        unreadable: Files that are cut off. They are left for the next time.
+    """
+
+    def __init__(self, db: duckdb.DuckDBPyConnection, log: Path, store: Path) -> None:
+        self._path = store / _READ
+        self._read = _read_before(self._path)
+        self.by_kind: dict[Kind, list[Path]] = {kind: [] for kind in get_args(Kind)}
+        self.unreadable: list[str] = []
+        for kind, files in self.by_kind.items():
+            for file in files_of(log, kind):
+                name, mark = str(file.relative_to(log)), mark_of(file)
+                if mark is None or self._read.get(name) == mark:
+                    continue
+                if _is_complete(db, file):
+                    files.append(file)
+                    self._read[name] = mark
+                else:
+                    self.unreadable.append(str(file))
+
+    def remember(self) -> None:
+        """Note that they have been read."""
+        with replacing(self._path) as unfinished:
+            unfinished.write_text(json.dumps(self._read, indent=0))
+
+
+def _is_complete(db: duckdb.DuckDBPyConnection, file: Path) -> bool:
+    """Whether a file has a footer, which is written last."""
+    import duckdb
+
+    try:
+        execute(db, f"SELECT count(*) FROM {parquet([file])}")
+    except duckdb.Error:
+        return False
+    return True
+
+
+def _read_before(path: Path) -> dict[str, Any]:
+    try:
+        before = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return before if isinstance(before, dict) else {}
