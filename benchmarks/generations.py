@@ -48,11 +48,9 @@ def one_way(way: Way, seeds: tuple[int, ...], users: int, epochs: int, number: i
 def _in_short(row: dict[str, Any]) -> str:
     text = f"worth {row['worth']:.4f}, AUC {row['auc']:.3f}"
     if row["night"]:
-        text += (
-            f", {'promoted' if row['promoted'] else 'rejected'} {row['candidate_worth']:.4f} for {row['served_worth']:.4f}"
-            f" (estimated {row['difference']:+.4f}, true {row['true_difference']:+.4f}); value {row['estimate']:.4f} of "
-            f"{row['truth']:.4f}, weight {row['mean_weight']:.2f}, impossible {row['impossible']:.1%}"
-        )
+        text += f", {'promoted' if row['promoted'] else 'rejected'} {row['candidate_worth']:.4f}"
+        text += f" (difference {row['difference']:+.4f}, true {row['true_difference']:+.4f}); "
+        text += f"value {row['estimate']:.4f} of {row['truth']:.4f}, weight {row['mean_weight']:.2f}"
     return text
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -174,18 +174,19 @@ def _train(
     value = json.loads(json.dumps(evaluation["value"]))
     test = decided[decided["split"] == "test"]
     true_value = {
-        name: _true_value(artifact, test, truth, value["budget_per_opportunity"])
+        name: _true_value(artifact, evaluation["prices"][name], test, truth, value["budget_per_opportunity"])
         for name, artifact in (("challenger", candidate), ("incumbent", served))
     }
     return candidate, value, true_value
 
 
-def _true_value(artifact: Artifact, decided: pd.DataFrame, truth: pd.DataFrame, budget: float) -> float:
+def _true_value(artifact: Artifact, price: float, decided: pd.DataFrame, truth: pd.DataFrame, budget: float) -> float:
     """Expected clicks per decision of a policy at the states of the log, thinned to a budget."""
     batch = WindowBatch.from_instances([json.loads(text) for text in decided["features"]], artifact.spec)
     logits_BC, reward_BC, cost_BC = artifact.predict(batch)
     gain_BC = artifact.encoder.unreward(reward_BC, cost_BC)
-    probs_BC, expose_BC = action_probabilities(Forecast(logits_BC, gain_BC, cost_BC), artifact.policy)
+    params = replace(artifact.policy, price=price)
+    probs_BC, expose_BC = action_probabilities(Forecast(logits_BC, gain_BC, cost_BC), params)
     click_BC = truth.set_index("decision_id").loc[decided["decision_id"], list(CHANNELS)].to_numpy()
     exposing_BC = probs_BC * expose_BC
     gain, cost = (exposing_BC * click_BC).sum(axis=1).mean(), (exposing_BC * cost_BC).sum(axis=1).mean()

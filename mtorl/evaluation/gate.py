@@ -111,12 +111,12 @@ def value_difference(
     expected = forecast or ExpectedOutcomes(np.zeros(shape), np.zeros(shape))
     if expected.gain_BC.shape != shape or expected.cost_BC.shape != shape:
         raise ValueError(f"forecast must have shape {shape}, got {expected.gain_BC.shape} and {expected.cost_BC.shape}")
-    gain_B = log.gain_B - expected.gain_BC[log.at_channel]
-    cost_B = log.cost_B - expected.cost_BC[log.at_channel]
+    expected_cost_B = expected.cost_BC[log.at_channel]
+    gain_B, cost_B = log.gain_B - expected.gain_BC[log.at_channel], log.cost_B - expected_cost_B
 
     every_B, as_logged_B = np.ones(len(log)), log.exposure_weight()
     weights = {arm: log.exposure_weight(policy) for arm, policy in policies.items()}
-    columns = [every_B, as_logged_B, as_logged_B * log.cost_B]
+    columns = [every_B, as_logged_B, as_logged_B * cost_B, expected_cost_B]
     for arm, weight_B in weights.items():
         exposing_BC = policies[arm].probs_BC * policies[arm].expose_BC
         columns += [weight_B, weight_B * gain_B, weight_B * cost_B, exposing_BC.sum(axis=1)]
@@ -197,19 +197,19 @@ def gate(
     return "reject", f"{bounds}: not all above {min_lift:g}"
 
 
-# Places of sums: three of the log, then six of each arm.
-_WEIGHT, _EXPOSING = (3, 9), (6, 12)
+# Places of sums: four of the log, then six of each arm.
+_WEIGHT, _EXPOSING = (4, 10), (7, 13)
 
 
 def _estimates(sums_S: Floats, budget_share: float) -> tuple[Floats, Floats, Floats, float]:
     """Gain, cost and value of both arms, and the budget, from sums over rows."""
-    rows, exposures, cost = sums_S[:3]
-    weight_2, gain_2, cost_2, exposing_2, planned_gain_2, planned_cost_2 = sums_S[3:].reshape(2, 6).T
+    rows, exposures, cost, planned_cost = sums_S[:4]
+    weight_2, gain_2, cost_2, exposing_2, planned_gain_2, planned_cost_2 = sums_S[4:].reshape(2, 6).T
     with np.errstate(divide="ignore", invalid="ignore"):  # no weight at all: NaN is the answer
         # Of a policy that never exposes nothing needs to be estimated.
         per_weight_2 = np.where(exposing_2 > 0, exposing_2 / weight_2, 0.0)
         gain_2 = (planned_gain_2 + np.where(exposing_2 > 0, per_weight_2 * gain_2, 0.0)) / rows
         cost_2 = (planned_cost_2 + np.where(exposing_2 > 0, per_weight_2 * cost_2, 0.0)) / rows
-        budget = budget_share * cost / exposures
+        budget = budget_share * (planned_cost / rows + cost / exposures)  # what exposing each draw would cost
         share_2 = np.where(cost_2 > budget, budget / cost_2, 1.0)
     return gain_2, cost_2, gain_2 * share_2, float(budget)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.opportunities import Opportunities
 from mtorl.log.propensity import logged_propensity
-from mtorl.policy.decision import Forecast, action_probabilities
+from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities
+from mtorl.policy.price import solve_price
 from mtorl.runtime import progress
 from mtorl.window.table import WindowTable
 from mtorl.window.window import WindowBatch
@@ -38,8 +40,8 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
 
     Returns:
         ``challenger`` and ``incumbent`` (metrics of the heads), ``value`` (off-policy estimate at equal budget),
-        ``valued_on`` ("opportunities", or "touchpoints" for a log without own decisions), ``budget_curve``,
-        ``test_rows``, ``test_users``.
+        ``valued_on`` ("opportunities", or "touchpoints" for a log without own decisions), ``prices`` at which they were
+        valued, ``budget_curve``, ``test_rows``, ``test_users``.
 
     Raises:
         WindowError: no user is held out for the test.
@@ -59,7 +61,7 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
     gain_B, cost_B = rows[spec.reward.gain].to_numpy(float), rows["cost"].to_numpy(float)
     users_B = rows["user_id"].to_numpy()
     logged = np.arange(len(rows)), channel_B
-    heads, policies, predicted, forecasts = {}, {}, {}, {}
+    heads, params, predicted, forecasts = {}, {}, {}, {}
     for turn, (name, folder) in enumerate((("incumbent", incumbent), ("challenger", challenger))):
         arm = artifact.load(Path(folder))
         logits_BC, reward_BC, cost_BC = arm.predict(batch)
@@ -71,10 +73,13 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
         if opportunities is not None:
             logits_BC, reward_BC, cost_BC = arm.predict(moments)
         forecasts[name] = Forecast(logits_BC, arm.encoder.unreward(reward_BC, cost_BC), cost_BC)
-        policies[name] = PolicyOnLog(*action_probabilities(forecasts[name], arm.policy))
+        params[name] = arm.policy
         progress.report(turn + 1, 3, name)
     expected = forecasts["challenger"]
     model = ExpectedOutcomes(np.maximum(np.asarray(expected.gain_BC), 0.0), np.asarray(expected.cost_BC))
+    budget = budget_share * float(model.cost_BC[log.at_channel].mean())
+    paced = {name: _paced(forecast, params[name], budget) for name, forecast in forecasts.items()}
+    policies = {name: PolicyOnLog(*action_probabilities(forecast, paced[name])) for name, forecast in forecasts.items()}
     value = value_difference(policies["challenger"], policies["incumbent"], log, budget_share, seed, model)
     resamples = UserResamples(users_B, 200, seed)
     curve = budget_curve(predicted["challenger"], GainAndCost(gain_B, cost_B), seed=seed, users=resamples)
@@ -84,10 +89,28 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
         "incumbent": heads["incumbent"],
         "value": value,
         "valued_on": "touchpoints" if opportunities is None else "opportunities",
+        "prices": {name: policy.price for name, policy in paced.items()},
         "budget_curve": curve,
         "test_rows": len(rows),
         "test_users": int(rows["user_id"].nunique()),
     }
+
+
+def _paced(forecast: Forecast, params: PolicyParams, budget: float) -> PolicyParams:
+    """The policy at the price at which it spends the budget here, as pacing finds it when the policy serves.
+
+    Its own price is that of other states, and of another time: a model whose price is out of date spends too little,
+    and would look worse than it is.
+    """
+    cost_BC = np.asarray(forecast.cost_BC)
+    if not cost_BC.any():
+        return params
+
+    def spend(price: float) -> float:
+        probs_BC, expose_BC = action_probabilities(forecast, replace(params, price=price))
+        return float((probs_BC * expose_BC * cost_BC).sum(axis=1).mean())
+
+    return replace(params, price=solve_price(spend, budget))
 
 
 def _touchpoints(rows: pd.DataFrame, propensity_B: Floats, spec: DatasetSpec) -> LoggedRows:

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from mtorl.evaluation.gate import gate, value_difference
-from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
+from mtorl.evaluation.gate import ExpectedOutcomes, gate, value_difference
+from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
 from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities
 
 C = 3
@@ -113,6 +113,86 @@ def test_result_is_json_and_repeats_with_its_seed():
     value = estimate(100, seed=4, resamples=50)
     assert json.loads(json.dumps(value, allow_nan=False)) == value
     assert estimate(100, seed=4, resamples=50) == value
+
+
+SHOW = np.array([[1.0, 0.2, 0.0], [0.5, 1.0, 0.2]])
+"""Probability of exposing a channel, once it is drawn, by kind of user."""
+
+
+def opportunities(users: int, seed: int, show: np.ndarray = SHOW) -> tuple[np.ndarray, LoggedRows]:
+    """The same bandit, where not every draw is exposed."""
+    kind, log = bandit(users, seed)
+    probability = show[kind, log.channel_B]
+    exposed = np.random.default_rng(seed + 1).random(len(kind)) < probability
+    exposure = Exposure(exposed, probability, show[kind] > 0)
+    columns = (log.gain_B * exposed, log.cost_B * exposed, log.users_B)
+    return kind, LoggedRows(log.channel_B, log.propensity_B, *columns, exposure)
+
+
+def model(kind: np.ndarray, error: float = 0.0) -> ExpectedOutcomes:
+    """What a model expects: the truth, or something else."""
+    return ExpectedOutcomes(GAIN[kind] + error, np.broadcast_to(COST, GAIN[kind].shape))
+
+
+@pytest.mark.parametrize("error", [None, 0.0, 0.2], ids=["no model", "right model", "wrong model"])
+def test_values_are_right_where_exposures_depend_on_the_draw(error: float | None) -> None:
+    allowed = np.array([[True, True, False], [True, True, True]])  # what the log can tell of
+    exposed = LOGGING * (SHOW > 0)
+    drawn = (LOGGING * COST).sum(axis=1).mean() if error is not None else (exposed * COST).sum() / exposed.sum()
+    exposing = CHALLENGER * allowed
+    gain, cost = (exposing * GAIN).sum(axis=1).mean(), (exposing * COST).sum(axis=1).mean()
+    true = gain * min(1.0, 0.5 * drawn / cost)  # without a model, the log tells the cost of what it could expose
+    runs = []
+    for seed in range(60):
+        kind, log = opportunities(300, seed)
+        challenger, incumbent = on_log(CHALLENGER, kind, allowed), on_log(INCUMBENT, kind, SHOW > 0)
+        forecast = None if error is None else model(kind, error)
+        runs.append(value_difference(challenger, incumbent, log, 0.5, seed, forecast, resamples=200))
+    assert np.mean([low <= true <= high for low, high in (run["challenger_ci"] for run in runs)]) >= 0.88
+    assert np.mean([run["challenger"] for run in runs]) == pytest.approx(true, abs=0.006)
+    assert np.mean([run["mean_weight"]["challenger"] for run in runs]) == pytest.approx(1.0, abs=0.02)
+    assert {run["impossible"]["challenger"] for run in runs} == {0.0}
+
+
+def test_a_right_model_makes_up_for_wrong_probabilities() -> None:
+    kind, log = opportunities(4000, 3, show=np.ones((2, C)))
+    others = LOGGING[1 - kind, log.channel_B]
+    wrong = LoggedRows(log.channel_B, others, log.gain_B, log.cost_B, log.users_B)
+    policy, true = on_log(CHALLENGER, kind), (CHALLENGER * GAIN).sum(axis=1).mean()
+    plain = value_difference(policy, policy, wrong, 100.0, 0, resamples=10)
+    helped = value_difference(policy, policy, wrong, 100.0, 0, model(kind), resamples=10)
+    assert abs(helped["challenger"] - true) < 0.01 < abs(plain["challenger"] - true)
+
+
+def test_the_gate_refuses_a_policy_that_the_log_can_not_value() -> None:
+    """A mean weight of one does not say that the log has seen the like."""
+    kind, log = opportunities(3000, 5)
+    everything = np.ones_like(EXPOSE)
+    value = value_difference(on_log(CHALLENGER, kind, everything), on_log(INCUMBENT, kind, SHOW > 0), log, 0.5, 0)
+    exposing = CHALLENGER.sum() / 2
+    assert value["impossible"]["challenger"] == pytest.approx(CHALLENGER[0, 2] / 2 / exposing, abs=0.01)
+    decision, reason = gate({**value, "impossible": {"challenger": 0.2, "incumbent": 0.0}})
+    assert decision == "reject" and "20% of its exposures are of a kind that no policy of the log could make" in reason
+    assert "could make" not in gate({**value, "impossible": {"challenger": 0.04, "incumbent": 0.0}})[1]
+    older = {name: content for name, content in value.items() if name != "impossible"}
+    assert "could make" not in gate(older)[1], "an evaluation of an earlier version says nothing of it"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"probability_B": np.array([1.5, 1.0])}, r"probability_B must lie in \[0, 1\]"),
+        ({"probability_B": np.array([0.0, 1.0])}, "was exposed that could not have been"),
+        ({"exposed_B": np.array([True])}, "one row for each decision"),
+    ],
+)
+def test_exposures_that_do_not_fit_together_are_refused(change: dict, message: str) -> None:
+    right = {"exposed_B": np.array([True, False]), "probability_B": np.array([0.5, 1.0])}
+    with pytest.raises(ValueError, match=message):
+        Exposure(**{**right, "possible_BC": np.ones((2, 3), dtype=bool), **change})
+    with pytest.raises(ValueError, match="2 decisions for 3 rows"):
+        exposure = Exposure(**right, possible_BC=np.ones((2, 3), dtype=bool))
+        LoggedRows(np.zeros(3, int), np.full(3, 0.5), np.ones(3), np.ones(3), np.arange(3), exposure)
 
 
 def test_gate_promotes_on_the_lower_bound():
