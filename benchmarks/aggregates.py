@@ -102,7 +102,7 @@ def main() -> None:
                 seen.channel_B,
                 seen.reward_B,
                 rows["user_id"].to_numpy(),
-                positive_B=rows[task.spec.reward.gain].to_numpy(float) > 0,
+                positive_B=task.spec.reward.gain.of(rows) > 0,
             )
             for name in METHODS:
                 both = {"without": without[name], "with": with_them[name]}

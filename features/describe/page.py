@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from features.describe import charts
+from mtorl.log.gain import Gain
 from mtorl.log.propensity import FLOOR
 from mtorl.pages.page import write_page
 from mtorl.pages.words import ABSENT, count, counted, number, share
@@ -93,7 +94,7 @@ def _notes(figures: Description, labels: dict[str, str]) -> Iterable[tuple[str, 
         yield "alarm", f"Channels without a touchpoint: {', '.join(unused)}."
     for name in ("click", "conversion"):
         if not getattr(figures, name).hits:
-            tone = "alarm" if spec["reward"]["gain"] == name else "plain"
+            tone = "alarm" if name in Gain.of_spec(spec["reward"]["gain"]).names else "plain"
             yield tone, f"No touchpoint has a {name} ({labels[name]})."
     if not figures.propensity_rows and spec["propensity"] in _ESTIMATES:
         yield "plain", "The log has no propensities: off-policy values will rest on estimated ones."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mtorl.log.dataset import OUTCOMES, DatasetSpec
+from mtorl.log.dataset import DatasetSpec
 from mtorl.window.window import history_columns
 
 HISTORY = "user_history"
@@ -20,8 +20,10 @@ AD_DECISION = "ad_decision_v1"
 AD_CHANNELS = "ad_channels_v1"
 """Service with the state of every channel."""
 
-OUTCOME_COLUMNS = frozenset(f"hist_{name}" for name in OUTCOMES)
-"""The columns of a history that are patched once an outcome becomes known."""
+
+def outcome_columns(spec: DatasetSpec) -> frozenset[str]:
+    """The columns of a history that are patched once an outcome becomes known."""
+    return frozenset(f"hist_{name}" for name in spec.window_outcomes)
 
 
 def history_types(spec: DatasetSpec) -> dict[str, Literal["float64", "string"]]:

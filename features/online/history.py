@@ -26,7 +26,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from features.feature_repo.names import history_types
-from mtorl.log.dataset import OUTCOMES, Column, DatasetSpec
+from mtorl.log.dataset import Column, DatasetSpec
 from mtorl.log.times import microseconds
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Touchpoint:
         timestamp: When, with a time zone; microseconds count.
         channel: One of the data set's channels.
         context: Value of each context column; a missing one is null.
-        outcomes: click, conversion, revenue and cost, as far as they are known; 0 until then.
+        outcomes: What is known of `spec.outcome_kinds`; 0 until then. A history keeps `spec.window_outcomes`.
     """
 
     timestamp: datetime
@@ -96,7 +96,7 @@ class History(ABC):
         Raises:
             HistoryError: A value does not fit the data set, or the stored history is broken.
         """
-        return self._overwrite(user_id, _stored_time(timestamp), _outcomes(outcomes))
+        return self._overwrite(user_id, _stored_time(timestamp), self._outcomes(outcomes))
 
     def merge(self, rows: pa.Table) -> int:
         """Merge histories from a log: of each user, the newest `spec.window` of the touchpoints that either has.
@@ -147,10 +147,19 @@ class History(ABC):
         return {
             "hist_timestamp": _stored_time(touchpoint.timestamp),
             "hist_channel": touchpoint.channel,
-            **{f"hist_{name}": 0.0 for name in OUTCOMES},
-            **_outcomes(touchpoint.outcomes),
+            **{f"hist_{name}": 0.0 for name in self._spec.window_outcomes},
+            **self._outcomes(touchpoint.outcomes),
             **{f"hist_{name}": value for name, value in context.items()},
         }
+
+    def _outcomes(self, outcomes: Mapping[str, float]) -> dict[str, float | Any]:
+        known = self._spec.outcome_kinds
+        if unknown := sorted(set(outcomes) - set(known)):
+            raise HistoryError(f"outcomes: unknown {', '.join(unknown)}; known: {', '.join(known)}")
+        for name, value in outcomes.items():
+            if not math.isfinite(value):
+                raise HistoryError(f"outcomes: {name} is {value}; expected a finite number")
+        return {f"hist_{name}": float(outcomes[name]) for name in self._spec.window_outcomes if name in outcomes}
 
 
 def _stored_time(when: datetime) -> float:
@@ -158,17 +167,6 @@ def _stored_time(when: datetime) -> float:
     if when.tzinfo is None:
         raise HistoryError(f"timestamp: {when} has no time zone")
     return float(microseconds(when))
-
-
-def _outcomes(outcomes: Mapping[str, float]) -> dict[str, float | Any]:
-    unknown = sorted(set(outcomes) - set(OUTCOMES))
-    if unknown:
-        raise HistoryError(f"outcomes: unknown {', '.join(unknown)}; known: {', '.join(OUTCOMES)}")
-    values = {f"hist_{name}": float(value) for name, value in outcomes.items()}
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise HistoryError(f"outcomes: {name.removeprefix('hist_')} is {value}; expected a finite number")
-    return values
 
 
 def _context(column: Column, value: Any) -> float | str:

@@ -135,7 +135,7 @@ class Journal:
 
 
 def _total(kind: str, values: list[float]) -> float:
-    """Several outcomes of one kind as one: revenue adds up, a cost is charged once, a click is a click."""
-    if kind == "revenue":
-        return sum(values)
-    return values[0] if kind == "cost" else float(any(values))
+    """Several outcomes of one kind as one: amounts add up, a cost is charged once, a click is a click."""
+    if kind == "cost":
+        return values[0]
+    return float(any(values)) if kind in ("click", "conversion") else sum(values)

@@ -23,7 +23,7 @@ from redis import Redis
 from redis.commands.core import Script
 from redis.exceptions import ResponseError
 
-from features.feature_repo.names import OUTCOME_COLUMNS
+from features.feature_repo.names import outcome_columns
 from features.online.history import History, HistoryError, UserHistory
 from mtorl.log.dataset import DatasetSpec
 
@@ -70,6 +70,7 @@ class RedisHistory(History):
     def __init__(self, spec: DatasetSpec, config: RepoConfig, view: FeatureView) -> None:
         super().__init__(spec)
         self._project = config.project
+        outcomes = outcome_columns(spec)
         self._version = config.entity_key_serialization_version
         self._fields = {name: _mmh3(f"{view.name}:{name}") for name in self._columns}
         self._constants = (
@@ -79,9 +80,7 @@ class RedisHistory(History):
         )
         self._layout = (
             b"".join(self._fields.values()),
-            "".join(
-                "o" if name in OUTCOME_COLUMNS else "d" if number else "s" for name, number in self._columns.items()
-            ),
+            "".join("o" if name in outcomes else "d" if number else "s" for name, number in self._columns.items()),
         )
         self._client = RedisOnlineStore()._get_client(config.online_store)
         wire = (_LUA / "wire.lua").read_text()

@@ -26,11 +26,10 @@ from scipy.special import log_softmax
 
 from mtorl.arrays import Floats
 from mtorl.artifact.artifact import Artifact
-from mtorl.log.dataset import OUTCOMES, DatasetSpec
+from mtorl.log.dataset import DatasetSpec
 from mtorl.window.window import Instance, WindowBatch
 
 METHOD = "leave-one-touchpoint-out"
-_PREVIOUS = ("prev_channel", "prev_timestamp", *(f"prev_{outcome}" for outcome in OUTCOMES))
 
 
 @dataclass(frozen=True)
@@ -91,9 +90,10 @@ def without(instance: Instance, place: int, spec: DatasetSpec) -> Instance:
     # The context in which a touchpoint was decided on stands one place before it. The oldest touchpoint of a window
     # that begins in the middle of a journey has no context there; the next one then becomes the oldest and loses its.
     own = max(place - 1, 0)
+    previous = ("prev_channel", "prev_timestamp", *(f"prev_{outcome}" for outcome in spec.window_outcomes))
     return {
         **instance,
-        **{name: _without_place(instance[name], place) for name in _PREVIOUS},
+        **{name: _without_place(instance[name], place) for name in previous},
         "context": {column.name: _without_place(instance["context"][column.name], own) for column in spec.context},
     }
 
@@ -104,7 +104,7 @@ def without_past(instance: Instance, spec: DatasetSpec) -> Instance:
         **instance,
         "prev_channel": [None],
         "prev_timestamp": [None],
-        **{f"prev_{outcome}": [0.0] for outcome in OUTCOMES},
+        **{f"prev_{outcome}": [0.0] for outcome in spec.window_outcomes},
         "context": {column.name: instance["context"][column.name][-1:] for column in spec.context},
     }
 

@@ -69,7 +69,7 @@ def fit(parts: Iterable[WindowBatch], encoder: Encoder) -> ChannelFrequency:
         valid_N = targets.valid_N
         outcomes = {name: values_N[valid_N] for name, values_N in targets.outcomes.items()}
         where = encoder.segment_of(batch)[batch.row_N[valid_N]], targets.channel_N[valid_N]
-        values = (np.ones(valid_N.sum()), encoder.reward(outcomes[encoder.gain], outcomes["cost"]), outcomes["cost"])
+        values = (np.ones(valid_N.sum()), encoder.reward(encoder.gain.of(outcomes), outcomes["cost"]), outcomes["cost"])
         for sums_SC, values_N in zip(sums_3SC, values, strict=True):
             np.add.at(sums_SC, where, values_N)
     uses_SC = sums_3SC[0]

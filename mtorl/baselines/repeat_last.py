@@ -72,7 +72,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Re
 def _last_outcome(batch: WindowBatch, encoder: Encoder) -> NDArray[np.int64]:
     """Whether the previous touchpoint brought a gain, [B]; a gain that is not known at once counts as none."""
     last_B = np.cumsum(batch.length_B) - 1
-    hit_B = (batch.prev_outcomes[encoder.gain][last_B] > 0) & (encoder.gain in encoder.immediate)
+    hit_B = encoder.previous_gain(batch)[last_B] > 0
     outcome_B: NDArray[np.int64] = np.where(hit_B, _HIT, _MISS)
     outcome_B[batch.prev_channel_N[last_B] == len(encoder.channels)] = _START
     return outcome_B

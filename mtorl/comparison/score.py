@@ -56,7 +56,7 @@ def score(task: Task, answers: Mapping[str, Heads], seed: int, resamples: int = 
     rows, spec = task.test.rows, task.spec
     answers = {**answers, BLEND: _mean(answers[OURS], answers[YARDSTICK])}
     logged = labels(task.test.windows, task.encoder)
-    users_B, gain_B = rows["user_id"].to_numpy(), rows[spec.reward.gain].to_numpy(float)
+    users_B, gain_B = rows["user_id"].to_numpy(), spec.reward.gain.of(rows)
     targets = LoggedTargets(logged.channel_B, logged.reward_B, users_B, positive_B=gain_B > 0)
     predictors = {name: (heads[0], None if name in NO_REWARD else heads[1]) for name, heads in answers.items()}
     compared = compare(predictors, YARDSTICK, targets, seed, resamples)

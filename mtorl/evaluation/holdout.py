@@ -82,7 +82,7 @@ def evaluate_artifact(
     judged = replace(table, spec=artifact.spec, rows=table.rows.assign(split=np.where(new_B, "test", "left out")))
     windows, rows = judged.windows("test", targets=True), judged.rows[new_B]
     logged_labels = labels(windows, artifact.encoder)
-    users_B, gain_B = rows["user_id"].to_numpy(), rows[artifact.spec.reward.gain].to_numpy(float)
+    users_B, gain_B = rows["user_id"].to_numpy(), artifact.spec.reward.gain.of(rows)
     answers: dict[str, Heads] = {"model": _doubles(artifact.predict(windows))}
     if yardstick is not None:
         answers["lightgbm"] = yardstick.predict(windows)

@@ -58,7 +58,7 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
     else:
         log = _decisions(opportunities, spec)
     channel_B = np.array([spec.channels.index(name) for name in rows["channel"]])
-    gain_B, cost_B = rows[spec.reward.gain].to_numpy(float), rows["cost"].to_numpy(float)
+    gain_B, cost_B = spec.reward.gain.of(rows), rows["cost"].to_numpy(float)
     users_B = rows["user_id"].to_numpy()
     logged = np.arange(len(rows)), channel_B
     heads, params, predicted, forecasts = {}, {}, {}, {}
@@ -115,7 +115,7 @@ def _paced(forecast: Forecast, params: PolicyParams, budget: float) -> PolicyPar
 
 def _touchpoints(rows: pd.DataFrame, propensity_B: Floats, spec: DatasetSpec) -> LoggedRows:
     channel_B = pd.Index(spec.channels).get_indexer(pd.Index(rows["channel"]))
-    gain_B = rows[spec.reward.gain].to_numpy(float)
+    gain_B = spec.reward.gain.of(rows)
     return LoggedRows(channel_B, propensity_B, gain_B, rows["cost"].to_numpy(float), rows["user_id"].to_numpy())
 
 
@@ -123,7 +123,7 @@ def _decisions(found: Opportunities, spec: DatasetSpec) -> LoggedRows:
     at = np.arange(len(found)), found.channel_B
     possible_BC = (found.channel_probs_BC > 0) & (found.exposure_probs_BC > 0)
     exposure = Exposure(found.exposed_B, found.exposure_probs_BC[at], possible_BC)
-    gain_B, cost_B = found.rows[spec.reward.gain].to_numpy(float), found.rows["cost"].to_numpy(float)
+    gain_B, cost_B = spec.reward.gain.of(found.rows), found.rows["cost"].to_numpy(float)
     return LoggedRows(found.channel_B, found.propensity_B, gain_B, cost_B, found.rows["user_id"].to_numpy(), exposure)
 
 

@@ -157,7 +157,7 @@ def _calibrate_and_price(
     encoder, batch = summary.encoder, val.windows("val", targets=True)
     calibration = calibrate_ensemble(trained.ensemble, encoder, batch)
     logits_BC, reward_BC, cost_BC = predict(trained.ensemble, encoder, batch)
-    logged, gain_B = labels(batch, encoder), val.rows[summary.spec.reward.gain].to_numpy(float)
+    logged, gain_B = labels(batch, encoder), summary.spec.reward.gain.of(val.rows)
     if opportunities is None:
         spend = budget_share * float(logged.cost_B.mean())
         params = price_policy(logits_BC, encoder.unreward(reward_BC, cost_BC), cost_BC, spend)

@@ -20,18 +20,18 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from mtorl.log.gain import GainOfSpec
 from mtorl.log.times import zone
 from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml, short, validated
 
 Kind = Literal["numeric", "categorical"]
 Missing = Literal["error", "zero", "unknown"]
-Gain = Literal["click", "conversion", "revenue"]
 TimeUnit = Literal["s", "ms", "us"]
 PropensitySource = Literal["logged", "channel-frequency", "markov"]
 Outcome = Literal["click", "conversion", "revenue", "cost"]
 
 OUTCOMES: tuple[str, ...] = get_args(Outcome)
-"""What is known only after an exposure; what is there at once (`immediate`) enters the model's input one step late."""
+"""What every log has of an exposure and is known only afterwards. Besides these, a description may name `outcomes`."""
 
 BASE_COLUMNS = (
     "user_id",
@@ -90,7 +90,9 @@ class Column(StrictModel):
 class RewardSpec(StrictModel):
     """The learning signal: r_t = MinMaxNorm(g_t - cost_weight * w_t), gain g and cost w of one exposure."""
 
-    gain: Gain
+    gain: GainOfSpec
+    """An outcome, or a weighted sum of several, such as {click: 0.1, revenue: 1}. The weights are above 0; an outcome
+    may be negative. See `mtorl.log.gain`."""
     cost_weight: float = Field(0.0, ge=0)
     """The paper's multiplier s, in gain per currency unit."""
 
@@ -214,20 +216,21 @@ class DatasetSpec(StrictModel):
     """One value per user."""
     segment: str | None = None
     """The categorical static column by which the incumbent tabulates."""
-    reward: RewardSpec = RewardSpec(gain="click", cost_weight=0.0)
+    reward: RewardSpec = RewardSpec.model_validate({"gain": "click"})
     currency: Text = "currency unit"
     """Unit of cost (and revenue, unless outcome_labels says otherwise)."""
     window: Count = 20
     """Touchpoints that the model sees."""
     outcomes: Columns = ()
-    """Known only afterwards, besides click, conversion, revenue and cost: kept in the log, never context."""
+    """Known only afterwards, besides click, conversion, revenue and cost: kept in the log, never context. The gain and
+    `immediate` may name the numeric ones."""
     journey_gap_days: float = Field(30.0, gt=0)
     """A longer pause ends a journey: what was before it is forgotten."""
     max_touchpoints: Count = 10_000
     """Of one user; who has more is taken for a bot, and only the first ones are used."""
     min_touchpoints: Count = 1
     """A user with fewer is a fault of the log."""
-    immediate: Annotated[tuple[Outcome, ...], FromList] = ("click", "cost")
+    immediate: Annotated[tuple[Text, ...], FromList] = ("click", "cost")
     """Outcomes that are there before the user's next touchpoint. Only these the model sees of the touchpoint before:
     one that is reported days later would tell it what nobody knows when it decides."""
     outcome_hours: float = Field(0.0, ge=0)
@@ -246,7 +249,7 @@ class DatasetSpec(StrictModel):
 
     @field_validator("immediate")
     @classmethod
-    def _outcomes_differ(cls, immediate: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+    def _outcomes_differ(cls, immediate: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(immediate)) != len(immediate):
             raise ValueError(f"an outcome is named twice in {list(immediate)}")
         return immediate
@@ -263,6 +266,22 @@ class DatasetSpec(StrictModel):
             raise ValueError(f"features: a view is named twice in {views}")
         if self.segment is not None and self.segment not in [c.name for c in self.static if c.kind == "categorical"]:
             raise ValueError(f"segment: {self.segment!r} is not a categorical static column")
+        return self
+
+    @model_validator(mode="after")
+    def _outcomes_are_there(self) -> DatasetSpec:
+        further = {column.name: column for column in self.outcomes if column.kind == "numeric"}
+        if "cancel" in further:
+            raise ValueError("outcomes: reports of outcomes say 'cancel' of an ad that was not shown; use another name")
+        *gains, _ = OUTCOMES
+        for field, used, base in (
+            ("reward.gain", self.reward.gain.names, gains),
+            ("immediate", self.immediate, OUTCOMES),
+        ):
+            if unknown := [name for name in used if name not in (*base, *further)]:
+                raise ValueError(f"{field}: {unknown[0]!r} is not one of {', '.join((*base, *further))}")
+            if gaps := [name for name in used if name in further and further[name].missing == "unknown"]:
+                raise ValueError(f"{field}: {gaps[0]!r} must have a value for every row; write missing: zero, or error")
         return self
 
     @model_validator(mode="after")
@@ -292,6 +311,16 @@ class DatasetSpec(StrictModel):
     def simulated(self) -> bool:
         """Whether the log is the simulator's: what is learned from it holds for no real user."""
         return self.adapter == SIMULATOR
+
+    @cached_property
+    def window_outcomes(self) -> tuple[str, ...]:
+        """The outcomes that windows carry: what every log has, and what the gain or `immediate` names besides."""
+        return tuple(dict.fromkeys((*OUTCOMES, *self.reward.gain.names, *self.immediate)))
+
+    @cached_property
+    def outcome_kinds(self) -> tuple[str, ...]:
+        """The outcomes that are numbers, which somebody may report of a decision."""
+        return (*OUTCOMES, *(column.name for column in self.outcomes if column.kind == "numeric"))
 
     @property
     def log_columns(self) -> tuple[str, ...]:

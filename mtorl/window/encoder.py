@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mtorl.log.columns import Codes, Values, WindowError
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.gain import Gain
 from mtorl.window.window import WindowBatch
 
 # A category with fewer uses in training is encoded as unknown, so that "unknown" is learned, too. Small logs keep more.
@@ -64,7 +65,7 @@ class Encoder:
 
     channels: tuple[str, ...]
     window: int
-    gain: str
+    gain: Gain
     cost_weight: float
     reward_min: float  # of gain - cost_weight * cost
     reward_max: float
@@ -99,7 +100,7 @@ class Encoder:
                     mean = float(finite.mean()) if finite.size else 0.0
                     std = float(finite.std()) if finite.size else 0.0
                     slots.append(Slot(column.name, source, "numeric", mean, std if std > 0 else 1.0))
-        net = happened[spec.reward.gain] - spec.reward.cost_weight * happened["cost"]
+        net = spec.reward.gain.of(happened) - spec.reward.cost_weight * happened["cost"]
         low, high = (float(net.min()), float(net.max())) if net.size else (0.0, 1.0)
         return cls(
             spec.channels, spec.window, spec.reward.gain, spec.reward.cost_weight, low, high, tuple(slots), spec.segment
@@ -154,8 +155,11 @@ class Encoder:
 
     def previous_reward(self, batch: WindowBatch) -> NDArray[np.float64]:
         """r_{t-1} of each token from its immediate outcomes; meaningless where a journey starts."""
-        gain_N, cost_N = (batch.prev_outcomes[name] * (name in self.immediate) for name in (self.gain, "cost"))
-        return self.reward(gain_N, cost_N)
+        return self.reward(self.previous_gain(batch), batch.prev_outcomes["cost"] * ("cost" in self.immediate))
+
+    def previous_gain(self, batch: WindowBatch) -> NDArray[np.float64]:
+        """g_{t-1} of each token, of which an outcome that is not immediate is no part; 0 where a journey starts."""
+        return self.gain.of({name: batch.prev_outcomes[name] * (name in self.immediate) for name in self.gain.names})
 
     def reward(self, gain: ArrayLike, cost: ArrayLike) -> NDArray[np.float64]:
         """The label MinMaxNorm(g - s w) in [0, 1], with the extremes of the training data."""
@@ -163,7 +167,7 @@ class Encoder:
         return np.clip((net - self.reward_min) / self._span, 0.0, 1.0)
 
     def unreward(self, reward: ArrayLike, cost: ArrayLike) -> NDArray[np.float64]:
-        """The gain (clicks, conversions or currency units) behind a reward at a cost: the inverse of `reward`."""
+        """The gain, in its own unit, behind a reward at a cost: the inverse of `reward`."""
         scaled = np.asarray(reward, dtype=np.float64) * self._span + self.reward_min
         return scaled + self.cost_weight * np.asarray(cost, dtype=np.float64)
 
@@ -181,7 +185,7 @@ class Encoder:
         channel_BT = np.full(shape, -1, dtype=np.int64)
         reward_BT, cost_BT = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
         channel_BT[place] = batch.targets.channel_N[valid_N]
-        reward_BT[place] = self.reward(outcomes[self.gain], outcomes["cost"])
+        reward_BT[place] = self.reward(self.gain.of(outcomes), outcomes["cost"])
         cost_BT[place] = outcomes["cost"]
         return {"channel_BT": channel_BT, "reward_BT": reward_BT, "cost_BT": cost_BT}
 
@@ -203,13 +207,14 @@ class Encoder:
         """Plain values for JSON; floats survive the round trip exactly."""
         data = asdict(self)
         data["slots"] = [{**slot, "values": list(slot["values"])} for slot in data["slots"]]
-        return {**data, "channels": list(self.channels)}
+        return {**data, "channels": list(self.channels), "gain": self.gain.plain}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Encoder:
         """The inverse of `to_dict`."""
         slots = tuple(Slot(**{**slot, "values": tuple(slot["values"])}) for slot in data["slots"])
-        return cls(**{**data, "channels": tuple(data["channels"]), "slots": slots})
+        own = {"channels": tuple(data["channels"]), "gain": Gain.of_spec(data["gain"]), "slots": slots}
+        return cls(**{**data, **own})
 
     @property
     def _span(self) -> float:

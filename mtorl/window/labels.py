@@ -30,5 +30,5 @@ def labels(batch: WindowBatch, encoder: Encoder) -> Labels:
         raise WindowError("this batch was built without targets")
     last_B = np.cumsum(batch.length_B) - 1
     outcomes = {name: values_N[last_B] for name, values_N in batch.targets.outcomes.items()}
-    reward_B = encoder.reward(outcomes[encoder.gain], outcomes["cost"])
+    reward_B = encoder.reward(encoder.gain.of(outcomes), outcomes["cost"])
     return Labels(batch.targets.channel_N[last_B], reward_B, outcomes["cost"])

@@ -113,7 +113,7 @@ class EncodedWindows(Dataset[Batch]):
         targets = self.windows.targets
         assert targets is not None
         outcomes = {name: values_N[targets.valid_N] for name, values_N in targets.outcomes.items()}
-        reward_N = self.encoder.reward(outcomes[self.encoder.gain], outcomes["cost"])
+        reward_N = self.encoder.reward(self.encoder.gain.of(outcomes), outcomes["cost"])
         return float(reward_N.mean()), float(outcomes["cost"].mean())
 
 

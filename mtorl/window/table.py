@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mtorl.drift.reference import stretches
 from mtorl.log import columns as read
 from mtorl.log.columns import WindowError
-from mtorl.log.dataset import OUTCOMES, DatasetSpec
+from mtorl.log.dataset import DatasetSpec
 from mtorl.log.splits import split_of, tile_ends
 from mtorl.runtime.files import sha256_of
 from mtorl.window.window import WindowBatch
@@ -66,7 +66,7 @@ class WindowTable:
             parts = [part.filter(pa.array(_splits(part) == split)) for part in parts]
         # "default": a shard without nulls may say so in its schema, and another may have some.
         steps = pa.concat_tables(parts, promote_options="default")
-        return cls(steps, _rows(steps), spec, manifest["log_fingerprint"])
+        return cls(steps, _rows(steps, spec), spec, manifest["log_fingerprint"])
 
     def is_in(self, split: str) -> NDArray[np.bool_]:
         """Rows whose user belongs to a split ("train", "val" or "test")."""
@@ -156,7 +156,7 @@ def _read(path: Path, shard: Mapping[str, Any], spec: DatasetSpec) -> pa.Table:
     file = path / shard["file"]
     columns = (*spec.context, *spec.static, *spec.feature_columns)
     text = [*_TEXT, *(c.name for c in columns if c.kind == "categorical")]
-    names = ["user_id", "timestamp", "step", "channel", *OUTCOMES, "propensity", *(c.name for c in columns)]
+    names = ["user_id", "timestamp", "step", "channel", *spec.window_outcomes, "propensity", *(c.name for c in columns)]
     try:
         sha256 = sha256_of(file)
     except FileNotFoundError:
@@ -176,8 +176,8 @@ def _where_from(absent: list[str], spec: DatasetSpec) -> str:
     return "; `mtorl run` and `mtorl data build` join stored features" if stored & set(absent) else ""
 
 
-def _rows(steps: pa.Table) -> pd.DataFrame:
-    rows = _frame(steps.select(["user_id", "timestamp", "step", "channel", *OUTCOMES, "propensity"]))
+def _rows(steps: pa.Table, spec: DatasetSpec) -> pd.DataFrame:
+    rows = _frame(steps.select(["user_id", "timestamp", "step", "channel", *spec.window_outcomes, "propensity"]))
     rows["split"] = _splits(steps).astype(object)
     return rows
 

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from mtorl.log import columns as read
 from mtorl.log.columns import Codes, Values, WindowError
-from mtorl.log.dataset import OUTCOMES, DatasetSpec
+from mtorl.log.dataset import DatasetSpec
 from mtorl.window.history import Timeline, history_slice, journey_gap_us
 from mtorl.window.request_features import request_features, stored_features
 
@@ -63,7 +63,7 @@ class Targets:
     """
 
     channel_N: NDArray[np.int64]  # position in spec.channels
-    outcomes: dict[str, NDArray[np.float64]]  # click, conversion, revenue, cost
+    outcomes: dict[str, NDArray[np.float64]]  # those of `spec.window_outcomes`
     touchpoint_N: NDArray[np.int64]  # row of the token's own touchpoint in the steps
     valid_N: NDArray[np.bool_]
 
@@ -74,7 +74,7 @@ class WindowBatch:
 
     length_B: NDArray[np.int64]
     prev_channel_N: NDArray[np.int64]  # position in spec.channels; len(spec.channels) = start of the journey
-    prev_outcomes: dict[str, NDArray[np.float64]]  # click, conversion, revenue, cost of the previous touchpoint
+    prev_outcomes: dict[str, NDArray[np.float64]]  # of the previous touchpoint: `spec.window_outcomes`
     time: dict[str, NDArray[np.float64]]  # hour_of_day, recency_hours (NaN at the start of a journey) of each token
     context: dict[str, Values]  # N values a column
     static: dict[str, Values]  # B values a column
@@ -125,7 +125,7 @@ class WindowBatch:
         start = len(spec.channels)
         lengths: list[int] = []
         channels: list[int] = []
-        outcomes: dict[str, list[Any]] = {name: [] for name in OUTCOMES}
+        outcomes: dict[str, list[Any]] = {name: [] for name in spec.window_outcomes}
         before: list[Any] = []
         at: list[Any] = []
         context: dict[str, list[Any]] = {c.name: [] for c in spec.context}
@@ -144,7 +144,7 @@ class WindowBatch:
                 times = read.json_list(item["prev_timestamp"], length, "prev_timestamp", i)
                 before.extend(times)
                 at.extend([*times[1:], item["timestamp"]])
-                for name in OUTCOMES:
+                for name in outcomes:
                     outcomes[name].extend(read.json_list(item[f"prev_{name}"], length, f"prev_{name}", i))
                 for name in context:
                     context[name].extend(read.json_list(item["context"][name], length, f"context.{name}", i))
@@ -186,8 +186,8 @@ class WindowBatch:
 
         Args:
             steps: Whole users one after the other, each in the order of time, without ties. Columns user_id, timestamp,
-                channel, click, conversion, revenue, cost, all context and static columns, and created_timestamp if rows
-                may have arrived late.
+                channel, `spec.window_outcomes`, all context and static columns, and created_timestamp if rows may have
+                arrived late.
             rows: The touchpoints whose windows are wanted, as rows of `steps`, in any order; None means all of them.
             spec: Description of the data set.
             targets: Also record what happened at each token, as `Targets`.
@@ -197,7 +197,7 @@ class WindowBatch:
         """
         context, static = [c.name for c in spec.context], [c.name for c in spec.static]
         features = [c.name for c in spec.feature_columns]
-        needed = {"user_id", "timestamp", "channel", *OUTCOMES, *context, *static, *features}
+        needed = {"user_id", "timestamp", "channel", *spec.window_outcomes, *context, *static, *features}
         absent = sorted(needed - set(steps.column_names))
         if absent:
             raise WindowError(f"steps: missing columns {', '.join(absent)}")
@@ -207,9 +207,10 @@ class WindowBatch:
         timeline = Timeline.of(steps)
         tokens = timeline.tokens(row_B, spec.window, journey_gap_us(spec))
 
-        column = {name: read.flat(steps[name]) for name in ("channel", *OUTCOMES, *context, *static, *features)}
+        outcomes = spec.window_outcomes
+        column = {name: read.flat(steps[name]) for name in ("channel", *outcomes, *context, *static, *features)}
         channel_P = read.arrow_channels(column["channel"], spec.channels, "channel")
-        outcomes_P = {name: read.arrow_numbers(column[name], name, null=False) for name in OUTCOMES}
+        outcomes_P = {name: read.arrow_numbers(column[name], name, null=False) for name in outcomes}
         columns = (*spec.context, *spec.static, *spec.feature_columns)
         values = {c.name: read.arrow_values(c, column[c.name], c.name) for c in columns}
         labels = None
@@ -248,7 +249,8 @@ def _clock(at_N: NDArray[np.float64], before_N: NDArray[np.float64]) -> dict[str
 
 def history_columns(spec: DatasetSpec) -> tuple[str, ...]:
     """Names of the list columns that hold a user's touchpoints, oldest first, beside hist_timestamp."""
-    return ("hist_channel", *(f"hist_{name}" for name in OUTCOMES), *(f"hist_{c.name}" for c in spec.context))
+    names = ("channel", *spec.window_outcomes, *(c.name for c in spec.context))
+    return tuple(f"hist_{name}" for name in names)
 
 
 def instance_from_history(
@@ -290,7 +292,7 @@ def instance_from_history(
         "timestamp": at,
         "prev_channel": [None] * begins + columns["hist_channel"],
         "prev_timestamp": [None] * begins + times[visible],
-        **{f"prev_{name}": [0.0] * begins + read.as_json(columns[f"hist_{name}"]) for name in OUTCOMES},
+        **{f"prev_{name}": [0.0] * begins + read.as_json(columns[f"hist_{name}"]) for name in spec.window_outcomes},
         "context": {},
         "static": {c.name: read.as_json([static.get(c.name)])[0] for c in spec.static},
     }
@@ -307,7 +309,7 @@ def instance_from_history(
 
 def _absent(key: object, spec: DatasetSpec) -> str:
     fields = {"timestamp", "prev_channel", "prev_timestamp", "context", "static", "features"}
-    fields |= {f"prev_{outcome}" for outcome in OUTCOMES}
+    fields |= {f"prev_{outcome}" for outcome in spec.window_outcomes}
     fields |= {c.name for c in (*spec.context, *spec.static, *spec.feature_columns)}
     if key in fields:
         return f"{key} is missing"

@@ -132,7 +132,7 @@ class Experiment:
     def of(cls, trained: Trained, audience: Audience) -> Experiment:
         """Give both arms a share of what always exposing would cost."""
         config, log = trained.config, trained.log
-        mean_cost, mean_gain = float(log["cost"].mean()), float(log[trained.spec.reward.gain].mean())
+        mean_cost, mean_gain = float(log["cost"].mean()), float(trained.spec.reward.gain.of(log).mean())
         budget = config.budget_share * mean_cost
         # A replay knows the cost of matched exposures only, and an arm that agrees more with the log would run dry
         # sooner: there the ledger's limit never binds, and the verdict thins an arm that would spend over the budget.
@@ -160,7 +160,7 @@ class Experiment:
             "default_channel": trained.arms["challenger"].model["default_channel"],
             "budgets": [{"campaign": "*", "channel": "*", "amount": round(self.limit, 6), "pacing": pacing}],
             "metrics": {
-                "primary": f"{trained.spec.reward.gain}_per_decision",
+                "primary": "gain_per_decision",
                 "secondary": ["exposure_ratio"],
                 "guardrails": [{"name": "cost_per_decision", "direction": "down", "margin": margin}],
                 "outcome_hours": None,  # the traffic is over when it is judged, and all of its outcomes are known

@@ -67,7 +67,7 @@ def run_loop(config: LoopConfig, on_step: OnStep) -> Path:
         learned = _collect(trained, served.clean)
 
     judged_by = {
-        "gain": trained.spec.reward.gain,
+        "gain": trained.spec.reward.gain.text,
         "weights": _write_weights(run, served.clean) if trained.replays else "",
         "budget": experiment.budget if trained.replays else 0.0,
         "seed": config.seed,

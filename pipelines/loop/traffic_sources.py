@@ -131,7 +131,7 @@ class ReplayedTraffic:
         The logged touchpoint did happen to the user, so it is in the journey whatever the policy would have done.
         """
         row = self.rows[user_id, round_index]
-        outcomes = {kind: float(row[kind]) for kind in OUTCOMES}
+        outcomes = {kind: float(row[kind]) for kind in self.spec.window_outcomes}
         context = {column.name: row[column.name] for column in self.spec.context}
         touchpoint = Touchpoint(row["timestamp"], row["channel"], context, outcomes)
         if not decision["expose"]:

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from mtorl.log.dataset import OUTCOMES, DatasetSpec
+from mtorl.log.dataset import DatasetSpec
 from mtorl.window.window import Instance
 
 MAX_PRICE = 1e9  # gain per currency unit; keeps price * cost finite
@@ -71,7 +71,7 @@ def empty_window(spec: DatasetSpec) -> Instance:
         "timestamp": 0,
         "prev_channel": [None],
         "prev_timestamp": [None],
-        **{f"prev_{outcome}": [0.0] for outcome in OUTCOMES},
+        **{f"prev_{outcome}": [0.0] for outcome in spec.window_outcomes},
         "context": {column.name: [None] for column in spec.context},
         "static": {column.name: None for column in spec.static},
         "features": {column.name: None for column in spec.feature_columns},

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from features.feature_repo.names import HISTORY, history_types
 from features.online.history import HistoryError, Touchpoint
 from features.online.open_history import open_history
-from mtorl.log.dataset import OUTCOMES
+from mtorl.log.dataset import OUTCOMES, Column
 from tests.features.online_histories import (
     SPEC,
     START,
@@ -49,6 +49,22 @@ operations = st.lists(
     min_size=1,
     max_size=25,
 )
+
+
+def test_of_further_outcomes_a_history_keeps_those_that_windows_carry(tmp_path: Path) -> None:
+    further = tuple(Column(name=name, kind="numeric", missing="zero") for name in ("profit", "seconds"))
+    spec = SPEC.replace(outcomes=further, reward=SPEC.reward.replace(gain={"profit": 2.0}))
+    write_settings(tmp_path, "sqlite")
+    apply_history(tmp_path, spec)
+    with open_history(tmp_path, spec) as history:
+        history.append("u", touchpoint(0, "search", {"profit": -1.5, "seconds": 20.0}))
+        history.patch("u", START, {"profit": -2.5, "seconds": 30.0})
+        with pytest.raises(
+            HistoryError, match=r"unknown view; known: click, conversion, revenue, cost, profit, seconds"
+        ):
+            history.patch("u", START, {"view": 1.0})
+    columns = history_types(spec)
+    assert "hist_profit" in columns and "hist_seconds" not in columns
 
 
 @pytest.mark.parametrize("kind", STORES)

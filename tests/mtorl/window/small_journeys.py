@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from mtorl.log.dataset import OUTCOMES, DatasetSpec
+from mtorl.log.dataset import DatasetSpec
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch, history_columns, instance_from_history
 
@@ -82,31 +82,35 @@ def log_of(journeys: list[tuple[Row, list[Row]]]) -> list[Row]:
     return rows
 
 
-def steps_of(rows: list[Row]) -> pa.Table:
+def steps_of(rows: list[Row], spec: DatasetSpec = SPEC) -> pa.Table:
     time = pa.timestamp("us", tz="UTC")
     kinds = {"user_id": pa.string(), "timestamp": time, "created_timestamp": time, "channel": pa.string()}
-    kinds |= dict.fromkeys(OUTCOMES, pa.float64())
+    kinds |= dict.fromkeys(spec.window_outcomes, pa.float64())
     for column in (*SPEC.context, *SPEC.static):
         kinds[column.name] = pa.float64() if column.kind == "numeric" else pa.string()
     return pa.table({name: pa.array([row[name] for row in rows], kind) for name, kind in kinds.items()})
 
 
-def offline(rows: list[Row], targets: bool = False) -> WindowBatch:
-    return WindowBatch.from_steps(steps_of(rows), None, SPEC, targets)
+def offline(rows: list[Row], targets: bool = False, spec: DatasetSpec = SPEC) -> WindowBatch:
+    return WindowBatch.from_steps(steps_of(rows, spec), None, spec, targets)
 
 
-def stored(rows: list[Row], now: Row) -> dict[str, list[Any]]:
+def stored(rows: list[Row], now: Row, spec: DatasetSpec = SPEC) -> dict[str, list[Any]]:
     """A user's history as a feature store returns it at the time of a touchpoint, with the store's kinds of null."""
     known = [row for row in rows if row["user_id"] == now["user_id"] and row["known"] < now["timestamp"]]
     null = {"hour": float("nan"), "device": ""}
-    names = ("timestamp", *(name.removeprefix("hist_") for name in history_columns(SPEC)))
+    names = ("timestamp", *(name.removeprefix("hist_") for name in history_columns(spec)))
     return {f"hist_{name}": [null[name] if row[name] is None else row[name] for row in known] for name in names}
 
 
-def online(rows: list[Row], whole: list[Row] | None = None) -> WindowBatch:
+def online(rows: list[Row], whole: list[Row] | None = None, spec: DatasetSpec = SPEC) -> WindowBatch:
     """The windows of rows of a log, built as a server does: from a stored history, through JSON."""
-    instances = [instance_from_history(stored(whole or rows, row), row, row, SPEC, row["timestamp"]) for row in rows]
-    return WindowBatch.from_instances(json.loads(json.dumps(instances)), SPEC)
+    histories = [stored(whole or rows, row, spec) for row in rows]
+    instances = [
+        instance_from_history(history, row, row, spec, row["timestamp"])
+        for history, row in zip(histories, rows, strict=True)
+    ]
+    return WindowBatch.from_instances(json.loads(json.dumps(instances)), spec)
 
 
 def touchpoints(count: int, **changes: Any) -> list[Row]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mtorl.log.dataset import Column, RewardSpec
 from mtorl.window.encoder import Encoder
+from mtorl.window.labels import labels
 from mtorl.window.window import WindowError
 from tests.mtorl.window.small_journeys import (
     FITTED,
@@ -44,6 +47,32 @@ def test_what_is_reported_late_is_no_input():
     assert one.tobytes() == two.tobytes()
     dearer = [{**touchpoint, "cost": 3.0} for touchpoint in seen]
     assert one.tobytes() != encoder.encode(offline(log_of([(JOURNEY[0], dearer)])))[0].tobytes()
+
+
+def test_a_weighted_sum_of_outcomes_is_the_label_and_further_outcomes_are_seen_if_immediate():
+    """The gain is 0.5 click + profit, where profit is an outcome of this data set alone, and may be negative."""
+    profit = Column(name="profit", kind="numeric")
+    reward = RewardSpec.model_validate({"gain": {"click": 0.5, "profit": 1}, "cost_weight": 0.5})
+    spec = SPEC.replace(outcomes=(profit,), reward=reward)
+    seen = [{**t, "click": k, "profit": p} for t, k, p in zip(touchpoints(3), (1, 0, 1), (-2.0, 4.0, 1.0), strict=True)]
+    rows = log_of([(JOURNEY[0], seen)])
+    for immediate, parts in ((("click", "cost"), (1, 0)), (("cost", "profit"), (0, 1)), (("cost",), (0, 0))):
+        told = spec.replace(immediate=immediate)
+        batch, served = offline(rows, True, told), online(rows, spec=told)
+        encoder = Encoder.fit(batch, told)
+        assert (encoder.reward_min, encoder.reward_max) == (0.5 - 2 - 0.5, 4 - 0.5)
+        assert Encoder.from_dict(json.loads(json.dumps(encoder.to_dict()))) == encoder
+        x_BTD, _ = encoder.encode(batch)
+        assert x_BTD.tobytes() == encoder.encode(served)[0].tobytes()
+        assert encoder.unreward(labels(batch, encoder).reward_B, [1.0] * 3) == pytest.approx([-1.5, 4.0, 1.5])
+        before = [0.5 * parts[0] * 1 + parts[1] * -2.0, parts[1] * 4.0]
+        assert encoder.previous_gain(batch)[batch.row_N == 2][1:].tolist() == before
+        assert x_BTD[2, 1:, 3].tolist() == encoder.reward(before, 1.0).astype(np.float32).tolist()
+
+
+def test_an_encoder_of_an_earlier_version_names_its_gain():
+    stored = FITTED.to_dict()
+    assert stored["gain"] == "click" and Encoder.from_dict(stored) == FITTED
 
 
 def test_unseen_categories_are_unknown_and_outliers_are_clipped():

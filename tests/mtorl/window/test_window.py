@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.gain import Gain
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch, WindowError, history_columns, instance_from_history
 from tests.mtorl.window.small_journeys import (
@@ -45,7 +46,9 @@ def test_tokens_pair_the_previous_touchpoint_with_the_present_context():
         "static": {"age": "18-24", "tenure": None},
     }
     window = online([now], rows)
-    encoder = Encoder(SPEC.channels, 3, "click", 0.5, -1.0, 1.0, Encoder.fit(window, SPEC).slots, SPEC.segment)
+    encoder = Encoder(
+        SPEC.channels, 3, Gain.of_spec("click"), 0.5, -1.0, 1.0, Encoder.fit(window, SPEC).slots, SPEC.segment
+    )
     x, length = encoder.encode(window)
     assert length.tolist() == [3]
     hour = (np.array([8.0, 9.0, 10.0]) - 9.0) / np.std([8.0, 9.0, 10.0])

@@ -1,0 +1,121 @@
+"""The gain of an exposure: one numeric outcome, or a weighted sum of several.
+
+    gain = Gain.of_spec({"click": 0.1, "revenue": 1})     # or of_spec("click")
+    gain.of(rows)                                         # of a table, or any mapping of names to numbers
+
+Everything that reads a gain reads it here: labels and metrics of a model, off-policy values, the verdict. The gain of
+an exposure may be negative, where an outcome is (a `profit`): labels and values count it as it is. A policy that
+expects a negative gain does not expose at any price, because it reads that as 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Annotated, Any
+
+import numpy as np
+import yaml
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from mtorl.arrays import Floats
+from mtorl.runtime.validation import short
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A weighted sum of outcomes; that of one outcome has the weight 1.
+
+    Attributes:
+        terms: Outcomes and their weights, above 0, in the order of the description.
+    """
+
+    terms: tuple[tuple[str, float], ...]
+
+    @classmethod
+    def of_spec(cls, value: object) -> Gain:
+        """From what a description, an artifact or a command says: a name, or weights by name.
+
+        Raises:
+            ValueError: it is neither, or a weight is not above 0.
+        """
+        if isinstance(value, Gain):
+            return value
+        weights = {value: 1.0} if isinstance(value, str) else value
+        if not (isinstance(weights, Mapping) and weights and all(isinstance(n, str) and n.strip() for n in weights)):
+            raise _fault("expected the name of an outcome, or weights by name such as {click: 0.1, revenue: 1}", value)
+        for name, weight in weights.items():
+            number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            if not (number and math.isfinite(weight) and weight > 0):
+                raise _fault(f"the weight of {name!r} is a finite number above 0", weight)
+        return cls(tuple((name, float(weight)) for name, weight in weights.items()))
+
+    @classmethod
+    def of_text(cls, text: str) -> Gain:
+        """From a description's YAML in one line, as the parameter of a pipeline: `click`, `{click: 0.1, revenue: 1}`.
+
+        Raises:
+            ValueError: it is no gain.
+        """
+        try:
+            return cls.of_spec(yaml.safe_load(text))
+        except yaml.YAMLError:
+            return cls.of_spec(text)
+
+    @property
+    def text(self) -> str:
+        """The inverse of `of_text`."""
+        text = yaml.safe_dump(self.plain, default_flow_style=True, sort_keys=False, width=10_000)
+        return text.removesuffix("...\n").strip()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The outcomes that it needs."""
+        return tuple(name for name, _ in self.terms)
+
+    @property
+    def plain(self) -> str | dict[str, float]:
+        """The inverse of `of_spec`: of one outcome with the weight 1 its name."""
+        return self.names[0] if self.terms[0][1] == 1.0 and len(self.terms) == 1 else dict(self.terms)
+
+    def of(self, outcomes: Mapping[str, Any] | Any) -> Floats:
+        """The gain of each exposure.
+
+        Args:
+            outcomes: A number or an array of numbers by the name of the outcome; a data frame is one.
+        """
+        parts = (weight * np.asarray(outcomes[name], dtype=np.float64) for name, weight in self.terms)
+        total: Floats = np.asarray(reduce(add, parts))
+        return total
+
+    def __str__(self) -> str:
+        """For people: `click`, or `0.1 click + revenue`."""
+        return " + ".join(name if weight == 1.0 else f"{weight:g} {name}" for name, weight in self.terms)
+
+
+def _fault(expected: str, value: object) -> PydanticCustomError:
+    return PydanticCustomError("gain", "{expected}, got {given}", {"expected": expected, "given": short(value)})
+
+
+GainOfSpec = Annotated[
+    Gain,
+    BeforeValidator(Gain.of_spec),
+    PlainSerializer(lambda gain: gain.plain, return_type=str | dict[str, float]),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "object",
+                    "minProperties": 1,
+                    "additionalProperties": {"type": "number", "exclusiveMinimum": 0},
+                },
+            ]
+        }
+    ),
+]
+"""A field of a description that is a gain."""

@@ -1,0 +1,76 @@
+"""The gain of an exposure: of a name, of weights, of tables and of numbers; written and read again."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.gain import Gain
+
+names = st.sampled_from(["click", "conversion", "revenue", "profit", "seconds_viewed"])
+weights = st.dictionaries(names, st.floats(1e-6, 1e6) | st.integers(1, 9), min_size=1)
+values = st.floats(-1e9, 1e9)
+
+
+@given(weights, st.data())
+def test_it_is_the_weighted_sum_of_its_outcomes(spec: dict[str, float], data: st.DataObject) -> None:
+    gain = Gain.of_spec(spec)
+    columns = {name: data.draw(st.lists(values, min_size=3, max_size=3)) for name in spec}
+    expected = sum(weight * np.array(columns[name]) for name, weight in spec.items())
+    frame = pd.DataFrame({**columns, "cost": [1, 2, 3]})
+    assert gain.of(frame) == pytest.approx(expected)
+    assert gain.of({name: column[0] for name, column in columns.items()}) == pytest.approx(expected[0])
+
+
+@given(names | weights)
+def test_a_description_and_a_parameter_of_a_pipeline_say_it_alike(spec: str | dict[str, float]) -> None:
+    gain = Gain.of_spec(spec)
+    assert Gain.of_spec(json.loads(json.dumps(gain.plain))) == gain
+    assert Gain.of_text(gain.text) == Gain.of_text(yaml.safe_dump(gain.plain, sort_keys=False)) == gain
+
+
+@given(st.lists(values, min_size=1))
+def test_one_outcome_is_its_own_gain_bit_for_bit(column: list[float]) -> None:
+    gain = Gain.of_spec({"revenue": 1})
+    assert gain == Gain.of_spec("revenue") and gain.plain == "revenue"
+    assert gain.of({"revenue": column}).tobytes() == np.array(column).tobytes()
+
+
+@pytest.mark.parametrize(
+    "spec", [None, 3, "", [], {}, ["click"], {"click": "1"}, {"click": float("inf")}, {1: 1}, {"": 1}]
+)
+def test_what_is_no_gain_is_refused(spec: object) -> None:
+    with pytest.raises(ValueError, match=r"expected the name of an outcome, or weights|the weight of 'click' is a"):
+        Gain.of_spec(spec)
+
+
+def test_people_read_it() -> None:
+    assert str(Gain.of_spec("click")) == "click"
+    assert str(Gain.of_spec({"click": 0.1, "revenue": 1})) == "0.1 click + revenue"
+
+
+def test_a_description_with_a_plain_name_is_written_as_before() -> None:
+    simulator = DatasetSpec.load("simulator")
+    assert simulator.to_dict()["reward"] == {"gain": "click", "cost_weight": 0.05}
+    both = simulator.replace(reward=simulator.reward.replace(gain={"click": 0.5, "revenue": 1}))
+    assert both.to_dict()["reward"]["gain"] == {"click": 0.5, "revenue": 1.0}
+    assert DatasetSpec.from_dict(both.to_dict()) == both
+
+
+def test_windows_carry_the_outcomes_that_somebody_reads() -> None:
+    kuairand = DatasetSpec.load("kuairand")
+    assert kuairand.outcomes and kuairand.window_outcomes == ("click", "conversion", "revenue", "cost")
+    name = next(column.name for column in kuairand.outcomes if column.kind == "numeric")
+    told = kuairand.replace(
+        immediate=("click", name),
+        outcomes=tuple(column.replace(missing="zero") for column in kuairand.outcomes if column.kind == "numeric"),
+    )
+    assert told.window_outcomes == ("click", "conversion", "revenue", "cost", name)
+    assert name in told.outcome_kinds
