@@ -24,7 +24,7 @@ def verdict(
     Args:
         decision_log: Folder with decisions.parquet and outcomes.parquet.
         experiment: Path of the experiment file.
-        gain: Outcome that counts, such as "click".
+        gain: What counts, as in the description of the data set: click, or {click: 0.1, revenue: 1}.
         weights: Parquet with decision_id and weight for a replay of a real log; empty for live traffic.
         budget: Currency units per decision in such a replay; 0 for live traffic.
         since: Start of the period (ISO time), inclusive; empty for no bound.

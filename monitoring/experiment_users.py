@@ -33,7 +33,8 @@ import pandas as pd
 from monitoring.decision_log import DecisionLog, database, open_records
 from monitoring.judged_models import JudgedModels, judged_models
 from mtorl.experiment.experiment import OUTSIDE, Experiment, Stage
-from mtorl.experiment.metrics import OUTCOMES, sums
+from mtorl.experiment.metrics import COST, GAIN, column, outcome_of, sums, total
+from mtorl.log.gain import Gain
 from mtorl.log.records import one_record_each
 
 if TYPE_CHECKING:
@@ -58,11 +59,14 @@ class ExperimentUsers(NamedTuple):
     hours: float  # between the first decision that counts and the last, but a day at most for each UTC day with any
 
 
-def users_of(log: DecisionLog, experiment: Experiment) -> ExperimentUsers:
+def users_of(log: DecisionLog, experiment: Experiment, gain: Gain) -> ExperimentUsers:
     """Add up the decisions that count.
 
-    Both logs are delivered at least once, so of several records with one id the one that counts is taken.
+    Both logs are delivered at least once, so of several records with one id the one that counts is taken. Of every
+    metric that the experiment names, of the gain and of the cost a row has the two sums.
     """
+    names = tuple(dict.fromkeys((GAIN, COST, *experiment.metrics.names)))
+    outcomes = dict.fromkeys((*gain.names, *filter(None, map(outcome_of, names))))
     with database() as db:
         open_records(db, "decision", log.decisions).create_view("decision_log")
         open_records(db, "outcome", log.outcomes).create_view("outcome_log")
@@ -111,9 +115,9 @@ def users_of(log: DecisionLog, experiment: Experiment) -> ExperimentUsers:
             FROM decision GROUP BY left_out ORDER BY 1""",
             parameters,
         ).fetchall()
-        pivot = ", ".join(f"sum(value) FILTER (in_time AND kind = '{kind}') AS {kind}" for kind in OUTCOMES)
-        known = ", ".join(f"coalesce({kind}, 0) AS {kind}" for kind in OUTCOMES)
-        totals = ", ".join(f"sum({kind}) AS {kind}" for kind in OUTCOMES)
+        pivot = ", ".join(f"sum(value) FILTER (in_time AND kind = '{kind}') AS {column(kind)}" for kind in outcomes)
+        known = ", ".join(f"coalesce({column(kind)}, 0) AS {column(kind)}" for kind in outcomes)
+        totals = f"sum({total(gain)}) AS gain, sum({column('cost')}) AS cost"
         users = db.execute(
             f"""WITH {decision}, taken AS (
                 SELECT decision_id, min(CAST(event_time AS TIMESTAMPTZ)) AS taken FROM decision_log GROUP BY ALL),
@@ -127,7 +131,7 @@ def users_of(log: DecisionLog, experiment: Experiment) -> ExperimentUsers:
                 FROM decision LEFT JOIN outcome USING (decision_id) WHERE left_out IS NULL)
             SELECT user_id, stage, arm, count(*)::DOUBLE AS decisions, count_if(weight > 0)::DOUBLE AS evaluable,
                    count_if(expose)::DOUBLE AS exposures, count_if(fallback_reason IS NOT NULL)::DOUBLE AS fallbacks,
-                   {totals}, sum(late) AS late, sum(weight) AS weight, sum(weight * weight) AS squared_weight, {sums()},
+                   {totals}, sum(late) AS late, sum(weight) AS weight, sum(weight * weight) AS squared_weight, {sums(names, gain)},
                    min(decided) AS first_at
             FROM decision_with_outcomes GROUP BY user_id, stage, arm""",
             parameters,

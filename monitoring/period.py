@@ -14,6 +14,7 @@ from monitoring.verdict import verdict_from_log
 from mtorl.artifact.artifact import load
 from mtorl.drift.reference import MAX_ROWS
 from mtorl.experiment.experiment import INCUMBENT, Experiment
+from mtorl.log.gain import Gain
 
 
 class PeriodError(Exception):
@@ -65,7 +66,7 @@ def verdict_of_period(
         decision_log: Folder with decisions.parquet and outcomes.parquet.
         experiment: Path of the experiment file.
         period: Decisions that count.
-        gain: Outcome whose sum is the gain.
+        gain: What counts, as a description says it in YAML: "click", or "{click: 0.1, revenue: 1}".
         weights: Parquet with decision_id and weight of a replay; empty for live traffic.
         budget: Currency units per decision in such a replay; 0 for live traffic.
 
@@ -73,15 +74,19 @@ def verdict_of_period(
         See `monitoring.verdict.verdict_from_log`.
 
     Raises:
-        PeriodError: no decision falls into the period.
+        PeriodError: no decision falls into the period, or the gain can't be read.
         ExperimentError: the experiment can't be used.
     """
+    try:
+        counts = Gain.of_text(gain)
+    except ValueError as error:
+        raise PeriodError(f"gain: {error}") from None
     _check_there(decision_log)
     spec = Experiment.load(experiment)
     log = DecisionLog.in_folder(decision_log, period, Path(weights) if weights else None)
     if not log.holds_any():
         raise PeriodError(nothing_in(decision_log, period))
-    return verdict_from_log(log, spec, gain, budget_per_decision=budget or None)
+    return verdict_from_log(log, spec, counts, budget_per_decision=budget or None)
 
 
 def served_model(decision_log: str, period: Period, find: Callable[[str], Path | None]) -> Path:

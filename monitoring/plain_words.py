@@ -34,5 +34,5 @@ def metric(name: str) -> str:
 
 def per_decision(gain: Any) -> str:
     """Unit of the primary metric."""
-    words = {"click": "clicks", "conversion": "conversions", "revenue": "revenue"}
-    return f"{words.get(str(gain), 'gain')} per decision"
+    words = {"click": "clicks", "conversion": "conversions", "None": "gain"}
+    return f"{words.get(str(gain), str(gain))} per decision"

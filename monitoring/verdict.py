@@ -1,6 +1,6 @@
 """The verdict on an experiment, from the decision log: users' sums in DuckDB, then `mtorl.experiment`.
 
-    verdict_from_log(DecisionLog.in_folder("decision_log"), Experiment.load("experiment.yaml"), "click")
+    verdict_from_log(DecisionLog.in_folder("decision_log"), Experiment.load("experiment.yaml"), Gain.of_spec("click"))
 
 Judged is the whole ramp: the arms are compared within each stage, and the stages combined. Each challenger is compared
 with the incumbent. Which decisions count: `monitoring.experiment_users`. Users seen in two arms of one stage are a
@@ -25,11 +25,13 @@ import pandas as pd
 from monitoring.decision_log import DecisionLog
 from monitoring.experiment_users import shares_of_stages, users_of
 from mtorl.experiment.experiment import INCUMBENT, Experiment
-from mtorl.experiment.metrics import GAIN, GAINS, METRICS, metric_of
+from mtorl.experiment.metrics import COST, GAIN, is_gain, metric, outcome_of
 from mtorl.experiment.sample_ratio import srm_p_value
 from mtorl.experiment.statistics import MIN_USERS, Floats, Lift, Sums, compare
 from mtorl.experiment.verdict import check_guardrail, error_share, leading, reach_verdict
+from mtorl.log.gain import Gain
 
+CLICK = Gain.of_spec("click")
 LOOKS = 30  # of the series that shows the interval as users arrived
 TIGHTEST_AT = 2_000  # users; fixed beforehand, the width hardly depends on it (1.55 to 1.95 times one look's)
 
@@ -37,7 +39,7 @@ TIGHTEST_AT = 2_000  # users; fixed beforehand, the width hardly depends on it (
 def verdict_from_log(
     log: DecisionLog,
     experiment: Experiment,
-    gain: str = "click",
+    gain: Gain = CLICK,
     *,
     budget_per_decision: float | None = None,
     tightest_at: int = TIGHTEST_AT,
@@ -47,8 +49,8 @@ def verdict_from_log(
     Args:
         log: Decisions and outcomes.
         experiment: The experiment that is judged, over all of its stages.
-        gain: Outcome that "gain_per_decision" in the experiment file means: "click", "conversion" or "revenue". Where
-            the primary metric names another one, that is the gain.
+        gain: What "gain_per_decision" in the experiment file means, as in the description of the data set. Where the
+            primary metric names one outcome, that is the gain.
         budget_per_decision: Currency units that either arm may spend on a decision, for a replay, where the ledger
             sees only the matched part of the cost: an arm that would spend more is thinned until it fits, as in
             `mtorl.evaluation.gate`. None for live traffic, where the ledger has held the budget.
@@ -59,15 +61,10 @@ def verdict_from_log(
         `challengers` with the comparison of each, and at the top level that of the challenger which decides: lift,
         lift_ci (always valid), lift_ci_fixed, relative_lift, guardrails, secondary, verdict, reason, series of looks as
         users arrived.
-
-    Raises:
-        ValueError: an unknown outcome.
     """
-    if gain not in GAINS:
-        raise ValueError(f"gain {gain!r} is not one of {', '.join(GAINS)}")
-    primary = metric_of(experiment.metrics.primary, gain)
-    gain = primary.removesuffix("_per_decision")
-    users, left_out, models, hours = users_of(log, experiment)
+    if outcome := outcome_of(experiment.metrics.primary):
+        gain = Gain.of_spec(outcome)
+    users, left_out, models, hours = users_of(log, experiment, gain)
     late = int(users["late"].sum())
     crossed = users[["user_id", "stage"]].duplicated(keep=False)
     crossed_users, seen_users = users.loc[crossed, "user_id"].nunique(), users["user_id"].nunique()
@@ -92,7 +89,7 @@ def verdict_from_log(
     )
     lifts, verdicts, results = {}, {}, {}
     for name, comparison in comparisons.items():
-        lift = lifts[name] = comparison.lift(primary)
+        lift = lifts[name] = comparison.lift(GAIN)
         checks = [
             check_guardrail(
                 guardrail.name,
@@ -128,13 +125,13 @@ def verdict_from_log(
         "experiment": experiment.name,
         "stage": experiment.stage,
         "stages": list(stages),
-        "gain": gain,
+        "gain": str(gain),
         "alpha": experiment.alpha,
         "confidence": 1.0 - alpha,
         "weighted": log.weights is not None,
         "budget_per_decision": budget_per_decision,
         "hours": hours,
-        "arms": {arm.name: _arm(users[users["arm"] == arm.name], gain, budget_per_decision) for arm in experiment.arms},
+        "arms": {arm.name: _arm(users[users["arm"] == arm.name], budget_per_decision) for arm in experiment.arms},
         "srm_p": srm_p,
         "multiple_exposure_users": crossed_users,
         "left_out": left_out,
@@ -145,7 +142,7 @@ def verdict_from_log(
         **results[challenger],
         "series": [
             {"users": look.users, "lift": look.value, "lo": look.ci[0], "hi": look.ci[1]}
-            for look in (comparisons[challenger].lift(primary, rows=n) for n in _looks(len(users)))
+            for look in (comparisons[challenger].lift(GAIN, rows=n) for n in _looks(len(users)))
         ],
     }
     return {key: _plain(value) for key, value in result.items()}
@@ -158,14 +155,13 @@ class _Comparison:
     users: pd.DataFrame
     challenger: str
     stages: list[str]
-    gain: str
+    gain: Gain
     budget_per_decision: float | None
     alpha: float
     tightest_at: int
 
-    def lift(self, metric: str, rows: int | None = None) -> Lift:
-        """Of a metric; `rows` users in the order of their arrival, or all."""
-        name = metric_of(metric, self.gain)
+    def lift(self, name: str, rows: int | None = None) -> Lift:
+        """Of the metric of this name; `rows` users in the order of their arrival, or all."""
         users = self.users.head(rows if rows is not None else len(self.users))
         users = users[users["arm"].isin((self.challenger, INCUMBENT))]
         arm = np.asarray(users["arm"] == INCUMBENT, dtype=np.intp)
@@ -175,7 +171,7 @@ class _Comparison:
             chosen = (arm == cell[0]) & (stage == cell[1])
             figures[chosen] = _figures(users[chosen], name, self.budget_per_decision)
         sums = Sums.of_rows(pd.factorize(users["user_id"])[0], arm, stage, figures)
-        return compare(sums, alpha=self.alpha, tightest_at=self.tightest_at, largest=METRICS[name].largest)
+        return compare(sums, alpha=self.alpha, tightest_at=self.tightest_at, largest=metric(name, self.gain).largest)
 
 
 def _figures(users: pd.DataFrame, name: str, budget: float | None) -> Floats:
@@ -184,28 +180,27 @@ def _figures(users: pd.DataFrame, name: str, budget: float | None) -> Floats:
     Gain over a budget is gain per currency unit times the budget: min(1, b / W) * G.
     """
     numerator, denominator = (users[f"{name}_{part}"].to_numpy(np.float64) for part in ("numerator", "denominator"))
-    if budget is not None and name in {metric_of(GAIN, kind) for kind in GAINS}:
+    if budget is not None and is_gain(name):
         cost, decisions = (users[f"cost_per_decision_{part}"] for part in ("numerator", "denominator"))
         if cost.sum() > budget * decisions.sum():
             numerator, denominator = budget * numerator, cost.to_numpy(np.float64)
     return np.stack([numerator, denominator], axis=-1)
 
 
-def _arm(users: pd.DataFrame, gain: str, budget: float | None) -> dict[str, Any]:
+def _arm(users: pd.DataFrame, budget: float | None) -> dict[str, Any]:
     """Totals are facts of the log, over all stages; what is per something is weighted in a replay."""
-    per_decision = {name: _ratio(users, name, budget) for name in (metric_of(GAIN, gain), "cost_per_decision")}
-    gain_per_decision, cost_per_decision = per_decision.values()
+    gain_per_decision, cost_per_decision = (_ratio(users, name, budget) for name in (GAIN, COST))
     return {
         "users": users["user_id"].nunique(),
         "decisions": int(users["decisions"].sum()),
         "evaluable": int(users["evaluable"].sum()),
         "exposures": int(users["exposures"].sum()),
         "fallbacks": int(users["fallbacks"].sum()),
-        "gain": float(users[gain].sum()),
+        "gain": float(users["gain"].sum()),
         "cost": float(users["cost"].sum()),
         "effective_decisions": float(users["weight"].sum() ** 2 / max(users["squared_weight"].sum(), 1e-300)),
         GAIN: gain_per_decision,
-        "cost_per_decision": cost_per_decision,
+        COST: cost_per_decision,
         "gain_per_cost": gain_per_decision / cost_per_decision if cost_per_decision > 0 else math.nan,
     }
 

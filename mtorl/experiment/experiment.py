@@ -181,6 +181,11 @@ class Metrics(StrictModel):
     """Hours after a decision in which its outcomes happen, and are reported: later ones do not count, and a decision
     counts once they are over. null: whatever is known counts, which is right when no more outcomes will come."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that are measured, each once; the primary one first."""
+        return tuple(dict.fromkeys((self.primary, *self.secondary, *(guardrail.name for guardrail in self.guardrails))))
+
 
 class Experiment(StrictModel):
     """Who gets which policy, with whose money, and what would count as a success."""

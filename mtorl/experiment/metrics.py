@@ -1,20 +1,31 @@
 """The metrics that an experiment file may name: each is a ratio of two sums over a user's decisions.
 
-A new metric is one line in METRICS, and its name in words in `monitoring.plain_words.METRICS` if the name itself does
-not read well. The expressions are DuckDB SQL over one decision with its outcomes:
+    gain_per_decision                     the gain of the data set, an outcome or a weighted sum (`mtorl.log.gain`)
+    click_per_decision, NAME_per_decision sum of one outcome: cost, click, conversion, revenue, or a further one
+    exposure_ratio, ...                   those of METRICS
 
-    click, conversion, revenue, cost      sums of its outcomes, 0 if there are none
+A new metric is one line in METRICS, and its name in words in `monitoring.plain_words.METRICS` if the name itself does
+not read well. The expressions are DuckDB SQL over one decision:
+
+    "outcome:click", ...                  sums of its outcomes, 0 if there are none
     weight                                1, or that of a replay
     expose, fallback_reason, latency_seconds ...    fields of the decision record (`mtorl.log.records`)
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
-GAINS = ("click", "conversion", "revenue")  # outcomes that may be an experiment's gain
-OUTCOMES = (*GAINS, "cost")
-GAIN = "gain_per_decision"  # whichever of them is the gain of the data set
+from mtorl.log.dataset import OUTCOMES
+from mtorl.log.gain import Gain
+
+GAIN = "gain_per_decision"
+COST = "cost_per_decision"
+
+_OF_AN_OUTCOME = re.compile(r"([A-Za-z][A-Za-z0-9_]*)_per_decision")
+_AT_MOST_ONE = {"click", "conversion"}
 
 
 class Metric(NamedTuple):
@@ -27,24 +38,24 @@ class Metric(NamedTuple):
 
 
 METRICS = {
-    "click_per_decision": Metric("weight * click", "weight", largest=1.0),
-    "conversion_per_decision": Metric("weight * conversion", "weight", largest=1.0),
-    "revenue_per_decision": Metric("weight * revenue", "weight"),
-    "cost_per_decision": Metric("weight * cost", "weight"),
     "exposure_ratio": Metric("expose::INT", largest=1.0),
     "fallback_ratio": Metric("(fallback_reason IS NOT NULL)::INT", largest=1.0),
     "latency_seconds": Metric("latency_seconds"),
 }
+"""The metrics that are no sum of outcomes."""
 
 
 def known(name: str) -> str:
-    """The name itself, if an experiment file may say it.
+    """The name itself, if an experiment file may say it. Whether the data set has the outcome: `check_outcomes`.
 
     Raises:
         ValueError: there is no such metric.
     """
-    if name != GAIN and name not in METRICS:
-        raise ValueError(f"metric {name!r} is not known; known: {GAIN}, {', '.join(METRICS)}")
+    if name not in METRICS and not _OF_AN_OUTCOME.fullmatch(name):
+        usual = ", ".join(f"{kind}_per_decision" for kind in OUTCOMES)
+        raise ValueError(
+            f"metric {name!r} is not known; known: {GAIN}, {usual} (or another outcome), {', '.join(METRICS)}"
+        )
     return name
 
 
@@ -54,25 +65,78 @@ def known_gain(name: str) -> str:
     Raises:
         ValueError: it is no gain.
     """
-    gains = (GAIN, *(f"{kind}_per_decision" for kind in GAINS))
-    if known(name) not in gains:
-        raise ValueError(f"metric {name!r} is no gain; the primary metric is one of {', '.join(gains)}")
+    if not is_gain(known(name)):
+        raise ValueError(
+            f"metric {name!r} is no gain; the primary metric is {GAIN}, or that of one outcome, click_per_decision"
+        )
     return name
 
 
-def metric_of(name: str, gain: str) -> str:
-    """Name of a metric in METRICS; "gain_per_decision" is that of the outcome that counts as gain.
+def check_outcomes(names: Iterable[str], outcomes: Iterable[str]) -> None:
+    """Check that a data set has the outcomes of these metrics.
+
+    Args:
+        names: Metrics that are `known`.
+        outcomes: Names of the numeric outcomes of the data set.
+
+    Raises:
+        ValueError: it lacks one.
+    """
+    there = tuple(outcomes)
+    for name in names:
+        if outcome_of(name) not in (None, *there):
+            per_decision = ", ".join(f"{outcome}_per_decision" for outcome in there)
+            raise ValueError(
+                f"metric {name!r} is not known: the data set has no outcome {outcome_of(name)!r}; "
+                f"known: {GAIN}, {per_decision}, {', '.join(METRICS)}"
+            )
+
+
+def outcome_of(name: str) -> str | None:
+    """The outcome that a metric is about; None if it is about the gain, or about none."""
+    found = _OF_AN_OUTCOME.fullmatch(name)
+    return found[1] if found and name != GAIN else None
+
+
+def is_gain(name: str) -> bool:
+    """Whether a metric is the gain, or any other outcome that people want more of."""
+    return name == GAIN or outcome_of(name) not in (None, "cost")
+
+
+def metric(name: str, gain: Gain) -> Metric:
+    """A metric of this name.
+
+    Args:
+        name: As an experiment file says it.
+        gain: What `gain_per_decision` means.
 
     Raises:
         ValueError: there is no such metric.
     """
-    return f"{gain}_per_decision" if known(name) == GAIN else name
+    if known(name) in METRICS:
+        return METRICS[name]
+    outcome = outcome_of(name)
+    summed = gain if outcome is None else Gain.of_spec(outcome)
+    bounded = _AT_MOST_ONE.issuperset(summed.names)
+    largest = sum(weight for _, weight in summed.terms) if bounded else None
+    return Metric(f"weight * ({total(summed)})", "weight", largest)
 
 
-def sums() -> str:
+def column(outcome: str) -> str:
+    """SQL: the column with the sum of an outcome of one decision; no field of the record is called so."""
+    return f'"outcome:{outcome}"'
+
+
+def total(gain: Gain) -> str:
+    """SQL: the gain of one decision."""
+    return " + ".join(f"{weight!r} * {column(name)}" for name, weight in gain.terms)
+
+
+def sums(names: Iterable[str], gain: Gain) -> str:
     """SQL: the two sums of every metric, as columns `NAME_numerator` and `NAME_denominator`."""
+    found = {name: metric(name, gain) for name in names}
     return ", ".join(
-        f"sum({getattr(metric, part)})::DOUBLE AS {name}_{part}"
-        for name, metric in METRICS.items()
+        f"sum({getattr(found[name], part)})::DOUBLE AS {name}_{part}"
+        for name in found
         for part in ("numerator", "denominator")
     )

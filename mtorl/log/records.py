@@ -31,8 +31,8 @@ Kind = Literal["decision", "outcome"]
 DECISION_VERSION: Literal[3] = 3
 OUTCOME_VERSION: Literal[2] = 2
 
-OutcomeKind = Literal["cost", "click", "conversion", "revenue", "cancel"]
-OUTCOME_KINDS: tuple[OutcomeKind, ...] = get_args(OutcomeKind)
+CANCEL = "cancel"
+"""The kind of an outcome that says: the ad was not shown. The others are numeric outcomes of the data set."""
 
 Stage = Literal["off", "shadow", "1%", "5%", "25%", "50%"]
 
@@ -162,8 +162,11 @@ class OutcomeRecord(TypedDict):
     schema_version: Literal[2]
     event_id: Annotated[Name, Field(description="The sender's id of this event: the same id counts once.")]
     decision_id: Name
-    kind: OutcomeKind
-    value: Amount
+    kind: Annotated[
+        Name,
+        Field(description="cost, click, conversion, revenue, a further numeric outcome of the data set, or cancel."),
+    ]
+    value: Annotated[float, Field(description="Negative at most for revenue and for further outcomes.")]
     event_time: Annotated[Time, Field(description="When it happened, UTC.")]
     received_time: Annotated[Time, Field(description="When the router heard of it, UTC.")]
 

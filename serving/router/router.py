@@ -24,7 +24,7 @@ from serving.router.flow.drills import Drills
 from serving.router.flow.feature_registry import RegistryAwaited
 from serving.router.flow.features import FeastSource, FeatureReader, FeatureSource
 from serving.router.flow.outcomes import OutcomeIntake
-from serving.router.flow.requests import DecisionParser, DecisionRequest
+from serving.router.flow.requests import DecisionParser, DecisionRequest, OutcomeParser
 from serving.router.flow.stages import Stages
 from serving.router.ops import metrics
 from serving.router.ops.found_features import FoundFeatures
@@ -80,7 +80,7 @@ class Router:
         # Routers that share a ledger must agree on the experiment and its limits: what one of them last had in force
         # may be older than what the others have now, so none of them starts with it. It waits; the others go on.
         last_good, alone = settings.spool.with_name("last-good-experiment.yaml"), not self.ledger.shared
-        self.live = LiveExperiment(settings.experiment, self.spec.channels, self.health, last_good, alone)
+        self.live = LiveExperiment(settings.experiment, self.spec, self.health, last_good, alone)
         self._settings = settings
         self._source = features
         self._seconds = seconds
@@ -148,7 +148,9 @@ class Router:
         stages = Stages(self._seconds, self.health, self.drills or Drills())
         found = FoundFeatures(self.health)
         self.decider = Decider(self.live, self._features, self._arms, self.budgets, self.spool, stages, found)
-        self.outcomes = OutcomeIntake(self.spool, self.budgets, self._seconds, self.decider.cache.forget)
+        self.outcomes = OutcomeIntake(
+            OutcomeParser(self.spec), self.spool, self.budgets, self._seconds, self.decider.cache.forget
+        )
 
     async def __aexit__(self, *exc_info: object) -> None:
         self.health.draining = True

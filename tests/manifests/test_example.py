@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from mtorl.experiment.experiment import Experiment
-from mtorl.experiment.metrics import metric_of
+from mtorl.experiment.metrics import check_outcomes
 from mtorl.log.dataset import DatasetSpec
 from tests.manifests.conftest import MANIFESTS, Objects, config_map, containers, named, of_kind, pod_spec, render, title
 
@@ -38,7 +38,7 @@ def test_the_teams_files_are_in_force_and_fit_together(objects: Objects, tmp_pat
     )
     assert experiment == Experiment.load(EXAMPLE / "experiment.yaml")
     assert experiment.default_channel in spec.channels
-    assert metric_of(experiment.metrics.primary, spec.reward.gain) == f"{spec.reward.gain}_per_decision"
+    check_outcomes(experiment.metrics.names, spec.outcome_kinds)
     (tmp_path / "router.yaml").write_text(config_map(objects, "mtorl-router-")["data"]["router.yaml"])
     assert set(settings.RouterSettings.load(tmp_path / "router.yaml").cost_cap) == set(spec.channels)
     pod = pod_spec(objects, "CronJob/mtorl-bootstrap")["containers"][0]

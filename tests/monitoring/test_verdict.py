@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 
 from monitoring.decision_log import DecisionLog, Period
-from monitoring.period import verdict_of_period
+from monitoring.period import PeriodError, verdict_of_period
 from monitoring.verdict import verdict_from_log
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.metrics import METRICS, Metric
+from mtorl.log.gain import Gain
 from tests.monitoring.judged_experiment import CONTENT
 
 EXPERIMENT = Experiment.from_dict(CONTENT)
@@ -535,7 +536,7 @@ def test_replay_weights(tmp_path: Path) -> None:
     lost = log.decide("u0", "incumbent")  # without a weight: not evaluable
     log.learn(lost, "click", 1.0)
     frame = pd.DataFrame(weights, columns=["decision_id", "weight"])
-    found = verdict_from_log(replace(log.write(tmp_path), weights=frame), EXPERIMENT, "click")
+    found = verdict_from_log(replace(log.write(tmp_path), weights=frame), EXPERIMENT)
     challenger, incumbent = found["arms"]["challenger"], found["arms"]["incumbent"]
     assert challenger["gain_per_decision"] == pytest.approx(4.0 * 30 / (60 * 5))
     assert incumbent["gain_per_decision"] == 0.0 and incumbent["gain"] == 1.0
@@ -560,8 +561,8 @@ def test_a_replay_compares_the_arms_at_one_budget(tmp_path: Path) -> None:
             log.learn(decision, "click", float(user // 2 % 30 < clickers))
             weights.append((decision, 3.0))
     frame = pd.DataFrame(weights, columns=["decision_id", "weight"])
-    free = verdict_from_log(replace(log.write(tmp_path), weights=frame), EXPERIMENT, "click")
-    bound = verdict_from_log(replace(log.write(tmp_path), weights=frame), EXPERIMENT, "click", budget_per_decision=1.0)
+    free = verdict_from_log(replace(log.write(tmp_path), weights=frame), EXPERIMENT)
+    bound = verdict_from_log(replace(log.write(tmp_path), weights=frame), EXPERIMENT, budget_per_decision=1.0)
     gain = {arm: found["gain_per_decision"] for arm, found in free["arms"].items()}
     assert gain["incumbent"] > gain["challenger"] and free["lift"] < 0
     assert bound["arms"]["incumbent"]["gain_per_decision"] == pytest.approx(gain["incumbent"] / 2)
@@ -607,10 +608,31 @@ def test_srm_guardrail_minimum_time_and_kill_switch(tmp_path: Path) -> None:
     assert verdict_from_log(log.write(tmp_path), EXPERIMENT)["verdict"] == "srm"
 
 
-def test_unknown_names_are_said(tmp_path: Path) -> None:
-    files = traffic(4, 0.2).write(tmp_path)
-    with pytest.raises(ValueError, match=r"gain 'clicks' is not one of click"):
-        verdict_from_log(files, EXPERIMENT, "clicks")
+def test_a_gain_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    traffic(4, 0.2).write(tmp_path)
+    with pytest.raises(PeriodError, match=r"gain: the weight of 'click' is a finite number above 0, got -1"):
+        verdict_of_period(str(tmp_path), "experiment.yaml", Period(), "{click: -1}", "", 0.0)
+
+
+def test_the_gain_is_the_weighted_sum_of_outcomes_of_any_name(tmp_path: Path) -> None:
+    """Also of one whose name is that of a field of the record; the experiment may measure each by itself, too."""
+    log = Log()
+    for user in range(400):
+        decision = log.decide(f"u{user}", "challenger" if user % 2 else "incumbent")
+        log.learn(decision, "click", 1.0)
+        log.learn(decision, "price", 3.0 if user % 2 else -1.0)
+        log.learn(decision, "price", 0.5)
+    metrics = EXPERIMENT.metrics.replace(
+        primary="gain_per_decision", secondary=("price_per_decision", "click_per_decision"), guardrails=()
+    )
+    experiment = EXPERIMENT.replace(metrics=metrics)
+    found = verdict_from_log(log.write(tmp_path), experiment, Gain.of_spec({"click": 0.1, "price": 2}))
+    assert found["gain"] == "0.1 click + 2 price"
+    assert found["arms"]["challenger"]["gain_per_decision"] == pytest.approx(0.1 + 7)
+    assert found["arms"]["incumbent"]["gain"] == pytest.approx(200 * (0.1 - 1))
+    assert found["lift"] == pytest.approx(8)
+    assert found["secondary"]["price_per_decision"]["lift"] == pytest.approx(4)
+    assert found["secondary"]["click_per_decision"]["lift"] == 0
 
 
 def test_a_further_metric_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,10 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from mtorl.log.records import OutcomeRecord
+from mtorl.log.records import CANCEL, OutcomeRecord
 from serving.decision_log import Spool, SpoolUnavailable, Status
 from serving.router.flow.budgets import Budgets, costs_of
-from serving.router.flow.requests import parse_outcomes
+from serving.router.flow.requests import OutcomeParser
 from serving.router.ops import metrics
 
 _PIECE = 50  # outcomes: a few milliseconds
@@ -23,13 +23,17 @@ class OutcomeIntake:
     """Takes reports of outcomes. For one event loop.
 
     Args:
+        parser: Reads them.
         spool: Where they are logged.
         budgets: Where a cost settles and a cancel gives back.
         seconds: How long to wait for the ledger; what it can't take now is settled later.
         forget: Called with the id of each decision whose exposure is given back.
     """
 
-    def __init__(self, spool: Spool, budgets: Budgets, seconds: float, forget: Callable[[str], None]) -> None:
+    def __init__(
+        self, parser: OutcomeParser, spool: Spool, budgets: Budgets, seconds: float, forget: Callable[[str], None]
+    ) -> None:
+        self._parser = parser
         self._spool = spool
         self._budgets = budgets
         self._seconds = seconds
@@ -50,7 +54,7 @@ class OutcomeIntake:
             SpoolUnavailable: Not all are durable. Send all of them again: nothing counts twice.
         """
         async with self._turn:
-            outcomes = parse_outcomes(body)
+            outcomes = self._parser.parse(body)
         counts: Counter[Status] = Counter()
         for start in range(0, len(outcomes), _PIECE):
             async with self._turn:
@@ -71,7 +75,7 @@ class OutcomeIntake:
         for outcome, status in zip(outcomes, statuses, strict=True):
             metrics.OUTCOMES.labels(outcome["kind"], status).inc()
             # Of a duplicate, too: the first time, the process may have ended between the log and the ledger.
-            if outcome["kind"] == "cancel":
+            if outcome["kind"] == CANCEL:
                 self._forget(outcome["decision_id"])
         metrics.SPOOL_RECORDS.inc(len(statuses) - statuses.count("duplicate"))
         await asyncio.gather(

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import (
     Annotated,
     Any,
+    Literal,
     NotRequired,  # pydantic reads typing's own only from Python 3.12 on
     TypeVar,
     cast,
@@ -23,7 +24,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from typing_extensions import TypedDict
 
 from mtorl.log.dataset import Column, DatasetSpec
-from mtorl.log.records import OUTCOME_VERSION, OutcomeKind, OutcomeRecord
+from mtorl.log.records import CANCEL, OUTCOME_VERSION, OutcomeRecord
 from mtorl.log.times import microseconds
 from mtorl.runtime.validation import first_fault, place, short
 from serving.kserve_sdk import InvalidInput
@@ -31,6 +32,8 @@ from serving.kserve_sdk import InvalidInput
 CLOCK_SKEW = timedelta(minutes=1)  # how far a caller's clock may be ahead of ours
 
 _MOST_INSTANCES = 64
+_MOST_OUTCOMES = 1000
+_NEVER_NEGATIVE = ("cost", "click", "conversion", CANCEL)
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 _BODY = ConfigDict(strict=True, extra="ignore")  # clients of KServe's v1 protocol send fields beside "instances"
@@ -72,8 +75,10 @@ class Outcome(TypedDict):
     event_id: Name
     """The caller's own id: the same id counts once."""
     decision_id: Name
-    kind: OutcomeKind
-    value: Annotated[float, Field(ge=0, le=1e9)]
+    kind: Name
+    """cost, click, conversion, revenue, a further numeric outcome of the data set, or cancel: the ad was not shown."""
+    value: Annotated[float, Field(ge=-1e9, le=1e9)]
+    """Negative at most for revenue and for further outcomes of the data set."""
     event_time: Name
     """When it happened, ISO 8601 with a zone."""
 
@@ -82,7 +87,7 @@ class Outcome(TypedDict):
 class OutcomeBody(TypedDict):
     """A report of outcomes."""
 
-    outcomes: Annotated[list[Outcome], Field(min_length=1, max_length=1000)]
+    outcomes: Annotated[list[Outcome], Field(min_length=1, max_length=_MOST_OUTCOMES)]
 
 
 @dataclass(frozen=True)
@@ -136,26 +141,48 @@ class DecisionParser:
         return DecisionRequest(instance["user_id"], instance["campaign_id"], context, at, request_id, content)
 
 
-def parse_outcomes(body: bytes) -> list[OutcomeRecord]:
-    """The outcomes of a report, as records of the decision log.
+class OutcomeParser:
+    """Reads reports of outcomes.
 
-    Raises:
-        BadRequest: It is none.
+    Args:
+        spec: The data set, whose numeric outcomes may be reported.
     """
-    outcomes = _checked(_OUTCOMES, parse_json(body), {"outcomes": list(Outcome.__annotations__)})["outcomes"]
-    received = datetime.now(UTC).isoformat(timespec="microseconds")
-    return [
-        {
+
+    def __init__(self, spec: DatasetSpec) -> None:
+        typed_dict = cast(Any, TypedDict)
+        kind = cast(Any, Literal)[(*spec.outcome_kinds, CANCEL)]
+        outcome: Any = typed_dict("outcome", {**Outcome.__annotations__, "kind": kind})
+        outcome.__pydantic_config__ = _STRICT
+        body = typed_dict(
+            "body", {"outcomes": Annotated[list[outcome], Field(min_length=1, max_length=_MOST_OUTCOMES)]}
+        )
+        body.__pydantic_config__ = _BODY
+        self._adapter: TypeAdapter[OutcomeBody] = TypeAdapter(body)
+        self._fields = {"outcomes": list(Outcome.__annotations__)}
+
+    def parse(self, body: bytes) -> list[OutcomeRecord]:
+        """The outcomes of a report, as records of the decision log.
+
+        Raises:
+            BadRequest: It is none.
+        """
+        outcomes = _checked(self._adapter, parse_json(body), self._fields)["outcomes"]
+        received = datetime.now(UTC).isoformat(timespec="microseconds")
+        return [self._record(f"outcomes[{i}]", outcome, received) for i, outcome in enumerate(outcomes)]
+
+    def _record(self, where: str, outcome: Outcome, received: str) -> OutcomeRecord:
+        kind, value = outcome["kind"], outcome["value"]
+        if value < 0 and kind in _NEVER_NEGATIVE:
+            raise BadRequest(f"{where}.value: expected a number of at least 0 for {kind}, got {value:g}")
+        return {
             "schema_version": OUTCOME_VERSION,
             "event_id": outcome["event_id"],
             "decision_id": outcome["decision_id"],
-            "kind": outcome["kind"],
-            "value": outcome["value"],
-            "event_time": _utc(f"outcomes[{i}].event_time", outcome["event_time"]).isoformat(timespec="microseconds"),
+            "kind": kind,
+            "value": value,
+            "event_time": _utc(f"{where}.event_time", outcome["event_time"]).isoformat(timespec="microseconds"),
             "received_time": received,
         }
-        for i, outcome in enumerate(outcomes)
-    ]
 
 
 def parse_json(body: Any) -> Any:
@@ -166,9 +193,6 @@ def parse_json(body: Any) -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"the body is not JSON: {error}") from None
-
-
-_OUTCOMES: TypeAdapter[OutcomeBody] = TypeAdapter(OutcomeBody)
 
 
 def _content(*parts: Any) -> str:

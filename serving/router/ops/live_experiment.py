@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
 from mtorl.experiment.experiment import Experiment, ExperimentError
+from mtorl.experiment.metrics import check_outcomes
+from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.files import remove, replacing
 from serving.router.ops import metrics
 from serving.router.ops.health import Health
@@ -28,7 +29,7 @@ class LiveExperiment:
 
     Args:
         path: The experiment file.
-        channels: Of the data set; the default channel must be one of them.
+        spec: The data set, whose channels and outcomes the experiment names.
         health: Is told when the file is refused.
         last_good: Where to keep what is in force, for people and for the next start; None: nowhere.
         start_with_it: Whether to start with what was kept if the file is wrong then.
@@ -41,13 +42,14 @@ class LiveExperiment:
     def __init__(
         self,
         path: Path,
-        channels: Sequence[str],
+        spec: DatasetSpec,
         health: Health,
         last_good: Path | None = None,
         start_with_it: bool = True,
     ) -> None:
         self._path = path
-        self.channels = channels
+        self._spec = spec
+        self.channels = spec.channels
         self._health = health
         self._last_good = last_good
         self._start_with_it = start_with_it
@@ -132,6 +134,10 @@ class LiveExperiment:
         if experiment.default_channel not in self.channels:
             known = ", ".join(self.channels)
             raise ExperimentError(f"{path}: default_channel: {experiment.default_channel!r} is not one of {known}")
+        try:
+            check_outcomes(experiment.metrics.names, self._spec.outcome_kinds)
+        except ValueError as error:
+            raise ExperimentError(f"{path}: metrics: {error}") from None
         return experiment
 
     def _signature(self) -> tuple[int, ...]:

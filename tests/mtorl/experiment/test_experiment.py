@@ -103,7 +103,7 @@ def test_the_manual_in_the_docstring_is_a_valid_file(tmp_path: Path) -> None:
             {"metrics": {**METRICS, "secondary": ["clicks"]}},
             r"secondary\[0\]: metric 'clicks' is not known; known: gain",
         ),
-        ({"metrics": {"primary": "revenues_per_decision"}}, "primary: metric 'revenues_per_decision' is not known"),
+        ({"metrics": {"primary": "revenues"}}, "primary: metric 'revenues' is not known"),
         ({"metrics": {"primary": "cost_per_decision"}}, "primary: metric 'cost_per_decision' is no gain"),
         ({"metrics": {**METRICS, "secondary": "x"}}, "secondary"),
         ({"alpha": 1}, "alpha"),

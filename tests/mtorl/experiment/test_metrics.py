@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import pytest
 
-from mtorl.experiment.metrics import METRICS, known, known_gain, metric_of
+from mtorl.experiment.metrics import METRICS, Metric, check_outcomes, is_gain, known, known_gain, metric
+from mtorl.log.gain import Gain
 
 
 def test_a_gain_is_that_of_the_data_set() -> None:
-    assert metric_of("gain_per_decision", "revenue") == "revenue_per_decision"
-    assert metric_of("cost_per_decision", "revenue") == "cost_per_decision"
+    revenue, both = Gain.of_spec("revenue"), Gain.of_spec({"click": 0.5, "conversion": 2})
+    assert metric("gain_per_decision", revenue) == metric("revenue_per_decision", both)
+    assert metric("cost_per_decision", revenue).numerator == 'weight * (1.0 * "outcome:cost")'
+    assert metric("gain_per_decision", both) == Metric(
+        'weight * (0.5 * "outcome:click" + 2.0 * "outcome:conversion")', "weight", largest=2.5
+    )
+    assert metric("gain_per_decision", Gain.of_spec({"click": 1, "profit": 1})).largest is None
 
 
 def test_an_unknown_metric_is_refused_with_those_that_are_known() -> None:
     with pytest.raises(ValueError, match=r"'happiness' is not known; known: gain_per_decision, click_per_decision"):
-        metric_of("happiness", "click")
+        metric("happiness", Gain.of_spec("click"))
     assert all(known(name) == name for name in METRICS)
 
 
 def test_the_primary_metric_is_a_gain() -> None:
     assert known_gain("revenue_per_decision") == "revenue_per_decision"
-    with pytest.raises(ValueError, match="'cost_per_decision' is no gain"):
-        known_gain("cost_per_decision")
+    assert known_gain("profit_per_decision") == "profit_per_decision"
+    for name in ("cost_per_decision", "exposure_ratio"):
+        assert not is_gain(name)
+        with pytest.raises(ValueError, match=f"'{name}' is no gain"):
+            known_gain(name)
+
+
+def test_a_metric_of_an_outcome_that_the_data_set_lacks_is_refused_with_those_that_it_has() -> None:
+    there = ("click", "cost", "profit")
+    check_outcomes(("gain_per_decision", "profit_per_decision", "exposure_ratio"), there)
+    with pytest.raises(
+        ValueError, match=r"no outcome 'profits'; known: gain_.*, click_.*, cost_.*, profit_per_decision"
+    ):
+        check_outcomes(("click_per_decision", "profits_per_decision"), there)

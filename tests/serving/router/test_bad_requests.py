@@ -114,10 +114,10 @@ def test_json_is_understood_whatever_it_is_called(tmp_path: Path, content_type: 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "view"}, "kind"),
+        ({"kind": "view"}, "kind: 'view' is not one of click, conversion, revenue, cost, cancel"),
         ({"kind": ["click"]}, "kind"),
         ({"value": "1"}, "value"),
-        ({"value": -1}, "value"),
+        ({"value": -1}, "value: expected a number of at least 0 for click, got -1"),
         ({"value": 1e12}, "value"),
         ({"value": None}, "value"),
         ({"event_id": ""}, "event_id"),

@@ -47,6 +47,7 @@ def test_the_experiment_is_hot_and_a_broken_file_changes_nothing(tmp_path: Path)
         for text in (
             "stage: [",
             yaml.safe_dump({**content, "stage": "9%"}),
+            yaml.safe_dump({**content, "metrics": {"primary": "clicks"}}),
             yaml.safe_dump({**content, "metrics": {"primary": "clicks_per_decision"}}),
             yaml.safe_dump({**content, "default_channel": "tv"}),
         ):
