@@ -31,18 +31,20 @@ class GainAndCost:
     gain_B: ArrayLike
     cost_B: ArrayLike
 
-    def arrays(self, name: str, exposures: int, negative_gain: bool = False) -> tuple[Floats, Floats]:
+    def arrays(self, name: str, exposures: int) -> tuple[Floats, Floats]:
         """Both as arrays of numbers.
 
         Raises:
-            ValueError: another number of exposures, or a value that is not finite or must not be negative.
+            ValueError: another number of exposures, a value that is not finite, or a negative cost.
         """
         gain_B, cost_B = (np.asarray(column, dtype=np.float64) for column in (self.gain_B, self.cost_B))
-        for column, values_B, negative in (("gain_B", gain_B, negative_gain), ("cost_B", cost_B, False)):
+        for column, values_B in (("gain_B", gain_B), ("cost_B", cost_B)):
             if values_B.shape != (exposures,) or not exposures:
                 raise ValueError(f"{name}.{column} must have one value an exposure, got shape {values_B.shape}")
-            if not np.isfinite(values_B).all() or (not negative and (values_B < 0).any()):
-                raise ValueError(f"{name}.{column} must be finite and not negative")
+            if not np.isfinite(values_B).all():
+                raise ValueError(f"{name}.{column} must be finite")
+        if (cost_B < 0).any():
+            raise ValueError(f"{name}.cost_B must not be negative")
         return gain_B, cost_B
 
 
@@ -72,13 +74,14 @@ def budget_curve(
         One row a budget, ready for JSON: share; the share of all gain that each of the RULES buys, that is mtorl
         (predicted gain / predicted cost), predicted_gain, cheapest (predicted cost), random, oracle (true gain / true
         cost); mtorl_minus_cheapest and, with a rival, rival and mtorl_minus_rival; 95 % intervals of mtorl and of the
-        differences under NAME_ci. All but the share are None if nothing was gained at all.
+        differences under NAME_ci. All but the share are None if nothing was gained in all. Where exposures may lose,
+        a rule that leaves those out gains more than all exposures do: a share above 1.
 
     Raises:
         ValueError: arrays of different lengths, values that are not finite, or a share outside (0, 1].
     """
     gain, cost = logged.arrays("logged", np.size(logged.gain_B))
-    predicted_gain, predicted_cost = predicted.arrays("predicted", len(gain), negative_gain=True)
+    predicted_gain, predicted_cost = predicted.arrays("predicted", len(gain))
     if not all(0 < share <= 1 for share in shares):
         raise ValueError(f"shares must lie in (0, 1], got {list(shares)}")
     if users is not None and users.code_B.shape != gain.shape:
@@ -95,8 +98,8 @@ def budget_curve(
             spent, gained = np.cumsum(weight * cost[best_first]), np.cumsum(weight * gain[best_first])
             # Sums that should equal the budget may differ from it in the last digits.
             taken = np.searchsorted(spent, np.array(shares) * spent[-1] * (1 + 1e-9), side="right")
-            with np.errstate(invalid="ignore"):  # a resample without gain: NaN
-                share_of_gain: Floats = np.r_[0.0, gained][taken] / gained[-1]
+            all_gain = gained[-1] if gained[-1] > 0 else np.nan  # without any in a resample, there are no shares of it
+            share_of_gain: Floats = np.r_[0.0, gained][taken] / all_gain
             return share_of_gain
 
         return bought
@@ -108,7 +111,7 @@ def budget_curve(
     }
     against = ["cheapest"]
     if rival is not None:
-        rules["rival"] = ranking(_per_cost(*rival.arrays("rival", len(gain), negative_gain=True)))
+        rules["rival"] = ranking(_per_cost(*rival.arrays("rival", len(gain))))
         against.append("rival")
     curves = {name: bought(once_B) for name, bought in rules.items()}
     curves["random"] = np.mean([ranking(np.zeros(len(gain)))(once_B) for _ in range(_RANDOM_ORDERS)], axis=0)
@@ -133,5 +136,5 @@ def budget_curve(
 
 
 def _per_cost(gain: Floats, cost: Floats) -> Floats:
-    """Gain per cost; what is free comes first."""
-    return np.divide(gain, cost, out=np.full_like(gain, np.inf), where=cost > 0)
+    """Gain per cost; what is free comes first, unless it loses."""
+    return np.divide(gain, cost, out=np.where(gain < 0, -np.inf, np.inf), where=cost > 0)

@@ -110,6 +110,14 @@ def test_free_exposures_are_taken_first():
     assert row["mtorl"] == row["oracle"] == 0.5
 
 
+def test_where_exposures_may_lose_a_good_rule_gains_more_than_all_of_them():
+    """Five exposures of one cost gain 4, 3, -1, -2 and, the last one at no cost, -3: all gain 1."""
+    (row,) = curve([4, 3, -1, -2, -3], [1.0, 1, 1, 1, 0], [4, 3, -1, -2, -3], [1.0, 1, 1, 1, 0], shares=[0.5])
+    assert row["mtorl"] == row["oracle"] == 7.0
+    (loss,) = curve([4, 3], [1.0, 1], [-4, 3], [1.0, 1], shares=[0.5])
+    assert loss["mtorl"] is None and loss["oracle"] is None
+
+
 def test_a_log_without_gain_has_no_shares_of_it():
     probability, expected_cost, gain, cost = exposures(rows=100)
     (row,) = curve(probability, expected_cost, 0 * gain, cost, shares=[0.5])
@@ -124,7 +132,7 @@ def test_a_curve_repeats_with_its_seed():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"cost": [1.0, -1.0, 1.0]}, "logged.cost_B must be finite and not negative"),
+        ({"cost": [1.0, -1.0, 1.0]}, "logged.cost_B must not be negative"),
         ({"gain_predicted": [np.nan, 0, 0]}, "predicted.gain_B must be finite"),
         ({"cost_predicted": [1.0]}, "predicted.cost_B must have one value"),
         ({"shares": [0.0]}, "shares must lie in"),
