@@ -130,7 +130,8 @@ def validate(
         with ProgressBars() as bars, bars.step("validate the log"):
             report = validate_log(log, DatasetSpec.load(dataset), quarantine)
     print_faults(log, report, quarantine)
-    raise typer.Exit(1 if report.quarantined else 0)
+    faulty = report.quarantined or (report.conversions and report.conversions.faulty)
+    raise typer.Exit(1 if faulty else 0)
 
 
 @app.command()

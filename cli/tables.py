@@ -98,6 +98,12 @@ def print_faults(log: str, report: IngestReport, quarantine: Path | None) -> Non
         lines.append(f"faulty: {report.quarantined:,} rows, in {quarantine}, each with its reasons")
     elif report.quarantined:
         lines.append(f"faulty: {report.quarantined:,} rows; see them all with: --quarantine FILE")
+    if report.conversions:
+        lines += report.conversions.lines()
+        if quarantine and report.conversions.left_out:
+            from features.ingest.conversions import FILE
+
+            lines.append(f"left out: {report.conversions.left_out:,} rows in all, in {quarantine.with_name(FILE)}")
     typer.echo("\n".join(lines))
 
 
@@ -155,6 +161,8 @@ def _summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if summary["quarantined"]["rows"]:
         lines.insert(0, ("quarantined rows", f"{summary['quarantined']['rows']:,}"))
+    if told := summary.get("conversions"):
+        lines.insert(0, ("conversions", f"{told['attributed']:,} of {told['rows']:,} count for a touchpoint"))
     return lines
 
 

@@ -3,6 +3,7 @@
     FOLDER/dataset.yaml          the data set description
     FOLDER/touchpoints.parquet   the canonical log (not if the log was trusted: then it stays where it is)
     FOLDER/ingest.json           what validation said of the raw log (likewise)
+    FOLDER/conversions-left-out.csv   rows of a second file that count for no touchpoint, if there are any
     FOLDER/sources/              Parquet sources of the feature views (features/feature_repo/sources.py)
     FOLDER/windows/              the windows that training reads (features/sequences/builder.py)
 
@@ -22,6 +23,7 @@ from tempfile import TemporaryDirectory
 from features.engine import Engine, parquet_files
 from features.feature_repo.sources import build_sources
 from features.ingest.adapters.files import parts
+from features.ingest.conversions import FILE as LEFT_OUT
 from features.ingest.ingest import IngestReport, LogError, saying_way_on
 from features.ingest.log_folder import RawLog, ingest
 from features.ingest.object_store import is_remote
@@ -33,7 +35,7 @@ from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE
 from mtorl.runtime.files import replacing
 
 SOURCES, WINDOWS = "sources", "windows"
-_OURS = {LOG_FILE, DATASET_FILE, INGEST_FILE, SOURCES, WINDOWS}
+_OURS = {LOG_FILE, DATASET_FILE, INGEST_FILE, LEFT_OUT, SOURCES, WINDOWS}
 Step = Callable[[str], AbstractContextManager[None]]  # by title: "validate the log", ...
 
 
@@ -102,7 +104,10 @@ def canonical_log(raw: RawLog, folder: Path, quarantine: Path, trusted: bool = F
         path, dataset, canonical = locate(raw.path, raw.dataset, trusted)
         raw = replace(raw, dataset=dataset)
         if canonical:
-            spec = DatasetSpec.load(dataset).replace(columns={})  # which are the raw file's
+            spec = DatasetSpec.load(dataset)
+            if trusted and spec.conversions:
+                raise LogError(f"{raw.path}: a trusted log has its outcomes; leave out --trusted, or conversions")
+            spec = spec.of_canonical_log()
             _check(path, spec)
             return CanonicalLog(path, spec, None)
     elif raw.dataset and not DatasetSpec.load(raw.dataset).simulated:

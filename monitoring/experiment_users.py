@@ -131,7 +131,8 @@ def users_of(log: DecisionLog, experiment: Experiment, gain: Gain) -> Experiment
                 FROM decision LEFT JOIN outcome USING (decision_id) WHERE left_out IS NULL)
             SELECT user_id, stage, arm, count(*)::DOUBLE AS decisions, count_if(weight > 0)::DOUBLE AS evaluable,
                    count_if(expose)::DOUBLE AS exposures, count_if(fallback_reason IS NOT NULL)::DOUBLE AS fallbacks,
-                   {totals}, sum(late) AS late, sum(weight) AS weight, sum(weight * weight) AS squared_weight, {sums(names, gain)},
+                   {totals}, sum(late) AS late, sum(weight) AS weight, sum(weight * weight) AS squared_weight,
+                   {sums(names, gain)},
                    min(decided) AS first_at
             FROM decision_with_outcomes GROUP BY user_id, stage, arm""",
             parameters,

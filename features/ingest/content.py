@@ -20,7 +20,7 @@ from mtorl.runtime.files import sha256_of
 
 
 def content_of(raw: RawLog) -> str:
-    """SHA-256 (hex) over all that is read for a log: its files, its description, the files of its own feature views.
+    """SHA-256 (hex) over all that is read for a log: its files, its description, its second file, its feature views.
 
     A simulated log has no files: what it holds follows from its settings. Files in an object store are not read for
     it: their sizes and times stand for them.
@@ -31,11 +31,12 @@ def content_of(raw: RawLog) -> str:
     """
     spec = DatasetSpec.load(raw.dataset)
     digest = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())
-    if is_remote(raw.path):
-        for name, mark in marks(raw.path):
+    second = [spec.conversions.source] if spec.conversions else []
+    paths = [path for path in (raw.path, *second, *(view.source for view in spec.features)) if path]
+    for address in filter(is_remote, paths):
+        for name, mark in marks(address):
             digest.update(f"\n{name}:{mark}".encode())
-    paths = ["" if is_remote(raw.path) else raw.path, *(view.source for view in spec.features)]
-    files = [(name, file) for path in paths if path for name, file in _files(Path(path))]
+    files = [(name, file) for path in paths if not is_remote(path) for name, file in _files(Path(path))]
     for done, (name, file) in enumerate(files):
         progress.report(done, len(files), file.name)
         digest.update(f"\n{name}:{sha256_of(file)}".encode())

@@ -12,7 +12,7 @@ each. A cell is reported once, for the first rule of its column that it breaks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -25,6 +25,7 @@ from features.ingest.adapters.base import SAME
 from features.ingest.adapters.files import ROW
 from features.sequences.touchpoints import SAME_TOUCHPOINT, strictly_increasing
 from mtorl.log.dataset import Column, DatasetSpec
+from mtorl.log.sources import TOUCHPOINT_ID
 from mtorl.log.touchpoints import CREATED
 
 _MOST_COST = 1e15  # of one exposure; more is a mistake, and whole units are added up as 64-bit numbers
@@ -35,6 +36,7 @@ MEANING = {
     "missing_value": "without a value",
     "not_a_number": "with no finite number",
     "unparsable_timestamp": "with an unparsable timestamp",
+    "outcome_before_touchpoint": "with an outcome that became known before the exposure",
     "unknown_channel": "with an unknown channel",
     "negative_cost": "with a negative cost",
     "huge_cost": "with a cost that can't be one",
@@ -44,6 +46,23 @@ MEANING = {
     "changing_static": "with another value than the user's first, in a static column",
     "single_touchpoint": "of users with too few touchpoints",
 }
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One kind of fault in one column."""
+
+    rule: str
+    column: str  # as the file calls it
+    count: int  # rows
+    example: str  # the value as it stands in the file
+    row: int  # of the example; 1 = the first row of data
+    hint: str = ""
+
+    def __str__(self) -> str:
+        rows = "1 row" if self.count == 1 else f"{self.count:,} rows"
+        example = f"{self.example} (row {self.row})" if self.example else f"row {self.row}"
+        return f"column {self.column!r}: {rows} {MEANING[self.rule]}, e.g. {example}{self.hint}"
 
 
 @dataclass(frozen=True)
@@ -80,10 +99,11 @@ def read(adapted: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     columns: dict[str, ibis.Value] = {}
     numbers = _numbers(spec)
     zero = {c.name for c in _declared(spec) if c.missing == "zero"}
-    for name in (*spec.log_columns, *([CREATED] if CREATED in adapted.columns else [])):
+    times = ("timestamp", *_times(spec))
+    for name in (*spec.log_columns, *(name for name in spec.optional_columns if name in adapted.columns)):
         value = adapted[name]
         present = values.has_value(value, name in numbers)
-        if name in ("timestamp", CREATED):
+        if name in times:
             parsed = values.time(value)
         elif name in numbers:
             parsed = ibis.ifelse(present, values.number(value), 0.0 if name in zero else ibis.null("float64"))
@@ -97,20 +117,26 @@ def read(adapted: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 def canonical(table: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """The columns of the canonical log, of rows that broke no rule."""
     whole = {name: table[name].cast("int64") for name in ("click", "conversion")}
-    created = [CREATED] if CREATED in table.columns else []
-    return table.mutate(whole).select(*spec.log_columns, *created)
+    times = [name for name in _times(spec) if name in table.columns]
+    # A touchpoint that was moved by a microsecond may be later now than what became known at once.
+    not_before = {
+        name: ibis.ifelse(table[name] < table["timestamp"], table["timestamp"], table[name])
+        for name in times
+        if name != CREATED
+    }
+    return table.mutate(**whole, **not_before).select(*spec.log_columns, *times)
 
 
-def stages(spec: DatasetSpec, created: bool) -> tuple[Stage, ...]:
+def stages(spec: DatasetSpec, optional: Collection[str]) -> tuple[Stage, ...]:
     """The contract of a data set: first the rules about cells, then those about a user's rows.
 
     Args:
         spec: Description of the data set.
-        created: Whether the log says when its rows arrived.
+        optional: The columns of `spec.optional_columns` that the log has, at least.
     """
     static = [c.name for c in spec.static]
     users = Suspects(("user_id",), lambda table: _uneven_users(table, static, spec.min_touchpoints))
-    out = [Stage(_schema(_cells(spec, created))), Stage(_schema([_not_repeated()]), SAME_TIME)]
+    out = [Stage(_schema(_cells(spec, optional))), Stage(_schema([_not_repeated()]), SAME_TIME)]
     if static:
         out.append(Stage(_schema([_unchanging(name) for name in static]), users))
     if spec.min_touchpoints > 1:
@@ -177,18 +203,28 @@ def _number(column: str) -> pa.Check:
 _UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds"}
 
 
-def _time(column: str, spec: DatasetSpec) -> pa.Check:
+def _time(column: str, spec: DatasetSpec, required: bool = True) -> pa.Check:
     source = spec.columns.get(column)
     since = f"{_UNITS[source.unit]} since 1970" if source and source.unit else ""
     hint = f"; expected {since or 'ISO 8601, such as 2024-01-31T12:00:00Z'}"
-    return _rule("unparsable_timestamp", column, lambda table: table[column].notnull(), hint)
+
+    def holds(table: ibis.Table) -> ibis.Value:
+        return table[column].notnull() if required else table[column].notnull() | ~table[_PRESENT + column]
+
+    return _rule("unparsable_timestamp", column, holds, hint)
+
+
+def _not_before(column: str) -> pa.Check:
+    return _rule(
+        "outcome_before_touchpoint", column, lambda table: (table[column] >= table["timestamp"]).fill_null(True)
+    )
 
 
 def _value(rule: str, column: str, holds: Callable[[ibis.Value], ibis.Value], hint: str = "") -> pa.Check:
     return _rule(rule, column, lambda table: holds(table[column]).fill_null(True), hint)
 
 
-def _cells(spec: DatasetSpec, created: bool) -> list[pa.Check]:
+def _cells(spec: DatasetSpec, optional: Collection[str]) -> list[pa.Check]:
     channels = f"; known: {', '.join(spec.channels)}"
     rules = [
         _present("user_id"),
@@ -210,7 +246,10 @@ def _cells(spec: DatasetSpec, created: bool) -> list[pa.Check]:
     for column in _declared(spec):
         rules += [_present(column.name)] if column.missing == "error" else []
         rules += [_number(column.name)] if column.kind == "numeric" else []
-    return [*rules, _time(CREATED, spec)] if created else rules
+    for name in (name for name in _times(spec) if name in optional):
+        rules.append(_time(name, spec, required=name == CREATED))
+        rules += [_not_before(name)] if name != CREATED else []
+    return rules
 
 
 # ---- rules about a user's rows, and the rows that can break them
@@ -271,6 +310,11 @@ def _schema(checks: list[pa.Check]) -> pa.DataFrameSchema:
 
 def _declared(spec: DatasetSpec) -> tuple[Column, ...]:
     return (*spec.context, *spec.static, *spec.outcomes)
+
+
+def _times(spec: DatasetSpec) -> list[str]:
+    """The columns of times besides the touchpoint's own, in their order."""
+    return [name for name in spec.optional_columns if name != TOUCHPOINT_ID]
 
 
 def _numbers(spec: DatasetSpec) -> set[str]:

@@ -25,7 +25,8 @@ from features.ingest import adapters
 from features.ingest.adapters import base as values
 from features.ingest.adapters import files
 from features.ingest.object_store import at_hand
-from mtorl.log.dataset import DatasetSpec, TimeUnit
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.sources import TimeUnit
 from mtorl.log.touchpoints import CREATED, LogError
 
 MOST_ROWS = 1_000_000  # that are looked at

@@ -25,32 +25,17 @@ from features.engine import Engine, open_engine
 from features.ingest import adapters, contract
 from features.ingest.adapters.base import Adapter
 from features.ingest.adapters.files import ROW, readable
+from features.ingest.contract import Fault
+from features.ingest.conversions import FILE, ConversionsReport, Later
 from features.ingest.object_store import at_hand
 from mtorl.log.dataset import DatasetSpec
-from mtorl.log.touchpoints import CREATED, LogError, fingerprint
+from mtorl.log.touchpoints import LogError, fingerprint
 from mtorl.runtime import progress
 from mtorl.runtime.files import replacing
 
 __all__ = ["BadRowsError", "Fault", "IngestReport", "LogError", "ingest_log", "saying_way_on", "validate_log", "way_on"]
 
 _STEPS = 7  # that progress counts: read, at most four stages of the contract, write, fingerprint
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One kind of fault in one column."""
-
-    rule: str
-    column: str  # as the file calls it
-    count: int  # rows
-    example: str  # the value as it stands in the file
-    row: int  # of the example; 1 = the first row of data
-    hint: str = ""
-
-    def __str__(self) -> str:
-        rows = "1 row" if self.count == 1 else f"{self.count:,} rows"
-        example = f"{self.example} (row {self.row})" if self.example else f"row {self.row}"
-        return f"column {self.column!r}: {rows} {contract.MEANING[self.rule]}, e.g. {example}{self.hint}"
 
 
 class BadRowsError(LogError):
@@ -67,12 +52,14 @@ class IngestReport:
     faults: tuple[Fault, ...]
     fingerprint: str  # see `mtorl.log.touchpoints.fingerprint`; "" where no log was written
     moved_ties: int = 0  # rows put later by microseconds: another touchpoint of the user has the same time
+    conversions: ConversionsReport | None = None  # where the data set has a second file
 
     def __str__(self) -> str:
         lines = [f"{self.rows:,} of {self.rows + self.quarantined:,} rows can be used, of {self.users:,} users"]
         if self.moved_ties:
             lines.append(f"{self.moved_ties:,} rows at the time of another one of their user were put 1 us later")
         lines += [str(fault) for fault in self.faults]
+        lines += self.conversions.lines() if self.conversions else []
         return "\n".join(lines)
 
 
@@ -84,12 +71,13 @@ def ingest_log(
     Args:
         path: The log: a file or folder of the layout that the data set's adapter knows, or its address.
         spec: Its description.
-        out_parquet: Canonical log to write.
+        out_parquet: Canonical log to write. Beside it, rows of a second file that count for no touchpoint are written
+            to `conversions.FILE`.
         quarantine_csv: Written when there are bad rows; otherwise no such file is left.
         bad_rows: "fail" writes no log if any row is bad, "quarantine" goes on without the bad rows.
 
     Raises:
-        BadRowsError: rows are bad; all faults are in the message.
+        BadRowsError: rows of the log are bad; all faults are in the message.
         LogError: the log can't be used.
         SpecError: the description does not fit its adapter.
     """
@@ -97,13 +85,19 @@ def ingest_log(
         raise ValueError(f"bad_rows: {bad_rows!r} is not one of fail, quarantine")
     with _validated(path, spec) as log:
         log.quarantine(Path(quarantine_csv))
-        if log.bad and (bad_rows == "fail" or log.bad == log.total):
-            lines = [f"{path}: {log.bad:,} of {log.total:,} rows can't be used"]
+        later = log.later.faults if log.later and bad_rows == "fail" else ()
+        if later or (log.bad and (bad_rows == "fail" or log.bad == log.total)):
+            lines = [f"{path}: {log.bad:,} of {log.total:,} rows can't be used"] * bool(log.bad)
             lines += [f"{path}: {fault}" for fault in log.faults]
+            lines += [f"{spec.conversions.source}: {fault}" for fault in later if spec.conversions]
             if log.bad == log.total:
                 lines.append(f"Not one good row is left: is this really a {spec.name!r} log?")
-            raise BadRowsError("\n".join(lines))
+            if log.bad:
+                raise BadRowsError("\n".join(lines))
+            raise LogError("\n".join([*lines, "Mend them, or go on without them: --bad-rows quarantine"]))
         good, ties = log.canonical()
+        if log.later:
+            log.later.write_left_out(Path(out_parquet).with_name(FILE))
         progress.report(_STEPS - 2, _STEPS, "writing the log")
         log.engine.write(good.order_by("user_id", "timestamp"), out_parquet)
         progress.report(_STEPS - 1, _STEPS, "fingerprint")
@@ -135,7 +129,8 @@ def validate_log(path: str | Path, spec: DatasetSpec, quarantine_csv: str | Path
     Args:
         path: As in `ingest_log`.
         spec: As in `ingest_log`.
-        quarantine_csv: As in `ingest_log`; None writes no such file.
+        quarantine_csv: As in `ingest_log`; None writes no such file. Rows of a second file that count for no
+            touchpoint go beside it, to `conversions.FILE`.
 
     Raises:
         LogError: the log can't be read; faulty rows are in the report instead.
@@ -145,6 +140,8 @@ def validate_log(path: str | Path, spec: DatasetSpec, quarantine_csv: str | Path
         if quarantine_csv is not None:
             log.quarantine(Path(quarantine_csv))
         good, ties = log.canonical()
+        if log.later and quarantine_csv is not None:
+            log.later.write_left_out(Path(quarantine_csv).with_name(FILE))
         users = good["user_id"].nunique().execute()
         progress.report(_STEPS, _STEPS, "done")
         return log.report(int(users), "", ties)
@@ -158,10 +155,14 @@ class _RawTable:
         adapter: What has read them.
         raw: The rows as they are in the file.
         spec: Description of the data set.
+        later: Its second file; None if it has none.
     """
 
-    def __init__(self, engine: Engine, adapter: Adapter, raw: ibis.Table, spec: DatasetSpec) -> None:
+    def __init__(
+        self, engine: Engine, adapter: Adapter, raw: ibis.Table, spec: DatasetSpec, later: Later | None
+    ) -> None:
         self.engine = engine
+        self.later = later
         self.total = int(raw.count().execute())  # rows
         self.bad = 0  # rows
         self.faults: tuple[Fault, ...] = ()
@@ -181,7 +182,7 @@ class _RawTable:
         Args:
             scratch: Folder that lives as long as the engine.
         """
-        stages = contract.stages(self._spec, CREATED in self._adapted.columns)
+        stages = contract.stages(self._spec, self._adapted.columns)
         judged = contract.judge(contract.read(self._adapted, self._spec), stages[0])
         if all(self._raw[name].type().is_string() for name in self._raw.columns if name != ROW):
             # Parsing text costs more than storing what it says; typed files are faster to read again.
@@ -203,12 +204,15 @@ class _RawTable:
         if keys is not None:
             moves, ties = self._materialised(contract.moved_ties(good, keys))
             good = good.left_join(moves, ROW).drop(f"{ROW}_right")
-            good = good.mutate(timestamp=ibis.coalesce(good["moved"], good["timestamp"]))
+            good = good.mutate(timestamp=ibis.coalesce(good["moved"], good["timestamp"])).drop("moved")
+        if self.later:
+            good = self.later.attribute(good)
         return contract.canonical(good, self._spec), ties
 
     def report(self, users: int, content: str, ties: int) -> IngestReport:
         """The report for a log of so many users, with the fingerprint and the moved rows of what was written."""
-        return IngestReport(self.total - self.bad, users, self.bad, self.faults, content, ties)
+        conversions = self.later.report if self.later else None
+        return IngestReport(self.total - self.bad, users, self.bad, self.faults, content, ties, conversions)
 
     def quarantine(self, path: Path) -> None:
         """Write the bad rows as they are in the file, with their row number first and their faults last."""
@@ -290,7 +294,9 @@ def _validated(path: str | Path, spec: DatasetSpec) -> Iterator[_RawTable]:
         progress.report(0, _STEPS, "reading")
         adapter, raw = adapters.read(engine, here, spec, Path(scratch))
         with readable(here):
-            log = _RawTable(engine, adapter, raw, spec)
+            second = spec.conversions and adapter is not adapters.CANONICAL
+            later = Later(engine, spec, Path(scratch)) if second else None
+            log = _RawTable(engine, adapter, raw, spec, later)
             if not log.total:
                 raise LogError(f"{here}: the file has columns but no rows")
             log.validate(Path(scratch))

@@ -87,7 +87,7 @@ def ingest(raw: RawLog, folder: Path, quarantine: Path) -> IngestReport:
     except (LogError, SpecError):
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    spec.replace(columns={}).save(folder / DATASET_FILE)  # this log has the canonical names
+    spec.of_canonical_log().save(folder / DATASET_FILE)
     (folder / INGEST_FILE).write_text(json.dumps(asdict(report), indent=2))
     return report
 

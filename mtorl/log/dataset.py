@@ -9,7 +9,6 @@ so a new data set is one new file. The description travels inside the model arti
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from functools import cached_property
@@ -17,16 +16,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mtorl.log.gain import GainOfSpec
-from mtorl.log.times import zone
-from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml, short, validated
+from mtorl.log.sources import TOUCHPOINT_ID, Conversions, Sources
+from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml, validated
 
 Kind = Literal["numeric", "categorical"]
 Missing = Literal["error", "zero", "unknown"]
-TimeUnit = Literal["s", "ms", "us"]
 PropensitySource = Literal["logged", "channel-frequency", "markov"]
 Outcome = Literal["click", "conversion", "revenue", "cost"]
 
@@ -145,46 +142,6 @@ class FeatureViewSpec(StrictModel):
         return self
 
 
-def _column_alone(source: Any) -> Any:
-    return {"column": source} if isinstance(source, str) else source
-
-
-def _text_or_number(value: Any) -> Any:
-    """One fault, where a union has one for each of its types."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not (number or (isinstance(value, str) and value.strip())):
-        raise PydanticCustomError("value", "expected text or a finite number, got {given}", {"given": short(value)})
-    return value
-
-
-class Source(StrictModel):
-    """Where a column of the log comes from, if the file calls it otherwise or does not have it."""
-
-    column: Text | None = None
-    """Its name in the file."""
-    value: Annotated[str | float, BeforeValidator(_text_or_number)] | None = None
-    """The same for every row, of a file that has no such column."""
-    unit: TimeUnit | None = None
-    """Of a time that is a number: seconds, milliseconds or microseconds since 1970. Else it is ISO 8601 text."""
-    timezone: Text | None = None
-    """IANA zone of times whose text has none, such as Europe/Berlin. Else they are in UTC."""
-    per: float = Field(1.0, gt=0)
-    """The file's number is for so many exposures: 1000 for a price per mille."""
-
-    @field_validator("timezone")
-    @classmethod
-    def _zone_is_known(cls, timezone: str | None) -> str | None:
-        if timezone is not None:
-            zone(timezone)
-        return timezone
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> Source:
-        if (self.column is None) == (self.value is None):
-            raise ValueError("give either column, its name in the file, or value, the same for every row")
-        return self
-
-
 def _usable(channel: str) -> str:
     if channel == "*" or channel != channel.strip():
         raise ValueError(f"{channel!r} is not a usable name ('*' and outer spaces are taken)")
@@ -193,7 +150,6 @@ def _usable(channel: str) -> str:
 
 Channel = Annotated[Text, AfterValidator(_usable)]
 Columns = Annotated[tuple[Column, ...], FromList]
-Sources = dict[str, Annotated[Source, BeforeValidator(_column_alone)]]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -210,6 +166,8 @@ class DatasetSpec(StrictModel):
     """Where the probability of the logged channel comes from."""
     columns: Sources = Field(default_factory=dict)
     """What the file calls the log's columns, where it has other names: `user_id: uid`. See `Source` for more."""
+    conversions: Conversions | None = None
+    """A second file, with outcomes that come later than the touchpoint is logged."""
     context: Columns = ()
     """Known before the decision, one value per touchpoint."""
     static: Columns = ()
@@ -286,25 +244,21 @@ class DatasetSpec(StrictModel):
 
     @model_validator(mode="after")
     def _sources_fit(self) -> DatasetSpec:
-        numbers = {"cost", "click", "conversion", "revenue", "propensity"}
-        numbers |= {c.name for c in (*self.context, *self.static, *self.outcomes) if c.kind == "numeric"}
-        times = ("timestamp", "created_timestamp")
+        numbers = {*self.outcome_kinds, "propensity"}
+        numbers |= {c.name for c in (*self.context, *self.static) if c.kind == "numeric"}
+        later = self.conversions.outcomes if self.conversions else ()
+        times = {"timestamp", *self.optional_columns} - {TOUCHPOINT_ID}
         for name, source in self.columns.items():
-            if name not in (*self.log_columns, "created_timestamp"):
-                known = ", ".join((*self.log_columns, "created_timestamp"))
+            if name not in (*self.log_columns, *self.optional_columns):
+                known = ", ".join((*self.log_columns, *self.optional_columns))
                 raise ValueError(f"columns: the log has no column {name!r}; it has {known}")
-            for field in ("unit", "timezone"):
-                if getattr(source, field) and name not in times:
-                    raise ValueError(f"columns.{name}, {field}: is for {' and '.join(times)}")
-            if source.unit and source.timezone:
-                raise ValueError(f"columns.{name}: seconds since 1970 have no zone; leave out unit or timezone")
-            if source.per != 1.0 and name not in numbers:
-                raise ValueError(f"columns.{name}, per: is for columns of numbers")
-            if source.value is not None and (name in ("user_id", "channel", *times)):
-                raise ValueError(f"columns.{name}, value: differs between rows, so it must be a column of the file")
-            if source.value is not None and isinstance(source.value, str) == (name in numbers):
-                kind = "a number" if name in numbers else "text"
-                raise ValueError(f"columns.{name}, value: expected {kind}, got {source.value!r}")
+            if name in later or name in map(outcome_time, later):
+                raise ValueError(f"columns.{name}: comes from the conversions; leave one of the two out")
+            source.check(name, number=name in numbers, time=name in times)
+        outcomes = [name for name in self.outcome_kinds if name != "cost"]
+        if unknown := [name for name in later if name not in outcomes]:
+            there = ", ".join((TOUCHPOINT_ID, "user_id", "timestamp", "event_id", *outcomes))
+            raise ValueError(f"conversions.columns: {unknown[0]!r} is not one of {there}")
         return self
 
     @property
@@ -321,6 +275,18 @@ class DatasetSpec(StrictModel):
     def outcome_kinds(self) -> tuple[str, ...]:
         """The outcomes that are numbers, which somebody may report of a decision."""
         return (*OUTCOMES, *(column.name for column in self.outcomes if column.kind == "numeric"))
+
+    @cached_property
+    def optional_columns(self) -> tuple[str, ...]:
+        """Columns that a raw log may have beyond `log_columns`.
+
+        When an outcome became known, which the canonical log has where somebody says it; the id by which conversions
+        find their touchpoint; and when the row arrived.
+        """
+        declared = set(self.log_columns)
+        times = [outcome_time(name) for name in self.outcome_kinds if name != "cost"]
+        by_id = self.conversions is not None and self.conversions.key == TOUCHPOINT_ID
+        return (*(name for name in times if name not in declared), *[TOUCHPOINT_ID] * by_id, "created_timestamp")
 
     @property
     def log_columns(self) -> tuple[str, ...]:
@@ -360,12 +326,17 @@ class DatasetSpec(StrictModel):
                 )
         spec = load_yaml(cls, path, "the data set description", SpecError)
         # Copies of the description lie in other folders, and name the same files.
-        own = {view.view: str((path.parent / view.source).resolve()) for view in spec.features if view.source}
-        return (
-            spec.replace(features=tuple(v.replace(source=own[v.view]) if v.source else v for v in spec.features))
-            if own
-            else spec
-        )
+        changes: dict[str, Any] = {}
+        if any(view.source for view in spec.features):
+            features = (v.replace(source=_absolute(v.source, path)) if v.source else v for v in spec.features)
+            changes["features"] = tuple(features)
+        if spec.conversions:
+            changes["conversions"] = spec.conversions.replace(source=_absolute(spec.conversions.source, path))
+        return spec.replace(**changes) if changes else spec
+
+    def of_canonical_log(self) -> DatasetSpec:
+        """The description of the log that becomes of a raw one: without what says how to read the raw one."""
+        return self.replace(columns={}, conversions=None) if self.columns or self.conversions else self
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DatasetSpec:
@@ -379,18 +350,30 @@ class DatasetSpec(StrictModel):
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML or JSON; the inverse of `from_dict`."""
         # What says nothing is left out: the versions before these fields read the description, too.
-        absent = {name for name in ("features", "columns", "outcome_hours") if not getattr(self, name)}
+        absent = {name for name in ("features", "columns", "outcome_hours", "conversions") if not getattr(self, name)}
         data = self.model_dump(mode="json", exclude=absent)
         if self.columns:
             data["columns"] = {
                 name: source.model_dump(mode="json", exclude_defaults=True) for name, source in self.columns.items()
             }
+        if self.conversions:
+            data["conversions"] = self.conversions.model_dump(mode="json", exclude_defaults=True)
         return data
 
     def save(self, path: str | Path) -> None:
         """Write the description as YAML."""
         text = yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=120)
         Path(path).write_text(text, encoding="utf-8")
+
+
+def outcome_time(outcome: str) -> str:
+    """The column that says when an outcome of a touchpoint became known."""
+    return f"{outcome}_time"
+
+
+def _absolute(source: str, description: Path) -> str:
+    """Path of a file that a description names; an address is one already."""
+    return source if "://" in source else str((description.parent / source).resolve())
 
 
 def built_in() -> tuple[str, ...]:

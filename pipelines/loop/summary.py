@@ -78,6 +78,7 @@ def summarise(run: Finished) -> dict[str, Any]:
         "users": ingested["users"],
         "windows": run.steps["build-features"].values["Output"],
         "quarantined": {"rows": ingested["quarantined"], "faults": ingested["faults"]},
+        "conversions": ingested["conversions"],
         "train": {key: challenger[key] for key in ("seconds", "best_epoch", "epochs")},
         "offline": evaluation["challenger"],
         "offline_incumbent": evaluation["incumbent"],

@@ -70,7 +70,7 @@ def _is_canonical(path: Path, spec: DatasetSpec) -> bool:
         return False
     there = set(columns(file))
     # Of a file that has the description's own names as well, the description is believed.
-    raw = bool(spec.columns) and set(adapter_of(spec).required(spec)) <= there
+    raw = bool(spec.columns or spec.conversions) and set(adapter_of(spec).required(spec)) <= there
     return not raw and set(CANONICAL.required(spec)) <= there
 
 
@@ -83,8 +83,9 @@ def adapter_of(spec: DatasetSpec) -> Adapter:
     if spec.adapter not in ADAPTERS:
         raise SpecError(f"adapter: {spec.adapter!r} is not one of {', '.join(ADAPTERS)}")
     adapter = ADAPTERS[spec.adapter]
-    if spec.columns and not isinstance(adapter, RenamedLog):
-        raise SpecError(f"columns: adapter {spec.adapter!r} knows its files' names; leave one of the two out")
+    for field in ("columns", "conversions"):
+        if getattr(spec, field) and not isinstance(adapter, RenamedLog):
+            raise SpecError(f"{field}: adapter {spec.adapter!r} knows its files; leave one of the two out")
     for kind, listed in (("context", spec.context), ("static", spec.static)):
         for column in listed:
             if column.name in adapter.never_context:

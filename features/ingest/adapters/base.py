@@ -67,19 +67,18 @@ class Adapter:
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
         """Turn the file's columns into `files.ROW` and the columns of `spec.log_columns`, in any type, unjudged.
 
-        A value that may be faulty stays as it is in the file; an absent propensity is null. Further columns are
-        `created_timestamp`, when the row arrived, where the file has it, and `SAME`.
+        A value that may be faulty stays as it is in the file; an absent propensity is null. Further columns are those
+        of `spec.optional_columns` that the file has, and `SAME`.
         """
         columns = {} if "propensity" in raw.columns else {"propensity": ibis.null("float64")}
-        if "created_timestamp" in raw.columns:
-            columns["created_timestamp"] = raw["created_timestamp"]
+        columns |= {name: raw[name] for name in spec.optional_columns if name in raw.columns}
         return lay_out(raw, spec, columns)
 
 
 def lay_out(raw: ibis.Table, spec: DatasetSpec, columns: Mapping[str, ibis.Value]) -> ibis.Table:
     """The canonical columns: from `columns`, else those of the same name in the file."""
     named = {name: columns[name] if name in columns else raw[name] for name in spec.log_columns}
-    further = {name: columns[name] for name in ("created_timestamp", SAME) if name in columns}
+    further = {name: columns[name] for name in (*spec.optional_columns, SAME) if name in columns}
     return raw.select(files.ROW, **named, **further)
 
 

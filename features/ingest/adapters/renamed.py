@@ -8,7 +8,8 @@ import ibis
 import ibis.expr.datatypes as dt
 
 from features.ingest.adapters.base import Adapter, lay_out, number, time, time_of_micros
-from mtorl.log.dataset import DatasetSpec, Source
+from mtorl.log.dataset import DatasetSpec, outcome_time
+from mtorl.log.sources import TOUCHPOINT_ID, Source
 
 _HAS_ZONE = r"(?i):\d\d(\.\d+)?\s*(z|utc|[+-]\d\d(:?\d\d)?)$"  # at the end of a text
 _MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0}
@@ -23,22 +24,28 @@ class RenamedLog(Adapter):
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
         """The canonical columns by the names that the file has for them, without those that have one value."""
-        constant = {name for name, source in spec.columns.items() if source.value is not None}
-        canonical = [name for name in super().required(spec) if name not in constant]
-        names = [*canonical, *(name for name in spec.columns if name not in (*canonical, *constant))]
+        elsewhere = {name for name, source in spec.columns.items() if source.value is not None}
+        elsewhere |= set(spec.conversions.outcomes if spec.conversions else ())
+        canonical = [name for name in super().required(spec) if name not in elsewhere]
+        canonical += [TOUCHPOINT_ID] * (TOUCHPOINT_ID in spec.optional_columns)
+        names = [*canonical, *(name for name in spec.columns if name not in (*canonical, *elsewhere))]
         return tuple(dict.fromkeys(self.called(spec).get(name, name) for name in names))
 
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
         """Rename, and bring numbers and times into the log's units."""
-        columns = {name: _value(raw, source) for name, source in spec.columns.items()}
+        columns = {name: value_of(raw, source) for name, source in spec.columns.items()}
         if "propensity" not in raw.columns:
             columns.setdefault("propensity", ibis.null("float64"))
-        if "created_timestamp" in raw.columns:
-            columns.setdefault("created_timestamp", raw["created_timestamp"])
+        later = spec.conversions.outcomes if spec.conversions else ()
+        columns |= {name: ibis.literal(0.0) for name in later}  # until the conversions are read
+        for name in spec.optional_columns:
+            if name in raw.columns and name not in map(outcome_time, later):
+                columns.setdefault(name, raw[name])
         return lay_out(raw, spec, columns)
 
 
-def _value(raw: ibis.Table, source: Source) -> ibis.Value:
+def value_of(raw: ibis.Table, source: Source) -> ibis.Value:
+    """A column of the log, from what the description says of it."""
     if source.column is None:
         return ibis.literal(source.value)
     value = raw[source.column]

@@ -1,0 +1,246 @@
+"""Outcomes of a second file, each of the newest touchpoint before it: last-touch attribution, with nothing lost.
+
+    later = Later(engine, spec, scratch)         # reads the file, and finds faulty and repeated rows
+    log = later.attribute(touchpoints)           # the touchpoints with what became of them, and when
+    later.report, later.write_left_out(path)     # what was left out, counted by reason and written whole
+
+A row belongs to the newest touchpoint with its key, the touchpoint's id or the user, that is not later than the row and
+at most so many days earlier. So it counts for one touchpoint, or for none, and then its reason is said. Of several rows
+of one touchpoint amounts add up, and a click or a conversion is one; an amount is known when its last part is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import ibis
+
+from features.engine import Engine, unix_micros
+from features.ingest.adapters import base as values
+from features.ingest.adapters import files
+from features.ingest.adapters.files import ROW
+from features.ingest.adapters.renamed import value_of
+from features.ingest.contract import Fault
+from features.ingest.object_store import at_hand
+from mtorl.log.dataset import DatasetSpec, outcome_time
+from mtorl.log.times import DAY_US
+from mtorl.log.touchpoints import LogError
+from mtorl.runtime.files import replacing
+
+FILE = "conversions-left-out.csv"
+"""Beside the canonical log: the rows of the second file that count for no touchpoint, each with its reason."""
+
+_BINARY = ("click", "conversion")
+_REPEATED = "repeated"
+_UNATTRIBUTED = {
+    "no_touchpoint": "of no touchpoint in the log",
+    "before_touchpoint": "earlier than any touchpoint that they could be of",
+    "outside_window": "more than {days:g} days after the newest touchpoint that they could be of",
+}
+
+
+@dataclass(frozen=True)
+class ConversionsReport:
+    """What became of the rows of the second file; every row is counted once."""
+
+    source: str
+    rows: int
+    attributed: int
+    unattributed: dict[str, int]
+    """By reason."""
+    repeated: int
+    faulty: int
+    faults: tuple[Fault, ...]
+    key: str
+    """By what a row finds its touchpoint: touchpoint_id or user_id."""
+    days: float | None
+    """How long before it the touchpoint may be."""
+
+    @property
+    def left_out(self) -> int:
+        """Rows that count for no touchpoint."""
+        return self.rows - self.attributed
+
+    def lines(self) -> list[str]:
+        """For people."""
+        window = f", at most {self.days:g} days before" if self.days is not None else ""
+        by = "touchpoint's id" if self.key == "touchpoint_id" else "user"
+        how = f"by the {by}, the newest touchpoint that is not later{window}"
+        lines = [f"{self.source}: {self.attributed:,} of {self.rows:,} rows count for a touchpoint ({how})"]
+        words = {reason: text.format(days=self.days or 0) for reason, text in _UNATTRIBUTED.items()}
+        lines += [f"left out: {count:,} {words[reason]}" for reason, count in self.unattributed.items() if count]
+        lines += [f"left out: {self.repeated:,} that are there twice"] * bool(self.repeated)
+        return lines + [f"{self.source}: {fault}" for fault in self.faults]
+
+
+class Later:
+    """The second file of a data set. It lives as long as its engine.
+
+    Args:
+        engine: DuckDB.
+        spec: Description with `conversions`.
+        scratch: Folder that lives as long as the engine.
+
+    Raises:
+        LogError: the file is missing, not readable or lacks a column.
+    """
+
+    def __init__(self, engine: Engine, spec: DatasetSpec, scratch: Path) -> None:
+        assert spec.conversions is not None
+        self._engine, self._spec, self._told = engine, spec, spec.conversions
+        with at_hand(self._told.source, scratch / "conversions") as here:
+            parts = files.parts(here)
+            names = files.columns_of(here, parts)
+            needed = [s.column for s in self._told.columns.values() if s.column is not None]
+            if missing := [name for name in needed if name not in names]:
+                raise LogError(
+                    f"{here}: not the conversions of the {spec.name!r} log; missing columns: {', '.join(missing)}\n"
+                    f"columns in the file: {', '.join(names)}"
+                )
+            folder = scratch / "later"
+            folder.mkdir()
+            with files.readable(here):
+                self._raw = files.table(engine, parts, names, folder)
+                self._rows = self._kept(self._typed())
+        self._judged: ibis.Table | None = None
+        self.report: ConversionsReport | None = None  # once the rows are attributed
+        self.faults = tuple(self._faults())
+
+    def attribute(self, touchpoints: ibis.Table) -> ibis.Table:
+        """Give each touchpoint its outcomes.
+
+        Args:
+            touchpoints: Rows that broke no rule, at their final times, with `ROW`.
+
+        Returns:
+            The same rows; the outcomes that the second file has, and a column with the time of each, are replaced.
+
+        Raises:
+            LogError: the file has rows, and not one of them belongs to a touchpoint.
+        """
+        key = self._told.key
+        shown = touchpoints.select(key=touchpoints[key], shown=touchpoints["timestamp"], touch=touchpoints[ROW])
+        rows = self._rows.asof_join(shown, on=self._rows["at"] >= shown["shown"], predicates="key").drop("key_right")
+        known = shown.select(known="key").distinct()
+        rows = rows.left_join(known, rows["key"] == known["known"])
+        fresh, limit = ibis.literal(True), self._told.days
+        if limit is not None:
+            fresh = unix_micros(rows["at"]) - unix_micros(rows["shown"]) <= round(limit * DAY_US)
+        reason = ibis.cases(
+            (rows["fault"] > 0, "faulty"),
+            (rows["again"], _REPEATED),
+            (rows["known"].isnull(), "no_touchpoint"),
+            (rows["touch"].isnull(), "before_touchpoint"),
+            (~fresh, "outside_window"),
+            else_="",
+        )
+        self._judged = self._kept(rows.mutate(reason=reason))
+        self.report = self._counted(self._judged)
+        if self.report.rows and not self.report.attributed + self.report.faulty:
+            raise LogError(self._nothing_fits(self.report, touchpoints))
+        found = self._sums(self._judged.filter(self._judged["reason"] == ""))
+        log = touchpoints.drop(*(name for name in found.columns if name in touchpoints.columns and name != ROW))
+        log = log.left_join(found, ROW).drop(f"{ROW}_right")
+        return log.mutate(**{name: log[name].fill_null(0.0) for name in self._told.outcomes})
+
+    def write_left_out(self, path: Path) -> None:
+        """Write the rows that count for no touchpoint as they are in the file, the reason last; no file for none."""
+        assert self._judged is not None
+        out = self._judged.filter(self._judged["reason"] != "").select(ROW, **{"reason:": self._judged["reason"]})
+        if not int(out.count().execute()):
+            path.unlink(missing_ok=True)
+            return
+        rows = self._raw.join(out, ROW).order_by(ROW)
+        taken = ("row", "reason")  # a file may have columns of these names
+        own = {f"{name}.1" if name.lower() in taken else name: rows[name] for name in self._raw.columns if name != ROW}
+        with replacing(path) as temporary:
+            table = rows.select(row=rows[ROW], **own, reason=rows["reason:"])
+            self._engine.connection.to_csv(table, str(temporary), header=True)
+
+    def _typed(self) -> ibis.Table:
+        """`ROW`, key, at, the outcomes, `fault` (number of the first rule that is broken) and `again`."""
+        raw = self._raw
+        told = {name: value_of(raw, source) for name, source in self._told.columns.items()}
+        fault = ibis.cases(*((~ok, place) for place, (_, _, ok) in enumerate(self._rules(), 1)), else_=0)
+        if "event_id" in told:  # a row without an id is one of its own
+            event = values.text(told["event_id"])
+            same = [event, ibis.ifelse(event.isnull(), raw[ROW], 0)]
+        else:
+            same = [raw[name] for name in raw.columns if name != ROW]
+        turn = ibis.row_number().over(group_by=[*same, fault > 0], order_by=raw[ROW])
+        return raw.select(
+            ROW,
+            key=values.text(told[self._told.key]),
+            at=values.time(told["timestamp"]),
+            fault=fault,
+            again=(turn > 0) & (fault == 0),
+            **{name: values.number(told[name]) for name in self._told.outcomes},
+        )
+
+    def _rules(self) -> list[tuple[str, str, ibis.Value]]:
+        """Rule, column and whether a row keeps it."""
+        told = {name: value_of(self._raw, source) for name, source in self._told.columns.items()}
+        rules = [("unparsable_timestamp", "timestamp", values.time(told["timestamp"]).notnull())]
+        for name in self._told.outcomes:
+            number = values.number(told[name])
+            rules.append(("missing_value", name, values.has_value(told[name], numeric=True)))
+            rules.append(("not_a_number", name, number.notnull()))
+            if name in _BINARY:
+                rules.append(("not_binary", name, number.isin([0, 1])))
+        return rules
+
+    def _faults(self) -> list[Fault]:
+        rows = self._rows
+        found = rows.filter(rows["fault"] > 0).group_by("fault").agg(n=ibis._.count(), row=ibis._[ROW].min())
+        faults = []
+        for one in found.order_by("fault").to_pyarrow().to_pylist():
+            rule, name, _ = self._rules()[one["fault"] - 1]
+            column = self._told.columns[name].column or name
+            example = self._raw.filter(self._raw[ROW] == one["row"]).to_pyarrow().to_pylist()[0].get(column)
+            shown = "" if rule == "missing_value" or example is None else repr(example)
+            faults.append(Fault(rule, column, int(one["n"]), shown, int(one["row"])))
+        return faults
+
+    def _counted(self, judged: ibis.Table) -> ConversionsReport:
+        counted = judged.group_by("reason").agg(n=judged.count()).to_pyarrow().to_pylist()
+        counts: Mapping[str, int] = {row["reason"]: int(row["n"]) for row in counted}
+        return ConversionsReport(
+            source=Path(self._told.source).name,
+            rows=sum(counts.values()),
+            attributed=counts.get("", 0),
+            unattributed={reason: counts.get(reason, 0) for reason in _UNATTRIBUTED},
+            repeated=counts.get(_REPEATED, 0),
+            faulty=counts.get("faulty", 0),
+            faults=self.faults,
+            key=self._told.key,
+            days=self._told.days,
+        )
+
+    def _sums(self, rows: ibis.Table) -> ibis.Table:
+        """The outcomes of each touchpoint, by its `ROW`, and when they became known."""
+        columns: dict[str, ibis.Value] = {}
+        for name in self._told.outcomes:
+            happened = rows[name] != 0
+            if name in _BINARY:
+                columns[name], known = rows[name].max(), rows["at"].min(where=happened)
+            else:  # in the order of the file, so that the last digits do not depend on chance
+                columns[name], known = rows[name].collect(order_by=rows[ROW]).sums(), rows["at"].max(where=happened)
+            columns[outcome_time(name)] = known
+        return rows.group_by(**{ROW: rows["touch"]}).agg(**columns)
+
+    def _kept(self, table: ibis.Table) -> ibis.Table:
+        """A table computed once."""
+        return self._engine.connection.create_table(ibis.util.gen_name("later"), table, temp=True)
+
+    def _nothing_fits(self, report: ConversionsReport, touchpoints: ibis.Table) -> str:
+        counts = ", ".join(report.lines()[1:])
+        key = self._told.key
+        own = touchpoints.select(key=touchpoints[key]).filter(ibis._["key"].notnull()).limit(1).to_pyarrow()
+        theirs = self._rows.filter(self._rows["key"].notnull()).select("key").limit(1).to_pyarrow()
+        examples = [repr(found["key"][0].as_py()) if len(found) else "nothing" for found in (theirs, own)]
+        return (
+            f"{self._told.source}: not one row counts for a touchpoint ({counts}). Are its columns and the units of "
+            f"its times right? Its {key} is {examples[0]}, for instance, and the log has {examples[1]}"
+        )

@@ -1,0 +1,324 @@
+"""A second file with outcomes: each counts for one touchpoint or for none, at its time, and nothing gets lost."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from features.data_folder import canonical_log
+from features.ingest.content import content_of
+from features.ingest.conversions import FILE
+from features.ingest.ingest import BadRowsError, IngestReport, ingest_log, validate_log
+from features.ingest.log_folder import RawLog, ingest
+from mtorl.log.dataset import DatasetSpec, SpecError
+from mtorl.log.touchpoints import DATASET_FILE, LogError
+
+DAY = 86_400
+START = 1_704_067_200  # seconds since 1970
+DESCRIPTION: dict[str, Any] = {
+    "name": "shop",
+    "channels": ["search", "social"],
+    "propensity": "channel-frequency",
+    "columns": {
+        "user_id": "uid",
+        "timestamp": {"column": "at", "unit": "s"},
+        "campaign_id": {"value": "all"},
+        "channel": "slot",
+        "touchpoint_id": "imp",
+    },
+    "conversions": {
+        "source": "orders.csv",
+        "columns": {
+            "touchpoint_id": "imp",
+            "event_id": "order",
+            "timestamp": {"column": "ordered", "timezone": "Europe/Berlin"},
+            "conversion": {"value": 1},
+            "revenue": {"column": "cents", "per": 100},
+        },
+    },
+}
+BY_USER: dict[str, Any] = {
+    **DESCRIPTION,
+    "columns": {name: source for name, source in DESCRIPTION["columns"].items() if name != "touchpoint_id"},
+    "conversions": {
+        "source": "orders.csv",
+        "columns": {
+            "user_id": "uid",
+            "timestamp": {"column": "ordered", "unit": "s"},
+            "conversion": {"value": 1},
+            "revenue": {"column": "cents", "per": 100},
+        },
+        "attribution_days": 2,
+    },
+}
+
+
+def log(*shown: tuple[str, int]) -> pd.DataFrame:
+    """A touchpoint of a user at a time in seconds after START, each."""
+    rows = [(f"i{row}", user, START + at, "search", 0.5, 0) for row, (user, at) in enumerate(shown)]
+    return pd.DataFrame(rows, columns=["imp", "uid", "at", "slot", "cost", "click"])
+
+
+def orders(*told: tuple[Any, ...]) -> pd.DataFrame:
+    return pd.DataFrame(told, columns=["order", "imp", "ordered", "cents"])
+
+
+def sold(*told: tuple[Any, ...]) -> pd.DataFrame:
+    return pd.DataFrame(told, columns=["uid", "ordered", "cents"])
+
+
+class Shop:
+    """Two files and their description in a folder."""
+
+    def __init__(self, folder: Path, shown: pd.DataFrame, later: pd.DataFrame, description: dict[str, Any]) -> None:
+        self.folder, self.log = folder, folder / "log.csv"
+        shown.to_csv(self.log, index=False)
+        later.to_csv(folder / "orders.csv", index=False)
+        DatasetSpec.from_dict(description).save(folder / "shop.yaml")
+        self.spec = DatasetSpec.load(folder / "shop.yaml")
+
+    def ingest(self, bad_rows: str = "fail") -> tuple[pd.DataFrame, IngestReport]:
+        out = self.folder / "out.parquet"
+        report = ingest_log(self.log, self.spec, out, self.folder / "faulty.csv", bad_rows)
+        return pd.read_parquet(out), report
+
+    def left_out(self) -> list[tuple[int, str]]:
+        path = self.folder / FILE
+        return list(pd.read_csv(path)[["row", "reason"]].itertuples(index=False, name=None)) if path.exists() else []
+
+
+def test_outcomes_find_their_touchpoint_by_its_id_with_their_times(tmp_path: Path) -> None:
+    shown = log(("a", 0), ("a", DAY), ("b", 0), ("c", 60))
+    told = orders(
+        ("o1", "i0", "2024-01-05 13:00:00", 1250),  # days after the next touchpoint
+        ("o2", "i0", "2024-01-02 13:00:00", -250),
+        ("o3", "i2", "2024-01-01 01:00:00", 100),  # at the time of the touchpoint: midnight UTC
+        ("o4", "i3", "2024-01-01 01:00:30", 100),  # before it
+        ("o5", "i9", "2024-01-09 01:00:00", 100),
+        ("o6", "", "2024-01-09 01:00:00", 100),
+        ("o1", "i1", "2024-01-09 01:00:00", 77),  # the first of an order counts
+    )
+    shop = Shop(tmp_path, shown, told, DESCRIPTION)
+    found, report = shop.ingest()
+    assert list(found) == [*shop.spec.log_columns, "conversion_time", "revenue_time"]
+    assert found[["conversion", "revenue"]].to_numpy().tolist() == [[1, 10.0], [0, 0.0], [1, 1.0], [0, 0.0]]
+    assert found["conversion"].dtype == "int64"
+    times = found[["conversion_time", "revenue_time"]].astype(str).to_numpy().tolist()
+    first, last, at_once = "2024-01-02 12:00:00+00:00", "2024-01-05 12:00:00+00:00", "2024-01-01 00:00:00+00:00"
+    assert times == [[first, last], ["NaT", "NaT"], [at_once, at_once], ["NaT", "NaT"]]
+    told_of = report.conversions
+    assert told_of is not None and (told_of.rows, told_of.attributed, told_of.repeated) == (7, 3, 1)
+    assert told_of.unattributed == {"no_touchpoint": 2, "before_touchpoint": 1, "outside_window": 0}
+    reasons = [(4, "before_touchpoint"), (5, "no_touchpoint"), (6, "no_touchpoint"), (7, "repeated")]
+    assert shop.left_out() == reasons
+    assert "orders.csv: 3 of 7 rows count for a touchpoint (by the touchpoint's id, the newest" in str(report)
+    assert "left out: 2 of no touchpoint in the log\n" in str(report)
+
+
+def test_by_user_the_last_touch_within_the_window_has_it(tmp_path: Path) -> None:
+    told = sold(
+        ("a", START + DAY + 60, 100),  # of the second
+        ("a", START + DAY - 1, 200),  # of the first
+        ("a", START + 3 * DAY, 400),  # two days after the second
+        ("a", START + 3 * DAY + 1, 800),
+        ("b", START - 1, 1600),
+        ("z", START, 3200),
+        ("a", START + DAY + 60, 100),  # there twice
+    )
+    shop = Shop(tmp_path, log(("a", 0), ("a", DAY), ("b", 0)), told, BY_USER)
+    found, report = shop.ingest()
+    assert found["revenue"].tolist() == [2.0, 5.0, 0.0] and found["conversion"].tolist() == [1, 1, 0]
+    assert shop.left_out() == [
+        (4, "outside_window"),
+        (5, "before_touchpoint"),
+        (6, "no_touchpoint"),
+        (7, "repeated"),
+    ]
+    assert "by the user, the newest touchpoint that is not later, at most 2 days before" in str(report)
+    assert "left out: 1 more than 2 days after the newest touchpoint" in str(report)
+
+
+users = st.sampled_from("abc")
+times = st.integers(0, 40).map(lambda hours: hours * 21_600)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    shown=st.lists(st.tuples(users, times), min_size=1, max_size=8, unique=True),
+    told=st.lists(st.tuples(st.sampled_from("abcz"), times, st.integers(-500, 500)), min_size=1, max_size=10),
+    days=st.sampled_from([0.25, 1.0, 3.0, 100.0]),
+)
+def test_every_outcome_counts_once_or_is_left_out_with_a_reason(
+    tmp_path: Path, shown: list[tuple[str, int]], told: list[tuple[str, int, int]], days: float
+) -> None:
+    description = {**BY_USER, "conversions": {**BY_USER["conversions"], "attribution_days": days}}
+    told_at = [(user, START + at - 6 * DAY // 4, cents) for user, at, cents in told]
+    shop = Shop(tmp_path, log(*shown), sold(*told_at), description)
+    expected: dict[tuple[str, int], float] = dict.fromkeys(((user, START + at) for user, at in shown), 0.0)
+    counted = 0
+    for user, at, cents in dict.fromkeys(told_at):
+        before = [time for who, time in expected if who == user and time <= at]
+        if before and at - max(before) <= days * DAY:
+            expected[user, max(before)] += cents / 100
+            counted += 1
+    if not counted:
+        with pytest.raises(LogError, match="not one row counts for a touchpoint"):
+            shop.ingest()
+        return
+    found, report = shop.ingest()
+    seconds = found["timestamp"].astype("int64") // 1_000_000
+    keys = list(zip(found["user_id"], seconds, strict=True))
+    assert dict(zip(keys, found["revenue"], strict=True)) == pytest.approx(expected)
+    assert found.loc[found["revenue"] != 0, "revenue_time"].notna().all()
+    assert not (found["revenue_time"] < found["timestamp"]).any()
+    assert not (found["conversion_time"] < found["timestamp"]).any()
+    known = report.conversions
+    assert known is not None and known.attributed == counted
+    assert known.rows == len(told) == known.attributed + sum(known.unattributed.values()) + known.repeated
+    assert len(shop.left_out()) == known.left_out
+    left_out = {row - 1 for row, _ in shop.left_out()}
+    everything = sum(cents for row, (_, _, cents) in enumerate(told) if row not in left_out)
+    assert found["revenue"].sum() == pytest.approx(everything / 100)
+
+
+def test_what_is_faulty_in_the_second_file_is_said_and_left_out_where_wanted(tmp_path: Path) -> None:
+    told = orders(
+        ("o1", "i0", "soon", 100),
+        ("o1", "i0", "2024-01-02 13:00:00", 300),  # the first one of this order is faulty, so this one counts
+        ("o3", "i0", "2024-01-02 13:00:00", "many"),
+        ("o4", "i0", "2024-01-02 13:00:00", None),
+    )
+    shop = Shop(tmp_path, log(("a", 0)), told, DESCRIPTION)
+    with pytest.raises(LogError) as caught:
+        shop.ingest()
+    assert not isinstance(caught.value, BadRowsError), "there is no quarantine file to point to"
+    said = str(caught.value)
+    assert "orders.csv: column 'ordered': 1 row with an unparsable timestamp, e.g. 'soon' (row 1)" in said
+    assert "orders.csv: column 'cents': 1 row with no finite number, e.g. 'many' (row 3)" in said
+    assert "orders.csv: column 'cents': 1 row without a value, e.g. row 4" in said
+    assert not (tmp_path / "out.parquet").exists()
+    found, report = shop.ingest("quarantine")
+    assert found["revenue"].tolist() == [3.0]
+    assert report.conversions is not None and report.conversions.faulty == 3
+    assert shop.left_out() == [(1, "faulty"), (3, "faulty"), (4, "faulty")]
+    checked = validate_log(shop.log, shop.spec)
+    assert checked.conversions == report.conversions
+
+
+def test_outcomes_of_rows_that_are_quarantined_are_left_out(tmp_path: Path) -> None:
+    shown = log(("a", 0), ("a", DAY)).assign(cost=[-1.0, 0.5])
+    told = orders(("o1", "i0", "2024-01-05 13:00:00", 100), ("o2", "i1", "2024-01-05 13:00:00", 200))
+    shop = Shop(tmp_path, shown, told, DESCRIPTION)
+    found, report = shop.ingest("quarantine")
+    assert (report.quarantined, found["revenue"].tolist()) == (1, [2.0])
+    assert shop.left_out() == [(1, "no_touchpoint")]
+
+
+def test_a_file_that_does_not_fit_the_log_is_refused_with_examples(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, log(("a", 0)), orders(("o1", "imp-7", "2024-01-05 13:00:00", 100)), DESCRIPTION)
+    with pytest.raises(LogError, match=r"(?s)not one row counts.*1 of no touchpoint.*is 'imp-7', .* the log has 'i0'"):
+        shop.ingest()
+    shop = Shop(tmp_path, log(("a", 0)), sold(("a", START, 1)), DESCRIPTION)
+    with pytest.raises(LogError, match=r"missing columns: imp, order\ncolumns in the file: uid, ordered, cents"):
+        shop.ingest()
+    (tmp_path / "orders.csv").unlink()
+    with pytest.raises(LogError, match=r"orders\.csv: no such file"):
+        shop.ingest()
+    with pytest.raises(LogError, match=r"log\.csv: not a 'shop' log.*\n?missing columns: imp"):
+        Shop(tmp_path, log(("a", 0)).drop(columns="imp"), orders(), DESCRIPTION).ingest()
+
+
+def test_a_file_without_rows_is_no_fault(tmp_path: Path) -> None:
+    found, report = Shop(tmp_path, log(("a", 0)), orders(), DESCRIPTION).ingest()
+    assert found["revenue"].tolist() == [0.0] and found["revenue_time"].isna().all()
+    assert report.conversions is not None and report.conversions.rows == 0
+
+
+def test_the_logs_folder_needs_the_second_file_no_more(tmp_path: Path) -> None:
+    told = orders(("o1", "i0", "2024-01-05 13:00:00", 100), ("o2", "", "2024-01-05 13:00:00", 200))
+    shop = Shop(tmp_path, log(("a", 0), ("b", 0)), told, DESCRIPTION)
+    raw = RawLog(str(shop.log), str(tmp_path / "shop.yaml"))
+    report = ingest(raw, tmp_path / "a", tmp_path / "f.csv")
+    plain = DatasetSpec.load(tmp_path / "a" / DATASET_FILE)
+    assert plain == shop.spec.of_canonical_log() and "conversions" not in plain.to_dict()
+    assert (tmp_path / "a" / FILE).exists()
+    assert canonical_log(RawLog(str(tmp_path / "a"), ""), tmp_path / "x", tmp_path / "f.csv").spec == plain
+    # As on a volume: read again with the description of the raw files.
+    again = RawLog(str(tmp_path / "a" / "touchpoints.parquet"), str(tmp_path / "shop.yaml"))
+    assert ingest(again, tmp_path / "b", tmp_path / "f.csv").fingerprint == report.fingerprint
+    with pytest.raises(LogError, match="a trusted log has its outcomes"):
+        canonical_log(RawLog(str(shop.log), str(tmp_path / "shop.yaml")), tmp_path / "x", tmp_path / "f.csv", True)
+    before = content_of(raw)
+    orders().to_csv(tmp_path / "orders.csv", index=False)
+    assert content_of(raw) != before, "a cached step would go on with the old outcomes"
+
+
+def test_a_log_may_say_itself_when_an_outcome_became_known(tmp_path: Path) -> None:
+    shown = log(("a", 0), ("a", 60), ("b", 0), ("b", 60)).assign(
+        conversion=[1, 0, 1, 0], revenue=0.0, bought=[START + 9, None, START - 1, None]
+    )
+    columns = {**BY_USER["columns"], "conversion_time": {"column": "bought", "unit": "s"}}
+    shop = Shop(tmp_path, shown, sold(), {**BY_USER, "columns": columns, "conversions": None})
+    with pytest.raises(BadRowsError, match=r"'bought': 1 row with an outcome that became known before the exposure"):
+        shop.ingest()
+    found, _ = shop.ingest("quarantine")
+    assert found["conversion_time"].astype(str).tolist() == ["2024-01-01 00:00:09+00:00", "NaT", "NaT"]
+
+
+def test_a_touchpoint_that_is_moved_is_not_later_than_what_came_at_once(tmp_path: Path) -> None:
+    told = sold(("a", START, 100))
+    shown = log(("a", 0), ("a", 0)).assign(slot=["search", "social"])
+    found, report = Shop(tmp_path, shown, told, BY_USER).ingest()
+    assert report.moved_ties == 1 and found["revenue"].tolist() == [1.0, 0.0]
+    assert not (found["revenue_time"] < found["timestamp"]).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"columns": {"timestamp": "t", "revenue": "r"}}, "conversions: columns: give either touchpoint_id or user_id"),
+        ({"columns": {"user_id": "u", "touchpoint_id": "i", "timestamp": "t", "revenue": "r"}}, "give either"),
+        ({"columns": {"user_id": "u", "revenue": "r"}}, "conversions: columns: missing 'timestamp'"),
+        ({"columns": {"user_id": "u", "timestamp": "t"}}, "conversions: columns: name at least one outcome"),
+        ({"columns": {"user_id": "u", "timestamp": "t", "cost": "r"}}, "conversions.columns: 'cost' is not one of"),
+        ({"columns": {"user_id": "u", "timestamp": {"value": 3}, "revenue": "r"}}, "columns.timestamp, value: differs"),
+        ({"columns": {"user_id": "u", "timestamp": "t", "click": "c"}}, "columns.click: comes from the conversions"),
+        ({"attribution_days": 0}, r"conversions\.attribution_days: expected a number above 0"),
+    ],
+)
+def test_a_second_file_that_is_described_wrongly_is_refused(change: dict[str, Any], message: str) -> None:
+    columns = {**BY_USER["columns"], "click": "clicked"}
+    with pytest.raises(SpecError, match=message):
+        DatasetSpec.from_dict({**BY_USER, "columns": columns, "conversions": {**BY_USER["conversions"], **change}})
+
+
+def test_only_a_log_of_ones_own_has_a_second_file(tmp_path: Path) -> None:
+    spec = DatasetSpec.load("criteo-attribution")
+    described = DatasetSpec.from_dict({**spec.to_dict(), "conversions": BY_USER["conversions"]})
+    with pytest.raises(SpecError, match="conversions: adapter 'criteo-attribution' knows its files"):
+        validate_log(tmp_path / "log.tsv", described)
+
+
+def test_a_description_is_written_and_read_again(tmp_path: Path) -> None:
+    spec = DatasetSpec.from_dict(DESCRIPTION)
+    assert DatasetSpec.from_dict(spec.to_dict()) == spec
+    spec.save(tmp_path / "a.yaml")
+    loaded = DatasetSpec.load(tmp_path / "a.yaml")
+    assert loaded.conversions is not None and loaded.conversions.source == str(tmp_path / "orders.csv")
+    remote = {**DESCRIPTION, "conversions": {**DESCRIPTION["conversions"], "source": "s3://logs/orders/"}}
+    DatasetSpec.from_dict(remote).save(tmp_path / "b.yaml")
+    far = DatasetSpec.load(tmp_path / "b.yaml").conversions
+    assert far is not None and far.source == "s3://logs/orders/"
+    assert asdict(validate_log_of_nothing(tmp_path))["conversions"] is None
+
+
+def validate_log_of_nothing(folder: Path) -> IngestReport:
+    """The report of a log without a second file."""
+    shop = Shop(folder, log(("a", 0)).assign(conversion=0, revenue=0), sold(), {**BY_USER, "conversions": None})
+    return validate_log(shop.log, shop.spec)
