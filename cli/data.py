@@ -12,6 +12,7 @@ A data set is described once, in a small YAML (docs/data.md); for some public lo
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,11 +77,15 @@ def init(
     column: Annotated[
         list[str] | None, typer.Option(metavar="LOG_COLUMN=NAME", help="What you know already; may be repeated.")
     ] = None,
+    conversions: Annotated[
+        str, typer.Option(help="A second file, with what came of touchpoints later: its description is added.")
+    ] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
 ) -> None:
     """Look at a log and write a first description of it. What a file can't tell is marked CHECK.
 
         mtorl data init log.csv
+        mtorl data init log.csv --conversions orders.csv
         mtorl data init log.csv --column channel=slot --column campaign_id=line_item
         mtorl data validate log.csv --dataset log.yaml
 
@@ -95,7 +100,8 @@ def init(
         if target.exists() and not force:
             stop(f"{target}: is there already; give --out another name, or --force to replace it", 2)
         with ProgressBars() as bars, bars.step("look at the log"):
-            draft = draft_description(log, named)
+            told = conversions if "://" in conversions else os.path.relpath(conversions or ".", target.parent)
+            draft = draft_description(log, named, conversions=conversions, told=told)
         target.write_text(draft.text, encoding="utf-8")
     typer.echo(draft.text)
     typer.echo(f"{target}: from {draft.rows:,} rows. To check, {len(draft.checks)} points:")
@@ -254,10 +260,10 @@ def _log_errors() -> Iterator[None]:
     from mtorl.log.dataset import SpecError
     from mtorl.log.touchpoints import LogError
 
-    with exit_codes(unusable=(LogError, SpecError, OSError)):
-        try:
+    try:
+        with exit_codes(unusable=(LogError, SpecError, OSError)):
             yield
-        except RuntimeError as error:
-            if type(error) is not RuntimeError:
-                raise
-            stop(str(error), 1)  # no Spark here; what else is a RuntimeError is a fault of ours and shows its traceback
+    except RuntimeError as error:  # also what DuckDB makes of Ctrl-C, which `exit_codes` has seen before
+        if type(error) is not RuntimeError:
+            raise
+        stop(str(error), 1)  # no Spark here; what else is a RuntimeError is a fault of ours and shows its traceback

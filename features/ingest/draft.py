@@ -24,14 +24,14 @@ from features.engine import open_engine
 from features.ingest import adapters
 from features.ingest.adapters import base as values
 from features.ingest.adapters import files
+from features.ingest.draft_conversions import Found, look_at
+from features.ingest.facts import Facts, facts_of, rank
 from features.ingest.object_store import at_hand
-from mtorl.log.dataset import DatasetSpec
-from mtorl.log.sources import TimeUnit
+from mtorl.log.dataset import OUTCOMES, DatasetSpec
 from mtorl.log.touchpoints import CREATED, LogError
 
 MOST_ROWS = 1_000_000  # that are looked at
 _MOST_CHANNELS = 50
-_FEW = 20  # values: a column of so few whole numbers is taken for codes
 _MOST_CATEGORIES = 1000  # beyond it a column of text says little to a model
 
 # The words of which a column's name consists, for each column of the log; earlier words are better.
@@ -71,48 +71,21 @@ class Draft:
     rows: int
 
 
-@dataclass(frozen=True)
-class _Facts:
-    """What the values of one column are."""
-
-    name: str
-    present: int  # rows with a value
-    numbers: int  # of them, those that are numbers
-    times: int
-    binary: int
-    whole: int
-    distinct: int
-    low: float
-    high: float
-
-    @property
-    def numeric(self) -> bool:
-        return self.present > 0 and self.numbers == self.present
-
-    @property
-    def kind(self) -> str:
-        codes = self.whole == self.present and self.distinct <= _FEW
-        return "numeric" if self.numeric and not codes else "categorical"
-
-    @property
-    def time(self) -> bool:
-        return self.present > 0 and (self.times == self.present or self.unit is not None)
-
-    @property
-    def unit(self) -> TimeUnit | None:
-        """Of numbers that are times of 1990 to 2100."""
-        scales: tuple[tuple[TimeUnit, float], ...] = (("s", 1.0), ("ms", 1e3), ("us", 1e6))
-        inside = (unit for unit, scale in scales if 6.3e8 * scale <= self.low and self.high <= 4.1e9 * scale)
-        return next(inside, None) if self.numeric else None
-
-
-def draft_description(path: str | Path, named: Mapping[str, str] | None = None, name: str = "") -> Draft:
+def draft_description(
+    path: str | Path,
+    named: Mapping[str, str] | None = None,
+    name: str = "",
+    conversions: str | Path = "",
+    told: str = "",
+) -> Draft:
     """Look at a log and describe it.
 
     Args:
         path: A file or folder, or its address, as `mtorl data validate` reads it.
         named: What somebody knows already: columns of the log, and what the file calls them.
         name: Of the data set; by default that of the file.
+        conversions: A second file, with what came of touchpoints later; empty for none.
+        told: How the description names it: a path relative to where it is written, or an address.
 
     Raises:
         LogError: The file can't be read, is of a built-in data set, or does not show which column is the user, the time
@@ -131,14 +104,22 @@ def draft_description(path: str | Path, named: Mapping[str, str] | None = None, 
             )
         with files.readable(here):
             table = files.table(engine, parts, names, Path(scratch)).limit(MOST_ROWS)
-            facts, rows = _facts(table, names)
+            facts, rows = facts_of(table, names)
         if not rows:
             raise LogError(f"{here}: the file has columns but no rows")
         roles = _roles(here, facts, rows, named or {})
         channels = _values_of(table, roles["channel"])
         rest = [facts[name] for name in names if name not in roles.values()]
         fixed = _same_for_each_user(table, roles["user_id"], [fact.name for fact in rest])
-    return _Writer(name or file_stem(path), facts, roles, channels, rows).draft(rest, fixed)
+        second = None
+        if conversions:
+            ids = [fact.name for fact in rest if fact.present == fact.distinct == rows]
+            with at_hand(conversions, Path(scratch) / "second") as there:
+                second = look_at(engine, there, table, ids, roles["user_id"], Path(scratch))
+            rest = [fact for fact in rest if fact.name != second.touchpoint_id]
+    return _Writer(name or file_stem(path), facts, roles, channels, rows, second, told or str(conversions)).draft(
+        rest, fixed
+    )
 
 
 def file_stem(path: str | Path) -> str:
@@ -146,37 +127,7 @@ def file_stem(path: str | Path) -> str:
     return PurePosixPath(str(path)).name.split(".")[0]
 
 
-def _facts(table: ibis.Table, names: Sequence[str]) -> tuple[dict[str, _Facts], int]:
-    figures: dict[str, ibis.Value] = {"rows": table.count()}
-    for i, name in enumerate(names):
-        value, present = table[name], values.has_value(table[name])
-        # Of a type that has no numbers or no times, these would be constants instead of columns.
-        number = ibis.ifelse(present, values.number(value), ibis.null("float64"))
-        is_time = ibis.ifelse(present, values.time(value).notnull(), False)
-        figures |= {
-            f"present{i}": present.sum(),
-            f"numbers{i}": number.notnull().sum(),
-            f"times{i}": is_time.sum(),
-            f"binary{i}": number.isin([0, 1]).fill_null(False).sum(),
-            f"whole{i}": (number % 1 == 0).fill_null(False).sum(),
-            f"distinct{i}": values.text(value).nunique(),
-            f"low{i}": number.min(),
-            f"high{i}": number.max(),
-        }
-    found = table.agg(**figures).to_pyarrow().to_pylist()[0]
-    counts = ("present", "numbers", "times", "binary", "whole", "distinct")
-    facts = {
-        name: _Facts(
-            name,
-            *(int(found[f"{what}{i}"] or 0) for what in counts),
-            *(float("nan") if found[f"{end}{i}"] is None else float(found[f"{end}{i}"]) for end in ("low", "high")),
-        )
-        for i, name in enumerate(names)
-    }
-    return facts, int(found["rows"])
-
-
-_CONTENT: Mapping[str, Callable[[_Facts, int], bool]] = {
+_CONTENT: Mapping[str, Callable[[Facts, int], bool]] = {
     "user_id": lambda fact, rows: fact.present == rows,
     "timestamp": lambda fact, rows: fact.time,
     "campaign_id": lambda fact, rows: fact.present == rows,
@@ -190,7 +141,7 @@ _CONTENT: Mapping[str, Callable[[_Facts, int], bool]] = {
 }
 
 
-def _roles(path: Path, facts: Mapping[str, _Facts], rows: int, named: Mapping[str, str]) -> dict[str, str]:
+def _roles(path: Path, facts: Mapping[str, Facts], rows: int, named: Mapping[str, str]) -> dict[str, str]:
     """What the file calls each column of the log that it seems to have."""
     for role, column in named.items():
         if role not in _WORDS:
@@ -202,10 +153,10 @@ def _roles(path: Path, facts: Mapping[str, _Facts], rows: int, named: Mapping[st
         if role in roles:
             continue
         fitting = [
-            (rank, place, name)
-            for place, (name, fact) in enumerate(facts.items())
+            (place, i, name)
+            for i, (name, fact) in enumerate(facts.items())
             if name not in roles.values() and _CONTENT[role](fact, rows)
-            if (rank := _rank(name, role, words)) is not None
+            if (place := -1 if name.lower() == role else rank(name, words)) is not None
         ]
         if fitting:
             roles[role] = min(fitting)[2]
@@ -220,14 +171,6 @@ def _roles(path: Path, facts: Mapping[str, _Facts], rows: int, named: Mapping[st
             f"Say so: {options}\ncolumns in the file: {', '.join(facts)}"
         )
     return roles
-
-
-def _rank(name: str, role: str, words: Sequence[str]) -> int | None:
-    """How well a name fits; less is better, None is not at all."""
-    own = name.lower().replace("-", "_")
-    if own == role:
-        return -1
-    return next((rank for rank, word in enumerate(words) if word == own or word in own.split("_")), None)
 
 
 def _values_of(table: ibis.Table, name: str) -> list[str]:
@@ -251,13 +194,22 @@ class _Writer:
     """Writes the description; comments begin with CHECK where a person has to decide."""
 
     def __init__(
-        self, name: str, facts: Mapping[str, _Facts], roles: Mapping[str, str], channels: list[str], rows: int
+        self,
+        name: str,
+        facts: Mapping[str, Facts],
+        roles: Mapping[str, str],
+        channels: list[str],
+        rows: int,
+        second: Found | None,
+        told: str,
     ) -> None:
+        self._second, self._told = second, told
+        self._later = second.outcomes if second else ()
         self._name, self._facts, self._roles, self._channels, self._rows = name, facts, roles, channels, rows
         self._lines: list[str] = []
         self._checks: list[str] = []
 
-    def draft(self, rest: Sequence[_Facts], fixed: set[str]) -> Draft:
+    def draft(self, rest: Sequence[Facts], fixed: set[str]) -> Draft:
         """The description of a log with these further columns, some of them fixed for each user."""
         self._line(f"name: {_flow(self._name)}")
         if len(self._channels) > _MOST_CHANNELS:
@@ -271,6 +223,7 @@ class _Writer:
         else:
             self._line("propensity: channel-frequency", *_PROPENSITY)
         self._columns()
+        self._conversions()
         outcomes = [fact for fact in rest if _AFTERWARDS & {*fact.name.lower().replace("-", "_").split("_")}]
         others = [fact for fact in rest if fact not in outcomes]
         left_out = [fact for fact in others if self._reason(fact)]
@@ -286,8 +239,7 @@ class _Writer:
                 self._lines.append(f"# left out: {fact.name}: seems to be known only afterwards, and is no number")
         if segment := next((fact.name for fact in static if fact.kind == "categorical" and fact.distinct <= 50), None):
             self._line(f"segment: {segment}", "the built-in incumbent tabulates by it")
-        gain = next((role for role in ("click", "conversion", "revenue") if role in self._roles), "click")
-        self._line(f"reward: {{gain: {gain}}}", "", f"reward: the gain is {gain}; conversion and revenue can be, too")
+        self._gain([fact.name for fact in outcomes if fact.numeric])
         self._line("currency: currency unit", "", "currency: of cost and revenue, such as EUR")
         text = "\n".join(self._lines) + "\n"
         return Draft(text, DatasetSpec.from_dict(yaml.safe_load(text)), tuple(self._checks), self._rows)
@@ -295,16 +247,45 @@ class _Writer:
     def _columns(self) -> None:
         start = len(self._lines)
         for role in _WORDS:
+            if role in self._later:
+                continue
             if role in self._roles:
                 self._column(role, self._facts[self._roles[role]])
             elif role in ("cost", "click", "conversion", "revenue"):
                 self._line(f"  {role}: {{value: 0}}", "", f"{role}: no column of the file seems to be it")
             elif role == "campaign_id":
                 self._line("  campaign_id: {value: all}", "", "campaign_id: none seen, so there is one budget for all")
+        if self._second and self._second.touchpoint_id:
+            self._line(f"  touchpoint_id: {_flow(self._second.touchpoint_id)}", "the conversions name it")
         if len(self._lines) > start:
             self._lines.insert(start, "columns:")
 
-    def _column(self, role: str, fact: _Facts) -> None:
+    def _conversions(self) -> None:
+        if self._second is None:
+            return
+        for check in self._second.checks[1:]:
+            self._check(check)
+        self._line("conversions:", "", self._second.checks[0])
+        self._line(f"  source: {_flow(self._told)}")
+        self._line("  columns:")
+        for name, source in self._second.columns.items():
+            self._line(f"    {name}: {_flow(source)}")
+        if "user_id" in self._second.columns:
+            self._line("  attribution_days: 30", "a touchpoint longer before a row gets no part of it")
+
+    def _gain(self, further: list[str]) -> None:
+        """The first outcome that there is some of; a description may weigh several."""
+        some = [role for role in OUTCOMES[:3] if role in self._later or self._high(role) > 0]
+        some += [name for name in further if self._facts[name].high > 0]
+        gain, *more = some or ["click"]
+        amount = "revenue" if "revenue" in more else more[-1] if more else ""
+        others = f"; {', '.join(more)} can be, or a weighted sum: {{{gain}: 0.1, {amount}: 1}}" if more else ""
+        self._line(f"reward: {{gain: {gain}}}", "", f"reward: the gain is {gain}{others}")
+
+    def _high(self, role: str) -> float:
+        return self._facts[self._roles[role]].high if role in self._roles else 0.0
+
+    def _column(self, role: str, fact: Facts) -> None:
         source: Any = fact.name
         check = ""
         if role in ("timestamp", CREATED) and fact.unit and fact.times < fact.present:
@@ -315,7 +296,7 @@ class _Writer:
         if source != role:
             self._line(f"  {role}: {_flow(source)}", "", check)
 
-    def _list(self, field: str, facts: Sequence[_Facts], check: str) -> None:
+    def _list(self, field: str, facts: Sequence[Facts], check: str) -> None:
         if not facts:
             return
         self._line(f"{field}:", "", f"{field}: {check}" if check in (_CONTEXT, _OUTCOMES) else "")
@@ -324,10 +305,10 @@ class _Writer:
             entry |= {"missing": "unknown"} if fact.present < self._rows else {}
             self._line(f"  - {_flow(entry)}", "few whole numbers: taken for codes" * self._are_codes(fact, field))
 
-    def _are_codes(self, fact: _Facts, field: str) -> bool:
+    def _are_codes(self, fact: Facts, field: str) -> bool:
         return field != "outcomes" and fact.numeric and fact.kind == "categorical"
 
-    def _reason(self, fact: _Facts) -> str:
+    def _reason(self, fact: Facts) -> str:
         """Why a column is left out; empty if it is not."""
         if not fact.present or fact.distinct < 2:
             return "it says the same in every row"
@@ -341,11 +322,13 @@ class _Writer:
 
     def _line(self, text: str, comment: str = "", check: str = "") -> None:
         if check:
-            self._checks.append(check)
-            indent = " " * (len(text) - len(text.lstrip())) + "# "
-            wrapped = textwrap.wrap(f"CHECK {check}", 110, initial_indent=indent, subsequent_indent=f"{indent}      ")
-            self._lines += wrapped
+            self._check(check, " " * (len(text) - len(text.lstrip())))
         self._lines.append(text + f"  # {comment}" * bool(comment))
+
+    def _check(self, check: str, indent: str = "") -> None:
+        self._checks.append(check)
+        first, others = f"{indent}# ", f"{indent}#       "
+        self._lines += textwrap.wrap(f"CHECK {check}", 110, initial_indent=first, subsequent_indent=others)
 
 
 _PROPENSITY = (

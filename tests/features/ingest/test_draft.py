@@ -126,3 +126,58 @@ def test_a_built_in_log_is_recognised_and_a_canonical_one_needs_no_names(tmp_pat
     found = draft_description(tmp_path / "s.csv", named={"channel": "channel"})
     assert "columns" not in yaml.safe_load(found.text)
     assert validate_log(tmp_path / "s.csv", found.spec).quarantined == 0
+
+
+# ---- a second file
+
+
+def purchases(log: dict[str, Any], key: str) -> pd.DataFrame:
+    random = np.random.default_rng(5)
+    rows = random.choice(ROWS, 80, replace=False)
+    return pd.DataFrame(
+        {
+            "order_no": [f"o{row}" for row in rows],
+            key: np.append(np.array(log[key], dtype=object)[rows[:70]], ["elsewhere"] * 10),
+            "at": log["shown_at"][rows] + 3600,
+            "items": random.integers(1, 5, 80),
+            "amount": random.random(80).round(2),
+        }
+    )
+
+
+@pytest.mark.parametrize(("key", "column"), [("request", "touchpoint_id"), ("uid", "user_id")])
+def test_a_second_file_is_described_by_what_it_shares_with_the_log(tmp_path: Path, key: str, column: str) -> None:
+    log = {name: values for name, values in foreign().items() if name != "profit"}
+    purchases(log, key).to_csv(tmp_path / "orders.csv", index=False)
+    found, path = draft(tmp_path, log, conversions=tmp_path / "orders.csv", told="orders.csv")
+    (tmp_path / "my.yaml").write_text(found.text)
+    spec = DatasetSpec.load(tmp_path / "my.yaml")
+    assert spec.conversions is not None
+    sources = {name: source.column or source.value for name, source in spec.conversions.columns.items()}
+    assert sources == {column: key, "event_id": "order_no", "timestamp": "at", "conversion": 1, "revenue": "amount"}
+    assert spec.conversions.columns["timestamp"].unit == "s"
+    assert spec.conversions.days == (30 if column == "user_id" else None)
+    assert ("touchpoint_id" in spec.columns) == (column == "touchpoint_id")
+    assert "conversion" not in spec.columns and "revenue" not in spec.columns
+    told = validate_log(path, spec).conversions
+    assert told is not None and (told.attributed, told.unattributed["no_touchpoint"], told.faulty) == (70, 10, 0)
+    assert any(check.startswith("conversions: a row counts for the newest touchpoint") for check in found.checks)
+    assert "88% of the values" in " ".join(found.checks)
+    assert any(check.endswith("or a weighted sum: {click: 0.1, revenue: 1}") for check in found.checks)
+
+
+def test_a_second_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    log = foreign()
+    other = purchases(log, "uid")
+    other.assign(uid="nobody").to_csv(tmp_path / "orders.csv", index=False)
+    with pytest.raises(LogError, match=r"orders\.csv: no column of it has ids or users of the log"):
+        draft(tmp_path, log, conversions=tmp_path / "orders.csv")
+    other.drop(columns="at").to_csv(tmp_path / "orders.csv", index=False)
+    with pytest.raises(LogError, match=r"orders\.csv: no column of it holds times; its columns: order_no, uid"):
+        draft(tmp_path, log, conversions=tmp_path / "orders.csv")
+
+
+def test_a_gain_is_an_outcome_that_there_is_some_of(tmp_path: Path) -> None:
+    found, _ = draft(tmp_path, {**foreign(), "clicked": np.zeros(ROWS, dtype=int)})
+    assert found.spec.reward.gain.plain == "revenue"
+    assert any("reward: the gain is revenue; dwell_seconds can be" in check for check in found.checks)

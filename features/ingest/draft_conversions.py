@@ -1,0 +1,130 @@
+"""What a second file, with outcomes, seems to be: by which of its columns a row finds its touchpoint, and what it says.
+
+    found = look_at(engine, Path("orders.csv"), table_of_the_log, ids=["imp_id"], user="uid", scratch=scratch)
+
+The column by which the files belong together shows by its values: most of them stand in a column of the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ibis
+
+from features.engine import Engine
+from features.ingest.adapters import base as values
+from features.ingest.adapters import files
+from features.ingest.facts import Facts, facts_of, rank
+from mtorl.log.touchpoints import LogError
+
+_SOME = 0.05  # of the rows have a value of the log, where a column is the key
+_TIME = ("ordered", "converted", "purchased", "timestamp", "time", "ts", "date", "at", "created")
+_EVENT = ("event", "order", "orderid", "transaction", "purchase", "receipt", "invoice", "id")
+_REVENUE = ("revenue", "profit", "margin", "income", "gmv", "amount", "total", "sales", "value", "price")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The second file as a description says it.
+
+    Attributes:
+        columns: The `columns` of `conversions`.
+        touchpoint_id: The log's column with the ids; empty where rows are joined by user.
+        outcomes: That the file has.
+        checks: What a person should look at.
+    """
+
+    columns: Mapping[str, Any]
+    touchpoint_id: str
+    outcomes: tuple[str, ...]
+    checks: tuple[str, ...]
+
+
+def look_at(engine: Engine, path: Path, log: ibis.Table, ids: Sequence[str], user: str, scratch: Path) -> Found:
+    """Look at a second file.
+
+    Args:
+        engine: Where the log's table lives.
+        path: The file, or a folder.
+        log: The log, as its file is.
+        ids: Columns of the log with another value in each row.
+        user: Its column of users.
+        scratch: Folder that lives as long as the engine.
+
+    Raises:
+        LogError: The file can't be read, has no rows, or does not show its time or what it belongs to.
+    """
+    parts = files.parts(path)
+    names = files.columns_of(path, parts)
+    with files.readable(path):
+        table = files.table(engine, parts, names, scratch)
+        facts, rows = facts_of(table, names)
+    if not rows:
+        raise LogError(f"{path}: the file has columns but no rows")
+    key, other, share = _key(path, table, names, log, ids, user, rows)
+    free = [name for name in names if name != key]
+    times = [name for name in free if facts[name].time]
+    time = _best(times, _TIME) or next(iter(times), "")
+    if not time:
+        raise LogError(f"{path}: no column of it holds times; its columns: {', '.join(names)}")
+    event = _best([n for n in free if n != time and facts[n].present == rows and facts[n].distinct > rows / 2], _EVENT)
+    numbers = [name for name in free if name not in (time, event) and facts[name].numeric]
+    revenue = _best(numbers, _REVENUE)
+    columns: dict[str, Any] = {"user_id" if other == user else "touchpoint_id": key}
+    columns |= {"event_id": event} if event else {}
+    columns["timestamp"] = _time(facts[time])
+    columns["conversion"] = {"value": 1}
+    columns |= {"revenue": revenue} if revenue else {}
+    said = "of the user" if other == user else f"whose {other} it names"
+    checks = [
+        f"conversions: a row counts for the newest touchpoint before it {said}, since {share:.0%} of the values of "
+        f"{key!r} stand in the log's {other!r}; click, revenue or an outcome of yours may be told in its columns, too",
+    ]
+    if times[1:]:
+        checks.append(f"conversions: {time!r} is taken for the time of a row; {', '.join(times)} hold times")
+    if columns["timestamp"] == time:
+        checks.append(
+            f"conversions: times of {time!r} that name no zone are in UTC; else write {{column: {time}, timezone: "
+            "Europe/Berlin}, for instance"
+        )
+    outcomes = tuple(name for name in columns if name in ("conversion", "revenue"))
+    return Found(columns, "" if other == user else other, outcomes, tuple(checks))
+
+
+def _key(
+    path: Path, table: ibis.Table, names: Sequence[str], log: ibis.Table, ids: Sequence[str], user: str, rows: int
+) -> tuple[str, str, float]:
+    """Its column and that of the log by which the files belong together, and how many rows have a value of the log."""
+    best = (0, "", "", 0.0)
+    for other in (*ids, user):
+        for own in names:
+            found, different = _shared(table, own, log, other)
+            # Few rows are of one touchpoint: small numbers that come again and again are no ids of touchpoints.
+            if found > _SOME * rows and (other == user or different > found / 2):
+                best = max(best, (different, own, other, found / rows), key=lambda pair: pair[0])
+    if not best[0]:
+        raise LogError(
+            f"{path}: no column of it has ids or users of the log; describe the file by hand, see docs/data.md"
+        )
+    return best[1:]
+
+
+def _shared(table: ibis.Table, own: str, log: ibis.Table, other: str) -> tuple[int, int]:
+    """How many rows have a value that stands in a column of the log, and how many such values there are."""
+    there = log.select(key=values.text(log[other])).distinct()
+    rows = table.select(key=values.text(table[own])).semi_join(there, "key")
+    found = rows.agg(rows=rows.count(), different=rows["key"].nunique()).to_pyarrow().to_pylist()[0]
+    return int(found["rows"]), int(found["different"])
+
+
+def _best(names: Sequence[str], words: Sequence[str]) -> str:
+    """The one whose name fits best; empty if none does."""
+    fitting = [(place, i, name) for i, name in enumerate(names) if (place := rank(name, words)) is not None]
+    return min(fitting)[2] if fitting else ""
+
+
+def _time(fact: Facts) -> Any:
+    return {"column": fact.name, "unit": fact.unit} if fact.unit and fact.times < fact.present else fact.name
