@@ -22,7 +22,7 @@ budgets:                           # of the whole experiment; each arm gets its 
   - {campaign: "*", channel: "*", amount: 500, period: day,    # total (default), or anew each day or hour
      timezone: Europe/Berlin}      # whose days and hours; default UTC. Spread over the period: see `pacing` below
 metrics:
-  primary: click_per_decision
+  primary: gain_per_decision       # as the data set says it; or of one outcome, such as click_per_decision
   secondary: [exposure_ratio]
   guardrails: [{name: cost_per_decision, direction: down, margin: 0.02}]   # direction: where the metric should go
   outcome_hours: 24                # what a decision brings in this time counts, and it counts once that is over

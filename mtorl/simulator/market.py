@@ -65,6 +65,7 @@ FATIGUE_KEPT, CARRY_KEPT = 0.6, 0.7  # what is left at the user's next opportuni
 
 PRICE = np.array([0.50, 0.30, 0.20, 0.40])  # EUR an exposure, before hour and chance
 PRICE_SEASON, PRICE_NOISE = 0.20, 0.25  # relative, both ways
+BASKET, BASKET_SPREAD = 3.2, 0.5  # of the logarithm of what a purchase is worth, EUR
 BUSY_HOUR = 19.0
 
 
@@ -179,7 +180,10 @@ class Market:
     def outcomes(
         self, draws: Draws, user_N: Ints, step: int, channel_N: Ints, hour_N: Ints, p_NC: Floats
     ) -> dict[str, NDArray[Any]]:
-        """What an ad on each user's channel brings: cost and revenue in EUR; all zero where the channel is -1."""
+        """What an ad on each user's channel brings: cost and revenue in EUR; all zero where the channel is -1.
+
+        Beside each outcome but the cost stands its expected value (`expected_click` ...), which no real log would show.
+        """
         shown_N = channel_N >= 0
         p_N = np.where(shown_N, np.take_along_axis(p_NC, np.maximum(channel_N, 0)[:, None], axis=1)[:, 0], 0.0)
         chance_N = 2 * draws("cost", user_N, step) - 1
@@ -188,11 +192,13 @@ class Market:
         interested_N = channel_N == self.favourite_U[user_N]
         buys_N = expit(-2.5 + 0.5 * interested_N + 0.0005 * (self.tenure_U[user_N] - 400))
         conversion_N = click_N & (draws("conversion", user_N, step) < buys_N)
-        basket_N = np.round(np.exp(3.2 + 0.5 * ndtri(draws("revenue", user_N, step))), 2)
+        basket_N = np.round(np.exp(BASKET + BASKET_SPREAD * ndtri(draws("revenue", user_N, step))), 2)
         return {
             "cost": np.where(shown_N, np.round(cost_N, 6), 0.0),
             "click": click_N.astype(np.int64),
             "conversion": conversion_N.astype(np.int64),
             "revenue": np.where(conversion_N, basket_N, 0.0),
             "expected_click": p_N,
+            "expected_conversion": p_N * buys_N,
+            "expected_revenue": p_N * buys_N * np.exp(BASKET + BASKET_SPREAD**2 / 2),
         }

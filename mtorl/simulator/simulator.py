@@ -65,7 +65,10 @@ class Outcome:
     click: int
     conversion: int
     revenue: float  # EUR
-    expected_click: float  # probability of the click, which no real log would show
+    # What no real log would show: probabilities of a click and of a conversion, and the mean revenue, EUR.
+    expected_click: float
+    expected_conversion: float
+    expected_revenue: float
 
 
 class Simulator:
@@ -320,7 +323,8 @@ class Online:
             users: Which of the users.
 
         Returns:
-            cost, click, conversion, revenue and expected_click of each of these users.
+            cost, click, conversion, revenue, expected_click, expected_conversion and expected_revenue of each of these
+            users.
         """
         # A cost depends on the channel and on a draw, not on what else happens, so it is known before the exposure.
         row_N = np.arange(len(self._row))[users]

@@ -88,6 +88,7 @@ def run_loop(config: LoopConfig, on_step: OnStep) -> Path:
                 experiment.budget,
                 experiment.price,
                 config.seed,
+                trained.spec.reward.gain,
             )
     seconds = time.monotonic() - started
     finished = Finished(trained, steps, served, monitored, simulated, learned, times.seconds, seconds)

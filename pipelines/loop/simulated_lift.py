@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mtorl.artifact.artifact import Artifact
+from mtorl.log.gain import Gain
 from mtorl.policy.decision import Forecast, PolicyParams, decide
 from mtorl.policy.pacing import Plan, Schedule
 from mtorl.simulator.simulator import Online, Simulator
@@ -16,6 +17,7 @@ from mtorl.window.window import WindowBatch, instance_from_history
 from serving.router.flow.features import FeatureSource
 from serving.router.flow.requests import DecisionRequest
 
+CLICK = Gain.of_spec("click")
 _UPDATES = 200  # of the price, as often as the router makes them
 
 Forecasts = Callable[[Online, int], Forecast]
@@ -61,6 +63,7 @@ def play(
     budget: float,
     price: float | None,
     repetitions: int = 1,
+    gain: Gain = CLICK,
 ) -> Played:
     """Serve users under a budget, as the router does: a price that follows the spend, and a ledger.
 
@@ -73,6 +76,7 @@ def play(
         budget: Currency units per decision.
         price: Gain per currency unit to begin with. None: the policy's own price stands, whatever is spent.
         repetitions: Independent futures to average over.
+        gain: What is counted.
     """
     decisions = rounds * len(users)
     grain = max(simulator.cost_cap.values())
@@ -95,7 +99,7 @@ def play(
                 wanted_N = np.where(made.expose_B, made.channel_B, -1)
                 found = online.advance(round_index, wanted_N, plan.budget - spent[repetition], part)
                 spent[repetition] += found["cost"].sum()
-                gain_U[part] += found["expected_click"]
+                gain_U[part] += gain.of({name: found[f"expected_{name}"] for name in gain.names})
                 state = plan.update(state, round_index * len(users) + part.stop, float(spent[repetition]))
     value_U = gain_U / (rounds * repetitions)
     return Played(
@@ -114,6 +118,7 @@ def true_lift(
     budget: float,
     price: float,
     seed: int,
+    gain: Gain = CLICK,
 ) -> dict[str, float]:
     """Value both arms on the same users with expected instead of drawn outcomes.
 
@@ -125,12 +130,15 @@ def true_lift(
         budget: Currency units per decision.
         price: Gain per currency unit to begin with.
         seed: Seed of the draws.
+        gain: What is counted.
 
     Returns:
         true_incumbent, true_challenger, true_lift (gain per decision) and true_lift_se, its simulation error over users
         (an upper bound: both arms meet the same luck, which the sum of their variances leaves out).
     """
-    played = {name: play(simulator, arm, list(users), rounds, seed, budget, price, 3) for name, arm in arms.items()}
+    played = {
+        name: play(simulator, arm, list(users), rounds, seed, budget, price, 3, gain) for name, arm in arms.items()
+    }
     incumbent, challenger = played["incumbent"], played["challenger"]
     return {
         "true_incumbent": incumbent.value,

@@ -400,3 +400,12 @@ def test_a_journal_of_an_older_version_is_read_and_cleared(tmp_path: Path) -> No
     assert shown is not None and shown.user_id == "u"
     assert journal.forget(3600.0) == 1
     journal.close()
+
+
+def test_amounts_of_the_descriptions_own_outcomes_add_up(tmp_path: Path) -> None:
+    fed, history, journal = feed(tmp_path)
+    fed.take([decision("d1", user_id="u1"), outcome("d1", "cost", 0.03), outcome("d1", "profit", 2.0, "first")])
+    fed.take([outcome("d1", "profit", -3.5, "returned"), outcome("d1", "profit", -3.5, "returned")])
+    (seen,) = history.of("u1")
+    assert (seen["profit"], seen["cost"]) == (-1.5, 0.03)
+    journal.close()

@@ -162,7 +162,7 @@ def test_seeds_change_the_future(simulator):
 def test_no_exposure_costs_nothing_and_lets_fatigue_recover(simulator):
     tired, rested, skipped = (simulator.online(USERS, 3, 5) for _ in range(3))
     for user in USERS:
-        assert rested.step(user, 0, None) == Outcome(0.0, 0, 0, 0.0, 0.0)
+        assert rested.step(user, 0, None) == Outcome(0.0, 0, 0, 0.0, 0.0, 0.0, 0.0)
         tired.step(user, 0, "display")
         rested.step(user, 1, None)
         tired.step(user, 1, "display")
@@ -323,3 +323,19 @@ def test_a_wrong_setting_is_named(change, message):
 def test_several_campaigns_share_the_opportunities():
     log = Simulator(SimulatorConfig(users=200, campaigns=("a", "b"))).log()
     assert 0.4 < (log["campaign_id"] == "a").mean() < 0.6
+
+
+def test_what_is_expected_of_an_exposure_is_what_it_brings_on_average():
+    simulator = Simulator(SimulatorConfig(users=4000, seed=5))
+    sums: dict[str, float] = {}
+    squares = 0.0
+    for seed in range(6):
+        online = simulator.online(list(simulator.user_ids), 3, seed)
+        for round_index in range(3):
+            found = online.advance(round_index, np.arange(4000) % 4)
+            for name, values in found.items():
+                sums[name] = sums.get(name, 0.0) + float(values.sum())
+            squares += float((found["revenue"] ** 2).sum())
+    for name in ("click", "conversion"):
+        assert sums[f"expected_{name}"] == pytest.approx(sums[name], abs=5 * sums[name] ** 0.5)
+    assert sums["expected_revenue"] == pytest.approx(sums["revenue"], abs=5 * squares**0.5)
