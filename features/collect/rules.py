@@ -29,7 +29,6 @@ from features.collect.database import name_of, text
 from mtorl.log.dataset import Column, DatasetSpec
 
 _SQL = {"numeric": "DOUBLE", "categorical": "VARCHAR"}
-_OUTCOMES = ("cost", "click", "conversion", "revenue")
 _EVENTS = ("click", "conversion")  # happen or not; other outcomes add up
 
 
@@ -45,10 +44,11 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
         spec: Description of the data set.
         outcome_hours: How long outcomes may come; counted back from the newest decision.
     """
+    outcomes = "".join(f"coalesce({_column(kind)}, 0) AS {name_of(kind)}, " for kind in spec.outcome_kinds)
     columns = "".join(_columns("of_context", spec.context) + _columns("of_user", spec.static))
     return f"""
     WITH outcome AS (
-        SELECT decision_id, {", ".join(map(_total, _OUTCOMES))}, count_if(kind <> 'cancel') > 0 AS happened
+        SELECT decision_id, {", ".join(map(_total, spec.outcome_kinds))}, count_if(kind <> 'cancel') > 0 AS happened
         FROM collected_outcome GROUP BY decision_id),
     record AS (
         SELECT * EXCLUDE (exposure_probs, channel_probs, features),
@@ -88,16 +88,20 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
     SELECT decision_id, user_id, coalesce(request_time, event_time) AS timestamp, campaign_id, arm,
            coalesce(model_digest, '') AS generation, drawn_channel, channel_probs,
            list_transform(exposure_probs, lambda p: p * coalesce(share, 1.0)) AS exposure_probs, exposed, channel,
-           coalesce(cost, 0.0) AS cost, coalesce(click, 0) AS click, coalesce(conversion, 0) AS conversion,
-           coalesce(revenue, 0.0) AS revenue, {columns} left_out
+           {outcomes} {columns} left_out
     FROM judged LEFT JOIN realised USING (arm, day)
     """
 
 
 def _total(kind: str) -> str:
     if kind in _EVENTS:
-        return f"max(CASE WHEN kind = '{kind}' AND value > 0 THEN 1 ELSE 0 END) AS {kind}"
-    return f"coalesce(sum(value) FILTER (kind = '{kind}'), 0.0) AS {kind}"
+        return f"max(CASE WHEN kind = '{kind}' AND value > 0 THEN 1 ELSE 0 END) AS {_column(kind)}"
+    return f"coalesce(sum(value) FILTER (kind = '{kind}'), 0.0) AS {_column(kind)}"
+
+
+def _column(kind: str) -> str:
+    """Name of an outcome's sum, which no field of a decision record has."""
+    return f'"outcome:{kind}"'
 
 
 def _columns(struct: str, columns: tuple[Column, ...]) -> list[str]:

@@ -132,7 +132,8 @@ def _open(db: duckdb.DuckDBPyConnection, kind: Kind, files: list[Path], until: s
 
 def _write_opportunities(db: duckdb.DuckDBPyConnection, spec: DatasetSpec, path: Path) -> None:
     db.register("windows_of", _users_with_windows(db))
-    own = "".join(f"{name_of(column.name)}, " for column in spec.context)
+    columns = (*spec.outcome_kinds, *(column.name for column in spec.context))
+    own = "".join(f"{name_of(name)}, " for name in columns)
     # Windows are most of a record: they are read for these users alone.
     execute(
         db,
@@ -144,7 +145,7 @@ def _write_opportunities(db: duckdb.DuckDBPyConnection, spec: DatasetSpec, path:
             db,
             f"""COPY (
                 SELECT decision_id, user_id, timestamp, campaign_id, arm, generation, drawn_channel AS channel,
-                       channel_probs, exposure_probs, exposed, cost, click, conversion, revenue, {own} split, features
+                       channel_probs, exposure_probs, exposed, {own} split, features
                 FROM judged JOIN part_of USING (user_id) LEFT JOIN shown_window USING (decision_id)
                 WHERE left_out IS NULL)
             TO {text(unfinished)} (FORMAT parquet, COMPRESSION zstd)""",
@@ -169,11 +170,11 @@ def _add_touchpoints(db: duckdb.DuckDBPyConnection, spec: DatasetSpec, path: Pat
     """Append exposures to the log, which keeps its order; a column that no record has is null."""
     channels = "[" + ", ".join(map(text, spec.channels)) + "]"
     own = {column.name for column in (*spec.context, *spec.static)}
-    there = {"user_id", "timestamp", "campaign_id", "channel", "cost", "click", "conversion", "revenue", *own}
+    there = {"user_id", "timestamp", "campaign_id", "channel", *spec.outcome_kinds, *own}
     values = {name: name_of(name) if name in there else "NULL" for name in spec.log_columns}
     values["propensity"] = f"nullif(list_extract(channel_probs, list_position({channels}, channel)), 0.0)"
     shown = ", ".join(f"{value} AS {name_of(name)}" for name, value in values.items())
-    types = schema(spec, "created_timestamp" in pq.read_schema(path).names)
+    types = schema(spec, pq.read_schema(path).names)
     typed = ", ".join(f"CAST({name_of(f.name)} AS {_SQL[str(f.type)]}) AS {name_of(f.name)}" for f in types)
     with replacing(path) as unfinished:
         execute(

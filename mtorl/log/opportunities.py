@@ -9,8 +9,8 @@ for an opportunity, since nothing is known of the moments without one.
 
 Columns of the file: decision_id, user_id, timestamp, campaign_id, arm, generation (digest of the model that drew),
 channel (that was drawn), channel_probs and exposure_probs (lists, in the order of the data set's channels), exposed,
-cost, click, conversion, revenue (zero where nothing was exposed), context columns, split, and features (the window as
-the policy saw it, JSON; null for training users, and where there are more than `MOST_WINDOWS`).
+the numeric outcomes (zero where nothing was exposed), context columns, split, and features (the window as the policy
+saw it, JSON; null for training users, and where there are more than `MOST_WINDOWS`).
 
 Shapes: B rows, C channels.
 """
@@ -28,14 +28,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mtorl.arrays import Bools, Floats, Ints
-from mtorl.log.dataset import OUTCOMES, DatasetSpec
+from mtorl.log.dataset import DatasetSpec
 
 OPPORTUNITIES_FILE = "opportunities.parquet"
 ENOUGH = 500
 """Fewer of them say less about a price or a value than the touchpoints of the log, and are not used."""
 MOST_WINDOWS = 100_000
 """About so many of a part's opportunities have their window, some hundred megabytes: whole users, chosen by a hash."""
-_COLUMNS = ("user_id", "timestamp", "generation", "channel", "channel_probs", "exposure_probs", "exposed", *OUTCOMES)
+_COLUMNS = ("user_id", "timestamp", "generation", "channel", "channel_probs", "exposure_probs", "exposed")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class Opportunities:
         if not path.exists():
             return None
         with_window = (pc.field("split") == split) & pc.field("features").is_valid()
-        rows = pq.read_table(path, columns=[*_COLUMNS, "features"], filters=with_window).to_pandas()
+        columns = [*_COLUMNS, *spec.window_outcomes, "features"]
+        rows = pq.read_table(path, columns=columns, filters=with_window).to_pandas()
         channel_B = pd.Index(spec.channels).get_indexer(pd.Index(rows["channel"]))
         instances = [json.loads(text) for text in rows["features"]]
         fit_B = np.array([_fits(window, spec) for window in instances], dtype=bool) & (channel_B >= 0)
@@ -85,7 +86,7 @@ class Opportunities:
             return None
         rows = rows[fit_B].reset_index(drop=True)
         return cls(
-            rows=rows[["user_id", "timestamp", "generation", *OUTCOMES]],
+            rows=rows[["user_id", "timestamp", "generation", *spec.window_outcomes]],
             channel_B=channel_B[fit_B].astype(np.int64),
             exposed_B=rows["exposed"].to_numpy(dtype=bool),
             channel_probs_BC=np.stack(rows["channel_probs"].to_numpy()),
@@ -119,6 +120,7 @@ def _fits(window: dict[str, Any], spec: DatasetSpec) -> bool:
     return (
         {c.name for c in spec.context} <= set(window["context"])
         and {c.name for c in spec.static} <= set(window["static"])
+        and {f"prev_{name}" for name in spec.window_outcomes} <= set(window)
         and {c.name for c in spec.feature_columns} <= set(window.get("features", {}))
         and len(window["prev_channel"]) <= spec.window
         and {name for name in window["prev_channel"] if name is not None} <= set(spec.channels)

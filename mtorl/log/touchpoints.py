@@ -2,14 +2,15 @@
 
 Every touchpoint is one exposure. The canonical layout is `DatasetSpec.columns`, sorted by (user_id, timestamp) with
 times strictly increasing inside a user: timestamp in UTC with microseconds, cost and revenue in currency units, click
-and conversion 0 or 1, propensity in (0, 1] or null; text is never empty. If the log says when its rows arrived, the
-last column is `created_timestamp`. Raw files become such a log in `features.ingest`.
+and conversion 0 or 1, propensity in (0, 1] or null; text is never empty. If the log says when an outcome became known,
+there is a column for it, such as `click_time`; if it says when its rows arrived, the last column is
+`created_timestamp`. Raw files become such a log in `features.ingest`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.hashing import ColumnDigest
+from mtorl.log.sources import TOUCHPOINT_ID
 from mtorl.runtime.files import replacing
 
 LOG_FILE, DATASET_FILE, INGEST_FILE = "touchpoints.parquet", "dataset.yaml", "ingest.json"
@@ -32,17 +34,18 @@ class LogError(Exception):
     """The log can't be used; the message says what to mend."""
 
 
-def schema(spec: DatasetSpec, created: bool = False) -> pa.Schema:
-    """Arrow types of the canonical log; `created` adds the time when a row arrived."""
+def schema(spec: DatasetSpec, columns: Collection[str] = ()) -> pa.Schema:
+    """Arrow types of the canonical log; of the columns that it may lack, those that are named."""
+    times = [name for name in spec.optional_columns if name in columns and name != TOUCHPOINT_ID]
     kinds = {"numeric": pa.float64(), "categorical": pa.string()}
     types = {
         **dict.fromkeys(("user_id", "campaign_id", "channel"), pa.string()),
-        **dict.fromkeys(("timestamp", CREATED), _TIME),
+        **dict.fromkeys(("timestamp", *times), _TIME),
         **dict.fromkeys(("cost", "revenue", "propensity"), pa.float64()),
         **dict.fromkeys(("click", "conversion"), pa.int64()),
         **{c.name: kinds[c.kind] for c in (*spec.context, *spec.static, *spec.outcomes)},
     }
-    return pa.schema([(name, types[name]) for name in (*spec.log_columns, *([CREATED] if created else []))])
+    return pa.schema([(name, types[name]) for name in (*spec.log_columns, *times)])
 
 
 def write_log(log: pd.DataFrame, path: str | Path, spec: DatasetSpec) -> None:
@@ -54,7 +57,7 @@ def write_log(log: pd.DataFrame, path: str | Path, spec: DatasetSpec) -> None:
     missing = [name for name in spec.log_columns if name not in log]
     if missing:
         raise LogError(f"{path}: the log to write lacks {', '.join(missing)}")
-    types = schema(spec, CREATED in log)
+    types = schema(spec, log.columns)
     table = pa.Table.from_pandas(log[types.names], schema=types, preserve_index=False)
     with replacing(Path(path)) as unfinished:
         pq.write_table(table.replace_schema_metadata(None), unfinished, compression="zstd")

@@ -17,6 +17,7 @@ from features.collect.store import collect
 from features.collect.training_log import Decisions, add_decisions, learnable
 from mtorl.evaluation.gate import value_difference
 from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
+from mtorl.log.dataset import Column, DatasetSpec
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
 from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE, LogError, write_log
 from tests.features.collect.decision_logs import SPEC, START, decision, outcome, write
@@ -29,17 +30,17 @@ BEFORE_THE_DRAW = dict(
 )
 
 
-def data_folder(folder: Path, rows: int = 0) -> Path:
+def data_folder(folder: Path, rows: int = 0, spec: DatasetSpec = SPEC, **columns: Any) -> Path:
     """A log's folder with so many touchpoints of long ago."""
     folder.mkdir(parents=True)
-    SPEC.save(folder / DATASET_FILE)
+    spec.save(folder / DATASET_FILE)
     old = {
         "user_id": [f"old{i}" for i in range(rows)],
         "timestamp": pd.to_datetime([START - timedelta(days=9)] * rows, utc=True).as_unit("us"),
         **{"campaign_id": "spring", "channel": "search", "cost": 0.1, "click": 0, "conversion": 0, "revenue": 0.0},
         **{"propensity": 0.25, "hour": 1.0, "device": "tv", "placement": None, "age_group": None},
     }
-    write_log(pd.DataFrame(old), folder / LOG_FILE, SPEC)
+    write_log(pd.DataFrame({**old, **columns}), folder / LOG_FILE, spec)
     (folder / INGEST_FILE).write_text(json.dumps({"rows": rows, "fingerprint": "before"}))
     return folder
 
@@ -120,6 +121,27 @@ def test_windows_are_kept_where_they_are_read(tmp_path: Path, monkeypatch: pytes
     kept = fewer[fewer["features"].notna()]
     assert 50 < (kept["split"] == "test").sum() < 150 and len(fewer) == 1600
     assert (kept.groupby("user_id").size() == 4).all(), "whole users"
+
+
+def test_outcomes_of_the_description_are_kept_and_so_are_the_times_of_the_log(tmp_path: Path) -> None:
+    """One of them is called like a field of the record."""
+    further = tuple(Column(name=name, kind="numeric", missing="zero") for name in ("profit", "reserved"))
+    spec = SPEC.replace(outcomes=further, reward=SPEC.reward.replace(gain={"click": 1, "profit": 2}))
+    told = [
+        *COST,
+        outcome("d-1", "d", "profit", -3.0),
+        outcome("d-2", "d", "profit", 1.5),
+        outcome("d-3", "d", "reserved", 7),
+    ]
+    store = collected(tmp_path, [decision("d", expose=True), decision("e", 1.0, **NOTHING)], told)
+    bought = pd.Series([START - timedelta(days=8)], dtype="datetime64[us, UTC]")
+    data = data_folder(tmp_path / "data", 1, spec, profit=4.0, reserved=0.0, click_time=bought)
+    add_decisions(store, data)
+    log, opportunities = pd.read_parquet(data / LOG_FILE), pd.read_parquet(data / OPPORTUNITIES_FILE)
+    assert log["profit"].tolist() == [-1.5, 4.0] or log["profit"].tolist() == [4.0, -1.5]
+    assert sorted(log["reserved"]) == [0.0, 7.0] and log["click_time"].notna().sum() == 1
+    row = opportunities.set_index("decision_id").loc["d"]
+    assert (row["profit"], row["reserved"], row["cost"]) == (-1.5, 7.0, 0.03)
 
 
 def test_the_log_that_was_there_stays_and_is_another_one_now(tmp_path: Path) -> None:

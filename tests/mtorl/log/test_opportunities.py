@@ -26,7 +26,7 @@ SPEC = DatasetSpec(
 
 def window(**changes: Any) -> dict[str, Any]:
     usual = {"timestamp": 0, "prev_channel": [None], "context": {"device": ["tv"]}, "static": {"age": 40.0}}
-    return {**usual, **changes}
+    return {**usual, **{f"prev_{name}": [0.0] for name in SPEC.window_outcomes}, **changes}
 
 
 def write(folder: Path, windows: list[dict[str, Any]], split: str = "test", **columns: Any) -> Path:
@@ -84,6 +84,13 @@ def test_decisions_without_a_window_are_left_out(tmp_path: Path) -> None:
     texts = [json.dumps(window()) if i % 4 else None for i in range(800)]
     found = Opportunities.load(write(tmp_path, [window()] * 800, features=texts), SPEC, "test")
     assert found is not None and len(found) == 600
+
+
+def test_windows_without_an_outcome_that_is_read_now_are_left_out(tmp_path: Path) -> None:
+    profit = SPEC.replace(outcomes=(Column(name="profit", kind="numeric"),), immediate=("click", "cost", "profit"))
+    windows = [window(), *[window(prev_profit=[-1.0])] * 600]
+    found = Opportunities.load(write(tmp_path, windows, profit=-2.0), profit, "test")
+    assert found is not None and len(found) == 600 and found.rows["profit"].tolist() == [-2.0] * 600
 
 
 def test_contexts_of_training_users_need_no_window(tmp_path: Path) -> None:
