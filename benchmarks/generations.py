@@ -7,7 +7,7 @@ A first model learns from a log of wide choices. Then, each night: newcomers are
 the next model learns from all that is there, and the gate says whether it serves from then on. Beside the way that this
 project ships stand careless ones.
 
-    worth        clicks per decision of the model that serves, at equal money, with users whom nobody learns from
+    worth        clicks per decision of the model that serves, at equal money, with newcomers whom nobody learns from
     AUC          of the newest model's reward head, on states of the first log
     estimate     the evaluation's value of the newest model, over the true one at the same decisions
     covered      how often the estimate's 95 % interval holds the true value
@@ -49,7 +49,8 @@ def _in_short(row: dict[str, Any]) -> str:
     text = f"worth {row['worth']:.4f}, AUC {row['auc']:.3f}"
     if row["night"]:
         text += f", {'promoted' if row['promoted'] else 'rejected'} {row['candidate_worth']:.4f}"
-        text += f" (difference {row['difference']:+.4f}, true {row['true_difference']:+.4f}); "
+        text += f" (difference {row['difference']:+.4f} > {row['lower_bound']:+.4f}, true "
+        text += f"{row['true_difference']:+.4f}); "
         text += f"value {row['estimate']:.4f} of {row['truth']:.4f}, weight {row['mean_weight']:.2f}"
     return text
 

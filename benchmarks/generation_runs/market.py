@@ -92,7 +92,8 @@ def nights(way: Way, seed: int, users: int, epochs: int, number: int, root: Path
     assert served is not None
 
     def worth(artifact: Artifact) -> float:
-        return play(simulator, policy_of(artifact, None), coming[-1], 5, seed, budget, price, 2).value
+        policy = policy_of(artifact, None)
+        return play(simulator, policy, coming[-1], ROUNDS, seed, budget, price, 2, newcomers=True).value
 
     def knows(artifact: Artifact) -> float:
         return auc_on_random_states(artifact, root / "first-windows", seed)
@@ -122,6 +123,7 @@ def nights(way: Way, seed: int, users: int, epochs: int, number: int, root: Path
             "truth": true_value["challenger"],
             "covered": value["challenger_ci"][0] <= true_value["challenger"] <= value["challenger_ci"][1],
             "difference": value["difference"],
+            "lower_bound": low,
             "true_difference": true_value["challenger"] - true_value["incumbent"],
             "difference_covered": low <= true_value["challenger"] - true_value["incumbent"] <= high,
             "impossible": value["impossible"]["challenger"],

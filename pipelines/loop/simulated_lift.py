@@ -64,6 +64,7 @@ def play(
     price: float | None,
     repetitions: int = 1,
     gain: Gain = CLICK,
+    newcomers: bool = False,
 ) -> Played:
     """Serve users under a budget, as the router does: a price that follows the spend, and a ledger.
 
@@ -77,6 +78,7 @@ def play(
         price: Gain per currency unit to begin with. None: the policy's own price stands, whatever is spent.
         repetitions: Independent futures to average over.
         gain: What is counted.
+        newcomers: Whether the users come for the first time.
     """
     decisions = rounds * len(users)
     grain = max(simulator.cost_cap.values())
@@ -84,7 +86,7 @@ def play(
     at_once = max(1, decisions // _UPDATES)
     gain_U, spent = np.zeros(len(users)), np.zeros(repetitions)
     for repetition in range(repetitions):
-        online = simulator.online(users, rounds, seed + repetition)
+        online = simulator.online(users, rounds, seed + repetition, newcomers)
         state = plan.start(price or 1.0)
         for round_index in range(rounds):
             forecast, u_U = policy.forecasts(online, round_index), online.u(round_index)
