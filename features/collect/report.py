@@ -59,7 +59,7 @@ class Learnable:
 
 def learnable_of(db: duckdb.DuckDBPyConnection, spec: DatasetSpec) -> Learnable:
     """Count the rows of the table `judged` (`rules.decisions_query`)."""
-    ((decisions, exposures),) = execute(db, "SELECT count(*), count_if(exposed) FROM judged")
+    ((decisions, exposures),) = execute(db, "SELECT count(*), count_if(touchpoint) FROM judged")
     reasons = "SELECT left_out, count(*) FROM judged WHERE left_out IS NOT NULL GROUP BY 1 ORDER BY 1"
     left_out = {str(reason): int(count) for reason, count in execute(db, reasons)}
     uniform = 1 / len(spec.channels)

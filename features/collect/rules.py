@@ -10,7 +10,8 @@ of these decisions; they are left out, and counted by reason:
     repeated            another decision on the same request holds the reservation
     no_account          no budget is for this campaign and channel
     no_draw             the default action was taken before a policy answered
-    no_probabilities    the policy, or a record of an earlier version, does not say with what probabilities
+    no_probabilities    the policy, or a record of an earlier version, does not say with what probabilities it drew and
+                        exposed each channel; or it drew from others than the data set has now
     budget_gone         the arm's money for this campaign was refused, at this decision or earlier in the budget's
                         period: what would have come of an exposure is missing, not zero
     other_columns       the context lacks a column that the data set requires
@@ -36,16 +37,17 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
     """SQL: one row a decision of the views `collected_decision` and `collected_outcome`.
 
     Columns: decision_id, user_id, timestamp (of the opportunity), campaign_id, arm, generation (digest of the model
-    that drew), drawn_channel, channel_probs and exposure_probs (lists in the order of the channels), exposed, channel
-    (that was shown), the outcomes, context columns, static ones (of what was exposed), and left_out (null: the decision
-    is an opportunity that a value can rest on).
+    that drew), drawn_channel, channel_probs and exposure_probs (lists in the order of the channels), exposed (what was
+    drawn), left_out (null: the decision is an opportunity that a value can rest on); touchpoint (an exposure took
+    place, of the default action perhaps), its channel and propensity (null: it is not known), its outcomes; context
+    columns, and static ones of a touchpoint.
 
     Args:
         spec: Description of the data set.
         outcome_hours: How long outcomes may come; counted back from the newest decision.
     """
     outcomes = "".join(f"coalesce({_column(kind)}, 0) AS {name_of(kind)}, " for kind in spec.outcome_kinds)
-    columns = "".join(_columns("of_context", spec.context) + _columns("of_user", spec.static))
+    columns = ", ".join(_columns("of_context", spec.context) + _columns("of_user", spec.static))
     return f"""
     WITH outcome AS (
         SELECT decision_id, {", ".join(map(_total, spec.outcome_kinds))}, count_if(kind <> 'cancel') > 0 AS happened
@@ -62,7 +64,8 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
     known AS (
         SELECT record.*, outcome.* EXCLUDE (decision_id),
                {_list("drawing", spec)} AS channel_probs, {_list("exposing", spec)} AS exposure_probs,
-               expose AND NOT withdrawn AND coalesce(happened, false) AS exposed,
+               expose AND NOT withdrawn AND coalesce(happened, false) AS touchpoint,
+               touchpoint AND fallback_reason IS NULL AS exposed,
                max(CASE WHEN budget_exhausted THEN coalesce(refused_until, 'infinity'::TIMESTAMPTZ) END) OVER (
                    PARTITION BY experiment, experiment_version, arm, campaign_id ORDER BY event_time, decision_id
                    ROWS UNBOUNDED PRECEDING) AS refused_to
@@ -71,13 +74,13 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
         SELECT *, event_time::DATE AS day,
                CASE WHEN fallback_reason IN ('repeated', 'no_account') THEN fallback_reason
                     WHEN drawn_channel IS NULL AND fallback_reason IS NOT NULL THEN 'no_draw'
-                    WHEN unsaid OR drawn_channel IS NULL THEN 'no_probabilities'
+                    WHEN unsaid OR drawn_channel IS NULL OR list_sum(channel_probs) < 0.999 THEN 'no_probabilities'
                     WHEN refused_to > event_time THEN 'budget_gone'
                     WHEN {_lacks_a_column(spec)} THEN 'other_columns'
                     WHEN event_time > max(event_time) OVER () - {_interval(outcome_hours)} THEN 'not_mature'
                END AS left_out,
                -- How sure it is that an exposure was wanted: of the ledger, nothing else is asked.
-               CASE WHEN expose OR fallback_reason = 'ledger' THEN 1.0
+               CASE WHEN fallback_reason = 'ledger' OR (expose AND fallback_reason IS NULL) THEN 1.0
                     WHEN fallback_reason IS NOT NULL OR withdrawn
                     THEN list_extract(exposure_probs, list_position({_channels(spec)}, drawn_channel))
                     ELSE 0.0 END AS wanted
@@ -87,8 +90,12 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
         FROM judged WHERE left_out IS NULL GROUP BY arm, day)
     SELECT decision_id, user_id, coalesce(request_time, event_time) AS timestamp, campaign_id, arm,
            coalesce(model_digest, '') AS generation, drawn_channel, channel_probs,
-           list_transform(exposure_probs, lambda p: p * coalesce(share, 1.0)) AS exposure_probs, exposed, channel,
-           {outcomes} {columns} left_out
+           list_transform(exposure_probs, lambda p: p * coalesce(share, 1.0)) AS exposure_probs, exposed, left_out,
+           touchpoint AND list_contains({_channels(spec)}, channel) AND NOT ({_lacks_a_column(spec, static=True)})
+               AS touchpoint, channel,
+           CASE WHEN exposed AND NOT unsaid
+                THEN list_extract(channel_probs, list_position({_channels(spec)}, channel)) END AS propensity,
+           {outcomes} {columns}
     FROM judged LEFT JOIN realised USING (arm, day)
     """
 
@@ -107,12 +114,20 @@ def _column(kind: str) -> str:
 def _columns(struct: str, columns: tuple[Column, ...]) -> list[str]:
     values = {column.name: f"{struct}.{name_of(column.name)}" for column in columns}
     zeros = {column.name: f"coalesce({values[column.name]}, 0.0)" for column in columns if column.missing == "zero"}
-    return [f"{value} AS {name_of(name)}, " for name, value in {**values, **zeros}.items()]
+    return [f"{value} AS {name_of(name)}" for name, value in {**values, **zeros}.items()]
 
 
-def _lacks_a_column(spec: DatasetSpec) -> str:
-    required = [f"of_context.{name_of(column.name)} IS NULL" for column in spec.context if column.missing == "error"]
-    return " OR ".join(required) or "false"
+def _lacks_a_column(spec: DatasetSpec, static: bool = False) -> str:
+    parts = [("of_context", spec.context), *([("of_user", spec.static)] if static else [])]
+    return (
+        " OR ".join(
+            f"{part}.{name_of(column.name)} IS NULL"
+            for part, columns in parts
+            for column in columns
+            if column.missing == "error"
+        )
+        or "false"
+    )
 
 
 def _structure(columns: tuple[Column, ...]) -> str:

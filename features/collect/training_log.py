@@ -132,8 +132,8 @@ def _open(db: duckdb.DuckDBPyConnection, kind: Kind, files: list[Path], until: s
 
 def _write_opportunities(db: duckdb.DuckDBPyConnection, spec: DatasetSpec, path: Path) -> None:
     db.register("windows_of", _users_with_windows(db))
-    columns = (*spec.outcome_kinds, *(column.name for column in spec.context))
-    own = "".join(f"{name_of(name)}, " for name in columns)
+    gained = "".join(f"if(exposed, {name_of(kind)}, 0) AS {name_of(kind)}, " for kind in spec.outcome_kinds)
+    own = gained + "".join(f"{name_of(column.name)}, " for column in spec.context)
     # Windows are most of a record: they are read for these users alone.
     execute(
         db,
@@ -168,11 +168,9 @@ def _users_with_windows(db: duckdb.DuckDBPyConnection) -> pa.Table:
 
 def _add_touchpoints(db: duckdb.DuckDBPyConnection, spec: DatasetSpec, path: Path) -> None:
     """Append exposures to the log, which keeps its order; a column that no record has is null."""
-    channels = "[" + ", ".join(map(text, spec.channels)) + "]"
     own = {column.name for column in (*spec.context, *spec.static)}
-    there = {"user_id", "timestamp", "campaign_id", "channel", *spec.outcome_kinds, *own}
+    there = {"user_id", "timestamp", "campaign_id", "channel", "propensity", *spec.outcome_kinds, *own}
     values = {name: name_of(name) if name in there else "NULL" for name in spec.log_columns}
-    values["propensity"] = f"nullif(list_extract(channel_probs, list_position({channels}, channel)), 0.0)"
     shown = ", ".join(f"{value} AS {name_of(name)}" for name, value in values.items())
     types = schema(spec, pq.read_schema(path).names)
     typed = ", ".join(f"CAST({name_of(f.name)} AS {_SQL[str(f.type)]}) AS {name_of(f.name)}" for f in types)
@@ -181,7 +179,7 @@ def _add_touchpoints(db: duckdb.DuckDBPyConnection, spec: DatasetSpec, path: Pat
             db,
             f"""COPY (SELECT {typed} FROM (
                 FROM {parquet([path])} UNION ALL BY NAME
-                SELECT {shown} FROM judged WHERE exposed AND list_contains({channels}, channel)
+                SELECT {shown} FROM judged WHERE touchpoint
             ) ORDER BY user_id, timestamp) TO {text(unfinished)} (FORMAT parquet, COMPRESSION zstd)""",
         )
 

@@ -72,9 +72,10 @@ def tables(folder: Path, store: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         ({"fallback_reason": "model_timeout", **BEFORE_THE_DRAW}, [], "no_draw"),
         ({"exposure_probs": {}}, COST, "no_probabilities"),
         ({"channel_probs": {}}, COST, "no_probabilities"),
+        ({"channel_probs": {"video": 0.4}}, COST, "no_probabilities"),  # of the drawn one alone
         ({"schema_version": 2, "drawn_channel": None, "exposure_probs": None}, COST, "no_probabilities"),
         ({"budget_exhausted": True, **NOTHING}, [], "budget_gone"),
-        ({"context": {"device": "phone"}}, COST, "other_columns"),
+        ({"context": {"device": "phone"}}, [], "other_columns"),
         ({"stage": "off", "assignment_probability": 1.0}, COST, "exposed"),  # the policy decided all the same
     ],
 )
@@ -106,6 +107,34 @@ def test_what_is_written_is_what_happened(tmp_path: Path) -> None:
     assert touchpoint["timestamp"] == START and (touchpoint["channel"], touchpoint["propensity"]) == ("video", 0.4)
     assert (touchpoint["hour"], touchpoint["device"], touchpoint["placement"]) == (14.0, "phone", None)
     assert (touchpoint["click"], touchpoint["revenue"], touchpoint["age_group"]) == (1, 5.0, "30-39")
+
+
+def test_what_a_caller_showed_instead_is_a_touchpoint_and_no_exposure_of_the_policy(tmp_path: Path) -> None:
+    """After a fault the default action may be exposed: what the caller's own logic would do."""
+    instead = decision("d", fallback_reason="model_timeout", channel="search", propensity=None)
+    later = decision("e", 1, user_id="u2", fallback_reason="ledger", channel="search", propensity=None)
+    outcomes = [
+        *COST,
+        outcome("d-click", "d", "click", 1.0),
+        outcome("e-cost", "e"),
+        outcome("e-click", "e", "click", 1.0),
+    ]
+    store = collected(tmp_path, [{**instead, "drawn_channel": None}, later], outcomes)
+    opportunities, touchpoints = tables(tmp_path, store)
+    assert touchpoints["channel"].tolist() == ["search", "search"] and touchpoints["click"].tolist() == [1, 1]
+    assert touchpoints["propensity"].isna().all()
+    (opportunity,) = opportunities.to_dict("records")
+    assert (opportunity["decision_id"], opportunity["channel"]) == ("e", "video")
+    assert (opportunity["exposed"], opportunity["click"], opportunity["cost"]) == (False, 0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"channel": "radio", "drawn_channel": "radio", "channel_probs": {"radio": 1.0}}, {"context": {"device": "tv"}}],
+)
+def test_an_exposure_that_does_not_fit_the_data_set_is_no_touchpoint(tmp_path: Path, changes: dict[str, Any]) -> None:
+    opportunities, touchpoints = tables(tmp_path, collected(tmp_path, [decision("d", **changes)], COST))
+    assert touchpoints.empty and opportunities.empty
 
 
 def test_windows_are_kept_where_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
