@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mtorl.arrays import Floats
+from mtorl.arrays import Bools, Floats
 from mtorl.artifact import artifact
 from mtorl.evaluation.budget_curve import GainAndCost, budget_curve
 from mtorl.evaluation.gate import ExpectedOutcomes, gate, value_difference
@@ -52,11 +52,12 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
     if not len(rows):
         raise WindowError("no test windows: the log has too few users")
     opportunities = Opportunities.load(windows, spec, "test")
-    moments = batch if opportunities is None else WindowBatch.from_instances(opportunities.instances, spec)
     if opportunities is None:
-        log = _touchpoints(rows, logged_propensity(table.rows, spec)[test], spec)
+        known = _propensity_is_known(table.rows, spec)
+        moments = batch.take(np.flatnonzero(known[test]))
+        log = _touchpoints(rows[known[test]], logged_propensity(table.rows[known], spec)[test[known]], spec)
     else:
-        log = _decisions(opportunities, spec)
+        moments, log = WindowBatch.from_instances(opportunities.instances, spec), _decisions(opportunities, spec)
     channel_B = np.array([spec.channels.index(name) for name in rows["channel"]])
     gain_B, cost_B = spec.reward.gain.of(rows), rows["cost"].to_numpy(float)
     users_B = rows["user_id"].to_numpy()
@@ -70,8 +71,7 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
             logits_BC, reward_BC, LoggedTargets(channel_B, label_B, users_B, positive_B=gain_B > 0), seed
         )
         predicted[name] = GainAndCost(arm.encoder.unreward(reward_BC, cost_BC)[logged], cost_BC[logged])
-        if opportunities is not None:
-            logits_BC, reward_BC, cost_BC = arm.predict(moments)
+        logits_BC, reward_BC, cost_BC = arm.predict(moments)
         forecasts[name] = Forecast(logits_BC, arm.encoder.unreward(reward_BC, cost_BC), cost_BC)
         params[name] = arm.policy
         progress.report(turn + 1, 3, name)
@@ -111,6 +111,20 @@ def _paced(forecast: Forecast, params: PolicyParams, budget: float) -> PolicyPar
         return float((probs_BC * expose_BC * cost_BC).sum(axis=1).mean())
 
     return replace(params, price=solve_price(spend, budget))
+
+
+def _propensity_is_known(rows: pd.DataFrame, spec: DatasetSpec) -> Bools:
+    """Ingestion sees to it in a log. But an arm that says no probabilities leaves exposures without, and is no fault.
+
+    Raises:
+        WindowError: nothing is known of any test user.
+    """
+    known = rows["propensity"].notna().to_numpy() if spec.propensity == "logged" else np.ones(len(rows), dtype=np.bool_)
+    if not (known & (rows["split"] == "test")).any():
+        raise WindowError(
+            "no test user has a touchpoint whose propensity is known: no policy can be valued on this log"
+        )
+    return np.asarray(known)
 
 
 def _touchpoints(rows: pd.DataFrame, propensity_B: Floats, spec: DatasetSpec) -> LoggedRows:
