@@ -17,6 +17,7 @@ def ingest(
     content: str,
     collected: str,
     decisions: str,
+    most_touchpoints: int,
     code_version: str,
     log: Output[Dataset],
     quarantine: Output[Artifact],
@@ -32,6 +33,7 @@ def ingest(
         content: What the step `fingerprint` found; part of the cache key, and compared with the log once it is read.
         collected: Folder of the step `collect`; its decisions are added to the log.
         decisions: What that step found; part of the cache key. Empty: no decisions.
+        most_touchpoints: About so many touchpoints of log and decisions a training reads at most; 0 for all.
         code_version: Part of the cache key: the library's version.
         log: Folder with touchpoints.parquet and dataset.yaml.
         quarantine: CSV of the rows that fail validation; empty if there are none.
@@ -56,7 +58,7 @@ def ingest(
             raise
         check_unchanged(raw, content)
         if decisions:
-            print(add_decisions(collected, Path(log.path), Decisions.mature(Path(log.path))))
+            print(add_decisions(collected, Path(log.path), Decisions.mature(Path(log.path), most_touchpoints)))
         Path(quarantine.path).touch()  # an output without a file is a dead link, and never found in kfp.local's cache
         log.metadata["fingerprint"] = report.fingerprint
         return (report.rows, report.users, report.quarantined)

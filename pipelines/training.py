@@ -41,6 +41,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         registry: str = f"{MOUNT}/registry",
         decision_log: str = f"{MOUNT}/decision_log",
         collected: str = f"{MOUNT}/collected",
+        most_touchpoints: int = 0,
         bad_rows: str = "fail",
         users: int = 0,
         seed: int = 7,
@@ -61,6 +62,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
                 content=content,
                 collected=collected,
                 decisions=decisions,
+                most_touchpoints=most_touchpoints,
                 code_version=code_version,
             )
         ).outputs["log"]

@@ -46,6 +46,7 @@ class Learnable:
     exposures: int  # that took place, those included that are no opportunity
     left_out: dict[str, int]  # decisions that are no opportunity, by reason (`rules.py`)
     generations: tuple[Generation, ...]  # oldest first
+    pruned: int = 0  # touchpoints that a training does not read, because there are too many
 
     def __str__(self) -> str:
         lines = [
@@ -53,6 +54,7 @@ class Learnable:
             f"{self.exposures:,} exposures took place",
             *(f"left out, {reason}: {count:,}" for reason, count in self.left_out.items()),
             *map(str, self.generations),
+            *([f"{self.pruned:,} touchpoints are left out: there are too many"] if self.pruned else []),
         ]
         return "\n".join(lines)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.collect.database import execute, limited_database, name_of, parquet, text
+from features.collect.pruning import LOG, generations_of, kept, kept_shares, squared_weight, squared_weight_of_log
 from features.collect.report import Learnable, learnable_of
 from features.collect.rules import decisions_query
 from features.collect.store import hourly
@@ -52,15 +53,18 @@ class Decisions:
     Attributes:
         outcome_hours: Younger ones are no opportunities: their outcomes may still come.
         until: Only those before this time (ISO); empty for all.
+        most_touchpoints: About so many exposures a training should read, the log's own included (`pruning.py`); 0 for
+            no limit.
     """
 
     outcome_hours: float = 0.0
     until: str = ""
+    most_touchpoints: int = 0
 
     @classmethod
-    def mature(cls, folder: Path) -> Decisions:
+    def mature(cls, folder: Path, most_touchpoints: int = 0) -> Decisions:
         """Those old enough for all their outcomes, as the description in a log's folder says."""
-        return cls(DatasetSpec.load(folder / DATASET_FILE).outcome_hours)
+        return cls(DatasetSpec.load(folder / DATASET_FILE).outcome_hours, most_touchpoints=most_touchpoints)
 
 
 def learnable(store: str | Path, spec: DatasetSpec, which: Decisions = Decisions()) -> Learnable:
@@ -96,9 +100,9 @@ def add_decisions(store: str | Path, folder: str | Path, which: Decisions = Deci
         progress.report(1, 4, "opportunities")
         _write_opportunities(db, spec, data / OPPORTUNITIES_FILE)
         progress.report(2, 4, "touchpoints")
-        _add_touchpoints(db, spec, data / LOG_FILE)
+        pruned = _add_touchpoints(db, spec, data / LOG_FILE, which.most_touchpoints)
         progress.report(3, 4, "what can be learned")
-        found = learnable_of(db, spec)
+        found = replace(learnable_of(db, spec), pruned=pruned)
     _note(data, found)
     progress.report(4, 4, "done")
     return found
@@ -166,22 +170,36 @@ def _users_with_windows(db: duckdb.DuckDBPyConnection) -> pa.Table:
     return pa.table({"user_id": pa.array(pd.concat(chosen), pa.string())})
 
 
-def _add_touchpoints(db: duckdb.DuckDBPyConnection, spec: DatasetSpec, path: Path) -> None:
-    """Append exposures to the log, which keeps its order; a column that no record has is null."""
+def _add_touchpoints(db: duckdb.DuckDBPyConnection, spec: DatasetSpec, path: Path, most_rows: int) -> int:
+    """Append exposures to the log, which keeps its order; a column that no record has is null.
+
+    Returns:
+        How many touchpoints were left out because there are too many.
+    """
     own = {column.name for column in (*spec.context, *spec.static)}
     there = {"user_id", "timestamp", "campaign_id", "channel", "propensity", *spec.outcome_kinds, *own}
     values = {name: name_of(name) if name in there else "NULL" for name in spec.log_columns}
     shown = ", ".join(f"{value} AS {name_of(name)}" for name, value in values.items())
     types = schema(spec, pq.read_schema(path).names)
     typed = ", ".join(f"CAST({name_of(f.name)} AS {_SQL[str(f.type)]}) AS {name_of(f.name)}" for f in types)
+    channels = len(spec.channels)
+    pool = f"""(SELECT {typed}, arm, generation, squared_weight FROM (
+        SELECT *, {text(LOG)} AS arm, '' AS generation, {squared_weight_of_log(channels)} AS squared_weight
+        FROM {parquet([path])} UNION ALL BY NAME
+        SELECT {shown}, arm, generation, if(propensity IS NULL, NULL, {squared_weight(channels)}) AS squared_weight
+        FROM judged WHERE touchpoint))"""
+    generations = generations_of(db, pool) if most_rows else []
+    rows = sum(one.rows for one in generations)
+    stays = kept(kept_shares(generations, most_rows)) if rows > most_rows else "true"
     with replacing(path) as unfinished:
         execute(
             db,
-            f"""COPY (SELECT {typed} FROM (
-                FROM {parquet([path])} UNION ALL BY NAME
-                SELECT {shown} FROM judged WHERE touchpoint
-            ) ORDER BY user_id, timestamp) TO {text(unfinished)} (FORMAT parquet, COMPRESSION zstd)""",
+            f"""COPY (
+                SELECT * EXCLUDE (arm, generation, squared_weight) FROM {pool} WHERE {stays} ORDER BY user_id, timestamp)
+            TO {text(unfinished)} (FORMAT parquet, COMPRESSION zstd)""",
         )
+    ((written,),) = execute(db, f"SELECT count(*) FROM {parquet([path])}")
+    return max(0, rows - int(written))
 
 
 def _note(data: Path, found: Learnable) -> None:

@@ -30,7 +30,7 @@ def log(output: Output) -> Artifact:
     made = output(Dataset, "log")
     content = fingerprint.python_func("simulator", "simulator")
     ingest.python_func(
-        "simulator", "simulator", "fail", USERS, 7, content, "", "", CODE, made, output(Artifact, "quarantine")
+        "simulator", "simulator", "fail", USERS, 7, content, "", "", 0, CODE, made, output(Artifact, "quarantine")
     )
     return made
 

@@ -43,7 +43,7 @@ def read(output: Output, collected: str, decisions: str) -> Artifact:
     content = fingerprint.python_func("simulator", "simulator")
     quarantine = output(Artifact, "quarantine")
     ingest.python_func(
-        "simulator", "simulator", "fail", USERS, 7, content, collected, decisions, CODE, made, quarantine
+        "simulator", "simulator", "fail", USERS, 7, content, collected, decisions, 0, CODE, made, quarantine
     )
     return made
 

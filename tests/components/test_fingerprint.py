@@ -46,7 +46,7 @@ def test_a_log_is_read_again_when_it_has_changed_and_only_then(raw: Path, tmp_pa
     def reading(source: str) -> int:
         content = LAPTOP.step(fingerprint(source=source, dataset="simulator")).output
         settings = {"source": source, "dataset": "simulator", "bad_rows": "fail", "users": 0, "seed": 7}
-        read = ingest(**settings, content=content, collected="", decisions="", code_version="1")
+        read = ingest(**settings, content=content, collected="", decisions="", most_touchpoints=0, code_version="1")
         return LAPTOP.step(read).outputs["rows"]
 
     def read(number: int) -> list[Path]:

@@ -27,7 +27,7 @@ def faulty(tmp_path: Path) -> Path:
 
 def read(raw: Path, bad_rows: str, log: Artifact, quarantine: Artifact, content: str = "") -> tuple[int, int, int]:
     content = content or fingerprint.python_func(str(raw), "simulator")
-    return ingest.python_func(str(raw), "simulator", bad_rows, 0, 7, content, "", "", CODE, log, quarantine)
+    return ingest.python_func(str(raw), "simulator", bad_rows, 0, 7, content, "", "", 0, CODE, log, quarantine)
 
 
 def test_the_simulators_log_is_made_where_somebody_says_so(log: Artifact) -> None:
@@ -39,7 +39,7 @@ def test_the_simulators_log_is_made_where_somebody_says_so(log: Artifact) -> Non
 def test_nothing_is_simulated_by_default(output: Output) -> None:
     with pytest.raises(SystemExit, match="source: give the path of the touchpoint log, or 'simulator'"):
         ingest.python_func(
-            "", "simulator", "fail", 0, 7, "", "", "", CODE, output(Dataset, "log"), output(Artifact, "q")
+            "", "simulator", "fail", 0, 7, "", "", "", 0, CODE, output(Dataset, "log"), output(Artifact, "q")
         )
 
 

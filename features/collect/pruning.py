@@ -1,0 +1,84 @@
+"""Which exposures a training keeps when there are more than it should read: wide generations stay longest.
+
+A generation is the log that everything began with, or the exposures of one model in one arm. Its *width* says how much
+it knows of other policies: the effective sample of a policy that draws every channel alike, as a share of its rows
+(Kish), which is one over the mean of that policy's squared weight. A log of random exposures has width 1; a policy that
+nearly always shows one channel is close to 0. Training on narrow exposures alone breaks the heads, so
+
+- the newest generation of each arm stays: it is what serves, at the states that it leads to
+- of the others, the narrowest go first, the older of two alike
+- of the one that fits in part, whole users stay, chosen by a hash
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from features.collect.database import execute, name_of, text
+
+if TYPE_CHECKING:
+    import duckdb
+
+LOG = ""
+"""Arm of the log that everything began with."""
+
+
+@dataclass(frozen=True)
+class Touchpoints:
+    """The exposures of a generation."""
+
+    arm: str
+    generation: str
+    rows: int
+    width: float
+    newest: float  # seconds since 1970
+
+
+def squared_weight(channels: int) -> str:
+    """SQL: expectation of the squared weight of a decision, from channel_probs; null where they are not known."""
+    return f"list_sum(list_transform(channel_probs, lambda p: 1 / greatest(p, 1e-6))) / {channels**2}"
+
+
+def squared_weight_of_log(channels: int) -> str:
+    """SQL: the squared weight of a row of the log, of which the drawn channel's propensity alone is known."""
+    return f"({1 / channels!r} / propensity) ** 2"
+
+
+def generations_of(db: duckdb.DuckDBPyConnection, touchpoints: str) -> list[Touchpoints]:
+    """The generations of a table with the columns arm, generation, timestamp and squared_weight.
+
+    A log without propensities names a model of them, and is taken for one of random exposures; an arm without
+    probabilities knows nothing of other policies.
+    """
+    unknown = f"if(arm = {text(LOG)}, 1.0, 0.0)"
+    found = execute(
+        db,
+        f"""SELECT arm, generation, count(*), coalesce(1 / avg(squared_weight), {unknown}), epoch(max(timestamp))
+        FROM {touchpoints} GROUP BY arm, generation""",
+    )
+    return [Touchpoints(*row) for row in found]
+
+
+def kept_shares(generations: Sequence[Touchpoints], most_rows: int) -> dict[tuple[str, str], float]:
+    """Share of each generation's users to keep, by arm and generation, so that about `most_rows` rows are left."""
+    newest = {one.arm: one for one in sorted(generations, key=lambda one: one.newest) if one.arm != LOG}
+    first = list(newest.values())
+    others = sorted((one for one in generations if one not in first), key=lambda one: (-one.width, -one.newest))
+    shares, left = {}, most_rows
+    for one in (*first, *others):
+        share = min(1.0, max(0.0, left / one.rows))
+        shares[one.arm, one.generation] = share
+        left -= round(share * one.rows)
+    return shares
+
+
+def kept(shares: dict[tuple[str, str], float]) -> str:
+    """SQL: whether a row stays, from its arm, generation and user."""
+    cases = " ".join(
+        f"WHEN {name_of('arm')} = {text(arm)} AND generation = {text(generation)} "
+        f"THEN hash(user_id) / 18446744073709551616.0 < {share!r}"
+        for (arm, generation), share in shares.items()
+    )
+    return f"(CASE {cases} END)"

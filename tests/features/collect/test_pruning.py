@@ -1,0 +1,87 @@
+"""Which exposures a training keeps when there are too many: the newest of each arm, and then the widest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from hypothesis import given
+from hypothesis import strategies as st
+
+from features.collect.pruning import LOG, Touchpoints, kept_shares
+from features.collect.store import collect
+from features.collect.training_log import Decisions, add_decisions
+from mtorl.log.touchpoints import INGEST_FILE, LOG_FILE
+from tests.features.collect.decision_logs import decision, outcome, write
+from tests.features.collect.test_rules import data_folder
+
+GENERATIONS = st.lists(
+    st.builds(
+        Touchpoints,
+        arm=st.sampled_from([LOG, "a", "b"]),
+        generation=st.text("xyz", min_size=1, max_size=3),
+        rows=st.integers(1, 1000),
+        width=st.floats(0.01, 1.0),
+        newest=st.floats(0, 1e9),
+    ),
+    min_size=1,
+    max_size=8,
+    unique_by=lambda one: (one.arm, one.generation),
+)
+
+
+@given(generations=GENERATIONS, most=st.integers(1, 4000))
+def test_no_more_are_kept_and_none_is_left_out_that_would_fit(generations: list[Touchpoints], most: int) -> None:
+    shares = kept_shares(generations, most)
+    rows = [shares[one.arm, one.generation] * one.rows for one in generations]
+    total = sum(one.rows for one in generations)
+    assert all(0 <= share <= 1 for share in shares.values())
+    assert abs(sum(rows) - min(most, total)) <= len(generations)  # rounding
+    partly = [share for share in shares.values() if 0 < share < 1]
+    assert len(partly) <= 1 + sum(abs(share - round(share)) < 0.01 for share in partly)
+
+
+@given(generations=GENERATIONS, most=st.integers(1, 4000))
+def test_of_old_generations_a_wider_one_stays_longer(generations: list[Touchpoints], most: int) -> None:
+    shares = kept_shares(generations, most)
+    newest = {
+        arm: max((one for one in generations if one.arm == arm), key=lambda one: one.newest)
+        for arm in ("a", "b")
+        if any(one.arm == arm for one in generations)
+    }
+    old = [one for one in generations if one not in newest.values()]
+    for one in old:
+        for other in old:
+            if one.width > other.width:
+                assert shares[one.arm, one.generation] >= shares[other.arm, other.generation]
+    if any(shares[one.arm, one.generation] > 0 for one in old):
+        assert all(shares[one.arm, one.generation] == 1 for one in newest.values() if one.arm != LOG)
+
+
+def test_a_wide_log_stays_and_old_narrow_decisions_go(tmp_path: Path) -> None:
+    narrow = {"channel_probs": {"search": 0.01, "social": 0.01, "display": 0.01, "video": 0.97}, "propensity": 0.97}
+    decisions, outcomes = [], []
+    for generation in range(3):
+        for i in range(200):
+            name = f"g{generation}-{i}"
+            user = {"user_id": name, "model_digest": f"model-{generation}"}
+            decisions.append(decision(name, 100 * generation + i / 10, **narrow, **user))
+            outcomes.append(outcome(f"{name}-cost", name, minutes=100 * generation + i / 10))
+    collect(write(tmp_path / "log", decisions, outcomes), tmp_path / "store")
+
+    def pruned(most: int) -> dict[str, int]:
+        folder = data_folder(tmp_path / f"data-{most}", rows=300)
+        found = add_decisions(tmp_path / "store", folder, Decisions(most_touchpoints=most))
+        log = pd.read_parquet(folder / LOG_FILE)
+        assert found.pruned == 900 - len(log)
+        assert json.loads((folder / INGEST_FILE).read_text())["rows"] == len(log)
+        return log["user_id"].str[:2].value_counts().to_dict()
+
+    assert pruned(900) == {"ol": 300, "g0": 200, "g1": 200, "g2": 200} == pruned(0)
+    some = pruned(700)
+    assert (some["ol"], some["g1"], some["g2"], some.get("g0", 0)) == (300, 200, 200, 0)
+    few = pruned(350)
+    assert few["g2"] == 200 and "g0" not in few and "g1" not in few
+    assert np.isclose(few["ol"], 150, atol=30), "of what fits in part, users by a hash"
