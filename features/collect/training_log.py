@@ -195,7 +195,8 @@ def _add_touchpoints(db: duckdb.DuckDBPyConnection, spec: DatasetSpec, path: Pat
         execute(
             db,
             f"""COPY (
-                SELECT * EXCLUDE (arm, generation, squared_weight) FROM {pool} WHERE {stays} ORDER BY user_id, timestamp)
+                SELECT * EXCLUDE (arm, generation, squared_weight) FROM {pool} WHERE {stays}
+                ORDER BY user_id, timestamp)
             TO {text(unfinished)} (FORMAT parquet, COMPRESSION zstd)""",
         )
     ((written,),) = execute(db, f"SELECT count(*) FROM {parquet([path])}")
