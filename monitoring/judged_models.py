@@ -4,6 +4,8 @@ A model that is promoted or rolled back in mid-experiment makes two policies of 
 about: it serves now, and would be shipped. Judged is what was decided after the last decision of any other model of
 any arm, so that all arms are compared over the same time. A decision without a model (a fallback) counts by its time.
 One from the future, of a clock that was ahead, is not the newest.
+A model is known by its digest or, where an arm does not give one, by name and version; one that says nothing of itself
+can't be told from another.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from monitoring.decision_log import Period
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.records import one_record_each
 
+_IDENTITY = "coalesce(model_digest, nullif(concat_ws(' ', model_name, model_version), ''))"
+
 if TYPE_CHECKING:
     import duckdb
 
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
 class JudgedModels(NamedTuple):
     """The newest models of an experiment, and since when they alone decide."""
 
-    digests: dict[str, str]  # by arm
+    digests: dict[str, str]  # by arm; of a model without one, name and version
     since: datetime | None  # the last decision of any other model; None: there is none
 
     @property
@@ -43,10 +47,10 @@ def judged_models(db: duckdb.DuckDBPyConnection, experiment: Experiment, period:
     """
     rows = db.execute(
         f"""WITH answered AS (
-            SELECT arm, model_digest AS digest, CAST(event_time AS TIMESTAMPTZ) AS decided, decision_id
+            SELECT arm, {_IDENTITY} AS digest, CAST(event_time AS TIMESTAMPTZ) AS decided, decision_id
             FROM ({one_record_each("decision", "decision_log")})
             WHERE experiment = $name AND coalesce(salt, $salt) = $salt AND assignment_probability < 1
-              AND model_digest IS NOT NULL AND CAST(event_time AS TIMESTAMPTZ) <= now() AND {period.condition()}),
+              AND {_IDENTITY} IS NOT NULL AND CAST(event_time AS TIMESTAMPTZ) <= now() AND {period.condition()}),
         newest AS (SELECT arm, last(digest ORDER BY decided, decision_id) AS newest FROM answered GROUP BY arm)
         SELECT arm, newest, max(decided) FILTER (digest <> newest)
         FROM answered JOIN newest USING (arm) GROUP BY arm, newest ORDER BY arm""",

@@ -9,9 +9,11 @@ def experiment(endpoint: str, **changes: Any) -> dict[str, Any]:
     """Two arms at an even split.
 
     Args:
-        endpoint: Of both arms.
+        endpoint: Of both arms, and of those in `changes` that do not say where they answer.
         changes: Other fields, or other values of these.
     """
+    if "arms" in changes:
+        changes["arms"] = [arm if "policy" in arm else {"endpoint": endpoint, **arm} for arm in changes["arms"]]
     return {
         "name": "test",
         "enabled": True,

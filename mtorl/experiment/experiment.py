@@ -105,6 +105,9 @@ class Arm(StrictModel):
     """Base URL of the server, or the whole URL to post to."""
     model_digest: Text | None = None
     """Beginning of the digest of the model that must answer there; by default, any model may."""
+    model_name: Text | None = None
+    """Of the model that answers there, if it does not say so itself; likewise its version."""
+    model_version: Text | None = None
 
     @field_validator("name")
     @classmethod

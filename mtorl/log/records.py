@@ -63,9 +63,12 @@ class V2Answer(TypedDict):
     arm: Annotated[Name, Field(description="The arm that the user is assigned to, also when the decision fell back.")]
     channel: Name
     expose: Annotated[bool, Field(description="Whether the ad may be shown, and money spent.")]
-    propensity: Annotated[Probability, Field(description="Probability of the channel; 1 on a fallback.")]
-    expected_reward: float
-    expected_cost: Amount
+    propensity: Annotated[
+        Probability | None,
+        Field(description="Probability of the channel; 1 on a fallback. Here and below, null: the arm did not say."),
+    ]
+    expected_reward: float | None
+    expected_cost: Amount | None
     budget_exhausted: Annotated[
         bool, Field(description="The model would have exposed, but the ledger had no money left for it.")
     ]
@@ -102,7 +105,11 @@ class DecisionRecord(V1Answer):
     ]
     stage: Annotated[Stage, Field(description="Of the experiment; off: the kill switch was on.")]
     model_name: Annotated[
-        str | None, Field(description="Of the model that answered, also if its answer was not taken; null: none did.")
+        str | None,
+        Field(
+            description="Of the model that answered, also if its answer was not taken; null, as version and digest may "
+            "be: none did, or it did not say."
+        ),
     ]
     model_version: str | None
     model_digest: str | None
@@ -124,7 +131,10 @@ class DecisionRecord(V1Answer):
     ]
     channel_probs: Annotated[
         dict[str, PossibleProbability],
-        Field(description="Probability of drawing each channel, in the order of the draw; empty: no draw."),
+        Field(
+            description="Probability of drawing each candidate, in the order of the draw, or of the drawn one alone if "
+            "no other is known; empty: no draw, or none is known."
+        ),
     ]
     exposure_probs: Annotated[
         dict[str, PossibleProbability],

@@ -3,8 +3,9 @@
     {"window": {...}, "u": 0.42, "candidates": ["search", "video"], "price": 0.3}
     {"window": {...}, "channel": "video", "price": {"search": 0.3, "video": 0.5}}
 
-A price is one number for all channels, or a number for each channel, as a pacing controller sets them. Without one the
-price of the artifact applies.
+The router's items also name the user, the campaign, the time and the context, for arms that have no window to read;
+here they are not looked at. A price is one number for all channels, or one for each, as a pacing controller sets them.
+Without one the price of the artifact applies.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from mtorl.log.dataset import DatasetSpec
 from mtorl.window.window import Instance
 
+_FOR_OTHERS = ("user_id", "campaign_id", "timestamp", "context")  # what the router tells, and no model of ours reads
 MAX_PRICE = 1e9  # gain per currency unit; keeps price * cost finite
 
 
@@ -82,7 +84,7 @@ def _object(item: Any, required: tuple[str, ...], optional: tuple[str, ...]) -> 
     if not isinstance(item, dict) or "window" not in item:
         raise ValueError(f"an instance must be an object with {' and '.join(required)}")
     # A misspelt "price" must not be ignored: the decision would spend by another price.
-    if unknown := [name for name in item if name not in (*required, *optional)]:
+    if unknown := [name for name in item if name not in (*required, *optional, *_FOR_OTHERS)]:
         raise ValueError(f"unknown field {unknown[0]!r}; known: {', '.join((*required, *optional))}")
     return item
 

@@ -84,7 +84,7 @@ class Router:
         self._settings = settings
         self._source = features
         self._seconds = seconds
-        self._arms = Arms(self.spec.channels, ArmModels(self.health))
+        self._arms = Arms(self.spec.channels, ArmModels(self.health), self.health)
         self._arm_watch = ArmWatch(self.live, self._arms, self.spec, self.health)
         self._reservation_ttl = settings.reservation_ttl_hours * 3600
         self._started = time.time()

@@ -147,6 +147,16 @@ def test_after_a_roll_back_only_what_follows_it_counts(tmp_path: Path) -> None:
     assert sum(arm["decisions"] for arm in found["arms"].values()) == 600
 
 
+def test_models_without_digests_are_told_apart_by_name_and_version_and_others_not_at_all(tmp_path: Path) -> None:
+    log = traffic(400, 0.3)
+    for place, row in enumerate(log.decisions):
+        row |= {"model_digest": None, "model_name": None, "model_version": None}
+        if row["arm"] == "challenger":
+            row |= {"model_name": "ranker", "model_version": "1" if place < 600 else "2"}
+    found = verdict_from_log(log.write(tmp_path), EXPERIMENT)
+    assert found["left_out"] == {"other_model": 600} and found["models"] == {"challenger": "ranker 2"}
+
+
 def test_a_budget_period_in_which_a_model_changed_counts_for_none(tmp_path: Path) -> None:
     daily = {"budgets": [{"campaign": "*", "channel": "*", "amount": 100.0, "period": "day"}]}
     log = traffic(1600, 0.3)  # a decision a minute: three days and a third

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -77,18 +78,23 @@ class FakeArm:
     Attributes:
         mode: "ok", "hold" (answer once `release` is set), "hang", "endless" (a body without an end), "hang-up" (or
             "hang-up once"), a status, raw bytes for the body, or a function from an item to its prediction.
+        form: Makes the body of an answer from the predictions.
+        headers: Of an answer.
         asked: Items that came for decisions, by arm.
         release: Lets requests that are held be answered.
     """
 
     def __init__(self) -> None:
         self.mode: Any = "ok"
+        self.form: Callable[[list[Any]], Any] = lambda predictions: {"predictions": predictions}
+        self.headers: dict[str, str] = {}
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.release = asyncio.Event()
 
     async def start(self) -> str:
         application = web.Application()
         application.router.add_post("/v1/models/{arm}", self._answer)
+        application.router.add_post("/v2/models/{arm}/infer", self._answer)
         self._runner = web.AppRunner(application, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
@@ -98,7 +104,8 @@ class FakeArm:
         await self._runner.cleanup()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        items = (await request.json())["instances"]
+        body = await request.json()
+        items = [json.loads(text) for text in body["inputs"][0]["data"]] if "inputs" in body else body["instances"]
         arm = request.match_info["arm"].removesuffix(":predict")
         self.asked.extend((arm, item) for item in items if item["window"]["context"]["device"][-1] != "warm-up")
         match self.mode:
@@ -120,7 +127,7 @@ class FakeArm:
             case bytes(body):
                 return web.Response(body=body, content_type="application/json")
         answer = self.mode if callable(self.mode) else lambda _: decision()
-        return web.json_response({"predictions": [answer(item) for item in items]})
+        return web.json_response(self.form([answer(item) for item in items]), headers=self.headers)
 
 
 @dataclass

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from mtorl.experiment.experiment import Arm, Experiment
+from serving.router.flow.arm_answers import ArmError
 from serving.router.ops import metrics
 from serving.router.ops.health import Health
 from serving.throttle import OncePerSecond
@@ -22,16 +23,12 @@ log = logging.getLogger(__name__)
 log.addFilter(OncePerSecond())
 
 
-class ArmError(RuntimeError):
-    """The arm did not answer, or not with a decision."""
-
-
 class WrongModel(ArmError):
     """Another model answers than the experiment names for the arm."""
 
 
 class ArmModels:
-    """Looks at the digests of answers. For one event loop.
+    """Looks at who answers. For one event loop.
 
     Args:
         health: Is told when an arm's model has changed.
@@ -42,23 +39,31 @@ class ArmModels:
         self._experiment = ("", "")
         self._newest: dict[str, str] = {}
 
-    def check(self, experiment: Experiment, arm: Arm, digests: Iterable[str]) -> None:
+    def check(self, experiment: Experiment, arm: Arm, models: Iterable[str | None]) -> None:
         """Note the models that answered for an arm of an experiment.
+
+        Args:
+            experiment: The experiment in force.
+            arm: Its arm.
+            models: Digest of each or, without one, name and version; None: it does not say.
 
         Raises:
             WrongModel: One of them is not the experiment's.
         """
         if self._experiment != (experiment.name, experiment.salt):
             self._start_over(experiment)
-        for digest in digests:
-            if arm.model_digest is not None and not digest.startswith(arm.model_digest):
+        for model in models:
+            if arm.model_digest is not None and not (model or "").startswith(arm.model_digest):
+                who = f"model {model}" if model else "a model without a digest"
                 raise WrongModel(
-                    f"{arm.url}: model {digest} answers, and the experiment names {arm.model_digest} for {arm.name}; "
+                    f"{arm.url}: {who} answers, and the experiment names {arm.model_digest} for {arm.name}; "
                     "mend endpoint or model_digest"
                 )
-            before, self._newest[arm.name] = self._newest.get(arm.name, digest), digest
-            if digest != before:
-                text = f"model {digest[:12]} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S}, {before[:12]} before"
+            if model is None:
+                continue
+            before, self._newest[arm.name] = self._newest.get(arm.name, model), model
+            if model != before:
+                text = f"model {_short(model)} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S}, {_short(before)} before"
                 metrics.ARM_MODEL_CHANGES.labels(arm.name).inc()
                 self._health.note(arm.name, f"{text}: the verdict judges what the newest models decided")
                 log.warning("%s: %s; a new model is a new experiment: give it a new salt", arm.name, text)
@@ -69,3 +74,7 @@ class ArmModels:
             self._health.note(arm)
         self._experiment = experiment.name, experiment.salt
         self._newest = {}
+
+
+def _short(model: str) -> str:
+    return model if len(model) <= 40 else model[:12]  # a digest

@@ -14,6 +14,7 @@ from typing import Any
 
 from mtorl.experiment.experiment import Arm, Experiment
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.times import iso
 from mtorl.window.window import instance_from_history
 from serving.router.flow.arms import Arms
 from serving.router.ops import metrics
@@ -43,7 +44,15 @@ class ArmWatch:
         self._health = health
         self._urls: dict[str, str] = {}
         context = {column.name: 0.0 if column.kind == "numeric" else "warm-up" for column in spec.context}
-        self._item: dict[str, Any] = {"window": instance_from_history({}, context, {}, spec, at=0), "u": 0.5}
+        self._item: dict[str, Any] = {
+            "window": instance_from_history({}, context, {}, spec, at=0),
+            "u": 0.5,
+            "user_id": "warm-up",
+            "campaign_id": "warm-up",
+            "timestamp": iso(0),
+            "context": context,
+            "candidates": spec.channels,
+        }
 
     async def run(self) -> None:
         """The background task."""

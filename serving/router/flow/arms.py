@@ -1,19 +1,31 @@
-"""Client of the policies behind the router: one POST for all windows of an arm that wait; every answer is checked."""
+"""Asks the arms, which need not be ours: one POST for all items of an arm that wait.
+
+    POST <endpoint>                    {"instances": [{"window": ..., "u": ..., "user_id": ..., ...}, ...]}
+    -> {"predictions": [...]}          v1
+    -> [...]                           or the list alone; to a single item, an answer alone
+    POST <endpoint>/infer              {"inputs": [{"name": "instances", "datatype": "BYTES", ...}]}     v2
+    -> {"outputs": [{"datatype": "BYTES", "data": ["<an answer as JSON>", ...]}]}
+
+Whatever comes is read by its form. What an answer holds: `arm_answers.py`.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import islice
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
 
 from mtorl.experiment.experiment import Arm, Experiment
-from serving.router.flow.arm_models import ArmError, ArmModels
+from mtorl.runtime.validation import short
+from serving.router.flow.arm_answers import NOBODY, ArmAnswer, ArmError, Identity, identity, read_answer
+from serving.router.flow.arm_models import ArmModels
 from serving.router.flow.micro_batcher import MicroBatcher
+from serving.router.ops.health import Health
 
 _POSTS = 2  # to an arm at a time: it works on one while the other is under way
 _MOST_BYTES = 8 * 1024**2  # of an answer: an arm may be anybody's program, and memory is everybody's
@@ -22,35 +34,19 @@ _LARGEST = 64  # windows in a POST that requests share: a few milliseconds of a 
 Items = Sequence[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class ArmAnswer:
-    """The decision of a policy."""
-
-    channel: str
-    propensity: float
-    channel_probs: dict[str, float]
-    exposure_probs: dict[str, float]  # of each channel, once it is drawn; empty: the policy did not say
-    expected_rewards: dict[str, float]  # of each channel; empty: the policy did not say
-    expected_costs: dict[str, float]
-    expected_reward: float
-    expected_cost: float
-    expose: bool
-    price: float | None
-    prices: dict[str, float]  # of each channel; empty: the policy did not say
-    model: dict[str, Any]  # name, version, digest
-
-
 class Arms:
     """HTTP client of all arms; keeps connections open.
 
     Args:
         channels: The channels that an arm may name.
         models: Is told which models answer.
+        health: Is told what is wrong with the answers of an arm.
     """
 
-    def __init__(self, channels: Sequence[str], models: ArmModels) -> None:
+    def __init__(self, channels: Sequence[str], models: ArmModels, health: Health) -> None:
         self._channels = channels
         self._models = models
+        self._health = health
         self._session: aiohttp.ClientSession | None = None
         self._batchers: dict[str, MicroBatcher[Items, list[ArmAnswer | ArmError]]] = {}
 
@@ -74,7 +70,7 @@ class Arms:
         Args:
             experiment: The experiment in force.
             arm: Its arm whose policy is asked.
-            items: {"window": ..., "u": ...} each; a "price", number or {channel: number}, replaces the model's own.
+            items: As `PendingDecision.item` makes them.
 
         Returns:
             An answer or an error for each item, in order.
@@ -87,24 +83,28 @@ class Arms:
             self._batchers[url] = MicroBatcher(
                 lambda groups: self._ask(url, groups), _POSTS, weight=len, largest=_LARGEST
             )
-        answers = await self._batchers[url].submit(items)
-        digests = [answer.model["digest"] for answer in answers if isinstance(answer, ArmAnswer)]
-        self._models.check(experiment, arm, digests)
+        answers = [_named(answer, arm) for answer in await self._batchers[url].submit(items)]
+        faults = [answer for answer in answers if isinstance(answer, ArmError)]
+        self._health.note(f"{arm.name}'s answers", str(faults[0]) if faults else "ok")
+        self._models.check(experiment, arm, [identity(a.model) for a in answers if isinstance(a, ArmAnswer)])
         return answers
 
     async def _ask(self, url: str, groups: Sequence[Items]) -> list[list[ArmAnswer | ArmError] | Exception]:
         items = [item for group in groups for item in group]
-        body = await self._post(url, orjson.dumps({"instances": items}))
-        try:
-            predictions = orjson.loads(body)["predictions"]
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-            raise ArmError(f"{url}: the answer has no predictions ({type(error).__name__})") from None
-        if not isinstance(predictions, list) or len(predictions) != len(items):
-            raise ArmError(f"{url}: expected {len(items)} predictions")
-        answers = map(self._checked, predictions)
+        body, model = await self._post(url, _question(url, items))
+        answers = (
+            self._read(answer, item, model) for answer, item in zip(_answers(body, len(items)), items, strict=True)
+        )
         return [list(islice(answers, len(group))) for group in groups]
 
-    async def _post(self, url: str, body: bytes) -> bytes:
+    def _read(self, answer: Any, item: dict[str, Any], model: Identity) -> ArmAnswer | ArmError:
+        try:
+            return read_answer(answer, self._channels, item["candidates"], model)
+        except ArmError as error:
+            return error
+
+    async def _post(self, url: str, body: bytes) -> tuple[bytes, Identity]:
+        """The answer, and what its headers say of the model."""
         assert self._session is not None, "open() comes first"
         for last in (False, True):
             try:
@@ -112,7 +112,8 @@ class Arms:
                     answer = await _read(url, response)
                     if response.status != 200:
                         raise ArmError(f"{url}: HTTP {response.status}: {answer[:200]!r}")
-                    return answer
+                    name, version = map(response.headers.get, ("x-model-name", "x-model-version"))
+                    return answer, {"name": name, "version": version, "digest": None}
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 # The arm closed the connection while it was idle: a new one may work. A refused connection will not.
                 if last or isinstance(error, aiohttp.ClientConnectorError):
@@ -121,51 +122,41 @@ class Arms:
                 raise ArmError(f"{url}: {type(error).__name__}: {error}") from error
         raise AssertionError
 
-    def _checked(self, item: Any) -> ArmAnswer | ArmError:
-        try:
-            return self._answer(item)
-        except (ArmError, KeyError, TypeError, ValueError, AttributeError) as error:
-            return ArmError(f"not a decision: {type(error).__name__}: {error}")
 
-    def _answer(self, item: dict[str, Any]) -> ArmAnswer:
-        if "error" in item:
-            raise ArmError(str(item["error"])[:200])
-        channel, expose = item["channel"], item["expose"]
-        probs = {name: _number(p, 0.0, 1.0 + 1e-6) for name, p in item["channel_probs"].items()}
-        propensity = _number(item["propensity"], 0.0, 1.0 + 1e-6)
-        price = item.get("price")
-        prices = {name: _number(value, 0.0) for name, value in item.get("prices", {}).items()}
-        exposure_probs = {name: _number(p, 0.0, 1.0) for name, p in item.get("exposure_probs", {}).items()}
-        rewards = {name: _number(value) for name, value in item.get("expected_rewards", {}).items()}
-        costs = {name: _number(value, 0.0) for name, value in item.get("expected_costs", {}).items()}
-        named = {*probs, *prices, *exposure_probs, *rewards, *costs}
-        if channel not in self._channels or not named <= set(self._channels):
-            raise ArmError(f"unknown channel in {channel!r}, {sorted(named)}")
-        if abs(sum(probs.values()) - 1.0) > 1e-3 or abs(probs[channel] - propensity) > 1e-6 or propensity <= 0.0:
-            raise ArmError(f"probabilities do not fit together: {propensity}, {probs}")
-        if not isinstance(expose, bool):
-            raise ArmError(f"expose is {expose!r}")
-        if exposure_probs and exposure_probs.get(channel) == float(not expose):
-            raise ArmError(f"expose is {expose}, and its probability {exposure_probs[channel]}")
-        model = {key: item["model"].get(key) for key in ("name", "version", "digest")}
-        if not (isinstance(model["name"], str) and isinstance(model["version"], str | None)) or not isinstance(
-            model["digest"], str
-        ):
-            raise ArmError(f"the model does not say who it is: {model}")
-        return ArmAnswer(
-            channel=channel,
-            propensity=min(propensity, 1.0),
-            channel_probs={name: min(p, 1.0) for name, p in probs.items()},
-            exposure_probs=exposure_probs,
-            expected_rewards=rewards,
-            expected_costs=costs,
-            expected_reward=_number(item["expected_reward"]),
-            expected_cost=_number(item["expected_cost"], 0.0),
-            expose=expose,
-            price=None if price is None else _number(price, 0.0),
-            prices=prices,
-            model=model,
-        )
+def _question(url: str, items: Items) -> bytes:
+    if not urlsplit(url).path.endswith("/infer"):
+        return orjson.dumps({"instances": items})
+    texts = [orjson.dumps(item).decode() for item in items]
+    tensor = {"name": "instances", "datatype": "BYTES", "shape": [len(texts)], "data": texts}
+    return orjson.dumps({"inputs": [tensor]})
+
+
+def _answers(body: bytes, asked: int) -> list[Any]:
+    """The answers in a body, one for each item that was asked.
+
+    Raises:
+        ArmError: There are none, or not as many.
+    """
+    try:
+        content = orjson.loads(body)
+        if isinstance(content, dict) and "outputs" in content:
+            content = [orjson.loads(text) for text in content["outputs"][0]["data"]]
+    except (orjson.JSONDecodeError, TypeError, LookupError) as error:
+        raise ArmError(f"expected JSON, got {short(body)} ({type(error).__name__})") from None
+    if isinstance(content, dict):
+        content = content.get("predictions", [content] if asked == 1 else content)
+    if not isinstance(content, list) or len(content) != asked:
+        given = f"{len(content)}" if isinstance(content, list) else short(content)
+        raise ArmError(f"expected {asked} answers, in a list or as predictions, in the order of the items; got {given}")
+    return content
+
+
+def _named(answer: ArmAnswer | ArmError, arm: Arm) -> ArmAnswer | ArmError:
+    """With the experiment file's word for a model that does not say who it is."""
+    if isinstance(answer, ArmError) or (arm.model_name is None and arm.model_version is None):
+        return answer
+    known = {**NOBODY, "name": arm.model_name, "version": arm.model_version}
+    return replace(answer, model={key: answer.model[key] or known[key] for key in NOBODY})
 
 
 async def _read(url: str, response: aiohttp.ClientResponse) -> bytes:
@@ -175,14 +166,3 @@ async def _read(url: str, response: aiohttp.ClientResponse) -> bytes:
         if len(answer) > _MOST_BYTES:
             raise ArmError(f"{url}: the answer is larger than {_MOST_BYTES} bytes")
     return bytes(answer)
-
-
-def _number(value: Any, low: float = -math.inf, high: float = math.inf) -> float:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or not low <= value <= high
-    ):
-        raise ArmError(f"not a usable number: {value!r}")
-    return float(value)

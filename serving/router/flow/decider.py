@@ -13,7 +13,7 @@ from mtorl.log.records import FallbackReason
 from serving.decision_log import Spool, SpoolUnavailable, Status
 from serving.ledger import AlreadyReserved
 from serving.router.flow.admission import CURRENT
-from serving.router.flow.arm_models import ArmError
+from serving.router.flow.arm_answers import ArmError
 from serving.router.flow.arms import Arms
 from serving.router.flow.budgets import Budgets, BudgetsClosed, NoAccount
 from serving.router.flow.features import FeatureReader
@@ -71,7 +71,6 @@ class Decider:
         self._found = found
         self.cache = IdempotencyCache()
         self._running: set[asyncio.Task[Any]] = set()
-        self._candidates = list(live.channels)
 
     async def decide(self, requests: Sequence[DecisionRequest]) -> list[dict[str, Any]]:
         """One prediction for each request, in order; a request that came before gets the answer that it got then.
@@ -210,7 +209,7 @@ class Decider:
             return
         for decision, answer in zip(decisions, answers, strict=True):
             if isinstance(answer, ArmError):
-                _fail([decision], "model_error", answer)
+                _fail([decision], "model_error", f"arm {arm}: {answer}")
             else:
                 decision.answer = answer
 
@@ -235,7 +234,7 @@ class Decider:
     async def _log(self, decision: PendingDecision, deadline: Deadline) -> None:
         try:
             async with self._stages.run("log", deadline, (decision.arm,)):
-                await self._spool.append("decision", decision.record(self._candidates, deadline.elapsed()))
+                await self._spool.append("decision", decision.record(deadline.elapsed()))
             metrics.SPOOL_RECORDS.inc()
         except Exception as error:
             self._withdraw(decision, "log", error, deadline)
@@ -247,7 +246,7 @@ class Decider:
         # The first record may become durable yet. This one says that nothing was shown; no caller waits for it.
         decision.withdrawn = True
         try:
-            written = self._spool.owe("decision", decision.record(self._candidates, deadline.elapsed()))
+            written = self._spool.owe("decision", decision.record(deadline.elapsed()))
         finally:
             if exposing:
                 self._in_background(self._give_back(decision.decision_id, written))

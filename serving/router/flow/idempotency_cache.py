@@ -165,7 +165,8 @@ def _check_same(before: str | None, now: str | None) -> None:
 def prediction_of(record: Mapping[str, Any]) -> Prediction:
     """The answer to a decision, from its record in the log."""
     model = {"name": record["model_name"], "version": record.get("model_version"), "digest": record["model_digest"]}
-    return {**{name: record[name] for name in V1Answer.__annotations__}, "model": model if model["name"] else None}
+    taken = record["fallback_reason"] is None and any(model.values())
+    return {**{name: record[name] for name in V1Answer.__annotations__}, "model": model if taken else None}
 
 
 def _key(*parts: str) -> str:

@@ -55,12 +55,12 @@ class Forecast(Protocol):
     """What an arm expects of an exposure on the channel that it chose."""
 
     @property
-    def expected_reward(self) -> float:
-        """Gain."""
+    def expected_reward(self) -> float | None:
+        """Gain; None: it does not say."""
 
     @property
-    def expected_cost(self) -> float:
-        """Currency units."""
+    def expected_cost(self) -> float | None:
+        """Currency units; likewise."""
 
 
 class Pacer:
@@ -359,8 +359,9 @@ class _Forecasts:
     def add(self, forecast: Forecast | None) -> None:
         """Add that of a decision; None: there is none."""
         self._asked += 1
-        if forecast is not None and forecast.expected_cost > 0:
-            self._gains.append(forecast.expected_reward / forecast.expected_cost)
+        if forecast is None or forecast.expected_reward is None or not forecast.expected_cost:
+            return
+        self._gains.append(forecast.expected_reward / forecast.expected_cost)
 
     def usual(self) -> float | None:
         """Of the median, a few absurd forecasts are not felt; None: there are too few so far.

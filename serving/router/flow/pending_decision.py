@@ -17,7 +17,7 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.log.records import DECISION_VERSION, DecisionRecord, FallbackReason, V1Answer
 from mtorl.log.times import SECOND_US, iso
 from mtorl.policy.periods import FOREVER
-from serving.router.flow.arms import ArmAnswer
+from serving.router.flow.arm_answers import ArmAnswer, identity
 from serving.router.flow.features import ModelInput
 from serving.router.flow.idempotency_cache import Answered, request_key
 from serving.router.flow.requests import DecisionRequest
@@ -76,10 +76,18 @@ class PendingDecision:
         """What the arm is asked. The draw u follows from the decision's record: it can be reproduced."""
         assert self.features is not None, "features come first"
         asked, by = self.request, self.experiment
-        u = draw(by.name, by.salt, asked.user_id, asked.campaign_id, asked.request_id or self.decision_id)
-        return {"window": self.features.window, "u": u} | ({} if self.prices is None else {"price": self.prices})
+        return {
+            "window": self.features.window,
+            "u": draw(by.name, by.salt, asked.user_id, asked.campaign_id, asked.request_id or self.decision_id),
+            "user_id": asked.user_id,
+            "campaign_id": asked.campaign_id,
+            "timestamp": iso(asked.at),
+            "context": asked.context,
+            "candidates": asked.candidates,
+            **({} if self.prices is None else {"price": self.prices}),
+        }
 
-    def record(self, candidates: list[str], latency_seconds: float) -> DecisionRecord:
+    def record(self, latency_seconds: float) -> DecisionRecord:
         """The decision as the log keeps it."""
         answer = self.answer
         fields = self._v1_answer()
@@ -104,12 +112,12 @@ class PendingDecision:
             "context": self.request.context,
             "request_time": iso(self.request.at),
             "request_hash": self.request.content,
-            "candidates": candidates,
+            "candidates": list(self.request.candidates),
             "drawn_channel": answer.channel if answer else None,
-            "channel_probs": answer.channel_probs if answer else {},
-            "exposure_probs": answer.exposure_probs if answer else {},
-            "expected_rewards": answer.expected_rewards if answer else {},
-            "expected_costs": answer.expected_costs if answer else {},
+            "channel_probs": dict(answer.channel_probs) if answer else {},
+            "exposure_probs": dict(answer.exposure_probs) if answer else {},
+            "expected_rewards": dict(answer.expected_rewards) if answer else {},
+            "expected_costs": dict(answer.expected_costs) if answer else {},
             "price": answer.price if answer else None,
             "prices": self._prices(answer) if answer else {},
             "reserved": self.reserved or 0.0,
@@ -123,7 +131,8 @@ class PendingDecision:
         """The decision as the caller gets it."""
         if self.before is not None:
             return self.before.answer
-        return {**self._v1_answer(), "model": self.taken.model if self.taken else None}
+        model = self.taken.model if self.taken else None
+        return {**self._v1_answer(), "model": model if model and identity(model) else None}
 
     def _v1_answer(self) -> V1Answer:
         answer = self.taken
@@ -145,7 +154,7 @@ class PendingDecision:
     def _prices(self, answer: ArmAnswer) -> dict[str, float]:
         """Of all channels, as the policy names them; of one that does not, those that are known anyhow."""
         known = {} if answer.price is None else {answer.channel: answer.price}
-        return answer.prices or {**(self.prices or {}), **known}
+        return dict(answer.prices) or {**(self.prices or {}), **known}
 
     def _refused_until(self) -> str | None:
         """Null where nothing was refused, and where that has no end."""

@@ -98,6 +98,7 @@ class DecisionRequest:
     campaign_id: str
     context: dict[str, Any]
     at: int  # when the opportunity arose, microseconds since 1970
+    candidates: Sequence[str] = ()  # channels on offer, in the order of the data set's
     request_id: str | None = None
     content: str | None = None  # hash of all that the caller said; None without a request id
 
@@ -110,6 +111,7 @@ class DecisionParser:
     """
 
     def __init__(self, spec: DatasetSpec) -> None:
+        self._channels = spec.channels
         self._columns = [column.name for column in spec.context]
         self._fields = {"instances": list(Instance.__annotations__), "context": self._columns}
         typed_dict = cast(Any, TypedDict)  # mypy knows no dictionaries whose fields follow from a file
@@ -138,7 +140,8 @@ class DecisionParser:
         at = microseconds(now if timestamp is None else _not_in_future(f"instances[{i}].timestamp", timestamp, now))
         request_id = instance.get("request_id")
         content = None if request_id is None else _content(context, None if timestamp is None else at)
-        return DecisionRequest(instance["user_id"], instance["campaign_id"], context, at, request_id, content)
+        user_id, campaign_id = instance["user_id"], instance["campaign_id"]
+        return DecisionRequest(user_id, campaign_id, context, at, self._channels, request_id, content)
 
 
 class OutcomeParser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -39,7 +40,8 @@ def build_response(request: InferRequest, model: str, predictions: Sequence[dict
     outputs = []
     for name, datatype in _OUTPUTS.items():
         values = [prediction[name] for prediction in predictions]
-        values = ["" if value is None else value for value in values]  # a tensor of text has no null
+        unknown = math.nan if datatype == "FP64" else ""  # a tensor has no null
+        values = [unknown if value is None else value for value in values]
         outputs.append(InferOutput(name=name, shape=[len(values)], datatype=datatype, data=values))
     # Without an id of its own KServe 0.21 answers 500.
     return InferResponse(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mtorl.window.window import WindowBatch
 from serving.handlers.budget_handler import BudgetHandler
 from serving.handlers.channel_handler import ChannelHandler
+from serving.handlers.policy_handler import PolicyHandler
 from tests.serving.handler_fixtures import NAN_HOUR, SPEC, Network, ask, item, made, v1, v2, window
 
 PRICES = st.none() | st.floats(0, 2) | st.fixed_dictionaries({name: st.floats(0, 2) for name in SPEC.channels})
@@ -72,6 +73,14 @@ def test_the_budget_handler_takes_the_best_candidate_and_needs_no_u() -> None:
     assert (dear["channel"], dear["expose"]) == ("search", False), "the least bad of what is not worth its cost"
     assert (forced["channel"], forced["utility"], forced["expose"]) == ("video", pytest.approx(-1.3), False)
     assert (by_channel["channel"], by_channel["price"]) == ("search", 0.0)
+
+
+@pytest.mark.parametrize("kind", [PolicyHandler, ChannelHandler, BudgetHandler])
+def test_the_routers_item_suits_every_handler(kind: Any) -> None:
+    more = {"user_id": "u1", "campaign_id": "c", "timestamp": "2026-01-01T12:00:00+00:00", "context": {"hour": 1.0}}
+    asked = {**item(price=0.5), "candidates": ["search", "video"]}
+    (plain, told), _ = ask(made(Network().predict, kind), v1(asked), v1({**asked, **more}))
+    assert plain == told and "error" not in told["predictions"][0]
 
 
 def test_a_given_channel_needs_its_own_price_only() -> None:

@@ -80,10 +80,11 @@ FAULTS: dict[str, tuple[str, Callable[[Harness], Any]]] = {
     "probabilities that do not add up": ("model_error", _answers(channel_probs={"search": 0.1, "video": 0.75})),
     "propensity of another channel": ("model_error", _answers(propensity=0.25)),
     "propensity zero": ("model_error", _answers(propensity=0.0, channel_probs={"search": 1.0, "video": 0.0})),
-    "reward is null": ("model_error", _answers(expected_reward=None)),
+    "reward is a text": ("model_error", _answers(expected_reward="high")),
     "cost is negative": ("model_error", _answers(expected_cost=-0.1)),
     "expose is a number": ("model_error", _answers(expose=1)),
-    "model without a name": ("model_error", _answers(model={})),
+    "a model whose name is a number": ("model_error", _answers(model={"name": 7})),
+    "no channel": ("model_error", _mode(lambda _: {"expose": True})),
     "ledger is locked": ("ledger", _lock_ledger),
     "ledger is missing": ("ledger", lambda h: h.ledger.path.unlink()),
 }

@@ -74,7 +74,7 @@ def test_arm_draw_channel_and_question_follow_from_the_record(tmp_path: Path) ->
                 assert probability == said("probability of exposing channel c", record, c=channel)
             assert record["expose"] == (record["exposure_probs"][record["channel"]] == 1)
             assert record["price"] == record["prices"][record["channel"]]
-            question = {"window": record["features"], "u": u, "price": {"video": record["prices"]["video"]}}
+            question = said("question", record, u=u) | {"price": {"video": record["prices"]["video"]}}
             assert json.dumps(question, sort_keys=True) in asked
             seen.add((record["arm"], record["channel"]))
         assert len(seen) == 6
