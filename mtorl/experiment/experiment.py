@@ -16,7 +16,7 @@ arms:                              # weights are those of the last stage
   - {name: incumbent, weight: 0.5, endpoint: "http://mtorl-incumbent"}
   - {name: challenger, weight: 0.5, endpoint: "http://mtorl-challenger",
      model_digest: "2f5d8c01"}     # optional: answers of another model are refused
-default_channel: search            # named in the answer when a decision falls back
+default_channel: search            # named in the answer when a decision falls back, if the request has no baseline
 budgets:                           # of the whole experiment; each arm gets its share, in an account of its own
   - {campaign: "*", channel: "*", amount: 10000}
   - {campaign: "*", channel: "*", amount: 500, period: day,    # total (default), or anew each day or hour
@@ -40,6 +40,9 @@ The first line `# yaml-language-server: $schema=docs/schemas/experiment.json` le
 A budget with a period is paced: each arm's price follows what the arm spends, so that the money lasts as long as the
 period, and arms differ in their policies only. `pacing` says how (`mtorl/policy/schedule.py`); `pacing: null` is first
 come, first served. A total has no end of its own: it is paced if `pacing` gives one, in time or in decisions.
+
+An arm is an `endpoint`, or a policy that needs no server: with `policy: baseline` its users get what each request says
+that the caller's own logic would do (`"baseline": {"channel": "search", "expose": true, "propensity": 1.0}`).
 
 A stage below the arms' weights leaves the rest of each challenger's share with the incumbent. Whoever a smaller stage
 gave to a challenger stays there when the stage grows, and nobody moves between two challengers (`assignment.py`). An
@@ -101,8 +104,10 @@ class Arm(StrictModel):
     name: Text
     weight: float = Field(ge=0)
     """Share of the units at the last stage; the weights of all arms add up to 1."""
-    endpoint: Text
+    endpoint: Text | None = None
     """Base URL of the server, or the whole URL to post to."""
+    policy: Literal["baseline"] | None = None
+    """Instead of an endpoint: what needs no server. baseline: what the request itself says."""
     model_digest: Text | None = None
     """Beginning of the digest of the model that must answer there; by default, any model may."""
     model_name: Text | None = None
@@ -118,15 +123,33 @@ class Arm(StrictModel):
 
     @field_validator("endpoint")
     @classmethod
-    def _is_a_url(cls, endpoint: str) -> str:
+    def _is_a_url(cls, endpoint: str | None) -> str | None:
+        if endpoint is None:
+            return None
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise ValueError(f"{endpoint!r} is not an http(s) URL")
         return endpoint
 
+    @model_validator(mode="after")
+    def _answers_in_one_way(self) -> Arm:
+        if (self.endpoint is None) == (self.policy is None):
+            raise ValueError("give an endpoint, or else a policy such as baseline, which needs none")
+        models = {name: getattr(self, name) for name in ("model_digest", "model_name", "model_version")}
+        if self.policy is not None and (named := [name for name, value in models.items() if value is not None]):
+            raise ValueError(f"{', '.join(named)}: only an endpoint has a model")
+        return self
+
     @property
-    def url(self) -> str:
-        """Where its decisions are asked for."""
+    def needs_features(self) -> bool:
+        """Whether nothing can be decided without what is stored of the user."""
+        return self.policy is None
+
+    @property
+    def url(self) -> str | None:
+        """Where its decisions are asked for; None: nowhere."""
+        if self.endpoint is None:
+            return None
         whole = urlsplit(self.endpoint).path.strip("/")
         return self.endpoint if whole else f"{self.endpoint.rstrip('/')}/v1/models/{self.name}:predict"
 
@@ -209,7 +232,7 @@ class Experiment(StrictModel):
     arms: Annotated[tuple[Arm, ...], FromList]
     """The policies; one of them is called incumbent."""
     default_channel: Text
-    """Named in the answer when a decision falls back."""
+    """Named in the answer when a decision falls back, and the request has no baseline."""
     budgets: Annotated[tuple[Budget, ...], FromList]
     """Money of the whole experiment; each arm gets its share, in an account of its own."""
     metrics: Metrics

@@ -42,6 +42,7 @@ FallbackReason = Literal[
     "model_error",
     "ledger",  # the ledger failed, or is not set up yet
     "no_account",  # no budget of the experiment is for this campaign and channel
+    "no_baseline",  # the user's arm is the request's own baseline, and the request has none
     "repeated",  # another decision on the same request holds the reservation
     "no_time",  # the deadline was over before all parts had been asked
     "log",  # the record did not become durable within the deadline
@@ -56,6 +57,17 @@ Amount = Annotated[float, Field(ge=0)]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
+class Baseline(TypedDict):
+    """What the caller's own logic would have done."""
+
+    channel: Name
+    expose: bool
+    propensity: Annotated[
+        Probability | None,
+        Field(description="Probability with which that logic does so; 1: it does nothing else. null: it is not known."),
+    ]
+
+
 class V2Answer(TypedDict):
     """What the v2 protocol answers: one output tensor for each field."""
 
@@ -65,15 +77,22 @@ class V2Answer(TypedDict):
     expose: Annotated[bool, Field(description="Whether the ad may be shown, and money spent.")]
     propensity: Annotated[
         Probability | None,
-        Field(description="Probability of the channel; 1 on a fallback. Here and below, null: the arm did not say."),
+        Field(
+            description="Probability of the channel; 1 on a fallback, or that of the baseline. Here and below, null: "
+            "it is not known."
+        ),
     ]
     expected_reward: float | None
     expected_cost: Amount | None
     budget_exhausted: Annotated[
-        bool, Field(description="The model would have exposed, but the ledger had no money left for it.")
+        bool, Field(description="It would have been exposed, but the ledger had no money left for it.")
     ]
     fallback_reason: Annotated[
-        FallbackReason | None, Field(description="Why the default action was taken; null: it was not.")
+        FallbackReason | None,
+        Field(
+            description="Why the default action was taken, which is the request's baseline if there is one; null: it "
+            "was not."
+        ),
     ]
 
 
@@ -125,6 +144,7 @@ class DecisionRecord(V1Answer):
         Hash | None, Field(description="Of what the request said; null: it had no id. The same id has one hash.")
     ]
     candidates: Annotated[list[Name], Field(min_length=1)]
+    baseline: Annotated[Baseline | None, Field(description="As the request gave it.")]
     drawn_channel: Annotated[
         Name | None,
         Field(description="What the policy drew, also where the default action was taken after all; null: no draw."),

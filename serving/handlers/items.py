@@ -3,9 +3,9 @@
     {"window": {...}, "u": 0.42, "candidates": ["search", "video"], "price": 0.3}
     {"window": {...}, "channel": "video", "price": {"search": 0.3, "video": 0.5}}
 
-The router's items also name the user, the campaign, the time and the context, for arms that have no window to read;
-here they are not looked at. A price is one number for all channels, or one for each, as a pacing controller sets them.
-Without one the price of the artifact applies.
+The router's items also name the user, the campaign, the time, the context and the caller's own choice, for arms that
+have no window to read; here they are not looked at. A price is one number for all channels, or one for each, as a
+pacing controller sets them. Without one the price of the artifact applies.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from typing import Any
 from mtorl.log.dataset import DatasetSpec
 from mtorl.window.window import Instance
 
-_FOR_OTHERS = ("user_id", "campaign_id", "timestamp", "context")  # what the router tells, and no model of ours reads
+_FOR_OTHERS = (
+    "user_id",
+    "campaign_id",
+    "timestamp",
+    "context",
+    "baseline",
+)  # what the router tells, and no model of ours reads
 MAX_PRICE = 1e9  # gain per currency unit; keeps price * cost finite
 
 

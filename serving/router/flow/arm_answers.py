@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mtorl.log.records import FallbackReason
 from mtorl.runtime.validation import short
 
 Numbers = Mapping[str, float]
@@ -32,6 +33,8 @@ _SUM_ROUNDING = 1e-3  # a model's probabilities may come from 32-bit floats
 
 class ArmError(RuntimeError):
     """The arm did not answer, or not with a decision."""
+
+    reason: FallbackReason = "model_error"
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class ArmWatch:
         self._live = live
         self._arms = arms
         self._health = health
-        self._urls: dict[str, str] = {}
+        self._urls: dict[str, str | None] = {}  # None: an arm that needs no server
         context = {column.name: 0.0 if column.kind == "numeric" else "warm-up" for column in spec.context}
         self._item: dict[str, Any] = {
             "window": instance_from_history({}, context, {}, spec, at=0),
@@ -70,7 +70,7 @@ class ArmWatch:
                 self._health.forget(name)
                 metrics.ARM_SILENT.labels(name).set(0)
         self._urls = urls
-        due = [name for name in urls if self._health.quiet(name) >= LOOK_SECONDS]
+        due = [name for name, url in urls.items() if url and self._health.quiet(name) >= LOOK_SECONDS]
         await asyncio.gather(*(self._ask(experiment, arms[name]) for name in due))
         for name, url in urls.items():
             fault = self._health.fault(name)

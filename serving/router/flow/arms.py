@@ -24,6 +24,7 @@ from mtorl.experiment.experiment import Arm, Experiment
 from mtorl.runtime.validation import short
 from serving.router.flow.arm_answers import NOBODY, ArmAnswer, ArmError, Identity, identity, read_answer
 from serving.router.flow.arm_models import ArmModels
+from serving.router.flow.local_policies import answer_here
 from serving.router.flow.micro_batcher import MicroBatcher
 from serving.router.ops.health import Health
 
@@ -78,16 +79,21 @@ class Arms:
         Raises:
             ArmError: The whole call failed, or it is not the arm's model that answered.
         """
-        url = arm.url
-        if url not in self._batchers:
-            self._batchers[url] = MicroBatcher(
-                lambda groups: self._ask(url, groups), _POSTS, weight=len, largest=_LARGEST
-            )
-        answers = [_named(answer, arm) for answer in await self._batchers[url].submit(items)]
+        if (url := arm.url) is None:
+            answers = [answer_here(arm, item) for item in items]
+        else:
+            answers = [_named(answer, arm) for answer in await self._batcher(url).submit(items)]
         faults = [answer for answer in answers if isinstance(answer, ArmError)]
         self._health.note(f"{arm.name}'s answers", str(faults[0]) if faults else "ok")
         self._models.check(experiment, arm, [identity(a.model) for a in answers if isinstance(a, ArmAnswer)])
         return answers
+
+    def _batcher(self, url: str) -> MicroBatcher[Items, list[ArmAnswer | ArmError]]:
+        if url not in self._batchers:
+            self._batchers[url] = MicroBatcher(
+                lambda groups: self._ask(url, groups), _POSTS, weight=len, largest=_LARGEST
+            )
+        return self._batchers[url]
 
     async def _ask(self, url: str, groups: Sequence[Items]) -> list[list[ArmAnswer | ArmError] | Exception]:
         items = [item for group in groups for item in group]

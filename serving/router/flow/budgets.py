@@ -77,7 +77,7 @@ class Budgets:
         self.pacer = Pacer(ledger, cost_cap)
 
     async def reserve(self, decision: PendingDecision) -> float | None:
-        """Set money aside for a decision that its arm wants to expose.
+        """Set money aside for a decision that is to be exposed.
 
         Returns:
             How much, currency units; None: an account has too little left.
@@ -89,8 +89,7 @@ class Budgets:
             LedgerUnavailable: Whether it was reserved is unknown: cancel it.
         """
         self._check_open()
-        assert decision.answer is not None, "the arm comes first"
-        campaign, channel = decision.request.campaign_id, decision.answer.channel
+        campaign, channel = decision.request.campaign_id, decision.action.channel
         if not any((decision.arm, c, x) in self._accounts for c in (campaign, "*") for x in (channel, "*")):
             raise NoAccount(f"no budget of the experiment is for campaign {campaign!r} and channel {channel!r}")
         amount = self.cost_cap[channel]

@@ -26,6 +26,7 @@ from serving.router.ops.found_features import FoundFeatures
 from serving.router.ops.live_experiment import LiveExperiment
 from serving.throttle import OncePerSecond
 
+_NOT_BROKEN = ("no_account", "no_baseline")  # faults of files or requests
 WITHDRAWAL_SECONDS = 1.0  # for which a log that hangs holds the money of a decision that was withdrawn
 
 _T = TypeVar("_T")
@@ -156,7 +157,8 @@ class Decider:
     async def _run_stages(self, decisions: Decisions, deadline: Deadline) -> None:
         await self._read_features(decisions, deadline)
         await self._ask_arms([decision for decision in decisions if not decision.fault], deadline)
-        await _all(self._reserve(d, deadline) for d in decisions if d.taken and d.taken.expose)
+        # A default action that exposes, a baseline, needs money as well. Once the ledger was asked, nothing else does.
+        await _all(self._reserve(d, deadline) for d in decisions if d.action.expose)
         await _all(self._log(decision, deadline) for decision in decisions)
 
     def _count(self, decisions: Decisions, deadline: Deadline) -> None:
@@ -165,7 +167,7 @@ class Decider:
             metrics.DECISIONS.labels(decision.arm, str(decision.expose).lower()).inc()
             metrics.DECISION_LATENCY.labels(decision.arm).observe(deadline.elapsed())
             if decision.fault:
-                if decision.fault != "no_account" and (admitted := CURRENT.get()) is not None:
+                if decision.fault not in _NOT_BROKEN and (admitted := CURRENT.get()) is not None:
                     admitted.failed = not admitted.late
                 metrics.FALLBACKS.labels(decision.arm, decision.fault).inc()
 
@@ -175,11 +177,11 @@ class Decider:
             async with self._stages.run("features", deadline, arms, part="features"):
                 inputs = await self._features.read([decision.request for decision in decisions])
         except Exception as error:
-            _fail(decisions, "features", error)
+            _fail_without_features(decisions, error)
             return
         for decision, model_input in zip(decisions, inputs, strict=True):
             if isinstance(model_input, Exception):
-                _fail([decision], "features", model_input)
+                _fail_without_features([decision], model_input)
             else:
                 decision.features = model_input
                 self._found.count(model_input.has_history)
@@ -209,7 +211,7 @@ class Decider:
             return
         for decision, answer in zip(decisions, answers, strict=True):
             if isinstance(answer, ArmError):
-                _fail([decision], "model_error", f"arm {arm}: {answer}")
+                _fail([decision], answer.reason, f"arm {arm}: {answer}")
             else:
                 decision.answer = answer
 
@@ -276,6 +278,11 @@ async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
         await parts[0]
     else:
         await asyncio.gather(*parts)
+
+
+def _fail_without_features(decisions: Decisions, why: Exception) -> None:
+    if needing := [decision for decision in decisions if decision.policy.needs_features]:
+        _fail(needing, "features", why)
 
 
 def _fail(decisions: Decisions, reason: FallbackReason, why: object) -> None:

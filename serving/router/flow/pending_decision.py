@@ -13,13 +13,14 @@ from typing import Any
 import orjson
 
 from mtorl.experiment.assignment import draw
-from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.experiment import Arm, Experiment
 from mtorl.log.records import DECISION_VERSION, DecisionRecord, FallbackReason, V1Answer
 from mtorl.log.times import SECOND_US, iso
 from mtorl.policy.periods import FOREVER
 from serving.router.flow.arm_answers import ArmAnswer, identity
 from serving.router.flow.features import ModelInput
 from serving.router.flow.idempotency_cache import Answered, request_key
+from serving.router.flow.local_policies import answer_of
 from serving.router.flow.requests import DecisionRequest
 
 
@@ -63,9 +64,26 @@ class PendingDecision:
         self.budget_exhausted = False
 
     @property
+    def policy(self) -> Arm:
+        """The arm that answers: the user's own or, outside the experiment, the incumbent."""
+        return self.experiment.arm(self.arm)
+
+    @property
     def taken(self) -> ArmAnswer | None:
         """The policy's answer, unless the default action is taken."""
         return None if self.fault else self.answer
+
+    @property
+    def action(self) -> ArmAnswer:
+        """What is to be done, as far as there is money for it: the policy's answer or, after a fault, the default.
+
+        The default is what the caller's own logic would do or, if the request does not say it, to show nothing.
+        """
+        if (answer := self.taken) is not None:
+            return answer
+        if self.request.baseline is not None:
+            return answer_of(self.request.baseline, self.request.candidates)
+        return ArmAnswer(self.experiment.default_channel, False, 1.0, expected_reward=0.0, expected_cost=0.0)
 
     @property
     def expose(self) -> bool:
@@ -74,16 +92,16 @@ class PendingDecision:
 
     def item(self) -> dict[str, Any]:
         """What the arm is asked. The draw u follows from the decision's record: it can be reproduced."""
-        assert self.features is not None, "features come first"
         asked, by = self.request, self.experiment
         return {
-            "window": self.features.window,
+            "window": self.features.window if self.features else None,
             "u": draw(by.name, by.salt, asked.user_id, asked.campaign_id, asked.request_id or self.decision_id),
             "user_id": asked.user_id,
             "campaign_id": asked.campaign_id,
             "timestamp": iso(asked.at),
             "context": asked.context,
             "candidates": asked.candidates,
+            **({} if asked.baseline is None else {"baseline": asked.baseline}),
             **({} if self.prices is None else {"price": self.prices}),
         }
 
@@ -113,6 +131,7 @@ class PendingDecision:
             "request_time": iso(self.request.at),
             "request_hash": self.request.content,
             "candidates": list(self.request.candidates),
+            "baseline": self.request.baseline,
             "drawn_channel": answer.channel if answer else None,
             "channel_probs": dict(answer.channel_probs) if answer else {},
             "exposure_probs": dict(answer.exposure_probs) if answer else {},
@@ -135,15 +154,15 @@ class PendingDecision:
         return {**self._v1_answer(), "model": model if model and identity(model) else None}
 
     def _v1_answer(self) -> V1Answer:
-        answer = self.taken
+        action = self.action
         return {
             "decision_id": self.decision_id,
             "arm": self.arm,
-            "channel": answer.channel if answer else self.experiment.default_channel,
+            "channel": action.channel,
             "expose": self.expose,
-            "propensity": answer.propensity if answer else 1.0,
-            "expected_reward": answer.expected_reward if answer else 0.0,
-            "expected_cost": answer.expected_cost if answer else 0.0,
+            "propensity": action.propensity,
+            "expected_reward": action.expected_reward,
+            "expected_cost": action.expected_cost,
             "budget_exhausted": self.budget_exhausted,
             "fallback_reason": self.fault,
             "request_id": self.request.request_id,
@@ -158,9 +177,9 @@ class PendingDecision:
 
     def _refused_until(self) -> str | None:
         """Null where nothing was refused, and where that has no end."""
-        if not self.budget_exhausted or self.answer is None:
+        if not self.budget_exhausted:
             return None
-        until = self.experiment.refused_until(self.request.campaign_id, self.answer.channel, time.time())
+        until = self.experiment.refused_until(self.request.campaign_id, self.action.channel, time.time())
         return None if until == FOREVER else iso(until * SECOND_US)
 
     def _feature_hash(self) -> str | None:

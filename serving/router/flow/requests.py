@@ -24,7 +24,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from typing_extensions import TypedDict
 
 from mtorl.log.dataset import Column, DatasetSpec
-from mtorl.log.records import CANCEL, OUTCOME_VERSION, OutcomeRecord
+from mtorl.log.records import CANCEL, OUTCOME_VERSION, Baseline, OutcomeRecord
 from mtorl.log.times import microseconds
 from mtorl.runtime.validation import first_fault, place, short
 from serving.kserve_sdk import InvalidInput
@@ -48,6 +48,18 @@ class BadRequest(InvalidInput):
 
 
 @with_config(_STRICT)
+class GivenBaseline(TypedDict):
+    """What the caller's own logic would do now."""
+
+    channel: Name
+    """One of the channels on offer."""
+    expose: bool
+    """Whether it would show the ad."""
+    propensity: NotRequired[Annotated[float, Field(gt=0, le=1)] | None]
+    """Probability with which it does so; 1: it does nothing else. By default it is not known."""
+
+
+@with_config(_STRICT)
 class Instance(TypedDict):
     """One opportunity to show an ad."""
 
@@ -59,6 +71,8 @@ class Instance(TypedDict):
     """The caller's own id. A request that comes again with it gets the answer that it got before; another one, 409."""
     timestamp: NotRequired[Name | None]
     """When the opportunity arose, ISO 8601 with a zone; by default, now."""
+    baseline: NotRequired[GivenBaseline | None]
+    """The answer for users of an arm with `policy: baseline`, and whenever something fails inside."""
 
 
 @with_config(_BODY)
@@ -99,6 +113,7 @@ class DecisionRequest:
     context: dict[str, Any]
     at: int  # when the opportunity arose, microseconds since 1970
     candidates: Sequence[str] = ()  # channels on offer, in the order of the data set's
+    baseline: Baseline | None = None
     request_id: str | None = None
     content: str | None = None  # hash of all that the caller said; None without a request id
 
@@ -113,11 +128,18 @@ class DecisionParser:
     def __init__(self, spec: DatasetSpec) -> None:
         self._channels = spec.channels
         self._columns = [column.name for column in spec.context]
-        self._fields = {"instances": list(Instance.__annotations__), "context": self._columns}
+        self._fields = {
+            "instances": list(Instance.__annotations__),
+            "context": self._columns,
+            "baseline": list(GivenBaseline.__annotations__),
+        }
         typed_dict = cast(Any, TypedDict)  # mypy knows no dictionaries whose fields follow from a file
         context = typed_dict("context", {column.name: _type_of(column) for column in spec.context})
         context.__pydantic_config__ = _STRICT
-        instance: Any = typed_dict("instance", {**Instance.__annotations__, "context": context})
+        baseline = typed_dict("baseline", {**GivenBaseline.__annotations__, "channel": Literal[self._channels]})
+        baseline.__pydantic_config__ = _STRICT
+        special = {"context": context, "baseline": NotRequired[baseline | None]}
+        instance: Any = typed_dict("instance", {**Instance.__annotations__, **special})
         instance.__pydantic_config__ = _STRICT
         instances = Annotated[list[instance], Field(min_length=1, max_length=_MOST_INSTANCES)]
         body = typed_dict("body", {"instances": instances})
@@ -139,9 +161,18 @@ class DecisionParser:
         context = {name: None if (value := given.get(name)) == "" else value for name in self._columns}
         at = microseconds(now if timestamp is None else _not_in_future(f"instances[{i}].timestamp", timestamp, now))
         request_id = instance.get("request_id")
-        content = None if request_id is None else _content(context, None if timestamp is None else at)
+        said: dict[str, Any] = {}
+        if (baseline := _baseline(instance)) is not None:
+            said["baseline"] = baseline
+        content = None if request_id is None else _content(context, None if timestamp is None else at, said)
         user_id, campaign_id = instance["user_id"], instance["campaign_id"]
-        return DecisionRequest(user_id, campaign_id, context, at, self._channels, request_id, content)
+        return DecisionRequest(user_id, campaign_id, context, at, self._channels, baseline, request_id, content)
+
+
+def _baseline(instance: Instance) -> Baseline | None:
+    if (given := instance.get("baseline")) is None:
+        return None
+    return {"channel": given["channel"], "expose": given["expose"], "propensity": given.get("propensity")}
 
 
 class OutcomeParser:
@@ -198,8 +229,9 @@ def parse_json(body: Any) -> Any:
         raise BadRequest(f"the body is not JSON: {error}") from None
 
 
-def _content(*parts: Any) -> str:
+def _content(context: Mapping[str, Any], at: int | None, said: Mapping[str, Any]) -> str:
     """Equal for requests that say the same, however they write it."""
+    parts = [context, at, said] if said else [context, at]  # the latter is what older records hold
     return hashlib.blake2b(orjson.dumps(parts), digest_size=8).hexdigest()
 
 

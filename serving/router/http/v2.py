@@ -14,23 +14,26 @@ from serving.router.flow.requests import BadRequest, DecisionParser, DecisionReq
 
 _REQUIRED = ("user_id", "campaign_id", "context")
 _INPUTS = tuple(Instance.__annotations__)
+_JSON = set(_INPUTS) - {"user_id", "campaign_id", "request_id", "timestamp"}
 _DATATYPES = {str: "BYTES", bool: "BOOL", float: "FP64"}
 _OUTPUTS = {name: _DATATYPES[type_] for name, type_ in plain_types(V2Answer).items()}
 
 
 def parse_request(request: InferRequest, parser: DecisionParser) -> list[DecisionRequest]:
-    """The decisions that a v2 request asks for; the texts of `context` are JSON.
+    """The decisions that a v2 request asks for; the texts of what is not a text are JSON.
 
     Raises:
         BadRequest: It is none.
     """
     tensors = {tensor.name: _texts(tensor) for tensor in request.inputs}
     if not set(_REQUIRED) <= set(tensors) <= set(_INPUTS):
-        raise BadRequest(f"inputs must be {', '.join(_INPUTS)} (the last two are optional), got {', '.join(tensors)}")
+        optional = ", ".join(name for name in _INPUTS if name not in _REQUIRED)
+        raise BadRequest(f"inputs must be {', '.join(_REQUIRED)} and may be {optional}, got {', '.join(tensors)}")
     if len({len(texts) for texts in tensors.values()}) > 1:
         lengths = ", ".join(f"{name} {len(texts)}" for name, texts in tensors.items())
         raise BadRequest(f"inputs differ in length: {lengths}")
-    tensors["context"] = [_context(i, text) for i, text in enumerate(tensors["context"])]
+    for name in _JSON & set(tensors):
+        tensors[name] = [_parsed(f"{name}[{i}]", text) for i, text in enumerate(tensors[name])]
     instances = [dict(zip(tensors, row, strict=True)) for row in zip(*tensors.values(), strict=True)]
     return parser.parse({"instances": instances})
 
@@ -72,8 +75,8 @@ def _decoded(name: str, value: Any) -> Any:
         raise BadRequest(f"input {name}: not UTF-8 text") from None
 
 
-def _context(i: int, text: Any) -> Any:
+def _parsed(place: str, text: Any) -> Any:
     try:
         return orjson.loads(text)
     except (orjson.JSONDecodeError, TypeError) as error:
-        raise BadRequest(f"context[{i}] is not JSON text: {error}") from None
+        raise BadRequest(f"{place} is not JSON text: {error}") from None
