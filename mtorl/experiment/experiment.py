@@ -42,7 +42,8 @@ period, and arms differ in their policies only. `pacing` says how (`mtorl/policy
 come, first served. A total has no end of its own: it is paced if `pacing` gives one, in time or in decisions.
 
 An arm is an `endpoint`, or a policy that needs no server: with `policy: baseline` its users get what each request says
-that the caller's own logic would do (`"baseline": {"channel": "search", "expose": true, "propensity": 1.0}`).
+that the caller's own logic would do (`"baseline": {"channel": "search", "expose": true, "propensity": 1.0}`), and with
+`policy: [{when: {device: phone}, channel: video}, {channel: search}]` what the rows say (`rule.py`).
 
 A stage below the arms' weights leaves the rest of each challenger's share with the incumbent. Whoever a smaller stage
 gave to a challenger stays there when the stage grows, and nobody moves between two challengers (`assignment.py`). An
@@ -58,10 +59,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from mtorl.experiment.assignment import assign, uniform
-from mtorl.experiment.metrics import known, known_gain
+from mtorl.experiment.metrics import check_outcomes, known, known_gain
+from mtorl.experiment.rule import Rule, check, digest
+from mtorl.log.dataset import DatasetSpec
 from mtorl.log.times import zone
 from mtorl.policy.periods import Period, period_at
 from mtorl.policy.schedule import Pacing
@@ -76,6 +79,13 @@ Stage = Literal["shadow", "1%", "5%", "25%", "50%"]
 Direction = Literal["up", "down"]
 MetricName = Annotated[Text, AfterValidator(known)]
 Place = Annotated[float, Field(ge=0, le=1)]
+
+Baseline = Annotated[Literal["baseline"], Tag("baseline")]
+Policy = Annotated[
+    Baseline | Annotated[Rule, Tag("rows")],
+    Discriminator(lambda policy: "baseline" if isinstance(policy, str) else "rows"),
+]
+"""A policy that needs no server."""
 
 _CHALLENGER_SHARE = {"shadow": 0.0, "1%": 0.01, "5%": 0.05, "25%": 0.25, "50%": 0.5}
 
@@ -106,8 +116,9 @@ class Arm(StrictModel):
     """Share of the units at the last stage; the weights of all arms add up to 1."""
     endpoint: Text | None = None
     """Base URL of the server, or the whole URL to post to."""
-    policy: Literal["baseline"] | None = None
-    """Instead of an endpoint: what needs no server. baseline: what the request itself says."""
+    policy: Policy | None = None
+    """Instead of an endpoint: what needs no server. baseline, which is what the request itself says; or rows, of which
+    the first one that fits decides."""
     model_digest: Text | None = None
     """Beginning of the digest of the model that must answer there; by default, any model may."""
     model_name: Text | None = None
@@ -140,10 +151,10 @@ class Arm(StrictModel):
             raise ValueError(f"{', '.join(named)}: only an endpoint has a model")
         return self
 
-    @property
-    def needs_features(self) -> bool:
-        """Whether nothing can be decided without what is stored of the user."""
-        return self.policy is None
+    @cached_property
+    def rule_digest(self) -> str | None:
+        """Identity of the policy if it is rows."""
+        return None if self.policy is None or self.policy == "baseline" else digest(self.policy)
 
     @property
     def url(self) -> str | None:
@@ -342,6 +353,26 @@ class Experiment(StrictModel):
         """The arm of that name; that of OUTSIDE is the incumbent."""
         name = INCUMBENT if name == OUTSIDE else name
         return next(arm for arm in self.arms if arm.name == name)
+
+    def check(self, spec: DatasetSpec) -> None:
+        """Whether it fits a data set.
+
+        Raises:
+            ExperimentError: It names a channel, a column or an outcome that the data set lacks.
+        """
+        try:
+            check_outcomes(self.metrics.names, spec.outcome_kinds)
+        except ValueError as error:
+            raise ExperimentError(f"metrics: {error}") from None
+        if self.default_channel not in spec.channels:
+            raise ExperimentError(f"default_channel: {self.default_channel!r} is not one of {', '.join(spec.channels)}")
+        for i, arm in enumerate(self.arms):
+            if arm.policy is None or arm.policy == "baseline":
+                continue
+            try:
+                check(arm.policy, spec)
+            except ValueError as error:
+                raise ExperimentError(f"arms[{i}].{error}") from None
 
     @classmethod
     def load(cls, path: str | Path) -> Experiment:

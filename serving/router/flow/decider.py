@@ -281,7 +281,8 @@ async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
 
 
 def _fail_without_features(decisions: Decisions, why: Exception) -> None:
-    if needing := [decision for decision in decisions if decision.policy.needs_features]:
+    """A policy that needs no server says itself whether it needs them."""
+    if needing := [decision for decision in decisions if decision.policy.policy is None]:
         _fail(needing, "features", why)
 
 

@@ -1,6 +1,7 @@
-"""Arms that need no server: what the request itself says.
+"""Arms that need no server: what the request itself says, and rows of the experiment file.
 
-    - {name: incumbent, weight: 0.5, policy: baseline}        # of an experiment file
+    - {name: incumbent, weight: 0.5, policy: baseline}
+    - {name: challenger, weight: 0.5, policy: [{when: {device: phone}, channel: video}, {channel: search}]}
 
 The answer is what an arm elsewhere would give (`arm_answers.py`), from the same item.
 """
@@ -11,14 +12,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mtorl.experiment.experiment import Arm
+from mtorl.experiment.rule import Row, first_fit
 from mtorl.log.records import Baseline, FallbackReason
-from serving.router.flow.arm_answers import ArmAnswer, ArmError
+from serving.router.flow.arm_answers import ArmAnswer, ArmError, Identity
 
 
 class NoBaseline(ArmError):
     """The user's arm is what the request says, and it does not say it."""
 
     reason: FallbackReason = "no_baseline"
+
+
+class NoFeatures(ArmError):
+    """The policy asks for something of the user, and the feature store did not say it."""
+
+    reason: FallbackReason = "features"
 
 
 def answer_here(arm: Arm, item: Mapping[str, Any]) -> ArmAnswer | ArmError:
@@ -28,11 +36,26 @@ def answer_here(arm: Arm, item: Mapping[str, Any]) -> ArmAnswer | ArmError:
         arm: The arm.
         item: As `PendingDecision.item` makes it.
     """
+    assert arm.policy is not None, "an arm with an endpoint is asked there"
+    if arm.policy != "baseline":
+        return _by_rows(arm.policy, item, {"name": "rule", "version": None, "digest": arm.rule_digest})
     if "baseline" not in item:
         return NoBaseline(
             f"{arm.name} is what the request says, and this one has no baseline: send it with each request"
         )
     return answer_of(item["baseline"], item["candidates"])
+
+
+def _by_rows(rule: Sequence[Row], item: Mapping[str, Any], model: Identity) -> ArmAnswer | ArmError:
+    values = dict(item["context"])
+    if item["window"] is not None:
+        values |= item["window"]["static"]
+    elif missing := {name for row in rule for name in row.when} - set(values):
+        return NoFeatures(f"the policy asks for {', '.join(sorted(missing))} of the user, and nothing could be read")
+    row = first_fit(rule, values, item["candidates"])
+    if row is None:
+        return ArmError(f"none of {', '.join(item['candidates'])} is in a row that fits: give rows for all channels")
+    return certain(row.channel, row.expose, item["candidates"], model=model)
 
 
 def answer_of(baseline: Baseline, candidates: Sequence[str]) -> ArmAnswer:

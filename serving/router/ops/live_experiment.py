@@ -15,7 +15,6 @@ from pathlib import Path
 import yaml
 
 from mtorl.experiment.experiment import Experiment, ExperimentError
-from mtorl.experiment.metrics import check_outcomes
 from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.files import remove, replacing
 from serving.router.ops import metrics
@@ -29,7 +28,7 @@ class LiveExperiment:
 
     Args:
         path: The experiment file.
-        spec: The data set, whose channels and outcomes the experiment names.
+        spec: The data set, whose channels, columns and outcomes the experiment may name.
         health: Is told when the file is refused.
         last_good: Where to keep what is in force, for people and for the next start; None: nowhere.
         start_with_it: Whether to start with what was kept if the file is wrong then.
@@ -49,7 +48,6 @@ class LiveExperiment:
     ) -> None:
         self._path = path
         self._spec = spec
-        self.channels = spec.channels
         self._health = health
         self._last_good = last_good
         self._start_with_it = start_with_it
@@ -131,13 +129,10 @@ class LiveExperiment:
 
     def _load(self, path: Path) -> Experiment:
         experiment = Experiment.load(path)
-        if experiment.default_channel not in self.channels:
-            known = ", ".join(self.channels)
-            raise ExperimentError(f"{path}: default_channel: {experiment.default_channel!r} is not one of {known}")
         try:
-            check_outcomes(experiment.metrics.names, self._spec.outcome_kinds)
-        except ValueError as error:
-            raise ExperimentError(f"{path}: metrics: {error}") from None
+            experiment.check(self._spec)
+        except ExperimentError as error:
+            raise ExperimentError(f"{path}: {error}") from None
         return experiment
 
     def _signature(self) -> tuple[int, ...]:

@@ -39,6 +39,7 @@ FILE: dict[str, Any] = {
     "min_runtime_hours": 0,
     "owner": "ads-platform",
 }
+PHONES = {"when": {"device": "phone"}, "channel": "video"}
 BASELINE = {"name": "mine", "weight": 0.5, "policy": "baseline"}
 METRICS, GUARDRAIL = FILE["metrics"], FILE["metrics"]["guardrails"][0]
 USERS = [f"u{i}" for i in range(4000)]
@@ -78,6 +79,10 @@ def test_the_manual_in_the_docstring_is_a_valid_file(tmp_path: Path) -> None:
         ({"arms": [FILE["arms"][0], {"name": "b", "weight": 0.5}]}, "give an endpoint, or else a policy"),
         ({"arms": [FILE["arms"][0], {**FILE["arms"][1], "policy": "baseline"}]}, "give an endpoint, or else"),
         ({"arms": [FILE["arms"][0], {**BASELINE, "model_name": "m"}]}, "model_name: only an endpoint has a model"),
+        ({"arms": [FILE["arms"][0], {**BASELINE, "policy": "basline"}]}, "'basline' is not one of baseline"),
+        ({"arms": [FILE["arms"][0], {**BASELINE, "policy": []}]}, "the last row must fit everybody"),
+        ({"arms": [FILE["arms"][0], {**BASELINE, "policy": [PHONES]}]}, "the last row must fit everybody"),
+        ({"arms": [FILE["arms"][0], {**BASELINE, "policy": [{"chanel": "a"}]}]}, "unknown field 'chanel'"),
         ({"stage": "10%"}, "stage"),
         ({"stage": 0.5}, "stage"),
         ({"arms": "incumbent"}, "arms"),

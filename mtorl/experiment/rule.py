@@ -1,0 +1,85 @@
+"""A policy that is a few lines of an experiment file: the first row that fits decides.
+
+    policy:                                                      # of an arm
+    - {when: {device: phone, age: [18-24, 25-29]}, channel: video}
+    - {when: {device: phone}, channel: search}
+    - {when: {placement: null}, channel: search, expose: false}  # null: nothing is known of it
+    - {channel: display}                                         # everybody else
+
+One row is a constant, rows with one column are a policy by segment, and rows with several are a table. Columns are
+those of the context and of the user. A row whose channel is not on offer does not fit. Nothing is random.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any
+
+import orjson
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from mtorl.log.dataset import DatasetSpec
+from mtorl.runtime.validation import FromList, StrictModel, Text, short
+
+
+def _values(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+class Row(StrictModel):
+    """One line of a rule."""
+
+    when: dict[Text, Annotated[tuple[str | float | None, ...], BeforeValidator(_values)]] = Field(default_factory=dict)
+    """Column -> the value that it must have, or a list of such values; by default, anything."""
+    channel: Text
+    """What is chosen then."""
+    expose: bool = True
+    """Whether it is shown."""
+
+
+def _ends(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    if not rows or rows[-1].when:
+        raise ValueError("the last row must fit everybody: give one with a channel and without `when`")
+    return rows
+
+
+Rule = Annotated[tuple[Row, ...], FromList, AfterValidator(_ends)]
+"""Rows, of which the first one that fits decides."""
+
+
+def first_fit(rule: Sequence[Row], values: Mapping[str, Any], candidates: Collection[str]) -> Row | None:
+    """The row that decides; None: no row that fits has a channel on offer.
+
+    Args:
+        rule: The rows.
+        values: Value of each column.
+        candidates: Channels on offer.
+    """
+    for row in rule:
+        if row.channel in candidates and all(values.get(name) in allowed for name, allowed in row.when.items()):
+            return row
+    return None
+
+
+def digest(rule: Sequence[Row]) -> str:
+    """Identity of a rule: changes with all that it says."""
+    return hashlib.sha256(orjson.dumps([row.model_dump(mode="json") for row in rule])).hexdigest()
+
+
+def check(rule: Sequence[Row], spec: DatasetSpec) -> None:
+    """Whether a rule can decide on a data set.
+
+    Raises:
+        ValueError: It names a channel or column that the data set lacks, or a value that a column can't have.
+    """
+    kinds = {column.name: column.kind for column in (*spec.context, *spec.static)}
+    for i, row in enumerate(rule):
+        if row.channel not in spec.channels:
+            raise ValueError(f"policy[{i}].channel: {row.channel!r} is not one of {', '.join(spec.channels)}")
+        for name, allowed in row.when.items():
+            if name not in kinds:
+                raise ValueError(f"policy[{i}].when: {name!r} is not a column; known: {', '.join(kinds)}")
+            wrong = [v for v in allowed if v is not None and isinstance(v, str) != (kinds[name] == "categorical")]
+            if wrong:
+                raise ValueError(f"policy[{i}].when.{name}: the column is {kinds[name]}, and {short(wrong[0])} is not")

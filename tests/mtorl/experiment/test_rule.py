@@ -1,0 +1,82 @@
+"""The first row that fits decides."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+import mtorl.experiment.rule
+from mtorl.experiment.rule import Row, Rule, check, digest, first_fit
+from tests.serving.router_fixtures import SPEC
+
+RULE: TypeAdapter[tuple[Row, ...]] = TypeAdapter(Rule)
+
+
+def rule(*rows: dict[str, Any]) -> tuple[Row, ...]:
+    return RULE.validate_python(list(rows))
+
+
+TABLE = rule(
+    {"when": {"device": "phone", "age": ["18-24", None]}, "channel": "video"},
+    {"when": {"hour": [1, 2]}, "channel": "video", "expose": False},
+    {"channel": "search"},
+)
+
+
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [
+        ({"device": "phone", "age": "18-24", "hour": 1.0}, 0),
+        ({"device": "phone", "age": None, "hour": 1.0}, 0),
+        ({"device": "phone", "age": "65+", "hour": 2.0}, 1),
+        ({"device": "tv", "age": None, "hour": 3.0}, 2),
+    ],
+)
+def test_the_first_row_that_fits_decides(values: dict[str, Any], place: int) -> None:
+    assert first_fit(TABLE, values, SPEC.channels) is TABLE[place]
+
+
+def test_a_row_whose_channel_is_not_on_offer_does_not_fit() -> None:
+    phone = {"device": "phone", "age": None, "hour": 1.0}
+    assert first_fit(TABLE, phone, ("search",)) is TABLE[2]
+    assert first_fit(TABLE, {"device": "tv"}, ("video",)) is None
+
+
+def test_the_manual_in_the_docstring_is_a_valid_rule() -> None:
+    text = re.sub(r"\n\n(?=One row).*", "", (mtorl.experiment.rule.__doc__ or "").split("\n\n", 1)[1], flags=re.DOTALL)
+    rows = RULE.validate_python(yaml.safe_load(text)["policy"])
+    assert rows[2].when == {"placement": (None,)} and not rows[2].expose and rows[0].when["age"] == ("18-24", "25-29")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"channel": "tv"}, "policy[0].channel: 'tv' is not one of search, video"),
+        (
+            {"when": {"colour": "red"}, "channel": "video"},
+            "policy[0].when: 'colour' is not a column; known: hour, device",
+        ),
+        (
+            {"when": {"hour": "noon"}, "channel": "video"},
+            "policy[0].when.hour: the column is numeric, and 'noon' is not",
+        ),
+        ({"when": {"age": [None, 3]}, "channel": "video"}, "policy[0].when.age: the column is categorical, and 3"),
+    ],
+)
+def test_what_the_data_set_lacks_is_named(row: dict[str, Any], message: str) -> None:
+    check(TABLE, SPEC)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check(rule(row, {"channel": "search"}), SPEC)
+
+
+@given(st.lists(st.builds(dict, channel=st.sampled_from(["a", "b"]), expose=st.booleans()), min_size=1, max_size=3))
+def test_the_digest_changes_with_all_that_the_rows_say(rows: list[dict[str, Any]]) -> None:
+    assert digest(rule(*rows)) == digest(rule(*rows)) != digest(rule(*rows, {"channel": "a"}))
+    flipped = {**rows[0], "expose": not rows[0]["expose"]}
+    assert digest(rule(*rows)) != digest(rule(flipped, *rows[1:]))
