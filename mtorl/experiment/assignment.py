@@ -25,6 +25,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 
 def uniform(*parts: str) -> float:
@@ -53,8 +54,10 @@ def assign(key: tuple[str, ...], unit: str, shares: Mapping[str, float]) -> str:
     return min(rings)[1]
 
 
-def draw(experiment: str, salt: str, user_id: str, campaign_id: str, request: str) -> float:
-    """The number u in [0, 1) with which a decision's channel is drawn; all arguments are fields of its record.
+def draw(
+    experiment: str, salt: str, user_id: str, campaign_id: str, request: str, what: Literal["draw", "explore"] = "draw"
+) -> float:
+    """The number in [0, 1) with which a decision's channel is drawn; all arguments are fields of its record.
 
     The same request draws alike on every router and in every run. A caller chooses the user, the campaign and the
     request's id, but does not know the salt, so it can't search for a request that leads to the channel it wants.
@@ -65,5 +68,6 @@ def draw(experiment: str, salt: str, user_id: str, campaign_id: str, request: st
         user_id: The user.
         campaign_id: The campaign.
         request: The caller's id of the request or, if it gave none, the decision's id.
+        what: Another number, which is independent of the first, says whether the decision is explored.
     """
-    return uniform("draw", experiment, salt, user_id, campaign_id, request)
+    return uniform(what, experiment, salt, user_id, campaign_id, request)

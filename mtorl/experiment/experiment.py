@@ -15,7 +15,8 @@ stage: 5%                          # shadow, 1%, 5%, 25%, 50%: share of its unit
 arms:                              # weights are those of the last stage
   - {name: incumbent, weight: 0.5, endpoint: "http://mtorl-incumbent"}
   - {name: challenger, weight: 0.5, endpoint: "http://mtorl-challenger",
-     model_digest: "2f5d8c01"}     # optional: answers of another model are refused
+     model_digest: "2f5d8c01",     # optional: answers of another model are refused
+     explore: {share: 0.05}}       # optional: a share of its decisions is left to chance
 default_channel: search            # named in the answer when a decision falls back, if the request has no baseline
 budgets:                           # of the whole experiment; each arm gets its share, in an account of its own
   - {campaign: "*", channel: "*", amount: 10000}
@@ -66,6 +67,7 @@ from mtorl.experiment.metrics import check_outcomes, known, known_gain
 from mtorl.experiment.rule import Rule, check, digest
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.times import zone
+from mtorl.policy.exploration import Exploration
 from mtorl.policy.periods import Period, period_at
 from mtorl.policy.schedule import Pacing
 from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml, validated
@@ -124,6 +126,9 @@ class Arm(StrictModel):
     model_name: Text | None = None
     """Of the model that answers there, if it does not say so itself; likewise its version."""
     model_version: Text | None = None
+
+    explore: Exploration | None = None
+    """A share of its decisions that is left to chance; by default, none. The kill switch stops it."""
 
     @field_validator("name")
     @classmethod

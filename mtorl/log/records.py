@@ -34,6 +34,8 @@ OUTCOME_VERSION: Literal[2] = 2
 CANCEL = "cancel"
 """The kind of an outcome that says: the ad was not shown. The others are numeric outcomes of the data set."""
 
+ExplorationScope = Literal["channel", "exposure", "both"]
+
 Stage = Literal["off", "shadow", "1%", "5%", "25%", "50%"]
 
 FallbackReason = Literal[
@@ -66,6 +68,18 @@ class Baseline(TypedDict):
         Probability | None,
         Field(description="Probability with which that logic does so; 1: it does nothing else. null: it is not known."),
     ]
+
+
+class Explored(TypedDict):
+    """What an arm's policy chose by itself, beneath the exploration of its decisions."""
+
+    share: Annotated[Probability, Field(description="Of the arm's decisions that is explored.")]
+    scope: ExplorationScope
+    explored: Annotated[bool, Field(description="Whether this one was.")]
+    channel: Name
+    expose: bool
+    channel_probs: dict[str, PossibleProbability]
+    exposure_probs: dict[str, PossibleProbability]
 
 
 class V2Answer(TypedDict):
@@ -145,9 +159,13 @@ class DecisionRecord(V1Answer):
     ]
     candidates: Annotated[list[Name], Field(min_length=1)]
     baseline: Annotated[Baseline | None, Field(description="As the request gave it.")]
+    exploration: Annotated[
+        Explored | None,
+        Field(description="null: nothing is explored. What follows is of policy and exploration together."),
+    ]
     drawn_channel: Annotated[
         Name | None,
-        Field(description="What the policy drew, also where the default action was taken after all; null: no draw."),
+        Field(description="What was drawn, also where the default action was taken after all; null: no draw."),
     ]
     channel_probs: Annotated[
         dict[str, PossibleProbability],

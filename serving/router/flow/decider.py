@@ -213,7 +213,7 @@ class Decider:
             if isinstance(answer, ArmError):
                 _fail([decision], answer.reason, f"arm {arm}: {answer}")
             else:
-                decision.answer = answer
+                decision.take(answer)
 
     async def _reserve(self, decision: PendingDecision, deadline: Deadline) -> None:
         try:

@@ -6,16 +6,17 @@ import hashlib
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
 from mtorl.experiment.assignment import draw
 from mtorl.experiment.experiment import Arm, Experiment
-from mtorl.log.records import DECISION_VERSION, DecisionRecord, FallbackReason, V1Answer
+from mtorl.log.records import DECISION_VERSION, DecisionRecord, Explored, FallbackReason, V1Answer
 from mtorl.log.times import SECOND_US, iso
+from mtorl.policy.exploration import Choice, explore
 from mtorl.policy.periods import FOREVER
 from serving.router.flow.arm_answers import ArmAnswer, identity
 from serving.router.flow.features import ModelInput
@@ -37,6 +38,7 @@ class PendingDecision:
     features: ModelInput | None = None
     prices: Mapping[str, float] | None = None  # of channels whose budgets are paced; else the model's own stand
     answer: ArmAnswer | None = None
+    exploration: Explored | None = None
     reserved: float | None = None  # None: nothing is set aside; the reservation has the decision's id
     budget_exhausted: bool = False
     fault: FallbackReason | None = None
@@ -56,6 +58,31 @@ class PendingDecision:
         decision_id = log_id + uuid.uuid4().hex[len(log_id) :]
         key = request_key(experiment.salt, request)
         return cls(request, experiment, *experiment.arm_of(request.user_id), key, decision_id)
+
+    def take(self, answer: ArmAnswer) -> None:
+        """Take the policy's answer, or what exploration makes of it."""
+        self.answer, how = answer, self.policy.explore
+        if how is None or not self.experiment.enabled:
+            return
+        own = Choice(answer.channel, answer.expose, answer.channel_probs, answer.exposure_probs)
+        taken, explored = explore(own, how, self.request.candidates, self._draw("explore"))
+        self.exploration = {
+            "share": how.share,
+            "scope": how.scope,
+            "explored": explored,
+            "channel": own.channel,
+            "expose": own.expose,
+            "channel_probs": dict(own.channel_probs),
+            "exposure_probs": dict(own.exposure_probs),
+        }
+        self.answer = replace(answer, propensity=taken.channel_probs.get(taken.channel), **taken._asdict())
+        if taken.channel != own.channel:
+            self.answer = replace(
+                self.answer,
+                expected_reward=answer.expected_rewards.get(taken.channel),
+                expected_cost=answer.expected_costs.get(taken.channel),
+                price=answer.prices.get(taken.channel),
+            )
 
     def fall_back(self, reason: FallbackReason) -> None:
         """Take the default action, whatever the stages added so far; what the policy answered is logged beside it."""
@@ -92,10 +119,10 @@ class PendingDecision:
 
     def item(self) -> dict[str, Any]:
         """What the arm is asked. The draw u follows from the decision's record: it can be reproduced."""
-        asked, by = self.request, self.experiment
+        asked = self.request
         return {
             "window": self.features.window if self.features else None,
-            "u": draw(by.name, by.salt, asked.user_id, asked.campaign_id, asked.request_id or self.decision_id),
+            "u": self._draw("draw"),
             "user_id": asked.user_id,
             "campaign_id": asked.campaign_id,
             "timestamp": iso(asked.at),
@@ -132,6 +159,7 @@ class PendingDecision:
             "request_hash": self.request.content,
             "candidates": list(self.request.candidates),
             "baseline": self.request.baseline,
+            "exploration": self.exploration,
             "drawn_channel": answer.channel if answer else None,
             "channel_probs": dict(answer.channel_probs) if answer else {},
             "exposure_probs": dict(answer.exposure_probs) if answer else {},
@@ -169,6 +197,10 @@ class PendingDecision:
             "experiment": self.experiment.name,
             "reservation_id": self.decision_id if self.expose else None,
         }
+
+    def _draw(self, what: Literal["draw", "explore"]) -> float:
+        asked, by = self.request, self.experiment
+        return draw(by.name, by.salt, asked.user_id, asked.campaign_id, asked.request_id or self.decision_id, what)
 
     def _prices(self, answer: ArmAnswer) -> dict[str, float]:
         """Of all channels, as the policy names them; of one that does not, those that are known anyhow."""

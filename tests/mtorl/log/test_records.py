@@ -36,7 +36,16 @@ DECISION = [
     *(*V1, "schema_version", "unit_hash", "user_id", "layer", "salt", "experiment_version", "shares"),
     *("assignment_probability", "stage", "model_name", "model_version", "model_digest", "feature_hash"),
     *("features_found", "features", "campaign_id", "context", "request_time", "request_hash", "candidates", "baseline"),
-    *("drawn_channel", "channel_probs", "exposure_probs", "expected_rewards", "expected_costs", "price", "prices"),
+    *(
+        "exploration",
+        "drawn_channel",
+        "channel_probs",
+        "exposure_probs",
+        "expected_rewards",
+        "expected_costs",
+        "price",
+        "prices",
+    ),
     *("reserved", "refused_until", "withdrawn", "latency_seconds", "event_time"),
 ]
 OUTCOME = ["schema_version", "event_id", "decision_id", "kind", "value", "event_time", "received_time"]

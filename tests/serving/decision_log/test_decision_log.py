@@ -257,7 +257,7 @@ def test_export_has_explicit_types(spool: Spool, tmp_path: Path) -> None:
     row = pq.read_table(tmp_path / "out" / "decisions.parquet").to_pylist()[0]
     assert json.loads(row.pop("context")) == DECISION["context"]
     figures = ("channel_probs", "exposure_probs", "expected_rewards", "expected_costs", "shares", "prices")
-    for name in ("candidates", "features", *figures):
+    for name in ("candidates", "features", "baseline", "exploration", *figures):
         assert json.loads(row.pop(name)) == DECISION[name]
     for name in ("event_time", "request_time"):
         assert row.pop(name) == datetime.fromisoformat(DECISION[name])
@@ -305,7 +305,7 @@ def test_the_newest_records_come_from_the_newest_files(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_a_log_that_memory_does_not_hold_is_sorted_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(export._LIMITS, "memory_limit", "260MB")
+    monkeypatch.setitem(export._LIMITS, "memory_limit", "280MB")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     (tmp_path / "spool").mkdir()

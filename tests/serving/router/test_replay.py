@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mtorl.experiment.assignment import assign, draw, uniform
+from mtorl.policy.exploration import Choice, Exploration, explore
 from tests.repository import ROOT
 from tests.serving.router_fixtures import CONTEXT, Harness, decision, instance, run
 
@@ -82,6 +83,78 @@ def test_arm_draw_channel_and_question_follow_from_the_record(tmp_path: Path) ->
         assert [place >= 0.25 for place in places] == [record["arm"] != "outside" for record in h.records()]
 
     run(scenario, tmp_path, changes={"layer_part": [0.25, 1], "budgets": BUDGETS})
+
+
+BASELINE = {"channel": "search", "expose": False, "propensity": 1.0}
+ROWS = [{"when": {"hour": 3}, "channel": "search", "expose": False}, {"channel": "video"}]
+
+
+@pytest.mark.parametrize("scope", ["channel", "exposure", "both"])
+@pytest.mark.parametrize("policy_of", ["baseline", ROWS, None], ids=["baseline", "rows", "endpoint"])
+def test_exploration_follows_from_the_record(tmp_path: Path, policy_of: Any, scope: str) -> None:
+    async def scenario(h: Harness) -> None:
+        h.arm.mode = policy
+        users = [instance(f"u{i}", request_id="r" if i % 2 else None, baseline=BASELINE) for i in range(60)]
+        answers = {answer["decision_id"]: answer for answer in await h.predict(*users)}
+        explored = 0
+        for record in h.records():
+            v = said("draw of exploration", record)
+            own = record["exploration"]
+            explored += own["explored"]
+            assert own["explored"] == said("whether it was explored", record, v=v)
+            names = {"v": v, "explore": explore, "Choice": Choice, "Exploration": Exploration}
+            again, _ = said("drawn channel, its probabilities and those of exposing", record, **names)
+            assert (again.channel, again.channel_probs) == (record["drawn_channel"], record["channel_probs"])
+            assert again.exposure_probs == record["exposure_probs"] and again.expose == record["expose"]
+            answer = answers[record["decision_id"]]
+            assert answer["propensity"] == record["channel_probs"][answer["channel"]]
+            if policy_of is None:
+                assert own["channel"] == drawn(own["channel_probs"], said("draw", record))
+                if record["channel"] != own["channel"]:
+                    assert record["expected_reward"] == record["expected_rewards"][record["channel"]]
+            if scope != "exposure":
+                assert min(record["channel_probs"].values()) >= 0.25
+        assert 12 <= explored <= 48
+        for arm in ("incumbent", "challenger"):
+            paid = sum(record["reserved"] for record in h.records() if record["arm"] == arm)
+            assert h.balance(arm).reserved == pytest.approx(paid)
+
+    how: dict[str, Any] = {"explore": {"share": 0.5, "scope": scope}}
+    how |= {} if policy_of is None else {"policy": policy_of}
+    arms = [{"name": name, "weight": 0.5, **how} for name in ("incumbent", "challenger")]
+    run(scenario, tmp_path, changes={"arms": arms, "budgets": BUDGETS})
+
+
+def test_exploration_spends_no_more_than_there_is_and_stops_with_the_switch(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        h.arm.mode = lambda _: decision(expose=False)
+        answers = await h.predict(*(instance(f"u{i}") for i in range(60)))
+        shown = [answer for answer in answers if answer["expose"]]
+        assert shown and any(answer["budget_exhausted"] for answer in answers)
+        assert all(balance.reserved <= balance.limit for balance in h.ledger.balances())
+
+    async def switched_off(h: Harness) -> None:
+        h.arm.mode = lambda _: decision(expose=False)
+        answers = await h.predict(*(instance(f"u{i}") for i in range(20)))
+        assert not any(answer["expose"] for answer in answers)
+        assert h.records()[-1]["exploration"] is None
+
+    arms = [{"name": n, "weight": 0.5, "explore": {"share": 1.0}} for n in ("incumbent", "challenger")]
+    changes: dict[str, Any] = {"arms": arms, "budgets": [{"campaign": "*", "channel": "*", "amount": 4.0}]}
+    run(scenario, tmp_path, changes=changes)
+    run(switched_off, tmp_path, changes={**changes, "enabled": False})
+
+
+def test_an_endpoint_that_says_no_probabilities_leaves_none_when_it_is_explored(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        h.arm.mode = lambda _: {"channel": "video", "expose": True}
+        answers = await h.predict(*(instance(f"u{i}") for i in range(20)))
+        assert {answer["channel"] for answer in answers} == {"search", "video"}
+        for record in h.records():
+            assert (record["propensity"], record["channel_probs"], record["exposure_probs"]) == (None, {}, {})
+
+    arms = [{"name": n, "weight": 0.5, "explore": {"share": 0.5}} for n in ("incumbent", "challenger")]
+    run(scenario, tmp_path, changes={"arms": arms})
 
 
 def test_what_was_drawn_stays_in_the_record_when_the_ledger_fails(tmp_path: Path) -> None:
