@@ -43,7 +43,8 @@ def main() -> None:
     options.add_argument("--json", default="", help="write the figures here as well")
     options.add_argument("--quick", action="store_true", help="fewer calls")
     arguments = options.parse_args()
-    parser = DecisionParser(DatasetSpec.load(ROOT / "mtorl" / "log" / "datasets" / "simulator.yaml"))
+    spec = DatasetSpec.load(ROOT / "mtorl" / "log" / "datasets" / "simulator.yaml")
+    parser = DecisionParser(spec, dict.fromkeys(spec.channels, 1.0))
     figures: dict[str, object] = {"environment": environment("pydantic", "orjson")}
     print("instances   JSON alone, us   JSON and checks, us")
     for instances in (1, 64):

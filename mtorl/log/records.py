@@ -157,7 +157,11 @@ class DecisionRecord(V1Answer):
     request_hash: Annotated[
         Hash | None, Field(description="Of what the request said; null: it had no id. The same id has one hash.")
     ]
-    candidates: Annotated[list[Name], Field(min_length=1)]
+    candidates: Annotated[list[Name], Field(min_length=1, description="Channels that were on offer.")]
+    costs: Annotated[
+        dict[str, Amount],
+        Field(description="Highest possible cost in each channel then, currency units, as far as the request said it."),
+    ]
     baseline: Annotated[Baseline | None, Field(description="As the request gave it.")]
     exploration: Annotated[
         Explored | None,

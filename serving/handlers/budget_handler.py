@@ -1,6 +1,7 @@
 """The budget decision alone: is an exposure on this channel, or on the best one, worth its cost?
 
-    {"window": {...}, "channel": "search"?, "candidates": ["search"]?, "price": 0.3 or {"search": 0.3, ...}?}
+    {"window": {...}, "channel": "search"?, "candidates": ["search"]?, "price": 0.3 or {"search": 0.3, ...}?,
+     "costs": {"search": 0.02, ...}?}
     -> {"channel": "search", "expected_reward": ..., "expected_cost": ..., "expose": true, "utility": ...,
         "price": 0.3, "model": {...}}
 
@@ -29,7 +30,8 @@ class BudgetHandler(ArtifactHandler[Offer]):
 
     def answer(self, asked: Sequence[Offer], forecast: Forecast) -> list[dict[str, Any]]:
         """One appraisal a row."""
-        gain_BC, cost_BC, policy = forecast.gain_BC, forecast.cost_BC, self.artifact.policy
+        gain_BC, policy = forecast.gain_BC, self.artifact.policy
+        cost_BC = np.minimum(forecast.cost_BC, np.array([offer.most for offer in asked]))
         candidates_BC = np.array([offer.candidates for offer in asked])
         price_BC = np.array([offer.prices for offer in asked])
         channel_B = best_channel(gain_BC, cost_BC, policy, candidates_BC, price_BC)

@@ -1,11 +1,13 @@
 """What a client asks about one window: its candidates, prices, u or channel, checked.
 
     {"window": {...}, "u": 0.42, "candidates": ["search", "video"], "price": 0.3}
-    {"window": {...}, "channel": "video", "price": {"search": 0.3, "video": 0.5}}
+    {"window": {...}, "channel": "video", "price": {"search": 0.3, "video": 0.5}, "costs": {"video": 0.02}}
+
+A price is one number for all channels, or one for each, as a pacing controller sets them. Without one the price of the
+artifact applies. Costs are the highest possible ones at this moment: a forecast that is above them is lowered to them.
 
 The router's items also name the user, the campaign, the time, the context and the caller's own choice, for arms that
-have no window to read; here they are not looked at. A price is one number for all channels, or one for each, as a
-pacing controller sets them. Without one the price of the artifact applies.
+have no window to read; here they are not looked at.
 """
 
 from __future__ import annotations
@@ -29,11 +31,12 @@ MAX_PRICE = 1e9  # gain per currency unit; keeps price * cost finite
 
 @dataclass(frozen=True)
 class Choice:
-    """An item that asks for a channel. Both lists have one value for each channel of the data set."""
+    """An item that asks for a channel. The lists have one value for each channel of the data set."""
 
     u: float
     candidates: list[bool]
     prices: list[float]
+    most: list[float]  # highest possible cost, currency units; infinite where nothing is known
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Offer:
 
     candidates: list[bool]
     prices: list[float]
+    most: list[float]
 
 
 def read_choice(item: Any, spec: DatasetSpec, usual_price: float) -> Choice:
@@ -50,12 +54,12 @@ def read_choice(item: Any, spec: DatasetSpec, usual_price: float) -> Choice:
     Raises:
         ValueError: says what is wrong with it.
     """
-    item = _object(item, ("window", "u"), ("candidates", "price"))
+    item = _object(item, ("window", "u"), ("candidates", "price", "costs"))
     u = _number(item.get("u"))
     if not 0 <= u < 1:
         raise ValueError("u must be a number in [0, 1)")
     candidates = _candidates(item.get("candidates"), spec)
-    return Choice(u, candidates, _prices(item.get("price"), spec, usual_price))
+    return Choice(u, candidates, _prices(item.get("price"), spec, usual_price), _costs(item.get("costs"), spec))
 
 
 def read_offer(item: Any, spec: DatasetSpec, usual_price: float) -> Offer:
@@ -64,13 +68,15 @@ def read_offer(item: Any, spec: DatasetSpec, usual_price: float) -> Offer:
     Raises:
         ValueError: says what is wrong with it.
     """
-    item = _object(item, ("window",), ("channel", "candidates", "price", "u"))  # u too: one item suits every handler
+    item = _object(
+        item, ("window",), ("channel", "candidates", "price", "costs", "u")
+    )  # u too: one item suits every handler
     candidates = _candidates(item.get("candidates"), spec)
     if (channel := item.get("channel")) is not None:
         if channel not in spec.channels or not candidates[spec.channels.index(channel)]:
             raise ValueError("channel must be one of the candidates")
         candidates = [name == channel for name in spec.channels]
-    return Offer(candidates, _prices(item.get("price"), spec, usual_price))
+    return Offer(candidates, _prices(item.get("price"), spec, usual_price), _costs(item.get("costs"), spec))
 
 
 def empty_window(spec: DatasetSpec) -> Instance:
@@ -110,6 +116,17 @@ def _prices(price: Any, spec: DatasetSpec, usual: float) -> list[float]:
     if unknown := [name for name in price if name not in spec.channels]:
         raise ValueError(f"price names the unknown channel {unknown[0]!r}; known: {', '.join(spec.channels)}")
     return [_one_price(price[name], f"price.{name}") if name in price else usual for name in spec.channels]
+
+
+def _costs(costs: Any, spec: DatasetSpec) -> list[float]:
+    """The highest possible cost of each channel."""
+    if costs is None:
+        return [math.inf] * len(spec.channels)
+    if not isinstance(costs, dict) or any(name not in spec.channels for name in costs):
+        raise ValueError(f"costs must be an object of channel and number, with some of: {', '.join(spec.channels)}")
+    if wrong := [name for name in costs if not _number(costs[name]) >= 0]:
+        raise ValueError(f"costs.{wrong[0]} must be a number of at least 0")
+    return [float(costs.get(name, math.inf)) for name in spec.channels]
 
 
 def _one_price(value: Any, name: str) -> float:

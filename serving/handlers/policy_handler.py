@@ -1,6 +1,7 @@
 """Both decisions in one forward pass: which channel, and whether to spend on it. What the router's arms run.
 
-    {"window": {...}, "u": 0.42, "candidates": ["search"]?, "price": 0.3 or {"search": 0.3, ...}?}
+    {"window": {...}, "u": 0.42, "candidates": ["search"]?, "price": 0.3 or {"search": 0.3, ...}?,
+     "costs": {"search": 0.02, ...}?}
     -> {"channel": "search", "propensity": 0.7, "channel_probs": {...}, "expected_reward": ..., "expected_cost": ...,
         "expose": true, "utility": ..., "price": 0.3, "prices": {"search": 0.3, ...}, "exposure_probs": {...},
         "expected_rewards": {...}, "expected_costs": {...},
@@ -31,8 +32,9 @@ class PolicyHandler(ArtifactHandler[Choice]):
     def answer(self, asked: Sequence[Choice], forecast: Forecast) -> list[dict[str, Any]]:
         """One decision a row."""
         channels = self.artifact.spec.channels
+        most_BC = np.array([choice.most for choice in asked])
         chosen = decide(
-            forecast,
+            forecast._replace(cost_BC=np.minimum(forecast.cost_BC, most_BC)),
             self.artifact.policy,
             np.array([choice.u for choice in asked]),
             candidates_BC=np.array([choice.candidates for choice in asked]),

@@ -69,7 +69,7 @@ class Router:
         uncapped = [channel for channel in self.spec.channels if channel not in settings.cost_cap]
         if uncapped:
             raise SettingsError(f"cost_cap: no cost for {', '.join(uncapped)}")
-        self.parser = DecisionParser(self.spec)
+        self.parser = DecisionParser(self.spec, settings.cost_cap)
         seconds = settings.deadline_ms / 1000
         self.decision_admission = Admission(settings.max_in_flight, seconds)
         # Outcomes wait for the disk and not for models: neither kind of request may take the place of the other.

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from math import floor
 from typing import Any
 
 from mtorl.experiment.experiment import ALL_ARMS, Experiment
@@ -55,7 +55,8 @@ class Budgets:
 
     Args:
         ledger: Where the accounts are.
-        cost_cap: Highest possible cost of an exposure in each channel, currency units: this much is reserved.
+        cost_cap: Highest possible cost of an exposure in each channel, currency units: this much is reserved, unless
+            the request says that it is less now.
 
     Attributes:
         ready: Whether the ledger has been compared with the log. Before, nothing may be reserved.
@@ -92,7 +93,7 @@ class Budgets:
         campaign, channel = decision.request.campaign_id, decision.action.channel
         if not any((decision.arm, c, x) in self._accounts for c in (campaign, "*") for x in (channel, "*")):
             raise NoAccount(f"no budget of the experiment is for campaign {campaign!r} and channel {channel!r}")
-        amount = self.cost_cap[channel]
+        amount = min(decision.request.costs.get(channel, math.inf), self.cost_cap[channel])
         wanted = Wanted(decision.decision_id, decision.arm, campaign, channel, amount, decision.key)
         return amount if await self._reservations.submit(wanted) else None
 
@@ -221,7 +222,7 @@ def concerns(balances: Sequence[Balance], now: float, cost_cap: Mapping[str, flo
             continue
         if 0 < b.limit < _FEW * caps[dearest]:
             found.append(
-                f"{name}, arm {b.arm}: {b.limit:g} {_SPELLED[b.period]} pays for {floor(b.limit / caps[dearest])} "
+                f"{name}, arm {b.arm}: {b.limit:g} {_SPELLED[b.period]} pays for {math.floor(b.limit / caps[dearest])} "
                 f"exposures of {dearest} ({caps[dearest]:g} each): raise the amount, or ramp up faster"
             )
     return "; ".join(found) or "ok"

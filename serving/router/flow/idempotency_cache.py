@@ -6,8 +6,8 @@ repeated while its money is set aside or spent: another router may have heard th
 router no longer remembers, or that another router took, is decided anew: another decision with an id of its own, for
 which the ledger refuses to pay a second time.
 
-A request with the id of another one (same user and campaign, but another context, time or baseline) is a mistake of the
-caller: the old answer would not be one to its question.
+A request with the id of another one (same user and campaign, but another context, time, offer or baseline) is a mistake
+of the caller: the old answer would not be one to its question.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def _check_same(before: str | None, now: str | None) -> None:
     if before is not None and before != now:
         raise RequestConflict(
             "the request_id was used before, for this user and campaign, by a request that said something else in "
-            "context, timestamp or baseline; give each request an id of its own"
+            "context, timestamp, candidates, costs or baseline; give each request an id of its own"
         )
 
 

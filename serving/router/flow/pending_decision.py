@@ -110,7 +110,9 @@ class PendingDecision:
             return answer
         if self.request.baseline is not None:
             return answer_of(self.request.baseline, self.request.candidates)
-        return ArmAnswer(self.experiment.default_channel, False, 1.0, expected_reward=0.0, expected_cost=0.0)
+        usual, candidates = self.experiment.default_channel, self.request.candidates
+        channel = usual if usual in candidates else candidates[0]
+        return ArmAnswer(channel, False, 1.0, expected_reward=0.0, expected_cost=0.0)
 
     @property
     def expose(self) -> bool:
@@ -128,6 +130,7 @@ class PendingDecision:
             "timestamp": iso(asked.at),
             "context": asked.context,
             "candidates": asked.candidates,
+            **({"costs": asked.costs} if asked.costs else {}),
             **({} if asked.baseline is None else {"baseline": asked.baseline}),
             **({} if self.prices is None else {"price": self.prices}),
         }
@@ -158,6 +161,7 @@ class PendingDecision:
             "request_time": iso(self.request.at),
             "request_hash": self.request.content,
             "candidates": list(self.request.candidates),
+            "costs": dict(self.request.costs),
             "baseline": self.request.baseline,
             "exploration": self.exploration,
             "drawn_channel": answer.channel if answer else None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import (
     Annotated,
@@ -71,6 +71,11 @@ class Instance(TypedDict):
     """The caller's own id. A request that comes again with it gets the answer that it got before; another one, 409."""
     timestamp: NotRequired[Name | None]
     """When the opportunity arose, ISO 8601 with a zone; by default, now."""
+    candidates: NotRequired[Annotated[list[Name], Field(min_length=1)] | None]
+    """The channels that are on offer; by default, all of the data set."""
+    costs: NotRequired[dict[Name, Annotated[float, Field(gt=0)]] | None]
+    """Highest possible cost of an exposure in each channel now, currency units: at most, and by default, the router's
+    `cost_cap`."""
     baseline: NotRequired[GivenBaseline | None]
     """The answer for users of an arm with `policy: baseline`, and whenever something fails inside."""
 
@@ -113,6 +118,7 @@ class DecisionRequest:
     context: dict[str, Any]
     at: int  # when the opportunity arose, microseconds since 1970
     candidates: Sequence[str] = ()  # channels on offer, in the order of the data set's
+    costs: Mapping[str, float] = field(default_factory=dict)  # highest of each channel, as far as the caller says
     baseline: Baseline | None = None
     request_id: str | None = None
     content: str | None = None  # hash of all that the caller said; None without a request id
@@ -123,22 +129,33 @@ class DecisionParser:
 
     Args:
         spec: The data set, whose context columns a request has to hold.
+        cost_cap: Highest possible cost of an exposure in each channel, which a request may lower.
     """
 
-    def __init__(self, spec: DatasetSpec) -> None:
+    def __init__(self, spec: DatasetSpec, cost_cap: Mapping[str, float]) -> None:
         self._channels = spec.channels
         self._columns = [column.name for column in spec.context]
         self._fields = {
             "instances": list(Instance.__annotations__),
             "context": self._columns,
+            "costs": list(self._channels),
             "baseline": list(GivenBaseline.__annotations__),
         }
         typed_dict = cast(Any, TypedDict)  # mypy knows no dictionaries whose fields follow from a file
         context = typed_dict("context", {column.name: _type_of(column) for column in spec.context})
         context.__pydantic_config__ = _STRICT
-        baseline = typed_dict("baseline", {**GivenBaseline.__annotations__, "channel": Literal[self._channels]})
-        baseline.__pydantic_config__ = _STRICT
-        special = {"context": context, "baseline": NotRequired[baseline | None]}
+        channel: Any = Literal[self._channels]
+        baseline = typed_dict("baseline", {**GivenBaseline.__annotations__, "channel": channel})
+        costs = typed_dict(
+            "costs", {c: NotRequired[Annotated[float, Field(gt=0, le=cost_cap[c])]] for c in self._channels}
+        )
+        baseline.__pydantic_config__ = costs.__pydantic_config__ = _STRICT
+        special = {
+            "context": context,
+            "candidates": NotRequired[Annotated[list[channel], Field(min_length=1)] | None],
+            "costs": NotRequired[costs | None],
+            "baseline": NotRequired[baseline | None],
+        }
         instance: Any = typed_dict("instance", {**Instance.__annotations__, **special})
         instance.__pydantic_config__ = _STRICT
         instances = Annotated[list[instance], Field(min_length=1, max_length=_MOST_INSTANCES)]
@@ -161,12 +178,23 @@ class DecisionParser:
         context = {name: None if (value := given.get(name)) == "" else value for name in self._columns}
         at = microseconds(now if timestamp is None else _not_in_future(f"instances[{i}].timestamp", timestamp, now))
         request_id = instance.get("request_id")
-        said: dict[str, Any] = {}
-        if (baseline := _baseline(instance)) is not None:
-            said["baseline"] = baseline
-        content = None if request_id is None else _content(context, None if timestamp is None else at, said)
+        baseline, candidates, costs = _baseline(instance), self._channels, instance.get("costs") or {}
+        if (offered := instance.get("candidates")) is not None:
+            candidates = tuple(name for name in self._channels if name in offered)
+        if baseline is not None and baseline["channel"] not in candidates:
+            raise BadRequest(
+                f"instances[{i}].baseline.channel: {baseline['channel']!r} is not one of the candidates, which are "
+                f"{', '.join(candidates)}"
+            )
+        content = None
+        if request_id is not None:
+            fewer = candidates if len(candidates) < len(self._channels) else ()
+            said = {"candidates": fewer, "costs": costs, "baseline": baseline}
+            content = _content(context, None if timestamp is None else at, said)
         user_id, campaign_id = instance["user_id"], instance["campaign_id"]
-        return DecisionRequest(user_id, campaign_id, context, at, self._channels, baseline, request_id, content)
+        return DecisionRequest(
+            user_id, campaign_id, context, at, candidates, costs, baseline, request_id=request_id, content=content
+        )
 
 
 def _baseline(instance: Instance) -> Baseline | None:
@@ -231,8 +259,11 @@ def parse_json(body: Any) -> Any:
 
 def _content(context: Mapping[str, Any], at: int | None, said: Mapping[str, Any]) -> str:
     """Equal for requests that say the same, however they write it."""
+    said = {name: value for name, value in said.items() if value}
     parts = [context, at, said] if said else [context, at]  # the latter is what older records hold
-    return hashlib.blake2b(orjson.dumps(parts), digest_size=8).hexdigest()
+    return hashlib.blake2b(
+        orjson.dumps(parts, option=orjson.OPT_SORT_KEYS if said else None), digest_size=8
+    ).hexdigest()
 
 
 def _type_of(column: Column) -> Any:

@@ -35,7 +35,17 @@ V1 = [*V2, "request_id", "experiment", "reservation_id"]
 DECISION = [
     *(*V1, "schema_version", "unit_hash", "user_id", "layer", "salt", "experiment_version", "shares"),
     *("assignment_probability", "stage", "model_name", "model_version", "model_digest", "feature_hash"),
-    *("features_found", "features", "campaign_id", "context", "request_time", "request_hash", "candidates", "baseline"),
+    *(
+        "features_found",
+        "features",
+        "campaign_id",
+        "context",
+        "request_time",
+        "request_hash",
+        "candidates",
+        "costs",
+        "baseline",
+    ),
     *(
         "exploration",
         "drawn_channel",

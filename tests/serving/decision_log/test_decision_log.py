@@ -257,7 +257,7 @@ def test_export_has_explicit_types(spool: Spool, tmp_path: Path) -> None:
     row = pq.read_table(tmp_path / "out" / "decisions.parquet").to_pylist()[0]
     assert json.loads(row.pop("context")) == DECISION["context"]
     figures = ("channel_probs", "exposure_probs", "expected_rewards", "expected_costs", "shares", "prices")
-    for name in ("candidates", "features", "baseline", "exploration", *figures):
+    for name in ("candidates", "features", "costs", "baseline", "exploration", *figures):
         assert json.loads(row.pop(name)) == DECISION[name]
     for name in ("event_time", "request_time"):
         assert row.pop(name) == datetime.fromisoformat(DECISION[name])

@@ -83,6 +83,19 @@ def test_the_routers_item_suits_every_handler(kind: Any) -> None:
     assert plain == told and "error" not in told["predictions"][0]
 
 
+def test_a_forecast_is_no_higher_than_the_highest_possible_cost() -> None:
+    asked = {**item(price=0.5), "candidates": ["search"]}
+    for kind in (PolicyHandler, BudgetHandler):
+        dear, cheap, beside = predictions(
+            made(Heads().predict, kind),
+            asked,
+            {**asked, "costs": {"search": 0.001}},
+            {**asked, "costs": {"video": 0.001}},
+        )
+        assert dear["expected_cost"] > cheap["expected_cost"] == 0.001
+        assert beside["expected_cost"] == dear["expected_cost"]
+
+
 def test_a_given_channel_needs_its_own_price_only() -> None:
     (answer,) = predictions(
         made(kind=BudgetHandler), {"window": window(), "channel": "social", "price": {"social": 0.2}}
@@ -98,6 +111,8 @@ BAD_OFFERS = [
     ({"window": window(), "channel": "video", "candidates": ["search"]}, "channel must be one of the candidates"),
     ({"window": window(), "candidates": []}, "candidates must be"),
     ({"window": window(), "Price": 1}, "unknown field 'Price'"),
+    ({"window": window(), "costs": {"tv": 1}}, "costs must be an object of channel and number"),
+    ({"window": window(), "costs": {"search": -1}}, "costs.search must be a number of at least 0"),
     ({"window": []}, "window: "),
     ({"window": window(NAN_HOUR)}, "not finite"),
 ]
