@@ -26,6 +26,7 @@ MODELS = {
     "drill": "serving.router.flow.drills:Drill",
     "decision-record": "mtorl.log.records:DecisionRecord",
     "outcome-record": "mtorl.log.records:OutcomeRecord",
+    "shadow-record": "mtorl.log.records:ShadowRecord",
 }
 """File name and, as module:class, the pydantic model or typed dictionary that it describes."""
 

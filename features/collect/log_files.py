@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from features.collect.database import execute, parquet
 from mtorl.log.records import Kind
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import duckdb
 
 _READ = "read.json"
+
+COLLECTED: tuple[Kind, ...] = ("decision", "outcome")
+"""Kinds of records that are learnt from."""
 
 
 def files_of(log: Path, kind: Kind) -> list[Path]:
@@ -52,7 +55,7 @@ class NewFiles:
     def __init__(self, db: duckdb.DuckDBPyConnection, log: Path, store: Path) -> None:
         self._path = store / _READ
         self._read = _read_before(self._path)
-        self.by_kind: dict[Kind, list[Path]] = {kind: [] for kind in get_args(Kind)}
+        self.by_kind: dict[Kind, list[Path]] = {kind: [] for kind in COLLECTED}
         self.unreadable: list[str] = []
         for kind, files in self.by_kind.items():
             for file in files_of(log, kind):

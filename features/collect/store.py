@@ -24,10 +24,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from features.collect.database import execute, limited_database, parquet, text
-from features.collect.log_files import NewFiles, files_of, mark_of
+from features.collect.log_files import COLLECTED, NewFiles, files_of, mark_of
 from mtorl.log.records import ID_FIELD, Kind, each_record, one_record_each, sql_columns
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
@@ -106,7 +106,7 @@ def collect_if_any(decision_log: str, store: str) -> str:
     if decision_log and files_of(Path(decision_log), "decision"):
         collect(decision_log, store)
     digest = hashlib.sha256()
-    for kind in get_args(Kind):
+    for kind in COLLECTED:
         for file in hourly(store, kind):
             digest.update(f"{file.relative_to(store)}:{mark_of(file)}".encode())
     return digest.hexdigest() if hourly(store, "decision") else ""

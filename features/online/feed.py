@@ -68,6 +68,8 @@ class Feed:
         """
         records: dict[Kind, list[Mapping[str, Any]]] = {"decision": [], "outcome": []}
         for kind, record in events:
+            if kind.startswith("mtorl.shadow."):  # it was never shown
+                continue
             if kind.startswith("mtorl.") and kind not in _FIELDS:
                 raise EventError(f"type: {kind} is not one of {', '.join(_FIELDS)}")
             if kind in _FIELDS:

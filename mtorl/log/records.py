@@ -27,9 +27,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic reads typing's own only from Python 3.12 on
 
-Kind = Literal["decision", "outcome"]
+Kind = Literal["decision", "outcome", "shadow"]
 DECISION_VERSION: Literal[3] = 3
 OUTCOME_VERSION: Literal[2] = 2
+SHADOW_VERSION: Literal[1] = 1
 
 CANCEL = "cancel"
 """The kind of an outcome that says: the ad was not shown. The others are numeric outcomes of the data set."""
@@ -223,16 +224,51 @@ class OutcomeRecord(TypedDict):
     received_time: Annotated[Time, Field(description="When the router heard of it, UTC.")]
 
 
-_RECORDS: dict[Kind, Any] = {"decision": DecisionRecord, "outcome": OutcomeRecord}
+@with_config(ConfigDict(title="shadow", extra="forbid"))
+class ShadowRecord(TypedDict):
+    """What a challenger would have decided at stage shadow. It was never shown, and nothing was reserved for it.
+
+    Features, request and the draw are those of the decision with the same `decision_id`.
+    """
+
+    schema_version: Literal[1]
+    shadow_id: Annotated[Name, Field(description="Of the decision and the arm.")]
+    decision_id: Annotated[Name, Field(description="Of what the incumbent decided.")]
+    experiment: Name
+    arm: Annotated[Name, Field(description="The challenger.")]
+    fault: Annotated[FallbackReason | None, Field(description="Why it did not decide; null: it did.")]
+    channel: Annotated[Name | None, Field(description="null: it did not decide. The rest is as in a decision.")]
+    expose: Annotated[bool | None, Field(description="Whether it would have exposed, if its budget had allowed it.")]
+    propensity: Probability | None
+    exploration: Explored | None
+    channel_probs: dict[str, PossibleProbability]
+    exposure_probs: dict[str, PossibleProbability]
+    expected_reward: float | None
+    expected_cost: Amount | None
+    expected_rewards: dict[str, float]
+    expected_costs: dict[str, Amount]
+    price: Amount | None
+    prices: dict[str, Amount]
+    model_name: str | None
+    model_version: str | None
+    model_digest: str | None
+    event_time: Annotated[Time, Field(description="When it answered, UTC.")]
+
+
+_RECORDS: dict[Kind, Any] = {"decision": DecisionRecord, "outcome": OutcomeRecord, "shadow": ShadowRecord}
 _SQL_TYPES = {str: "VARCHAR", float: "DOUBLE", int: "BIGINT", bool: "BOOLEAN"}
 
-ID_FIELD: dict[Kind, str] = {"decision": "decision_id", "outcome": "event_id"}
+ID_FIELD: dict[Kind, str] = {"decision": "decision_id", "outcome": "event_id", "shadow": "shadow_id"}
 
 # Which of several records with one id counts. The router withdraws a decision whose record may become durable too late:
 # both records can be in the log then, in either order, and the withdrawal counts. Apart from that, records with one id
 # are copies, because the log is shipped at least once. (If a sender gave one event two values, and two routers took one
 # each, all readers must take the same.)
-_FIRST_COUNTS: dict[Kind, str] = {"decision": "withdrawn DESC, event_time", "outcome": "event_time, value"}
+_FIRST_COUNTS: dict[Kind, str] = {
+    "decision": "withdrawn DESC, event_time",
+    "outcome": "event_time, value",
+    "shadow": "event_time",
+}
 
 # Before `withdrawn` was a field: the router fell back for one of these reasons when it withdrew a decision, and for no
 # other.
@@ -270,7 +306,7 @@ def each_record(kind: Kind, relation: str) -> str:
     columns = {name: type_ for name, type_ in sql_columns(kind).items() if name not in (ID_FIELD[kind], "event_time")}
     nulls = ", ".join(f"NULL::{type_} AS {name}" for name, type_ in columns.items())
     complete = f"FROM {relation} UNION ALL BY NAME SELECT {nulls} WHERE false"
-    return complete if kind == "outcome" else f"SELECT * REPLACE ({_WITHDRAWN} AS withdrawn) FROM ({complete})"
+    return f"SELECT * REPLACE ({_WITHDRAWN} AS withdrawn) FROM ({complete})" if kind == "decision" else complete
 
 
 def is_withdrawn(decision: Mapping[str, Any]) -> bool:

@@ -1,6 +1,6 @@
 """The log as Parquet files for monitoring and analysis. It can be exported while the router writes it.
 
-    export_parquet("spool", "decision_log")       # decision_log/decisions.parquet and outcomes.parquet
+    export_parquet("spool", "decision_log")       # decision_log/{decisions,outcomes,shadows}.parquet
     export_segments("spool", "decision_log")      # the same, in a folder for each segment: only what has grown
 
 Columns are those of `mtorl.log.records.sql_columns`: objects and lists are JSON text, `event_time` is a UTC timestamp.
@@ -32,7 +32,7 @@ _KINDS: tuple[Kind, ...] = tuple(reversed(get_args(Kind)))
 
 
 def export_parquet(log_dir: str | Path, out_dir: str | Path) -> dict[str, int]:
-    """Write decisions.parquet and outcomes.parquet, each in one step.
+    """Write decisions.parquet, outcomes.parquet and shadows.parquet, each in one step.
 
     A spool that is shipped holds the newest `keep_hours` only; the folder of a `ParquetSink` holds everything. Without
     records the files hold the columns alone. Of a decision that was withdrawn, the withdrawal stays.

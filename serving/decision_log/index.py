@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Literal
 
-from mtorl.log.records import Kind
+from mtorl.log.records import ID_FIELD, Kind
 
 Status = Literal["accepted", "late", "dangling", "duplicate"]
 
@@ -29,7 +29,7 @@ class Index:
         self._late_seconds = late_after.total_seconds()
         self._decisions: dict[str, float] = {}
         self._events: dict[str, None] = {}
-        self._to_forget: dict[Kind, list[str]] = {"decision": [], "outcome": []}
+        self._to_forget: dict[Kind, list[str]] = {"decision": [], "outcome": [], "shadow": []}
 
     def add(self, kind: Kind, record: Mapping[str, Any]) -> Status:
         """Remember a record and say what it is.
@@ -39,6 +39,8 @@ class Index:
         """
         if kind == "decision":
             self._decisions.setdefault(record["decision_id"], _seconds(record))
+            return "accepted"
+        if kind == "shadow":  # nobody sends one twice, and nothing refers to it: none is remembered
             return "accepted"
         if record["event_id"] in self._events:
             return "duplicate"
@@ -50,14 +52,11 @@ class Index:
 
     def knows(self, kind: Kind, record: Mapping[str, Any]) -> bool:
         """Whether a record of this id was added before."""
-        return record["decision_id"] in self._decisions if kind == "decision" else record["event_id"] in self._events
+        return record[ID_FIELD[kind]] in self._ids(kind)
 
     def remove(self, kind: Kind, record: Mapping[str, Any]) -> None:
         """Forget a record that could not be written."""
-        if kind == "decision":
-            self._decisions.pop(record["decision_id"], None)
-        else:
-            self._events.pop(record["event_id"], None)
+        self._ids(kind).pop(record[ID_FIELD[kind]], None)
 
     def forget(self, kind: Kind, count: int) -> None:
         """Mark the oldest records of a kind; each `tidy` forgets some of them, so that no append waits for all."""
@@ -72,7 +71,8 @@ class Index:
             del outdated[-self._forgotten_at_once :]
 
     def _ids(self, kind: Kind) -> dict[str, Any]:
-        return self._decisions if kind == "decision" else self._events
+        known: dict[Kind, dict[str, Any]] = {"decision": self._decisions, "outcome": self._events, "shadow": {}}
+        return known[kind]
 
 
 def _seconds(record: Mapping[str, Any]) -> float:

@@ -25,6 +25,7 @@ from serving.router.flow.feature_registry import RegistryAwaited
 from serving.router.flow.features import FeastSource, FeatureReader, FeatureSource
 from serving.router.flow.outcomes import OutcomeIntake
 from serving.router.flow.requests import DecisionParser, DecisionRequest, OutcomeParser
+from serving.router.flow.shadow import Shadow
 from serving.router.flow.stages import Stages
 from serving.router.ops import metrics
 from serving.router.ops.found_features import FoundFeatures
@@ -117,7 +118,13 @@ class Router:
         watches = (self._watch_disk, self._watch_export)
         rounds = (self._follow_experiment, self._expire_reservations, self._show, *watches)
         accounts = self._every_second(self._keep_accounts, sooner=self.budgets.pacer.due)
-        background = (self.budgets.run(), self._arm_watch.run(), accounts, *map(self._every_second, rounds))
+        background = (
+            self.budgets.run(),
+            self._arm_watch.run(),
+            self._shadow.run(),
+            accounts,
+            *map(self._every_second, rounds),
+        )
         self._tasks += [asyncio.create_task(work) for work in background]
         self.health.waiting_for = ""
         metrics.READY.set(1)
@@ -147,7 +154,10 @@ class Router:
         self.shipper = Shipper(self.spool, sink, settings.keep_hours, open_reservations) if sink else None
         stages = Stages(self._seconds, self.health, self.drills or Drills())
         found = FoundFeatures(self.health)
-        self.decider = Decider(self.live, self._features, self._arms, self.budgets, self.spool, stages, found)
+        self._shadow = Shadow(self._arms, self.spool, self.health)
+        self.decider = Decider(
+            self.live, self._features, self._arms, self.budgets, self.spool, stages, found, self._shadow
+        )
         self.outcomes = OutcomeIntake(
             OutcomeParser(self.spec), self.spool, self.budgets, self._seconds, self.decider.cache.forget
         )

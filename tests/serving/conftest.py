@@ -10,7 +10,14 @@ import psutil
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from mtorl.log.records import DECISION_VERSION, OUTCOME_VERSION, DecisionRecord, OutcomeRecord
+from mtorl.log.records import (
+    DECISION_VERSION,
+    OUTCOME_VERSION,
+    SHADOW_VERSION,
+    DecisionRecord,
+    OutcomeRecord,
+    ShadowRecord,
+)
 from serving.decision_log import Spool
 from tests.redis_server import redis_server
 
@@ -54,9 +61,13 @@ def remains(tmp_path: Path) -> Callable[[], list[str]]:
     return after_a_moment
 
 
-_RECORDS = {"decision": TypeAdapter(DecisionRecord), "outcome": TypeAdapter(OutcomeRecord)}
+_RECORDS = {
+    "decision": TypeAdapter(DecisionRecord),
+    "outcome": TypeAdapter(OutcomeRecord),
+    "shadow": TypeAdapter(ShadowRecord),
+}
 
-_VERSIONS = {"decision": DECISION_VERSION, "outcome": OUTCOME_VERSION}
+_VERSIONS = {"decision": DECISION_VERSION, "outcome": OUTCOME_VERSION, "shadow": SHADOW_VERSION}
 
 
 @pytest.fixture(autouse=True)

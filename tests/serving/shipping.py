@@ -22,6 +22,7 @@ GOLDEN = Path(__file__).parent / "golden"
 RECORDS: dict[Kind, dict[str, Any]] = {
     "decision": json.loads((GOLDEN / "decision.json").read_text()),
     "outcome": json.loads((GOLDEN / "outcome.json").read_text()),
+    "shadow": json.loads((GOLDEN / "shadow.json").read_text()),
 }
 
 
@@ -42,7 +43,7 @@ class MemorySink:
     def __init__(self, largest: int = 7, linger: float = 0.0) -> None:
         self.largest = largest
         self.linger = linger
-        self.got: dict[Kind, list[str]] = {"decision": [], "outcome": []}
+        self.got: dict[Kind, list[str]] = {"decision": [], "outcome": [], "shadow": []}
         self.batches: list[Batch] = []
         self.fault: Callable[[Batch], None] = lambda batch: None
 

@@ -20,6 +20,7 @@ from serving.router.flow.features import FeatureReader
 from serving.router.flow.idempotency_cache import IdempotencyCache, RequestConflict
 from serving.router.flow.pending_decision import PendingDecision
 from serving.router.flow.requests import DecisionRequest
+from serving.router.flow.shadow import Shadow
 from serving.router.flow.stages import Deadline, NoTimeLeft, Stages
 from serving.router.ops import metrics
 from serving.router.ops.found_features import FoundFeatures
@@ -48,6 +49,7 @@ class Decider:
         spool: Where decisions are logged.
         stages: Time limits, and what follows from failures.
         found: Is told whether anything is known of a user.
+        shadow: Is told of the decisions that were taken.
 
     Attributes:
         cache: Recent answers.
@@ -62,6 +64,7 @@ class Decider:
         spool: Spool,
         stages: Stages,
         found: FoundFeatures,
+        shadow: Shadow,
     ) -> None:
         self._live = live
         self._features = features
@@ -70,6 +73,7 @@ class Decider:
         self._spool = spool
         self._stages = stages
         self._found = found
+        self._shadow = shadow
         self.cache = IdempotencyCache()
         self._running: set[asyncio.Task[Any]] = set()
 
@@ -153,6 +157,7 @@ class Decider:
         for decision in decisions:
             if decision.key is not None:
                 self.cache.give(decision.key, decision.prediction(), decision.reserved or 0.0)
+        self._shadow.offer(decisions)
 
     async def _run_stages(self, decisions: Decisions, deadline: Deadline) -> None:
         await self._read_features(decisions, deadline)

@@ -26,6 +26,7 @@ STAGE_LATENCY = Histogram("mtorl_stage_latency_seconds", "One stage of a decisio
 FEATURES = Counter("mtorl_features", "Decisions by whether a history of the user was found", ["found"])
 ARM_SILENT = Gauge("mtorl_arm_silent_seconds", "For how long an arm has not answered; 0 while it does", ["arm"])
 ARM_MODEL_CHANGES = Counter("mtorl_arm_model_changes", "Times that an arm's model became another one", ["arm"])
+SHADOW = Counter("mtorl_shadow_decisions", "Decisions of challengers at stage shadow, by result", ["arm", "result"])
 REPEATED = Counter("mtorl_repeated_requests", "Decisions that had been taken for the same request id before")
 REFUSED = Counter("mtorl_refused_requests", "Requests that the gateway refused", ["status"])
 ADMISSION_LIMIT = Gauge("mtorl_admission_limit", "Decision requests that may be at work at once")
@@ -55,7 +56,7 @@ EXPERIMENT_ENABLED = Gauge("mtorl_experiment_enabled", "1 unless the kill switch
 EXPERIMENT_GENERATION = Gauge("mtorl_experiment_generation", "Times that the experiment file was loaded")
 EXPERIMENT_REFUSED = Gauge("mtorl_experiment_refused", "1 while the experiment file is refused, and the last one holds")
 
-for _kind in ("decision", "outcome"):  # start them at 0: Prometheus sees no increase in a series that is new
+for _kind in ("decision", "outcome", "shadow"):  # start them at 0: Prometheus sees no increase in a series that is new
     SHIPPED.labels(_kind)
     POISON.labels(_kind)
 for _found in ("yes", "no"):

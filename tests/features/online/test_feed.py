@@ -119,6 +119,7 @@ EVENTS = [
     outcome("d5", "click", 1.0),
     outcome("nobody's", "click", 1.0),
     ("com.example.other", {"what": "ever"}),
+    ("mtorl.shadow.v1", {"decision_id": "d1", "channel": "video", "expose": True}),
 ]
 KNOWN = {"channel": "video", "hour": 9.0, "device": "tv", "click": 1.0, "revenue": 5.0}
 

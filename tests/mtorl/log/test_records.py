@@ -58,12 +58,17 @@ DECISION = [
     ),
     *("reserved", "refused_until", "withdrawn", "latency_seconds", "event_time"),
 ]
+SHADOW = [
+    *("schema_version", "shadow_id", "decision_id", "experiment", "arm", "fault", "channel", "expose", "propensity"),
+    *("exploration", "channel_probs", "exposure_probs", "expected_reward", "expected_cost", "expected_rewards"),
+    *("expected_costs", "price", "prices", "model_name", "model_version", "model_digest", "event_time"),
+]
 OUTCOME = ["schema_version", "event_id", "decision_id", "kind", "value", "event_time", "received_time"]
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
 def test_golden_records_are_valid(path: Path) -> None:
-    kind: Kind = "decision" if path.stem.startswith("decision") else "outcome"
+    kind: Kind = next(kind for kind in get_args(Kind) if path.stem.startswith(kind))
     validator = jsonschema.Draft202012Validator(json_schema(kind), format_checker=jsonschema.FormatChecker())
     record = json.loads(path.read_text())
     validator.validate(record)
@@ -96,6 +101,7 @@ def test_the_fields_of_a_version_are_frozen() -> None:
     assert list(plain_types(V2Answer)) == V2 and list(plain_types(V1Answer)) == V1
     assert list(json_schema("decision")["properties"]) == list(sql_columns("decision")) == DECISION
     assert list(json_schema("outcome")["properties"]) == list(sql_columns("outcome")) == OUTCOME
+    assert list(json_schema("shadow")["properties"]) == list(sql_columns("shadow")) == SHADOW
 
 
 def test_every_stage_of_an_experiment_can_be_logged() -> None:

@@ -247,7 +247,7 @@ def test_export_has_explicit_types(spool: Spool, tmp_path: Path) -> None:
     put(spool, "decision", json.loads((GOLDEN / "decision_fallback.json").read_text()))
     put(spool, "decision", decision("d1"))
     put(spool, "outcome", outcome("e1", "d1"))
-    assert export_parquet(spool.folder, tmp_path / "out") == {"decision": 2, "outcome": 1}
+    assert export_parquet(spool.folder, tmp_path / "out") == {"decision": 2, "outcome": 1, "shadow": 0}
     types = {field.name: str(field.type) for field in pq.read_schema(tmp_path / "out" / "decisions.parquet")}
     assert list(types) == list(sql_columns("decision"))
     text = {"context", "candidates", "channel_probs", "request_id", "model_name", "fallback_reason", "reservation_id"}
@@ -265,7 +265,7 @@ def test_export_has_explicit_types(spool: Spool, tmp_path: Path) -> None:
 
 
 def test_export_of_an_empty_spool_has_the_columns(spool: Spool, tmp_path: Path) -> None:
-    assert export_parquet(spool.folder, tmp_path / "out") == {"decision": 0, "outcome": 0}
+    assert export_parquet(spool.folder, tmp_path / "out") == {"decision": 0, "outcome": 0, "shadow": 0}
     assert pq.read_schema(tmp_path / "out" / "outcomes.parquet").names == list(sql_columns("outcome"))
 
 

@@ -74,8 +74,8 @@ def test_types_and_values_are_those_of_the_export(spool: Spool, out: Path, tmp_p
     fill(spool, 3)
     ship(spool, out)
     put(spool, "decision", "later")  # not shipped
-    assert export_parquet(out, tmp_path / "of the sink") == {"decision": 3, "outcome": 3}
-    assert export_parquet(spool.folder, tmp_path / "of the spool") == {"decision": 4, "outcome": 3}
+    assert export_parquet(out, tmp_path / "of the sink") == {"decision": 3, "outcome": 3, "shadow": 0}
+    assert export_parquet(spool.folder, tmp_path / "of the spool") == {"decision": 4, "outcome": 3, "shadow": 0}
     for kind in ("decisions", "outcomes"):
         ours, theirs = (tmp_path / f"of the {where}" / f"{kind}.parquet" for where in ("sink", "spool"))
         assert columns(ours) == columns(theirs)

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -37,7 +37,7 @@ from tests.serving.shipping import (
     until,
 )
 
-KINDS: tuple[Kind, ...] = ("decision", "outcome")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 # ---- order, position
@@ -50,9 +50,11 @@ def test_everything_is_shipped_once_and_in_order_across_segments_and_restarts(sp
     async def scenario() -> None:
         async with shipping(spool, sink) as running:
             put(spool, "outcome", *names("e", 20))
+            put(spool, "shadow", *names("s", 10))
             put(spool, "decision", *names("after", 50))
             await until(lambda: running.pending == 0)
-            assert running.take_tally() == {("shipped", "decision"): 80, ("shipped", "outcome"): 20}
+            tally = {("shipped", "decision"): 80, ("shipped", "outcome"): 20, ("shipped", "shadow"): 10}
+            assert running.take_tally() == tally
         put(spool, "decision", "last")
         async with shipping(spool, sink) as running:
             assert running.pending == 1
@@ -63,6 +65,7 @@ def test_everything_is_shipped_once_and_in_order_across_segments_and_restarts(sp
     assert sink.got == {
         "decision": [*names("before", 30), *names("after", 50), "last"],
         "outcome": names("e", 20),
+        "shadow": names("s", 10),
     }
     assert {len(set(batch.lines)) == len(batch) <= sink.largest for batch in sink.batches} == {True}
 
@@ -108,12 +111,13 @@ def test_an_interrupted_line_of_a_closed_segment_is_stepped_over(tmp_path: Path)
 def test_a_damaged_position_starts_again_from_the_oldest(spool: Spool, damage: bytes) -> None:
     put(spool, "decision", *names("d", 5))
     put(spool, "outcome", *names("e", 5))
+    put(spool, "shadow", *names("s", 5))
     asyncio.run(ship_all(spool, MemorySink()))
     (spool.folder / position.FILE).write_bytes(damage)
-    assert position.load(spool.folder) == {"decision": OLDEST, "outcome": OLDEST}
+    assert position.load(spool.folder) == dict.fromkeys(KINDS, OLDEST)
     sink = MemorySink()
     asyncio.run(ship_all(spool, sink))
-    assert sink.got == {"decision": names("d", 5), "outcome": names("e", 5)}
+    assert sink.got == {"decision": names("d", 5), "outcome": names("e", 5), "shadow": names("s", 5)}
 
 
 def test_a_position_is_not_believed_when_the_segment_is_another(spool: Spool) -> None:
@@ -223,7 +227,7 @@ asyncio.run(main())
 @pytest.mark.integration
 def test_a_shipper_killed_again_and_again_loses_nothing(tmp_path: Path) -> None:
     golden = json.dumps([RECORDS["decision"], RECORDS["outcome"]])
-    written: dict[Kind, list[str]] = {"decision": [], "outcome": []}
+    written: dict[Kind, list[str]] = {kind: [] for kind in KINDS}
 
     async def scenario() -> None:
         server = WebSink()
@@ -282,7 +286,7 @@ def test_any_order_of_events_delivers_all_at_least_once_and_in_order(
 ) -> None:
     """Crashes strike before and after a delivery; positions are damaged; what is shipped is deleted at once."""
     folder = tmp_path_factory.mktemp("spool")
-    written: dict[Kind, list[str]] = {"decision": [], "outcome": []}
+    written: dict[Kind, list[str]] = {kind: [] for kind in KINDS}
     sink = MemorySink(largest=3)
     spool = Spool(folder, segment_bytes=3000)
 

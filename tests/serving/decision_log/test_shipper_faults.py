@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -30,7 +30,7 @@ from tests.serving.shipping import (
     until,
 )
 
-KINDS: tuple[Kind, ...] = ("decision", "outcome")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 # ---- a sink in trouble

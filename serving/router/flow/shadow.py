@@ -1,0 +1,146 @@
+"""Stage `shadow`: challengers are asked what they would have done, after the answer has gone out, and nothing is spent.
+
+Their decisions are records of a kind of their own beside those of the incumbent, with the same features, prices and
+draws: who reads decisions can't mistake them for any. Work is bounded. When challengers are slower than the traffic,
+some decisions have no shadow, which is counted, and no caller waits for one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from mtorl.experiment.experiment import INCUMBENT, Arm
+from mtorl.log.records import SHADOW_VERSION, FallbackReason, ShadowRecord
+from serving.decision_log import Spool
+from serving.router.flow.arm_answers import ArmAnswer, ArmError
+from serving.router.flow.arms import Arms
+from serving.router.flow.pending_decision import PendingDecision
+from serving.router.ops import metrics
+from serving.router.ops.health import Health
+from serving.throttle import OncePerSecond
+
+MOST_WAITING = 256  # decisions; beyond that they have no shadow
+_LARGEST = 32  # asked at a time, which takes the event loop about a millisecond
+_SECONDS = 1.0  # for an arm, and for the log
+
+log = logging.getLogger(__name__)
+log.addFilter(OncePerSecond())
+
+
+class Shadow:
+    """Asks the challengers of an experiment in stage `shadow`. For one event loop.
+
+    Args:
+        arms: The policies.
+        spool: Where their decisions are logged.
+        health: Is told which arms answer.
+    """
+
+    def __init__(self, arms: Arms, spool: Spool, health: Health) -> None:
+        self._arms = arms
+        self._spool = spool
+        self._health = health
+        self._waiting: deque[PendingDecision] = deque()
+        self._wake = asyncio.Event()
+
+    def offer(self, decisions: Sequence[PendingDecision]) -> None:
+        """Decisions that were just taken; returns at once."""
+        for decision in decisions:
+            if not decision.experiment.enabled or decision.experiment.stage != "shadow" or decision.arm != INCUMBENT:
+                continue
+            if len(self._waiting) >= MOST_WAITING:
+                for arm in _challengers(decision):
+                    metrics.SHADOW.labels(arm.name, "dropped").inc()
+                continue
+            self._waiting.append(decision)
+            self._wake.set()
+
+    async def run(self) -> None:
+        """The background task."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                first = self._waiting[0].experiment
+                batch: list[PendingDecision] = []
+                while self._waiting and len(batch) < _LARGEST and self._waiting[0].experiment is first:
+                    batch.append(self._waiting.popleft())
+                await asyncio.gather(*(self._ask(arm, batch) for arm in _challengers(batch[0])))
+
+    async def _ask(self, arm: Arm, decisions: Sequence[PendingDecision]) -> None:
+        """Ask one arm and log what it says; nothing that goes wrong here concerns anybody else."""
+        shadows = [replace(decision, arm=arm.name, answer=None, exploration=None) for decision in decisions]
+        try:
+            records = await self._records(arm, shadows)
+            async with asyncio.timeout(_SECONDS):
+                await self._spool.append_all("shadow", records)
+        except Exception as error:
+            log.warning("%d decisions have no shadow, %s: %s", len(shadows), type(error).__name__, error)
+            metrics.SHADOW.labels(arm.name, "dropped").inc(len(shadows))
+            return
+        for record in records:
+            metrics.SHADOW.labels(arm.name, "failed" if record["fault"] else "answered").inc()
+
+    async def _records(self, arm: Arm, shadows: Sequence[PendingDecision]) -> list[ShadowRecord]:
+        answers: dict[int, ArmAnswer | ArmError] = {}
+        # An endpoint reads the window; a policy of the file says itself whether it does.
+        asked = [i for i, shadow in enumerate(shadows) if shadow.features is not None or arm.policy is not None]
+        fault: FallbackReason = "model_error"
+        try:
+            if asked:
+                async with asyncio.timeout(_SECONDS):
+                    found = await self._arms.ask(shadows[0].experiment, arm, [shadows[i].item() for i in asked])
+                self._health.report(arm.name)
+                answers = dict(zip(asked, found, strict=True))
+        except Exception as error:
+            fault = "model_timeout" if isinstance(error, TimeoutError) else "model_error"
+            self._health.report(arm.name, error)
+            log.warning("arm %s in the shadow, %s: %s", arm.name, type(error).__name__, error)
+        records = []
+        for i, shadow in enumerate(shadows):
+            answer = answers.get(i)
+            if isinstance(answer, ArmAnswer):
+                shadow.take(answer)
+                records.append(_record(shadow, None))
+            elif isinstance(answer, ArmError):
+                records.append(_record(shadow, answer.reason))
+            else:
+                records.append(_record(shadow, fault if i in asked else "features"))
+        return records
+
+
+def _challengers(decision: PendingDecision) -> list[Arm]:
+    return [arm for arm in decision.experiment.arms if arm.name != INCUMBENT]
+
+
+def _record(shadow: PendingDecision, fault: FallbackReason | None) -> ShadowRecord:
+    answer = shadow.answer
+    return {
+        "schema_version": SHADOW_VERSION,
+        "shadow_id": f"{shadow.decision_id}.{shadow.arm}",
+        "decision_id": shadow.decision_id,
+        "experiment": shadow.experiment.name,
+        "arm": shadow.arm,
+        "fault": fault,
+        "channel": answer.channel if answer else None,
+        "expose": answer.expose if answer else None,
+        "propensity": answer.propensity if answer else None,
+        "exploration": shadow.exploration,
+        "channel_probs": dict(answer.channel_probs) if answer else {},
+        "exposure_probs": dict(answer.exposure_probs) if answer else {},
+        "expected_reward": answer.expected_reward if answer else None,
+        "expected_cost": answer.expected_cost if answer else None,
+        "expected_rewards": dict(answer.expected_rewards) if answer else {},
+        "expected_costs": dict(answer.expected_costs) if answer else {},
+        "price": answer.price if answer else None,
+        "prices": dict(answer.prices) if answer else {},
+        "model_name": answer.model["name"] if answer else None,
+        "model_version": answer.model["version"] if answer else None,
+        "model_digest": answer.model["digest"] if answer else None,
+        "event_time": datetime.now(UTC).isoformat(timespec="microseconds"),
+    }
