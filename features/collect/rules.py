@@ -74,7 +74,8 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
         SELECT *, event_time::DATE AS day,
                CASE WHEN fallback_reason IN ('repeated', 'no_account') THEN fallback_reason
                     WHEN drawn_channel IS NULL AND fallback_reason IS NOT NULL THEN 'no_draw'
-                    WHEN unsaid OR drawn_channel IS NULL OR list_sum(channel_probs) < 0.999 THEN 'no_probabilities'
+                    WHEN unsaid OR drawn_channel IS NULL OR list_sum(channel_probs) < 0.999 OR {_unsaid_exposure(spec)}
+                    THEN 'no_probabilities'
                     WHEN refused_to > event_time THEN 'budget_gone'
                     WHEN {_lacks_a_column(spec)} THEN 'other_columns'
                     WHEN event_time > max(event_time) OVER () - {_interval(outcome_hours)} THEN 'not_mature'
@@ -115,6 +116,13 @@ def _columns(struct: str, columns: tuple[Column, ...]) -> list[str]:
     values = {column.name: f"{struct}.{name_of(column.name)}" for column in columns}
     zeros = {column.name: f"coalesce({values[column.name]}, 0.0)" for column in columns if column.missing == "zero"}
     return [f"{value} AS {name_of(name)}" for name, value in {**values, **zeros}.items()]
+
+
+def _unsaid_exposure(spec: DatasetSpec) -> str:
+    """Whether the probability of exposing a channel that may be drawn is not known."""
+    names = [name_of(channel) for channel in spec.channels]
+    unsaid = [f"coalesce(drawing.{name}, 0.0) > 0 AND exposing.{name} IS NULL" for name in names]
+    return f"({' OR '.join(unsaid)})"
 
 
 def _lacks_a_column(spec: DatasetSpec, static: bool = False) -> str:

@@ -30,6 +30,9 @@ BEFORE_THE_DRAW = dict(
 )
 
 
+BASELINE: dict[str, Any] = {"drawn_channel": None, "channel_probs": {}, "exposure_probs": {}, "propensity": None}
+
+
 def data_folder(folder: Path, rows: int = 0, spec: DatasetSpec = SPEC, **columns: Any) -> Path:
     """A log's folder with so many touchpoints of long ago."""
     folder.mkdir(parents=True)
@@ -72,7 +75,10 @@ def tables(folder: Path, store: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         ({"fallback_reason": "model_timeout", **BEFORE_THE_DRAW}, [], "no_draw"),
         ({"exposure_probs": {}}, COST, "no_probabilities"),
         ({"channel_probs": {}}, COST, "no_probabilities"),
-        ({"channel_probs": {"video": 0.4}}, COST, "no_probabilities"),  # of the drawn one alone
+        ({"channel_probs": {"video": 0.4}}, COST, "no_probabilities"),  # of the drawn channel alone
+        ({"exposure_probs": {"video": 1.0}}, COST, "no_probabilities"),
+        ({"channel_probs": {"video": 1.0}, "exposure_probs": {"video": 1.0}}, COST, "exposed"),
+        ({"fallback_reason": "model_error", **BASELINE}, COST, "no_draw"),
         ({"schema_version": 2, "drawn_channel": None, "exposure_probs": None}, COST, "no_probabilities"),
         ({"budget_exhausted": True, **NOTHING}, [], "budget_gone"),
         ({"context": {"device": "phone"}}, [], "other_columns"),
