@@ -90,6 +90,7 @@ ORDER = {
         "benchmark",
         "cluster",
         "ledger",
+        "arm",
         "pipeline",
         "main",
     ),

@@ -43,16 +43,7 @@ class ArmWatch:
         self._arms = arms
         self._health = health
         self._urls: dict[str, str | None] = {}  # None: an arm that needs no server
-        context = {column.name: 0.0 if column.kind == "numeric" else "warm-up" for column in spec.context}
-        self._item: dict[str, Any] = {
-            "window": instance_from_history({}, context, {}, spec, at=0),
-            "u": 0.5,
-            "user_id": "warm-up",
-            "campaign_id": "warm-up",
-            "timestamp": iso(0),
-            "context": context,
-            "candidates": spec.channels,
-        }
+        self._item = neutral_item(spec)
 
     async def run(self) -> None:
         """The background task."""
@@ -87,3 +78,17 @@ class ArmWatch:
             self._health.report(arm.name, error)
         else:
             self._health.report(arm.name)
+
+
+def neutral_item(spec: DatasetSpec) -> dict[str, Any]:
+    """What an arm can be asked that concerns nobody: a user without history."""
+    context = {column.name: 0.0 if column.kind == "numeric" else "warm-up" for column in spec.context}
+    return {
+        "window": instance_from_history({}, context, {}, spec, at=0),
+        "u": 0.5,
+        "user_id": "warm-up",
+        "campaign_id": "warm-up",
+        "timestamp": iso(0),
+        "context": context,
+        "candidates": list(spec.channels),
+    }

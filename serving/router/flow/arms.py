@@ -82,18 +82,23 @@ class Arms:
         if (url := arm.url) is None:
             answers = [answer_here(arm, item) for item in items]
         else:
-            answers = [_named(answer, arm) for answer in await self._batcher(url).submit(items)]
+            answers = [_named(answer, arm) for answer in await self.ask_at(url, items)]
         faults = [answer for answer in answers if isinstance(answer, ArmError)]
         self._health.note(f"{arm.name}'s answers", str(faults[0]) if faults else "ok")
         self._models.check(experiment, arm, [identity(a.model) for a in answers if isinstance(a, ArmAnswer)])
         return answers
 
-    def _batcher(self, url: str) -> MicroBatcher[Items, list[ArmAnswer | ArmError]]:
+    async def ask_at(self, url: str, items: Items) -> list[ArmAnswer | ArmError]:
+        """Likewise, of whatever answers there.
+
+        Raises:
+            ArmError: The whole call failed.
+        """
         if url not in self._batchers:
             self._batchers[url] = MicroBatcher(
                 lambda groups: self._ask(url, groups), _POSTS, weight=len, largest=_LARGEST
             )
-        return self._batchers[url]
+        return await self._batchers[url].submit(items)
 
     async def _ask(self, url: str, groups: Sequence[Items]) -> list[list[ArmAnswer | ArmError] | Exception]:
         items = [item for group in groups for item in group]

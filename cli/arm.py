@@ -1,0 +1,43 @@
+"""`mtorl arm`: policies of one's own."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cli.commands import CommandGroup, Dataset
+from cli.endings import exit_codes
+
+app = CommandGroup("Policies of your own, as arms of an experiment.")
+
+
+@app.command()
+def check(
+    endpoint: Annotated[str, typer.Argument(metavar="URL", help="As the experiment file would name it.")],
+    dataset: Dataset,
+    name: Annotated[str, typer.Option(help="Name of the arm; in the URL if the endpoint has no path.")] = "challenger",
+) -> None:
+    """Ask an endpoint as the router would, with ordinary and with odd items, and say what it lacks.
+
+        mtorl arm check http://my-policy:8080/decide --dataset my-log.yaml
+
+    Exit code 0: it can be an arm; what its decisions would lack in the log is noted. 1: users would get the default
+    action, and why. What an arm is asked and may answer: serving/README.md.
+    """
+    from mtorl.log.dataset import SpecError
+
+    with exit_codes(unusable=(SpecError, ValueError)):
+        import asyncio
+
+        from mtorl.log.dataset import DatasetSpec
+        from serving.router.flow.arm_check import check_arm
+
+        found = asyncio.run(check_arm(endpoint, DatasetSpec.load(dataset), name))
+    for finding in found:
+        typer.echo(str(finding))
+    faults = sum(finding.fault for finding in found)
+    typer.echo(
+        f"{endpoint}: {'no arm yet' if faults else 'can be an arm'}; {faults} faults, {len(found) - faults} notes"
+    )
+    raise typer.Exit(1 if faults else 0)

@@ -1,0 +1,144 @@
+"""Whether an endpoint can be an arm: asked as the router asks, with ordinary and with odd items, and what it lacks.
+
+    for finding in asyncio.run(check_arm("http://my-policy:8080/decide", spec)):
+        print(finding)
+
+What would be the default action for users is a fault; what the log would lack is a note.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mtorl.experiment.experiment import Arm
+from mtorl.log.dataset import DatasetSpec
+from serving.router.flow.arm_answers import ArmAnswer, ArmError, identity
+from serving.router.flow.arm_models import ArmModels
+from serving.router.flow.arm_watch import neutral_item
+from serving.router.flow.arms import Arms
+from serving.router.ops.health import Health
+
+SECONDS = 5.0  # for an answer; a router waits for some hundredths of one
+
+_Answers = list[ArmAnswer | ArmError]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong with an arm, or that it does not say."""
+
+    fault: bool
+    text: str
+
+    def __str__(self) -> str:
+        return f"{'fault' if self.fault else 'note '}  {self.text}"
+
+
+async def check_arm(endpoint: str, spec: DatasetSpec, name: str = "challenger") -> list[Finding]:
+    """Ask an endpoint, some twenty times.
+
+    Args:
+        endpoint: As the experiment file would name it.
+        spec: The data set: its channels and columns.
+        name: Of the arm, which is in the URL if the endpoint is a server without a path.
+
+    Returns:
+        What was found, faults first.
+
+    Raises:
+        ValueError: It is no http(s) URL.
+    """
+    url = Arm(name=name, weight=1.0, endpoint=endpoint).url
+    assert url is not None, "an arm with an endpoint has one"
+    health = Health()
+    arms = Arms(spec.channels, ArmModels(health), health)
+    await arms.open()
+    try:
+        found = await _findings(arms, url, spec)
+    finally:
+        await arms.close()
+    return sorted(found, key=lambda finding: not finding.fault)
+
+
+async def _findings(arms: Arms, url: str, spec: DatasetSpec) -> list[Finding]:
+    plain = neutral_item(spec)
+    first = await _ask(arms, url, [plain])
+    if isinstance(first, str):
+        return [Finding(True, first)]
+    found = []
+    for what, item in {"an ordinary item": plain, **_odd_items(plain, spec)}.items():
+        answers = await _ask(arms, url, [item])
+        fault = answers if isinstance(answers, str) else _fault(answers[0])
+        if fault is not None:
+            found.append(Finding(True, f"{what}: {fault}"))
+    if found:
+        return found
+    several = [plain, {**plain, "user_id": "another"}, plain]
+    answers = await _ask(arms, url, several)
+    if isinstance(answers, str):
+        return [Finding(True, f"several items in one call, as under load: {answers}")]
+    again = await _ask(arms, url, [plain])
+    if [_choice(answer) for answer in (answers[0], answers[2], *again)] != [_choice(first[0])] * 3:
+        text = (
+            "the same item, with the same u, gets different answers: draw with u alone, and decisions can be replayed"
+        )
+        found.append(Finding(False, text))
+    assert isinstance(first[0], ArmAnswer), "else there was a fault"
+    return found + [Finding(False, text) for text in _unsaid(first[0], spec.channels)]
+
+
+def _odd_items(plain: Mapping[str, Any], spec: DatasetSpec) -> dict[str, dict[str, Any]]:
+    """Items that a router may send, though not often."""
+    nothing = {c.name: None if c.missing != "error" else plain["context"][c.name] for c in spec.context}
+    odd = {c.name: "\u2603 " * 100 for c in spec.context if c.kind == "categorical"}
+    return {
+        **{f"candidates {[c]}": {**plain, "candidates": [c]} for c in spec.channels},
+        "u just below 1": {**plain, "u": 1 - 2**-53},
+        "u of 0": {**plain, "u": 0.0},
+        "prices by channel": {**plain, "price": dict.fromkeys(spec.channels, 1e6)},
+        "costs and a baseline": {
+            **plain,
+            "costs": {spec.channels[0]: 0.001},
+            "baseline": {"channel": spec.channels[0], "expose": False, "propensity": None},
+        },
+        "a context in which nothing is known": {**plain, "context": nothing},
+        "categories that were never seen": {**plain, "context": {**plain["context"], **odd}},
+        "an odd user": {**plain, "user_id": "'; \u00e9\U0001f600 " + "x" * 240, "campaign_id": "\u2028"},
+    }
+
+
+def _unsaid(answer: ArmAnswer, channels: Sequence[str]) -> list[str]:
+    texts = []
+    if answer.propensity is None:
+        texts.append("no propensity: other policies can't be valued on this arm's decisions")
+    elif not answer.channel_probs.keys() >= set(channels):
+        texts.append("no channel_probs of all channels: exploration by the router leaves no known probabilities")
+    if not answer.exposure_probs.keys() >= {c for c in channels if answer.channel_probs.get(c, 1.0) > 0}:
+        texts.append("no exposure_probs of all channels: its decisions are no opportunities that a model learns from")
+    if answer.expected_reward is None or answer.expected_cost is None:
+        texts.append("no expected_reward and expected_cost: a paced budget learns no price from this arm")
+    if identity(answer.model) is None:
+        texts.append("no model, x-model-name or x-model-version: a verdict can't tell that the model has changed")
+    return texts
+
+
+async def _ask(arms: Arms, url: str, items: Sequence[dict[str, Any]]) -> _Answers | str:
+    """The answers, or why there are none."""
+    try:
+        async with asyncio.timeout(SECONDS):
+            return await arms.ask_at(url, items)
+    except TimeoutError:
+        return f"no answer in {SECONDS:g} s"
+    except ArmError as error:
+        return str(error)
+
+
+def _fault(answer: ArmAnswer | ArmError) -> str | None:
+    return str(answer) if isinstance(answer, ArmError) else None
+
+
+def _choice(answer: Any) -> Any:
+    return (answer.channel, answer.expose) if isinstance(answer, ArmAnswer) else answer

@@ -1,0 +1,78 @@
+"""An endpoint hears in sentences why it can't be an arm yet, and what its decisions would lack."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from serving.router.flow.arm_check import check_arm
+from tests.serving.router_fixtures import SPEC, FakeArm, decision
+
+LEAST = {"channel": "search", "expose": True}
+UNSAID = ("no propensity", "no exposure_probs", "no expected_reward and expected_cost", "no model")
+
+
+def checked(mode: Any, form: Callable[[list[Any]], Any] | None = None) -> list[str]:
+    async def scenario() -> list[str]:
+        arm = FakeArm()
+        arm.mode, arm.form = mode, form or arm.form
+        endpoint = await arm.start()
+        try:
+            return [str(finding) for finding in await check_arm(endpoint, SPEC)]
+        finally:
+            await arm.stop()
+
+    return asyncio.run(scenario())
+
+
+def first_candidate(item: dict[str, Any]) -> dict[str, Any]:
+    return {**LEAST, "channel": item["candidates"][0]}
+
+
+def complete(item: dict[str, Any]) -> dict[str, Any]:
+    channel = item["candidates"][-1]
+    probs = {name: float(name == channel) for name in SPEC.channels}
+    shows = dict.fromkeys(SPEC.channels, 1.0)
+    return decision(channel=channel, channel_probs=probs, propensity=1.0, exposure_probs=shows)
+
+
+def test_an_endpoint_that_says_everything_lacks_nothing() -> None:
+    assert checked(complete) == []
+
+
+def test_the_least_that_is_enough_has_notes_and_no_fault() -> None:
+    found = checked(first_candidate)
+    assert all(text.startswith(f"note   {unsaid}") for text, unsaid in zip(found, UNSAID, strict=True)), found
+
+
+@pytest.mark.parametrize(
+    ("mode", "form", "message"),
+    [
+        (500, None, "HTTP 500"),
+        (b"<html>", None, "expected JSON"),
+        (lambda _: LEAST, None, "candidates ['video']: channel: 'search' is not on offer; answer one of video"),
+        (lambda _: {"channel": "search"}, None, "an ordinary item: missing expose"),
+        (first_candidate, lambda answers: answers[0], "several items in one call, as under load: expected 3 answers"),
+        (
+            lambda item: {"error": "no such user"} if "x" * 240 in item["user_id"] else first_candidate(item),
+            None,
+            "an odd user: the arm has an error: no such user",
+        ),
+    ],
+    ids=["status", "body", "offer", "expose", "one at a time", "odd user"],
+)
+def test_what_would_be_the_default_action_is_a_fault(mode: Any, form: Any, message: str) -> None:
+    found = checked(mode, form)
+    assert found[0].startswith("fault") and any(message in text for text in found), found
+
+
+def test_a_policy_that_can_not_be_replayed_is_noted() -> None:
+    turn = iter(range(1000))
+
+    def changing(item: dict[str, Any]) -> dict[str, Any]:
+        return {**complete(item), "expose": True} if next(turn) % 2 else first_candidate(item)
+
+    assert any("the same item, with the same u, gets different answers" in text for text in checked(changing))
