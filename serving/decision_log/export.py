@@ -24,7 +24,7 @@ from serving.decision_log.segments import IDENTITY, segments
 
 # A log of any size is exported beside a router: what does not fit is sorted on disk, in the folder for temporary files,
 # since the current one may be read-only.
-_LIMITS = {"memory_limit": "300MB", "threads": "2", "preserve_insertion_order": "false"}
+_LIMITS = {"memory_limit": "400MB", "threads": "2", "preserve_insertion_order": "false"}
 _LONGEST_LINE = 1 << 20  # bytes; the reader keeps some buffers of that size
 
 # An outcome is never there before its decision: a reader would take it for one of an unknown decision.
