@@ -10,7 +10,8 @@ of whichever arm fails less. Left out, and counted by reason:
     other_weights        assigned while any arm had another share than the experiment file gives it at that stage now:
                          so all arms are compared over the same time
     repeated             another decision on the same request and day counts: the last that exposes or else the first.
-                         The slower an arm is, the more callers give up on it and ask another router
+                         The slower an arm is, the more callers give up on it and ask another router. What came of
+                         any of them counts with that one: such a caller knows, and reports of, the last
     immature             its outcomes may still come (`outcome_hours`): an arm whose outcomes come sooner looks better
                          until they have
     unfinished_period    the budget's day or hour is not over, or began before the period that is asked for: an arm that
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import pandas as pd
 
-from monitoring.decision_log import DecisionLog, database, open_records
+from monitoring.decision_log import DecisionLog, Period, database, open_records
 from monitoring.judged_models import JudgedModels, judged_models
 from mtorl.experiment.experiment import OUTSIDE, Experiment, Stage
 from mtorl.experiment.metrics import COST, GAIN, column, outcome_of, sums, total
@@ -80,15 +81,12 @@ def users_of(log: DecisionLog, experiment: Experiment, gain: Gain) -> Experiment
             (stage, arm, share) for stage, arms in shares_of_stages(experiment).items() for arm, share in arms.items()
         ]
         db.register("share_of", pd.DataFrame(shares, columns=["stage", "arm", "share"]))
+        _find_repeats(db, log.period)
         db.register("other_split", pd.DataFrame(_other_splits(db, experiment), columns=["stage", "shares"], dtype=str))
         decision = f"""record AS (
             SELECT record.* EXCLUDE (event_time), {weight} AS weight, CAST(event_time AS TIMESTAMPTZ) AS decided,
-                   (stage, shares) IN (FROM other_split) AS split_otherwise,
-                   request_id IS NOT NULL AND row_number() OVER (
-                       PARTITION BY hash(experiment, salt, user_id, campaign_id, coalesce(request_id, decision_id),
-                                         CAST(event_time AS TIMESTAMPTZ)::DATE)
-                       ORDER BY expose DESC, epoch(CAST(event_time AS TIMESTAMPTZ)) * if(expose, -1, 1)) > 1 AS repeated
-            FROM ({one_record_each("decision", "decision_log")}) AS record {join}
+                   (stage, shares) IN (FROM other_split) AS split_otherwise, opportunity IS NOT NULL AS repeated
+            FROM ({one_record_each("decision", "decision_log")}) AS record {join} LEFT JOIN repeat USING (decision_id)
             WHERE {log.period.condition()}),
         decision AS (
             SELECT record.*,
@@ -122,9 +120,10 @@ def users_of(log: DecisionLog, experiment: Experiment, gain: Gain) -> Experiment
             f"""WITH {decision}, taken AS (
                 SELECT decision_id, min(CAST(event_time AS TIMESTAMPTZ)) AS taken FROM decision_log GROUP BY ALL),
             event AS (
-                SELECT decision_id, kind, value,
+                SELECT coalesce(opportunity, decision_id) AS decision_id, kind, value,
                        CAST(event_time AS TIMESTAMPTZ) <= {_matures(experiment, "taken")} AS in_time
-                FROM ({one_record_each("outcome", "outcome_log")}) JOIN taken USING (decision_id)),
+                FROM ({one_record_each("outcome", "outcome_log")}) JOIN taken USING (decision_id)
+                     LEFT JOIN repeat USING (decision_id)),
             outcome AS (SELECT decision_id, {pivot}, count_if(NOT in_time) AS late FROM event GROUP BY decision_id),
             decision_with_outcomes AS (
                 SELECT decision.*, {known}, coalesce(late, 0) AS late
@@ -140,6 +139,21 @@ def users_of(log: DecisionLog, experiment: Experiment, gain: Gain) -> Experiment
     left_out = {reason: count for reason, count, _ in reasons if reason is not None}
     hours = next((hours for reason, _, hours in reasons if reason is None), 0.0)
     return ExperimentUsers(users, left_out, models, hours)
+
+
+def _find_repeats(db: duckdb.DuckDBPyConnection, period: Period) -> None:
+    """Make the table `repeat`: decisions that don't count, and the `opportunity`, the decision that does instead."""
+    at = "CAST(event_time AS TIMESTAMPTZ)"
+    db.execute(
+        f"""CREATE TEMP TABLE repeat AS SELECT decision_id, opportunity FROM (
+            SELECT decision_id, first_value(decision_id) OVER (
+                       PARTITION BY hash(experiment, salt, user_id, campaign_id, request_id, {at}::DATE)
+                       ORDER BY expose DESC, epoch({at}) * if(expose, -1, 1), decision_id) AS opportunity
+            FROM ({one_record_each("decision", "decision_log")}) AS record
+            WHERE request_id IS NOT NULL AND {period.condition()})
+        WHERE opportunity <> decision_id""",
+        period.parameters(),
+    )
 
 
 def _other_splits(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> list[tuple[str, str]]:

@@ -523,6 +523,24 @@ def test_a_request_that_was_repeated_is_one_opportunity(tmp_path: Path) -> None:
     assert verdict_from_log(log.write(tmp_path), EXPERIMENT)["arms"]["challenger"]["decisions"] == 301
 
 
+def test_what_came_of_a_repeated_request_counts_with_the_decision_that_does(tmp_path: Path) -> None:
+    """A caller that gave up on an answer knows the other router's decision only, and reports of that one."""
+    log = traffic(200, 0.2)
+    for place, row in enumerate(log.decisions):
+        row |= {"request_id": f"r{place}", "campaign_id": "c"}
+    clean = verdict_from_log(log.write(tmp_path), EXPERIMENT)
+    again = {row["decision_id"]: f"again-{row['decision_id']}" for row in log.decisions if row["arm"] == "challenger"}
+    for row in log.decisions[:]:
+        if row["decision_id"] in again:
+            at = (pd.Timestamp(row["event_time"]) + pd.Timedelta(seconds=1)).isoformat()
+            other = {"decision_id": again[row["decision_id"]], "expose": False, "fallback_reason": "repeated"}
+            log.decisions.append(row | other | {"event_time": at})
+    for outcome in log.outcomes:
+        outcome["decision_id"] = again.get(outcome["decision_id"], outcome["decision_id"])
+    found = verdict_from_log(log.write(tmp_path), EXPERIMENT)
+    assert found["left_out"] == {"repeated": 300} and found["arms"] == clean["arms"]
+
+
 def test_users_in_two_arms_are_a_fault(tmp_path: Path) -> None:
     log = traffic(200, 0.5)
     log.decide("u1", "incumbent")
