@@ -121,7 +121,8 @@ def users_of(log: DecisionLog, experiment: Experiment, gain: Gain) -> Experiment
                 SELECT decision_id, min(CAST(event_time AS TIMESTAMPTZ)) AS taken FROM decision_log GROUP BY ALL),
             event AS (
                 SELECT coalesce(opportunity, decision_id) AS decision_id, kind, value,
-                       CAST(event_time AS TIMESTAMPTZ) <= {_matures(experiment, "taken")} AS in_time
+                       greatest(CAST(event_time AS TIMESTAMPTZ), CAST(received_time AS TIMESTAMPTZ))
+                           <= {_matures(experiment, "taken")} AS in_time
                 FROM ({one_record_each("outcome", "outcome_log")}) JOIN taken USING (decision_id)
                      LEFT JOIN repeat USING (decision_id)),
             outcome AS (SELECT decision_id, {pivot}, count_if(NOT in_time) AS late FROM event GROUP BY decision_id),

@@ -263,10 +263,10 @@ ID_FIELD: dict[Kind, str] = {"decision": "decision_id", "outcome": "event_id", "
 # Which of several records with one id counts. The router withdraws a decision whose record may become durable too late:
 # both records can be in the log then, in either order, and the withdrawal counts. Apart from that, records with one id
 # are copies, because the log is shipped at least once. (If a sender gave one event two values, and two routers took one
-# each, all readers must take the same.)
+# each, all readers must take the same; of copies the one that was heard of first.)
 _FIRST_COUNTS: dict[Kind, str] = {
     "decision": "withdrawn DESC, event_time",
-    "outcome": "event_time, value",
+    "outcome": "event_time, value, received_time",
     "shadow": "event_time",
 }
 

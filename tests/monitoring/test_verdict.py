@@ -61,6 +61,7 @@ class Log:
             "kind": "string",
             "value": "float64",
             "event_time": "string",
+            "received_time": "string",  # null in records of an earlier version
         }
         pd.DataFrame(self.outcomes, columns=list(columns)).astype(columns).to_parquet(outcomes)
         return DecisionLog(decisions, outcomes)
@@ -421,6 +422,29 @@ def test_an_arm_whose_outcomes_come_later_is_not_worse(tmp_path: Path) -> None:
     late = judged(24.0)  # then the challenger's count for nothing, which is said
     assert late["arms"]["challenger"]["gain"] == 0 and late["arms"]["incumbent"]["gain"] == 144
     assert late["late_outcomes"] == 120 and "120 outcomes came later than outcome_hours, 24" in late["reason"]
+
+
+def test_an_outcome_that_was_reported_late_counts_at_no_look(tmp_path: Path) -> None:
+    """A/A: all clicks happen at once; the challenger's are reported two days later. Another router hears later."""
+    log, last = traffic(600, 0.2, rounds=12), pd.Timestamp("2025-03-06", tz="UTC")
+    taken = {row["decision_id"]: (row["arm"], pd.Timestamp(row["event_time"])) for row in log.decisions}
+    clicks = [row for row in log.outcomes if row["kind"] == "click"]
+    heard = []
+    for row in clicks:
+        arm, at = taken[row["decision_id"]]
+        for hours in (1, 60) if arm == "incumbent" else (48, 60):
+            received = at + pd.Timedelta(hours=hours)
+            heard.append({**row, "event_time": at.isoformat(), "received_time": received.isoformat()})
+    metrics = EXPERIMENT.metrics.replace(guardrails=(), outcome_hours=24.0)
+
+    def judged(heard: list[dict[str, Any]]) -> dict[str, Any]:
+        log.outcomes = heard
+        return verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(metrics=metrics))
+
+    early = judged([row for row in heard if pd.Timestamp(row["received_time"]) < last])
+    found = judged(heard)
+    assert early["arms"] == found["arms"] and found["arms"]["challenger"]["gain"] == 0
+    assert found["late_outcomes"] > 0 and "later than outcome_hours, 24" in found["reason"]
 
 
 def test_a_budget_period_is_mature_as_a_whole(tmp_path: Path) -> None:
