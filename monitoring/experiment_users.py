@@ -34,7 +34,7 @@ import pandas as pd
 from monitoring.decision_log import DecisionLog, Period, database, open_records
 from monitoring.judged_models import JudgedModels, judged_models
 from mtorl.experiment.experiment import OUTSIDE, Experiment, Stage
-from mtorl.experiment.metrics import COST, GAIN, column, outcome_of, sums, total
+from mtorl.experiment.metrics import COST, METRICS, column, gain_of, sums, total
 from mtorl.log.gain import Gain
 from mtorl.log.records import one_record_each
 
@@ -64,10 +64,10 @@ def users_of(log: DecisionLog, experiment: Experiment, gain: Gain) -> Experiment
     """Add up the decisions that count.
 
     Both logs are delivered at least once, so of several records with one id the one that counts is taken. Of every
-    metric that the experiment names, of the gain and of the cost a row has the two sums.
+    metric that the experiment names, and of the cost, a row has the two sums; its gain is that of the primary metric.
     """
-    names = tuple(dict.fromkeys((GAIN, COST, *experiment.metrics.names)))
-    outcomes = dict.fromkeys((*gain.names, *filter(None, map(outcome_of, names))))
+    names = tuple(dict.fromkeys((COST, *experiment.metrics.names)))
+    outcomes = dict.fromkeys(kind for name in names if name not in METRICS for kind in gain_of(name, gain).names)
     with database() as db:
         open_records(db, "decision", log.decisions).create_view("decision_log")
         open_records(db, "outcome", log.outcomes).create_view("outcome_log")
@@ -115,7 +115,7 @@ def users_of(log: DecisionLog, experiment: Experiment, gain: Gain) -> Experiment
         ).fetchall()
         pivot = ", ".join(f"sum(value) FILTER (in_time AND kind = '{kind}') AS {column(kind)}" for kind in outcomes)
         known = ", ".join(f"coalesce({column(kind)}, 0) AS {column(kind)}" for kind in outcomes)
-        totals = f"sum({total(gain)}) AS gain, sum({column('cost')}) AS cost"
+        totals = f"sum({total(gain_of(experiment.metrics.primary, gain))}) AS gain, sum({column('cost')}) AS cost"
         users = db.execute(
             f"""WITH {decision}, taken AS (
                 SELECT decision_id, min(CAST(event_time AS TIMESTAMPTZ)) AS taken FROM decision_log GROUP BY ALL),

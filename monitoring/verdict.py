@@ -25,7 +25,7 @@ import pandas as pd
 from monitoring.decision_log import DecisionLog
 from monitoring.experiment_users import shares_of_stages, users_of
 from mtorl.experiment.experiment import INCUMBENT, Experiment
-from mtorl.experiment.metrics import COST, GAIN, is_gain, metric, outcome_of
+from mtorl.experiment.metrics import COST, GAIN, gain_of, is_gain, metric
 from mtorl.experiment.sample_ratio import srm_p_value
 from mtorl.experiment.statistics import MIN_USERS, Floats, Lift, Sums, compare
 from mtorl.experiment.verdict import check_guardrail, error_share, leading, reach_verdict
@@ -49,21 +49,19 @@ def verdict_from_log(
     Args:
         log: Decisions and outcomes.
         experiment: The experiment that is judged, over all of its stages.
-        gain: What "gain_per_decision" in the experiment file means, as in the description of the data set. Where the
-            primary metric names one outcome, that is the gain.
+        gain: What "gain_per_decision" in the experiment file means, as in the description of the data set.
         budget_per_decision: Currency units that either arm may spend on a decision, for a replay, where the ledger
             sees only the matched part of the cost: an arm that would spend more is thinned until it fits, as in
             `mtorl.evaluation.gate`. None for live traffic, where the ledger has held the budget.
         tightest_at: Effective users at which the always-valid interval is tightest; fixed before the experiment starts.
 
     Returns:
-        A JSON-ready dict: arms, their models, srm_p, what was left out (decisions by reason, and late outcomes),
-        `challengers` with the comparison of each, and at the top level that of the challenger which decides: lift,
-        lift_ci (always valid), lift_ci_fixed, relative_lift, guardrails, secondary, verdict, reason, series of looks as
-        users arrived.
+        A JSON-ready dict: gain (that of the primary metric), arms, their models, srm_p, what was left out (decisions by
+        reason, and late outcomes), `challengers` with the comparison of each, and at the top level that of the
+        challenger which decides: lift, lift_ci (always valid), lift_ci_fixed, relative_lift, guardrails, secondary,
+        verdict, reason, series of looks as users arrived.
     """
-    if outcome := outcome_of(experiment.metrics.primary):
-        gain = Gain.of_spec(outcome)
+    primary = experiment.metrics.primary
     users, left_out, models, hours = users_of(log, experiment, gain)
     late = int(users["late"].sum())
     crossed = users[["user_id", "stage"]].duplicated(keep=False)
@@ -89,7 +87,7 @@ def verdict_from_log(
     )
     lifts, verdicts, results = {}, {}, {}
     for name, comparison in comparisons.items():
-        lift = lifts[name] = comparison.lift(GAIN)
+        lift = lifts[name] = comparison.lift(primary)
         checks = [
             check_guardrail(
                 guardrail.name,
@@ -125,13 +123,15 @@ def verdict_from_log(
         "experiment": experiment.name,
         "stage": experiment.stage,
         "stages": list(stages),
-        "gain": str(gain),
+        "gain": str(gain_of(primary, gain)),
         "alpha": experiment.alpha,
         "confidence": 1.0 - alpha,
         "weighted": log.weights is not None,
         "budget_per_decision": budget_per_decision,
         "hours": hours,
-        "arms": {arm.name: _arm(users[users["arm"] == arm.name], budget_per_decision) for arm in experiment.arms},
+        "arms": {
+            arm.name: _arm(users[users["arm"] == arm.name], primary, budget_per_decision) for arm in experiment.arms
+        },
         "srm_p": srm_p,
         "multiple_exposure_users": crossed_users,
         "left_out": left_out,
@@ -142,7 +142,7 @@ def verdict_from_log(
         **results[challenger],
         "series": [
             {"users": look.users, "lift": look.value, "lo": look.ci[0], "hi": look.ci[1]}
-            for look in (comparisons[challenger].lift(GAIN, rows=n) for n in _looks(len(users)))
+            for look in (comparisons[challenger].lift(primary, rows=n) for n in _looks(len(users)))
         ],
     }
     return {key: _plain(value) for key, value in result.items()}
@@ -187,9 +187,9 @@ def _figures(users: pd.DataFrame, name: str, budget: float | None) -> Floats:
     return np.stack([numerator, denominator], axis=-1)
 
 
-def _arm(users: pd.DataFrame, budget: float | None) -> dict[str, Any]:
+def _arm(users: pd.DataFrame, primary: str, budget: float | None) -> dict[str, Any]:
     """Totals are facts of the log, over all stages; what is per something is weighted in a replay."""
-    gain_per_decision, cost_per_decision = (_ratio(users, name, budget) for name in (GAIN, COST))
+    gain_per_decision, cost_per_decision = (_ratio(users, name, budget) for name in (primary, COST))
     return {
         "users": users["user_id"].nunique(),
         "decisions": int(users["decisions"].sum()),

@@ -103,6 +103,12 @@ def is_gain(name: str) -> bool:
     return name == GAIN or outcome_of(name) not in (None, "cost")
 
 
+def gain_of(name: str, gain: Gain) -> Gain:
+    """What a metric sums, if it is none of METRICS: its outcome, or the gain of the data set."""
+    outcome = outcome_of(name)
+    return gain if outcome is None else Gain.of_spec(outcome)
+
+
 def metric(name: str, gain: Gain) -> Metric:
     """A metric of this name.
 
@@ -115,8 +121,7 @@ def metric(name: str, gain: Gain) -> Metric:
     """
     if known(name) in METRICS:
         return METRICS[name]
-    outcome = outcome_of(name)
-    summed = gain if outcome is None else Gain.of_spec(outcome)
+    summed = gain_of(name, gain)
     bounded = _AT_MOST_ONE.issuperset(summed.names)
     largest = sum(weight for _, weight in summed.terms) if bounded else None
     return Metric(f"weight * ({total(summed)})", "weight", largest)

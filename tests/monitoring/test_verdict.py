@@ -276,6 +276,21 @@ def test_the_primary_metric_of_the_file_decides(tmp_path: Path) -> None:
     }
 
 
+def test_the_gain_of_the_data_set_guards_a_primary_metric_of_one_outcome(tmp_path: Path) -> None:
+    """The challenger has more clicks, and half the revenue."""
+    log = traffic(1000, 0.5)
+    for place, row in enumerate(log.decisions):
+        if place % (8 if row["arm"] == "challenger" else 4) == 0:
+            log.learn(row["decision_id"], "revenue", 1.0)
+    guardrail = {"name": "gain_per_decision", "direction": "up", "margin": 0.01}
+    clicks = Experiment.from_dict(
+        {**CONTENT, "metrics": {**CONTENT["metrics"], "guardrails": [guardrail], "secondary": ["revenue_per_decision"]}}
+    )
+    found = verdict_from_log(log.write(tmp_path), clicks, Gain.of_spec("revenue"))
+    assert found["verdict"] == "guardrail" and found["gain"] == "click" and found["lift"] > 0.2
+    assert found["guardrails"][0]["harm"] == pytest.approx(-found["secondary"]["revenue_per_decision"]["lift"])
+
+
 def test_three_arms_are_judged_and_share_the_error(tmp_path: Path) -> None:
     names, weights = ("incumbent", "second", "third"), (0.5, 0.25, 0.25)
     arms = [{"name": n, "weight": w, "endpoint": "http://x"} for n, w in zip(names, weights, strict=True)]
