@@ -54,7 +54,7 @@ def shares_of_stages(experiment: Experiment) -> dict[str, dict[str, float]]:
 class ExperimentUsers(NamedTuple):
     """What a verdict is reached on."""
 
-    rows: pd.DataFrame  # one a user, stage and arm, with the sums of its decisions
+    rows: pd.DataFrame  # one a user, stage and arm, with the sums of its decisions, and how many outcomes came late
     left_out: dict[str, int]  # decisions, by reason
     models: JudgedModels
     hours: float  # between the first decision that counts and the last, but a day at most for each UTC day with any
@@ -115,6 +115,12 @@ def users_of(log: DecisionLog, experiment: Experiment, gain: Gain) -> Experiment
         ).fetchall()
         pivot = ", ".join(f"sum(value) FILTER (in_time AND kind = '{kind}') AS {column(kind)}" for kind in outcomes)
         known = ", ".join(f"coalesce({column(kind)}, 0) AS {column(kind)}" for kind in outcomes)
+        ages = {
+            f'"{age}:{kind}"': f"{test} AND kind = '{kind}'"
+            for kind in outcomes
+            for age, test in (("in_time", "in_time"), ("late", "NOT in_time"))
+        }
+        aged = ", ".join(f"count_if({test}) AS {age}" for age, test in ages.items())
         totals = f"sum({total(gain_of(experiment.metrics.primary, gain))}) AS gain, sum({column('cost')}) AS cost"
         users = db.execute(
             f"""WITH {decision}, taken AS (
@@ -125,13 +131,15 @@ def users_of(log: DecisionLog, experiment: Experiment, gain: Gain) -> Experiment
                            <= {_matures(experiment, "taken")} AS in_time
                 FROM ({one_record_each("outcome", "outcome_log")}) JOIN taken USING (decision_id)
                      LEFT JOIN repeat USING (decision_id)),
-            outcome AS (SELECT decision_id, {pivot}, count_if(NOT in_time) AS late FROM event GROUP BY decision_id),
+            outcome AS (SELECT decision_id, {pivot}, {aged}, count_if(NOT in_time) AS late
+                        FROM event GROUP BY decision_id),
             decision_with_outcomes AS (
-                SELECT decision.*, {known}, coalesce(late, 0) AS late
+                SELECT decision.*, {known}, {", ".join(ages)}, coalesce(late, 0) AS late
                 FROM decision LEFT JOIN outcome USING (decision_id) WHERE left_out IS NULL)
             SELECT user_id, stage, arm, count(*)::DOUBLE AS decisions, count_if(weight > 0)::DOUBLE AS evaluable,
                    count_if(expose)::DOUBLE AS exposures, count_if(fallback_reason IS NOT NULL)::DOUBLE AS fallbacks,
-                   {totals}, sum(late) AS late, sum(weight) AS weight, sum(weight * weight) AS squared_weight,
+                   {totals}, {", ".join(f"coalesce(sum({age}), 0)::DOUBLE AS {age}" for age in ages)},
+                   sum(late) AS late, sum(weight) AS weight, sum(weight * weight) AS squared_weight,
                    {sums(names, gain)},
                    min(decided) AS first_at
             FROM decision_with_outcomes GROUP BY user_id, stage, arm""",

@@ -25,7 +25,7 @@ import pandas as pd
 from monitoring.decision_log import DecisionLog
 from monitoring.experiment_users import shares_of_stages, users_of
 from mtorl.experiment.experiment import INCUMBENT, Experiment
-from mtorl.experiment.metrics import COST, GAIN, gain_of, is_gain, metric
+from mtorl.experiment.metrics import COST, GAIN, METRICS, gain_of, is_gain, metric
 from mtorl.experiment.sample_ratio import srm_p_value
 from mtorl.experiment.statistics import MIN_USERS, Floats, Lift, Sums, compare
 from mtorl.experiment.verdict import check_guardrail, error_share, leading, reach_verdict
@@ -85,6 +85,8 @@ def verdict_from_log(
         ],
         planned=len(shares_of_stages(experiment)),
     )
+    deciding = (primary, *(guardrail.name for guardrail in guardrails))
+    kinds = {kind for metric in deciding if metric not in METRICS for kind in gain_of(metric, gain).names}
     lifts, verdicts, results = {}, {}, {}
     for name, comparison in comparisons.items():
         lift = lifts[name] = comparison.lift(primary)
@@ -104,6 +106,7 @@ def verdict_from_log(
             srm_p=srm_p,
             guardrails=checks,
             crossed_share=crossed_users / max(seen_users, 1),
+            late_gap=_late_gap(users, name, kinds),
             hours=hours,
             min_hours=experiment.min_runtime_hours,
         )
@@ -208,6 +211,19 @@ def _arm(users: pd.DataFrame, primary: str, budget: float | None) -> dict[str, A
 def _ratio(users: pd.DataFrame, name: str, budget: float | None) -> float:
     numerator, denominator = _figures(users, name, budget).sum(axis=0)
     return float(numerator / denominator) if denominator > 0 else math.nan
+
+
+def _late_gap(users: pd.DataFrame, challenger: str, kinds: set[str]) -> float:
+    """By how much the arms' shares of outcomes that came late differ at least, of the kind where it is most."""
+    arms = [users[users["arm"] == arm] for arm in (challenger, INCUMBENT)]
+    gaps = [0.0]
+    for kind in kinds:
+        late, in_time = (np.array([arm[f"{age}:{kind}"].sum() for arm in arms]) for age in ("late", "in_time"))
+        if (known := late + in_time).all():
+            share, pooled = late / known, late.sum() / known.sum()
+            error = math.sqrt(pooled * (1.0 - pooled) * (1.0 / known).sum())
+            gaps.append(abs(share[0] - share[1]) - 3.0 * error)
+    return float(max(gaps))
 
 
 def _late_said(outcomes: int, hours: float | None) -> str:

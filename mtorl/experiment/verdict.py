@@ -21,6 +21,7 @@ from mtorl.experiment.statistics import MIN_USERS, Lift, one_sided_width
 Token = Literal["ship", "stop", "inconclusive", "srm", "guardrail"]
 
 CROSSED_ALARM = 0.01  # a salted hash moves nobody within a stage; more than stray cases: something else assigns
+LATE_ALARM = 0.05  # difference of the arms' shares of late outcomes: a lift may be nothing else
 
 _LEADING: tuple[Token, ...] = ("srm", "ship", "inconclusive", "guardrail", "stop")
 
@@ -85,6 +86,7 @@ def reach_verdict(
     srm_p: float,
     guardrails: Sequence[GuardrailCheck] = (),
     crossed_share: float = 0.0,
+    late_gap: float = 0.0,
     hours: float = math.inf,
     min_hours: float = 0.0,
 ) -> Verdict:
@@ -100,6 +102,7 @@ def reach_verdict(
         srm_p: p-value of the sample ratio mismatch.
         guardrails: all guardrails of the experiment.
         crossed_share: share of users who were seen in two arms of one stage.
+        late_gap: by how much the arms' shares of outcomes that came too late to count differ.
         hours: hours of which decisions count.
         min_hours: hours that the experiment was planned to run at least.
     """
@@ -109,6 +112,11 @@ def reach_verdict(
     if crossed_share > CROSSED_ALARM:
         return Verdict(
             "inconclusive", f"{crossed_share:.1%} of the users were seen in two arms: assignment is not sticky"
+        )
+    if late_gap > LATE_ALARM:
+        return Verdict(
+            "inconclusive",
+            f"{late_gap:.0%} more of one arm's outcomes came later than outcome_hours than of the other's: raise it",
         )
     if hours < min_hours:
         return Verdict("inconclusive", f"nothing is said before {min_hours:g} hours; {math.floor(hours)} count")

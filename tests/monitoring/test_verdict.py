@@ -460,6 +460,18 @@ def test_an_outcome_that_was_reported_late_counts_at_no_look(tmp_path: Path) -> 
     found = judged(heard)
     assert early["arms"] == found["arms"] and found["arms"]["challenger"]["gain"] == 0
     assert found["late_outcomes"] > 0 and "later than outcome_hours, 24" in found["reason"]
+    # Worse is the challenger in nothing but that.
+    assert found["lift_ci"][1] < 0 and found["verdict"] == "inconclusive" and "raise it" in found["reason"]
+
+
+def test_outcomes_that_come_late_in_both_arms_alike_keep_no_verdict(tmp_path: Path) -> None:
+    log = traffic(600, 0.5, rounds=12)
+    taken = {row["decision_id"]: pd.Timestamp(row["event_time"]) for row in log.decisions}
+    for place, row in enumerate(log.outcomes):
+        row["event_time"] = (taken[row["decision_id"]] + pd.Timedelta(hours=1 if place % 3 else 48)).isoformat()
+    metrics = EXPERIMENT.metrics.replace(outcome_hours=24.0)
+    found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(metrics=metrics))
+    assert found["verdict"] == "ship" and found["late_outcomes"] > 1000
 
 
 def test_a_budget_period_is_mature_as_a_whole(tmp_path: Path) -> None:

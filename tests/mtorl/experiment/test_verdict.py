@@ -43,6 +43,13 @@ def check(lift: Lift, direction: Literal["up", "down"] = "down", margin: float =
     return check_guardrail("cost", lift, direction=direction, margin=margin, alpha=0.05, tightest_at=5_000)
 
 
+def test_a_lift_that_late_outcomes_may_explain_is_none() -> None:
+    assert reach_verdict(WIN, srm_p=1.0, late_gap=0.05).token == "ship"
+    late = reach_verdict(WIN, srm_p=1.0, guardrails=[check(lift_of(0.05))], late_gap=0.12)
+    assert late.token == "inconclusive" and "12% more of one arm's outcomes" in late.reason
+    assert reach_verdict(WIN, srm_p=0.0, late_gap=0.12).token == "srm"
+
+
 def test_guardrail_states_and_precedence() -> None:
     assert check(lift_of(0.05)).state == "breached"
     assert check(lift_of(-0.05)).state == "held"
