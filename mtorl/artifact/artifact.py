@@ -8,7 +8,7 @@
     encoder.json       vocabularies, normalisation and reward scale
     dataset.yaml       description of the data set
     policy.json        parameters of the decision rule
-    reference.parquet  sample of training touchpoints that drift is measured against
+    reference.parquet  sample of training touchpoints that drift is measured against; numbers instead of user ids
     metrics.json       how well it predicts, with intervals
     training_users.npy fingerprints of the users it was trained on (`mtorl.log.splits`)
     drift_thresholds.json  scores from which on a period has drifted from the reference; not in every artifact
@@ -90,7 +90,7 @@ class Artifact:
         return dict(_read_json(self.folder / "metrics.json"))
 
     def reference(self) -> pd.DataFrame:
-        """Training touchpoints that drift is measured against: user_id, context and static columns."""
+        """Training touchpoints that drift is measured against: user_id (a number), context and static columns."""
         return pd.read_parquet(self.folder / "reference.parquet")
 
     def drift_thresholds(self) -> ThresholdGrid | None:

@@ -39,7 +39,8 @@ def test_the_incumbent_knows_its_users_and_its_highest_costs(windows: str, tmp_p
     assert artifact.model["default_channel"] == train["channel"].value_counts().index[0]
     assert (artifact.model["name"], artifact.model["kind"]) == ("incumbent", "channel-frequency")
     reference = artifact.reference()
-    assert set(reference["user_id"]) == set(train["user_id"])
+    assert reference["user_id"].nunique() == train["user_id"].nunique()
+    assert not set(reference["user_id"]) & set(train["user_id"]), "an artifact names nobody"
     assert len(reference) == pytest.approx(REFERENCE_TOUCHPOINTS * train["user_id"].nunique(), rel=0.3)
     thresholds = artifact.drift_thresholds()
     assert thresholds is not None
