@@ -10,7 +10,7 @@
 The decision log is what routers export or ship, in any number of folders (`mtorl.log.records` defines the records); it
 keeps a week, and this folder keeps everything. An hour is written anew only if a decision or an outcome of it came in,
 whole and in one step. A run that is killed leaves hours that are complete, and the next one reads the same files again:
-a record that is there already changes nothing.
+a record that is there already changes nothing. What was forgotten (`mtorl.log.forgotten`) is not collected again.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from features.collect.database import execute, limited_database, parquet, text
 from features.collect.log_files import COLLECTED, NewFiles, files_of, mark_of
+from mtorl.log.forgotten import Forgotten
 from mtorl.log.records import ID_FIELD, Kind, each_record, one_record_each, sql_columns
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
@@ -80,7 +81,7 @@ def collect(decision_log: str | Path, store: str | Path) -> Collected:
             "and on a cluster the container `export` beside each router"
         )
     out.mkdir(parents=True, exist_ok=True)
-    with _alone(out), limited_database() as (db, _):
+    with alone(out), limited_database() as (db, _):
         files = NewFiles(db, log, out)
         run = _Run(db, out, files.by_kind)
         decisions, outcomes = run.write()
@@ -117,6 +118,11 @@ def hourly(store: str | Path, kind: Kind) -> list[Path]:
     return sorted(Path(store, f"{kind}s").glob(f"date=*/hour=*/{PART}"))
 
 
+def is_store(folder: Path) -> bool:
+    """Whether a folder is that of a store."""
+    return (folder / _LOCK).exists() and (folder / _UNKNOWN).exists()
+
+
 class _Run:
     """Adds new files to a store.
 
@@ -132,7 +138,9 @@ class _Run:
     def __init__(self, db: duckdb.DuckDBPyConnection, out: Path, new: dict[Kind, list[Path]]) -> None:
         self._db = db
         self._out = out
-        self._files = _by_hour(db, new["decision"])
+        forgotten = Forgotten.of(out)
+        self._left_out = {kind: forgotten.sql(kind) for kind in COLLECTED}
+        self._files = self._by_hour(new["decision"])
         waiting = [out / _UNKNOWN] if (out / _UNKNOWN).exists() else []
         self._place_outcomes(new, waiting)
         placed = execute(db, "SELECT DISTINCT hour FROM placed WHERE hour IS NOT NULL")
@@ -173,7 +181,7 @@ class _Run:
                 outcomes = self._merge(db, "outcome", hour, rows)
             if hour in self._files:
                 within = f"event_time >= {_literal(hour)} AND event_time < {_literal(hour + _HOUR)}"
-                rows = f"(FROM {_records('decision', self._files[hour])} WHERE {within})"
+                rows = f"(FROM {self._wanted('decision', self._files[hour])} WHERE {within})"
                 decisions = self._merge(db, "decision", hour, rows)
         return decisions, outcomes
 
@@ -197,13 +205,17 @@ class _Run:
 
         Those that have waited for their decision were looked up among the stored ones when they came.
         """
-        came = _records("outcome", new["outcome"])
+        came = self._wanted("outcome", new["outcome"])
         ((since,),) = execute(self._db, f"SELECT min(event_time) - INTERVAL {_KEEP_DAYS} DAY FROM {came}")
         stored = [] if since is None else [file for file in hourly(self._out, "decision") if _hour_of(file) >= since]
         # Of a decision and its withdrawal, which may lie in two hours, the outcome goes to the first.
         execute(
             self._db,
-            f"""CREATE TABLE placed AS WITH outcome AS (FROM {_records("outcome", [*new["outcome"], *waiting])})
+            f"""CREATE TABLE placed AS WITH outcome AS (
+                FROM {self._wanted("outcome", [*new["outcome"], *waiting])} WHERE decision_id NOT IN (
+                    SELECT decision_id FROM {_records("decision", new["decision"])} WHERE {self._left_out["decision"]}
+                )
+            )
             SELECT outcome.*, place.hour FROM outcome LEFT JOIN (
                 SELECT decision_id, date_trunc('hour', min(event_time)) AS hour
                 FROM {_records("decision", [*new["decision"], *stored])}
@@ -211,15 +223,18 @@ class _Run:
             ) AS place USING (decision_id)""",
         )
 
+    def _by_hour(self, files: Sequence[Path]) -> dict[datetime, list[Path]]:
+        """Which files may hold decisions of an hour: a file covers neighbouring hours."""
+        found: dict[datetime, list[Path]] = defaultdict(list)
+        for file in files:
+            times = f"SELECT DISTINCT date_trunc('hour', event_time) FROM {self._wanted('decision', [file])}"
+            for (hour,) in execute(self._db, times):
+                found[hour].append(file)
+        return dict(found)
 
-def _by_hour(db: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> dict[datetime, list[Path]]:
-    """Which files may hold decisions of an hour: a file covers neighbouring hours."""
-    found: dict[datetime, list[Path]] = defaultdict(list)
-    for file in files:
-        times = f"SELECT DISTINCT date_trunc('hour', event_time) FROM {_records('decision', [file])}"
-        for (hour,) in execute(db, times):
-            found[hour].append(file)
-    return dict(found)
+    def _wanted(self, kind: Kind, files: Sequence[Path]) -> str:
+        """The records in some files, without those that were forgotten."""
+        return f"(FROM {_records(kind, files)} WHERE NOT {self._left_out[kind]})"
 
 
 def _records(kind: Kind, files: Sequence[Path]) -> str:
@@ -247,10 +262,18 @@ def _literal(hour: datetime) -> str:
 
 
 @contextmanager
-def _alone(store: Path) -> Iterator[None]:
+def alone(store: Path) -> Iterator[None]:
+    """Let nobody else write to a store meanwhile.
+
+    Raises:
+        LogError: Another run is at work on it.
+    """
     with (store / _LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise LogError(f"{store}: another run is collecting into this folder; wait until it has finished") from None
+            raise LogError(
+                f"{store}: another run is collecting into this folder, or forgets something in it; "
+                "wait until it has finished"
+            ) from None
         yield

@@ -19,6 +19,7 @@ sinks and events on their way, and are read as well: what they lack is null.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from functools import cache
 from types import NoneType, UnionType
@@ -314,6 +315,11 @@ def is_withdrawn(decision: Mapping[str, Any]) -> bool:
     if "withdrawn" in decision:
         return bool(decision["withdrawn"])
     return decision["fallback_reason"] in _REASONS_TO_WITHDRAW
+
+
+def unit_hash(user_id: str) -> str:
+    """The pseudonym of a user in the records."""
+    return hashlib.blake2b(user_id.encode(), digest_size=8).hexdigest()
 
 
 def plain_types(record: Any) -> dict[str, type]:

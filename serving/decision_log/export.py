@@ -4,6 +4,7 @@
     export_segments("spool", "decision_log")      # the same, in a folder for each segment: only what has grown
 
 Columns are those of `mtorl.log.records.sql_columns`: objects and lists are JSON text, `event_time` is a UTC timestamp.
+Decisions of users who were forgotten in the folder that is written to are left out (`mtorl.log.forgotten`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import get_args
 
 import duckdb
 
+from mtorl.log.forgotten import Forgotten
 from mtorl.log.records import ID_FIELD, Kind, one_record_each, sql_columns
 from mtorl.runtime.files import remove, replacing
 from serving.decision_log import exported
@@ -125,12 +127,12 @@ def _read(con: duckdb.DuckDBPyConnection, kind: Kind, files: list[Path]) -> duck
 def _write(con: duckdb.DuckDBPyConnection, kind: Kind, records: duckdb.DuckDBPyRelation, target: Path) -> int:
     """One record for each id, in the order of time; returns their number."""
     records.create_view("records", replace=True)
+    left_out = Forgotten.of(target.parent).sql(kind)
     columns, order = ", ".join(sql_columns(kind)), f"event_time, {ID_FIELD[kind]}"
     # What a power failure left under this name could not be read, and no later export would replace it.
     with replacing(target, durable=True) as unfinished:
-        con.sql(f"SELECT {columns} FROM ({one_record_each(kind, 'records')}) ORDER BY {order}").write_parquet(
-            str(unfinished)
-        )
+        query = f"SELECT {columns} FROM ({one_record_each(kind, 'records')}) WHERE NOT {left_out} ORDER BY {order}"
+        con.sql(query).write_parquet(str(unfinished))
     (written,) = con.read_parquet(str(target)).count("*").fetchall()[0]
     return int(written)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import duckdb
 from typing_extensions import override
 
+from mtorl.log.forgotten import Forgotten
 from mtorl.log.records import ID_FIELD, Kind, one_record_each, sql_columns
 from mtorl.runtime.files import sync
 from serving.decision_log.position import Position
@@ -75,7 +76,8 @@ class ParquetSink(Sink):
             con.read_json(str(lines), columns=sql_columns(batch.kind), format="newline_delimited").create_view("lines")
             con.sql(f"""
                 SELECT *, strftime(event_time, '%Y-%m-%d') AS date, strftime(event_time, '%H') AS hour
-                FROM ({one_record_each(batch.kind, "lines")}) ORDER BY event_time, {ID_FIELD[batch.kind]}
+                FROM ({one_record_each(batch.kind, "lines")})
+                WHERE NOT {Forgotten.of(self.folder).sql(batch.kind)} ORDER BY event_time, {ID_FIELD[batch.kind]}
             """).write_parquet(str(scratch / "out"), partition_by=["date", "hour"])
 
     def _remove_older(self, batch: Batch) -> None:

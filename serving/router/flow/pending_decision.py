@@ -14,7 +14,7 @@ import orjson
 
 from mtorl.experiment.assignment import draw
 from mtorl.experiment.experiment import Arm, Experiment
-from mtorl.log.records import DECISION_VERSION, DecisionRecord, Explored, FallbackReason, V1Answer
+from mtorl.log.records import DECISION_VERSION, DecisionRecord, Explored, FallbackReason, V1Answer, unit_hash
 from mtorl.log.times import SECOND_US, iso
 from mtorl.policy.exploration import Choice, explore
 from mtorl.policy.periods import FOREVER
@@ -142,7 +142,7 @@ class PendingDecision:
         return {
             **fields,
             "schema_version": DECISION_VERSION,
-            "unit_hash": hashlib.blake2b(self.request.user_id.encode(), digest_size=8).hexdigest(),
+            "unit_hash": unit_hash(self.request.user_id),
             "user_id": self.request.user_id,
             "layer": self.experiment.layer,
             "salt": self.experiment.salt,

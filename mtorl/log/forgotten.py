@@ -1,0 +1,164 @@
+"""Who was forgotten, and until when: `forgotten.json`, which everything obeys that writes into its folder or below it.
+
+    Forgotten.add(folder, ["u1"], now)                  # `mtorl data forget` does, before it removes anything
+    forgotten = Forgotten.of(folder / "collected")      # of this folder and of all above it
+    forgotten.sql("decision")                           # DuckDB: whether a record must not be written
+
+A router's spool still holds a user's records for a while, and a later export, shipment or collection would bring them
+back. So each of those leaves out what the file names. It names users by `unit_hash` and a time: only what happened
+before it is forgotten, and a user who comes back later is a new one. A hash is no secret: whoever has the id can tell
+that it was forgotten.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from mtorl.log.records import Kind, unit_hash
+from mtorl.runtime.files import replacing
+
+FILE = "forgotten.json"
+_LOCK = ".forgotten.lock"
+
+
+class ForgottenError(OSError):
+    """The file can't be read or written, so nobody knows whom to leave out; the message says which file, and why."""
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What must not be written any more.
+
+    Attributes:
+        users: Until when each user is forgotten, by `unit_hash`.
+        before: Everything that happened earlier is forgotten, whoever's it is; None for nothing.
+    """
+
+    users: Mapping[str, datetime] = field(default_factory=dict)
+    before: datetime | None = None
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """What the files of a folder and of all folders above it say.
+
+        Raises:
+            ForgottenError: One of them can't be read.
+        """
+        found = cls()
+        for path in files(folder):
+            found = found._with(cls._read(path))
+        return found
+
+    @classmethod
+    def add(cls, folder: Path, user_ids: Iterable[str] = (), until: datetime | None = None, **settings: Any) -> None:
+        """Note in a folder's file who is forgotten.
+
+        Args:
+            folder: Which is there.
+            user_ids: Users.
+            until: What they did before this time; now if not given.
+            **settings: `before`, see the class.
+
+        Raises:
+            ForgottenError: The file can't be read or written.
+        """
+        path = folder / FILE
+        users = dict.fromkeys(map(unit_hash, user_ids), until or datetime.now(UTC))
+        known = cls._read(path) if path.exists() else cls()
+        after = known._with(cls(users, **settings))
+        if after == known:
+            return
+        content = {
+            "before": after.before and after.before.isoformat(),
+            "users": {name: time.isoformat() for name, time in sorted(after.users.items())},
+        }
+        try:
+            with replacing(path, durable=True) as unfinished:
+                unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ForgottenError(f"{path}: can't be written: {error.strerror}") from None
+
+    def __bool__(self) -> bool:
+        return bool(self.users) or self.before is not None
+
+    def has(self, user_id: str, at: datetime) -> bool:
+        """Whether something that a user did at a time is forgotten."""
+        until = self.users.get(unit_hash(user_id))
+        return (until is not None and at < until) or (self.before is not None and at < self.before)
+
+    def sql(self, kind: Kind) -> str:
+        """A condition in DuckDB's SQL, never null: whether a record must not be written.
+
+        Outcomes and shadows name no user: they are only ever too old. Whoever knows their decision leaves them out
+        with it.
+        """
+        clauses = [] if self.before is None else [f"event_time < {_literal(self.before)}"]
+        together = defaultdict(list)
+        for name, time in self.users.items() if kind == "decision" else ():
+            together[time].append(f"'{name}'")
+        clauses += [f"(event_time < {_literal(t)} AND unit_hash IN ({', '.join(us)}))" for t, us in together.items()]
+        return f"coalesce({' OR '.join(clauses)}, false)" if clauses else "false"
+
+    def _with(self, other: Self) -> Self:
+        """Both together: of two times the later one."""
+        users = dict(self.users)
+        for name, time in other.users.items():
+            users[name] = max(time, users.get(name, time))
+        before = max((time for time in (self.before, other.before) if time is not None), default=None)
+        return type(self)(users, before)
+
+    @classmethod
+    def _read(cls, path: Path) -> Self:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            users = {str(name): datetime.fromisoformat(time) for name, time in content["users"].items()}
+            before = content["before"] and datetime.fromisoformat(content["before"])
+            if not all(name.isalnum() for name in users):
+                raise ValueError("a name is no hash")
+            return cls(users, before)
+        except OSError as error:
+            raise ForgottenError(f"{path}: can't be read: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ForgottenError(
+                f"{path}: not what `mtorl data forget` writes ({error}); restore it, or remove it and "
+                "forget its users again"
+            ) from None
+
+
+def files(folder: Path) -> list[Path]:
+    """The files that count for a folder: its own, and those of the folders above it."""
+    place = Path(folder).resolve()
+    return [path for path in (above / FILE for above in (place, *place.parents)) if path.exists()]
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Let nobody else forget something in a folder meanwhile.
+
+    Raises:
+        ForgottenError: Somebody does, or the folder can't be written to.
+    """
+    try:
+        lock = (folder / _LOCK).open("w")
+    except OSError as error:
+        raise ForgottenError(f"{folder}: can't be written to: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ForgottenError(
+                f"{folder}: another `mtorl data forget` is at work here; wait until it has finished"
+            ) from None
+        yield
+
+
+def _literal(time: datetime) -> str:
+    return f"TIMESTAMPTZ '{time.isoformat()}'"
