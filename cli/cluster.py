@@ -221,13 +221,15 @@ def feed(
     from features.online.journal import Journal
     from features.online.open_history import open_history
     from features.online.receiver import serve as serve_feed
+    from features.online.written import Repository
     from mtorl.log.dataset import DatasetSpec, SpecError
 
     if not keep_hours > 0:
         stop(f"--keep-hours: expected a number above 0, got {keep_hours}", 2)
     try:
         with open_history(feature_repo, DatasetSpec.load(dataset)) as history, closing(Journal(journal)) as events:
-            asyncio.run(serve_feed(Feed(events, history, keep_hours), host, port))
+            feeding = Feed(events, history, keep_hours, Repository(feature_repo).registry)
+            asyncio.run(serve_feed(feeding, host, port))
     except (SpecError, HistoryError, OSError) as error:
         stop(str(error), 2)
     except sqlite3.Error as error:

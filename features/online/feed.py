@@ -17,10 +17,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from features.online.history import History
 from features.online.journal import Journal
+from mtorl.log.forgotten import Forgotten
 from mtorl.log.records import DECISION_VERSION, OUTCOME_VERSION, Kind, is_withdrawn
 
 _OF_DECISION = ("decision_id", "user_id", "event_time", "channel", "context", "expose")
@@ -47,13 +49,18 @@ class Feed:
         journal: Records that were received before.
         history: Where touchpoints go.
         keep_hours: How long an outcome may come after its decision.
+        place: Where the feature repository lies: users who were forgotten there, or above it, don't come back.
     """
 
-    def __init__(self, journal: Journal, history: History, keep_hours: float = 168.0) -> None:
+    def __init__(
+        self, journal: Journal, history: History, keep_hours: float = 168.0, place: Path | None = None
+    ) -> None:
         self._journal = journal
         self._history = history
         self._keep_seconds = keep_hours * 3600
         self._forget_at = 0.0
+        self._place = place
+        self._forgotten = Forgotten()
 
     def take(self, events: Sequence[Event]) -> int:
         """Take events; once this returns, they may be acknowledged.
@@ -74,6 +81,12 @@ class Feed:
                 raise EventError(f"type: {kind} is not one of {', '.join(_FIELDS)}")
             if kind in _FIELDS:
                 records[_kind(kind)].append(_checked(kind, record))
+        forgotten = self._forgotten_by_now()
+        records["decision"] = [
+            record
+            for record in records["decision"]
+            if not forgotten.has(record["user_id"], datetime.fromisoformat(record["event_time"]))
+        ]
         written = 0
         for decision in sorted(self._journal.record(records["decision"], records["outcome"])):
             shown = self._journal.shown(decision)
@@ -86,6 +99,14 @@ class Feed:
             self._journal.forget(self._keep_seconds)
             self._forget_at = time.monotonic() + _FORGET_SECONDS
         return written
+
+    def _forgotten_by_now(self) -> Forgotten:
+        """Who was forgotten; whom the journal still knows is taken out of it."""
+        forgotten = Forgotten() if self._place is None else Forgotten.of(self._place)
+        if forgotten != self._forgotten:
+            self._journal.forget_users(forgotten)
+            self._forgotten = forgotten
+        return forgotten
 
 
 def _kind(event: str) -> Kind:

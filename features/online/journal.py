@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from features.online.history import Touchpoint
+from mtorl.log.forgotten import Forgotten
 
 # `heard` is when a record arrived; files of earlier versions call it so.
 _SCHEMA = """
@@ -116,6 +117,24 @@ class Journal:
         before = (time.time() - seconds,)
         with self._transaction() as db:
             return sum(db.execute(f"DELETE FROM {t} WHERE heard < ?", before).rowcount for t in ("exposure", "outcome"))
+
+    def forget_users(self, forgotten: Forgotten) -> int:
+        """Delete what belongs to users who were forgotten; returns the number of records."""
+
+        def is_forgotten(user: str, shown: str) -> bool:
+            return forgotten.has(user, datetime.fromisoformat(shown))
+
+        with self._transaction() as db:
+            db.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
+            db.create_function("is_forgotten", 2, is_forgotten, deterministic=True)
+            db.execute("CREATE TEMP TABLE gone AS SELECT decision FROM exposure WHERE is_forgotten(user, shown)")
+            of_them = "WHERE decision IN (SELECT decision FROM gone)"
+            deleted = sum(db.execute(f"DELETE FROM {t} {of_them}").rowcount for t in ("exposure", "outcome"))
+            db.execute("DROP TABLE gone")
+        if deleted:
+            with self._lock:
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # it holds what the pages were
+        return deleted
 
     def close(self) -> None:
         """Close the file."""

@@ -1,0 +1,100 @@
+"""Users leave the online store: whatever it keeps under their key, in every view.
+
+The key is the one that Feast writes: `user_id` alone, serialised. Readers and writers go on meanwhile.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from features.online.history import HistoryError
+
+if TYPE_CHECKING:
+    from feast import RepoConfig
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+
+_BUSY_SECONDS = 30.0  # how long to wait for writers in other processes
+_AT_ONCE = 500  # keys of one command
+
+
+def forget_online(repo: Path, users: Collection[str]) -> int:
+    """Take users out of the online store of a Feast repository.
+
+    Args:
+        repo: Folder with feature_store.yaml.
+        users: Ids.
+
+    Returns:
+        How many of them had something there.
+
+    Raises:
+        HistoryError: The store is of another kind than sqlite and redis, or does not answer.
+    """
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.protos.feast.types.Value_pb2 import Value
+    from feast.repo_config import FeastConfigError, load_repo_config
+
+    try:
+        config = load_repo_config(repo, repo / "feature_store.yaml")
+    except FeastConfigError as error:
+        raise HistoryError(f"{repo}: {error}") from None
+    keys = [EntityKey(join_keys=["user_id"], entity_values=[Value(string_val=user)]) for user in sorted(users)]
+    match config.online_store.type:
+        case "sqlite":
+            return _forget_in_sqlite(repo / config.online_store.path, config, keys)
+        case "redis":
+            return _forget_in_redis(config, keys)
+    raise HistoryError(
+        f"{repo}: can't forget anybody in an online store of type {config.online_store.type!r}; use sqlite or redis"
+    )
+
+
+def _forget_in_sqlite(path: Path, config: RepoConfig, keys: Collection[EntityKey]) -> int:
+    from feast.infra.key_encoding_utils import serialize_entity_key
+
+    if not path.exists():
+        return 0
+    version = config.entity_key_serialization_version
+    names = [(serialize_entity_key(key, entity_key_serialization_version=version),) for key in keys]
+    try:
+        with closing(sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)) as db:
+            db.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
+            tables = [
+                name
+                for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+                if "entity_key" in {column[1] for column in db.execute(f"PRAGMA table_info({_quoted(name)})")}
+            ]
+            found = set()
+            db.execute("BEGIN IMMEDIATE")
+            for table in map(_quoted, tables):
+                for name in names:
+                    if db.execute(f"DELETE FROM {table} WHERE entity_key = ?", name).rowcount:
+                        found.add(name)
+            db.execute("COMMIT")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the write-ahead log holds what the pages were
+    except sqlite3.Error as error:
+        raise HistoryError(f"{path}: {error}") from None
+    return len(found)
+
+
+def _forget_in_redis(config: RepoConfig, keys: Collection[EntityKey]) -> int:
+    from feast.infra.online_stores.helpers import _redis_key
+    from feast.infra.online_stores.redis import RedisOnlineStore
+    from redis.exceptions import RedisError
+
+    version = config.entity_key_serialization_version
+    names = [_redis_key(config.project, key, version) for key in keys]
+    try:
+        with closing(RedisOnlineStore()._get_client(config.online_store)) as client:
+            batches = (names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE))
+            return sum(int(client.delete(*batch)) for batch in batches)
+    except RedisError as error:
+        raise HistoryError(f"{config.online_store.connection_string.split(',')[0]}: {error}") from None
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
