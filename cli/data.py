@@ -6,6 +6,7 @@
     mtorl data describe log.csv --dataset my-log.yaml --out page.html
     mtorl data build log.csv --dataset my-log.yaml --out data/my-log
     mtorl data collect decision_log --dataset my-log.yaml
+    mtorl data forget runs/latest --user u1
 
 A data set is described once, in a small YAML (docs/data.md); for some public logs it is built in.
 """
@@ -252,6 +253,61 @@ def collect(
                 with bars.step("see what they teach"):
                     lines.append(str(learnable(out, spec, Decisions(spec.outcome_hours))))
     typer.echo("\n".join(lines))
+
+
+@app.command()
+def forget(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of a run, a data volume, or a part of one.")],
+    user: Annotated[list[str] | None, typer.Option(metavar="ID", help="Whom to forget; may be repeated.")] = None,
+    users_file: Annotated[Path | None, typer.Option(help="More of them, an id a line.")] = None,
+    older_than: Annotated[
+        float | None, typer.Option(metavar="DAYS", help="Decisions, outcomes and touchpoints that are older go too.")
+    ] = None,
+    feature_repo: Annotated[
+        Path | None, typer.Option(help="Feast repository outside FOLDER that names the online store.")
+    ] = None,
+) -> None:
+    """Take users, or what is old, out of all that a folder keeps: logs, features, windows, decisions, online store.
+
+        mtorl data forget runs/latest --user u000017
+        mtorl data forget /mnt/mtorl --users-file ids.txt --feature-repo /etc/mtorl/features
+        mtorl data forget /mnt/mtorl --older-than 400
+
+    What it finds it knows by what it is; docs/privacy.md has a table of all stores. Name the folder that holds
+    everything: what is exported, shipped or collected into it or below it later leaves these users' past out.
+    Nothing is done twice: run it again whenever it was interrupted, or to see that nothing is left.
+
+    Models stay as they are. Those that were trained on the users are named.
+
+    Exit code 0: nothing of the users is left but what is said. 1: a store could not be read or written. 2: there is
+    no such folder, or somebody else is at work in it.
+    """
+    from mtorl.log.forgotten import ForgottenError
+
+    with exit_codes(unusable=(ForgottenError,)), _log_errors():
+        from datetime import UTC, datetime, timedelta
+
+        from cli.progress_bars import ProgressBars
+        from cli.tables import print_forgotten
+        from features.forget.places import forget as forget_in
+        from mtorl.log.touchpoints import LogError
+        from serving.decision_log.forget import forget_in_spools
+
+        listed = users_file.read_text(encoding="utf-8").splitlines() if users_file else []
+        users = frozenset(name for name in [*(user or []), *map(str.strip, listed)] if name)
+        if not users and older_than is None:
+            raise LogError("whom to forget? Give --user, --users-file, or --older-than")
+        if not folder.is_dir():
+            raise LogError(f"{folder}: no such folder")
+        if older_than is not None and older_than <= 0:
+            raise LogError(f"--older-than: expected a number of days above 0, got {older_than:g}")
+        now = datetime.now(UTC)
+        before = None if older_than is None else now - timedelta(days=older_than)
+        with ProgressBars() as bars, bars.step("look for what is kept, and remove it"):
+            report = forget_in(folder, users, now, before, feature_repo)
+            spools = forget_in_spools(folder, users, now)
+    print_forgotten(folder, report, spools)
+    raise typer.Exit(1 if report.failed else 0)
 
 
 @contextmanager

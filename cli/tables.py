@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from features.forget.places import Report
     from features.ingest.ingest import IngestReport
     from features.sequences.manifest import Manifest
     from pipelines.run_state import RunState
+    from serving.decision_log.forget import SpoolWithout
 
 
 def print_summary(run: Path, root: Path) -> None:
@@ -131,6 +134,42 @@ def print_build(manifest: Manifest, out: Path) -> None:
     table.add_row("shards", f"{len(manifest.shards):,}")
     Console().print(table)
     typer.echo(f"windows: {out / 'windows'}   content: {manifest.content_sha256[:16]}   engine: {manifest.engine}")
+
+
+def print_forgotten(folder: Path, report: Report, spools: Mapping[str, SpoolWithout]) -> None:
+    """Print what was taken out of each store, what could not be, what stays, and which models were trained on it."""
+    removed = {**report.removed, **{name: spool.removed for name, spool in spools.items() if not spool.left}}
+    for name, count in sorted(removed.items()):
+        if count:
+            typer.echo(f"{count:>9,} removed from {name}")
+    if nothing := [name for name, count in sorted(removed.items()) if not count]:
+        typer.echo(f"nothing left in {', '.join(nothing)}")
+    if not removed:
+        typer.echo(f"{folder}: holds nothing in which users could be")
+    for name, spool in spools.items():
+        if spool.left and spool.removed:
+            typer.echo(f"{spool.removed:>9,} removed from {name}")
+        if spool.left and spool.held:
+            typer.echo(
+                f"stays in {name}: {spool.left:,} decisions, until the router that holds it deletes them "
+                "(keep_hours); what it exports and ships leaves them out"
+            )
+        elif spool.left:
+            typer.echo(
+                f"stays in {name}: {spool.left:,} decisions whose reservation may be open; run this again in 24 hours"
+            )
+    for model in report.models:
+        places = ", ".join(str(place) for place in model.places)
+        if model.users:
+            typer.echo(f"trained on {_users(model.users)}: {model.name} {model.version} in {places}")
+        if model.named:
+            typer.echo(f"names {_users(model.named)} in reference.parquet: {model.name} {model.version} in {places}")
+    for line in report.failed:
+        typer.echo(f"not done: {line}", err=True)
+
+
+def _users(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 5 else f"{len(names):,} of them"
 
 
 def _summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:

@@ -1,5 +1,5 @@
 """Features: from a raw log to what training reads and what a decision is based on.
 
 Reading order: `engine.py`, `ingest/`, `sequences/`, `feature_repo/`, `offline/`, `online/`, `describe/`,
-`data_folder.py`. The README has a line for each file.
+`forget/`, `data_folder.py`. The README has a line for each file.
 """

@@ -59,6 +59,7 @@ ORDER = {
         "online",
         "offline",
         "describe",
+        "forget",
         "data_folder",
     ),
     "serving.router": ("ops", "flow", "router", "http"),

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -195,23 +195,59 @@ def rewrite_shards(folder: Path | str, change: Callable[[pa.Table], pa.Table]) -
         ManifestError: the folder has no manifest.
         ValueError: the function returned other rows.
     """
-    folder = Path(folder)
+
+    def same_rows(before: pa.Table) -> pa.Table:
+        after = change(before)
+        if not after.select(_KEYS).equals(before.select(_KEYS)):
+            raise ValueError("the rows, or their order, have changed")
+        return after
+
     manifest = Manifest.read(folder)
+    return _replace_shards(Path(folder), manifest, same_rows, manifest.log_fingerprint).rows
+
+
+def remove_users(folder: Path | str, users: Collection[str]) -> int:
+    """Take users out of every shard; the folder is replaced once all are done, or not touched if it has none of them.
+
+    Args:
+        folder: With a manifest; what else is in it stays.
+        users: Ids.
+
+    Returns:
+        Number of rows that went.
+
+    Raises:
+        ManifestError: the folder has no manifest.
+    """
+    folder, wanted = Path(folder), pa.array(sorted(users), pa.string())
+    manifest = Manifest.read(folder)
+    shards = (pq.read_table(folder / shard.file, columns=["user_id"]) for shard in manifest.shards)
+    if not any(pc.any(pc.is_in(shard["user_id"], wanted), min_count=0).as_py() for shard in shards):
+        return 0
+
+    def without(rows: pa.Table) -> pa.Table:
+        return rows.filter(pc.invert(pc.is_in(rows["user_id"], wanted)))
+
+    # Of which log these are the rows, nobody knows any more.
+    return manifest.rows - _replace_shards(folder, manifest, without, log_fingerprint="").rows
+
+
+def _replace_shards(
+    folder: Path, manifest: Manifest, change: Callable[[pa.Table], pa.Table], log_fingerprint: str
+) -> Manifest:
     with replacing(folder) as temporary:
         shutil.copytree(folder, temporary, ignore=shutil.ignore_patterns(STEPS))
         (temporary / STEPS).mkdir()
         surveys = []
         for number, shard in enumerate(manifest.shards):
-            before = pq.read_table(folder / shard.file)
-            after = change(before)
-            if not after.select(_KEYS).equals(before.select(_KEYS)):
-                raise ValueError(f"{shard.file}: the rows, or their order, have changed")
-            pq.write_table(after, temporary / shard.file, compression="zstd", row_group_size=_BATCH)
+            rows = change(pq.read_table(folder / shard.file))
+            pq.write_table(rows, temporary / shard.file, compression="zstd", row_group_size=_BATCH)
             surveys.append(survey(temporary / shard.file, shard.file))
             progress.report(number + 1, len(manifest.shards), f"shard {number + 1} of {len(manifest.shards)}")
         kept = {name: getattr(manifest, name) for name in NOT_IN_ROWS}
-        manifest_of(surveys, manifest.dataset, manifest.engine, manifest.log_fingerprint, **kept).write(temporary)
-    return manifest.rows
+        written = manifest_of(surveys, manifest.dataset, manifest.engine, log_fingerprint, **kept)
+        written.write(temporary)
+    return written
 
 
 class _Content:
@@ -240,6 +276,8 @@ class _Counter:
         self._last: pa.RecordBatch | None = None  # the row before this batch
 
     def update(self, batch: pa.RecordBatch) -> None:
+        if not len(batch):
+            return
         keys = batch.select(_KEYS)
         joined = keys if self._last is None else pa.concat_batches([self._last, keys])
         user, time = joined["user_id"], joined["timestamp"].cast(pa.int64())

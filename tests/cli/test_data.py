@@ -329,3 +329,38 @@ def test_help_teaches() -> None:
         assert answer.exit_code == 0
         lines = [line.strip() for line in answer.output.splitlines()]
         assert [line for line in lines if line.startswith(f"mtorl data {command} ")], answer.output
+
+
+def test_forget_says_what_was_removed_and_is_done_once(log: pd.DataFrame, tmp_path: Path) -> None:
+    write_log(log, tmp_path / "data" / "touchpoints.parquet", DatasetSpec.load("simulator"))
+    ids = tmp_path / "ids.txt"
+    first, second = log["user_id"].unique()[:2]
+    ids.write_text(f"{second}\n\n")
+    command = ["data", "forget", str(tmp_path / "data"), "--user", first, "--users-file", str(ids)]
+    done = CliRunner().invoke(app, command)
+    rows = log["user_id"].isin([first, second]).sum()
+    assert done.exit_code == 0 and f"{rows} removed from touchpoints.parquet" in done.output
+    assert not {first, second} & set(pd.read_parquet(tmp_path / "data" / "touchpoints.parquet")["user_id"])
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 0 and "nothing left in touchpoints.parquet" in again.output
+
+
+def test_forget_names_what_it_cannot_read(tmp_path: Path) -> None:
+    (tmp_path / "touchpoints.parquet").write_bytes(b"PAR1")
+    done = CliRunner().invoke(app, ["data", "forget", str(tmp_path), "--user", "u1"])
+    assert done.exit_code == 1 and "not done: touchpoints.parquet: " in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "whom to forget? Give --user, --users-file, or --older-than"),
+        (["--older-than", "0"], "--older-than: expected a number of days above 0"),
+        (["--user", "u1", "--users-file", "none.txt"], "none.txt"),
+        (["--user", "u1", "--feature-repo", "none"], "none: no feature_store.yaml in this folder"),
+    ],
+)
+def test_forget_refuses_what_makes_no_sense(tmp_path: Path, arguments: list[str], words: str) -> None:
+    done = CliRunner().invoke(app, ["data", "forget", str(tmp_path), *arguments])
+    assert done.exit_code == 2 and words in done.output
+    assert "no such folder" in CliRunner().invoke(app, ["data", "forget", "none", "--user", "u1"]).output

@@ -19,7 +19,15 @@ PAGES = sorted(name for name in FILES if name.endswith(".md"))
 QUOTED = re.compile(r"`([\w./-]+\.(?:py|md|lua|sh|j2|yaml|toml|json))(?:::\w+)?`")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(?:#[^)]*)?\)")
 MODULE = re.compile(rf"(?<![\w./@-])((?:{'|'.join(ROOMS)})\.[a-z_]\w*(?:\.\w+)*)")
-MADE_BY_A_RUN = {"summary.json", "model.json", "drift.json", "drift_thresholds.json", "serving/router.yaml"}
+MADE_BY_A_RUN = {
+    "summary.json",
+    "model.json",
+    "ingest.json",
+    "forgotten.json",
+    "drift.json",
+    "drift_thresholds.json",
+    "serving/router.yaml",
+}
 # Types of CloudEvents, an API group, whom a token is for.
 NOT_MODULES = {
     "mtorl.decision.v3",

@@ -1,0 +1,292 @@
+"""What a folder keeps of users, found by what it is, and taken out of it.
+
+    report = forget("runs/latest", {"u1"}, datetime.now(UTC))
+    report.removed                       # rows by store: {"data/touchpoints.parquet": 14, ...}
+
+A folder is that of a run, the data volume of a cluster, or any part of these:
+
+    Parquet tables with the column user_id or decision_id: logs, sources of features, collected decisions, exports,
+        what a sink or a pipeline's step has written
+    folders of windows, whose manifest stays true
+    CSVs of quarantined rows
+    Feast repositories: their online store, wherever that is
+    journals of `mtorl feed`
+    artifacts, which stay, and are named
+
+Each file is rewritten in one step, and whatever is done twice does nothing the second time. A run that is interrupted
+is made good by the next: outcomes and shadows, which name no user, go before the decisions that say whose they are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from features.collect import store as collected
+from features.engine import parquet_files
+from features.forget.tables import DECISION, USER, Rows, remove_quarantined
+from features.online.forget import forget_online
+from features.online.journal import Journal
+from features.sequences import manifest
+from mtorl.artifact.artifact import ArtifactError
+from mtorl.artifact.training_users import TrainedOn, is_artifact, trained_on
+from mtorl.log.forgotten import Forgotten, alone
+from mtorl.log.touchpoints import INGEST_FILE, LOG_FILE, LogError, fingerprint
+from mtorl.runtime import progress
+
+_SETTINGS, _SQLITE = "feature_store.yaml", b"SQLite format 3"
+_QUARANTINE = re.compile(r"quarantine|(.+\.)?quarantine\.csv")
+_CAN_GO_WRONG = (OSError, ValueError, sqlite3.Error, pa.ArrowException, manifest.ManifestError, ArtifactError)
+_UNFINISHED, _UNFINISHED_SECONDS = re.compile(r"\..+\.[0-9a-f]{8}(\.old)?"), 86_400.0  # what `replacing` writes to
+_PART = re.compile(r"date=.*|(decision|outcome|shadow)-\d{8}-\d+")  # an hour of a store, or a segment of an export
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found.
+
+    Attributes:
+        removed: How many rows or keys each store lost, by its place in the folder; 0 where there was nothing to remove.
+        failed: What could not be done, in words; done again, it may be.
+        models: Those that were trained on the users, or name them.
+    """
+
+    removed: Counter[str] = field(default_factory=Counter)
+    failed: list[str] = field(default_factory=list)
+    models: list[TrainedOn] = field(default_factory=list)
+
+
+def forget(
+    folder: str | Path,
+    users: frozenset[str],
+    now: datetime,
+    before: datetime | None = None,
+    feature_repo: str | Path | None = None,
+) -> Report:
+    """Take users, or what is old, out of all that a folder keeps, and see to it that they don't come back.
+
+    Args:
+        folder: Of a run, a data volume, or a store.
+        users: Ids; may be empty.
+        now: What users do from now on is not forgotten.
+        before: Decisions, outcomes and touchpoints of logs that are older go too, whoever's they are.
+        feature_repo: Feast repository that is not in the folder, but whose online store belongs to it.
+
+    Raises:
+        ForgottenError: The folder can't be written to, or somebody else forgets something there.
+        LogError: Decisions are being collected into the folder, or there is no such feature repository.
+    """
+    root = Path(folder).resolve()
+    if feature_repo and not (Path(feature_repo) / _SETTINGS).exists():
+        raise LogError(f"{feature_repo}: no {_SETTINGS} in this folder, which would name the online store")
+    with alone(root), ExitStack() as stores:
+        Forgotten.add(root, users, now, before=before)
+        found = _Found.below(root)
+        for store in found.collected:
+            stores.enter_context(collected.alone(store))
+        repos = [*found.repositories, *([Path(feature_repo).resolve()] if feature_repo else [])]
+        work = _Work(root, users, before)
+        work.report.failed.extend(
+            f"{path.relative_to(root)}: left by a process that was killed, and nobody knows what is in it: remove it"
+            for path in found.unfinished
+        )
+        work.tables(found.tables)
+        work.logs(found.logs)
+        if users:
+            for windows in found.windows:
+                work.each(windows, lambda path: manifest.remove_users(path, users))
+            for table in found.quarantined:
+                work.each(table, lambda path: remove_quarantined(path, users))
+            for journal in found.databases:
+                work.each(journal, lambda path: _forget_in_journal(path, root))
+            for repo in repos:  # last: who refreshes the store meanwhile finds nobody in the log any more
+                work.each(repo, lambda path: forget_online(path, users), what="online store")
+            with work.saying(root):
+                work.report.models.extend(trained_on(found.artifacts, users))
+    return work.report
+
+
+@dataclass
+class _Found:
+    """What there is in a folder."""
+
+    tables: list[Path] = field(default_factory=list)
+    logs: list[Path] = field(default_factory=list)  # folders with what ingestion said of a log
+    collected: list[Path] = field(default_factory=list)
+    windows: list[Path] = field(default_factory=list)
+    quarantined: list[Path] = field(default_factory=list)
+    repositories: list[Path] = field(default_factory=list)
+    databases: list[Path] = field(default_factory=list)
+    artifacts: list[Path] = field(default_factory=list)
+    unfinished: list[Path] = field(default_factory=list)  # by a process that was killed
+
+    @classmethod
+    def below(cls, root: Path) -> _Found:
+        """Look at a folder and all below it, but not at what a link points to."""
+        found = cls()
+
+        def unreadable(error: OSError) -> None:
+            raise error
+
+        for name, folders, files in os.walk(root, onerror=unreadable):
+            place = Path(name)
+            found.unfinished += [place / inner for inner in sorted([*folders, *files]) if _is_unfinished(place / inner)]
+            folders[:] = sorted(inner for inner in folders if not inner.startswith((".", "_")))
+            if is_artifact(place):
+                found.artifacts.append(place)
+                continue
+            there = set(files)
+            if manifest.FILE in there and manifest.STEPS in folders:
+                found.windows.append(place)
+                folders.remove(manifest.STEPS)
+            if _SETTINGS in there:
+                found.repositories.append(place)
+            if {LOG_FILE, INGEST_FILE} <= there | set(folders):
+                found.logs.append(place)
+            if collected.is_store(place):
+                found.collected.append(place)
+            for file in sorted(there):
+                path = place / file
+                if file.startswith((".", "_")) or path.is_symlink():
+                    continue
+                if path.suffix == ".parquet":
+                    found.tables.append(path)
+                elif path.suffix in (".sqlite", ".db"):
+                    found.databases.append(path)
+                elif _QUARANTINE.fullmatch(file):
+                    found.quarantined.append(path)
+        return found
+
+
+class _Work:
+    """What is done to the stores, and what is said of it."""
+
+    def __init__(self, root: Path, users: frozenset[str], before: datetime | None) -> None:
+        self.report = Report()
+        self._root = root
+        self._users = users
+        self._before = before
+
+    def tables(self, paths: list[Path]) -> None:
+        """Rows of users and of their decisions."""
+        rows = Rows(self._users, before=self._before)
+        ids: set[str] = set()
+        of_users, of_decisions = [], []
+        for path in paths:
+            with self.saying(path):
+                columns = set(pq.read_schema(path).names)
+                if USER in columns:
+                    of_users.append(path)
+                    ids |= rows.decisions_in(path)
+                elif DECISION in columns:
+                    of_decisions.append(path)
+        rows = Rows(self._users, frozenset(ids), self._before)
+        todo = [*of_decisions, *of_users]
+        for done, path in enumerate(todo, 1):
+            self.each(path, rows.remove)
+            with self.saying(path):
+                _remove_empty_hour(path)
+            progress.report(done, len(todo), f"{done} of {len(todo)} tables")
+
+    def logs(self, folders: list[Path]) -> None:
+        """What ingestion said of logs that are others now."""
+        for folder in folders:
+            with self.saying(folder):
+                _bring_up_to_date(folder)
+
+    def each(self, path: Path, remove: Callable[[Path], int | None], what: str = "") -> None:
+        """Remove something from a store, and count it."""
+        with self.saying(path):
+            removed = remove(path)
+            if removed is not None:
+                self.report.removed[self._store_of(path) + (f" ({what})" if what else "")] += removed
+
+    @contextmanager
+    def saying(self, path: Path) -> Iterator[None]:
+        """Go on with the other stores if one can't be read or written."""
+        try:
+            yield
+        except _CAN_GO_WRONG as error:
+            if path.exists():  # else an export has superseded it meanwhile
+                words = (str(error).splitlines() or [type(error).__name__])[0]
+                self.report.failed.append(f"{self._store_of(path)}: {words}")
+
+    def _store_of(self, path: Path) -> str:
+        """The place of a store in the folder; its hours, segments and parts are one."""
+        try:
+            parts = path.relative_to(self._root).parts
+        except ValueError:
+            return str(path)
+        store = []
+        for part in parts:
+            if _PART.fullmatch(part):
+                break
+            store.append(part)
+            if part.endswith(".parquet"):
+                break
+        return "/".join(store) or "."
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Whether a file or folder was to replace another, and nobody is at work on it any more."""
+    try:
+        age = time.time() - path.lstat().st_mtime if _UNFINISHED.fullmatch(path.name) else 0.0
+    except FileNotFoundError:  # it is finished now
+        return False
+    return age > _UNFINISHED_SECONDS
+
+
+def _remove_empty_hour(path: Path) -> None:
+    """Remove the file of an hour that has no rows left, and the folders around it."""
+    if not path.parent.name.startswith("hour=") or pq.read_metadata(path).num_rows:
+        return
+    path.unlink()
+    for folder in (path.parent, path.parent.parent):
+        if any(folder.iterdir()):
+            break
+        folder.rmdir()
+
+
+def _bring_up_to_date(folder: Path) -> None:
+    """Say of a log how many rows it has now, and its fingerprint."""
+    report = json.loads((folder / INGEST_FILE).read_text(encoding="utf-8"))
+    files = parquet_files(folder / LOG_FILE)
+    rows = sum(pq.read_metadata(file).num_rows for file in files)
+    if report.get("rows") == rows:
+        return
+    users: set[str] = set()
+    for file in files:
+        users.update(pq.read_table(file, columns=[USER])[USER].unique().to_pylist())
+    batches = (batch for file in files for batch in pq.ParquetFile(file).iter_batches())
+    report |= {"rows": rows, "users": len(users), "fingerprint": fingerprint(batches)}
+    (folder / INGEST_FILE).write_text(json.dumps(report, indent=2), encoding="utf-8")
+
+
+def _forget_in_journal(path: Path, root: Path) -> int | None:
+    """Take users out of a journal; None if the file is none."""
+    with path.open("rb") as file:
+        if file.read(len(_SQLITE)) != _SQLITE:
+            return None
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error):
+            return None  # of a feed that runs, which takes them out itself
+        raise
+    if not {"exposure", "outcome"} <= tables:
+        return None
+    with closing(Journal(path)) as journal:
+        return journal.forget_users(Forgotten.of(root))

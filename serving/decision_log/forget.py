@@ -1,0 +1,131 @@
+"""Users leave a spool that no router holds. One that a router holds is the router's: nobody else writes there.
+
+    forget_users("spool", ["u1"], datetime.now(UTC))       # what has left, and what has to stay
+
+A router's own spool loses everything after `keep_hours`, once it is shipped; what is exported or shipped until then is
+without the user (`mtorl.log.forgotten`). A decision whose reservation may still be open stays a day: without it a
+router would give the money back when it starts. A cost that was logged is taken to have reached the ledger.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, get_args
+
+import orjson
+
+from mtorl.log.records import Kind, is_withdrawn
+from mtorl.runtime.files import replacing
+from serving.decision_log import segments
+
+_OPEN = timedelta(hours=24)  # how long a reservation without a cost stays open, unless a router is told otherwise
+
+
+@dataclass(frozen=True)
+class SpoolWithout:
+    """What became of some users' records in a spool."""
+
+    removed: int
+    left: int  # records of theirs that stay for now
+    held: bool  # by a router, so nothing was removed
+
+
+def forget_in_spools(folder: Path, users: Collection[str], now: datetime) -> dict[str, SpoolWithout]:
+    """Take users out of all spools in a folder, see `forget_users`; by the place of each in the folder."""
+    root = folder.resolve()
+    spools = [path.parent for path in sorted(root.rglob(segments.IDENTITY)) if (path.parent / ".lock").exists()]
+    return {str(spool.relative_to(root)): forget_users(spool, users, now) for spool in spools}
+
+
+def forget_users(folder: str | Path, users: Collection[str], now: datetime) -> SpoolWithout:
+    """Take users out of a spool, unless a router holds it.
+
+    Segments whose bytes change don't fit the noted position any more, so the next router ships them again.
+
+    Args:
+        folder: Of a spool.
+        users: Ids.
+        now: Younger reservations than a day may be open.
+
+    Raises:
+        OSError: A file can't be read or written.
+    """
+    spool, wanted = Path(folder), frozenset(users)
+    decisions = {r["decision_id"]: r for r in segments.read(spool, "decision") if r["user_id"] in wanted}
+    with _alone(spool) as alone:
+        if not alone:
+            return SpoolWithout(0, len(decisions), held=True)
+        costs = segments.read(spool, "outcome")
+        finished = {r["decision_id"] for r in costs if r["kind"] in ("cost", "cancel")}
+        kept = {name for name, r in decisions.items() if name not in finished and _may_hold_money(r, now)}
+        gone = decisions.keys() - kept
+
+        names = [orjson.dumps(user) for user in wanted]
+
+        def goes(line: bytes) -> bool:
+            if record := _record(line):
+                own = record.get("user_id") in wanted and record["decision_id"] not in kept
+                return own or record.get("decision_id") in gone
+            return any(name in line for name in names)  # a crash has cut it
+
+        removed = 0
+        for path in _files(spool):  # outcomes first: their decisions say which they are, also after an interruption
+            removed += _remove(path, goes)
+        return SpoolWithout(removed, len(kept), held=False)
+
+
+def _may_hold_money(decision: Mapping[str, Any], now: datetime) -> bool:
+    taken = datetime.fromisoformat(decision["event_time"])
+    return decision["reservation_id"] is not None and not is_withdrawn(decision) and now - taken < _OPEN
+
+
+def _files(spool: Path) -> Iterator[Path]:
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    for kind in reversed(kinds):
+        yield from segments.segments(spool, kind)
+        yield spool / f"poison-{kind}.jsonl"
+        yield from sorted(spool.glob(f"{kind}-*.torn"))
+    yield spool / segments.OPEN_DECISIONS
+
+
+def _remove(path: Path, goes: Callable[[bytes], bool]) -> int:
+    """Write a file anew without some records; it is not touched if it has none of them."""
+    if not path.exists():
+        return 0
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if not goes(line)]
+    if len(kept) < len(lines):
+        with replacing(path, durable=True) as unfinished:
+            unfinished.write_bytes(b"".join(kept))
+            unfinished.chmod(path.stat().st_mode)
+    return len(lines) - len(kept)
+
+
+def _record(line: bytes) -> Mapping[str, Any]:
+    """The record on a line; empty if it is none."""
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+@contextmanager
+def _alone(spool: Path) -> Iterator[bool]:
+    """Whether no router holds the spool; while the block runs, none can take it."""
+    lock = os.open(spool / ".lock", os.O_RDWR)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(lock)

@@ -1,0 +1,302 @@
+"""A folder with all that a run or a data volume keeps: one user leaves it, the others stay as they are, bit for bit."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from features.collect.store import collect
+from features.forget import places
+from features.forget.places import Report, forget
+from features.forget.tables import Rows
+from features.ingest.log_folder import RawLog, ingest
+from features.offline import store as feature_store
+from features.online.feed import Feed
+from features.online.journal import Journal
+from features.online.open_history import open_history
+from features.sequences.builder import build_windows
+from features.sequences.manifest import Manifest
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.forgotten import FILE, ForgottenError
+from mtorl.log.records import DECISION_VERSION, OUTCOME_VERSION, unit_hash
+from mtorl.log.touchpoints import LogError, fingerprint
+from mtorl.runtime.files import sha256_of
+from mtorl.window.table import WindowTable
+from tests.features.collect.decision_logs import decision, outcome, stored, write
+
+SPEC = DatasetSpec.load("simulator")
+WHO, OTHER = "u000003", "u000004"
+NOW = datetime(2027, 1, 1, tzinfo=UTC)
+
+
+def of(user: str, name: str, minutes: float = 0.0) -> dict[str, Any]:
+    return decision(name, minutes, user_id=user, unit_hash=unit_hash(user))
+
+
+DECISIONS = [of(WHO, "a", 0), of(OTHER, "b", 1), of(WHO, "c", 70), of(OTHER, "d", 130), of(WHO, "e", 190)]
+OUTCOMES = [outcome(f"{name}-cost", name, minutes=200) for name in "abcd"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("made") / "volume"
+    ingest(RawLog(users=30), root / "data", root / "data" / "quarantine.csv")
+    log = root / "data" / "touchpoints.parquet"
+    build_windows(root / "data", root / "windows")
+    feature_store.create(root / "features", SPEC, log)
+    feature_store.materialize(root / "features", SPEC)
+    write(root / "decision_log" / "router-0" / "1", DECISIONS, OUTCOMES)
+    collect(root / "decision_log", root / "collected")
+    write(root / "flat", DECISIONS, OUTCOMES)
+    shutil.copy(root / "flat" / "decisions.parquet", root / "windows" / "opportunities.parquet")
+    (root / "data" / "quarantine.csv").write_text(
+        f'row,uid,words,fault\n1,{WHO},"a, ""b""",bad\n2,{OTHER},"c\nd",bad\n'
+    )
+    with closing(Journal(root / "journal.sqlite")) as journal:
+        journal.record(DECISIONS, OUTCOMES)
+    return root
+
+
+@pytest.fixture
+def volume(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "volume"))
+
+
+def content(root: Path) -> dict[str, bytes]:
+    """The bytes of all files; of a database its rows."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        if path.suffix == ".db" and path.name != "registry.db":
+            with closing(sqlite3.connect(path)) as db:
+                found[str(path.relative_to(root))] = "\n".join(db.iterdump()).encode()
+        elif path.is_file() and not path.name.endswith(("-wal", "-shm", ".lock")):
+            found[str(path.relative_to(root))] = path.read_bytes()
+    return found
+
+
+def names(root: Path, user: str) -> list[str]:
+    """The files in which an id stands: their bytes as they lie on disk, and the values of Parquet tables."""
+    found = []
+    for path in sorted(root.rglob("*")):
+        if path.is_file():
+            values = pd.read_parquet(path).astype(str).to_csv() if path.suffix == ".parquet" else ""
+            if user.encode() in path.read_bytes() or user in values:
+                found.append(str(path.relative_to(root)))
+    return found
+
+
+def tables(root: Path) -> dict[str, pd.DataFrame]:
+    found = {str(path.relative_to(root)): pq.ParquetFile(path).read() for path in sorted(root.rglob("*.parquet"))}
+    return {name: table.to_pandas().map(str) for name, table in found.items()}
+
+
+def test_nothing_is_left_and_others_keep_every_row(made: Path, volume: Path) -> None:
+    assert len(names(volume, WHO)) > 10
+    before = tables(made)
+    report = forget(volume, frozenset({WHO}), NOW)
+    assert not report.failed and names(volume, WHO) == []
+    touchpoints = (before["data/touchpoints.parquet"]["user_id"] == WHO).sum()
+    assert report.removed["data/touchpoints.parquet"] == report.removed["windows"] == touchpoints > 0
+    assert report.removed["collected/decisions"] == report.removed["decision_log/router-0/1/decisions.parquet"] == 3
+    assert report.removed["collected/outcomes"] == 2
+    assert report.removed["features (online store)"] == report.removed["data/quarantine.csv"] == 1
+    assert report.removed["journal.sqlite"] == 5
+    after = tables(volume)
+    gone = {name for name in before if name not in after}
+    assert gone == {
+        f"collected/{kind}/date=2026-01-01/hour={hour}/part.parquet"
+        for kind, hour in (("decisions", 13), ("decisions", 15), ("outcomes", 13))
+    }
+    for name, rows in after.items():
+        key = "user_id" if "user_id" in rows else "decision_id" if "decision_id" in rows else None
+        kept = before[name] if key is None else before[name][~before[name][key].isin([WHO, *"ace"])]
+        pd.testing.assert_frame_equal(rows, kept.reset_index(drop=True))
+        assert pq.read_schema(volume / name).equals(pq.read_schema(made / name), check_metadata=True), name
+    with closing(sqlite3.connect(volume / "journal.sqlite")) as db:
+        assert db.execute("SELECT decision FROM exposure UNION SELECT decision FROM outcome").fetchall() == [
+            ("b",),
+            ("d",),
+        ]
+
+
+def test_what_was_written_of_logs_and_windows_stays_true(volume: Path) -> None:
+    forget(volume, frozenset({WHO}), NOW)
+    log = pd.read_parquet(volume / "data" / "touchpoints.parquet")
+    noted = json.loads((volume / "data" / "ingest.json").read_text())
+    assert (noted["rows"], noted["users"]) == (len(log), log["user_id"].nunique())
+    assert noted["fingerprint"] == fingerprint(log)
+    manifest = Manifest.read(volume / "windows")
+    (shard,) = manifest.shards
+    assert (shard.rows, shard.users, manifest.journeys) == (len(log), log["user_id"].nunique(), manifest.users)
+    assert shard.sha256 == sha256_of(volume / "windows" / shard.file)
+    assert len(WindowTable.load(volume / "windows").rows) == len(log)
+
+
+def test_a_second_time_changes_nothing(volume: Path) -> None:
+    forget(volume, frozenset({WHO}), NOW)
+    before = content(volume)
+    report = forget(volume, frozenset({WHO}), NOW)
+    assert content(volume) == before and not report.failed
+    assert report.removed and not any(report.removed.values())
+    assert not any(forget(volume, frozenset({"a stranger"}), NOW).removed.values())
+
+
+def test_what_is_interrupted_anywhere_is_made_good_by_the_next(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After one file, four, seven ... that were looked at; the last try is not interrupted."""
+    whole = Path(shutil.copytree(made, tmp_path / "whole"))
+    forget(whole, frozenset({WHO}), NOW)
+
+    class Killed(BaseException):
+        pass
+
+    each = places._Work.each
+    for steps in range(0, 40, 3):
+        volume = Path(shutil.copytree(made, tmp_path / f"volume-{steps}"))
+        left = iter(range(steps))
+
+        def stop_after(self: Any, path: Path, *args: Any, left: Any = left, **kwargs: Any) -> None:
+            each(self, path, *args, **kwargs)
+            if next(left, None) is None:
+                raise Killed
+
+        monkeypatch.setattr(places._Work, "each", stop_after)
+        with suppress(Killed):
+            forget(volume, frozenset({WHO}), NOW)
+        monkeypatch.setattr(places._Work, "each", each)
+        assert not forget(volume, frozenset({WHO}), NOW).failed
+        assert content(volume) == content(whole)
+        shutil.rmtree(volume)
+
+
+def test_a_forgotten_user_is_not_collected_again_but_comes_back_as_a_new_one(volume: Path) -> None:
+    """An export that was made from a spool that still holds the user, and a file that has grown."""
+    forget(volume, frozenset({WHO}), NOW)
+    (volume / "collected" / "read.json").unlink()
+    later = [of(WHO, "f", (NOW - datetime(2026, 1, 1, 12, tzinfo=UTC)) / timedelta(minutes=1) + 1)]
+    write(volume / "decision_log" / "router-0" / "2", [*DECISIONS, *later], [*OUTCOMES, outcome("f-cost", "f")])
+    collect(volume / "decision_log", volume / "collected")
+    assert [row["decision_id"] for row in stored(volume / "collected", "decision")] == ["b", "d", "f"]
+    assert [row["event_id"] for row in stored(volume / "collected", "outcome")] == ["b-cost", "d-cost", "f-cost"]
+    assert pq.read_metadata(volume / "collected" / "unknown.parquet").num_rows == 0
+
+
+def test_without_the_note_the_user_would_be_collected_again(volume: Path) -> None:
+    forget(volume, frozenset({WHO}), NOW)
+    (volume / FILE).unlink()
+    write(volume / "decision_log" / "router-0" / "2", DECISIONS, OUTCOMES)
+    collect(volume / "decision_log", volume / "collected")
+    assert "a" in [row["decision_id"] for row in stored(volume / "collected", "decision")]
+
+
+def test_a_refresh_of_the_features_does_not_bring_the_user_back(volume: Path) -> None:
+    forget(volume, frozenset({WHO}), NOW)
+    feature_store.refresh(volume / "features", SPEC, volume / "data" / "touchpoints.parquet")
+    assert names(volume / "features", WHO) == []
+    assert names(volume / "features", OTHER) != []
+
+
+def test_a_feed_lets_go_of_a_user_with_its_next_events(volume: Path) -> None:
+    """It holds its journal, so nobody else can; a cost that comes late finds nobody."""
+    types = f"mtorl.decision.v{DECISION_VERSION}", f"mtorl.outcome.v{OUTCOME_VERSION}"
+    with closing(Journal(volume / "feed.sqlite")) as journal, open_history(volume / "features", SPEC) as history:
+        feed = Feed(journal, history, place=volume / "features")
+        shown = {"channel": "search", "context": {"hour": 1.0, "device": "mobile", "placement": "feed"}}
+        feed.take([(types[0], {**record, **shown}) for record in DECISIONS])
+        report = forget(volume, frozenset({WHO}), NOW)
+        assert not report.failed and "feed.sqlite" not in report.removed
+        feed.take([(types[1], outcome("a-cost", "a")), (types[0], {**of(WHO, "late"), **shown})])
+        assert feed.take([(types[1], outcome("late-cost", "late"))]) == 0
+        assert feed.take([(types[1], outcome("b-cost", "b"))]) == 1
+    with closing(sqlite3.connect(volume / "feed.sqlite")) as db:
+        assert db.execute("SELECT DISTINCT user FROM exposure").fetchall() == [(OTHER,)]
+    assert names(volume, WHO) == []
+
+
+def test_what_is_old_goes_and_does_not_come_back(volume: Path) -> None:
+    start = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    report = forget(volume, frozenset(), NOW, before=start + timedelta(minutes=100))
+    assert report.removed["collected/decisions"] == 3 and report.removed["windows/opportunities.parquet"] == 3
+    assert report.removed["features (online store)"] == report.removed["windows"] == 0
+    kept = [["d", "e"], ["d-cost"]]
+    assert [
+        [row["decision_id"] for row in stored(volume / "collected", "decision")],
+        [row["event_id"] for row in stored(volume / "collected", "outcome")],
+    ] == kept
+    log = pd.read_parquet(volume / "data" / "touchpoints.parquet")
+    assert (log["timestamp"] >= start + timedelta(minutes=100)).all()
+    write(volume / "decision_log" / "router-0" / "2", DECISIONS, OUTCOMES)
+    collect(volume / "decision_log", volume / "collected")
+    assert [row["decision_id"] for row in stored(volume / "collected", "decision")] == kept[0]
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-20], lambda b: b""])
+def test_a_file_that_cannot_be_read_is_said_and_the_others_are_done(
+    volume: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    path = volume / "flat" / "decisions.parquet"
+    path.write_bytes(damage(path.read_bytes()))
+    report = forget(volume, frozenset({WHO}), NOW)
+    assert [line.split(":")[0] for line in report.failed] == ["flat/decisions.parquet"] * len(report.failed)
+    assert report.failed and report.removed["data/touchpoints.parquet"]
+
+
+def test_what_a_killed_process_left_is_named_once_nobody_is_at_work_on_it(volume: Path) -> None:
+    for name, hours in ((".touchpoints.parquet.0123abcd", 30), (".ingest.json.0123abcd", 1)):
+        (volume / "data" / name).write_bytes(b"half of a file")
+        os.utime(volume / "data" / name, (time.time() - hours * 3600,) * 2)
+    report = forget(volume, frozenset({WHO}), NOW)
+    assert [line.split(":")[0] for line in report.failed] == ["data/.touchpoints.parquet.0123abcd"]
+
+
+def test_two_do_not_forget_or_collect_in_one_folder(volume: Path) -> None:
+    with (volume / "collected" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(LogError, match="another run is collecting"):
+            forget(volume, frozenset({WHO}), NOW)
+    with (volume / ".forgotten.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ForgottenError, match="another `mtorl data forget`"):
+            forget(volume, frozenset({WHO}), NOW)
+    with pytest.raises(LogError, match=r"no feature_store\.yaml"):
+        forget(volume, frozenset({WHO}), NOW, feature_repo=volume / "data")
+
+
+def test_parts_of_a_table_and_what_spark_says_of_them(tmp_path: Path) -> None:
+    log = tmp_path / "touchpoints.parquet"
+    log.mkdir()
+    for part, users in enumerate((["u1", "u2"], ["u3"])):
+        pd.DataFrame({"user_id": users, "n": 1}).to_parquet(log / f"part-{part}.parquet")
+        (log / f".part-{part}.parquet.crc").touch()
+    untouched = (log / "part-1.parquet").read_bytes()
+    assert forget(tmp_path, frozenset({"u1"}), NOW).removed == {"touchpoints.parquet": 1}
+    assert pd.read_parquet(log)["user_id"].to_list() == ["u2", "u3"]
+    assert (log / "part-1.parquet").read_bytes() == untouched
+    assert not (log / ".part-0.parquet.crc").exists() and (log / ".part-1.parquet.crc").exists()
+
+
+def test_ids_that_a_table_holds_as_numbers(tmp_path: Path) -> None:
+    pd.DataFrame({"user_id": [1, 12, 2], "x": 0.5}).to_parquet(tmp_path / "raw.parquet")
+    assert Rows(frozenset({"1"})).remove(tmp_path / "raw.parquet") == 1
+    assert pd.read_parquet(tmp_path / "raw.parquet")["user_id"].to_list() == [12, 2]
+
+
+def test_everybody_may_leave(volume: Path) -> None:
+    everyone = frozenset(pd.read_parquet(volume / "data" / "touchpoints.parquet")["user_id"])
+    report: Report = forget(volume, everyone, NOW)
+    assert not report.failed and Manifest.read(volume / "windows").rows == 0
+    assert not any(forget(volume, everyone, NOW).removed.values())
