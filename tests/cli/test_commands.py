@@ -120,7 +120,7 @@ def test_version() -> None:
 @pytest.mark.parametrize(
     ("words", "completions"),
     [
-        ("mtorl data ", {"simulate", "init", "validate", "describe", "build", "collect"}),
+        ("mtorl data ", {"simulate", "init", "validate", "describe", "build", "collect", "forget"}),
         ("mtorl run --data", {"--data", "--dataset"}),
         ("mtorl run --dataset kuai", {"kuairand", "kuairand-sequence"}),
     ],
