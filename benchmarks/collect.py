@@ -25,11 +25,10 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 from _environment import ROOT, environment, finish
 
-from benchmarks._markdown import table
+from benchmarks.collecting.table import collect_table
 
 HOURS = 240
 ROWS, QUICK_ROWS = 10_000_000, 240_000
@@ -127,17 +126,6 @@ def timed(command: list[str]) -> dict[str, float]:
         "cpu_seconds": used.ru_utime + used.ru_stime,
         "peak_mib": used.ru_maxrss / 1024,
     }
-
-
-def collect_table(figures: dict[str, Any]) -> str:
-    """What each run costs."""
-    rows = [
-        [name, f"{run['seconds']:.1f} s", f"{run['cpu_seconds']:.1f} s", f"{run['peak_mib']:,.0f} MiB"]
-        for name, run in figures["runs"].items()
-    ]
-    return f"{figures['rows']:,} decisions, one in five with an outcome.\n\n" + table(
-        ["", "time", "CPU time", "peak memory"], rows
-    )
 
 
 def main() -> int:

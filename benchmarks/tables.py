@@ -11,6 +11,8 @@ The results come from these commands, the last of which writes the tables:
     python benchmarks/experiments.py --json benchmarks/results/experiments.json
     python benchmarks/kill_switch.py --run runs/latest --json benchmarks/results/kill_switch.json
     python benchmarks/regret.py --json benchmarks/results/regret.json
+    python benchmarks/collect.py --json benchmarks/results/collect.json
+    python benchmarks/generations.py --way 0 --way 3 --json benchmarks/results/generations.json
     python benchmarks/pacing.py --json benchmarks/results/pacing.json
     python benchmarks/drift.py [--data FILE --dataset NAME] --json benchmarks/results/drift/NAME.json
     python benchmarks/drift_job.py --json benchmarks/results/drift_job.json
@@ -30,6 +32,7 @@ from typing import Any
 from _environment import ROOT
 
 from benchmarks._markdown import Figures, Show, measured_on, table
+from benchmarks.collecting.table import collect_table, generations_table
 from benchmarks.drift_rates.table import job_table, rates_table
 from benchmarks.experiment_runs.table import experiment_tables
 from benchmarks.log_storage.table import decision_log_table
@@ -406,6 +409,8 @@ PAGES = {
     "decision_log": Page("How the decision log is stored", "serving.md", decision_log_table),
     "experiments": Page("How often a verdict is wrong", "../monitoring/README.md", experiment_tables),
     "regret": Page("What a policy earns with a budget", "evaluation.md", regret_tables),
+    "collect": Page("What collecting decisions costs", "data.md", collect_table),
+    "generations": Page("Learning from own decisions, night after night", "evaluation.md", generations_table),
     "pacing": Page("Whether pacing treats arms alike", "policy.md", pacing_table),
     "kill_switch": Page("How soon the kill switch is in force", "serving.md", kill_switch_table),
     "drift": Page("How often the drift check is wrong", "../monitoring/README.md", rates_table),
