@@ -290,6 +290,7 @@ def value_of_target(opportunities: pd.DataFrame) -> tuple[float, list[float], fl
     return value["challenger"], value["challenger_ci"], value["mean_weight"]["challenger"]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "trouble",
     [{}, {"faults": 0.15}, {"lost": 0.15}, {"budget": True}, {"budget": True, "faults": 0.1, "lost": 0.1}],
@@ -302,6 +303,7 @@ def test_the_value_of_a_policy_comes_out_right(tmp_path: Path, trouble: dict[str
     assert mean_weight == pytest.approx(1.0, abs=0.08)
 
 
+@pytest.mark.integration
 def test_without_the_rules_it_does_not(tmp_path: Path) -> None:
     """What the rules are for: the same log, read as if money that is gone were a decision not to expose."""
     decisions, outcomes = market(1, budget=True)
@@ -311,6 +313,7 @@ def test_without_the_rules_it_does_not(tmp_path: Path) -> None:
     assert mean_weight < 0.8
 
 
+@pytest.mark.integration
 def test_the_mean_weight_of_a_uniform_policy_is_what_is_supported(tmp_path: Path) -> None:
     store = collected(tmp_path, *market(2, faults=0.1, lost=0.1, budget=True))
     (generation,) = learnable(store, SPEC).generations
