@@ -5,8 +5,9 @@
 
 An exposure becomes a touchpoint with its first outcome, at the latest with its cost. Before that, nobody knows whether
 the ad was shown: an exposure may be cancelled. (If an outcome arrives before the cancellation, the ad was shown, and
-the touchpoint stays.) The time of a touchpoint is the `event_time` of its decision. A log for `mtorl materialize` must
-use the same time, or the user has the touchpoint twice.
+the touchpoint stays.) The time of a touchpoint is the `request_time` of its decision, when the opportunity arose, as in
+the log that decisions are added to (`features.collect`). A log for `mtorl materialize` must use the same time, or the
+user has the touchpoint twice.
 
 Events may arrive again, late, or in another order. The journal is written first, then the history, and only then are
 events acknowledged: after a crash in between, the sender sends them again and nothing is lost.
@@ -130,10 +131,16 @@ def _checked(kind: str, record: Any) -> Mapping[str, Any]:
         record = {**record, "withdrawn": is_withdrawn(record)}
     if not isinstance(record["expose"], bool) or not isinstance(record.get("withdrawn"), bool):
         raise EventError(f"{kind}: expose and withdrawn must be true or false")
-    try:
-        zone = datetime.fromisoformat(record["event_time"]).tzinfo
-    except ValueError:
-        zone = None
-    if zone is None or not isinstance(record["context"], Mapping):
-        raise EventError(f"{kind}: event_time is no time with a zone, or context no object")
+    for name in ("event_time", "request_time"):
+        if record.get(name) is not None and not _is_time(record[name]):
+            raise EventError(f"{kind}: {name} is no time with a zone")
+    if not isinstance(record["context"], Mapping):
+        raise EventError(f"{kind}: context is no object")
     return record
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        return datetime.fromisoformat(value).tzinfo is not None
+    except (ValueError, TypeError):
+        return False

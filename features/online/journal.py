@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from features.online.history import Touchpoint
+from mtorl.log.dataset import EVENTS
 from mtorl.log.forgotten import Forgotten
 
 # `heard` is when a record arrived; files of earlier versions call it so.
@@ -81,7 +82,7 @@ class Journal:
                     (
                         record["decision_id"],
                         record["user_id"],
-                        record["event_time"],
+                        record.get("request_time") or record["event_time"],  # the first version has no other
                         record["channel"],
                         json.dumps(record["context"]),
                         record["withdrawn"],
@@ -154,7 +155,5 @@ class Journal:
 
 
 def _total(kind: str, values: list[float]) -> float:
-    """Several outcomes of one kind as one: amounts add up, a cost is charged once, a click is a click."""
-    if kind == "cost":
-        return values[0]
-    return float(any(values)) if kind in ("click", "conversion") else sum(values)
+    """Several outcomes of one kind as one: amounts and costs add up, as in the ledger; a click is a click."""
+    return float(any(values)) if kind in EVENTS else sum(values)

@@ -18,14 +18,13 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from mtorl.log.dataset import OUTCOMES
+from mtorl.log.dataset import EVENTS, OUTCOMES
 from mtorl.log.gain import Gain
 
 GAIN = "gain_per_decision"
 COST = "cost_per_decision"
 
 _OF_AN_OUTCOME = re.compile(r"([A-Za-z][A-Za-z0-9_]*)_per_decision")
-_AT_MOST_ONE = {"click", "conversion"}
 
 
 class Metric(NamedTuple):
@@ -122,7 +121,7 @@ def metric(name: str, gain: Gain) -> Metric:
     if known(name) in METRICS:
         return METRICS[name]
     summed = gain_of(name, gain)
-    bounded = _AT_MOST_ONE.issuperset(summed.names)
+    bounded = set(EVENTS).issuperset(summed.names)
     largest = sum(weight for _, weight in summed.terms) if bounded else None
     return Metric(f"weight * ({total(summed)})", "weight", largest)
 

@@ -30,6 +30,9 @@ Outcome = Literal["click", "conversion", "revenue", "cost"]
 OUTCOMES: tuple[str, ...] = get_args(Outcome)
 """What every log has of an exposure and is known only afterwards. Besides these, a description may name `outcomes`."""
 
+EVENTS = ("click", "conversion")
+"""Outcomes that happen or do not, however often they are reported; all others add up."""
+
 BASE_COLUMNS = (
     "user_id",
     "timestamp",
