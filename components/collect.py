@@ -9,12 +9,17 @@ def collect(decision_log: str, collected: str) -> str:
     """Bring the collected decisions up to date, and return a digest of them; "" if there are none.
 
     Args:
-        decision_log: Folder with decisions.parquet and outcomes.parquet, or with one for each router.
-        collected: Folder in which they are kept.
+        decision_log: Folder with decisions.parquet and outcomes.parquet, or with one for each router; empty, or without
+            decisions: nothing is added.
+        collected: Folder in which they are kept; empty for none.
     """
-    from features.collect.store import collect_if_any
+    from features.collect import store
     from mtorl.log.touchpoints import LogError
     from mtorl.runtime.step import step
 
     with step(LogError):
-        return collect_if_any(decision_log, collected)
+        if not collected:
+            return ""
+        if decision_log and store.holds_decisions(decision_log):
+            print(store.collect(decision_log, collected))
+        return store.digest_of(collected)

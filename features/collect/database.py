@@ -1,4 +1,4 @@
-"""DuckDB as collecting uses it: bounded memory, times in UTC, and results that are read to their end."""
+"""DuckDB as collecting uses it: bounded memory, times in UTC, results that are read to their end, tables of records."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mtorl.log.records import Kind, sql_columns
 
 if TYPE_CHECKING:
     import duckdb
@@ -37,6 +39,16 @@ def execute(db: duckdb.DuckDBPyConnection, query: str, parameters: Any = None) -
 def parquet(files: Sequence[Path]) -> str:
     """A table of files, some of which may be older and lack a column."""
     return f"read_parquet([{', '.join(map(text, files))}], union_by_name = true, hive_partitioning = false)"
+
+
+def records(kind: Kind, files: Sequence[Path]) -> str:
+    """A table of the records in some files, with all columns of today's records in their types."""
+    columns = sql_columns(kind)
+    found = f"SELECT {', '.join(f'NULL::{type_} AS {name}' for name, type_ in columns.items())} WHERE false"
+    if files:
+        found += f" UNION ALL BY NAME FROM {parquet(files)}"
+    chosen = ", ".join(f"CAST({name} AS {type_}) AS {name}" for name, type_ in columns.items())
+    return f"(SELECT {chosen} FROM ({found}))"
 
 
 def text(value: str | Path) -> str:

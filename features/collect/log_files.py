@@ -46,13 +46,14 @@ class NewFiles:
         db: Where to see whether a file is complete.
         log: The decision log.
         store: Where it is collected.
+        whole: Read each file to its end first, to find one that is damaged inside. Otherwise its footer is enough.
 
     Attributes:
         by_kind: The files that can be read.
-        unreadable: Files that are cut off. They are left for the next time.
+        unreadable: Files that are cut off or damaged. They are left for the next time.
     """
 
-    def __init__(self, db: duckdb.DuckDBPyConnection, log: Path, store: Path) -> None:
+    def __init__(self, db: duckdb.DuckDBPyConnection, log: Path, store: Path, whole: bool) -> None:
         self._path = store / _READ
         self._read = _read_before(self._path)
         self.by_kind: dict[Kind, list[Path]] = {kind: [] for kind in COLLECTED}
@@ -62,7 +63,7 @@ class NewFiles:
                 name, mark = str(file.relative_to(log)), mark_of(file)
                 if mark is None or self._read.get(name) == mark:
                     continue
-                if _is_complete(db, file):
+                if _can_be_read(db, file, whole):
                     files.append(file)
                     self._read[name] = mark
                 else:
@@ -74,12 +75,12 @@ class NewFiles:
             unfinished.write_text(json.dumps(self._read, indent=0))
 
 
-def _is_complete(db: duckdb.DuckDBPyConnection, file: Path) -> bool:
-    """Whether a file has a footer, which is written last."""
+def _can_be_read(db: duckdb.DuckDBPyConnection, file: Path, whole: bool) -> bool:
+    """Whether a file has a footer, which is written last, or else whether all of it can be read."""
     import duckdb
 
     try:
-        execute(db, f"SELECT count(*) FROM {parquet([file])}")
+        execute(db, f"SELECT {'max(hash(record))' if whole else 'count(*)'} FROM {parquet([file])} AS record")
     except duckdb.Error:
         return False
     return True

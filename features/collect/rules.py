@@ -27,10 +27,9 @@ from __future__ import annotations
 import json
 
 from features.collect.database import name_of, text
-from mtorl.log.dataset import Column, DatasetSpec
+from mtorl.log.dataset import EVENTS, Column, DatasetSpec
 
 _SQL = {"numeric": "DOUBLE", "categorical": "VARCHAR"}
-_EVENTS = ("click", "conversion")  # happen or not; other outcomes add up
 
 
 def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
@@ -44,7 +43,8 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
 
     Args:
         spec: Description of the data set.
-        outcome_hours: How long outcomes may come; counted back from the newest decision.
+        outcome_hours: How long outcomes may come; counted back from the newest decision, or from now if a clock that
+            was ahead has taken it.
     """
     outcomes = "".join(f"coalesce({_column(kind)}, 0) AS {name_of(kind)}, " for kind in spec.outcome_kinds)
     columns = ", ".join(_columns("of_context", spec.context) + _columns("of_user", spec.static))
@@ -78,7 +78,8 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
                     THEN 'no_probabilities'
                     WHEN refused_to > event_time THEN 'budget_gone'
                     WHEN {_lacks_a_column(spec)} THEN 'other_columns'
-                    WHEN event_time > max(event_time) OVER () - {_interval(outcome_hours)} THEN 'not_mature'
+                    WHEN event_time > least(max(event_time) OVER (), now()) - {_interval(outcome_hours)}
+                    THEN 'not_mature'
                END AS left_out,
                -- How sure it is that an exposure was wanted: of the ledger, nothing else is asked.
                CASE WHEN fallback_reason = 'ledger' OR (expose AND fallback_reason IS NULL) THEN 1.0
@@ -102,7 +103,7 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
 
 
 def _total(kind: str) -> str:
-    if kind in _EVENTS:
+    if kind in EVENTS:
         return f"max(CASE WHEN kind = '{kind}' AND value > 0 THEN 1 ELSE 0 END) AS {_column(kind)}"
     return f"coalesce(sum(value) FILTER (kind = '{kind}'), 0.0) AS {_column(kind)}"
 

@@ -26,7 +26,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from features.collect.database import execute, limited_database, parquet, text
+from features.collect.database import execute, limited_database, parquet, records, text
 from features.collect.log_files import COLLECTED, NewFiles, files_of, mark_of
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.records import ID_FIELD, Kind, each_record, one_record_each, sql_columns
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 PART = "part.parquet"
 _UNKNOWN, _LOCK = "unknown.parquet", ".lock"
 _KEEP_DAYS = 35  # how long after its decision an outcome is still looked up
+_ATTEMPTS = 3
 _AT_ONCE = 2  # hours that are written side by side
 _HOUR = timedelta(hours=1)
 
@@ -52,14 +53,14 @@ class Collected:
     outcomes: int
     hours: int  # that were written anew
     unknown: int  # outcomes that wait for their decision
-    unreadable: tuple[str, ...]  # files that are not complete; the next run tries them again
+    unreadable: tuple[str, ...]  # files that are cut off or damaged; the next run tries them again
 
     def __str__(self) -> str:
         hours = "1 hour" if self.hours == 1 else f"{self.hours:,} hours"
         lines = [f"{self.decisions:,} decisions and {self.outcomes:,} outcomes more, of {hours}"]
         if self.unknown:
             lines.append(f"{self.unknown:,} outcomes wait for their decision")
-        lines += [f"not complete, and left for the next time: {file}" for file in self.unreadable]
+        lines += [f"cut off or damaged, and left for the next time: {file}" for file in self.unreadable]
         return "\n".join(lines)
 
 
@@ -72,40 +73,46 @@ def collect(decision_log: str | Path, store: str | Path) -> Collected:
         store: Made if it does not exist.
 
     Raises:
-        LogError: There is no decision log, or another run is at work on this store.
+        LogError: There is no decision log, a file of it can't be read, or another run is at work on this store.
     """
+    import duckdb
+
     log, out = Path(decision_log), Path(store)
-    if not files_of(log, "decision") and not (out / "decisions").is_dir():
+    if not holds_decisions(log) and not (out / "decisions").is_dir():
         raise LogError(
             f"{log}: no decisions.parquet in this folder or below it; a run of `mtorl run` leaves it in decision_log, "
             "and on a cluster the container `export` beside each router"
         )
     out.mkdir(parents=True, exist_ok=True)
-    with alone(out), limited_database() as (db, _):
-        files = NewFiles(db, log, out)
+    with alone(out):
+        for attempt in range(_ATTEMPTS):
+            try:
+                # An export removes what it supersedes, perhaps between the look at a file and reading it; or a file is
+                # damaged, and then the second look finds it.
+                return _collect_once(log, out, whole=attempt > 0)
+            except duckdb.Error as error:
+                if attempt == _ATTEMPTS - 1:
+                    raise LogError(f"{log}: can't be read; nothing is lost, try again: {error}") from error
+        raise AssertionError
+
+
+def _collect_once(log: Path, out: Path, whole: bool) -> Collected:
+    with limited_database() as (db, _):
+        files = NewFiles(db, log, out, whole)
         run = _Run(db, out, files.by_kind)
         decisions, outcomes = run.write()
+        unknown = run.unknown()
         files.remember()
-        return Collected(decisions, outcomes, run.touched, run.unknown(), tuple(files.unreadable))
+        return Collected(decisions, outcomes, run.touched, unknown, tuple(files.unreadable))
 
 
-def collect_if_any(decision_log: str, store: str) -> str:
-    """Bring a store up to date where there is a decision log, as a pipeline does that does not know.
+def holds_decisions(decision_log: str | Path) -> bool:
+    """Whether a folder is a decision log, or holds some."""
+    return bool(files_of(Path(decision_log), "decision"))
 
-    Args:
-        decision_log: See `collect`; empty, or a folder without decisions, adds nothing.
-        store: See `collect`; empty for none.
 
-    Returns:
-        A digest that changes with what the store holds; "" if it holds no decisions.
-
-    Raises:
-        LogError: Another run is at work on this store.
-    """
-    if not store:
-        return ""
-    if decision_log and files_of(Path(decision_log), "decision"):
-        collect(decision_log, store)
+def digest_of(store: str | Path) -> str:
+    """A digest that changes with what a store holds; "" if it holds no decisions."""
     digest = hashlib.sha256()
     for kind in COLLECTED:
         for file in hourly(store, kind):
@@ -185,12 +192,12 @@ class _Run:
                 decisions = self._merge(db, "decision", hour, rows)
         return decisions, outcomes
 
-    def _merge(self, db: duckdb.DuckDBPyConnection, kind: Kind, hour: datetime, records: str) -> int:
+    def _merge(self, db: duckdb.DuckDBPyConnection, kind: Kind, hour: datetime, new: str) -> int:
         """Write an hour anew, of each id the record that counts; returns how many more there are."""
         target = self._out / f"{kind}s" / f"date={hour:%Y-%m-%d}" / f"hour={hour:%H}" / PART
-        before, relation = 0, records
+        before, relation = 0, new
         if target.exists():
-            before, relation = _count(db, target), f"({records} UNION ALL BY NAME FROM {parquet([target])})"
+            before, relation = _count(db, target), f"({new} UNION ALL BY NAME FROM {parquet([target])})"
         ((rows, ids),) = execute(db, f"SELECT count(*), count(DISTINCT {ID_FIELD[kind]}) FROM {relation}")
         # Sorting whole records is slow, and nearly always no id comes twice.
         query = each_record(kind, relation) if rows == ids else one_record_each(kind, relation)
@@ -213,12 +220,12 @@ class _Run:
             self._db,
             f"""CREATE TABLE placed AS WITH outcome AS (
                 FROM {self._wanted("outcome", [*new["outcome"], *waiting])} WHERE decision_id NOT IN (
-                    SELECT decision_id FROM {_records("decision", new["decision"])} WHERE {self._left_out["decision"]}
+                    SELECT decision_id FROM {records("decision", new["decision"])} WHERE {self._left_out["decision"]}
                 )
             )
             SELECT outcome.*, place.hour FROM outcome LEFT JOIN (
                 SELECT decision_id, date_trunc('hour', min(event_time)) AS hour
-                FROM {_records("decision", [*new["decision"], *stored])}
+                FROM {records("decision", [*new["decision"], *stored])}
                 WHERE decision_id IN (SELECT decision_id FROM outcome) GROUP BY decision_id
             ) AS place USING (decision_id)""",
         )
@@ -234,17 +241,7 @@ class _Run:
 
     def _wanted(self, kind: Kind, files: Sequence[Path]) -> str:
         """The records in some files, without those that were forgotten."""
-        return f"(FROM {_records(kind, files)} WHERE NOT {self._left_out[kind]})"
-
-
-def _records(kind: Kind, files: Sequence[Path]) -> str:
-    """The records in some files, with all columns of today's records in their types."""
-    columns = sql_columns(kind)
-    records = f"SELECT {', '.join(f'NULL::{type_} AS {name}' for name, type_ in columns.items())} WHERE false"
-    if files:
-        records += f" UNION ALL BY NAME FROM {parquet(files)}"
-    chosen = ", ".join(f"CAST({name} AS {type_}) AS {name}" for name, type_ in columns.items())
-    return f"(SELECT {chosen} FROM ({records}))"
+        return f"(FROM {records(kind, files)} WHERE NOT {self._left_out[kind]})"
 
 
 def _count(db: duckdb.DuckDBPyConnection, file: Path) -> int:

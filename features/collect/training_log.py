@@ -26,7 +26,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.collect.database import execute, limited_database, name_of, parquet, text
+from features.collect.database import execute, limited_database, name_of, parquet, records, text
 from features.collect.pruning import LOG, generations_of, kept, kept_shares, squared_weight, squared_weight_of_log
 from features.collect.report import Learnable, learnable_of
 from features.collect.rules import decisions_query
@@ -34,7 +34,7 @@ from features.collect.store import hourly
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.hashing import fractions_of
 from mtorl.log.opportunities import MOST_WINDOWS, OPPORTUNITIES_FILE
-from mtorl.log.records import Kind, one_record_each, sql_columns
+from mtorl.log.records import Kind, one_record_each
 from mtorl.log.splits import split_of
 from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE, LogError, fingerprint, schema
 from mtorl.runtime import progress
@@ -124,10 +124,8 @@ def _judged(store: str | Path, spec: DatasetSpec, which: Decisions) -> Iterator[
 
 
 def _open(db: duckdb.DuckDBPyConnection, kind: Kind, files: list[Path], until: str) -> None:
-    nulls = ", ".join(f"NULL::{type_} AS {name}" for name, type_ in sql_columns(kind).items())
-    source = f"SELECT {nulls} WHERE false" + (f" UNION ALL BY NAME FROM {parquet(files)}" if files else "")
     bound = f"WHERE event_time < {text(until)}::TIMESTAMPTZ" if until else ""
-    relation = f"(SELECT * FROM ({source}) {bound})"
+    relation = f"(FROM {records(kind, files)} {bound})"
     if kind == "outcome":
         # A decision and its withdrawal may lie in two hours, and an outcome that was sent twice beside either.
         relation = f"({one_record_each(kind, relation)})"

@@ -230,6 +230,10 @@ class Harness:
     def balance(self, arm: str) -> Balance:
         return next(b for b in self.ledger.balances() if b.arm == arm)
 
+    def holds_nothing(self) -> bool:
+        """Whether no money is set aside for anything."""
+        return self.ledger.open_reservations() == [] and all(one.reserved == 0 for one in self.ledger.balances())
+
     async def until(self, condition: Any, seconds: float = 60.0) -> None:
         """Wait for something that happens in the background."""
         end = time.monotonic() + seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +210,13 @@ def test_decisions_become_opportunities_as_they_grow_old(tmp_path: Path) -> None
     store = collected(tmp_path, [decision("old", 0), decision("young", 90), decision("newest", 120)], COST)
     assert learnable(store, SPEC, Decisions(outcome_hours=1.0)).left_out == {"not_mature": 2}
     assert learnable(store, SPEC, Decisions(until=(START + timedelta(minutes=100)).isoformat())).decisions == 2
+
+
+def test_a_clock_that_was_ahead_makes_nothing_old(tmp_path: Path) -> None:
+    """Else all decisions of the last days would count, with the few outcomes that are there yet."""
+    now = (datetime.now(UTC) - START).total_seconds() / 60
+    store = collected(tmp_path, [decision("young", now - 5), decision("ahead", now + 10_000)], [])
+    assert learnable(store, SPEC, Decisions(outcome_hours=24.0)).left_out == {"not_mature": 2}
 
 
 def test_a_withdrawal_counts_though_the_decision_lies_in_another_hour(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,35 @@ def test_a_run_that_is_killed_between_two_hours_is_made_good_by_the_next(
     monkeypatch.setattr(store_module._Run, "_merge", merge)
     collect(tmp_path / "log", tmp_path / "store")
     assert content(tmp_path / "store") == whole(tmp_path / "whole")
+
+
+def test_a_file_that_an_export_removes_meanwhile_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export puts a segment that has grown into another folder, and removes the one before."""
+    write(tmp_path / "log" / "segment-10", DECISIONS[:3])
+    look, looked = store_module._Run._by_hour, []
+
+    def superseded(run: Any, files: Any) -> Any:
+        if not looked:
+            looked.append(True)
+            shutil.rmtree(tmp_path / "log" / "segment-10")
+            write(tmp_path / "log" / "segment-20", DECISIONS, OUTCOMES)
+        return look(run, files)
+
+    monkeypatch.setattr(store_module._Run, "_by_hour", superseded)
+    collect(tmp_path / "log", tmp_path / "store")
+    assert looked and content(tmp_path / "store") == whole(tmp_path / "whole")
+
+
+def test_a_file_that_is_damaged_inside_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    write(tmp_path / "log" / "1", DECISIONS, OUTCOMES)
+    damaged = write(tmp_path / "log" / "2", [decision("f", 300)]) / "decisions.parquet"
+    complete = damaged.read_bytes()
+    damaged.write_bytes(complete[:4] + bytes(200) + complete[204:])  # its footer is whole
+    added = collect(tmp_path / "log", tmp_path / "store")
+    assert added.unreadable == (str(damaged),) and str(damaged) in str(added)
+    assert content(tmp_path / "store") == whole(tmp_path / "whole")
+    damaged.write_bytes(complete)
+    assert collect(tmp_path / "log", tmp_path / "store").decisions == 1
 
 
 def test_hourly_folders_of_a_sink_are_read_too(tmp_path: Path) -> None:

@@ -39,10 +39,6 @@ def of_arm(h: Harness, arm: str, count: int = 1, **changes: Any) -> list[dict[st
     return [instance(user, **changes) for user in users[:count]]
 
 
-def nothing_reserved(h: Harness) -> bool:
-    return h.ledger.open_reservations() == [] and all(balance.reserved == 0 for balance in h.ledger.balances())
-
-
 def test_users_of_the_arm_get_what_the_request_says(tmp_path: Path) -> None:
     async def scenario(h: Harness) -> None:
         (shown,) = await h.predict(*of_arm(h, "incumbent", baseline=SEARCH))
@@ -81,7 +77,7 @@ def test_without_its_baseline_the_arm_shows_nothing_and_says_why(
     async def scenario(h: Harness) -> None:
         (answer,) = await h.predict(*of_arm(h, "incumbent"))
         assert (answer["fallback_reason"], answer["channel"], answer["expose"]) == ("no_baseline", "search", False)
-        assert nothing_reserved(h) and "has no baseline: send it with each request" in caplog.text
+        assert h.holds_nothing() and "has no baseline: send it with each request" in caplog.text
         assert h.records()[0]["baseline"] is None
 
     run(scenario, tmp_path, changes={"arms": ARMS})
@@ -114,7 +110,7 @@ def test_whatever_breaks_inside_the_callers_own_logic_decides(tmp_path: Path, fa
         if answer["expose"]:
             assert h.balance(answer["arm"]).reserved == 0.6
         elif fault != "ledger is missing":
-            await h.until(lambda: nothing_reserved(h))
+            await h.until(h.holds_nothing)
 
     run(scenario, tmp_path, deadline_ms=SHORT_DEADLINE if "slow" in fault or "locked" in fault else 20_000)
 
@@ -131,7 +127,7 @@ def test_a_ledger_that_fails_for_the_default_action_means_no_exposure(
             patch.setattr(h.ledger, "reserve_all", away)
             (answer,) = await h.predict(instance(baseline=SEARCH))
         assert (answer["fallback_reason"], answer["channel"], answer["expose"]) == ("ledger", "search", False)
-        await h.until(lambda: nothing_reserved(h))
+        await h.until(h.holds_nothing)
 
     run(scenario, tmp_path)
 
@@ -145,7 +141,7 @@ def test_a_log_that_fails_withdraws_the_default_action_and_its_money(
             patch.setattr(os, "write", lambda file, *data: full_disk(file, data))
             (answer,) = await h.predict(instance(baseline=SEARCH))
             assert (answer["fallback_reason"], answer["channel"], answer["expose"]) == ("log", "search", False)
-            await h.until(lambda: nothing_reserved(h))
+            await h.until(h.holds_nothing)
         await h.until(lambda: len(h.records()) == 1)
         assert h.records()[0]["withdrawn"] and not h.records()[0]["expose"]
 

@@ -115,7 +115,7 @@ def test_a_fault_inside_is_the_default_action(tmp_path: Path, fault: str) -> Non
 
 def _no_reservation(h: Harness) -> bool:
     try:
-        return h.ledger.open_reservations() == [] and all(b.reserved == 0 for b in h.ledger.balances())
+        return h.holds_nothing()
     except Exception:
         return False
 
