@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from _environment import environment, finish
 
-from benchmarks.generation_runs.market import WAYS, Way, nights
+from benchmarks.generation_runs.ways import WAYS, Way
 
 SEEDS = (1, 2)
 USERS, EPOCHS, NIGHTS = 2000, 6, 8
@@ -34,6 +34,8 @@ USERS, EPOCHS, NIGHTS = 2000, 6, 8
 
 def one_way(way: Way, seeds: tuple[int, ...], users: int, epochs: int, number: int) -> list[list[dict[str, Any]]]:
     """Figures of each night, by market."""
+    from benchmarks.generation_runs.market import nights  # brings torch, which --help does not need
+
     found = []
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from benchmarks.generation_runs.night import Served, serve
+from benchmarks.generation_runs.ways import Way
 from features.collect.store import collect
 from features.collect.training_log import add_decisions
 from features.sequences.builder import build_windows
@@ -37,33 +38,6 @@ from pipelines.loop.simulated_lift import play, policy_of
 
 BUDGET_SHARE = 0.6  # as in `make run`
 ROUNDS = 6  # opportunities of a user
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a team goes about it.
-
-    Attributes:
-        name: For the table.
-        paced: Whether the price follows the spend.
-        explore: Share of decisions that explore.
-        pooled: Whether a model learns from all nights and the first log, or from the newest night's exposures alone.
-        opportunities: Whether prices and values are taken at decisions, or at exposures.
-    """
-
-    name: str
-    paced: bool = True
-    explore: float = 0.05
-    pooled: bool = True
-    opportunities: bool = True
-
-
-WAYS = (
-    Way("as shipped"),
-    Way("without exploration", explore=0.0),
-    Way("exposures alone", explore=0.0, opportunities=False),
-    Way("newest exposures alone, unpaced", paced=False, explore=0.0, pooled=False, opportunities=False),
-)
 
 
 def nights(way: Way, seed: int, users: int, epochs: int, number: int, root: Path) -> Iterator[dict[str, Any]]:
