@@ -85,7 +85,7 @@ def torch_network(artifact: Artifact) -> torch.nn.Module:
     from mtorl.network.model import MTORL, MTORLConfig
 
     encoder = artifact.encoder
-    config = MTORLConfig(encoder.dim, len(encoder.channels), encoder.window, len(encoder.immediate))
+    config = MTORLConfig(encoder.dim, len(encoder.channels), encoder.window, len(encoder.seen))
     network = Ensemble([MTORL(config) for _ in range(MEMBERS)]).eval().requires_grad_(False)
     network.load_state_dict(torch.load(artifact.folder / "weights.pt", weights_only=True))
     return network

@@ -38,19 +38,27 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
     Columns: decision_id, user_id, timestamp (of the opportunity), campaign_id, arm, generation (digest of the model
     that drew), drawn_channel, channel_probs and exposure_probs (lists in the order of the channels), exposed (what was
     drawn), left_out (null: the decision is an opportunity that a value can rest on); touchpoint (an exposure took
-    place, of the default action perhaps), its channel and propensity (null: it is not known), its outcomes; context
-    columns, and static ones of a touchpoint.
+    place, of the default action perhaps), its channel and propensity (null: it is not known), its outcomes and the
+    times at which the router heard of timed ones; context columns, and static ones of a touchpoint.
 
     Args:
         spec: Description of the data set.
         outcome_hours: How long outcomes may come; counted back from the newest decision, or from now if a clock that
             was ahead has taken it.
     """
+    times = spec.outcome_times
     outcomes = "".join(f"coalesce({_column(kind)}, 0) AS {name_of(kind)}, " for kind in spec.outcome_kinds)
+    # A router's clock may be behind the one that dated the request: nothing is known before it.
+    outcomes += "".join(
+        f"if({_column(time)} IS NULL, NULL, greatest({_column(time)}, coalesce(request_time, event_time))) "
+        f"AS {name_of(time)}, "
+        for time in times.values()
+    )
+    totals = [*map(_total, spec.outcome_kinds), *(_known(kind, time) for kind, time in times.items())]
     columns = ", ".join(_columns("of_context", spec.context) + _columns("of_user", spec.static))
     return f"""
     WITH outcome AS (
-        SELECT decision_id, {", ".join(map(_total, spec.outcome_kinds))}, count_if(kind <> 'cancel') > 0 AS happened
+        SELECT decision_id, {", ".join(totals)}, count_if(kind <> 'cancel') > 0 AS happened
         FROM collected_outcome GROUP BY decision_id),
     record AS (
         SELECT * EXCLUDE (exposure_probs, channel_probs, features),
@@ -108,8 +116,15 @@ def _total(kind: str) -> str:
     return f"coalesce(sum(value) FILTER (kind = '{kind}'), 0.0) AS {_column(kind)}"
 
 
+def _known(kind: str, time: str) -> str:
+    """When the router had heard of an event, or of all parts of an amount."""
+    first_or_last, happened = ("min", "> 0") if kind in EVENTS else ("max", "<> 0")
+    heard = f"{first_or_last}(coalesce(received_time, event_time))"
+    return f"{heard} FILTER (kind = '{kind}' AND value {happened}) AS {_column(time)}"
+
+
 def _column(kind: str) -> str:
-    """Name of an outcome's sum, which no field of a decision record has."""
+    """Name of what is known of an outcome, which no field of a decision record has."""
     return f'"outcome:{kind}"'
 
 

@@ -175,8 +175,9 @@ def _add_touchpoints(db: duckdb.DuckDBPyConnection, spec: DatasetSpec, path: Pat
         How many touchpoints were left out because there are too many.
     """
     own = {column.name for column in (*spec.context, *spec.static)}
-    there = {"user_id", "timestamp", "campaign_id", "channel", "propensity", *spec.outcome_kinds, *own}
-    values = {name: name_of(name) if name in there else "NULL" for name in spec.log_columns}
+    times = spec.outcome_times.values()
+    there = {"user_id", "timestamp", "campaign_id", "channel", "propensity", *spec.outcome_kinds, *times, *own}
+    values = {name: name_of(name) if name in there else "NULL" for name in (*spec.log_columns, *times)}
     shown = ", ".join(f"{value} AS {name_of(name)}" for name, value in values.items())
     types = schema(spec, pq.read_schema(path).names)
     typed = ", ".join(f"CAST({name_of(f.name)} AS {_SQL[str(f.type)]}) AS {name_of(f.name)}" for f in types)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Literal
 
 from mtorl.log.dataset import DatasetSpec
@@ -21,9 +23,10 @@ AD_CHANNELS = "ad_channels_v1"
 """Service with the state of every channel."""
 
 
-def outcome_columns(spec: DatasetSpec) -> frozenset[str]:
-    """The columns of a history that are patched once an outcome becomes known."""
-    return frozenset(f"hist_{name}" for name in spec.window_outcomes)
+def outcome_columns(spec: DatasetSpec) -> Mapping[str, float]:
+    """The columns of a history that are patched once an outcome becomes known, and what stands there until then."""
+    times = dict.fromkeys(spec.outcome_times.values(), math.nan)
+    return {f"hist_{name}": value for name, value in {**dict.fromkeys(spec.window_outcomes, 0.0), **times}.items()}
 
 
 def history_types(spec: DatasetSpec) -> dict[str, Literal["float64", "string"]]:

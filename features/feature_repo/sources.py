@@ -15,8 +15,9 @@ including it. A touchpoint that arrives late (`created_timestamp`, where the log
 taken after its arrival; the newest touchpoint of a snapshot gives its event time. A point-in-time join on both times
 then never sees what was not there yet.
 
-The aggregates count a touchpoint in the hour in which it became known, and carry the time at which that hour ended. So
-they change once an hour, offline as online, and a touchpoint is never part of what its own decision sees.
+The aggregates count a touchpoint in the hour in which it became known, and a click or a conversion that is `timed` in
+the hour in which that did. They carry the time at which that hour ended. So they change once an hour, offline as
+online, and a touchpoint is never part of what its own decision sees.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from features.engine import Engine, timestamp_micros, unix_micros
 from features.feature_repo.names import CAMPAIGN_STATS, CHANNEL_STATS, HISTORY, STATIC, USER_CHANNEL, history_types
 from features.sequences.builder import ROWS_PER_SHARD
 from features.sequences.touchpoints import clean_touchpoints
-from mtorl.log.dataset import DatasetSpec, FeatureViewSpec, SpecError
+from mtorl.log.dataset import EVENTS, DatasetSpec, FeatureViewSpec, SpecError, outcome_time
 from mtorl.log.times import DAY_US, HOUR_US
 from mtorl.log.touchpoints import CREATED, LogError
 from mtorl.runtime.files import replacing
@@ -84,7 +85,7 @@ def build_sources(engine: Engine, log_path: Path | str, spec: DatasetSpec, out_d
             own = own_view(engine.read(view.source), view)
             engine.write(own.order_by(own.columns[0], *_TIMES), out / f"{view.view}.parquet")
     for name, key, prefix in ((CAMPAIGN_STATS, "campaign_id", "campaign"), (CHANNEL_STATS, "channel", "channel")):
-        engine.write(stats(touchpoints, key, prefix).order_by(key, *_TIMES), out / f"{name}.parquet")
+        engine.write(stats(touchpoints, spec, key, prefix).order_by(key, *_TIMES), out / f"{name}.parquet")
 
 
 # ---- users
@@ -136,10 +137,10 @@ def user_history(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 def _touchpoint(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Value:
     """A touchpoint as one value, so that histories are collected once and not column by column."""
-    fields = {}
+    fields, times = {}, {f"hist_{name}" for name in spec.outcome_times.values()}
     for name, kind in history_types(spec).items():
         value = touchpoints[name.removeprefix("hist_")]
-        if name == "hist_timestamp":
+        if name == "hist_timestamp" or name in times:
             value = unix_micros(value)
         # In a list, Feast's online stores turn a null number into 0.0, and a null text into "". They keep NaN. Windows
         # read both NaN and "" as null.
@@ -227,9 +228,10 @@ def own_view(rows: ibis.Table, view: FeatureViewSpec) -> ibis.Table:
 def user_channel(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """user_id, timestamp, created_timestamp, uc_touchpoints and uc_clicks: lists in the order of spec.channels."""
     # Both counts of a channel are in one number, which halves the number of SQL windows.
-    both = ibis.literal(1, "int64") + touchpoints.click * _CLICK
-    counts = {f"both_{i}": (touchpoints.channel == name).ifelse(both, 0) for i, name in enumerate(spec.channels)}
-    sums = _rolling(touchpoints, "user_id", counts, USER_DAYS * DAY_US)
+    news = _as_it_becomes_known(touchpoints, spec)
+    both = news.touchpoint + news.click * _CLICK
+    counts = {f"both_{i}": (news.channel == name).ifelse(both, 0) for i, name in enumerate(spec.channels)}
+    sums = _rolling(news, "user_id", counts, USER_DAYS * DAY_US)
     sums_of_both = [sums[name] for name in counts]
     return sums.select(
         "user_id",
@@ -239,20 +241,21 @@ def user_channel(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     )
 
 
-def stats(touchpoints: ibis.Table, key: str, prefix: str) -> ibis.Table:
+def stats(touchpoints: ibis.Table, spec: DatasetSpec, key: str, prefix: str) -> ibis.Table:
     """The key, timestamp, created_timestamp and PREFIX_touchpoints, _click_rate, _conversion_rate and _cost (mean).
 
     Rates and cost are null for hours without a touchpoint.
     """
+    news = _as_it_becomes_known(touchpoints.filter(touchpoints[key].notnull()), spec)
     counts = {
-        "touchpoints": ibis.literal(1, "int64"),
-        "clicks": touchpoints.click,
-        "conversions": touchpoints.conversion,
+        "touchpoints": news.touchpoint,
+        "clicks": news.click,
+        "conversions": news.conversion,
         # Whole units and billionths: sums of floats depend on the order in which an engine adds them up.
-        "cost": touchpoints.cost.floor().cast("int64"),
-        "billionths": ((touchpoints.cost - touchpoints.cost.floor()) * _BILLION).round().cast("int64"),
+        "cost": news.cost.floor().cast("int64"),
+        "billionths": ((news.cost - news.cost.floor()) * _BILLION).round().cast("int64"),
     }
-    sums = _rolling(touchpoints.filter(touchpoints[key].notnull()), key, counts, CAMPAIGN_DAYS * DAY_US)
+    sums = _rolling(news, key, counts, CAMPAIGN_DAYS * DAY_US)
     divisor = sums.touchpoints.nullif(0).cast("float64")
     features = {
         f"{prefix}_touchpoints": sums.touchpoints.cast("float64"),
@@ -261,6 +264,24 @@ def stats(touchpoints: ibis.Table, key: str, prefix: str) -> ibis.Table:
         f"{prefix}_cost": (sums.cost + sums.billionths / _BILLION) / divisor,
     }
     return sums.select(key, *_TIMES, **features)
+
+
+def _as_it_becomes_known(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
+    """What there is to count: touchpoints, and apart from them the clicks and conversions that are known later.
+
+    Returns:
+        The keys, `known`, and what is counted: `touchpoint` (1, or 0 in a row of its outcome), click, conversion, cost.
+    """
+    later = [name for name in EVENTS if name in spec.timed]
+    zero = ibis.literal(0, "int64")
+    rows = touchpoints.select("user_id", "campaign_id", "channel", "known", "cost", *EVENTS, *map(outcome_time, later))
+    news = rows.mutate(touchpoint=ibis.literal(1, "int64"), **dict.fromkeys(later, zero))
+    for name in later:
+        happened = rows.filter(rows[name] != 0, rows[outcome_time(name)].notnull())
+        nothing_else = {"touchpoint": zero, "cost": ibis.literal(0.0), **{n: zero for n in EVENTS if n != name}}
+        known = ibis.greatest(happened.known, happened[outcome_time(name)])
+        news = news.union(happened.mutate(known=known, **nothing_else).select(*news.columns))
+    return news
 
 
 def _rolling(touchpoints: ibis.Table, key: str, values: dict[str, ibis.Value], period: int) -> ibis.Table:

@@ -1,6 +1,6 @@
 """The data contract: what a touchpoint must be, declared as Pandera schemas and checked by the engine in one pass.
 
-    cells, *others = stages(spec, created=False)
+    cells, *others = stages(spec, optional=())
     table = judge(read(adapter.adapt(raw, spec), spec), cells)  # typed columns; what can't be read is null
     bad = broken(table, cells)                                  # rows that break a rule, and which one, by column
     table = without(table, bad)                                 # the next stage checks the other rows
@@ -24,7 +24,7 @@ from features.ingest.adapters import base as values
 from features.ingest.adapters.base import SAME
 from features.ingest.adapters.files import ROW
 from features.sequences.touchpoints import SAME_TOUCHPOINT, strictly_increasing
-from mtorl.log.dataset import Column, DatasetSpec
+from mtorl.log.dataset import Column, DatasetSpec, outcome_time
 from mtorl.log.sources import TOUCHPOINT_ID
 from mtorl.log.touchpoints import CREATED
 
@@ -37,6 +37,7 @@ MEANING = {
     "not_a_number": "with no finite number",
     "unparsable_timestamp": "with an unparsable timestamp",
     "outcome_before_touchpoint": "with an outcome that became known before the exposure",
+    "outcome_without_time": "with an outcome of which nothing says when it became known",
     "unknown_channel": "with an unknown channel",
     "negative_cost": "with a negative cost",
     "huge_cost": "with a cost that can't be one",
@@ -220,6 +221,15 @@ def _not_before(column: str) -> pa.Check:
     )
 
 
+def _told_when(outcome: str) -> pa.Check:
+    time = outcome_time(outcome)
+
+    def holds(table: ibis.Table) -> ibis.Value:
+        return ((table[outcome] == 0) | table[time].notnull()).fill_null(True)
+
+    return _rule("outcome_without_time", time, holds, f"; {outcome} is `timed`")
+
+
 def _value(rule: str, column: str, holds: Callable[[ibis.Value], ibis.Value], hint: str = "") -> pa.Check:
     return _rule(rule, column, lambda table: holds(table[column]).fill_null(True), hint)
 
@@ -249,6 +259,7 @@ def _cells(spec: DatasetSpec, optional: Collection[str]) -> list[pa.Check]:
     for name in (name for name in _times(spec) if name in optional):
         rules.append(_time(name, spec, required=name == CREATED))
         rules += [_not_before(name)] if name != CREATED else []
+        rules += [_told_when(outcome) for outcome, time in spec.outcome_times.items() if time == name]
     return rules
 
 

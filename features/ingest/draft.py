@@ -272,6 +272,9 @@ class _Writer:
             self._line(f"    {name}: {_flow(source)}")
         if "user_id" in self._second.columns:
             self._line("  attribution_days: 30", "a touchpoint longer before a row gets no part of it")
+        self._line(
+            f"timed: {_flow(list(self._later))}", "the model sees one of the touchpoint before, once it is known"
+        )
 
     def _gain(self, further: list[str]) -> None:
         """The first outcome that there is some of; a description may weigh several."""

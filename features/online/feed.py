@@ -7,7 +7,8 @@ An exposure becomes a touchpoint with its first outcome, at the latest with its 
 the ad was shown: an exposure may be cancelled. (If an outcome arrives before the cancellation, the ad was shown, and
 the touchpoint stays.) The time of a touchpoint is the `request_time` of its decision, when the opportunity arose, as in
 the log that decisions are added to (`features.collect`). A log for `mtorl materialize` must use the same time, or the
-user has the touchpoint twice.
+user has the touchpoint twice. An outcome is known from when the router received it, or, where an earlier version does
+not say when, from when it happened.
 
 Events may arrive again, late, or in another order. The journal is written first, then the history, and only then are
 events acknowledged: after a crash in between, the sender sends them again and nothing is lost.
@@ -94,7 +95,7 @@ class Feed:
             if shown is not None:
                 touchpoint = shown.touchpoint
                 written += self._history.append(shown.user_id, touchpoint) or self._history.patch(
-                    shown.user_id, touchpoint.timestamp, touchpoint.outcomes
+                    shown.user_id, touchpoint.timestamp, touchpoint.outcomes, touchpoint.known
                 )
         if time.monotonic() >= self._forget_at:
             self._journal.forget(self._keep_seconds)
@@ -126,17 +127,22 @@ def _checked(kind: str, record: Any) -> Mapping[str, Any]:
         # An integer may be too large for any amount; SQLite would store a text that looks like a number.
         if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST <= value <= _LARGEST:
             raise EventError(f"{kind}: value is no amount")
+        _check_times(kind, record, "event_time", "received_time")
         return record
     if "withdrawn" not in record and "fallback_reason" in record:  # a router of an older version sent it
         record = {**record, "withdrawn": is_withdrawn(record)}
     if not isinstance(record["expose"], bool) or not isinstance(record.get("withdrawn"), bool):
         raise EventError(f"{kind}: expose and withdrawn must be true or false")
-    for name in ("event_time", "request_time"):
-        if record.get(name) is not None and not _is_time(record[name]):
-            raise EventError(f"{kind}: {name} is no time with a zone")
+    _check_times(kind, record, "event_time", "request_time")
     if not isinstance(record["context"], Mapping):
         raise EventError(f"{kind}: context is no object")
     return record
+
+
+def _check_times(kind: str, record: Mapping[str, Any], *names: str) -> None:
+    for name in names:
+        if record.get(name) is not None and not _is_time(record[name]):
+            raise EventError(f"{kind}: {name} is no time with a zone")
 
 
 def _is_time(value: Any) -> bool:

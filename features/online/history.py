@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
-from features.feature_repo.names import history_types
+from features.feature_repo.names import history_types, outcome_columns
 from mtorl.log.dataset import Column, DatasetSpec
 from mtorl.log.times import microseconds
 
@@ -51,12 +51,14 @@ class Touchpoint:
         channel: One of the data set's channels.
         context: Value of each context column; a missing one is null.
         outcomes: What is known of `spec.outcome_kinds`; 0 until then. A history keeps `spec.window_outcomes`.
+        known: Since when, with a time zone, for those of `spec.timed` that are not 0.
     """
 
     timestamp: datetime
     channel: str
     context: Mapping[str, Any]
     outcomes: Mapping[str, float] = field(default_factory=dict)
+    known: Mapping[str, datetime] = field(default_factory=dict)
 
 
 class History(ABC):
@@ -70,6 +72,7 @@ class History(ABC):
         self._spec = spec
         # Each column, and whether it holds numbers.
         self._columns = {name: kind == "float64" for name, kind in history_types(spec).items()}
+        self._unknown = outcome_columns(spec)
 
     def append(self, user_id: str, touchpoint: Touchpoint) -> bool:
         """Put a touchpoint into the user's history.
@@ -82,13 +85,20 @@ class History(ABC):
         """
         return self._insert(user_id, self._values(touchpoint))
 
-    def patch(self, user_id: str, timestamp: datetime, outcomes: Mapping[str, float]) -> bool:
+    def patch(
+        self,
+        user_id: str,
+        timestamp: datetime,
+        outcomes: Mapping[str, float],
+        known: Mapping[str, datetime] | None = None,
+    ) -> bool:
         """Replace outcomes of the touchpoint that the user had at exactly this time.
 
         Args:
             user_id: Who.
             timestamp: The touchpoint's own time, not the outcome's.
             outcomes: New values; those not named stay.
+            known: Since when, as `Touchpoint.known`.
 
         Returns:
             Whether there is such a touchpoint in the history.
@@ -96,7 +106,7 @@ class History(ABC):
         Raises:
             HistoryError: A value does not fit the data set, or the stored history is broken.
         """
-        return self._overwrite(user_id, _stored_time(timestamp), self._outcomes(outcomes))
+        return self._overwrite(user_id, _stored_time(timestamp), self._outcomes(outcomes, known or {}))
 
     def merge(self, rows: pa.Table) -> int:
         """Merge histories from a log: of each user, the newest `spec.window` of the touchpoints that either has.
@@ -147,19 +157,25 @@ class History(ABC):
         return {
             "hist_timestamp": _stored_time(touchpoint.timestamp),
             "hist_channel": touchpoint.channel,
-            **{f"hist_{name}": 0.0 for name in self._spec.window_outcomes},
-            **self._outcomes(touchpoint.outcomes),
+            **self._unknown,
+            **self._outcomes(touchpoint.outcomes, touchpoint.known),
             **{f"hist_{name}": value for name, value in context.items()},
         }
 
-    def _outcomes(self, outcomes: Mapping[str, float]) -> dict[str, float | Any]:
-        known = self._spec.outcome_kinds
-        if unknown := sorted(set(outcomes) - set(known)):
-            raise HistoryError(f"outcomes: unknown {', '.join(unknown)}; known: {', '.join(known)}")
+    def _outcomes(self, outcomes: Mapping[str, float], known: Mapping[str, datetime]) -> dict[str, float | Any]:
+        kinds = self._spec.outcome_kinds
+        if unknown := sorted(set(outcomes) - set(kinds)):
+            raise HistoryError(f"outcomes: unknown {', '.join(unknown)}; known: {', '.join(kinds)}")
         for name, value in outcomes.items():
             if not math.isfinite(value):
                 raise HistoryError(f"outcomes: {name} is {value}; expected a finite number")
-        return {f"hist_{name}": float(outcomes[name]) for name in self._spec.window_outcomes if name in outcomes}
+        values = {f"hist_{name}": float(outcomes[name]) for name in self._spec.window_outcomes if name in outcomes}
+        for name, time in self._spec.outcome_times.items():
+            if outcomes.get(name):
+                if name not in known:
+                    raise HistoryError(f"outcomes: {name} has no time at which it became known")
+                values[f"hist_{time}"] = _stored_time(known[name])
+        return values
 
 
 def _stored_time(when: datetime) -> float:

@@ -28,7 +28,8 @@ CREATE TABLE IF NOT EXISTS exposure (
     withdrawn INTEGER NOT NULL, heard REAL NOT NULL
 );
 CREATE TABLE IF NOT EXISTS outcome (
-    event TEXT PRIMARY KEY, decision TEXT NOT NULL, kind TEXT NOT NULL, value REAL NOT NULL, heard REAL NOT NULL
+    event TEXT PRIMARY KEY, decision TEXT NOT NULL, kind TEXT NOT NULL, value REAL NOT NULL, heard REAL NOT NULL,
+    known TEXT
 );
 CREATE INDEX IF NOT EXISTS outcome_of ON outcome (decision);
 CREATE INDEX IF NOT EXISTS exposure_age ON exposure (heard);
@@ -62,6 +63,8 @@ class Journal:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.executescript(_SCHEMA)
+        if "known" not in {column for _, column, *_ in self._db.execute("PRAGMA table_info(outcome)")}:
+            self._db.execute("ALTER TABLE outcome ADD COLUMN known TEXT")  # a file of an earlier version
 
     def record(self, decisions: Iterable[Mapping[str, Any]], outcomes: Iterable[Mapping[str, Any]]) -> set[str]:
         """Store records of the decision log; one that is stored already changes nothing.
@@ -92,8 +95,15 @@ class Journal:
             for record in outcomes:
                 decision_ids.add(record["decision_id"])
                 db.execute(
-                    "INSERT OR IGNORE INTO outcome VALUES (?, ?, ?, ?, ?)",
-                    (record["event_id"], record["decision_id"], record["kind"], record["value"], now),
+                    "INSERT OR IGNORE INTO outcome VALUES (?, ?, ?, ?, ?, ?)",
+                    (
+                        record["event_id"],
+                        record["decision_id"],
+                        record["kind"],
+                        record["value"],
+                        now,
+                        record.get("received_time") or record.get("event_time"),
+                    ),
                 )
         return decision_ids
 
@@ -104,14 +114,24 @@ class Journal:
                 "SELECT user, shown, channel, context FROM exposure WHERE decision = ? AND NOT withdrawn", (decision,)
             ).fetchone()
             outcomes = self._db.execute(
-                "SELECT kind, value FROM outcome WHERE decision = ? ORDER BY rowid", (decision,)
+                "SELECT kind, value, coalesce(known, strftime('%FT%H:%M:%fZ', heard, 'unixepoch')) FROM outcome "
+                "WHERE decision = ? ORDER BY rowid",
+                (decision,),
             ).fetchall()
-        kinds = {kind for kind, _ in outcomes}
+        kinds = {kind for kind, *_ in outcomes}
         if exposure is None or not kinds or "cancel" in kinds:
             return None
-        totals = {kind: _total(kind, [value for name, value in outcomes if name == kind]) for kind in kinds}
+        totals = {kind: _total(kind, [value for name, value, _ in outcomes if name == kind]) for kind in kinds}
+        known = {
+            # An event is known with its first report, an amount is the sum that is known with the last.
+            kind: (min if kind in EVENTS else max)(
+                datetime.fromisoformat(time) for name, value, time in outcomes if name == kind and value
+            )
+            for kind, total in totals.items()
+            if total
+        }
         user, shown, channel, context = exposure
-        return Shown(user, Touchpoint(datetime.fromisoformat(shown), channel, json.loads(context), totals))
+        return Shown(user, Touchpoint(datetime.fromisoformat(shown), channel, json.loads(context), totals, known))
 
     def forget(self, seconds: float) -> int:
         """Delete what was received longer ago than so many seconds; returns the number of records."""

@@ -2,7 +2,8 @@
 -- KEYS[1]  the user's hash
 -- ARGV     1 n; 2 seconds until the hash expires, or 0; 3 field of the view's event time; 4 the log's newest time as
 --          Timestamp; 5 fields of the columns, 4 bytes each, the times first and then the channels; 6 their kinds, "d"
---          (double), "o" (double, an outcome) or "s" (text); 7, 8, ... the log's columns as Values
+--          (double), "o" (double, an outcome), "t" (double, the time of one) or "s" (text); 7, 8, ... the log's columns
+--          as Values
 -- Returns  1, or 0 if the history stays as it is.
 
 local n, expire, kinds = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[6]
@@ -13,7 +14,7 @@ local same = true -- as nearly always
 for c = 1, #fields do same = same and stored[c] == ARGV[6 + c] end
 if same then return 0 end
 
-local unknown = { d = struct.pack('<d', 0 / 0), o = struct.pack('<d', 0), s = '\10\0' }
+local unknown = { d = struct.pack('<d', 0 / 0), t = struct.pack('<d', 0 / 0), o = struct.pack('<d', 0), s = '\10\0' }
 
 local function items(value, kind) -- each one's bytes
   local list, all, at = kind == 's' and texts(value) or numbers(value), {}, 0
@@ -53,7 +54,7 @@ local function value(c, kind, place)
   local x, y = stored_items[c][place[1]], logged[c][place[2]]
   if not y then return x end
   -- The log decides, unless it does not know an outcome yet. With another channel it is another touchpoint.
-  if x and kind == 'o' and stored_items[2][place[1]] == logged[2][place[2]] then
+  if x and (kind == 'o' or kind == 't') and stored_items[2][place[1]] == logged[2][place[2]] then
     local number = number_at(y, 1)
     if number == 0 or number ~= number then return x end
   end

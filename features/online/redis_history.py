@@ -6,6 +6,7 @@ serialised `Value`, and a field for each view with its event time. The scripts w
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from datetime import datetime
@@ -23,7 +24,6 @@ from redis import Redis
 from redis.commands.core import Script
 from redis.exceptions import ResponseError
 
-from features.feature_repo.names import outcome_columns
 from features.online.history import History, HistoryError, UserHistory
 from mtorl.log.dataset import DatasetSpec
 
@@ -70,7 +70,6 @@ class RedisHistory(History):
     def __init__(self, spec: DatasetSpec, config: RepoConfig, view: FeatureView) -> None:
         super().__init__(spec)
         self._project = config.project
-        outcomes = outcome_columns(spec)
         self._version = config.entity_key_serialization_version
         self._fields = {name: _mmh3(f"{view.name}:{name}") for name in self._columns}
         self._constants = (
@@ -80,7 +79,7 @@ class RedisHistory(History):
         )
         self._layout = (
             b"".join(self._fields.values()),
-            "".join("o" if name in outcomes else "d" if number else "s" for name, number in self._columns.items()),
+            "".join(self._kind(name) for name in self._columns),
         )
         self._client = RedisOnlineStore()._get_client(config.online_store)
         wire = (_LUA / "wire.lua").read_text()
@@ -91,6 +90,12 @@ class RedisHistory(History):
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+    def _kind(self, column: str) -> str:
+        """What the scripts call it: an outcome, the time of one, another number, or text."""
+        if column in self._unknown:
+            return "t" if math.isnan(self._unknown[column]) else "o"
+        return "d" if self._columns[column] else "s"
 
     def _insert(self, user_id: str, values: dict[str, float | str]) -> bool:
         event_time = _timestamp(values["hist_timestamp"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import threading
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -17,7 +17,6 @@ from feast.infra.online_stores.sqlite import SqliteOnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
-from features.feature_repo.names import outcome_columns
 from features.online.history import History, HistoryError, UserHistory
 from mtorl.log.dataset import DatasetSpec
 
@@ -88,9 +87,9 @@ class SqliteHistory(History):
 
     def _merged(self, logged: dict[str, UserHistory]) -> dict[str, UserHistory]:
         """The merged histories, of those users whose stored one is another."""
-        changed, outcomes = {}, outcome_columns(self._spec)
+        changed = {}
         for stored, (user, from_log) in zip(self._stored(list(logged)), logged.items(), strict=True):
-            merged = _merge(_repaired(stored, self._columns, outcomes), from_log, self._spec.window, outcomes)
+            merged = _merge(_repaired(stored, self._columns, self._unknown), from_log, self._spec.window, self._unknown)
             if repr(merged) != repr(stored):  # compared as text, because NaN is not equal to itself
                 changed[user] = merged
         return changed
@@ -132,15 +131,15 @@ class SqliteHistory(History):
         self._store.online_write_batch(self._config, self._view, rows, None)
 
 
-def _repaired(stored: UserHistory, columns: dict[str, bool], outcomes: Set[str]) -> UserHistory:
+def _repaired(stored: UserHistory, columns: dict[str, bool], unknown: Mapping[str, float]) -> UserHistory:
     """A stored history with nulls in a column that the data set did not have before, and empty if it is broken."""
     length = len(stored["hist_timestamp"])
-    nulls = {name: (0.0 if name in outcomes else math.nan) if number else "" for name, number in columns.items()}
+    nulls = {name: unknown.get(name, math.nan) if number else "" for name, number in columns.items()}
     filled = {name: values or [nulls[name]] * length for name, values in stored.items()}
     return filled if all(len(values) == length for values in filled.values()) else {name: [] for name in filled}
 
 
-def _merge(stored: UserHistory, logged: UserHistory, n: int, outcomes: Set[str]) -> UserHistory:
+def _merge(stored: UserHistory, logged: UserHistory, n: int, outcomes: Collection[str]) -> UserHistory:
     """The newest n touchpoints of both, as `History.merge` defines it."""
     by_time = {time: {name: stored[name][i] for name in stored} for i, time in enumerate(stored["hist_timestamp"])}
     for i, time in enumerate(logged["hist_timestamp"]):

@@ -45,8 +45,8 @@ def steps(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
         spec: Description of the data set.
 
     Returns:
-        user_id, timestamp, [created_timestamp], step (int32, from 0), and the remaining columns of the log; in
-        no order.
+        user_id, timestamp, [created_timestamp], step (int32, from 0), the remaining columns of the log, and the
+        times of `spec.timed` outcomes; in no order.
     """
     window = ibis.window(group_by="user_id", order_by="timestamp")
     so_far = ibis.cumulative_window(group_by="user_id", order_by="timestamp")
@@ -58,7 +58,7 @@ def steps(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     begin = rows._goes_on.ifelse(ibis.null("int64"), rows._row).max().over(so_far)
     rows = rows.mutate(step=(rows._row - begin).cast("int32"))
     own = [name for name in (CREATED, "step") if name in rows.columns]
-    return rows.select("user_id", "timestamp", *own, *spec.log_columns[2:])
+    return rows.select("user_id", "timestamp", *own, *spec.log_columns[2:], *spec.outcome_times.values())
 
 
 def late_rows(touchpoints: ibis.Table) -> ibis.Table:

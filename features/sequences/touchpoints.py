@@ -39,8 +39,9 @@ def clean_touchpoints(log: ibis.Table, spec: DatasetSpec, clean: bool | None = N
         clean: Whether nothing has to be dropped or moved; None asks the engine, in one aggregation.
 
     Returns:
-        `spec.log_columns` in canonical types, `created_timestamp` if the log has it, and `known`: the time from which a
-        row may be used, the later of the two times. Without arrival times a row is known when it happens.
+        `spec.log_columns` in canonical types, the times of `spec.timed` outcomes, `created_timestamp` if the log has
+        it, and `known`: the time from which a row may be used, the later of the two times. Without arrival times a row
+        is known when it happens.
 
     Raises:
         LogError: the log lacks a column.
@@ -88,16 +89,17 @@ def cleaned(marked: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def canonical(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """The columns of the log in canonical order and types; further columns are left out.
+    """The columns of the log in canonical order and types; what nobody reads further on is left out.
 
     Raises:
         LogError: the log lacks a column.
     """
-    if missing := [name for name in spec.log_columns if name not in log.columns]:
+    times = tuple(spec.outcome_times.values())
+    if missing := [name for name in (*spec.log_columns, *times) if name not in log.columns]:
         raise LogError(f"the log lacks {', '.join(missing)}; see `mtorl data validate`")
-    kinds = dict(ibis.Schema.from_pyarrow(schema(spec)).items()) | {"timestamp": _UTC}
-    if CREATED in log.columns:
-        kinds[CREATED] = _UTC
+    kinds = dict(ibis.Schema.from_pyarrow(schema(spec)).items())
+    arrival = [CREATED] if CREATED in log.columns else []
+    kinds |= dict.fromkeys(("timestamp", *times, *arrival), _UTC)
     return log.select(**{name: log[name].cast(kind) for name, kind in kinds.items()})
 
 

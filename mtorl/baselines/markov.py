@@ -39,7 +39,7 @@ class Markov:
         last_B = np.cumsum(batch.length_B) - 1
         reward_B = self._running(batch, self.encoder.previous_reward(batch), self.mean_reward)
         cost_B = np.full(len(batch), self.mean_cost)
-        if "cost" in self.encoder.immediate:
+        if "cost" in self.encoder.seen:
             cost_B = self._running(batch, batch.prev_outcomes["cost"], self.mean_cost)
         shape = (len(batch), channels)
         return (

@@ -192,8 +192,11 @@ class DatasetSpec(StrictModel):
     min_touchpoints: Count = 1
     """A user with fewer is a fault of the log."""
     immediate: Annotated[tuple[Text, ...], FromList] = ("click", "cost")
-    """Outcomes that are there before the user's next touchpoint. Only these the model sees of the touchpoint before:
-    one that is reported days later would tell it what nobody knows when it decides."""
+    """Outcomes that are there before the user's next touchpoint. Besides `timed` ones, only these the model sees of the
+    touchpoint before: one that is reported days later would tell it what nobody knows when it decides."""
+    timed: Annotated[tuple[Text, ...], FromList] = ()
+    """Outcomes of which the log says when they became known, in a column such as `conversion_time`. The model sees
+    one of the touchpoint before if it was known when it decides."""
     outcome_hours: float = Field(0.0, ge=0)
     """How long after a decision its outcomes may still come: the value of a policy rests on older ones."""
     features: Annotated[tuple[FeatureViewSpec, ...], FromList] = ()
@@ -208,12 +211,12 @@ class DatasetSpec(StrictModel):
             raise ValueError(f"need at least two different names, got {list(channels)}")
         return channels
 
-    @field_validator("immediate")
+    @field_validator("immediate", "timed")
     @classmethod
-    def _outcomes_differ(cls, immediate: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(immediate)) != len(immediate):
-            raise ValueError(f"an outcome is named twice in {list(immediate)}")
-        return immediate
+    def _outcomes_differ(cls, named: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(named)) != len(named):
+            raise ValueError(f"an outcome is named twice in {list(named)}")
+        return named
 
     @model_validator(mode="after")
     def _columns_fit(self) -> DatasetSpec:
@@ -238,11 +241,16 @@ class DatasetSpec(StrictModel):
         for field, used, base in (
             ("reward.gain", self.reward.gain.names, gains),
             ("immediate", self.immediate, OUTCOMES),
+            ("timed", self.timed, gains),  # a cost is known with its exposure
         ):
             if unknown := [name for name in used if name not in (*base, *further)]:
                 raise ValueError(f"{field}: {unknown[0]!r} is not one of {', '.join((*base, *further))}")
             if gaps := [name for name in used if name in further and further[name].missing == "unknown"]:
                 raise ValueError(f"{field}: {gaps[0]!r} must have a value for every row; write missing: zero, or error")
+        if both := [name for name in self.timed if name in self.immediate]:
+            raise ValueError(f"timed: {both[0]!r} is immediate, too; leave one of the two out")
+        if taken := [name for name in map(outcome_time, self.timed) if name in self.log_columns]:
+            raise ValueError(f"timed: {taken[0]!r} is a column of context, static or outcomes; give that another name")
         return self
 
     @model_validator(mode="after")
@@ -271,8 +279,18 @@ class DatasetSpec(StrictModel):
 
     @cached_property
     def window_outcomes(self) -> tuple[str, ...]:
-        """The outcomes that windows carry: what every log has, and what the gain or `immediate` names besides."""
-        return tuple(dict.fromkeys((*OUTCOMES, *self.reward.gain.names, *self.immediate)))
+        """The outcomes that windows carry: what every log has, and what the gain or `seen_outcomes` name besides."""
+        return tuple(dict.fromkeys((*OUTCOMES, *self.reward.gain.names, *self.seen_outcomes)))
+
+    @property
+    def seen_outcomes(self) -> tuple[str, ...]:
+        """The outcomes of the touchpoint before that the model sees."""
+        return (*self.immediate, *self.timed)
+
+    @cached_property
+    def outcome_times(self) -> dict[str, str]:
+        """The `timed` outcomes, each with the column that says when it became known."""
+        return {name: outcome_time(name) for name in self.timed}
 
     @cached_property
     def outcome_kinds(self) -> tuple[str, ...]:
@@ -353,7 +371,7 @@ class DatasetSpec(StrictModel):
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML or JSON; the inverse of `from_dict`."""
         # What says nothing is left out: the versions before these fields read the description, too.
-        absent = {name for name in ("features", "columns", "outcome_hours", "conversions") if not getattr(self, name)}
+        absent = {n for n in ("features", "columns", "outcome_hours", "timed", "conversions") if not getattr(self, n)}
         data = self.model_dump(mode="json", exclude=absent)
         if self.columns:
             data["columns"] = {

@@ -1,6 +1,6 @@
 """The network: a causal sequence model of journeys with three decoders.
 
-    network = MTORL(MTORLConfig(inputs=encoder.dim, channels=4, window=20, outcomes=len(encoder.immediate)))
+    network = MTORL(MTORLConfig(inputs=encoder.dim, channels=4, window=20, outcomes=len(encoder.seen)))
     logits_BC, reward_BC, cost_BC = network(x_BTD, length_B)  # serving: the last real step of each window
     network.forward_logged(x_BTD, channel_BT)                 # training: every real step, at its logged channel
 

@@ -55,12 +55,12 @@ class Slot:
 class Encoder:
     """Numbers for the model: normalisation statistics, vocabularies and the reward's scale, all from training data.
 
-    A token is concat(onehot(a_{t-1}) over the channels and "start", r_{t-1}, one number per immediate outcome of the
-    touchpoint before, the time, one block per context and static column, and at last one per stored feature). r_{t-1},
-    too, is computed from immediate outcomes only. Numeric columns are z-scores clipped to +-5 with null = 0;
-    categorical ones are one-hot with a place for values that training has seen rarely or never. Outcomes and the pause
-    since the touchpoint before are z-scores of asinh(value / scale), which resolves small amounts as well as large
-    ones; the hour is a point on a circle.
+    A token is concat(onehot(a_{t-1}) over the channels and "start", r_{t-1}, one number per outcome of the touchpoint
+    before that is seen (`spec.seen_outcomes`), the time, one block per context and static column, and at last one per
+    stored feature). r_{t-1}, too, is computed from these outcomes only. Numeric columns are z-scores clipped to +-5
+    with null = 0; categorical ones are one-hot with a place for values that training has seen rarely or never. Outcomes
+    and the pause since the touchpoint before are z-scores of asinh(value / scale), which resolves small amounts as well
+    as large ones; the hour is a point on a circle.
     """
 
     channels: tuple[str, ...]
@@ -79,7 +79,7 @@ class Encoder:
         happened = {name: values_N[not_start_N] for name, values_N in batch.prev_outcomes.items()}
         if batch.targets is not None:
             happened = {name: np.append(seen, batch.targets.outcomes[name]) for name, seen in happened.items()}
-        slots = [_amount_slot(name, "outcome", happened[name]) for name in spec.immediate]
+        slots = [_amount_slot(name, "outcome", happened[name]) for name in spec.seen_outcomes]
         slots.append(Slot("hour_of_day", "time", "hour"))
         pause = batch.time["recency_hours"]
         slots.append(_amount_slot("recency_hours", "time", pause[np.isfinite(pause)]))
@@ -144,7 +144,7 @@ class Encoder:
         return x_BTD, batch.length_B
 
     @property
-    def immediate(self) -> tuple[str, ...]:
+    def seen(self) -> tuple[str, ...]:
         """Outcomes of the previous touchpoint that a model may see."""
         return tuple(slot.name for slot in self.slots if slot.source == "outcome")
 
@@ -154,12 +154,12 @@ class Encoder:
         return sum(slot.width for slot in self.slots if slot.source == "feature")
 
     def previous_reward(self, batch: WindowBatch) -> NDArray[np.float64]:
-        """r_{t-1} of each token from its immediate outcomes; meaningless where a journey starts."""
-        return self.reward(self.previous_gain(batch), batch.prev_outcomes["cost"] * ("cost" in self.immediate))
+        """r_{t-1} of each token from its outcomes that are seen; meaningless where a journey starts."""
+        return self.reward(self.previous_gain(batch), batch.prev_outcomes["cost"] * ("cost" in self.seen))
 
     def previous_gain(self, batch: WindowBatch) -> NDArray[np.float64]:
-        """g_{t-1} of each token, of which an outcome that is not immediate is no part; 0 where a journey starts."""
-        return self.gain.of({name: batch.prev_outcomes[name] * (name in self.immediate) for name in self.gain.names})
+        """g_{t-1} of each token, of which an outcome that is not seen is no part; 0 where a journey starts."""
+        return self.gain.of({name: batch.prev_outcomes[name] * (name in self.seen) for name in self.gain.names})
 
     def reward(self, gain: ArrayLike, cost: ArrayLike) -> NDArray[np.float64]:
         """The label MinMaxNorm(g - s w) in [0, 1], with the extremes of the training data."""

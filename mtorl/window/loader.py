@@ -101,7 +101,7 @@ class EncodedWindows(Dataset[Batch]):
     @property
     def outcomes(self) -> int:
         """Number of columns of a token, after the reward, that hold outcomes of the touchpoint before."""
-        return len(self.encoder.immediate)
+        return len(self.encoder.seen)
 
     @property
     def stored(self) -> int:

@@ -156,7 +156,8 @@ def _read(path: Path, shard: Mapping[str, Any], spec: DatasetSpec) -> pa.Table:
     file = path / shard["file"]
     columns = (*spec.context, *spec.static, *spec.feature_columns)
     text = [*_TEXT, *(c.name for c in columns if c.kind == "categorical")]
-    names = ["user_id", "timestamp", "step", "channel", *spec.window_outcomes, "propensity", *(c.name for c in columns)]
+    outcomes = (*spec.window_outcomes, *spec.outcome_times.values())
+    names = ["user_id", "timestamp", "step", "channel", *outcomes, "propensity", *(c.name for c in columns)]
     try:
         sha256 = sha256_of(file)
     except FileNotFoundError:

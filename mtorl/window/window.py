@@ -4,7 +4,8 @@ Token t of a journey pairs the *previous* touchpoint with the *present* context 
 
     x_t = (a_{t-1}, outcomes_{t-1}, time_t, context_t, static user features, stored features_t)
 
-where time_t is the hour of the day and how long ago touchpoint t - 1 was. Stored features are fields of the feature
+where time_t is the hour of the day and how long ago touchpoint t - 1 was. An outcome of which the log says when it
+became known (`spec.timed`) is 0 in a token whose decision was made before. Stored features are fields of the feature
 views that the data set description names, as they stood just before the decision. A server knows them for the decision
 that it takes, but not as they once were: a window has them at its last token only. For training, where each token is a
 decision, each token has its own.
@@ -46,6 +47,8 @@ __all__ = [
     "history_columns",
     "instance_from_history",
 ]
+
+_NEVER = np.iinfo(np.int64).max  # when what nobody has heard of becomes known
 
 Instance = dict[str, Any]
 """One window as JSON. Lists with one value per token: prev_channel (null = start of the journey), prev_timestamp,
@@ -186,8 +189,8 @@ class WindowBatch:
 
         Args:
             steps: Whole users one after the other, each in the order of time, without ties. Columns user_id, timestamp,
-                channel, `spec.window_outcomes`, all context and static columns, and created_timestamp if rows may have
-                arrived late.
+                channel, `spec.window_outcomes`, the times of timed ones, all context and static columns, and
+                created_timestamp if rows may have arrived late.
             rows: The touchpoints whose windows are wanted, as rows of `steps`, in any order; None means all of them.
             spec: Description of the data set.
             targets: Also record what happened at each token, as `Targets`.
@@ -197,7 +200,8 @@ class WindowBatch:
         """
         context, static = [c.name for c in spec.context], [c.name for c in spec.static]
         features = [c.name for c in spec.feature_columns]
-        needed = {"user_id", "timestamp", "channel", *spec.window_outcomes, *context, *static, *features}
+        needed = {"user_id", "timestamp", "channel", *spec.window_outcomes, *spec.outcome_times.values()}
+        needed |= {*context, *static, *features}
         absent = sorted(needed - set(steps.column_names))
         if absent:
             raise WindowError(f"steps: missing columns {', '.join(absent)}")
@@ -217,13 +221,18 @@ class WindowBatch:
         if targets:
             own = {name: values_P[tokens.own_N] for name, values_P in outcomes_P.items()}
             labels = Targets(channel_P[tokens.own_N], own, tokens.own_N, tokens.valid_N)
+        at_N = timeline.time_P[tokens.own_N]
         # Row -1 is what a token reads that starts a journey.
         before_N = np.append(timeline.time_P.astype(np.float64), np.nan)[tokens.prev_N]
+        previous = {name: np.append(values_P, 0.0)[tokens.prev_N] for name, values_P in outcomes_P.items()}
+        for name, column_name in spec.outcome_times.items():
+            known_P = read.arrow_times(read.flat(steps[column_name]), column_name, null=_NEVER)
+            previous[name] = np.where(np.append(known_P, _NEVER)[tokens.prev_N] < at_N, previous[name], 0.0)
         return cls(
             tokens.length_B,
             np.append(channel_P, len(spec.channels))[tokens.prev_N],
-            {name: np.append(values_P, 0.0)[tokens.prev_N] for name, values_P in outcomes_P.items()},
-            _clock(timeline.time_P[tokens.own_N].astype(np.float64), before_N),
+            previous,
+            _clock(at_N.astype(np.float64), before_N),
             {name: read.take(values[name], tokens.own_N) for name in context},
             {name: read.take(values[name], row_B) for name in static},
             {name: _known_at(values[name], tokens.own_N, None if targets else tokens.length_B) for name in features},
@@ -248,8 +257,11 @@ def _clock(at_N: NDArray[np.float64], before_N: NDArray[np.float64]) -> dict[str
 
 
 def history_columns(spec: DatasetSpec) -> tuple[str, ...]:
-    """Names of the list columns that hold a user's touchpoints, oldest first, beside hist_timestamp."""
-    names = ("channel", *spec.window_outcomes, *(c.name for c in spec.context))
+    """Names of the list columns that hold a user's touchpoints, oldest first, beside hist_timestamp.
+
+    Times at which outcomes became known are in microseconds since 1970, or null.
+    """
+    names = ("channel", *spec.window_outcomes, *spec.outcome_times.values(), *(c.name for c in spec.context))
     return tuple(f"hist_{name}" for name in names)
 
 
@@ -288,11 +300,17 @@ def instance_from_history(
     columns = {name: values[visible] for name, values in columns.items()}
     k = len(columns["hist_channel"])
     begins = k < n
+    times = times[visible]
+    outcomes = {name: read.as_json(columns[f"hist_{name}"]) for name in spec.window_outcomes}
+    for name, column_name in spec.outcome_times.items():
+        # A token shows what was known when it was decided on, as in training, and not what is known by now.
+        known = zip(outcomes[name], read.as_json(columns[f"hist_{column_name}"]), [*times, at][1:], strict=True)
+        outcomes[name] = [0.0 if when is None or when >= decided else value for value, when, decided in known]
     instance: Instance = {
         "timestamp": at,
         "prev_channel": [None] * begins + columns["hist_channel"],
-        "prev_timestamp": [None] * begins + times[visible],
-        **{f"prev_{name}": [0.0] * begins + read.as_json(columns[f"hist_{name}"]) for name in spec.window_outcomes},
+        "prev_timestamp": [None] * begins + times,
+        **{f"prev_{name}": [0.0] * begins + values for name, values in outcomes.items()},
         "context": {},
         "static": {c.name: read.as_json([static.get(c.name)])[0] for c in spec.static},
     }

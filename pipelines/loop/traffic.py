@@ -122,7 +122,7 @@ class LoadDriver:
             raise RuntimeError(f"the history has no place for the touchpoint at {shown.timestamp}")
         if response.outcomes:
             await _post(session, "/v1/outcomes", {"outcomes": _outcome_records(decision["decision_id"], response)})
-        if shown is not None and not self.history.patch(user_id, shown.timestamp, shown.outcomes):
+        if shown is not None and not self.history.patch(user_id, shown.timestamp, shown.outcomes, shown.known):
             raise RuntimeError(f"the history has lost the touchpoint at {shown.timestamp}")
 
 

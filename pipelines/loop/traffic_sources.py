@@ -133,7 +133,8 @@ class ReplayedTraffic:
         row = self.rows[user_id, round_index]
         outcomes = {kind: float(row[kind]) for kind in self.spec.window_outcomes}
         context = {column.name: row[column.name] for column in self.spec.context}
-        touchpoint = Touchpoint(row["timestamp"], row["channel"], context, outcomes)
+        known = {name: row[time] for name, time in self.spec.outcome_times.items() if outcomes[name]}
+        touchpoint = Touchpoint(row["timestamp"], row["channel"], context, outcomes, known)
         if not decision["expose"]:
             return Response((), touchpoint=touchpoint)
         if decision["channel"] != row["channel"]:

@@ -83,7 +83,7 @@ class Toy:
 
     def write(self, log: pd.DataFrame, path: Path) -> Path:
         """Write a log as Parquet, types as in the canonical layout."""
-        times = {c: "datetime64[us, UTC]" for c in ("timestamp", "created_timestamp") if c in log}
+        times = {c: "datetime64[us, UTC]" for c in log if c.endswith(("timestamp", "_time"))}
         log.astype({**times, "hour": float, "tenure": float, "seconds": float}).to_parquet(path, index=False)
         return path
 

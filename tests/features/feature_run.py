@@ -133,6 +133,16 @@ def random_journeys(toy: Any, seed: int, late: float = 0.4, batch: bool = False)
     return log
 
 
+def with_times(log: pd.DataFrame, outcomes: Sequence[str], seed: int) -> pd.DataFrame:
+    """The log with a time for each outcome that happened, from at once to days later; of some nobody says when."""
+    rng = np.random.default_rng(seed)
+    for name in outcomes:
+        delay = pd.Series(rng.choice([0, 1, 60_000_000, 5_400_000_000, 10 * 86_400_000_000], len(log)), log.index)
+        unsaid = (log[name] == 0) | (rng.random(len(log)) < 0.1)
+        log[f"{name}_time"] = (log["timestamp"] + pd.to_timedelta(delay, unit="us")).mask(unsaid)
+    return log
+
+
 def known_since(log: pd.DataFrame) -> pd.Series:
     """When each row could be used."""
     return log[["timestamp", "created_timestamp"]].max(axis=1) if "created_timestamp" in log else log["timestamp"]

@@ -38,6 +38,7 @@ SPEC = DatasetSpec(
     propensity="logged",
     currency="EUR",
     window=4,
+    timed=("conversion",),
 )
 EPOCH, START = datetime(1970, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -82,7 +83,9 @@ def touchpoint(
     second: float, channel: str = "search", outcomes: dict[str, float] | None = None, **context: Any
 ) -> Touchpoint:
     context = {"hour": 9.0, "rank": 1.0, "order": "a", "device": "phone", **context}
-    return Touchpoint(START + timedelta(seconds=second), channel, context, outcomes or {})
+    at = START + timedelta(seconds=second)
+    known = {"conversion": at + timedelta(hours=1)} if (outcomes or {}).get("conversion") else {}
+    return Touchpoint(at, channel, context, outcomes or {}, known)
 
 
 def seconds_after_start(lists: Lists | None) -> list[float]:
@@ -102,12 +105,15 @@ class PlainHistory:
         self.touchpoints = sorted([*self.touchpoints, new], key=lambda t: t.timestamp)[-self.n :]
         return new in self.touchpoints
 
-    def patch(self, timestamp: datetime, outcomes: dict[str, float]) -> bool:
-        found = timestamp in [t.timestamp for t in self.touchpoints]
-        self.touchpoints = [
-            replace(t, outcomes={**t.outcomes, **outcomes}) if t.timestamp == timestamp else t for t in self.touchpoints
-        ]
-        return found
+    def patch(self, timestamp: datetime, outcomes: dict[str, float], known: dict[str, datetime]) -> bool:
+        for i, here in enumerate(self.touchpoints):
+            if here.timestamp == timestamp:
+                news = {name: when for name, when in known.items() if outcomes.get(name)}
+                self.touchpoints[i] = replace(
+                    here, outcomes={**here.outcomes, **outcomes}, known={**here.known, **news}
+                )
+                return True
+        return False
 
     def merge(self, told: list[Touchpoint]) -> None:
         touchpoints = {t.timestamp: t for t in self.touchpoints}
@@ -117,6 +123,7 @@ class PlainHistory:
             if here and here.channel == new.channel:  # else it is another touchpoint
                 unknown = [name for name, value in outcomes.items() if value in (0, None)]
                 outcomes |= {name: here.outcomes.get(name, 0.0) for name in unknown}
+                new = replace(new, known={**here.known, **new.known})
             touchpoints[new.timestamp] = replace(new, outcomes=outcomes)
         self.touchpoints = sorted(touchpoints.values(), key=lambda t: t.timestamp)[-self.n :]
 
@@ -131,15 +138,20 @@ class PlainHistory:
             return None
         numeric = {"hour": math.nan, "rank": 0.0}
         return {
-            "hist_timestamp": [float((t.timestamp - EPOCH) // timedelta(microseconds=1)) for t in self.touchpoints],
+            "hist_timestamp": [_micros(t.timestamp) for t in self.touchpoints],
             "hist_channel": [t.channel for t in self.touchpoints],
             **{f"hist_{o}": [_number(t.outcomes.get(o, 0.0)) for t in self.touchpoints] for o in OUTCOMES},
+            "hist_conversion_time": [_micros(t.known.get("conversion")) for t in self.touchpoints],
             **{
                 f"hist_{name}": [null if t.context[name] is None else t.context[name] for t in self.touchpoints]
                 for name, null in numeric.items()
             },
             **{f"hist_{name}": [t.context[name] or "" for t in self.touchpoints] for name in ("order", "device")},
         }
+
+
+def _micros(when: datetime | None) -> float:
+    return math.nan if when is None else float((when - EPOCH) // timedelta(microseconds=1))
 
 
 def _number(value: float | None) -> float:

@@ -45,7 +45,8 @@ class Adapter:
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
         """Columns that the log file must have; of the canonical ones all, the propensity only if it is logged."""
-        return tuple(c for c in spec.log_columns if c != "propensity" or spec.propensity == "logged")
+        canonical = tuple(c for c in spec.log_columns if c != "propensity" or spec.propensity == "logged")
+        return (*canonical, *spec.outcome_times.values())
 
     def read(self, engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> ibis.Table:
         """Read a log file as it is: columns by their names in the file, text where it is CSV, and `files.ROW`.

@@ -25,7 +25,8 @@ class RenamedLog(Adapter):
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
         """The canonical columns by the names that the file has for them, without those that have one value."""
         elsewhere = {name for name, source in spec.columns.items() if source.value is not None}
-        elsewhere |= set(spec.conversions.outcomes if spec.conversions else ())
+        later = spec.conversions.outcomes if spec.conversions else ()
+        elsewhere |= {*later, *map(outcome_time, later)}
         canonical = [name for name in super().required(spec) if name not in elsewhere]
         canonical += [TOUCHPOINT_ID] * (TOUCHPOINT_ID in spec.optional_columns)
         names = [*canonical, *(name for name in spec.columns if name not in (*canonical, *elsewhere))]

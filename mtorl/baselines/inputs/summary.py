@@ -3,7 +3,7 @@
     summary = Summary.of(batch, encoder)
     summary.values_BF, summary.names
 
-Only what the model's own tokens hold is used: channel and immediate outcomes of the touchpoints in the history, and
+Only what the model's own tokens hold is used: channel and seen outcomes of the touchpoints in the history, and
 time, context, static columns and stored features of the present one (`mtorl.window.encoder.Encoder`).
 
 Shapes: B windows, N tokens, P slots of the history (newest touchpoint first), F features, C channels.
@@ -50,7 +50,7 @@ class Summary:
             features[f"channel_{i + 1}"] = _slot(channel_BP.astype(np.float64), there_BP, i)
         for c, name in enumerate(encoder.channels):
             features[f"uses_{name}"] = (channel_BP == c).sum(1).astype(np.float64)
-        for outcome in encoder.immediate:
+        for outcome in encoder.seen:
             value_BP = np.where(there_BP, batch.prev_outcomes[outcome][history_BP], 0.0)
             features[f"{outcome}_mean"] = _ratio(value_BP.sum(1), size_B)
             for i in range(LATEST):

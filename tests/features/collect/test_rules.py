@@ -15,6 +15,7 @@ import pytest
 from features.collect import training_log
 from features.collect.store import collect
 from features.collect.training_log import Decisions, add_decisions, learnable
+from features.sequences.builder import build_windows
 from mtorl.evaluation.gate import value_difference
 from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
 from mtorl.log.dataset import Column, DatasetSpec
@@ -177,6 +178,30 @@ def test_outcomes_of_the_description_are_kept_and_so_are_the_times_of_the_log(tm
     assert sorted(log["reserved"]) == [0.0, 7.0] and log["click_time"].notna().sum() == 1
     row = opportunities.set_index("decision_id").loc["d"]
     assert (row["profit"], row["reserved"], row["cost"]) == (-1.5, 7.0, 0.03)
+
+
+def test_a_timed_outcome_is_known_once_the_router_has_heard_of_it(tmp_path: Path) -> None:
+    told = [
+        *COST,
+        {**outcome("d-1", "d", "conversion", 1.0, 50.0), "received_time": (START + timedelta(hours=2)).isoformat()},
+        {**outcome("d-2", "d", "conversion", 1.0, 50.0), "received_time": None},  # of an earlier version
+        outcome("d-3", "d", "revenue", 2.0, 30.0),
+        outcome("d-4", "d", "revenue", 3.0, 40.0),
+        outcome("d-5", "d", "revenue", 0.0, 90.0),
+        outcome("e-1", "e"),
+        outcome("e-2", "e", "conversion", 1.0, -7.0),  # a clock is behind
+    ]
+    spec = SPEC.replace(timed=("conversion", "revenue"))
+    store = collected(tmp_path, [decision("d"), decision("e", 1.0)], told)
+    never = pd.Series([None], dtype="datetime64[us, UTC]")
+    data = data_folder(tmp_path / "data", 1, spec, conversion_time=never, revenue_time=never)
+    add_decisions(store, data)
+    log = pd.read_parquet(data / LOG_FILE).set_index("timestamp")
+    d, e = log.loc[START], log.loc[START + timedelta(minutes=1)]
+    assert (d["conversion"], d["conversion_time"]) == (1, START + timedelta(minutes=50))
+    assert (d["revenue"], d["revenue_time"]) == (5.0, START + timedelta(minutes=40))
+    assert e["conversion_time"] == START + timedelta(minutes=1) and pd.isna(e["revenue_time"])
+    build_windows(data, tmp_path / "windows")  # nothing is missing
 
 
 def test_the_log_that_was_there_stays_and_is_another_one_now(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from features.engine import open_engine
 from features.feature_repo import sources as feature_sources
 from features.feature_repo.names import CAMPAIGN_STATS, CHANNEL_STATS, HISTORY, STATIC, USER_CHANNEL, history_types
 from features.feature_repo.sources import build_sources
+from tests.features.feature_run import with_times
 
 HOUR, DAY = pd.Timedelta("1h"), pd.Timedelta("1D")
 PROPERTY = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -199,6 +201,33 @@ def test_aggregates_count_what_was_known_in_full_hours_of_their_span(toy, tmp_pa
                     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
+@PROPERTY
+@given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.3]))
+def test_a_timed_outcome_counts_in_the_hour_in_which_it_became_known(toy, tmp_path, seed, late):
+    log = with_times(toy.log(seed, users=5, late=late), ("click", "conversion"), seed)
+    made = sources(toy, log, tmp_path, toy.spec.replace(immediate=("cost",), timed=("click", "conversion")))
+    at = known(log)
+    when = {name: log[f"{name}_time"].where(log[f"{name}_time"] > at, at) for name in ("click", "conversion")}
+    when = {name: since.mask(log[f"{name}_time"].isna()) for name, since in when.items()}
+
+    def counted(name: str, of: pd.Series, end: pd.Timestamp, span: pd.Timedelta) -> float:
+        return float(log[name][of & (when[name] >= end - span) & (when[name] < end)].sum())
+
+    for row in made[CAMPAIGN_STATS].itertuples():
+        of = log["campaign_id"] == row.campaign_id
+        shown = slow_sums(log[of], row.timestamp, DAY)
+        assert row.campaign_touchpoints == len(shown)
+        for name in ("click", "conversion"):
+            rate = counted(name, of, row.timestamp, DAY) / len(shown) if len(shown) else math.nan
+            np.testing.assert_allclose(getattr(row, f"campaign_{name}_rate"), rate, rtol=1e-9)
+    for row in made[USER_CHANNEL].itertuples():
+        clicks = [
+            counted("click", (log["user_id"] == row.user_id) & (log["channel"] == name), row.timestamp, 7 * DAY)
+            for name in toy.spec.channels
+        ]
+        assert row.uc_clicks.tolist() == clicks
+
+
 # ---- what holds for all of them
 
 
@@ -274,8 +303,9 @@ def test_the_future_changes_no_row_of_the_past(toy, tmp_path, seed, late):
 
 @pytest.mark.integration
 def test_spark_gives_the_same_rows(toy, tmp_path):
-    log = toy.log(seed=3, users=30, late=0.3)
-    here, there = sources(toy, log, tmp_path), sources(toy, log, tmp_path, engine="spark")
+    log = with_times(toy.log(seed=3, users=30, late=0.3), ("conversion",), 3)
+    spec = toy.spec.replace(timed=("conversion",))
+    here, there = (sources(toy, log, tmp_path, spec, engine) for engine in ("duckdb", "spark"))
     assert set(here) == set(there) == EVERYTHING
     for name in EVERYTHING:
         assert rows_of(here[name]) == rows_of(there[name])

@@ -273,7 +273,8 @@ def test_suspects_are_all_that_can_break_a_rule(judged):
 
 
 def test_every_rule_has_words_and_they_are_the_documented_ones():
-    stages = contract.stages(SPEC, SPEC.optional_columns)
+    stages = contract.stages(SPEC.replace(immediate=("cost",), timed=("click",)), SPEC.optional_columns)
+    assert all(len(dict(stage.rules())) == len(stage.rules()) for stage in stages), "the rules of a column are together"
     rules = {check.name for stage in stages for _, checks in stage.rules() for check in checks}
     assert rules == set(contract.MEANING)
     page = (ROOT / "docs" / "faulty-rows.md").read_text()

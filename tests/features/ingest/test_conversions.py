@@ -271,6 +271,26 @@ def test_a_log_may_say_itself_when_an_outcome_became_known(tmp_path: Path) -> No
     assert found["conversion_time"].astype(str).tolist() == ["2024-01-01 00:00:09+00:00", "NaT", "NaT"]
 
 
+def test_an_outcome_that_is_timed_says_when_it_became_known(tmp_path: Path) -> None:
+    shown = log(("a", 0), ("a", 60), ("b", 0)).assign(conversion=[1, 1, 0], revenue=0.0, bought=[START + 9, None, None])
+    columns = {**BY_USER["columns"], "conversion_time": {"column": "bought", "unit": "s"}}
+    timed = {**BY_USER, "columns": columns, "conversions": None, "timed": ["conversion"]}
+    shop = Shop(tmp_path, shown, sold(), timed)
+    with pytest.raises(
+        BadRowsError, match=r"'bought': 1 row with an outcome of which nothing says when.*conversion is `timed`"
+    ):
+        shop.ingest()
+    found, _ = shop.ingest("quarantine")
+    assert found["conversion"].tolist() == [1, 0]
+    shop = Shop(tmp_path, shown, sold(), {**timed, "columns": BY_USER["columns"]})
+    with pytest.raises(LogError, match=r"missing columns: conversion_time"):
+        shop.ingest()
+    # With a second file, that has the times.
+    both = {**BY_USER, "timed": list(BY_USER["conversions"]["columns"].keys() & {"conversion", "revenue"})}
+    found, _ = Shop(tmp_path, log(("a", 0), ("a", 60)), sold(("a", START + 70, 100)), both).ingest()
+    assert found["revenue_time"].notna().sum() == 1
+
+
 def test_a_touchpoint_that_is_moved_is_not_later_than_what_came_at_once(tmp_path: Path) -> None:
     told = sold(("a", START, 100))
     shown = log(("a", 0), ("a", 0)).assign(slot=["search", "social"])

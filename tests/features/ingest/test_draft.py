@@ -156,6 +156,7 @@ def test_a_second_file_is_described_by_what_it_shares_with_the_log(tmp_path: Pat
     sources = {name: source.column or source.value for name, source in spec.conversions.columns.items()}
     assert sources == {column: key, "event_id": "order_no", "timestamp": "at", "conversion": 1, "revenue": "amount"}
     assert spec.conversions.columns["timestamp"].unit == "s"
+    assert spec.timed == spec.conversions.outcomes == ("conversion", "revenue")
     assert spec.conversions.days == (30 if column == "user_id" else None)
     assert ("touchpoint_id" in spec.columns) == (column == "touchpoint_id")
     assert "conversion" not in spec.columns and "revenue" not in spec.columns

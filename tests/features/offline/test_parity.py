@@ -20,7 +20,7 @@ from features.offline import store
 from mtorl.log.columns import Codes, Values
 from mtorl.window.window import WindowBatch, instance_from_history
 from serving.router.flow.features import UserFeatures
-from tests.features.feature_run import DAY, US, FeatureRun, micros, none_if_missing, random_journeys
+from tests.features.feature_run import DAY, US, FeatureRun, micros, none_if_missing, random_journeys, with_times
 from tests.features.online_stores import STORES
 from tests.redis_server import redis_server
 
@@ -168,11 +168,17 @@ def differences(one: WindowBatch, other: WindowBatch) -> list[str]:
 
 
 @PROPERTY
-@given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.4]), batch=st.booleans())
+@given(
+    seed=st.integers(0, 10_000),
+    late=st.sampled_from([0.0, 0.4]),
+    batch=st.booleans(),
+    timed=st.sampled_from([(), ("conversion", "revenue")]),
+)
 @pytest.mark.parametrize("kind", STORES)
-def test_training_and_serving_see_the_same(toy, make, tmp_path, kind, seed, late, batch):
-    log = random_journeys(toy, seed, late, batch)
-    run = make(log, kind, features=chosen_features(own_file(log, seed, tmp_path / "weather.parquet")))
+def test_training_and_serving_see_the_same(toy, make, tmp_path, kind, seed, late, batch, timed):
+    log = with_times(random_journeys(toy, seed, late, batch), timed, seed)
+    features = chosen_features(own_file(log, seed, tmp_path / "weather.parquet"))
+    run = make(log, kind, features=features, timed=timed)
     every = list(run.steps().sort_values("timestamp").index)
     assert differences(from_the_log(run, every), served(run, every, from_feast(run, every))) == []
 
@@ -186,6 +192,14 @@ def test_training_and_serving_see_the_same(toy, make, tmp_path, kind, seed, late
         names = (*chosen, "hour_of_day", "recency_hours")
         joined = {name: row[name].tolist() if is_list(row[name]) else none_if_missing(row[name]) for name in names}
         assert joined == found.aggregates
+
+
+def test_some_outcomes_of_the_random_logs_come_too_late_for_the_next_decision(toy, make):
+    log = with_times(random_journeys(toy, 1), ("conversion",), 1)
+    batch = from_the_log(make(log, "sqlite", timed=("conversion",)), list(range(len(log))))
+    known = batch.prev_outcomes["conversion"][batch.step_N > 0]
+    in_the_end = from_the_log(make(log, "sqlite"), list(range(len(log)))).prev_outcomes["conversion"]
+    assert 0 < known.sum() < in_the_end[batch.step_N > 0].sum()
 
 
 def test_the_random_logs_end_journeys_and_hide_touchpoints(toy, make):

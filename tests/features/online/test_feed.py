@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ class FakeHistory:
 
     def __init__(self) -> None:
         self.found: dict[tuple[str, datetime], dict[str, Any]] = {}
+        self.known: dict[tuple[str, datetime], dict[str, datetime]] = {}
         self.faults = 0
 
     def append(self, user_id: str, touchpoint: Touchpoint) -> bool:
@@ -85,12 +86,20 @@ class FakeHistory:
         if key in self.found:
             return False
         self.found[key] = {"channel": touchpoint.channel, **touchpoint.context, **touchpoint.outcomes}
+        self.known[key] = dict(touchpoint.known)
         return True
 
-    def patch(self, user_id: str, timestamp: datetime, outcomes: Mapping[str, float]) -> bool:
+    def patch(
+        self,
+        user_id: str,
+        timestamp: datetime,
+        outcomes: Mapping[str, float],
+        known: Mapping[str, datetime] | None = None,
+    ) -> bool:
         if (user_id, timestamp) not in self.found:
             return False
         self.found[user_id, timestamp] |= outcomes
+        self.known[user_id, timestamp] = dict(known or {})
         return True
 
     def of(self, user_id: str) -> list[dict[str, Any]]:
@@ -155,6 +164,42 @@ def test_what_comes_again_changes_nothing_and_a_withdrawal_stands(tmp_path: Path
     assert [(seen["cost"], seen["revenue"]) for seen in history.of("u1")] == [(pytest.approx(0.8), 1.0)]
 
 
+def test_an_outcome_is_known_once_the_router_has_heard_of_it(tmp_path: Path) -> None:
+    made, history, journal = feed(tmp_path)
+
+    def heard(kind: str, value: float, event: str, received: str | None, happened: str = "12:00") -> Event:
+        times = {"event_time": f"2026-01-02T{happened}:00+00:00"}
+        times |= {"received_time": f"2026-01-02T{received}:00+00:00"} if received else {}
+        name, record = outcome("d1", kind, value, event)
+        return name, {k: v for k, v in record.items() if k != "received_time"} | times
+
+    made.take([decision("d1", user_id="u1"), heard("cost", 0.1, "1", "12:00")])
+    for event in (
+        heard("conversion", 0.0, "2", "12:10"),  # nothing happened yet
+        heard("conversion", 1.0, "3", "14:00"),
+        heard("conversion", 1.0, "4", "13:00"),  # told by another router, sooner
+        heard("revenue", 2.0, "5", "14:00"),
+        heard("revenue", 3.0, "6", "15:00"),  # the sum is known with its last part
+        heard("click", 1.0, "7", None, "12:05"),  # of a router of the version before: when it happened
+    ):
+        made.take([event])
+    (known,) = history.known.values()
+    assert {kind: f"{when:%H:%M}" for kind, when in known.items()} == {
+        "cost": "12:00",
+        "conversion": "13:00",
+        "revenue": "15:00",
+        "click": "12:05",
+    }
+    journal.close()
+    with sqlite3.connect(tmp_path / "journal.sqlite") as file:  # as the version before left it
+        file.execute("ALTER TABLE outcome DROP COLUMN known")
+    file.close()
+    made, history, _ = feed(tmp_path)
+    made.take([heard("click", 1.0, "8", "16:00")])
+    (known,) = history.known.values()
+    assert f"{known['click']:%H:%M}" == "16:00" and known["conversion"] > datetime(2026, 11, 1, tzinfo=UTC)
+
+
 @given(st.randoms(use_true_random=False), st.integers(1, 5), st.integers(0, 3))
 @settings(deadline=None, max_examples=60)
 def test_order_repetition_and_faults_change_nothing(
@@ -205,6 +250,7 @@ def test_outcomes_find_their_decision_after_a_restart_and_not_after_it_is_forgot
         (OUTCOME, {**outcome("d1", "cost", 1.0)[1], "value": float("nan")}),
         (DECISION, {**decision("d1")[1], "event_time": "yesterday"}),
         (DECISION, {**decision("d1")[1], "request_time": 7}),
+        (OUTCOME, {**outcome("d1", "cost", 1.0)[1], "received_time": "soon"}),
         (DECISION, {**decision("d1")[1], "context": "none"}),
         ("mtorl.policy.decision.v2", decision("d1")[1]),
     ],

@@ -44,7 +44,7 @@ unsure = st.dictionaries(st.sampled_from(OUTCOMES), numbers | st.none(), max_siz
 logged = st.builds(touchpoint, whens, st.sampled_from(SPEC.channels), unsure, **others)
 operations = st.lists(
     st.tuples(st.just("append"), touchpoint_values)
-    | st.tuples(st.just("patch"), whens, outcomes)
+    | st.tuples(st.just("patch"), whens, outcomes, whens)
     | st.tuples(st.just("merge"), st.lists(logged, min_size=1, max_size=5, unique_by=lambda t: t.timestamp)),
     min_size=1,
     max_size=25,
@@ -83,8 +83,10 @@ def test_any_writes_in_any_order_leave_what_a_sorted_list_would_hold(
             store.history.merge(log.rows(user))
             plain.merge(log.touchpoints)
         else:
-            when, values = START + timedelta(seconds=arguments[0]), arguments[1]
-            assert store.history.patch(user, when, values) == plain.patch(when, values)
+            seconds, values, later = arguments
+            when = START + timedelta(seconds=seconds)
+            known = {"conversion": when + timedelta(seconds=later)}
+            assert store.history.patch(user, when, values, known) == plain.patch(when, values, known)
     found = store.read(user)
     assert equal_lists(found, plain.lists()), (found, plain.lists())
     if plain.touchpoints:
@@ -138,7 +140,7 @@ def test_a_history_that_feast_has_written_can_be_appended_to(store: OnlineStore,
     for new in (touchpoint(5, "video", order=None, hour=None), touchpoint(2.5)):
         assert store.history.append(user, new) == plain.append(new)
     assert store.history.patch(user, START + timedelta(seconds=3), {"click": 1})
-    plain.patch(START + timedelta(seconds=3), {"click": 1})
+    plain.patch(START + timedelta(seconds=3), {"click": 1}, {})
     assert equal_lists(store.read(user), plain.lists())
 
 
@@ -172,7 +174,8 @@ def test_redis_holds_the_bytes_that_feast_would_have_written(
 def test_a_log_adds_to_a_history_and_takes_nothing_back(store: OnlineStore, user: str) -> None:
     for second in (0, 1, 2):
         store.history.append(user, touchpoint(second))
-    store.history.patch(user, START + timedelta(seconds=1), {"conversion": 1, "cost": 0.5})
+    bought_at = START + timedelta(seconds=1.5)
+    store.history.patch(user, START + timedelta(seconds=1), {"conversion": 1, "cost": 0.5}, {"conversion": bought_at})
     store.history.patch(user, START + timedelta(seconds=2), {"click": 1})
     log = PlainHistory(SPEC.window)
     for second in (0, 1, 3):
@@ -183,6 +186,7 @@ def test_a_log_adds_to_a_history_and_takes_nothing_back(store: OnlineStore, user
         assert found is not None and seconds_after_start(found) == [0, 1, 2, 3]
         assert (found["hist_click"], found["hist_conversion"]) == ([0, 1, 1, 0], [0, 1, 0, 0])
         assert found["hist_cost"] == [0, 0.4, 0, 0], "the log knows the cost better, but not the conversion"
+        assert found["hist_conversion_time"][1] == 1e6 * bought_at.timestamp(), "nor when it became known"
     assert store.history.append(user, touchpoint(4))
     assert seconds_after_start(store.read(user)) == [0, 1, 2, 3, 4][-SPEC.window :]
 
@@ -211,7 +215,7 @@ def test_a_touchpoint_that_does_not_fit_is_refused(
 def test_an_outcome_that_does_not_fit_is_refused(store: OnlineStore, user: str) -> None:
     store.history.append(user, touchpoint(0))
     before = store.read(user)
-    for values in ({"order": 1.0}, {"cost": math.inf}):
+    for values in ({"order": 1.0}, {"cost": math.inf}, {"conversion": 1.0}):  # nobody says since when it is known
         with pytest.raises(HistoryError, match="outcomes"):
             store.history.patch(user, START, values)
     assert equal_lists(store.read(user), before)

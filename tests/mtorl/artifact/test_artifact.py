@@ -60,7 +60,7 @@ def batch(rows: int) -> WindowBatch:
 
 
 def network_config(encoder: Encoder) -> MTORLConfig:
-    outcomes = len(encoder.immediate)
+    outcomes = len(encoder.seen)
     return MTORLConfig(encoder.dim, len(SPEC.channels), SPEC.window, outcomes, hidden=16, cost_scale=0.3)
 
 

@@ -112,6 +112,13 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
         ({"outcomes": [{"name": "cancel", "kind": "numeric"}]}, r"outcomes: .* 'cancel' .* another name"),
         ({"immediate": ["cost", "cost"]}, r"immediate: an outcome is named twice"),
         ({"immediate": "cost"}, r"immediate: expected a list"),
+        ({"timed": ["cost"]}, r"timed: 'cost' is not one of click, conversion, revenue$"),
+        ({"timed": ["click"]}, r"timed: 'click' is immediate, too"),
+        ({"timed": ["revenue", "revenue"]}, r"timed: an outcome is named twice"),
+        (
+            {"timed": ["revenue"], "context": [{"name": "revenue_time", "kind": "numeric"}]},
+            r"timed: 'revenue_time' is a column of context",
+        ),
         ({"colour": "red"}, r"unknown field 'colour'"),
         ({"features": [{"view": "x", "fields": []}]}, r"features\[0\]: view 'x', fields: name at least one"),
         ({"features": [view(missing="error")]}, r"features\[0\]\.fields\[0\]: field 'a', missing: a store may not"),

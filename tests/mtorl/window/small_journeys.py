@@ -46,6 +46,9 @@ SPEC = DatasetSpec.from_dict(
     }
 )
 
+TIMED = SPEC.replace(timed=("conversion", "revenue"))
+"""The same, where the log says when conversions and revenue became known."""
+
 number = st.floats(-1e6, 1e6, allow_nan=False, width=32)
 content = {
     "channel": st.sampled_from(SPEC.channels),
@@ -62,6 +65,9 @@ touchpoint = st.fixed_dictionaries(
         # Time since the touchpoint before, and until the touchpoint is recorded: both reach the gap to the microsecond.
         "pause": st.sampled_from([1, HOUR, 2 * HOUR, GAP - 1, GAP, GAP + 1, 3 * GAP]),
         "late": st.sampled_from([None, None, 0, 1, HOUR, 2 * HOUR, 3 * HOUR, GAP, GAP + HOUR, 9 * GAP]),
+        # Time until an outcome is known; None: nobody says.
+        "conversion_after": st.sampled_from([None, 0, 1, HOUR - 1, HOUR, HOUR + 1, GAP, 9 * GAP]),
+        "revenue_after": st.sampled_from([None, 0, 2 * HOUR, 9 * GAP]),
     }
 )
 static = st.fixed_dictionaries({"age": st.none() | st.sampled_from(["18-24", "65+"]), "tenure": st.none() | number})
@@ -78,6 +84,9 @@ def log_of(journeys: list[tuple[Row, list[Row]]]) -> list[Row]:
             late = now.get("late")
             created = None if late is None else at + late
             times = {"timestamp": at, "created_timestamp": created, "known": created or at}
+            for name in TIMED.timed:
+                after = now.get(f"{name}_after")
+                times[f"{name}_time"] = None if after is None else at + after
             rows.append({**features, **now, "user_id": f"u{user}", **times})
     return rows
 
@@ -85,7 +94,7 @@ def log_of(journeys: list[tuple[Row, list[Row]]]) -> list[Row]:
 def steps_of(rows: list[Row], spec: DatasetSpec = SPEC) -> pa.Table:
     time = pa.timestamp("us", tz="UTC")
     kinds = {"user_id": pa.string(), "timestamp": time, "created_timestamp": time, "channel": pa.string()}
-    kinds |= dict.fromkeys(spec.window_outcomes, pa.float64())
+    kinds |= dict.fromkeys(spec.window_outcomes, pa.float64()) | dict.fromkeys(spec.outcome_times.values(), time)
     for column in (*SPEC.context, *SPEC.static):
         kinds[column.name] = pa.float64() if column.kind == "numeric" else pa.string()
     return pa.table({name: pa.array([row[name] for row in rows], kind) for name, kind in kinds.items()})
@@ -98,7 +107,7 @@ def offline(rows: list[Row], targets: bool = False, spec: DatasetSpec = SPEC) ->
 def stored(rows: list[Row], now: Row, spec: DatasetSpec = SPEC) -> dict[str, list[Any]]:
     """A user's history as a feature store returns it at the time of a touchpoint, with the store's kinds of null."""
     known = [row for row in rows if row["user_id"] == now["user_id"] and row["known"] < now["timestamp"]]
-    null = {"hour": float("nan"), "device": ""}
+    null = {"hour": float("nan"), "device": "", **dict.fromkeys(spec.outcome_times.values(), float("nan"))}
     names = ("timestamp", *(name.removeprefix("hist_") for name in history_columns(spec)))
     return {f"hist_{name}": [null[name] if row[name] is None else row[name] for row in known] for name in names}
 

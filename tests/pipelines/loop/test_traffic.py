@@ -71,7 +71,13 @@ class RecordingHistory(History):
         self.router.events.append(("append", (user_id, touchpoint)))
         return self.takes
 
-    def patch(self, user_id: str, timestamp: datetime, outcomes: Mapping[str, float]) -> bool:
+    def patch(
+        self,
+        user_id: str,
+        timestamp: datetime,
+        outcomes: Mapping[str, float],
+        known: Mapping[str, datetime] | None = None,
+    ) -> bool:
         self.router.events.append(("patch", (user_id, timestamp, outcomes)))
         return self.takes
 
