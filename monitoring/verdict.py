@@ -214,15 +214,24 @@ def _ratio(users: pd.DataFrame, name: str, budget: float | None) -> float:
 
 
 def _late_gap(users: pd.DataFrame, challenger: str, kinds: set[str]) -> float:
-    """By how much the arms' shares of outcomes that came late differ at least, of the kind where it is most."""
-    arms = [users[users["arm"] == arm] for arm in (challenger, INCUMBENT)]
+    """By how much the arms' shares of outcomes that came late differ at least, of the kind where it is most.
+
+    Like the lift, within each stage and then combined: an arm has most of its decisions in other stages than the other
+    one, and a day on which nobody could report is late for both alike. The weights are those of Mantel and Haenszel.
+    """
+    ages = ("late", "in_time")
+    arms = [users[users["arm"] == arm].groupby("stage") for arm in (challenger, INCUMBENT)]
     gaps = [0.0]
     for kind in kinds:
-        late, in_time = (np.array([arm[f"{age}:{kind}"].sum() for arm in arms]) for age in ("late", "in_time"))
-        if (known := late + in_time).all():
-            share, pooled = late / known, late.sum() / known.sum()
-            error = math.sqrt(pooled * (1.0 - pooled) * (1.0 / known).sum())
-            gaps.append(abs(share[0] - share[1]) - 3.0 * error)
+        sums = [arm[[f"{age}:{kind}" for age in ages]].sum().set_axis(list(ages), axis=1) for arm in arms]
+        known = [of_arm.sum(axis=1) for of_arm in sums]
+        weight = (known[0] * known[1] / (known[0] + known[1])).dropna()  # of the stages in which both arms have any
+        if weight.sum() > 0:
+            shares = [(of_arm["late"] / all_) for of_arm, all_ in zip(sums, known, strict=True)]
+            pooled = (sums[0]["late"] + sums[1]["late"]) / (known[0] + known[1])
+            gap = (weight * (shares[0] - shares[1])).sum() / weight.sum()
+            error = math.sqrt((weight * pooled * (1.0 - pooled)).sum()) / weight.sum()
+            gaps.append(abs(gap) - 3.0 * error)
     return float(max(gaps))
 
 

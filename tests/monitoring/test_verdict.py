@@ -474,6 +474,21 @@ def test_outcomes_that_come_late_in_both_arms_alike_keep_no_verdict(tmp_path: Pa
     assert found["verdict"] == "ship" and found["late_outcomes"] > 1000
 
 
+def test_a_stage_in_which_all_outcomes_came_late_is_no_difference_between_the_arms(tmp_path: Path) -> None:
+    """For a while nobody could report. The challenger has most of its decisions later, the incumbent not."""
+    log = ramp(4_000, {"incumbent": 0.3, "challenger": 0.5}, {"5%": 0.0, "25%": 0.0})
+    stages = {row["decision_id"]: row["stage"] for row in log.decisions}
+    taken = {row["decision_id"]: pd.Timestamp(row["event_time"]) for row in log.decisions}
+    for place, row in enumerate(log.outcomes):
+        late = stages[row["decision_id"]] == "5%" and place % 2
+        row["event_time"] = (taken[row["decision_id"]] + pd.Timedelta(hours=30 if late else 1)).isoformat()
+    end = pd.Timestamp(log.decisions[-1]["event_time"]) + pd.Timedelta(days=3)
+    log.decide("u", "incumbent", stage="off", assignment_probability=1.0, event_time=end.isoformat())
+    judged = EXPERIMENT.replace(metrics=EXPERIMENT.metrics.replace(guardrails=(), outcome_hours=24.0))
+    found = verdict_from_log(log.write(tmp_path), judged)
+    assert found["verdict"] == "ship" and found["late_outcomes"] > 400
+
+
 def test_a_budget_period_is_mature_as_a_whole(tmp_path: Path) -> None:
     """The log ends at noon of the third day; half a day after it the second day may still bring outcomes."""
     metrics = EXPERIMENT.metrics.replace(outcome_hours=18.0)
