@@ -6,7 +6,7 @@ of whichever arm fails less. Left out, and counted by reason:
     other_experiment     of another experiment: another name, layer or salt, any of which splits the users anew
     outside              the user is not in the experiment's part of its layer
     not_randomised       everybody got the incumbent: kill switch, shadow
-    other_model          before the arms had their newest models (`judged_models.py`)
+    other_model          before the arms had their newest models and exploration (`judged_models.py`)
     other_weights        assigned while any arm had another share than the experiment file gives it at that stage now:
                          so all arms are compared over the same time
     repeated             another decision on the same request and day counts: the last that exposes or else the first.

@@ -5,7 +5,8 @@ about: it serves now, and would be shipped. Judged is what was decided after the
 any arm, so that all arms are compared over the same time. A decision without a model (a fallback) counts by its time.
 One from the future, of a clock that was ahead, is not the newest.
 A model is known by its digest or, where an arm does not give one, by name and version; one that says nothing of itself
-can't be told from another.
+can't be told from another. Exploration is a part of the policy: the same model with another share or scope is another
+one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.log.records import one_record_each
 
 _IDENTITY = "coalesce(model_digest, nullif(concat_ws(' ', model_name, model_version), ''))"
+# Of what a policy answered; empty: nothing is explored.
+_EXPLORATION = "CASE WHEN fallback_reason IS NULL THEN concat_ws(' ', exploration->>'share', exploration->>'scope') END"
 
 if TYPE_CHECKING:
     import duckdb
@@ -27,14 +30,15 @@ class JudgedModels(NamedTuple):
     """The newest models of an experiment, and since when they alone decide."""
 
     digests: dict[str, str]  # by arm; of a model without one, name and version
-    since: datetime | None  # the last decision of any other model; None: there is none
+    since: datetime | None  # the last decision of any other model or exploration; None: there is none
 
     @property
     def said(self) -> str:
         """What to add to a verdict's reason."""
         if self.since is None:
             return ""
-        return f" (of what was decided after {self.since:%Y-%m-%d %H:%M:%S} UTC, when the model of an arm had changed)"
+        at = f"{self.since:%Y-%m-%d %H:%M:%S} UTC"
+        return f" (of what was decided after {at}, when the model of an arm had changed, or its exploration)"
 
 
 def judged_models(db: duckdb.DuckDBPyConnection, experiment: Experiment, period: Period) -> JudgedModels:
@@ -47,14 +51,18 @@ def judged_models(db: duckdb.DuckDBPyConnection, experiment: Experiment, period:
     """
     rows = db.execute(
         f"""WITH answered AS (
-            SELECT arm, {_IDENTITY} AS digest, CAST(event_time AS TIMESTAMPTZ) AS decided, decision_id
+            SELECT arm, {_IDENTITY} AS digest, {_EXPLORATION} AS exploration,
+                   CAST(event_time AS TIMESTAMPTZ) AS decided, decision_id
             FROM ({one_record_each("decision", "decision_log")})
             WHERE experiment = $name AND coalesce(salt, $salt) = $salt AND assignment_probability < 1
-              AND {_IDENTITY} IS NOT NULL AND CAST(event_time AS TIMESTAMPTZ) <= now() AND {period.condition()}),
-        newest AS (SELECT arm, last(digest ORDER BY decided, decision_id) AS newest FROM answered GROUP BY arm)
-        SELECT arm, newest, max(decided) FILTER (digest <> newest)
+              AND CAST(event_time AS TIMESTAMPTZ) <= now() AND {period.condition()}),
+        newest AS (
+            SELECT arm, last(digest ORDER BY decided, decision_id) FILTER (digest IS NOT NULL) AS newest,
+                   last(exploration ORDER BY decided, decision_id) FILTER (exploration IS NOT NULL) AS explores
+            FROM answered GROUP BY arm)
+        SELECT arm, newest, max(decided) FILTER (digest <> newest OR exploration <> explores)
         FROM answered JOIN newest USING (arm) GROUP BY arm, newest ORDER BY arm""",
         {"name": experiment.name, "salt": experiment.salt, **period.parameters()},
     ).fetchall()
     changes = [changed for _, _, changed in rows if changed is not None]
-    return JudgedModels({arm: newest for arm, newest, _ in rows}, max(changes, default=None))
+    return JudgedModels({arm: newest for arm, newest, _ in rows if newest is not None}, max(changes, default=None))

@@ -138,6 +138,20 @@ def test_a_promotion_in_mid_experiment_does_not_mix_two_models(tmp_path: Path) -
     assert "when the model of an arm had changed" in found["reason"]
 
 
+def test_another_share_of_exploration_is_another_policy(tmp_path: Path) -> None:
+    """An arm that says nothing of its model leaves more to chance at first. What fell back knows nothing of it."""
+    log = traffic(400, 0.3)
+    for place, row in enumerate(log.decisions):
+        share = 0.5 if place < 300 else 0.1 if place < 600 else None
+        explores = row["arm"] == "challenger" and share is not None
+        row["exploration"] = json.dumps({"share": share, "scope": "both", "explored": True}) if explores else None
+    log.decide("u1", "challenger", fallback_reason="model_error", exploration=None)
+    found = verdict_from_log(log.write(tmp_path), EXPERIMENT)
+    assert found["left_out"] == {"other_model": 600} and "or its exploration" in found["reason"]
+    log.decisions = log.decisions[300:600] + log.decisions[-1:]
+    assert verdict_from_log(log.write(tmp_path), EXPERIMENT)["left_out"] == {}
+
+
 def test_after_a_roll_back_only_what_follows_it_counts(tmp_path: Path) -> None:
     log = traffic(400, 0.3)
     for place, row in enumerate(log.decisions):
