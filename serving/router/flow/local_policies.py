@@ -9,12 +9,13 @@ The answer is what an arm elsewhere would give (`arm_answers.py`), from the same
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mtorl.experiment.experiment import Arm
 from mtorl.experiment.rule import Row, first_fit
 from mtorl.log.records import Baseline, FallbackReason
-from serving.router.flow.arm_answers import ArmAnswer, ArmError, Identity
+from serving.router.flow.arm_answers import NOBODY, ArmAnswer, ArmError, Identity
 
 
 class NoBaseline(ArmError):
@@ -43,7 +44,8 @@ def answer_here(arm: Arm, item: Mapping[str, Any]) -> ArmAnswer | ArmError:
         return NoBaseline(
             f"{arm.name} is what the request says, and this one has no baseline: send it with each request"
         )
-    return answer_of(item["baseline"], item["candidates"])
+    # Named, as rows are: an arm that changes from or to an endpoint is another policy.
+    return replace(answer_of(item["baseline"], item["candidates"]), model={**NOBODY, "name": "baseline"})
 
 
 def _by_rows(rule: Sequence[Row], item: Mapping[str, Any], model: Identity) -> ArmAnswer | ArmError:

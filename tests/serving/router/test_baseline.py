@@ -43,7 +43,8 @@ def test_users_of_the_arm_get_what_the_request_says(tmp_path: Path) -> None:
     async def scenario(h: Harness) -> None:
         (shown,) = await h.predict(*of_arm(h, "incumbent", baseline=SEARCH))
         assert (shown["channel"], shown["expose"], shown["propensity"]) == ("search", True, 0.4)
-        assert (shown["fallback_reason"], shown["expected_reward"], shown["model"]) == (None, None, None)
+        assert (shown["fallback_reason"], shown["expected_reward"]) == (None, None)
+        assert shown["model"] == {"name": "baseline", "version": None, "digest": None}
         assert h.balance("incumbent").reserved == 0.6
         await h.outcome(shown["decision_id"], "cost", 0.2)
         assert (h.balance("incumbent").reserved, h.balance("incumbent").spent) == (0.0, 0.2)
@@ -56,6 +57,7 @@ def test_users_of_the_arm_get_what_the_request_says(tmp_path: Path) -> None:
         assert (first["baseline"], first["channel_probs"], first["exposure_probs"]) == (SEARCH, {"search": 0.4}, {})
         assert second["baseline"] == {"channel": "video", "expose": False, "propensity": None}
         assert (second["drawn_channel"], second["channel_probs"]) == ("video", {})
+        assert second["model_name"] == "baseline"  # the verdict tells it from a model that served the arm before
         assert not h.arm.asked
 
     run(scenario, tmp_path, changes={"arms": ARMS})
