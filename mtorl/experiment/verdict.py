@@ -118,7 +118,8 @@ def reach_verdict(
             "inconclusive",
             f"{late_gap:.0%} more of one arm's outcomes came later than outcome_hours than of the other's: raise it",
         )
-    if hours < min_hours:
+    # From its first decision to its last, an experiment of a week has a few minutes less than a week.
+    if hours <= min_hours - 1.0:
         return Verdict("inconclusive", f"nothing is said before {min_hours:g} hours; {math.floor(hours)} count")
     for check in guardrails:
         if check.state == "breached":

@@ -71,7 +71,8 @@ def test_every_verdict_waits_for_its_time() -> None:
     for lift, guardrails, token in ((WIN, [], "ship"), (LOSS, [], "stop"), (WIN, harm, "guardrail")):
         early = reach_verdict(lift, srm_p=1.0, guardrails=guardrails, hours=5, min_hours=168)
         assert early.token == "inconclusive" and "168 hours" in early.reason
-        assert reach_verdict(lift, srm_p=1.0, guardrails=guardrails, hours=168, min_hours=168).token == token
+        for hours in (167.9, 168):  # a week that is over: from its first decision to the last one
+            assert reach_verdict(lift, srm_p=1.0, guardrails=guardrails, hours=hours, min_hours=168).token == token
     assert reach_verdict(WIN, srm_p=0.0, hours=5, min_hours=168).token == "srm"
 
 
