@@ -121,7 +121,9 @@ def verdict_from_log(
             "verdict": verdicts[name].token,
             "reason": verdicts[name].reason + models.said + _late_said(late, experiment.metrics.outcome_hours),
         }
-    challenger = leading(verdicts, lifts)
+    # An arm that was taken out by its weight will never be known: the others don't wait for it.
+    serving = {arm.name: verdicts[arm.name] for arm in experiment.arms if arm.name in verdicts and arm.weight > 0}
+    challenger = leading(serving or verdicts, lifts)
     result = {
         "experiment": experiment.name,
         "stage": experiment.stage,

@@ -326,6 +326,15 @@ def test_three_arms_are_judged_and_share_the_error(tmp_path: Path) -> None:
     assert found["confidence"] == pytest.approx(1 - 0.05 / 4)  # two challengers, each with a primary and a guardrail
 
 
+def test_an_arm_that_was_taken_out_by_its_weight_keeps_no_verdict(tmp_path: Path) -> None:
+    third = {"name": "third", "weight": 0.0, "endpoint": "http://x"}
+    experiment = Experiment.from_dict({**CONTENT, "arms": [*CONTENT["arms"], third]})
+    found = verdict_from_log(traffic(600, 0.0).write(tmp_path), experiment)
+    assert (found["challenger"], found["verdict"]) == ("challenger", "stop")
+    assert found["challengers"]["third"]["verdict"] == "inconclusive"
+    assert found["confidence"] == pytest.approx(1 - 0.05 / 4)  # its looks before have used their share
+
+
 def paced_against_unpaced(hours: int) -> Log:
     """One policy with the same money each day: the challenger spends it evenly, the incumbent in the morning."""
     log = Log()
