@@ -16,11 +16,13 @@ of whichever arm fails less. Left out, and counted by reason:
                          until they have
     unfinished_period    the budget's day or hour is not over, or began before the period that is asked for: an arm that
                          spends sooner looks better until it is, and worse without its beginning
-    changed_period       in that day or hour the stage, the weights, the salt or the layer were changed, or the kill
-                         switch was used: the arms' money was not the same. Where it isn't paced, after any edit: a
-                         raised amount gives more to the arm that has spent more by then
+    changed_period       in that day or hour the stage, the weights, the salt or the layer were changed: the arms' money
+                         was not the same. Where it isn't paced, after any edit: a raised amount gives more to the arm
+                         that has spent more by then
+    switched_off         in that day or hour the kill switch was used, for the same reason. People use it when an arm
+                         does badly, so a verdict looks at both, with and without these decisions
 
-The last two only where a budget starts anew each day or hour.
+The last three only where a budget starts anew each day or hour.
 """
 
 from __future__ import annotations
@@ -57,14 +59,21 @@ class ExperimentUsers(NamedTuple):
     rows: pd.DataFrame  # one a user, stage and arm, with the sums of its decisions, and how many outcomes came late
     left_out: dict[str, int]  # decisions, by reason
     models: JudgedModels
-    hours: float  # between the first decision that counts and the last, but a day at most for each UTC day with any
+    hours: dict[str, float]  # of each stage: from its first decision that counts to the last, but a day at most for
+    # each UTC day with any
 
 
-def users_of(log: DecisionLog, experiment: Experiment, gain: Gain) -> ExperimentUsers:
+def users_of(log: DecisionLog, experiment: Experiment, gain: Gain, switched_off: bool = False) -> ExperimentUsers:
     """Add up the decisions that count.
 
     Both logs are delivered at least once, so of several records with one id the one that counts is taken. Of every
     metric that the experiment names, and of the cost, a row has the two sums; its gain is that of the primary metric.
+
+    Args:
+        log: Decisions and outcomes.
+        experiment: The experiment that is judged.
+        gain: What "gain_per_decision" means.
+        switched_off: Whether decisions count that are left out as `switched_off` else.
     """
     names = tuple(dict.fromkeys((COST, *experiment.metrics.names)))
     outcomes = dict.fromkeys(kind for name in names if name not in METRICS for kind in gain_of(name, gain).names)
@@ -96,7 +105,7 @@ def users_of(log: DecisionLog, experiment: Experiment, gain: Gain) -> Experiment
                         WHEN {_begin(experiment)} <= $models_changed THEN 'other_model'
                         WHEN split_otherwise OR coalesce(abs(assignment_probability - share) >= 1e-9, true)
                         THEN 'other_weights'
-                        WHEN repeated THEN 'repeated' ELSE {_unfair_period(experiment)} END AS left_out
+                        WHEN repeated THEN 'repeated' ELSE {_unfair_period(experiment, switched_off)} END AS left_out
             FROM record LEFT JOIN share_of USING (stage, arm))"""
         models = judged_models(db, experiment, log.period)
         parameters = {
@@ -108,9 +117,9 @@ def users_of(log: DecisionLog, experiment: Experiment, gain: Gain) -> Experiment
         }
         reasons = db.execute(
             f"""WITH {decision}
-            SELECT left_out, count(*),
+            SELECT left_out, if(left_out IS NULL, stage, NULL) AS counted, count(*),
                    least((epoch(max(decided)) - epoch(min(decided))) / 3600, 24 * count(DISTINCT decided::DATE))
-            FROM decision GROUP BY left_out ORDER BY 1""",
+            FROM decision GROUP BY left_out, counted ORDER BY 1, 2""",
             parameters,
         ).fetchall()
         pivot = ", ".join(f"sum(value) FILTER (in_time AND kind = '{kind}') AS {column(kind)}" for kind in outcomes)
@@ -145,9 +154,8 @@ def users_of(log: DecisionLog, experiment: Experiment, gain: Gain) -> Experiment
             FROM decision_with_outcomes GROUP BY user_id, stage, arm""",
             parameters,
         ).df()
-    left_out = {reason: count for reason, count, _ in reasons if reason is not None}
-    hours = next((hours for reason, _, hours in reasons if reason is None), 0.0)
-    return ExperimentUsers(users, left_out, models, hours)
+    left_out = {reason: count for reason, _, count, _ in reasons if reason is not None}
+    return ExperimentUsers(users, left_out, models, {stage: hours for reason, stage, _, hours in reasons if not reason})
 
 
 def _find_repeats(db: duckdb.DuckDBPyConnection, period: Period) -> None:
@@ -230,7 +238,7 @@ def _matures(experiment: Experiment, time: str) -> str:
     return "'infinity'::TIMESTAMPTZ" if hours is None else f"({time} + to_microseconds({round(hours * 3.6e9)}))"
 
 
-def _unfair_period(experiment: Experiment) -> str:
+def _unfair_period(experiment: Experiment, switched_off: bool) -> str:
     """SQL: why a decision, or the budget period that it belongs to, does not count yet or at all; NULL if it does.
 
     A total without an end has no whole periods: where it isn't paced, an arm that spends sooner looks better until the
@@ -249,6 +257,8 @@ def _unfair_period(experiment: Experiment) -> str:
         changes.append(f"bool_or(coalesce(split_otherwise, false)) OVER {in_period}")
         cases += [
             f"WHEN {end} > {newest} OR {begin} < CAST(nullif($since, '') AS TIMESTAMPTZ) THEN 'unfinished_period'",
+            f"WHEN coalesce(bool_or(stage = 'off') OVER {in_period}, false) "
+            f"THEN {'NULL' if switched_off else _text('switched_off')}",
             f"WHEN {' OR '.join(changes)} THEN 'changed_period'",
         ]
     if experiment.metrics.outcome_hours is not None:

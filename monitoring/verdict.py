@@ -6,7 +6,8 @@ Judged is the whole ramp: the arms are compared within each stage, and the stage
 with the incumbent. Which decisions count: `monitoring.experiment_users`. Users seen in two arms of one stage are a
 fault of the assignment; they count for neither. (From one stage to the next a user may well change from the incumbent
 to a challenger.) A decision counts with the outcomes of its first `outcome_hours`, once these are over: outcomes that
-come sooner in one arm than in the other would else look like more.
+come sooner in one arm than in the other would else look like more. Where days count as a whole, one on which the kill
+switch was used does not; but no verdict is given that does not hold with these days, too, as far as they went.
 
 In a replay of a real log most outcomes are unknown, so each decision has a weight: 1 / p of the logged channel when the
 policy exposed just that one, 1 when it did not expose, 0 when its outcome cannot be known. Gain per decision is then
@@ -16,7 +17,8 @@ sum(weight * gain) / sum(weight).
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,15 +26,16 @@ import pandas as pd
 
 from monitoring.decision_log import DecisionLog
 from monitoring.experiment_users import shares_of_stages, users_of
-from mtorl.experiment.experiment import INCUMBENT, Experiment
+from mtorl.experiment.experiment import INCUMBENT, Experiment, Guardrail
 from mtorl.experiment.metrics import COST, GAIN, METRICS, gain_of, is_gain, metric
 from mtorl.experiment.sample_ratio import srm_p_value
 from mtorl.experiment.statistics import MIN_USERS, Floats, Lift, Sums, compare
-from mtorl.experiment.verdict import check_guardrail, error_share, leading, reach_verdict
+from mtorl.experiment.verdict import GuardrailCheck, check_guardrail, error_share, leading, reach_verdict
 from mtorl.log.gain import Gain
 
 CLICK = Gain.of_spec("click")
 LOOKS = 30  # of the series that shows the interval as users arrived
+_SHORTEST = 1 / 60  # hours of a stage with a single decision
 TIGHTEST_AT = 2_000  # users; fixed beforehand, the width hardly depends on it (1.55 to 1.95 times one look's)
 
 
@@ -62,11 +65,9 @@ def verdict_from_log(
         verdict, reason, series of looks as users arrived.
     """
     primary = experiment.metrics.primary
-    users, left_out, models, hours = users_of(log, experiment, gain)
-    late = int(users["late"].sum())
-    crossed = users[["user_id", "stage"]].duplicated(keep=False)
-    crossed_users, seen_users = users.loc[crossed, "user_id"].nunique(), users["user_id"].nunique()
-    users = users[~crossed].sort_values(["first_at", "user_id"], ignore_index=True)
+    found = users_of(log, experiment, gain)
+    left_out, models, late = found.left_out, found.models, int(found.rows["late"].sum())
+    users, crossed_users = _in_one_arm(found.rows)
     stages = {
         stage: shares for stage, shares in shares_of_stages(experiment).items() if (users["stage"] == stage).any()
     }
@@ -74,10 +75,15 @@ def verdict_from_log(
     guardrails = experiment.metrics.guardrails
     challengers = [arm.name for arm in experiment.arms if arm.name != INCUMBENT]
     alpha = error_share(experiment.alpha, len(challengers), len(guardrails))
-    comparisons = {
-        name: _Comparison(users, name, list(stages), gain, budget_per_decision, alpha, tightest_at)
-        for name in challengers
-    }
+
+    def compared(users: pd.DataFrame) -> dict[str, _Comparison]:
+        there = [stage for stage in shares_of_stages(experiment) if (users["stage"] == stage).any()]
+        return {
+            name: _Comparison(users, name, there, gain, budget_per_decision, alpha, tightest_at) for name in challengers
+        }
+
+    comparisons, off = compared(users), left_out.get("switched_off", 0)
+    with_off = compared(_in_one_arm(users_of(log, experiment, gain, switched_off=True).rows)[0]) if off else {}
     srm_p = srm_p_value(
         [
             ({arm: int(((users["stage"] == stage) & (users["arm"] == arm)).sum()) for arm in shares}, shares)
@@ -90,25 +96,22 @@ def verdict_from_log(
     lifts, verdicts, results = {}, {}, {}
     for name, comparison in comparisons.items():
         lift = lifts[name] = comparison.lift(primary)
-        checks = [
-            check_guardrail(
-                guardrail.name,
-                comparison.lift(guardrail.name),
-                direction=guardrail.direction,
-                margin=guardrail.margin,
-                alpha=alpha,
-                tightest_at=tightest_at,
-            )
-            for guardrail in guardrails
-        ]
+        checks = _checks(guardrails, comparison)
+        if off:
+            others = _checks(guardrails, with_off[name])
+            checks = [
+                check if check.state == other.state else replace(check, state="open")
+                for check, other in zip(checks, others, strict=True)
+            ]
         verdicts[name] = reach_verdict(
             lift,
             srm_p=srm_p,
             guardrails=checks,
-            crossed_share=crossed_users / max(seen_users, 1),
+            crossed_share=crossed_users / max(found.rows["user_id"].nunique(), 1),
             late_gap=_late_gap(users, name, kinds),
-            hours=hours,
+            hours=(hours := comparison.hours(found.hours)),
             min_hours=experiment.min_runtime_hours,
+            switched_off=with_off[name].lift(primary) if off else None,
         )
         results[name] = {
             "lift": lift.value,
@@ -116,6 +119,7 @@ def verdict_from_log(
             "lift_ci_fixed": lift.ci_fixed,
             "relative_lift": lift.relative,
             "effective_users": lift.effective_users,
+            "hours": hours,
             "guardrails": [asdict(check) for check in checks],
             "secondary": {name: _secondary(comparison.lift(name)) for name in experiment.metrics.secondary},
             "verdict": verdicts[name].token,
@@ -133,7 +137,6 @@ def verdict_from_log(
         "confidence": 1.0 - alpha,
         "weighted": log.weights is not None,
         "budget_per_decision": budget_per_decision,
-        "hours": hours,
         "arms": {
             arm.name: _arm(users[users["arm"] == arm.name], primary, budget_per_decision) for arm in experiment.arms
         },
@@ -153,6 +156,13 @@ def verdict_from_log(
     return {key: _plain(value) for key, value in result.items()}
 
 
+def _in_one_arm(users: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """The users who were in one arm of a stage, in the order of their arrival; and how many others there are."""
+    crossed = users[["user_id", "stage"]].duplicated(keep=False)
+    in_one = users[~crossed].sort_values(["first_at", "user_id"], ignore_index=True)
+    return in_one, users.loc[crossed, "user_id"].nunique()
+
+
 @dataclass(frozen=True)
 class _Comparison:
     """One challenger with the incumbent."""
@@ -164,6 +174,21 @@ class _Comparison:
     budget_per_decision: float | None
     alpha: float
     tightest_at: int
+
+    def hours(self, of_stages: Mapping[str, float]) -> float:
+        """Run time of what the lift rests on: that of a stage counts as far as its users do.
+
+        With the weight w of a stage in the lift and its hours h, (sum w)^2 / sum(w^2 / h), as Kish counts rows of
+        unequal weight: all the hours where each hour weighs alike, and hardly more than a day where a day at a large
+        stage outweighs the weeks before it.
+        """
+        users = pd.crosstab(self.users["stage"], self.users["arm"])
+        if not {self.challenger, INCUMBENT} <= set(users):
+            return 0.0
+        weight = (users[self.challenger] * users[INCUMBENT] / (users[self.challenger] + users[INCUMBENT])).fillna(0.0)
+        weight = weight[weight > 0]
+        hours = pd.Series(of_stages, dtype=float).reindex(weight.index).clip(lower=_SHORTEST)
+        return float(weight.sum() ** 2 / (weight**2 / hours).sum()) if len(weight) else 0.0
 
     def lift(self, name: str, rows: int | None = None) -> Lift:
         """Of the metric of this name; `rows` users in the order of their arrival, or all."""
@@ -177,6 +202,20 @@ class _Comparison:
             figures[chosen] = _figures(users[chosen], name, self.budget_per_decision)
         sums = Sums.of_rows(pd.factorize(users["user_id"])[0], arm, stage, figures)
         return compare(sums, alpha=self.alpha, tightest_at=self.tightest_at, largest=metric(name, self.gain).largest)
+
+
+def _checks(guardrails: Sequence[Guardrail], comparison: _Comparison) -> list[GuardrailCheck]:
+    return [
+        check_guardrail(
+            guardrail.name,
+            comparison.lift(guardrail.name),
+            direction=guardrail.direction,
+            margin=guardrail.margin,
+            alpha=comparison.alpha,
+            tightest_at=comparison.tightest_at,
+        )
+        for guardrail in guardrails
+    ]
 
 
 def _figures(users: pd.DataFrame, name: str, budget: float | None) -> Floats:

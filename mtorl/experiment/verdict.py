@@ -89,6 +89,7 @@ def reach_verdict(
     late_gap: float = 0.0,
     hours: float = math.inf,
     min_hours: float = 0.0,
+    switched_off: Lift | None = None,
 ) -> Verdict:
     """Turn the figures into one token. The rules are in order: where one applies, the later ones do not count.
 
@@ -103,8 +104,11 @@ def reach_verdict(
         guardrails: all guardrails of the experiment.
         crossed_share: share of users who were seen in two arms of one stage.
         late_gap: by how much the arms' shares of outcomes that came too late to count differ.
-        hours: hours of which decisions count.
+        hours: hours of which decisions count, by the weight of their stages.
         min_hours: hours that the experiment was planned to run at least.
+        switched_off: the lift with the days on which the kill switch was used, if they are left out of the primary one.
+            People use it on bad days, so that the others are too good; and the money of such a day is not the same in
+            both arms. What either may have brought about is no verdict.
     """
     low, high = primary.ci
     if srm_p < SRM_ALARM:
@@ -120,7 +124,8 @@ def reach_verdict(
         )
     # From its first decision to its last, an experiment of a week has a few minutes less than a week.
     if hours <= min_hours - 1.0:
-        return Verdict("inconclusive", f"nothing is said before {min_hours:g} hours; {math.floor(hours)} count")
+        count = f"{math.floor(hours)} count, each stage as far as its users do"
+        return Verdict("inconclusive", f"nothing is said before {min_hours:g} hours; {count}")
     for check in guardrails:
         if check.state == "breached":
             return Verdict(
@@ -131,6 +136,12 @@ def reach_verdict(
     if not math.isfinite(low):
         enough = f"each arm needs {MIN_USERS} users (more where some decide far oftener than others), and one some gain"
         return Verdict("inconclusive", f"too little to say: {enough}")
+    if switched_off is not None and not _agree(primary, switched_off):
+        return Verdict(
+            "inconclusive",
+            "the kill switch was used, and with the decisions of these days the always-valid interval is "
+            f"[{switched_off.ci[0]:+.4g}, {switched_off.ci[1]:+.4g}], not [{low:+.4g}, {high:+.4g}]",
+        )
     if high < 0.0:
         return Verdict("stop", f"the challenger is worse: the always-valid interval ends at {high:+.4g}, below zero")
     if low <= 0.0:
@@ -141,6 +152,11 @@ def reach_verdict(
             "inconclusive", f"the challenger is better, but not yet proven within margin: {', '.join(still_open)}"
         )
     return Verdict("ship", f"the challenger is better: the always-valid interval starts at {low:+.4g}, above zero")
+
+
+def _agree(one: Lift, other: Lift) -> bool:
+    """Whether neither interval says anything that the other one does not."""
+    return all((a > 0.0) == (b > 0.0) for a, b in ((one.ci[0], other.ci[0]), (-one.ci[1], -other.ci[1])))
 
 
 def leading(verdicts: Mapping[str, Verdict], lifts: Mapping[str, Lift]) -> str:

@@ -432,8 +432,71 @@ def test_a_day_in_which_the_money_was_divided_anew_does_not_count(tmp_path: Path
     for row in log.decisions[28 * 20 : 30 * 20]:
         row |= {"stage": "off", "assignment_probability": 1.0, "arm": "incumbent"}
     found = verdict_from_log(log.write(tmp_path), daily)
-    assert found["left_out"] == {"changed_period": 22 * 20, "not_randomised": 2 * 20, "unfinished_period": 20}
+    assert found["left_out"] == {"switched_off": 22 * 20, "not_randomised": 2 * 20, "unfinished_period": 20}
     assert found["lift"] == pytest.approx(0.0)
+
+
+def switched_off_when_it_goes_badly(bad: float, rng: np.random.Generator) -> Log:
+    """A challenger that is better for 21 days of 28; on each fourth it is as bad as this, and switched off at noon."""
+    log = Log()
+    for hour in range(28 * 24 + 1):
+        day, off = hour // 24, hour // 24 % 4 == 3 and hour % 24 >= 12
+        for user in range(40):
+            arm = "incumbent" if off or user % 2 else "challenger"
+            at = (pd.Timestamp("2025-03-01", tz="UTC") + pd.Timedelta(hours=hour, minutes=user)).isoformat()
+            whole = {"stage": "off", "assignment_probability": 1.0} if off else {}
+            decision = log.decide(f"u{(hour * 40 + user) % 4_000}", arm, event_time=at, **whole)
+            rate = 0.2 if arm == "incumbent" else bad if day % 4 == 3 else 0.24
+            if rng.random() < rate:
+                log.learn(decision, "click", 1.0)
+    return log
+
+
+@pytest.mark.parametrize(("bad", "verdict"), [(0.24, "ship"), (0.02, "inconclusive")])
+def test_bad_days_that_the_kill_switch_cuts_short_are_not_forgotten(tmp_path: Path, bad: float, verdict: str) -> None:
+    """Over what was served, the second one is not better at all."""
+    log = switched_off_when_it_goes_badly(bad, np.random.default_rng(0))
+    budget = {**CONTENT["budgets"][0], "period": "day"}
+    daily = Experiment.from_dict({**CONTENT, "budgets": [budget]})
+    daily = daily.replace(metrics=daily.metrics.replace(guardrails=()))
+    found = verdict_from_log(log.write(tmp_path), daily)
+    assert found["left_out"]["switched_off"] > 0 and found["lift_ci"][0] > 0
+    assert found["verdict"] == verdict, found["reason"]
+    assert ("the kill switch was used" in found["reason"]) == (verdict == "inconclusive")
+
+
+def test_a_guardrail_that_only_such_days_break_does_not_hold(tmp_path: Path) -> None:
+    log = switched_off_when_it_goes_badly(0.24, np.random.default_rng(0))
+    for row in log.decisions:
+        dear = row["arm"] == "challenger" and pd.Timestamp(row["event_time"]).day % 4 == 0  # the days with the switch
+        log.learn(row["decision_id"], "cost", 5.0 if dear else 0.2)
+    daily = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})
+    found = verdict_from_log(log.write(tmp_path), daily)
+    assert found["guardrails"][0]["name"] == "cost_per_decision" and found["guardrails"][0]["state"] == "open"
+    assert found["verdict"] == "inconclusive"
+
+
+def test_a_day_at_a_large_stage_is_a_day_whatever_was_before(tmp_path: Path) -> None:
+    """Twelve days at 5 %, and then one at 50 %, on which nearly all of the lift rests."""
+    log, rng = Log(), np.random.default_rng(0)
+    stages = [("5%", 0.05, 60)] * 12 + [("50%", 0.5, 4_000)]
+    for day, (stage, share, users) in enumerate(stages):
+        for user in range(users):
+            arm = "challenger" if user % 20 < 20 * share else "incumbent"
+            at = pd.Timestamp("2025-03-01", tz="UTC") + pd.Timedelta(days=day, seconds=user * 86_400 / users)
+            own = {"stage": stage, "assignment_probability": share if arm == "challenger" else 1 - share}
+            decision = log.decide(f"{stage} {user}", arm, event_time=at.isoformat(), **own)
+            if rng.random() < (0.5 if arm == "challenger" else 0.2):
+                log.learn(decision, "click", 1.0)
+    judged = EXPERIMENT.replace(metrics=EXPERIMENT.metrics.replace(guardrails=()), min_runtime_hours=0)
+    found = verdict_from_log(log.write(tmp_path), judged)
+    assert found["verdict"] == "ship" and 24 < found["hours"] < 30
+    waiting = verdict_from_log(log.write(tmp_path), judged.replace(min_runtime_hours=168))
+    assert waiting["verdict"] == "inconclusive" and "each stage as far as its users do" in waiting["reason"]
+    alike = Log()
+    alike.decisions = [row | {"stage": "50%", "assignment_probability": 0.5} for row in log.decisions]
+    one = verdict_from_log(alike.write(tmp_path), judged)
+    assert one["hours"] == pytest.approx(13 * 24, rel=0.01), "of one stage, all hours count"
 
 
 def test_an_arm_whose_outcomes_come_later_is_not_worse(tmp_path: Path) -> None:
