@@ -1,4 +1,4 @@
-"""Write the JSON schemas of what people write, and of the records that the router writes: docs/schemas/*.json.
+"""Write the JSON schemas of what people write, and of what the router writes and answers: docs/schemas/*.json.
 
     python scripts/write_schemas.py            after a model has changed; a test fails until then
 
@@ -31,14 +31,22 @@ MODELS = {
 """File name and, as module:class, the pydantic model or typed dictionary that it describes."""
 
 
-def schema_text(model: str) -> str:
-    """The schema of a model as it stands in its file.
+OPENAPI = "openapi"
+NAMES = (*MODELS, OPENAPI)
+
+
+def schema_text(name: str) -> str:
+    """A file's content.
 
     Args:
-        model: module:class.
+        name: Of a model, or of the router's OpenAPI document.
     """
-    module, _, name = model.partition(":")
-    schema = TypeAdapter(getattr(import_module(module), name)).json_schema()
+    if name == OPENAPI:
+        from serving.router.http.openapi import generic_document
+
+        return json.dumps(generic_document(), indent=2) + "\n"
+    module, _, model = MODELS[name].partition(":")
+    schema = TypeAdapter(getattr(import_module(module), model)).json_schema()
     return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
 
 
@@ -46,10 +54,10 @@ def main() -> None:
     """Write every schema, and remove those of models that are gone."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     for path in FOLDER.glob("*.json"):
-        if path.stem not in MODELS:
+        if path.stem not in NAMES:
             path.unlink()
-    for name, model in MODELS.items():
-        (FOLDER / f"{name}.json").write_text(schema_text(model), encoding="utf-8")
+    for name in NAMES:
+        (FOLDER / f"{name}.json").write_text(schema_text(name), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -230,10 +230,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer when the parser stopped: because of a fault that was found here, or because this is not HTTP."""
-        if self._fault:
-            self._refuse(*self._fault)
-        else:
-            super().send_400_response(msg)
+        self._refuse(*(self._fault or (400, msg)))
 
     def _may_shed(self) -> bool:
         """Not while another answer is due before, nor from a client that sends its body only when it is asked to."""
@@ -301,7 +298,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def _answer(self, status: int, error: str) -> None:
         self._refused(status)
         body = orjson.dumps({"error": error})
-        head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
+        head += "retry-after: 1\r\n\r\n" if status in (429, 503) else "\r\n"
         self.transport.write(STATUS_LINE[status] + head.encode() + body)
 
 

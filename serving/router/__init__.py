@@ -8,6 +8,7 @@ r"""The A/B router: in front of the policies of an experiment, as a model on KSe
     POST /v1/outcomes             what became of them; cost settles a reservation, cancel gives it back
     GET  /health/live|ready|startup   probes                  GET  /metrics   Prometheus
     GET, POST, DELETE /v1/drills      injected faults, if the settings allow them
+    GET  /openapi.json            all of this in detail (docs/api.md)
 
 Assign an arm (sticky hash), read features, ask the arm, reserve the channel's highest cost, log, answer. Whatever fails
 on the way, or takes too long, the answer is 200 with the default action: no exposure, and the reason.

@@ -53,6 +53,7 @@ class Router:
 
     Attributes:
         parser: Reads requests for decisions.
+        outcome_parser: Reads reports of outcomes.
         decider: Takes decisions.
         outcomes: Takes reports of outcomes.
         decision_admission: How many requests for decisions may be worked on.
@@ -71,6 +72,7 @@ class Router:
         if uncapped:
             raise SettingsError(f"cost_cap: no cost for {', '.join(uncapped)}")
         self.parser = DecisionParser(self.spec, settings.cost_cap)
+        self.outcome_parser = OutcomeParser(self.spec)
         seconds = settings.deadline_ms / 1000
         self.decision_admission = Admission(settings.max_in_flight, seconds)
         # Outcomes wait for the disk and not for models: neither kind of request may take the place of the other.
@@ -159,7 +161,7 @@ class Router:
             self.live, self._features, self._arms, self.budgets, self.spool, stages, found, self._shadow
         )
         self.outcomes = OutcomeIntake(
-            OutcomeParser(self.spec), self.spool, self.budgets, self._seconds, self.decider.cache.forget
+            self.outcome_parser, self.spool, self.budgets, self._seconds, self.decider.cache.forget
         )
 
     async def __aexit__(self, *exc_info: object) -> None:

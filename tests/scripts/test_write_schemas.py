@@ -14,24 +14,25 @@ import mtorl.experiment.experiment
 from tests.repository import ROOT
 
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "write_schemas.py"))
-MODELS: dict[str, str] = SCRIPT["MODELS"]
+NAMES: tuple[str, ...] = SCRIPT["NAMES"]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_schema_is_current(name: str) -> None:
     path = ROOT / "docs" / "schemas" / f"{name}.json"
-    expected = SCRIPT["schema_text"](MODELS[name])
+    expected = SCRIPT["schema_text"](name)
     assert path.exists() and path.read_text(encoding="utf-8") == expected, "run python scripts/write_schemas.py"
-    jsonschema.Draft202012Validator.check_schema(json.loads(expected))
+    if name != SCRIPT["OPENAPI"]:
+        jsonschema.Draft202012Validator.check_schema(json.loads(expected))
 
 
 def test_no_schema_is_left_of_a_model_that_is_gone() -> None:
-    assert {path.stem for path in (ROOT / "docs" / "schemas").glob("*.json")} == set(MODELS)
+    assert {path.stem for path in (ROOT / "docs" / "schemas").glob("*.json")} == set(NAMES)
 
 
 def test_the_readme_names_every_schema() -> None:
     readme = (ROOT / "docs" / "schemas" / "README.md").read_text(encoding="utf-8")
-    assert {name for name in MODELS if f"({name}.json)" in readme} == set(MODELS)
+    assert {name for name in NAMES if f"({name}.json)" in readme} == set(NAMES)
 
 
 FILES = [("dataset", path) for path in sorted((ROOT / "mtorl" / "log" / "datasets").glob("*.yaml"))]

@@ -40,6 +40,7 @@ _BODY = ConfigDict(strict=True, extra="ignore")  # clients of KServe's v1 protoc
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 Category = Annotated[str, Field(max_length=256)]  # "" is no category: as in a log, nothing is known
+Moment = Annotated[str, Field(min_length=1, max_length=256, json_schema_extra={"format": "date-time"})]
 Body = TypeVar("Body")
 
 
@@ -69,7 +70,7 @@ class Instance(TypedDict):
     """The context columns of the data set."""
     request_id: NotRequired[Name | None]
     """The caller's own id. A request that comes again with it gets the answer that it got before; another one, 409."""
-    timestamp: NotRequired[Name | None]
+    timestamp: NotRequired[Moment | None]
     """When the opportunity arose, ISO 8601 with a zone; by default, now."""
     candidates: NotRequired[Annotated[list[Name], Field(min_length=1)] | None]
     """The channels that are on offer; by default, all of the data set."""
@@ -98,7 +99,7 @@ class Outcome(TypedDict):
     """cost, click, conversion, revenue, a further numeric outcome of the data set, or cancel: the ad was not shown."""
     value: Annotated[float, Field(ge=-1e9, le=1e9)]
     """Negative at most for revenue and for further outcomes of the data set."""
-    event_time: Name
+    event_time: Moment
     """When it happened, ISO 8601 with a zone."""
 
 
@@ -130,11 +131,20 @@ class DecisionParser:
     Args:
         spec: The data set, whose context columns a request has to hold.
         cost_cap: Highest possible cost of an exposure in each channel, which a request may lower.
+
+    Attributes:
+        adapter: The type of a valid body: `DecisionBody` with the names of this data set.
+        example: A valid instance.
     """
 
     def __init__(self, spec: DatasetSpec, cost_cap: Mapping[str, float]) -> None:
         self._channels = spec.channels
         self._columns = [column.name for column in spec.context]
+        self.example: Instance = {
+            "user_id": "u1",
+            "campaign_id": "c1",
+            "context": {column.name: 1.0 if column.kind == "numeric" else "a" for column in spec.context},
+        }
         self._fields = {
             "instances": list(Instance.__annotations__),
             "context": self._columns,
@@ -142,12 +152,12 @@ class DecisionParser:
             "baseline": list(GivenBaseline.__annotations__),
         }
         typed_dict = cast(Any, TypedDict)  # mypy knows no dictionaries whose fields follow from a file
-        context = typed_dict("context", {column.name: _type_of(column) for column in spec.context})
+        context = typed_dict("Context", {column.name: _type_of(column) for column in spec.context})
         context.__pydantic_config__ = _STRICT
         channel: Any = Literal[self._channels]
-        baseline = typed_dict("baseline", {**GivenBaseline.__annotations__, "channel": channel})
+        baseline = typed_dict("GivenBaseline", {**GivenBaseline.__annotations__, "channel": channel})
         costs = typed_dict(
-            "costs", {c: NotRequired[Annotated[float, Field(gt=0, le=cost_cap[c])]] for c in self._channels}
+            "Costs", {c: NotRequired[Annotated[float, Field(gt=0, le=cost_cap[c])]] for c in self._channels}
         )
         baseline.__pydantic_config__ = costs.__pydantic_config__ = _STRICT
         special = {
@@ -156,12 +166,12 @@ class DecisionParser:
             "costs": NotRequired[costs | None],
             "baseline": NotRequired[baseline | None],
         }
-        instance: Any = typed_dict("instance", {**Instance.__annotations__, **special})
+        instance: Any = typed_dict("Instance", {**Instance.__annotations__, **special})
         instance.__pydantic_config__ = _STRICT
         instances = Annotated[list[instance], Field(min_length=1, max_length=_MOST_INSTANCES)]
-        body = typed_dict("body", {"instances": instances})
+        body = typed_dict("DecisionBody", {"instances": instances})
         body.__pydantic_config__ = _BODY
-        self._adapter: TypeAdapter[DecisionBody] = TypeAdapter(body)
+        self.adapter: TypeAdapter[DecisionBody] = TypeAdapter(body)
 
     def parse(self, body: Any) -> list[DecisionRequest]:
         """The instances of a v1 request, as bytes or as what their JSON means.
@@ -169,7 +179,7 @@ class DecisionParser:
         Raises:
             BadRequest: It is none.
         """
-        checked = _checked(self._adapter, parse_json(body), self._fields)
+        checked = _checked(self.adapter, parse_json(body), self._fields)
         now = datetime.now(UTC)
         return [self._request(i, instance, now) for i, instance in enumerate(checked["instances"])]
 
@@ -208,18 +218,21 @@ class OutcomeParser:
 
     Args:
         spec: The data set, whose numeric outcomes may be reported.
+
+    Attributes:
+        adapter: The type of a valid body: `OutcomeBody` with the kinds of this data set.
     """
 
     def __init__(self, spec: DatasetSpec) -> None:
         typed_dict = cast(Any, TypedDict)
         kind = cast(Any, Literal)[(*spec.outcome_kinds, CANCEL)]
-        outcome: Any = typed_dict("outcome", {**Outcome.__annotations__, "kind": kind})
+        outcome: Any = typed_dict("Outcome", {**Outcome.__annotations__, "kind": kind})
         outcome.__pydantic_config__ = _STRICT
         body = typed_dict(
-            "body", {"outcomes": Annotated[list[outcome], Field(min_length=1, max_length=_MOST_OUTCOMES)]}
+            "OutcomeBody", {"outcomes": Annotated[list[outcome], Field(min_length=1, max_length=_MOST_OUTCOMES)]}
         )
         body.__pydantic_config__ = _BODY
-        self._adapter: TypeAdapter[OutcomeBody] = TypeAdapter(body)
+        self.adapter: TypeAdapter[OutcomeBody] = TypeAdapter(body)
         self._fields = {"outcomes": list(Outcome.__annotations__)}
 
     def parse(self, body: bytes) -> list[OutcomeRecord]:
@@ -228,7 +241,7 @@ class OutcomeParser:
         Raises:
             BadRequest: It is none.
         """
-        outcomes = _checked(self._adapter, parse_json(body), self._fields)["outcomes"]
+        outcomes = _checked(self.adapter, parse_json(body), self._fields)["outcomes"]
         received = datetime.now(UTC).isoformat(timespec="microseconds")
         return [self._record(f"outcomes[{i}]", outcome, received) for i, outcome in enumerate(outcomes)]
 

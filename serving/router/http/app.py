@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from mtorl.runtime.validation import place
 from serving.decision_log import SpoolUnavailable
 from serving.kserve_sdk import Model, correct
 from serving.router.flow.idempotency_cache import RequestConflict
 from serving.router.flow.requests import BadRequest, parse_json
 from serving.router.http import v2
+from serving.router.http.auth import Authentication
 from serving.router.http.gateway import RETRY_AFTER, GatewayMiddleware
+from serving.router.http.openapi import document
 from serving.router.router import Router
 
 
@@ -24,6 +30,8 @@ class Decisions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Decide on every instance of the body."""
+        if scope["method"] != "POST":  # as a route of POST alone, it would leave GET to that of a model of this name
+            raise HTTPException(405, headers={"allow": "POST"})
         router: Router = scope["app"].state.router
         body = await Request(scope, receive).body()
         predictions = await router.decider.decide(router.parser.parse(body))
@@ -52,14 +60,18 @@ class RouterModel(Model):
 def install(app: FastAPI, model: str) -> None:
     """Add our routes and error answers to KServe's application; once a process, before KServe adds its own."""
     app.add_middleware(GatewayMiddleware)
-    app.router.routes.insert(0, Route(f"/v1/models/{model}:predict", Decisions(), methods=["POST"]))
+    app.router.routes.insert(0, Route(f"/v1/models/{model}:predict", Decisions()))
     app.add_api_route("/v1/outcomes", _outcomes, methods=["POST"])
     app.add_api_route("/v1/drills", _drills, methods=["GET", "POST", "DELETE"])
     app.add_api_route("/health/{probe}", _health, methods=["GET"])
+    # FastAPI's own document would describe KServe's routes, and those of ours without their bodies.
+    app.openapi = lambda: _document(model, app.state.router, app.state.gateway.authentication)  # type: ignore[method-assign]
     correct(app)
     app.add_exception_handler(BadRequest, _bad_request)
     app.add_exception_handler(RequestConflict, _conflict)
     app.add_exception_handler(SpoolUnavailable, _send_again)
+    app.add_exception_handler(RequestValidationError, _not_valid)
+    app.add_exception_handler(HTTPException, _no_such_address)
 
 
 async def _outcomes(request: Request) -> dict[str, int]:
@@ -89,6 +101,25 @@ async def _health(request: Request, probe: str) -> JSONResponse:
         return JSONResponse({"error": f"no such probe; there are {', '.join(answers)}"}, 404)
     good, body = answers[probe]()
     return JSONResponse(body) if good else JSONResponse(body, 503, {"retry-after": RETRY_AFTER})
+
+
+@lru_cache(maxsize=1)
+def _document(model: str, router: Router, authentication: Authentication) -> dict[str, Any]:
+    parsers = router.parser.adapter, router.outcome_parser.adapter
+    return document(model, router.parser.example, *parsers, authentication.scheme)
+
+
+async def _not_valid(_: Request, error: Exception) -> JSONResponse:
+    """KServe's types did not fit: of the body of `/infer`, since no other route of the router has them."""
+    assert isinstance(error, RequestValidationError)
+    fault = error.errors()[0]
+    return JSONResponse({"error": f"{place(fault['loc'])}: {fault['msg']}"}, 400)
+
+
+async def _no_such_address(_: Request, error: Exception) -> JSONResponse:
+    """Of the framework: no such address, or no such method there."""
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
 async def _bad_request(_: Request, error: Exception) -> JSONResponse:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 log.addFilter(OncePerSecond())
 
 Headers = Iterable[tuple[bytes, bytes]]
+Scheme = Mapping[str, str] | None
+BEARER: Scheme = {"type": "http", "scheme": "bearer"}
 _SHORTEST_TOKEN = 16  # characters
 
 
@@ -33,6 +35,8 @@ class Authentication(Protocol):
 
     hint: str
     """What a refused caller is told."""
+    scheme: Scheme
+    """The same as a security scheme of OpenAPI; None: nothing is asked for."""
 
     def admits(self, headers: Headers) -> bool:
         """Whether a request with these headers (names in lower case) is allowed."""
@@ -42,6 +46,7 @@ class Everybody:
     """`kind: none`: whoever reaches the port may ask."""
 
     hint = ""
+    scheme: Scheme = None
 
     def admits(self, headers: Headers) -> bool:
         """True for every request."""
@@ -59,6 +64,7 @@ class Tokens:
     """
 
     hint = "send Authorization: Bearer with a valid token"
+    scheme: Scheme = BEARER
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -101,6 +107,7 @@ class ProxyHeader:
     hint = "the proxy in front of the router did not identify you"
 
     def __init__(self, name: str, values: Iterable[str]) -> None:
+        self.scheme: Scheme = {"type": "apiKey", "in": "header", "name": name}
         self._name = name.lower().encode()
         self._values = tuple(value.encode() for value in values)
 

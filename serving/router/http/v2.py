@@ -13,10 +13,10 @@ from serving.kserve_sdk import InferOutput, InferRequest, InferResponse
 from serving.router.flow.requests import BadRequest, DecisionParser, DecisionRequest, Instance
 
 _REQUIRED = ("user_id", "campaign_id", "context")
-_INPUTS = tuple(Instance.__annotations__)
-_JSON = set(_INPUTS) - {"user_id", "campaign_id", "request_id", "timestamp"}
+INPUTS = tuple(Instance.__annotations__)
+_JSON = set(INPUTS) - {"user_id", "campaign_id", "request_id", "timestamp"}
 _DATATYPES = {str: "BYTES", bool: "BOOL", float: "FP64"}
-_OUTPUTS = {name: _DATATYPES[type_] for name, type_ in plain_types(V2Answer).items()}
+OUTPUTS = {name: _DATATYPES[type_] for name, type_ in plain_types(V2Answer).items()}
 
 
 def parse_request(request: InferRequest, parser: DecisionParser) -> list[DecisionRequest]:
@@ -26,8 +26,8 @@ def parse_request(request: InferRequest, parser: DecisionParser) -> list[Decisio
         BadRequest: It is none.
     """
     tensors = {tensor.name: _texts(tensor) for tensor in request.inputs}
-    if not set(_REQUIRED) <= set(tensors) <= set(_INPUTS):
-        optional = ", ".join(name for name in _INPUTS if name not in _REQUIRED)
+    if not set(_REQUIRED) <= set(tensors) <= set(INPUTS):
+        optional = ", ".join(name for name in INPUTS if name not in _REQUIRED)
         raise BadRequest(f"inputs must be {', '.join(_REQUIRED)} and may be {optional}, got {', '.join(tensors)}")
     if len({len(texts) for texts in tensors.values()}) > 1:
         lengths = ", ".join(f"{name} {len(texts)}" for name, texts in tensors.items())
@@ -41,7 +41,7 @@ def parse_request(request: InferRequest, parser: DecisionParser) -> list[Decisio
 def build_response(request: InferRequest, model: str, predictions: Sequence[dict[str, Any]]) -> InferResponse:
     """The answer to a v2 request."""
     outputs = []
-    for name, datatype in _OUTPUTS.items():
+    for name, datatype in OUTPUTS.items():
         values = [prediction[name] for prediction in predictions]
         unknown = math.nan if datatype == "FP64" else ""  # a tensor has no null
         values = [unknown if value is None else value for value in values]

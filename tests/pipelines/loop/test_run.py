@@ -94,10 +94,8 @@ def test_no_process_is_left(finished: Path) -> None:
     assert left == []
 
 
-def test_the_page_on_serving_by_hand_is_true(finished: Path, tmp_path: Path) -> None:
-    """Runs every command of docs/serving-by-hand.md against `mtorl serve` of the finished run."""
-    page = (ROOT / "docs" / "serving-by-hand.md").read_text()
-    commands = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+def test_the_pages_on_asking_for_decisions_are_true(finished: Path, tmp_path: Path) -> None:
+    """Runs every command of docs/serving-by-hand.md and docs/api.md against `mtorl serve` of the finished run."""
     serve = subprocess.Popen(
         [sys.executable, "-m", "cli.main", "serve", "--run", str(finished), "--port", "0"],
         stdout=subprocess.PIPE,
@@ -107,22 +105,26 @@ def test_the_page_on_serving_by_hand_is_true(finished: Path, tmp_path: Path) -> 
         assert serve.stdout is not None
         said = [serve.stdout.readline() for _ in range(3)]
         assert said[1].startswith("router ") and said[2].startswith("ready"), said
-        script = "\nprintf '\\n--\\n'\n".join(commands)
-        answers = subprocess.run(
-            ["bash", "-euc", script],
-            cwd=tmp_path,
-            env={**os.environ, "ROUTER": said[1].split()[1]},
-            capture_output=True,
-            text=True,
-        )
-        assert answers.returncode == 0, answers.stderr
-        first, second, outcome, mistake = answers.stdout.split("\n--\n")
+        router = said[1].split()[1]
+        first, second, outcome, mistake = _answers(ROOT / "docs" / "serving-by-hand.md", router, tmp_path)
         decision = json.loads(first)["predictions"][0]
         assert decision["fallback_reason"] is None and decision["request_id"] == "by-hand-1"
         tensors = {tensor["name"]: tensor["data"][0] for tensor in json.loads(second)["outputs"]}
         assert tensors["arm"] == decision["arm"] and tensors["fallback_reason"] == ""
         assert json.loads(outcome) == {"accepted": 2, "duplicate": 0, "dangling": 0}
         assert mistake.strip() == '{"error":"instances[0].context: missing device, placement"} 400'
+        columns, outcome = _answers(ROOT / "docs" / "api.md", router, tmp_path)
+        assert columns.strip() == "hour device placement"
+        assert json.loads(outcome) == {"accepted": 1, "duplicate": 0, "dangling": 0}
     finally:
         serve.terminate()
         assert serve.wait() == 0
+
+
+def _answers(page: Path, router: str, folder: Path) -> list[str]:
+    """What the commands of a page print, one after the other."""
+    script = "\nprintf '\\n--\\n'\n".join(re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL))
+    environment = {**os.environ, "ROUTER": router}
+    ended = subprocess.run(["bash", "-euc", script], cwd=folder, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.split("\n--\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import shutil
 import signal
@@ -19,83 +18,11 @@ import pytest
 from mtorl.experiment.assignment import draw
 from serving.decision_log import Spool
 from serving.ledger import SqliteLedger
-from serving.local.ports import free_ports
 from tests.repository import ROOT
-from tests.serving.router_fixtures import (
-    SPEC,
-    FakeArm,
-    instance,
-    write_settings,
-)
+from tests.serving.router_fixtures import instance, write_settings
+from tests.serving.router_process import Process
 
 pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
-
-
-class Process:
-    """`python -m serving.router` with a real Feast repository and arms that live in a thread of the test."""
-
-    def __init__(self, folder: Path, ready: bool = True) -> None:
-        self.folder = folder
-        self.ready = ready
-        self.arm = FakeArm()
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        self.config = write_settings(folder, self._in_thread(self.arm.start()), {}, port=free_ports(1)[0])
-
-    def _in_thread(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
-
-    def __enter__(self) -> Process:
-        command = [sys.executable, "-m", "serving.router", "--run-config", str(self.folder / "router.yaml")]
-        with (self.folder / "router.log").open("wb") as log:
-            self.router = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
-        assert self.router.stdout is not None
-        self.url = self.said("router listens http://127.0.0.1:")
-        if self.ready:
-            self.said("router ready http://127.0.0.1:")
-        return self
-
-    def said(self, start: str) -> str:
-        """The last word of the next line that the router writes."""
-        assert self.router.stdout is not None
-        line = self.router.stdout.readline()
-        assert line.startswith(start), (self.folder / "router.log").read_text()
-        return line.split()[-1]
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.router.kill()
-        self.router.communicate()
-        self._in_thread(self.arm.stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-
-    def let_arms_answer(self) -> None:
-        self._loop.call_soon_threadsafe(self.arm.release.set)
-
-    def predict(self, *instances: dict[str, Any]) -> list[dict[str, Any]]:
-        response = httpx.post(f"{self.url}/v1/models/ads:predict", json={"instances": instances}, timeout=120)
-        assert response.status_code == 200, response.text
-        predictions: list[dict[str, Any]] = response.json()["predictions"]
-        return predictions
-
-
-@pytest.fixture(scope="module")
-def feast_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import pandas as pd
-
-    from features.offline.store import create, materialize
-
-    folder = tmp_path_factory.mktemp("feast")
-    row = {"user_id": "u1", "campaign_id": "c", "cost": 0.03, "conversion": 0, "revenue": 0.0, "propensity": 0.5}
-    row |= {"device": "tv", "slot": "top", "age": "30-39"}
-    start = pd.Timestamp("2026-01-01", tz="UTC")
-    rows = [
-        {**row, "timestamp": start + pd.Timedelta(hours=i), "channel": channel, "click": i % 2, "hour": float(i)}
-        for i, channel in enumerate(("search", "video"))
-    ]
-    pd.DataFrame(rows)[list(SPEC.log_columns)].to_parquet(folder / "log.parquet")
-    create(folder / "features", SPEC, folder / "log.parquet")
-    materialize(folder / "features", SPEC)
-    return folder / "features"
 
 
 @pytest.mark.integration

@@ -115,7 +115,7 @@ def test_a_broken_binary_request_is_a_4xx(ask: Any) -> None:
 def test_a_callers_mistake_leaves_no_traceback_in_the_log(ask: Any, caplog: pytest.LogCaptureFixture) -> None:
     headers = {"content-type": "application/octet-stream", "inference-header-content-length": "x"}
     assert ask("/v2/models/ads/infer", None, content=b"{}", headers=headers).status_code == 400
-    assert ask("/v2/models/ads/infer", {"inputs": [{"name": "user_id"}]}).status_code == 422
+    assert ask("/v2/models/ads/infer", {"inputs": [{"name": "user_id"}]}).status_code == 400
     assert ask("/v1/models/ads:explain", {"instances": [instance()]}).status_code == 501
     assert ask("/v1/models/absent:predict", {"instances": [instance()]}).status_code == 404
     assert not [record for record in caplog.records if record.exc_info]

@@ -1,0 +1,215 @@
+"""What the router answers, and the tensors of protocol v2: the types from which `openapi.py` is written.
+
+What a v1 request holds: `serving/router/flow/requests.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
+
+from mtorl.log.records import V1Answer
+from serving.router.http.v2 import INPUTS, OUTPUTS
+
+_EXACT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+Count = Annotated[int, Field(ge=0)]
+
+
+@with_config(_EXACT)
+class Error(TypedDict):
+    """Why there is no answer."""
+
+    error: str
+    """A sentence for people: what is wrong, where, and what was expected there."""
+
+
+@with_config(_EXACT)
+class ModelIdentity(TypedDict):
+    """The model that decided, as far as it says who it is."""
+
+    name: str | None
+    version: str | None
+    digest: str | None
+
+
+@with_config(_EXACT)
+class Prediction(V1Answer):
+    """A decision."""
+
+    model: ModelIdentity | None
+    """null: no model decided, or it did not say."""
+
+
+@with_config(_EXACT)
+class DecisionAnswer(TypedDict):
+    """Decisions, in the order of the instances."""
+
+    predictions: list[Prediction]
+
+
+@with_config(_EXACT)
+class OutcomeCounts(TypedDict):
+    """What became of a report; all of it is on disk."""
+
+    accepted: Count
+    """Outcomes that count."""
+    duplicate: Count
+    """Outcomes that had been reported before, by their `event_id`; they count once."""
+    dangling: Count
+    """Outcomes whose decision is not known here. They are logged as well."""
+
+
+class InputTensor(TypedDict):
+    """One field of every instance."""
+
+    name: Annotated[Literal[INPUTS], Field(description="A field of `Instance`.")]  # type: ignore[valid-type]
+    datatype: Literal["BYTES"]
+    shape: Annotated[list[Count], Field(min_length=1, max_length=2, description="[n] or [n, 1].")]
+    data: Annotated[
+        list[str],
+        Field(min_length=1, description="n texts. Those of what is not a text (`context`, for instance) are JSON."),
+    ]
+
+
+class InferBody(TypedDict):
+    """A request for decisions, protocol v2."""
+
+    id: NotRequired[Annotated[str | None, Field(description="Of the request; the answer repeats it.")]]
+    inputs: Annotated[
+        list[InputTensor],
+        Field(
+            min_length=3,
+            max_length=len(INPUTS),
+            description="Of one length: `user_id`, `campaign_id`, `context`, and what else an instance has.",
+        ),
+    ]
+
+
+@with_config(_EXACT)
+class OutputTensor(TypedDict):
+    """One field of every decision."""
+
+    name: Annotated[Literal[tuple(OUTPUTS)], Field(description="A field of `Prediction`.")]  # type: ignore[valid-type]
+    shape: list[Count]
+    datatype: Literal["BYTES", "BOOL", "FP64"]
+    parameters: None
+    data: Annotated[
+        list[str | bool | float | None], Field(description="What is not known is an empty text, or null as a number.")
+    ]
+
+
+@with_config(_EXACT)
+class InferAnswer(TypedDict):
+    """Decisions, protocol v2."""
+
+    model_name: str
+    model_version: None
+    id: str
+    parameters: None
+    outputs: list[OutputTensor]
+
+
+@with_config(_EXACT)
+class DrillInForce(TypedDict):
+    """A fault that is injected now."""
+
+    stage: str
+    fault: str
+    seconds: float
+    share: float
+    for_seconds: float
+    seconds_left: float
+
+
+@with_config(_EXACT)
+class DrillsInForce(TypedDict):
+    """The faults that are injected now."""
+
+    drills: list[DrillInForce]
+
+
+@with_config(_EXACT)
+class Live(TypedDict):
+    """Whether the event loop turns."""
+
+    seconds_since_housekeeping: float
+
+
+@with_config(_EXACT)
+class Ready(TypedDict):
+    """Whether requests may come."""
+
+    ready: bool
+    waiting_for: NotRequired[str]
+    """Why no decisions can be made yet."""
+    draining: NotRequired[bool]
+    """The router is about to end."""
+    parts: NotRequired[dict[str, str]]
+    """Part -> "ok", or what is wrong with it. Decisions are made all the same, with the default action if need be."""
+
+
+@with_config(_EXACT)
+class Startup(TypedDict):
+    """Whether decisions can be made."""
+
+    started: bool
+    waiting_for: str | None
+
+
+@with_config(_EXACT)
+class Alive(TypedDict):
+    """KServe's answer at the root."""
+
+    status: Literal["alive"]
+
+
+@with_config(_EXACT)
+class ServerLive(TypedDict):
+    """KServe's answer while the server answers."""
+
+    live: bool
+
+
+@with_config(_EXACT)
+class ServerReady(TypedDict):
+    """KServe's answer once decisions can be made."""
+
+    ready: bool
+
+
+@with_config(_EXACT)
+class ServerMetadata(TypedDict):
+    """The server, protocol v2."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+@with_config(_EXACT)
+class Models(TypedDict):
+    """The one model."""
+
+    models: list[str]
+
+
+@with_config(_EXACT)
+class ModelReady(TypedDict):
+    """Whether decisions can be made."""
+
+    name: str
+    ready: bool
+
+
+@with_config(_EXACT)
+class ModelMetadata(TypedDict):
+    """The model, protocol v2."""
+
+    name: str
+    versions: list[str] | None
+    platform: str
+    inputs: list[dict[str, Any]]
+    outputs: list[dict[str, Any]]
