@@ -3,7 +3,9 @@
     curl -s -H "Authorization: Bearer $TOKEN" localhost:8080/openapi.json      # with the names of the router's data set
     docs/schemas/openapi.json                                                  # for any data set
 
-It is made of the types that requests are checked with. For people: docs/api.md.
+It is made of the types that requests are checked with. A test asks a running router whatever the document allows, and
+much that it does not, and compares the answers with it (`tests/serving/router/test_api.py`). For people:
+docs/api.md.
 """
 
 from __future__ import annotations

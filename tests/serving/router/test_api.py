@@ -1,4 +1,4 @@
-"""The router does what its OpenAPI document says: each status that it promises is real."""
+"""The router does what its OpenAPI document says: asked by schemathesis, and each status that it promises is real."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import http.client
 import shutil
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +53,25 @@ def test_the_document_is_that_of_the_routers_data_set(tmp_path: Path) -> None:
         assert "401" not in document["paths"]["/v1/outcomes"]["post"]["responses"]  # `auth: {kind: none}`
 
     run(scenario, tmp_path)
+
+
+@pytest.mark.integration
+def test_no_request_of_the_document_is_answered_otherwise(feast_repo: Path, tmp_path: Path) -> None:
+    # A short deadline: schemathesis injects faults, too. Whatever they do to a decision, its answer is in the document.
+    with router(feast_repo, tmp_path / "router", drills=True, deadline_ms=100) as process:
+        command = [sys.executable, "-m", "schemathesis.cli", "run", f"{process.url}/openapi.json"]
+        command += ["--header", f"Authorization: Bearer {TOKEN}", "--max-examples", "150", "--no-color"]
+        command += ["--seed", "1", "--generation-deterministic"]
+        command += ["--phases", "examples,coverage,fuzzing", "--continue-on-failure"]
+        # What the document can't say is refused as well: a time in the future, a baseline that is not on offer.
+        command += ["--exclude-checks", "positive_data_acceptance"]
+        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        httpx.delete(f"{process.url}/v1/drills", headers=HEADERS)
+        answer = httpx.post(f"{process.url}/v1/models/ads:predict", json={"instances": [instance()]}, headers=HEADERS)
+        assert answer.status_code == 200
+    log = (tmp_path / "router" / "router.log").read_text()
+    assert "Traceback" not in log, log
 
 
 @pytest.mark.integration
