@@ -106,6 +106,7 @@ def request(run: Path) -> dict[str, list[str]]:
     import yaml
 
     from serving.handlers.policy_handler import PolicyHandler
+    from serving.logs import messages
 
     with tempfile.TemporaryDirectory() as scratch_name:
         scratch = Path(scratch_name)
@@ -133,11 +134,11 @@ def request(run: Path) -> dict[str, list[str]]:
         }
         (scratch / "router.yaml").write_text(yaml.safe_dump(settings))
         program = [sys.executable, __file__, "router", str(scratch)]
-        router = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
+        router = subprocess.Popen(program, stderr=subprocess.PIPE, text=True)
         try:
-            assert router.stdout is not None
-            lines = iter(router.stdout.readline, "")
-            url = next(line for line in lines if line.startswith("router ready")).split()[-1]
+            assert router.stderr is not None
+            said = messages(iter(router.stderr.readline, ""))
+            url = next(message for message in said if message.startswith("router ready")).split()[-1]
             spec = yaml.safe_load((run / "artifacts" / "challenger" / "dataset.yaml").read_text())
             context = {c["name"]: 1.0 if c["kind"] == "numeric" else "x" for c in spec["context"]}
             _decide(url, context)

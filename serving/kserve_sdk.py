@@ -6,7 +6,6 @@ kserve parses the command line of the process that imports it, abbreviations inc
 
 from __future__ import annotations
 
-import copy
 import logging
 import struct
 import sys
@@ -16,14 +15,13 @@ from collections.abc import Callable
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
+from serving import logs
 from serving.connection_limits import NO_SHEDDING, Limits, Shedding, limited
-from serving.throttle import OncePerSecond
 
 _argv, sys.argv = sys.argv, sys.argv[:1]
 try:
     from kserve import InferInput, InferOutput, InferRequest, InferResponse, Model, ModelServer
     from kserve.errors import InferenceError, InvalidInput, ModelNotFound
-    from kserve.logging import KSERVE_LOG_CONFIG, configure_logging
     from kserve.model_server import app
     from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import (
         add_GRPCInferenceServiceServicer_to_server as add_inference_service,
@@ -51,7 +49,6 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-log.addFilter(OncePerSecond())
 
 # KServe raises these while it decodes a malformed request. No fault of the router leaves it as one of them.
 DECODING = (KeyError, TypeError, ValueError, AttributeError, IndexError, struct.error)
@@ -104,7 +101,7 @@ async def _no_repository() -> JSONResponse:
 
 async def _not_decoded(_: Request, error: Exception) -> JSONResponse:
     text = f"the request can't be decoded: {type(error).__name__}: {error}"
-    log.warning("400, %s", text)
+    log.warning("400, %s", text, extra={"cause": type(error).__name__})
     return JSONResponse({"error": text}, 400)
 
 
@@ -113,13 +110,14 @@ def _is_callers_mistake(record: logging.LogRecord) -> bool:
 
 
 def quiet() -> None:
-    """Log warnings and errors only; by default KServe and uvicorn write five lines a request."""
-    config = copy.deepcopy(KSERVE_LOG_CONFIG)
-    for logger in config["loggers"].values():
-        logger["level"] = "WARNING"
-    configure_logging(config)
+    """Log as `logs.py` does, of KServe and uvicorn faults only: by default they write five lines a request."""
+    logs.set_up()
+    for name in ("kserve", "kserve.trace", "uvicorn", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.WARNING)
     # KServe also logs a caller's mistake as an error, with a traceback.
     logging.getLogger("kserve").addFilter(lambda record: not _is_callers_mistake(record))
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are callers' mistakes as well
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     warnings.filterwarnings("ignore", message=".*ORJSONResponse is deprecated.*")

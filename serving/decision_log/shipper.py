@@ -172,7 +172,8 @@ class Shipper:
                 pause = self._pace.pause(failures, fault.retry_after)
                 failures += 1
                 trace = error if fault.reason == "internal" else None
-                log.warning("shipping failed, again in %.1f s: %s", pause, fault, exc_info=trace)
+                cause = {"cause": fault.reason}
+                log.warning("shipping failed, again in %.1f s: %s", pause, fault, exc_info=trace, extra=cause)
             await asyncio.sleep(pause)
 
     async def _note(self) -> None:

@@ -25,13 +25,14 @@ import yaml
 from mtorl.runtime.files import replacing
 from serving.local.child_process import ChildProcess
 from serving.local.torchserve import TorchServe
+from serving.logs import messages
 
 _ROUTER_SECONDS = 120.0
 _DRAIN_SECONDS = 15.0
 # -P: the folder of a run has a features/ and a serving/ of its own, which must not come before the packages.
 ROUTER = ("-P", "-m", "serving.router")
 _READY = re.compile(r"^router ready (http://\S+)", re.MULTILINE)
-_WAITS = re.compile(r"the router waits: (.+)")
+_WAITS = re.compile(r"^the router waits: (.+)", re.MULTILINE)
 
 
 class StackError(RuntimeError):
@@ -160,8 +161,8 @@ class LocalStack:
         )
         self._running.callback(router.stop)
         deadline = time.monotonic() + _ROUTER_SECONDS
-        while not (ready := _READY.search(router.output())):
-            if waits := _WAITS.search(router.output()):  # on a laptop nobody else brings what is missing
+        while not (ready := _READY.search(said := "\n".join(messages(router.output().splitlines())))):
+            if waits := _WAITS.search(said):  # on a laptop nobody else brings what is missing
                 raise StackError(f"the router can't start: {waits[1]}")
             if not router.alive():
                 raise StackError(f"the router did not start; {router.tail()}")

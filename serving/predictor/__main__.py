@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def main() -> int:
     try:
         model.load()
     except ArtifactError as error:
-        print(f"predictor: {error}", file=sys.stderr)
+        logging.getLogger("serving.predictor").critical("predictor: %s", error)
         return 2
     correct(app)
     Server(arguments.host, arguments.port, grace_seconds=10).start([model])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 
 
 def main() -> int:
-    """Start the router; returns the exit code, 2 if its settings or files are wrong."""
+    """Start the router; returns the exit code: 2 if its settings or files are wrong, 1 after a fault of its own."""
     parser = argparse.ArgumentParser(prog="python -m serving.router", description="The A/B router.")
     parser.add_argument(
         "--run-config", required=True, metavar="FILE", help="settings, see serving/router/ops/settings.py"
@@ -16,15 +17,21 @@ def main() -> int:
 
     from mtorl.log.dataset import SpecError
     from serving.decision_log import SpoolError
+    from serving.kserve_sdk import quiet
     from serving.ledger import LedgerInUse
     from serving.router.http.server import serve
     from serving.router.ops.settings import RouterSettings, SettingsError
 
+    quiet()
+    log = logging.getLogger("serving.router")
     try:
         serve(RouterSettings.load(arguments.run_config))
     except (SettingsError, SpecError, SpoolError, LedgerInUse) as error:
-        print(f"router: {error}", file=sys.stderr)
+        log.critical("router: %s", error)
         return 2
+    except Exception:
+        log.critical("the router ended", exc_info=True)
+        return 1
     return 0
 
 

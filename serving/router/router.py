@@ -220,8 +220,8 @@ class Router:
         except LedgerUnavailable as error:
             self.health.report("ledger", error)
             log.error("%s", error)
-        except Exception:
-            log.exception("housekeeping failed")
+        except Exception as error:
+            log.exception("housekeeping failed", extra={"cause": type(error).__name__})
         return False
 
     async def _follow_experiment(self) -> None:

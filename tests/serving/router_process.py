@@ -6,12 +6,15 @@ import asyncio
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from serving.local.ports import free_ports
+from serving.logs import messages
 from tests.repository import ROOT
 from tests.serving.router_fixtures import FakeArm, write_settings
 
@@ -32,24 +35,24 @@ class Process:
 
     def __enter__(self) -> Process:
         command = [sys.executable, "-m", "serving.router", "--run-config", str(self.folder / "router.yaml")]
-        with (self.folder / "router.log").open("wb") as log:
-            self.router = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
-        assert self.router.stdout is not None
+        self._log = self.folder / "router.log"
+        with self._log.open("wb") as log:
+            self.router = subprocess.Popen(command, cwd=ROOT, stderr=log)
+        self._messages = messages(follow(self._log, lambda: self.router.poll() is not None))
         self.url = self.said("router listens http://127.0.0.1:")
         if self.ready:
             self.said("router ready http://127.0.0.1:")
         return self
 
     def said(self, start: str) -> str:
-        """The last word of the next line that the router writes."""
-        assert self.router.stdout is not None
-        line = self.router.stdout.readline()
-        assert line.startswith(start), (self.folder / "router.log").read_text()
-        return line.split()[-1]
+        """Wait for a message of the router's log; its last word."""
+        message = next((one for one in self._messages if one.startswith(start)), None)
+        assert message is not None, self._log.read_text()
+        return message.split()[-1]
 
     def __exit__(self, *exc_info: object) -> None:
         self.router.kill()
-        self.router.communicate()
+        self.router.wait()
         self._in_thread(self.arm.stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
 
@@ -63,3 +66,19 @@ class Process:
         assert response.status_code == 200, response.text
         predictions: list[dict[str, Any]] = response.json()["predictions"]
         return predictions
+
+
+def follow(path: Path, ended: Callable[[], bool]) -> Iterator[str]:
+    """The lines of a file that grows, until whoever writes it has ended."""
+    with path.open() as file:
+        line = ""
+        while True:
+            last = ended()
+            line += file.readline()
+            if line.endswith("\n"):
+                yield line
+                line = ""
+            elif last:
+                return
+            else:
+                time.sleep(0.02)

@@ -17,10 +17,8 @@ from mtorl.experiment.experiment import Arm, Experiment
 from serving.router.flow.arm_answers import ArmError
 from serving.router.ops import metrics
 from serving.router.ops.health import Health
-from serving.throttle import OncePerSecond
 
 log = logging.getLogger(__name__)
-log.addFilter(OncePerSecond())
 
 
 class WrongModel(ArmError):
@@ -66,7 +64,8 @@ class ArmModels:
                 text = f"model {_short(model)} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S}, {_short(before)} before"
                 metrics.ARM_MODEL_CHANGES.labels(arm.name).inc()
                 self._health.note(arm.name, f"{text}: the verdict judges what the newest models decided")
-                log.warning("%s: %s; a new model is a new experiment: give it a new salt", arm.name, text)
+                about = {"experiment": experiment.name, "arm": arm.name, "cause": model}
+                log.warning("%s: %s; a new model is a new experiment: give it a new salt", arm.name, text, extra=about)
 
     def _start_over(self, experiment: Experiment) -> None:
         """Of another experiment, whatever its arms answer first is theirs."""

@@ -68,7 +68,8 @@ class ArmWatch:
             metrics.ARM_SILENT.labels(name).set(fault.seconds if fault else 0.0)
             if fault and name in due:
                 why = f"{type(fault.error).__name__}: {fault.error}"
-                log.warning("%s (%s) has not answered for %.0f s: %s", name, url, fault.seconds, why)
+                about = {"experiment": experiment.name, "arm": name, "cause": type(fault.error).__name__}
+                log.warning("%s (%s) has not answered for %.0f s: %s", name, url, fault.seconds, why, extra=about)
 
     async def _ask(self, experiment: Experiment, arm: Arm) -> None:
         try:

@@ -24,7 +24,6 @@ from serving.router.flow.ledger_of_log import check_ledger, remember_ledger
 from serving.router.flow.micro_batcher import MicroBatcher, in_threads
 from serving.router.flow.pacer import Pacer
 from serving.router.flow.pending_decision import PendingDecision
-from serving.throttle import OncePerSecond
 
 RETRY_SECONDS = 1.0
 _CLOCKS_DIFFER = 60.0  # seconds; this clock and that of a shared ledger
@@ -39,7 +38,6 @@ Costs = Mapping[str, float]
 """Event -> cost, currency units; empty: the ad was not shown."""
 
 log = logging.getLogger(__name__)
-log.addFilter(OncePerSecond())
 
 
 class BudgetsClosed(RuntimeError):
@@ -248,7 +246,8 @@ class Settler:
             async with asyncio.timeout(seconds):
                 await self._apply(reservation_id, costs)
         except Exception as error:  # TimeoutError too
-            log.warning("to be finished later, %s: %s", type(error).__name__, error)
+            about = {"cause": type(error).__name__, "decision_id": reservation_id}
+            log.warning("to be finished later, %s: %s", about["cause"], error, extra=about)
             self.finish_later(reservation_id, costs)
 
     def finish_later(self, reservation_id: str, costs: Costs) -> None:
@@ -277,7 +276,8 @@ class Settler:
             try:
                 await self._apply(reservation_id, costs)
             except Exception as error:
-                log.warning("not finished yet, %s: %s", type(error).__name__, error)
+                about = {"cause": type(error).__name__, "decision_id": reservation_id}
+                log.warning("not finished yet, %s: %s", about["cause"], error, extra=about)
                 if reservation_id in self._pending:  # moved to the end: it must not stand in the way of the others
                     self._pending[reservation_id] = self._pending.pop(reservation_id)
                 faults += 1

@@ -25,7 +25,6 @@ from serving.router.flow.stages import Deadline, NoTimeLeft, Stages
 from serving.router.ops import metrics
 from serving.router.ops.found_features import FoundFeatures
 from serving.router.ops.live_experiment import LiveExperiment
-from serving.throttle import OncePerSecond
 
 _NOT_BROKEN = ("no_account", "no_baseline")  # faults of files or requests
 WITHDRAWAL_SECONDS = 1.0  # for which a log that hangs holds the money of a decision that was withdrawn
@@ -33,7 +32,6 @@ WITHDRAWAL_SECONDS = 1.0  # for which a log that hangs holds the money of a deci
 _T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
-log.addFilter(OncePerSecond())
 
 Decisions = Sequence[PendingDecision]
 
@@ -135,7 +133,8 @@ class Decider:
             async with self._stages.run("ledger", deadline, (decision.before.answer["arm"],)):
                 paid = await self._budgets.still_pay(decision)
         except Exception as error:  # NoTimeLeft and TimeoutError, too
-            log.warning("an exposure is repeated without the ledger, %s: %s", type(error).__name__, error)
+            about = decision.ids(type(error).__name__)
+            log.warning("an exposure is repeated without the ledger, %s: %s", about["cause"], error, extra=about)
             paid = True
         if paid:
             metrics.REPEATED.inc()
@@ -149,7 +148,7 @@ class Decider:
         try:
             await self._run_stages(decisions, deadline)
         except Exception as error:  # a bug of ours; the caller, and whoever waits for this answer, get the default
-            log.exception("a decision failed")
+            log.exception("a decision failed", extra=decisions[0].ids(type(error).__name__))
             for decision in decisions:
                 with contextlib.suppress(Exception):  # if not even a record can be made
                     self._withdraw(decision, "internal", error, deadline)
@@ -294,4 +293,5 @@ def _fail_without_features(decisions: Decisions, why: Exception) -> None:
 def _fail(decisions: Decisions, reason: FallbackReason, why: object) -> None:
     for decision in decisions:
         decision.fall_back(reason)
-    log.warning("default action, %s: %s", reason, f"{type(why).__name__}: {why}" if isinstance(why, Exception) else why)
+    words = f"{type(why).__name__}: {why}" if isinstance(why, Exception) else why
+    log.warning("default action, %s: %s", reason, words, extra=decisions[0].ids(reason))

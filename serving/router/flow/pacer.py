@@ -35,10 +35,8 @@ from mtorl.policy.pacing import MAX_MULTIPLIER, STOP_MULTIPLIER, Plan, Schedule,
 from mtorl.policy.schedule import Pacing
 from serving.ledger import Balance, Ledger
 from serving.router.flow.paced_state import COUNTED, Kept, PacedState
-from serving.throttle import OncePerSecond
 
 log = logging.getLogger(__name__)
-log.addFilter(OncePerSecond())
 
 _UPDATE_SECONDS = 5.0  # between updates, at most
 _UPDATE_SHARE = 0.005  # of a plan's clock: likewise
@@ -174,7 +172,7 @@ class Pacer:
             except (ValueError, OverflowError) as error:
                 scope = limit.arm, limit.campaign, limit.channel
                 faults[scope] = str(error)
-                log.warning("not paced: %s: %s", scope, error)
+                log.warning("not paced: %s: %s", scope, error, extra={"arm": limit.arm})
                 continue
             accounts.append(account)
         return accounts, faults

@@ -119,6 +119,16 @@ class PendingDecision:
         """Whether to show the ad: only with money set aside."""
         return self.reserved is not None
 
+    def ids(self, cause: str) -> dict[str, Any]:
+        """What a line of the log says of this decision, beside its message."""
+        return {
+            "cause": cause,
+            "experiment": self.experiment.name,
+            "arm": self.arm,
+            "decision_id": self.decision_id,
+            "request_id": self.request.request_id,
+        }
+
     def item(self) -> dict[str, Any]:
         """What the arm is asked. The draw u follows from the decision's record: it can be reproduced."""
         asked = self.request

@@ -22,14 +22,12 @@ from serving.router.flow.arms import Arms
 from serving.router.flow.pending_decision import PendingDecision
 from serving.router.ops import metrics
 from serving.router.ops.health import Health
-from serving.throttle import OncePerSecond
 
 MOST_WAITING = 256  # decisions; beyond that they have no shadow
 _LARGEST = 32  # asked at a time, which takes the event loop about a millisecond
 _SECONDS = 1.0  # for an arm, and for the log
 
 log = logging.getLogger(__name__)
-log.addFilter(OncePerSecond())
 
 
 class Shadow:
@@ -80,7 +78,8 @@ class Shadow:
             async with asyncio.timeout(_SECONDS):
                 await self._spool.append_all("shadow", records)
         except Exception as error:
-            log.warning("%d decisions have no shadow, %s: %s", len(shadows), type(error).__name__, error)
+            about = shadows[0].ids(type(error).__name__)
+            log.warning("%d decisions have no shadow, %s: %s", len(shadows), about["cause"], error, extra=about)
             metrics.SHADOW.labels(arm.name, "dropped").inc(len(shadows))
             return
         for record in records:
@@ -100,7 +99,8 @@ class Shadow:
         except Exception as error:
             fault = "model_timeout" if isinstance(error, TimeoutError) else "model_error"
             self._health.report(arm.name, error)
-            log.warning("arm %s in the shadow, %s: %s", arm.name, type(error).__name__, error)
+            about = shadows[0].ids(type(error).__name__)
+            log.warning("arm %s in the shadow, %s: %s", arm.name, about["cause"], error, extra=about)
         records = []
         for i, shadow in enumerate(shadows):
             answer = answers.get(i)

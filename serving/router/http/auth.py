@@ -19,10 +19,8 @@ from pathlib import Path
 from typing import Protocol
 
 from serving.router.ops.settings import HeaderAuth, NoAuth, SettingsError, TokenAuth
-from serving.throttle import OncePerSecond
 
 log = logging.getLogger(__name__)
-log.addFilter(OncePerSecond())
 
 Headers = Iterable[tuple[bytes, bytes]]
 Scheme = Mapping[str, str] | None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -17,7 +18,7 @@ from types import FrameType
 import uvloop
 
 from serving.connection_limits import Shedding
-from serving.kserve_sdk import Server, app, quiet
+from serving.kserve_sdk import Server, app
 from serving.router.flow.features import FeatureSource
 from serving.router.http.app import RouterModel, install
 from serving.router.http.auth import authentication
@@ -26,6 +27,8 @@ from serving.router.http.grpc_server import GrpcServer
 from serving.router.ops import metrics
 from serving.router.ops.settings import RouterSettings
 from serving.router.router import Router
+
+log = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 10
 
@@ -37,7 +40,6 @@ def serve(settings: RouterSettings, features: FeatureSource | None = None) -> No
         settings: Settings.
         features: In place of the Feast repository of the settings.
     """
-    quiet()
     allowed = authentication(settings.auth)
     router = Router(settings, features)
     admissions = router.decision_admission, router.outcome_admission
@@ -96,7 +98,7 @@ class _Server(Server):
         gc.collect()
         gc.freeze()
         self._model.ready = True
-        print(f"router ready {url}", flush=True)
+        log.info("router ready %s", url)
 
     @contextlib.asynccontextmanager
     async def _grpc(self) -> AsyncIterator[None]:
@@ -104,7 +106,7 @@ class _Server(Server):
             yield
             return
         async with GrpcServer(self, self._gateway, self._host, self._grpc_port) as grpc:
-            print(f"router speaks gRPC on port {grpc.port}", flush=True)
+            log.info("router speaks gRPC on port %d", grpc.port)
             yield
 
     def _stop(self, _: int, __: FrameType | None) -> None:
@@ -118,5 +120,5 @@ class _Server(Server):
             await asyncio.sleep(0.01)
         port = http.servers[0].sockets[0].getsockname()[1]
         host = "127.0.0.1" if self._host == "0.0.0.0" else self._host
-        print(f"router listens http://{host}:{port}", flush=True)
+        log.info("router listens http://%s:%d", host, port)
         return f"http://{host}:{port}"

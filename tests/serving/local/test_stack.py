@@ -20,14 +20,16 @@ pytestmark = pytest.mark.integration
 
 # Behaves as the real router does: it alone may write to the spool, and on SIGTERM it drains, and only then ends.
 ROUTER = """
-import fcntl, http.server, signal, sys, threading, time, yaml
+import fcntl, http.server, json, signal, sys, threading, time, yaml
+def log(message):
+    print(json.dumps({"message": message}), flush=True)
 spool = open("spool.lock", "w")
 fcntl.flock(spool, fcntl.LOCK_EX | fcntl.LOCK_NB)
 config = yaml.safe_load(open(sys.argv[2]))
 if config["cost_cap"] == {"fail": 1}:
     sys.exit("no such feature repository")
 if config["cost_cap"] == {"wait": 1}:
-    print("the router waits: no feature registry yet at features/registry.db", flush=True)
+    log("the router waits: no feature registry yet at features/registry.db")
     time.sleep(3600)
 class Alive(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -38,7 +40,7 @@ def drain(*_):
     open("events", "a").write("router drained\\n")
     threading.Thread(target=server.shutdown).start()
 signal.signal(signal.SIGTERM, drain)
-print(f"router ready http://127.0.0.1:{server.server_port}")
+log(f"router ready http://127.0.0.1:{server.server_port}")
 server.serve_forever()
 """
 

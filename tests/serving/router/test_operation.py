@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import threading
 from pathlib import Path
@@ -18,7 +17,6 @@ from mtorl.policy.periods import Period
 from serving.ledger import Balance
 from serving.router.flow.budgets import concerns
 from serving.router.ops import metrics
-from serving.throttle import OncePerSecond
 from tests.serving.ledgers import Place
 from tests.serving.router_fixtures import (
     SHORT_DEADLINE,
@@ -302,14 +300,6 @@ def test_the_router_starts_before_its_arms(tmp_path: Path) -> None:
 
     arms = [{"name": n, "weight": 0.5, "endpoint": "http://127.0.0.1:9"} for n in ("incumbent", "challenger")]
     run(scenario, tmp_path, changes={"arms": arms})
-
-
-def test_a_fault_that_strikes_every_request_is_logged_once_a_second(caplog: pytest.LogCaptureFixture) -> None:
-    logger = logging.getLogger("test.throttle")
-    logger.addFilter(OncePerSecond())
-    for i in range(50):
-        logger.warning("default action, %s: %s", "features" if i % 2 else "ledger", i)
-    assert [record.args for record in caplog.records] == [("ledger", 0), ("features", 1)]
 
 
 def test_the_probes_tell_the_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,120 @@
+"""How the servers log: an event a line, JSON unless a person looks on, and each cause once a minute.
+
+    {"time": "2026-11-27T20:00:39.185+00:00", "level": "warning",
+     "message": "default action, model_timeout: challenger did not answer in time", "cause": "model_timeout",
+     "experiment": "ads", "arm": "challenger", "decision_id": "16c7...", "request_id": "r-1", "left_out": 532,
+     "logger": "serving.router.flow.decider"}
+
+`left_out` says how many lines of the same cause were not written since the last one. While a store is away, every
+request has the same to say: the first one does at once, and then one a minute. Ids are those of the event that is
+written; a user's is none of them. Lines of KServe and uvicorn look alike, since all go through the handler that is made
+here. On a terminal the same is text.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import TextIO
+
+SECONDS = 60.0  # between two lines of one cause
+_MOST_CAUSES = 1000  # that are remembered
+_IDS = ("cause", "experiment", "arm", "decision_id", "request_id", "left_out")
+"""What a line has beside its message; the first five as `extra` of the call that logs."""
+
+
+class OncePerCause(logging.Filter):
+    """Lets the first line of a cause through at once, then one a period, with `left_out`.
+
+    A cause is the text before its arguments are put in, the arm, and `cause` or, without it, the first argument. What
+    is no warning passes.
+
+    Args:
+        seconds: The period.
+    """
+
+    def __init__(self, seconds: float = SECONDS) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._causes: dict[tuple[str, ...], tuple[float, int]] = {}  # when it was written, and left out since
+        self._lock = threading.Lock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to write the record."""
+        if record.levelno < logging.WARNING:
+            return True
+        about = vars(record)
+        first = record.args[0] if isinstance(record.args, tuple) and record.args else ""
+        key = (record.name, str(record.msg), str(about.get("cause", first)), str(about.get("arm", "")))
+        now = time.monotonic()
+        with self._lock:
+            written, left_out = self._causes.pop(key, (-self._seconds, 0))
+            writes = now - written >= self._seconds
+            self._causes[key] = (now, 0) if writes else (written, left_out + 1)
+            if len(self._causes) > _MOST_CAUSES:
+                del self._causes[next(iter(self._causes))]
+        if writes and left_out:
+            record.left_out = left_out
+        return writes
+
+
+class JsonLine(logging.Formatter):
+    """A record as one line of JSON, its traceback included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **_ids(record),
+            "logger": record.name,
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+class TextLine(logging.Formatter):
+    """A record for a person."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s%(ids)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, and the traceback below it."""
+        record.ids = "".join(f"  {name}={value}" for name, value in _ids(record).items())
+        return super().format(record)
+
+
+def set_up(stream: TextIO | None = None) -> None:
+    """Log what this process says; harmless where a handler is there already, as in a test.
+
+    Args:
+        stream: Where to; by default, standard error.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(TextLine() if handler.stream.isatty() else JsonLine())
+    handler.addFilter(OncePerCause())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("serving").setLevel(logging.INFO)
+    logging.captureWarnings(True)
+
+
+def messages(lines: Iterable[str]) -> Iterator[str]:
+    """The messages of a log of JSON lines; what is no such line is left out."""
+    for line in lines:
+        try:
+            yield json.loads(line)["message"]
+        except (ValueError, TypeError, KeyError):
+            continue
+
+
+def _ids(record: logging.LogRecord) -> dict[str, object]:
+    about = vars(record)
+    return {name: about[name] for name in _IDS if about.get(name) is not None}
