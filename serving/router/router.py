@@ -15,6 +15,7 @@ from serving.decision_log.shipper import Shipper
 from serving.ledger import EXPIRE_AT_ONCE, LedgerInUse, LedgerUnavailable, open_ledger
 from serving.router.flow import idempotency_cache
 from serving.router.flow.admission import Admission
+from serving.router.flow.arm_faults import ArmFaults
 from serving.router.flow.arm_models import ArmModels
 from serving.router.flow.arm_watch import ArmWatch
 from serving.router.flow.arms import Arms
@@ -87,8 +88,9 @@ class Router:
         self._settings = settings
         self._source = features
         self._seconds = seconds
-        self._arms = Arms(self.spec.channels, ArmModels(self.health), self.health)
-        self._arm_watch = ArmWatch(self.live, self._arms, self.spec, self.health)
+        faults = ArmFaults(self.health)
+        self._arms = Arms(self.spec.channels, ArmModels(self.health), faults)
+        self._arm_watch = ArmWatch(self.live, self._arms, self.spec, self.health, faults)
         self._reservation_ttl = settings.reservation_ttl_hours * 3600
         self._started = time.time()
         self._tasks: list[asyncio.Task[None]] = []

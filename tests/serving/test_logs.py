@@ -113,7 +113,7 @@ def test_a_default_action_is_logged_with_its_ids_and_no_user(tmp_path: Path, cap
         line = json.loads(JsonLine().format(record))
         for key in ("experiment", "arm", "decision_id", "request_id"):
             assert line[key] == answer[key]
-        assert line["cause"] == "model_error" and "HTTP 500" in line["message"]
+        assert line["cause"] == "status" and "HTTP 500" in line["message"]
         assert "somebody" not in json.dumps(line)
 
     run(scenario, tmp_path)

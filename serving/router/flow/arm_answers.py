@@ -32,9 +32,18 @@ _SUM_ROUNDING = 1e-3  # a model's probabilities may come from 32-bit floats
 
 
 class ArmError(RuntimeError):
-    """The arm did not answer, or not with a decision."""
+    """The arm did not answer, or not with a decision.
+
+    Args:
+        text: What is wrong, and what the arm has to change.
+        cause: The same in a word, one of few: the field that is wrong, for instance.
+    """
 
     reason: FallbackReason = "model_error"
+
+    def __init__(self, text: str, cause: str) -> None:
+        super().__init__(text)
+        self.cause = cause
 
 
 @dataclass(frozen=True)
@@ -74,22 +83,22 @@ def read_answer(answer: Any, channels: Sequence[str], candidates: Sequence[str],
     """
     if not isinstance(answer, dict):
         raise ArmError(
-            f'expected an object such as {{"channel": "{candidates[0]}", "expose": true}}, got {short(answer)}'
+            f'expected an object such as {{"channel": "{candidates[0]}", "expose": true}}, got {short(answer)}', "form"
         )
     if "error" in answer:
-        raise ArmError(f"the arm has an error: {str(answer['error'])[:200]}")
+        raise ArmError(f"the arm has an error: {str(answer['error'])[:200]}", "error")
     if missing := [name for name in ("channel", "expose") if name not in answer]:
-        raise ArmError(f"missing {' and '.join(missing)}: answer at least channel and expose")
+        raise ArmError(f"missing {' and '.join(missing)}: answer at least channel and expose", missing[0])
     channel, expose = answer["channel"], answer["expose"]
     if channel not in candidates:
-        raise ArmError(f"channel: {short(channel)} is not on offer; answer one of {', '.join(candidates)}")
+        raise _wrong("channel", f"{short(channel)} is not on offer; answer one of {', '.join(candidates)}")
     if not isinstance(expose, bool):
-        raise ArmError(f"expose: expected true or false, got {short(expose)}")
+        raise _wrong("expose", f"expected true or false, got {short(expose)}")
     propensity, probs = _probabilities(answer, channel, channels, candidates)
     exposure_probs = _numbers(answer, "exposure_probs", channels, 0.0, 1.0)
     if exposure_probs.get(channel) == float(not expose):
-        raise ArmError(
-            f"exposure_probs: {channel} has {exposure_probs[channel]:g}, and expose is {str(expose).lower()}"
+        raise _wrong(
+            "exposure_probs", f"{channel} has {exposure_probs[channel]:g}, and expose is {str(expose).lower()}"
         )
     return ArmAnswer(
         channel=channel,
@@ -114,18 +123,22 @@ def _probabilities(
     propensity = _number(answer, "propensity", 0.0, 1.0 + _ROUNDING)
     probs = _numbers(answer, "channel_probs", channels, 0.0, 1.0 + _ROUNDING)
     if propensity == 0.0:
-        raise ArmError(f"propensity: {channel} was chosen, so its probability is above 0")
+        raise _wrong("propensity", f"{channel} was chosen, so its probability is above 0")
     if not probs:
         propensity = None if propensity is None else min(propensity, 1.0)
         return propensity, {} if propensity is None else {channel: propensity}
     if abs((total := sum(probs.get(name, 0.0) for name in candidates)) - 1.0) > _SUM_ROUNDING:
-        raise ArmError(f"channel_probs: those of the candidates must add up to 1, they add up to {total:g}")
+        raise _wrong("channel_probs", f"those of the candidates must add up to 1, they add up to {total:g}")
     probs = {name: min(probs.get(name, 0.0), 1.0) for name in candidates}
     if probs[channel] == 0.0:
-        raise ArmError(f"channel_probs: {channel} was chosen, so its probability is above 0")
+        raise _wrong("channel_probs", f"{channel} was chosen, so its probability is above 0")
     if propensity is not None and abs(probs[channel] - propensity) > _ROUNDING:
-        raise ArmError(f"propensity: {propensity:g}, and channel_probs has {probs[channel]:g} for {channel}")
+        raise _wrong("propensity", f"{propensity:g}, and channel_probs has {probs[channel]:g} for {channel}")
     return probs[channel] if propensity is None else min(propensity, 1.0), probs
+
+
+def _wrong(field: str, text: str) -> ArmError:
+    return ArmError(f"{field}: {text}", field)
 
 
 def _model(answer: Mapping[str, Any], known: Identity) -> Identity:
@@ -133,10 +146,10 @@ def _model(answer: Mapping[str, Any], known: Identity) -> Identity:
     if given is None:
         return known
     if not isinstance(given, dict):
-        raise ArmError(f"model: expected an object with name, version and digest, got {short(given)}")
+        raise _wrong("model", f"expected an object with name, version and digest, got {short(given)}")
     for key in NOBODY:
         if not isinstance(given.get(key), str | None):
-            raise ArmError(f"model.{key}: expected text, got {short(given[key])}")
+            raise ArmError(f"model.{key}: expected text, got {short(given[key])}", "model")
     return {key: given.get(key) or known[key] for key in NOBODY}
 
 
@@ -147,21 +160,21 @@ def _numbers(
     if given is None:
         return {}
     if not isinstance(given, dict):
-        raise ArmError(f"{name}: expected an object of channel and number, got {short(given)}")
+        raise _wrong(name, f"expected an object of channel and number, got {short(given)}")
     if unknown := [channel for channel in given if channel not in channels]:
-        raise ArmError(f"{name}: unknown channel {short(unknown[0])}; known: {', '.join(channels)}")
-    return {channel: _checked(f"{name}.{channel}", value, low, high) for channel, value in given.items()}
+        raise _wrong(name, f"unknown channel {short(unknown[0])}; known: {', '.join(channels)}")
+    return {channel: _checked(name, f"{name}.{channel}", value, low, high) for channel, value in given.items()}
 
 
 def _number(answer: Mapping[str, Any], name: str, low: float = -math.inf, high: float = math.inf) -> float | None:
     value = answer.get(name)
-    return None if value is None else _checked(name, value, low, high)
+    return None if value is None else _checked(name, name, value, low, high)
 
 
-def _checked(name: str, value: Any, low: float, high: float) -> float:
+def _checked(field: str, place: str, value: Any, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ArmError(f"{name}: expected a number, got {short(value)}")
+        raise ArmError(f"{place}: expected a number, got {short(value)}", field)
     if not low <= value <= high:
         limits = f"from {low:g} to {high:g}" if high < math.inf else f"of at least {low:g}"
-        raise ArmError(f"{name}: expected a number {limits}, got {short(value)}")
+        raise ArmError(f"{place}: expected a number {limits}, got {short(value)}", field)
     return float(value)

@@ -16,6 +16,7 @@ from typing import Any
 from mtorl.experiment.experiment import Arm
 from mtorl.log.dataset import DatasetSpec
 from serving.router.flow.arm_answers import ArmAnswer, ArmError, identity
+from serving.router.flow.arm_faults import ArmFaults
 from serving.router.flow.arm_models import ArmModels
 from serving.router.flow.arm_watch import neutral_item
 from serving.router.flow.arms import Arms
@@ -54,7 +55,7 @@ async def check_arm(endpoint: str, spec: DatasetSpec, name: str = "challenger") 
     url = Arm(name=name, weight=1.0, endpoint=endpoint).url
     assert url is not None, "an arm with an endpoint has one"
     health = Health()
-    arms = Arms(spec.channels, ArmModels(health), health)
+    arms = Arms(spec.channels, ArmModels(health), ArmFaults(health))
     await arms.open()
     try:
         found = await _findings(arms, url, spec)

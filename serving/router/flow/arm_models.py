@@ -55,7 +55,8 @@ class ArmModels:
                 who = f"model {model}" if model else "a model without a digest"
                 raise WrongModel(
                     f"{arm.url}: {who} answers, and the experiment names {arm.model_digest} for {arm.name}; "
-                    "mend endpoint or model_digest"
+                    "mend endpoint or model_digest",
+                    "model_digest",
                 )
             if model is None:
                 continue

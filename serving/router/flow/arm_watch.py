@@ -16,6 +16,8 @@ from mtorl.experiment.experiment import Arm, Experiment
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.times import iso
 from mtorl.window.window import instance_from_history
+from serving.router.flow.arm_answers import ArmError
+from serving.router.flow.arm_faults import ArmFaults
 from serving.router.flow.arms import Arms
 from serving.router.ops import metrics
 from serving.router.ops.health import Health
@@ -36,12 +38,14 @@ class ArmWatch:
         arms: Their client, opened.
         spec: Description of the data set.
         health: Is told which arms answer.
+        faults: What is known of an arm's answers.
     """
 
-    def __init__(self, live: LiveExperiment, arms: Arms, spec: DatasetSpec, health: Health) -> None:
+    def __init__(self, live: LiveExperiment, arms: Arms, spec: DatasetSpec, health: Health, faults: ArmFaults) -> None:
         self._live = live
         self._arms = arms
         self._health = health
+        self._faults = faults
         self._urls: dict[str, str | None] = {}  # None: an arm that needs no server
         self._item = neutral_item(spec)
 
@@ -59,6 +63,7 @@ class ArmWatch:
         for name in self._urls:
             if self._urls[name] != urls.get(name):
                 self._health.forget(name)
+                self._faults.forget(name)
                 metrics.ARM_SILENT.labels(name).set(0)
         self._urls = urls
         due = [name for name, url in urls.items() if url and self._health.quiet(name) >= LOOK_SECONDS]
@@ -74,11 +79,14 @@ class ArmWatch:
     async def _ask(self, experiment: Experiment, arm: Arm) -> None:
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
-                await self._arms.ask(experiment, arm, [self._item])
+                (answer,) = await self._arms.ask(experiment, arm, [self._item])
         except Exception as error:
             self._health.report(arm.name, error)
         else:
             self._health.report(arm.name)
+            if isinstance(answer, ArmError):
+                about = {"experiment": experiment.name, "arm": arm.name, "cause": answer.cause}
+                log.warning("arm %s: %s", arm.name, answer, extra=about)
 
 
 def neutral_item(spec: DatasetSpec) -> dict[str, Any]:

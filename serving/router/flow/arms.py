@@ -23,10 +23,10 @@ import orjson
 from mtorl.experiment.experiment import Arm, Experiment
 from mtorl.runtime.validation import short
 from serving.router.flow.arm_answers import NOBODY, ArmAnswer, ArmError, Identity, identity, read_answer
+from serving.router.flow.arm_faults import ArmFaults
 from serving.router.flow.arm_models import ArmModels
 from serving.router.flow.local_policies import answer_here
 from serving.router.flow.micro_batcher import MicroBatcher
-from serving.router.ops.health import Health
 
 _POSTS = 2  # to an arm at a time: it works on one while the other is under way
 _MOST_BYTES = 8 * 1024**2  # of an answer: an arm may be anybody's program, and memory is everybody's
@@ -41,13 +41,13 @@ class Arms:
     Args:
         channels: The channels that an arm may name.
         models: Is told which models answer.
-        health: Is told what is wrong with the answers of an arm.
+        faults: Is told what is wrong with the answers of an arm.
     """
 
-    def __init__(self, channels: Sequence[str], models: ArmModels, health: Health) -> None:
+    def __init__(self, channels: Sequence[str], models: ArmModels, faults: ArmFaults) -> None:
         self._channels = channels
         self._models = models
-        self._health = health
+        self._faults = faults
         self._session: aiohttp.ClientSession | None = None
         self._batchers: dict[str, MicroBatcher[Items, list[ArmAnswer | ArmError]]] = {}
 
@@ -79,13 +79,17 @@ class Arms:
         Raises:
             ArmError: The whole call failed, or it is not the arm's model that answered.
         """
-        if (url := arm.url) is None:
-            answers = [answer_here(arm, item) for item in items]
-        else:
-            answers = [_named(answer, arm) for answer in await self.ask_at(url, items)]
-        faults = [answer for answer in answers if isinstance(answer, ArmError)]
-        self._health.note(f"{arm.name}'s answers", str(faults[0]) if faults else "ok")
-        self._models.check(experiment, arm, [identity(a.model) for a in answers if isinstance(a, ArmAnswer)])
+        try:
+            if (url := arm.url) is None:
+                answers = [answer_here(arm, item) for item in items]
+            else:
+                answers = [_named(answer, arm) for answer in await self.ask_at(url, items)]
+            self._models.check(experiment, arm, [identity(a.model) for a in answers if isinstance(a, ArmAnswer)])
+        except ArmError as error:
+            self._faults.count(arm.name, [error] * len(items))
+            raise
+        faults = [answer for answer in answers if isinstance(answer, ArmError) and answer.reason == ArmError.reason]
+        self._faults.count(arm.name, faults)
         return answers
 
     async def ask_at(self, url: str, items: Items) -> list[ArmAnswer | ArmError]:
@@ -122,15 +126,15 @@ class Arms:
                 async with self._session.post(url, data=body) as response:
                     answer = await _read(url, response)
                     if response.status != 200:
-                        raise ArmError(f"{url}: HTTP {response.status}: {answer[:200]!r}")
+                        raise ArmError(f"{url}: HTTP {response.status}: {answer[:200]!r}", "status")
                     name, version = map(response.headers.get, ("x-model-name", "x-model-version"))
                     return answer, {"name": name, "version": version, "digest": None}
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 # The arm closed the connection while it was idle: a new one may work. A refused connection will not.
                 if last or isinstance(error, aiohttp.ClientConnectorError):
-                    raise ArmError(f"{url}: {error}") from error
+                    raise ArmError(f"{url}: {error}", "unreachable") from error
             except (aiohttp.ClientError, ValueError) as error:
-                raise ArmError(f"{url}: {type(error).__name__}: {error}") from error
+                raise ArmError(f"{url}: {type(error).__name__}: {error}", "unreachable") from error
         raise AssertionError
 
 
@@ -153,12 +157,14 @@ def _answers(body: bytes, asked: int) -> list[Any]:
         if isinstance(content, dict) and "outputs" in content:
             content = [orjson.loads(text) for text in content["outputs"][0]["data"]]
     except (orjson.JSONDecodeError, TypeError, LookupError) as error:
-        raise ArmError(f"expected JSON, got {short(body)} ({type(error).__name__})") from None
+        raise ArmError(f"expected JSON, got {short(body)} ({type(error).__name__})", "form") from None
     if isinstance(content, dict):
         content = content.get("predictions", [content] if asked == 1 else content)
     if not isinstance(content, list) or len(content) != asked:
         given = f"{len(content)}" if isinstance(content, list) else short(content)
-        raise ArmError(f"expected {asked} answers, in a list or as predictions, in the order of the items; got {given}")
+        raise ArmError(
+            f"expected {asked} answers, in a list or as predictions, in the order of the items; got {given}", "form"
+        )
     return content
 
 
@@ -175,5 +181,5 @@ async def _read(url: str, response: aiohttp.ClientResponse) -> bytes:
     async for piece in response.content.iter_any():
         answer += piece
         if len(answer) > _MOST_BYTES:
-            raise ArmError(f"{url}: the answer is larger than {_MOST_BYTES} bytes")
+            raise ArmError(f"{url}: the answer is larger than {_MOST_BYTES} bytes", "form")
     return bytes(answer)

@@ -210,12 +210,15 @@ class Decider:
         except TimeoutError:
             _fail(decisions, "model_timeout", f"{arm} did not answer in time")
             return
+        except ArmError as error:
+            _fail(decisions, error.reason, f"arm {arm}: {error}", error.cause)
+            return
         except Exception as error:
             _fail(decisions, "model_error", error)
             return
         for decision, answer in zip(decisions, answers, strict=True):
             if isinstance(answer, ArmError):
-                _fail([decision], answer.reason, f"arm {arm}: {answer}")
+                _fail([decision], answer.reason, f"arm {arm}: {answer}", answer.cause)
             else:
                 decision.take(answer)
 
@@ -290,8 +293,8 @@ def _fail_without_features(decisions: Decisions, why: Exception) -> None:
         _fail(needing, "features", why)
 
 
-def _fail(decisions: Decisions, reason: FallbackReason, why: object) -> None:
+def _fail(decisions: Decisions, reason: FallbackReason, why: object, cause: str | None = None) -> None:
     for decision in decisions:
         decision.fall_back(reason)
     words = f"{type(why).__name__}: {why}" if isinstance(why, Exception) else why
-    log.warning("default action, %s: %s", reason, words, extra=decisions[0].ids(reason))
+    log.warning("default action, %s: %s", reason, words, extra=decisions[0].ids(cause or reason))

@@ -42,7 +42,8 @@ def answer_here(arm: Arm, item: Mapping[str, Any]) -> ArmAnswer | ArmError:
         return _by_rows(arm.policy, item, {"name": "rule", "version": None, "digest": arm.rule_digest})
     if "baseline" not in item:
         return NoBaseline(
-            f"{arm.name} is what the request says, and this one has no baseline: send it with each request"
+            f"{arm.name} is what the request says, and this one has no baseline: send it with each request",
+            "no_baseline",
         )
     # Named, as rows are: an arm that changes from or to an endpoint is another policy.
     return replace(answer_of(item["baseline"], item["candidates"]), model={**NOBODY, "name": "baseline"})
@@ -53,10 +54,13 @@ def _by_rows(rule: Sequence[Row], item: Mapping[str, Any], model: Identity) -> A
     if item["window"] is not None:
         values |= item["window"]["static"]
     elif missing := {name for row in rule for name in row.when} - set(values):
-        return NoFeatures(f"the policy asks for {', '.join(sorted(missing))} of the user, and nothing could be read")
+        return NoFeatures(
+            f"the policy asks for {', '.join(sorted(missing))} of the user, and nothing could be read", "features"
+        )
     row = first_fit(rule, values, item["candidates"])
     if row is None:
-        return ArmError(f"none of {', '.join(item['candidates'])} is in a row that fits: give rows for all channels")
+        offered = ", ".join(item["candidates"])
+        return ArmError(f"none of {offered} is in a row that fits: give rows for all channels", "policy")
     return certain(row.channel, row.expose, item["candidates"], model=model)
 
 

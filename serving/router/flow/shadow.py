@@ -99,7 +99,7 @@ class Shadow:
         except Exception as error:
             fault = "model_timeout" if isinstance(error, TimeoutError) else "model_error"
             self._health.report(arm.name, error)
-            about = shadows[0].ids(type(error).__name__)
+            about = shadows[0].ids(error.cause if isinstance(error, ArmError) else type(error).__name__)
             log.warning("arm %s in the shadow, %s: %s", arm.name, about["cause"], error, extra=about)
         records = []
         for i, shadow in enumerate(shadows):
@@ -108,6 +108,8 @@ class Shadow:
                 shadow.take(answer)
                 records.append(_record(shadow, None))
             elif isinstance(answer, ArmError):
+                about = shadow.ids(answer.cause)
+                log.warning("arm %s in the shadow, %s: %s", arm.name, answer.cause, answer, extra=about)
                 records.append(_record(shadow, answer.reason))
             else:
                 records.append(_record(shadow, fault if i in asked else "features"))

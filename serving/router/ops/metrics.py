@@ -25,6 +25,7 @@ DECISION_LATENCY = Histogram("mtorl_decision_latency_seconds", "From request to 
 STAGE_LATENCY = Histogram("mtorl_stage_latency_seconds", "One stage of a decision", ["stage", "arm"], buckets=_SECONDS)
 FEATURES = Counter("mtorl_features", "Decisions by whether a history of the user was found", ["found"])
 ARM_SILENT = Gauge("mtorl_arm_silent_seconds", "For how long an arm has not answered; 0 while it does", ["arm"])
+ARM_ANSWER_FAULTS = Counter("mtorl_arm_answer_faults", "Answers of an arm that are no decision", ["arm", "cause"])
 ARM_MODEL_CHANGES = Counter("mtorl_arm_model_changes", "Times that an arm's model became another one", ["arm"])
 SHADOW = Counter("mtorl_shadow_decisions", "Decisions of challengers at stage shadow, by result", ["arm", "result"])
 REPEATED = Counter("mtorl_repeated_requests", "Decisions that had been taken for the same request id before")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtorl.log.records import json_schema
+from serving.router.flow import arm_faults
 from serving.router.flow.arm_answers import NOBODY, ArmAnswer, ArmError, identity, read_answer
 from serving.router.flow.idempotency_cache import prediction_of
-from tests.serving.router_fixtures import CONTEXT, Harness, decision, instance, run
+from tests.serving.router_fixtures import CONTEXT, Harness, decision, instance, run, sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
 
 CHANNELS = ("search", "video", "tv")
 LEAST = {"channel": "video", "expose": True}
+ALLOWED_CAUSES = {"form", "error", *(field.name for field in dataclasses.fields(ArmAnswer))}
 
 
 def read(candidates: tuple[str, ...] = CHANNELS, **answer: Any) -> ArmAnswer:
@@ -113,18 +116,39 @@ def test_a_model_is_known_by_its_answer_or_a_header_or_the_experiment_file(tmp_p
     run(scenario, tmp_path, changes={"arms": arms})
 
 
-def test_a_fault_names_arm_and_field_and_says_what_to_do(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fault_is_the_same_sentence_in_log_health_and_metric(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scenario(h: Harness) -> None:
         arm = h.router.live.experiment.arm_of("u1")[0]
-        h.arm.mode = lambda _: decision(channel="tv")
-        (answer,) = await h.predict()
-        assert answer["fallback_reason"] == "model_error"
+
+        def counted(cause: str) -> float:
+            return sample("mtorl_arm_answer_faults_total", arm=arm, cause=cause)
+
+        before = {cause: counted(cause) for cause in ("channel", "status")}
+
+        def health() -> str | None:
+            return h.router.health.parts.get(f"{arm}'s answers")
+
+        assert health() is None
+        h.arm.mode = lambda item: decision(channel="tv" if item["user_id"] == "u1" else "video")
+        same_arm = next(f"v{n}" for n in range(99) if h.router.live.experiment.arm_of(f"v{n}")[0] == arm)
+        answer, good = await h.predict(instance(), instance(same_arm))
+        assert answer["fallback_reason"] == "model_error" and good["fallback_reason"] is None
         sentence = "channel: 'tv' is not on offer; answer one of search, video"
-        assert f"arm {arm}: {sentence}" in caplog.text
-        assert h.router.health.parts[f"{arm}'s answers"] == sentence
+        (record,) = [record for record in caplog.records if sentence in record.getMessage()]
+        assert (record.arm, record.cause, record.decision_id) == (arm, "channel", answer["decision_id"])  # type: ignore[attr-defined]
+        assert health() == sentence and counted("channel") == before["channel"] + 1
         h.arm.mode = "ok"
         await h.predict()
-        assert h.router.health.parts[f"{arm}'s answers"] == "ok"
+        assert health() == sentence  # others may still hear it
+        h.arm.mode = 500
+        await h.predict(instance(), instance(same_arm))
+        assert "HTTP 500" in str(health()) and counted("status") == before["status"] + 2
+        h.arm.mode = "ok"
+        monkeypatch.setattr(arm_faults, "SECONDS", 0.0)
+        await h.predict()
+        assert health() is None
 
     run(scenario, tmp_path)
 
@@ -150,9 +174,10 @@ def test_a_fault_names_arm_and_field_and_says_what_to_do(tmp_path: Path, caplog:
         ({"error": "no such user"}, "the arm has an error: no such user"),
     ],
 )
-def test_every_fault_is_a_sentence(answer: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ArmError, match=sentence):
+def test_every_fault_is_a_sentence_and_has_a_cause(answer: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ArmError, match=sentence) as caught:
         read(**answer)
+    assert caught.value.cause in ALLOWED_CAUSES and sentence.startswith((caught.value.cause, "the arm has an error"))
 
 
 def test_probabilities_are_those_of_all_candidates_or_of_the_chosen_channel() -> None:
@@ -175,7 +200,7 @@ def test_whatever_an_arm_answers_is_a_decision_or_a_sentence(answer: dict[str, A
     try:
         found = read_answer({**LEAST, **answer}, CHANNELS, CHANNELS, NOBODY)
     except ArmError as error:
-        assert str(error)
+        assert str(error) and error.cause in ALLOWED_CAUSES  # a label: few, whatever an arm answers
         return
     assert found.channel in CHANNELS and isinstance(found.expose, bool)
     assert found.propensity is None or 0 < found.propensity <= 1
