@@ -249,18 +249,19 @@ def _unfair_period(experiment: Experiment, switched_off: bool) -> str:
     newest = "least(greatest(max(decided) OVER (), CAST(nullif($until, '') AS TIMESTAMPTZ)), now())"
     begin, end = bounds or ("decided", "decided")
     cases = []
+    if experiment.metrics.outcome_hours is not None:
+        cases.append(f"WHEN {_matures(experiment, end)} > {newest} THEN 'immature'")
     if bounds is not None:
         in_period = f"(PARTITION BY experiment, {begin})"
         paced = all(budget.pacing is not None for budget in experiment.budgets if budget.period != "total")
         names = ("stage", "salt", "layer", *(() if paced else ("experiment_version",)))
         changes = [f"min({name}) OVER {in_period} <> max({name}) OVER {in_period}" for name in names]
         changes.append(f"bool_or(coalesce(split_otherwise, false)) OVER {in_period}")
-        cases += [
+        cases = [
             f"WHEN {end} > {newest} OR {begin} < CAST(nullif($since, '') AS TIMESTAMPTZ) THEN 'unfinished_period'",
+            *cases,
             f"WHEN coalesce(bool_or(stage = 'off') OVER {in_period}, false) "
             f"THEN {'NULL' if switched_off else _text('switched_off')}",
             f"WHEN {' OR '.join(changes)} THEN 'changed_period'",
         ]
-    if experiment.metrics.outcome_hours is not None:
-        cases.append(f"WHEN {_matures(experiment, end)} > {newest} THEN 'immature'")
     return f"CASE {' '.join(cases)} END" if cases else "NULL"

@@ -13,8 +13,9 @@ import pandas as pd
 import pytest
 
 from monitoring.decision_log import DecisionLog, Period
+from monitoring.experiment_users import users_of
 from monitoring.period import PeriodError, verdict_of_period
-from monitoring.verdict import verdict_from_log
+from monitoring.verdict import CLICK, verdict_from_log
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.metrics import METRICS, Metric
 from mtorl.log.gain import Gain
@@ -463,6 +464,16 @@ def test_bad_days_that_the_kill_switch_cuts_short_are_not_forgotten(tmp_path: Pa
     assert found["left_out"]["switched_off"] > 0 and found["lift_ci"][0] > 0
     assert found["verdict"] == verdict, found["reason"]
     assert ("the kill switch was used" in found["reason"]) == (verdict == "inconclusive")
+
+
+def test_a_day_with_the_kill_switch_is_looked_at_once_its_outcomes_are_known(tmp_path: Path) -> None:
+    files = switched_off_when_it_goes_badly(0.24, np.random.default_rng(0)).write(tmp_path)
+    daily = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})
+    daily = daily.replace(metrics=daily.metrics.replace(outcome_hours=24.0))
+    found = users_of(files, daily, CLICK, switched_off=True)
+    half_a_day = 12 * 40
+    assert found.left_out == {"immature": half_a_day, "not_randomised": 7 * half_a_day, "unfinished_period": 40}
+    assert users_of(files, daily, CLICK).left_out["switched_off"] == 6 * half_a_day
 
 
 def test_a_guardrail_that_only_such_days_break_does_not_hold(tmp_path: Path) -> None:
