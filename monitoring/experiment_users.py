@@ -129,7 +129,7 @@ def users_of(log: DecisionLog, experiment: Experiment, gain: Gain, switched_off:
             for kind in outcomes
             for age, test in (("in_time", "in_time"), ("late", "NOT in_time"))
         }
-        aged = ", ".join(f"count_if({test}) AS {age}" for age, test in ages.items())
+        aged = ", ".join(f"sum(abs(value)) FILTER ({test}) AS {age}" for age, test in ages.items())
         totals = f"sum({total(gain_of(experiment.metrics.primary, gain))}) AS gain, sum({column('cost')}) AS cost"
         users = db.execute(
             f"""WITH {decision}, taken AS (

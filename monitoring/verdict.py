@@ -257,22 +257,24 @@ def _ratio(users: pd.DataFrame, name: str, budget: float | None) -> float:
 def _late_gap(users: pd.DataFrame, challenger: str, kinds: set[str]) -> float:
     """By how much the arms' shares of outcomes that came late differ at least, of the kind where it is most.
 
+    Shares are of the outcomes' values: where a first cost is put right days later, both arms have as many late ones.
     Like the lift, within each stage and then combined: an arm has most of its decisions in other stages than the other
-    one, and a day on which nobody could report is late for both alike. The weights are those of Mantel and Haenszel.
+    one, and a day on which nobody could report is late for both alike. The weights are those of Mantel and Haenszel,
+    the error is that of ratios of sums over users.
     """
-    ages = ("late", "in_time")
-    arms = [users[users["arm"] == arm].groupby("stage") for arm in (challenger, INCUMBENT)]
-    gaps = [0.0]
+    users, gaps = users[users["arm"].isin((challenger, INCUMBENT))], [0.0]
     for kind in kinds:
-        sums = [arm[[f"{age}:{kind}" for age in ages]].sum().set_axis(list(ages), axis=1) for arm in arms]
-        known = [of_arm.sum(axis=1) for of_arm in sums]
-        weight = (known[0] * known[1] / (known[0] + known[1])).dropna()  # of the stages in which both arms have any
+        late, in_time = users[f"late:{kind}"], users[f"in_time:{kind}"]
+        all_ = late + in_time
+        figures = pd.DataFrame({"late": late, "all": all_})
+        pooled = figures.groupby(users["stage"]).transform("sum")
+        figures["square"] = (late - all_ * pooled["late"] / pooled["all"]) ** 2
+        ours, theirs = (figures[users["arm"] == arm].groupby(users["stage"]).sum() for arm in (challenger, INCUMBENT))
+        weight = (ours["all"] * theirs["all"] / (ours["all"] + theirs["all"])).dropna()  # where both have any
         if weight.sum() > 0:
-            shares = [(of_arm["late"] / all_) for of_arm, all_ in zip(sums, known, strict=True)]
-            pooled = (sums[0]["late"] + sums[1]["late"]) / (known[0] + known[1])
-            gap = (weight * (shares[0] - shares[1])).sum() / weight.sum()
-            error = math.sqrt((weight * pooled * (1.0 - pooled)).sum()) / weight.sum()
-            gaps.append(abs(gap) - 3.0 * error)
+            gap = (weight * (ours["late"] / ours["all"] - theirs["late"] / theirs["all"])).sum() / weight.sum()
+            variance = weight**2 * (ours["square"] / ours["all"] ** 2 + theirs["square"] / theirs["all"] ** 2)
+            gaps.append(abs(gap) - 3.0 * math.sqrt(variance.sum()) / weight.sum())
     return float(max(gaps))
 
 

@@ -103,7 +103,7 @@ def reach_verdict(
         srm_p: p-value of the sample ratio mismatch.
         guardrails: all guardrails of the experiment.
         crossed_share: share of users who were seen in two arms of one stage.
-        late_gap: by how much the arms' shares of outcomes that came too late to count differ.
+        late_gap: by how much the arms' shares of outcomes, by value, that came too late to count differ.
         hours: hours of which decisions count, by the weight of their stages.
         min_hours: hours that the experiment was planned to run at least.
         switched_off: the lift with the days on which the kill switch was used, if they are left out of the primary one.
@@ -120,7 +120,8 @@ def reach_verdict(
     if late_gap > LATE_ALARM:
         return Verdict(
             "inconclusive",
-            f"{late_gap:.0%} more of one arm's outcomes came later than outcome_hours than of the other's: raise it",
+            f"{late_gap:.0%} more of one arm's outcomes, by value, came later than outcome_hours than of the other's: "
+            "raise it",
         )
     # From its first decision to its last, an experiment of a week has a few minutes less than a week.
     if hours <= min_hours - 1.0:

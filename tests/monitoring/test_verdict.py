@@ -571,6 +571,24 @@ def test_outcomes_that_come_late_in_both_arms_alike_keep_no_verdict(tmp_path: Pa
     assert found["verdict"] == "ship" and found["late_outcomes"] > 1000
 
 
+def test_costs_that_are_put_right_late_by_unequal_amounts_ship_nothing(tmp_path: Path) -> None:
+    """Every cost is estimated at once, and corrected two days later: by little in one arm, by as much in the other."""
+
+    def judged(correction: float) -> dict[str, Any]:
+        log = traffic(600, 0.5, rounds=12)
+        for row in list(log.decisions):
+            for hours, value in ((1, 0.1), (48, correction if row["arm"] == "challenger" else 0.01)):
+                log.learn(row["decision_id"], "cost", value)
+                known = pd.Timestamp(row["event_time"]) + pd.Timedelta(hours=hours)
+                log.outcomes[-1]["event_time"] = known.isoformat()
+        metrics = EXPERIMENT.metrics.replace(outcome_hours=24.0)
+        return verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(metrics=metrics))
+
+    assert judged(0.01)["verdict"] == "ship"
+    found = judged(0.1)
+    assert found["verdict"] == "inconclusive" and "by value" in found["reason"]
+
+
 def test_a_stage_in_which_all_outcomes_came_late_is_no_difference_between_the_arms(tmp_path: Path) -> None:
     """For a while nobody could report. The challenger has most of its decisions later, the incumbent not."""
     log = ramp(4_000, {"incumbent": 0.3, "challenger": 0.5}, {"5%": 0.0, "25%": 0.0})
