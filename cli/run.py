@@ -70,25 +70,59 @@ def run(
 @app.command()
 def serve(
     run: Annotated[Path, typer.Option(help="Folder of a finished run.")] = Path("runs/latest"),
+    experiment: Annotated[
+        Path | None, typer.Option(help="An experiment file of yours, not the run's; a change is read at once.")
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(help="Folder for its ledger and decision log; by default that file without its suffix."),
+    ] = None,
     port: Annotated[int, typer.Option(help="Port of the router; 0 takes a free one.")] = 8080,
+    models_port: Annotated[
+        int, typer.Option(help="Port of the run's models, as your experiment names it; 0 takes a free one.")
+    ] = 8085,
 ) -> None:
     """Start the servers of a run (TorchServe with both arms, router, Feast online store, ledger) until Ctrl-C.
 
         mtorl serve
         curl -s localhost:8080/v1/models/ads
 
-    docs/serving-by-hand.md asks it for decisions.
+    docs/serving-by-hand.md asks it for decisions. With an experiment of your own, an arm whose endpoint is
+    http://127.0.0.1:8085 is the run's model of the arm's name; others answer where the file says, or need no server:
+
+        mtorl serve --experiment first-day.yaml
+
+    docs/first-day.md does that.
     """
     if not (run / "summary.json").exists():
         stop(f"{run}: no finished run there; make one with: mtorl run", 2)
-    from serving.local.stack import LocalStack
+    from serving.local.stack import LocalStack, Own
 
+    own = None
+    if experiment is not None:
+        _check_experiment(experiment, run / "artifacts" / "challenger" / "dataset.yaml")
+        own = Own(experiment, state or experiment.with_suffix(""))
+    elif state is not None:
+        stop("--state is that of an experiment of yours: name its file, --experiment", 2)
     with exit_codes(failed=(RuntimeError,)):  # StackError, TorchServeError: their text holds the log's tail
         try:
             typer.echo(f"starting TorchServe (incumbent, challenger) and the router of {run.resolve().name} ...")
-            with LocalStack(run.resolve(), router_port=port) as stack:
+            ports = {"router_port": port, "models_port": models_port if own else 0}
+            with LocalStack(run.resolve(), own, **ports) as stack:
                 typer.echo(f"router  {stack.url}")
+                if own:
+                    typer.echo(f"models  {stack.torchserve.inference_url}")
+                    typer.echo(f"state   {own.state}")
                 typer.echo("ready   stop with Ctrl-C")
                 stack.wait()
         except KeyboardInterrupt:  # the usual way to end it
             typer.echo("stopped")
+
+
+def _check_experiment(file: Path, dataset: Path) -> None:
+    """Refuse a file with a mistake before any server starts."""
+    from mtorl.experiment.experiment import Experiment, ExperimentError
+    from mtorl.log.dataset import DatasetSpec
+
+    with exit_codes(unusable=(ExperimentError, ValueError, OSError)):
+        Experiment.load(file).check(DatasetSpec.load(dataset))

@@ -16,3 +16,14 @@ def free_ports(count: int) -> tuple[int, ...]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return tuple(each.getsockname()[1] for each in sockets)
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens on a port of 127.0.0.1 right now."""
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was just given up is free
+        try:
+            tried.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True

@@ -5,6 +5,10 @@
 
 It reads a finished run (`model-store/*.mar`, `artifacts/challenger/`, `features/`, `serving/experiment.yaml`) and keeps
 its state in `serving/`: a stack that starts again goes on with the same budgets and the same decision log.
+
+    LocalStack("runs/latest", Own("first-day.yaml", "first-day"), models_port=8085)
+
+serves an experiment of one's own instead, which says itself where its arms answer, from a state of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -39,21 +44,46 @@ class StackError(RuntimeError):
     """The stack did not start, or a part of it is no longer there; the message says which, with the tail of its log."""
 
 
+@dataclass(frozen=True)
+class Own:
+    """An experiment that is not the run's: its file, which stays as it is, and the folder of its state.
+
+    Attributes:
+        experiment: The file; the router reads it again when it changes.
+        state: Folder for ledger, decision log and the servers' own files; made if it does not exist.
+    """
+
+    experiment: Path
+    state: Path
+
+
 class LocalStack:
     """TorchServe and the router of one run; both end with this process, whatever ends it.
 
     Args:
         run_dir: Folder of a run.
+        own: An experiment to serve with the run's models and features; None: that of the run.
         router_port: Port of the router on 127.0.0.1; 0 takes a free one.
+        models_port: Port of the run's models there, likewise.
         deadline_ms: For a decision. On a laptop the load driver, the router and both arms share the cores, so it is
             longer than a cluster's.
     """
 
-    def __init__(self, run_dir: str | Path, router_port: int = 0, deadline_ms: float = 500.0) -> None:
+    def __init__(
+        self,
+        run_dir: str | Path,
+        own: Own | None = None,
+        *,
+        router_port: int = 0,
+        models_port: int = 0,
+        deadline_ms: float = 500.0,
+    ) -> None:
         self.run_dir = Path(run_dir).resolve()
-        self.serving = self.run_dir / "serving"
-        self.torchserve = TorchServe(self.run_dir / "model-store", self.serving / "torchserve")
+        self.serving = own.state.resolve() if own else self.run_dir / "serving"
+        self.experiment = own.experiment.resolve() if own else self.serving / "experiment.yaml"
+        self.torchserve = TorchServe(self.run_dir / "model-store", self.serving / "torchserve", port=models_port)
         self.url = ""
+        self._names_endpoints = own is not None
         self._router_port = router_port
         self._deadline_ms = deadline_ms
         self._router: ChildProcess | None = None
@@ -86,7 +116,8 @@ class LocalStack:
             lock = self._running.enter_context(_hold_lock(self.serving / "stack.lock"))
             config = self._write_config()
             self._running.enter_context(self.torchserve)
-            self._write_endpoints()
+            if not self._names_endpoints:
+                self._write_endpoints()
             self._start_router(config, lock)
         except BaseException:  # Ctrl-C as well
             self.stop()
@@ -113,7 +144,7 @@ class LocalStack:
 
     def _write_endpoints(self) -> None:
         """Tell the experiment file where its arms answer today."""
-        path = self.serving / "experiment.yaml"
+        path = self.experiment
         try:
             experiment = yaml.safe_load(path.read_text())
             for arm in experiment["arms"]:
@@ -134,7 +165,7 @@ class LocalStack:
                 "host": "127.0.0.1",
                 "port": self._router_port,
                 "model_name": "ads",
-                "experiment": str(self.serving / "experiment.yaml"),
+                "experiment": str(self.experiment),
                 "feature_repo": str(self.run_dir / "features"),
                 "feature_service": model["feature_service"],
                 "ledger": str(self.serving / "ledger.sqlite"),
@@ -191,7 +222,7 @@ def _hold_lock(path: Path) -> Iterator[int]:
             owner = file.read()
             # An owner that was killed is gone while its router still drains: that is worth waiting for.
             if _is_alive(owner) or time.monotonic() > deadline:
-                raise StackError(f"{path.parent.parent} is being served already, by process {owner}")
+                raise StackError(f"{path.parent} is in use already, by process {owner}")
             time.sleep(0.1)
         file.truncate(0)
         file.write(str(os.getpid()))

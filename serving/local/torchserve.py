@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Self
 
 from serving.local.child_process import ChildProcess
-from serving.local.ports import free_ports
+from serving.local.ports import free_ports, is_free
 
 _LOG4J = Path(__file__).parent / "torchserve_files" / "log4j2.xml"
 # A worker listens on <base>/mtorl-<8 characters>/.ts.sock.<number>, and the system allows 107 characters for it.
@@ -38,15 +38,17 @@ class TorchServeError(RuntimeError):
 
 
 class TorchServe:
-    """A TorchServe that serves every .mar of a folder on free ports of 127.0.0.1.
+    """A TorchServe that serves every .mar of a folder on ports of 127.0.0.1.
 
     Args:
         model_store: Folder with the .mar files; a model is named after its file.
         workdir: Folder for its configuration, its log (`torchserve.log`) and its temporary files.
         workers: Of each model; the models share out the cores when None. (A pod has what its .mar says: one.)
+        port: Where the models answer; 0 takes a free one.
     """
 
-    def __init__(self, model_store: str | Path, workdir: str | Path, workers: int | None = None) -> None:
+    def __init__(self, model_store: str | Path, workdir: str | Path, workers: int | None = None, port: int = 0) -> None:
+        self._port = port
         self.model_store = Path(model_store).resolve()
         self.workdir = Path(workdir).resolve()
         self.log = self.workdir / "torchserve.log"
@@ -113,7 +115,9 @@ class TorchServe:
 
     def _launch(self, java: Path) -> ChildProcess:
         inference, management, metrics, *grpc = free_ports(5)
-        self.inference_url = f"http://127.0.0.1:{inference}"
+        if self._port and not is_free(self._port):
+            raise TorchServeError(f"port {self._port}, where the models should answer, is taken: choose another one")
+        self.inference_url = f"http://127.0.0.1:{self._port or inference}"
         self.management_url = f"http://127.0.0.1:{management}"
         self.metrics_url = f"http://127.0.0.1:{metrics}"
         config = self.workdir / "config.properties"

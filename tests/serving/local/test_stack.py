@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from serving.local import stack as stack_module
-from serving.local.stack import LocalStack, StackError
+from serving.local.stack import LocalStack, Own, StackError
 from tests.serving.small_run import small_run
 
 pytestmark = pytest.mark.integration
@@ -48,7 +48,7 @@ server.serve_forever()
 class FakeTorchServe:
     """Answers for TorchServe where only the router matters."""
 
-    def __init__(self, model_store: Path, workdir: Path) -> None:
+    def __init__(self, model_store: Path, workdir: Path, port: int = 0) -> None:
         self.models = tuple(sorted(mar.stem for mar in model_store.glob("*.mar")))
         self.serving = workdir.parent
         self.pid: int | None = None
@@ -111,6 +111,23 @@ def test_the_router_gets_its_configuration_and_is_drained_before_torchserve_stop
     assert stack.pids == {}
     assert (run / "serving" / "events").read_text() == "router drained\ntorchserve stopped\n"
     assert not remains()
+
+
+def test_an_experiment_of_ones_own_stays_as_it_is_and_has_a_state_of_its_own(run: Path, tmp_path: Path) -> None:
+    file, state = tmp_path / "mine.yaml", tmp_path / "mine"
+    arms = [
+        {"name": "incumbent", "weight": 0.5, "endpoint": "http://elsewhere/decide"},
+        {"name": "challenger", "weight": 0.5, "endpoint": "http://127.0.0.1:8085"},
+    ]
+    file.write_text(text := "# with a comment\n" + yaml.safe_dump({"name": "mine", "arms": arms}))
+    with LocalStack(run, Own(file, state), models_port=8085), LocalStack(run):  # beside the run's own
+        config = yaml.safe_load((state / "router.yaml").read_text())
+    assert file.read_text() == text
+    assert config["experiment"] == str(file)
+    assert {config[name] for name in ("ledger", "spool", "sink")} == {
+        str(state / name) for name in ("ledger.sqlite", "spool", "log")
+    }
+    assert config["feature_repo"] == str(run / "features")
 
 
 def test_a_run_can_be_served_again_but_not_twice_at_once(run: Path) -> None:

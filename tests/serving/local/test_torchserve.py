@@ -56,6 +56,16 @@ def get(url: str, body: bytes | None = None) -> bytes:
 # ---- without a server
 
 
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    store = store_with(tmp_path, echo="echo")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(TorchServeError, match=f"port {port}, where the models should answer, is taken"):
+            TorchServe(store, tmp_path / "work", port=port).start()
+
+
 def test_the_configuration_opens_nothing_to_others(tmp_path: Path) -> None:
     (tmp_path / "b.mar").touch()
     (tmp_path / "a.mar").touch()

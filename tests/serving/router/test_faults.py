@@ -189,7 +189,7 @@ def test_a_killed_router_owes_nothing_and_repeats_its_answers(
     run = small_run(tmp_path)
     (port,) = free_ports(1)
     with ExitStack() as first:
-        stack = LocalStack(run, port)
+        stack = LocalStack(run, router_port=port)
         stack.start()
         first.callback(stack.stop)
         with Traffic(stack.url, run) as traffic:
