@@ -14,6 +14,7 @@
     mtorl materialize | drift                  what the CronJobs of manifests/ call
     mtorl feed                                 the decision log's events into Feast's online store
     mtorl arm check URL                        whether an endpoint of your own can be an arm
+    mtorl experiment check|shadow|verdict      its file; what challengers would do; what came of it
     mtorl ledger move                          the budget ledger from a file to Redis, for several routers
 
 `mtorl COMMAND -h` says more. `mtorl --install-completion` lets the shell complete commands, options and data sets.
@@ -26,7 +27,7 @@ from typing import Annotated
 
 import typer
 
-from cli import arm, benchmark, cluster, data, ledger, model, pipeline, run
+from cli import arm, benchmark, cluster, data, experiment, ledger, model, pipeline, run
 from cli.commands import CommandGroup
 from mtorl import __version__
 
@@ -42,6 +43,7 @@ app.add_typer(model.app)
 app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(cluster.app)
 app.add_typer(arm.app, name="arm")
+app.add_typer(experiment.app, name="experiment")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(pipeline.app, name="pipeline")
 

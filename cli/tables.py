@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from features.forget.places import Report
     from features.ingest.ingest import IngestReport
     from features.sequences.manifest import Manifest
+    from mtorl.evaluation.shadow import ShadowReport
     from pipelines.run_state import RunState
     from serving.decision_log.forget import SpoolWithout
 
@@ -50,6 +51,54 @@ def print_evaluation(figures: dict[str, Any]) -> None:
     )
     if figures["budget"]:
         console.print(_budget_curve(figures["budget"]))
+
+
+def print_shadow(report: ShadowReport) -> None:
+    """Print what a challenger would have done, and by segment, if segments were asked for."""
+    from mtorl.evaluation.shadow import in_words
+
+    console = Console()
+    for line in in_words(report):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for column, segments in report["segments"].items():
+        table = _titled(f"by {column}")
+        for name in (column, "decisions", "same action", "gain per decision, difference"):
+            table.add_column(name)
+        for segment in segments:
+            agreement, value = segment["agreement"], segment["value"]
+            table.add_row(
+                str(segment["segment"]),
+                f"{segment['decisions']:,}",
+                f"{agreement['same_action']:.1%}",
+                _with_interval(dict(value), "difference", "+", 4) if value else "not known",
+            )
+        console.print(table)
+
+
+def print_verdict(verdict: dict[str, Any]) -> None:
+    """Print a verdict, and the arms that it compares."""
+    console = Console()
+    console.print(
+        f"{verdict['experiment']}: {verdict['verdict']}: {verdict['reason']}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    if verdict["stage"] == "shadow":
+        console.print("the stage is shadow: everybody gets the incumbent, see mtorl experiment shadow", soft_wrap=True)
+    if verdict["lift"] is not None:
+        lift = _with_interval(verdict, "lift", "+", 4)
+        console.print(f"lift, {verdict['gain']} per decision: {lift}", highlight=False, markup=False)
+    table = Table()
+    for name in ("arm", "users", "decisions", "exposures", "gain per decision", "cost per decision"):
+        table.add_column(name)
+    for name, arm in verdict["arms"].items():
+        counts = (f"{arm[key]:,}" for key in ("users", "decisions", "exposures"))
+        means = (arm[key] for key in ("gain_per_decision", "cost_per_decision"))
+        table.add_row(name, *counts, *("-" if mean is None else f"{mean:.4f}" for mean in means))
+    console.print(table)
+    for reason, count in verdict["left_out"].items():
+        console.print(f"left out, {reason}: {count:,}", highlight=False)
 
 
 def print_runs(runs: list[RunState]) -> None:

@@ -92,6 +92,7 @@ ORDER = {
         "cluster",
         "ledger",
         "arm",
+        "experiment",
         "pipeline",
         "main",
     ),

@@ -63,8 +63,8 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
     record AS (
         SELECT * EXCLUDE (exposure_probs, channel_probs, features),
                coalesce(exposure_probs, '{{}}') = '{{}}' OR coalesce(channel_probs, '{{}}') = '{{}}' AS unsaid,
-               from_json(channel_probs, {_by_channel(spec)}) AS drawing,
-               from_json(exposure_probs, {_by_channel(spec)}) AS exposing,
+               from_json(channel_probs, {by_channel(spec)}) AS drawing,
+               from_json(exposure_probs, {by_channel(spec)}) AS exposing,
                from_json(context, {_structure(spec.context)}) AS of_context,
                CASE WHEN expose THEN from_json(features->>'static', {_structure(spec.static)}) END AS of_user
         FROM collected_decision
@@ -163,7 +163,8 @@ def _list(struct: str, spec: DatasetSpec) -> str:
     return f"[{', '.join(f'coalesce({struct}.{name_of(channel)}, 0.0)' for channel in spec.channels)}]"
 
 
-def _by_channel(spec: DatasetSpec) -> str:
+def by_channel(spec: DatasetSpec) -> str:
+    """A JSON object of numbers by channel, as from_json reads it."""
     return text(json.dumps(dict.fromkeys(spec.channels, "DOUBLE")))
 
 

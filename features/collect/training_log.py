@@ -78,7 +78,7 @@ def learnable(store: str | Path, spec: DatasetSpec, which: Decisions = Decisions
     Raises:
         LogError: The store holds no decisions.
     """
-    with _judged(store, spec, which) as db:
+    with judged(store, spec, which) as db:
         return learnable_of(db, spec)
 
 
@@ -96,7 +96,7 @@ def add_decisions(store: str | Path, folder: str | Path, which: Decisions = Deci
     data = Path(folder)
     spec = DatasetSpec.load(data / DATASET_FILE)
     progress.report(0, 4, "judging decisions")
-    with _judged(store, spec, which) as db:
+    with judged(store, spec, which) as db:
         progress.report(1, 4, "opportunities")
         _write_opportunities(db, spec, data / OPPORTUNITIES_FILE)
         progress.report(2, 4, "touchpoints")
@@ -109,7 +109,7 @@ def add_decisions(store: str | Path, folder: str | Path, which: Decisions = Deci
 
 
 @contextmanager
-def _judged(store: str | Path, spec: DatasetSpec, which: Decisions) -> Iterator[duckdb.DuckDBPyConnection]:
+def judged(store: str | Path, spec: DatasetSpec, which: Decisions) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database with the table `judged` of `rules.decisions_query`."""
     if not hourly(store, "decision"):
         raise LogError(f"{store}: no decisions were collected here; `mtorl data collect` does it")

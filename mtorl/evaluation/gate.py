@@ -83,7 +83,7 @@ def value_difference(
     challenger: PolicyOnLog,
     incumbent: PolicyOnLog,
     log: LoggedRows,
-    budget_share: float,
+    budget_share: float | None,
     seed: int,
     forecast: ExpectedOutcomes | None = None,
     resamples: int = 1000,
@@ -94,7 +94,8 @@ def value_difference(
         challenger: The new policy at each row.
         incumbent: The policy to beat, at each row.
         log: What happened at each row.
-        budget_share: Budget of either arm, as a share of what always exposing would cost.
+        budget_share: Budget of either arm, as a share of what always exposing would cost. None: what the incumbent
+            spends.
         seed: Seed of the resampling.
         forecast: What a model of other users than the log's expects.
         resamples: Number of resamples.
@@ -104,7 +105,7 @@ def value_difference(
     """
     policies = dict(zip(ARMS, (challenger, incumbent), strict=True))
     log.check_policies(policies)
-    if not 0 < budget_share < np.inf:
+    if budget_share is not None and not 0 < budget_share < np.inf:
         raise ValueError(f"budget_share must be a positive number, got {budget_share}")
 
     shape = challenger.probs_BC.shape
@@ -179,17 +180,8 @@ def gate(
     Returns:
         "promote" or "reject", and the reason in words.
     """
-    for arm in ARMS:
-        impossible = estimate.get("impossible", {}).get(arm, 0.0)  # an evaluation of an earlier version says nothing
-        if impossible > max_impossible:
-            return "reject", (
-                f"the log can't say what the {arm} is worth: {impossible:.0%} of its exposures are of a kind that no "
-                f"policy of the log could make, {max_impossible:.0%} may be at most; let arms explore what to expose"
-            )
-        weights = {name: estimate[name][arm] for name in ("ess", "mean_weight", "mean_weight_ci")}
-        least = max(min_ess * estimate["rows"], min_ess_rows)
-        if reason := rejection_reason({**weights, "rows": estimate["rows"]}, arm, least, max_weight_error):
-            return "reject", reason
+    if reason := refusal(estimate, min_ess, min_ess_rows, max_weight_error, max_impossible):
+        return "reject", reason
     low, high = estimate["difference_ci"]
     bounds = f"challenger - incumbent is {estimate['difference']:+.4g}, 95 % interval [{low:+.4g}, {high:+.4g}]"
     if low > min_lift:
@@ -197,11 +189,33 @@ def gate(
     return "reject", f"{bounds}: not all above {min_lift:g}"
 
 
+def refusal(
+    estimate: Mapping[str, Any],
+    min_ess: float = 0.01,
+    min_ess_rows: float = 100,
+    max_weight_error: float = MAX_WEIGHT_ERROR,
+    max_impossible: float = MAX_IMPOSSIBLE,
+) -> str | None:
+    """Why an estimate should not be used, in words; None if nothing speaks against it. Arguments as of `gate`."""
+    for arm in ARMS:
+        impossible = estimate.get("impossible", {}).get(arm, 0.0)  # an evaluation of an earlier version says nothing
+        if impossible > max_impossible:
+            return (
+                f"the log can't say what the {arm} is worth: {impossible:.0%} of its exposures are of a kind that no "
+                f"policy of the log could make, {max_impossible:.0%} may be at most; let arms explore what to expose"
+            )
+        weights = {name: estimate[name][arm] for name in ("ess", "mean_weight", "mean_weight_ci")}
+        least = max(min_ess * estimate["rows"], min_ess_rows)
+        if reason := rejection_reason({**weights, "rows": estimate["rows"]}, arm, least, max_weight_error):
+            return reason
+    return None
+
+
 # Places of sums: four of the log, then six of each arm.
 _WEIGHT, _EXPOSING = (4, 10), (7, 13)
 
 
-def _estimates(sums_S: Floats, budget_share: float) -> tuple[Floats, Floats, Floats, float]:
+def _estimates(sums_S: Floats, budget_share: float | None) -> tuple[Floats, Floats, Floats, float]:
     """Gain, cost and value of both arms, and the budget, from sums over rows."""
     rows, exposures, cost, planned_cost = sums_S[:4]
     weight_2, gain_2, cost_2, exposing_2, planned_gain_2, planned_cost_2 = sums_S[4:].reshape(2, 6).T
@@ -210,6 +224,7 @@ def _estimates(sums_S: Floats, budget_share: float) -> tuple[Floats, Floats, Flo
         per_weight_2 = np.where(exposing_2 > 0, exposing_2 / weight_2, 0.0)
         gain_2 = (planned_gain_2 + np.where(exposing_2 > 0, per_weight_2 * gain_2, 0.0)) / rows
         cost_2 = (planned_cost_2 + np.where(exposing_2 > 0, per_weight_2 * cost_2, 0.0)) / rows
-        budget = budget_share * (planned_cost / rows + cost / exposures)  # what exposing each draw would cost
+        # Else a share of what exposing each draw would cost.
+        budget = cost_2[1] if budget_share is None else budget_share * (planned_cost / rows + cost / exposures)
         share_2 = np.where(cost_2 > budget, budget / cost_2, 1.0)
     return gain_2, cost_2, gain_2 * share_2, float(budget)

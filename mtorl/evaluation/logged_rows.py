@@ -31,7 +31,7 @@ class PolicyOnLog:
     """
 
     probs_BC: Floats  # probability of choosing each channel
-    expose_BC: Bools  # whether it would spend on the channel if it chose it
+    expose_BC: Bools | Floats  # whether it would spend on the channel if it chose it, or with what probability
 
     def __post_init__(self) -> None:
         if self.probs_BC.ndim != 2 or self.probs_BC.shape != self.expose_BC.shape:
@@ -39,6 +39,8 @@ class PolicyOnLog:
             raise ValueError(f"probs_BC and expose_BC must share one shape (rows, channels), got {shapes}")
         if not ((self.probs_BC >= 0).all() and np.allclose(self.probs_BC.sum(axis=1), 1.0, atol=1e-6)):
             raise ValueError("probs_BC: each row must be probabilities that sum to one")
+        if not ((self.expose_BC >= 0) & (self.expose_BC <= 1)).all():
+            raise ValueError("expose_BC must lie in [0, 1]")
 
     @classmethod
     def always_exposing(cls, probs_BC: Floats) -> PolicyOnLog:
@@ -141,7 +143,7 @@ class LoggedRows:
         """Of each row, the probability of an exposure by the policy that the log could not have made."""
         if self.exposure is None:
             return np.zeros(len(self))
-        probability_B: Floats = (policy.probs_BC * (policy.expose_BC & ~self.exposure.possible_BC)).sum(axis=1)
+        probability_B: Floats = (policy.probs_BC * policy.expose_BC * ~self.exposure.possible_BC).sum(axis=1)
         return probability_B
 
     def check_column(self, name: str, column: NDArray[Any]) -> None:

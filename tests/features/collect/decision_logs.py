@@ -12,7 +12,7 @@ import duckdb
 import pandas as pd
 
 from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
-from mtorl.log.records import sql_columns
+from mtorl.log.records import Kind, sql_columns
 from tests.repository import ROOT
 
 _GOLDEN = ROOT / "tests" / "serving" / "golden"
@@ -47,10 +47,16 @@ def outcome(event: str, of: str, kind: str = "cost", value: float = 0.03, minute
     return {**record, **own}
 
 
-def write(folder: Path, decisions: Sequence[dict[str, Any]] = (), outcomes: Sequence[dict[str, Any]] = ()) -> Path:
+def write(
+    folder: Path,
+    decisions: Sequence[dict[str, Any]] = (),
+    outcomes: Sequence[dict[str, Any]] = (),
+    shadows: Sequence[dict[str, Any]] = (),
+) -> Path:
     """Write an export of a router; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    for kind, records in (("decision", decisions), ("outcome", outcomes)):
+    by_kind: dict[Kind, Sequence[dict[str, Any]]] = {"decision": decisions, "outcome": outcomes}
+    for kind, records in (by_kind | ({"shadow": shadows} if shadows else {})).items():
         columns = sql_columns(kind)
         rows = [
             {name: json.dumps(value) if isinstance(value, dict | list) else value for name, value in record.items()}

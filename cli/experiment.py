@@ -1,0 +1,163 @@
+"""An experiment: its file, what its challengers would do, and what came of it.
+
+    mtorl experiment check first-day.yaml --dataset my-log.yaml
+    mtorl experiment shadow first-day --experiment first-day.yaml --dataset my-log.yaml --by device
+    mtorl experiment verdict first-day --experiment first-day.yaml --dataset my-log.yaml
+
+docs/first-day.md goes through all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.commands import CommandGroup, Dataset
+from cli.endings import exit_codes
+
+app = CommandGroup(__doc__ or "")
+
+DecisionLogArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FOLDER",
+        help="State of mtorl serve, also while it runs, or a decision log that was exported or shipped.",
+    ),
+]
+ExperimentOption = Annotated[Path, typer.Option(help="The experiment file.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures to this file.")]
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The experiment file.")],
+    dataset: Dataset,
+) -> None:
+    """Check an experiment file before anybody serves it, and say who would get what.
+
+        mtorl experiment check first-day.yaml --dataset my-log.yaml
+
+    The manual of the file is docs/experiments.md, and the top of mtorl/experiment/experiment.py.
+    """
+    with _input_errors():
+        from mtorl.experiment.experiment import ALL_ARMS, Experiment
+        from mtorl.log.dataset import DatasetSpec
+
+        experiment = Experiment.load(file)
+        experiment.check(DatasetSpec.load(dataset))
+        typer.echo(f"{experiment.name}, {'stage ' + experiment.stage if experiment.enabled else 'switched off'}")
+        for arm in experiment.arms:
+            how = arm.url or ("what each request says" if arm.policy == "baseline" else "rows of this file")
+            explored = f", {arm.explore.share:.0%} explored ({arm.explore.scope})" if arm.explore else ""
+            typer.echo(f"  {arm.name}: {experiment.shares()[arm.name]:.0%} of the users; {how}{explored}")
+        for account in experiment.accounts():
+            if account.arm != ALL_ARMS:
+                paced = "paced" if account.pacing else "first come, first served"
+                scope = f"campaign {account.campaign}, channel {account.channel}, {account.period}"
+                typer.echo(f"  {account.arm} may spend {account.limit:,.2f} ({scope}; {paced})")
+
+
+@app.command()
+def shadow(
+    folder: DecisionLogArgument,
+    experiment: ExperimentOption,
+    dataset: Dataset,
+    by: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="Also by segment, of this column; may be repeated.")
+    ] = None,
+    out: JsonOption = None,
+) -> None:
+    """Compare what challengers would have done in the shadow with what the incumbent did.
+
+        mtorl experiment shadow first-day --experiment first-day.yaml --dataset my-log.yaml --by device
+
+    How often they agree is known from the first decision on. What a challenger would earn is estimated from what came
+    of the incumbent's decisions, as far as these could have been the challenger's: an incumbent that always does the
+    same says nothing about anything else, so let it explore (docs/experiments.md).
+    """
+    with _input_errors():
+        from cli.progress_bars import ProgressBars
+        from cli.tables import print_shadow
+        from features.collect.shadows import shadows
+        from mtorl.evaluation.shadow import shadow_report
+        from mtorl.experiment.experiment import Experiment
+        from mtorl.log.dataset import DatasetSpec
+
+        spec, segments = DatasetSpec.load(dataset), by or []
+        with ProgressBars() as bars, bars.step("compare what was decided"), _exported(folder) as log:
+            rows = shadows(log, spec, Experiment.load(experiment), segments)
+            reports = shadow_report(rows, spec.channels, segments)
+    for report in reports.values():
+        print_shadow(report)
+    _write(out, reports)
+
+
+@app.command()
+def verdict(
+    folder: DecisionLogArgument, experiment: ExperimentOption, dataset: Dataset, out: JsonOption = None
+) -> None:
+    """Say what the experiment has found so far. Looking often changes no error rate.
+
+        mtorl experiment verdict first-day --experiment first-day.yaml --dataset my-log.yaml
+
+    The words and figures are explained in monitoring/README.md.
+    """
+    from monitoring.period import PeriodError
+
+    with exit_codes(failed=(PeriodError,)), _input_errors():
+        from cli.progress_bars import ProgressBars
+        from cli.tables import print_verdict
+        from monitoring.decision_log import Period
+        from monitoring.period import verdict_of_period
+        from mtorl.log.dataset import DatasetSpec
+
+        gain = DatasetSpec.load(dataset).reward.gain.text
+        with ProgressBars() as bars, bars.step("compare the arms"), _exported(folder) as log:
+            found = verdict_of_period(str(log), str(experiment), Period(), gain, weights="", budget=0.0)
+    print_verdict(found)
+    _write(out, found)
+
+
+@contextmanager
+def _exported(folder: Path) -> Iterator[Path]:
+    """A decision log that can be read. What a router has written but not shipped yet is there, too."""
+    from features.collect.log_files import files_of
+    from mtorl.log.touchpoints import LogError
+
+    served = [folder / name for name in ("spool", "log") if (folder / name).is_dir()]
+    if not served and any(folder.rglob("decisions.parquet")):
+        yield folder
+        return
+    if not served and not files_of(folder, "decision"):
+        raise LogError(
+            f"{folder}: neither the state of mtorl serve nor a decision log; that of a run is in decision_log"
+        )
+    from serving.decision_log.export import export_parquet
+
+    # Inside the folder: an export leaves out who was forgotten there.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
+        for place in served or [folder]:
+            export_parquet(place, Path(scratch, place.name))
+        yield Path(scratch)
+
+
+@contextmanager
+def _input_errors() -> Iterator[None]:
+    """Turn input that can't be used into one line and exit code 2."""
+    from mtorl.experiment.experiment import ExperimentError
+    from mtorl.log.dataset import SpecError
+    from mtorl.log.touchpoints import LogError
+
+    with exit_codes(unusable=(ExperimentError, SpecError, LogError, OSError)):
+        yield
+
+
+def _write(out: Path | None, figures: Any) -> None:
+    if out is not None:
+        out.write_text(json.dumps(figures, indent=2))

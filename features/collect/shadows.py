@@ -1,0 +1,103 @@
+"""What challengers decided in the shadow of the incumbent, beside what it decided and what came of it.
+
+    rows = shadows("decision_log", spec, experiment, by=["device"])
+    report = shadow_report(rows, spec.channels)               # mtorl.evaluation.shadow
+
+Which decisions an estimate may rest on, and with which probabilities, the rules of collecting say (`rules.py`).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from features.collect.database import name_of, records, text
+from features.collect.log_files import files_of
+from features.collect.rules import by_channel
+from features.collect.store import collect
+from features.collect.training_log import Decisions, judged
+from mtorl.experiment.experiment import Experiment
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.records import one_record_each
+from mtorl.log.touchpoints import LogError
+
+
+def shadows(
+    decision_log: str | Path, spec: DatasetSpec, experiment: Experiment, by: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Read an experiment's shadow decisions.
+
+    Args:
+        decision_log: Folder with exports of routers, or the hourly folders of a sink, at any depth.
+        spec: Description of the data set.
+        experiment: Whose decisions count, by its name and salt.
+        by: Categorical columns of the context or of the user, to tell segments apart.
+
+    Returns:
+        One row a decision and challenger, in the order of time, as `mtorl.evaluation.shadow` reads it.
+
+    Raises:
+        LogError: There are no shadow decisions, or a column can't tell segments apart.
+    """
+    columns = {column.name: column for column in (*spec.context, *spec.static)}
+    for name in by:
+        if name not in columns or columns[name].kind != "categorical":
+            known = [column.name for column in columns.values() if column.kind == "categorical"]
+            raise LogError(f"by: {name!r} is no categorical column; there are {', '.join(known) or 'none'}")
+    files = files_of(Path(decision_log), "shadow")
+    if not files:
+        raise LogError(f"{decision_log}: no shadow decisions; a router writes them while the stage is shadow")
+    static = {column.name for column in spec.static}
+    segments = "".join(
+        f"json_extract_string({'d.features' if name in static else 'd.context'}, "
+        f"{text(f'$.static.{_quoted(name)}' if name in static else f'$.{_quoted(name)}')}) AS {name_of(name)}, "
+        for name in by
+    )
+    gain = " + ".join(f"{weight!r} * j.{name_of(name)}" for name, weight in spec.reward.gain.terms)
+    with tempfile.TemporaryDirectory(prefix="mtorl-shadow-") as scratch:
+        collect(decision_log, scratch)
+        with judged(scratch, spec, Decisions(spec.outcome_hours)) as db:
+            rows = db.execute(
+                f"""
+                WITH shadow AS ({one_record_each("shadow", records("shadow", files))})
+                SELECT s.arm, coalesce(s.model_digest, '') AS model, s.fault, d.user_id, {segments}
+                       d.fallback_reason IS NULL AS decided,
+                       {_own("d", "coalesce(d.drawn_channel, d.channel)", "d.expose OR d.budget_exhausted")},
+                       {_own("s", "s.channel", "s.expose", "challenger_")},
+                       j.left_out, j.drawn_channel, j.channel_probs, j.exposure_probs, j.exposed,
+                       if(j.exposed, {gain}, 0.0) AS gain, if(j.exposed, j.cost, 0.0) AS cost,
+                       {_listed("channel_probs", spec)}, {_listed("exposure_probs", spec)},
+                       {_listed("expected_rewards", spec)}, {_listed("expected_costs", spec)}
+                FROM shadow AS s JOIN collected_decision AS d USING (decision_id) JOIN judged AS j USING (decision_id)
+                WHERE d.experiment = $name AND d.salt = $salt
+                  AND d.decision_id NOT IN (SELECT decision_id FROM collected_decision WHERE withdrawn)
+                ORDER BY d.event_time, s.shadow_id""",
+                {"name": experiment.name, "salt": experiment.salt},
+            ).df()
+    if rows.empty:
+        raise LogError(
+            f"{decision_log}: no shadow decisions of experiment {experiment.name!r} with salt {experiment.salt!r}"
+        )
+    return rows
+
+
+def _own(record: str, channel: str, expose: str, prefix: str = "incumbent_") -> str:
+    """What a policy chose by itself, beneath exploration."""
+    explored = f"json_extract_string({record}.exploration, '$.channel')"
+    exposed = f"CAST(json_extract_string({record}.exploration, '$.expose') AS BOOLEAN)"
+    return f"coalesce({explored}, {channel}) AS {prefix}channel, coalesce({exposed}, {expose}) AS {prefix}expose"
+
+
+def _listed(field: str, spec: DatasetSpec) -> str:
+    """A challenger's figures by channel as a list in the order of the channels; NaN: it did not say."""
+    values = f"from_json(s.{field}, {by_channel(spec)})"
+    named = ", ".join(f"coalesce({values}.{name_of(channel)}, 'nan'::DOUBLE)" for channel in spec.channels)
+    return f"[{named}] AS challenger_{field}"
+
+
+def _quoted(name: str) -> str:
+    """A column in a JSON path."""
+    return '"' + name.replace('"', '\\"') + '"'

@@ -1,0 +1,247 @@
+"""What challengers would have done in the shadow of an incumbent: how often they agree, and what they would be worth.
+
+    rows = shadows("decision_log", spec, experiment, by=["device"])      # features.collect.shadows
+    reports = shadow_report(rows, spec.channels, by=["device"])
+    in_words(reports["challenger"])
+
+Agreement compares what the policies chose by themselves, beneath any exploration, with the same draw: both expose the
+same channel, or neither exposes. It needs no probabilities.
+
+Value is estimated off-policy (`gate.py`) from what came of the incumbent's decisions: gain per decision of both
+policies, the challenger's at what the incumbent spends. The challenger's own forecasts make it doubly robust, if all of
+its answers have them. It needs the probabilities of both, and decisions of the incumbent that the challenger might have
+taken, which is what exploration is for. Where the log can't say, `not_evaluable` says why, and no value is given.
+
+Only the newest model of a challenger counts: a report is about what would be served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+import pandas as pd
+
+from mtorl.arrays import Bools, Floats
+from mtorl.evaluation.gate import ExpectedOutcomes, ValueDifference, refusal, value_difference
+from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
+from mtorl.evaluation.resamples import UserResamples, interval
+
+LARGEST_SEGMENTS = 12  # of a column that are reported
+
+
+class Agreement(TypedDict):
+    """Shares of the decisions that both policies took."""
+
+    same_channel: float
+    same_exposure: float  # both would expose, or neither
+    same_action: float  # both would expose the same channel, or neither would expose
+    same_action_ci: list[float]
+    incumbent_exposes: float
+    challenger_exposes: float
+
+
+class Compared(TypedDict):
+    """Some decisions, compared; plain values, ready for JSON."""
+
+    decisions: int  # that both policies took
+    users: int
+    agreement: Agreement | None  # None: there is no such decision
+    valued: int  # decisions that an estimate may rest on
+    value: ValueDifference | None
+    not_evaluable: str | None  # why there is no value
+
+
+class ShadowReport(Compared):
+    """One challenger."""
+
+    arm: str
+    model: str  # digest; empty: the challenger does not say
+    left_out: dict[str, int]  # decisions without a comparison, by reason
+    not_valued: dict[str, int]  # compared decisions that no estimate may rest on, by reason
+    channels: list[dict[str, Any]]  # how often each pair of channels was chosen: incumbent, challenger, decisions
+    segments: dict[str, list[dict[str, Any]]]  # by column: `segment` and the figures of `Compared`
+
+
+def shadow_report(
+    rows: pd.DataFrame, channels: Sequence[str], by: Sequence[str] = (), seed: int = 0, resamples: int = 1000
+) -> dict[str, ShadowReport]:
+    """Compare each challenger with the incumbent.
+
+    Args:
+        rows: One row a decision and challenger, in the order of time: arm, model, fault (None: it answered), user_id;
+            decided (false: the incumbent took the default action); incumbent_channel, incumbent_expose,
+            challenger_channel, challenger_expose (what each chose by itself); of the incumbent's decision left_out
+            (None: an estimate may rest on it), drawn_channel, channel_probs, exposure_probs, exposed, gain, cost; of
+            the challenger challenger_channel_probs, ..._exposure_probs, ..._expected_rewards, ..._expected_costs: lists
+            in the order of `channels`, with NaN where it did not say. Further columns may tell segments apart.
+        channels: Of the data set.
+        by: Columns that tell segments apart; the largest are reported.
+        seed: Seed of the resampling of users.
+        resamples: Number of resamples.
+
+    Returns:
+        A report for each challenger, by the name of its arm.
+    """
+    reports = {}
+    for arm, of_arm in rows.groupby("arm", sort=True):
+        answered = of_arm[of_arm["fault"].isna()]
+        newest = str(answered["model"].iloc[-1]) if len(answered) else ""
+        why = pd.Series(np.where(of_arm["decided"], "", "incumbent_fell_back"), of_arm.index)
+        why = why.mask(of_arm["model"] != newest, "other_model").mask(of_arm["fault"].notna(), of_arm["fault"])
+        both = of_arm[why == ""]
+        whether = _not_valued(both)
+        reports[str(arm)] = ShadowReport(
+            arm=str(arm),
+            model=newest,
+            left_out=_counts(why[why != ""]),
+            not_valued=_counts(whether[whether != ""]),
+            channels=_pairs(both),
+            segments={
+                name: [
+                    {"segment": value, **_compared(both[both[name] == value], channels, seed, resamples)}
+                    for value in both[name].value_counts().index[:LARGEST_SEGMENTS]
+                ]
+                for name in by
+            },
+            **_compared(both, channels, seed, resamples),
+        )
+    return reports
+
+
+def _compared(both: pd.DataFrame, channels: Sequence[str], seed: int, resamples: int) -> Compared:
+    whether = _not_valued(both)
+    usable = both[whether == ""]
+    value: ValueDifference | None = None
+    if len(usable):
+        value = _value(usable, channels, seed, resamples)
+        reason = refusal(value)
+    elif len(both):
+        most = str(whether.mode()[0])
+        reason = f"no estimate may rest on any decision: {_WHY.get(most, most)}"
+    else:
+        reason = "there is no decision of both"
+    return Compared(
+        decisions=len(both),
+        users=int(both["user_id"].nunique()),
+        agreement=_agreement(both, seed, resamples) if len(both) else None,
+        valued=len(usable),
+        value=value if reason is None else None,
+        not_evaluable=reason,
+    )
+
+
+_UNSAID = "challenger_unsaid"
+_WHY = {
+    "no_probabilities": "the incumbent does not say with which probability it chose and exposed each channel "
+    "(a baseline says it with its propensity)",
+    "not_mature": "their outcomes may still come",
+    _UNSAID: "the challenger does not say with which probability it would choose and expose each channel",
+}
+
+
+def _not_valued(both: pd.DataFrame) -> pd.Series[str]:
+    """Why no estimate may rest on a row; empty: it may."""
+    reason: pd.Series[str] = both["left_out"].fillna("").astype(str)
+    if both.empty:
+        return reason
+    probs_BC, expose_BC = _lists(both, "challenger_channel_probs"), _lists(both, "challenger_exposure_probs")
+    said_B = (np.nansum(probs_BC, axis=1) > 0.999) & ~((np.nan_to_num(probs_BC) > 0) & np.isnan(expose_BC)).any(axis=1)
+    return reason.mask((reason == "") & ~said_B, _UNSAID)
+
+
+def _agreement(both: pd.DataFrame, seed: int, resamples: int) -> Agreement:
+    ours_B, theirs_B = (both[f"{name}_expose"].to_numpy(dtype=bool) for name in ("incumbent", "challenger"))
+    channel_B: Bools = (both["incumbent_channel"] == both["challenger_channel"]).to_numpy()
+    exposure_B = ours_B == theirs_B
+    action_B = exposure_B & (channel_B | ~ours_B)
+    _, draws_RS = UserResamples(both["user_id"], resamples, seed).sums([action_B * 1.0, np.ones(len(both))])
+    return Agreement(
+        same_channel=float(channel_B.mean()),
+        same_exposure=float(exposure_B.mean()),
+        same_action=float(action_B.mean()),
+        same_action_ci=interval(draws_RS[:, 0] / draws_RS[:, 1]) or [float("nan")] * 2,
+        incumbent_exposes=float(ours_B.mean()),
+        challenger_exposes=float(theirs_B.mean()),
+    )
+
+
+def _value(rows: pd.DataFrame, channels: Sequence[str], seed: int, resamples: int) -> ValueDifference:
+    logged_BC, exposing_BC = _lists(rows, "channel_probs"), _lists(rows, "exposure_probs")
+    channel_B = pd.Index(list(channels)).get_indexer(pd.Index(rows["drawn_channel"]))
+    at = np.arange(len(rows)), channel_B
+    exposed_B = rows["exposed"].to_numpy(dtype=bool)
+    log = LoggedRows(
+        channel_B,
+        logged_BC[at],
+        rows["gain"].to_numpy(dtype=float),
+        rows["cost"].to_numpy(dtype=float),
+        rows["user_id"].to_numpy(),
+        Exposure(exposed_B, np.clip(exposing_BC[at], 0.0, 1.0), logged_BC * exposing_BC > 0),
+    )
+    challenger = PolicyOnLog(
+        _normalised(np.nan_to_num(_lists(rows, "challenger_channel_probs"))),
+        np.nan_to_num(_lists(rows, "challenger_exposure_probs")),
+    )
+    incumbent = PolicyOnLog(_normalised(logged_BC), np.clip(exposing_BC, 0.0, 1.0))
+    return value_difference(challenger, incumbent, log, None, seed, _forecast(rows), resamples)
+
+
+def _forecast(rows: pd.DataFrame) -> ExpectedOutcomes | None:
+    """What the challenger expects of each channel; None: it does not say it everywhere."""
+    gain_BC, cost_BC = _lists(rows, "challenger_expected_rewards"), _lists(rows, "challenger_expected_costs")
+    offered_BC = _lists(rows, "challenger_channel_probs") >= 0
+    if (np.isnan(gain_BC) | np.isnan(cost_BC))[offered_BC].any():
+        return None
+    return ExpectedOutcomes(np.nan_to_num(gain_BC), np.nan_to_num(cost_BC))
+
+
+def _lists(rows: pd.DataFrame, name: str) -> Floats:
+    return np.array(rows[name].to_list(), dtype=np.float64).reshape(len(rows), -1)
+
+
+def _normalised(probs_BC: Floats) -> Floats:
+    """Without what rounding in a record has left."""
+    return np.asarray(probs_BC / probs_BC.sum(axis=1, keepdims=True))
+
+
+def _counts(reasons: pd.Series[Any]) -> dict[str, int]:
+    return {str(reason): int(count) for reason, count in reasons.value_counts().sort_index().items()}
+
+
+def _pairs(both: pd.DataFrame) -> list[dict[str, Any]]:
+    pairs = both[["incumbent_channel", "challenger_channel"]].value_counts().reset_index()
+    return [
+        {"incumbent": str(ours), "challenger": str(theirs), "decisions": int(count)}
+        for ours, theirs, count in pairs.itertuples(index=False)
+    ]
+
+
+def in_words(report: ShadowReport) -> list[str]:
+    """A report in sentences, without its segments."""
+    model = f" ({report['model'][:12]})" if report["model"] else ""
+    lines = [
+        f"{report['arm']}{model} beside the incumbent: {report['decisions']:,} decisions of {report['users']:,} users"
+    ]
+    lines += [f"left out, {reason}: {count:,}" for reason, count in report["left_out"].items()]
+    if agreement := report["agreement"]:
+        low, high = agreement["same_action_ci"]
+        lines += [
+            f"the same action {agreement['same_action']:.1%} [{low:.1%}, {high:.1%}]: the same channel "
+            f"{agreement['same_channel']:.1%}, both or neither expose {agreement['same_exposure']:.1%}",
+            f"expose: incumbent {agreement['incumbent_exposes']:.1%}, "
+            f"{report['arm']} {agreement['challenger_exposes']:.1%}",
+        ]
+    lines += [f"without a value, {reason}: {count:,}" for reason, count in report["not_valued"].items()]
+    if value := report["value"]:
+        (low, high), arm = value["difference_ci"], report["arm"]
+        lines += [
+            f"gain per decision: incumbent {value['incumbent']:.4f}, {arm} {value['challenger']:.4f} at the same "
+            f"spend; difference {value['difference']:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}]",
+            f"that rests on {value['rows']:,} decisions, worth {value['ess']['challenger']:,.0f} of the {arm}'s own; "
+            f"{value['impossible']['challenger']:.1%} of its exposures the log could not have made",
+        ]
+    else:
+        lines.append(f"its value is not known: {report['not_evaluable']}")
+    return lines

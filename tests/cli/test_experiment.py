@@ -1,0 +1,69 @@
+"""`mtorl experiment`: its file, its shadow, its verdict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from cli.main import app
+from tests.experiments import experiment
+from tests.features.collect.decision_logs import SPEC, decision, outcome, write
+from tests.features.collect.test_shadows import MINE, SURE, shadow
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    SPEC.save(tmp_path / "dataset.yaml")
+    content = experiment("http://arms", name="first", salt="s", default_channel="search")
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(content))
+    decisions = [decision(f"d{n}", n, **MINE, **SURE, user_id=f"u{n}") for n in range(20)]
+    costs = [outcome(f"c{n}", f"d{n}", minutes=n + 1) for n in range(20)]
+    said = {"channel": "video", "expose": True, "exploration": None, "channel_probs": {}, "exposure_probs": {}}
+    log = write(tmp_path / "log", decisions, costs, [shadow(f"d{n}", **said) for n in range(20)])
+    return {"log": str(log), "dataset": str(tmp_path / "dataset.yaml"), "file": str(tmp_path / "experiment.yaml")}
+
+
+def mtorl(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["experiment", *arguments])
+
+
+def test_a_file_is_checked_and_says_who_gets_what(files: dict[str, str], tmp_path: Path) -> None:
+    done = mtorl("check", files["file"], "--dataset", files["dataset"])
+    assert done.exit_code == 0, done.output
+    assert "incumbent: 50% of the users; http://arms/v1/models/incumbent:predict" in done.output
+    assert "may spend" in done.output
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(yaml.safe_dump(experiment("http://arms", default_channel="radio")))
+    done = mtorl("check", str(wrong), "--dataset", files["dataset"])
+    assert done.exit_code == 2 and "'radio' is not one of search" in done.output
+
+
+def test_the_shadow_is_reported_in_words_and_as_json(files: dict[str, str], tmp_path: Path) -> None:
+    options = ["--experiment", files["file"], "--dataset", files["dataset"]]
+    done = mtorl("shadow", files["log"], *options, "--by", "device", "--json", str(tmp_path / "shadow.json"))
+    assert done.exit_code == 0, done.output
+    assert "20 decisions of 20 users" in done.output and "the same action 0.0%" in done.output
+    assert "the challenger does not say with which probability" in done.output
+    report = json.loads((tmp_path / "shadow.json").read_text())["challenger"]
+    assert report["channels"] == [{"incumbent": "search", "challenger": "video", "decisions": 20}]
+    assert report["segments"]["device"][0]["segment"] == "phone"
+
+
+def test_a_verdict_is_given_at_any_time(files: dict[str, str]) -> None:
+    options = ["--experiment", files["file"], "--dataset", files["dataset"]]
+    done = mtorl("verdict", files["log"], *options)
+    assert done.exit_code == 0, done.output
+    assert "first: inconclusive" in done.output
+
+
+@pytest.mark.parametrize("command", ["shadow", "verdict"])
+def test_a_folder_without_decisions_is_refused(files: dict[str, str], tmp_path: Path, command: str) -> None:
+    (tmp_path / "empty").mkdir()
+    done = mtorl(command, str(tmp_path / "empty"), "--experiment", files["file"], "--dataset", files["dataset"])
+    assert done.exit_code == 2
+    assert "neither the state of mtorl serve nor a decision log" in done.output

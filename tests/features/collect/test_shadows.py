@@ -1,0 +1,107 @@
+"""Shadow decisions, beside those of the incumbent and what came of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from features.collect.shadows import shadows
+from mtorl.evaluation.shadow import shadow_report
+from mtorl.experiment.experiment import Experiment
+from mtorl.log.touchpoints import LogError
+from tests.experiments import experiment
+from tests.features.collect.decision_logs import SPEC, decision, outcome, write
+from tests.repository import ROOT
+
+MINE = {"experiment": "first", "salt": "s"}
+OURS = Experiment.from_dict(experiment("http://arms", name="first", salt="s"))
+SURE = {
+    "channel": "search",
+    "drawn_channel": "search",
+    "exploration": None,
+    "propensity": 1.0,
+    "channel_probs": dict.fromkeys(SPEC.channels, 0.0) | {"search": 1.0},
+    "exposure_probs": dict.fromkeys(SPEC.channels, 1.0),
+    "context": {"hour": 1.0, "device": "phone", "placement": None},
+}
+
+
+def shadow(of: str, arm: str = "challenger", **changes: Any) -> dict[str, Any]:
+    record = json.loads((ROOT / "tests" / "serving" / "golden" / "shadow.json").read_text())
+    return {**record, "shadow_id": f"{of}.{arm}", "decision_id": of, "experiment": "first", "arm": arm, **changes}
+
+
+def test_a_shadow_stands_beside_what_was_decided_and_what_came_of_it(tmp_path: Path) -> None:
+    theirs = {
+        "channel": "video",
+        "expose": False,
+        "exploration": None,
+        "channel_probs": {"search": 0.25, "video": 0.75},
+        "exposure_probs": {"search": 1.0, "video": 0.0},
+        "expected_rewards": {"search": 0.1},
+    }
+    log = write(
+        tmp_path / "log",
+        [decision("d", **MINE, **SURE), decision("other", 1, **{**MINE, "salt": "old"}, **SURE)],
+        [outcome("c", "d", "cost", 0.3), outcome("k", "d", "click", 1.0)],
+        [shadow("d", **theirs), shadow("d", **theirs), shadow("other", **theirs)],  # shipped at least once
+    )
+    (row,) = shadows(log, SPEC, OURS, ["device", "age_group"]).to_dict("records")
+    assert (row["incumbent_channel"], row["incumbent_expose"], row["decided"]) == ("search", True, True)
+    assert (row["challenger_channel"], row["challenger_expose"], row["left_out"]) == ("video", False, None)
+    assert (row["gain"], row["cost"], row["exposed"]) == (1.0, 0.3, True)
+    assert list(row["channel_probs"]) == [1.0, 0.0, 0.0, 0.0]
+    assert str(row["challenger_channel_probs"].tolist()) == "[0.25, nan, nan, 0.75]"
+    assert str(row["challenger_expected_rewards"].tolist()) == "[0.1, nan, nan, nan]"
+    assert row["device"] == "phone"
+
+
+def test_exploration_is_not_what_a_policy_chose(tmp_path: Path) -> None:
+    explored = {"share": 0.1, "scope": "both", "explored": True, "channel": "video", "expose": False}
+    own = {**explored, "channel_probs": {}, "exposure_probs": {}}
+    log = write(tmp_path / "log", [decision("d", **MINE, **SURE | {"exploration": own})], [], [shadow("d")])
+    (row,) = shadows(log, SPEC, OURS).to_dict("records")
+    assert (row["incumbent_channel"], row["incumbent_expose"]) == ("video", False)
+
+
+def test_a_budget_that_is_gone_is_no_wish_not_to_expose(tmp_path: Path) -> None:
+    gone = {**SURE, "expose": False, "budget_exhausted": True, "reservation_id": None}
+    log = write(tmp_path / "log", [decision("d", **MINE, **gone)], [], [shadow("d")])
+    (row,) = shadows(log, SPEC, OURS).to_dict("records")
+    assert row["incumbent_expose"] and row["left_out"] == "budget_gone"
+
+
+def test_a_decision_that_was_withdrawn_has_no_shadow(tmp_path: Path) -> None:
+    withdrawn = decision("d", **MINE, **SURE | {"withdrawn": True, "expose": False, "fallback_reason": "log"})
+    log = write(
+        tmp_path / "log",
+        [decision("d", **MINE, **SURE), withdrawn, decision("e", **MINE, **SURE)],
+        [],
+        [shadow("d"), shadow("e")],
+    )
+    assert len(shadows(log, SPEC, OURS)) == 1
+
+
+def test_a_fault_of_a_challenger_is_reported(tmp_path: Path) -> None:
+    unsaid = {"channel": None, "expose": None, "channel_probs": {}, "exposure_probs": {}, "expected_rewards": {}}
+    log = write(tmp_path / "log", [decision("d", **MINE, **SURE)], [], [shadow("d", fault="model_timeout", **unsaid)])
+    report = shadow_report(shadows(log, SPEC, OURS), SPEC.channels)["challenger"]
+    assert report["left_out"] == {"model_timeout": 1}
+
+
+@pytest.mark.parametrize(
+    ("by", "message"), [(["hour"], "'hour' is no categorical column; there are device, placement"), (["x"], "'x'")]
+)
+def test_a_column_that_makes_no_segments_is_refused(tmp_path: Path, by: list[str], message: str) -> None:
+    with pytest.raises(LogError, match=message):
+        shadows(write(tmp_path / "log", [decision("d")], [], [shadow("d")]), SPEC, OURS, by)
+
+
+def test_a_log_without_shadows_says_when_there_are_some(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match="while the stage is shadow"):
+        shadows(write(tmp_path / "log", [decision("d")]), SPEC, OURS)
+    with pytest.raises(LogError, match="experiment 'first' with salt 's'"):
+        shadows(write(tmp_path / "other", [decision("d", **SURE)], [], [shadow("d")]), SPEC, OURS)
