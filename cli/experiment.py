@@ -1,8 +1,9 @@
 """An experiment: its file, what its challengers would do, and what came of it.
 
     mtorl experiment check first-day.yaml --dataset my-log.yaml
-    mtorl experiment shadow first-day --experiment first-day.yaml --dataset my-log.yaml --by device
-    mtorl experiment verdict first-day --experiment first-day.yaml --dataset my-log.yaml
+    mtorl serve --experiment first-day.yaml                  keeps its state in first-day/
+    mtorl experiment shadow first-day --by device
+    mtorl experiment verdict first-day
 
 docs/first-day.md goes through all of them.
 """
@@ -30,7 +31,10 @@ DecisionLogArgument = Annotated[
         help="State of mtorl serve, also while it runs, or a decision log that was exported or shipped.",
     ),
 ]
-ExperimentOption = Annotated[Path, typer.Option(help="The experiment file.")]
+ExperimentOption = Annotated[
+    Path | None, typer.Option(help="The experiment file. None: that of mtorl serve, if FOLDER is its state.")
+]
+DatasetOption = Annotated[str | None, typer.Option(help="The data set's description. None: likewise.")]
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures to this file.")]
 
 
@@ -66,8 +70,8 @@ def check(
 @app.command()
 def shadow(
     folder: DecisionLogArgument,
-    experiment: ExperimentOption,
-    dataset: Dataset,
+    experiment: ExperimentOption = None,
+    dataset: DatasetOption = None,
     by: Annotated[
         list[str] | None, typer.Option(metavar="COLUMN", help="Also by segment, of this column; may be repeated.")
     ] = None,
@@ -75,7 +79,8 @@ def shadow(
 ) -> None:
     """Compare what challengers would have done in the shadow with what the incumbent did.
 
-        mtorl experiment shadow first-day --experiment first-day.yaml --dataset my-log.yaml --by device
+        mtorl experiment shadow first-day --by device
+        mtorl experiment shadow decision_log --experiment first-day.yaml --dataset my-log.yaml
 
     How often they agree is known from the first decision on. What a challenger would earn is estimated from what came
     of the incumbent's decisions, as far as these could have been the challenger's: an incumbent that always does the
@@ -89,9 +94,10 @@ def shadow(
         from mtorl.experiment.experiment import Experiment
         from mtorl.log.dataset import DatasetSpec
 
-        spec, segments = DatasetSpec.load(dataset), by or []
+        file, spec = _named(folder, "experiment", experiment), DatasetSpec.load(_named(folder, "dataset", dataset))
+        segments = by or []
         with ProgressBars() as bars, bars.step("compare what was decided"), _exported(folder) as log:
-            rows = shadows(log, spec, Experiment.load(experiment), segments)
+            rows = shadows(log, spec, Experiment.load(file), segments)
             reports = shadow_report(rows, spec.channels, segments)
     for report in reports.values():
         print_shadow(report)
@@ -100,11 +106,15 @@ def shadow(
 
 @app.command()
 def verdict(
-    folder: DecisionLogArgument, experiment: ExperimentOption, dataset: Dataset, out: JsonOption = None
+    folder: DecisionLogArgument,
+    experiment: ExperimentOption = None,
+    dataset: DatasetOption = None,
+    out: JsonOption = None,
 ) -> None:
     """Say what the experiment has found so far. Looking often changes no error rate.
 
-        mtorl experiment verdict first-day --experiment first-day.yaml --dataset my-log.yaml
+        mtorl experiment verdict first-day
+        mtorl experiment verdict decision_log --experiment first-day.yaml --dataset my-log.yaml
 
     The words and figures are explained in monitoring/README.md.
     """
@@ -117,11 +127,28 @@ def verdict(
         from monitoring.period import verdict_of_period
         from mtorl.log.dataset import DatasetSpec
 
-        gain = DatasetSpec.load(dataset).reward.gain.text
+        file, gain = (
+            _named(folder, "experiment", experiment),
+            DatasetSpec.load(_named(folder, "dataset", dataset)).reward.gain,
+        )
         with ProgressBars() as bars, bars.step("compare the arms"), _exported(folder) as log:
-            found = verdict_of_period(str(log), str(experiment), Period(), gain, weights="", budget=0.0)
+            found = verdict_of_period(str(log), file, Period(), gain.text, weights="", budget=0.0)
     print_verdict(found)
     _write(out, found)
+
+
+def _named(folder: Path, name: str, given: Path | str | None) -> str:
+    """A file that the command was given, or that the router of a state reads."""
+    import yaml
+
+    from mtorl.log.touchpoints import LogError
+
+    settings = folder / "router.yaml"
+    if given is not None:
+        return str(given)
+    if not settings.exists():
+        raise LogError(f"--{name}: name the file; only a folder that mtorl serve keeps its state in says it itself")
+    return str(yaml.safe_load(settings.read_text())[name])
 
 
 @contextmanager

@@ -30,8 +30,9 @@ class Generation:
     mean_weight_error: float  # standard error, by users
 
     def __str__(self) -> str:
+        policy = " ".join(filter(None, (self.arm, self.model[:8])))  # one that is no model has no digest
         return (
-            f"{self.arm} {self.model[:8]}: {self.opportunities:,} opportunities, {self.exposures:,} exposures; of a "
+            f"{policy}: {self.opportunities:,} opportunities, {self.exposures:,} exposures; of a "
             f"uniform policy's exposures {self.supported:.0%} could have been made (mean weight "
             f"{self.mean_weight:.2f} +- {1.96 * self.mean_weight_error:.2f})"
         )

@@ -81,8 +81,13 @@ def look_at(engine: Engine, path: Path, log: ibis.Table, ids: Sequence[str], use
     said = "of the user" if other == user else f"whose {other} it names"
     checks = [
         f"conversions: a row counts for the newest touchpoint before it {said}, since {share:.0%} of the values of "
-        f"{key!r} stand in the log's {other!r}; click, revenue or an outcome of yours may be told in its columns, too",
+        f"{key!r} stand in the log's {other!r}",
     ]
+    if unread := [name for name in numbers if name != revenue]:
+        checks.append(
+            f"conversions: {', '.join(unread)} not read; a column may tell revenue (in cents: {{column: {unread[0]}, "
+            "per: 100}), click, or an outcome of yours"
+        )
     if times[1:]:
         checks.append(f"conversions: {time!r} is taken for the time of a row; {', '.join(times)} hold times")
     if columns["timestamp"] == time:

@@ -67,3 +67,12 @@ def test_a_folder_without_decisions_is_refused(files: dict[str, str], tmp_path: 
     done = mtorl(command, str(tmp_path / "empty"), "--experiment", files["file"], "--dataset", files["dataset"])
     assert done.exit_code == 2
     assert "neither the state of mtorl serve nor a decision log" in done.output
+
+
+def test_the_state_of_a_router_names_its_files_itself(files: dict[str, str]) -> None:
+    done = mtorl("verdict", files["log"])
+    assert done.exit_code == 2 and "--experiment: name the file" in done.output
+    settings = {"experiment": files["file"], "dataset": files["dataset"]}
+    Path(files["log"], "router.yaml").write_text(yaml.safe_dump(settings))
+    assert mtorl("verdict", files["log"]).exit_code == 0
+    assert mtorl("shadow", files["log"]).exit_code == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -350,4 +351,5 @@ def test_the_mean_weight_of_a_uniform_policy_is_what_is_supported(tmp_path: Path
     store = collected(tmp_path, *market(2, faults=0.1, lost=0.1, budget=True))
     (generation,) = learnable(store, SPEC).generations
     assert generation.supported == 1.0
+    assert str(replace(generation, arm="incumbent", model="")).startswith("incumbent: ")  # rules have no digest
     assert abs(generation.mean_weight - 1.0) < 4 * generation.mean_weight_error

@@ -164,6 +164,7 @@ def test_a_second_file_is_described_by_what_it_shares_with_the_log(tmp_path: Pat
     assert told is not None and (told.attributed, told.unattributed["no_touchpoint"], told.faulty) == (70, 10, 0)
     assert any(check.startswith("conversions: a row counts for the newest touchpoint") for check in found.checks)
     assert "88% of the values" in " ".join(found.checks)
+    assert any(check.startswith("conversions: items not read; a column may tell") for check in found.checks)
     assert any(check.endswith("or a weighted sum: {click: 0.1, revenue: 1}") for check in found.checks)
 
 
