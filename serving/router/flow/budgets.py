@@ -82,7 +82,7 @@ class Budgets:
             How much, currency units; None: an account has too little left.
 
         Raises:
-            BudgetsClosed: It was not even tried.
+            BudgetsClosed: It was not even tried, or refused by accounts that are not the experiment's.
             NoAccount: Likewise: there is nothing to draw on, whatever was spent.
             AlreadyReserved: Another decision on the same request has the money.
             LedgerUnavailable: Whether it was reserved is unknown: cancel it.
@@ -93,7 +93,12 @@ class Budgets:
             raise NoAccount(f"no budget of the experiment is for campaign {campaign!r} and channel {channel!r}")
         amount = min(decision.request.costs.get(channel, math.inf), self.cost_cap[channel])
         wanted = Wanted(decision.decision_id, decision.arm, campaign, channel, amount, decision.key)
-        return amount if await self._reservations.submit(wanted) else None
+        set_up = self._accounts_of is decision.experiment
+        if await self._reservations.submit(wanted):
+            return amount
+        if not set_up:  # a refusal by the accounts of the file before says nothing about the money there is
+            raise BudgetsClosed("the accounts of the changed experiment are not set up yet")
+        return None
 
     async def still_pay(self, decision: PendingDecision) -> bool:
         """Whether the money of the answer that was given before is set aside, or spent, and was not given back.

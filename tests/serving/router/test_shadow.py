@@ -105,3 +105,28 @@ def test_it_is_asked_at_no_other_stage_and_not_behind_the_kill_switch(tmp_path: 
         assert len(h.arm.asked) == asked + 1
 
     run(scenario, tmp_path, changes={**IN_SHADOW, "enabled": False})
+
+
+def test_users_of_a_stage_that_has_just_begun_are_not_refused_for_want_of_money(tmp_path: Path) -> None:
+    """The accounts follow the file a moment later; a total that seems gone would count as gone for good."""
+
+    async def scenario(h: Harness) -> None:
+        async def ledger_is_busy(*_: Any) -> None:
+            return None
+
+        set_accounts = h.router.budgets.set_accounts
+        h.router.budgets.set_accounts = ledger_is_busy  # type: ignore[method-assign]
+        path = h.folder / "experiment.yaml"
+        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "stage": "50%"}))
+        await h.until(lambda: h.router.live.experiment.stage == "50%")
+        users = [instance(f"u{i}") for i in range(20)]
+        early = [answer for answer in await h.predict(*users) if answer["arm"] == "challenger"]
+        assert early and not any(answer["expose"] or answer["budget_exhausted"] for answer in early)
+        assert {answer["fallback_reason"] for answer in early} == {"ledger"}
+
+        h.router.budgets.set_accounts = set_accounts  # type: ignore[method-assign]
+        await h.until(lambda: h.router.budgets.set_up_for(h.router.live.experiment))
+        later = [instance(f"u{i}", request_id=f"later-{i}") for i in range(20)]
+        assert {a["fallback_reason"] for a in await h.predict(*later)} == {None}
+
+    run(scenario, tmp_path, changes={"stage": "shadow"})
