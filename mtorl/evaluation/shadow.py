@@ -239,7 +239,7 @@ def in_words(report: ShadowReport) -> list[str]:
         lines += [
             f"gain per decision: incumbent {value['incumbent']:.4f}, {arm} {value['challenger']:.4f} at the same "
             f"spend; difference {value['difference']:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}]",
-            f"that rests on {value['rows']:,} decisions, worth {value['ess']['challenger']:,.0f} of the {arm}'s own; "
+            f"that rests on {value['rows']:,} decisions, worth {value['ess']['challenger']:,.0f} of its own; "
             f"{value['impossible']['challenger']:.1%} of its exposures the log could not have made",
         ]
     else:

@@ -1,0 +1,13 @@
+"""What the platform does today: a rule that somebody wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+BY_DEVICE = {"mobile": "FEED", "desktop": "SRP", "tablet": "PREROLL"}
+
+
+def decide(context: Mapping[str, Any]) -> dict[str, Any]:
+    """Where to show the ad, and whether to show it at all."""
+    return {"channel": BY_DEVICE.get(context["device"], "BANNER"), "expose": context["placement"] != "sidebar"}

@@ -1,0 +1,114 @@
+"""Play the platform: ask the router for each opportunity, show what it says, report what came of it.
+
+    python traffic.py --days 0 1          the first two days after the log
+
+With each request goes what the platform's own rule would do, `baseline`. Which users click is drawn by the market that
+`make_log.py` has made the log of, so a day can be played again, and what is drawn depends on what was shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from typing import Any
+from urllib.parse import urlsplit
+
+import incumbent
+from make_log import CLICK_PAYS, SLOTS, market
+
+from mtorl.simulator.simulator import Online
+
+CHANNELS = {slot: channel for channel, slot in SLOTS.items()}
+
+
+class Router:
+    """The two requests that a platform sends.
+
+    Args:
+        url: Of the router.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._address = urlsplit(url).netloc
+        self._own = threading.local()  # a connection for each thread
+
+    def decide(self, opportunity: dict[str, Any]) -> dict[str, Any]:
+        """Ask what to do at one opportunity."""
+        decision: dict[str, Any] = self._post("/v1/models/ads:predict", {"instances": [opportunity]})["predictions"][0]
+        return decision
+
+    def report(self, decision: dict[str, Any], outcomes: dict[str, float]) -> None:
+        """Say what came of an exposure; its cost settles the money that was set aside."""
+        now = dt.datetime.now(dt.UTC).isoformat()
+        known = [
+            {"event_id": f"{decision['decision_id']}-{kind}", "kind": kind, "value": value, "event_time": now}
+            for kind, value in outcomes.items()
+        ]
+        outcome = {"outcomes": [{**one, "decision_id": decision["decision_id"]} for one in known]}
+        self._post("/v1/outcomes", outcome)
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        connection = getattr(self._own, "connection", None) or HTTPConnection(self._address, timeout=30)
+        self._own.connection = connection
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        text = response.read().decode()
+        if response.status != 200:
+            raise RuntimeError(f"HTTP {response.status} from {path}: {text[:300]}")
+        content: dict[str, Any] = json.loads(text)
+        return content
+
+
+def one_opportunity(router: Router, online: Online, user: str, day: int) -> dict[str, Any]:
+    """One user's opportunity of a day, from the request to what came of it."""
+    moment = online.opportunity(user, day)
+    context = {name: moment["context"][name] for name in ("device", "placement")}
+    decision = router.decide(
+        {
+            "user_id": user,
+            "campaign_id": moment["campaign_id"],
+            "context": context,
+            "timestamp": moment["timestamp"].isoformat(),  # real traffic leaves it out: it is now
+            "request_id": f"{user}-{day}",
+            "baseline": {**incumbent.decide(context), "propensity": 1.0},
+        }
+    )
+    came = online.step(user, day, CHANNELS[decision["channel"]] if decision["expose"] else None)
+    if decision["expose"]:
+        outcomes = {"cost": came.cost, "click": came.click, "revenue": CLICK_PAYS * came.click}
+        router.report(decision, {kind: value for kind, value in outcomes.items() if value or kind == "cost"})
+    return decision
+
+
+def main() -> None:
+    """Play some days."""
+    parser = argparse.ArgumentParser(description="Play the platform.")
+    parser.add_argument("--router", default="http://127.0.0.1:8080")
+    parser.add_argument("--days", type=int, nargs="+", default=[0], help="days after the log, in order")
+    parser.add_argument("--users", type=int, default=3000, help="of the log")
+    parser.add_argument("--seed", type=int, default=11, help="of the log")
+    args = parser.parse_args()
+    simulator, router = market(args.users, args.seed), Router(args.router)
+    online = simulator.online(simulator.user_ids, max(args.days) + 1, args.seed)
+    for day in args.days:
+        with ThreadPoolExecutor(8) as threads:
+            decisions = list(
+                threads.map(lambda user, day=day: one_opportunity(router, online, user, day), online.users)
+            )
+        arms = Counter(
+            f"{one['arm']}{' (' + one['fallback_reason'] + ')' if one['fallback_reason'] else ''}" for one in decisions
+        )
+        shown = sum(one["expose"] for one in decisions)
+        print(
+            f"day {day}: {len(decisions):,} decisions, {shown:,} ads shown;",
+            ", ".join(f"{arm} {n:,}" for arm, n in sorted(arms.items())),
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""The example: its page can be followed with a small log."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass, replace
+
+import pytest
+
+from serving.local.ports import free_ports
+from tests.examples.walk import Command, Terminal, commands_of
+from tests.repository import ROOT
+
+pytestmark = pytest.mark.integration
+
+EXAMPLE = ROOT / "examples" / "first-day"
+# A smaller log, and ports that nobody else has (see `_with`).
+SMALLER = {
+    "python make_log.py": " --users 500",
+    "python traffic.py": " --users 500 --router http://127.0.0.1:8080",
+    "python incumbent_server.py": " --port 8070",
+    "mtorl run": " --epochs 2 --rounds 2",
+    "mtorl serve": " --port 8080 --models-port 8085",
+}
+PORTS = ("8080", "8085", "8070")
+# What such a small log leads to is another thing than what the pages show.
+OTHERWISE = (
+    "head",
+    "python traffic.py",
+    "mtorl run",
+    "mtorl experiment shadow",
+    "mtorl experiment verdict",
+    "mtorl data collect",
+)
+
+
+@dataclass(frozen=True)
+class Walked:
+    """A page that was followed."""
+
+    terminal: Terminal
+    ports: dict[str, str]
+    printed: list[tuple[Command, str]]
+
+    def of(self, start: str) -> list[str]:
+        """What the commands that begin so have printed."""
+        return [output for command, output in self.printed if command.text.startswith(start)]
+
+
+def walk(terminal: Terminal, ports: dict[str, str], page: str) -> Walked:
+    commands = commands_of((ROOT / "docs" / page).read_text())
+    smaller = [replace(one, text=_with(ports, one.text + _more(one.text))) for one in commands]
+    return Walked(terminal, ports, list(zip(commands, terminal.walk(smaller), strict=True)))
+
+
+def _more(command: str) -> str:
+    return "".join(text for start, text in SMALLER.items() if command.startswith(start))
+
+
+def _with(ports: dict[str, str], text: str) -> str:
+    return re.sub("|".join(PORTS), lambda found: ports[found[0]], text)
+
+
+@pytest.fixture(scope="module")
+def first_day(tmp_path_factory: pytest.TempPathFactory) -> Walked:
+    """The page first-day.md, in a folder of its own."""
+    place = tmp_path_factory.mktemp("first-day")
+    shutil.copytree(EXAMPLE, place / "example")
+    ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
+    for file in (place / "example").glob("*.yaml"):
+        file.write_text(_with(ports, file.read_text()))
+    return walk(Terminal(place / "example", place / "bin"), ports, "first-day.md")
+
+
+def check_shown(walked: Walked) -> None:
+    """Pages show what is printed: the same lines, but for numbers."""
+    for command, output in walked.printed:
+        if command.text.startswith(OTHERWISE):
+            continue
+        shown, printed = ({_words(line) for line in text.splitlines()} for text in (command.output, output))
+        assert {line for line in shown if not line.startswith("ties:")} <= printed, command.text
+
+
+def _words(line: str) -> str:
+    return re.sub(r"[\d,.]*\d[\w-]*", "#", line).rstrip()
+
+
+def test_the_page_can_be_followed_from_a_log_to_a_model_that_has_learned_from_its_decisions(first_day: Walked) -> None:
+    check_shown(first_day)
+    trained, again = first_day.of("mtorl run")
+    assert "gate" in trained and "conversions" in trained
+    for shadow in first_day.of("mtorl experiment shadow"):
+        assert "the same action" in shadow and "by device" in shadow
+        assert "at the same spend" in shadow or "its value is not known: " in shadow
+    for days in first_day.of("python traffic.py"):
+        assert re.search(r"^day \d: 500 decisions, \d+ ads shown; ", days)
+    (verdict,) = first_day.of("mtorl experiment verdict")
+    assert re.search(r"^first-day: (ship|inconclusive|stop|guardrail): ", verdict)
+    assert "left out, not_randomised: 1,500" in verdict
+    (collected,) = first_day.of("mtorl data collect")
+    assert "3,000 decisions" in collected and "opportunities" in collected
+    rows = [int(re.search(r"ads: ([\d,]+) touchpoints", out)[1].replace(",", "")) for out in (trained, again)]  # type: ignore[index]
+    assert rows[1] > rows[0] + 1000  # exposures of its own

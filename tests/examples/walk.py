@@ -1,0 +1,105 @@
+"""Run the commands of a page in a folder, as a reader would: what runs until Ctrl-C gets a terminal of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.repository import ROOT
+
+SERVERS = ("mtorl serve", "python incumbent_server.py")
+READY = re.compile(r"^ready|answers at", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of a page, and the output that the page shows."""
+
+    text: str
+    output: str
+
+
+def commands_of(page: str) -> list[Command]:
+    """The commands of a page's console blocks, in order."""
+    found = []
+    for block in re.findall(r"^```console\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, output = part.partition("\n")
+            found.append(Command(command, output))
+    return found
+
+
+class Terminal:
+    """A folder in which commands run, with `mtorl` and `python` of this environment.
+
+    Args:
+        folder: Working directory of the commands.
+        bin: Folder for the command `mtorl`.
+    """
+
+    def __init__(self, folder: Path, bin: Path) -> None:
+        self.folder = folder
+        bin.mkdir(exist_ok=True)
+        for name, arguments in (("mtorl", "-P -m cli.main"), ("python", "")):
+            (bin / name).write_text(f'#!/bin/sh\nexec {sys.executable} {arguments} "$@"\n')
+            (bin / name).chmod(0o755)
+        self.environment = {
+            **os.environ,
+            "PATH": f"{bin}:{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+            "COLUMNS": "120",
+        }
+
+    def run(self, command: str) -> str:
+        """What a command prints on its standard output; it has to succeed."""
+        done = subprocess.run(
+            command, shell=True, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=900
+        )
+        assert done.returncode == 0, f"$ {command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    @contextmanager
+    def serving(self, command: str) -> Iterator[str]:
+        """Run a server until the end of the block; gives what it says when it is ready."""
+        log = self.folder / "server.log"
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                f"exec {command}", shell=True, cwd=self.folder, env=self.environment, stdout=output, stderr=output
+            )
+        try:
+            deadline = time.monotonic() + 180
+            while not READY.search(said := log.read_text()):
+                assert process.poll() is None and time.monotonic() < deadline, f"$ {command}\n{said}"
+                time.sleep(0.2)
+            yield said
+        finally:
+            process.send_signal(signal.SIGINT if command.startswith("mtorl") else signal.SIGTERM)
+            process.wait(60)
+
+    def walk(self, commands: Sequence[Command]) -> list[str]:
+        """Run commands in order; returns what each prints.
+
+        A server ends before another of its kind starts, as a reader ends it who needs its port, and before its
+        decisions are collected.
+        """
+        printed: list[str] = []
+        with ExitStack() as terminals:
+            running = {server: terminals.enter_context(ExitStack()) for server in SERVERS}
+            for command in commands:
+                if command.text.startswith("mtorl data collect"):
+                    running["mtorl serve"].close()
+                server = next((server for server in SERVERS if command.text.startswith(server)), None)
+                if server is None:
+                    printed.append(self.run(command.text))
+                else:
+                    running[server].close()
+                    printed.append(running[server].enter_context(self.serving(command.text)))
+        return printed
