@@ -1,13 +1,19 @@
-"""The example: its page can be followed with a small log."""
+"""The example: its pages can be followed with a small log, each way of an incumbent decides as the rule does."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
 import shutil
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
+import duckdb
 import pytest
 
+from serving.decision_log.export import export_parquet
 from serving.local.ports import free_ports
 from tests.examples.walk import Command, Terminal, commands_of
 from tests.repository import ROOT
@@ -73,6 +79,12 @@ def first_day(tmp_path_factory: pytest.TempPathFactory) -> Walked:
     return walk(Terminal(place / "example", place / "bin"), ports, "first-day.md")
 
 
+@pytest.fixture(scope="module")
+def incumbents(first_day: Walked) -> Walked:
+    """The page incumbent.md, which goes on in the same folder."""
+    return walk(first_day.terminal, first_day.ports, "incumbent.md")
+
+
 def check_shown(walked: Walked) -> None:
     """Pages show what is printed: the same lines, but for numbers."""
     for command, output in walked.printed:
@@ -102,3 +114,39 @@ def test_the_page_can_be_followed_from_a_log_to_a_model_that_has_learned_from_it
     assert "3,000 decisions" in collected and "opportunities" in collected
     rows = [int(re.search(r"ads: ([\d,]+) touchpoints", out)[1].replace(",", "")) for out in (trained, again)]  # type: ignore[index]
     assert rows[1] > rows[0] + 1000  # exposures of its own
+
+
+def test_the_other_ways_can_be_followed(incumbents: Walked) -> None:
+    check_shown(incumbents)
+    for name, verdict in zip(("endpoint", "rows"), incumbents.of("mtorl experiment verdict"), strict=True):
+        assert verdict.startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize("way", ["experiment", "endpoint", "rows"])
+def test_each_way_decides_as_the_rule_does(incumbents: Walked, way: str, tmp_path: Path) -> None:
+    rule = _module(EXAMPLE / "incumbent.py")
+    export_parquet(incumbents.terminal.folder / way / "spool", tmp_path)
+    decisions = (
+        duckdb.sql(
+            f"""SELECT channel, expose, context, fallback_reason, exploration, channel_probs, exposure_probs
+            FROM '{tmp_path / "decisions.parquet"}' WHERE arm = 'incumbent'"""
+        )
+        .df()
+        .to_dict("records")
+    )
+    assert len(decisions) > 200
+    for decision in decisions:
+        assert decision["fallback_reason"] is None
+        explored = json.loads(decision["exploration"]) if decision["exploration"] else None
+        own = explored or decision
+        assert {name: own[name] for name in ("channel", "expose")} == rule.decide(json.loads(decision["context"]))
+        assert sum(json.loads(decision["channel_probs"]).values()) == pytest.approx(1.0)
+        assert decision["channel"] in json.loads(decision["exposure_probs"])  # other policies can be valued on it
+
+
+def _module(path: Path) -> Any:
+    found = importlib.util.spec_from_file_location(path.stem, path)
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
