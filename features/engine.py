@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import ibis
 import ibis.expr.datatypes as dt
 
+from mtorl.runtime.duckdb_progress import without_progress_bar
 from mtorl.runtime.files import remove, replacing
 
 ENGINES = ("duckdb", "spark")
@@ -102,7 +103,7 @@ class DuckDBEngine:
             partitioned_write_flush_threshold=_FLUSH_ROWS,
         )
         # It would be written to the console, whether that is a terminal or not.
-        self.connection.raw_sql("SET enable_progress_bar = false")
+        without_progress_bar(self.connection.con)
         for macro in (
             "unix_micros(time) AS epoch_us(time)",
             "timestamp_micros(micros) AS make_timestamptz(CAST(micros AS BIGINT))",

@@ -21,6 +21,7 @@ import pandas as pd
 from mtorl.drift.calibration import Size
 from mtorl.drift.reference import MIN_USERS
 from mtorl.log.records import Kind, one_record_each, sql_columns
+from mtorl.runtime.duckdb_progress import without_progress_bar
 
 if TYPE_CHECKING:
     import duckdb
@@ -65,7 +66,8 @@ def database() -> Iterator[duckdb.DuckDBPyConnection]:
         tempfile.TemporaryDirectory() as scratch,
         duckdb.connect(config={"memory_limit": _MEMORY_LIMIT, "temp_directory": scratch}) as db,
     ):
-        db.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false; SET preserve_insertion_order = false")
+        db.execute("SET TimeZone = 'UTC'; SET preserve_insertion_order = false")
+        without_progress_bar(db)
         yield db
 
 

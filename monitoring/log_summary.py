@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mtorl.runtime.duckdb_progress import without_progress_bar
+
 LONGEST = 30  # journeys of this length and longer share one bar
 
 
@@ -13,7 +15,8 @@ def summarise(log: Path) -> dict[str, Any]:
     import duckdb
 
     with duckdb.connect() as db:
-        db.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+        db.execute("SET TimeZone = 'UTC'")
+        without_progress_bar(db)
         db.from_parquet(str(log)).create_view("touchpoints")
         rows, users, first, last, click_rate, conversion_rate, cost = _one(
             db.execute(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtorl.log.records import Kind, sql_columns
+from mtorl.runtime.duckdb_progress import without_progress_bar
 
 if TYPE_CHECKING:
     import duckdb
@@ -26,7 +27,7 @@ def limited_database() -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
         duckdb.connect(config={"memory_limit": _MEMORY, "temp_directory": scratch}) as db,
     ):
         execute(db, "SET TimeZone = 'UTC'")
-        execute(db, "SET enable_progress_bar = false")
+        without_progress_bar(db)
         execute(db, "SET preserve_insertion_order = false")
         yield db, Path(scratch)
 

@@ -41,6 +41,7 @@ from pydantic import StrictBool, StrictStr
 
 from features.engine import parquet_files
 from features.offline.asof_job import AsofRetrievalJob, ParquetRows, source_path
+from mtorl.runtime.duckdb_progress import without_progress_bar
 
 MEMORY_LIMIT = "1GB"  # of DuckDB while it joins keys and times; beyond, it spills
 _UTC = pa.timestamp("us", tz="UTC")
@@ -286,7 +287,8 @@ def _duckdb() -> Iterator[duckdb.DuckDBPyConnection]:
         tempfile.TemporaryDirectory(prefix="mtorl-asof-") as folder,
         duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": folder}) as con,
     ):
-        con.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+        con.execute("SET TimeZone = 'UTC'")
+        without_progress_bar(con)
         yield con
 
 

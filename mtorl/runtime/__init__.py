@@ -1,5 +1,5 @@
 """Helpers that know nothing of the domain: each file stands alone.
 
 `files` (atomic replacement), `validation` (strict models and their error messages), `progress` (reports of a step),
-`hardware` (what a figure was measured on).
+`duckdb_progress` (no bar of DuckDB's own), `hardware` (what a figure was measured on).
 """

@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.records import ID_FIELD, Kind, one_record_each, sql_columns
+from mtorl.runtime.duckdb_progress import without_progress_bar
 from mtorl.runtime.files import sync
 from serving.decision_log.position import Position
 from serving.decision_log.sink import Refused, Sink, SinkUnavailable
@@ -72,7 +73,8 @@ class ParquetSink(Sink):
         lines = scratch / "lines.jsonl"
         lines.write_bytes(b"".join(batch.lines))
         with duckdb.connect() as con:
-            con.execute("SET TimeZone = 'UTC'; SET threads = 1; SET enable_progress_bar = false")
+            con.execute("SET TimeZone = 'UTC'; SET threads = 1")
+            without_progress_bar(con)
             con.read_json(str(lines), columns=sql_columns(batch.kind), format="newline_delimited").create_view("lines")
             con.sql(f"""
                 SELECT *, strftime(event_time, '%Y-%m-%d') AS date, strftime(event_time, '%H') AS hour
