@@ -144,6 +144,23 @@ def test_each_way_decides_as_the_rule_does(incumbents: Walked, way: str, tmp_pat
         assert decision["channel"] in json.loads(decision["exposure_probs"])  # other policies can be valued on it
 
 
+def test_the_notebook_runs(first_day: Walked, monkeypatch: pytest.MonkeyPatch) -> None:
+    nbformat = pytest.importorskip("nbformat", reason="nbformat, nbclient and ipykernel are in the extra dev")
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(EXAMPLE / "first-day.ipynb", as_version=4)
+    for cell in notebook.cells:
+        cell.source = re.sub(r"^EPOCHS = \d+", "EPOCHS = 2", cell.source, flags=re.MULTILINE)
+    monkeypatch.setenv("PYTHONPATH", first_day.terminal.environment["PYTHONPATH"])
+    resources = {"metadata": {"path": str(first_day.terminal.folder)}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    printed = "".join(
+        output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []) if "text" in output
+    )
+    for words in ("rows can be used", "per opportunity", "the same action", "opportunities"):
+        assert words in printed, printed
+
+
 def _module(path: Path) -> Any:
     found = importlib.util.spec_from_file_location(path.stem, path)
     assert found is not None and found.loader is not None
