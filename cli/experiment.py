@@ -3,6 +3,7 @@
     mtorl experiment check first-day.yaml --dataset my-log.yaml
     mtorl serve --experiment first-day.yaml                  keeps its state in first-day/
     mtorl experiment shadow first-day --by device
+    mtorl experiment exploration first-day --model first-day/registry/challenger
     mtorl experiment verdict first-day
 
 docs/first-day.md goes through all of them.
@@ -14,13 +15,14 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cli.commands import CommandGroup, Dataset
-from cli.endings import exit_codes
+from cli.endings import exit_codes, stop
 
 app = CommandGroup(__doc__ or "")
 
@@ -102,6 +104,47 @@ def shadow(
     for report in reports.values():
         print_shadow(report)
     _write(out, reports)
+
+
+@app.command()
+def exploration(
+    folder: DecisionLogArgument,
+    model: Annotated[Path, typer.Option(help="Artifact folder of the policy that is to be valued on the log.")],
+    experiment: ExperimentOption = None,
+    dataset: DatasetOption = None,
+    arm: Annotated[str, typer.Option(help="Whose decisions: the arm that would explore.")] = "incumbent",
+    lift: Annotated[
+        float, typer.Option(help="The difference that shall be told, as a share of what the arm earns.")
+    ] = 0.05,
+    decisions_a_day: Annotated[float, typer.Option(help="Of the arm, to count in days. 0: count in decisions.")] = 0.0,
+    out: JsonOption = None,
+) -> None:
+    """Say what the log can tell of a model, and what a share of exploration would cost and buy.
+
+        mtorl experiment exploration first-day --model first-day/registry/challenger --decisions-a-day 50000
+
+    An arm that always does the same teaches nothing about anything else. Exploring a share of its decisions does, and
+    costs what the arm would have earned instead. Figures of what an arm explores already are those of more of it.
+    """
+    with _input_errors():
+        from cli.progress_bars import ProgressBars
+        from cli.tables import print_exploration
+        from features.collect.served import served_decisions
+        from mtorl.evaluation.exploration_plan import plan_for
+        from mtorl.experiment.experiment import Experiment
+        from mtorl.log.dataset import DatasetSpec
+
+        if not 0 < lift < 1:
+            stop(f"--lift: expected a share above 0 and below 1, got {lift:g}", 2)
+        if decisions_a_day < 0:
+            stop(f"--decisions-a-day: must not be negative, got {decisions_a_day:g}", 2)
+        file, spec = _named(folder, "experiment", experiment), DatasetSpec.load(_named(folder, "dataset", dataset))
+        with ProgressBars() as bars, bars.step("read what was decided"), _exported(folder) as log:
+            rows = served_decisions(log, spec, Experiment.load(file), arm)
+        with ProgressBars() as bars, bars.step("ask the model"):
+            plan = plan_for(rows, model, lift)
+    print_exploration(plan, decisions_a_day)
+    _write(out, asdict(plan))
 
 
 @app.command()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from features.forget.places import Report
     from features.ingest.ingest import IngestReport
     from features.sequences.manifest import Manifest
+    from mtorl.evaluation.exploration_plan import ExplorationPlan
     from mtorl.evaluation.shadow import ShadowReport
     from pipelines.run_state import RunState
     from serving.decision_log.forget import SpoolWithout
@@ -73,6 +74,31 @@ def print_shadow(report: ShadowReport) -> None:
                 _with_interval(dict(value), "difference", "+", 4) if value else "not known",
             )
         console.print(table)
+
+
+def print_exploration(plan: ExplorationPlan, decisions_a_day: float) -> None:
+    """Print what exploring would cost and teach; in days, if it is known how many decisions there are in one."""
+    from mtorl.evaluation.exploration_plan import in_words
+
+    console = Console()
+    for line in in_words(plan):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    table = _titled(f"what exploring costs, and when a difference of {plan.lift:.0%} is told")
+    per, told = ("a day", "told after, days") if decisions_a_day else ("per 1,000 decisions", "told after, decisions")
+    for name in ("scope", "share", f"gain lost {per}", "of the gain", "never made", "hardly ever made", told):
+        table.add_column(name)
+    for option in plan.options:
+        after = "never" if option.told_after is None else f"{option.told_after / (decisions_a_day or 1):,.0f}"
+        table.add_row(
+            option.scope if option.share else "none",
+            f"{option.share:.0%}",
+            f"{option.cost * (decisions_a_day or 1000):,.2f}",
+            f"{option.cost_share:.1%}",
+            f"{option.impossible:.0%}",
+            f"{option.forecast - option.impossible:.0%}",
+            after,
+        )
+    console.print(table)
 
 
 def print_verdict(verdict: dict[str, Any]) -> None:

@@ -59,12 +59,12 @@ class Exposure:
 
     exposed_B: Bools
     probability_B: Floats  # of exposing the drawn channel
-    possible_BC: Bools  # whether the logging policy could have drawn and exposed each channel
+    probs_BC: Floats  # of drawing and exposing each channel
 
     def __post_init__(self) -> None:
-        rows = len(self.possible_BC)
-        if self.possible_BC.ndim != 2 or self.exposed_B.shape != (rows,) or self.probability_B.shape != (rows,):
-            raise ValueError("exposed_B, probability_B and possible_BC must have one row for each decision")
+        rows = len(self.probs_BC)
+        if self.probs_BC.ndim != 2 or self.exposed_B.shape != (rows,) or self.probability_B.shape != (rows,):
+            raise ValueError("exposed_B, probability_B and probs_BC must have one row for each decision")
         if not ((self.probability_B >= 0) & (self.probability_B <= 1)).all():
             raise ValueError("probability_B must lie in [0, 1]")
         if not (self.probability_B[self.exposed_B] > 0).all():
@@ -143,8 +143,22 @@ class LoggedRows:
         """Of each row, the probability of an exposure by the policy that the log could not have made."""
         if self.exposure is None:
             return np.zeros(len(self))
-        probability_B: Floats = (policy.probs_BC * policy.expose_BC * ~self.exposure.possible_BC).sum(axis=1)
+        possible_BC = self.exposure.probs_BC > 0
+        probability_B: Floats = (policy.probs_BC * policy.expose_BC * ~possible_BC).sum(axis=1)
         return probability_B
+
+    def weighable(self, policy: PolicyOnLog, most: float) -> Bools:
+        """Which exposures by the policy would have a weight of at most this: (B, C).
+
+        Of touchpoints all, since what else could have been exposed is not known.
+        """
+        if self.exposure is None:
+            return np.ones(policy.probs_BC.shape, dtype=np.bool_)
+        weight_BC = np.full(policy.probs_BC.shape, np.inf)
+        exposing_BC = policy.probs_BC * policy.expose_BC
+        np.divide(exposing_BC, self.exposure.probs_BC, out=weight_BC, where=self.exposure.probs_BC > 0)
+        weighable_BC: Bools = (weight_BC <= most) & (self.exposure.probs_BC > 0)
+        return weighable_BC
 
     def check_column(self, name: str, column: NDArray[Any]) -> None:
         """Refuse a further column that does not have one finite value for each row.

@@ -75,12 +75,14 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
         forecasts[name] = Forecast(logits_BC, arm.encoder.unreward(reward_BC, cost_BC), cost_BC)
         params[name] = arm.policy
         progress.report(turn + 1, 3, name)
-    expected = forecasts["challenger"]
-    model = ExpectedOutcomes(np.maximum(np.asarray(expected.gain_BC), 0.0), np.asarray(expected.cost_BC))
-    budget = budget_share * float(model.cost_BC[log.at_channel].mean())
-    paced = {name: _paced(forecast, params[name], budget) for name, forecast in forecasts.items()}
+    expected = {
+        name: ExpectedOutcomes(np.maximum(np.asarray(forecast.gain_BC), 0.0), np.asarray(forecast.cost_BC))
+        for name, forecast in forecasts.items()
+    }
+    budget = budget_share * float(expected["challenger"].cost_BC[log.at_channel].mean())
+    paced = {name: paced_to(forecast, params[name], budget) for name, forecast in forecasts.items()}
     policies = {name: PolicyOnLog(*action_probabilities(forecast, paced[name])) for name, forecast in forecasts.items()}
-    value = value_difference(policies["challenger"], policies["incumbent"], log, budget_share, seed, model)
+    value = value_difference(policies["challenger"], policies["incumbent"], log, budget_share, seed, expected)
     resamples = UserResamples(users_B, 200, seed)
     curve = budget_curve(predicted["challenger"], GainAndCost(gain_B, cost_B), seed=seed, users=resamples)
     progress.report(3, 3, "off-policy value")
@@ -96,11 +98,16 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
     }
 
 
-def _paced(forecast: Forecast, params: PolicyParams, budget: float) -> PolicyParams:
+def paced_to(forecast: Forecast, params: PolicyParams, budget: float) -> PolicyParams:
     """The policy at the price at which it spends the budget here, as pacing finds it when the policy serves.
 
     Its own price is that of other states, and of another time: a model whose price is out of date spends too little,
     and would look worse than it is.
+
+    Args:
+        forecast: What its model expects at each row.
+        params: The policy.
+        budget: Currency units per row.
     """
     cost_BC = np.asarray(forecast.cost_BC)
     if not cost_BC.any():
@@ -135,8 +142,8 @@ def _touchpoints(rows: pd.DataFrame, propensity_B: Floats, spec: DatasetSpec) ->
 
 def _decisions(found: Opportunities, spec: DatasetSpec) -> LoggedRows:
     at = np.arange(len(found)), found.channel_B
-    possible_BC = (found.channel_probs_BC > 0) & (found.exposure_probs_BC > 0)
-    exposure = Exposure(found.exposed_B, found.exposure_probs_BC[at], possible_BC)
+    probs_BC = found.channel_probs_BC * found.exposure_probs_BC
+    exposure = Exposure(found.exposed_B, found.exposure_probs_BC[at], probs_BC)
     gain_B, cost_B = spec.reward.gain.of(found.rows), found.rows["cost"].to_numpy(float)
     return LoggedRows(found.channel_B, found.propensity_B, gain_B, cost_B, found.rows["user_id"].to_numpy(), exposure)
 

@@ -178,23 +178,23 @@ def _value(rows: pd.DataFrame, channels: Sequence[str], seed: int, resamples: in
         rows["gain"].to_numpy(dtype=float),
         rows["cost"].to_numpy(dtype=float),
         rows["user_id"].to_numpy(),
-        Exposure(exposed_B, np.clip(exposing_BC[at], 0.0, 1.0), logged_BC * exposing_BC > 0),
+        Exposure(exposed_B, np.clip(exposing_BC[at], 0.0, 1.0), logged_BC * np.clip(exposing_BC, 0.0, 1.0)),
     )
     challenger = PolicyOnLog(
         _normalised(np.nan_to_num(_lists(rows, "challenger_channel_probs"))),
         np.nan_to_num(_lists(rows, "challenger_exposure_probs")),
     )
     incumbent = PolicyOnLog(_normalised(logged_BC), np.clip(exposing_BC, 0.0, 1.0))
-    return value_difference(challenger, incumbent, log, None, seed, _forecast(rows), resamples)
+    return value_difference(challenger, incumbent, log, None, seed, _forecasts(rows), resamples)
 
 
-def _forecast(rows: pd.DataFrame) -> ExpectedOutcomes | None:
+def _forecasts(rows: pd.DataFrame) -> dict[str, ExpectedOutcomes] | None:
     """What the challenger expects of each channel; None: it does not say it everywhere."""
     gain_BC, cost_BC = _lists(rows, "challenger_expected_rewards"), _lists(rows, "challenger_expected_costs")
     offered_BC = _lists(rows, "challenger_channel_probs") >= 0
     if (np.isnan(gain_BC) | np.isnan(cost_BC))[offered_BC].any():
         return None
-    return ExpectedOutcomes(np.nan_to_num(gain_BC), np.nan_to_num(cost_BC))
+    return {"challenger": ExpectedOutcomes(np.nan_to_num(gain_BC), np.nan_to_num(cost_BC))}
 
 
 def _lists(rows: pd.DataFrame, name: str) -> Floats:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from tests.experiments import experiment
 from tests.features.collect.decision_logs import SPEC, decision, outcome, write
+from tests.features.collect.small_model import WINDOW, save_small_model
 from tests.features.collect.test_shadows import MINE, SURE, shadow
 
 
@@ -52,6 +53,25 @@ def test_the_shadow_is_reported_in_words_and_as_json(files: dict[str, str], tmp_
     report = json.loads((tmp_path / "shadow.json").read_text())["challenger"]
     assert report["channels"] == [{"incumbent": "search", "challenger": "video", "decisions": 20}]
     assert report["segments"]["device"][0]["segment"] == "phone"
+
+
+def test_exploration_is_planned_in_words_and_as_json(files: dict[str, str], tmp_path: Path) -> None:
+    save_small_model(tmp_path / "model")
+    options = ["--experiment", files["file"], "--dataset", files["dataset"], "--model", str(tmp_path / "model")]
+    decisions = [decision(f"d{n}", n, **MINE, **SURE, user_id=f"u{n}", features=WINDOW) for n in range(20)]
+    clicks = [outcome(f"c{n}", f"d{n}", "click", 1.0, minutes=n + 1) for n in range(20)]
+    write(Path(files["log"]), decisions, clicks)
+    arm = ["--arm", decisions[0]["arm"], "--json", str(tmp_path / "plan.json")]
+    done = mtorl("exploration", files["log"], *options, *arm)
+    assert done.exit_code == 0, done.output
+    assert "20 decisions; what both policies would do overlaps" in done.output
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert plan["lift"] == 0.05 and {option["scope"] for option in plan["options"]} == {"channel", "exposure", "both"}
+    done = mtorl("exploration", files["log"], *options, *arm, "--decisions-a-day", "1000")
+    assert done.exit_code == 0 and "days" in done.output
+    for wrong in (["--lift", "0"], ["--decisions-a-day", "-1"], ["--arm", "nobody"]):
+        done = mtorl("exploration", files["log"], *options, *wrong)
+        assert done.exit_code == 2, done.output
 
 
 def test_a_verdict_is_given_at_any_time(files: dict[str, str]) -> None:

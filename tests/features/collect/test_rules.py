@@ -315,7 +315,7 @@ def value_of_target(opportunities: pd.DataFrame) -> tuple[float, list[float], fl
     channel_B = opportunities["channel"].map(CHANNELS.index).to_numpy()
     probs_BC, show_BC = (np.stack(opportunities[name].to_numpy()) for name in ("channel_probs", "exposure_probs"))
     at = np.arange(len(opportunities)), channel_B
-    exposure = Exposure(opportunities["exposed"].to_numpy(bool), show_BC[at], probs_BC * show_BC > 0)
+    exposure = Exposure(opportunities["exposed"].to_numpy(bool), show_BC[at], probs_BC * show_BC)
     gain_B, cost_B = opportunities["click"].to_numpy(float), opportunities["cost"].to_numpy(float)
     log = LoggedRows(channel_B, probs_BC[at], gain_B, cost_B, opportunities["user_id"].to_numpy(), exposure)
     target = PolicyOnLog(TARGET[kind_B], TARGET_SHOW[kind_B])

@@ -124,14 +124,16 @@ def opportunities(users: int, seed: int, show: np.ndarray = SHOW) -> tuple[np.nd
     kind, log = bandit(users, seed)
     probability = show[kind, log.channel_B]
     exposed = np.random.default_rng(seed + 1).random(len(kind)) < probability
-    exposure = Exposure(exposed, probability, show[kind] > 0)
+    exposure = Exposure(exposed, probability, LOGGING[kind] * show[kind])
     columns = (log.gain_B * exposed, log.cost_B * exposed, log.users_B)
     return kind, LoggedRows(log.channel_B, log.propensity_B, *columns, exposure)
 
 
-def model(kind: np.ndarray, error: float = 0.0) -> ExpectedOutcomes:
-    """What a model expects: the truth, or something else."""
-    return ExpectedOutcomes(GAIN[kind] + error, np.broadcast_to(COST, GAIN[kind].shape))
+def models(kind: np.ndarray, error: float = 0.0, incumbent: float | None = None) -> dict[str, ExpectedOutcomes]:
+    """What the arms' models expect: the truth, or something else."""
+    errors = {"challenger": error, "incumbent": error if incumbent is None else incumbent}
+    costs = np.broadcast_to(COST, GAIN[kind].shape)
+    return {arm: ExpectedOutcomes(GAIN[kind] + error, costs) for arm, error in errors.items()}
 
 
 @pytest.mark.parametrize("error", [None, 0.0, 0.2], ids=["no model", "right model", "wrong model"])
@@ -146,8 +148,8 @@ def test_values_are_right_where_exposures_depend_on_the_draw(error: float | None
     for seed in range(60):
         kind, log = opportunities(300, seed)
         challenger, incumbent = on_log(CHALLENGER, kind, allowed), on_log(INCUMBENT, kind, SHOW > 0)
-        forecast = None if error is None else model(kind, error)
-        runs.append(value_difference(challenger, incumbent, log, 0.5, seed, forecast, resamples=200))
+        forecasts = None if error is None else models(kind, error)
+        runs.append(value_difference(challenger, incumbent, log, 0.5, seed, forecasts, resamples=200))
     assert np.mean([low <= true <= high for low, high in (run["challenger_ci"] for run in runs)]) >= 0.88
     assert np.mean([run["challenger"] for run in runs]) == pytest.approx(true, abs=0.006)
     assert np.mean([run["mean_weight"]["challenger"] for run in runs]) == pytest.approx(1.0, abs=0.02)
@@ -160,7 +162,7 @@ def test_a_right_model_makes_up_for_wrong_probabilities() -> None:
     wrong = LoggedRows(log.channel_B, others, log.gain_B, log.cost_B, log.users_B)
     policy, true = on_log(CHALLENGER, kind), (CHALLENGER * GAIN).sum(axis=1).mean()
     plain = value_difference(policy, policy, wrong, 100.0, 0, resamples=10)
-    helped = value_difference(policy, policy, wrong, 100.0, 0, model(kind), resamples=10)
+    helped = value_difference(policy, policy, wrong, 100.0, 0, models(kind), resamples=10)
     assert abs(helped["challenger"] - true) < 0.01 < abs(plain["challenger"] - true)
 
 
@@ -178,6 +180,42 @@ def test_the_gate_refuses_a_policy_that_the_log_can_not_value() -> None:
     assert "could make" not in gate(older)[1], "an evaluation of an earlier version says nothing of it"
 
 
+RARELY = np.array([[1.0, 1.0, 0.004], [0.004, 1.0, 1.0]])
+"""Nearly never exposed, so that an exposure counts a hundred times and more."""
+
+
+@pytest.mark.parametrize(("of_challenger", "of_incumbent"), [(0.0, 0.0), (0.15, -0.05), (-0.05, 0.15)])
+def test_what_was_hardly_ever_exposed_is_left_to_forecasts(of_challenger: float, of_incumbent: float) -> None:
+    """The estimate is far steadier; a model that promises too much does not help its policy."""
+    everything = np.ones_like(EXPOSE)
+    true = true_value(CHALLENGER, everything, 100.0) - true_value(INCUMBENT, RARELY > 0.5, 100.0)
+    runs, plain = [], []
+    for seed in range(40):
+        kind, log = opportunities(300, seed, RARELY)
+        policies = on_log(CHALLENGER, kind, everything), on_log(INCUMBENT, kind, RARELY > 0.5)
+        forecasts = models(kind, of_challenger, of_incumbent)
+        runs.append(value_difference(*policies, log, 100.0, seed, forecasts, resamples=100))
+        plain.append(value_difference(*policies, log, 100.0, seed, resamples=100))
+    left = CHALLENGER[0, 2] + CHALLENGER[1, 0]  # the same probability of either kind of user
+    assert np.mean([run["forecast"]["challenger"] for run in runs]) == pytest.approx(left / 2, abs=0.01)
+    assert {run["forecast"]["incumbent"] for run in runs} == {0.0}
+    found, noisy = (np.array([run["difference"] for run in some]) for some in (runs, plain))
+    assert found.std() < 0.5 * np.nanstd(noisy)
+    low = min(of_challenger, of_incumbent) * left / 2
+    assert found.mean() == pytest.approx(true + low, abs=0.01), "the model that promises less counts"
+    assert np.mean([run["mean_weight"]["challenger"] for run in runs]) == pytest.approx(1.0, abs=0.02)
+    above = [run["difference_ci"][0] > true for run in runs]
+    assert np.mean(above) <= 0.075
+
+
+def test_the_gate_refuses_what_rests_on_forecasts_for_the_most_part() -> None:
+    value = {**estimate(3000, seed=5), "forecast": {"challenger": 0.3, "incumbent": 0.0}}
+    decision, reason = gate(value)
+    assert decision == "reject" and "30% of its exposures are of a kind that its policies hardly ever made" in reason
+    assert gate({**value, "forecast": {"challenger": 0.2, "incumbent": 0.0}})[0] == "promote"
+    assert gate({name: content for name, content in value.items() if name != "forecast"})[0] == "promote"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -189,9 +227,9 @@ def test_the_gate_refuses_a_policy_that_the_log_can_not_value() -> None:
 def test_exposures_that_do_not_fit_together_are_refused(change: dict, message: str) -> None:
     right = {"exposed_B": np.array([True, False]), "probability_B": np.array([0.5, 1.0])}
     with pytest.raises(ValueError, match=message):
-        Exposure(**{**right, "possible_BC": np.ones((2, 3), dtype=bool), **change})
+        Exposure(**{**right, "probs_BC": np.full((2, 3), 0.3), **change})
     with pytest.raises(ValueError, match="2 decisions for 3 rows"):
-        exposure = Exposure(**right, possible_BC=np.ones((2, 3), dtype=bool))
+        exposure = Exposure(**right, probs_BC=np.full((2, 3), 0.3))
         LoggedRows(np.zeros(3, int), np.full(3, 0.5), np.ones(3), np.ones(3), np.arange(3), exposure)
 
 

@@ -1,0 +1,63 @@
+"""What one arm did at each of its decisions, with what is needed to say what another policy would have done there.
+
+rows = served_decisions("decision_log", spec, experiment, "incumbent")
+rows[["channel_probs", "exposure_probs", "window"]]
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from features.collect.database import name_of
+from features.collect.store import collect
+from features.collect.training_log import Decisions, judged
+from mtorl.experiment.experiment import Experiment
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.touchpoints import LogError
+
+MOST = 20_000
+"""Decisions of several users that are looked at: more make no figure of a plan more certain than a forecast is."""
+
+
+def served_decisions(decision_log: str | Path, spec: DatasetSpec, experiment: Experiment, arm: str) -> pd.DataFrame:
+    """Read an arm's decisions whose probabilities are known.
+
+    Args:
+        decision_log: Folder with exports of routers, or the hourly folders of a sink, at any depth.
+        spec: Description of the data set.
+        experiment: Whose decisions count, by its name and salt.
+        arm: Name of the arm.
+
+    Returns:
+        One row a decision, at most `MOST`, chosen by the hash of the user: timestamp, user_id, channel_probs and
+        exposure_probs (lists in the order of the channels), exposed, gain, window (JSON).
+
+    Raises:
+        LogError: There are none.
+    """
+    if arm not in [one.name for one in experiment.arms]:
+        raise LogError(f"arm: {arm!r} is not one of {', '.join(one.name for one in experiment.arms)}")
+    gain = " + ".join(f"{weight!r} * j.{name_of(name)}" for name, weight in spec.reward.gain.terms)
+    with tempfile.TemporaryDirectory(prefix="mtorl-served-") as scratch:
+        collect(decision_log, scratch)
+        with judged(scratch, spec, Decisions()) as db:
+            rows = db.execute(
+                f"""
+                SELECT j.timestamp, d.user_id, j.left_out, j.channel_probs, j.exposure_probs, j.exposed,
+                       if(j.exposed, {gain}, 0.0) AS gain, d.features AS window
+                FROM judged AS j JOIN collected_decision AS d USING (decision_id)
+                WHERE d.experiment = $name AND d.salt = $salt AND d.arm = $arm AND NOT d.withdrawn
+                ORDER BY hash(d.user_id), j.timestamp""",
+                {"name": experiment.name, "salt": experiment.salt, "arm": arm},
+            ).df()
+    known = rows[rows["left_out"].isna() & rows["window"].notna()]
+    if known.empty:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in rows["left_out"].value_counts().items())
+        what = f"none of the {len(rows):,} says with what probabilities: {reasons}" if len(rows) else "there is none"
+        raise LogError(
+            f"{decision_log}: no decision of arm {arm!r} of experiment {experiment.name!r} to plan with; {what}"
+        )
+    return known.drop(columns="left_out").head(MOST).reset_index(drop=True)

@@ -1,0 +1,245 @@
+"""What exploring would cost and what it would teach, before anybody explores.
+
+    served = Served(channel_probs_BC, exposure_probs_BC)
+    plan = exploration_plan(served, target, forecast, held_out=0.2)
+    for option in plan.options:
+        print(option.share, option.cost, option.told_after)
+
+The next model is valued on the decisions of the policy that serves (`gate.py`). A policy that always does the same
+teaches nothing about anything else, however many its decisions are: `impossible` is the share of the next model's
+exposures that it could never have made. A share of decisions that is left to chance mends that, and costs what the
+policy would have earned instead.
+
+With mu(c) the probability that the serving policy, exploration included, draws and exposes channel c, t(c) that of the
+next model, q(c) the gain that a model expects, w = t / mu, and G = mean(sum(mu q)):
+
+    cost       G of the policy less G of the policy with exploration, both at the spend of the policy
+    variance   mean(sum(mu (w - 1)^2 s^2)) of the difference of both values, of one decision; s^2 the variance of a gain
+    told after (1.96 + 0.84)^2 variance / (lift G)^2 decisions of users who are held out: then a test at 95 % finds a
+               difference of `lift` times G four times of five
+
+A gain's variance is taken to grow with its mean, as that of a click does, by a factor that the log tells. Exposures
+that would weigh more than `gate.MAX_WEIGHT` are left to forecasts, as in the gate: their share is said.
+
+It is a plan: as good as the model's forecasts, and decisions of one user count as if they were of several.
+
+Shapes: B decisions, C channels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+
+from mtorl.arrays import Floats
+from mtorl.artifact import artifact
+from mtorl.evaluation.gate import MAX_FORECAST, MAX_IMPOSSIBLE, MAX_WEIGHT, ExpectedOutcomes
+from mtorl.evaluation.logged_rows import PolicyOnLog
+from mtorl.evaluation.offline import paced_to
+from mtorl.log.records import ExplorationScope
+from mtorl.log.splits import SHARES as SPLIT
+from mtorl.policy.decision import Forecast, action_probabilities
+from mtorl.window.window import WindowBatch
+
+SHARES = (0.0, 0.01, 0.02, 0.05, 0.1)
+_TOLD = (1.96 + 0.84) ** 2
+
+
+@dataclass(frozen=True)
+class Served:
+    """The policy that serves, at each decision: its probabilities of drawing a channel, and of exposing it if drawn."""
+
+    channel_probs_BC: Floats
+    exposure_probs_BC: Floats
+
+
+@dataclass(frozen=True)
+class Option:
+    """One share of exploration.
+
+    Attributes:
+        scope: What is left to chance.
+        share: Of the decisions.
+        cost: Gain per decision that is lost, by the model.
+        cost_share: The same, as a share of the gain without exploration.
+        impossible: Share of the next model's exposures that could never have been made.
+        forecast: Share that could so rarely have been that only forecasts speak of them, the impossible among them.
+        ess_share: Effective exposures for the next model, as a share of the exposures that are made.
+        told_after: Decisions until a difference of `lift` is told, those of other users included; None: never.
+    """
+
+    scope: ExplorationScope
+    share: float
+    cost: float
+    cost_share: float
+    impossible: float
+    forecast: float
+    ess_share: float
+    told_after: float | None
+
+
+@dataclass(frozen=True)
+class ExplorationPlan:
+    """All options, and what they have in common.
+
+    Attributes:
+        decisions: At which the policies were compared.
+        overlap: 1 - total variation distance of what the policies do: expose a channel, or none.
+        gain: Of the serving policy, per decision, by the model.
+        lift: The difference that shall be told, as a share of that gain.
+    """
+
+    decisions: int
+    overlap: float
+    gain: float
+    lift: float
+    options: list[Option]
+
+
+def exploration_plan(
+    served: Served,
+    target: PolicyOnLog,
+    forecast: ExpectedOutcomes,
+    held_out: float = 1.0,
+    dispersion: float = 1.0,
+    lift: float = 0.05,
+    shares: Sequence[float] = SHARES,
+) -> ExplorationPlan:
+    """Compare shares and scopes of exploration.
+
+    Args:
+        served: The policy that serves.
+        target: The policy that is to be valued on its decisions.
+        forecast: What a model expects of an exposure in each channel.
+        held_out: Share of the decisions that is of users on whom a model is valued.
+        dispersion: Variance of a gain over its mean; 1 for what happens or does not, if it is rare.
+        lift: The difference that shall be told, as a share of what the serving policy earns.
+        shares: Of the decisions; 0 is one option, whatever the scope.
+
+    Raises:
+        ValueError: the arrays do not have one row for each decision, or lift is not positive.
+    """
+    shapes = {served.channel_probs_BC.shape, served.exposure_probs_BC.shape, target.probs_BC.shape}
+    shapes |= {forecast.gain_BC.shape, forecast.cost_BC.shape}
+    if len(shapes) != 1:
+        raise ValueError(f"the policies and the forecast must share one shape (rows, channels), got {sorted(shapes)}")
+    if not lift > 0:
+        raise ValueError(f"lift must be positive, got {lift}")
+    exposing_BC = target.probs_BC * target.expose_BC
+    alone_BC = served.channel_probs_BC * served.exposure_probs_BC
+    gain, spend = _earned(alone_BC, forecast)
+    options = []
+    for share, scope in _choices(shares):
+        made_BC = _explored(served, scope, share)
+        earned, spent = _earned(made_BC, forecast)
+        lost = max(gain - earned * min(1.0, spend / spent if spent > 0 else 1.0), 0.0)
+        weight_BC = np.full(made_BC.shape, np.inf)
+        np.divide(exposing_BC, made_BC, out=weight_BC, where=made_BC > 0)
+        known_BC = (weight_BC <= MAX_WEIGHT) & (made_BC > 0)
+        deviation_BC = np.where(known_BC, weight_BC, 0.0) - 1.0
+        variance = dispersion * float((made_BC * deviation_BC**2 * forecast.gain_BC).sum(axis=1).mean())
+        every = max(float(exposing_BC.sum()), 1e-300)
+        beyond = float((exposing_BC * ~known_BC).sum()) / every
+        told = _TOLD * variance / (lift * gain) ** 2 / held_out if gain > 0 and beyond < 1.0 else None
+        options.append(
+            Option(
+                scope=scope,
+                share=share,
+                cost=lost,
+                cost_share=lost / gain if gain > 0 else 0.0,
+                impossible=float((exposing_BC * (made_BC <= 0)).sum()) / every,
+                forecast=beyond,
+                ess_share=_ess_share(made_BC, np.where(known_BC, weight_BC, 0.0)),
+                told_after=told,
+            )
+        )
+    silent_B = np.minimum(1.0 - alone_BC.sum(axis=1), 1.0 - exposing_BC.sum(axis=1))
+    overlap = float((np.minimum(alone_BC, exposing_BC).sum(axis=1) + silent_B).mean())
+    return ExplorationPlan(len(exposing_BC), overlap, gain, lift, options)
+
+
+def plan_for(rows: pd.DataFrame, model: str | Path, lift: float = 0.05) -> ExplorationPlan:
+    """What exploring would cost at an arm's decisions, and teach of a model.
+
+    Args:
+        rows: As `features.collect.served.served_decisions` returns them.
+        model: Artifact folder of the policy that is to be valued, at the price at which it spends what the arm does.
+        lift: See `exploration_plan`.
+
+    Raises:
+        WindowError: The model needs columns that the decisions lack.
+    """
+    loaded = artifact.load(Path(model))
+    batch = WindowBatch.from_instances([json.loads(text) for text in rows["window"]], loaded.spec)
+    logits_BC, reward_BC, cost_BC = loaded.predict(batch)
+    gain_BC = loaded.encoder.unreward(reward_BC, cost_BC)
+    served = Served(*(np.stack(rows[name].to_list()) for name in ("channel_probs", "exposure_probs")))
+    made_BC = served.channel_probs_BC * served.exposure_probs_BC
+    forecast = Forecast(logits_BC, gain_BC, cost_BC)
+    params = paced_to(forecast, loaded.policy, float((made_BC * cost_BC).sum(axis=1).mean()))
+    expected = ExpectedOutcomes(np.maximum(gain_BC, 0.0), np.asarray(cost_BC))
+    exposed = rows[rows["exposed"]]
+    earned = float(exposed["gain"].mean()) if len(exposed) else 0.0
+    dispersion = float(exposed["gain"].var(ddof=0)) / earned if earned > 0 else 1.0
+    target = PolicyOnLog(*action_probabilities(forecast, params))
+    return exploration_plan(served, target, expected, dict(SPLIT)["test"], dispersion, lift)
+
+
+def in_words(plan: ExplorationPlan) -> list[str]:
+    """What a plan says, without its table."""
+    none = next(option for option in plan.options if not option.share)
+    lines = [f"{plan.decisions:,} decisions; what both policies would do overlaps by {plan.overlap:.0%}"]
+    if none.impossible > MAX_IMPOSSIBLE:
+        lines.append(
+            "as it serves now, the log can't say what the model is worth: "
+            f"{none.impossible:.0%} of its exposures are of a kind that the arm never makes"
+        )
+    elif none.told_after is not None:
+        lines.append(
+            f"as it serves now, the log tells a difference of {plan.lift:.0%} after {none.told_after:,.0f} decisions"
+        )
+    usable = [o for o in plan.options if o.share and o.forecast <= MAX_FORECAST and o.impossible <= MAX_IMPOSSIBLE]
+    if usable:
+        best = min(usable, key=lambda option: option.cost)
+        lines.append(
+            f"the cheapest that the gate can judge by: explore: {{share: {best.share:g}, scope: {best.scope}}}, for "
+            f"{best.cost_share:.1%} of the gain"
+        )
+    return lines
+
+
+def _choices(shares: Sequence[float]) -> list[tuple[float, ExplorationScope]]:
+    scopes: tuple[ExplorationScope, ...] = get_args(ExplorationScope)
+    none: list[tuple[float, ExplorationScope]] = [(0.0, "both")] if 0.0 in shares else []
+    return none + [(share, scope) for scope in scopes for share in shares if share > 0]
+
+
+def _explored(served: Served, scope: ExplorationScope, share: float) -> Floats:
+    """Probability of drawing and exposing each channel with exploration (`mtorl.policy.exploration`), (B, C)."""
+    probs_BC, shows_BC = served.channel_probs_BC, served.exposure_probs_BC
+    chance = share / probs_BC.shape[1]
+    explored_BC: Floats = {
+        "channel": chance * shows_BC,
+        "exposure": share * probs_BC,
+        "both": np.full(probs_BC.shape, chance),
+    }[scope]
+    made_BC: Floats = (1.0 - share) * probs_BC * shows_BC + explored_BC
+    return made_BC
+
+
+def _ess_share(made_BC: Floats, weight_BC: Floats) -> float:
+    """Kish's, as many exposures would give it: sum(w)^2 / (n sum(w^2)), where n exposures were made."""
+    made, first, second = (float((made_BC * weight_BC**power).sum()) for power in (0, 1, 2))
+    return first**2 / (made * second) if second > 0 else 0.0
+
+
+def _earned(made_BC: Floats, forecast: ExpectedOutcomes) -> tuple[float, float]:
+    """Gain and cost per decision."""
+    gain, cost = ((made_BC * of_BC).sum(axis=1).mean() for of_BC in (forecast.gain_BC, forecast.cost_BC))
+    return float(gain), float(cost)

@@ -1,0 +1,66 @@
+"""What an arm did at its decisions, and a plan of exploration from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from features.collect.served import served_decisions
+from mtorl.experiment.experiment import Experiment
+from mtorl.log.touchpoints import LogError
+from tests.experiments import experiment
+from tests.features.collect.decision_logs import SPEC, decision, outcome, write
+from tests.features.collect.small_model import WINDOW, save_small_model
+from tests.features.collect.test_shadows import MINE, SURE
+
+OURS = Experiment.from_dict(experiment("http://arms", name="first", salt="s"))
+
+
+def ours(name: str, minutes: float, **changes: Any) -> dict[str, Any]:
+    own = {**MINE, **SURE, "arm": "incumbent", "features": WINDOW, "expose": True, "fallback_reason": None}
+    return decision(name, minutes, **{**own, **changes})
+
+
+def test_an_arms_decisions_come_with_their_probabilities_and_windows(tmp_path: Path) -> None:
+    decisions = [
+        ours("d0", 0),
+        ours("d1", 1, expose=False, withdrawn=True),
+        ours("d2", 2, channel_probs={}),  # it does not say
+        ours("d3", 3, arm="challenger"),
+        ours("d4", 4, salt="old"),
+        ours("d5", 5, expose=False),
+    ]
+    log = write(tmp_path / "log", decisions, [outcome("c", "d0"), outcome("k", "d0", "click", 1.0)])
+    rows = served_decisions(log, SPEC, OURS, "incumbent").set_index("timestamp").sort_index()
+    assert rows["gain"].tolist() == [1.0, 0.0] and rows["exposed"].tolist() == [True, False]
+    assert rows["channel_probs"].iloc[0].tolist() == [1.0, 0.0, 0.0, 0.0]
+    assert json.loads(rows["window"].iloc[0])["context"]["device"] == ["phone"]
+
+
+def test_without_probabilities_it_says_what_is_missing(tmp_path: Path) -> None:
+    log = write(tmp_path / "log", [ours("d", 0, channel_probs={}, exposure_probs={})], [outcome("c", "d")])
+    with pytest.raises(LogError, match="none of the 1 says with what probabilities: 1 no_probabilities"):
+        served_decisions(log, SPEC, OURS, "incumbent")
+    with pytest.raises(LogError, match="arm: 'nobody' is not one of incumbent, challenger"):
+        served_decisions(log, SPEC, OURS, "nobody")
+    with pytest.raises(LogError, match="there is none"):
+        served_decisions(log, SPEC, OURS, "challenger")
+
+
+def test_a_plan_for_an_incumbent_that_always_does_the_same(tmp_path: Path) -> None:
+    from mtorl.evaluation.exploration_plan import in_words, plan_for
+
+    save_small_model(tmp_path / "model")
+    decisions = [ours(f"d{n}", n, user_id=f"u{n}") for n in range(60)]
+    outcomes = [outcome(f"c{n}", f"d{n}", minutes=n + 1) for n in range(60)]
+    log = write(tmp_path / "log", decisions, [*outcomes, outcome("k", "d0", "click", 1.0, minutes=2)])
+    plan = plan_for(served_decisions(log, SPEC, OURS, "incumbent"), tmp_path / "model")
+    none, *others = plan.options
+    assert plan.decisions == 60 and none.share == 0.0
+    assert none.impossible > 0.2, "the network is not trained: it draws any channel"
+    assert all(option.impossible == 0.0 for option in others if option.scope != "exposure")
+    said = " ".join(in_words(plan))
+    assert "the log can't say what the model is worth" in said and "the cheapest that the gate can judge by" in said

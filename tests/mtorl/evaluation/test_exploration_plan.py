@@ -1,0 +1,102 @@
+"""What exploring would cost and teach, against the rule that explores and against simulated logs."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from mtorl.evaluation.exploration_plan import Served, exploration_plan
+from mtorl.evaluation.gate import ExpectedOutcomes
+from mtorl.evaluation.logged_rows import PolicyOnLog
+from mtorl.log.records import ExplorationScope
+from mtorl.policy.exploration import Choice, Exploration, explore
+
+CHANNELS = ("search", "social", "video")
+B, C = 400, len(CHANNELS)
+rng = np.random.default_rng(0)
+GAIN_BC, COST_BC = rng.uniform(0.02, 0.2, (B, C)), rng.uniform(0.1, 0.5, (B, C))
+FORECAST = ExpectedOutcomes(GAIN_BC, COST_BC)
+FIXED = Served(np.tile([1.0, 0.0, 0.0], (B, 1)), np.ones((B, C)))
+"""An incumbent that always does the same."""
+SOFT = Served(rng.dirichlet(np.ones(C), B), np.where(GAIN_BC > 0.08, 1.0, 0.0))
+TARGET = PolicyOnLog(rng.dirichlet(np.ones(C), B), GAIN_BC > 0.1)
+
+
+def plan(served: Served = SOFT, target: PolicyOnLog = TARGET, **options):
+    return exploration_plan(served, target, FORECAST, **options)
+
+
+@pytest.mark.parametrize("scope", get_args(ExplorationScope))
+def test_probabilities_are_those_of_the_rule_that_explores(scope: ExplorationScope) -> None:
+    """One row: the plan's `impossible` and cost follow from what `explore` says of the same policy."""
+    served = Served(np.array([[0.6, 0.4, 0.0]]), np.array([[1.0, 0.0, 1.0]]))
+    gain, cost = ExpectedOutcomes(GAIN_BC[:1], COST_BC[:1]), COST_BC[0]
+    target = PolicyOnLog(np.array([[0.2, 0.3, 0.5]]), np.ones((1, C), dtype=bool))
+    (found,) = [
+        option for option in exploration_plan(served, target, gain, shares=(0.1,)).options if option.scope == scope
+    ]
+    choice = Choice(
+        "search", True, {"search": 0.6, "social": 0.4, "video": 0.0}, {"search": 1.0, "social": 0.0, "video": 1.0}
+    )
+    (_, _, probs, shows), _ = explore(choice, Exploration(share=0.1, scope=scope), CHANNELS, 0.9)
+    made = np.array([probs[name] * shows[name] for name in CHANNELS])
+    alone = np.array([0.6, 0.0, 0.0])
+    earned, before = made @ GAIN_BC[0], alone @ GAIN_BC[0]
+    lost = before - earned * min(1.0, (alone @ cost) / (made @ cost))
+    assert found.cost == pytest.approx(max(lost, 0.0)) and found.cost_share == pytest.approx(max(lost, 0) / before)
+    assert found.impossible == pytest.approx(np.array([0.2, 0.3, 0.5])[made == 0].sum())
+
+
+def test_a_policy_that_always_does_the_same_teaches_nothing_without_exploration() -> None:
+    options = {(option.scope, option.share): option for option in plan(FIXED).options}
+    none, both = options["both", 0.0], options["both", 0.05]
+    assert none.impossible == none.forecast > 0.5 and none.cost == 0.0
+    assert both.impossible == 0.0 and 0.0 < both.cost_share < 0.05
+    assert options["exposure", 0.1].impossible == none.impossible, "it draws no other channel"
+    costs = [options["both", share].cost_share for share in (0.01, 0.02, 0.05, 0.1)]
+    assert costs == sorted(costs) and costs[-1] == pytest.approx(10 * costs[0], rel=0.2)
+    known = [options["both", share].forecast for share in (0.0, 0.01, 0.05, 0.1)]
+    assert known == sorted(known, reverse=True), "the more is explored, the less is left to forecasts"
+
+
+def test_a_policy_tells_all_of_itself() -> None:
+    served = Served(TARGET.probs_BC, np.where(TARGET.expose_BC, 1.0, 0.0))
+    found = plan(served, shares=(0.0,))
+    assert found.overlap == pytest.approx(1.0) and found.options[0].told_after == 0.0
+    assert found.options[0].ess_share == pytest.approx(1.0) and found.options[0].impossible == 0.0
+
+
+def test_after_so_many_decisions_a_difference_is_told() -> None:
+    """Of simulated logs of that length, four of five intervals leave out zero."""
+    served, share = SOFT, 0.1
+    rare = 1.0 - np.average(GAIN_BC, weights=GAIN_BC)  # a click's variance over its mean
+    found = exploration_plan(SOFT, TARGET, FORECAST, 0.25, rare, lift=0.08, shares=(share,))
+    option = next(option for option in found.options if option.scope == "both")
+    # A target whose value differs by the lift: the gains of what it prefers are scaled for that.
+    made_BC = (1 - share) * served.channel_probs_BC * served.exposure_probs_BC + share / C
+    exposing_BC = TARGET.probs_BC * TARGET.expose_BC
+    weight_BC = np.where(exposing_BC <= 10 * made_BC, exposing_BC / made_BC, 0.0) - 1.0
+    rows = round(option.told_after * 0.25)
+    told = []
+    for seed in range(300):
+        draw = np.random.default_rng(seed)
+        at = draw.integers(B, size=rows)
+        edges = np.cumsum(made_BC[at], axis=1)
+        channel = (draw.random(rows)[:, None] > edges).sum(axis=1)
+        shown = channel < C
+        channel = np.minimum(channel, C - 1)
+        gain = (draw.random(rows) < GAIN_BC[at, channel]) * shown
+        # The doubly robust difference with a right model: its mean is the true one, its noise is that of gains.
+        noise = weight_BC[at, channel] * (gain - GAIN_BC[at, channel] * shown) * shown
+        error = noise.std() / np.sqrt(rows)
+        told.append(found.lift * found.gain + noise.mean() > 1.96 * error)
+    assert np.mean(told) == pytest.approx(0.8, abs=0.07)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="share one shape"):
+        exploration_plan(FIXED, PolicyOnLog(np.full((1, 2), 0.5), np.ones((1, 2), bool)), FORECAST)
+    with pytest.raises(ValueError, match="lift must be positive"):
+        plan(lift=0.0)
