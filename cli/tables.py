@@ -88,7 +88,8 @@ def print_exploration(plan: ExplorationPlan, decisions_a_day: float) -> None:
     for name in ("scope", "share", f"gain lost {per}", "of the gain", "never made", "hardly ever made", told):
         table.add_column(name)
     for option in plan.options:
-        after = "never" if option.told_after is None else f"{option.told_after / (decisions_a_day or 1):,.0f}"
+        told_after = option.told_after if option.judged else None
+        after = "never" if told_after is None else f"{told_after / (decisions_a_day or 1):,.0f}"
         table.add_row(
             option.scope if option.share else "none",
             f"{option.share:.0%}",

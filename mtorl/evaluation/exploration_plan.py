@@ -83,6 +83,11 @@ class Option:
     ess_share: float
     told_after: float | None
 
+    @property
+    def judged(self) -> bool:
+        """Whether the gate would judge by such a log, and not refuse."""
+        return self.forecast <= MAX_FORECAST and self.impossible <= MAX_IMPOSSIBLE
+
 
 @dataclass(frozen=True)
 class ExplorationPlan:
@@ -204,12 +209,11 @@ def in_words(plan: ExplorationPlan) -> list[str]:
         lines.append(
             f"as it serves now, the log tells a difference of {plan.lift:.0%} after {none.told_after:,.0f} decisions"
         )
-    usable = [o for o in plan.options if o.share and o.forecast <= MAX_FORECAST and o.impossible <= MAX_IMPOSSIBLE]
-    if usable:
+    if usable := [option for option in plan.options if option.share and option.judged]:
         best = min(usable, key=lambda option: option.cost)
         lines.append(
             f"the cheapest that the gate can judge by: explore: {{share: {best.share:g}, scope: {best.scope}}}, for "
-            f"{best.cost_share:.1%} of the gain"
+            f"{best.cost_share:.1%} of the gain; {best.forecast:.0%} of the model's exposures then rest on forecasts"
         )
     return lines
 
