@@ -109,7 +109,7 @@ def verdict_from_log(
             guardrails=checks,
             crossed_share=crossed_users / max(found.rows["user_id"].nunique(), 1),
             late_gap=_late_gap(users, name, kinds),
-            hours=(hours := comparison.hours(found.hours)),
+            hours=(hours := comparison.hours(primary, found.hours)),
             min_hours=experiment.min_runtime_hours,
             switched_off=with_off[name].lift(primary) if off else None,
         )
@@ -175,18 +175,19 @@ class _Comparison:
     alpha: float
     tightest_at: int
 
-    def hours(self, of_stages: Mapping[str, float]) -> float:
-        """Run time of what the lift rests on: that of a stage counts as far as its users do.
+    def hours(self, primary: str, of_stages: Mapping[str, float]) -> float:
+        """Run time of what the lift rests on: that of a stage counts as far as its decisions do.
 
         With the weight w of a stage in the lift and its hours h, (sum w)^2 / sum(w^2 / h), as Kish counts rows of
         unequal weight: all the hours where each hour weighs alike, and hardly more than a day where a day at a large
         stage outweighs the weeks before it.
         """
-        users = pd.crosstab(self.users["stage"], self.users["arm"])
-        if not {self.challenger, INCUMBENT} <= set(users):
+        sizes = self.users.groupby(["arm", "stage"])[f"{primary}_denominator"].sum()
+        if not {self.challenger, INCUMBENT} <= set(sizes.index.get_level_values("arm")):
             return 0.0
-        weight = (users[self.challenger] * users[INCUMBENT] / (users[self.challenger] + users[INCUMBENT])).fillna(0.0)
-        weight = weight[weight > 0]
+        ours, theirs = sizes[self.challenger], sizes[INCUMBENT]
+        weight = ours * theirs / (ours + theirs)
+        weight = weight[weight > 0]  # of stages that both have decisions in
         hours = pd.Series(of_stages, dtype=float).reindex(weight.index).clip(lower=_SHORTEST)
         return float(weight.sum() ** 2 / (weight**2 / hours).sum()) if len(weight) else 0.0
 
@@ -221,13 +222,14 @@ def _checks(guardrails: Sequence[Guardrail], comparison: _Comparison) -> list[Gu
 def _figures(users: pd.DataFrame, name: str, budget: float | None) -> Floats:
     """A metric's numerator and denominator of each user of one arm and stage, (U, 2).
 
-    Gain over a budget is gain per currency unit times the budget: min(1, b / W) * G.
+    Gain over a budget is gain per currency unit times the budget, min(1, b / W) * G: the gain of as many decisions as
+    the cost is worth.
     """
     numerator, denominator = (users[f"{name}_{part}"].to_numpy(np.float64) for part in ("numerator", "denominator"))
     if budget is not None and is_gain(name):
         cost, decisions = (users[f"cost_per_decision_{part}"] for part in ("numerator", "denominator"))
         if cost.sum() > budget * decisions.sum():
-            numerator, denominator = budget * numerator, cost.to_numpy(np.float64)
+            denominator = cost.to_numpy(np.float64) / budget
     return np.stack([numerator, denominator], axis=-1)
 
 

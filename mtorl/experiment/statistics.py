@@ -5,18 +5,19 @@ was randomised: decisions of one user are not independent. The comparison is the
 taken within each stage of a ramp and then combined:
 
     ratio       R = sum(N_i) / sum(D_i)  of each arm in each stage                                  `Sums`
-    lift        sum_s w_s (R_challenger,s - R_incumbent,s),  w_s ~ n_c,s n_i,s / (n_c,s + n_i,s)    `estimate`
+    lift        sum_s w_s (R_challenger,s - R_incumbent,s),  w_s ~ D_c,s D_i,s / (D_c,s + D_i,s)    `estimate`
     variance    of all stages together by the delta method, over users                              `estimate`
     intervals   fixed horizon: valid for one look at a size chosen beforehand                       `fixed_interval`
                 always valid: at every look, so people may look whenever they like                 `confidence_sequence`
                 one-sided and always valid, for guardrails                                          `one_sided_width`
 
 **Over a ramp.** A stage changes the arms' shares, and a user may leave the incumbent for the challenger, so arms are
-only comparable within a stage. The weights are those of Cochran (1954) and of Mantel and Haenszel (1959): they depend
-on numbers of users and never on outcomes, and make the weighted sum one process over the whole ramp, with the
-*effective users* 4 n_c n_i / (n_c + n_i), summed over stages, as its time (at equal shares they are the users). So one
-sequence, with one error rate, covers all stages. A user of several stages is one user: contributions are added up
-before they are squared.
+only comparable within a stage. The weights are those of Cochran (1954) and of Mantel and Haenszel (1959), as they are
+used for rates: they depend on the arms' denominators (decisions), as on time at risk there, and never on outcomes.
+By numbers of users, a day at 25 % would weigh nearly as much as a month at 50 % where the same users come every day,
+and its noise would stay. The weighted sum is one process over the whole ramp, with the *effective users*
+4 n_c n_i / (n_c + n_i), summed over stages, as its time (at equal shares they are the users). So one sequence, with one
+error rate, covers all stages. A user of several stages is one user: contributions are added up before they are squared.
 
 **Always valid** is the asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas,
 "Time-uniform central limit theory and asymptotic confidence sequences", Annals of Statistics 52(6), 2024,
@@ -163,9 +164,9 @@ def estimate(sums: Sums, largest: float | None = None) -> Estimate:
     users, (numerator, denominator) = sums.users, np.moveaxis(sums.totals, -1, 0)
     counts = users > 0
     with np.errstate(divide="ignore", invalid="ignore"):
-        effective = np.nan_to_num(4.0 * users.prod(-2) / users.sum(-2))  # (..., S)
-        total = effective.sum(-1)
-        weight = np.where(counts, (effective / total[..., None])[..., None, :], 0.0)  # (..., A, S)
+        total = np.nan_to_num(4.0 * users.prod(-2) / users.sum(-2)).sum(-1)
+        size = np.nan_to_num(denominator.prod(-2) / denominator.sum(-2))  # (..., S)
+        weight = np.where(counts, (size / size.sum(-1, keepdims=True))[..., None, :], 0.0)  # (..., A, S)
         slope = np.where(counts, weight / denominator, 0.0)  # what a unit of the numerator adds
         ratio = np.where(counts, numerator / denominator, 0.0)
         unbiased = np.sqrt(np.where(users > 1, users / (users - 1.0), 1.0))

@@ -125,7 +125,7 @@ def reach_verdict(
         )
     # From its first decision to its last, an experiment of a week has a few minutes less than a week.
     if hours <= min_hours - 1.0:
-        count = f"{math.floor(hours)} count, each stage as far as its users do"
+        count = f"{math.floor(hours)} count, each stage as far as its decisions do"
         return Verdict("inconclusive", f"nothing is said before {min_hours:g} hours; {count}")
     for check in guardrails:
         if check.state == "breached":

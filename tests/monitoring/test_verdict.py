@@ -503,11 +503,27 @@ def test_a_day_at_a_large_stage_is_a_day_whatever_was_before(tmp_path: Path) -> 
     found = verdict_from_log(log.write(tmp_path), judged)
     assert found["verdict"] == "ship" and 24 < found["hours"] < 30
     waiting = verdict_from_log(log.write(tmp_path), judged.replace(min_runtime_hours=168))
-    assert waiting["verdict"] == "inconclusive" and "each stage as far as its users do" in waiting["reason"]
+    assert waiting["verdict"] == "inconclusive" and "each stage as far as its decisions do" in waiting["reason"]
     alike = Log()
     alike.decisions = [row | {"stage": "50%", "assignment_probability": 0.5} for row in log.decisions]
     one = verdict_from_log(alike.write(tmp_path), judged)
     assert one["hours"] == pytest.approx(13 * 24, rel=0.01), "of one stage, all hours count"
+
+
+def test_a_day_is_a_day_where_the_same_users_come_every_day(tmp_path: Path) -> None:
+    """One day at 25 %, and then 13 at 50 %, of the same users: by their number, the first was 43 % of the lift."""
+    log = Log()
+    for day, (stage, share) in enumerate([("25%", 0.25)] + [("50%", 0.5)] * 13):
+        for user in range(400):
+            arm = "challenger" if user % 4 < 4 * share else "incumbent"
+            at = pd.Timestamp("2025-03-01", tz="UTC") + pd.Timedelta(days=day, seconds=user * 86_400 / 400)
+            own = {"stage": stage, "assignment_probability": share if arm == "challenger" else 1 - share}
+            decision = log.decide(f"u{user}", arm, event_time=at.isoformat(), **own)
+            if day == 0 and arm == "challenger":
+                log.learn(decision, "click", 1.0)
+    found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(min_runtime_hours=168))
+    assert 13 * 24 < found["hours"] < 14 * 24 and "nothing is said" not in found["reason"]
+    assert found["lift"] == pytest.approx(0.1875 / (0.1875 + 13 * 0.25))
 
 
 def test_an_arm_whose_outcomes_come_later_is_not_worse(tmp_path: Path) -> None:

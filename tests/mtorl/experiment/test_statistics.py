@@ -165,14 +165,14 @@ def test_a_market_that_changes_between_stages_is_no_lift() -> None:
     assert lift.ci[0] < 0.0 < lift.ci[1] and abs(lift.value) < 0.01
 
 
-def test_stages_are_weighted_by_effective_users_and_not_by_outcomes() -> None:
+def test_stages_are_weighted_by_decisions_and_not_by_outcomes() -> None:
     rng = np.random.default_rng(4)
     sums = ramp(rng, 3_000)
-    users, ratio = sums.users, sums.totals[..., 0] / sums.totals[..., 1]
-    effective = 4 * users[0] * users[1] / (users[0] + users[1])
+    users, decisions, ratio = sums.users, sums.totals[..., 1], sums.totals[..., 0] / sums.totals[..., 1]
     lift = compare(sums, alpha=ALPHA, tightest_at=TIGHTEST_AT)
-    assert lift.value == pytest.approx(np.average(ratio[0] - ratio[1], weights=effective))
-    assert lift.effective_users == pytest.approx(effective.sum())
+    weights = decisions[0] * decisions[1] / decisions.sum(0)
+    assert lift.value == pytest.approx(np.average(ratio[0] - ratio[1], weights=weights))
+    assert lift.effective_users == pytest.approx((4 * users[0] * users[1] / users.sum(0)).sum())
     even = lift_of(clicks(rng, 500, 0.2), clicks(rng, 500, 0.2))
     assert even.effective_users == pytest.approx(1_000)
 
