@@ -19,10 +19,10 @@ of whichever arm fails less. Left out, and counted by reason:
     changed_period       in that day or hour the stage, the weights, the salt or the layer were changed: the arms' money
                          was not the same. Where it isn't paced, after any edit: a raised amount gives more to the arm
                          that has spent more by then
-    switched_off         in that day or hour the kill switch was used, for the same reason. People use it when an arm
-                         does badly, so a verdict looks at both, with and without these decisions
+    switched_off         in that day or hour the kill switch was used, for the same reason
 
-The last three only where a budget starts anew each day or hour.
+The last three only where a budget starts anew each day or hour. People use the switch, or go back a stage, when an arm
+does badly. So a verdict looks at both, with and without the decisions of the last two (`CHANGED`).
 """
 
 from __future__ import annotations
@@ -44,6 +44,10 @@ if TYPE_CHECKING:
     import duckdb
 
 
+CHANGED = ("changed_period", "switched_off")
+"""Reasons for which days or hours are left out that may have been bad ones."""
+
+
 def shares_of_stages(experiment: Experiment) -> dict[str, dict[str, float]]:
     """Each arm's share of the users in every stage that randomises them, in the order of the ramp.
 
@@ -63,7 +67,7 @@ class ExperimentUsers(NamedTuple):
     # each UTC day with any
 
 
-def users_of(log: DecisionLog, experiment: Experiment, gain: Gain, switched_off: bool = False) -> ExperimentUsers:
+def users_of(log: DecisionLog, experiment: Experiment, gain: Gain, changed: bool = False) -> ExperimentUsers:
     """Add up the decisions that count.
 
     Both logs are delivered at least once, so of several records with one id the one that counts is taken. Of every
@@ -73,7 +77,7 @@ def users_of(log: DecisionLog, experiment: Experiment, gain: Gain, switched_off:
         log: Decisions and outcomes.
         experiment: The experiment that is judged.
         gain: What "gain_per_decision" means.
-        switched_off: Whether decisions count that are left out as `switched_off` else.
+        changed: Whether decisions count that are left out as `CHANGED` else.
     """
     names = tuple(dict.fromkeys((COST, *experiment.metrics.names)))
     outcomes = dict.fromkeys(kind for name in names if name not in METRICS for kind in gain_of(name, gain).names)
@@ -105,7 +109,7 @@ def users_of(log: DecisionLog, experiment: Experiment, gain: Gain, switched_off:
                         WHEN {_begin(experiment)} <= $models_changed THEN 'other_model'
                         WHEN split_otherwise OR coalesce(abs(assignment_probability - share) >= 1e-9, true)
                         THEN 'other_weights'
-                        WHEN repeated THEN 'repeated' ELSE {_unfair_period(experiment, switched_off)} END AS left_out
+                        WHEN repeated THEN 'repeated' ELSE {_unfair_period(experiment, changed)} END AS left_out
             FROM record LEFT JOIN share_of USING (stage, arm))"""
         models = judged_models(db, experiment, log.period)
         parameters = {
@@ -238,7 +242,7 @@ def _matures(experiment: Experiment, time: str) -> str:
     return "'infinity'::TIMESTAMPTZ" if hours is None else f"({time} + to_microseconds({round(hours * 3.6e9)}))"
 
 
-def _unfair_period(experiment: Experiment, switched_off: bool) -> str:
+def _unfair_period(experiment: Experiment, changed: bool) -> str:
     """SQL: why a decision, or the budget period that it belongs to, does not count yet or at all; NULL if it does.
 
     A total without an end has no whole periods: where it isn't paced, an arm that spends sooner looks better until the
@@ -257,11 +261,9 @@ def _unfair_period(experiment: Experiment, switched_off: bool) -> str:
         names = ("stage", "salt", "layer", *(() if paced else ("experiment_version",)))
         changes = [f"min({name}) OVER {in_period} <> max({name}) OVER {in_period}" for name in names]
         changes.append(f"bool_or(coalesce(split_otherwise, false)) OVER {in_period}")
-        cases = [
-            f"WHEN {end} > {newest} OR {begin} < CAST(nullif($since, '') AS TIMESTAMPTZ) THEN 'unfinished_period'",
-            *cases,
-            f"WHEN coalesce(bool_or(stage = 'off') OVER {in_period}, false) "
-            f"THEN {'NULL' if switched_off else _text('switched_off')}",
-            f"WHEN {' OR '.join(changes)} THEN 'changed_period'",
-        ]
+        unfinished = f"{end} > {newest} OR {begin} < CAST(nullif($since, '') AS TIMESTAMPTZ)"
+        cases.insert(0, f"WHEN {unfinished} THEN 'unfinished_period'")
+        if not changed:
+            off = f"coalesce(bool_or(stage = 'off') OVER {in_period}, false)"
+            cases += [f"WHEN {off} THEN 'switched_off'", f"WHEN {' OR '.join(changes)} THEN 'changed_period'"]
     return f"CASE {' '.join(cases)} END" if cases else "NULL"

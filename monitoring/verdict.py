@@ -6,8 +6,9 @@ Judged is the whole ramp: the arms are compared within each stage, and the stage
 with the incumbent. Which decisions count: `monitoring.experiment_users`. Users seen in two arms of one stage are a
 fault of the assignment; they count for neither. (From one stage to the next a user may well change from the incumbent
 to a challenger.) A decision counts with the outcomes of its first `outcome_hours`, once these are over: outcomes that
-come sooner in one arm than in the other would else look like more. Where days count as a whole, one on which the kill
-switch was used does not; but no verdict is given that does not hold with these days, too, as far as they went.
+come sooner in one arm than in the other would else look like more. Where days count as a whole, one on which the stage
+was changed or the kill switch used does not; but no verdict is given that does not hold with these days, too, as far as
+they went.
 
 In a replay of a real log most outcomes are unknown, so each decision has a weight: 1 / p of the logged channel when the
 policy exposed just that one, 1 when it did not expose, 0 when its outcome cannot be known. Gain per decision is then
@@ -25,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from monitoring.decision_log import DecisionLog
-from monitoring.experiment_users import shares_of_stages, users_of
+from monitoring.experiment_users import CHANGED, shares_of_stages, users_of
 from mtorl.experiment.experiment import INCUMBENT, Experiment, Guardrail
 from mtorl.experiment.metrics import COST, GAIN, METRICS, gain_of, is_gain, metric
 from mtorl.experiment.sample_ratio import srm_p_value
@@ -82,8 +83,8 @@ def verdict_from_log(
             name: _Comparison(users, name, there, gain, budget_per_decision, alpha, tightest_at) for name in challengers
         }
 
-    comparisons, off = compared(users), left_out.get("switched_off", 0)
-    with_off = compared(_in_one_arm(users_of(log, experiment, gain, switched_off=True).rows)[0]) if off else {}
+    comparisons, changed = compared(users), not left_out.keys().isdisjoint(CHANGED)
+    with_changed = compared(_in_one_arm(users_of(log, experiment, gain, changed=True).rows)[0]) if changed else {}
     srm_p = srm_p_value(
         [
             ({arm: int(((users["stage"] == stage) & (users["arm"] == arm)).sum()) for arm in shares}, shares)
@@ -97,8 +98,8 @@ def verdict_from_log(
     for name, comparison in comparisons.items():
         lift = lifts[name] = comparison.lift(primary)
         checks = _checks(guardrails, comparison)
-        if off:
-            others = _checks(guardrails, with_off[name])
+        if changed:
+            others = _checks(guardrails, with_changed[name])
             checks = [
                 check if check.state == other.state else replace(check, state="open")
                 for check, other in zip(checks, others, strict=True)
@@ -111,7 +112,7 @@ def verdict_from_log(
             late_gap=_late_gap(users, name, kinds),
             hours=(hours := comparison.hours(primary, found.hours)),
             min_hours=experiment.min_runtime_hours,
-            switched_off=with_off[name].lift(primary) if off else None,
+            with_changed=with_changed[name].lift(primary) if changed else None,
         )
         results[name] = {
             "lift": lift.value,

@@ -89,7 +89,7 @@ def reach_verdict(
     late_gap: float = 0.0,
     hours: float = math.inf,
     min_hours: float = 0.0,
-    switched_off: Lift | None = None,
+    with_changed: Lift | None = None,
 ) -> Verdict:
     """Turn the figures into one token. The rules are in order: where one applies, the later ones do not count.
 
@@ -106,9 +106,9 @@ def reach_verdict(
         late_gap: by how much the arms' shares of outcomes, by value, that came too late to count differ.
         hours: hours of which decisions count, by the weight of their stages.
         min_hours: hours that the experiment was planned to run at least.
-        switched_off: the lift with the days on which the kill switch was used, if they are left out of the primary one.
-            People use it on bad days, so that the others are too good; and the money of such a day is not the same in
-            both arms. What either may have brought about is no verdict.
+        with_changed: the lift with the days on which the stage was changed or the kill switch used, if they are left
+            out of the primary one. People do so on bad days, so that the others are too good; and the money of such a
+            day is not the same in both arms. What either may have brought about is no verdict.
     """
     low, high = primary.ci
     if srm_p < SRM_ALARM:
@@ -137,11 +137,11 @@ def reach_verdict(
     if not math.isfinite(low):
         enough = f"each arm needs {MIN_USERS} users (more where some decide far oftener than others), and one some gain"
         return Verdict("inconclusive", f"too little to say: {enough}")
-    if switched_off is not None and not _agree(primary, switched_off):
+    if with_changed is not None and not _agree(primary, with_changed):
         return Verdict(
             "inconclusive",
-            "the kill switch was used, and with the decisions of these days the always-valid interval is "
-            f"[{switched_off.ci[0]:+.4g}, {switched_off.ci[1]:+.4g}], not [{low:+.4g}, {high:+.4g}]",
+            "with the days on which the kill switch was used, or the stage or weights changed, the always-valid "
+            f"interval is [{with_changed.ci[0]:+.4g}, {with_changed.ci[1]:+.4g}], not [{low:+.4g}, {high:+.4g}]",
         )
     if high < 0.0:
         return Verdict("stop", f"the challenger is worse: the always-valid interval ends at {high:+.4g}, below zero")

@@ -437,15 +437,15 @@ def test_a_day_in_which_the_money_was_divided_anew_does_not_count(tmp_path: Path
     assert found["lift"] == pytest.approx(0.0)
 
 
-def switched_off_when_it_goes_badly(bad: float, rng: np.random.Generator) -> Log:
-    """A challenger that is better for 21 days of 28; on each fourth it is as bad as this, and switched off at noon."""
+def stopped_when_it_goes_badly(bad: float, rng: np.random.Generator, stage: str = "off") -> Log:
+    """A challenger that is better for 21 days of 28; on each fourth it is as bad as this, and stopped at noon."""
     log = Log()
     for hour in range(28 * 24 + 1):
         day, off = hour // 24, hour // 24 % 4 == 3 and hour % 24 >= 12
         for user in range(40):
             arm = "incumbent" if off or user % 2 else "challenger"
             at = (pd.Timestamp("2025-03-01", tz="UTC") + pd.Timedelta(hours=hour, minutes=user)).isoformat()
-            whole = {"stage": "off", "assignment_probability": 1.0} if off else {}
+            whole = {"stage": stage, "assignment_probability": 1.0} if off else {}
             decision = log.decide(f"u{(hour * 40 + user) % 4_000}", arm, event_time=at, **whole)
             rate = 0.2 if arm == "incumbent" else bad if day % 4 == 3 else 0.24
             if rng.random() < rate:
@@ -454,30 +454,33 @@ def switched_off_when_it_goes_badly(bad: float, rng: np.random.Generator) -> Log
 
 
 @pytest.mark.parametrize(("bad", "verdict"), [(0.24, "ship"), (0.02, "inconclusive")])
-def test_bad_days_that_the_kill_switch_cuts_short_are_not_forgotten(tmp_path: Path, bad: float, verdict: str) -> None:
-    """Over what was served, the second one is not better at all."""
-    log = switched_off_when_it_goes_badly(bad, np.random.default_rng(0))
+@pytest.mark.parametrize(("stage", "reason"), [("off", "switched_off"), ("shadow", "changed_period")])
+def test_bad_days_that_are_cut_short_are_not_forgotten(
+    tmp_path: Path, bad: float, verdict: str, stage: str, reason: str
+) -> None:
+    """By the kill switch, or by going back a stage. Over what was served, the second one is not better at all."""
+    log = stopped_when_it_goes_badly(bad, np.random.default_rng(0), stage)
     budget = {**CONTENT["budgets"][0], "period": "day"}
     daily = Experiment.from_dict({**CONTENT, "budgets": [budget]})
     daily = daily.replace(metrics=daily.metrics.replace(guardrails=()))
     found = verdict_from_log(log.write(tmp_path), daily)
-    assert found["left_out"]["switched_off"] > 0 and found["lift_ci"][0] > 0
+    assert found["left_out"][reason] > 0 and found["lift_ci"][0] > 0
     assert found["verdict"] == verdict, found["reason"]
     assert ("the kill switch was used" in found["reason"]) == (verdict == "inconclusive")
 
 
 def test_a_day_with_the_kill_switch_is_looked_at_once_its_outcomes_are_known(tmp_path: Path) -> None:
-    files = switched_off_when_it_goes_badly(0.24, np.random.default_rng(0)).write(tmp_path)
+    files = stopped_when_it_goes_badly(0.24, np.random.default_rng(0)).write(tmp_path)
     daily = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})
     daily = daily.replace(metrics=daily.metrics.replace(outcome_hours=24.0))
-    found = users_of(files, daily, CLICK, switched_off=True)
+    found = users_of(files, daily, CLICK, changed=True)
     half_a_day = 12 * 40
     assert found.left_out == {"immature": half_a_day, "not_randomised": 7 * half_a_day, "unfinished_period": 40}
     assert users_of(files, daily, CLICK).left_out["switched_off"] == 6 * half_a_day
 
 
 def test_a_guardrail_that_only_such_days_break_does_not_hold(tmp_path: Path) -> None:
-    log = switched_off_when_it_goes_badly(0.24, np.random.default_rng(0))
+    log = stopped_when_it_goes_badly(0.24, np.random.default_rng(0))
     for row in log.decisions:
         dear = row["arm"] == "challenger" and pd.Timestamp(row["event_time"]).day % 4 == 0  # the days with the switch
         log.learn(row["decision_id"], "cost", 5.0 if dear else 0.2)
