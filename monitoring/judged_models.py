@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from monitoring.decision_log import Period
 from mtorl.experiment.experiment import Experiment
-from mtorl.log.records import one_record_each
+from mtorl.log.records import MODEL_NAME, one_record_each
 
-_IDENTITY = "coalesce(model_digest, nullif(concat_ws(' ', model_name, model_version), ''))"
 # Of what a policy answered; empty: nothing is explored.
 _EXPLORATION = "CASE WHEN fallback_reason IS NULL THEN concat_ws(' ', exploration->>'share', exploration->>'scope') END"
 
@@ -51,7 +50,7 @@ def judged_models(db: duckdb.DuckDBPyConnection, experiment: Experiment, period:
     """
     rows = db.execute(
         f"""WITH answered AS (
-            SELECT arm, {_IDENTITY} AS digest, {_EXPLORATION} AS exploration,
+            SELECT arm, {MODEL_NAME} AS digest, {_EXPLORATION} AS exploration,
                    CAST(event_time AS TIMESTAMPTZ) AS decided, decision_id
             FROM ({one_record_each("decision", "decision_log")})
             WHERE experiment = $name AND coalesce(salt, $salt) = $salt AND assignment_probability < 1

@@ -16,13 +16,15 @@ from mtorl.log.dataset import DatasetSpec
 if TYPE_CHECKING:
     import duckdb
 
+_DIGEST = 64  # characters
+
 
 @dataclass(frozen=True)
 class Generation:
     """Decisions that one model took for one arm."""
 
     arm: str
-    model: str  # digest; empty for a policy without one
+    model: str  # digest, or else name and version
     opportunities: int
     exposures: int  # of them
     supported: float  # share of the uniform policy's exposures that these decisions could have made
@@ -30,9 +32,9 @@ class Generation:
     mean_weight_error: float  # standard error, by users
 
     def __str__(self) -> str:
-        policy = " ".join(filter(None, (self.arm, self.model[:8])))  # one that is no model has no digest
+        model = self.model[:8] if len(self.model) == _DIGEST else self.model
         return (
-            f"{policy}: {self.opportunities:,} opportunities, {self.exposures:,} exposures; of a "
+            f"{self.arm} {model}: {self.opportunities:,} opportunities, {self.exposures:,} exposures; of a "
             f"uniform policy's exposures {self.supported:.0%} could have been made (mean weight "
             f"{self.mean_weight:.2f} +- {1.96 * self.mean_weight_error:.2f})"
         )

@@ -28,6 +28,7 @@ import json
 
 from features.collect.database import name_of, text
 from mtorl.log.dataset import EVENTS, Column, DatasetSpec
+from mtorl.log.records import MODEL_NAME, UNNAMED
 
 _SQL = {"numeric": "DOUBLE", "categorical": "VARCHAR"}
 
@@ -35,11 +36,12 @@ _SQL = {"numeric": "DOUBLE", "categorical": "VARCHAR"}
 def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
     """SQL: one row a decision of the views `collected_decision` and `collected_outcome`.
 
-    Columns: decision_id, user_id, timestamp (of the opportunity), campaign_id, arm, generation (digest of the model
-    that drew), drawn_channel, channel_probs and exposure_probs (lists in the order of the channels), exposed (what was
-    drawn), left_out (null: the decision is an opportunity that a value can rest on); touchpoint (an exposure took
-    place, of the default action perhaps), its channel and propensity (null: it is not known), its outcomes and the
-    times at which the router heard of timed ones; context columns, and static ones of a touchpoint.
+    Columns: decision_id, user_id, timestamp (of the opportunity), campaign_id, arm, generation (digest of the policy
+    that drew, or else its name and version), drawn_channel, channel_probs and exposure_probs (lists in the order of the
+    channels), exposed (what was drawn), left_out (null: the decision is an opportunity that a value can rest on);
+    touchpoint (an exposure took place, of the default action perhaps), its channel and propensity (null: it is not
+    known), its outcomes and the times at which the router heard of timed ones; context columns, and static ones of a
+    touchpoint.
 
     Args:
         spec: Description of the data set.
@@ -99,7 +101,7 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
         SELECT arm, day, count_if(exposed) / nullif(sum(wanted), 0) AS share
         FROM judged WHERE left_out IS NULL GROUP BY arm, day)
     SELECT decision_id, user_id, coalesce(request_time, event_time) AS timestamp, campaign_id, arm,
-           coalesce(model_digest, '') AS generation, drawn_channel, channel_probs,
+           coalesce({MODEL_NAME}, {text(UNNAMED)}) AS generation, drawn_channel, channel_probs,
            list_transform(exposure_probs, lambda p: p * coalesce(share, 1.0)) AS exposure_probs, exposed, left_out,
            touchpoint AND list_contains({_channels(spec)}, channel) AND NOT ({_lacks_a_column(spec, static=True)})
                AS touchpoint, channel,

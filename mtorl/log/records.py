@@ -36,6 +36,12 @@ SHADOW_VERSION: Literal[1] = 1
 CANCEL = "cancel"
 """The kind of an outcome that says: the ad was not shown. The others are numeric outcomes of the data set."""
 
+MODEL_NAME = "coalesce(model_digest, nullif(concat_ws(' ', model_name, model_version), ''))"
+"""SQL: by what the policy of a decision is told from another. Its digest or, where an arm does not give one, name and
+version; null: it says nothing of itself, or none answered."""
+UNNAMED = "unnamed"
+"""What a policy is called that says nothing of itself."""
+
 ExplorationScope = Literal["channel", "exposure", "both"]
 
 Stage = Literal["off", "shadow", "1%", "5%", "25%", "50%"]

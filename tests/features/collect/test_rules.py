@@ -336,6 +336,20 @@ def test_the_value_of_a_policy_comes_out_right(tmp_path: Path, trouble: dict[str
     assert mean_weight == pytest.approx(1.0, abs=0.08)
 
 
+@pytest.mark.parametrize(
+    ("policy", "name"),
+    [
+        ({"model_digest": "f00"}, "f00"),
+        ({"model_digest": None, "model_name": "our-rules", "model_version": "3"}, "our-rules 3"),
+        ({"model_digest": None, "model_name": "baseline", "model_version": None}, "baseline"),
+        ({"model_digest": None, "model_name": None, "model_version": None}, "unnamed"),
+    ],
+)
+def test_a_policy_without_a_digest_has_its_name(tmp_path: Path, policy: dict[str, Any], name: str) -> None:
+    opportunities, _ = tables(tmp_path, collected(tmp_path, [decision("d", **policy)], COST))
+    assert opportunities["generation"].tolist() == [name]
+
+
 @pytest.mark.integration
 def test_without_the_rules_it_does_not(tmp_path: Path) -> None:
     """What the rules are for: the same log, read as if money that is gone were a decision not to expose."""
@@ -351,5 +365,5 @@ def test_the_mean_weight_of_a_uniform_policy_is_what_is_supported(tmp_path: Path
     store = collected(tmp_path, *market(2, faults=0.1, lost=0.1, budget=True))
     (generation,) = learnable(store, SPEC).generations
     assert generation.supported == 1.0
-    assert str(replace(generation, arm="incumbent", model="")).startswith("incumbent: ")  # rules have no digest
+    assert str(replace(generation, arm="incumbent", model="our-rules 3")).startswith("incumbent our-rules 3: ")
     assert abs(generation.mean_weight - 1.0) < 4 * generation.mean_weight_error
