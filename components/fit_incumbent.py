@@ -6,20 +6,25 @@ from components.component import component
 
 
 @component("fit the incumbent")
-def fit_incumbent(windows: Input[Dataset], served: str, code_version: str, model: Output[Model]):
+def fit_incumbent(windows: Input[Dataset], served: str, policy: str, code_version: str, model: Output[Model]):
     """Take the incumbent that serves, or fit the channel frequencies by segment.
 
     Args:
         windows: Folder written by build_features.
-        served: Artifact folder of a published model, which never changes; empty: none serves.
+        served: Artifact folder of a published model, which never changes; empty: no model serves.
+        policy: Name of a policy that serves without an artifact; empty: none does.
         code_version: Part of the cache key: the library's version.
-        model: Artifact folder of the incumbent.
+        model: Artifact folder of the incumbent; of one without an artifact, who it is.
     """
+    from mtorl.evaluation.logged_incumbent import LoggedIncumbent
     from mtorl.fitting.fit import fit_incumbent as fit
     from mtorl.fitting.fit import take_incumbent
     from mtorl.runtime.step import step
     from mtorl.window.window import WindowError
 
     with step(WindowError):
+        if policy:
+            LoggedIncumbent(policy).write(windows.path, model.path)
+            return
         artifact = take_incumbent(windows.path, served, model.path) if served else fit(windows.path, model.path)
         model.metadata["digest"] = artifact.digest

@@ -1,4 +1,4 @@
-"""Both artifacts become the archives that TorchServe loads."""
+"""Artifacts become the archives that TorchServe loads."""
 
 from kfp.dsl import Artifact, Input, Model, Output
 
@@ -7,18 +7,20 @@ from components.component import component
 
 @component("package for TorchServe")
 def package(challenger: Input[Model], incumbent: Input[Model], model_store: Output[Artifact]):
-    """Pack both artifacts.
+    """Pack both artifacts, or the challenger's alone if the incumbent has none.
 
     Args:
         challenger: Artifact folder.
-        incumbent: Artifact folder.
+        incumbent: Artifact folder, or who an incumbent without one is.
         model_store: Folder with incumbent.mar and challenger.mar.
     """
     from pathlib import Path
 
+    from mtorl.evaluation.logged_incumbent import LoggedIncumbent
     from mtorl.runtime.step import step
     from serving.archive import package as archive
 
     with step():
         for name, artifact in (("incumbent", incumbent), ("challenger", challenger)):
-            archive(Path(artifact.path), name, Path(model_store.path))
+            if LoggedIncumbent.named_in(artifact.path) is None:
+                archive(Path(artifact.path), name, Path(model_store.path))

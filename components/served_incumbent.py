@@ -1,12 +1,16 @@
 """Which policy a challenger has to beat: the one with which the incumbent decided last."""
 
+from typing import NamedTuple
+
 from components.component import component
 
 
 # Not cached: what serves changes without any of the parameters.
 @component("see which incumbent serves", cached=False)
-def served_incumbent(decision_log: str, registry: str) -> str:
-    """Return the artifact folder of the model that took the incumbent's newest decision; "" if none has taken one.
+def served_incumbent(decision_log: str, registry: str) -> NamedTuple("Served", [("artifact", str), ("policy", str)]):  # type: ignore[valid-type]
+    """Return the artifact folder of the policy that took the incumbent's newest decision, or else its name.
+
+    A request's baseline, rows of a rule and another server have no artifact. Both are empty if none has decided yet.
 
     Args:
         decision_log: Folder with decisions.parquet, or with one for each router; empty: nothing serves.
@@ -14,9 +18,11 @@ def served_incumbent(decision_log: str, registry: str) -> str:
     """
     from pathlib import Path
 
-    from monitoring.period import PeriodError, deciding_incumbent
+    from monitoring.period import deciding_incumbent
     from mtorl.runtime.step import step
     from serving.registry import folder_of
 
-    with step(PeriodError):
-        return deciding_incumbent(decision_log, lambda digest: folder_of(Path(registry), digest))
+    with step():
+        found = deciding_incumbent(decision_log, lambda digest: folder_of(Path(registry), digest))
+        print(found)
+        return (found.artifact, found.policy)

@@ -20,7 +20,7 @@ import pandas as pd
 
 from mtorl.drift.calibration import Size
 from mtorl.drift.reference import MIN_USERS
-from mtorl.log.records import Kind, one_record_each, sql_columns
+from mtorl.log.records import MODEL_NAME, UNNAMED, Kind, each_record, one_record_each, sql_columns
 from mtorl.runtime.duckdb_progress import without_progress_bar
 
 if TYPE_CHECKING:
@@ -162,19 +162,35 @@ class DecisionLog:
         read = read.loc[newest, ["user_id", *contexts[-1]]]
         return read, Size(read["user_id"].nunique(), len(read))
 
-    def newest_model(self, arm: str, alone: bool = False) -> str | None:
+    def newest_model(self, arm: str) -> str | None:
         """Digest of the model that took the newest decision of an arm, or else of any arm; None: no model took one.
 
         Args:
             arm: Name of the arm that is preferred; a challenger has no decisions in the shadow stage.
-            alone: Whether no other arm will do.
         """
         with database() as db:
             open_records(db, "decision", self.decisions).create_view("decision_log")
             newest = db.execute(
                 f"""SELECT model_digest FROM decision_log WHERE model_digest IS NOT NULL AND {self.period.condition()}
                 AND CAST(event_time AS TIMESTAMPTZ) <= now()  -- a clock that was ahead does not say what serves
-                AND (arm = $arm OR NOT $alone) ORDER BY arm = $arm DESC, event_time DESC LIMIT 1""",
-                {**self.period.parameters(), "arm": arm, "alone": alone},
+                ORDER BY arm = $arm DESC, event_time DESC LIMIT 1""",
+                {**self.period.parameters(), "arm": arm},
             ).fetchone()
         return None if newest is None else str(newest[0])
+
+    def newest_policy(self, arm: str) -> tuple[str | None, str] | None:
+        """Digest and name of the policy that took an arm's newest decision; None: it has taken none.
+
+        Args:
+            arm: Name of the arm. Its policy may be no model: what gives no digest is known by name and version.
+        """
+        with database() as db:
+            open_records(db, "decision", self.decisions).create_view("decision_log")
+            found: tuple[str | None, str] | None = db.execute(
+                f"""SELECT model_digest, coalesce({MODEL_NAME}, '{UNNAMED}')
+                FROM ({each_record("decision", "decision_log")})
+                WHERE arm = $arm AND (fallback_reason IS NULL OR model_digest IS NOT NULL) AND {self.period.condition()}
+                AND CAST(event_time AS TIMESTAMPTZ) <= now() ORDER BY event_time DESC LIMIT 1""",
+                {**self.period.parameters(), "arm": arm},
+            ).fetchone()
+        return found

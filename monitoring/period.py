@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from monitoring.alerts import drift_alerts, post
 from monitoring.decision_log import DecisionLog, Period
@@ -113,27 +113,41 @@ def served_model(decision_log: str, period: Period, find: Callable[[str], Path |
     return folder
 
 
-def deciding_incumbent(decision_log: str, find: Callable[[str], Path | None]) -> str:
-    """The artifact folder of the model that took the incumbent's newest decision; "" if none has taken one.
+class DecidingIncumbent(NamedTuple):
+    """The policy that took the incumbent's newest decision; both empty: none has taken one."""
+
+    artifact: str = ""  # folder of the artifact
+    policy: str = ""  # without one, as the records name it
+
+    def __str__(self) -> str:
+        if self.artifact:
+            return f"the challenger has to beat the incumbent that serves, {self.artifact}"
+        if self.policy:
+            return (
+                f"the challenger has to beat the incumbent that serves, {self.policy}: the registry has no artifact of "
+                "it, so its own decisions say what it is worth"
+            )
+        return (
+            "no decision of an incumbent yet: the challenger has to beat the channel frequencies of the log, which "
+            "stand for what decided so far"
+        )
+
+
+def deciding_incumbent(decision_log: str, find: Callable[[str], Path | None]) -> DecidingIncumbent:
+    """Find the policy that took the incumbent's newest decision.
 
     Args:
         decision_log: Folder with decisions.parquet; empty, or without any: nothing serves.
         find: The folder of the artifact with a digest; None if there is none.
-
-    Raises:
-        PeriodError: the model is not to be found.
     """
     if not decision_log or not any(Path(decision_log).rglob("decisions.parquet")):
-        return ""
-    digest = DecisionLog.in_folder(decision_log).newest_model(INCUMBENT, alone=True)
-    if digest is None:
-        return ""
-    folder = find(digest)
-    if folder is None:
-        raise PeriodError(
-            f"the incumbent's model, digest {digest}, is not in the registry: nothing can be compared with it"
-        )
-    return str(folder)
+        return DecidingIncumbent()
+    newest = DecisionLog.in_folder(decision_log).newest_policy(INCUMBENT)
+    if newest is None:
+        return DecidingIncumbent()
+    digest, policy = newest
+    folder = None if digest is None else find(digest)
+    return DecidingIncumbent(policy=policy) if folder is None else DecidingIncumbent(artifact=str(folder))
 
 
 def nothing_in(decision_log: str, period: Period) -> str:

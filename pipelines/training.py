@@ -69,8 +69,12 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         features = step(build_features(log=log, code_version=code_version))
         windows = features.outputs["windows"]
         step(install_features(definitions=features.outputs["definitions"], feature_repo=feature_repo))
-        served = step(served_incumbent(decision_log=decision_log, registry=registry)).output
-        incumbent = step(fit_incumbent(windows=windows, served=served, code_version=code_version)).outputs["model"]
+        served = step(served_incumbent(decision_log=decision_log, registry=registry)).outputs
+        incumbent = step(
+            fit_incumbent(
+                windows=windows, served=served["artifact"], policy=served["policy"], code_version=code_version
+            )
+        ).outputs["model"]
         challenger = step(
             train_challenger(
                 windows=windows,

@@ -1,4 +1,8 @@
-"""Offline evaluation of both policies on test users, and the gate that a challenger must pass."""
+"""Offline evaluation of both policies on test users, and the gate that a challenger must pass.
+
+An incumbent with an artifact is asked at every decision of the log, whoever took it; one without is known at its own
+decisions alone (`logged_incumbent.py`), and there both policies are valued, at what it spends.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from mtorl.artifact import artifact
 from mtorl.evaluation.budget_curve import GainAndCost, budget_curve
 from mtorl.evaluation.gate import ExpectedOutcomes, gate, value_difference
 from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
+from mtorl.evaluation.logged_incumbent import LoggedIncumbent
 from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
 from mtorl.evaluation.resamples import UserResamples
 from mtorl.log.columns import WindowError
@@ -34,24 +39,28 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
     Args:
         windows: Windows folder.
         challenger: Artifact folder.
-        incumbent: Artifact folder.
-        budget_share: Budget that both policies get, as a share of what always exposing would cost.
+        incumbent: Artifact folder, or what `LoggedIncumbent.write` has written.
+        budget_share: Budget that both policies get, as a share of what always exposing would cost. If the incumbent has
+            no artifact, both get what it spends: a policy that can't be asked can't be paced anew.
         seed: Seed of the bootstrap.
 
     Returns:
-        ``challenger`` and ``incumbent`` (metrics of the heads), ``value`` (off-policy estimate at equal budget),
-        ``valued_on`` ("opportunities", or "touchpoints" for a log without own decisions), ``prices`` at which they were
-        valued, ``budget_curve``, ``test_rows``, ``test_users``.
+        ``challenger`` and ``incumbent`` (metrics of the heads; null without an artifact), ``value`` (off-policy
+        estimate at equal budget), ``valued_on`` ("opportunities"; "incumbent_decisions" if the incumbent has no
+        artifact; "touchpoints" for a log without own decisions), ``prices`` at which they were valued,
+        ``budget_curve``, ``test_rows``, ``test_users``.
 
     Raises:
-        WindowError: no user is held out for the test.
+        WindowError: no user is held out for the test, or too little is known of an incumbent without an artifact.
     """
     table = WindowTable.load(windows)
     spec, batch, test = table.spec, table.windows("test"), table.is_in("test")
     rows = table.rows[test]
     if not len(rows):
         raise WindowError("no test windows: the log has too few users")
-    opportunities = Opportunities.load(windows, spec, "test")
+    without_artifact = LoggedIncumbent.named_in(incumbent)
+    own = without_artifact and without_artifact.decisions(windows, spec)
+    opportunities = own or Opportunities.load(windows, spec, "test")
     if opportunities is None:
         known = _propensity_is_known(table.rows, spec)
         moments = batch.take(np.flatnonzero(known[test]))
@@ -63,7 +72,8 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
     users_B = rows["user_id"].to_numpy()
     logged = np.arange(len(rows)), channel_B
     heads, params, predicted, forecasts = {}, {}, {}, {}
-    for turn, (name, folder) in enumerate((("incumbent", incumbent), ("challenger", challenger))):
+    folders = {"challenger": challenger} if own else {"incumbent": incumbent, "challenger": challenger}
+    for turn, (name, folder) in enumerate(folders.items()):
         arm = artifact.load(Path(folder))
         logits_BC, reward_BC, cost_BC = arm.predict(batch)
         label_B = arm.encoder.reward(gain_B, cost_B)
@@ -79,18 +89,22 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
         name: ExpectedOutcomes(np.maximum(np.asarray(forecast.gain_BC), 0.0), np.asarray(forecast.cost_BC))
         for name, forecast in forecasts.items()
     }
-    budget = budget_share * float(expected["challenger"].cost_BC[log.at_channel].mean())
+    full = float(expected["challenger"].cost_BC[log.at_channel].mean())  # what always exposing would cost
+    budget = float(log.cost_B.mean()) if own else budget_share * full
     paced = {name: paced_to(forecast, params[name], budget) for name, forecast in forecasts.items()}
     policies = {name: PolicyOnLog(*action_probabilities(forecast, paced[name])) for name, forecast in forecasts.items()}
-    value = value_difference(policies["challenger"], policies["incumbent"], log, budget_share, seed, expected)
+    if own:
+        policies["incumbent"] = PolicyOnLog(own.channel_probs_BC, own.exposure_probs_BC)
+    share = None if own else budget_share
+    value = value_difference(policies["challenger"], policies["incumbent"], log, share, seed, expected)
     resamples = UserResamples(users_B, 200, seed)
     curve = budget_curve(predicted["challenger"], GainAndCost(gain_B, cost_B), seed=seed, users=resamples)
     progress.report(3, 3, "off-policy value")
     return {
         "challenger": heads["challenger"],
-        "incumbent": heads["incumbent"],
+        "incumbent": heads.get("incumbent"),
         "value": value,
-        "valued_on": "touchpoints" if opportunities is None else "opportunities",
+        "valued_on": "incumbent_decisions" if own else "opportunities" if opportunities else "touchpoints",
         "prices": {name: policy.price for name, policy in paced.items()},
         "budget_curve": curve,
         "test_rows": len(rows),
@@ -110,7 +124,7 @@ def paced_to(forecast: Forecast, params: PolicyParams, budget: float) -> PolicyP
         budget: Currency units per row.
     """
     cost_BC = np.asarray(forecast.cost_BC)
-    if not cost_BC.any():
+    if not cost_BC.any() or budget <= 0:
         return params
 
     def spend(price: float) -> float:

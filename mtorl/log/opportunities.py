@@ -7,10 +7,10 @@ One row is one decision whose channel was drawn, and which was exposed or not, b
 lies beside a touchpoint log that grew out of own decisions. A log from elsewhere has none: there each touchpoint stands
 for an opportunity, since nothing is known of the moments without one.
 
-Columns of the file: decision_id, user_id, timestamp, campaign_id, arm, generation (digest of the model that drew),
-channel (that was drawn), channel_probs and exposure_probs (lists, in the order of the data set's channels), exposed,
-the numeric outcomes (zero where nothing was exposed), context columns, split, and features (the window as the policy
-saw it, JSON; null for training users, and where there are more than `MOST_WINDOWS`).
+Columns of the file: decision_id, user_id, timestamp, campaign_id, arm, generation (of the policy that drew: its digest,
+or else name and version), channel (that was drawn), channel_probs and exposure_probs (lists, in the order of the data
+set's channels), exposed, the numeric outcomes (zero where nothing was exposed), context columns, split, and features
+(the window as the policy saw it, JSON; null for training users, and where there are more than `MOST_WINDOWS`).
 
 Shapes: B rows, C channels.
 """
@@ -35,14 +35,14 @@ ENOUGH = 500
 """Fewer of them say less about a price or a value than the touchpoints of the log, and are not used."""
 MOST_WINDOWS = 100_000
 """About so many of a part's opportunities have their window, some hundred megabytes: whole users, chosen by a hash."""
-_COLUMNS = ("user_id", "timestamp", "generation", "channel", "channel_probs", "exposure_probs", "exposed")
+_COLUMNS = ("user_id", "timestamp", "arm", "generation", "channel", "channel_probs", "exposure_probs", "exposed")
 
 
 @dataclass(frozen=True)
 class Opportunities:
     """Decisions of users of one part of the split."""
 
-    rows: pd.DataFrame  # user_id, timestamp, generation, and the outcomes
+    rows: pd.DataFrame  # user_id, timestamp, arm, generation, and the outcomes
     channel_B: Ints  # that was drawn
     exposed_B: Bools
     channel_probs_BC: Floats
@@ -57,6 +57,17 @@ class Opportunities:
         """Probability of the channel that was drawn."""
         probability_B: Floats = self.channel_probs_BC[np.arange(len(self)), self.channel_B]
         return probability_B
+
+    def chosen(self, chosen_B: Bools) -> Opportunities:
+        """Some of the decisions."""
+        return Opportunities(
+            self.rows[chosen_B].reset_index(drop=True),
+            self.channel_B[chosen_B],
+            self.exposed_B[chosen_B],
+            self.channel_probs_BC[chosen_B],
+            self.exposure_probs_BC[chosen_B],
+            [window for window, chosen in zip(self.instances, chosen_B, strict=True) if chosen],
+        )
 
     @classmethod
     def load(cls, folder: str | Path, spec: DatasetSpec, split: str) -> Opportunities | None:
@@ -85,11 +96,12 @@ class Opportunities:
         if fit_B.sum() < ENOUGH:
             return None
         rows = rows[fit_B].reset_index(drop=True)
+        channel_probs_BC = np.stack(rows["channel_probs"].to_numpy())
         return cls(
-            rows=rows[["user_id", "timestamp", "generation", *spec.window_outcomes]],
+            rows=rows[["user_id", "timestamp", "arm", "generation", *spec.window_outcomes]],
             channel_B=channel_B[fit_B].astype(np.int64),
             exposed_B=rows["exposed"].to_numpy(dtype=bool),
-            channel_probs_BC=np.stack(rows["channel_probs"].to_numpy()),
+            channel_probs_BC=channel_probs_BC / channel_probs_BC.sum(axis=1, keepdims=True),  # records may be rounded
             exposure_probs_BC=np.stack(rows["exposure_probs"].to_numpy()),
             instances=[window for window, fits in zip(instances, fit_B, strict=True) if fits],
         )

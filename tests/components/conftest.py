@@ -51,7 +51,7 @@ def windows(log: Artifact, definitions: Artifact, output: Output) -> Artifact:
 @pytest.fixture(scope="session")
 def incumbent(windows: Artifact, output: Output) -> Artifact:
     made = output(Model, "incumbent")
-    fit_incumbent.python_func(windows, "", CODE, made)
+    fit_incumbent.python_func(windows, "", "", CODE, made)
     return made
 
 

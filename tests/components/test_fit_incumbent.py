@@ -24,7 +24,7 @@ def test_the_incumbent_is_an_artifact_that_loads(incumbent: Artifact) -> None:
 
 def test_a_policy_that_serves_is_the_one_to_beat(windows: Artifact, challenger: Artifact, tmp_path: Path) -> None:
     made = Model("incumbent", uri=str(tmp_path / "incumbent"))
-    fit_incumbent.python_func(windows, challenger.path, CODE, made)
+    fit_incumbent.python_func(windows, challenger.path, "", CODE, made)
     assert load(Path(made.path)).digest == made.metadata["digest"] == load(Path(challenger.path)).digest
 
 
@@ -33,4 +33,9 @@ def test_a_policy_of_other_data_is_no_comparison(windows: Artifact, challenger: 
     shutil.copytree(windows.path, other)
     DatasetSpec.load(other / "dataset.yaml").replace(window=3).save(other / "dataset.yaml")
     with pytest.raises(SystemExit, match=r"another description of the data: window differ. .*decision_log"):
-        fit_incumbent.python_func(Dataset(uri=str(other)), challenger.path, CODE, Model(uri=str(tmp_path / "made")))
+        fit_incumbent.python_func(Dataset(uri=str(other)), challenger.path, "", CODE, Model(uri=str(tmp_path / "made")))
+
+
+def test_a_policy_without_an_artifact_needs_decisions_of_its_own(windows: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="the incumbent that serves, baseline, has no artifact and 0 decisions"):
+        fit_incumbent.python_func(windows, "", "baseline", CODE, Model(uri=str(tmp_path / "made")))

@@ -17,12 +17,18 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "log"
 
 
-def write(log: Path, *rows: tuple[str, str | None]) -> None:
+def write(log: Path, *rows: tuple[str, str | None], **fields: str | None) -> None:
+    """Decisions, of which those without a digest fell back if nothing else is said."""
+    usual = {"model_name": None, "model_version": None, "fallback_reason": None}
     decisions = [
-        {"arm": arm, "model_digest": digest, "event_time": f"2026-01-01T00:00:0{second}Z"}
+        {
+            **usual,
+            **(fields or {"fallback_reason": None if digest else "features"}),
+            **{"arm": arm, "model_digest": digest, "event_time": f"2026-01-01T00:00:0{second}Z"},
+        }
         for second, (arm, digest) in enumerate(rows)
     ]
-    frame = pd.DataFrame(decisions).astype({"model_digest": "string"})
+    frame = pd.DataFrame(decisions).astype({"model_digest": "string", **dict.fromkeys(usual, "string")})
     frame.to_parquet(log / "mtorl-router-0" / "decisions.parquet")
 
 
@@ -38,17 +44,38 @@ def test_the_incumbents_newest_model_is_found_where_it_was_published(log: Path, 
     promoted = publish(registry, "v2", "new")
     publish(registry, "v1", "old")
     write(log, ("incumbent", "old"), ("incumbent", "new"), ("challenger", "newest"), ("incumbent", None))
-    assert served_incumbent.python_func(str(log), str(registry)) == str(promoted)
+    assert served_incumbent.python_func(str(log), str(registry)) == (str(promoted), "")
 
 
-def test_nothing_serves_before_the_first_decision_of_a_model(log: Path, tmp_path: Path) -> None:
+def test_nothing_serves_before_the_first_decision(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     registry = str(tmp_path / "registry")
-    assert served_incumbent.python_func("", registry) == served_incumbent.python_func(str(log), registry) == ""
+    assert served_incumbent.python_func("", registry) == served_incumbent.python_func(str(log), registry) == ("", "")
     write(log, ("challenger", "new"), ("incumbent", None))
-    assert served_incumbent.python_func(str(log), registry) == ""
+    assert served_incumbent.python_func(str(log), registry) == ("", "")
+    assert (
+        "no decision of an incumbent yet: the challenger has to beat the channel frequencies" in capsys.readouterr().out
+    )
 
 
-def test_a_model_that_nobody_published_ends_the_step(log: Path, tmp_path: Path) -> None:
-    write(log, ("incumbent", "new"))
-    with pytest.raises(SystemExit, match="digest new, is not in the registry"):
-        served_incumbent.python_func(str(log), str(tmp_path / "registry"))
+@pytest.mark.parametrize(
+    ("digest", "fields", "name"),
+    [
+        (None, {"model_name": "baseline"}, "baseline"),
+        (None, {"model_name": "our-rules", "model_version": "3"}, "our-rules 3"),
+        (None, {"model_version": None}, "unnamed"),  # a server that says nothing of itself
+        ("0011", {"model_name": "rows"}, "0011"),
+    ],
+)
+def test_what_is_no_model_of_the_registry_serves_all_the_same(
+    log: Path, tmp_path: Path, digest: str | None, fields: dict[str, str | None], name: str
+) -> None:
+    write(log, ("incumbent", digest), **fields)
+    assert served_incumbent.python_func(str(log), str(tmp_path / "registry")) == ("", name)
+
+
+def test_a_model_that_served_before_the_rules_is_not_what_serves(log: Path, tmp_path: Path) -> None:
+    publish(tmp_path / "registry", "v1", "old")
+    write(log, ("incumbent", "old"), ("incumbent", None), model_name="baseline")
+    assert served_incumbent.python_func(str(log), str(tmp_path / "registry")) == ("", "baseline")

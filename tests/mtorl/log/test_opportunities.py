@@ -34,7 +34,8 @@ def write(folder: Path, windows: list[dict[str, Any]], split: str = "test", **co
     table = {
         "user_id": [f"u{i}" for i in range(rows)],
         "timestamp": pd.to_datetime(np.arange(rows), unit="s", utc=True),
-        **{"generation": "d", "channel": "video", "exposed": True, "device": "tv", "age": 40.0, "split": split},
+        **{"arm": "incumbent", "generation": "d"},
+        **{"channel": "video", "exposed": True, "device": "tv", "age": 40.0, "split": split},
         "channel_probs": [[0.25, 0.75]] * rows,
         "exposure_probs": [[0.0, 1.0]] * rows,
         **dict.fromkeys(("cost", "revenue"), 0.5),

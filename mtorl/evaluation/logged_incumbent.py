@@ -1,0 +1,81 @@
+"""An incumbent without an artifact, as its decisions show it: a request's baseline, rows of a rule, another's server.
+
+    LoggedIncumbent("our-rules 3").write("windows", "incumbent")   # where an artifact would be
+    incumbent = LoggedIncumbent.named_in("incumbent")              # None: the folder is an artifact's
+    decisions = incumbent.decisions("windows", spec)
+
+Nobody can ask such a policy what it would do. At its own decisions it need not be asked: it wrote the log, and the
+probabilities beside each decision are its own. So it is valued on-policy, by what it earned, and a challenger
+off-policy at the same decisions. What other arms decided says nothing about this policy, and an earlier version of it
+is another policy.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mtorl.log.columns import WindowError
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.opportunities import ENOUGH, Opportunities
+from mtorl.log.touchpoints import DATASET_FILE
+
+_FILE = "logged_incumbent.json"
+_ARMS = ("incumbent", "outside")  # users outside of an experiment get the incumbent
+
+
+@dataclass(frozen=True)
+class LoggedIncumbent:
+    """The policy that serves as the incumbent, and has no artifact."""
+
+    policy: str  # its name in the records: digest, or else name and version
+
+    @classmethod
+    def named_in(cls, folder: str | Path) -> LoggedIncumbent | None:
+        """Read what `write` has written; None: the folder holds something else."""
+        path = Path(folder) / _FILE
+        return cls(**json.loads(path.read_text())) if path.exists() else None
+
+    def write(self, windows: str, folder: str) -> None:
+        """Write a folder that stands where that of an artifact would.
+
+        Args:
+            windows: Windows folder. Whether a value can rest on it is known here, before a challenger has been trained.
+            folder: Made if it does not exist.
+
+        Raises:
+            WindowError: The windows have too few of its decisions.
+        """
+        self.decisions(windows, DatasetSpec.load(Path(windows) / DATASET_FILE))
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / _FILE).write_text(json.dumps(asdict(self)))
+
+    def decisions(self, windows: str, spec: DatasetSpec) -> Opportunities:
+        """Its decisions for test users that a value can rest on.
+
+        Args:
+            windows: Windows folder.
+            spec: Description of the data set.
+
+        Raises:
+            WindowError: There are too few, or it exposed nothing in them.
+        """
+        found, own = Opportunities.load(windows, spec, "test"), None
+        if found is not None:
+            own = found.chosen((found.rows["arm"].isin(_ARMS) & (found.rows["generation"] == self.policy)).to_numpy())
+        count = 0 if own is None else len(own)
+        if own is None or count < ENOUGH:
+            raise WindowError(
+                f"the incumbent that serves, {self.policy}, has no artifact and {count} decisions for test users "
+                f"that a value can rest on; {ENOUGH} are needed. Wait until there are more and their "
+                "outcomes are known. If there never are, see `mtorl data collect`: an incumbent has to say its "
+                "probabilities (docs/incumbent.md). To compare with the channel frequencies of the log until then, "
+                "leave the pipeline's parameter decision_log empty"
+            )
+        if not own.exposed_B.any():
+            raise WindowError(
+                f"the incumbent that serves, {self.policy}, exposed nothing in its {count} decisions for test users: "
+                "there is no spend at which a challenger could be compared"
+            )
+        return own

@@ -1,0 +1,164 @@
+"""An incumbent without an artifact: what its own decisions say of it, beside the truth of a small market."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mtorl.artifact import artifact
+from mtorl.evaluation.gate import gate
+from mtorl.evaluation.logged_incumbent import LoggedIncumbent
+from mtorl.evaluation.offline import evaluate_offline
+from mtorl.experiment.experiment import INCUMBENT, OUTSIDE
+from mtorl.fitting.fit import fit_incumbent
+from mtorl.log.columns import WindowError
+from mtorl.log.opportunities import ENOUGH, OPPORTUNITIES_FILE
+from mtorl.policy.decision import Forecast, action_probabilities
+from mtorl.window.window import WindowBatch, instance_from_history
+from tests.mtorl.window.windows_folder import LOG, SPEC, STEPS, write_windows_folder
+
+C = len(SPEC.channels)
+AGES = sorted(LOG["age_group"].dropna().unique())[:2]
+COST = np.linspace(0.1, 0.4, C)
+CLICK = np.stack([np.linspace(0.3, 0.1, C), np.linspace(0.1, 0.35, C)])  # probability by age group and channel
+EXPOSE = np.stack([np.linspace(1.0, 0.4, C), np.linspace(0.5, 0.9, C)])  # the rule's, once a channel is drawn
+RULES = "our-rules 2"
+
+
+def rule(best: int) -> np.ndarray:
+    """Nearly always the same channel, by age group."""
+    probs = np.full((2, C), 0.3 / C)
+    probs[[0, 1], [best, C - 1 - best]] += 0.7
+    return probs
+
+
+DRAW = rule(1)
+
+
+def window(age: int) -> dict[str, Any]:
+    row = LOG.iloc[0]
+    context = {column.name: row[column.name] for column in SPEC.context}
+    static = {**{column.name: row[column.name] for column in SPEC.static}, "age_group": AGES[age]}
+    return instance_from_history({}, json.loads(pd.Series(context).to_json()), static, SPEC, 1.7e15)
+
+
+def decisions(
+    users: int, seed: int, arm: str = INCUMBENT, policy: str = RULES, draw: np.ndarray = DRAW
+) -> pd.DataFrame:
+    """What a rule decided for users of both age groups, and what came of it."""
+    random = np.random.default_rng(seed)
+    age = np.repeat(random.integers(2, size=users), rounds := random.integers(1, 9, size=users))
+    taste = np.repeat(random.uniform(0.4, 1.6, size=users), rounds)
+    user = np.repeat([f"{arm}{policy}{i}" for i in range(users)], rounds)
+    channel = (random.random(len(age))[:, None] > draw[age].cumsum(axis=1)).sum(axis=1)
+    exposed = random.random(len(age)) < EXPOSE[age, channel]
+    features = [json.dumps(window(of)) for of in range(2)]
+    outcomes = dict.fromkeys(SPEC.window_outcomes, 0.0)
+    return pd.DataFrame(
+        {
+            "user_id": user,
+            "timestamp": pd.to_datetime(np.arange(len(user)), unit="s", utc=True),
+            "arm": arm,
+            "generation": policy,
+            "channel": np.array(SPEC.channels)[channel],
+            "channel_probs": list(draw[age]),
+            "exposure_probs": list(EXPOSE[age]),
+            "exposed": exposed,
+            "split": "test",
+            "features": np.array(features)[age],
+            **outcomes,
+            "cost": exposed * COST[channel],
+            "click": exposed * (random.random(len(age)) < CLICK[age, channel] * taste),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A windows folder, and a challenger."""
+    folder = tmp_path_factory.mktemp("offline")
+    write_windows_folder(folder / "windows", STEPS)
+    fit_incumbent(str(folder / "windows"), str(folder / "challenger"))
+    return folder / "windows", folder / "challenger"
+
+
+def evaluated(made: tuple[Path, Path], folder: Path, *logs: pd.DataFrame) -> dict[str, Any]:
+    windows, challenger = made
+    pd.concat(logs).to_parquet(windows / OPPORTUNITIES_FILE)
+    LoggedIncumbent(RULES).write(str(windows), str(folder))
+    return evaluate_offline(str(windows), str(challenger), str(folder), 0.6, 7)
+
+
+def true_values(challenger: Path, price: float) -> dict[str, float]:
+    """Clicks per decision of both, the challenger thinned to what the rule spends."""
+    model = artifact.load(challenger)
+    logits, reward, cost = model.predict(WindowBatch.from_instances([window(0), window(1)], SPEC))
+    forecast = Forecast(logits, model.encoder.unreward(reward, cost), cost)
+    probs, expose = action_probabilities(forecast, replace(model.policy, price=price))
+    exposing = {"challenger": probs * expose, "incumbent": DRAW * EXPOSE}
+    spend = {name: float((of * COST).sum(axis=1).mean()) for name, of in exposing.items()}
+    gain = {name: float((of * CLICK).sum(axis=1).mean()) for name, of in exposing.items()}
+    value = {name: gain[name] * min(1.0, spend["incumbent"] / spend[name]) for name in gain}
+    return {**value, "difference": value["challenger"] - value["incumbent"]}
+
+
+@pytest.mark.integration
+def test_intervals_cover_the_truth_at_what_the_incumbent_spends(made: tuple[Path, Path], tmp_path: Path) -> None:
+    covered: dict[str, list[bool]] = {"challenger": [], "incumbent": [], "difference": []}
+    for seed in range(30):
+        log = decisions(400, seed)
+        others = decisions(300, seed + 1000, "challenger", "f00", rule(3)).assign(click=1.0)
+        before = decisions(300, seed + 2000, policy="our-rules 1", draw=rule(0)).assign(click=1.0)
+        found = evaluated(made, tmp_path / f"{seed}", log, others, before)
+        value = json.loads(json.dumps(found["value"], allow_nan=False))
+        assert found["valued_on"] == "incumbent_decisions" and found["incumbent"] is None
+        assert value["rows"] == len(log), "only what the incumbent decided, as it is now"
+        assert value["incumbent"] == pytest.approx(log["click"].mean(), rel=0.05)  # the forecast takes off some chance
+        assert value["budget_per_opportunity"] == pytest.approx(log["cost"].mean(), rel=0.05)
+        assert value["mean_weight"]["incumbent"] == pytest.approx(1.0, abs=0.1)
+        assert gate(value)[0] in ("promote", "reject")
+        for name, true in true_values(made[1], found["prices"]["challenger"]).items():
+            low, high = value[f"{name}_ci"]
+            covered[name].append(low <= true <= high)
+    for name, of in covered.items():
+        assert sum(of) >= 26, name
+
+
+def test_users_outside_the_experiment_have_the_incumbent_as_well(made: tuple[Path, Path], tmp_path: Path) -> None:
+    logs = decisions(150, 1), decisions(150, 2, OUTSIDE)
+    assert evaluated(made, tmp_path / "incumbent", *logs)["value"]["rows"] == sum(map(len, logs))
+
+
+def test_a_rule_that_never_varies_teaches_nothing_and_the_gate_says_so(made: tuple[Path, Path], tmp_path: Path) -> None:
+    found = evaluated(made, tmp_path / "incumbent", decisions(400, 1, draw=np.eye(C)[[0, 1]]))
+    decision, reason = gate(found["value"])
+    assert decision == "reject" and "let arms explore" in reason
+
+
+def test_too_few_decisions_end_it_with_what_to_do(made: tuple[Path, Path], tmp_path: Path) -> None:
+    few = decisions(400, 1).head(ENOUGH - 1)
+    with pytest.raises(WindowError, match=r"our-rules 2, has no artifact and 499 decisions .* decision_log empty"):
+        evaluated(made, tmp_path / "incumbent", few, decisions(400, 2, "challenger", "f00"))
+    assert not (tmp_path / "incumbent").exists()
+
+
+def test_a_first_night_has_none(made: tuple[Path, Path], tmp_path: Path) -> None:
+    (made[0] / OPPORTUNITIES_FILE).unlink(missing_ok=True)
+    with pytest.raises(WindowError, match="no artifact and 0 decisions"):
+        LoggedIncumbent(RULES).write(str(made[0]), str(tmp_path / "incumbent"))
+
+
+def test_who_exposes_nothing_spends_nothing_to_compare_at(made: tuple[Path, Path], tmp_path: Path) -> None:
+    silent = decisions(400, 1).assign(exposed=False, click=0.0, cost=0.0)
+    with pytest.raises(WindowError, match="exposed nothing"):
+        evaluated(made, tmp_path / "incumbent", silent)
+
+
+def test_an_artifact_is_none(made: tuple[Path, Path]) -> None:
+    assert LoggedIncumbent.named_in(made[1]) is None
