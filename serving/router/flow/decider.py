@@ -170,6 +170,8 @@ class Decider:
             self._budgets.pacer.count(decision.arm, decision.request.campaign_id, decision.taken)
             metrics.DECISIONS.labels(decision.arm, str(decision.expose).lower()).inc()
             metrics.DECISION_LATENCY.labels(decision.arm).observe(deadline.elapsed())
+            if (channel := decision.chosen_channel) is not None:
+                metrics.DRAWN_CHANNELS.labels(decision.arm, channel).inc()
             if decision.fault:
                 if decision.fault not in _NOT_BROKEN and (admitted := CURRENT.get()) is not None:
                     admitted.failed = not admitted.late

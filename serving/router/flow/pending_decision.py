@@ -101,6 +101,16 @@ class PendingDecision:
         return None if self.fault else self.answer
 
     @property
+    def chosen_channel(self) -> str | None:
+        """What the policy drew by itself, beneath exploration; None if it could draw nothing else, or does not say."""
+        if (answer := self.taken) is None:
+            return None
+        channel, probs = answer.channel, answer.channel_probs
+        if self.exploration is not None:
+            channel, probs = self.exploration["channel"], self.exploration["channel_probs"]
+        return channel if sum(probability > 0 for probability in probs.values()) > 1 else None
+
+    @property
     def action(self) -> ArmAnswer:
         """What is to be done, as far as there is money for it: the policy's answer or, after a fault, the default.
 

@@ -21,6 +21,9 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 
 READY = Gauge("mtorl_ready", "1 once decisions can be made; /health/ready says what is waited for")
 DECISIONS = Counter("mtorl_decisions", "Decisions answered", ["arm", "expose"])
 FALLBACKS = Counter("mtorl_fallbacks", "Decisions that took the default action", ["arm", "reason"])
+DRAWN_CHANNELS = Counter(
+    "mtorl_drawn_channels", "Draws of a policy that could have drawn another channel", ["arm", "channel"]
+)
 DECISION_LATENCY = Histogram("mtorl_decision_latency_seconds", "From request to answer", ["arm"], buckets=_SECONDS)
 STAGE_LATENCY = Histogram("mtorl_stage_latency_seconds", "One stage of a decision", ["stage", "arm"], buckets=_SECONDS)
 FEATURES = Counter("mtorl_features", "Decisions by whether a history of the user was found", ["found"])
