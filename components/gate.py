@@ -18,4 +18,6 @@ def gate(evaluation: Input[Artifact], min_lift: float) -> str:
     """
     from mtorl.evaluation.offline import gate_from_file
 
-    return gate_from_file(evaluation.path, min_lift)
+    decision, reason = gate_from_file(evaluation.path, min_lift)
+    print(f"{decision}: {reason}")  # the step's log is where people look why
+    return decision

@@ -160,7 +160,8 @@ def _set_up(config: Bootstrap, folder: Path, times: StepTimes) -> Bootstrapped:
         if not (config.volume / "features" / REGISTRY).exists():  # else it serves: later pipelines change it
             without_sources(work / "features")
             install(work / "features", config.volume / "features")
-    gate = gate_from_file(str(evaluation), config.min_lift)
+    gate, reason = gate_from_file(str(evaluation), config.min_lift)
+    print(f"gate: {gate}: {reason}")
     models = {"incumbent": incumbent, "challenger": challenger if gate == "promote" else incumbent}
     with times.step("publish", "publish to the registry"):
         if not config.touchpoints.exists():

@@ -162,6 +162,6 @@ def _decisions(found: Opportunities, spec: DatasetSpec) -> LoggedRows:
     return LoggedRows(found.channel_B, found.propensity_B, gain_B, cost_B, found.rows["user_id"].to_numpy(), exposure)
 
 
-def gate_from_file(path: str, min_lift: float) -> str:
-    """Decide on an evaluation written by `evaluate_offline`; returns "promote" or "reject"."""
-    return gate(json.loads(Path(path).read_text())["value"], min_lift)[0]
+def gate_from_file(path: str, min_lift: float) -> tuple[str, str]:
+    """Decide on an evaluation written by `evaluate_offline`; returns "promote" or "reject", and the reason in words."""
+    return gate(json.loads(Path(path).read_text())["value"], min_lift)

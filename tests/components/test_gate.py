@@ -13,8 +13,9 @@ from tests.components.artifacts import Output
 
 
 @pytest.mark.integration
-def test_a_lift_that_no_challenger_has_is_refused(evaluation: Artifact) -> None:
+def test_a_lift_that_no_challenger_has_is_refused(evaluation: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
     assert gate.python_func(evaluation, 1e6) == "reject"
+    assert "reject: challenger - incumbent is" in capsys.readouterr().out, "a person reads why in the step's log"
 
 
 @pytest.mark.integration

@@ -81,7 +81,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path, monkeypatch
 
 @pytest.mark.integration
 def test_a_challenger_that_the_gate_rejects_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offline, "gate_from_file", lambda *_: "reject")
+    monkeypatch.setattr(offline, "gate_from_file", lambda *_: ("reject", "it must"))
     done = run(small(tmp_path))
     assert done.gate == "reject" and done.digests["challenger"] == done.digests["incumbent"]
     assert (tmp_path / "registry" / "challenger" / "first" / "model-store" / "challenger.mar").exists()
