@@ -30,8 +30,9 @@ So no interval exists below MIN_USERS in each arm, and where an arm has fewer th
 outcome, the missing ones are added to its variance. Both are counted by Kish's effective sample size, sum(D)^2 /
 sum(D^2) and sum(N)^2 / sum(N^2): the number of users for clicks, far fewer where a few large revenues make up the sum,
 or where a few users (bots, shared devices) make most of the decisions. An arm that has not met such a user yet looks
-certain, too, so a user of an arm varies at least as much as a user of both arms together. An arm that is truly dead is
-still found, only later. `benchmarks/experiments.py` shows that this keeps the error rate.
+certain, too, and so does one in which it makes most of a stage's decisions, since the arm's ratio is then its own. So a
+user of an arm varies about the ratio of both arms, and at least as much as a user of both arms together. An arm that is
+truly dead is still found, only later. `benchmarks/experiments.py` shows that this keeps the error rate.
 
 Two things are easily done wrong. The relative lift is shown but never tested: with few heavy-tailed conversions its
 sequence is wrong far too often, that of the difference is not. And `tightest_at` has to be fixed before the first user
@@ -214,11 +215,22 @@ def _missing_variance(sums: Sums, weight: Floats, largest: float | None) -> Floa
 
 
 def _unseen_squares(sums: Sums, ratio: Floats) -> Floats:
-    """What an arm's sum of (N - R D)^2 lacks to that of as many users of both arms together, (..., A, S)."""
-    squares = _products(sums, 0, 0) - 2.0 * ratio * _products(sums, 0, 1) + ratio**2 * _products(sums, 1, 1)
-    share = np.nan_to_num(sums.users / sums.users.sum(-2, keepdims=True))
-    unseen: Floats = np.maximum(0.0, share * squares.sum(-2, keepdims=True) - squares)
+    """What an arm's sum of (N - R D)^2 lacks to that about the ratio of both arms, its own or of as many users of both.
+
+    Where a bot makes most of an arm's decisions in a stage, the arm's own ratio is the bot's: about it, the bot hardly
+    varies. Of shape (..., A, S).
+    """
+    both = sums.totals.sum(-3, keepdims=True)
+    common = np.nan_to_num(both[..., 0] / both[..., 1])
+    squares, share = _squares(sums, common), np.nan_to_num(sums.users / sums.users.sum(-2, keepdims=True))
+    expected = np.maximum(squares, share * squares.sum(-2, keepdims=True))
+    unseen: Floats = np.maximum(0.0, expected - _squares(sums, ratio))
     return unseen
+
+
+def _squares(sums: Sums, ratio: Floats) -> Floats:
+    """Sums over users of (N - R D)^2 of each arm and stage, (..., A, S)."""
+    return _products(sums, 0, 0) - 2.0 * ratio * _products(sums, 0, 1) + ratio**2 * _products(sums, 1, 1)
 
 
 def _products(sums: Sums, i: int, j: int) -> Floats:

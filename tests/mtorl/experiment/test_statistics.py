@@ -202,8 +202,9 @@ def test_few_users_with_gain_widen_the_interval_and_a_dead_arm_is_still_found() 
     assert lift_of(dead, alive).ci[1] < 0.0
     full = some.copy()
     full[:MIN_POSITIVE, 0] = 1.0
-    both = [p * (1 - p) / 999 for p in (MIN_POSITIVE / 1_000, 0.2)]
-    assert lift_of(full, alive).se == pytest.approx(math.sqrt(max(both) + np.mean(both)))  # see the next test
+    rates = np.array([MIN_POSITIVE / 1_000, 0.2])
+    both = (rates * (1 - rates) + (rates - rates.mean()) ** 2) / 999
+    assert lift_of(full, alive).se == pytest.approx(math.sqrt(both.max() + both.mean()))  # see the next test
     fewer = full.copy()
     fewer[0, 0] = 0.0
     assert lift_of(fewer, alive).se == pytest.approx(lift_of(full, alive).se, rel=0.01)  # nothing jumps at the floor
@@ -213,10 +214,27 @@ def test_an_arm_varies_at_least_as_much_as_both_together() -> None:
     rng = np.random.default_rng(16)
     usual, varied = np.ones((500, 2)), np.ones((1_500, 2))
     usual[:, 0], varied[:, 0] = rng.normal(20.0, 1.0, 500), rng.normal(20.0, 3.0, 1_500)
-    squares = [float(((arm[:, 0] - arm[:, 0].mean()) ** 2).sum()) for arm in (usual, varied)]
+    mean = np.concatenate([usual, varied])[:, 0].mean()
+    squares = [float(((arm[:, 0] - mean) ** 2).sum()) for arm in (usual, varied)]
     expected = sum(squares) / 2_000 / 499 + squares[1] / 1_500 / 1_499
     for arms in ((usual, varied), (varied, usual)):
         assert lift_of(*arms).se == pytest.approx(math.sqrt(expected))
+
+
+def test_a_bot_that_makes_most_decisions_of_a_small_stage_is_no_lift() -> None:
+    """A day at 5 % and a fortnight at 50 %, alike but for a bot that makes a third of that day's decisions."""
+    users = np.array([[1_000, 130_000], [19_000, 130_000]], dtype=float)
+    clicks, bot = 0.1 * users, 10_000.0
+    products = np.zeros((8, 8))
+    for (arm, stage), count in np.ndenumerate(clicks):
+        at = 4 * arm + 2 * stage
+        products[at : at + 2, at : at + 2] = [[count, count], [count, users[arm, stage]]]
+    decisions = users.copy()
+    decisions[0, 0] += bot
+    products[1, 1] += bot**2
+    sums = Sums(users, clicks, np.stack([clicks, decisions], -1), products)
+    lift = compare(sums, alpha=ALPHA, tightest_at=TIGHTEST_AT)
+    assert lift.value < -0.005 and lift.ci[0] < 0.0 < lift.ci[1]
 
 
 def test_users_are_counted_by_their_decisions() -> None:
