@@ -3,7 +3,7 @@
     mtorl experiment check first-day.yaml --dataset my-log.yaml
     mtorl serve --experiment first-day.yaml                  keeps its state in first-day/
     mtorl experiment shadow first-day --by device
-    mtorl experiment exploration first-day --model first-day/registry/challenger
+    mtorl experiment exploration first-day --model runs/latest/artifacts/challenger
     mtorl experiment verdict first-day
 
 docs/first-day.md goes through all of them.
@@ -64,7 +64,9 @@ def check(
             typer.echo(f"  {arm.name}: {experiment.shares()[arm.name]:.0%} of the users; {how}{explored}")
         for account in experiment.accounts():
             if account.arm != ALL_ARMS:
+                asks_no_price = account.arm in [arm.name for arm in experiment.arms if arm.url is None]
                 paced = "paced" if account.pacing else "first come, first served"
+                paced = "not paced: it looks at no price" if account.pacing and asks_no_price else paced
                 scope = f"campaign {account.campaign}, channel {account.channel}, {account.period}"
                 typer.echo(f"  {account.arm} may spend {account.limit:,.2f} ({scope}; {paced})")
 
@@ -121,7 +123,7 @@ def exploration(
 ) -> None:
     """Say what the log can tell of a model, and what a share of exploration would cost and buy.
 
-        mtorl experiment exploration first-day --model first-day/registry/challenger --decisions-a-day 50000
+        mtorl experiment exploration first-day --model runs/latest/artifacts/challenger --decisions-a-day 50000
 
     An arm that always does the same teaches nothing about anything else. Exploring a share of its decisions does, and
     costs what the arm would have earned instead. Figures of what an arm explores already are those of more of it.
@@ -220,11 +222,13 @@ def _exported(folder: Path) -> Iterator[Path]:
 @contextmanager
 def _input_errors() -> Iterator[None]:
     """Turn input that can't be used into one line and exit code 2."""
+    from mtorl.artifact.artifact import ArtifactError
     from mtorl.experiment.experiment import ExperimentError
+    from mtorl.log.columns import WindowError
     from mtorl.log.dataset import SpecError
     from mtorl.log.touchpoints import LogError
 
-    with exit_codes(unusable=(ExperimentError, SpecError, LogError, OSError)):
+    with exit_codes(unusable=(ArtifactError, ExperimentError, SpecError, LogError, WindowError, OSError)):
         yield
 
 

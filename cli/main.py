@@ -3,8 +3,8 @@
     mtorl run                                  the whole loop on the simulator
     mtorl run --data log.csv.gz --dataset kuairand-sequence
     mtorl serve --run runs/latest              the servers of that run
-    mtorl data simulate|validate|describe|build
-                                               make, check, look at, prepare a log
+    mtorl data init|validate|describe|build    describe, check, look at, prepare a log
+    mtorl data simulate|collect|forget         make one; learn from own decisions; take users out
     mtorl train | evaluate                     a model by itself; a finished one on users that it never saw
     mtorl benchmark paper                      MTORL beside its ablations and other methods
     mtorl compile                              pipelines as YAML for a cluster
@@ -14,7 +14,9 @@
     mtorl materialize | drift                  what the CronJobs of manifests/ call
     mtorl feed                                 the decision log's events into Feast's online store
     mtorl arm check URL                        whether an endpoint of your own can be an arm
-    mtorl experiment check|shadow|verdict      its file; what challengers would do; what came of it
+    mtorl experiment check|shadow|exploration|verdict
+                                               its file; what challengers would do; what exploring would cost and
+                                               teach; what came of it
     mtorl ledger move                          the budget ledger from a file to Redis, for several routers
 
 `mtorl COMMAND -h` says more. `mtorl --install-completion` lets the shell complete commands, options and data sets.

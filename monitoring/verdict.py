@@ -124,7 +124,9 @@ def verdict_from_log(
             "guardrails": [asdict(check) for check in checks],
             "secondary": {name: _secondary(comparison.lift(name)) for name in experiment.metrics.secondary},
             "verdict": verdicts[name].token,
-            "reason": verdicts[name].reason + models.said + _late_said(late, experiment.metrics.outcome_hours),
+            "reason": _nothing_counts(left_out, experiment)
+            if found.rows.empty
+            else verdicts[name].reason + models.said + _late_said(late, experiment.metrics.outcome_hours),
         }
     # An arm that was taken out by its weight will never be known: the others don't wait for it.
     serving = {arm.name: verdicts[arm.name] for arm in experiment.arms if arm.name in verdicts and arm.weight > 0}
@@ -279,6 +281,20 @@ def _late_gap(users: pd.DataFrame, challenger: str, kinds: set[str]) -> float:
             variance = weight**2 * (ours["square"] / ours["all"] ** 2 + theirs["square"] / theirs["all"] ** 2)
             gaps.append(abs(gap) - 3.0 * math.sqrt(variance.sum()) / weight.sum())
     return float(max(gaps))
+
+
+def _nothing_counts(left_out: Mapping[str, int], experiment: Experiment) -> str:
+    """Why there is nothing to say, and what to wait for."""
+    if not left_out:
+        return "there is no decision yet"
+    reason, count = max(left_out.items(), key=lambda item: item[1])
+    hours = experiment.metrics.outcome_hours or 0.0
+    wait = {
+        "unfinished_period": "their budget's day or hour is not over: look again then",
+        "immature": f"their outcomes may still come: look again {hours:g} hours after them",
+        "not_randomised": "nobody was randomised at stage shadow, or with the kill switch",
+    }
+    return f"no decision counts yet: of {count:,}, {wait.get(reason, f'the reason is {reason} (monitoring/README.md)')}"
 
 
 def _late_said(outcomes: int, hours: float | None) -> str:

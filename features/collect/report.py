@@ -40,6 +40,12 @@ class Generation:
         )
 
 
+_INCOMPLETE = (
+    "more exposures took place and teach nothing: a static or context column is unknown there, of a newcomer perhaps, "
+    "and the description says `missing: error` of it; write `missing: unknown` if that may be"
+)
+
+
 @dataclass(frozen=True)
 class Learnable:
     """What collected decisions teach; `str()` of it is a summary for people."""
@@ -50,6 +56,7 @@ class Learnable:
     left_out: dict[str, int]  # decisions that are no opportunity, by reason (`rules.py`)
     generations: tuple[Generation, ...]  # oldest first
     pruned: int = 0  # touchpoints that a training does not read, because there are too many
+    incomplete: int = 0  # exposures that are no touchpoint, because they lack a column that must be there
 
     def __str__(self) -> str:
         lines = [
@@ -58,13 +65,15 @@ class Learnable:
             *(f"left out, {reason}: {count:,}" for reason, count in self.left_out.items()),
             *map(str, self.generations),
             *([f"{self.pruned:,} touchpoints are left out: there are too many"] if self.pruned else []),
+            *([f"{self.incomplete:,} {_INCOMPLETE}"] if self.incomplete else []),
         ]
         return "\n".join(lines)
 
 
 def learnable_of(db: duckdb.DuckDBPyConnection, spec: DatasetSpec) -> Learnable:
     """Count the rows of the table `judged` (`rules.decisions_query`)."""
-    ((decisions, exposures),) = execute(db, "SELECT count(*), count_if(touchpoint) FROM judged")
+    counts = "SELECT count(*), count_if(touchpoint), count_if(incomplete) FROM judged"
+    ((decisions, exposures, incomplete),) = execute(db, counts)
     reasons = "SELECT left_out, count(*) FROM judged WHERE left_out IS NOT NULL GROUP BY 1 ORDER BY 1"
     left_out = {str(reason): int(count) for reason, count in execute(db, reasons)}
     uniform = 1 / len(spec.channels)
@@ -91,4 +100,5 @@ def learnable_of(db: duckdb.DuckDBPyConnection, spec: DatasetSpec) -> Learnable:
         ORDER BY total.newest, arm""",
     )
     generations = tuple(Generation(arm, model, int(n), int(shown), *figures) for arm, model, n, shown, *figures in rows)
-    return Learnable(decisions, decisions - sum(left_out.values()), exposures, left_out, generations)
+    opportunities = decisions - sum(left_out.values())
+    return Learnable(decisions, opportunities, exposures, left_out, generations, incomplete=incomplete)

@@ -39,9 +39,9 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
     Columns: decision_id, user_id, timestamp (of the opportunity), campaign_id, arm, generation (digest of the policy
     that drew, or else its name and version), drawn_channel, channel_probs and exposure_probs (lists in the order of the
     channels), exposed (what was drawn), left_out (null: the decision is an opportunity that a value can rest on);
-    touchpoint (an exposure took place, of the default action perhaps), its channel and propensity (null: it is not
-    known), its outcomes and the times at which the router heard of timed ones; context columns, and static ones of a
-    touchpoint.
+    touchpoint (an exposure took place, of the default action perhaps) or incomplete (one that lacks a column which must
+    be there), its channel and propensity (null: it is not known), its outcomes and the times at which the router heard
+    of timed ones; context columns, and static ones of a touchpoint.
 
     Args:
         spec: Description of the data set.
@@ -104,7 +104,7 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
            coalesce({MODEL_NAME}, {text(UNNAMED)}) AS generation, drawn_channel, channel_probs,
            list_transform(exposure_probs, lambda p: p * coalesce(share, 1.0)) AS exposure_probs, exposed, left_out,
            touchpoint AND list_contains({_channels(spec)}, channel) AND NOT ({_lacks_a_column(spec, static=True)})
-               AS touchpoint, channel,
+               AS touchpoint, touchpoint AND ({_lacks_a_column(spec, static=True)}) AS incomplete, channel,
            CASE WHEN exposed AND NOT unsaid
                 THEN list_extract(channel_probs, list_position({_channels(spec)}, channel)) END AS propensity,
            {outcomes} {columns}

@@ -59,7 +59,9 @@ def shadows(
     gain = " + ".join(f"{weight!r} * j.{name_of(name)}" for name, weight in spec.reward.gain.terms)
     with tempfile.TemporaryDirectory(prefix="mtorl-shadow-") as scratch:
         collect(decision_log, scratch)
-        with judged(scratch, spec, Decisions(spec.outcome_hours)) as db:
+        # As in a verdict, a decision is valued once its outcomes are in: those of an hour ago have earned nothing yet.
+        hours = max(spec.outcome_hours, experiment.metrics.outcome_hours or 0.0)
+        with judged(scratch, spec, Decisions(hours)) as db:
             rows = db.execute(
                 f"""
                 WITH shadow AS ({one_record_each("shadow", records("shadow", files))})

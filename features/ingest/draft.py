@@ -40,8 +40,8 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
     "timestamp": ("timestamp", "time", "ts", "shown", "served", "datetime", "impression", "date", "at"),
     "campaign_id": ("campaign", "campaignid", "line", "lineitem", "advertiser", "order", "adgroup"),
     "channel": ("channel", "slot", "medium", "format", "source", "network", "placement", "position"),
-    "cost": ("cost", "spend", "price", "paid", "cpm", "bid"),
-    "click": ("click", "clicked", "clicks"),
+    "cost": ("cost", "spend", "price", "paid", "cpm", "ecpm", "bid"),
+    "click": ("click", "clicked", "clicks", "tap", "tapped", "taps"),
     "conversion": ("conversion", "converted", "conversions", "purchase", "purchased", "bought", "sale"),
     "revenue": ("revenue", "profit", "income", "gmv", "margin", "sales", "value"),
     "propensity": ("propensity", "pscore", "probability", "prob"),
@@ -145,7 +145,8 @@ def _roles(path: Path, facts: Mapping[str, Facts], rows: int, named: Mapping[str
     """What the file calls each column of the log that it seems to have."""
     for role, column in named.items():
         if role not in _WORDS:
-            raise LogError(f"{role}={column}: the log has no such column; it has {', '.join(_WORDS)}")
+            turned = f"; write {column}={role}" if column in _WORDS else ""
+            raise LogError(f"{role}={column}: a log has no column {role!r}{turned}; it has {', '.join(_WORDS)}")
         if column not in facts:
             raise LogError(f"{role}={column}: {path} has no such column; it has {', '.join(facts)}")
     roles = dict(named)
@@ -230,7 +231,7 @@ class _Writer:
         others = [fact for fact in others if fact not in left_out]
         static = [fact for fact in others if fact.name in fixed]
         self._list("context", [fact for fact in others if fact not in static], _CONTEXT)
-        self._list("static", static, "the same in all rows of a user")
+        self._list("static", static, "the same in all rows of a user; of a newcomer it is unknown")
         self._list("outcomes", [fact for fact in outcomes if fact.numeric], _OUTCOMES)
         for fact in left_out:
             self._lines.append(f"# left out: {fact.name}: {self._reason(fact)}")
@@ -293,6 +294,11 @@ class _Writer:
         check = ""
         if role in ("timestamp", CREATED) and fact.unit and fact.times < fact.present:
             source = {"column": fact.name, "unit": fact.unit}
+        elif role == "timestamp":
+            check = (
+                f"timestamp: times of {fact.name!r} that name no zone are in UTC; else write {{column: {fact.name}, "
+                "timezone: Europe/Berlin}, for instance"
+            )
         if role == "cost" and "cpm" in fact.name.lower():
             source = {"column": fact.name, "per": 1000}
             check = f"cost: {fact.name!r} is taken for a price per mille"
@@ -305,7 +311,8 @@ class _Writer:
         self._line(f"{field}:", "", f"{field}: {check}" if check in (_CONTEXT, _OUTCOMES) else "")
         for fact in facts:
             entry = {"name": fact.name, "kind": fact.kind if field != "outcomes" else "numeric"}
-            entry |= {"missing": "unknown"} if fact.present < self._rows else {}
+            # A request brings no static columns: the store has them, and does not know newcomers.
+            entry |= {"missing": "unknown"} if fact.present < self._rows or field == "static" else {}
             self._line(f"  - {_flow(entry)}", "few whole numbers: taken for codes" * self._are_codes(fact, field))
 
     def _are_codes(self, fact: Facts, field: str) -> bool:

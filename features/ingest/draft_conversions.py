@@ -95,6 +95,10 @@ def look_at(engine: Engine, path: Path, log: ibis.Table, ids: Sequence[str], use
             f"conversions: times of {time!r} that name no zone are in UTC; else write {{column: {time}, timezone: "
             "Europe/Berlin}, for instance"
         )
+    if revenue:
+        checks.append(
+            f"conversions: {revenue!r} is the revenue as it stands; of cents: {{column: {revenue}, per: 100}}"
+        )
     outcomes = tuple(name for name in columns if name in ("conversion", "revenue"))
     return Found(columns, "" if other == user else other, outcomes, tuple(checks))
 

@@ -47,7 +47,7 @@ from mtorl.log.splits import SHARES as SPLIT
 from mtorl.policy.decision import Forecast, action_probabilities
 from mtorl.window.window import WindowBatch
 
-SHARES = (0.0, 0.01, 0.02, 0.05, 0.1)
+SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 _TOLD = (1.96 + 0.84) ** 2
 
 
@@ -205,6 +205,11 @@ def in_words(plan: ExplorationPlan) -> list[str]:
             "as it serves now, the log can't say what the model is worth: "
             f"{none.impossible:.0%} of its exposures are of a kind that the arm never makes"
         )
+    elif not none.judged:
+        lines.append(
+            f"as it serves now, the log says too little: {none.forecast:.0%} of the model's exposures would rest on "
+            f"forecasts, {MAX_FORECAST:.0%} may be at most; the arm hardly ever makes them"
+        )
     elif none.told_after is not None:
         lines.append(
             f"as it serves now, the log tells a difference of {plan.lift:.0%} after {none.told_after:,.0f} decisions"
@@ -215,6 +220,8 @@ def in_words(plan: ExplorationPlan) -> list[str]:
             f"the cheapest that the gate can judge by: explore: {{share: {best.share:g}, scope: {best.scope}}}, for "
             f"{best.cost_share:.1%} of the gain; {best.forecast:.0%} of the model's exposures then rest on forecasts"
         )
+    else:
+        lines.append("no share in the table would do: try the model with a part of the users instead")
     return lines
 
 

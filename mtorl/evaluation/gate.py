@@ -230,7 +230,8 @@ def refusal(
         if impossible > max_impossible:
             return (
                 f"the log can't say what the {arm} is worth: {impossible:.0%} of its exposures are of a kind that no "
-                f"policy of the log could make, {max_impossible:.0%} may be at most; let arms explore what to expose"
+                f"policy of the log could make, {max_impossible:.0%} may be at most; let arms explore what to expose, "
+                "and collect what they decide from then on by itself"
             )
         forecast = estimate.get("forecast", {}).get(arm, 0.0)
         if forecast > max_forecast:

@@ -20,7 +20,8 @@ from tests.features.collect.test_shadows import MINE, SURE, shadow
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, str]:
     SPEC.save(tmp_path / "dataset.yaml")
-    content = experiment("http://arms", name="first", salt="s", default_channel="search")
+    metrics = {"primary": "click_per_decision", "outcome_hours": None}
+    content = experiment("http://arms", name="first", salt="s", default_channel="search", metrics=metrics)
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(content))
     decisions = [decision(f"d{n}", n, **MINE, **SURE, user_id=f"u{n}") for n in range(20)]
     costs = [outcome(f"c{n}", f"d{n}", minutes=n + 1) for n in range(20)]

@@ -427,6 +427,13 @@ def test_each_campaigns_days_are_those_of_its_own_budget(tmp_path: Path) -> None
     assert found["left_out"] == {"unfinished_period": sum(left_out.values())}
 
 
+def test_before_a_day_is_over_the_reason_says_so(tmp_path: Path) -> None:
+    daily = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})
+    found = verdict_from_log(paced_against_unpaced(5).write(tmp_path), daily)
+    assert found["verdict"] == "inconclusive"
+    assert found["reason"].startswith("no decision counts yet: of 100, their budget's day or hour is not over")
+
+
 def test_a_day_in_which_the_money_was_divided_anew_does_not_count(tmp_path: Path) -> None:
     daily = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})
     log = paced_against_unpaced(73)

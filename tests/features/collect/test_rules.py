@@ -181,6 +181,19 @@ def test_outcomes_of_the_description_are_kept_and_so_are_the_times_of_the_log(tm
     assert (row["profit"], row["reserved"], row["cost"]) == (-1.5, 7.0, 0.03)
 
 
+def test_exposures_that_lack_a_column_are_counted(tmp_path: Path) -> None:
+    """Of a newcomer, whom the store does not know."""
+    strict = SPEC.replace(static=(Column(name="age_group", kind="categorical"),))
+    known = json.loads(json.dumps(decision("d")["features"]))
+    known["static"] = {"age_group": "18-24"}
+    unknown = {**known, "static": {"age_group": None}}
+    told = [outcome("d-1", "d"), outcome("e-1", "e")]
+    store = collected(tmp_path, [decision("d", features=known), decision("e", 1.0, features=unknown)], told)
+    found = learnable(store, strict)
+    assert (found.exposures, found.incomplete) == (1, 1) and "1 more exposures took place" in str(found)
+    assert learnable(store, SPEC).incomplete == 0
+
+
 def test_a_timed_outcome_is_known_once_the_router_has_heard_of_it(tmp_path: Path) -> None:
     told = [
         *COST,

@@ -17,7 +17,8 @@ from tests.features.collect.decision_logs import SPEC, decision, outcome, write
 from tests.repository import ROOT
 
 MINE = {"experiment": "first", "salt": "s"}
-OURS = Experiment.from_dict(experiment("http://arms", name="first", salt="s"))
+AT_ONCE = {"primary": "click_per_decision", "outcome_hours": None}
+OURS = Experiment.from_dict(experiment("http://arms", name="first", salt="s", metrics=AT_ONCE))
 SURE = {
     "channel": "search",
     "drawn_channel": "search",
@@ -105,3 +106,12 @@ def test_a_log_without_shadows_says_when_there_are_some(tmp_path: Path) -> None:
         shadows(write(tmp_path / "log", [decision("d")]), SPEC, OURS)
     with pytest.raises(LogError, match="experiment 'first' with salt 's'"):
         shadows(write(tmp_path / "other", [decision("d", **SURE)], [], [shadow("d")]), SPEC, OURS)
+
+
+def test_a_decision_is_valued_once_its_outcomes_are_in(tmp_path: Path) -> None:
+    late = OURS.replace(metrics=OURS.metrics.replace(outcome_hours=24.0))
+    decisions = [decision("d", **MINE, **SURE), decision("e", 60 * 30, **MINE, **SURE)]
+    log = write(tmp_path / "log", decisions, [outcome("c", "d")], [shadow("d"), shadow("e")])
+    rows = shadows(log, SPEC, late)
+    assert rows["left_out"].tolist() == [None, "not_mature"]
+    assert shadows(log, SPEC, OURS)["left_out"].tolist() == [None, None]

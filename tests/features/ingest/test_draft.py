@@ -104,7 +104,7 @@ def test_what_somebody_knows_is_believed(tmp_path: Path) -> None:
     assert found.spec.columns["channel"].column == "os" and found.spec.columns["cost"].column == "tier"
     with pytest.raises(LogError, match=r"channel=medium: .* has no such column; it has uid, shown_at"):
         draft(tmp_path, foreign(), named={"channel": "medium"})
-    with pytest.raises(LogError, match="user=uid: the log has no such column; it has user_id, timestamp"):
+    with pytest.raises(LogError, match="user=uid: a log has no column 'user'; it has user_id, timestamp"):
         draft(tmp_path, foreign(), named={"user": "uid"})
 
 
