@@ -1,6 +1,7 @@
 """Learning from one's own decisions, night after night, where the truth is known: on the simulator.
 
-    python benchmarks/generations.py             # two markets, eight nights, an hour
+    python benchmarks/generations.py             # four ways, five markets, eight nights: some hours
+    python benchmarks/generations.py --way 0 --json FILE         # one way; goes on where an earlier run stopped
     python benchmarks/generations.py --quick     # one small market, one night
 
 A first model learns from a log of wide choices. Then, each night: newcomers are served, their decisions are collected,
@@ -11,7 +12,8 @@ project ships stand careless ones.
     AUC          of the newest model's reward head, on states of the first log
     estimate     the evaluation's value of the newest model, over the true one at the same decisions
     covered      how often the estimate's 95 % interval holds the true value
-    gate         what it promoted of the models that were truly better than the one that serves, and of those worse
+    gate         what it promoted of the models that are worth more than the one that serves, by 2 % or more or by
+                 less (which is within the noise of the worth), and of those that are worth less
 
 Nothing here depends on the machine's speed.
 """
@@ -19,6 +21,7 @@ Nothing here depends on the machine's speed.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -28,23 +31,22 @@ from _environment import environment, finish
 
 from benchmarks.generation_runs.ways import WAYS, Way
 
-SEEDS = (1, 2)
+SEEDS = (1, 2, 3, 4, 5)
+CLEARLY = 0.02  # of the served model's worth
 USERS, EPOCHS, NIGHTS = 2000, 6, 8
 
 
-def one_way(way: Way, seeds: tuple[int, ...], users: int, epochs: int, number: int) -> list[list[dict[str, Any]]]:
-    """Figures of each night, by market."""
+def one_market(way: Way, seed: int, users: int, epochs: int, number: int) -> list[dict[str, Any]]:
+    """Figures of each night."""
     from benchmarks.generation_runs.market import nights  # brings torch, which --help does not need
 
     found = []
-    for seed in seeds:
-        with tempfile.TemporaryDirectory() as folder:
-            market = []
-            for row in nights(way, seed, users, epochs, number, Path(folder)):
-                market.append(row)
-                print(f"{way.name}, seed {seed}, night {row['night']}: {_in_short(row)}", flush=True)
-            found.append(market)
-    return found
+    with tempfile.TemporaryDirectory() as folder:
+        for row in nights(way, seed, users, epochs, number, Path(folder)):
+            found.append(row)
+            print(f"{way.name}, seed {seed}, night {row['night']}: {_in_short(row)}", flush=True)
+    plain: list[dict[str, Any]] = json.loads(json.dumps(found, default=float))
+    return plain
 
 
 def _in_short(row: dict[str, Any]) -> str:
@@ -62,8 +64,7 @@ def summary(markets: list[list[dict[str, Any]]]) -> dict[str, Any]:
     later = [row for market in markets for row in market[1:]]
     worth_MN = np.array([[row["worth"] for row in market] for market in markets])
     auc_MN = np.array([[row["auc"] for row in market] for market in markets])
-    better = [row["promoted"] for row in later if row["candidate_worth"] > row["served_worth"]]
-    worse = [row["promoted"] for row in later if row["candidate_worth"] <= row["served_worth"]]
+    gains = [(row["promoted"], row["candidate_worth"] / row["served_worth"] - 1) for row in later]
     return {
         "worth": worth_MN.mean(axis=0).tolist(),
         "last_over_first": (worth_MN[:, -1] / worth_MN[:, 0] - 1).tolist(),
@@ -76,28 +77,51 @@ def summary(markets: list[list[dict[str, Any]]]) -> dict[str, Any]:
         "difference_covered": float(np.mean([row["difference_covered"] for row in later])),
         "mean_weight": float(np.mean([row["mean_weight"] for row in later])),
         "impossible": float(np.mean([row["impossible"] for row in later])),
-        "better": [sum(better), len(better)],
-        "worse": [sum(worse), len(worse)],
+        "forecast": float(np.mean([row["forecast"] for row in later])),
+        "better": _promoted([promoted for promoted, gain in gains if gain >= CLEARLY]),
+        "alike": _promoted([promoted for promoted, gain in gains if 0 <= gain < CLEARLY]),
+        "worse": _promoted([promoted for promoted, gain in gains if gain < 0]),
         "entropy": np.mean([[row["entropy"] for row in market[1:]] for market in markets], axis=0).tolist(),
         "spent_share": float(np.mean([row["spent_share"] for row in later])),
     }
+
+
+def _promoted(decisions: list[bool]) -> list[int]:
+    return [sum(decisions), len(decisions)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one small market, one night, one epoch")
     parser.add_argument("--way", type=int, choices=range(len(WAYS)), action="append", help="only this one; may repeat")
-    parser.add_argument("--json", default="", help="also write the figures to this file")
+    parser.add_argument("--seed", type=int, action="append", help="only this market; may repeat")
+    parser.add_argument(
+        "--json",
+        default="",
+        help="also write the figures to this file, after each market; those in it are not repeated",
+    )
     arguments = parser.parse_args()
-    size = ((1,), 400, 1, 1) if arguments.quick else (SEEDS, USERS, EPOCHS, NIGHTS)
+    users, epochs, number = (400, 1, 1) if arguments.quick else (USERS, EPOCHS, NIGHTS)
+    seeds = arguments.seed or ((1,) if arguments.quick else SEEDS)
     ways = [WAYS[i] for i in arguments.way] if arguments.way else WAYS
-    figures = {way.name: summary(one_way(way, *size)) for way in ways}
-    for name, one in figures.items():
+    figures: dict[str, Any] = {"users": users, "nights": number, "markets": {}, "ways": {}}
+    if arguments.json and Path(arguments.json).exists():
+        before = json.loads(Path(arguments.json).read_text())
+        figures = before if [before[name] for name in ("users", "nights")] == [users, number] else figures
+    figures["environment"] = environment("torch", "numpy", "duckdb")
+    for way in ways:
+        markets = figures["markets"].setdefault(way.name, {})
+        for seed in seeds:
+            if str(seed) not in markets:
+                markets[str(seed)] = one_market(way, seed, users, epochs, number)
+            figures["ways"][way.name] = summary([markets[name] for name in sorted(markets)])
+            if arguments.json:
+                Path(arguments.json).write_text(json.dumps(figures, indent=1) + "\n")
+    for name, one in figures["ways"].items():
         print(f"\n{name}")
         for key, value in one.items():
             print(f"  {key:<20} {value}")
-    settings = {"seeds": len(size[0]), "users": size[1], "nights": size[3]}
-    finish({**settings, "ways": figures, "environment": environment("torch", "numpy", "duckdb")}, arguments.json)
+    finish(figures, arguments.json)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ The results come from these commands, the last of which writes the tables:
     python benchmarks/kill_switch.py --run runs/latest --json benchmarks/results/kill_switch.json
     python benchmarks/regret.py --json benchmarks/results/regret.json
     python benchmarks/collect.py --json benchmarks/results/collect.json
-    python benchmarks/generations.py --way 0 --way 3 --json benchmarks/results/generations.json
+    python benchmarks/generations.py --json benchmarks/results/generations.json
     python benchmarks/pacing.py --json benchmarks/results/pacing.json
     python benchmarks/drift.py [--data FILE --dataset NAME] --json benchmarks/results/drift/NAME.json
     python benchmarks/drift_job.py --json benchmarks/results/drift_job.json

@@ -46,16 +46,19 @@ def generations_table(figures: Figures) -> str:
         "estimate over truth": lambda one: f"{one['estimate_over_truth']:+.1%}",
         "intervals that hold the value": lambda one: f"{one['covered']:.0%}",
         "intervals that hold the difference": lambda one: f"{one['difference_covered']:.0%}",
-        "promoted of the better": lambda one: "{} of {}".format(*one["better"]),
-        "promoted of the worse": lambda one: "{} of {}".format(*one["worse"]),
+        "promoted of those better by 2 % or more": lambda one: "{} of {}".format(*one["better"]),
+        "promoted of those better by less": lambda one: "{} of {}".format(*one["alike"]),
+        "promoted of those worse": lambda one: "{} of {}".format(*one["worse"]),
+        "exposures that only forecasts know": lambda one: f"{one['forecast']:.0%}",
         "mean weight": lambda one: f"{one['mean_weight']:.2f}",
         "entropy of the draw, first and last": lambda one: f"{one['entropy'][0]:.2f}, {one['entropy'][-1]:.2f}",
         "of the budget spent": lambda one: f"{one['spent_share']:.0%}",
     }
     ways = figures["ways"]
-    rows = [[what, *(say(one) for one in ways.values())] for what, say in words.items()]
+    rows = [["markets", *(str(len(figures["markets"][name])) for name in ways)]]
+    rows += [[what, *(say(one) for one in ways.values())] for what, say in words.items()]
     intro = (
-        f"{figures['nights']} nights in {figures['seeds']} markets, {figures['users']:,} newcomers a night. "
+        f"{figures['nights']} nights a market, {figures['users']:,} newcomers a night. "
         "Worth is clicks per decision at equal money.\n\n"
     )
     return intro + table(["", *ways], rows) + measured_on(figures, "generations.py")

@@ -101,6 +101,7 @@ def nights(way: Way, seed: int, users: int, epochs: int, number: int, root: Path
             "true_difference": true_value["challenger"] - true_value["incumbent"],
             "difference_covered": low <= true_value["challenger"] - true_value["incumbent"] <= high,
             "impossible": value["impossible"]["challenger"],
+            "forecast": value["forecast"]["challenger"],
             "mean_weight": value["mean_weight"]["challenger"],
             "spent_share": happened.spent_share,
             "entropy": happened.entropy,
