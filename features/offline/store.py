@@ -34,6 +34,7 @@ from features.online.open_history import open_history
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec, FeatureField
 from mtorl.log.touchpoints import DATASET_FILE, LOG_FILE
+from mtorl.runtime.sqlite_times import read_times_by
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -265,7 +266,12 @@ def last_known(root: Path | str) -> datetime:
 def _open(root: Path | str) -> FeatureStore:
     from feast import FeatureStore
 
-    return FeatureStore(repo_path=str(root))
+    store = FeatureStore(repo_path=str(root))
+    if store.config.online_store.type == "sqlite":
+        from feast.infra.online_stores.sqlite import convert_timestamp
+
+        read_times_by(convert_timestamp)
+    return store
 
 
 @contextlib.contextmanager

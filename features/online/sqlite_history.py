@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from feast import FeatureView, RepoConfig
-from feast.infra.online_stores.sqlite import SqliteOnlineStore
+from feast.infra.online_stores.sqlite import SqliteOnlineStore, convert_timestamp
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
 from features.online.history import History, HistoryError, UserHistory
 from mtorl.log.dataset import DatasetSpec
+from mtorl.runtime.sqlite_times import read_times_by
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BUSY_TIMEOUT_MS = 10_000  # how long to wait for writers in other processes
@@ -37,6 +38,7 @@ class SqliteHistory(History):
         super().__init__(spec)
         self._config = config
         self._view = view
+        read_times_by(convert_timestamp)
         self._store = SqliteOnlineStore()
         self._connection = self._store._get_conn(config)
         self._connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")

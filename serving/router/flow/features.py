@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.times import microseconds
+from mtorl.runtime.sqlite_times import read_times_by
 from mtorl.window.request_features import request_features
 from mtorl.window.window import Instance, instance_from_history
 from serving.router.flow.feature_registry import RegistryAwaited, check_registry, check_settled, registry_file
@@ -139,6 +140,10 @@ class FeastSource:
             registry = registry_file(repo)
             check_registry(registry)
             store = FeatureStore(repo_path=str(repo))
+            if store.config.online_store.type == "sqlite":
+                from feast.infra.online_stores.sqlite import convert_timestamp
+
+                read_times_by(convert_timestamp)
             projections = store.get_feature_service(service).feature_view_projections
             on_demand = {view.name for view in store.list_on_demand_feature_views()}
             self._on_demand = any(p.name in on_demand for p in projections)

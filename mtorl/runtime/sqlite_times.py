@@ -1,0 +1,24 @@
+"""Times that a library has written to SQLite stay readable where IPython is installed, too."""
+
+from __future__ import annotations
+
+import importlib
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+
+def read_times_by(convert: Callable[[bytes], Any]) -> None:
+    """Read SQLite's times (columns of type `timestamp`) in this process as the library does that wrote them.
+
+    Converters are global to a process. IPython sets one that reads ISO texts only, at the moment it is imported, and
+    DuckDB imports it wherever it is installed: stores with other times can't be read from then on. So IPython comes
+    first, and then this converter.
+
+    Args:
+        convert: The library's own, from what is stored.
+    """
+    with suppress(ImportError):
+        importlib.import_module("IPython.core.history")
+    sqlite3.register_converter("timestamp", convert)
