@@ -109,7 +109,9 @@ def test_the_page_can_be_followed_from_a_log_to_a_model_that_has_learned_from_it
         assert re.search(r"^day \d: 500 decisions, \d+ ads shown; ", days)
     (verdict,) = first_day.of("mtorl experiment verdict")
     assert re.search(r"^first-day: (ship|inconclusive|stop|guardrail): ", verdict)
-    assert "left out, not_randomised: 1,500" in verdict
+    shadow_days = re.search(r"left out, not_randomised: ([\d,]+)", verdict)
+    # And some of day 3: the router takes up to a second to see that the stage has changed.
+    assert shadow_days and 1500 <= int(shadow_days[1].replace(",", "")) < 2000
     (collected,) = first_day.of("mtorl data collect")
     assert "3,000 decisions" in collected and "opportunities" in collected
     rows = [int(re.search(r"ads: ([\d,]+) touchpoints", out)[1].replace(",", "")) for out in (trained, again)]  # type: ignore[index]
