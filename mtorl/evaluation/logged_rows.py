@@ -156,7 +156,8 @@ class LoggedRows:
             return np.ones(policy.probs_BC.shape, dtype=np.bool_)
         weight_BC = np.full(policy.probs_BC.shape, np.inf)
         exposing_BC = policy.probs_BC * policy.expose_BC
-        np.divide(exposing_BC, self.exposure.probs_BC, out=weight_BC, where=self.exposure.probs_BC > 0)
+        with np.errstate(over="ignore"):  # a weight that overflows is infinite, and so too large
+            np.divide(exposing_BC, self.exposure.probs_BC, out=weight_BC, where=self.exposure.probs_BC > 0)
         weighable_BC: Bools = (weight_BC <= most) & (self.exposure.probs_BC > 0)
         return weighable_BC
 
