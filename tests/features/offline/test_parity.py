@@ -89,7 +89,7 @@ def chosen_features(own: Path) -> list[dict[str, Any]]:
             "key": "campaign_id",
             "timestamp": "at",
             "created_timestamp": "written",
-            "ttl_hours": 24,
+            "ttl_hours": 24.5,  # not a day: SQLite keeps whole seconds, and rows of a day ago would be on the edge
             "fields": [
                 {"name": "sky", "kind": "categorical"},
                 {"name": "degrees", "kind": "numeric", "missing": "zero"},
