@@ -114,7 +114,7 @@ class Journal:
                 "SELECT user, shown, channel, context FROM exposure WHERE decision = ? AND NOT withdrawn", (decision,)
             ).fetchone()
             outcomes = self._db.execute(
-                "SELECT kind, value, coalesce(known, strftime('%FT%H:%M:%fZ', heard, 'unixepoch')) FROM outcome "
+                "SELECT kind, value, coalesce(known, strftime('%Y-%m-%dT%H:%M:%fZ', heard, 'unixepoch')) FROM outcome "
                 "WHERE decision = ? ORDER BY rowid",
                 (decision,),
             ).fetchall()
