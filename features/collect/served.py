@@ -41,23 +41,26 @@ def served_decisions(decision_log: str | Path, spec: DatasetSpec, experiment: Ex
     if arm not in [one.name for one in experiment.arms]:
         raise LogError(f"arm: {arm!r} is not one of {', '.join(one.name for one in experiment.arms)}")
     gain = " + ".join(f"{weight!r} * j.{name_of(name)}" for name, weight in spec.reward.gain.terms)
+    whose = {"name": experiment.name, "salt": experiment.salt, "arm": arm}
+    of_arm = """FROM judged AS j JOIN collected_decision AS d USING (decision_id)
+        WHERE d.experiment = $name AND d.salt = $salt AND d.arm = $arm AND NOT d.withdrawn"""
     with tempfile.TemporaryDirectory(prefix="mtorl-served-") as scratch:
         collect(decision_log, scratch)
         with judged(scratch, spec, Decisions()) as db:
-            rows = db.execute(
-                f"""
-                SELECT j.timestamp, d.user_id, j.left_out, j.channel_probs, j.exposure_probs, j.exposed,
-                       if(j.exposed, {gain}, 0.0) AS gain, d.features AS window
-                FROM judged AS j JOIN collected_decision AS d USING (decision_id)
-                WHERE d.experiment = $name AND d.salt = $salt AND d.arm = $arm AND NOT d.withdrawn
-                ORDER BY hash(d.user_id), j.timestamp""",
-                {"name": experiment.name, "salt": experiment.salt, "arm": arm},
+            # Windows are most of a record: no more than these are brought into memory.
+            known = db.execute(
+                f"""SELECT j.timestamp, d.user_id, j.channel_probs, j.exposure_probs, j.exposed,
+                           if(j.exposed, {gain}, 0.0) AS gain, d.features AS window
+                {of_arm} AND j.left_out IS NULL AND d.features IS NOT NULL
+                ORDER BY hash(d.user_id), j.timestamp LIMIT {MOST}""",
+                whose,
             ).df()
-    known = rows[rows["left_out"].isna() & rows["window"].notna()]
+            left_out = db.execute(f"SELECT j.left_out, count(*) {of_arm} GROUP BY 1 ORDER BY 1", whose).fetchall()
     if known.empty:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in rows["left_out"].value_counts().items())
-        what = f"none of the {len(rows):,} says with what probabilities: {reasons}" if len(rows) else "there is none"
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out)
+        rows = sum(count for _, count in left_out)
+        what = f"none of the {rows:,} says with what probabilities: {reasons}" if rows else "there is none"
         raise LogError(
             f"{decision_log}: no decision of arm {arm!r} of experiment {experiment.name!r} to plan with; {what}"
         )
-    return known.drop(columns="left_out").head(MOST).reset_index(drop=True)
+    return known

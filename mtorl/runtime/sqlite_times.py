@@ -19,6 +19,6 @@ def read_times_by(convert: Callable[[bytes], Any]) -> None:
     Args:
         convert: The library's own, from what is stored.
     """
-    with suppress(ImportError):
+    with suppress(Exception):  # it is not installed, or broken: either way nothing here needs it
         importlib.import_module("IPython.core.history")
     sqlite3.register_converter("timestamp", convert)
