@@ -69,28 +69,33 @@ def verdict_from_log(
     found = users_of(log, experiment, gain)
     left_out, models, late = found.left_out, found.models, int(found.rows["late"].sum())
     users, crossed_users = _in_one_arm(found.rows)
-    stages = {
-        stage: shares for stage, shares in shares_of_stages(experiment).items() if (users["stage"] == stage).any()
-    }
-
     guardrails = experiment.metrics.guardrails
     challengers = [arm.name for arm in experiment.arms if arm.name != INCUMBENT]
     alpha = error_share(experiment.alpha, len(challengers), len(guardrails))
 
+    every_stage = shares_of_stages(experiment)
+
+    def stages_of(users: pd.DataFrame) -> list[str]:
+        return [stage for stage in every_stage if (users["stage"] == stage).any()]
+
     def compared(users: pd.DataFrame) -> dict[str, _Comparison]:
-        there = [stage for stage in shares_of_stages(experiment) if (users["stage"] == stage).any()]
+        stages = stages_of(users)
         return {
-            name: _Comparison(users, name, there, gain, budget_per_decision, alpha, tightest_at) for name in challengers
+            name: _Comparison(users, name, stages, gain, budget_per_decision, alpha, tightest_at)
+            for name in challengers
         }
 
     comparisons, changed = compared(users), not left_out.keys().isdisjoint(CHANGED)
     with_changed = compared(_in_one_arm(users_of(log, experiment, gain, changed=True).rows)[0]) if changed else {}
     srm_p = srm_p_value(
         [
-            ({arm: int(((users["stage"] == stage) & (users["arm"] == arm)).sum()) for arm in shares}, shares)
-            for stage, shares in stages.items()
+            (
+                {arm: int(((users["stage"] == stage) & (users["arm"] == arm)).sum()) for arm in every_stage[stage]},
+                every_stage[stage],
+            )
+            for stage in stages_of(users)
         ],
-        planned=len(shares_of_stages(experiment)),
+        planned=len(every_stage),
     )
     deciding = (primary, *(guardrail.name for guardrail in guardrails))
     kinds = {kind for metric in deciding if metric not in METRICS for kind in gain_of(metric, gain).names}
@@ -134,7 +139,7 @@ def verdict_from_log(
     result = {
         "experiment": experiment.name,
         "stage": experiment.stage,
-        "stages": list(stages),
+        "stages": stages_of(users),
         "gain": str(gain_of(primary, gain)),
         "alpha": experiment.alpha,
         "confidence": 1.0 - alpha,

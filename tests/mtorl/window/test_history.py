@@ -16,6 +16,7 @@ from tests.mtorl.window.small_journeys import (
     HOUR,
     JOURNEY,
     SPEC,
+    TIMED,
     content,
     journey,
     log_of,
@@ -29,19 +30,22 @@ from tests.mtorl.window.small_journeys import (
 )
 
 
+@pytest.mark.parametrize("spec", [SPEC, TIMED], ids=["outcomes without a time", "outcomes with a time"])
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(journey, min_size=1, max_size=4), st.lists(journey, min_size=1, max_size=3))
-def test_both_ways_give_the_same_numbers_bit_for_bit(train, test):
-    encoder = Encoder.fit(offline(log_of(train), targets=True), SPEC)
+@given(train=st.lists(journey, min_size=1, max_size=4), test=st.lists(journey, min_size=1, max_size=3))
+def test_both_ways_give_the_same_numbers_bit_for_bit(spec, train, test):
+    encoder = Encoder.fit(offline(log_of(train), targets=True, spec=spec), spec)
+    assert encoder.seen == spec.seen_outcomes
     rows = log_of(test)
-    offline_x, offline_length = encoder.encode(offline(rows))
-    online_x, online_length = encoder.encode(online(rows))
-    assert offline_x.dtype == np.float32 and offline_x.shape == (len(rows), SPEC.window, encoder.dim)
+    offline_x, offline_length = encoder.encode(offline(rows, spec=spec))
+    online_x, online_length = encoder.encode(online(rows, spec=spec))
+    assert offline_x.dtype == np.float32 and offline_x.shape == (len(rows), spec.window, encoder.dim)
     assert offline_length.tolist() == online_length.tolist()
     assert offline_x.tobytes() == online_x.tobytes()
     # One at a time, as a server may get them; and in another order, which must not move a vocabulary.
-    assert b"".join(encoder.encode(online([row], rows))[0].tobytes() for row in rows) == offline_x.tobytes()
-    backwards = WindowBatch.from_steps(steps_of(rows), np.arange(len(rows))[::-1], SPEC)
+    alone = (encoder.encode(online([row], rows, spec))[0].tobytes() for row in rows)
+    assert b"".join(alone) == offline_x.tobytes()
+    backwards = WindowBatch.from_steps(steps_of(rows, spec), np.arange(len(rows))[::-1], spec)
     assert encoder.encode(backwards)[0][::-1].tobytes() == offline_x.tobytes()
     assert np.isfinite(offline_x).all()
 

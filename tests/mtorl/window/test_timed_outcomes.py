@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 from tests.mtorl.window.small_journeys import (
     GAP,
@@ -16,22 +15,11 @@ from tests.mtorl.window.small_journeys import (
     journey,
     log_of,
     offline,
-    online,
     static,
     steps_of,
     touchpoint,
     touchpoints,
 )
-
-
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(journey, min_size=1, max_size=4), st.lists(journey, min_size=1, max_size=3))
-def test_both_ways_give_the_same_numbers_bit_for_bit(train, test):
-    encoder = Encoder.fit(offline(log_of(train), targets=True, spec=TIMED), TIMED)
-    assert encoder.seen == ("click", "cost", "conversion", "revenue")
-    rows = log_of(test)
-    offline_x, online_x = encoder.encode(offline(rows, spec=TIMED))[0], encoder.encode(online(rows, spec=TIMED))[0]
-    assert offline_x.tobytes() == online_x.tobytes()
 
 
 @settings(max_examples=150)
