@@ -56,8 +56,11 @@ def get(url: str, body: bytes | None = None) -> bytes:
 # ---- without a server
 
 
-def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
-    store = store_with(tmp_path, echo="echo")
+def test_a_port_that_is_taken_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchserve, "java_home", lambda: tmp_path)  # found out before Java starts
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "echo.mar").touch()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
