@@ -8,6 +8,8 @@
 
 Learning from one's newest exposures alone breaks the heads within a generation, because whether MTORL exposes depends
 on what it expects. So the exposures are added to what is there: a first log of wide choices stays in every training.
+They are marked as `collected`: the heads of reward and cost learn from them; the action head, which is the prior of the
+decision rule, does not, for it would confirm its own choices.
 
 The window of an opportunity is the one that the policy saw. It is kept for users of the validation and test parts only,
 and for no more than are needed: training reads the log.
@@ -36,14 +38,20 @@ from mtorl.log.hashing import fractions_of
 from mtorl.log.opportunities import MOST_WINDOWS, OPPORTUNITIES_FILE
 from mtorl.log.records import Kind, one_record_each
 from mtorl.log.splits import split_of
-from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE, LogError, fingerprint, schema
+from mtorl.log.touchpoints import COLLECTED, DATASET_FILE, INGEST_FILE, LOG_FILE, LogError, fingerprint, schema
 from mtorl.runtime import progress
 from mtorl.runtime.files import replacing
 
 if TYPE_CHECKING:
     import duckdb
 
-_SQL = {"string": "VARCHAR", "double": "DOUBLE", "int64": "BIGINT", "timestamp[us, tz=UTC]": "TIMESTAMPTZ"}
+_SQL = {
+    "string": "VARCHAR",
+    "double": "DOUBLE",
+    "int64": "BIGINT",
+    "timestamp[us, tz=UTC]": "TIMESTAMPTZ",
+    "bool": "BOOLEAN",
+}
 
 
 @dataclass(frozen=True)
@@ -179,13 +187,15 @@ def _add_touchpoints(db: duckdb.DuckDBPyConnection, spec: DatasetSpec, path: Pat
     there = {"user_id", "timestamp", "campaign_id", "channel", "propensity", *spec.outcome_kinds, *times, *own}
     values = {name: name_of(name) if name in there else "NULL" for name in (*spec.log_columns, *times)}
     shown = ", ".join(f"{value} AS {name_of(name)}" for name, value in values.items())
-    types = schema(spec, pq.read_schema(path).names)
+    types = schema(spec, [*pq.read_schema(path).names, COLLECTED])
     typed = ", ".join(f"CAST({name_of(f.name)} AS {_SQL[str(f.type)]}) AS {name_of(f.name)}" for f in types)
     channels = len(spec.channels)
     pool = f"""(SELECT {typed}, arm, generation, squared_weight FROM (
-        SELECT *, {text(LOG)} AS arm, '' AS generation, {squared_weight_of_log(channels)} AS squared_weight
+        SELECT *, {text(LOG)} AS arm, '' AS generation, {squared_weight_of_log(channels)} AS squared_weight,
+               false AS {COLLECTED}
         FROM {parquet([path])} UNION ALL BY NAME
-        SELECT {shown}, arm, generation, if(propensity IS NULL, NULL, {squared_weight(channels)}) AS squared_weight
+        SELECT {shown}, arm, generation, if(propensity IS NULL, NULL, {squared_weight(channels)}) AS squared_weight,
+               true AS {COLLECTED}
         FROM judged WHERE touchpoint))"""
     generations = generations_of(db, pool) if most_rows else []
     rows = sum(one.rows for one in generations)

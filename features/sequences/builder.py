@@ -29,7 +29,7 @@ from features.sequences.manifest import NOT_IN_ROWS, STEPS, Manifest, Survey, ma
 from features.sequences.touchpoints import canonical, clean_touchpoints, cleaned, kept, marked
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
-from mtorl.log.touchpoints import CREATED, DATASET_FILE, INGEST_FILE, LOG_FILE, LogError
+from mtorl.log.touchpoints import COLLECTED, CREATED, DATASET_FILE, INGEST_FILE, LOG_FILE, LogError
 from mtorl.runtime import progress
 from mtorl.runtime.files import remove, replacing
 from mtorl.window.history import journey_gap_us
@@ -45,8 +45,8 @@ def steps(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
         spec: Description of the data set.
 
     Returns:
-        user_id, timestamp, [created_timestamp], step (int32, from 0), the remaining columns of the log, and the
-        times of `spec.timed` outcomes; in no order.
+        user_id, timestamp, [created_timestamp], [collected], step (int32, from 0), the remaining columns of the log,
+        and the times of `spec.timed` outcomes; in no order.
     """
     window = ibis.window(group_by="user_id", order_by="timestamp")
     so_far = ibis.cumulative_window(group_by="user_id", order_by="timestamp")
@@ -57,7 +57,7 @@ def steps(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     rows = touchpoints.mutate(_row=ibis.row_number().over(window), _goes_on=goes_on.fill_null(False))
     begin = rows._goes_on.ifelse(ibis.null("int64"), rows._row).max().over(so_far)
     rows = rows.mutate(step=(rows._row - begin).cast("int32"))
-    own = [name for name in (CREATED, "step") if name in rows.columns]
+    own = [name for name in (CREATED, COLLECTED, "step") if name in rows.columns]
     return rows.select("user_id", "timestamp", *own, *spec.log_columns[2:], *spec.outcome_times.values())
 
 

@@ -22,7 +22,7 @@ import ibis.expr.datatypes as dt
 
 from features.engine import timestamp_micros, unix_micros
 from mtorl.log.dataset import DatasetSpec
-from mtorl.log.touchpoints import CREATED, LogError, schema
+from mtorl.log.touchpoints import COLLECTED, CREATED, LogError, schema
 
 SAME_TOUCHPOINT = ("user_id", "timestamp", "campaign_id", "channel")
 """Rows that are equal in these columns are one touchpoint, logged more than once."""
@@ -39,9 +39,9 @@ def clean_touchpoints(log: ibis.Table, spec: DatasetSpec, clean: bool | None = N
         clean: Whether nothing has to be dropped or moved; None asks the engine, in one aggregation.
 
     Returns:
-        `spec.log_columns` in canonical types, the times of `spec.timed` outcomes, `created_timestamp` if the log has
-        it, and `known`: the time from which a row may be used, the later of the two times. Without arrival times a row
-        is known when it happens.
+        `spec.log_columns` in canonical types, the times of `spec.timed` outcomes, `created_timestamp` and `collected`
+        if the log has them, and `known`: the time from which a row may be used, the later of the two times. Without
+        arrival times a row is known when it happens.
 
     Raises:
         LogError: the log lacks a column.
@@ -100,6 +100,7 @@ def canonical(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     kinds = dict(ibis.Schema.from_pyarrow(schema(spec)).items())
     arrival = [CREATED] if CREATED in log.columns else []
     kinds |= dict.fromkeys(("timestamp", *times, *arrival), _UTC)
+    kinds |= {COLLECTED: dt.boolean} if COLLECTED in log.columns else {}
     return log.select(**{name: log[name].cast(kind) for name, kind in kinds.items()})
 
 

@@ -92,7 +92,12 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Bo
     """
     parts = [(Summary.of(batch, encoder), labels(batch, encoder)) for batch in (train, val)]
     channels = len(encoder.channels)
-    plain = [(summary.values_BF, logged.channel_B.astype(np.float64)) for summary, logged in parts]
+    # As the network's action head does, this one learns what the log's policy chooses, and not what we chose ourselves.
+    clones = [~logged.collected_B if not logged.collected_B.all() else slice(None) for _, logged in parts]
+    plain = [
+        (summary.values_BF[clone], logged.channel_B[clone].astype(np.float64))
+        for clone, (summary, logged) in zip(clones, parts, strict=True)
+    ]
     # Codes are split like amounts, because categories with many values overfit. Only the channel is a category in the
     # trees of reward and cost: its effect is what they are for.
     action = _grow(plain, [], seed, objective="multiclass", num_class=channels)

@@ -72,6 +72,8 @@ class LoggedTargets:
     # Which rows count as a success for `reward_auc`. By default those with a label of at least one half, right for a
     # yes-or-no gain; give `revenue > 0` or the like for another.
     positive_B: ArrayLike | None = None
+    # Which rows the action head is judged by, all by default; it learns nothing from own decisions that were collected.
+    clone_B: ArrayLike | None = None
 
 
 def evaluate(
@@ -118,6 +120,7 @@ def compare(
     channel: Ints = np.asarray(targets.channel_B, dtype=np.int64)
     label: Floats = np.asarray(targets.reward_B, dtype=np.float64)
     success_B = label >= 0.5 if targets.positive_B is None else np.asarray(targets.positive_B, dtype=bool)
+    clone_B = np.ones(len(channel), dtype=bool) if targets.clone_B is None else np.asarray(targets.clone_B, dtype=bool)
     heads: dict[str, dict[str, Metric]] = {}
     for name, parts in predictors.items():
         logits_BC, reward_BC = (None if part is None else np.asarray(part, dtype=np.float64) for part in parts)
@@ -125,8 +128,8 @@ def compare(
             if part is not None and len(part) != len(channel):
                 raise ValueError(f"{name}: {len(part)} rows of predictions for {len(channel)} logged rows")
         heads[name] = {}
-        if logits_BC is not None and channel.size:
-            heads[name] |= _action_metrics(logits_BC, channel)
+        if logits_BC is not None and clone_B.any():
+            heads[name] |= _action_metrics(logits_BC[clone_B], channel[clone_B])
         if reward_BC is not None and channel.size:
             heads[name] |= _reward_metrics(reward_BC[np.arange(len(channel)), channel], label, success_B)
 
@@ -138,7 +141,8 @@ def compare(
         for name, metrics in heads.items():
             for m, metric in enumerate(METRICS):
                 if metric in metrics:
-                    draws[name][m, r] = metrics[metric](weight_B)
+                    of_head_B = weight_B[clone_B] if metric.startswith("action") else weight_B
+                    draws[name][m, r] = metrics[metric](of_head_B) if of_head_B.any() else np.nan
     for draws_MR in draws.values():
         for m, metric in enumerate(METRICS):
             if metric in _NEVER_NEGATIVE:

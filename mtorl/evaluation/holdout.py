@@ -86,12 +86,15 @@ def evaluate_artifact(
     answers: dict[str, Heads] = {"model": _doubles(artifact.predict(windows))}
     if yardstick is not None:
         answers["lightgbm"] = yardstick.predict(windows)
-    compared = compare(
-        {name: (heads[0], heads[1]) for name, heads in answers.items()},
-        "lightgbm" if "lightgbm" in answers else "model",
-        LoggedTargets(logged_labels.channel_B, logged_labels.reward_B, users_B, positive_B=gain_B > 0),
-        seed,
+    targets = LoggedTargets(
+        logged_labels.channel_B,
+        logged_labels.reward_B,
+        users_B,
+        positive_B=gain_B > 0,
+        clone_B=~logged_labels.collected_B,
     )
+    predictors: dict[str, tuple[Any, Any]] = {name: (heads[0], heads[1]) for name, heads in answers.items()}
+    compared = compare(predictors, "lightgbm" if "lightgbm" in answers else "model", targets, seed)
     gain_of = {name: np.maximum(artifact.encoder.unreward(heads[1], heads[2]), 0.0) for name, heads in answers.items()}
     logged = np.arange(len(rows)), logged_labels.channel_B
     budget, resamples = {}, UserResamples(users_B, 200, seed)

@@ -77,9 +77,9 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
         arm = artifact.load(Path(folder))
         logits_BC, reward_BC, cost_BC = arm.predict(batch)
         label_B = arm.encoder.reward(gain_B, cost_B)
-        heads[name] = evaluate(
-            logits_BC, reward_BC, LoggedTargets(channel_B, label_B, users_B, positive_B=gain_B > 0), seed
-        )
+        clone_B = ~rows["collected"].to_numpy()
+        targets = LoggedTargets(channel_B, label_B, users_B, positive_B=gain_B > 0, clone_B=clone_B)
+        heads[name] = evaluate(logits_BC, reward_BC, targets, seed)
         predicted[name] = GainAndCost(arm.encoder.unreward(reward_BC, cost_BC)[logged], cost_BC[logged])
         logits_BC, reward_BC, cost_BC = arm.predict(moments)
         forecasts[name] = Forecast(logits_BC, arm.encoder.unreward(reward_BC, cost_BC), cost_BC)

@@ -164,7 +164,9 @@ def _calibrate_and_price(
     else:
         params = _price_at(opportunities, trained, summary, budget_share)
     users_B = val.rows["user_id"].to_numpy()
-    targets = LoggedTargets(logged.channel_B, logged.reward_B, users_B, positive_B=gain_B > 0)
+    targets = LoggedTargets(
+        logged.channel_B, logged.reward_B, users_B, positive_B=gain_B > 0, clone_B=~logged.collected_B
+    )
     first = trained.members[0]
     metrics = {
         **evaluate(logits_BC, reward_BC, targets, seed),

@@ -137,6 +137,13 @@ def arrow_times(values: pa.Array, where: str, null: int | None) -> NDArray[np.in
     return cast(NDArray[np.int64], filled.to_numpy(zero_copy_only=False))
 
 
+def arrow_flags(table: pa.Table, name: str) -> NDArray[np.bool_]:
+    """A column of yes and no that a table may lack, which is no."""
+    if name not in table.column_names:
+        return np.zeros(len(table), dtype=np.bool_)
+    return cast(NDArray[np.bool_], flat(table[name]).fill_null(False).to_numpy(zero_copy_only=False))
+
+
 def arrow_codes(values: pa.Array, where: str) -> Codes:
     """A text column; "" is null, as it is in JSON."""
     if pa.types.is_dictionary(values.type):

@@ -50,7 +50,7 @@ SIMULATOR = "simulator"
 """Name of the built-in data set that the simulator makes, and of its adapter."""
 
 # Names that other tables derived from the log use for themselves.
-_RESERVED = {*BASE_COLUMNS, "step", "split", "event_timestamp", "created_timestamp", "row", "fault"}
+_RESERVED = {*BASE_COLUMNS, "step", "split", "event_timestamp", "created_timestamp", "collected", "row", "fault"}
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _BUILT_IN = Path(__file__).parent / "datasets"
 

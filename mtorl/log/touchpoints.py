@@ -3,8 +3,9 @@
 Every touchpoint is one exposure. The canonical layout is `DatasetSpec.columns`, sorted by (user_id, timestamp) with
 times strictly increasing inside a user: timestamp in UTC with microseconds, cost and revenue in currency units, click
 and conversion 0 or 1, propensity in (0, 1] or null; text is never empty. If the log says when an outcome became known,
-there is a column for it, such as `click_time`; if it says when its rows arrived, the last column is
-`created_timestamp`. Raw files become such a log in `features.ingest`.
+there is a column for it, such as `click_time`; if it says when its rows arrived, a last column is
+`created_timestamp`. Raw files become such a log in `features.ingest`. To a log with which own decisions were pooled,
+`features.collect` adds `collected`: whether a touchpoint is one of those.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from mtorl.runtime.files import replacing
 LOG_FILE, DATASET_FILE, INGEST_FILE = "touchpoints.parquet", "dataset.yaml", "ingest.json"
 """The files of a log's folder: the canonical log, its description, and what validation said of the raw log."""
 
-CREATED = "created_timestamp"
+CREATED, COLLECTED = "created_timestamp", "collected"
 _TIME = pa.timestamp("us", tz="UTC")
 
 
@@ -37,6 +38,7 @@ class LogError(Exception):
 def schema(spec: DatasetSpec, columns: Collection[str] = ()) -> pa.Schema:
     """Arrow types of the canonical log; of the columns that it may lack, those that are named."""
     times = [name for name in spec.optional_columns if name in columns and name != TOUCHPOINT_ID]
+    own = {COLLECTED: pa.bool_()} if COLLECTED in columns else {}
     kinds = {"numeric": pa.float64(), "categorical": pa.string()}
     types = {
         **dict.fromkeys(("user_id", "campaign_id", "channel"), pa.string()),
@@ -44,8 +46,9 @@ def schema(spec: DatasetSpec, columns: Collection[str] = ()) -> pa.Schema:
         **dict.fromkeys(("cost", "revenue", "propensity"), pa.float64()),
         **dict.fromkeys(("click", "conversion"), pa.int64()),
         **{c.name: kinds[c.kind] for c in (*spec.context, *spec.static, *spec.outcomes)},
+        **own,
     }
-    return pa.schema([(name, types[name]) for name in (*spec.log_columns, *times)])
+    return pa.schema([(name, types[name]) for name in (*spec.log_columns, *times, *own)])
 
 
 def write_log(log: pd.DataFrame, path: str | Path, spec: DatasetSpec) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, logit, logsumexp
 
-from mtorl.arrays import Floats
+from mtorl.arrays import Bools, Floats
 from mtorl.network.ensemble import Ensemble
 from mtorl.network.predictor import predict
 from mtorl.window.encoder import Encoder
@@ -38,7 +38,13 @@ class Calibration(NamedTuple):
     reward_shift: float
 
 
-def calibrate(logits_BC: ArrayLike, reward_B: ArrayLike, channel_B: NDArray[np.int64], label_B: Floats) -> Calibration:
+def calibrate(
+    logits_BC: ArrayLike,
+    reward_B: ArrayLike,
+    channel_B: NDArray[np.int64],
+    label_B: Floats,
+    clone_B: Bools | None = None,
+) -> Calibration:
     """Fit on held-out rows.
 
     Args:
@@ -46,17 +52,19 @@ def calibrate(logits_BC: ArrayLike, reward_B: ArrayLike, channel_B: NDArray[np.i
         reward_B: Expected reward of the logged channel, in [0, 1].
         channel_B: Logged channel.
         label_B: Reward label of the logged channel, in [0, 1].
+        clone_B: Rows whose channel the action head shall follow; None for all.
     """
     if not len(channel_B):
         return Calibration(1.0, 1.0, 0.0)
     prior = _PRIOR / len(channel_B)
     logits: Floats = np.asarray(logits_BC, dtype=np.float64)
-    chosen_B = logits[np.arange(len(channel_B)), channel_B]
+    cloned = np.ones(len(channel_B), dtype=np.bool_) if clone_B is None else clone_B
+    chosen = logits[np.arange(len(channel_B)), channel_B][cloned]
 
     def action_loss(theta: Floats) -> float:
         scale = float(theta[0])
-        loss = float((logsumexp(scale * logits, axis=1) - scale * chosen_B).mean())
-        return loss + prior * (scale - 1) ** 2
+        loss = float((logsumexp(scale * logits[cloned], axis=1) - scale * chosen).sum())
+        return (loss + _PRIOR * (scale - 1) ** 2) / len(channel_B)
 
     odds_B = logit(np.clip(np.asarray(reward_B, dtype=np.float64), _TINY, 1 - _TINY))
 
@@ -81,6 +89,6 @@ def calibrate_ensemble(ensemble: Ensemble, encoder: Encoder, batch: WindowBatch)
     logits_BC, reward_BC, _ = predict(ensemble, encoder, batch)
     logged = labels(batch, encoder)
     reward_B = reward_BC[np.arange(len(batch)), logged.channel_B]
-    calibration = calibrate(logits_BC, reward_B, logged.channel_B, logged.reward_B)
+    calibration = calibrate(logits_BC, reward_B, logged.channel_B, logged.reward_B, ~logged.collected_B)
     ensemble.calibrate(*calibration)
     return calibration

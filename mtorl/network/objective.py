@@ -2,7 +2,9 @@
 
     loss = action + mu * reward + nu * cost + lam * preference
 
-    action      Cross-entropy over channels at every real step: the paper's L_action, a clone of the logging policy.
+    action      Cross-entropy over channels at every step of the log: the paper's L_action, a clone of the logging
+                policy. Own decisions that were collected are left out, here and from the preference: the decision rule
+                tilts the clone towards what pays, and a clone of the tilted choices would tilt twice.
     reward      Binary cross-entropy of the *logged* channel's reward with its label in [0, 1]: L_reward. The other
                 channels have no label in the log and get no gradient.
     cost        Poisson deviance of the logged channel's cost, in units of the mean cost. Its minimum is the expected
@@ -52,43 +54,46 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, x_BTD: Tensor, channel_BT: Tensor, reward_BT: Tensor, cost_BT: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, x_BTD: Tensor, channel_BT: Tensor, reward_BT: Tensor, cost_BT: Tensor, clone_BT: Tensor
+    ) -> dict[str, Tensor]:
         """The four terms of a batch."""
-        batch = Batch(x_BTD, channel_BT, reward_BT, cost_BT)
+        batch = Batch(x_BTD, channel_BT, reward_BT, cost_BT, clone_BT)
         terms, log_prob_BT = losses(self.model, batch)
-        return {**terms, "preference": preference_loss(log_prob_BT, reward_BT, channel_BT >= 0)}
+        return {**terms, "preference": preference_loss(log_prob_BT, reward_BT, clone_BT)}
 
 
 def losses(model: MTORL, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-    """Mean action, reward and cost loss over the real steps of a batch: those with a target.
+    """Mean reward and cost loss over the real steps of a batch, those with a target; action loss over the log's steps.
 
     Returns:
-        The three losses, and the log-probability of each step's logged action (zero at padding).
+        The three losses, and the log-probability of the logged action of each step that is cloned (zero elsewhere).
     """
     real_BT = batch.channel_BT >= 0
+    clone_N = batch.clone_BT[real_BT].float()
     logits_NC, reward_logit_N, cost_N = model.forward_logged(batch.x_BTD, batch.channel_BT)
     logits_NC, reward_logit_N, cost_N = logits_NC.float(), reward_logit_N.float(), cost_N.float()
-    log_prob_N = logits_NC.log_softmax(1).gather(1, batch.channel_BT[real_BT].unsqueeze(1)).squeeze(1)
+    log_prob_N = logits_NC.log_softmax(1).gather(1, batch.channel_BT[real_BT].unsqueeze(1)).squeeze(1) * clone_N
     mean_N = cost_N / model.cost_scale + 1e-6  # softplus may underflow to zero
     seen_N = batch.cost_BT[real_BT] / model.cost_scale
     deviance_N = mean_N - seen_N + torch.xlogy(seen_N, seen_N) - torch.xlogy(seen_N, mean_N)
     terms = {
-        "action": -log_prob_N.mean(),
+        "action": -log_prob_N.sum() / clone_N.sum().clamp(min=1),
         "reward": F.binary_cross_entropy_with_logits(reward_logit_N, batch.reward_BT[real_BT]),
         "cost": deviance_N.mean(),
     }
     return terms, torch.zeros_like(batch.reward_BT).masked_scatter(real_BT, log_prob_N)
 
 
-def preference_loss(log_prob_BT: Tensor, reward_BT: Tensor, real_BT: Tensor) -> Tensor:
+def preference_loss(log_prob_BT: Tensor, reward_BT: Tensor, clone_BT: Tensor) -> Tensor:
     """-log sigmoid(margin) over pairs of windows of unequal mean reward; zero if the batch has no such pair.
 
     Means and not sums over steps: a longer window earns more without being better.
     """
-    length_B = real_BT.sum(1)
-    score_B = log_prob_BT.sum(1) / length_B
-    earned_B = (reward_BT * real_BT).sum(1) / length_B
+    length_B = clone_BT.sum(1)
+    score_B = log_prob_BT.sum(1) / length_B.clamp(min=1)
+    earned_B = (reward_BT * clone_BT).sum(1) / length_B.clamp(min=1)
     # A batch is in random order, so the neighbour of a window is a random partner.
-    side_B = torch.sign(earned_B - earned_B.roll(1))
+    side_B = torch.sign(earned_B - earned_B.roll(1)) * (length_B * length_B.roll(1)).sign()
     pairs = side_B.abs().sum().clamp(min=1)
     return -(F.logsigmoid(side_B * (score_B - score_B.roll(1))) * side_B.abs()).sum() / pairs

@@ -332,22 +332,23 @@ class TrainingLoop:
 
     @torch.inference_mode()
     def _validate(self) -> dict[str, float]:
-        """Losses over all real steps; exact whatever the batch size, because batches are weighted by their steps."""
+        """Losses over all steps; exact whatever the batch size, because batches are weighted by their steps."""
         average: MTORL = self.average.module  # type: ignore[assignment]
         average.eval()
         names = TERMS[:-1]
-        sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=self.device)
+        sums = torch.zeros(2, len(names), dtype=torch.float64, device=self.device)
         for place in range(len(self.data.val)):
             part = self.data.val[place]
             rows_B = np.arange(self.group.rank, len(part), self.group.size)
             chunks = [rows_B[i : i + _VAL_BATCH] for i in range(0, len(rows_B), _VAL_BATCH)]
             for batch in self._encoded(part, chunks):
                 batch = batch.to(self.device)
-                steps = (batch.channel_BT >= 0).sum()
                 terms, _ = losses(average, batch)
-                sums += torch.stack([*(terms[name] * steps for name in names), steps])
-        sums = self.group.total(sums)
-        return dict(zip(names, (sums[:-1] / sums[-1]).tolist(), strict=True))
+                real, cloned = (batch.channel_BT >= 0).sum(), batch.clone_BT.sum()
+                steps = torch.stack([cloned if name == "action" else real for name in names])
+                sums += torch.stack([torch.stack([terms[name] for name in names]) * steps, steps])
+        losses_, steps = self.group.total(sums)
+        return dict(zip(names, (losses_ / steps.clamp(min=1)).tolist(), strict=True))
 
     def _named(self, prefix: str, means: Mapping[str, float]) -> dict[str, float]:
         terms = {name: torch.tensor(means.get(name, 0.0), dtype=torch.float64) for name in TERMS}

@@ -172,9 +172,10 @@ class Encoder:
         return scaled + self.cost_weight * np.asarray(cost, dtype=np.float64)
 
     def targets(self, batch: WindowBatch) -> dict[str, NDArray[Any]]:
-        """Padded labels: channel_BT (int64), reward_BT and cost_BT (float32); -1, 0 and 0 at padding.
+        """Padded labels: channel_BT (int64), reward_BT and cost_BT (float32); -1, 0 and 0 at padding; clone_BT (bool).
 
-        Tokens without a valid target (see `Targets`) look like padding.
+        The last says whether the action head learns the channel: it does not learn that of an own decision. Tokens
+        without a valid target (see `Targets`) look like padding.
         """
         if batch.targets is None:
             raise WindowError("this batch was built without targets")
@@ -184,10 +185,12 @@ class Encoder:
         outcomes = {name: values_N[valid_N] for name, values_N in batch.targets.outcomes.items()}
         channel_BT = np.full(shape, -1, dtype=np.int64)
         reward_BT, cost_BT = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
+        clone_BT = np.zeros(shape, dtype=np.bool_)
         channel_BT[place] = batch.targets.channel_N[valid_N]
         reward_BT[place] = self.reward(self.gain.of(outcomes), outcomes["cost"])
         cost_BT[place] = outcomes["cost"]
-        return {"channel_BT": channel_BT, "reward_BT": reward_BT, "cost_BT": cost_BT}
+        clone_BT[place] = ~batch.targets.collected_N[valid_N]
+        return {"channel_BT": channel_BT, "reward_BT": reward_BT, "cost_BT": cost_BT, "clone_BT": clone_BT}
 
     def segment_slice(self) -> tuple[int, int] | None:
         """Start and stop of the segment's one-hot in a token (its last place is unknown), or None without a segment."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mtorl.arrays import Floats, Ints
+from mtorl.arrays import Bools, Floats, Ints
 from mtorl.log.columns import WindowError
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
@@ -18,6 +18,7 @@ class Labels(NamedTuple):
     channel_B: Ints
     reward_B: Floats  # as the encoder scales it, in [0, 1]
     cost_B: Floats
+    collected_B: Bools  # whether it is an own decision that was collected
 
 
 def labels(batch: WindowBatch, encoder: Encoder) -> Labels:
@@ -31,4 +32,4 @@ def labels(batch: WindowBatch, encoder: Encoder) -> Labels:
     last_B = np.cumsum(batch.length_B) - 1
     outcomes = {name: values_N[last_B] for name, values_N in batch.targets.outcomes.items()}
     reward_B = encoder.reward(encoder.gain.of(outcomes), outcomes["cost"])
-    return Labels(batch.targets.channel_N[last_B], reward_B, outcomes["cost"])
+    return Labels(batch.targets.channel_N[last_B], reward_B, outcomes["cost"], batch.targets.collected_N[last_B])

@@ -36,6 +36,7 @@ class Batch(NamedTuple):
     channel_BT: Tensor  # -1 where there is no target
     reward_BT: Tensor
     cost_BT: Tensor
+    clone_BT: Tensor  # whether the action head learns the channel
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device; from pinned memory without waiting."""
@@ -96,7 +97,8 @@ class EncodedWindows(Dataset[Batch]):
         windows = self.windows.take(np.asarray(rows, dtype=np.int64))
         x_BTD, _ = self.encoder.encode(windows)
         targets = self.encoder.targets(windows)
-        return Batch(*map(torch.from_numpy, (x_BTD, targets["channel_BT"], targets["reward_BT"], targets["cost_BT"])))
+        names = ("channel_BT", "reward_BT", "cost_BT", "clone_BT")
+        return Batch(*map(torch.from_numpy, (x_BTD, *(targets[name] for name in names))))
 
     @property
     def outcomes(self) -> int:

@@ -19,6 +19,7 @@ from mtorl.log import columns as read
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.splits import split_of, tile_ends
+from mtorl.log.touchpoints import COLLECTED, CREATED
 from mtorl.runtime.files import sha256_of
 from mtorl.window.window import WindowBatch
 
@@ -32,10 +33,10 @@ class WindowTable:
     """One row per touchpoint; whole users one after the other, each in the order of time.
 
     Attributes:
-        steps: The columns that windows are made of: user_id, timestamp, created_timestamp if the log has it, step,
-            channel, outcomes, propensity, context and static columns. Text is dictionary-encoded.
-        rows: The same rows for pandas: user_id, timestamp, step, channel, outcomes, propensity, and the user's split
-            ("train", "val" or "test").
+        steps: The columns that windows are made of: user_id, timestamp, created_timestamp and collected if the log has
+            them, step, channel, outcomes, propensity, context and static columns. Text is dictionary-encoded.
+        rows: The same rows for pandas: user_id, timestamp, step, channel, outcomes, propensity, the user's split
+            ("train", "val" or "test"), and whether it is an own decision that was `collected`.
         spec: Description of the data set.
         fingerprint: Identifies the log: its `mtorl.log.touchpoints.fingerprint` or, for a log that this project did not
             ingest, the digest of the steps' content.
@@ -169,7 +170,7 @@ def _read(path: Path, shard: Mapping[str, Any], spec: DatasetSpec) -> pa.Table:
         absent = [name for name in names if name not in there]
         if absent:
             raise WindowError(f"{file}: missing columns {', '.join(absent)}" + _where_from(absent, spec))
-        return parquet.read(names + ["created_timestamp"] * ("created_timestamp" in there))
+        return parquet.read(names + [name for name in (CREATED, COLLECTED) if name in there])
 
 
 def _where_from(absent: list[str], spec: DatasetSpec) -> str:
@@ -180,6 +181,7 @@ def _where_from(absent: list[str], spec: DatasetSpec) -> str:
 def _rows(steps: pa.Table, spec: DatasetSpec) -> pd.DataFrame:
     rows = _frame(steps.select(["user_id", "timestamp", "step", "channel", *spec.window_outcomes, "propensity"]))
     rows["split"] = _splits(steps).astype(object)
+    rows["collected"] = read.arrow_flags(steps, COLLECTED)
     return rows
 
 

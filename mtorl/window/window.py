@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from mtorl.log import columns as read
 from mtorl.log.columns import Codes, Values, WindowError
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.touchpoints import COLLECTED
 from mtorl.window.history import Timeline, history_slice, journey_gap_us
 from mtorl.window.request_features import request_features, stored_features
 
@@ -63,12 +64,16 @@ class Targets:
     A window shows what was known at its *last* token. If a touchpoint was recorded late, an earlier token can have it
     in its history although the decision at that token was made without it. Such a token is no valid training example
     and `valid_N` is False there. The last token of a window is always valid.
+
+    What the log's policy chose is the prior of the decision rule. What was chosen by this rule is not: a prior that
+    learned from its own choices would confirm itself, night after night.
     """
 
     channel_N: NDArray[np.int64]  # position in spec.channels
     outcomes: dict[str, NDArray[np.float64]]  # those of `spec.window_outcomes`
     touchpoint_N: NDArray[np.int64]  # row of the token's own touchpoint in the steps
     valid_N: NDArray[np.bool_]
+    collected_N: NDArray[np.bool_]  # whether it is one of our own decisions, and not of the log's policy
 
 
 @dataclass(frozen=True)
@@ -104,8 +109,13 @@ class WindowBatch:
         targets = self.targets
         if targets is not None:
             outcomes = {name: values[token_N] for name, values in targets.outcomes.items()}
-            touchpoint_N, valid_N = targets.touchpoint_N[token_N], targets.valid_N[token_N]
-            targets = Targets(targets.channel_N[token_N], outcomes, touchpoint_N, valid_N)
+            targets = Targets(
+                targets.channel_N[token_N],
+                outcomes,
+                targets.touchpoint_N[token_N],
+                targets.valid_N[token_N],
+                targets.collected_N[token_N],
+            )
         return WindowBatch(
             length_B,
             self.prev_channel_N[token_N],
@@ -190,7 +200,7 @@ class WindowBatch:
         Args:
             steps: Whole users one after the other, each in the order of time, without ties. Columns user_id, timestamp,
                 channel, `spec.window_outcomes`, the times of timed ones, all context and static columns, and
-                created_timestamp if rows may have arrived late.
+                created_timestamp if rows may have arrived late, collected if own decisions are among them.
             rows: The touchpoints whose windows are wanted, as rows of `steps`, in any order; None means all of them.
             spec: Description of the data set.
             targets: Also record what happened at each token, as `Targets`.
@@ -220,7 +230,8 @@ class WindowBatch:
         labels = None
         if targets:
             own = {name: values_P[tokens.own_N] for name, values_P in outcomes_P.items()}
-            labels = Targets(channel_P[tokens.own_N], own, tokens.own_N, tokens.valid_N)
+            collected_P = read.arrow_flags(steps, COLLECTED)
+            labels = Targets(channel_P[tokens.own_N], own, tokens.own_N, tokens.valid_N, collected_P[tokens.own_N])
         at_N = timeline.time_P[tokens.own_N]
         # Row -1 is what a token reads that starts a journey.
         before_N = np.append(timeline.time_P.astype(np.float64), np.nan)[tokens.prev_N]

@@ -22,6 +22,7 @@ from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
 from mtorl.log.dataset import Column, DatasetSpec
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
 from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE, LogError, write_log
+from mtorl.window.table import WindowTable
 from tests.features.collect.decision_logs import SPEC, START, decision, outcome, write
 
 CHANNELS = list(SPEC.channels)
@@ -216,6 +217,7 @@ def test_a_timed_outcome_is_known_once_the_router_has_heard_of_it(tmp_path: Path
     assert (d["revenue"], d["revenue_time"]) == (5.0, START + timedelta(minutes=40))
     assert e["conversion_time"] == START + timedelta(minutes=1) and pd.isna(e["revenue_time"])
     build_windows(data, tmp_path / "windows")  # nothing is missing
+    assert sorted(WindowTable.load(tmp_path / "windows").rows["collected"]) == [False, True, True]
 
 
 def test_the_log_that_was_there_stays_and_is_another_one_now(tmp_path: Path) -> None:
@@ -223,6 +225,7 @@ def test_the_log_that_was_there_stays_and_is_another_one_now(tmp_path: Path) -> 
     found = add_decisions(collected(tmp_path, [decision("d")], COST), data)
     log, noted = pd.read_parquet(data / LOG_FILE), json.loads((data / INGEST_FILE).read_text())
     assert log["user_id"].tolist() == ["old0", "old1", "old2", "u42"]
+    assert log["collected"].tolist() == [False, False, False, True]
     assert noted["rows"] == 4 and noted["fingerprint"] != "before" and noted["collected"]["opportunities"] == 1
     assert "1 decisions: 1 opportunities, 1 exposures took place" in str(found)
 

@@ -195,6 +195,21 @@ def test_a_predictor_without_a_reward_head_has_no_reward_metrics():
         assert metrics["reward_auc_ci"] is None and metrics["action_auc_ci"] is not None
 
 
+def test_the_action_head_is_judged_by_the_rows_that_it_clones():
+    logits, reward, targets = log()
+    clone = np.arange(3000) % 3 == 0
+    found = evaluate(logits, reward, replace(targets, clone_B=clone), 0, resamples=20)
+    only = LoggedTargets(targets.channel_B[clone], targets.reward_B[clone], targets.users_B[clone])
+    for name, value in evaluate(logits[clone], reward[clone], only, 0, resamples=2).items():
+        if name.startswith("action") and not name.endswith("_ci"):
+            assert found[name] == pytest.approx(value)
+    everything = evaluate(logits, reward, targets, 0, resamples=20)
+    assert found["reward_auc_ci"] == everything["reward_auc_ci"]
+    assert found["action_logloss_ci"][0] < found["action_logloss"] < found["action_logloss_ci"][1]
+    none = evaluate(logits, reward, replace(targets, clone_B=~clone & clone), 0, resamples=2)
+    assert none["action_accuracy"] is None and none["reward_auc"] == everything["reward_auc"]
+
+
 def test_predictors_that_cannot_be_compared_are_refused():
     logits, reward, targets = log(rows=50)
     with pytest.raises(ValueError, match="yardstick: 'lightgbm' is not one of mtorl"):

@@ -41,8 +41,8 @@ class EncodedArrays(Dataset[Batch]):
         return len(self.x_BTD)
 
     def __getitems__(self, rows: Sequence[int]) -> Batch:
-        arrays = [self.x_BTD, *(self.targets[name] for name in ("channel_BT", "reward_BT", "cost_BT"))]
-        dtypes = (torch.float32, torch.int64, torch.float32, torch.float32)
+        arrays = [self.x_BTD, *(self.targets[name] for name in ("channel_BT", "reward_BT", "cost_BT", "clone_BT"))]
+        dtypes = (torch.float32, torch.int64, torch.float32, torch.float32, torch.bool)
         return Batch(*(torch.as_tensor(a[list(rows)], dtype=dtype) for a, dtype in zip(arrays, dtypes, strict=True)))
 
     @property
@@ -73,7 +73,12 @@ def journeys(windows: int, seed: int):
     x[:, 1:, :C] = np.eye(C)[channel[:, :-1]]
     x[:, 1:, C + 1] = reward[:, :-1]
     x[..., C + 2 :] = np.eye(2)[context]
-    targets = {"channel_BT": np.where(real, channel, -1), "reward_BT": reward * real, "cost_BT": cost * real}
+    targets = {
+        "channel_BT": np.where(real, channel, -1),
+        "reward_BT": reward * real,
+        "cost_BT": cost * real,
+        "clone_BT": real,
+    }
     return x * real[..., None], targets, length, gain_BTC
 
 

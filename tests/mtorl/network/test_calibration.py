@@ -31,6 +31,19 @@ def test_a_distortion_is_undone(scale, shift):
     assert calibration.reward_shift == pytest.approx(-shift / scale, abs=0.1)
 
 
+def test_the_action_scale_is_that_of_the_rows_to_be_cloned():
+    logits, channel, odds, label = calibrated_heads(20_000)
+    own = np.arange(20_000) >= 10_000
+    tilted = np.where(own, logits.argmax(axis=1), channel)  # ours are sure of themselves
+    calibration = calibrate(logits, expit(odds), tilted, label, clone_B=~own)
+    of_log = calibrate(logits[~own], expit(odds[~own]), channel[~own], label[~own])
+    assert calibration.action_scale == pytest.approx(of_log.action_scale, rel=1e-3)
+    everything = calibrate(logits, expit(odds), channel, label)
+    assert calibration.reward_scale == pytest.approx(everything.reward_scale, rel=1e-6)
+    none = calibrate(logits, expit(odds), channel, label, clone_B=np.zeros(20_000, dtype=bool))
+    assert none.action_scale == 1.0
+
+
 def test_calibrated_heads_err_less_and_rank_alike():
     logits, channel, odds, label = calibrated_heads()
     distorted, reward = logits * 3, expit(odds * 2 + 1)

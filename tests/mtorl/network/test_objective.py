@@ -56,7 +56,7 @@ def test_a_step_without_a_target_is_seen_by_later_ones_and_teaches_nothing(model
     hole[:, 1] = length > 2  # in mid-window
     assert hole.any()
     channel = np.where(hole, -1, targets["channel_BT"])
-    holed = {"channel_BT": channel, "reward_BT": targets["reward_BT"], "cost_BT": targets["cost_BT"]}
+    holed = {**targets, "channel_BT": channel, "clone_BT": channel >= 0}
     noisy = {**holed, **{name: np.where(hole, 7, holed[name]) for name in ("reward_BT", "cost_BT")}}
     with torch.inference_mode():
         _, whole = losses(model, batch_of(x, targets))
@@ -70,6 +70,28 @@ def test_a_step_without_a_target_is_seen_by_later_ones_and_teaches_nothing(model
     assert terms["action"].item() == pytest.approx(-(log_prob.sum() / (channel >= 0).sum()).item(), rel=1e-5)
     assert {name: term.item() for name, term in terms.items()} == {n: t.item() for n, t in noisy_terms.items()}
     assert earned[0].item() == earned[1].item()
+
+
+def test_the_action_head_learns_nothing_from_own_decisions(model):
+    """A tilted choice that is cloned would be tilted again."""
+    x, targets, _, _ = journeys(50, 3)
+    real = targets["channel_BT"] >= 0
+    own = real & (np.arange(50)[:, None] % 2 == 0)
+    mixed = batch_of(x, {**targets, "clone_BT": real & ~own})
+    terms, log_prob = losses(model, mixed)
+    of_log = batch_of(x[1::2], {name: column[1::2] for name, column in targets.items()})
+    assert terms["action"].item() == pytest.approx(losses(model, of_log)[0]["action"].item(), rel=1e-5)
+    assert terms["reward"].item() == losses(model, batch_of(x, targets))[0]["reward"].item()
+    preferred = preference_loss(log_prob, mixed.reward_BT, mixed.clone_BT)
+    (terms["action"] + preferred).backward()
+    assert model.action.own.weight.grad.abs().sum() > 0
+    model.zero_grad()
+    none = batch_of(x, {**targets, "clone_BT": np.zeros_like(real)})
+    terms, log_prob = losses(model, none)
+    preferred = preference_loss(log_prob, none.reward_BT, none.clone_BT)
+    assert terms["action"].item() == preferred.item() == 0.0
+    (terms["action"] + preferred).backward()
+    assert model.action.own.weight.grad.abs().sum() == 0
 
 
 def test_reward_and_cost_learn_at_the_logged_channel_only(model):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from mtorl.log.dataset import Column, RewardSpec
 from mtorl.window.encoder import Encoder
 from mtorl.window.labels import labels
-from mtorl.window.window import WindowError
+from mtorl.window.window import WindowBatch, WindowError
 from tests.mtorl.window.small_journeys import (
     FITTED,
     JOURNEY,
@@ -20,6 +21,7 @@ from tests.mtorl.window.small_journeys import (
     log_of,
     offline,
     online,
+    steps_of,
     touchpoints,
 )
 
@@ -97,6 +99,14 @@ def test_targets_are_what_happened_at_each_token():
     assert targets["channel_BT"].tolist() == [[0, -1, -1], [0, 1, -1], [0, 1, 0], [1, 0, 1]]
     assert targets["reward_BT"].tolist() == [[0, 0, 0], [0, 1, 0], [0, 1, 1], [1, 1, 0]]
     assert targets["cost_BT"].tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 1, 1]]
+    assert (targets["clone_BT"] == (targets["channel_BT"] >= 0)).all()
+    log = steps_of(log_of([(JOURNEY[0], seen)]))
+    mixed = WindowBatch.from_steps(
+        log.append_column("collected", pa.array([False, True, None, True])), None, SPEC, targets=True
+    )
+    cloned = encoder.targets(mixed.take(np.array([2, 3])))["clone_BT"]
+    assert cloned.tolist() == [[True, False, True], [False, True, False]]
+    assert labels(mixed, encoder).collected_B.tolist() == [False, True, False, True]
     with pytest.raises(WindowError, match="without targets"):
         encoder.targets(online(log_of([JOURNEY])))
 
