@@ -12,8 +12,8 @@ project ships stand careless ones.
     AUC          of the newest model's reward head, on states of the first log
     estimate     the evaluation's value of the newest model, over the true one at the same decisions
     covered      how often the estimate's 95 % interval holds the true value
-    gate         what it promoted of the models that are worth more than the one that serves, by 2 % or more or by
-                 less (which is within the noise of the worth), and of those that are worth less
+    gate         what it promoted of the models that are worth more, at the very states of the log, than the one that
+                 serves: by 5 % or more, by 2 % or more, by less; and of those that are worth less
 
 Nothing here depends on the machine's speed.
 """
@@ -32,7 +32,6 @@ from _environment import environment, finish
 from benchmarks.generation_runs.ways import WAYS, Way
 
 SEEDS = (1, 2, 3, 4, 5)
-CLEARLY = 0.02  # of the served model's worth
 USERS, EPOCHS, NIGHTS = 2000, 6, 8
 
 
@@ -64,7 +63,7 @@ def summary(markets: list[list[dict[str, Any]]]) -> dict[str, Any]:
     later = [row for market in markets for row in market[1:]]
     worth_MN = np.array([[row["worth"] for row in market] for market in markets])
     auc_MN = np.array([[row["auc"] for row in market] for market in markets])
-    gains = [(row["promoted"], row["candidate_worth"] / row["served_worth"] - 1) for row in later]
+    gains = [(row["promoted"], row["true_difference"] / (row["truth"] - row["true_difference"])) for row in later]
     return {
         "worth": worth_MN.mean(axis=0).tolist(),
         "last_over_first": (worth_MN[:, -1] / worth_MN[:, 0] - 1).tolist(),
@@ -78,8 +77,9 @@ def summary(markets: list[list[dict[str, Any]]]) -> dict[str, Any]:
         "mean_weight": float(np.mean([row["mean_weight"] for row in later])),
         "impossible": float(np.mean([row["impossible"] for row in later])),
         "forecast": float(np.mean([row["forecast"] for row in later])),
-        "better": _promoted([promoted for promoted, gain in gains if gain >= CLEARLY]),
-        "alike": _promoted([promoted for promoted, gain in gains if 0 <= gain < CLEARLY]),
+        "much_better": _promoted([promoted for promoted, gain in gains if gain >= 0.05]),
+        "better": _promoted([promoted for promoted, gain in gains if 0.02 <= gain < 0.05]),
+        "alike": _promoted([promoted for promoted, gain in gains if 0 <= gain < 0.02]),
         "worse": _promoted([promoted for promoted, gain in gains if gain < 0]),
         "entropy": np.mean([[row["entropy"] for row in market[1:]] for market in markets], axis=0).tolist(),
         "spent_share": float(np.mean([row["spent_share"] for row in later])),

@@ -85,7 +85,7 @@ def print_exploration(plan: ExplorationPlan, decisions_a_day: float) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     table = _titled(f"what exploring costs, and when a difference of {plan.lift:.0%} is told")
     per, told = ("a day", "told after, days") if decisions_a_day else ("per 1,000 decisions", "told after, decisions")
-    for name in ("scope", "share", f"gain lost {per}", "of the gain", "never made", "hardly ever made", told):
+    for name in ("scope", "share", f"gain lost {per}", "of the gain", "never made", "left to forecasts", told):
         table.add_column(name)
     for option in plan.options:
         told_after = option.told_after if option.judged else None

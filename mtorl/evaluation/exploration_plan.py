@@ -18,8 +18,11 @@ next model, q(c) the gain that a model expects, w = t / mu, and G = mean(sum(mu 
     told after (1.96 + 0.84)^2 variance / (lift G)^2 decisions of users who are held out: then a test at 95 % finds a
                difference of `lift` times G four times of five
 
+The best share is the one that costs least until then, with the lift that is forgone while waiting.
+
 A gain's variance is taken to grow with its mean, as that of a click does, by a factor that the log tells. Exposures
-that would weigh more than `gate.MAX_WEIGHT` are left to forecasts, as in the gate: their share is said.
+with the largest weights, a quarter at most, are left to forecasts, as where a challenger is valued
+(`value_difference.py`): their share is said, and not what they might be off by.
 
 It is a plan: as good as the model's forecasts, and decisions of one user count as if they were of several.
 
@@ -39,9 +42,10 @@ import pandas as pd
 
 from mtorl.arrays import Floats
 from mtorl.artifact import artifact
-from mtorl.evaluation.gate import MAX_FORECAST, MAX_IMPOSSIBLE, MAX_WEIGHT, ExpectedOutcomes
+from mtorl.evaluation.gate import MAX_IMPOSSIBLE
 from mtorl.evaluation.logged_rows import PolicyOnLog
 from mtorl.evaluation.offline import paced_to
+from mtorl.evaluation.value_difference import LARGEST_WEIGHTS, MAX_FORECAST, ExpectedOutcomes
 from mtorl.log.records import ExplorationScope
 from mtorl.log.splits import SHARES as SPLIT
 from mtorl.policy.decision import Forecast, action_probabilities
@@ -69,7 +73,7 @@ class Option:
         cost: Gain per decision that is lost, by the model.
         cost_share: The same, as a share of the gain without exploration.
         impossible: Share of the next model's exposures that could never have been made.
-        forecast: Share that could so rarely have been that only forecasts speak of them, the impossible among them.
+        forecast: Share that could so rarely have been that they are left to forecasts, the impossible among them.
         ess_share: Effective exposures for the next model, as a share of the exposures that are made.
         told_after: Decisions until a difference of `lift` is told, those of other users included; None: never.
     """
@@ -86,7 +90,7 @@ class Option:
     @property
     def judged(self) -> bool:
         """Whether the gate would judge by such a log, and not refuse."""
-        return self.forecast <= MAX_FORECAST and self.impossible <= MAX_IMPOSSIBLE
+        return self.told_after is not None and self.impossible <= MAX_IMPOSSIBLE
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,15 @@ class ExplorationPlan:
     gain: float
     lift: float
     options: list[Option]
+
+    @property
+    def best(self) -> Option | None:
+        """The option that costs least until the difference is told; None if it never is."""
+
+        def cost(option: Option) -> float:
+            return (option.told_after or 0.0) * (option.cost + self.lift * self.gain)
+
+        return min((option for option in self.options if option.judged), key=cost, default=None)
 
 
 def exploration_plan(
@@ -146,11 +159,14 @@ def exploration_plan(
         lost = max(gain - earned * min(1.0, spend / spent if spent > 0 else 1.0), 0.0)
         weight_BC = np.full(made_BC.shape, np.inf)
         np.divide(exposing_BC, made_BC, out=weight_BC, where=made_BC > 0)
-        known_BC = (weight_BC <= MAX_WEIGHT) & (made_BC > 0)
+        every = max(float(exposing_BC.sum()), 1e-300)
+        for largest in LARGEST_WEIGHTS:
+            known_BC = (weight_BC <= largest) & (made_BC > 0)
+            beyond = float((exposing_BC * ~known_BC).sum()) / every
+            if beyond <= MAX_FORECAST:
+                break
         deviation_BC = np.where(known_BC, weight_BC, 0.0) - 1.0
         variance = dispersion * float((made_BC * deviation_BC**2 * forecast.gain_BC).sum(axis=1).mean())
-        every = max(float(exposing_BC.sum()), 1e-300)
-        beyond = float((exposing_BC * ~known_BC).sum()) / every
         told = _TOLD * variance / (lift * gain) ** 2 / held_out if gain > 0 and beyond < 1.0 else None
         options.append(
             Option(
@@ -205,23 +221,21 @@ def in_words(plan: ExplorationPlan) -> list[str]:
             "as it serves now, the log can't say what the model is worth: "
             f"{none.impossible:.0%} of its exposures are of a kind that the arm never makes"
         )
-    elif not none.judged:
-        lines.append(
-            f"as it serves now, the log says too little: {none.forecast:.0%} of the model's exposures would rest on "
-            f"forecasts, {MAX_FORECAST:.0%} may be at most; the arm hardly ever makes them"
-        )
     elif none.told_after is not None:
         lines.append(
             f"as it serves now, the log tells a difference of {plan.lift:.0%} after {none.told_after:,.0f} decisions"
         )
-    if usable := [option for option in plan.options if option.share and option.judged]:
-        best = min(usable, key=lambda option: option.cost)
-        lines.append(
-            f"the cheapest that the gate can judge by: explore: {{share: {best.share:g}, scope: {best.scope}}}, for "
-            f"{best.cost_share:.1%} of the gain; {best.forecast:.0%} of the model's exposures then rest on forecasts"
-        )
-    else:
+    best = plan.best
+    if best is None:
         lines.append("no share in the table would do: try the model with a part of the users instead")
+    elif best is none:
+        lines.append("no share in the table tells more than it costs")
+    else:
+        lines.append(
+            f"the cheapest way to tell it: explore: {{share: {best.share:g}, scope: {best.scope}}}, for "
+            f"{best.cost_share:.1%} of the gain, after {best.told_after:,.0f} decisions; {best.forecast:.0%} of the "
+            "model's exposures are left to forecasts then"
+        )
     return lines
 
 

@@ -161,6 +161,16 @@ class LoggedRows:
         weighable_BC: Bools = (weight_BC <= most) & (self.exposure.probs_BC > 0)
         return weighable_BC
 
+    def expected_squares(self, exposing_BC: Floats) -> float:
+        """What sum(w^2) is to be expected to be, for probabilities of exposing, or differences of them; of decisions.
+
+        What it was is less if a rare exposure happened not to occur.
+        """
+        assert self.exposure is not None
+        possible = self.exposure.probs_BC > 0
+        with np.errstate(over="ignore"):
+            return float((exposing_BC[possible] ** 2 / self.exposure.probs_BC[possible]).sum())
+
     def check_column(self, name: str, column: NDArray[Any]) -> None:
         """Refuse a further column that does not have one finite value for each row.
 

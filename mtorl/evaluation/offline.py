@@ -17,23 +17,33 @@ import pandas as pd
 from mtorl.arrays import Bools, Floats
 from mtorl.artifact import artifact
 from mtorl.evaluation.budget_curve import GainAndCost, budget_curve
-from mtorl.evaluation.gate import ExpectedOutcomes, gate, value_difference
+from mtorl.evaluation.gate import gate
 from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
 from mtorl.evaluation.logged_incumbent import LoggedIncumbent
 from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
 from mtorl.evaluation.resamples import UserResamples
+from mtorl.evaluation.value_difference import ExpectedOutcomes, value_difference
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.opportunities import Opportunities
 from mtorl.log.propensity import logged_propensity
+from mtorl.network.predictor import Heads, Predictor
 from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities
 from mtorl.policy.price import solve_price
 from mtorl.runtime import progress
+from mtorl.window.encoder import Encoder
 from mtorl.window.table import WindowTable
 from mtorl.window.window import WindowBatch
 
 
-def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share: float, seed: int) -> dict[str, Any]:
+def evaluate_offline(
+    windows: str,
+    challenger: str,
+    incumbent: str,
+    budget_share: float,
+    seed: int,
+    yardstick: Predictor | None = None,
+) -> dict[str, Any]:
     """Score both policies on every step of every test journey.
 
     Args:
@@ -43,6 +53,8 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
         budget_share: Budget that both policies get, as a share of what always exposing would cost. If the incumbent has
             no artifact, both get what it spends: a policy that can't be asked can't be paced anew.
         seed: Seed of the bootstrap.
+        yardstick: Another model of the same training users, `mtorl.baselines.lightgbm.stored_in` of the challenger: a
+            second opinion of exposures that were hardly ever made. None: the incumbent's model, if it has one.
 
     Returns:
         ``challenger`` and ``incumbent`` (metrics of the heads; null without an artifact), ``value`` (off-policy
@@ -71,32 +83,30 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
     gain_B, cost_B = spec.reward.gain.of(rows), rows["cost"].to_numpy(float)
     users_B = rows["user_id"].to_numpy()
     logged = np.arange(len(rows)), channel_B
-    heads, params, predicted, forecasts = {}, {}, {}, {}
+    heads, predicted, forecasts, opinions = {}, {}, {}, []
     folders = {"challenger": challenger} if own else {"incumbent": incumbent, "challenger": challenger}
-    for turn, (name, folder) in enumerate(folders.items()):
-        arm = artifact.load(Path(folder))
+    arms = {name: artifact.load(Path(folder)) for name, folder in folders.items()}
+    for turn, (name, arm) in enumerate(arms.items()):
         logits_BC, reward_BC, cost_BC = arm.predict(batch)
         label_B = arm.encoder.reward(gain_B, cost_B)
         clone_B = ~rows["collected"].to_numpy()
         targets = LoggedTargets(channel_B, label_B, users_B, positive_B=gain_B > 0, clone_B=clone_B)
         heads[name] = evaluate(logits_BC, reward_BC, targets, seed)
         predicted[name] = GainAndCost(arm.encoder.unreward(reward_BC, cost_BC)[logged], cost_BC[logged])
-        logits_BC, reward_BC, cost_BC = arm.predict(moments)
-        forecasts[name] = Forecast(logits_BC, arm.encoder.unreward(reward_BC, cost_BC), cost_BC)
-        params[name] = arm.policy
+        forecasts[name] = _forecast(arm.predict(moments), arm.encoder)
+        if name == "challenger" or yardstick is None:
+            opinions.append(_outcomes(forecasts[name]))
         progress.report(turn + 1, 3, name)
-    expected = {
-        name: ExpectedOutcomes(np.maximum(np.asarray(forecast.gain_BC), 0.0), np.asarray(forecast.cost_BC))
-        for name, forecast in forecasts.items()
-    }
-    full = float(expected["challenger"].cost_BC[log.at_channel].mean())  # what always exposing would cost
+    if yardstick is not None:
+        opinions.append(_outcomes(_forecast(yardstick.predict(moments), arms["challenger"].encoder)))
+    full = float(np.asarray(forecasts["challenger"].cost_BC)[log.at_channel].mean())  # what always exposing would cost
     budget = float(log.cost_B.mean()) if own else budget_share * full
-    paced = {name: paced_to(forecast, params[name], budget) for name, forecast in forecasts.items()}
+    paced = {name: paced_to(forecast, arms[name].policy, budget) for name, forecast in forecasts.items()}
     policies = {name: PolicyOnLog(*action_probabilities(forecast, paced[name])) for name, forecast in forecasts.items()}
     if own:
         policies["incumbent"] = PolicyOnLog(own.channel_probs_BC, own.exposure_probs_BC)
     share = None if own else budget_share
-    value = value_difference(policies["challenger"], policies["incumbent"], log, share, seed, expected)
+    value = value_difference(policies["challenger"], policies["incumbent"], log, share, seed, opinions)
     resamples = UserResamples(users_B, 200, seed)
     curve = budget_curve(predicted["challenger"], GainAndCost(gain_B, cost_B), seed=seed, users=resamples)
     progress.report(3, 3, "off-policy value")
@@ -110,6 +120,15 @@ def evaluate_offline(windows: str, challenger: str, incumbent: str, budget_share
         "test_rows": len(rows),
         "test_users": int(rows["user_id"].nunique()),
     }
+
+
+def _forecast(heads: Heads, encoder: Encoder) -> Forecast:
+    logits_BC, reward_BC, cost_BC = heads
+    return Forecast(logits_BC, encoder.unreward(reward_BC, cost_BC), cost_BC)
+
+
+def _outcomes(forecast: Forecast) -> ExpectedOutcomes:
+    return ExpectedOutcomes(np.maximum(np.asarray(forecast.gain_BC), 0.0), np.asarray(forecast.cost_BC))
 
 
 def paced_to(forecast: Forecast, params: PolicyParams, budget: float) -> PolicyParams:

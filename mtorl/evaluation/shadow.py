@@ -24,9 +24,10 @@ import numpy as np
 import pandas as pd
 
 from mtorl.arrays import Bools, Floats
-from mtorl.evaluation.gate import ExpectedOutcomes, ValueDifference, refusal, value_difference
+from mtorl.evaluation.gate import refusal
 from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
 from mtorl.evaluation.resamples import UserResamples, interval
+from mtorl.evaluation.value_difference import ExpectedOutcomes, ValueDifference, value_difference
 
 LARGEST_SEGMENTS = 12  # of a column that are reported
 
@@ -188,13 +189,13 @@ def _value(rows: pd.DataFrame, channels: Sequence[str], seed: int, resamples: in
     return value_difference(challenger, incumbent, log, None, seed, _forecasts(rows), resamples)
 
 
-def _forecasts(rows: pd.DataFrame) -> dict[str, ExpectedOutcomes] | None:
-    """What the challenger expects of each channel; None: it does not say it everywhere."""
+def _forecasts(rows: pd.DataFrame) -> list[ExpectedOutcomes]:
+    """What the challenger expects of each channel, if it says so everywhere."""
     gain_BC, cost_BC = _lists(rows, "challenger_expected_rewards"), _lists(rows, "challenger_expected_costs")
     offered_BC = _lists(rows, "challenger_channel_probs") >= 0
     if (np.isnan(gain_BC) | np.isnan(cost_BC))[offered_BC].any():
-        return None
-    return {"challenger": ExpectedOutcomes(np.nan_to_num(gain_BC), np.nan_to_num(cost_BC))}
+        return []
+    return [ExpectedOutcomes(np.nan_to_num(gain_BC), np.nan_to_num(cost_BC))]
 
 
 def _lists(rows: pd.DataFrame, name: str) -> Floats:

@@ -17,8 +17,8 @@ from features.collect import training_log
 from features.collect.store import collect
 from features.collect.training_log import Decisions, add_decisions, learnable
 from features.sequences.builder import build_windows
-from mtorl.evaluation.gate import value_difference
 from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
+from mtorl.evaluation.value_difference import value_difference
 from mtorl.log.dataset import Column, DatasetSpec
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
 from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE, LogError, write_log

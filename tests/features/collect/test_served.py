@@ -63,4 +63,6 @@ def test_a_plan_for_an_incumbent_that_always_does_the_same(tmp_path: Path) -> No
     assert none.impossible > 0.2, "the network is not trained: it draws any channel"
     assert all(option.impossible == 0.0 for option in others if option.scope != "exposure")
     said = " ".join(in_words(plan))
-    assert "the log can't say what the model is worth" in said and "the cheapest that the gate can judge by" in said
+    assert (
+        "the log can't say what the model is worth" in said and "the cheapest way to tell it: explore: {share: " in said
+    )

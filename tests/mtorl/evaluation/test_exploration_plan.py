@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mtorl.evaluation.exploration_plan import Served, exploration_plan
-from mtorl.evaluation.gate import ExpectedOutcomes
 from mtorl.evaluation.logged_rows import PolicyOnLog
+from mtorl.evaluation.value_difference import ExpectedOutcomes
 from mtorl.log.records import ExplorationScope
 from mtorl.policy.exploration import Choice, Exploration, explore
 
@@ -57,8 +57,18 @@ def test_a_policy_that_always_does_the_same_teaches_nothing_without_exploration(
     assert options["exposure", 0.1].impossible == none.impossible, "it draws no other channel"
     costs = [options["both", share].cost_share for share in (0.01, 0.02, 0.05, 0.1)]
     assert costs == sorted(costs) and costs[-1] == pytest.approx(10 * costs[0], rel=0.2)
-    known = [options["both", share].forecast for share in (0.0, 0.01, 0.05, 0.1)]
-    assert known == sorted(known, reverse=True), "the more is explored, the less is left to forecasts"
+    assert all(options["both", share].forecast <= 0.25 for share in (0.01, 0.05, 0.1)), "no more is left to forecasts"
+    told = [options["both", share].told_after for share in (0.01, 0.05, 0.1, 0.4)]
+    assert told == sorted(told, reverse=True), "the more is explored, the sooner it is told"
+    found = plan(FIXED)
+    until_told = {
+        (option.scope, option.share): option.told_after * (option.cost + found.lift * found.gain)
+        for option in found.options
+        if option.told_after is not None and not option.impossible
+    }
+    assert found.best is not None and until_told[found.best.scope, found.best.share] == min(until_told.values())
+    assert plan(FIXED, shares=(0.0,)).best is None
+    assert (told_of_itself := plan(Served(TARGET.probs_BC, TARGET.expose_BC * 1.0)).best) and not told_of_itself.share
 
 
 def test_a_policy_tells_all_of_itself() -> None:
@@ -77,7 +87,11 @@ def test_after_so_many_decisions_a_difference_is_told() -> None:
     # A target whose value differs by the lift: the gains of what it prefers are scaled for that.
     made_BC = (1 - share) * served.channel_probs_BC * served.exposure_probs_BC + share / C
     exposing_BC = TARGET.probs_BC * TARGET.expose_BC
-    weight_BC = np.where(exposing_BC <= 10 * made_BC, exposing_BC / made_BC, 0.0) - 1.0
+    kept_BC = min(
+        (exposing_BC <= largest * made_BC for largest in (3, 5, 10, 20, 50, np.inf)),
+        key=lambda kept_BC: (exposing_BC * ~kept_BC).sum() > 0.25 * exposing_BC.sum(),
+    )
+    weight_BC = np.where(kept_BC, exposing_BC / made_BC, 0.0) - 1.0
     rows = round(option.told_after * 0.25)
     told = []
     for seed in range(300):

@@ -1,0 +1,284 @@
+"""Off-policy value of a challenger against the incumbent, from a log that neither wrote, under one budget.
+
+    log = LoggedRows(channel_B, propensity_B, gain_B, cost_B, users_B)
+    value = value_difference(challenger, incumbent, log, budget_share=0.5, seed=0, [forecast])
+
+An exposure of the log counts w times: the policy's probability of drawing and exposing that channel over the log's.
+What a policy does not expose earns and costs nothing; that is known, and no row is needed to say so. With m the
+probability with which the policy exposes at a row, g the gain that was logged and q the one that models expect:
+
+    G = mean(q(pi)) + mean(m) * sum(w (g - q)) / sum(w)     gain per opportunity
+    W = the same of costs                                   cost per opportunity
+    V = G * min(1, b / W)                                   gain per opportunity under a budget of b per opportunity
+
+This is the doubly robust estimate with self-normalised weights (`policy_value.py`). Without a model q is zero, which
+leaves the plain self-normalised one. The expectation of w is that of m, so their ratio is 1 if the probabilities are
+right.
+
+V is what makes arms comparable: both get the same b, and an arm that would spend more is thinned at random until it
+fits. Earning more by spending more is no merit. Intervals resample *users*, whose rows resemble each other; both arms
+are computed on the same resample, so the difference keeps their correlation.
+
+An exposure that the log's policy hardly ever made, because it explored it only, has a large weight, and a few of them
+drown all others in noise. What they could say is left to forecasts (SWITCH: Wang, Agarwal & Dudík 2017,
+arXiv:1612.01205): the mean of two models. A model overrates what it chooses and underrates what it passes over, so the
+two differ there, and the truth is taken to lie between them. Half of their difference is then the most by which
+the estimate may be off, and the interval is one that holds for any error up to that (Armstrong & Kolesár 2018,
+arXiv:1511.06028). Of several largest weights that one is taken which leaves the narrowest interval: a larger one trades
+doubt in forecasts for noise. How much noise, the probabilities tell and not the gains: a log in which a rare exposure
+happened not to occur looks less noisy than it is.
+
+What it cannot see: other choices at earlier steps would have led to other states. It is a one-step estimate at the
+states of the log, for policies whose journeys look much like the logged ones.
+
+Shapes: B rows, C channels, U users, R resamples, X the log itself and its resamples (1 + R), S sums.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+from scipy.stats import foldnorm
+
+from mtorl.arrays import Floats
+from mtorl.evaluation.importance_weights import weight_summary
+from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
+from mtorl.evaluation.resamples import UserResamples, interval
+
+ARMS = ("challenger", "incumbent")
+
+LARGEST_WEIGHTS = (3.0, 5.0, 10.0, 20.0, 50.0, math.inf)
+"""Of an exposure, to choose among: forecasts speak of those that would have more."""
+
+MAX_FORECAST = 0.25
+"""Largest share of an arm's exposures that may be left to forecasts for less noise."""
+
+
+@dataclass(frozen=True)
+class ExpectedOutcomes:
+    """Gain and cost of an exposure in each channel, as a model of other users expects them."""
+
+    gain_BC: Floats
+    cost_BC: Floats
+
+
+class ValueDifference(TypedDict):
+    """Value of both arms under one budget; plain numbers, ready for JSON. Dicts hold one number an arm."""
+
+    challenger: float  # gain per opportunity under the budget
+    challenger_ci: list[float]
+    incumbent: float
+    incumbent_ci: list[float]
+    difference: float  # challenger - incumbent
+    difference_ci: list[float]
+    doubt: float  # the most by which the difference may be off for what forecasts say of rare exposures
+    largest_weight: float | None  # of an exposure; None: any counts
+    ess: dict[str, float]
+    ess_share: dict[str, float]  # of rows
+    overlap: dict[str, float]
+    mean_weight: dict[str, float]  # of an exposure, over its expectation
+    mean_weight_ci: dict[str, list[float]]
+    impossible: dict[str, float]  # share of the arm's exposures that the log could not have made
+    forecast: dict[str, float]  # and of those of which forecasts speak, the impossible among them
+    gain_per_opportunity: dict[str, float]  # before the budget
+    cost_per_opportunity: dict[str, float]
+    budget_per_opportunity: float
+    rows: int
+    users: int
+
+
+def value_difference(
+    challenger: PolicyOnLog,
+    incumbent: PolicyOnLog,
+    log: LoggedRows,
+    budget_share: float | None,
+    seed: int,
+    forecasts: Sequence[ExpectedOutcomes] = (),
+    resamples: int = 1000,
+) -> ValueDifference:
+    """Estimate both arms' values on the same log and budget.
+
+    Args:
+        challenger: The new policy at each row.
+        incumbent: The policy to beat, at each row.
+        log: What happened at each row.
+        budget_share: Budget of either arm, as a share of what always exposing would cost. None: what the incumbent
+            spends.
+        seed: Seed of the resampling.
+        forecasts: What models of other users than the log's expect: two, one or none. With less than two, every weight
+            counts; with none, what the log says nothing of earns nothing.
+        resamples: Number of resamples.
+
+    Raises:
+        ValueError: policies or forecasts that do not fit the log, or a budget that is not positive.
+    """
+    policies = dict(zip(ARMS, (challenger, incumbent), strict=True))
+    log.check_policies(policies)
+    if budget_share is not None and not 0 < budget_share < np.inf:
+        raise ValueError(f"budget_share must be a positive number, got {budget_share}")
+    expected, doubt_BC = _expected(forecasts, challenger.probs_BC.shape)
+    cost_B, as_logged_B = expected.cost_BC[log.at_channel], log.exposure_weight()
+    columns = [np.ones(len(log)), as_logged_B, as_logged_B * (log.cost_B - cost_B), cost_B]
+    readings = []
+    for largest in LARGEST_WEIGHTS if doubt_BC is not None and log.exposure is not None else (math.inf,):
+        arms = {arm: _Arm.of(policy, log, expected, doubt_BC, largest) for arm, policy in policies.items()}
+        if largest == math.inf or max(arm.forecast for arm in arms.values()) <= MAX_FORECAST:
+            readings.append((largest, arms))
+            columns += [column for arm in arms.values() for column in arm.columns]
+    users = UserResamples(log.users_B, resamples, seed)
+    sums_S, sums_RS = users.sums(columns)
+    sums_XS = np.vstack([sums_S, sums_RS])
+    of_log_X4, *of_readings = np.split(sums_XS, range(_OF_LOG, len(columns), 2 * _OF_ARM), axis=1)
+    found = [_Values.of(of_log_X4, of_arms, budget_share) for of_arms in of_readings]
+    best = 0 if len(found) == 1 else _narrowest(found, [_expected_squares(log, arms) for _, arms in readings])
+    (largest, arms), values, arms_X14 = readings[best], found[best], of_readings[best]
+
+    trust, scale = {}, {}
+    for i, arm in enumerate(ARMS):
+        weight_X, exposing_X = arms_X14[:, i * _OF_ARM + _WEIGHT], arms_X14[:, i * _OF_ARM + _EXPOSING]
+        with np.errstate(divide="ignore", invalid="ignore"):  # a policy that never exposes needs no weights
+            ratio_X = np.where(exposing_X > 0, weight_X / exposing_X, 1.0)
+        exposes = exposing_X[0] > 0
+        trust[arm] = weight_summary(
+            arms[arm].weight_B if exposes else np.ones(len(log)), np.ones(len(log)), ratio_X[1:]
+        )
+        scale[arm] = len(log) / exposing_X[0] if exposes else 1.0
+    return ValueDifference(
+        challenger=float(values.value_X2[0, 0]),
+        challenger_ci=_widened(values.value_X2[1:, 0], values.doubt_2[0]),
+        incumbent=float(values.value_X2[0, 1]),
+        incumbent_ci=_widened(values.value_X2[1:, 1], values.doubt_2[1]),
+        difference=float(values.value_X2[0, 0] - values.value_X2[0, 1]),
+        difference_ci=values.difference_ci(),
+        doubt=float(values.doubt_2.sum()),
+        largest_weight=None if largest == math.inf else largest,
+        ess={arm: trust[arm]["ess"] for arm in ARMS},
+        ess_share={arm: trust[arm]["ess_share"] for arm in ARMS},
+        overlap={arm: trust[arm]["overlap"] * scale[arm] * (1.0 - arms[arm].forecast) for arm in ARMS},
+        mean_weight={arm: trust[arm]["mean_weight"] * scale[arm] for arm in ARMS},
+        mean_weight_ci={arm: trust[arm]["mean_weight_ci"] for arm in ARMS},
+        impossible={arm: arms[arm].impossible for arm in ARMS},
+        forecast={arm: arms[arm].forecast for arm in ARMS},
+        gain_per_opportunity=dict(zip(ARMS, values.gain_2.tolist(), strict=True)),
+        cost_per_opportunity=dict(zip(ARMS, values.cost_2.tolist(), strict=True)),
+        budget_per_opportunity=values.budget,
+        rows=len(log),
+        users=users.users,
+    )
+
+
+def _expected(forecasts: Sequence[ExpectedOutcomes], shape: tuple[int, ...]) -> tuple[ExpectedOutcomes, Floats | None]:
+    """The mean of two models' forecasts and half of their difference in gain; None if there are not two."""
+    for one in forecasts:
+        if one.gain_BC.shape != shape or one.cost_BC.shape != shape:
+            raise ValueError(f"forecasts must have shape {shape}, got {one.gain_BC.shape} and {one.cost_BC.shape}")
+    if not forecasts:
+        return ExpectedOutcomes(np.zeros(shape), np.zeros(shape)), None
+    if len(forecasts) == 1:
+        return forecasts[0], None
+    first, second = forecasts
+    mean = ExpectedOutcomes((first.gain_BC + second.gain_BC) / 2, (first.cost_BC + second.cost_BC) / 2)
+    return mean, np.abs(first.gain_BC - second.gain_BC) / 2
+
+
+_OF_LOG, _OF_ARM = 4, 7  # numbers of sums
+_WEIGHT, _EXPOSING = 0, 3  # places of an arm's
+
+
+@dataclass(frozen=True)
+class _Arm:
+    """What is summed up over rows for an arm if no exposure weighs more than a bound."""
+
+    weight_B: Floats
+    weighed_BC: Floats  # probability of exposing, where it is not left to forecasts
+    forecast: float
+    impossible: float
+    columns: tuple[Floats, ...]
+
+    @classmethod
+    def of(
+        cls, policy: PolicyOnLog, log: LoggedRows, expected: ExpectedOutcomes, doubt_BC: Floats | None, largest: float
+    ) -> _Arm:
+        exposing_BC = policy.probs_BC * policy.expose_BC
+        known_BC = log.weighable(policy, largest)
+        weight_B = log.exposure_weight(policy) * known_BC[log.at_channel]
+        columns = (
+            weight_B,
+            weight_B * (log.gain_B - expected.gain_BC[log.at_channel]),
+            weight_B * (log.cost_B - expected.cost_BC[log.at_channel]),
+            (exposing_BC * known_BC).sum(axis=1),
+            (exposing_BC * expected.gain_BC).sum(axis=1),
+            (exposing_BC * expected.cost_BC).sum(axis=1),
+            np.zeros(len(log)) if doubt_BC is None else (exposing_BC * ~known_BC * doubt_BC).sum(axis=1),
+        )
+        every = max(float(exposing_BC.sum()), 1e-300)
+        left, impossible = float((exposing_BC * ~known_BC).sum()), float(log.impossible(policy).sum())
+        return cls(weight_B, exposing_BC * known_BC, left / every, impossible / every, columns)
+
+
+@dataclass(frozen=True)
+class _Values:
+    """Both arms' values, of the log itself and of its resamples; all else of the log itself."""
+
+    value_X2: Floats
+    doubt_2: Floats
+    gain_2: Floats
+    cost_2: Floats
+    budget: float
+
+    @classmethod
+    def of(cls, of_log_X4: Floats, of_arms_X14: Floats, budget_share: float | None) -> _Values:
+        rows_X1, exposures_X1, cost_X1, planned_cost_X1 = np.split(of_log_X4, _OF_LOG, axis=1)
+        arms_X27 = of_arms_X14.reshape(len(of_arms_X14), len(ARMS), _OF_ARM)
+        weight_X2, gain_X2, cost_X2, exposing_X2, planned_gain_X2, planned_cost_X2, doubt_X2 = np.moveaxis(
+            arms_X27, 2, 0
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):  # no weight at all: NaN is the answer
+            # Of a policy that never exposes nothing needs to be estimated.
+            per_weight_X2 = np.where(exposing_X2 > 0, exposing_X2 / weight_X2, 0.0)
+            gain_X2 = (planned_gain_X2 + np.where(exposing_X2 > 0, per_weight_X2 * gain_X2, 0.0)) / rows_X1
+            cost_X2 = (planned_cost_X2 + np.where(exposing_X2 > 0, per_weight_X2 * cost_X2, 0.0)) / rows_X1
+            # Else a share of what exposing each draw would cost.
+            every_X1 = planned_cost_X1 / rows_X1 + cost_X1 / exposures_X1
+            budget_X1 = cost_X2[:, 1:] if budget_share is None else budget_share * every_X1
+            share_X2 = np.where(cost_X2 > budget_X1, budget_X1 / cost_X2, 1.0)
+        doubt_2 = (doubt_X2 * share_X2 / rows_X1)[0]
+        return cls(gain_X2 * share_X2, doubt_2, gain_X2[0], cost_X2[0], float(budget_X1[0, 0]))
+
+    def difference_ci(self) -> list[float]:
+        return _widened(self.value_X2[1:, 0] - self.value_X2[1:, 1], float(self.doubt_2.sum()))
+
+
+def _expected_squares(log: LoggedRows, arms: Mapping[str, _Arm]) -> float:
+    """Of the difference of both arms' weights."""
+    challenger, incumbent = (arms[arm].weighed_BC for arm in ARMS)
+    return log.expected_squares(challenger - incumbent)
+
+
+def _narrowest(found: Sequence[_Values], squares: Sequence[float]) -> int:
+    """Which of several readings, by largest weight, has the narrowest interval of the difference."""
+    draws_R = found[0].value_X2[1:, 0] - found[0].value_X2[1:, 1]
+    widths = []
+    for one, square in zip(found, squares, strict=True):
+        noise = float(np.nanstd(draws_R)) * math.sqrt(square / squares[0]) if squares[0] > 0 else 0.0
+        widths.append(_half_width(noise, float(one.doubt_2.sum())))
+    return int(np.argmin(widths))
+
+
+def _half_width(noise: float, doubt: float) -> float:
+    """Of the 95 % interval for a normal estimate that may be off by so much: Armstrong & Kolesár 2018."""
+    return noise * float(foldnorm.ppf(0.95, doubt / noise)) if noise > 1e-6 * doubt else doubt
+
+
+def _widened(draws_R: Floats, doubt: float) -> list[float]:
+    """The 95 % interval of resamples, for an estimate that may be off by so much."""
+    edges = interval(draws_R)
+    if edges is None:
+        return [math.nan, math.nan]
+    noise = float(draws_R[np.isfinite(draws_R)].std())
+    more = _half_width(noise, doubt) - _half_width(noise, 0.0)
+    return [edges[0] - more, edges[1] + more]

@@ -1,0 +1,259 @@
+"""Off-policy value against the true value of a small bandit, at equal budgets."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mtorl.evaluation.gate import gate
+from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
+from mtorl.evaluation.resamples import interval
+from mtorl.evaluation.value_difference import _widened, value_difference
+from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities
+from tests.mtorl.evaluation.bandit import (
+    CHALLENGER,
+    COST,
+    EXPOSE,
+    GAIN,
+    INCUMBENT,
+    LOGGING,
+    SHOW,
+    C,
+    bandit,
+    estimate,
+    models,
+    on_log,
+    opportunities,
+    true_value,
+)
+
+
+@pytest.mark.parametrize("budget_share", [0.5, 2.0])
+def test_intervals_cover_the_true_value(budget_share):
+    everything = np.ones_like(EXPOSE)
+    true = {
+        "challenger": true_value(CHALLENGER, EXPOSE, budget_share),
+        "incumbent": true_value(INCUMBENT, everything, budget_share),
+    }
+    true["difference"] = true["challenger"] - true["incumbent"]
+    runs = [estimate(150, seed, budget_share, resamples=200) for seed in range(100)]
+    for name, value in true.items():
+        covered = np.mean([low <= value <= high for low, high in (run[f"{name}_ci"] for run in runs)])
+        assert covered >= 0.88, name
+        assert np.mean([run[name] for run in runs]) == pytest.approx(value, abs=0.004)
+
+
+def test_the_logging_policy_itself_is_worth_what_was_logged():
+    kind, log = bandit(300, 0)
+    same = on_log(LOGGING, kind)
+    value = value_difference(same, same, log, 1.0, 0, resamples=50)
+    assert value["challenger"] == pytest.approx(log.gain_B.mean())
+    assert value["cost_per_opportunity"]["challenger"] == pytest.approx(log.cost_B.mean())
+    assert value["budget_per_opportunity"] == pytest.approx(log.cost_B.mean())
+    assert value["difference"] == 0.0
+    assert value["difference_ci"] == [0.0, 0.0]
+    for name in ("ess_share", "overlap", "mean_weight"):
+        assert value[name] == pytest.approx({"challenger": 1.0, "incumbent": 1.0})
+
+
+def test_spending_more_is_no_merit():
+    """Twice the exposures at the same gain per cost are worth the same under a binding budget."""
+    kind, log = bandit(300, 0)
+    half = np.random.default_rng(1).random(len(kind)) < 0.5
+    thrifty = PolicyOnLog(LOGGING[kind], np.repeat(half[:, None], C, axis=1))
+    spender = on_log(LOGGING, kind)
+    value = value_difference(spender, thrifty, log, 0.25, 0, resamples=200)
+    assert value["gain_per_opportunity"]["challenger"] > 1.5 * value["gain_per_opportunity"]["incumbent"]
+    low, high = value["difference_ci"]
+    assert low < 0 < high
+
+
+def test_abstaining_counts_as_zero_and_not_as_missing():
+    kind, log = bandit(300, 0)
+    never = PolicyOnLog(LOGGING[kind], np.zeros((len(kind), C), dtype=bool))
+    value = value_difference(never, on_log(LOGGING, kind), log, 1.0, 0)
+    assert value["challenger"] == 0.0
+    assert value["cost_per_opportunity"]["challenger"] == 0.0
+    assert value["difference"] == pytest.approx(-log.gain_B.mean())
+
+
+def test_overlap_is_the_share_of_a_policys_exposures_that_the_log_would_make_too():
+    value = estimate(20_000, seed=3, resamples=2)
+    exposing = CHALLENGER * EXPOSE
+    distance = 0.5 * np.abs(INCUMBENT - LOGGING).sum(1).mean()
+    assert value["overlap"]["challenger"] == pytest.approx(
+        np.minimum(exposing, LOGGING).sum() / exposing.sum(), abs=0.01
+    )
+    assert value["overlap"]["incumbent"] == pytest.approx(1 - distance, abs=0.01)
+    assert value["mean_weight"] == pytest.approx({"challenger": 1.0, "incumbent": 1.0}, abs=0.01)
+
+
+def test_result_is_json_and_repeats_with_its_seed():
+    value = estimate(100, seed=4, resamples=50)
+    assert json.loads(json.dumps(value, allow_nan=False)) == value
+    assert estimate(100, seed=4, resamples=50) == value
+
+
+@pytest.mark.parametrize("error", [None, 0.0, 0.2], ids=["no model", "right model", "wrong model"])
+def test_values_are_right_where_exposures_depend_on_the_draw(error: float | None) -> None:
+    allowed = np.array([[True, True, False], [True, True, True]])  # what the log can tell of
+    exposed = LOGGING * (SHOW > 0)
+    drawn = (LOGGING * COST).sum(axis=1).mean() if error is not None else (exposed * COST).sum() / exposed.sum()
+    exposing = CHALLENGER * allowed
+    gain, cost = (exposing * GAIN).sum(axis=1).mean(), (exposing * COST).sum(axis=1).mean()
+    true = gain * min(1.0, 0.5 * drawn / cost)  # without a model, the log tells the cost of what it could expose
+    runs = []
+    for seed in range(60):
+        kind, log = opportunities(300, seed)
+        challenger, incumbent = on_log(CHALLENGER, kind, allowed), on_log(INCUMBENT, kind, SHOW > 0)
+        forecasts = [] if error is None else models(kind, error)
+        runs.append(value_difference(challenger, incumbent, log, 0.5, seed, forecasts, resamples=200))
+    assert np.mean([low <= true <= high for low, high in (run["challenger_ci"] for run in runs)]) >= 0.88
+    assert np.mean([run["challenger"] for run in runs]) == pytest.approx(true, abs=0.006)
+    assert np.mean([run["mean_weight"]["challenger"] for run in runs]) == pytest.approx(1.0, abs=0.02)
+    assert {run["impossible"]["challenger"] for run in runs} == {0.0}
+
+
+def test_a_right_model_makes_up_for_wrong_probabilities() -> None:
+    kind, log = opportunities(4000, 3, show=np.ones((2, C)))
+    others = LOGGING[1 - kind, log.channel_B]
+    wrong = LoggedRows(log.channel_B, others, log.gain_B, log.cost_B, log.users_B)
+    policy, true = on_log(CHALLENGER, kind), (CHALLENGER * GAIN).sum(axis=1).mean()
+    plain = value_difference(policy, policy, wrong, 100.0, 0, resamples=10)
+    helped = value_difference(policy, policy, wrong, 100.0, 0, models(kind, 0.0), resamples=10)
+    assert abs(helped["challenger"] - true) < 0.01 < abs(plain["challenger"] - true)
+
+
+RARELY = np.array([[1.0, 1.0, 0.004], [0.004, 1.0, 1.0]])
+"""Nearly never exposed, so that an exposure counts a hundred times and more."""
+
+
+@pytest.mark.parametrize("errors", [(0.0, 0.0), (0.15, -0.15), (0.15, -0.05), (-0.05, 0.15), (0.1, 0.0)])
+def test_what_was_hardly_ever_exposed_is_left_to_forecasts(errors: tuple[float, float]) -> None:
+    """The estimate is far steadier, and the interval holds as long as the truth lies between what both models say."""
+    everything = np.ones_like(EXPOSE)
+    true = true_value(CHALLENGER, everything, 100.0) - true_value(INCUMBENT, RARELY > 0.5, 100.0)
+    runs, plain = [], []
+    for seed in range(40):
+        kind, log = opportunities(300, seed, RARELY)
+        policies = on_log(CHALLENGER, kind, everything), on_log(INCUMBENT, kind, RARELY > 0.5)
+        runs.append(value_difference(*policies, log, 100.0, seed, models(kind, *errors), resamples=100))
+        plain.append(value_difference(*policies, log, 100.0, seed, models(kind, 0.0), resamples=100))
+    left = CHALLENGER[0, 2] + CHALLENGER[1, 0]  # the same probability of either kind of user
+    covered = [run["difference_ci"][0] <= true <= run["difference_ci"][1] for run in runs]
+    assert np.mean(covered) >= 0.9
+    if errors == (0.0, 0.0):  # one model is no second opinion
+        return
+    assert {run["largest_weight"] for run in runs} <= {3.0, 5.0, 10.0, 20.0, 50.0}
+    assert {run["largest_weight"] for run in plain} == {None}
+    assert np.mean([run["forecast"]["challenger"] for run in runs]) == pytest.approx(left / 2, abs=0.01)
+    assert {run["forecast"]["incumbent"] for run in runs} == {0.0}
+    found, noisy = (np.array([run["difference"] for run in some]) for some in (runs, plain))
+    assert found.std() < 0.5 * np.nanstd(noisy)
+    assert found.mean() == pytest.approx(true + sum(errors) / 2 * left / 2, abs=0.01), "the mean of both counts"
+    doubt = abs(errors[0] - errors[1]) / 2 * left / 2
+    assert np.mean([run["doubt"] for run in runs]) == pytest.approx(doubt, rel=0.1)
+    assert np.mean([run["mean_weight"]["challenger"] for run in runs]) == pytest.approx(1.0, abs=0.02)
+
+
+def test_no_more_than_a_quarter_is_left_to_forecasts() -> None:
+    """However noisy the rest is."""
+    kind, log = opportunities(300, 0, RARELY)
+    rare = np.where(RARELY < 0.5, 0.8, 0.1)
+    policies = on_log(rare, kind), on_log(INCUMBENT, kind, RARELY > 0.5)
+    value = value_difference(*policies, log, 100.0, 0, models(kind, 0.01, -0.01), resamples=100)
+    assert value["largest_weight"] is None and value["forecast"] == {"challenger": 0.0, "incumbent": 0.0}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(0.0, 4.0), st.floats(-1.0, 1.0), st.integers(0, 1000))
+def test_an_interval_holds_for_any_error_up_to_the_doubt(doubt: float, share: float, seed: int) -> None:
+    """Estimates are normal around what is wrong by a share of the doubt."""
+    draws = np.random.default_rng(seed).normal(size=4000)
+    estimates = np.random.default_rng(seed + 1).normal(doubt * share, 1.0, size=4000)
+    low, high = _widened(draws, doubt)
+    assert np.mean((estimates + low <= 0) & (estimates + high >= 0)) >= 0.93
+    narrow = interval(draws)
+    assert narrow is not None and low <= narrow[0] and high <= narrow[1] + doubt + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"probability_B": np.array([1.5, 1.0])}, r"probability_B must lie in \[0, 1\]"),
+        ({"probability_B": np.array([0.0, 1.0])}, "was exposed that could not have been"),
+        ({"exposed_B": np.array([True])}, "one row for each decision"),
+    ],
+)
+def test_exposures_that_do_not_fit_together_are_refused(change: dict, message: str) -> None:
+    right = {"exposed_B": np.array([True, False]), "probability_B": np.array([0.5, 1.0])}
+    with pytest.raises(ValueError, match=message):
+        Exposure(**{**right, "probs_BC": np.full((2, 3), 0.3), **change})
+    with pytest.raises(ValueError, match="2 decisions for 3 rows"):
+        exposure = Exposure(**right, probs_BC=np.full((2, 3), 0.3))
+        LoggedRows(np.zeros(3, int), np.full(3, 0.5), np.ones(3), np.ones(3), np.arange(3), exposure)
+
+
+def test_each_arm_has_weights_of_its_own():
+    value = estimate(3000, seed=5)
+    for arm in ("challenger", "incumbent"):
+        low, high = value["mean_weight_ci"][arm]
+        assert low < value["mean_weight"][arm] < high
+    assert value["mean_weight_ci"]["challenger"] != value["mean_weight_ci"]["incumbent"]
+
+
+def test_a_policy_far_from_the_log_is_rejected_and_not_a_crash():
+    """All its weight is on a channel that the log never shows for these rows."""
+    rows = 500
+    probs = np.tile([0.0, 1.0], (rows, 1))
+    far = PolicyOnLog(probs, np.ones((rows, 2), bool))
+    near = PolicyOnLog(np.full((rows, 2), 0.5), np.ones((rows, 2), bool))
+    log = LoggedRows(np.zeros(rows, int), np.full(rows, 0.9), np.ones(rows), np.ones(rows), np.arange(rows))
+    value = value_difference(far, near, log, 1.0, 0, resamples=10)
+    assert value["ess"]["challenger"] == 0
+    assert np.isnan(value["challenger"])
+    assert gate(value)[0] == "reject"
+
+
+def test_reads_what_the_decision_rule_says():
+    kind, log = bandit(50, 0)
+    params = PolicyParams(advantage_weight=1.0, price=0.1, utility_scale=0.1)
+    logits, predicted = np.log(LOGGING)[kind], GAIN[kind]
+    policy = PolicyOnLog(*action_probabilities(Forecast(logits, predicted, np.tile(COST, (len(kind), 1))), params))
+    value = value_difference(policy, policy, log, 0.5, 0, resamples=5)
+    assert value["difference"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"propensity_B": np.zeros(4)}, "propensity_B must lie in"),
+        ({"gain_B": np.array([np.nan, 0, 0, 0])}, "gain_B must be finite"),
+        ({"cost_B": np.ones(3)}, "cost_B must have shape"),
+        ({"budget_share": 0.0}, "budget_share"),
+        ({"channel_B": np.array([0, 1, 2, 0])}, "channel_B: challenger knows channels 0 to 1"),
+        ({"channel_B": np.full(4, -1)}, "channel_B: challenger knows"),
+        ({"challenger": PolicyOnLog(np.ones((3, 1)), np.ones((3, 1), bool))}, "challenger: 3 rows"),
+    ],
+)
+def test_invalid_arrays_are_refused(change, message):
+    policy = PolicyOnLog(np.full((4, 2), 0.5), np.ones((4, 2), dtype=bool))
+    columns = {
+        "channel_B": np.zeros(4, int), "propensity_B": np.full(4, 0.5), "gain_B": np.ones(4), "cost_B": np.ones(4),
+        "users_B": np.arange(4),
+    }  # fmt: skip
+    arguments = {"challenger": policy, "incumbent": policy, "budget_share": 0.5, "seed": 0}
+    changed = {name: change.get(name, value) for name, value in {**columns, **arguments}.items()}
+    with pytest.raises(ValueError, match=message):
+        log = LoggedRows(**{name: changed[name] for name in columns})
+        value_difference(log=log, **{name: changed[name] for name in arguments})
+
+
+@pytest.mark.parametrize("probs", [[[0.5, 0.6]], [[1.5, -0.5]], [[np.nan, 1.0]], [0.5, 0.5]])
+def test_probabilities_must_be_probabilities(probs):
+    with pytest.raises(ValueError, match="probs_BC"):
+        PolicyOnLog(np.array(probs), np.ones((1, 2), dtype=bool))
