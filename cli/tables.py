@@ -113,9 +113,14 @@ def print_verdict(verdict: dict[str, Any]) -> None:
     )
     if verdict["stage"] == "shadow":
         console.print("the stage is shadow: everybody gets the incumbent, see mtorl experiment shadow", soft_wrap=True)
-    if verdict["lift"] is not None:
-        lift = _with_interval(verdict, "lift", "+", 4)
-        console.print(f"lift, {verdict['gain']} per decision: {lift}", highlight=False, markup=False)
+    several = len(verdict["challengers"]) > 1
+    for name, one in verdict["challengers"].items():
+        if several:
+            console.print(f"{name}: {one['verdict']}: {one['reason']}", highlight=False, markup=False, soft_wrap=True)
+        if one["lift"] is not None:
+            lift = f"{verdict['gain']} per decision: {_with_interval(one, 'lift', '+', 4)}"
+            whose = f"lift of {name}" if several else "lift"
+            console.print(f"{whose}, {lift}", highlight=False, markup=False, soft_wrap=True)
     table = Table()
     for name in ("arm", "users", "decisions", "exposures", "gain per decision", "cost per decision"):
         table.add_column(name)

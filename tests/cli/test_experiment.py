@@ -11,6 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from cli.main import app
+from cli.tables import print_verdict
 from tests.experiments import experiment
 from tests.features.collect.decision_logs import SPEC, decision, outcome, write
 from tests.features.collect.small_model import WINDOW, save_small_model
@@ -80,6 +81,18 @@ def test_a_verdict_is_given_at_any_time(files: dict[str, str]) -> None:
     done = mtorl("verdict", files["log"], *options)
     assert done.exit_code == 0, done.output
     assert "first: inconclusive" in done.output
+
+
+def test_of_several_challengers_each_has_its_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    """One that does harm is no secret because another one still may be better."""
+    good = {"verdict": "inconclusive", "reason": "it may be better", "lift": 0.1, "lift_ci": [-0.1, 0.3]}
+    bad = {"verdict": "guardrail", "reason": "cost_per_decision is worse", "lift": 0.0, "lift_ci": [-0.2, 0.2]}
+    found = {"experiment": "first", "stage": "50%", "gain": "click", "arms": {}, "left_out": {}}
+    print_verdict({**found, **good, "challenger": "good", "challengers": {"good": good, "bad": bad}})
+    said = capsys.readouterr().out
+    assert "first: inconclusive: it may be better" in said
+    assert "bad: guardrail: cost_per_decision is worse" in said
+    assert "lift of good, click per decision: +0.1" in said
 
 
 @pytest.mark.parametrize("command", ["shadow", "verdict"])
