@@ -266,18 +266,24 @@ def forget(
     feature_repo: Annotated[
         Path | None, typer.Option(help="Feast repository outside FOLDER that names the online store.")
     ] = None,
+    log: Annotated[
+        str, typer.Option(help="Raw log to look into, besides those that FOLDER's logs were read from.")
+    ] = "",
+    dataset: Annotated[str, typer.Option(help="Description of --log.")] = "",
 ) -> None:
     """Take users, or what is old, out of all that a folder keeps: logs, features, windows, decisions, online store.
 
         mtorl data forget runs/latest --user u000017
         mtorl data forget /mnt/mtorl --users-file ids.txt --feature-repo /etc/mtorl/features
         mtorl data forget /mnt/mtorl --older-than 400
+        mtorl data forget /mnt/mtorl --user u1 --log log.csv --dataset my-log.yaml
 
     What it finds it knows by what it is; docs/privacy.md has a table of all stores. Name the folder that holds
     everything: what is exported, shipped or collected into it or below it later leaves these users' past out.
     Nothing is done twice: run it again whenever it was interrupted, or to see that nothing is left.
 
-    Models stay as they are. Those that were trained on the users are named.
+    Models stay as they are. Those that were trained on the users are named. So are your own files from which a log was
+    read, if the users are still in them: remove them there, or the next read brings them back.
 
     Exit code 0: nothing of the users is left but what is said. 1: a store could not be read or written. 2: there is
     no such folder, or somebody else is at work in it.
@@ -290,6 +296,8 @@ def forget(
         from cli.progress_bars import ProgressBars
         from cli.tables import print_forgotten
         from features.forget.places import forget as forget_in
+        from features.ingest.log_folder import Origin
+        from mtorl.log.dataset import DatasetSpec
         from mtorl.log.touchpoints import LogError
         from serving.decision_log.forget import forget_in_spools
 
@@ -301,10 +309,13 @@ def forget(
             raise LogError(f"{folder}: no such folder")
         if older_than is not None and older_than <= 0:
             raise LogError(f"--older-than: expected a number of days above 0, got {older_than:g}")
+        if bool(log) != bool(dataset):
+            raise LogError("--log and --dataset belong together: the file, and its description")
+        origin = Origin.of(log, DatasetSpec.load(dataset)) if log else None
         now = datetime.now(UTC)
         before = None if older_than is None else now - timedelta(days=older_than)
         with ProgressBars() as bars, bars.step("look for what is kept, and remove it"):
-            report = forget_in(folder, users, now, before, feature_repo)
+            report = forget_in(folder, users, now, before, feature_repo, origin)
             spools = forget_in_spools(folder, users, now)
     print_forgotten(folder, report, spools)
     raise typer.Exit(1 if report.failed else 0)

@@ -245,6 +245,11 @@ def print_forgotten(folder: Path, report: Report, spools: Mapping[str, SpoolWith
             typer.echo(f"trained on {_users(model.users)}: {model.name} {model.version} in {places}")
         if model.named:
             typer.echo(f"names {_users(model.named)} in reference.parquet: {model.name} {model.version} in {places}")
+    if report.raw:
+        typer.echo("your own files stay as they are; whoever is still in one comes back when it is read again:")
+        for line in report.raw:
+            typer.echo(f"  {line}")
+        typer.echo("remove them there, in the file and wherever it is made from, then run this again")
     for line in report.failed:
         typer.echo(f"not done: {line}", err=True)
 

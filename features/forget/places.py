@@ -36,7 +36,9 @@ import pyarrow.parquet as pq
 
 from features.collect import store as collected
 from features.engine import parquet_files
+from features.forget.raw_files import origins_of, still_in
 from features.forget.tables import DECISION, USER, Rows, remove_quarantined
+from features.ingest.log_folder import Origin
 from features.online.forget import forget_online
 from features.online.journal import Journal
 from features.sequences import manifest
@@ -60,11 +62,13 @@ class Report:
     Attributes:
         removed: How many rows or keys each store lost, by its place in the folder; 0 where there was nothing to remove.
         failed: What could not be done, in words; done again, it may be.
+        raw: Of somebody's own files that logs were read from: in which the users still are, in words.
         models: Those that were trained on the users, or name them.
     """
 
     removed: Counter[str] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
+    raw: list[str] = field(default_factory=list)
     models: list[TrainedOn] = field(default_factory=list)
 
 
@@ -74,6 +78,7 @@ def forget(
     now: datetime,
     before: datetime | None = None,
     feature_repo: str | Path | None = None,
+    origin: Origin | None = None,
 ) -> Report:
     """Take users, or what is old, out of all that a folder keeps, and see to it that they don't come back.
 
@@ -83,6 +88,7 @@ def forget(
         now: What users do from now on is not forgotten.
         before: Decisions, outcomes and touchpoints of logs that are older go too, whoever's they are.
         feature_repo: Feast repository that is not in the folder, but whose online store belongs to it.
+        origin: Raw files to look into, besides those that the folder's logs were read from.
 
     Raises:
         ForgottenError: The folder can't be written to, or somebody else forgets something there.
@@ -115,6 +121,7 @@ def forget(
                 work.each(repo, lambda path: forget_online(path, users), what="online store")
             with work.saying(root):
                 work.report.models.extend(trained_on(found.artifacts, users))
+            work.raw_files(found.logs, origin)
     return work.report
 
 
@@ -205,6 +212,16 @@ class _Work:
         for folder in folders:
             with self.saying(folder):
                 _bring_up_to_date(folder)
+
+    def raw_files(self, logs: list[Path], given: Origin | None) -> None:
+        """Say of the files that logs were read from what they still have of the users; they stay as they are."""
+        with self.saying(self._root):
+            found, unknown = origins_of(logs)
+            lines = [line for origin in [*found, *([given] if given else [])] for line in still_in(origin, self._users)]
+            self.report.raw.extend(dict.fromkeys(lines))
+            if unknown and not given:
+                names = ", ".join(str(folder.relative_to(self._root)) for folder in unknown)
+                self.report.raw.append(f"{names}: does not say which file it was read from; name that: --log")
 
     def each(self, path: Path, remove: Callable[[Path], int | None], what: str = "") -> None:
         """Remove something from a store, and count it."""

@@ -8,18 +8,55 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import ibis
 import pyarrow.parquet as pq
 
 from features.engine import open_engine
 from features.ingest.ingest import IngestReport, LogError, ingest_log
+from features.ingest.object_store import is_remote
 from mtorl.log.dataset import SIMULATOR, DatasetSpec, SpecError
 from mtorl.log.splits import unit_order
 from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE, fingerprint, write_log
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
+
+RAW = "raw"
+"""In `INGEST_FILE`: the `Origin` of the log; null for the simulator's."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a log was read from.
+
+    Attributes:
+        log: Path of the raw file or folder, or its address.
+        spec: The description by which it was read; names further files.
+    """
+
+    log: str
+    spec: DatasetSpec
+
+    @classmethod
+    def of(cls, path: str, spec: DatasetSpec) -> Origin:
+        """The origin that a path means here."""
+        return cls(path if is_remote(path) else str(Path(path).absolute()), spec)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; `from_dict` is the inverse."""
+        return {"log": self.log, "description": self.spec.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Origin:
+        """From plain values.
+
+        Raises:
+            SpecError: the description is none.
+        """
+        return cls(data["log"], DatasetSpec.from_dict(data["description"]))
 
 
 @dataclass(frozen=True)
@@ -88,7 +125,8 @@ def ingest(raw: RawLog, folder: Path, quarantine: Path) -> IngestReport:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     spec.of_canonical_log().save(folder / DATASET_FILE)
-    (folder / INGEST_FILE).write_text(json.dumps(asdict(report), indent=2))
+    origin = Origin.of(raw.path, spec).to_dict() if raw.path else None
+    (folder / INGEST_FILE).write_text(json.dumps({**asdict(report), RAW: origin}, indent=2))
     return report
 
 

@@ -345,6 +345,24 @@ def test_forget_says_what_was_removed_and_is_done_once(log: pd.DataFrame, tmp_pa
     assert again.exit_code == 0 and "nothing left in touchpoints.parquet" in again.output
 
 
+def test_forget_names_raw_files_in_which_the_user_still_is(log: pd.DataFrame, spec: Path, tmp_path: Path) -> None:
+    """Which nobody rewrites; a log of a folder says itself what it was read from, any other one is named."""
+    raw, volume, user = tmp_path / "raw.csv", tmp_path / "made", log["user_id"].iloc[0]
+    log.to_csv(raw, index=False)
+    rows = (log["user_id"] == user).sum()
+    built = CliRunner().invoke(app, ["data", "build", str(raw), "--dataset", str(spec), "--out", str(volume)])
+    assert built.exit_code == 0, built.output
+    said = f"{raw}: {rows} rows of the user (by 'user_id')"
+    forget = ["data", "forget", "--user", user]
+    done = CliRunner().invoke(app, [*forget, str(volume)])
+    assert done.exit_code == 0 and said in done.output and "remove them there" in done.output
+    (tmp_path / "other").mkdir()
+    named = CliRunner().invoke(app, [*forget, str(tmp_path / "other"), "--log", str(raw), "--dataset", str(spec)])
+    assert named.exit_code == 0 and said in named.output
+    log[log["user_id"] != user].to_csv(raw, index=False)
+    assert "your own files" not in CliRunner().invoke(app, [*forget, str(volume)]).output
+
+
 def test_forget_names_what_it_cannot_read(tmp_path: Path) -> None:
     (tmp_path / "touchpoints.parquet").write_bytes(b"PAR1")
     done = CliRunner().invoke(app, ["data", "forget", str(tmp_path), "--user", "u1"])
@@ -357,6 +375,7 @@ def test_forget_names_what_it_cannot_read(tmp_path: Path) -> None:
         ([], "whom to forget? Give --user, --users-file, or --older-than"),
         (["--older-than", "0"], "--older-than: expected a number of days above 0"),
         (["--user", "u1", "--users-file", "none.txt"], "none.txt"),
+        (["--user", "u1", "--log", "log.csv"], "--log and --dataset belong together"),
         (["--user", "u1", "--feature-repo", "none"], "none: no feature_store.yaml in this folder"),
     ],
 )

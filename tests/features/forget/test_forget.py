@@ -300,3 +300,51 @@ def test_everybody_may_leave(volume: Path) -> None:
     report: Report = forget(volume, everyone, NOW)
     assert not report.failed and Manifest.read(volume / "windows").rows == 0
     assert not any(forget(volume, everyone, NOW).removed.values())
+
+
+def test_files_that_a_log_was_read_from_are_named_while_the_user_is_in_them(tmp_path: Path) -> None:
+    """They are somebody's own: they stay as they are, byte for byte."""
+    own, volume = tmp_path / "own", tmp_path / "volume"
+    own.mkdir()
+    hours = pd.date_range("2026-01-01", periods=40, freq="h", tz="UTC").astype(str)
+    rows = pd.DataFrame({"uid": [f"u{i % 4}" for i in range(40)], "timestamp": hours, "slot": ["a", "b"] * 20})
+    rows = rows.assign(imp=[f"i{i}" for i in range(40)])
+    rows.to_csv(own / "log.csv", index=False)
+    orders = rows.loc[[1, 6, 9], ["imp", "timestamp"]].assign(amount=2.0)
+    orders.to_csv(own / "orders.csv", index=False)
+    pd.DataFrame({"user_id": ["u1", "u2"], "timestamp": pd.Timestamp("2026-01-01", tz="UTC"), "age": 1.0}).to_parquet(
+        own / "ages.parquet"
+    )
+    (own / "own.yaml").write_text(
+        """{name: own, channels: [a, b], propensity: channel-frequency,
+        columns: {user_id: uid, channel: slot, touchpoint_id: imp, campaign_id: {value: all}, cost: {value: 0},
+            click: {value: 0}, conversion: {value: 0}},
+        conversions: {source: orders.csv, columns: {touchpoint_id: imp, timestamp: timestamp, revenue: amount}},
+        features: [{view: ages, source: ages.parquet, key: user_id, fields: [{name: age, kind: numeric}]}],
+        timed: [revenue], reward: {gain: revenue}}"""
+    )
+    ingest(RawLog(str(own / "log.csv"), str(own / "own.yaml")), volume / "data", volume / "quarantine.csv")
+    shutil.copytree(volume / "data", volume / "pipeline" / "log")  # said once
+    before = content(own)
+    report = forget(volume, frozenset({"u1"}), NOW)
+    assert not report.failed and report.raw == [
+        f"{own}/log.csv: 10 rows of the user (by 'uid')",
+        f"{own}/orders.csv: 2 rows of the user (by 'imp')",
+        f"{own}/ages.parquet: 1 row of the user (by 'user_id')",
+    ]
+    assert content(own) == before
+    rows[rows["uid"] != "u1"].to_csv(own / "log.csv", index=False)
+    (own / "orders.csv").unlink()
+    pd.DataFrame({"user_id": ["u2"]}).to_parquet(own / "ages.parquet")
+    (gone,) = forget(volume, frozenset({"u1"}), NOW).raw
+    assert gone.startswith(f"{own}/orders.csv: not there any more")
+
+
+def test_a_log_of_an_earlier_release_does_not_say_what_it_was_read_from(volume: Path) -> None:
+    assert forget(volume, frozenset({WHO}), NOW).raw == []  # it is the simulator's
+    noted = json.loads((volume / "data" / "ingest.json").read_text())
+    del noted["raw"]
+    (volume / "data" / "ingest.json").write_text(json.dumps(noted))
+    assert forget(volume, frozenset({WHO}), NOW).raw == [
+        "data: does not say which file it was read from; name that: --log"
+    ]

@@ -1,0 +1,114 @@
+"""Files that a log was read from are somebody's own: they stay as they are, and users who are still in them are said.
+
+    origins, unknown = origins_of([Path("runs/latest/data")])
+    for line in still_in(origins[0], frozenset({"u1"})):
+        print(line)                        # log.csv: 12 rows of u1 (column 'uid')
+
+Nobody's raw files are rewritten unasked. But whoever reads them again has the user back. So a folder that a log was
+read into says from where, and by which description: `features.ingest.log_folder`.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import ibis
+
+from features.engine import Engine, open_engine
+from features.forget.tables import USER
+from features.ingest import adapters
+from features.ingest.adapters import base as values
+from features.ingest.adapters import files
+from features.ingest.adapters.renamed import value_of
+from features.ingest.log_folder import RAW, Origin
+from features.ingest.object_store import is_remote
+from mtorl.log.dataset import SpecError
+from mtorl.log.sources import TOUCHPOINT_ID
+from mtorl.log.touchpoints import INGEST_FILE, LogError
+
+
+def origins_of(logs: Iterable[Path]) -> tuple[list[Origin], list[Path]]:
+    """What logs were read from, each once, and the logs that don't say it.
+
+    Args:
+        logs: Folders that ingestion wrote.
+    """
+    found: dict[str, Origin] = {}
+    unknown = []
+    for folder in logs:
+        report = json.loads((folder / INGEST_FILE).read_text(encoding="utf-8"))
+        if RAW not in report:  # an earlier release wrote it
+            unknown.append(folder)
+        elif report[RAW]:
+            found[json.dumps(report[RAW], sort_keys=True)] = Origin.from_dict(report[RAW])
+    return list(found.values()), unknown
+
+
+def still_in(origin: Origin, users: frozenset[str]) -> Iterator[str]:
+    """Say of each file of an origin how many rows of the users it has, or why nobody knows; nothing of a file without.
+
+    Args:
+        origin: A log, its second file, and files of feature views.
+        users: Ids, as the canonical log has them.
+    """
+    with open_engine("duckdb") as engine, tempfile.TemporaryDirectory(prefix="mtorl-forget-") as scratch:
+        look = _Look(engine, Path(scratch), origin, users)
+        named = [(origin.log, look.log)]
+        if origin.spec.conversions:
+            named.append((origin.spec.conversions.source, look.conversions))
+        named += [(view.source, look.view) for view in origin.spec.features if view.source and view.key == USER]
+        for name, rows_of in named:
+            if is_remote(name):
+                yield f"{name}: not looked into, since it is in an object store"
+            elif not Path(name).exists():
+                yield f"{name}: not there any more; wherever it is now, nobody has looked into it"
+            else:
+                try:
+                    with files.readable(Path(name)):
+                        found, column = rows_of(Path(name))
+                        count = int(found.count().execute())
+                except (LogError, SpecError) as error:
+                    yield f"not looked into: {str(error).splitlines()[0]}"
+                    continue
+                if count:
+                    rows = f"{count:,} row{'s' * (count != 1)}"
+                    yield f"{name}: {rows} of {'the user' if len(users) == 1 else 'the users'} (by {column!r})"
+
+
+class _Look:
+    """Finds the rows of users in the files of an origin: each method those of one file, and its column that says so."""
+
+    def __init__(self, engine: Engine, scratch: Path, origin: Origin, users: frozenset[str]) -> None:
+        self._engine, self._scratch, self._spec, self._users = engine, scratch, origin.spec, sorted(users)
+        self._ids: ibis.Table | None = None  # of the users' touchpoints, where conversions name these
+
+    def log(self, path: Path) -> tuple[ibis.Table, str]:
+        adapter, raw = adapters.read(self._engine, path, self._spec, self._scratch)
+        adapted = adapter.adapt(raw, self._spec)
+        rows = adapted.filter(values.text(adapted[USER]).isin(self._users))
+        if TOUCHPOINT_ID in rows.columns:
+            self._ids = rows.select(key=values.text(rows[TOUCHPOINT_ID])).distinct()
+        return rows, adapter.called(self._spec).get(USER, USER)
+
+    def conversions(self, path: Path) -> tuple[ibis.Table, str]:
+        told = self._spec.conversions
+        assert told is not None
+        source = told.columns[told.key]
+        if told.key == TOUCHPOINT_ID and self._ids is None:
+            raise LogError(f"{path}: only the log says whose touchpoints are named in {source.column!r}")
+        rows = self._table(path)
+        rows = rows.select(key=values.text(value_of(rows, source)))
+        found = rows.filter(rows["key"].isin(self._users)) if self._ids is None else rows.semi_join(self._ids, "key")
+        return found, str(source.column)
+
+    def view(self, path: Path) -> tuple[ibis.Table, str]:
+        rows = self._table(path)
+        return rows.filter(values.text(rows[USER]).isin(self._users)), USER
+
+    def _table(self, path: Path) -> ibis.Table:
+        folder = Path(tempfile.mkdtemp(dir=self._scratch))
+        parts = files.parts(path)
+        return files.table(self._engine, parts, files.columns_of(path, parts), folder)
