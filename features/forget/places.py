@@ -8,7 +8,7 @@ A folder is that of a run, the data volume of a cluster, or any part of these:
     Parquet tables with the column user_id or decision_id: logs, sources of features, collected decisions, exports,
         what a sink or a pipeline's step has written
     folders of windows, whose manifest stays true
-    CSVs of quarantined rows
+    CSVs of quarantined rows, and of conversions that count for no touchpoint
     Feast repositories: their online store, wherever that is
     journals of `mtorl feed`
     artifacts, which stay, and are named
@@ -38,6 +38,7 @@ from features.collect import store as collected
 from features.engine import parquet_files
 from features.forget.raw_files import origins_of, still_in
 from features.forget.tables import DECISION, USER, Rows, remove_quarantined
+from features.ingest.conversions import FILE as LEFT_OUT
 from features.ingest.log_folder import Origin
 from features.online.forget import forget_online
 from features.online.journal import Journal
@@ -49,7 +50,7 @@ from mtorl.log.touchpoints import INGEST_FILE, LOG_FILE, LogError, fingerprint
 from mtorl.runtime import progress
 
 _SETTINGS, _SQLITE = "feature_store.yaml", b"SQLite format 3"
-_QUARANTINE = re.compile(r"quarantine|(.+\.)?quarantine\.csv")
+_QUARANTINE = re.compile(rf"quarantine|(.+\.)?quarantine\.csv|{re.escape(LEFT_OUT)}")
 _CAN_GO_WRONG = (OSError, ValueError, sqlite3.Error, pa.ArrowException, manifest.ManifestError, ArtifactError)
 _UNFINISHED, _UNFINISHED_SECONDS = re.compile(r"\..+\.[0-9a-f]{8}(\.old)?"), 86_400.0  # what `replacing` writes to
 _PART = re.compile(r"date=.*|(decision|outcome|shadow)-\d{8}-\d+")  # an hour of a store, or a segment of an export

@@ -326,7 +326,10 @@ def test_files_that_a_log_was_read_from_are_named_while_the_user_is_in_them(tmp_
     ingest(RawLog(str(own / "log.csv"), str(own / "own.yaml")), volume / "data", volume / "quarantine.csv")
     shutil.copytree(volume / "data", volume / "pipeline" / "log")  # said once
     before = content(own)
+    left_out = volume / "data" / "conversions-left-out.csv"
+    left_out.write_text("row,uid,reason\n3,u1,no_touchpoint\n4,u2,no_touchpoint\n")
     report = forget(volume, frozenset({"u1"}), NOW)
+    assert left_out.read_text() == "row,uid,reason\n4,u2,no_touchpoint\n"
     assert not report.failed and report.raw == [
         f"{own}/log.csv: 10 rows of the user (by 'uid')",
         f"{own}/orders.csv: 2 rows of the user (by 'imp')",
