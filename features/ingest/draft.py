@@ -32,6 +32,7 @@ from mtorl.log.touchpoints import CREATED, LogError
 
 MOST_ROWS = 1_000_000  # that are looked at
 _MOST_CHANNELS = 50
+_RARE_ROWS, _RARE_SHARE = 10, 0.01  # a value with fewer rows, and a smaller share, is no channel
 _MOST_CATEGORIES = 1000  # beyond it a column of text says little to a model
 
 # The words of which a column's name consists, for each column of the log; earlier words are better.
@@ -108,7 +109,7 @@ def draft_description(
         if not rows:
             raise LogError(f"{here}: the file has columns but no rows")
         roles = _roles(here, facts, rows, named or {})
-        channels = _values_of(table, roles["channel"])
+        channels = _counts_of(table, roles["channel"])
         rest = [facts[name] for name in names if name not in roles.values()]
         fixed = _same_for_each_user(table, roles["user_id"], [fact.name for fact in rest])
         second = None
@@ -174,10 +175,11 @@ def _roles(path: Path, facts: Mapping[str, Facts], rows: int, named: Mapping[str
     return roles
 
 
-def _values_of(table: ibis.Table, name: str) -> list[str]:
-    text = values.text(table[name])
-    found = table.select(value=text).filter(ibis._["value"].notnull()).distinct().order_by("value")
-    return [str(value) for value in found.limit(_MOST_CHANNELS + 1).to_pyarrow()["value"].to_pylist()]
+def _counts_of(table: ibis.Table, name: str) -> dict[str, int]:
+    """How many rows have each value of a column, by value; the most frequent ones of very many."""
+    found = table.select(value=values.text(table[name])).filter(ibis._["value"].notnull())
+    counted = found.group_by("value").agg(rows=ibis._.count()).order_by(ibis.desc("rows"), "value").limit(1000)
+    return {str(row["value"]): int(row["rows"]) for row in counted.to_pyarrow().sort_by("value").to_pylist()}
 
 
 def _same_for_each_user(table: ibis.Table, user: str, names: Sequence[str]) -> set[str]:
@@ -199,7 +201,7 @@ class _Writer:
         name: str,
         facts: Mapping[str, Facts],
         roles: Mapping[str, str],
-        channels: list[str],
+        channels: Mapping[str, int],
         rows: int,
         second: Found | None,
         told: str,
@@ -213,12 +215,7 @@ class _Writer:
     def draft(self, rest: Sequence[Facts], fixed: set[str]) -> Draft:
         """The description of a log with these further columns, some of them fixed for each user."""
         self._line(f"name: {_flow(self._name)}")
-        if len(self._channels) > _MOST_CHANNELS:
-            raise LogError(
-                f"{self._roles['channel']!r} has more than {_MOST_CHANNELS} values: is it the channel? "
-                "Say which column is: --column channel=NAME"
-            )
-        self._line(f"channels: {_flow(self._channels)}")
+        self._write_channels()
         if "propensity" in self._roles:
             self._line("propensity: logged", "the column looks like the probability with which the channel was chosen")
         else:
@@ -244,6 +241,27 @@ class _Writer:
         self._line("currency: currency unit", "", "currency: of cost and revenue, such as EUR")
         text = "\n".join(self._lines) + "\n"
         return Draft(text, DatasetSpec.from_dict(yaml.safe_load(text)), tuple(self._checks), self._rows)
+
+    def _write_channels(self) -> None:
+        """A value that is hardly ever there is a typo rather than a channel: a model can't learn it either."""
+        rare = {name: n for name, n in self._channels.items() if n < _RARE_ROWS and n < _RARE_SHARE * self._rows}
+        channels = [name for name in self._channels if name not in rare]
+        if len(channels) < 2:  # whatever they are, it has no others
+            channels, rare = list(self._channels), {}
+        if len(channels) > _MOST_CHANNELS:
+            raise LogError(
+                f"{self._roles['channel']!r} has more than {_MOST_CHANNELS} values: is it the channel? "
+                "Say which column is: --column channel=NAME"
+            )
+        check = ""
+        if rare:
+            some = ", ".join(f"{name!r} ({n} row{'s' * (n != 1)})" for name, n in [*rare.items()][:5])
+            more = f" and {len(rare) - 5} more" * (len(rare) > 5)
+            check = (
+                f"channels: left out, since hardly any row has it: {some}{more}. A typo? Mend the log, or go on "
+                "without these rows: --bad-rows quarantine. If it is a channel, add it"
+            )
+        self._line(f"channels: {_flow(channels)}", "", check)
 
     def _columns(self) -> None:
         start = len(self._lines)

@@ -183,3 +183,21 @@ def test_a_gain_is_an_outcome_that_there_is_some_of(tmp_path: Path) -> None:
     found, _ = draft(tmp_path, {**foreign(), "clicked": np.zeros(ROWS, dtype=int)})
     assert found.spec.reward.gain.plain == "revenue"
     assert any("reward: the gain is revenue; dwell_seconds can be" in check for check in found.checks)
+
+
+def test_a_value_that_hardly_any_row_has_is_no_channel(tmp_path: Path) -> None:
+    """One row of 600 with a typo, and a small channel of ten rows, which stays."""
+    columns = foreign()
+    columns["slot"][:11] = ["seach", *["audio"] * 10]
+    found, path = draft(tmp_path, columns)
+    assert found.spec.channels == ("audio", "search", "social", "video")
+    (check,) = [check for check in found.checks if check.startswith("channels: ")]
+    assert "'seach' (1 row)" in check and "--bad-rows quarantine" in check
+    (fault,) = validate_log(path, found.spec).faults
+    assert (fault.rule, fault.count) == ("unknown_channel", 1)
+
+
+def test_a_log_of_rare_values_alone_keeps_them(tmp_path: Path) -> None:
+    columns = {name: values[:600] for name, values in foreign().items()}
+    columns["slot"] = ["a"] * 599 + ["b"]
+    assert draft(tmp_path, columns, named={"channel": "slot"})[0].spec.channels == ("a", "b")
