@@ -24,7 +24,7 @@ from features.ingest.adapters import base as values
 from features.ingest.adapters.base import SAME
 from features.ingest.adapters.files import ROW
 from features.sequences.touchpoints import SAME_TOUCHPOINT, strictly_increasing
-from mtorl.log.dataset import Column, DatasetSpec, outcome_time
+from mtorl.log.dataset import EVENTS, Column, DatasetSpec, outcome_time
 from mtorl.log.sources import TOUCHPOINT_ID
 from mtorl.log.touchpoints import CREATED
 
@@ -100,6 +100,7 @@ def read(adapted: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     columns: dict[str, ibis.Value] = {}
     numbers = _numbers(spec)
     zero = {c.name for c in _declared(spec) if c.missing == "zero"}
+    happened = {*EVENTS, *(c.name for c in spec.outcomes)}  # or not; a further outcome may be an amount, too
     times = ("timestamp", *_times(spec))
     for name in (*spec.log_columns, *(name for name in spec.optional_columns if name in adapted.columns)):
         value = adapted[name]
@@ -107,7 +108,8 @@ def read(adapted: ibis.Table, spec: DatasetSpec) -> ibis.Table:
         if name in times:
             parsed = values.time(value)
         elif name in numbers:
-            parsed = ibis.ifelse(present, values.number(value), 0.0 if name in zero else ibis.null("float64"))
+            told = values.flag(value) if name in happened else values.number(value)
+            parsed = ibis.ifelse(present, told, 0.0 if name in zero else ibis.null("float64"))
         else:
             parsed = values.text(value)
         columns |= {name: parsed, _PRESENT + name: present}

@@ -24,7 +24,7 @@ from features.ingest.adapters.files import ROW
 from features.ingest.adapters.renamed import value_of
 from features.ingest.contract import Fault
 from features.ingest.object_store import at_hand
-from mtorl.log.dataset import DatasetSpec, outcome_time
+from mtorl.log.dataset import EVENTS, DatasetSpec, outcome_time
 from mtorl.log.times import DAY_US
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.files import replacing
@@ -32,7 +32,6 @@ from mtorl.runtime.files import replacing
 FILE = "conversions-left-out.csv"
 """Beside the canonical log: the rows of the second file that count for no touchpoint, each with its reason."""
 
-_BINARY = ("click", "conversion")
 _REPEATED = "repeated"
 _UNATTRIBUTED = {
     "no_touchpoint": "of no touchpoint in the log",
@@ -176,7 +175,7 @@ class Later:
             at=values.time(told["timestamp"]),
             fault=fault,
             again=(turn > 0) & (fault == 0),
-            **{name: values.number(told[name]) for name in self._told.outcomes},
+            **{name: _read(name, told[name]) for name in self._told.outcomes},
         )
 
     def _rules(self) -> list[tuple[str, str, ibis.Value]]:
@@ -184,10 +183,10 @@ class Later:
         told = {name: value_of(self._raw, source) for name, source in self._told.columns.items()}
         rules = [("unparsable_timestamp", "timestamp", values.time(told["timestamp"]).notnull())]
         for name in self._told.outcomes:
-            number = values.number(told[name])
+            number = _read(name, told[name])
             rules.append(("missing_value", name, values.has_value(told[name], numeric=True)))
             rules.append(("not_a_number", name, number.notnull()))
-            if name in _BINARY:
+            if name in EVENTS:
                 rules.append(("not_binary", name, number.isin([0, 1])))
         return rules
 
@@ -223,7 +222,7 @@ class Later:
         columns: dict[str, ibis.Value] = {}
         for name in self._told.outcomes:
             happened = rows[name] != 0
-            if name in _BINARY:
+            if name in EVENTS:
                 columns[name], known = rows[name].max(), rows["at"].min(where=happened)
             else:  # in the order of the file, so that the last digits do not depend on chance
                 columns[name], known = rows[name].collect(order_by=rows[ROW]).sums(), rows["at"].max(where=happened)
@@ -244,3 +243,8 @@ class Later:
             f"{self._told.source}: not one row counts for a touchpoint ({counts}). Are its columns and the units of "
             f"its times right? Its {key} is {examples[0]}, for instance, and the log has {examples[1]}"
         )
+
+
+def _read(name: str, value: ibis.Value) -> ibis.Value:
+    """As the contract reads an outcome of the log."""
+    return values.number(value) if name == "revenue" else values.flag(value)

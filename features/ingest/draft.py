@@ -134,8 +134,8 @@ _CONTENT: Mapping[str, Callable[[Facts, int], bool]] = {
     "campaign_id": lambda fact, rows: fact.present == rows,
     "channel": lambda fact, rows: fact.present == rows and 2 <= fact.distinct <= _MOST_CHANNELS,
     "cost": lambda fact, rows: fact.numeric and fact.low >= 0,
-    "click": lambda fact, rows: fact.present > 0 and fact.binary == fact.present,
-    "conversion": lambda fact, rows: fact.present > 0 and fact.binary == fact.present,
+    "click": lambda fact, rows: fact.flag,
+    "conversion": lambda fact, rows: fact.flag,
     "revenue": lambda fact, rows: fact.numeric,
     "propensity": lambda fact, rows: fact.numeric and fact.low > 0 and fact.high <= 1,
     CREATED: lambda fact, rows: fact.time,
@@ -229,15 +229,15 @@ class _Writer:
         static = [fact for fact in others if fact.name in fixed]
         self._list("context", [fact for fact in others if fact not in static], _CONTEXT)
         self._list("static", static, "the same in all rows of a user; of a newcomer it is unknown")
-        self._list("outcomes", [fact for fact in outcomes if fact.numeric], _OUTCOMES)
+        self._list("outcomes", [fact for fact in outcomes if fact.outcome], _OUTCOMES)
         for fact in left_out:
             self._lines.append(f"# left out: {fact.name}: {self._reason(fact)}")
         for fact in outcomes:
-            if not fact.numeric:
+            if not fact.outcome:
                 self._lines.append(f"# left out: {fact.name}: seems to be known only afterwards, and is no number")
         if segment := next((fact.name for fact in static if fact.kind == "categorical" and fact.distinct <= 50), None):
             self._line(f"segment: {segment}", "the built-in incumbent tabulates by it")
-        self._gain([fact.name for fact in outcomes if fact.numeric])
+        self._gain([fact.name for fact in outcomes if fact.outcome])
         self._line("currency: currency unit", "", "currency: of cost and revenue, such as EUR")
         text = "\n".join(self._lines) + "\n"
         return Draft(text, DatasetSpec.from_dict(yaml.safe_load(text)), tuple(self._checks), self._rows)

@@ -21,7 +21,7 @@ class Facts:
     present: int  # rows with a value
     numbers: int  # of them, those that are numbers
     times: int
-    binary: int
+    binary: int  # 0 or 1, true or false, yes or no
     whole: int
     distinct: int
     low: float
@@ -31,6 +31,16 @@ class Facts:
     def numeric(self) -> bool:
         """Whether every value is a number."""
         return self.present > 0 and self.numbers == self.present
+
+    @property
+    def flag(self) -> bool:
+        """Whether every value says that something happened, or that it did not."""
+        return self.present > 0 and self.binary == self.present
+
+    @property
+    def outcome(self) -> bool:
+        """Whether it can be an outcome that a gain may weigh."""
+        return self.numeric or self.flag
 
     @property
     def kind(self) -> str:
@@ -58,16 +68,17 @@ def facts_of(table: ibis.Table, names: Sequence[str]) -> tuple[dict[str, Facts],
         value, present = table[name], values.has_value(table[name])
         # Of a type that has no numbers or no times, these would be constants instead of columns.
         number = ibis.ifelse(present, values.number(value), ibis.null("float64"))
+        told = ibis.ifelse(present, values.flag(value), ibis.null("float64"))
         is_time = ibis.ifelse(present, values.time(value).notnull(), False)
         figures |= {
             f"present{i}": present.sum(),
             f"numbers{i}": number.notnull().sum(),
             f"times{i}": is_time.sum(),
-            f"binary{i}": number.isin([0, 1]).fill_null(False).sum(),
+            f"binary{i}": told.isin([0, 1]).fill_null(False).sum(),
             f"whole{i}": (number % 1 == 0).fill_null(False).sum(),
             f"distinct{i}": values.text(value).nunique(),
-            f"low{i}": number.min(),
-            f"high{i}": number.max(),
+            f"low{i}": told.min(),
+            f"high{i}": told.max(),
         }
     found = table.agg(**figures).to_pyarrow().to_pylist()[0]
     counts = ("present", "numbers", "times", "binary", "whole", "distinct")

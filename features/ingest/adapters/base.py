@@ -130,6 +130,20 @@ def number(value: ibis.Value) -> ibis.Value:
     return _finite(value.cast("float64")) if value.type().is_numeric() else ibis.null("float64")
 
 
+_FLAGS = {"yes": 1.0, "no": 0.0, "t": 1.0, "f": 0.0, "y": 1.0, "n": 0.0}  # besides those of `number`
+
+
+def flag(value: ibis.Value) -> ibis.Value:
+    """A value that says whether something happened, as `number`; "yes", "t" and "y" are 1 as well, their opposites 0.
+
+    A number column is not read so: "n" where an amount should be is a fault.
+    """
+    if not value.type().is_string():
+        return number(value)
+    word = value.strip().lower()
+    return ibis.coalesce(number(value), ibis.cases(*((word == name, told) for name, told in _FLAGS.items())))
+
+
 def _finite(value: ibis.Value) -> ibis.Value:
     return ibis.ifelse(value.isnan() | value.isinf(), ibis.null("float64"), value)
 

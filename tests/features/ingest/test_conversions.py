@@ -144,6 +144,14 @@ def test_by_user_the_last_touch_within_the_window_has_it(tmp_path: Path) -> None
     assert "left out: 1 more than 2 days after the newest touchpoint" in str(report)
 
 
+def test_a_second_file_may_say_in_words_what_happened(tmp_path: Path) -> None:
+    told = sold(("a", START + 60, 100), ("b", START + 60, 100)).assign(bought=["yes", "no"])
+    columns = {**BY_USER["conversions"]["columns"], "conversion": "bought"}
+    description = {**BY_USER, "conversions": {**BY_USER["conversions"], "columns": columns}}
+    found, report = Shop(tmp_path, log(("a", 0), ("b", 0)), told, description).ingest()
+    assert found["conversion"].tolist() == [1, 0] and report.conversions and not report.conversions.faults
+
+
 users = st.sampled_from("abc")
 times = st.integers(0, 40).map(lambda hours: hours * 21_600)
 

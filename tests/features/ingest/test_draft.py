@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from features.ingest.draft import draft_description
-from features.ingest.ingest import validate_log
+from features.ingest.ingest import ingest_log, validate_log
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
 from mtorl.simulator.raw_log import write_raw_log
@@ -201,3 +201,28 @@ def test_a_log_of_rare_values_alone_keeps_them(tmp_path: Path) -> None:
     columns = {name: values[:600] for name, values in foreign().items()}
     columns["slot"] = ["a"] * 599 + ["b"]
     assert draft(tmp_path, columns, named={"channel": "slot"})[0].spec.channels == ("a", "b")
+
+
+@pytest.mark.parametrize("words", ["true false", "True False", "TRUE FALSE", "yes no", "Y N", "t f", "1 0"])
+def test_outcomes_in_words_are_seen_and_read(tmp_path: Path, words: str) -> None:
+    """An end to end: the description finds them by their values, and the log has ones and zeros."""
+    happened, columns = np.arange(ROWS) % 3 == 0, foreign()
+    columns["clicked"] = columns["liked"] = np.where(happened, *words.split())
+    found, path = draft(tmp_path, columns)
+    assert found.spec.columns["click"].column == "clicked" and "click" in found.spec.reward.gain.names
+    assert "liked" in [column.name for column in found.spec.outcomes]
+    report = ingest_log(path, found.spec, tmp_path / "log.parquet", tmp_path / "faulty.csv")
+    log = pd.read_parquet(tmp_path / "log.parquet").sort_values("timestamp")
+    assert (report.rows, report.faults) == (ROWS, ())
+    assert (log["click"] == happened).all() and (log["liked"] == happened).all()
+
+
+def test_an_amount_is_not_read_from_words(tmp_path: Path) -> None:
+    found, path = draft(tmp_path, foreign())
+    columns = foreign() | {
+        "price_paid": ["no", *foreign()["price_paid"][1:]],
+        "clicked": ["nope"] + ["no"] * (ROWS - 1),
+    }
+    pd.DataFrame(columns).to_csv(path, index=False)
+    faults = {(fault.rule, fault.column, fault.example) for fault in validate_log(path, found.spec).faults}
+    assert faults == {("not_a_number", "price_paid", "'no'"), ("not_a_number", "clicked", "'nope'")}
