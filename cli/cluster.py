@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.commands import BadRows, CommandGroup, Dataset, Epochs, Seed, Trusted, Users
+from cli.commands import BadRows, Collected, CommandGroup, Dataset, Epochs, Seed, Trusted, Users
 from cli.endings import exit_codes, stop
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ def materialize(
     feature_repo: FeatureRepo,
     log: Annotated[Path, typer.Option(help="Touchpoint log as it stands now.")],
     dataset: Dataset,
+    collected: Collected = "",
     bad_rows: BadRows = "fail",
     trusted: Trusted = False,
     every_minutes: Annotated[
@@ -133,6 +134,11 @@ def materialize(
 
         mtorl materialize --feature-repo runs/latest/features --log runs/latest/data/touchpoints.parquet \
             --dataset simulator
+        mtorl materialize --feature-repo runs/latest/features --log log.csv --dataset my-log.yaml \
+            --collected collected --bad-rows quarantine
+
+    Give it what the run was given: the log, what was collected, and whether to go on without faulty rows, which stop it
+    otherwise, before anything is written.
 
     What is there already stays; a run that was stopped is made good by the next. On Redis a run that finds nothing to
     do ends within a second, so it may be started every minute: an emptied store is filled by the next.
@@ -141,6 +147,7 @@ def materialize(
 
     from redis.exceptions import RedisError
 
+    from features.collect.store import digest_of
     from features.ingest.log_folder import RawLog
     from features.online.written import NothingToWrite, Repository, StoreEmptied
     from mtorl.log.dataset import DatasetSpec, SpecError
@@ -151,7 +158,8 @@ def materialize(
     with exit_codes(unusable=(SpecError, LogError, NothingToWrite, OSError), failed=(StoreEmptied,)):
         try:
             spec, repository = DatasetSpec.load(dataset), Repository(feature_repo)
-            source, before = repository.source(log, spec), repository.written()
+            decisions = digest_of(collected) if collected else ""
+            source, before = repository.source(log, spec, decisions), repository.written()
             if before and before.source == source:
                 typer.echo("up to date")
                 return
@@ -159,25 +167,34 @@ def materialize(
                 typer.echo(f"the log has grown; it is written in {left:.0f} s")
                 return
             with repository.writing(source):
-                _write_online(feature_repo, RawLog(str(log), dataset, bad_rows), trusted)
+                _write_online(feature_repo, RawLog(str(log), dataset, bad_rows), trusted, decisions and collected)
+            if collected and not decisions:
+                typer.echo(f"{collected}: no decisions were collected here yet; mtorl data collect does it")
         except RedisError as error:
             stop(_first_line(error), 2)
 
 
-def _write_online(feature_repo: Path, raw: RawLog, trusted: bool) -> None:
+def _write_online(feature_repo: Path, raw: RawLog, trusted: bool, collected: str) -> None:
     import sqlite3
 
     import duckdb
 
+    from features.collect.training_log import add_touchpoints
     from features.data_folder import canonical_log
+    from features.ingest.ingest import saying_way_on
     from features.offline.store import last_known, refresh
     from features.online.history import HistoryError
 
     try:
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder)
-            log = canonical_log(raw, place / "log", place / "faulty.csv", trusted)
-            users = refresh(feature_repo, log.spec, log.path)
+            with saying_way_on(None, raw.bad_rows):
+                log = canonical_log(raw, place / "log", place / "faulty.csv", trusted)
+            path = log.path
+            if collected:
+                path = place / "with-decisions.parquet"
+                add_touchpoints(collected, log.spec, log.path, path)
+            users = refresh(feature_repo, log.spec, path)
         newest = last_known(feature_repo)
     except HistoryError as error:
         stop(str(error), 2)

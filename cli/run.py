@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import BadRows, CommandGroup, Dataset, Epochs, Seed, Users
+from cli.commands import BadRows, Collected, CommandGroup, Dataset, Epochs, Seed, Users
 from cli.endings import exit_codes, stop
 
 app = CommandGroup()
@@ -19,9 +19,7 @@ def run(
         str, typer.Option(help="Raw exposure log (CSV, CSV.gz or Parquet). Empty: the built-in simulator.")
     ] = "",
     dataset: Dataset = "simulator",
-    collected: Annotated[
-        str, typer.Option(help="Decisions of your policies, as data collect keeps them: added to the log.")
-    ] = "",
+    collected: Collected = "",
     bad_rows: BadRows = "fail",
     users: Users = 0,
     epochs: Epochs = 12,

@@ -33,6 +33,7 @@ from features.collect.pruning import LOG, generations_of, kept, kept_shares, squ
 from features.collect.report import Learnable, learnable_of
 from features.collect.rules import decisions_query
 from features.collect.store import hourly
+from features.engine import parquet_files
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.hashing import fractions_of
 from mtorl.log.opportunities import MOST_WINDOWS, OPPORTUNITIES_FILE
@@ -108,12 +109,28 @@ def add_decisions(store: str | Path, folder: str | Path, which: Decisions = Deci
         progress.report(1, 4, "opportunities")
         _write_opportunities(db, spec, data / OPPORTUNITIES_FILE)
         progress.report(2, 4, "touchpoints")
-        pruned = _add_touchpoints(db, spec, data / LOG_FILE, which.most_touchpoints)
+        pruned = _add_touchpoints(db, spec, [data / LOG_FILE], data / LOG_FILE, which.most_touchpoints)
         progress.report(3, 4, "what can be learned")
         found = replace(learnable_of(db, spec), pruned=pruned)
     _note(data, found)
     progress.report(4, 4, "done")
     return found
+
+
+def add_touchpoints(store: str | Path, spec: DatasetSpec, log: Path, out: Path) -> None:
+    """Write a log with the exposures among collected decisions, for what needs no more of them: features.
+
+    Args:
+        store: What `features.collect.store.collect` keeps.
+        spec: Description of the data set.
+        log: A canonical log, a file or a folder of parts.
+        out: File to write.
+
+    Raises:
+        LogError: The store holds no decisions.
+    """
+    with judged(store, spec, Decisions()) as db:
+        _add_touchpoints(db, spec, parquet_files(log), out)
 
 
 @contextmanager
@@ -176,8 +193,10 @@ def _users_with_windows(db: duckdb.DuckDBPyConnection) -> pa.Table:
     return pa.table({"user_id": pa.array(pd.concat(chosen), pa.string())})
 
 
-def _add_touchpoints(db: duckdb.DuckDBPyConnection, spec: DatasetSpec, path: Path, most_rows: int) -> int:
-    """Append exposures to the log, which keeps its order; a column that no record has is null.
+def _add_touchpoints(
+    db: duckdb.DuckDBPyConnection, spec: DatasetSpec, log: list[Path], out: Path, most_rows: int = 0
+) -> int:
+    """Write a log's files and the exposures as one; a column that no record has is null.
 
     Returns:
         How many touchpoints were left out because there are too many.
@@ -187,20 +206,21 @@ def _add_touchpoints(db: duckdb.DuckDBPyConnection, spec: DatasetSpec, path: Pat
     there = {"user_id", "timestamp", "campaign_id", "channel", "propensity", *spec.outcome_kinds, *times, *own}
     values = {name: name_of(name) if name in there else "NULL" for name in (*spec.log_columns, *times)}
     shown = ", ".join(f"{value} AS {name_of(name)}" for name, value in values.items())
-    types = schema(spec, [*pq.read_schema(path).names, COLLECTED])
+    names = pq.read_schema(log[0]).names
+    types = schema(spec, [*names, COLLECTED])
     typed = ", ".join(f"CAST({name_of(f.name)} AS {_SQL[str(f.type)]}) AS {name_of(f.name)}" for f in types)
     channels = len(spec.channels)
+    own_too = "" if COLLECTED in names else f", false AS {COLLECTED}"
     pool = f"""(SELECT {typed}, arm, generation, squared_weight FROM (
-        SELECT *, {text(LOG)} AS arm, '' AS generation, {squared_weight_of_log(channels)} AS squared_weight,
-               false AS {COLLECTED}
-        FROM {parquet([path])} UNION ALL BY NAME
+        SELECT *, {text(LOG)} AS arm, '' AS generation, {squared_weight_of_log(channels)} AS squared_weight{own_too}
+        FROM {parquet(log)} UNION ALL BY NAME
         SELECT {shown}, arm, generation, if(propensity IS NULL, NULL, {squared_weight(channels)}) AS squared_weight,
                true AS {COLLECTED}
         FROM judged WHERE touchpoint))"""
     generations = generations_of(db, pool) if most_rows else []
     rows = sum(one.rows for one in generations)
     stays = kept(kept_shares(generations, most_rows)) if rows > most_rows else "true"
-    with replacing(path) as unfinished:
+    with replacing(out) as unfinished:
         execute(
             db,
             f"""COPY (
@@ -208,7 +228,7 @@ def _add_touchpoints(db: duckdb.DuckDBPyConnection, spec: DatasetSpec, path: Pat
                 ORDER BY user_id, timestamp)
             TO {text(unfinished)} (FORMAT parquet, COMPRESSION zstd)""",
         )
-    ((written,),) = execute(db, f"SELECT count(*) FROM {parquet([path])}")
+    ((written,),) = execute(db, f"SELECT count(*) FROM {parquet([out])}")
     return max(0, rows - int(written))
 
 

@@ -108,15 +108,17 @@ def ingest_log(
     return log.report(int(users), content, ties)
 
 
-def way_on(quarantine_csv: str | Path, bad_rows: str) -> str:
-    """What to do at the command line about bad rows, by what it was told to do with them."""
-    place = f"The bad rows are in {quarantine_csv}, each with its reasons."
+def way_on(quarantine_csv: str | Path | None, bad_rows: str) -> str:
+    """What to do at the command line about bad rows, by what it was told to do with them; None: they were not kept."""
+    place = "mtorl data validate writes the bad rows to a file, each with its reasons: --quarantine FILE"
+    if quarantine_csv is not None:
+        place = f"The bad rows are in {quarantine_csv}, each with its reasons."
     return place + "\nMend them, or go on without them: --bad-rows quarantine" * (bad_rows == "fail")
 
 
 @contextmanager
-def saying_way_on(quarantine_csv: Path, bad_rows: str) -> Iterator[None]:
-    """Add `way_on` to the error where the block finds bad rows; for a quarantine file that stays."""
+def saying_way_on(quarantine_csv: Path | None, bad_rows: str) -> Iterator[None]:
+    """Add `way_on` to the error where the block finds bad rows; with a quarantine file if that stays."""
     try:
         yield
     except BadRowsError as error:

@@ -57,12 +57,13 @@ class Repository:
         self.registry = None if "://" in path or not path else repo / path
         """Its file; None: it is elsewhere."""
 
-    def source(self, log: Path, spec: DatasetSpec) -> str:
-        """Changes with the log, the registry and the data set.
+    def source(self, log: Path, spec: DatasetSpec, decisions: str = "") -> str:
+        """Changes with the log, the registry, the data set and the decisions that are added to the log.
 
         Args:
             log: Touchpoint log: a file, or a folder of parts.
             spec: Description of the data set.
+            decisions: A digest of them, `features.collect.store.digest_of`; empty for none.
 
         Raises:
             NothingToWrite: There is no log, or no registry.
@@ -76,7 +77,9 @@ class Repository:
             raise NothingToWrite(f"no touchpoint log at {log}: your log pipeline writes it (docs/data.md)")
         files = [*([self.registry] if self.registry else []), *(sorted(log.rglob("*")) if log.is_dir() else [log])]
         seen = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()]
-        return hashlib.sha256(json.dumps([seen, spec.model_dump(mode="json")]).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps([seen, spec.model_dump(mode="json"), *([decisions] if decisions else [])]).encode()
+        ).hexdigest()
 
     def written(self) -> Written | None:
         """What the store was last written from; None: it is empty, or no Redis, and can't tell."""

@@ -13,9 +13,11 @@ import typer
 from typer.testing import CliRunner
 
 from cli.main import app
+from features.collect.store import collect
 from features.offline.store import create
 from mtorl import __version__
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
+from tests.features.collect.decision_logs import decision, outcome, write
 from tests.features.online_stores import write_settings
 from tests.redis_server import redis_server
 
@@ -160,6 +162,7 @@ def test_materialize_says_in_one_line_what_is_wrong_and_goes_on_when_it_is_mende
         rows.loc[3, "cost"] = -1.0
         rows.to_parquet(log)
         assert run()[0] == 2 and "1 of" in run()[1] and "cost" in run()[1], "named, and nothing written"
+        assert "go on without them: --bad-rows quarantine" in run()[1] and "--quarantine FILE" in run()[1]
         answer = CliRunner().invoke(app, [*arguments, "--bad-rows", "quarantine"])
         assert answer.exit_code == 0 and answer.output.startswith("left out 1 faulty rows;"), answer.output
         log.write_bytes(good)
@@ -186,3 +189,26 @@ def test_materialize_says_in_one_line_what_is_wrong_and_goes_on_when_it_is_mende
             code, text = run()
         assert code == 1 and "mtorl: the online store was emptied while it was written" in text
         assert run()[1].startswith("wrote the features of")
+
+
+def test_materialize_adds_collected_decisions_as_a_run_does(tmp_path: Path) -> None:
+    """The touchpoints of somebody whom the log does not know; a canonical log stays as it is."""
+    simulator = Simulator(SimulatorConfig(users=30, seed=1))
+    root, log, collected = tmp_path / "features", tmp_path / "touchpoints.parquet", tmp_path / "collected"
+    simulator.log().to_parquet(log, index=False)
+    create(root, simulator.spec, log)
+    before = log.read_bytes()
+    arguments = ["materialize", "--feature-repo", str(root), "--log", str(log), "--dataset", "simulator"]
+    arguments += ["--collected", str(collected)]
+    early = CliRunner().invoke(app, arguments)
+    assert early.exit_code == 0 and f"{collected}: no decisions were collected here yet" in early.output
+    assert "wrote the features of 30 users" in early.output
+    static = {"static": {"age_group": "30-39", "tenure_days": 3.0, "region": "north"}}
+    shown = {"context": {"hour": 1.0, "device": "mobile", "placement": "feed"}, "features": static}
+    decisions = [decision("a", user_id="new", **shown), decision("b", user_id="other", **shown, expose=False)]
+    write(tmp_path / "decision_log", decisions, [outcome("a-cost", "a"), outcome("b-cost", "b")])
+    collect(tmp_path / "decision_log", collected)
+    for further in ([], ["--trusted"]):
+        answer = CliRunner().invoke(app, [*arguments, *further])
+        assert answer.exit_code == 0 and answer.output.startswith("wrote the features of 31 users"), answer.output
+    assert log.read_bytes() == before
