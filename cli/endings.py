@@ -52,6 +52,17 @@ def exit_codes(
         raise
 
 
+@contextmanager
+def naming_the_manual() -> Iterator[None]:
+    """Say with a fault of an experiment file where its fields are explained."""
+    from mtorl.experiment.experiment import ExperimentError
+
+    try:
+        yield
+    except ExperimentError as error:
+        raise ExperimentError(f"{error}\nevery field of the file: docs/experiment-file.md") from None
+
+
 def _stop_on_signals() -> None:
     global _signalled
     _signalled = False

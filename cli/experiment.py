@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.commands import CommandGroup, Dataset
-from cli.endings import exit_codes, stop
+from cli.endings import exit_codes, naming_the_manual, stop
 
 app = CommandGroup(__doc__ or "")
 
@@ -49,14 +49,15 @@ def check(
 
         mtorl experiment check first-day.yaml --dataset my-log.yaml
 
-    The manual of the file is docs/experiments.md, and the top of mtorl/experiment/experiment.py.
+    Every field of the file is in docs/experiment-file.md.
     """
     with _input_errors():
         from mtorl.experiment.experiment import ALL_ARMS, Experiment
         from mtorl.log.dataset import DatasetSpec
 
-        experiment = Experiment.load(file)
-        experiment.check(DatasetSpec.load(dataset))
+        with naming_the_manual():
+            experiment = Experiment.load(file)
+            experiment.check(DatasetSpec.load(dataset))
         typer.echo(f"{experiment.name}, {'stage ' + experiment.stage if experiment.enabled else 'switched off'}")
         for arm in experiment.arms:
             how = arm.url or ("what each request says" if arm.policy == "baseline" else "rows of this file")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli.commands import BadRows, Collected, CommandGroup, Dataset, Epochs, Seed, Users
-from cli.endings import exit_codes, stop
+from cli.endings import exit_codes, naming_the_manual, stop
 
 app = CommandGroup()
 
@@ -122,5 +122,5 @@ def _check_experiment(file: Path, dataset: Path) -> None:
     from mtorl.experiment.experiment import Experiment, ExperimentError
     from mtorl.log.dataset import DatasetSpec
 
-    with exit_codes(unusable=(ExperimentError, ValueError, OSError)):
+    with exit_codes(unusable=(ExperimentError, ValueError, OSError)), naming_the_manual():
         Experiment.load(file).check(DatasetSpec.load(dataset))

@@ -4,51 +4,9 @@
     arm, probability = experiment.arm_of("user-42")
     experiment.accounts()                             # the budgets, in all and of each arm, for the ledger
 
-```yaml
-name: mtorl-vs-frequency
-enabled: true                      # false is the kill switch: everybody gets the incumbent
-salt: 2026-11-a                    # a new salt shuffles all users anew
-unit: user_id
-layer: channel-policy              # each user has one place in a layer, and is in one experiment of it at most
-layer_part: [0, 1]                 # the places of this experiment (default: all); another one may have [0.5, 1]
-stage: 5%                          # shadow, 1%, 5%, 25%, 50%: share of its units that leave the incumbent
-arms:                              # weights are those of the last stage
-  - {name: incumbent, weight: 0.5, endpoint: "http://mtorl-incumbent"}
-  - {name: challenger, weight: 0.5, endpoint: "http://mtorl-challenger",
-     model_digest: "2f5d8c01",     # optional: answers of another model are refused
-     explore: {share: 0.05}}       # optional: a share of its decisions is left to chance
-default_channel: search            # named in the answer when a decision falls back, if the request has no baseline
-budgets:                           # of the whole experiment; each arm gets its share, in an account of its own
-  - {campaign: "*", channel: "*", amount: 10000}
-  - {campaign: "*", channel: "*", amount: 500, period: day,    # total (default), or anew each day or hour
-     timezone: Europe/Berlin}      # whose days and hours; default UTC. Spread over the period: see `pacing` below
-metrics:
-  primary: gain_per_decision       # as the data set says it; or of one outcome, such as click_per_decision
-  secondary: [exposure_ratio]
-  guardrails: [{name: cost_per_decision, direction: down, margin: 0.02}]   # direction: where the metric should go
-  outcome_hours: 24                # what a decision brings in this time counts, and it counts once that is over
-alpha: 0.05
-min_runtime_hours: 168
-owner: ads-platform
-```
+Every field of the file is in docs/experiment-file.md, which is tested against the classes below.
 
-A user whose place in the layer lies outside `layer_part` is not in the experiment, and gets the incumbent under the
-name "outside": nothing of it counts for an arm, neither in the verdict nor in the budgets. Users of two layers are
-split independently of each other.
-
-The first line `# yaml-language-server: $schema=docs/schemas/experiment.json` lets an editor check the file.
-
-A budget with a period is paced: each arm's price follows what the arm spends, so that the money lasts as long as the
-period, and arms differ in their policies only. `pacing` says how (`mtorl/policy/schedule.py`); `pacing: null` is first
-come, first served. A total has no end of its own: it is paced if `pacing` gives one, in time or in decisions.
-
-An arm is an `endpoint`, or a policy that needs no server: with `policy: baseline` its users get what each request says
-that the caller's own logic would do (`"baseline": {"channel": "search", "expose": true, "propensity": 1.0}`), and with
-`policy: [{when: {device: phone}, channel: video}, {channel: search}]` what the rows say (`rule.py`).
-
-A stage below the arms' weights leaves the rest of each challenger's share with the incumbent. Whoever a smaller stage
-gave to a challenger stays there when the stage grows, and nobody moves between two challengers (`assignment.py`). An
-arm is known by its name: the order of the arms does not matter, and another name is another arm.
+An arm is known by its name: the order of the arms does not matter, and another name is another arm.
 """
 
 from __future__ import annotations

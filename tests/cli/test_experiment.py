@@ -44,6 +44,7 @@ def test_a_file_is_checked_and_says_who_gets_what(files: dict[str, str], tmp_pat
     wrong.write_text(yaml.safe_dump(experiment("http://arms", default_channel="radio")))
     done = mtorl("check", str(wrong), "--dataset", files["dataset"])
     assert done.exit_code == 2 and "'radio' is not one of search" in done.output
+    assert "docs/experiment-file.md" in done.output
 
 
 def test_the_shadow_is_reported_in_words_and_as_json(files: dict[str, str], tmp_path: Path) -> None:

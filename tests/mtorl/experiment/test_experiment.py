@@ -55,14 +55,6 @@ def test_load_reads_what_a_file_says(tmp_path: Path) -> None:
     assert Experiment.load(path) == make()
 
 
-def test_the_manual_in_the_docstring_is_a_valid_file(tmp_path: Path) -> None:
-    import mtorl.experiment.experiment
-
-    path = tmp_path / "experiment.yaml"
-    path.write_text((mtorl.experiment.experiment.__doc__ or "").split("```")[1].removeprefix("yaml"))
-    assert Experiment.load(path).stage == "5%"
-
-
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
