@@ -42,7 +42,14 @@ _UPDATE_SECONDS = 5.0  # between updates, at most
 _UPDATE_SHARE = 0.005  # of a plan's clock: likewise
 _FORECASTS = 20  # until they say what price to begin with, in each campaign with a budget of its own
 _ASKED = 500  # decisions; likewise at the latest
-_TOO_LOW = f"{MAX_MULTIPLIER:g} times the price to begin with is still too low: give a higher `price` in its `pacing`"
+_TOO_LOW = (
+    f"{MAX_MULTIPLIER:g} times the price to begin with is still too low: give a higher `price` in its `pacing`; an "
+    "endpoint that ignores its price needs a budget with `period: hour`"
+)
+_NO_PRICE = (
+    "its policy looks at no price, so its money goes first come, first served: to spread it over the day, give a "
+    "budget with `period: hour` beside this one, or let the policy expose less (docs/experiments.md, Pacing)"
+)
 _GRACE = 0.01  # of the opportunities expected: if there are more, money that is left is spread over so many again
 
 Scope = tuple[str, str, str]  # arm, campaign, channel; "*" is any
@@ -132,7 +139,10 @@ class Pacer:
             else:  # another router was first
                 state = PacedState.parse(self._ledger.memory()[1])
         self._publish(limits, accounts, faults.keys(), state)
-        faults |= {account.scope: _TOO_LOW for account in accounts if account.at_its_highest}
+        for account in accounts:
+            if account.at_its_highest:
+                asked = experiment.arm(account.limit.arm).url is not None
+                faults[account.scope] = _TOO_LOW if asked else _NO_PRICE
         self.faults = tuple(f"arm {arm}, campaign {c}, channel {h}: {why}" for (arm, c, h), why in faults.items())
 
     def _accounts(

@@ -320,6 +320,35 @@ def test_the_price_to_begin_with_is_what_the_arms_expect_of_their_money(place: P
     assert late.prices("challenger", "c") == pacer.prices("challenger", "c"), "known to all routers from then on"
 
 
+@pytest.mark.parametrize("policy", ["baseline", [{"channel": "video"}]])
+def test_of_an_arm_that_looks_at_no_price_no_higher_one_is_asked(place: Place, policy: Any) -> None:
+    """Its money is gone by noon whatever the price says; a budget by the hour is what spreads it."""
+    arms = [
+        {"name": "incumbent", "weight": 0.5, "policy": policy},
+        {"name": "challenger", "weight": 0.5, "endpoint": "http://x"},
+    ]
+    hourly = {"campaign": "*", "channel": "*", "amount": 8.0, "period": "hour"}
+    found = Experiment.from_dict(experiment("http://x", arms=arms, budgets=[day()], stage="50%"))
+    ledger = place.open()
+    define(ledger, found)
+    pacer = Pacer(ledger, CHANNELS, place.clock)
+    pacer.refresh(found, ledger.balances())
+    assert ledger.reserve("a rush", "incumbent", "c", "video", 90.0)
+    place.clock.now += 60.0
+    pacer.refresh(found, ledger.balances())
+    (fault,) = pacer.faults
+    assert fault.startswith("arm incumbent, campaign *, channel *: its policy looks at no price")
+    assert "`period: hour`" in fault and "higher" not in fault
+    define(ledger, Experiment.from_dict(experiment("http://x", arms=arms, budgets=[day(), hourly], stage="50%")))
+    place.clock.now += HOUR
+    shown = []
+    for hour in range(2):
+        for n in range(90):
+            shown += [hour] if ledger.reserve(f"{hour}-{n}", "incumbent", "c", "video", 0.1) else []
+        place.clock.now += HOUR
+    assert Counter(shown) == {0: 40, 1: 40}, "an hour's part each, though the day's money would do for more"
+
+
 def test_a_price_that_was_far_too_low_is_said_and_can_be_mended(place: Place) -> None:
     """No multiplier reached the market's price, nothing said so, and another price in the file changed nothing."""
     low, mended = of(day(price=0.0005)), of(day(price=0.5))
@@ -332,7 +361,7 @@ def test_a_price_that_was_far_too_low_is_said_and_can_be_mended(place: Place) ->
     pacer.refresh(low, ledger.balances())
     assert pacer.faults == (
         "arm challenger, campaign *, channel *: 100 times the price to begin with is still too low: give a higher "
-        "`price` in its `pacing`",
+        "`price` in its `pacing`; an endpoint that ignores its price needs a budget with `period: hour`",
     )
     assert pacer.prices("challenger", "c") == pytest.approx({"search": 0.05, "video": 0.05})
     pacer.refresh(mended, ledger.balances())
