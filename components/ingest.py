@@ -38,6 +38,7 @@ def ingest(
         log: Folder with touchpoints.parquet and dataset.yaml.
         quarantine: CSV of the rows that fail validation; empty if there are none.
     """
+    import json
     from pathlib import Path
 
     from features.collect.training_log import Decisions, add_decisions
@@ -46,13 +47,13 @@ def ingest(
     from features.ingest.log_folder import RawLog
     from features.ingest.log_folder import ingest as ingest_raw
     from mtorl.log.dataset import SpecError
-    from mtorl.log.touchpoints import LogError
+    from mtorl.log.touchpoints import INGEST_FILE, LogError
     from mtorl.runtime.step import step
 
     with step(LogError, SpecError):
         raw = RawLog.named(source, dataset, bad_rows, users, seed)
         try:
-            report = ingest_raw(raw, Path(log.path), Path(quarantine.path))
+            ingest_raw(raw, Path(log.path), Path(quarantine.path))
         except BadRowsError as error:
             error.add_note("Mend them, or go on without them: set the pipeline's parameter bad_rows to quarantine")
             raise
@@ -60,5 +61,6 @@ def ingest(
         if decisions:
             print(add_decisions(collected, Path(log.path), Decisions.mature(Path(log.path), most_touchpoints)))
         Path(quarantine.path).touch()  # an output without a file is a dead link, and never found in kfp.local's cache
-        log.metadata["fingerprint"] = report.fingerprint
-        return (report.rows, report.users, report.quarantined)
+        noted = json.loads((Path(log.path) / INGEST_FILE).read_text())  # with the decisions that were added
+        log.metadata["fingerprint"] = noted["fingerprint"]
+        return (noted["rows"], noted["users"], noted["quarantined"])

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features.collect.database import execute, limited_database, name_of, parquet, records, text
@@ -236,6 +237,7 @@ def _note(data: Path, found: Learnable) -> None:
     """The log is another one now."""
     path = data / INGEST_FILE
     report: dict[str, Any] = json.loads(path.read_text())
+    users = pc.count_distinct(pq.read_table(data / LOG_FILE, columns=["user_id"])["user_id"]).as_py()
     with pq.ParquetFile(data / LOG_FILE) as file:
-        report |= {"rows": file.metadata.num_rows, "fingerprint": fingerprint(file.iter_batches())}
+        report |= {"rows": file.metadata.num_rows, "users": users, "fingerprint": fingerprint(file.iter_batches())}
     path.write_text(json.dumps({**report, "collected": asdict(found)}, indent=2))

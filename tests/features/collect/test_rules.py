@@ -226,7 +226,8 @@ def test_the_log_that_was_there_stays_and_is_another_one_now(tmp_path: Path) -> 
     log, noted = pd.read_parquet(data / LOG_FILE), json.loads((data / INGEST_FILE).read_text())
     assert log["user_id"].tolist() == ["old0", "old1", "old2", "u42"]
     assert log["collected"].tolist() == [False, False, False, True]
-    assert noted["rows"] == 4 and noted["fingerprint"] != "before" and noted["collected"]["opportunities"] == 1
+    assert (noted["rows"], noted["users"]) == (4, 4) and noted["fingerprint"] != "before"
+    assert noted["collected"]["opportunities"] == 1
     assert "1 decisions: 1 opportunities, 1 exposures took place" in str(found)
 
 
