@@ -68,12 +68,14 @@ def print_shadow(report: ShadowReport) -> None:
         for segment in segments:
             agreement, value = segment["agreement"], segment["value"]
             table.add_row(
-                str(segment["segment"]),
+                "unknown" if segment["segment"] is None else segment["segment"],
                 f"{segment['decisions']:,}",
                 f"{agreement['same_action']:.1%}",
                 _with_interval(dict(value), "difference", "+", 4) if value else "not known",
             )
         console.print(table)
+        if smaller := report["decisions"] - sum(segment["decisions"] for segment in segments):
+            console.print(f"{smaller:,} decisions are of smaller segments", highlight=False)
 
 
 def print_exploration(plan: ExplorationPlan, decisions_a_day: float) -> None:

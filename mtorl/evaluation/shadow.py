@@ -17,7 +17,7 @@ Only the newest model of a challenger counts: a report is about what would be se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -62,7 +62,7 @@ class ShadowReport(Compared):
     left_out: dict[str, int]  # decisions without a comparison, by reason
     not_valued: dict[str, int]  # compared decisions that no estimate may rest on, by reason
     channels: list[dict[str, Any]]  # how often each pair of channels was chosen: incumbent, challenger, decisions
-    segments: dict[str, list[dict[str, Any]]]  # by column: `segment` and the figures of `Compared`
+    segments: dict[str, list[dict[str, Any]]]  # by column: `segment` (None: unknown) and the figures of `Compared`
 
 
 def shadow_report(
@@ -78,7 +78,7 @@ def shadow_report(
             the challenger challenger_channel_probs, ..._exposure_probs, ..._expected_rewards, ..._expected_costs: lists
             in the order of `channels`, with NaN where it did not say. Further columns may tell segments apart.
         channels: Of the data set.
-        by: Columns that tell segments apart; the largest are reported.
+        by: Columns that tell segments apart; the largest are reported, and the rows where the value is unknown.
         seed: Seed of the resampling of users.
         resamples: Number of resamples.
 
@@ -101,14 +101,22 @@ def shadow_report(
             channels=_pairs(both),
             segments={
                 name: [
-                    {"segment": value, **_compared(both[both[name] == value], channels, seed, resamples)}
-                    for value in both[name].value_counts().index[:LARGEST_SEGMENTS]
+                    {"segment": value, **_compared(rows, channels, seed, resamples)}
+                    for value, rows in _segments(both, name)
                 ]
                 for name in by
             },
             **_compared(both, channels, seed, resamples),
         )
     return reports
+
+
+def _segments(both: pd.DataFrame, name: str) -> Iterator[tuple[str | None, pd.DataFrame]]:
+    """The largest segments, and last the rows of which nobody knows it, by None."""
+    for value in both[name].value_counts().index[:LARGEST_SEGMENTS]:
+        yield str(value), both[both[name] == value]
+    if len(unknown := both[both[name].isna()]):
+        yield None, unknown
 
 
 def _compared(both: pd.DataFrame, channels: Sequence[str], seed: int, resamples: int) -> Compared:

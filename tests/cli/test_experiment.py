@@ -58,6 +58,19 @@ def test_the_shadow_is_reported_in_words_and_as_json(files: dict[str, str], tmp_
     assert report["segments"]["device"][0]["segment"] == "phone"
 
 
+def test_segments_leave_nothing_out_silently(files: dict[str, str]) -> None:
+    """Placements of 14 decisions are their own, and six are not known."""
+    places = [{**SURE["context"], "placement": f"p{n}" if n < 14 else None} for n in range(20)]
+    decisions = [decision(f"d{n}", n, **MINE, **SURE | {"context": places[n]}, user_id=f"u{n}") for n in range(20)]
+    said = {"channel": "video", "expose": True, "exploration": None}
+    write(Path(files["log"]), decisions, [], [shadow(f"d{n}", **said) for n in range(20)])
+    done = mtorl(
+        "shadow", files["log"], "--experiment", files["file"], "--dataset", files["dataset"], "--by", "placement"
+    )
+    assert done.exit_code == 0, done.output
+    assert "│ unknown   │ 6 " in done.output and "2 decisions are of smaller segments" in done.output
+
+
 def test_exploration_is_planned_in_words_and_as_json(files: dict[str, str], tmp_path: Path) -> None:
     save_small_model(tmp_path / "model")
     options = ["--experiment", files["file"], "--dataset", files["dataset"], "--model", str(tmp_path / "model")]

@@ -109,6 +109,17 @@ def test_agreement_is_of_what_policies_choose_by_themselves() -> None:
     }
 
 
+def test_decisions_of_an_unknown_segment_are_a_segment() -> None:
+    rows = world(300, 0.2)
+    rows.loc[:99, "kind"] = None
+    *known, unknown = report(rows, by=["kind"])["segments"]["kind"]
+    assert [segment["segment"] for segment in known] in (["a", "b"], ["b", "a"])
+    assert (unknown["segment"], unknown["decisions"]) == (None, 100)
+    assert not report(rows.head(0).reindex(range(3)).assign(arm="challenger", fault="x"), by=["kind"])["segments"][
+        "kind"
+    ]
+
+
 def test_nothing_is_valued_that_the_incumbent_never_does() -> None:
     found = report(world(2000, explored=0.0))
     assert found["value"] is None
