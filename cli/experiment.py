@@ -201,6 +201,7 @@ def _named(folder: Path, name: str, given: Path | str | None) -> str:
 def _exported(folder: Path) -> Iterator[Path]:
     """A decision log that can be read. What a router has written but not shipped yet is there, too."""
     from features.collect.log_files import files_of
+    from monitoring.period import PeriodError
     from mtorl.log.touchpoints import LogError
 
     served = [folder / name for name in ("spool", "log") if (folder / name).is_dir()]
@@ -217,7 +218,10 @@ def _exported(folder: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
         for place in served or [folder]:
             export_parquet(place, Path(scratch, place.name))
-        yield Path(scratch)
+        try:
+            yield Path(scratch)
+        except (LogError, PeriodError) as error:
+            raise type(error)(str(error).replace(scratch, str(folder))) from None
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from cli.tables import print_verdict
+from serving.decision_log.spool import Spool
 from tests.experiments import experiment
 from tests.features.collect.decision_logs import SPEC, decision, outcome, write
 from tests.features.collect.small_model import WINDOW, save_small_model
@@ -69,6 +70,20 @@ def test_segments_leave_nothing_out_silently(files: dict[str, str]) -> None:
     )
     assert done.exit_code == 0, done.output
     assert "│ unknown   │ 6 " in done.output and "2 decisions are of smaller segments" in done.output
+
+
+def test_an_error_names_the_folder_that_was_given(files: dict[str, str], tmp_path: Path) -> None:
+    """Not the one in which the command keeps its own export of it."""
+    options = ["--experiment", files["file"], "--dataset", files["dataset"]]
+    spool = Spool(tmp_path / "spool")
+    done = mtorl("verdict", str(tmp_path), *options)
+    assert done.exit_code == 1 and str(tmp_path) in done.output and ".export-" not in done.output, done.output
+    spool.submit("decision", decision("d", **MINE, **SURE)).result()
+    spool.close()
+    for command in (["shadow"], ["exploration", "--model", str(tmp_path)]):
+        done = mtorl(command[0], str(tmp_path), *options, *command[1:])
+        assert done.exit_code == 2 and f"mtorl: {tmp_path}: no " in done.output, done.output
+        assert ".export-" not in done.output
 
 
 def test_exploration_is_planned_in_words_and_as_json(files: dict[str, str], tmp_path: Path) -> None:
