@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
 from features.collect.database import name_of, records, text
 from features.collect.log_files import files_of
@@ -21,23 +22,29 @@ from features.collect.store import collect
 from features.collect.training_log import Decisions, judged
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.hashing import fractions_of
 from mtorl.log.records import one_record_each
 from mtorl.log.touchpoints import LogError
 
+MOST = 500_000
+"""Shadow decisions that are read, one to two GB in memory: more make no interval that anybody acts on narrower."""
+
 
 def shadows(
-    decision_log: str | Path, spec: DatasetSpec, experiment: Experiment, by: Sequence[str] = ()
+    decision_log: str | Path, spec: DatasetSpec, experiment: Experiment, by: Sequence[str] = (), most: int = MOST
 ) -> pd.DataFrame:
-    """Read an experiment's shadow decisions.
+    """Read an experiment's shadow decisions: all, or those of as many whole users as make about `most`.
 
     Args:
         decision_log: Folder with exports of routers, or the hourly folders of a sink, at any depth.
         spec: Description of the data set.
         experiment: Whose decisions count, by its name and salt.
         by: Categorical columns of the context or of the user, to tell segments apart.
+        most: Rows that are read, about: if there are more, users are chosen by their hash.
 
     Returns:
-        One row a decision and challenger, in the order of time, as `mtorl.evaluation.shadow` reads it.
+        One row a decision and challenger, in the order of time, as `mtorl.evaluation.shadow` reads it; its column
+        `users_share` says which share of the users is there.
 
     Raises:
         LogError: There are no shadow decisions, or a column can't tell segments apart.
@@ -62,9 +69,18 @@ def shadows(
         # As in a verdict, a decision is valued once its outcomes are in: those of an hour ago have earned nothing yet.
         hours = max(spec.outcome_hours, experiment.metrics.outcome_hours or 0.0)
         with judged(scratch, spec, Decisions(hours)) as db:
+            db.execute(f"CREATE VIEW shadow AS {one_record_each('shadow', records('shadow', files))}")
+            whose = {"name": experiment.name, "salt": experiment.salt}
+            there = """FROM shadow AS s
+                JOIN collected_decision AS d USING (decision_id) JOIN judged AS j USING (decision_id)
+                WHERE d.experiment = $name AND d.salt = $salt
+                  AND d.decision_id NOT IN (SELECT decision_id FROM collected_decision WHERE withdrawn)"""
+            users = db.execute(f"SELECT d.user_id, count(*) AS rows {there} GROUP BY 1", whose).df()
+            users = users.iloc[fractions_of(users["user_id"], "shadow").argsort()]
+            chosen = users["user_id"][users["rows"].cumsum() - users["rows"] < most]
+            db.register("chosen", pa.table({"user_id": pa.array(chosen, pa.string())}))
             rows = db.execute(
                 f"""
-                WITH shadow AS ({one_record_each("shadow", records("shadow", files))})
                 SELECT s.arm, coalesce(s.model_digest, '') AS model, s.fault, d.user_id, {segments}
                        d.fallback_reason IS NULL AS decided,
                        {_own("d", "coalesce(d.drawn_channel, d.channel)", "d.expose OR d.budget_exhausted")},
@@ -72,12 +88,11 @@ def shadows(
                        j.left_out, j.drawn_channel, j.channel_probs, j.exposure_probs, j.exposed,
                        if(j.exposed, {gain}, 0.0) AS gain, if(j.exposed, j.cost, 0.0) AS cost,
                        {_listed("channel_probs", spec)}, {_listed("exposure_probs", spec)},
-                       {_listed("expected_rewards", spec)}, {_listed("expected_costs", spec)}
-                FROM shadow AS s JOIN collected_decision AS d USING (decision_id) JOIN judged AS j USING (decision_id)
-                WHERE d.experiment = $name AND d.salt = $salt
-                  AND d.decision_id NOT IN (SELECT decision_id FROM collected_decision WHERE withdrawn)
+                       {_listed("expected_rewards", spec)}, {_listed("expected_costs", spec)},
+                       {len(chosen) / max(len(users), 1)!r}::DOUBLE AS users_share
+                {there} AND d.user_id IN (SELECT user_id FROM chosen)
                 ORDER BY d.event_time, s.shadow_id""",
-                {"name": experiment.name, "salt": experiment.salt},
+                whose,
             ).df()
     if rows.empty:
         raise LogError(

@@ -59,6 +59,7 @@ class ShadowReport(Compared):
 
     arm: str
     model: str  # digest; empty: the challenger does not say
+    users_share: float  # of the users whose decisions are compared: below 1 if there are too many for one machine
     left_out: dict[str, int]  # decisions without a comparison, by reason
     not_valued: dict[str, int]  # compared decisions that no estimate may rest on, by reason
     channels: list[dict[str, Any]]  # how often each pair of channels was chosen: incumbent, challenger, decisions
@@ -76,7 +77,8 @@ def shadow_report(
             challenger_channel, challenger_expose (what each chose by itself); of the incumbent's decision left_out
             (None: an estimate may rest on it), drawn_channel, channel_probs, exposure_probs, exposed, gain, cost; of
             the challenger challenger_channel_probs, ..._exposure_probs, ..._expected_rewards, ..._expected_costs: lists
-            in the order of `channels`, with NaN where it did not say. Further columns may tell segments apart.
+            in the order of `channels`, with NaN where it did not say; users_share: of the users, those who are there.
+            Further columns may tell segments apart.
         channels: Of the data set.
         by: Columns that tell segments apart; the largest are reported, and the rows where the value is unknown.
         seed: Seed of the resampling of users.
@@ -96,6 +98,7 @@ def shadow_report(
         reports[str(arm)] = ShadowReport(
             arm=str(arm),
             model=newest,
+            users_share=float(of_arm["users_share"].iloc[0]),
             left_out=_counts(why[why != ""]),
             not_valued=_counts(whether[whether != ""]),
             channels=_pairs(both),
@@ -233,6 +236,8 @@ def in_words(report: ShadowReport) -> list[str]:
     lines = [
         f"{report['arm']}{model} beside the incumbent: {report['decisions']:,} decisions of {report['users']:,} users"
     ]
+    if report["users_share"] < 1:
+        lines.append(f"a sample: {report['users_share']:.1%} of the users, by their hash, with all of their decisions")
     lines += [f"left out, {reason}: {count:,}" for reason, count in report["left_out"].items()]
     if agreement := report["agreement"]:
         low, high = agreement["same_action_ci"]

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from features.collect.shadows import shadows
@@ -115,3 +116,17 @@ def test_a_decision_is_valued_once_its_outcomes_are_in(tmp_path: Path) -> None:
     rows = shadows(log, SPEC, late)
     assert rows["left_out"].tolist() == [None, "not_mature"]
     assert shadows(log, SPEC, OURS)["left_out"].tolist() == [None, None]
+
+
+def test_of_very_many_whole_users_are_read_and_below_the_bound_nothing_changes(tmp_path: Path) -> None:
+    decisions = [decision(f"d{n}", n, **MINE, **SURE, user_id=f"u{n % 12}") for n in range(60)]
+    log = write(tmp_path / "log", decisions, [], [shadow(f"d{n}") for n in range(60)])
+    everything = shadows(log, SPEC, OURS)
+    assert len(everything) == 60 and (everything["users_share"] == 1.0).all()
+    pd.testing.assert_frame_equal(shadows(log, SPEC, OURS, most=60), everything)
+    for most in (1, 22, 59):
+        some = shadows(log, SPEC, OURS, most=most)
+        assert most <= len(some) < most + 5 and set(some["user_id"].value_counts()) == {5}
+        assert some["users_share"].tolist() == [some["user_id"].nunique() / 12] * len(some)
+        whole = everything[everything["user_id"].isin(some["user_id"])].drop(columns="users_share")
+        pd.testing.assert_frame_equal(some.drop(columns="users_share"), whole.reset_index(drop=True))

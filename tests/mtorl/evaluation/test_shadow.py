@@ -63,6 +63,7 @@ def world(rows: int, explored: float, seed: int = 0, skipped: float = 0.0, **cha
         "challenger_expected_rewards": (GAIN[kind_B] * 1.2).tolist(),  # a forecast need not be right
         "challenger_expected_costs": np.tile(COST, (rows, 1)).tolist(),
         "kind": np.array(["a", "b"])[kind_B],
+        "users_share": 1.0,
     }
     return pd.DataFrame({**columns, **changes})
 
@@ -118,6 +119,11 @@ def test_decisions_of_an_unknown_segment_are_a_segment() -> None:
     assert not report(rows.head(0).reindex(range(3)).assign(arm="challenger", fault="x"), by=["kind"])["segments"][
         "kind"
     ]
+
+
+def test_a_sample_of_the_users_is_said() -> None:
+    assert not any("a sample:" in line for line in in_words(report(world(100, 0.2))))
+    assert "a sample: 25.0% of the users" in in_words(report(world(100, 0.2, users_share=0.25)))[1]
 
 
 def test_nothing_is_valued_that_the_incumbent_never_does() -> None:
