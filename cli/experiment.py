@@ -37,6 +37,9 @@ ExperimentOption = Annotated[
     Path | None, typer.Option(help="The experiment file. None: that of mtorl serve, if FOLDER is its state.")
 ]
 DatasetOption = Annotated[str | None, typer.Option(help="The data set's description. None: likewise.")]
+ByOption = Annotated[
+    list[str] | None, typer.Option(metavar="COLUMN", help="Also by segment, of this column; may be repeated.")
+]
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures to this file.")]
 
 
@@ -77,9 +80,7 @@ def shadow(
     folder: DecisionLogArgument,
     experiment: ExperimentOption = None,
     dataset: DatasetOption = None,
-    by: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN", help="Also by segment, of this column; may be repeated.")
-    ] = None,
+    by: ByOption = None,
     out: JsonOption = None,
 ) -> None:
     """Compare what challengers would have done in the shadow with what the incumbent did.
@@ -155,30 +156,39 @@ def verdict(
     folder: DecisionLogArgument,
     experiment: ExperimentOption = None,
     dataset: DatasetOption = None,
+    by: ByOption = None,
     out: JsonOption = None,
 ) -> None:
     """Say what the experiment has found so far. Looking often changes no error rate.
 
         mtorl experiment verdict first-day
+        mtorl experiment verdict first-day --by device
         mtorl experiment verdict decision_log --experiment first-day.yaml --dataset my-log.yaml
 
-    The words and figures are explained in monitoring/README.md.
+    The words and figures are explained in monitoring/README.md. Lifts by segment are no part of the verdict.
     """
     from monitoring.period import PeriodError
 
     with exit_codes(failed=(PeriodError,)), _input_errors():
         from cli.progress_bars import ProgressBars
         from cli.tables import print_verdict
-        from monitoring.decision_log import Period
+        from monitoring.decision_log import DecisionLog, Period
         from monitoring.period import verdict_of_period
+        from monitoring.segments import segment_lifts
+        from mtorl.experiment.experiment import Experiment
         from mtorl.log.dataset import DatasetSpec
+        from mtorl.log.segments import check_segment, segment_sql
 
-        file, gain = (
-            _named(folder, "experiment", experiment),
-            DatasetSpec.load(_named(folder, "dataset", dataset)).reward.gain,
-        )
+        file, spec = _named(folder, "experiment", experiment), DatasetSpec.load(_named(folder, "dataset", dataset))
+        gain, segments = spec.reward.gain, by or []
+        for name in segments:
+            check_segment(spec, name)
         with ProgressBars() as bars, bars.step("compare the arms"), _exported(folder) as log:
             found = verdict_of_period(str(log), file, Period(), gain.text, weights="", budget=0.0)
+            if segments:
+                values = {name: segment_sql(spec, name, "record") for name in segments}
+                lifts = segment_lifts(DecisionLog.in_folder(log), Experiment.load(file), gain, values)
+                found["segments"] = dict(lifts)
     print_verdict(found)
     _write(out, found)
 

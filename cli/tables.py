@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from features.forget.places import Report
     from features.ingest.ingest import IngestReport
     from features.sequences.manifest import Manifest
+    from monitoring.segments import Segments
     from mtorl.evaluation.exploration_plan import ExplorationPlan
     from mtorl.evaluation.shadow import ShadowReport
     from pipelines.run_state import RunState
@@ -133,6 +134,28 @@ def print_verdict(verdict: dict[str, Any]) -> None:
     console.print(table)
     for reason, count in verdict["left_out"].items():
         console.print(f"left out, {reason}: {count:,}", highlight=False)
+    if segments := verdict.get("segments"):
+        _print_segments(console, segments, verdict["alpha"])
+
+
+def _print_segments(console: Console, segments: Segments, alpha: float) -> None:
+    for column, lifts in segments["lifts"].items():
+        table = _titled(f"by {column}, no part of the verdict")
+        for name in (column, "arm", "users", "decisions", "lift per decision"):
+            table.add_column(name)
+        for lift in lifts:
+            segment = "unknown" if lift["segment"] is None else lift["segment"]
+            what = _with_interval(dict(lift), "lift", "+", 4) if lift["lift_ci"] else "not known yet"
+            table.add_row(segment, lift["challenger"], f"{lift['users']:,}", f"{lift['decisions']:,}", what)
+        console.print(table)
+        if smaller := segments["smaller"][column]:
+            console.print(f"{smaller:,} decisions are of smaller segments", highlight=False)
+    console.print(
+        f"all of these intervals hold together with {1 - alpha:.0%} however often you look, which makes each of them "
+        f"wide ({segments['confidence']:.2%}); naming other columns tomorrow is another chance to be misled",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def print_runs(runs: list[RunState]) -> None:

@@ -67,7 +67,9 @@ class ExperimentUsers(NamedTuple):
     # each UTC day with any
 
 
-def users_of(log: DecisionLog, experiment: Experiment, gain: Gain, changed: bool = False) -> ExperimentUsers:
+def users_of(
+    log: DecisionLog, experiment: Experiment, gain: Gain, changed: bool = False, segment: str = ""
+) -> ExperimentUsers:
     """Add up the decisions that count.
 
     Both logs are delivered at least once, so of several records with one id the one that counts is taken. Of every
@@ -78,7 +80,9 @@ def users_of(log: DecisionLog, experiment: Experiment, gain: Gain, changed: bool
         experiment: The experiment that is judged.
         gain: What "gain_per_decision" means.
         changed: Whether decisions count that are left out as `CHANGED` else.
+        segment: SQL of the segment of a `record`: rows are then one a user, stage, arm and `segment`.
     """
+    with_segment, by_segment = (f"{segment} AS segment, ", ", segment") if segment else ("", "")
     names = tuple(dict.fromkeys((COST, *experiment.metrics.names)))
     outcomes = dict.fromkeys(kind for name in names if name not in METRICS for kind in gain_of(name, gain).names)
     with database() as db:
@@ -98,7 +102,8 @@ def users_of(log: DecisionLog, experiment: Experiment, gain: Gain, changed: bool
         db.register("other_split", pd.DataFrame(_other_splits(db, experiment), columns=["stage", "shares"], dtype=str))
         decision = f"""record AS (
             SELECT record.* EXCLUDE (event_time), {weight} AS weight, CAST(event_time AS TIMESTAMPTZ) AS decided,
-                   (stage, shares) IN (FROM other_split) AS split_otherwise, opportunity IS NOT NULL AS repeated
+                   {with_segment} (stage, shares) IN (FROM other_split) AS split_otherwise,
+                   opportunity IS NOT NULL AS repeated
             FROM ({one_record_each("decision", "decision_log")}) AS record {join} LEFT JOIN repeat USING (decision_id)
             WHERE {log.period.condition()}),
         decision AS (
@@ -149,13 +154,14 @@ def users_of(log: DecisionLog, experiment: Experiment, gain: Gain, changed: bool
             decision_with_outcomes AS (
                 SELECT decision.*, {known}, {", ".join(ages)}, coalesce(late, 0) AS late
                 FROM decision LEFT JOIN outcome USING (decision_id) WHERE left_out IS NULL)
-            SELECT user_id, stage, arm, count(*)::DOUBLE AS decisions, count_if(weight > 0)::DOUBLE AS evaluable,
+            SELECT user_id, stage, arm{by_segment}, count(*)::DOUBLE AS decisions,
+                   count_if(weight > 0)::DOUBLE AS evaluable,
                    count_if(expose)::DOUBLE AS exposures, count_if(fallback_reason IS NOT NULL)::DOUBLE AS fallbacks,
                    {totals}, {", ".join(f"coalesce(sum({age}), 0)::DOUBLE AS {age}" for age in ages)},
                    sum(late) AS late, sum(weight) AS weight, sum(weight * weight) AS squared_weight,
                    {sums(names, gain)},
                    min(decided) AS first_at
-            FROM decision_with_outcomes GROUP BY user_id, stage, arm""",
+            FROM decision_with_outcomes GROUP BY user_id, stage, arm{by_segment}""",
             parameters,
         ).df()
     left_out = {reason: count for reason, _, count, _ in reasons if reason is not None}

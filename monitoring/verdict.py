@@ -68,7 +68,7 @@ def verdict_from_log(
     primary = experiment.metrics.primary
     found = users_of(log, experiment, gain)
     left_out, models, late = found.left_out, found.models, int(found.rows["late"].sum())
-    users, crossed_users = _in_one_arm(found.rows)
+    users, crossed_users = in_one_arm(found.rows)
     guardrails = experiment.metrics.guardrails
     challengers = [arm.name for arm in experiment.arms if arm.name != INCUMBENT]
     alpha = error_share(experiment.alpha, len(challengers), len(guardrails))
@@ -78,15 +78,14 @@ def verdict_from_log(
     def stages_of(users: pd.DataFrame) -> list[str]:
         return [stage for stage in every_stage if (users["stage"] == stage).any()]
 
-    def compared(users: pd.DataFrame) -> dict[str, _Comparison]:
+    def compared(users: pd.DataFrame) -> dict[str, Comparison]:
         stages = stages_of(users)
         return {
-            name: _Comparison(users, name, stages, gain, budget_per_decision, alpha, tightest_at)
-            for name in challengers
+            name: Comparison(users, name, stages, gain, budget_per_decision, alpha, tightest_at) for name in challengers
         }
 
     comparisons, changed = compared(users), not left_out.keys().isdisjoint(CHANGED)
-    with_changed = compared(_in_one_arm(users_of(log, experiment, gain, changed=True).rows)[0]) if changed else {}
+    with_changed = compared(in_one_arm(users_of(log, experiment, gain, changed=True).rows)[0]) if changed else {}
     srm_p = srm_p_value(
         [
             (
@@ -164,15 +163,15 @@ def verdict_from_log(
     return {key: _plain(value) for key, value in result.items()}
 
 
-def _in_one_arm(users: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+def in_one_arm(users: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     """The users who were in one arm of a stage, in the order of their arrival; and how many others there are."""
-    crossed = users[["user_id", "stage"]].duplicated(keep=False)
+    crossed = users.groupby(["user_id", "stage"])["arm"].transform("nunique") > 1  # a user may have several segments
     in_one = users[~crossed].sort_values(["first_at", "user_id"], ignore_index=True)
     return in_one, users.loc[crossed, "user_id"].nunique()
 
 
 @dataclass(frozen=True)
-class _Comparison:
+class Comparison:
     """One challenger with the incumbent."""
 
     users: pd.DataFrame
@@ -213,7 +212,7 @@ class _Comparison:
         return compare(sums, alpha=self.alpha, tightest_at=self.tightest_at, largest=metric(name, self.gain).largest)
 
 
-def _checks(guardrails: Sequence[Guardrail], comparison: _Comparison) -> list[GuardrailCheck]:
+def _checks(guardrails: Sequence[Guardrail], comparison: Comparison) -> list[GuardrailCheck]:
     return [
         check_guardrail(
             guardrail.name,

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from features.collect.database import name_of, records, text
+from features.collect.database import name_of, records
 from features.collect.log_files import files_of
 from features.collect.rules import by_channel
 from features.collect.store import collect
@@ -24,6 +24,7 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.hashing import fractions_of
 from mtorl.log.records import one_record_each
+from mtorl.log.segments import check_segment, segment_sql
 from mtorl.log.touchpoints import LogError
 
 MOST = 500_000
@@ -49,20 +50,12 @@ def shadows(
     Raises:
         LogError: There are no shadow decisions, or a column can't tell segments apart.
     """
-    columns = {column.name: column for column in (*spec.context, *spec.static)}
     for name in by:
-        if name not in columns or columns[name].kind != "categorical":
-            known = [column.name for column in columns.values() if column.kind == "categorical"]
-            raise LogError(f"by: {name!r} is no categorical column; there are {', '.join(known) or 'none'}")
+        check_segment(spec, name)
     files = files_of(Path(decision_log), "shadow")
     if not files:
         raise LogError(f"{decision_log}: no shadow decisions; a router writes them while the stage is shadow")
-    static = {column.name for column in spec.static}
-    segments = "".join(
-        f"json_extract_string({'d.features' if name in static else 'd.context'}, "
-        f"{text(f'$.static.{_quoted(name)}' if name in static else f'$.{_quoted(name)}')}) AS {name_of(name)}, "
-        for name in by
-    )
+    segments = "".join(f"{segment_sql(spec, name, 'd')} AS {name_of(name)}, " for name in by)
     gain = " + ".join(f"{weight!r} * j.{name_of(name)}" for name, weight in spec.reward.gain.terms)
     with tempfile.TemporaryDirectory(prefix="mtorl-shadow-") as scratch:
         collect(decision_log, scratch)
@@ -113,8 +106,3 @@ def _listed(field: str, spec: DatasetSpec) -> str:
     values = f"from_json(s.{field}, {by_channel(spec)})"
     named = ", ".join(f"coalesce({values}.{name_of(channel)}, 'nan'::DOUBLE)" for channel in spec.channels)
     return f"[{named}] AS challenger_{field}"
-
-
-def _quoted(name: str) -> str:
-    """A column in a JSON path."""
-    return '"' + name.replace('"', '\\"') + '"'

@@ -105,6 +105,16 @@ def test_exploration_is_planned_in_words_and_as_json(files: dict[str, str], tmp_
         assert done.exit_code == 2, done.output
 
 
+def test_a_verdict_by_segment_says_that_it_is_no_part_of_it(files: dict[str, str], tmp_path: Path) -> None:
+    options = ["--experiment", files["file"], "--dataset", files["dataset"]]
+    done = mtorl("verdict", files["log"], *options, "--by", "device", "--json", str(tmp_path / "verdict.json"))
+    assert done.exit_code == 0, done.output
+    assert "by device, no part of the verdict" in done.output and "hold together with 95%" in done.output
+    assert json.loads((tmp_path / "verdict.json").read_text())["segments"]["lifts"].keys() == {"device"}
+    done = mtorl("verdict", files["log"], *options, "--by", "hour")
+    assert done.exit_code == 2 and "'hour' is no categorical column" in done.output
+
+
 def test_a_verdict_is_given_at_any_time(files: dict[str, str]) -> None:
     options = ["--experiment", files["file"], "--dataset", files["dataset"]]
     done = mtorl("verdict", files["log"], *options)
