@@ -211,9 +211,9 @@ def _add_touchpoints(
     types = schema(spec, [*names, COLLECTED])
     typed = ", ".join(f"CAST({name_of(f.name)} AS {_SQL[str(f.type)]}) AS {name_of(f.name)}" for f in types)
     channels = len(spec.channels)
-    own_too = "" if COLLECTED in names else f", false AS {COLLECTED}"
+    unmarked = "" if COLLECTED in names else f", false AS {COLLECTED}"
     pool = f"""(SELECT {typed}, arm, generation, squared_weight FROM (
-        SELECT *, {text(LOG)} AS arm, '' AS generation, {squared_weight_of_log(channels)} AS squared_weight{own_too}
+        SELECT *, {text(LOG)} AS arm, '' AS generation, {squared_weight_of_log(channels)} AS squared_weight{unmarked}
         FROM {parquet(log)} UNION ALL BY NAME
         SELECT {shown}, arm, generation, if(propensity IS NULL, NULL, {squared_weight(channels)}) AS squared_weight,
                true AS {COLLECTED}

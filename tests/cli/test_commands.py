@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from features.collect.store import collect
+from features.collect.training_log import add_touchpoints
 from features.offline.store import create
 from mtorl import __version__
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
@@ -212,3 +213,8 @@ def test_materialize_adds_collected_decisions_as_a_run_does(tmp_path: Path) -> N
         answer = CliRunner().invoke(app, [*arguments, *further])
         assert answer.exit_code == 0 and answer.output.startswith("wrote the features of 31 users"), answer.output
     assert log.read_bytes() == before
+    again = tmp_path / "again.parquet"  # as a run's own log: what was collected is in it
+    add_touchpoints(collected, simulator.spec, log, again)
+    arguments[arguments.index(str(log))] = str(again)
+    answer = CliRunner().invoke(app, [*arguments, "--trusted"])
+    assert answer.exit_code == 0 and answer.output.startswith("wrote the features of 31 users"), answer.output
