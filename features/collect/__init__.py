@@ -4,5 +4,6 @@ In reading order: `log_files.py` (what of a decision log was not read yet), `sto
 the hour, brought up to date as the log grows), `rules.py` (which decisions teach something, and with which
 probabilities), `training_log.py` (touchpoints and opportunities for a training), `pruning.py` (which exposures stay if
 there are too many), `report.py` (what they teach, in words), `shadows.py` (what challengers decided in the shadow,
-beside that), `served.py` (what one arm did, to plan its exploration), `database.py` (DuckDB with limits).
+beside that), `served.py` (what one arm did, to plan its exploration), `database.py` (where the queries run: DuckDB with
+limits), `spark.py` (or Spark), `sql.py` (what both take).
 """

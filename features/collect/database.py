@@ -1,62 +1,212 @@
-"""DuckDB as collecting uses it: bounded memory, times in UTC, results that are read to their end, tables of records."""
+"""Where the queries of collecting run: DuckDB on one machine, Spark on a cluster. One text of each query, equal rows.
+
+    with open_database() as db:                            # $ENGINE: duckdb (default) or spark
+        db.keep("recent", f"SELECT * FROM {db.records('decision', files)} WHERE event_time > {bound}")
+        db.rows("SELECT arm, count(*) FROM recent GROUP BY arm")
+
+Queries are in DuckDB's SQL, as far as Spark has the same or `spark.py` has a translation. Times are in UTC.
+"""
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from features.collect.sql import PARTITIONS, chosen, instant, text
 from mtorl.log.records import Kind, sql_columns
 from mtorl.runtime.duckdb_progress import without_progress_bar
+from mtorl.runtime.files import replacing
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
 _MEMORY = "1500MB"
+_LEVEL = 1  # of compression: more takes longer and saves little
+
+
+class Database(Protocol):
+    """Tables of records, queries, and files that are made of them.
+
+    Attributes:
+        failures: What a query raises that meets a file which can't be read.
+        at_once: About how many files, or hours, one query is best; None for all.
+    """
+
+    failures: tuple[type[Exception], ...]
+    at_once: int | None
+
+    def rows(self, query: str) -> list[Any]:
+        """All rows of a query."""
+
+    def table(self, files: Sequence[Path]) -> str:
+        """SQL of a table of Parquet files."""
+
+    def records(self, kind: Kind, files: Sequence[Path], by_hour: bool = False) -> str:
+        """SQL of a table of the records in some files, with all columns of today's records in their types.
+
+        Args:
+            kind: Of record.
+            files: Perhaps none. Older ones may lack columns, which are null then; `withdrawn` never is.
+            by_hour: The files are a store's, and `hour` is one more column.
+        """
+
+    def view(self, name: str, query: str) -> None:
+        """Give a query a name."""
+
+    def keep(self, name: str, query: str) -> None:
+        """Give the rows of a query a name: they are computed once."""
+
+    def add(self, name: str, table: pa.Table) -> None:
+        """Give a table in memory a name."""
+
+    def write(self, query: str, path: Path, order: Sequence[str] = ()) -> None:
+        """Write a query's rows as one Parquet file, sorted by some columns; it appears whole or not at all."""
+
+    def write_hours(self, query: str, files: Mapping[datetime, Path]) -> None:
+        """Write each `hour` of a query to a file of its own, without that column.
+
+        Each appears whole or not at all, and survives a power failure.
+
+        Args:
+            query: Has rows of these hours, and of no others.
+            files: About `at_once` of them at most.
+        """
+
+    def can_read(self, file: Path, whole: bool) -> bool:
+        """Whether a file has a footer, which is written last; or whether all of it can be read."""
+
+    @contextmanager
+    def beside(self) -> Iterator[Database]:
+        """The same tables for another thread."""
+
+
+class DuckDB:
+    """One process, all cores, bounded memory: what does not fit is sorted on disk.
+
+    Attributes:
+        connection: For what is asked in DuckDB's own SQL.
+    """
+
+    at_once: int | None = 1
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, scratch: Path) -> None:
+        import duckdb
+
+        self.failures: tuple[type[Exception], ...] = (duckdb.Error,)
+        self.connection = connection
+        self._scratch = scratch
+        self.rows("SET TimeZone = 'UTC'")
+
+    def rows(self, query: str) -> list[Any]:
+        """All rows of a query, which is read to its end."""
+        return self.connection.execute(query).fetchall()
+
+    def table(self, files: Sequence[Path]) -> str:
+        """SQL of a table of files."""
+        return _read(files, "hive_partitioning = false")
+
+    def records(self, kind: Kind, files: Sequence[Path], by_hour: bool = False) -> str:
+        """SQL of a table of the records in some files."""
+        columns = sql_columns(kind) | (PARTITIONS if by_hour else {})
+        found = f"SELECT {', '.join(f'NULL::{type_} AS {name}' for name, type_ in columns.items())} WHERE false"
+        if files:
+            folders = f"hive_partitioning = {by_hour}, hive_types_autocast = false"
+            found += f" UNION ALL BY NAME FROM {_read(files, folders)}"
+        return chosen(kind, f"({found})", by_hour)
+
+    def view(self, name: str, query: str) -> None:
+        """Give a query a name."""
+        self.rows(f"CREATE VIEW {name} AS {query}")
+
+    def keep(self, name: str, query: str) -> None:
+        """Give the rows of a query a name, in a file: they may be more than fit in memory."""
+        file = self._scratch / f"{name}.parquet"
+        self.rows(f"COPY ({query}) TO {text(file)} (FORMAT parquet)")
+        self.view(name, f"SELECT * FROM {self.table([file])}")
+
+    def add(self, name: str, table: pa.Table) -> None:
+        """Give a table in memory a name."""
+        self.connection.register(name, table)
+
+    def write(self, query: str, path: Path, order: Sequence[str] = ()) -> None:
+        """Write a query's rows as one Parquet file."""
+        ordered = f" ORDER BY {', '.join(order)}" if order else ""
+        with replacing(path) as unfinished:
+            self._copy(f"SELECT * FROM ({query}){ordered}", unfinished)
+
+    def write_hours(self, query: str, files: Mapping[datetime, Path]) -> None:
+        """Write each hour to a file of its own, one after the other."""
+        for hour, path in files.items():
+            with replacing(path, durable=True) as unfinished:
+                self._copy(f"SELECT * EXCLUDE (hour) FROM ({query}) WHERE hour = {instant(hour)}", unfinished)
+
+    def can_read(self, file: Path, whole: bool) -> bool:
+        """Whether a file can be read."""
+        try:
+            self.rows(f"SELECT {'max(hash(record))' if whole else 'count(*)'} FROM {self.table([file])} AS record")
+        except self.failures:
+            return False
+        return True
+
+    @contextmanager
+    def beside(self) -> Iterator[Database]:
+        """The same tables for another thread."""
+        with self.connection.cursor() as connection:
+            yield DuckDB(connection, self._scratch)
+
+    def _copy(self, query: str, path: Path) -> None:
+        self.rows(f"COPY ({query}) TO {text(path)} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL {_LEVEL})")
+
+
+def _read(files: Sequence[Path], folders: str) -> str:
+    """Some of the files may be older and lack a column."""
+    return f"read_parquet([{', '.join(map(text, files))}], union_by_name = true, {folders})"
 
 
 @contextmanager
-def limited_database() -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
-    """A database for a log of any size, and a folder for files of its own. What does not fit is sorted on disk."""
+def open_database(engine: str = "") -> Iterator[Database]:
+    """A database for a log of any size.
+
+    Args:
+        engine: duckdb or spark; empty takes $ENGINE, else DuckDB.
+
+    Raises:
+        ValueError: There is no such engine.
+        RuntimeError: Spark is wanted and can't run here.
+    """
+    engine = engine or os.environ.get("ENGINE", "") or "duckdb"
+    if engine == "duckdb":
+        with open_duckdb() as db:
+            yield db
+        return
+    from features.engine import open_engine
+
+    with open_engine(engine):
+        from features.collect.spark import Spark
+
+        spark = Spark()
+        try:
+            yield spark
+        finally:
+            spark.close()
+
+
+@contextmanager
+def open_duckdb() -> Iterator[DuckDB]:
+    """DuckDB, whatever $ENGINE says."""
     import duckdb
 
     with (
         tempfile.TemporaryDirectory(prefix="mtorl-collect-") as scratch,
-        duckdb.connect(config={"memory_limit": _MEMORY, "temp_directory": scratch}) as db,
+        duckdb.connect(config={"memory_limit": _MEMORY, "temp_directory": scratch}) as connection,
     ):
-        execute(db, "SET TimeZone = 'UTC'")
-        without_progress_bar(db)
-        execute(db, "SET preserve_insertion_order = false")
-        yield db, Path(scratch)
-
-
-def execute(db: duckdb.DuckDBPyConnection, query: str, parameters: Any = None) -> list[Any]:
-    """All rows of a query."""
-    return db.execute(query, parameters).fetchall()
-
-
-def parquet(files: Sequence[Path]) -> str:
-    """A table of files, some of which may be older and lack a column."""
-    return f"read_parquet([{', '.join(map(text, files))}], union_by_name = true, hive_partitioning = false)"
-
-
-def records(kind: Kind, files: Sequence[Path]) -> str:
-    """A table of the records in some files, with all columns of today's records in their types."""
-    columns = sql_columns(kind)
-    found = f"SELECT {', '.join(f'NULL::{type_} AS {name}' for name, type_ in columns.items())} WHERE false"
-    if files:
-        found += f" UNION ALL BY NAME FROM {parquet(files)}"
-    chosen = ", ".join(f"CAST({name} AS {type_}) AS {name}" for name, type_ in columns.items())
-    return f"(SELECT {chosen} FROM ({found}))"
-
-
-def text(value: str | Path) -> str:
-    """A text in SQL."""
-    return "'" + str(value).replace("'", "''") + "'"
-
-
-def name_of(column: str) -> str:
-    """The name of a column in SQL."""
-    return '"' + column.replace('"', '""') + '"'
+        without_progress_bar(connection)
+        db = DuckDB(connection, Path(scratch))
+        db.rows("SET preserve_insertion_order = false")
+        yield db

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from features.collect.database import execute, parquet
+from features.collect.database import Database
 from mtorl.log.records import Kind
 from mtorl.runtime.files import replacing
-
-if TYPE_CHECKING:
-    import duckdb
 
 _READ = "read.json"
 
@@ -53,7 +50,7 @@ class NewFiles:
         unreadable: Files that are cut off or damaged. They are left for the next time.
     """
 
-    def __init__(self, db: duckdb.DuckDBPyConnection, log: Path, store: Path, whole: bool) -> None:
+    def __init__(self, db: Database, log: Path, store: Path, whole: bool) -> None:
         self._path = store / _READ
         self._read = _read_before(self._path)
         self.by_kind: dict[Kind, list[Path]] = {kind: [] for kind in COLLECTED}
@@ -63,7 +60,7 @@ class NewFiles:
                 name, mark = str(file.relative_to(log)), mark_of(file)
                 if mark is None or self._read.get(name) == mark:
                     continue
-                if _can_be_read(db, file, whole):
+                if db.can_read(file, whole):
                     files.append(file)
                     self._read[name] = mark
                 else:
@@ -73,17 +70,6 @@ class NewFiles:
         """Note that they have been read."""
         with replacing(self._path) as unfinished:
             unfinished.write_text(json.dumps(self._read, indent=0))
-
-
-def _can_be_read(db: duckdb.DuckDBPyConnection, file: Path, whole: bool) -> bool:
-    """Whether a file has a footer, which is written last, or else whether all of it can be read."""
-    import duckdb
-
-    try:
-        execute(db, f"SELECT {'max(hash(record))' if whole else 'count(*)'} FROM {parquet([file])} AS record")
-    except duckdb.Error:
-        return False
-    return True
 
 
 def _read_before(path: Path) -> dict[str, Any]:

@@ -14,12 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import datetime
 
-from features.collect.database import execute, name_of, text
-
-if TYPE_CHECKING:
-    import duckdb
+from features.collect.database import Database
+from features.collect.sql import text
 
 LOG = ""
 """Arm of the log that everything began with."""
@@ -33,7 +31,7 @@ class Touchpoints:
     generation: str
     rows: int
     width: float
-    newest: float  # seconds since 1970
+    newest: datetime
 
 
 def squared_weight(channels: int) -> str:
@@ -43,29 +41,30 @@ def squared_weight(channels: int) -> str:
 
 def squared_weight_of_log(channels: int) -> str:
     """SQL: the squared weight of a row of the log, of which the drawn channel's propensity alone is known."""
-    return f"({1 / channels!r} / propensity) ** 2"
+    return f"({1 / channels!r} / propensity) * ({1 / channels!r} / propensity)"
 
 
-def generations_of(db: duckdb.DuckDBPyConnection, touchpoints: str) -> list[Touchpoints]:
+def generations_of(db: Database, touchpoints: str) -> list[Touchpoints]:
     """The generations of a table with the columns arm, generation, timestamp and squared_weight.
 
     A log without propensities names a model of them, and is taken for one of random exposures; an arm without
     probabilities knows nothing of other policies.
     """
     unknown = f"if(arm = {text(LOG)}, 1.0, 0.0)"
-    found = execute(
-        db,
-        f"""SELECT arm, generation, count(*), coalesce(1 / avg(squared_weight), {unknown}), epoch(max(timestamp))
-        FROM {touchpoints} GROUP BY arm, generation""",
+    found = db.rows(
+        f"""SELECT arm, generation, count(*) AS touchpoints, coalesce(1 / avg(squared_weight), {unknown}) AS width,
+                   max(timestamp) AS newest
+        FROM {touchpoints} GROUP BY arm, generation"""
     )
-    return [Touchpoints(*row) for row in found]
+    # What differs in the last digits, which depend on the order in which numbers were added, is alike.
+    return [Touchpoints(arm, name, rows, round(width, 9), newest) for arm, name, rows, width, newest in found]
 
 
 def kept_shares(generations: Sequence[Touchpoints], most_rows: int) -> dict[tuple[str, str], float]:
     """Share of each generation's users to keep, by arm and generation, so that about `most_rows` rows are left."""
     newest = {one.arm: one for one in sorted(generations, key=lambda one: one.newest) if one.arm != LOG}
     first = list(newest.values())
-    others = sorted((one for one in generations if one not in first), key=lambda one: (-one.width, -one.newest))
+    others = sorted((g for g in generations if g not in first), key=lambda g: (g.width, g.newest), reverse=True)
     shares, left = {}, most_rows
     for one in (*first, *others):
         share = min(1.0, max(0.0, left / one.rows))
@@ -77,8 +76,12 @@ def kept_shares(generations: Sequence[Touchpoints], most_rows: int) -> dict[tupl
 def kept(shares: dict[tuple[str, str], float]) -> str:
     """SQL: whether a row stays, from its arm, generation and user."""
     cases = " ".join(
-        f"WHEN {name_of('arm')} = {text(arm)} AND generation = {text(generation)} "
-        f"THEN hash(user_id) / 18446744073709551616.0 < {share!r}"
+        f"WHEN arm = {text(arm)} AND generation = {text(generation)} THEN md5(user_id) < {text(_before(share))}"
         for (arm, generation), share in shares.items()
     )
     return f"(CASE {cases} END)"
+
+
+def _before(share: float) -> str:
+    """The text before which so large a share of all digests lies."""
+    return f"{int(share * 16**12):012x}" if share < 1 else "g"

@@ -8,13 +8,10 @@ made; another value means that the recorded probabilities are wrong.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from features.collect.database import execute, text
+from features.collect.database import Database
+from features.collect.rules import of_channel
 from mtorl.log.dataset import DatasetSpec
-
-if TYPE_CHECKING:
-    import duckdb
 
 _DIGEST = 64  # characters
 
@@ -70,34 +67,35 @@ class Learnable:
         return "\n".join(lines)
 
 
-def learnable_of(db: duckdb.DuckDBPyConnection, spec: DatasetSpec) -> Learnable:
+def learnable_of(db: Database, spec: DatasetSpec) -> Learnable:
     """Count the rows of the table `judged` (`rules.decisions_query`)."""
-    counts = "SELECT count(*), count_if(touchpoint), count_if(incomplete) FROM judged"
-    ((decisions, exposures, incomplete),) = execute(db, counts)
-    reasons = "SELECT left_out, count(*) FROM judged WHERE left_out IS NOT NULL GROUP BY 1 ORDER BY 1"
-    left_out = {str(reason): int(count) for reason, count in execute(db, reasons)}
-    uniform = 1 / len(spec.channels)
-    place = f"list_position([{', '.join(map(text, spec.channels))}], drawn_channel)"
-    could_be = f"list_extract(channel_probs, {place}) * list_extract(exposure_probs, {place})"
-    possible = "len(list_filter(list_zip(channel_probs, exposure_probs), lambda pair: pair[1] * pair[2] > 0))"
-    rows = execute(
-        db,
+    counts = "SELECT count(*) AS decisions, count_if(touchpoint) AS shown, count_if(incomplete) AS lacking FROM judged"
+    ((decisions, exposures, incomplete),) = db.rows(counts)
+    reasons = "SELECT left_out, count(*) AS decisions FROM judged WHERE left_out IS NOT NULL GROUP BY 1 ORDER BY 1"
+    left_out = {str(reason): int(count) for reason, count in db.rows(reasons)}
+    channels = len(spec.channels)
+    could_be = " * ".join(of_channel(probs, "drawn_channel", spec) for probs in ("channel_probs", "exposure_probs"))
+    places = range(1, channels + 1)
+    possible = " + ".join(f"if(channel_probs[{i}] * exposure_probs[{i}] > 0, 1, 0)" for i in places)
+    rows = db.rows(
         f"""WITH weighed AS (
-            SELECT arm, generation, user_id, timestamp, exposed, {uniform!r} * {possible} AS supported,
-                   CASE WHEN exposed THEN {uniform!r} / ({could_be}) ELSE 0.0 END AS weight
+            SELECT arm, generation, user_id, timestamp, exposed, ({possible}) / {channels} AS supported,
+                   CASE WHEN exposed THEN 1 / ({channels} * {could_be}) ELSE 0.0 END AS weight
             FROM judged WHERE left_out IS NULL),
         by_user AS (
-            SELECT arm, generation, user_id, count(*) AS rows, count_if(exposed) AS exposures,
+            SELECT arm, generation, user_id, count(*) AS decisions, count_if(exposed) AS exposures,
                    sum(supported) AS supported, sum(weight) AS weight, max(timestamp) AS newest
-            FROM weighed GROUP BY ALL),
+            FROM weighed GROUP BY arm, generation, user_id),
         total AS (
-            SELECT arm, generation, sum(rows) AS rows, sum(exposures) AS exposures,
-                   sum(supported) / sum(rows) AS supported, sum(weight) / sum(rows) AS mean, max(newest) AS newest
-            FROM by_user GROUP BY ALL)
-        SELECT arm, generation, any_value(total.rows), any_value(total.exposures), any_value(total.supported), mean,
-               sqrt(sum((by_user.weight - mean * by_user.rows) ** 2)) / any_value(total.rows)
-        FROM by_user JOIN total USING (arm, generation) GROUP BY arm, generation, mean, total.newest
-        ORDER BY total.newest, arm""",
+            SELECT arm, generation, sum(decisions) AS opportunities, sum(exposures) AS shown,
+                   sum(supported) / sum(decisions) AS support, sum(weight) / sum(decisions) AS mean,
+                   max(newest) AS latest
+            FROM by_user GROUP BY arm, generation)
+        SELECT arm, generation, opportunities, shown, support, mean,
+               sqrt(sum(power(weight - mean * decisions, 2))) / opportunities AS error
+        FROM by_user JOIN total USING (arm, generation)
+        GROUP BY arm, generation, opportunities, shown, support, mean, latest
+        ORDER BY latest, arm"""
     )
     generations = tuple(Generation(arm, model, int(n), int(shown), *figures) for arm, model, n, shown, *figures in rows)
     opportunities = decisions - sum(left_out.values())

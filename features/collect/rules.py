@@ -20,17 +20,24 @@ of these decisions; they are left out, and counted by reason:
 What stops an exposure after the draw, the policy did not choose: a fault of ledger or log, a cancellation, an exposure
 of which nothing was heard. Such a decision stays, as one that was not exposed, and the probability of exposing is
 multiplied by the share of wanted exposures that took place, of that arm on that day (UTC).
+
+DuckDB and Spark give the same rows, bit for bit: numbers are added in an order of their own (`_total`) or as whole
+numbers (`_UNIT`), for the sum of the same numbers in another order is another one in the last digits.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
-from features.collect.database import name_of, text
+from features.collect.sql import name_of, text
 from mtorl.log.dataset import EVENTS, Column, DatasetSpec
 from mtorl.log.records import MODEL_NAME, UNNAMED
 
-_SQL = {"numeric": "DOUBLE", "categorical": "VARCHAR"}
+_STATIC = '"static"'
+_NEVER = "TIMESTAMPTZ '9999-12-31 00:00:00+00:00'"
+_UNIT = f"{2**32}e0"
 
 
 def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
@@ -57,26 +64,28 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
         for time in times.values()
     )
     totals = [*map(_total, spec.outcome_kinds), *(_known(kind, time) for kind, time in times.items())]
-    columns = ", ".join(_columns("of_context", spec.context) + _columns("of_user", spec.static))
+    columns = ", ".join(_columns("of_context", spec.context) + _columns(f"of_user.{_STATIC}", spec.static))
     return f"""
     WITH outcome AS (
         SELECT decision_id, {", ".join(totals)}, count_if(kind <> 'cancel') > 0 AS happened
         FROM collected_outcome GROUP BY decision_id),
+    gone AS (SELECT DISTINCT decision_id, true AS was_withdrawn FROM collected_decision WHERE withdrawn),
     record AS (
         SELECT * EXCLUDE (exposure_probs, channel_probs, features),
                coalesce(exposure_probs, '{{}}') = '{{}}' OR coalesce(channel_probs, '{{}}') = '{{}}' AS unsaid,
-               from_json(channel_probs, {by_channel(spec)}) AS drawing,
-               from_json(exposure_probs, {by_channel(spec)}) AS exposing,
-               from_json(context, {_structure(spec.context)}) AS of_context,
-               CASE WHEN expose THEN from_json(features->>'static', {_structure(spec.static)}) END AS of_user
-        FROM collected_decision
-        WHERE withdrawn OR decision_id NOT IN (SELECT decision_id FROM collected_decision WHERE withdrawn)),
+               json_transform(channel_probs, {by_channel(spec)}) AS drawing,
+               json_transform(exposure_probs, {by_channel(spec)}) AS exposing,
+               json_transform(context, {_structure(_texts(spec.context))}) AS of_context,
+               CASE WHEN expose THEN json_transform(features, {_structure({"static": _texts(spec.static)})}) END
+                   AS of_user
+        FROM collected_decision LEFT JOIN gone USING (decision_id)
+        WHERE withdrawn OR was_withdrawn IS NULL),
     known AS (
         SELECT record.*, outcome.* EXCLUDE (decision_id),
                {_list("drawing", spec)} AS channel_probs, {_list("exposing", spec)} AS exposure_probs,
                expose AND NOT withdrawn AND coalesce(happened, false) AS touchpoint,
                touchpoint AND fallback_reason IS NULL AS exposed,
-               max(CASE WHEN budget_exhausted THEN coalesce(refused_until, 'infinity'::TIMESTAMPTZ) END) OVER (
+               max(CASE WHEN budget_exhausted THEN coalesce(refused_until, {_NEVER}) END) OVER (
                    PARTITION BY experiment, experiment_version, arm, campaign_id ORDER BY event_time, decision_id
                    ROWS UNBOUNDED PRECEDING) AS refused_to
         FROM record LEFT JOIN outcome USING (decision_id)),
@@ -88,34 +97,40 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
                     THEN 'no_probabilities'
                     WHEN refused_to > event_time THEN 'budget_gone'
                     WHEN {_lacks_a_column(spec)} THEN 'other_columns'
-                    WHEN event_time > least(max(event_time) OVER (), now()) - {_interval(outcome_hours)}
+                    WHEN event_time > least((SELECT max(event_time) FROM collected_decision), now())
+                                      - {_interval(outcome_hours)}
                     THEN 'not_mature'
                END AS left_out,
                -- How sure it is that an exposure was wanted: of the ledger, nothing else is asked.
                CASE WHEN fallback_reason = 'ledger' OR (expose AND fallback_reason IS NULL) THEN 1.0
                     WHEN fallback_reason IS NOT NULL OR withdrawn
-                    THEN list_extract(exposure_probs, list_position({_channels(spec)}, drawn_channel))
+                    THEN {of_channel("exposure_probs", "drawn_channel", spec)}
                     ELSE 0.0 END AS wanted
         FROM known),
     realised AS (
-        SELECT arm, day, count_if(exposed) / nullif(sum(wanted), 0) AS share
+        SELECT arm, day, count_if(exposed) * {_UNIT} / nullif({_sum_of("wanted")}, 0) AS share
         FROM judged WHERE left_out IS NULL GROUP BY arm, day)
     SELECT decision_id, user_id, coalesce(request_time, event_time) AS timestamp, campaign_id, arm,
            coalesce({MODEL_NAME}, {text(UNNAMED)}) AS generation, drawn_channel, channel_probs,
            list_transform(exposure_probs, lambda p: p * coalesce(share, 1.0)) AS exposure_probs, exposed, left_out,
            touchpoint AND list_contains({_channels(spec)}, channel) AND NOT ({_lacks_a_column(spec, static=True)})
                AS touchpoint, touchpoint AND ({_lacks_a_column(spec, static=True)}) AS incomplete, channel,
-           CASE WHEN exposed AND NOT unsaid
-                THEN list_extract(channel_probs, list_position({_channels(spec)}, channel)) END AS propensity,
+           CASE WHEN exposed AND NOT unsaid THEN {of_channel("channel_probs", "channel", spec)} END AS propensity,
            {outcomes} {columns}
     FROM judged LEFT JOIN realised USING (arm, day)
     """
 
 
+def of_channel(values: str, channel: str, spec: DatasetSpec) -> str:
+    """SQL: that of a channel, in a list in the order of the channels; null: there is no such channel."""
+    places = " ".join(f"WHEN {text(name)} THEN {values}[{place}]" for place, name in enumerate(spec.channels, 1))
+    return f"CASE {channel} {places} END"
+
+
 def _total(kind: str) -> str:
     if kind in EVENTS:
         return f"max(CASE WHEN kind = '{kind}' AND value > 0 THEN 1 ELSE 0 END) AS {_column(kind)}"
-    return f"coalesce(sum(value) FILTER (kind = '{kind}'), 0.0) AS {_column(kind)}"
+    return f"coalesce(list_sum(list_sort(list(value) FILTER (kind = '{kind}'))), 0.0) AS {_column(kind)}"
 
 
 def _known(kind: str, time: str) -> str:
@@ -130,10 +145,20 @@ def _column(kind: str) -> str:
     return f'"outcome:{kind}"'
 
 
+def _sum_of(probability: str) -> str:
+    """The sum of probabilities in units of 1 / `_UNIT`."""
+    return f"CAST(sum(CAST(floor({probability} * {_UNIT} + 0.5) AS BIGINT)) AS BIGINT)"
+
+
 def _columns(struct: str, columns: tuple[Column, ...]) -> list[str]:
-    values = {column.name: f"{struct}.{name_of(column.name)}" for column in columns}
+    values = {column.name: _value(struct, column) for column in columns}
     zeros = {column.name: f"coalesce({values[column.name]}, 0.0)" for column in columns if column.missing == "zero"}
     return [f"{value} AS {name_of(name)}" for name, value in {**values, **zeros}.items()]
+
+
+def _value(struct: str, column: Column) -> str:
+    value = f"{struct}.{name_of(column.name)}"
+    return f"TRY_CAST({value} AS DOUBLE)" if column.kind == "numeric" else value
 
 
 def _unsaid_exposure(spec: DatasetSpec) -> str:
@@ -144,10 +169,10 @@ def _unsaid_exposure(spec: DatasetSpec) -> str:
 
 
 def _lacks_a_column(spec: DatasetSpec, static: bool = False) -> str:
-    parts = [("of_context", spec.context), *([("of_user", spec.static)] if static else [])]
+    parts = [("of_context", spec.context), *([(f"of_user.{_STATIC}", spec.static)] if static else [])]
     return (
         " OR ".join(
-            f"{part}.{name_of(column.name)} IS NULL"
+            f"{_value(part, column)} IS NULL"
             for part, columns in parts
             for column in columns
             if column.missing == "error"
@@ -156,9 +181,14 @@ def _lacks_a_column(spec: DatasetSpec, static: bool = False) -> str:
     )
 
 
-def _structure(columns: tuple[Column, ...]) -> str:
-    """A JSON object's columns as from_json reads them; one that has none still needs a field."""
-    return text(json.dumps({column.name: _SQL[column.kind] for column in columns} or {"": "VARCHAR"}))
+def _structure(fields: Mapping[str, Any]) -> str:
+    """The fields of a JSON object, as json_transform reads them."""
+    return text(json.dumps(fields))
+
+
+def _texts(columns: tuple[Column, ...]) -> dict[str, str]:
+    """Columns of a JSON object, each as text: of a number in a text one engine makes a number, the other nothing."""
+    return {column.name: "VARCHAR" for column in columns} or {"_": "VARCHAR"}
 
 
 def _list(struct: str, spec: DatasetSpec) -> str:
@@ -166,8 +196,8 @@ def _list(struct: str, spec: DatasetSpec) -> str:
 
 
 def by_channel(spec: DatasetSpec) -> str:
-    """A JSON object of numbers by channel, as from_json reads it."""
-    return text(json.dumps(dict.fromkeys(spec.channels, "DOUBLE")))
+    """A JSON object of numbers by channel, as json_transform reads it."""
+    return _structure(dict.fromkeys(spec.channels, "DOUBLE"))
 
 
 def _channels(spec: DatasetSpec) -> str:
@@ -175,4 +205,4 @@ def _channels(spec: DatasetSpec) -> str:
 
 
 def _interval(hours: float) -> str:
-    return f"to_microseconds({round(hours * 3.6e9)})"
+    return f"INTERVAL {round(hours * 3.6e9)} MICROSECOND"

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from features.collect.database import name_of
+from features.collect.database import open_duckdb
+from features.collect.sql import name_of
 from features.collect.store import collect
-from features.collect.training_log import Decisions, judged
+from features.collect.training_log import Decisions, judge
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
@@ -45,17 +46,20 @@ def served_decisions(decision_log: str | Path, spec: DatasetSpec, experiment: Ex
     of_arm = """FROM judged AS j JOIN collected_decision AS d USING (decision_id)
         WHERE d.experiment = $name AND d.salt = $salt AND d.arm = $arm AND NOT d.withdrawn"""
     with tempfile.TemporaryDirectory(prefix="mtorl-served-") as scratch:
-        collect(decision_log, scratch)
-        with judged(scratch, spec, Decisions()) as db:
+        collect(decision_log, scratch, "duckdb")
+        with open_duckdb() as db:
+            judge(db, scratch, spec, Decisions())
             # Windows are most of a record: no more than these are brought into memory.
-            known = db.execute(
+            known = db.connection.execute(
                 f"""SELECT j.timestamp, d.user_id, j.channel_probs, j.exposure_probs, j.exposed,
                            if(j.exposed, {gain}, 0.0) AS gain, d.features AS window
                 {of_arm} AND j.left_out IS NULL AND d.features IS NOT NULL
                 ORDER BY hash(d.user_id), j.timestamp LIMIT {MOST}""",
                 whose,
             ).df()
-            left_out = db.execute(f"SELECT j.left_out, count(*) {of_arm} GROUP BY 1 ORDER BY 1", whose).fetchall()
+            left_out = db.connection.execute(
+                f"SELECT j.left_out, count(*) {of_arm} GROUP BY 1 ORDER BY 1", whose
+            ).fetchall()
     if known.empty:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out)
         rows = sum(count for _, count in left_out)

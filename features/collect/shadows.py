@@ -15,15 +15,15 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from features.collect.database import name_of, records
+from features.collect.database import open_duckdb
 from features.collect.log_files import files_of
 from features.collect.rules import by_channel
-from features.collect.store import collect
-from features.collect.training_log import Decisions, judged
+from features.collect.sql import name_of
+from features.collect.store import collect, one_of_each
+from features.collect.training_log import Decisions, judge
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.hashing import fractions_of
-from mtorl.log.records import one_record_each
 from mtorl.log.segments import check_segment, segment_sql
 from mtorl.log.touchpoints import LogError
 
@@ -58,21 +58,22 @@ def shadows(
     segments = "".join(f"{segment_sql(spec, name, 'd')} AS {name_of(name)}, " for name in by)
     gain = " + ".join(f"{weight!r} * j.{name_of(name)}" for name, weight in spec.reward.gain.terms)
     with tempfile.TemporaryDirectory(prefix="mtorl-shadow-") as scratch:
-        collect(decision_log, scratch)
+        collect(decision_log, scratch, "duckdb")
         # As in a verdict, a decision is valued once its outcomes are in: those of an hour ago have earned nothing yet.
         hours = max(spec.outcome_hours, experiment.metrics.outcome_hours or 0.0)
-        with judged(scratch, spec, Decisions(hours)) as db:
-            db.execute(f"CREATE VIEW shadow AS {one_record_each('shadow', records('shadow', files))}")
+        with open_duckdb() as db:
+            judge(db, scratch, spec, Decisions(hours))
+            db.view("shadow", one_of_each("shadow", db.records("shadow", files)))
             whose = {"name": experiment.name, "salt": experiment.salt}
             there = """FROM shadow AS s
                 JOIN collected_decision AS d USING (decision_id) JOIN judged AS j USING (decision_id)
                 WHERE d.experiment = $name AND d.salt = $salt
                   AND d.decision_id NOT IN (SELECT decision_id FROM collected_decision WHERE withdrawn)"""
-            users = db.execute(f"SELECT d.user_id, count(*) AS rows {there} GROUP BY 1", whose).df()
+            users = db.connection.execute(f"SELECT d.user_id, count(*) AS rows {there} GROUP BY 1", whose).df()
             users = users.iloc[fractions_of(users["user_id"], "shadow").argsort()]
             chosen = users["user_id"][users["rows"].cumsum() - users["rows"] < most]
-            db.register("chosen", pa.table({"user_id": pa.array(chosen, pa.string())}))
-            rows = db.execute(
+            db.add("chosen", pa.table({"user_id": pa.array(chosen, pa.string())}))
+            rows = db.connection.execute(
                 f"""
                 SELECT s.arm, coalesce(s.model_digest, '') AS model, s.fault, d.user_id, {segments}
                        d.fallback_reason IS NULL AS decided,
@@ -103,6 +104,6 @@ def _own(record: str, channel: str, expose: str, prefix: str = "incumbent_") -> 
 
 def _listed(field: str, spec: DatasetSpec) -> str:
     """A challenger's figures by channel as a list in the order of the channels; NaN: it did not say."""
-    values = f"from_json(s.{field}, {by_channel(spec)})"
+    values = f"json_transform(s.{field}, {by_channel(spec)})"
     named = ", ".join(f"coalesce({values}.{name_of(channel)}, 'nan'::DOUBLE)" for channel in spec.channels)
     return f"[{named}] AS challenger_{field}"

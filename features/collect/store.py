@@ -24,25 +24,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
-from features.collect.database import execute, limited_database, parquet, records, text
+import pyarrow.parquet as pq
+
+from features.collect.database import Database, open_database
 from features.collect.log_files import COLLECTED, NewFiles, files_of, mark_of
+from features.collect.sql import instant
 from mtorl.log.forgotten import Forgotten
-from mtorl.log.records import ID_FIELD, Kind, each_record, one_record_each, sql_columns
+from mtorl.log.records import ID_FIELD, Kind, place_among_copies, sql_columns
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
-from mtorl.runtime.files import replacing
-
-if TYPE_CHECKING:
-    import duckdb
 
 PART = "part.parquet"
 _UNKNOWN, _LOCK = "unknown.parquet", ".lock"
 _KEEP_DAYS = 35  # how long after its decision an outcome is still looked up
 _ATTEMPTS = 3
-_AT_ONCE = 2  # hours that are written side by side
+_AT_ONCE = 2  # queries side by side
 _HOUR = timedelta(hours=1)
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -64,19 +64,19 @@ class Collected:
         return "\n".join(lines)
 
 
-def collect(decision_log: str | Path, store: str | Path) -> Collected:
+def collect(decision_log: str | Path, store: str | Path, engine: str = "") -> Collected:
     """Bring a store up to date.
 
     Args:
         decision_log: Folder, at any depth of which lie decisions.parquet and outcomes.parquet of exports, or the hourly
             folders of a sink.
         store: Made if it does not exist.
+        engine: duckdb or spark; empty takes $ENGINE, else DuckDB. The store is the same, and either may go on with it.
 
     Raises:
         LogError: There is no decision log, a file of it can't be read, or another run is at work on this store.
+        RuntimeError: Spark is wanted and can't run here.
     """
-    import duckdb
-
     log, out = Path(decision_log), Path(store)
     if not holds_decisions(log) and not (out / "decisions").is_dir():
         raise LogError(
@@ -86,24 +86,25 @@ def collect(decision_log: str | Path, store: str | Path) -> Collected:
     out.mkdir(parents=True, exist_ok=True)
     with alone(out):
         for attempt in range(_ATTEMPTS):
-            try:
-                # An export removes what it supersedes, perhaps between the look at a file and reading it; or a file is
-                # damaged, and then the second look finds it.
-                return _collect_once(log, out, whole=attempt > 0)
-            except duckdb.Error as error:
-                if attempt == _ATTEMPTS - 1:
-                    raise LogError(f"{log}: can't be read; nothing is lost, try again: {error}") from error
+            with open_database(engine) as db:
+                try:
+                    # An export removes what it supersedes, perhaps between the look at a file and reading it; or a file
+                    # is damaged, and then the second look finds it.
+                    return _collect_once(db, log, out, whole=attempt > 0)
+                except db.failures as error:
+                    if attempt == _ATTEMPTS - 1:
+                        why = str(error).partition("\n")[0]  # Spark goes on with its plan
+                        raise LogError(f"{log}: can't be read; nothing is lost, try again: {why}") from error
         raise AssertionError
 
 
-def _collect_once(log: Path, out: Path, whole: bool) -> Collected:
-    with limited_database() as (db, _):
-        files = NewFiles(db, log, out, whole)
-        run = _Run(db, out, files.by_kind)
-        decisions, outcomes = run.write()
-        unknown = run.unknown()
-        files.remember()
-        return Collected(decisions, outcomes, run.touched, unknown, tuple(files.unreadable))
+def _collect_once(db: Database, log: Path, out: Path, whole: bool) -> Collected:
+    files = NewFiles(db, log, out, whole)
+    run = _Run(db, out, files.by_kind)
+    decisions, outcomes = run.write()
+    unknown = run.unknown()
+    files.remember()
+    return Collected(decisions, outcomes, run.touched, unknown, tuple(files.unreadable))
 
 
 def holds_decisions(decision_log: str | Path) -> bool:
@@ -142,7 +143,7 @@ class _Run:
         touched: How many hours it writes.
     """
 
-    def __init__(self, db: duckdb.DuckDBPyConnection, out: Path, new: dict[Kind, list[Path]]) -> None:
+    def __init__(self, db: Database, out: Path, new: dict[Kind, list[Path]]) -> None:
         self._db = db
         self._out = out
         forgotten = Forgotten.of(out)
@@ -150,7 +151,7 @@ class _Run:
         self._files = self._by_hour(new["decision"])
         waiting = [out / _UNKNOWN] if (out / _UNKNOWN).exists() else []
         self._place_outcomes(new, waiting)
-        placed = execute(db, "SELECT DISTINCT hour FROM placed WHERE hour IS NOT NULL")
+        placed = db.rows("SELECT DISTINCT hour FROM placed WHERE hour IS NOT NULL")
         self._placed = {hour for (hour,) in placed}
         self.touched = len(self._hours)
 
@@ -161,51 +162,53 @@ class _Run:
     def write(self) -> tuple[int, int]:
         """Write the hours that gained something; returns how many decisions and outcomes there are more."""
         added = [0, 0]
+        done = 0
+        parts = _parts(self._hours, self._db.at_once)
         with ThreadPoolExecutor(_AT_ONCE) as threads:  # the hours of a log are many, and each is small
-            for done, (decisions, outcomes) in enumerate(threads.map(self._write_hour, self._hours), 1):
+            for hours, (decisions, outcomes) in zip(parts, threads.map(self._write_hours, parts), strict=True):
                 added[0] += decisions
                 added[1] += outcomes
+                done += len(hours)
                 progress.report(done, self.touched, f"{done} of {self.touched} hours")
         return added[0], added[1]
 
     def unknown(self) -> int:
         """Keep the outcomes that came before their decision did, or without it, until nobody expects it any more."""
         newest = "(SELECT max(event_time) FROM placed)"
-        rows = f"""SELECT * EXCLUDE (hour) FROM placed
+        rows = f"""SELECT * FROM placed
             WHERE hour IS NULL AND event_time >= {newest} - INTERVAL {_KEEP_DAYS} DAY"""
-        with replacing(self._out / _UNKNOWN) as unfinished:
-            query = one_record_each("outcome", f"({rows})")
-            execute(self._db, f"COPY ({query}) TO {text(unfinished)} (FORMAT parquet)")
-        return _count(self._db, self._out / _UNKNOWN)
+        self._db.write(one_of_each("outcome", f"({rows})"), self._out / _UNKNOWN)
+        return _count(self._out / _UNKNOWN)
 
-    def _write_hour(self, hour: datetime) -> tuple[int, int]:
+    def _write_hours(self, hours: Sequence[datetime]) -> tuple[int, int]:
+        """Write neighbours among the hours that gained something."""
         decisions = outcomes = 0
-        with self._db.cursor() as db:
-            execute(db, "SET TimeZone = 'UTC'")
+        since, until = hours[0], hours[-1]
+        with self._db.beside() as db:
             # Outcomes first: a decision that is there has what was known of it.
-            if hour in self._placed:
-                rows = f"(SELECT * EXCLUDE (hour) FROM placed WHERE hour = {_literal(hour)})"
-                outcomes = self._merge(db, "outcome", hour, rows)
-            if hour in self._files:
-                within = f"event_time >= {_literal(hour)} AND event_time < {_literal(hour + _HOUR)}"
-                rows = f"(FROM {self._wanted('decision', self._files[hour])} WHERE {within})"
-                decisions = self._merge(db, "decision", hour, rows)
+            if placed := [hour for hour in hours if hour in self._placed]:
+                rows = f"(SELECT * FROM placed WHERE hour BETWEEN {instant(since)} AND {instant(until)})"
+                outcomes = self._merge(db, "outcome", placed, rows)
+            if decided := [hour for hour in hours if hour in self._files]:
+                files = sorted({file for hour in decided for file in self._files[hour]})
+                rows = f"""(SELECT *, date_trunc('hour', event_time) AS hour FROM {self._wanted("decision", files)}
+                    WHERE event_time >= {instant(since)} AND event_time < {instant(until + _HOUR)})"""
+                decisions = self._merge(db, "decision", decided, rows)
         return decisions, outcomes
 
-    def _merge(self, db: duckdb.DuckDBPyConnection, kind: Kind, hour: datetime, new: str) -> int:
-        """Write an hour anew, of each id the record that counts; returns how many more there are."""
-        target = self._out / f"{kind}s" / f"date={hour:%Y-%m-%d}" / f"hour={hour:%H}" / PART
-        before, relation = 0, new
-        if target.exists():
-            before, relation = _count(db, target), f"({new} UNION ALL BY NAME FROM {parquet([target])})"
-        ((rows, ids),) = execute(db, f"SELECT count(*), count(DISTINCT {ID_FIELD[kind]}) FROM {relation}")
+    def _merge(self, db: Database, kind: Kind, hours: Sequence[datetime], new: str) -> int:
+        """Write hours anew, of each id the record that counts; returns how many more there are."""
+        files = {hour: self._out / f"{kind}s" / f"date={hour:%Y-%m-%d}" / f"hour={hour:%H}" / PART for hour in hours}
+        columns = ", ".join((*sql_columns(kind), "hour"))
+        stored = [file for file in files.values() if file.exists()]
+        relation = f"SELECT {columns} FROM {new}"
+        if stored:
+            relation += f" UNION ALL SELECT {columns} FROM {db.records(kind, stored, by_hour=True)}"
+        counts = f"SELECT count(*) AS copies FROM ({relation}) AS record GROUP BY hour, {ID_FIELD[kind]}"
+        ((rows, ids),) = db.rows(f"SELECT sum(copies), count(*) FROM ({counts}) AS counted")
         # Sorting whole records is slow, and nearly always no id comes twice.
-        query = each_record(kind, relation) if rows == ids else one_record_each(kind, relation)
-        with replacing(target, durable=True) as unfinished:
-            columns = ", ".join(sql_columns(kind))
-            copied = f"COPY (SELECT {columns} FROM ({query})) TO {text(unfinished)}"
-            execute(db, f"{copied} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)")
-        return int(ids) - before
+        db.write_hours(relation if rows == ids else one_of_each(kind, f"({relation})", "hour"), files)
+        return int(ids) - sum(map(_count, stored))
 
     def _place_outcomes(self, new: dict[Kind, list[Path]], waiting: list[Path]) -> None:
         """A table of the new outcomes with the hour of their decision; null: the decision is not known.
@@ -213,19 +216,20 @@ class _Run:
         Those that have waited for their decision were looked up among the stored ones when they came.
         """
         came = self._wanted("outcome", new["outcome"])
-        ((since,),) = execute(self._db, f"SELECT min(event_time) - INTERVAL {_KEEP_DAYS} DAY FROM {came}")
+        ((since,),) = self._db.rows(f"SELECT min(event_time) - INTERVAL {_KEEP_DAYS} DAY FROM {came}")
         stored = [] if since is None else [file for file in hourly(self._out, "decision") if _hour_of(file) >= since]
         # Of a decision and its withdrawal, which may lie in two hours, the outcome goes to the first.
-        execute(
-            self._db,
-            f"""CREATE TABLE placed AS WITH outcome AS (
-                FROM {self._wanted("outcome", [*new["outcome"], *waiting])} WHERE decision_id NOT IN (
-                    SELECT decision_id FROM {records("decision", new["decision"])} WHERE {self._left_out["decision"]}
-                )
+        self._db.keep(
+            "placed",
+            f"""WITH outcome AS (
+                SELECT came.* FROM {self._wanted("outcome", [*new["outcome"], *waiting])} AS came LEFT JOIN (
+                    SELECT DISTINCT decision_id, true AS gone FROM {self._db.records("decision", new["decision"])}
+                    WHERE {self._left_out["decision"]})
+                AS forgotten USING (decision_id) WHERE gone IS NULL
             )
             SELECT outcome.*, place.hour FROM outcome LEFT JOIN (
                 SELECT decision_id, date_trunc('hour', min(event_time)) AS hour
-                FROM {records("decision", [*new["decision"], *stored])}
+                FROM {self._db.records("decision", [*new["decision"], *stored])}
                 WHERE decision_id IN (SELECT decision_id FROM outcome) GROUP BY decision_id
             ) AS place USING (decision_id)""",
         )
@@ -233,29 +237,38 @@ class _Run:
     def _by_hour(self, files: Sequence[Path]) -> dict[datetime, list[Path]]:
         """Which files may hold decisions of an hour: a file covers neighbouring hours."""
         found: dict[datetime, list[Path]] = defaultdict(list)
-        for file in files:
-            times = f"SELECT DISTINCT date_trunc('hour', event_time) FROM {self._wanted('decision', [file])}"
-            for (hour,) in execute(self._db, times):
-                found[hour].append(file)
+        for some in _parts(files, self._db.at_once):
+            times = f"SELECT DISTINCT date_trunc('hour', event_time) AS hour FROM {self._wanted('decision', some)}"
+            for (hour,) in self._db.rows(times):
+                found[hour] += some
         return dict(found)
 
     def _wanted(self, kind: Kind, files: Sequence[Path]) -> str:
         """The records in some files, without those that were forgotten."""
-        return f"(FROM {records(kind, files)} WHERE NOT {self._left_out[kind]})"
+        return f"(SELECT * FROM {self._db.records(kind, files)} WHERE NOT {self._left_out[kind]})"
 
 
-def _count(db: duckdb.DuckDBPyConnection, file: Path) -> int:
-    ((rows,),) = execute(db, f"SELECT count(*) FROM {parquet([file])}")
-    return int(rows)
+def one_of_each(kind: Kind, records: str, *beside: str) -> str:
+    """SQL: of several records with one id, and equal values in the columns named, the one that counts."""
+    columns = ", ".join((*sql_columns(kind), *beside))
+    return f"""SELECT {columns} FROM (
+        SELECT {columns}, {place_among_copies(kind, *beside)} AS place FROM {records} AS record) AS record
+        WHERE place = 1"""
+
+
+def _parts(values: Sequence[_T], size: int | None) -> list[Sequence[_T]]:
+    """Neighbours together, so many at most; None: all."""
+    size = size or max(len(values), 1)
+    return [values[start : start + size] for start in range(0, len(values), size)]
+
+
+def _count(file: Path) -> int:
+    return int(pq.read_metadata(file).num_rows)
 
 
 def _hour_of(file: Path) -> datetime:
     date, hour = file.parent.parent.name.removeprefix("date="), file.parent.name.removeprefix("hour=")
     return datetime.fromisoformat(f"{date}T{hour}:00:00+00:00")
-
-
-def _literal(hour: datetime) -> str:
-    return f"TIMESTAMPTZ '{hour.isoformat()}'"
 
 
 @contextmanager

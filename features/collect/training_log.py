@@ -18,34 +18,29 @@ and for no more than are needed: training reads the log.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from features.collect.database import execute, limited_database, name_of, parquet, records, text
+from features.collect.database import Database, open_database
 from features.collect.pruning import LOG, generations_of, kept, kept_shares, squared_weight, squared_weight_of_log
 from features.collect.report import Learnable, learnable_of
 from features.collect.rules import decisions_query
-from features.collect.store import hourly
+from features.collect.sql import name_of, text
+from features.collect.store import hourly, one_of_each
 from features.engine import parquet_files
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.hashing import fractions_of
 from mtorl.log.opportunities import MOST_WINDOWS, OPPORTUNITIES_FILE
-from mtorl.log.records import Kind, one_record_each
 from mtorl.log.splits import split_of
 from mtorl.log.touchpoints import COLLECTED, DATASET_FILE, INGEST_FILE, LOG_FILE, LogError, fingerprint, schema
 from mtorl.runtime import progress
-from mtorl.runtime.files import replacing
-
-if TYPE_CHECKING:
-    import duckdb
 
 _SQL = {
     "string": "VARCHAR",
@@ -77,28 +72,31 @@ class Decisions:
         return cls(DatasetSpec.load(folder / DATASET_FILE).outcome_hours, most_touchpoints=most_touchpoints)
 
 
-def learnable(store: str | Path, spec: DatasetSpec, which: Decisions = Decisions()) -> Learnable:
+def learnable(store: str | Path, spec: DatasetSpec, which: Decisions = Decisions(), engine: str = "") -> Learnable:
     """Say what collected decisions teach.
 
     Args:
         store: What `features.collect.store.collect` keeps.
         spec: Description of the data set.
         which: Decisions that count.
+        engine: duckdb or spark; empty takes $ENGINE, else DuckDB. Rows are equal.
 
     Raises:
         LogError: The store holds no decisions.
     """
-    with judged(store, spec, which) as db:
+    with open_database(engine) as db:
+        judge(db, store, spec, which)
         return learnable_of(db, spec)
 
 
-def add_decisions(store: str | Path, folder: str | Path, which: Decisions = Decisions()) -> Learnable:
+def add_decisions(store: str | Path, folder: str | Path, which: Decisions = Decisions(), engine: str = "") -> Learnable:
     """Add what was collected to a log's folder.
 
     Args:
         store: What `features.collect.store.collect` keeps.
         folder: Folder with touchpoints.parquet and dataset.yaml, as ingestion writes it; both tables are written there.
         which: Decisions that count.
+        engine: duckdb or spark; empty takes $ENGINE, else DuckDB. Rows are equal.
 
     Raises:
         LogError: The store holds no decisions.
@@ -106,7 +104,8 @@ def add_decisions(store: str | Path, folder: str | Path, which: Decisions = Deci
     data = Path(folder)
     spec = DatasetSpec.load(data / DATASET_FILE)
     progress.report(0, 4, "judging decisions")
-    with judged(store, spec, which) as db:
+    with open_database(engine) as db:
+        judge(db, store, spec, which)
         progress.report(1, 4, "opportunities")
         _write_opportunities(db, spec, data / OPPORTUNITIES_FILE)
         progress.report(2, 4, "touchpoints")
@@ -118,7 +117,7 @@ def add_decisions(store: str | Path, folder: str | Path, which: Decisions = Deci
     return found
 
 
-def add_touchpoints(store: str | Path, spec: DatasetSpec, log: Path, out: Path) -> None:
+def add_touchpoints(store: str | Path, spec: DatasetSpec, log: Path, out: Path, engine: str = "") -> None:
     """Write a log with the exposures among collected decisions, for what needs no more of them: features.
 
     Args:
@@ -126,66 +125,57 @@ def add_touchpoints(store: str | Path, spec: DatasetSpec, log: Path, out: Path) 
         spec: Description of the data set.
         log: A canonical log, a file or a folder of parts.
         out: File to write.
+        engine: As in `add_decisions`.
 
     Raises:
         LogError: The store holds no decisions.
     """
-    with judged(store, spec, Decisions()) as db:
+    with open_database(engine) as db:
+        judge(db, store, spec, Decisions())
         _add_touchpoints(db, spec, parquet_files(log), out)
 
 
-@contextmanager
-def judged(store: str | Path, spec: DatasetSpec, which: Decisions) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database with the table `judged` of `rules.decisions_query`."""
+def judge(db: Database, store: str | Path, spec: DatasetSpec, which: Decisions) -> None:
+    """Make the tables collected_decision, collected_outcome and, by `rules.decisions_query`, judged.
+
+    Raises:
+        LogError: The store holds no decisions.
+    """
     if not hourly(store, "decision"):
         raise LogError(f"{store}: no decisions were collected here; `mtorl data collect` does it")
-    with limited_database() as (db, scratch):
-        _open(db, "decision", hourly(store, "decision"), which.until)
-        _open(db, "outcome", hourly(store, "outcome"), until="")
-        judged = scratch / "judged.parquet"
-        query = decisions_query(spec, which.outcome_hours)
-        execute(db, f"COPY ({query}) TO {text(judged)} (FORMAT parquet)")
-        execute(db, f"CREATE VIEW judged AS FROM {parquet([judged])}")
-        yield db
+    bound = f"WHERE event_time < {text(which.until)}::TIMESTAMPTZ" if which.until else ""
+    db.view("collected_decision", f"SELECT * FROM {db.records('decision', hourly(store, 'decision'))} {bound}")
+    # A decision and its withdrawal may lie in two hours, and an outcome that was sent twice beside either.
+    db.view("collected_outcome", one_of_each("outcome", db.records("outcome", hourly(store, "outcome"))))
+    db.keep("judged", decisions_query(spec, which.outcome_hours))
 
 
-def _open(db: duckdb.DuckDBPyConnection, kind: Kind, files: list[Path], until: str) -> None:
-    bound = f"WHERE event_time < {text(until)}::TIMESTAMPTZ" if until else ""
-    relation = f"(FROM {records(kind, files)} {bound})"
-    if kind == "outcome":
-        # A decision and its withdrawal may lie in two hours, and an outcome that was sent twice beside either.
-        relation = f"({one_record_each(kind, relation)})"
-    execute(db, f"CREATE VIEW collected_{kind} AS FROM {relation}")
-
-
-def _write_opportunities(db: duckdb.DuckDBPyConnection, spec: DatasetSpec, path: Path) -> None:
-    db.register("windows_of", _users_with_windows(db))
+def _write_opportunities(db: Database, spec: DatasetSpec, path: Path) -> None:
+    db.add("windows_of", _users_with_windows(db))
     gained = "".join(f"if(exposed, {name_of(kind)}, 0) AS {name_of(kind)}, " for kind in spec.outcome_kinds)
     own = gained + "".join(f"{name_of(column.name)}, " for column in spec.context)
     # Windows are most of a record: they are read for these users alone.
-    execute(
-        db,
-        """CREATE TABLE shown_window AS SELECT decision_id, features FROM collected_decision
+    db.keep(
+        "shown_window",
+        """SELECT decision_id, features FROM collected_decision
         WHERE user_id IN (SELECT user_id FROM windows_of) AND NOT withdrawn""",
     )
-    with replacing(path) as unfinished:
-        execute(
-            db,
-            f"""COPY (
-                SELECT decision_id, user_id, timestamp, campaign_id, arm, generation, drawn_channel AS channel,
-                       channel_probs, exposure_probs, exposed, {own} split, features
-                FROM judged JOIN part_of USING (user_id) LEFT JOIN shown_window USING (decision_id)
-                WHERE left_out IS NULL)
-            TO {text(unfinished)} (FORMAT parquet, COMPRESSION zstd)""",
-        )
+    db.write(
+        f"""SELECT decision_id, user_id, timestamp, campaign_id, arm, generation, drawn_channel AS channel,
+                   channel_probs, exposure_probs, exposed, {own} split, features
+            FROM judged JOIN part_of USING (user_id) LEFT JOIN shown_window USING (decision_id)
+            WHERE left_out IS NULL""",
+        path,
+    )
 
 
-def _users_with_windows(db: duckdb.DuckDBPyConnection) -> pa.Table:
+def _users_with_windows(db: Database) -> pa.Table:
     """Users of the validation and test parts, chosen by a hash if there are too many; makes `part_of`, too."""
-    counted = execute(db, "SELECT user_id, count(*) FROM judged WHERE left_out IS NULL GROUP BY user_id")
+    counted = db.rows("SELECT user_id, count(*) AS decisions FROM judged WHERE left_out IS NULL GROUP BY user_id")
     users = pd.DataFrame(counted, columns=["user_id", "rows"])
     users["split"] = split_of(users["user_id"])
-    db.register("part_of", pa.Table.from_pandas(users[["user_id", "split"]], preserve_index=False))
+    parts = pa.schema([("user_id", pa.string()), ("split", pa.string())])
+    db.add("part_of", pa.Table.from_pandas(users[["user_id", "split"]], parts, preserve_index=False))
     chosen = []
     for part in ("val", "test"):
         there = users[users["split"] == part]
@@ -194,43 +184,36 @@ def _users_with_windows(db: duckdb.DuckDBPyConnection) -> pa.Table:
     return pa.table({"user_id": pa.array(pd.concat(chosen), pa.string())})
 
 
-def _add_touchpoints(
-    db: duckdb.DuckDBPyConnection, spec: DatasetSpec, log: list[Path], out: Path, most_rows: int = 0
-) -> int:
+def _add_touchpoints(db: Database, spec: DatasetSpec, log: list[Path], out: Path, most_rows: int = 0) -> int:
     """Write a log's files and the exposures as one; a column that no record has is null.
 
     Returns:
         How many touchpoints were left out because there are too many.
     """
+    there = pq.read_schema(log[0]).names
+    types = schema(spec, [*there, COLLECTED])
     own = {column.name for column in (*spec.context, *spec.static)}
     times = spec.outcome_times.values()
-    there = {"user_id", "timestamp", "campaign_id", "channel", "propensity", *spec.outcome_kinds, *times, *own}
-    values = {name: name_of(name) if name in there else "NULL" for name in (*spec.log_columns, *times)}
-    shown = ", ".join(f"{value} AS {name_of(name)}" for name, value in values.items())
-    names = pq.read_schema(log[0]).names
-    types = schema(spec, [*names, COLLECTED])
-    typed = ", ".join(f"CAST({name_of(f.name)} AS {_SQL[str(f.type)]}) AS {name_of(f.name)}" for f in types)
+    judged = {"user_id", "timestamp", "campaign_id", "channel", "propensity", *spec.outcome_kinds, *times, *own}
+
+    def typed(names: Collection[str], collected: str) -> str:
+        others = {COLLECTED: collected}
+        values = {f: name_of(f.name) if f.name in names else others.get(f.name, "NULL") for f in types}
+        return ", ".join(f"CAST({v} AS {_SQL[str(f.type)]}) AS {name_of(f.name)}" for f, v in values.items())
+
     channels = len(spec.channels)
-    unmarked = "" if COLLECTED in names else f", false AS {COLLECTED}"
-    pool = f"""(SELECT {typed}, arm, generation, squared_weight FROM (
-        SELECT *, {text(LOG)} AS arm, '' AS generation, {squared_weight_of_log(channels)} AS squared_weight{unmarked}
-        FROM {parquet(log)} UNION ALL BY NAME
-        SELECT {shown}, arm, generation, if(propensity IS NULL, NULL, {squared_weight(channels)}) AS squared_weight,
-               true AS {COLLECTED}
-        FROM judged WHERE touchpoint))"""
+    known = squared_weight_of_log(channels) if "propensity" in there else "CAST(NULL AS DOUBLE)"
+    pool = f"""(
+        SELECT {typed(there, "false")}, {text(LOG)} AS arm, '' AS generation, {known} AS squared_weight
+        FROM {db.table(log)} UNION ALL
+        SELECT {typed(judged, "true")}, arm, generation, if(propensity IS NULL, NULL, {squared_weight(channels)})
+        FROM judged WHERE touchpoint)"""
     generations = generations_of(db, pool) if most_rows else []
     rows = sum(one.rows for one in generations)
     stays = kept(kept_shares(generations, most_rows)) if rows > most_rows else "true"
-    with replacing(out) as unfinished:
-        execute(
-            db,
-            f"""COPY (
-                SELECT * EXCLUDE (arm, generation, squared_weight) FROM {pool} WHERE {stays}
-                ORDER BY user_id, timestamp)
-            TO {text(unfinished)} (FORMAT parquet, COMPRESSION zstd)""",
-        )
-    ((written,),) = execute(db, f"SELECT count(*) FROM {parquet([out])}")
-    return max(0, rows - int(written))
+    columns = ", ".join(name_of(field.name) for field in types)
+    db.write(f"SELECT {columns} FROM {pool} AS pool WHERE {stays}", out, order=("user_id", "timestamp"))
+    return max(0, rows - pq.read_metadata(out).num_rows)
 
 
 def _note(data: Path, found: Learnable) -> None:

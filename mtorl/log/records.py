@@ -280,7 +280,8 @@ _FIRST_COUNTS: dict[Kind, str] = {
 # Before `withdrawn` was a field: the router fell back for one of these reasons when it withdrew a decision, and for no
 # other.
 _REASONS_TO_WITHDRAW = ("log", "internal")
-_WITHDRAWN = f"coalesce(withdrawn, fallback_reason IN {_REASONS_TO_WITHDRAW}, false)"
+WITHDRAWN = f"coalesce(withdrawn, fallback_reason IN {_REASONS_TO_WITHDRAW}, false)"
+"""SQL: `withdrawn` of a record of any version."""
 
 
 @cache
@@ -304,8 +305,12 @@ def one_record_each(kind: Kind, relation: str) -> str:
 
     Columns that records of an earlier version lack are there, and null; of decisions, `withdrawn` is never null.
     """
-    number = f"row_number() OVER (PARTITION BY {ID_FIELD[kind]} ORDER BY {_FIRST_COUNTS[kind]})"
-    return f"SELECT * FROM ({each_record(kind, relation)}) QUALIFY {number} = 1"
+    return f"SELECT * FROM ({each_record(kind, relation)}) QUALIFY {place_among_copies(kind)} = 1"
+
+
+def place_among_copies(kind: Kind, *beside: str) -> str:
+    """SQL: 1 for the record that counts, of those with one id and the same values in the columns named."""
+    return f"row_number() OVER (PARTITION BY {', '.join((*beside, ID_FIELD[kind]))} ORDER BY {_FIRST_COUNTS[kind]})"
 
 
 def each_record(kind: Kind, relation: str) -> str:
@@ -313,7 +318,7 @@ def each_record(kind: Kind, relation: str) -> str:
     columns = {name: type_ for name, type_ in sql_columns(kind).items() if name not in (ID_FIELD[kind], "event_time")}
     nulls = ", ".join(f"NULL::{type_} AS {name}" for name, type_ in columns.items())
     complete = f"FROM {relation} UNION ALL BY NAME SELECT {nulls} WHERE false"
-    return f"SELECT * REPLACE ({_WITHDRAWN} AS withdrawn) FROM ({complete})" if kind == "decision" else complete
+    return f"SELECT * REPLACE ({WITHDRAWN} AS withdrawn) FROM ({complete})" if kind == "decision" else complete
 
 
 def is_withdrawn(decision: Mapping[str, Any]) -> bool:

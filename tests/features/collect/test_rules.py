@@ -62,32 +62,33 @@ def tables(folder: Path, store: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.read_parquet(folder / "data" / OPPORTUNITIES_FILE), pd.read_parquet(folder / "data" / LOG_FILE)
 
 
-@pytest.mark.parametrize(
-    ("changes", "outcomes", "expected"),
-    [
-        ({}, COST, "exposed"),
-        ({}, [*COST, outcome("d-cancel", "d", "cancel")], "exposed"),
-        ({}, [], "not exposed"),  # nothing was heard of it
-        ({}, [outcome("d-cancel", "d", "cancel", 0.0)], "not exposed"),
-        (NOTHING, [], "not exposed"),
-        ({"fallback_reason": "ledger", **NOTHING}, [], "not exposed"),
-        ({"fallback_reason": "log", "withdrawn": True, **NOTHING}, [], "not exposed"),
-        ({"fallback_reason": "repeated", **NOTHING}, [], "repeated"),
-        ({"fallback_reason": "no_account", **NOTHING}, [], "no_account"),
-        ({"fallback_reason": "features", **BEFORE_THE_DRAW}, [], "no_draw"),
-        ({"fallback_reason": "model_timeout", **BEFORE_THE_DRAW}, [], "no_draw"),
-        ({"exposure_probs": {}}, COST, "no_probabilities"),
-        ({"channel_probs": {}}, COST, "no_probabilities"),
-        ({"channel_probs": {"video": 0.4}}, COST, "no_probabilities"),  # of the drawn channel alone
-        ({"exposure_probs": {"video": 1.0}}, COST, "no_probabilities"),
-        ({"channel_probs": {"video": 1.0}, "exposure_probs": {"video": 1.0}}, COST, "exposed"),
-        ({"fallback_reason": "model_error", **BASELINE}, COST, "no_draw"),
-        ({"schema_version": 2, "drawn_channel": None, "exposure_probs": None}, COST, "no_probabilities"),
-        ({"budget_exhausted": True, **NOTHING}, [], "budget_gone"),
-        ({"context": {"device": "phone"}}, [], "other_columns"),
-        ({"stage": "off", "assignment_probability": 1.0}, COST, "exposed"),  # the policy decided all the same
-    ],
-)
+RULES: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
+    ({}, COST, "exposed"),
+    ({}, [*COST, outcome("d-cancel", "d", "cancel")], "exposed"),
+    ({}, [], "not exposed"),  # nothing was heard of it
+    ({}, [outcome("d-cancel", "d", "cancel", 0.0)], "not exposed"),
+    (NOTHING, [], "not exposed"),
+    ({"fallback_reason": "ledger", **NOTHING}, [], "not exposed"),
+    ({"fallback_reason": "log", "withdrawn": True, **NOTHING}, [], "not exposed"),
+    ({"fallback_reason": "repeated", **NOTHING}, [], "repeated"),
+    ({"fallback_reason": "no_account", **NOTHING}, [], "no_account"),
+    ({"fallback_reason": "features", **BEFORE_THE_DRAW}, [], "no_draw"),
+    ({"fallback_reason": "model_timeout", **BEFORE_THE_DRAW}, [], "no_draw"),
+    ({"exposure_probs": {}}, COST, "no_probabilities"),
+    ({"channel_probs": {}}, COST, "no_probabilities"),
+    ({"channel_probs": {"video": 0.4}}, COST, "no_probabilities"),  # of the drawn channel alone
+    ({"exposure_probs": {"video": 1.0}}, COST, "no_probabilities"),
+    ({"channel_probs": {"video": 1.0}, "exposure_probs": {"video": 1.0}}, COST, "exposed"),
+    ({"fallback_reason": "model_error", **BASELINE}, COST, "no_draw"),
+    ({"schema_version": 2, "drawn_channel": None, "exposure_probs": None}, COST, "no_probabilities"),
+    ({"budget_exhausted": True, **NOTHING}, [], "budget_gone"),
+    ({"context": {"device": "phone"}}, [], "other_columns"),
+    ({"stage": "off", "assignment_probability": 1.0}, COST, "exposed"),  # the policy decided all the same
+]
+"""Changes to a decision, its outcomes, and what it counts as."""
+
+
+@pytest.mark.parametrize(("changes", "outcomes", "expected"), RULES)
 def test_each_kind_of_decision_has_its_rule(
     tmp_path: Path, changes: dict[str, Any], outcomes: list[dict[str, Any]], expected: str
 ) -> None:
@@ -231,10 +232,10 @@ def test_the_log_that_was_there_stays_and_is_another_one_now(tmp_path: Path) -> 
     assert "1 decisions: 1 opportunities, 1 exposures took place" in str(found)
 
 
-def test_money_that_is_gone_leaves_out_the_rest_of_the_period(tmp_path: Path) -> None:
+def decisions_until_money_is_gone() -> list[dict[str, Any]]:
     until = (START + timedelta(minutes=60)).isoformat()
     gone = {"budget_exhausted": True, **NOTHING}
-    decisions = [
+    return [
         decision("before", 0),
         decision("refused", 10, refused_until=until, **gone),
         decision("cheap", 20),  # had enough, but not what a dearer channel would have needed
@@ -245,7 +246,10 @@ def test_money_that_is_gone_leaves_out_the_rest_of_the_period(tmp_path: Path) ->
         decision("refused-for-good", 70, **gone),
         decision("much-later", 5000),
     ]
-    opportunities, _ = tables(tmp_path, collected(tmp_path, decisions, []))
+
+
+def test_money_that_is_gone_leaves_out_the_rest_of_the_period(tmp_path: Path) -> None:
+    opportunities, _ = tables(tmp_path, collected(tmp_path, decisions_until_money_is_gone(), []))
     assert set(opportunities["decision_id"]) == {"before", "other-campaign", "other-arm", "edited", "next-hour"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,13 @@ from hypothesis import strategies as st
 
 from features.collect import store as store_module
 from features.collect.store import collect, hourly
+from features.engine import open_engine
 from mtorl.log.touchpoints import LogError
 from tests.features.collect.decision_logs import decision, outcome, stored, write
+
+ENGINES = pytest.mark.parametrize(
+    "engine", ["duckdb", pytest.param("spark", marks=pytest.mark.integration)], indirect=True
+)
 
 DECISIONS = [
     decision("a", 0),
@@ -34,6 +40,21 @@ OUTCOMES = [
     outcome("x-cost", "nobody", minutes=62),
     outcome("e-cost", "e", minutes=61),
 ]
+
+
+@pytest.fixture(scope="module")
+def spark() -> Iterator[None]:
+    """One for all tests: it takes ten seconds to start."""
+    with open_engine("spark"):
+        yield
+
+
+@pytest.fixture
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Collecting runs on it."""
+    if request.param == "spark":
+        request.getfixturevalue("spark")
+    monkeypatch.setenv("ENGINE", request.param)
 
 
 def content(store: Path) -> list[list[dict[str, Any]]]:
@@ -98,7 +119,8 @@ def test_the_store_does_not_depend_on_files_runs_or_order(
 _once: dict[str, Any] = {}
 
 
-def test_a_run_writes_only_the_hours_that_gained_something(tmp_path: Path) -> None:
+@ENGINES
+def test_a_run_writes_only_the_hours_that_gained_something(engine: None, tmp_path: Path) -> None:
     write(tmp_path / "log" / "1", DECISIONS, OUTCOMES[:1])
     collect(tmp_path / "log", tmp_path / "store")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("part.parquet")}
@@ -130,8 +152,9 @@ def test_a_file_that_is_cut_off_is_named_and_read_once_it_is_whole(tmp_path: Pat
     assert content(tmp_path / "store") == whole(tmp_path / "whole")
 
 
+@ENGINES
 def test_a_run_that_is_killed_between_two_hours_is_made_good_by_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "log", DECISIONS, OUTCOMES)
     written = []
@@ -154,7 +177,10 @@ def test_a_run_that_is_killed_between_two_hours_is_made_good_by_the_next(
     assert content(tmp_path / "store") == whole(tmp_path / "whole")
 
 
-def test_a_file_that_an_export_removes_meanwhile_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@ENGINES
+def test_a_file_that_an_export_removes_meanwhile_is_no_fault(
+    engine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An export puts a segment that has grown into another folder, and removes the one before."""
     write(tmp_path / "log" / "segment-10", DECISIONS[:3])
     look, looked = store_module._Run._by_hour, []
@@ -171,7 +197,8 @@ def test_a_file_that_an_export_removes_meanwhile_is_no_fault(tmp_path: Path, mon
     assert looked and content(tmp_path / "store") == whole(tmp_path / "whole")
 
 
-def test_a_file_that_is_damaged_inside_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+@ENGINES
+def test_a_file_that_is_damaged_inside_is_named_and_the_others_are_read(engine: None, tmp_path: Path) -> None:
     write(tmp_path / "log" / "1", DECISIONS, OUTCOMES)
     damaged = write(tmp_path / "log" / "2", [decision("f", 300)]) / "decisions.parquet"
     complete = damaged.read_bytes()

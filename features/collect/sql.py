@@ -1,0 +1,35 @@
+"""Values, names and records in the SQL of collecting, which is DuckDB's as far as Spark can be told it (`spark.py`)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from mtorl.log.records import WITHDRAWN, Kind, sql_columns
+
+PARTITIONS = {"date": "VARCHAR", "hour": "VARCHAR"}
+"""Columns that the folders of a store's hours are."""
+
+
+def chosen(kind: Kind, found: str, by_hour: bool) -> str:
+    """SQL of the records in a table that has the columns, perhaps in other types and of an earlier version."""
+    values = {name: WITHDRAWN if name == "withdrawn" else name for name in sql_columns(kind)}
+    columns = [f"CAST({values[name]} AS {type_}) AS {name}" for name, type_ in sql_columns(kind).items()]
+    if by_hour:
+        columns.append("CAST(date || ' ' || hour || ':00:00+00:00' AS TIMESTAMPTZ) AS hour")
+    return f"(SELECT {', '.join(columns)} FROM {found})"
+
+
+def text(value: str | Path) -> str:
+    """A text in SQL."""
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def instant(value: datetime) -> str:
+    """A time in SQL."""
+    return f"TIMESTAMPTZ '{value.isoformat()}'"
+
+
+def name_of(column: str) -> str:
+    """The name of a column in SQL."""
+    return '"' + column.replace('"', '""') + '"'
