@@ -31,7 +31,7 @@ app = CommandGroup(__doc__ or "")
 
 
 class EngineName(StrEnum):
-    """Where features are computed."""
+    """Where features are computed, and decisions collected."""
 
     duckdb = "duckdb"
     spark = "spark"
@@ -227,6 +227,7 @@ def collect(
     dataset: Dataset,
     out: Annotated[Path, typer.Option(help="Folder in which decisions and outcomes are kept.")] = Path("collected"),
     report: Annotated[bool, typer.Option("--report", help="Read all that is kept, and say what it teaches.")] = False,
+    engine: EngineOption = EngineName.duckdb,
 ) -> None:
     """Collect what policies have decided and what came of it, for the next training.
 
@@ -235,6 +236,9 @@ def collect(
 
     Run it as often as you like, on one router's log or on a folder with those of many: only what is new is read, and
     only hours that gained something are written. The folder keeps what the routers delete after a week.
+
+    On a Spark cluster it is the same command under spark-submit, with the same folder at the end: either engine may go
+    on with it. Decision log and folder are then on a volume that all pods see.
 
     A decision whose outcome may still come, or whose probabilities nobody knows, says nothing about a policy's value.
     Such decisions are counted by reason.
@@ -248,10 +252,10 @@ def collect(
         spec = DatasetSpec.load(dataset)
         with ProgressBars() as bars:
             with bars.step("collect decisions and outcomes"):
-                lines = [f"{out}: {collect_decisions(decision_log, out)}"]
+                lines = [f"{out}: {collect_decisions(decision_log, out, engine)}"]
             if report:
                 with bars.step("see what they teach"):
-                    lines.append(str(learnable(out, spec, Decisions(spec.outcome_hours))))
+                    lines.append(str(learnable(out, spec, Decisions(spec.outcome_hours), engine)))
     typer.echo("\n".join(lines))
 
 

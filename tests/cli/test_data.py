@@ -22,6 +22,7 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import write_log
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from mtorl.window.table import WindowTable
+from tests.features.collect.decision_logs import SPEC, decision, outcome, write
 
 
 @pytest.fixture(scope="module")
@@ -300,6 +301,22 @@ def test_spark_builds_the_same(clean: Path, spec: Path, tmp_path: Path, monkeypa
         assert f"engine: {engine}" in answer.output
         contents.add(json.loads((tmp_path / engine / "windows" / "manifest.json").read_text())["content_sha256"])
     assert len(contents) == 1
+
+
+@pytest.mark.integration
+def test_spark_collects_the_same(tmp_path: Path) -> None:
+    told = [outcome("d-cost", "d"), outcome("e-cost", "e")]
+    log = write(tmp_path / "log", [decision("d"), decision("e", 61)], told)
+    SPEC.save(tmp_path / "toy.yaml")
+    said = []
+    for engine in ("duckdb", "spark"):
+        out = tmp_path / engine
+        options = ["--dataset", tmp_path / "toy.yaml", "--out", out, "--report", "--engine", engine]
+        answer = data("collect", log, *options)
+        assert answer.exit_code == 0, answer.output
+        said.append(answer.output[answer.output.index("2 decisions and 2 outcomes more, of 2 hours") :])
+        assert "2 decisions: 2 opportunities, 2 exposures took place" in said[-1]
+    assert said[0] == said[1]
 
 
 @pytest.mark.integration

@@ -69,6 +69,17 @@ def test_it_calls_the_command_as_the_command_takes_it(objects: Objects, schedule
     assert dataset.name in config["data"]
 
 
+def test_the_same_application_collects_decisions(schedule: dict[str, Any]) -> None:
+    """With the arguments that the README gives it, into the folder of the pipeline's step."""
+    (program,) = re.findall(r"jq '(.*?)' \| kubectl create", README, re.S)
+    done = subprocess.run(["jq", program], input=json.dumps(schedule), capture_output=True, text=True, check=True)
+    made = json.loads(done.stdout)
+    context = parsed(made["spec"]["arguments"])
+    assert (str(context["decision_log"]), str(context["out"])) == ("/mnt/mtorl/decision_log", "/mnt/mtorl/collected")
+    assert context["dataset"] == parsed(schedule["spec"]["template"]["arguments"])["dataset"]
+    assert {**made["spec"], "arguments": None} == {**schedule["spec"]["template"], "arguments": None}
+
+
 def test_every_executor_sees_the_volume_that_the_driver_writes_to(objects: Objects) -> None:
     claims = [
         [(m["mountPath"], v["persistentVolumeClaim"]["claimName"])
