@@ -167,12 +167,16 @@ def describe(
 
         # Beside the page, not in /tmp, which may be small or in memory: a canonical log may be large.
         out.parent.mkdir(parents=True, exist_ok=True)
-        with ProgressBars() as bars, tempfile.TemporaryDirectory(dir=out.parent, prefix=".describe-") as folder:
+        with (
+            ProgressBars() as bars,
+            tempfile.TemporaryDirectory(dir=out.parent, prefix=".describe-") as folder,
+            open_engine(engine) as opened,
+        ):
             with bars.step("validate the log"):
                 place = Path(folder)
                 raw = RawLog(log, dataset, "quarantine")
                 usable = canonical_log(raw, place / "log", place / "faulty.csv", trusted)
-            with bars.step("describe the log"), open_engine(engine) as opened:
+            with bars.step("describe the log"):
                 figures = figures_of(opened, usable.path, usable.spec)
             if usable.report is not None:
                 faults = tuple(str(fault) for fault in usable.report.faults)

@@ -99,7 +99,7 @@ def canonical_log(raw: RawLog, folder: Path, quarantine: Path, trusted: bool = F
     """
     if is_remote(raw.path):
         if trusted or not raw.dataset:
-            raise LogError(f"{raw.path}: a log in an object store is copied and checked: give --dataset, not --trusted")
+            raise LogError(f"{raw.path}: a log behind an address is copied and checked: give --dataset, not --trusted")
     elif raw.path:
         path, dataset, canonical = locate(raw.path, raw.dataset, trusted)
         raw = replace(raw, dataset=dataset)

@@ -27,6 +27,7 @@ from features.ingest.adapters import files
 from features.ingest.draft_conversions import Found, look_at
 from features.ingest.facts import Facts, facts_of, rank
 from features.ingest.object_store import at_hand
+from features.ingest.spark_table import SCHEME
 from mtorl.log.dataset import OUTCOMES, DatasetSpec
 from mtorl.log.touchpoints import CREATED, LogError
 
@@ -124,8 +125,9 @@ def draft_description(
 
 
 def file_stem(path: str | Path) -> str:
-    """Name of a file or folder without its endings; of a path or an address."""
-    return PurePosixPath(str(path)).name.split(".")[0]
+    """Name of a file or folder without its endings, or of a table; of a path or an address."""
+    name = PurePosixPath(str(path)).name
+    return name.rpartition(".")[2] if str(path).startswith(SCHEME) else name.split(".")[0]
 
 
 _CONTENT: Mapping[str, Callable[[Facts, int], bool]] = {

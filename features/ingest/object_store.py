@@ -4,7 +4,7 @@
 
 Credentials come from the environment, as for the stores' own tools: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
 AWS_REGION and, for a store of your own, AWS_ENDPOINT_URL; GOOGLE_APPLICATION_CREDENTIALS; the names that Azure's SDK
-reads.
+reads. An address that begins with spark:// is a table of a Spark catalog (`spark_table.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from features.ingest import spark_table
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
 
@@ -30,9 +31,13 @@ def is_remote(path: str | Path) -> bool:
 def marks(address: str) -> list[tuple[str, str]]:
     """Each file under an address, and a text that changes with it: what a cache needs, without reading the files.
 
+    A table of a Spark catalog is read for it.
+
     Raises:
         LogError: as `at_hand`.
     """
+    if address.startswith(spark_table.SCHEME):
+        return [("", spark_table.mark(address))]
     _, root, files = _listing(address)
     return [(_name(file, root), f"{file.size}:{file.mtime_ns}") for file in files]
 
@@ -46,12 +51,22 @@ def at_hand(path: str | Path, folder: Path) -> Iterator[Path]:
         folder: Is made for the copy.
 
     Raises:
-        LogError: The address is of no store that is known, or nothing is there, or it can't be read.
+        LogError: The address is of no store that is known, or nothing is there, or it can't be read; or it is that of a
+            table of a Spark catalog, and the engine is another one.
     """
     if not is_remote(path):
         yield Path(path)
         return
     address = str(path)
+    local = (spark_table.copy if address.startswith(spark_table.SCHEME) else _copy)(address, folder)
+    try:
+        yield local
+    except LogError as error:
+        error.args = (str(error).replace(str(local), address),)
+        raise
+
+
+def _copy(address: str, folder: Path) -> Path:
     store, root, files = _listing(address)
     total, done = sum(file.size for file in files), 0
     for file in files:
@@ -62,12 +77,7 @@ def at_hand(path: str | Path, folder: Path) -> Iterator[Path]:
         done += file.size
         progress.report(done, total, file.base_name)
     single = len(files) == 1 and files[0].path == root
-    local = folder / files[0].base_name if single else folder
-    try:
-        yield local
-    except LogError as error:
-        error.args = (str(error).replace(str(local), address),)
-        raise
+    return folder / files[0].base_name if single else folder
 
 
 def _listing(address: str) -> tuple[Any, str, list[Any]]:
@@ -75,7 +85,7 @@ def _listing(address: str) -> tuple[Any, str, list[Any]]:
     from pyarrow.fs import FileSelector, FileType
 
     if not address.startswith(_SCHEMES):
-        raise LogError(f"{address}: unknown kind of address; expected {', '.join(_SCHEMES[:-1])} or {_SCHEMES[-1]}")
+        raise LogError(f"{address}: unknown kind of address; expected {', '.join(_SCHEMES)} or {spark_table.SCHEME}")
     with _readable(address):
         store, root = _store(address)
         found = store.get_file_info(root)

@@ -91,7 +91,8 @@ class Conversions(StrictModel):
     """
 
     source: Text
-    """File or folder, relative to the folder of this description, or an address: s3://..., gs://..., abfss://..."""
+    """File or folder, relative to the folder of this description, or an address: s3://..., gs://..., abfss://..., or
+    spark://TABLE."""
     columns: Sources
     """What the file calls touchpoint_id or user_id, timestamp, event_id (may be left out: then a row that is there
     twice counts once), and the outcomes that it has, such as {conversion: {value: 1}, revenue: amount}."""
