@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -35,7 +36,7 @@ _SUM = sqlglot.parse_one("aggregate(:numbers, CAST(0 AS DOUBLE), (total, number)
 class Spark:
     """Spark, as its own configuration says. One query does what DuckDB does file by file and hour by hour."""
 
-    failures: tuple[type[Exception], ...] = (PySparkException, Py4JError)
+    failures: tuple[type[Exception], ...] = (PySparkException, Py4JError, pa.ArrowException, FileNotFoundError)
     at_once: int | None = None
 
     def __init__(self) -> None:
@@ -54,11 +55,14 @@ class Spark:
 
     def records(self, kind: Kind, files: Sequence[Path], by_hour: bool = False) -> str:
         """SQL of a table of the records in some files."""
-        schema = _ddl(sql_columns(kind) | (PARTITIONS if by_hour else {}))
-        reader = self._session.read.schema(schema)
-        if by_hour and files:
-            reader = reader.option("basePath", _place(files[0].parents[2]))
-        frame = reader.parquet(*map(_place, files)) if files else self._session.createDataFrame([], schema)
+        types = {name: _type(type_) for name, type_ in sql_columns(kind).items()}
+        columns = types | {name: _type(type_) for name, type_ in PARTITIONS.items() if by_hour}
+        frame = self._session.createDataFrame([], ", ".join(f"{name} {type_}" for name, type_ in columns.items()))
+        for there, same in _by_columns(files).items():
+            values = {name: name if name in dict(there) else "NULL" for name in types}
+            selected = [f"CAST({values[name]} AS {type_}) AS {name}" for name, type_ in types.items()]
+            selected += [_of_folder(name) for name in PARTITIONS if by_hour]
+            frame = frame.unionAll(self._session.read.parquet(*map(_place, same)).selectExpr(*selected))
         return chosen(kind, self._named(frame), by_hour)
 
     def view(self, name: str, query: str) -> None:
@@ -152,6 +156,19 @@ def _ddl(fields: Mapping[str, Any]) -> str:
 
 def _type(type_: Any) -> str:
     return f"STRUCT<{_ddl(type_)}>" if isinstance(type_, dict) else exp.DataType.build(type_, "duckdb").sql("spark")
+
+
+def _by_columns(files: Sequence[Path]) -> dict[tuple[tuple[str, str], ...], list[Path]]:
+    """Files by names and types of their columns: told of a type that is not a file's own, Spark reads other numbers."""
+    found = defaultdict(list)
+    for file in files:
+        found[tuple((field.name, str(field.type)) for field in pq.read_schema(file))].append(file)
+    return found
+
+
+def _of_folder(name: str) -> str:
+    """What a store's folder says of the hour of a file in it."""
+    return f"regexp_extract(_metadata.file_path, '/{name}=([0-9-]+)/', 1) AS {name}"
 
 
 def _place(path: Path) -> str:

@@ -80,6 +80,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         whole = cut.read_bytes()
         cut.write_bytes(whole[:-20])
         _older(log / "router-0" / "decisions.parquet")
+        _typed_otherwise(log / "router-1" / "outcomes.parquet")
         first = _run(folder)
         assert first["cut"] and first["added"][0] > 2000
 
@@ -100,6 +101,14 @@ def _older(file: Path) -> None:
     """As a router of an earlier version would have written it."""
     table = pq.read_table(file)
     pq.write_table(table.drop_columns(["refused_until", "exploration"]), file)
+
+
+def _typed_otherwise(file: Path) -> None:
+    """As another sender would have written it."""
+    table = pq.read_table(file)
+    for name, type_ in (("value", pa.decimal128(9, 2)), ("schema_version", pa.int8())):
+        table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(type_))
+    pq.write_table(table, file)
 
 
 def _run(folder: Path, engines: tuple[str, str] = ("duckdb", "spark")) -> dict[str, Any]:
