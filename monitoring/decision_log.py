@@ -20,13 +20,16 @@ import pandas as pd
 
 from mtorl.drift.calibration import Size
 from mtorl.drift.reference import MIN_USERS
-from mtorl.log.records import MODEL_NAME, UNNAMED, Kind, each_record, one_record_each, sql_columns
+from mtorl.log.records import ID_FIELD, MODEL_NAME, UNNAMED, Kind, each_record, one_record_each, sql_columns
 from mtorl.runtime.duckdb_progress import without_progress_bar
 
 if TYPE_CHECKING:
     import duckdb
 
 _MEMORY_LIMIT = "400MB"
+_THREADS = (
+    2  # each takes memory of its own, some 100 MB: one for each core of a large node would not fit into the limit
+)
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,17 @@ class Period:
 def database() -> Iterator[duckdb.DuckDBPyConnection]:
     """A database with limits, for a log of any size.
 
-    What does not fit is sorted on disk, in the folder for temporary files: the current one may be read-only. A period's
-    bounds without a zone are UTC.
+    What does not fit is sorted on disk, in the folder for temporary files: the current one may be read-only. Its tables
+    are in a file there, too, compressed. A period's bounds without a zone are UTC.
     """
     import duckdb
 
     with (
         tempfile.TemporaryDirectory() as scratch,
-        duckdb.connect(config={"memory_limit": _MEMORY_LIMIT, "temp_directory": scratch}) as db,
+        duckdb.connect(
+            Path(scratch, "tables"),
+            config={"memory_limit": _MEMORY_LIMIT, "threads": _THREADS, "temp_directory": scratch},
+        ) as db,
     ):
         db.execute("SET TimeZone = 'UTC'; SET preserve_insertion_order = false")
         without_progress_bar(db)
@@ -83,6 +89,20 @@ def open_records(db: duckdb.DuckDBPyConnection, kind: Kind, files: Path) -> duck
         return db.from_parquet(str(files), union_by_name=True)
     columns = ", ".join(f"NULL::{type_} AS {name}" for name, type_ in sql_columns(kind).items())
     return db.sql(f"SELECT {columns} WHERE false")
+
+
+def one_record_each_of_few_copies(db: duckdb.DuckDBPyConnection, kind: Kind, relation: str) -> str:
+    """The query of `mtorl.log.records.one_record_each`, for a large log where few ids come twice: it sorts only those.
+
+    It makes the table `KIND_copy`: the ids that come more than once, and their `first_time`.
+    """
+    id_ = ID_FIELD[kind]
+    db.execute(
+        f"""CREATE TABLE {kind}_copy AS SELECT {id_}, min(CAST(event_time AS TIMESTAMPTZ)) AS first_time
+        FROM {relation} GROUP BY {id_} HAVING count(*) > 1"""
+    )
+    alone, copies = (f"(FROM {relation} {join} JOIN {kind}_copy USING ({id_}))" for join in ("ANTI", "SEMI"))
+    return f"{each_record(kind, alone)} UNION ALL BY NAME {one_record_each(kind, copies)}"
 
 
 @dataclass(frozen=True)

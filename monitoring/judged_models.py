@@ -14,12 +14,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from monitoring.decision_log import Period
 from mtorl.experiment.experiment import Experiment
-from mtorl.log.records import MODEL_NAME, one_record_each
 
 # Of what a policy answered; empty: nothing is explored.
-_EXPLORATION = "CASE WHEN fallback_reason IS NULL THEN concat_ws(' ', exploration->>'share', exploration->>'scope') END"
+EXPLORATION = "CASE WHEN fallback_reason IS NULL THEN concat_ws(' ', exploration->>'share', exploration->>'scope') END"
 
 if TYPE_CHECKING:
     import duckdb
@@ -40,28 +38,25 @@ class JudgedModels(NamedTuple):
         return f" (of what was decided after {at}, when the model of an arm had changed, or its exploration)"
 
 
-def judged_models(db: duckdb.DuckDBPyConnection, experiment: Experiment, period: Period) -> JudgedModels:
-    """Find the newest model of each arm in the view `decision_log`.
+def judged_models(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> JudgedModels:
+    """Find the newest model of each arm in the table `record`.
 
     Args:
-        db: Where the view is.
+        db: Where the table is: decisions with `digest` and `exploration`.
         experiment: The experiment that is judged.
-        period: Decisions that count.
     """
     rows = db.execute(
-        f"""WITH answered AS (
-            SELECT arm, {MODEL_NAME} AS digest, {_EXPLORATION} AS exploration,
-                   CAST(event_time AS TIMESTAMPTZ) AS decided, decision_id
-            FROM ({one_record_each("decision", "decision_log")})
+        """WITH answered AS (
+            SELECT arm, digest, exploration, decided, (decided, decision_id) AS place FROM record
             WHERE experiment = $name AND coalesce(salt, $salt) = $salt AND assignment_probability < 1
-              AND CAST(event_time AS TIMESTAMPTZ) <= now() AND {period.condition()}),
+              AND decided <= now()),
         newest AS (
-            SELECT arm, last(digest ORDER BY decided, decision_id) FILTER (digest IS NOT NULL) AS newest,
-                   last(exploration ORDER BY decided, decision_id) FILTER (exploration IS NOT NULL) AS explores
+            SELECT arm, arg_max(digest, place) FILTER (digest IS NOT NULL) AS newest,
+                   arg_max(exploration, place) FILTER (exploration IS NOT NULL) AS explores
             FROM answered GROUP BY arm)
         SELECT arm, newest, max(decided) FILTER (digest <> newest OR exploration <> explores)
         FROM answered JOIN newest USING (arm) GROUP BY arm, newest ORDER BY arm""",
-        {"name": experiment.name, "salt": experiment.salt, **period.parameters()},
+        {"name": experiment.name, "salt": experiment.salt},
     ).fetchall()
     changes = [changed for _, _, changed in rows if changed is not None]
     return JudgedModels({arm: newest for arm, newest, _ in rows if newest is not None}, max(changes, default=None))

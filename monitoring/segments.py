@@ -17,9 +17,10 @@ from typing import TypedDict
 
 import pandas as pd
 
+from monitoring.counted_decisions import shares_of_stages
 from monitoring.decision_log import DecisionLog
-from monitoring.experiment_users import shares_of_stages, users_of
-from monitoring.verdict import TIGHTEST_AT, Comparison, in_one_arm
+from monitoring.experiment_users import experiment_users
+from monitoring.verdict import TIGHTEST_AT, Comparison
 from mtorl.experiment.experiment import INCUMBENT, Experiment
 from mtorl.log.gain import Gain
 
@@ -66,7 +67,8 @@ def segment_lifts(log: DecisionLog, experiment: Experiment, gain: Gain, by: Mapp
     alpha = experiment.alpha / (len(challengers) * len(by) * (MOST + 1))
     found = Segments(confidence=1.0 - alpha, lifts={}, smaller={})
     for column, value in by.items():
-        users, _ = in_one_arm(users_of(log, experiment, gain, segment=value).rows)
+        with experiment_users(log, experiment, gain, segment=value) as read:
+            users = read.users().rows
         shown = list(_segments(users))
         found["lifts"][column] = [
             _lift(rows, segment, name, experiment, gain, alpha) for segment, rows in shown for name in challengers
@@ -93,7 +95,7 @@ def _lift(
     return SegmentLift(
         challenger=challenger,
         segment=segment,
-        users=int(of_both["user_id"].nunique()),
+        users=int(of_both["unit"].nunique()),
         decisions=int(of_both["decisions"].sum()),
         lift=lift.value if math.isfinite(lift.value) else None,
         lift_ci=list(lift.ci) if all(map(math.isfinite, lift.ci)) else None,

@@ -20,18 +20,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from monitoring.counted_decisions import CHANGED, shares_of_stages
 from monitoring.decision_log import DecisionLog
-from monitoring.experiment_users import CHANGED, shares_of_stages, users_of
+from monitoring.experiment_users import Users, experiment_users
 from mtorl.experiment.experiment import INCUMBENT, Experiment, Guardrail
 from mtorl.experiment.metrics import COST, GAIN, METRICS, gain_of, is_gain, metric
 from mtorl.experiment.sample_ratio import srm_p_value
 from mtorl.experiment.statistics import MIN_USERS, Floats, Lift, Sums, compare
-from mtorl.experiment.verdict import GuardrailCheck, check_guardrail, error_share, leading, reach_verdict
+from mtorl.experiment.verdict import DominantUser, GuardrailCheck, check_guardrail, error_share, leading, reach_verdict
 from mtorl.log.gain import Gain
 
 CLICK = Gain.of_spec("click")
@@ -66,26 +68,32 @@ def verdict_from_log(
         verdict, reason, series of looks as users arrived.
     """
     primary = experiment.metrics.primary
-    found = users_of(log, experiment, gain)
-    left_out, models, late = found.left_out, found.models, int(found.rows["late"].sum())
-    users, crossed_users = in_one_arm(found.rows)
     guardrails = experiment.metrics.guardrails
     challengers = [arm.name for arm in experiment.arms if arm.name != INCUMBENT]
     alpha = error_share(experiment.alpha, len(challengers), len(guardrails))
-
     every_stage = shares_of_stages(experiment)
 
     def stages_of(users: pd.DataFrame) -> list[str]:
-        return [stage for stage in every_stage if (users["stage"] == stage).any()]
+        present = set(users["stage"].unique())
+        return [stage for stage in every_stage if stage in present]
 
     def compared(users: pd.DataFrame) -> dict[str, Comparison]:
         stages = stages_of(users)
         return {
-            name: Comparison(users, name, stages, gain, budget_per_decision, alpha, tightest_at) for name in challengers
+            name: Comparison(users, name, stages, gain, budget_per_decision, alpha, tightest_at)
+            for name in challengers
         }
 
-    comparisons, changed = compared(users), not left_out.keys().isdisjoint(CHANGED)
-    with_changed = compared(in_one_arm(users_of(log, experiment, gain, changed=True).rows)[0]) if changed else {}
+    with experiment_users(log, experiment, gain) as read:
+        left_out, models, of_stages = read.counted
+        changed = not left_out.keys().isdisjoint(CHANGED)
+        with_changed = {
+            name: (comparison.lift(primary), _checks(guardrails, comparison))
+            for name, comparison in (compared(read.users(changed=True).rows) if changed else {}).items()
+        }
+        found = read.users()
+    users = found.rows
+    comparisons = compared(users)
     srm_p = srm_p_value(
         [
             (
@@ -103,20 +111,20 @@ def verdict_from_log(
         lift = lifts[name] = comparison.lift(primary)
         checks = _checks(guardrails, comparison)
         if changed:
-            others = _checks(guardrails, with_changed[name])
             checks = [
                 check if check.state == other.state else replace(check, state="open")
-                for check, other in zip(checks, others, strict=True)
+                for check, other in zip(checks, with_changed[name][1], strict=True)
             ]
         verdicts[name] = reach_verdict(
             lift,
             srm_p=srm_p,
             guardrails=checks,
-            crossed_share=crossed_users / max(found.rows["user_id"].nunique(), 1),
+            crossed_share=found.crossed / max(found.all_users, 1),
             late_gap=_late_gap(users, name, kinds),
-            hours=(hours := comparison.hours(primary, found.hours)),
+            hours=(hours := comparison.hours(primary, of_stages)),
             min_hours=experiment.min_runtime_hours,
-            with_changed=with_changed[name].lift(primary) if changed else None,
+            with_changed=with_changed[name][0] if changed else None,
+            dominant=None if math.isfinite(lift.ci[0]) else comparison.dominant_user(primary),
         )
         results[name] = {
             "lift": lift.value,
@@ -129,8 +137,8 @@ def verdict_from_log(
             "secondary": {name: _secondary(comparison.lift(name)) for name in experiment.metrics.secondary},
             "verdict": verdicts[name].token,
             "reason": _nothing_counts(left_out, experiment)
-            if found.rows.empty
-            else verdicts[name].reason + models.said + _late_said(late, experiment.metrics.outcome_hours),
+            if not found.all_users
+            else verdicts[name].reason + models.said + _late_said(found.late, experiment.metrics.outcome_hours),
         }
     # An arm that was taken out by its weight will never be known: the others don't wait for it.
     serving = {arm.name: verdicts[arm.name] for arm in experiment.arms if arm.name in verdicts and arm.weight > 0}
@@ -144,13 +152,11 @@ def verdict_from_log(
         "confidence": 1.0 - alpha,
         "weighted": log.weights is not None,
         "budget_per_decision": budget_per_decision,
-        "arms": {
-            arm.name: _arm(users[users["arm"] == arm.name], primary, budget_per_decision) for arm in experiment.arms
-        },
+        "arms": {arm.name: _arm(found, arm.name, primary, budget_per_decision) for arm in experiment.arms},
         "srm_p": srm_p,
-        "multiple_exposure_users": crossed_users,
+        "multiple_exposure_users": found.crossed,
         "left_out": left_out,
-        "late_outcomes": late,
+        "late_outcomes": found.late,
         "models": models.digests,
         "challenger": challenger,
         "challengers": results,
@@ -161,13 +167,6 @@ def verdict_from_log(
         ],
     }
     return {key: _plain(value) for key, value in result.items()}
-
-
-def in_one_arm(users: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """The users who were in one arm of a stage, in the order of their arrival; and how many others there are."""
-    crossed = users.groupby(["user_id", "stage"])["arm"].transform("nunique") > 1  # a user may have several segments
-    in_one = users[~crossed].sort_values(["first_at", "user_id"], ignore_index=True)
-    return in_one, users.loc[crossed, "user_id"].nunique()
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ class Comparison:
         unequal weight: all the hours where each hour weighs alike, and hardly more than a day where a day at a large
         stage outweighs the weeks before it.
         """
-        sizes = self.users.groupby(["arm", "stage"])[f"{primary}_denominator"].sum()
+        sizes = self.users.groupby(["arm", "stage"], observed=True)[f"{primary}_denominator"].sum()
         if not {self.challenger, INCUMBENT} <= set(sizes.index.get_level_values("arm")):
             return 0.0
         ours, theirs = sizes[self.challenger], sizes[INCUMBENT]
@@ -198,18 +197,35 @@ class Comparison:
         hours = pd.Series(of_stages, dtype=float).reindex(weight.index).clip(lower=_SHORTEST)
         return float(weight.sum() ** 2 / (weight**2 / hours).sum()) if len(weight) else 0.0
 
+    def dominant_user(self, primary: str) -> DominantUser | None:
+        """The one user who keeps an arm from having enough; None if it isn't one."""
+        for arm in (self.challenger, INCUMBENT):
+            users = self.users[self.users["arm"] == arm]
+            decisions = users.groupby("unit")[f"{primary}_denominator"].sum().sort_values()
+            others = decisions.iloc[:-1]
+            if _effective(decisions) < MIN_USERS <= _effective(others):
+                return DominantUser(arm, float(decisions.iloc[-1] / decisions.sum()))
+        return None
+
     def lift(self, name: str, rows: int | None = None) -> Lift:
         """Of the metric of this name; `rows` users in the order of their arrival, or all."""
         users = self.users.head(rows if rows is not None else len(self.users))
-        users = users[users["arm"].isin((self.challenger, INCUMBENT))]
-        arm = np.asarray(users["arm"] == INCUMBENT, dtype=np.intp)
-        stage = np.asarray(users["stage"].map(self.stages.index), dtype=np.intp)
+        names = (name,) if self.budget_per_decision is None else dict.fromkeys((name, COST))
+        read = [f"{metric}_{part}" for metric in names for part in ("numerator", "denominator")]
+        users = users.loc[users["arm"].isin((self.challenger, INCUMBENT)), ["unit", "arm", "stage", *read]]
+        arm = np.asarray(users["arm"] == INCUMBENT, dtype=np.int8)
+        stage = users["stage"].cat.set_categories(self.stages).cat.codes.to_numpy()
         figures = np.zeros((len(users), 2))
-        for cell in {(a, s) for a, s in zip(arm.tolist(), stage.tolist(), strict=True)}:
+        for cell in product(range(2), range(len(self.stages))):
             chosen = (arm == cell[0]) & (stage == cell[1])
             figures[chosen] = _figures(users[chosen], name, self.budget_per_decision)
-        sums = Sums.of_rows(pd.factorize(users["user_id"])[0], arm, stage, figures)
+        sums = Sums.of_rows(pd.factorize(users["unit"])[0], arm, stage, figures)
         return compare(sums, alpha=self.alpha, tightest_at=self.tightest_at, largest=metric(name, self.gain).largest)
+
+
+def _effective(decisions: pd.Series[float]) -> float:
+    """Kish's effective number of users, as `mtorl.experiment.statistics` counts them."""
+    return float(decisions.sum() ** 2 / max((decisions**2).sum(), 1e-300))
 
 
 def _checks(guardrails: Sequence[Guardrail], comparison: Comparison) -> list[GuardrailCheck]:
@@ -240,18 +256,17 @@ def _figures(users: pd.DataFrame, name: str, budget: float | None) -> Floats:
     return np.stack([numerator, denominator], axis=-1)
 
 
-def _arm(users: pd.DataFrame, primary: str, budget: float | None) -> dict[str, Any]:
+def _arm(found: Users, arm: str, primary: str, budget: float | None) -> dict[str, Any]:
     """Totals are facts of the log, over all stages; what is per something is weighted in a replay."""
+    users = found.rows[found.rows["arm"] == arm]
+    counts = found.arms.reindex([arm], fill_value=0).iloc[0]
     gain_per_decision, cost_per_decision = (_ratio(users, name, budget) for name in (primary, COST))
     return {
-        "users": users["user_id"].nunique(),
-        "decisions": int(users["decisions"].sum()),
-        "evaluable": int(users["evaluable"].sum()),
-        "exposures": int(users["exposures"].sum()),
-        "fallbacks": int(users["fallbacks"].sum()),
+        "users": users["unit"].nunique(),
+        **{name: int(counts[name]) for name in ("decisions", "evaluable", "exposures", "fallbacks")},
         "gain": float(users["gain"].sum()),
         "cost": float(users["cost"].sum()),
-        "effective_decisions": float(users["weight"].sum() ** 2 / max(users["squared_weight"].sum(), 1e-300)),
+        "effective_decisions": float(counts["weight"] ** 2 / max(counts["squared_weight"], 1e-300)),
         GAIN: gain_per_decision,
         COST: cost_per_decision,
         "gain_per_cost": gain_per_decision / cost_per_decision if cost_per_decision > 0 else math.nan,
@@ -276,9 +291,11 @@ def _late_gap(users: pd.DataFrame, challenger: str, kinds: set[str]) -> float:
         late, in_time = users[f"late:{kind}"], users[f"in_time:{kind}"]
         all_ = late + in_time
         figures = pd.DataFrame({"late": late, "all": all_})
-        pooled = figures.groupby(users["stage"]).transform("sum")
+        pooled = figures.groupby(users["stage"], observed=True).transform("sum")
         figures["square"] = (late - all_ * pooled["late"] / pooled["all"]) ** 2
-        ours, theirs = (figures[users["arm"] == arm].groupby(users["stage"]).sum() for arm in (challenger, INCUMBENT))
+        ours, theirs = (
+            figures[users["arm"] == arm].groupby(users["stage"], observed=True).sum() for arm in (challenger, INCUMBENT)
+        )
         weight = (ours["all"] * theirs["all"] / (ours["all"] + theirs["all"])).dropna()  # where both have any
         if weight.sum() > 0:
             gap = (weight * (ours["late"] / ours["all"] - theirs["late"] / theirs["all"])).sum() / weight.sum()
@@ -293,9 +310,10 @@ def _nothing_counts(left_out: Mapping[str, int], experiment: Experiment) -> str:
         return "there is no decision yet"
     reason, count = max(left_out.items(), key=lambda item: item[1])
     hours = experiment.metrics.outcome_hours or 0.0
+    ended = ", or, if no decision comes after them, say with `until` that the log goes on until then"
     wait = {
-        "unfinished_period": "their budget's day or hour is not over: look again then",
-        "immature": f"their outcomes may still come: look again {hours:g} hours after them",
+        "unfinished_period": f"their budget's day or hour is not over: look again then{ended}",
+        "immature": f"their outcomes may still come: look again {hours:g} hours after them{ended}",
         "not_randomised": "nobody was randomised at stage shadow, or with the kill switch",
     }
     return f"no decision counts yet: of {count:,}, {wait.get(reason, f'the reason is {reason} (monitoring/README.md)')}"

@@ -84,3 +84,23 @@ def _srm(figures: Figures) -> str:
         for row in figures["srm"]
     ]
     return table(["share", "users lost", "alarms"], rows)
+
+
+def verdict_table(figures: Figures) -> str:
+    """Time and memory of a verdict, by the size of the log."""
+    rows = [
+        [
+            f"{run['decisions']:,}",
+            f"{run['users']:,}",
+            f"{run['cpu_seconds']:.0f}",
+            f"{run['seconds']:.0f}",
+            f"{run['peak_mib']:,.0f}",
+        ]
+        for run in figures["runs"]
+    ]
+    head = (
+        "`mtorl experiment verdict` on a ramp of a fortnight, with two changes of the stage in mid-day, so that it "
+        "looks at both, with and without these days.\n\n"
+    )
+    heads = ["decisions", "users", "CPU s", "s", "peak memory, MiB (the step has 2,048)"]
+    return head + table(heads, rows) + measured_on(figures, "verdict.py")

@@ -45,7 +45,8 @@ for many experiments or looks at once.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +59,7 @@ Interval = tuple[float, float]
 
 MIN_USERS = 100  # effective users in each arm: below, nothing under an interval is normal, and no ratio is linear
 MIN_POSITIVE = 150  # effective users with a positive outcome in each arm: the missing ones add their variance
+USERS_AT_ONCE = 500_000  # whose figures are laid out in memory at a time
 
 _SIGN = np.array([1.0, -1.0])[:, None]  # of the arms in the difference
 
@@ -97,9 +99,9 @@ class Sums:
     @classmethod
     def of_rows(
         cls,
-        user: npt.NDArray[np.intp],
-        arm: npt.NDArray[np.intp],
-        stage: npt.NDArray[np.intp],
+        user: npt.NDArray[np.integer[Any]],
+        arm: npt.NDArray[np.integer[Any]],
+        stage: npt.NDArray[np.integer[Any]],
         figures: Floats,
     ) -> Sums:
         """Add up a table with one row for each user, arm and stage.
@@ -110,10 +112,17 @@ class Sums:
             stage: Number of the stage, from 0, (R,).
             figures: Numerator and denominator, (R, 2).
         """
-        shape = (int(user.max(initial=-1)) + 1, 2, int(stage.max(initial=0)) + 1)
-        values, present = np.zeros((*shape, 2)), np.zeros(shape, dtype=bool)
-        values[user, arm, stage], present[user, arm, stage] = figures, True
-        return cls.of_users(values, present)
+        users, stages = int(user.max(initial=-1)) + 1, int(stage.max(initial=0)) + 1
+        order, parts = np.argsort(user, kind="stable"), []
+        bounds = np.searchsorted(user, range(0, max(users, 1) + USERS_AT_ONCE, USERS_AT_ONCE), sorter=order)
+        for part, rows in enumerate(np.split(order, bounds[1:-1])):
+            first = part * USERS_AT_ONCE
+            shape = (min(USERS_AT_ONCE, users - first), 2, stages)
+            values, present = np.zeros((*shape, 2)), np.zeros(shape, dtype=bool)
+            place = (user[rows] - first, arm[rows], stage[rows])
+            values[place], present[place] = figures[rows], True
+            parts.append(cls.of_users(values, present))
+        return cls(*(sum(getattr(part, field.name) for part in parts) for field in fields(cls)))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from mtorl.experiment.sample_ratio import SRM_ALARM
 from mtorl.experiment.statistics import MIN_USERS, Lift, one_sided_width
@@ -48,6 +48,13 @@ class Verdict:
 
     token: Token
     reason: str
+
+
+class DominantUser(NamedTuple):
+    """A user without whom an arm would have enough users."""
+
+    arm: str
+    share: float  # of the arm's decisions
 
 
 def error_share(alpha: float, challengers: int, guardrails: int) -> float:
@@ -90,6 +97,7 @@ def reach_verdict(
     hours: float = math.inf,
     min_hours: float = 0.0,
     with_changed: Lift | None = None,
+    dominant: DominantUser | None = None,
 ) -> Verdict:
     """Turn the figures into one token. The rules are in order: where one applies, the later ones do not count.
 
@@ -109,6 +117,7 @@ def reach_verdict(
         with_changed: the lift with the days on which the stage was changed or the kill switch used, if they are left
             out of the primary one. People do so on bad days, so that the others are too good; and the money of such a
             day is not the same in both arms. What either may have brought about is no verdict.
+        dominant: the user who keeps an arm from having enough, if it is one.
     """
     low, high = primary.ci
     if srm_p < SRM_ALARM:
@@ -134,6 +143,12 @@ def reach_verdict(
             )
     if not math.isfinite(primary.value):
         return Verdict("inconclusive", "an arm has no decision that can be evaluated")
+    if not math.isfinite(low) and dominant is not None:
+        return Verdict(
+            "inconclusive",
+            f"too little to say: one user has {dominant.share:.0%} of the decisions of {dominant.arm}, as an id that "
+            "many visitors share would, and without it there would be enough users: leave such decisions out",
+        )
     if not math.isfinite(low):
         enough = f"each arm needs {MIN_USERS} users (more where some decide far oftener than others), and one some gain"
         return Verdict("inconclusive", f"too little to say: {enough}")

@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pytest
 
 from monitoring.decision_log import DecisionLog, Period
-from monitoring.experiment_users import users_of
+from monitoring.experiment_users import experiment_users
 from monitoring.period import PeriodError, verdict_of_period
 from monitoring.verdict import CLICK, verdict_from_log
 from mtorl.experiment.experiment import Experiment
@@ -480,10 +481,12 @@ def test_a_day_with_the_kill_switch_is_looked_at_once_its_outcomes_are_known(tmp
     files = stopped_when_it_goes_badly(0.24, np.random.default_rng(0)).write(tmp_path)
     daily = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})
     daily = daily.replace(metrics=daily.metrics.replace(outcome_hours=24.0))
-    found = users_of(files, daily, CLICK, changed=True)
     half_a_day = 12 * 40
-    assert found.left_out == {"immature": half_a_day, "not_randomised": 7 * half_a_day, "unfinished_period": 40}
-    assert users_of(files, daily, CLICK).left_out["switched_off"] == 6 * half_a_day
+    with experiment_users(files, daily, CLICK) as found:
+        decisions = [int(found.users(changed).arms["decisions"].sum()) for changed in (False, True)]
+    left_out = {"immature": half_a_day, "not_randomised": 7 * half_a_day, "unfinished_period": 40}
+    assert found.counted.left_out == {**left_out, "switched_off": 6 * half_a_day}
+    assert decisions[1] - decisions[0] == 6 * half_a_day
 
 
 def test_a_guardrail_that_only_such_days_break_does_not_hold(tmp_path: Path) -> None:
@@ -746,6 +749,47 @@ def test_what_came_of_a_repeated_request_counts_with_the_decision_that_does(tmp_
         outcome["decision_id"] = again.get(outcome["decision_id"], outcome["decision_id"])
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT)
     assert found["left_out"] == {"repeated": 300} and found["arms"] == clean["arms"]
+
+
+def test_a_large_log_is_judged_in_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the same is found as in more, on a ramp with changes in mid-day, which are judged twice."""
+    daily = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})
+    shares = {stage: daily.replace(stage=stage).shares()["challenger"] for stage in ("5%", "25%", "50%")}
+    files = tmp_path / "decisions.parquet", tmp_path / "outcomes.parquet"
+    with duckdb.connect() as db:
+        db.execute("SET TimeZone = 'UTC'")
+        db.execute(
+            f"""COPY (
+                SELECT md5(range::VARCHAR) AS decision_id, md5('r' || range) AS request_id, 'u' || u AS user_id, stage,
+                       if(challenged, 'challenger', 'incumbent') AS arm, if(challenged, share, 1 - share)
+                       AS assignment_probability, 'c' AS campaign_id, 'test' AS experiment, 's' AS salt, 'l' AS layer,
+                       true AS expose, false AS withdrawn, 0.01 AS latency_seconds, md5(arm) AS model_digest,
+                       TIMESTAMPTZ '2025-03-01 00:00+00' + INTERVAL 3 SECOND * range AS event_time
+                FROM (SELECT *, hash(u) / 18446744073709551616.0 < share AS challenged FROM (
+                    SELECT range, hash(range) % 60000 AS u, if(range < 50000, '5%', if(range < 100000, '25%', '50%'))
+                           AS stage, MAP {shares}[stage] AS share FROM range(200000))))
+            TO '{files[0]}' (ROW_GROUP_SIZE 10000)"""
+        )
+        db.execute(
+            f"""COPY (SELECT 'e' || decision_id AS event_id, decision_id, if(hash(decision_id) % 3 = 0, 'click', 'cost')
+                      AS kind, 0.5 AS value, event_time, event_time AS received_time FROM '{files[0]}')
+            TO '{files[1]}' (ROW_GROUP_SIZE 10000)"""
+        )
+    log = DecisionLog(*files)
+    found = verdict_from_log(log, daily)
+    assert found["stages"] == ["5%", "25%", "50%"] and found["left_out"]["changed_period"] > 10_000
+    monkeypatch.setattr("monitoring.decision_log._MEMORY_LIMIT", "80MB")
+    assert verdict_from_log(log, daily) == found
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_one_id_for_many_visitors_is_said_to_be_why_there_is_no_verdict(tmp_path: Path, shared: bool) -> None:
+    log = traffic(300, 0.5)
+    for visit in range(600 if shared else 0):
+        log.learn(log.decide("anonymous", "challenger"), "click", float(visit % 2))
+    found = verdict_from_log(log.write(tmp_path), EXPERIMENT)
+    assert ("one user has 57% of the decisions of challenger" in found["reason"]) == shared, found["reason"]
+    assert found["verdict"] == ("inconclusive" if shared else "ship")
 
 
 def test_users_in_two_arms_are_a_fault(tmp_path: Path) -> None:

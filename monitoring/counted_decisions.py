@@ -1,0 +1,253 @@
+"""Which decisions of an experiment count, and why the others do not.
+
+Decisions count for the arm that the user was *assigned* to, fallbacks included: dropping them would compare the users
+of whichever arm fails less. Left out, and counted by reason:
+
+    other_experiment     of another experiment: another name, layer or salt, any of which splits the users anew
+    outside              the user is not in the experiment's part of its layer
+    not_randomised       everybody got the incumbent: kill switch, shadow
+    other_model          before the arms had their newest models and exploration (`judged_models.py`)
+    other_weights        assigned while any arm had another share than the experiment file gives it at that stage now:
+                         so all arms are compared over the same time
+    repeated             another decision on the same request and day counts: the last that exposes or else the first.
+                         The slower an arm is, the more callers give up on it and ask another router. What came of
+                         any of them counts with that one: such a caller knows, and reports of, the last
+    immature             its outcomes may still come (`outcome_hours`): an arm whose outcomes come sooner looks better
+                         until they have
+    unfinished_period    the budget's day or hour is not over, or began before the period that is asked for: an arm that
+                         spends sooner looks better until it is, and worse without its beginning
+    changed_period       in that day or hour the stage, the weights, the salt or the layer were changed: the arms' money
+                         was not the same. Where it isn't paced, after any edit: a raised amount gives more to the arm
+                         that has spent more by then
+    switched_off         in that day or hour the kill switch was used, for the same reason
+
+The last three only where a budget starts anew each day or hour. People use the switch, or go back a stage, when an arm
+does badly. So a verdict looks at both, with and without the decisions of the last two (`CHANGED`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple, get_args
+
+import pandas as pd
+
+from monitoring.decision_log import DecisionLog, one_record_each_of_few_copies
+from monitoring.judged_models import EXPLORATION, JudgedModels, judged_models
+from mtorl.experiment.experiment import OUTSIDE, Experiment, Stage
+from mtorl.log.records import MODEL_NAME
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+CHANGED = ("changed_period", "switched_off")
+"""Reasons for which days or hours are left out that may have been bad ones."""
+
+
+def shares_of_stages(experiment: Experiment) -> dict[str, dict[str, float]]:
+    """Each arm's share of the users in every stage that randomises them, in the order of the ramp.
+
+    A kill switch that is pulled now does not change how the users in the log were split.
+    """
+    stages = [stage for stage in get_args(Stage) if stage != "shadow"]
+    return {stage: experiment.replace(enabled=True, stage=stage).shares() for stage in stages}
+
+
+class CountedDecisions(NamedTuple):
+    """What is in the tables `decision` and `repeat`."""
+
+    left_out: dict[str, int]  # decisions, by reason
+    models: JudgedModels
+    hours: dict[str, float]  # of each stage: from its first decision that counts to the last, but a day at most for
+    # each UTC day with any
+
+
+def count_decisions(
+    db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, segment: str = ""
+) -> CountedDecisions:
+    """Make the tables `decision`, those of the period, and `repeat`.
+
+    Of `decision`, those count whose `left_out` is null. A `repeat` does not count; its `opportunity` is the decision
+    that does instead.
+
+    Each table is made by itself and holds only what the next one needs: together, the sorts and joins of these steps
+    would be in memory at one time.
+
+    Args:
+        db: Holds the view `decision_log`.
+        log: Which decisions, and their weights.
+        experiment: The experiment that is judged.
+        segment: SQL of the segment of a `record`; empty: it has none.
+    """
+    _copy_records(db, log, experiment, segment or "NULL")
+    models = judged_models(db, experiment)
+    _find_repeats(db)
+    shares = [
+        (stage, arm, share) for stage, arms in shares_of_stages(experiment).items() for arm, share in arms.items()
+    ]
+    db.register("share_of", pd.DataFrame(shares, columns=["stage", "arm", "share"]))
+    db.execute(
+        f"""CREATE TABLE budget_period AS
+        SELECT experiment AS of, began AS start, bool_or(stage = 'off') AS off, {_changed(experiment)} AS changed
+        FROM record WHERE began < ends GROUP BY experiment, began"""
+    )
+    db.execute(
+        f"""CREATE TABLE decision AS
+        WITH look AS (
+            -- The period may have no end, or end in the future, where a clock that was ahead has decided, too.
+            SELECT least(greatest(max(decided), CAST(nullif($until, '') AS TIMESTAMPTZ)), now()) AS newest,
+                   CAST(nullif($since, '') AS TIMESTAMPTZ) AS since FROM record)
+        SELECT decision_id, unit, segment, stage, arm, weight, expose, fallback_reason, latency_seconds, decided, taken,
+               CASE WHEN experiment <> $name OR salt <> $salt OR layer <> $layer THEN 'other_experiment'
+                    WHEN arm = '{OUTSIDE}' THEN 'outside'
+                    WHEN assignment_probability >= 1 THEN 'not_randomised'
+                    WHEN began <= $models_changed THEN 'other_model'
+                    WHEN split_otherwise OR coalesce(abs(assignment_probability - share) >= 1e-9, true)
+                    THEN 'other_weights'
+                    WHEN opportunity IS NOT NULL THEN 'repeated' {_unfair_period(experiment)} END AS left_out
+        FROM record LEFT JOIN share_of USING (stage, arm) LEFT JOIN repeat USING (decision_id)
+             LEFT JOIN budget_period ON experiment IS NOT DISTINCT FROM of AND began = start CROSS JOIN look""",
+        {
+            "name": experiment.name,
+            "salt": experiment.salt,
+            "layer": experiment.layer,
+            "models_changed": models.since,
+            **log.period.parameters(),
+        },
+    )
+    db.execute("DROP TABLE record")
+    reasons = db.execute(
+        """SELECT left_out, if(left_out IS NULL, stage, NULL) AS counted, count(*),
+                  least((epoch(max(decided)) - epoch(min(decided))) / 3600, 24 * count(DISTINCT decided::DATE))
+        FROM decision GROUP BY left_out, counted ORDER BY 1, 2"""
+    ).fetchall()
+    return CountedDecisions(
+        left_out={reason: count for reason, _, count, _ in reasons if reason is not None},
+        models=models,
+        hours={stage: hours for reason, stage, _, hours in reasons if reason is None},
+    )
+
+
+def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, segment: str) -> None:
+    """Make the table `record`: of each decision of the period what the next steps ask for.
+
+    A `unit` is the hash of a user: it takes 8 bytes, and of ten million users no two have the same, but once in 400,000
+    logs.
+    """
+    if isinstance(log.weights, pd.DataFrame):
+        db.register("weight_of", log.weights)
+    elif log.weights is not None:
+        db.from_parquet(str(log.weights)).create_view("weight_of")
+    weight = "coalesce(weight_of.weight, 0.0)" if log.weights is not None else "1.0"
+    join = "LEFT JOIN weight_of USING (decision_id)" if log.weights is not None else ""
+    db.register("other_split", pd.DataFrame(_other_splits(db, experiment), columns=["stage", "shares"], dtype=str))
+    began, ends = _bounds(experiment) or ("decided", "decided")
+    db.execute(
+        f"""CREATE TABLE record AS
+        WITH each AS (
+            SELECT *, CAST(event_time AS TIMESTAMPTZ) AS decided
+            FROM ({one_record_each_of_few_copies(db, "decision", "decision_log")}) WHERE {log.period.condition()})
+        SELECT decision_id, hash(user_id) AS unit, experiment, salt, layer, experiment_version, stage, arm,
+               assignment_probability, expose, fallback_reason, latency_seconds, {weight} AS weight, decided,
+               coalesce(first_time, decided) AS taken, {began} AS began, {ends} AS ends,
+               (stage, shares) IN (FROM other_split) AS split_otherwise,
+               {MODEL_NAME} AS digest, {EXPLORATION} AS exploration,
+               if(request_id IS NULL, NULL, hash(experiment, salt, user_id, campaign_id, request_id, decided::DATE))
+               AS request, ({segment})::VARCHAR AS segment
+        FROM each AS record {join} LEFT JOIN decision_copy USING (decision_id)""",
+        log.period.parameters(),
+    )
+
+
+def _find_repeats(db: duckdb.DuckDBPyConnection) -> None:
+    """Make the table `repeat`; few requests are repeated, and only those are sorted."""
+    db.execute(
+        """CREATE TABLE repeat AS SELECT decision_id, opportunity FROM (
+            SELECT decision_id, first_value(decision_id) OVER (
+                       PARTITION BY request
+                       ORDER BY expose DESC, epoch(decided) * if(expose, -1, 1), decision_id) AS opportunity
+            FROM record WHERE request IN (SELECT request FROM record GROUP BY request HAVING count(*) > 1))
+        WHERE opportunity <> decision_id"""
+    )
+
+
+def _other_splits(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> list[tuple[str, str]]:
+    """Stages and shares, as decisions tell them, that are not those of the experiment file; older ones tell none."""
+    wanted = shares_of_stages(experiment)
+    told = db.execute(
+        """SELECT DISTINCT stage, shares
+        FROM (FROM decision_log UNION ALL BY NAME SELECT NULL::VARCHAR AS shares WHERE false)
+        WHERE experiment = $name AND shares IS NOT NULL""",
+        {"name": experiment.name},
+    ).fetchall()
+    return [(stage, text) for stage, text in told if stage in wanted and _differ(json.loads(text), wanted[stage])]
+
+
+def _differ(shares: Mapping[str, float], others: Mapping[str, float]) -> bool:
+    return any(abs(shares.get(arm, 0.0) - others.get(arm, 0.0)) >= 1e-9 for arm in {*shares, *others})
+
+
+def _bounds(experiment: Experiment) -> tuple[str, str] | None:
+    """SQL: when the budget period of a decision began, and when it ends; None if no budget has one.
+
+    A campaign's decisions go by the longest period of the budgets that they draw on. Without any, a decision is a
+    period of its own.
+    """
+    timed = [budget for budget in experiment.budgets if budget.period != "total"]
+    if not timed:
+        return None
+
+    def bounds(campaign: str) -> tuple[str, str]:
+        drawn_on = [budget for budget in timed if budget.campaign in (campaign, "*")]
+        if not drawn_on:
+            return "decided", "decided"
+        # Of two zones, the campaign's own.
+        budget = min(drawn_on, key=lambda budget: (budget.period != "day", budget.campaign == "*"))
+        local = f"date_trunc('{budget.period}', decided AT TIME ZONE '{budget.timezone}')"
+        began, ends = local, f"{local} + INTERVAL 1 {budget.period}"
+        return f"({began}) AT TIME ZONE '{budget.timezone}'", f"({ends}) AT TIME ZONE '{budget.timezone}'"
+
+    others = bounds("*")
+    own = {budget.campaign: bounds(budget.campaign) for budget in timed if budget.campaign != "*"}
+    begin, end = (
+        f"(CASE {' '.join(f'WHEN campaign_id = {sql_text(name)} THEN {both[i]}' for name, both in own.items())} "
+        f"ELSE {others[i]} END)"
+        if own
+        else f"({others[i]})"
+        for i in (0, 1)
+    )
+    return begin, end
+
+
+def sql_text(value: str) -> str:
+    """A text in SQL."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def matures(experiment: Experiment, time: str) -> str:
+    """SQL: when the outcomes of a decision of that time are all known, as far as they count."""
+    hours = experiment.metrics.outcome_hours
+    return "'infinity'::TIMESTAMPTZ" if hours is None else f"({time} + to_microseconds({round(hours * 3.6e9)}))"
+
+
+def _changed(experiment: Experiment) -> str:
+    """SQL: whether anything was changed within a budget period that makes the arms' money differ."""
+    paced = all(budget.pacing is not None for budget in experiment.budgets if budget.period != "total")
+    names = ("stage", "salt", "layer", *(() if paced else ("experiment_version",)))
+    return " OR ".join([*(f"min({name}) <> max({name})" for name in names), "bool_or(split_otherwise)"])
+
+
+def _unfair_period(experiment: Experiment) -> str:
+    """SQL: cases in which a decision, or the budget period that it belongs to, does not count yet or at all.
+
+    A total without an end has no whole periods: where it isn't paced, an arm that spends sooner looks better until the
+    other has spent as much.
+    """
+    cases = []
+    if _bounds(experiment) is not None:
+        cases.append("WHEN ends > newest OR began < since THEN 'unfinished_period'")
+    if experiment.metrics.outcome_hours is not None:
+        cases.append(f"WHEN {matures(experiment, 'ends')} > newest THEN 'immature'")
+    return " ".join([*cases, "WHEN off THEN 'switched_off'", "WHEN changed THEN 'changed_period'"])
