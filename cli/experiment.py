@@ -40,6 +40,14 @@ DatasetOption = Annotated[str | None, typer.Option(help="The data set's descript
 ByOption = Annotated[
     list[str] | None, typer.Option(metavar="COLUMN", help="Also by segment, of this column; may be repeated.")
 ]
+UntilOption = Annotated[
+    str,
+    typer.Option(
+        metavar="TIME",
+        help="Until when decisions count, and everything is known, ISO time: for traffic that has ended. Empty: "
+        "the log ends with its newest decision.",
+    ),
+]
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures to this file.")]
 
 
@@ -157,6 +165,7 @@ def verdict(
     experiment: ExperimentOption = None,
     dataset: DatasetOption = None,
     by: ByOption = None,
+    until: UntilOption = "",
     out: JsonOption = None,
 ) -> None:
     """Say what the experiment has found so far. Looking often changes no error rate.
@@ -172,8 +181,8 @@ def verdict(
     with exit_codes(failed=(PeriodError,)), _input_errors():
         from cli.progress_bars import ProgressBars
         from cli.tables import print_verdict
-        from monitoring.decision_log import DecisionLog, Period
-        from monitoring.period import verdict_of_period
+        from monitoring.decision_log import DecisionLog
+        from monitoring.period import period_of, verdict_of_period
         from monitoring.segments import segment_lifts
         from mtorl.experiment.experiment import Experiment
         from mtorl.log.dataset import DatasetSpec
@@ -183,11 +192,12 @@ def verdict(
         gain, segments = spec.reward.gain, by or []
         for name in segments:
             check_segment(spec, name)
+        period = period_of("", until, hours=0)
         with ProgressBars() as bars, bars.step("compare the arms"), _exported(folder) as log:
-            found = verdict_of_period(str(log), file, Period(), gain.text, weights="", budget=0.0)
+            found = verdict_of_period(str(log), file, period, gain.text, weights="", budget=0.0)
             if segments:
                 values = {name: segment_sql(spec, name, "record") for name in segments}
-                lifts = segment_lifts(DecisionLog.in_folder(log), Experiment.load(file), gain, values)
+                lifts = segment_lifts(DecisionLog.in_folder(log, period), Experiment.load(file), gain, values)
                 found["segments"] = dict(lifts)
     print_verdict(found)
     _write(out, found)

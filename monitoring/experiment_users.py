@@ -148,6 +148,4 @@ def experiment_users(
         db.execute("DROP TABLE decision; DROP TABLE event; DROP TABLE outcome")
         totals = f"sum({total(gain_of(experiment.metrics.primary, gain))}) AS gain, sum({column('cost')}) AS cost"
         of_ages = ", ".join(f"sum({age})::DOUBLE AS {age}" for age in ages)
-        yield ExperimentUsers(
-            counted, db, f"{totals}, {of_ages}, {sums(names, gain)}", ", segment" if segment else ""
-        )
+        yield ExperimentUsers(counted, db, f"{totals}, {of_ages}, {sums(names, gain)}", ", segment" if segment else "")

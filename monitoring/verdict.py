@@ -80,8 +80,7 @@ def verdict_from_log(
     def compared(users: pd.DataFrame) -> dict[str, Comparison]:
         stages = stages_of(users)
         return {
-            name: Comparison(users, name, stages, gain, budget_per_decision, alpha, tightest_at)
-            for name in challengers
+            name: Comparison(users, name, stages, gain, budget_per_decision, alpha, tightest_at) for name in challengers
         }
 
     with experiment_users(log, experiment, gain) as read:

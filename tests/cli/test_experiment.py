@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from cli.tables import print_verdict
+from mtorl.experiment.experiment import Experiment
 from serving.decision_log.spool import Spool
 from tests.experiments import experiment
 from tests.features.collect.decision_logs import SPEC, decision, outcome, write
@@ -120,6 +121,25 @@ def test_a_verdict_is_given_at_any_time(files: dict[str, str]) -> None:
     done = mtorl("verdict", files["log"], *options)
     assert done.exit_code == 0, done.output
     assert "first: inconclusive" in done.output
+
+
+def test_traffic_that_has_ended_is_judged_to_its_end(files: dict[str, str], tmp_path: Path) -> None:
+    """Else the outcomes of its last day are never all known, since no decision comes after them."""
+    content = yaml.safe_load(Path(files["file"]).read_text())
+    content["metrics"]["outcome_hours"] = 24
+    Path(files["file"]).write_text(yaml.safe_dump(content))
+    ours = Experiment.from_dict(content)
+    split = {"layer": ours.layer, "stage": ours.stage, "shares": ours.shares(), "assignment_probability": 0.5}
+    decisions = [decision(f"d{n}", n, **MINE, **SURE, **split, user_id=f"u{n}") for n in range(20)]
+    write(Path(files["log"]), decisions, [])
+    options = ["--experiment", files["file"], "--dataset", files["dataset"], "--json", str(tmp_path / "found.json")]
+    done = mtorl("verdict", files["log"], *options)
+    assert done.exit_code == 0 and "say with `until`" in " ".join(done.output.split()), done.output
+    assert json.loads((tmp_path / "found.json").read_text())["left_out"] == {"immature": 20}
+    done = mtorl("verdict", files["log"], *options, "--until", "2026-01-03T00:00:00Z")
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "found.json").read_text())["left_out"] == {}
+    assert mtorl("verdict", files["log"], *options, "--until", "tomorrow").exit_code != 0
 
 
 def test_of_several_challengers_each_has_its_verdict(capsys: pytest.CaptureFixture[str]) -> None:
