@@ -18,6 +18,9 @@ from mtorl.evaluation.value_difference import ARMS
 MAX_IMPOSSIBLE = 0.05
 """Largest share of an arm's exposures of which the log can say nothing."""
 
+MIN_USERS = 20
+"""Fewer users say too little of how much users differ, however many decisions they have."""
+
 
 def gate(
     estimate: Mapping[str, Any],
@@ -58,6 +61,8 @@ def refusal(
     max_impossible: float = MAX_IMPOSSIBLE,
 ) -> str | None:
     """Why an estimate should not be used, in words; None if nothing speaks against it. Arguments as of `gate`."""
+    if estimate.get("users", MIN_USERS) < MIN_USERS:
+        return f"the log says too little: {estimate['users']} test users, at least {MIN_USERS} are needed"
     for arm in ARMS:
         impossible = estimate.get("impossible", {}).get(arm, 0.0)  # an evaluation of an earlier version says nothing
         if impossible > max_impossible:

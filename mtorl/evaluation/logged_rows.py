@@ -161,15 +161,22 @@ class LoggedRows:
         weighable_BC: Bools = (weight_BC <= most) & (self.exposure.probs_BC > 0)
         return weighable_BC
 
-    def expected_squares(self, exposing_BC: Floats) -> float:
-        """What sum(w^2) is to be expected to be, for probabilities of exposing, or differences of them; of decisions.
+    def expected_squares(self, exposing_BC: Floats, of_BC: Floats | float = 1.0) -> float:
+        """What sum(w^2 x) is to be expected to be, for probabilities of exposing, or differences of them.
 
-        What it was is less if a rare exposure happened not to occur.
+        What it was is less if a rare exposure happened not to occur. Of touchpoints, what it was is all that is known.
+
+        Args:
+            exposing_BC: Probability of drawing and exposing each channel.
+            of_BC: x, at each channel.
         """
-        assert self.exposure is not None
+        of_BC = np.broadcast_to(of_BC, exposing_BC.shape)
+        if self.exposure is None:
+            weight_B = exposing_BC[self.at_channel] / self.propensity_B
+            return float(weight_B**2 @ of_BC[self.at_channel])
         possible = self.exposure.probs_BC > 0
         with np.errstate(over="ignore"):
-            return float((exposing_BC[possible] ** 2 / self.exposure.probs_BC[possible]).sum())
+            return float((exposing_BC[possible] ** 2 / self.exposure.probs_BC[possible] * of_BC[possible]).sum())
 
     def check_column(self, name: str, column: NDArray[Any]) -> None:
         """Refuse a further column that does not have one finite value for each row.

@@ -22,11 +22,14 @@ are computed on the same resample, so the difference keeps their correlation.
 An exposure that the log's policy hardly ever made, because it explored it only, has a large weight, and a few of them
 drown all others in noise. What they could say is left to forecasts (SWITCH: Wang, Agarwal & Dudík 2017,
 arXiv:1612.01205): the mean of two models. A model overrates what it chooses and underrates what it passes over, so the
-two differ there, and the truth is taken to lie between them. Half of their difference is then the most by which
-the estimate may be off, and the interval is one that holds for any error up to that (Armstrong & Kolesár 2018,
-arXiv:1511.06028). Of several largest weights that one is taken which leaves the narrowest interval: a larger one trades
-doubt in forecasts for noise. How much noise, the probabilities tell and not the gains: a log in which a rare exposure
-happened not to occur looks less noisy than it is.
+two differ there, and the truth is taken to lie between them. Half of their difference, in gains and in what costs leave
+of them under the budget, is then the most by which the estimate may be off, and is added to the interval at either end.
+Of several largest weights that one is taken which leaves the narrowest interval: a larger one trades doubt in forecasts
+for noise.
+
+How much noise there is, the probabilities tell and not the gains alone: a log in which a rare exposure or a rare gain
+happened not to occur looks less noisy than it is. So no interval is narrower than one whose gains vary as the models
+expect, in proportion to their mean, as clicks do, by a factor that the log tells.
 
 What it cannot see: other choices at earlier steps would have led to other states. It is a one-step estimate at the
 states of the log, for policies whose journeys look much like the logged ones.
@@ -37,12 +40,11 @@ Shapes: B rows, C channels, U users, R resamples, X the log itself and its resam
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
-from scipy.stats import foldnorm
 
 from mtorl.arrays import Floats
 from mtorl.evaluation.importance_weights import weight_summary
@@ -120,12 +122,12 @@ def value_difference(
     log.check_policies(policies)
     if budget_share is not None and not 0 < budget_share < np.inf:
         raise ValueError(f"budget_share must be a positive number, got {budget_share}")
-    expected, doubt_BC = _expected(forecasts, challenger.probs_BC.shape)
+    expected, doubt = _expected(forecasts, challenger.probs_BC.shape)
     cost_B, as_logged_B = expected.cost_BC[log.at_channel], log.exposure_weight()
     columns = [np.ones(len(log)), as_logged_B, as_logged_B * (log.cost_B - cost_B), cost_B]
     readings = []
-    for largest in LARGEST_WEIGHTS if doubt_BC is not None and log.exposure is not None else (math.inf,):
-        arms = {arm: _Arm.of(policy, log, expected, doubt_BC, largest) for arm, policy in policies.items()}
+    for largest in LARGEST_WEIGHTS if doubt is not None and log.exposure is not None else (math.inf,):
+        arms = {arm: _Arm.of(policy, log, expected, doubt, largest) for arm, policy in policies.items()}
         if largest == math.inf or max(arm.forecast for arm in arms.values()) <= MAX_FORECAST:
             readings.append((largest, arms))
             columns += [column for arm in arms.values() for column in arm.columns]
@@ -134,33 +136,46 @@ def value_difference(
     sums_XS = np.vstack([sums_S, sums_RS])
     of_log_X4, *of_readings = np.split(sums_XS, range(_OF_LOG, len(columns), 2 * _OF_ARM), axis=1)
     found = [_Values.of(of_log_X4, of_arms, budget_share) for of_arms in of_readings]
-    best = 0 if len(found) == 1 else _narrowest(found, [_expected_squares(log, arms) for _, arms in readings])
-    (largest, arms), values, arms_X14 = readings[best], found[best], of_readings[best]
+    differences = [one["challenger"].weighed_BC - one["incumbent"].weighed_BC for _, one in readings]
+    best = 0 if len(found) == 1 else _narrowest(found, [log.expected_squares(one_BC) for one_BC in differences])
+    (largest, arms), values = readings[best], found[best]
+    noise = _Noise(log, expected.gain_BC if forecasts else None)
+    noises = {arm: noise.of(arms[arm].weighed_BC, float(values.share_2[i])) for i, arm in enumerate(ARMS)}
+    noise_of_difference = noise.of(differences[best], float(values.share_2.max()))
 
-    trust, scale = {}, {}
+    # Whether the probabilities describe the log, all exposures tell.
+    arms_X16, every = of_readings[-1], readings[-1][1]
+    trust, mean_weight, mean_weight_ci, scale = {}, {}, {}, {}
     for i, arm in enumerate(ARMS):
-        weight_X, exposing_X = arms_X14[:, i * _OF_ARM + _WEIGHT], arms_X14[:, i * _OF_ARM + _EXPOSING]
+        weight_X, exposing_X = arms_X16[:, i * _OF_ARM + _WEIGHT], arms_X16[:, i * _OF_ARM + _EXPOSING]
         with np.errstate(divide="ignore", invalid="ignore"):  # a policy that never exposes needs no weights
             ratio_X = np.where(exposing_X > 0, weight_X / exposing_X, 1.0)
         exposes = exposing_X[0] > 0
         trust[arm] = weight_summary(
             arms[arm].weight_B if exposes else np.ones(len(log)), np.ones(len(log)), ratio_X[1:]
         )
-        scale[arm] = len(log) / exposing_X[0] if exposes else 1.0
+        weighed = float(arms[arm].weighed_BC.sum())
+        scale[arm] = len(log) / weighed if weighed > 0 else 1.0
+        mean_weight[arm] = float(ratio_X[0])
+        spread = math.sqrt(log.expected_squares(every[arm].weighed_BC)) / exposing_X[0] if exposes else 0.0
+        low, high = trust[arm]["mean_weight_ci"]
+        mean_weight_ci[arm] = [min(low, mean_weight[arm] - _Z * spread), max(high, mean_weight[arm] + _Z * spread)]
     return ValueDifference(
         challenger=float(values.value_X2[0, 0]),
-        challenger_ci=_widened(values.value_X2[1:, 0], values.doubt_2[0]),
+        challenger_ci=_widened(values.value_X2[:, 0], float(values.doubt_2[0]), noises["challenger"]),
         incumbent=float(values.value_X2[0, 1]),
-        incumbent_ci=_widened(values.value_X2[1:, 1], values.doubt_2[1]),
+        incumbent_ci=_widened(values.value_X2[:, 1], float(values.doubt_2[1]), noises["incumbent"]),
         difference=float(values.value_X2[0, 0] - values.value_X2[0, 1]),
-        difference_ci=values.difference_ci(),
+        difference_ci=_widened(
+            values.value_X2[:, 0] - values.value_X2[:, 1], float(values.doubt_2.sum()), noise_of_difference
+        ),
         doubt=float(values.doubt_2.sum()),
         largest_weight=None if largest == math.inf else largest,
         ess={arm: trust[arm]["ess"] for arm in ARMS},
         ess_share={arm: trust[arm]["ess_share"] for arm in ARMS},
         overlap={arm: trust[arm]["overlap"] * scale[arm] * (1.0 - arms[arm].forecast) for arm in ARMS},
-        mean_weight={arm: trust[arm]["mean_weight"] * scale[arm] for arm in ARMS},
-        mean_weight_ci={arm: trust[arm]["mean_weight_ci"] for arm in ARMS},
+        mean_weight=mean_weight,
+        mean_weight_ci=mean_weight_ci,
         impossible={arm: arms[arm].impossible for arm in ARMS},
         forecast={arm: arms[arm].forecast for arm in ARMS},
         gain_per_opportunity=dict(zip(ARMS, values.gain_2.tolist(), strict=True)),
@@ -171,21 +186,42 @@ def value_difference(
     )
 
 
-def _expected(forecasts: Sequence[ExpectedOutcomes], shape: tuple[int, ...]) -> tuple[ExpectedOutcomes, Floats | None]:
-    """The mean of two models' forecasts and half of their difference in gain; None if there are not two."""
+def _expected(
+    forecasts: Sequence[ExpectedOutcomes], shape: tuple[int, ...]
+) -> tuple[ExpectedOutcomes, ExpectedOutcomes | None]:
+    """The mean of two models' forecasts, and half of their difference; None if there are not two."""
     for one in forecasts:
         if one.gain_BC.shape != shape or one.cost_BC.shape != shape:
             raise ValueError(f"forecasts must have shape {shape}, got {one.gain_BC.shape} and {one.cost_BC.shape}")
+        if not (np.isfinite(one.gain_BC).all() and np.isfinite(one.cost_BC).all()):
+            raise ValueError("forecasts must be finite")
     if not forecasts:
         return ExpectedOutcomes(np.zeros(shape), np.zeros(shape)), None
     if len(forecasts) == 1:
         return forecasts[0], None
     first, second = forecasts
     mean = ExpectedOutcomes((first.gain_BC + second.gain_BC) / 2, (first.cost_BC + second.cost_BC) / 2)
-    return mean, np.abs(first.gain_BC - second.gain_BC) / 2
+    half_gain_BC, half_cost_BC = np.abs(first.gain_BC - second.gain_BC) / 2, np.abs(first.cost_BC - second.cost_BC) / 2
+    return mean, ExpectedOutcomes(half_gain_BC, half_cost_BC)
 
 
-_OF_LOG, _OF_ARM = 4, 7  # numbers of sums
+class _Noise:
+    """How much an estimate varies from log to log, if gains do as their mean does: a standard deviation."""
+
+    def __init__(self, log: LoggedRows, gain_BC: Floats | None) -> None:
+        shown_B = log.gain_B[log.exposure.exposed_B] if log.exposure is not None else log.gain_B
+        mean = float(shown_B.mean()) if len(shown_B) else 0.0
+        self._log = log
+        self._dispersion = float(shown_B.var()) / mean if mean > 0 else 1.0
+        self._gain_BC: Floats | float = max(mean, 0.0) if gain_BC is None else np.maximum(gain_BC, 0.0)
+
+    def of(self, weighed_BC: Floats, share: float) -> float:
+        """Of a value, or of a difference of values, by its probabilities of exposing, thinned to a share."""
+        squares = self._log.expected_squares(weighed_BC, self._gain_BC) * self._dispersion
+        return share * math.sqrt(max(squares, 0.0)) / len(self._log)
+
+
+_OF_LOG, _OF_ARM = 4, 8  # numbers of sums
 _WEIGHT, _EXPOSING = 0, 3  # places of an arm's
 
 
@@ -201,7 +237,12 @@ class _Arm:
 
     @classmethod
     def of(
-        cls, policy: PolicyOnLog, log: LoggedRows, expected: ExpectedOutcomes, doubt_BC: Floats | None, largest: float
+        cls,
+        policy: PolicyOnLog,
+        log: LoggedRows,
+        expected: ExpectedOutcomes,
+        doubt: ExpectedOutcomes | None,
+        largest: float,
     ) -> _Arm:
         exposing_BC = policy.probs_BC * policy.expose_BC
         known_BC = log.weighable(policy, largest)
@@ -213,7 +254,8 @@ class _Arm:
             (exposing_BC * known_BC).sum(axis=1),
             (exposing_BC * expected.gain_BC).sum(axis=1),
             (exposing_BC * expected.cost_BC).sum(axis=1),
-            np.zeros(len(log)) if doubt_BC is None else (exposing_BC * ~known_BC * doubt_BC).sum(axis=1),
+            np.zeros(len(log)) if doubt is None else (exposing_BC * ~known_BC * doubt.gain_BC).sum(axis=1),
+            np.zeros(len(log)) if doubt is None else (exposing_BC * ~known_BC * doubt.cost_BC).sum(axis=1),
         )
         every = max(float(exposing_BC.sum()), 1e-300)
         left, impossible = float((exposing_BC * ~known_BC).sum()), float(log.impossible(policy).sum())
@@ -226,17 +268,19 @@ class _Values:
 
     value_X2: Floats
     doubt_2: Floats
+    share_2: Floats  # to which the budget thins
     gain_2: Floats
     cost_2: Floats
     budget: float
 
     @classmethod
-    def of(cls, of_log_X4: Floats, of_arms_X14: Floats, budget_share: float | None) -> _Values:
+    def of(cls, of_log_X4: Floats, of_arms_X16: Floats, budget_share: float | None) -> _Values:
         rows_X1, exposures_X1, cost_X1, planned_cost_X1 = np.split(of_log_X4, _OF_LOG, axis=1)
-        arms_X27 = of_arms_X14.reshape(len(of_arms_X14), len(ARMS), _OF_ARM)
-        weight_X2, gain_X2, cost_X2, exposing_X2, planned_gain_X2, planned_cost_X2, doubt_X2 = np.moveaxis(
-            arms_X27, 2, 0
+        arms_X28 = of_arms_X16.reshape(len(of_arms_X16), len(ARMS), _OF_ARM)
+        weight_X2, gain_X2, cost_X2, exposing_X2, planned_gain_X2, planned_cost_X2, *doubts = np.moveaxis(
+            arms_X28, 2, 0
         )
+        gain_doubt_X2, cost_doubt_X2 = (doubt_X2 / rows_X1 for doubt_X2 in doubts)
         with np.errstate(divide="ignore", invalid="ignore"):  # no weight at all: NaN is the answer
             # Of a policy that never exposes nothing needs to be estimated.
             per_weight_X2 = np.where(exposing_X2 > 0, exposing_X2 / weight_X2, 0.0)
@@ -245,40 +289,36 @@ class _Values:
             # Else a share of what exposing each draw would cost.
             every_X1 = planned_cost_X1 / rows_X1 + cost_X1 / exposures_X1
             budget_X1 = cost_X2[:, 1:] if budget_share is None else budget_share * every_X1
-            share_X2 = np.where(cost_X2 > budget_X1, budget_X1 / cost_X2, 1.0)
-        doubt_2 = (doubt_X2 * share_X2 / rows_X1)[0]
-        return cls(gain_X2 * share_X2, doubt_2, gain_X2[0], cost_X2[0], float(budget_X1[0, 0]))
+            share_X2 = _thinned(cost_X2, budget_X1)
+            most_X2, least_X2 = (_thinned(cost_X2 + sign * cost_doubt_X2, budget_X1) for sign in (-1, 1))
+            by_cost_X2 = np.abs(gain_X2) * np.maximum(most_X2 - share_X2, share_X2 - least_X2)
+        doubt_2 = np.nan_to_num((gain_doubt_X2 * most_X2 + by_cost_X2)[0])
+        return cls(gain_X2 * share_X2, doubt_2, share_X2[0], gain_X2[0], cost_X2[0], float(budget_X1[0, 0]))
 
-    def difference_ci(self) -> list[float]:
-        return _widened(self.value_X2[1:, 0] - self.value_X2[1:, 1], float(self.doubt_2.sum()))
+
+def _thinned(cost_X2: Floats, budget_X1: Floats) -> Floats:
+    """What share of an arm's exposures a budget allows."""
+    return np.where(cost_X2 > budget_X1, budget_X1 / cost_X2, 1.0)
 
 
-def _expected_squares(log: LoggedRows, arms: Mapping[str, _Arm]) -> float:
-    """Of the difference of both arms' weights."""
-    challenger, incumbent = (arms[arm].weighed_BC for arm in ARMS)
-    return log.expected_squares(challenger - incumbent)
+_Z = 1.96
 
 
 def _narrowest(found: Sequence[_Values], squares: Sequence[float]) -> int:
     """Which of several readings, by largest weight, has the narrowest interval of the difference."""
     draws_R = found[0].value_X2[1:, 0] - found[0].value_X2[1:, 1]
+    spread = float(np.nanstd(draws_R)) if np.isfinite(draws_R).any() else 0.0
     widths = []
     for one, square in zip(found, squares, strict=True):
-        noise = float(np.nanstd(draws_R)) * math.sqrt(square / squares[0]) if squares[0] > 0 else 0.0
-        widths.append(_half_width(noise, float(one.doubt_2.sum())))
+        noise = spread * math.sqrt(square / squares[0]) if squares[0] > 0 else 0.0
+        widths.append(_Z * noise + float(one.doubt_2.sum()))
     return int(np.argmin(widths))
 
 
-def _half_width(noise: float, doubt: float) -> float:
-    """Of the 95 % interval for a normal estimate that may be off by so much: Armstrong & Kolesár 2018."""
-    return noise * float(foldnorm.ppf(0.95, doubt / noise)) if noise > 1e-6 * doubt else doubt
-
-
-def _widened(draws_R: Floats, doubt: float) -> list[float]:
-    """The 95 % interval of resamples, for an estimate that may be off by so much."""
-    edges = interval(draws_R)
+def _widened(value_X: Floats, doubt: float, noise: float) -> list[float]:
+    """The 95 % interval of resamples, and no less than that of a known noise, for an estimate that may be off."""
+    edges = interval(value_X[1:])
     if edges is None:
         return [math.nan, math.nan]
-    noise = float(draws_R[np.isfinite(draws_R)].std())
-    more = _half_width(noise, doubt) - _half_width(noise, 0.0)
-    return [edges[0] - more, edges[1] + more]
+    low, high = min(edges[0], value_X[0] - _Z * noise), max(edges[1], value_X[0] + _Z * noise)
+    return [float(low - doubt), float(high + doubt)]

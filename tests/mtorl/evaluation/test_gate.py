@@ -65,6 +65,12 @@ def test_gate_refuses_to_judge_on_few_effective_rows():
     assert gate({**value, "ess": {"challenger": 5_000.0, "incumbent": 50.0}})[0] == "reject"
 
 
+def test_gate_wants_users_and_not_only_rows():
+    value = estimate(3000, seed=5)
+    decision, reason = gate({**value, "users": 19})
+    assert decision == "reject" and "19 test users, at least 20 are needed" in reason
+
+
 def test_gate_wants_a_hundred_rows_however_short_the_log():
     value = {**estimate(3000, seed=5), "rows": 2000}
     assert gate({**value, "ess": {"challenger": 99.0, "incumbent": 500.0}})[0] == "reject"

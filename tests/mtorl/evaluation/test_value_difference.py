@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from mtorl.evaluation.gate import gate
 from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
-from mtorl.evaluation.resamples import interval
-from mtorl.evaluation.value_difference import _widened, value_difference
+from mtorl.evaluation.value_difference import ExpectedOutcomes, _widened, value_difference
 from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities
 from tests.mtorl.evaluation.bandit import (
     CHALLENGER,
@@ -173,12 +172,72 @@ def test_no_more_than_a_quarter_is_left_to_forecasts() -> None:
 @given(st.floats(0.0, 4.0), st.floats(-1.0, 1.0), st.integers(0, 1000))
 def test_an_interval_holds_for_any_error_up_to_the_doubt(doubt: float, share: float, seed: int) -> None:
     """Estimates are normal around what is wrong by a share of the doubt."""
-    draws = np.random.default_rng(seed).normal(size=4000)
+    draws = np.append(0.0, np.random.default_rng(seed).normal(size=4000))
     estimates = np.random.default_rng(seed + 1).normal(doubt * share, 1.0, size=4000)
-    low, high = _widened(draws, doubt)
-    assert np.mean((estimates + low <= 0) & (estimates + high >= 0)) >= 0.93
-    narrow = interval(draws)
-    assert narrow is not None and low <= narrow[0] and high <= narrow[1] + doubt + 1e-9
+    for noise in (0.0, 1.0):
+        low, high = _widened(draws, doubt, noise)
+        assert np.mean(estimates + low > 0) <= 0.04 and np.mean(estimates + high < 0) <= 0.04, "at either end"
+    narrow, wide = _widened(draws, doubt, 0.0), _widened(draws, doubt, 2.0)
+    assert wide == pytest.approx([-1.96 * 2 - doubt, 1.96 * 2 + doubt]) and wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.02, 0.005])
+def test_few_gains_are_no_certainty(rate: float) -> None:
+    """Arms that are worth the same, forecasts that are right: who differs by forecasts alone is not better for sure."""
+    promoted = 0
+    for seed in range(100):
+        random = np.random.default_rng(seed)
+        rows, explored = 2000, 0.05
+        probs = np.tile([1 - explored / 2, explored / 2], (rows, 1))
+        channel = (random.random(rows) < explored / 2).astype(int)
+        gain = (random.random(rows) < rate).astype(float)
+        exposure = Exposure(np.ones(rows, bool), np.ones(rows), probs)
+        log = LoggedRows(channel, probs[np.arange(rows), channel], gain, np.ones(rows), np.arange(rows) // 2, exposure)
+        other = random.random(rows) < 0.1
+        policies = [
+            PolicyOnLog.always_exposing(np.where(differs[:, None], [0.0, 1.0], [1.0, 0.0]))
+            for differs in (other, np.zeros(rows, bool))
+        ]
+        forecasts = [ExpectedOutcomes(np.full((rows, 2), rate * of), np.ones((rows, 2))) for of in (1.0, 1.0001)]
+        value = value_difference(*policies, log, 100.0, seed, forecasts, resamples=100)
+        promoted += gate(value)[0] == "promote"
+    assert promoted <= 7
+
+
+def test_costs_that_models_disagree_about_are_doubt_where_the_budget_binds() -> None:
+    kind, log = opportunities(300, 1, RARELY)
+    policies = on_log(CHALLENGER, kind, np.ones_like(EXPOSE)), on_log(INCUMBENT, kind, RARELY > 0.5)
+    gains, costs = GAIN[kind], np.broadcast_to(COST, GAIN[kind].shape)
+    forecasts = [ExpectedOutcomes(gains, costs * of) for of in (0.7, 1.3)]
+    binding, free = (value_difference(*policies, log, of, 0, forecasts, resamples=50) for of in (0.3, 100.0))
+    assert binding["doubt"] > 0.001 and free["doubt"] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_wrong_probabilities_of_exploring_are_seen_though_rare_exposures_are_left_to_forecasts() -> None:
+    seen = {0.3: 0, 0.05: 0}
+    for seed in range(10):
+        for real in seen:
+            random = np.random.default_rng(seed)
+            rows, said = 6000, 0.05
+            probs = np.tile([1 - said / 2, said / 2], (rows, 1))
+            channel = (random.random(rows) < real / 2).astype(int)
+            gain = (random.random(rows) < 0.2).astype(float)
+            exposure = Exposure(np.ones(rows, bool), np.ones(rows), probs)
+            log = LoggedRows(channel, probs[np.arange(rows), channel], gain, np.ones(rows), np.arange(rows), exposure)
+            mixed = [PolicyOnLog.always_exposing(np.tile([1 - p, p], (rows, 1))) for p in (0.15, 0.1)]
+            forecasts = [ExpectedOutcomes(np.full((rows, 2), of), np.ones((rows, 2))) for of in (0.2, 0.201)]
+            value = value_difference(*mixed, log, 100.0, seed, forecasts, resamples=100)
+            assert value["largest_weight"] is not None
+            seen[real] += "propensities do not describe" in gate(value)[1]
+    assert seen == {0.3: 10, 0.05: 0}
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_forecasts_must_be_finite(wrong: float) -> None:
+    kind, log = opportunities(30, 0)
+    forecast = ExpectedOutcomes(np.full(GAIN[kind].shape, wrong), np.ones(GAIN[kind].shape))
+    with pytest.raises(ValueError, match="forecasts must be finite"):
+        value_difference(on_log(CHALLENGER, kind), on_log(INCUMBENT, kind), log, 1.0, 0, [forecast])
 
 
 @pytest.mark.parametrize(
