@@ -220,12 +220,12 @@ def _named(folder: Path, name: str, given: Path | str | None) -> str:
 @contextmanager
 def _exported(folder: Path) -> Iterator[Path]:
     """A decision log that can be read. What a router has written but not shipped yet is there, too."""
-    from features.collect.log_files import files_of
+    from features.collect.log_files import files_of, is_hidden
     from monitoring.period import PeriodError
     from mtorl.log.touchpoints import LogError
 
     served = [folder / name for name in ("spool", "log") if (folder / name).is_dir()]
-    if not served and any(folder.rglob("decisions.parquet")):
+    if not served and any(not is_hidden(file, folder) for file in folder.rglob("decisions.parquet")):
         yield folder
         return
     if not served and not files_of(folder, "decision"):

@@ -21,10 +21,18 @@ COLLECTED: tuple[Kind, ...] = ("decision", "outcome")
 
 
 def files_of(log: Path, kind: Kind) -> list[Path]:
-    """All files with records of a kind: those of exports, at any depth, and those of a sink's hourly folders."""
+    """All files with records of a kind: those of exports, at any depth, and those of a sink's hourly folders.
+
+    What lies in a hidden folder is somebody's unfinished work, perhaps of a process that was killed.
+    """
     exported = log.glob(f"**/{kind}s.parquet")
     shipped = log.glob(f"**/{kind}s/date=*/hour=*/*.parquet")
-    return sorted({*exported, *shipped})
+    return sorted(file for file in {*exported, *shipped} if not is_hidden(file, log))
+
+
+def is_hidden(file: Path, folder: Path) -> bool:
+    """Whether a file lies in a hidden folder below another."""
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def mark_of(file: Path) -> list[int] | None:

@@ -162,6 +162,22 @@ def test_a_folder_without_decisions_is_refused(files: dict[str, str], tmp_path: 
     assert "neither the state of mtorl serve nor a decision log" in done.output
 
 
+def test_what_a_killed_command_has_left_is_not_read(files: dict[str, str], tmp_path: Path) -> None:
+    """An export that nobody removed is no decision log, and the log of a sink beside it is read."""
+    left, sink = tmp_path / "sink" / ".export-1a2b", tmp_path / "sink"
+    write(left, [decision("old", user_id="u1", **MINE)])
+    for kind in ("decisions", "outcomes"):
+        hour = sink / kind / "date=2026-01-01" / "hour=12"
+        hour.mkdir(parents=True)
+        write(tmp_path / "made", [decision(f"d{n}", n, user_id=f"u{n}", **MINE) for n in range(3)])
+        (tmp_path / "made" / f"{kind}.parquet").rename(hour / "part.parquet")
+    options = ["--experiment", files["file"], "--dataset", files["dataset"], "--json", str(tmp_path / "found.json")]
+    done = mtorl("verdict", str(sink), *options)
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert sum(arm["decisions"] for arm in found["arms"].values()) + sum(found["left_out"].values()) == 3
+
+
 def test_the_state_of_a_router_names_its_files_itself(files: dict[str, str]) -> None:
     done = mtorl("verdict", files["log"])
     assert done.exit_code == 2 and "--experiment: name the file" in done.output
