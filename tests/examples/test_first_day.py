@@ -113,7 +113,7 @@ def test_the_page_can_be_followed_from_a_log_to_a_model_that_has_learned_from_it
     # And some of day 3: the router takes up to a second to see that the stage has changed.
     assert shadow_days and 1500 <= int(shadow_days[1].replace(",", "")) < 2000
     (collected,) = first_day.of("mtorl data collect")
-    assert "3,000 decisions" in collected and "opportunities" in collected
+    assert "3,500 decisions" in collected and "opportunities" in collected
     rows = [int(re.search(r"ads: ([\d,]+) touchpoints", out)[1].replace(",", "")) for out in (trained, again)]  # type: ignore[index]
     assert rows[1] > rows[0] + 1000  # exposures of its own
 

@@ -10,7 +10,6 @@ import jsonschema
 import pytest
 import yaml
 
-import mtorl.experiment.experiment
 from tests.repository import ROOT
 
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "write_schemas.py"))
@@ -43,11 +42,3 @@ FILES.append(("experiment", ROOT / "manifests" / "base" / "router" / "config" / 
 def test_a_shipped_file_fits_its_schema(name: str, path: Path) -> None:
     schema = json.loads((ROOT / "docs" / "schemas" / f"{name}.json").read_text(encoding="utf-8"))
     jsonschema.validate(yaml.safe_load(path.read_text(encoding="utf-8")), schema)
-
-
-def test_the_manual_of_the_experiment_file_fits_its_schema() -> None:
-    schema = json.loads((ROOT / "docs" / "schemas" / "experiment.json").read_text(encoding="utf-8"))
-    text = (mtorl.experiment.experiment.__doc__ or "").split("```")[1].removeprefix("yaml")
-    jsonschema.validate(yaml.safe_load(text), schema)
-    with pytest.raises(jsonschema.ValidationError, match="colour"):
-        jsonschema.validate(yaml.safe_load(text) | {"colour": "red"}, schema)
