@@ -17,17 +17,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from _environment import ROOT, environment, finish
+from _environment import environment, finish
 
+from benchmarks._process import measured
 from benchmarks.collecting.table import collect_table
 
 HOURS = 240
@@ -111,23 +109,6 @@ def first_log(folder: Path) -> None:
     ingest(RawLog(users=200), folder, folder.with_name("quarantine.csv"))
 
 
-def timed(command: list[str]) -> dict[str, float]:
-    """A process of its own."""
-    started = time.monotonic()
-    process = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL
-    )
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    return {
-        "seconds": time.monotonic() - started,
-        "cpu_seconds": used.ru_utime + used.ru_stime,
-        "peak_mib": used.ru_maxrss / 1024,
-    }
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", default="", metavar="FILE", help="also write the figures there")
@@ -143,11 +124,11 @@ def main() -> int:
         with ProcessPoolExecutor(1, mp_context=get_context("fork")) as processes:
             processes.submit(first_log, folder / "data").result()
             processes.submit(write_log, folder / "log", rows, 0, HOURS).result()
-            runs = {"all": timed(collecting)}
+            runs = {"all": measured(collecting)}
             processes.submit(write_log, folder / "log", rows, HOURS, HOURS + 1).result()
-            runs["hour"] = timed(collecting)
-        runs["nothing"] = timed(collecting)
-        runs["training"] = timed([sys.executable, "-c", TRAINING, str(folder / "store"), str(folder / "data")])
+            runs["hour"] = measured(collecting)
+        runs["nothing"] = measured(collecting)
+        runs["training"] = measured([sys.executable, "-c", TRAINING, str(folder / "store"), str(folder / "data")])
         stored = sum(file.stat().st_size for file in (folder / "store").rglob("*.parquet"))
         counted = json.loads((folder / "data" / "ingest.json").read_text())["collected"]
     figures = {

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,8 +20,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from _environment import ROOT, environment, finish
+from _environment import environment, finish
 
+from benchmarks._process import measured
 from benchmarks.drift_rates.table import job_table
 
 COLUMNS = 40
@@ -119,14 +118,8 @@ def train(folder: Path) -> dict[str, float]:
 def check(artifact: Path, log: Path, out: Path) -> dict[str, float]:
     """The console command, as the CronJob starts it."""
     command = [sys.executable, "-m", "cli.main", "drift", f"--decision-log={log}", f"--artifact={artifact}"]
-    process = subprocess.Popen(
-        [*command, f"--out={out}"], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL
-    )
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode not in (0, 3):
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    return {"cpu_seconds": used.ru_utime + used.ru_stime, "peak_mib": used.ru_maxrss / 1024}
+    taken = measured([*command, f"--out={out}"], expected=(0, 3))
+    return {name: taken[name] for name in ("cpu_seconds", "peak_mib")}
 
 
 def main() -> int:

@@ -12,18 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from _environment import ROOT, environment, finish
+from _environment import environment, finish
 
+from benchmarks._process import measured
 from benchmarks.experiment_runs.table import verdict_table
 
 SIZES = ((100_000, 30_000), (1_000_000, 300_000), (2_000_000, 600_000), (5_000_000, 1_500_000), (10_000_000, 3_000_000))
@@ -98,24 +96,10 @@ def write_log(folder: Path, decisions: int, users: int) -> None:
 def judge(log: Path, experiment: Path, out: Path) -> dict[str, Any]:
     """The console command, as people type it."""
     command = [sys.executable, "-m", "cli.main", "experiment", "verdict", str(log), "--dataset", "simulator"]
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        [*command, "--experiment", str(experiment), "--json", str(out)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-    )
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    taken = measured([*command, "--experiment", str(experiment), "--json", str(out)])
     if "changed_period" not in json.loads(out.read_text())["left_out"]:
         raise SystemExit("no day was left out, so the verdict has not looked twice")
-    return {
-        "seconds": time.perf_counter() - started,
-        "cpu_seconds": used.ru_utime + used.ru_stime,
-        "peak_mib": used.ru_maxrss / 1024,
-    }
+    return taken
 
 
 def main() -> int:

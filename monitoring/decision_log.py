@@ -22,6 +22,7 @@ from mtorl.drift.calibration import Size
 from mtorl.drift.reference import MIN_USERS
 from mtorl.log.records import ID_FIELD, MODEL_NAME, UNNAMED, Kind, each_record, one_record_each, sql_columns
 from mtorl.runtime.duckdb_progress import without_progress_bar
+from mtorl.runtime.files import naming_full_disk
 
 if TYPE_CHECKING:
     import duckdb
@@ -66,6 +67,7 @@ def database() -> Iterator[duckdb.DuckDBPyConnection]:
     import duckdb
 
     with (
+        naming_full_disk(Path(tempfile.gettempdir())),
         tempfile.TemporaryDirectory() as scratch,
         duckdb.connect(
             Path(scratch, "tables"),

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from features.collect.sql import PARTITIONS, chosen, instant, text
 from mtorl.log.records import Kind, sql_columns
 from mtorl.runtime.duckdb_progress import without_progress_bar
-from mtorl.runtime.files import replacing
+from mtorl.runtime.files import naming_full_disk, replacing
 
 if TYPE_CHECKING:
     import duckdb
@@ -203,6 +203,7 @@ def open_duckdb() -> Iterator[DuckDB]:
     import duckdb
 
     with (
+        naming_full_disk(Path(tempfile.gettempdir())),
         tempfile.TemporaryDirectory(prefix="mtorl-collect-") as scratch,
         duckdb.connect(config={"memory_limit": _MEMORY, "temp_directory": scratch}) as connection,
     ):

@@ -47,7 +47,7 @@ from typing import TypedDict
 import numpy as np
 
 from mtorl.arrays import Floats
-from mtorl.evaluation.importance_weights import weight_summary
+from mtorl.evaluation.importance_weights import effective_size
 from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.resamples import UserResamples, interval
 
@@ -143,23 +143,14 @@ def value_difference(
     noises = {arm: noise.of(arms[arm].weighed_BC, float(values.share_2[i])) for i, arm in enumerate(ARMS)}
     noise_of_difference = noise.of(differences[best], float(values.share_2.max()))
 
-    # Whether the probabilities describe the log, all exposures tell.
-    arms_X16, every = of_readings[-1], readings[-1][1]
-    trust, mean_weight, mean_weight_ci, scale = {}, {}, {}, {}
-    for i, arm in enumerate(ARMS):
-        weight_X, exposing_X = arms_X16[:, i * _OF_ARM + _WEIGHT], arms_X16[:, i * _OF_ARM + _EXPOSING]
-        with np.errstate(divide="ignore", invalid="ignore"):  # a policy that never exposes needs no weights
-            ratio_X = np.where(exposing_X > 0, weight_X / exposing_X, 1.0)
-        exposes = exposing_X[0] > 0
-        trust[arm] = weight_summary(
-            arms[arm].weight_B if exposes else np.ones(len(log)), np.ones(len(log)), ratio_X[1:]
-        )
-        weighed = float(arms[arm].weighed_BC.sum())
-        scale[arm] = len(log) / weighed if weighed > 0 else 1.0
-        mean_weight[arm] = float(ratio_X[0])
-        spread = math.sqrt(log.expected_squares(every[arm].weighed_BC)) / exposing_X[0] if exposes else 0.0
-        low, high = trust[arm]["mean_weight_ci"]
-        mean_weight_ci[arm] = [min(low, mean_weight[arm] - _Z * spread), max(high, mean_weight[arm] + _Z * spread)]
+    ess, overlap, mean_weight, mean_weight_ci = {}, {}, {}, {}
+    for i, (arm, one) in enumerate(arms.items()):
+        exposing = float((policies[arm].probs_BC * policies[arm].expose_BC).sum())
+        # Whether the probabilities describe the log, all exposures tell, those that are left to forecasts, too.
+        weight_X, exposing_X = (of_readings[-1][:, i * _OF_ARM + place] for place in (_WEIGHT, _EXPOSING))
+        mean_weight[arm], mean_weight_ci[arm] = _mean_weight(log, readings[-1][1][arm], weight_X, exposing_X)
+        ess[arm] = effective_size(one.weight_B) if exposing > 0 else float(len(log))
+        overlap[arm] = float(np.minimum(one.weight_B, 1.0).sum()) / exposing if exposing > 0 else 1.0
     return ValueDifference(
         challenger=float(values.value_X2[0, 0]),
         challenger_ci=_widened(values.value_X2[:, 0], float(values.doubt_2[0]), noises["challenger"]),
@@ -171,9 +162,9 @@ def value_difference(
         ),
         doubt=float(values.doubt_2.sum()),
         largest_weight=None if largest == math.inf else largest,
-        ess={arm: trust[arm]["ess"] for arm in ARMS},
-        ess_share={arm: trust[arm]["ess_share"] for arm in ARMS},
-        overlap={arm: trust[arm]["overlap"] * scale[arm] * (1.0 - arms[arm].forecast) for arm in ARMS},
+        ess=ess,
+        ess_share={arm: ess[arm] / len(log) for arm in ARMS},
+        overlap=overlap,
         mean_weight=mean_weight,
         mean_weight_ci=mean_weight_ci,
         impossible={arm: arms[arm].impossible for arm in ARMS},
@@ -203,6 +194,20 @@ def _expected(
     mean = ExpectedOutcomes((first.gain_BC + second.gain_BC) / 2, (first.cost_BC + second.cost_BC) / 2)
     half_gain_BC, half_cost_BC = np.abs(first.gain_BC - second.gain_BC) / 2, np.abs(first.cost_BC - second.cost_BC) / 2
     return mean, ExpectedOutcomes(half_gain_BC, half_cost_BC)
+
+
+def _mean_weight(log: LoggedRows, arm: _Arm, weight_X: Floats, exposing_X: Floats) -> tuple[float, list[float]]:
+    """The weight of an exposure over its expectation, which is 1 if the probabilities are right, and its interval.
+
+    The interval is no narrower than the probabilities say: rare exposures may happen not to occur in all resamples.
+    """
+    if not exposing_X[0] > 0:  # a policy that never exposes needs no weights
+        return 1.0, [1.0, 1.0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio_X = weight_X / exposing_X
+    variance = log.expected_squares(arm.weighed_BC) - float((arm.weighed_BC.sum(axis=1) ** 2).sum())
+    spread = math.sqrt(max(variance, 0.0)) / float(exposing_X[0])
+    return float(ratio_X[0]), _widened(ratio_X, 0.0, spread)
 
 
 class _Noise:

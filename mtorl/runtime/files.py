@@ -40,18 +40,33 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     # A random name, not the process id: processes of two pods that share a volume can have the same id.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        yield temporary
-        if durable:
-            sync(temporary)
-        _swap(temporary, path)
-        if durable:
-            sync(path.parent)
-    except Exception as error:
-        if _is_disk_full(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-        raise
+        with naming_full_disk(path):
+            yield temporary
+            if durable:
+                sync(temporary)
+            _swap(temporary, path)
+            if durable:
+                sync(path.parent)
     finally:
         remove(temporary)
+
+
+@contextlib.contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """On a full disk, whatever error says so in the block becomes an OSError that names a path on it.
+
+    Of two such blocks, the inner one knows better which disk it is.
+
+    Raises:
+        OSError: with the number ENOSPC.
+    """
+    try:
+        yield
+    except Exception as error:
+        named = isinstance(error, OSError) and error.__cause__ is not None
+        if _is_disk_full(error) and not named:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
 
 
 def _is_disk_full(error: Exception) -> bool:

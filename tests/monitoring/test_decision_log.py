@@ -171,3 +171,9 @@ def test_a_withdrawal_after_the_end_of_a_period_counts_in_it(tmp_path: Path) -> 
     )
     until, since = Period(until=TIMES[1]), Period(since=TIMES[1])
     assert [DecisionLog.in_folder(tmp_path, period).context(9)[1].rows for period in (until, since)] == [0, 1]
+
+
+def test_a_full_disk_is_one_error_that_names_the_folder_for_temporary_files() -> None:
+    """DuckDB's own error is none of the system's, and the folder is gone by the time that somebody reads it."""
+    with pytest.raises(OSError, match=f"No space left on device: '{tempfile.gettempdir()}'"), database():
+        raise duckdb.IOException('IO Error: Could not write file "/tmp/x/tables": No space left on device')

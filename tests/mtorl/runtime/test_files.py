@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mtorl.runtime.files import remove, replacing, sha256_of
+from mtorl.runtime.files import naming_full_disk, remove, replacing, sha256_of
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
@@ -38,6 +38,20 @@ def test_a_full_disk_is_one_error_that_names_the_file(tmp_path: Path, error: Exc
     with pytest.raises(OSError, match=r"No space left on device: '.*/out'") as raised, replacing(tmp_path / "out"):
         raise error
     assert raised.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
+
+
+def test_of_two_paths_on_a_full_disk_the_inner_one_is_named(tmp_path: Path) -> None:
+    full = RuntimeError("No space left on device")
+    with (
+        pytest.raises(OSError, match=r"No space left on device: '.*/out'"),
+        naming_full_disk(Path("/elsewhere")),
+        replacing(tmp_path / "out"),
+    ):
+        raise full
+    with pytest.raises(OSError, match="/elsewhere"), naming_full_disk(Path("/elsewhere")):
+        raise full
+    with pytest.raises(RuntimeError, match="another"), naming_full_disk(Path("/elsewhere")):
+        raise RuntimeError("another")
 
 
 @pytest.mark.parametrize("durable", [False, True])

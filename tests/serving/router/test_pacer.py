@@ -41,6 +41,18 @@ def define(ledger: Ledger, found: Experiment) -> None:
     ledger.define([Account(x.arm, x.campaign, x.channel, x.limit, x.period) for x in found.accounts()])
 
 
+def after_a_rush(place: Place, found: Experiment, arm: str) -> tuple[Ledger, Pacer]:
+    """A minute after an arm has reserved most of its money for the day at once."""
+    ledger = place.open()
+    define(ledger, found)
+    pacer = Pacer(ledger, CHANNELS, place.clock)
+    pacer.refresh(found, ledger.balances())
+    assert ledger.reserve("a rush", arm, "c", "video", 90.0)
+    place.clock.now += 60.0
+    pacer.refresh(found, ledger.balances())
+    return ledger, pacer
+
+
 def day(amount: float = 200.0, campaign: str = "*", channel: str = "*", **pacing: Any) -> dict[str, Any]:
     paced = {"price": 0.5, **pacing}
     return {"campaign": campaign, "channel": channel, "amount": amount, "period": "day", "pacing": paced}
@@ -329,13 +341,7 @@ def test_of_an_arm_that_looks_at_no_price_no_higher_one_is_asked(place: Place, p
     ]
     hourly = {"campaign": "*", "channel": "*", "amount": 8.0, "period": "hour"}
     found = Experiment.from_dict(experiment("http://x", arms=arms, budgets=[day()], stage="50%"))
-    ledger = place.open()
-    define(ledger, found)
-    pacer = Pacer(ledger, CHANNELS, place.clock)
-    pacer.refresh(found, ledger.balances())
-    assert ledger.reserve("a rush", "incumbent", "c", "video", 90.0)
-    place.clock.now += 60.0
-    pacer.refresh(found, ledger.balances())
+    ledger, pacer = after_a_rush(place, found, "incumbent")
     (fault,) = pacer.faults
     assert fault.startswith("arm incumbent, campaign *, channel *: its policy looks at no price")
     assert "`period: hour`" in fault and "higher" not in fault
@@ -352,13 +358,7 @@ def test_of_an_arm_that_looks_at_no_price_no_higher_one_is_asked(place: Place, p
 def test_a_price_that_was_far_too_low_is_said_and_can_be_mended(place: Place) -> None:
     """No multiplier reached the market's price, nothing said so, and another price in the file changed nothing."""
     low, mended = of(day(price=0.0005)), of(day(price=0.5))
-    ledger = place.open()
-    define(ledger, low)
-    pacer = Pacer(ledger, CHANNELS, place.clock)
-    pacer.refresh(low, ledger.balances())
-    assert ledger.reserve("a rush", "challenger", "c", "video", 90.0)
-    place.clock.now += 60.0
-    pacer.refresh(low, ledger.balances())
+    ledger, pacer = after_a_rush(place, low, "challenger")
     assert pacer.faults == (
         "arm challenger, campaign *, channel *: 100 times the price to begin with is still too low: give a higher "
         "`price` in its `pacing`; an endpoint that ignores its price needs a budget with `period: hour`",
