@@ -74,6 +74,7 @@ def summary(markets: list[list[dict[str, Any]]]) -> dict[str, Any]:
         "estimate_over_truth": float(np.mean([row["estimate"] / row["truth"] - 1 for row in later])),
         "covered": float(np.mean([row["covered"] for row in later])),
         "difference_covered": float(np.mean([row["difference_covered"] for row in later])),
+        "half_width": [float(np.mean([_half_width(market[night]) for market in markets])) for night in (1, -1)],
         "mean_weight": float(np.mean([row["mean_weight"] for row in later])),
         "impossible": float(np.mean([row["impossible"] for row in later])),
         "forecast": float(np.mean([row["forecast"] for row in later])),
@@ -84,6 +85,11 @@ def summary(markets: list[list[dict[str, Any]]]) -> dict[str, Any]:
         "entropy": np.mean([[row["entropy"] for row in market[1:]] for market in markets], axis=0).tolist(),
         "spent_share": float(np.mean([row["spent_share"] for row in later])),
     }
+
+
+def _half_width(row: dict[str, Any]) -> float:
+    """Of the difference's interval, below it, as a share of the value of the policy that serves."""
+    return float((row["difference"] - row["lower_bound"]) / (row["truth"] - row["true_difference"]))
 
 
 def _promoted(decisions: list[bool]) -> list[int]:

@@ -46,6 +46,9 @@ def generations_table(figures: Figures) -> str:
         "estimate over truth": lambda one: f"{one['estimate_over_truth']:+.1%}",
         "intervals that hold the value": lambda one: f"{one['covered']:.0%}",
         "intervals that hold the difference": lambda one: f"{one['difference_covered']:.0%}",
+        "half of the difference's interval, of the value, first and last": lambda one: (
+            f"{one['half_width'][0]:.1%}, {one['half_width'][1]:.1%}"
+        ),
         "promoted of those better by 5 % or more": lambda one: "{} of {}".format(*one["much_better"]),
         "promoted of those better by 2 to 5 %": lambda one: "{} of {}".format(*one["better"]),
         "promoted of those better by less": lambda one: "{} of {}".format(*one["alike"]),

@@ -28,7 +28,7 @@ from mtorl.log.segments import check_segment, segment_sql
 from mtorl.log.touchpoints import LogError
 
 MOST = 500_000
-"""Shadow decisions that are read, one to two GB in memory: more make no interval that anybody acts on narrower."""
+"""Shadow decisions that are read into memory: more would make no interval that anybody acts on narrower."""
 
 
 def shadows(
