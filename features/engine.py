@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -241,6 +242,9 @@ def _spark_session(log: Path) -> tuple[Any, bool]:
             printed = log.read_text(errors="replace").strip().splitlines()[-3:]
             raise RuntimeError(f"ENGINE=spark: Spark did not start: {' | '.join(printed) or error}") from error
     conf = SparkConf(_jvm=gateway.jvm).setAll(list(settings.items())).setIfMissing("spark.app.name", "mtorl-features")
+    if conf.get("spark.master", "local").startswith("local"):
+        # Else its Python workers are whatever is called python3, and refuse to work for another version.
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     return SparkSession(SparkContext(gateway=gateway, conf=conf)), True
 
 

@@ -144,3 +144,21 @@ def test_spark_without_java_says_so(tmp_path, home):
     done = subprocess.run([sys.executable, "-c", WITHOUT_JAVA], env=env, capture_output=True, text=True, check=True)
     assert ("needs Java 17" if not home else "Spark did not start") in done.stdout
     assert done.stdout.count("\n") == 1
+
+
+PYTHON_IN_SPARK = """
+from pyspark.sql import SparkSession
+from features.engine import open_engine
+with open_engine("spark"):
+    print(SparkSession.active().range(1).mapInArrow(lambda batches: batches, "id long").count())
+"""
+
+
+@pytest.mark.integration
+def test_sparks_python_is_this_one_whatever_is_called_python3(tmp_path):
+    (tmp_path / "python3").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "python3").chmod(0o755)
+    env = {name: value for name, value in os.environ.items() if name != "PYSPARK_PYTHON"}
+    env["PATH"] = f"{tmp_path}:{env['PATH']}"
+    done = subprocess.run([sys.executable, "-c", PYTHON_IN_SPARK], env=env, capture_output=True, text=True, check=False)
+    assert done.stdout == "1\n", done.stderr[-2000:]
