@@ -9,8 +9,9 @@ The fields of the records are defined in `mtorl.log.records`.
 from __future__ import annotations
 
 import json
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ _MEMORY_LIMIT = "400MB"
 _THREADS = (
     2  # each takes memory of its own, some 100 MB: one for each core of a large node would not fit into the limit
 )
+
+_EXPORTED = re.compile(r"((?:decision|outcome|shadow)-\d{8})-(\d+)")
+"""A folder of `serving.decision_log.export.export_segments`: the segment, and its size when it was exported."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +86,30 @@ def database() -> Iterator[duckdb.DuckDBPyConnection]:
 def open_records(db: duckdb.DuckDBPyConnection, kind: Kind, files: Path) -> duckdb.DuckDBPyRelation:
     """The records of Parquet files, some of which may be older and lack a column; without a file, none.
 
+    They are those of this moment: a router may export while somebody reads, and of two queries the second would else
+    find records twice that the first has found once.
+
     Args:
         db: Where to open them.
         kind: What they are.
         files: May be a pattern.
     """
-    if db.execute("SELECT file FROM glob($files)", {"files": str(files)}).fetchall():
-        return db.from_parquet(str(files), union_by_name=True)
+    found = db.execute("SELECT file FROM glob($files)", {"files": str(files)}).fetchall()
+    if found:
+        return db.from_parquet(_newest(file for (file,) in found), union_by_name=True)
     columns = ", ".join(f"NULL::{type_} AS {name}" for name, type_ in sql_columns(kind).items())
     return db.sql(f"SELECT {columns} WHERE false")
+
+
+def _newest(files: Iterable[str]) -> list[str]:
+    """Without what an export has left of segments that have grown since: its next run removes it."""
+    newest: dict[Path, tuple[int, str]] = {}
+    for file in files:
+        path, size = Path(file), 0
+        if exported := _EXPORTED.fullmatch(path.parent.name):
+            path, size = path.parent.with_name(exported[1]) / path.name, int(exported[2])
+        newest[path] = max(newest.get(path, (-1, "")), (size, file))
+    return sorted(file for _, file in newest.values())
 
 
 def one_record_each_of_few_copies(db: duckdb.DuckDBPyConnection, kind: Kind, relation: str) -> str:

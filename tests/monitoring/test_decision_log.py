@@ -10,7 +10,7 @@ import duckdb
 import pandas as pd
 import pytest
 
-from monitoring.decision_log import DecisionLog, Period, database
+from monitoring.decision_log import DecisionLog, Period, database, open_records
 
 TIMES = [f"2025-03-01T00:0{minute}:00+00:00" for minute in range(4)]
 
@@ -177,3 +177,26 @@ def test_a_full_disk_is_one_error_that_names_the_folder_for_temporary_files() ->
     """DuckDB's own error is none of the system's, and the folder is gone by the time that somebody reads it."""
     with pytest.raises(OSError, match=f"No space left on device: '{tempfile.gettempdir()}'"), database():
         raise duckdb.IOException('IO Error: Could not write file "/tmp/x/tables": No space left on device')
+
+
+def test_an_export_while_somebody_reads_makes_no_record_twice_and_takes_none_away(tmp_path: Path) -> None:
+    """A verdict reads its log several times: of ids that the first query had found once, the second found two."""
+
+    def export(segment: str, *ids: str) -> Path:
+        target = tmp_path / "router" / segment / "decisions.parquet"
+        target.parent.mkdir(parents=True)
+        pd.DataFrame({"decision_id": ids}).to_parquet(target)
+        return target
+
+    superseded = export("decision-00000001-99", "d0")
+    export("decision-00000001-100", "d0", "d1")
+    export("decision-00000002-7", "d2")
+    export("2026-11-01", "d3")
+    own = export("2026-11-02", "d4")  # somebody's own folders, and two files in one
+    pd.DataFrame({"decision_id": ["d5"]}).to_parquet(own.with_name("more.parquet"))
+    with database() as db:
+        records = open_records(db, "decision", Path(tmp_path, "**", "*.parquet"))
+        records.create_view("decision_log")
+        superseded.unlink()
+        export("decision-00000002-8", "d2", "d6")
+        assert db.sql("SELECT decision_id FROM decision_log ORDER BY 1").fetchall() == [(f"d{i}",) for i in range(6)]
