@@ -21,7 +21,7 @@ import duckdb
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.records import ID_FIELD, Kind, one_record_each, sql_columns
 from mtorl.runtime.duckdb_progress import without_progress_bar
-from mtorl.runtime.files import remove, replacing
+from mtorl.runtime.files import naming_full_disk, remove, replacing
 from serving.decision_log import exported
 from serving.decision_log.segments import IDENTITY, segments
 
@@ -111,7 +111,11 @@ def _remove_superseded(out: Path, segment: str, file: str) -> None:
 @contextmanager
 def _database() -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
     """A database with limits, and a folder for temporary files."""
-    with tempfile.TemporaryDirectory() as scratch, duckdb.connect(config={**_LIMITS, "temp_directory": scratch}) as con:
+    with (
+        naming_full_disk(Path(tempfile.gettempdir())),
+        tempfile.TemporaryDirectory() as scratch,
+        duckdb.connect(config={**_LIMITS, "temp_directory": scratch}) as con,
+    ):
         con.execute("SET TimeZone = 'UTC'")
         without_progress_bar(con)
         yield con, Path(scratch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from serving.decision_log import Spool, SpoolError, SpoolUnavailable, position
 from serving.decision_log import spool as spool_module
+from serving.decision_log.export import export_parquet
 from serving.decision_log.position import Position
 from tests.serving.router_fixtures import full_disk
 
@@ -192,3 +194,12 @@ def _fill_and_free(spool: Spool, filler: Path, wait_for: Any) -> None:
     assert wait_for(lambda: spool.fault is None)
     put(spool, "after")
     assert len(files(spool.folder)) == 1 and names(spool)[: len(fitted)] == fitted and spool.lost == 0
+
+
+def test_an_export_names_the_folder_for_temporary_files_if_it_is_full(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(spool, "d")
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match=f"No space left on device: '{tempfile.gettempdir()}'"):
+        export_parquet(spool.folder, tmp_path / "out")
