@@ -16,6 +16,9 @@ from typing import ClassVar
 import pytest
 import yaml
 
+from pipelines.compile import compile_all
+from pipelines.server import Server
+from tests.cluster.kfp_runs import NEEDED
 from tests.cluster.kubectl import Object, kubectl, listed, serves, wait_until
 from tests.manifests.conftest import MANIFESTS, Objects
 
@@ -89,9 +92,9 @@ class Installation:
 
     further: ClassVar[Object] = {}
 
-    def __init__(self, folder: Path, foundation: str = "foundation/dev") -> None:
+    def __init__(self, folder: Path, foundation: str = "foundation/dev", namespace: str = "") -> None:
         self.folder = folder
-        self.namespace = f"mtorl-test-{uuid.uuid4().hex[:8]}"
+        self.namespace = namespace or f"mtorl-test-{uuid.uuid4().hex[:8]}"
         self.manifests = MANIFESTS
         kubectl("apply", "-k", self.target(foundation))
         given: list[Object] = [
@@ -163,6 +166,30 @@ def ended() -> Iterator[list[str]]:
     yield namespaces
     if namespaces:
         kubectl("delete", "namespace", *namespaces, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def images() -> list[Object]:
+    """Which images to run; skips where nothing runs."""
+    if simulated():
+        pytest.skip("the cluster of KUBECONFIG has no node that runs anything")
+    if not os.environ.get("IMAGES"):
+        pytest.skip("set IMAGES to the file with what scripts/images.sh load (or push) printed")
+    images: list[Object] = yaml.safe_load(Path(os.environ["IMAGES"]).read_text())["images"]
+    return images
+
+
+@pytest.fixture(scope="session")
+def server() -> Server:
+    if missing := [name for name in NEEDED if not os.environ.get(name)]:
+        pytest.skip(f"no Kubeflow Pipelines to test on: set {', '.join(missing)}")
+    return Server.connect(*(os.environ[name] for name in NEEDED[1:4]))
+
+
+@pytest.fixture(scope="session")
+def pipelines(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Compiled for $MTORL_IMAGE, by name."""
+    return {path.stem: path for path in compile_all(tmp_path_factory.mktemp("compiled"))}
 
 
 @pytest.fixture

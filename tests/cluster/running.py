@@ -24,10 +24,11 @@ for record in read(Path("/var/lib/mtorl/spool"), "decision"):
 """
 EXPORTED = """
 import sys
+from pathlib import Path
 import duckdb
-files = f"/mnt/mtorl/decision_log/{sys.argv[1]}/**/decisions.parquet"
-for row in duckdb.sql(f"SELECT decision_id FROM '{files}'").fetchall():
-    print(*row)
+for file in Path("/mnt/mtorl/decision_log", sys.argv[1]).rglob("decisions.parquet"):
+    for row in duckdb.sql(f"SELECT decision_id FROM '{file}'").fetchall():
+        print(*row)
 """
 BALANCES = """
 import json
@@ -71,8 +72,8 @@ class Running(Installation):
         image: The router's image, which holds a Python.
     """
 
-    def __init__(self, folder: Path, images: list[Object]) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, images: list[Object], namespace: str = "") -> None:
+        super().__init__(folder, namespace=namespace)
         self.gateway = f"{self.namespace}-gateway"
         self.further = {
             "images": images,

@@ -13,26 +13,21 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from pipelines.compile import compile_all
-from pipelines.run_state import RunState
 from pipelines.server import Server
-from tests.cluster.kubectl import kubectl, listed, wait_until
+from tests.cluster.kfp_runs import CLAIM, LIST, MINUTES, ended, in_namespace, log_of, made, on_volume, pod_of, states
+from tests.cluster.kubectl import listed, wait_until
 from tests.components import decision_log_folder
 from tests.monitoring.judged_experiment import CONTENT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.kfp]
 
-CLAIM, LOG, DATASET = "mtorl-data", "/mnt/mtorl/touchpoints.parquet", "/mnt/mtorl/dataset.yaml"
-NEEDED = ("KUBECONFIG", "KFP_ENDPOINT", "KFP_NAMESPACE", "KFP_EXISTING_TOKEN", "MTORL_IMAGE")
+LOG, DATASET = "/mnt/mtorl/touchpoints.parquet", "/mnt/mtorl/dataset.yaml"
 SMALL = {"source": LOG, "dataset": DATASET, "epochs": "2", "min_lift": "-1"}  # the gate promotes whatever comes
-MINUTES = 600  # seconds in which a step of a run comes, on a small machine
 LEARNED = {"ingest", "build-features", "fit-incumbent", "train-challenger", "evaluate", "package"}
-OURS = {"runAsNonRoot": True, "runAsUser": 10001, "runAsGroup": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
 # A log as a shop has it: not the simulator's, though it is made of its users.
 WRITE_LOG = """
 import sys
@@ -46,24 +41,6 @@ DatasetSpec.load("simulator").replace(adapter="touchpoints", name="shop").save("
 """
 
 
-def in_namespace(*arguments: str, stdin: str | None = None) -> str:
-    """kubectl in the namespace of the runs."""
-    return kubectl("-n", os.environ["KFP_NAMESPACE"], *arguments, stdin=stdin)
-
-
-@pytest.fixture(scope="module")
-def server() -> Server:
-    if missing := [name for name in NEEDED if not os.environ.get(name)]:
-        pytest.skip(f"no Kubeflow Pipelines to test on: set {', '.join(missing)}")
-    return Server.connect(*(os.environ[name] for name in NEEDED[1:4]))
-
-
-@pytest.fixture(scope="module")
-def pipelines(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Compiled for $MTORL_IMAGE, by name."""
-    return {path.stem: path for path in compile_all(tmp_path_factory.mktemp("compiled"))}
-
-
 @pytest.fixture(scope="module")
 def volume(server: Server) -> Iterator[None]:
     """The claim that every step mounts, empty."""
@@ -74,58 +51,6 @@ def volume(server: Server) -> Iterator[None]:
     mounting = [pod["metadata"]["name"] for pod in pods if f'"claimName": "{CLAIM}"' in json.dumps(pod["spec"])]
     in_namespace("delete", "pod", "--ignore-not-found", *mounting)  # a claim outlives its pods, ended ones too
     in_namespace("delete", "pvc", CLAIM)
-
-
-def made(kind: str, name: str, **content: Any) -> str:
-    return json.dumps({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, **content})
-
-
-def on_volume(code: str, *arguments: str) -> str:
-    """Run Python with the project's code in a pod that mounts the volume; returns what it printed."""
-    container = {
-        "name": "main",
-        "image": os.environ["MTORL_IMAGE"],
-        "command": ["python", "-c", code, *arguments],
-        "resources": {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "2Gi"}},
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        "volumeMounts": [{"name": "data", "mountPath": "/mnt/mtorl"}],
-    }
-    # The first pod that mounts a volume gives it to its group; steps, for which KFP has no fsGroup, come in by it.
-    spec = {
-        "restartPolicy": "Never",
-        "securityContext": {**OURS, "fsGroup": 10001, "fsGroupChangePolicy": "OnRootMismatch"},
-        "containers": [container],
-        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": CLAIM}}],
-    }
-    in_namespace("create", "-f", "-", stdin=made("Pod", "mtorl-test", spec=spec))
-    try:
-        phase = wait_until("the pod to end", lambda: _phase_of("mtorl-test"), MINUTES)
-        printed = in_namespace("logs", "mtorl-test")
-        assert phase == "Succeeded", printed
-        return printed
-    finally:
-        in_namespace("delete", "pod", "mtorl-test")
-
-
-def _phase_of(pod: str) -> str:
-    """How a pod has ended; empty while it has not."""
-    phase = in_namespace("get", "pod", pod, "-o", "jsonpath={.status.phase}")
-    return phase if phase in ("Succeeded", "Failed") else ""
-
-
-def ended(server: Server, pipeline: Path, parameters: dict[str, str]) -> RunState:
-    """Run a pipeline to its end."""
-    run_id = server.start(server.upload(pipeline), parameters)
-
-    def look() -> RunState | None:
-        state = server.look(run_id)
-        return state if state.ended else None
-
-    return wait_until(f"run {run_id}", look, 1200, lambda: str(server.look(run_id)))
-
-
-def states(run: RunState) -> dict[str, str]:
-    return {step.name: step.state for step in run.steps}
 
 
 def test_nights_train_on_what_is_new_and_only_then(server: Server, pipelines: dict[str, Path], volume: None) -> None:
@@ -154,11 +79,6 @@ from pathlib import Path
 models = Path("/mnt/mtorl/registry").glob("*/*/artifact/model.json")
 print(*(json.loads(path.read_text())["simulated"] for path in models))
 """
-LIST = """
-import sys
-from pathlib import Path
-print(*sorted(path.name for path in Path("/mnt/mtorl").glob(sys.argv[1])))
-"""
 
 
 def test_a_training_whose_pod_is_deleted_goes_on_in_the_next_run(
@@ -175,23 +95,6 @@ def test_a_training_whose_pod_is_deleted_goes_on_in_the_next_run(
     assert again.state == "SUCCEEDED", again
     assert "goes on from a checkpoint" in log_of(again.run_id, "train-challenger") + log_of(run_id, "train-challenger")
     assert on_volume(LIST, "checkpoints/*").split() == []
-
-
-def pod_of(run_id: str, step: str) -> str:
-    """The newest running pod of a step; empty if there is none."""
-    pods = listed(os.environ["KFP_NAMESPACE"], "pod", f"pipeline/runid={run_id}")
-    names = [
-        pod["metadata"]["name"]
-        for pod in sorted(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])
-        if f".{step}(0).executor(" in pod["metadata"]["annotations"]["workflows.argoproj.io/node-name"]
-        and pod["status"]["phase"] != "Pending"
-    ]
-    return names[-1] if names else ""
-
-
-def log_of(run_id: str, step: str) -> str:
-    pod = pod_of(run_id, step)
-    return in_namespace("logs", pod, "-c", "main") if pod else ""
 
 
 def test_wrong_input_ends_in_what_to_do(server: Server, pipelines: dict[str, Path], volume: None) -> None:

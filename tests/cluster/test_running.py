@@ -6,30 +6,15 @@ IMAGES names the file with what `scripts/images.sh load` (or `push`) printed. Ea
 from __future__ import annotations
 
 import json
-import os
 import time
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
-import yaml
 
-from tests.cluster.conftest import simulated
 from tests.cluster.kubectl import Object, get, kubectl, listed, wait_until
 from tests.cluster.running import Answers, Running, answers, decided
 
 pytestmark = [pytest.mark.cluster, pytest.mark.node]
-
-
-@pytest.fixture(scope="module")
-def images() -> list[Object]:
-    """Which images to run; skips where nothing runs."""
-    if simulated():
-        pytest.skip("the cluster of KUBECONFIG has no node that runs anything")
-    if not os.environ.get("IMAGES"):
-        pytest.skip("set IMAGES to the file with what scripts/images.sh load (or push) printed")
-    images: list[Object] = yaml.safe_load(Path(os.environ["IMAGES"]).read_text())["images"]
-    return images
 
 
 @pytest.fixture(scope="module")

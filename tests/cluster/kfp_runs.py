@@ -1,0 +1,99 @@
+"""Runs on a real Kubeflow Pipelines, and programs on the volume that their steps mount, for tests."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pipelines.run_state import RunState
+from pipelines.server import Server
+from tests.cluster.kubectl import kubectl, listed, wait_until
+
+CLAIM = "mtorl-data"
+NEEDED = ("KUBECONFIG", "KFP_ENDPOINT", "KFP_NAMESPACE", "KFP_EXISTING_TOKEN", "MTORL_IMAGE")
+MINUTES = 600  # seconds in which a step of a run comes, on a small machine
+OURS = {"runAsNonRoot": True, "runAsUser": 10001, "runAsGroup": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
+LIST = """
+import sys
+from pathlib import Path
+print(*sorted(path.name for path in Path("/mnt/mtorl").glob(sys.argv[1])))
+"""
+
+
+def in_namespace(*arguments: str, stdin: str | None = None) -> str:
+    """kubectl in the namespace of the runs."""
+    return kubectl("-n", os.environ["KFP_NAMESPACE"], *arguments, stdin=stdin)
+
+
+def made(kind: str, name: str, **content: Any) -> str:
+    """An object, for `kubectl create -f -`."""
+    return json.dumps({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, **content})
+
+
+def on_volume(code: str, *arguments: str) -> str:
+    """Run Python with the project's code in a pod that mounts the volume; returns what it printed."""
+    container = {
+        "name": "main",
+        "image": os.environ["MTORL_IMAGE"],
+        "command": ["python", "-c", code, *arguments],
+        "resources": {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "2Gi"}},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [{"name": "data", "mountPath": "/mnt/mtorl"}],
+    }
+    # The first pod that mounts a volume gives it to its group; steps, for which KFP has no fsGroup, come in by it.
+    spec = {
+        "restartPolicy": "Never",
+        "securityContext": {**OURS, "fsGroup": 10001, "fsGroupChangePolicy": "OnRootMismatch"},
+        "containers": [container],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": CLAIM}}],
+    }
+    in_namespace("create", "-f", "-", stdin=made("Pod", "mtorl-test", spec=spec))
+    try:
+        phase = wait_until("the pod to end", lambda: _phase_of("mtorl-test"), MINUTES)
+        printed = in_namespace("logs", "mtorl-test")
+        assert phase == "Succeeded", printed
+        return printed
+    finally:
+        in_namespace("delete", "pod", "mtorl-test")
+
+
+def _phase_of(pod: str) -> str:
+    """How a pod has ended; empty while it has not."""
+    phase = in_namespace("get", "pod", pod, "-o", "jsonpath={.status.phase}")
+    return phase if phase in ("Succeeded", "Failed") else ""
+
+
+def ended(server: Server, pipeline: Path, parameters: dict[str, str]) -> RunState:
+    """Run a pipeline to its end."""
+    run_id = server.start(server.upload(pipeline), parameters)
+
+    def look() -> RunState | None:
+        state = server.look(run_id)
+        return state if state.ended else None
+
+    return wait_until(f"run {run_id}", look, 1200, lambda: str(server.look(run_id)))
+
+
+def states(run: RunState) -> dict[str, str]:
+    """How each step of a run is."""
+    return {step.name: step.state for step in run.steps}
+
+
+def pod_of(run_id: str, step: str) -> str:
+    """The newest running pod of a step; empty if there is none."""
+    pods = listed(os.environ["KFP_NAMESPACE"], "pod", f"pipeline/runid={run_id}")
+    names = [
+        pod["metadata"]["name"]
+        for pod in sorted(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])
+        if f".{step}(0).executor(" in pod["metadata"]["annotations"]["workflows.argoproj.io/node-name"]
+        and pod["status"]["phase"] != "Pending"
+    ]
+    return names[-1] if names else ""
+
+
+def log_of(run_id: str, step: str) -> str:
+    """What a step has printed so far."""
+    pod = pod_of(run_id, step)
+    return in_namespace("logs", pod, "-c", "main") if pod else ""

@@ -1,0 +1,163 @@
+"""Night after night on a cluster: what its router decides by day is in what the next night trains on.
+
+They need what `test_running.py` and `test_kfp.py` need together: a node that runs things, the images in $IMAGES, and a
+Kubeflow Pipelines whose namespace has no installation of this project. About a quarter of an hour on two CPUs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import yaml
+
+from pipelines.server import Server
+from tests.cluster.conftest import SECRETS
+from tests.cluster.kfp_runs import CLAIM, LIST, ended, in_namespace, log_of, on_volume
+from tests.cluster.kfp_runs import made as object_of
+from tests.cluster.kubectl import Object, get, kubectl, listed, wait_until
+from tests.cluster.running import Running
+from tests.manifests.conftest import MANIFESTS
+
+pytestmark = [pytest.mark.cluster, pytest.mark.node, pytest.mark.kfp]
+
+LOG_USERS, USERS = 200, 400  # the first are in the log that every night reads; all are known to the feature store
+NIGHT = {"source": "simulator", "dataset": "simulator", "users": str(LOG_USERS), "epochs": "1", "min_lift": "-1"}
+# Argo's own containers say nothing of what they need; this does, where a quota wants it, as that of an installation.
+LIMITS = {
+    "type": "Container",
+    "defaultRequest": {"cpu": "10m", "memory": "32Mi"},
+    "default": {"cpu": "1", "memory": "1Gi"},
+}
+# Arms that explore what to show, and whether to: the gate refuses what a log can say nothing of.
+EXPERIMENT = yaml.safe_load((MANIFESTS / "base" / "router" / "config" / "experiment.yaml").read_text())
+EXPERIMENT["arms"] = [{**arm, "explore": {"share": 0.5, "scope": "both"}} for arm in EXPERIMENT["arms"]]
+EXPLORING = yaml.safe_dump(
+    [{"op": "replace", "path": "/data/experiment.yaml", "value": yaml.safe_dump(EXPERIMENT, sort_keys=False)}]
+)
+# A day's traffic: each user a few times, and what came of it. Prints the ids of decisions that a model took.
+DAY = """
+import json, random, sys, time, urllib.request
+address, token, users, rounds, prefix = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+def post(path, body):
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    request = urllib.request.Request(address + path, json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=20) as response:
+        return json.load(response)
+for turn in range(rounds):
+    for first in range(0, users, 20):
+        told = []
+        for user in range(first, first + 20):
+            ask = {"user_id": f"u{user:06d}", "campaign_id": "spring-sale", "request_id": f"{prefix}-{turn}-{user}",
+                   "context": {"hour": 20, "device": "mobile", "placement": "feed"}}
+            decision = post("/v1/models/ads:predict", {"instances": [ask]})["predictions"][0]
+            if decision["fallback_reason"] is None:
+                print(decision["decision_id"], flush=True)
+            if decision["expose"]:
+                name, at = decision["decision_id"], time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+                for kind, value in (("cost", 0.01), ("click", float(random.random() < 0.2))):
+                    told.append({"event_id": f"{name}-{kind}", "decision_id": name, "kind": kind, "value": value,
+                                 "event_time": at})
+        if told:
+            post("/v1/outcomes", {"outcomes": told})
+"""
+COLLECTED = """
+import duckdb
+for row in duckdb.sql("SELECT decision_id FROM '/mnt/mtorl/collected/decisions/**/*.parquet'").fetchall():
+    print(*row)
+"""
+TRAINED_ON = """
+import sys
+from pathlib import Path
+from mtorl.artifact.training_users import trained_on
+users = [f"u{number:06d}" for number in range(int(sys.argv[1]), int(sys.argv[2]))]
+for model in trained_on(Path("/mnt/mtorl/registry").glob("*/*/artifact"), users):
+    for place in model.places:
+        print(model.name, place.parent.name, len(model.users))
+"""
+
+
+@pytest.fixture
+def running(server: Server, images: list[Object], tmp_path: Path) -> Iterator[Running]:
+    """An installation in the namespace in which KFP runs pipelines, after its bootstrap; and a gateway beside it."""
+    made = Running(tmp_path, images, os.environ["KFP_NAMESPACE"])
+    others = names_of(made, "pvc")
+    made.further["patches"].append({"target": {"kind": "ConfigMap", "name": "mtorl-experiment"}, "patch": EXPLORING})
+    in_namespace("apply", "-f", "-", stdin=object_of("LimitRange", "argo", spec={"limits": [LIMITS]}))
+    kubectl("create", "namespace", made.gateway)
+    kubectl("label", "namespace", made.gateway, "mtorl-kubeflow/gateway=true")
+    try:
+        made.apply("overlays/dev")
+        made.idle_pod(made.gateway, "caller")
+        in_namespace("create", "job", "mtorl-bootstrap", "--from=cronjob/mtorl-bootstrap")
+        wait_until(
+            "the bootstrap",
+            lambda: get(made.namespace, "job", "mtorl-bootstrap")["status"].get("succeeded"),
+            900,
+            lambda: in_namespace("logs", "-l", "job-name=mtorl-bootstrap", "--tail=20"),
+        )
+        # Exposures of users whom the store does not know yet teach nothing.
+        in_namespace("create", "job", "mtorl-materialize-now", "--from=cronjob/mtorl-materialize")
+        in_namespace("wait", "--for=condition=Complete", "job/mtorl-materialize-now", "--timeout=180s")
+        in_namespace("wait", "--for=condition=Ready", "pod/mtorl-router-0", "--timeout=180s")
+        in_namespace("wait", "--for=condition=Ready", "inferenceservice", "--all", "--timeout=300s")
+        yield made
+    finally:
+        kubectl("delete", "namespace", made.gateway, "--wait=false")
+        in_namespace("delete", "-k", made.target("overlays/dev"), "--ignore-not-found")
+        pods = listed(made.namespace, "pod")
+        mounting = [pod["metadata"]["name"] for pod in pods if f'"claimName": "{CLAIM}"' in json.dumps(pod["spec"])]
+        in_namespace("delete", "job", "mtorl-bootstrap", "mtorl-materialize-now", "--ignore-not-found")
+        in_namespace("delete", "pod", "--ignore-not-found", *mounting)
+        # Those of the StatefulSets stay when these go: with that spool, another run would learn from these days.
+        in_namespace("delete", "pvc", "--ignore-not-found", *(names_of(made, "pvc") - others))
+
+
+def names_of(made: Running, kind: str) -> set[str]:
+    return {one["metadata"]["name"] for one in listed(made.namespace, kind)}
+
+
+def a_day(running: Running, rounds: int) -> set[str]:
+    """Let users come; returns the ids of the decisions that a model took, once they are on the data volume."""
+    address = f"http://mtorl-router.{running.namespace}"
+    words = ["kubectl", "-n", running.gateway, "exec", "-i", "caller", "--", "python", "-", address]
+    words += [SECRETS["mtorl-router"]["tokens"], str(USERS), str(rounds), uuid4().hex]
+    done = subprocess.run(words, input=DAY, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    decided = set(done.stdout.split())
+    assert len(decided) > 0.5 * USERS * rounds
+    wait_until("the export", lambda: decided <= running.exported("mtorl-router-0"), 400)
+    return decided
+
+
+def trained(on: range) -> dict[str, int]:
+    """How many of these users each published model was trained on, by version."""
+    lines = on_volume(TRAINED_ON, str(on.start), str(on.stop)).splitlines()
+    return {line.split()[1]: int(line.split()[2]) for line in lines}
+
+
+def test_what_is_decided_by_day_is_learned_at_night(
+    server: Server, pipelines: dict[str, Path], running: Running
+) -> None:
+    before = set(on_volume(LIST, "registry/challenger/*").split())
+    days: list[set[str]] = []
+    for _night in range(2):
+        days.append(a_day(running, rounds=3))
+        run = ended(server, pipelines["mtorl-train"], NIGHT)
+        if run.state != "SUCCEEDED":
+            failed = [step.name for step in run.steps if step.state == "FAILED"]
+            pytest.fail("\n".join([f"{failed} failed", *(log_of(run.run_id, name)[-2000:] for name in failed)]))
+        assert set.union(*days) <= set(on_volume(COLLECTED).split()), "every answered decision was collected"
+        said = log_of(run.run_id, "ingest")
+        assert "opportunities, " in said and "exposures took place" in said
+        published = set(on_volume(LIST, "registry/challenger/*").split()) - before
+        assert len(published) == 1, log_of(run.run_id, "gate")[-2000:]
+        before |= published
+        (new,) = published
+        assert trained(range(LOG_USERS, USERS))[new] > 0, "users of the decisions, whom the log does not have"
+        assert "no decision of an incumbent yet" not in log_of(run.run_id, "served-incumbent")
