@@ -10,6 +10,7 @@ The results come from these commands, the last of which writes the tables:
     python benchmarks/decision_log.py --json benchmarks/results/decision_log.json
     python benchmarks/experiments.py --json benchmarks/results/experiments.json
     python benchmarks/verdict.py --json benchmarks/results/verdict.json
+    python benchmarks/shadow.py --run runs/latest --json benchmarks/results/shadow.json
     python benchmarks/kill_switch.py --run runs/latest --json benchmarks/results/kill_switch.json
     python benchmarks/regret.py --json benchmarks/results/regret.json
     python benchmarks/collect.py --json benchmarks/results/collect.json
@@ -38,7 +39,7 @@ from benchmarks.drift_rates.table import job_table, rates_table
 from benchmarks.experiment_runs.table import experiment_tables, verdict_table
 from benchmarks.log_storage.table import decision_log_table
 from benchmarks.pacing_runs.table import pacing_table
-from benchmarks.request_path.tables import serving_tables, soak_table
+from benchmarks.request_path.tables import serving_tables, shadow_table, soak_table
 
 RESULTS = ROOT / "benchmarks" / "results"
 TABLES = ROOT / "docs" / "tables"
@@ -414,6 +415,7 @@ PAGES = {
     "collect": Page("What collecting decisions costs", "data.md", collect_table),
     "generations": Page("Learning from own decisions, night after night", "evaluation.md", generations_table),
     "pacing": Page("Whether pacing treats arms alike", "policy.md", pacing_table),
+    "shadow": Page("What the shadow costs the answered path", "experiments.md", shadow_table),
     "kill_switch": Page("How soon the kill switch is in force", "serving.md", kill_switch_table),
     "drift": Page("How often the drift check is wrong", "../monitoring/README.md", rates_table),
     "drift_job": Page("What a drift check costs", "../monitoring/README.md", job_table),

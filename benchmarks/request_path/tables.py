@@ -1,6 +1,8 @@
-"""The tables of docs/tables/serving.md and docs/tables/soak.md."""
+"""The tables of docs/tables/serving.md, docs/tables/shadow.md and docs/tables/soak.md."""
 
 from __future__ import annotations
+
+from statistics import median
 
 from benchmarks._markdown import Figures, measured_on, table
 
@@ -101,6 +103,24 @@ def serving_tables(figures: Figures) -> str:
         ],
     )
     return text + measured_on(figures, "serving.py")
+
+
+def shadow_table(figures: Figures) -> str:
+    """With and without challengers in the shadow, in pairs."""
+    names = {"p50": "p50", "p99": "p99", "cpu_ms": "CPU a decision"}
+    rows = []
+    for name, what in names.items():
+        with_, without = (median(one[name] for one in figures["loops"][kind]) for kind in ("shadow", "without"))
+        low, high = figures["ratio_quartiles"][name]
+        rows.append([what, f"{without:.2f}", f"{with_:.2f}", f"{figures['ratio'][name]:.2f} ({low:.2f} to {high:.2f})"])
+    asked = {result: int(count) for result, count in figures["shadows"].items()}
+    intro = (
+        f"{len(figures['loops']['shadow'])} pairs of loops at {figures['asked_per_second']:.0f} decisions a second; "
+        f"of the shadows {asked.get('answered', 0):,} were answered, {asked.get('failed', 0):,} failed, "
+        f"{asked.get('dropped', 0):,} were dropped.\n\n"
+    )
+    heads = ["", "without, ms", "shadow, ms", "shadow / without: median of pairs (quartiles)"]
+    return intro + table(heads, rows) + measured_on(figures, "shadow.py")
 
 
 def soak_table(result: Figures) -> str:
