@@ -35,7 +35,8 @@ import pandas as pd
 
 from monitoring.decision_log import DecisionLog, one_record_each_of_few_copies
 from monitoring.judged_models import EXPLORATION, JudgedModels, judged_models
-from mtorl.experiment.experiment import OUTSIDE, Experiment, Stage
+from mtorl.experiment.experiment import OUTSIDE, Experiment
+from mtorl.experiment.stages import Stage
 from mtorl.log.records import MODEL_NAME
 
 if TYPE_CHECKING:

@@ -139,6 +139,11 @@ class DecisionLog:
     period: Period = Period()
     weights: Path | pd.DataFrame | None = None  # decision_id, weight
 
+    @property
+    def shadows(self) -> Path:
+        """What challengers decided in the shadow; beside the decisions, and may be a pattern."""
+        return self.decisions.with_name("shadows.parquet")
+
     @classmethod
     def in_folder(
         cls, folder: str | Path, period: Period = Period(), weights: Path | pd.DataFrame | None = None

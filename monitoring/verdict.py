@@ -62,10 +62,10 @@ def verdict_from_log(
         tightest_at: Effective users at which the always-valid interval is tightest; fixed before the experiment starts.
 
     Returns:
-        A JSON-ready dict: gain (that of the primary metric), arms, their models, srm_p, what was left out (decisions by
-        reason, and late outcomes), `challengers` with the comparison of each, and at the top level that of the
-        challenger which decides: lift, lift_ci (always valid), lift_ci_fixed, relative_lift, guardrails, secondary,
-        verdict, reason, series of looks as users arrived.
+        A JSON-ready dict: gain (that of the primary metric), arms, their models, users_of_stages (those who count, by
+        stage and arm), srm_p, what was left out (decisions by reason, and late outcomes), `challengers` with the
+        comparison of each, and at the top level that of the challenger which decides: lift, lift_ci (always valid),
+        lift_ci_fixed, relative_lift, guardrails, secondary, verdict, reason, series of looks as users arrived.
     """
     primary = experiment.metrics.primary
     guardrails = experiment.metrics.guardrails
@@ -93,15 +93,12 @@ def verdict_from_log(
         found = read.users()
     users = found.rows
     comparisons = compared(users)
+    users_of_stages = {
+        stage: {arm: int(((users["stage"] == stage) & (users["arm"] == arm)).sum()) for arm in every_stage[stage]}
+        for stage in stages_of(users)
+    }
     srm_p = srm_p_value(
-        [
-            (
-                {arm: int(((users["stage"] == stage) & (users["arm"] == arm)).sum()) for arm in every_stage[stage]},
-                every_stage[stage],
-            )
-            for stage in stages_of(users)
-        ],
-        planned=len(every_stage),
+        [(counts, every_stage[stage]) for stage, counts in users_of_stages.items()], planned=len(every_stage)
     )
     deciding = (primary, *(guardrail.name for guardrail in guardrails))
     kinds = {kind for metric in deciding if metric not in METRICS for kind in gain_of(metric, gain).names}
@@ -152,6 +149,7 @@ def verdict_from_log(
         "weighted": log.weights is not None,
         "budget_per_decision": budget_per_decision,
         "arms": {arm.name: _arm(found, arm.name, primary, budget_per_decision) for arm in experiment.arms},
+        "users_of_stages": users_of_stages,
         "srm_p": srm_p,
         "multiple_exposure_users": found.crossed,
         "left_out": left_out,

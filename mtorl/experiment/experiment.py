@@ -18,13 +18,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from mtorl.experiment.assignment import assign, uniform
 from mtorl.experiment.metrics import check_outcomes, known, known_gain
 from mtorl.experiment.rule import Rule, check, digest
+from mtorl.experiment.stages import CHALLENGER_SHARE, Ramp, Stage
 from mtorl.log.dataset import DatasetSpec
-from mtorl.log.times import zone
+from mtorl.log.times import moment, zone
 from mtorl.policy.exploration import Exploration
 from mtorl.policy.periods import Period, period_at
 from mtorl.policy.schedule import Pacing
@@ -35,10 +45,13 @@ OUTSIDE = "outside"
 """In place of an arm: the user is not in the experiment, and gets the incumbent."""
 ALL_ARMS = "*"
 """Whose account is the experiment's own: every arm draws on it."""
-Stage = Literal["shadow", "1%", "5%", "25%", "50%"]
 Direction = Literal["up", "down"]
 MetricName = Annotated[Text, AfterValidator(known)]
 Place = Annotated[float, Field(ge=0, le=1)]
+Moment = Annotated[AwareDatetime, BeforeValidator(moment)]
+
+_PLAN = {"hypothesis", "start", "planned_end", "ramp"}
+"""Fields that no decision depends on."""
 
 Baseline = Annotated[Literal["baseline"], Tag("baseline")]
 Policy = Annotated[
@@ -46,8 +59,6 @@ Policy = Annotated[
     Discriminator(lambda policy: "baseline" if isinstance(policy, str) else "rows"),
 ]
 """A policy that needs no server."""
-
-_CHALLENGER_SHARE = {"shadow": 0.0, "1%": 0.01, "5%": 0.05, "25%": 0.25, "50%": 0.5}
 
 
 class ExperimentError(ValueError):
@@ -201,8 +212,8 @@ class Experiment(StrictModel):
     """Each user has one place in a layer, from 0 to 1, whatever the experiment."""
     layer_part: Annotated[tuple[Place, Place], FromList] = (0.0, 1.0)
     """From which place to which (exclusive) users are in this experiment. Parts of one layer must not overlap."""
-    stage: Stage
-    """Share of the experiment's units that leave the incumbent."""
+    stage: Stage = "shadow"
+    """Share of the experiment's units that leave the incumbent. A file with a ramp may leave it out."""
     arms: Annotated[tuple[Arm, ...], FromList]
     """The policies; one of them is called incumbent."""
     default_channel: Text
@@ -216,6 +227,14 @@ class Experiment(StrictModel):
     """Before that, there is no verdict."""
     owner: Text
     """Whom to ask."""
+    hypothesis: Text | None = None
+    """What the challenger is expected to change, and why, in a sentence or two."""
+    start: Moment | None = None
+    """When a ramp leaves its draft by itself; by default, a person starts it."""
+    planned_end: Moment | None = None
+    """When a ramp stops an experiment that has found nothing by then; by default, it goes on."""
+    ramp: Ramp | None = None
+    """The stages that it goes through by itself, with `mtorl experiment run`; by default, people set `stage`."""
 
     @field_validator("arms")
     @classmethod
@@ -248,10 +267,19 @@ class Experiment(StrictModel):
             raise ValueError(f"campaign {campaign!r}, channel {channel!r}, {period} is given twice")
         return budgets
 
+    @model_validator(mode="after")
+    def _is_at_some_stage(self) -> Experiment:
+        if self.ramp is None and "stage" not in self.model_fields_set:
+            raise ValueError("give a stage, or else a ramp, which goes through several")
+        if self.start is not None and self.planned_end is not None and self.start >= self.planned_end:
+            raise ValueError("planned_end must be later than start")
+        return self
+
     @cached_property
     def version(self) -> str:
-        """Changes with everything that the file says: 16 hexadecimal digits."""
-        return hashlib.blake2b(self.model_dump_json().encode(), digest_size=8).hexdigest()
+        """Changes with everything that is in force: 16 hexadecimal digits. What is planned does not decide anything."""
+        in_force = self.model_dump_json(exclude=_PLAN)
+        return hashlib.blake2b(in_force.encode(), digest_size=8).hexdigest()
 
     def arm_of(self, user_id: str) -> tuple[str, float]:
         """The arm that serves a user, and the probability with which a user gets that arm.
@@ -268,7 +296,7 @@ class Experiment(StrictModel):
     def shares(self) -> dict[str, float]:
         """Share of the experiment's units that each arm serves at this stage."""
         challengers = {arm.name: arm.weight for arm in self.arms if arm.name != INCUMBENT}
-        wanted = _CHALLENGER_SHARE[self.stage] if self.enabled else 0.0
+        wanted = CHALLENGER_SHARE[self.stage] if self.enabled else 0.0
         total = sum(challengers.values())
         kept = min(1.0, wanted / total) if total > 0 else 0.0
         shares = {name: weight * kept for name, weight in challengers.items()}

@@ -138,7 +138,7 @@ class DecisionRecord(V1Answer):
     layer: Name
     salt: Name
     experiment_version: Annotated[
-        Hash, Field(description="Of the experiment as it was in force: its file, with everything in it.")
+        Hash, Field(description="Of the experiment as it was in force: its file, without what is only planned.")
     ]
     shares: Annotated[dict[str, PossibleProbability], Field(description="Of the experiment's users, by arm.")]
     assignment_probability: Annotated[

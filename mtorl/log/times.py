@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 SECOND_US = 1_000_000
@@ -32,3 +32,20 @@ def zone(name: str) -> tzinfo:
         raise ValueError(
             f"{name!r} is no time zone that this machine knows; write Europe/Berlin, for instance"
         ) from None
+
+
+def moment(value: object) -> datetime:
+    """A point in time as YAML or JSON gives it, in UTC; raises ValueError for one that is none, or has no zone."""
+    at = value
+    if isinstance(value, str):
+        try:
+            at = datetime.fromisoformat(value)
+        except ValueError:
+            at = None
+    if not isinstance(at, datetime) or at.tzinfo is None:
+        given = value.isoformat() if isinstance(value, date) else repr(value)
+        raise ValueError(f"expected a time with its zone, such as 2026-12-01T09:00:00+01:00, got {given}")
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:  # in the year 1 or 9999, whose first or last hours are none in UTC
+        raise ValueError(f"expected a time between the years 1 and 9999 in UTC, got {at.isoformat()}") from None

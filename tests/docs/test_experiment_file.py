@@ -11,6 +11,7 @@ from pydantic_core import to_jsonable_python
 
 from mtorl.experiment.experiment import Arm, Budget, Experiment, Guardrail, Metrics
 from mtorl.experiment.rule import Row
+from mtorl.experiment.stages import Ramp, RampStage
 from mtorl.log.dataset import DatasetSpec
 from mtorl.policy.exploration import Exploration
 from mtorl.policy.schedule import Pacing
@@ -21,6 +22,8 @@ PAGE = (ROOT / "docs" / "experiment-file.md").read_text()
 MODELS: dict[str, type[StrictModel]] = {
     "The file": Experiment,
     "arms": Arm,
+    "ramp": Ramp,
+    "ramp: stages": RampStage,
     "explore": Exploration,
     "policy: rows": Row,
     "budgets": Budget,

@@ -1,0 +1,94 @@
+"""What the decision log says of an experiment at its present stage, for the stage machine to decide on.
+
+    evidence = stage_evidence(log, experiment, gain, since=state.since)        # the experiment as it is in force
+    consider(definition, state, evidence, now)                                 # mtorl.experiment.stage_machine
+
+The verdict, and which guardrails are breached, are those of the whole ramp (`monitoring.verdict`). An arm's users are
+those of the present stage that count in the verdict: before there are any, no guardrail can be breached, whatever the
+arm does. How often it falls back and how long it takes are facts of all its decisions since the stage began.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from monitoring.decision_log import DecisionLog, database, open_records
+from monitoring.verdict import verdict_from_log
+from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.stage_machine import ArmEvidence, Evidence
+from mtorl.log.gain import Gain
+from mtorl.log.records import one_record_each
+
+
+def stage_evidence(log: DecisionLog, experiment: Experiment, gain: Gain, since: float) -> Evidence | None:
+    """What is known now; None: nobody has decided anything yet.
+
+    Args:
+        log: Of the whole experiment, shadows included.
+        experiment: As it is in force.
+        gain: What "gain_per_decision" means.
+        since: When its time at this stage began, seconds since 1970.
+    """
+    if not log.holds_any():
+        return None
+    verdict = verdict_from_log(log, experiment, gain)
+    arms = arms_at_stage(log, experiment, since)
+    if experiment.stage != "shadow":
+        counted = verdict["users_of_stages"].get(experiment.stage, {})
+        arms = {name: arm._replace(users=counted.get(name, 0)) for name, arm in arms.items()}
+    return evidence_of(verdict, arms, {arm.name for arm in experiment.arms if arm.weight > 0})
+
+
+def evidence_of(verdict: Mapping[str, Any], arms: Mapping[str, ArmEvidence], serving: Collection[str]) -> Evidence:
+    """What a verdict says, in the stage machine's terms.
+
+    Args:
+        verdict: Of the whole ramp.
+        arms: How each does at the present stage.
+        serving: Arms that have a weight: what was taken out by its weight harms nobody any more.
+    """
+    breached = tuple(
+        f"{name}: {check['name']} is worse by at least {check['lower']:.4g}, and {check['margin']:.4g} was allowed"
+        for name, found in verdict["challengers"].items()
+        for check in found["guardrails"]
+        if check["state"] == "breached" and name in serving
+    )
+    return Evidence(verdict["verdict"], verdict["reason"], verdict["challenger"], breached, arms)
+
+
+def arms_at_stage(log: DecisionLog, experiment: Experiment, since: float) -> dict[str, ArmEvidence]:
+    """How each arm did at the stage in force since a time; an arm that had no decision is missing.
+
+    Users are all that it had.
+    """
+    values = {
+        "name": experiment.name,
+        "salt": experiment.salt,
+        "stage": experiment.stage,
+        "start": datetime.fromtimestamp(since, UTC),
+    }
+    with database() as db:
+        open_records(db, "decision", log.decisions).create_view("decision_log")
+        records = one_record_each("decision", "decision_log")
+        db.execute(
+            f"""CREATE TABLE decision AS SELECT decision_id, user_id, arm, fallback_reason, latency_seconds
+            FROM (SELECT *, CAST(event_time AS TIMESTAMPTZ) AS decided FROM ({records}))
+            WHERE experiment = $name AND salt = $salt AND stage = $stage AND decided >= $start AND NOT withdrawn
+                  AND (assignment_probability < 1 OR stage = 'shadow')""",
+            values,
+        )
+        of_decisions = """SELECT arm, count(DISTINCT user_id), avg((fallback_reason IS NOT NULL)::INT),
+            quantile_cont(latency_seconds, 0.99) FROM decision GROUP BY arm"""
+        rows = db.execute(of_decisions).fetchall()
+        if experiment.stage == "shadow":
+            open_records(db, "shadow", log.shadows).create_view("shadow_log")
+            rows += db.execute(
+                f"""SELECT s.arm, count(DISTINCT user_id), avg((s.fault IS NOT NULL)::INT), NULL
+                FROM ({one_record_each("shadow", "shadow_log")}) AS s JOIN decision USING (decision_id)
+                WHERE s.experiment = $name GROUP BY s.arm""",
+                {"name": experiment.name},
+            ).fetchall()
+    return {arm: ArmEvidence(users, ratio, math.nan if late is None else late) for arm, users, ratio, late in rows}

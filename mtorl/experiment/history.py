@@ -1,0 +1,210 @@
+"""What has happened to an experiment: an append-only list of events, from which its state follows.
+
+    state = state_of(events, experiment)
+    event = next_event(events, experiment, "move", at=now, by="ramp", reason="...", to="5%")   # IllegalEvent
+    lines.write(event.line());  events = read_events(text)
+
+An event says who brought it about, why, and on what evidence. Nothing is ever changed or removed. A new salt or name is
+another experiment: it begins as a draft, in the same history.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from mtorl.experiment.experiment import INCUMBENT, Experiment
+from mtorl.experiment.stage_machine import OVER, Phase, State, answering, fixed_fields, may_move
+from mtorl.runtime.validation import StrictModel, Text
+
+Kind = Literal["move", "kill", "resume"]
+By = Literal["ramp", "person"]
+
+
+class IllegalEvent(ValueError):
+    """Something that can't happen to an experiment now; the message says why."""
+
+
+class HistoryError(ValueError):
+    """A history can't be read; the message names the line."""
+
+
+class Event(StrictModel):
+    """One thing that happened to an experiment."""
+
+    number: Annotated[int, Field(ge=1)]
+    """Of the event in its history, from 1 on, without a gap."""
+    at: float
+    """When, seconds since 1970."""
+    experiment: Text
+    """Name of the experiment."""
+    salt: Text
+    """Its salt."""
+    version: Text
+    """Of its file then."""
+    kind: Kind
+    """move: to another phase. kill, resume: the kill switch."""
+    to: Phase | None = None
+    """Of a move: where to."""
+    challenger: Text | None = None
+    """Who is promoted."""
+    by: By
+    """Whether the ramp brought it about, or a person."""
+    reason: Text
+    """In words."""
+    evidence: dict[str, Any] | None = None
+    """What was known then; null: nothing was asked."""
+    fixed: dict[str, Any] | None = None
+    """Of the move with which it began: what its file may not change from then on."""
+    incumbent: dict[str, Any] | None = None
+    """Of a promotion: how the challenger answered then, which the incumbent does from then on (`answering`)."""
+
+    def line(self) -> str:
+        """The event as a line of JSON, with its end."""
+        return json.dumps(self.model_dump(mode="json"), separators=(",", ":")) + "\n"
+
+
+def read_events(text: str) -> list[Event]:
+    """The events of a history, a line each.
+
+    A last line without an end was being written when its writer was killed: it has not happened.
+
+    Raises:
+        HistoryError: a line is no event, or one is missing.
+    """
+    events: list[Event] = []
+    whole = text[: text.rfind("\n") + 1]
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            event = Event.model_validate_json(line)
+        except ValidationError as error:
+            raise HistoryError(f"line {number} is no event: {error.errors()[0]['msg']}") from None
+        if event.number != number:
+            raise HistoryError(f"line {number} has event {event.number}: lines are missing, or were added by hand")
+        events.append(event)
+    return events
+
+
+def state_of(events: Sequence[Event], experiment: Experiment) -> State:
+    """Where an experiment stands.
+
+    Args:
+        events: Of its history, all of them.
+        experiment: Its file. Events of another name or salt are those of another experiment.
+    """
+    state = State(events=len(events))
+    for event in events:
+        if (event.experiment, event.salt) != (experiment.name, experiment.salt):
+            # A later return to this salt begins anew, but what is over stays over.
+            state = state if state.phase in OVER else State(events=len(events))
+        else:
+            state = _after(state, event)
+    return state
+
+
+def _after(state: State, event: Event) -> State:
+    if event.kind == "kill":
+        return replace(state, killed=True)
+    if event.kind == "resume":
+        # What happened while it was off is no time of the stage.
+        return replace(state, killed=False, since=None if state.since is None else event.at)
+    assert event.to is not None
+    promoted = event.incumbent if event.to == "promoted" else None
+    return replace(state, phase=event.to, since=event.at, promoted=promoted, fixed=event.fixed or state.fixed)
+
+
+def serves_since_before(events: Sequence[Event], experiment: Experiment) -> Event | None:
+    """The promotion in an earlier experiment of this history that is in force, and that a file does not know of.
+
+    With another salt the file's own incumbent would serve everybody again, unsaid, if it still is the one of before.
+
+    Args:
+        events: Of its history, all of them.
+        experiment: The file.
+
+    Returns:
+        None: there is none, it was rolled back, or the file's incumbent answers as the challenger did.
+    """
+    newest: Event | None = None
+    for event in events:
+        if event.to == "promoted":
+            newest = event
+        elif newest is not None and event.to == "rolled back" and event.salt == newest.salt:
+            newest = None
+    if newest is None or (newest.experiment, newest.salt) == (experiment.name, experiment.salt):
+        return None
+    return None if newest.incumbent == answering(experiment.arm(INCUMBENT)) else newest
+
+
+def next_event(
+    events: Sequence[Event],
+    experiment: Experiment,
+    kind: Kind,
+    *,
+    at: float,
+    by: By,
+    reason: str,
+    to: Phase | None = None,
+    challenger: str | None = None,
+    evidence: Mapping[str, Any] | None = None,
+) -> Event:
+    """The event that comes next in a history.
+
+    Args:
+        events: Those before.
+        experiment: The file.
+        kind: What happens.
+        at: When, seconds since 1970.
+        by: Who brings it about.
+        reason: Why, in words.
+        to: Of a move: where to.
+        challenger: Of a promotion: who.
+        evidence: What is known, JSON-ready.
+
+    Raises:
+        IllegalEvent: it can't happen now.
+    """
+    state = state_of(events, experiment)
+    refused = _refused(state, experiment, kind, by, to, challenger)
+    if refused is not None:
+        raise IllegalEvent(f"{experiment.name}: {refused}")
+    return Event(
+        number=len(events) + 1,
+        at=at,
+        experiment=experiment.name,
+        salt=experiment.salt,
+        version=experiment.version,
+        kind=kind,
+        to=to,
+        challenger=challenger,
+        by=by,
+        reason=reason.encode(errors="backslashreplace").decode().strip() or "no reason given",
+        evidence=None if evidence is None else dict(evidence),
+        fixed=fixed_fields(experiment) if kind == "move" and state.phase == "draft" else None,
+        incumbent=answering(experiment.arm(challenger)) if to == "promoted" and challenger is not None else None,
+    )
+
+
+def _refused(
+    state: State, experiment: Experiment, kind: Kind, by: By, to: Phase | None, challenger: str | None
+) -> str | None:
+    """Why an event can't happen; None: it can."""
+    if kind == "kill":
+        if state.phase == "promoted":
+            return "a challenger is promoted: a rollback gives everybody the incumbent of before"
+        over = f"it is {state.phase}: everybody gets the incumbent anyway" if state.phase in OVER else None
+        return "the kill switch is on already" if state.killed else over
+    if kind == "resume":
+        return None if state.killed else "the kill switch was not pulled by a command: see `enabled` in the file"
+    if to is None:
+        return "a move goes somewhere"
+    challengers = [arm.name for arm in experiment.arms if arm.name != INCUMBENT]
+    if to == "promoted" and challenger not in challengers:
+        return f"say which challenger is promoted: {', '.join(challengers)}"
+    if to == "promoted" and (state.killed or not experiment.enabled):
+        return "the kill switch is on: turn it off before anybody is promoted"
+    return may_move(state, to, by)

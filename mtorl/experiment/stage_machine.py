@@ -1,0 +1,277 @@
+"""What an experiment does next: a pure function of its file, of what has happened to it, and of the evidence.
+
+    state = state_of(events, experiment)          # `mtorl.experiment.history`
+    consider(experiment, state, evidence, now)    # Move("5%", "48 hours, 812 users in each arm ...") or Hold(...)
+    in_force(experiment, state)                   # what routers decide by
+
+    draft -> shadow -> 1% -> 5% -> 25% -> 50% -> promoted
+                 any stage -> stopped (worse, or no verdict in time) | rolled back (harm)
+
+No clock, no files: whoever calls it, a command on a laptop or an operator on a cluster, writes a move into the history
+first and puts it into force then, and both can be done again after a crash.
+
+An experiment moves one stage at a time: when it has lasted long enough, enough users are in each arm, they are split as
+configured, no guardrail is breached, and no challenger falls back more often or answers later than its margin allows.
+A guardrail that is breached rolls back at once: harm needs no minimum run time. Its bound is always valid, so looking
+often does not raise the rate of false alarms above the experiment's alpha.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+from mtorl.experiment.experiment import INCUMBENT, Arm, Experiment
+from mtorl.experiment.stages import RampStage, Stage
+from mtorl.experiment.verdict import Token
+
+Phase = Literal["draft", "shadow", "1%", "5%", "25%", "50%", "promoted", "stopped", "rolled back"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+"""The phases in which somebody is asked or served, in the order of the ramp."""
+OVER: tuple[Phase, ...] = ("promoted", "stopped", "rolled back")
+
+
+@dataclass(frozen=True)
+class State:
+    """Where an experiment stands.
+
+    Attributes:
+        phase: What it is in.
+        since: When its time there began to count, seconds since 1970: at its start, or when the kill switch was last
+            turned off; None for a draft.
+        killed: Whether the kill switch was pulled, by a command. The file may pull it as well.
+        events: How many events it has had.
+        promoted: How the challenger answers that was promoted, if one is (`answering`).
+        fixed: What may not change any more, as its file said it when it began (`fixed_fields`); None for a draft.
+    """
+
+    phase: Phase = "draft"
+    since: float | None = None
+    killed: bool = False
+    events: int = 0
+    promoted: Mapping[str, Any] | None = None
+    fixed: Mapping[str, Any] | None = None
+
+
+class ArmEvidence(NamedTuple):
+    """How an arm did at the present stage.
+
+    Attributes:
+        users: Whose decisions count; in the shadow, for whom it was asked.
+        fallback_ratio: Share of its decisions that were default actions; in the shadow, of its faults.
+        latency_seconds: 99th percentile of its decisions' times; NaN: not known, as in the shadow.
+    """
+
+    users: int
+    fallback_ratio: float = 0.0
+    latency_seconds: float = math.nan
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the decision log says of an experiment.
+
+    Attributes:
+        token: Of the verdict so far.
+        reason: Its words.
+        challenger: Whom the verdict is about.
+        breached: Guardrails that are breached, with the challenger and in words.
+        arms: How each did at the present stage; one that had no decision is missing.
+    """
+
+    token: Token
+    reason: str
+    challenger: str
+    breached: tuple[str, ...]
+    arms: Mapping[str, ArmEvidence]
+
+
+class Move(NamedTuple):
+    """The next phase, and why."""
+
+    to: Phase
+    reason: str
+    challenger: str | None = None
+    """Who is promoted."""
+
+
+class Hold(NamedTuple):
+    """It stays where it is: what it waits for, in words."""
+
+    reasons: tuple[str, ...]
+
+
+def consider(experiment: Experiment, state: State, evidence: Evidence | None, now: float) -> Move | Hold:
+    """What happens next without a person.
+
+    Args:
+        experiment: Its file, with a ramp.
+        state: Where it stands.
+        evidence: What is known; None: nothing yet.
+        now: Seconds since 1970.
+    """
+    ramp = experiment.ramp
+    if ramp is None:
+        return Hold(("the file has no ramp: it stays at its stage",))
+    if state.phase in OVER:
+        return Hold((f"it is {state.phase}",))
+    if state.killed or not experiment.enabled:
+        return Hold(("the kill switch is on",))
+    if state.phase == "draft":
+        return _leave_draft(experiment, ramp.stages[0], now)
+    if evidence is not None and evidence.token == "srm":
+        return Hold((evidence.reason,))
+    if evidence is not None and evidence.breached:
+        return Move("rolled back", "; ".join(evidence.breached))
+    if evidence is not None and evidence.token == "stop":
+        return Move("stopped", evidence.reason)
+    wins = evidence is not None and evidence.token == "ship"
+    if experiment.planned_end is not None and now >= experiment.planned_end.timestamp() and not wins:
+        said = evidence.reason if evidence is not None else "nothing is known"
+        return Move("stopped", f"its planned end came before a verdict: {said}")
+    following = next((step.stage for step in ramp.stages if _later(step.stage, state.phase)), None)
+    (stage,) = (stage for stage in STAGES if stage == state.phase)
+    known = next((step for step in ramp.stages if step.stage == stage), None)
+    if known is None and following is not None:
+        return Hold((f"the ramp leaves out {stage}, where a person moved it: a person moves it on",))
+    step = known or RampStage(stage=stage, hours=0.0, users=0)
+    if waits := _waits_for(experiment, step, state, evidence, now):
+        return Hold(tuple(waits))
+    if following is not None:
+        return Move(following, _grown(step, evidence))
+    if evidence is not None and wins and ramp.promote:
+        return Move("promoted", evidence.reason, evidence.challenger)
+    return Hold((_at_the_end(evidence),))
+
+
+def _leave_draft(experiment: Experiment, first: RampStage, now: float) -> Move | Hold:
+    if experiment.start is None:
+        return Hold(("it is a draft: start it",))
+    if now < experiment.start.timestamp():
+        return Hold((f"it starts at {experiment.start.isoformat()}",))
+    return Move(first.stage, f"its start, {experiment.start.isoformat()}, has come")
+
+
+def _later(stage: Stage, phase: Phase) -> bool:
+    return phase in STAGES and STAGES.index(stage) > STAGES.index(phase)
+
+
+def _at_the_end(evidence: Evidence | None) -> str:
+    if evidence is None:
+        return "the last stage: nothing is known yet"
+    if evidence.token == "ship":
+        return f"{evidence.challenger} wins, and waits to be promoted: {evidence.reason}"
+    return f"the last stage: {evidence.reason}"
+
+
+def _waits_for(
+    experiment: Experiment, step: RampStage, state: State, evidence: Evidence | None, now: float
+) -> list[str]:
+    """What the step to the next stage still lacks."""
+    assert experiment.ramp is not None
+    lacks = []
+    passed = (now - state.since) / 3600 if state.since is not None else 0.0
+    if passed < step.hours:
+        lacks.append(f"{max(passed, 0.0):.1f} of {step.hours:g} hours at {step.stage}")
+    arms = {} if evidence is None else evidence.arms
+    serving = [arm.name for arm in experiment.arms if arm.name == INCUMBENT or arm.weight > 0]
+    counted = [name for name in serving if step.stage != "shadow" or name != INCUMBENT]
+    for name in counted:
+        users = arms[name].users if name in arms else 0
+        if users < step.users:
+            lacks.append(f"{users:,} of {step.users:,} users of {name}")
+    if INCUMBENT not in arms:
+        return lacks or ["nothing is known of the incumbent at this stage yet"]
+    incumbent = arms[INCUMBENT]
+    for name in serving:
+        if name == INCUMBENT or name not in arms:
+            continue
+        arm = arms[name]
+        allowed = experiment.ramp.fallback_ratio + (0.0 if step.stage == "shadow" else incumbent.fallback_ratio)
+        if arm.fallback_ratio > allowed:
+            lacks.append(f"{name} falls back in {arm.fallback_ratio:.1%} of its decisions, at most {allowed:.1%} may")
+        later = arm.latency_seconds - incumbent.latency_seconds
+        if later > experiment.ramp.latency_seconds:  # false where either is not known
+            lacks.append(
+                f"{name} takes {1000 * later:.0f} ms longer at the 99th percentile, "
+                f"{1000 * experiment.ramp.latency_seconds:.0f} ms are allowed"
+            )
+    return lacks
+
+
+def _grown(step: RampStage, evidence: Evidence | None) -> str:
+    arms = {} if evidence is None else evidence.arms
+    users = ", ".join(f"{arm.users:,} users of {name}" for name, arm in arms.items())
+    return f"{step.hours:g} hours at {step.stage} are over, {users}, and nothing speaks against it"
+
+
+def may_move(state: State, to: Phase, by: Literal["ramp", "person"]) -> str | None:
+    """Why a move is not allowed; None: it is.
+
+    People may move a running experiment to any stage, back as well as forth. What is over stays over, but a promotion
+    can be rolled back: another try is another experiment, with a new salt.
+    """
+    if to == "draft":
+        return "what has begun is no draft again: give it a new salt"
+    if to == state.phase:
+        return f"it is {_in_words(to)} already"
+    if state.phase == "promoted" and to == "rolled back":
+        return None
+    if state.phase in OVER:
+        return f"it is {state.phase}: give it a new salt for another try"
+    if state.phase == "draft" and to in ("promoted", "rolled back"):
+        return "it has not begun"
+    if by == "person":
+        return None
+    if state.killed:
+        return "the kill switch is on"
+    if state.phase in STAGES and to in STAGES and not _later(to, state.phase):
+        return "only a person goes back a stage"
+    return None
+
+
+def _in_words(phase: Phase) -> str:
+    return f"at {phase}" if phase in STAGES else phase
+
+
+def in_force(experiment: Experiment, state: State) -> Experiment:
+    """What routers decide by: the file, at the stage that it is in.
+
+    Before it begins and once it is over, everybody gets the incumbent. A promoted challenger *is* the incumbent: that
+    arm answers where the challenger did.
+    """
+    stage = next((stage for stage in STAGES if stage == state.phase), STAGES[0])
+    on = experiment.enabled and not state.killed and state.phase in STAGES
+    arms = experiment.arms
+    if state.promoted is not None:
+        served = {"explore": None, **state.promoted}
+        arms = tuple(arm.replace(**served) if arm.name == INCUMBENT else arm for arm in arms)
+    return experiment.replace(stage=stage, enabled=on, arms=arms)
+
+
+def answering(arm: Arm) -> dict[str, Any]:
+    """How an arm answers, JSON-ready: what it keeps under another name, and whatever becomes of its file."""
+    return {
+        **arm.model_dump(mode="json", include={"policy", "model_digest", "model_name", "model_version"}),
+        "endpoint": arm.url,
+    }
+
+
+FIXED: Sequence[str] = ("unit", "layer", "layer_part", "alpha", "metrics", "min_runtime_hours")
+"""Fields of a file that may not change once it has begun: they say what is measured, on whom, and how surely."""
+
+
+def fixed_fields(experiment: Experiment) -> dict[str, Any]:
+    """What may not change once it has begun, JSON-ready."""
+    fields = experiment.model_dump(mode="json", include=set(FIXED))
+    return {**fields, "arms": sorted(arm.name for arm in experiment.arms)}
+
+
+def fixed_changes(fixed: Mapping[str, Any], experiment: Experiment) -> list[str]:
+    """Fields that may not change since an experiment has begun, and did."""
+    fields = {name: value for name, value in fixed.items() if name != "arms"}
+    before = experiment.from_dict({**experiment.model_dump(mode="json"), **fields})  # with defaults for newer fields
+    changed = [name for name in FIXED if getattr(before, name) != getattr(experiment, name)]
+    return changed + ["arms: their names"] * (fixed["arms"] != fixed_fields(experiment)["arms"])

@@ -1,0 +1,124 @@
+"""What the log says of an experiment at its present stage."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from monitoring.decision_log import DecisionLog
+from monitoring.stage_evidence import arms_at_stage, evidence_of, stage_evidence
+from monitoring.verdict import CLICK
+from mtorl.experiment.experiment import Experiment
+from tests.experiments import experiment
+from tests.features.collect.decision_logs import START, decision, write
+from tests.features.collect.test_shadows import shadow
+
+HOUR = 60.0
+METRICS: dict[str, Any] = {"primary": "click_per_decision", "outcome_hours": None}
+
+
+def at(stage: str, **changes: Any) -> Experiment:
+    return Experiment.from_dict(experiment("http://arms", name="first", stage=stage, **{"metrics": METRICS, **changes}))
+
+
+def decided(number: int, arm: str, minutes: float, **changes: Any) -> dict[str, Any]:
+    own: dict[str, Any] = {"experiment": "first", "salt": "s", "layer": "l", "stage": "5%", "arm": arm}
+    own |= {"user_id": f"u{number}", "assignment_probability": 0.05, "fallback_reason": None, "latency_seconds": 0.01}
+    return decision(f"d{number}-{minutes:g}", minutes, **{**own, **changes})
+
+
+def since(minutes: float) -> float:
+    return START.timestamp() + 60 * minutes
+
+
+def test_an_arm_is_its_decisions_at_the_stage_since_it_began(tmp_path: Path) -> None:
+    decisions = [decided(n, "incumbent", n) for n in range(10)]
+    decisions += [decided(n, "incumbent", n + 0.5) for n in range(10)]  # the same users again
+    decisions += [
+        decided(20 + n, "challenger", n, latency_seconds=0.05, fallback_reason="model_error" if n % 2 else None)
+        for n in range(4)
+    ]
+    decisions += [
+        decided(40, "challenger", 5.0, stage="1%"),
+        decided(41, "challenger", 5.0, experiment="another"),
+        decided(42, "challenger", 5.0, salt="before"),
+        decided(43, "challenger", 5.0, withdrawn=True),
+        decided(44, "challenger", 5.0, assignment_probability=1.0),  # nobody drew that
+    ]
+    log = DecisionLog.in_folder(write(tmp_path / "log", decisions))
+    arms = arms_at_stage(log, at("5%"), since(0))
+    assert arms["incumbent"] == (10, 0.0, 0.01)
+    assert arms["challenger"] == (4, 0.5, 0.05)
+    assert arms_at_stage(log, at("5%"), since(2))["challenger"].users == 2
+    assert arms_at_stage(log, at("25%"), since(0)) == {}
+
+
+def served(hours: int, shares: dict[str, float], stage: str = "5%") -> list[dict[str, Any]]:
+    """Decisions of that many hours, 20 users an hour, from noon on."""
+    own: dict[str, Any] = {"stage": stage, "shares": shares}
+    arms = ["challenger" if shares["challenger"] and n % 20 == 0 else "incumbent" for n in range(20 * hours)]
+    return [decided(n, arm, 3.0 * n, **own, assignment_probability=shares[arm]) for n, arm in enumerate(arms)]
+
+
+AT_5 = {"incumbent": 0.95, "challenger": 0.05}
+
+
+def test_users_are_those_that_count_in_the_verdict(tmp_path: Path) -> None:
+    log = DecisionLog.in_folder(write(tmp_path / "log", served(30, AT_5)))
+    waiting = at("5%", metrics={**METRICS, "outcome_hours": 24})
+    found = stage_evidence(log, waiting, CLICK, since(0))
+    assert found is not None and found.arms["challenger"].users == 6
+    # A day on which the stage began, and one that is not over: no guardrail could be breached yet.
+    daily = at("5%", budgets=[{"campaign": "*", "channel": "*", "amount": 10, "period": "day"}])
+    found = stage_evidence(log, daily, CLICK, since(0))
+    assert found is not None and found.arms["challenger"].users == 12
+    shadow = served(6, {"incumbent": 1.0, "challenger": 0.0}, stage="shadow")
+    later = [
+        decided(n, d["arm"], 360 + 3.0 * n, shares=AT_5, assignment_probability=AT_5[d["arm"]])
+        for n, d in enumerate(served(26, AT_5))
+    ]
+    log = DecisionLog.in_folder(write(tmp_path / "both", shadow + later))
+    found = stage_evidence(log, daily, CLICK, since(360))
+    assert found is not None and found.arms["challenger"].users == 0
+
+
+def test_in_the_shadow_a_challenger_is_what_it_was_asked(tmp_path: Path) -> None:
+    decisions = [decided(n, "incumbent", n, stage="shadow", assignment_probability=1.0) for n in range(6)]
+    shadows = [shadow(f"d{n}-{n}", fault="model_error" if n == 0 else None) for n in range(4)]
+    log = DecisionLog.in_folder(write(tmp_path / "log", decisions, shadows=[*shadows, shadows[1]]))
+    arms = arms_at_stage(log, at("shadow"), since(0))
+    assert arms["incumbent"].users == 6
+    assert (arms["challenger"].users, arms["challenger"].fallback_ratio) == (4, 0.25)
+    assert math.isnan(arms["challenger"].latency_seconds)
+    assert arms_at_stage(log, at("shadow"), since(2))["challenger"].users == 2
+
+
+def test_the_verdict_is_part_of_it(tmp_path: Path) -> None:
+    decisions = [decided(n, "challenger" if n % 20 == 0 else "incumbent", n) for n in range(40)]
+    log = DecisionLog.in_folder(write(tmp_path / "log", decisions))
+    found = stage_evidence(log, at("5%"), CLICK, since(0))
+    assert found is not None and found.token == "inconclusive" and found.breached == ()
+    assert found.arms["challenger"].users == 0  # they had other shares then
+    assert stage_evidence(DecisionLog.in_folder(tmp_path), at("5%"), CLICK, since(0)) is not None
+    assert stage_evidence(DecisionLog.in_folder(tmp_path / "nothing"), at("5%"), CLICK, since(0)) is None
+
+
+def test_a_breached_guardrail_of_any_challenger_is_said() -> None:
+    check = {"name": "cost_per_decision", "lower": 0.2, "margin": 0.05, "state": "breached"}
+    verdict = {
+        "verdict": "inconclusive",
+        "reason": "zero",
+        "challenger": "b",
+        "challengers": {"a": {"guardrails": [check]}, "b": {"guardrails": [{**check, "state": "open"}]}},
+    }
+    said = "a: cost_per_decision is worse by at least 0.2, and 0.05 was allowed"
+    assert evidence_of(verdict, {}, {"a", "b"}).breached == (said,)
+    assert evidence_of(verdict, {}, {"b"}).breached == ()  # a was taken out by its weight
+
+
+@pytest.mark.parametrize("stage", ["shadow", "5%"])
+def test_a_log_without_anything_is_no_arm(stage: str, tmp_path: Path) -> None:
+    assert arms_at_stage(DecisionLog.in_folder(tmp_path), at(stage), 0.0) == {}

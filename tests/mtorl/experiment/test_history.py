@@ -1,0 +1,166 @@
+"""The history of an experiment: what may follow what, and what a killed writer leaves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtorl.experiment.history import (
+    By,
+    Event,
+    HistoryError,
+    IllegalEvent,
+    Kind,
+    next_event,
+    read_events,
+    serves_since_before,
+    state_of,
+)
+from mtorl.experiment.stage_machine import OVER, STAGES, Phase, State, answering, fixed_fields
+from tests.mtorl.experiment.experiments import made
+
+
+def after(*happened: tuple[Kind, Phase | None], salt: str = "a") -> list[Event]:
+    events: list[Event] = []
+    for kind, to in happened:
+        what: dict[str, Any] = {"challenger": "challenger"} if to == "promoted" else {}
+        experiment = made(salt=salt)
+        events.append(
+            next_event(events, experiment, kind, at=10.0 * len(events), by="person", reason="a test", to=to, **what)
+        )
+    return events
+
+
+def text(events: list[Event]) -> str:
+    return "".join(event.line() for event in events)
+
+
+def test_the_state_follows_from_the_events() -> None:
+    assert state_of([], made()) == State()
+    events = after(("move", "shadow"), ("kill", None), ("resume", None))
+    began = State("shadow", 0.0, False, 1, fixed=fixed_fields(made()))
+    assert state_of(events[:1], made()) == began
+    assert state_of(events[:2], made()) == replace(began, killed=True, events=2)
+    assert state_of(events, made()) == replace(began, since=20.0, events=3)  # while it was off is no time of the stage
+    promoted = after(("move", "50%"), ("move", "promoted"))
+    assert state_of(promoted, made()).promoted == answering(made().arm("challenger"))
+    assert state_of(after(("move", "50%"), ("move", "promoted"), ("move", "rolled back")), made()).promoted is None
+
+
+def test_a_promotion_is_in_force_until_it_is_rolled_back_or_the_file_says_it_itself() -> None:
+    promoted = after(("move", "50%"), ("move", "promoted"))
+    found = serves_since_before(promoted, made(salt="b"))
+    assert found is not None and found.incumbent == answering(made().arm("challenger"))
+    assert serves_since_before(promoted, made()) is None
+    assert serves_since_before(after(("move", "50%"), ("move", "promoted"), ("move", "rolled back")), made()) is None
+    incumbent = {"name": "incumbent", "weight": 0.5, **answering(made().arm("challenger"))}
+    challenger = {"name": "challenger", "weight": 0.5, "endpoint": "http://127.0.0.1:9"}
+    assert serves_since_before(promoted, made(salt="b", arms=[incumbent, challenger])) is None
+
+
+def test_a_new_salt_begins_anew() -> None:
+    events = after(("move", "50%"))
+    assert state_of(events, made(salt="b")) == State(events=1)
+    other = made(salt="b")
+    events.append(next_event(events, other, "move", at=1.0, by="person", reason="again", to="shadow"))
+    assert state_of(events, other).phase == "shadow"
+    assert state_of(events, made()).phase == "draft"
+
+
+@pytest.mark.parametrize("end", OVER)
+def test_what_is_over_stays_over_after_another_salt(end: Phase) -> None:
+    events, other = after(("move", "50%"), ("move", end)), made(salt="b")
+    events.append(next_event(events, other, "move", at=1.0, by="person", reason="again", to="shadow"))
+    assert state_of(events, made()).phase == end
+    with pytest.raises(IllegalEvent, match="new salt"):
+        next_event(events, made(), "move", at=2.0, by="person", reason="again", to="shadow")
+
+
+@pytest.mark.parametrize(("given", "kept"), [("", "no reason given"), ("caf\udce9", "caf\\udce9")])
+def test_whatever_reason_a_shell_gives_can_be_read_again(given: str, kept: str) -> None:
+    event = next_event([], made(), "kill", at=0.0, by="person", reason=given)
+    assert read_events(event.line()) == [event]
+    assert event.reason == kept
+
+
+@pytest.mark.parametrize(
+    ("happened", "kind", "to", "words"),
+    [
+        ((), "resume", None, "was not pulled"),
+        ((("kill", None),), "kill", None, "on already"),
+        ((("move", "stopped"),), "kill", None, "everybody gets the incumbent anyway"),
+        ((("move", "50%"), ("move", "promoted")), "kill", None, "challenger is promoted: a rollback gives"),
+        ((("move", "stopped"),), "move", "5%", "new salt"),
+        ((("move", "50%"),), "move", None, "somewhere"),
+        ((("move", "50%"),), "move", "promoted", "which challenger"),
+    ],
+)
+def test_what_can_not_happen_is_refused(happened: Any, kind: Kind, to: Phase | None, words: str) -> None:
+    with pytest.raises(IllegalEvent, match=words):
+        next_event(after(*happened), made(), kind, at=0.0, by="person", reason="a test", to=to)
+
+
+def test_nobody_is_promoted_while_the_kill_switch_is_on() -> None:
+    for events, experiment in (
+        (after(("move", "50%"), ("kill", None)), made()),
+        (after(("move", "50%")), made(enabled=False)),
+    ):
+        with pytest.raises(IllegalEvent, match="turn it off"):
+            next_event(
+                events, experiment, "move", at=0.0, by="person", reason="a test", to="promoted", challenger="challenger"
+            )
+
+
+happenings = st.lists(
+    st.tuples(
+        st.sampled_from(get_args(Kind)),
+        st.sampled_from((None, *get_args(Phase))),
+        st.sampled_from(get_args(By)),
+        st.sampled_from(("a", "b")),
+        st.floats(-1e9, 2e9),
+    ),
+    max_size=30,
+)
+
+
+@given(happenings)
+def test_after_anything_people_or_the_ramp_try_the_history_is_legal(tried: list[Any]) -> None:
+    events: list[Event] = []
+    for kind, to, by, salt, at in tried:
+        experiment = made(salt=salt)
+        before = state_of(events, experiment)
+        try:
+            event = next_event(events, experiment, kind, at=at, by=by, reason="a test", to=to, challenger="challenger")
+        except IllegalEvent:
+            assert state_of(events, experiment) == before
+            continue
+        events.append(event)
+        now = state_of(events, experiment)
+        assert now.events == len(events)
+        if kind == "move":
+            assert now.phase == to != before.phase
+            assert before.phase not in OVER or (before.phase, to) == ("promoted", "rolled back")
+            if by == "ramp" and before.phase in STAGES and to in STAGES:
+                assert STAGES.index(to) > STAGES.index(before.phase)
+        else:
+            assert now.killed == (kind == "kill") != before.killed and now.phase == before.phase
+    assert read_events(text(events)) == events
+
+
+@given(st.integers(0, 3000))
+def test_a_killed_writer_loses_at_most_what_had_not_happened(size: int) -> None:
+    events = after(("move", "shadow"), ("kill", None), ("resume", None), ("move", "5%"))
+    written = text(events)[:size]
+    assert read_events(written) == events[: written.count("\n")]
+
+
+def test_a_history_that_was_edited_is_refused() -> None:
+    lines = [event.line() for event in after(("move", "shadow"), ("move", "5%"), ("move", "50%"))]
+    with pytest.raises(HistoryError, match="line 2 has event 3"):
+        read_events(lines[0] + lines[2])
+    with pytest.raises(HistoryError, match="line 2 is no event"):
+        read_events(lines[0] + "rubbish\n" + lines[2])

@@ -1,0 +1,237 @@
+"""What an experiment does next: when it grows, what holds it, what ends it, and what is in force then."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtorl.experiment.stage_machine import (
+    OVER,
+    STAGES,
+    ArmEvidence,
+    Evidence,
+    Hold,
+    Move,
+    Phase,
+    State,
+    answering,
+    consider,
+    fixed_changes,
+    fixed_fields,
+    in_force,
+    may_move,
+)
+from mtorl.experiment.verdict import Token
+from tests.mtorl.experiment.experiments import RAMP, made
+
+HOUR = 3600.0
+WELL = Evidence(
+    "inconclusive", "contains zero", "challenger", (), {"incumbent": ArmEvidence(500), "challenger": ArmEvidence(500)}
+)
+SHADOW, SMALL, LAST = (State(phase=phase, since=0.0) for phase in ("shadow", "5%", "50%"))
+
+
+def evidence(token: Token = "inconclusive", **changes: Any) -> Evidence:
+    return dataclasses.replace(WELL, token=token, **changes)
+
+
+def challenger(**figures: Any) -> Evidence:
+    return evidence(arms={**WELL.arms, "challenger": ArmEvidence(500)._replace(**figures)})
+
+
+def held(step: Move | Hold) -> str:
+    assert isinstance(step, Hold), step
+    return "; ".join(step.reasons)
+
+
+def moved(step: Move | Hold) -> Move:
+    assert isinstance(step, Move), step
+    return step
+
+
+def test_it_grows_once_it_has_lasted_and_enough_users_are_there() -> None:
+    assert held(consider(made(), SHADOW, WELL, 0.5 * HOUR)) == "0.5 of 1 hours at shadow"
+    few = challenger(users=9)
+    assert held(consider(made(), SHADOW, few, 2 * HOUR)) == "9 of 10 users of challenger"
+    assert moved(consider(made(), SHADOW, WELL, HOUR)).to == "5%"
+    assert held(consider(made(), SMALL, WELL, HOUR)) == "1.0 of 2 hours at 5%"
+    assert moved(consider(made(), SMALL, WELL, 2 * HOUR)).to == "50%"
+
+
+def test_nothing_grows_on_no_evidence() -> None:
+    for state in (SHADOW, SMALL):
+        held(consider(made(), state, None, 1e9))
+        held(consider(made(), state, evidence(arms={}), 1e9))
+    free = made(ramp={"stages": [{"stage": "shadow", "hours": 0, "users": 0}, {"stage": "50%"}]})
+    assert "of the incumbent" in held(consider(free, SHADOW, None, 1e9))
+
+
+def test_in_the_shadow_the_incumbents_users_are_not_asked_for() -> None:
+    arms = {"incumbent": ArmEvidence(0), "challenger": ArmEvidence(10)}
+    assert moved(consider(made(), SHADOW, evidence(arms=arms), HOUR)).to == "5%"
+
+
+def test_a_challenger_that_fails_or_is_slow_does_not_grow() -> None:
+    failing = held(consider(made(), SMALL, challenger(fallback_ratio=0.02), 1e9))
+    assert failing == "challenger falls back in 2.0% of its decisions, at most 1.0% may"
+    alike = {name: ArmEvidence(500, fallback_ratio=0.3) for name in WELL.arms}
+    moved(consider(made(), SMALL, evidence(arms=alike), 1e9))  # what fails for everybody is not the challenger's fault
+    arms = {"incumbent": ArmEvidence(500, 0.0, 0.010), "challenger": ArmEvidence(500, 0.0, 0.031)}
+    assert "takes 21 ms longer" in held(consider(made(), SMALL, evidence(arms=arms), 1e9))
+
+
+def test_an_arm_that_was_taken_out_by_its_weight_is_not_waited_for() -> None:
+    arms = [
+        {"name": "incumbent", "weight": 0.5, "policy": "baseline"},
+        {"name": "challenger", "weight": 0.5, "endpoint": "http://127.0.0.1:1"},
+        {"name": "rules", "weight": 0, "policy": "baseline"},
+    ]
+    assert moved(consider(made(arms=arms), SMALL, WELL, 1e9)).to == "50%"
+
+
+def test_harm_ends_it_without_waiting_and_a_mismatch_holds_it() -> None:
+    harm = evidence(breached=("challenger: cost_per_decision is worse",))
+    for state in (SMALL, LAST):
+        assert moved(consider(made(), state, harm, 0.0)).to == "rolled back"
+        assert moved(consider(made(), state, evidence("stop"), 0.0)).to == "stopped"
+    void = evidence("srm", breached=("challenger: cost_per_decision is worse",), reason="users are not split")
+    assert held(consider(made(), LAST, void, 1e9)) == "users are not split"
+
+
+def test_who_wins_is_promoted_by_a_person_unless_the_ramp_says_so() -> None:
+    assert "wins, and waits to be promoted" in held(consider(made(), LAST, evidence("ship"), 1e9))
+    by_itself = made(ramp={**RAMP, "promote": True})
+    win = Move("promoted", "contains zero", "challenger")
+    assert moved(consider(by_itself, LAST, evidence("ship"), 3 * HOUR)) == win
+    assert held(consider(by_itself, LAST, evidence("ship"), HOUR)) == "1.0 of 3 hours at 50%"
+    assert moved(consider(by_itself, SMALL, evidence("ship"), 1e9)).to == "50%"  # a small stage promotes nobody
+    assert held(consider(by_itself, LAST, WELL, 1e9)) == "the last stage: contains zero"
+
+
+def test_a_draft_waits_for_its_start() -> None:
+    assert held(consider(made(), State(), None, 1e12)) == "it is a draft: start it"
+    planned = made(start="2026-12-01T00:00:00Z")
+    assert planned.start is not None
+    assert "it starts at 2026-12-01" in held(consider(planned, State(), None, planned.start.timestamp() - 1))
+    assert moved(consider(planned, State(), None, planned.start.timestamp())).to == "shadow"
+
+
+def test_without_a_verdict_by_its_planned_end_it_stops() -> None:
+    planned = made(planned_end="2026-12-29T00:00:00Z")
+    assert planned.planned_end is not None
+    end = planned.planned_end.timestamp()
+    stopped = moved(consider(planned, LAST, WELL, end))
+    assert stopped.to == "stopped" and "before a verdict: contains zero" in stopped.reason
+    assert moved(consider(planned, SMALL, None, end)).to == "stopped"
+    assert "waits to be promoted" in held(consider(planned, LAST, evidence("ship"), end))
+
+
+def test_a_stage_that_the_ramp_leaves_out_waits_for_a_person() -> None:
+    state = State(phase="25%", since=0.0)  # moved back from 50%, perhaps: nobody wants it there again a minute later
+    assert "a person moves it on" in held(consider(made(), state, WELL, 1e9))
+    assert moved(consider(made(), state, evidence(breached=("harm",)), 0.0)).to == "rolled back"
+    smaller = made(ramp={"stages": RAMP["stages"][:2], "promote": True})
+    assert moved(consider(smaller, LAST, evidence("ship"), 0.0)).to == "promoted"
+
+
+@given(
+    phase=st.sampled_from(get_args(Phase)),
+    killed=st.booleans(),
+    enabled=st.booleans(),
+    token=st.sampled_from(get_args(Token)),
+    harm=st.booleans(),
+    users=st.integers(0, 100),
+    fallback_ratio=st.floats(0, 1),
+    now=st.floats(0, 2e9),
+    promote=st.booleans(),
+)
+def test_whatever_is_known_only_allowed_moves_are_made(
+    phase: Phase, killed: bool, enabled: bool, token: Token, harm: bool, users: int, fallback_ratio: float,
+    now: float, promote: bool,
+) -> None:  # fmt: skip
+    experiment = made(enabled=enabled, ramp={**RAMP, "promote": promote}, start="2026-12-01T00:00:00Z")
+    state = State(phase=phase, since=None if phase == "draft" else 0.0, killed=killed)
+    arms = {"incumbent": ArmEvidence(users), "challenger": ArmEvidence(users, fallback_ratio, math.nan)}
+    step = consider(experiment, state, evidence(token, breached=("harm",) if harm else (), arms=arms), now)
+    if isinstance(step, Hold):
+        assert step.reasons
+        return
+    assert may_move(state, step.to, "ramp") is None
+    assert enabled and not killed and phase not in OVER
+    if step.to in STAGES and phase != "draft":
+        assert phase in [stage["stage"] for stage in RAMP["stages"]]
+        assert not harm and token not in ("srm", "stop") and fallback_ratio <= 0.01
+        later = [stage["stage"] for stage in RAMP["stages"] if STAGES.index(stage["stage"]) > STAGES.index(phase)]
+        assert step.to == later[0]
+    if step.to == "promoted":
+        assert promote and token == "ship" and phase == "50%" and not harm
+
+
+def test_what_is_over_stays_over_but_a_promotion_can_be_rolled_back() -> None:
+    for phase in OVER:
+        for to in get_args(Phase):
+            allowed = may_move(State(phase=phase, since=0.0), to, "person") is None
+            assert allowed == (phase == "promoted" and to == "rolled back")
+
+
+def test_people_go_back_a_stage_the_ramp_does_not() -> None:
+    assert may_move(LAST, "5%", "person") is None
+    assert may_move(LAST, "5%", "ramp") == "only a person goes back a stage"
+    assert may_move(State(), "promoted", "person") == "it has not begun"
+    assert may_move(SMALL, "5%", "person") == "it is at 5% already"
+
+
+def test_in_force_are_stage_and_switch_and_a_promoted_challenger_is_the_incumbent() -> None:
+    for phase in get_args(Phase):
+        serving = in_force(made(), State(phase=phase, since=0.0))
+        assert serving.enabled == (phase in STAGES)
+        assert serving.stage == (phase if phase in STAGES else "shadow")
+    assert in_force(made(), dataclasses.replace(LAST, killed=True)).shares() == {"incumbent": 1.0, "challenger": 0.0}
+    assert not in_force(made(enabled=False), LAST).enabled
+    winner = answering(made().arm("challenger"))
+    promoted = in_force(made(), State(phase="promoted", since=0.0, promoted=winner))
+    incumbent = promoted.arm("incumbent")
+    assert incumbent.url == made().arm("challenger").url
+    assert (incumbent.model_digest, incumbent.policy, incumbent.weight) == ("29f665", None, 0.5)
+    assert in_force(made(), State(phase="rolled back", since=0.0)).arm("incumbent") == made().arm("incumbent")
+
+
+def test_what_is_planned_is_no_other_version_of_an_experiment() -> None:
+    planned = made(hypothesis="more clicks", start="2026-12-01T00:00:00Z", planned_end="2026-12-29T00:00:00Z")
+    assert planned.version == made().version != made(alpha=0.1).version
+    assert in_force(made(), SMALL).version == made(stage="5%").version
+
+
+def test_what_is_measured_is_fixed_once_it_has_begun() -> None:
+    fixed = fixed_fields(made())
+    assert fixed_changes(fixed, made(owner="somebody else", planned_end="2026-12-29T00:00:00Z")) == []
+    assert fixed_changes(fixed, made(alpha=0.1, min_runtime_hours=1)) == ["alpha", "min_runtime_hours"]
+    earlier = {**fixed, "metrics": {"primary": "gain_per_decision"}}  # of a version whose metrics had fewer fields
+    assert fixed_changes(earlier, made()) == []
+    renamed = [dict(arm, name=name) for arm, name in zip(made_arms(), ("incumbent", "other"), strict=True)]
+    assert fixed_changes(fixed, made(arms=renamed)) == ["arms: their names"]
+
+
+def made_arms() -> list[dict[str, Any]]:
+    return [arm.model_dump(mode="json") for arm in made().arms]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"ramp": None}, "give a stage, or else a ramp"),
+        ({"ramp": {"stages": []}}, "ramp.stages"),
+        ({"ramp": {"stages": [{"stage": "5%"}, {"stage": "1%"}]}}, "larger than the one before, got 5%, 1%"),
+        ({"start": "2026-12-01"}, "a time with its zone"),
+        ({"start": "0001-01-01T00:00:00+01:00"}, "between the years"),
+        ({"start": "2026-12-02T00:00:00Z", "planned_end": "2026-12-01T00:00:00Z"}, "later than start"),
+    ],
+)
+def test_a_ramp_that_makes_no_sense_is_refused(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        made(**fields)
