@@ -12,7 +12,6 @@ docs/first-day.md goes through all of them.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -62,7 +61,7 @@ def check(
 
     Every field of the file is in docs/experiment-file.md.
     """
-    with _input_errors():
+    with input_errors():
         from mtorl.experiment.experiment import ALL_ARMS, Experiment
         from mtorl.log.dataset import DatasetSpec
 
@@ -100,17 +99,18 @@ def shadow(
     of the incumbent's decisions, as far as these could have been the challenger's: an incumbent that always does the
     same says nothing about anything else, so let it explore (docs/experiments.md).
     """
-    with _input_errors():
+    with input_errors():
         from cli.progress_bars import ProgressBars
         from cli.tables import print_shadow
         from features.collect.shadows import shadows
         from mtorl.evaluation.shadow import shadow_report
         from mtorl.experiment.experiment import Experiment
         from mtorl.log.dataset import DatasetSpec
+        from pipelines.experiments.state_log import readable_log
 
         file, spec = _named(folder, "experiment", experiment), DatasetSpec.load(_named(folder, "dataset", dataset))
         segments = by or []
-        with ProgressBars() as bars, bars.step("compare what was decided"), _exported(folder) as log:
+        with ProgressBars() as bars, bars.step("compare what was decided"), readable_log(folder) as log:
             rows = shadows(log, spec, Experiment.load(file), segments)
             reports = shadow_report(rows, spec.channels, segments)
     for report in reports.values():
@@ -138,20 +138,21 @@ def exploration(
     An arm that always does the same teaches nothing about anything else. Exploring a share of its decisions does, and
     costs what the arm would have earned instead. Figures of what an arm explores already are those of more of it.
     """
-    with _input_errors():
+    with input_errors():
         from cli.progress_bars import ProgressBars
         from cli.tables import print_exploration
         from features.collect.served import served_decisions
         from mtorl.evaluation.exploration_plan import plan_for
         from mtorl.experiment.experiment import Experiment
         from mtorl.log.dataset import DatasetSpec
+        from pipelines.experiments.state_log import readable_log
 
         if not 0 < lift < 1:
             stop(f"--lift: expected a share above 0 and below 1, got {lift:g}", 2)
         if decisions_a_day < 0:
             stop(f"--decisions-a-day: must not be negative, got {decisions_a_day:g}", 2)
         file, spec = _named(folder, "experiment", experiment), DatasetSpec.load(_named(folder, "dataset", dataset))
-        with ProgressBars() as bars, bars.step("read what was decided"), _exported(folder) as log:
+        with ProgressBars() as bars, bars.step("read what was decided"), readable_log(folder) as log:
             rows = served_decisions(log, spec, Experiment.load(file), arm)
         with ProgressBars() as bars, bars.step("ask the model"):
             plan = plan_for(rows, model, lift)
@@ -178,7 +179,7 @@ def verdict(
     """
     from monitoring.period import PeriodError
 
-    with exit_codes(failed=(PeriodError,)), _input_errors():
+    with exit_codes(failed=(PeriodError,)), input_errors():
         from cli.progress_bars import ProgressBars
         from cli.tables import print_verdict
         from monitoring.decision_log import DecisionLog
@@ -187,13 +188,14 @@ def verdict(
         from mtorl.experiment.experiment import Experiment
         from mtorl.log.dataset import DatasetSpec
         from mtorl.log.segments import check_segment, segment_sql
+        from pipelines.experiments.state_log import readable_log
 
         file, spec = _named(folder, "experiment", experiment), DatasetSpec.load(_named(folder, "dataset", dataset))
         gain, segments = spec.reward.gain, by or []
         for name in segments:
             check_segment(spec, name)
         period = period_of("", until, hours=0)
-        with ProgressBars() as bars, bars.step("compare the arms"), _exported(folder) as log:
+        with ProgressBars() as bars, bars.step("compare the arms"), readable_log(folder) as log:
             found = verdict_of_period(str(log), file, period, gain.text, weights="", budget=0.0)
             if segments:
                 values = {name: segment_sql(spec, name, "record") for name in segments}
@@ -205,47 +207,17 @@ def verdict(
 
 def _named(folder: Path, name: str, given: Path | str | None) -> str:
     """A file that the command was given, or that the router of a state reads."""
-    import yaml
-
     from mtorl.log.touchpoints import LogError
+    from pipelines.experiments.folder import named_by_router
 
-    settings = folder / "router.yaml"
-    if given is not None:
-        return str(given)
-    if not settings.exists():
+    found = named_by_router(folder, name) if given is None else str(given)
+    if found is None:
         raise LogError(f"--{name}: name the file; only a folder that mtorl serve keeps its state in says it itself")
-    return str(yaml.safe_load(settings.read_text())[name])
+    return found
 
 
 @contextmanager
-def _exported(folder: Path) -> Iterator[Path]:
-    """A decision log that can be read. What a router has written but not shipped yet is there, too."""
-    from features.collect.log_files import files_of, is_hidden
-    from monitoring.period import PeriodError
-    from mtorl.log.touchpoints import LogError
-
-    served = [folder / name for name in ("spool", "log") if (folder / name).is_dir()]
-    if not served and any(not is_hidden(file, folder) for file in folder.rglob("decisions.parquet")):
-        yield folder
-        return
-    if not served and not files_of(folder, "decision"):
-        raise LogError(
-            f"{folder}: neither the state of mtorl serve nor a decision log; that of a run is in decision_log"
-        )
-    from serving.decision_log.export import export_parquet
-
-    # Inside the folder: an export leaves out who was forgotten there.
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
-        for place in served or [folder]:
-            export_parquet(place, Path(scratch, place.name))
-        try:
-            yield Path(scratch)
-        except (LogError, PeriodError) as error:
-            raise type(error)(str(error).replace(scratch, str(folder))) from None
-
-
-@contextmanager
-def _input_errors() -> Iterator[None]:
+def input_errors() -> Iterator[None]:
     """Turn input that can't be used into one line and exit code 2."""
     from mtorl.artifact.artifact import ArtifactError
     from mtorl.experiment.experiment import ExperimentError

@@ -17,6 +17,8 @@
     mtorl experiment check|shadow|exploration|verdict
                                                its file; what challengers would do; what exploring would cost and
                                                teach; what came of it
+    mtorl experiment start|run|status|ramp|kill|resume|stop|promote|rollback
+                                               through its stages, by itself or by hand
     mtorl ledger move                          the budget ledger from a file to Redis, for several routers
 
 `mtorl COMMAND -h` says more. `mtorl --install-completion` lets the shell complete commands, options and data sets.
@@ -29,7 +31,7 @@ from typing import Annotated
 
 import typer
 
-from cli import arm, benchmark, cluster, data, experiment, ledger, model, pipeline, run
+from cli import arm, benchmark, cluster, data, experiment_stages, ledger, model, pipeline, run
 from cli.commands import CommandGroup
 from mtorl import __version__
 
@@ -45,7 +47,7 @@ app.add_typer(model.app)
 app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(cluster.app)
 app.add_typer(arm.app, name="arm")
-app.add_typer(experiment.app, name="experiment")
+app.add_typer(experiment_stages.app, name="experiment")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(pipeline.app, name="pipeline")
 

@@ -98,8 +98,10 @@ def serve(
 
     own = None
     if experiment is not None:
-        _check_experiment(experiment, run / "artifacts" / "challenger" / "dataset.yaml")
-        own = Own(experiment, state or experiment.with_suffix(""))
+        own = Own(
+            served_file(experiment, state, run / "artifacts" / "challenger" / "dataset.yaml"),
+            state or experiment.with_suffix(""),
+        )
     elif state is not None:
         stop("--state is that of an experiment of yours: name its file, --experiment", 2)
     with exit_codes(failed=(RuntimeError,)):  # StackError, TorchServeError: their text holds the log's tail
@@ -117,10 +119,22 @@ def serve(
             typer.echo("stopped")
 
 
-def _check_experiment(file: Path, dataset: Path) -> None:
-    """Refuse a file with a mistake before any server starts."""
-    from mtorl.experiment.experiment import Experiment, ExperimentError
-    from mtorl.log.dataset import DatasetSpec
+def served_file(file: Path, state: Path | None, dataset: Path) -> Path:
+    """What the router reads: the file itself, or, if it has a ramp or has begun, what is in force of it.
 
-    with exit_codes(unusable=(ExperimentError, ValueError, OSError)), naming_the_manual():
-        Experiment.load(file).check(DatasetSpec.load(dataset))
+    A file with a mistake ends the command before any server starts.
+    """
+    from mtorl.experiment.experiment import ExperimentError
+    from mtorl.experiment.history import HistoryError
+    from mtorl.experiment.stage_machine import State
+    from pipelines.experiments.controller import put_in_force
+    from pipelines.experiments.controller import state as state_of
+    from pipelines.experiments.folder import ExperimentFolder
+
+    with exit_codes(unusable=(ExperimentError, HistoryError, OSError)), naming_the_manual():
+        folder = ExperimentFolder.of(file, state, dataset)
+        experiment, stands = state_of(folder)
+        if experiment.ramp is None and stands == State(events=stands.events):  # people set its stage by hand
+            return file
+        put_in_force(folder)
+        return folder.in_force

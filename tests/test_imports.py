@@ -78,6 +78,7 @@ ORDER = {
         "local",
         "evaluation_on_log",
         "paper",
+        "experiments",
         "loop",
     ),
     "cli": (
@@ -93,6 +94,7 @@ ORDER = {
         "ledger",
         "arm",
         "experiment",
+        "experiment_stages",
         "pipeline",
         "main",
     ),

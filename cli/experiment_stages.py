@@ -1,0 +1,270 @@
+"""What people do to an experiment that goes through stages: start it, watch it, stop it.
+
+The file belongs to them; the history of what has happened, and what is in force, lie in the folder of its state, where
+`mtorl serve` keeps its own: first-day.yaml and first-day/.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from cli.endings import exit_codes, naming_the_manual, stop
+from cli.experiment import app, input_errors
+
+if TYPE_CHECKING:
+    from mtorl.experiment.experiment import Experiment
+    from mtorl.experiment.stage_machine import Evidence, Hold, Move, State
+    from pipelines.experiments.folder import ExperimentFolder
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The experiment file.")]
+StateOption = Annotated[
+    Path | None, typer.Option(help="Folder of its state; by default that file without its suffix, as of mtorl serve.")
+]
+ReasonOption = Annotated[str, typer.Option(help="Why, for the history.")]
+ChallengerOption = Annotated[str, typer.Option(help="Which challenger; empty: the only one.")]
+
+
+@app.command()
+def start(file: FileArgument, state: StateOption = None, reason: ReasonOption = "started") -> None:
+    """Begin with the first stage of the ramp.
+
+        mtorl experiment start first-day.yaml
+
+    From then on `mtorl experiment run` takes it from stage to stage. What says whom is measured, on what and how surely
+    may not change any more: another try is a new salt.
+    """
+    with _changing(file, state) as folder:
+        experiment, stands = _stands(folder)
+        if experiment.ramp is None:
+            stop(f"{file}: it has no ramp; give it one, or set its stage by hand (docs/experiments.md)", 2)
+        if stands.phase != "draft":
+            stop(f"{file}: it has begun: {stands.phase}; to try again, give it a new salt", 2)
+        _act(folder, "move", reason, to=experiment.ramp.stages[0].stage)
+
+
+@app.command()
+def ramp(
+    file: FileArgument,
+    to: Annotated[Literal["shadow", "1%", "5%", "25%", "50%"], typer.Option(help="The stage.")],
+    state: StateOption = None,
+    reason: ReasonOption = "moved by hand",
+) -> None:
+    """Move it to another stage by hand, on or back.
+
+    mtorl experiment ramp first-day.yaml --to 5% --reason "the weekend is over"
+    """
+    with _changing(file, state) as folder:
+        _act(folder, "move", reason, to=to)
+
+
+@app.command()
+def kill(file: FileArgument, state: StateOption = None, reason: ReasonOption = "kill switch") -> None:
+    """Pull the kill switch: everybody gets the incumbent, in force within five seconds.
+
+        mtorl experiment kill first-day.yaml --reason "clicks are gone"
+
+    It works while the file is broken, too. `mtorl experiment resume` goes on where it was.
+    """
+    with _changing(file, state) as folder:
+        _act(folder, "kill", reason)
+
+
+@app.command()
+def resume(file: FileArgument, state: StateOption = None, reason: ReasonOption = "resumed") -> None:
+    """Turn the kill switch off again: it goes on at its stage, whose time begins anew.
+
+    mtorl experiment resume first-day.yaml
+    """
+    with _changing(file, state) as folder:
+        _act(folder, "resume", reason)
+
+
+@app.command("stop")
+def stop_(file: FileArgument, state: StateOption = None, reason: ReasonOption = "stopped by hand") -> None:
+    """End it: everybody gets the incumbent, for good.
+
+    mtorl experiment stop first-day.yaml --reason "the campaign is over"
+    """
+    with _changing(file, state) as folder:
+        _act(folder, "move", reason, to="stopped")
+
+
+@app.command()
+def promote(
+    file: FileArgument,
+    challenger: ChallengerOption = "",
+    state: StateOption = None,
+    reason: ReasonOption = "promoted by hand",
+) -> None:
+    """Make a challenger the incumbent: everybody gets what it decides. It ends the experiment.
+
+        mtorl experiment promote first-day.yaml
+
+    The incumbent's arm answers where the challenger did. `mtorl experiment rollback` undoes it.
+    """
+    with _changing(file, state) as folder:
+        names = [arm.name for arm in folder.definition().arms if arm.name != "incumbent"]
+        _act(folder, "move", reason, to="promoted", challenger=challenger or (names[0] if len(names) == 1 else None))
+
+
+@app.command()
+def rollback(file: FileArgument, state: StateOption = None, reason: ReasonOption = "rolled back by hand") -> None:
+    """Give everybody the incumbent of before, also after a promotion. It ends the experiment.
+
+    mtorl experiment rollback first-day.yaml --reason "support calls"
+    """
+    with _changing(file, state) as folder:
+        _act(folder, "move", reason, to="rolled back")
+
+
+@app.command()
+def status(
+    file: FileArgument,
+    state: StateOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+) -> None:
+    """Say where it stands, who gets what, and what has happened to it.
+
+    mtorl experiment status first-day.yaml
+    """
+    with _input_errors():
+        from pipelines.experiments.controller import summary
+        from pipelines.experiments.folder import ExperimentFolder
+
+        found = summary(ExperimentFolder.of(file, state))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    off = ", switched off" if found["killed"] else ""
+    typer.echo(f"{found['experiment']}: {found['phase']}{off}: {_shares(found['shares'])}")
+    if not found["in_force"]:
+        typer.echo(f"  not in force yet, the file or the history has changed since: mtorl experiment run --once {file}")
+    for event in found["events"]:
+        typer.echo(f"  {event['at']}  {event['what']:<14} by {event['by']}: {event['reason']}")
+
+
+@app.command()
+def run(
+    file: FileArgument,
+    state: StateOption = None,
+    dataset: Annotated[str | None, typer.Option(help="The data set's description. None: that of mtorl serve.")] = None,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 60.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once, and end.")] = False,
+) -> None:
+    """Take it from stage to stage, beside `mtorl serve`, until it is over or Ctrl-C.
+
+        mtorl serve --experiment first-day.yaml          in one terminal
+        mtorl experiment start first-day.yaml
+        mtorl experiment run first-day.yaml              in another
+
+    It may be away: what is in force stays in force, and it goes on from the history. Editing the file works while it
+    runs; what can't be used is said, and changes nothing.
+    """
+    with _input_errors():
+        from mtorl.experiment.experiment import ExperimentError
+        from mtorl.experiment.stage_machine import OVER, Move
+        from pipelines.experiments.controller import next_step, put_in_force
+        from pipelines.experiments.folder import ExperimentFolder
+
+        folder = ExperimentFolder.of(file, state, dataset)
+        _check_router(folder)
+        put_in_force(folder)  # a file that can't be used ends the command at the start, and only then
+        said = ""
+        step: Move | Hold | None
+        while True:
+            try:
+                step = next_step(folder, lambda served, since: _look(folder, served, since, dataset), time.time())
+                now = _in_words(step)
+            except (ExperimentError, OSError) as error:  # a full disk, too, is mended while it runs
+                if once:
+                    raise
+                step, now = None, f"nothing changes: {error}"
+            kind = re.sub(r"[\d.,+-]+", "", now)
+            if kind != said or isinstance(step, Move):  # a figure that has grown is no news
+                typer.echo(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}  {now}")
+                said = kind
+            if once or _stands(folder)[1].phase in OVER:
+                return
+            time.sleep(every)
+
+
+def _in_words(step: Move | Hold) -> str:
+    from mtorl.experiment.stage_machine import Move
+
+    return f"{step.to}: {step.reason}" if isinstance(step, Move) else f"waits: {'; '.join(step.reasons)}"
+
+
+def _look(folder: ExperimentFolder, served: Experiment, since: float, dataset: str | None) -> Evidence | None:
+    """What the router's log says, now."""
+    from monitoring.decision_log import DecisionLog
+    from monitoring.stage_evidence import stage_evidence
+    from mtorl.log.dataset import DatasetSpec
+    from mtorl.log.touchpoints import LogError
+    from pipelines.experiments.folder import named_by_router
+    from pipelines.experiments.state_log import readable_log
+
+    named = dataset or named_by_router(folder.state, "dataset")
+    if named is None:
+        raise LogError(f"{folder.state}: no router has been started there: mtorl serve --experiment {folder.file}")
+    gain = DatasetSpec.load(named).reward.gain
+    try:
+        with readable_log(folder.state) as log:
+            return stage_evidence(DecisionLog.in_folder(log), served, gain, since)
+    except LogError:  # nobody has asked it yet
+        return None
+
+
+@contextmanager
+def _changing(file: Path, state: Path | None) -> Iterator[ExperimentFolder]:
+    with _input_errors():
+        from pipelines.experiments.folder import ExperimentFolder
+
+        folder = ExperimentFolder.of(file, state)
+        _check_router(folder)
+        yield folder
+
+
+def _check_router(folder: ExperimentFolder) -> None:
+    """Refuse to say that something is in force which the router does not read."""
+    if not folder.router_reads_file():
+        return
+    stop(
+        f"{folder.state}: its router was started when {folder.file.name} had no ramp, and reads that file itself: "
+        "`enabled: false` there is its kill switch, `stage` its stage. To use these commands, give it a ramp and start "
+        "mtorl serve again",
+        2,
+    )
+
+
+def _act(folder: ExperimentFolder, kind: Literal["move", "kill", "resume"], reason: str, **what: Any) -> None:
+    from pipelines.experiments.controller import act
+
+    serving = act(folder, kind, by="person", reason=reason, at=time.time(), **what)
+    typer.echo(f"{serving.name}: {what.get('to') or kind}: {_shares(serving.shares())}")
+
+
+def _shares(shares: dict[str, float]) -> str:
+    return ", ".join(f"{arm} {share:.0%}" for arm, share in shares.items())
+
+
+def _stands(folder: ExperimentFolder) -> tuple[Experiment, State]:
+    from pipelines.experiments.controller import state
+
+    return state(folder)
+
+
+@contextmanager
+def _input_errors() -> Iterator[None]:
+    from mtorl.experiment.history import HistoryError, IllegalEvent
+
+    with exit_codes(unusable=(HistoryError, IllegalEvent)), input_errors(), naming_the_manual():
+        yield

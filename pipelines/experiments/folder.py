@@ -1,0 +1,136 @@
+"""An experiment on a laptop: its file, the history of what has happened to it, and what is in force.
+
+    folder = ExperimentFolder.of(Path("first-day.yaml"))     # its state is in first-day/, as that of `mtorl serve`
+    with folder.locked():
+        folder.append(event)                                 # first-day/history.jsonl, durable
+        folder.put_in_force(experiment)                      # first-day/experiment.yaml, which the router reads
+
+The file belongs to people and stays as it is. Whoever changes anything holds the lock, writes the history first, and
+puts into force what follows from file and history: after a crash in between, the next one does so.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from mtorl.experiment.experiment import Experiment, ExperimentError
+from mtorl.experiment.history import Event, HistoryError, read_events
+from mtorl.log.dataset import DatasetSpec, SpecError
+from mtorl.runtime.files import replacing, sync
+
+
+def named_by_router(state: Path, name: str) -> str | None:
+    """A file that the router of a state reads, by the name of its setting; None: no router has been started there."""
+    settings = state / "router.yaml"
+    return str(yaml.safe_load(settings.read_text())[name]) if settings.exists() else None
+
+
+_HEAD = "# What is in force. Written by mtorl; the file to edit is {file}\n"
+
+
+@dataclass(frozen=True)
+class ExperimentFolder:
+    """Where an experiment is.
+
+    Attributes:
+        file: What people write.
+        state: Folder with everything else; made when it is needed.
+        dataset: The data set's description, which the file must fit; None: that of the router, once one was started.
+    """
+
+    file: Path
+    state: Path
+    dataset: Path | str | None = None
+
+    @classmethod
+    def of(cls, file: Path, state: Path | None = None, dataset: Path | str | None = None) -> ExperimentFolder:
+        """That of a file; by default its state is in the folder of the same name without the suffix."""
+        return cls(file, state or file.with_suffix(""), dataset)
+
+    @property
+    def history(self) -> Path:
+        """A line an event."""
+        return self.state / "history.jsonl"
+
+    @property
+    def in_force(self) -> Path:
+        """What the router reads."""
+        return self.state / "experiment.yaml"
+
+    def definition(self) -> Experiment:
+        """What people wrote.
+
+        Raises:
+            ExperimentError: It can't be used, or the router would refuse it, as it does what its data set lacks.
+        """
+        experiment = Experiment.load(self.file)
+        dataset = self.dataset or named_by_router(self.state, "dataset")
+        if dataset is not None and Path(dataset).exists():  # without its run's folder, a router may still be stopped
+            try:
+                experiment.check(DatasetSpec.load(dataset))
+            except (ExperimentError, SpecError) as error:
+                raise ExperimentError(f"{self.file}: {error}") from None
+        return experiment
+
+    def router_reads_file(self) -> bool:
+        """Whether the router of this state reads what people wrote, and not what is put into force."""
+        named = named_by_router(self.state, "experiment")
+        return named is not None and Path(named) == self.file.resolve()
+
+    def last_in_force(self) -> Experiment | None:
+        """What was put into force last; None: nothing was, or it can't be read any more."""
+        try:
+            return Experiment.load(self.in_force) if self.in_force.exists() else None
+        except ExperimentError:  # of another version, or edited by hand: it is written anew
+            return None
+
+    def events(self) -> list[Event]:
+        """All that has happened.
+
+        Raises:
+            HistoryError: The history can't be read.
+        """
+        try:
+            return read_events(self.history.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return []
+        except HistoryError as error:
+            raise HistoryError(f"{self.history}: {error}") from None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else changes anything meanwhile; waits for whoever does."""
+        self.state.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.state / "history.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    def append(self, event: Event) -> None:
+        """Write what happens, durably; the lock is held."""
+        with open(self.history, "ab+") as file:
+            file.seek(0)
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)  # a line without its end has not happened
+            file.write(event.line().encode())
+            file.flush()
+            os.fsync(file.fileno())
+        sync(self.state)
+
+    def put_in_force(self, experiment: Experiment) -> None:
+        """Hand it to the router, unless it has it; the lock is held."""
+        content = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        content = _HEAD.format(file=self.file.name) + content
+        if self.in_force.exists() and self.in_force.read_text(encoding="utf-8") == content:
+            return
+        with replacing(self.in_force, durable=True) as unfinished:
+            unfinished.write_text(content, encoding="utf-8")

@@ -1,0 +1,164 @@
+"""`mtorl experiment start`, `run`, `kill` and what else takes an experiment through its stages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from cli.main import app
+from cli.run import served_file
+from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.stage_machine import Hold
+from tests.features.collect.decision_logs import SPEC, decision, write
+from tests.features.collect.test_shadows import shadow
+from tests.mtorl.experiment.experiments import FILE
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "first-day.yaml"
+    stages = [{"stage": stage, "hours": 0, "users": users} for stage, users in (("shadow", 5), ("5%", 10), ("50%", 10))]
+    metrics = {"primary": "gain_per_decision", "outcome_hours": None}
+    path.write_text(yaml.safe_dump({**FILE, "metrics": metrics, "ramp": {"stages": stages}}))
+    return path
+
+
+def mtorl(*arguments: Any) -> Any:
+    return CliRunner().invoke(app, ["experiment", *map(str, arguments)])
+
+
+def serving(file: Path) -> Experiment:
+    return Experiment.load(file.with_suffix("") / "experiment.yaml")
+
+
+def test_people_start_move_switch_and_end_it(file: Path) -> None:
+    assert mtorl("status", file).stdout == "mtorl-vs-rules: draft: incumbent 100%, challenger 0%\n"
+    assert mtorl("start", file).stdout == "mtorl-vs-rules: shadow: incumbent 100%, challenger 0%\n"
+    again = mtorl("start", file)
+    assert again.exit_code == 2 and "it has begun: shadow" in again.stderr
+    assert "incumbent 95%, challenger 5%" in mtorl("ramp", file, "--to", "5%").stdout
+    assert serving(file).stage == "5%"
+    mtorl("kill", file, "--reason", "clicks are gone")
+    assert not serving(file).enabled
+    assert "5%, switched off" in mtorl("status", file).stdout
+    mtorl("resume", file)
+    assert serving(file).enabled
+    assert mtorl("promote", file).exit_code == 0
+    assert serving(file).arm("incumbent").endpoint is not None
+    assert mtorl("rollback", file).exit_code == 0
+    assert serving(file).arm("incumbent").policy == "baseline"
+    refused = mtorl("ramp", file, "--to", "5%")
+    assert refused.exit_code == 2 and "give it a new salt" in refused.stderr
+    said = json.loads(mtorl("status", file, "--json").stdout)
+    assert [event["what"] for event in said["events"]] == ["shadow", "5%", "kill", "resume", "promoted", "rolled back"]
+    assert said["events"][2]["reason"] == "clicks are gone"
+
+
+def test_status_says_what_is_not_in_force_yet(file: Path) -> None:
+    mtorl("start", file)
+    mtorl("ramp", file, "--to", "5%")
+    file.write_text(file.read_text().replace("enabled: true", "enabled: false"))
+    said = mtorl("status", file).stdout
+    assert "5%, switched off" in said and "not in force yet" in said
+    assert not json.loads(mtorl("status", file, "--json").stdout)["in_force"]
+    assert mtorl("kill", file).exit_code == 0
+    assert "not in force yet" not in mtorl("status", file).stdout
+
+
+def test_run_goes_on_after_a_full_disk(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mtorl("start", file)
+    steps: list[Exception | Hold] = [OSError(28, "No space left on device"), Hold(("the last stage",))]
+
+    def step(*_: Any) -> Hold:
+        next_ = steps.pop(0)
+        if isinstance(next_, Exception):
+            raise next_
+        mtorl("stop", file)
+        return next_
+
+    monkeypatch.setattr("pipelines.experiments.controller.next_step", step)
+    done = mtorl("run", file, "--every", 0.1)
+    assert done.exit_code == 0, done.output
+    assert "nothing changes: [Errno 28]" in done.stdout and "waits: the last stage" in done.stdout
+
+
+def test_a_broken_file_stops_nobody_from_pulling_the_switch(file: Path) -> None:
+    mtorl("start", file)
+    mtorl("ramp", file, "--to", "50%")
+    file.write_text("{")
+    assert mtorl("status", file).exit_code == 2
+    done = mtorl("kill", file)
+    assert done.exit_code == 0 and "kill: incumbent 100%, challenger 0%" in done.stdout
+    assert not serving(file).enabled
+
+
+def test_it_takes_a_ramp_to_start(file: Path) -> None:
+    file.write_text(yaml.safe_dump({**FILE, "ramp": None, "stage": "5%"}))
+    done = mtorl("start", file)
+    assert done.exit_code == 2 and "it has no ramp" in done.stderr
+
+
+def test_where_the_router_reads_the_file_itself_nothing_is_said_to_be_in_force(file: Path) -> None:
+    state = file.with_suffix("")
+    state.mkdir()
+    (state / "router.yaml").write_text(yaml.safe_dump({"experiment": str(file), "dataset": str(state / "none.yaml")}))
+    for command in ("kill", "start", "run"):
+        done = mtorl(command, file)
+        assert done.exit_code == 2 and "`enabled: false` there is its kill switch" in done.stderr
+    assert not (state / "history.jsonl").exists()
+
+
+def test_the_ramp_goes_on_by_what_the_routers_log_says(file: Path) -> None:
+    state = file.with_suffix("")
+    before = mtorl("run", file, "--once")
+    assert before.exit_code == 0 and "waits: it is a draft: start it" in before.stdout
+    mtorl("start", file)
+    SPEC.save(state / "dataset.yaml")
+    unserved = mtorl("run", file, "--once")
+    assert unserved.exit_code == 2 and "no router has been started there" in unserved.stderr
+    served = {"dataset": str(state / "dataset.yaml"), "experiment": str(state / "experiment.yaml")}
+    (state / "router.yaml").write_text(yaml.safe_dump(served))
+    unasked = mtorl("run", file, "--once")
+    assert unasked.exit_code == 0 and "0 of 5 users of challenger" in unasked.stdout
+    at = json.loads(mtorl("status", file, "--json").stdout)["since"]
+    own = {"experiment": FILE["name"], "salt": "a", "layer": "ads", "stage": "shadow", "arm": "incumbent"}
+    own |= {"assignment_probability": 1.0, "event_time": at, "fallback_reason": None}
+    decisions = [decision(f"d{n}", **own, user_id=f"u{n}") for n in range(6)]
+    shadows = [{**shadow(f"d{n}"), "experiment": FILE["name"]} for n in range(6)]
+    write(state / "exported", decisions, shadows=shadows)
+    # The start of the stage has parts of a second, which the time of these decisions lacks.
+    history = state / "history.jsonl"
+    event = json.loads(history.read_text())
+    history.write_text(json.dumps({**event, "at": float(int(event["at"]))}) + "\n")
+    done = mtorl("run", file, "--once")
+    assert done.exit_code == 0, done.output
+    assert "  5%: 0 hours at shadow are over, 6 users of incumbent, 6 users of challenger" in done.stdout
+    assert serving(file).stage == "5%"
+
+
+def test_without_its_ramp_the_router_still_reads_what_is_in_force_once_it_has_begun(file: Path) -> None:
+    dataset = file.with_name("dataset.yaml")
+    SPEC.save(dataset)
+    whole = file.read_text()
+    unused = yaml.safe_dump({**yaml.safe_load(whole), "ramp": None, "stage": "50%"})
+    file.write_text(unused)
+    assert served_file(file, None, dataset) == file
+    file.write_text(whole)
+    mtorl("start", file)
+    mtorl("kill", file)
+    file.write_text(unused)
+    assert served_file(file, None, dataset) == file.with_suffix("") / "experiment.yaml"
+    assert (serving(file).enabled, serving(file).stage) == (False, "shadow")
+
+
+def test_a_file_that_changes_what_is_measured_changes_nothing(file: Path) -> None:
+    mtorl("start", file)
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "alpha": 0.2}))
+    done = mtorl("run", file, "--once")
+    assert done.exit_code == 2 and "alpha may not change once it has begun" in done.stderr
+    assert serving(file).alpha == 0.05

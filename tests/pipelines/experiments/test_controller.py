@@ -1,0 +1,331 @@
+"""An experiment on a laptop: what commands and the ramp write, and that nothing is lost where they are killed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mtorl.experiment.experiment import Experiment, ExperimentError
+from mtorl.experiment.history import HistoryError, IllegalEvent, state_of
+from mtorl.experiment.stage_machine import ArmEvidence, Evidence, Hold, Move, State, in_force
+from pipelines.experiments.controller import act, next_step, put_in_force, summary
+from pipelines.experiments.folder import ExperimentFolder
+from tests.features.collect.decision_logs import SPEC
+from tests.mtorl.experiment.experiments import FILE
+
+WELL = Evidence(
+    "inconclusive", "contains zero", "challenger", (), {"incumbent": ArmEvidence(500), "challenger": ArmEvidence(500)}
+)
+HOUR = 3600.0
+
+
+def folder_of(place: Path, **changes: Any) -> ExperimentFolder:
+    file = place / "first-day.yaml"
+    file.write_text(yaml.safe_dump({**FILE, **changes}))
+    return ExperimentFolder.of(file)
+
+
+def serving(folder: ExperimentFolder) -> Experiment:
+    """What the router reads."""
+    return Experiment.load(folder.in_force)
+
+
+def do(folder: ExperimentFolder, kind: Any, to: Any = None, at: float = 0.0, **what: Any) -> Experiment:
+    return act(folder, kind, by="person", reason="a test", at=at, to=to, **what)
+
+
+def well(_: Experiment, __: float) -> Evidence | None:
+    return WELL
+
+
+def test_from_draft_to_a_win_and_back(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    assert not put_in_force(folder).enabled and not serving(folder).enabled
+    do(folder, "move", "shadow", at=0.0)
+    assert (serving(folder).enabled, serving(folder).stage) == (True, "shadow")
+    assert isinstance(next_step(folder, well, 0.5 * HOUR), Hold)
+    grown = "1 hours at shadow are over, 500 users of incumbent, 500 users of challenger, and nothing speaks against it"
+    assert next_step(folder, well, 1 * HOUR) == Move("5%", grown)
+    assert serving(folder).stage == "5%"
+    assert isinstance(next_step(folder, well, 3 * HOUR), Move)
+    assert serving(folder).stage == "50%"
+    do(folder, "move", "promoted", challenger="challenger")
+    assert serving(folder).arm("incumbent").url == "http://127.0.0.1:8085/v1/models/challenger:predict"
+    do(folder, "move", "rolled back")
+    assert serving(folder).arm("incumbent").policy == "baseline"
+    said = summary(folder)
+    assert [event["what"] for event in said["events"]] == ["shadow", "5%", "50%", "promoted", "rolled back"]
+    assert [event["by"] for event in said["events"]] == ["person", "ramp", "ramp", "person", "person"]
+    assert said["events"][1]["evidence"]["arms"]["challenger"] == {
+        "users": 500, "fallback_ratio": 0.0, "latency_seconds": None,
+    }  # fmt: skip
+    json.dumps(said, allow_nan=False)
+
+
+def test_evidence_is_asked_of_what_is_in_force_since_the_stage_began(tmp_path: Path) -> None:
+    folder, asked = folder_of(tmp_path), []
+
+    def look(experiment: Experiment, since: float) -> None:
+        asked.append((experiment.stage, since))
+
+    next_step(folder, look, 0.0)
+    assert asked == []  # a draft has none
+    do(folder, "move", "5%", at=7.0)
+    next_step(folder, look, 8.0)
+    do(folder, "kill", at=9.0)
+    next_step(folder, look, 10.0)
+    do(folder, "resume", at=11.0)
+    next_step(folder, look, 12.0)
+    assert asked == [("5%", 7.0), ("5%", 11.0)]
+
+
+def test_what_happens_while_the_log_is_read_counts(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    do(folder, "move", "shadow")
+
+    def look(_: Experiment, __: float) -> Evidence:
+        do(folder, "kill", at=HOUR)
+        return WELL
+
+    assert isinstance(next_step(folder, look, 2 * HOUR), Hold)
+    assert not serving(folder).enabled
+
+
+def test_a_file_that_can_not_be_used_changes_nothing_but_the_switch_works(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    do(folder, "move", "5%")
+    for content in ("{", yaml.safe_dump({**FILE, "alpha": 0.2})):
+        folder.file.write_text(content)
+        with pytest.raises(ExperimentError):
+            next_step(folder, well, 1e9)
+        with pytest.raises(ExperimentError):
+            do(folder, "move", "50%")
+        assert (serving(folder).enabled, serving(folder).stage) == (True, "5%")
+    do(folder, "kill")
+    assert not serving(folder).enabled
+    folder.file.write_text(yaml.safe_dump({**FILE, "owner": "somebody else"}))
+    do(folder, "resume")
+    assert (serving(folder).stage, serving(folder).owner) == ("5%", "somebody else")
+
+
+def test_what_the_router_would_refuse_is_not_put_into_force(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    do(folder, "move", "50%")
+    SPEC.save(tmp_path / "dataset.yaml")
+    (folder.state / "router.yaml").write_text(yaml.safe_dump({"dataset": str(tmp_path / "dataset.yaml")}))
+    folder.file.write_text(yaml.safe_dump({**FILE, "default_channel": "serach"}))
+    with pytest.raises(ExperimentError, match="default_channel: 'serach' is not one of"):
+        put_in_force(folder)
+    do(folder, "kill")
+    assert (serving(folder).enabled, serving(folder).default_channel) == (False, "search")
+
+
+def test_a_new_salt_is_another_experiment_that_may_measure_something_else(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    do(folder, "move", "50%")
+    folder.file.write_text(yaml.safe_dump({**FILE, "alpha": 0.2, "salt": "b"}))
+    assert not put_in_force(folder).enabled
+    do(folder, "move", "shadow")
+    assert (serving(folder).salt, serving(folder).alpha) == ("b", 0.2)
+    assert [event["salt"] for event in summary(folder)["events"]] == ["b"]
+
+
+def test_what_was_promoted_stays_whatever_becomes_of_the_file(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    do(folder, "move", "50%")
+    do(folder, "move", "promoted", challenger="challenger")
+    served = serving(folder).arm("incumbent")
+    edited = [FILE["arms"][0], {**FILE["arms"][1], "endpoint": "http://127.0.0.1:9", "model_digest": "0"}]
+    folder.file.write_text(yaml.safe_dump({**FILE, "arms": edited}))
+    put_in_force(folder)
+    assert serving(folder).arm("incumbent") == served
+    folder.file.write_text(yaml.safe_dump({**FILE, "salt": "b"}))
+    with pytest.raises(ExperimentError, match="was promoted under salt 'a' and serves everybody"):
+        put_in_force(folder)
+    assert serving(folder).arm("incumbent") == served
+    known = {**FILE["arms"][0], "policy": None, "endpoint": served.endpoint, "model_digest": served.model_digest}
+    folder.file.write_text(yaml.safe_dump({**FILE, "salt": "b", "arms": [known, edited[1]]}))
+    do(folder, "move", "shadow")
+    assert (serving(folder).salt, serving(folder).arm("incumbent").endpoint) == ("b", served.endpoint)
+
+
+def test_the_file_of_the_router_is_written_only_when_it_changes(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    put_in_force(folder)
+    before = folder.in_force.stat().st_mtime_ns
+    put_in_force(folder)
+    assert folder.in_force.stat().st_mtime_ns == before
+    assert folder.in_force.read_text().startswith("# What is in force. Written by mtorl; the file to edit is first-day")
+
+
+def test_a_command_that_is_tried_again_finishes_what_was_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of(tmp_path)
+    do(folder, "move", "50%")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ExperimentFolder, "put_in_force", full)
+        with pytest.raises(OSError, match="No space"):
+            do(folder, "kill")
+    assert serving(folder).enabled
+    with pytest.raises(IllegalEvent, match="on already"):
+        do(folder, "kill")
+    assert not serving(folder).enabled
+
+
+@pytest.mark.parametrize("by", ["another salt in between", "what is in force is lost"])
+def test_what_is_measured_is_fixed_however_the_file_changes(by: str, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    do(folder, "move", "50%")
+    if by == "another salt in between":
+        folder.file.write_text(yaml.safe_dump({**FILE, "alpha": 0.2, "salt": "b"}))
+        put_in_force(folder)
+    else:
+        folder.in_force.unlink()
+    folder.file.write_text(yaml.safe_dump({**FILE, "alpha": 0.2}))
+    with pytest.raises(ExperimentError, match="alpha may not change"):
+        put_in_force(folder)
+
+
+def test_the_kill_switch_works_beside_a_history_that_can_not_be_read(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    do(folder, "move", "50%")
+    folder.history.write_text("rubbish\n" + folder.history.read_text())
+    with pytest.raises(HistoryError, match="line 1 is no event"):
+        do(folder, "resume")
+    assert serving(folder).enabled
+    with pytest.raises(HistoryError, match="it is switched off, but"):
+        do(folder, "kill")
+    assert not serving(folder).enabled
+
+
+class Killed(BaseException):
+    """Ends a process in the middle."""
+
+
+steps = st.lists(
+    st.tuples(st.sampled_from(["tick", "kill", "resume", "ramp 5%", "ramp 50%", "stop"]), st.integers(0, 4)),
+    max_size=15,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=steps)
+def test_killed_between_any_two_steps_nothing_is_lost_or_done_twice(steps: Any, tmp_path_factory: Any) -> None:
+    folder = folder_of(tmp_path_factory.mktemp("killed"))
+    do(folder, "move", "shadow")
+    now = 0.0
+    for name, killed_at in steps:
+        now += HOUR
+        before = folder.events()
+        with pytest.MonkeyPatch.context() as patch:
+            _kill_at(patch, killed_at)
+            with contextlib.suppress(Killed, IllegalEvent):
+                _try(folder, name, now)
+        events = folder.events()
+        assert events[: len(before)] == before and len(events) <= len(before) + 1
+        # The next one to come finishes what was begun.
+        put_in_force(folder)
+        experiment = folder.definition()
+        assert serving(folder) == in_force(experiment, state_of(events, experiment))
+
+
+def _try(folder: ExperimentFolder, name: str, now: float) -> None:
+    if name == "tick":
+        next_step(folder, well, now)
+    elif name.startswith("ramp"):
+        do(folder, "move", name.split()[1], at=now)
+    elif name == "stop":
+        do(folder, "move", "stopped", at=now)
+    else:
+        do(folder, name, at=now)
+
+
+def _kill_at(patch: pytest.MonkeyPatch, number: int) -> None:
+    """Die at the so-manyth write, before it or with half of it done."""
+    left = [number]
+
+    def dying(write: Callable[..., None]) -> Callable[..., None]:
+        def maybe(self: ExperimentFolder, what: Any) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+            write(self, what)
+            if left[0] == 1 and write.__name__ == "append":
+                with open(self.history, "a") as file:
+                    file.write('{"number":')  # the line after was being written
+                raise Killed
+
+        return maybe
+
+    for name in ("append", "put_in_force"):
+        patch.setattr(ExperimentFolder, name, dying(getattr(ExperimentFolder, name)))
+
+
+KILLS = """
+import itertools, os, random, signal, sys, time
+from pathlib import Path
+from mtorl.experiment.history import IllegalEvent
+from mtorl.experiment.stage_machine import ArmEvidence, Evidence
+from pipelines.experiments.controller import act, next_step
+from pipelines.experiments.folder import ExperimentFolder
+
+folder = ExperimentFolder.of(Path(sys.argv[1]))
+arms = {name: ArmEvidence(9) for name in ("incumbent", "challenger")}
+known = Evidence("inconclusive", "contains zero", "challenger", (), arms)
+
+def work():
+    for at in itertools.count():
+        for do in (
+            lambda: next_step(folder, lambda *_: known, float(at)),
+            lambda: act(folder, "move", by="person", reason="back", at=float(at), to="shadow"),
+            lambda: act(folder, "kill", by="person", reason="off", at=float(at)),
+            lambda: act(folder, "resume", by="person", reason="on", at=float(at)),
+        ):
+            try:
+                do()
+            except IllegalEvent:
+                pass
+
+chance = random.Random(1)
+for _ in range(50):
+    pair = []
+    for _ in range(2):
+        pair.append(os.fork())
+        if pair[-1] == 0:
+            work()
+    time.sleep(chance.uniform(0.0, 0.1))
+    for child in pair:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.integration
+def test_a_hundred_controllers_killed_at_random_make_no_move_twice(tmp_path: Path) -> None:
+    stages = [{"stage": stage, "hours": 0, "users": 0} for stage in ("shadow", "5%", "50%")]
+    folder = folder_of(tmp_path, ramp={"stages": stages})
+    do(folder, "move", "shadow")
+    subprocess.run([sys.executable, "-c", KILLS, str(folder.file)], check=True)
+    events = folder.events()  # numbered without a gap
+    assert len(events) > 20
+    put_in_force(folder)
+    experiment, state = folder.definition(), State()
+    for i, event in enumerate(events):
+        after = state_of(events[: i + 1], experiment)
+        assert event.kind != "move" or after.phase != state.phase, "a move made twice"
+        assert event.kind == "move" or after.killed != state.killed, "a switch used twice"
+        state = after
+    assert serving(folder) == in_force(experiment, state)
