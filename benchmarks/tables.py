@@ -9,6 +9,7 @@ The results come from these commands, the last of which writes the tables:
     python benchmarks/serving.py --run runs/latest --json benchmarks/results/serving.json
     python benchmarks/decision_log.py --json benchmarks/results/decision_log.json
     python benchmarks/experiments.py --json benchmarks/results/experiments.json
+    python benchmarks/plan.py --json benchmarks/results/plan.json
     python benchmarks/verdict.py --json benchmarks/results/verdict.json
     python benchmarks/shadow.py --run runs/latest --json benchmarks/results/shadow.json
     python benchmarks/kill_switch.py --run runs/latest --json benchmarks/results/kill_switch.json
@@ -36,7 +37,7 @@ from _environment import ROOT
 from benchmarks._markdown import Figures, Show, measured_on, table
 from benchmarks.collecting.table import collect_table, generations_table
 from benchmarks.drift_rates.table import job_table, rates_table
-from benchmarks.experiment_runs.table import experiment_tables, verdict_table
+from benchmarks.experiment_runs.table import experiment_tables, plan_table, verdict_table
 from benchmarks.log_storage.table import decision_log_table
 from benchmarks.pacing_runs.table import pacing_table
 from benchmarks.request_path.tables import serving_tables, shadow_table, soak_table
@@ -410,6 +411,7 @@ PAGES = {
     "serving": Page("The request path", "serving.md", serving_tables),
     "decision_log": Page("How the decision log is stored", "serving.md", decision_log_table),
     "experiments": Page("How often a verdict is wrong", "../monitoring/README.md", experiment_tables),
+    "plan": Page("Whether an experiment finds what it was planned to find", "experiments.md", plan_table),
     "verdict": Page("What a verdict costs", "experiments.md", verdict_table),
     "regret": Page("What a policy earns with a budget", "evaluation.md", regret_tables),
     "collect": Page("What collecting decisions costs", "data.md", collect_table),

@@ -4,6 +4,7 @@
     mtorl serve --experiment first-day.yaml                  keeps its state in first-day/
     mtorl experiment shadow first-day --by device
     mtorl experiment exploration first-day --model runs/latest/artifacts/challenger
+    mtorl experiment plan first-day --effect 0.05
     mtorl experiment verdict first-day
 
 docs/first-day.md goes through all of them.
@@ -158,6 +159,71 @@ def exploration(
             plan = plan_for(rows, model, lift)
     print_exploration(plan, decisions_a_day)
     _write(out, asdict(plan))
+
+
+@app.command()
+def plan(
+    folder: DecisionLogArgument,
+    effect: Annotated[float, typer.Option(help="What shall be found: by which share the challenger earns more.")],
+    experiment: ExperimentOption = None,
+    dataset: DatasetOption = None,
+    share: Annotated[float, typer.Option(help="Of the users who get the challenger.")] = 0.5,
+    users_a_day: Annotated[
+        float, typer.Option(help="Users of the experiment who come on a day. 0: as many new ones as in the log.")
+    ] = 0.0,
+    out: JsonOption = None,
+) -> None:
+    """Say how many users, days and how much money it takes to find an effect, before the experiment begins.
+
+        mtorl experiment plan first-day --effect 0.05
+        mtorl experiment plan decision_log --effect 0.05 --experiment first-day.yaml --dataset my-log.yaml
+
+    The experiment is played some hundred times with the incumbent's users of the log, and with the verdict's own
+    functions: after how many users is it said in 80 of 100 that a challenger is better that is so much better?
+    """
+    with input_errors():
+        from cli.progress_bars import ProgressBars
+        from cli.tables import print_plan
+        from monitoring.decision_log import DecisionLog
+        from monitoring.incumbent_users import incumbent_users
+        from mtorl.experiment.experiment import INCUMBENT, Experiment
+        from mtorl.experiment.plan import MOST_USERS, needed_users
+        from mtorl.experiment.verdict import error_share
+        from mtorl.log.dataset import DatasetSpec
+        from mtorl.log.touchpoints import LogError
+        from pipelines.experiments.state_log import readable_log
+
+        spec = Experiment.load(_named(folder, "experiment", experiment))
+        gain = DatasetSpec.load(_named(folder, "dataset", dataset)).reward.gain
+        with ProgressBars() as bars, bars.step("add up the incumbent's users"), readable_log(folder) as log:
+            seen = incumbent_users(DecisionLog.in_folder(log), spec, gain)
+        challengers = [arm.name for arm in spec.arms if arm.name != INCUMBENT]
+        alpha = error_share(spec.alpha, len(challengers), len(spec.metrics.guardrails))
+        try:
+            with ProgressBars() as bars, bars.step("play the experiment"):
+                found = needed_users(seen.population, effect, share, alpha)
+        except ValueError as error:
+            raise LogError(str(error)) from None
+    if found is None:
+        stop(f"an effect of {effect:.1%} would take more than {MOST_USERS:,} users: plan with a larger one", 1)
+    users = len(seen.population.figures_U2)
+    a_day = users_a_day or (users / seen.days if seen.days else 0.0)
+    decisions = found.users * seen.decisions / users
+    days = max(found.users / a_day, spec.min_runtime_hours / 24) if a_day else None
+    figures = {
+        "effect": effect,
+        "share": share,
+        "users": found.users,
+        "days": days,
+        "decisions": decisions,
+        "cost": decisions * seen.cost_per_decision,
+        "power": found.power,
+        "runs": found.runs,
+        "alpha": alpha,
+        "seen": {"users": users, "decisions": seen.decisions, "days": seen.days, "gain": seen.population.ratio},
+    }
+    print_plan(figures)
+    _write(out, figures)
 
 
 @app.command()

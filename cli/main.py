@@ -14,9 +14,9 @@
     mtorl materialize | drift                  what the CronJobs of manifests/ call
     mtorl feed                                 the decision log's events into Feast's online store
     mtorl arm check URL                        whether an endpoint of your own can be an arm
-    mtorl experiment check|shadow|exploration|verdict
-                                               its file; what challengers would do; what exploring would cost and
-                                               teach; what came of it
+    mtorl experiment check|plan|shadow|exploration|verdict
+                                               its file; how large it must be; what challengers would do; what
+                                               exploring would cost and teach; what came of it
     mtorl experiment start|run|status|ramp|kill|resume|stop|promote|rollback
                                                through its stages, by itself or by hand
     mtorl ledger move                          the budget ledger from a file to Redis, for several routers

@@ -29,6 +29,28 @@ def experiment_tables(figures: Figures) -> str:
     )
 
 
+def plan_table(figures: Figures) -> str:
+    """What was planned, and what came of it."""
+    rows = [
+        (
+            f"{row['market']}, {row['lift']:+.0%}",
+            f"{row['users']:,}",
+            f"{row['power']:.1%}",
+            f"{row['users_small'][1]:,.0f} ({row['users_small'][0]:,} to {row['users_small'][2]:,})",
+        )
+        for row in figures["rows"]
+    ]
+    return (
+        "The markets are those of [experiments.md](experiments.md). Planned for 80 %, with a log of "
+        f"{figures['large']:,} users; {figures['runs']:,} experiments of as many other users, looked at every hour of "
+        f"four weeks. Beside it, what {figures['logs']} logs of {figures['small']:,} users would have planned.\n\n"
+        + table(
+            ("the challenger is better by", "users", "found it", "users, by small logs: median (least to most)"), rows
+        )
+        + measured_on(figures, "plan.py")
+    )
+
+
 def _worst(figures: Figures) -> str:
     alike = [*figures["same"], *figures["ramps"], *figures["returning"]]
     worst = max(alike, key=lambda row: row["missed_at_most"])

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from cli.tables import print_verdict
+from mtorl.experiment import plan
 from mtorl.experiment.experiment import Experiment
 from serving.decision_log.spool import Spool
 from tests.experiments import experiment
@@ -185,3 +186,27 @@ def test_the_state_of_a_router_names_its_files_itself(files: dict[str, str]) -> 
     Path(files["log"], "router.yaml").write_text(yaml.safe_dump(settings))
     assert mtorl("verdict", files["log"]).exit_code == 0
     assert mtorl("shadow", files["log"]).exit_code == 0
+
+
+def test_a_plan_says_users_days_and_money(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "_RUNS", (100, 100))
+    SPEC.save(tmp_path / "dataset.yaml")
+    metrics = {"primary": "click_per_decision", "outcome_hours": None}
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(experiment("http://arms", name="first", metrics=metrics)))
+    users = range(200)
+    decisions = [decision(f"d{n}", 7.2 * n, **MINE, **SURE, arm="incumbent", user_id=f"u{n}") for n in users]
+    outcomes = [outcome(f"c{n}", f"d{n}", minutes=7.2 * n + 1) for n in users]
+    outcomes += [outcome(f"k{n}", f"d{n}", "click", 1.0, 7.2 * n + 1) for n in users if n % 3 == 0]
+    log = write(tmp_path / "log", decisions, outcomes)
+    options = ["--experiment", str(tmp_path / "experiment.yaml"), "--dataset", str(tmp_path / "dataset.yaml")]
+    done = mtorl("plan", str(log), "--effect", "0.3", *options, "--json", str(tmp_path / "plan.json"))
+    assert done.exit_code == 0, done.output
+    assert "seen: 200 users of the incumbent in 1.0 days, 200 decisions, 0.335 gained per decision" in done.output
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert f"takes about {found['users']:,} users" in done.output
+    assert found["days"] == pytest.approx(found["users"] / 200, rel=0.02)
+    assert found["cost"] == pytest.approx(found["users"] * 0.03)
+    at_their_pace = mtorl("plan", str(log), "--effect", "0.3", *options, "--users-a-day", "1")
+    assert f"days at the last stage: {found['users']:,}.0" in at_their_pace.output
+    nothing = mtorl("plan", str(log), "--effect", "0", *options)
+    assert nothing.exit_code == 2 and "effect: expected a share above 0" in nothing.output

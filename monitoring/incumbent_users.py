@@ -1,0 +1,82 @@
+"""What the incumbent's users did so far, for a plan of an experiment that is still to come.
+
+    found = incumbent_users(log, experiment, gain)
+    needed_users(found.population, effect=0.05, share=0.5, alpha=0.05)          # mtorl.experiment.plan
+
+All of the incumbent's decisions count whose outcomes are known by now: in the shadow, in a stage, or of users outside.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from monitoring.decision_log import DecisionLog, database, one_record_each_of_few_copies, open_records
+from mtorl.experiment.experiment import INCUMBENT, OUTSIDE, Experiment
+from mtorl.experiment.metrics import COST, METRICS, column, gain_of, sums
+from mtorl.experiment.plan import Population
+from mtorl.log.dataset import EVENTS
+from mtorl.log.gain import Gain
+
+
+class IncumbentUsers(NamedTuple):
+    """The incumbent's users, and their decisions, in the time that the log covers."""
+
+    population: Population
+    decisions: int
+    cost_per_decision: float
+    days: float
+
+
+def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> IncumbentUsers:
+    """Add up what came of the incumbent's decisions, by user.
+
+    Args:
+        log: Decisions and outcomes.
+        experiment: By its name; its primary metric counts.
+        gain: What "gain_per_decision" means.
+    """
+    primary = experiment.metrics.primary
+    names = tuple(dict.fromkeys((primary, COST)))
+    kinds = dict.fromkeys(kind for name in names if name not in METRICS for kind in gain_of(name, gain).names)
+    known = f"{experiment.metrics.outcome_hours or 0.0!r} * INTERVAL 1 HOUR"
+    with database() as db:
+        open_records(db, "decision", log.decisions).create_view("decision_log")
+        open_records(db, "outcome", log.outcomes).create_view("outcome_log")
+        db.execute(
+            f"""CREATE TABLE decision AS
+            SELECT decision_id, user_id, expose, fallback_reason, latency_seconds, 1.0 AS weight,
+                   CAST(event_time AS TIMESTAMPTZ) AS decided
+            FROM ({one_record_each_of_few_copies(db, "decision", "decision_log")})
+            WHERE experiment = $name AND arm IN ('{INCUMBENT}', '{OUTSIDE}') AND NOT withdrawn""",
+            {"name": experiment.name},
+        )
+        pivot = ", ".join(f"sum(value) FILTER (kind = '{kind}') AS {column(kind)}" for kind in kinds)
+        in_time = (
+            "true"
+            if experiment.metrics.outcome_hours is None
+            else (f"greatest(CAST(event_time AS TIMESTAMPTZ), CAST(received_time AS TIMESTAMPTZ)) <= decided + {known}")
+        )
+        db.execute(
+            f"""CREATE TABLE outcome AS SELECT decision_id, {pivot}
+            FROM ({one_record_each_of_few_copies(db, "outcome", "outcome_log")})
+                 JOIN (SELECT decision_id, decided FROM decision) USING (decision_id)
+            WHERE {in_time} GROUP BY decision_id"""
+        )
+        values = ", ".join(f"coalesce({column(kind)}, 0) AS {column(kind)}" for kind in kinds)
+        of_users = db.execute(
+            f"""SELECT {sums(names, gain)}, count(*) AS decisions, min(decided) AS first, max(decided) AS last
+            FROM (SELECT decision.*, {values} FROM decision LEFT JOIN outcome USING (decision_id)
+                  WHERE decided <= (SELECT max(decided) FROM decision) - {known})
+            GROUP BY user_id"""
+        ).df()
+    figures = of_users[[f"{primary}_numerator", f"{primary}_denominator"]].to_numpy(np.float64)
+    decisions, cost = int(of_users["decisions"].sum()), float(of_users[f"{COST}_numerator"].sum())
+    span = of_users["last"].max() - of_users["first"].min() if len(of_users) else None
+    return IncumbentUsers(
+        Population(figures, counts=set(EVENTS).issuperset(gain_of(primary, gain).names)),
+        decisions,
+        cost / decisions if decisions else 0.0,
+        span.total_seconds() / 86_400 if span is not None else 0.0,
+    )
