@@ -109,7 +109,7 @@ def print_plan(plan: dict[str, Any]) -> None:
     """Print what an experiment needs."""
     seen = plan["seen"]
     lines = [
-        f"seen: {seen['users']:,} users of the incumbent in {seen['days']:.1f} days, {seen['decisions']:,} decisions, "
+        f"seen: {seen['users']:,} users of the incumbent in {seen['days']:.2f} days, {seen['decisions']:,} decisions, "
         f"{seen['gain']:.4g} gained per decision",
         f"to find {plan['effect']:+.1%} with a share of {plan['share']:.0%}, looked at whenever people like, takes "
         f"about {plan['users']:,} users",
@@ -117,7 +117,7 @@ def print_plan(plan: dict[str, Any]) -> None:
         f"decisions of these users: {plan['decisions']:,.0f}, for {plan['cost']:,.2f} at the incumbent's cost",
     ]
     days = plan["days"]
-    lines.append("days: not known; say --users-a-day" if days is None else f"days at the last stage: {days:,.1f}")
+    lines.append("days: not known; say --users-a-day" if days is None else f"days at the last stage: {days:,.2f}")
     for line in lines:
         Console().print(line, highlight=False, markup=False, soft_wrap=True)
 

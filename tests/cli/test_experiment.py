@@ -201,12 +201,12 @@ def test_a_plan_says_users_days_and_money(tmp_path: Path, monkeypatch: pytest.Mo
     options = ["--experiment", str(tmp_path / "experiment.yaml"), "--dataset", str(tmp_path / "dataset.yaml")]
     done = mtorl("plan", str(log), "--effect", "0.3", *options, "--json", str(tmp_path / "plan.json"))
     assert done.exit_code == 0, done.output
-    assert "seen: 200 users of the incumbent in 1.0 days, 200 decisions, 0.335 gained per decision" in done.output
+    assert "seen: 200 users of the incumbent in 1.00 days, 200 decisions, 0.335 gained per decision" in done.output
     found = json.loads((tmp_path / "plan.json").read_text())
     assert f"takes about {found['users']:,} users" in done.output
     assert found["days"] == pytest.approx(found["users"] / 200, rel=0.02)
     assert found["cost"] == pytest.approx(found["users"] * 0.03)
     at_their_pace = mtorl("plan", str(log), "--effect", "0.3", *options, "--users-a-day", "1")
-    assert f"days at the last stage: {found['users']:,}.0" in at_their_pace.output
+    assert f"days at the last stage: {found['users']:,}.00" in at_their_pace.output
     nothing = mtorl("plan", str(log), "--effect", "0", *options)
     assert nothing.exit_code == 2 and "effect: expected a share above 0" in nothing.output
