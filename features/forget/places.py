@@ -52,7 +52,8 @@ from mtorl.runtime import progress
 _SETTINGS, _SQLITE = "feature_store.yaml", b"SQLite format 3"
 _QUARANTINE = re.compile(rf"quarantine|(.+\.)?quarantine\.csv|{re.escape(LEFT_OUT)}")
 _CAN_GO_WRONG = (OSError, ValueError, sqlite3.Error, pa.ArrowException, manifest.ManifestError, ArtifactError)
-_UNFINISHED, _UNFINISHED_SECONDS = re.compile(r"\..+\.[0-9a-f]{8}(\.old)?"), 86_400.0  # what `replacing` writes to
+# What `replacing` writes to, and folders in which a command or a sink works.
+_UNFINISHED, _UNFINISHED_SECONDS = re.compile(r"\..+\.[0-9a-f]{8}(\.old)?|\.(export|describe|scratch)-.+"), 86_400.0
 _PART = re.compile(r"date=.*|(decision|outcome|shadow)-\d{8}-\d+")  # an hour of a store, or a segment of an export
 
 

@@ -133,12 +133,15 @@ def _read(con: duckdb.DuckDBPyConnection, kind: Kind, files: list[Path]) -> duck
 def _write(con: duckdb.DuckDBPyConnection, kind: Kind, records: duckdb.DuckDBPyRelation, target: Path) -> int:
     """One record for each id, in the order of time; returns their number."""
     records.create_view("records", replace=True)
-    left_out = Forgotten.of(target.parent).sql(kind)
     columns, order = ", ".join(sql_columns(kind)), f"event_time, {ID_FIELD[kind]}"
-    # What a power failure left under this name could not be read, and no later export would replace it.
-    with replacing(target, durable=True) as unfinished:
-        query = f"SELECT {columns} FROM ({one_record_each(kind, 'records')}) WHERE NOT {left_out} ORDER BY {order}"
-        con.sql(query).write_parquet(str(unfinished))
+    forgotten: Forgotten | None = None
+    # Who is forgotten meanwhile may be in the file, and whoever forgets has looked before it was there.
+    while forgotten != (forgotten := Forgotten.of(target.parent)):
+        left_out = forgotten.sql(kind)
+        # What a power failure left under this name could not be read, and no later export would replace it.
+        with replacing(target, durable=True) as unfinished:
+            query = f"SELECT {columns} FROM ({one_record_each(kind, 'records')}) WHERE NOT {left_out} ORDER BY {order}"
+            con.sql(query).write_parquet(str(unfinished))
     (written,) = con.read_parquet(str(target)).count("*").fetchall()[0]
     return int(written)
 

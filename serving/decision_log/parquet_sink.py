@@ -55,12 +55,15 @@ class ParquetSink(Sink):
 
     def _write(self, batch: Batch) -> None:
         scratch = self.folder / f".scratch-{self._spool_id}"
+        forgotten: Forgotten | None = None
         try:
-            shutil.rmtree(scratch, ignore_errors=True)  # a crash may have left one
-            scratch.mkdir(parents=True)
-            self._copy(batch, scratch)
-            self._remove_older(batch)
-            self._publish(batch, scratch)
+            # As in an export: who is forgotten meanwhile may be in the files, and was not found there.
+            while forgotten != (forgotten := Forgotten.of(self.folder)):
+                shutil.rmtree(scratch, ignore_errors=True)  # a crash may have left one
+                scratch.mkdir(parents=True)
+                self._copy(batch, scratch, forgotten)
+                self._remove_older(batch)
+                self._publish(batch, scratch)
         except (duckdb.InvalidInputException, duckdb.ConversionException) as error:
             raise Refused(str(error)) from None
         except (OSError, duckdb.Error) as error:
@@ -69,7 +72,7 @@ class ParquetSink(Sink):
             shutil.rmtree(scratch, ignore_errors=True)
         self._next[batch.kind] = batch.end
 
-    def _copy(self, batch: Batch, scratch: Path) -> None:
+    def _copy(self, batch: Batch, scratch: Path, forgotten: Forgotten) -> None:
         lines = scratch / "lines.jsonl"
         lines.write_bytes(b"".join(batch.lines))
         with duckdb.connect() as con:
@@ -79,7 +82,7 @@ class ParquetSink(Sink):
             con.sql(f"""
                 SELECT *, strftime(event_time, '%Y-%m-%d') AS date, strftime(event_time, '%H') AS hour
                 FROM ({one_record_each(batch.kind, "lines")})
-                WHERE NOT {Forgotten.of(self.folder).sql(batch.kind)} ORDER BY event_time, {ID_FIELD[batch.kind]}
+                WHERE NOT {forgotten.sql(batch.kind)} ORDER BY event_time, {ID_FIELD[batch.kind]}
             """).write_parquet(str(scratch / "out"), partition_by=["date", "hour"])
 
     def _remove_older(self, batch: Batch) -> None:

@@ -259,8 +259,12 @@ def test_what_a_killed_process_left_is_named_once_nobody_is_at_work_on_it(volume
     for name, hours in ((".touchpoints.parquet.0123abcd", 30), (".ingest.json.0123abcd", 1)):
         (volume / "data" / name).write_bytes(b"half of a file")
         os.utime(volume / "data" / name, (time.time() - hours * 3600,) * 2)
+    for name, hours in ((".export-k1ll3d_x", 30), (".export-at_w0rk_", 1)):  # of `mtorl experiment`
+        shutil.copytree(volume / "flat", volume / "flat" / name)
+        os.utime(volume / "flat" / name, (time.time() - hours * 3600,) * 2)
     report = forget(volume, frozenset({WHO}), NOW)
-    assert [line.split(":")[0] for line in report.failed] == ["data/.touchpoints.parquet.0123abcd"]
+    named = [line.split(":")[0] for line in report.failed]
+    assert named == ["data/.touchpoints.parquet.0123abcd", "flat/.export-k1ll3d_x"]
 
 
 def test_two_do_not_forget_or_collect_in_one_folder(volume: Path) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 import duckdb
 import pytest
 
+from features.forget.places import forget as forget_in
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.records import unit_hash
-from serving.decision_log import Spool, forget, segments
+from serving.decision_log import Spool, forget, position, segments
 from serving.decision_log.export import export_parquet, export_segments
 from serving.decision_log.forget import SpoolWithout, forget_in_spools, forget_users
 from serving.decision_log.parquet_sink import ParquetSink
@@ -77,6 +80,39 @@ def test_the_next_router_goes_on_and_ships_everything_once(spool: Spool, tmp_pat
     assert [name for name in ids(out / "decisions/*/*/*.parquet") if int(name[1:]) % 2] == odd(40)
     assert "d38" not in ids(out / "decisions/*/*/*.parquet"), "shipped after it was forgotten"
     assert with_more.torn == 0
+
+
+@pytest.mark.parametrize(
+    ("write", "files"),
+    [
+        (lambda spool, data: export_segments(spool.folder, data / "segments"), "segments/*/*/decisions.parquet"),
+        (lambda spool, data: export_parquet(spool.folder, data / "flat"), "flat/decisions.parquet"),
+        (lambda spool, data: ship(spool, data / "log"), "log/decisions/*/*/*.parquet"),
+    ],
+)
+def test_who_is_forgotten_while_files_are_written_is_not_in_them(
+    write: Callable[[Spool, Path], None], files: str, spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever forgets notes it first and then looks for files, perhaps before these are there."""
+    fill(spool)
+    known = Forgotten.of
+    for readings in count():
+        data = tmp_path / f"after-{readings}"
+        data.mkdir()
+        left = iter([False] * readings + [True])
+
+        def of(folder: Path, data: Path = data, left: Iterator[bool] = left) -> Forgotten:
+            found = known(folder)
+            if next(left, False):
+                forget_in(data, frozenset({"gone"}), LATER)
+            return found
+
+        monkeypatch.setattr(Forgotten, "of", of)
+        (spool.folder / position.FILE).unlink(missing_ok=True)
+        write(spool, data)
+        if next(left, False):
+            break  # it does not read that often
+        assert ids(data / files) == odd(30)
 
 
 def test_what_is_interrupted_between_two_files_is_made_good(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
