@@ -278,6 +278,7 @@ def drift(
     from monitoring.alerts import AlertError
     from monitoring.period import PeriodError, drift_of_period, period_of, served_model
     from mtorl.artifact.artifact import ArtifactError
+    from mtorl.log.touchpoints import LogError
     from serving.registry import folder_of
 
     try:
@@ -292,7 +293,7 @@ def drift(
             compared = drift_of_period(str(decision_log), str(model), period, str(out), seed, alert_url)
         except AlertError as error:
             stop(f"the check is done (see {out}), but nobody was told: {error}", 1)
-        except PeriodError as error:
+        except (PeriodError, LogError) as error:
             stop(f"not checked: {error}", 1)
     if compared["not_checked"]:
         stop(f"not checked: {compared['not_checked']}", 1)

@@ -248,25 +248,19 @@ def verdict(
     with exit_codes(failed=(PeriodError,)), input_errors():
         from cli.progress_bars import ProgressBars
         from cli.tables import print_verdict
-        from monitoring.decision_log import DecisionLog
         from monitoring.period import period_of, verdict_of_period
-        from monitoring.segments import segment_lifts
-        from mtorl.experiment.experiment import Experiment
         from mtorl.log.dataset import DatasetSpec
         from mtorl.log.segments import check_segment, segment_sql
         from pipelines.experiments.state_log import readable_log
 
         file, spec = _named(folder, "experiment", experiment), DatasetSpec.load(_named(folder, "dataset", dataset))
-        gain, segments = spec.reward.gain, by or []
+        segments = by or []
         for name in segments:
             check_segment(spec, name)
         period = period_of("", until, hours=0)
         with ProgressBars() as bars, bars.step("compare the arms"), readable_log(folder) as log:
-            found = verdict_of_period(str(log), file, period, gain.text, weights="", budget=0.0)
-            if segments:
-                values = {name: segment_sql(spec, name, "record") for name in segments}
-                lifts = segment_lifts(DecisionLog.in_folder(log, period), Experiment.load(file), gain, values)
-                found["segments"] = dict(lifts)
+            values = {name: segment_sql(spec, name, "record") for name in segments}
+            found = verdict_of_period(str(log), file, period, spec.reward.gain.text, weights="", budget=0.0, by=values)
     print_verdict(found)
     _write(out, found)
 

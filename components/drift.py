@@ -40,10 +40,11 @@ def drift(
     from monitoring.alerts import AlertError
     from monitoring.period import PeriodError, drift_of_period, nothing_in, period_of, served_model
     from mtorl.artifact.artifact import ArtifactError
+    from mtorl.log.touchpoints import LogError
     from mtorl.runtime.step import step
     from serving.registry import folder_of
 
-    with step(PeriodError, ArtifactError, AlertError):
+    with step(PeriodError, ArtifactError, AlertError, LogError):
         period = period_of(since, until, hours)
         model = artifact or str(served_model(decision_log, period, partial(folder_of, Path(registry))))
         compared = drift_of_period(decision_log, model, period, out, seed, alert_url)

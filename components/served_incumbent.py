@@ -19,10 +19,11 @@ def served_incumbent(decision_log: str, registry: str) -> NamedTuple("Served", [
     from pathlib import Path
 
     from monitoring.period import deciding_incumbent
+    from mtorl.log.touchpoints import LogError
     from mtorl.runtime.step import step
     from serving.registry import folder_of
 
-    with step():
+    with step(LogError):
         found = deciding_incumbent(decision_log, lambda digest: folder_of(Path(registry), digest))
         print(found)
         return (found.artifact, found.policy)

@@ -36,9 +36,10 @@ def verdict(
 
     from monitoring.period import PeriodError, period_of, verdict_of_period
     from mtorl.experiment.experiment import ExperimentError
+    from mtorl.log.touchpoints import LogError
     from mtorl.runtime.step import step
 
-    with step(PeriodError, ExperimentError):
+    with step(PeriodError, ExperimentError, LogError):
         period = period_of(since, until, hours=0)
         compared = verdict_of_period(decision_log, experiment, period, gain, weights, budget)
         Path(result.path).write_text(json.dumps(compared, indent=2))

@@ -11,17 +11,18 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import pandas as pd
 
 from mtorl.drift.calibration import Size
 from mtorl.drift.reference import MIN_USERS
 from mtorl.log.records import ID_FIELD, MODEL_NAME, UNNAMED, Kind, each_record, one_record_each, sql_columns
+from mtorl.log.removed_files import saying_what_was_removed
 from mtorl.runtime.duckdb_progress import without_progress_bar
 from mtorl.runtime.files import naming_full_disk
 
@@ -67,6 +68,9 @@ def database() -> Iterator[duckdb.DuckDBPyConnection]:
 
     What does not fit is sorted on disk, in the folder for temporary files: the current one may be read-only. Its tables
     are in a file there, too, compressed. A period's bounds without a zone are UTC.
+
+    Raises:
+        LogError: A file of the log was removed while it was read.
     """
     import duckdb
 
@@ -77,39 +81,36 @@ def database() -> Iterator[duckdb.DuckDBPyConnection]:
             Path(scratch, "tables"),
             config={"memory_limit": _MEMORY_LIMIT, "threads": _THREADS, "temp_directory": scratch},
         ) as db,
+        saying_what_was_removed(),
     ):
         db.execute("SET TimeZone = 'UTC'; SET preserve_insertion_order = false")
         without_progress_bar(db)
         yield db
 
 
-def open_records(db: duckdb.DuckDBPyConnection, kind: Kind, files: Path) -> duckdb.DuckDBPyRelation:
+def open_records(db: duckdb.DuckDBPyConnection, kind: Kind, files: Sequence[Path]) -> duckdb.DuckDBPyRelation:
     """The records of Parquet files, some of which may be older and lack a column; without a file, none.
-
-    They are those of this moment: a router may export while somebody reads, and of two queries the second would else
-    find records twice that the first has found once.
 
     Args:
         db: Where to open them.
         kind: What they are.
-        files: May be a pattern.
+        files: Perhaps none.
     """
-    found = db.execute("SELECT file FROM glob($files)", {"files": str(files)}).fetchall()
-    if found:
-        return db.from_parquet(_newest(file for (file,) in found), union_by_name=True)
+    if files:
+        return db.from_parquet([str(file) for file in files], union_by_name=True)
     columns = ", ".join(f"NULL::{type_} AS {name}" for name, type_ in sql_columns(kind).items())
     return db.sql(f"SELECT {columns} WHERE false")
 
 
-def _newest(files: Iterable[str]) -> list[str]:
+def _newest(files: Iterable[Path]) -> tuple[Path, ...]:
     """Without what an export has left of segments that have grown since: its next run removes it."""
-    newest: dict[Path, tuple[int, str]] = {}
+    newest: dict[Path, tuple[int, Path]] = {}
     for file in files:
-        path, size = Path(file), 0
+        path, size = file, 0
         if exported := _EXPORTED.fullmatch(path.parent.name):
             path, size = path.parent.with_name(exported[1]) / path.name, int(exported[2])
-        newest[path] = max(newest.get(path, (-1, "")), (size, file))
-    return sorted(file for _, file in newest.values())
+        newest[path] = max(newest.get(path, (-1, file)), (size, file))
+    return tuple(sorted(file for _, file in newest.values()))
 
 
 def one_record_each_of_few_copies(db: duckdb.DuckDBPyConnection, kind: Kind, relation: str) -> str:
@@ -134,28 +135,28 @@ class DecisionLog:
     weight 0. None for live traffic.
     """
 
-    decisions: Path  # may be a pattern
-    outcomes: Path
+    decisions: tuple[Path, ...]  # files
+    outcomes: tuple[Path, ...]
     period: Period = Period()
     weights: Path | pd.DataFrame | None = None  # decision_id, weight
-
-    @property
-    def shadows(self) -> Path:
-        """What challengers decided in the shadow; beside the decisions, and may be a pattern."""
-        return self.decisions.with_name("shadows.parquet")
+    shadows: tuple[Path, ...] = ()  # what challengers decided in the shadow
 
     @classmethod
     def in_folder(
         cls, folder: str | Path, period: Period = Period(), weights: Path | pd.DataFrame | None = None
     ) -> DecisionLog:
-        """A log as `serving.decision_log.export` writes it.
+        """A log as `serving.decision_log.export` writes it, with the files that are there now.
+
+        A router may export while somebody reads: of two queries, the second would else find records twice that the
+        first has found once, and two figures of one log would contradict each other.
 
         Args:
             folder: Holds the files, or folders with them for each router and segment.
             period: Decisions that count.
             weights: Of the decisions, if not all count alike.
         """
-        return cls(Path(folder, "**", "decisions.parquet"), Path(folder, "**", "outcomes.parquet"), period, weights)
+        decisions, outcomes, shadows = (_newest(Path(folder).rglob(f"{kind}s.parquet")) for kind in get_args(Kind))
+        return cls(decisions, outcomes, period, weights, shadows)
 
     def holds_any(self) -> bool:
         """Whether any decision falls into the period."""

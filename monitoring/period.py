@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from monitoring.alerts import drift_alerts, post
 from monitoring.decision_log import DecisionLog, Period
 from monitoring.drift import check
+from monitoring.segments import segment_lifts
 from monitoring.verdict import verdict_from_log
 from mtorl.artifact.artifact import load
 from mtorl.drift.reference import MAX_ROWS
@@ -58,7 +59,13 @@ def _utc(name: str, value: str) -> str:
 
 
 def verdict_of_period(
-    decision_log: str, experiment: str, period: Period, gain: str, weights: str, budget: float
+    decision_log: str,
+    experiment: str,
+    period: Period,
+    gain: str,
+    weights: str,
+    budget: float,
+    by: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Compare the arms on the decisions of a period.
 
@@ -69,13 +76,15 @@ def verdict_of_period(
         gain: What counts, as a description says it in YAML: "click", or "{click: 0.1, revenue: 1}".
         weights: Parquet with decision_id and weight of a replay; empty for live traffic.
         budget: Currency units per decision in such a replay; 0 for live traffic.
+        by: Columns whose segments are compared, too, on the same records, and the SQL of each; see `segment_lifts`.
 
     Returns:
-        See `monitoring.verdict.verdict_from_log`.
+        See `monitoring.verdict.verdict_from_log`; with columns, `segments` as well.
 
     Raises:
         PeriodError: no decision falls into the period, or the gain can't be read.
         ExperimentError: the experiment can't be used.
+        LogError: a file of the log was removed meanwhile.
     """
     try:
         counts = Gain.of_text(gain)
@@ -86,7 +95,10 @@ def verdict_of_period(
     log = DecisionLog.in_folder(decision_log, period, Path(weights) if weights else None)
     if not log.holds_any():
         raise PeriodError(nothing_in(decision_log, period))
-    return verdict_from_log(log, spec, counts, budget_per_decision=budget or None)
+    found = verdict_from_log(log, spec, counts, budget_per_decision=budget or None)
+    if by:
+        found["segments"] = dict(segment_lifts(log, spec, counts, by))
+    return found
 
 
 def served_model(decision_log: str, period: Period, find: Callable[[str], Path | None]) -> Path:

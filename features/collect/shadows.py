@@ -24,6 +24,7 @@ from features.collect.training_log import Decisions, judge
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.hashing import fractions_of
+from mtorl.log.removed_files import saying_what_was_removed
 from mtorl.log.segments import check_segment, segment_sql
 from mtorl.log.touchpoints import LogError
 
@@ -48,12 +49,11 @@ def shadows(
         `users_share` says which share of the users is there.
 
     Raises:
-        LogError: There are no shadow decisions, or a column can't tell segments apart.
+        LogError: There are no shadow decisions, a column can't tell segments apart, or a file was removed meanwhile.
     """
     for name in by:
         check_segment(spec, name)
-    files = files_of(Path(decision_log), "shadow")
-    if not files:
+    if not files_of(Path(decision_log), "shadow"):
         raise LogError(f"{decision_log}: no shadow decisions; a router writes them while the stage is shadow")
     segments = "".join(f"{segment_sql(spec, name, 'd')} AS {name_of(name)}, " for name in by)
     gain = " + ".join(f"{weight!r} * j.{name_of(name)}" for name, weight in spec.reward.gain.terms)
@@ -61,9 +61,10 @@ def shadows(
         collect(decision_log, scratch, "duckdb")
         # As in a verdict, a decision is valued once its outcomes are in: those of an hour ago have earned nothing yet.
         hours = max(spec.outcome_hours, experiment.metrics.outcome_hours or 0.0)
-        with open_duckdb() as db:
+        with open_duckdb() as db, saying_what_was_removed():
             judge(db, scratch, spec, Decisions(hours))
-            db.view("shadow", one_of_each("shadow", db.records("shadow", files)))
+            # Those that are there now: an export may have superseded others since.
+            db.view("shadow", one_of_each("shadow", db.records("shadow", files_of(Path(decision_log), "shadow"))))
             whose = {"name": experiment.name, "salt": experiment.salt}
             there = """FROM shadow AS s
                 JOIN collected_decision AS d USING (decision_id) JOIN judged AS j USING (decision_id)

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from cli.tables import print_verdict
+from monitoring.verdict import verdict_from_log
 from mtorl.experiment import plan
 from mtorl.experiment.experiment import Experiment
 from serving.decision_log.spool import Spool
@@ -115,6 +116,46 @@ def test_a_verdict_by_segment_says_that_it_is_no_part_of_it(files: dict[str, str
     assert json.loads((tmp_path / "verdict.json").read_text())["segments"]["lifts"].keys() == {"device"}
     done = mtorl("verdict", files["log"], *options, "--by", "hour")
     assert done.exit_code == 2 and "'hour' is no categorical column" in done.output
+
+
+def test_a_verdict_and_its_segments_are_of_one_state_of_the_log(
+    files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A router may export between the two."""
+    log, shares = Path(files["log"]), {"incumbent": 0.5, "challenger": 0.5}
+    ours = {"layer": "l", "stage": "50%", "shares": shares, "assignment_probability": 0.5}
+
+    def export(segment: str, first: int) -> None:
+        decisions = [decision(f"d{n}", n, **MINE, **SURE, **ours, user_id=f"u{n}") for n in range(first, first + 20)]
+        write(log / "router" / segment, decisions, [])
+
+    def judged_and_exported(*arguments: Any, **options: Any) -> dict[str, Any]:
+        found = verdict_from_log(*arguments, **options)
+        export("decision-00000002-9", 70)
+        return found
+
+    export("decision-00000001-9", 50)
+    monkeypatch.setattr("monitoring.period.verdict_from_log", judged_and_exported)
+    options = ["--experiment", files["file"], "--dataset", files["dataset"], "--json", str(tmp_path / "verdict.json")]
+    done = mtorl("verdict", files["log"], *options, "--by", "device")
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "verdict.json").read_text())
+    (phone,) = found["segments"]["lifts"]["device"]
+    assert phone["decisions"] == sum(arm["decisions"] for arm in found["arms"].values()) == 20
+
+
+def test_a_file_that_goes_while_a_verdict_is_reached_is_one_line(
+    files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = Path(files["log"], "outcomes.parquet")
+
+    def removed(*arguments: Any, **options: Any) -> dict[str, Any]:
+        gone.unlink()
+        return verdict_from_log(*arguments, **options)
+
+    monkeypatch.setattr("monitoring.period.verdict_from_log", removed)
+    done = mtorl("verdict", files["log"], "--experiment", files["file"], "--dataset", files["dataset"])
+    assert done.exit_code == 2 and f"mtorl: {gone}: removed while it was read" in done.output, done.output
 
 
 def test_a_verdict_is_given_at_any_time(files: dict[str, str]) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from monitoring.decision_log import DecisionLog, Period, database, open_records
+from mtorl.log.touchpoints import LogError
 
 TIMES = [f"2025-03-01T00:0{minute}:00+00:00" for minute in range(4)]
 
@@ -179,24 +180,42 @@ def test_a_full_disk_is_one_error_that_names_the_folder_for_temporary_files() ->
         raise duckdb.IOException('IO Error: Could not write file "/tmp/x/tables": No space left on device')
 
 
+def exported(folder: Path, segment: str, *ids: str) -> Path:
+    target = folder / "router" / segment / "decisions.parquet"
+    target.parent.mkdir(parents=True)
+    pd.DataFrame({"decision_id": ids}).to_parquet(target)
+    return target
+
+
 def test_an_export_while_somebody_reads_makes_no_record_twice_and_takes_none_away(tmp_path: Path) -> None:
     """A verdict reads its log several times: of ids that the first query had found once, the second found two."""
+    superseded = exported(tmp_path, "decision-00000001-99", "d0")
+    exported(tmp_path, "decision-00000001-100", "d0", "d1")
+    exported(tmp_path, "decision-00000002-7", "d2")
+    exported(tmp_path, "2026-11-01", "d3")
+    exported(tmp_path, "2026-11-02", "d4")  # somebody's own folders
+    log = DecisionLog.in_folder(tmp_path)
+    for _ in range(2):  # a verdict, and its lifts by segment
+        with database() as db:
+            open_records(db, "decision", log.decisions).create_view("decision_log")
+            superseded.unlink(missing_ok=True)
+            if not (tmp_path / "router" / "decision-00000002-8").exists():
+                exported(tmp_path, "decision-00000002-8", "d2", "d5")
+            found = db.sql("SELECT decision_id FROM decision_log ORDER BY 1").fetchall()
+        assert found == [(f"d{i}",) for i in range(5)]
 
-    def export(segment: str, *ids: str) -> Path:
-        target = tmp_path / "router" / segment / "decisions.parquet"
-        target.parent.mkdir(parents=True)
-        pd.DataFrame({"decision_id": ids}).to_parquet(target)
-        return target
 
-    superseded = export("decision-00000001-99", "d0")
-    export("decision-00000001-100", "d0", "d1")
-    export("decision-00000002-7", "d2")
-    export("2026-11-01", "d3")
-    own = export("2026-11-02", "d4")  # somebody's own folders, and two files in one
-    pd.DataFrame({"decision_id": ["d5"]}).to_parquet(own.with_name("more.parquet"))
-    with database() as db:
-        records = open_records(db, "decision", Path(tmp_path, "**", "*.parquet"))
-        records.create_view("decision_log")
-        superseded.unlink()
-        export("decision-00000002-8", "d2", "d6")
-        assert db.sql("SELECT decision_id FROM decision_log ORDER BY 1").fetchall() == [(f"d{i}",) for i in range(6)]
+def test_a_file_that_is_removed_while_it_is_read_is_one_error_that_names_it(tmp_path: Path) -> None:
+    """Two exports in the time that a verdict takes: the first one supersedes a file, the second one removes it."""
+    first, second = (exported(tmp_path, f"decision-0000000{n}-9", f"d{n}") for n in (1, 2))
+    log = DecisionLog.in_folder(tmp_path)
+    said = f"{second}: removed while it was read, .* try again"
+    with pytest.raises(LogError, match=said), database() as db:
+        open_records(db, "decision", log.decisions).create_view("decision_log")
+        second.unlink()
+        db.sql("FROM decision_log").fetchall()
+    with pytest.raises(LogError, match=said):
+        log.newest_model("challenger")
+    first.write_bytes(b"no Parquet")
+    with pytest.raises(duckdb.Error), database() as db:
+        open_records(db, "decision", (first,))

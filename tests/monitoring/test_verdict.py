@@ -66,7 +66,7 @@ class Log:
             "received_time": "string",  # null in records of an earlier version
         }
         pd.DataFrame(self.outcomes, columns=list(columns)).astype(columns).to_parquet(outcomes)
-        return DecisionLog(decisions, outcomes)
+        return DecisionLog((decisions,), (outcomes,))
 
 
 def traffic(users: int, challenger_rate: float, rounds: int = 3, seed: int = 0) -> Log:
@@ -775,7 +775,7 @@ def test_a_large_log_is_judged_in_little_memory(tmp_path: Path, monkeypatch: pyt
                       AS kind, 0.5 AS value, event_time, event_time AS received_time FROM '{files[0]}')
             TO '{files[1]}' (ROW_GROUP_SIZE 10000)"""
         )
-    log = DecisionLog(*files)
+    log = DecisionLog((files[0],), (files[1],))
     found = verdict_from_log(log, daily)
     assert found["stages"] == ["5%", "25%", "50%"] and found["left_out"]["changed_period"] > 10_000
     monkeypatch.setattr("monitoring.decision_log._MEMORY_LIMIT", "80MB")
