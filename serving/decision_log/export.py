@@ -84,7 +84,10 @@ def export_segments(spool: str | Path, out_dir: str | Path, mark: str | Path | N
     with _database() as (con, scratch):
         for kind in _KINDS:
             for segment in segments(Path(spool), kind):
-                size = sizes[segment.stem] = segment.stat().st_size
+                try:
+                    size = sizes[segment.stem] = segment.stat().st_size
+                except FileNotFoundError:  # the router has deleted it since: it is old
+                    continue
                 _remove_superseded(out, segment.stem, f"{kind}s.parquet")
                 target = out / f"{segment.stem}-{size}" / f"{kind}s.parquet"
                 if not target.exists():

@@ -420,3 +420,22 @@ def test_segments_that_were_shipped_and_deleted_leave_the_export(tmp_path: Path)
     segments.segments(spool.folder, "decision")[0].unlink()
     export_segments(spool.folder, out)
     assert exported(out) == {record["decision_id"] for record in spool.read("decision")} < {f"d{i}" for i in range(9)}
+
+
+def test_a_segment_that_is_deleted_while_an_export_begins_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool, out = Spool(tmp_path / "spool", segment_bytes=2500), tmp_path / "out"
+    for i in range(9):
+        put(spool, "decision", decision(f"d{i}"))
+    spool.close()
+
+    def listed(folder: Path, kind: Kind) -> list[Path]:
+        found = segments.segments(folder, kind)
+        if kind == "decision":
+            found[0].unlink()
+        return found
+
+    monkeypatch.setattr("serving.decision_log.export.segments", listed)
+    export_segments(spool.folder, out)
+    assert exported(out) == {record["decision_id"] for record in spool.read("decision")} < {f"d{i}" for i in range(9)}
