@@ -235,9 +235,9 @@ def test_a_plan_says_users_days_and_money(tmp_path: Path, monkeypatch: pytest.Mo
     metrics = {"primary": "click_per_decision", "outcome_hours": None}
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(experiment("http://arms", name="first", metrics=metrics)))
     users = range(200)
-    decisions = [decision(f"d{n}", 7.2 * n, **MINE, **SURE, arm="incumbent", user_id=f"u{n}") for n in users]
-    outcomes = [outcome(f"c{n}", f"d{n}", minutes=7.2 * n + 1) for n in users]
-    outcomes += [outcome(f"k{n}", f"d{n}", "click", 1.0, 7.2 * n + 1) for n in users if n % 3 == 0]
+    decisions = [decision(f"d{n}", 7.24 * n, **MINE, **SURE, arm="incumbent", user_id=f"u{n}") for n in users]
+    outcomes = [outcome(f"c{n}", f"d{n}", minutes=7.24 * n + 1) for n in users]
+    outcomes += [outcome(f"k{n}", f"d{n}", "click", 1.0, 7.24 * n + 1) for n in users if n % 3 == 0]
     log = write(tmp_path / "log", decisions, outcomes)
     options = ["--experiment", str(tmp_path / "experiment.yaml"), "--dataset", str(tmp_path / "dataset.yaml")]
     done = mtorl("plan", str(log), "--effect", "0.3", *options, "--json", str(tmp_path / "plan.json"))
