@@ -82,7 +82,9 @@ def kill(file: FileArgument, state: StateOption = None, reason: ReasonOption = "
 def resume(file: FileArgument, state: StateOption = None, reason: ReasonOption = "resumed") -> None:
     """Turn the kill switch off again: it goes on at its stage, whose time begins anew.
 
-    mtorl experiment resume first-day.yaml
+        mtorl experiment resume first-day.yaml
+
+    What was decided before still counts in the verdict.
     """
     with _changing(file, state) as folder:
         _act(folder, "resume", reason)
@@ -92,7 +94,9 @@ def resume(file: FileArgument, state: StateOption = None, reason: ReasonOption =
 def stop_(file: FileArgument, state: StateOption = None, reason: ReasonOption = "stopped by hand") -> None:
     """End it: everybody gets the incumbent, for good.
 
-    mtorl experiment stop first-day.yaml --reason "the campaign is over"
+        mtorl experiment stop first-day.yaml --reason "the campaign is over"
+
+    Another try needs a new salt.
     """
     with _changing(file, state) as folder:
         _act(folder, "move", reason, to="stopped")
@@ -120,7 +124,9 @@ def promote(
 def rollback(file: FileArgument, state: StateOption = None, reason: ReasonOption = "rolled back by hand") -> None:
     """Give everybody the incumbent of before, also after a promotion. It ends the experiment.
 
-    mtorl experiment rollback first-day.yaml --reason "support calls"
+        mtorl experiment rollback first-day.yaml --reason "support calls"
+
+    It works while the file is broken, too.
     """
     with _changing(file, state) as folder:
         _act(folder, "move", reason, to="rolled back")
@@ -134,7 +140,9 @@ def status(
 ) -> None:
     """Say where it stands, who gets what, and what has happened to it.
 
-    mtorl experiment status first-day.yaml
+        mtorl experiment status first-day.yaml
+
+    It reads files alone: no server has to run.
     """
     with _input_errors():
         from pipelines.experiments.controller import summary

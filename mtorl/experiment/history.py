@@ -62,6 +62,8 @@ class Event(StrictModel):
     """Of the move with which it began: what its file may not change from then on."""
     incumbent: dict[str, Any] | None = None
     """Of a promotion: how the challenger answered then, which the incumbent does from then on (`answering`)."""
+    replaced: dict[str, Any] | None = None
+    """Of a promotion: how the incumbent answered until then, which a rollback goes back to."""
 
     def line(self) -> str:
         """The event as a line of JSON, with its end."""
@@ -113,8 +115,14 @@ def _after(state: State, event: Event) -> State:
         # What happened while it was off is no time of the stage.
         return replace(state, killed=False, since=None if state.since is None else event.at)
     assert event.to is not None
-    promoted = event.incumbent if event.to == "promoted" else None
-    return replace(state, phase=event.to, since=event.at, promoted=promoted, fixed=event.fixed or state.fixed)
+    return replace(
+        state,
+        phase=event.to,
+        since=event.at,
+        incumbent=state.replaced if state.phase == "promoted" else event.incumbent,  # from there, it is a rollback
+        replaced=event.replaced,
+        fixed=event.fixed or state.fixed,
+    )
 
 
 def serves_since_before(events: Sequence[Event], experiment: Experiment) -> Event | None:
@@ -186,6 +194,7 @@ def next_event(
         evidence=None if evidence is None else dict(evidence),
         fixed=fixed_fields(experiment) if kind == "move" and state.phase == "draft" else None,
         incumbent=answering(experiment.arm(challenger)) if to == "promoted" and challenger is not None else None,
+        replaced=answering(experiment.arm(INCUMBENT)) if to == "promoted" else None,
     )
 
 

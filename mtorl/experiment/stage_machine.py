@@ -43,7 +43,9 @@ class State:
             turned off; None for a draft.
         killed: Whether the kill switch was pulled, by a command. The file may pull it as well.
         events: How many events it has had.
-        promoted: How the challenger answers that was promoted, if one is (`answering`).
+        incumbent: How the incumbent's arm answers (`answering`); None: as the file says. A promoted challenger takes
+            its place as it answered then, and a rollback of that gives it back as it was.
+        replaced: Of a promotion: how it answered before.
         fixed: What may not change any more, as its file said it when it began (`fixed_fields`); None for a draft.
     """
 
@@ -51,7 +53,8 @@ class State:
     since: float | None = None
     killed: bool = False
     events: int = 0
-    promoted: Mapping[str, Any] | None = None
+    incumbent: Mapping[str, Any] | None = None
+    replaced: Mapping[str, Any] | None = None
     fixed: Mapping[str, Any] | None = None
 
 
@@ -245,8 +248,8 @@ def in_force(experiment: Experiment, state: State) -> Experiment:
     stage = next((stage for stage in STAGES if stage == state.phase), STAGES[0])
     on = experiment.enabled and not state.killed and state.phase in STAGES
     arms = experiment.arms
-    if state.promoted is not None:
-        served = {"explore": None, **state.promoted}
+    if state.incumbent is not None:
+        served = {"explore": None, **state.incumbent}
         arms = tuple(arm.replace(**served) if arm.name == INCUMBENT else arm for arm in arms)
     return experiment.replace(stage=stage, enabled=on, arms=arms)
 

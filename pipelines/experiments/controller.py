@@ -95,7 +95,7 @@ def act(
 
     Raises:
         IllegalEvent: It can't happen now.
-        ExperimentError: The file can't be used. The kill switch works all the same, on what is in force.
+        ExperimentError: The file can't be used. Kill switch and rollback work all the same, on what is in force.
         HistoryError: The history can't be read. The kill switch works all the same, until it can be.
     """
     with folder.locked():
@@ -103,7 +103,7 @@ def act(
             experiment, _ = state(folder)
         except ExperimentError:
             in_use = folder.last_in_force()
-            if kind != "kill" or in_use is None:
+            if in_use is None or not (kind == "kill" or to == "rolled back"):
                 raise
             experiment = in_use
         except HistoryError as error:
@@ -175,7 +175,7 @@ def summary(folder: ExperimentFolder) -> dict[str, Any]:
         "killed": found.killed or not experiment.enabled,
         "in_force": folder.last_in_force() in (serving, None),
         "shares": serving.shares(),
-        "promoted": None if found.promoted is None else dict(found.promoted),
+        "incumbent": None if found.incumbent is None else dict(found.incumbent),
         "events": [
             {"at": _iso(event.at), "what": event.to or event.kind, **event.model_dump(mode="json", exclude={"at"})}
             for event in folder.events()

@@ -47,8 +47,10 @@ def test_the_state_follows_from_the_events() -> None:
     assert state_of(events[:2], made()) == replace(began, killed=True, events=2)
     assert state_of(events, made()) == replace(began, since=20.0, events=3)  # while it was off is no time of the stage
     promoted = after(("move", "50%"), ("move", "promoted"))
-    assert state_of(promoted, made()).promoted == answering(made().arm("challenger"))
-    assert state_of(after(("move", "50%"), ("move", "promoted"), ("move", "rolled back")), made()).promoted is None
+    assert state_of(promoted, made()).incumbent == answering(made().arm("challenger"))
+    assert state_of(
+        after(("move", "50%"), ("move", "promoted"), ("move", "rolled back")), made()
+    ).incumbent == answering(made().arm("incumbent"))
 
 
 def test_a_promotion_is_in_force_until_it_is_rolled_back_or_the_file_says_it_itself() -> None:

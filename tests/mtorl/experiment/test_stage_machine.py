@@ -194,7 +194,7 @@ def test_in_force_are_stage_and_switch_and_a_promoted_challenger_is_the_incumben
     assert in_force(made(), dataclasses.replace(LAST, killed=True)).shares() == {"incumbent": 1.0, "challenger": 0.0}
     assert not in_force(made(enabled=False), LAST).enabled
     winner = answering(made().arm("challenger"))
-    promoted = in_force(made(), State(phase="promoted", since=0.0, promoted=winner))
+    promoted = in_force(made(), State(phase="promoted", since=0.0, incumbent=winner))
     incumbent = promoted.arm("incumbent")
     assert incumbent.url == made().arm("challenger").url
     assert (incumbent.model_digest, incumbent.policy, incumbent.weight) == ("29f665", None, 0.5)

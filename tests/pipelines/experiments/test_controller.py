@@ -159,6 +159,21 @@ def test_what_was_promoted_stays_whatever_becomes_of_the_file(tmp_path: Path) ->
     assert (serving(folder).salt, serving(folder).arm("incumbent").endpoint) == ("b", served.endpoint)
 
 
+@pytest.mark.parametrize("content", ["{", yaml.safe_dump({**FILE, "arms": [
+    {"name": "incumbent", "weight": 0.5, "endpoint": "http://127.0.0.1:7"}, FILE["arms"][1]]})])  # fmt: skip
+def test_a_rollback_gives_back_the_incumbent_of_before_whatever_becomes_of_the_file(
+    content: str, tmp_path: Path
+) -> None:
+    folder = folder_of(tmp_path)
+    do(folder, "move", "50%")
+    do(folder, "move", "promoted", challenger="challenger")
+    folder.file.write_text(content)
+    assert serving(folder).arm("incumbent").policy is None
+    do(folder, "move", "rolled back")
+    assert serving(folder).arm("incumbent").policy == "baseline"
+    assert not serving(folder).enabled
+
+
 def test_the_file_of_the_router_is_written_only_when_it_changes(tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
     put_in_force(folder)
