@@ -10,7 +10,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -202,7 +202,20 @@ def run(
                 said = kind
             if once or _stands(folder)[1].phase in OVER:
                 return
-            time.sleep(every)
+            _wait(folder, every)
+
+
+def _wait(folder: ExperimentFolder, seconds: float) -> None:
+    """Wait for the next look; what people change in the file meanwhile, comes into force at once."""
+    from mtorl.experiment.experiment import ExperimentError
+    from mtorl.experiment.history import HistoryError
+    from pipelines.experiments.controller import put_in_force
+
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        time.sleep(min(1.0, left))
+        with suppress(ExperimentError, HistoryError, OSError):  # the next look says so
+            put_in_force(folder)
 
 
 def _in_words(step: Move | Hold) -> str:

@@ -115,6 +115,10 @@ def act(
                 f"{error}\nit is switched off, but that can't be written there: mend it and kill again, or "
                 "it goes on at its stage"
             ) from None
+        if kind == "kill" and (found := state_of(folder.events(), experiment)).killed:
+            serving = in_force(experiment, found)  # whoever pulls it twice wants it off
+            folder.put_in_force(serving)
+            return serving
         return _do(folder, experiment, kind, by=by, reason=reason, at=at, to=to, challenger=challenger)
 
 

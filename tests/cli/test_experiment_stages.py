@@ -10,6 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from cli import experiment_stages
 from cli.main import app
 from cli.run import served_file
 from mtorl.experiment.experiment import Experiment
@@ -162,3 +163,24 @@ def test_a_file_that_changes_what_is_measured_changes_nothing(file: Path) -> Non
     done = mtorl("run", file, "--once")
     assert done.exit_code == 2 and "alpha may not change once it has begun" in done.stderr
     assert serving(file).alpha == 0.05
+
+
+def test_an_edit_comes_into_force_while_run_waits(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mtorl("ramp", file, "--to", "50%")
+    state = file.with_suffix("")
+    SPEC.save(state / "dataset.yaml")
+    (state / "router.yaml").write_text(yaml.safe_dump({"dataset": str(state / "dataset.yaml"), "experiment": "x"}))
+    edits = iter(["{", yaml.safe_dump({**yaml.safe_load(file.read_text()), "enabled": False})])
+    seen = []
+
+    def edit(_: float) -> None:
+        seen.append(serving(file).enabled)
+        try:
+            file.write_text(next(edits))
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    monkeypatch.setattr(experiment_stages.time, "sleep", edit)
+    done = mtorl("run", file, "--every", "3600")
+    assert done.exit_code == 130
+    assert seen == [True, True, False]

@@ -195,9 +195,16 @@ def test_a_command_that_is_tried_again_finishes_what_was_begun(tmp_path: Path, m
         with pytest.raises(OSError, match="No space"):
             do(folder, "kill")
     assert serving(folder).enabled
-    with pytest.raises(IllegalEvent, match="on already"):
-        do(folder, "kill")
+    do(folder, "kill")
     assert not serving(folder).enabled
+    assert [event.kind for event in folder.events()] == ["move", "kill"]
+
+
+def test_whoever_pulls_the_switch_twice_finds_it_off(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    do(folder, "move", "50%")
+    assert not do(folder, "kill").enabled and not do(folder, "kill").enabled
+    assert [event.kind for event in folder.events()] == ["move", "kill"]
 
 
 @pytest.mark.parametrize("by", ["another salt in between", "what is in force is lost"])
