@@ -60,7 +60,9 @@ def ramp(
 ) -> None:
     """Move it to another stage by hand, on or back.
 
-    mtorl experiment ramp first-day.yaml --to 5% --reason "the weekend is over"
+        mtorl experiment ramp first-day.yaml --to 5% --reason "the weekend is over"
+
+    From a stage that the ramp leaves out, only a person moves it on.
     """
     with _changing(file, state) as folder:
         _act(folder, "move", reason, to=to)
@@ -180,6 +182,7 @@ def run(
     with _input_errors():
         from mtorl.experiment.experiment import ExperimentError
         from mtorl.experiment.stage_machine import OVER, Move
+        from mtorl.log.touchpoints import LogError
         from pipelines.experiments.controller import next_step, put_in_force
         from pipelines.experiments.folder import ExperimentFolder
 
@@ -189,10 +192,11 @@ def run(
         said = ""
         step: Move | Hold | None
         while True:
+            over = False
             try:
                 step = next_step(folder, lambda served, since: _look(folder, served, since, dataset), time.time())
-                now = _in_words(step)
-            except (ExperimentError, OSError) as error:  # a full disk, too, is mended while it runs
+                now, over = _in_words(step), _stands(folder)[1].phase in OVER
+            except (ExperimentError, LogError, OSError) as error:  # each is mended while it runs, a full disk, too
                 if once:
                     raise
                 step, now = None, f"nothing changes: {error}"
@@ -200,7 +204,7 @@ def run(
             if kind != said or isinstance(step, Move):  # a figure that has grown is no news
                 typer.echo(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}  {now}")
                 said = kind
-            if once or _stands(folder)[1].phase in OVER:
+            if once or over:
                 return
             _wait(folder, every)
 
@@ -225,7 +229,13 @@ def _in_words(step: Move | Hold) -> str:
 
 
 def _look(folder: ExperimentFolder, served: Experiment, since: float, dataset: str | None) -> Evidence | None:
-    """What the router's log says, now."""
+    """What the router's log says, now.
+
+    Raises:
+        LogError: It can't be read. That is not the same as a log that says nothing: nothing may follow from it.
+    """
+    import duckdb
+
     from monitoring.decision_log import DecisionLog
     from monitoring.stage_evidence import stage_evidence
     from mtorl.log.dataset import DatasetSpec
@@ -240,8 +250,8 @@ def _look(folder: ExperimentFolder, served: Experiment, since: float, dataset: s
     try:
         with readable_log(folder.state) as log:
             return stage_evidence(DecisionLog.in_folder(log), served, gain, since)
-    except LogError:  # nobody has asked it yet
-        return None
+    except duckdb.Error as error:
+        raise LogError(f"{folder.state}: the log can't be read: {str(error).splitlines()[0]}") from None
 
 
 @contextmanager

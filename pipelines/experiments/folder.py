@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ def named_by_router(state: Path, name: str) -> str | None:
     return str(yaml.safe_load(settings.read_text())[name]) if settings.exists() else None
 
 
+_LOCK_SECONDS = 10.0
 _HEAD = "# What is in force. Written by mtorl; the file to edit is {file}\n"
 
 
@@ -106,11 +108,27 @@ class ExperimentFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else changes anything meanwhile; waits for whoever does."""
+        """Nobody else changes anything meanwhile; waits for whoever does, which takes moments.
+
+        Raises:
+            OSError: Somebody holds it for longer: a process that was suspended, perhaps.
+        """
         self.state.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.state / "history.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        path = self.state / "history.lock"
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        until = time.monotonic() + _LOCK_SECONDS
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > until:
+                        raise TimeoutError(
+                            f"{path}: another process has held it for {_LOCK_SECONDS:g} s, and is suspended or hangs: "
+                            f"end it (fuser {path}) and try again"
+                        ) from None
+                    time.sleep(0.05)
             yield
         finally:
             os.close(handle)

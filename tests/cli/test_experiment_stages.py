@@ -124,8 +124,10 @@ def test_the_ramp_goes_on_by_what_the_routers_log_says(file: Path) -> None:
     assert unserved.exit_code == 2 and "no router has been started there" in unserved.stderr
     served = {"dataset": str(state / "dataset.yaml"), "experiment": str(state / "experiment.yaml")}
     (state / "router.yaml").write_text(yaml.safe_dump(served))
+    (state / "spool").mkdir()
     unasked = mtorl("run", file, "--once")
     assert unasked.exit_code == 0 and "0 of 5 users of challenger" in unasked.stdout
+    (state / "spool").rmdir()
     at = json.loads(mtorl("status", file, "--json").stdout)["since"]
     own = {"experiment": FILE["name"], "salt": "a", "layer": "ads", "stage": "shadow", "arm": "incumbent"}
     own |= {"assignment_probability": 1.0, "event_time": at, "fallback_reason": None}
@@ -184,3 +186,33 @@ def test_an_edit_comes_into_force_while_run_waits(file: Path, monkeypatch: pytes
     done = mtorl("run", file, "--every", "3600")
     assert done.exit_code == 130
     assert seen == [True, True, False]
+
+
+@pytest.mark.parametrize("fault", ["the file", "the log", "no router"])
+def test_run_waits_until_what_can_not_be_read_is_mended(
+    fault: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing follows from a fault: not even that its planned end has come without a win."""
+    content = {**yaml.safe_load(file.read_text()), "planned_end": "2026-01-01T00:00:00Z"}
+    file.write_text(yaml.safe_dump(content))
+    mtorl("ramp", file, "--to", "50%")
+    state, looks = file.with_suffix(""), []
+    SPEC.save(state / "dataset.yaml")
+    router = yaml.safe_dump({"dataset": str(state / "dataset.yaml"), "experiment": "x"})
+    if fault != "no router":
+        (state / "router.yaml").write_text(router)
+    (state / "exported").mkdir()
+    (state / "exported" / "decisions.parquet").write_text("rubbish")
+
+    def look_again(_: Any, __: float) -> None:
+        looks.append(serving(file).stage)
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+        if fault == "the file":
+            file.write_text("{")
+
+    monkeypatch.setattr(experiment_stages, "_wait", look_again)
+    done = mtorl("run", file)
+    assert done.exit_code == 130 and len(looks) == 3, done.output
+    assert done.stdout.count("nothing changes: ") == (2 if fault == "the file" else 1), done.stdout
+    assert len(state.joinpath("history.jsonl").read_text().splitlines()) == 1

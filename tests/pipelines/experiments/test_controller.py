@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import HistoryError, IllegalEvent, state_of
 from mtorl.experiment.stage_machine import ArmEvidence, Evidence, Hold, Move, State, in_force
+from pipelines.experiments import folder as folder_module
 from pipelines.experiments.controller import act, next_step, put_in_force, summary
 from pipelines.experiments.folder import ExperimentFolder
 from tests.features.collect.decision_logs import SPEC
@@ -172,6 +173,14 @@ def test_a_rollback_gives_back_the_incumbent_of_before_whatever_becomes_of_the_f
     do(folder, "move", "rolled back")
     assert serving(folder).arm("incumbent").policy == "baseline"
     assert not serving(folder).enabled
+
+
+def test_who_holds_the_lock_for_long_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_module, "_LOCK_SECONDS", 0.2)
+    folder = folder_of(tmp_path)
+    with folder.locked(), pytest.raises(TimeoutError, match="another process has held it"):
+        do(folder, "kill")
+    do(folder, "kill")
 
 
 def test_the_file_of_the_router_is_written_only_when_it_changes(tmp_path: Path) -> None:
