@@ -185,10 +185,9 @@ def plan(
         from cli.progress_bars import ProgressBars
         from cli.tables import print_plan
         from monitoring.decision_log import DecisionLog
-        from monitoring.incumbent_users import incumbent_users
-        from mtorl.experiment.experiment import INCUMBENT, Experiment
-        from mtorl.experiment.plan import MOST_USERS, needed_users
-        from mtorl.experiment.verdict import error_share
+        from monitoring.incumbent_users import incumbent_users, plan_with
+        from mtorl.experiment.experiment import Experiment
+        from mtorl.experiment.plan import MOST_USERS
         from mtorl.log.dataset import DatasetSpec
         from mtorl.log.touchpoints import LogError
         from pipelines.experiments.state_log import readable_log
@@ -197,33 +196,15 @@ def plan(
         gain = DatasetSpec.load(_named(folder, "dataset", dataset)).reward.gain
         with ProgressBars() as bars, bars.step("add up the incumbent's users"), readable_log(folder) as log:
             seen = incumbent_users(DecisionLog.in_folder(log), spec, gain)
-        challengers = [arm.name for arm in spec.arms if arm.name != INCUMBENT]
-        alpha = error_share(spec.alpha, len(challengers), len(spec.metrics.guardrails))
         try:
             with ProgressBars() as bars, bars.step("play the experiment"):
-                found = needed_users(seen.population, effect, share, alpha)
+                found = plan_with(seen, spec, effect, share, users_a_day)
         except ValueError as error:
             raise LogError(str(error)) from None
     if found is None:
         stop(f"an effect of {effect:.1%} would take more than {MOST_USERS:,} users: plan with a larger one", 1)
-    users = len(seen.population.figures_U2)
-    a_day = users_a_day or (users / seen.days if seen.days else 0.0)
-    decisions = found.users * seen.decisions / users
-    days = max(found.users / a_day, spec.min_runtime_hours / 24) if a_day else None
-    figures = {
-        "effect": effect,
-        "share": share,
-        "users": found.users,
-        "days": days,
-        "decisions": decisions,
-        "cost": decisions * seen.cost_per_decision,
-        "power": found.power,
-        "runs": found.runs,
-        "alpha": alpha,
-        "seen": {"users": users, "decisions": seen.decisions, "days": seen.days, "gain": seen.population.ratio},
-    }
-    print_plan(figures)
-    _write(out, figures)
+    print_plan(found)
+    _write(out, found)
 
 
 @app.command()

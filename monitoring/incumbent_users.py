@@ -1,21 +1,22 @@
-"""What the incumbent's users did so far, for a plan of an experiment that is still to come.
+"""What the incumbent's users did so far, and what an experiment with users like them would need.
 
-    found = incumbent_users(log, experiment, gain)
-    needed_users(found.population, effect=0.05, share=0.5, alpha=0.05)          # mtorl.experiment.plan
+    seen = incumbent_users(log, experiment, gain)
+    plan_with(seen, experiment, effect=0.05)                   # users, days, money (mtorl.experiment.plan)
 
 All of the incumbent's decisions count whose outcomes are known by now: in the shadow, in a stage, or of users outside.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from monitoring.decision_log import DecisionLog, database, one_record_each_of_few_copies, open_records
 from mtorl.experiment.experiment import INCUMBENT, OUTSIDE, Experiment
 from mtorl.experiment.metrics import COST, METRICS, column, gain_of, sums
-from mtorl.experiment.plan import Population
+from mtorl.experiment.plan import Population, needed_users
+from mtorl.experiment.verdict import error_share
 from mtorl.log.dataset import EVENTS
 from mtorl.log.gain import Gain
 
@@ -80,3 +81,44 @@ def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> Inc
         cost / decisions if decisions else 0.0,
         span.total_seconds() / 86_400 if span is not None else 0.0,
     )
+
+
+def plan_with(
+    seen: IncumbentUsers, experiment: Experiment, effect: float, share: float = 0.5, users_a_day: float = 0.0
+) -> dict[str, Any] | None:
+    """What it takes to find an effect; None: more users than anybody waits for.
+
+    Args:
+        seen: The incumbent's users.
+        experiment: Which comparisons share its alpha, and how long it runs at least.
+        effect: By how much the challenger's metric is larger, as a share of the incumbent's.
+        share: Of the users who get the challenger.
+        users_a_day: Users who come on a day; 0: as many new ones as were seen.
+
+    Returns:
+        A JSON-ready dict: users of all arms, days (None: not known), decisions, cost (currency units), power and runs
+        of the played experiments, alpha of the comparison, and what was seen.
+
+    Raises:
+        ValueError: the log says too little, or an argument makes no sense.
+    """
+    challengers = sum(arm.name != INCUMBENT for arm in experiment.arms)
+    alpha = error_share(experiment.alpha, challengers, len(experiment.metrics.guardrails))
+    found = needed_users(seen.population, effect, share, alpha)
+    if found is None:
+        return None
+    users = len(seen.population.figures_U2)
+    a_day = users_a_day or (users / seen.days if seen.days else 0.0)
+    decisions = found.users * seen.decisions / users
+    return {
+        "effect": effect,
+        "share": share,
+        "users": found.users,
+        "days": max(found.users / a_day, experiment.min_runtime_hours / 24) if a_day else None,
+        "decisions": decisions,
+        "cost": decisions * seen.cost_per_decision,
+        "power": found.power,
+        "runs": found.runs,
+        "alpha": alpha,
+        "seen": {"users": users, "decisions": seen.decisions, "days": seen.days, "gain": seen.population.ratio},
+    }

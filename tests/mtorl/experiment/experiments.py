@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mtorl.experiment.experiment import Experiment
+from tests.experiments import experiment
 
 RAMP: dict[str, Any] = {
     "stages": [
@@ -13,24 +14,20 @@ RAMP: dict[str, Any] = {
         {"stage": "50%", "hours": 3, "users": 30},
     ]
 }
-FILE: dict[str, Any] = {
-    "name": "mtorl-vs-rules",
-    "enabled": True,
-    "salt": "a",
-    "unit": "user_id",
-    "layer": "ads",
-    "arms": [
+FILE: dict[str, Any] = experiment(
+    "http://127.0.0.1:8085",
+    name="mtorl-vs-rules",
+    salt="a",
+    layer="ads",
+    arms=[
         {"name": "incumbent", "weight": 0.5, "policy": "baseline"},
-        {"name": "challenger", "weight": 0.5, "endpoint": "http://127.0.0.1:8085", "model_digest": "29f665"},
+        {"name": "challenger", "weight": 0.5, "model_digest": "29f665"},
     ],
-    "default_channel": "search",
-    "budgets": [{"campaign": "*", "channel": "*", "amount": 1000}],
-    "metrics": {"primary": "gain_per_decision"},
-    "alpha": 0.05,
-    "min_runtime_hours": 0,
-    "owner": "ads-platform",
-    "ramp": RAMP,
-}
+    budgets=[{"campaign": "*", "channel": "*", "amount": 1000}],
+    metrics={"primary": "gain_per_decision"},
+    ramp=RAMP,
+)
+del FILE["stage"]
 
 
 def made(**changes: Any) -> Experiment:
