@@ -1,7 +1,7 @@
 """What people and the ramp do to an experiment: one step at a time, each safe to be killed in.
 
-    act(folder, "kill", by="person", reason="clicks are gone", at=time.time())
-    step = next_step(folder, look, time.time())         # with `mtorl experiment run`, again and again
+    act(store, "kill", by="person", reason="clicks are gone", at=time.time())
+    step = next_step(store, look, time.time())         # with `mtorl experiment run`, again and again
 
 The order is always the same: read file and history, write the event, put into force what follows. Who comes after a
 crash puts into force what the history already says.
@@ -16,7 +16,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mtorl.experiment.experiment import Experiment, ExperimentError
-from mtorl.experiment.history import By, HistoryError, IllegalEvent, Kind, next_event, serves_since_before, state_of
+from mtorl.experiment.history import (
+    By,
+    Event,
+    HistoryError,
+    IllegalEvent,
+    Kind,
+    next_event,
+    serves_since_before,
+    state_of,
+)
 from mtorl.experiment.stage_machine import (
     OVER,
     Evidence,
@@ -28,52 +37,57 @@ from mtorl.experiment.stage_machine import (
     fixed_changes,
     in_force,
 )
-from pipelines.experiments.folder import ExperimentFolder
+from pipelines.experiments.store import ExperimentStore
 
 Look = Callable[[Experiment, float], Evidence | None]
 """What is known of an experiment as it is in force, at its stage since a time in seconds since 1970."""
 
 
-def state(folder: ExperimentFolder) -> tuple[Experiment, State]:
+def state(store: ExperimentStore) -> tuple[Experiment, State]:
     """The file, and where the experiment stands.
 
     Raises:
         ExperimentError: The file can't be used, or has changed what may not change any more.
         HistoryError: The history can't be read.
     """
-    experiment = folder.definition()
-    events = folder.events()
+    experiment = store.definition()
+    events = store.events()
     found = state_of(events, experiment)
     if found.fixed is not None and (changed := fixed_changes(found.fixed, experiment)):
         raise ExperimentError(
-            f"{folder.file}: {', '.join(changed)} may not change once it has begun, and what is in force goes on; "
+            f"{store.name}: {', '.join(changed)} may not change once it has begun, and what is in force goes on; "
             "change it back, or give the experiment a new salt, which begins anew with other users in each arm"
         )
     if (promotion := serves_since_before(events, experiment)) is not None:
-        answers = ", ".join(f"{name}: {value}" for name, value in (promotion.incumbent or {}).items() if value)
-        raise ExperimentError(
-            f"{folder.file}: {promotion.challenger} was promoted under salt {promotion.salt!r} and serves everybody; "
-            f"the incumbent of this file is the one of before. Let its arm answer in the same way ({answers}), or roll "
-            "that promotion back with its old salt first"
-        )
+        raise ExperimentError(f"{store.name}: {taken_back(promotion)}")
     return experiment, found
 
 
-def put_in_force(folder: ExperimentFolder) -> Experiment:
+def taken_back(promotion: Event) -> str:
+    """Why an experiment can't follow on a promotion that it does not know of."""
+    answers = ", ".join(f"{name}: {value}" for name, value in (promotion.incumbent or {}).items() if value)
+    return (
+        f"{promotion.challenger} was promoted in {promotion.experiment} under salt {promotion.salt!r} and serves "
+        "everybody; the incumbent given here is the one of before. Let its arm answer in the same way "
+        f"({answers}), or roll that promotion back first"
+    )
+
+
+def put_in_force(store: ExperimentStore) -> Experiment:
     """Hand to the router what follows from file and history, and return it.
 
     Raises:
         ExperimentError: The file can't be used, or has changed what may not change any more.
         HistoryError: The history can't be read.
     """
-    with folder.locked():
-        experiment = in_force(*state(folder))
-        folder.put_in_force(experiment)
+    with store.locked():
+        experiment = in_force(*state(store))
+        store.put_in_force(experiment)
         return experiment
 
 
 def act(
-    folder: ExperimentFolder,
+    store: ExperimentStore,
     kind: Kind,
     *,
     by: By,
@@ -85,7 +99,7 @@ def act(
     """Do something to an experiment, and return what is in force from then on.
 
     Args:
-        folder: Where it is.
+        store: Where it is.
         kind: What.
         by: Who brings it about.
         reason: Why, in words.
@@ -98,38 +112,38 @@ def act(
         ExperimentError: The file can't be used. Kill switch and rollback work all the same, on what is in force.
         HistoryError: The history can't be read. The kill switch works all the same, until it can be.
     """
-    with folder.locked():
+    with store.locked():
         try:
-            experiment, _ = state(folder)
+            experiment, _ = state(store)
         except ExperimentError:
-            in_use = folder.last_in_force()
+            in_use = store.last_in_force()
             if in_use is None or not (kind == "kill" or to == "rolled back"):
                 raise
             experiment = in_use
         except HistoryError as error:
-            in_use = folder.last_in_force()
+            in_use = store.last_in_force()
             if kind != "kill" or in_use is None:
                 raise
-            folder.put_in_force(in_use.replace(enabled=False))
+            store.put_in_force(in_use.replace(enabled=False))
             raise HistoryError(
                 f"{error}\nit is switched off, but that can't be written there: mend it and kill again, or "
                 "it goes on at its stage"
             ) from None
-        if kind == "kill" and (found := state_of(folder.events(), experiment)).killed:
+        if kind == "kill" and (found := state_of(store.events(), experiment)).killed:
             serving = in_force(experiment, found)  # whoever pulls it twice wants it off
-            folder.put_in_force(serving)
+            store.put_in_force(serving)
             return serving
-        return _do(folder, experiment, kind, by=by, reason=reason, at=at, to=to, challenger=challenger)
+        return _do(store, experiment, kind, by=by, reason=reason, at=at, to=to, challenger=challenger)
 
 
-def next_step(folder: ExperimentFolder, look: Look, now: float) -> Move | Hold:
+def next_step(store: ExperimentStore, look: Look, now: float) -> Move | Hold:
     """Let the ramp do what comes next, if anything does.
 
     Looking at the evidence of a large log takes minutes. Nothing is locked meanwhile: the kill switch does not wait. A
     move is made only if nothing has happened since.
 
     Args:
-        folder: Where the experiment is.
+        store: Where the experiment is.
         look: Finds the evidence.
         now: Seconds since 1970.
 
@@ -137,19 +151,19 @@ def next_step(folder: ExperimentFolder, look: Look, now: float) -> Move | Hold:
         ExperimentError: The file can't be used.
         HistoryError: The history can't be read.
     """
-    serving = put_in_force(folder)
-    experiment, before = state(folder)
+    serving = put_in_force(store)
+    experiment, before = state(store)
     asked = serving.enabled and before.phase not in (*OVER, "draft") and before.since is not None
     evidence = look(serving, before.since or 0.0) if asked else None
-    with folder.locked():
-        experiment, after = state(folder)
+    with store.locked():
+        experiment, after = state(store)
         if after != before:
             return Hold(("something else happened while the evidence was looked at",))
         step = consider(experiment, after, evidence, now)
         if isinstance(step, Move):
             known = None if evidence is None else plain(evidence)
             _do(
-                folder,
+                store,
                 experiment,
                 "move",
                 by="ramp",
@@ -162,14 +176,14 @@ def next_step(folder: ExperimentFolder, look: Look, now: float) -> Move | Hold:
         return step
 
 
-def summary(folder: ExperimentFolder) -> dict[str, Any]:
+def summary(store: ExperimentStore) -> dict[str, Any]:
     """Where an experiment stands, who gets what, and what has happened to it, JSON-ready.
 
     Raises:
         ExperimentError: The file can't be used.
         HistoryError: The history can't be read.
     """
-    experiment, found = state(folder)
+    experiment, found = state(store)
     serving = in_force(experiment, found)
     return {
         "experiment": experiment.name,
@@ -177,12 +191,12 @@ def summary(folder: ExperimentFolder) -> dict[str, Any]:
         "phase": found.phase,
         "since": None if found.since is None else _iso(found.since),
         "killed": found.killed or not experiment.enabled,
-        "in_force": folder.last_in_force() in (serving, None),
+        "in_force": store.last_in_force() in (serving, None),
         "shares": serving.shares(),
         "incumbent": None if found.incumbent is None else dict(found.incumbent),
         "events": [
             {"at": _iso(event.at), "what": event.to or event.kind, **event.model_dump(mode="json", exclude={"at"})}
-            for event in folder.events()
+            for event in store.events()
             if (event.experiment, event.salt) == (experiment.name, experiment.salt)
         ],
     }
@@ -192,16 +206,16 @@ def _iso(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
-def _do(folder: ExperimentFolder, experiment: Experiment, kind: Kind, **event: Any) -> Experiment:
-    events = folder.events()
+def _do(store: ExperimentStore, experiment: Experiment, kind: Kind, **event: Any) -> Experiment:
+    events = store.events()
     try:
         made = next_event(events, experiment, kind, **event)
     except IllegalEvent:  # perhaps since it has happened, and whoever wrote that died before it was in force
-        folder.put_in_force(in_force(experiment, state_of(events, experiment)))
+        store.put_in_force(in_force(experiment, state_of(events, experiment)))
         raise
-    folder.append(made)
+    store.append(made)
     serving = in_force(experiment, state_of([*events, made], experiment))
-    folder.put_in_force(serving)
+    store.put_in_force(serving)
     return serving
 
 

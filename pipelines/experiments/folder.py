@@ -57,6 +57,11 @@ class ExperimentFolder:
         return cls(file, state or file.with_suffix(""), dataset)
 
     @property
+    def name(self) -> str:
+        """The file's, for messages."""
+        return str(self.file)
+
+    @property
     def history(self) -> Path:
         """A line an event."""
         return self.state / "history.jsonl"

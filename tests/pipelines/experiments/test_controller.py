@@ -151,7 +151,7 @@ def test_what_was_promoted_stays_whatever_becomes_of_the_file(tmp_path: Path) ->
     put_in_force(folder)
     assert serving(folder).arm("incumbent") == served
     folder.file.write_text(yaml.safe_dump({**FILE, "salt": "b"}))
-    with pytest.raises(ExperimentError, match="was promoted under salt 'a' and serves everybody"):
+    with pytest.raises(ExperimentError, match="was promoted in mtorl-vs-rules under salt 'a'"):
         put_in_force(folder)
     assert serving(folder).arm("incumbent") == served
     known = {**FILE["arms"][0], "policy": None, "endpoint": served.endpoint, "model_digest": served.model_digest}
