@@ -38,7 +38,7 @@ from mtorl.log.times import moment, zone
 from mtorl.policy.exploration import Exploration
 from mtorl.policy.periods import Period, period_at
 from mtorl.policy.schedule import Pacing
-from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml, validated
+from mtorl.runtime.validation import FromList, NoneInWord, StrictModel, Text, load_yaml, validated
 
 INCUMBENT = "incumbent"
 OUTSIDE = "outside"
@@ -156,8 +156,8 @@ class Budget(StrictModel):
     """total: for all time. day, hour: anew for each one."""
     timezone: Text = "UTC"
     """Whose days and hours: an IANA name such as Europe/Berlin."""
-    pacing: Pacing | None = Field(default_factory=_paced_by_default)
-    """How the money is spread over its time; null, as by default for a total: first come, first served."""
+    pacing: Annotated[Pacing | None, NoneInWord()] = Field(default_factory=_paced_by_default)
+    """How the money is spread over its time; none, as by default for a total: first come, first served."""
 
     @field_validator("timezone")
     @classmethod
@@ -188,9 +188,9 @@ class Metrics(StrictModel):
     primary: Annotated[Text, AfterValidator(known_gain)]
     secondary: Annotated[tuple[MetricName, ...], FromList] = ()
     guardrails: Annotated[tuple[Guardrail, ...], FromList] = ()
-    outcome_hours: float | None = Field(default=24.0, gt=0, le=8760)
+    outcome_hours: Annotated[Annotated[float, Field(gt=0, le=8760)] | None, NoneInWord()] = 24.0
     """Hours after a decision in which its outcomes happen, and are reported: later ones do not count, and a decision
-    counts once they are over. null: whatever is known counts, which is right when no more outcomes will come."""
+    counts once they are over. none: whatever is known counts, which is right when no more outcomes will come."""
 
     @property
     def names(self) -> tuple[str, ...]:

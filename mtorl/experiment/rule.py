@@ -41,6 +41,8 @@ class Row(StrictModel):
 def _ends(rows: tuple[Row, ...]) -> tuple[Row, ...]:
     if not rows or rows[-1].when:
         raise ValueError("the last row must fit everybody: give one with a channel and without `when`")
+    if any(not row.when for row in rows[:-1]):
+        raise ValueError("a row without `when` fits everybody: those after it would never decide")
     return rows
 
 

@@ -22,11 +22,13 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
     ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
 
 class StrictModel(BaseModel):
@@ -95,6 +97,22 @@ Text = Annotated[str, AfterValidator(_not_blank)]
 
 FromList = BeforeValidator(_as_tuple)
 """`Annotated[tuple[Arm, ...], FromList]`: a list in the file, a tuple in the model."""
+
+
+class NoneInWord:
+    """`Annotated[float | None, NoneInWord()] = 24.0`: null where it is not the default, also as the word `none`.
+
+    `kubectl apply` leaves out a null, and the default would come in its place.
+    """
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(
+            lambda value: None if value == "none" else value, handler(source)
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        found = handler(schema)
+        return {**found, "anyOf": [*found["anyOf"], {"const": "none", "type": "string"}]}
 
 
 Model = TypeVar("Model", bound=StrictModel)

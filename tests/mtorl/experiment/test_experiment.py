@@ -74,6 +74,10 @@ def test_load_reads_what_a_file_says(tmp_path: Path) -> None:
         ({"arms": [FILE["arms"][0], {**BASELINE, "policy": "basline"}]}, "'basline' is not one of baseline"),
         ({"arms": [FILE["arms"][0], {**BASELINE, "policy": []}]}, "the last row must fit everybody"),
         ({"arms": [FILE["arms"][0], {**BASELINE, "policy": [PHONES]}]}, "the last row must fit everybody"),
+        (
+            {"arms": [FILE["arms"][0], {**BASELINE, "policy": [{"channel": "search"}, PHONES, {"channel": "search"}]}]},
+            "fits everybody: those after",
+        ),
         ({"arms": [FILE["arms"][0], {**BASELINE, "policy": [{"chanel": "a"}]}]}, "unknown field 'chanel'"),
         ({"stage": "10%"}, "stage"),
         ({"stage": 0.5}, "stage"),
@@ -296,3 +300,14 @@ def test_a_budget_may_hold_in_all_and_for_each_day() -> None:
     ]
     accounts = make(budgets=budgets, stage="50%").accounts()
     assert [(a.limit, a.period) for a in accounts if a.arm == "incumbent"] == [(4.5, "total"), (0.5, "day")]
+
+
+def test_the_word_none_says_what_null_says() -> None:
+    """`kubectl apply` leaves out a null, and the default would come in its place."""
+    budget = {"campaign": "*", "channel": "*", "amount": 1, "period": "day"}
+    for word in (None, "none"):
+        fields = {"metrics": {"primary": "click_per_decision", "outcome_hours": word}}
+        made = Experiment.from_dict({**FILE, **fields, "budgets": [{**budget, "pacing": word}]})
+        assert made.metrics.outcome_hours is None and made.budgets[0].pacing is None
+    with pytest.raises(ExperimentError, match="outcome_hours"):
+        Experiment.from_dict({**FILE, "metrics": {"primary": "click_per_decision", "outcome_hours": "never"}})
