@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from typing import Self
@@ -31,7 +32,8 @@ from serving.router.flow.stages import Stages
 from serving.router.ops import metrics
 from serving.router.ops.found_features import FoundFeatures
 from serving.router.ops.health import Health
-from serving.router.ops.live_experiment import LiveExperiment
+from serving.router.ops.live_experiment import ExperimentFile, LiveExperiment
+from serving.router.ops.operator_feed import OperatorFeed
 from serving.router.ops.settings import RouterSettings, SettingsError
 from serving.router.ops.shipping import open_sink
 
@@ -84,7 +86,11 @@ class Router:
         # Routers that share a ledger must agree on the experiment and its limits: what one of them last had in force
         # may be older than what the others have now, so none of them starts with it. It waits; the others go on.
         last_good, alone = settings.spool.with_name("last-good-experiment.yaml"), not self.ledger.shared
-        self.live = LiveExperiment(settings.experiment, self.spec, self.health, last_good, alone)
+        self._feed: OperatorFeed | None = None
+        if settings.operator is not None:
+            self._feed = OperatorFeed(settings.operator, settings.experiment, last_good, socket.gethostname())
+        source = self._feed or ExperimentFile(settings.experiment)
+        self.live = LiveExperiment(source, self.spec, self.health, last_good, alone)
         self._settings = settings
         self._source = features
         self._seconds = seconds
@@ -103,7 +109,7 @@ class Router:
         while self.live.missing is not None:
             self._wait_for(f"the experiment file is refused: {self.live.missing}")
             await asyncio.sleep(_TICK_SECONDS)
-            await asyncio.to_thread(self.live.refresh)
+            await self._follow_experiment()
         self._features = FeatureReader(self._source or await self._feature_source(), self.spec)
         self.health.waiting_for = f"the decision log is being read: {self._settings.spool}"
         self.spool = await asyncio.to_thread(Spool, self._settings.spool, max_bytes=self._settings.spool_max_bytes)
@@ -114,7 +120,7 @@ class Router:
         reported = self.spool.newest("outcome", _OUTCOMES_EACH * idempotency_cache.MOST)
         await asyncio.to_thread(self.decider.cache.load, self.live.experiment.salt, newest, reported)
         await self._arms.open()
-        await asyncio.to_thread(self.live.refresh)  # a switch that was thrown while the router waited
+        await self._follow_experiment()  # a switch that was thrown while the router waited
         await self._attempt(self._keep_accounts)  # the first decision has a price, too
         await asyncio.gather(self._arm_watch.look(), self._warm_up_features())
         if self.shipper:
@@ -227,6 +233,9 @@ class Router:
         return False
 
     async def _follow_experiment(self) -> None:
+        if self._feed is not None:
+            version = "" if self.live.missing is not None else self.live.experiment.version
+            await asyncio.to_thread(self._feed.ask, version)
         await asyncio.to_thread(self.live.refresh)
 
     async def _keep_accounts(self) -> None:

@@ -174,6 +174,25 @@ def write_settings(folder: Path, endpoint: str, changes: dict[str, Any], **setti
     return RouterSettings.load(folder / "router.yaml")
 
 
+def made_feast_repo(folder: Path) -> Path:
+    """A real feature repository that knows one user."""
+    import pandas as pd
+
+    from features.offline.store import create, materialize
+
+    row = {"user_id": "u1", "campaign_id": "c", "cost": 0.03, "conversion": 0, "revenue": 0.0, "propensity": 0.5}
+    row |= {"device": "tv", "slot": "top", "age": "30-39"}
+    start = pd.Timestamp("2026-01-01", tz="UTC")
+    rows = [
+        {**row, "timestamp": start + pd.Timedelta(hours=i), "channel": channel, "click": i % 2, "hour": float(i)}
+        for i, channel in enumerate(("search", "video"))
+    ]
+    pd.DataFrame(rows)[list(SPEC.log_columns)].to_parquet(folder / "log.parquet")
+    create(folder / "features", SPEC, folder / "log.parquet")
+    materialize(folder / "features", SPEC)
+    return folder / "features"
+
+
 @cache
 def kserve() -> ModelServer:
     """KServe's application is a global of the process: it is put together once."""

@@ -1,5 +1,6 @@
 """What operators set and see.
 
 In reading order: `settings.py` (the YAML file), `live_experiment.py` (the experiment in force, read again when its file
-changes), `metrics.py` (Prometheus), `health.py` (probes), `shipping.py` (where the decision log goes).
+changes), `operator_feed.py` (or asked for at the experiments' operator), `metrics.py` (Prometheus), `health.py`
+(probes), `shipping.py` (where the decision log goes).
 """

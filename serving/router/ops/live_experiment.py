@@ -1,4 +1,4 @@
-"""The experiment in force: read again when its file changes, kept when the new file is wrong.
+"""The experiment in force: read again when its file changes, kept when the new one is wrong.
 
 What comes into force is also kept as a file of the router's own, so that a restart beside a wrong file is no outage:
 the router starts with what it had, and waits for the file only if nothing usable was kept. Until the file is mended or
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from pathlib import Path
+from typing import Protocol
 
 import yaml
 
@@ -23,11 +24,59 @@ from serving.router.ops.health import Health
 log = logging.getLogger(__name__)
 
 
+class Source(Protocol):
+    """Where the experiment comes from."""
+
+    @property
+    def signature(self) -> object:
+        """Changes with the experiment."""
+
+    def load(self, spec: DatasetSpec) -> Experiment:
+        """The experiment, which fits a data set.
+
+        Raises:
+            ExperimentError: It can't be used; the message says where it is.
+        """
+
+
+class ExperimentFile:
+    """A file that people write, or that a ConfigMap is mounted as.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @property
+    def signature(self) -> object:
+        """Changes with the file. A ConfigMap changes by a symlink that points elsewhere: hence the inode."""
+        try:
+            status = self._path.stat()
+        except OSError:
+            return ()
+        return status.st_mtime_ns, status.st_ino, status.st_size
+
+    def load(self, spec: DatasetSpec) -> Experiment:
+        """What is in the file.
+
+        Raises:
+            ExperimentError: It can't be read or used, or does not fit the data set.
+        """
+        experiment = Experiment.load(self._path)
+        try:
+            experiment.check(spec)
+        except ExperimentError as error:
+            raise ExperimentError(f"{self._path}: {error}") from None
+        return experiment
+
+
 class LiveExperiment:
     """Holds the experiment. A request takes `experiment` once, so that all of its decisions have the same.
 
     Args:
-        path: The experiment file.
+        source: Where it comes from.
         spec: The data set, whose channels, columns and outcomes the experiment may name.
         health: Is told when the file is refused.
         last_good: Where to keep what is in force, for people and for the next start; None: nowhere.
@@ -40,23 +89,23 @@ class LiveExperiment:
 
     def __init__(
         self,
-        path: Path,
+        source: Source,
         spec: DatasetSpec,
         health: Health,
         last_good: Path | None = None,
         start_with_it: bool = True,
     ) -> None:
-        self._path = path
+        self._source = source
         self._spec = spec
         self._health = health
         self._last_good = last_good
         self._start_with_it = start_with_it
-        self._version = self._signature()
+        self._version = source.signature
         self._experiment: Experiment | None = None
         self.missing: ExperimentError | None = None
         self.generation = 0
         try:
-            self._accept(self._load(path))
+            self._accept(source.load(spec))
         except ExperimentError as error:
             self._experiment = self._load_last_good()
             self._refuse(error)
@@ -75,12 +124,12 @@ class LiveExperiment:
 
     def refresh(self) -> bool:
         """Look at the file; returns whether another experiment is in force now."""
-        signature = self._signature()
+        signature = self._source.signature
         if signature == self._version:
             return False
         self._version = signature
         try:
-            self._accept(self._load(self._path))
+            self._accept(self._source.load(self._spec))
         except ExperimentError as error:
             self._refuse(error)
             return False
@@ -122,23 +171,7 @@ class LiveExperiment:
         if self._last_good is None or not self._start_with_it or not self._last_good.exists():
             return None
         try:
-            return self._load(self._last_good)
+            return ExperimentFile(self._last_good).load(self._spec)
         except ExperimentError as error:  # of another version, or another data set
             log.error("the last good experiment can't be used: %s", error)
             return None
-
-    def _load(self, path: Path) -> Experiment:
-        experiment = Experiment.load(path)
-        try:
-            experiment.check(self._spec)
-        except ExperimentError as error:
-            raise ExperimentError(f"{path}: {error}") from None
-        return experiment
-
-    def _signature(self) -> tuple[int, ...]:
-        """Changes with the file. A ConfigMap changes by a symlink that points elsewhere: hence the inode."""
-        try:
-            status = self._path.stat()
-        except OSError:
-            return ()
-        return status.st_mtime_ns, status.st_ino, status.st_size

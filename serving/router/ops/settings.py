@@ -12,8 +12,9 @@ auth: {kind: token, file: token.txt}     # who may send requests; see http/auth.
 sink: http://collector/events    # where the log is shipped to, or a folder for Parquet files
 ```
 
-The environment variables MTORL_LEDGER and MTORL_SINK replace `ledger` and `sink`; K_SINK, which Knative sets, comes
-before both forms of `sink`. All settings, with their types: docs/schemas/router-settings.json.
+The environment variables MTORL_LEDGER, MTORL_SINK and MTORL_OPERATOR replace `ledger`, `sink` and `operator`; K_SINK,
+which Knative sets, comes before both forms of `sink`. All settings, with their types:
+docs/schemas/router-settings.json.
 """
 
 from __future__ import annotations
@@ -97,6 +98,9 @@ class RouterSettings(StrictModel):
     """Of HTTP; 0 takes a free one."""
     experiment: PathSetting
     """The experiment's file, which is read again when it changes."""
+    operator: Text | None = None
+    """URL of the experiments' operator, which is asked every second what is in force; the file counts while it does not
+    answer. null: the file alone."""
     dataset: PathSetting
     """Description of the data set."""
     feature_repo: PathSetting
@@ -148,7 +152,9 @@ class RouterSettings(StrictModel):
         path = Path(path)
         data = read_yaml(path, "the router's settings", SettingsError)
         if isinstance(data, Mapping):
-            from_environment = {name: os.environ.get(f"MTORL_{name.upper()}") for name in ("ledger", "sink")}
+            from_environment = {
+                name: os.environ.get(f"MTORL_{name.upper()}") for name in ("ledger", "sink", "operator")
+            }
             data = {**data, **{name: value for name, value in from_environment.items() if value}}
         try:
             return validated(cls, data, SettingsError, path.parent)

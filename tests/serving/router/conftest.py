@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.serving.router_fixtures import SPEC, running
+from tests.serving.router_fixtures import made_feast_repo, running
 
 
 @pytest.fixture(scope="module")
@@ -24,19 +24,4 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def feast_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import pandas as pd
-
-    from features.offline.store import create, materialize
-
-    folder = tmp_path_factory.mktemp("feast")
-    row = {"user_id": "u1", "campaign_id": "c", "cost": 0.03, "conversion": 0, "revenue": 0.0, "propensity": 0.5}
-    row |= {"device": "tv", "slot": "top", "age": "30-39"}
-    start = pd.Timestamp("2026-01-01", tz="UTC")
-    rows = [
-        {**row, "timestamp": start + pd.Timedelta(hours=i), "channel": channel, "click": i % 2, "hour": float(i)}
-        for i, channel in enumerate(("search", "video"))
-    ]
-    pd.DataFrame(rows)[list(SPEC.log_columns)].to_parquet(folder / "log.parquet")
-    create(folder / "features", SPEC, folder / "log.parquet")
-    materialize(folder / "features", SPEC)
-    return folder / "features"
+    return made_feast_repo(tmp_path_factory.mktemp("feast"))

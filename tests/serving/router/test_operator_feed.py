@@ -1,0 +1,121 @@
+"""What a router takes for in force when the operator answers, is silent, comes back, or says rubbish."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mtorl.experiment.experiment import Experiment, ExperimentError
+from serving.router.ops import operator_feed
+from serving.router.ops.health import Health
+from serving.router.ops.live_experiment import LiveExperiment
+from serving.router.ops.operator_feed import OperatorFeed
+from tests.experiments import experiment
+from tests.serving.router_fixtures import SPEC
+
+
+def text(**changes: Any) -> str:
+    return yaml.safe_dump(experiment("http://127.0.0.1:9", **changes))
+
+
+class FakeOperator:
+    """Answers with a text, or with a status; remembers what was asked."""
+
+    def __init__(self) -> None:
+        self.answer: str | int = text()
+        self.asked: list[str] = []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.asked.append(self.path)
+                body = outer.answer.encode() if isinstance(outer.answer, str) else b""
+                self.send_response(200 if isinstance(outer.answer, str) else outer.answer)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                return
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+
+@pytest.fixture
+def operator(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOperator]:
+    monkeypatch.setattr(operator_feed, "_SILENT_SECONDS", -1.0)  # nobody waits in a test
+    made = FakeOperator()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+def feed_of(operator: FakeOperator, folder: Path) -> OperatorFeed:
+    return OperatorFeed(operator.url, folder / "mounted.yaml", folder / "last-good.yaml", "router-0")
+
+
+def written(path: Path, content: str, at: float) -> None:
+    path.write_text(content)
+    os.utime(path, (at, at))
+
+
+def test_the_operator_is_asked_and_hears_what_this_router_has(operator: FakeOperator, tmp_path: Path) -> None:
+    feed = feed_of(operator, tmp_path)
+    live = LiveExperiment(feed, SPEC, Health(), tmp_path / "last-good.yaml")
+    assert live.experiment.enabled and operator.asked == ["/v1/in-force?router=router-0&version="]
+    operator.answer = text(enabled=False)
+    feed.ask(live.experiment.version)
+    assert operator.asked[-1].endswith(f"version={live.experiment.version}")
+    assert live.refresh() and not live.experiment.enabled
+    operator.answer = 304
+    feed.ask(live.experiment.version)
+    assert not live.refresh() and not live.experiment.enabled
+
+
+def test_a_silent_operator_changes_nothing(operator: FakeOperator, tmp_path: Path) -> None:
+    written(tmp_path / "mounted.yaml", text(salt="old"), at=1_000_000)
+    feed = feed_of(operator, tmp_path)
+    operator.answer = 503
+    feed.ask("")
+    assert feed.load(SPEC).salt == "s", "the mounted file was written before the operator said what it is now"
+    written(tmp_path / "mounted.yaml", text(enabled=False), at=4_000_000_000)
+    feed.ask("")
+    assert not feed.load(SPEC).enabled, "a person has changed the ConfigMap by hand"
+    operator.answer = text(salt="new")
+    feed.ask("")
+    assert feed.load(SPEC).salt == "new"
+
+
+@pytest.mark.parametrize(("mounted_at", "salt"), [(1_000_000, "kept"), (3_000_000, "mounted")])
+def test_a_start_without_an_operator_takes_what_was_written_last(
+    operator: FakeOperator, tmp_path: Path, mounted_at: float, salt: str
+) -> None:
+    operator.answer = 503
+    written(tmp_path / "last-good.yaml", text(salt="kept"), at=2_000_000)
+    written(tmp_path / "mounted.yaml", text(salt="mounted"), at=mounted_at)
+    assert feed_of(operator, tmp_path).load(SPEC).salt == salt
+
+
+def test_a_start_without_anything_says_so(operator: FakeOperator, tmp_path: Path) -> None:
+    operator.answer = 503
+    with pytest.raises(ExperimentError, match=r"the operator does not answer at http://127\.0\.0\.1:.*is not there"):
+        feed_of(operator, tmp_path).load(SPEC)
+
+
+@pytest.mark.parametrize("rubbish", ["{", "a: 1", "[]", "\x00"])
+def test_rubbish_is_refused_and_what_was_goes_on(operator: FakeOperator, tmp_path: Path, rubbish: str) -> None:
+    feed, health = feed_of(operator, tmp_path), Health()
+    live = LiveExperiment(feed, SPEC, health, tmp_path / "last-good.yaml")
+    operator.answer = rubbish
+    feed.ask("")
+    assert not live.refresh() and live.experiment == Experiment.from_dict(yaml.safe_load(text()))
+    assert "what the operator says is in force" in health.parts["experiment"]
