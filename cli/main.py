@@ -31,7 +31,7 @@ from typing import Annotated
 
 import typer
 
-from cli import arm, benchmark, cluster, data, experiment_stages, ledger, model, pipeline, run
+from cli import arm, benchmark, cluster, data, experiment_operator, ledger, model, pipeline, run
 from cli.commands import CommandGroup
 from mtorl import __version__
 
@@ -47,7 +47,7 @@ app.add_typer(model.app)
 app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(cluster.app)
 app.add_typer(arm.app, name="arm")
-app.add_typer(experiment_stages.app, name="experiment")
+app.add_typer(experiment_operator.app, name="experiment")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(pipeline.app, name="pipeline")
 

@@ -23,7 +23,9 @@ from mtorl.log.gain import Gain
 from mtorl.log.records import one_record_each
 
 
-def stage_evidence(log: DecisionLog, experiment: Experiment, gain: Gain, since: float) -> Evidence | None:
+def stage_evidence(
+    log: DecisionLog, experiment: Experiment, gain: Gain, since: float, verdict: Mapping[str, Any] | None = None
+) -> Evidence | None:
     """What is known now; None: nobody has decided anything yet.
 
     Args:
@@ -31,10 +33,11 @@ def stage_evidence(log: DecisionLog, experiment: Experiment, gain: Gain, since: 
         experiment: As it is in force.
         gain: What "gain_per_decision" means.
         since: When its time at this stage began, seconds since 1970.
+        verdict: Of this log, if it is known already.
     """
     if not log.holds_any():
         return None
-    verdict = verdict_from_log(log, experiment, gain)
+    verdict = verdict or verdict_from_log(log, experiment, gain)
     arms = arms_at_stage(log, experiment, since)
     if experiment.stage != "shadow":
         counted = verdict["users_of_stages"].get(experiment.stage, {})

@@ -1,5 +1,7 @@
 """Write the JSON schemas of what people write, and of what the router writes and answers: docs/schemas/*.json.
 
+The definition of the custom resource `Experiment` is made of the same model: manifests/crds/experiments.yaml.
+
     python scripts/write_schemas.py            after a model has changed; a test fails until then
 
 An editor that reads `# yaml-language-server: $schema=docs/schemas/experiment.json` on top of a file completes and
@@ -13,10 +15,12 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import yaml
 from pydantic import TypeAdapter
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "schemas"
+CRD = ROOT / "manifests" / "crds" / "experiments.yaml"
 MODELS = {
     "dataset": "mtorl.log.dataset:DatasetSpec",
     "experiment": "mtorl.experiment.experiment:Experiment",
@@ -50,8 +54,24 @@ def schema_text(name: str) -> str:
     return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
 
 
+def crd_text() -> str:
+    """The definition of the custom resource."""
+    from pipelines.experiments.crd import definition
+
+    class Plain(yaml.SafeDumper):
+        """Without anchors: kubectl and people read the file."""
+
+        def ignore_aliases(self, _: object) -> bool:
+            return True
+
+    return "# Written by scripts/write_schemas.py, of the model of the experiment file.\n" + yaml.dump(
+        definition(), Dumper=Plain, sort_keys=False, width=120, allow_unicode=True
+    )
+
+
 def main() -> None:
     """Write every schema, and remove those of models that are gone."""
+    CRD.write_text(crd_text(), encoding="utf-8")
     FOLDER.mkdir(parents=True, exist_ok=True)
     for path in FOLDER.glob("*.json"):
         if path.stem not in NAMES:

@@ -95,6 +95,7 @@ ORDER = {
         "arm",
         "experiment",
         "experiment_stages",
+        "experiment_operator",
         "pipeline",
         "main",
     ),

@@ -1,5 +1,6 @@
-"""Controllers of experiments: they put the stage machine of `mtorl.experiment` to work on a laptop's files.
+"""Controllers of experiments: they put the stage machine of `mtorl.experiment` to work.
 
-In reading order: `folder.py` (an experiment's file, history, and what is in force), `controller.py` (what people and
-the ramp do to it), `state_log.py` (the decision log of a router that runs).
+In reading order: `store.py` (what an experiment is kept in), `controller.py` (what people and the ramp do to it); on a
+laptop `folder.py` (a file, a history, and what is in force) and `state_log.py` (the decision log of a router that
+runs); on a cluster `resource.py` (an object, its status, a ConfigMap), `crd.py` (its definition), and `operator/`.
 """

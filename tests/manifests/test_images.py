@@ -47,7 +47,12 @@ def test_dockerfile(path: Path) -> None:
 
 
 def test_extras_are_those_of_the_project() -> None:
-    for name, extra in (("router", "router"), ("torchserve", "handlers"), ("train", "all"), ("spark", "spark")):
+    for name, extra in (
+        ("router", "router,operator"),
+        ("torchserve", "handlers"),
+        ("train", "all"),
+        ("spark", "spark"),
+    ):
         assert f'"/src[{extra}]"' in (MANIFESTS / "images" / name / "Dockerfile").read_text()
 
 

@@ -126,10 +126,11 @@ def test_pods_keep_to_the_restricted_profile_and_more(objects: Objects) -> None:
 
 
 def test_no_pod_talks_to_the_api_server(objects: Objects) -> None:
-    """But Spark's driver, which starts its executors (test_spark.py)."""
+    """But Spark's driver, which starts its executors (test_spark.py), and the experiments' operator."""
+    talks = {"ScheduledSparkApplication/mtorl-features/driver", "Deployment/mtorl-operator"}
     accounts = {o["metadata"]["name"]: o for o in of_kind(objects, "ServiceAccount")}
     for name, pod in pod_specs(objects):
-        assert pod["automountServiceAccountToken"] is (name == "ScheduledSparkApplication/mtorl-features/driver"), name
+        assert pod["automountServiceAccountToken"] is (name in talks), name
         assert accounts[pod["serviceAccountName"]]["automountServiceAccountToken"] is False, name
 
 

@@ -326,3 +326,17 @@ def test_model_servers_call_nobody(production: Objects) -> None:
     for policy in of_kind(production, "NetworkPolicy"):
         if policy["spec"]["podSelector"] and selects(policy, PREDICTOR):
             assert policy["spec"]["policyTypes"] == ["Ingress"]
+
+
+def test_the_operator_may_write_what_routers_read_and_nothing_else() -> None:
+    objects = list(yaml.safe_load_all(render("tests/experiments")))
+    (role,) = (o for o in of_kind(objects, "Role") if o["metadata"]["name"] == "mtorl-operator")
+    for rule in role["rules"]:
+        named = "resourceNames" in rule or rule["verbs"] == ["create"]
+        assert named or rule["apiGroups"] == ["mtorl-kubeflow.github.io"], rule
+    assert not [o for o in of_kind(objects, "ConfigMap") if o["metadata"]["name"] == "mtorl-experiment"]
+    (router,) = (o for o in of_kind(objects, "StatefulSet") if o["metadata"]["name"] == "mtorl-router")
+    pod = router["spec"]["template"]["spec"]
+    assert {"name": "MTORL_OPERATOR", "value": "http://mtorl-operator"} in pod["containers"][0]["env"]
+    (volume,) = (volume for volume in pod["volumes"] if volume["name"] == "experiment")
+    assert volume["configMap"] == {"name": "mtorl-experiment", "optional": True}

@@ -1,0 +1,226 @@
+"""The custom resource `Experiment`: its definition for Kubernetes, made of the model of the experiment file.
+
+    definition()        # as manifests/crds/experiments.yaml has it; scripts/write_schemas.py writes it
+
+`spec` is an experiment file without its name, which is the object's, and with `move`, what people ask for. Kubernetes
+wants a *structural* schema: no references, no alternatives, null said by `nullable`. Where a field may be of several
+kinds, anything is let in, and the operator says what is wrong. Defaults are not filled in by the API server: they are
+the model's, on a laptop as on a cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mtorl.experiment.experiment import INCUMBENT, Experiment
+from mtorl.experiment.history import Event
+from mtorl.experiment.stage_machine import FIXED
+from pipelines.experiments.resource import GROUP, KIND, PLURAL, VERSION, MoveRequest
+
+_MOST = 50
+"""Arms, budgets or metrics of an experiment: a bound that no file meets, without which a rule might cost too much."""
+_TIME = {"type": "string", "format": "date-time"}
+_TEXT = {"type": "string"}
+
+
+def definition() -> dict[str, Any]:
+    """The CustomResourceDefinition."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": f"{PLURAL}.{GROUP}",
+            "labels": {
+                "app.kubernetes.io/name": "mtorl-experiments",
+                "app.kubernetes.io/instance": "mtorl",
+                "app.kubernetes.io/component": "crd",
+                "app.kubernetes.io/part-of": "mtorl-kubeflow",
+                "app.kubernetes.io/managed-by": "kustomize",
+            },
+        },
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": KIND,
+                "listKind": f"{KIND}List",
+                "plural": PLURAL,
+                "singular": KIND.lower(),
+                "shortNames": ["exp"],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": _columns(),
+                    "schema": {"openAPIV3Schema": _schema()},
+                }
+            ],
+        },
+    }
+
+
+def _columns() -> list[dict[str, Any]]:
+    shown = {"Stage": "phase", "Users": "users", "Lift": "lift", "Interval": "interval"}
+    shown |= {"Spend": "spend", "Verdict": "verdict"}
+    kinds = {"Users": "integer"}
+    columns: list[dict[str, Any]] = [
+        {"name": name, "type": kinds.get(name, "string"), "jsonPath": f".status.{field}"}
+        for name, field in shown.items()
+    ]
+    ready = '.status.conditions[?(@.type=="InForce")].status'
+    columns.insert(1, {"name": "Enabled", "type": "boolean", "jsonPath": ".spec.enabled"})
+    columns.append({"name": "In force", "type": "string", "jsonPath": ready})
+    columns.append({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"})
+    columns.append({"name": "Reason", "type": "string", "jsonPath": ".status.reason", "priority": 1})
+    return columns
+
+
+def _schema() -> dict[str, Any]:
+    spec = structural(Experiment.model_json_schema())
+    spec["description"] = "An experiment file without its name, which is the object's: docs/experiment-file.md."
+    del spec["properties"]["name"]
+    spec["properties"]["move"] = structural(MoveRequest.model_json_schema())
+    spec["required"] = [name for name in spec["required"] if name != "name"]
+    spec["x-kubernetes-validations"] = [
+        {"rule": "has(self.ramp) || has(self.stage)", "message": "give a ramp, or else a stage"},
+        {
+            "rule": f"self.arms.exists(arm, arm.name == '{INCUMBENT}')",
+            "message": f"one of the arms is called {INCUMBENT}",
+        },
+        {
+            "rule": "[self.arms.map(arm, arm.weight).sum()].all(sum, sum > 0.999999 && sum < 1.000001)",
+            "message": "the weights of the arms must add up to 1",
+        },
+    ]
+    return {
+        "type": "object",
+        "description": "A/B test of advertising policies: what it is (spec), and how it goes (status).",
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": _TEXT,
+            "kind": _TEXT,
+            "metadata": {"type": "object"},
+            "spec": spec,
+            "status": _status(),
+        },
+        "x-kubernetes-validations": [_fixed(name, name in spec["required"]) for name in FIXED] + [_fixed_arms()],
+    }
+
+
+def _fixed(name: str, required: bool) -> dict[str, str]:
+    new, old = f"self.spec.{name}", f"oldSelf.spec.{name}"
+    same = f"{new} == {old}"
+    if not required:
+        same = f"has({new}) == has({old}) && (!has({new}) || {same})"
+    return _once_begun(f"({same})", name)
+
+
+def _fixed_arms() -> dict[str, str]:
+    same = " && ".join(
+        f"{one}.spec.arms.all(a, {other}.spec.arms.exists(b, b.name == a.name))"
+        for one, other in (("self", "oldSelf"), ("oldSelf", "self"))
+    )
+    return _once_begun(f"({same})", "the names of the arms")
+
+
+def _once_begun(rule: str, what: str) -> dict[str, str]:
+    draft = "!has(oldSelf.status) || !has(oldSelf.status.phase) || oldSelf.status.phase == 'draft'"
+    return {
+        "rule": f"{draft} || self.spec.salt != oldSelf.spec.salt || {rule}",
+        "message": f"{what} may not change once it has begun: give it a new salt for another try",
+    }
+
+
+def _status() -> dict[str, Any]:
+    condition = {
+        "type": "object",
+        "required": ["type", "status", "lastTransitionTime", "reason", "message"],
+        "properties": {
+            "type": _TEXT,
+            "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
+            "observedGeneration": {"type": "integer", "format": "int64"},
+            "lastTransitionTime": _TIME,
+            "reason": _TEXT,
+            "message": _TEXT,
+        },
+    }
+    conditions = {
+        "type": "array",
+        "items": condition,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+    }
+    texts = {
+        "phase": "draft, a stage, promoted, stopped or rolled back.",
+        "lift": "Of the challenger over the incumbent, relative.",
+        "interval": "Of the difference in the metric's own unit, valid however often people look.",
+        "spend": "Of all arms together, currency units.",
+        "verdict": "ship, stop, inconclusive, guardrail or srm.",
+        "reason": "Of the verdict, in words.",
+        "version": "Of what is in force: what routers say that they have.",
+        "move": "The move that was asked for last, as far as it was looked at.",
+        "looked": "When the decision log was read last.",
+    }
+    return {
+        "type": "object",
+        "properties": {
+            "observedGeneration": {"type": "integer", "format": "int64"},
+            **{name: {**_TEXT, "description": text} for name, text in texts.items()},
+            "since": {**_TIME, "description": "When its time at this stage began to count."},
+            "users": {"type": "integer", "description": "Who count in the verdict, of all arms together."},
+            "conditions": conditions,
+            "history": {
+                "type": "array",
+                "description": "All that has happened to it. Nothing is ever changed or removed.",
+                "items": structural(Event.model_json_schema()),
+            },
+        },
+    }
+
+
+def structural(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON schema as Kubernetes wants it.
+
+    Args:
+        schema: Of a pydantic model.
+    """
+    return _structural(schema, schema.get("$defs", {}))
+
+
+def _structural(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str, Any]:
+    if "$ref" in schema:
+        referred = defs[schema["$ref"].rpartition("/")[2]]
+        return _structural({**referred, **{key: value for key, value in schema.items() if key != "$ref"}}, defs)
+    described = {"description": schema["description"]} if "description" in schema else {}
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind.get("type") != "null"]
+    if len(kinds) == 1:
+        return {**_structural(kinds[0], defs), **described, "nullable": True}
+    if kinds or "oneOf" in schema or not schema.get("type"):
+        return {**described, "x-kubernetes-preserve-unknown-fields": True}
+    made: dict[str, Any] = {"type": schema["type"], **described}
+    made |= {
+        key: schema[key] for key in ("enum", "format", "minimum", "maximum", "minItems", "maxItems") if key in schema
+    }
+    if "const" in schema:
+        made["enum"] = [schema["const"]]
+    for key in ("Minimum", "Maximum"):
+        if f"exclusive{key}" in schema:
+            made |= {key.lower(): schema[f"exclusive{key}"], f"exclusive{key}": True}
+    if schema["type"] == "array":
+        made |= {f"{end}Items": schema[f"{end}Length"] for end in ("min", "max") if f"{end}Length" in schema}
+        made.setdefault("maxItems", _MOST)
+        made["items"] = _structural(schema["items"] if "items" in schema else schema["prefixItems"][0], defs)
+    elif schema["type"] == "string" and "enum" not in made and "format" not in made:
+        made["maxLength"] = 1_000
+    elif schema["type"] == "object" and "properties" in schema:
+        made["properties"] = {name: _structural(field, defs) for name, field in schema["properties"].items()}
+        made |= {"required": list(schema["required"])} if schema.get("required") else {}
+    elif isinstance(schema.get("additionalProperties"), Mapping):
+        made["additionalProperties"] = _structural(schema["additionalProperties"], defs)
+    elif schema["type"] == "object":
+        made["x-kubernetes-preserve-unknown-fields"] = True
+    return made

@@ -1,0 +1,165 @@
+"""Requests to the API server: experiments, the ConfigMap that routers read, and events that people read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import HTTPError
+
+from pipelines.experiments.resource import GROUP, KIND, PLURAL, VERSION, Conflict, Object
+
+log = logging.getLogger(__name__)
+_SECONDS = 5.0  # for an answer: the kill switch waits for nothing longer
+_MERGE = "application/merge-patch+json"
+Result = TypeVar("Result")
+
+
+class ClusterApi:
+    """The API server, for one namespace.
+
+    Args:
+        namespace: Whose experiments.
+        config_map: Name of the ConfigMap with what is in force.
+    """
+
+    def __init__(self, namespace: str, config_map: str) -> None:
+        try:
+            config.load_incluster_config()
+        except config.ConfigException:
+            config.load_kube_config()  # of a person who tries it out, or of a test
+        self.namespace = namespace
+        self._config_map = config_map
+        self._client = client.ApiClient()
+        self._experiments = client.CustomObjectsApi(self._client)
+        self._core = client.CoreV1Api(self._client)
+
+    def experiments(self) -> list[Object]:
+        """All experiments, the oldest first."""
+        found = _answered(
+            lambda: self._experiments.list_namespaced_custom_object(
+                GROUP, VERSION, self.namespace, PLURAL, _request_timeout=_SECONDS
+            )
+        )
+        return sorted(found["items"], key=lambda one: (one["metadata"]["creationTimestamp"], one["metadata"]["name"]))
+
+    def experiment(self, name: str) -> Object | None:
+        """An experiment as it is now; None: there is none of that name."""
+        return _or_none(
+            lambda: self._experiments.get_namespaced_custom_object(
+                GROUP, VERSION, self.namespace, PLURAL, name, _request_timeout=_SECONDS
+            )
+        )
+
+    def patch_status(self, name: str, version: str, status: Mapping[str, Any]) -> Object:
+        """Merge fields into an experiment's status; returns the object as it is then.
+
+        Raises:
+            Conflict: Its `resourceVersion` is another one, or it is gone.
+        """
+        body = {"metadata": {"resourceVersion": version}, "status": status}
+        path = f"/apis/{GROUP}/{VERSION}/namespaces/{self.namespace}/{PLURAL}/{name}/status"
+        patched: Object = _or_conflict(
+            lambda: self._client.call_api(
+                path,
+                "PATCH",
+                body=body,
+                header_params={"Content-Type": _MERGE, "Accept": "application/json"},
+                auth_settings=["BearerToken"],
+                response_type="object",
+                _return_http_data_only=True,
+                _request_timeout=_SECONDS,
+            )
+        )
+        return patched
+
+    def in_force(self) -> Object | None:
+        """The ConfigMap that the routers read; None: there is none yet."""
+        found = _or_none(
+            lambda: self._core.read_namespaced_config_map(self._config_map, self.namespace, _request_timeout=_SECONDS)
+        )
+        return None if found is None else self._plain(found)
+
+    def put_in_force(self, config_map: Mapping[str, Any]) -> Object:
+        """Write it; returns it as it is then.
+
+        Raises:
+            Conflict: It has another `resourceVersion` now; or it has none, and there is one already.
+        """
+        metadata = {**config_map["metadata"], "name": self._config_map}
+        body = {**config_map, "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
+        if "resourceVersion" in metadata:
+            written = _or_conflict(
+                lambda: self._core.replace_namespaced_config_map(
+                    self._config_map, self.namespace, body, _request_timeout=_SECONDS
+                )
+            )
+        else:
+            written = _or_conflict(
+                lambda: self._core.create_namespaced_config_map(self.namespace, body, _request_timeout=_SECONDS)
+            )
+        return self._plain(written)
+
+    def say(self, found: Mapping[str, Any], reason: str, message: str, warning: bool = False) -> None:
+        """Write an event about an experiment, for `kubectl describe`; without it, the history says the same."""
+        now = datetime.now(UTC)
+        metadata = found["metadata"]
+        body = client.EventsV1Event(
+            metadata=client.V1ObjectMeta(generate_name=f"{metadata['name']}-", namespace=self.namespace),
+            event_time=now,
+            reporting_controller=f"{GROUP}/operator",
+            reporting_instance="mtorl-operator",
+            action=reason,
+            reason=reason,
+            type="Warning" if warning else "Normal",
+            note=message[:1000],
+            regarding=client.V1ObjectReference(
+                api_version=f"{GROUP}/{VERSION}",
+                kind=KIND,
+                name=metadata["name"],
+                namespace=self.namespace,
+                uid=metadata["uid"],
+            ),
+        )
+        try:
+            client.EventsV1Api(self._client).create_namespaced_event(self.namespace, body, _request_timeout=_SECONDS)
+        except (ApiException, HTTPError) as error:
+            log.warning("an event could not be written: %s", str(error).splitlines()[0])
+
+    def _plain(self, found: Any) -> Object:
+        plain: Object = self._client.sanitize_for_serialization(found)
+        return plain
+
+
+def _or_none(ask: Callable[[], Result]) -> Result | None:
+    try:
+        return _answered(ask)
+    except ApiException as error:
+        if error.status == 404:
+            return None
+        raise
+
+
+def _or_conflict(write: Callable[[], Result]) -> Result:
+    try:
+        return _answered(write)
+    except ApiException as error:
+        if error.status in (404, 409):
+            raise Conflict(error.reason) from None
+        raise
+
+
+def _answered(ask: Callable[[], Result]) -> Result:
+    """Ask; an API server that does not answer, or has too much to do, raises OSError."""
+    try:
+        return ask()
+    except HTTPError as error:
+        raise ConnectionError(f"{type(error).__name__}: {error}") from None
+    except ApiException as error:
+        if error.status in (0, 429) or error.status >= 500:
+            raise ConnectionError(f"HTTP {error.status} {error.reason}") from None
+        raise

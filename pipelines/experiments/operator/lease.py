@@ -1,0 +1,120 @@
+"""One of several operators acts: who holds the Lease. The others wait.
+
+    lease = Lease(namespace, "mtorl-operator")
+    lease.wait()                 # until it is ours; then renewed in the background
+    lease.on_loss(end)           # ends the process: it may not act any more
+
+Nothing depends on it for its correctness, since whatever an operator writes is refused if the object has changed
+meanwhile (`pipelines.experiments.resource`). But two would read the log twice, and each would count other routers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from kubernetes import client
+from kubernetes.client.exceptions import ApiException
+
+log = logging.getLogger(__name__)
+_HELD_SECONDS = 15  # without a renewal it is free for others
+_RENEW_SECONDS = 3.0
+_GIVE_UP_SECONDS = 10.0  # without a renewal its holder ends, before others may begin
+
+
+class Lease:
+    """A Lease of the API group coordination.k8s.io.
+
+    Args:
+        namespace: Where it is.
+        name: Its name.
+        holder: Who we are; by default, a name that no other process has.
+    """
+
+    def __init__(self, namespace: str, name: str, holder: str = "") -> None:
+        self._api = client.CoordinationV1Api()
+        self._namespace = namespace
+        self._name = name
+        self._holder = holder or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        self._seen: tuple[tuple[str | None, datetime | None], float] = ((None, None), -1.0)
+        self._end: Callable[[], None] = lambda: os._exit(1)
+
+    def on_loss(self, end: Callable[[], None]) -> None:
+        """What to do when it is lost; by default, the process ends at once."""
+        self._end = end
+
+    def wait(self) -> None:
+        """Wait until it is ours, and hold it from then on."""
+        said = False
+        while not self._try():
+            if not said:
+                log.info("another operator holds the lease %s: waiting for it to end", self._name)
+                said = True
+            time.sleep(1.0)
+        threading.Thread(target=self._renew, name="lease", daemon=True).start()
+
+    def release(self) -> None:
+        """Give it back, so that the next operator need not wait; if that fails, it is free after a while."""
+        try:
+            found = self._api.read_namespaced_lease(self._name, self._namespace, _request_timeout=2.0)
+            if found.spec.holder_identity == self._holder:
+                found.spec.holder_identity = None
+                self._api.replace_namespaced_lease(self._name, self._namespace, found, _request_timeout=2.0)
+        except Exception as error:  # at the end, nothing else can be done about it
+            log.info("the lease could not be given back: %s", error)
+
+    def _renew(self) -> None:
+        held = time.monotonic()
+        while True:
+            time.sleep(_RENEW_SECONDS)
+            if self._try():
+                held = time.monotonic()
+            elif time.monotonic() - held > _GIVE_UP_SECONDS:
+                log.error("the lease %s could not be renewed: this operator ends", self._name)
+                self._end()
+                return
+
+    def _try(self) -> bool:
+        """Take or renew it; whether it is ours."""
+        try:
+            return self._take()
+        except Exception as error:  # of the network as well as of the API server
+            if not (isinstance(error, ApiException) and error.status == 409):
+                log.warning("the lease %s: %s", self._name, str(error).splitlines()[0])
+            return False
+
+    def _take(self) -> bool:
+        now = datetime.now(UTC)
+        spec = client.V1LeaseSpec(
+            holder_identity=self._holder, lease_duration_seconds=_HELD_SECONDS, acquire_time=now, renew_time=now
+        )
+        metadata = client.V1ObjectMeta(name=self._name, namespace=self._namespace)
+        try:
+            found = self._api.read_namespaced_lease(self._name, self._namespace, _request_timeout=3.0)
+        except ApiException as error:
+            if error.status != 404:
+                raise
+            made = client.V1Lease(metadata=metadata, spec=spec)
+            self._api.create_namespaced_lease(self._namespace, made, _request_timeout=3.0)
+            return True
+        holder, renewed = found.spec.holder_identity, found.spec.renew_time
+        if holder not in (None, self._holder) and not self._is_stale(holder, renewed):
+            return False
+        if holder == self._holder:
+            spec.acquire_time = found.spec.acquire_time
+        found.spec = spec
+        self._api.replace_namespaced_lease(self._name, self._namespace, found, _request_timeout=3.0)
+        return True
+
+    def _is_stale(self, holder: str | None, renewed: datetime | None) -> bool:
+        """Whether its holder has not renewed it for as long as it holds, by our clock: clocks of nodes differ."""
+        now = time.monotonic()
+        if self._seen[0] != (holder, renewed):
+            self._seen = (holder, renewed), now
+        return now - self._seen[1] > _HELD_SECONDS

@@ -1,0 +1,241 @@
+"""What the operator does when: with each change of an object, with each look at the log, and second by second.
+
+    operator = Operator(api, reader, dataset)
+    operator.changed("spring")        # an object has changed: kill switch and moves, within a tenth of a second
+    operator.advance()                # once a minute: what the ramp does, from what the log says
+    operator.watch_routers()          # once a second: whether each router has what is in force
+
+Whatever fails is said in the object's status and changes nothing. The operator keeps nothing of its own: it may be
+killed between any two requests, and the next one goes on from the objects.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
+
+import yaml
+
+from mtorl.experiment.experiment import Experiment, ExperimentError
+from mtorl.experiment.history import HistoryError
+from mtorl.experiment.stage_machine import OVER, Hold, Move, State
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.touchpoints import LogError
+from pipelines.experiments.controller import next_step, put_in_force, state
+from pipelines.experiments.operator.conditions import Condition, iso, with_condition
+from pipelines.experiments.operator.look import Found
+from pipelines.experiments.operator.routers import Routers
+from pipelines.experiments.resource import (
+    IN_FORCE,
+    Api,
+    Conflict,
+    ExperimentResource,
+    NotItsTurn,
+    Object,
+    end_orphan,
+    follow,
+    held_by,
+    owner_of,
+)
+
+log = logging.getLogger(__name__)
+_TRIES = 8  # of a change: some ten seconds where the API server is away
+
+
+class Cluster(Api, Protocol):
+    """The API server of one namespace."""
+
+    def experiments(self) -> list[Object]:
+        """All experiments, the oldest first."""
+
+    def say(self, found: Mapping[str, Any], reason: str, message: str, warning: bool = False) -> None:
+        """Write an event about an experiment."""
+
+
+class Reader(Protocol):
+    """Of the decision log."""
+
+    def look(self, experiment: Experiment, since: float) -> Found | None:
+        """What is known now."""
+
+
+class Operator:
+    """Acts on the experiments of a namespace.
+
+    Args:
+        api: Of the API server.
+        reader: Of the decision log.
+        dataset: The data set's description, which each spec must fit; None: whatever they say.
+        clock: Seconds since 1970.
+
+    Attributes:
+        routers: Who asks what is in force.
+    """
+
+    def __init__(
+        self, api: Cluster, reader: Reader, dataset: DatasetSpec | None, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._api = api
+        self._reader = reader
+        self._dataset = dataset
+        self._clock = clock
+        self._lock = threading.Lock()
+        self.routers = Routers()
+
+    def changed(self, name: str) -> None:
+        """An object has changed, or is gone: do what people ask for in it, and put into force what follows.
+
+        Args:
+            name: Of the object.
+        """
+        self._again(lambda: self._follow(name))
+
+    def advance(self) -> None:
+        """Look at the decision log for each experiment, and do what comes next."""
+        for found in self._api.experiments():
+            name = str(found["metadata"]["name"])
+            self.changed(name)
+            try:
+                self._advance(name)
+            except Conflict:
+                log.info("%s has changed while its log was read: it is looked at again", name)
+
+    def watch_routers(self) -> None:
+        """Say of the experiment in force whether each router has it."""
+        config_map = self._api.in_force()
+        serving = None if config_map is None else held_by(config_map)
+        owner = None if config_map is None else owner_of(config_map)
+        if serving is None or owner is None:
+            return
+        resource = ExperimentResource.read(self._api, owner, self._dataset)
+        if resource is not None:
+            try:
+                self._say(resource, {"version": serving.version}, self.routers.condition(serving.version))
+            except Conflict:
+                return  # it is said in a second
+
+    def in_force(self) -> tuple[str, str] | None:
+        """What is in force, as YAML, and its version; None: nothing is.
+
+        Raises:
+            ExperimentError: It can't be read.
+        """
+        config_map = self._api.in_force()
+        content = None if config_map is None else (config_map.get("data") or {}).get(IN_FORCE)
+        if content is None:
+            return None
+        return content, Experiment.from_dict(yaml.safe_load(content)).version
+
+    def _again(self, act: Callable[[], None]) -> None:
+        """Act, again if others change the same meanwhile, or if the API server does not answer.
+
+        One at a time, so that our own threads are no such others.
+        """
+        for attempt in range(_TRIES):
+            with self._lock:
+                try:
+                    return act()
+                except Conflict:
+                    wait = 0.05
+                except OSError as error:  # of the network; a kill switch can't wait for the next look
+                    log.warning("the API server does not answer: %s", error)
+                    wait = min(0.2 * 2**attempt, 2.0)
+            time.sleep(wait)
+        log.warning("it could not be written: it is tried again at the next look at the log")
+
+    def _follow(self, name: str) -> None:
+        resource = ExperimentResource.read(self._api, name, self._dataset)
+        if resource is None:
+            if (ended := end_orphan(self._api)) is not None:
+                log.warning("%s was deleted: everybody gets the incumbent", ended)
+            return
+        known = len(resource.status.get("history") or ())
+        try:
+            refused = follow(resource, self._clock())
+            put_in_force(resource)
+        except (ExperimentError, HistoryError) as error:
+            reason = "NotItsTurn" if isinstance(error, NotItsTurn) else "Unusable"
+            said = Condition("Accepted", "False", reason, f"{error}\nwhat is in force goes on")
+        else:
+            said = Condition("Accepted", "True", "Usable", "the spec can be used")
+            if resource.switched_off_by_hand():
+                words = "the ConfigMap was edited, and what it switched off stays off until this object is changed"
+                said = Condition("Accepted", "True", "SwitchedOffByHand", words)
+            if refused is not None:
+                said = Condition("Accepted", "True", "MoveRefused", refused)
+        self._events(resource, known)
+        self._say(resource, self._standing(resource), said)
+
+    def _advance(self, name: str) -> None:
+        resource = ExperimentResource.read(self._api, name, self._dataset)
+        if resource is None:
+            return
+        known = len(resource.status.get("history") or ())
+        looked: list[Found] = []
+
+        def look(experiment: Experiment, since: float) -> Any:
+            found = self._reader.look(experiment, since)
+            looked.extend([found] if found is not None else [])
+            return None if found is None else found.evidence
+
+        try:
+            step = next_step(resource, look, self._clock())
+        except (ExperimentError, HistoryError):
+            return  # said by `_follow`
+        except (LogError, OSError) as error:
+            self._say(resource, {}, Condition("Progressing", "False", "LogUnreadable", str(error)))
+            return
+        self._events(resource, known)
+        figures = figures_of(looked[0].verdict) if looked else {}
+        self._say(resource, {**self._standing(resource), **figures}, self._progress(resource, step))
+
+    def _progress(self, resource: ExperimentResource, step: Move | Hold) -> Condition:
+        phase = state(resource)[1].phase
+        if phase in OVER:
+            return Condition("Progressing", "False", "Over", f"it is {phase}")
+        if isinstance(step, Move):
+            return Condition("Progressing", "True", "Moved", f"{step.to}: {step.reason}")
+        status: Literal["True", "False"] = "False" if resource.status.get("verdict") == "srm" else "True"
+        return Condition("Progressing", status, "Waiting", "; ".join(step.reasons))
+
+    def _standing(self, resource: ExperimentResource) -> dict[str, Any]:
+        try:
+            found = state(resource)[1]
+        except (ExperimentError, HistoryError):
+            return {} if "phase" in resource.status else {"phase": State().phase}
+        return {"phase": found.phase, "since": None if found.since is None else iso(found.since)}
+
+    def _events(self, resource: ExperimentResource, known: int) -> None:
+        """Say what has happened since, for `kubectl describe`."""
+        for event in (resource.status.get("history") or ())[known:]:
+            what = event.get("to") or event["kind"]  # the API server leaves out what is null
+            word = "".join(part.capitalize() for part in what.split())
+            reason = f"Stage{word[:-1]}Percent" if word.endswith("%") else word
+            harm = what in ("kill", "rolled back")
+            self._api.say(resource.found, reason, f"{what} by {event['by']}: {event['reason']}", warning=harm)
+
+    def _say(self, resource: ExperimentResource, fields: Mapping[str, Any], said: Condition) -> None:
+        before = resource.status.get("conditions") or ()
+        conditions = with_condition(before, said, resource.generation, self._clock())
+        resource.write({**fields, "observedGeneration": resource.generation, "conditions": conditions})
+
+
+def figures_of(verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """What a status shows of a verdict.
+
+    Args:
+        verdict: As of `monitoring.verdict`.
+    """
+    relative, (low, high) = verdict["relative_lift"], verdict["lift_ci"]
+    arms = verdict["arms"].values()
+    return {
+        "users": sum(arm["users"] for arm in arms),
+        "lift": None if relative is None else f"{relative:+.1%}",
+        "interval": None if low is None or high is None else f"[{low:+.3g}, {high:+.3g}]",
+        "spend": f"{sum(arm['cost'] for arm in arms):.2f}",
+        "verdict": verdict["verdict"],
+        "reason": verdict["reason"],
+    }

@@ -1,0 +1,57 @@
+"""What routers ask: which experiment is in force. By asking they say what they have.
+
+    GET /v1/in-force?router=mtorl-router-0&version=29f66512ab34cd56        200 the experiment, as YAML
+                                                                           304 it is the one that they have
+                                                                           503 nobody can say: go on with it
+
+A router asks every second. So the kill switch is in force on each of them within seconds, and the object's status can
+say whether it is, replica by replica.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from pipelines.experiments.operator.conditions import Condition
+
+SILENT_SECONDS = 10.0
+"""A router that has not asked for that long is gone, or can't reach the operator: it is not waited for."""
+
+
+class Routers:
+    """Who has asked lately, and what it had.
+
+    Args:
+        clock: Seconds, for tests.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._heard: dict[str, tuple[float, str]] = {}
+
+    def heard(self, router: str, version: str) -> None:
+        """A router asks, and says which version it has."""
+        with self._lock:
+            self._heard[router] = self._clock(), version
+
+    def condition(self, version: str) -> Condition:
+        """Whether every router has a version.
+
+        Args:
+            version: Of what is in force.
+        """
+        with self._lock:
+            now = self._clock()
+            self._heard = {name: seen for name, seen in self._heard.items() if now - seen[0] < SILENT_SECONDS}
+            heard = dict(self._heard)
+        behind = sorted(name for name, (_, has) in heard.items() if has != version)
+        if not heard:
+            return Condition(
+                "InForce", "Unknown", "NoRouter", "no router has asked lately: each goes on with what it has"
+            )
+        if behind:
+            return Condition("InForce", "False", "Behind", f"not yet on {', '.join(behind)}")
+        return Condition("InForce", "True", "EveryRouter", f"on {', '.join(sorted(heard))}")

@@ -1,0 +1,178 @@
+"""The operator as a process: kopf hears of changes, a thread reads the log, and routers ask over HTTP.
+
+mtorl experiment operator --namespace mtorl --log /mnt/mtorl/decision_log --dataset dataset.yaml
+
+GET /v1/in-force      what routers ask (`routers.py`)
+GET /health/live      200 while the loop turns
+GET /health/ready     200 while this operator holds the lease: a Service leads nobody to one that waits
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kopf
+from aiohttp import web
+
+from mtorl.experiment.experiment import ExperimentError
+from mtorl.log.dataset import DatasetSpec
+from pipelines.experiments.operator.cluster_api import ClusterApi
+from pipelines.experiments.operator.lease import Lease
+from pipelines.experiments.operator.look import LogReader
+from pipelines.experiments.operator.operator import Operator
+from pipelines.experiments.resource import GROUP, PLURAL, VERSION
+
+log = logging.getLogger(__name__)
+_KNOWN_SECONDS = 0.5  # what is in force is asked of the API server that often at most, however many routers ask
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of the process.
+
+    Attributes:
+        namespace: Whose experiments.
+        config_map: Name of the ConfigMap with what is in force.
+        dataset: The data set's description.
+        log: Folder where each router has exported its decision log.
+        port: Of HTTP.
+        every: Seconds between two looks at the log.
+    """
+
+    namespace: str
+    dataset: Path
+    log: Path
+    config_map: str = "mtorl-experiment"
+    port: int = 8080
+    every: float = 60.0
+
+
+def run(settings: Settings) -> None:
+    """Run until the process is told to end.
+
+    Raises:
+        SpecError: The data set's description can't be used.
+    """
+    spec = DatasetSpec.load(settings.dataset)
+    api = ClusterApi(settings.namespace, settings.config_map)
+    reader = LogReader(settings.log, spec.reward.gain)
+    operator = Operator(api, reader, spec)
+    lease = Lease(settings.namespace, "mtorl-operator")
+    site = _Site(operator)
+    threading.Thread(target=lambda: asyncio.run(site.serve(settings.port)), name="http", daemon=True).start()
+    lease.wait()
+    site.leads = True
+    log.info("this operator acts on the experiments of %s", settings.namespace)
+    threading.Thread(target=_repeat, args=(operator.advance, settings.every), name="log", daemon=True).start()
+    threading.Thread(target=_repeat, args=(operator.watch_routers, 1.0), name="routers", daemon=True).start()
+    try:
+        asyncio.run(_hear(operator, settings.namespace))
+    finally:
+        reader.close()
+        lease.release()
+
+
+async def _hear(operator: Operator, namespace: str) -> None:
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry)
+    def login(**known: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**known) or kopf.login_with_kubeconfig(**known)
+
+    @kopf.on.startup(registry=registry)
+    def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
+        settings.scanning.disabled = True  # nothing outside this namespace needs to be read
+        settings.posting.enabled = False  # events are ours
+        settings.batching.worker_limit = 4
+
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
+    def heard(name: str | None, **_: Any) -> None:
+        operator.changed(str(name))
+
+    await kopf.operator(registry=registry, namespace=namespace, clusterwide=False, standalone=True)
+
+
+def _repeat(act: Callable[[], None], seconds: float) -> None:
+    """Act again and again; what fails is said, and tried again."""
+    said = ""
+    while True:
+        try:
+            act()
+            said = ""
+        except Exception as error:  # an API server that is away, for the most part: nothing in force changes
+            fault = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            if fault != said:
+                log.warning("%s: %s", threading.current_thread().name, fault, exc_info=not isinstance(error, OSError))
+            said = fault
+        time.sleep(seconds)
+
+
+class _Site:
+    """What is served over HTTP.
+
+    Attributes:
+        leads: Whether this operator holds the lease.
+    """
+
+    def __init__(self, operator: Operator) -> None:
+        self._operator = operator
+        self._known: tuple[float, tuple[str, str] | None] = (-1.0, None)
+        self._asking = threading.Lock()
+        self.leads = False
+
+    async def serve(self, port: int) -> None:
+        """Serve until the process ends."""
+        app = web.Application()
+        app.router.add_get("/v1/in-force", self._in_force)
+        app.router.add_get("/health/{probe:live|ready}", self._health)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "0.0.0.0", port).start()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    async def _health(self, request: web.Request) -> web.Response:
+        if request.match_info["probe"] == "live" or self.leads:
+            return web.json_response({"leads": self.leads})
+        return web.json_response({"leads": False, "waits_for": "the lease, which another operator holds"}, status=503)
+
+    async def _in_force(self, request: web.Request) -> web.Response:
+        if not self.leads:
+            return web.json_response({"error": "another operator acts"}, status=503)
+        try:
+            found = await asyncio.to_thread(self._ask)
+        except ExperimentError as error:
+            return web.json_response({"error": f"what is in force can't be read: {error}"}, status=503)
+        except Exception as error:  # the API server is away: routers go on
+            return web.json_response({"error": f"the API server: {type(error).__name__}"}, status=503)
+        if found is None:
+            return web.json_response({"error": "no experiment is in force yet"}, status=503)
+        content, version = found
+        router, has = request.query.get("router", ""), request.query.get("version", "")
+        if router:
+            self._operator.routers.heard(router[:100], has)
+        if has == version:
+            return web.Response(status=304)
+        return web.Response(text=content, content_type="application/yaml")
+
+    def _ask(self) -> tuple[str, str] | None:
+        with self._asking:
+            if time.monotonic() - self._known[0] > _KNOWN_SECONDS:
+                found = self._operator.in_force()
+                self._known = time.monotonic(), found
+            return self._known[1]
+
+
+def namespace_of_pod() -> str:
+    """The namespace that a pod runs in; "default" outside of a cluster."""
+    named = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+    return os.environ.get("MTORL_NAMESPACE") or (named.read_text().strip() if named.exists() else "default")

@@ -1,0 +1,356 @@
+"""An experiment on a cluster: a custom resource, whose status keeps the history, and a ConfigMap with what is in force.
+
+    resource = ExperimentResource.read(api, "spring")
+    follow(resource, now)                        # what people ask for in `spec`: kill switch, moves
+    next_step(resource, look, now)               # what the ramp does (pipelines.experiments.controller)
+
+    kubectl patch exp NAME --type merge -p '{"spec": {"enabled": false}}'                            # the kill switch
+    kubectl patch exp NAME --type merge -p '{"spec": {"move": {"to": "stopped", "reason": "..."}}}'
+
+The history lies in `status.history`, and each event is written on condition that nothing else was: of two operators, or
+of one that was believed dead, the second is refused by the API server, looks again, and finds what has happened. The
+ConfigMap follows from spec and history, so whoever comes after a crash writes the same. It is read *before* the object
+and written on condition that it is still the same: what follows from an older state of the object can't replace what
+follows from a newer one, as an experiment that goes on would replace a kill switch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol
+
+import orjson
+import yaml
+from pydantic import ValidationError
+
+from mtorl.experiment.experiment import Experiment, ExperimentError
+from mtorl.experiment.history import Event, HistoryError, IllegalEvent, serves_since_before
+from mtorl.experiment.stage_machine import OVER, Phase, State
+from mtorl.log.dataset import DatasetSpec
+from mtorl.runtime.validation import StrictModel, Text, first_fault
+from pipelines.experiments.controller import act, state, taken_back
+
+GROUP = "mtorl-kubeflow.github.io"
+VERSION = "v1alpha1"
+KIND = "Experiment"
+PLURAL = "experiments"
+IN_FORCE = "experiment.yaml"
+"""Key of the ConfigMap, as routers read it."""
+OF_OBJECT = f"{GROUP}/experiment"
+"""Annotation of the ConfigMap: which object it follows from."""
+WRITTEN = f"{GROUP}/written"
+"""Annotation: digest of what the operator wrote. People may edit the ConfigMap."""
+OFF_BY_HAND = f"{GROUP}/switched-off-at-generation"
+"""Annotation: somebody switched it off in the ConfigMap, and the object has not been changed since."""
+
+Object = dict[str, Any]
+
+
+class Conflict(Exception):
+    """An object has changed since it was read: read it again."""
+
+
+class NotItsTurn(ExperimentError):
+    """The routers serve another experiment."""
+
+
+class MoveRequest(StrictModel):
+    """A move that a person asks for. It is looked at once; to ask for the same again, give another reason."""
+
+    to: Literal["shadow", "1%", "5%", "25%", "50%", "promoted", "stopped", "rolled back"]
+    """Where to: a stage, from a draft the first one too; or the end."""
+    challenger: Text | None = None
+    """Who is promoted; by default, the only one."""
+    reason: Text
+    """Why, for the history."""
+
+
+class Api(Protocol):
+    """What is asked of the API server."""
+
+    def experiment(self, name: str) -> Object | None:
+        """An experiment as it is now; None: there is none of that name."""
+
+    def patch_status(self, name: str, version: str, status: Mapping[str, Any]) -> Object:
+        """Merge fields into an experiment's status; returns the object as it is then.
+
+        Raises:
+            Conflict: Its `resourceVersion` is another one.
+        """
+
+    def in_force(self) -> Object | None:
+        """The ConfigMap that the routers read; None: there is none yet."""
+
+    def put_in_force(self, config_map: Mapping[str, Any]) -> Object:
+        """Write it; returns it as it is then.
+
+        Raises:
+            Conflict: It has another `resourceVersion` now; or it has none, and there is one already.
+        """
+
+
+class ExperimentResource:
+    """One object, as it was when it was read.
+
+    Args:
+        api: Of the API server.
+        config_map: What the routers read, read before the object; None: there was none.
+        found: The object.
+        dataset: The data set's description, which the spec must fit; None: whatever it says.
+
+    Attributes:
+        found: The object, as it is since the last write.
+        moved: Digest of the move that is being looked at: it is written with the event that it brings about.
+    """
+
+    def __init__(
+        self, api: Api, config_map: Object | None, found: Mapping[str, Any], dataset: DatasetSpec | None = None
+    ) -> None:
+        self._api = api
+        self._config_map = config_map
+        self.found = dict(found)
+        self._dataset = dataset
+        self.moved: str | None = None
+
+    @classmethod
+    def read(cls, api: Api, name: str, dataset: DatasetSpec | None = None) -> ExperimentResource | None:
+        """The object of that name as it is now; None: there is none."""
+        config_map = api.in_force()
+        found = api.experiment(name)
+        return None if found is None else cls(api, config_map, found, dataset)
+
+    @property
+    def name(self) -> str:
+        """Of the object."""
+        return str(self.found["metadata"]["name"])
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """What people wrote, as it is."""
+        return self.found.get("spec") or {}
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        """What the operator has written so far."""
+        return self.found.get("status") or {}
+
+    @property
+    def generation(self) -> int:
+        """Counts the changes of the spec."""
+        return int(self.found["metadata"].get("generation", 0))
+
+    def definition(self) -> Experiment:
+        """The spec as an experiment.
+
+        Raises:
+            ExperimentError: It can't be used.
+        """
+        fields = {name: value for name, value in self.spec.items() if name != "move"}
+        experiment = Experiment.from_dict({"name": self.name, **fields})
+        if self._dataset is not None:
+            experiment.check(self._dataset)
+        self._check_turn(experiment)
+        return experiment
+
+    def _check_turn(self, experiment: Experiment) -> None:
+        """Refuse it while the routers serve another one, or what another one has promoted."""
+        owner = None if self._config_map is None else owner_of(self._config_map)
+        other = None if owner in (None, self.name) else self._api.experiment(str(owner))
+        if other is None:
+            return
+        before = ExperimentResource(self._api, None, other)
+        if before.status.get("phase") not in OVER:
+            raise NotItsTurn(f"the routers serve {owner}, which is not over: stop it, or wait for its end")
+        if (promotion := serves_since_before(before.events(), experiment)) is not None:
+            raise ExperimentError(taken_back(promotion))
+
+    def events(self) -> list[Event]:
+        """The history in its status.
+
+        Raises:
+            HistoryError: It can't be read.
+        """
+        events = []
+        for number, given in enumerate(self.status.get("history") or (), start=1):
+            try:
+                event = Event.model_validate(given)
+            except ValidationError as error:
+                raise HistoryError(f"status.history[{number - 1}] is no event: {first_fault(error)}") from None
+            if event.number != number:
+                raise HistoryError(f"status.history[{number - 1}] has number {event.number}: events are missing")
+            events.append(event)
+        return events
+
+    def append(self, event: Event) -> None:
+        """Write what happens.
+
+        Raises:
+            Conflict: Something else has happened to the object.
+        """
+        fields = {} if self.moved is None else {"move": self.moved}
+        self.write({"history": [*(self.status.get("history") or ()), event.model_dump(mode="json")], **fields})
+
+    def write(self, status: Mapping[str, Any]) -> None:
+        """Write fields of the status.
+
+        Raises:
+            Conflict: The object has changed.
+        """
+        if any(self.status.get(name) != value for name, value in status.items()):
+            self.found = self._api.patch_status(self.name, self.found["metadata"]["resourceVersion"], status)
+
+    def last_in_force(self) -> Experiment | None:
+        """What the routers read, if it is of this object."""
+        if self._config_map is None or owner_of(self._config_map) != self.name:
+            return None
+        return held_by(self._config_map)
+
+    def put_in_force(self, experiment: Experiment) -> None:
+        """Hand it to the routers, switched off if somebody has switched it off in the ConfigMap.
+
+        Raises:
+            Conflict: Somebody has written it since it was read.
+        """
+        off = self.switched_off_by_hand()
+        serving = experiment.replace(enabled=False) if off else experiment
+        marks = {OFF_BY_HAND: str(self.generation)} if off else {}
+        self._config_map = hand_over(self._api, self._config_map, self.name, serving, marks)
+
+    def switched_off_by_hand(self) -> bool:
+        """Whether somebody in a hurry has used the kill switch in the ConfigMap. A change of the object undoes that."""
+        if self._config_map is None or owner_of(self._config_map) != self.name:
+            return False
+        annotations = self._config_map["metadata"]["annotations"]
+        if OFF_BY_HAND in annotations:
+            return bool(annotations[OFF_BY_HAND] == str(self.generation))
+        serving = held_by(self._config_map)
+        edited = annotations.get(WRITTEN) != _digest(self._config_map["data"].get(IN_FORCE, ""))
+        return edited and serving is not None and not serving.enabled
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nothing is locked: whatever is written is refused if the object has changed since it was read."""
+        yield
+
+
+def owner_of(config_map: Mapping[str, Any]) -> str | None:
+    """Name of the object that a ConfigMap follows from."""
+    return (config_map["metadata"].get("annotations") or {}).get(OF_OBJECT)
+
+
+def held_by(config_map: Mapping[str, Any]) -> Experiment | None:
+    """The experiment in a ConfigMap; None: it can't be read."""
+    try:
+        return Experiment.from_dict(yaml.safe_load(config_map["data"][IN_FORCE]))
+    except (ExperimentError, yaml.YAMLError, KeyError):
+        return None
+
+
+def hand_over(
+    api: Api, before: Object | None, owner: str, experiment: Experiment, marks: Mapping[str, str] | None = None
+) -> Object:
+    """Write what is in force, unless it is there; returns the ConfigMap as it is then.
+
+    Args:
+        api: Of the API server.
+        before: The ConfigMap as it was read; None: there was none.
+        owner: Name of the object that it follows from.
+        experiment: What is in force.
+        marks: Further annotations.
+
+    Raises:
+        Conflict: Somebody has written it since.
+    """
+    content = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    found = before or {"metadata": {}}
+    metadata, data = found["metadata"], found.get("data") or {}
+    others = {name: text for name, text in (metadata.get("annotations") or {}).items() if name != OFF_BY_HAND}
+    annotations = {**others, OF_OBJECT: owner, WRITTEN: _digest(content), **(marks or {})}
+    if data.get(IN_FORCE) == content and metadata.get("annotations") == annotations:
+        return found
+    return api.put_in_force({"metadata": {**metadata, "annotations": annotations}, "data": {**data, IN_FORCE: content}})
+
+
+def _digest(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def end_orphan(api: Api) -> str | None:
+    """Give everybody the incumbent if the object of what is in force was deleted; returns its name if it was so.
+
+    A promoted challenger is the incumbent, and stays it.
+
+    Raises:
+        Conflict: Somebody writes what is in force.
+    """
+    config_map = api.in_force()
+    owner = None if config_map is None else owner_of(config_map)
+    if config_map is None or owner is None or api.experiment(owner) is not None:
+        return None
+    serving = held_by(config_map)
+    if serving is None or not serving.enabled:
+        return None
+    hand_over(api, config_map, owner, serving.replace(enabled=False))
+    return owner
+
+
+def follow(resource: ExperimentResource, now: float) -> str | None:
+    """Do what people ask for in the spec: the kill switch, then a move that was not looked at yet.
+
+    Args:
+        resource: The experiment.
+        now: Seconds since 1970.
+
+    Returns:
+        Why the move that was asked for last is refused; None: there is none, or it was made.
+
+    Raises:
+        ExperimentError: The spec can't be used. The kill switch works all the same.
+        HistoryError: The history can't be read. The kill switch works all the same.
+        Conflict: The object has changed meanwhile.
+    """
+    off = resource.spec.get("enabled") is False
+    try:
+        _, found = state(resource)
+    except (ExperimentError, HistoryError):
+        if off and (serving := resource.last_in_force()) is not None and serving.enabled:
+            act(resource, "kill", by="person", reason="spec.enabled is false", at=now)
+        raise
+    if off != found.killed and found.phase not in OVER:
+        kind: Literal["kill", "resume"] = "kill" if off else "resume"
+        act(resource, kind, by="person", reason=f"spec.enabled is {str(not off).lower()}", at=now)
+    return _move(resource, now)
+
+
+def _move(resource: ExperimentResource, now: float) -> str | None:
+    asked = resource.spec.get("move")
+    if not asked:
+        return None
+    resource.moved = hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+    if resource.status.get("move") == resource.moved:
+        return None
+    try:
+        move = MoveRequest.model_validate(asked)
+        phase: Phase = move.to
+        challengers = [arm.name for arm in resource.definition().arms if arm.name != "incumbent"]
+        only = challengers[0] if len(challengers) == 1 else None
+        challenger = (move.challenger or only) if phase == "promoted" else None
+        act(resource, "move", by="person", reason=move.reason, at=now, to=phase, challenger=challenger)
+    except ValidationError as error:
+        refused = f"move: {first_fault(error)}"
+    except IllegalEvent as error:
+        refused = str(error)
+    else:
+        return None
+    resource.write({"move": resource.moved})
+    return refused
+
+
+def stands(resource: ExperimentResource) -> State | None:
+    """Where it stands; None: that can't be said."""
+    try:
+        return state(resource)[1]
+    except (ExperimentError, HistoryError):
+        return None

@@ -1,0 +1,62 @@
+"""The operator as a process of its own, on the cluster of $KUBECONFIG."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+
+from serving.local.ports import free_ports
+from tests.cluster.kubectl import wait_until
+from tests.repository import ROOT
+
+
+class OperatorProcess:
+    """`mtorl experiment operator`, which may be killed and started again.
+
+    Args:
+        namespace: Whose experiments.
+        folder: Holds dataset.yaml; the decision log is in its `log`.
+        config: In place of $KUBECONFIG.
+    """
+
+    def __init__(self, namespace: str, folder: Path, config: Path | None = None) -> None:
+        self.url = f"http://127.0.0.1:{free_ports(1)[0]}"
+        self._folder = folder
+        self._environment = {**os.environ, **({} if config is None else {"KUBECONFIG": str(config)})}
+        (folder / "log").mkdir(exist_ok=True)
+        self._command = [sys.executable, "-m", "cli.main", "experiment", "operator", "--namespace", namespace]
+        self._command += ["--dataset", str(folder / "dataset.yaml"), "--log", str(folder / "log"), "--every", "1"]
+        self._command += ["--port", self.url.rpartition(":")[2]]
+
+    def start(self) -> None:
+        with (self._folder / "operator.log").open("ab") as log:
+            self.process = subprocess.Popen(self._command, cwd=ROOT, env=self._environment, stderr=log, stdout=log)
+
+    def wait(self) -> None:
+        """Wait until it acts."""
+        wait_until("the operator", self.leads, seconds=120, state=self.log)
+
+    def log(self) -> str:
+        return (self._folder / "operator.log").read_text()
+
+    def leads(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health/ready", timeout=2).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def __enter__(self) -> OperatorProcess:
+        self.start()
+        self.wait()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.kill()

@@ -1,0 +1,262 @@
+"""Experiments as objects: a real API server, the operator as a process, and two routers as processes."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mtorl.experiment.experiment import Experiment
+from serving.decision_log.export import export_segments
+from tests.cluster.conftest import MANIFESTS
+from tests.cluster.kubectl import Object, get, kubectl, wait_until
+from tests.cluster.operator_process import OperatorProcess
+from tests.experiments import experiment
+from tests.manifests.conftest import render
+from tests.serving.router_fixtures import SPEC, instance, made_feast_repo
+from tests.serving.router_process import Process
+
+pytestmark = pytest.mark.cluster
+RAMP = {"stages": [{"stage": "shadow", "hours": 0, "users": 0}, {"stage": "50%", "hours": 0, "users": 0}]}
+COLUMNS = ["NAME", "STAGE", "ENABLED", "USERS", "LIFT", "INTERVAL", "SPEND", "VERDICT", "IN_FORCE", "AGE"]
+SWITCH_SECONDS = 5.0
+
+
+def spec(endpoint: str = "http://127.0.0.1:9", **changes: Any) -> Object:
+    fields = experiment(endpoint, ramp=RAMP, **changes)
+    return {name: value for name, value in fields.items() if name not in ("name", "stage")}
+
+
+@pytest.fixture(scope="module")
+def namespace(ended: list[str]) -> str:
+    name = f"mtorl-test-exp-{time.time_ns() % 10**8}"
+    kubectl("apply", "-k", str(MANIFESTS / "crds"))
+    kubectl("wait", "--for=condition=Established", "crd/experiments.mtorl-kubeflow.github.io")
+    kubectl("create", "namespace", name)
+    ended.append(name)
+    return name
+
+
+class Cluster:
+    """What people do with kubectl."""
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+
+    def apply(self, name: str, fields: Object, allowed: tuple[int, ...] = (0,)) -> str:
+        made = {"apiVersion": "mtorl-kubeflow.github.io/v1alpha1", "kind": "Experiment", "metadata": {"name": name}}
+        return kubectl(
+            "-n", self.namespace, "apply", "-f", "-", stdin=json.dumps({**made, "spec": fields}), allowed=allowed
+        )
+
+    def patch(self, name: str, **fields: Any) -> None:
+        kubectl("-n", self.namespace, "patch", "exp", name, "--type", "merge", "-p", json.dumps({"spec": fields}))
+
+    def refused(self, name: str, **fields: Any) -> str:
+        words = ["-n", self.namespace, "patch", "exp", name, "--type", "merge", "-p", json.dumps({"spec": fields})]
+        done = subprocess.run(["kubectl", *words], capture_output=True, text=True)
+        assert done.returncode, done.stdout
+        return done.stderr
+
+    def status(self, name: str) -> Object:
+        found: Object = get(self.namespace, "exp", name).get("status", {})
+        return found
+
+    def phase(self, name: str) -> str:
+        return str(self.status(name).get("phase"))
+
+    def condition(self, name: str, kind: str) -> tuple[str, str]:
+        for one in self.status(name).get("conditions", ()):
+            if one["type"] == kind:
+                return one["status"], one["reason"]
+        return "", ""
+
+    def in_force(self) -> Experiment:
+        return Experiment.from_dict(
+            yaml.safe_load(get(self.namespace, "cm", "mtorl-experiment")["data"]["experiment.yaml"])
+        )
+
+
+@pytest.fixture
+def cluster_of(namespace: str) -> Iterator[Cluster]:
+    yield Cluster(namespace)
+    kubectl("-n", namespace, "delete", "exp", "--all")
+    kubectl("-n", namespace, "delete", "cm", "mtorl-experiment", "--ignore-not-found")
+    kubectl("-n", namespace, "delete", "lease", "mtorl-operator", "--ignore-not-found")
+
+
+@pytest.fixture
+def operator(namespace: str, tmp_path: Path) -> Iterator[OperatorProcess]:
+    SPEC.save(tmp_path / "dataset.yaml")
+    with OperatorProcess(namespace, tmp_path) as process:
+        yield process
+
+
+def test_the_kill_switch_is_in_force_on_each_router_within_seconds(
+    cluster_of: Cluster, operator: OperatorProcess, tmp_path: Path
+) -> None:
+    features = made_feast_repo(tmp_path)
+    folders = [tmp_path / f"router-{number}" for number in range(2)]
+    for folder in folders:
+        folder.mkdir()
+    shared = {"feature_repo": str(features), "operator": operator.url, "experiment": "mounted.yaml"}
+    with Process(folders[0], ready=False, **shared) as one, Process(folders[1], ready=False, **shared) as other:
+        endpoint = experiment_of(folders[0])
+        cluster_of.apply("first", spec(endpoint))
+        wait_until("its acceptance", lambda: cluster_of.condition("first", "Accepted") == ("True", "Usable"))
+        for router in (one, other):
+            router.said("router ready http://127.0.0.1:")
+        assert cluster_of.phase("first") == "draft"
+        cluster_of.patch("first", move={"to": "shadow", "reason": "let it begin"})
+        wait_until("the shadow", lambda: cluster_of.phase("first") == "shadow")
+
+        def moved() -> bool:
+            arms_of(one)
+            export_segments(folders[0] / "spool", tmp_path / "log" / "one")
+            return cluster_of.phase("first") == "50%"
+
+        wait_until("the ramp", moved, state=operator.log)
+        serves = {"incumbent", "challenger"}
+        wait_until("both arms", lambda: all(arms_of(router) == serves for router in (one, other)))
+        wait_until("each router", lambda: cluster_of.condition("first", "InForce") == ("True", "EveryRouter"))
+
+        for off in (True, False, True):
+            began = time.monotonic()
+            cluster_of.patch("first", enabled=not off)
+            wanted = {"incumbent"} if off else serves
+            while not all(arms_of(router) == wanted for router in (one, other)):
+                assert time.monotonic() - began < 60
+            assert not off or time.monotonic() - began < SWITCH_SECONDS
+        assert [event["kind"] for event in cluster_of.status("first")["history"]][2:] == ["kill", "resume", "kill"]
+        columns = kubectl("-n", cluster_of.namespace, "get", "exp", "first").splitlines()
+        assert columns[0].replace("IN FORCE", "IN_FORCE").split() == COLUMNS
+        assert columns[1].split()[:4] == ["first", "50%", "false", "0"]
+        described = kubectl("-n", cluster_of.namespace, "describe", "exp", "first")
+        assert "Stage50Percent" in described and "Kill" in described
+
+        operator.kill()  # what is in force stays in force, and a person can still change it by hand
+        cluster_of.patch("first", enabled=True)
+        time.sleep(3)
+        assert all(arms_of(router) == {"incumbent"} for router in (one, other))
+        operator.start()
+        wait_until("both arms again", lambda: all(arms_of(router) == serves for router in (one, other)))
+
+
+def test_what_may_not_change_is_refused_by_the_api_server(cluster_of: Cluster, operator: OperatorProcess) -> None:
+    cluster_of.apply("first", spec(metrics={"primary": "click_per_decision", "outcome_hours": "none"}))
+    wait_until("its acceptance", lambda: cluster_of.condition("first", "Accepted") == ("True", "Usable"))
+    assert cluster_of.in_force().metrics.outcome_hours is None
+    cluster_of.patch("first", alpha=0.1)  # a draft may change
+    cluster_of.patch("first", move={"to": "shadow", "reason": "go"})
+    wait_until("the shadow", lambda: cluster_of.phase("first") == "shadow")
+    assert "alpha may not change once it has begun" in cluster_of.refused("first", alpha=0.2)
+    assert "layer_part may not change" in cluster_of.refused("first", layer_part=[0, 0.5])
+    arms = spec()["arms"]
+    assert "the names of the arms may not" in cluster_of.refused("first", arms=[arms[0], {**arms[1], "name": "new"}])
+    assert "give a ramp, or else a stage" in cluster_of.refused("first", ramp=None)
+    assert "must add up to 1" in cluster_of.refused("first", arms=[arms[0], {**arms[1], "weight": 0.4}])
+    assert "Unsupported value" in cluster_of.refused("first", move={"to": "sideways", "reason": "?"})
+    cluster_of.patch("first", salt="another", alpha=0.2)
+    wait_until("the other experiment", lambda: cluster_of.phase("first") == "draft")
+
+
+def test_specs_that_can_not_be_used_get_a_condition_and_change_nothing(
+    cluster_of: Cluster, operator: OperatorProcess
+) -> None:
+    cluster_of.apply("first", spec())
+    cluster_of.patch("first", move={"to": "50%", "reason": "go"})
+    wait_until("its start", lambda: cluster_of.phase("first") == "50%")
+    before = cluster_of.in_force()
+    for broken in (
+        {"default_channel": "tv"},
+        {"arms": [spec()["arms"][0], {**spec()["arms"][1], "endpoint": "ftp://x"}]},
+        {"budgets": [{"campaign": "*", "channel": "*", "amount": 1, "timezone": "Europe/Atlantis"}]},
+    ):
+        cluster_of.patch("first", **broken)
+        wait_until("a condition", lambda: cluster_of.condition("first", "Accepted") == ("False", "Unusable"))
+        assert cluster_of.in_force() == before
+        cluster_of.patch("first", **{name: spec()[name] for name in broken})
+        wait_until("its acceptance", lambda: cluster_of.condition("first", "Accepted")[0] == "True")
+    cluster_of.apply("second", {**spec(salt="second"), "move": {"to": "50%", "reason": "me, too"}})
+    wait_until("a condition", lambda: cluster_of.condition("second", "Accepted") == ("False", "NotItsTurn"))
+    assert cluster_of.in_force() == before
+    kubectl("-n", cluster_of.namespace, "delete", "exp", "first")
+    wait_until("the second one", lambda: cluster_of.in_force().name == "second", seconds=30)
+
+
+def test_an_operator_that_is_killed_loses_nothing_and_does_nothing_twice(
+    cluster_of: Cluster, operator: OperatorProcess
+) -> None:
+    rng = random.Random(0)
+    cluster_of.apply("first", spec())
+    asked = []
+    for number in range(12):
+        if rng.random() < 0.5:
+            cluster_of.patch("first", enabled=rng.random() < 0.5)
+        asked.append({"to": rng.choice(["shadow", "5%", "50%"]), "reason": f"number {number}"})
+        cluster_of.patch("first", move=asked[-1])
+        time.sleep(rng.uniform(0, 0.3))
+        operator.kill()
+        operator.start()
+        operator.wait()
+    cluster_of.patch("first", enabled=True)
+    wait_until("the last", lambda: (cluster_of.in_force().enabled, operator.leads()) == (True, True))
+    history = cluster_of.status("first")["history"]
+    assert [event["number"] for event in history] == list(range(1, len(history) + 1))
+    reasons = [event["reason"] for event in history if event["kind"] == "move"]
+    assert len(reasons) == len(set(reasons)) and set(reasons) <= {move["reason"] for move in asked}
+    for before, after in pairwise(event for event in history if event["kind"] != "move"):
+        assert before["kind"] != after["kind"], "killed twice, or resumed twice"
+
+
+def test_with_the_rights_of_the_manifests_and_of_two_one_acts(cluster_of: Cluster, tmp_path: Path) -> None:
+    SPEC.save(tmp_path / "dataset.yaml")
+    namespace = cluster_of.namespace
+    objects = [o for o in yaml.safe_load_all(render("tests/experiments")) if named_operator(o)]
+    for made in objects:
+        made["metadata"]["namespace"] = namespace
+        for subject in made.get("subjects", ()):
+            subject["namespace"] = namespace
+    kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
+    config = tmp_path / "kubeconfig"
+    config.write_text(kubectl("config", "view", "--raw", "--minify"))
+    token = kubectl("-n", namespace, "create", "token", "mtorl-operator").strip()
+    content = yaml.safe_load(config.read_text())
+    content["users"] = [{"name": content["users"][0]["name"], "user": {"token": token}}]
+    config.write_text(yaml.safe_dump(content))
+    with OperatorProcess(namespace, tmp_path, config) as first:
+        second = OperatorProcess(namespace, tmp_path, config)
+        second.start()
+        cluster_of.apply("first", {**spec(), "move": {"to": "50%", "reason": "go"}})
+        wait_until("its start", lambda: cluster_of.phase("first") == "50%", state=first.log)
+        wait_until("events", lambda: "Stage50Percent" in kubectl("-n", namespace, "describe", "exp", "first"))
+        assert first.leads() and not second.leads()
+        first.kill()
+        wait_until("the other operator", second.leads, seconds=60, state=second.log)
+        cluster_of.patch("first", enabled=False)
+        wait_until("the kill switch", lambda: not cluster_of.in_force().enabled, state=second.log)
+        second.kill()
+        assert "Forbidden" not in first.log() and "forbidden" not in first.log()
+
+
+def named_operator(o: Object) -> bool:
+    kinds = ("ServiceAccount", "Role", "RoleBinding")
+    return o["kind"] in kinds and str(o["metadata"]["name"]) == "mtorl-operator"
+
+
+def experiment_of(folder: Path) -> str:
+    """Where the arms of a router's process answer."""
+    return str(yaml.safe_load((folder / "experiment.yaml").read_text())["arms"][0]["endpoint"])
+
+
+def arms_of(router: Process) -> set[str]:
+    answers = router.predict(*(instance(f"user-{number}", request_id=f"{time.time_ns()}") for number in range(20)))
+    return {answer["arm"] for answer in answers}
