@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ from typing_extensions import override
 from mtorl.experiment.experiment import ALL_ARMS
 from mtorl.policy.periods import PERIODS, period_at
 from serving.ledger import money
+from serving.ledger.clock_jumps import ClockJumps
 from serving.ledger.contract import (
     EXPIRE_AT_ONCE,
     RETENTION_SECONDS,
@@ -70,6 +72,8 @@ class RedisLedger(Ledger):
         password: Of the Redis, if it has one.
         patience: Seconds to wait for a connection, and for an answer, before giving up with LedgerUnavailable.
         clock: Gives the time in seconds since 1970; else the server's, so that all routers agree.
+        steady: Seconds that go on evenly, however the clock is set; by default those of the system or, with a clock of
+            one's own, that one's.
 
     Attributes:
         client: The connection.
@@ -84,9 +88,11 @@ class RedisLedger(Ledger):
         password: str | None = None,
         patience: float = 5.0,
         clock: Callable[[], float] | None = None,
+        steady: Callable[[], float] | None = None,
     ) -> None:
         self._name = str(location)
         self._clock = clock
+        self._jumps = ClockJumps(steady or clock or time.monotonic)
         self._generation: str | None = None
         self._checked = False
         self.client: Any = Redis(  # Any: its methods are typed for asyncio, too
@@ -130,6 +136,7 @@ class RedisLedger(Ledger):
                 if not self.client.set(self._keys[0], FORM + uuid.uuid4().hex, nx=True):
                     self._update()
             now = self._now()
+            self._jumps.look(now)
             arguments: list[Any] = []
             for a in sorted(limits, key=lambda account: account.arm != ALL_ARMS):
                 terms = f"{a.period} {a.timezone} {divided[a.budget]}"
@@ -214,7 +221,7 @@ class RedisLedger(Ledger):
         total = 0
         with self._errors():
             self._checked = False  # the server may have been restarted with other settings
-            latest = self._now() - ttl
+            latest = self._jumps.before(self._now(), ttl)
             while count := min(_BATCH, most - total):
                 overdue = self.client.zrangebyscore(self._keys[4], "-inf", latest, 0, count)
                 expired = self._run("expire", overdue, latest)

@@ -17,6 +17,7 @@ from typing_extensions import override
 from mtorl.experiment.experiment import ALL_ARMS
 from mtorl.policy.periods import period_after
 from serving.ledger import money
+from serving.ledger.clock_jumps import ClockJumps
 from serving.ledger.contract import (
     EXPIRE_AT_ONCE,
     RETENTION_SECONDS,
@@ -48,13 +49,22 @@ class SqliteLedger(Ledger):
         path: The file. Only `define` creates it: a ledger that has vanished means no spend, not a fresh budget.
         patience: Seconds to wait for other threads, and for other processes, before giving up with LedgerUnavailable.
         clock: Gives the time in seconds since 1970.
+        steady: Seconds that go on evenly, however the clock is set; by default those of the system or, with a clock of
+            one's own, that one's.
     """
 
     shared = False
 
-    def __init__(self, path: str | Path, patience: float = 5.0, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        patience: float = 5.0,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] | None = None,
+    ) -> None:
         self.path = Path(path)
         self._clock = clock
+        self._jumps = ClockJumps(steady or (time.monotonic if clock is time.time else clock))
         self._file = LedgerFile(self.path, patience)
         self._commit = GroupCommit(self._file.open, str(path), patience)
 
@@ -77,6 +87,8 @@ class SqliteLedger(Ledger):
             (a.arm, a.campaign, a.channel, a.period, limit, a.timezone, divided[a.budget])
             for a, limit in limits.items()
         ]
+
+        self._jumps.look(self._clock())
 
         def work(db: sqlite3.Connection) -> None:
             before = db.execute(
@@ -203,21 +215,22 @@ class SqliteLedger(Ledger):
 
     @override
     def expire(self, ttl: float, most: int = EXPIRE_AT_ONCE) -> int:
-        checked_ttl(ttl)
+        now = self._clock()
+        overdue, settled, finished = (
+            self._jumps.before(now, age) for age in (checked_ttl(ttl), SETTLED_SECONDS, RETENTION_SECONDS)
+        )
 
         def expire_some(db: sqlite3.Connection, count: int) -> int:
-            now = self._clock()
-            overdue = db.execute(
-                "SELECT id FROM reservation WHERE state = 'open' AND created <= ? LIMIT ?", (now - ttl, count)
+            names = db.execute(
+                "SELECT id FROM reservation WHERE state = 'open' AND created <= ? LIMIT ?", (overdue, count)
             ).fetchall()
-            return sum(_give_back(db, name, "expired", now) for (name,) in overdue)
+            return sum(_give_back(db, name, "expired", now) for (name,) in names)
 
         def forget_some(db: sqlite3.Connection, count: int) -> int:
-            now = self._clock()
             rows = db.execute(
                 "SELECT id FROM reservation WHERE state IN ('settled', 'late') AND finished < ? UNION ALL "
                 "SELECT id FROM reservation WHERE state IN ('cancelled', 'expired') AND finished < ? LIMIT ?",
-                (now - SETTLED_SECONDS, now - RETENTION_SECONDS, count),
+                (settled, finished, count),
             ).fetchall()
             for table in ("hold", "request", "cost"):
                 db.executemany(f"DELETE FROM {table} WHERE reservation = ?", rows)

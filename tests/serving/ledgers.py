@@ -39,6 +39,7 @@ class Place:
     folder: Path
     port: int
     clock: Clock = field(default_factory=Clock)
+    steady: Clock | None = None
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
@@ -51,8 +52,8 @@ class Place:
 
     def open(self, patience: float = 5.0) -> Ledger:
         if self.kind == "sqlite":
-            return SqliteLedger(self.path, patience, self.clock)
-        return RedisLedger(RedisLocation.parse(self.where), None, patience, self.clock)
+            return SqliteLedger(self.path, patience, self.clock, self.steady)
+        return RedisLedger(RedisLocation.parse(self.where), None, patience, self.clock, self.steady)
 
     def client(self) -> Any:
         return redis.Redis(port=self.port, decode_responses=True)

@@ -26,7 +26,7 @@ from serving.ledger import (
     sqlite_ledger,
 )
 from serving.ledger.contract import RETENTION_SECONDS, SETTLED_SECONDS
-from tests.serving.ledgers import KINDS, NOON, Place, balance
+from tests.serving.ledgers import KINDS, NOON, Clock, Place, balance
 
 DAY, HOUR = 86_400.0, 3_600.0
 
@@ -451,6 +451,31 @@ def test_nothing_expires_before_its_time_when_the_clock_jumps_back(ledger: Ledge
     assert ledger.expire(DAY) == 1
     place.clock.now -= 30 * DAY
     assert ledger.expire(DAY) == 0 and balance(ledger).reserved == 0
+
+
+@pytest.mark.parametrize("jump", [25 * HOUR, 365 * DAY])
+def test_a_clock_that_is_put_forward_grants_no_money_again_whose_cost_is_on_its_way(place: Place, jump: float) -> None:
+    """It said for some seconds that the reservations of the last day were older: 17.95 of 12 were spent."""
+    steady = place.steady = Clock()
+    ledger = place.open()
+    ledger.define([Account("*", "*", "*", 1.0), Account("a", "*", "*", 1.0)])
+
+    def pass_time(seconds: float) -> None:
+        place.clock.now += seconds
+        steady.now += seconds
+
+    assert ledger.reserve("r1", "a", "c", "x", 0.75)
+    pass_time(HOUR)
+    for seconds in (jump, -jump, jump):
+        place.clock.now += seconds
+        pass_time(1.0)
+        assert ledger.expire(DAY) == 0 and not ledger.reserve(f"{seconds}", "a", "c", "x", 0.75)
+    pass_time(22 * HOUR)
+    assert ledger.expire(DAY) == 0
+    pass_time(2 * HOUR)  # the jumps are a day ago, too
+    assert ledger.expire(DAY) == 1
+    assert balance(ledger, "a").reserved == 0.0
+    assert ledger.settle("r1", 0.75) == Settlement(0.75, 0.0)
 
 
 def test_another_period_is_another_account(ledger: Ledger) -> None:
