@@ -29,6 +29,7 @@ FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The experime
 StateOption = Annotated[
     Path | None, typer.Option(help="Folder of its state; by default that file without its suffix, as of mtorl serve.")
 ]
+_BELIEVED_AFTER = 3600.0  # seconds: a clock that was put forward by a fault is mended by then
 ReasonOption = Annotated[str, typer.Option(help="Why, for the history.")]
 ChallengerOption = Annotated[str, typer.Option(help="Which challenger; empty: the only one.")]
 
@@ -177,24 +178,26 @@ def run(
         mtorl experiment run first-day.yaml              in another
 
     It may be away: what is in force stays in force, and it goes on from the history. Editing the file works while it
-    runs; what can't be used is said, and changes nothing.
+    runs; what can't be used is said, and changes nothing. A clock that is put forward is believed after an hour.
     """
     with _input_errors():
         from mtorl.experiment.experiment import ExperimentError
         from mtorl.experiment.stage_machine import OVER, Move
         from mtorl.log.touchpoints import LogError
+        from mtorl.runtime.clock_jumps import ClockJumps
         from pipelines.experiments.controller import next_step, put_in_force
         from pipelines.experiments.folder import ExperimentFolder
 
         folder = ExperimentFolder.of(file, state, dataset)
         _check_router(folder)
         put_in_force(folder)  # a file that can't be used ends the command at the start, and only then
-        said = ""
+        said, jumps = "", ClockJumps(time.monotonic)
         step: Move | Hold | None
         while True:
-            over = False
+            over, at = False, time.time()
+            reached = jumps.before(at, _BELIEVED_AFTER) + _BELIEVED_AFTER
             try:
-                step = next_step(folder, lambda served, since: _look(folder, served, since, dataset), time.time())
+                step = next_step(folder, lambda served, since: _look(folder, served, since, dataset), at, reached)
                 now, over = _in_words(step), _stands(folder)[1].phase in OVER
             except (ExperimentError, LogError, OSError) as error:  # each is mended while it runs, a full disk, too
                 if once:

@@ -136,7 +136,7 @@ def act(
         return _do(store, experiment, kind, by=by, reason=reason, at=at, to=to, challenger=challenger)
 
 
-def next_step(store: ExperimentStore, look: Look, now: float) -> Move | Hold:
+def next_step(store: ExperimentStore, look: Look, now: float, reached: float | None = None) -> Move | Hold:
     """Let the ramp do what comes next, if anything does.
 
     Looking at the evidence of a large log takes minutes. Nothing is locked meanwhile: the kill switch does not wait. A
@@ -146,6 +146,8 @@ def next_step(store: ExperimentStore, look: Look, now: float) -> Move | Hold:
         store: Where the experiment is.
         look: Finds the evidence.
         now: Seconds since 1970.
+        reached: What time has surely come, if that clock was put forward lately: a stage lasts until then, and so does
+            the experiment.
 
     Raises:
         ExperimentError: The file can't be used.
@@ -159,7 +161,7 @@ def next_step(store: ExperimentStore, look: Look, now: float) -> Move | Hold:
         experiment, after = state(store)
         if after != before:
             return Hold(("something else happened while the evidence was looked at",))
-        step = consider(experiment, after, evidence, now)
+        step = consider(experiment, after, evidence, now if reached is None else reached)
         if isinstance(step, Move):
             known = None if evidence is None else plain(evidence)
             _do(

@@ -6,11 +6,10 @@
         ledger.settle("d1", 0.031, "event-7")                            # or ledger.cancel("d1")
     ledger.expire(24 * 3600)                                             # now and then: of what nothing was heard
 
-In reading order: `contract.py` (what every ledger promises), `money.py` (exact amounts), `clock_jumps.py` (ages by a
-clock that may be put forward). In a file, for the router of one machine: `sqlite_tables.py`, `sqlite_database.py` (the
-file, and one sync for many calls), `sqlite_ledger.py`. In Redis, for routers on many machines: `redis_scripts/`
-(`common.lua` first), `redis_ledger.py`; `move_to_redis.py` takes a ledger from the first kind to the second.
-`location.py` reads where it is.
+In reading order: `contract.py` (what every ledger promises), `money.py` (exact amounts). In a file, for the router of
+one machine: `sqlite_tables.py`, `sqlite_database.py` (the file, and one sync for many calls), `sqlite_ledger.py`. In
+Redis, for routers on many machines: `redis_scripts/` (`common.lua` first), `redis_ledger.py`; `move_to_redis.py` takes
+a ledger from the first kind to the second. `location.py` reads where it is.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ class Ledger(Protocol):
     def expire(self, ttl: float, most: int = EXPIRE_AT_ONCE) -> int:
         """Give back what has been open for `ttl` seconds or longer; returns how many reservations that were.
 
-        A clock that is put forward while the ledger is looked at makes nothing older (`clock_jumps.py`). A call gives
+        A clock that is put forward while the ledger is looked at makes nothing older (`ClockJumps`). A call gives
         back no more than `most`; there may be others if it returns as many. Reservations that were finished long ago
         are forgotten, so many at a time, too; what they cost stays in the accounts.
         """

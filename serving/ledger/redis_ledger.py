@@ -34,8 +34,8 @@ from typing_extensions import override
 
 from mtorl.experiment.experiment import ALL_ARMS
 from mtorl.policy.periods import PERIODS, period_at
+from mtorl.runtime.clock_jumps import ClockJumps
 from serving.ledger import money
-from serving.ledger.clock_jumps import ClockJumps
 from serving.ledger.contract import (
     EXPIRE_AT_ONCE,
     RETENTION_SECONDS,

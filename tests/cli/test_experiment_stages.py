@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -86,6 +89,29 @@ def test_run_goes_on_after_a_full_disk(file: Path, monkeypatch: pytest.MonkeyPat
     done = mtorl("run", file, "--every", 0.1)
     assert done.exit_code == 0, done.output
     assert "nothing changes: [Errno 28]" in done.stdout and "waits: the last stage" in done.stdout
+
+
+def test_a_clock_that_is_ahead_for_a_moment_ends_nothing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It used to be over for good: its planned end had come."""
+    now = time.time()
+    planned_end = datetime.fromtimestamp(now + 30 * 86_400, UTC).isoformat()
+    file.write_text(file.read_text() + f"planned_end: {planned_end}\n")
+    mtorl("start", file)
+    monkeypatch.setattr(experiment_stages, "_look", lambda *_: None)
+    waits: list[str] = []
+
+    def wait(*_: Any) -> None:
+        waits.append(json.loads(mtorl("status", file, "--json").stdout)["phase"])
+        clock.time = lambda: now + (len(waits) % 2) * 365 * 86_400 + len(waits)
+        if len(waits) == 4:
+            mtorl("stop", file)
+
+    clock = SimpleNamespace(time=lambda: now, monotonic=lambda: float(len(waits)), sleep=time.sleep)
+    monkeypatch.setattr(experiment_stages, "time", clock)
+    monkeypatch.setattr(experiment_stages, "_wait", wait)
+    done = mtorl("run", file)
+    assert done.exit_code == 0, done.output
+    assert waits == ["shadow"] * 4
 
 
 def test_a_broken_file_stops_nobody_from_pulling_the_switch(file: Path) -> None:

@@ -1,12 +1,12 @@
-"""Ages by a clock that may be put forward: such a jump makes nothing older.
+"""Ages by a clock that may be put forward: such a jump makes nothing older, and is believed only after a while.
 
     jumps = ClockJumps(time.monotonic)
-    jumps.before(clock(), 86_400.0)     # asked again and again: what was made earlier is surely as old as a day
+    jumps.before(time.time(), 86_400.0)     # asked again and again: what was made earlier is surely as old as a day
 
 A reservation whose cost is on its way must not be given back, and its money granted again, since a clock said for a
-moment that a day has passed. Steady seconds tell how much of that is a jump. It counts until as much time has passed
-since: by then all that was made before it is as old anyhow. The same holds after a pause in which the machine was
-suspended: nobody could report a cost.
+moment that a day has passed; nor is an experiment over then. Steady seconds tell how much of that is a jump. It counts
+until as much time has passed since: by then all that was made before it is as old anyhow. The same holds after a pause
+in which the machine was suspended: nobody could report a cost.
 """
 
 from __future__ import annotations
