@@ -41,6 +41,7 @@ class Spark:
 
     def __init__(self) -> None:
         self._session = SparkSession.active()
+        self._session.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")  # else it reads no such file at all
         self._views: list[str] = []
         self._kept: list[DataFrame] = []
 
@@ -59,7 +60,7 @@ class Spark:
         columns = types | {name: _type(type_) for name, type_ in PARTITIONS.items() if by_hour}
         frame = self._session.createDataFrame([], ", ".join(f"{name} {type_}" for name, type_ in columns.items()))
         for there, same in _by_columns(files).items():
-            values = {name: name if name in dict(there) else "NULL" for name in types}
+            values = {name: _value(name, dict(there).get(name)) for name in types}
             selected = [f"CAST({values[name]} AS {type_}) AS {name}" for name, type_ in types.items()]
             selected += [_of_folder(name) for name in PARTITIONS if by_hour]
             frame = frame.unionAll(self._session.read.parquet(*map(_place, same)).selectExpr(*selected))
@@ -164,6 +165,14 @@ def _by_columns(files: Sequence[Path]) -> dict[tuple[tuple[str, str], ...], list
     for file in files:
         found[tuple((field.name, str(field.type)) for field in pq.read_schema(file))].append(file)
     return found
+
+
+def _value(name: str, type_: str | None) -> str:
+    """SQL of a column of a file, by its type there; None: the file lacks it."""
+    if type_ is None:
+        return "NULL"
+    # Spark has no such times, and reads numbers.
+    return f"timestamp_micros({name} DIV 1000)" if type_.startswith("timestamp[ns") else name
 
 
 def _of_folder(name: str) -> str:

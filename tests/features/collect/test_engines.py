@@ -107,7 +107,9 @@ def _older(file: Path) -> None:
 def _typed_otherwise(file: Path) -> None:
     """As another sender would have written it."""
     table = pq.read_table(file)
-    for name, type_ in (("value", pa.decimal128(9, 2)), ("schema_version", pa.int8())):
+    nanoseconds = pa.timestamp("ns", tz="UTC")  # as pandas writes times
+    types = (("value", pa.decimal128(9, 2)), ("schema_version", pa.int8()), ("event_time", nanoseconds))
+    for name, type_ in types:
         table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(type_))
     pq.write_table(table, file)
 
