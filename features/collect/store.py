@@ -174,7 +174,7 @@ class _Run:
 
     def unknown(self) -> int:
         """Keep the outcomes that came before their decision did, or without it, until nobody expects it any more."""
-        newest = "(SELECT max(event_time) FROM placed)"
+        newest = "least((SELECT max(event_time) FROM placed), now())"  # a clock that was ahead ends no waiting
         rows = f"""SELECT * FROM placed
             WHERE hour IS NULL AND event_time >= {newest} - INTERVAL {_KEEP_DAYS} DAY"""
         self._db.write(one_of_each("outcome", f"({rows})"), self._out / _UNKNOWN)

@@ -23,6 +23,7 @@ from typing import Any, get_args
 import orjson
 
 from mtorl.log.records import Kind
+from mtorl.runtime.clock_jumps import ClockJumps
 from serving.decision_log import position, tail
 from serving.decision_log.sink import Refused, Sink, SinkUnavailable
 from serving.decision_log.spool import Spool
@@ -88,6 +89,8 @@ class Shipper:
         self._oldest = {kind: _event_time(batch) if batch else 0.0 for kind, batch in first.items()}  # that is pending
         self._level: dict[Kind, float] = dict.fromkeys(_KINDS, 0.0)  # when nothing was pending
         self._note_at = self._prune_at = 0.0
+        self._jumps = ClockJumps(time.monotonic)
+        self._jumps.look(time.time())
         self._draining = False
         self.tally: Counter[tuple[str, str]] = Counter()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shipper")
@@ -152,7 +155,8 @@ class Shipper:
 
     async def prune(self) -> None:
         """Delete segments that are old and, by the position on disk, shipped."""
-        before = time.time() - self._keep_seconds
+        # A clock that is ahead for a minute must not take everything from those who export the spool.
+        before = self._jumps.before(time.time(), self._keep_seconds)
         await self._in_thread(self._spool.prune, self._noted, before, self._open_reservations)
 
     async def _run(self) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import shutil
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from features.collect import store as store_module
 from features.collect.store import collect, hourly
 from features.engine import open_engine
 from mtorl.log.touchpoints import LogError
-from tests.features.collect.decision_logs import decision, outcome, stored, write
+from tests.features.collect.decision_logs import START, decision, outcome, stored, write
 
 ENGINES = pytest.mark.parametrize(
     "engine", ["duckdb", pytest.param("spark", marks=pytest.mark.integration)], indirect=True
@@ -225,6 +226,18 @@ def test_an_outcome_that_nobody_expects_any_more_is_let_go(tmp_path: Path) -> No
     assert collect(tmp_path / "log", tmp_path / "store").unknown == 1
     write(tmp_path / "log" / "2", [], [outcome("y", "nobody", minutes=40 * 24 * 60)])
     assert collect(tmp_path / "log", tmp_path / "store").unknown == 1
+
+
+def test_an_outcome_of_a_clock_that_was_ahead_ends_no_waiting(tmp_path: Path) -> None:
+    now = (datetime.now(UTC) - START).total_seconds() / 60
+    write(
+        tmp_path / "log" / "1",
+        DECISIONS[:1],
+        [outcome("x", "d", minutes=now), outcome("y", "e", minutes=2 * now + 1e6)],
+    )
+    assert collect(tmp_path / "log", tmp_path / "store").unknown == 2
+    write(tmp_path / "log" / "2", [decision("d", now)])
+    assert collect(tmp_path / "log", tmp_path / "store").outcomes == 1
 
 
 def test_two_runs_do_not_collect_into_one_folder(tmp_path: Path) -> None:

@@ -71,6 +71,25 @@ def test_what_is_shipped_and_old_goes_except_the_newest(spool: Spool) -> None:
     assert numbers(spool, "decision")[-1] > before  # a number is never used again
 
 
+def test_a_clock_that_is_ahead_for_a_while_makes_nothing_old(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads the spool's exports would have lost all decisions of the experiment."""
+    fill(spool, "decision", 10)
+    before = numbers(spool, "decision")
+    real = time.time
+
+    async def scenario() -> None:
+        async with shipping(spool, MemorySink(), keep_hours=168) as running:
+            await until(lambda: running.pending == 0)
+            await running.prune()
+            monkeypatch.setattr(time, "time", lambda: real() + 365 * 24 * HOUR)
+            await running.prune()
+            monkeypatch.setattr(time, "time", real)
+            await running.prune()
+
+    asyncio.run(scenario())
+    assert numbers(spool, "decision") == before
+
+
 def test_what_is_not_shipped_stays_however_old(spool: Spool) -> None:
     fill(spool, "decision", 12)
     age(spool, 10_000)
