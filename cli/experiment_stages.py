@@ -29,7 +29,6 @@ FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The experime
 StateOption = Annotated[
     Path | None, typer.Option(help="Folder of its state; by default that file without its suffix, as of mtorl serve.")
 ]
-_BELIEVED_AFTER = 3600.0  # seconds: a clock that was put forward by a fault is mended by then
 ReasonOption = Annotated[str, typer.Option(help="Why, for the history.")]
 ChallengerOption = Annotated[str, typer.Option(help="Which challenger; empty: the only one.")]
 
@@ -185,7 +184,7 @@ def run(
         from mtorl.experiment.stage_machine import OVER, Move
         from mtorl.log.touchpoints import LogError
         from mtorl.runtime.clock_jumps import ClockJumps
-        from pipelines.experiments.controller import next_step, put_in_force
+        from pipelines.experiments.controller import BELIEVED_AFTER, next_step, put_in_force
         from pipelines.experiments.folder import ExperimentFolder
 
         folder = ExperimentFolder.of(file, state, dataset)
@@ -195,7 +194,7 @@ def run(
         step: Move | Hold | None
         while True:
             over, at = False, time.time()
-            reached = jumps.before(at, _BELIEVED_AFTER) + _BELIEVED_AFTER
+            reached = jumps.before(at, BELIEVED_AFTER) + BELIEVED_AFTER
             try:
                 step = next_step(folder, lambda served, since: _look(folder, served, since, dataset), at, reached)
                 now, over = _in_words(step), _stands(folder)[1].phase in OVER

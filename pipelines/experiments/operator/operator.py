@@ -24,7 +24,8 @@ from mtorl.experiment.history import HistoryError
 from mtorl.experiment.stage_machine import OVER, Hold, Move, State
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
-from pipelines.experiments.controller import next_step, put_in_force, state
+from mtorl.runtime.clock_jumps import ClockJumps
+from pipelines.experiments.controller import BELIEVED_AFTER, next_step, put_in_force, state
 from pipelines.experiments.operator.conditions import Condition, iso, with_condition
 from pipelines.experiments.operator.look import Found
 from pipelines.experiments.operator.routers import Routers
@@ -70,18 +71,25 @@ class Operator:
         reader: Of the decision log.
         dataset: The data set's description, which each spec must fit; None: whatever they say.
         clock: Seconds since 1970.
+        steady: Seconds that go on evenly.
 
     Attributes:
         routers: Who asks what is in force.
     """
 
     def __init__(
-        self, api: Cluster, reader: Reader, dataset: DatasetSpec | None, clock: Callable[[], float] = time.time
+        self,
+        api: Cluster,
+        reader: Reader,
+        dataset: DatasetSpec | None,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
         self._reader = reader
         self._dataset = dataset
         self._clock = clock
+        self._jumps = ClockJumps(steady)
         self._lock = threading.Lock()
         self.routers = Routers()
 
@@ -181,8 +189,10 @@ class Operator:
             looked.extend([found] if found is not None else [])
             return None if found is None else found.evidence
 
+        now = self._clock()
+        reached = self._jumps.before(now, BELIEVED_AFTER) + BELIEVED_AFTER
         try:
-            step = next_step(resource, look, self._clock())
+            step = next_step(resource, look, now, reached)
         except (ExperimentError, HistoryError):
             return  # said by `_follow`
         except (LogError, OSError) as error:

@@ -39,6 +39,7 @@ class Scene:
     def __init__(self, **changes: Any) -> None:
         self.cluster = FakeCluster()
         self.now = 0.0
+        self.put_forward = 0.0
         self.evidence: Callable[[], Found | None] = lambda: Found(
             Evidence("inconclusive", "contains zero", "challenger", (), ARMS), VERDICT
         )
@@ -47,7 +48,9 @@ class Scene:
 
     def restart(self) -> None:
         """Another process."""
-        self.operator = Operator(self.cluster, self, None, clock=lambda: self.now)
+        self.operator = Operator(
+            self.cluster, self, None, clock=lambda: self.now + self.put_forward, steady=lambda: self.now
+        )
 
     def look(self, experiment: Experiment, since: float) -> Found | None:
         return self.evidence()
@@ -175,6 +178,17 @@ def test_a_log_that_can_not_be_read_moves_nothing(scene: Scene) -> None:
     scene.evidence, scene.now = torn, 100 * HOUR
     scene.operator.advance()
     assert scene.condition("Progressing") == ("False", "LogUnreadable", "torn") and scene.status["phase"] == "shadow"
+
+
+def test_a_clock_that_is_put_forward_for_a_moment_moves_nothing(scene: Scene) -> None:
+    begin(scene)
+    scene.operator.advance()
+    scene.put_forward = 1000 * HOUR
+    scene.operator.advance()
+    assert scene.status["phase"] == "shadow"
+    scene.put_forward, scene.now = 0.0, 2 * HOUR
+    scene.operator.advance()
+    assert scene.status["phase"] == "5%"
 
 
 def test_what_follows_from_an_older_state_does_not_replace_a_newer_one(scene: Scene) -> None:
