@@ -40,7 +40,7 @@ from mtorl.experiment.stage_machine import (
 from pipelines.experiments.store import ExperimentStore
 
 BELIEVED_AFTER = 3600.0
-"""Seconds after which a clock that was put forward is believed: one that was put forward by a fault is mended by then."""
+"""Seconds after which a clock that was put forward is believed: by then a fault of it is mended."""
 Look = Callable[[Experiment, float], Evidence | None]
 """What is known of an experiment as it is in force, at its stage since a time in seconds since 1970."""
 
