@@ -19,7 +19,7 @@ often does not raise the rate of false alarms above the experiment's alpha.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -106,6 +106,20 @@ class Hold(NamedTuple):
     reasons: tuple[str, ...]
 
 
+class Requirement(NamedTuple):
+    """One of the things that leaving a stage takes."""
+
+    kind: Literal["hours", "users", "fallback_ratio", "latency_seconds"]
+    """Hours and users are at least as many as needed; the others at most as much as is allowed."""
+    arm: str | None
+    """Whose; None: the stage's."""
+    found: float
+    needed: float
+    met: bool
+    words: str
+    """What is lacking, where it is not met."""
+
+
 def consider(experiment: Experiment, state: State, evidence: Evidence | None, now: float) -> Move | Hold:
     """What happens next without a person.
 
@@ -169,38 +183,74 @@ def _at_the_end(evidence: Evidence | None) -> str:
     return f"the last stage: {evidence.reason}"
 
 
-def _waits_for(
+def requirements(
+    experiment: Experiment, state: State, evidence: Evidence | None, now: float
+) -> tuple[Requirement, ...]:
+    """What leaving the present stage takes, and how far it has come; nothing where the ramp does not know the stage.
+
+    Args:
+        experiment: Its file.
+        state: Where it stands.
+        evidence: What is known; None: nothing yet.
+        now: Seconds since 1970.
+    """
+    steps = () if experiment.ramp is None else experiment.ramp.stages
+    step = next((step for step in steps if step.stage == state.phase), None)
+    return () if step is None else tuple(_requirements(experiment, step, state, evidence, now))
+
+
+def _requirements(
     experiment: Experiment, step: RampStage, state: State, evidence: Evidence | None, now: float
-) -> list[str]:
-    """What the step to the next stage still lacks."""
+) -> Iterator[Requirement]:
     assert experiment.ramp is not None
-    lacks = []
-    passed = (now - state.since) / 3600 if state.since is not None else 0.0
-    if passed < step.hours:
-        lacks.append(f"{max(passed, 0.0):.1f} of {step.hours:g} hours at {step.stage}")
+    hours = max(0.0, (now - state.since) / 3600) if state.since is not None else 0.0
+    of_hours = f"{hours:.1f} of {step.hours:g} hours at {step.stage}"
+    yield Requirement("hours", None, hours, step.hours, hours >= step.hours, of_hours)
     arms = {} if evidence is None else evidence.arms
     serving = [arm.name for arm in experiment.arms if arm.name == INCUMBENT or arm.weight > 0]
-    counted = [name for name in serving if step.stage != "shadow" or name != INCUMBENT]
-    for name in counted:
+    for name in serving:
+        if step.stage == "shadow" and name == INCUMBENT:
+            continue
         users = arms[name].users if name in arms else 0
-        if users < step.users:
-            lacks.append(f"{users:,} of {step.users:,} users of {name}")
-    if INCUMBENT not in arms:
-        return lacks or ["nothing is known of the incumbent at this stage yet"]
-    incumbent = arms[INCUMBENT]
+        of_users = f"{users:,} of {step.users:,} users of {name}"
+        yield Requirement("users", name, users, step.users, users >= step.users, of_users)
+    incumbent = arms.get(INCUMBENT)
+    if incumbent is None:
+        return
     for name in serving:
         if name == INCUMBENT or name not in arms:
             continue
         arm = arms[name]
         allowed = experiment.ramp.fallback_ratio + (0.0 if step.stage == "shadow" else incumbent.fallback_ratio)
-        if arm.fallback_ratio > allowed:
-            lacks.append(f"{name} falls back in {arm.fallback_ratio:.1%} of its decisions, at most {allowed:.1%} may")
+        yield Requirement(
+            "fallback_ratio",
+            name,
+            arm.fallback_ratio,
+            allowed,
+            arm.fallback_ratio <= allowed,
+            f"{name} falls back in {arm.fallback_ratio:.1%} of its decisions, at most {allowed:.1%} may",
+        )
         later = arm.latency_seconds - incumbent.latency_seconds
-        if later > experiment.ramp.latency_seconds:  # false where either is not known
-            lacks.append(
-                f"{name} takes {1000 * later:.0f} ms longer at the 99th percentile, "
-                f"{1000 * experiment.ramp.latency_seconds:.0f} ms are allowed"
-            )
+        if math.isnan(later):
+            continue
+        allowed = experiment.ramp.latency_seconds
+        yield Requirement(
+            "latency_seconds",
+            name,
+            later,
+            allowed,
+            later <= allowed,
+            f"{name} takes {1000 * later:.0f} ms longer at the 99th percentile, {1000 * allowed:.0f} ms are allowed",
+        )
+
+
+def _waits_for(
+    experiment: Experiment, step: RampStage, state: State, evidence: Evidence | None, now: float
+) -> list[str]:
+    """What the step to the next stage still lacks."""
+    lacks = [needed.words for needed in _requirements(experiment, step, state, evidence, now) if not needed.met]
+    if not lacks and (evidence is None or INCUMBENT not in evidence.arms):
+        return ["nothing is known of the incumbent at this stage yet"]
     return lacks
 
 

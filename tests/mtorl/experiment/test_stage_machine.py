@@ -25,6 +25,7 @@ from mtorl.experiment.stage_machine import (
     fixed_fields,
     in_force,
     may_move,
+    requirements,
 )
 from mtorl.experiment.verdict import Token
 from tests.mtorl.experiment.experiments import RAMP, made
@@ -235,3 +236,26 @@ def made_arms() -> list[dict[str, Any]]:
 def test_a_ramp_that_makes_no_sense_is_refused(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         made(**fields)
+
+
+def test_what_a_stage_takes_is_said_with_how_far_it_has_come() -> None:
+    experiment, state = made(), State("5%", since=0.0)
+    arms = {
+        "incumbent": ArmEvidence(40, 0.01, 0.010),
+        "challenger": ArmEvidence(8, 0.03, 0.025),
+    }
+    evidence = Evidence("inconclusive", "zero", "challenger", (), arms)
+    found = requirements(experiment, state, evidence, now=3600.0)
+    assert [(one.kind, one.arm, one.met) for one in found] == [
+        ("hours", None, False),
+        ("users", "incumbent", True),
+        ("users", "challenger", False),
+        ("fallback_ratio", "challenger", False),
+        ("latency_seconds", "challenger", True),
+    ]
+    assert [(one.found, one.needed) for one in found[:3]] == [(1.0, 2.0), (40, 20), (8, 20)]
+    step = consider(experiment, state, evidence, 3600.0)
+    assert isinstance(step, Hold)
+    assert step.reasons == tuple(one.words for one in found if not one.met)
+    assert requirements(experiment, State(), None, 0.0) == ()
+    assert requirements(experiment, State("25%", since=0.0), None, 0.0) == ()
