@@ -36,3 +36,23 @@ def per_decision(gain: Any) -> str:
     """Unit of the primary metric."""
     words = {"click": "clicks", "conversion": "conversions", "None": "gain"}
     return f"{words.get(str(gain), str(gain))} per decision"
+
+
+LEFT_OUT = {
+    "other_experiment": "of another experiment: another name, layer or salt",
+    "outside": "of users outside the experiment's part of its layer",
+    "not_randomised": "at stage shadow, or with the kill switch on: everybody got the incumbent",
+    "other_model": "before the arms had their newest models",
+    "other_weights": "while the arms had other shares of the users",
+    "repeated": "repeated requests: one decision of each counts",
+    "immature": "too new: their outcomes may still come",
+    "unfinished_period": "of a budget's day or hour that is not over",
+    "changed_period": "of a budget's day or hour in which stage or shares were changed",
+    "switched_off": "of a budget's day or hour in which the kill switch was used",
+}
+"""Why decisions do not count in a verdict."""
+
+
+def left_out(reason: str) -> str:
+    """Why decisions do not count, in words."""
+    return LEFT_OUT.get(reason, reason.replace("_", " "))

@@ -23,16 +23,32 @@ def write_page(
 
     Args:
         path: Page to write.
-        template: Template of the page; it may include those of its own folder and of this one.
-        content: What the template reads; `written` and `plotlyjs` come from here. An attribute of something absent is
-            absent as well, so that half of the content still gives a page.
+        template: Template of the page; see `filled`.
+        content: What the template reads; `written` and `plotlyjs` come from here.
         filters: Filters of the template beside those of `words`.
 
     Returns:
         The path of the page.
     """
-    from jinja2 import ChainableUndefined, Environment, FileSystemLoader
     from plotly.offline import get_plotlyjs
+
+    written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    page = filled(template, {**content, "plotlyjs": get_plotlyjs(), "written": written}, filters)
+    with replacing(path) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
+    return path
+
+
+def filled(template: Path, content: Mapping[str, Any], filters: Mapping[str, Callable[..., str]] | None = None) -> str:
+    """Fill a template; all that it reads is escaped.
+
+    Args:
+        template: Template of the page; it may include those of its own folder and of this one.
+        content: What it reads. An attribute of something absent is absent as well, so that half of the content still
+            gives a page.
+        filters: Filters of the template beside those of `words`.
+    """
+    from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
     environment = Environment(
         loader=FileSystemLoader([template.parent, Path(__file__).parent]),
@@ -42,8 +58,4 @@ def write_page(
         lstrip_blocks=True,
     )
     environment.filters |= FILTERS | dict(filters or {})
-    written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    page = environment.get_template(template.name).render(content, plotlyjs=get_plotlyjs(), written=written)
-    with replacing(path) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
-    return path
+    return environment.get_template(template.name).render(content)

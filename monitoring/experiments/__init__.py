@@ -1,0 +1,9 @@
+"""What people see of experiments: one document of what is known, and the page, the gauges and the server made from it.
+
+    view = experiment_view(experiment, events, known, now)       # JSON-ready; the same on a laptop and a cluster
+    Path("report.html").write_text(page([view]))
+
+In reading order: `document.py` (what a document says), `traffic.py` (channels and money, from the decision log),
+`advice.py` (what to do), `view.py` (puts it together), `svg.py` and `charts.py` (the drawings), `page.py` with
+`page.html.j2` (one HTML file), `gauges.py` (Prometheus), `web.py` (serves both).
+"""

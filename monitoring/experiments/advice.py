@@ -1,0 +1,169 @@
+"""What should I do? One headline, why, and a command to copy, from where an experiment stands and what is known.
+
+The order is that of the stage machine: what is over stays over, then what a person did, then what makes figures void,
+then what the ramp does by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from monitoring.experiments.document import Action, Advice, Condition, Tone
+from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.history import Event
+from mtorl.experiment.stage_machine import STAGES, Evidence, Hold, Move, Requirement, State
+
+FAULTS = {"fallback_ratio": "falls back too often", "latency_seconds": "answers too late"}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What advice follows from.
+
+    Attributes:
+        experiment: Its file.
+        state: Where it stands.
+        step: What the ramp does next.
+        evidence: What is known; None: nothing yet.
+        requirements: What leaving the present stage takes.
+        last: The last move; None: there was none.
+        problem: Why file or log can't be read; None: they can.
+        commands: What to type for an action, as a person does it there: `start`, `run`, `promote` ...
+        last_kill: Why the kill switch was pulled last; None: it never was.
+    """
+
+    experiment: Experiment
+    state: State
+    step: Move | Hold
+    evidence: Evidence | None
+    requirements: Sequence[Requirement]
+    last: Event | None
+    problem: str | None
+    commands: Mapping[str, str]
+    last_kill: str | None = None
+
+    def advice(self) -> Advice:
+        """What to do."""
+        found = self._unreadable() or self._over() or self._off() or self._draft() or self._running()
+        assert found is not None
+        return found
+
+    def _say(
+        self, action: Action, headline: str, reason: str, tone: Tone, condition: Condition = "fine", command: str = ""
+    ) -> Advice:
+        return Advice(
+            action=action,
+            condition=condition,
+            headline=headline,
+            reason=reason,
+            tone=tone,
+            command=self.commands.get(command),
+        )
+
+    def _unreadable(self) -> Advice | None:
+        if self.problem is None:
+            return None
+        return self._say("mend", "Mend what can't be read: until then nothing changes", self.problem, "alarm", "held")
+
+    def _over(self) -> Advice | None:
+        last, phase = self.last, self.state.phase
+        reason = last.reason if last is not None else ""
+        by_ramp = last is not None and last.by == "ramp"
+        if phase == "promoted":
+            who = last.challenger if last is not None else None
+            headline = f"Nothing to do: {who or 'the challenger'} decides for everybody now"
+            return self._say("nothing", headline, reason, "good", command="rollback")
+        if phase == "rolled back":
+            if by_ramp:
+                return self._say("try again", "Keep the incumbent: it was rolled back", reason, "alarm", "harm")
+            return self._say("try again", "It was rolled back: everybody gets the incumbent", reason, "alarm", "harm")
+        if phase == "stopped":
+            return self._say("try again", "Keep the incumbent: it was stopped", reason, "open")
+        return None
+
+    def _off(self) -> Advice | None:
+        headline = "It is switched off: everybody gets the incumbent"
+        if self.state.killed:
+            reason = self.last_kill or "the kill switch was pulled"
+            return self._say("resume or stop", headline, reason, "alarm", "harm", "resume")
+        if not self.experiment.enabled:
+            return self._say("resume or stop", headline, "the file says `enabled: false`", "alarm", "harm")
+        return None
+
+    def _draft(self) -> Advice | None:
+        if self.state.phase != "draft":
+            return None
+        if self.experiment.ramp is None:
+            return self._by_hand()
+        if isinstance(self.step, Move):
+            return self._say("run", "It starts now", self.step.reason, "open", command="run")
+        if self.experiment.start is not None:
+            return self._say("wait", "Nothing to do: it starts by itself", self.step.reasons[0], "open")
+        reason = "it is a draft: everybody gets the incumbent, and no challenger is asked"
+        return self._say("start", "Start it when you are ready", reason, "open", command="start")
+
+    def _by_hand(self) -> Advice:
+        """Without a ramp, people set the stage, and the verdict is all that there is to say."""
+        evidence = self.evidence
+        if evidence is None:
+            reason = "nobody has decided anything yet"
+            return self._say("wait", "Nothing is known yet", reason, "open")
+        if evidence.token == "srm":
+            return self._srm(evidence)
+        if evidence.breached:
+            reason = "; ".join(evidence.breached)
+            return self._say("find out", "Go back to the incumbent: a guardrail is breached", reason, "alarm", "held")
+        if evidence.token == "stop":
+            return self._say("find out", "Keep the incumbent", evidence.reason, "alarm")
+        if evidence.token == "ship":
+            return self._say("promote", f"Ship {evidence.challenger}", evidence.reason, "good")
+        return self._say("wait", "Let it run: nothing is decided yet", evidence.reason, "open")
+
+    def _srm(self, evidence: Evidence) -> Advice:
+        headline = "Find out why users are not split as configured"
+        return self._say("find out", headline, evidence.reason, "alarm", "held", "stop")
+
+    def _running(self) -> Advice:
+        evidence, step = self.evidence, self.step
+        if self.experiment.ramp is None:
+            return self._by_hand()
+        if evidence is not None and evidence.token == "srm":
+            return self._srm(evidence)
+        if isinstance(step, Move):
+            return self._moves(step)
+        challengers = [one for one in self.requirements if not one.met and one.kind in FAULTS]
+        if challengers:
+            first = challengers[0]
+            headline = f"Look at {first.arm}: it {FAULTS[first.kind]}"
+            reason = "; ".join(one.words for one in challengers)
+            return self._say("look", headline, reason, "alarm", "held")
+        ahead = [stage.stage for stage in self.experiment.ramp.stages if _after(stage.stage, self.state.phase)]
+        if ahead and not self.requirements:
+            return self._say("move on", "Move it on by hand", step.reasons[0], "alarm", "held", "ramp")
+        waits = any(not one.met for one in self.requirements)
+        wins = evidence is not None and evidence.token == "ship"
+        if evidence is not None and wins and not ahead and not waits:
+            return self._say("promote", f"Promote {evidence.challenger}", evidence.reason, "good", command="promote")
+        if evidence is not None and wins:
+            headline = f"Let it run: {evidence.challenger} is ahead"
+            return self._say("wait", headline, evidence.reason, "good")
+        if self.state.phase == "shadow":
+            reason = "everybody gets the incumbent; challengers are asked, and what they would do is logged"
+            return self._say("wait", "Let it run in the shadow", reason, "open")
+        reason = "nobody has decided anything yet" if evidence is None else evidence.reason
+        return self._say("wait", "Let it run: nothing is decided yet", reason, "open")
+
+    def _moves(self, step: Move) -> Advice:
+        if step.to == "rolled back":
+            headline = "Roll it back: a guardrail is breached"
+            return self._say("run", headline, step.reason, "alarm", "held", "run")
+        headline = {
+            "stopped": "Stop it: it has found nothing better",
+            "promoted": f"{step.challenger} is about to be promoted",
+        }.get(step.to, f"It is ready for {step.to}")
+        return self._say("run", headline, step.reason, "open" if step.to == "stopped" else "good", command="run")
+
+
+def _after(stage: str, phase: str) -> bool:
+    return phase in STAGES and [*STAGES].index(stage) > [*STAGES].index(phase)  # type: ignore[arg-type]

@@ -1,0 +1,266 @@
+"""One HTML file that says how experiments stand: nothing is loaded from outside, and nothing in it is trusted.
+
+    page([view])                          # to save, or to send to somebody: no script at all
+    page(views, refresh=10)               # as served: every ten seconds it asks for itself again
+
+It reads documents of `view.experiment_view` alone. Names, hypotheses and reasons are what people typed: the template
+escapes all of it, and the page forbids itself every other source, script or request.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from monitoring import plain_words
+from monitoring.experiments.charts import domain, effect_chart, track
+from monitoring.experiments.document import Need, View
+from mtorl.pages import words
+from mtorl.pages.page import filled
+
+Json = dict[str, Any]
+
+_TEMPLATE = Path(__file__).parent / "page.html.j2"
+_REFRESH = Path(__file__).parent / "refresh.js"
+TONES = {"ship": "good", "stop": "alarm", "inconclusive": "open", "srm": "alarm", "guardrail": "alarm"}
+_STATES = {"breached": "alarm", "held": "good", "open": "open"}
+_COLOURS = 8
+"""How many channels have a colour of their own in the style sheet."""
+
+
+def page(views: Sequence[View], *, refresh: float | None = None) -> str:
+    """The page of some experiments.
+
+    Args:
+        views: What is known of each.
+        refresh: Seconds after which the page asks for itself again, where it is served; None: it stays as it is.
+    """
+    script = "" if refresh is None else _REFRESH.read_text(encoding="utf-8").replace("SECONDS", f"{refresh:g}")
+    content = {
+        "experiments": [_experiment(view, f"experiment-{n}") for n, view in enumerate(views, 1)],
+        "written": max((view["written"] for view in views), default=None),
+        "script": script,
+        "policy": content_policy(script),
+    }
+    filters = {"metric": plain_words.metric, "moment": moment, "left_out": plain_words.left_out, "phase": phase}
+    return filled(_TEMPLATE, content, filters)
+
+
+def content_policy(script: str) -> str:
+    """What the page may load: its own styles, and the one script that it has."""
+    allowed = ["default-src 'none'", "style-src 'unsafe-inline'", "img-src data:", "base-uri 'none'"]
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        allowed += [f"script-src 'sha256-{digest}'", "connect-src 'self'"]
+    return "; ".join(allowed)
+
+
+def moment(time: Any) -> str:
+    """An ISO time as people read it."""
+    return words.ABSENT if not time else f"{datetime.fromisoformat(str(time)):%Y-%m-%d %H:%M} UTC"
+
+
+def phase(name: str) -> str:
+    """A phase in a sentence."""
+    return f"at {name}" if name == "shadow" or name.endswith("%") else name
+
+
+def _experiment(view: View, anchor: str) -> Json:
+    """Everything that the template reads of one experiment."""
+    verdict = view["verdict"] or {}
+    users = sum(arm["users"] for arm in (verdict.get("arms") or {}).values())
+    challengers = verdict.get("challengers") or {}
+    return {
+        **view,
+        "anchor": anchor,
+        "counts": users > 0,
+        "tiles": _tiles(view, verdict),
+        "needs": [_need(need) for need in view["next"]["needs"]],
+        "effects": _effects(challengers),
+        "confidence": f"{100 * verdict.get('confidence', 0.95):.4g} %",
+        "chart": effect_chart(verdict.get("series") or []),
+        "several": len(challengers) > 1,
+        "guardrails": [
+            _guardrail(challenger, check)
+            for challenger, found in challengers.items()
+            for check in found.get("guardrails") or []
+        ],
+        "secondary": [
+            _secondary(challenger, name, lift)
+            for challenger, found in challengers.items()
+            for name, lift in (found.get("secondary") or {}).items()
+        ],
+        "arms": _arms(view, verdict),
+        "accounts": _accounts(view),
+        "mix": _mix(view),
+        "segments": _segments(verdict.get("segments")),
+        "left_out": sorted((verdict.get("left_out") or {}).items(), key=lambda item: -item[1]),
+        "srm": _srm(verdict),
+    }
+
+
+def _tiles(view: View, verdict: Mapping[str, Any]) -> list[Json]:
+    """The figures that one looks for first."""
+    tiles: list[Json] = []
+    arms = verdict.get("arms") or {}
+    users = sum(arm["users"] for arm in arms.values())
+    if users and _known(verdict.get("lift")):
+        relative = verdict.get("relative_lift")
+        of = f" ({words.signed(100 * relative, 1)} %)" if _known(relative) else ""
+        ci = words.interval(verdict.get("lift_ci"), plus=True)
+        said = ci if ci != words.ABSENT else "too few users for an interval"
+        void = verdict.get("verdict") == "srm"
+        tone = "void" if void else TONES.get(str(verdict.get("verdict")), "open")
+        label = "void: users are not split as configured" if void else f"{view['unit']}{of}"
+        tiles.append({"value": words.signed(verdict["lift"]), "label": label, "said": said, "tone": tone})
+    if users:
+        decisions = sum(arm["decisions"] for arm in arms.values())
+        tiles.append({"value": words.count(users), "label": "users who count", "said": f"{decisions:,} decisions"})
+        srm = _srm(verdict)
+        label = "users split as configured"
+        tiles.append({"value": srm["words"], "label": label, "said": srm["said"], "tone": srm["tone"]})
+        tiles += _guardrails_tile(verdict)
+    whole = [account for account in view["spend"] if account["arm"] == "*"]
+    if whole:
+        first = whole[0]
+        label = "spent" if first["period"] == "total" else f"spent this {first['period']}"
+        said = f"of {words.number(first['limit'])}"
+        tiles.append({"value": words.number(first["spent"]), "label": label, "said": said})
+    return tiles
+
+
+def _guardrails_tile(verdict: Mapping[str, Any]) -> list[Json]:
+    checks = [check["state"] for found in verdict["challengers"].values() for check in found.get("guardrails") or []]
+    if not checks:
+        return []
+    worst = next(state for state in ("breached", "open", "held") if state in checks)
+    value = {"breached": "Breached", "open": "Not known yet", "held": "Held"}[worst]
+    label = words.noun(len(checks), "guardrail", "guardrails")
+    said = ", ".join(f"{checks.count(state)} {state}" for state in _STATES if state in checks)
+    return [{"value": value, "label": label, "said": said, "tone": _STATES[worst]}]
+
+
+def _srm(verdict: Mapping[str, Any]) -> Json:
+    """Whether users are split as configured: a word, and the figure behind it."""
+    p = verdict.get("srm_p")
+    if p is None or not sum((verdict.get("arms") or {}).get(arm, {}).get("users", 0) for arm in verdict["arms"]):
+        return {"words": "Not known yet", "said": "no user counts yet", "tone": "open"}
+    if verdict.get("verdict") == "srm":
+        return {"words": f"No, p = {p:.2g}", "said": "no figure counts", "tone": "alarm"}
+    return {"words": "Ok", "said": f"p = {words.p_value(p)}".replace("= <", "<"), "tone": "good"}
+
+
+def _need(need: Need) -> Json:
+    """A requirement with its bar; of what has a limit, a full bar is bad."""
+    found, needed = need["found"], need["needed"]
+    limit = need["kind"] in ("fallback_ratio", "latency_seconds")
+    show = {
+        "hours": lambda x: f"{x:,.1f}",
+        "counted_hours": lambda x: f"{x:,.1f}",
+        "users": lambda x: f"{x:,.0f}",
+        "fallback_ratio": lambda x: words.share(x, 1),
+        "latency_seconds": lambda x: f"{1000 * x:,.0f} ms".replace("-", "−"),
+    }[need["kind"]]
+    whole = 100.0 if needed <= 0 else 100 * found / needed
+    return {
+        **need,
+        "bar": round(min(max(whole, 0.0), 100.0), 1),
+        "words": f"{show(found)}, {show(needed)} allowed" if limit else f"{show(found)} of {show(needed)}",
+        "limit": limit,
+    }
+
+
+def _effects(challengers: Mapping[str, Json]) -> list[Json]:
+    span = domain([found.get("lift_ci") for found in challengers.values()], 0.0)
+    rows = []
+    for name, found in challengers.items():
+        said, tone = plain_words.VERDICTS.get(str(found.get("verdict")), (str(found.get("verdict")), "open"))
+        lift = found.get("lift")
+        drawn = track(found.get("lift_ci"), lift, span)
+        rows.append({**found, "name": name, "words": said, "tone": tone, "track": drawn})
+    return rows
+
+
+def _guardrail(challenger: str, check: Json) -> Json:
+    interval = [check.get("lower"), check.get("upper")]
+    span = domain([interval], 0.0, check["margin"])
+    drawn = track(interval, check.get("harm"), span, check["margin"])
+    return {**check, "challenger": challenger, "interval": interval, "tone": _STATES[check["state"]], "track": drawn}
+
+
+def _secondary(challenger: str, name: str, lift: Json) -> Json:
+    drawn = track(lift.get("lift_ci"), lift.get("lift"), domain([lift.get("lift_ci")], 0.0))
+    return {**lift, "challenger": challenger, "name": name, "track": drawn}
+
+
+def _arms(view: View, verdict: Mapping[str, Any]) -> list[Json]:
+    found = verdict.get("arms") or {}
+    traffic = view["traffic"]["arms"] if view["traffic"] is not None else {}
+    return [
+        {**arm, "found": found.get(arm["name"]), "traffic": traffic.get(arm["name"])} for arm in view["plan"]["arms"]
+    ]
+
+
+def _accounts(view: View) -> list[Json]:
+    """Accounts of a budget one below the other, each with its bar."""
+    rows = []
+    for account in view["spend"]:
+        whole = max(account["limit"], account["spent"] + account["reserved"], 1e-9)
+        scope = [
+            f"campaign {account['campaign']}" if account["campaign"] != "*" else "",
+            f"channel {account['channel']}" if account["channel"] != "*" else "",
+            "in all" if account["period"] == "total" else f"this {account['period']}",
+        ]
+        rows.append(
+            {
+                **account,
+                "name": "all arms" if account["arm"] == "*" else account["arm"],
+                "scope": ", ".join(part for part in scope if part),
+                "spent_bar": round(100 * account["spent"] / whole, 1),
+                "reserved_bar": round(100 * account["reserved"] / whole, 1),
+                "over": account["spent"] > account["limit"] * (1 + 1e-9),
+                "share": account["spent"] / account["limit"] if account["limit"] > 0 else None,
+            }
+        )
+    return rows
+
+
+def _mix(view: View) -> Json | None:
+    """Exposures of each arm by channel, as shares; channels in the order of their size over all arms."""
+    traffic = view["traffic"]
+    if traffic is None:
+        return None
+    total: dict[str, int] = {}
+    for of_arm in traffic["arms"].values():
+        for channel, mix in of_arm["channels"].items():
+            total[channel] = total.get(channel, 0) + mix["exposures"]
+    channels = sorted(total, key=lambda channel: (-total[channel], channel))
+    rows = []
+    for arm in view["plan"]["arms"]:
+        if arm["name"] not in traffic["arms"]:
+            continue
+        of_arm = traffic["arms"][arm["name"]]
+        exposures = {name: of_arm["channels"].get(name, {"exposures": 0})["exposures"] for name in channels}
+        all_ = sum(exposures.values())
+        shares = [exposures[name] / all_ if all_ else 0.0 for name in channels]
+        rows.append({"name": arm["name"], **of_arm, "shares": shares, "bars": [round(100 * s, 2) for s in shares]})
+    colours = [n % _COLOURS for n in range(len(channels))]
+    return {"channels": channels, "colours": colours, "rows": rows, "shadow": traffic["shadow"]} if rows else None
+
+
+def _segments(segments: Json | None) -> list[Json]:
+    found = []
+    for column, lifts in ((segments or {}).get("lifts") or {}).items():
+        span = domain([lift.get("lift_ci") for lift in lifts], 0.0)
+        rows = [{**lift, "track": track(lift.get("lift_ci"), lift.get("lift"), span)} for lift in lifts]
+        smaller = (segments or {}).get("smaller", {}).get(column, 0)
+        found.append({"column": column, "rows": rows, "smaller": smaller})
+    return found
+
+
+def _known(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)

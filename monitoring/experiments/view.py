@@ -1,0 +1,311 @@
+"""One document of all that is known of an experiment; pure: no clock, no files.
+
+    view = experiment_view(experiment, events, Known(verdict, evidence, traffic, spend), now)
+
+A laptop's command, an operator on a cluster and a test call it alike. The fields: `document.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from monitoring import plain_words
+from monitoring.experiments.advice import Standing
+from monitoring.experiments.document import (
+    DOCUMENT_VERSION,
+    ArmPlan,
+    Happened,
+    Need,
+    Next,
+    Plan,
+    Spend,
+    Step,
+    Traffic,
+    View,
+)
+from mtorl.experiment.experiment import Arm, Experiment
+from mtorl.experiment.history import Event, state_of
+from mtorl.experiment.stage_machine import (
+    OVER,
+    STAGES,
+    Evidence,
+    Hold,
+    Move,
+    Requirement,
+    State,
+    consider,
+    in_force,
+    requirements,
+)
+from mtorl.experiment.stages import CHALLENGER_SHARE
+
+_TOO_SOON = 0.01  # hours of a stage after which a rate can be told
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a look at an experiment has found.
+
+    Attributes:
+        verdict: As `monitoring.verdict.verdict_from_log` gives it; None: nobody has decided yet.
+        evidence: What follows from it for the present stage.
+        traffic: Channels of each arm.
+        spend: Of each account.
+        in_force: Whether routers have what follows from file and history.
+        problem: Why the log, or the file, can't be read.
+        commands: What to type for an action (`monitoring.experiments.advice.Standing`).
+    """
+
+    verdict: Mapping[str, Any] | None = None
+    evidence: Evidence | None = None
+    traffic: Traffic | None = None
+    spend: Sequence[Spend] = ()
+    in_force: bool = True
+    problem: str | None = None
+    commands: Mapping[str, str] = field(default_factory=dict)
+
+
+def experiment_view(experiment: Experiment, events: Sequence[Event], known: Known, now: float) -> View:
+    """Put together all that is known of an experiment.
+
+    Args:
+        experiment: Its file.
+        events: Of its history, all of them; those of another name or salt are not its own.
+        known: What was found out about it.
+        now: Seconds since 1970.
+    """
+    state = state_of(events, experiment)
+    own = [event for event in events if (event.experiment, event.salt) == (experiment.name, experiment.salt)]
+    step = consider(experiment, state, known.evidence, now)
+    needed = requirements(experiment, state, known.evidence, now) if state.phase not in OVER else ()
+    moves = [event for event in own if event.kind == "move"]
+    kills = [event.reason for event in own if event.kind == "kill"]
+    standing = Standing(
+        experiment,
+        state,
+        step,
+        known.evidence,
+        needed,
+        moves[-1] if moves else None,
+        known.problem,
+        known.commands,
+        kills[-1] if kills else None,
+    )
+    serving = in_force(experiment, state) if experiment.ramp is not None or state.phase != "draft" else experiment
+    phase = serving.stage if experiment.ramp is None and state.phase == "draft" else state.phase
+    verdict = None if known.verdict is None else dict(known.verdict)
+    return View(
+        document_version=DOCUMENT_VERSION,
+        written=_iso(now),
+        name=experiment.name,
+        hypothesis=experiment.hypothesis,
+        version=serving.version,
+        problem=known.problem,
+        advice=standing.advice(),
+        phase=phase,
+        since=_at(state.since),
+        enabled=experiment.enabled and not state.killed,
+        in_force=known.in_force,
+        steps=_steps(experiment, phase, moves),
+        next=_next(experiment, state, step, needed, known, now),
+        plan=_plan(experiment, serving),
+        verdict=verdict,
+        unit=plain_words.per_decision((verdict or {}).get("gain") or _outcome(experiment)),
+        spend=[spend for spend in known.spend if spend["limit"] > 0 or spend["spent"] > 0],
+        traffic=known.traffic,
+        events=[_happened(event) for event in own],
+    )
+
+
+def _steps(experiment: Experiment, phase: str, moves: Sequence[Event]) -> list[Step]:
+    """Draft, the stages of the ramp and those that it was in besides, and how it ends."""
+    entered = {str(event.to): event.at for event in moves}
+    of_ramp = {} if experiment.ramp is None else {step.stage: step for step in experiment.ramp.stages}
+    over = phase in OVER  # then, what was never reached is not on the way any more
+    stages = [stage for stage in STAGES if stage in entered or (not over and (stage in of_ramp or stage == phase))]
+    begin, end = ([], []) if experiment.ramp is None else (["draft"], ["promoted"])
+    names = [*begin, *stages, *([phase] if over else end)]
+    here = names.index(phase)
+    steps = []
+    for place, name in enumerate(names):
+        step = next((step for stage, step in of_ramp.items() if stage == name), None)
+        share = next((CHALLENGER_SHARE[stage] for stage in STAGES if stage == name), None)
+        steps.append(
+            Step(
+                phase=name,
+                place="here" if place == here else "past" if place < here else "ahead",
+                since=_at(entered.get(name)),
+                challengers=share,
+                hours=None if step is None else step.hours,
+                users=None if step is None else step.users,
+            )
+        )
+    return steps
+
+
+def _next(
+    experiment: Experiment,
+    state: State,
+    step: Move | Hold,
+    needed: Sequence[Requirement],
+    known: Known,
+    now: float,
+) -> Next:
+    off = state.killed or not experiment.enabled or state.phase in OVER or known.problem is not None
+    needs = [] if off else [_need(one) for one in needed]
+    void = known.evidence is not None and known.evidence.token == "srm"
+    last = not off and state.phase in STAGES and not _following(experiment, state)
+    if last and known.verdict is not None and (hours := known.verdict.get("hours")) is not None:
+        least = experiment.min_runtime_hours
+        label = "hours that count in the verdict"
+        needs.append(
+            Need(kind="counted_hours", arm=None, found=hours, needed=least, met=hours > least - 1.0, label=label)
+        )
+    to = step.to if isinstance(step, Move) else _following(experiment, state)
+    waits = [] if isinstance(step, Move) else list(step.reasons)
+    not_before = expected = None
+    if not (off or void) and to is not None and state.since is not None:
+        hours = next((one.needed for one in needed if one.kind == "hours"), 0.0)
+        not_before = state.since + 3600 * hours
+        expected = _expected(needed, state.since, now)
+        expected = None if expected is None or expected <= max(not_before, now) else expected
+    elif state.phase == "draft" and experiment.start is not None:
+        not_before = experiment.start.timestamp()
+    return Next(
+        to=None if off or void else to,
+        words=_words(experiment, state, step, off or void, last),
+        waits=[known.problem] if known.problem is not None else waits,
+        needs=needs,
+        not_before=_at(not_before),
+        expected=_at(expected),
+    )
+
+
+def _expected(needed: Sequence[Requirement], since: float, now: float) -> float | None:
+    """When all that grows by itself will be there, at the rate so far; None: it can't be told."""
+    passed = (now - since) / 3600
+    latest = now
+    for one in needed:
+        if one.met:
+            continue
+        if one.kind == "hours":
+            latest = max(latest, since + 3600 * one.needed)
+        elif one.kind == "users" and one.found > 0 and passed > _TOO_SOON:
+            latest = max(latest, since + 3600 * passed * one.needed / one.found)
+        else:
+            return None
+    return latest
+
+
+def _following(experiment: Experiment, state: State) -> str | None:
+    stages = () if experiment.ramp is None else experiment.ramp.stages
+    if state.phase == "draft":
+        return stages[0].stage if stages else None
+    if state.phase not in STAGES:
+        return None
+    here = [*STAGES].index(state.phase)
+    return next((step.stage for step in stages if STAGES.index(step.stage) > here), None)
+
+
+def _words(experiment: Experiment, state: State, step: Move | Hold, off: bool, last: bool) -> str:
+    """What happens next, in a sentence or two."""
+    if state.phase in OVER:
+        again = "Another try needs a new salt."
+        return "It is over; a rollback gives back the incumbent of before." if state.phase == "promoted" else again
+    if off:
+        return "Nothing moves until a person has done something."
+    if experiment.ramp is None:
+        return "It has no ramp: people set its stage."
+    if isinstance(step, Move):
+        return f"The next look of the ramp moves it to {step.to}."
+    if state.phase == "draft":
+        return "It starts by itself." if experiment.start is not None else "A person starts it."
+    end = (
+        f" On {experiment.planned_end.astimezone(UTC):%Y-%m-%d %H:%M} UTC it is stopped, unless a challenger has won."
+        if experiment.planned_end is not None
+        else ""
+    )
+    if last:
+        who = "by itself" if experiment.ramp.promote else "by a person"
+        return f"This is the last stage. It ends when a challenger has won, and is promoted {who}, or is worse.{end}"
+    return f"It goes on to {_following(experiment, state)} once all of this holds.{end}"
+
+
+def _need(one: Requirement) -> Need:
+    labels = {
+        "hours": "hours at this stage",
+        "users": f"users of {one.arm}",
+        "fallback_ratio": f"default actions of {one.arm}",
+        "latency_seconds": f"{one.arm} later than the incumbent, 99th percentile",
+    }
+    label = labels[one.kind]
+    return Need(kind=one.kind, arm=one.arm, found=one.found, needed=one.needed, met=one.met, label=label)
+
+
+def _plan(experiment: Experiment, serving: Experiment) -> Plan:
+    shares = serving.shares()
+    fields = experiment.model_dump(mode="json", include={"metrics", "ramp", "budgets", "start", "planned_end"})
+    return Plan(
+        owner=experiment.owner,
+        start=fields["start"],
+        planned_end=fields["planned_end"],
+        alpha=experiment.alpha,
+        min_runtime_hours=experiment.min_runtime_hours,
+        unit=experiment.unit,
+        layer=experiment.layer,
+        layer_part=list(experiment.layer_part),
+        arms=[
+            ArmPlan(name=arm.name, weight=arm.weight, share=shares[arm.name], answers=_answers(arm))
+            for arm in serving.arms
+        ],
+        metrics=fields["metrics"],
+        ramp=fields["ramp"],
+        budgets=fields["budgets"],
+    )
+
+
+def _answers(arm: Arm) -> str:
+    """Where its decisions come from; of an address only what is no secret."""
+    return ", ".join(_of_arm(arm))
+
+
+def _of_arm(arm: Arm) -> Iterator[str]:
+    if arm.policy is not None:
+        yield "what each request says" if arm.policy == "baseline" else f"{len(arm.policy)} rows of the file"
+    if arm.url is not None:
+        parts = urlsplit(arm.url)
+        yield f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    if arm.model_digest is not None:
+        yield f"model {arm.model_digest}"
+    if arm.explore is not None:
+        yield f"{arm.explore.share:.0%} left to chance"
+
+
+def _happened(event: Event) -> Happened:
+    return Happened(
+        number=event.number,
+        at=_iso(event.at),
+        what=event.to or event.kind,
+        by=event.by,
+        reason=event.reason,
+        challenger=event.challenger,
+        version=event.version,
+        evidence=event.evidence,
+    )
+
+
+def _outcome(experiment: Experiment) -> str:
+    return experiment.metrics.primary.removesuffix("_per_decision")
+
+
+def _at(time: float | None) -> str | None:
+    return None if time is None or not math.isfinite(time) else _iso(time)
+
+
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")

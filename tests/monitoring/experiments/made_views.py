@@ -1,0 +1,334 @@
+"""Experiments in every state that people meet, made up, for the tests of what is shown and for looking at the page.
+
+python -P -m tests.monitoring.experiments.made_views /tmp/pages
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monitoring.experiments.document import ArmTraffic, Spend, Traffic, View
+from monitoring.experiments.view import Known, experiment_view
+from mtorl.experiment.experiment import INCUMBENT, Experiment
+from mtorl.experiment.history import Event, next_event
+from mtorl.experiment.stage_machine import ArmEvidence, Evidence
+from tests.experiments import experiment as content
+
+START = 1_795_000_000.0  # 2026-11-18
+HOUR = 3600.0
+COMMANDS = {
+    name: f"mtorl experiment {name} channel-policy.yaml" for name in ("start", "run", "promote", "rollback", "resume")
+}
+RAMP: dict[str, Any] = {
+    "stages": [
+        {"stage": "shadow", "hours": 24, "users": 1000},
+        {"stage": "1%", "hours": 48, "users": 200},
+        {"stage": "5%", "hours": 72, "users": 500},
+        {"stage": "50%", "hours": 336, "users": 5000},
+    ]
+}
+CHANNELS = ("search", "display", "video", "social")
+
+
+def made(**changes: Any) -> Experiment:
+    """An experiment with everything in it."""
+    fields = {
+        "name": "mtorl-vs-rules",
+        "arms": [
+            {"name": INCUMBENT, "weight": 0.5, "policy": "baseline"},
+            {"name": "challenger", "weight": 0.5, "endpoint": "http://user:secret@127.0.0.1:8085"},
+        ],
+        "budgets": [
+            {"campaign": "*", "channel": "*", "amount": 20_000.0},
+            {"campaign": "*", "channel": "video", "amount": 900.0, "period": "day"},
+        ],
+        "metrics": {
+            "primary": "click_per_decision",
+            "secondary": ["exposure_ratio", "conversion_per_decision"],
+            "guardrails": [{"name": "cost_per_decision", "direction": "down", "margin": 0.02}],
+            "outcome_hours": 24,
+        },
+        "min_runtime_hours": 168,
+        "owner": "ads-platform",
+        "hypothesis": "More clicks for the same money, since the channel follows what a user did before.",
+        "planned_end": "2026-12-20T00:00:00Z",
+        "ramp": RAMP,
+        **changes,
+    }
+    made = content("http://127.0.0.1:8085", **fields)
+    if fields["ramp"] is not None:
+        made.pop("stage")
+    return Experiment.from_dict(made)
+
+
+def history(experiment: Experiment, *steps: tuple[float, str, dict[str, Any]]) -> list[Event]:
+    """Events at hours since the start: (hours, phase or kill or resume, what else)."""
+    events: list[Event] = []
+    for hours, what, more in steps:
+        kind: Any = what if what in ("kill", "resume") else "move"
+        own = {"by": "ramp", "reason": "72 hours are over, and nothing speaks against it", **more}
+        to: Any = what if kind == "move" else None
+        events.append(next_event(events, experiment, kind, at=START + HOUR * hours, to=to, **own))
+    return events
+
+
+def verdict(
+    token: str, reason: str, arms: dict[str, int], lift: float, stage: str = "50%", **changes: Any
+) -> dict[str, Any]:
+    """What `verdict_from_log` gives; the first challenger decides."""
+    rng = np.random.default_rng(3)
+    total = sum(arms.values())
+    challengers = [name for name in arms if name != INCUMBENT]
+    users = np.unique(np.linspace(200, max(total, 201), 30).astype(int)) if total > 200 else np.array([], int)
+    noise = np.cumsum(rng.normal(0, 0.0007, len(users))[::-1])[::-1]
+    width = 0.9 / np.sqrt(np.maximum(users, 1)) * np.sqrt(np.log(np.maximum(users, 2))) * 0.28
+    series = [
+        {"users": int(n), "lift": float(lift + x - noise[-1]), "lo": float(lift + x - noise[-1] - w),
+         "hi": float(lift + x - noise[-1] + w)}
+        for n, x, w in zip(users, noise, width, strict=True)
+    ]  # fmt: skip
+    ci = [series[-1]["lo"], series[-1]["hi"]] if series else [None, None]
+    enough = bool(series)
+    results = {}
+    for n, name in enumerate(challengers):
+        own = lift - 0.012 * n
+        interval = [end - 0.012 * n if end is not None else None for end in ci]
+        results[name] = {
+            "lift": own if total else None,
+            "lift_ci": interval,
+            "lift_ci_fixed": interval,
+            "relative_lift": own / 0.0674 if total else None,
+            "effective_users": float(total),
+            "hours": 96.0 if stage == "5%" else 312.0,
+            "guardrails": [
+                {"name": "cost_per_decision", "harm": 0.004, "lower": -0.003 if enough else None,
+                 "upper": 0.011 if enough else None, "margin": 0.02, "state": "held" if enough else "open"}
+            ],
+            "secondary": {
+                "exposure_ratio": {"lift": -0.031, "lift_ci": [-0.071, 0.009] if enough else [None, None],
+                                   "relative_lift": -0.04},
+                "conversion_per_decision": {"lift": 0.0011, "lift_ci": [-0.0009, 0.0031] if enough else [None, None],
+                                            "relative_lift": 0.11},
+            },
+            "verdict": token if n == 0 else "inconclusive",
+            "reason": reason if n == 0 else "the always-valid interval [-0.004, +0.041] contains zero",
+        }  # fmt: skip
+    found = {
+        "experiment": "mtorl-vs-rules",
+        "stage": stage,
+        "gain": "click",
+        "alpha": 0.05,
+        "confidence": 0.975,
+        "arms": {name: _arm(count, 0.0674 + (lift if name != INCUMBENT else 0.0)) for name, count in arms.items()},
+        "users_of_stages": {stage: arms},
+        "srm_p": 0.84,
+        "multiple_exposure_users": 0,
+        "left_out": {"immature": 1_204, "not_randomised": 8_840, "repeated": 12},
+        "late_outcomes": 7,
+        "models": {},
+        "challenger": challengers[0],
+        "challengers": results,
+        **results[challengers[0]],
+        "series": series,
+    }
+    return {**found, **changes}
+
+
+def _arm(users: int, gain: float) -> dict[str, Any]:
+    decisions = users * 5
+    return {
+        "users": users, "decisions": decisions, "evaluable": decisions, "exposures": round(decisions * 0.65),
+        "fallbacks": decisions // 900, "gain": decisions * gain, "cost": decisions * 0.2294,
+        "effective_decisions": float(decisions), "gain_per_decision": gain if users else None,
+        "cost_per_decision": 0.2294 if users else None, "gain_per_cost": gain / 0.2294 if users else None,
+    }  # fmt: skip
+
+
+def traffic(arms: dict[str, int], shadow: bool = False) -> Traffic:
+    shares = {INCUMBENT: (0.46, 0.3, 0.14, 0.1)}
+    made: dict[str, ArmTraffic] = {}
+    for name, users in arms.items():
+        decisions = users * 5
+        counts = [round(decisions * share) for share in shares.get(name, (0.28, 0.17, 0.38, 0.17))]
+        mix: Any = {
+            channel: {"decisions": n, "exposures": round(0.65 * n)} for channel, n in zip(CHANNELS, counts, strict=True)
+        }
+        made[name] = {
+            "decisions": decisions, "exposures": round(0.65 * decisions), "fallbacks": decisions // 900, "channels": mix
+        }  # fmt: skip
+    return {
+        "first": "2026-11-18T06:13:20+00:00", "last": "2026-12-02T06:13:20+00:00", "shadow": shadow, "arms": made,
+    }  # fmt: skip
+
+
+def spend(experiment: Experiment, serving: Experiment, share: float) -> list[Spend]:
+    return [
+        Spend(arm=account.arm, campaign=account.campaign, channel=account.channel, period=account.period,
+              limit=account.limit, spent=share * account.limit, reserved=0.004 * account.limit)
+        for account in serving.accounts()
+    ]  # fmt: skip
+
+
+def evidence(
+    token: Any, reason: str, users: dict[str, int], *, breached: tuple[str, ...] = (), late: float = 0.031
+) -> Evidence:
+    arms = {name: ArmEvidence(count, 0.001, 0.03 if name == INCUMBENT else late) for name, count in users.items()}
+    return Evidence(token, reason, next(name for name in users if name != INCUMBENT), breached, arms)
+
+
+def view(
+    experiment: Experiment,
+    events: list[Event],
+    hours: float,
+    found: dict[str, Any] | None = None,
+    users: dict[str, int] | None = None,
+    **known: Any,
+) -> View:
+    """The document, that many hours after the start."""
+    from mtorl.experiment.history import state_of
+    from mtorl.experiment.stage_machine import in_force
+
+    serving = in_force(experiment, state_of(events, experiment))
+    if found is not None and "evidence" not in known:
+        known["evidence"] = evidence(found["verdict"], found["reason"], users or {})
+    if users is not None:
+        known = {"traffic": traffic(users), "spend": spend(experiment, serving, 0.41), **known}
+    return experiment_view(experiment, events, Known(verdict=found, commands=COMMANDS, **known), START + HOUR * hours)
+
+
+def draft() -> View:
+    return view(made(), [], 0.0)
+
+
+def shadow() -> View:
+    experiment = made()
+    events = history(experiment, (0, "shadow", {"by": "person", "reason": "agreed on Monday"}))
+    reason = "no decision counts yet: of 8,840, nobody was randomised at stage shadow, or with the kill switch"
+    users = {INCUMBENT: 1768, "challenger": 713}
+    found = verdict("inconclusive", reason, {INCUMBENT: 0, "challenger": 0}, 0.0, "shadow", srm_p=1.0)
+    return view(experiment, events, 9.5, found, users, traffic=traffic(users, shadow=True))
+
+
+def _at_5(experiment: Experiment) -> list[Event]:
+    known = {"token": "inconclusive", "reason": "too little to say", "challenger": "challenger", "breached": [],
+             "arms": {INCUMBENT: {"users": 4210, "fallback_ratio": 0.001, "latency_seconds": 0.0304},
+                      "challenger": {"users": 207, "fallback_ratio": 0.0, "latency_seconds": None}}}  # fmt: skip
+    return history(
+        experiment,
+        (0, "shadow", {"by": "person", "reason": "agreed on Monday"}),
+        (24, "1%", {"evidence": known}),
+        (72, "5%", {"evidence": known}),
+    )
+
+
+def early() -> View:
+    experiment = made()
+    users = {INCUMBENT: 1893, "challenger": 101}
+    reason = "nothing is said before 168 hours; 96 count, each stage as far as its decisions do"
+    return view(experiment, _at_5(experiment), 96, verdict("inconclusive", reason, users, 0.012, "5%"), users)
+
+
+def _at_50(experiment: Experiment) -> list[Event]:
+    return [*_at_5(experiment), _next(_at_5(experiment), experiment, 144, "50%", "72 hours at 5% are over")]
+
+
+def _next(events: list[Event], experiment: Experiment, hours: float, to: Any, reason: str, **more: Any) -> Event:
+    own = {"by": "ramp", **more}
+    return next_event(events, experiment, "move", at=START + HOUR * hours, to=to, reason=reason, **own)
+
+
+def win() -> View:
+    experiment = made()
+    users = {INCUMBENT: 7212, "challenger": 7156}
+    found = verdict("ship", "the challenger is better: the always-valid interval starts at +0.0124, above zero", users,
+                    0.0225)  # fmt: skip
+    found["segments"] = segments()
+    return view(experiment, _at_50(experiment), 500, found, users)
+
+
+def segments() -> dict[str, Any]:
+    rows = [("phone", 9012, 0.031, [0.004, 0.058]), ("desktop", 4110, 0.009, [-0.035, 0.053]), (None, 61, 0.02, None)]
+    lifts = [
+        {"challenger": "challenger", "segment": name, "users": users, "decisions": 5 * users, "lift": lift,
+         "lift_ci": ci}
+        for name, users, lift, ci in rows
+    ]  # fmt: skip
+    return {"confidence": 0.998, "lifts": {"device": lifts}, "smaller": {"device": 31}}
+
+
+def rolled_back() -> View:
+    experiment = made()
+    events = _at_5(experiment)
+    reason = "challenger: cost_per_decision is worse by at least 0.0312, and 0.02 was allowed"
+    events = [*events, _next(events, experiment, 101, "rolled back", reason)]
+    users = {INCUMBENT: 3893, "challenger": 201}
+    found = verdict("guardrail", "cost_per_decision is worse by at least 0.0312, and 0.02 was allowed", users, -0.004)
+    check = {"name": "cost_per_decision", "harm": 0.061, "lower": 0.0312, "upper": 0.0908, "margin": 0.02,
+             "state": "breached"}  # fmt: skip
+    found["challengers"]["challenger"]["guardrails"] = found["guardrails"] = [check]
+    return view(experiment, events, 130, found, users)
+
+
+def mismatch() -> View:
+    experiment = made()
+    users = {INCUMBENT: 7912, "challenger": 6156}
+    reason = "users are not split as configured (p = 2.1e-09 < 0.01): no number counts"
+    return view(experiment, _at_50(experiment), 300, verdict("srm", reason, users, 0.02, srm_p=2.1e-9), users)
+
+
+def three_arms() -> View:
+    arms = [
+        {"name": INCUMBENT, "weight": 0.4, "policy": "baseline"},
+        {"name": "mtorl", "weight": 0.3, "endpoint": "http://127.0.0.1:8085", "explore": {"share": 0.05}},
+        {"name": "vendor-bidder", "weight": 0.3, "endpoint": "https://bidder.example.com/decide"},
+    ]
+    experiment = made(arms=arms, name="mtorl-and-a-vendor")
+    users = {INCUMBENT: 4912, "mtorl": 3690, "vendor-bidder": 3701}
+    reason = "the challenger is better, but not yet proven within margin: cost_per_decision"
+    found = verdict("inconclusive", reason, users, 0.0225)
+    return view(experiment, _at_50(experiment), 300, found, users)
+
+
+def late() -> View:
+    experiment = made(name="slow-model")
+    users = {INCUMBENT: 9893, "challenger": 701}
+    found = verdict("inconclusive", "nothing is said before 168 hours; 96 count", users, 0.012, "5%")
+    return view(experiment, _at_5(experiment), 150, found, users,
+                evidence=evidence("inconclusive", found["reason"], users, late=0.102))  # fmt: skip
+
+
+def killed() -> View:
+    experiment = made(name="switched")
+    events = _at_5(experiment)
+    more = next_event(events, experiment, "kill", at=START + 80 * HOUR, by="person", reason="clicks are gone")
+    users = {INCUMBENT: 1893, "challenger": 101}
+    return view(experiment, [*events, more], 96, verdict("inconclusive", "too little", users, 0.01, "5%"), users)
+
+
+def promoted() -> View:
+    experiment = made(name="done")
+    events = _at_50(experiment)
+    reason = "the challenger is better: the always-valid interval starts at +0.0124, above zero"
+    events = [*events, _next(events, experiment, 500, "promoted", reason, by="person", challenger="challenger")]
+    users = {INCUMBENT: 7212, "challenger": 7156}
+    return view(experiment, events, 505, verdict("ship", reason, users, 0.0225), users)
+
+
+STATES = {
+    "draft": draft, "shadow": shadow, "early": early, "win": win, "rolled-back": rolled_back, "srm": mismatch,
+    "three-arms": three_arms, "late": late, "killed": killed, "promoted": promoted,
+}  # fmt: skip
+
+
+if __name__ == "__main__":
+    from monitoring.experiments.page import page
+
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, state in STATES.items():
+        (folder / f"{name}.html").write_text(page([state()]))
+    (folder / "all.html").write_text(page([state() for state in STATES.values()]))

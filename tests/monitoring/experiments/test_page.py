@@ -1,0 +1,139 @@
+"""The page of experiments: whole, self-contained, and safe whatever people have typed."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from monitoring.experiments.charts import effect_chart, track
+from monitoring.experiments.page import page
+from monitoring.experiments.view import Known
+from mtorl.experiment.experiment import INCUMBENT
+from tests.monitoring.experiments import made_views as made
+
+
+class Tags(HTMLParser):
+    """Tags and attributes of a page, and whether every tag is closed in order."""
+
+    VOID = frozenset({"meta", "link", "br", "line", "path"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, tag
+
+
+@pytest.mark.parametrize("state", made.STATES)
+def test_every_state_gives_a_page_that_stands_alone(state: str) -> None:
+    view = made.STATES[state]()
+    text = page([view])
+    parsed = Tags(text)
+    assert view["advice"]["headline"] in text
+    assert not [tag for tag, _ in parsed.tags if tag in ("script", "iframe", "img", "object", "form")]
+    addresses = [value for _, own in parsed.tags for name, value in own.items() if name in ("src", "href")]
+    assert all(address and address.startswith(("#", "data:,")) for address in addresses)
+    assert "url(" not in text and "@import" not in text
+    names = [own["id"] for _, own in parsed.tags if "id" in own]
+    assert len(names) == len(set(names))
+    assert [tag for tag, _ in parsed.tags].count("h1") == 1
+
+
+def test_all_experiments_are_on_one_page_with_a_list_of_them() -> None:
+    views = [state() for state in made.STATES.values()]
+    parsed = Tags(page(views))
+    linked = [own["href"] for tag, own in parsed.tags if tag == "a"]
+    assert linked == [f"#experiment-{n}" for n in range(1, len(views) + 1)]
+    assert [own["id"] for tag, own in parsed.tags if tag == "article"] == [link[1:] for link in linked if link]
+    assert "There is no experiment" in page([])
+
+
+def test_what_people_typed_stays_text() -> None:
+    bad = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
+    arms = [{"name": INCUMBENT, "weight": 0.5, "policy": "baseline"},
+            {"name": f"c{bad}", "weight": 0.5, "endpoint": "http://127.0.0.1:8085/<b>"}]  # fmt: skip
+    experiment = made.made(name=bad, owner=bad, hypothesis=bad, arms=arms, layer=bad,
+                           budgets=[{"campaign": bad, "channel": bad, "amount": 1.0}])  # fmt: skip
+    users = {INCUMBENT: 7212, f"c{bad}": 7156}
+    found = made.verdict("ship", bad, users, 0.0225, left_out={bad: 3})
+    found["segments"] = made.segments()
+    found["segments"]["lifts"] = {bad: [{**found["segments"]["lifts"]["device"][0], "segment": bad}]}
+    arm = {"users": 1, "fallback_ratio": 0.0, "latency_seconds": None}
+    evidence = {"token": bad, "reason": bad, "arms": {bad: arm}}
+    events = made.history(experiment, (0, "50%", {"by": "person", "reason": bad, "evidence": evidence}))
+    traffic = made.traffic(users)
+    traffic["arms"][f"c{bad}"]["channels"] = {bad: {"decisions": 5, "exposures": 4}}
+    for known in ({}, {"problem": bad}):
+        view = made.view(experiment, events, 500, found, users, traffic=traffic, **known)
+        view["advice"]["command"] = f"mtorl experiment promote {bad}"
+        for text in (page([view]), page([view, view])):
+            parsed = Tags(text)
+            assert not [tag for tag, _ in parsed.tags if tag in ("script", "img", "b\\")]
+            assert not [name for _, own in parsed.tags for name in own if name.startswith("on")]
+            assert "<script>alert" not in text and "&lt;script&gt;" in text
+
+
+def test_a_served_page_asks_for_itself_with_the_one_script_it_allows() -> None:
+    text = page([made.win()], refresh=7)
+    assert "setInterval(refresh, 1000 * 7)" in text and text.count("<script>") == 1
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', text)
+    assert policy and "script-src &#39;sha256-" in policy[1] and "default-src &#39;none&#39;" in policy[1]
+    assert "script-src" not in page([made.win()])
+
+
+def test_segments_are_called_exploratory_and_what_is_void_is_crossed_out() -> None:
+    text = page([made.win()])
+    assert "exploratory" in text and "They are no part of the verdict" in text
+    assert '<li class="void">' in page([made.mismatch()]) and '<li class="void">' not in text
+
+
+def test_half_of_a_verdict_still_gives_a_page() -> None:
+    """A verdict of a later version, or one that lacks something, is no reason to show nothing."""
+    users = {INCUMBENT: 7212, "challenger": 7156}
+    found = made.verdict("ship", "better", users, 0.0225)
+    for key in ("series", "left_out", "confidence", "srm_p", "late_outcomes", "multiple_exposure_users"):
+        less = {name: value for name, value in found.items() if name != key}
+        made_page = page([made.view(made.made(), [], 0.0, less, users)])
+        assert "What happens next" in made_page
+    more: dict[str, Any] = {**found, "adjusted": {"lift": 0.02}}
+    Tags(page([made.view(made.made(), [], 0.0, more, users)]))
+    Tags(page([made.view(made.made(), [], 0.0, None, None, spend=[])]))
+    assert Known().spend == ()
+
+
+def test_the_chart_lies_within_its_frame_and_has_round_numbers() -> None:
+    series = made.win()["verdict"]["series"]  # type: ignore[index]
+    drawn = effect_chart(series)
+    assert drawn is not None
+    numbers = [float(n) for n in re.findall(r"[-\d.]+", drawn.band + drawn.line)]
+    assert min(numbers) >= 0 and max(numbers) <= 100
+    assert {tick.label for tick in drawn.y} >= {"0", "+0.02"} and [tick.label for tick in drawn.x] == [
+        "5,000",
+        "10,000",
+    ]
+    assert (
+        effect_chart(series[:1]) is None
+        and effect_chart([{"users": 1, "lift": None, "lo": None, "hi": None}] * 3) is None
+    )
+
+
+def test_an_interval_is_placed_on_its_line() -> None:
+    placed = track([-0.5, 0.5], 0.0, (-1.0, 1.0), margin=0.8)
+    assert placed is not None
+    assert (placed.low, placed.width, placed.value, placed.zero, placed.margin) == (25.0, 50.0, 50.0, 50.0, 90.0)
+    assert track(None, 0.0, (-1.0, 1.0)) is None and track([None, None], 0.0, (-1.0, 1.0)) is None

@@ -1,0 +1,85 @@
+"""Channels and money of the arms, as the log has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from monitoring.decision_log import DecisionLog
+from monitoring.experiments.traffic import spend_of, traffic_of
+from mtorl.experiment.experiment import Experiment
+from tests.experiments import experiment
+from tests.features.collect.decision_logs import START, decision, outcome, write
+from tests.features.collect.test_shadows import shadow
+
+
+def made(**changes: Any) -> Experiment:
+    return Experiment.from_dict(experiment("http://arms", name="first", **changes))
+
+
+def decided(name: str, arm: str, minutes: float = 0.0, **changes: Any) -> dict[str, Any]:
+    own: dict[str, Any] = {"experiment": "first", "salt": "s", "arm": arm, "stage": "50%", "fallback_reason": None}
+    own |= {"assignment_probability": 0.5, "channel": "search", "expose": True, "campaign_id": "spring"}
+    return decision(name, minutes, **{**own, **changes})
+
+
+def test_channels_of_each_arm(tmp_path: Path) -> None:
+    decisions = [
+        decided("a", "incumbent"),
+        decided("b", "incumbent", 1, expose=False),
+        decided("c", "challenger", 2, channel="video"),
+        decided("c", "challenger", 2, channel="video"),  # a copy
+        decided("d", "challenger", 3, fallback_reason="model_error"),
+        decided("e", "challenger", 4, withdrawn=True),
+        decided("f", "challenger", 5, salt="before"),
+        decided("g", "incumbent", 6, assignment_probability=1.0, stage="off"),
+    ]
+    found = traffic_of(DecisionLog.in_folder(write(tmp_path, decisions)), made())
+    assert found is not None and not found["shadow"]
+    assert found["first"] == START.isoformat() and found["last"] == "2026-01-01T12:03:00+00:00"
+    assert found["arms"]["incumbent"] == {
+        "decisions": 2, "exposures": 1, "fallbacks": 0, "channels": {"search": {"decisions": 2, "exposures": 1}},
+    }  # fmt: skip
+    challenger = found["arms"]["challenger"]
+    assert (challenger["decisions"], challenger["exposures"], challenger["fallbacks"]) == (2, 2, 1)
+    assert challenger["channels"].keys() == {"search", "video"}
+    assert traffic_of(DecisionLog.in_folder(tmp_path / "nothing"), made()) is None
+
+
+def test_in_the_shadow_it_is_what_challengers_would_choose(tmp_path: Path) -> None:
+    own: dict[str, Any] = {"stage": "shadow", "assignment_probability": 1.0}
+    decisions = [decided(f"d{n}", "incumbent", n, **own) for n in range(3)]
+    shadows = [{**shadow("d0", channel="video", expose=True), "experiment": "first"},
+               {**shadow("d1", fault="model_error", channel=None, expose=None), "experiment": "first"},
+               {**shadow("d9"), "experiment": "first"}]  # fmt: skip
+    found = traffic_of(DecisionLog.in_folder(write(tmp_path, decisions, shadows=shadows)), made(stage="shadow"))
+    assert found is not None and found["shadow"] and found["arms"]["incumbent"]["decisions"] == 3
+    assert found["arms"]["challenger"] == {
+        "decisions": 2, "exposures": 1, "fallbacks": 1, "channels": {"video": {"decisions": 1, "exposures": 1}},
+    }  # fmt: skip
+
+
+def test_money_is_against_the_account_that_it_was_taken_from(tmp_path: Path) -> None:
+    budgets = [
+        {"campaign": "*", "channel": "*", "amount": 100.0},
+        {"campaign": "spring", "channel": "video", "amount": 10.0, "period": "day"},
+    ]
+    day = 24 * 60
+    decisions = [
+        decided("a", "incumbent"),
+        decided("b", "challenger", channel="video"),
+        decided("c", "challenger", day, channel="video"),
+        decided("d", "challenger", day, channel="video", campaign_id="summer"),
+    ]
+    costs = [outcome(f"e-{name}", name, value=value, minutes=day + 1)
+             for name, value in (("a", 1.0), ("b", 2.0), ("c", 0.5), ("d", 0.25))]  # fmt: skip
+    log = DecisionLog.in_folder(write(tmp_path, decisions, [*costs, costs[0]]))
+    spent = {
+        (one["arm"], one["period"]): one for one in spend_of(log, made(budgets=budgets), START.timestamp() + 90_000)
+    }
+    assert spent["*", "total"]["spent"] == pytest.approx(3.75) and spent["*", "total"]["limit"] == 100.0
+    assert spent["incumbent", "total"]["spent"] == 1.0 and spent["incumbent", "total"]["limit"] == 50.0
+    assert spent["challenger", "total"]["spent"] == pytest.approx(2.75)
+    assert spent["challenger", "day"]["spent"] == 0.5 and spent["challenger", "day"]["limit"] == 5.0

@@ -1,0 +1,152 @@
+"""The document of an experiment: what to do, where it stands, what comes next, and that it is plain JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, get_type_hints
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monitoring.experiments.document import View
+from monitoring.experiments.view import Known, experiment_view
+from mtorl.experiment.experiment import INCUMBENT
+from mtorl.experiment.history import IllegalEvent, next_event
+from mtorl.experiment.stage_machine import ArmEvidence, Evidence
+from tests.monitoring.experiments import made_views as made
+
+
+@pytest.mark.parametrize(
+    ("state", "action", "condition", "headline"),
+    [
+        ("draft", "start", "fine", "Start it when you are ready"),
+        ("shadow", "wait", "fine", "Let it run in the shadow"),
+        ("early", "wait", "fine", "Let it run: nothing is decided yet"),
+        ("win", "promote", "fine", "Promote challenger"),
+        ("rolled-back", "try again", "harm", "Keep the incumbent: it was rolled back"),
+        ("srm", "find out", "held", "Find out why users are not split as configured"),
+        ("three-arms", "wait", "fine", "Let it run: nothing is decided yet"),
+        ("late", "look", "held", "Look at challenger: it answers too late"),
+        ("killed", "resume or stop", "harm", "It is switched off: everybody gets the incumbent"),
+        ("promoted", "nothing", "fine", "Nothing to do: challenger decides for everybody now"),
+    ],
+)
+def test_it_says_what_to_do(state: str, action: str, condition: str, headline: str) -> None:
+    view = made.STATES[state]()
+    said = view["advice"]
+    assert (said["action"], said["condition"], said["headline"]) == (action, condition, headline)
+    assert json.loads(json.dumps(view, allow_nan=False)) == view
+    assert view.keys() == get_type_hints(View).keys()
+
+
+def test_a_command_to_copy_stands_beside_what_to_do() -> None:
+    assert made.draft()["advice"]["command"] == "mtorl experiment start channel-policy.yaml"
+    assert made.win()["advice"]["command"] == "mtorl experiment promote channel-policy.yaml"
+    assert made.early()["advice"]["command"] is None
+
+
+def test_steps_are_those_of_the_ramp_and_where_it_is() -> None:
+    def places(view: View) -> list[tuple[str, str]]:
+        return [(step["phase"], step["place"]) for step in view["steps"]]
+
+    assert places(made.draft()) == [
+        ("draft", "here"), *((stage, "ahead") for stage in ("shadow", "1%", "5%", "50%", "promoted")),
+    ]  # fmt: skip
+    assert places(made.early())[2:5] == [("1%", "past"), ("5%", "here"), ("50%", "ahead")]
+    # What was never reached is not on the way of what is over.
+    assert places(made.rolled_back()) == [
+        ("draft", "past"), ("shadow", "past"), ("1%", "past"), ("5%", "past"), ("rolled back", "here"),
+    ]  # fmt: skip
+    by_hand = made.made(ramp=None, stage="5%")
+    assert places(made.view(by_hand, [], 0.0)) == [("5%", "here")]
+    experiment = made.made()
+    elsewhere = made.history(experiment, (0, "25%", {"by": "person"}))
+    view = made.view(experiment, elsewhere, 1.0)
+    assert ("25%", "here") in places(view) and view["advice"]["action"] == "move on"
+
+
+def test_what_comes_next_is_said_with_when() -> None:
+    view = made.early()
+    assert view["next"]["to"] == "50%" and view["next"]["not_before"] == "2026-11-24T11:06:40+00:00"
+    needs = {
+        (need["kind"], need["arm"]): (need["found"], need["needed"], need["met"]) for need in view["next"]["needs"]
+    }
+    assert needs["hours", None] == (24.0, 72.0, False)
+    assert needs["users", "challenger"] == (101, 500, False)
+    # 101 users came in 24 hours: 500 take 119.
+    assert view["next"]["expected"] == "2026-11-26T09:55:22+00:00"
+    assert made.mismatch()["next"]["to"] is None and made.killed()["next"]["needs"] == []
+    counted = made.win()["next"]["needs"][-1]
+    assert (counted["kind"], counted["found"], counted["needed"], counted["met"]) == (
+        "counted_hours",
+        312.0,
+        168.0,
+        True,
+    )
+
+
+def test_a_move_that_nobody_makes_is_said() -> None:
+    experiment = made.made()
+    users = {INCUMBENT: 9000, "challenger": 900}
+    view = made.view(experiment, made.history(experiment, (0, "5%", {"by": "person"})), 80.0,
+                     made.verdict("inconclusive", "zero", users, 0.0, "5%"), users)  # fmt: skip
+    assert view["advice"]["headline"] == "It is ready for 50%" and view["next"]["to"] == "50%"
+    assert view["advice"]["command"] == "mtorl experiment run channel-policy.yaml"
+
+
+def test_a_draft_with_a_start_starts_by_itself() -> None:
+    view = made.view(made.made(start="2026-12-01T09:00:00+01:00"), [], 0.0)
+    assert view["advice"]["action"] == "wait" and view["next"]["not_before"] == "2026-12-01T08:00:00+00:00"
+
+
+def test_what_can_not_be_read_is_said_and_nothing_follows_from_it() -> None:
+    experiment = made.made(planned_end="2026-11-19T00:00:00Z")
+    view = made.view(experiment, made.history(experiment, (0, "5%", {"by": "person"})), 100.0, problem="no log there")
+    assert (view["advice"]["action"], view["advice"]["condition"]) == ("mend", "held")
+    assert view["next"]["waits"] == ["no log there"] and view["next"]["to"] is None
+
+
+def test_no_secret_is_in_it() -> None:
+    said = json.dumps(made.win())
+    assert "user:secret" not in said and "127.0.0.1:8085" in said
+    salted = made.view(made.made(salt="do-not-tell"), [], 0.0)
+    assert "do-not-tell" not in json.dumps(salted)
+
+
+def test_events_of_another_try_are_not_its_own() -> None:
+    before = made.made(salt="first")
+    events = made.history(before, (0, "5%", {"by": "person"}), (5, "stopped", {"by": "person"}))
+    view = made.view(made.made(salt="second"), events, 10.0)
+    assert view["phase"] == "draft" and view["events"] == []
+
+
+TOKENS = st.sampled_from(["ship", "stop", "inconclusive", "srm", "guardrail"])
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["move", "kill", "resume"]),
+              st.sampled_from(["shadow", "1%", "5%", "25%", "50%", "stopped", "rolled back", "promoted"])),
+    max_size=6,
+)  # fmt: skip
+
+
+@given(STEPS, TOKENS, st.integers(0, 10_000), st.floats(0, 0.2), st.booleans(), st.booleans(), st.floats(0, 2000))
+def test_whatever_happened_there_is_one_place_and_one_advice(
+    steps: list[tuple[Any, Any]], token: Any, users: int, faults: float, ramp: bool, known: bool, hours: float
+) -> None:
+    experiment = made.made(**({} if ramp else {"ramp": None, "stage": "5%"}))
+    events: list[Any] = []
+    for n, (kind, to) in enumerate(steps):
+        try:
+            own = {"to": to if kind == "move" else None, "challenger": "challenger" if to == "promoted" else None}
+            events.append(next_event(events, experiment, kind, at=made.START + n, by="person", reason="x", **own))
+        except IllegalEvent:
+            continue
+    arms = {name: ArmEvidence(users, faults, 0.01) for name in (INCUMBENT, "challenger")}
+    evidence = Evidence(token, "a reason", "challenger", ("a: worse",) if token == "guardrail" else (), arms)
+    now = made.START + 3600 * hours
+    view = experiment_view(experiment, events, Known(evidence=evidence if known else None), now)
+    assert [step["place"] for step in view["steps"]].count("here") == 1
+    assert next(step for step in view["steps"] if step["place"] == "here")["phase"] == view["phase"]
+    assert view["advice"]["headline"] and view["advice"]["reason"]
+    assert len(view["events"]) == len(events)
+    json.dumps(view, allow_nan=False)
