@@ -1,0 +1,150 @@
+"""The facts of experiments as Prometheus gauges, from the same documents as the page.
+
+    REGISTRY.register(ExperimentCollector(lambda: views))        # beside other metrics
+    text = exposition(views)                                     # or alone, as `mtorl experiment web` serves them
+
+Labels are names of experiments, arms, metrics, stages and verdicts: what files name, never a user or a campaign. What
+is not known has no series, so that an alert on it does not fire on a zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from monitoring.experiments.document import View
+
+Sample = tuple[tuple[str, ...], float | None]
+
+
+def exposition(views: Sequence[View]) -> bytes:
+    """All gauges in Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(ExperimentCollector(lambda: views))
+    return generate_latest(registry)
+
+
+class ExperimentCollector(Collector):
+    """Gives the gauges of what is known when it is asked.
+
+    Args:
+        views: Gives the documents; it must not look at a log, since Prometheus waits for it.
+    """
+
+    def __init__(self, views: Callable[[], Sequence[View]]) -> None:
+        self._views = views
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Each gauge with a sample of every experiment that has one."""
+        views = self._views()
+        for name, help_, labels, samples in _GAUGES:
+            gauge = GaugeMetricFamily(f"mtorl_experiment_{name}", help_, labels=["experiment", *labels])
+            # Of two files with one name, the first: Prometheus refuses a page that says a series twice.
+            for view in {view["name"]: view for view in reversed(views)}.values():
+                for values, value in samples(view):
+                    if value is not None:
+                        gauge.add_metric([view["name"], *values], value)
+            yield gauge
+
+
+def _stage(view: View) -> Iterator[Sample]:
+    yield (view["phase"],), 1.0
+
+
+def _verdict(view: View) -> Iterator[Sample]:
+    if view["verdict"] is not None:
+        yield (str(view["verdict"]["verdict"]),), 1.0
+
+
+def _switch(view: View) -> Iterator[Sample]:
+    yield (), float(view["enabled"])
+
+
+def _attention(view: View) -> Iterator[Sample]:
+    for condition in ("held", "harm"):
+        yield (condition,), float(view["advice"]["condition"] == condition)
+
+
+def _started(view: View) -> Iterator[Sample]:
+    yield (), None if view["since"] is None else datetime.fromisoformat(view["since"]).timestamp()
+
+
+def _looked(view: View) -> Iterator[Sample]:
+    yield (), datetime.fromisoformat(view["written"]).timestamp()
+
+
+def _unreadable(view: View) -> Iterator[Sample]:
+    yield (), float(view["problem"] is not None)
+
+
+def _srm(view: View) -> Iterator[Sample]:
+    if view["verdict"] is not None:
+        yield (), view["verdict"].get("srm_p")
+
+
+def _share(view: View) -> Iterator[Sample]:
+    return (((arm["name"],), arm["share"]) for arm in view["plan"]["arms"])
+
+
+def _of_arms(figure: str) -> Callable[[View], Iterator[Sample]]:
+    def samples(view: View) -> Iterator[Sample]:
+        for arm, found in (view["verdict"] or {}).get("arms", {}).items():
+            yield (arm,), found.get(figure)
+
+    return samples
+
+
+def _lift(end: int | None) -> Callable[[View], Iterator[Sample]]:
+    def samples(view: View) -> Iterator[Sample]:
+        for arm, found in (view["verdict"] or {}).get("challengers", {}).items():
+            interval = found.get("lift_ci") or (None, None)
+            yield (arm,), found.get("lift") if end is None else interval[end]
+
+    return samples
+
+
+def _guardrails(view: View) -> Iterator[Sample]:
+    for arm, found in (view["verdict"] or {}).get("challengers", {}).items():
+        for check in found.get("guardrails") or ():
+            yield (arm, check["name"]), float(check["state"] == "breached")
+
+
+def _money(figure: str) -> Callable[[View], Iterator[Sample]]:
+    """Of each arm and period, in the account that is widest: a campaign is no label."""
+
+    def samples(view: View) -> Iterator[Sample]:
+        for spend in view["spend"]:
+            if (spend["campaign"], spend["channel"]) == ("*", "*"):
+                yield (spend["arm"], spend["period"]), float(spend[figure])  # type: ignore[literal-required]
+
+    return samples
+
+
+_GAUGES: tuple[tuple[str, str, Sequence[str], Callable[[View], Iterable[Sample]]], ...] = (
+    ("stage", "1 for the stage that it is at, or how it ended", ("stage",), _stage),
+    ("stage_start_timestamp_seconds", "When its time at this stage began to count", (), _started),
+    ("looked_timestamp_seconds", "When these figures were looked at", (), _looked),
+    ("unreadable", "1 while its file or log can't be read", (), _unreadable),
+    ("switched_on", "0 while the kill switch is on", (), _switch),
+    ("attention", "1 while a person is needed: held, or harm was done", ("condition",), _attention),
+    ("verdict", "1 for the verdict so far", ("verdict",), _verdict),
+    ("srm_p_value", "Of the sample ratio mismatch, valid at every look", (), _srm),
+    ("share_ratio", "Share of the users that an arm has now", ("arm",), _share),
+    ("users", "Users who count in the verdict", ("arm",), _of_arms("users")),
+    ("counted_decisions", "Decisions that count in the verdict", ("arm",), _of_arms("decisions")),
+    ("lift", "Challenger less incumbent, of the primary metric", ("arm",), _lift(None)),
+    ("lift_lower", "Lower end of its always-valid interval", ("arm",), _lift(0)),
+    ("lift_upper", "Upper end of its always-valid interval", ("arm",), _lift(1)),
+    (
+        "guardrail_breached",
+        "1 while even the smallest plausible harm is above its margin",
+        ("arm", "metric"),
+        _guardrails,
+    ),
+    ("spent", "Of the present period, currency units; arm *: all of them", ("arm", "period"), _money("spent")),
+    ("budget", "What may be spent in it, currency units", ("arm", "period"), _money("limit")),
+)

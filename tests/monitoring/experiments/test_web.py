@@ -1,0 +1,121 @@
+"""The server of the page, and the gauges."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from monitoring.experiments.document import View
+from monitoring.experiments.gauges import exposition
+from monitoring.experiments.web import Watcher, serving
+from tests.monitoring.experiments import made_views as made
+
+
+def samples(views: Sequence[View]) -> dict[tuple[str, ...], float]:
+    """By the gauge's name, the experiment's, and the values of the other labels in the order of their names."""
+    return {
+        (
+            sample.name.removeprefix("mtorl_experiment_"),
+            sample.labels["experiment"],
+            *(value for label, value in sorted(sample.labels.items()) if label != "experiment"),
+        ): sample.value
+        for family in text_string_to_metric_families(exposition(views).decode())
+        for sample in family.samples
+    }
+
+
+def test_gauges_say_what_the_page_says() -> None:
+    found = samples([made.win()])
+    name = "mtorl-vs-rules"
+    assert found["stage", name, "50%"] == 1 and found["verdict", name, "ship"] == 1
+    assert found["users", name, "challenger"] == 7156 and found["share_ratio", name, "challenger"] == 0.5
+    assert found["lift", name, "challenger"] == pytest.approx(0.0225)
+    assert found["lift_lower", name, "challenger"] < found["lift", name, "challenger"]
+    assert found["srm_p_value", name] == 0.84 and found["switched_on", name] == 1
+    assert found["guardrail_breached", name, "challenger", "cost_per_decision"] == 0
+    assert found["spent", name, "*", "total"] == pytest.approx(8200)
+    assert found["attention", name, "held"] == found["attention", name, "harm"] == 0
+    assert not any("day" in labels for labels in found), "an account of one channel"
+
+
+def test_harm_and_what_is_not_known_can_be_told_apart() -> None:
+    back, draft = samples([made.rolled_back()]), samples([made.draft()])
+    assert back["stage", "mtorl-vs-rules", "rolled back"] == 1 and back["attention", "mtorl-vs-rules", "harm"] == 1
+    assert back["guardrail_breached", "mtorl-vs-rules", "challenger", "cost_per_decision"] == 1
+    assert {labels[0] for labels in draft} == {
+        "stage", "looked_timestamp_seconds", "unreadable", "switched_on", "attention", "share_ratio",
+    }  # fmt: skip
+    assert samples([made.mismatch()])["attention", "mtorl-vs-rules", "held"] == 1
+
+
+def test_of_two_experiments_with_one_name_the_first_has_the_series() -> None:
+    both = exposition([made.win(), made.early()]).decode()
+    assert both.count('mtorl_experiment_stage{experiment="mtorl-vs-rules"') == 1
+    assert 'stage="50%"' in both
+
+
+def test_names_are_of_this_project_and_labels_are_few() -> None:
+    views = [state() for name, state in made.STATES.items() if name in ("killed", "three-arms", "late", "promoted")]
+    for family in text_string_to_metric_families(exposition(views).decode()):
+        assert re.fullmatch(r"mtorl_experiment_[a-z_]+", family.name) and family.documentation
+        for sample in family.samples:
+            assert set(sample.labels) <= {"experiment", "arm", "stage", "verdict", "condition", "metric", "period"}
+
+
+def test_it_serves_page_documents_and_gauges_read_only() -> None:
+    views = [made.win(), made.late()]
+    with Watcher(lambda: views, every=60) as watcher, serving(watcher, "127.0.0.1", 0) as url:
+        with urllib.request.urlopen(url) as answer:
+            text = answer.read().decode()
+            assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+            assert answer.headers["X-Frame-Options"] == "DENY"
+        assert "Promote challenger" in text and "slow-model" in text
+        assert json.load(urllib.request.urlopen(f"{url}experiments.json")) == views
+        assert b"mtorl_experiment_stage{" in urllib.request.urlopen(f"{url}metrics").read()
+        assert urllib.request.urlopen(f"{url}healthz").status == 200
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"{url}../etc/passwd")
+        with pytest.raises(urllib.error.HTTPError, match="501"):
+            urllib.request.urlopen(urllib.request.Request(url, data=b"x", method="POST"))
+
+
+@pytest.mark.parametrize(("host", "status"), [("evil.example.com", 403), ("localhost:80", 200), ("[::1]:80", 200)])
+def test_another_name_for_this_machine_reads_nothing(host: str, status: int) -> None:
+    with Watcher(lambda: [made.draft()], every=60) as watcher, serving(watcher, "127.0.0.1", 0) as url:
+        connection = http.client.HTTPConnection(url.removeprefix("http://").strip("/"), timeout=10)
+        connection.request("GET", "/", headers={"Host": host})
+        assert connection.getresponse().status == status
+        connection.close()
+
+
+def test_a_look_that_fails_leaves_what_was_found() -> None:
+    looks = 0
+
+    def look() -> list[View]:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            raise RuntimeError("the log is away")
+        return [made.draft()] if looks == 1 else [made.win()]
+
+    with Watcher(look, every=0.05) as watcher:
+        until = time.monotonic() + 30
+        while looks < 4 and time.monotonic() < until:
+            time.sleep(0.02)
+        assert watcher.views[0]["advice"]["action"] == "promote"
+
+
+def test_the_first_look_must_succeed() -> None:
+    def look() -> list[View]:
+        raise ValueError("no such file")
+
+    with pytest.raises(ValueError, match="no such file"), Watcher(look, every=1):
+        pass
