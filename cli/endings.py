@@ -1,6 +1,7 @@
 """How a command ends: one line that says why, and an exit code.
 
-0 done; 1 a step failed; 2 the input can't be used; 3 (only `mtorl drift`) a column drifted; 130 stopped by a signal.
+0 done; 1 a step failed; 2 the input can't be used; 3 (only `mtorl drift`) a column drifted; 4 an experiment is held: a
+person must do something first; 5 an experiment did harm, or is switched off; 130 stopped by a signal.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
+
+HELD, HARM = 4, 5
+"""Of `mtorl experiment status`, `watch --once` and `verdict`."""
 
 _signalled = False
 

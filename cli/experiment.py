@@ -1,28 +1,37 @@
 """An experiment: its file, what its challengers would do, and what came of it.
 
+    mtorl experiment init first-day.yaml --dataset my-log.yaml
     mtorl experiment check first-day.yaml --dataset my-log.yaml
     mtorl serve --experiment first-day.yaml                  keeps its state in first-day/
     mtorl experiment shadow first-day --by device
     mtorl experiment exploration first-day --model runs/latest/artifacts/challenger
     mtorl experiment plan first-day --effect 0.05
+    mtorl experiment start first-day.yaml                    through its stages: run, ramp, kill, promote ...
+    mtorl experiment watch first-day.yaml                    what is known, in the terminal; report and web as a page
     mtorl experiment verdict first-day
 
-docs/first-day.md goes through all of them.
+docs/first-day.md and docs/experiments.md go through all of them. With --json, each prints JSON alone.
 """
 
 from __future__ import annotations
 
+import getpass
 import json
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.commands import CommandGroup, Dataset
-from cli.endings import exit_codes, naming_the_manual, stop
+from cli.endings import HARM, HELD, exit_codes, naming_the_manual, stop
+
+if TYPE_CHECKING:
+    from mtorl.experiment.experiment import Arm, Experiment
 
 app = CommandGroup(__doc__ or "")
 
@@ -48,13 +57,54 @@ UntilOption = Annotated[
         "the log ends with its newest decision.",
     ),
 ]
-JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures to this file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, with all figures, in place of words.")]
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The experiment file to write.")],
+    dataset: Dataset,
+    name: Annotated[str, typer.Option(help="Of the experiment. Empty: that of the file.")] = "",
+    owner: Annotated[str, typer.Option(help="Whom to ask. Empty: who types this.")] = "",
+    endpoint: Annotated[str, typer.Option(help="Where the challenger answers.")] = "http://127.0.0.1:8085",
+    amount: Annotated[float, typer.Option(help="Money of the whole experiment, currency units.")] = 1000.0,
+) -> None:
+    """Write a first experiment file, with comments that say what to decide.
+
+        mtorl experiment init first-day.yaml --dataset my-log.yaml
+        mtorl experiment init first-day.yaml --dataset my-log.yaml --endpoint http://models.example.com/decide
+
+    It can be used as it is: the incumbent is what each request says, and the ramp begins in the shadow. A file that is
+    there stays as it is.
+    """
+    with input_errors():
+        from mtorl.experiment.first_file import first_file
+        from mtorl.log.dataset import DatasetSpec
+
+        text = first_file(
+            DatasetSpec.load(dataset),
+            name=name or file.stem,
+            salt=f"{datetime.now(UTC):%Y-%m}-{secrets.token_hex(4)}",
+            owner=owner or getpass.getuser(),
+            endpoint=endpoint,
+            amount=amount,
+        )
+        try:
+            with file.open("x", encoding="utf-8") as written:
+                written.write(text)
+        except FileExistsError:
+            stop(f"{file}: is there already, and stays as it is; name another file", 2)
+    typer.echo(f"{file}: read its comments, then")
+    typer.echo(f"  mtorl experiment check {file} --dataset {dataset}")
+    typer.echo(f"  mtorl serve --experiment {file}")
+    typer.echo(f"  mtorl experiment start {file}")
 
 
 @app.command()
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The experiment file.")],
     dataset: Dataset,
+    as_json: JsonOption = False,
 ) -> None:
     """Check an experiment file before anybody serves it, and say who would get what.
 
@@ -69,11 +119,13 @@ def check(
         with naming_the_manual():
             experiment = Experiment.load(file)
             experiment.check(DatasetSpec.load(dataset))
+        if as_json:
+            print_json(_checked(experiment))
+            return
         typer.echo(f"{experiment.name}, {'stage ' + experiment.stage if experiment.enabled else 'switched off'}")
         for arm in experiment.arms:
-            how = arm.url or ("what each request says" if arm.policy == "baseline" else "rows of this file")
             explored = f", {arm.explore.share:.0%} explored ({arm.explore.scope})" if arm.explore else ""
-            typer.echo(f"  {arm.name}: {experiment.shares()[arm.name]:.0%} of the users; {how}{explored}")
+            typer.echo(f"  {arm.name}: {experiment.shares()[arm.name]:.0%} of the users; {_answers(arm)}{explored}")
         for account in experiment.accounts():
             if account.arm != ALL_ARMS:
                 asks_no_price = account.arm in [arm.name for arm in experiment.arms if arm.url is None]
@@ -83,13 +135,48 @@ def check(
                 typer.echo(f"  {account.arm} may spend {account.limit:,.2f} ({scope}; {paced})")
 
 
+def _checked(experiment: Experiment) -> dict[str, Any]:
+    """What `check` says, JSON-ready."""
+    shares = experiment.shares()
+    return {
+        "experiment": experiment.name,
+        "version": experiment.version,
+        "enabled": experiment.enabled,
+        "stage": experiment.stage,
+        "arms": [
+            {
+                "name": arm.name,
+                "share": shares[arm.name],
+                "answers": _answers(arm),
+                "explore": None if arm.explore is None else arm.explore.model_dump(mode="json"),
+            }
+            for arm in experiment.arms
+        ],
+        "accounts": [
+            {
+                "arm": account.arm,
+                "campaign": account.campaign,
+                "channel": account.channel,
+                "period": account.period,
+                "limit": account.limit,
+                "paced": account.pacing is not None,
+            }
+            for account in experiment.accounts()
+        ],
+    }
+
+
+def _answers(arm: Arm) -> str:
+    return arm.url or ("what each request says" if arm.policy == "baseline" else "rows of this file")
+
+
 @app.command()
 def shadow(
     folder: DecisionLogArgument,
     experiment: ExperimentOption = None,
     dataset: DatasetOption = None,
     by: ByOption = None,
-    out: JsonOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare what challengers would have done in the shadow with what the incumbent did.
 
@@ -114,9 +201,11 @@ def shadow(
         with ProgressBars() as bars, bars.step("compare what was decided"), readable_log(folder) as log:
             rows = shadows(log, spec, Experiment.load(file), segments)
             reports = shadow_report(rows, spec.channels, segments)
+    if as_json:
+        print_json(reports)
+        return
     for report in reports.values():
         print_shadow(report)
-    _write(out, reports)
 
 
 @app.command()
@@ -130,7 +219,7 @@ def exploration(
         float, typer.Option(help="The difference that shall be told, as a share of what the arm earns.")
     ] = 0.05,
     decisions_a_day: Annotated[float, typer.Option(help="Of the arm, to count in days. 0: count in decisions.")] = 0.0,
-    out: JsonOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Say what the log can tell of a model, and what a share of exploration would cost and buy.
 
@@ -157,8 +246,10 @@ def exploration(
             rows = served_decisions(log, spec, Experiment.load(file), arm)
         with ProgressBars() as bars, bars.step("ask the model"):
             plan = plan_for(rows, model, lift)
+    if as_json:
+        print_json(asdict(plan))
+        return
     print_exploration(plan, decisions_a_day)
-    _write(out, asdict(plan))
 
 
 @app.command()
@@ -171,7 +262,7 @@ def plan(
     users_a_day: Annotated[
         float, typer.Option(help="Users of the experiment who come on a day. 0: as many new ones as in the log.")
     ] = 0.0,
-    out: JsonOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Say how many users, days and how much money it takes to find an effect, before the experiment begins.
 
@@ -203,8 +294,10 @@ def plan(
             raise LogError(str(error)) from None
     if found is None:
         stop(f"an effect of {effect:.1%} would take more than {MOST_USERS:,} users: plan with a larger one", 1)
+    if as_json:
+        print_json(found)
+        return
     print_plan(found)
-    _write(out, found)
 
 
 @app.command()
@@ -214,7 +307,7 @@ def verdict(
     dataset: DatasetOption = None,
     by: ByOption = None,
     until: UntilOption = "",
-    out: JsonOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Say what the experiment has found so far. Looking often changes no error rate.
 
@@ -223,6 +316,7 @@ def verdict(
         mtorl experiment verdict decision_log --experiment first-day.yaml --dataset my-log.yaml
 
     The words and figures are explained in monitoring/README.md. Lifts by segment are no part of the verdict.
+    Exit codes: 4 users are not split as configured; 5 a guardrail is breached; else 0.
     """
     from monitoring.period import PeriodError
 
@@ -242,8 +336,12 @@ def verdict(
         with ProgressBars() as bars, bars.step("compare the arms"), readable_log(folder) as log:
             values = {name: segment_sql(spec, name, "record") for name in segments}
             found = verdict_of_period(str(log), file, period, spec.reward.gain.text, weights="", budget=0.0, by=values)
-    print_verdict(found)
-    _write(out, found)
+    if as_json:
+        print_json(found)
+    else:
+        print_verdict(found)
+    if found["verdict"] in ("srm", "guardrail"):
+        raise typer.Exit(HELD if found["verdict"] == "srm" else HARM)
 
 
 def _named(folder: Path, name: str, given: Path | str | None) -> str:
@@ -270,6 +368,6 @@ def input_errors() -> Iterator[None]:
         yield
 
 
-def _write(out: Path | None, figures: Any) -> None:
-    if out is not None:
-        out.write_text(json.dumps(figures, indent=2))
+def print_json(found: Any) -> None:
+    """Print something as JSON, and nothing else: `--json > file` keeps it."""
+    typer.echo(json.dumps(found, indent=2, ensure_ascii=False))

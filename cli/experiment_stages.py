@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cli.endings import exit_codes, naming_the_manual, stop
-from cli.experiment import app, input_errors
+from cli.endings import HARM, exit_codes, naming_the_manual, stop
+from cli.experiment import JsonOption, app, input_errors, print_json
 
 if TYPE_CHECKING:
     from mtorl.experiment.experiment import Experiment
-    from mtorl.experiment.stage_machine import Evidence, Hold, Move, State
+    from mtorl.experiment.stage_machine import Hold, Move, State
     from pipelines.experiments.folder import ExperimentFolder
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The experiment file.")]
@@ -34,7 +34,12 @@ ChallengerOption = Annotated[str, typer.Option(help="Which challenger; empty: th
 
 
 @app.command()
-def start(file: FileArgument, state: StateOption = None, reason: ReasonOption = "started") -> None:
+def start(
+    file: FileArgument,
+    state: StateOption = None,
+    reason: ReasonOption = "started",
+    as_json: JsonOption = False,
+) -> None:
     """Begin with the first stage of the ramp.
 
         mtorl experiment start first-day.yaml
@@ -48,7 +53,7 @@ def start(file: FileArgument, state: StateOption = None, reason: ReasonOption = 
             stop(f"{file}: it has no ramp; give it one, or set its stage by hand (docs/experiments.md)", 2)
         if stands.phase != "draft":
             stop(f"{file}: it has begun: {stands.phase}; to try again, give it a new salt", 2)
-        _act(folder, "move", reason, to=experiment.ramp.stages[0].stage)
+        _act(folder, "move", reason, as_json, to=experiment.ramp.stages[0].stage)
 
 
 @app.command()
@@ -57,6 +62,7 @@ def ramp(
     to: Annotated[Literal["shadow", "1%", "5%", "25%", "50%"], typer.Option(help="The stage.")],
     state: StateOption = None,
     reason: ReasonOption = "moved by hand",
+    as_json: JsonOption = False,
 ) -> None:
     """Move it to another stage by hand, on or back.
 
@@ -65,11 +71,16 @@ def ramp(
     From a stage that the ramp leaves out, only a person moves it on.
     """
     with _changing(file, state) as folder:
-        _act(folder, "move", reason, to=to)
+        _act(folder, "move", reason, as_json, to=to)
 
 
 @app.command()
-def kill(file: FileArgument, state: StateOption = None, reason: ReasonOption = "kill switch") -> None:
+def kill(
+    file: FileArgument,
+    state: StateOption = None,
+    reason: ReasonOption = "kill switch",
+    as_json: JsonOption = False,
+) -> None:
     """Pull the kill switch: everybody gets the incumbent, in force within five seconds.
 
         mtorl experiment kill first-day.yaml --reason "clicks are gone"
@@ -77,11 +88,16 @@ def kill(file: FileArgument, state: StateOption = None, reason: ReasonOption = "
     It works while the file is broken, too. `mtorl experiment resume` goes on where it was.
     """
     with _changing(file, state) as folder:
-        _act(folder, "kill", reason)
+        _act(folder, "kill", reason, as_json)
 
 
 @app.command()
-def resume(file: FileArgument, state: StateOption = None, reason: ReasonOption = "resumed") -> None:
+def resume(
+    file: FileArgument,
+    state: StateOption = None,
+    reason: ReasonOption = "resumed",
+    as_json: JsonOption = False,
+) -> None:
     """Turn the kill switch off again: it goes on at its stage, whose time begins anew.
 
         mtorl experiment resume first-day.yaml
@@ -89,11 +105,16 @@ def resume(file: FileArgument, state: StateOption = None, reason: ReasonOption =
     What was decided before still counts in the verdict.
     """
     with _changing(file, state) as folder:
-        _act(folder, "resume", reason)
+        _act(folder, "resume", reason, as_json)
 
 
 @app.command("stop")
-def stop_(file: FileArgument, state: StateOption = None, reason: ReasonOption = "stopped by hand") -> None:
+def stop_(
+    file: FileArgument,
+    state: StateOption = None,
+    reason: ReasonOption = "stopped by hand",
+    as_json: JsonOption = False,
+) -> None:
     """End it: everybody gets the incumbent, for good.
 
         mtorl experiment stop first-day.yaml --reason "the campaign is over"
@@ -101,7 +122,7 @@ def stop_(file: FileArgument, state: StateOption = None, reason: ReasonOption = 
     Another try needs a new salt.
     """
     with _changing(file, state) as folder:
-        _act(folder, "move", reason, to="stopped")
+        _act(folder, "move", reason, as_json, to="stopped")
 
 
 @app.command()
@@ -110,6 +131,7 @@ def promote(
     challenger: ChallengerOption = "",
     state: StateOption = None,
     reason: ReasonOption = "promoted by hand",
+    as_json: JsonOption = False,
 ) -> None:
     """Make a challenger the incumbent: everybody gets what it decides. It ends the experiment.
 
@@ -119,11 +141,23 @@ def promote(
     """
     with _changing(file, state) as folder:
         names = [arm.name for arm in folder.definition().arms if arm.name != "incumbent"]
-        _act(folder, "move", reason, to="promoted", challenger=challenger or (names[0] if len(names) == 1 else None))
+        _act(
+            folder,
+            "move",
+            reason,
+            as_json,
+            to="promoted",
+            challenger=challenger or (names[0] if len(names) == 1 else None),
+        )
 
 
 @app.command()
-def rollback(file: FileArgument, state: StateOption = None, reason: ReasonOption = "rolled back by hand") -> None:
+def rollback(
+    file: FileArgument,
+    state: StateOption = None,
+    reason: ReasonOption = "rolled back by hand",
+    as_json: JsonOption = False,
+) -> None:
     """Give everybody the incumbent of before, also after a promotion. It ends the experiment.
 
         mtorl experiment rollback first-day.yaml --reason "support calls"
@@ -131,20 +165,21 @@ def rollback(file: FileArgument, state: StateOption = None, reason: ReasonOption
     It works while the file is broken, too.
     """
     with _changing(file, state) as folder:
-        _act(folder, "move", reason, to="rolled back")
+        _act(folder, "move", reason, as_json, to="rolled back")
 
 
 @app.command()
 def status(
     file: FileArgument,
     state: StateOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Say where it stands, who gets what, and what has happened to it.
 
         mtorl experiment status first-day.yaml
 
-    It reads files alone: no server has to run.
+    It reads files alone: no server has to run. `mtorl experiment watch` reads the log, too, and says what to do.
+    Exit codes: 5 it was rolled back, or is switched off; else 0.
     """
     with _input_errors():
         from pipelines.experiments.controller import summary
@@ -152,8 +187,14 @@ def status(
 
         found = summary(ExperimentFolder.of(file, state))
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
-        return
+        print_json(found)
+    else:
+        _print_status(file, found)
+    if found["killed"] or found["phase"] == "rolled back":
+        raise typer.Exit(HARM)
+
+
+def _print_status(file: Path, found: dict[str, Any]) -> None:
     off = ", switched off" if found["killed"] else ""
     typer.echo(f"{found['experiment']}: {found['phase']}{off}: {_shares(found['shares'])}")
     if not found["in_force"]:
@@ -169,6 +210,7 @@ def run(
     dataset: Annotated[str | None, typer.Option(help="The data set's description. None: that of mtorl serve.")] = None,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 60.0,
     once: Annotated[bool, typer.Option("--once", help="Look once, and end.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, a line for each thing that it says.")] = False,
 ) -> None:
     """Take it from stage to stage, beside `mtorl serve`, until it is over or Ctrl-C.
 
@@ -186,6 +228,7 @@ def run(
         from mtorl.runtime.clock_jumps import ClockJumps
         from pipelines.experiments.controller import BELIEVED_AFTER, next_step, put_in_force
         from pipelines.experiments.folder import ExperimentFolder
+        from pipelines.experiments.look import evidence_now
 
         folder = ExperimentFolder.of(file, state, dataset)
         _check_router(folder)
@@ -196,7 +239,7 @@ def run(
             over, at = False, time.time()
             reached = jumps.before(at, BELIEVED_AFTER) + BELIEVED_AFTER
             try:
-                step = next_step(folder, lambda served, since: _look(folder, served, since, dataset), at, reached)
+                step = next_step(folder, lambda served, since: evidence_now(folder, served, since), at, reached)
                 now, over = _in_words(step), _stands(folder)[1].phase in OVER
             except (ExperimentError, LogError, OSError) as error:  # each is mended while it runs, a full disk, too
                 if once:
@@ -204,7 +247,7 @@ def run(
                 step, now = None, f"nothing changes: {error}"
             kind = re.sub(r"[\d.,+-]+", "", now)
             if kind != said or isinstance(step, Move):  # a figure that has grown is no news
-                typer.echo(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}  {now}")
+                _tell(step, now, as_json)
                 said = kind
             if once or over:
                 return
@@ -224,36 +267,27 @@ def _wait(folder: ExperimentFolder, seconds: float) -> None:
             put_in_force(folder)
 
 
+def _tell(step: Move | Hold | None, words: str, as_json: bool) -> None:
+    from mtorl.experiment.stage_machine import Hold, Move
+
+    at = datetime.now(UTC)
+    if not as_json:
+        typer.echo(f"{at:%Y-%m-%d %H:%M:%S}  {words}")
+        return
+    said = {
+        "at": at.isoformat(timespec="seconds"),
+        "to": step.to if isinstance(step, Move) else None,
+        "reason": step.reason if isinstance(step, Move) else None,
+        "waits": list(step.reasons) if isinstance(step, Hold) else [],
+        "problem": words if step is None else None,
+    }
+    typer.echo(json.dumps(said, ensure_ascii=False))
+
+
 def _in_words(step: Move | Hold) -> str:
     from mtorl.experiment.stage_machine import Move
 
     return f"{step.to}: {step.reason}" if isinstance(step, Move) else f"waits: {'; '.join(step.reasons)}"
-
-
-def _look(folder: ExperimentFolder, served: Experiment, since: float, dataset: str | None) -> Evidence | None:
-    """What the router's log says, now.
-
-    Raises:
-        LogError: It can't be read. That is not the same as a log that says nothing: nothing may follow from it.
-    """
-    import duckdb
-
-    from monitoring.decision_log import DecisionLog
-    from monitoring.stage_evidence import stage_evidence
-    from mtorl.log.dataset import DatasetSpec
-    from mtorl.log.touchpoints import LogError
-    from pipelines.experiments.folder import named_by_router
-    from pipelines.experiments.state_log import readable_log
-
-    named = dataset or named_by_router(folder.state, "dataset")
-    if named is None:
-        raise LogError(f"{folder.state}: no router has been started there: mtorl serve --experiment {folder.file}")
-    gain = DatasetSpec.load(named).reward.gain
-    try:
-        with readable_log(folder.state) as log:
-            return stage_evidence(DecisionLog.in_folder(log), served, gain, since)
-    except duckdb.Error as error:
-        raise LogError(f"{folder.state}: the log can't be read: {str(error).splitlines()[0]}") from None
 
 
 @contextmanager
@@ -278,10 +312,16 @@ def _check_router(folder: ExperimentFolder) -> None:
     )
 
 
-def _act(folder: ExperimentFolder, kind: Literal["move", "kill", "resume"], reason: str, **what: Any) -> None:
+def _act(
+    folder: ExperimentFolder, kind: Literal["move", "kill", "resume"], reason: str, as_json: bool, **what: Any
+) -> None:
     from pipelines.experiments.controller import act
 
     serving = act(folder, kind, by="person", reason=reason, at=time.time(), **what)
+    if as_json:
+        said = {"experiment": serving.name, "did": what.get("to") or kind, "stage": serving.stage}
+        print_json({**said, "enabled": serving.enabled, "shares": serving.shares(), "version": serving.version})
+        return
     typer.echo(f"{serving.name}: {what.get('to') or kind}: {_shares(serving.shares())}")
 
 

@@ -14,9 +14,10 @@
     mtorl materialize | drift                  what the CronJobs of manifests/ call
     mtorl feed                                 the decision log's events into Feast's online store
     mtorl arm check URL                        whether an endpoint of your own can be an arm
-    mtorl experiment check|plan|shadow|exploration|verdict
+    mtorl experiment init|check|plan|shadow|exploration|verdict
                                                its file; how large it must be; what challengers would do; what
                                                exploring would cost and teach; what came of it
+    mtorl experiment watch|report|web          what is known of it: in the terminal, as a page, as a served page
     mtorl experiment start|run|status|ramp|kill|resume|stop|promote|rollback
                                                through its stages, by itself or by hand
     mtorl ledger move                          the budget ledger from a file to Redis, for several routers
@@ -31,7 +32,7 @@ from typing import Annotated
 
 import typer
 
-from cli import arm, benchmark, cluster, data, experiment_operator, ledger, model, pipeline, run
+from cli import arm, benchmark, cluster, data, experiment_views, ledger, model, pipeline, run
 from cli.commands import CommandGroup
 from mtorl import __version__
 
@@ -47,7 +48,7 @@ app.add_typer(model.app)
 app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(cluster.app)
 app.add_typer(arm.app, name="arm")
-app.add_typer(experiment_operator.app, name="experiment")
+app.add_typer(experiment_views.app, name="experiment")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(pipeline.app, name="pipeline")
 

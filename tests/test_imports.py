@@ -96,6 +96,8 @@ ORDER = {
         "experiment",
         "experiment_stages",
         "experiment_operator",
+        "experiment_screen",
+        "experiment_views",
         "pipeline",
         "main",
     ),

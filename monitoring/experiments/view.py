@@ -161,11 +161,10 @@ def _next(
     void = known.evidence is not None and known.evidence.token == "srm"
     last = not off and state.phase in STAGES and not _following(experiment, state)
     if last and known.verdict is not None and (hours := known.verdict.get("hours")) is not None:
-        least = experiment.min_runtime_hours
-        label = "hours that count in the verdict"
-        needs.append(
-            Need(kind="counted_hours", arm=None, found=hours, needed=least, met=hours > least - 1.0, label=label)
-        )
+        label, least = "hours that count in the verdict", experiment.min_runtime_hours
+        met = hours > least - 1.0  # as `mtorl.experiment.verdict` has it
+        if least > 0:
+            needs.append(Need(kind="counted_hours", arm=None, found=hours, needed=least, met=met, label=label))
     to = step.to if isinstance(step, Move) else _following(experiment, state)
     waits = [] if isinstance(step, Move) else list(step.reasons)
     not_before = expected = None

@@ -39,11 +39,20 @@ def mtorl(*arguments: str) -> Any:
     return CliRunner().invoke(app, ["experiment", *arguments])
 
 
+def figures(*arguments: str) -> Any:
+    """What a command prints with --json, and nothing else."""
+    done = mtorl(*arguments, "--json")
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
 def test_a_file_is_checked_and_says_who_gets_what(files: dict[str, str], tmp_path: Path) -> None:
     done = mtorl("check", files["file"], "--dataset", files["dataset"])
     assert done.exit_code == 0, done.output
     assert "incumbent: 50% of the users; http://arms/v1/models/incumbent:predict" in done.output
     assert "may spend" in done.output
+    checked = figures("check", files["file"], "--dataset", files["dataset"])
+    assert [arm["share"] for arm in checked["arms"]] == [0.5, 0.5] and checked["accounts"][0]["arm"] == "*"
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(yaml.safe_dump(experiment("http://arms", default_channel="radio")))
     done = mtorl("check", str(wrong), "--dataset", files["dataset"])
@@ -51,13 +60,13 @@ def test_a_file_is_checked_and_says_who_gets_what(files: dict[str, str], tmp_pat
     assert "docs/experiment-file.md" in done.output
 
 
-def test_the_shadow_is_reported_in_words_and_as_json(files: dict[str, str], tmp_path: Path) -> None:
+def test_the_shadow_is_reported_in_words_and_as_json(files: dict[str, str]) -> None:
     options = ["--experiment", files["file"], "--dataset", files["dataset"]]
-    done = mtorl("shadow", files["log"], *options, "--by", "device", "--json", str(tmp_path / "shadow.json"))
+    done = mtorl("shadow", files["log"], *options, "--by", "device")
     assert done.exit_code == 0, done.output
     assert "20 decisions of 20 users" in done.output and "the same action 0.0%" in done.output
     assert "the challenger does not say with which probability" in done.output
-    report = json.loads((tmp_path / "shadow.json").read_text())["challenger"]
+    report = figures("shadow", files["log"], *options, "--by", "device")["challenger"]
     assert report["channels"] == [{"incumbent": "search", "challenger": "video", "decisions": 20}]
     assert report["segments"]["device"][0]["segment"] == "phone"
 
@@ -95,11 +104,11 @@ def test_exploration_is_planned_in_words_and_as_json(files: dict[str, str], tmp_
     decisions = [decision(f"d{n}", n, **MINE, **SURE, user_id=f"u{n}", features=WINDOW) for n in range(20)]
     clicks = [outcome(f"c{n}", f"d{n}", "click", 1.0, minutes=n + 1) for n in range(20)]
     write(Path(files["log"]), decisions, clicks)
-    arm = ["--arm", decisions[0]["arm"], "--json", str(tmp_path / "plan.json")]
+    arm = ["--arm", decisions[0]["arm"]]
     done = mtorl("exploration", files["log"], *options, *arm)
     assert done.exit_code == 0, done.output
     assert "20 decisions; what both policies would do overlaps" in done.output
-    plan = json.loads((tmp_path / "plan.json").read_text())
+    plan = figures("exploration", files["log"], *options, *arm)
     assert plan["lift"] == 0.05 and {option["scope"] for option in plan["options"]} == {"channel", "exposure", "both"}
     done = mtorl("exploration", files["log"], *options, *arm, "--decisions-a-day", "1000")
     assert done.exit_code == 0 and "days" in done.output
@@ -108,12 +117,12 @@ def test_exploration_is_planned_in_words_and_as_json(files: dict[str, str], tmp_
         assert done.exit_code == 2, done.output
 
 
-def test_a_verdict_by_segment_says_that_it_is_no_part_of_it(files: dict[str, str], tmp_path: Path) -> None:
+def test_a_verdict_by_segment_says_that_it_is_no_part_of_it(files: dict[str, str]) -> None:
     options = ["--experiment", files["file"], "--dataset", files["dataset"]]
-    done = mtorl("verdict", files["log"], *options, "--by", "device", "--json", str(tmp_path / "verdict.json"))
+    done = mtorl("verdict", files["log"], *options, "--by", "device")
     assert done.exit_code == 0, done.output
     assert "by device, no part of the verdict" in done.output and "hold together with 95%" in done.output
-    assert json.loads((tmp_path / "verdict.json").read_text())["segments"]["lifts"].keys() == {"device"}
+    assert figures("verdict", files["log"], *options, "--by", "device")["segments"]["lifts"].keys() == {"device"}
     done = mtorl("verdict", files["log"], *options, "--by", "hour")
     assert done.exit_code == 2 and "'hour' is no categorical column" in done.output
 
@@ -136,10 +145,8 @@ def test_a_verdict_and_its_segments_are_of_one_state_of_the_log(
 
     export("decision-00000001-9", 50)
     monkeypatch.setattr("monitoring.period.verdict_from_log", judged_and_exported)
-    options = ["--experiment", files["file"], "--dataset", files["dataset"], "--json", str(tmp_path / "verdict.json")]
-    done = mtorl("verdict", files["log"], *options, "--by", "device")
-    assert done.exit_code == 0, done.output
-    found = json.loads((tmp_path / "verdict.json").read_text())
+    options = ["--experiment", files["file"], "--dataset", files["dataset"]]
+    found = figures("verdict", files["log"], *options, "--by", "device")
     (phone,) = found["segments"]["lifts"]["device"]
     assert phone["decisions"] == sum(arm["decisions"] for arm in found["arms"].values()) == 20
 
@@ -174,13 +181,11 @@ def test_traffic_that_has_ended_is_judged_to_its_end(files: dict[str, str], tmp_
     split = {"layer": ours.layer, "stage": ours.stage, "shares": ours.shares(), "assignment_probability": 0.5}
     decisions = [decision(f"d{n}", n, **MINE, **SURE, **split, user_id=f"u{n}") for n in range(20)]
     write(Path(files["log"]), decisions, [])
-    options = ["--experiment", files["file"], "--dataset", files["dataset"], "--json", str(tmp_path / "found.json")]
+    options = ["--experiment", files["file"], "--dataset", files["dataset"]]
     done = mtorl("verdict", files["log"], *options)
     assert done.exit_code == 0 and "say with `until`" in " ".join(done.output.split()), done.output
-    assert json.loads((tmp_path / "found.json").read_text())["left_out"] == {"immature": 20}
-    done = mtorl("verdict", files["log"], *options, "--until", "2026-01-03T00:00:00Z")
-    assert done.exit_code == 0, done.output
-    assert json.loads((tmp_path / "found.json").read_text())["left_out"] == {}
+    assert figures("verdict", files["log"], *options)["left_out"] == {"immature": 20}
+    assert figures("verdict", files["log"], *options, "--until", "2026-01-03T00:00:00Z")["left_out"] == {}
     assert mtorl("verdict", files["log"], *options, "--until", "tomorrow").exit_code != 0
 
 
@@ -213,10 +218,7 @@ def test_what_a_killed_command_has_left_is_not_read(files: dict[str, str], tmp_p
         hour.mkdir(parents=True)
         write(tmp_path / "made", [decision(f"d{n}", n, user_id=f"u{n}", **MINE) for n in range(3)])
         (tmp_path / "made" / f"{kind}.parquet").rename(hour / "part.parquet")
-    options = ["--experiment", files["file"], "--dataset", files["dataset"], "--json", str(tmp_path / "found.json")]
-    done = mtorl("verdict", str(sink), *options)
-    assert done.exit_code == 0, done.output
-    found = json.loads((tmp_path / "found.json").read_text())
+    found = figures("verdict", str(sink), "--experiment", files["file"], "--dataset", files["dataset"])
     assert sum(arm["decisions"] for arm in found["arms"].values()) + sum(found["left_out"].values()) == 3
 
 
@@ -240,10 +242,10 @@ def test_a_plan_says_users_days_and_money(tmp_path: Path, monkeypatch: pytest.Mo
     outcomes += [outcome(f"k{n}", f"d{n}", "click", 1.0, 7.24 * n + 1) for n in users if n % 3 == 0]
     log = write(tmp_path / "log", decisions, outcomes)
     options = ["--experiment", str(tmp_path / "experiment.yaml"), "--dataset", str(tmp_path / "dataset.yaml")]
-    done = mtorl("plan", str(log), "--effect", "0.3", *options, "--json", str(tmp_path / "plan.json"))
+    done = mtorl("plan", str(log), "--effect", "0.3", *options)
     assert done.exit_code == 0, done.output
     assert "seen: 200 users of the incumbent in 1.00 days, 200 decisions, 0.335 gained per decision" in done.output
-    found = json.loads((tmp_path / "plan.json").read_text())
+    found = figures("plan", str(log), "--effect", "0.3", *options)
     assert f"takes about {found['users']:,} users" in done.output
     assert found["days"] == pytest.approx(found["users"] / 200, rel=0.02)
     assert found["cost"] == pytest.approx(found["users"] * 0.03)
@@ -251,3 +253,15 @@ def test_a_plan_says_users_days_and_money(tmp_path: Path, monkeypatch: pytest.Mo
     assert f"days at the last stage: {found['users']:,}.00" in at_their_pace.output
     nothing = mtorl("plan", str(log), "--effect", "0", *options)
     assert nothing.exit_code == 2 and "effect: expected a share above 0" in nothing.output
+
+
+@pytest.mark.parametrize(("token", "code"), [("srm", 4), ("guardrail", 5), ("stop", 0), ("ship", 0)])
+def test_a_verdict_that_nobody_may_overlook_has_an_exit_code(
+    token: str, code: int, files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judged(*arguments: Any, **options: Any) -> dict[str, Any]:
+        return {**verdict_from_log(*arguments, **options), "verdict": token}
+
+    monkeypatch.setattr("monitoring.period.verdict_from_log", judged)
+    options = ["--experiment", files["file"], "--dataset", files["dataset"]]
+    assert mtorl("verdict", files["log"], *options, "--json").exit_code == code

@@ -40,6 +40,13 @@ def serving(file: Path) -> Experiment:
     return Experiment.load(file.with_suffix("") / "experiment.yaml")
 
 
+def before_start(file: Path) -> Path:
+    """The same experiment, which nobody has started."""
+    other = file.with_name("another.yaml")
+    other.write_text(file.read_text())
+    return other
+
+
 def test_people_start_move_switch_and_end_it(file: Path) -> None:
     assert mtorl("status", file).stdout == "mtorl-vs-rules: draft: incumbent 100%, challenger 0%\n"
     assert mtorl("start", file).stdout == "mtorl-vs-rules: shadow: incumbent 100%, challenger 0%\n"
@@ -47,15 +54,18 @@ def test_people_start_move_switch_and_end_it(file: Path) -> None:
     assert again.exit_code == 2 and "it has begun: shadow" in again.stderr
     assert "incumbent 95%, challenger 5%" in mtorl("ramp", file, "--to", "5%").stdout
     assert serving(file).stage == "5%"
-    mtorl("kill", file, "--reason", "clicks are gone")
+    killed = json.loads(mtorl("kill", file, "--reason", "clicks are gone", "--json").stdout)
+    assert (killed["did"], killed["enabled"], killed["shares"]["incumbent"]) == ("kill", False, 1.0)
     assert not serving(file).enabled
-    assert "5%, switched off" in mtorl("status", file).stdout
+    off = mtorl("status", file)
+    assert "5%, switched off" in off.stdout and off.exit_code == 5
     mtorl("resume", file)
     assert serving(file).enabled
     assert mtorl("promote", file).exit_code == 0
     assert serving(file).arm("incumbent").endpoint is not None
     assert mtorl("rollback", file).exit_code == 0
     assert serving(file).arm("incumbent").policy == "baseline"
+    assert mtorl("status", file).exit_code == 5
     refused = mtorl("ramp", file, "--to", "5%")
     assert refused.exit_code == 2 and "give it a new salt" in refused.stderr
     said = json.loads(mtorl("status", file, "--json").stdout)
@@ -146,6 +156,8 @@ def test_the_ramp_goes_on_by_what_the_routers_log_says(file: Path) -> None:
     assert before.exit_code == 0 and "waits: it is a draft: start it" in before.stdout
     mtorl("start", file)
     SPEC.save(state / "dataset.yaml")
+    waits = json.loads(mtorl("run", before_start(file), "--once", "--json").stdout)
+    assert waits["to"] is None and waits["waits"] == ["it is a draft: start it"]
     unserved = mtorl("run", file, "--once")
     assert unserved.exit_code == 2 and "no router has been started there" in unserved.stderr
     served = {"dataset": str(state / "dataset.yaml"), "experiment": str(state / "experiment.yaml")}

@@ -1,0 +1,172 @@
+"""An experiment in a terminal: what `mtorl experiment watch` draws from the same document as the page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from monitoring.experiments.document import Need, Step, View
+
+_STYLES = {"good": "bold green", "alarm": "bold red", "open": "bold"}
+_BAR = 20
+
+
+def screen(view: View) -> RenderableType:
+    """Everything that fits on a screen: what to do, the stages, what it waits for, effect, checks, money."""
+    verdict = view["verdict"] or {}
+    parts: list[RenderableType] = [_head(view), _steps(view["steps"])]
+    if view["next"]["needs"]:
+        parts.append(_needs(view["next"]["needs"]))
+    parts.append(_next(view))
+    if sum(arm["users"] for arm in (verdict.get("arms") or {}).values()):
+        parts += [_effects(view, verdict), _checks(verdict), _arms(view, verdict)]
+    elif view["traffic"] is not None:
+        parts.append(_decided(view))
+    if view["spend"]:
+        parts.append(_spend(view))
+    return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts))
+
+
+def _head(view: View) -> Text:
+    advice = view["advice"]
+    off = "" if view["enabled"] else ", switched off"
+    text = Text(f"{view['name']}: {view['phase']}{off}", style="dim")
+    if view["since"] is not None:
+        text.append(f" since {_time(view['since'])}")
+    text.append(f"\n{advice['headline']}\n", style=_STYLES[advice["tone"]])
+    text.append(advice["reason"], style="not dim")
+    if advice["command"] is not None:
+        text.append(f"\n{advice['command']}", style="cyan not dim")
+    return text
+
+
+def _steps(steps: list[Step]) -> Text:
+    text = Text()
+    for number, step in enumerate(steps):
+        if number:
+            text.append(" ─── ", style="dim")
+        mark, style = {"past": ("● ", "blue"), "here": ("◉ ", "bold blue"), "ahead": ("○ ", "dim")}[step["place"]]
+        text.append(f"{mark}{step['phase']}", style=style)
+    return text
+
+
+def _needs(needs: list[Need]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for need in needs:
+        limit = need["kind"] in ("fallback_ratio", "latency_seconds")
+        share = 1.0 if need["needed"] <= 0 else min(max(need["found"] / need["needed"], 0.0), 1.0)
+        colour = "green" if need["met"] else "red" if limit else "blue"
+        bar = Text("━" * round(_BAR * share), style=colour)
+        bar.append("━" * (_BAR - round(_BAR * share)), style="bright_black")
+        mark = "✓" if need["met"] else "✗" if limit else "…"
+        words = f"{_amount(need, need['found'])} of {_amount(need, need['needed'])}"
+        table.add_row(Text(mark, style=colour), Text(need["label"]), bar, Text(words))
+    return table
+
+
+def _amount(need: Need, value: float) -> str:
+    if need["kind"] == "users":
+        return f"{value:,.0f}"
+    if need["kind"] == "fallback_ratio":
+        return f"{value:.1%}"
+    if need["kind"] == "latency_seconds":
+        return f"{1000 * value:,.0f} ms"
+    return f"{value:,.1f}" if need["needed"] >= 1 else f"{value:,.3g}"
+
+
+def _next(view: View) -> Text:
+    after = view["next"]
+    text = Text(after["words"])
+    if after["not_before"] is not None:
+        text.append(f" {'To ' + after['to'] if after['to'] else 'It starts'} on {_time(after['not_before'])}")
+        text.append(" at the earliest")
+        if after["expected"] is not None:
+            text.append(f"; at the rate so far, about {_time(after['expected'])}")
+        text.append(".")
+    if not view["in_force"]:
+        text.append("\nThe file or the history has changed since: routers don't have it yet.", style="red")
+    return text
+
+
+def _effects(view: View, verdict: dict[str, Any]) -> Table:
+    table = Table(title=f"effect, {view['unit']}", title_justify="left")
+    for name in ("challenger", "verdict", "effect", "relative", "always-valid interval"):
+        table.add_column(name)
+    for name, found in verdict["challengers"].items():
+        relative = found.get("relative_lift")
+        cells = (name, found["verdict"], _signed(found["lift"]), _signed(relative, "+.1%"), _interval(found["lift_ci"]))
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _checks(verdict: dict[str, Any]) -> RenderableType:
+    p = verdict.get("srm_p")
+    void = verdict["verdict"] == "srm"
+    said = "unknown" if p is None else f"{'no' if void else 'ok'} (p = {p:.2g})"
+    lines = Text("users are split as configured: ")
+    lines.append(said, style="bold red" if void else "green")
+    several = len(verdict["challengers"]) > 1
+    for name, found in verdict["challengers"].items():
+        for check in found["guardrails"]:
+            style = {"breached": "bold red", "held": "green", "open": ""}[check["state"]]
+            whose = f"{name}, " if several else ""
+            lines.append(f"\nguardrail {whose}{check['name']}: ")
+            lines.append(check["state"], style=style)
+            bounds = _interval([check["lower"], check["upper"]])
+            lines.append(f", harm {_signed(check['harm'])} {bounds}, {check['margin']:g} allowed")
+    return lines
+
+
+def _arms(view: View, verdict: dict[str, Any]) -> Table:
+    table = Table()
+    for name in ("arm", "users now", "users", "decisions", "exposures", "gain per decision", "cost per decision"):
+        table.add_column(name, justify="left" if name == "arm" else "right")
+    for arm in view["plan"]["arms"]:
+        found = verdict["arms"].get(arm["name"], {})
+        counts = (f"{found.get(key, 0):,}" for key in ("users", "decisions", "exposures"))
+        means = (found.get(key) for key in ("gain_per_decision", "cost_per_decision"))
+        shown = ("-" if mean is None else f"{mean:.4f}" for mean in means)
+        table.add_row(Text(arm["name"]), f"{arm['share']:.0%}", *counts, *shown)
+    return table
+
+
+def _decided(view: View) -> Table:
+    traffic = view["traffic"]
+    assert traffic is not None
+    table = Table(title="in the shadow" if traffic["shadow"] else None, title_justify="left")
+    for name in ("arm", "decisions", "exposures", "default actions"):
+        table.add_column(name, justify="left" if name == "arm" else "right")
+    for name, arm in traffic["arms"].items():
+        table.add_row(Text(name), f"{arm['decisions']:,}", f"{arm['exposures']:,}", f"{arm['fallbacks']:,}")
+    return table
+
+
+def _spend(view: View) -> Text:
+    lines = []
+    for spend in view["spend"]:
+        scope = [name for name in (spend["campaign"], spend["channel"]) if name != "*"]
+        when = "" if spend["period"] == "total" else f" this {spend['period']}"
+        who = "all arms" if spend["arm"] == "*" else spend["arm"]
+        of = f" ({', '.join(scope)})" if scope else ""
+        share = f" ({spend['spent'] / spend['limit']:.1%})" if spend["limit"] > 0 else ""
+        lines.append(f"{who}{of}: {spend['spent']:,.2f} of {spend['limit']:,.2f} spent{when}{share}")
+    return Text("\n".join(lines))
+
+
+def _signed(value: float | None, form: str = "+.4f") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _interval(ends: Any) -> str:
+    if not ends or None in ends:
+        return "too few users"
+    return f"[{_signed(ends[0])}, {_signed(ends[1])}]"
+
+
+def _time(iso: str) -> str:
+    return f"{iso[:10]} {iso[11:16]} UTC"

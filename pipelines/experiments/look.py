@@ -1,0 +1,162 @@
+"""What is known of an experiment on a laptop: its file, history and log, as one document.
+
+    evidence = evidence_now(folder, served, since)       # for the ramp
+    view = view_of(folder, time.time(), by=["device"])   # for people: `monitoring.experiments`
+
+It reads; nothing that the router or the ramp has is changed by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from monitoring.decision_log import DecisionLog
+from monitoring.experiments.document import Spend, View
+from monitoring.experiments.traffic import spend_of, traffic_of
+from monitoring.experiments.view import Known, experiment_view
+from monitoring.segments import segment_lifts
+from monitoring.stage_evidence import stage_evidence
+from monitoring.verdict import verdict_from_log
+from mtorl.experiment.experiment import Experiment, ExperimentError
+from mtorl.experiment.history import state_of
+from mtorl.experiment.stage_machine import Evidence, in_force
+from mtorl.log.dataset import DatasetSpec, SpecError
+from mtorl.log.segments import check_segment, segment_sql
+from mtorl.log.touchpoints import LogError
+from pipelines.experiments.controller import state as state_in
+from pipelines.experiments.folder import ExperimentFolder, named_by_router
+from pipelines.experiments.state_log import readable_log
+from serving.ledger import LedgerUnavailable, open_ledger
+
+_PATIENCE = 1.0  # seconds that a ledger may take
+_ACTIONS = ("start", "run", "ramp", "promote", "rollback", "resume", "stop")
+
+
+def evidence_now(folder: ExperimentFolder, served: Experiment, since: float) -> Evidence | None:
+    """What the router's log says, now.
+
+    Args:
+        folder: Where the experiment is.
+        served: As it is in force.
+        since: When its time at this stage began, seconds since 1970.
+
+    Raises:
+        LogError: It can't be read. That is not the same as a log that says nothing: nothing may follow from it.
+    """
+    with _opened(folder) as (log, spec):
+        return stage_evidence(log, served, spec.reward.gain, since)
+
+
+def view_of(folder: ExperimentFolder, now: float, by: Sequence[str] = ()) -> View:
+    """All that is known. A file or a log that can't be read is part of it, as its `problem`.
+
+    Args:
+        folder: Where the experiment is.
+        now: Seconds since 1970.
+        by: Columns by whose segments the effect is asked for, too.
+
+    Raises:
+        ExperimentError: The file can't be used, and nothing is in force that could be shown instead.
+        LogError: A column can't tell segments apart.
+        HistoryError: The history can't be read.
+    """
+    events = folder.events()
+    problem = None
+    try:
+        experiment, _ = state_in(folder)
+    except ExperimentError as error:
+        in_use = folder.last_in_force()
+        if in_use is None:
+            raise
+        experiment, problem = in_use, str(error)
+    stands = state_of(events, experiment)
+    by_hand = experiment.ramp is None and stands.phase == "draft"
+    served = experiment if by_hand else in_force(experiment, stands)
+    commands = {action: f"mtorl experiment {action} {folder.file}" for action in _ACTIONS}
+    commands["ramp"] += " --to STAGE"
+    known = Known(commands=commands, problem=problem, in_force=by_hand or folder.last_in_force() in (served, None))
+    if not _has_served(folder):
+        missing = f"{folder.state}: no router has been started there: mtorl serve --experiment {folder.file}"
+        if stands.phase != "draft" and problem is None:
+            known = replace(known, problem=missing)
+        return experiment_view(experiment, events, known, now)
+    try:
+        known = _looked(folder, served, stands.since or 0.0, known, now, by)
+    except LogError as error:
+        if by and str(error).startswith("by:"):
+            raise
+        known = replace(known, problem=problem or str(error))
+    return experiment_view(experiment, events, known, now)
+
+
+def _has_served(folder: ExperimentFolder) -> bool:
+    """Whether there is a log, or a router that will write one."""
+    return (folder.state / "router.yaml").exists()
+
+
+def _looked(
+    folder: ExperimentFolder, served: Experiment, since: float, known: Known, now: float, by: Sequence[str]
+) -> Known:
+    with _opened(folder) as (log, spec):
+        for name in by:
+            check_segment(spec, name)
+        if not log.holds_any():
+            return replace(known, spend=_spend(folder) or [])
+        found = verdict_from_log(log, served, spec.reward.gain)
+        if by:
+            values = {name: segment_sql(spec, name, "record") for name in by}
+            found["segments"] = dict(segment_lifts(log, served, spec.reward.gain, values))
+        spend = _spend(folder)
+        return replace(
+            known,
+            verdict=found,
+            evidence=stage_evidence(log, served, spec.reward.gain, since, found),
+            traffic=traffic_of(log, served),
+            spend=spend_of(log, served, now) if spend is None else spend,
+        )
+
+
+def _spend(folder: ExperimentFolder) -> list[Spend] | None:
+    """What the router's ledger says; None: it can't be asked."""
+    where = named_by_router(folder.state, "ledger")
+    if where is None or ("://" not in where and not Path(where).exists()):
+        return None
+    try:
+        ledger = open_ledger(where, _PATIENCE)
+        try:
+            balances = ledger.balances()
+        finally:
+            ledger.close()
+    except LedgerUnavailable:
+        return None
+    return [
+        Spend(
+            arm=balance.arm,
+            campaign=balance.campaign,
+            channel=balance.channel,
+            period=balance.period,
+            limit=balance.limit,
+            spent=balance.spent,
+            reserved=balance.reserved,
+        )
+        for balance in balances
+    ]
+
+
+@contextmanager
+def _opened(folder: ExperimentFolder) -> Iterator[tuple[DecisionLog, DatasetSpec]]:
+    """The router's log, and what it is about."""
+    import duckdb
+
+    named = folder.dataset or named_by_router(folder.state, "dataset")
+    if named is None:
+        raise LogError(f"{folder.state}: no router has been started there: mtorl serve --experiment {folder.file}")
+    try:
+        spec = DatasetSpec.load(named)
+        with readable_log(folder.state) as log:
+            yield DecisionLog.in_folder(log), spec
+    except (duckdb.Error, SpecError) as error:
+        raise LogError(f"{folder.state}: the log can't be read: {str(error).splitlines()[0]}") from None
