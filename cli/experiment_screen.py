@@ -62,9 +62,10 @@ def _needs(needs: list[Need]) -> Table:
         share = 1.0 if need["needed"] <= 0 else min(max(need["found"] / need["needed"], 0.0), 1.0)
         colour = "green" if need["met"] else "red" if limit else "blue"
         bar = Text("━" * round(_BAR * share), style=colour)
-        bar.append("━" * (_BAR - round(_BAR * share)), style="bright_black")
+        bar.append("─" * (_BAR - round(_BAR * share)), style="bright_black")
         mark = "✓" if need["met"] else "✗" if limit else "…"
-        words = f"{_amount(need, need['found'])} of {_amount(need, need['needed'])}"
+        found, needed = _amount(need, need["found"]), _amount(need, need["needed"])
+        words = f"{found}, {needed} allowed" if limit else f"{found} of {needed}"
         table.add_row(Text(mark, style=colour), Text(need["label"]), bar, Text(words))
     return table
 
@@ -83,8 +84,7 @@ def _next(view: View) -> Text:
     after = view["next"]
     text = Text(after["words"])
     if after["not_before"] is not None:
-        text.append(f" {'To ' + after['to'] if after['to'] else 'It starts'} on {_time(after['not_before'])}")
-        text.append(" at the earliest")
+        text.append(f" {'That is on' if view['phase'] == 'draft' else 'Not before'} {_time(after['not_before'])}")
         if after["expected"] is not None:
             text.append(f"; at the rate so far, about {_time(after['expected'])}")
         text.append(".")

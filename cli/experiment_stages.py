@@ -319,8 +319,8 @@ def _act(
 
     serving = act(folder, kind, by="person", reason=reason, at=time.time(), **what)
     if as_json:
-        said = {"experiment": serving.name, "did": what.get("to") or kind, "stage": serving.stage}
-        print_json({**said, "enabled": serving.enabled, "shares": serving.shares(), "version": serving.version})
+        did = {"experiment": serving.name, "did": what.get("to") or kind}
+        print_json({**did, "shares": serving.shares(), "version": serving.version})
         return
     typer.echo(f"{serving.name}: {what.get('to') or kind}: {_shares(serving.shares())}")
 

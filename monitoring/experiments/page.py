@@ -110,7 +110,7 @@ def _tiles(view: View, verdict: Mapping[str, Any]) -> list[Json]:
     users = sum(arm["users"] for arm in arms.values())
     if users and _known(verdict.get("lift")):
         relative = verdict.get("relative_lift")
-        of = f" ({words.signed(100 * relative, 1)} %)" if _known(relative) else ""
+        of = f" ({words.signed(100 * relative, 1)}\u00a0%)" if _known(relative) else ""
         ci = words.interval(verdict.get("lift_ci"), plus=True)
         said = ci if ci != words.ABSENT else "too few users for an interval"
         void = verdict.get("verdict") == "srm"

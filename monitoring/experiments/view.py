@@ -129,7 +129,8 @@ def _steps(experiment: Experiment, phase: str, moves: Sequence[Event]) -> list[S
     over = phase in OVER  # then, what was never reached is not on the way any more
     stages = [stage for stage in STAGES if stage in entered or (not over and (stage in of_ramp or stage == phase))]
     begin, end = ([], []) if experiment.ramp is None else (["draft"], ["promoted"])
-    names = [*begin, *stages, *([phase] if over else end)]
+    undone = ["promoted"] if phase == "rolled back" and "promoted" in entered else []
+    names = [*begin, *stages, *undone, *([phase] if over else end)]
     here = names.index(phase)
     steps = []
     for place, name in enumerate(names):
@@ -165,6 +166,9 @@ def _next(
         met = hours > least - 1.0  # as `mtorl.experiment.verdict` has it
         if least > 0:
             needs.append(Need(kind="counted_hours", arm=None, found=hours, needed=least, met=met, label=label))
+    evidence = known.evidence
+    wins = evidence is not None and evidence.token == "ship" and all(one.met for one in needed)
+    won = evidence.challenger if evidence is not None and last and wins else None
     to = step.to if isinstance(step, Move) else _following(experiment, state)
     waits = [] if isinstance(step, Move) else list(step.reasons)
     not_before = expected = None
@@ -177,7 +181,7 @@ def _next(
         not_before = experiment.start.timestamp()
     return Next(
         to=None if off or void else to,
-        words=_words(experiment, state, step, off or void, last),
+        words=_words(experiment, state, step, off or void, last, won),
         waits=[known.problem] if known.problem is not None else waits,
         needs=needs,
         not_before=_at(not_before),
@@ -211,7 +215,7 @@ def _following(experiment: Experiment, state: State) -> str | None:
     return next((step.stage for step in stages if STAGES.index(step.stage) > here), None)
 
 
-def _words(experiment: Experiment, state: State, step: Move | Hold, off: bool, last: bool) -> str:
+def _words(experiment: Experiment, state: State, step: Move | Hold, off: bool, last: bool, won: str | None) -> str:
     """What happens next, in a sentence or two."""
     if state.phase in OVER:
         again = "Another try needs a new salt."
@@ -229,6 +233,8 @@ def _words(experiment: Experiment, state: State, step: Move | Hold, off: bool, l
         if experiment.planned_end is not None
         else ""
     )
+    if won is not None:
+        return f"{won} has won, and waits for a person to promote it."
     if last:
         who = "by itself" if experiment.ramp.promote else "by a person"
         return f"This is the last stage. It ends when a challenger has won, and is promoted {who}, or is worse.{end}"

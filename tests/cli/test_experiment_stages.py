@@ -55,7 +55,7 @@ def test_people_start_move_switch_and_end_it(file: Path) -> None:
     assert "incumbent 95%, challenger 5%" in mtorl("ramp", file, "--to", "5%").stdout
     assert serving(file).stage == "5%"
     killed = json.loads(mtorl("kill", file, "--reason", "clicks are gone", "--json").stdout)
-    assert (killed["did"], killed["enabled"], killed["shares"]["incumbent"]) == ("kill", False, 1.0)
+    assert (killed["did"], killed["shares"]) == ("kill", {"incumbent": 1.0, "challenger": 0.0})
     assert not serving(file).enabled
     off = mtorl("status", file)
     assert "5%, switched off" in off.stdout and off.exit_code == 5

@@ -233,10 +233,10 @@ def early() -> View:
 
 
 def _at_50(experiment: Experiment) -> list[Event]:
-    return [*_at_5(experiment), _next(_at_5(experiment), experiment, 144, "50%", "72 hours at 5% are over")]
+    return [*_at_5(experiment), moved(_at_5(experiment), experiment, 144, "50%", "72 hours at 5% are over")]
 
 
-def _next(events: list[Event], experiment: Experiment, hours: float, to: Any, reason: str, **more: Any) -> Event:
+def moved(events: list[Event], experiment: Experiment, hours: float, to: Any, reason: str, **more: Any) -> Event:
     own = {"by": "ramp", **more}
     return next_event(events, experiment, "move", at=START + HOUR * hours, to=to, reason=reason, **own)
 
@@ -264,7 +264,7 @@ def rolled_back() -> View:
     experiment = made()
     events = _at_5(experiment)
     reason = "challenger: cost_per_decision is worse by at least 0.0312, and 0.02 was allowed"
-    events = [*events, _next(events, experiment, 101, "rolled back", reason)]
+    events = [*events, moved(events, experiment, 101, "rolled back", reason)]
     users = {INCUMBENT: 3893, "challenger": 201}
     found = verdict("guardrail", "cost_per_decision is worse by at least 0.0312, and 0.02 was allowed", users, -0.004)
     check = {"name": "cost_per_decision", "harm": 0.061, "lower": 0.0312, "upper": 0.0908, "margin": 0.02,
@@ -313,7 +313,7 @@ def promoted() -> View:
     experiment = made(name="done")
     events = _at_50(experiment)
     reason = "the challenger is better: the always-valid interval starts at +0.0124, above zero"
-    events = [*events, _next(events, experiment, 500, "promoted", reason, by="person", challenger="challenger")]
+    events = [*events, moved(events, experiment, 500, "promoted", reason, by="person", challenger="challenger")]
     users = {INCUMBENT: 7212, "challenger": 7156}
     return view(experiment, events, 505, verdict("ship", reason, users, 0.0225), users)
 

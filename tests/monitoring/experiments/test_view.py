@@ -58,6 +58,11 @@ def test_steps_are_those_of_the_ramp_and_where_it_is() -> None:
     assert places(made.rolled_back()) == [
         ("draft", "past"), ("shadow", "past"), ("1%", "past"), ("5%", "past"), ("rolled back", "here"),
     ]  # fmt: skip
+    events = made.history(made.made(), (0, "50%", {"by": "person"}))
+    events.append(made.moved(events, made.made(), 1, "promoted", "it won", by="person", challenger="challenger"))
+    events.append(made.moved(events, made.made(), 2, "rolled back", "a drill", by="person"))
+    undone = places(made.view(made.made(), events, 3.0))
+    assert undone == [("draft", "past"), ("50%", "past"), ("promoted", "past"), ("rolled back", "here")]
     by_hand = made.made(ramp=None, stage="5%")
     assert places(made.view(by_hand, [], 0.0)) == [("5%", "here")]
     experiment = made.made()
