@@ -7,6 +7,7 @@ from typing import Any
 VERDICTS = {
     "ship": ("Ship the challenger", "good"),
     "stop": ("Keep the incumbent", "alarm"),
+    "futile": ("Keep the incumbent: what was looked for can be ruled out", "alarm"),
     "inconclusive": ("Not decided yet", "open"),
     "srm": ("No verdict: the arms are not filled as configured", "alarm"),
     "guardrail": ("Keep the incumbent: a guardrail is breached", "alarm"),
@@ -32,10 +33,11 @@ def metric(name: str) -> str:
     return METRICS.get(name, name.replace("_", " ").capitalize())
 
 
-def per_decision(gain: Any) -> str:
+def unit(gain: Any, per: Any) -> str:
     """Unit of the primary metric."""
     words = {"click": "clicks", "conversion": "conversions", "None": "gain"}
-    return f"{words.get(str(gain), str(gain))} per decision"
+    below = {"None": "decision", "cost": "currency unit"}
+    return f"{words.get(str(gain), str(gain))} per {below.get(str(per), str(per))}"
 
 
 LEFT_OUT = {

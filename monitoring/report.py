@@ -33,7 +33,7 @@ def _page(run_dir: Path) -> Json:
     metrics = _read(run_dir / "artifacts" / "challenger" / "metrics.json")
     experiment = _section(summary, "experiment")
     gate = _section(summary, "gate")
-    unit = plain_words.per_decision(experiment.get("gain"))
+    unit = plain_words.unit(experiment.get("gain"), experiment.get("per"))
     history = metrics.get("history") or []
     curve = metrics.get("budget_curve") or summary.get("budget_curve") or []
     return {

@@ -114,7 +114,7 @@ class Standing:
         if evidence.breached:
             reason = "; ".join(evidence.breached)
             return self._say("find out", "Go back to the incumbent: a guardrail is breached", reason, "alarm", "held")
-        if evidence.token == "stop":
+        if evidence.token in ("stop", "futile"):
             return self._say("find out", "Keep the incumbent", evidence.reason, "alarm")
         if evidence.token == "ship":
             return self._say("promote", f"Ship {evidence.challenger}", evidence.reason, "good")

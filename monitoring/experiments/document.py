@@ -95,6 +95,10 @@ class Plan(TypedDict):
     layer: str
     layer_part: list[float]
     arms: list[ArmPlan]
+    minimum_effect: float | None
+    """By which share the primary metric must be larger to be worth finding; null: nobody said."""
+    covariates: dict[str, Any] | None
+    """What is known of users beforehand and makes intervals narrower, as the file has it."""
     metrics: dict[str, Any]
     """As the file has them: primary, secondary, guardrails, outcome_hours."""
     ramp: dict[str, Any] | None

@@ -26,7 +26,6 @@ Json = dict[str, Any]
 
 _TEMPLATE = Path(__file__).parent / "page.html.j2"
 _REFRESH = Path(__file__).parent / "refresh.js"
-TONES = {"ship": "good", "stop": "alarm", "inconclusive": "open", "srm": "alarm", "guardrail": "alarm"}
 _STATES = {"breached": "alarm", "held": "good", "open": "open"}
 _COLOURS = 8
 """How many channels have a colour of their own in the style sheet."""
@@ -84,6 +83,7 @@ def _experiment(view: View, anchor: str) -> Json:
         "confidence": f"{100 * verdict.get('confidence', 0.95):.4g} %",
         "chart": effect_chart(verdict.get("series") or []),
         "several": len(challengers) > 1,
+        "judged": any("significant" in lift for found in challengers.values() for lift in _values(found, "secondary")),
         "guardrails": [
             _guardrail(challenger, check)
             for challenger, found in challengers.items()
@@ -114,7 +114,7 @@ def _tiles(view: View, verdict: Mapping[str, Any]) -> list[Json]:
         ci = words.interval(verdict.get("lift_ci"), plus=True)
         said = ci if ci != words.ABSENT else "too few users for an interval"
         void = verdict.get("verdict") == "srm"
-        tone = "void" if void else TONES.get(str(verdict.get("verdict")), "open")
+        tone = "void" if void else _verdict(verdict)[1]
         label = "void: users are not split as configured" if void else f"{view['unit']}{of}"
         tiles.append({"value": words.signed(verdict["lift"]), "label": label, "said": said, "tone": tone})
     if users:
@@ -179,7 +179,7 @@ def _effects(challengers: Mapping[str, Json]) -> list[Json]:
     span = domain([found.get("lift_ci") for found in challengers.values()], 0.0)
     rows = []
     for name, found in challengers.items():
-        said, tone = plain_words.VERDICTS.get(str(found.get("verdict")), (str(found.get("verdict")), "open"))
+        said, tone = _verdict(found)
         lift = found.get("lift")
         drawn = track(found.get("lift_ci"), lift, span)
         rows.append({**found, "name": name, "words": said, "tone": tone, "track": drawn})
@@ -261,6 +261,16 @@ def _segments(segments: Json | None) -> list[Json]:
         smaller = (segments or {}).get("smaller", {}).get(column, 0)
         found.append({"column": column, "rows": rows, "smaller": smaller})
     return found
+
+
+def _values(found: Mapping[str, Any], name: str) -> list[Any]:
+    return list((found.get(name) or {}).values())
+
+
+def _verdict(found: Mapping[str, Any]) -> tuple[str, str]:
+    """A verdict's words and tone; one of a later version is itself."""
+    token = str(found.get("verdict"))
+    return plain_words.VERDICTS.get(token, (token, "open"))
 
 
 def _known(value: Any) -> TypeGuard[float]:

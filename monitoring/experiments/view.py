@@ -115,7 +115,7 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
         next=_next(experiment, state, step, needed, known, now),
         plan=_plan(experiment, serving),
         verdict=verdict,
-        unit=plain_words.per_decision((verdict or {}).get("gain") or _outcome(experiment)),
+        unit=plain_words.unit(*_unit(experiment, verdict or {})),
         spend=[spend for spend in known.spend if spend["limit"] > 0 or spend["spent"] > 0],
         traffic=known.traffic,
         events=[_happened(event) for event in own],
@@ -254,7 +254,7 @@ def _need(one: Requirement) -> Need:
 
 def _plan(experiment: Experiment, serving: Experiment) -> Plan:
     shares = serving.shares()
-    fields = experiment.model_dump(mode="json", include={"metrics", "ramp", "budgets", "start", "planned_end"})
+    fields = experiment.model_dump(mode="json")
     return Plan(
         owner=experiment.owner,
         start=fields["start"],
@@ -268,6 +268,8 @@ def _plan(experiment: Experiment, serving: Experiment) -> Plan:
             ArmPlan(name=arm.name, weight=arm.weight, share=shares[arm.name], answers=_answers(arm))
             for arm in serving.arms
         ],
+        minimum_effect=fields.get("minimum_effect"),
+        covariates=fields.get("covariates"),
         metrics=fields["metrics"],
         ramp=fields["ramp"],
         budgets=fields["budgets"],
@@ -304,8 +306,10 @@ def _happened(event: Event) -> Happened:
     )
 
 
-def _outcome(experiment: Experiment) -> str:
-    return experiment.metrics.primary.removesuffix("_per_decision")
+def _unit(experiment: Experiment, verdict: Mapping[str, Any]) -> tuple[str, str]:
+    """What the primary metric sums, and what it divides that by."""
+    what, _, per = experiment.metrics.primary.partition("_per_")
+    return str(verdict.get("gain") or what), str(verdict.get("per") or per)
 
 
 def _at(time: float | None) -> str | None:

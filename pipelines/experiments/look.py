@@ -85,7 +85,7 @@ def view_of(folder: ExperimentFolder, now: float, by: Sequence[str] = ()) -> Vie
         return experiment_view(experiment, events, known, now)
     try:
         known = _looked(folder, served, stands.since or 0.0, known, now, by)
-    except LogError as error:
+    except (ExperimentError, LogError) as error:  # of the former, a table that the verdict needs
         if by and str(error).startswith("by:"):
             raise
         known = replace(known, problem=problem or str(error))

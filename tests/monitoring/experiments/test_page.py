@@ -110,7 +110,7 @@ def test_half_of_a_verdict_still_gives_a_page() -> None:
         less = {name: value for name, value in found.items() if name != key}
         made_page = page([made.view(made.made(), [], 0.0, less, users)])
         assert "What happens next" in made_page
-    more: dict[str, Any] = {**found, "adjusted": {"lift": 0.02}}
+    more: dict[str, Any] = {**found, "verdict": "of a later version", "something": {"new": 1}}
     Tags(page([made.view(made.made(), [], 0.0, more, users)]))
     Tags(page([made.view(made.made(), [], 0.0, None, None, spend=[])]))
     assert Known().spend == ()
@@ -137,3 +137,20 @@ def test_an_interval_is_placed_on_its_line() -> None:
     assert placed is not None
     assert (placed.low, placed.width, placed.value, placed.zero, placed.margin) == (25.0, 50.0, 50.0, 50.0, 90.0)
     assert track(None, 0.0, (-1.0, 1.0)) is None and track([None, None], 0.0, (-1.0, 1.0)) is None
+
+
+def test_what_a_lift_was_adjusted_by_and_which_metrics_differ_is_said() -> None:
+    users = {INCUMBENT: 7212, "challenger": 7156}
+    found = made.verdict("ship", "better", users, 0.0225)
+    own = found["challengers"]["challenger"]
+    own["adjustment"] = {"covariates": ["past decisions"], "users_share": 0.8, "variance_ratio": 0.62,
+                         "unadjusted_lift": 0.021, "unadjusted_lift_ci": [0.01, 0.032]}  # fmt: skip
+    own["money"] = {"gain_per_cost_lift": 0.1, "gain_per_cost_lift_ci": [0.05, 0.15], "spent": 1000.0,
+                    "incremental_gain": 100.0, "incremental_gain_ci": [50.0, 150.0]}  # fmt: skip
+    own["secondary"]["exposure_ratio"] |= {"p": 0.003, "significant": True}
+    text = page([made.view(made.made(), [], 0.0, found, users)])
+    Tags(text)
+    assert "the variance is 62% of that without; without, the effect is +0.0210 [+0.0100, +0.0320]." in text
+    assert "at the 1,000 spent, that is a gain of +100.0 [+50.0, +150.0]." in text
+    assert "yes (p = 0.0030)" in text and "false discovery rate" in text
+    assert "false discovery rate" not in page([made.win()])
