@@ -26,20 +26,6 @@ METRICS = {
     "reward_logloss": "Reward log loss",
     "reward_ece": "Reward calibration error",
 }
-
-
-def metric(name: str) -> str:
-    """A metric's name in words."""
-    return METRICS.get(name, name.replace("_", " ").capitalize())
-
-
-def unit(gain: Any, per: Any) -> str:
-    """Unit of the primary metric."""
-    words = {"click": "clicks", "conversion": "conversions", "None": "gain"}
-    below = {"None": "decision", "cost": "currency unit"}
-    return f"{words.get(str(gain), str(gain))} per {below.get(str(per), str(per))}"
-
-
 LEFT_OUT = {
     "other_experiment": "of another experiment: another name, layer or salt",
     "outside": "of users outside the experiment's part of its layer",
@@ -58,3 +44,15 @@ LEFT_OUT = {
 def left_out(reason: str) -> str:
     """Why decisions do not count, in words."""
     return LEFT_OUT.get(reason, reason.replace("_", " "))
+
+
+def metric(name: str) -> str:
+    """A metric's name in words."""
+    return METRICS.get(name, name.replace("_", " ").capitalize())
+
+
+def unit(gain: Any, per: Any) -> str:
+    """Unit of the primary metric."""
+    words = {"click": "clicks", "conversion": "conversions", "None": "gain"}
+    below = {"None": "decision", "cost": "currency unit"}
+    return f"{words.get(str(gain), str(gain))} per {below.get(str(per), str(per))}"
