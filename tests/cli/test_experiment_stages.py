@@ -107,7 +107,7 @@ def test_a_clock_that_is_ahead_for_a_moment_ends_nothing(file: Path, monkeypatch
     planned_end = datetime.fromtimestamp(now + 30 * 86_400, UTC).isoformat()
     file.write_text(file.read_text() + f"planned_end: {planned_end}\n")
     mtorl("start", file)
-    monkeypatch.setattr(experiment_stages, "_look", lambda *_: None)
+    monkeypatch.setattr("pipelines.experiments.look.evidence_now", lambda *_: None)
     waits: list[str] = []
 
     def wait(*_: Any) -> None:

@@ -17,6 +17,7 @@ from monitoring.experiments.document import View
 from monitoring.experiments.gauges import exposition
 from monitoring.experiments.web import Watcher, serving
 from tests.monitoring.experiments import made_views as made
+from tests.repository import ROOT
 
 
 def samples(views: Sequence[View]) -> dict[tuple[str, ...], float]:
@@ -119,3 +120,9 @@ def test_the_first_look_must_succeed() -> None:
 
     with pytest.raises(ValueError, match="no such file"), Watcher(look, every=1):
         pass
+
+
+def test_every_gauge_is_in_the_manual() -> None:
+    manual = (ROOT / "docs" / "experiments.md").read_text()
+    for family in text_string_to_metric_families(exposition([made.win()]).decode()):
+        assert f"`{family.name.removeprefix('mtorl_experiment_')}`" in manual, family.name
