@@ -150,7 +150,7 @@ def _srm(verdict: Mapping[str, Any]) -> Json:
     if p is None or not sum((verdict.get("arms") or {}).get(arm, {}).get("users", 0) for arm in verdict["arms"]):
         return {"words": "Not known yet", "said": "no user counts yet", "tone": "open"}
     if verdict.get("verdict") == "srm":
-        return {"words": f"No, p = {p:.2g}", "said": "no figure counts", "tone": "alarm"}
+        return {"words": "No", "said": f"p = {words.p_value(p)}: no figure counts".replace("= <", "<"), "tone": "alarm"}
     return {"words": "Ok", "said": f"p = {words.p_value(p)}".replace("= <", "<"), "tone": "good"}
 
 

@@ -99,6 +99,7 @@ def test_a_served_page_asks_for_itself_with_the_one_script_it_allows() -> None:
 def test_segments_are_called_exploratory_and_what_is_void_is_crossed_out() -> None:
     text = page([made.win()])
     assert "exploratory" in text and "They are no part of the verdict" in text
+    assert "none of these figures counts" in page([made.mismatch()]) and "none of these figures counts" not in text
     assert '<li class="void">' in page([made.mismatch()]) and '<li class="void">' not in text
 
 
