@@ -6,6 +6,7 @@ for it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from monitoring.experiments.document import Spend, Traffic
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stage_machine import Evidence
 from mtorl.log.gain import Gain
@@ -26,10 +28,14 @@ class Found:
     Attributes:
         evidence: For the stage machine.
         verdict: The whole of it, as `monitoring.verdict` has it.
+        traffic: Channels of each arm.
+        spend: Of each account.
     """
 
     evidence: Evidence
     verdict: dict[str, Any]
+    traffic: Traffic | None = None
+    spend: Sequence[Spend] = ()
 
 
 class LogReader:
@@ -45,22 +51,22 @@ class LogReader:
         self._gain = gain
         self._pool: ProcessPoolExecutor | None = None
 
-    def look(self, experiment: Experiment, since: float) -> Found | None:
+    def look(self, experiment: Experiment, since: float, now: float) -> Found | None:
         """What is known now; None: nobody has decided anything yet.
 
         Args:
             experiment: As it is in force.
             since: When its time at this stage began, seconds since 1970.
+            now: Seconds since 1970.
 
         Raises:
             LogError: The log can't be read.
         """
         if self._pool is None:
             self._pool = ProcessPoolExecutor(1, get_context("spawn"))
+        served = experiment.model_dump(mode="json")
         try:
-            return self._pool.submit(
-                _look, self._folder, experiment.model_dump(mode="json"), self._gain, since
-            ).result()
+            return self._pool.submit(_look, self._folder, served, self._gain, since, now).result()
         except BrokenProcessPool:
             self._pool = None
             raise LogError(f"{self._folder}: the process that read it was ended, for want of memory perhaps") from None
@@ -71,10 +77,11 @@ class LogReader:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _look(folder: Path, experiment: dict[str, Any], gain: Gain, since: float) -> Found | None:
+def _look(folder: Path, experiment: dict[str, Any], gain: Gain, since: float, now: float) -> Found | None:
     import duckdb
 
     from monitoring.decision_log import DecisionLog
+    from monitoring.experiments.traffic import spend_of, traffic_of
     from monitoring.period import PeriodError
     from monitoring.stage_evidence import stage_evidence
     from monitoring.verdict import verdict_from_log
@@ -86,7 +93,7 @@ def _look(folder: Path, experiment: dict[str, Any], gain: Gain, since: float) ->
             return None
         verdict = verdict_from_log(log, made, gain)
         evidence = stage_evidence(log, made, gain, since, verdict)
+        assert evidence is not None
+        return Found(evidence, verdict, traffic_of(log, made), spend_of(log, made, now))
     except (duckdb.Error, PeriodError, OSError) as error:
         raise LogError(f"{folder}: the log can't be read: {str(error).splitlines()[0]}") from None
-    assert evidence is not None
-    return Found(evidence, verdict)

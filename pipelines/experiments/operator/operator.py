@@ -4,6 +4,7 @@
     operator.changed("spring")        # an object has changed: kill switch and moves, within a tenth of a second
     operator.advance()                # once a minute: what the ramp does, from what the log says
     operator.watch_routers()          # once a second: whether each router has what is in force
+    operator.views()                  # for the page and the gauges
 
 Whatever fails is said in the object's status and changes nothing. The operator keeps nothing of its own: it may be
 killed between any two requests, and the next one goes on from the objects.
@@ -19,9 +20,10 @@ from typing import Any, Literal, Protocol
 
 import yaml
 
+from monitoring.experiments.document import View
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import HistoryError
-from mtorl.experiment.stage_machine import OVER, Hold, Move, State
+from mtorl.experiment.stage_machine import OVER, Evidence, Hold, Move, State
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.clock_jumps import ClockJumps
@@ -29,6 +31,7 @@ from pipelines.experiments.controller import BELIEVED_AFTER, next_step, put_in_f
 from pipelines.experiments.operator.conditions import Condition, iso, with_condition
 from pipelines.experiments.operator.look import Found
 from pipelines.experiments.operator.routers import Routers
+from pipelines.experiments.operator.views import views_of
 from pipelines.experiments.resource import (
     IN_FORCE,
     Api,
@@ -49,6 +52,8 @@ _TRIES = 8  # of a change: some ten seconds where the API server is away
 class Cluster(Api, Protocol):
     """The API server of one namespace."""
 
+    namespace: str
+
     def experiments(self) -> list[Object]:
         """All experiments, the oldest first."""
 
@@ -59,7 +64,7 @@ class Cluster(Api, Protocol):
 class Reader(Protocol):
     """Of the decision log."""
 
-    def look(self, experiment: Experiment, since: float) -> Found | None:
+    def look(self, experiment: Experiment, since: float, now: float) -> Found | None:
         """What is known now."""
 
 
@@ -91,6 +96,7 @@ class Operator:
         self._clock = clock
         self._jumps = ClockJumps(steady)
         self._lock = threading.Lock()
+        self._found: dict[str, Found] = {}
         self.routers = Routers()
 
     def changed(self, name: str) -> None:
@@ -124,6 +130,13 @@ class Operator:
                 self._say(resource, {"version": serving.version}, self.routers.condition(serving.version))
             except Conflict:
                 return  # it is said in a second
+
+    def views(self) -> list[View]:
+        """What the page and the gauges say: no log is read for it."""
+        objects = self._api.experiments()
+        names = {one["metadata"]["name"] for one in objects}
+        self._found = {name: found for name, found in self._found.items() if name in names}
+        return views_of(self._api, objects, self._found, self._api.namespace, self._clock())
 
     def in_force(self) -> tuple[str, str] | None:
         """What is in force, as YAML, and its version; None: nothing is.
@@ -182,14 +195,14 @@ class Operator:
         if resource is None:
             return
         known = len(resource.status.get("history") or ())
-        looked: list[Found] = []
-
-        def look(experiment: Experiment, since: float) -> Any:
-            found = self._reader.look(experiment, since)
-            looked.extend([found] if found is not None else [])
-            return None if found is None else found.evidence
-
         now = self._clock()
+
+        def look(experiment: Experiment, since: float) -> Evidence | None:
+            if (found := self._reader.look(experiment, since, now)) is None:
+                return None
+            self._found[name] = found
+            return found.evidence
+
         reached = self._jumps.before(now, BELIEVED_AFTER) + BELIEVED_AFTER
         try:
             step = next_step(resource, look, now, reached)
@@ -199,7 +212,7 @@ class Operator:
             self._say(resource, {}, Condition("Progressing", "False", "LogUnreadable", str(error)))
             return
         self._events(resource, known)
-        figures = figures_of(looked[0].verdict) if looked else {}
+        figures = figures_of(self._found[name].verdict) if name in self._found else {}
         self._say(resource, {**self._standing(resource), **figures}, self._progress(resource, step))
 
     def _progress(self, resource: ExperimentResource, step: Move | Hold) -> Condition:

@@ -23,6 +23,9 @@ from typing import Any
 import kopf
 from aiohttp import web
 
+from monitoring.experiments.document import View
+from monitoring.experiments.gauges import exposition
+from monitoring.experiments.page import page
 from mtorl.experiment.experiment import ExperimentError
 from mtorl.log.dataset import DatasetSpec
 from pipelines.experiments.operator.cluster_api import ClusterApi
@@ -32,6 +35,7 @@ from pipelines.experiments.operator.operator import Operator
 from pipelines.experiments.resource import GROUP, PLURAL, VERSION
 
 log = logging.getLogger(__name__)
+_REFRESH_SECONDS = 5.0  # after which an open page asks again
 _KNOWN_SECONDS = 0.5  # what is in force is asked of the API server that often at most, however many routers ask
 
 
@@ -133,6 +137,9 @@ class _Site:
         """Serve until the process ends."""
         app = web.Application()
         app.router.add_get("/v1/in-force", self._in_force)
+        app.router.add_get("/", self._page)
+        app.router.add_get("/experiments.json", self._documents)
+        app.router.add_get("/metrics", self._gauges)
         app.router.add_get("/health/{probe:live|ready}", self._health)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
@@ -144,6 +151,26 @@ class _Site:
         if request.match_info["probe"] == "live" or self.leads:
             return web.json_response({"leads": self.leads})
         return web.json_response({"leads": False, "waits_for": "the lease, which another operator holds"}, status=503)
+
+    async def _page(self, _: web.Request) -> web.Response:
+        views = await self._views()
+        text = await asyncio.to_thread(page, views, refresh=_REFRESH_SECONDS)
+        return web.Response(text=text, content_type="text/html")
+
+    async def _documents(self, _: web.Request) -> web.Response:
+        return web.json_response(await self._views())
+
+    async def _gauges(self, _: web.Request) -> web.Response:
+        views = await self._views() if self.leads else []  # two operators would count each experiment twice
+        return web.Response(
+            body=exposition(views), headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+    async def _views(self) -> list[View]:
+        try:
+            return await asyncio.to_thread(self._operator.views)
+        except Exception as error:  # the API server is away
+            raise web.HTTPServiceUnavailable(text=f"the API server: {type(error).__name__}\n") from None
 
     async def _in_force(self, request: web.Request) -> web.Response:
         if not self.leads:

@@ -25,6 +25,8 @@ class FakeCluster:
         dies_after: Likewise, after the request was done.
     """
 
+    namespace = "ads"
+
     def __init__(self) -> None:
         self.objects: dict[str, Object] = {}
         self.config_map: Object | None = None

@@ -52,7 +52,7 @@ class Scene:
             self.cluster, self, None, clock=lambda: self.now + self.put_forward, steady=lambda: self.now
         )
 
-    def look(self, experiment: Experiment, since: float) -> Found | None:
+    def look(self, experiment: Experiment, since: float, now: float) -> Found | None:
         return self.evidence()
 
     def patch(self, **fields: Any) -> None:
@@ -313,3 +313,21 @@ def test_killed_a_hundred_times_it_makes_no_move_twice_and_none_that_is_illegal(
     assert scene.serving() == in_force(
         definition.replace(enabled=bool(spec["enabled"])), state_of(scene.events(), definition)
     ), "in force is what follows from spec and history"
+
+
+def test_page_and_gauges_show_what_was_found_last(scene: Scene) -> None:
+    begin(scene)
+    scene.operator.advance()
+    (view,) = scene.operator.views()
+    assert (view["name"], view["phase"], view["problem"], view["in_force"]) == (NAME, "shadow", None, True)
+    assert view["verdict"] is not None and view["verdict"]["verdict"] == "inconclusive"
+    scene.patch(alpha=7)
+    (view,) = scene.operator.views()
+    assert view["problem"] is not None and "alpha" in view["problem"] and view["phase"] == "shadow"
+    scene.patch(alpha=SPEC["alpha"], enabled=False)
+    (view,) = scene.operator.views()
+    assert view["advice"]["command"] == (
+        f"kubectl -n ads patch exp {NAME} --type merge -p '" + '{"spec": {"enabled": true}}' + "'"
+    )
+    scene.cluster.delete(NAME)
+    assert scene.operator.views() == []
