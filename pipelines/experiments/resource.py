@@ -73,8 +73,8 @@ class Api(Protocol):
     def experiment(self, name: str) -> Object | None:
         """An experiment as it is now; None: there is none of that name."""
 
-    def patch_status(self, name: str, version: str, status: Mapping[str, Any]) -> Object:
-        """Merge fields into an experiment's status; returns the object as it is then.
+    def replace_status(self, found: Mapping[str, Any]) -> Object:
+        """Write an experiment's status; returns the object as it is then.
 
         Raises:
             Conflict: Its `resourceVersion` is another one.
@@ -198,8 +198,11 @@ class ExperimentResource:
         Raises:
             Conflict: The object has changed.
         """
-        if any(self.status.get(name) != value for name, value in status.items()):
-            self.found = self._api.patch_status(self.name, self.found["metadata"]["resourceVersion"], status)
+        if all(self.status.get(name) == value for name, value in status.items()):
+            return
+        # Replaced, not patched: a patch would leave out what is null, also inside of the history's events.
+        merged = {name: value for name, value in {**self.status, **status}.items() if value is not None}
+        self.found = self._api.replace_status({**self.found, "status": merged})
 
     def last_in_force(self) -> Experiment | None:
         """What the routers read, if it is of this object."""

@@ -168,6 +168,19 @@ def test_what_may_not_change_is_refused_by_the_api_server(cluster_of: Cluster, o
     wait_until("the other experiment", lambda: cluster_of.phase("first") == "draft")
 
 
+def test_what_is_null_stays_null_in_the_history(cluster_of: Cluster, operator: OperatorProcess) -> None:
+    """How an arm answers, and what may not change, is kept there: a field that is left out is not one that is null."""
+    arms = [{"name": "incumbent", "weight": 0.5, "policy": "baseline"}, spec()["arms"][1]]
+    cluster_of.apply("first", spec(arms=arms, metrics={"primary": "click_per_decision", "outcome_hours": "none"}))
+    for to in ("shadow", "50%", "promoted"):
+        cluster_of.patch("first", move={"to": to, "reason": "on"})
+        wait_until(to, lambda to=to: cluster_of.phase("first") == to, state=operator.log)
+    assert cluster_of.condition("first", "Accepted") == ("True", "Usable")
+    assert cluster_of.in_force().arm("incumbent").url == cluster_of.in_force().arm("challenger").url
+    cluster_of.patch("first", move={"to": "rolled back", "reason": "back"})
+    wait_until("the incumbent of before", lambda: cluster_of.in_force().arm("incumbent").policy == "baseline")
+
+
 def test_specs_that_can_not_be_used_get_a_condition_and_change_nothing(
     cluster_of: Cluster, operator: OperatorProcess
 ) -> None:

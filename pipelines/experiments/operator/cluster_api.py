@@ -15,7 +15,6 @@ from pipelines.experiments.resource import GROUP, KIND, PLURAL, VERSION, Conflic
 
 log = logging.getLogger(__name__)
 _SECONDS = 5.0  # for an answer: the kill switch waits for nothing longer
-_MERGE = "application/merge-patch+json"
 Result = TypeVar("Result")
 
 
@@ -55,27 +54,18 @@ class ClusterApi:
             )
         )
 
-    def patch_status(self, name: str, version: str, status: Mapping[str, Any]) -> Object:
-        """Merge fields into an experiment's status; returns the object as it is then.
+    def replace_status(self, found: Mapping[str, Any]) -> Object:
+        """Write an experiment's status; returns the object as it is then.
 
         Raises:
             Conflict: Its `resourceVersion` is another one, or it is gone.
         """
-        body = {"metadata": {"resourceVersion": version}, "status": status}
-        path = f"/apis/{GROUP}/{VERSION}/namespaces/{self.namespace}/{PLURAL}/{name}/status"
-        patched: Object = _or_conflict(
-            lambda: self._client.call_api(
-                path,
-                "PATCH",
-                body=body,
-                header_params={"Content-Type": _MERGE, "Accept": "application/json"},
-                auth_settings=["BearerToken"],
-                response_type="object",
-                _return_http_data_only=True,
-                _request_timeout=_SECONDS,
+        written: Object = _or_conflict(
+            lambda: self._experiments.replace_namespaced_custom_object_status(
+                GROUP, VERSION, self.namespace, PLURAL, found["metadata"]["name"], found, _request_timeout=_SECONDS
             )
         )
-        return patched
+        return written
 
     def in_force(self) -> Object | None:
         """The ConfigMap that the routers read; None: there is none yet."""

@@ -68,13 +68,12 @@ class FakeCluster:
     def experiment(self, name: str) -> Object | None:
         return self._do(lambda: _copy(self.objects.get(name)))
 
-    def patch_status(self, name: str, version: str, status: Mapping[str, Any]) -> Object:
+    def replace_status(self, given: Mapping[str, Any]) -> Object:
         def write() -> Object:
-            found = self.objects.get(name)
-            if found is None or found["metadata"]["resourceVersion"] != version:
-                raise Conflict(name)
-            merged = {**found.get("status", {}), **_copy(status)}
-            found["status"] = {key: value for key, value in merged.items() if value is not None}
+            found = self.objects.get(given["metadata"]["name"])
+            if found is None or found["metadata"]["resourceVersion"] != given["metadata"]["resourceVersion"]:
+                raise Conflict(given["metadata"]["name"])
+            found["status"] = _copy(given["status"])
             found["metadata"]["resourceVersion"] = str(self._next())
             return _copy(found)  # type: ignore[no-any-return]
 
