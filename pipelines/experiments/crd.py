@@ -198,10 +198,11 @@ def _structural(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str,
     described = {"description": schema["description"]} if "description" in schema else {}
     kinds = [kind for kind in schema.get("anyOf", ()) if kind.get("type") != "null"]
     if len(kinds) == 1:
-        return {**_structural(kinds[0], defs), **described, "nullable": True}
+        made = {**_structural(kinds[0], defs), **described, "nullable": True}
+        return {key: value for key, value in made.items() if key != "enum"}  # the API server's can't hold null
     if kinds or "oneOf" in schema or not schema.get("type"):
         return {**described, "x-kubernetes-preserve-unknown-fields": True}
-    made: dict[str, Any] = {"type": schema["type"], **described}
+    made = {"type": schema["type"], **described}
     made |= {
         key: schema[key] for key in ("enum", "format", "minimum", "maximum", "minItems", "maxItems") if key in schema
     }

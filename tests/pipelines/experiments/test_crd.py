@@ -57,6 +57,10 @@ def test_each_fixed_field_has_a_rule() -> None:
             {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None},
             {"type": "string", "nullable": True, "maxLength": 1000},
         ),
+        (
+            {"anyOf": [{"enum": ["a", "b"], "type": "string"}, {"type": "null"}]},
+            {"type": "string", "nullable": True},
+        ),
         ({"type": "number", "exclusiveMinimum": 0}, {"type": "number", "minimum": 0, "exclusiveMinimum": True}),
         ({"const": "user_id", "type": "string"}, {"type": "string", "enum": ["user_id"]}),
         ({"anyOf": [{"type": "string"}, {"type": "number"}]}, {"x-kubernetes-preserve-unknown-fields": True}),
