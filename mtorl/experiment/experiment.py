@@ -38,7 +38,7 @@ from mtorl.log.times import moment, zone
 from mtorl.policy.exploration import Exploration
 from mtorl.policy.periods import Period, period_at
 from mtorl.policy.schedule import Pacing
-from mtorl.runtime.validation import FromList, NoneInWord, StrictModel, Text, load_yaml, validated
+from mtorl.runtime.validation import FromList, NoneInWord, StrictModel, Text, load_yaml, plain_values, validated
 
 INCUMBENT = "incumbent"
 OUTSIDE = "outside"
@@ -373,6 +373,19 @@ class Experiment(StrictModel):
             ExperimentError: the file can't be read, is not YAML, or a field is wrong.
         """
         return load_yaml(cls, Path(path), "the experiment file", ExperimentError)
+
+    @classmethod
+    def from_yaml(cls, text: str | bytes) -> Experiment:
+        """Build from the content of an experiment file.
+
+        Raises:
+            ExperimentError: it is not YAML, or a field is wrong.
+        """
+        try:
+            data = plain_values(text)
+        except ValueError as error:
+            raise ExperimentError(str(error)) from None
+        return cls.from_dict(data)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Experiment:

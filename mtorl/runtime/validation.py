@@ -148,9 +148,23 @@ def read_yaml(path: Path, what: str, fault: type[ValueError]) -> Any:
         ValueError: Of the type `fault`.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return plain_values(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise fault(f"{path}: cannot read {what}: {error}") from error
+
+
+def plain_values(text: str | bytes) -> Any:
+    """The plain values of YAML.
+
+    Raises:
+        ValueError: It is no YAML, or has a value that is none, such as the date 2026-02-30.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def load_yaml(model: type[Model], path: Path, what: str, fault: type[ValueError]) -> Model:

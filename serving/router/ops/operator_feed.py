@@ -19,8 +19,6 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-import yaml
-
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.log.dataset import DatasetSpec
 
@@ -47,7 +45,8 @@ class OperatorFeed:
         self._answered = time.monotonic()
         self._said = ""
         self._content: bytes | None = None
-        self._got = 0.0
+        self._known = 0.0  # by the router's clock, when it was asked for or written
+        self._usable = True
         if not self._answers(""):
             self._take_later(last_good)
             self._take_later(mounted)
@@ -63,14 +62,16 @@ class OperatorFeed:
         Raises:
             ExperimentError: Nobody has said so yet, or it can't be used.
         """
+        self._usable = False
         if self._content is None:
             raise ExperimentError(f"the operator does not answer at {self._url}, and {self._mounted} is not there")
         try:
-            experiment = Experiment.from_dict(yaml.safe_load(self._content))
+            experiment = Experiment.from_yaml(self._content)
             experiment.check(spec)
-            return experiment
-        except (ExperimentError, yaml.YAMLError, UnicodeDecodeError) as error:
+        except ExperimentError as error:
             raise ExperimentError(f"what the operator says is in force: {error}") from None
+        self._usable = True
+        return experiment
 
     def ask(self, version: str) -> None:
         """Ask what is in force now.
@@ -78,20 +79,25 @@ class OperatorFeed:
         Args:
             version: Of the experiment that this router has; empty: none.
         """
-        if not self._answers(version) and time.monotonic() - self._answered > _SILENT_SECONDS:
+        # Whoever was told what it can't use asks for all of it, to hear of the end of that.
+        if not self._answers(version if self._usable else "") and time.monotonic() - self._answered > _SILENT_SECONDS:
             self._take_later(self._mounted)
 
     def _answers(self, version: str) -> bool:
         query = urllib.parse.urlencode({"router": self._router, "version": version})
+        asked = time.time()
         try:
             with urllib.request.urlopen(f"{self._url}?{query}", timeout=_ANSWER_SECONDS) as answer:
-                self._content, self._got = answer.read(_MOST_BYTES), time.time()
+                content = answer.read(_MOST_BYTES)
+                if answer.length:  # `read` takes the end of the connection for that of the answer
+                    raise http.client.IncompleteRead(content, answer.length)
+                self._content = content
         except urllib.error.HTTPError as error:
             if error.code != 304:
                 return self._silent(f"HTTP {error.code}")
         except (OSError, http.client.HTTPException, ValueError) as error:
             return self._silent(f"{type(error).__name__}: {error}")
-        self._answered, self._said = time.monotonic(), ""
+        self._answered, self._said, self._known = time.monotonic(), "", asked
         return True
 
     def _silent(self, why: str) -> bool:
@@ -103,8 +109,8 @@ class OperatorFeed:
     def _take_later(self, file: Path) -> None:
         """Take a file, if it was written later than what is known."""
         try:
-            if (written := file.stat().st_mtime) > self._got:
-                self._content, self._got = file.read_bytes(), written
+            if (written := file.stat().st_mtime) > self._known:
+                self._content, self._known = file.read_bytes(), written
         except FileNotFoundError:
             return
         except OSError as error:

@@ -55,6 +55,15 @@ def test_load_reads_what_a_file_says(tmp_path: Path) -> None:
     assert Experiment.load(path) == make()
 
 
+@pytest.mark.parametrize("content", ["{", "start: 2026-02-30", "seed: 0x_", "[" * 5000, "\x00"])
+def test_load_refuses_what_is_no_yaml(tmp_path: Path, content: str) -> None:
+    """Among it what a YAML reader takes for a date or a number, and then fails at."""
+    path = tmp_path / "experiment.yaml"
+    path.write_text(content)
+    with pytest.raises(ExperimentError, match=r"experiment\.yaml: cannot read the experiment file: "):
+        Experiment.load(path)
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

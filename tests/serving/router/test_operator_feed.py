@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ class FakeOperator:
     def __init__(self) -> None:
         self.answer: str | int = text()
         self.asked: list[str] = []
+        self.most: int | None = None
+        """Bytes of an answer after which the connection ends."""
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -40,7 +43,7 @@ class FakeOperator:
                 self.send_response(200 if isinstance(outer.answer, str) else outer.answer)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                self.wfile.write(body[: outer.most])
 
             def log_message(self, *_: object) -> None:
                 return
@@ -111,7 +114,7 @@ def test_a_start_without_anything_says_so(operator: FakeOperator, tmp_path: Path
         feed_of(operator, tmp_path).load(SPEC)
 
 
-@pytest.mark.parametrize("rubbish", ["{", "a: 1", "[]", "\x00"])
+@pytest.mark.parametrize("rubbish", ["{", "a: 1", "[]", "\x00", "start: 2026-02-30", "[" * 5000])
 def test_rubbish_is_refused_and_what_was_goes_on(operator: FakeOperator, tmp_path: Path, rubbish: str) -> None:
     feed, health = feed_of(operator, tmp_path), Health()
     live = LiveExperiment(feed, SPEC, health, tmp_path / "last-good.yaml")
@@ -119,3 +122,43 @@ def test_rubbish_is_refused_and_what_was_goes_on(operator: FakeOperator, tmp_pat
     feed.ask("")
     assert not live.refresh() and live.experiment == Experiment.from_dict(yaml.safe_load(text()))
     assert "what the operator says is in force" in health.parts["experiment"]
+
+
+def test_half_an_answer_is_none(operator: FakeOperator, tmp_path: Path) -> None:
+    """A YAML file that ends early may still be an experiment: another one."""
+    feed = feed_of(operator, tmp_path)
+    operator.answer = text(enabled=False) + "owner: ads\nalpha: 0.01\n"
+    assert Experiment.from_yaml(operator.answer[:-12]).alpha == 0.05
+    for most in range(0, len(operator.answer), 7):
+        operator.most = most
+        feed.ask("")
+        assert feed.load(SPEC).enabled
+    operator.most = None
+    feed.ask("")
+    assert feed.load(SPEC).alpha == 0.01
+
+
+def test_what_the_operator_has_just_confirmed_is_newer_than_a_file(operator: FakeOperator, tmp_path: Path) -> None:
+    """A kubelet brings an older ConfigMap late: after the kill switch, and before the operator is away."""
+    feed = feed_of(operator, tmp_path)
+    operator.answer = text(enabled=False)
+    feed.ask("")
+    written(tmp_path / "mounted.yaml", text(), at=time.time())
+    time.sleep(0.01)
+    operator.answer = 304
+    feed.ask("version")
+    operator.answer = 503
+    feed.ask("version")
+    assert not feed.load(SPEC).enabled
+
+
+def test_the_refusal_ends_with_the_return_to_what_was_in_force(operator: FakeOperator, tmp_path: Path) -> None:
+    feed, health = feed_of(operator, tmp_path), Health()
+    live = LiveExperiment(feed, SPEC, health, tmp_path / "last-good.yaml")
+    operator.answer = text(default_channel="tv")
+    feed.ask(live.experiment.version)
+    assert not live.refresh() and "refused" in health.parts["experiment"]
+    operator.answer = text()
+    feed.ask(live.experiment.version)
+    assert operator.asked[-1].endswith("version="), "it does not say that it has what it had"
+    assert live.refresh() and health.parts["experiment"] == "ok"
