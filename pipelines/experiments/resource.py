@@ -25,9 +25,9 @@ import orjson
 import yaml
 from pydantic import ValidationError
 
-from mtorl.experiment.experiment import Experiment, ExperimentError
-from mtorl.experiment.history import Event, HistoryError, IllegalEvent, serves_since_before
-from mtorl.experiment.stage_machine import OVER, Phase, State
+from mtorl.experiment.experiment import INCUMBENT, Experiment, ExperimentError
+from mtorl.experiment.history import Event, HistoryError, IllegalEvent, serves_since_before, state_of
+from mtorl.experiment.stage_machine import OVER, STAGES, Phase
 from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.validation import StrictModel, Text, first_fault
 from pipelines.experiments.controller import act, state, taken_back
@@ -69,6 +69,9 @@ class MoveRequest(StrictModel):
 
 class Api(Protocol):
     """What is asked of the API server."""
+
+    def experiments(self) -> list[Object]:
+        """All experiments, the oldest first."""
 
     def experiment(self, name: str) -> Object | None:
         """An experiment as it is now; None: there is none of that name."""
@@ -156,7 +159,7 @@ class ExperimentResource:
 
     def _check_turn(self, experiment: Experiment) -> None:
         """Refuse it while the routers serve another one, or what another one has promoted."""
-        owner = None if self._config_map is None else owner_of(self._config_map)
+        owner = owner_of(self._config_map) or self._started()
         other = None if owner in (None, self.name) else self._api.experiment(str(owner))
         if other is None:
             return
@@ -165,6 +168,15 @@ class ExperimentResource:
             raise NotItsTurn(f"the routers serve {owner}, which is not over: stop it, or wait for its end")
         if (promotion := serves_since_before(before.events(), experiment)) is not None:
             raise ExperimentError(taken_back(promotion))
+
+    def _started(self) -> str | None:
+        """Who is to be served where the ConfigMap is gone, or can't be read: the one that has started."""
+        running = [
+            str(one["metadata"]["name"])
+            for one in self._api.experiments()
+            if (one.get("status") or {}).get("phase") in STAGES
+        ]
+        return self.name if self.name in running else next(iter(running), None)
 
     def events(self) -> list[Event]:
         """The history in its status.
@@ -206,9 +218,7 @@ class ExperimentResource:
 
     def last_in_force(self) -> Experiment | None:
         """What the routers read, if it is of this object."""
-        if self._config_map is None or owner_of(self._config_map) != self.name:
-            return None
-        return held_by(self._config_map)
+        return held_by(self._config_map) if self._config_map and owner_of(self._config_map) == self.name else None
 
     def put_in_force(self, experiment: Experiment) -> None:
         """Hand it to the routers, switched off if somebody has switched it off in the ConfigMap.
@@ -225,12 +235,15 @@ class ExperimentResource:
         """Whether somebody in a hurry has used the kill switch in the ConfigMap. A change of the object undoes that."""
         if self._config_map is None or owner_of(self._config_map) != self.name:
             return False
-        annotations = self._config_map["metadata"]["annotations"]
+        if "observedGeneration" not in self.status:
+            return False  # it is new: nothing was switched off since
+        annotations = self._config_map["metadata"].get("annotations") or {}
         if OFF_BY_HAND in annotations:
             return bool(annotations[OFF_BY_HAND] == str(self.generation))
         serving = held_by(self._config_map)
-        edited = annotations.get(WRITTEN) != _digest(self._config_map["data"].get(IN_FORCE, ""))
-        return edited and serving is not None and not serving.enabled
+        if serving is None or serving.enabled:
+            return False
+        return bool(annotations.get(WRITTEN) != _digest(self._config_map["data"][IN_FORCE]))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -238,16 +251,24 @@ class ExperimentResource:
         yield
 
 
-def owner_of(config_map: Mapping[str, Any]) -> str | None:
-    """Name of the object that a ConfigMap follows from."""
-    return (config_map["metadata"].get("annotations") or {}).get(OF_OBJECT)
+def owner_of(config_map: Mapping[str, Any] | None) -> str | None:
+    """Name of the object that a ConfigMap follows from.
+
+    Somebody may have replaced it as a whole, with `kubectl replace`: then it is the name of its experiment.
+    """
+    if config_map is None:
+        return None
+    noted = (config_map["metadata"].get("annotations") or {}).get(OF_OBJECT)
+    if noted is None and (serving := held_by(config_map)) is not None:
+        return serving.name
+    return None if noted is None else str(noted)
 
 
 def held_by(config_map: Mapping[str, Any]) -> Experiment | None:
     """The experiment in a ConfigMap; None: it can't be read."""
     try:
-        return Experiment.from_dict(yaml.safe_load(config_map["data"][IN_FORCE]))
-    except (ExperimentError, yaml.YAMLError, KeyError):
+        return Experiment.from_yaml(config_map["data"][IN_FORCE])
+    except (ExperimentError, KeyError):
         return None
 
 
@@ -289,9 +310,11 @@ def end_orphan(api: Api) -> str | None:
         Conflict: Somebody writes what is in force.
     """
     config_map = api.in_force()
-    owner = None if config_map is None else owner_of(config_map)
+    owner = owner_of(config_map)
     if config_map is None or owner is None or api.experiment(owner) is not None:
         return None
+    if OF_OBJECT not in (config_map["metadata"].get("annotations") or {}):
+        return None  # it never was an object, as far as is known
     serving = held_by(config_map)
     if serving is None or not serving.enabled:
         return None
@@ -307,7 +330,7 @@ def follow(resource: ExperimentResource, now: float) -> str | None:
         now: Seconds since 1970.
 
     Returns:
-        Why the move that was asked for last is refused; None: there is none, or it was made.
+        Why what was asked for last is refused; None: it was done.
 
     Raises:
         ExperimentError: The spec can't be used. The kill switch works all the same.
@@ -315,16 +338,32 @@ def follow(resource: ExperimentResource, now: float) -> str | None:
         Conflict: The object has changed meanwhile.
     """
     off = resource.spec.get("enabled") is False
+    serving = resource.last_in_force()
+    if off and serving is not None and serving.enabled:
+        # Before the history: that may be full, or be more than can be written now.
+        resource.put_in_force(serving.replace(enabled=False))
     try:
         _, found = state(resource)
     except (ExperimentError, HistoryError):
-        if off and (serving := resource.last_in_force()) is not None and serving.enabled:
-            act(resource, "kill", by="person", reason="spec.enabled is false", at=now)
+        if serving is not None:
+            _harm_ends(resource, serving, off, now)
         raise
     if off != found.killed and found.phase not in OVER:
         kind: Literal["kill", "resume"] = "kill" if off else "resume"
         act(resource, kind, by="person", reason=f"spec.enabled is {str(not off).lower()}", at=now)
-    return _move(resource, now)
+    refused = _move(resource, now)
+    if off and refused is None and state(resource)[1].phase == "promoted":
+        return "a challenger is promoted, and goes on: a move to rolled back gives everybody the incumbent of before"
+    return refused
+
+
+def _harm_ends(resource: ExperimentResource, serving: Experiment, off: bool, now: float) -> None:
+    """Kill switch and rollback of what is in force, with a spec that can't be used."""
+    found = state_of(resource.events(), serving)
+    if off and not found.killed and found.phase not in OVER:
+        act(resource, "kill", by="person", reason="spec.enabled is false", at=now)
+    if (resource.spec.get("move") or {}).get("to") == "rolled back":
+        _move(resource, now)
 
 
 def _move(resource: ExperimentResource, now: float) -> str | None:
@@ -337,9 +376,9 @@ def _move(resource: ExperimentResource, now: float) -> str | None:
     try:
         move = MoveRequest.model_validate(asked)
         phase: Phase = move.to
-        challengers = [arm.name for arm in resource.definition().arms if arm.name != "incumbent"]
-        only = challengers[0] if len(challengers) == 1 else None
-        challenger = (move.challenger or only) if phase == "promoted" else None
+        challenger = (move.challenger or _only_challenger(resource)) if phase == "promoted" else None
+        if _was_made(resource, phase, challenger, move.reason):
+            raise IllegalEvent(f"{phase} was asked for in the same words before, and made: give another reason")
         act(resource, "move", by="person", reason=move.reason, at=now, to=phase, challenger=challenger)
     except ValidationError as error:
         refused = f"move: {first_fault(error)}"
@@ -351,9 +390,15 @@ def _move(resource: ExperimentResource, now: float) -> str | None:
     return refused
 
 
-def stands(resource: ExperimentResource) -> State | None:
-    """Where it stands; None: that can't be said."""
-    try:
-        return state(resource)[1]
-    except (ExperimentError, HistoryError):
-        return None
+def _was_made(resource: ExperimentResource, to: Phase, challenger: str | None, reason: str) -> bool:
+    """Whether it is an older move of this experiment: a file that has it is applied again, after other moves."""
+    return any(
+        (event.by, event.to, event.challenger, event.reason) == ("person", to, challenger, reason.strip())
+        for event in resource.events()
+        if event.salt == resource.spec.get("salt")
+    )
+
+
+def _only_challenger(resource: ExperimentResource) -> str | None:
+    names = [arm.name for arm in resource.definition().arms if arm.name != INCUMBENT]
+    return names[0] if len(names) == 1 else None

@@ -106,7 +106,7 @@ class ClusterApi:
             action=reason,
             reason=reason,
             type="Warning" if warning else "Normal",
-            note=message[:1000],
+            note=message.encode()[:1000].decode(errors="ignore"),
             regarding=client.V1ObjectReference(
                 api_version=f"{GROUP}/{VERSION}",
                 kind=KIND,
@@ -151,5 +151,5 @@ def _answered(ask: Callable[[], Result]) -> Result:
         raise ConnectionError(f"{type(error).__name__}: {error}") from None
     except ApiException as error:
         if error.status in (0, 429) or error.status >= 500:
-            raise ConnectionError(f"HTTP {error.status} {error.reason}") from None
+            raise ConnectionError(f"HTTP {error.status} {error.reason}: {str(error.body)[:300]}") from None
         raise

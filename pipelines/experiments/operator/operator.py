@@ -3,7 +3,7 @@
     operator = Operator(api, reader, dataset)
     operator.changed("spring")        # an object has changed: kill switch and moves, within a tenth of a second
     operator.advance()                # once a minute: what the ramp does, from what the log says
-    operator.watch_routers()          # once a second: whether each router has what is in force
+    operator.watch()                  # once a second: whether each router has what is in force
     operator.views()                  # for the page and the gauges
 
 Whatever fails is said in the object's status and changes nothing. The operator keeps nothing of its own: it may be
@@ -17,8 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
-
-import yaml
 
 from monitoring.experiments.document import View
 from mtorl.experiment.experiment import Experiment, ExperimentError
@@ -38,7 +36,6 @@ from pipelines.experiments.resource import (
     Conflict,
     ExperimentResource,
     NotItsTurn,
-    Object,
     end_orphan,
     follow,
     held_by,
@@ -53,9 +50,6 @@ class Cluster(Api, Protocol):
     """The API server of one namespace."""
 
     namespace: str
-
-    def experiments(self) -> list[Object]:
-        """All experiments, the oldest first."""
 
     def say(self, found: Mapping[str, Any], reason: str, message: str, warning: bool = False) -> None:
         """Write an event about an experiment."""
@@ -111,23 +105,31 @@ class Operator:
         """Look at the decision log for each experiment, and do what comes next."""
         for found in self._api.experiments():
             name = str(found["metadata"]["name"])
-            self.changed(name)
             try:
+                self.changed(name)
                 self._advance(name)
-            except Conflict:
-                log.info("%s has changed while its log was read: it is looked at again", name)
+            except Exception:  # whatever is wrong with one of them stops none of the others
+                log.exception("%s could not be looked at: it is tried again", name)
 
-    def watch_routers(self) -> None:
-        """Say of the experiment in force whether each router has it."""
+    def watch(self) -> None:
+        """Say of the experiment in force whether each router has it, or do what was not done.
+
+        A change may not have been heard: the object was deleted while the operator was away, or its kill switch was
+        pulled while the API server answered nothing else.
+        """
         config_map = self._api.in_force()
-        serving = None if config_map is None else held_by(config_map)
-        owner = None if config_map is None else owner_of(config_map)
-        if serving is None or owner is None:
+        owner = owner_of(config_map)
+        if config_map is None or owner is None:
             return
-        resource = ExperimentResource.read(self._api, owner, self._dataset)
-        if resource is not None:
+        found = self._api.experiment(owner)
+        config_map = self._api.in_force() or config_map  # at least as new as the object that it follows from
+        serving = held_by(config_map)
+        if serving is None or (serving.enabled if found is None else not _is_followed(found)):
+            return self.changed(owner)
+        said = self.routers.condition(serving.version)
+        if found is not None and owner_of(config_map) == owner:
             try:
-                self._say(resource, {"version": serving.version}, self.routers.condition(serving.version))
+                self._say(ExperimentResource(self._api, config_map, found), {"version": serving.version}, said)
             except Conflict:
                 return  # it is said in a second
 
@@ -146,9 +148,7 @@ class Operator:
         """
         config_map = self._api.in_force()
         content = None if config_map is None else (config_map.get("data") or {}).get(IN_FORCE)
-        if content is None:
-            return None
-        return content, Experiment.from_dict(yaml.safe_load(content)).version
+        return None if content is None else (content, Experiment.from_yaml(content).version)
 
     def _again(self, act: Callable[[], None]) -> None:
         """Act, again if others change the same meanwhile, or if the API server does not answer.
@@ -186,11 +186,19 @@ class Operator:
                 words = "the ConfigMap was edited, and what it switched off stays off until this object is changed"
                 said = Condition("Accepted", "True", "SwitchedOffByHand", words)
             if refused is not None:
-                said = Condition("Accepted", "True", "MoveRefused", refused)
+                said = Condition("Accepted", "True", "Refused", refused)
         self._events(resource, known)
         self._say(resource, self._standing(resource), said)
 
     def _advance(self, name: str) -> None:
+        looked: dict[tuple[str, float], Found | None] = {}
+        for _ in range(_TRIES):
+            try:
+                return self._step(name, looked)
+            except Conflict:  # with what was found, unless another thing is to be looked for now
+                log.info("%s has changed while its log was read", name)
+
+    def _step(self, name: str, looked: dict[tuple[str, float], Found | None]) -> None:
         resource = ExperimentResource.read(self._api, name, self._dataset)
         if resource is None:
             return
@@ -198,7 +206,10 @@ class Operator:
         now = self._clock()
 
         def look(experiment: Experiment, since: float) -> Evidence | None:
-            if (found := self._reader.look(experiment, since, now)) is None:
+            asked = experiment.version, since
+            if asked not in looked:
+                looked[asked] = self._reader.look(experiment, since, now)
+            if (found := looked[asked]) is None:
                 return None
             self._found[name] = found
             return found.evidence
@@ -244,6 +255,13 @@ class Operator:
         before = resource.status.get("conditions") or ()
         conditions = with_condition(before, said, resource.generation, self._clock())
         resource.write({**fields, "observedGeneration": resource.generation, "conditions": conditions})
+
+
+def _is_followed(found: Mapping[str, Any]) -> bool:
+    """Whether what people ask for in an object was looked at."""
+    status = found.get("status") or {}
+    accepted = next((one for one in status.get("conditions") or () if one["type"] == "Accepted"), {})
+    return bool(accepted.get("observedGeneration") == found["metadata"].get("generation"))
 
 
 def figures_of(verdict: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def run(settings: Settings) -> None:
     site.leads = True
     log.info("this operator acts on the experiments of %s", settings.namespace)
     threading.Thread(target=_repeat, args=(operator.advance, settings.every), name="log", daemon=True).start()
-    threading.Thread(target=_repeat, args=(operator.watch_routers, 1.0), name="routers", daemon=True).start()
+    threading.Thread(target=_repeat, args=(operator.watch, 1.0), name="routers", daemon=True).start()
     try:
         asyncio.run(_hear(operator, settings.namespace))
     finally:

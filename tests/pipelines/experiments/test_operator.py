@@ -158,7 +158,7 @@ def test_what_can_not_be_used_is_said_and_changes_nothing(scene: Scene, broken: 
 
 def test_a_move_is_looked_at_once(scene: Scene) -> None:
     scene.patch(move={"to": "promoted", "reason": "now"})
-    assert scene.condition("Accepted") == ("True", "MoveRefused", f"{NAME}: it has not begun")
+    assert scene.condition("Accepted") == ("True", "Refused", f"{NAME}: it has not begun")
     begin(scene)
     scene.patch(move={"to": "50%", "reason": "on"})
     scene.patch(move={"to": "5%", "reason": "back"})
@@ -166,7 +166,7 @@ def test_a_move_is_looked_at_once(scene: Scene) -> None:
     scene.operator.advance()
     assert [event.to for event in scene.events()] == ["shadow", "50%", "5%"]
     scene.patch(move={"to": "sideways", "reason": "?"})
-    assert scene.condition("Accepted")[1] == "MoveRefused"
+    assert scene.condition("Accepted")[1] == "Refused"
 
 
 def test_a_log_that_can_not_be_read_moves_nothing(scene: Scene) -> None:
@@ -254,10 +254,10 @@ def test_routers_say_what_they_have() -> None:
 def test_the_status_says_whether_routers_have_it(scene: Scene) -> None:
     begin(scene)
     scene.operator.routers.heard("one", scene.serving().version)
-    scene.operator.watch_routers()
+    scene.operator.watch()
     assert scene.condition("InForce") == ("True", "EveryRouter", "on one")
     version = scene.cluster.objects[NAME]["metadata"]["resourceVersion"]
-    scene.operator.watch_routers()
+    scene.operator.watch()
     assert scene.cluster.objects[NAME]["metadata"]["resourceVersion"] == version, "what is the same is not written"
 
 
@@ -331,3 +331,147 @@ def test_page_and_gauges_show_what_was_found_last(scene: Scene) -> None:
     )
     scene.cluster.delete(NAME)
     assert scene.operator.views() == []
+
+
+def test_an_experiment_that_was_deleted_while_the_operator_was_away_ends(scene: Scene) -> None:
+    begin(scene)
+    scene.cluster.delete(NAME)
+    scene.restart()
+    scene.operator.watch()
+    assert not scene.serving().enabled
+    requests = scene.cluster.requests
+    scene.operator.watch()
+    assert scene.cluster.requests - requests <= 3, "it is ended once"
+
+
+def test_a_change_that_was_not_heard_is_followed_within_a_second(scene: Scene) -> None:
+    """The API server answered nothing when it was heard of, for longer than it is tried again."""
+    begin(scene)
+    scene.operator.routers.heard("one", scene.serving().version)
+    scene.operator.watch()
+    scene.cluster.patch(NAME, enabled=False)
+    scene.operator.watch()
+    assert not scene.serving().enabled and scene.events()[-1].kind == "kill"
+    scene.operator.watch()
+    assert scene.condition("InForce")[:2] == ("False", "Behind"), "nobody says that routers have what they have not"
+
+
+def test_the_kill_switch_needs_no_history(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object has at most 1.5 MB: after thousands of events nothing can be added."""
+    begin(scene)
+    written = scene.cluster.replace_status
+
+    def full(found: Any) -> Any:
+        if len(found["status"]["history"]) > 1:
+            raise ConnectionError("etcdserver: request is too large")
+        return written(found)
+
+    monkeypatch.setattr(scene.cluster, "replace_status", full)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    scene.patch(enabled=False)
+    assert not scene.serving().enabled and len(scene.events()) == 1
+    monkeypatch.undo()
+    scene.operator.watch()
+    assert not scene.serving().enabled and scene.events()[-1].kind == "kill", "what was not written is written later"
+
+
+def test_a_kill_switch_with_kubectl_replace_is_not_undone(scene: Scene) -> None:
+    """The whole ConfigMap is made anew from a file, and knows nothing of an operator."""
+    begin(scene)
+    assert scene.cluster.config_map is not None
+    del scene.cluster.config_map["metadata"]["annotations"]
+    data = scene.cluster.config_map["data"]
+    data[IN_FORCE] = data[IN_FORCE].replace("enabled: true", "enabled: false")
+    scene.cluster.apply("second", {**SPEC, "salt": "other"})
+    scene.operator.changed("second")
+    assert scene.serving().name == NAME, "it is not free for others"
+    scene.operator.advance()
+    assert not scene.serving().enabled and scene.condition("Accepted")[1] == "SwitchedOffByHand"
+    scene.patch(owner="somebody else")
+    assert scene.serving().enabled
+
+
+def test_an_experiment_without_an_operator_becomes_an_object(scene: Scene) -> None:
+    begin(scene)
+    other = FakeCluster()
+    other.config_map = scene.cluster.config_map
+    assert other.config_map is not None
+    del other.config_map["metadata"]["annotations"]
+    scene.cluster = other
+    scene.restart()
+    scene.operator.watch()
+    assert scene.serving().enabled, "nobody has deleted its object"
+    other.apply(NAME, {**SPEC, "move": {"to": "shadow", "reason": "it was there already"}})
+    scene.operator.changed(NAME)
+    assert scene.serving().enabled and scene.status["phase"] == "shadow"
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "start: 2026-02-30", "alpha: 7"])
+def test_a_config_map_that_is_broken_by_hand_is_mended(scene: Scene, content: str | None) -> None:
+    begin(scene)
+    before = scene.serving()
+    assert scene.cluster.config_map is not None
+    for off in (False, True):
+        scene.cluster.config_map.pop("data")
+        if content is not None:
+            scene.cluster.config_map["data"] = {IN_FORCE: content}
+        scene.cluster.patch(NAME, enabled=not off)
+        scene.operator.watch()
+        assert scene.serving() == before.replace(enabled=not off)
+
+
+def test_a_config_map_that_was_deleted_goes_to_the_experiment_that_has_started(scene: Scene) -> None:
+    scene.cluster.apply("a-draft", {**SPEC, "salt": "other"})
+    begin(scene)
+    scene.cluster.config_map = None
+    scene.operator.changed("a-draft")
+    assert scene.cluster.config_map is None
+    scene.operator.advance()
+    assert scene.serving().name == NAME and scene.serving().enabled
+
+
+def test_an_older_move_that_is_applied_again_is_not_made_again(scene: Scene) -> None:
+    """A file in a repository has the first move, and people patch further ones."""
+    for to, reason in (("5%", "as in the file"), ("50%", "on"), ("5%", "as in the file")):
+        scene.patch(move={"to": to, "reason": reason})
+    assert [event.to for event in scene.events()] == ["5%", "50%"]
+    assert scene.condition("Accepted")[1] == "Refused" and "another reason" in scene.condition("Accepted")[2]
+    scene.patch(move={"to": "5%", "reason": "back, since it is slow"})
+    assert scene.serving().stage == "5%"
+    scene.patch(salt="another", move={"to": "50%", "reason": "on"})
+    assert scene.serving().stage == "50%", "another experiment"
+
+
+def test_a_promotion_ends_with_a_rollback_also_of_a_broken_spec(scene: Scene) -> None:
+    begin(scene)
+    scene.patch(move={"to": "promoted", "reason": "it wins"})
+    scene.patch(enabled=False)
+    assert scene.condition("Accepted")[1] == "Refused" and "rolled back" in scene.condition("Accepted")[2]
+    scene.patch(alpha=7, move={"to": "rolled back", "reason": "calls"})
+    assert scene.condition("Accepted")[1] == "Unusable"
+    assert scene.events()[-1].to == "rolled back" and scene.serving().arm("incumbent").policy == "baseline"
+
+
+def test_one_that_can_not_be_looked_at_stops_none_of_the_others(scene: Scene) -> None:
+    begin(scene)
+    scene.cluster.objects = {"first": {"metadata": {"name": "first"}}, **scene.cluster.objects}
+    scene.now = 2 * HOUR
+    scene.operator.advance()
+    assert scene.status["phase"] == "5%"
+
+
+def test_a_breach_counts_though_the_object_changes_while_the_log_is_read(scene: Scene) -> None:
+    """Reading a log takes minutes, and routers come and go: their condition is in the same object."""
+    begin(scene)
+    looks = 0
+
+    def found() -> Found:
+        nonlocal looks
+        looks += 1
+        scene.operator.routers.heard(f"router {looks}", scene.serving().version)
+        scene.operator.watch()
+        return Found(Evidence("inconclusive", "", "challenger", ("cost is up",), ARMS), VERDICT)
+
+    scene.evidence = found
+    scene.operator.advance()
+    assert scene.status["phase"] == "rolled back" and looks == 1
