@@ -14,7 +14,7 @@ from urllib3.exceptions import HTTPError
 from pipelines.experiments.resource import GROUP, KIND, PLURAL, VERSION, Conflict, Object
 
 log = logging.getLogger(__name__)
-_SECONDS = 5.0  # for an answer: the kill switch waits for nothing longer
+_SECONDS = (2.0, 3.0)  # for a connection, and for an answer; the client ignores a single float
 Result = TypeVar("Result")
 
 
@@ -31,6 +31,9 @@ class ClusterApi:
             config.load_incluster_config()
         except config.ConfigException:
             config.load_kube_config()  # of a person who tries it out, or of a test
+        known = client.Configuration.get_default_copy()
+        known.retries = 0  # who asks tries again, and says so
+        client.Configuration.set_default(known)
         self.namespace = namespace
         self._config_map = config_map
         self._client = client.ApiClient()

@@ -25,7 +25,8 @@ from kubernetes.client.exceptions import ApiException
 log = logging.getLogger(__name__)
 _HELD_SECONDS = 15  # without a renewal it is free for others
 _RENEW_SECONDS = 3.0
-_GIVE_UP_SECONDS = 10.0  # without a renewal its holder ends, before others may begin
+_ANSWER_SECONDS = (2.0, 2.0)  # for a connection and for an answer; the client ignores a single float
+_GIVE_UP_SECONDS = 10.0  # without a renewal its holder ends when the next one fails: about when others may begin
 
 
 class Lease:
@@ -62,10 +63,10 @@ class Lease:
     def release(self) -> None:
         """Give it back, so that the next operator need not wait; if that fails, it is free after a while."""
         try:
-            found = self._api.read_namespaced_lease(self._name, self._namespace, _request_timeout=2.0)
+            found = self._api.read_namespaced_lease(self._name, self._namespace, _request_timeout=_ANSWER_SECONDS)
             if found.spec.holder_identity == self._holder:
                 found.spec.holder_identity = None
-                self._api.replace_namespaced_lease(self._name, self._namespace, found, _request_timeout=2.0)
+                self._api.replace_namespaced_lease(self._name, self._namespace, found, _request_timeout=_ANSWER_SECONDS)
         except Exception as error:  # at the end, nothing else can be done about it
             log.info("the lease could not be given back: %s", error)
 
@@ -96,12 +97,12 @@ class Lease:
         )
         metadata = client.V1ObjectMeta(name=self._name, namespace=self._namespace)
         try:
-            found = self._api.read_namespaced_lease(self._name, self._namespace, _request_timeout=3.0)
+            found = self._api.read_namespaced_lease(self._name, self._namespace, _request_timeout=_ANSWER_SECONDS)
         except ApiException as error:
             if error.status != 404:
                 raise
             made = client.V1Lease(metadata=metadata, spec=spec)
-            self._api.create_namespaced_lease(self._namespace, made, _request_timeout=3.0)
+            self._api.create_namespaced_lease(self._namespace, made, _request_timeout=_ANSWER_SECONDS)
             return True
         holder, renewed = found.spec.holder_identity, found.spec.renew_time
         if holder not in (None, self._holder) and not self._is_stale(holder, renewed):
@@ -109,7 +110,7 @@ class Lease:
         if holder == self._holder:
             spec.acquire_time = found.spec.acquire_time
         found.spec = spec
-        self._api.replace_namespaced_lease(self._name, self._namespace, found, _request_timeout=3.0)
+        self._api.replace_namespaced_lease(self._name, self._namespace, found, _request_timeout=_ANSWER_SECONDS)
         return True
 
     def _is_stale(self, holder: str | None, renewed: datetime | None) -> bool:

@@ -260,8 +260,8 @@ class Operator:
 def _is_followed(found: Mapping[str, Any]) -> bool:
     """Whether what people ask for in an object was looked at."""
     status = found.get("status") or {}
-    accepted = next((one for one in status.get("conditions") or () if one["type"] == "Accepted"), {})
-    return bool(accepted.get("observedGeneration") == found["metadata"].get("generation"))
+    accepted = (one for one in status.get("conditions") or () if one["type"] == "Accepted")
+    return any(one.get("observedGeneration") == found["metadata"].get("generation") for one in accepted)
 
 
 def figures_of(verdict: Mapping[str, Any]) -> dict[str, Any]:
