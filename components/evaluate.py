@@ -32,15 +32,13 @@ def evaluate(
     import json
     from pathlib import Path
 
-    from mtorl.artifact.artifact import load
-    from mtorl.baselines.lightgbm import stored_in
+    from mtorl.baselines.lightgbm import fit_outcomes
     from mtorl.evaluation.offline import evaluate_offline
     from mtorl.runtime.step import step
     from mtorl.window.window import WindowError
 
     with step(WindowError):
-        trees = stored_in(load(Path(challenger.path)))
-        result = evaluate_offline(windows.path, challenger.path, incumbent.path, budget_share, seed, trees)
+        result = evaluate_offline(windows.path, challenger.path, incumbent.path, budget_share, seed, fit_outcomes)
         Path(evaluation.path).write_text(json.dumps(result, indent=2))
         figures = {name: value for name, value in result["challenger"].items() if isinstance(value, float)}
         for name, value in figures.items():

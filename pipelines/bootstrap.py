@@ -114,8 +114,7 @@ def bootstrap(config: Bootstrap, on_step: OnStep) -> Bootstrapped:
 def _set_up(config: Bootstrap, folder: Path, times: StepTimes) -> Bootstrapped:
     from features.offline.installation import REGISTRY, install, without_sources
     from features.offline.store import build_training_data
-    from mtorl.artifact.artifact import load
-    from mtorl.baselines.lightgbm import stored_in
+    from mtorl.baselines.lightgbm import fit_outcomes
     from mtorl.evaluation.offline import evaluate_offline, gate_from_file
     from mtorl.fitting.fit import fit_challenger, fit_incumbent
     from mtorl.network.training import TrainConfig
@@ -157,12 +156,7 @@ def _set_up(config: Bootstrap, folder: Path, times: StepTimes) -> Bootstrapped:
         lambda path: _write_json(
             path,
             evaluate_offline(
-                str(windows),
-                str(challenger),
-                str(incumbent),
-                config.budget_share,
-                config.seed,
-                stored_in(load(challenger)),
+                str(windows), str(challenger), str(incumbent), config.budget_share, config.seed, fit_outcomes
             ),
         ),
     )

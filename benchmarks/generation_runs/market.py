@@ -21,7 +21,7 @@ from features.collect.store import collect
 from features.collect.training_log import add_decisions
 from features.sequences.builder import build_windows
 from mtorl.artifact.artifact import Artifact
-from mtorl.baselines.lightgbm import stored_in
+from mtorl.baselines.lightgbm import fit_outcomes
 from mtorl.evaluation.gate import gate
 from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
 from mtorl.evaluation.offline import evaluate_offline
@@ -149,7 +149,7 @@ def _train(
     candidate = fit_challenger(str(windows), str(root / f"model-{night:02d}"), config, BUDGET_SHARE)
     assert candidate is not None
     evaluation = evaluate_offline(
-        str(windows), str(candidate.folder), str(served.folder), BUDGET_SHARE, config.seed, stored_in(candidate)
+        str(windows), str(candidate.folder), str(served.folder), BUDGET_SHARE, config.seed, fit_outcomes
     )
     value = json.loads(json.dumps(evaluation["value"]))
     test = decided[decided["split"] == "test"]

@@ -1,6 +1,7 @@
 """Gradient-boosted trees on summaries of windows: the yardstick, since they beat most networks on logs of this kind.
 
     predictor = fit(train, val, encoder, seed=0)
+    outcomes = fit_outcomes(train, val, encoder, seed=0)      # without the channel's model
 
 Three models, each with early stopping on validation users: the channel (multi-class), the reward of a channel (its
 label is a share, so cross-entropy) and its cost (Poisson, as MTORL's cost loss). The two latter have the channel among
@@ -20,7 +21,7 @@ from mtorl.artifact.artifact import Artifact
 from mtorl.baselines.inputs.summary import Summary
 from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder
-from mtorl.window.labels import labels
+from mtorl.window.labels import Labels, labels
 from mtorl.window.window import WindowBatch
 
 ROUNDS = 1000  # at most
@@ -41,33 +42,48 @@ _TINY = 1e-12
 
 
 @dataclass(frozen=True)
-class Boosted:
-    """A fitted `Predictor`."""
+class BoostedOutcomes:
+    """The trees of reward and cost."""
 
     encoder: Encoder
-    action: Any  # lightgbm.Booster
-    reward: Any
+    reward: Any  # lightgbm.Booster
     cost: Any | None  # None: every touchpoint of the training log costs the same
     constant_cost: float
 
-    def predict(self, batch: WindowBatch) -> Heads:
-        """The heads at the last step of each window."""
-        summary = Summary.of(batch, self.encoder)
-        channels = len(self.encoder.channels)
-        logits_BC = np.log(np.maximum(self.action.predict(summary.values_BF), _TINY))
-        reward_BC, cost_BC = np.empty((len(batch), channels)), np.full((len(batch), channels), self.constant_cost)
-        for channel in range(channels):
-            values_BF = _with_channel(summary, np.full(len(batch), channel, dtype=np.float64))
+    def predict(self, batch: WindowBatch) -> tuple[Floats, Floats]:
+        """Reward and cost of each channel at the last step of each window: (B, C), (B, C)."""
+        return self.of(Summary.of(batch, self.encoder))
+
+    def of(self, summary: Summary) -> tuple[Floats, Floats]:
+        """The same of windows that are summarised already."""
+        shape = len(summary.values_BF), len(self.encoder.channels)
+        reward_BC, cost_BC = np.empty(shape), np.full(shape, self.constant_cost)
+        for channel in range(shape[1]):
+            values_BF = _with_channel(summary, np.full(shape[0], channel, dtype=np.float64))
             reward_BC[:, channel] = self.reward.predict(values_BF)
             if self.cost is not None:
                 cost_BC[:, channel] = self.cost.predict(values_BF)
-        return logits_BC, reward_BC, cost_BC
+        return reward_BC, cost_BC
+
+
+@dataclass(frozen=True)
+class Boosted:
+    """A fitted `Predictor`."""
+
+    action: Any  # lightgbm.Booster
+    outcomes: BoostedOutcomes
+
+    def predict(self, batch: WindowBatch) -> Heads:
+        """The heads at the last step of each window."""
+        summary = Summary.of(batch, self.outcomes.encoder)
+        logits_BC = np.log(np.maximum(self.action.predict(summary.values_BF), _TINY))
+        return logits_BC, *self.outcomes.of(summary)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        trees = {name: getattr(self, name) for name in ("action", "reward", "cost")}
+        trees = {"action": self.action, "reward": self.outcomes.reward, "cost": self.outcomes.cost}
         texts = {name: None if booster is None else booster.model_to_string() for name, booster in trees.items()}
-        return {**texts, "constant_cost": self.constant_cost}
+        return {**texts, "constant_cost": self.outcomes.constant_cost}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], encoder: Encoder) -> Boosted:
@@ -78,7 +94,8 @@ class Boosted:
             name: None if data[name] is None else lightgbm.Booster(model_str=data[name])
             for name in ("action", "reward", "cost")
         }
-        return cls(encoder, **trees, constant_cost=data["constant_cost"])
+        action, reward, cost = (trees[name] for name in ("action", "reward", "cost"))
+        return cls(action, BoostedOutcomes(encoder, reward, cost, data["constant_cost"]))
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Boosted:
@@ -90,8 +107,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Bo
         encoder: Of the training windows.
         seed: Of the choice of rows and features.
     """
-    parts = [(Summary.of(batch, encoder), labels(batch, encoder)) for batch in (train, val)]
-    channels = len(encoder.channels)
+    parts = _labelled(train, val, encoder)
     # As the network's action head does, this one learns what the log's policy chooses, and not what we chose ourselves.
     clones = [~logged.collected_B if not logged.collected_B.all() else slice(None) for _, logged in parts]
     plain = [
@@ -100,7 +116,20 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Bo
     ]
     # Codes are split like amounts, because categories with many values overfit. Only the channel is a category in the
     # trees of reward and cost: its effect is what they are for.
-    action = _grow(plain, [], seed, objective="multiclass", num_class=channels)
+    action = _grow(plain, [], seed, objective="multiclass", num_class=len(encoder.channels))
+    return Boosted(action, _outcomes(parts, encoder, seed))
+
+
+def fit_outcomes(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> BoostedOutcomes:
+    """Grow the trees of reward and cost alone; arguments as of `fit`."""
+    return _outcomes(_labelled(train, val, encoder), encoder, seed)
+
+
+def _labelled(train: WindowBatch, val: WindowBatch, encoder: Encoder) -> list[tuple[Summary, Labels]]:
+    return [(Summary.of(batch, encoder), labels(batch, encoder)) for batch in (train, val)]
+
+
+def _outcomes(parts: list[tuple[Summary, Labels]], encoder: Encoder, seed: int) -> BoostedOutcomes:
     with_channel = [_with_channel(summary, logged.channel_B.astype(np.float64)) for summary, logged in parts]
     rewards = [(values, logged.reward_B) for values, (_, logged) in zip(with_channel, parts, strict=True)]
     costs = [(values, logged.cost_B) for values, (_, logged) in zip(with_channel, parts, strict=True)]
@@ -108,7 +137,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Bo
     categorical = [rewards[0][0].shape[1] - 1]
     reward = _grow(rewards, categorical, seed, objective="cross_entropy")
     cost = _grow(costs, categorical, seed, objective="poisson") if paid_B.min() < paid_B.max() else None
-    return Boosted(encoder, action, reward, cost, float(paid_B.mean()))
+    return BoostedOutcomes(encoder, reward, cost, float(paid_B.mean()))
 
 
 def _with_channel(summary: Summary, channel_B: Floats) -> Floats:

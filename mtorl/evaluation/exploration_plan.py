@@ -42,10 +42,11 @@ import pandas as pd
 
 from mtorl.arrays import Floats
 from mtorl.artifact import artifact
+from mtorl.evaluation.expected_outcomes import ExpectedOutcomes
 from mtorl.evaluation.gate import MAX_IMPOSSIBLE
 from mtorl.evaluation.logged_rows import PolicyOnLog
 from mtorl.evaluation.offline import paced_to
-from mtorl.evaluation.value_difference import LARGEST_WEIGHTS, MAX_FORECAST, ExpectedOutcomes
+from mtorl.evaluation.value_difference import LARGEST_WEIGHTS, MAX_FORECAST
 from mtorl.log.records import ExplorationScope
 from mtorl.log.splits import SHARES as SPLIT
 from mtorl.policy.decision import Forecast, action_probabilities

@@ -17,17 +17,19 @@ import pandas as pd
 from mtorl.arrays import Bools, Floats
 from mtorl.artifact import artifact
 from mtorl.evaluation.budget_curve import GainAndCost, budget_curve
+from mtorl.evaluation.expected_outcomes import ExpectedOutcomes
 from mtorl.evaluation.gate import gate
 from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
 from mtorl.evaluation.logged_incumbent import LoggedIncumbent
 from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
 from mtorl.evaluation.resamples import UserResamples
-from mtorl.evaluation.value_difference import ExpectedOutcomes, value_difference
+from mtorl.evaluation.second_opinion import Fit, second_opinion
+from mtorl.evaluation.value_difference import value_difference
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.opportunities import Opportunities
 from mtorl.log.propensity import logged_propensity
-from mtorl.network.predictor import Heads, Predictor
+from mtorl.network.predictor import Heads
 from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities
 from mtorl.policy.price import solve_price
 from mtorl.runtime import progress
@@ -42,7 +44,7 @@ def evaluate_offline(
     incumbent: str,
     budget_share: float,
     seed: int,
-    yardstick: Predictor | None = None,
+    fit: Fit | None = None,
 ) -> dict[str, Any]:
     """Score both policies on every step of every test journey.
 
@@ -53,8 +55,8 @@ def evaluate_offline(
         budget_share: Budget that both policies get, as a share of what always exposing would cost. If the incumbent has
             no artifact, both get what it spends: a policy that can't be asked can't be paced anew.
         seed: Seed of the bootstrap.
-        yardstick: Another model of the same training users, `mtorl.baselines.lightgbm.stored_in` of the challenger: a
-            second opinion of exposures that were hardly ever made. None: the incumbent's model, if it has one.
+        fit: How models for a second opinion of exposures that were hardly ever made are fitted,
+            `mtorl.baselines.lightgbm.fit_outcomes`. None: there is none, and every exposure counts with its weight.
 
     Returns:
         ``challenger`` and ``incumbent`` (metrics of the heads; null without an artifact), ``value`` (off-policy
@@ -83,7 +85,7 @@ def evaluate_offline(
     gain_B, cost_B = spec.reward.gain.of(rows), rows["cost"].to_numpy(float)
     users_B = rows["user_id"].to_numpy()
     logged = np.arange(len(rows)), channel_B
-    heads, predicted, forecasts, opinions = {}, {}, {}, []
+    heads, predicted, forecasts = {}, {}, {}
     folders = {"challenger": challenger} if own else {"incumbent": incumbent, "challenger": challenger}
     arms = {name: artifact.load(Path(folder)) for name, folder in folders.items()}
     for turn, (name, arm) in enumerate(arms.items()):
@@ -94,11 +96,12 @@ def evaluate_offline(
         heads[name] = evaluate(logits_BC, reward_BC, targets, seed)
         predicted[name] = GainAndCost(arm.encoder.unreward(reward_BC, cost_BC)[logged], cost_BC[logged])
         forecasts[name] = _forecast(arm.predict(moments), arm.encoder)
-        if name == "challenger" or yardstick is None:
-            opinions.append(_outcomes(forecasts[name]))
-        progress.report(turn + 1, 3, name)
-    if yardstick is not None:
-        opinions.append(_outcomes(_forecast(yardstick.predict(moments), arms["challenger"].encoder)))
+        progress.report(turn + 1, 4, name)
+    opinions = [_outcomes(forecasts["challenger"])]
+    if fit is not None and log.exposure is not None:  # of touchpoints, every one counts with its weight
+        second = second_opinion(table, moments, log.users_B, arms["challenger"].encoder, fit, seed)
+        opinions += [second] if second is not None else []
+    progress.report(3, 4, "second opinion")
     full = float(np.asarray(forecasts["challenger"].cost_BC)[log.at_channel].mean())  # what always exposing would cost
     budget = float(log.cost_B.mean()) if own else budget_share * full
     paced = {name: paced_to(forecast, arms[name].policy, budget) for name, forecast in forecasts.items()}
@@ -109,7 +112,7 @@ def evaluate_offline(
     value = value_difference(policies["challenger"], policies["incumbent"], log, share, seed, opinions)
     resamples = UserResamples(users_B, 200, seed)
     curve = budget_curve(predicted["challenger"], GainAndCost(gain_B, cost_B), seed=seed, users=resamples)
-    progress.report(3, 3, "off-policy value")
+    progress.report(4, 4, "off-policy value")
     return {
         "challenger": heads["challenger"],
         "incumbent": heads.get("incumbent"),

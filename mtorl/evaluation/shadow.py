@@ -24,10 +24,11 @@ import numpy as np
 import pandas as pd
 
 from mtorl.arrays import Bools, Floats
+from mtorl.evaluation.expected_outcomes import ExpectedOutcomes
 from mtorl.evaluation.gate import refusal
 from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
 from mtorl.evaluation.resamples import UserResamples, interval
-from mtorl.evaluation.value_difference import ExpectedOutcomes, ValueDifference, value_difference
+from mtorl.evaluation.value_difference import ValueDifference, value_difference
 
 LARGEST_SEGMENTS = 12  # of a column that are reported
 

@@ -21,11 +21,12 @@ are computed on the same resample, so the difference keeps their correlation.
 
 An exposure that the log's policy hardly ever made, because it explored it only, has a large weight, and a few of them
 drown all others in noise. What they could say is left to forecasts (SWITCH: Wang, Agarwal & Dudík 2017,
-arXiv:1612.01205): the mean of two models. A model overrates what it chooses and underrates what it passes over, so the
-two differ there, and the truth is taken to lie between them. Half of their difference, in gains and in what costs leave
-of them under the budget, is then the most by which the estimate may be off, and is added to the interval at either end.
-Of several largest weights that one is taken which leaves the narrowest interval: a larger one trades doubt in forecasts
-for noise.
+arXiv:1612.01205): the mean of two models. A model overrates what it chooses and underrates what it passes over; so the
+second one is of users that the challenger did not learn from (`second_opinion.py`), the two differ there, and the truth
+is taken to lie between them. Half of their difference, in gains and in what costs leave of them under the budget, is
+then the most by which the estimate may be off, and is added to the interval at either end. An exposure has one truth,
+whichever arm makes it, so what both arms leave to forecasts is in no doubt as far as both would make it. Of several
+largest weights that one is taken which leaves the narrowest interval: a larger one trades doubt in forecasts for noise.
 
 How much noise there is, the probabilities tell and not the gains alone: a log in which a rare exposure or a rare gain
 happened not to occur looks less noisy than it is. So no interval is narrower than one whose gains vary as the models
@@ -47,6 +48,7 @@ from typing import TypedDict
 import numpy as np
 
 from mtorl.arrays import Floats
+from mtorl.evaluation.expected_outcomes import ExpectedOutcomes, doubts, mean_and_doubt, thinned, unsure_of
 from mtorl.evaluation.importance_weights import effective_size
 from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.resamples import UserResamples, interval
@@ -58,14 +60,6 @@ LARGEST_WEIGHTS = (3.0, 5.0, 10.0, 20.0, 50.0, math.inf)
 
 MAX_FORECAST = 0.25
 """Largest share of an arm's exposures that may be left to forecasts for less noise."""
-
-
-@dataclass(frozen=True)
-class ExpectedOutcomes:
-    """Gain and cost of an exposure in each channel, as a model of other users expects them."""
-
-    gain_BC: Floats
-    cost_BC: Floats
 
 
 class ValueDifference(TypedDict):
@@ -111,8 +105,9 @@ def value_difference(
         budget_share: Budget of either arm, as a share of what always exposing would cost. None: what the incumbent
             spends.
         seed: Seed of the resampling.
-        forecasts: What models of other users than the log's expect: two, one or none. With less than two, every weight
-            counts; with none, what the log says nothing of earns nothing.
+        forecasts: What is expected: by the challenger's model, and by one of users that it did not learn from; none of
+            the two knows the user of the row. With less than two, every weight counts; with none, what the log says
+            nothing of earns nothing.
         resamples: Number of resamples.
 
     Raises:
@@ -122,12 +117,12 @@ def value_difference(
     log.check_policies(policies)
     if budget_share is not None and not 0 < budget_share < np.inf:
         raise ValueError(f"budget_share must be a positive number, got {budget_share}")
-    expected, doubt = _expected(forecasts, challenger.probs_BC.shape)
+    expected, doubt = mean_and_doubt(forecasts, challenger.probs_BC.shape)
     cost_B, as_logged_B = expected.cost_BC[log.at_channel], log.exposure_weight()
     columns = [np.ones(len(log)), as_logged_B, as_logged_B * (log.cost_B - cost_B), cost_B]
     readings = []
     for largest in LARGEST_WEIGHTS if doubt is not None and log.exposure is not None else (math.inf,):
-        arms = {arm: _Arm.of(policy, log, expected, doubt, largest) for arm, policy in policies.items()}
+        arms = {arm: _Arm.of(policy, log, expected, largest) for arm, policy in policies.items()}
         if largest == math.inf or max(arm.forecast for arm in arms.values()) <= MAX_FORECAST:
             readings.append((largest, arms))
             columns += [column for arm in arms.values() for column in arm.columns]
@@ -135,10 +130,19 @@ def value_difference(
     sums_S, sums_RS = users.sums(columns)
     sums_XS = np.vstack([sums_S, sums_RS])
     of_log_X4, *of_readings = np.split(sums_XS, range(_OF_LOG, len(columns), 2 * _OF_ARM), axis=1)
-    found = [_Values.of(of_log_X4, of_arms, budget_share) for of_arms in of_readings]
+    found = [
+        _Values.of(of_log_X4, of_arms, budget_share, [arm.left_BC for arm in arms.values()], doubt)
+        for of_arms, (_, arms) in zip(of_readings, readings, strict=True)
+    ]
     differences = [one["challenger"].weighed_BC - one["incumbent"].weighed_BC for _, one in readings]
-    best = 0 if len(found) == 1 else _narrowest(found, [log.expected_squares(one_BC) for one_BC in differences])
+    unsure = [
+        unsure_of([share * arm.left_BC for share, arm in zip(one.share_2, arms.values(), strict=True)], forecasts)
+        for one, (_, arms) in zip(found, readings, strict=True)
+    ]
+    squares = [log.expected_squares(one_BC) for one_BC in differences]
+    best = 0 if len(found) == 1 else _narrowest(found, squares, [float(one_3[2]) for one_3 in unsure])
     (largest, arms), values = readings[best], found[best]
+    unsure_3 = unsure[best].tolist()
     noise = _Noise(log, expected.gain_BC if forecasts else None)
     noises = {arm: noise.of(arms[arm].weighed_BC, float(values.share_2[i])) for i, arm in enumerate(ARMS)}
     noise_of_difference = noise.of(differences[best], float(values.share_2.max()))
@@ -153,14 +157,17 @@ def value_difference(
         overlap[arm] = float(np.minimum(one.weight_B, 1.0).sum()) / exposing if exposing > 0 else 1.0
     return ValueDifference(
         challenger=float(values.value_X2[0, 0]),
-        challenger_ci=_widened(values.value_X2[:, 0], float(values.doubt_2[0]), noises["challenger"]),
+        challenger_ci=_widened(values.value_X2[:, 0], float(values.doubt_2[0]), noises["challenger"], unsure_3[0]),
         incumbent=float(values.value_X2[0, 1]),
-        incumbent_ci=_widened(values.value_X2[:, 1], float(values.doubt_2[1]), noises["incumbent"]),
+        incumbent_ci=_widened(values.value_X2[:, 1], float(values.doubt_2[1]), noises["incumbent"], unsure_3[1]),
         difference=float(values.value_X2[0, 0] - values.value_X2[0, 1]),
         difference_ci=_widened(
-            values.value_X2[:, 0] - values.value_X2[:, 1], float(values.doubt_2.sum()), noise_of_difference
+            values.value_X2[:, 0] - values.value_X2[:, 1],
+            values.doubt_of_difference,
+            noise_of_difference,
+            unsure_3[2],
         ),
-        doubt=float(values.doubt_2.sum()),
+        doubt=values.doubt_of_difference,
         largest_weight=None if largest == math.inf else largest,
         ess=ess,
         ess_share={arm: ess[arm] / len(log) for arm in ARMS},
@@ -175,25 +182,6 @@ def value_difference(
         rows=len(log),
         users=users.users,
     )
-
-
-def _expected(
-    forecasts: Sequence[ExpectedOutcomes], shape: tuple[int, ...]
-) -> tuple[ExpectedOutcomes, ExpectedOutcomes | None]:
-    """The mean of two models' forecasts, and half of their difference; None if there are not two."""
-    for one in forecasts:
-        if one.gain_BC.shape != shape or one.cost_BC.shape != shape:
-            raise ValueError(f"forecasts must have shape {shape}, got {one.gain_BC.shape} and {one.cost_BC.shape}")
-        if not (np.isfinite(one.gain_BC).all() and np.isfinite(one.cost_BC).all()):
-            raise ValueError("forecasts must be finite")
-    if not forecasts:
-        return ExpectedOutcomes(np.zeros(shape), np.zeros(shape)), None
-    if len(forecasts) == 1:
-        return forecasts[0], None
-    first, second = forecasts
-    mean = ExpectedOutcomes((first.gain_BC + second.gain_BC) / 2, (first.cost_BC + second.cost_BC) / 2)
-    half_gain_BC, half_cost_BC = np.abs(first.gain_BC - second.gain_BC) / 2, np.abs(first.cost_BC - second.cost_BC) / 2
-    return mean, ExpectedOutcomes(half_gain_BC, half_cost_BC)
 
 
 def _mean_weight(log: LoggedRows, arm: _Arm, weight_X: Floats, exposing_X: Floats) -> tuple[float, list[float]]:
@@ -226,7 +214,7 @@ class _Noise:
         return share * math.sqrt(max(squares, 0.0)) / len(self._log)
 
 
-_OF_LOG, _OF_ARM = 4, 8  # numbers of sums
+_OF_LOG, _OF_ARM = 4, 6  # numbers of sums
 _WEIGHT, _EXPOSING = 0, 3  # places of an arm's
 
 
@@ -236,35 +224,28 @@ class _Arm:
 
     weight_B: Floats
     weighed_BC: Floats  # probability of exposing, where it is not left to forecasts
+    left_BC: Floats  # and where it is
     forecast: float
     impossible: float
     columns: tuple[Floats, ...]
 
     @classmethod
-    def of(
-        cls,
-        policy: PolicyOnLog,
-        log: LoggedRows,
-        expected: ExpectedOutcomes,
-        doubt: ExpectedOutcomes | None,
-        largest: float,
-    ) -> _Arm:
+    def of(cls, policy: PolicyOnLog, log: LoggedRows, expected: ExpectedOutcomes, largest: float) -> _Arm:
         exposing_BC = policy.probs_BC * policy.expose_BC
         known_BC = log.weighable(policy, largest)
+        weighed_BC, left_BC = exposing_BC * known_BC, exposing_BC * ~known_BC
         weight_B = log.exposure_weight(policy) * known_BC[log.at_channel]
         columns = (
             weight_B,
             weight_B * (log.gain_B - expected.gain_BC[log.at_channel]),
             weight_B * (log.cost_B - expected.cost_BC[log.at_channel]),
-            (exposing_BC * known_BC).sum(axis=1),
+            weighed_BC.sum(axis=1),
             (exposing_BC * expected.gain_BC).sum(axis=1),
             (exposing_BC * expected.cost_BC).sum(axis=1),
-            np.zeros(len(log)) if doubt is None else (exposing_BC * ~known_BC * doubt.gain_BC).sum(axis=1),
-            np.zeros(len(log)) if doubt is None else (exposing_BC * ~known_BC * doubt.cost_BC).sum(axis=1),
         )
         every = max(float(exposing_BC.sum()), 1e-300)
-        left, impossible = float((exposing_BC * ~known_BC).sum()), float(log.impossible(policy).sum())
-        return cls(weight_B, exposing_BC * known_BC, left / every, impossible / every, columns)
+        impossible = float(log.impossible(policy).sum())
+        return cls(weight_B, weighed_BC, left_BC, float(left_BC.sum()) / every, impossible / every, columns)
 
 
 @dataclass(frozen=True)
@@ -273,19 +254,24 @@ class _Values:
 
     value_X2: Floats
     doubt_2: Floats
+    doubt_of_difference: float
     share_2: Floats  # to which the budget thins
     gain_2: Floats
     cost_2: Floats
     budget: float
 
     @classmethod
-    def of(cls, of_log_X4: Floats, of_arms_X16: Floats, budget_share: float | None) -> _Values:
+    def of(
+        cls,
+        of_log_X4: Floats,
+        of_arms_X12: Floats,
+        budget_share: float | None,
+        left_2BC: Sequence[Floats],
+        doubt: ExpectedOutcomes | None,
+    ) -> _Values:
         rows_X1, exposures_X1, cost_X1, planned_cost_X1 = np.split(of_log_X4, _OF_LOG, axis=1)
-        arms_X28 = of_arms_X16.reshape(len(of_arms_X16), len(ARMS), _OF_ARM)
-        weight_X2, gain_X2, cost_X2, exposing_X2, planned_gain_X2, planned_cost_X2, *doubts = np.moveaxis(
-            arms_X28, 2, 0
-        )
-        gain_doubt_X2, cost_doubt_X2 = (doubt_X2 / rows_X1 for doubt_X2 in doubts)
+        arms_X26 = of_arms_X12.reshape(len(of_arms_X12), len(ARMS), _OF_ARM)
+        weight_X2, gain_X2, cost_X2, exposing_X2, planned_gain_X2, planned_cost_X2 = np.moveaxis(arms_X26, 2, 0)
         with np.errstate(divide="ignore", invalid="ignore"):  # no weight at all: NaN is the answer
             # Of a policy that never exposes nothing needs to be estimated.
             per_weight_X2 = np.where(exposing_X2 > 0, exposing_X2 / weight_X2, 0.0)
@@ -294,36 +280,40 @@ class _Values:
             # Else a share of what exposing each draw would cost.
             every_X1 = planned_cost_X1 / rows_X1 + cost_X1 / exposures_X1
             budget_X1 = cost_X2[:, 1:] if budget_share is None else budget_share * every_X1
-            share_X2 = _thinned(cost_X2, budget_X1)
-            most_X2, least_X2 = (_thinned(cost_X2 + sign * cost_doubt_X2, budget_X1) for sign in (-1, 1))
-            by_cost_X2 = np.abs(gain_X2) * np.maximum(most_X2 - share_X2, share_X2 - least_X2)
-        doubt_2 = np.nan_to_num((gain_doubt_X2 * most_X2 + by_cost_X2)[0])
-        return cls(gain_X2 * share_X2, doubt_2, share_X2[0], gain_X2[0], cost_X2[0], float(budget_X1[0, 0]))
-
-
-def _thinned(cost_X2: Floats, budget_X1: Floats) -> Floats:
-    """What share of an arm's exposures a budget allows."""
-    return np.where(cost_X2 > budget_X1, budget_X1 / cost_X2, 1.0)
+            share_X2 = thinned(cost_X2, budget_X1)
+        own = gain_X2[0], cost_X2[0], share_X2[0], budget_X1[0]
+        doubt_2, of_difference = (np.zeros(2), 0.0) if doubt is None else doubts(left_2BC, doubt, *own)
+        return cls(
+            gain_X2 * share_X2, doubt_2, of_difference, share_X2[0], gain_X2[0], cost_X2[0], float(budget_X1[0, 0])
+        )
 
 
 _Z = 1.96
 
 
-def _narrowest(found: Sequence[_Values], squares: Sequence[float]) -> int:
+def _narrowest(found: Sequence[_Values], squares: Sequence[float], unsure: Sequence[float]) -> int:
     """Which of several readings, by largest weight, has the narrowest interval of the difference."""
     draws_R = found[0].value_X2[1:, 0] - found[0].value_X2[1:, 1]
     spread = float(np.nanstd(draws_R)) if np.isfinite(draws_R).any() else 0.0
     widths = []
-    for one, square in zip(found, squares, strict=True):
+    for one, square, of_forecasts in zip(found, squares, unsure, strict=True):
         noise = spread * math.sqrt(square / squares[0]) if squares[0] > 0 else 0.0
-        widths.append(_Z * noise + float(one.doubt_2.sum()))
+        widths.append(math.hypot(_Z * noise, of_forecasts) + float(one.doubt_of_difference))
     return int(np.argmin(widths))
 
 
-def _widened(value_X: Floats, doubt: float, noise: float) -> list[float]:
-    """The 95 % interval of resamples, and no less than that of a known noise, for an estimate that may be off."""
+def _widened(value_X: Floats, doubt: float, noise: float, unsure: float = 0.0) -> list[float]:
+    """The 95 % interval of resamples, and no less than that of a known noise, for an estimate that may be off.
+
+    Args:
+        value_X: The estimate, and its resamples.
+        doubt: By how much it may be off.
+        noise: Its standard deviation, if gains vary as they should.
+        unsure: Half of the 95 % interval of what resamples do not vary.
+    """
     edges = interval(value_X[1:])
     if edges is None:
         return [math.nan, math.nan]
     low, high = min(edges[0], value_X[0] - _Z * noise), max(edges[1], value_X[0] + _Z * noise)
-    return [float(low - doubt), float(high + doubt)]
+    below, above = (math.hypot(edge - value_X[0], unsure) + doubt for edge in (low, high))
+    return [float(value_X[0] - below), float(value_X[0] + above)]

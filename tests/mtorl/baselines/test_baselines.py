@@ -96,7 +96,7 @@ def test_trees_know_what_each_channel_costs_and_earns():
 def test_one_price_for_everything_needs_no_model():
     train, val = (windows([{**row, "cost": 2.0} for row in sticky_log(seed=seed)]) for seed in (1, 2))
     fitted = lightgbm.fit(train, val, Encoder.fit(train, SPEC), seed=0)
-    assert fitted.cost is None and (fitted.predict(val)[2] == 2.0).all()
+    assert fitted.outcomes.cost is None and (fitted.predict(val)[2] == 2.0).all()
 
 
 def test_repeat_last_counts_how_often_it_holds():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from mtorl.evaluation.expected_outcomes import ExpectedOutcomes
 from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
-from mtorl.evaluation.value_difference import ExpectedOutcomes, value_difference
+from mtorl.evaluation.value_difference import value_difference
 
 C = 3
 COST = np.array([1.0, 0.5, 2.0])

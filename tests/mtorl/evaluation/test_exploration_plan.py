@@ -7,9 +7,9 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from mtorl.evaluation.expected_outcomes import ExpectedOutcomes
 from mtorl.evaluation.exploration_plan import Served, exploration_plan
 from mtorl.evaluation.logged_rows import PolicyOnLog
-from mtorl.evaluation.value_difference import ExpectedOutcomes
 from mtorl.log.records import ExplorationScope
 from mtorl.policy.exploration import Choice, Exploration, explore
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mtorl.evaluation.expected_outcomes import ExpectedOutcomes
 from mtorl.evaluation.gate import gate
 from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
-from mtorl.evaluation.value_difference import ExpectedOutcomes, _widened, value_difference
+from mtorl.evaluation.value_difference import _widened, value_difference
 from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities
 from tests.mtorl.evaluation.bandit import (
     CHALLENGER,

@@ -1,0 +1,119 @@
+"""What forecasts say of exposures that a log says little of, and how far they may be off.
+
+    mean, doubt = mean_and_doubt([of_the_challenger, second_opinion], shape)
+    doubt_2, of_difference = doubts(left_2BC, doubt, gain_2, cost_2, share_2, budget_1)
+    unsure = unsure_of(left_2BC, [of_the_challenger, second_opinion])
+
+Two models are asked, and the truth is taken to lie between them: half of their difference is *doubt*, by which an
+estimate may be off to one side. The second model is also *unsure*: from other users it would have learned something
+else, at random. Both are of what is left to forecasts: the exposures that the log weighs are corrected by what came of
+them. An exposure has one truth, whichever arm makes it, so a difference is in no doubt as far as both arms make it.
+
+Shapes: B rows, C channels, K models of a jackknife, 2 the arms (challenger, incumbent), 3 these and their difference, X
+a log and its resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from scipy.stats import t as student_t
+
+from mtorl.arrays import Floats
+
+
+@dataclass(frozen=True)
+class ExpectedOutcomes:
+    """Gain and cost of an exposure in each channel, as a model expects them that has not seen what came of the row."""
+
+    gain_BC: Floats
+    cost_BC: Floats
+    replicates: tuple[Floats, ...] = ()  # gain_BC by models that lack one fold of their users each
+
+
+def mean_and_doubt(
+    forecasts: Sequence[ExpectedOutcomes], shape: tuple[int, ...]
+) -> tuple[ExpectedOutcomes, ExpectedOutcomes | None]:
+    """The mean of two models' forecasts, and half of their difference; None if there are not two.
+
+    Raises:
+        ValueError: forecasts of another shape, or that are not finite.
+    """
+    for one in forecasts:
+        if one.gain_BC.shape != shape or one.cost_BC.shape != shape:
+            raise ValueError(f"forecasts must have shape {shape}, got {one.gain_BC.shape} and {one.cost_BC.shape}")
+        if not (np.isfinite(one.gain_BC).all() and np.isfinite(one.cost_BC).all()):
+            raise ValueError("forecasts must be finite")
+    if not forecasts:
+        return ExpectedOutcomes(np.zeros(shape), np.zeros(shape)), None
+    if len(forecasts) == 1:
+        return forecasts[0], None
+    first, second = forecasts
+    mean = ExpectedOutcomes((first.gain_BC + second.gain_BC) / 2, (first.cost_BC + second.cost_BC) / 2)
+    half_gain_BC, half_cost_BC = np.abs(first.gain_BC - second.gain_BC) / 2, np.abs(first.cost_BC - second.cost_BC) / 2
+    return mean, ExpectedOutcomes(half_gain_BC, half_cost_BC)
+
+
+def thinned(cost_X2: Floats, budget_X1: Floats) -> Floats:
+    """What share of an arm's exposures a budget allows."""
+    return np.where(cost_X2 > budget_X1, budget_X1 / cost_X2, 1.0)
+
+
+def doubts(
+    left_2BC: Sequence[Floats],
+    half: ExpectedOutcomes,
+    gain_2: Floats,
+    cost_2: Floats,
+    share_2: Floats,
+    budget_1: Floats,
+) -> tuple[Floats, float]:
+    """The most by which both arms' values, and their difference, may be off for what forecasts say.
+
+    Args:
+        left_2BC: Probability of exposing, where it is left to forecasts.
+        half: Half of what two forecasts differ by.
+        gain_2: Gain per opportunity, before the budget.
+        cost_2: Cost, likewise.
+        share_2: To which the budget thins an arm.
+        budget_1: Cost per opportunity.
+    """
+    by_gain_2, by_cost_2 = (
+        np.array([float((left_BC * half_BC).sum()) / len(half_BC) for left_BC in left_2BC])
+        for half_BC in (half.gain_BC, half.cost_BC)
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        most_2, least_2 = (thinned(cost_2 + sign * by_cost_2, budget_1) for sign in (-1, 1))
+        by_share_2 = np.abs(gain_2) * np.maximum(most_2 - share_2, share_2 - least_2)
+    # The sum is convex in both shares, so it is largest where each is largest or smallest.
+    challenger_BC, incumbent_BC = left_2BC
+    apart = max(
+        float((np.abs(of_challenger * challenger_BC - of_incumbent * incumbent_BC) * half.gain_BC).sum())
+        for of_challenger, of_incumbent in product(*zip(least_2, most_2, strict=True))
+    )
+    difference = apart / len(half.gain_BC) + by_share_2.sum()
+    return np.nan_to_num(most_2 * by_gain_2 + by_share_2), float(np.nan_to_num(difference))
+
+
+def unsure_of(left_2BC: Sequence[Floats], forecasts: Sequence[ExpectedOutcomes]) -> Floats:
+    """How much what the second opinion says depends on whom it has learned from: half of 95 % intervals.
+
+    Of what is left to it for the challenger, for the incumbent, and of the difference. All of it counts, though it is
+    half of the mean: where the interval ends, it speaks alone. Each of its models lacks one fold of the users, and that
+    is a delete-one-group jackknife with as many degrees of freedom as there are folds, less one.
+
+    Args:
+        left_2BC: Probability of exposing under the budget, where it is left to forecasts.
+        forecasts: Of which the second may have replicates; else it counts as sure.
+    """
+    models = forecasts[1].replicates if len(forecasts) > 1 else ()
+    if not models:
+        return np.zeros(3)
+    challenger_BC, incumbent_BC = left_2BC
+    parts_3BC = challenger_BC, incumbent_BC, challenger_BC - incumbent_BC
+    said_K3 = np.array([[float((of_BC * gain_BC).sum()) for of_BC in parts_3BC] for gain_BC in models])
+    folds = len(models)
+    spread_3 = np.sqrt((folds - 1) * said_K3.var(axis=0)) / len(challenger_BC)
+    return np.asarray(np.nan_to_num(spread_3 * student_t.ppf(0.975, folds - 1)), dtype=np.float64)
