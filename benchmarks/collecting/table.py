@@ -35,6 +35,11 @@ def _changes(each: list[float]) -> str:
     return ", ".join(f"{change:+.1%}" for change in each)
 
 
+def _rounded(count: float) -> str:
+    """Two digits, which is what is known of it."""
+    return f"{float(f'{count:.2g}'):,.0f}"
+
+
 def generations_table(figures: Figures) -> str:
     """What each way of learning from own decisions brings."""
     words = {
@@ -48,6 +53,9 @@ def generations_table(figures: Figures) -> str:
         "intervals that hold the difference": lambda one: f"{one['difference_covered']:.0%}",
         "half of the difference's interval, of the value, first and last": lambda one: (
             f"{one['half_width'][0]:.1%}, {one['half_width'][1]:.1%}"
+        ),
+        "test users with which 80 % of those better by 5 %, or by 2 %, would pass": lambda one: (
+            f"{_rounded(one['test_users_for']['5%'])}, {_rounded(one['test_users_for']['2%'])}"
         ),
         "promoted of those better by 5 % or more": lambda one: "{} of {}".format(*one["much_better"]),
         "promoted of those better by 2 to 5 %": lambda one: "{} of {}".format(*one["better"]),
