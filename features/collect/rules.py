@@ -38,6 +38,8 @@ from mtorl.log.records import MODEL_NAME, UNNAMED
 _STATIC = '"static"'
 _NEVER = "TIMESTAMPTZ '9999-12-31 00:00:00+00:00'"
 _UNIT = f"{2**32}e0"
+_ACCOUNT = "experiment, experiment_version, arm, campaign_id"
+_IN_TIME = f"PARTITION BY {_ACCOUNT} ORDER BY event_time, decision_id"
 
 
 def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
@@ -70,6 +72,25 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
         SELECT decision_id, {", ".join(totals)}, count_if(kind <> 'cancel') > 0 AS happened
         FROM collected_outcome GROUP BY decision_id),
     gone AS (SELECT DISTINCT decision_id, true AS was_withdrawn FROM collected_decision WHERE withdrawn),
+    -- Stretches without money are few, while to sort all decisions of an account by time takes long.
+    refusal AS (
+        SELECT {_ACCOUNT}, event_time, decision_id, coalesce(refused_until, {_NEVER}) AS gone_until
+        FROM collected_decision LEFT JOIN gone USING (decision_id)
+        WHERE budget_exhausted AND (withdrawn OR was_withdrawn IS NULL)),
+    following AS (
+        SELECT *, max(gone_until) OVER ({_IN_TIME} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS gone_before
+        FROM refusal),
+    numbered AS (
+        SELECT *, sum(CASE WHEN gone_before > event_time THEN 0 ELSE 1 END) OVER (
+                   {_IN_TIME} ROWS UNBOUNDED PRECEDING) AS stretch
+        FROM following),
+    stretch_of AS (
+        SELECT {_ACCOUNT}, min(event_time) AS refused_at, max(gone_until) AS refused_to,
+               max(CASE WHEN gone_before > event_time THEN NULL ELSE decision_id END) AS refused_id  -- the first one's
+        FROM numbered GROUP BY {_ACCOUNT}, stretch),
+    refused_on AS (
+        SELECT * FROM stretch_of JOIN (SELECT DISTINCT event_time::DATE AS day FROM collected_decision) AS days
+            ON day BETWEEN refused_at::DATE AND refused_to::DATE),
     record AS (
         SELECT * EXCLUDE (exposure_probs, channel_probs, features),
                coalesce(exposure_probs, '{{}}') = '{{}}' OR coalesce(channel_probs, '{{}}') = '{{}}' AS unsaid,
@@ -85,17 +106,17 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
                {_list("drawing", spec)} AS channel_probs, {_list("exposing", spec)} AS exposure_probs,
                expose AND NOT withdrawn AND coalesce(happened, false) AS touchpoint,
                touchpoint AND fallback_reason IS NULL AS exposed,
-               max(CASE WHEN budget_exhausted THEN coalesce(refused_until, {_NEVER}) END) OVER (
-                   PARTITION BY experiment, experiment_version, arm, campaign_id ORDER BY event_time, decision_id
-                   ROWS UNBOUNDED PRECEDING) AS refused_to
-        FROM record LEFT JOIN outcome USING (decision_id)),
+               refused_at < event_time OR refused_id <= record.decision_id AS refused
+        FROM record LEFT JOIN outcome USING (decision_id)
+        LEFT JOIN refused_on ON {_same_account("record", "refused_on")} AND record.event_time::DATE = day
+            AND refused_at <= record.event_time AND record.event_time < refused_to),
     judged AS (
         SELECT *, event_time::DATE AS day,
                CASE WHEN fallback_reason IN ('repeated', 'no_account') THEN fallback_reason
                     WHEN drawn_channel IS NULL AND fallback_reason IS NOT NULL THEN 'no_draw'
                     WHEN unsaid OR drawn_channel IS NULL OR list_sum(channel_probs) < 0.999 OR {_unsaid_exposure(spec)}
                     THEN 'no_probabilities'
-                    WHEN refused_to > event_time THEN 'budget_gone'
+                    WHEN refused THEN 'budget_gone'
                     WHEN {_lacks_a_column(spec)} THEN 'other_columns'
                     WHEN event_time > least((SELECT max(event_time) FROM collected_decision), now())
                                       - {_interval(outcome_hours)}
@@ -119,6 +140,10 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
            {outcomes} {columns}
     FROM judged LEFT JOIN realised USING (arm, day)
     """
+
+
+def _same_account(one: str, other: str) -> str:
+    return " AND ".join(f"{one}.{name} IS NOT DISTINCT FROM {other}.{name}" for name in _ACCOUNT.split(", "))
 
 
 def of_channel(values: str, channel: str, spec: DatasetSpec) -> str:

@@ -253,6 +253,30 @@ def test_money_that_is_gone_leaves_out_the_rest_of_the_period(tmp_path: Path) ->
     assert set(opportunities["decision_id"]) == {"before", "other-campaign", "other-arm", "edited", "next-hour"}
 
 
+def test_whose_money_is_gone_is_as_said_of_each_refusal_before(tmp_path: Path) -> None:
+    """Refusals overlap, come at one time, end before they begin, lack an end or an account's name."""
+    random = np.random.default_rng(3)
+    decisions, refusals = [], []
+    for i in random.permutation(600):
+        account = {"arm": str(random.choice(["a", "b"])), "experiment_version": random.choice(["e" * 16, None])}
+        minutes, refused = int(random.integers(3000)), random.random() < 0.1
+        lasts = float(random.choice([-20, 0, 15, 60, 400])) if random.random() < 0.98 else None
+        until = (START + timedelta(minutes=minutes + lasts)).isoformat() if refused and lasts is not None else None
+        changes = {"budget_exhausted": True, "refused_until": until, **NOTHING} if refused else {}
+        decisions.append(decision(f"d{i:03d}", minutes, **account, **changes))
+        if refused:
+            to = float("inf") if lasts is None else minutes + lasts
+            refusals.append((tuple(account.values()), (minutes, f"d{i:03d}"), to))
+    opportunities, _ = tables(tmp_path, collected(tmp_path, decisions, []))
+    expected = set()
+    for record in decisions:
+        minutes = (datetime.fromisoformat(record["event_time"]) - START).total_seconds() / 60
+        account, at = (record["arm"], record["experiment_version"]), (minutes, record["decision_id"])
+        if not any(of == account and first <= at and minutes < to for of, first, to in refusals):
+            expected.add(record["decision_id"])
+    assert sorted(opportunities["decision_id"]) == sorted(expected) and 100 < len(expected) < 500
+
+
 def test_decisions_become_opportunities_as_they_grow_old(tmp_path: Path) -> None:
     store = collected(tmp_path, [decision("old", 0), decision("young", 90), decision("newest", 120)], COST)
     assert learnable(store, SPEC, Decisions(outcome_hours=1.0)).left_out == {"not_mature": 2}
