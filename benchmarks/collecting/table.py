@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks._markdown import Figures, measured_on, table
+from mtorl.evaluation.gate import MAX_IMPOSSIBLE
 
 _RUNS = {
     "all": "everything at once",
@@ -35,9 +36,11 @@ def _changes(each: list[float]) -> str:
     return ", ".join(f"{change:+.1%}" for change in each)
 
 
-def _rounded(count: float) -> str:
-    """Two digits, which is what is known of it."""
-    return f"{float(f'{count:.2g}'):,.0f}"
+def _enough(one: Figures) -> str:
+    """Numbers of test users, of which two digits are known; where the gate refuses or errs, more do not help."""
+    if one["impossible"] > MAX_IMPOSSIBLE or one["difference_covered"] < 0.9:
+        return "no number"
+    return ", ".join(f"{float(format(one['test_users_for'][gain], '.2g')):,.0f}" for gain in ("5%", "2%"))
 
 
 def generations_table(figures: Figures) -> str:
@@ -54,13 +57,12 @@ def generations_table(figures: Figures) -> str:
         "half of the difference's interval, of the value, first and last": lambda one: (
             f"{one['half_width'][0]:.1%}, {one['half_width'][1]:.1%}"
         ),
-        "test users with which 80 % of those better by 5 %, or by 2 %, would pass": lambda one: (
-            f"{_rounded(one['test_users_for']['5%'])}, {_rounded(one['test_users_for']['2%'])}"
-        ),
+        "test users with which 80 % of those better by 5 %, or by 2 %, would pass": _enough,
         "promoted of those better by 5 % or more": lambda one: "{} of {}".format(*one["much_better"]),
         "promoted of those better by 2 to 5 %": lambda one: "{} of {}".format(*one["better"]),
         "promoted of those better by less": lambda one: "{} of {}".format(*one["alike"]),
         "promoted of those worse": lambda one: "{} of {}".format(*one["worse"]),
+        "exposures that the log could not have made": lambda one: f"{one['impossible']:.0%}",
         "exposures left to forecasts": lambda one: f"{one['forecast']:.0%}",
         "mean weight": lambda one: f"{one['mean_weight']:.2f}",
         "entropy of the draw, first and last": lambda one: f"{one['entropy'][0]:.2f}, {one['entropy'][-1]:.2f}",
