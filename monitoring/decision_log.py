@@ -118,11 +118,22 @@ def one_record_each_of_few_copies(db: duckdb.DuckDBPyConnection, kind: Kind, rel
 
     It makes the table `KIND_copy`: the ids that come more than once, and their `first_time`.
     """
+    find_copies(db, kind, relation)
+    return of_few_copies(kind, relation)
+
+
+def find_copies(db: duckdb.DuckDBPyConnection, kind: Kind, relation: str) -> None:
+    """Make the table `KIND_copy`."""
     id_ = ID_FIELD[kind]
     db.execute(
         f"""CREATE TABLE {kind}_copy AS SELECT {id_}, min(CAST(event_time AS TIMESTAMPTZ)) AS first_time
         FROM {relation} GROUP BY {id_} HAVING count(*) > 1"""
     )
+
+
+def of_few_copies(kind: Kind, relation: str) -> str:
+    """The query of `one_record_each_of_few_copies`, once its table is there."""
+    id_ = ID_FIELD[kind]
     alone, copies = (f"(FROM {relation} {join} JOIN {kind}_copy USING ({id_}))" for join in ("ANTI", "SEMI"))
     return f"{each_record(kind, alone)} UNION ALL BY NAME {one_record_each(kind, copies)}"
 

@@ -26,6 +26,7 @@ from monitoring.counted_decisions import (
     sql_text,
 )
 from monitoring.decision_log import DecisionLog, database, one_record_each_of_few_copies, open_records
+from monitoring.known_users import PREFIX, find_known
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.metrics import COST, METRICS, column, gain_of, sums, total
 from mtorl.log.gain import Gain
@@ -38,8 +39,8 @@ class Users(NamedTuple):
     """The users of a comparison.
 
     Attributes:
-        rows: One a user and stage, in the order of their arrival: `unit` (a number), `stage`, `arm`, and the sums of
-            its decisions. Whoever was in several arms of a stage is missing there.
+        rows: One a user and stage, in the order of their arrival: `unit` (a number), `stage`, `arm`, the sums of its
+            decisions, and its covariates. Whoever was in several arms of a stage is missing there.
         arms: What the decisions of these rows are in all, by arm.
         crossed: Users who were in several arms of a stage.
         all_users: Users, those included.
@@ -58,6 +59,8 @@ class ExperimentUsers:
     """What a verdict is reached on, while the tables are there."""
 
     counted: CountedDecisions
+    covariates: tuple[str, ...]
+    """Columns of the rows with what is known of a user beforehand; null, where nothing is."""
     _db: duckdb.DuckDBPyConnection
     _sums: str  # SQL: of a unit
     _by: str  # SQL: what else than unit, stage and arm has a row of its own
@@ -74,9 +77,12 @@ class ExperimentUsers:
             SELECT unit, stage FROM {counted} GROUP BY unit, stage HAVING min(arm) < max(arm)"""
         )
         in_one_arm = f"FROM {counted} ANTI JOIN crossed USING (unit, stage)"
+        known = f"SELECT * EXCLUDE first FROM added {'LEFT JOIN known USING (unit)' if self.covariates else ''}"
         rows = self._db.execute(
-            f"""SELECT unit, stage, arm{self._by}, count(*)::INT AS decisions, {self._sums}
-            {in_one_arm} GROUP BY unit, stage, arm{self._by} ORDER BY min(decided), unit"""
+            f"""WITH added AS (
+                SELECT unit, stage, arm{self._by}, count(*)::INT AS decisions, {self._sums}, min(decided) AS first
+                {in_one_arm} GROUP BY unit, stage, arm{self._by})
+            {known} ORDER BY first, unit"""
         ).df()
         arms = self._db.execute(
             f"""SELECT arm, count(*) AS decisions, count_if(weight > 0) AS evaluable, count_if(expose) AS exposures,
@@ -105,6 +111,9 @@ def experiment_users(
         experiment: The experiment that is judged.
         gain: What "gain_per_decision" means.
         segment: SQL of the segment of a `record`: a user then has a row for each, with its `segment`.
+
+    Raises:
+        ExperimentError: The table of the experiment's covariates can't be used.
     """
     names = tuple(dict.fromkeys((COST, *experiment.metrics.names)))
     kinds = dict.fromkeys(kind for name in names if name not in METRICS for kind in gain_of(name, gain).names)
@@ -148,4 +157,6 @@ def experiment_users(
         db.execute("DROP TABLE decision; DROP TABLE event; DROP TABLE outcome")
         totals = f"sum({total(gain_of(experiment.metrics.primary, gain))}) AS gain, sum({column('cost')}) AS cost"
         of_ages = ", ".join(f"sum({age})::DOUBLE AS {age}" for age in ages)
-        yield ExperimentUsers(counted, db, f"{totals}, {of_ages}, {sums(names, gain)}", ", segment" if segment else "")
+        covariates = tuple(PREFIX + name for name in find_known(db, log, experiment, kinds))
+        of_unit = f"{totals}, {of_ages}, {sums(names, gain)}"
+        yield ExperimentUsers(counted, covariates, db, of_unit, ", segment" if segment else "")

@@ -6,7 +6,8 @@ The same decisions count as in the verdict, the same users, each with the sums o
 intervals are of the same kind: whoever looks every day is not misled. Many segments are many chances to find something
 by luck. So the error rate of the experiment is shared evenly (Bonferroni) among all that could be shown, `MOST` of a
 column and the unknown one, of each challenger, and all intervals of a call hold together. A segment must be known
-before the decision, as context and static columns are: one by what came of it would compare what is not alike.
+before the decision, as context and static columns are: one by what came of it would compare what is not alike. No lift
+is adjusted here: what is known of users adds little where a segment has few of them.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from typing import TypedDict
 
 import pandas as pd
 
+from monitoring.comparison import Comparison
 from monitoring.counted_decisions import shares_of_stages
 from monitoring.decision_log import DecisionLog
 from monitoring.experiment_users import experiment_users
-from monitoring.verdict import TIGHTEST_AT, Comparison
+from monitoring.verdict import TIGHTEST_AT
 from mtorl.experiment.experiment import INCUMBENT, Experiment
 from mtorl.log.gain import Gain
 

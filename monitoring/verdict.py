@@ -19,26 +19,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import product
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
+from monitoring.comparison import Comparison, figures_of
 from monitoring.counted_decisions import CHANGED, shares_of_stages
 from monitoring.decision_log import DecisionLog
 from monitoring.experiment_users import Users, experiment_users
 from mtorl.experiment.experiment import INCUMBENT, Experiment, Guardrail
-from mtorl.experiment.metrics import COST, GAIN, METRICS, gain_of, is_gain, metric
-from mtorl.experiment.sample_ratio import srm_p_value
-from mtorl.experiment.statistics import MIN_USERS, Floats, Lift, Sums, compare
-from mtorl.experiment.verdict import DominantUser, GuardrailCheck, check_guardrail, error_share, leading, reach_verdict
+from mtorl.experiment.metrics import COST, GAIN, METRICS, gain_of
+from mtorl.experiment.sample_ratio import SRM_ALARM, srm_p_value
+from mtorl.experiment.statistics import MIN_USERS, Lift
+from mtorl.experiment.verdict import GuardrailCheck, check_guardrail, error_share, leading, reach_verdict
 from mtorl.log.gain import Gain
 
 CLICK = Gain.of_spec("click")
 LOOKS = 30  # of the series that shows the interval as users arrived
-_SHORTEST = 1 / 60  # hours of a stage with a single decision
 TIGHTEST_AT = 2_000  # users; fixed beforehand, the width hardly depends on it (1.55 to 1.95 times one look's)
 
 
@@ -65,7 +65,11 @@ def verdict_from_log(
         A JSON-ready dict: gain (that of the primary metric), arms, their models, users_of_stages (those who count, by
         stage and arm), srm_p, what was left out (decisions by reason, and late outcomes), `challengers` with the
         comparison of each, and at the top level that of the challenger which decides: lift, lift_ci (always valid),
-        lift_ci_fixed, relative_lift, guardrails, secondary, verdict, reason, series of looks as users arrived.
+        lift_ci_fixed, relative_lift, adjustment (by which covariates, with the lift that is not adjusted; None: by
+        none), guardrails, secondary, verdict, reason, series of looks as users arrived.
+
+    Raises:
+        ExperimentError: the table of its covariates can't be used.
     """
     primary = experiment.metrics.primary
     guardrails = experiment.metrics.guardrails
@@ -80,7 +84,8 @@ def verdict_from_log(
     def compared(users: pd.DataFrame) -> dict[str, Comparison]:
         stages = stages_of(users)
         return {
-            name: Comparison(users, name, stages, gain, budget_per_decision, alpha, tightest_at) for name in challengers
+            name: Comparison(users, name, stages, gain, budget_per_decision, alpha, tightest_at, read.covariates)
+            for name in challengers
         }
 
     with experiment_users(log, experiment, gain) as read:
@@ -117,6 +122,7 @@ def verdict_from_log(
             guardrails=checks,
             crossed_share=found.crossed / max(found.all_users, 1),
             late_gap=_late_gap(users, name, kinds),
+            unbalanced=comparison.unbalanced(SRM_ALARM / len(challengers)),
             hours=(hours := comparison.hours(primary, of_stages)),
             min_hours=experiment.min_runtime_hours,
             with_changed=with_changed[name][0] if changed else None,
@@ -128,6 +134,7 @@ def verdict_from_log(
             "lift_ci_fixed": lift.ci_fixed,
             "relative_lift": lift.relative,
             "effective_users": lift.effective_users,
+            "adjustment": comparison.adjustment(primary),
             "hours": hours,
             "guardrails": [asdict(check) for check in checks],
             "secondary": {name: _secondary(comparison.lift(name)) for name in experiment.metrics.secondary},
@@ -160,69 +167,10 @@ def verdict_from_log(
         **results[challenger],
         "series": [
             {"users": look.users, "lift": look.value, "lo": look.ci[0], "hi": look.ci[1]}
-            for look in (comparisons[challenger].lift(primary, rows=n) for n in _looks(len(users)))
+            for look in comparisons[challenger].lifts(primary, _looks(len(users)))
         ],
     }
     return {key: _plain(value) for key, value in result.items()}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One challenger with the incumbent."""
-
-    users: pd.DataFrame
-    challenger: str
-    stages: list[str]
-    gain: Gain
-    budget_per_decision: float | None
-    alpha: float
-    tightest_at: int
-
-    def hours(self, primary: str, of_stages: Mapping[str, float]) -> float:
-        """Run time of what the lift rests on: that of a stage counts as far as its decisions do.
-
-        With the weight w of a stage in the lift and its hours h, (sum w)^2 / sum(w^2 / h), as Kish counts rows of
-        unequal weight: all the hours where each hour weighs alike, and hardly more than a day where a day at a large
-        stage outweighs the weeks before it.
-        """
-        sizes = self.users.groupby(["arm", "stage"], observed=True)[f"{primary}_denominator"].sum()
-        if not {self.challenger, INCUMBENT} <= set(sizes.index.get_level_values("arm")):
-            return 0.0
-        ours, theirs = sizes[self.challenger], sizes[INCUMBENT]
-        weight = ours * theirs / (ours + theirs)
-        weight = weight[weight > 0]  # of stages that both have decisions in
-        hours = pd.Series(of_stages, dtype=float).reindex(weight.index).clip(lower=_SHORTEST)
-        return float(weight.sum() ** 2 / (weight**2 / hours).sum()) if len(weight) else 0.0
-
-    def dominant_user(self, primary: str) -> DominantUser | None:
-        """The one user who keeps an arm from having enough; None if it isn't one."""
-        for arm in (self.challenger, INCUMBENT):
-            users = self.users[self.users["arm"] == arm]
-            decisions = users.groupby("unit")[f"{primary}_denominator"].sum().sort_values()
-            others = decisions.iloc[:-1]
-            if _effective(decisions) < MIN_USERS <= _effective(others):
-                return DominantUser(arm, float(decisions.iloc[-1] / decisions.sum()))
-        return None
-
-    def lift(self, name: str, rows: int | None = None) -> Lift:
-        """Of the metric of this name; `rows` users in the order of their arrival, or all."""
-        users = self.users.head(rows if rows is not None else len(self.users))
-        names = (name,) if self.budget_per_decision is None else dict.fromkeys((name, COST))
-        read = [f"{metric}_{part}" for metric in names for part in ("numerator", "denominator")]
-        users = users.loc[users["arm"].isin((self.challenger, INCUMBENT)), ["unit", "arm", "stage", *read]]
-        arm = np.asarray(users["arm"] == INCUMBENT, dtype=np.int8)
-        stage = users["stage"].cat.set_categories(self.stages).cat.codes.to_numpy()
-        figures = np.zeros((len(users), 2))
-        for cell in product(range(2), range(len(self.stages))):
-            chosen = (arm == cell[0]) & (stage == cell[1])
-            figures[chosen] = _figures(users[chosen], name, self.budget_per_decision)
-        sums = Sums.of_rows(pd.factorize(users["unit"])[0], arm, stage, figures)
-        return compare(sums, alpha=self.alpha, tightest_at=self.tightest_at, largest=metric(name, self.gain).largest)
-
-
-def _effective(decisions: pd.Series[float]) -> float:
-    """Kish's effective number of users, as `mtorl.experiment.statistics` counts them."""
-    return float(decisions.sum() ** 2 / max((decisions**2).sum(), 1e-300))
 
 
 def _checks(guardrails: Sequence[Guardrail], comparison: Comparison) -> list[GuardrailCheck]:
@@ -237,20 +185,6 @@ def _checks(guardrails: Sequence[Guardrail], comparison: Comparison) -> list[Gua
         )
         for guardrail in guardrails
     ]
-
-
-def _figures(users: pd.DataFrame, name: str, budget: float | None) -> Floats:
-    """A metric's numerator and denominator of each user of one arm and stage, (U, 2).
-
-    Gain over a budget is gain per currency unit times the budget, min(1, b / W) * G: the gain of as many decisions as
-    the cost is worth.
-    """
-    numerator, denominator = (users[f"{name}_{part}"].to_numpy(np.float64) for part in ("numerator", "denominator"))
-    if budget is not None and is_gain(name):
-        cost, decisions = (users[f"cost_per_decision_{part}"] for part in ("numerator", "denominator"))
-        if cost.sum() > budget * decisions.sum():
-            denominator = cost.to_numpy(np.float64) / budget
-    return np.stack([numerator, denominator], axis=-1)
 
 
 def _arm(found: Users, arm: str, primary: str, budget: float | None) -> dict[str, Any]:
@@ -271,7 +205,7 @@ def _arm(found: Users, arm: str, primary: str, budget: float | None) -> dict[str
 
 
 def _ratio(users: pd.DataFrame, name: str, budget: float | None) -> float:
-    numerator, denominator = _figures(users, name, budget).sum(axis=0)
+    numerator, denominator = figures_of(users, name, budget).sum(axis=0)
     return float(numerator / denominator) if denominator > 0 else math.nan
 
 
@@ -323,12 +257,10 @@ def _late_said(outcomes: int, hours: float | None) -> str:
     return f" ({outcomes:,} outcomes came later than outcome_hours, {hours:g}, after their decisions and do not count)"
 
 
-def _looks(users: int) -> list[int]:
+def _looks(users: int) -> npt.NDArray[np.int64]:
     """Numbers of users at which the series is looked at; none before the intervals can be read."""
     first = 2 * MIN_USERS
-    if users < first:
-        return []
-    return [int(n) for n in np.unique(np.linspace(first, users, LOOKS).round())]
+    return np.unique(np.linspace(first, users, LOOKS if users >= first else 0).round().astype(np.int64))
 
 
 def _secondary(lift: Lift) -> dict[str, Any]:

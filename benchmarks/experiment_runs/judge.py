@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import beta
 
 from benchmarks.experiment_runs.returning import RAMP
 from mtorl.experiment.sample_ratio import SRM_ALARM, srm_p_value
-from mtorl.experiment.statistics import Sums, confidence_sequence, estimate, fixed_interval
+from mtorl.experiment.statistics import confidence_sequence, estimate, fixed_interval
+from mtorl.experiment.sums import Sums
 
 ALPHA, TIGHTEST_AT = 0.05, 2_000
+
+
+class Judged(NamedTuple):
+    """What was said at some look of some runs, (runs,)."""
+
+    above: np.ndarray
+    below: np.ndarray
+    decided: np.ndarray
+    fixed: np.ndarray
+    users_share: np.ndarray
+    """Of those that decided alone."""
 
 
 def judge(runs: Iterable[Sums], true_lift: float) -> dict[str, Any]:
@@ -23,34 +35,46 @@ def judge(runs: Iterable[Sums], true_lift: float) -> dict[str, Any]:
         true_lift: What the interval should cover.
 
     Returns:
+        See `together`.
+    """
+    return together(look(sums, true_lift) for sums in runs)
+
+
+def look(sums: Sums, true_lift: float) -> Judged:
+    """Look at every look of one run, or of some; see `judge`."""
+    found = estimate(sums)
+    low, high = confidence_sequence(found.value, found.se, found.effective_users, alpha=ALPHA, tightest_at=TIGHTEST_AT)
+    excludes = np.atleast_2d((low > 0.0) | (high < 0.0))
+    users = np.atleast_2d(sums.users.sum((-1, -2)))
+    one_look = fixed_interval(found.value[..., -1], found.se[..., -1], alpha=ALPHA)
+    return Judged(
+        above=np.atleast_1d((high < true_lift).any(-1)),
+        below=np.atleast_1d((low > true_lift).any(-1)),
+        decided=excludes.any(-1),
+        fixed=np.atleast_1d((one_look[0] > 0.0) | (one_look[1] < 0.0)),
+        users_share=(users / users[:, -1:])[excludes.cumsum(-1) * excludes == 1],
+    )
+
+
+def together(judged: Iterable[Judged]) -> dict[str, Any]:
+    """Rates over all runs.
+
+    Returns:
         `runs`; shares of runs in which the interval missed the true lift at any look (`missed`, of it `below` and
         `above` the interval); in which a verdict was reached (`decided`); the share of users it took, on average, of
         the runs that decided (`users_share`); and in which a test of one look at the end would have decided (`fixed`).
     """
-    above, below, decided, fixed, shares = [], [], [], [], []
-    for sums in runs:
-        found = estimate(sums)
-        low, high = confidence_sequence(
-            found.value, found.se, found.effective_users, alpha=ALPHA, tightest_at=TIGHTEST_AT
-        )
-        above.append(np.atleast_1d((high < true_lift).any(-1)))
-        below.append(np.atleast_1d((low > true_lift).any(-1)))
-        excludes = np.atleast_2d((low > 0.0) | (high < 0.0))
-        decided.append(excludes.any(-1))
-        users = np.atleast_2d(sums.users.sum((-1, -2)))
-        shares.extend((users[:, :] / users[:, -1:])[excludes.cumsum(-1) * excludes == 1])
-        one_look = fixed_interval(found.value[..., -1], found.se[..., -1], alpha=ALPHA)
-        fixed.append(np.atleast_1d((one_look[0] > 0.0) | (one_look[1] < 0.0)))
-    counts = {name: int(np.concatenate(x).sum()) for name, x in (("above", above), ("below", below))}
-    missed, runs_in_all = int((np.concatenate(above) | np.concatenate(below)).sum()), len(np.concatenate(above))
+    of_all = Judged(*(np.concatenate(parts) for parts in zip(*judged, strict=True)))
+    missed, runs = int((of_all.above | of_all.below).sum()), len(of_all.above)
     return {
-        "runs": runs_in_all,
-        "missed": missed / runs_in_all,
-        "missed_at_most": upper_bound(missed, runs_in_all),
-        **{name: count / runs_in_all for name, count in counts.items()},
-        "decided": float(np.concatenate(decided).mean()),
-        "users_share": float(np.mean(shares)) if shares else None,
-        "fixed": float(np.concatenate(fixed).mean()),
+        "runs": runs,
+        "missed": missed / runs,
+        "missed_at_most": upper_bound(missed, runs),
+        "above": float(of_all.above.mean()),
+        "below": float(of_all.below.mean()),
+        "decided": float(of_all.decided.mean()),
+        "users_share": float(of_all.users_share.mean()) if len(of_all.users_share) else None,
+        "fixed": float(of_all.fixed.mean()),
     }
 
 

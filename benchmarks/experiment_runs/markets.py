@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import betabinom, poisson
 
-from mtorl.experiment.statistics import Floats, Sums
+from mtorl.experiment.sums import Floats, Sums
 
 DECISIONS_OF_A_BOT = 3_000.0
 _MOST_DECISIONS = 9

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from benchmarks.experiment_runs.adjusted import covariates
 from benchmarks.experiment_runs.markets import Clicks, Revenue
-from mtorl.experiment.statistics import Floats, Sums
+from mtorl.experiment.adjustment import figures_with
+from mtorl.experiment.sums import Floats, Sums
 
 RAMP = (0.01, 0.05, 0.25, 0.5)
 _COMES = 0.6  # probability that a user comes in a stage
@@ -18,7 +20,9 @@ _HOURLY = 0.1  # share of all users who come in an hour
 _FIELDS = ("users", "positive", "totals", "products")
 
 
-def ramps(market: Clicks | Revenue, users: int, looks: int, count: int, rng: np.random.Generator) -> Iterator[Sums]:
+def ramps(
+    market: Clicks | Revenue, users: int, looks: int, count: int, rng: np.random.Generator, adjusted: bool = False
+) -> Iterator[Sums]:
     """Sums with the axis (looks), one run at a time.
 
     Args:
@@ -27,10 +31,13 @@ def ramps(market: Clicks | Revenue, users: int, looks: int, count: int, rng: np.
         looks: In each stage.
         count: Runs in all.
         rng: Source of randomness.
+        adjusted: Whether users have covariates.
     """
     for _ in range(count):
         point = rng.random(users)  # as the salted hash: a challenger's users stay with it
-        rates, growing = market.rates(rng, users), _Growing(users, len(RAMP))
+        rates = market.rates(rng, users)
+        known = covariates(market, rng, rates, np.zeros(users, dtype=bool)) if adjusted else np.zeros((users, 0))
+        growing = _Growing(users, len(RAMP), known)
         for stage, share in enumerate(RAMP):
             coming = rng.permutation(users)[: rng.binomial(users, _COMES)]
             for group in np.array_split(coming, looks):
@@ -53,7 +60,7 @@ def hours(
     """
     for _ in range(count):
         arm = (rng.random(users) >= share).astype(np.intp)
-        rates, growing = market.rates(rng, users), _Growing(users, 1)
+        rates, growing = market.rates(rng, users), _Growing(users, 1, np.zeros((users, 0)))
         for _ in range(looks):
             group = rng.choice(users, int(_HOURLY * users), replace=False, shuffle=False)
             growing.add(group, arm[group], 0, market.visit(rng, rates[group]))
@@ -63,8 +70,10 @@ def hours(
 class _Growing:
     """The sums of an experiment, look after look."""
 
-    def __init__(self, users: int, stages: int) -> None:
-        self._values, self._present = np.zeros((users, 2, stages, 2)), np.zeros((users, 2, stages), dtype=bool)
+    def __init__(self, users: int, stages: int, covariates: Floats) -> None:
+        self._row = figures_with(np.zeros((users, 2)), covariates)
+        self._values = np.zeros((users, 2, stages, self._row.shape[1]))
+        self._present = np.zeros((users, 2, stages), dtype=bool)
         self._now = self._of(np.arange(0))
         self._looks: list[list[Floats]] = []
 
@@ -75,7 +84,8 @@ class _Growing:
     def add(self, group: np.ndarray, arm: np.ndarray, stage: int, figures: Floats) -> None:
         """Users of a group have come, each once; people look."""
         before = self._of(group)
-        self._values[group, arm, stage] += figures
+        self._values[group, arm, stage, :2] += figures
+        self._values[group, arm, stage, 2:] = self._row[group, 2:]
         self._present[group, arm, stage] = True
         self._now = [now + new - old for now, new, old in zip(self._now, self._of(group), before, strict=True)]
         self._looks.append(self._now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks._markdown import Figures, measured_on, table
+from benchmarks.experiment_runs.adjusted import NEW, VISITS_BEFORE
 from benchmarks.experiment_runs.markets import DECISIONS_OF_A_BOT, Clicks, Revenue
 
 _MARKETS = (
@@ -126,3 +127,63 @@ def verdict_table(figures: Figures) -> str:
     )
     heads = ["decisions", "users", "CPU s", "s", "peak memory, MiB (the step has 2,048)"]
     return head + table(heads, rows) + measured_on(figures, "verdict.py")
+
+
+def adjustment_tables(figures: Figures) -> str:
+    """Users that covariates save, and the error rates with them."""
+    alike = [*figures["same"], *figures["ramps"]]
+    worst = max(alike, key=lambda row: row["missed_at_most"])
+    covered = min(figures["better"], key=lambda row: 1 - row["missed_at_most"])
+    return (
+        f"{len(alike)} kinds of A/A experiments with covariates, {worst['runs']:,} runs each: the worst has "
+        f"{worst['missed']:.1%} false verdicts, at most {worst['missed_at_most']:.1%} (upper end of a 95 % interval); "
+        f"alpha is 5 %. The true lift is covered at all looks together in {1 - covered['missed']:.1%}, at least "
+        f"{1 - covered['missed_at_most']:.1%}, of the experiments.\n\n"
+        "**Users of the project's simulator.** The incumbent serves alone for some days, then half of the users get "
+        f"the challenger. After how many users have 80 % of {figures['users'][0]['runs']:,} experiments, looked at "
+        "all the time, found it better? A touchpoint log of three weeks, some 12 of each user, lies before all that; "
+        "the forecast is the incumbent's own, of a click in the channel that it chooses.\n\n"
+        + _saved(figures)
+        + "\n**A/A: false verdicts at any look**, users come once; the covariates are what a user did in "
+        f"{VISITS_BEFORE} visits before, and a forecast. {NEW:.0%} of the users have neither.\n\n"
+        + _same(figures)
+        + "\n**A/A over a ramp** of 1, 5, 25 and 50 %, looked at 32 times; users come back.\n\n"
+        + table(["metric", "false verdicts"], [[row["market"], _rate(row)] for row in figures["ramps"]])
+        + "\n**The challenger is better**, looked at every hour of four weeks.\n\n"
+        + _adjusted_lifts(figures)
+        + measured_on(figures, "adjustment.py")
+    )
+
+
+def _saved(figures: Figures) -> str:
+    rows, alone = [], None
+    for row in figures["users"]:
+        alone = row["users"] if row["known"] == "nothing" else alone
+        saved = "" if row["users"] is None or not alone else f"{row['users'] / alone - 1:+.0%}".replace("+0%", "")
+        rows.append(
+            [
+                f"{row['incumbent']}, {row['days_before']} days before, {row['days']} days",
+                f"{row['lift']:+.1%}",
+                row["known"],
+                f"{row['variance_ratio']:.2f}",
+                "not found" if row["users"] is None else f"{row['users']:,}",
+                saved,
+            ]
+        )
+    return table(["incumbent", "lift", "known of the users", "variance", "users for 80 %", ""], rows)
+
+
+def _adjusted_lifts(figures: Figures) -> str:
+    rows = [
+        [
+            row["market"],
+            f"{row['lift']:+.0%}",
+            f"{row['share']:.0%}",
+            "yes" if row["adjusted"] else "no",
+            f"{1 - row['missed']:.1%} (at least {1 - row['missed_at_most']:.1%})",
+            f"{row['decided']:.1%}",
+            "" if row["users_share"] is None else f"{row['users_share']:.0%}",
+        ]
+        for row in figures["better"]
+    ]
+    return table(["metric", "lift", "share", "adjusted", "covered at all looks", "decided", "after"], rows)

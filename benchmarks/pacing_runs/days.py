@@ -23,7 +23,8 @@ import numpy.typing as npt
 
 from benchmarks.pacing_runs.ledger import MemoryLedger
 from mtorl.experiment.experiment import INCUMBENT, Experiment
-from mtorl.experiment.statistics import Sums, compare, estimate
+from mtorl.experiment.statistics import compare, estimate
+from mtorl.experiment.sums import Sums
 from mtorl.experiment.verdict import reach_verdict
 from serving.ledger.contract import Account, Ledger
 from serving.router.flow.pacer import Pacer

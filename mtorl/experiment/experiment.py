@@ -30,6 +30,7 @@ from pydantic import (
 )
 
 from mtorl.experiment.assignment import assign, uniform
+from mtorl.experiment.covariates import Covariates
 from mtorl.experiment.metrics import check_outcomes, known, known_gain
 from mtorl.experiment.rule import Rule, check, digest
 from mtorl.experiment.stages import CHALLENGER_SHARE, Ramp, Stage
@@ -50,7 +51,7 @@ MetricName = Annotated[Text, AfterValidator(known)]
 Place = Annotated[float, Field(ge=0, le=1)]
 Moment = Annotated[AwareDatetime, BeforeValidator(moment)]
 
-_PLAN = {"hypothesis", "start", "planned_end", "ramp"}
+_PLAN = {"hypothesis", "start", "planned_end", "ramp", "covariates"}
 """Fields that no decision depends on."""
 
 Baseline = Annotated[Literal["baseline"], Tag("baseline")]
@@ -235,6 +236,8 @@ class Experiment(StrictModel):
     """When a ramp stops an experiment that has found nothing by then; by default, it goes on."""
     ramp: Ramp | None = None
     """The stages that it goes through by itself, with `mtorl experiment run`; by default, people set `stage`."""
+    covariates: Covariates | None = None
+    """What is known of the users beforehand and makes intervals narrower; by default, nothing."""
 
     @field_validator("arms")
     @classmethod

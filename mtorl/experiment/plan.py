@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtorl.experiment.statistics import MIN_USERS, Floats, Sums, confidence_sequence, estimate
+from mtorl.experiment.statistics import MIN_USERS, confidence_sequence, estimate
+from mtorl.experiment.sums import Floats, Sums
 from mtorl.runtime.progress import report
 
 POWER = 0.8

@@ -312,7 +312,7 @@ def answering(arm: Arm) -> dict[str, Any]:
     }
 
 
-FIXED: Sequence[str] = ("unit", "layer", "layer_part", "alpha", "metrics", "min_runtime_hours")
+FIXED: Sequence[str] = ("unit", "layer", "layer_part", "alpha", "metrics", "min_runtime_hours", "covariates")
 """Fields of a file that may not change once it has begun: they say what is measured, on whom, and how surely."""
 
 

@@ -45,84 +45,22 @@ for many experiments or looks at once.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import lambertw
 from scipy.stats import norm
 
-Floats = npt.NDArray[np.float64]
+from mtorl.experiment.adjustment import covariate_means, residual, slopes
+from mtorl.experiment.sums import COVARIATES, DENOMINATOR, NUMERATOR, Floats, Sums
+
 Number = float | Floats
 Interval = tuple[float, float]
 
 MIN_USERS = 100  # effective users in each arm: below, nothing under an interval is normal, and no ratio is linear
 MIN_POSITIVE = 150  # effective users with a positive outcome in each arm: the missing ones add their variance
-USERS_AT_ONCE = 500_000  # whose figures are laid out in memory at a time
 
 _SIGN = np.array([1.0, -1.0])[:, None]  # of the arms in the difference
-
-
-@dataclass(frozen=True)
-class Sums:
-    """What the users of an experiment add up to: all that a comparison needs to know of them.
-
-    Attributes:
-        users: Users of each arm and stage, (..., A, S).
-        positive: Those whose numerator is above 0, (..., A, S).
-        totals: Sums of numerator and denominator, (..., A, S, 2).
-        products: Sums over users of the products of each two of their A * S * 2 figures, (..., 4 S, 4 S).
-    """
-
-    users: Floats
-    positive: Floats
-    totals: Floats
-    products: Floats
-
-    @classmethod
-    def of_users(cls, values: Floats, present: npt.NDArray[np.bool_]) -> Sums:
-        """Add up users.
-
-        Args:
-            values: Numerator and denominator of each user in each arm and stage, 0 where it was not, (..., U, A, S, 2).
-            present: Whether the user was in that arm and stage, (..., U, A, S).
-        """
-        flat = values.reshape(*values.shape[:-3], math.prod(values.shape[-3:]))
-        return cls(
-            users=present.sum(-3, dtype=np.float64),
-            positive=(values[..., 0] > 0).sum(-3, dtype=np.float64),
-            totals=values.sum(-4),
-            products=np.swapaxes(flat, -1, -2) @ flat,
-        )
-
-    @classmethod
-    def of_rows(
-        cls,
-        user: npt.NDArray[np.integer[Any]],
-        arm: npt.NDArray[np.integer[Any]],
-        stage: npt.NDArray[np.integer[Any]],
-        figures: Floats,
-    ) -> Sums:
-        """Add up a table with one row for each user, arm and stage.
-
-        Args:
-            user: Number of the user, from 0, (R,).
-            arm: 0 challenger, 1 incumbent, (R,).
-            stage: Number of the stage, from 0, (R,).
-            figures: Numerator and denominator, (R, 2).
-        """
-        users, stages = int(user.max(initial=-1)) + 1, int(stage.max(initial=0)) + 1
-        order, parts = np.argsort(user, kind="stable"), []
-        bounds = np.searchsorted(user, range(0, max(users, 1) + USERS_AT_ONCE, USERS_AT_ONCE), sorter=order)
-        for part, rows in enumerate(np.split(order, bounds[1:-1])):
-            first = part * USERS_AT_ONCE
-            shape = (min(USERS_AT_ONCE, users - first), 2, stages)
-            values, present = np.zeros((*shape, 2)), np.zeros(shape, dtype=bool)
-            place = (user[rows] - first, arm[rows], stage[rows])
-            values[place], present[place] = figures[rows], True
-            parts.append(cls.of_users(values, present))
-        return cls(*(sum(getattr(part, field.name) for part in parts) for field in fields(cls)))
 
 
 @dataclass(frozen=True)
@@ -170,9 +108,9 @@ def estimate(sums: Sums, largest: float | None = None) -> Estimate:
         largest: What the numerator of one decision is at most. Where no user of either arm has a positive outcome, it
             says how large one could have been; without it, nothing is known of such a metric.
     """
-    sums = _with_both_arms(sums)
-    users, (numerator, denominator) = sums.users, np.moveaxis(sums.totals, -1, 0)
-    counts = users > 0
+    sums = sums.with_both_arms()
+    users, numerator, denominator = sums.users, sums.totals[..., NUMERATOR], sums.totals[..., DENOMINATOR]
+    counts, within = users > 0, sums.within()
     with np.errstate(divide="ignore", invalid="ignore"):
         total = np.nan_to_num(4.0 * users.prod(-2) / users.sum(-2)).sum(-1)
         size = np.nan_to_num(denominator.prod(-2) / denominator.sum(-2))  # (..., S)
@@ -180,35 +118,41 @@ def estimate(sums: Sums, largest: float | None = None) -> Estimate:
         slope = np.where(counts, weight / denominator, 0.0)  # what a unit of the numerator adds
         ratio = np.where(counts, numerator / denominator, 0.0)
         unbiased = np.sqrt(np.where(users > 1, users / (users - 1.0), 1.0))
-        gradient = np.stack([slope, -slope * ratio], -1) * (_SIGN * unbiased)[..., None]
+        theta, means = slopes(sums, within, ratio, weight), covariate_means(sums)
+        of_user = residual(ratio, np.where(counts, denominator / users, 0.0), means, theta)
+        gradient = of_user * (slope * _SIGN * unbiased)[..., None]
         flat = gradient.reshape(*gradient.shape[:-3], -1)
         variance = np.maximum(0.0, np.einsum("...i,...ij,...j->...", flat, sums.products, flat))
-        variance = variance + _missing_variance(sums, weight, largest)
-        variance = variance + ((slope * unbiased) ** 2 * _unseen_squares(sums, ratio)).sum((-1, -2))
-        enough = (denominator.sum(-1) ** 2 / _products(sums, 1, 1).sum(-1) >= MIN_USERS).all(-1)
+        variance = variance + ((slope * unbiased) ** 2 * _unseen_squares(sums, within, of_user, theta)).sum((-1, -2))
+        effective = denominator.sum(-1) ** 2 / within[..., DENOMINATOR, DENOMINATOR].sum(-1)  # (..., A)
+        variance = variance * _learnt(effective.sum(-1), theta.shape[-1])
+        variance = variance + _missing_variance(sums, within, weight, largest)
+        enough = (effective >= MIN_USERS).all(-1)
+    adjusted = ratio - (theta[..., None, None, :] * means).sum(-1)
     return Estimate(
-        value=np.where(total > 0, (_SIGN * weight * ratio).sum((-1, -2)), np.nan),
+        value=np.where(total > 0, (_SIGN * weight * adjusted).sum((-1, -2)), np.nan),
         se=np.where(enough, np.sqrt(variance), np.nan),
         effective_users=total,
         incumbent=(weight * ratio)[..., 1, :].sum(-1),
     )
 
 
-def _with_both_arms(sums: Sums) -> Sums:
-    """Without stages in which an arm has no users or no denominator: there is nothing to compare the others with."""
-    both: npt.NDArray[np.bool_] = np.all((sums.users > 0) & (sums.totals[..., 1] > 0), axis=-2, keepdims=True)
-    users, positive = np.where(both, sums.users, 0.0), np.where(both, sums.positive, 0.0)
-    return Sums(users, positive, np.where(both[..., None], sums.totals, 0.0), sums.products)
+def _learnt(users: Floats, covariates: int) -> Number:
+    """What the variance lacks since the slopes of covariates were learnt from the same users.
+
+    Residuals are smaller by 1 - K / n than those about the true slopes, and the slopes' own error adds K / n.
+    """
+    return (users + covariates) / np.maximum(users - covariates, 1.0) if covariates else 1.0
 
 
-def _missing_variance(sums: Sums, weight: Floats, largest: float | None) -> Floats:
+def _missing_variance(sums: Sums, within: Floats, weight: Floats, largest: float | None) -> Floats:
     """Variance that the users with a positive outcome would add who are missing to MIN_POSITIVE in an arm.
 
     How large a positive outcome is, is learned from both arms: an arm that has none can't say. The missing users are
-    spread over the stages like the arm's users.
+    spread over the stages like the arm's users. No covariate knows of them.
     """
-    users, (numerator, denominator) = sums.users, np.moveaxis(sums.totals, -1, 0)
-    squares = _products(sums, 0, 0)
+    users, numerator, denominator = sums.users, sums.totals[..., NUMERATOR], sums.totals[..., DENOMINATOR]
+    squares = within[..., NUMERATOR, NUMERATOR]
     per_user = np.where(users > 0, users / denominator, 0.0)  # makes a numerator a contribution to the mean
     seen = sums.positive.sum((-1, -2))
     unit = np.nan if largest is None else largest * users.sum((-1, -2)) / denominator.sum((-1, -2))
@@ -223,29 +167,27 @@ def _missing_variance(sums: Sums, weight: Floats, largest: float | None) -> Floa
     return added * np.where(added > 0, square, 0.0)
 
 
-def _unseen_squares(sums: Sums, ratio: Floats) -> Floats:
-    """What an arm's sum of (N - R D)^2 lacks to that about the ratio of both arms, its own or of as many users of both.
+def _unseen_squares(sums: Sums, within: Floats, of_user: Floats, theta: Floats) -> Floats:
+    """What an arm's sum of squared residuals lacks to that about both arms' ratio, its own or of as many users of both.
 
     Where a bot makes most of an arm's decisions in a stage, the arm's own ratio is the bot's: about it, the bot hardly
     varies. Of shape (..., A, S).
     """
-    both = sums.totals.sum(-3, keepdims=True)
-    common = np.nan_to_num(both[..., 0] / both[..., 1])
-    squares, share = _squares(sums, common), np.nan_to_num(sums.users / sums.users.sum(-2, keepdims=True))
+    users, both = sums.users.sum(-2, keepdims=True), sums.totals.sum(-3, keepdims=True)
+    ratio = np.nan_to_num(both[..., NUMERATOR] / both[..., DENOMINATOR])
+    per_user = np.nan_to_num(both[..., DENOMINATOR] / users)
+    means = np.nan_to_num(both[..., COVARIATES:] / users[..., None])
+    squares = _squares(within, residual(ratio, per_user, means, theta))
+    share = np.nan_to_num(sums.users / users)
     expected = np.maximum(squares, share * squares.sum(-2, keepdims=True))
-    unseen: Floats = np.maximum(0.0, expected - _squares(sums, ratio))
+    unseen: Floats = np.maximum(0.0, expected - _squares(within, of_user))
     return unseen
 
 
-def _squares(sums: Sums, ratio: Floats) -> Floats:
-    """Sums over users of (N - R D)^2 of each arm and stage, (..., A, S)."""
-    return _products(sums, 0, 0) - 2.0 * ratio * _products(sums, 0, 1) + ratio**2 * _products(sums, 1, 1)
-
-
-def _products(sums: Sums, i: int, j: int) -> Floats:
-    """Sums over users of N * N, N * D or D * D (0 is N) of each arm and stage, (..., A, S)."""
-    first = np.arange(0, sums.products.shape[-1], 2)
-    return sums.products[..., first + i, first + j].reshape(sums.users.shape)
+def _squares(within: Floats, of_user: Floats) -> Floats:
+    """Sums over users of their squared residuals in each arm and stage, (..., A, S)."""
+    squares: Floats = (of_user * (within @ of_user[..., None])[..., 0]).sum(-1)
+    return squares
 
 
 def rho_squared(alpha: float, tightest_at: int) -> float:

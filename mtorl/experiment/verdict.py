@@ -94,6 +94,7 @@ def reach_verdict(
     guardrails: Sequence[GuardrailCheck] = (),
     crossed_share: float = 0.0,
     late_gap: float = 0.0,
+    unbalanced: str | None = None,
     hours: float = math.inf,
     min_hours: float = 0.0,
     with_changed: Lift | None = None,
@@ -112,6 +113,7 @@ def reach_verdict(
         guardrails: all guardrails of the experiment.
         crossed_share: share of users who were seen in two arms of one stage.
         late_gap: by how much the arms' shares of outcomes, by value, that came too late to count differ.
+        unbalanced: covariate by which the arms' users differ more than a draw would have it.
         hours: hours of which decisions count, by the weight of their stages.
         min_hours: hours that the experiment was planned to run at least.
         with_changed: the lift with the days on which the stage was changed or the kill switch used, if they are left
@@ -125,6 +127,12 @@ def reach_verdict(
     if crossed_share > CROSSED_ALARM:
         return Verdict(
             "inconclusive", f"{crossed_share:.1%} of the users were seen in two arms: assignment is not sticky"
+        )
+    if unbalanced is not None:
+        return Verdict(
+            "inconclusive",
+            f"the arms' users differ in the covariate {unbalanced!r} by more than chance, so it was not known before "
+            "they met an arm: no adjusted number counts",
         )
     if late_gap > LATE_ALARM:
         return Verdict(

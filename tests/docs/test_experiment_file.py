@@ -9,6 +9,7 @@ import pytest
 import yaml
 from pydantic_core import to_jsonable_python
 
+from mtorl.experiment.covariates import Covariates
 from mtorl.experiment.experiment import Arm, Budget, Experiment, Guardrail, Metrics
 from mtorl.experiment.rule import Row
 from mtorl.experiment.stages import Ramp, RampStage
@@ -24,6 +25,7 @@ MODELS: dict[str, type[StrictModel]] = {
     "arms": Arm,
     "ramp": Ramp,
     "ramp: stages": RampStage,
+    "covariates": Covariates,
     "explore": Exploration,
     "policy: rows": Row,
     "budgets": Budget,

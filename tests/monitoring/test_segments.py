@@ -12,7 +12,7 @@ from monitoring.segments import MOST, segment_lifts
 from monitoring.verdict import CLICK, verdict_from_log
 from mtorl.experiment.experiment import Experiment
 from tests.monitoring.judged_experiment import CONTENT
-from tests.monitoring.test_verdict import Log
+from tests.monitoring.written_log import Log
 
 EXPERIMENT = Experiment.from_dict(CONTENT)
 DEVICE = {"device": "json_extract_string(record.context, '$.device')"}

@@ -21,52 +21,9 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.metrics import METRICS, Metric
 from mtorl.log.gain import Gain
 from tests.monitoring.judged_experiment import CONTENT
+from tests.monitoring.written_log import Log
 
 EXPERIMENT = Experiment.from_dict(CONTENT)
-
-
-class Log:
-    """A decision log that is written row by row."""
-
-    def __init__(self) -> None:
-        self.decisions: list[dict[str, Any]] = []
-        self.outcomes: list[dict[str, Any]] = []
-
-    def decide(self, user: str, arm: str, **other: Any) -> str:
-        minutes = len(self.decisions)
-        row = {
-            "decision_id": f"d{minutes}",
-            "user_id": user,
-            "experiment": "test",
-            "arm": arm,
-            "assignment_probability": 0.5,
-            "stage": "50%",
-            "expose": True,
-            "fallback_reason": None,
-            "withdrawn": False,
-            "latency_seconds": 0.01,
-            "event_time": (pd.Timestamp("2025-03-01", tz="UTC") + pd.Timedelta(minutes=minutes)).isoformat(),
-        }
-        self.decisions.append(row | other)
-        return str(row["decision_id"])
-
-    def learn(self, decision: str, kind: str, value: float) -> None:
-        event = {"event_id": f"e{len(self.outcomes)}", "event_time": self.decisions[-1]["event_time"]}
-        self.outcomes.append({**event, "decision_id": decision, "kind": kind, "value": value})
-
-    def write(self, folder: Path) -> DecisionLog:
-        decisions, outcomes = folder / "decisions.parquet", folder / "outcomes.parquet"
-        pd.DataFrame(self.decisions).astype({"fallback_reason": "string"}).to_parquet(decisions)
-        columns = {
-            "event_id": "string",
-            "decision_id": "string",
-            "kind": "string",
-            "value": "float64",
-            "event_time": "string",
-            "received_time": "string",  # null in records of an earlier version
-        }
-        pd.DataFrame(self.outcomes, columns=list(columns)).astype(columns).to_parquet(outcomes)
-        return DecisionLog((decisions,), (outcomes,))
 
 
 def traffic(users: int, challenger_rate: float, rounds: int = 3, seed: int = 0) -> Log:

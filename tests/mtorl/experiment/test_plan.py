@@ -7,7 +7,8 @@ import pytest
 
 from mtorl.experiment import plan
 from mtorl.experiment.plan import Population, needed_users
-from mtorl.experiment.statistics import Floats, Sums, compare
+from mtorl.experiment.statistics import compare
+from mtorl.experiment.sums import Floats, Sums
 
 
 @pytest.fixture(autouse=True)

@@ -14,9 +14,7 @@ from mtorl.experiment.statistics import (
     MIN_POSITIVE,
     MIN_USERS,
     Estimate,
-    Floats,
     Lift,
-    Sums,
     compare,
     confidence_sequence,
     estimate,
@@ -24,6 +22,7 @@ from mtorl.experiment.statistics import (
     one_sided_width,
     rho_squared,
 )
+from mtorl.experiment.sums import Floats, Sums
 
 ALPHA, TIGHTEST_AT = 0.05, 1_000
 

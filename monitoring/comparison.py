@@ -1,0 +1,186 @@
+"""One challenger with the incumbent: the lift of each metric, from the users' sums.
+
+comparison = Comparison(users, "challenger", stages, gain, None, alpha, tightest_at)
+comparison.lift("click_per_decision")
+comparison.lifts("click_per_decision", rows)        # as users arrived
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from monitoring.known_users import PREFIX
+from mtorl.experiment.adjustment import figures_with, standardised
+from mtorl.experiment.experiment import INCUMBENT
+from mtorl.experiment.metrics import COST, is_gain, metric
+from mtorl.experiment.statistics import MIN_USERS, Lift, compare
+from mtorl.experiment.sums import Floats, Sums
+from mtorl.experiment.verdict import DominantUser
+from mtorl.log.gain import Gain
+
+_SHORTEST = 1 / 60  # hours of a stage with a single decision
+
+
+class _Rows(NamedTuple):
+    """Of the users, those of both arms: their places among all, and codes of user, arm and stage, (R,)."""
+
+    place: npt.NDArray[np.intp]
+    user: npt.NDArray[np.int64]
+    arm: npt.NDArray[np.int8]
+    stage: npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One challenger with the incumbent."""
+
+    users: pd.DataFrame
+    challenger: str
+    stages: list[str]
+    gain: Gain
+    budget_per_decision: float | None
+    alpha: float
+    tightest_at: int
+    covariates: tuple[str, ...] = ()
+    """Columns of the users by which all lifts are adjusted."""
+
+    @cached_property
+    def _rows(self) -> _Rows:
+        place = np.flatnonzero(self.users["arm"].isin((self.challenger, INCUMBENT)))
+        users = self.users[["unit", "arm", "stage"]].iloc[place]
+        return _Rows(
+            place,
+            pd.factorize(users["unit"])[0],
+            np.asarray(users["arm"] == INCUMBENT, dtype=np.int8),
+            users["stage"].cat.set_categories(self.stages).cat.codes.to_numpy(),
+        )
+
+    @cached_property
+    def _told(self) -> Floats:
+        """Covariates of the rows, NaN where they are not known, (R, columns)."""
+        return self.users[list(self.covariates)].iloc[self._rows.place].to_numpy(np.float64)
+
+    @cached_property
+    def _known(self) -> Floats:
+        """Likewise, ready to be added up, (R, K)."""
+        return standardised(self._told)
+
+    def adjustment(self, primary: str) -> dict[str, Any] | None:
+        """What the covariates bring, JSON-ready; None: there are none."""
+        if not self.covariates:
+            return None
+        user, known = self._rows.user, np.isfinite(self._told).any(1)
+        adjusted, without = self.lift(primary), replace(self, covariates=()).lift(primary)
+        return {
+            "covariates": [name.removeprefix(PREFIX) for name in self.covariates],
+            "users_share": len(np.unique(user[known])) / max(len(np.unique(user)), 1),
+            "variance_ratio": (adjusted.se / without.se) ** 2 if without.se > 0 else math.nan,
+            "unadjusted_lift": without.value,
+            "unadjusted_lift_ci": without.ci,
+        }
+
+    def unbalanced(self, alpha: float) -> str | None:
+        """A covariate by which the arms' users differ more than the draw explains, at any look; None: none does."""
+        for column, values in zip(self.covariates, self._told.T, strict=True):
+            there = np.isfinite(values).astype(np.float64)
+            value = standardised(values[:, None])[:, 0]
+            for figures in ((value, there), (there, np.ones_like(there))):
+                lift = compare(
+                    self._sums(np.stack(figures, -1)),
+                    alpha=alpha / (2 * len(self.covariates)),
+                    tightest_at=self.tightest_at,
+                )
+                if lift.ci[0] > 0.0 or lift.ci[1] < 0.0:
+                    return column.removeprefix(PREFIX)
+        return None
+
+    def hours(self, primary: str, of_stages: Mapping[str, float]) -> float:
+        """Run time of what the lift rests on: that of a stage counts as far as its decisions do.
+
+        With the weight w of a stage in the lift and its hours h, (sum w)^2 / sum(w^2 / h), as Kish counts rows of
+        unequal weight: all the hours where each hour weighs alike, and hardly more than a day where a day at a large
+        stage outweighs the weeks before it.
+        """
+        sizes = self.users.groupby(["arm", "stage"], observed=True)[f"{primary}_denominator"].sum()
+        if not {self.challenger, INCUMBENT} <= set(sizes.index.get_level_values("arm")):
+            return 0.0
+        ours, theirs = sizes[self.challenger], sizes[INCUMBENT]
+        weight = ours * theirs / (ours + theirs)
+        weight = weight[weight > 0]  # of stages that both have decisions in
+        hours = pd.Series(of_stages, dtype=float).reindex(weight.index).clip(lower=_SHORTEST)
+        return float(weight.sum() ** 2 / (weight**2 / hours).sum()) if len(weight) else 0.0
+
+    def dominant_user(self, primary: str) -> DominantUser | None:
+        """The one user who keeps an arm from having enough; None if it isn't one."""
+        for arm in (self.challenger, INCUMBENT):
+            users = self.users[self.users["arm"] == arm]
+            decisions = users.groupby("unit")[f"{primary}_denominator"].sum().sort_values()
+            others = decisions.iloc[:-1]
+            if _effective(decisions) < MIN_USERS <= _effective(others):
+                return DominantUser(arm, float(decisions.iloc[-1] / decisions.sum()))
+        return None
+
+    def lift(self, name: str) -> Lift:
+        """Of the metric of this name."""
+        return self._compare(name, self._sums(self._figures(name)))
+
+    def lifts(self, name: str, rows: npt.NDArray[np.int64]) -> list[Lift]:
+        """The same with so many users each time, in the order of their arrival."""
+        if not len(rows):
+            return []
+        ends = np.searchsorted(self._rows.place, rows)
+        if self.budget_per_decision is not None:  # who is thinned depends on all that were seen
+            return [self._compare(name, self._sums(self._figures(name, end))) for end in ends]
+        sums = self._sums(self._figures(name), ends)
+        return [self._compare(name, sums.at(look)) for look in range(len(ends))]
+
+    def _compare(self, name: str, sums: Sums) -> Lift:
+        return compare(sums, alpha=self.alpha, tightest_at=self.tightest_at, largest=metric(name, self.gain).largest)
+
+    def _sums(self, figures: Floats, looks: npt.NDArray[np.intp] | None = None) -> Sums:
+        end = len(figures)
+        _, user, arm, stage = self._rows
+        return Sums.of_rows(user[:end], arm[:end], stage[:end], figures, looks)
+
+    def _figures(self, name: str, end: int | None = None) -> Floats:
+        """Of the rows of both arms, or of the first ones of them, (R, F)."""
+        place, _, arm, stage = (codes[:end] for codes in self._rows)
+        names = (name,) if self.budget_per_decision is None else dict.fromkeys((name, COST))
+        read = [f"{metric}_{part}" for metric in names for part in ("numerator", "denominator")]
+        users = self.users[read].iloc[place]
+        figures = np.zeros((len(users), 2))
+        if self.budget_per_decision is None:
+            figures[:] = users.to_numpy(np.float64)
+        else:
+            for cell in product(range(2), range(len(self.stages))):
+                chosen = (arm == cell[0]) & (stage == cell[1])
+                figures[chosen] = figures_of(users[chosen], name, self.budget_per_decision)
+        return figures_with(figures, self._known[:end])
+
+
+def _effective(decisions: pd.Series[float]) -> float:
+    """Kish's effective number of users, as `mtorl.experiment.statistics` counts them."""
+    return float(decisions.sum() ** 2 / max((decisions**2).sum(), 1e-300))
+
+
+def figures_of(users: pd.DataFrame, name: str, budget: float | None) -> Floats:
+    """A metric's numerator and denominator of each user of one arm and stage, (U, 2).
+
+    Gain over a budget is gain per currency unit times the budget, min(1, b / W) * G: the gain of as many decisions as
+    the cost is worth.
+    """
+    numerator, denominator = (users[f"{name}_{part}"].to_numpy(np.float64) for part in ("numerator", "denominator"))
+    if budget is not None and is_gain(name):
+        cost, decisions = (users[f"cost_per_decision_{part}"] for part in ("numerator", "denominator"))
+        if cost.sum() > budget * decisions.sum():
+            denominator = cost.to_numpy(np.float64) / budget
+    return np.stack([numerator, denominator], axis=-1)

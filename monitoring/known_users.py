@@ -1,0 +1,153 @@
+"""What is known of an experiment's users before they met any arm: the covariates that its lift is adjusted by.
+
+    names = find_known(db, log, experiment, kinds)      # the table `known`: unit, and a column of each name
+
+**The past** is what a user did in the same log before its first decision at a stage with challengers, in whatever
+experiment that was: at the stage shadow everybody has the incumbent, and another experiment splits users independently.
+Of these decisions the outcomes count that were known by then. One that came later may depend on the arm already.
+
+**A table** holds whatever else is known, such as what the incumbent's model forecasts. Nobody can see in it that a
+number was known beforehand. One that was not differs between the arms sooner or later, which the verdict looks for
+(`Comparison.unbalanced`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from monitoring.decision_log import DecisionLog, of_few_copies
+from mtorl.experiment.covariates import MOST_COLUMNS, USER
+from mtorl.experiment.experiment import Experiment, ExperimentError
+from mtorl.log.records import each_record
+
+if TYPE_CHECKING:
+    import duckdb
+
+PREFIX = "known:"
+"""Of a covariate's column."""
+_NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT",
+            "UHUGEINT", "FLOAT", "DOUBLE", "DECIMAL", "BOOLEAN")  # fmt: skip
+
+
+def find_known(
+    db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, kinds: Iterable[str]
+) -> tuple[str, ...]:
+    """Make the table `known`; its columns, none if nothing is known.
+
+    Args:
+        db: Holds the views `decision_log` and `outcome_log` and, of both, the ids that come more than once.
+        log: Its period does not bound the past.
+        experiment: Whose users, and what is known of them.
+        kinds: Outcomes whose sums in the past are covariates.
+
+    Raises:
+        ExperimentError: The table can't be used.
+    """
+    spec = experiment.covariates
+    if spec is None:
+        return ()
+    parts, names = [], []
+    if spec.past:
+        names += _find_past(db, experiment, tuple(kinds))
+        parts.append("past")
+    if spec.table is not None:
+        names += _read_table(db, Path(spec.table), spec.columns)
+        parts.append("told")
+    db.execute(f"CREATE TABLE known AS FROM {' FULL JOIN '.join(parts)}" + " USING (unit)" * (len(parts) - 1))
+    return tuple(names)
+
+
+def _find_past(db: duckdb.DuckDBPyConnection, experiment: Experiment, kinds: tuple[str, ...]) -> list[str]:
+    db.execute(
+        f"""CREATE TABLE met AS
+        SELECT hash(user_id) AS unit, min(CAST(event_time AS TIMESTAMPTZ)) AS first
+        FROM ({each_record("decision", "decision_log")})
+        WHERE (experiment <> $name OR salt <> $salt OR layer <> $layer) IS NOT TRUE AND assignment_probability < 1
+        GROUP BY unit""",
+        {"name": experiment.name, "salt": experiment.salt, "layer": experiment.layer},
+    )
+    db.execute(
+        f"""CREATE TABLE before AS
+        SELECT decision_id, unit, first FROM ({of_few_copies("decision", "decision_log")}) AS each
+               JOIN met ON met.unit = hash(each.user_id)
+        WHERE CAST(event_time AS TIMESTAMPTZ) < first AND NOT withdrawn"""
+    )
+    names = {kind: f"past {kind}" for kind in kinds}
+    added = "".join(
+        f", coalesce(sum(value) FILTER (kind = '{kind}'), 0) AS {_column(name)}" for kind, name in names.items()
+    )
+    known = "".join(f", coalesce({_column(name)}, 0) AS {_column(name)}" for name in names.values())
+    db.execute(
+        f"""CREATE TABLE past AS
+        WITH outcome AS (
+            SELECT unit{added} FROM ({of_few_copies("outcome", "outcome_log")}) JOIN before USING (decision_id)
+            WHERE greatest(CAST(event_time AS TIMESTAMPTZ), CAST(received_time AS TIMESTAMPTZ)) < first GROUP BY unit)
+        SELECT unit, decisions AS {_column("past decisions")}{known}
+        FROM (SELECT unit, count(*) AS decisions FROM before GROUP BY unit) LEFT JOIN outcome USING (unit)"""
+    )
+    db.execute("DROP TABLE met; DROP TABLE before")
+    return ["past decisions", *names.values()]
+
+
+def _read_table(db: duckdb.DuckDBPyConnection, file: Path, columns: tuple[str, ...]) -> list[str]:
+    import duckdb
+
+    if not file.is_file():
+        raise ExperimentError(f"covariates.table: {file}: no such file")
+    try:
+        table = db.read_csv(str(file), dtype={USER: "VARCHAR"}) if file.suffix == ".csv" else db.from_parquet(str(file))
+        table.create("covariate_table")  # all of it at once, so that a fault in it is found here
+        types = dict(zip(table.columns, map(str, table.types), strict=True))
+        _check_columns(file, types, columns)
+        names = list(columns or [name for name in types if name != USER])
+        _check_rows(db, file, names)
+    except duckdb.Error as error:
+        raise ExperimentError(f"covariates.table: {file}: {str(error).splitlines()[0]}") from None
+    read = ", ".join(
+        f"if(isnan({_quoted(name)}::DOUBLE), NULL, {_quoted(name)}::DOUBLE) AS {_column(name)}" for name in names
+    )
+    db.execute(f"CREATE TABLE told AS SELECT hash({USER}::VARCHAR) AS unit, {read} FROM covariate_table")
+    return names
+
+
+def _check_columns(file: Path, types: dict[str, str], columns: tuple[str, ...]) -> None:
+    said = f"covariates.table: {file}"
+    if USER not in types:
+        raise ExperimentError(f"{said}: no column {USER}; there are {', '.join(types)}")
+    if missing := [name for name in columns if name not in types]:
+        raise ExperimentError(f"{said}: no column {missing[0]!r}; there are {', '.join(types)}")
+    names = columns or tuple(name for name in types if name != USER)
+    if not names or len(names) > MOST_COLUMNS:
+        raise ExperimentError(
+            f"{said}: expected 1 to {MOST_COLUMNS} columns beside {USER}, got {len(names)}: name them"
+        )
+    if texts := [name for name in names if types[name].split("(")[0] not in _NUMBERS]:
+        raise ExperimentError(f"{said}: column {texts[0]!r} holds no numbers, but {types[texts[0]]}")
+
+
+def _check_rows(db: duckdb.DuckDBPyConnection, file: Path, names: list[str]) -> None:
+    faults = {
+        f"rows without a {USER}": f"FROM covariate_table WHERE {USER} IS NULL",
+        "users have several rows": f"FROM covariate_table GROUP BY {USER} HAVING count(*) > 1",
+        **{
+            f"rows of column {name!r} are infinite": f"FROM covariate_table WHERE isinf({_quoted(name)}::DOUBLE)"
+            for name in names
+        },
+    }
+    for fault, rows in faults.items():
+        ((count, example),) = db.execute(
+            f"SELECT count(*), min({USER}::VARCHAR) FROM (SELECT {USER} {rows})"
+        ).fetchall()
+        if count:
+            example_said = f", one of them {example!r}" if example is not None else ""
+            raise ExperimentError(f"covariates.table: {file}: {count:,} {fault}{example_said}")
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _column(name: str) -> str:
+    return _quoted(PREFIX + name)

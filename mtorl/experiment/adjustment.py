@@ -1,0 +1,109 @@
+"""Regression adjustment: what is known of the users before they meet any arm makes the comparison sharper.
+
+A covariate that is known before a user's first decision in the experiment can't depend on the arm. So where the
+challenger's users happen to have more of it, that is the draw's doing, and what it explains of the metric is taken out:
+
+    adjusted ratio    R - theta' xbar                    of each arm and stage, with the mean xbar of its users
+    of one user       (N_i - R D_i) - Dbar theta' (x_i - xbar),  Dbar = sum(D) / users       `residual`
+    theta             least squares of (N_i - R D_i) / Dbar on x_i - xbar, within arms and stages   `slopes`
+
+**One theta for both arms and all stages.** Any theta that settles leaves the lift unbiased, because the arms' means of
+x differ by chance only; the best one depends on the arms' shares (Lin 2013). That of each arm by itself would, in a
+challenger's one per cent, be learnt from a hundred users, and would fit their chance. Learnt from all users together
+(Deng et al. 2013, CUPED), its own error does not count beside that of the lift, and the loss is nothing as long as the
+arms' users respond to x alike. The interval holds either way: its variance is that of the residuals. Stages count for
+theta by their weight in the lift. Sequences with covariates: Lindon, Ham, Tingley and Bojinov, arXiv:2210.08589, and
+Waudby-Smith et al., arXiv:2103.06476.
+
+A user's x counts once for each stage that it is in, whatever it does there. Who comes back to a later stage may depend
+on the arm; the adjusted lift is then that among users of equal covariates.
+
+Shapes: as in `sums.py`; K = covariates.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mtorl.experiment.sums import COVARIATES, DENOMINATOR, NUMERATOR, ONE, Floats, Sums
+
+_DISTINCT = 1e-8
+"""Covariates that agree to that share of their variance are one, and one that varies less than that does not vary."""
+
+
+def slopes(sums: Sums, within: Floats, ratio: Floats, weight: Floats) -> Floats:
+    """What a unit of each covariate adds to the metric, (..., K).
+
+    Args:
+        sums: Of the users.
+        within: `Sums.within`.
+        ratio: The metric of each arm and stage, (..., A, S).
+        weight: Of each stage in the lift, (..., A, S).
+    """
+    users, x = sums.users[..., None], sums.totals[..., COVARIATES:]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        means = np.where(users > 0, x / users, 0.0)
+        share = np.where(users[..., 0] > 0, weight / users[..., 0].sum(-2, keepdims=True), 0.0)
+        per_decision = np.where(users[..., 0] > 0, users[..., 0] / sums.totals[..., DENOMINATOR], 0.0)
+    raw = within[..., COVARIATES:, COVARIATES:]
+    squares = np.einsum("...as,...asij->...ij", share, raw - x[..., :, None] * means[..., None, :])
+    of_metric = within[..., COVARIATES:, NUMERATOR] - ratio[..., None] * within[..., COVARIATES:, DENOMINATOR]
+    products = np.einsum("...as,...ask->...k", share * per_decision, of_metric)
+    variance = np.einsum("...kk->...k", squares)
+    size = np.einsum("...as,...askk->...k", share, raw)
+    scale = np.where(variance > _DISTINCT * size, np.sqrt(np.maximum(variance, 0.0)), np.inf)
+    correlations = squares / (scale[..., :, None] * scale[..., None, :])
+    solved = np.linalg.pinv(correlations, rcond=_DISTINCT, hermitian=True) @ (products / scale)[..., None]
+    found: Floats = solved[..., 0] / scale
+    return found
+
+
+def residual(ratio: Floats, per_user: Floats, means: Floats, theta: Floats) -> Floats:
+    """What a user's figures are multiplied with to give its residual, in the unit of the numerator, (..., A, S, F).
+
+    Args:
+        ratio: The metric, (..., A, S).
+        per_user: The denominator of a user, on average, (..., A, S).
+        means: Of the covariates, (..., A, S, K).
+        theta: `slopes`.
+    """
+    metric = np.stack([np.ones_like(ratio), -ratio], -1)
+    if not means.shape[-1]:
+        return metric
+    explained = theta[..., None, None, :] * per_user[..., None]
+    offset = (explained * means).sum(-1, keepdims=True)
+    return np.concatenate([metric, offset, -explained], -1)
+
+
+def covariate_means(sums: Sums) -> Floats:
+    """Means of the covariates of each arm and stage, (..., A, S, K); 0 where nobody is."""
+    users = sums.users[..., None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        means: Floats = np.where(users > 0, sums.totals[..., COVARIATES:] / users, 0.0)
+    return means
+
+
+def figures_with(metric: Floats, covariates: Floats) -> Floats:
+    """The figures of rows: numerator and denominator, (R, 2), and the covariates of the row's user, (R, K)."""
+    if not covariates.shape[-1]:
+        return metric
+    return np.concatenate([metric, np.ones((len(metric), ONE - DENOMINATOR)), covariates], -1)
+
+
+def standardised(columns: Floats) -> Floats:
+    """Covariates that numbers can be added up of without a loss, and with a mark for users who have none.
+
+    Each has mean 0 and standard deviation 1, which changes no lift. Who has none gets the mean and, in a column of its
+    own, a 1, so that the metric of such users is whatever it is.
+
+    Args:
+        columns: Of each user or row, NaN where it has none, (R, K).
+    """
+    missing = np.isnan(columns)
+    marks = {column.tobytes(): column for column in missing.T if column.any()}  # of one source, often all alike
+    known = (~missing).sum(0).clip(1)
+    means = np.where(missing, 0.0, columns).sum(0) / known
+    centred = np.where(missing, 0.0, columns - means)
+    spread = np.sqrt((centred**2).sum(0) / known)
+    scaled = centred / np.where(spread > 0, spread, 1.0)
+    return np.column_stack([scaled, *marks.values()])

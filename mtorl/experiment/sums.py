@@ -1,0 +1,130 @@
+"""What the users of an experiment add up to: all that a comparison needs to know of them.
+
+    sums = Sums.of_rows(user, arm, stage, figures)      # one row for each user, arm and stage
+
+Each user has some figures in each arm and stage: numerator and denominator of the metric and, where the lift is
+adjusted (`adjustment.py`), a 1 and its covariates. Kept are their sums, and the sums of products of each two of them.
+
+Shapes: U = users, R = rows, A = 2 arms, challenger first; S = stages; F = figures.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+NUMERATOR, DENOMINATOR, ONE, COVARIATES = range(4)
+"""Places of the figures; the covariates are the rest."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The users' figures, added up.
+
+    Attributes:
+        users: Users of each arm and stage, (..., A, S).
+        positive: Those whose numerator is above 0, (..., A, S).
+        totals: Sums of each figure, (..., A, S, F).
+        products: Sums over users of the products of each two of their A * S * F figures, (..., A S F, A S F).
+    """
+
+    users: Floats
+    positive: Floats
+    totals: Floats
+    products: Floats
+
+    @classmethod
+    def of_users(cls, values: Floats, present: npt.NDArray[np.bool_]) -> Sums:
+        """Add up users.
+
+        Args:
+            values: Figures of each user in each arm and stage, 0 where it was not, (..., U, A, S, F).
+            present: Whether the user was in that arm and stage, (..., U, A, S).
+        """
+        flat = values.reshape(*values.shape[:-3], math.prod(values.shape[-3:]))
+        return cls(
+            users=present.sum(-3, dtype=np.float64),
+            positive=(values[..., NUMERATOR] > 0).sum(-3, dtype=np.float64),
+            totals=values.sum(-4),
+            products=np.swapaxes(flat, -1, -2) @ flat,
+        )
+
+    @classmethod
+    def of_rows(
+        cls,
+        user: npt.NDArray[np.integer[Any]],
+        arm: npt.NDArray[np.integer[Any]],
+        stage: npt.NDArray[np.integer[Any]],
+        figures: Floats,
+        looks: npt.NDArray[np.integer[Any]] | None = None,
+    ) -> Sums:
+        """Add up a table with one row for each user, arm and stage.
+
+        Args:
+            user: Number of the user, (R,).
+            arm: 0 challenger, 1 incumbent, (R,).
+            stage: Number of the stage, from 0, (R,).
+            figures: Of the row, (R, F).
+            looks: Numbers of rows after which people look, ascending, (L,); the sums have an axis of them. By default,
+                all rows are added up, and there is no such axis.
+        """
+        ends = np.array([len(user)]) if looks is None else looks
+        user, arm, stage, figures = user[: ends[-1]], arm[: ends[-1]], stage[: ends[-1]], figures[: ends[-1]]
+        stages, size = int(stage.max(initial=0)) + 1, figures.shape[-1]
+        cells = 2 * stages
+        seen_at = np.searchsorted(ends, np.arange(len(user)), side="right")
+        cell = arm.astype(np.intp) * stages + stage
+        place = seen_at * cells + cell
+
+        def added(weights: npt.NDArray[Any] | None) -> Floats:
+            counts = np.bincount(place, weights, len(ends) * cells).astype(np.float64)
+            return counts.reshape(len(ends), 2, stages).cumsum(0)
+
+        products = np.zeros((len(ends), cells, size, cells, size))
+        # Two rows of one user, when the later one is seen: neighbours once the rows are sorted, or the next but one ...
+        order, lag = np.argsort(user, kind="stable"), 0
+        while len(pairs := np.flatnonzero(user[order[: len(order) - lag]] == user[order[lag:]])):
+            one, other = order[pairs], order[pairs + lag]
+            both = (seen_at[other] * cells + cell[one]) * cells + cell[other]
+            for i, j in product(range(size), repeat=2):
+                if lag or i <= j:
+                    weights = figures[one, i] * figures[other, j]
+                    sums = np.bincount(both, weights, len(ends) * cells**2).reshape(len(ends), cells, cells)
+                    products[:, :, i, :, j] += sums
+                    if lag or i < j:
+                        products[:, :, j, :, i] += np.swapaxes(sums, -1, -2)
+            lag += 1
+        found = cls(
+            users=added(None),
+            positive=added((figures[:, NUMERATOR] > 0).astype(np.float64)),
+            totals=np.stack([added(figures[:, i]) for i in range(size)], -1),
+            products=products.cumsum(0).reshape(len(ends), cells * size, cells * size),
+        )
+        if looks is None:
+            return found.at(0)
+        return found
+
+    def within(self) -> Floats:
+        """Sums of products of figures of the same arm and stage, (..., A, S, F, F)."""
+        *leading, arms, stages, figures = self.totals.shape
+        cells = self.products.reshape(*leading, arms * stages, figures, arms * stages, figures)
+        found: Floats = np.einsum("...cfcg->...cfg", cells)
+        return found.reshape(*leading, arms, stages, figures, figures)
+
+    def at(self, look: int) -> Sums:
+        """Those of one look, or of any other place on the first axis."""
+        return Sums(*(getattr(self, field.name)[look] for field in fields(self)))
+
+    def with_both_arms(self) -> Sums:
+        """Without stages in which an arm has no users or no denominator: the other one has nothing to compare with."""
+        there = (self.users > 0) & (self.totals[..., DENOMINATOR] > 0)
+        both: npt.NDArray[np.bool_] = np.all(there, axis=-2, keepdims=True)
+        users, positive = np.where(both, self.users, 0.0), np.where(both, self.positive, 0.0)
+        return Sums(users, positive, np.where(both[..., None], self.totals, 0.0), self.products)

@@ -1,0 +1,150 @@
+"""Covariates of an experiment's users: what each did before it met any arm, and a table of what else is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from monitoring.decision_log import DecisionLog
+from monitoring.experiment_users import experiment_users
+from monitoring.verdict import CLICK, verdict_from_log
+from mtorl.experiment.experiment import Experiment, ExperimentError
+from tests.monitoring.judged_experiment import CONTENT
+from tests.monitoring.written_log import Log
+
+SHADOW = {"stage": "shadow", "assignment_probability": 1.0}
+
+
+def known(log: DecisionLog, covariates: dict[str, Any]) -> pd.DataFrame:
+    """One row a user, by its number of decisions; users are told apart by it."""
+    with experiment_users(log, _experiment(covariates), CLICK) as found:
+        rows = found.users().rows.set_index("decisions").sort_index()
+        return rows[list(found.covariates)].rename(columns=lambda name: name.removeprefix("known:"))
+
+
+def _experiment(covariates: dict[str, Any]) -> Experiment:
+    return Experiment.from_dict({**CONTENT, "covariates": covariates})
+
+
+def visits(tmp_path: Path) -> DecisionLog:
+    """One user with a past, who decides once in the experiment, and one without, who does twice."""
+    log = Log()
+    for experiment in ("test", "another"):
+        decision = log.decide("old", "incumbent", experiment=experiment, **SHADOW)
+        log.learn(decision, "click", 1.0)
+    log.decide("old", "incumbent", withdrawn=True, **SHADOW)
+    late = log.decide("old", "incumbent", **SHADOW)
+    log.decide("old", "challenger")
+    log.learn(late, "click", 1.0)  # when it had met its arm
+    for _ in range(2):
+        log.learn(log.decide("new", "incumbent"), "click", 1.0)
+    return log.write(tmp_path)
+
+
+def test_the_past_is_what_was_known_before_the_first_decision_at_a_stage_with_challengers(tmp_path: Path) -> None:
+    found = known(visits(tmp_path), {"past": True})
+    assert found.columns.tolist() == ["past decisions", "past cost", "past click"]
+    assert found.loc[1].tolist() == [3.0, 0.0, 2.0]
+    assert found.loc[2].isna().all()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_tells_more(tmp_path: Path, suffix: str) -> None:
+    table = pd.DataFrame({"user_id": ["old", "nobody"], "forecast": [0.5, 1.0], "bought": [True, False], "name": "x"})
+    file = tmp_path / f"users{suffix}"
+    table.to_csv(file, index=False) if suffix == ".csv" else table.to_parquet(file)
+    spec = {"past": False, "table": str(file), "columns": ["forecast", "bought"]}
+    found = known(visits(tmp_path), spec)
+    assert found.loc[1].tolist() == [0.5, 1.0] and found.loc[2].isna().all()
+    both = known(visits(tmp_path), {**spec, "past": True})
+    assert both.columns.tolist()[-2:] == ["forecast", "bought"] and both.loc[1].tolist()[0] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "said"),
+    [
+        (None, [], "no such file"),
+        ({"user": ["a"], "x": [1.0]}, [], "no column user_id; there are user, x"),
+        ({"user_id": ["a"], "x": [1.0]}, ["y"], "no column 'y'; there are user_id, x"),
+        ({"user_id": ["a"], "x": ["high"]}, [], "column 'x' holds no numbers, but VARCHAR"),
+        ({"user_id": ["a"]}, [], "1 to 20 columns"),
+        ({"user_id": ["a", "b", "b"], "x": [1.0, 2.0, 3.0]}, [], "1 users have several rows, one of them 'b'"),
+        ({"user_id": ["a", None], "x": [1.0, 2.0]}, [], "1 rows without a user_id"),
+        ({"user_id": ["a", "b"], "x": [1.0, np.inf]}, [], "1 rows of column 'x' are infinite, one of them 'b'"),
+    ],
+)
+def test_a_table_that_is_none_is_refused(
+    tmp_path: Path, rows: dict[str, Any] | None, columns: list[str], said: str
+) -> None:
+    file = tmp_path / "users.parquet"
+    if rows is not None:
+        pd.DataFrame(rows).to_parquet(file)
+    with pytest.raises(ExperimentError, match=f"covariates.table: .*users.parquet: .*{said}"):
+        known(visits(tmp_path), {"table": str(file), "columns": columns})
+
+
+def test_a_file_that_is_no_table_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "users.parquet").write_text("nothing of the kind")
+    with pytest.raises(ExperimentError, match=r"covariates\.table: .*users\.parquet: [^\n]+$"):
+        known(visits(tmp_path), {"table": str(tmp_path / "users.parquet")})
+
+
+@pytest.mark.parametrize(
+    ("covariates", "said"),
+    [
+        ({"past": False}, "covariates: without past or a table nothing is known"),
+        ({"columns": ["x"]}, "covariates: columns are those of a table"),
+        ({"table": "users.xlsx"}, "covariates.table: 'users.xlsx' is neither .parquet nor .csv"),
+        ({"table": "users.csv", "columns": ["user_id"]}, "covariates.columns: expected different columns other than"),
+    ],
+)
+def test_an_experiment_file_says_what_is_wrong(covariates: dict[str, Any], said: str) -> None:
+    with pytest.raises(ExperimentError, match=said):
+        _experiment(covariates)
+
+
+def trafficked(tmp_path: Path, leaking: bool = False) -> tuple[DecisionLog, Path]:
+    """600 users with a past, whose click rates differ much, and a table that may know which arm they got."""
+    rng, log = np.random.default_rng(3), Log()
+    rates = rng.beta(0.5, 1.5, 600)
+    for stage, lift in ((SHADOW, 0.0), ({}, 0.1)):
+        for user, rate in enumerate(rates):
+            arm = "challenger" if user % 2 and not stage else "incumbent"
+            for _ in range(4):
+                decision = log.decide(f"u{user}", arm, **stage)
+                if rng.random() < rate + lift * (arm == "challenger"):
+                    log.learn(decision, "click", 1.0)
+    table = pd.DataFrame({"user_id": [f"u{user}" for user in range(600)], "forecast": rng.normal(size=600)})
+    if leaking:
+        table["forecast"] += np.arange(600) % 2
+    table.to_parquet(tmp_path / "users.parquet")
+    return log.write(tmp_path), tmp_path / "users.parquet"
+
+
+def test_a_verdict_says_what_its_lift_was_adjusted_by(tmp_path: Path) -> None:
+    log, _ = trafficked(tmp_path)
+    without = verdict_from_log(log, Experiment.from_dict(CONTENT))
+    found = verdict_from_log(log, _experiment({"past": True}))
+    assert without["adjustment"] is None
+    adjustment = found["adjustment"]
+    assert adjustment["covariates"] == ["past decisions", "past cost", "past click"]
+    assert adjustment["users_share"] == 1.0 and 0.2 < adjustment["variance_ratio"] < 0.8
+    assert adjustment["unadjusted_lift"] == without["lift"] != found["lift"]
+    assert adjustment["unadjusted_lift_ci"] == without["lift_ci"]
+    last = {"users": 600, "lift": found["lift"], "lo": found["lift_ci"][0], "hi": found["lift_ci"][1]}
+    assert found["series"][-1] == pytest.approx(last)
+    assert found["effective_users"] == without["effective_users"]
+
+
+def test_a_covariate_that_knows_the_arm_is_found(tmp_path: Path) -> None:
+    log, table = trafficked(tmp_path, leaking=True)
+    found = verdict_from_log(log, _experiment({"past": True, "table": str(table)}))
+    assert found["verdict"] == "inconclusive" and "in the covariate 'forecast' by more than chance" in found["reason"]
+
+
+def test_covariates_are_no_part_of_what_is_in_force() -> None:
+    assert _experiment({"past": True}).version == Experiment.from_dict(CONTENT).version

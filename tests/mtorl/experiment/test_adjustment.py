@@ -1,0 +1,136 @@
+"""Adjusting a lift by covariates: the same lift, a narrower interval, the same error rate."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mtorl.experiment.adjustment import figures_with, standardised
+from mtorl.experiment.statistics import Estimate, compare, confidence_sequence, estimate
+from mtorl.experiment.sums import Floats, Sums
+
+ALPHA, TIGHTEST_AT = 0.05, 1_000
+
+
+def users(rng: np.random.Generator, n: int, lift: float = 0.0, share: float = 0.5) -> tuple[np.ndarray, Floats, Floats]:
+    """Arm, clicks and decisions, and what each did before; a fifth has no past."""
+    rate = rng.beta(1.0, 4.0, n)
+    arm = (rng.random(n) >= share).astype(np.intp)
+    decisions, before = 1 + rng.poisson(9, n), 1 + rng.poisson(29, n)
+    clicks = rng.binomial(decisions, np.where(arm == 0, np.minimum(rate + lift, 1.0), rate))
+    past = np.stack([rng.binomial(before, rate), before], -1).astype(float)
+    past[rng.random(n) < 0.2] = np.nan
+    return arm, np.stack([clicks, decisions], -1).astype(float), past
+
+
+def sums_of(arm: np.ndarray, figures: Floats, looks: np.ndarray | None = None) -> Sums:
+    return Sums.of_rows(np.arange(len(arm)), arm, np.zeros_like(arm), figures, looks)
+
+
+def test_it_is_the_regression_that_textbooks_have() -> None:
+    """With one decision a user, the metric is a mean, and the adjusted lift that of a least-squares fit."""
+    rng = np.random.default_rng(1)
+    arm, x = rng.integers(0, 2, 3_000), rng.normal(size=(3_000, 2))
+    y = 2.0 + x @ [1.0, -0.5] + 0.3 * (arm == 0) + rng.normal(size=3_000)
+    found = estimate(sums_of(arm, figures_with(np.stack([y, np.ones(3_000)], -1), x)))
+    design = np.column_stack([np.ones(3_000), arm == 0, x])
+    slopes, *_ = np.linalg.lstsq(design, y, rcond=None)
+    errors = y - design @ slopes
+    bread = np.linalg.inv(design.T @ design)
+    robust = bread @ (design.T * errors**2) @ design @ bread
+    assert found.value == pytest.approx(slopes[1])
+    assert found.se == pytest.approx(np.sqrt(robust[1, 1]), rel=0.01)
+
+
+def test_the_lift_stays_and_the_interval_is_narrower() -> None:
+    rng = np.random.default_rng(2)
+    arm, figures, past = users(rng, 20_000, lift=0.02)
+    without, adjusted = (estimate(sums_of(arm, figures_with(figures, x))) for x in (past[:, :0], standardised(past)))
+    assert adjusted.se**2 < 0.75 * without.se**2
+    assert abs(adjusted.value - without.value) < 3.0 * without.se
+    assert adjusted.effective_users == without.effective_users
+
+
+def test_a_covariate_that_says_nothing_changes_nothing() -> None:
+    rng = np.random.default_rng(3)
+    arm, figures, _ = users(rng, 5_000)
+    without = estimate(sums_of(arm, figures))
+    for x in (np.zeros((5_000, 1)), np.full((5_000, 2), 7.0)):
+        found = estimate(sums_of(arm, figures_with(figures, x)))
+        assert found.value == pytest.approx(without.value)
+        assert found.se == pytest.approx(without.se, rel=1e-3)
+
+
+@given(scale=st.floats(1e-3, 1e3), shift=st.floats(-1e3, 1e3), seed=st.integers(0, 20))
+@settings(max_examples=25, deadline=None)
+def test_units_of_a_covariate_do_not_matter(scale: float, shift: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    arm, figures, past = users(rng, 800)
+    one, other = (estimate(sums_of(arm, figures_with(figures, standardised(x)))) for x in (past, past * scale + shift))
+    assert one.value == pytest.approx(other.value, abs=1e-9) and one.se == pytest.approx(other.se, rel=1e-6)
+
+
+def test_covariates_that_say_the_same_count_once() -> None:
+    rng = np.random.default_rng(4)
+    arm, figures, past = users(rng, 5_000)
+    once, twice = (standardised(x) for x in (past[:, :1], np.repeat(past[:, :1], 2, 1)))
+    one, other = (estimate(sums_of(arm, figures_with(figures, x))) for x in (once, twice))
+    assert one.value == pytest.approx(other.value) and one.se == pytest.approx(other.se, rel=1e-3)
+
+
+def test_a_user_of_whom_nothing_is_known_has_a_mark() -> None:
+    found = standardised(np.array([[1.0, 5.0], [3.0, np.nan], [np.nan, np.nan]]))
+    assert found.shape == (3, 4)
+    assert found[:, 2].tolist() == [0.0, 0.0, 1.0] and found[:, 3].tolist() == [0.0, 1.0, 1.0]
+    assert found[2, :2].tolist() == [0.0, 0.0]
+    assert standardised(np.ones((3, 1))).tolist() == [[0.0], [0.0], [0.0]]
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5])
+def test_peeking_keeps_the_error_rate(share: float) -> None:
+    rng = np.random.default_rng(5)
+    looks = np.unique(np.geomspace(100, 5_000, 20).astype(np.int64))
+    wrong = 0
+    for _ in range(200):
+        arm, figures, past = users(rng, 5_000, share=share)
+        found = estimate(sums_of(arm, figures_with(figures, standardised(past)), looks))
+        wrong += _excludes_zero(found)
+    assert wrong / 200 <= ALPHA
+
+
+def _excludes_zero(found: Estimate) -> bool:
+    low, high = confidence_sequence(found.value, found.se, found.effective_users, alpha=ALPHA, tightest_at=TIGHTEST_AT)
+    return bool(((low > 0.0) | (high < 0.0)).any())
+
+
+def test_a_covariate_that_depends_on_the_arm_hides_the_lift() -> None:
+    """Why an arm's own forecast is none: here it says just what the arm brings."""
+    rng = np.random.default_rng(6)
+    arm, figures, _ = users(rng, 20_000, lift=0.05)
+    forecast = np.where(arm == 0, 0.05, 0.0) + rng.normal(0.0, 1e-3, 20_000)
+    honest = compare(sums_of(arm, figures), alpha=ALPHA, tightest_at=TIGHTEST_AT)
+    x = standardised(forecast[:, None] + figures[:, :1] / figures[:, 1:])
+    fooled = compare(sums_of(arm, figures_with(figures, x)), alpha=ALPHA, tightest_at=TIGHTEST_AT)
+    assert honest.value > 0.03 and fooled.value < honest.value / 2
+
+
+def test_looks_are_what_each_of_them_would_be_alone() -> None:
+    """Users of several stages, too: a product of two rows is there once both are."""
+    rng = np.random.default_rng(7)
+    n = 400
+    user, stage = rng.permutation(np.repeat(np.arange(200), 2)), np.zeros(n, dtype=np.intp)
+    seen: dict[int, int] = {}
+    for row, number in enumerate(user):
+        stage[row] = seen.get(int(number), 0)
+        seen[int(number)] = 1
+    arm, figures = rng.integers(0, 2, n), rng.normal(size=(n, 5))
+    looks = np.array([3, 150, 400])
+    together = Sums.of_rows(user, arm, stage, figures, looks)
+    values, present = np.zeros((200, 2, 2, 5)), np.zeros((200, 2, 2), dtype=bool)
+    for place, end in enumerate(looks):
+        values[user[:end], arm[:end], stage[:end]], present[user[:end], arm[:end], stage[:end]] = figures[:end], True
+        alone = Sums.of_users(values, present)
+        for name in Sums.__dataclass_fields__:
+            np.testing.assert_allclose(getattr(together.at(place), name), getattr(alone, name), atol=1e-9)
