@@ -138,7 +138,7 @@ def print_verdict(verdict: dict[str, Any]) -> None:
         if several:
             console.print(f"{name}: {one['verdict']}: {one['reason']}", highlight=False, markup=False, soft_wrap=True)
         if one["lift"] is not None:
-            lift = f"{verdict['gain']} per decision: {_with_interval(one, 'lift', '+', 4)}"
+            lift = f"{verdict['gain']} per {verdict['per']}: {_with_interval(one, 'lift', '+', 4)}"
             whose = f"lift of {name}" if several else "lift"
             console.print(f"{whose}, {lift}", highlight=False, markup=False, soft_wrap=True)
     table = Table()

@@ -21,12 +21,13 @@ import pandas as pd
 from monitoring.known_users import PREFIX
 from mtorl.experiment.adjustment import figures_with, standardised
 from mtorl.experiment.experiment import INCUMBENT
-from mtorl.experiment.metrics import COST, is_gain, metric
+from mtorl.experiment.metrics import COST, is_gain, is_per_decision, metric
 from mtorl.experiment.statistics import MIN_USERS, Lift, compare
 from mtorl.experiment.sums import Floats, Sums
 from mtorl.experiment.verdict import DominantUser
 from mtorl.log.gain import Gain
 
+_DECISIONS = f"{COST}_denominator"
 _SHORTEST = 1 / 60  # hours of a stage with a single decision
 
 
@@ -103,14 +104,14 @@ class Comparison:
                     return column.removeprefix(PREFIX)
         return None
 
-    def hours(self, primary: str, of_stages: Mapping[str, float]) -> float:
+    def hours(self, of_stages: Mapping[str, float]) -> float:
         """Run time of what the lift rests on: that of a stage counts as far as its decisions do.
 
         With the weight w of a stage in the lift and its hours h, (sum w)^2 / sum(w^2 / h), as Kish counts rows of
         unequal weight: all the hours where each hour weighs alike, and hardly more than a day where a day at a large
         stage outweighs the weeks before it.
         """
-        sizes = self.users.groupby(["arm", "stage"], observed=True)[f"{primary}_denominator"].sum()
+        sizes = self.users.groupby(["arm", "stage"], observed=True)[_DECISIONS].sum()
         if not {self.challenger, INCUMBENT} <= set(sizes.index.get_level_values("arm")):
             return 0.0
         ours, theirs = sizes[self.challenger], sizes[INCUMBENT]
@@ -133,18 +134,33 @@ class Comparison:
         """Of the metric of this name."""
         return self._compare(name, self._sums(self._figures(name)))
 
+    def lift_per_cost(self, primary: str) -> Lift:
+        """Of what the primary metric sums, per currency unit."""
+        columns = self.users[[f"{primary}_numerator", f"{COST}_numerator"]].iloc[self._rows.place]
+        sums = self._sums(figures_with(columns.to_numpy(np.float64), self._known))
+        return compare(sums, alpha=self.alpha, tightest_at=self.tightest_at, sizes=self._decisions(None))
+
     def lifts(self, name: str, rows: npt.NDArray[np.int64]) -> list[Lift]:
         """The same with so many users each time, in the order of their arrival."""
         if not len(rows):
             return []
         ends = np.searchsorted(self._rows.place, rows)
         if self.budget_per_decision is not None:  # who is thinned depends on all that were seen
-            return [self._compare(name, self._sums(self._figures(name, end))) for end in ends]
+            return [self._compare(name, self._sums(self._figures(name, end)), end) for end in ends]
         sums = self._sums(self._figures(name), ends)
-        return [self._compare(name, sums.at(look)) for look in range(len(ends))]
+        return [self._compare(name, sums.at(look), end) for look, end in enumerate(ends)]
 
-    def _compare(self, name: str, sums: Sums) -> Lift:
-        return compare(sums, alpha=self.alpha, tightest_at=self.tightest_at, largest=metric(name, self.gain).largest)
+    def _compare(self, name: str, sums: Sums, end: int | None = None) -> Lift:
+        sizes = None if is_per_decision(name) else self._decisions(end)
+        largest = metric(name, self.gain).largest
+        return compare(sums, alpha=self.alpha, tightest_at=self.tightest_at, largest=largest, sizes=sizes)
+
+    def _decisions(self, end: int | None) -> Floats:
+        """Of the first rows, or of all of them, in each arm and stage, (A, S)."""
+        place, _, arm, stage = (codes[:end] for codes in self._rows)
+        stages = int(stage.max(initial=0)) + 1  # as the sums have them
+        decisions = self.users[_DECISIONS].to_numpy(np.float64)[place]
+        return np.bincount(arm * stages + stage, decisions, 2 * stages).reshape(2, stages)
 
     def _sums(self, figures: Floats, looks: npt.NDArray[np.intp] | None = None) -> Sums:
         end = len(figures)
@@ -179,7 +195,7 @@ def figures_of(users: pd.DataFrame, name: str, budget: float | None) -> Floats:
     the cost is worth.
     """
     numerator, denominator = (users[f"{name}_{part}"].to_numpy(np.float64) for part in ("numerator", "denominator"))
-    if budget is not None and is_gain(name):
+    if budget is not None and is_gain(name) and is_per_decision(name):
         cost, decisions = (users[f"cost_per_decision_{part}"] for part in ("numerator", "denominator"))
         if cost.sum() > budget * decisions.sum():
             denominator = cost.to_numpy(np.float64) / budget

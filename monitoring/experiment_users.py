@@ -28,7 +28,7 @@ from monitoring.counted_decisions import (
 from monitoring.decision_log import DecisionLog, database, one_record_each_of_few_copies, open_records
 from monitoring.known_users import PREFIX, find_known
 from mtorl.experiment.experiment import Experiment
-from mtorl.experiment.metrics import COST, METRICS, column, gain_of, sums, total
+from mtorl.experiment.metrics import COST, column, gain_of, outcomes_of, sums, total
 from mtorl.log.gain import Gain
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def experiment_users(
         ExperimentError: The table of the experiment's covariates can't be used.
     """
     names = tuple(dict.fromkeys((COST, *experiment.metrics.names)))
-    kinds = dict.fromkeys(kind for name in names if name not in METRICS for kind in gain_of(name, gain).names)
+    kinds = dict.fromkeys(kind for name in names for kind in outcomes_of(name, gain))
     ages = {
         f'"{age}:{kind}"': f"{test} AND kind = '{kind}'"
         for kind in kinds

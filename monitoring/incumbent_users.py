@@ -14,7 +14,7 @@ import numpy as np
 
 from monitoring.decision_log import DecisionLog, database, one_record_each_of_few_copies, open_records
 from mtorl.experiment.experiment import INCUMBENT, OUTSIDE, Experiment
-from mtorl.experiment.metrics import COST, METRICS, column, gain_of, sums
+from mtorl.experiment.metrics import COST, column, gain_of, outcomes_of, sums
 from mtorl.experiment.plan import Population, needed_users
 from mtorl.experiment.verdict import error_share
 from mtorl.log.dataset import EVENTS
@@ -40,7 +40,7 @@ def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> Inc
     """
     primary = experiment.metrics.primary
     names = tuple(dict.fromkeys((primary, COST)))
-    kinds = dict.fromkeys(kind for name in names if name not in METRICS for kind in gain_of(name, gain).names)
+    kinds = dict.fromkeys(kind for name in names for kind in outcomes_of(name, gain))
     known = f"{experiment.metrics.outcome_hours or 0.0!r} * INTERVAL 1 HOUR"
     with database() as db:
         open_records(db, "decision", log.decisions).create_view("decision_log")

@@ -31,7 +31,7 @@ from monitoring.counted_decisions import CHANGED, shares_of_stages
 from monitoring.decision_log import DecisionLog
 from monitoring.experiment_users import Users, experiment_users
 from mtorl.experiment.experiment import INCUMBENT, Experiment, Guardrail
-from mtorl.experiment.metrics import COST, GAIN, METRICS, gain_of
+from mtorl.experiment.metrics import COST, GAIN, gain_of, is_per_decision, outcomes_of, parts_of
 from mtorl.experiment.sample_ratio import SRM_ALARM, srm_p_value
 from mtorl.experiment.statistics import MIN_USERS, Lift
 from mtorl.experiment.verdict import GuardrailCheck, check_guardrail, error_share, leading, reach_verdict
@@ -62,11 +62,12 @@ def verdict_from_log(
         tightest_at: Effective users at which the always-valid interval is tightest; fixed before the experiment starts.
 
     Returns:
-        A JSON-ready dict: gain (that of the primary metric), arms, their models, users_of_stages (those who count, by
-        stage and arm), srm_p, what was left out (decisions by reason, and late outcomes), `challengers` with the
-        comparison of each, and at the top level that of the challenger which decides: lift, lift_ci (always valid),
-        lift_ci_fixed, relative_lift, adjustment (by which covariates, with the lift that is not adjusted; None: by
-        none), guardrails, secondary, verdict, reason, series of looks as users arrived.
+        A JSON-ready dict: gain (that of the primary metric) and per (what it is divided by), arms, their models,
+        users_of_stages (those who count, by stage and arm), srm_p, what was left out (decisions by reason, and late
+        outcomes), `challengers` with the comparison of each, and at the top level that of the challenger which decides:
+        lift, lift_ci (always valid), lift_ci_fixed, relative_lift, adjustment (by which covariates, with the lift that
+        is not adjusted; None: by none), money (gain per currency unit, and what it comes to at the challenger's spend),
+        guardrails, secondary, verdict, reason, series of looks as users arrived.
 
     Raises:
         ExperimentError: the table of its covariates can't be used.
@@ -106,7 +107,7 @@ def verdict_from_log(
         [(counts, every_stage[stage]) for stage, counts in users_of_stages.items()], planned=len(every_stage)
     )
     deciding = (primary, *(guardrail.name for guardrail in guardrails))
-    kinds = {kind for metric in deciding if metric not in METRICS for kind in gain_of(metric, gain).names}
+    kinds = {kind for metric in deciding for kind in outcomes_of(metric, gain)}
     lifts, verdicts, results = {}, {}, {}
     for name, comparison in comparisons.items():
         lift = lifts[name] = comparison.lift(primary)
@@ -123,7 +124,7 @@ def verdict_from_log(
             crossed_share=found.crossed / max(found.all_users, 1),
             late_gap=_late_gap(users, name, kinds),
             unbalanced=comparison.unbalanced(SRM_ALARM / len(challengers)),
-            hours=(hours := comparison.hours(primary, of_stages)),
+            hours=(hours := comparison.hours(of_stages)),
             min_hours=experiment.min_runtime_hours,
             with_changed=with_changed[name][0] if changed else None,
             dominant=None if math.isfinite(lift.ci[0]) else comparison.dominant_user(primary),
@@ -135,6 +136,7 @@ def verdict_from_log(
             "relative_lift": lift.relative,
             "effective_users": lift.effective_users,
             "adjustment": comparison.adjustment(primary),
+            "money": _money(comparison, primary),
             "hours": hours,
             "guardrails": [asdict(check) for check in checks],
             "secondary": {name: _secondary(comparison.lift(name)) for name in experiment.metrics.secondary},
@@ -151,6 +153,7 @@ def verdict_from_log(
         "stage": experiment.stage,
         "stages": stages_of(users),
         "gain": str(gain_of(primary, gain)),
+        "per": (parts_of(primary) or ("", "decision"))[1],
         "alpha": experiment.alpha,
         "confidence": 1.0 - alpha,
         "weighted": log.weights is not None,
@@ -192,6 +195,8 @@ def _arm(found: Users, arm: str, primary: str, budget: float | None) -> dict[str
     users = found.rows[found.rows["arm"] == arm]
     counts = found.arms.reindex([arm], fill_value=0).iloc[0]
     gain_per_decision, cost_per_decision = (_ratio(users, name, budget) for name in (primary, COST))
+    if not is_per_decision(primary):
+        gain_per_decision *= cost_per_decision
     return {
         "users": users["unit"].nunique(),
         **{name: int(counts[name]) for name in ("decisions", "evaluable", "exposures", "fallbacks")},
@@ -261,6 +266,21 @@ def _looks(users: int) -> npt.NDArray[np.int64]:
     """Numbers of users at which the series is looked at; none before the intervals can be read."""
     first = 2 * MIN_USERS
     return np.unique(np.linspace(first, users, LOOKS if users >= first else 0).round().astype(np.int64))
+
+
+def _money(comparison: Comparison, primary: str) -> dict[str, Any]:
+    """The lift of the gain per currency unit and, at the challenger's spend, the gain that it comes to."""
+    lift = comparison.lift_per_cost(primary)
+    ours = comparison.users["arm"] == comparison.challenger
+    spent = float(comparison.users.loc[ours, "cost"].sum())
+    return {
+        "gain_per_cost_lift": lift.value,
+        "gain_per_cost_lift_ci": lift.ci,
+        "gain_per_cost_relative_lift": lift.relative,
+        "spent": spent,
+        "incremental_gain": lift.value * spent,
+        "incremental_gain_ci": tuple(bound * spent for bound in lift.ci),
+    }
 
 
 def _secondary(lift: Lift) -> dict[str, Any]:

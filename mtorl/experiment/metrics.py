@@ -2,6 +2,8 @@
 
     gain_per_decision                     the gain of the data set, an outcome or a weighted sum (`mtorl.log.gain`)
     click_per_decision, NAME_per_decision sum of one outcome: cost, click, conversion, revenue, or a further one
+    gain_per_cost, NAME_per_cost          return on spend: gain, or one outcome, a currency unit
+    cost_per_click, cost_per_NAME         what an outcome costs, and any other NAME_per_NAME
     exposure_ratio, ...                   those of METRICS
 
 A new metric is one line in METRICS, and its name in words in `monitoring.plain_words.METRICS` if the name itself does
@@ -24,7 +26,8 @@ from mtorl.log.gain import Gain
 GAIN = "gain_per_decision"
 COST = "cost_per_decision"
 
-_OF_AN_OUTCOME = re.compile(r"([A-Za-z][A-Za-z0-9_]*)_per_decision")
+_RATIO = re.compile(r"([A-Za-z][A-Za-z0-9_]*)_per_([A-Za-z][A-Za-z0-9_]*)")
+_GAIN, _DECISION, _COST = "gain", "decision", "cost"
 
 
 class Metric(NamedTuple):
@@ -45,15 +48,17 @@ METRICS = {
 
 
 def known(name: str) -> str:
-    """The name itself, if an experiment file may say it. Whether the data set has the outcome: `check_outcomes`.
+    """The name itself, if an experiment file may say it. Whether the data set has the outcomes: `check_outcomes`.
 
     Raises:
         ValueError: there is no such metric.
     """
-    if name not in METRICS and not _OF_AN_OUTCOME.fullmatch(name):
+    parts = parts_of(name)
+    if (name not in METRICS and parts is None) or (parts is not None and parts[0] in (parts[1], _DECISION)):
         usual = ", ".join(f"{kind}_per_decision" for kind in OUTCOMES)
         raise ValueError(
-            f"metric {name!r} is not known; known: {GAIN}, {usual} (or another outcome), {', '.join(METRICS)}"
+            f"metric {name!r} is not known; known: {GAIN}, {usual} (or another outcome), gain_per_cost, cost_per_click "
+            f"(or other outcomes), {', '.join(METRICS)}"
         )
     return name
 
@@ -66,7 +71,8 @@ def known_gain(name: str) -> str:
     """
     if not is_gain(known(name)):
         raise ValueError(
-            f"metric {name!r} is no gain; the primary metric is {GAIN}, or that of one outcome, click_per_decision"
+            f"metric {name!r} is no gain; the primary metric is {GAIN}, or that of one outcome, click_per_decision, or "
+            "either of them per cost"
         )
     return name
 
@@ -83,29 +89,46 @@ def check_outcomes(names: Iterable[str], outcomes: Iterable[str]) -> None:
     """
     there = tuple(outcomes)
     for name in names:
-        if outcome_of(name) not in (None, *there):
-            per_decision = ", ".join(f"{outcome}_per_decision" for outcome in there)
-            raise ValueError(
-                f"metric {name!r} is not known: the data set has no outcome {outcome_of(name)!r}; "
-                f"known: {GAIN}, {per_decision}, {', '.join(METRICS)}"
-            )
+        for part in parts_of(name) or ():
+            if part not in (_GAIN, _DECISION, *there):
+                per_decision = ", ".join(f"{outcome}_per_decision" for outcome in there)
+                raise ValueError(
+                    f"metric {name!r} is not known: the data set has no outcome {part!r}; "
+                    f"known: {GAIN}, {per_decision}, ratios of them such as {there[0]}_per_cost, {', '.join(METRICS)}"
+                )
 
 
-def outcome_of(name: str) -> str | None:
-    """The outcome that a metric is about; None if it is about the gain, or about none."""
-    found = _OF_AN_OUTCOME.fullmatch(name)
-    return found[1] if found and name != GAIN else None
+def parts_of(name: str) -> tuple[str, str] | None:
+    """What a metric sums, and what it divides it by: gain, decision or an outcome; None if it is one of METRICS."""
+    found = _RATIO.fullmatch(name)
+    return (found[1], found[2]) if found and name not in METRICS else None
 
 
 def is_gain(name: str) -> bool:
-    """Whether a metric is the gain, or any other outcome that people want more of."""
-    return name == GAIN or outcome_of(name) not in (None, "cost")
+    """Whether a metric is the gain, or any other outcome that people want more of, per decision or currency unit."""
+    what, per = parts_of(name) or (_COST, "")
+    return what != _COST and per in (_DECISION, _COST)
+
+
+def is_per_decision(name: str) -> bool:
+    """Whether a metric divides by decisions, as those of METRICS do."""
+    parts = parts_of(name)
+    return parts is None or parts[1] == _DECISION
 
 
 def gain_of(name: str, gain: Gain) -> Gain:
     """What a metric sums, if it is none of METRICS: its outcome, or the gain of the data set."""
-    outcome = outcome_of(name)
-    return gain if outcome is None else Gain.of_spec(outcome)
+    parts = parts_of(name)
+    return _summed(parts[0], gain) if parts is not None else gain
+
+
+def outcomes_of(name: str, gain: Gain) -> tuple[str, ...]:
+    """The outcomes whose sums a metric needs."""
+    return tuple(outcome for part in parts_of(name) or () if part != _DECISION for outcome in _summed(part, gain).names)
+
+
+def _summed(part: str, gain: Gain) -> Gain:
+    return gain if part == _GAIN else Gain.of_spec(part)
 
 
 def metric(name: str, gain: Gain) -> Metric:
@@ -113,17 +136,19 @@ def metric(name: str, gain: Gain) -> Metric:
 
     Args:
         name: As an experiment file says it.
-        gain: What `gain_per_decision` means.
+        gain: What "gain" in it means.
 
     Raises:
         ValueError: there is no such metric.
     """
-    if known(name) in METRICS:
+    parts = parts_of(known(name))
+    if parts is None:
         return METRICS[name]
-    summed = gain_of(name, gain)
+    summed, per = _summed(parts[0], gain), parts[1]
     bounded = set(EVENTS).issuperset(summed.names)
     largest = sum(weight for _, weight in summed.terms) if bounded else None
-    return Metric(f"weight * ({total(summed)})", "weight", largest)
+    below = "weight" if per == _DECISION else f"weight * ({total(_summed(per, gain))})"
+    return Metric(f"weight * ({total(summed)})", below, largest)
 
 
 def column(outcome: str) -> str:

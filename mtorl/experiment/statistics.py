@@ -96,7 +96,7 @@ class Lift:
     relative: float | None
 
 
-def estimate(sums: Sums, largest: float | None = None) -> Estimate:
+def estimate(sums: Sums, largest: float | None = None, sizes: Floats | None = None) -> Estimate:
     """The lift over all stages and its standard error.
 
     Linearised around the sums, user i contributes (N_i - R D_i) / sum(D) to its arm's ratio in a stage, and these
@@ -107,13 +107,16 @@ def estimate(sums: Sums, largest: float | None = None) -> Estimate:
         sums: Of the users.
         largest: What the numerator of one decision is at most. Where no user of either arm has a positive outcome, it
             says how large one could have been; without it, nothing is known of such a metric.
+        sizes: What stages are weighted by, of each arm and stage, (..., A, S), where the denominator is not decisions:
+            it would be an outcome, which the arm may change. By default, the denominators.
     """
     sums = sums.with_both_arms()
     users, numerator, denominator = sums.users, sums.totals[..., NUMERATOR], sums.totals[..., DENOMINATOR]
     counts, within = users > 0, sums.within()
     with np.errstate(divide="ignore", invalid="ignore"):
         total = np.nan_to_num(4.0 * users.prod(-2) / users.sum(-2)).sum(-1)
-        size = np.nan_to_num(denominator.prod(-2) / denominator.sum(-2))  # (..., S)
+        sizes = denominator if sizes is None else np.where(counts, sizes, 0.0)
+        size = np.nan_to_num(sizes.prod(-2) / sizes.sum(-2))  # (..., S)
         weight = np.where(counts, (size / size.sum(-1, keepdims=True))[..., None, :], 0.0)  # (..., A, S)
         slope = np.where(counts, weight / denominator, 0.0)  # what a unit of the numerator adds
         ratio = np.where(counts, numerator / denominator, 0.0)
@@ -234,7 +237,9 @@ def fixed_interval(value: Number, se: Number, *, alpha: float) -> tuple[Floats, 
     return np.subtract(value, width), np.add(value, width)
 
 
-def compare(sums: Sums, *, alpha: float, tightest_at: int, largest: float | None = None) -> Lift:
+def compare(
+    sums: Sums, *, alpha: float, tightest_at: int, largest: float | None = None, sizes: Floats | None = None
+) -> Lift:
     """Lift of the challenger over the incumbent on the difference scale, with both intervals.
 
     Args:
@@ -242,8 +247,9 @@ def compare(sums: Sums, *, alpha: float, tightest_at: int, largest: float | None
         alpha: Error rate of each interval.
         tightest_at: Effective users at which the always-valid interval is tightest.
         largest: See `estimate`.
+        sizes: See `estimate`.
     """
-    found = estimate(sums, largest)
+    found = estimate(sums, largest, sizes)
     value, se, users, incumbent = (float(x) for x in (found.value, found.se, found.effective_users, found.incumbent))
     low, high = confidence_sequence(value, se, users, alpha=alpha, tightest_at=tightest_at)
     fixed_low, fixed_high = fixed_interval(value, se, alpha=alpha)

@@ -879,3 +879,54 @@ def test_a_further_metric_is_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
     metrics = EXPERIMENT.metrics.replace(secondary=("slow_ratio",))
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(metrics=metrics))
     assert found["secondary"]["slow_ratio"]["lift"] == pytest.approx(1.0)
+
+
+def test_money_is_said_per_currency_unit_and_at_equal_spend(tmp_path: Path) -> None:
+    """Both arms click alike, and the challenger's clicks cost half as much."""
+    log, rng = Log(), np.random.default_rng(5)
+    for user in range(1_000):
+        arm = "challenger" if user % 2 else "incumbent"
+        for _ in range(3):
+            decision = log.decide(f"u{user}", arm)
+            log.learn(decision, "cost", (0.1 if user % 2 else 0.2) * rng.uniform(0.5, 1.5))
+            if rng.random() < 0.3:
+                log.learn(decision, "click", 1.0)
+    metrics = {
+        "primary": "gain_per_cost",
+        "secondary": ["cost_per_click", "click_per_decision"],
+        "guardrails": [{"name": "cost_per_click", "direction": "down", "margin": 0.0}],
+        "outcome_hours": None,
+    }
+    found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(metrics=metrics))
+    ours, theirs = (found["arms"][name] for name in ("challenger", "incumbent"))
+    for arm in (ours, theirs):
+        assert arm["gain_per_cost"] == pytest.approx(arm["gain"] / arm["cost"])
+        assert arm["gain_per_decision"] == pytest.approx(arm["gain"] / arm["decisions"])
+    assert (found["verdict"], found["gain"], found["per"]) == ("ship", "click", "cost")
+    assert found["lift"] == pytest.approx(ours["gain"] / ours["cost"] - theirs["gain"] / theirs["cost"])
+    cost_per_click = found["secondary"]["cost_per_click"]
+    assert cost_per_click["lift"] == pytest.approx(ours["cost"] / ours["gain"] - theirs["cost"] / theirs["gain"])
+    assert cost_per_click["lift_ci"][1] < 0.0 and found["guardrails"][0]["state"] == "held"
+    money = found["money"]
+    assert money["gain_per_cost_lift"] == pytest.approx(found["lift"]) and money["spent"] == pytest.approx(ours["cost"])
+    assert money["incremental_gain"] == pytest.approx(found["lift"] * ours["cost"])
+
+
+def test_stages_of_a_ratio_are_weighted_by_decisions(tmp_path: Path) -> None:
+    """The challenger clicks more in a stage, which must not make that stage count for more."""
+    log = Log()
+    for stage, share, users in (("5%", 0.05, 400), ("50%", 0.5, 400)):
+        for user in range(users):
+            challenger = user % 2 == 0
+            probability = share if challenger else 1 - share
+            decision = log.decide(
+                f"{stage}-{user}", "challenger" if challenger else "incumbent", stage=stage,
+                assignment_probability=probability,
+            )  # fmt: skip
+            log.learn(decision, "cost", 2.0 if challenger and stage == "50%" else 1.0)
+            if user % 4 < 2 or (challenger and stage == "5%"):
+                log.learn(decision, "click", 1.0)
+    metrics = {"primary": "click_per_decision", "secondary": ["cost_per_click"], "outcome_hours": None}
+    found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(metrics=metrics))
+    # 1 / 1 - 1 / .5 in the one, 2 / .5 - 1 / .5 in the other, of equal weight
+    assert found["secondary"]["cost_per_click"]["lift"] == pytest.approx((-1.0 + 2.0) / 2.0)

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from mtorl.experiment.metrics import METRICS, Metric, check_outcomes, is_gain, known, known_gain, metric
+from mtorl.experiment.metrics import (
+    METRICS,
+    Metric,
+    check_outcomes,
+    is_gain,
+    is_per_decision,
+    known,
+    known_gain,
+    metric,
+    outcomes_of,
+    parts_of,
+)
 from mtorl.log.gain import Gain
 
 
@@ -16,6 +27,22 @@ def test_a_gain_is_that_of_the_data_set() -> None:
         'weight * (0.5 * "outcome:click" + 2.0 * "outcome:conversion")', "weight", largest=2.5
     )
     assert metric("gain_per_decision", Gain.of_spec({"click": 1, "profit": 1})).largest is None
+
+
+def test_a_ratio_of_two_outcomes_divides_by_what_the_second_one_sums_up_to() -> None:
+    gain = Gain.of_spec({"click": 1, "revenue": 2})
+    cost = 'weight * (1.0 * "outcome:cost")'
+    assert metric("gain_per_cost", gain) == Metric('weight * (1.0 * "outcome:click" + 2.0 * "outcome:revenue")', cost)
+    assert metric("cost_per_click", gain) == Metric(cost, 'weight * (1.0 * "outcome:click")')
+    assert outcomes_of("gain_per_cost", gain) == ("click", "revenue", "cost")
+    assert outcomes_of("cost_per_decision", gain) == ("cost",) and outcomes_of("exposure_ratio", gain) == ()
+    assert parts_of("views_per_visit_per_cost") == ("views_per_visit", "cost")
+    assert known_gain("gain_per_cost") and known_gain("revenue_per_cost")
+    for name in ("cost_per_click", "click_per_conversion"):
+        assert known(name) and not is_gain(name) and not is_per_decision(name)
+    for name in ("cost_per_cost", "decision_per_cost", "per_cost"):
+        with pytest.raises(ValueError, match="is not known"):
+            known(name)
 
 
 def test_an_unknown_metric_is_refused_with_those_that_are_known() -> None:
@@ -40,3 +67,5 @@ def test_a_metric_of_an_outcome_that_the_data_set_lacks_is_refused_with_those_th
         ValueError, match=r"no outcome 'profits'; known: gain_.*, click_.*, cost_.*, profit_per_decision"
     ):
         check_outcomes(("click_per_decision", "profits_per_decision"), there)
+    with pytest.raises(ValueError, match="'cost_per_visit' is not known: the data set has no outcome 'visit'"):
+        check_outcomes(("gain_per_cost", "cost_per_visit"), there)

@@ -125,6 +125,18 @@ def test_one_sided_bound_is_always_valid_and_tighter_than_two_sided() -> None:
     assert one_sided_width(1.0, TIGHTEST_AT, alpha=ALPHA, tightest_at=TIGHTEST_AT) < (high - low) / 2
 
 
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_a_ratio_of_two_outcomes_keeps_the_type_one_error(share: float) -> None:
+    """What a click costs: users without a click have no denominator of their own."""
+    rng = np.random.default_rng(16)
+    wrong = 0
+    for _ in range(150):
+        figures = clicks(rng, 4_000, 0.1)
+        cost = figures[:, 1] * rng.gamma(2.0, 0.25, 4_000)
+        wrong += missed(looks_at(np.stack([cost, figures[:, 0]], -1), rng.random(4_000) < share, 20), 0.0)
+    assert wrong / 150 <= ALPHA
+
+
 def test_the_variance_agrees_with_a_bootstrap_of_users() -> None:
     rng = np.random.default_rng(1)
     arms = [clicks(rng, 1_000, rate) for rate in (0.2, 0.25)]
