@@ -31,9 +31,10 @@ from monitoring.counted_decisions import CHANGED, shares_of_stages
 from monitoring.decision_log import DecisionLog
 from monitoring.experiment_users import Users, experiment_users
 from mtorl.experiment.experiment import INCUMBENT, Experiment, Guardrail
+from mtorl.experiment.false_discoveries import discoveries, log_e_value, p_value
 from mtorl.experiment.metrics import COST, GAIN, gain_of, is_per_decision, outcomes_of, parts_of
 from mtorl.experiment.sample_ratio import SRM_ALARM, srm_p_value
-from mtorl.experiment.statistics import MIN_USERS, Lift
+from mtorl.experiment.statistics import MIN_USERS
 from mtorl.experiment.verdict import GuardrailCheck, check_guardrail, error_share, leading, reach_verdict
 from mtorl.log.gain import Gain
 
@@ -108,6 +109,7 @@ def verdict_from_log(
     )
     deciding = (primary, *(guardrail.name for guardrail in guardrails))
     kinds = {kind for metric in deciding for kind in outcomes_of(metric, gain)}
+    secondary = _secondary(comparisons, experiment, tightest_at)
     lifts, verdicts, results = {}, {}, {}
     for name, comparison in comparisons.items():
         lift = lifts[name] = comparison.lift(primary)
@@ -139,7 +141,7 @@ def verdict_from_log(
             "money": _money(comparison, primary),
             "hours": hours,
             "guardrails": [asdict(check) for check in checks],
-            "secondary": {name: _secondary(comparison.lift(name)) for name in experiment.metrics.secondary},
+            "secondary": secondary[name],
             "verdict": verdicts[name].token,
             "reason": _nothing_counts(left_out, experiment)
             if not found.all_users
@@ -283,8 +285,28 @@ def _money(comparison: Comparison, primary: str) -> dict[str, Any]:
     }
 
 
-def _secondary(lift: Lift) -> dict[str, Any]:
-    return {"lift": lift.value, "lift_ci": lift.ci, "relative_lift": lift.relative}
+def _secondary(
+    comparisons: Mapping[str, Comparison], experiment: Experiment, tightest_at: int
+) -> dict[str, dict[str, Any]]:
+    """The secondary metrics of each challenger; those of all of them share one false discovery rate."""
+    names = experiment.metrics.secondary
+    lifts = {(who, name): comparison.lift(name) for who, comparison in comparisons.items() for name in names}
+    evidence = [
+        log_e_value(lift.value, lift.se, lift.effective_users, alpha=experiment.alpha, tightest_at=tightest_at)
+        for lift in lifts.values()
+    ]
+    found: dict[str, dict[str, Any]] = {who: {} for who in comparisons}
+    for ((who, name), lift), log_e, there in zip(
+        lifts.items(), evidence, discoveries(evidence, experiment.alpha), strict=True
+    ):
+        found[who][name] = {
+            "lift": lift.value,
+            "lift_ci": lift.ci,
+            "relative_lift": lift.relative,
+            "p": p_value(log_e),
+            "significant": there,
+        }
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -930,3 +930,17 @@ def test_stages_of_a_ratio_are_weighted_by_decisions(tmp_path: Path) -> None:
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(metrics=metrics))
     # 1 / 1 - 1 / .5 in the one, 2 / .5 - 1 / .5 in the other, of equal weight
     assert found["secondary"]["cost_per_click"]["lift"] == pytest.approx((-1.0 + 2.0) / 2.0)
+
+
+def test_secondary_metrics_share_one_false_discovery_rate(tmp_path: Path) -> None:
+    log = traffic(600, 0.5)
+    metrics = {
+        "primary": "click_per_decision",
+        "secondary": ["cost_per_click", "exposure_ratio", "cost_per_decision"],
+        "outcome_hours": None,
+    }
+    secondary = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(metrics=metrics))["secondary"]
+    assert {name: one["significant"] for name, one in secondary.items()} == {
+        "cost_per_click": True, "exposure_ratio": False, "cost_per_decision": False
+    }  # fmt: skip
+    assert secondary["cost_per_click"]["p"] < 0.01 and secondary["exposure_ratio"]["p"] == 1.0

@@ -1,0 +1,57 @@
+"""Many metrics, few false discoveries: which of the secondary metrics differ, whenever people look.
+
+    logs = [log_e_value(lift.value, lift.se, lift.effective_users, alpha=.05, tightest_at=2_000) for lift in lifts]
+    discoveries(logs, 0.05)
+
+Every secondary metric that is read by its own interval is another chance of a false one. Instead, of those that are
+called significant a share of alpha at most is false, on average: the false discovery rate (Benjamini, Hochberg 1995).
+
+Evidence against "no difference" is the value of the mixture that the always-valid interval is made of: a bet that is
+worth 1 on average if there is none, at whatever look one stops (`log_e_value`; the interval excludes zero just where it
+is worth more than 1 / alpha). Benjamini and Hochberg's procedure with such e-values (e-BH) keeps its rate however the
+metrics depend on each other, which that with p-values does not: Wang and Ramdas, "False discovery rate control with
+e-values", JRSS B 84(3), 2022, arXiv:2009.02824.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from mtorl.experiment.statistics import rho_squared
+
+
+def log_e_value(value: float, se: float, users: float, *, alpha: float, tightest_at: int) -> float:
+    """Logarithm of the evidence against a difference of zero; -inf where nothing is known.
+
+    Args:
+        value: The difference.
+        se: Its standard error.
+        users: Effective users.
+        alpha: Error rate for which the evidence grows fastest, at
+        tightest_at: so many effective users.
+    """
+    if not (math.isfinite(value) and math.isfinite(se)):
+        return -math.inf
+    if se == 0.0:
+        return 0.0 if value == 0.0 else math.inf
+    k = users * rho_squared(alpha, tightest_at)
+    return 0.5 * ((value / se) ** 2 * k / (k + 1.0) - math.log1p(k))
+
+
+def p_value(log_e: float) -> float:
+    """Always valid: it is below any level with that probability at most, over all looks together."""
+    return math.exp(min(0.0, -log_e))
+
+
+def discoveries(log_e: Sequence[float], alpha: float) -> list[bool]:
+    """Which of several differences are there, so that of those a share of alpha at most is none, on average.
+
+    Args:
+        log_e: Of each, its `log_e_value`.
+        alpha: The false discovery rate.
+    """
+    of_all = len(log_e)
+    ordered = sorted(log_e, reverse=True)
+    found = [k for k, value in enumerate(ordered, 1) if value >= math.log(of_all / (k * alpha))]
+    return [bool(found) and value >= ordered[found[-1] - 1] for value in log_e]
