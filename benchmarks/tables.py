@@ -10,6 +10,7 @@ The results come from these commands, the last of which writes the tables:
     python benchmarks/decision_log.py --json benchmarks/results/decision_log.json
     python benchmarks/experiments.py --json benchmarks/results/experiments.json
     python benchmarks/adjustment.py --json benchmarks/results/adjustment.json
+    python benchmarks/futility.py --json benchmarks/results/futility.json
     python benchmarks/plan.py --json benchmarks/results/plan.json
     python benchmarks/verdict.py --json benchmarks/results/verdict.json
     python benchmarks/shadow.py --run runs/latest --json benchmarks/results/shadow.json
@@ -38,7 +39,13 @@ from _environment import ROOT
 from benchmarks._markdown import Figures, Show, measured_on, table
 from benchmarks.collecting.table import collect_table, generations_table
 from benchmarks.drift_rates.table import job_table, rates_table
-from benchmarks.experiment_runs.table import adjustment_tables, experiment_tables, plan_table, verdict_table
+from benchmarks.experiment_runs.table import (
+    adjustment_tables,
+    experiment_tables,
+    futility_table,
+    plan_table,
+    verdict_table,
+)
 from benchmarks.log_storage.table import decision_log_table
 from benchmarks.pacing_runs.table import pacing_table
 from benchmarks.request_path.tables import serving_tables, shadow_table, soak_table
@@ -413,6 +420,7 @@ PAGES = {
     "decision_log": Page("How the decision log is stored", "serving.md", decision_log_table),
     "experiments": Page("How often a verdict is wrong", "../monitoring/README.md", experiment_tables),
     "adjustment": Page("What it brings to know users beforehand", "experiments.md", adjustment_tables),
+    "futility": Page("How experiments end that may be given up", "experiments.md", futility_table),
     "plan": Page("Whether an experiment finds what it was planned to find", "experiments.md", plan_table),
     "verdict": Page("What a verdict costs", "experiments.md", verdict_table),
     "regret": Page("What a policy earns with a budget", "evaluation.md", regret_tables),

@@ -130,9 +130,16 @@ class Comparison:
                 return DominantUser(arm, float(decisions.iloc[-1] / decisions.sum()))
         return None
 
-    def lift(self, name: str) -> Lift:
-        """Of the metric of this name."""
-        return self._compare(name, self._sums(self._figures(name)))
+    def lift(self, name: str, above: float = 0.0) -> Lift:
+        """Of the metric of this name.
+
+        Args:
+            name: Of the metric.
+            above: By which share the incumbent's is taken to be larger than it is: what the lift is above that.
+        """
+        figures = self._figures(name)
+        figures[self._rows.arm == 1, 0] *= 1.0 + above
+        return self._compare(name, self._sums(figures))
 
     def lift_per_cost(self, primary: str) -> Lift:
         """Of what the primary metric sums, per currency unit."""

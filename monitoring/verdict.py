@@ -35,7 +35,7 @@ from mtorl.experiment.false_discoveries import discoveries, log_e_value, p_value
 from mtorl.experiment.metrics import COST, GAIN, gain_of, is_per_decision, outcomes_of, parts_of
 from mtorl.experiment.sample_ratio import SRM_ALARM, srm_p_value
 from mtorl.experiment.statistics import MIN_USERS
-from mtorl.experiment.verdict import GuardrailCheck, check_guardrail, error_share, leading, reach_verdict
+from mtorl.experiment.verdict import GuardrailCheck, check_guardrail, error_share, leading, reach_verdict, rules_out
 from mtorl.log.gain import Gain
 
 CLICK = Gain.of_spec("click")
@@ -67,8 +67,9 @@ def verdict_from_log(
         users_of_stages (those who count, by stage and arm), srm_p, what was left out (decisions by reason, and late
         outcomes), `challengers` with the comparison of each, and at the top level that of the challenger which decides:
         lift, lift_ci (always valid), lift_ci_fixed, relative_lift, adjustment (by which covariates, with the lift that
-        is not adjusted; None: by none), money (gain per currency unit, and what it comes to at the challenger's spend),
-        guardrails, secondary, verdict, reason, series of looks as users arrived.
+        is not adjusted; None: by none), futile (whether the wanted effect can be ruled out; None: none is wanted),
+        money (gain per currency unit, and what it comes to at the challenger's spend), guardrails, secondary, verdict,
+        reason, series of looks as users arrived.
 
     Raises:
         ExperimentError: the table of its covariates can't be used.
@@ -94,7 +95,7 @@ def verdict_from_log(
         left_out, models, of_stages = read.counted
         changed = not left_out.keys().isdisjoint(CHANGED)
         with_changed = {
-            name: (comparison.lift(primary), _checks(guardrails, comparison))
+            name: (comparison.lift(primary), _checks(guardrails, comparison), _futile(experiment, comparison))
             for name, comparison in (compared(read.users(changed=True).rows) if changed else {}).items()
         }
         found = read.users()
@@ -129,6 +130,9 @@ def verdict_from_log(
             hours=(hours := comparison.hours(of_stages)),
             min_hours=experiment.min_runtime_hours,
             with_changed=with_changed[name][0] if changed else None,
+            ruled_out=experiment.minimum_effect
+            if (futile := _futile(experiment, comparison) and not (changed and not with_changed[name][2]))
+            else None,
             dominant=None if math.isfinite(lift.ci[0]) else comparison.dominant_user(primary),
         )
         results[name] = {
@@ -139,6 +143,7 @@ def verdict_from_log(
             "effective_users": lift.effective_users,
             "adjustment": comparison.adjustment(primary),
             "money": _money(comparison, primary),
+            "futile": futile if experiment.minimum_effect is not None else None,
             "hours": hours,
             "guardrails": [asdict(check) for check in checks],
             "secondary": secondary[name],
@@ -268,6 +273,14 @@ def _looks(users: int) -> npt.NDArray[np.int64]:
     """Numbers of users at which the series is looked at; none before the intervals can be read."""
     first = 2 * MIN_USERS
     return np.unique(np.linspace(first, users, LOOKS if users >= first else 0).round().astype(np.int64))
+
+
+def _futile(experiment: Experiment, comparison: Comparison) -> bool:
+    """Whether a challenger that is as much better as wanted can be ruled out."""
+    wanted = experiment.minimum_effect
+    if wanted is None:
+        return False
+    return rules_out(comparison.lift(experiment.metrics.primary, above=wanted), tightest_at=comparison.tightest_at)
 
 
 def _money(comparison: Comparison, primary: str) -> dict[str, Any]:

@@ -187,3 +187,28 @@ def _adjusted_lifts(figures: Figures) -> str:
         for row in figures["better"]
     ]
     return table(["metric", "lift", "share", "adjusted", "covered at all looks", "decided", "after"], rows)
+
+
+def futility_table(figures: Figures) -> str:
+    """How experiments end that may be given up."""
+    rows = [
+        [
+            f"{row['market']}, share {row['share']:.0%}",
+            f"{row['planned']:+.0%}",
+            f"{row['true']:+.1%}",
+            f"{row['ever futile']:.1%} (at most {row['futile_at_most']:.1%})",
+            f"{row['better']:.1%}",
+            f"{row['worse']:.1%}",
+            f"{row['futile']:.1%}",
+            f"{row['users_share']:.0%}",
+        ]
+        for row in figures["rows"]
+    ]
+    heads = ["metric", "planned", "true lift", "ever futile", "ends better", "worse", "futile", "users it took"]
+    return (
+        f"The markets are those of [experiments.md](experiments.md), {figures['runs']:,} experiments each, looked at "
+        "every hour of four weeks. *Ever futile* at the planned lift is the error of giving up, whose probability is "
+        f"at most beta = {figures['beta']:.0%}. An experiment ends with what is said first, or with the four weeks.\n\n"
+        + table(heads, rows)
+        + measured_on(figures, "futility.py")
+    )

@@ -51,7 +51,7 @@ MetricName = Annotated[Text, AfterValidator(known)]
 Place = Annotated[float, Field(ge=0, le=1)]
 Moment = Annotated[AwareDatetime, BeforeValidator(moment)]
 
-_PLAN = {"hypothesis", "start", "planned_end", "ramp", "covariates"}
+_PLAN = {"hypothesis", "start", "planned_end", "ramp", "covariates", "minimum_effect"}
 """Fields that no decision depends on."""
 
 Baseline = Annotated[Literal["baseline"], Tag("baseline")]
@@ -238,6 +238,9 @@ class Experiment(StrictModel):
     """The stages that it goes through by itself, with `mtorl experiment run`; by default, people set `stage`."""
     covariates: Covariates | None = None
     """What is known of the users beforehand and makes intervals narrower; by default, nothing."""
+    minimum_effect: float | None = Field(default=None, gt=0, lt=1)
+    """By which share the primary metric must be larger to be worth finding, as `mtorl experiment plan` was asked. Once
+    a challenger that is better by so much can be ruled out, the verdict is futile; by default, it never is."""
 
     @field_validator("arms")
     @classmethod

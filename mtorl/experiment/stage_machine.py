@@ -12,6 +12,7 @@ first and puts it into force then, and both can be done again after a crash.
 
 An experiment moves one stage at a time: when it has lasted long enough, enough users are in each arm, they are split as
 configured, no guardrail is breached, and no challenger falls back more often or answers later than its margin allows.
+At the last stage, one that has become futile is stopped: before, there is no hurry, and few users are at stake.
 A guardrail that is breached rolls back at once: harm needs no minimum run time. Its bound is always valid, so looking
 often does not raise the rate of false alarms above the experiment's alpha.
 """
@@ -153,6 +154,8 @@ def consider(experiment: Experiment, state: State, evidence: Evidence | None, no
     known = next((step for step in ramp.stages if step.stage == stage), None)
     if known is None and following is not None:
         return Hold((f"the ramp leaves out {stage}, where a person moved it: a person moves it on",))
+    if following is None and evidence is not None and evidence.token == "futile":
+        return Move("stopped", evidence.reason)
     step = known or RampStage(stage=stage, hours=0.0, users=0)
     if waits := _waits_for(experiment, step, state, evidence, now):
         return Hold(tuple(waits))
@@ -312,7 +315,16 @@ def answering(arm: Arm) -> dict[str, Any]:
     }
 
 
-FIXED: Sequence[str] = ("unit", "layer", "layer_part", "alpha", "metrics", "min_runtime_hours", "covariates")
+FIXED: Sequence[str] = (
+    "unit",
+    "layer",
+    "layer_part",
+    "alpha",
+    "metrics",
+    "min_runtime_hours",
+    "covariates",
+    "minimum_effect",
+)
 """Fields of a file that may not change once it has begun: they say what is measured, on whom, and how surely."""
 
 

@@ -1,7 +1,8 @@
-"""From figures to one token: ship, stop, or not yet, and why.
+"""From figures to one token: ship, stop, futile, or not yet, and why.
 
     guardrail   one-sided always-valid bounds of the harm against a margin                         `check_guardrail`
-    verdict     "srm" > waiting > "guardrail" > "ship" | "stop" > "inconclusive"                   `reach_verdict`
+    futility    whether a challenger that is better by so much can be ruled out                    `rules_out`
+    verdict     "srm" > waiting > "guardrail" > "ship" | "stop" > "futile" > "inconclusive"        `reach_verdict`
     several     one verdict for several challengers                                                `leading`
 
 `alpha` of the experiment is the probability of *any* false verdict. So it is shared evenly (Bonferroni) among all that
@@ -18,12 +19,15 @@ from typing import Literal, NamedTuple
 from mtorl.experiment.sample_ratio import SRM_ALARM
 from mtorl.experiment.statistics import MIN_USERS, Lift, one_sided_width
 
-Token = Literal["ship", "stop", "inconclusive", "srm", "guardrail"]
+Token = Literal["ship", "stop", "futile", "inconclusive", "srm", "guardrail"]
 
 CROSSED_ALARM = 0.01  # a salted hash moves nobody within a stage; more than stray cases: something else assigns
 LATE_ALARM = 0.05  # difference of the arms' shares of late outcomes: a lift may be nothing else
 
-_LEADING: tuple[Token, ...] = ("srm", "ship", "inconclusive", "guardrail", "stop")
+FUTILITY_BETA = 0.1
+"""Probability that a challenger which is as much better as wanted is ever called futile."""
+
+_LEADING: tuple[Token, ...] = ("srm", "ship", "inconclusive", "futile", "guardrail", "stop")
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,21 @@ def check_guardrail(
     return GuardrailCheck(name, value, value - width, value + width, margin, state)
 
 
+def rules_out(short_of_effect: Lift, *, tightest_at: int) -> bool:
+    """Whether the challenger is not as much better as wanted, or that is bad luck of probability FUTILITY_BETA.
+
+    The bound is one-sided and always valid, so looking often does not raise the probability of giving up on a
+    challenger that is worth it.
+
+    Args:
+        short_of_effect: Challenger minus incumbent, if the incumbent had the wanted effect, too.
+        tightest_at: Effective users at which the bound is tightest.
+    """
+    se, users = short_of_effect.se, short_of_effect.effective_users
+    width = float(one_sided_width(se, users, alpha=FUTILITY_BETA, tightest_at=tightest_at))
+    return short_of_effect.value + width < 0.0
+
+
 def reach_verdict(
     primary: Lift,
     *,
@@ -99,6 +118,7 @@ def reach_verdict(
     min_hours: float = 0.0,
     with_changed: Lift | None = None,
     dominant: DominantUser | None = None,
+    ruled_out: float | None = None,
 ) -> Verdict:
     """Turn the figures into one token. The rules are in order: where one applies, the later ones do not count.
 
@@ -120,6 +140,7 @@ def reach_verdict(
             out of the primary one. People do so on bad days, so that the others are too good; and the money of such a
             day is not the same in both arms. What either may have brought about is no verdict.
         dominant: the user who keeps an arm from having enough, if it is one.
+        ruled_out: the wanted effect, relative, if a challenger that has it can be ruled out (`rules_out`).
     """
     low, high = primary.ci
     if srm_p < SRM_ALARM:
@@ -168,6 +189,12 @@ def reach_verdict(
         )
     if high < 0.0:
         return Verdict("stop", f"the challenger is worse: the always-valid interval ends at {high:+.4g}, below zero")
+    if low <= 0.0 and ruled_out is not None:
+        return Verdict(
+            "futile",
+            f"a challenger that is better by {100 * ruled_out:.3g} % or more can be ruled out: the always-valid "
+            f"interval of the lift is [{low:+.4g}, {high:+.4g}], so more users will hardly find what was looked for",
+        )
     if low <= 0.0:
         return Verdict("inconclusive", f"the always-valid interval [{low:+.4g}, {high:+.4g}] contains zero")
     still_open = [check.name for check in guardrails if check.state == "open"]

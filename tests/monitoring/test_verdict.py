@@ -944,3 +944,9 @@ def test_secondary_metrics_share_one_false_discovery_rate(tmp_path: Path) -> Non
         "cost_per_click": True, "exposure_ratio": False, "cost_per_decision": False
     }  # fmt: skip
     assert secondary["cost_per_click"]["p"] < 0.01 and secondary["exposure_ratio"]["p"] == 1.0
+
+
+@pytest.mark.parametrize(("effect", "token"), [(0.5, "futile"), (0.01, "inconclusive"), (None, "inconclusive")])
+def test_what_was_looked_for_is_ruled_out_once_it_can_be(tmp_path: Path, effect: float | None, token: str) -> None:
+    found = verdict_from_log(traffic(1_000, 0.2).write(tmp_path), EXPERIMENT.replace(minimum_effect=effect))
+    assert (found["verdict"], found["futile"]) == (token, None if effect is None else token == "futile")

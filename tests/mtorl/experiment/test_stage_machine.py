@@ -122,6 +122,12 @@ def test_a_draft_waits_for_its_start() -> None:
     assert moved(consider(planned, State(), None, planned.start.timestamp())).to == "shadow"
 
 
+def test_a_futile_one_stops_at_the_last_stage_and_goes_on_before() -> None:
+    futile = evidence("futile", reason="ruled out")
+    assert moved(consider(made(), SMALL, futile, 2 * HOUR)).to == "50%"
+    assert moved(consider(made(), LAST, futile, 0.0)) == Move("stopped", "ruled out")
+
+
 def test_without_a_verdict_by_its_planned_end_it_stops() -> None:
     planned = made(planned_end="2026-12-29T00:00:00Z")
     assert planned.planned_end is not None

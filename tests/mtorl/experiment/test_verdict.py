@@ -7,7 +7,15 @@ from typing import Literal
 import pytest
 
 from mtorl.experiment.statistics import Lift, confidence_sequence, fixed_interval
-from mtorl.experiment.verdict import GuardrailCheck, Verdict, check_guardrail, error_share, leading, reach_verdict
+from mtorl.experiment.verdict import (
+    GuardrailCheck,
+    Verdict,
+    check_guardrail,
+    error_share,
+    leading,
+    reach_verdict,
+    rules_out,
+)
 
 NAN = float("nan")
 
@@ -37,6 +45,22 @@ def test_tokens(lift: Lift, srm: float, token: str) -> None:
     verdict = reach_verdict(lift, srm_p=srm)
     assert verdict.token == token
     assert "\n" not in verdict.reason
+
+
+def test_futile_is_what_is_not_better_by_as_much_as_wanted() -> None:
+    futile = reach_verdict(lift_of(0.001), srm_p=0.5, ruled_out=0.05)
+    assert futile.token == "futile" and "better by 5 % or more can be ruled out" in futile.reason
+    for lift, token in ((WIN, "ship"), (LOSS, "stop"), (UNKNOWN, "inconclusive")):
+        assert reach_verdict(lift, srm_p=0.5, ruled_out=0.05).token == token
+    waiting = reach_verdict(lift_of(0.001), srm_p=0.5, ruled_out=0.05, hours=1.0, min_hours=2.0)
+    assert waiting.token == "inconclusive"
+    assert reach_verdict(lift_of(0.001), srm_p=0.5, ruled_out=0.05, with_changed=WIN).token == "inconclusive"
+
+
+def test_a_wanted_effect_is_ruled_out_by_a_bound_and_by_nothing_else() -> None:
+    assert rules_out(lift_of(-0.01), tightest_at=2_000)
+    for short in (lift_of(-0.001), lift_of(0.01), lift_of(-0.01, se=NAN), lift_of(NAN)):
+        assert not rules_out(short, tightest_at=2_000)
 
 
 def check(lift: Lift, direction: Literal["up", "down"] = "down", margin: float = 0.01) -> GuardrailCheck:
