@@ -24,7 +24,14 @@ from _environment import environment, finish
 from benchmarks._process import measured
 from benchmarks.experiment_runs.table import verdict_table
 
-SIZES = ((100_000, 30_000), (1_000_000, 300_000), (2_000_000, 600_000), (5_000_000, 1_500_000), (10_000_000, 3_000_000))
+SIZES = (
+    (100_000, 30_000),
+    (1_000_000, 300_000),
+    (2_000_000, 600_000),
+    (5_000_000, 1_500_000),
+    (10_000_000, 1_000_000),
+    (10_000_000, 3_000_000),
+)
 DAYS = 14
 RAMP = {"1%": 2.5, "5%": 4.5, "25%": 7.5, "50%": 14.0}  # until which day
 EXPERIMENT: dict[str, Any] = {
@@ -49,7 +56,7 @@ EXPERIMENT: dict[str, Any] = {
 
 
 def write_log(folder: Path, decisions: int, users: int) -> None:
-    """A decision log, with those fields of its records that a verdict reads."""
+    """A decision log, with those fields of its records that a verdict reads and some others, 29 in all."""
     import duckdb
     import pandas as pd
 
@@ -80,7 +87,12 @@ def write_log(folder: Path, decisions: int, users: int) -> None:
                        if(challenged, share, 1 - share) AS assignment_probability, 'c' AS campaign_id,
                        '{experiment.name}' AS experiment, '{experiment.salt}' AS salt, '{experiment.layer}' AS layer,
                        'v' AS experiment_version, true AS expose, NULL::VARCHAR AS fallback_reason,
-                       false AS withdrawn, 0.01 AS latency_seconds, md5(arm) AS model_digest,
+                       false AS withdrawn, 0.01 AS latency_seconds, md5(arm) AS model_digest, 'search' AS channel,
+                       0.25 AS propensity, 0.1 AS expected_reward, 0.3 AS expected_cost, false AS budget_exhausted,
+                       'r-' || decision_id AS reservation_id, left(md5(user_id), 16) AS unit_hash,
+                       3 AS schema_version, 1.5 AS price, 0.4 AS reserved,
+                       (TIMESTAMPTZ '2026-01-01 00:00+00' + to_microseconds((day * 86400e6)::BIGINT))::VARCHAR
+                       AS request_time,
                        TIMESTAMPTZ '2026-01-01 00:00+00' + to_microseconds((day * 86400e6)::BIGINT) AS event_time
                 FROM assigned) TO '{folder / "decisions.parquet"}'"""
         )

@@ -212,3 +212,26 @@ def futility_table(figures: Figures) -> str:
         + table(heads, rows)
         + measured_on(figures, "futility.py")
     )
+
+
+def shared_budget_table(figures: Figures) -> str:
+    """Bias and coverage of a budget that arms share, and of one that is split."""
+    rows = [
+        [
+            row["kind"],
+            row["budget"],
+            f"{row['truth']:+.1%}",
+            f"{row['bias']:+.1%} +- {row['bias_error']:.1%}",
+            f"{row['covered']:.1%} (at least {row['covered_at_least']:.1%})",
+            f"{row['wrong']:.1%}",
+        ]
+        for row in figures["rows"]
+    ]
+    heads = ["the challenger has", "budget", "true lift", "bias", "truth covered", "wrong sign"]
+    return (
+        f"{figures['rows'][0]['runs']:,} experiments of {figures['users']:,} users each over {figures['days']} days, "
+        "half of them the challenger's; what a day's money does not suffice for is not exposed. The truth is all users "
+        "with the one policy and the whole budget, less the same with the other. Lift and bias are of clicks per "
+        "decision, relative to the incumbent alone. *Wrong sign*: the interval lies on the wrong side of zero, or, "
+        "where the truth is zero, above it.\n\n" + table(heads, rows) + measured_on(figures, "shared_budget.py")
+    )
