@@ -123,11 +123,16 @@ def one_record_each_of_few_copies(db: duckdb.DuckDBPyConnection, kind: Kind, rel
 
 
 def find_copies(db: duckdb.DuckDBPyConnection, kind: Kind, relation: str) -> None:
-    """Make the table `KIND_copy`."""
+    """Make the table `KIND_copy`.
+
+    Hashes are counted first: they take a fraction of the time and memory that the ids themselves do.
+    """
     id_ = ID_FIELD[kind]
     db.execute(
         f"""CREATE TABLE {kind}_copy AS SELECT {id_}, min(CAST(event_time AS TIMESTAMPTZ)) AS first_time
-        FROM {relation} GROUP BY {id_} HAVING count(*) > 1"""
+        FROM {relation} WHERE hash({id_}) IN (
+            SELECT hash({id_}) FROM {relation} GROUP BY hash({id_}) HAVING count(*) > 1)
+        GROUP BY {id_} HAVING count(*) > 1"""
     )
 
 

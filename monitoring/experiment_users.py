@@ -133,7 +133,8 @@ def experiment_users(
             SELECT coalesce(opportunity, decision_id) AS decision_id, kind, value,
                    greatest(CAST(event_time AS TIMESTAMPTZ), CAST(received_time AS TIMESTAMPTZ))
                        <= {matures(experiment, "taken")} AS in_time
-            FROM ({one_record_each_of_few_copies(db, "outcome", "outcome_log")})
+            FROM (SELECT * REPLACE (hash(decision_id) AS decision_id)
+                  FROM ({one_record_each_of_few_copies(db, "outcome", "outcome_log")}))
                  JOIN (SELECT decision_id, taken FROM decision) USING (decision_id)
                  LEFT JOIN repeat USING (decision_id)"""
         )
