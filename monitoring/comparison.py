@@ -145,7 +145,9 @@ class Comparison:
         """Of what the primary metric sums, per currency unit."""
         columns = self.users[[f"{primary}_numerator", f"{COST}_numerator"]].iloc[self._rows.place]
         sums = self._sums(figures_with(columns.to_numpy(np.float64), self._known))
-        return compare(sums, alpha=self.alpha, tightest_at=self.tightest_at, sizes=self._decisions(None))
+        return compare(
+            sums, alpha=self.alpha, tightest_at=self.tightest_at, sizes=self._decisions(sums.users.shape[-1])
+        )
 
     def lifts(self, name: str, rows: npt.NDArray[np.int64]) -> list[Lift]:
         """The same with so many users each time, in the order of their arrival."""
@@ -158,16 +160,16 @@ class Comparison:
         return [self._compare(name, sums.at(look), end) for look, end in enumerate(ends)]
 
     def _compare(self, name: str, sums: Sums, end: int | None = None) -> Lift:
-        sizes = None if is_per_decision(name) else self._decisions(end)
+        sizes = None if is_per_decision(name) else self._decisions(sums.users.shape[-1], end)
         largest = metric(name, self.gain).largest
         return compare(sums, alpha=self.alpha, tightest_at=self.tightest_at, largest=largest, sizes=sizes)
 
-    def _decisions(self, end: int | None) -> Floats:
-        """Of the first rows, or of all of them, in each arm and stage, (A, S)."""
+    def _decisions(self, stages: int, end: int | None = None) -> Floats:
+        """Of the first rows, or of all of them, in each arm and so many stages, (A, S)."""
         place, _, arm, stage = (codes[:end] for codes in self._rows)
-        stages = int(stage.max(initial=0)) + 1  # as the sums have them
         decisions = self.users[_DECISIONS].to_numpy(np.float64)[place]
-        return np.bincount(arm * stages + stage, decisions, 2 * stages).reshape(2, stages)
+        found = np.bincount(arm * stages + stage, decisions, 2 * stages)
+        return found.astype(np.float64).reshape(2, stages)
 
     def _sums(self, figures: Floats, looks: npt.NDArray[np.intp] | None = None) -> Sums:
         end = len(figures)

@@ -926,9 +926,11 @@ def test_stages_of_a_ratio_are_weighted_by_decisions(tmp_path: Path) -> None:
             log.learn(decision, "cost", 2.0 if challenger and stage == "50%" else 1.0)
             if user % 4 < 2 or (challenger and stage == "5%"):
                 log.learn(decision, "click", 1.0)
-    metrics = {"primary": "click_per_decision", "secondary": ["cost_per_click"], "outcome_hours": None}
+    metrics = {"primary": "click_per_cost", "secondary": ["cost_per_click"], "outcome_hours": None}
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(metrics=metrics))
-    # 1 / 1 - 1 / .5 in the one, 2 / .5 - 1 / .5 in the other, of equal weight
+    # 1 - .5 in the one, .25 - .5 in the other, of equal weight; people who looked at the first one alone saw .5
+    assert found["lift"] == found["money"]["gain_per_cost_lift"] == pytest.approx((0.5 - 0.25) / 2.0)
+    assert found["series"][0]["lift"] == pytest.approx(0.5) and found["series"][-1]["lift"] == found["lift"]
     assert found["secondary"]["cost_per_click"]["lift"] == pytest.approx((-1.0 + 2.0) / 2.0)
 
 
