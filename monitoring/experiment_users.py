@@ -158,6 +158,7 @@ def experiment_users(
         db.execute("DROP TABLE decision; DROP TABLE event; DROP TABLE outcome")
         totals = f"sum({total(gain_of(experiment.metrics.primary, gain))}) AS gain, sum({column('cost')}) AS cost"
         of_ages = ", ".join(f"sum({age})::DOUBLE AS {age}" for age in ages)
-        covariates = tuple(PREFIX + name for name in find_known(db, log, experiment, kinds))
+        names_of_known = () if segment else find_known(db, log, experiment, kinds)  # lifts by segment are not adjusted
         of_unit = f"{totals}, {of_ages}, {sums(names, gain)}"
+        covariates = tuple(PREFIX + name for name in names_of_known)
         yield ExperimentUsers(counted, covariates, db, of_unit, ", segment" if segment else "")

@@ -11,8 +11,8 @@ Shapes: U = users, R = rows, A = 2 arms, challenger first; S = stages; F = figur
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ Floats = npt.NDArray[np.float64]
 
 NUMERATOR, DENOMINATOR, ONE, COVARIATES = range(4)
 """Places of the figures; the covariates are the rest."""
+_ROWS_AT_ONCE = 500_000  # whose figures are copied
 
 
 @dataclass(frozen=True)
@@ -92,14 +93,14 @@ class Sums:
         order, lag = np.argsort(user, kind="stable"), 0
         while len(pairs := np.flatnonzero(user[order[: len(order) - lag]] == user[order[lag:]])):
             one, other = order[pairs], order[pairs + lag]
-            both = (seen_at[other] * cells + cell[one]) * cells + cell[other]
-            for i, j in product(range(size), repeat=2):
-                if lag or i <= j:
-                    weights = figures[one, i] * figures[other, j]
-                    sums = np.bincount(both, weights, len(ends) * cells**2).reshape(len(ends), cells, cells)
-                    products[:, :, i, :, j] += sums
-                    if lag or i < j:
-                        products[:, :, j, :, i] += np.swapaxes(sums, -1, -2)
+            kind = (seen_at[other] * cells + cell[one]) * cells + cell[other]
+            for number, rows in _groups(kind, len(ends) * cells**2):
+                look, of_one, of_other = np.unravel_index(number, (len(ends), cells, cells))
+                for part in np.array_split(rows, len(rows) // _ROWS_AT_ONCE + 1):
+                    sums = figures[one[part]].T @ figures[other[part]]
+                    products[look, of_one, :, of_other, :] += sums
+                    if lag:
+                        products[look, of_other, :, of_one, :] += sums.T
             lag += 1
         found = cls(
             users=added(None),
@@ -128,3 +129,10 @@ class Sums:
         both: npt.NDArray[np.bool_] = np.all(there, axis=-2, keepdims=True)
         users, positive = np.where(both, self.users, 0.0), np.where(both, self.positive, 0.0)
         return Sums(users, positive, np.where(both[..., None], self.totals, 0.0), self.products)
+
+
+def _groups(kind: npt.NDArray[np.intp], kinds: int) -> Iterator[tuple[int, npt.NDArray[np.intp]]]:
+    """Each kind that there is, from 0, and its rows; a sort of small numbers takes little."""
+    order = np.argsort(kind.astype(np.min_scalar_type(kinds)), kind="stable")
+    present, starts = np.unique(kind[order], return_index=True)
+    yield from zip(present.tolist(), np.split(order, starts[1:]), strict=True)
