@@ -16,14 +16,14 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import kopf
 from aiohttp import web
 
-from monitoring.experiments.document import View
 from monitoring.experiments.gauges import exposition
 from monitoring.experiments.page import page
 from mtorl.experiment.experiment import ExperimentError
@@ -36,6 +36,7 @@ from pipelines.experiments.resource import GROUP, PLURAL, VERSION
 
 log = logging.getLogger(__name__)
 _REFRESH_SECONDS = 5.0  # after which an open page asks again
+Made = TypeVar("Made")
 _KNOWN_SECONDS = 0.5  # what is in force is asked of the API server that often at most, however many routers ask
 
 
@@ -130,7 +131,8 @@ class _Site:
     def __init__(self, operator: Operator) -> None:
         self._operator = operator
         self._known: tuple[float, tuple[str, str] | None] = (-1.0, None)
-        self._asking = threading.Lock()
+        self._answers = ThreadPoolExecutor(1, "answers")
+        self._pages = ThreadPoolExecutor(1, "pages")  # however many people look at them, routers do not wait
         self.leads = False
 
     async def serve(self, port: int) -> None:
@@ -153,22 +155,22 @@ class _Site:
         return web.json_response({"leads": False, "waits_for": "the lease, which another operator holds"}, status=503)
 
     async def _page(self, _: web.Request) -> web.Response:
-        views = await self._views()
-        text = await asyncio.to_thread(page, views, refresh=_REFRESH_SECONDS)
+        text = await self._shown(lambda: page(self._operator.views(), refresh=_REFRESH_SECONDS))
         return web.Response(text=text, content_type="text/html")
 
     async def _documents(self, _: web.Request) -> web.Response:
-        return web.json_response(await self._views())
+        return web.json_response(await self._shown(self._operator.views))
 
     async def _gauges(self, _: web.Request) -> web.Response:
-        views = await self._views() if self.leads else []  # two operators would count each experiment twice
+        # Two operators would count each experiment twice.
+        views = await self._shown(self._operator.views) if self.leads else []
         return web.Response(
             body=exposition(views), headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"}
         )
 
-    async def _views(self) -> list[View]:
+    async def _shown(self, make: Callable[[], Made]) -> Made:
         try:
-            return await asyncio.to_thread(self._operator.views)
+            return await asyncio.get_running_loop().run_in_executor(self._pages, make)
         except Exception as error:  # the API server is away
             raise web.HTTPServiceUnavailable(text=f"the API server: {type(error).__name__}\n") from None
 
@@ -176,7 +178,7 @@ class _Site:
         if not self.leads:
             return web.json_response({"error": "another operator acts"}, status=503)
         try:
-            found = await asyncio.to_thread(self._ask)
+            found = await asyncio.get_running_loop().run_in_executor(self._answers, self._ask)
         except ExperimentError as error:
             return web.json_response({"error": f"what is in force can't be read: {error}"}, status=503)
         except Exception as error:  # the API server is away: routers go on
@@ -192,11 +194,10 @@ class _Site:
         return web.Response(text=content, content_type="application/yaml")
 
     def _ask(self) -> tuple[str, str] | None:
-        with self._asking:
-            if time.monotonic() - self._known[0] > _KNOWN_SECONDS:
-                found = self._operator.in_force()
-                self._known = time.monotonic(), found
-            return self._known[1]
+        if time.monotonic() - self._known[0] > _KNOWN_SECONDS:
+            found = self._operator.in_force()
+            self._known = time.monotonic(), found
+        return self._known[1]
 
 
 def namespace_of_pod() -> str:
