@@ -6,11 +6,13 @@ for it.
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,7 @@ class LogReader:
             LogError: The log can't be read.
         """
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(1, get_context("spawn"))
+            self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_end_with_parent)
         served = experiment.model_dump(mode="json")
         try:
             return self._pool.submit(_look, self._folder, served, self._gain, since, now).result()
@@ -75,6 +77,18 @@ class LogReader:
         """End the process."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """An operator that is killed leaves no reader behind, which would wait for the next look for ever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def end() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 def _look(folder: Path, experiment: dict[str, Any], gain: Gain, since: float, now: float) -> Found | None:

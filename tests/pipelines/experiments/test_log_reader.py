@@ -1,0 +1,37 @@
+"""The process that reads the log for the operator."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.repository import ROOT
+
+OPERATOR = """
+import multiprocessing, os, pathlib, sys
+from mtorl.experiment.experiment import Experiment
+from mtorl.log.gain import Gain
+from pipelines.experiments.operator.look import LogReader
+from tests.mtorl.experiment.experiments import FILE
+
+if __name__ == "__main__":
+    LogReader(pathlib.Path(sys.argv[1]), Gain.of_spec("click")).look(Experiment.from_dict(FILE), 0.0, 0.0)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    os._exit(1)
+"""
+
+
+def test_it_ends_with_an_operator_that_is_killed(tmp_path: Path) -> None:
+    script, output = tmp_path / "killed.py", tmp_path / "output"
+    script.write_text(OPERATOR)
+    with output.open("w") as out:  # no pipe: a process that is left behind would hold its end
+        subprocess.run(
+            [sys.executable, str(script), str(tmp_path)], cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, stdout=out
+        )
+    reader = int(output.read_text())
+    until = time.monotonic() + 10
+    while Path(f"/proc/{reader}").exists() and " Z " not in Path(f"/proc/{reader}/stat").read_text():
+        assert time.monotonic() < until, "it is still there"
+        time.sleep(0.05)
