@@ -12,6 +12,7 @@ The results come from these commands, the last of which writes the tables:
     python benchmarks/adjustment.py --json benchmarks/results/adjustment.json
     python benchmarks/futility.py --json benchmarks/results/futility.json
     python benchmarks/shared_budget.py --json benchmarks/results/shared_budget.json
+    python benchmarks/independence.py --json benchmarks/results/independence.json
     python benchmarks/plan.py --json benchmarks/results/plan.json
     python benchmarks/verdict.py --json benchmarks/results/verdict.json
     python benchmarks/shadow.py --run runs/latest --json benchmarks/results/shadow.json
@@ -48,6 +49,7 @@ from benchmarks.experiment_runs.table import (
     shared_budget_table,
     verdict_table,
 )
+from benchmarks.independence import independence_table
 from benchmarks.log_storage.table import decision_log_table
 from benchmarks.pacing_runs.table import pacing_table
 from benchmarks.request_path.tables import serving_tables, shadow_table, soak_table
@@ -424,6 +426,7 @@ PAGES = {
     "adjustment": Page("What it brings to know users beforehand", "experiments.md", adjustment_tables),
     "futility": Page("How experiments end that may be given up", "experiments.md", futility_table),
     "shared_budget": Page("What sharing a budget does to an experiment", "experiments.md", shared_budget_table),
+    "independence": Page("Whether experiments are independent of each other", "experiments.md", independence_table),
     "plan": Page("Whether an experiment finds what it was planned to find", "experiments.md", plan_table),
     "verdict": Page("What a verdict costs", "experiments.md", verdict_table),
     "regret": Page("What a policy earns with a budget", "evaluation.md", regret_tables),
