@@ -11,18 +11,20 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def measured(command: Sequence[str], expected: Collection[int] = (0,)) -> dict[str, float]:
+def measured(
+    command: Sequence[str], expected: Collection[int] = (0,), out: Path = Path(os.devnull)
+) -> dict[str, float]:
     """Run a command to its end, with the project's code from here.
 
     Args:
         command: Its words.
         expected: Exit codes that are no failure.
+        out: File for what it prints.
     """
     started = time.perf_counter()
-    process = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL
-    )
-    _, status, used = os.wait4(process.pid, 0)
+    with out.open("w") as printed:
+        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=printed)
+        _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode not in expected:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")

@@ -108,7 +108,7 @@ def write_log(folder: Path, decisions: int, users: int) -> None:
 def judge(log: Path, experiment: Path, out: Path) -> dict[str, Any]:
     """The console command, as people type it."""
     command = [sys.executable, "-m", "cli.main", "experiment", "verdict", str(log), "--dataset", "simulator"]
-    taken = measured([*command, "--experiment", str(experiment), "--json", str(out)])
+    taken = measured([*command, "--experiment", str(experiment), "--json"], out=out)
     if "changed_period" not in json.loads(out.read_text())["left_out"]:
         raise SystemExit("no day was left out, so the verdict has not looked twice")
     return taken
