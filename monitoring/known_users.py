@@ -30,6 +30,8 @@ PREFIX = "known:"
 _NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT",
             "UHUGEINT", "FLOAT", "DOUBLE", "DECIMAL", "BOOLEAN")  # fmt: skip
 
+_LARGEST = 1e100  # of larger numbers, squares can't be added up
+
 
 def find_known(
     db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, kinds: Iterable[str]
@@ -53,7 +55,13 @@ def find_known(
         names += _find_past(db, experiment, tuple(kinds))
         parts.append("past")
     if spec.table is not None:
-        names += _read_table(db, Path(spec.table), spec.columns)
+        told = _read_table(db, Path(spec.table), spec.columns)
+        if twice := {name.lower() for name in names}.intersection(name.lower() for name in told):
+            raise ExperimentError(
+                f"covariates.table: {spec.table}: what is known of the past is called {min(twice)!r}, too: rename the "
+                "column, or leave it out"
+            )
+        names += told
         parts.append("told")
     db.execute(f"CREATE TABLE known AS FROM {' FULL JOIN '.join(parts)}" + " USING (unit)" * (len(parts) - 1))
     return tuple(names)
@@ -133,6 +141,11 @@ def _check_rows(db: duckdb.DuckDBPyConnection, file: Path, names: list[str]) -> 
         "users have several rows": f"FROM covariate_table GROUP BY {USER} HAVING count(*) > 1",
         **{
             f"rows of column {name!r} are infinite": f"FROM covariate_table WHERE isinf({_quoted(name)}::DOUBLE)"
+            for name in names
+        },
+        **{
+            f"rows of column {name!r} are beyond {_LARGEST:g}": f"FROM covariate_table WHERE "
+            f"abs({_quoted(name)}::DOUBLE) > {_LARGEST!r} AND NOT isnan({_quoted(name)}::DOUBLE)"
             for name in names
         },
     }

@@ -75,6 +75,8 @@ def test_a_table_tells_more(tmp_path: Path, suffix: str) -> None:
         ({"user_id": ["a", "b", "b"], "x": [1.0, 2.0, 3.0]}, [], "1 users have several rows, one of them 'b'"),
         ({"user_id": ["a", None], "x": [1.0, 2.0]}, [], "1 rows without a user_id"),
         ({"user_id": ["a", "b"], "x": [1.0, np.inf]}, [], "1 rows of column 'x' are infinite, one of them 'b'"),
+        ({"user_id": ["a", "b"], "x": [np.nan, -1.7e308]}, [], r"1 rows of column 'x' are beyond 1e\+100, one of"),
+        ({"user_id": ["a"], "Past Click": [1.0]}, [], "what is known of the past is called 'past click', too"),
     ],
 )
 def test_a_table_that_is_none_is_refused(
