@@ -18,7 +18,7 @@ sum(weight * gain) / sum(weight).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -95,7 +95,7 @@ def verdict_from_log(
         left_out, models, of_stages = read.counted
         changed = not left_out.keys().isdisjoint(CHANGED)
         with_changed = {
-            name: (comparison.lift(primary), _checks(guardrails, comparison), _futile(experiment, comparison))
+            name: (comparison.lift(primary), _checks(experiment, comparison), _futile(experiment, comparison))
             for name, comparison in (compared(read.users(changed=True).rows) if changed else {}).items()
         }
         found = read.users()
@@ -114,7 +114,7 @@ def verdict_from_log(
     lifts, verdicts, results = {}, {}, {}
     for name, comparison in comparisons.items():
         lift = lifts[name] = comparison.lift(primary)
-        checks = _checks(guardrails, comparison)
+        checks = _checks(experiment, comparison)
         if changed:
             checks = [
                 check if check.state == other.state else replace(check, state="open")
@@ -183,18 +183,34 @@ def verdict_from_log(
     return {key: _plain(value) for key, value in result.items()}
 
 
-def _checks(guardrails: Sequence[Guardrail], comparison: Comparison) -> list[GuardrailCheck]:
-    return [
-        check_guardrail(
-            guardrail.name,
-            comparison.lift(guardrail.name),
-            direction=guardrail.direction,
-            margin=guardrail.margin,
-            alpha=comparison.alpha,
-            tightest_at=comparison.tightest_at,
-        )
-        for guardrail in guardrails
-    ]
+def _checks(experiment: Experiment, comparison: Comparison) -> list[GuardrailCheck]:
+    found = []
+    for guardrail in experiment.metrics.guardrails:
+        check, *others = (_check(guardrail, each) for each in _both_ways(experiment, comparison))
+        held = all(other.state == "held" for other in others)
+        found.append(check if check.state != "held" or held else replace(check, state="open"))
+    return found
+
+
+def _check(guardrail: Guardrail, comparison: Comparison) -> GuardrailCheck:
+    return check_guardrail(
+        guardrail.name,
+        comparison.lift(guardrail.name),
+        direction=guardrail.direction,
+        margin=guardrail.margin,
+        alpha=comparison.alpha,
+        tightest_at=comparison.tightest_at,
+    )
+
+
+def _both_ways(experiment: Experiment, comparison: Comparison) -> list[Comparison]:
+    """The comparison and, where a table is among its covariates, that which is not adjusted.
+
+    A table that is written anew each night holds what came of the experiment, too, and explains the effect away long
+    before its arms are seen to differ. So no effect, and no harm, is ruled out by its word alone.
+    """
+    has_table = experiment.covariates is not None and experiment.covariates.table is not None
+    return [comparison, *([replace(comparison, covariates=())] if has_table else [])]
 
 
 def _arm(found: Users, arm: str, primary: str, budget: float | None) -> dict[str, Any]:
@@ -280,7 +296,10 @@ def _futile(experiment: Experiment, comparison: Comparison) -> bool:
     wanted = experiment.minimum_effect
     if wanted is None:
         return False
-    return rules_out(comparison.lift(experiment.metrics.primary, above=wanted), tightest_at=comparison.tightest_at)
+    return all(
+        rules_out(each.lift(experiment.metrics.primary, above=wanted), tightest_at=each.tightest_at)
+        for each in _both_ways(experiment, comparison)
+    )
 
 
 def _money(comparison: Comparison, primary: str) -> dict[str, Any]:

@@ -150,3 +150,27 @@ def test_a_covariate_that_knows_the_arm_is_found(tmp_path: Path) -> None:
 
 def test_covariates_are_no_part_of_what_is_in_force() -> None:
     assert _experiment({"past": True}).version == Experiment.from_dict(CONTENT).version
+
+
+def test_what_came_of_the_experiment_rules_no_effect_and_no_harm_out(tmp_path: Path) -> None:
+    """A table that is written anew each night: its sums hold the effect, and would explain it away."""
+    rng, log = np.random.default_rng(0), Log()
+    clicks, costs = np.zeros(1_200), np.zeros(1_200)
+    for user in range(1_200):
+        better = user % 2
+        for _ in range(4):
+            decision = log.decide(f"u{user}", "challenger" if better else "incumbent")
+            click, cost = float(rng.random() < 0.30 + 0.04 * better), 0.1 * rng.exponential(1.0 + 0.1 * better)
+            log.learn(decision, "click", click)
+            log.learn(decision, "cost", cost)
+            clicks[user] += click
+            costs[user] += cost
+    table = pd.DataFrame({"user_id": [f"u{user}" for user in range(1_200)], "clicks": clicks, "costs": costs})
+    table.to_parquet(tmp_path / "users.parquet")
+    file = {**CONTENT, "minimum_effect": 0.1, "covariates": {"past": False, "table": str(tmp_path / "users.parquet")}}
+    margin = [{"name": "cost_per_decision", "direction": "down", "margin": 0.005}]
+    file["metrics"] = {**CONTENT["metrics"], "guardrails": margin}
+    found = verdict_from_log(log.write(tmp_path), Experiment.from_dict(file))
+    assert found["adjustment"]["unadjusted_lift"] > 0.03 and abs(found["lift"]) < 0.01
+    assert (found["verdict"], found["futile"]) == ("inconclusive", False)
+    assert [guardrail["state"] for guardrail in found["guardrails"]] == ["open"]
