@@ -13,6 +13,7 @@ The results come from these commands, the last of which writes the tables:
     python benchmarks/futility.py --json benchmarks/results/futility.json
     python benchmarks/shared_budget.py --json benchmarks/results/shared_budget.json
     python benchmarks/independence.py --json benchmarks/results/independence.json
+    python benchmarks/operator_switch.py --run runs/latest --json benchmarks/results/operator_switch.json
     python benchmarks/plan.py --json benchmarks/results/plan.json
     python benchmarks/verdict.py --json benchmarks/results/verdict.json
     python benchmarks/shadow.py --run runs/latest --json benchmarks/results/shadow.json
@@ -51,6 +52,7 @@ from benchmarks.experiment_runs.table import (
 )
 from benchmarks.independence import independence_table
 from benchmarks.log_storage.table import decision_log_table
+from benchmarks.operator_switch import operator_switch_table
 from benchmarks.pacing_runs.table import pacing_table
 from benchmarks.request_path.tables import serving_tables, shadow_table, soak_table
 
@@ -435,6 +437,7 @@ PAGES = {
     "pacing": Page("Whether pacing treats arms alike", "policy.md", pacing_table),
     "shadow": Page("What the shadow costs the answered path", "experiments.md", shadow_table),
     "kill_switch": Page("How soon the kill switch is in force", "serving.md", kill_switch_table),
+    "operator_switch": Page("How soon an object's kill switch is in force", "cluster.md", operator_switch_table),
     "drift": Page("How often the drift check is wrong", "../monitoring/README.md", rates_table),
     "drift_job": Page("What a drift check costs", "../monitoring/README.md", job_table),
     "soak": Page("Five minutes of everything at once", "serving.md", soak_table),

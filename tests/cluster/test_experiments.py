@@ -1,4 +1,7 @@
-"""Experiments as objects: a real API server, the operator as a process, and two routers as processes."""
+"""Experiments as objects: a real API server, the operator as a process, and two routers as processes.
+
+How soon the kill switch is in force, `benchmarks/operator_switch.py` measures.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,6 @@ from tests.serving.router_process import Process
 pytestmark = pytest.mark.cluster
 RAMP = {"stages": [{"stage": "shadow", "hours": 0, "users": 0}, {"stage": "50%", "hours": 0, "users": 0}]}
 COLUMNS = ["NAME", "STAGE", "ENABLED", "USERS", "LIFT", "INTERVAL", "SPEND", "VERDICT", "IN_FORCE", "AGE"]
-SWITCH_SECONDS = 5.0
 
 
 def spec(endpoint: str = "http://127.0.0.1:9", **changes: Any) -> Object:
@@ -100,7 +102,7 @@ def operator(namespace: str, tmp_path: Path) -> Iterator[OperatorProcess]:
         yield process
 
 
-def test_the_kill_switch_is_in_force_on_each_router_within_seconds(
+def test_the_kill_switch_is_in_force_on_each_router(
     cluster_of: Cluster, operator: OperatorProcess, tmp_path: Path
 ) -> None:
     features = made_feast_repo(tmp_path)
@@ -134,7 +136,6 @@ def test_the_kill_switch_is_in_force_on_each_router_within_seconds(
             wanted = {"incumbent"} if off else serves
             while not all(arms_of(router) == wanted for router in (one, other)):
                 assert time.monotonic() - began < 60
-            assert not off or time.monotonic() - began < SWITCH_SECONDS
         assert [event["kind"] for event in cluster_of.status("first")["history"]][2:] == ["kill", "resume", "kill"]
         columns = kubectl("-n", cluster_of.namespace, "get", "exp", "first").splitlines()
         assert columns[0].replace("IN FORCE", "IN_FORCE").split() == COLUMNS

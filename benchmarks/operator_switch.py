@@ -1,0 +1,164 @@
+"""How soon the kill switch of an `Experiment` object is in force on two routers, with the operator between.
+
+    kubectl apply -k manifests/crds                                        # on the cluster of $KUBECONFIG
+    python benchmarks/operator_switch.py --run runs/latest                 # of a finished `mtorl run`: two minutes
+    python benchmarks/operator_switch.py --run runs/latest --quick         # thrown twice
+
+The operator and two routers run as processes of this machine, against the API server of $KUBECONFIG, in a namespace of
+their own that is removed afterwards. Both routers are asked all the time. Measured is the time from the start of
+`kubectl patch` to the last answer of the challenger on either of them; 5 s are promised.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from os import environ
+from pathlib import Path
+from typing import Any
+
+import yaml
+from _environment import ROOT, environment, finish
+
+from benchmarks._markdown import measured_on, table
+from benchmarks.kill_switch import PROMISED_SECONDS, WATCHED_SECONDS, ask
+
+USERS = [f"u{i:06d}" for i in range(20)]
+
+
+class Cluster:
+    """What is done with kubectl, in a namespace.
+
+    Args:
+        namespace: Its name.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+
+    def kubectl(self, *words: str, stdin: str | None = None) -> str:
+        """Run kubectl there; returns what it printed."""
+        command = ["kubectl", "--namespace", self.namespace, *words]
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, check=True).stdout
+
+    def patch(self, **fields: Any) -> None:
+        """Change the experiment's spec."""
+        self.kubectl("patch", "exp", "switch", "--type", "merge", "--patch", json.dumps({"spec": fields}))
+
+
+@contextmanager
+def operator(cluster: Cluster, dataset: Path, log: Path, port: int) -> Iterator[None]:
+    """The operator, once it acts."""
+    command = [sys.executable, "-m", "cli.main", "experiment", "operator", "--namespace", cluster.namespace]
+    command += ["--dataset", str(dataset), "--log", str(log), "--port", str(port)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=2).status == 200)
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def wait_for(seen: Any, seconds: float = 120.0) -> None:
+    """Wait until something is so; what can't be asked yet is not so.
+
+    Raises:
+        RuntimeError: It is not so in time.
+    """
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if seen():
+                return
+        except OSError:
+            pass
+        time.sleep(0.2)
+    raise RuntimeError("it did not come up")
+
+
+def seconds_to_stop(cluster: Cluster, urls: list[str]) -> float:
+    """Throw the switch; seconds until the challenger's last answer on any router. It is turned back afterwards."""
+    started, last = time.monotonic(), [0.0] * len(urls)
+
+    def watch(number: int) -> None:
+        asked = 0
+        while time.monotonic() - started < WATCHED_SECONDS:
+            sent = time.monotonic() - started
+            if any(one["arm"] == "challenger" for one in ask(urls[number], USERS, f"{started}-{number}-{asked}")):
+                last[number] = sent
+            asked += 1
+
+    threads = [threading.Thread(target=watch, args=(number,)) for number in range(len(urls))]
+    for thread in threads:
+        thread.start()
+    cluster.patch(enabled=False)
+    for thread in threads:
+        thread.join()
+    cluster.patch(enabled=True)
+    wait_for(lambda: all(serves_challenger(url) for url in urls))
+    return max(last)
+
+
+def serves_challenger(url: str) -> bool:
+    """Whether a router gives anybody the challenger."""
+    return any(one["arm"] == "challenger" for one in ask(url, USERS, str(time.monotonic())))
+
+
+def operator_switch_table(figures: dict[str, Any]) -> str:
+    """How soon the switch is in force."""
+    seconds = sorted(figures["seconds"])
+    row = [f"{seconds[0]:.1f} s", f"{seconds[len(seconds) // 2]:.1f} s", f"{seconds[-1]:.1f} s"]
+    return (
+        f"Two routers, the operator and an API server on one machine; thrown {len(seconds)} times, "
+        f"{figures['promised_seconds']:g} s are promised.\n\n"
+        + table(["least", "median", "most"], [row])
+        + measured_on(figures, "operator_switch.py")
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", required=True, type=Path, help="folder of a finished run on the simulator")
+    parser.add_argument("--quick", action="store_true", help="thrown twice instead of ten times")
+    parser.add_argument("--json", default="", metavar="FILE", help="also write the figures to this file")
+    arguments = parser.parse_args()
+
+    from benchmarks.request_path.servers import router
+    from serving.local.ports import free_ports
+
+    cluster = Cluster(f"mtorl-switch-{uuid.uuid4().hex[:8]}")
+    cluster.kubectl("create", "namespace", cluster.namespace)
+    with ExitStack() as running:
+        running.callback(cluster.kubectl, "delete", "namespace", cluster.namespace, "--wait=false")
+        scratch = Path(running.enter_context(tempfile.TemporaryDirectory()))
+        (port,) = free_ports(1)
+        (scratch / "log").mkdir()
+        settings = yaml.safe_load((arguments.run / "serving" / "router.yaml").read_text())
+        running.enter_context(operator(cluster, Path(settings["dataset"]), scratch / "log", port))
+        environ["MTORL_OPERATOR"] = f"http://127.0.0.1:{port}"
+        run = arguments.run.resolve()
+        urls = [running.enter_context(router(run, scratch / name, False)).url for name in ("one", "other")]
+        spec = yaml.safe_load((scratch / "one" / "run" / "serving" / "experiment.yaml").read_text())
+        spec = {name: value for name, value in spec.items() if name not in ("name", "ramp")}
+        made = {"apiVersion": "mtorl-kubeflow.github.io/v1alpha1", "kind": "Experiment", "metadata": {"name": "switch"}}
+        cluster.kubectl("create", "--filename", "-", stdin=json.dumps({**made, "spec": spec}))
+        cluster.patch(move={"to": "50%", "reason": "to be measured"})
+        wait_for(lambda: all(serves_challenger(url) for url in urls))
+        seconds = [seconds_to_stop(cluster, urls) for _ in range(2 if arguments.quick else 10)]
+    figures = {"promised_seconds": PROMISED_SECONDS, "seconds": seconds, "environment": environment("kopf", "kserve")}
+    print(operator_switch_table(figures))
+    finish(figures, arguments.json)
+
+
+if __name__ == "__main__":
+    main()
