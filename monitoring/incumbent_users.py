@@ -70,7 +70,7 @@ def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> Inc
             f"""SELECT {sums(names, gain)}, count(*) AS decisions, min(decided) AS first, max(decided) AS last
             FROM (SELECT decision.*, {values} FROM decision LEFT JOIN outcome USING (decision_id)
                   WHERE decided <= (SELECT max(decided) FROM decision) - {known})
-            GROUP BY user_id"""
+            GROUP BY user_id ORDER BY user_id"""  # a plan draws users by their place: the same log, the same plan
         ).df()
     figures = of_users[[f"{primary}_numerator", f"{primary}_denominator"]].to_numpy(np.float64)
     decisions, cost = int(of_users["decisions"].sum()), float(of_users[f"{COST}_numerator"].sum())
