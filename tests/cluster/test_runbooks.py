@@ -13,6 +13,7 @@ import pytest
 
 from tests.cluster.conftest import Installation
 from tests.cluster.kubectl import kubectl, listed, wait_until
+from tests.manifests.conftest import MANIFESTS
 from tests.repository import ROOT
 
 pytestmark = pytest.mark.cluster
@@ -28,7 +29,7 @@ kubectl() {
   for word; do case $word in mtorl) words+=("$NAMESPACE") ;; *) words+=("$word") ;; esac; done
   case " $* " in
     *" edit "* | *" top "*) return 0 ;;
-    *" exec "* | *" logs "*) return 0 ;;
+    *" exec "* | *" logs "* | *" port-forward "*) return 0 ;;
     *" apply -k "* | *" wait --for=delete "* | *" rollout status "*) return 0 ;;
     *" delete pod "*) words+=(--wait=false) ;;
   esac
@@ -53,12 +54,17 @@ def scripts(page: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """The dev overlay whose router was changed once, so that there is something to undo."""
+    """The dev overlay whose router was changed once, so that there is something to undo; and an experiment."""
     made = Installation(tmp_path_factory.mktemp("runbooks"))
     made.apply("overlays/dev")
     made.wait_for_pods()
     change = {"spec": {"template": {"metadata": {"annotations": {"changed": "once"}}}}}
     kubectl("-n", made.namespace, "patch", "statefulset", "mtorl-router", "--type=merge", "-p", json.dumps(change))
+    kubectl("apply", "-k", str(MANIFESTS / "crds"))
+    kubectl("wait", "--for=condition=Established", "crd/experiments.mtorl-kubeflow.github.io")
+    experiment = (MANIFESTS / "tests" / "experiments" / "experiment.yaml").read_text()
+    spring = experiment.replace("name: mtorl-vs-incumbent", "name: spring")
+    kubectl("-n", made.namespace, "apply", "-f", "-", stdin=spring)
     for job in ("drift", "materialize"):
         kubectl("-n", made.namespace, "create", "job", f"{job}-before", "--from", f"cronjob/mtorl-{job}")
         wait_until(f"a pod of {job}", lambda job=job: listed(made.namespace, "pod", f"job-name={job}-before"))
