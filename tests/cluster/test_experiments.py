@@ -212,7 +212,7 @@ def test_an_operator_that_is_killed_loses_nothing_and_does_nothing_twice(
     rng = random.Random(0)
     cluster_of.apply("first", spec())
     asked = []
-    for number in range(12):
+    for number in range(6):
         if rng.random() < 0.5:
             cluster_of.patch("first", enabled=rng.random() < 0.5)
         asked.append({"to": rng.choice(["shadow", "5%", "50%"]), "reason": f"number {number}"})
