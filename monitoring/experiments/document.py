@@ -161,7 +161,8 @@ class View(TypedDict):
     """All that is known of an experiment."""
 
     document_version: Literal[1]
-    written: str
+    looked: str
+    """When the log was read."""
     name: str
     hypothesis: str | None
     version: str

@@ -74,7 +74,7 @@ def _started(view: View) -> Iterator[Sample]:
 
 
 def _looked(view: View) -> Iterator[Sample]:
-    yield (), datetime.fromisoformat(view["written"]).timestamp()
+    yield (), datetime.fromisoformat(view["looked"]).timestamp()
 
 
 def _unreadable(view: View) -> Iterator[Sample]:

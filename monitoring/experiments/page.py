@@ -41,7 +41,7 @@ def page(views: Sequence[View], *, refresh: float | None = None) -> str:
     script = "" if refresh is None else _REFRESH.read_text(encoding="utf-8").replace("SECONDS", f"{refresh:g}")
     content = {
         "experiments": [_experiment(view, f"experiment-{n}") for n, view in enumerate(views, 1)],
-        "written": max((view["written"] for view in views), default=None),
+        "looked": min((view["looked"] for view in views), default=None),
         "script": script,
         "policy": content_policy(script),
     }

@@ -59,6 +59,7 @@ class Known:
         in_force: Whether routers have what follows from file and history.
         problem: Why the log, or the file, can't be read.
         commands: What to type for an action (`monitoring.experiments.advice.Standing`).
+        looked: When the log was read, seconds since 1970; None: just now.
     """
 
     verdict: Mapping[str, Any] | None = None
@@ -68,6 +69,7 @@ class Known:
     in_force: bool = True
     problem: str | None = None
     commands: Mapping[str, str] = field(default_factory=dict)
+    looked: float | None = None
 
 
 def experiment_view(experiment: Experiment, events: Sequence[Event], known: Known, now: float) -> View:
@@ -101,7 +103,7 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
     verdict = None if known.verdict is None else dict(known.verdict)
     return View(
         document_version=DOCUMENT_VERSION,
-        written=_iso(now),
+        looked=_iso(now if known.looked is None else known.looked),
         name=experiment.name,
         hypothesis=experiment.hypothesis,
         version=serving.version,

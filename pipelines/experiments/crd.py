@@ -16,7 +16,8 @@ from typing import Any
 from mtorl.experiment.experiment import INCUMBENT, Experiment
 from mtorl.experiment.history import Event
 from mtorl.experiment.stage_machine import FIXED
-from pipelines.experiments.resource import GROUP, KIND, PLURAL, VERSION, MoveRequest
+from pipelines.experiments.api import GROUP, KIND, PLURAL, VERSION
+from pipelines.experiments.resource import MoveRequest
 
 _MOST = 50
 """Arms, budgets or metrics of an experiment: a bound that no file meets, without which a rule might cost too much."""
@@ -163,7 +164,6 @@ def _status() -> dict[str, Any]:
         "reason": "Of the verdict, in words.",
         "version": "Of what is in force: what routers say that they have.",
         "move": "The move that was asked for last, as far as it was looked at.",
-        "looked": "When the decision log was read last.",
     }
     return {
         "type": "object",

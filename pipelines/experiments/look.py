@@ -15,11 +15,10 @@ from pathlib import Path
 
 from monitoring.decision_log import DecisionLog
 from monitoring.experiments.document import Spend, View
-from monitoring.experiments.traffic import spend_of, traffic_of
+from monitoring.experiments.look import look
 from monitoring.experiments.view import Known, experiment_view
 from monitoring.segments import segment_lifts
 from monitoring.stage_evidence import stage_evidence
-from monitoring.verdict import verdict_from_log
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import state_of
 from mtorl.experiment.stage_machine import Evidence, in_force
@@ -103,20 +102,15 @@ def _looked(
     with _opened(folder) as (log, spec):
         for name in by:
             check_segment(spec, name)
-        if not log.holds_any():
-            return replace(known, spend=_spend(folder) or [])
-        found = verdict_from_log(log, served, spec.reward.gain)
+        spend = _spend(folder)
+        found = look(log, served, spec.reward.gain, since, now, spend)
+        if found is None:
+            return replace(known, spend=spend or [])
+        verdict = dict(found.verdict or {})
         if by:
             values = {name: segment_sql(spec, name, "record") for name in by}
-            found["segments"] = dict(segment_lifts(log, served, spec.reward.gain, values))
-        spend = _spend(folder)
-        return replace(
-            known,
-            verdict=found,
-            evidence=stage_evidence(log, served, spec.reward.gain, since, found),
-            traffic=traffic_of(log, served),
-            spend=spend_of(log, served, now) if spend is None else spend,
-        )
+            verdict["segments"] = dict(segment_lifts(log, served, spec.reward.gain, values))
+        return replace(found, verdict=verdict, in_force=known.in_force, problem=known.problem, commands=known.commands)
 
 
 def _spend(folder: ExperimentFolder) -> list[Spend] | None:

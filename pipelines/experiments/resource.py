@@ -19,10 +19,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import orjson
-import yaml
 from pydantic import ValidationError
 
 from mtorl.experiment.experiment import INCUMBENT, Experiment, ExperimentError
@@ -30,26 +29,9 @@ from mtorl.experiment.history import Event, HistoryError, IllegalEvent, serves_s
 from mtorl.experiment.stage_machine import OVER, STAGES, Phase
 from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.validation import StrictModel, Text, first_fault
+from pipelines.experiments.api import Api, Object
+from pipelines.experiments.config_map import OFF_BY_HAND, hand_over, held_by, is_edited, marks_of, owner_of
 from pipelines.experiments.controller import act, state, taken_back
-
-GROUP = "mtorl-kubeflow.github.io"
-VERSION = "v1alpha1"
-KIND = "Experiment"
-PLURAL = "experiments"
-IN_FORCE = "experiment.yaml"
-"""Key of the ConfigMap, as routers read it."""
-OF_OBJECT = f"{GROUP}/experiment"
-"""Annotation of the ConfigMap: which object it follows from."""
-WRITTEN = f"{GROUP}/written"
-"""Annotation: digest of what the operator wrote. People may edit the ConfigMap."""
-OFF_BY_HAND = f"{GROUP}/switched-off-at-generation"
-"""Annotation: somebody switched it off in the ConfigMap, and the object has not been changed since."""
-
-Object = dict[str, Any]
-
-
-class Conflict(Exception):
-    """An object has changed since it was read: read it again."""
 
 
 class NotItsTurn(ExperimentError):
@@ -65,33 +47,6 @@ class MoveRequest(StrictModel):
     """Who is promoted; by default, the only one."""
     reason: Text
     """Why, for the history."""
-
-
-class Api(Protocol):
-    """What is asked of the API server."""
-
-    def experiments(self) -> list[Object]:
-        """All experiments, the oldest first."""
-
-    def experiment(self, name: str) -> Object | None:
-        """An experiment as it is now; None: there is none of that name."""
-
-    def replace_status(self, found: Mapping[str, Any]) -> Object:
-        """Write an experiment's status; returns the object as it is then.
-
-        Raises:
-            Conflict: Its `resourceVersion` is another one.
-        """
-
-    def in_force(self) -> Object | None:
-        """The ConfigMap that the routers read; None: there is none yet."""
-
-    def put_in_force(self, config_map: Mapping[str, Any]) -> Object:
-        """Write it; returns it as it is then.
-
-        Raises:
-            Conflict: It has another `resourceVersion` now; or it has none, and there is one already.
-        """
 
 
 class ExperimentResource:
@@ -150,12 +105,20 @@ class ExperimentResource:
         Raises:
             ExperimentError: It can't be used.
         """
-        fields = {name: value for name, value in self.spec.items() if name != "move"}
-        experiment = Experiment.from_dict({"name": self.name, **fields})
+        experiment = self.written()
         if self._dataset is not None:
             experiment.check(self._dataset)
         self._check_turn(experiment)
         return experiment
+
+    def written(self) -> Experiment:
+        """What people wrote, also if it is not its turn.
+
+        Raises:
+            ExperimentError: It is no experiment.
+        """
+        fields = {name: value for name, value in self.spec.items() if name != "move"}
+        return Experiment.from_dict({"name": self.name, **fields})
 
     def _check_turn(self, experiment: Experiment) -> None:
         """Refuse it while the routers serve another one, or what another one has promoted."""
@@ -237,89 +200,15 @@ class ExperimentResource:
             return False
         if "observedGeneration" not in self.status:
             return False  # it is new: nothing was switched off since
-        annotations = self._config_map["metadata"].get("annotations") or {}
-        if OFF_BY_HAND in annotations:
-            return bool(annotations[OFF_BY_HAND] == str(self.generation))
+        if (mark := marks_of(self._config_map).get(OFF_BY_HAND)) is not None:
+            return mark == str(self.generation)
         serving = held_by(self._config_map)
-        if serving is None or serving.enabled:
-            return False
-        return bool(annotations.get(WRITTEN) != _digest(self._config_map["data"][IN_FORCE]))
+        return serving is not None and not serving.enabled and is_edited(self._config_map)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Nothing is locked: whatever is written is refused if the object has changed since it was read."""
         yield
-
-
-def owner_of(config_map: Mapping[str, Any] | None) -> str | None:
-    """Name of the object that a ConfigMap follows from.
-
-    Somebody may have replaced it as a whole, with `kubectl replace`: then it is the name of its experiment.
-    """
-    if config_map is None:
-        return None
-    noted = (config_map["metadata"].get("annotations") or {}).get(OF_OBJECT)
-    if noted is None and (serving := held_by(config_map)) is not None:
-        return serving.name
-    return None if noted is None else str(noted)
-
-
-def held_by(config_map: Mapping[str, Any]) -> Experiment | None:
-    """The experiment in a ConfigMap; None: it can't be read."""
-    try:
-        return Experiment.from_yaml(config_map["data"][IN_FORCE])
-    except (ExperimentError, KeyError):
-        return None
-
-
-def hand_over(
-    api: Api, before: Object | None, owner: str, experiment: Experiment, marks: Mapping[str, str] | None = None
-) -> Object:
-    """Write what is in force, unless it is there; returns the ConfigMap as it is then.
-
-    Args:
-        api: Of the API server.
-        before: The ConfigMap as it was read; None: there was none.
-        owner: Name of the object that it follows from.
-        experiment: What is in force.
-        marks: Further annotations.
-
-    Raises:
-        Conflict: Somebody has written it since.
-    """
-    content = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    found = before or {"metadata": {}}
-    metadata, data = found["metadata"], found.get("data") or {}
-    others = {name: text for name, text in (metadata.get("annotations") or {}).items() if name != OFF_BY_HAND}
-    annotations = {**others, OF_OBJECT: owner, WRITTEN: _digest(content), **(marks or {})}
-    if data.get(IN_FORCE) == content and metadata.get("annotations") == annotations:
-        return found
-    return api.put_in_force({"metadata": {**metadata, "annotations": annotations}, "data": {**data, IN_FORCE: content}})
-
-
-def _digest(content: str) -> str:
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def end_orphan(api: Api) -> str | None:
-    """Give everybody the incumbent if the object of what is in force was deleted; returns its name if it was so.
-
-    A promoted challenger is the incumbent, and stays it.
-
-    Raises:
-        Conflict: Somebody writes what is in force.
-    """
-    config_map = api.in_force()
-    owner = owner_of(config_map)
-    if config_map is None or owner is None or api.experiment(owner) is not None:
-        return None
-    if OF_OBJECT not in (config_map["metadata"].get("annotations") or {}):
-        return None  # it never was an object, as far as is known
-    serving = held_by(config_map)
-    if serving is None or not serving.enabled:
-        return None
-    hand_over(api, config_map, owner, serving.replace(enabled=False))
-    return owner
 
 
 def follow(resource: ExperimentResource, now: float) -> str | None:

@@ -11,7 +11,7 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
-from pipelines.experiments.resource import GROUP, KIND, PLURAL, VERSION, Conflict, Object
+from pipelines.experiments.api import GROUP, KIND, PLURAL, VERSION, Conflict, Object
 
 log = logging.getLogger(__name__)
 _SECONDS = (2.0, 3.0)  # for a connection, and for an answer; the client ignores a single float

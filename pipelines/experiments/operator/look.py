@@ -8,36 +8,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
-from monitoring.experiments.document import Spend, Traffic
-from mtorl.experiment.experiment import Experiment
-from mtorl.experiment.stage_machine import Evidence
+from monitoring.experiments.view import Known
+from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.log.gain import Gain
 from mtorl.log.touchpoints import LogError
-
-
-@dataclass(frozen=True)
-class Found:
-    """What is known.
-
-    Attributes:
-        evidence: For the stage machine.
-        verdict: The whole of it, as `monitoring.verdict` has it.
-        traffic: Channels of each arm.
-        spend: Of each account.
-    """
-
-    evidence: Evidence
-    verdict: dict[str, Any]
-    traffic: Traffic | None = None
-    spend: Sequence[Spend] = ()
 
 
 class LogReader:
@@ -53,7 +33,7 @@ class LogReader:
         self._gain = gain
         self._pool: ProcessPoolExecutor | None = None
 
-    def look(self, experiment: Experiment, since: float, now: float) -> Found | None:
+    def look(self, experiment: Experiment, since: float, now: float) -> Known | None:
         """What is known now; None: nobody has decided anything yet.
 
         Args:
@@ -62,7 +42,7 @@ class LogReader:
             now: Seconds since 1970.
 
         Raises:
-            LogError: The log can't be read.
+            LogError: The log, or a table that the verdict needs, can't be read.
         """
         if self._pool is None:
             self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_end_with_parent)
@@ -91,23 +71,16 @@ def _end_with_parent() -> None:
     threading.Thread(target=end, daemon=True).start()
 
 
-def _look(folder: Path, experiment: dict[str, Any], gain: Gain, since: float, now: float) -> Found | None:
+def _look(folder: Path, experiment: dict[str, Any], gain: Gain, since: float, now: float) -> Known | None:
     import duckdb
 
     from monitoring.decision_log import DecisionLog
-    from monitoring.experiments.traffic import spend_of, traffic_of
+    from monitoring.experiments.look import look
     from monitoring.period import PeriodError
-    from monitoring.stage_evidence import stage_evidence
-    from monitoring.verdict import verdict_from_log
 
-    made = Experiment.from_dict(experiment)
     try:
-        log = DecisionLog.in_folder(folder)
-        if not log.holds_any():
-            return None
-        verdict = verdict_from_log(log, made, gain)
-        evidence = stage_evidence(log, made, gain, since, verdict)
-        assert evidence is not None
-        return Found(evidence, verdict, traffic_of(log, made), spend_of(log, made, now))
+        return look(DecisionLog.in_folder(folder), Experiment.from_dict(experiment), gain, since, now)
+    except ExperimentError as error:  # of a table that the verdict needs
+        raise LogError(str(error)) from None
     except (duckdb.Error, PeriodError, OSError) as error:
         raise LogError(f"{folder}: the log can't be read: {str(error).splitlines()[0]}") from None

@@ -19,30 +19,23 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 from monitoring.experiments.document import View
+from monitoring.experiments.view import Known
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import HistoryError
-from mtorl.experiment.stage_machine import OVER, Evidence, Hold, Move, State
+from mtorl.experiment.stage_machine import OVER, Evidence, Hold, Move, State, in_force
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.clock_jumps import ClockJumps
+from pipelines.experiments.api import Api, Conflict
+from pipelines.experiments.config_map import IN_FORCE, end_orphan, held_by, owner_of
 from pipelines.experiments.controller import BELIEVED_AFTER, next_step, put_in_force, state
 from pipelines.experiments.operator.conditions import Condition, iso, with_condition
-from pipelines.experiments.operator.look import Found
 from pipelines.experiments.operator.routers import Routers
 from pipelines.experiments.operator.views import views_of
-from pipelines.experiments.resource import (
-    IN_FORCE,
-    Api,
-    Conflict,
-    ExperimentResource,
-    NotItsTurn,
-    end_orphan,
-    follow,
-    held_by,
-    owner_of,
-)
+from pipelines.experiments.resource import ExperimentResource, NotItsTurn, follow
 
 log = logging.getLogger(__name__)
+FIGURES = ("users", "lift", "interval", "spend", "verdict", "reason")
 _TRIES = 8  # of a change: some ten seconds where the API server is away
 
 
@@ -58,7 +51,7 @@ class Cluster(Api, Protocol):
 class Reader(Protocol):
     """Of the decision log."""
 
-    def look(self, experiment: Experiment, since: float, now: float) -> Found | None:
+    def look(self, experiment: Experiment, since: float, now: float) -> Known | None:
         """What is known now."""
 
 
@@ -90,7 +83,7 @@ class Operator:
         self._clock = clock
         self._jumps = ClockJumps(steady)
         self._lock = threading.Lock()
-        self._found: dict[str, Found] = {}
+        self._found: dict[str, Known] = {}
         self.routers = Routers()
 
     def changed(self, name: str) -> None:
@@ -191,14 +184,14 @@ class Operator:
         self._say(resource, self._standing(resource), said)
 
     def _advance(self, name: str) -> None:
-        looked: dict[tuple[str, float], Found | None] = {}
+        looked: dict[tuple[str, float], Known | None] = {}
         for _ in range(_TRIES):
             try:
                 return self._step(name, looked)
             except Conflict:  # with what was found, unless another thing is to be looked for now
                 log.info("%s has changed while its log was read", name)
 
-    def _step(self, name: str, looked: dict[tuple[str, float], Found | None]) -> None:
+    def _step(self, name: str, looked: dict[tuple[str, float], Known | None]) -> None:
         resource = ExperimentResource.read(self._api, name, self._dataset)
         if resource is None:
             return
@@ -217,19 +210,26 @@ class Operator:
         reached = self._jumps.before(now, BELIEVED_AFTER) + BELIEVED_AFTER
         try:
             step = next_step(resource, look, now, reached)
+            experiment, stands = state(resource)
+            if stands.phase == "draft":
+                self._found.pop(name, None)  # what was found of an earlier salt says nothing of this one
+            elif name not in self._found:  # over, or switched off, since before this operator began
+                look(in_force(experiment, stands), stands.since or 0.0)
         except (ExperimentError, HistoryError):
             return  # said by `_follow`
         except (LogError, OSError) as error:
             self._say(resource, {}, Condition("Progressing", "False", "LogUnreadable", str(error)))
             return
         self._events(resource, known)
-        figures = figures_of(self._found[name].verdict) if name in self._found else {}
-        self._say(resource, {**self._standing(resource), **figures}, self._progress(resource, step))
+        found = self._found.get(name, Known()).verdict
+        figures: dict[str, Any] = {} if found is None else figures_of(found)
+        if stands.phase == "draft":
+            figures = dict.fromkeys(FIGURES)
+        self._say(resource, {**self._standing(resource), **figures}, self._progress(stands, resource, step))
 
-    def _progress(self, resource: ExperimentResource, step: Move | Hold) -> Condition:
-        phase = state(resource)[1].phase
-        if phase in OVER:
-            return Condition("Progressing", "False", "Over", f"it is {phase}")
+    def _progress(self, stands: State, resource: ExperimentResource, step: Move | Hold) -> Condition:
+        if stands.phase in OVER:
+            return Condition("Progressing", "False", "Over", f"it is {stands.phase}")
         if isinstance(step, Move):
             return Condition("Progressing", "True", "Moved", f"{step.to}: {step.reason}")
         status: Literal["True", "False"] = "False" if resource.status.get("verdict") == "srm" else "True"
@@ -245,7 +245,7 @@ class Operator:
     def _events(self, resource: ExperimentResource, known: int) -> None:
         """Say what has happened since, for `kubectl describe`."""
         for event in (resource.status.get("history") or ())[known:]:
-            what = event.get("to") or event["kind"]  # the API server leaves out what is null
+            what = event["to"] or event["kind"]
             word = "".join(part.capitalize() for part in what.split())
             reason = f"Stage{word[:-1]}Percent" if word.endswith("%") else word
             harm = what in ("kill", "rolled back")
@@ -265,7 +265,7 @@ def _is_followed(found: Mapping[str, Any]) -> bool:
 
 
 def figures_of(verdict: Mapping[str, Any]) -> dict[str, Any]:
-    """What a status shows of a verdict.
+    """What a status shows of a verdict: `FIGURES`.
 
     Args:
         verdict: As of `monitoring.verdict`.

@@ -1,10 +1,14 @@
 """The operator as a process: kopf hears of changes, a thread reads the log, and routers ask over HTTP.
 
-mtorl experiment operator --namespace mtorl --log /mnt/mtorl/decision_log --dataset dataset.yaml
+    mtorl experiment operator --namespace mtorl --log /mnt/mtorl/decision_log --dataset dataset.yaml
 
-GET /v1/in-force      what routers ask (`routers.py`)
-GET /health/live      200 while the loop turns
-GET /health/ready     200 while this operator holds the lease: a Service leads nobody to one that waits
+| path | what |
+|---|---|
+| / | the page of all experiments |
+| /experiments.json, /metrics | the same as documents, and as Prometheus gauges |
+| /v1/in-force | what routers ask (`routers.py`) |
+| /health/live | 200 while the loop turns |
+| /health/ready | 200 while this operator holds the lease: a Service leads nobody to one that waits |
 """
 
 from __future__ import annotations
@@ -28,15 +32,15 @@ from monitoring.experiments.gauges import exposition
 from monitoring.experiments.page import page
 from mtorl.experiment.experiment import ExperimentError
 from mtorl.log.dataset import DatasetSpec
+from pipelines.experiments.api import GROUP, PLURAL, VERSION
 from pipelines.experiments.operator.cluster_api import ClusterApi
 from pipelines.experiments.operator.lease import Lease
 from pipelines.experiments.operator.look import LogReader
 from pipelines.experiments.operator.operator import Operator
-from pipelines.experiments.resource import GROUP, PLURAL, VERSION
 
 log = logging.getLogger(__name__)
-_REFRESH_SECONDS = 5.0  # after which an open page asks again
 Made = TypeVar("Made")
+_REFRESH_SECONDS = 5.0  # after which an open page asks again
 _KNOWN_SECONDS = 0.5  # what is in force is asked of the API server that often at most, however many routers ask
 
 

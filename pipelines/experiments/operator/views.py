@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from monitoring.experiments.document import View
 from monitoring.experiments.view import Known, experiment_view
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import HistoryError
-from pipelines.experiments.operator.look import Found
-from pipelines.experiments.resource import Api, ExperimentResource, Object, held_by, owner_of
+from pipelines.experiments.api import Api, Object
+from pipelines.experiments.resource import ExperimentResource
 
 
-def views_of(api: Api, objects: Sequence[Object], found: Mapping[str, Found], namespace: str, now: float) -> list[View]:
+def views_of(api: Api, objects: Sequence[Object], found: Mapping[str, Known], namespace: str, now: float) -> list[View]:
     """A document of each experiment; one that has never been usable has none.
 
     Args:
@@ -28,66 +29,53 @@ def views_of(api: Api, objects: Sequence[Object], found: Mapping[str, Found], na
     made = []
     for one in objects:
         resource = ExperimentResource(api, config_map, one)
-        serving = held_by(config_map) if config_map is not None and owner_of(config_map) == resource.name else None
         try:
-            experiment, events = _definition(resource, serving), resource.events()
+            experiment, events = _definition(resource), resource.events()
         except HistoryError:
             continue
-        if experiment is None:
-            continue
-        looked = found.get(resource.name)
-        known = Known(
-            in_force=said(one, "InForce")[0] != "False", problem=_problem(one), commands=_commands(one, namespace)
-        )
-        if looked is not None:
-            known = Known(
-                verdict=looked.verdict,
-                evidence=looked.evidence,
-                traffic=looked.traffic,
-                spend=looked.spend,
-                in_force=known.in_force,
-                problem=known.problem,
-                commands=known.commands,
+        if experiment is not None:
+            conditions = {said["type"]: said for said in resource.status.get("conditions") or ()}
+            known = replace(
+                found.get(resource.name, Known()),
+                in_force=conditions.get("InForce", {}).get("status") != "False",
+                problem=_problem(conditions),
+                commands=_commands(resource, namespace),
             )
-        made.append(experiment_view(experiment, events, known, now))
+            made.append(experiment_view(experiment, events, known, now))
     return made
 
 
-def _definition(resource: ExperimentResource, serving: Experiment | None) -> Experiment | None:
+def _definition(resource: ExperimentResource) -> Experiment | None:
     try:
-        return resource.definition()
+        return resource.written()
     except ExperimentError:
-        return serving
+        return resource.last_in_force()
 
 
-def said(found: Mapping[str, Any], kind: str) -> tuple[str, str]:
-    """Status and message of a condition; empty, if nobody has said it yet."""
-    conditions = (found.get("status") or {}).get("conditions") or ()
-    return next(((one["status"], one["message"]) for one in conditions if one["type"] == kind), ("", ""))
+def _problem(conditions: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Why spec or log can't be used; None: they can."""
+    accepted, progressing = (conditions.get(kind, {}) for kind in ("Accepted", "Progressing"))
+    if accepted.get("status") == "False":
+        return str(accepted["message"])
+    return str(progressing["message"]) if progressing.get("reason") == "LogUnreadable" else None
 
 
-def _problem(found: Mapping[str, Any]) -> str | None:
-    for kind, reason in (("Accepted", ""), ("Progressing", "LogUnreadable")):
-        for one in (found.get("status") or {}).get("conditions") or ():
-            if one["type"] == kind and one["status"] == "False" and reason in ("", one["reason"]):
-                return str(one["message"])
-    return None
-
-
-def _commands(found: Mapping[str, Any], namespace: str) -> dict[str, str]:
+def _commands(resource: ExperimentResource, namespace: str) -> dict[str, str]:
     """What to type, by action."""
-    name, ramp = found["metadata"]["name"], found["spec"].get("ramp") or {}
-    first = (ramp.get("stages") or [{}])[0].get("stage", "shadow")
+    stages = (resource.spec.get("ramp") or {}).get("stages") or [{}]
 
     def patch(**fields: Any) -> str:
-        return f"kubectl -n {namespace} patch exp {name} --type merge -p '{json.dumps({'spec': fields})}'"
+        return f"kubectl -n {namespace} patch exp {resource.name} --type merge -p '{json.dumps({'spec': fields})}'"
 
-    def move(to: str) -> str:
-        return patch(move={"to": to, "reason": "WHY"})
-
-    moves = {"start": first, "ramp": "STAGE", "promote": "promoted", "rollback": "rolled back", "stop": "stopped"}
+    moves = {
+        "start": stages[0].get("stage", "shadow"),
+        "ramp": "STAGE",
+        "promote": "promoted",
+        "rollback": "rolled back",
+        "stop": "stopped",
+    }
     return {
-        **{action: move(to) for action, to in moves.items()},
+        **{action: patch(move={"to": to, "reason": "WHY"}) for action, to in moves.items()},
         "resume": patch(enabled=True),
         "run": f"kubectl -n {namespace} get deployment mtorl-operator",
     }

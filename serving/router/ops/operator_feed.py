@@ -88,10 +88,7 @@ class OperatorFeed:
         asked = time.time()
         try:
             with urllib.request.urlopen(f"{self._url}?{query}", timeout=_ANSWER_SECONDS) as answer:
-                content = answer.read(_MOST_BYTES)
-                if answer.length:  # `read` takes the end of the connection for that of the answer
-                    raise http.client.IncompleteRead(content, answer.length)
-                self._content = content
+                self._content = _whole(answer)
         except urllib.error.HTTPError as error:
             if error.code != 304:
                 return self._silent(f"HTTP {error.code}")
@@ -115,3 +112,20 @@ class OperatorFeed:
             return
         except OSError as error:
             log.error("what is in force can't be read: %s", error)
+
+
+def _whole(answer: http.client.HTTPResponse) -> bytes:
+    """The body of an answer.
+
+    Raises:
+        OSError: It does not come in time, or does not end.
+        HTTPException: It ends early: half an experiment may be another one.
+    """
+    until, content = time.monotonic() + _ANSWER_SECONDS, b""
+    while part := answer.read1(_MOST_BYTES):  # what has come, since waiting for all of it has no end
+        content += part
+        if len(content) > _MOST_BYTES or time.monotonic() > until:
+            raise TimeoutError(f"after {len(content):,} bytes the answer has not ended")
+    if answer.length:  # the end of the connection is not that of the answer
+        raise http.client.IncompleteRead(content, answer.length)
+    return content

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.experiments.resource import Conflict, Object
+from pipelines.experiments.api import Conflict, Object
 
 
 class Killed(BaseException):

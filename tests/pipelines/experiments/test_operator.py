@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 import yaml
 
+from monitoring.experiments.view import Known
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event, next_event, state_of
 from mtorl.experiment.stage_machine import STAGES, ArmEvidence, Evidence, in_force
 from mtorl.log.touchpoints import LogError
-from pipelines.experiments.operator.look import Found
+from pipelines.experiments.api import Conflict
+from pipelines.experiments.config_map import IN_FORCE
 from pipelines.experiments.operator.operator import Operator
 from pipelines.experiments.operator.routers import SILENT_SECONDS, Routers
-from pipelines.experiments.resource import IN_FORCE, Conflict, ExperimentResource
+from pipelines.experiments.resource import ExperimentResource
 from tests.mtorl.experiment.experiments import FILE
 from tests.pipelines.experiments.fake_cluster import FakeCluster, Killed
 
@@ -40,8 +42,8 @@ class Scene:
         self.cluster = FakeCluster()
         self.now = 0.0
         self.put_forward = 0.0
-        self.evidence: Callable[[], Found | None] = lambda: Found(
-            Evidence("inconclusive", "contains zero", "challenger", (), ARMS), VERDICT
+        self.evidence: Callable[[], Known | None] = lambda: Known(
+            VERDICT, Evidence("inconclusive", "contains zero", "challenger", (), ARMS), looked=self.now
         )
         self.cluster.apply(NAME, {**SPEC, **changes})
         self.restart()
@@ -52,7 +54,7 @@ class Scene:
             self.cluster, self, None, clock=lambda: self.now + self.put_forward, steady=lambda: self.now
         )
 
-    def look(self, experiment: Experiment, since: float, now: float) -> Found | None:
+    def look(self, experiment: Experiment, since: float, now: float) -> Known | None:
         return self.evidence()
 
     def patch(self, **fields: Any) -> None:
@@ -172,7 +174,7 @@ def test_a_move_is_looked_at_once(scene: Scene) -> None:
 def test_a_log_that_can_not_be_read_moves_nothing(scene: Scene) -> None:
     begin(scene)
 
-    def torn() -> Found | None:
+    def torn() -> Known | None:
         raise LogError("torn")
 
     scene.evidence, scene.now = torn, 100 * HOUR
@@ -465,13 +467,47 @@ def test_a_breach_counts_though_the_object_changes_while_the_log_is_read(scene: 
     begin(scene)
     looks = 0
 
-    def found() -> Found:
+    def found() -> Known:
         nonlocal looks
         looks += 1
         scene.operator.routers.heard(f"router {looks}", scene.serving().version)
         scene.operator.watch()
-        return Found(Evidence("inconclusive", "", "challenger", ("cost is up",), ARMS), VERDICT)
+        return Known(VERDICT, Evidence("inconclusive", "", "challenger", ("cost is up",), ARMS))
 
     scene.evidence = found
     scene.operator.advance()
     assert scene.status["phase"] == "rolled back" and looks == 1
+
+
+def test_figures_are_those_of_the_present_salt(scene: Scene) -> None:
+    begin(scene)
+    scene.operator.advance()
+    assert scene.status["users"] == 990
+    scene.patch(salt="another", move=None)
+    scene.operator.advance()
+    assert scene.status["phase"] == "draft" and not {"users", "lift", "interval", "verdict"} & set(scene.status)
+    (view,) = scene.operator.views()
+    assert view["verdict"] is None
+
+
+def test_what_is_over_is_shown_with_its_figures_by_the_next_operator_too(scene: Scene) -> None:
+    begin(scene)
+    scene.operator.advance()
+    scene.patch(move={"to": "stopped", "reason": "enough"})
+    scene.restart()
+    scene.now = 5 * HOUR
+    scene.operator.advance()
+    scene.now = 9 * HOUR
+    scene.operator.advance()
+    (view,) = scene.operator.views()
+    assert view["verdict"] is not None and scene.status["users"] == 990
+    assert view["looked"] == "1970-01-01T05:00:00+00:00", "how old the figures are, not when they are shown"
+
+
+def test_the_page_has_an_experiment_that_waits_for_its_turn(scene: Scene) -> None:
+    begin(scene)
+    scene.cluster.apply("second", {**SPEC, "salt": "other"})
+    scene.operator.changed("second")
+    first, second = scene.operator.views()
+    assert first["problem"] is None
+    assert (second["name"], second["phase"]) == ("second", "draft") and "which is not over" in str(second["problem"])

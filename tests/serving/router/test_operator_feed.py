@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import os
 import threading
@@ -34,6 +35,8 @@ class FakeOperator:
         self.asked: list[str] = []
         self.most: int | None = None
         """Bytes of an answer after which the connection ends."""
+        self.pause = 0.0
+        """Seconds after each byte."""
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -43,7 +46,13 @@ class FakeOperator:
                 self.send_response(200 if isinstance(outer.answer, str) else outer.answer)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body[: outer.most])
+                if not outer.pause:
+                    self.wfile.write(body[: outer.most])
+                    return
+                with contextlib.suppress(ConnectionError):
+                    for byte in body:
+                        self.wfile.write(bytes([byte]))
+                        time.sleep(outer.pause)
 
             def log_message(self, *_: object) -> None:
                 return
@@ -136,6 +145,25 @@ def test_half_an_answer_is_none(operator: FakeOperator, tmp_path: Path) -> None:
     operator.most = None
     feed.ask("")
     assert feed.load(SPEC).alpha == 0.01
+
+
+def test_an_answer_that_does_not_end_is_none(
+    operator: FakeOperator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that gives a byte now and then is never silent for long: only the whole has a limit."""
+    feed = feed_of(operator, tmp_path)
+    monkeypatch.setattr(operator_feed, "_ANSWER_SECONDS", 0.3)
+    operator.answer, operator.pause = text(salt="slow"), 0.1
+    began = time.monotonic()
+    feed.ask("")
+    # It would take a minute; that it ends is what is tested, not how soon.
+    assert feed.load(SPEC).salt == "s" and time.monotonic() - began < 0.1 * len(operator.answer)
+    operator.pause = 0.0
+    monkeypatch.setattr(operator_feed, "_ANSWER_SECONDS", 2.0)
+    monkeypatch.setattr(operator_feed, "_MOST_BYTES", 1000)
+    operator.answer = text(salt="huge") + "# " + "x" * 1000
+    feed.ask("")
+    assert feed.load(SPEC).salt == "s"
 
 
 def test_what_the_operator_has_just_confirmed_is_newer_than_a_file(operator: FakeOperator, tmp_path: Path) -> None:

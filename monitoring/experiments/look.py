@@ -1,0 +1,45 @@
+"""What the decision log says of an experiment: verdict, evidence for the next stage, channels and money.
+
+known = look(DecisionLog.in_folder(folder), experiment, gain, since, now)      # on a laptop and on a cluster alike
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from monitoring.decision_log import DecisionLog
+from monitoring.experiments.document import Spend
+from monitoring.experiments.traffic import spend_of, traffic_of
+from monitoring.experiments.view import Known
+from monitoring.stage_evidence import stage_evidence
+from monitoring.verdict import verdict_from_log
+from mtorl.experiment.experiment import Experiment
+from mtorl.log.gain import Gain
+
+
+def look(
+    log: DecisionLog, experiment: Experiment, gain: Gain, since: float, now: float, spend: Sequence[Spend] | None = None
+) -> Known | None:
+    """What is known now; None: nobody has decided anything yet.
+
+    Args:
+        log: Of the whole experiment, shadows included.
+        experiment: As it is in force.
+        gain: What "gain_per_decision" means.
+        since: When its time at this stage began, seconds since 1970.
+        now: Seconds since 1970.
+        spend: What a ledger says of each account; None: the log has to say it.
+
+    Raises:
+        ExperimentError: A table that the verdict needs can't be used.
+    """
+    if not log.holds_any():
+        return None
+    verdict = verdict_from_log(log, experiment, gain)
+    return Known(
+        verdict=verdict,
+        evidence=stage_evidence(log, experiment, gain, since, verdict),
+        traffic=traffic_of(log, experiment),
+        spend=spend_of(log, experiment, now) if spend is None else spend,
+        looked=now,
+    )
