@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -16,7 +17,20 @@ sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry) != ROOT /
 
 from mtorl.runtime.hardware import environment  # noqa: E402  # not before its folder can be found
 
-__all__ = ["ROOT", "environment", "finish"]
+__all__ = ["ROOT", "environment", "finish", "simulation_options"]
+
+
+def simulation_options(manual: str | None) -> argparse.Namespace:
+    """The command line of a script that simulates: json, quick, seed.
+
+    Args:
+        manual: Its docstring.
+    """
+    parser = argparse.ArgumentParser(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", default="", metavar="FILE", help="write the figures there")
+    parser.add_argument("--quick", action="store_true", help="few runs")
+    parser.add_argument("--seed", type=int, default=7)
+    return parser.parse_args()
 
 
 def finish(figures: dict[str, Any], path: str) -> None:

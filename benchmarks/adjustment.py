@@ -13,12 +13,11 @@ better, without covariates and with each kind of them
 
 from __future__ import annotations
 
-import argparse
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
-from _environment import environment, finish
+from _environment import environment, finish, simulation_options
 
 from benchmarks.experiment_runs import adjusted, arrivals, returning
 from benchmarks.experiment_runs.judge import Judged, judge, look, together
@@ -79,11 +78,7 @@ def _part(sums: Sums, at: np.ndarray) -> Sums:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", default="", metavar="FILE", help="write the figures there")
-    parser.add_argument("--quick", action="store_true", help="few runs")
-    parser.add_argument("--seed", type=int, default=7)
-    options = parser.parse_args()
+    options = simulation_options(__doc__)
     runs, users = (20, 4_000) if options.quick else (2_000, 60_000)
     figures: dict[str, Any] = {"environment": environment(), "runs": runs}
     with ProcessPoolExecutor(2) as processes:

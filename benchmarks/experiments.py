@@ -17,13 +17,12 @@ Experiments are judged at every look by the functions that the verdict calls (`m
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from _environment import environment, finish
+from _environment import environment, finish, simulation_options
 
 from benchmarks.experiment_runs import arrivals, returning
 from benchmarks.experiment_runs.judge import judge, mismatches
@@ -50,11 +49,7 @@ BETTER: tuple[Clicks | Revenue, ...] = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", default="", metavar="FILE", help="write the figures there")
-    parser.add_argument("--quick", action="store_true", help="few runs")
-    parser.add_argument("--seed", type=int, default=7)
-    options = parser.parse_args()
+    options = simulation_options(__doc__)
     figures = {"environment": environment(), **measure(50 if options.quick else 2_000, options.seed)}
     print(experiment_tables(figures))
     finish(figures, options.json)

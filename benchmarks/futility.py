@@ -12,12 +12,11 @@ half of it, none, or the opposite.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from _environment import environment, finish
+from _environment import environment, finish, simulation_options
 
 from benchmarks.experiment_runs import arrivals
 from benchmarks.experiment_runs.judge import ALPHA, TIGHTEST_AT, upper_bound
@@ -79,11 +78,7 @@ def _first(said: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", default="", metavar="FILE", help="write the figures there")
-    parser.add_argument("--quick", action="store_true", help="few runs")
-    parser.add_argument("--seed", type=int, default=7)
-    options = parser.parse_args()
+    options = simulation_options(__doc__)
     runs, rows = 100 if options.quick else 2_000, []
     for market, share in PLANNED:
         for times in TRUE:

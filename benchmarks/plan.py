@@ -11,12 +11,11 @@ every hour of four weeks. A plan is as good as its log: beside a large log, ten 
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from typing import Any
 
 import numpy as np
-from _environment import environment, finish
+from _environment import environment, finish, simulation_options
 
 from benchmarks.experiment_runs import arrivals
 from benchmarks.experiment_runs.judge import judge
@@ -43,11 +42,7 @@ def realised(market: Clicks | Revenue, users: int, runs: int, seed: int) -> floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", default="", metavar="FILE", help="write the figures there")
-    parser.add_argument("--quick", action="store_true", help="few runs")
-    parser.add_argument("--seed", type=int, default=7)
-    options = parser.parse_args()
+    options = simulation_options(__doc__)
     runs, logs = (100, 1) if options.quick else (2_000, LOGS)
     markets = MARKETS[1:3] if options.quick else MARKETS
     rows: list[dict[str, Any]] = []

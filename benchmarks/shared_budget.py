@@ -15,12 +15,11 @@ A day's money is for a part of what either policy would like to spend, and goes 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-from _environment import environment, finish
+from _environment import environment, finish, simulation_options
 
 from benchmarks.experiment_runs.judge import ALPHA, TIGHTEST_AT, upper_bound
 from benchmarks.experiment_runs.table import shared_budget_table
@@ -160,11 +159,7 @@ def measure(kind: Kind, runs: int, seed: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", default="", metavar="FILE", help="write the figures there")
-    parser.add_argument("--quick", action="store_true", help="few runs")
-    parser.add_argument("--seed", type=int, default=7)
-    options = parser.parse_args()
+    options = simulation_options(__doc__)
     rows: list[dict[str, Any]] = []
     for kind in KINDS:
         rows += measure(kind, 20 if options.quick else 1_000, options.seed)
