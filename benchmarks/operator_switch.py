@@ -1,12 +1,13 @@
-"""How soon the kill switch of an `Experiment` object is in force on two routers, with the operator between.
+"""How soon the kill switch of an `Experiment` object is in force on two routers, alone and beside forty-nine others.
 
     kubectl apply -k manifests/crds                                        # on the cluster of $KUBECONFIG
-    python benchmarks/operator_switch.py --run runs/latest                 # of a finished `mtorl run`: two minutes
+    python benchmarks/operator_switch.py --run runs/latest                 # of a finished `mtorl run`: five minutes
     python benchmarks/operator_switch.py --run runs/latest --quick         # thrown twice
 
 The operator and two routers run as processes of this machine, against the API server of $KUBECONFIG, in a namespace of
 their own that is removed afterwards. Both routers are asked all the time. Measured is the time from the start of
-`kubectl patch` to the last answer of the challenger on either of them; 5 s are promised.
+`kubectl patch` to the last answer of the challenger of that experiment on either of them; 5 s are promised. The others
+have parts of the other half of the layer, and are at 50 % as well.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from benchmarks._markdown import measured_on, table
 from benchmarks.kill_switch import PROMISED_SECONDS, WATCHED_SECONDS, ask
 
 USERS = [f"u{i:06d}" for i in range(20)]
+OTHERS = 49
 
 
 class Cluster:
@@ -49,6 +51,17 @@ class Cluster:
         """Run kubectl there; returns what it printed."""
         command = ["kubectl", "--namespace", self.namespace, *words]
         return subprocess.run(command, input=stdin, capture_output=True, text=True, check=True).stdout
+
+    def create(self, name: str, spec: dict[str, Any]) -> None:
+        """Make an experiment."""
+        made = {"apiVersion": "mtorl-kubeflow.github.io/v1alpha1", "kind": "Experiment", "metadata": {"name": name}}
+        self.kubectl("create", "--filename", "-", stdin=json.dumps({**made, "spec": spec}))
+
+    def started(self) -> int:
+        """How many experiments every router serves at their stage."""
+        found = json.loads(self.kubectl("get", "exp", "--output", "json"))["items"]
+        said = [one for each in found for one in each.get("status", {}).get("conditions", ())]
+        return sum(one["type"] == "InForce" and one["status"] == "True" for one in said)
 
     def patch(self, **fields: Any) -> None:
         """Change the experiment's spec."""
@@ -94,7 +107,7 @@ def seconds_to_stop(cluster: Cluster, urls: list[str]) -> float:
         asked = 0
         while time.monotonic() - started < WATCHED_SECONDS:
             sent = time.monotonic() - started
-            if any(one["arm"] == "challenger" for one in ask(urls[number], USERS, f"{started}-{number}-{asked}")):
+            if any(map(is_switched_on, ask(urls[number], USERS, f"{started}-{number}-{asked}"))):
                 last[number] = sent
             asked += 1
 
@@ -111,17 +124,24 @@ def seconds_to_stop(cluster: Cluster, urls: list[str]) -> float:
 
 def serves_challenger(url: str) -> bool:
     """Whether a router gives anybody the challenger."""
-    return any(one["arm"] == "challenger" for one in ask(url, USERS, str(time.monotonic())))
+    return any(map(is_switched_on, ask(url, USERS, str(time.monotonic()))))
+
+
+def is_switched_on(answer: dict[str, Any]) -> bool:
+    """Whether it is of the challenger of the experiment that is switched off and on."""
+    return (answer["experiment"], answer["arm"]) == ("switch", "challenger")
 
 
 def operator_switch_table(figures: dict[str, Any]) -> str:
     """How soon the switch is in force."""
-    seconds = sorted(figures["seconds"])
-    row = [f"{seconds[0]:.1f} s", f"{seconds[len(seconds) // 2]:.1f} s", f"{seconds[-1]:.1f} s"]
+    rows, times = [], 0
+    for experiments, found in figures["seconds"].items():
+        seconds, times = sorted(found), len(found)
+        rows.append([experiments, f"{seconds[0]:.1f} s", f"{seconds[len(seconds) // 2]:.1f} s", f"{seconds[-1]:.1f} s"])
     return (
-        f"Two routers, the operator and an API server on one machine; thrown {len(seconds)} times, "
+        f"Two routers, the operator and an API server on one machine; thrown {times} times each, "
         f"{figures['promised_seconds']:g} s are promised.\n\n"
-        + table(["least", "median", "most"], [row])
+        + table(["experiments", "least", "median", "most"], rows)
         + measured_on(figures, "operator_switch.py")
     )
 
@@ -150,11 +170,16 @@ def main() -> None:
         urls = [running.enter_context(router(run, scratch / name, False)).url for name in ("one", "other")]
         spec = yaml.safe_load((scratch / "one" / "run" / "serving" / "experiment.yaml").read_text())
         spec = {name: value for name, value in spec.items() if name not in ("name", "ramp")}
-        made = {"apiVersion": "mtorl-kubeflow.github.io/v1alpha1", "kind": "Experiment", "metadata": {"name": "switch"}}
-        cluster.kubectl("create", "--filename", "-", stdin=json.dumps({**made, "spec": spec}))
-        cluster.patch(move={"to": "50%", "reason": "to be measured"})
+        spec["move"] = {"to": "50%", "reason": "to be measured"}
+        times, seconds = 2 if arguments.quick else 10, {}
+        cluster.create("switch", {**spec, "layer_part": [0.0, 0.5]})
         wait_for(lambda: all(serves_challenger(url) for url in urls))
-        seconds = [seconds_to_stop(cluster, urls) for _ in range(2 if arguments.quick else 10)]
+        seconds["1"] = [seconds_to_stop(cluster, urls) for _ in range(times)]
+        for number in range(OTHERS):
+            part = [0.5 + number / OTHERS / 2, 0.5 + (number + 1) / OTHERS / 2]
+            cluster.create(f"other-{number}", {**spec, "layer_part": part})
+        wait_for(lambda: cluster.started() == OTHERS + 1, 300)
+        seconds[str(OTHERS + 1)] = [seconds_to_stop(cluster, urls) for _ in range(times)]
     figures = {"promised_seconds": PROMISED_SECONDS, "seconds": seconds, "environment": environment("kopf", "kserve")}
     print(operator_switch_table(figures))
     finish(figures, arguments.json)

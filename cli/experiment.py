@@ -118,21 +118,50 @@ def check(
 
         with naming_the_manual():
             experiment = Experiment.load(file)
+            experiment.check_written()
             experiment.check(DatasetSpec.load(dataset))
         if as_json:
             print_json(_checked(experiment))
             return
-        typer.echo(f"{experiment.name}, {'stage ' + experiment.stage if experiment.enabled else 'switched off'}")
+        stages = _by_stage(experiment)
+        typer.echo(f"{experiment.name}, {_begins(experiment)}")
         for arm in experiment.arms:
             explored = f", {arm.explore.share:.0%} explored ({arm.explore.scope})" if arm.explore else ""
-            typer.echo(f"  {arm.name}: {experiment.shares()[arm.name]:.0%} of the users; {_answers(arm)}{explored}")
-        for account in experiment.accounts():
+            shares = ", ".join(f"{100 * at_stage.shares()[arm.name]:.3g}%" for at_stage in stages)
+            typer.echo(f"  {arm.name}: {shares} of the users; {_answers(arm)}{explored}")
+        if experiment.holdout:
+            typer.echo(
+                f"  holdout: {experiment.holdout:.3g} of the users, in no arm; they keep the incumbent of before"
+            )
+        for user, named in experiment.overrides.items():
+            typer.echo(f"  {user}: {named}, as the file says; counts nowhere")
+        for accounts in zip(*(at_stage.accounts() for at_stage in stages), strict=True):
+            account = accounts[0]
             if account.arm != ALL_ARMS:
                 asks_no_price = account.arm in [arm.name for arm in experiment.arms if arm.url is None]
                 paced = "paced" if account.pacing else "first come, first served"
                 paced = "not paced: it looks at no price" if account.pacing and asks_no_price else paced
                 scope = f"campaign {account.campaign}, channel {account.channel}, {account.period}"
-                typer.echo(f"  {account.arm} may spend {account.limit:,.2f} ({scope}; {paced})")
+                limits = [f"{at_stage.limit:,.2f}" for at_stage in accounts]
+                said = limits[0] if len(set(limits)) == 1 else ", ".join(limits)
+                typer.echo(f"  {account.arm} may spend {said} ({scope}; {paced})")
+
+
+def _by_stage(experiment: Experiment) -> list[Experiment]:
+    """The experiment at each stage that its file takes it through."""
+    if experiment.ramp is None or not experiment.enabled:
+        return [experiment]
+    return [experiment.replace(stage=step.stage) for step in experiment.ramp.stages]
+
+
+def _begins(experiment: Experiment) -> str:
+    """Where an experiment begins, and how it goes on."""
+    if not experiment.enabled:
+        return "switched off"
+    if experiment.ramp is None:
+        return f"stage {experiment.stage}"
+    stages = ", ".join(step.stage for step in experiment.ramp.stages)
+    return f"a draft until it is started, so everybody gets the incumbent; then, stage by stage: {stages}"
 
 
 def _checked(experiment: Experiment) -> dict[str, Any]:
@@ -142,7 +171,8 @@ def _checked(experiment: Experiment) -> dict[str, Any]:
         "experiment": experiment.name,
         "version": experiment.version,
         "enabled": experiment.enabled,
-        "stage": experiment.stage,
+        "stage": experiment.stage if experiment.ramp is None else "draft",
+        "ramp": [] if experiment.ramp is None else [step.stage for step in experiment.ramp.stages],
         "arms": [
             {
                 "name": arm.name,
@@ -152,6 +182,8 @@ def _checked(experiment: Experiment) -> dict[str, Any]:
             }
             for arm in experiment.arms
         ],
+        "overrides": experiment.overrides,
+        "holdout": experiment.holdout,
         "accounts": [
             {
                 "arm": account.arm,
@@ -347,12 +379,16 @@ def verdict(
 def _named(folder: Path, name: str, given: Path | str | None) -> str:
     """A file that the command was given, or that the router of a state reads."""
     from mtorl.log.touchpoints import LogError
-    from pipelines.experiments.folder import named_by_router
+    from pipelines.experiments.folder import named_by_router, served_by_router
 
-    found = named_by_router(folder, name) if given is None else str(given)
+    if given is not None:
+        return str(given)
+    found = served_by_router(folder) if name == "experiment" else named_by_router(folder, name)
+    if found is None and folder.is_file():
+        raise LogError(f"{folder} is a file; give the folder with the decision log, such as {folder.with_suffix('')}")
     if found is None:
         raise LogError(f"--{name}: name the file; only a folder that mtorl serve keeps its state in says it itself")
-    return found
+    return str(found)
 
 
 @contextmanager

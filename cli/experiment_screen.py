@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+
+from cli.tables import said_of_long_term
+from monitoring.plain_words import account
 
 if TYPE_CHECKING:
     from monitoring.experiments.document import Need, Step, View
@@ -16,8 +20,15 @@ _STYLES = {"good": "bold green", "alarm": "bold red", "open": "bold"}
 _BAR = 20
 
 
-def screen(view: View) -> RenderableType:
-    """Everything that fits on a screen: what to do, the stages, what it waits for, effect, checks, money."""
+def screen(views: Sequence[View]) -> RenderableType:
+    """What fits on a screen: all of one experiment; of each of several what to do, its stage, and what comes next."""
+    if len(views) == 1:
+        return _whole(views[0])
+    return Group(*(Padding(Group(_head(view), _steps(view["steps"]), _next(view)), (0, 0, 1, 0)) for view in views))
+
+
+def _whole(view: View) -> RenderableType:
+    """What to do, the stages, what it waits for, effect, checks, money."""
     verdict = view["verdict"] or {}
     parts: list[RenderableType] = [_head(view), _steps(view["steps"])]
     if view["next"]["needs"]:
@@ -27,6 +38,8 @@ def screen(view: View) -> RenderableType:
         parts += [_effects(view, verdict), _checks(verdict), _arms(view, verdict)]
     elif view["traffic"] is not None:
         parts.append(_decided(view))
+    if (long_term := view["long_term"]) is not None:
+        parts.append(Text(said_of_long_term(long_term), style=_STYLES[long_term["tone"]]))
     if view["spend"]:
         parts.append(_spend(view))
     return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts))
@@ -88,7 +101,7 @@ def _next(view: View) -> Text:
         if after["expected"] is not None:
             text.append(f"; at the rate so far, about {_time(after['expected'])}")
         text.append(".")
-    if not view["in_force"]:
+    if view["in_force"] is False:  # None: of an object, whose routers nobody asks from here
         text.append("\nThe file or the history has changed since: routers don't have it yet.", style="red")
     return text
 
@@ -147,11 +160,11 @@ def _decided(view: View) -> Table:
 
 
 def _spend(view: View) -> Text:
-    lines = []
+    lines, arms = [], {spend["arm"] for spend in view["spend"]}
     for spend in view["spend"]:
         scope = [name for name in (spend["campaign"], spend["channel"]) if name != "*"]
         when = "" if spend["period"] == "total" else f" this {spend['period']}"
-        who = "all arms" if spend["arm"] == "*" else spend["arm"]
+        who = account(spend["arm"], arms)
         of = f" ({', '.join(scope)})" if scope else ""
         share = f" ({spend['spent'] / spend['limit']:.1%})" if spend["limit"] > 0 else ""
         lines.append(f"{who}{of}: {spend['spent']:,.2f} of {spend['limit']:,.2f} spent{when}{share}")

@@ -22,6 +22,7 @@ from cli.experiment import JsonOption, app, input_errors, print_json
 
 if TYPE_CHECKING:
     from mtorl.experiment.experiment import Experiment
+    from mtorl.experiment.history import Promoted
     from mtorl.experiment.stage_machine import Hold, Move, State
     from pipelines.experiments.folder import ExperimentFolder
 
@@ -52,7 +53,7 @@ def start(
         if experiment.ramp is None:
             stop(f"{file}: it has no ramp; give it one, or set its stage by hand (docs/experiments.md)", 2)
         if stands.phase != "draft":
-            stop(f"{file}: it has begun: {stands.phase}; to try again, give it a new salt", 2)
+            stop(f"{file}: it has begun: {stands.phase}; `ramp --to` moves it, and a new salt begins another try", 2)
         _act(folder, "move", reason, as_json, to=experiment.ramp.stages[0].stage)
 
 
@@ -137,10 +138,13 @@ def promote(
 
         mtorl experiment promote first-day.yaml
 
-    The incumbent's arm answers where the challenger did. `mtorl experiment rollback` undoes it.
+    The incumbent's arm answers where the challenger did, at once. The next start of `mtorl serve` makes a model of its
+    run the incumbent's own, whatever run it serves then. `mtorl experiment rollback` undoes both.
     """
     with _changing(file, state) as folder:
-        names = [arm.name for arm in folder.definition().arms if arm.name != "incumbent"]
+        experiment, stands = _stands(folder)
+        names = [arm.name for arm in experiment.arms if arm.name != "incumbent"]
+        serving = folder.last_in_force()
         _act(
             folder,
             "move",
@@ -149,6 +153,8 @@ def promote(
             to="promoted",
             challenger=challenger or (names[0] if len(names) == 1 else None),
         )
+        if serving is not None and stands.since is not None and not as_json:
+            _say_doubts(folder, serving, stands.since)
 
 
 @app.command()
@@ -197,6 +203,10 @@ def status(
 def _print_status(file: Path, found: dict[str, Any]) -> None:
     off = ", switched off" if found["killed"] else ""
     typer.echo(f"{found['experiment']}: {found['phase']}{off}: {_shares(found['shares'])}")
+    if found["holdout"]:
+        keeps = ", and keep the incumbent of before: mtorl experiment watch says what the promotion brings"
+        in_words = keeps if found["phase"] == "promoted" else ""
+        typer.echo(f"  held out: {found['holdout']:.3g} of the users are in no arm{in_words}")
     if not found["in_force"]:
         typer.echo(f"  not in force yet, the file or the history has changed since: mtorl experiment run --once {file}")
     for event in found["events"]:
@@ -322,7 +332,52 @@ def _act(
         did = {"experiment": serving.name, "did": what.get("to") or kind}
         print_json({**did, "shares": serving.shares(), "version": serving.version})
         return
-    typer.echo(f"{serving.name}: {what.get('to') or kind}: {_shares(serving.shares())}")
+    typer.echo(f"{serving.name}: {what.get('to') or kind}: {_who_decides(serving, what)}")
+    if (stays := _earlier_promotion(folder, serving)) is not None and what.get("to") == "rolled back":
+        made = stays.event
+        typer.echo(
+            f"what {made.challenger} of salt {made.salt!r} decides stays the incumbent: to undo that promotion, give "
+            f"the file that salt again and roll it back: mtorl experiment rollback {folder.file}"
+        )
+
+
+def _say_doubts(folder: ExperimentFolder, serving: Experiment, since: float) -> None:
+    """What speaks against a promotion; afterwards, since a large log takes a while to read."""
+    from mtorl.log.touchpoints import LogError
+    from pipelines.experiments.look import evidence_now
+
+    try:
+        found = evidence_now(folder, serving, since)
+    except (LogError, OSError) as error:
+        typer.echo(f"its log can't be read, so nobody knows whether it wins: {error}", err=True)
+        return
+    if found is None or found.token != "ship":
+        said = "inconclusive: nobody has decided anything" if found is None else f"{found.token}: {found.reason}"
+        typer.echo(
+            f"promoted all the same: its verdict is {said} (mtorl experiment rollback {folder.file} undoes it)",
+            err=True,
+        )
+
+
+def _who_decides(serving: Experiment, what: dict[str, Any]) -> str:
+    """Who gets what from now on: after a promotion the incumbent's arm decides as the challenger did."""
+    if what.get("to") != "promoted":
+        return _shares(serving.shares())
+    whom = "everybody but the holdout" if serving.holdout else "everybody"
+    return (
+        f"{whom} gets what {what['challenger']} decides, in the arm incumbent; the next start of mtorl serve makes it "
+        "the incumbent's own model"
+    )
+
+
+def _earlier_promotion(folder: ExperimentFolder, serving: Experiment) -> Promoted | None:
+    """A promotion of another salt that is in force."""
+    from mtorl.experiment.history import newest_promotion
+
+    found = newest_promotion(folder.events())
+    if found is None or found.rolled_back or found.event.salt == serving.salt:
+        return None
+    return found
 
 
 def _shares(shares: dict[str, float]) -> str:

@@ -13,7 +13,7 @@ import typer
 from cli.endings import HARM, HELD, exit_codes, naming_the_manual, stop
 from cli.experiment import ByOption, JsonOption, input_errors, print_json
 from cli.experiment_operator import app
-from cli.experiment_stages import FileArgument, StateOption
+from cli.experiment_stages import StateOption
 
 if TYPE_CHECKING:
     from monitoring.experiments.document import View
@@ -26,7 +26,7 @@ OwnDataset = Annotated[str | None, typer.Option(help="The data set's description
 
 @app.command()
 def watch(
-    file: FileArgument,
+    files: FilesArgument,
     state: StateOption = None,
     dataset: OwnDataset = None,
     every: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks.")] = 10.0,
@@ -37,10 +37,12 @@ def watch(
 
         mtorl experiment watch first-day.yaml
         mtorl experiment watch first-day.yaml --once --json > now.json
+        mtorl experiment watch *.yaml                    of each, what to do, its stage and what comes next
 
-    It changes nothing; `mtorl experiment run` moves the stages. Ctrl-C ends it. With --json it looks once. Exit codes
-    of --once: 4 it is held, and a person must do something first (users are not split as configured, a challenger
-    fails or is slow, something can't be read); 5 it was rolled back, or is switched off; else 0.
+    It changes nothing; `mtorl experiment run` moves the stages. Ctrl-C ends it. With --json it looks once; of several
+    files, it prints a list. Exit codes of --once: 4 it is held, and a person must do something first (users are not
+    split as configured, a challenger fails or is slow, something can't be read); 5 it was rolled back, or is switched
+    off; else 0. Of several files, the highest.
     """
     with _input_errors():
         from rich.console import Console
@@ -48,22 +50,22 @@ def watch(
 
         from cli.experiment_screen import screen
 
-        view = _views([file], state, dataset, ())[0]
+        views = _views(files, state, dataset, ())
         if once or as_json:
             if as_json:
-                print_json(view)
+                print_json(views[0] if len(views) == 1 else views)
             else:
-                Console().print(screen(view), highlight=False)
-            _end(view)
+                Console().print(screen(views), highlight=False)
+            _end(views)
         console = Console()
         try:
-            with Live(screen(view), console=console, screen=console.is_terminal, auto_refresh=False) as live:
+            with Live(screen(views), console=console, screen=console.is_terminal, auto_refresh=False) as live:
                 while True:
                     time.sleep(every)
-                    view = _views([file], state, dataset, ())[0]
-                    live.update(screen(view), refresh=True)
+                    views = _views(files, state, dataset, ())
+                    live.update(screen(views), refresh=True)
         except KeyboardInterrupt:  # the usual way to end it
-            console.print(screen(view), highlight=False)
+            console.print(screen(views), highlight=False)
 
 
 @app.command()
@@ -138,9 +140,9 @@ def _views(files: Sequence[Path], state: Path | None, dataset: str | None, by: S
     return [view_of(ExperimentFolder.of(file, state, dataset), time.time(), by) for file in files]
 
 
-def _end(view: View) -> None:
+def _end(views: Sequence[View]) -> None:
     """End with the exit code of what was seen."""
-    raise typer.Exit({"held": HELD, "harm": HARM}.get(view["advice"]["condition"], 0))
+    raise typer.Exit(max({"held": HELD, "harm": HARM}.get(view["advice"]["condition"], 0) for view in views))
 
 
 @contextmanager

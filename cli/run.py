@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+import urllib.request
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.commands import BadRows, Collected, CommandGroup, Dataset, Epochs, Seed, Users
 from cli.endings import exit_codes, naming_the_manual, stop
+
+if TYPE_CHECKING:
+    from pipelines.experiments.folder import ExperimentFolder
+    from pipelines.experiments.local_servers import LocalServers
 
 app = CommandGroup()
 
@@ -24,7 +32,9 @@ def run(
     users: Users = 0,
     epochs: Epochs = 12,
     seed: Seed = 7,
-    rounds: Annotated[int, typer.Option(help="Online opportunities per held-out user; on average for a real log.")] = 5,
+    rounds: Annotated[
+        int, typer.Option(help="Opportunities per held-out user at the last stage; on average for a real log.")
+    ] = 5,
     min_lift: Annotated[
         float, typer.Option(help="Lift per opportunity that the gate's lower bound must exceed.")
     ] = 0.0,
@@ -69,11 +79,12 @@ def run(
 def serve(
     run: Annotated[Path, typer.Option(help="Folder of a finished run.")] = Path("runs/latest"),
     experiment: Annotated[
-        Path | None, typer.Option(help="An experiment file of yours, not the run's; a change is read at once.")
+        list[Path] | None,
+        typer.Option(help="An experiment file of yours, not the run's; a change is read at once. May be given again."),
     ] = None,
     state: Annotated[
         Path | None,
-        typer.Option(help="Folder for its ledger and decision log; by default that file without its suffix."),
+        typer.Option(help="Folder for ledger and decision log; by default the first file without its suffix."),
     ] = None,
     port: Annotated[int, typer.Option(help="Port of the router; 0 takes a free one.")] = 8080,
     models_port: Annotated[
@@ -90,36 +101,120 @@ def serve(
 
         mtorl serve --experiment first-day.yaml
 
-    docs/first-day.md does that.
+    docs/first-day.md does that. Several experiments in parts of one layer, or about different campaigns, share the
+    router, its ledger and its log:
+
+        mtorl serve --experiment spring.yaml --experiment autumn.yaml
     """
     if not (run / "summary.json").exists():
         stop(f"{run}: no finished run there; make one with: mtorl run", 2)
+    if experiment is None and state is not None:
+        stop("--state is that of an experiment of yours: name its file, --experiment", 2)
+    from pipelines.experiments.folder import ExperimentFolder
+    from pipelines.experiments.local_servers import LocalServers, settle
+    from pipelines.loop.ramp import experiment_of, port_of_models
     from serving.local.stack import LocalStack, Own
 
-    own = None
-    if experiment is not None:
-        own = Own(
-            served_file(experiment, state, run / "artifacts" / "challenger" / "dataset.yaml"),
-            state or experiment.with_suffix(""),
-        )
-    elif state is not None:
-        stop("--state is that of an experiment of yours: name its file, --experiment", 2)
+    served, ports = None, {"router_port": port}
+    states: dict[Path, Path] = {}
+    if experiment:
+        states = {file: file.with_suffix("") for file in experiment}
+        if state is not None:
+            states[experiment[0]] = state
+        served = Own(served_files(states, run / "artifacts" / "challenger" / "dataset.yaml"), states[experiment[0]])
+        for other in list(states.values())[1:]:
+            share_log(served.state, other)
+        ports["models_port"] = models_port
+    elif (of_run := experiment_of(run.resolve())).file.exists():  # older runs have none
+        served = Own({of_run.file.name: served_file(of_run.file, of_run.state, of_run.dataset)}, of_run.state)
+        states = {of_run.file: of_run.state}
+        with exit_codes(unusable=(ValueError,)):  # ExperimentError, or what is no port
+            ports["models_port"] = port_of_models(of_run)
+    folders = [ExperimentFolder.of(file, of_file) for file, of_file in states.items()]
+    stack = LocalStack(run.resolve(), served, **ports)
+    if served is not None:
+        with exit_codes(unusable=(ValueError, OSError), failed=(RuntimeError,)):  # ExperimentError, HistoryError
+            stack.claim()  # another one's models must not change while they run
+            for words in settle(folders, run.resolve(), served.state, ports["models_port"]):
+                typer.echo(f"promotion: {words}")
     with exit_codes(failed=(RuntimeError,)):  # StackError, TorchServeError: their text holds the log's tail
         try:
             typer.echo(f"starting TorchServe (incumbent, challenger) and the router of {run.resolve().name} ...")
-            ports = {"router_port": port, "models_port": models_port if own else 0}
-            with LocalStack(run.resolve(), own, **ports) as stack:
+            with stack:
                 typer.echo(f"router  {stack.url}")
-                if own:
+                if experiment and served is not None:
                     typer.echo(f"models  {stack.torchserve.inference_url}")
-                    typer.echo(f"state   {own.state}")
+                    typer.echo(f"state   {served.state}")
                 typer.echo("ready   stop with Ctrl-C")
-                stack.wait()
+                for arm, words in silent_arms(stack.url).items():
+                    typer.echo(f"arm {arm}: {words}: see its endpoint in the experiment file, and router.log", err=True)
+                servers = LocalServers(run.resolve(), stack.serving, ports.get("models_port", 0), stack.restart_models)
+                stack.wait(each_second=rollbacks(folders, servers))
         except KeyboardInterrupt:  # the usual way to end it
             typer.echo("stopped")
 
 
-def served_file(file: Path, state: Path | None, dataset: Path) -> Path:
+def rollbacks(folders: list[ExperimentFolder], servers: LocalServers) -> Callable[[], None]:
+    """What lets models follow rollbacks while they run; it says what is in the way, once."""
+    from pipelines.experiments.local_servers import give_back
+
+    said: str | None = None
+
+    def follow() -> None:
+        nonlocal said
+        before, said = said, give_back(folders, servers)
+        if said not in (before, None):
+            typer.echo(f"a rollback waits: {said}", err=True)
+
+    return follow
+
+
+def silent_arms(router: str) -> dict[str, str]:
+    """Arms of the router's experiments that do not answer, and what it says of them; nothing while it can't say it."""
+    try:
+        with urllib.request.urlopen(f"{router}/health/ready", timeout=10) as answer:
+            parts: dict[str, str] = json.load(answer)["parts"]
+    except (OSError, ValueError):
+        return {}
+    return {part: words for part, words in parts.items() if "/" in part and words.startswith("no answer")}
+
+
+def served_files(states: Mapping[Path, Path], dataset: Path) -> dict[str, Path]:
+    """What the router reads of several experiments, by the name that it calls them by.
+
+    Args:
+        states: The folder of the state of each file.
+        dataset: The data set's description, which they must fit.
+    """
+    from mtorl.experiment.experiment import Experiment, ExperimentError
+    from mtorl.experiment.layers import Experiments
+
+    served = {file: served_file(file, state, dataset) for file, state in states.items()}
+    with exit_codes(unusable=(ExperimentError,)):
+        Experiments(Experiment.load(file) for file in served.values())
+        found = {f"{file.stem}.yaml": in_force for file, in_force in served.items()}
+        if len(found) < len(served):
+            raise ExperimentError("two of the files have one name: the router tells experiments apart by it")
+    return found
+
+
+def share_log(first: Path, other: Path) -> None:
+    """Lead from the state of an experiment to the log that it shares with the first one's, as all commands read it.
+
+    So to the models that promotions have changed: they are the servers' of both.
+    """
+    other.mkdir(parents=True, exist_ok=True)
+    (first / "models").mkdir(parents=True, exist_ok=True)
+    for name in ("router.yaml", "spool", "log", "forgotten.json", "models"):
+        link = other / name
+        if link.is_symlink() or not link.exists():
+            link.unlink(missing_ok=True)
+            link.symlink_to(os.path.relpath(first.resolve() / name, other.resolve()))
+        else:
+            stop(f"{link}: this experiment has a log of its own; to serve it with others, give it a new folder", 2)
+
+
+def served_file(file: Path, state: Path | None, dataset: Path | str | None) -> Path:
     """What the router reads: the file itself, or, if it has a ramp or has begun, what is in force of it.
 
     A file with a mistake ends the command before any server starts.

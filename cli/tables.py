@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from features.forget.places import Report
     from features.ingest.ingest import IngestReport
     from features.sequences.manifest import Manifest
+    from monitoring.long_term import LongTerm
     from monitoring.segments import Segments
     from mtorl.evaluation.exploration_plan import ExplorationPlan
     from mtorl.evaluation.shadow import ShadowReport
@@ -107,10 +108,11 @@ def print_exploration(plan: ExplorationPlan, decisions_a_day: float) -> None:
 
 def print_plan(plan: dict[str, Any]) -> None:
     """Print what an experiment needs."""
-    seen = plan["seen"]
+    seen, adjustment = plan["seen"], plan["adjustment"]
+    after = f" after the {seen['past_days']:.2f} of their past" if seen["past_days"] else ""
     lines = [
-        f"seen: {seen['users']:,} users of the incumbent in {seen['days']:.2f} days, {seen['decisions']:,} decisions, "
-        f"{seen['gain']:.4g} gained per decision",
+        f"seen: {seen['users']:,} users of the incumbent in {seen['days']:.2f} days{after}, {seen['decisions']:,} "
+        f"decisions, {seen['gain']:.4g} gained per decision",
         f"to find {plan['effect']:+.1%} with a share of {plan['share']:.0%}, looked at whenever people like, takes "
         f"about {plan['users']:,} users",
         f"which found it in {plan['power']:.0%} of {plan['runs']:,} experiments that were played",
@@ -118,8 +120,22 @@ def print_plan(plan: dict[str, Any]) -> None:
     ]
     days = plan["days"]
     lines.append("days: not known; say --users-a-day" if days is None else f"days at the last stage: {days:,.2f}")
+    if adjustment is not None:
+        lines.append(_what_covariates_bring(adjustment))
     for line in lines:
         Console().print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _what_covariates_bring(adjustment: dict[str, Any]) -> str:
+    names, without = ", ".join(adjustment["covariates"]), adjustment["without"]
+    takes = "more users than anybody waits for"
+    if without is not None:
+        days = "" if without["days"] is None else f" and {without['days']:,.2f} days"
+        takes = f"about {without['users']:,} users{days}"
+    return (
+        f"that counts on covariates ({names}), which are known of {adjustment['users_share']:.0%} of these users and "
+        f"explain {adjustment['explained']:.0%} of the variance; without them it takes {takes}"
+    )
 
 
 def print_verdict(verdict: dict[str, Any]) -> None:
@@ -131,8 +147,6 @@ def print_verdict(verdict: dict[str, Any]) -> None:
         markup=False,
         soft_wrap=True,
     )
-    if verdict["stage"] == "shadow":
-        console.print("the stage is shadow: everybody gets the incumbent, see mtorl experiment shadow", soft_wrap=True)
     several = len(verdict["challengers"]) > 1
     for name, one in verdict["challengers"].items():
         if several:
@@ -151,8 +165,16 @@ def print_verdict(verdict: dict[str, Any]) -> None:
     console.print(table)
     for reason, count in verdict["left_out"].items():
         console.print(f"left out, {reason}: {count:,}", highlight=False)
+    if long_term := verdict.get("long_term"):
+        console.print(said_of_long_term(long_term), highlight=False, markup=False, soft_wrap=True)
     if segments := verdict.get("segments"):
         _print_segments(console, segments, verdict["alpha"])
+
+
+def said_of_long_term(found: LongTerm) -> str:
+    """What a promotion has brought, in a sentence."""
+    who = f"{found['users']['incumbent']:,} users, {found['users']['holdout']:,} held out"
+    return f"since the promotion ({who}): {found['words']}"
 
 
 def _print_segments(console: Console, segments: Segments, alpha: float) -> None:
@@ -322,6 +344,7 @@ def _summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         if experiment["true_lift"] is not None
         else ("outcomes", summary["outcomes"]),
         ("verdict", f"{experiment['verdict']}: {experiment['reason']}"),
+        *_stages(summary["stages"]),
         *_next_night(summary["next_night"]),
         ("drift alerts", f"{drift['clean_alerts']} live traffic, {drift['shifted_alerts']} shifted traffic"),
         ("time", f"{summary['seconds']:.0f} s"),
@@ -330,6 +353,19 @@ def _summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         lines.insert(0, ("quarantined rows", f"{summary['quarantined']['rows']:,}"))
     if told := summary.get("conversions"):
         lines.insert(0, ("conversions", f"{told['attributed']:,} of {told['rows']:,} count for a touchpoint"))
+    return lines
+
+
+def _stages(stages: dict[str, Any]) -> list[tuple[str, str]]:
+    moves = stages["moves"]
+    lines = [("stages", ", ".join(move["to"] for move in moves))]
+    if stages["phase"] in ("stopped", "rolled back"):
+        lines.append((stages["phase"], f"everybody gets the incumbent: {moves[-1]['reason']}"))
+    if stages["waits"]:
+        lines.append((f"at {stages['phase']}", f"it would go on. {'; '.join(stages['waits'])}"))
+    if after := stages["after_promotion"]:
+        told = f"{after['promoted_model']:,} of {after['decisions']:,} decisions by the challenger's model"
+        lines.append(("after the promotion", f"{told}, {after['incumbent']:,} in the arm of the incumbent"))
     return lines
 
 

@@ -1,4 +1,4 @@
-"""What the experiment says: the arms compared on the decision log."""
+"""What the experiments say: the arms compared on the decision log."""
 
 from kfp.dsl import Artifact, Output
 
@@ -16,20 +16,20 @@ def verdict(
     until: str,
     result: Output[Artifact],
 ) -> str:
-    """Compare the arms on the decision log; returns the verdict in one word.
+    """Compare the arms on the decision log; returns the verdict in one word, or the words of several experiments.
 
     The whole experiment is judged at every look, and not the last hours alone: its error rate holds over all looks
     together, and a period at a time would have it anew each day.
 
     Args:
         decision_log: Folder with decisions.parquet and outcomes.parquet.
-        experiment: Path of the experiment file.
+        experiment: Path of the experiment file, or of a folder with several, as the router reads them.
         gain: What counts, as in the description of the data set: click, or {click: 0.1, revenue: 1}.
         weights: Parquet with decision_id and weight for a replay of a real log; empty for live traffic.
         budget: Currency units per decision in such a replay; 0 for live traffic.
         since: Start of the period (ISO time), inclusive; empty for no bound.
         until: End of the period (ISO time), exclusive; empty for no bound.
-        result: JSON of the verdict.
+        result: JSON of the verdict; of a folder, of all verdicts by the name of the file.
     """
     import json
     from pathlib import Path
@@ -41,6 +41,12 @@ def verdict(
 
     with step(PeriodError, ExperimentError, LogError):
         period = period_of(since, until, hours=0)
-        compared = verdict_of_period(decision_log, experiment, period, gain, weights, budget)
-        Path(result.path).write_text(json.dumps(compared, indent=2))
-        return compared["verdict"]
+        several = Path(experiment).is_dir()
+        files = sorted(Path(experiment).glob("[!.]*.yaml")) if several else [Path(experiment)]
+        judged = {
+            file.stem: verdict_of_period(decision_log, str(file), period, gain, weights, budget) for file in files
+        }
+        found = judged if several else next(iter(judged.values()))
+        Path(result.path).write_text(json.dumps(found, indent=2))
+        words = [f"{name}: {one['verdict']}" if several else one["verdict"] for name, one in judged.items()]
+        return ", ".join(words)

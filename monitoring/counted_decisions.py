@@ -4,7 +4,10 @@ Decisions count for the arm that the user was *assigned* to, fallbacks included:
 of whichever arm fails less. Left out, and counted by reason:
 
     other_experiment     of another experiment: another name, layer or salt, any of which splits the users anew
+    override             since the user first got an arm because the experiment file named it: somebody tries it out.
+                         What was decided before was randomised, and counts
     outside              the user is not in the experiment's part of its layer
+    holdout              the user is held out of all arms
     not_randomised       everybody got the incumbent: kill switch, shadow
     other_model          before the arms had their newest models and exploration (`judged_models.py`)
     other_weights        assigned while any arm had another share than the experiment file gives it at that stage now:
@@ -33,9 +36,9 @@ from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import pandas as pd
 
-from monitoring.decision_log import DecisionLog, one_record_each_of_few_copies
+from monitoring.decision_log import DecisionLog, find_overridden, one_record_each_of_few_copies
 from monitoring.judged_models import EXPLORATION, JudgedModels, judged_models
-from mtorl.experiment.experiment import OUTSIDE, Experiment
+from mtorl.experiment.experiment import HOLDOUT, OUTSIDE, Experiment
 from mtorl.experiment.stages import Stage
 from mtorl.log.records import MODEL_NAME
 
@@ -53,7 +56,7 @@ def shares_of_stages(experiment: Experiment) -> dict[str, dict[str, float]]:
     A kill switch that is pulled now does not change how the users in the log were split.
     """
     stages = [stage for stage in get_args(Stage) if stage != "shadow"]
-    return {stage: experiment.replace(enabled=True, stage=stage).shares() for stage in stages}
+    return {stage: experiment.replace(enabled=True, stage=stage, promotion=None).shares() for stage in stages}
 
 
 class CountedDecisions(NamedTuple):
@@ -61,6 +64,7 @@ class CountedDecisions(NamedTuple):
 
     left_out: dict[str, int]  # decisions, by reason
     models: JudgedModels
+    overridden: int  # users of whom decisions are left out because the file names, or named, their arm
     hours: dict[str, float]  # of each stage: from its first decision that counts to the last, but a day at most for
     # each UTC day with any
 
@@ -82,6 +86,7 @@ def count_decisions(
         experiment: The experiment that is judged.
         segment: SQL of the segment of a `record`; empty: it has none.
     """
+    find_overridden(db, experiment.name, experiment.salt)
     _copy_records(db, log, experiment, segment or "NULL")
     models = judged_models(db, experiment)
     _find_repeats(db)
@@ -102,7 +107,8 @@ def count_decisions(
                    CAST(nullif($since, '') AS TIMESTAMPTZ) AS since FROM record)
         SELECT decision_id, unit, segment, stage, arm, weight, expose, fallback_reason, latency_seconds, decided, taken,
                CASE WHEN experiment <> $name OR salt <> $salt OR layer <> $layer THEN 'other_experiment'
-                    WHEN arm = '{OUTSIDE}' THEN 'outside'
+                    WHEN overridden THEN 'override'
+                    WHEN arm IN ('{OUTSIDE}', '{HOLDOUT}') THEN arm
                     WHEN assignment_probability >= 1 THEN 'not_randomised'
                     WHEN began <= $models_changed THEN 'other_model'
                     WHEN split_otherwise OR coalesce(abs(assignment_probability - share) >= 1e-9, true)
@@ -124,7 +130,9 @@ def count_decisions(
                   least((epoch(max(decided)) - epoch(min(decided))) / 3600, 24 * count(DISTINCT decided::DATE))
         FROM decision GROUP BY left_out, counted ORDER BY 1, 2"""
     ).fetchall()
+    ((overridden,),) = db.execute("SELECT count(DISTINCT unit) FROM decision WHERE left_out = 'override'").fetchall()
     return CountedDecisions(
+        overridden=overridden,
         left_out={reason: count for reason, _, count, _ in reasons if reason is not None},
         models=models,
         hours={stage: hours for reason, stage, _, hours in reasons if reason is None},
@@ -154,11 +162,13 @@ def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: E
                stage, arm,
                assignment_probability, expose, fallback_reason, latency_seconds, {weight} AS weight, decided,
                coalesce(first_time, decided) AS taken, {began} AS began, {ends} AS ends,
+               coalesce(taken >= since, false) AS overridden,
                (stage, shares) IN (FROM other_split) AS split_otherwise,
                {MODEL_NAME} AS digest, {EXPLORATION} AS exploration,
-               if(request_id IS NULL, NULL, hash(experiment, salt, user_id, campaign_id, request_id, decided::DATE))
-               AS request, ({segment})::VARCHAR AS segment
-        FROM each AS record {join} LEFT JOIN decision_copy USING (decision_id)""",
+               if(request_id IS NULL OR taken >= since, NULL,  -- who tries it out repeats no request of before
+                  hash(experiment, salt, user_id, campaign_id, request_id, decided::DATE)) AS request,
+               ({segment})::VARCHAR AS segment
+        FROM each AS record {join} LEFT JOIN decision_copy USING (decision_id) LEFT JOIN overridden USING (user_id)""",
         log.period.parameters(),
     )
 

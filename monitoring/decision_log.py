@@ -21,6 +21,7 @@ import pandas as pd
 
 from mtorl.drift.calibration import Size
 from mtorl.drift.reference import MIN_USERS
+from mtorl.experiment.experiment import HOLDOUT
 from mtorl.log.records import ID_FIELD, MODEL_NAME, UNNAMED, Kind, each_record, one_record_each, sql_columns
 from mtorl.log.removed_files import saying_what_was_removed
 from mtorl.runtime.duckdb_progress import without_progress_bar
@@ -102,6 +103,25 @@ def open_records(db: duckdb.DuckDBPyConnection, kind: Kind, files: Sequence[Path
     return db.sql(f"SELECT {columns} WHERE false")
 
 
+def find_overridden(db: duckdb.DuckDBPyConnection, name: str, salt: str | None) -> None:
+    """Make the table `overridden`: `user_id` of those whose arm the experiment's file has named, and `since` when.
+
+    None of their decisions counts from then on, whatever the file says later. What was decided before was randomised,
+    and counts: otherwise whoever names users could choose whose outcomes do.
+
+    Args:
+        db: Holds the view `decision_log`.
+        name: Of the experiment.
+        salt: Of the experiment; None: any.
+    """
+    db.execute(
+        f"""CREATE TABLE overridden AS SELECT user_id, min(CAST(event_time AS TIMESTAMPTZ)) AS since
+        FROM ({each_record("decision", "decision_log")})
+        WHERE override AND experiment = $name AND ($salt IS NULL OR coalesce(salt, $salt) = $salt) GROUP BY user_id""",
+        {"name": name, "salt": salt},
+    )
+
+
 def _newest(files: Iterable[Path]) -> tuple[Path, ...]:
     """Without what an export has left of segments that have grown since: its next run removes it."""
     newest: dict[Path, tuple[int, Path]] = {}
@@ -156,6 +176,7 @@ class DecisionLog:
     period: Period = Period()
     weights: Path | pd.DataFrame | None = None  # decision_id, weight
     shadows: tuple[Path, ...] = ()  # what challengers decided in the shadow
+    read_as: str = ""  # SQL over `written_log`, the decisions as they were written: how they are read; empty: as that
 
     @classmethod
     def in_folder(
@@ -173,6 +194,15 @@ class DecisionLog:
         """
         decisions, outcomes, shadows = (_newest(Path(folder).rglob(f"{kind}s.parquet")) for kind in get_args(Kind))
         return cls(decisions, outcomes, period, weights, shadows)
+
+    def open_decisions(self, db: duckdb.DuckDBPyConnection) -> None:
+        """Make the view `decision_log`."""
+        written = open_records(db, "decision", self.decisions)
+        if not self.read_as:
+            written.create_view("decision_log")
+            return
+        written.create_view("written_log")
+        db.execute(f"CREATE VIEW decision_log AS {self.read_as}")
 
     def holds_any(self) -> bool:
         """Whether any decision falls into the period."""
@@ -234,7 +264,8 @@ class DecisionLog:
         with database() as db:
             open_records(db, "decision", self.decisions).create_view("decision_log")
             newest = db.execute(
-                f"""SELECT model_digest FROM decision_log WHERE model_digest IS NOT NULL AND {self.period.condition()}
+                f"""SELECT model_digest FROM ({each_record("decision", "decision_log")})
+                WHERE model_digest IS NOT NULL AND NOT override AND arm <> '{HOLDOUT}' AND {self.period.condition()}
                 AND CAST(event_time AS TIMESTAMPTZ) <= now()  -- a clock that was ahead does not say what serves
                 ORDER BY arm = $arm DESC, event_time DESC LIMIT 1""",
                 {**self.period.parameters(), "arm": arm},
@@ -252,8 +283,9 @@ class DecisionLog:
             found: tuple[str | None, str] | None = db.execute(
                 f"""SELECT model_digest, coalesce({MODEL_NAME}, '{UNNAMED}')
                 FROM ({each_record("decision", "decision_log")})
-                WHERE arm = $arm AND (fallback_reason IS NULL OR model_digest IS NOT NULL) AND {self.period.condition()}
-                AND CAST(event_time AS TIMESTAMPTZ) <= now() ORDER BY event_time DESC LIMIT 1""",
+                WHERE arm = $arm AND NOT override AND (fallback_reason IS NULL OR model_digest IS NOT NULL)
+                AND {self.period.condition()} AND CAST(event_time AS TIMESTAMPTZ) <= now()
+                ORDER BY event_time DESC LIMIT 1""",
                 {**self.period.parameters(), "arm": arm},
             ).fetchone()
         return found

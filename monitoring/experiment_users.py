@@ -123,7 +123,7 @@ def experiment_users(
         for age, test in (("in_time", "in_time"), ("late", "NOT in_time"))
     }
     with database() as db:
-        open_records(db, "decision", log.decisions).create_view("decision_log")
+        log.open_decisions(db)
         open_records(db, "outcome", log.outcomes).create_view("outcome_log")
         counted = count_decisions(db, log, experiment, segment)
         pivot = ", ".join(f"sum(value) FILTER (in_time AND kind = '{kind}') AS {column(kind)}" for kind in kinds)

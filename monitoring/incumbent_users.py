@@ -3,31 +3,44 @@
     seen = incumbent_users(log, experiment, gain)
     plan_with(seen, experiment, effect=0.05)                   # users, days, money (mtorl.experiment.plan)
 
-All of the incumbent's decisions count whose outcomes are known by now: in the shadow, in a stage, or of users outside.
+All of the incumbent's decisions count whose outcomes are known by now: in the shadow, in a stage, or of users outside;
+but no decision of a user since the file first named its arm. An experiment whose lift is adjusted by the users' past
+is planned as if it had begun in the middle of the log's time: the first half is the past, and the second half is what
+users did then.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from monitoring.decision_log import DecisionLog, database, one_record_each_of_few_copies, open_records
+from monitoring.decision_log import DecisionLog, database, find_overridden, one_record_each_of_few_copies, open_records
+from monitoring.known_users import PREFIX, find_known
 from mtorl.experiment.experiment import INCUMBENT, OUTSIDE, Experiment
 from mtorl.experiment.metrics import COST, column, gain_of, outcomes_of, sums
-from mtorl.experiment.plan import Population, needed_users
+from mtorl.experiment.plan import Plan, Population, needed_users
 from mtorl.experiment.verdict import error_share
 from mtorl.log.dataset import EVENTS
 from mtorl.log.gain import Gain
 
+if TYPE_CHECKING:
+    import duckdb
+
 
 class IncumbentUsers(NamedTuple):
-    """The incumbent's users, and their decisions, in the time that the log covers."""
+    """The incumbent's users, and their decisions, in the time that the log covers, or in its second half."""
 
     population: Population
     decisions: int
     cost_per_decision: float
     days: float
+    covariates: tuple[str, ...] = ()
+    """What is known of them beforehand."""
+    past_days: float = 0.0
+    """Of the log, before that time."""
 
 
 def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> IncumbentUsers:
@@ -37,6 +50,9 @@ def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> Inc
         log: Decisions and outcomes.
         experiment: By its name; its primary metric counts.
         gain: What "gain_per_decision" means.
+
+    Raises:
+        ExperimentError: The table of the experiment's covariates can't be used.
     """
     primary = experiment.metrics.primary
     names = tuple(dict.fromkeys((primary, COST)))
@@ -45,12 +61,14 @@ def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> Inc
     with database() as db:
         open_records(db, "decision", log.decisions).create_view("decision_log")
         open_records(db, "outcome", log.outcomes).create_view("outcome_log")
+        find_overridden(db, experiment.name, salt=None)
         db.execute(
             f"""CREATE TABLE decision AS
             SELECT decision_id, user_id, expose, fallback_reason, latency_seconds, 1.0 AS weight,
                    CAST(event_time AS TIMESTAMPTZ) AS decided
-            FROM ({one_record_each_of_few_copies(db, "decision", "decision_log")})
-            WHERE experiment = $name AND arm IN ('{INCUMBENT}', '{OUTSIDE}') AND NOT withdrawn""",
+            FROM ({one_record_each_of_few_copies(db, "decision", "decision_log")}) LEFT JOIN overridden USING (user_id)
+            WHERE experiment = $name AND arm IN ('{INCUMBENT}', '{OUTSIDE}') AND NOT withdrawn
+                  AND coalesce(decided < since, true)""",
             {"name": experiment.name},
         )
         pivot = ", ".join(f"sum(value) FILTER (kind = '{kind}') AS {column(kind)}" for kind in kinds)
@@ -66,21 +84,52 @@ def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> Inc
             WHERE {in_time} GROUP BY decision_id"""
         )
         values = ", ".join(f"coalesce({column(kind)}, 0) AS {column(kind)}" for kind in kinds)
+        ((first, last),) = db.execute(f"SELECT min(decided), max(decided) - {known} FROM decision").fetchall()
+        covariates, begins = _what_is_known(db, log, experiment, gain, first, last)
+        told = "".join(f", any_value({_quoted(name)}) AS {_quoted(name)}" for name in covariates)
         of_users = db.execute(
-            f"""SELECT {sums(names, gain)}, count(*) AS decisions, min(decided) AS first, max(decided) AS last
+            f"""SELECT {sums(names, gain)}, count(*) AS decisions, min(decided) AS first, max(decided) AS last{told}
             FROM (SELECT decision.*, {values} FROM decision LEFT JOIN outcome USING (decision_id)
-                  WHERE decided <= (SELECT max(decided) FROM decision) - {known})
-            GROUP BY user_id ORDER BY user_id"""  # a plan draws users by their place: the same log, the same plan
+                  WHERE decided BETWEEN $begins AND $last)
+                 {"LEFT JOIN known ON unit = hash(user_id)" if covariates else ""}
+            GROUP BY user_id ORDER BY user_id""",  # a plan draws users by their place: the same log, the same plan
+            {"begins": begins, "last": last},
         ).df()
     figures = of_users[[f"{primary}_numerator", f"{primary}_denominator"]].to_numpy(np.float64)
     decisions, cost = int(of_users["decisions"].sum()), float(of_users[f"{COST}_numerator"].sum())
     span = of_users["last"].max() - of_users["first"].min() if len(of_users) else None
+    known_UK = None
+    if covariates:
+        known_UK = of_users[[PREFIX + name for name in covariates]].to_numpy(np.float64)
     return IncumbentUsers(
-        Population(figures, counts=set(EVENTS).issuperset(gain_of(primary, gain).names)),
+        Population(figures, set(EVENTS).issuperset(gain_of(primary, gain).names), known_UK),
         decisions,
         cost / decisions if decisions else 0.0,
         span.total_seconds() / 86_400 if span is not None else 0.0,
+        covariates,
+        (begins - first).total_seconds() / 86_400 if begins is not None and first is not None else 0.0,
     )
+
+
+def _what_is_known(
+    db: duckdb.DuckDBPyConnection,
+    log: DecisionLog,
+    experiment: Experiment,
+    gain: Gain,
+    first: datetime | None,
+    last: datetime | None,
+) -> tuple[tuple[str, ...], datetime | None]:
+    """The covariates in the table `known`, and when what they are to explain begins."""
+    if experiment.covariates is None or first is None or last is None:
+        return (), first
+    half = max(last - first, timedelta(0)) / 2
+    begins = first + half if experiment.covariates.past else first
+    kinds = {kind for name in (COST, *experiment.metrics.names) for kind in outcomes_of(name, gain)}
+    return find_known(db, log, experiment, sorted(kinds), begins), begins
+
+
+def _quoted(name: str) -> str:
+    return '"' + (PREFIX + name).replace('"', '""') + '"'
 
 
 def plan_with(
@@ -97,7 +146,9 @@ def plan_with(
 
     Returns:
         A JSON-ready dict: users of all arms, days (None: not known), decisions, cost (currency units), power and runs
-        of the played experiments, alpha of the comparison, and what was seen.
+        of the played experiments, alpha of the comparison, and what was seen. `adjustment` has, where the file has
+        covariates, their names, the share of the variance that they explain, of which share of the users anything is
+        known, and under `without` the same figures without them (None: more users than anybody waits for).
 
     Raises:
         ValueError: the log says too little, or an argument makes no sense.
@@ -109,16 +160,38 @@ def plan_with(
         return None
     users = len(seen.population.figures_U2)
     a_day = users_a_day or (users / seen.days if seen.days else 0.0)
-    decisions = found.users * seen.decisions / users
+
+    def needs(plan: Plan) -> dict[str, Any]:
+        decisions = plan.users * seen.decisions / users
+        return {
+            "users": plan.users,
+            "days": max(plan.users / a_day, experiment.min_runtime_hours / 24) if a_day else None,
+            "decisions": decisions,
+            "cost": decisions * seen.cost_per_decision,
+            "power": plan.power,
+            "runs": plan.runs,
+        }
+
+    adjustment = None
+    if seen.population.known_UK is not None:
+        without = needed_users(replace(seen.population, known_UK=None), effect, share, alpha)
+        adjustment = {
+            "covariates": list(seen.covariates),
+            "explained": seen.population.explained,
+            "users_share": float(np.isfinite(seen.population.known_UK).any(1).mean()),
+            "without": None if without is None else needs(without),
+        }
     return {
         "effect": effect,
         "share": share,
-        "users": found.users,
-        "days": max(found.users / a_day, experiment.min_runtime_hours / 24) if a_day else None,
-        "decisions": decisions,
-        "cost": decisions * seen.cost_per_decision,
-        "power": found.power,
-        "runs": found.runs,
+        **needs(found),
         "alpha": alpha,
-        "seen": {"users": users, "decisions": seen.decisions, "days": seen.days, "gain": seen.population.ratio},
+        "adjustment": adjustment,
+        "seen": {
+            "users": users,
+            "decisions": seen.decisions,
+            "days": seen.days,
+            "past_days": seen.past_days,
+            "gain": seen.population.ratio,
+        },
     }

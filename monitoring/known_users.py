@@ -14,6 +14,7 @@ number was known beforehand. One that was not differs between the arms sooner or
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,11 @@ _LARGEST = 1e100  # of larger numbers, squares can't be added up
 
 
 def find_known(
-    db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, kinds: Iterable[str]
+    db: duckdb.DuckDBPyConnection,
+    log: DecisionLog,
+    experiment: Experiment,
+    kinds: Iterable[str],
+    begins: datetime | None = None,
 ) -> tuple[str, ...]:
     """Make the table `known`; its columns, none if nothing is known.
 
@@ -43,6 +48,7 @@ def find_known(
         log: Its period does not bound the past.
         experiment: Whose users, and what is known of them.
         kinds: Outcomes whose sums in the past are covariates.
+        begins: When the past of everybody ends, for an experiment that is only planned; None: when each meets an arm.
 
     Raises:
         ExperimentError: The table can't be used.
@@ -52,7 +58,7 @@ def find_known(
         return ()
     parts, names = [], []
     if spec.past:
-        names += _find_past(db, experiment, tuple(kinds))
+        names += _find_past(db, experiment, tuple(kinds), begins)
         parts.append("past")
     if spec.table is not None:
         told = _read_table(db, Path(spec.table), spec.columns)
@@ -67,15 +73,24 @@ def find_known(
     return tuple(names)
 
 
-def _find_past(db: duckdb.DuckDBPyConnection, experiment: Experiment, kinds: tuple[str, ...]) -> list[str]:
-    db.execute(
-        f"""CREATE TABLE met AS
-        SELECT hash(user_id) AS unit, min(CAST(event_time AS TIMESTAMPTZ)) AS first
-        FROM ({each_record("decision", "decision_log")})
-        WHERE (experiment <> $name OR salt <> $salt OR layer <> $layer) IS NOT TRUE AND assignment_probability < 1
-        GROUP BY unit""",
-        {"name": experiment.name, "salt": experiment.salt, "layer": experiment.layer},
-    )
+def _find_past(
+    db: duckdb.DuckDBPyConnection, experiment: Experiment, kinds: tuple[str, ...], begins: datetime | None
+) -> list[str]:
+    records = each_record("decision", "decision_log")
+    if begins is not None:
+        db.execute(
+            f"""CREATE TABLE met AS
+            SELECT DISTINCT hash(user_id) AS unit, $begins::TIMESTAMPTZ AS first FROM ({records})""",
+            {"begins": begins},
+        )
+    else:
+        db.execute(
+            f"""CREATE TABLE met AS
+            SELECT hash(user_id) AS unit, min(CAST(event_time AS TIMESTAMPTZ)) AS first FROM ({records})
+            WHERE (experiment <> $name OR salt <> $salt OR layer <> $layer) IS NOT TRUE AND assignment_probability < 1
+            GROUP BY unit""",
+            {"name": experiment.name, "salt": experiment.salt, "layer": experiment.layer},
+        )
     db.execute(
         f"""CREATE TABLE before AS
         SELECT decision_id, unit, first FROM ({of_few_copies("decision", "decision_log")}) AS each

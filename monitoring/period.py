@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from monitoring.alerts import drift_alerts, post
 from monitoring.decision_log import DecisionLog, Period
 from monitoring.drift import check
+from monitoring.long_term import long_term_effect
 from monitoring.segments import segment_lifts
 from monitoring.verdict import verdict_from_log
 from mtorl.artifact.artifact import load
@@ -79,7 +80,8 @@ def verdict_of_period(
         by: Columns whose segments are compared, too, on the same records, and the SQL of each; see `segment_lifts`.
 
     Returns:
-        See `monitoring.verdict.verdict_from_log`; with columns, `segments` as well.
+        See `monitoring.verdict.verdict_from_log`; with columns, `segments` as well, and after a
+        promotion with a holdout `long_term`.
 
     Raises:
         PeriodError: no decision falls into the period, or the gain can't be read.
@@ -96,6 +98,8 @@ def verdict_of_period(
     if not log.holds_any():
         raise PeriodError(nothing_in(decision_log, period))
     found = verdict_from_log(log, spec, counts, budget_per_decision=budget or None)
+    if (long_term := long_term_effect(log, spec, counts)) is not None:
+        found["long_term"] = dict(long_term)
     if by:
         found["segments"] = dict(segment_lifts(log, spec, counts, by))
     return found

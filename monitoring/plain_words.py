@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
+
+from mtorl.experiment.experiment import ALL_ARMS, OUTSIDE
 
 VERDICTS = {
     "ship": ("Ship the challenger", "good"),
@@ -28,7 +31,9 @@ METRICS = {
 }
 LEFT_OUT = {
     "other_experiment": "of another experiment: another name, layer or salt",
+    "override": "since the experiment file named the user's arm",
     "outside": "of users outside the experiment's part of its layer",
+    "holdout": "of users who are held out of all arms",
     "not_randomised": "at stage shadow, or with the kill switch on: everybody got the incumbent",
     "other_model": "before the arms had their newest models",
     "other_weights": "while the arms had other shares of the users",
@@ -39,6 +44,18 @@ LEFT_OUT = {
     "switched_off": "of a budget's day or hour in which the kill switch was used",
 }
 """Why decisions do not count in a verdict."""
+
+
+def account(arm: str, arms: Collection[str]) -> str:
+    """Whose money an account is.
+
+    Args:
+        arm: Of the account.
+        arms: Of all accounts: only where there are users outside of all experiments, they are part of the whole.
+    """
+    if arm == ALL_ARMS:
+        return "all arms and users outside" if OUTSIDE in arms else "all arms"
+    return "users outside" if arm == OUTSIDE else arm
 
 
 def left_out(reason: str) -> str:

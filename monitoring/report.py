@@ -50,6 +50,7 @@ def _page(run_dir: Path) -> Json:
         "gate": _gate(gate),
         "curve": charts.budget_curve(curve) if curve else None,
         "experiment": _experiment(experiment, unit),
+        "stages": _section(summary, "stages"),
         "unit": unit,
         "serving": _section(summary, "serving"),
         "budget": _budget(_section(summary, "budget")),
@@ -127,6 +128,12 @@ def _of_arm(gate: Json, name: str, arm: str) -> Any:
     return value.get(arm) if isinstance(value, dict) else None
 
 
+def _has_interval(experiment: Json) -> bool:
+    """Whether the lift has any; of a figure alone there is nothing to draw."""
+    known = [experiment.get(name) for name in ("lift_ci", "lift_ci_fixed")]
+    return experiment.get("lift") is not None and any(one and None not in one for one in known)
+
+
 def _experiment(experiment: Json, unit: str) -> Json | None:
     if not experiment:
         return None
@@ -139,7 +146,7 @@ def _experiment(experiment: Json, unit: str) -> Json | None:
         {"arm": name, **arm, "exposed": _share(arm, "exposures", "decisions")} for name, arm in arms.items()
     ]
     page["confidence"] = f"{100 * experiment.get('confidence', 0.95):.3g} %"
-    page["chart"] = charts.lift(experiment, unit) if isinstance(experiment.get("lift"), int | float) else None
+    page["chart"] = charts.lift(experiment, unit) if _has_interval(experiment) else None
     series = [row for row in experiment.get("series") or [] if row.get("lo") is not None]
     page["series_chart"] = charts.lift_series(series, experiment.get("true_lift"), unit) if len(series) > 1 else None
     return page

@@ -5,7 +5,9 @@
 
 The verdict, and which guardrails are breached, are those of the whole ramp (`monitoring.verdict`). An arm's users are
 those of the present stage that count in the verdict: before there are any, no guardrail can be breached, whatever the
-arm does. How often it falls back and how long it takes are facts of all its decisions since the stage began.
+arm does. How often it falls back and how long it takes are facts of all its decisions since the stage began, but for
+those of a user since the file first named its arm. A change of the stage is no fault of an arm: until the ledger has
+the accounts that follow from it, a second or two, an arm that was given users has no money.
 """
 
 from __future__ import annotations
@@ -15,16 +17,23 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from monitoring.decision_log import DecisionLog, database, open_records
+from monitoring.decision_log import DecisionLog, database, find_overridden, open_records
 from monitoring.verdict import verdict_from_log
-from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.experiment import HOLDOUT, Experiment
 from mtorl.experiment.stage_machine import ArmEvidence, Evidence
 from mtorl.log.gain import Gain
 from mtorl.log.records import one_record_each
 
+_FOLLOWED_SECONDS = 5.0  # in which the ledger follows a change of the stage
+
 
 def stage_evidence(
-    log: DecisionLog, experiment: Experiment, gain: Gain, since: float, verdict: Mapping[str, Any] | None = None
+    log: DecisionLog,
+    experiment: Experiment,
+    gain: Gain,
+    since: float,
+    verdict: Mapping[str, Any] | None = None,
+    budget_per_decision: float | None = None,
 ) -> Evidence | None:
     """What is known now; None: nobody has decided anything yet.
 
@@ -34,10 +43,11 @@ def stage_evidence(
         gain: What "gain_per_decision" means.
         since: When its time at this stage began, seconds since 1970.
         verdict: Of this log, if it is known already.
+        budget_per_decision: Of a replay: what either arm may spend on a decision (`monitoring.verdict`).
     """
     if not log.holds_any():
         return None
-    verdict = verdict or verdict_from_log(log, experiment, gain)
+    verdict = verdict or verdict_from_log(log, experiment, gain, budget_per_decision=budget_per_decision)
     arms = arms_at_stage(log, experiment, since)
     if experiment.stage != "shadow":
         counted = verdict["users_of_stages"].get(experiment.stage, {})
@@ -72,18 +82,23 @@ def arms_at_stage(log: DecisionLog, experiment: Experiment, since: float) -> dic
         "salt": experiment.salt,
         "stage": experiment.stage,
         "start": datetime.fromtimestamp(since, UTC),
+        "followed": datetime.fromtimestamp(since + _FOLLOWED_SECONDS, UTC),
     }
     with database() as db:
         open_records(db, "decision", log.decisions).create_view("decision_log")
         records = one_record_each("decision", "decision_log")
+        find_overridden(db, experiment.name, experiment.salt)
         db.execute(
-            f"""CREATE TABLE decision AS SELECT decision_id, user_id, arm, fallback_reason, latency_seconds
+            f"""CREATE TABLE decision AS SELECT decision_id, user_id, arm, latency_seconds,
+                fallback_reason IS NOT NULL AND NOT (fallback_reason = 'ledger' AND decided < $followed) AS fault
             FROM (SELECT *, CAST(event_time AS TIMESTAMPTZ) AS decided FROM ({records}))
+                 LEFT JOIN overridden USING (user_id)
             WHERE experiment = $name AND salt = $salt AND stage = $stage AND decided >= $start AND NOT withdrawn
-                  AND (assignment_probability < 1 OR stage = 'shadow')""",
+                  AND (assignment_probability < 1 OR stage = 'shadow' AND arm <> '{HOLDOUT}')
+                  AND coalesce(decided < since, true)""",
             values,
         )
-        of_decisions = """SELECT arm, count(DISTINCT user_id), avg((fallback_reason IS NOT NULL)::INT),
+        of_decisions = """SELECT arm, count(DISTINCT user_id), avg(fault::INT),
             quantile_cont(latency_seconds, 0.99) FROM decision GROUP BY arm"""
         rows = db.execute(of_decisions).fetchall()
         if experiment.stage == "shadow":

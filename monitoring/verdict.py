@@ -30,8 +30,9 @@ from monitoring.comparison import Comparison, figures_of
 from monitoring.counted_decisions import CHANGED, shares_of_stages
 from monitoring.decision_log import DecisionLog
 from monitoring.experiment_users import Users, experiment_users
-from mtorl.experiment.experiment import INCUMBENT, Experiment, Guardrail
+from mtorl.experiment.experiment import INCUMBENT, Experiment
 from mtorl.experiment.false_discoveries import discoveries, log_e_value, p_value
+from mtorl.experiment.measured import Guardrail
 from mtorl.experiment.metrics import COST, GAIN, gain_of, is_per_decision, outcomes_of, parts_of
 from mtorl.experiment.sample_ratio import SRM_ALARM, srm_p_value
 from mtorl.experiment.statistics import MIN_USERS
@@ -64,12 +65,12 @@ def verdict_from_log(
 
     Returns:
         A JSON-ready dict: gain (that of the primary metric) and per (what it is divided by), arms, their models,
-        users_of_stages (those who count, by stage and arm), srm_p, what was left out (decisions by reason, and late
-        outcomes), `challengers` with the comparison of each, and at the top level that of the challenger which decides:
-        lift, lift_ci (always valid), lift_ci_fixed, relative_lift, adjustment (by which covariates, with the lift that
-        is not adjusted; None: by none), futile (whether the wanted effect can be ruled out; None: none is wanted),
-        money (gain per currency unit, and what it comes to at the challenger's spend), guardrails, secondary, verdict,
-        reason, series of looks as users arrived.
+        users_of_stages (those who count, by stage and arm), srm_p, what was left out (decisions by reason, late
+        outcomes, and overridden_users, who were given an arm by name), `challengers` with the comparison of each,
+        and at the top level that of the challenger which decides: lift, lift_ci (always valid), lift_ci_fixed,
+        relative_lift, adjustment (by which covariates, with the lift that is not adjusted; None: by none), futile
+        (whether the wanted effect can be ruled out; None: none is wanted), money (gain per currency unit, and what it
+        comes to at the challenger's spend), guardrails, secondary, verdict, reason, series of looks as users arrived.
 
     Raises:
         ExperimentError: the table of its covariates can't be used.
@@ -92,7 +93,7 @@ def verdict_from_log(
         }
 
     with experiment_users(log, experiment, gain) as read:
-        left_out, models, of_stages = read.counted
+        left_out, models, overridden, of_stages = read.counted
         changed = not left_out.keys().isdisjoint(CHANGED)
         with_changed = {
             name: (comparison.lift(primary), _checks(experiment, comparison), _futile(experiment, comparison))
@@ -133,6 +134,7 @@ def verdict_from_log(
             ruled_out=experiment.minimum_effect
             if (futile := _futile(experiment, comparison) and not (changed and not with_changed[name][2]))
             else None,
+            challenger=name,
             dominant=None if math.isfinite(lift.ci[0]) else comparison.dominant_user(primary),
         )
         results[name] = {
@@ -150,7 +152,10 @@ def verdict_from_log(
             "verdict": verdicts[name].token,
             "reason": _nothing_counts(left_out, experiment)
             if not found.all_users
-            else verdicts[name].reason + models.said + _late_said(found.late, experiment.metrics.outcome_hours),
+            else verdicts[name].reason
+            + models.said
+            + _late_said(found.late, experiment.metrics.outcome_hours)
+            + _overridden_said(overridden),
         }
     # An arm that was taken out by its weight will never be known: the others don't wait for it.
     serving = {arm.name: verdicts[arm.name] for arm in experiment.arms if arm.name in verdicts and arm.weight > 0}
@@ -170,6 +175,7 @@ def verdict_from_log(
         "srm_p": srm_p,
         "multiple_exposure_users": found.crossed,
         "left_out": left_out,
+        "overridden_users": overridden,
         "late_outcomes": found.late,
         "models": models.digests,
         "challenger": challenger,
@@ -265,15 +271,16 @@ def _late_gap(users: pd.DataFrame, challenger: str, kinds: set[str]) -> float:
 
 def _nothing_counts(left_out: Mapping[str, int], experiment: Experiment) -> str:
     """Why there is nothing to say, and what to wait for."""
-    if not left_out:
+    own = {reason: count for reason, count in left_out.items() if reason != "other_experiment"}
+    if not own:
         return "there is no decision yet"
-    reason, count = max(left_out.items(), key=lambda item: item[1])
+    reason, count = max(own.items(), key=lambda item: item[1])
     hours = experiment.metrics.outcome_hours or 0.0
     ended = ", or, if no decision comes after them, say with `until` that the log goes on until then"
     wait = {
         "unfinished_period": f"their budget's day or hour is not over: look again then{ended}",
         "immature": f"their outcomes may still come: look again {hours:g} hours after them{ended}",
-        "not_randomised": "nobody was randomised at stage shadow, or with the kill switch",
+        "not_randomised": "nobody was randomised at stage shadow (mtorl experiment shadow), or with the kill switch",
     }
     return f"no decision counts yet: of {count:,}, {wait.get(reason, f'the reason is {reason} (monitoring/README.md)')}"
 
@@ -283,6 +290,11 @@ def _late_said(outcomes: int, hours: float | None) -> str:
     if not outcomes:
         return ""
     return f" ({outcomes:,} outcomes came later than outcome_hours, {hours:g}, after their decisions and do not count)"
+
+
+def _overridden_said(users: int) -> str:
+    """What to add to a verdict's reason if users were given an arm by name."""
+    return f" (of {users:,} users whose arm the file has named, only what was decided before counts)" if users else ""
 
 
 def _looks(users: int) -> npt.NDArray[np.int64]:

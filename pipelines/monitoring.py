@@ -1,4 +1,4 @@
-"""The monitoring pipeline: decision log -> verdict of the experiment, drift of a period against training, alerts."""
+"""The monitoring pipeline: decision log -> verdict of the experiments, drift of a period against training, alerts."""
 
 from kfp import dsl
 
@@ -13,13 +13,13 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
 
     @dsl.pipeline(
         name="mtorl-monitor",
-        description="Verdict on the experiment so far; drift and alerts for one period of the decision log.",
+        description="Verdict on the experiments so far; drift and alerts for one period of the decision log.",
         pipeline_config=profile.pipeline_config(),
     )
     def mtorl_monitor(
         artifact: str = "",
         registry: str = f"{MOUNT}/registry",
-        experiment: str = f"{EXPERIMENT_MOUNT}/experiment.yaml",
+        experiment: str = EXPERIMENT_MOUNT,
         decision_log: str = f"{MOUNT}/decision_log",
         out: str = f"{MOUNT}/drift/monitor",
         alert_url: str = "",

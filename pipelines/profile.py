@@ -11,7 +11,7 @@ MOUNT = "/mnt/mtorl"
 """Where the volume lies in every step on a cluster."""
 
 EXPERIMENT_MOUNT = "/etc/mtorl/experiment"
-"""Where the router's experiment file lies in a step on a cluster: experiment.yaml, as the router reads it."""
+"""Where the router's experiments lie in a step on a cluster: a file each, as the router reads them."""
 
 
 @dataclass(frozen=True)

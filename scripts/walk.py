@@ -116,7 +116,7 @@ def request(run: Path) -> dict[str, list[str]]:
             arms[arm].load(run / "artifacts" / arm)
         server = ThreadingHTTPServer(("127.0.0.1", 0), _arm_server(arms))
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        experiment = yaml.safe_load((run / "serving" / "experiment.yaml").read_text())
+        experiment = yaml.safe_load((run / "serving.yaml").read_text()) | {"stage": "50%"}  # it may be over by now
         for arm in experiment["arms"]:
             arm["endpoint"] = f"http://127.0.0.1:{server.server_port}/{arm['name']}"
         (scratch / "experiment.yaml").write_text(yaml.safe_dump(experiment))

@@ -69,6 +69,19 @@ def package(
     return target
 
 
+def version_of(archive: Path) -> str:
+    """The version of the model in a .mar file.
+
+    Raises:
+        ArchiveError: It can't be read.
+    """
+    try:
+        with zipfile.ZipFile(archive) as content:
+            return str(json.loads(content.read(_MANIFEST))["model"]["modelVersion"])
+    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError) as error:
+        raise ArchiveError(f"{archive}: not a model's archive ({error!r})") from error
+
+
 def _write_reproducibly(archive: Path, target: Path, created: str) -> None:
     """Copy a zip file with sorted members, fixed dates and modes, and the artifact's own date in the manifest."""
     with zipfile.ZipFile(archive) as old, zipfile.ZipFile(target, "w") as new:

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 REQUIRED = {
     "dataset": (), "rows": (), "users": (), "windows": (), "seconds": (),
@@ -12,6 +13,7 @@ REQUIRED = {
     "serving": ("decisions", "errors", "fallbacks", "p50_ms", "p99_ms"),
     "budget": ("incumbent", "challenger"),
     "experiment": ("arms", "srm_p", "lift", "lift_ci", "true_lift", "verdict"),
+    "stages": ("phase", "waits", "moves", "after_promotion"),
     "next_night": (),
     "drift": ("clean_alerts", "shifted_alerts", "webhook_received"),
     "artifacts": ("incumbent", "challenger", "decision_log", "report"),
@@ -40,10 +42,12 @@ def check(path: Path) -> list[str]:
             wrong.append(f"budget.{arm}.overspent is {budget['overspent']}")
         if budget["spent"] + budget["reserved"] > budget["limit"] * (1 + 1e-9):
             wrong.append(f"budget.{arm}: spent + reserved is above the limit: {budget}")
-        if budget["spent_share"] is not None and budget["spent_share"] < 0.9:
+        ended_early = summary["stages"]["phase"] in ("stopped", "rolled back")
+        if budget["spent_share"] is not None and budget["spent_share"] < 0.9 and not ended_early:
             wrong.append(f"budget.{arm}: only {budget['spent_share']:.1%} was spent; pacing should spend it all")
         if budget["reserved"] > 1e-9:
             wrong.append(f"budget.{arm}: reservations were left open: {budget}")
+    wrong += _stages(summary["stages"], summary["experiment"]["verdict"])
     if summary["serving"]["errors"] != 0:
         wrong.append(f"serving.errors is {summary['serving']['errors']}")
     if not 0 < summary["serving"]["decisions"] > 2 * summary["serving"]["fallbacks"]:
@@ -61,6 +65,25 @@ def check(path: Path) -> list[str]:
     wrong += [
         f"artifacts.{k}: {v} is not there" for k, v in summary["artifacts"].items() if not (path.parent / v).exists()
     ]
+    return wrong
+
+
+def _stages(stages: dict[str, Any], verdict: str) -> list[str]:
+    """Whether the experiment went through its stages one by one, and ended as the verdict says."""
+    wrong = []
+    reached = [move["to"] for move in stages["moves"]]
+    in_order = [stage for stage in ("shadow", "1%", "5%", "25%", "50%") if stage in reached]
+    if reached[:1] != ["shadow"] or reached[: len(in_order)] != in_order or len(reached) > len(in_order) + 1:
+        wrong.append(f"stages: {reached} is no way through a ramp")
+    if reached[-1:] != [stages["phase"]]:
+        wrong.append(f"stages.phase is {stages['phase']}, and the last move went to {reached[-1:]}")
+    if (verdict == "ship") != (stages["phase"] == "promoted") and reached[-1:] == ["50%"]:
+        wrong.append(f"stages.phase is {stages['phase']}, and the verdict {verdict}")
+    if after := stages["after_promotion"]:
+        if not 0 < after["decisions"] == after["incumbent"] == after["promoted_model"] + after["fallbacks"]:
+            wrong.append(f"after the promotion not everybody got the challenger's model: {after}")
+    elif stages["phase"] == "promoted":
+        wrong.append("stages.after_promotion: nobody was asked for after the promotion")
     return wrong
 
 

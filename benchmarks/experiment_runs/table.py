@@ -35,6 +35,7 @@ def plan_table(figures: Figures) -> str:
     rows = [
         (
             f"{row['market']}, {row['lift']:+.0%}",
+            f"explain {row['explained']:.0%}" if row["known"] else "",
             f"{row['users']:,}",
             f"{row['power']:.1%}",
             f"{row['users_small'][1]:,.0f} ({row['users_small'][0]:,} to {row['users_small'][2]:,})",
@@ -44,9 +45,18 @@ def plan_table(figures: Figures) -> str:
     return (
         "The markets are those of [experiments.md](experiments.md). Planned for 80 %, with a log of "
         f"{figures['large']:,} users; {figures['runs']:,} experiments of as many other users, looked at every hour of "
-        f"four weeks. Beside it, what {figures['logs']} logs of {figures['small']:,} users would have planned.\n\n"
+        f"four weeks. Beside it, what {figures['logs']} logs of {figures['small']:,} users would have planned. "
+        "Covariates are a past and a forecast, which a fifth of the users lack, and the share of the variance is that "
+        "which the plan says.\n\n"
         + table(
-            ("the challenger is better by", "users", "found it", "users, by small logs: median (least to most)"), rows
+            (
+                "the challenger is better by",
+                "covariates",
+                "users",
+                "found it",
+                "users, by small logs: median (least to most)",
+            ),
+            rows,
         )
         + measured_on(figures, "plan.py")
     )

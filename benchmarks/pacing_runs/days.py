@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.pacing_runs.ledger import MemoryLedger
-from mtorl.experiment.experiment import INCUMBENT, Experiment
+from mtorl.experiment.experiment import INCUMBENT, Experiment, arm_key
+from mtorl.experiment.layers import Experiments
 from mtorl.experiment.statistics import compare, estimate
 from mtorl.experiment.sums import Sums
 from mtorl.experiment.verdict import reach_verdict
@@ -33,6 +34,8 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
 
 ARMS = ("challenger", INCUMBENT)
+_NAME = "a-a"
+_KEYS = [arm_key(_NAME, arm) for arm in ARMS]
 DAY, HOUR = 86_400.0, 3_600.0
 MIDNIGHT = 1_796_083_200.0
 USERS = 4_000
@@ -85,7 +88,7 @@ class Kind:
             pacing["opportunities"] = round(self.days * self.decisions)
         return Experiment.from_dict(
             {
-                "name": "a-a",
+                "name": _NAME,
                 "enabled": phase.enabled,
                 "salt": f"seed-{seed}",
                 "unit": "user_id",
@@ -178,11 +181,11 @@ class Routers:
         self.pacers = [Pacer(cast(Ledger, ledger), {_CHANNEL: _COST_CAP}, clock) for _ in range(count)]
         self.prices = np.full((count, len(ARMS)), _FIRST_PRICE)
 
-    def refresh(self, router: int, experiment: Experiment) -> None:
+    def refresh(self, router: int, experiments: Experiments) -> None:
         """As a router does in the background."""
         pacer = self.pacers[router]
-        pacer.refresh(experiment, self._ledger.balances())
-        for index, arm in enumerate(ARMS):
+        pacer.refresh(experiments, self._ledger.balances())
+        for index, arm in enumerate(_KEYS):
             self.prices[router, index] = (pacer.prices(arm, _CAMPAIGN) or {}).get(_CHANNEL, _FIRST_PRICE)
 
 
@@ -209,16 +212,15 @@ def run(kind: Kind, seed: int) -> Run:
     verdict = "inconclusive"
     for phase in kind.phases:
         experiment = kind.experiment(seed, phase)
-        ledger.define(
-            Account(x.arm, x.campaign, x.channel, x.limit, x.period, x.timezone) for x in experiment.accounts()
-        )
+        together = Experiments([experiment])
+        ledger.define(Account(x.arm, x.campaign, x.channel, x.limit, x.period, x.timezone) for x in together.accounts())
         arm_of = np.array([ARMS.index(experiment.arm_of(f"user-{user}")[0]) for user in range(market.users)])
         for router in range(kind.routers):
             routers.refresh(router, experiment)
         for until in _stops(clock.now, clock.now + phase.hours * HOUR):
             found = market.opportunities(clock.now, until, kind.decisions, kind.routers)
             arm = arm_of[found.user]
-            exposed = _serve(kind, found, arm, experiment, ledger, routers, clock, until)
+            exposed = _serve(kind, found, arm, together, ledger, routers, clock, until)
             of = found.user, arm, np.full(len(arm), cells.index((phase.stage, phase.enabled)))
             np.add.at(decided, of, 1.0)
             np.add.at(taken, of, found.gain * exposed)
@@ -232,7 +234,7 @@ def run(kind: Kind, seed: int) -> Run:
     if kind.clock != "day":
         spent.append(_spent_shares(ledger, clock, clock.now))
     lift, control = estimate(_sums(taken, decided)), estimate(_sums(wanted, decided))
-    shares = [float(np.mean([shares[arm] for shares in spent])) for arm in ARMS]
+    shares = [float(np.mean([shares[arm] for shares in spent])) for arm in _KEYS]
     return Run((shares[0], shares[1]), float(lift.value), float(lift.incumbent), float(control.value), verdict)
 
 
@@ -247,7 +249,7 @@ def _serve(
     kind: Kind,
     found: Opportunities,
     arm: Ints,
-    experiment: Experiment,
+    experiments: Experiments,
     ledger: MemoryLedger,
     routers: Routers,
     clock: Clock,
@@ -266,16 +268,16 @@ def _serve(
             prices = routers.prices[found.router[a:b], arm[a:b]]
             for i in (a + np.flatnonzero(found.gain[a:b] >= prices * found.cost[a:b])).tolist():
                 clock.now = float(found.at[i])
-                exposed[i] = ledger.spend(ARMS[arm[i]], _COST_CAP, float(found.cost[i]))
+                exposed[i] = ledger.spend(_KEYS[arm[i]], _COST_CAP, float(found.cost[i]))
             for i in range(a, b):
                 forecast = Forecast(float(found.gain[i]), float(found.cost[i]))
-                routers.pacers[found.router[i]].count(ARMS[arm[i]], _CAMPAIGN, forecast)
+                routers.pacers[found.router[i]].count(_KEYS[arm[i]], _CAMPAIGN, forecast)
             if clock_counts and routers.pacers[found.router[a]].due():
                 clock.now = float(found.at[a])
-                routers.refresh(int(found.router[a]), experiment)
+                routers.refresh(int(found.router[a]), experiments)
         if turn < len(ticks):
             clock.now = float(ticks[turn])
-            routers.refresh(turn % count, experiment)
+            routers.refresh(turn % count, experiments)
     return exposed
 
 

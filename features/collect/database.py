@@ -52,7 +52,8 @@ class Database(Protocol):
 
         Args:
             kind: Of record.
-            files: Perhaps none. Older ones may lack columns, which are null then; `withdrawn` never is.
+            files: Perhaps none. Older ones may lack columns, which are null then; `withdrawn` and `override` never
+                are.
             by_hour: The files are a store's, and `hour` is one more column.
         """
 

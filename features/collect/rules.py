@@ -7,6 +7,7 @@ MTORL exposes depends on the channel that was drawn, so touchpoints alone are a 
 An exposure took place if an outcome of it arrived, a cost at the latest. Nothing can be learned about a policy's value
 of these decisions; they are left out, and counted by reason:
 
+    override            the experiment file named the user's arm: somebody was trying it out
     repeated            another decision on the same request holds the reservation
     no_account          no budget is for this campaign and channel
     no_draw             the default action was taken before a policy answered
@@ -16,6 +17,8 @@ of these decisions; they are left out, and counted by reason:
                         period: what would have come of an exposure is missing, not zero
     other_columns       the context lacks a column that the data set requires
     not_mature          so young that outcomes may still come
+
+An overridden user's exposures stay touchpoints, for they are a part of its history.
 
 What stops an exposure after the draw, the policy did not choose: a fault of ledger or log, a cancellation, an exposure
 of which nothing was heard. Such a decision stays, as one that was not exposed, and the probability of exposing is
@@ -76,7 +79,7 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
     refusal AS (
         SELECT {_ACCOUNT}, event_time, decision_id, coalesce(refused_until, {_NEVER}) AS gone_until
         FROM collected_decision LEFT JOIN gone USING (decision_id)
-        WHERE budget_exhausted AND (withdrawn OR was_withdrawn IS NULL)),
+        WHERE budget_exhausted AND NOT override AND (withdrawn OR was_withdrawn IS NULL)),  -- theirs is another account
     following AS (
         SELECT *, max(gone_until) OVER ({_IN_TIME} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS gone_before
         FROM refusal),
@@ -112,7 +115,8 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
             AND refused_at <= record.event_time AND record.event_time < refused_to),
     judged AS (
         SELECT *, event_time::DATE AS day,
-               CASE WHEN fallback_reason IN ('repeated', 'no_account') THEN fallback_reason
+               CASE WHEN override THEN 'override'
+                    WHEN fallback_reason IN ('repeated', 'no_account') THEN fallback_reason
                     WHEN drawn_channel IS NULL AND fallback_reason IS NOT NULL THEN 'no_draw'
                     WHEN unsaid OR drawn_channel IS NULL OR list_sum(channel_probs) < 0.999 OR {_unsaid_exposure(spec)}
                     THEN 'no_probabilities'

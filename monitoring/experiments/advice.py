@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from monitoring.experiments.document import Action, Advice, Condition, Tone
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event
-from mtorl.experiment.stage_machine import STAGES, Evidence, Hold, Move, Requirement, State
+from mtorl.experiment.stage_machine import FAULTS, STAGES, Evidence, Hold, Move, Requirement, State, lacking
 
-FAULTS = {"fallback_ratio": "falls back too often", "latency_seconds": "answers too late"}
+_HEADLINES = {"fallback_ratio": "falls back too often", "latency_seconds": "answers too late"}
+
+_NOTHING = "no decision of it is in the log yet; on a cluster, routers export theirs every five minutes"
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Standing:
         problem: Why file or log can't be read; None: they can.
         commands: What to type for an action, as a person does it there: `start`, `run`, `promote` ...
         last_kill: Why the kill switch was pulled last; None: it never was.
+        by_hand: Whether the stage of its file is in force, though nothing has happened to it.
     """
 
     experiment: Experiment
@@ -42,6 +45,7 @@ class Standing:
     problem: str | None
     commands: Mapping[str, str]
     last_kill: str | None = None
+    by_hand: bool = False
 
     def advice(self) -> Advice:
         """What to do."""
@@ -72,7 +76,8 @@ class Standing:
         by_ramp = last is not None and last.by == "ramp"
         if phase == "promoted":
             who = last.challenger if last is not None else None
-            headline = f"Nothing to do: {who or 'the challenger'} decides for everybody now"
+            whom = "everybody but the holdout" if self.experiment.holdout else "everybody"
+            headline = f"Nothing to do: {who or 'the challenger'} decides for {whom} now"
             return self._say("nothing", headline, reason, "good", command="rollback")
         if phase == "rolled back":
             if by_ramp:
@@ -94,11 +99,11 @@ class Standing:
     def _draft(self) -> Advice | None:
         if self.state.phase != "draft":
             return None
-        if self.experiment.ramp is None:
+        if self.by_hand:
             return self._by_hand()
         if isinstance(self.step, Move):
             return self._say("run", "It starts now", self.step.reason, "open", command="run")
-        if self.experiment.start is not None:
+        if self.experiment.start is not None and self.experiment.ramp is not None:
             return self._say("wait", "Nothing to do: it starts by itself", self.step.reasons[0], "open")
         reason = "it is a draft: everybody gets the incumbent, and no challenger is asked"
         return self._say("start", "Start it when you are ready", reason, "open", command="start")
@@ -107,7 +112,7 @@ class Standing:
         """Without a ramp, people set the stage, and the verdict is all that there is to say."""
         evidence = self.evidence
         if evidence is None:
-            reason = "nobody has decided anything yet"
+            reason = _NOTHING
             return self._say("wait", "Nothing is known yet", reason, "open")
         if evidence.token == "srm":
             return self._srm(evidence)
@@ -135,8 +140,8 @@ class Standing:
         challengers = [one for one in self.requirements if not one.met and one.kind in FAULTS]
         if challengers:
             first = challengers[0]
-            headline = f"Look at {first.arm}: it {FAULTS[first.kind]}"
-            reason = "; ".join(one.words for one in challengers)
+            headline = f"Look at {first.arm}: it {_HEADLINES[first.kind]}"
+            reason = "; ".join(lacking(challengers))
             return self._say("look", headline, reason, "alarm", "held")
         ahead = [stage.stage for stage in self.experiment.ramp.stages if _after(stage.stage, self.state.phase)]
         if ahead and not self.requirements:
@@ -151,7 +156,7 @@ class Standing:
         if self.state.phase == "shadow":
             reason = "everybody gets the incumbent; challengers are asked, and what they would do is logged"
             return self._say("wait", "Let it run in the shadow", reason, "open")
-        reason = "nobody has decided anything yet" if evidence is None else evidence.reason
+        reason = _NOTHING if evidence is None else evidence.reason
         return self._say("wait", "Let it run: nothing is decided yet", reason, "open")
 
     def _moves(self, step: Move) -> Advice:

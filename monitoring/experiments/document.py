@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypedDict
 
+from monitoring.long_term import LongTerm
+
 DOCUMENT_VERSION: Literal[1] = 1
 
 Tone = Literal["good", "alarm", "open"]
@@ -94,6 +96,8 @@ class Plan(TypedDict):
     unit: str
     layer: str
     layer_part: list[float]
+    holdout: float
+    """Share of the users who are in no arm."""
     arms: list[ArmPlan]
     minimum_effect: float | None
     """By which share the primary metric must be larger to be worth finding; null: nobody said."""
@@ -144,6 +148,14 @@ class Traffic(TypedDict):
     arms: dict[str, ArmTraffic]
 
 
+class Settled(TypedDict):
+    """How far the incumbent's model server follows a promotion, or its rollback."""
+
+    done: bool
+    reason: str
+    """In one word: those of an object's condition `Settled`."""
+
+
 class Happened(TypedDict):
     """An event of the history."""
 
@@ -174,13 +186,17 @@ class View(TypedDict):
     """When its time at this phase began to count."""
     enabled: bool
     """false: the kill switch is on, by a command or in the file."""
-    in_force: bool
-    """Whether routers have what follows from file and history."""
+    in_force: bool | None
+    """Whether routers have what follows from file and history; null: none has asked lately, so nobody knows."""
+    settled: Settled | None
+    """Of a promotion; null: there was none, or nobody follows it for the model servers."""
     steps: list[Step]
     next: Next
     plan: Plan
     verdict: dict[str, Any] | None
     """As `monitoring.verdict.verdict_from_log` gives it, perhaps with `segments`; null: nobody has decided yet."""
+    long_term: LongTerm | None
+    """Of a promotion, against the holdout; null: nobody was promoted, or nobody is held out."""
     unit: str
     """Of the primary metric."""
     spend: list[Spend]

@@ -81,6 +81,11 @@ def _unreadable(view: View) -> Iterator[Sample]:
     yield (), float(view["problem"] is not None)
 
 
+def _settled(view: View) -> Iterator[Sample]:
+    if (found := view["settled"]) is not None:
+        yield (found["reason"],), float(found["done"])
+
+
 def _srm(view: View) -> Iterator[Sample]:
     if view["verdict"] is not None:
         yield (), view["verdict"].get("srm_p")
@@ -103,6 +108,15 @@ def _lift(end: int | None) -> Callable[[View], Iterator[Sample]]:
         for arm, found in (view["verdict"] or {}).get("challengers", {}).items():
             interval = found.get("lift_ci") or (None, None)
             yield (arm,), found.get("lift") if end is None else interval[end]
+
+    return samples
+
+
+def _long_term(end: int | None) -> Callable[[View], Iterator[Sample]]:
+    def samples(view: View) -> Iterator[Sample]:
+        if (found := view["long_term"]) is not None:
+            interval = found["effect_ci"] or (None, None)
+            yield (), found["effect"] if end is None else interval[end]
 
     return samples
 
@@ -131,6 +145,12 @@ _GAUGES: tuple[tuple[str, str, Sequence[str], Callable[[View], Iterable[Sample]]
     ("unreadable", "1 while its file or log can't be read", (), _unreadable),
     ("switched_on", "0 while the kill switch is on", (), _switch),
     ("attention", "1 while a person is needed: held, or harm was done", ("condition",), _attention),
+    (
+        "settled",
+        "Of a promotion: 1 once the incumbent's model server serves what follows from it",
+        ("reason",),
+        _settled,
+    ),
     ("verdict", "1 for the verdict so far", ("verdict",), _verdict),
     ("srm_p_value", "Of the sample ratio mismatch, valid at every look", (), _srm),
     ("share_ratio", "Share of the users that an arm has now", ("arm",), _share),
@@ -139,6 +159,9 @@ _GAUGES: tuple[tuple[str, str, Sequence[str], Callable[[View], Iterable[Sample]]
     ("lift", "Challenger less incumbent, of the primary metric", ("arm",), _lift(None)),
     ("lift_lower", "Lower end of its always-valid interval", ("arm",), _lift(0)),
     ("lift_upper", "Upper end of its always-valid interval", ("arm",), _lift(1)),
+    ("long_term_effect", "Of a promotion: promoted less holdout", (), _long_term(None)),
+    ("long_term_effect_lower", "Lower end of its always-valid interval", (), _long_term(0)),
+    ("long_term_effect_upper", "Upper end of its always-valid interval", (), _long_term(1)),
     (
         "guardrail_breached",
         "1 while even the smallest plausible harm is above its margin",

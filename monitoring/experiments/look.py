@@ -11,6 +11,7 @@ from monitoring.decision_log import DecisionLog
 from monitoring.experiments.document import Spend
 from monitoring.experiments.traffic import spend_of, traffic_of
 from monitoring.experiments.view import Known
+from monitoring.long_term import long_term_effect
 from monitoring.stage_evidence import stage_evidence
 from monitoring.verdict import verdict_from_log
 from mtorl.experiment.experiment import Experiment
@@ -18,7 +19,13 @@ from mtorl.log.gain import Gain
 
 
 def look(
-    log: DecisionLog, experiment: Experiment, gain: Gain, since: float, now: float, spend: Sequence[Spend] | None = None
+    log: DecisionLog,
+    experiment: Experiment,
+    gain: Gain,
+    since: float,
+    now: float,
+    spend: Sequence[Spend] | None = None,
+    budget_per_decision: float | None = None,
 ) -> Known | None:
     """What is known now; None: nobody has decided anything yet.
 
@@ -29,15 +36,17 @@ def look(
         since: When its time at this stage began, seconds since 1970.
         now: Seconds since 1970.
         spend: What a ledger says of each account; None: the log has to say it.
+        budget_per_decision: Of a replay: what either arm may spend on a decision (`monitoring.verdict`).
 
     Raises:
         ExperimentError: A table that the verdict needs can't be used.
     """
     if not log.holds_any():
         return None
-    verdict = verdict_from_log(log, experiment, gain)
+    verdict = verdict_from_log(log, experiment, gain, budget_per_decision=budget_per_decision)
     return Known(
         verdict=verdict,
+        long_term=long_term_effect(log, experiment, gain),
         evidence=stage_evidence(log, experiment, gain, since, verdict),
         traffic=traffic_of(log, experiment),
         spend=spend_of(log, experiment, now) if spend is None else spend,

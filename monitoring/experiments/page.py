@@ -19,6 +19,7 @@ from typing import Any, TypeGuard
 from monitoring import plain_words
 from monitoring.experiments.charts import domain, effect_chart, track
 from monitoring.experiments.document import Need, View
+from mtorl.experiment.experiment import OUTSIDE
 from mtorl.pages import words
 from mtorl.pages.page import filled
 
@@ -128,7 +129,8 @@ def _tiles(view: View, verdict: Mapping[str, Any]) -> list[Json]:
     if whole:
         first = whole[0]
         label = "spent" if first["period"] == "total" else f"spent this {first['period']}"
-        said = f"of {words.number(first['limit'])}"
+        outside = any(account["arm"] == OUTSIDE for account in view["spend"])
+        said = f"of {words.number(first['limit'])}{', that of users outside in it' if outside else ''}"
         tiles.append({"value": words.number(first["spent"]), "label": label, "said": said})
     return tiles
 
@@ -208,7 +210,7 @@ def _arms(view: View, verdict: Mapping[str, Any]) -> list[Json]:
 
 def _accounts(view: View) -> list[Json]:
     """Accounts of a budget one below the other, each with its bar."""
-    rows = []
+    rows, arms = [], {account["arm"] for account in view["spend"]}
     for account in view["spend"]:
         whole = max(account["limit"], account["spent"] + account["reserved"], 1e-9)
         scope = [
@@ -219,7 +221,7 @@ def _accounts(view: View) -> list[Json]:
         rows.append(
             {
                 **account,
-                "name": "all arms" if account["arm"] == "*" else account["arm"],
+                "name": plain_words.account(account["arm"], arms),
                 "scope": ", ".join(part for part in scope if part),
                 "spent_bar": round(100 * account["spent"] / whole, 1),
                 "reserved_bar": round(100 * account["reserved"] / whole, 1),

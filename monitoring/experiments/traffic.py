@@ -1,5 +1,7 @@
 """Channels and money of an experiment's arms, from the decision log: all decisions, whether they count or not.
 
+Those of users whose arm the file names are no arm's: their money is that of an account of their own.
+
 traffic_of(log, experiment)                 # channels that each arm decided on
 spend_of(log, experiment, now)              # cost against each account, where no ledger can be asked
 """
@@ -13,7 +15,7 @@ import duckdb
 from monitoring.counted_decisions import sql_text
 from monitoring.decision_log import DecisionLog, database, one_record_each_of_few_copies, open_records
 from monitoring.experiments.document import ArmTraffic, ChannelMix, Spend, Traffic
-from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.experiment import OVERRIDE, Experiment
 from mtorl.log.records import one_record_each
 from mtorl.policy.periods import period_at
 
@@ -36,7 +38,7 @@ def traffic_of(log: DecisionLog, experiment: Experiment) -> Traffic | None:
             SELECT decision_id, arm, stage, channel, expose, fallback_reason, assignment_probability < 1 AS randomised,
                    CAST(event_time AS TIMESTAMPTZ) AS decided
             FROM ({one_record_each_of_few_copies(db, "decision", "decision_log")})
-            WHERE experiment = $name AND salt = $salt AND NOT withdrawn
+            WHERE experiment = $name AND salt = $salt AND NOT withdrawn AND NOT override
                   AND (assignment_probability < 1 OR stage = 'shadow')""",
             named,
         )
@@ -80,7 +82,8 @@ def spend_of(log: DecisionLog, experiment: Experiment, now: float) -> list[Spend
         open_records(db, "outcome", log.outcomes).create_view("outcome_log")
         db.execute(
             f"""CREATE TABLE cost AS
-            SELECT arm, campaign_id, channel, CAST(decision.event_time AS TIMESTAMPTZ) AS decided, value
+            SELECT if(override, '{OVERRIDE}', arm) AS arm, campaign_id, channel, value,
+                   CAST(decision.event_time AS TIMESTAMPTZ) AS decided
             FROM ({one_record_each_of_few_copies(db, "outcome", "outcome_log")}) AS outcome
                  JOIN ({one_record_each_of_few_copies(db, "decision", "decision_log")}) AS decision USING (decision_id)
             WHERE kind = 'cost' AND experiment = $name AND salt = $salt AND NOT decision.withdrawn""",

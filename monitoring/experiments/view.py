@@ -23,11 +23,13 @@ from monitoring.experiments.document import (
     Need,
     Next,
     Plan,
+    Settled,
     Spend,
     Step,
     Traffic,
     View,
 )
+from monitoring.long_term import LongTerm
 from mtorl.experiment.experiment import Arm, Experiment
 from mtorl.experiment.history import Event, state_of
 from mtorl.experiment.stage_machine import (
@@ -54,21 +56,28 @@ class Known:
     Attributes:
         verdict: As `monitoring.verdict.verdict_from_log` gives it; None: nobody has decided yet.
         evidence: What follows from it for the present stage.
+        long_term: What a promotion has brought since, against the holdout; None: there is nothing to compare.
         traffic: Channels of each arm.
         spend: Of each account.
-        in_force: Whether routers have what follows from file and history.
+        in_force: Whether routers have what follows from file and history; None: nobody knows.
+        settled: Of a promotion: how far the incumbent's model server is; None: there is nothing to settle.
         problem: Why the log, or the file, can't be read.
         commands: What to type for an action (`monitoring.experiments.advice.Standing`).
+        by_hand: Whether people set the stage in a file without a ramp, which is in force as it is until something has
+            happened; an object begins as a draft, with or without one.
         looked: When the log was read, seconds since 1970; None: just now.
     """
 
     verdict: Mapping[str, Any] | None = None
     evidence: Evidence | None = None
+    long_term: LongTerm | None = None
     traffic: Traffic | None = None
     spend: Sequence[Spend] = ()
-    in_force: bool = True
+    in_force: bool | None = True
+    settled: Settled | None = None
     problem: str | None = None
     commands: Mapping[str, str] = field(default_factory=dict)
+    by_hand: bool = True
     looked: float | None = None
 
 
@@ -87,6 +96,7 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
     needed = requirements(experiment, state, known.evidence, now) if state.phase not in OVER else ()
     moves = [event for event in own if event.kind == "move"]
     kills = [event.reason for event in own if event.kind == "kill"]
+    by_hand = known.by_hand and experiment.ramp is None and state.phase == "draft"
     standing = Standing(
         experiment,
         state,
@@ -97,9 +107,10 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
         known.problem,
         known.commands,
         kills[-1] if kills else None,
+        by_hand,
     )
-    serving = in_force(experiment, state) if experiment.ramp is not None or state.phase != "draft" else experiment
-    phase = serving.stage if experiment.ramp is None and state.phase == "draft" else state.phase
+    serving = experiment if by_hand else in_force(experiment, state)
+    phase = experiment.stage if by_hand else state.phase
     verdict = None if known.verdict is None else dict(known.verdict)
     return View(
         document_version=DOCUMENT_VERSION,
@@ -113,10 +124,12 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
         since=_at(state.since),
         enabled=experiment.enabled and not state.killed,
         in_force=known.in_force,
+        settled=known.settled,
         steps=_steps(experiment, phase, moves),
         next=_next(experiment, state, step, needed, known, now),
         plan=_plan(experiment, serving),
         verdict=verdict,
+        long_term=known.long_term,
         unit=plain_words.unit(*_unit(experiment, verdict or {})),
         spend=[spend for spend in known.spend if spend["limit"] > 0 or spend["spent"] > 0],
         traffic=known.traffic,
@@ -130,7 +143,8 @@ def _steps(experiment: Experiment, phase: str, moves: Sequence[Event]) -> list[S
     of_ramp = {} if experiment.ramp is None else {step.stage: step for step in experiment.ramp.stages}
     over = phase in OVER  # then, what was never reached is not on the way any more
     stages = [stage for stage in STAGES if stage in entered or (not over and (stage in of_ramp or stage == phase))]
-    begin, end = ([], []) if experiment.ramp is None else (["draft"], ["promoted"])
+    begin = [] if experiment.ramp is None and phase != "draft" else ["draft"]
+    end = [] if experiment.ramp is None else ["promoted"]
     undone = ["promoted"] if phase == "rolled back" and "promoted" in entered else []
     names = [*begin, *stages, *undone, *([phase] if over else end)]
     here = names.index(phase)
@@ -266,6 +280,7 @@ def _plan(experiment: Experiment, serving: Experiment) -> Plan:
         unit=experiment.unit,
         layer=experiment.layer,
         layer_part=list(experiment.layer_part),
+        holdout=experiment.holdout,
         arms=[
             ArmPlan(name=arm.name, weight=arm.weight, share=shares[arm.name], answers=_answers(arm))
             for arm in serving.arms

@@ -58,6 +58,32 @@ def slopes(sums: Sums, within: Floats, ratio: Floats, weight: Floats) -> Floats:
     return found
 
 
+def cross_fitted(metric: Floats, covariates: Floats, folds: int = 10) -> Floats:
+    """What covariates say of each user's metric, with slopes that were learnt from other users, (U,).
+
+    Among a thousand users twenty numbers that say nothing fit the metric a little. So what covariates explain has to be
+    asked of users that no slope was learnt from.
+
+    Args:
+        metric: Numerator and denominator of each user, (U, 2).
+        covariates: Of each, without a gap (`standardised`), (U, K).
+        folds: Into how many parts the users are divided; the slopes for each part are those of the others.
+    """
+    users = np.arange(len(metric))
+    fold = np.random.default_rng(0).permutation(users) % folds
+    figures = figures_with(metric, covariates)
+    found = np.zeros(len(metric))
+    for part in range(folds):
+        others = np.flatnonzero(fold != part)
+        nobody = np.zeros(len(others), dtype=np.int8)
+        sums = Sums.of_rows(others, nobody, nobody, figures[others])
+        ratio = np.zeros_like(sums.users)
+        ratio[0] = sums.totals[0, :, NUMERATOR] / sums.totals[0, :, DENOMINATOR]
+        theta = slopes(sums, sums.within(), ratio, np.ones_like(sums.users))
+        found[fold == part] = covariates[fold == part] @ theta
+    return found
+
+
 def residual(ratio: Floats, per_user: Floats, means: Floats, theta: Floats) -> Floats:
     """What a user's figures are multiplied with to give its residual, in the unit of the numerator, (..., A, S, F).
 

@@ -15,11 +15,10 @@ import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
-    AfterValidator,
     AwareDatetime,
     BeforeValidator,
     Discriminator,
@@ -30,29 +29,42 @@ from pydantic import (
 )
 
 from mtorl.experiment.assignment import assign, uniform
+from mtorl.experiment.budget import AccountLimit, Budget
 from mtorl.experiment.covariates import Covariates
-from mtorl.experiment.metrics import check_outcomes, known, known_gain
+from mtorl.experiment.measured import Metrics
+from mtorl.experiment.metrics import check_outcomes
 from mtorl.experiment.rule import Rule, check, digest
 from mtorl.experiment.stages import CHALLENGER_SHARE, Ramp, Stage
 from mtorl.log.dataset import DatasetSpec
-from mtorl.log.times import moment, zone
+from mtorl.log.times import moment
 from mtorl.policy.exploration import Exploration
-from mtorl.policy.periods import Period, period_at
-from mtorl.policy.schedule import Pacing
-from mtorl.runtime.validation import FromList, NoneInWord, StrictModel, Text, load_yaml, plain_values, validated
+from mtorl.policy.periods import period_at
+from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml, plain_values, validated
 
 INCUMBENT = "incumbent"
 OUTSIDE = "outside"
 """In place of an arm: the user is not in the experiment, and gets the incumbent."""
 ALL_ARMS = "*"
 """Whose account is the experiment's own: every arm draws on it."""
-Direction = Literal["up", "down"]
-MetricName = Annotated[Text, AfterValidator(known)]
+HOLDOUT = "holdout"
+"""In place of an arm: the user is in none, and keeps the incumbent of before when a challenger is promoted."""
+OVERRIDE = "override"
+"""Whose account pays for the users whose arm the file names: they must not spend an arm's money."""
+OVERRIDE_PART = 0.01
+"""Of the experiment's part of each budget, while there are any."""
+MOST_OVERRIDES = 1_000
+_RESERVED = {
+    OUTSIDE: "stands for users who are not in the experiment",
+    HOLDOUT: "stands for users who are held out of all arms",
+    OVERRIDE: "is the account of users whose arm the file names",
+}
 Place = Annotated[float, Field(ge=0, le=1)]
 Moment = Annotated[AwareDatetime, BeforeValidator(moment)]
 
 _PLAN = {"hypothesis", "start", "planned_end", "ramp", "covariates", "minimum_effect"}
 """Fields that no decision depends on."""
+_LATER = {"campaigns", "overrides", "holdout", "promotion"}
+"""Fields that there were not always."""
 
 Baseline = Annotated[Literal["baseline"], Tag("baseline")]
 Policy = Annotated[
@@ -64,20 +76,6 @@ Policy = Annotated[
 
 class ExperimentError(ValueError):
     """An experiment file is wrong; the message names the field."""
-
-
-class AccountLimit(NamedTuple):
-    """What one arm, or all of them together, may spend on a campaign and channel; "*" stands for any."""
-
-    arm: str
-    campaign: str
-    channel: str
-    part: float
-    """Of the budget's amount."""
-    limit: float
-    period: Period
-    timezone: str
-    pacing: Pacing | None
 
 
 class Arm(StrictModel):
@@ -105,6 +103,8 @@ class Arm(StrictModel):
     def _is_one_arm(cls, name: str) -> str:
         if name == ALL_ARMS:
             raise ValueError(f"{name!r} stands for all arms: choose another name")
+        if "/" in name:
+            raise ValueError(f"{name!r}: a slash stands between the names of an experiment and its arm")
         return name
 
     @field_validator("endpoint")
@@ -140,63 +140,18 @@ class Arm(StrictModel):
         return self.endpoint if whole else f"{self.endpoint.rstrip('/')}/v1/models/{self.name}:predict"
 
 
-def _paced_by_default(budget: Mapping[str, Any]) -> Pacing | None:
-    return Pacing() if budget.get("period", "total") != "total" else None
+def arm_key(experiment: str, arm: str) -> str:
+    """An arm's name among the arms of all experiments: spring/challenger. OUTSIDE is outside of all of them."""
+    return arm if arm == OUTSIDE else f"{experiment}/{arm}"
 
 
-class Budget(StrictModel):
-    """Money for a campaign and channel, before it is split by arm."""
+class Promotion(StrictModel):
+    """What the holdout keeps. Written by a promotion alone, into what is in force: nobody else can know it."""
 
-    campaign: Text
-    """Campaign, or "*" for any."""
-    channel: Text
-    """Channel, or "*" for any."""
-    amount: float = Field(ge=0)
-    """Currency units, for all time or for each period."""
-    period: Period = "total"
-    """total: for all time. day, hour: anew for each one."""
-    timezone: Text = "UTC"
-    """Whose days and hours: an IANA name such as Europe/Berlin."""
-    pacing: Annotated[Pacing | None, NoneInWord()] = Field(default_factory=_paced_by_default)
-    """How the money is spread over its time; none, as by default for a total: first come, first served."""
-
-    @field_validator("timezone")
-    @classmethod
-    def _is_a_time_zone(cls, timezone: str) -> str:
-        zone(timezone)
-        return timezone
-
-    @model_validator(mode="after")
-    def _pacing_fits_the_period(self) -> Budget:
-        if self.pacing is not None:
-            self.pacing.check(self.period)
-        return self
-
-
-class Guardrail(StrictModel):
-    """A metric that must not get worse by more than a margin."""
-
-    name: MetricName
-    direction: Direction
-    """Where the metric should go: up = more is better, down = less is better."""
-    margin: float = Field(ge=0)
-    """Harm that is accepted, in the metric's own unit."""
-
-
-class Metrics(StrictModel):
-    """What is measured; the primary metric decides."""
-
-    primary: Annotated[Text, AfterValidator(known_gain)]
-    secondary: Annotated[tuple[MetricName, ...], FromList] = ()
-    guardrails: Annotated[tuple[Guardrail, ...], FromList] = ()
-    outcome_hours: Annotated[Annotated[float, Field(gt=0, le=8760)] | None, NoneInWord()] = 24.0
-    """Hours after a decision in which its outcomes happen, and are reported: later ones do not count, and a decision
-    counts once they are over. none: whatever is known counts, which is right when no more outcomes will come."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All that are measured, each once; the primary one first."""
-        return tuple(dict.fromkeys((self.primary, *self.secondary, *(guardrail.name for guardrail in self.guardrails))))
+    at: Moment
+    """When a challenger was promoted."""
+    before: Arm
+    """How the incumbent answered before."""
 
 
 class Experiment(StrictModel):
@@ -213,6 +168,8 @@ class Experiment(StrictModel):
     """Each user has one place in a layer, from 0 to 1, whatever the experiment."""
     layer_part: Annotated[tuple[Place, Place], FromList] = (0.0, 1.0)
     """From which place to which (exclusive) users are in this experiment. Parts of one layer must not overlap."""
+    campaigns: Annotated[tuple[Text, ...], FromList, Field(min_length=1)] | None = None
+    """The campaigns whose requests it decides; by default, all."""
     stage: Stage = "shadow"
     """Share of the experiment's units that leave the incumbent. A file with a ramp may leave it out."""
     arms: Annotated[tuple[Arm, ...], FromList]
@@ -238,6 +195,14 @@ class Experiment(StrictModel):
     """The stages that it goes through by itself, with `mtorl experiment run`; by default, people set `stage`."""
     covariates: Covariates | None = None
     """What is known of the users beforehand and makes intervals narrower; by default, nothing."""
+    overrides: dict[Text, Text] = Field(default_factory=dict, max_length=MOST_OVERRIDES)
+    """Arms of single users, such as those who test it, at every stage, by user id. They never count, and the kill
+    switch ends it."""
+    holdout: float = Field(default=0.0, ge=0, lt=0.5)
+    """Share of the layer's users who are in no arm at any stage, and keep the incumbent of before after a promotion: so
+    its effect can be measured for as long as they do."""
+    promotion: Promotion | None = None
+    """What they keep. No field of a file that people write."""
     minimum_effect: float | None = Field(default=None, gt=0, lt=1)
     """By which share the primary metric must be larger to be worth finding, as `mtorl experiment plan` was asked. Once
     a challenger that is better by so much can be ruled out, the verdict is futile; by default, it never is."""
@@ -248,8 +213,8 @@ class Experiment(StrictModel):
         names = [arm.name for arm in arms]
         if INCUMBENT not in names or len(names) < 2 or len(set(names)) != len(names):
             raise ValueError(f"need {INCUMBENT!r} and at least one other, all different, got {names}")
-        if OUTSIDE in names:
-            raise ValueError(f"{OUTSIDE!r} stands for users who are not in the experiment, and can't be an arm")
+        if taken := [name for name in names if name in _RESERVED]:
+            raise ValueError(f"{taken[0]!r} {_RESERVED[taken[0]]}, and can't be an arm")
         total = sum(arm.weight for arm in arms)
         if abs(total - 1.0) > 1e-9:
             raise ValueError(f"the weights must add up to 1, they add up to {total:g}")
@@ -273,6 +238,35 @@ class Experiment(StrictModel):
             raise ValueError(f"campaign {campaign!r}, channel {channel!r}, {period} is given twice")
         return budgets
 
+    @field_validator("overrides")
+    @classmethod
+    def _one_order(cls, overrides: dict[str, str]) -> dict[str, str]:
+        return dict(sorted(overrides.items()))
+
+    @model_validator(mode="after")
+    def _overrides_name_arms(self) -> Experiment:
+        names = [arm.name for arm in self.arms]
+        for user, arm in self.overrides.items():
+            if arm not in names:
+                raise ValueError(f"overrides: {user}: {arm!r} is no arm; there are {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _budgets_are_of_its_campaigns(self) -> Experiment:
+        for i, budget in enumerate(self.budgets):
+            if self.campaigns is not None and budget.campaign not in self.campaigns:
+                raise ValueError(
+                    f"budgets[{i}].campaign: {budget.campaign!r} is not one of the experiment's campaigns, "
+                    f"{', '.join(self.campaigns)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _promotion_is_over(self) -> Experiment:
+        if self.promotion is not None and (self.enabled or not self.holdout):
+            raise ValueError("promotion: only a promotion writes it, of an experiment with a holdout; leave it out")
+        return self
+
     @model_validator(mode="after")
     def _is_at_some_stage(self) -> Experiment:
         if self.ramp is None and "stage" not in self.model_fields_set:
@@ -284,23 +278,46 @@ class Experiment(StrictModel):
     @cached_property
     def version(self) -> str:
         """Changes with everything that is in force: 16 hexadecimal digits. What is planned does not decide anything."""
-        in_force = self.model_dump_json(exclude=_PLAN)
+        unused = {name for name in _LATER if not getattr(self, name)}  # a file that lacks them keeps its version
+        in_force = self.model_dump_json(exclude=_PLAN | unused)
         return hashlib.blake2b(in_force.encode(), digest_size=8).hexdigest()
 
-    def arm_of(self, user_id: str) -> tuple[str, float]:
+    def arm_of(self, user_id: str, campaign_id: str | None = None) -> tuple[str, float]:
         """The arm that serves a user, and the probability with which a user gets that arm.
 
-        For a user who is not in the experiment: OUTSIDE, and 1.
+        For a user who is not in the experiment: OUTSIDE, and 1. For one who is held out of it: HOLDOUT, and 1. For one
+        whose arm the file names: that, and 1.
+
+        Args:
+            user_id: The user.
+            campaign_id: Whose request it is: of one that it does not decide about, everybody is OUTSIDE. None: of one
+                that it does.
         """
-        start, end = self.layer_part
-        if not start <= uniform("layer", self.layer, user_id) < end:
+        if self.overrides_arm_of(user_id, campaign_id):
+            return self.overrides[user_id], 1.0
+        if not self.decides(campaign_id) or not self.holds(user_id):
             return OUTSIDE, 1.0
+        if self.holdout and uniform("holdout", self.layer, user_id) < self.holdout:
+            return HOLDOUT, 1.0
         shares = self.shares()
         arm = assign(("arm", self.layer, self.name, self.salt), user_id, shares)
         return arm, shares[arm]
 
+    def overrides_arm_of(self, user_id: str, campaign_id: str | None = None) -> bool:
+        """Whether the file names the user's arm, as of `arm_of`, and the kill switch is off."""
+        return self.enabled and user_id in self.overrides and self.decides(campaign_id)
+
+    def decides(self, campaign_id: str | None) -> bool:
+        """Whether a campaign's requests are its own; None: of one that are."""
+        return self.campaigns is None or campaign_id is None or campaign_id in self.campaigns
+
+    def holds(self, user_id: str) -> bool:
+        """Whether a user has a place in its part of the layer."""
+        start, end = self.layer_part
+        return start <= uniform("layer", self.layer, user_id) < end
+
     def shares(self) -> dict[str, float]:
-        """Share of the experiment's units that each arm serves at this stage."""
+        """Share of the experiment's units, without those of the holdout, that each arm serves at this stage."""
         challengers = {arm.name: arm.weight for arm in self.arms if arm.name != INCUMBENT}
         wanted = CHALLENGER_SHARE[self.stage] if self.enabled else 0.0
         total = sum(challengers.values())
@@ -322,15 +339,22 @@ class Experiment(StrictModel):
     def accounts(self) -> list[AccountLimit]:
         """Every budget as a whole, and each arm's part of it, in proportion to its users.
 
-        Money per user is the same in every arm. Users outside the experiment have an account like an arm's: they must
-        not spend an arm's money. The whole binds all of them together, so that a change of stage, weights, names or
+        Money per user is the same in every arm. Users outside the experiment, and those held out of it, have an account
+        like an arm's: they must not spend an arm's money. So have those whose arm the file names: a small part, which
+        is not paced. The whole binds all of them together, so that a change of stage, weights, names, overrides or
         switch, which makes other parts, can't make the experiment spend more.
         """
         start, end = self.layer_part
         inside = end - start
-        parts = {ALL_ARMS: 1.0} | {arm: inside * share for arm, share in self.shares().items()}
+        parts = {arm: inside * (1.0 - self.holdout) * share for arm, share in self.shares().items()}
+        if self.holdout:
+            parts[HOLDOUT] = inside * self.holdout
+        if self.enabled and self.overrides:
+            parts = {name: (1.0 - OVERRIDE_PART) * part for name, part in parts.items()}
+            parts[OVERRIDE] = inside * OVERRIDE_PART
         if inside < 1:
             parts[OUTSIDE] = 1.0 - inside
+        parts = {ALL_ARMS: 1.0} | parts
         return [
             AccountLimit(
                 arm,
@@ -340,16 +364,36 @@ class Experiment(StrictModel):
                 b.amount * part,
                 b.period,
                 b.timezone,
-                None if arm == ALL_ARMS else b.pacing,
+                None if arm in (ALL_ARMS, OVERRIDE) else b.pacing,
             )
             for arm, part in parts.items()
             for b in self.budgets
         ]
 
+    def key(self, arm: str) -> str:
+        """The name of one of its arms among those of all experiments."""
+        return arm_key(self.name, arm)
+
+    @property
+    def policies(self) -> tuple[Arm, ...]:
+        """All that answer somebody: the arms and, after a promotion, what the holdout keeps."""
+        return self.arms if self.promotion is None else (*self.arms, self.promotion.before)
+
     def arm(self, name: str) -> Arm:
-        """The arm of that name; that of OUTSIDE is the incumbent."""
-        name = INCUMBENT if name == OUTSIDE else name
+        """The arm of that name; that of OUTSIDE is the incumbent, that of HOLDOUT the one of before a promotion."""
+        if name == HOLDOUT and self.promotion is not None:
+            return self.promotion.before
+        name = INCUMBENT if name in (OUTSIDE, HOLDOUT) else name
         return next(arm for arm in self.arms if arm.name == name)
+
+    def check_written(self) -> None:
+        """Whether people may have written it.
+
+        Raises:
+            ExperimentError: It has what only a promotion writes.
+        """
+        if self.promotion is not None:
+            raise ExperimentError("promotion: only a promotion writes it, into what is in force; leave it out")
 
     def check(self, spec: DatasetSpec) -> None:
         """Whether it fits a data set.
@@ -363,13 +407,14 @@ class Experiment(StrictModel):
             raise ExperimentError(f"metrics: {error}") from None
         if self.default_channel not in spec.channels:
             raise ExperimentError(f"default_channel: {self.default_channel!r} is not one of {', '.join(spec.channels)}")
-        for i, arm in enumerate(self.arms):
+        places = [f"arms[{i}]" for i in range(len(self.arms))] + ["promotion.before"]
+        for place, arm in zip(places, self.policies, strict=False):
             if arm.policy is None or arm.policy == "baseline":
                 continue
             try:
                 check(arm.policy, spec)
             except ValueError as error:
-                raise ExperimentError(f"arms[{i}].{error}") from None
+                raise ExperimentError(f"{place}.{error}") from None
 
     @classmethod
     def load(cls, path: str | Path) -> Experiment:

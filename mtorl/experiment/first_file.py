@@ -38,6 +38,7 @@ arms:
 default_channel: {channel}      # answered when nothing better is known; channels are {channels}
 
 # Money, {currency}: split by arm in proportion to their users, so that no arm spends another's. It is never exceeded.
+# It is that of all users: with a layer_part of [0, 0.3], the arms have 0.3 of it, and the rest is for users outside.
 budgets:
 - {{campaign: "*", channel: "*", amount: {amount}}}     # of all campaigns and channels, for all time
 # - {{campaign: "*", channel: "*", amount: 100, period: day}}     # and so much a day: then it is spread over the day

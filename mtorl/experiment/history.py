@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
@@ -21,7 +21,7 @@ from mtorl.experiment.experiment import INCUMBENT, Experiment
 from mtorl.experiment.stage_machine import OVER, Phase, State, answering, fixed_fields, may_move
 from mtorl.runtime.validation import StrictModel, Text
 
-Kind = Literal["move", "kill", "resume"]
+Kind = Literal["move", "kill", "resume", "handed over"]
 By = Literal["ramp", "person"]
 
 
@@ -47,7 +47,8 @@ class Event(StrictModel):
     version: Text
     """Of its file then."""
     kind: Kind
-    """move: to another phase. kill, resume: the kill switch."""
+    """move: to another phase. kill, resume: the kill switch. handed over: the incumbent's own server has the promoted
+    model, and answers again."""
     to: Phase | None = None
     """Of a move: where to."""
     challenger: Text | None = None
@@ -64,6 +65,8 @@ class Event(StrictModel):
     """Of a promotion: how the challenger answered then, which the incumbent does from then on (`answering`)."""
     replaced: dict[str, Any] | None = None
     """Of a promotion: how the incumbent answered until then, which a rollback goes back to."""
+    served: dict[str, str] | None = None
+    """Of what was handed over: the versions that the server served before, and serves since."""
 
     def line(self) -> str:
         """The event as a line of JSON, with its end."""
@@ -114,6 +117,8 @@ def _after(state: State, event: Event) -> State:
     if event.kind == "resume":
         # What happened while it was off is no time of the stage.
         return replace(state, killed=False, since=None if state.since is None else event.at)
+    if event.kind == "handed over":
+        return replace(state, incumbent=_at_its_own(state.incumbent, state.replaced))
     assert event.to is not None
     return replace(
         state,
@@ -125,7 +130,63 @@ def _after(state: State, event: Event) -> State:
     )
 
 
-def serves_since_before(events: Sequence[Event], experiment: Experiment) -> Event | None:
+def _at_its_own(incumbent: Mapping[str, Any] | None, replaced: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """How a promoted challenger answers at the server of the incumbent of before."""
+    return None if incumbent is None or replaced is None else {**incumbent, "endpoint": replaced["endpoint"]}
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """The newest promotion of a history, and what became of it.
+
+    Attributes:
+        event: With which it was made.
+        handed_over: Whether the server of the incumbent of before has the promoted model.
+        noted: The versions that were handed over; None: nothing was noted.
+        rolled_back: Whether everybody has the incumbent of before again.
+    """
+
+    event: Event
+    handed_over: bool = False
+    noted: Mapping[str, Any] | None = None
+    rolled_back: bool = False
+
+    @property
+    def incumbent(self) -> Mapping[str, Any]:
+        """How the incumbent answers by it (`answering`)."""
+        found = self.event.incumbent
+        return (_at_its_own(found, self.event.replaced) if self.handed_over else found) or {}
+
+
+def newest_promotion(events: Sequence[Event]) -> Promoted | None:
+    """The newest promotion of a history; None: there was none.
+
+    Args:
+        events: All of them, of whatever salts.
+    """
+    newest: Promoted | None = None
+    for event in events:
+        if event.to == "promoted":
+            newest = Promoted(event)
+        elif newest is not None and (event.experiment, event.salt) == (newest.event.experiment, newest.event.salt):
+            if event.kind == "handed over":
+                newest = replace(newest, handed_over=True, noted=event.served)
+            elif event.to == "rolled back":
+                newest = replace(newest, rolled_back=True)
+    return newest
+
+
+def replaced_by(events: Sequence[Event]) -> str | None:
+    """Where the incumbent answered before the newest promotion, if that may still be rolled back.
+
+    Args:
+        events: All of a history.
+    """
+    newest = newest_promotion(events)
+    return None if newest is None or newest.rolled_back else (newest.event.replaced or {}).get("endpoint")
+
+
+def serves_since_before(events: Sequence[Event], experiment: Experiment) -> Promoted | None:
     """The promotion in an earlier experiment of this history that is in force, and that a file does not know of.
 
     With another salt the file's own incumbent would serve everybody again, unsaid, if it still is the one of before.
@@ -135,15 +196,12 @@ def serves_since_before(events: Sequence[Event], experiment: Experiment) -> Even
         experiment: The file.
 
     Returns:
-        None: there is none, it was rolled back, or the file's incumbent answers as the challenger did.
+        None: there is none, it was rolled back, or the file's incumbent answers as the promoted challenger does.
     """
-    newest: Event | None = None
-    for event in events:
-        if event.to == "promoted":
-            newest = event
-        elif newest is not None and event.to == "rolled back" and event.salt == newest.salt:
-            newest = None
-    if newest is None or (newest.experiment, newest.salt) == (experiment.name, experiment.salt):
+    newest = newest_promotion(events)
+    if newest is None or newest.rolled_back:
+        return None
+    if (newest.event.experiment, newest.event.salt) == (experiment.name, experiment.salt):
         return None
     return None if newest.incumbent == answering(experiment.arm(INCUMBENT)) else newest
 
@@ -159,6 +217,7 @@ def next_event(
     to: Phase | None = None,
     challenger: str | None = None,
     evidence: Mapping[str, Any] | None = None,
+    served: Mapping[str, str] | None = None,
 ) -> Event:
     """The event that comes next in a history.
 
@@ -172,6 +231,7 @@ def next_event(
         to: Of a move: where to.
         challenger: Of a promotion: who.
         evidence: What is known, JSON-ready.
+        served: Of what is handed over: the versions.
 
     Raises:
         IllegalEvent: it can't happen now.
@@ -192,6 +252,7 @@ def next_event(
         by=by,
         reason=reason.encode(errors="backslashreplace").decode().strip() or "no reason given",
         evidence=None if evidence is None else dict(evidence),
+        served=None if served is None else dict(served),
         fixed=fixed_fields(experiment) if kind == "move" and state.phase == "draft" else None,
         incumbent=answering(experiment.arm(challenger)) if to == "promoted" and challenger is not None else None,
         replaced=answering(experiment.arm(INCUMBENT)) if to == "promoted" else None,
@@ -202,13 +263,20 @@ def _refused(
     state: State, experiment: Experiment, kind: Kind, by: By, to: Phase | None, challenger: str | None
 ) -> str | None:
     """Why an event can't happen; None: it can."""
+    if kind == "handed over":
+        own = _at_its_own(state.incumbent, state.replaced)
+        due = state.phase == "promoted" and own is not None and own["endpoint"] and own != state.incumbent
+        return None if due else "there is no promotion to hand over"
     if kind == "kill":
         if state.phase == "promoted":
             return "a challenger is promoted: a rollback gives everybody the incumbent of before"
         over = f"it is {state.phase}: everybody gets the incumbent anyway" if state.phase in OVER else None
         return "the kill switch is on already" if state.killed else over
     if kind == "resume":
-        return None if state.killed else "the kill switch was not pulled by a command: see `enabled` in the file"
+        if state.phase in OVER:
+            return f"it is {state.phase}: nothing goes on"
+        by_hand = "it is not switched off" if experiment.enabled else "it was switched off in the file: see `enabled`"
+        return None if state.killed else by_hand
     if to is None:
         return "a move goes somewhere"
     challengers = [arm.name for arm in experiment.arms if arm.name != INCUMBENT]

@@ -9,15 +9,23 @@ what a verdict asks for beyond a small variance is part of it: the width of inte
 users with a positive outcome, users who decide far oftener than others. The answer is the first number of users by
 which the wanted share of the runs has found the challenger better.
 
-Shapes: U users of the log; A = 2 arms, challenger first; L looks; 2 = numerator, denominator.
+**Covariates.** Where something is known of the users beforehand, a verdict adjusts by it, and so do the runs, with the
+same regression. They have one covariate in place of all: what those say of a user, with slopes learnt from other users
+(`adjustment.cross_fitted`). With all of them, each run would learn once more what is chance in the log.
+
+Shapes: U users of the log; A = 2 arms, challenger first; L looks; 2 = numerator, denominator; K covariates; F figures.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
+from mtorl.experiment.adjustment import cross_fitted, standardised
 from mtorl.experiment.statistics import MIN_USERS, confidence_sequence, estimate
 from mtorl.experiment.sums import Floats, Sums
 from mtorl.runtime.progress import report
@@ -29,6 +37,7 @@ MOST_USERS = 5_000_000
 _DRAWS = 300_000_000  # users of all runs together: what a minute or so draws
 _RUNS = (400, 2_000)  # as few as tell 80 % from 75 %; as many as tell it from 78 %
 _LOOKS_AT_ONCE = 40  # whose users are in memory
+_NEIGHBOURS = 100  # one in so many users, on either side, has about the same forecast
 
 
 @dataclass(frozen=True)
@@ -39,10 +48,12 @@ class Population:
         figures_U2: Numerator and denominator of the primary metric, of each.
         counts: Whether outcomes are counted, as clicks are: a better policy then has more of them. Otherwise, as of
             revenues, it has larger ones, which takes many more users to find where few users have any.
+        known_UK: What is known of each beforehand, NaN where nothing is; None: of nobody.
     """
 
     figures_U2: Floats
     counts: bool = True
+    known_UK: Floats | None = None
 
     @property
     def ratio(self) -> float:
@@ -50,11 +61,74 @@ class Population:
         numerator, denominator = self.figures_U2.sum(0)
         return float(numerator / denominator) if denominator > 0 else 0.0
 
+    @cached_property
+    def forecast_U(self) -> Floats | None:
+        """What is known of each user, as a forecast of its metric; None: nothing is."""
+        if self.known_UK is None or not self.known_UK.shape[1]:
+            return None
+        return cross_fitted(self.figures_U2, standardised(self.known_UK))
+
+    @property
+    def explained(self) -> float:
+        """Share of what users add to the variance of the lift that is explained by what is known of them."""
+        if self.forecast_U is None:
+            return 0.0
+        before, after = float(self._residual_U.var()), float((self._residual_U - self.forecast_U).var())
+        return max(0.0, 1.0 - after / before) if before > 0 else 0.0
+
+    @cached_property
+    def _order_U(self) -> npt.NDArray[np.intp]:
+        """The users by their forecast."""
+        assert self.forecast_U is not None
+        return np.argsort(self.forecast_U, kind="stable")
+
+    @cached_property
+    def _rank_U(self) -> npt.NDArray[np.intp]:
+        rank = np.empty_like(self._order_U)
+        rank[self._order_U] = np.arange(len(rank))
+        return rank
+
+    def others_like(self, chosen_N: npt.NDArray[np.intp], rng: np.random.Generator) -> npt.NDArray[np.intp]:
+        """For each of some users another one, drawn from those of whom about the same is known: anyone, if nothing is.
+
+        Args:
+            chosen_N: Places of the users.
+            rng: Source of the draws.
+        """
+        users, number = len(self.figures_U2), len(chosen_N)
+        if self.forecast_U is None:
+            return rng.integers(users, size=number)
+        near = max(1, users // _NEIGHBOURS)
+        place = self._rank_U[chosen_N] + rng.integers(-near, near + 1, size=number)
+        place = np.abs(place)  # reflected at either end
+        found: npt.NDArray[np.intp] = self._order_U[np.minimum(place, 2 * (users - 1) - place)]
+        return found
+
+    def part_of(self, chosen_N: npt.NDArray[np.intp], share: float, rng: np.random.Generator) -> Floats:
+        """A share of what some users bring: of each of their outcomes by chance or, where they have weights, of all."""
+        numerator_N = self.figures_U2[chosen_N, 0]
+        part_N: Floats = (
+            rng.binomial(numerator_N.astype(np.int64), share).astype(np.float64)
+            if self._whole
+            else np.where(rng.random(len(chosen_N)) < share, numerator_N, 0.0)
+        )
+        return part_N
+
+    @cached_property
+    def _whole(self) -> bool:
+        """Whether outcomes are counted one by one, without weights."""
+        numerator_U = self.figures_U2[:, 0]
+        return bool(np.all((numerator_U >= 0) & (numerator_U == np.floor(numerator_U))))
+
+    @property
+    def _residual_U(self) -> Floats:
+        numerator, denominator = self.figures_U2.T
+        found: Floats = (numerator - self.ratio * denominator) / denominator.mean()
+        return found
+
     def deviation(self) -> float:
         """Standard deviation of what a user adds to the difference of two even arms, per effective user."""
-        numerator, denominator = self.figures_U2.T
-        residual = (numerator - self.ratio * denominator) / denominator.mean()
-        return 2.0 * float(residual.std())
+        return 2.0 * float(self._residual_U.std()) * math.sqrt(1.0 - self.explained)
 
 
 @dataclass(frozen=True)
@@ -138,10 +212,13 @@ def _looks(most: float) -> np.ndarray:
 def _play(rng: np.random.Generator, population: Population, effect: float, share: float, looks_L: np.ndarray) -> Sums:
     """What the users of one experiment add up to at each look.
 
-    Where the challenger's outcomes are more, some of its users bring besides what another one brings.
+    Where the challenger's outcomes are more, each of its users brings besides a part of what another one brings, of
+    whom about the same is known: so there is more where there is much.
     """
     numerator_U, denominator_U = population.figures_U2.T
-    at_looks = np.zeros((len(looks_L), 2, 7))
+    forecast_U = population.forecast_U
+    size = 2 if forecast_U is None else 4
+    at_looks = np.zeros((len(looks_L), 2, 2 + size + size**2))
     starts = np.concatenate([[0], looks_L[:-1]])
     for first in range(0, len(looks_L), _LOOKS_AT_ONCE):
         chosen = slice(first, first + _LOOKS_AT_ONCE)
@@ -150,27 +227,22 @@ def _play(rng: np.random.Generator, population: Population, effect: float, share
         numerator, denominator = numerator_U[drawn], denominator_U[drawn]
         challengers = rng.random(end - begin) < share
         if population.counts:
-            more = np.flatnonzero(challengers & (rng.random(end - begin) < effect))
-            numerator[more] += numerator_U[rng.integers(len(numerator_U), size=len(more))]
+            theirs = np.flatnonzero(challengers)
+            numerator[theirs] += population.part_of(population.others_like(drawn[theirs], rng), effect, rng)
         else:
             numerator[challengers] *= 1.0 + effect
-        figures = np.stack(
-            [
-                np.ones_like(numerator),
-                numerator > 0,
-                numerator,
-                denominator,
-                numerator**2,
-                numerator * denominator,
-                denominator**2,
-            ]
-        )
+        everybody = np.ones_like(numerator)
+        figures = [numerator, denominator, *([] if forecast_U is None else [everybody, forecast_U[drawn]])]
+        added = np.stack([everybody, numerator > 0, *figures, *(one * other for one in figures for other in figures)])
         for arm, there in enumerate((challengers, ~challengers)):
-            at_looks[chosen, arm] = np.add.reduceat(figures * there, starts[chosen] - begin, axis=1).T
+            at_looks[chosen, arm] = np.add.reduceat(added * there, starts[chosen] - begin, axis=1).T
     at_looks = at_looks.cumsum(0)
-    products = np.zeros((len(looks_L), 4, 4))
+    products = np.zeros((len(looks_L), 2, size, 2, size))
     for arm in range(2):
-        square, mixed, squared = np.moveaxis(at_looks[:, arm, 4:], -1, 0)
-        block = np.stack([np.stack([square, mixed], -1), np.stack([mixed, squared], -1)], -2)
-        products[:, 2 * arm : 2 * arm + 2, 2 * arm : 2 * arm + 2] = block
-    return Sums(at_looks[:, :, 0, None], at_looks[:, :, 1, None], at_looks[:, :, None, 2:4], products)
+        products[:, arm, :, arm, :] = at_looks[:, arm, 2 + size :].reshape(-1, size, size)
+    return Sums(
+        at_looks[:, :, 0, None],
+        at_looks[:, :, 1, None],
+        at_looks[:, :, None, 2 : 2 + size],
+        products.reshape(len(looks_L), 2 * size, 2 * size),
+    )

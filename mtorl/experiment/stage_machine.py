@@ -20,11 +20,12 @@ often does not raise the rate of false alarms above the experiment's alpha.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, get_args
 
-from mtorl.experiment.experiment import INCUMBENT, Arm, Experiment
+from mtorl.experiment.experiment import HOLDOUT, INCUMBENT, Arm, Experiment, Promotion
 from mtorl.experiment.stages import RampStage, Stage
 from mtorl.experiment.verdict import Token
 
@@ -32,6 +33,12 @@ Phase = Literal["draft", "shadow", "1%", "5%", "25%", "50%", "promoted", "stoppe
 STAGES: tuple[Stage, ...] = get_args(Stage)
 """The phases in which somebody is asked or served, in the order of the ramp."""
 OVER: tuple[Phase, ...] = ("promoted", "stopped", "rolled back")
+FAULTS = ("fallback_ratio", "latency_seconds")
+"""Requirements that what happened at the beginning of a stage can leave unmet for as long as the stage lasts."""
+_ANEW = (
+    "old faults count until its time at this stage begins anew: mtorl experiment kill, then resume (an object: "
+    "enabled: false, then true)"
+)
 
 
 @dataclass(frozen=True)
@@ -247,11 +254,18 @@ def _requirements(
         )
 
 
+def lacking(needed: Iterable[Requirement]) -> list[str]:
+    """What is not met, in words; of faults, also how those that are over cease to count."""
+    unmet = [one for one in needed if not one.met]
+    words = [one.words for one in unmet]
+    return [*words, _ANEW] if any(one.kind in FAULTS for one in unmet) else words
+
+
 def _waits_for(
     experiment: Experiment, step: RampStage, state: State, evidence: Evidence | None, now: float
 ) -> list[str]:
     """What the step to the next stage still lacks."""
-    lacks = [needed.words for needed in _requirements(experiment, step, state, evidence, now) if not needed.met]
+    lacks = lacking(_requirements(experiment, step, state, evidence, now))
     if not lacks and (evidence is None or INCUMBENT not in evidence.arms):
         return ["nothing is known of the incumbent at this stage yet"]
     return lacks
@@ -295,8 +309,9 @@ def _in_words(phase: Phase) -> str:
 def in_force(experiment: Experiment, state: State) -> Experiment:
     """What routers decide by: the file, at the stage that it is in.
 
-    Before it begins and once it is over, everybody gets the incumbent. A promoted challenger *is* the incumbent: that
-    arm answers where the challenger did.
+    Before it begins and once it is over, everybody gets the incumbent, whatever the file says of single users. A
+    promoted challenger *is* the incumbent: that arm answers where the challenger did. Who is held out keeps the one of
+    before.
     """
     stage = next((stage for stage in STAGES if stage == state.phase), STAGES[0])
     on = experiment.enabled and not state.killed and state.phase in STAGES
@@ -304,7 +319,12 @@ def in_force(experiment: Experiment, state: State) -> Experiment:
     if state.incumbent is not None:
         served = {"explore": None, **state.incumbent}
         arms = tuple(arm.replace(**served) if arm.name == INCUMBENT else arm for arm in arms)
-    return experiment.replace(stage=stage, enabled=on, arms=arms)
+    overrides = {} if state.phase in OVER else experiment.overrides
+    promotion = None
+    if state.phase == "promoted" and experiment.holdout and state.replaced is not None and state.since is not None:
+        before = Arm.model_validate({"name": HOLDOUT, "weight": 0.0, **state.replaced})
+        promotion = Promotion(at=datetime.fromtimestamp(state.since, UTC), before=before)
+    return experiment.replace(stage=stage, enabled=on, arms=arms, overrides=overrides, promotion=promotion)
 
 
 def answering(arm: Arm) -> dict[str, Any]:
@@ -319,6 +339,8 @@ FIXED: Sequence[str] = (
     "unit",
     "layer",
     "layer_part",
+    "campaigns",
+    "holdout",
     "alpha",
     "metrics",
     "min_runtime_hours",

@@ -72,12 +72,14 @@ class Estimate:
         se: Standard error; NaN below MIN_USERS.
         effective_users: Users of a half-half experiment that would know as much: the time of the sequence.
         incumbent: The incumbent's metric, weighted over stages like the lift.
+        arm_users: Effective users of challenger and incumbent, by their decisions (..., A).
     """
 
     value: Floats
     se: Floats
     effective_users: Floats
     incumbent: Floats
+    arm_users: Floats
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ class Lift:
     ci: Interval
     ci_fixed: Interval
     relative: float | None
+    arm_users: tuple[float, float]
+    """Effective users of challenger and incumbent: below MIN_USERS of either there is no interval."""
 
 
 def estimate(sums: Sums, largest: float | None = None, sizes: Floats | None = None) -> Estimate:
@@ -137,6 +141,7 @@ def estimate(sums: Sums, largest: float | None = None, sizes: Floats | None = No
         se=np.where(enough, np.sqrt(variance), np.nan),
         effective_users=total,
         incumbent=(weight * ratio)[..., 1, :].sum(-1),
+        arm_users=np.nan_to_num(effective),
     )
 
 
@@ -261,4 +266,5 @@ def compare(
         ci=(float(low), float(high)),
         ci_fixed=(float(fixed_low), float(fixed_high)),
         relative=value / incumbent if math.isfinite(value) and incumbent > 0.0 else None,
+        arm_users=(float(found.arm_users[0]), float(found.arm_users[1])),
     )

@@ -119,6 +119,7 @@ def reach_verdict(
     with_changed: Lift | None = None,
     dominant: DominantUser | None = None,
     ruled_out: float | None = None,
+    challenger: str = "challenger",
 ) -> Verdict:
     """Turn the figures into one token. The rules are in order: where one applies, the later ones do not count.
 
@@ -141,6 +142,7 @@ def reach_verdict(
             day is not the same in both arms. What either may have brought about is no verdict.
         dominant: the user who keeps an arm from having enough, if it is one.
         ruled_out: the wanted effect, relative, if a challenger that has it can be ruled out (`rules_out`).
+        challenger: what the challenger is called, where its users are counted.
     """
     low, high = primary.ci
     if srm_p < SRM_ALARM:
@@ -179,8 +181,7 @@ def reach_verdict(
             "many visitors share would, and without it there would be enough users: leave such decisions out",
         )
     if not math.isfinite(low):
-        enough = f"each arm needs {MIN_USERS} users (more where some decide far oftener than others), and one some gain"
-        return Verdict("inconclusive", f"too little to say: {enough}")
+        return Verdict("inconclusive", f"too little to say: {_too_few(primary, challenger)}")
     if with_changed is not None and not _agree(primary, with_changed):
         return Verdict(
             "inconclusive",
@@ -203,6 +204,15 @@ def reach_verdict(
             "inconclusive", f"the challenger is better, but not yet proven within margin: {', '.join(still_open)}"
         )
     return Verdict("ship", f"the challenger is better: the always-valid interval starts at {low:+.4g}, above zero")
+
+
+def _too_few(primary: Lift, challenger: str) -> str:
+    """What it takes to say anything, and how much of it is there."""
+    ours, theirs = (f"{math.floor(users):,}" for users in primary.arm_users)
+    return (
+        f"each arm needs {MIN_USERS} users, and one some gain; so far {challenger}: {ours}, incumbent: {theirs} (fewer "
+        "than there are, where some decide oftener than others)"
+    )
 
 
 def _agree(one: Lift, other: Lift) -> bool:

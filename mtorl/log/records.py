@@ -8,10 +8,10 @@
 
 The router writes decisions and outcomes, one JSON line each; features and monitoring read them. What the router answers
 is a part of what it logs, so a decision record extends the two forms of the answer. It holds what a replay needs: the
-arm follows from layer, experiment, salt, shares and user (`mtorl.experiment.assignment`), the draw from experiment,
-salt, user, campaign and request (or decision), the channel from the draw and the probabilities, in the order of the
-candidates; and a policy that is asked with the features, the draw and the prices answers the same again. What the
-policy drew stays in the record when the default action is taken after the draw.
+arm follows from layer, experiment, salt, shares and user (`mtorl.experiment.assignment`), unless the file named it
+(`override`), the draw from experiment, salt, user, campaign and request (or decision), the channel from the draw and
+the probabilities, in the order of the candidates; and a policy that is asked with the features, the draw and the prices
+answers the same again. What the policy drew stays in the record when the default action is taken after the draw.
 
 A field that is added, removed or renamed makes a new version of the schema. Records of earlier versions lie in spools,
 sinks and events on their way, and are read as well: what they lack is null.
@@ -29,7 +29,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic reads typing's own only from Python 3.12 on
 
 Kind = Literal["decision", "outcome", "shadow"]
-DECISION_VERSION: Literal[3] = 3
+DECISION_VERSION: Literal[4] = 4
 OUTCOME_VERSION: Literal[2] = 2
 SHADOW_VERSION: Literal[1] = 1
 
@@ -132,7 +132,7 @@ class V1Answer(V2Answer):
 class DecisionRecord(V1Answer):
     """One decision of the router, with everything that an evaluation needs."""
 
-    schema_version: Literal[3]
+    schema_version: Literal[4]
     unit_hash: Annotated[Hash, Field(description="Pseudonym of the user, for joins that need no name.")]
     user_id: Name
     layer: Name
@@ -142,7 +142,14 @@ class DecisionRecord(V1Answer):
     ]
     shares: Annotated[dict[str, PossibleProbability], Field(description="Of the experiment's users, by arm.")]
     assignment_probability: Annotated[
-        Probability, Field(description="Share of the arm; 1: nobody was randomised, or the user is outside.")
+        Probability,
+        Field(
+            description="Share of the arm; 1: nobody was randomised, or not this user: outside, held out, overridden."
+        ),
+    ]
+    override: Annotated[
+        bool,
+        Field(description="Whether the experiment file named the user's arm: the decision counts for no comparison."),
     ]
     stage: Annotated[Stage, Field(description="Of the experiment; off: the kill switch was on.")]
     model_name: Annotated[
@@ -282,6 +289,8 @@ _FIRST_COUNTS: dict[Kind, str] = {
 _REASONS_TO_WITHDRAW = ("log", "internal")
 WITHDRAWN = f"coalesce(withdrawn, fallback_reason IN {_REASONS_TO_WITHDRAW}, false)"
 """SQL: `withdrawn` of a record of any version."""
+OVERRIDDEN = "coalesce(override, false)"
+"""SQL: `override` likewise: before it was a field, no file named anybody's arm."""
 
 
 @cache
@@ -303,7 +312,8 @@ def sql_columns(kind: Kind) -> dict[str, str]:
 def one_record_each(kind: Kind, relation: str) -> str:
     """A DuckDB query: of several records with one id the one that counts, with all columns of the relation.
 
-    Columns that records of an earlier version lack are there, and null; of decisions, `withdrawn` is never null.
+    Columns that records of an earlier version lack are there, and null; of decisions, `withdrawn` and `override` are
+    never null.
     """
     return f"SELECT * FROM ({each_record(kind, relation)}) QUALIFY {place_among_copies(kind)} = 1"
 
@@ -318,7 +328,9 @@ def each_record(kind: Kind, relation: str) -> str:
     columns = {name: type_ for name, type_ in sql_columns(kind).items() if name not in (ID_FIELD[kind], "event_time")}
     nulls = ", ".join(f"NULL::{type_} AS {name}" for name, type_ in columns.items())
     complete = f"FROM {relation} UNION ALL BY NAME SELECT {nulls} WHERE false"
-    return f"SELECT * REPLACE ({WITHDRAWN} AS withdrawn) FROM ({complete})" if kind == "decision" else complete
+    if kind != "decision":
+        return complete
+    return f"SELECT * REPLACE ({WITHDRAWN} AS withdrawn, {OVERRIDDEN} AS override) FROM ({complete})"
 
 
 def is_withdrawn(decision: Mapping[str, Any]) -> bool:

@@ -42,3 +42,27 @@ class Api(Protocol):
         Raises:
             Conflict: It has another `resourceVersion` now; or it has none, and there is one already.
         """
+
+
+class ServerApi(Protocol):
+    """The API server, as far as model servers of one namespace go."""
+
+    namespace: str
+
+    def inference_service(self, name: str) -> Object | None:
+        """An InferenceService as it is now; None: there is none of that name.
+
+        Raises:
+            PermissionError: We may not read it.
+        """
+
+    def deployment(self, name: str) -> Object | None:
+        """A Deployment as it is now, likewise."""
+
+    def patch_inference_service(self, name: str, patch: Mapping[str, Any]) -> None:
+        """Change fields of an InferenceService.
+
+        Raises:
+            PermissionError: We may not.
+            OSError: It was not taken: KServe's own check of it does not answer, perhaps.
+        """

@@ -1,4 +1,7 @@
-"""The ConfigMap that routers read: what is in force, and marks of the object that it follows from.
+"""The ConfigMap that routers read: what is in force, an experiment a key, and marks of what the operator wrote.
+
+    entries(config_map)["spring"].experiment          # of the key spring.yaml
+    hand_over(api, config_map, "spring", experiment)  # writes it, on condition that nobody else has written meanwhile
 
 Its name is fixed, and people may edit it: in a hurry, or while there is no operator.
 """
@@ -6,56 +9,82 @@ Its name is fixed, and people may edit it: in a hurry, or while there is no oper
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Collection
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import yaml
 
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from pipelines.experiments.api import GROUP, Api, Object
 
-IN_FORCE = "experiment.yaml"
-"""Key of what is in force, as routers read it."""
-OF_OBJECT = f"{GROUP}/experiment"
-"""Annotation: which object it follows from."""
+SUFFIX = ".yaml"
+"""Of the keys that routers read."""
 WRITTEN = f"{GROUP}/written"
-"""Annotation: digest of what the operator wrote."""
+"""Annotation: digest of what the operator wrote, by key."""
 OFF_BY_HAND = f"{GROUP}/switched-off-at-generation"
-"""Annotation: somebody switched it off here, and the object has not been changed since."""
+"""Annotation: who was switched off here, and at which generation of the object. A later one undoes that."""
 
 
-def owner_of(config_map: Object | None) -> str | None:
-    """Name of the object that a ConfigMap follows from.
+class Entry(NamedTuple):
+    """One experiment in a ConfigMap."""
 
-    Somebody may have replaced it as a whole, with `kubectl replace`: then it is the name of its experiment.
+    key: str
+    text: str
+    experiment: Experiment | None
+    """None: it can't be read."""
+    edited: bool
+    """Whether it is not what the operator wrote."""
+    off_at: int | None
+    """At which generation of its object somebody has switched it off here; None: nobody has."""
+    copies: tuple[str, ...]
+    """Further keys with an experiment of that name, of which somebody has made a copy."""
+
+
+def entries(config_map: Object | None) -> dict[str, Entry]:
+    """What is in force, by the name of the object that it follows from.
+
+    A key that the operator did not write is an experiment that people look after, perhaps of an object to come: it has
+    the name that it says. One that it wrote and that is gone can't be read.
     """
+    found: dict[str, Entry] = {}
     if config_map is None:
-        return None
-    if OF_OBJECT in (marks := marks_of(config_map)):
-        return marks[OF_OBJECT]
-    serving = held_by(config_map)
-    return None if serving is None else serving.name
+        return found
+    written, off = _mark(config_map, WRITTEN), _mark(config_map, OFF_BY_HAND)
+    data = config_map.get("data") or {}
+    for key in sorted({*data, *written}, key=lambda key: (key not in written, key)):
+        if not key.endswith(SUFFIX):
+            continue
+        text = data.get(key, "")
+        experiment, owner = _read(text), key.removesuffix(SUFFIX)
+        if key not in written and experiment is not None:
+            owner = experiment.name
+        if owner in found:
+            found[owner] = found[owner]._replace(copies=(*found[owner].copies, key))
+            continue
+        generation = off.get(owner)
+        off_at = generation if isinstance(generation, int) else None
+        found[owner] = Entry(key, text, experiment, written.get(key) != _digest(text), off_at, ())
+    return found
 
 
-def marks_of(config_map: Object) -> dict[str, str]:
-    """Its annotations."""
-    return dict(config_map["metadata"].get("annotations") or {})
-
-
-def held_by(config_map: Object) -> Experiment | None:
-    """The experiment in a ConfigMap; None: it can't be read."""
+@lru_cache(maxsize=512)
+def _read(text: str) -> Experiment | None:
+    """The experiment in a text; None: it can't be read. Texts hardly ever change, and are looked at each second."""
     try:
-        return Experiment.from_yaml(config_map["data"][IN_FORCE])
-    except (ExperimentError, KeyError):
+        return Experiment.from_yaml(text)
+    except ExperimentError:
         return None
-
-
-def is_edited(config_map: Object) -> bool:
-    """Whether its content is not what the operator wrote."""
-    return marks_of(config_map).get(WRITTEN) != _digest(config_map["data"][IN_FORCE])
 
 
 def hand_over(
-    api: Api, before: Object | None, owner: str, experiment: Experiment, marks: Mapping[str, str] | None = None
+    api: Api,
+    before: Object | None,
+    owner: str,
+    experiment: Experiment,
+    off_at: int | None = None,
+    instead_of: Collection[str] = (),
 ) -> Object:
     """Write what is in force, unless it is there; returns the ConfigMap as it is then.
 
@@ -64,38 +93,56 @@ def hand_over(
         before: The ConfigMap as it was read; None: there was none.
         owner: Name of the object that it follows from.
         experiment: What is in force.
-        marks: Further annotations.
+        off_at: Generation of the object at which somebody has switched it off in the ConfigMap; None: nobody has.
+        instead_of: Owners of what it takes the place of.
 
     Raises:
         Conflict: Somebody has written it since.
     """
     content = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     found = before or {"metadata": {}}
-    metadata, data = found["metadata"], found.get("data") or {}
-    others = {name: text for name, text in marks_of(found).items() if name != OFF_BY_HAND}
-    annotations = {**others, OF_OBJECT: owner, WRITTEN: _digest(content), **(marks or {})}
-    if data.get(IN_FORCE) == content and metadata.get("annotations") == annotations:
+    known, key = entries(found), owner + SUFFIX
+    gone = {one for name in (owner, *instead_of) if name in known for one in (known[name].key, *known[name].copies)}
+    gone -= {key}
+    data = {name: text for name, text in (found.get("data") or {}).items() if name not in gone} | {key: content}
+    written = {name: digest for name, digest in _mark(found, WRITTEN).items() if name not in gone}
+    off = {name: at for name, at in _mark(found, OFF_BY_HAND).items() if name in known and name not in instead_of}
+    off = {name: at for name, at in off.items() if name != owner} | ({} if off_at is None else {owner: off_at})
+    marks = {WRITTEN: json.dumps({**written, key: _digest(content)}), OFF_BY_HAND: json.dumps(off)}
+    metadata = found["metadata"]
+    annotations = {**(metadata.get("annotations") or {}), **marks}
+    if found.get("data") == data and metadata.get("annotations") == annotations:
         return found
-    return api.put_in_force({"metadata": {**metadata, "annotations": annotations}, "data": {**data, IN_FORCE: content}})
+    return api.put_in_force({"metadata": {**metadata, "annotations": annotations}, "data": data})
 
 
-def _digest(content: str) -> str:
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+def end_orphans(api: Api) -> list[str]:
+    """Give everybody the incumbent where the object of what is in force was deleted; returns whose that were.
 
-
-def end_orphan(api: Api) -> str | None:
-    """Give everybody the incumbent if the object of what is in force was deleted; returns its name if it was so.
-
-    A promoted challenger is the incumbent, and stays it.
+    A promoted challenger is the incumbent, and stays it. What never was an object, as far as is known, goes on.
 
     Raises:
         Conflict: Somebody writes what is in force.
     """
-    config_map = api.in_force()
-    if config_map is None or OF_OBJECT not in (marks := marks_of(config_map)):
-        return None  # it never was an object, as far as is known
-    owner, serving = marks[OF_OBJECT], held_by(config_map)
-    if serving is None or not serving.enabled or api.experiment(owner) is not None:
-        return None
-    hand_over(api, config_map, owner, serving.replace(enabled=False))
-    return owner
+    config_map, ended = api.in_force(), []
+    written = {} if config_map is None else _mark(config_map, WRITTEN)
+    for owner, entry in entries(config_map).items():
+        serving = entry.experiment
+        if owner + SUFFIX not in written or serving is None or not serving.enabled or api.experiment(owner) is not None:
+            continue
+        config_map = hand_over(api, config_map, owner, serving.replace(enabled=False))
+        ended.append(owner)
+    return ended
+
+
+def _mark(config_map: Object, name: str) -> dict[str, Any]:
+    """What an annotation says; of an earlier version, or after an edit by hand, nothing."""
+    try:
+        found = json.loads((config_map["metadata"].get("annotations") or {}).get(name, "{}"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _digest(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -10,7 +10,7 @@ crash puts into force what the history already says.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -18,10 +18,10 @@ from typing import Any
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import (
     By,
-    Event,
     HistoryError,
     IllegalEvent,
     Kind,
+    Promoted,
     next_event,
     serves_since_before,
     state_of,
@@ -65,11 +65,12 @@ def state(store: ExperimentStore) -> tuple[Experiment, State]:
     return experiment, found
 
 
-def taken_back(promotion: Event) -> str:
+def taken_back(promotion: Promoted) -> str:
     """Why an experiment can't follow on a promotion that it does not know of."""
-    answers = ", ".join(f"{name}: {value}" for name, value in (promotion.incumbent or {}).items() if value)
+    answers = ", ".join(f"{name}: {value}" for name, value in promotion.incumbent.items() if value)
+    made = promotion.event
     return (
-        f"{promotion.challenger} was promoted in {promotion.experiment} under salt {promotion.salt!r} and serves "
+        f"{made.challenger} was promoted in {made.experiment} under salt {made.salt!r} and serves "
         "everybody; the incumbent given here is the one of before. Let its arm answer in the same way "
         f"({answers}), or roll that promotion back first"
     )
@@ -97,6 +98,7 @@ def act(
     at: float,
     to: Phase | None = None,
     challenger: str | None = None,
+    served: Mapping[str, str] | None = None,
 ) -> Experiment:
     """Do something to an experiment, and return what is in force from then on.
 
@@ -108,10 +110,12 @@ def act(
         at: When, seconds since 1970.
         to: Of a move: where to.
         challenger: Of a promotion: who.
+        served: Of what was handed over: the versions.
 
     Raises:
         IllegalEvent: It can't happen now.
-        ExperimentError: The file can't be used. Kill switch and rollback work all the same, on what is in force.
+        ExperimentError: The file can't be used. Kill switch and rollback work all the same, on what is in force; so
+            does what follows a promotion.
         HistoryError: The history can't be read. The kill switch works all the same, until it can be.
     """
     with store.locked():
@@ -119,7 +123,7 @@ def act(
             experiment, _ = state(store)
         except ExperimentError:
             in_use = store.last_in_force()
-            if in_use is None or not (kind == "kill" or to == "rolled back"):
+            if in_use is None or not (kind in ("kill", "handed over") or to == "rolled back"):
                 raise
             experiment = in_use
         except HistoryError as error:
@@ -135,7 +139,8 @@ def act(
             serving = in_force(experiment, found)  # whoever pulls it twice wants it off
             store.put_in_force(serving)
             return serving
-        return _do(store, experiment, kind, by=by, reason=reason, at=at, to=to, challenger=challenger)
+        event = {"by": by, "reason": reason, "at": at, "to": to, "challenger": challenger, "served": served}
+        return _do(store, experiment, kind, **event)
 
 
 def next_step(store: ExperimentStore, look: Look, now: float, reached: float | None = None) -> Move | Hold:
@@ -197,6 +202,7 @@ def summary(store: ExperimentStore) -> dict[str, Any]:
         "killed": found.killed or not experiment.enabled,
         "in_force": store.last_in_force() in (serving, None),
         "shares": serving.shares(),
+        "holdout": serving.holdout,
         "incumbent": None if found.incumbent is None else dict(found.incumbent),
         "events": [
             {"at": _iso(event.at), "what": event.to or event.kind, **event.model_dump(mode="json", exclude={"at"})}

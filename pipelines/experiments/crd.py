@@ -75,6 +75,8 @@ def _columns() -> list[dict[str, Any]]:
     ready = '.status.conditions[?(@.type=="InForce")].status'
     columns.insert(1, {"name": "Enabled", "type": "boolean", "jsonPath": ".spec.enabled"})
     columns.append({"name": "In force", "type": "string", "jsonPath": ready})
+    accepted = '.status.conditions[?(@.type=="Accepted")].reason'
+    columns.append({"name": "Spec", "type": "string", "jsonPath": accepted})
     columns.append({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"})
     columns.append({"name": "Reason", "type": "string", "jsonPath": ".status.reason", "priority": 1})
     return columns
@@ -83,7 +85,7 @@ def _columns() -> list[dict[str, Any]]:
 def _schema() -> dict[str, Any]:
     spec = structural(Experiment.model_json_schema())
     spec["description"] = "An experiment file without its name, which is the object's: docs/experiment-file.md."
-    del spec["properties"]["name"]
+    del spec["properties"]["name"], spec["properties"]["promotion"]
     spec["properties"]["move"] = structural(MoveRequest.model_json_schema())
     spec["required"] = [name for name in spec["required"] if name != "name"]
     spec["x-kubernetes-validations"] = [
@@ -222,6 +224,7 @@ def _structural(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str,
         made |= {"required": list(schema["required"])} if schema.get("required") else {}
     elif isinstance(schema.get("additionalProperties"), Mapping):
         made["additionalProperties"] = _structural(schema["additionalProperties"], defs)
+        made |= {"maxProperties": schema["maxProperties"]} if "maxProperties" in schema else {}
     elif schema["type"] == "object":
         made["x-kubernetes-preserve-unknown-fields"] = True
     return made

@@ -33,6 +33,18 @@ def named_by_router(state: Path, name: str) -> str | None:
     return str(yaml.safe_load(settings.read_text())[name]) if settings.exists() else None
 
 
+def served_by_router(state: Path) -> Path | None:
+    """The experiment file that the router of a state reads; of several, the one that is called like the state.
+
+    None: no router has been started there, or none of several is called so.
+    """
+    named = named_by_router(state, "experiment")
+    if named is None or not Path(named).is_dir():
+        return None if named is None else Path(named)
+    files = sorted(Path(named).glob("[!.]*.yaml"))
+    return files[0] if len(files) == 1 else next((file for file in files if file.stem == state.resolve().name), None)
+
+
 _LOCK_SECONDS = 10.0
 _HEAD = "# What is in force. Written by mtorl; the file to edit is {file}\n"
 
@@ -78,6 +90,10 @@ class ExperimentFolder:
             ExperimentError: It can't be used, or the router would refuse it, as it does what its data set lacks.
         """
         experiment = Experiment.load(self.file)
+        try:
+            experiment.check_written()
+        except ExperimentError as error:
+            raise ExperimentError(f"{self.file}: {error}") from None
         dataset = self.dataset or named_by_router(self.state, "dataset")
         if dataset is not None and Path(dataset).exists():  # without its run's folder, a router may still be stopped
             try:
@@ -88,8 +104,12 @@ class ExperimentFolder:
 
     def router_reads_file(self) -> bool:
         """Whether the router of this state reads what people wrote, and not what is put into force."""
-        named = named_by_router(self.state, "experiment")
-        return named is not None and Path(named) == self.file.resolve()
+        found = named_by_router(self.state, "experiment")
+        if found is None:  # no router was started there
+            return False
+        named = Path(found)
+        files = named.iterdir() if named.is_dir() else [named]
+        return any(file.resolve() == self.file.resolve() for file in files)
 
     def last_in_force(self) -> Experiment | None:
         """What was put into force last; None: nothing was, or it can't be read any more."""

@@ -13,28 +13,36 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
+
 from monitoring.decision_log import DecisionLog
 from monitoring.experiments.document import Spend, View
 from monitoring.experiments.look import look
 from monitoring.experiments.view import Known, experiment_view
 from monitoring.segments import segment_lifts
 from monitoring.stage_evidence import stage_evidence
-from mtorl.experiment.experiment import Experiment, ExperimentError
+from mtorl.experiment.experiment import ALL_ARMS, HOLDOUT, OUTSIDE, OVERRIDE, Experiment, ExperimentError
 from mtorl.experiment.history import state_of
 from mtorl.experiment.stage_machine import Evidence, in_force
 from mtorl.log.dataset import DatasetSpec, SpecError
 from mtorl.log.segments import check_segment, segment_sql
 from mtorl.log.touchpoints import LogError
+from mtorl.runtime.files import replacing
 from pipelines.experiments.controller import state as state_in
 from pipelines.experiments.folder import ExperimentFolder, named_by_router
 from pipelines.experiments.state_log import readable_log
 from serving.ledger import LedgerUnavailable, open_ledger
 
+_REPLAY = "replay.parquet"
 _PATIENCE = 1.0  # seconds that a ledger may take
 _ACTIONS = ("start", "run", "ramp", "promote", "rollback", "resume", "stop")
 
 
-def evidence_now(folder: ExperimentFolder, served: Experiment, since: float) -> Evidence | None:
+def evidence_now(
+    folder: ExperimentFolder,
+    served: Experiment,
+    since: float,
+) -> Evidence | None:
     """What the router's log says, now.
 
     Args:
@@ -45,8 +53,20 @@ def evidence_now(folder: ExperimentFolder, served: Experiment, since: float) -> 
     Raises:
         LogError: It can't be read. That is not the same as a log that says nothing: nothing may follow from it.
     """
-    with _opened(folder) as (log, spec):
-        return stage_evidence(log, served, spec.reward.gain, since)
+    with _opened(folder) as (log, spec, budget):
+        return stage_evidence(log, served, spec.reward.gain, since, budget_per_decision=budget)
+
+
+def keep_replay(folder: ExperimentFolder, weights: pd.DataFrame, budget_per_decision: float) -> None:
+    """Say that the traffic is a replay of a log, for every look at it.
+
+    Args:
+        folder: Where the experiment is.
+        weights: How much each decision counts, `decision_id` and `weight`.
+        budget_per_decision: Currency units that either arm may spend on one (`monitoring.verdict`).
+    """
+    with replacing(folder.state / _REPLAY) as unfinished:
+        weights.assign(budget=budget_per_decision).to_parquet(unfinished)
 
 
 def view_of(folder: ExperimentFolder, now: float, by: Sequence[str] = ()) -> View:
@@ -99,11 +119,11 @@ def _has_served(folder: ExperimentFolder) -> bool:
 def _looked(
     folder: ExperimentFolder, served: Experiment, since: float, known: Known, now: float, by: Sequence[str]
 ) -> Known:
-    with _opened(folder) as (log, spec):
+    with _opened(folder) as (log, spec, budget):
         for name in by:
             check_segment(spec, name)
-        spend = _spend(folder)
-        found = look(log, served, spec.reward.gain, since, now, spend)
+        spend = _spend(folder, served)
+        found = look(log, served, spec.reward.gain, since, now, spend, budget)
         if found is None:
             return replace(known, spend=spend or [])
         verdict = dict(found.verdict or {})
@@ -113,8 +133,8 @@ def _looked(
         return replace(found, verdict=verdict, in_force=known.in_force, problem=known.problem, commands=known.commands)
 
 
-def _spend(folder: ExperimentFolder) -> list[Spend] | None:
-    """What the router's ledger says; None: it can't be asked."""
+def _spend(folder: ExperimentFolder, served: Experiment) -> list[Spend] | None:
+    """What the router's ledger says of an experiment's budgets; None: it can't be asked."""
     where = named_by_router(folder.state, "ledger")
     if where is None or ("://" not in where and not Path(where).exists()):
         return None
@@ -126,9 +146,11 @@ def _spend(folder: ExperimentFolder) -> list[Spend] | None:
             ledger.close()
     except LedgerUnavailable:
         return None
+    accounts = [*(arm.name for arm in served.arms), HOLDOUT, OVERRIDE]
+    arms = {served.key(name): name for name in accounts} | {name: name for name in (ALL_ARMS, OUTSIDE)}
     return [
         Spend(
-            arm=balance.arm,
+            arm=arms[balance.arm],
             campaign=balance.campaign,
             channel=balance.channel,
             period=balance.period,
@@ -137,12 +159,13 @@ def _spend(folder: ExperimentFolder) -> list[Spend] | None:
             reserved=balance.reserved,
         )
         for balance in balances
+        if balance.arm in arms
     ]
 
 
 @contextmanager
-def _opened(folder: ExperimentFolder) -> Iterator[tuple[DecisionLog, DatasetSpec]]:
-    """The router's log, and what it is about."""
+def _opened(folder: ExperimentFolder) -> Iterator[tuple[DecisionLog, DatasetSpec, float | None]]:
+    """The router's log, what it is about, and, of a replay, the budget of a decision."""
     import duckdb
 
     named = folder.dataset or named_by_router(folder.state, "dataset")
@@ -151,6 +174,12 @@ def _opened(folder: ExperimentFolder) -> Iterator[tuple[DecisionLog, DatasetSpec
     try:
         spec = DatasetSpec.load(named)
         with readable_log(folder.state) as log:
-            yield DecisionLog.in_folder(log), spec
+            replay = folder.state / _REPLAY
+            if not replay.exists():
+                yield DecisionLog.in_folder(log), spec, None
+                return
+            weights = pd.read_parquet(replay)
+            budget = float(weights["budget"].iloc[0]) if len(weights) else None
+            yield DecisionLog.in_folder(log, weights=weights[["decision_id", "weight"]]), spec, budget
     except (duckdb.Error, SpecError) as error:
         raise LogError(f"{folder.state}: the log can't be read: {str(error).splitlines()[0]}") from None

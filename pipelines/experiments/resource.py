@@ -16,26 +16,30 @@ follows from a newer one, as an experiment that goes on would replace a kill swi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Literal
 
 import orjson
 from pydantic import ValidationError
 
 from mtorl.experiment.experiment import INCUMBENT, Experiment, ExperimentError
-from mtorl.experiment.history import Event, HistoryError, IllegalEvent, serves_since_before, state_of
+from mtorl.experiment.history import Event, HistoryError, IllegalEvent, replaced_by, serves_since_before, state_of
+from mtorl.experiment.layers import conflict
 from mtorl.experiment.stage_machine import OVER, STAGES, Phase
 from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.validation import StrictModel, Text, first_fault
 from pipelines.experiments.api import Api, Object
-from pipelines.experiments.config_map import OFF_BY_HAND, hand_over, held_by, is_edited, marks_of, owner_of
+from pipelines.experiments.config_map import Entry, entries, hand_over
 from pipelines.experiments.controller import act, state, taken_back
+from pipelines.experiments.handover import Neighbour
 
 
 class NotItsTurn(ExperimentError):
-    """The routers serve another experiment."""
+    """The routers serve another experiment, which is about the same users and campaigns."""
 
 
 class MoveRequest(StrictModel):
@@ -99,6 +103,10 @@ class ExperimentResource:
         """Counts the changes of the spec."""
         return int(self.found["metadata"].get("generation", 0))
 
+    @cached_property
+    def _entries(self) -> dict[str, Entry]:
+        return entries(self._config_map)
+
     def definition(self) -> Experiment:
         """The spec as an experiment.
 
@@ -118,28 +126,37 @@ class ExperimentResource:
             ExperimentError: It is no experiment.
         """
         fields = {name: value for name, value in self.spec.items() if name != "move"}
-        return Experiment.from_dict({"name": self.name, **fields})
+        experiment = Experiment.from_dict({"name": self.name, **fields})
+        experiment.check_written()
+        return experiment
 
     def _check_turn(self, experiment: Experiment) -> None:
-        """Refuse it while the routers serve another one, or what another one has promoted."""
-        owner = owner_of(self._config_map) or self._started()
-        other = None if owner in (None, self.name) else self._api.experiment(str(owner))
-        if other is None:
-            return
-        before = ExperimentResource(self._api, None, other)
-        if before.status.get("phase") not in OVER:
-            raise NotItsTurn(f"the routers serve {owner}, which is not over: stop it, or wait for its end")
-        if (promotion := serves_since_before(before.events(), experiment)) is not None:
-            raise ExperimentError(taken_back(promotion))
+        """Refuse it beside one that decides about the same users and campaigns, or what another one has promoted."""
+        for other, reason in self._in_the_way(experiment):
+            if other.status.get("phase") not in OVER:
+                raise NotItsTurn(f"{reason}; {other.name} is not over: stop it, or wait for its end")
+            if (promotion := serves_since_before(other.events(), experiment)) is not None:
+                raise ExperimentError(taken_back(promotion))
 
-    def _started(self) -> str | None:
-        """Who is to be served where the ConfigMap is gone, or can't be read: the one that has started."""
-        running = [
-            str(one["metadata"]["name"])
-            for one in self._api.experiments()
-            if (one.get("status") or {}).get("phase") in STAGES
-        ]
-        return self.name if self.name in running else next(iter(running), None)
+    def _in_the_way(self, experiment: Experiment) -> Iterator[tuple[ExperimentResource, str]]:
+        """Others whose requests it would decide, and in which words."""
+        others = [name for name in self._entries if name != self.name]
+        if self.status.get("phase") not in STAGES:  # the ConfigMap may be gone
+            begun = (one for one in self._api.experiments() if (one.get("status") or {}).get("phase") in STAGES)
+            others += [name for one in begun if (name := str(one["metadata"]["name"])) not in (self.name, *others)]
+        for name in others:
+            reason = self._conflict(name, experiment)
+            if reason is not None and (found := self._api.experiment(name)) is not None:
+                yield ExperimentResource(self._api, None, found), reason
+
+    def _conflict(self, name: str, experiment: Experiment) -> str | None:
+        """Why another one can't be in force beside it; None: it can."""
+        entry = self._entries.get(name)
+        their = entry.experiment if entry is not None else None
+        if their is None and (found := self._api.experiment(name)) is not None:  # broken, or gone, in the ConfigMap
+            with contextlib.suppress(ExperimentError):
+                their = ExperimentResource(self._api, None, found).written()
+        return f"{name} can't be read, and may be in its way" if their is None else conflict(their, experiment)
 
     def events(self) -> list[Event]:
         """The history in its status.
@@ -181,29 +198,50 @@ class ExperimentResource:
 
     def last_in_force(self) -> Experiment | None:
         """What the routers read, if it is of this object."""
-        return held_by(self._config_map) if self._config_map and owner_of(self._config_map) == self.name else None
+        entry = self._entries.get(self.name)
+        return None if entry is None else entry.experiment
+
+    def others_in_force(self) -> Iterator[Neighbour]:
+        """What the routers read of other objects."""
+        for name, entry in self._entries.items():
+            if name != self.name and (serving := entry.experiment) is not None:
+                found = self._api.experiment(name) or {"metadata": {"name": name}}
+                other = ExperimentResource(self._api, None, found)
+                goes_on = serving.enabled or other.status.get("phase") in STAGES
+                try:
+                    before = replaced_by(other.events())
+                except HistoryError:  # perhaps it has promoted something
+                    before = serving.arm(INCUMBENT).url
+                yield Neighbour(serving, over=not goes_on, before=before)
 
     def put_in_force(self, experiment: Experiment) -> None:
         """Hand it to the routers, switched off if somebody has switched it off in the ConfigMap.
+
+        One that is over takes nobody's place: what came after it is in force.
 
         Raises:
             Conflict: Somebody has written it since it was read.
         """
         off = self.switched_off_by_hand()
         serving = experiment.replace(enabled=False) if off else experiment
-        marks = {OFF_BY_HAND: str(self.generation)} if off else {}
-        self._config_map = hand_over(self._api, self._config_map, self.name, serving, marks)
+        instead_of = [
+            name for name in self._entries if name != self.name and self._conflict(name, experiment) is not None
+        ]
+        alive = self.name not in self._entries and any(self._api.experiment(name) is not None for name in instead_of)
+        if alive and state_of(self.events(), experiment).phase in OVER:
+            return
+        off_at = self.generation if off else None
+        self._config_map = hand_over(self._api, self._config_map, self.name, serving, off_at, instead_of)
+        self._entries = entries(self._config_map)
 
     def switched_off_by_hand(self) -> bool:
         """Whether somebody in a hurry has used the kill switch in the ConfigMap. A change of the object undoes that."""
-        if self._config_map is None or owner_of(self._config_map) != self.name:
-            return False
-        if "observedGeneration" not in self.status:
-            return False  # it is new: nothing was switched off since
-        if (mark := marks_of(self._config_map).get(OFF_BY_HAND)) is not None:
-            return mark == str(self.generation)
-        serving = held_by(self._config_map)
-        return serving is not None and not serving.enabled and is_edited(self._config_map)
+        entry = self._entries.get(self.name)
+        if entry is None or "observedGeneration" not in self.status:
+            return False  # in a new one, nothing was switched off since
+        if entry.off_at is not None:
+            return entry.off_at == self.generation
+        return entry.experiment is not None and not entry.experiment.enabled and entry.edited
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from pipelines.settings import TrainingSettings
 
+STAGES_BEFORE = 2
+"""Stages of the experiment before its last one, in which half of the users get the challenger."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig(TrainingSettings):
@@ -15,7 +18,7 @@ class LoopConfig(TrainingSettings):
     Attributes:
         data: Raw log; empty runs the simulator.
         collected: Decisions of one's own policies, as `mtorl data collect` keeps them; empty for none.
-        rounds: Opportunities per user in the online part; in a replay on average.
+        rounds: Opportunities per user at the experiment's last stage; in a replay on average.
         concurrency: Requests in flight.
         root: Folder that runs are kept in.
     """
@@ -29,3 +32,8 @@ class LoopConfig(TrainingSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_positive("rounds", "concurrency")
+
+    @property
+    def turns(self) -> int:
+        """Opportunities per user: `rounds`, and one at each stage before the last one."""
+        return STAGES_BEFORE + self.rounds

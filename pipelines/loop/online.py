@@ -1,10 +1,15 @@
-"""The online part of the loop: an experiment of both arms, served to users that neither was trained on."""
+"""The online part of the loop: an experiment of both arms, served to users that neither was trained on.
+
+It begins as a draft and goes through its stages while the traffic flows, as `ramp.py` says.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import yaml
@@ -17,11 +22,25 @@ from mtorl.log.splits import split_of
 from mtorl.log.touchpoints import DATASET_FILE, LOG_FILE
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from mtorl.window.table import WindowTable
+from pipelines.experiments.look import keep_replay
 from pipelines.local import InputError
-from pipelines.loop.config import LoopConfig
-from pipelines.loop.traffic import LoadDriver, Traffic
-from pipelines.loop.traffic_sources import ReplayedTraffic, ShiftedTraffic, SimulatedTraffic, TrafficSource
+from pipelines.loop.config import STAGES_BEFORE, LoopConfig
+from pipelines.loop.ramp import RunRamp, experiment_of, port_of_models, ramp_for, write_file
+from pipelines.loop.traffic import LoadDriver, Traffic, Turn, in_parts
+from pipelines.loop.traffic_sources import (
+    RepeatedTraffic,
+    ReplayedTraffic,
+    ShiftedTraffic,
+    SimulatedTraffic,
+    TrafficSource,
+)
 from pipelines.steps import Step, StepTimes
+from serving.local.ports import port_to_keep
+
+if TYPE_CHECKING:
+    from serving.local.stack import LocalStack
+
+_AFTER_PROMOTION = 100  # users who are asked for once more
 
 
 @dataclass(frozen=True)
@@ -85,8 +104,8 @@ class Audience:
     def _simulated(cls, trained: Trained) -> Audience:
         config, users = trained.config, trained.held_out_users
         simulator = Simulator(SimulatorConfig(users=config.users or SimulatorConfig.users, seed=config.seed))
-        online = simulator.online(users, config.rounds, config.seed)
-        return cls(SimulatedTraffic(online, dict.fromkeys(users, config.rounds)), trained.log, simulator)
+        online = simulator.online(users, config.turns, config.seed)
+        return cls(SimulatedTraffic(online, dict.fromkeys(users, config.turns)), trained.log, simulator)
 
     @property
     def opportunities(self) -> int:
@@ -103,7 +122,7 @@ class Audience:
         log = log[pd.MultiIndex.from_frame(log[["user_id", "timestamp"]]).isin(has_window)]
         propensity = propensity.loc[pd.MultiIndex.from_frame(log[["user_id", "timestamp"]])]
         users = trained.held_out_users
-        source, log_before = ReplayedTraffic.from_log(log, propensity, users, config.rounds, spec, config.seed)
+        source, log_before = ReplayedTraffic.from_log(log, propensity, users, config.turns, spec, config.seed)
         if not source.opportunities:
             raise InputError(
                 f"{config.data}: none of the touchpoints of {len(users)} held-out users was drawn for the replay; "
@@ -112,9 +131,16 @@ class Audience:
         return cls(source, log_before, None)
 
 
+_HEAD = """\
+# The experiment of this run. Days go by in seconds here, so its stages take no hours, and whatever is known of a
+# decision counts at once. With real traffic a stage takes days (`hours`), and `outcome_hours` is as long as outcomes
+# take. The commands of `mtorl experiment` take this file; what is in force, and the history, are in serving/.
+"""
+
+
 @dataclass(frozen=True)
 class Experiment:
-    """The experiment of a run: both arms at 50 %, each with half of one budget.
+    """The experiment of a run: both arms, each with its users' part of one budget.
 
     Attributes:
         budget: Currency units per decision, the same for both arms.
@@ -142,19 +168,21 @@ class Experiment:
         return cls(budget, audience.opportunities * per_decision, mean_cost, price)
 
     def write(self, trained: Trained, audience: Audience) -> None:
-        """Write the experiment file that the router reads: ``serving/experiment.yaml`` in the run's folder."""
+        """Write the experiment file, ``serving.yaml`` in the run's folder, and put its draft into force."""
         # Days go by in seconds here, so the clock of the pacing is the number of opportunities.
         pacing = None if trained.replays else {"price": self.price, "opportunities": audience.opportunities}
         margin = round(0.25 * self.mean_cost, 6)
+        users = len(audience.source.opportunities)
+        models = f"http://127.0.0.1:{port_to_keep()}"
         content = {
             "name": "mtorl-vs-frequency",
             "enabled": True,
             "salt": f"mtorl-{trained.config.seed}",
             "unit": "user_id",
             "layer": "channel-policy",
-            "stage": "50%",
+            "ramp": ramp_for(users, len(in_parts(audience.source, STAGES_BEFORE)[0])),
             "arms": [
-                {"name": name, "weight": 0.5, "endpoint": "http://127.0.0.1", "model_digest": artifact.digest}
+                {"name": name, "weight": 0.5, "endpoint": models, "model_digest": artifact.digest}
                 for name, artifact in trained.arms.items()
             ],
             "default_channel": trained.arms["challenger"].model["default_channel"],
@@ -169,17 +197,24 @@ class Experiment:
             "min_runtime_hours": 0,
             "owner": "ads-platform",
         }
-        path = trained.folder / "serving" / "experiment.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(content, sort_keys=False))
+        write_file(trained.folder, _HEAD + yaml.safe_dump(content, sort_keys=False))
 
 
 @dataclass(frozen=True)
 class Served:
-    """What has come of the experiment's own traffic, and of the traffic in a shifted context that follows it."""
+    """What has come of the traffic.
+
+    Attributes:
+        clean: Of the experiment's own.
+        shifted: Of that in a shifted context, which follows it.
+        promoted: Of a burst after a promotion; None: nobody was promoted.
+        ramp: The experiment's way through its stages.
+    """
 
     clean: Traffic
     shifted: Traffic
+    promoted: Traffic | None
+    ramp: RunRamp
 
 
 def fill_store(trained: Trained, audience: Audience) -> None:
@@ -198,49 +233,98 @@ def fill_store(trained: Trained, audience: Audience) -> None:
     refresh(features, trained.spec, data / "online.parquet", users)
 
 
-def serve(trained: Trained, audience: Audience, times: StepTimes) -> Served:
-    """Start the servers of a run, send them all traffic, and stop them.
+def serve(trained: Trained, audience: Audience, experiment: Experiment, times: StepTimes) -> Served:
+    """Start the servers of a run, take its experiment through its stages with all traffic, and stop them.
 
     Args:
-        trained: The run, with its experiment file written.
+        trained: The run.
         audience: Who comes online.
+        experiment: What is served.
         times: Told about every step.
 
     Raises:
         TrafficFailed: Too many requests failed.
     """
     from features.online.open_history import open_history
-    from serving.local.stack import LocalStack
+    from serving.local.stack import LocalStack, Own
 
-    run, spec, source = trained.folder, trained.spec, audience.source
+    run, source = trained.folder, audience.source
     with times.step("materialise", "materialise online features"):
         fill_store(trained, audience)
-    shifted = ShiftedTraffic(source, spec, trained.arms["challenger"].reference())
-    stack = LocalStack(run)
-    with open_history(run / "features", spec) as history:
+    experiment.write(trained, audience)
+    folder = experiment_of(run)
+    ramp = RunRamp(folder)
+    ramp.start()
+    own = Own({folder.file.name: folder.in_force}, folder.state)
+    stack = LocalStack(run, own, models_port=port_of_models(folder))
+    with open_history(run / "features", trained.spec) as history:
         with times.step("start-serving", "start TorchServe and the router"):
             stack.start()
         try:
             driver = LoadDriver(stack.url, history, trained.config.concurrency)
-            return Served(
-                _send(driver, source, Step("traffic-live", "A/B traffic"), "live", times),
-                _send(driver, shifted, Step("traffic-shifted", "traffic with a shifted context"), "shifted", times),
-            )
+            budget = experiment.budget if trained.replays else None
+            clean = _through_stages(driver, stack, ramp, in_parts(source, STAGES_BEFORE), source, budget, times)
+            promoted = None
+            if ramp.phase == "promoted":
+                again = RepeatedTraffic(source, _AFTER_PROMOTION)
+                promoted = _send(driver, again, Step("traffic-promoted", "traffic after the promotion"), times)
+            shifted = ShiftedTraffic(source, trained.spec, trained.arms["challenger"].reference())
+            step = Step("traffic-shifted", "traffic with a shifted context")
+            return Served(clean, _send(driver, shifted, step, times), promoted, ramp)
         finally:
             stack.stop()
 
 
-def _send(driver: LoadDriver, source: TrafficSource, step: Step, label: str, times: StepTimes) -> Traffic:
-    total, done = sum(source.opportunities.values()), 0
+def _through_stages(
+    driver: LoadDriver,
+    stack: LocalStack,
+    ramp: RunRamp,
+    parts: list[list[Turn]],
+    source: TrafficSource,
+    budget: float | None,
+    times: StepTimes,
+) -> Traffic:
+    """Send the traffic in parts, and look after each whether the next stage may come.
+
+    In a replay a decision counts by its weight, and has a budget; else that is None.
+
+    At the last stage the rest is sent before anybody looks: a look at any time would be right, too, but one that ends
+    the experiment early leaves an estimate of fewer users, and a run has no use for the time.
+    """
+    traffic, step, total = Traffic(), Step("traffic-live", "A/B traffic"), sum(map(len, parts))
+
+    def on_done(so_far: Traffic) -> None:
+        done = len(so_far.latencies) + len(so_far.errors)
+        if done % 20 == 0:
+            times(step, min(done, total - 1), total, f"stage {phase}, {len(so_far.errors)} errors")
+
+    times(step, 0, total, "")
+    while parts and not ramp.over:
+        phase, last = ramp.phase, ramp.at_last_stage
+        now, parts = (parts, []) if last else (parts[:1], parts[1:])
+        driver.send(source, "live", on_done, list(chain.from_iterable(now)), traffic)
+        if budget is not None:
+            keep_replay(ramp.folder, traffic.weight_table(), budget)
+        ramp.step()
+        if not ramp.waits:
+            stack.wait_for_experiment()
+    if not ramp.over and not ramp.waits:  # it has just moved, and there is no more traffic
+        ramp.step()
+    times(step, total, total, f"stage {ramp.phase}, {len(traffic.errors)} errors")
+    traffic.check(len(traffic.latencies) + len(traffic.errors))  # harm may have ended it
+    return traffic
+
+
+def _send(driver: LoadDriver, source: TrafficSource, step: Step, times: StepTimes) -> Traffic:
+    total = sum(source.opportunities.values())
 
     def on_done(traffic: Traffic) -> None:
-        nonlocal done
-        done += 1
+        done = len(traffic.latencies) + len(traffic.errors)
         if done % 20 == 0:
             times(step, min(done, total - 1), total, f"{len(traffic.errors)} errors")
 
     times(step, 0, total, "")
-    traffic = driver.send(source, label, on_done)
+    traffic = driver.send(source, step.name.removeprefix("traffic-"), on_done)
     times(step, total, total, f"{len(traffic.errors)} errors")
     traffic.check(total)
     return traffic

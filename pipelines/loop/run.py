@@ -12,14 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from features.collect.report import Learnable
 from features.ingest.object_store import is_remote
 from mtorl.artifact.saving import FEATURE_SERVICE
 from mtorl.log.dataset import SIMULATOR
 from pipelines import local, monitoring, training
-from pipelines.loop import online
+from pipelines.loop import online, ramp
 from pipelines.loop.config import LoopConfig
 from pipelines.loop.run_folder import QUARANTINE, keep_only_quarantine, new_run, point_latest
 from pipelines.loop.simulated_lift import policy_of, true_lift
@@ -60,8 +58,7 @@ def run_loop(config: LoopConfig, on_step: OnStep) -> Path:
     trained = online.Trained(config, run)
     audience = online.Audience.of(trained)
     experiment = online.Experiment.of(trained, audience)
-    experiment.write(trained, audience)
-    served = online.serve(trained, audience, times)
+    served = online.serve(trained, audience, experiment, times)
     export_parquet(run / "serving" / "spool", run / "decision_log")
     with times.step("next-night", "what the next night would learn"):
         learned = _collect(trained, served.clean)
@@ -158,8 +155,7 @@ def _source(data: str) -> str:
 def _write_weights(run: Path, traffic: Traffic) -> str:
     """Write how much each decision of a replay counts; returns the path."""
     path = run / "decision_log" / "weights.parquet"
-    weights = {"decision_id": list(traffic.weights), "weight": list(traffic.weights.values())}
-    pd.DataFrame(weights).to_parquet(path)
+    traffic.weight_table().to_parquet(path)
     return str(path)
 
 
@@ -177,7 +173,7 @@ def _monitor(
             monitoring.build(),
             {
                 "decision_log": str(run / "decision_log"),
-                "experiment": str(run / "serving" / "experiment.yaml"),
+                "experiment": str(run / ramp.FILE),
                 "artifact": str(run / "artifacts" / "challenger"),
                 "out": str(run / "drift" / name),
                 "alert_url": receiver.url,

@@ -15,6 +15,7 @@ from mtorl.evaluation.gate import gate
 from mtorl.runtime.files import replacing
 from pipelines.local import StepResult
 from pipelines.loop.online import Served, Trained
+from pipelines.loop.traffic import Traffic
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,9 @@ def summarise(run: Finished) -> dict[str, Any]:
         },
         "serving": _serving(folder, run.served),
         "budget": _budget(folder, run.trained.replays),
-        "experiment": {**verdict, **(run.true_lift or {"true_lift": None})},
+        # The stage that was reached: the file that the verdict reads has none.
+        "experiment": {**verdict, "stage": run.served.ramp.last_stage, **(run.true_lift or {"true_lift": None})},
+        "stages": {**run.served.ramp.told(), "after_promotion": _after_promotion(folder, run.served)},
         "next_night": asdict(run.learned) if run.learned else None,
         "drift": {
             "clean_alerts": alerts["clean"],
@@ -104,6 +107,8 @@ def summarise(run: Finished) -> dict[str, Any]:
             "incumbent": "artifacts/incumbent",
             "challenger": "artifacts/challenger",
             "decision_log": "decision_log",
+            "experiment": "serving.yaml",
+            "history": "serving/history.jsonl",
             **({"collected": "collected"} if run.learned else {}),
             "report": "report.html",
         },
@@ -136,19 +141,42 @@ def _drift(run: Path, name: str) -> dict[str, Any]:
 def _serving(run: Path, served: Served) -> dict[str, Any]:
     """Decisions, fallbacks and latency of the experiment's traffic; errors of all traffic."""
     period = served.clean
-    counted = duckdb.execute(
-        "select count(*) filter (fallback_reason is not null) from read_parquet(?) "
-        "where cast(event_time as timestamptz) between cast(? as timestamptz) and cast(? as timestamptz)",
-        [str(run / "decision_log" / "decisions.parquet"), period.since.isoformat(), period.until.isoformat()],
-    ).fetchone()
+    (fallbacks,) = _decisions(run, period, "count(*) filter (fallback_reason is not null)")
     milliseconds = 1000 * np.array(period.latencies)
     return {
         "decisions": len(period.latencies),
-        "errors": len(served.clean.errors) + len(served.shifted.errors),
-        "fallbacks": int(counted[0]) if counted else 0,
+        "errors": sum(len(traffic.errors) for traffic in (served.clean, served.shifted, served.promoted) if traffic),
+        "fallbacks": fallbacks,
         "p50_ms": round(float(np.quantile(milliseconds, 0.5)), 2),
         "p99_ms": round(float(np.quantile(milliseconds, 0.99)), 2),
     }
+
+
+def _after_promotion(run: Path, served: Served) -> dict[str, Any] | None:
+    """Who answered after the promotion; None: there was none."""
+    if served.promoted is None:
+        return None
+    moves = served.ramp.folder.events()
+    (digest,) = {event.incumbent["model_digest"] for event in moves if event.incumbent is not None}
+    decisions, incumbent, promoted, fallbacks = _decisions(
+        run,
+        served.promoted,
+        "count(*), count(*) filter (arm = 'incumbent'), count(*) filter (model_digest = ?), "
+        "count(*) filter (fallback_reason is not null)",
+        digest,
+    )
+    return {"decisions": decisions, "incumbent": incumbent, "promoted_model": promoted, "fallbacks": fallbacks}
+
+
+def _decisions(run: Path, period: Traffic, what: str, *values: str) -> tuple[int, ...]:
+    """Figures of the decisions in the time of some traffic, as the log has them."""
+    found: tuple[int, ...] | None = duckdb.execute(
+        f"select {what} from read_parquet(?) "
+        "where cast(event_time as timestamptz) between cast(? as timestamptz) and cast(? as timestamptz)",
+        [*values, str(run / "decision_log" / "decisions.parquet"), period.since.isoformat(), period.until.isoformat()],
+    ).fetchone()
+    assert found is not None
+    return found
 
 
 def _budget(run: Path, replays: bool) -> dict[str, dict[str, float | None]]:
@@ -160,7 +188,8 @@ def _budget(run: Path, replays: bool) -> dict[str, dict[str, float | None]]:
     for balance in SqliteLedger(run / "serving" / "ledger.sqlite").balances():
         if balance.arm == ALL_ARMS:
             continue
-        arm = arms.setdefault(balance.arm, dict.fromkeys(("limit", "spent", "reserved", "excess", "overspent"), 0.0))
+        name = balance.arm.rpartition("/")[2]  # the run has one experiment
+        arm = arms.setdefault(name, dict.fromkeys(("limit", "spent", "reserved", "excess", "overspent"), 0.0))
         arm["limit"] += balance.limit
         arm["spent"] += balance.spent
         arm["reserved"] += balance.reserved

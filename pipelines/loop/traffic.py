@@ -10,11 +10,13 @@ import datetime as dt
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
 import aiohttp
+import pandas as pd
 
 from features.online.history import History
 from pipelines.loop.traffic_sources import Response, TrafficSource
@@ -58,9 +60,41 @@ class Traffic:
             causes = "\n".join(f"{count:,} x {cause}" for cause, count in self.causes().most_common(5))
             raise TrafficFailed(f"{len(self.errors):,} of {opportunities:,} opportunities failed:\n{causes}")
 
+    def weight_table(self) -> pd.DataFrame:
+        """Weights as a verdict reads them: `decision_id`, `weight`."""
+        return pd.DataFrame({"decision_id": list(self.weights), "weight": list(self.weights.values())})
+
     def causes(self) -> Counter[str]:
         """How often each kind of error occurred: the texts without the user, and # for numbers other than HTTP's."""
         return Counter(re.sub(r"(?<!HTTP )\b\d+(\.\d+)?", "#", error.split(": ", 1)[1]) for error in self.errors)
+
+
+Turn = tuple[int, str]
+"""A user's opportunity: its number in the journey, from 0 on, and the user."""
+
+
+def in_order(source: TrafficSource) -> list[Turn]:
+    """All opportunities of a source in the order in which they are sent: everybody's first, then the second ones."""
+    most = max(source.opportunities.values(), default=0)
+    return [(turn, user) for turn in range(most) for user, number in source.opportunities.items() if turn < number]
+
+
+def in_parts(source: TrafficSource, before: int) -> list[list[Turn]]:
+    """The opportunities of a source in the parts that an experiment looks at, one after the other.
+
+    Args:
+        source: Who comes.
+        before: Stages before the last one. Each has one opportunity of every user who has more than so many: the last
+            stage decides, so nobody's only opportunities go to those before.
+
+    Returns:
+        A part for each of these stages; then what is left, everybody's first, then the second ones. None is empty.
+    """
+    long = {user for user, number in source.opportunities.items() if number > before}
+    early = [[(turn, user) for user in source.opportunities if user in long] for turn in range(before)]
+    rest = [(turn, user) for turn, user in in_order(source) if user not in long or turn >= before]
+    parts = [*early, *(list(turns) for _, turns in groupby(rest, key=lambda at: at[0]))]
+    return [part for part in parts if part]
 
 
 @dataclass(frozen=True)
@@ -77,24 +111,39 @@ class LoadDriver:
     history: History
     concurrency: int
 
-    def send(self, source: TrafficSource, label: str, on_done: Callable[[Traffic], None]) -> Traffic:
-        """Send all rounds of a source, each when the one before is answered: a journey is in the order of time.
+    def send(
+        self,
+        source: TrafficSource,
+        label: str,
+        on_done: Callable[[Traffic], None],
+        part: Sequence[Turn] | None = None,
+        before: Traffic | None = None,
+    ) -> Traffic:
+        """Send rounds of a source, each when the one before is answered: a journey is in the order of time.
 
         Args:
             source: Where opportunities come from and decisions go.
             label: Prefix of the request ids, which make the router's draws reproducible.
             on_done: Called after each decision with what has come of the traffic so far.
+            part: What to send, in the order of `in_order`; None: everything.
+            before: What has come of the parts before; what comes of this one is added to it.
         """
-        traffic = Traffic()
-        for turn in range(max(source.opportunities.values(), default=0)):
-            asyncio.run(self._send_round(source, turn, label, traffic, on_done))
+        traffic = before or Traffic()
+        for turn, turns in groupby(in_order(source) if part is None else part, key=lambda at: at[0]):
+            asyncio.run(self._send_round(source, turn, [user for _, user in turns], label, traffic, on_done))
         traffic.until = dt.datetime.now(dt.UTC)
         return traffic
 
     async def _send_round(
-        self, source: TrafficSource, turn: int, label: str, traffic: Traffic, on_done: Callable[[Traffic], None]
+        self,
+        source: TrafficSource,
+        turn: int,
+        of_users: Sequence[str],
+        label: str,
+        traffic: Traffic,
+        on_done: Callable[[Traffic], None],
     ) -> None:
-        users = (user for user, number in source.opportunities.items() if turn < number)
+        users = iter(of_users)
 
         async def work(session: aiohttp.ClientSession) -> None:
             for user_id in users:

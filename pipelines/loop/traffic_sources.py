@@ -4,7 +4,7 @@ A traffic source gives each user some opportunities, one after the other, and an
 `SimulatedTraffic` knows the outcome of every channel. `ReplayedTraffic` knows only what was logged: a decision counts
 when the policy chose the logged channel, weighted by one over that channel's propensity, so that the sample stands for
 all opportunities (rejection-sampling replay, Li et al. 2011, arXiv:1003.5956, in its weighted form for loggers that are
-not uniform). `ShiftedTraffic` changes the context of another source, as drift would.
+not uniform). `ShiftedTraffic` changes the context of another source, as drift would; `RepeatedTraffic` asks again.
 """
 
 from __future__ import annotations
@@ -171,6 +171,27 @@ class ShiftedTraffic:
             elif takes_rarest:
                 context[column.name] = str(values.value_counts().idxmin())
         return {**opportunity, "context": context}
+
+    def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
+        """Cancel an exposure: nobody is there to see it."""
+        return Response([("cancel", 0.0)] if decision["expose"] else (), weight=0.0)
+
+
+@dataclass(frozen=True)
+class RepeatedTraffic:
+    """The first opportunities of some users of another source, once more, to see who answers; nothing is spent."""
+
+    source: TrafficSource
+    most_users: int
+
+    @property
+    def opportunities(self) -> Mapping[str, int]:
+        """One opportunity of each of the first users."""
+        return dict.fromkeys(list(self.source.opportunities)[: self.most_users], 1)
+
+    def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
+        """As it was."""
+        return self.source.opportunity(user_id, round_index)
 
     def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
         """Cancel an exposure: nobody is there to see it."""

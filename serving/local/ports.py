@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
+
+_KEPT = range(20_000, 30_000)
+"""Below those that systems give to connections."""
 
 
 def free_ports(count: int) -> tuple[int, ...]:
@@ -16,6 +20,11 @@ def free_ports(count: int) -> tuple[int, ...]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return tuple(each.getsockname()[1] for each in sockets)
+
+
+def port_to_keep() -> int:
+    """A free port that the system gives to nobody by itself, so that it is likely to be free again later."""
+    return next(port for port in random.sample(_KEPT, len(_KEPT)) if is_free(port))
 
 
 def is_free(port: int) -> bool:

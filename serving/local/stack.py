@@ -6,9 +6,10 @@
 It reads a finished run (`model-store/*.mar`, `artifacts/challenger/`, `features/`, `serving/experiment.yaml`) and keeps
 its state in `serving/`: a stack that starts again goes on with the same budgets and the same decision log.
 
-    LocalStack("runs/latest", Own("first-day.yaml", "first-day"), models_port=8085)
+    LocalStack("runs/latest", Own({"first-day.yaml": Path("first-day.yaml")}, "first-day"), models_port=8085)
 
-serves an experiment of one's own instead, which says itself where its arms answer, from a state of its own.
+serves experiments of one's own instead, which say themselves where their arms answer, from a state of their own. A .mar
+in its folder `models/` is served in place of the run's of the same name: what a promotion has changed.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TextIO
 
 import yaml
 
+from mtorl.experiment.experiment import Experiment
 from mtorl.runtime.files import replacing
 from serving.local.child_process import ChildProcess
 from serving.local.torchserve import TorchServe
@@ -34,6 +36,8 @@ from serving.logs import messages
 
 _ROUTER_SECONDS = 120.0
 _DRAIN_SECONDS = 15.0
+_FOLLOW_SECONDS = 10.0
+_ACCOUNTS_SECONDS = 1.5  # the router sets them once a second
 # -P: the folder of a run has a features/ and a serving/ of its own, which must not come before the packages.
 ROUTER = ("-P", "-m", "serving.router")
 _READY = re.compile(r"^router ready (http://\S+)", re.MULTILINE)
@@ -46,14 +50,14 @@ class StackError(RuntimeError):
 
 @dataclass(frozen=True)
 class Own:
-    """An experiment that is not the run's: its file, which stays as it is, and the folder of its state.
+    """Experiments that are not the run's: their files, which stay as they are, and the folder of their state.
 
     Attributes:
-        experiment: The file; the router reads it again when it changes.
+        experiments: Each file by the name that the router calls it by, *.yaml; it is read again when it changes.
         state: Folder for ledger, decision log and the servers' own files; made if it does not exist.
     """
 
-    experiment: Path
+    experiments: Mapping[str, Path]
     state: Path
 
 
@@ -62,7 +66,7 @@ class LocalStack:
 
     Args:
         run_dir: Folder of a run.
-        own: An experiment to serve with the run's models and features; None: that of the run.
+        own: Experiments to serve with the run's models and features; None: that of the run.
         router_port: Port of the router on 127.0.0.1; 0 takes a free one.
         models_port: Port of the run's models there, likewise.
         deadline_ms: For a decision. On a laptop the load driver, the router and both arms share the cores, so it is
@@ -80,13 +84,15 @@ class LocalStack:
     ) -> None:
         self.run_dir = Path(run_dir).resolve()
         self.serving = own.state.resolve() if own else self.run_dir / "serving"
-        self.experiment = own.experiment.resolve() if own else self.serving / "experiment.yaml"
-        self.torchserve = TorchServe(self.run_dir / "model-store", self.serving / "torchserve", port=models_port)
+        self._own = own
+        self.experiment = self.serving / ("experiments" if own else "experiment.yaml")
+        self._store = self.serving / "model-store"
+        self.torchserve = TorchServe(self._store, self.serving / "torchserve", port=models_port)
         self.url = ""
-        self._names_endpoints = own is not None
         self._router_port = router_port
         self._deadline_ms = deadline_ms
         self._router: ChildProcess | None = None
+        self._lock: int | None = None
         self._running = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -112,21 +118,44 @@ class LocalStack:
         if self._router:
             return
         try:
-            self.serving.mkdir(parents=True, exist_ok=True)
-            lock = self._running.enter_context(_hold_lock(self.serving / "stack.lock"))
+            lock = self.claim()
             config = self._write_config()
+            _link(archives(self.run_dir, self.serving), self._store)
             self._running.enter_context(self.torchserve)
-            if not self._names_endpoints:
+            if self._own is None:
                 self._write_endpoints()
+            else:
+                _link(self._own.experiments, self.experiment)
             self._start_router(config, lock)
         except BaseException:  # Ctrl-C as well
             self.stop()
             raise
 
+    def claim(self) -> int:
+        """Keep other stacks away from this one's state until it stops; returns the lock.
+
+        Raises:
+            StackError: Another one has it.
+        """
+        if self._lock is None:
+            self.serving.mkdir(parents=True, exist_ok=True)
+            self._lock = self._running.enter_context(_hold_lock(self.serving / "stack.lock"))
+        return self._lock
+
     def stop(self) -> None:
         """End the router, which first answers what it has accepted, and then TorchServe. Harmless when done twice."""
+        self._router = self._lock = None
         self._running.close()  # in reverse order, and all of it even if one of them fails
-        self._router = None
+
+    def restart_models(self) -> None:
+        """Serve what `archives` says now; for some seconds, arms that are models answer with the default action.
+
+        Raises:
+            TorchServeError: A model does not come up.
+        """
+        self.torchserve.stop()
+        _link(archives(self.run_dir, self.serving), self._store)
+        self.torchserve.start()
 
     def check(self) -> None:
         """Raise StackError or TorchServeError, with the tail of the log, unless every part is running."""
@@ -136,10 +165,27 @@ class LocalStack:
         if not self._router.alive():
             raise StackError(f"the router has ended; {self._router.tail()}")
 
-    def wait(self) -> None:
+    def wait_for_experiment(self) -> None:
+        """Return when the router decides by what its experiments' files say now, with the accounts that follow from it.
+
+        Raises:
+            StackError: It does not, or a part has ended.
+        """
+        kept, deadline = self.serving / "last-good-experiments", time.monotonic() + _FOLLOW_SECONDS
+        files = list(self.experiment.iterdir()) if self.experiment.is_dir() else [self.experiment]
+        wanted = {file.name: Experiment.load(file) for file in files}
+        while any(Experiment.load(kept / name) != experiment for name, experiment in wanted.items()):
+            self.check()
+            if time.monotonic() > deadline:
+                raise StackError(f"the router does not follow {self.experiment}; see {self.serving / 'router.log'}")
+            time.sleep(0.05)
+        time.sleep(_ACCOUNTS_SECONDS)
+
+    def wait(self, each_second: Callable[[], None] = lambda: None) -> None:
         """Return never; raises what `check` raises as soon as a part ends."""
         while True:
             self.check()
+            each_second()
             time.sleep(1.0)
 
     def _write_endpoints(self) -> None:
@@ -201,6 +247,24 @@ class LocalStack:
                 raise StackError(f"the router was not ready in {_ROUTER_SECONDS:.0f} s; {router.tail()}")
             time.sleep(0.05)
         self.url = ready[1]
+
+
+def archives(run: Path, state: Path) -> dict[str, Path]:
+    """The .mar file of each model that is served, by the file's name: of a run, unless the state has another one."""
+    return {
+        archive.name: archive for folder in (run / "model-store", state / "models") for archive in folder.glob("*.mar")
+    }
+
+
+def _link(files: Mapping[str, Path], folder: Path) -> None:
+    """Make a folder of links to files: who writes one of them anew, under its name, changes what the link leads to."""
+    folder.mkdir(exist_ok=True)
+    for old in folder.iterdir():
+        if old.name not in files:
+            old.unlink()
+    for name, file in files.items():
+        with replacing(folder / name) as unfinished:
+            unfinished.symlink_to(file.resolve())
 
 
 def _environment() -> dict[str, str]:

@@ -52,8 +52,7 @@ class TorchServe:
         self.model_store = Path(model_store).resolve()
         self.workdir = Path(workdir).resolve()
         self.log = self.workdir / "torchserve.log"
-        self.models = tuple(sorted(mar.stem for mar in self.model_store.glob("*.mar")))
-        self.workers = workers or max(1, (os.cpu_count() or 1) // max(1, len(self.models)))
+        self._workers = workers
         self.inference_url = self.management_url = self.metrics_url = ""
         self._process: ChildProcess | None = None
 
@@ -63,6 +62,16 @@ class TorchServe:
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """What it serves, or would serve if it were started now."""
+        return tuple(sorted(mar.stem for mar in self.model_store.glob("*.mar")))
+
+    @property
+    def workers(self) -> int:
+        """Of each model."""
+        return self._workers or max(1, (os.cpu_count() or 1) // max(1, len(self.models)))
 
     @property
     def pid(self) -> int | None:
@@ -210,7 +219,7 @@ def config_properties(server: TorchServe, grpc_ports: tuple[int, int]) -> str:
             f"grpc_inference_port={grpc_ports[0]}",
             f"grpc_management_port={grpc_ports[1]}",
             f"model_store={server.model_store}",
-            f"load_models={','.join(f'{model}.mar' for model in server.models)}",
+            f"load_models={','.join(f'{model}={model}.mar' for model in server.models)}",
             "number_of_gpu=0",
             "metrics_mode=prometheus",
             "disable_token_authorization=true",

@@ -32,7 +32,7 @@ from serving.router.flow.stages import Stages
 from serving.router.ops import metrics
 from serving.router.ops.found_features import FoundFeatures
 from serving.router.ops.health import Health
-from serving.router.ops.live_experiment import ExperimentFile, LiveExperiment
+from serving.router.ops.live_experiments import ExperimentFiles, LiveExperiments
 from serving.router.ops.operator_feed import OperatorFeed
 from serving.router.ops.settings import RouterSettings, SettingsError
 from serving.router.ops.shipping import open_sink
@@ -85,12 +85,12 @@ class Router:
         self.ledger = open_ledger(settings.ledger, patience=seconds)
         # Routers that share a ledger must agree on the experiment and its limits: what one of them last had in force
         # may be older than what the others have now, so none of them starts with it. It waits; the others go on.
-        last_good, alone = settings.spool.with_name("last-good-experiment.yaml"), not self.ledger.shared
+        last_good, alone = settings.spool.with_name("last-good-experiments"), not self.ledger.shared
         self._feed: OperatorFeed | None = None
         if settings.operator is not None:
             self._feed = OperatorFeed(settings.operator, settings.experiment, last_good, socket.gethostname())
-        source = self._feed or ExperimentFile(settings.experiment)
-        self.live = LiveExperiment(source, self.spec, self.health, last_good, alone)
+        source = self._feed or ExperimentFiles(settings.experiment)
+        self.live = LiveExperiments(source, self.spec, self.health, last_good, alone)
         self._settings = settings
         self._source = features
         self._seconds = seconds
@@ -107,7 +107,7 @@ class Router:
         with contextlib.suppress(LedgerUnavailable):  # its folder may come later, and `set_accounts` claims it then
             await asyncio.to_thread(self.ledger.claim)
         while self.live.missing is not None:
-            self._wait_for(f"the experiment file is refused: {self.live.missing}")
+            self._wait_for(f"the experiment is refused: {self.live.missing}")
             await asyncio.sleep(_TICK_SECONDS)
             await self._follow_experiment()
         self._features = FeatureReader(self._source or await self._feature_source(), self.spec)
@@ -118,7 +118,7 @@ class Router:
         self._assemble()
         newest = self.spool.newest("decision", idempotency_cache.MOST)
         reported = self.spool.newest("outcome", _OUTCOMES_EACH * idempotency_cache.MOST)
-        await asyncio.to_thread(self.decider.cache.load, self.live.experiment.salt, newest, reported)
+        await asyncio.to_thread(self.decider.cache.load, newest, reported)
         await self._arms.open()
         await self._follow_experiment()  # a switch that was thrown while the router waited
         await self._attempt(self._keep_accounts)  # the first decision has a price, too
@@ -188,7 +188,7 @@ class Router:
 
     async def _set_accounts(self) -> None:
         try:
-            await self.budgets.set_accounts(self.live.experiment, self.spool)
+            await self.budgets.set_accounts(self.live.experiments, self.spool)
             self.health.report("ledger")
         except (LedgerUnavailable, LedgerInUse, ValueError) as error:  # ValueError: a limit that it can't hold
             self.health.report("ledger", error)
@@ -234,21 +234,24 @@ class Router:
 
     async def _follow_experiment(self) -> None:
         if self._feed is not None:
-            version = "" if self.live.missing is not None else self.live.experiment.version
-            await asyncio.to_thread(self._feed.ask, version)
+            await asyncio.to_thread(self._feed.ask, self.live.versions, self.live.refused)
         await asyncio.to_thread(self.live.refresh)
 
     async def _keep_accounts(self) -> None:
-        experiment = self.live.experiment
-        if not self.budgets.set_up_for(experiment):
+        experiments = self.live.experiments
+        if not self.budgets.set_up_for(experiments):
             await self._set_accounts()
-        balances = await self.budgets.pace(experiment)
+        balances = await self.budgets.pace(experiments)
         metrics.show_budget(balances)
         found = concerns(balances, time.time(), self.budgets.cost_cap)
-        words = [found, *(f"not paced: {fault}" for fault in self.budgets.pacer.faults)]
+        words = [
+            found,
+            *(f"not paced: {fault}" for fault in self.budgets.pacer.faults),
+            *(f"{words}: the smallest amount counts" for words in experiments.differences()),
+        ]
         self._say_of_budgets("; ".join(word for word in words if word != "ok") or "ok")
         metrics.show_prices(self.budgets.pacer.by_arm())
-        if self.budgets.set_up_for(experiment):
+        if self.budgets.set_up_for(experiments):
             self.health.report("ledger")
 
     def _say_of_budgets(self, words: str) -> None:

@@ -60,6 +60,24 @@ def test_a_file_is_checked_and_says_who_gets_what(files: dict[str, str], tmp_pat
     assert "docs/experiment-file.md" in done.output
 
 
+def test_a_ramp_is_checked_as_a_draft_and_then_its_stages(files: dict[str, str]) -> None:
+    """It is at no stage before somebody starts it."""
+    content = yaml.safe_load(Path(files["file"]).read_text())
+    budgets = [{"campaign": "*", "channel": "*", "amount": 100}]
+    ramp = {"stages": [{"stage": "shadow"}, {"stage": "1%"}, {"stage": "50%"}]}
+    Path(files["file"]).write_text(yaml.safe_dump({**content, "budgets": budgets, "ramp": ramp}))
+    done = mtorl("check", files["file"], "--dataset", files["dataset"])
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith("first, a draft until it is started, so everybody gets the incumbent; then, ")
+    assert "shadow, 1%, 50%\n" in done.output and "stage 50%" not in done.output
+    assert "challenger: 0%, 1%, 50% of the users" in done.output
+    assert "challenger may spend 0.00, 1.00, 50.00 (" in done.output
+    found = figures("check", files["file"], "--dataset", files["dataset"])
+    assert (found["stage"], found["ramp"]) == ("draft", ["shadow", "1%", "50%"])
+    Path(files["file"]).write_text(yaml.safe_dump({**content, "ramp": ramp, "enabled": False}))
+    assert mtorl("check", files["file"], "--dataset", files["dataset"]).output.startswith("first, switched off\n")
+
+
 def test_the_shadow_is_reported_in_words_and_as_json(files: dict[str, str]) -> None:
     options = ["--experiment", files["file"], "--dataset", files["dataset"]]
     done = mtorl("shadow", files["log"], *options, "--by", "device")
@@ -189,6 +207,31 @@ def test_traffic_that_has_ended_is_judged_to_its_end(files: dict[str, str], tmp_
     assert mtorl("verdict", files["log"], *options, "--until", "tomorrow").exit_code != 0
 
 
+def test_after_a_promotion_the_holdout_is_part_of_what_is_said(files: dict[str, str]) -> None:
+    content = yaml.safe_load(Path(files["file"]).read_text())
+    before = {"name": "holdout", "weight": 0.0, "policy": "baseline"}
+    content |= {"enabled": False, "holdout": 0.2, "promotion": {"at": "2026-01-01T00:00:00Z", "before": before}}
+    Path(files["file"]).write_text(yaml.safe_dump(content))
+    options = ["--experiment", files["file"], "--dataset", files["dataset"]]
+    done = mtorl("verdict", files["log"], *options)
+    assert done.exit_code == 0 and "since the promotion (0 users, 0 held out): " in done.output, done.output
+    assert "the stage is shadow" not in done.output
+    assert figures("verdict", files["log"], *options)["long_term"]["holdout"] == 0.2
+    done = mtorl("check", files["file"], "--dataset", files["dataset"])
+    assert done.exit_code == 2 and "only a promotion writes it" in done.output
+
+
+def test_check_says_who_is_held_out_and_who_tries_it_out(files: dict[str, str]) -> None:
+    content = yaml.safe_load(Path(files["file"]).read_text())
+    Path(files["file"]).write_text(yaml.safe_dump({**content, "holdout": 0.2, "overrides": {"qa": "challenger"}}))
+    done = mtorl("check", files["file"], "--dataset", files["dataset"])
+    assert done.exit_code == 0, done.output
+    for line in ("holdout: 0.2 of the users", "qa: challenger, as the file says", "override may spend", "holdout may"):
+        assert line in done.output
+    found = figures("check", files["file"], "--dataset", files["dataset"])
+    assert (found["holdout"], found["overrides"]) == (0.2, {"qa": "challenger"})
+
+
 def test_of_several_challengers_each_has_its_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     """One that does harm is no secret because another one still may be better."""
     good = {"verdict": "inconclusive", "reason": "it may be better", "lift": 0.1, "lift_ci": [-0.1, 0.3]}
@@ -229,6 +272,16 @@ def test_the_state_of_a_router_names_its_files_itself(files: dict[str, str]) -> 
     Path(files["log"], "router.yaml").write_text(yaml.safe_dump(settings))
     assert mtorl("verdict", files["log"]).exit_code == 0
     assert mtorl("shadow", files["log"]).exit_code == 0
+    several = Path(files["log"], "experiments")
+    several.mkdir()
+    (several / "mine.yaml").symlink_to(Path(files["file"]).resolve())
+    Path(files["log"], "router.yaml").write_text(yaml.safe_dump({**settings, "experiment": str(several)}))
+    assert mtorl("verdict", files["log"]).exit_code == 0
+    (several / "other.yaml").symlink_to(Path(files["file"]).resolve())
+    done = mtorl("verdict", files["log"])
+    assert done.exit_code == 2 and "--experiment: name the file" in done.output, "which of the two?"
+    (several / "mine.yaml").rename(several / f"{Path(files['log']).name}.yaml")
+    assert mtorl("verdict", files["log"]).exit_code == 0, "the one that the folder is called after"
 
 
 def test_a_plan_says_users_days_and_money(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +304,14 @@ def test_a_plan_says_users_days_and_money(tmp_path: Path, monkeypatch: pytest.Mo
     assert found["cost"] == pytest.approx(found["users"] * 0.03)
     at_their_pace = mtorl("plan", str(log), "--effect", "0.3", *options, "--users-a-day", "1")
     assert f"days at the last stage: {found['users']:,}.00" in at_their_pace.output
+    table = tmp_path / "users.csv"
+    table.write_text("user_id,likes\n" + "".join(f"u{n},{int(n % 3 == 0)}\n" for n in users))
+    known = experiment("http://arms", name="first", metrics=metrics, covariates={"past": False, "table": str(table)})
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(known))
+    adjusted = mtorl("plan", str(log), "--effect", "0.3", *options)
+    assert "counts on covariates (likes), which are known of 100% of these users and explain 100%" in adjusted.output
+    assert f"without them it takes about {found['users']:,} users" in adjusted.output
+    assert figures("plan", str(log), "--effect", "0.3", *options)["users"] < found["users"]
     nothing = mtorl("plan", str(log), "--effect", "0", *options)
     assert nothing.exit_code == 2 and "effect: expected a share above 0" in nothing.output
 

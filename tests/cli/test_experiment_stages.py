@@ -17,7 +17,7 @@ from cli import experiment_stages
 from cli.main import app
 from cli.run import served_file
 from mtorl.experiment.experiment import Experiment
-from mtorl.experiment.stage_machine import Hold
+from mtorl.experiment.stage_machine import Evidence, Hold
 from tests.features.collect.decision_logs import SPEC, decision, write
 from tests.features.collect.test_shadows import shadow
 from tests.mtorl.experiment.experiments import FILE
@@ -61,9 +61,13 @@ def test_people_start_move_switch_and_end_it(file: Path) -> None:
     assert "5%, switched off" in off.stdout and off.exit_code == 5
     mtorl("resume", file)
     assert serving(file).enabled
-    assert mtorl("promote", file).exit_code == 0
+    promoted = mtorl("promote", file)
+    assert promoted.exit_code == 0
+    assert promoted.stdout.startswith("mtorl-vs-rules: promoted: everybody gets what challenger decides")
+    assert "its log can't be read, so nobody knows whether it wins" in promoted.stderr
     assert serving(file).arm("incumbent").endpoint is not None
-    assert mtorl("rollback", file).exit_code == 0
+    rolled_back = mtorl("rollback", file)
+    assert rolled_back.stdout == "mtorl-vs-rules: rolled back: incumbent 100%, challenger 0%\n"
     assert serving(file).arm("incumbent").policy == "baseline"
     assert mtorl("status", file).exit_code == 5
     refused = mtorl("ramp", file, "--to", "5%")
@@ -71,6 +75,41 @@ def test_people_start_move_switch_and_end_it(file: Path) -> None:
     said = json.loads(mtorl("status", file, "--json").stdout)
     assert [event["what"] for event in said["events"]] == ["shadow", "5%", "kill", "resume", "promoted", "rolled back"]
     assert said["events"][2]["reason"] == "clicks are gone"
+
+
+@pytest.mark.parametrize(("token", "said"), [("ship", False), ("inconclusive", True)])
+def test_a_promotion_against_the_evidence_says_so(
+    file: Path, monkeypatch: pytest.MonkeyPatch, token: Any, said: bool
+) -> None:
+    evidence = Evidence(token, "its interval", "challenger", (), {})
+    monkeypatch.setattr("pipelines.experiments.look.evidence_now", lambda *_: evidence)
+    mtorl("start", file)
+    assert (f"promoted all the same: its verdict is {token}: its interval" in mtorl("promote", file).stderr) == said
+
+
+def test_a_rollback_of_the_next_try_says_that_the_promotion_before_it_stays(file: Path) -> None:
+    arms = [{"name": name, "weight": 0.5, "endpoint": f"http://{name}/decide"} for name in ("incumbent", "challenger")]
+    fields = {**yaml.safe_load(file.read_text()), "arms": arms}
+    file.write_text(yaml.safe_dump(fields))
+    mtorl("start", file)
+    mtorl("promote", file)
+    arms[0]["endpoint"] = "http://challenger/decide"
+    file.write_text(yaml.safe_dump({**fields, "salt": "next"}))
+    assert mtorl("start", file).exit_code == 0
+    said = mtorl("rollback", file)
+    assert (
+        said.exit_code == 0 and "of salt 'a' decides stays the incumbent: to undo that promotion, give" in said.stdout
+    )
+
+
+def test_status_says_who_is_held_out(file: Path) -> None:
+    file.write_text(file.read_text() + "holdout: 0.02\n")
+    mtorl("start", file)
+    assert "  held out: 0.02 of the users are in no arm\n" in mtorl("status", file).stdout
+    assert mtorl("promote", file).exit_code == 0
+    said = mtorl("status", file).stdout
+    assert "keep the incumbent of before: mtorl experiment watch says what the promotion brings" in said
+    assert json.loads(mtorl("status", file, "--json").stdout)["holdout"] == 0.02
 
 
 def test_status_says_what_is_not_in_force_yet(file: Path) -> None:

@@ -64,6 +64,7 @@ def test_a_first_file_can_be_used_as_it_is_and_teaches(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert f"mtorl experiment check {file} --dataset {tmp_path / 'dataset.yaml'}" in done.stdout
     text = file.read_text()
+    assert "the rest is for users outside" in text, "with a part of the layer, the amount is not the arms' alone"
     assert text.count("#") > 25 and max(map(len, text.splitlines())) <= 140
     made_ = Experiment.load(file)
     made_.check(SPEC)
@@ -105,6 +106,21 @@ def test_watch_says_what_to_do(served: Path) -> None:
     whole = next(spend for spend in view["spend"] if spend["arm"] == "*")
     assert whole["spent"] == pytest.approx(12.0) and whole["limit"] == 1000
     assert view["traffic"]["arms"]["challenger"]["decisions"] == 200
+
+
+def test_watch_takes_several_files(served: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    mtorl("init", other, "--dataset", "simulator")
+    done = mtorl("watch", served, other, "--once")
+    assert done.exit_code == 0, done.output
+    assert "Promote challenger" in done.stdout and "Start it when you are ready" in done.stdout
+    assert "users are split as configured" not in done.stdout, "as much as fits on a screen"
+    found = json.loads(mtorl("watch", other, served, "--json").stdout)
+    assert [view["name"] for view in found] == ["other", FILE["name"]]
+    mtorl("kill", served)
+    assert mtorl("watch", served, other, "--once").exit_code == 5 == mtorl("watch", other, served, "--json").exit_code
+    several = mtorl("watch", served, other, "--once", "--state", tmp_path)
+    assert several.exit_code == 2 and "name one file" in several.stderr
 
 
 @pytest.mark.parametrize(("command", "code"), [("kill", 5), ("stop", 0), ("rollback", 5)])
@@ -162,16 +178,27 @@ def test_report_is_one_file(served: Path, tmp_path: Path) -> None:
 def test_every_state_fits_a_terminal(state: str) -> None:
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     view = made.STATES[state]()
-    console.print(screen(view))
+    console.print(screen([view]))
     text = console.export_text()
     assert view["advice"]["headline"] in text
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_money_of_users_outside_is_called_that() -> None:
+    experiment, users = made.made(layer_part=[0.0, 0.25]), {"incumbent": 500, "challenger": 500}
+    events = made.history(experiment, (0, "50%", {"by": "person"}))
+    view = made.view(experiment, events, 2.0, made.verdict("inconclusive", "zero", users, 0.0), users)
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(screen([view]))
+    text = console.export_text()
+    assert "all arms and users outside: 8,200.00 of 20,000.00 spent" in text
+    assert "users outside: 6,150.00 of 15,000.00 spent" in text
+
+
 def test_markup_in_a_name_is_text() -> None:
     view = made.view(made.made(name="[red]x[/red]", owner="[b]"), [], 0.0)
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(screen(view))
+    console.print(screen([view]))
     assert "[red]x[/red]" in console.export_text()
 
 

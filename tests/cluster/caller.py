@@ -2,7 +2,8 @@
 
     python caller.py ADDRESS TOKEN SECONDS PREFIX
 
-prints a JSON line for each request: its id, the HTTP status (0 if nobody answered), and the decision or what was said.
+prints a JSON line for each request: its id, user and campaign, the HTTP status (0 if nobody answered), and the decision
+or what was said.
 """
 
 import json
@@ -34,5 +35,6 @@ while time.monotonic() < end:
         status, decision = error.code, {"said": error.read().decode(), "retry_after": error.headers.get("Retry-After")}
     except (OSError, ValueError) as error:
         status, decision = 0, {"said": str(error)}
-    print(json.dumps({"request_id": instance["request_id"], "status": status, **decision}), flush=True)
+    asked = {name: instance[name] for name in ("request_id", "user_id", "campaign_id")}
+    print(json.dumps({**asked, "status": status, **decision}), flush=True)
     time.sleep(0.05 if status == 200 else 0.5)

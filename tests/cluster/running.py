@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from tests.cluster.conftest import SECRETS, Installation
-from tests.cluster.kubectl import Object, kubectl
+from tests.cluster.kubectl import Object, get, kubectl, listed, wait_until
 from tests.manifests.conftest import MANIFESTS
 
 CALLER = (Path(__file__).parent / "caller.py").read_text()
@@ -88,6 +88,18 @@ class Running(Installation):
         path = os.path.relpath(MANIFESTS / "components" / name, (self.folder / "any").resolve())
         self.further = {**self.further, "components": [*self.further.get("components", []), path]}
 
+    def bootstrap(self) -> None:
+        """Fill the data volume with simulated users and first models, and wait until the models answer."""
+        ns, log = self.namespace, ("logs", "-l", "job-name=mtorl-bootstrap", "--tail=20")
+        kubectl("-n", ns, "create", "job", "mtorl-bootstrap", "--from=cronjob/mtorl-bootstrap")
+        wait_until(
+            "the bootstrap",
+            lambda: get(ns, "job", "mtorl-bootstrap")["status"].get("succeeded"),
+            900,
+            lambda: kubectl("-n", ns, *log, allowed=(0, 1)),
+        )
+        kubectl("-n", ns, "wait", "--for=condition=Ready", "inferenceservice", "--all", "--timeout=240s")
+
     def idle_pod(self, namespace: str, name: str) -> None:
         """A pod that does nothing, to look from."""
         pod = yaml.safe_load(IDLE)
@@ -130,6 +142,16 @@ class Running(Installation):
         """Arm, campaign, channel, limit, spent and reserved of each account."""
         found: list[list[Any]] = json.loads(self.in_router(BALANCES))
         return found
+
+    def restarts(self) -> dict[str, int]:
+        """How often containers began anew, of the pods that are there; those that never did are left out."""
+        return {
+            f"{pod['metadata']['name']}/{one['name']}": one["restartCount"]
+            for pod in listed(self.namespace, "pod")
+            for kind in ("initContainerStatuses", "containerStatuses")
+            for one in pod["status"].get(kind, [])
+            if one["restartCount"]
+        }
 
     def reaches(self, pod: str, host: str, port: int) -> bool:
         """Whether a pod "NAMESPACE/NAME" can open a connection."""

@@ -5,9 +5,9 @@ How soon the kill switch is in force, `benchmarks/operator_switch.py` measures.
 
 from __future__ import annotations
 
+import functools
 import json
 import random
-import subprocess
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import yaml
 
-from mtorl.experiment.experiment import Experiment
 from serving.decision_log.export import export_segments
-from tests.cluster.conftest import MANIFESTS
+from tests.cluster.conftest import MANIFESTS, Installation
+from tests.cluster.experiment_objects import Cluster
 from tests.cluster.kubectl import Object, get, kubectl, wait_until
 from tests.cluster.operator_process import OperatorProcess
 from tests.experiments import experiment
@@ -29,7 +29,7 @@ from tests.serving.router_process import Process
 
 pytestmark = pytest.mark.cluster
 RAMP = {"stages": [{"stage": "shadow", "hours": 0, "users": 0}, {"stage": "50%", "hours": 0, "users": 0}]}
-COLUMNS = ["NAME", "STAGE", "ENABLED", "USERS", "LIFT", "INTERVAL", "SPEND", "VERDICT", "IN_FORCE", "AGE"]
+COLUMNS = ["NAME", "STAGE", "ENABLED", "USERS", "LIFT", "INTERVAL", "SPEND", "VERDICT", "IN_FORCE", "SPEC", "AGE"]
 
 
 def spec(endpoint: str = "http://127.0.0.1:9", **changes: Any) -> Object:
@@ -45,46 +45,6 @@ def namespace(ended: list[str]) -> str:
     kubectl("create", "namespace", name)
     ended.append(name)
     return name
-
-
-class Cluster:
-    """What people do with kubectl."""
-
-    def __init__(self, namespace: str) -> None:
-        self.namespace = namespace
-
-    def apply(self, name: str, fields: Object, allowed: tuple[int, ...] = (0,)) -> str:
-        made = {"apiVersion": "mtorl-kubeflow.github.io/v1alpha1", "kind": "Experiment", "metadata": {"name": name}}
-        return kubectl(
-            "-n", self.namespace, "apply", "-f", "-", stdin=json.dumps({**made, "spec": fields}), allowed=allowed
-        )
-
-    def patch(self, name: str, **fields: Any) -> None:
-        kubectl("-n", self.namespace, "patch", "exp", name, "--type", "merge", "-p", json.dumps({"spec": fields}))
-
-    def refused(self, name: str, **fields: Any) -> str:
-        words = ["-n", self.namespace, "patch", "exp", name, "--type", "merge", "-p", json.dumps({"spec": fields})]
-        done = subprocess.run(["kubectl", *words], capture_output=True, text=True)
-        assert done.returncode, done.stdout
-        return done.stderr
-
-    def status(self, name: str) -> Object:
-        found: Object = get(self.namespace, "exp", name).get("status", {})
-        return found
-
-    def phase(self, name: str) -> str:
-        return str(self.status(name).get("phase"))
-
-    def condition(self, name: str, kind: str) -> tuple[str, str]:
-        for one in self.status(name).get("conditions", ()):
-            if one["type"] == kind:
-                return one["status"], one["reason"]
-        return "", ""
-
-    def in_force(self) -> Experiment:
-        return Experiment.from_dict(
-            yaml.safe_load(get(self.namespace, "cm", "mtorl-experiment")["data"]["experiment.yaml"])
-        )
 
 
 @pytest.fixture
@@ -112,7 +72,7 @@ def test_the_kill_switch_is_in_force_on_each_router(
     shared = {"feature_repo": str(features), "operator": operator.url, "experiment": "mounted.yaml"}
     with Process(folders[0], ready=False, **shared) as one, Process(folders[1], ready=False, **shared) as other:
         endpoint = experiment_of(folders[0])
-        cluster_of.apply("first", spec(endpoint))
+        cluster_of.apply("first", spec(endpoint, layer_part=[0, 0.5]))
         wait_until("its acceptance", lambda: cluster_of.condition("first", "Accepted") == ("True", "Usable"))
         for router in (one, other):
             router.said("router ready http://127.0.0.1:")
@@ -142,6 +102,20 @@ def test_the_kill_switch_is_in_force_on_each_router(
         assert columns[1].split()[:4] == ["first", "50%", "false", "0"]
         described = kubectl("-n", cluster_of.namespace, "describe", "exp", "first")
         assert "Stage50Percent" in described and "Kill" in described
+
+        cluster_of.patch("first", enabled=True)
+        second = spec(endpoint, salt="second", layer_part=[0.5, 1])
+        cluster_of.apply("second", {**second, "move": {"to": "50%", "reason": "beside the first one"}})
+        for name in ("first", "second"):
+            said = functools.partial(cluster_of.condition, name, "InForce")
+            wait_until(f"{name} on each router", lambda said=said: said() == ("True", "EveryRouter"))
+        assert sorted(cluster_of.served()) == ["first.yaml", "second.yaml"]
+        assert experiments_of(one) == experiments_of(other) == {"first", "second"}
+        cluster_of.patch("second", enabled=False)
+        wait_until("its switch", lambda: not cluster_of.in_force("second").enabled)
+        assert cluster_of.in_force("first").enabled and arms_of(one) == serves, "the switch of one is not the other's"
+        cluster_of.patch("first", enabled=False)
+        wait_until("both switches", lambda: all(arms_of(router) == {"incumbent"} for router in (one, other)))
 
         operator.kill()  # what is in force stays in force, and a person can still change it by hand
         cluster_of.patch("first", enabled=True)
@@ -203,7 +177,7 @@ def test_specs_that_can_not_be_used_get_a_condition_and_change_nothing(
     wait_until("a condition", lambda: cluster_of.condition("second", "Accepted") == ("False", "NotItsTurn"))
     assert cluster_of.in_force() == before
     kubectl("-n", cluster_of.namespace, "delete", "exp", "first")
-    wait_until("the second one", lambda: cluster_of.in_force().name == "second", seconds=30)
+    wait_until("the second one", lambda: list(cluster_of.served()) == ["second.yaml"], seconds=30)
 
 
 def test_an_operator_that_is_killed_loses_nothing_and_does_nothing_twice(
@@ -240,12 +214,7 @@ def test_with_the_rights_of_the_manifests_and_of_two_one_acts(cluster_of: Cluste
         for subject in made.get("subjects", ()):
             subject["namespace"] = namespace
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
-    config = tmp_path / "kubeconfig"
-    config.write_text(kubectl("config", "view", "--raw", "--minify"))
-    token = kubectl("-n", namespace, "create", "token", "mtorl-operator").strip()
-    content = yaml.safe_load(config.read_text())
-    content["users"] = [{"name": content["users"][0]["name"], "user": {"token": token}}]
-    config.write_text(yaml.safe_dump(content))
+    config = as_operator(namespace, tmp_path)
     with OperatorProcess(namespace, tmp_path, config) as first:
         second = OperatorProcess(namespace, tmp_path, config)
         second.start()
@@ -261,6 +230,66 @@ def test_with_the_rights_of_the_manifests_and_of_two_one_acts(cluster_of: Cluste
         assert "Forbidden" not in first.log() and "forbidden" not in first.log()
 
 
+def test_a_promotion_changes_the_version_that_the_incumbents_server_serves(
+    cluster_of: Cluster, tmp_path: Path, ended: list[str]
+) -> None:
+    """With KServe, which rolls it out, and the rights of the manifests. A fake node's pods are ready at once."""
+    made = Installation(tmp_path)
+    ended.append(made.namespace)
+    made.apply("tests/experiments")
+    made.wait_for_pods()
+    SPEC.save(tmp_path / "dataset.yaml")
+    cluster, arms = Cluster(made.namespace), [
+        {"name": arm, "weight": 0.5, "endpoint": f"http://mtorl-{arm}-predictor/v1/models/{arm}:predict"}
+        for arm in ("incumbent", "challenger")
+    ]  # fmt: skip
+
+    def version() -> tuple[str, str]:
+        wanted = get(made.namespace, "inferenceservice", "mtorl-incumbent")["spec"]["predictor"]["annotations"]
+        pods = get(made.namespace, "deployment", "mtorl-incumbent-predictor")["spec"]["template"]["metadata"]
+        return wanted["mtorl-kubeflow/model"], pods["annotations"]["mtorl-kubeflow/model"]
+
+    def settled() -> tuple[str, str]:
+        return cluster.condition("spring", "Settled")
+
+    config = as_operator(made.namespace, tmp_path)
+    kubectl("-n", made.namespace, "delete", "deployment", "mtorl-operator")  # the fake node's pod of it does nothing
+    kubectl("-n", made.namespace, "delete", "exp", "--all")
+    assert version() == ("incumbent/first", "incumbent/first")
+    with OperatorProcess(made.namespace, tmp_path, config) as operator:
+        cluster.apply("spring", {**spec(arms=arms), "move": {"to": "50%", "reason": "go"}})
+        wait_until("its start", lambda: cluster.phase("spring") == "50%", state=operator.log)
+        cluster.patch("spring", move={"to": "promoted", "reason": "it wins"})
+        wait_until("the hand-over", lambda: settled() == ("True", "HandedOver"), state=operator.log, seconds=120)
+        assert version() == ("challenger/first", "challenger/first")
+        assert cluster.in_force("spring").arm("incumbent").endpoint == arms[0]["endpoint"]
+        assert "Forbidden" not in operator.log() and "forbidden" not in operator.log()
+        made.apply("tests/experiments")  # models.yaml still names the version of before
+        wait_until("the condition", lambda: settled() == ("False", "Changed"), state=operator.log)
+        assert version()[0] == "incumbent/first", "who applies it has the last word"
+        kubectl("-n", made.namespace, "delete", "deployment", "mtorl-operator")
+        body = {"spec": {"predictor": {"annotations": {"mtorl-kubeflow/model": "challenger/first"}}}}
+        patch = ("patch", "inferenceservice", "mtorl-incumbent", "--type", "merge", "-p", json.dumps(body))
+        kubectl("-n", made.namespace, *patch)
+        wait_until("that again", lambda: settled() == ("True", "HandedOver"), state=operator.log)
+        cluster.patch("spring", move={"to": "rolled back", "reason": "support calls"})
+        wait_until("the rollback", lambda: settled() == ("True", "RolledBack"), state=operator.log, seconds=120)
+        assert version() == ("incumbent/first", "incumbent/first")
+    assert [event["to"] or event["kind"] for event in cluster.status("spring")["history"]] == [
+        "50%", "promoted", "handed over", "rolled back"
+    ]  # fmt: skip
+
+
+def as_operator(namespace: str, folder: Path) -> Path:
+    """A kubeconfig with the rights of the operator's account."""
+    config = folder / "kubeconfig"
+    content = yaml.safe_load(kubectl("config", "view", "--raw", "--minify"))
+    token = kubectl("-n", namespace, "create", "token", "mtorl-operator").strip()
+    content["users"] = [{"name": content["users"][0]["name"], "user": {"token": token}}]
+    config.write_text(yaml.safe_dump(content))
+    return config
+
+
 def named_operator(o: Object) -> bool:
     kinds = ("ServiceAccount", "Role", "RoleBinding")
     return o["kind"] in kinds and str(o["metadata"]["name"]) == "mtorl-operator"
@@ -271,6 +300,14 @@ def experiment_of(folder: Path) -> str:
     return str(yaml.safe_load((folder / "experiment.yaml").read_text())["arms"][0]["endpoint"])
 
 
-def arms_of(router: Process) -> set[str]:
+def said_by(router: Process, field: str) -> set[str]:
     answers = router.predict(*(instance(f"user-{number}", request_id=f"{time.time_ns()}") for number in range(20)))
-    return {answer["arm"] for answer in answers}
+    return {answer[field] for answer in answers}
+
+
+def arms_of(router: Process) -> set[str]:
+    return said_by(router, "arm") - {"outside"}
+
+
+def experiments_of(router: Process) -> set[str]:
+    return said_by(router, "experiment")

@@ -27,6 +27,19 @@ def test_the_decisions_of_the_period_are_judged(output: Output, tmp_path: Path) 
     assert sum(arm["decisions"] for arm in figures["arms"].values()) == 20 * 60
 
 
+def test_all_experiments_of_a_folder_are_judged(output: Output, tmp_path: Path) -> None:
+    decision_log = write_decision_log(tmp_path / "decision_log", [{}] * 1600)
+    folder = tmp_path / "experiments"
+    (folder / "..data").mkdir(parents=True)
+    (folder / "one.yaml").write_text(yaml.safe_dump(CONTENT))
+    (folder / "other.yaml").write_text(yaml.safe_dump({**CONTENT, "name": "other"}))
+    result = output(Artifact, "result")
+    word = verdict.python_func(str(decision_log), str(folder), "click", "", 0.0, "", "", result)
+    figures = json.loads(Path(result.path).read_text())
+    assert word == "one: ship, other: inconclusive"
+    assert {name: found["verdict"] for name, found in figures.items()} == {"one": "ship", "other": "inconclusive"}
+
+
 @pytest.mark.parametrize(
     ("since", "words"),
     [

@@ -9,8 +9,10 @@ import pytest
 import yaml
 from pydantic_core import to_jsonable_python
 
+from mtorl.experiment.budget import Budget
 from mtorl.experiment.covariates import Covariates
-from mtorl.experiment.experiment import Arm, Budget, Experiment, Guardrail, Metrics
+from mtorl.experiment.experiment import Arm, Experiment, Promotion
+from mtorl.experiment.measured import Guardrail, Metrics
 from mtorl.experiment.rule import Row
 from mtorl.experiment.stages import Ramp, RampStage
 from mtorl.log.dataset import DatasetSpec
@@ -32,6 +34,7 @@ MODELS: dict[str, type[StrictModel]] = {
     "pacing": Pacing,
     "metrics": Metrics,
     "guardrails": Guardrail,
+    "promotion": Promotion,
 }
 SECTIONS = {part.split("\n", 1)[0]: part for part in PAGE.split("\n## ")[1:]}
 EXAMPLES = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.S)]
@@ -68,7 +71,8 @@ def test_an_example_is_an_experiment(example: dict[str, Any]) -> None:
 
 def test_an_example_has_every_field() -> None:
     said = set(_fields(EXAMPLES[-1]))
-    assert not {name for model in MODELS.values() for name in model.model_fields} - said
+    not_people = {"promotion", *Promotion.model_fields}
+    assert not {name for model in MODELS.values() for name in model.model_fields} - said - not_people
 
 
 def _fields(value: Any) -> list[str]:

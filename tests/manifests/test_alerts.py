@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import shutil
 import subprocess
@@ -12,12 +13,16 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 
+from monitoring.experiments.gauges import ExperimentCollector
 from tests.manifests.conftest import Objects, of_kind
 from tests.repository import ROOT
 
 RUNBOOKS = "https://github.com/mtorl-kubeflow/mtorl-kubeflow/blob/main/docs/runbooks"
 # What a runbook must hold; the two jobs' alerts have nothing to switch off in the experiment.
 SECTIONS = ("## First look", "## Action")
+CASES = {
+    path.name: yaml.safe_load(path.read_text()) for path in sorted(Path(__file__).parent.glob("alerts_*test.yaml"))
+}
 
 
 @pytest.fixture
@@ -53,23 +58,49 @@ def test_every_runbook_has_an_alert(alerts: list[dict[str, Any]]) -> None:
     assert {path.stem for path in (ROOT / "docs" / "runbooks").glob("*.md")} == known
 
 
-def test_the_router_exports_the_metrics(alerts: list[dict[str, Any]]) -> None:
+def test_the_manual_lists_the_alerts(alerts: list[dict[str, Any]]) -> None:
+    manual = (ROOT / "docs" / "cluster.md").read_text()
+    rows = dict(re.findall(r"^\| \[(\w+)\]\(runbooks/\1\.md\) \| (\w+) \|", manual, re.M))
+    assert rows == {alert["alert"]: alert["labels"]["severity"] for alert in alerts}
+
+
+def test_router_and_operator_export_the_metrics(alerts: list[dict[str, Any]]) -> None:
     """On a metric that nobody exports an alert would never fire."""
     pytest.importorskip("serving.router.ops.metrics")
     exported = {
         name for metric in REGISTRY.collect() for name in (metric.name, f"{metric.name}_total", f"{metric.name}_bucket")
-    }
+    } | {metric.name for metric in ExperimentCollector(list).collect()}
     for alert in alerts:
         for name in re.findall(r"\bmtorl_\w+", alert["expr"]):
             assert name in exported, f"{alert['alert']}: nobody exports {name}"
 
 
-def test_alerts_fire_when_they_should(groups: list[dict[str, Any]], tmp_path: Path) -> None:
-    """The cases in alerts_test.yaml, through Prometheus's own rule engine."""
+def test_no_rule_adds_up_namespaces(alerts: list[dict[str, Any]]) -> None:
+    """What is there in one namespace must not hide what is missing in another."""
+    for alert in alerts:
+        assert "absent" not in alert["expr"], alert["alert"]
+        sums = re.findall(r"\b(?:sum|count|min|max|avg|topk)\b(?: by \((\w+))?", alert["expr"])
+        assert set(sums) <= {"namespace"}, alert["alert"]
+
+
+def test_each_alert_fires_in_a_case(alerts: list[dict[str, Any]]) -> None:
+    tests = [test for cases in CASES.values() for test in cases["tests"]]
+    samples = [case for test in tests for case in test["promql_expr_test"] if case.get("exp_samples")]
+    fired = {name for case in samples for name in re.findall(r'alertname="(\w+)"', str(case))}
+    assert fired == {alert["alert"] for alert in alerts}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_alerts_fire_when_they_should(name: str, groups: list[dict[str, Any]], tmp_path: Path) -> None:
+    """The cases, through Prometheus's own rule engine; and none of what fires in them lacks its namespace."""
     if shutil.which("promtool") is None:
         pytest.skip("promtool is not installed")
+    cases = copy.deepcopy(CASES[name])
+    for test in cases["tests"]:
+        times = {case["eval_time"] for case in test["promql_expr_test"]}
+        test["promql_expr_test"] += [{"expr": 'ALERTS{namespace=""}', "eval_time": time} for time in sorted(times)]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}))
-    shutil.copy(Path(__file__).with_name("alerts_test.yaml"), tmp_path)
-    for command in (["check", "rules", "rules.yaml"], ["test", "rules", "alerts_test.yaml"]):
+    (tmp_path / name).write_text(yaml.safe_dump(cases))
+    for command in (["check", "rules", "rules.yaml"], ["test", "rules", name]):
         done = subprocess.run(["promtool", *command], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr

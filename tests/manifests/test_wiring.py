@@ -141,8 +141,8 @@ def test_router_finds_its_files(production: Objects, router: dict[str, Any]) -> 
     pod = pod_spec(production, "StatefulSet/mtorl-router")
     (main,), (export,) = pod["containers"], pod["initContainers"]
     mounts = mounts_of(main)
-    for file in ("experiment", "dataset"):
-        assert mounts[str(Path(router[file]).parent)]["name"] == file
+    assert mounts[router["experiment"]]["name"] == "experiment", "a folder: a file would not be updated"
+    assert mounts[str(Path(router["dataset"]).parent)]["name"] == "dataset"
     assert main["args"] == ["--run-config=/etc/mtorl/config/router.yaml"] and "/etc/mtorl/config" in mounts
     assert mounts[router["feature_repo"]]["name"] == "feature-store"
     (claim,) = named(production, "StatefulSet", "mtorl-router")["spec"]["volumeClaimTemplates"]

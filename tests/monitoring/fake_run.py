@@ -77,6 +77,15 @@ def summary_of(rng: np.random.Generator) -> dict[str, Any]:
             "challenger": {"limit": 842.5, "spent": 611.9, "reserved": 4.2, "overspent": 0.0, "spent_share": 0.726},
         },
         "experiment": _experiment(rng),
+        "stages": {
+            "phase": "50%",
+            "waits": ["the last stage: the interval contains zero"],
+            "moves": [
+                {"to": "shadow", "at": "2026-11-28T09:00:00+00:00", "by": "person", "reason": "it begins", "users": {}},
+                {"to": "50%", "at": "2026-11-28T10:00:00+00:00", "by": "ramp", "reason": "<b>fine</b>", "users": {}},
+            ],
+            "after_promotion": None,
+        },
         "drift": {
             "clean_alerts": 0,
             "shifted_alerts": 3,

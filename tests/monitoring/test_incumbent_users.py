@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from monitoring.decision_log import DecisionLog
-from monitoring.incumbent_users import incumbent_users
+from monitoring.incumbent_users import IncumbentUsers, incumbent_users, plan_with
 from monitoring.verdict import CLICK
+from mtorl.experiment import plan
+from mtorl.experiment.covariates import Covariates
 from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.plan import Population
 from mtorl.log.gain import Gain
 from tests.experiments import experiment
 from tests.features.collect.decision_logs import decision, outcome, write
@@ -37,13 +41,17 @@ def test_users_are_their_decisions_and_what_came_of_them(tmp_path: Path) -> None
         decided("d", "u3", DAY, arm="challenger"),
         decided("e", "u4", DAY, experiment="another"),
         decided("f", "u5", DAY, withdrawn=True),
+        decided("g", "u6", DAY, override=True),
+        decided("h", "u6", DAY + 1),
+        decided("i", "u7", DAY + 2),
+        decided("j", "u7", DAY + 3, override=True),
     ]
     outcomes = [outcome("1", "a", "click", 1.0), outcome("2", "b", "cost", 0.6), outcome("3", "d", "click", 1.0)]
     found = incumbent_users(DecisionLog.in_folder(write(tmp_path / "log", decisions, outcomes)), of(), CLICK)
-    assert sorted(map(tuple, found.population.figures_U2.tolist())) == [(0.0, 1.0), (1.0, 2.0)]
+    assert sorted(map(tuple, found.population.figures_U2.tolist())) == [(0.0, 1.0), (0.0, 1.0), (1.0, 2.0)]
     assert found.population.counts
-    assert (found.decisions, found.days) == (3, 2.0)
-    assert found.cost_per_decision == pytest.approx(0.2)
+    assert (found.decisions, found.days) == (4, 2.0)
+    assert found.cost_per_decision == pytest.approx(0.15)
 
 
 def test_what_is_not_known_yet_does_not_count(tmp_path: Path) -> None:
@@ -63,3 +71,53 @@ def test_revenues_are_larger_not_more(tmp_path: Path) -> None:
 def test_an_empty_log_has_no_users(tmp_path: Path) -> None:
     found = incumbent_users(DecisionLog.in_folder(tmp_path), of(), CLICK)
     assert (len(found.population.figures_U2), found.decisions, found.days) == (0, 0, 0.0)
+
+
+def test_the_past_is_the_first_half_of_the_log(tmp_path: Path) -> None:
+    decisions = [
+        decided("a", "u1", 0),
+        decided("b", "u1", DAY, experiment="another", arm="challenger"),  # what a user did elsewhere, too
+        decided("c", "u1", 3 * DAY),
+        decided("d", "u2", 4 * DAY),
+    ]
+    outcomes = [
+        outcome("1", "a", "click", 1.0),
+        outcome("2", "b", "click", 1.0, minutes=3 * DAY),  # not known by then
+        outcome("3", "c", "click", 1.0, minutes=3 * DAY),
+    ]
+    log = DecisionLog.in_folder(write(tmp_path / "log", decisions, outcomes))
+    found = incumbent_users(log, of().replace(covariates=Covariates()), CLICK)
+    assert found.covariates == ("past decisions", "past click", "past cost")
+    assert (found.past_days, found.days, found.decisions) == (2.0, 1.0, 2)
+    assert found.population.figures_U2.tolist() == [[1.0, 1.0], [0.0, 1.0]]
+    assert found.population.known_UK is not None
+    np.testing.assert_array_equal(found.population.known_UK, [[2.0, 1.0, 0.0], [np.nan] * 3])
+
+
+def test_a_table_is_of_the_whole_log(tmp_path: Path) -> None:
+    table = tmp_path / "users.csv"
+    table.write_text("user_id,age\nu1,30\n")
+    log = DecisionLog.in_folder(write(tmp_path / "log", [decided("a", "u1", 0), decided("b", "u2", DAY)]))
+    found = incumbent_users(log, of().replace(covariates=Covariates(past=False, table=str(table))), CLICK)
+    assert found.covariates == ("age",) and found.past_days == 0.0 and found.decisions == 2
+    assert found.population.known_UK is not None
+    np.testing.assert_array_equal(found.population.known_UK, [[30.0], [np.nan]])
+
+
+def test_a_plan_says_both_with_covariates_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "_RUNS", (100, 100))
+    rng = np.random.default_rng(0)
+    rate = rng.beta(0.5, 1.5, 5_000)
+    figures = np.stack([rng.binomial(5, rate), np.full(5_000, 5.0)], -1).astype(np.float64)
+    known = rng.binomial(20, rate)[:, None].astype(np.float64)
+    seen = IncumbentUsers(Population(figures, known_UK=known), 25_000, 0.2, 7.0, ("past click",), 7.0)
+    found = plan_with(seen, of(), effect=0.2)
+    assert found is not None
+    adjustment = found["adjustment"]
+    assert adjustment["covariates"] == ["past click"] and adjustment["users_share"] == 1.0
+    without = adjustment["without"]
+    for figure in ("users", "days", "decisions", "cost"):
+        assert found[figure] / without[figure] == pytest.approx(1.0 - adjustment["explained"], rel=0.4)
+    usual = plan_with(seen._replace(population=Population(figures)), of(), effect=0.2)
+    assert usual is not None and usual["adjustment"] is None
+    assert {name: usual[name] for name in without} == without

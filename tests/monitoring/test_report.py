@@ -64,6 +64,37 @@ def test_a_whole_run(run: Path) -> None:
     assert page.read_text(encoding="utf-8").count("plotly.js v") <= 2, "inlined once"
 
 
+def test_the_history_of_its_stages(tmp_path: Path) -> None:
+    run = fake_run.write(tmp_path)
+    text = body(render(run))
+    row = re.search(r"<tr><td>50%</td>.*", text)
+    assert row and re.findall(r">([^<>]+)</td>", row[0]) == [
+        "50%",
+        "2026-11-28 10:00:00",
+        "the ramp",
+        "&lt;b&gt;fine&lt;/b&gt;",
+    ]
+    assert "It is at 50%, and would go on." in text and "After the promotion" not in text
+    stages = json.loads((run / "summary.json").read_text())["stages"]
+    after = {"decisions": 100, "incumbent": 100, "promoted_model": 99, "fallbacks": 1}
+    change(run, stages=stages | {"phase": "promoted", "waits": [], "after_promotion": after})
+    text = body(render(run))
+    assert "After the promotion, 99 of 100 decisions" in text and "would go on" not in text
+    change(run, stages=None)
+    assert "After the promotion" not in body(render(run))
+
+
+def test_budgets_fit_half_of_the_page(run: Path) -> None:
+    """An arm is a column: in one row, the last of six figures was cropped."""
+    text = body(render(run))
+    table = next(part for part in re.findall(r"<table>.*?</table>", text, re.DOTALL) if "<th>Budget</th>" in part)
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>.*?</tr>", table)]
+    shown = [[re.sub(r"<.*?>", "", cell) for cell in row] for row in rows]
+    assert shown[0] == ["Budget", "incumbent", "challenger"] and {len(row) for row in shown} == {3}
+    assert [row[0] for row in shown[1:]] == ["Limit", "Spent", "Share", "Reserved", "Overspent"]
+    assert shown[-2:] == [["Reserved", "0.00", "4.20"], ["Overspent", "0.00", "0.00"]]
+
+
 @pytest.mark.parametrize(
     "missing",
     [

@@ -56,6 +56,30 @@ def test_an_arm_is_its_decisions_at_the_stage_since_it_began(tmp_path: Path) -> 
     assert arms_at_stage(log, at("25%"), since(0)) == {}
 
 
+def test_that_the_ledger_follows_a_change_of_the_stage_is_no_fault_of_an_arm(tmp_path: Path) -> None:
+    faults = [("ledger", 1), ("ledger", 4), ("model_error", 2), ("ledger", 6), (None, 20), (None, 30)]
+    decisions = [
+        decided(number, "challenger", seconds / 60, fallback_reason=reason)
+        for number, (reason, seconds) in enumerate(faults)
+    ]
+    arms = arms_at_stage(DecisionLog.in_folder(write(tmp_path / "log", decisions)), at("5%"), since(0))
+    assert (arms["challenger"].users, arms["challenger"].fallback_ratio) == (6, pytest.approx(2 / 6))
+
+
+def test_who_tries_it_out_is_no_evidence(tmp_path: Path) -> None:
+    own: dict[str, Any] = {"fallback_reason": "model_error", "latency_seconds": 1.0}
+    decisions = [decided(n, "incumbent", n) for n in range(4)]
+    decisions += [decided(10, "challenger", 1), decided(11, "challenger", 9, **own)]
+    decisions += [decided(11, "challenger", 2, override=True, assignment_probability=1.0, **own)]
+    decisions += [decided(10, "challenger", 3, override=True, assignment_probability=1.0, **own)]
+    log = DecisionLog.in_folder(write(tmp_path / "log", decisions))
+    assert arms_at_stage(log, at("5%"), since(0)) == {"incumbent": (4, 0.0, 0.01), "challenger": (1, 0.0, 0.01)}
+    shadow: dict[str, Any] = {"stage": "shadow", "assignment_probability": 1.0}
+    decisions = [decided(1, "incumbent", 0, **shadow), decided(2, "challenger", 0, override=True, **shadow)]
+    log = DecisionLog.in_folder(write(tmp_path / "other", decisions))
+    assert arms_at_stage(log, at("shadow"), since(0)) == {"incumbent": (1, 0.0, 0.01)}
+
+
 def served(hours: int, shares: dict[str, float], stage: str = "5%") -> list[dict[str, Any]]:
     """Decisions of that many hours, 20 users an hour, from noon on."""
     own: dict[str, Any] = {"stage": stage, "shares": shares}

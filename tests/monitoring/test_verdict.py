@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,14 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from monitoring.decision_log import DecisionLog, Period
 from monitoring.experiment_users import experiment_users
+from monitoring.incumbent_users import incumbent_users
 from monitoring.period import PeriodError, verdict_of_period
+from monitoring.stage_evidence import arms_at_stage
 from monitoring.verdict import CLICK, verdict_from_log
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.metrics import METRICS, Metric
@@ -148,6 +153,118 @@ def test_an_experiment_with_another_salt_and_users_outside_do_not_count(tmp_path
     log.decide("v", "outside", salt=EXPERIMENT.salt, assignment_probability=1.0, model_digest="y")
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT)
     assert found["left_out"] == {"other_experiment": 1, "outside": 1} and found["models"] == {}
+
+
+def test_who_tries_it_out_never_counts(tmp_path: Path) -> None:
+    """Ten of them click on everything that the challenger shows them, often enough to turn the verdict."""
+    log = traffic(600, 0.1, rounds=5)
+    clean = verdict_from_log(log.write(tmp_path), EXPERIMENT)
+    assert clean["verdict"] == "stop" and clean["overridden_users"] == 0
+    for place in range(3000):
+        for override in (True, False):  # the file names their arm, and later does not
+            own = {"override": True, "assignment_probability": 1.0} if override else {}
+            qa = log.decide(f"qa{place % 300}", "challenger", **own)
+            log.learn(qa, "click", 1.0)
+            log.learn(qa, "cost", 0.2)
+    found = verdict_from_log(log.write(tmp_path), EXPERIMENT)
+    assert found["left_out"] == {"override": 6000} and found["overridden_users"] == 300
+    for key in ("arms", "lift", "lift_ci", "srm_p", "users_of_stages", "verdict", "guardrails", "money", "series"):
+        assert found[key] == clean[key]
+    said = " (of 300 users whose arm the file has named, only what was decided before counts)"
+    assert found["reason"] == clean["reason"] + said
+    period = replace(log.write(tmp_path), period=Period(until=log.decisions[3000]["event_time"]))
+    log.decisions = [row for row in log.decisions if not row.get("override")]
+    counted = verdict_from_log(log.write(tmp_path), EXPERIMENT)
+    assert counted["verdict"] != "stop" and counted["overridden_users"] == 0
+    assert verdict_from_log(period, EXPERIMENT)["lift"] == clean["lift"]
+
+
+def test_naming_the_best_users_afterwards_turns_no_verdict(tmp_path: Path) -> None:
+    """What was decided at random counts, whoever is named later; what comes then does not."""
+    log = traffic(600, 0.3)
+    clean = verdict_from_log(log.write(tmp_path), EXPERIMENT)
+    clicked = {row["decision_id"] for row in log.outcomes if row["kind"] == "click" and row["value"]}
+    best = {row["user_id"] for row in log.decisions if row["arm"] == "incumbent" and row["decision_id"] in clicked}
+    assert len(best) > 50
+    for user in sorted(best):
+        log.learn(log.decide(user, "incumbent", override=True, assignment_probability=1.0), "click", 0.0)
+        log.decide(user, "incumbent")
+    found = verdict_from_log(log.write(tmp_path), EXPERIMENT)
+    assert found["left_out"] == {"override": 2 * len(best)} and found["overridden_users"] == len(best)
+    for key in ("arms", "lift", "lift_ci", "srm_p", "verdict"):
+        assert found[key] == clean[key]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_naming_the_incumbents_best_users_afterwards_ships_no_copy_of_it(tmp_path: Path, seed: int) -> None:
+    """A/A of 2,000 users of whom few click often: without the past of these 60 the challenger would win."""
+    rng, log, clicks = np.random.default_rng(seed), Log(), Counter[str]()
+    rates = rng.beta(0.3, 1.2, 2_000)
+    for _ in range(4):
+        for user, clicked in enumerate(rng.random(2_000) < rates):
+            decision = log.decide(f"u{user}", "challenger" if user % 2 else "incumbent")
+            if clicked:
+                log.learn(decision, "click", 1.0)
+                clicks[f"u{user}"] += 1
+    for user in sorted((f"u{user}" for user in range(0, 2_000, 2)), key=lambda user: -clicks[user])[:60]:
+        log.decide(user, "challenger", override=True, assignment_probability=1.0)
+    metrics = EXPERIMENT.metrics.replace(guardrails=())  # there is no harm to rule out: a lift alone would ship
+    found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(metrics=metrics))
+    assert (found["verdict"], found["srm_p"]) == ("inconclusive", 1.0)
+    assert (found["left_out"], found["overridden_users"]) == ({"override": 60}, 60)
+    assert found["arms"]["incumbent"]["users"] == 1_000
+
+
+def test_what_was_asked_before_the_naming_and_again_after_it_counts(tmp_path: Path) -> None:
+    """Neither a repeated request nor a decision that is withdrawn takes back that it was taken at random."""
+    log = traffic(200, 0.3)
+    for place, row in enumerate(log.decisions):
+        row |= {"request_id": f"r{place}", "campaign_id": "c"}
+    withdrawn = {"withdrawn": True, "expose": False, "fallback_reason": "log"}
+    log.decisions += [{**log.decisions[9], **withdrawn, "event_time": "2025-03-01T12:00:01+00:00"}]
+    clean = verdict_from_log(log.write(tmp_path), EXPERIMENT)
+    named = {"override": True, "assignment_probability": 1.0, "event_time": "2025-03-01T12:00:00+00:00"}
+    for row in log.decisions[3:12:3]:
+        log.decisions.append({**row, "decision_id": f"again-{row['decision_id']}", **named})
+    found = verdict_from_log(log.write(tmp_path), EXPERIMENT)
+    assert (found["left_out"], found["overridden_users"]) == ({"override": 3}, 3)
+    for key in ("arms", "lift", "lift_ci"):
+        assert found[key] == clean[key]
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.booleans(), st.sampled_from("st")), min_size=1, max_size=16))
+def test_what_was_decided_before_a_users_first_override_counts_everywhere(asked: list[tuple[str, bool, str]]) -> None:
+    """In the verdict and the evidence of a stage, of the experiment's salt; in a plan whatever the salt."""
+    log = Log()
+    counted, planned = Counter[str](), Counter[str]()
+    named: set[tuple[str, str]] = set()
+    for user, override, salt in asked:
+        own = {"override": override, "assignment_probability": 1.0 if override else 0.5}
+        log.decide(user, "incumbent", salt=salt, layer="l", **own)
+        named |= {(user, salt)} if override else set()
+        counted[user] += salt == "s" and (user, "s") not in named
+        planned[user] += not {(user, "s"), (user, "t")} & named
+    experiment = EXPERIMENT.replace(salt="s", layer="l")
+    with tempfile.TemporaryDirectory() as folder:
+        written = log.write(Path(folder))
+        with experiment_users(written, experiment, CLICK) as read:
+            found = read.users().rows
+        at_stage = arms_at_stage(written, experiment, since=0.0)
+        plan = incumbent_users(written, experiment, CLICK)
+    assert sorted(found["decisions"]) == sorted((+counted).values())
+    assert sum(arm.users for arm in at_stage.values()) == len(+counted)
+    assert plan.decisions == planned.total()
+
+
+def test_whoever_was_overridden_outside_of_the_period_does_not_count_in_it(tmp_path: Path) -> None:
+    log = traffic(200, 0.3)
+    begin = log.decisions[0]["event_time"]
+    early = (pd.Timestamp(begin) - pd.Timedelta(days=1)).isoformat()
+    log.decide("u1", "challenger", override=True, assignment_probability=1.0, event_time=early)
+    log.decide("u2", "challenger", override=True, assignment_probability=1.0, event_time=early, experiment="another")
+    found = verdict_from_log(replace(log.write(tmp_path), period=Period(since=begin)), EXPERIMENT)
+    assert (found["left_out"], found["overridden_users"]) == ({"override": 3}, 1)
 
 
 def test_who_counts(tmp_path: Path) -> None:
@@ -357,6 +474,10 @@ def test_the_newest_model_is_not_that_of_a_clock_that_was_ahead(tmp_path: Path) 
     found = verdict_from_log(files, EXPERIMENT)
     assert found["models"] == {"challenger": "second", "incumbent": "second"} and found["left_out"] == {}
     assert files.newest_model("incumbent") == "second"
+    later = {"event_time": log.decisions[-1]["event_time"], "model_digest": "another"}
+    log.decide("qa", "incumbent", override=True, **later)  # neither of these serves the users
+    log.decide("h", "holdout", **later)
+    assert log.write(tmp_path).newest_model("incumbent") == "second"
 
 
 def test_a_day_is_that_of_the_budgets_time_zone(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_the_verdict_sees_the_running_experiment(compiled: dict[str, Path]) -> N
     (mounted,) = settings(compiled[MONITOR])["verdict"]["configMapAsVolume"]
     assert mounted["configMapName"] == "mtorl-experiment" and mounted["optional"] is True
     default = spec_of(compiled[MONITOR])["root"]["inputDefinitions"]["parameters"]["experiment"]["defaultValue"]
-    assert default == f"{mounted['mountPath']}/experiment.yaml"
+    assert default == mounted["mountPath"]
 
 
 def test_a_run_ends_though_its_pods_find_no_node(compiled: dict[str, Path]) -> None:

@@ -18,6 +18,7 @@ import yaml
 from aiohttp import web
 from prometheus_client import REGISTRY
 
+from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
 from serving.decision_log import Spool
 from serving.kserve_sdk import ModelServer, app, quiet
@@ -27,6 +28,7 @@ from serving.router.flow.requests import DecisionRequest
 from serving.router.http.app import RouterModel, install
 from serving.router.http.auth import authentication
 from serving.router.http.gateway import Gateway
+from serving.router.ops.live_experiments import LiveExperiments
 from serving.router.ops.settings import RouterSettings
 from serving.router.router import Router
 from tests.experiments import experiment
@@ -82,7 +84,10 @@ class FakeArm:
         headers: Of an answer.
         asked: Items that came for decisions, by arm.
         release: Lets requests that are held be answered.
+        url: Base URL of both.
     """
+
+    url: str
 
     def __init__(self) -> None:
         self.mode: Any = "ok"
@@ -98,7 +103,8 @@ class FakeArm:
         self._runner = web.AppRunner(application, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        return self.url
 
     async def stop(self) -> None:
         await self._runner.cleanup()
@@ -152,6 +158,12 @@ def known_user() -> UserFeatures:
     lists |= {"timestamp": [float(int(time.time() - 3600) * 1_000_000)]}
     context = {"hour": [9.0], "device": ["tv"], "slot": ["top"]}
     return UserFeatures({f"hist_{k}": v for k, v in {**lists, **context}.items()}, {"age": "30-39"}, has_history=True)
+
+
+def only(live: LiveExperiments) -> Experiment:
+    """The experiment in force, where there is one."""
+    (experiment,) = live.experiments
+    return experiment
 
 
 def write_settings(folder: Path, endpoint: str, changes: dict[str, Any], **settings: Any) -> RouterSettings:
@@ -247,7 +259,7 @@ class Harness:
         return list(self.spool.read("decision"))
 
     def balance(self, arm: str) -> Balance:
-        return next(b for b in self.ledger.balances() if b.arm == arm)
+        return next(b for b in self.ledger.balances() if b.arm.rpartition("/")[2] == arm)
 
     def holds_nothing(self) -> bool:
         """Whether no money is set aside for anything."""
@@ -300,5 +312,7 @@ def full_disk(file: int, data: Any) -> int:
 
 
 def sample(name: str, **labels: str) -> float:
-    """A metric's present value."""
-    return REGISTRY.get_sample_value(name, labels) or 0.0
+    """A metric's present value; of an arm, that of the experiment `test` or, where it has none, of no experiment."""
+    if "arm" not in labels or "experiment" in labels:
+        return REGISTRY.get_sample_value(name, labels) or 0.0
+    return sample(name, experiment="test", **labels) or sample(name, experiment="", **labels)

@@ -1,7 +1,8 @@
-"""Requests to the API server: experiments, the ConfigMap that routers read, and events that people read."""
+"""Requests to the API server: experiments, what routers read, events that people read, and model servers."""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -14,7 +15,9 @@ from urllib3.exceptions import HTTPError
 from pipelines.experiments.api import GROUP, KIND, PLURAL, VERSION, Conflict, Object
 
 log = logging.getLogger(__name__)
+_KSERVE = ("serving.kserve.io", "v1beta1")
 _SECONDS = (2.0, 3.0)  # for a connection, and for an answer; the client ignores a single float
+_WEBHOOK_SECONDS = (2.0, 12.0)  # KServe checks what is written, and is given ten seconds for it
 Result = TypeVar("Result")
 
 
@@ -123,6 +126,43 @@ class ClusterApi:
         except (ApiException, HTTPError) as error:
             log.warning("an event could not be written: %s", str(error).splitlines()[0])
 
+    def inference_service(self, name: str) -> Object | None:
+        """An InferenceService as it is now; None: there is none of that name.
+
+        Raises:
+            PermissionError: We may not read it.
+        """
+        return _permitted(
+            lambda: _or_none(
+                lambda: self._experiments.get_namespaced_custom_object(
+                    *_KSERVE, self.namespace, "inferenceservices", name, _request_timeout=_SECONDS
+                )
+            )
+        )
+
+    def deployment(self, name: str) -> Object | None:
+        """A Deployment as it is now, likewise."""
+        apps = client.AppsV1Api(self._client)
+        found = _permitted(
+            lambda: _or_none(lambda: apps.read_namespaced_deployment(name, self.namespace, _request_timeout=_SECONDS))
+        )
+        return None if found is None else self._plain(found)
+
+    def patch_inference_service(self, name: str, patch: Mapping[str, Any]) -> None:
+        """Change fields of an InferenceService.
+
+        Raises:
+            PermissionError: We may not.
+            OSError: It was not taken: KServe's own check of it does not answer, perhaps.
+        """
+        _permitted(
+            lambda: _answered(
+                lambda: self._experiments.patch_namespaced_custom_object(
+                    *_KSERVE, self.namespace, "inferenceservices", name, patch, _request_timeout=_WEBHOOK_SECONDS
+                )
+            )
+        )
+
     def _plain(self, found: Any) -> Object:
         plain: Object = self._client.sanitize_for_serialization(found)
         return plain
@@ -156,3 +196,15 @@ def _answered(ask: Callable[[], Result]) -> Result:
         if error.status in (0, 429) or error.status >= 500:
             raise ConnectionError(f"HTTP {error.status} {error.reason}: {str(error.body)[:300]}") from None
         raise
+
+
+def _permitted(ask: Callable[[], Result]) -> Result:
+    """Ask for what the manifests may not allow, or what KServe may refuse: whatever is refused raises OSError."""
+    try:
+        return ask()
+    except ApiException as error:
+        try:
+            said = str(json.loads(error.body)["message"])
+        except (TypeError, ValueError, KeyError):
+            said = str(error.reason)
+        raise (PermissionError if error.status == 403 else OSError)(said) from None

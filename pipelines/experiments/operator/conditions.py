@@ -3,6 +3,8 @@
     Accepted     the spec can be used
     Progressing  it waits for something that comes by itself; False: a person has to look, or it is over
     InForce      every router that asks has what follows from it
+    Settled      of a promotion: the incumbent's model server serves what won, or what it did before a rollback; there
+                 is none where nothing was promoted, or where people have gone on from it since
 
 A condition keeps its `lastTransitionTime` as long as its status is the same.
 """
@@ -19,7 +21,7 @@ _LONGEST = 30_000  # characters of a message; the conventions allow 32,768
 class Condition(NamedTuple):
     """What is said of one aspect."""
 
-    type: Literal["Accepted", "Progressing", "InForce"]
+    type: Literal["Accepted", "Progressing", "InForce", "Settled"]
     status: Literal["True", "False", "Unknown"]
     reason: str
     """In one word."""

@@ -2,6 +2,7 @@
 
     operator = Operator(api, reader, dataset)
     operator.changed("spring")        # an object has changed: kill switch and moves, within a tenth of a second
+    operator.settle()                 # once a second: the incumbent's model server follows a promotion in it
     operator.advance()                # once a minute: what the ramp does, from what the log says
     operator.watch()                  # once a second: whether each router has what is in force
     operator.views()                  # for the page and the gauges
@@ -12,23 +13,35 @@ killed between any two requests, and the next one goes on from the objects.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 from monitoring.experiments.document import View
 from monitoring.experiments.view import Known
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import HistoryError
-from mtorl.experiment.stage_machine import OVER, Evidence, Hold, Move, State, in_force
+from mtorl.experiment.stage_machine import (
+    FAULTS,
+    OVER,
+    Evidence,
+    Hold,
+    Move,
+    Requirement,
+    State,
+    in_force,
+    requirements,
+)
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.clock_jumps import ClockJumps
 from pipelines.experiments.api import Api, Conflict
-from pipelines.experiments.config_map import IN_FORCE, end_orphan, held_by, owner_of
+from pipelines.experiments.config_map import Entry, end_orphans, entries
 from pipelines.experiments.controller import BELIEVED_AFTER, next_step, put_in_force, state
+from pipelines.experiments.handover import ModelServers, hand_over
 from pipelines.experiments.operator.conditions import Condition, iso, with_condition
 from pipelines.experiments.operator.routers import Routers
 from pipelines.experiments.operator.views import views_of
@@ -62,6 +75,7 @@ class Operator:
         api: Of the API server.
         reader: Of the decision log.
         dataset: The data set's description, which each spec must fit; None: whatever they say.
+        servers: The model servers, of which a promotion changes one.
         clock: Seconds since 1970.
         steady: Seconds that go on evenly.
 
@@ -74,15 +88,18 @@ class Operator:
         api: Cluster,
         reader: Reader,
         dataset: DatasetSpec | None,
+        servers: ModelServers,
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
         self._reader = reader
         self._dataset = dataset
+        self._servers = servers
         self._clock = clock
         self._jumps = ClockJumps(steady)
         self._lock = threading.Lock()
+        self._promoted: set[str] = set()  # objects to settle: whoever comes after a crash looks at all of them
         self._found: dict[str, Known] = {}
         self.routers = Routers()
 
@@ -92,7 +109,17 @@ class Operator:
         Args:
             name: Of the object.
         """
-        self._again(lambda: self._follow(name))
+        if self._again(lambda: self._follow(name)):
+            self._promoted.add(name)
+
+    def settle(self) -> None:
+        """Let model servers follow the promotions, and their rollbacks, in objects that were looked at since.
+
+        KServe may take ten seconds to check a change of a server, or never answer: no kill switch and no rollback waits
+        for that.
+        """
+        while self._promoted:
+            self._settle(self._promoted.pop())
 
     def advance(self) -> None:
         """Look at the decision log for each experiment, and do what comes next."""
@@ -105,26 +132,25 @@ class Operator:
                 log.exception("%s could not be looked at: it is tried again", name)
 
     def watch(self) -> None:
-        """Say of the experiment in force whether each router has it, or do what was not done.
+        """Say of each experiment in force whether each router has it, or do what was not done.
 
         A change may not have been heard: the object was deleted while the operator was away, or its kill switch was
         pulled while the API server answered nothing else.
         """
-        config_map = self._api.in_force()
-        owner = owner_of(config_map)
-        if config_map is None or owner is None:
-            return
-        found = self._api.experiment(owner)
-        config_map = self._api.in_force() or config_map  # at least as new as the object that it follows from
-        serving = held_by(config_map)
-        if serving is None or (serving.enabled if found is None else not _is_followed(found)):
-            return self.changed(owner)
-        said = self.routers.condition(serving.version)
-        if found is not None and owner_of(config_map) == owner:
-            try:
-                self._say(ExperimentResource(self._api, config_map, found), {"version": serving.version}, said)
-            except Conflict:
-                return  # it is said in a second
+        objects = {str(one["metadata"]["name"]): one for one in self._api.experiments()}
+        config_map = self._api.in_force()  # at least as new as the objects that it follows from
+        for owner, entry in entries(config_map).items():
+            found, serving = objects.get(owner), entry.experiment
+            unheard = serving is None or (serving.enabled if found is None else not _is_followed(found))
+            if unheard or (found is not None and (entry.edited or entry.copies)):
+                try:
+                    self.changed(owner)
+                except Exception:
+                    log.exception("%s could not be followed: it is tried again", owner)
+            elif found is not None and serving is not None:
+                said = self.routers.condition(serving.name, serving.version)
+                with contextlib.suppress(Conflict):  # it is said in a second
+                    self._say(ExperimentResource(self._api, config_map, found), {"version": serving.version}, said)
 
     def views(self) -> list[View]:
         """What the page and the gauges say: no log is read for it."""
@@ -133,17 +159,11 @@ class Operator:
         self._found = {name: found for name, found in self._found.items() if name in names}
         return views_of(self._api, objects, self._found, self._api.namespace, self._clock())
 
-    def in_force(self) -> tuple[str, str] | None:
-        """What is in force, as YAML, and its version; None: nothing is.
+    def in_force(self) -> dict[str, Entry]:
+        """What is in force, by the name of its object."""
+        return entries(self._api.in_force())
 
-        Raises:
-            ExperimentError: It can't be read.
-        """
-        config_map = self._api.in_force()
-        content = None if config_map is None else (config_map.get("data") or {}).get(IN_FORCE)
-        return None if content is None else (content, Experiment.from_yaml(content).version)
-
-    def _again(self, act: Callable[[], None]) -> None:
+    def _again(self, act: Callable[[], bool]) -> bool:
         """Act, again if others change the same meanwhile, or if the API server does not answer.
 
         One at a time, so that our own threads are no such others.
@@ -159,17 +179,19 @@ class Operator:
                     wait = min(0.2 * 2**attempt, 2.0)
             time.sleep(wait)
         log.warning("it could not be written: it is tried again at the next look at the log")
+        return False
 
-    def _follow(self, name: str) -> None:
+    def _follow(self, name: str) -> bool:
+        """Do what people ask for in an object; returns whether something was promoted there, at any time."""
         resource = ExperimentResource.read(self._api, name, self._dataset)
         if resource is None:
-            if (ended := end_orphan(self._api)) is not None:
+            for ended in end_orphans(self._api):
                 log.warning("%s was deleted: everybody gets the incumbent", ended)
-            return
-        known = len(resource.status.get("history") or ())
+            return False
         try:
-            refused = follow(resource, self._clock())
-            put_in_force(resource)
+            with self._events(resource):
+                refused = follow(resource, self._clock())
+                put_in_force(resource)
         except (ExperimentError, HistoryError) as error:
             reason = "NotItsTurn" if isinstance(error, NotItsTurn) else "Unusable"
             said = Condition("Accepted", "False", reason, f"{error}\nwhat is in force goes on")
@@ -180,7 +202,37 @@ class Operator:
                 said = Condition("Accepted", "True", "SwitchedOffByHand", words)
             if refused is not None:
                 said = Condition("Accepted", "True", "Refused", refused)
-        self._events(resource, known)
+            elif said.reason == "Usable":
+                said = _still_refused(resource) or said
+        self._say(resource, self._standing(resource), said)
+        return any(event.get("to") == "promoted" for event in resource.status.get("history") or ())
+
+    def _settle(self, name: str) -> None:
+        for _ in range(_TRIES):
+            try:
+                return self._settle_once(name)
+            except Conflict:  # perhaps of what is in force, after the history was written
+                self._again(lambda: self._follow(name))
+            except OSError as error:
+                return log.warning("the API server does not answer: %s", error)
+
+    def _settle_once(self, name: str) -> None:
+        resource = ExperimentResource.read(self._api, name, self._dataset)
+        if resource is None:
+            return
+        try:
+            with self._events(resource):
+                standing = hand_over(resource, self._servers, resource.others_in_force(), self._clock())
+        except (ExperimentError, HistoryError):
+            return  # said in `Accepted`
+        except OSError as error:  # it is tried again at the next look at the log
+            said = Condition("Settled", "Unknown", "NotKnown", f"a model server can't be asked or told: {error}")
+        else:
+            if standing is None:
+                said_before = resource.status.get("conditions") or ()
+                resource.write({"conditions": [one for one in said_before if one["type"] != "Settled"]})
+                return
+            said = Condition("Settled", "True" if standing.done else "False", standing.reason, standing.words)
         self._say(resource, self._standing(resource), said)
 
     def _advance(self, name: str) -> None:
@@ -195,7 +247,6 @@ class Operator:
         resource = ExperimentResource.read(self._api, name, self._dataset)
         if resource is None:
             return
-        known = len(resource.status.get("history") or ())
         now = self._clock()
 
         def look(experiment: Experiment, since: float) -> Evidence | None:
@@ -209,52 +260,71 @@ class Operator:
 
         reached = self._jumps.before(now, BELIEVED_AFTER) + BELIEVED_AFTER
         try:
-            step = next_step(resource, look, now, reached)
+            with self._events(resource):
+                step = next_step(resource, look, now, reached)
             experiment, stands = state(resource)
             if stands.phase == "draft":
                 self._found.pop(name, None)  # what was found of an earlier salt says nothing of this one
-            elif name not in self._found:  # over, or switched off, since before this operator began
+            elif name not in self._found or (stands.phase == "promoted" and experiment.holdout):
+                # Over, or switched off, since before this operator began; or what the holdout shows goes on.
                 look(in_force(experiment, stands), stands.since or 0.0)
         except (ExperimentError, HistoryError):
             return  # said by `_follow`
         except (LogError, OSError) as error:
             self._say(resource, {}, Condition("Progressing", "False", "LogUnreadable", str(error)))
             return
-        self._events(resource, known)
-        found = self._found.get(name, Known()).verdict
-        figures: dict[str, Any] = {} if found is None else figures_of(found)
-        if stands.phase == "draft":
-            figures = dict.fromkeys(FIGURES)
-        self._say(resource, {**self._standing(resource), **figures}, self._progress(stands, resource, step))
-
-    def _progress(self, stands: State, resource: ExperimentResource, step: Move | Hold) -> Condition:
-        if stands.phase in OVER:
-            return Condition("Progressing", "False", "Over", f"it is {stands.phase}")
-        if isinstance(step, Move):
-            return Condition("Progressing", "True", "Moved", f"{step.to}: {step.reason}")
-        status: Literal["True", "False"] = "False" if resource.status.get("verdict") == "srm" else "True"
-        return Condition("Progressing", status, "Waiting", "; ".join(step.reasons))
+        known = self._found.get(name, Known())
+        figures: dict[str, Any] = {} if known.verdict is None else figures_of(known.verdict)
+        needed = requirements(experiment, stands, known.evidence, now)
+        self._say(resource, {**figures, **self._standing(resource)}, _progress(stands, step, known.evidence, needed))
 
     def _standing(self, resource: ExperimentResource) -> dict[str, Any]:
         try:
             found = state(resource)[1]
         except (ExperimentError, HistoryError):
             return {} if "phase" in resource.status else {"phase": State().phase}
-        return {"phase": found.phase, "since": None if found.since is None else iso(found.since)}
+        standing = {"phase": found.phase, "since": None if found.since is None else iso(found.since)}
+        # Figures that are there are of an earlier salt.
+        return {**standing, **dict.fromkeys(FIGURES)} if found.phase == "draft" else standing
 
-    def _events(self, resource: ExperimentResource, known: int) -> None:
-        """Say what has happened since, for `kubectl describe`."""
-        for event in (resource.status.get("history") or ())[known:]:
-            what = event["to"] or event["kind"]
-            word = "".join(part.capitalize() for part in what.split())
-            reason = f"Stage{word[:-1]}Percent" if word.endswith("%") else word
-            harm = what in ("kill", "rolled back")
-            self._api.say(resource.found, reason, f"{what} by {event['by']}: {event['reason']}", warning=harm)
+    @contextlib.contextmanager
+    def _events(self, resource: ExperimentResource) -> Iterator[None]:
+        """Say what happens meanwhile, for `kubectl describe`: also if what follows of it could not be written yet."""
+        known = len(resource.status.get("history") or ())
+        try:
+            yield
+        finally:
+            for event in (resource.status.get("history") or ())[known:]:
+                what = event["to"] or event["kind"]
+                word = "".join(part.capitalize() for part in what.split())
+                reason = f"Stage{word[:-1]}Percent" if word.endswith("%") else word
+                harm = what in ("kill", "rolled back")
+                self._api.say(resource.found, reason, f"{what} by {event['by']}: {event['reason']}", warning=harm)
 
-    def _say(self, resource: ExperimentResource, fields: Mapping[str, Any], said: Condition) -> None:
-        before = resource.status.get("conditions") or ()
-        conditions = with_condition(before, said, resource.generation, self._clock())
+    def _say(self, resource: ExperimentResource, fields: Mapping[str, Any], *said: Condition) -> None:
+        conditions = resource.status.get("conditions") or ()
+        for one in said:
+            conditions = with_condition(conditions, one, resource.generation, self._clock())
         resource.write({**fields, "observedGeneration": resource.generation, "conditions": conditions})
+
+
+def _progress(stands: State, step: Move | Hold, evidence: Evidence | None, needed: Sequence[Requirement]) -> Condition:
+    if stands.phase in OVER:
+        return Condition("Progressing", "False", "Over", f"it is {stands.phase}")
+    if isinstance(step, Move):
+        return Condition("Progressing", "True", "Moved", f"{step.to}: {step.reason}")
+    split = evidence is None or evidence.token != "srm"
+    by_itself = split and not any(one.kind in FAULTS for one in needed if not one.met)
+    return Condition("Progressing", "True" if by_itself else "False", "Waiting", "; ".join(step.reasons))
+
+
+def _still_refused(resource: ExperimentResource) -> Condition | None:
+    """What was said of a move that could not be made, as long as the spec is the one that asked for it."""
+    for one in resource.status.get("conditions") or ():
+        refused = (one["type"], one["reason"]) == ("Accepted", "Refused")
+        if refused and one.get("observedGeneration") == resource.generation:
+            return Condition("Accepted", "True", "Refused", one["message"])
+    return None
 
 
 def _is_followed(found: Mapping[str, Any]) -> bool:

@@ -1,8 +1,9 @@
-"""What routers ask: which experiment is in force. By asking they say what they have.
+"""What routers ask: which experiments are in force. By asking they say what they have.
 
-    GET /v1/in-force?router=mtorl-router-0&version=29f66512ab34cd56        200 the experiment, as YAML
-                                                                           304 it is the one that they have
-                                                                           503 nobody can say: go on with it
+    POST /v1/in-force {"router": "mtorl-router-0", "has": {"spring": "29f66512ab34cd56"}}
+    200 {"spring.yaml": "<the experiment>"}
+    204 it is what they have
+    503 nobody can say: go on with it
 
 A router asks every second. So the kill switch is in force on each of them within seconds, and the object's status can
 say whether it is, replica by replica.
@@ -12,12 +13,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from mtorl.runtime.validation import StrictModel, Text
 from pipelines.experiments.operator.conditions import Condition
 
 SILENT_SECONDS = 10.0
 """A router that has not asked for that long is gone, or can't reach the operator: it is not waited for."""
+
+
+class Asked(StrictModel):
+    """What a router asks."""
+
+    router: Text
+    """Its name."""
+    has: dict[str, str]
+    """Version of each experiment that it has."""
+    everything: bool = False
+    """Whether it wants all, since it was told something that it can't use."""
 
 
 class Routers:
@@ -30,24 +43,25 @@ class Routers:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._heard: dict[str, tuple[float, str]] = {}
+        self._heard: dict[str, tuple[float, Mapping[str, str]]] = {}
 
-    def heard(self, router: str, version: str) -> None:
-        """A router asks, and says which version it has."""
+    def heard(self, router: str, versions: Mapping[str, str]) -> None:
+        """A router asks, and says which version of each experiment it has."""
         with self._lock:
-            self._heard[router] = self._clock(), version
+            self._heard[router] = self._clock(), versions
 
-    def condition(self, version: str) -> Condition:
+    def condition(self, experiment: str, version: str) -> Condition:
         """Whether every router has a version.
 
         Args:
-            version: Of what is in force.
+            experiment: Name of an experiment.
+            version: Which of its versions is in force.
         """
         with self._lock:
             now = self._clock()
             self._heard = {name: seen for name, seen in self._heard.items() if now - seen[0] < SILENT_SECONDS}
             heard = dict(self._heard)
-        behind = sorted(name for name, (_, has) in heard.items() if has != version)
+        behind = sorted(name for name, (_, has) in heard.items() if has.get(experiment) != version)
         if not heard:
             return Condition(
                 "InForce", "Unknown", "NoRouter", "no router has asked lately: each goes on with what it has"

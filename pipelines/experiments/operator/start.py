@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -27,16 +28,21 @@ from typing import Any, TypeVar
 
 import kopf
 from aiohttp import web
+from kubernetes.client.exceptions import ApiException
+from pydantic import ValidationError
 
 from monitoring.experiments.gauges import exposition
 from monitoring.experiments.page import page
-from mtorl.experiment.experiment import ExperimentError
 from mtorl.log.dataset import DatasetSpec
+from mtorl.runtime.validation import first_fault
 from pipelines.experiments.api import GROUP, PLURAL, VERSION
+from pipelines.experiments.config_map import Entry
 from pipelines.experiments.operator.cluster_api import ClusterApi
+from pipelines.experiments.operator.inference_services import InferenceServices
 from pipelines.experiments.operator.lease import Lease
 from pipelines.experiments.operator.look import LogReader
 from pipelines.experiments.operator.operator import Operator
+from pipelines.experiments.operator.routers import Asked
 
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")
@@ -74,7 +80,7 @@ def run(settings: Settings) -> None:
     spec = DatasetSpec.load(settings.dataset)
     api = ClusterApi(settings.namespace, settings.config_map)
     reader = LogReader(settings.log, spec.reward.gain)
-    operator = Operator(api, reader, spec)
+    operator = Operator(api, reader, spec, InferenceServices(api))
     lease = Lease(settings.namespace, "mtorl-operator")
     site = _Site(operator)
     threading.Thread(target=lambda: asyncio.run(site.serve(settings.port)), name="http", daemon=True).start()
@@ -82,6 +88,7 @@ def run(settings: Settings) -> None:
     site.leads = True
     log.info("this operator acts on the experiments of %s", settings.namespace)
     threading.Thread(target=_repeat, args=(operator.advance, settings.every), name="log", daemon=True).start()
+    threading.Thread(target=_repeat, args=(operator.settle, 1.0), name="servers", daemon=True).start()
     threading.Thread(target=_repeat, args=(operator.watch, 1.0), name="routers", daemon=True).start()
     try:
         asyncio.run(_hear(operator, settings.namespace))
@@ -107,7 +114,9 @@ async def _hear(operator: Operator, namespace: str) -> None:
     def heard(name: str | None, **_: Any) -> None:
         operator.changed(str(name))
 
-    await kopf.operator(registry=registry, namespace=namespace, clusterwide=False, standalone=True)
+    # Without an identity kopf asks for the name of its user, and that of a container has none.
+    identity: Any = socket.gethostname()
+    await kopf.operator(registry=registry, namespace=namespace, clusterwide=False, standalone=True, identity=identity)
 
 
 def _repeat(act: Callable[[], None], seconds: float) -> None:
@@ -134,7 +143,7 @@ class _Site:
 
     def __init__(self, operator: Operator) -> None:
         self._operator = operator
-        self._known: tuple[float, tuple[str, str] | None] = (-1.0, None)
+        self._known: tuple[float, dict[str, Entry]] = (-1.0, {})
         self._answers = ThreadPoolExecutor(1, "answers")
         self._pages = ThreadPoolExecutor(1, "pages")  # however many people look at them, routers do not wait
         self.leads = False
@@ -142,7 +151,7 @@ class _Site:
     async def serve(self, port: int) -> None:
         """Serve until the process ends."""
         app = web.Application()
-        app.router.add_get("/v1/in-force", self._in_force)
+        app.router.add_post("/v1/in-force", self._in_force)
         app.router.add_get("/", self._page)
         app.router.add_get("/experiments.json", self._documents)
         app.router.add_get("/metrics", self._gauges)
@@ -175,29 +184,33 @@ class _Site:
     async def _shown(self, make: Callable[[], Made]) -> Made:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pages, make)
-        except Exception as error:  # the API server is away
+        except (OSError, ApiException) as error:
             raise web.HTTPServiceUnavailable(text=f"the API server: {type(error).__name__}\n") from None
+        except Exception as error:  # a fault of ours
+            log.exception("a page can't be made")
+            words = f"this can't be shown, and the operator's log says why: {type(error).__name__}\n"
+            raise web.HTTPInternalServerError(text=words) from None
 
     async def _in_force(self, request: web.Request) -> web.Response:
         if not self.leads:
             return web.json_response({"error": "another operator acts"}, status=503)
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._answers, self._ask)
-        except ExperimentError as error:
-            return web.json_response({"error": f"what is in force can't be read: {error}"}, status=503)
         except Exception as error:  # the API server is away: routers go on
             return web.json_response({"error": f"the API server: {type(error).__name__}"}, status=503)
-        if found is None:
-            return web.json_response({"error": "no experiment is in force yet"}, status=503)
-        content, version = found
-        router, has = request.query.get("router", ""), request.query.get("version", "")
-        if router:
-            self._operator.routers.heard(router[:100], has)
-        if has == version:
-            return web.Response(status=304)
-        return web.Response(text=content, content_type="application/yaml")
+        if not found:
+            return web.json_response({"error": "there is no object of kind Experiment yet: apply one"}, status=503)
+        try:
+            asked = Asked.model_validate_json(await request.read())
+        except ValidationError as error:
+            return web.json_response({"error": first_fault(error)}, status=400)
+        self._operator.routers.heard(asked.router[:100], asked.has)
+        versions = {one.experiment.name: one.experiment.version for one in found.values() if one.experiment is not None}
+        if len(versions) == len(found) and asked.has == versions and not asked.everything:
+            return web.Response(status=204)
+        return web.json_response({one.key: one.text for one in found.values()})
 
-    def _ask(self) -> tuple[str, str] | None:
+    def _ask(self) -> dict[str, Entry]:
         if time.monotonic() - self._known[0] > _KNOWN_SECONDS:
             found = self._operator.in_force()
             self._known = time.monotonic(), found

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from monitoring.experiments.document import View
+from monitoring.experiments.document import Settled, View
 from monitoring.experiments.view import Known, experiment_view
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import HistoryError
 from pipelines.experiments.api import Api, Object
 from pipelines.experiments.resource import ExperimentResource
+
+_IN_FORCE = {"True": True, "False": False}  # else it is not known
 
 
 def views_of(api: Api, objects: Sequence[Object], found: Mapping[str, Known], namespace: str, now: float) -> list[View]:
@@ -37,9 +39,11 @@ def views_of(api: Api, objects: Sequence[Object], found: Mapping[str, Known], na
             conditions = {said["type"]: said for said in resource.status.get("conditions") or ()}
             known = replace(
                 found.get(resource.name, Known()),
-                in_force=conditions.get("InForce", {}).get("status") != "False",
+                in_force=_IN_FORCE.get(conditions.get("InForce", {}).get("status")),
+                settled=_settled(conditions),
                 problem=_problem(conditions),
                 commands=_commands(resource, namespace),
+                by_hand=False,
             )
             made.append(experiment_view(experiment, events, known, now))
     return made
@@ -50,6 +54,12 @@ def _definition(resource: ExperimentResource) -> Experiment | None:
         return resource.written()
     except ExperimentError:
         return resource.last_in_force()
+
+
+def _settled(conditions: Mapping[str, Mapping[str, Any]]) -> Settled | None:
+    """Of a promotion, or of its rollback; None: there is nothing to settle."""
+    said = conditions.get("Settled")
+    return None if said is None else Settled(done=said["status"] == "True", reason=str(said["reason"]))
 
 
 def _problem(conditions: Mapping[str, Mapping[str, Any]]) -> str | None:

@@ -34,7 +34,7 @@ class ArmFaults:
         """Note the faults of a call, one for each answer.
 
         Args:
-            arm: Which arm was asked.
+            arm: Which arm was asked, by `Experiment.key`.
             faults: Those among its answers; empty, usually.
         """
         if not faults:
@@ -44,7 +44,7 @@ class ArmFaults:
         self._last[arm] = monotonic()
         self._health.note(_part(arm), str(faults[-1])[:_LONGEST])
         for fault in faults:
-            metrics.ARM_ANSWER_FAULTS.labels(arm, fault.cause).inc()
+            metrics.ARM_ANSWER_FAULTS.labels(*metrics.arm_labels(arm), fault.cause).inc()
 
     def forget(self, arm: str) -> None:
         """Take back what was said of an arm: its answers are good, or it is another one now."""

@@ -34,22 +34,23 @@ class ArmModels:
 
     def __init__(self, health: Health) -> None:
         self._health = health
-        self._experiment = ("", "")
+        self._salts: dict[str, str] = {}  # of each experiment
         self._newest: dict[str, str] = {}
 
     def check(self, experiment: Experiment, arm: Arm, models: Iterable[str | None]) -> None:
         """Note the models that answered for an arm of an experiment.
 
         Args:
-            experiment: The experiment in force.
+            experiment: An experiment in force.
             arm: Its arm.
             models: Digest of each or, without one, name and version; None: it does not say.
 
         Raises:
             WrongModel: One of them is not the experiment's.
         """
-        if self._experiment != (experiment.name, experiment.salt):
+        if self._salts.get(experiment.name) != experiment.salt:
             self._start_over(experiment)
+        key = experiment.key(arm.name)
         for model in models:
             if arm.model_digest is not None and not (model or "").startswith(arm.model_digest):
                 who = f"model {model}" if model else "a model without a digest"
@@ -60,20 +61,20 @@ class ArmModels:
                 )
             if model is None:
                 continue
-            before, self._newest[arm.name] = self._newest.get(arm.name, model), model
+            before, self._newest[key] = self._newest.get(key, model), model
             if model != before:
                 text = f"model {_short(model)} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S}, {_short(before)} before"
-                metrics.ARM_MODEL_CHANGES.labels(arm.name).inc()
-                self._health.note(arm.name, f"{text}: the verdict judges what the newest models decided")
+                metrics.ARM_MODEL_CHANGES.labels(experiment.name, arm.name).inc()
+                self._health.note(key, f"{text}: the verdict judges what the newest models decided")
                 about = {"experiment": experiment.name, "arm": arm.name, "cause": model}
-                log.warning("%s: %s; a new model is a new experiment: give it a new salt", arm.name, text, extra=about)
+                log.warning("%s: %s; a new model is a new experiment: give it a new salt", key, text, extra=about)
 
     def _start_over(self, experiment: Experiment) -> None:
         """Of another experiment, whatever its arms answer first is theirs."""
-        for arm in self._newest:
-            self._health.note(arm)
-        self._experiment = experiment.name, experiment.salt
-        self._newest = {}
+        for arm in experiment.arms:
+            if self._newest.pop(key := experiment.key(arm.name), None) is not None:
+                self._health.note(key)
+        self._salts[experiment.name] = experiment.salt
 
 
 def _short(model: str) -> str:

@@ -1,4 +1,4 @@
-"""Whether the arms of the experiment in force answer, also those that no traffic reaches.
+"""Whether the arms of the experiments in force answer, also those that no traffic reaches.
 
 Decisions tell of the arms that they ask. An arm that nobody asks (a challenger in the shadow, a host that a new
 experiment file has mistyped) is asked here now and then, and at once when it is new or has moved. An arm that does not
@@ -21,7 +21,7 @@ from serving.router.flow.arm_faults import ArmFaults
 from serving.router.flow.arms import Arms
 from serving.router.ops import metrics
 from serving.router.ops.health import Health
-from serving.router.ops.live_experiment import LiveExperiment
+from serving.router.ops.live_experiments import LiveExperiments
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +34,14 @@ class ArmWatch:
     """Looks after the arms. For one event loop.
 
     Args:
-        live: The experiment in force.
+        live: The experiments in force.
         arms: Their client, opened.
         spec: Description of the data set.
         health: Is told which arms answer.
         faults: What is known of an arm's answers.
     """
 
-    def __init__(self, live: LiveExperiment, arms: Arms, spec: DatasetSpec, health: Health, faults: ArmFaults) -> None:
+    def __init__(self, live: LiveExperiments, arms: Arms, spec: DatasetSpec, health: Health, faults: ArmFaults) -> None:
         self._live = live
         self._arms = arms
         self._health = health
@@ -57,36 +57,37 @@ class ArmWatch:
 
     async def look(self) -> None:
         """Ask the arms of which nothing was heard lately. The first time this also opens connections for decisions."""
-        experiment = self._live.experiment
-        arms = {arm.name: arm for arm in experiment.arms}
-        urls = {name: arm.url for name, arm in arms.items()}
+        arms = {one.key(arm.name): (one, arm) for one in self._live.experiments for arm in one.policies}
+        urls = {name: arm.url for name, (_, arm) in arms.items()}
         for name in self._urls:
             if self._urls[name] != urls.get(name):
                 self._health.forget(name)
                 self._faults.forget(name)
-                metrics.ARM_SILENT.labels(name).set(0)
+                metrics.ARM_SILENT.labels(*metrics.arm_labels(name)).set(0)
         self._urls = urls
         due = [name for name, url in urls.items() if url and self._health.quiet(name) >= LOOK_SECONDS]
-        await asyncio.gather(*(self._ask(experiment, arms[name]) for name in due))
+        await asyncio.gather(*(self._ask(*arms[name]) for name in due))
         for name, url in urls.items():
             fault = self._health.fault(name)
-            metrics.ARM_SILENT.labels(name).set(fault.seconds if fault else 0.0)
+            metrics.ARM_SILENT.labels(*metrics.arm_labels(name)).set(fault.seconds if fault else 0.0)
             if fault and name in due:
                 why = f"{type(fault.error).__name__}: {fault.error}"
-                about = {"experiment": experiment.name, "arm": name, "cause": type(fault.error).__name__}
+                experiment, arm = arms[name]
+                about = {"experiment": experiment.name, "arm": arm.name, "cause": type(fault.error).__name__}
                 log.warning("%s (%s) has not answered for %.0f s: %s", name, url, fault.seconds, why, extra=about)
 
     async def _ask(self, experiment: Experiment, arm: Arm) -> None:
+        key = experiment.key(arm.name)
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 (answer,) = await self._arms.ask(experiment, arm, [self._item])
         except Exception as error:
-            self._health.report(arm.name, error)
+            self._health.report(key, error)
         else:
-            self._health.report(arm.name)
+            self._health.report(key)
             if isinstance(answer, ArmError):
                 about = {"experiment": experiment.name, "arm": arm.name, "cause": answer.cause}
-                log.warning("arm %s: %s", arm.name, answer, extra=about)
+                log.warning("arm %s: %s", key, answer, extra=about)
 
 
 def neutral_item(spec: DatasetSpec) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class Arms:
         """Ask for a decision on each item, in one call with others that ask meanwhile.
 
         Args:
-            experiment: The experiment in force.
+            experiment: An experiment in force.
             arm: Its arm whose policy is asked.
             items: As `PendingDecision.item` makes them.
 
@@ -86,10 +86,10 @@ class Arms:
                 answers = [_named(answer, arm) for answer in await self.ask_at(url, items)]
             self._models.check(experiment, arm, [identity(a.model) for a in answers if isinstance(a, ArmAnswer)])
         except ArmError as error:
-            self._faults.count(arm.name, [error] * len(items))
+            self._faults.count(experiment.key(arm.name), [error] * len(items))
             raise
         faults = [answer for answer in answers if isinstance(answer, ArmError) and answer.reason == ArmError.reason]
-        self._faults.count(arm.name, faults)
+        self._faults.count(experiment.key(arm.name), faults)
         return answers
 
     async def ask_at(self, url: str, items: Items) -> list[ArmAnswer | ArmError]:

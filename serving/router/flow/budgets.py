@@ -1,4 +1,4 @@
-"""The money of the experiment: reserved before an exposure, settled by its cost, given back if nothing was shown.
+"""The money of the experiments: reserved before an exposure, settled by its cost, given back if nothing was shown.
 
 A reservation is finished for sure: what the ledger can't take now is tried again until it can. After a crash the
 decision log knows what the ledger does not; `reconcile` settles what has a cost, and gives back what was reserved for a
@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
-from mtorl.experiment.experiment import ALL_ARMS, Experiment
+from mtorl.experiment.experiment import ALL_ARMS, OVERRIDE
+from mtorl.experiment.layers import Experiments
 from mtorl.log.records import is_withdrawn
 from serving.decision_log import Spool
 from serving.ledger import Account, AlreadyReserved, Balance, Ledger, LedgerUnavailable, UnknownReservation, Wanted
@@ -70,7 +71,7 @@ class Budgets:
         self._settling = ThreadPoolExecutor(_SETTLING, thread_name_prefix="settle")
         self._settler = Settler(ledger, self._settling)
         self._reservations: MicroBatcher[Wanted, bool] = MicroBatcher(in_threads(self._reserve_all, self._pool))
-        self._accounts_of: Experiment | None = None
+        self._accounts_of: Experiments | None = None
         self._accounts: frozenset[tuple[str, str, str]] = frozenset()  # arm, campaign and channel of each
         self.ready = False
         self.pacer = Pacer(ledger, cost_cap)
@@ -89,11 +90,11 @@ class Budgets:
         """
         self._check_open()
         campaign, channel = decision.request.campaign_id, decision.action.channel
-        if not any((decision.arm, c, x) in self._accounts for c in (campaign, "*") for x in (channel, "*")):
+        if not any((decision.account, c, x) in self._accounts for c in (campaign, "*") for x in (channel, "*")):
             raise NoAccount(f"no budget of the experiment is for campaign {campaign!r} and channel {channel!r}")
         amount = min(decision.request.costs.get(channel, math.inf), self.cost_cap[channel])
-        wanted = Wanted(decision.decision_id, decision.arm, campaign, channel, amount, decision.key)
-        set_up = self._accounts_of is decision.experiment
+        wanted = Wanted(decision.decision_id, decision.account, campaign, channel, amount, decision.key)
+        set_up = self._accounts_of is not None and self._accounts_of.holds(decision.experiment)
         if await self._reservations.submit(wanted):
             return amount
         if not set_up:  # a refusal by the accounts of the file before says nothing about the money there is
@@ -109,9 +110,9 @@ class Budgets:
         """
         self._check_open()
         assert decision.before is not None, "there is an answer"
-        before, campaign = decision.before.answer, decision.request.campaign_id
+        before, account, campaign = decision.before.answer, decision.before.account, decision.request.campaign_id
         reserved = decision.before.reserved  # as then: the cost cap may be another since a restart
-        wanted = Wanted(before["decision_id"], before["arm"], campaign, before["channel"], reserved, decision.key)
+        wanted = Wanted(before["decision_id"], account, campaign, before["channel"], reserved, decision.key)
         try:
             return await self._reservations.submit(wanted)  # a repeated call changes nothing, and answers the same
         except AlreadyReserved:  # a ledger that has lost the reservation, and paid for the request again
@@ -134,11 +135,11 @@ class Budgets:
         """Give back what may have been reserved, or may still be."""
         self._settler.finish_later(reservation_id, {})
 
-    async def set_accounts(self, experiment: Experiment, spool: Spool) -> None:
+    async def set_accounts(self, experiments: Experiments, spool: Spool) -> None:
         """Define the accounts; the first time, also finish what a crash left. Only then may money be spent.
 
         Args:
-            experiment: The experiment in force.
+            experiments: The experiments in force.
             spool: The decision log.
 
         Raises:
@@ -150,10 +151,12 @@ class Budgets:
         if not self.ready:
             await asyncio.to_thread(self._ledger.claim)
             await asyncio.to_thread(check_ledger, self._ledger, spool.folder)
-        accounts = [Account(x.arm, x.campaign, x.channel, x.limit, x.period, x.timezone) for x in experiment.accounts()]
+        accounts = [
+            Account(x.arm, x.campaign, x.channel, x.limit, x.period, x.timezone) for x in experiments.accounts()
+        ]
         await asyncio.to_thread(self._ledger.define, accounts)
         self._accounts = frozenset((x.arm, x.campaign, x.channel) for x in accounts)
-        self._accounts_of = experiment
+        self._accounts_of = experiments
         if not self.ready:
             await asyncio.to_thread(remember_ledger, self._ledger, spool.folder)
             finished = await asyncio.to_thread(reconcile, self._ledger, spool)
@@ -161,9 +164,9 @@ class Budgets:
                 log.warning("finished %d reservations that a crash had left open", finished)
             self.ready = True
 
-    def set_up_for(self, experiment: Experiment) -> bool:
-        """Whether the accounts are those of this experiment, and money may be spent."""
-        return self._accounts_of is experiment and self.ready
+    def set_up_for(self, experiments: Experiments) -> bool:
+        """Whether the accounts are those of these experiments, and money may be spent."""
+        return self._accounts_of is experiments and self.ready
 
     async def expire(self, ttl: float) -> int:
         """Give back some reservations of which nothing was heard for so many seconds (`Ledger.expire`); how many."""
@@ -171,10 +174,10 @@ class Budgets:
             return 0
         return await asyncio.to_thread(self._ledger.expire, ttl)
 
-    async def pace(self, experiment: Experiment) -> list[Balance]:
+    async def pace(self, experiments: Experiments) -> list[Balance]:
         """Update the prices from the accounts, which are returned."""
         balances = await asyncio.to_thread(self._ledger.balances)
-        await asyncio.to_thread(self.pacer.refresh, experiment, balances)
+        await asyncio.to_thread(self.pacer.refresh, experiments, balances)
         return balances
 
     def open_reservations(self) -> list[str] | None:
@@ -223,10 +226,13 @@ def concerns(balances: Sequence[Balance], now: float, cost_cap: Mapping[str, flo
         dearest = max(caps, key=caps.__getitem__, default=None)
         if b.arm == ALL_ARMS or budget in overspent or dearest is None:
             continue
+        if b.limit <= b.spent + b.reserved:  # nothing is left of it, as of an arm that is switched off
+            continue
         if 0 < b.limit < _FEW * caps[dearest]:
             found.append(
                 f"{name}, arm {b.arm}: {b.limit:g} {_SPELLED[b.period]} pays for {math.floor(b.limit / caps[dearest])} "
-                f"exposures of {dearest} ({caps[dearest]:g} each): raise the amount, or ramp up faster"
+                f"exposures of {dearest} ({caps[dearest]:g} each): raise the amount"
+                + ("" if b.arm.endswith(f"/{OVERRIDE}") else ", or ramp up faster")
             )
     return "; ".join(found) or "ok"
 

@@ -24,7 +24,7 @@ from serving.router.flow.shadow import Shadow
 from serving.router.flow.stages import Deadline, NoTimeLeft, Stages
 from serving.router.ops import metrics
 from serving.router.ops.found_features import FoundFeatures
-from serving.router.ops.live_experiment import LiveExperiment
+from serving.router.ops.live_experiments import LiveExperiments
 
 _NOT_BROKEN = ("no_account", "no_baseline")  # faults of files or requests
 WITHDRAWAL_SECONDS = 1.0  # for which a log that hangs holds the money of a decision that was withdrawn
@@ -40,7 +40,7 @@ class Decider:
     """Takes decisions; an inner fault is never an exception, but the default action and a reason.
 
     Args:
-        live: The experiment in force.
+        live: The experiments in force.
         features: What is known of users.
         arms: The policies.
         budgets: Where money is reserved.
@@ -55,7 +55,7 @@ class Decider:
 
     def __init__(
         self,
-        live: LiveExperiment,
+        live: LiveExperiments,
         features: FeatureReader,
         arms: Arms,
         budgets: Budgets,
@@ -111,7 +111,9 @@ class Decider:
 
     def _start(self, request: DecisionRequest) -> asyncio.Future[dict[str, Any]] | PendingDecision:
         """The answer to a request that came before, or else a decision: a new one, or one that may become new."""
-        decision = PendingDecision.start(request, self._live.experiment, self._spool.identity)
+        decision = PendingDecision.start(
+            request, self._live.experiments.deciding(request.user_id, request.campaign_id), self._spool.identity
+        )
         if decision.key is not None:
             answer = self.cache.repeat(decision.key, request.content)
             if isinstance(answer, asyncio.Future):
@@ -130,7 +132,7 @@ class Decider:
         """
         assert decision.before is not None and decision.key is not None, "it was remembered under a key"
         try:
-            async with self._stages.run("ledger", deadline, (decision.before.answer["arm"],)):
+            async with self._stages.run("ledger", deadline, (decision.account,)):
                 paid = await self._budgets.still_pay(decision)
         except Exception as error:  # NoTimeLeft and TimeoutError, too
             about = decision.ids(type(error).__name__)
@@ -155,7 +157,7 @@ class Decider:
         self._count(decisions, deadline)
         for decision in decisions:
             if decision.key is not None:
-                self.cache.give(decision.key, decision.prediction(), decision.reserved or 0.0)
+                self.cache.give(decision.key, decision.prediction(), decision.reserved or 0.0, decision.account)
         self._shadow.offer(decisions)
 
     async def _run_stages(self, decisions: Decisions, deadline: Deadline) -> None:
@@ -167,18 +169,20 @@ class Decider:
 
     def _count(self, decisions: Decisions, deadline: Deadline) -> None:
         for decision in decisions:
-            self._budgets.pacer.count(decision.arm, decision.request.campaign_id, decision.taken)
-            metrics.DECISIONS.labels(decision.arm, str(decision.expose).lower()).inc()
-            metrics.DECISION_LATENCY.labels(decision.arm).observe(deadline.elapsed())
+            if not decision.override:  # nothing is paced by those who try it out
+                self._budgets.pacer.count(decision.account, decision.request.campaign_id, decision.taken)
+            arm = metrics.arm_labels(decision.account)
+            metrics.DECISIONS.labels(*arm, str(decision.expose).lower()).inc()
+            metrics.DECISION_LATENCY.labels(*arm).observe(deadline.elapsed())
             if (channel := decision.chosen_channel) is not None:
-                metrics.DRAWN_CHANNELS.labels(decision.arm, channel).inc()
+                metrics.DRAWN_CHANNELS.labels(*arm, channel).inc()
             if decision.fault:
                 if decision.fault not in _NOT_BROKEN and (admitted := CURRENT.get()) is not None:
                     admitted.failed = not admitted.late
-                metrics.FALLBACKS.labels(decision.arm, decision.fault).inc()
+                metrics.FALLBACKS.labels(*arm, decision.fault).inc()
 
     async def _read_features(self, decisions: Decisions, deadline: Deadline) -> None:
-        arms = {decision.arm for decision in decisions}
+        arms = {decision.account for decision in decisions}
         try:
             async with self._stages.run("features", deadline, arms, part="features"):
                 inputs = await self._features.read([decision.request for decision in decisions])
@@ -193,18 +197,17 @@ class Decider:
                 self._found.count(model_input.has_history)
 
     async def _ask_arms(self, decisions: Decisions, deadline: Deadline) -> None:
-        by_arm: dict[str, list[PendingDecision]] = {}
+        by_arm: dict[tuple[str, str], list[PendingDecision]] = {}
         for decision in decisions:
-            by_arm.setdefault(decision.arm, []).append(decision)
-        await _all(self._ask_arm(arm, group, deadline) for arm, group in by_arm.items())
+            by_arm.setdefault((decision.experiment.name, decision.arm), []).append(decision)
+        await _all(self._ask_arm(group, deadline) for group in by_arm.values())
 
-    async def _ask_arm(self, arm: str, decisions: Decisions, deadline: Deadline) -> None:
-        experiment = decisions[0].experiment
-        policy = experiment.arm(arm)
+    async def _ask_arm(self, decisions: Decisions, deadline: Deadline) -> None:
+        experiment, arm, policy = decisions[0].experiment, decisions[0].account, decisions[0].policy
         try:
-            async with self._stages.run("model", deadline, (arm,), part=policy.name):
+            async with self._stages.run("model", deadline, (arm,), part=experiment.key(policy.name)):
                 for decision in decisions:
-                    decision.prices = self._budgets.pacer.prices(arm, decision.request.campaign_id)
+                    decision.prices = self._budgets.pacer.prices(decision.account, decision.request.campaign_id)
                 answers = await self._arms.ask(experiment, policy, [decision.item() for decision in decisions])
         except NoTimeLeft as error:
             _fail(decisions, "no_time", error)
@@ -226,7 +229,7 @@ class Decider:
 
     async def _reserve(self, decision: PendingDecision, deadline: Deadline) -> None:
         try:
-            async with self._stages.run("ledger", deadline, (decision.arm,)):
+            async with self._stages.run("ledger", deadline, (decision.account,)):
                 decision.reserved = await self._budgets.reserve(decision)
         except NoTimeLeft as error:
             _fail([decision], "no_time", error)
@@ -244,7 +247,7 @@ class Decider:
 
     async def _log(self, decision: PendingDecision, deadline: Deadline) -> None:
         try:
-            async with self._stages.run("log", deadline, (decision.arm,)):
+            async with self._stages.run("log", deadline, (decision.account,)):
                 await self._spool.append("decision", decision.record(deadline.elapsed()))
             metrics.SPOOL_RECORDS.inc()
         except Exception as error:

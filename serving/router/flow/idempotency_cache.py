@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from mtorl.experiment.experiment import OVERRIDE, arm_key
 from mtorl.log.records import V1Answer
 from serving.router.flow.requests import DecisionRequest
 
@@ -35,11 +36,14 @@ class RequestConflict(RuntimeError):
     """A request id was used before, for a request that said something else; HTTP 409."""
 
 
-def request_key(salt: str, request: DecisionRequest) -> str | None:
-    """Equal for two requests that are the same one: same id, user and campaign. None without an id."""
+def request_key(request: DecisionRequest) -> str | None:
+    """Equal for two requests that are the same one: same id, user and campaign. None without an id.
+
+    Whatever experiment decides about the user then: one that begins or ends in between pays for nothing twice.
+    """
     if request.request_id is None:
         return None
-    return _key(salt, request.user_id, request.campaign_id, request.request_id)
+    return _key(request.user_id, request.campaign_id, request.request_id)
 
 
 class Answered(NamedTuple):
@@ -49,6 +53,7 @@ class Answered(NamedTuple):
     content: str | None  # of the request; None: the log of an earlier version did not say
     answer: Prediction
     reserved: float  # for the exposure, currency units; 0: it costs nothing to repeat the answer
+    account: str  # that it was reserved in
 
 
 class _InProgress(NamedTuple):
@@ -73,20 +78,20 @@ class IdempotencyCache:
         """Requests that are being decided."""
         return len(self._pending)
 
-    def load(self, salt: str, records: Iterable[Mapping[str, Any]], outcomes: Iterable[Mapping[str, Any]]) -> None:
+    def load(self, records: Iterable[Mapping[str, Any]], outcomes: Iterable[Mapping[str, Any]]) -> None:
         """Remember the answers that the log holds.
 
         Args:
-            salt: Of the experiment in force.
             records: Decisions, oldest first; of two records of a decision the later one counts.
             outcomes: Some may say that an exposure was given back.
         """
         for record in records:
             age = max(time.time() - datetime.fromisoformat(record["event_time"]).timestamp(), 0.0)
             if record["request_id"] is not None and age < SECONDS:
-                key = _key(record.get("salt", salt), record["user_id"], record["campaign_id"], record["request_id"])
+                key = _key(record["user_id"], record["campaign_id"], record["request_id"])
                 at, content = time.monotonic() - age, record.get("request_hash")
-                self._remember(key, Answered(at, content, prediction_of(record), record["reserved"]))
+                account = arm_key(record["experiment"], OVERRIDE if record.get("override") else record["arm"])
+                self._remember(key, Answered(at, content, prediction_of(record), record["reserved"], account))
         for outcome in outcomes:
             if outcome["kind"] == "cancel":
                 self.forget(outcome["decision_id"])
@@ -122,10 +127,10 @@ class IdempotencyCache:
         """A request is being decided: one that comes meanwhile waits for its answer."""
         self._pending[key] = _InProgress(content, asyncio.get_running_loop().create_future())
 
-    def give(self, key: str, answer: Prediction, reserved: float = 0.0) -> None:
-        """The request is decided; `reserved` is for the exposure, currency units."""
+    def give(self, key: str, answer: Prediction, reserved: float = 0.0, account: str = "") -> None:
+        """The request is decided; `reserved` is for the exposure, currency units, in that account."""
         pending = self._pending.pop(key)
-        self._remember(key, Answered(time.monotonic(), pending.content, answer, reserved))
+        self._remember(key, Answered(time.monotonic(), pending.content, answer, reserved, account))
         pending.answer.set_result(answer)
 
     def give_again(self, key: str, answer: Prediction) -> None:

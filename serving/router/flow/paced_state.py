@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
-from mtorl.experiment.experiment import AccountLimit
+from mtorl.experiment.budget import AccountLimit
 from mtorl.policy.pacing import State
 
 log = logging.getLogger(__name__)

@@ -30,7 +30,8 @@ from statistics import median
 from typing import Protocol
 from zlib import crc32
 
-from mtorl.experiment.experiment import AccountLimit, Experiment
+from mtorl.experiment.budget import AccountLimit
+from mtorl.experiment.layers import Experiments
 from mtorl.policy.pacing import MAX_MULTIPLIER, STOP_MULTIPLIER, Plan, Schedule, State
 from mtorl.policy.schedule import Pacing
 from serving.ledger import Balance, Ledger
@@ -112,11 +113,11 @@ class Pacer:
             self._opportunities[scope] >= most for scope, most in self._intervals.items()
         )
 
-    def refresh(self, experiment: Experiment, balances: Sequence[Balance]) -> None:
+    def refresh(self, experiments: Experiments, balances: Sequence[Balance]) -> None:
         """Read the state that all routers share, and update it if it is time.
 
         Args:
-            experiment: The experiment in force; it says which budgets are paced, and how.
+            experiments: The experiments in force; they say which budgets are paced, and how.
             balances: All accounts, just read.
 
         Raises:
@@ -124,7 +125,7 @@ class Pacer:
         """
         with self._counting:
             counted = self._opportunities.copy()
-        limits = [limit for limit in experiment.accounts() if limit.pacing is not None]
+        limits = [limit for limit in experiments.accounts() if limit.pacing is not None]
         version, text = self._ledger.memory() if limits else (0, "")
         now = self._ledger.now() if limits else 0.0  # after the memory, in which another router may just have written
         state = PacedState.parse(text)
@@ -141,8 +142,7 @@ class Pacer:
         self._publish(limits, accounts, faults.keys(), state)
         for account in accounts:
             if account.at_its_highest:
-                asked = experiment.arm(account.limit.arm).url is not None
-                faults[account.scope] = _TOO_LOW if asked else _NO_PRICE
+                faults[account.scope] = _TOO_LOW if experiments.asks(account.limit.arm) else _NO_PRICE
         self.faults = tuple(f"arm {arm}, campaign {c}, channel {h}: {why}" for (arm, c, h), why in faults.items())
 
     def _accounts(

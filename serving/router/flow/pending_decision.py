@@ -13,7 +13,7 @@ from typing import Any, Literal
 import orjson
 
 from mtorl.experiment.assignment import draw
-from mtorl.experiment.experiment import Arm, Experiment
+from mtorl.experiment.experiment import OVERRIDE, Arm, Experiment
 from mtorl.log.records import DECISION_VERSION, DecisionRecord, Explored, FallbackReason, V1Answer, unit_hash
 from mtorl.log.times import SECOND_US, iso
 from mtorl.policy.exploration import Choice, explore
@@ -51,13 +51,23 @@ class PendingDecision:
 
         Args:
             request: What is to be decided.
-            experiment: The experiment in force.
+            experiment: The experiment that decides it.
             log_id: Identity of the log that will hold the decision. The decision's id, and so that of its reservation,
                 starts with it: after a crash, a router knows its own reservations in a ledger that others share.
         """
         decision_id = log_id + uuid.uuid4().hex[len(log_id) :]
-        key = request_key(experiment.salt, request)
-        return cls(request, experiment, *experiment.arm_of(request.user_id), key, decision_id)
+        arm = experiment.arm_of(request.user_id, request.campaign_id)
+        return cls(request, experiment, *arm, request_key(request), decision_id)
+
+    @property
+    def override(self) -> bool:
+        """Whether the experiment file names the user's arm."""
+        return self.experiment.overrides_arm_of(self.request.user_id, self.request.campaign_id)
+
+    @property
+    def account(self) -> str:
+        """Whose money pays for it, by its name among the accounts of all experiments."""
+        return self.experiment.key(OVERRIDE if self.override else self.arm)
 
     def take(self, answer: ArmAnswer) -> None:
         """Take the policy's answer, or what exploration makes of it."""
@@ -169,6 +179,7 @@ class PendingDecision:
             "experiment_version": self.experiment.version,
             "shares": self.experiment.shares(),
             "assignment_probability": self.assignment_probability,
+            "override": self.override,
             "stage": self.experiment.stage if self.experiment.enabled else "off",
             "model_name": answer.model["name"] if answer else None,
             "model_version": answer.model["version"] if answer else None,

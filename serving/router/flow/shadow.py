@@ -49,11 +49,13 @@ class Shadow:
     def offer(self, decisions: Sequence[PendingDecision]) -> None:
         """Decisions that were just taken; returns at once."""
         for decision in decisions:
-            if not decision.experiment.enabled or decision.experiment.stage != "shadow" or decision.arm != INCUMBENT:
+            if not decision.experiment.enabled or decision.experiment.stage != "shadow":
+                continue
+            if decision.arm != INCUMBENT or decision.override:
                 continue
             if len(self._waiting) >= MOST_WAITING:
                 for arm in _challengers(decision):
-                    metrics.SHADOW.labels(arm.name, "dropped").inc()
+                    metrics.SHADOW.labels(decision.experiment.name, arm.name, "dropped").inc()
                 continue
             self._waiting.append(decision)
             self._wake.set()
@@ -80,10 +82,10 @@ class Shadow:
         except Exception as error:
             about = shadows[0].ids(type(error).__name__)
             log.warning("%d decisions have no shadow, %s: %s", len(shadows), about["cause"], error, extra=about)
-            metrics.SHADOW.labels(arm.name, "dropped").inc(len(shadows))
+            metrics.SHADOW.labels(shadows[0].experiment.name, arm.name, "dropped").inc(len(shadows))
             return
         for record in records:
-            metrics.SHADOW.labels(arm.name, "failed" if record["fault"] else "answered").inc()
+            metrics.SHADOW.labels(record["experiment"], arm.name, "failed" if record["fault"] else "answered").inc()
 
     async def _records(self, arm: Arm, shadows: Sequence[PendingDecision]) -> list[ShadowRecord]:
         answers: dict[int, ArmAnswer | ArmError] = {}
@@ -94,11 +96,11 @@ class Shadow:
             if asked:
                 async with asyncio.timeout(_SECONDS):
                     found = await self._arms.ask(shadows[0].experiment, arm, [shadows[i].item() for i in asked])
-                self._health.report(arm.name)
+                self._health.report(shadows[0].experiment.key(arm.name))
                 answers = dict(zip(asked, found, strict=True))
         except Exception as error:
             fault = "model_timeout" if isinstance(error, TimeoutError) else "model_error"
-            self._health.report(arm.name, error)
+            self._health.report(shadows[0].experiment.key(arm.name), error)
             about = shadows[0].ids(error.cause if isinstance(error, ArmError) else type(error).__name__)
             log.warning("arm %s in the shadow, %s: %s", arm.name, about["cause"], error, extra=about)
         records = []

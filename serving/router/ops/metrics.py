@@ -9,6 +9,7 @@ from typing import Literal
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from mtorl.experiment.experiment import Experiment
 from serving.decision_log import Spool
 from serving.decision_log.shipper import Shipper
 from serving.ledger import Balance
@@ -19,30 +20,31 @@ Stage = Literal["features", "model", "ledger", "log"]
 _SECONDS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
 
 READY = Gauge("mtorl_ready", "1 once decisions can be made; /health/ready says what is waited for")
-DECISIONS = Counter("mtorl_decisions", "Decisions answered", ["arm", "expose"])
-FALLBACKS = Counter("mtorl_fallbacks", "Decisions that took the default action", ["arm", "reason"])
+_ARM = ["experiment", "arm"]
+DECISIONS = Counter("mtorl_decisions", "Decisions answered", [*_ARM, "expose"])
+FALLBACKS = Counter("mtorl_fallbacks", "Decisions that took the default action", [*_ARM, "reason"])
 DRAWN_CHANNELS = Counter(
-    "mtorl_drawn_channels", "Draws of a policy that could have drawn another channel", ["arm", "channel"]
+    "mtorl_drawn_channels", "Draws of a policy that could have drawn another channel", [*_ARM, "channel"]
 )
-DECISION_LATENCY = Histogram("mtorl_decision_latency_seconds", "From request to answer", ["arm"], buckets=_SECONDS)
-STAGE_LATENCY = Histogram("mtorl_stage_latency_seconds", "One stage of a decision", ["stage", "arm"], buckets=_SECONDS)
+DECISION_LATENCY = Histogram("mtorl_decision_latency_seconds", "From request to answer", _ARM, buckets=_SECONDS)
+STAGE_LATENCY = Histogram("mtorl_stage_latency_seconds", "One stage of a decision", ["stage", *_ARM], buckets=_SECONDS)
 FEATURES = Counter("mtorl_features", "Decisions by whether a history of the user was found", ["found"])
-ARM_SILENT = Gauge("mtorl_arm_silent_seconds", "For how long an arm has not answered; 0 while it does", ["arm"])
-ARM_ANSWER_FAULTS = Counter("mtorl_arm_answer_faults", "Answers of an arm that are no decision", ["arm", "cause"])
-ARM_MODEL_CHANGES = Counter("mtorl_arm_model_changes", "Times that an arm's model became another one", ["arm"])
-SHADOW = Counter("mtorl_shadow_decisions", "Decisions of challengers at stage shadow, by result", ["arm", "result"])
+ARM_SILENT = Gauge("mtorl_arm_silent_seconds", "For how long an arm has not answered; 0 while it does", _ARM)
+ARM_ANSWER_FAULTS = Counter("mtorl_arm_answer_faults", "Answers of an arm that are no decision", [*_ARM, "cause"])
+ARM_MODEL_CHANGES = Counter("mtorl_arm_model_changes", "Times that an arm's model became another one", _ARM)
+SHADOW = Counter("mtorl_shadow_decisions", "Decisions of challengers at stage shadow, by result", [*_ARM, "result"])
 REPEATED = Counter("mtorl_repeated_requests", "Decisions that had been taken for the same request id before")
 REFUSED = Counter("mtorl_refused_requests", "Requests that the gateway refused", ["status"])
 ADMISSION_LIMIT = Gauge("mtorl_admission_limit", "Decision requests that may be at work at once")
 IN_FLIGHT = Gauge("mtorl_in_flight_requests", "Decision requests at work")
-# Budgets: of each arm, and of the whole experiment as arm "*"; see show_budget.
-BUDGET_LIMIT = Gauge("mtorl_budget_limit", "Limit of the present period, currency units", ["arm", "period"])
-BUDGET_SPENT = Gauge("mtorl_budget_spent", "Settled cost, currency units", ["arm", "period"])
-BUDGET_RESERVED = Gauge("mtorl_budget_reserved", "Open reservations, currency units", ["arm", "period"])
-BUDGET_EXCESS = Gauge("mtorl_budget_excess", "Cost above what was reserved for it, currency units", ["arm", "period"])
-BUDGET_SPEND_RATIO = Gauge("mtorl_budget_spend_ratio", "Spent / limit of the arm's fullest account", ["arm"])
+# Budgets: of each arm, and of all experiments together as arm "*"; see show_budget.
+BUDGET_LIMIT = Gauge("mtorl_budget_limit", "Limit of the present period, currency units", [*_ARM, "period"])
+BUDGET_SPENT = Gauge("mtorl_budget_spent", "Settled cost, currency units", [*_ARM, "period"])
+BUDGET_RESERVED = Gauge("mtorl_budget_reserved", "Open reservations, currency units", [*_ARM, "period"])
+BUDGET_EXCESS = Gauge("mtorl_budget_excess", "Cost above what was reserved for it, currency units", [*_ARM, "period"])
+BUDGET_SPEND_RATIO = Gauge("mtorl_budget_spend_ratio", "Spent / limit of the arm's fullest account", _ARM)
 BUDGET_EXPIRED = Counter("mtorl_budget_expired", "Reservations given back since no cost was reported in time")
-BUDGET_PRICE = Gauge("mtorl_budget_price", "Highest pacing price of the arm, gain per currency unit", ["arm"])
+BUDGET_PRICE = Gauge("mtorl_budget_price", "Highest pacing price of the arm, gain per currency unit", _ARM)
 OUTCOMES = Counter("mtorl_outcomes", "Outcomes received", ["kind", "status"])
 SPOOL_RECORDS = Counter("mtorl_spool_records", "Records made durable in the decision log")
 SPOOL_BYTES = Gauge("mtorl_spool_bytes", "Size of the decision log on the router's disk")
@@ -56,9 +58,9 @@ EXPORT_AGE = Gauge("mtorl_export_age_seconds", "Since the last export of the log
 SHIPPED = Counter("mtorl_shipped_records", "Records that the sink acknowledged", ["kind"])
 SHIP_FAILURES = Counter("mtorl_ship_failures", "Attempts to ship that failed", ["reason"])
 POISON = Counter("mtorl_poison_records", "Records that the sink refused and that were set aside", ["kind"])
-EXPERIMENT_ENABLED = Gauge("mtorl_experiment_enabled", "1 unless the kill switch is on")
-EXPERIMENT_GENERATION = Gauge("mtorl_experiment_generation", "Times that the experiment file was loaded")
-EXPERIMENT_REFUSED = Gauge("mtorl_experiment_refused", "1 while the experiment file is refused, and the last one holds")
+EXPERIMENT_ENABLED = Gauge("mtorl_experiment_enabled", "1 unless the kill switch is on", ["experiment"])
+EXPERIMENT_GENERATION = Gauge("mtorl_experiment_generation", "Times that the experiments were loaded")
+EXPERIMENT_REFUSED = Gauge("mtorl_experiment_refused", "1 while an experiment is refused, and the last one holds")
 
 for _kind in ("decision", "outcome", "shadow"):  # start them at 0: Prometheus sees no increase in a series that is new
     SHIPPED.labels(_kind)
@@ -75,12 +77,23 @@ def stage(name: Stage, *arms: str) -> Iterator[None]:
         yield
     finally:
         for arm in arms:
-            STAGE_LATENCY.labels(name, arm).observe(time.perf_counter() - start)
+            STAGE_LATENCY.labels(name, *arm_labels(arm)).observe(time.perf_counter() - start)
+
+
+def arm_labels(arm: str) -> tuple[str, str]:
+    """Labels of an arm, by its name among those of all experiments; what is of none has the empty one."""
+    experiment, _, name = arm.rpartition("/")
+    return experiment, name
+
+
+def show_experiments(experiments: Iterable[Experiment]) -> None:
+    """Publish which experiments are in force, and which of them are switched on."""
+    _show(EXPERIMENT_ENABLED, {(one.name,): float(one.enabled) for one in experiments})
 
 
 def show_prices(by_arm: Mapping[str, float]) -> None:
     """Publish the prices of paced budgets."""
-    _show(BUDGET_PRICE, {(arm,): price for arm, price in by_arm.items()})
+    _show(BUDGET_PRICE, {arm_labels(arm): price for arm, price in by_arm.items()})
 
 
 def show_budget(balances: Iterable[Balance]) -> None:
@@ -94,8 +107,9 @@ def show_budget(balances: Iterable[Balance]) -> None:
     fullest: dict[tuple[str, ...], float] = {}
     for balance in sorted(balances, key=lambda b: [b.campaign, b.channel].count("*"), reverse=True):
         ratio = balance.spent / balance.limit if balance.limit else 0.0
-        fullest[balance.arm,] = max(ratio, fullest.get((balance.arm,), 0.0))
-        apart = shown.setdefault((balance.arm, balance.period), [])
+        arm = arm_labels(balance.arm)
+        fullest[arm] = max(ratio, fullest.get(arm, 0.0))
+        apart = shown.setdefault((*arm, balance.period), [])
         if not any(_overlap(balance, other) for other in apart):
             apart.append(balance)
     _show(BUDGET_LIMIT, {labels: sum(b.limit for b in apart) for labels, apart in shown.items()})

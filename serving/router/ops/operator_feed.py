@@ -1,26 +1,29 @@
 """What the operator says is in force: asked every second, and kept while it does not answer.
 
     feed = OperatorFeed("http://mtorl-operator", mounted, last_good, "mtorl-router-0")
-    LiveExperiment(feed, ...)
-    feed.ask(version)                  # every second; then `LiveExperiment.refresh`
+    live = LiveExperiments(feed, ...)
+    feed.ask(live.versions)            # every second; then `live.refresh`
 
 A kubelet may take minutes to bring a changed ConfigMap to a pod: too long for a kill switch. So the operator is asked,
-and hears at once which version this router has. While it does not answer, the router goes on with what it has, and the
+and hears at once which versions this router has. While it does not answer, the router goes on with what it has, and the
 ConfigMap that is mounted counts as soon as it was written later than that: a person can still change it by hand.
 """
 
 from __future__ import annotations
 
+import http
 import http.client
 import logging
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 
-from mtorl.experiment.experiment import Experiment, ExperimentError
-from mtorl.log.dataset import DatasetSpec
+import orjson
+
+from mtorl.experiment.experiment import ExperimentError
+from serving.router.ops.live_experiments import ExperimentFiles
 
 log = logging.getLogger(__name__)
 _ANSWER_SECONDS = 2.0
@@ -33,65 +36,58 @@ class OperatorFeed:
 
     Args:
         operator: Its base URL.
-        mounted: The ConfigMap's file.
-        last_good: What was in force last, before this start.
+        mounted: File or folder that the ConfigMap is mounted as.
+        last_good: Folder with what was in force last, before this start.
         router: Name of this router.
     """
 
     def __init__(self, operator: str, mounted: Path, last_good: Path, router: str) -> None:
         self._url = f"{operator.rstrip('/')}/v1/in-force"
-        self._mounted = mounted
+        self._mounted = ExperimentFiles(mounted)
         self._router = router
         self._answered = time.monotonic()
         self._said = ""
-        self._content: bytes | None = None
+        self._texts: dict[str, bytes] | None = None
         self._known = 0.0  # by the router's clock, when it was asked for or written
-        self._usable = True
-        if not self._answers(""):
-            self._take_later(last_good)
-            self._take_later(mounted)
+        if not self._answers({}):
+            self._take_later(ExperimentFiles(last_good))
+            self._take_later(self._mounted)
 
     @property
     def signature(self) -> object:
         """Changes with what is in force."""
-        return self._content
+        return self._texts
 
-    def load(self, spec: DatasetSpec) -> Experiment:
-        """What is in force, which fits a data set.
+    def texts(self) -> dict[str, bytes]:
+        """What is in force.
 
         Raises:
-            ExperimentError: Nobody has said so yet, or it can't be used.
+            ExperimentError: Nobody has said so yet.
         """
-        self._usable = False
-        if self._content is None:
-            raise ExperimentError(f"the operator does not answer at {self._url}, and {self._mounted} is not there")
-        try:
-            experiment = Experiment.from_yaml(self._content)
-            experiment.check(spec)
-        except ExperimentError as error:
-            raise ExperimentError(f"what the operator says is in force: {error}") from None
-        self._usable = True
-        return experiment
+        if self._texts is None:
+            raise ExperimentError(f"nothing is in force yet, and no file says what is: {self._url} says: {self._said}")
+        return self._texts
 
-    def ask(self, version: str) -> None:
+    def ask(self, versions: Mapping[str, str], refused: bool = False) -> None:
         """Ask what is in force now.
 
         Args:
-            version: Of the experiment that this router has; empty: none.
+            versions: Of each experiment that this router has.
+            refused: Whether it was told something that it can't use: then it asks for all, to hear of the end of that.
         """
-        # Whoever was told what it can't use asks for all of it, to hear of the end of that.
-        if not self._answers(version if self._usable else "") and time.monotonic() - self._answered > _SILENT_SECONDS:
+        if not self._answers(versions, refused) and time.monotonic() - self._answered > _SILENT_SECONDS:
             self._take_later(self._mounted)
 
-    def _answers(self, version: str) -> bool:
-        query = urllib.parse.urlencode({"router": self._router, "version": version})
+    def _answers(self, versions: Mapping[str, str], everything: bool = False) -> bool:
+        body = orjson.dumps({"router": self._router, "has": dict(versions), "everything": everything})
+        request = urllib.request.Request(self._url, body, {"content-type": "application/json"})
         asked = time.time()
         try:
-            with urllib.request.urlopen(f"{self._url}?{query}", timeout=_ANSWER_SECONDS) as answer:
-                self._content = _whole(answer)
+            with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
+                if answer.status != http.HTTPStatus.NO_CONTENT:
+                    self._texts = _texts(_whole(answer))
         except urllib.error.HTTPError as error:
-            if error.code != 304:
-                return self._silent(f"HTTP {error.code}")
+            return self._silent(_said(error))
         except (OSError, http.client.HTTPException, ValueError) as error:
             return self._silent(f"{type(error).__name__}: {error}")
         self._answered, self._said, self._known = time.monotonic(), "", asked
@@ -103,15 +99,35 @@ class OperatorFeed:
             self._said = why
         return False
 
-    def _take_later(self, file: Path) -> None:
-        """Take a file, if it was written later than what is known."""
+    def _take_later(self, files: ExperimentFiles) -> None:
+        """Take what is in files, if some of it was written later than what is known."""
         try:
-            if (written := file.stat().st_mtime) > self._known:
-                self._content, self._known = file.read_bytes(), written
-        except FileNotFoundError:
-            return
-        except OSError as error:
+            if (written := files.written) > self._known:
+                self._texts, self._known = dict(files.texts()), written
+        except ExperimentError as error:
             log.error("what is in force can't be read: %s", error)
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    """Why the operator says nothing, in its own words."""
+    try:
+        return str(orjson.loads(error.read(10_000))["error"])
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        return f"HTTP {error.code}"
+
+
+def _texts(answer: bytes) -> dict[str, bytes]:
+    """Name and YAML of each experiment.
+
+    Raises:
+        ValueError: It is no such answer.
+    """
+    found = orjson.loads(answer)
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise ValueError("it is not an object of texts")
+    if any(not name.endswith(".yaml") or Path(name).name != name for name in found):
+        raise ValueError("its names are not those of *.yaml files")
+    return {name: text.encode() for name, text in found.items()}
 
 
 def _whole(answer: http.client.HTTPResponse) -> bytes:

@@ -2,7 +2,7 @@
 
 ```yaml
 port: 8080
-experiment: experiment.yaml      # read again when it changes; relative paths start at this file's folder
+experiment: experiment.yaml      # or a folder of several; read again when it changes. Relative paths start here
 dataset: dataset.yaml
 feature_repo: features           # folder with feature_store.yaml
 ledger: ledger.sqlite            # or redis://host:6379/0?name=ads, with its password in MTORL_LEDGER_PASSWORD
@@ -97,10 +97,10 @@ class RouterSettings(StrictModel):
     port: PortSetting
     """Of HTTP; 0 takes a free one."""
     experiment: PathSetting
-    """The experiment's file, which is read again when it changes."""
+    """The experiment's file, or a folder of several, named *.yaml; read again when they change."""
     operator: Text | None = None
-    """URL of the experiments' operator, which is asked every second what is in force; the file counts while it does not
-    answer. null: the file alone."""
+    """URL of the experiments' operator, which is asked every second what is in force; the files count while it does
+    not answer. null: the files alone."""
     dataset: PathSetting
     """Description of the data set."""
     feature_repo: PathSetting

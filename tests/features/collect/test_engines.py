@@ -101,7 +101,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def _older(file: Path) -> None:
     """As a router of an earlier version would have written it."""
     table = pq.read_table(file)
-    pq.write_table(table.drop_columns(["refused_until", "exploration"]), file)
+    pq.write_table(table.drop_columns(["refused_until", "exploration", "override"]), file)
 
 
 def _typed_otherwise(file: Path) -> None:

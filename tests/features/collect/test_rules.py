@@ -83,6 +83,9 @@ RULES: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
     ({"schema_version": 2, "drawn_channel": None, "exposure_probs": None}, COST, "no_probabilities"),
     ({"budget_exhausted": True, **NOTHING}, [], "budget_gone"),
     ({"context": {"device": "phone"}}, [], "other_columns"),
+    ({"override": True, "assignment_probability": 1.0}, COST, "override"),
+    ({"override": True, "fallback_reason": "repeated", **NOTHING}, [], "override"),
+    ({"override": None}, COST, "exposed"),  # of an earlier version
     ({"stage": "off", "assignment_probability": 1.0}, COST, "exposed"),  # the policy decided all the same
 ]
 """Changes to a decision, its outcomes, and what it counts as."""
@@ -117,6 +120,14 @@ def test_what_is_written_is_what_happened(tmp_path: Path) -> None:
     assert touchpoint["timestamp"] == START and (touchpoint["channel"], touchpoint["propensity"]) == ("video", 0.4)
     assert (touchpoint["hour"], touchpoint["device"], touchpoint["placement"]) == (14.0, "phone", None)
     assert (touchpoint["click"], touchpoint["revenue"], touchpoint["age_group"]) == (1, 5.0, "30-39")
+
+
+def test_the_exposures_of_who_tries_it_out_are_a_part_of_its_history(tmp_path: Path) -> None:
+    store = collected(tmp_path, [decision("d", override=True), decision("e", 1, user_id="u2")], COST)
+    opportunities, touchpoints = tables(tmp_path, store)
+    assert opportunities["decision_id"].tolist() == ["e"]
+    assert touchpoints[["user_id", "channel", "propensity"]].to_numpy().tolist() == [["u42", "video", 0.4]]
+    assert "left out, override: 1" in str(learnable(store, SPEC))
 
 
 def test_what_a_caller_showed_instead_is_a_touchpoint_and_no_exposure_of_the_policy(tmp_path: Path) -> None:
@@ -241,6 +252,7 @@ def decisions_until_money_is_gone() -> list[dict[str, Any]]:
         decision("cheap", 20),  # had enough, but not what a dearer channel would have needed
         decision("other-campaign", 20, campaign_id="summer"),
         decision("other-arm", 20, arm="incumbent"),
+        decision("tried-out", 1, campaign_id="summer", override=True, refused_until=until, **gone),
         decision("edited", 30, experiment_version="ffffffffffffffff"),
         decision("next-hour", 61),
         decision("refused-for-good", 70, **gone),
@@ -403,6 +415,23 @@ def test_without_the_rules_it_does_not(tmp_path: Path) -> None:
     opportunities, _ = tables(tmp_path, collected(tmp_path, careless, outcomes))
     _, _, mean_weight = value_of_target(opportunities)
     assert mean_weight < 0.8
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("ruled", [True, False], ids=["with the rule", "without it"])
+def test_who_tries_it_out_teaches_nothing(tmp_path: Path, ruled: bool) -> None:
+    """They look at video alone, click on all they see, and have hardly any money."""
+    decisions, outcomes = market(1)
+    for i in range(0, ROWS, 5):
+        qa = decisions[i] | {"user_id": f"qa{i % 200}", "override": ruled, "drawn_channel": "video", "channel": "video"}
+        decisions[i] = qa | {"expose": True, "budget_exhausted": False}
+        outcomes.append(outcome(f"qa{i}", f"d{i}", "click", 1.0, i / ROWS * 600))
+        until = (START + timedelta(minutes=601)).isoformat()
+        refused = {"budget_exhausted": True, "refused_until": until, **NOTHING}
+        decisions.append(decisions[i] | {"decision_id": f"r{i}", "request_id": f"r{i}"} | (refused if ruled else {}))
+    opportunities, _ = tables(tmp_path, collected(tmp_path, decisions, outcomes))
+    value, (low, high), mean_weight = value_of_target(opportunities)
+    assert (low < TRUTH < high) == ruled == (abs(mean_weight - 1.0) < 0.08), (value, mean_weight)
 
 
 @pytest.mark.integration

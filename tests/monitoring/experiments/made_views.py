@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from monitoring.experiments.document import ArmTraffic, Spend, Traffic, View
+from monitoring.experiments.document import ArmTraffic, Settled, Spend, Traffic, View
 from monitoring.experiments.view import Known, experiment_view
+from monitoring.long_term import LongTerm
 from mtorl.experiment.experiment import INCUMBENT, Experiment
 from mtorl.experiment.history import Event, next_event
 from mtorl.experiment.stage_machine import ArmEvidence, Evidence
@@ -310,12 +311,33 @@ def killed() -> View:
 
 
 def promoted() -> View:
-    experiment = made(name="done")
+    experiment = made(name="done", holdout=0.05)
     events = _at_50(experiment)
     reason = "the challenger is better: the always-valid interval starts at +0.0124, above zero"
     events = [*events, moved(events, experiment, 500, "promoted", reason, by="person", challenger="challenger")]
     users = {INCUMBENT: 7212, "challenger": 7156}
-    return view(experiment, events, 505, verdict("ship", reason, users, 0.0225), users)
+    found = verdict("ship", reason, users, 0.0225)
+    settled = Settled(done=True, reason="Holdout")
+    return view(experiment, events, 1505, found, users, long_term=long_term(), settled=settled)
+
+
+def long_term() -> LongTerm:
+    words = "what was promoted is better than the incumbent of before: by [+0.0041, +0.0312] clicks per decision"
+    return LongTerm(
+        since="2026-12-08T18:13:20+00:00",
+        holdout=0.05,
+        effect=0.0176,
+        effect_ci=[0.0041, 0.0312],
+        relative_effect=0.26,
+        confidence=0.95,
+        unit="clicks per decision",
+        users={INCUMBENT: 41_210, "holdout": 2_160},
+        decisions={INCUMBENT: 412_100, "holdout": 21_600},
+        srm_p=1.0,
+        left_out={},
+        tone="good",
+        words=f"{words}, always valid",
+    )
 
 
 STATES = {

@@ -54,6 +54,29 @@ def test_every_state_gives_a_page_that_stands_alone(state: str) -> None:
     assert [tag for tag, _ in parsed.tags].count("h1") == 1
 
 
+def test_whether_routers_have_it_is_yes_no_or_not_known() -> None:
+    experiment = made.made()
+    events = made.history(experiment, (0, "5%", {"by": "person"}))
+    pages = {known: page([made.view(experiment, events, 2.0, in_force=known)]) for known in (True, False, None)}
+    has = {known: ("have it yet" in text, "No router has asked" in text) for known, text in pages.items()}
+    assert has == {True: (False, False), False: (True, False), None: (False, True)}
+
+
+def test_money_of_users_outside_is_called_that() -> None:
+    """With a part of the layer, the arms have that part of the amount: nobody may take all of it for theirs."""
+    users = {INCUMBENT: 500, "challenger": 500}
+    found = made.verdict("inconclusive", "zero", users, 0.0)
+    for part, said in (([0.0, 0.25], True), ([0.0, 1.0], False)):
+        experiment = made.made(layer_part=part)
+        events = made.history(experiment, (0, "50%", {"by": "person"}))
+        text = page([made.view(experiment, events, 2.0, found, users)])
+        assert ("all arms and users outside<small>" in text) == said
+        assert ("users outside<small>" in text) == said
+        assert ("that of users outside in it" in text) == said
+        assert ("have 25.0% of each; the rest is for users outside" in text) == said
+        assert ("all arms<small>" in text) != said
+
+
 def test_all_experiments_are_on_one_page_with_a_list_of_them() -> None:
     views = [state() for state in made.STATES.values()]
     parsed = Tags(page(views))
@@ -65,11 +88,12 @@ def test_all_experiments_are_on_one_page_with_a_list_of_them() -> None:
 
 def test_what_people_typed_stays_text() -> None:
     bad = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
+    arm_name = f"c{bad}".replace("/", "")
     arms = [{"name": INCUMBENT, "weight": 0.5, "policy": "baseline"},
-            {"name": f"c{bad}", "weight": 0.5, "endpoint": "http://127.0.0.1:8085/<b>"}]  # fmt: skip
+            {"name": arm_name, "weight": 0.5, "endpoint": "http://127.0.0.1:8085/<b>"}]  # fmt: skip
     experiment = made.made(name=bad, owner=bad, hypothesis=bad, arms=arms, layer=bad,
                            budgets=[{"campaign": bad, "channel": bad, "amount": 1.0}])  # fmt: skip
-    users = {INCUMBENT: 7212, f"c{bad}": 7156}
+    users = {INCUMBENT: 7212, arm_name: 7156}
     found = made.verdict("ship", bad, users, 0.0225, left_out={bad: 3})
     found["segments"] = made.segments()
     found["segments"]["lifts"] = {bad: [{**found["segments"]["lifts"]["device"][0], "segment": bad}]}
@@ -77,7 +101,7 @@ def test_what_people_typed_stays_text() -> None:
     evidence = {"token": bad, "reason": bad, "arms": {bad: arm}}
     events = made.history(experiment, (0, "50%", {"by": "person", "reason": bad, "evidence": evidence}))
     traffic = made.traffic(users)
-    traffic["arms"][f"c{bad}"]["channels"] = {bad: {"decisions": 5, "exposures": 4}}
+    traffic["arms"][arm_name]["channels"] = {bad: {"decisions": 5, "exposures": 4}}
     for known in ({}, {"problem": bad}):
         view = made.view(experiment, events, 500, found, users, traffic=traffic, **known)
         view["advice"]["command"] = f"mtorl experiment promote {bad}"

@@ -34,6 +34,7 @@ def test_channels_of_each_arm(tmp_path: Path) -> None:
         decided("d", "challenger", 3, fallback_reason="model_error"),
         decided("e", "challenger", 4, withdrawn=True),
         decided("f", "challenger", 5, salt="before"),
+        decided("h", "challenger", 6, override=True),
         decided("g", "incumbent", 6, assignment_probability=1.0, stage="off"),
     ]
     found = traffic_of(DecisionLog.in_folder(write(tmp_path, decisions)), made())

@@ -29,7 +29,7 @@ from tests.monitoring.experiments import made_views as made
         ("three-arms", "wait", "fine", "Let it run: nothing is decided yet"),
         ("late", "look", "held", "Look at challenger: it answers too late"),
         ("killed", "resume or stop", "harm", "It is switched off: everybody gets the incumbent"),
-        ("promoted", "nothing", "fine", "Nothing to do: challenger decides for everybody now"),
+        ("promoted", "nothing", "fine", "Nothing to do: challenger decides for everybody but the holdout now"),
     ],
 )
 def test_it_says_what_to_do(state: str, action: str, condition: str, headline: str) -> None:
@@ -38,6 +38,12 @@ def test_it_says_what_to_do(state: str, action: str, condition: str, headline: s
     assert (said["action"], said["condition"], said["headline"]) == (action, condition, headline)
     assert json.loads(json.dumps(view, allow_nan=False)) == view
     assert view.keys() == get_type_hints(View).keys()
+
+
+def test_old_faults_say_how_they_cease_to_count() -> None:
+    view = made.STATES["late"]()
+    assert "mtorl experiment kill, then resume" in view["advice"]["reason"]
+    assert view["next"]["waits"][-1] in view["advice"]["reason"]
 
 
 def test_a_command_to_copy_stands_beside_what_to_do() -> None:

@@ -19,6 +19,8 @@ from monitoring.experiments.web import Watcher, serving
 from tests.monitoring.experiments import made_views as made
 from tests.repository import ROOT
 
+LABELS = {"experiment", "arm", "stage", "verdict", "condition", "metric", "period", "reason"}
+
 
 def samples(views: Sequence[View]) -> dict[tuple[str, ...], float]:
     """By the gauge's name, the experiment's, and the values of the other labels in the order of their names."""
@@ -57,6 +59,13 @@ def test_harm_and_what_is_not_known_can_be_told_apart() -> None:
     assert samples([made.mismatch()])["attention", "mtorl-vs-rules", "held"] == 1
 
 
+def test_a_promotion_says_whether_it_is_settled() -> None:
+    done = made.promoted()
+    waits: View = {**done, "settled": {"done": False, "reason": "RollingOut"}}
+    assert samples([done])["settled", "done", "Holdout"] == 1 and samples([waits])["settled", "done", "RollingOut"] == 0
+    assert not any(labels[0] == "settled" for labels in samples([made.win(), made.rolled_back()]))
+
+
 def test_of_two_experiments_with_one_name_the_first_has_the_series() -> None:
     both = exposition([made.win(), made.early()]).decode()
     assert both.count('mtorl_experiment_stage{experiment="mtorl-vs-rules"') == 1
@@ -68,7 +77,7 @@ def test_names_are_of_this_project_and_labels_are_few() -> None:
     for family in text_string_to_metric_families(exposition(views).decode()):
         assert re.fullmatch(r"mtorl_experiment_[a-z_]+", family.name) and family.documentation
         for sample in family.samples:
-            assert set(sample.labels) <= {"experiment", "arm", "stage", "verdict", "condition", "metric", "period"}
+            assert set(sample.labels) <= LABELS
 
 
 def test_it_serves_page_documents_and_gauges_read_only() -> None:
@@ -124,5 +133,5 @@ def test_the_first_look_must_succeed() -> None:
 
 def test_every_gauge_is_in_the_manual() -> None:
     manual = (ROOT / "docs" / "experiments.md").read_text()
-    for family in text_string_to_metric_families(exposition([made.win()]).decode()):
+    for family in text_string_to_metric_families(exposition([made.win(), made.promoted()]).decode()):
         assert f"`{family.name.removeprefix('mtorl_experiment_')}`" in manual, family.name

@@ -20,8 +20,8 @@ from mtorl.experiment.history import (
     serves_since_before,
     state_of,
 )
-from mtorl.experiment.stage_machine import OVER, STAGES, Phase, State, answering, fixed_fields
-from tests.mtorl.experiment.experiments import made
+from mtorl.experiment.stage_machine import OVER, STAGES, Phase, State, answering, fixed_fields, in_force
+from tests.mtorl.experiment.experiments import FILE, made
 
 
 def after(*happened: tuple[Kind, Phase | None], salt: str = "a") -> list[Event]:
@@ -92,7 +92,7 @@ def test_whatever_reason_a_shell_gives_can_be_read_again(given: str, kept: str) 
 @pytest.mark.parametrize(
     ("happened", "kind", "to", "words"),
     [
-        ((), "resume", None, "was not pulled"),
+        ((), "resume", None, "it is not switched off"),
         ((("kill", None),), "kill", None, "on already"),
         ((("move", "stopped"),), "kill", None, "everybody gets the incumbent anyway"),
         ((("move", "50%"), ("move", "promoted")), "kill", None, "challenger is promoted: a rollback gives"),
@@ -117,6 +117,7 @@ def test_nobody_is_promoted_while_the_kill_switch_is_on() -> None:
             )
 
 
+OWN_SERVERS = [{"name": name, "weight": 0.5, "endpoint": f"http://{name}"} for name in ("incumbent", "challenger")]
 happenings = st.lists(
     st.tuples(
         st.sampled_from(get_args(Kind)),
@@ -129,11 +130,11 @@ happenings = st.lists(
 )
 
 
-@given(happenings)
-def test_after_anything_people_or_the_ramp_try_the_history_is_legal(tried: list[Any]) -> None:
+@given(happenings, st.sampled_from((FILE["arms"], OWN_SERVERS)))
+def test_after_anything_people_or_the_ramp_try_the_history_is_legal(tried: list[Any], arms: list[Any]) -> None:
     events: list[Event] = []
     for kind, to, by, salt, at in tried:
-        experiment = made(salt=salt)
+        experiment = made(salt=salt, arms=arms)
         before = state_of(events, experiment)
         try:
             event = next_event(events, experiment, kind, at=at, by=by, reason="a test", to=to, challenger="challenger")
@@ -148,6 +149,9 @@ def test_after_anything_people_or_the_ramp_try_the_history_is_legal(tried: list[
             assert before.phase not in OVER or (before.phase, to) == ("promoted", "rolled back")
             if by == "ramp" and before.phase in STAGES and to in STAGES:
                 assert STAGES.index(to) > STAGES.index(before.phase)
+        elif kind == "handed over":
+            assert now.phase == before.phase == "promoted" and now.incumbent != before.incumbent
+            assert in_force(experiment, now).arm("incumbent").url == experiment.arm("incumbent").url
         else:
             assert now.killed == (kind == "kill") != before.killed and now.phase == before.phase
     assert read_events(text(events)) == events

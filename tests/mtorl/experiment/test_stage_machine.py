@@ -24,6 +24,7 @@ from mtorl.experiment.stage_machine import (
     fixed_changes,
     fixed_fields,
     in_force,
+    lacking,
     may_move,
     requirements,
 )
@@ -79,11 +80,22 @@ def test_in_the_shadow_the_incumbents_users_are_not_asked_for() -> None:
 
 def test_a_challenger_that_fails_or_is_slow_does_not_grow() -> None:
     failing = held(consider(made(), SMALL, challenger(fallback_ratio=0.02), 1e9))
-    assert failing == "challenger falls back in 2.0% of its decisions, at most 1.0% may"
+    assert failing.startswith("challenger falls back in 2.0% of its decisions, at most 1.0% may; ")
     alike = {name: ArmEvidence(500, fallback_ratio=0.3) for name in WELL.arms}
     moved(consider(made(), SMALL, evidence(arms=alike), 1e9))  # what fails for everybody is not the challenger's fault
     arms = {"incumbent": ArmEvidence(500, 0.0, 0.010), "challenger": ArmEvidence(500, 0.0, 0.031)}
     assert "takes 21 ms longer" in held(consider(made(), SMALL, evidence(arms=arms), 1e9))
+
+
+def test_old_faults_say_how_they_cease_to_count_and_nothing_else_does() -> None:
+    """An outage at the beginning of a stage holds the ramp for as long as the stage's time goes on."""
+    both = challenger(fallback_ratio=0.02, users=3)
+    step = consider(made(), SMALL, both, 1e9)
+    assert isinstance(step, Hold) and len(step.reasons) == 3, "said once, of all of them"
+    assert "mtorl experiment kill, then resume" in step.reasons[-1] and "enabled: false" in step.reasons[-1]
+    slow = {"incumbent": ArmEvidence(500, 0.0, 0.010), "challenger": ArmEvidence(500, 0.0, 0.031)}
+    assert "kill, then resume" in held(consider(made(), SMALL, evidence(arms=slow), 1e9))
+    assert "resume" not in held(consider(made(), SMALL, challenger(users=3), 1e9))
 
 
 def test_an_arm_that_was_taken_out_by_its_weight_is_not_waited_for() -> None:
@@ -262,6 +274,7 @@ def test_what_a_stage_takes_is_said_with_how_far_it_has_come() -> None:
     assert [(one.found, one.needed) for one in found[:3]] == [(1.0, 2.0), (40, 20), (8, 20)]
     step = consider(experiment, state, evidence, 3600.0)
     assert isinstance(step, Hold)
-    assert step.reasons == tuple(one.words for one in found if not one.met)
+    assert step.reasons == tuple(lacking(found))
+    assert step.reasons[:-1] == tuple(one.words for one in found if not one.met)
     assert requirements(experiment, State(), None, 0.0) == ()
     assert requirements(experiment, State("25%", since=0.0), None, 0.0) == ()

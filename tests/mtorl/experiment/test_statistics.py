@@ -252,8 +252,11 @@ def test_users_are_counted_by_their_decisions() -> None:
     rng = np.random.default_rng(17)
     some, many = clicks(rng, 5 * MIN_USERS, 0.2), clicks(rng, 5_000, 0.2)
     assert math.isfinite(lift_of(some, many).se)
+    ours, theirs = lift_of(some, many).arm_users
+    assert 400 < ours < 500 and 4_000 < theirs < 5_000, "as many as there are, less what some decide oftener"
     some[0, 1] = some[:, 1].sum()  # who decides as often as all others together
     assert math.isnan(lift_of(some, many).se) and math.isnan(lift_of(many, some).se)
+    assert lift_of(some, many).arm_users[0] < 10
 
 
 def test_a_few_large_revenues_are_few_users() -> None:

@@ -20,11 +20,11 @@ from mtorl.experiment.verdict import (
 NAN = float("nan")
 
 
-def lift_of(value: float, se: float = 0.001) -> Lift:
+def lift_of(value: float, se: float = 0.001, arm_users: tuple[float, float] = (5_000.0, 5_000.0)) -> Lift:
     low, high = confidence_sequence(value, se, 10_000, alpha=0.05, tightest_at=5_000)
     fixed_low, fixed_high = fixed_interval(value, se, alpha=0.05)
     fixed = (float(fixed_low), float(fixed_high))
-    return Lift(10_000, 10_000.0, value, se, (float(low), float(high)), fixed, value / 0.1)
+    return Lift(10_000, 10_000.0, value, se, (float(low), float(high)), fixed, value / 0.1, arm_users)
 
 
 WIN, LOSS, UNKNOWN = lift_of(0.02), lift_of(-0.02), lift_of(0.02, se=NAN)
@@ -45,6 +45,12 @@ def test_tokens(lift: Lift, srm: float, token: str) -> None:
     verdict = reach_verdict(lift, srm_p=srm)
     assert verdict.token == token
     assert "\n" not in verdict.reason
+
+
+def test_too_few_users_are_counted() -> None:
+    few = reach_verdict(lift_of(0.02, NAN, arm_users=(48.0, 1_062.9)), srm_p=0.5, challenger="vendor")
+    assert few.token == "inconclusive" and "each arm needs 100 users" in few.reason
+    assert "so far vendor: 48, incumbent: 1,062 (" in few.reason
 
 
 def test_futile_is_what_is_not_better_by_as_much_as_wanted() -> None:

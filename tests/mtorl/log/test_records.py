@@ -34,7 +34,7 @@ V2 = [
 V1 = [*V2, "request_id", "experiment", "reservation_id"]
 DECISION = [
     *(*V1, "schema_version", "unit_hash", "user_id", "layer", "salt", "experiment_version", "shares"),
-    *("assignment_probability", "stage", "model_name", "model_version", "model_digest", "feature_hash"),
+    *("assignment_probability", "override", "stage", "model_name", "model_version", "model_digest", "feature_hash"),
     *(
         "features_found",
         "features",

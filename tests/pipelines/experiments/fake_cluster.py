@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from monitoring.rollout import VERSION
 from pipelines.experiments.api import Conflict, Object
 
 
@@ -19,6 +20,10 @@ class FakeCluster:
     Attributes:
         objects: Experiments by name.
         config_map: What is in force.
+        services: InferenceServices by name.
+        deployments: Those of the InferenceServices, by name: `roll_out` brings them up to date.
+        told: Each version that an InferenceService was told to serve.
+        server_fault: What a change of an InferenceService meets; None: nothing.
         said: Events, as reason and message.
         requests: How many came so far.
         dies_before: The number of the request before which the process ends; None: it lives.
@@ -30,6 +35,10 @@ class FakeCluster:
     def __init__(self) -> None:
         self.objects: dict[str, Object] = {}
         self.config_map: Object | None = None
+        self.services: dict[str, Object] = {}
+        self.deployments: dict[str, Object] = {}
+        self.server_fault: OSError | None = None
+        self.told: list[str] = []
         self.said: list[tuple[str, str]] = []
         self.requests = 0
         self.dies_before: int | None = None
@@ -92,6 +101,42 @@ class FakeCluster:
             return _copy(self.config_map)  # type: ignore[no-any-return]
 
         return self._do(write)
+
+    def add_service(self, name: str, version: str) -> None:
+        """An InferenceService that serves a version."""
+        self.services[name] = {"metadata": {"name": name}, "spec": {"predictor": {"annotations": {VERSION: version}}}}
+        self.roll_out(name)
+
+    def roll_out(self, name: str) -> None:
+        """What KServe and the kubelet do: the pods serve what the InferenceService says."""
+        template = {"metadata": {"annotations": {VERSION: self.version_of(name)}}}
+        self.deployments[f"{name}-predictor"] = {
+            "metadata": {"generation": 1},
+            "spec": {"replicas": 1, "template": template},
+            "status": {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1},
+        }
+
+    def version_of(self, name: str) -> str:
+        """Of the model that an InferenceService is meant to serve."""
+        return str(self.services[name]["spec"]["predictor"]["annotations"][VERSION])
+
+    def inference_service(self, name: str) -> Object | None:
+        return self._do(lambda: _copy(self.services.get(name)))
+
+    def deployment(self, name: str) -> Object | None:
+        return self._do(lambda: _copy(self.deployments.get(name)))
+
+    def patch_inference_service(self, name: str, patch: Mapping[str, Any]) -> None:
+        if self.server_fault is not None:
+            raise self.server_fault
+
+        def write() -> None:
+            service = self.services[name]
+            service["metadata"].setdefault("annotations", {}).update(patch["metadata"]["annotations"])
+            service["spec"]["predictor"]["annotations"].update(patch["spec"]["predictor"]["annotations"])
+            self.told.append(self.version_of(name))
+
+        self._do(write)
 
     def say(self, found: Mapping[str, Any], reason: str, message: str, warning: bool = False) -> None:
         self._do(lambda: self.said.append((reason, message)))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
 
 from pipelines.experiments.operator import cluster_api, lease
 from pipelines.experiments.operator.cluster_api import ClusterApi
@@ -50,3 +51,17 @@ def test_a_lease_that_can_not_be_renewed_is_lost(api: ClusterApi, monkeypatch: p
     held.on_loss(lambda: ended.append(time.monotonic()))
     held._renew()
     assert ended
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 422])
+def test_a_change_of_a_server_that_is_refused_is_no_fault_of_ours(
+    api: ClusterApi, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        refused = ApiException(status=status)
+        refused.body = '{"message": "admission webhook denied it"}'
+        raise refused
+
+    monkeypatch.setattr(client.CustomObjectsApi, "patch_namespaced_custom_object", refuse)
+    with pytest.raises(OSError, match="admission webhook denied it"):
+        api.patch_inference_service("mtorl-incumbent", {})

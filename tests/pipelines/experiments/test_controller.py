@@ -175,6 +175,21 @@ def test_a_rollback_gives_back_the_incumbent_of_before_whatever_becomes_of_the_f
     assert not serving(folder).enabled
 
 
+def test_what_the_holdout_keeps_lies_in_what_is_in_force_alone(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, holdout=0.2)
+    do(folder, "move", "50%")
+    assert summary(folder)["holdout"] == 0.2
+    do(folder, "move", "promoted", challenger="challenger", at=7.0)
+    found = serving(folder).promotion
+    assert found is not None and (found.before.policy, found.at.timestamp()) == ("baseline", 7.0)
+    folder.file.write_text(folder.in_force.read_text())
+    with pytest.raises(ExperimentError, match=r"first-day\.yaml: promotion: only a promotion writes it"):
+        put_in_force(folder)
+    assert serving(folder).promotion == found
+    do(folder, "move", "rolled back")  # with a file that can't be used
+    assert serving(folder).promotion is None and serving(folder).arm("holdout").policy == "baseline"
+
+
 def test_who_holds_the_lock_for_long_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_module, "_LOCK_SECONDS", 0.2)
     folder = folder_of(tmp_path)
@@ -360,3 +375,11 @@ def test_a_hundred_controllers_killed_at_random_make_no_move_twice(tmp_path: Pat
         assert event.kind == "move" or after.killed != state.killed, "a switch used twice"
         state = after
     assert serving(folder) == in_force(experiment, state)
+
+
+def test_before_a_router_was_started_it_reads_no_file_of_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("spring.yaml").touch()
+    assert not ExperimentFolder.of(Path("spring.yaml")).router_reads_file()

@@ -30,7 +30,7 @@ def test_the_file_is_written_of_the_model() -> None:
 
 
 def test_a_spec_has_the_fields_of_a_file_and_a_move() -> None:
-    assert set(SPEC["properties"]) == set(Experiment.model_fields) - {"name"} | {"move"}
+    assert set(SPEC["properties"]) == set(Experiment.model_fields) - {"name", "promotion"} | {"move"}
     required = {name for name, field in Experiment.model_fields.items() if field.is_required()}
     assert set(SPEC["required"]) == required - {"name"}
 
@@ -48,6 +48,13 @@ def test_each_fixed_field_has_a_rule() -> None:
     for name in FIXED:
         assert f"self.spec.{name} == oldSelf.spec.{name}" in rules
     assert len(SCHEMA["x-kubernetes-validations"]) == len(FIXED) + 1  # the names of the arms
+
+
+def test_overrides_may_change_and_a_holdout_may_not_once_it_has_begun() -> None:
+    rules = [rule["rule"] for rule in SCHEMA["x-kubernetes-validations"]]
+    assert sum("holdout" in rule for rule in rules) == 1 and not any("overrides" in rule for rule in rules)
+    assert SPEC["properties"]["overrides"]["maxProperties"] == 1000
+    assert SPEC["properties"]["overrides"]["additionalProperties"]["type"] == "string"
 
 
 @pytest.mark.parametrize(

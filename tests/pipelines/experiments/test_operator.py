@@ -15,7 +15,7 @@ from mtorl.experiment.history import Event, next_event, state_of
 from mtorl.experiment.stage_machine import STAGES, ArmEvidence, Evidence, in_force
 from mtorl.log.touchpoints import LogError
 from pipelines.experiments.api import Conflict
-from pipelines.experiments.config_map import IN_FORCE
+from pipelines.experiments.operator.inference_services import InferenceServices
 from pipelines.experiments.operator.operator import Operator
 from pipelines.experiments.operator.routers import SILENT_SECONDS, Routers
 from pipelines.experiments.resource import ExperimentResource
@@ -35,6 +35,14 @@ VERDICT = {
 }
 
 
+class Prompt(Operator):
+    """One whose model servers follow at once. In its process, a thread of its own sees to that."""
+
+    def changed(self, name: str) -> None:
+        super().changed(name)
+        self.settle()
+
+
 class Scene:
     """An operator, its cluster, its log and its clock."""
 
@@ -50,8 +58,13 @@ class Scene:
 
     def restart(self) -> None:
         """Another process."""
-        self.operator = Operator(
-            self.cluster, self, None, clock=lambda: self.now + self.put_forward, steady=lambda: self.now
+        self.operator = Prompt(
+            self.cluster,
+            self,
+            None,
+            InferenceServices(self.cluster),
+            clock=lambda: self.now + self.put_forward,
+            steady=lambda: self.now,
         )
 
     def look(self, experiment: Experiment, since: float, now: float) -> Known | None:
@@ -72,9 +85,13 @@ class Scene:
     def events(self) -> list[Event]:
         return [Event.model_validate(event) for event in self.status.get("history", ())]
 
-    def serving(self) -> Experiment:
+    def serving(self, name: str = NAME) -> Experiment:
         assert self.cluster.config_map is not None
-        return Experiment.from_dict(yaml.safe_load(self.cluster.config_map["data"][IN_FORCE]))
+        return Experiment.from_dict(yaml.safe_load(self.cluster.config_map["data"][f"{name}.yaml"]))
+
+    def served(self) -> list[str]:
+        assert self.cluster.config_map is not None
+        return list(self.cluster.config_map["data"])
 
 
 @pytest.fixture
@@ -122,12 +139,26 @@ def test_the_kill_switch_is_a_field_and_its_use_is_history(scene: Scene) -> None
     assert scene.serving().enabled and [event.kind for event in scene.events()] == ["move", "kill", "resume"]
 
 
+def test_old_faults_hold_the_ramp_until_its_time_begins_anew_and_the_condition_says_so(scene: Scene) -> None:
+    begin(scene)
+    arms = {**ARMS, "challenger": ArmEvidence(500, fallback_ratio=0.05)}
+    scene.evidence = lambda: Known(VERDICT, Evidence("inconclusive", "zero", "challenger", (), arms), looked=scene.now)
+    scene.now = 2 * HOUR
+    scene.operator.advance()
+    status, reason, message = scene.condition("Progressing")
+    assert (status, reason) == ("False", "Waiting") and "an object: enabled: false, then true" in message
+    before = scene.status["since"]
+    scene.patch(enabled=False)
+    scene.patch(enabled=True)
+    assert scene.status["since"] > before
+
+
 def test_a_kill_switch_in_the_config_map_is_not_undone(scene: Scene) -> None:
     """The runbooks' command, of somebody who does not know that there is an operator."""
     begin(scene)
     assert scene.cluster.config_map is not None
     data = scene.cluster.config_map["data"]
-    data[IN_FORCE] = data[IN_FORCE].replace("enabled: true", "enabled: false")
+    data[f"{NAME}.yaml"] = data[f"{NAME}.yaml"].replace("enabled: true", "enabled: false")
     for hours in (1, 2, 3):
         scene.now = hours * HOUR
         scene.operator.advance()
@@ -135,7 +166,7 @@ def test_a_kill_switch_in_the_config_map_is_not_undone(scene: Scene) -> None:
     scene.patch(owner="somebody else")
     assert scene.serving().enabled and scene.condition("Accepted")[1] == "Usable"
     data = scene.cluster.config_map["data"]
-    data[IN_FORCE] = data[IN_FORCE].replace("alpha: 0.05", "alpha: 0.01")
+    data[f"{NAME}.yaml"] = data[f"{NAME}.yaml"].replace("alpha: 0.05", "alpha: 0.01")
     scene.operator.advance()
     assert scene.serving().alpha == 0.05, "any other edit is put back: the object is the truth"
 
@@ -160,8 +191,11 @@ def test_what_can_not_be_used_is_said_and_changes_nothing(scene: Scene, broken: 
 
 def test_a_move_is_looked_at_once(scene: Scene) -> None:
     scene.patch(move={"to": "promoted", "reason": "now"})
-    assert scene.condition("Accepted") == ("True", "Refused", f"{NAME}: it has not begun")
+    for _ in range(3):  # each write of the status is heard as a change, too
+        assert scene.condition("Accepted") == ("True", "Refused", f"{NAME}: it has not begun")
+        scene.operator.changed(NAME)
     begin(scene)
+    assert scene.condition("Accepted")[1] == "Usable"
     scene.patch(move={"to": "50%", "reason": "on"})
     scene.patch(move={"to": "5%", "reason": "back"})
     scene.operator.changed(NAME)
@@ -207,6 +241,35 @@ def test_what_follows_from_an_older_state_does_not_replace_a_newer_one(scene: Sc
     assert not scene.serving().enabled
 
 
+def refuse_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Let the next write of the ConfigMap fail, since somebody else has written it; returns what was refused."""
+    put, refused = scene.cluster.put_in_force, []
+
+    def put_later(config_map: Any) -> Any:
+        if not refused:
+            refused.append(config_map)
+            raise Conflict("ConfigMap")
+        return put(config_map)
+
+    monkeypatch.setattr(scene.cluster, "put_in_force", put_later)
+    return refused
+
+
+def test_what_has_happened_is_said_also_if_it_is_put_in_force_later(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody writes the ConfigMap between history and ConfigMap: the second try finds the event in the history."""
+    refused = refuse_once(scene, monkeypatch)
+    begin(scene)
+    assert refused and scene.serving().stage == "shadow"
+    assert [reason for reason, _ in scene.cluster.said] == ["Shadow"]
+    refused.clear()
+    scene.now = 2 * HOUR
+    scene.operator.advance()
+    assert refused and scene.serving().stage == "5%"
+    assert [reason for reason, _ in scene.cluster.said] == ["Shadow", "Stage5Percent"]
+
+
 def test_a_second_experiment_waits_for_the_end_of_the_first(scene: Scene) -> None:
     begin(scene)
     other = {**SPEC, "salt": "other"}
@@ -225,7 +288,96 @@ def test_a_second_experiment_waits_for_the_end_of_the_first(scene: Scene) -> Non
     assert said["reason"] == "Unusable" and "was promoted in" in said["message"], "its incumbent is the one of before"
     scene.patch(move={"to": "rolled back", "reason": "calls"})
     scene.operator.advance()
-    assert scene.serving().name == "second" and scene.serving().enabled
+    assert scene.served() == ["second.yaml"] and scene.serving("second").enabled, "in the place of the first one"
+
+
+def test_experiments_in_parts_of_a_layer_go_their_own_ways(scene: Scene) -> None:
+    """One object more, one that is killed, one that is deleted: the others do not notice."""
+    scene.patch(layer_part=[0.0, 0.5])
+    begin(scene)
+    scene.cluster.apply("second", {**SPEC, "layer_part": [0.5, 1.0], "move": {"to": "shadow", "reason": "me, too"}})
+    scene.operator.changed("second")
+    assert scene.served() == [f"{NAME}.yaml", "second.yaml"]
+    assert scene.serving().enabled and scene.serving("second").enabled
+    scene.operator.routers.heard("one", {NAME: scene.serving().version, "second": "an older one"})
+    scene.operator.watch()
+    assert scene.condition("InForce")[:2] == ("True", "EveryRouter")
+    (behind,) = (one for one in scene.cluster.status("second")["conditions"] if one["type"] == "InForce")
+    assert (behind["status"], behind["reason"]) == ("False", "Behind")
+    scene.cluster.patch("second", enabled=False)
+    scene.operator.changed("second")
+    assert scene.serving().enabled and not scene.serving("second").enabled
+    scene.patch(layer_part=[0.0, 0.4])
+    assert scene.condition("Accepted")[1] == "Unusable", "what is measured, and on whom, may not change"
+    scene.cluster.apply("third", {**SPEC, "layer_part": [0.4, 0.6]})
+    scene.operator.changed("third")
+    (said,) = scene.cluster.status("third")["conditions"]
+    assert said["reason"] == "NotItsTurn" and "overlap" in said["message"]
+    scene.cluster.delete("second")
+    scene.operator.changed("second")
+    assert scene.serving().enabled and not scene.serving("second").enabled
+    scene.operator.changed("third")
+    (said,) = scene.cluster.status("third")["conditions"]
+    assert said["reason"] == "NotItsTurn", "the first one is still there"
+
+
+def test_a_broken_key_of_one_is_not_free_for_another(scene: Scene) -> None:
+    """It was switched off by hand; somebody breaks the text, and an experiment about other campaigns is applied."""
+    budgets = [{"campaign": "shoes", "channel": "*", "amount": 100.0}]
+    scene.patch(campaigns=["shoes"], budgets=budgets)
+    begin(scene)
+    assert scene.cluster.config_map is not None
+    data = scene.cluster.config_map["data"]
+    data[f"{NAME}.yaml"] = data[f"{NAME}.yaml"].replace("enabled: true", "enabled: false")
+    scene.operator.watch()
+    assert scene.condition("Accepted")[1] == "SwitchedOffByHand", "within a second, and not with the next look"
+    scene.cluster.config_map["data"][f"{NAME}.yaml"] = "half of it: ["
+    of_hats = [{**budgets[0], "campaign": "hats"}]
+    scene.cluster.apply("second", {**SPEC, "salt": "2", "layer": "other", "campaigns": ["hats"], "budgets": of_hats})
+    scene.operator.changed("second")
+    assert sorted(scene.served()) == sorted([f"{NAME}.yaml", "second.yaml"])
+    scene.operator.advance()
+    assert not scene.serving().enabled, "what was switched off by hand stays off"
+
+
+def test_a_copy_of_a_key_goes_where_its_experiment_goes(scene: Scene) -> None:
+    begin(scene)
+    assert scene.cluster.config_map is not None
+    data = scene.cluster.config_map["data"]
+    data["renamed.yaml"] = data.pop(f"{NAME}.yaml")
+    scene.operator.watch()
+    assert scene.served() == [f"{NAME}.yaml"] and scene.serving().enabled
+    data = scene.cluster.config_map["data"]
+    data["a-copy.yaml"] = data[f"{NAME}.yaml"]
+    scene.cluster.delete(NAME)
+    scene.operator.changed(NAME)
+    assert scene.served() == [f"{NAME}.yaml"] and not scene.serving().enabled
+
+
+def test_a_second_costs_two_requests_however_many_experiments_there_are(scene: Scene) -> None:
+    for number in range(10):
+        scene.cluster.apply(f"e{number}", {**SPEC, "salt": f"{number}", "layer_part": [number / 10, (number + 1) / 10]})
+    scene.cluster.delete(NAME)
+    scene.operator.changed(NAME)
+    for _ in range(2):
+        scene.operator.advance()
+        scene.operator.watch()
+    before = scene.cluster.requests
+    scene.operator.watch()
+    assert len(scene.served()) == 10 and scene.cluster.requests - before == 2
+
+
+def test_an_older_ones_place_is_taken_and_the_others_stay(scene: Scene) -> None:
+    scene.patch(layer_part=[0.0, 0.5])
+    begin(scene)
+    scene.cluster.apply("second", {**SPEC, "layer_part": [0.5, 1.0]})
+    scene.operator.changed("second")
+    scene.patch(move={"to": "stopped", "reason": "enough"})
+    scene.cluster.apply("third", {**SPEC, "layer_part": [0.25, 0.5]})
+    scene.operator.changed("third")
+    assert scene.served() == ["second.yaml", "third.yaml"]
+    scene.operator.advance()
+    assert scene.served() == ["second.yaml", "third.yaml"], "what is over does not come back"
 
 
 def test_a_deleted_experiment_ends(scene: Scene) -> None:
@@ -235,27 +387,29 @@ def test_a_deleted_experiment_ends(scene: Scene) -> None:
     assert not scene.serving().enabled
     scene.cluster.apply("second", {**SPEC, "salt": "other"})
     scene.operator.changed("second")
-    assert scene.serving().name == "second"
+    assert scene.served() == ["second.yaml"]
 
 
 def test_routers_say_what_they_have() -> None:
     clock = [0.0]
     routers = Routers(lambda: clock[0])
-    assert routers.condition("a")[1:3] == ("Unknown", "NoRouter")
-    routers.heard("one", "a")
-    routers.heard("two", "b")
-    assert routers.condition("a")[1:] == ("False", "Behind", "not yet on two")
-    routers.heard("two", "a")
-    assert routers.condition("a")[1:] == ("True", "EveryRouter", "on one, two")
+    assert routers.condition("spring", "a")[1:3] == ("Unknown", "NoRouter")
+    routers.heard("one", {"spring": "a", "autumn": "x"})
+    routers.heard("two", {"spring": "b", "autumn": "x"})
+    assert routers.condition("spring", "a")[1:] == ("False", "Behind", "not yet on two")
+    assert routers.condition("autumn", "x")[1:] == ("True", "EveryRouter", "on one, two")
+    routers.heard("two", {"spring": "a"})
+    assert routers.condition("spring", "a")[1:] == ("True", "EveryRouter", "on one, two")
+    assert routers.condition("autumn", "x")[1:] == ("False", "Behind", "not yet on two")
     clock[0] = SILENT_SECONDS / 2
-    routers.heard("one", "a")
+    routers.heard("one", {"spring": "a"})
     clock[0] = SILENT_SECONDS
-    assert routers.condition("a")[3] == "on one"
+    assert routers.condition("spring", "a")[3] == "on one"
 
 
 def test_the_status_says_whether_routers_have_it(scene: Scene) -> None:
     begin(scene)
-    scene.operator.routers.heard("one", scene.serving().version)
+    scene.operator.routers.heard("one", {NAME: scene.serving().version})
     scene.operator.watch()
     assert scene.condition("InForce") == ("True", "EveryRouter", "on one")
     version = scene.cluster.objects[NAME]["metadata"]["resourceVersion"]
@@ -321,7 +475,7 @@ def test_page_and_gauges_show_what_was_found_last(scene: Scene) -> None:
     begin(scene)
     scene.operator.advance()
     (view,) = scene.operator.views()
-    assert (view["name"], view["phase"], view["problem"], view["in_force"]) == (NAME, "shadow", None, True)
+    assert (view["name"], view["phase"], view["problem"]) == (NAME, "shadow", None)
     assert view["verdict"] is not None and view["verdict"]["verdict"] == "inconclusive"
     scene.patch(alpha=7)
     (view,) = scene.operator.views()
@@ -333,6 +487,23 @@ def test_page_and_gauges_show_what_was_found_last(scene: Scene) -> None:
     )
     scene.cluster.delete(NAME)
     assert scene.operator.views() == []
+
+
+def test_the_page_and_the_condition_agree_on_what_routers_have(scene: Scene) -> None:
+    begin(scene)
+
+    def said() -> tuple[str, bool | None]:
+        scene.operator.watch()
+        (view,) = scene.operator.views()
+        return scene.condition("InForce")[0], view["in_force"]
+
+    (before,) = scene.operator.views()
+    assert before["in_force"] is None, "there is no condition yet"
+    assert said() == ("Unknown", None)
+    scene.operator.routers.heard("one", {NAME: scene.serving().version})
+    assert said() == ("True", True)
+    scene.operator.routers.heard("one", {NAME: "an older one"})
+    assert said() == ("False", False)
 
 
 def test_an_experiment_that_was_deleted_while_the_operator_was_away_ends(scene: Scene) -> None:
@@ -349,7 +520,7 @@ def test_an_experiment_that_was_deleted_while_the_operator_was_away_ends(scene: 
 def test_a_change_that_was_not_heard_is_followed_within_a_second(scene: Scene) -> None:
     """The API server answered nothing when it was heard of, for longer than it is tried again."""
     begin(scene)
-    scene.operator.routers.heard("one", scene.serving().version)
+    scene.operator.routers.heard("one", {NAME: scene.serving().version})
     scene.operator.watch()
     scene.cluster.patch(NAME, enabled=False)
     scene.operator.watch()
@@ -383,7 +554,7 @@ def test_a_kill_switch_with_kubectl_replace_is_not_undone(scene: Scene) -> None:
     assert scene.cluster.config_map is not None
     del scene.cluster.config_map["metadata"]["annotations"]
     data = scene.cluster.config_map["data"]
-    data[IN_FORCE] = data[IN_FORCE].replace("enabled: true", "enabled: false")
+    data[f"{NAME}.yaml"] = data[f"{NAME}.yaml"].replace("enabled: true", "enabled: false")
     scene.cluster.apply("second", {**SPEC, "salt": "other"})
     scene.operator.changed("second")
     assert scene.serving().name == NAME, "it is not free for others"
@@ -416,7 +587,7 @@ def test_a_config_map_that_is_broken_by_hand_is_mended(scene: Scene, content: st
     for off in (False, True):
         scene.cluster.config_map.pop("data")
         if content is not None:
-            scene.cluster.config_map["data"] = {IN_FORCE: content}
+            scene.cluster.config_map["data"] = {f"{NAME}.yaml": content}
         scene.cluster.patch(NAME, enabled=not off)
         scene.operator.watch()
         assert scene.serving() == before.replace(enabled=not off)
@@ -454,6 +625,45 @@ def test_a_promotion_ends_with_a_rollback_also_of_a_broken_spec(scene: Scene) ->
     assert scene.events()[-1].to == "rolled back" and scene.serving().arm("incumbent").policy == "baseline"
 
 
+def test_who_is_held_out_keeps_the_incumbent_of_before(scene: Scene) -> None:
+    scene.patch(holdout=0.2, overrides={"qa": "challenger"})
+    begin(scene)
+    assert scene.serving().holdout == 0.2 and scene.serving().arm_of("qa") == ("challenger", 1.0)
+    scene.patch(overrides={"qa": "challenger", "qb": "incumbent"})
+    assert scene.condition("Accepted")[0] == "True" and len(scene.serving().overrides) == 2
+    scene.patch(holdout=0.1)
+    assert scene.condition("Accepted")[1] == "Unusable" and "holdout" in scene.condition("Accepted")[2]
+    scene.patch(holdout=0.2, move={"to": "promoted", "reason": "it wins"})
+    assert scene.serving().arm("incumbent").url == "http://127.0.0.1:8085/v1/models/challenger:predict"
+    assert scene.serving().arm("holdout").policy == "baseline" and scene.serving().overrides == {}
+    looks = 0
+
+    def found() -> Known:
+        nonlocal looks
+        looks += 1
+        return Known(VERDICT, looked=scene.now)
+
+    scene.evidence = found
+    for _ in range(3):
+        scene.operator.advance()
+    assert looks == 3, "what the holdout shows goes on"
+    held = scene.serving()
+    scene.restart()
+    scene.operator.advance()
+    assert scene.serving() == held
+    scene.patch(alpha=7, move={"to": "rolled back", "reason": "calls"})
+    assert scene.serving().promotion is None
+    assert scene.serving().arm("holdout") == scene.serving().arm("incumbent")
+    assert scene.serving().arm("holdout").policy == "baseline"
+
+
+def test_nobody_writes_what_the_holdout_keeps(scene: Scene) -> None:
+    before = {"name": "holdout", "weight": 0, "policy": "baseline"}
+    scene.patch(holdout=0.2, enabled=False, promotion={"at": "2026-01-01T00:00:00Z", "before": before})
+    assert scene.condition("Accepted")[1] == "Unusable"
+    assert "only a promotion writes it" in scene.condition("Accepted")[2]
+
+
 def test_one_that_can_not_be_looked_at_stops_none_of_the_others(scene: Scene) -> None:
     begin(scene)
     scene.cluster.objects = {"first": {"metadata": {"name": "first"}}, **scene.cluster.objects}
@@ -470,7 +680,7 @@ def test_a_breach_counts_though_the_object_changes_while_the_log_is_read(scene: 
     def found() -> Known:
         nonlocal looks
         looks += 1
-        scene.operator.routers.heard(f"router {looks}", scene.serving().version)
+        scene.operator.routers.heard(f"router {looks}", {NAME: scene.serving().version})
         scene.operator.watch()
         return Known(VERDICT, Evidence("inconclusive", "", "challenger", ("cost is up",), ARMS))
 
@@ -510,4 +720,60 @@ def test_the_page_has_an_experiment_that_waits_for_its_turn(scene: Scene) -> Non
     scene.operator.changed("second")
     first, second = scene.operator.views()
     assert first["problem"] is None
-    assert (second["name"], second["phase"]) == ("second", "draft") and "which is not over" in str(second["problem"])
+    assert (second["name"], second["phase"]) == ("second", "draft") and " is not over: stop it" in str(
+        second["problem"]
+    )
+
+
+def test_an_object_without_a_ramp_is_a_draft_on_the_page_too(scene: Scene) -> None:
+    """A file on a laptop is at the stage that it says; of an object, routers serve nothing until it was started."""
+    spec = {name: value for name, value in SPEC.items() if name != "ramp"}
+    scene.cluster.delete(NAME)
+    scene.cluster.apply("by-hand", {**spec, "stage": "25%", "salt": "x"})
+    scene.operator.changed("by-hand")
+    assert not scene.serving("by-hand").enabled
+    (view,) = scene.operator.views()
+    assert view["phase"] == "draft" and [step["phase"] for step in view["steps"]] == ["draft"]
+    assert view["advice"]["action"] == "start" and '"to": "shadow"' in str(view["advice"]["command"])
+    scene.cluster.patch("by-hand", move={"to": "25%", "reason": "go"})
+    scene.operator.changed("by-hand")
+    (view,) = scene.operator.views()
+    assert view["phase"] == "25%" and view["advice"]["action"] == "wait"
+
+
+def test_one_that_can_not_be_followed_leaves_the_others_watched(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.patch(layer_part=[0, 0.5])
+    begin(scene)
+    scene.cluster.apply("first", {**scene.cluster.objects[NAME]["spec"], "layer_part": [0.5, 1], "salt": "first"})
+    scene.operator.changed("first")
+    assert "first.yaml" in scene.served()
+    scene.cluster.patch("first", owner="unheard")
+    follow = scene.operator._follow
+
+    def fail(name: str) -> bool:
+        if name == "first":
+            raise RuntimeError("refused")
+        return follow(name)
+
+    monkeypatch.setattr(scene.operator, "_follow", fail)
+    scene.operator.routers.heard("router-0", {NAME: scene.serving().version})
+    scene.operator.watch()
+    assert scene.condition("InForce")[1] == "EveryRouter"
+
+
+@pytest.mark.parametrize("ends", ["draft", "stopped"])
+def test_what_is_over_does_not_take_the_place_of_what_came_after_it(scene: Scene, ends: str) -> None:
+    begin(scene)
+    scene.patch(move={"to": "stopped", "reason": "no"})
+    moves = [] if ends == "draft" else [{"to": to, "reason": to} for to in ("50%", ends)]
+    for move in [None, *moves]:
+        scene.cluster.apply("next", {**SPEC, "salt": "n", "move": move})
+        scene.operator.changed("next")
+    before = scene.cluster.config_map
+    for _ in range(3):
+        scene.operator.advance()
+        scene.operator.watch()
+    assert scene.served() == ["next.yaml"] and scene.cluster.config_map == before, "nothing is written again and again"
+    scene.cluster.delete("next")
+    scene.operator.advance()
+    assert scene.served() == [f"{NAME}.yaml"], "and is in force again once that is gone"

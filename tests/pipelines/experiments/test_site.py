@@ -9,12 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import httpx
+import yaml
 
+from mtorl.experiment.experiment import Experiment
+from pipelines.experiments.config_map import Entry
 from pipelines.experiments.operator.operator import Operator
 from pipelines.experiments.operator.routers import Routers
 from pipelines.experiments.operator.start import _Site
 from serving.local.ports import free_ports
+from tests.experiments import experiment
 
+SPRING = Experiment.from_dict(experiment("http://127.0.0.1:9", name="spring"))
 READERS = 40  # more than a process has threads by default
 
 
@@ -29,8 +34,8 @@ class SlowPages:
         self.done.wait(30)
         return []
 
-    def in_force(self) -> tuple[str, str]:
-        return "name: spring", "v1"
+    def in_force(self) -> dict[str, Entry]:
+        return {"spring": Entry("spring.yaml", yaml.safe_dump(SPRING.model_dump(mode="json")), SPRING, False, None, ())}
 
 
 def test_routers_do_not_wait_for_people_who_look_at_pages() -> None:
@@ -51,9 +56,36 @@ def test_routers_do_not_wait_for_people_who_look_at_pages() -> None:
     with ThreadPoolExecutor(READERS) as readers:
         pages = [readers.submit(httpx.get, url, timeout=60) for _ in range(READERS)]
         time.sleep(0.5)  # all of them are being served
-        answer = httpx.get(f"{url}/v1/in-force", params={"router": "one", "version": "v0"}, timeout=5)
-        assert (answer.status_code, answer.text) == (200, "name: spring")
-        assert httpx.get(f"{url}/v1/in-force", params={"router": "one", "version": "v1"}, timeout=5).status_code == 304
-        assert operator.routers.condition("v1").status == "True"
+
+        def ask(version: str, **more: Any) -> httpx.Response:
+            asked = {"router": "one", "has": {"spring": version}, **more}
+            return httpx.post(f"{url}/v1/in-force", json=asked, timeout=5)
+
+        answer = ask("v0")
+        assert answer.status_code == 200 and Experiment.from_yaml(answer.json()["spring.yaml"]) == SPRING
+        assert ask(SPRING.version).status_code == 204 and ask("v0", has=1).status_code == 400
+        assert operator.routers.condition("spring", SPRING.version).status == "True"
+        assert ask(SPRING.version, everything=True).json() == answer.json(), "it was told what it can't use"
         operator.done.set()
         assert {page.result().status_code for page in pages} == {200}
+
+
+def test_a_fault_of_ours_is_not_said_to_be_the_api_servers() -> None:
+    operator, (port,) = SlowPages(), free_ports(1)
+
+    def broken() -> list[Any]:
+        raise KeyError("arms")
+
+    operator.views = broken  # type: ignore[method-assign]
+    site = _Site(cast(Operator, operator))
+    threading.Thread(target=lambda: asyncio.run(site.serve(port)), daemon=True).start()
+    for _ in range(200):
+        try:
+            answer = httpx.get(f"http://127.0.0.1:{port}/")
+            break
+        except httpx.HTTPError:
+            time.sleep(0.05)
+    assert (answer.status_code, answer.text) == (
+        500,
+        "this can't be shown, and the operator's log says why: KeyError\n",
+    )

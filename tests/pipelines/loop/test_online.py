@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from features.offline.installation import install
+from features.offline.installation import install, without_sources
 from features.offline.store import build_training_data
 from mtorl.artifact.saving import FEATURE_SERVICE
 from mtorl.log.times import microseconds
@@ -27,6 +27,7 @@ def trained(tmp_path: Path) -> Trained:
     simulator.spec.save(log / DATASET_FILE)
     (log / INGEST_FILE).write_text('{"fingerprint": "none"}')
     build_training_data(log, tmp_path / "training", tmp_path / "windows")
+    without_sources(tmp_path / "training")  # or a part of the store may still be in its write-ahead log
     install(tmp_path / "training", tmp_path / "features")
     return Trained(LoopConfig(data="log.csv", rounds=3), tmp_path)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import psutil
 import pytest
@@ -39,6 +43,29 @@ def test_the_summary_holds(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["dataset"] == "simulator" and summary["windows"] == summary["rows"]
     assert isinstance(summary["experiment"]["true_lift"], float)
+
+
+def test_the_experiment_went_through_its_stages(finished: Path) -> None:
+    import duckdb
+
+    summary = json.loads((finished / "summary.json").read_text())
+    assert [move["to"] for move in summary["stages"]["moves"]] == ["shadow", "5%", "50%"]
+    assert summary["experiment"]["verdict"] == "inconclusive", "so few users say nothing"
+    assert summary["stages"]["waits"] == [f"the last stage: {summary['experiment']['reason']}"]
+    users_of_stages = summary["experiment"]["users_of_stages"]
+    assert {stage: sum(arms.values()) for stage, arms in users_of_stages.items()} == {"5%": 156, "50%": 156}
+    log = f"{finished.resolve()}/decision_log"
+    decisions = duckdb.execute(
+        f"select stage, count(*) from '{log}/decisions.parquet' where request_id like 'live-%' group by stage"
+    ).fetchall()
+    assert dict(decisions) == {"shadow": 156, "5%": 156, "50%": 3 * 156}
+    assert duckdb.execute(f"select count(*) from '{log}/shadows.parquet'").fetchone() == (156,)
+    stands = subprocess.run(
+        [sys.executable, "-m", "cli.main", "experiment", "status", str(finished / "serving.yaml"), "--json"],
+        capture_output=True,
+        text=True,
+    )
+    assert stands.returncode == 0 and json.loads(stands.stdout)["phase"] == "50%"
 
 
 def test_every_decision_is_on_record_with_its_propensity(finished: Path) -> None:
@@ -96,16 +123,7 @@ def test_no_process_is_left(finished: Path) -> None:
 
 def test_the_pages_on_asking_for_decisions_are_true(finished: Path, tmp_path: Path) -> None:
     """Runs every command of docs/serving-by-hand.md and docs/api.md against `mtorl serve` of the finished run."""
-    serve = subprocess.Popen(
-        [sys.executable, "-m", "cli.main", "serve", "--run", str(finished), "--port", "0"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert serve.stdout is not None
-        said = [serve.stdout.readline() for _ in range(3)]
-        assert said[1].startswith("router ") and said[2].startswith("ready"), said
-        router = said[1].split()[1]
+    with served(finished) as router:
         first, second, outcome, mistake = _answers(ROOT / "docs" / "serving-by-hand.md", router, tmp_path)
         decision = json.loads(first)["predictions"][0]
         assert decision["fallback_reason"] is None and decision["request_id"] == "by-hand-1"
@@ -116,6 +134,36 @@ def test_the_pages_on_asking_for_decisions_are_true(finished: Path, tmp_path: Pa
         columns, outcome = _answers(ROOT / "docs" / "api.md", router, tmp_path)
         assert columns.strip() == "hour device placement"
         assert json.loads(outcome) == {"accepted": 1, "duplicate": 0, "dangling": 0}
+
+
+def test_a_person_may_promote_after_the_run(finished: Path) -> None:
+    file = finished / "serving.yaml"
+    promote = [sys.executable, "-m", "cli.main", "experiment", "promote", str(file)]
+    assert subprocess.run(promote, capture_output=True).returncode == 0
+    challenger = Experiment.load(file).arm("challenger").model_digest
+    with served(finished) as router:  # servers of another day
+        context = {"hour": 20, "device": "mobile", "placement": "feed"}
+        asked = [{"user_id": f"u{n:06}", "campaign_id": "spring-sale", "context": context} for n in range(20)]
+        body = json.dumps({"instances": asked}).encode()
+        request = Request(f"{router}/v1/models/ads:predict", body, {"content-type": "application/json"})
+        with urlopen(request, timeout=10) as answer:
+            decisions = json.load(answer)["predictions"]
+    assert {decision["arm"] for decision in decisions} == {"incumbent"}
+    assert {decision["model"]["digest"] for decision in decisions} == {challenger}
+
+
+@contextmanager
+def served(run: Path) -> Iterator[str]:
+    """The router's address, while `mtorl serve` runs."""
+    serve = subprocess.Popen(
+        [sys.executable, "-m", "cli.main", "serve", "--run", str(run), "--port", "0"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert serve.stdout is not None
+        lines = (line for line in serve.stdout if not line.startswith("promotion: "))
+        said = list(itertools.islice(lines, 3))
+        assert said[1].startswith("router ") and said[2].startswith("ready"), said
+        yield said[1].split()[1]
     finally:
         serve.terminate()
         assert serve.wait() == 0

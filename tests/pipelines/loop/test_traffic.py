@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
 from features.online.history import History, Touchpoint
-from pipelines.loop.traffic import LoadDriver, Traffic, TrafficFailed
+from pipelines.loop.traffic import LoadDriver, Traffic, TrafficFailed, in_order, in_parts
 from pipelines.loop.traffic_sources import Response
 
 START = datetime(2020, 1, 1, tzinfo=UTC)
@@ -143,6 +145,31 @@ def test_a_round_is_answered_before_the_next_one_is_sent(router: Router) -> None
     sent = [instance["request_id"].split("-")[1:] for _, instance in router.events]
     assert [turn for turn, _ in sent] == ["0"] * 4 + ["1"] * 2 + ["2"]
     assert Counter(user for _, user in sent) == opportunities
+
+
+@given(st.lists(st.integers(0, 6), max_size=30), st.integers(0, 3))
+def test_parts_are_all_of_the_traffic_and_each_journey_is_in_order(numbers: list[int], before: int) -> None:
+    source = Clickers({f"u{n}": number for n, number in enumerate(numbers)})
+    parts, turns = in_parts(source, before), in_order(source)
+    sent = [at for part in parts for at in part]
+    assert turns == sorted(turns, key=lambda at: at[0]) and sorted(sent) == sorted(turns) and all(parts)
+    assert Counter(user for _, user in turns) == Counter(source.opportunities)
+    for user, number in source.opportunities.items():
+        assert [turn for turn, other in sent if other == user] == list(range(number))
+    long = [user for user, number in source.opportunities.items() if number > before]
+    if long:
+        assert parts[:before] == [[(turn, user) for user in long] for turn in range(before)]
+        assert {user for part in parts[before:] for _, user in part} == {user for _, user in turns}, "nobody is lost"
+
+
+def test_parts_add_up_to_one_traffic(router: Router) -> None:
+    source, history, traffic = Clickers({"u0": 1, "u1": 3}, shows=False), RecordingHistory(router), Traffic()
+    driver = LoadDriver(router.url, history, concurrency=2)
+    for part in in_parts(source, 2):
+        assert driver.send(source, "live", id, part, traffic) is traffic
+    sent = [instance["request_id"] for _, instance in router.events]
+    assert sent[:2] == ["live-0-u1", "live-1-u1"] and set(sent[2:]) == {"live-0-u0", "live-2-u1"}
+    assert len(traffic.latencies) == 4 and list(traffic.weight_table()["decision_id"]) == sent
 
 
 def test_a_missing_number_is_null_and_no_broken_json(router: Router) -> None:

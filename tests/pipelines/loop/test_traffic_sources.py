@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from features.online.history import Touchpoint
 from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
-from pipelines.loop.traffic_sources import ReplayedTraffic, ShiftedTraffic, SimulatedTraffic, stretch_of_each
+from pipelines.loop.traffic_sources import (
+    RepeatedTraffic,
+    ReplayedTraffic,
+    ShiftedTraffic,
+    SimulatedTraffic,
+    stretch_of_each,
+)
 
 SPEC = DatasetSpec(
     name="tiny",
@@ -185,3 +191,11 @@ def test_shifted_traffic_moves_the_context_and_spends_nothing(traffic: ReplayedT
     assert after["hour"] == pytest.approx(before["hour"] + 2 * log["hour"].std())
     assert shifted.opportunities == {"u1": 1, "u3": 1}
     assert list(shifted.respond("u1", 0, {"expose": True, "channel": "a"}).outcomes) == [("cancel", 0.0)]
+
+
+def test_asking_again_spends_nothing(traffic: ReplayedTraffic) -> None:
+    again = RepeatedTraffic(traffic, most_users=1)
+    assert again.opportunities == {"u1": 1} and again.opportunity("u1", 0) == traffic.opportunity("u1", 0)
+    shown, kept = ({"expose": expose, "channel": "a"} for expose in (True, False))
+    assert again.respond("u1", 0, shown).outcomes == [("cancel", 0.0)] and again.respond("u1", 0, kept).outcomes == ()
+    assert again.respond("u1", 0, shown).touchpoint is None

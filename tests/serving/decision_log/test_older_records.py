@@ -18,6 +18,7 @@ from serving.router.flow.budgets import reconcile
 from serving.router.flow.idempotency_cache import IdempotencyCache, prediction_of
 from tests.serving.shipping import GOLDEN, RECORDS
 
+VERSION_3 = json.loads((GOLDEN / "version-3" / "decision.json").read_text())
 VERSION_1 = json.loads((GOLDEN / "version-1" / "decision.json").read_text())
 SHOWN = {"expose": True, "event_time": "2026-01-01T12:00:00+00:00", "fallback_reason": None}
 WITHDRAWAL = {"expose": False, "event_time": "2026-01-01T12:00:01+00:00", "fallback_reason": "log"}
@@ -96,21 +97,36 @@ def test_version_1_is_exported_beside_todays(tmp_path: Path) -> None:
     query = f"SELECT schema_version, decision_id, price, prices IS NULL, salt FROM '{tmp_path}/out/decisions.parquet'"
     assert sorted(duckdb.sql(query).fetchall()) == [
         (1, VERSION_1["decision_id"], 0.25, True, None),
-        (3, "newer", 0.25, False, "2026-01-a"),
+        (4, "newer", 0.25, False, "2026-01-a"),
     ]
+
+
+@pytest.mark.parametrize("record", [VERSION_1, VERSION_3], ids=["1", "3"])
+def test_no_file_named_an_arm_before_it_was_a_field(tmp_path: Path, record: dict[str, Any]) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.submit("decision", record).result(timeout=60)
+    spool.close()
+    export_parquet(tmp_path / "spool", tmp_path / "out")
+    file = f"'{tmp_path}/out/decisions.parquet'"
+    assert duckdb.sql(f"SELECT override FROM {file}").fetchall() == [(False,)]
+    for there in (file, f"(SELECT * EXCLUDE (override) FROM {file})"):
+        assert duckdb.sql(f"SELECT override FROM ({one_record_each('decision', there)})").fetchall() == [(False,)]
 
 
 def test_an_older_answer_is_repeated_by_a_newer_router() -> None:
     assert prediction_of(VERSION_1)["model"] == {"name": "challenger", "version": None, "digest": "sha256:1f2e3d"}
     cache = IdempotencyCache()
-    cache.load("salt", [{**VERSION_1, "event_time": datetime.now(UTC).isoformat()}], [])
+    now = datetime.now(UTC).isoformat()
+    cache.load([{**VERSION_3, "event_time": now}], [])
     assert len(cache) == 1
+    cache.load([{**VERSION_1, "event_time": now}], [])
+    assert len(cache) == 1, "it does not say its salt: the request is decided anew, and nobody pays twice"
 
 
 def test_older_events_say_which_version_they_are() -> None:
     lines = [json.dumps(record).encode() for record in (VERSION_1, RECORDS["decision"])]
     types = [events.attributes("decision", line, "/s")["type"] for line in lines]
-    assert types == ["mtorl.decision.v1", "mtorl.decision.v3"]
+    assert types == ["mtorl.decision.v1", "mtorl.decision.v4"]
 
 
 def test_a_router_that_was_upgraded_keeps_open_what_was_shown_and_gives_back_the_rest(tmp_path: Path) -> None:

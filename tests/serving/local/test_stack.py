@@ -49,9 +49,13 @@ class FakeTorchServe:
     """Answers for TorchServe where only the router matters."""
 
     def __init__(self, model_store: Path, workdir: Path, port: int = 0) -> None:
-        self.models = tuple(sorted(mar.stem for mar in model_store.glob("*.mar")))
+        self.model_store = model_store
         self.serving = workdir.parent
         self.pid: int | None = None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return tuple(sorted(mar.stem for mar in self.model_store.glob("*.mar")))
 
     def __enter__(self) -> FakeTorchServe:
         self.pid = os.getpid()
@@ -120,10 +124,12 @@ def test_an_experiment_of_ones_own_stays_as_it_is_and_has_a_state_of_its_own(run
         {"name": "challenger", "weight": 0.5, "endpoint": "http://127.0.0.1:8085"},
     ]
     file.write_text(text := "# with a comment\n" + yaml.safe_dump({"name": "mine", "arms": arms}))
-    with LocalStack(run, Own(file, state), models_port=8085), LocalStack(run):  # beside the run's own
+    own = Own({"mine.yaml": file}, state)
+    with LocalStack(run, own, models_port=8085), LocalStack(run):  # beside the run's own
         config = yaml.safe_load((state / "router.yaml").read_text())
     assert file.read_text() == text
-    assert config["experiment"] == str(file)
+    assert config["experiment"] == str(state / "experiments")
+    assert (state / "experiments" / "mine.yaml").resolve() == file
     assert {config[name] for name in ("ledger", "spool", "sink")} == {
         str(state / name) for name in ("ledger.sqlite", "spool", "log")
     }
@@ -135,6 +141,12 @@ def test_a_run_can_be_served_again_but_not_twice_at_once(run: Path) -> None:
     for _ in range(2):
         with stack, pytest.raises(StackError, match=f"already, by process {os.getpid()}"):
             LocalStack(run).start()
+    stack.claim()  # before it starts: nobody else may change its models meanwhile
+    with pytest.raises(StackError, match=f"already, by process {os.getpid()}"):
+        LocalStack(run).claim()
+    with stack:
+        pass
+    LocalStack(run).claim()
     with pytest.raises(StackError, match="not started"):
         stack.torchserve.pid = 1  # type: ignore[assignment]
         stack.check()

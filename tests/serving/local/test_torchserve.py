@@ -76,7 +76,7 @@ def test_the_configuration_opens_nothing_to_others(tmp_path: Path) -> None:
     server.inference_url = server.management_url = server.metrics_url = "http://127.0.0.1:1"
     lines = dict(line.split("=", 1) for line in config_properties(server, (2, 3)).splitlines())
     assert all(value.startswith(("http://127.0.0.1:", "127.0.0.1")) for k, value in lines.items() if "_address" in k)
-    assert lines["load_models"] == "a.mar,b.mar"
+    assert lines["load_models"] == "a=a.mar,b=b.mar", "whatever name the archive has inside"
     assert lines["enable_model_api"] == "false"
     assert lines["metrics_mode"] == "prometheus"
 
@@ -198,6 +198,8 @@ def test_nothing_is_left_behind(tmp_path, remains, wait_for, end: str) -> None:
     store = store_with(tmp_path, challenger="first")
     work = tmp_path / ("a-long-folder-name-" * 6) if end == "kill" else tmp_path / "work"
     program = f"""
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background ignores it
 import time
 from serving.local.torchserve import TorchServe
 print("starting", flush=True)

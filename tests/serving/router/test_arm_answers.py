@@ -17,7 +17,7 @@ from mtorl.log.records import json_schema
 from serving.router.flow import arm_faults
 from serving.router.flow.arm_answers import NOBODY, ArmAnswer, ArmError, identity, read_answer
 from serving.router.flow.idempotency_cache import prediction_of
-from tests.serving.router_fixtures import CONTEXT, Harness, decision, instance, run, sample
+from tests.serving.router_fixtures import CONTEXT, Harness, decision, instance, only, run, sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
 
@@ -90,11 +90,11 @@ def test_an_answer_is_read_by_its_form(tmp_path: Path, form: str) -> None:
     async def scenario(h: Harness) -> None:
         h.arm.form, h.arm.mode = body, lambda item: {**LEAST, "propensity": 0.25}
         if path:
-            endpoint = h.router.live.experiment.arm("incumbent").endpoint
+            endpoint = only(h.router.live).arm("incumbent").endpoint
             changed = (h.folder / "experiment.yaml").read_text().replace(str(endpoint), f"{endpoint}{path}")
             (h.folder / "experiment.draft").write_text(changed)
             (h.folder / "experiment.draft").replace(h.folder / "experiment.yaml")
-            await h.until(lambda: str(h.router.live.experiment.arm("incumbent").endpoint).endswith("infer"))
+            await h.until(lambda: str(only(h.router.live).arm("incumbent").endpoint).endswith("infer"))
         answers = await h.predict(*users)
         assert [answer["fallback_reason"] for answer in answers] == [None] * len(users)
         assert {answer["propensity"] for answer in answers} == {0.25}
@@ -120,7 +120,7 @@ def test_a_fault_is_the_same_sentence_in_log_health_and_metric(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario(h: Harness) -> None:
-        arm = h.router.live.experiment.arm_of("u1")[0]
+        arm = only(h.router.live).arm_of("u1")[0]
 
         def counted(cause: str) -> float:
             return sample("mtorl_arm_answer_faults_total", arm=arm, cause=cause)
@@ -128,11 +128,11 @@ def test_a_fault_is_the_same_sentence_in_log_health_and_metric(
         before = {cause: counted(cause) for cause in ("channel", "status")}
 
         def health() -> str | None:
-            return h.router.health.parts.get(f"{arm}'s answers")
+            return h.router.health.parts.get(f"test/{arm}'s answers")
 
         assert health() is None
         h.arm.mode = lambda item: decision(channel="tv" if item["user_id"] == "u1" else "video")
-        same_arm = next(f"v{n}" for n in range(99) if h.router.live.experiment.arm_of(f"v{n}")[0] == arm)
+        same_arm = next(f"v{n}" for n in range(99) if only(h.router.live).arm_of(f"v{n}")[0] == arm)
         answer, good = await h.predict(instance(), instance(same_arm))
         assert answer["fallback_reason"] == "model_error" and good["fallback_reason"] is None
         sentence = "channel: 'tv' is not on offer; answer one of search, video"

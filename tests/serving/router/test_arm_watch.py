@@ -10,13 +10,13 @@ import yaml
 from mtorl.experiment.experiment import Arm, Experiment
 from serving.router.flow import arm_watch
 from tests.experiments import experiment
-from tests.serving.router_fixtures import Harness, instance, run, sample
+from tests.serving.router_fixtures import Harness, instance, only, run, sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
 
 
 def _write(h: Harness, **changes: object) -> None:
-    endpoint = h.router.live.experiment.arm("incumbent").endpoint
+    endpoint = only(h.router.live).arm("incumbent").endpoint
     draft = h.folder / "experiment.draft"
     draft.write_text(yaml.safe_dump(experiment(endpoint, **changes)))
     draft.replace(h.folder / "experiment.yaml")
@@ -26,8 +26,8 @@ def test_a_new_file_that_names_a_wrong_host_is_in_force_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(h: Harness) -> None:
-        assert h.router.health.parts["challenger"] == "ok"
-        good = h.router.live.experiment.arm("incumbent").endpoint
+        assert h.router.health.parts["test/challenger"] == "ok"
+        good = only(h.router.live).arm("incumbent").endpoint
         arms = [
             {"name": "incumbent", "weight": 0.5, "endpoint": good},
             {"name": "challenger", "weight": 0.5, "endpoint": "http://127.0.0.1:9"},  # nobody there
@@ -36,11 +36,11 @@ def test_a_new_file_that_names_a_wrong_host_is_in_force_and_says_so(
         await h.until(lambda: sample("mtorl_arm_silent_seconds", arm="challenger") > 0)
         ready = await h.client.get("/health/ready")
         assert ready.status_code == 200  # the incumbent decides
-        assert ready.json()["parts"]["challenger"].startswith("no answer for ")
-        assert ready.json()["parts"]["incumbent"] == "ok"
+        assert ready.json()["parts"]["test/challenger"].startswith("no answer for ")
+        assert ready.json()["parts"]["test/incumbent"] == "ok"
         assert "challenger (http://127.0.0.1:9/v1/models/challenger:predict) has not answered for" in caplog.text
         _write(h, stage="shadow")  # mended: found at once, without traffic
-        await h.until(lambda: h.router.health.parts.get("challenger") == "ok")
+        await h.until(lambda: h.router.health.parts.get("test/challenger") == "ok")
         await h.until(lambda: sample("mtorl_arm_silent_seconds", arm="challenger") == 0)
         assert not h.arm.asked
 
@@ -63,8 +63,8 @@ def test_an_arm_that_nobody_asks_is_looked_at_and_one_that_left_is_forgotten(
         await h.until(lambda: sample("mtorl_arm_silent_seconds", arm="challenger") > 0)
         arms = [{"name": n, "weight": 0.5, "endpoint": "http://127.0.0.1:9"} for n in ("incumbent", "second")]
         _write(h, arms=arms)
-        await h.until(lambda: "second" in h.router.health.parts)
-        await h.until(lambda: "challenger" not in h.router.health.parts)
+        await h.until(lambda: "test/second" in h.router.health.parts)
+        await h.until(lambda: "test/challenger" not in h.router.health.parts)
         assert sample("mtorl_arm_silent_seconds", arm="challenger") == 0
 
     run(scenario, tmp_path)

@@ -17,15 +17,7 @@ from serving.ledger import LedgerUnavailable
 from serving.router.flow.idempotency_cache import prediction_of
 from tests.experiments import experiment
 from tests.serving.router.test_inner_faults import FAULTS
-from tests.serving.router_fixtures import (
-    CONTEXT,
-    SHORT_DEADLINE,
-    Harness,
-    decision,
-    full_disk,
-    instance,
-    run,
-)
+from tests.serving.router_fixtures import CONTEXT, SHORT_DEADLINE, Harness, decision, full_disk, instance, only, run
 
 pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
 
@@ -35,7 +27,7 @@ ARMS = [{"name": "incumbent", "weight": 0.5, "policy": "baseline"}, {"name": "ch
 
 def of_arm(h: Harness, arm: str, count: int = 1, **changes: Any) -> list[dict[str, Any]]:
     """Requests of users of an arm."""
-    users = [f"u{i}" for i in range(200) if h.router.live.experiment.arm_of(f"u{i}")[0] == arm]
+    users = [f"u{i}" for i in range(200) if only(h.router.live).arm_of(f"u{i}")[0] == arm]
     return [instance(user, **changes) for user in users[:count]]
 
 
@@ -182,11 +174,11 @@ def test_the_kill_switch_and_a_crash_leave_it_in_force(tmp_path: Path) -> None:
     async def before(h: Harness) -> None:
         (challenged,) = of_arm(h, "challenger", baseline=SEARCH)
         assert (await h.predict(challenged))[0]["channel"] == "video"
-        endpoint = h.router.live.experiment.arm("challenger").endpoint
+        endpoint = only(h.router.live).arm("challenger").endpoint
         switched = experiment(str(endpoint), arms=ARMS, enabled=False)
         (h.folder / "experiment.draft").write_text(yaml.safe_dump(switched))
         (h.folder / "experiment.draft").replace(h.folder / "experiment.yaml")
-        await h.until(lambda: not h.router.live.experiment.enabled)
+        await h.until(lambda: not only(h.router.live).enabled)
         asked = len(h.arm.asked)
         given.extend(await h.predict({**challenged, "request_id": "r1"}))
         assert (given[0]["arm"], given[0]["channel"], given[0]["expose"]) == ("incumbent", "search", True)

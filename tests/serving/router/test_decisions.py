@@ -13,14 +13,7 @@ import pytest
 from mtorl.experiment.assignment import draw
 from mtorl.log.records import json_schema
 from mtorl.log.times import microseconds
-from tests.serving.router_fixtures import (
-    COST_CAP,
-    Harness,
-    decision,
-    instance,
-    run,
-    sample,
-)
+from tests.serving.router_fixtures import COST_CAP, Harness, decision, instance, only, run, sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
 
@@ -142,7 +135,7 @@ def test_users_are_sticky_and_split_as_the_experiment_says(tmp_path: Path) -> No
         users = [f"u{i}" for i in range(60)]
         first = [p["arm"] for p in await h.predict(*map(instance, users))]
         assert first == [p["arm"] for p in await h.predict(*map(instance, users))]
-        assert first == [h.router.live.experiment.arm_of(user)[0] for user in users] and set(first) == {
+        assert first == [only(h.router.live).arm_of(user)[0] for user in users] and set(first) == {
             "incumbent",
             "challenger",
         }
@@ -176,7 +169,7 @@ def test_a_paced_budget_has_a_price_for_each_channel(tmp_path: Path) -> None:
     paced = {"campaign": "*", "channel": "*", "amount": 50.0, "period": "day", "pacing": {"price": 0.4}}
 
     async def scenario(h: Harness) -> None:
-        await h.until(lambda: h.router.budgets.pacer.prices("incumbent", "spring"))
+        await h.until(lambda: h.router.budgets.pacer.prices("test/incumbent", "spring"))
         await h.predict()
         assert set(h.arm.asked[-1][1]["price"]) == {"search", "video"}
         assert sample("mtorl_budget_price", arm="incumbent") > 0
@@ -198,7 +191,7 @@ def test_opportunities_and_forecasts_reach_the_pacing(tmp_path: Path) -> None:
         for number in range(60):
             (answer,) = await h.predict(instance(f"u{number}"))
         pacer = h.router.budgets.pacer
-        await h.until(lambda: set(pacer.by_arm()) == {"incumbent", "challenger"})
+        await h.until(lambda: set(pacer.by_arm()) == {"test/incumbent", "test/challenger"})
         ratio = answer["expected_reward"] / answer["expected_cost"]
         assert all(0 < price < 2 * ratio for price in pacer.by_arm().values())
         await h.until(lambda: sum(state["at"] for state in json.loads(h.router.ledger.memory()[1]).values()) == 60)

@@ -26,6 +26,7 @@ from tests.serving.router_fixtures import (
     decision,
     full_disk,
     instance,
+    only,
     run,
     sample,
 )
@@ -97,7 +98,7 @@ def test_a_fault_inside_is_the_default_action(tmp_path: Path, fault: str) -> Non
     async def scenario(h: Harness) -> None:
         if asyncio.iscoroutine(waits := strike(h)):
             await waits
-        arm = h.router.live.experiment.arm_of("u1")[0]
+        arm = only(h.router.live).arm_of("u1")[0]
         before = sample("mtorl_fallbacks_total", arm=arm, reason=reason)
         (answer,) = await h.predict()
         assert answer["fallback_reason"] == reason
@@ -191,7 +192,7 @@ def test_a_log_that_fails_is_no_exposure_and_no_reservation(
         return text
 
     async def scenario(h: Harness) -> None:
-        arm = h.router.live.experiment.arm_of("u1")[0]
+        arm = only(h.router.live).arm_of("u1")[0]
         before = sample("mtorl_fallbacks_total", arm=arm, reason="log")
         with monkeypatch.context() as patch:
             patch.setattr(os, call, lambda file, *data: full_disk(file, data))

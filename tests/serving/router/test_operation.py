@@ -18,15 +18,7 @@ from serving.ledger import Balance
 from serving.router.flow.budgets import concerns
 from serving.router.ops import metrics
 from tests.serving.ledgers import Place
-from tests.serving.router_fixtures import (
-    SHORT_DEADLINE,
-    Harness,
-    decision,
-    instance,
-    run,
-    running,
-    sample,
-)
+from tests.serving.router_fixtures import SHORT_DEADLINE, Harness, decision, instance, only, run, running, sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
 
@@ -41,8 +33,8 @@ def test_the_experiment_is_hot_and_a_broken_file_changes_nothing(tmp_path: Path)
             draft.write_text(text)
             draft.replace(path)
 
-        assert sample("mtorl_experiment_enabled") == 1 and sample("mtorl_experiment_generation") == 1
-        good = (h.folder / "last-good-experiment.yaml").read_text()
+        assert sample("mtorl_experiment_enabled", experiment="test") == 1 and sample("mtorl_experiment_generation") == 1
+        good = (h.folder / "last-good-experiments" / "experiment.yaml").read_text()
         for text in (
             "stage: [",
             yaml.safe_dump({**content, "stage": "9%"}),
@@ -54,18 +46,19 @@ def test_the_experiment_is_hot_and_a_broken_file_changes_nothing(tmp_path: Path)
             assert not h.router.live.refresh()
             assert sample("mtorl_experiment_refused") == 1
         assert (await h.client.get("/health/ready")).json()["parts"]["experiment"] == (
-            "test goes on as it was, since the file is refused: "
-            f"{path}: default_channel: 'tv' is not one of search, video"
+            "refused, and what was in force goes on: experiment.yaml: default_channel: 'tv' is not one of search, video"
         )
-        assert (h.folder / "last-good-experiment.yaml").read_text() == good
-        assert h.router.live.experiment.enabled and h.router.live.generation == 1
+        assert (h.folder / "last-good-experiments" / "experiment.yaml").read_text() == good
+        assert only(h.router.live).enabled and h.router.live.generation == 1
 
         write(yaml.safe_dump({**content, "enabled": False}))  # the kill switch, found without a nudge
         await h.until(lambda: h.router.live.generation == 2)
         assert {p["arm"] for p in await h.predict(*(instance(f"u{i}") for i in range(20)))} == {"incumbent"}
-        assert sample("mtorl_experiment_enabled") == 0 and sample("mtorl_experiment_refused") == 0
+        assert sample("mtorl_experiment_enabled", experiment="test") == 0 and sample("mtorl_experiment_refused") == 0
         assert (await h.client.get("/health/ready")).json()["parts"]["experiment"] == "ok"
-        assert not Experiment.load(h.folder / "last-good-experiment.yaml").enabled  # the switch outlives a restart
+        assert not Experiment.load(
+            h.folder / "last-good-experiments" / "experiment.yaml"
+        ).enabled  # the switch outlives a restart
         assert {record["stage"] for record in h.records()} == {"off"}
         await h.until(lambda: h.balance("incumbent").limit == 100 and h.balance("challenger").limit == 0)
 
@@ -94,7 +87,7 @@ def test_the_switch_waits_for_no_ledger(tmp_path: Path, monkeypatch: pytest.Monk
             path.with_suffix(".draft").write_text(yaml.safe_dump(content))
             path.with_suffix(".draft").replace(path)
             await h.until(hanging.is_set)
-        await h.until(lambda: not h.router.live.experiment.enabled)
+        await h.until(lambda: not only(h.router.live).enabled)
         assert not may_answer.is_set()
         may_answer.set()
         await h.until(lambda: h.balance("challenger").limit == 0)
@@ -139,18 +132,18 @@ def test_metrics_are_shown(tmp_path: Path) -> None:
         assert sample("mtorl_budget_spend_ratio", arm=answer["arm"]) == 0.02 / 50
         text = (await h.client.get("/metrics")).text
         for name in (
-            f'mtorl_decisions_total{{arm="{answer["arm"]}",expose="true"}}',
-            f'mtorl_decision_latency_seconds_count{{arm="{answer["arm"]}"}}',
+            f'mtorl_decisions_total{{arm="{answer["arm"]}",experiment="test",expose="true"}}',
+            f'mtorl_decision_latency_seconds_count{{arm="{answer["arm"]}",experiment="test"}}',
             *(
-                f'mtorl_stage_latency_seconds_count{{arm="{answer["arm"]}",stage="{stage}"}}'
+                f'mtorl_stage_latency_seconds_count{{arm="{answer["arm"]}",experiment="test",stage="{stage}"}}'
                 for stage in ("features", "model", "ledger", "log")
             ),
             *(
-                f'mtorl_budget_{what}{{arm="{arm}",period="total"}}'
+                f'mtorl_budget_{what}{{arm="{arm}",experiment="{of}",period="total"}}'
                 for what in ("limit", "spent", "reserved", "excess")
-                for arm in ("*", "challenger")
+                for of, arm in (("", "*"), ("test", "challenger"))
             ),
-            'mtorl_budget_spend_ratio{arm="challenger"}',
+            'mtorl_budget_spend_ratio{arm="challenger",experiment="test"}',
             "mtorl_budget_expired_total",
             'mtorl_outcomes_total{kind="cost",status="accepted"}',
             "mtorl_spool_records_total",
@@ -232,7 +225,8 @@ def test_a_reservation_shows_once_and_an_arm_that_is_renamed_no_more() -> None:
     metrics.show_prices({"renamed": 0.5})
     text = generate_latest().decode()
     assert (
-        'mtorl_budget_limit{arm="renamed",period="total"} 9.0' in text and 'mtorl_budget_price{arm="renamed"}' in text
+        'mtorl_budget_limit{arm="renamed",experiment="",period="total"} 9.0' in text
+        and 'mtorl_budget_price{arm="renamed",experiment=""}' in text
     )
     assert not re.search(r'mtorl_budget_\w+\{arm="[ab]"', text)
 
@@ -337,7 +331,7 @@ def test_the_probes_tell_the_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         await h.predict()
         assert [(await h.client.get(f"/health/{p}")).status_code for p in ("live", "ready", "startup")] == [200] * 3
         ready = (await h.client.get("/health/ready")).json()
-        assert ready["ready"] and set(ready["parts"]) >= {"ledger", "features", "incumbent", "challenger"}
+        assert ready["ready"] and set(ready["parts"]) >= {"ledger", "features", "test/incumbent", "test/challenger"}
         assert (await h.client.get("/health/other")).status_code == 404
         h.features.fault = RuntimeError("away")
         await h.predict()
@@ -346,7 +340,10 @@ def test_the_probes_tell_the_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         h.arm.mode, h.features.fault = 500, None
         await h.predict(*(instance(f"u{n}") for n in range(20)))
         parts = (await h.client.get("/health/ready")).json()["parts"]
-        assert parts["features"] == "ok" and parts["incumbent"] == parts["challenger"] == "no answer for 0 s: ArmError"
+        assert (
+            parts["features"] == "ok"
+            and parts["test/incumbent"] == parts["test/challenger"] == "no answer for 0 s: ArmError"
+        )
         h.arm.mode = "ok"
         (tmp_path / "ledger.sqlite").unlink()
         await h.until(lambda: h.router.health.parts.get("ledger", "ok") != "ok")

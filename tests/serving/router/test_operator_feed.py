@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import json
 import os
 import threading
 import time
@@ -17,22 +18,29 @@ import yaml
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from serving.router.ops import operator_feed
 from serving.router.ops.health import Health
-from serving.router.ops.live_experiment import LiveExperiment
+from serving.router.ops.live_experiments import LiveExperiments
 from serving.router.ops.operator_feed import OperatorFeed
 from tests.experiments import experiment
-from tests.serving.router_fixtures import SPEC
+from tests.serving.router_fixtures import SPEC, only
 
 
 def text(**changes: Any) -> str:
     return yaml.safe_dump(experiment("http://127.0.0.1:9", **changes))
 
 
+def answer(*texts: str) -> str:
+    """What the operator answers."""
+    return json.dumps({f"{number}.yaml": text for number, text in enumerate(texts)})
+
+
 class FakeOperator:
     """Answers with a text, or with a status; remembers what was asked."""
 
     def __init__(self) -> None:
-        self.answer: str | int = text()
-        self.asked: list[str] = []
+        self.answer: str | int = answer(text())
+        self.asked: list[dict[str, Any]] = []
+        self.said = b""
+        """The text of a status."""
         self.most: int | None = None
         """Bytes of an answer after which the connection ends."""
         self.pause = 0.0
@@ -40,9 +48,9 @@ class FakeOperator:
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outer.asked.append(self.path)
-                body = outer.answer.encode() if isinstance(outer.answer, str) else b""
+            def do_POST(self) -> None:
+                outer.asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+                body = outer.answer.encode() if isinstance(outer.answer, str) else outer.said
                 self.send_response(200 if isinstance(outer.answer, str) else outer.answer)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
@@ -72,39 +80,70 @@ def operator(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOperator]:
 
 
 def feed_of(operator: FakeOperator, folder: Path) -> OperatorFeed:
-    return OperatorFeed(operator.url, folder / "mounted.yaml", folder / "last-good.yaml", "router-0")
+    return OperatorFeed(operator.url, folder / "mounted", folder / "last-good", "router-0")
 
 
-def written(path: Path, content: str, at: float) -> None:
-    path.write_text(content)
-    os.utime(path, (at, at))
+def written(folder: Path, content: str, at: float, name: str = "0.yaml") -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(content)
+    os.utime(folder / name, (at, at))
+
+
+def told(feed: OperatorFeed) -> Experiment:
+    """The only experiment that the router is told of."""
+    (content,) = feed.texts().values()
+    return Experiment.from_yaml(content)
 
 
 def test_the_operator_is_asked_and_hears_what_this_router_has(operator: FakeOperator, tmp_path: Path) -> None:
     feed = feed_of(operator, tmp_path)
-    live = LiveExperiment(feed, SPEC, Health(), tmp_path / "last-good.yaml")
-    assert live.experiment.enabled and operator.asked == ["/v1/in-force?router=router-0&version="]
-    operator.answer = text(enabled=False)
-    feed.ask(live.experiment.version)
-    assert operator.asked[-1].endswith(f"version={live.experiment.version}")
-    assert live.refresh() and not live.experiment.enabled
-    operator.answer = 304
-    feed.ask(live.experiment.version)
-    assert not live.refresh() and not live.experiment.enabled
+    live = LiveExperiments(feed, SPEC, Health(), tmp_path / "last-good")
+    assert only(live).enabled and operator.asked == [{"router": "router-0", "has": {}, "everything": False}]
+    operator.answer = answer(text(enabled=False))
+    feed.ask(live.versions)
+    assert operator.asked[-1]["has"] == {"test": only(live).version}
+    assert live.refresh() and not only(live).enabled
+    operator.answer = 204
+    feed.ask(live.versions)
+    assert not live.refresh() and not only(live).enabled
+
+
+def test_experiments_come_and_go_and_a_wrong_one_harms_no_other(operator: FakeOperator, tmp_path: Path) -> None:
+    feed, health = feed_of(operator, tmp_path), Health()
+    live = LiveExperiments(feed, SPEC, health, tmp_path / "last-good")
+
+    def tell(*texts: str) -> dict[str, bool]:
+        operator.answer = answer(*texts)
+        feed.ask(live.versions, live.refused)
+        live.refresh()
+        return {one.name: one.enabled for one in live.experiments}
+
+    first, second = text(layer_part=[0.0, 0.5]), text(name="second", layer_part=[0.5, 1.0])
+    assert tell(first, second) == {"test": True, "second": True}
+    assert tell(first, text(name="second", layer_part=[0.5, 1.0], enabled=False)) == {"test": True, "second": False}
+    assert tell(first, text(name="second", layer_part=[0.4, 1.0])) == {"test": True, "second": False}, "it overlaps"
+    assert "1.yaml: test and second both decide" in health.parts["experiment"]
+    assert tell("alpha: 7", second) == {"test": True, "second": True} and live.refused
+    assert tell(first, second) == {"test": True, "second": True} and not live.refused
+    swapped = text(layer_part=[0.5, 1.0]), text(name="second", layer_part=[0.0, 0.5])
+    assert tell(*swapped) == {"test": True, "second": True}, "both at once"
+    assert [one.name for one in live.experiments] == ["second", "test"]
+    assert tell(first) == {"test": True}
+    assert [file.name for file in (tmp_path / "last-good").iterdir()] == ["0.yaml"]
 
 
 def test_a_silent_operator_changes_nothing(operator: FakeOperator, tmp_path: Path) -> None:
-    written(tmp_path / "mounted.yaml", text(salt="old"), at=1_000_000)
+    written(tmp_path / "mounted", text(salt="old"), at=1_000_000)
     feed = feed_of(operator, tmp_path)
     operator.answer = 503
-    feed.ask("")
-    assert feed.load(SPEC).salt == "s", "the mounted file was written before the operator said what it is now"
-    written(tmp_path / "mounted.yaml", text(enabled=False), at=4_000_000_000)
-    feed.ask("")
-    assert not feed.load(SPEC).enabled, "a person has changed the ConfigMap by hand"
-    operator.answer = text(salt="new")
-    feed.ask("")
-    assert feed.load(SPEC).salt == "new"
+    feed.ask({})
+    assert told(feed).salt == "s", "the mounted file was written before the operator said what it is now"
+    written(tmp_path / "mounted", text(enabled=False), at=4_000_000_000)
+    feed.ask({})
+    assert not told(feed).enabled, "a person has changed the ConfigMap by hand"
+    operator.answer = answer(text(salt="new"))
+    feed.ask({})
+    assert told(feed).salt == "new"
 
 
 @pytest.mark.parametrize(("mounted_at", "salt"), [(1_000_000, "kept"), (3_000_000, "mounted")])
@@ -112,39 +151,46 @@ def test_a_start_without_an_operator_takes_what_was_written_last(
     operator: FakeOperator, tmp_path: Path, mounted_at: float, salt: str
 ) -> None:
     operator.answer = 503
-    written(tmp_path / "last-good.yaml", text(salt="kept"), at=2_000_000)
-    written(tmp_path / "mounted.yaml", text(salt="mounted"), at=mounted_at)
-    assert feed_of(operator, tmp_path).load(SPEC).salt == salt
+    written(tmp_path / "last-good", text(salt="kept"), at=2_000_000)
+    written(tmp_path / "mounted", text(salt="mounted"), at=mounted_at)
+    assert told(feed_of(operator, tmp_path)).salt == salt
 
 
 def test_a_start_without_anything_says_so(operator: FakeOperator, tmp_path: Path) -> None:
     operator.answer = 503
-    with pytest.raises(ExperimentError, match=r"the operator does not answer at http://127\.0\.0\.1:.*is not there"):
-        feed_of(operator, tmp_path).load(SPEC)
+    with pytest.raises(
+        ExperimentError, match=r"no file says what is: http://127\.0\.0\.1:\d+/v1/in-force says: HTTP 503"
+    ):
+        feed_of(operator, tmp_path).texts()
+    operator.said = b'{"error": "there is no object"}'
+    with pytest.raises(ExperimentError, match="says: there is no object"):
+        feed_of(operator, tmp_path).texts()
 
 
 @pytest.mark.parametrize("rubbish", ["{", "a: 1", "[]", "\x00", "start: 2026-02-30", "[" * 5000])
 def test_rubbish_is_refused_and_what_was_goes_on(operator: FakeOperator, tmp_path: Path, rubbish: str) -> None:
     feed, health = feed_of(operator, tmp_path), Health()
-    live = LiveExperiment(feed, SPEC, health, tmp_path / "last-good.yaml")
-    operator.answer = rubbish
-    feed.ask("")
-    assert not live.refresh() and live.experiment == Experiment.from_dict(yaml.safe_load(text()))
-    assert "what the operator says is in force" in health.parts["experiment"]
+    live = LiveExperiments(feed, SPEC, health, tmp_path / "last-good")
+    for said in (rubbish, json.dumps([rubbish]), json.dumps({"../x.yaml": rubbish}), json.dumps({"0.yaml": 1})):
+        operator.answer = said
+        feed.ask({})
+        assert not live.refresh() and health.parts["experiment"] == "ok", "that is no answer"
+    operator.answer = answer(rubbish)
+    feed.ask({})
+    assert not live.refresh() and only(live) == Experiment.from_dict(yaml.safe_load(text()))
+    assert "refused, and what was in force goes on: 0.yaml" in health.parts["experiment"]
 
 
 def test_half_an_answer_is_none(operator: FakeOperator, tmp_path: Path) -> None:
-    """A YAML file that ends early may still be an experiment: another one."""
     feed = feed_of(operator, tmp_path)
-    operator.answer = text(enabled=False) + "owner: ads\nalpha: 0.01\n"
-    assert Experiment.from_yaml(operator.answer[:-12]).alpha == 0.05
-    for most in range(0, len(operator.answer), 7):
+    whole = operator.answer = answer(text(enabled=False))
+    for most in range(0, len(whole), 7):
         operator.most = most
-        feed.ask("")
-        assert feed.load(SPEC).enabled
+        feed.ask({})
+        assert told(feed).enabled
     operator.most = None
-    feed.ask("")
-    assert feed.load(SPEC).alpha == 0.01
+    feed.ask({})
+    assert not told(feed).enabled
 
 
 def test_an_answer_that_does_not_end_is_none(
@@ -153,40 +199,40 @@ def test_an_answer_that_does_not_end_is_none(
     """A connection that gives a byte now and then is never silent for long: only the whole has a limit."""
     feed = feed_of(operator, tmp_path)
     monkeypatch.setattr(operator_feed, "_ANSWER_SECONDS", 0.3)
-    operator.answer, operator.pause = text(salt="slow"), 0.1
+    slow = operator.answer = answer(text(salt="slow"))
+    operator.pause = 0.1
     began = time.monotonic()
-    feed.ask("")
+    feed.ask({})
     # It would take a minute; that it ends is what is tested, not how soon.
-    assert feed.load(SPEC).salt == "s" and time.monotonic() - began < 0.1 * len(operator.answer)
+    assert told(feed).salt == "s" and time.monotonic() - began < 0.1 * len(slow)
     operator.pause = 0.0
     monkeypatch.setattr(operator_feed, "_ANSWER_SECONDS", 2.0)
     monkeypatch.setattr(operator_feed, "_MOST_BYTES", 1000)
-    operator.answer = text(salt="huge") + "# " + "x" * 1000
-    feed.ask("")
-    assert feed.load(SPEC).salt == "s"
+    operator.answer = answer(text(salt="huge") + "# " + "x" * 1000)
+    feed.ask({})
+    assert told(feed).salt == "s"
 
 
 def test_what_the_operator_has_just_confirmed_is_newer_than_a_file(operator: FakeOperator, tmp_path: Path) -> None:
     """A kubelet brings an older ConfigMap late: after the kill switch, and before the operator is away."""
     feed = feed_of(operator, tmp_path)
-    operator.answer = text(enabled=False)
-    feed.ask("")
-    written(tmp_path / "mounted.yaml", text(), at=time.time())
+    operator.answer = answer(text(enabled=False))
+    feed.ask({})
+    written(tmp_path / "mounted", text(), at=time.time())
     time.sleep(0.01)
-    operator.answer = 304
-    feed.ask("version")
-    operator.answer = 503
-    feed.ask("version")
-    assert not feed.load(SPEC).enabled
+    for status in (204, 503):
+        operator.answer = status
+        feed.ask({"test": "version"})
+    assert not told(feed).enabled
 
 
 def test_the_refusal_ends_with_the_return_to_what_was_in_force(operator: FakeOperator, tmp_path: Path) -> None:
     feed, health = feed_of(operator, tmp_path), Health()
-    live = LiveExperiment(feed, SPEC, health, tmp_path / "last-good.yaml")
-    operator.answer = text(default_channel="tv")
-    feed.ask(live.experiment.version)
+    live = LiveExperiments(feed, SPEC, health, tmp_path / "last-good")
+    operator.answer = answer(text(default_channel="tv"))
+    feed.ask(live.versions, live.refused)
     assert not live.refresh() and "refused" in health.parts["experiment"]
-    operator.answer = text()
-    feed.ask(live.experiment.version)
-    assert operator.asked[-1].endswith("version="), "it does not say that it has what it had"
-    assert live.refresh() and health.parts["experiment"] == "ok"
+    operator.answer = answer(text())
+    feed.ask(live.versions, live.refused)
+    assert operator.asked[-1]["everything"], "it has the same version, and was told another"
+    assert not live.refresh() and health.parts["experiment"] == "ok" and not live.refused

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.layers import Experiments
 from mtorl.policy.pacing import STOP_MULTIPLIER, Plan
 from serving.ledger import Account, Ledger
 from serving.router.flow.paced_state import PacedState
@@ -33,15 +34,15 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, lasting_redis: int) ->
     return place
 
 
-def of(*budgets: dict[str, Any]) -> Experiment:
-    return Experiment.from_dict(experiment("http://x", budgets=list(budgets)))
+def of(*budgets: dict[str, Any]) -> Experiments:
+    return Experiments([Experiment.from_dict(experiment("http://x", budgets=list(budgets)))])
 
 
-def define(ledger: Ledger, found: Experiment) -> None:
+def define(ledger: Ledger, found: Experiments) -> None:
     ledger.define([Account(x.arm, x.campaign, x.channel, x.limit, x.period) for x in found.accounts()])
 
 
-def after_a_rush(place: Place, found: Experiment, arm: str) -> tuple[Ledger, Pacer]:
+def after_a_rush(place: Place, found: Experiments, arm: str) -> tuple[Ledger, Pacer]:
     """A minute after an arm has reserved most of its money for the day at once."""
     ledger = place.open()
     define(ledger, found)
@@ -58,7 +59,7 @@ def day(amount: float = 200.0, campaign: str = "*", channel: str = "*", **pacing
     return {"campaign": campaign, "channel": channel, "amount": amount, "period": "day", "pacing": paced}
 
 
-def plans(pacer: Pacer, found: Experiment, ledger: Ledger) -> dict[str, Plan]:
+def plans(pacer: Pacer, found: Experiments, ledger: Ledger) -> dict[str, Plan]:
     """By arm, of those that have something left."""
     limits = [limit for limit in found.accounts() if limit.pacing is not None]
     state = PacedState.parse(ledger.memory()[1])
@@ -73,7 +74,7 @@ def test_without_a_paced_budget_the_models_own_price_stands(place: Place) -> Non
     define(ledger, found)
     pacer = Pacer(ledger, CHANNELS, place.clock)
     pacer.refresh(found, ledger.balances())
-    assert pacer.prices("challenger", "spring") is None and ledger.memory() == (0, "")
+    assert pacer.prices("test/challenger", "spring") is None and ledger.memory() == (0, "")
 
 
 def test_an_exposure_pays_for_every_budget_that_it_draws_on(place: Place) -> None:
@@ -82,29 +83,29 @@ def test_an_exposure_pays_for_every_budget_that_it_draws_on(place: Place) -> Non
     define(ledger, found)
     pacer = Pacer(ledger, CHANNELS, place.clock)
     pacer.refresh(found, ledger.balances())
-    assert pacer.prices("challenger", "spring") == {"search": 0.5, "video": 0.75}
-    assert pacer.prices("challenger", "autumn") == {"search": 0.5, "video": 0.5}
+    assert pacer.prices("test/challenger", "spring") == {"search": 0.5, "video": 0.75}
+    assert pacer.prices("test/challenger", "autumn") == {"search": 0.5, "video": 0.5}
     assert pacer.prices("stranger", "spring") is None
-    assert pacer.by_arm() == {"incumbent": 0.5, "challenger": 0.5}
+    assert pacer.by_arm() == {"test/incumbent": 0.5, "test/challenger": 0.5}
     only = of(day(channel="video"))
     define(ledger, only)
     pacer.refresh(only, ledger.balances())
-    assert pacer.prices("challenger", "spring") == {"video": 0.5}  # the other has the model's own
+    assert pacer.prices("test/challenger", "spring") == {"video": 0.5}  # the other has the model's own
 
 
 def test_a_plan_counts_what_the_ledger_leaves_an_arm(place: Place) -> None:
     """The kill switch in the middle of a day: the incumbent's budget is what the challenger has left, and no more."""
     ledger = place.open()
     define(ledger, of(day(200.0)))
-    for arm, amount in (("challenger", 80.0), ("incumbent", 10.0)):
+    for arm, amount in (("test/challenger", 80.0), ("test/incumbent", 10.0)):
         ledger.reserve(arm, arm, "c", "video", amount)
         ledger.settle(arm, amount)
-    off = Experiment.from_dict(experiment("http://x", budgets=[day(200.0)], enabled=False))
+    off = Experiments([Experiment.from_dict(experiment("http://x", budgets=[day(200.0)], enabled=False))])
     define(ledger, off)
     pacer = Pacer(ledger, CHANNELS, place.clock)
     pacer.refresh(off, ledger.balances())
-    assert {arm: plan.budget for arm, plan in plans(pacer, off, ledger).items()} == {"incumbent": 120.0}
-    assert pacer.by_arm() == {"incumbent": 0.5, "challenger": 0.5 * STOP_MULTIPLIER}
+    assert {arm: plan.budget for arm, plan in plans(pacer, off, ledger).items()} == {"test/incumbent": 120.0}
+    assert pacer.by_arm() == {"test/incumbent": 0.5, "test/challenger": 0.5 * STOP_MULTIPLIER}
 
 
 def test_routers_share_one_sequence_and_a_new_one_goes_on(place: Place) -> None:
@@ -114,16 +115,16 @@ def test_routers_share_one_sequence_and_a_new_one_goes_on(place: Place) -> None:
     pacers = [Pacer(place.open(), CHANNELS, place.clock) for _ in range(3)]
     for step in range(20):
         place.clock.now = MIDNIGHT + 60.0 * step
-        ledger.reserve(f"r{step}", "challenger", "c", "video", 1.0)
+        ledger.reserve(f"r{step}", "test/challenger", "c", "video", 1.0)
         balances = ledger.balances()
         for pacer in pacers:
             pacer.refresh(found, balances)
-        assert len({str(pacer.prices("challenger", "c")) for pacer in pacers}) == 1
+        assert len({str(pacer.prices("test/challenger", "c")) for pacer in pacers}) == 1
     assert ledger.memory()[0] == 20  # one update a step, whoever made it
     late = Pacer(place.open(), CHANNELS, place.clock)
     late.refresh(found, ledger.balances())
-    assert late.prices("challenger", "c") == pacers[0].prices("challenger", "c")
-    assert late.prices("challenger", "c")["video"] > 0.5 > late.prices("incumbent", "c")["video"]  # type: ignore[index]
+    assert late.prices("test/challenger", "c") == pacers[0].prices("test/challenger", "c")
+    assert late.prices("test/challenger", "c")["video"] > 0.5 > late.prices("test/incumbent", "c")["video"]  # type: ignore[index]
 
 
 def test_two_that_update_at_once_do_not_undo_each_other(place: Place) -> None:
@@ -139,7 +140,7 @@ TRAFFIC = [1.0] * 8 + [3.0] * 16
 PACED = of(day(200.0, price=1.0, traffic=TRAFFIC))
 
 
-PLAN = Plan(100.0, PACED.budgets[0].pacing.schedule("day", "UTC", MIDNIGHT, MIDNIGHT))  # type: ignore[union-attr]
+PLAN = Plan(100.0, next(iter(PACED)).budgets[0].pacing.schedule("day", "UTC", MIDNIGHT, MIDNIGHT))  # type: ignore[union-attr]
 
 
 def live(place: Place, ledger: Ledger, pacer: Pacer, from_hour: int = 0) -> Iterator[float]:
@@ -153,13 +154,13 @@ def live(place: Place, ledger: Ledger, pacer: Pacer, from_hour: int = 0) -> Iter
         place.clock.now = MIDNIGHT + 60.0 * minute
         hour = minute // 60
         pacer.refresh(PACED, ledger.balances())
-        price = (pacer.prices("challenger", "c") or {})["video"]
+        price = (pacer.prices("test/challenger", "c") or {})["video"]
         for _ in range(int(TRAFFIC[hour] * (3 if 14 <= hour < 16 else 1))):
             gain, cost = chance.random(), 0.05 + 0.1 * chance.random()
             number += 1
-            if gain >= price * cost and ledger.reserve(f"d{number}", "challenger", "c", "video", cost):
+            if gain >= price * cost and ledger.reserve(f"d{number}", "test/challenger", "c", "video", cost):
                 ledger.settle(f"d{number}", cost)
-        yield next(b.spent for b in ledger.balances() if b.arm == "challenger")
+        yield next(b.spent for b in ledger.balances() if b.arm == "test/challenger")
 
 
 def test_spend_follows_the_schedule_and_never_exceeds_the_budget(place: Place) -> None:
@@ -180,16 +181,16 @@ def test_the_price_lives_on_over_midnight(place: Place) -> None:
     pacer = Pacer(ledger, CHANNELS, place.clock)
     place.clock.now = MIDNIGHT + 21 * HOUR
     scheduled = PLAN.scheduled(place.clock.now)
-    assert ledger.reserve("earlier today", "challenger", "c", "video", scheduled)
+    assert ledger.reserve("earlier today", "test/challenger", "c", "video", scheduled)
     ledger.settle("earlier today", scheduled)
     for _ in live(place, ledger, pacer, from_hour=21):
         pass
-    (before,) = {(pacer.prices("challenger", "c") or {})["video"]}
+    (before,) = {(pacer.prices("test/challenger", "c") or {})["video"]}
     place.clock.now = MIDNIGHT + DAY - 10
     while place.clock.now < MIDNIGHT + DAY + 20:
         place.clock.now += 0.25
         pacer.refresh(PACED, ledger.balances())
-        assert (pacer.prices("challenger", "c") or {})["video"] == pytest.approx(before, rel=0.5)
+        assert (pacer.prices("test/challenger", "c") or {})["video"] == pytest.approx(before, rel=0.5)
 
 
 def test_what_is_remembered_does_not_grow(place: Place) -> None:
@@ -213,10 +214,10 @@ class Expects:
     expected_cost: float
 
 
-def counted(opportunities: int, amount: float = 100.0, **changes: Any) -> Experiment:
+def counted(opportunities: int, amount: float = 100.0, **changes: Any) -> Experiments:
     pacing = {"price": 1.0, "opportunities": opportunities}
     budgets = [{"campaign": "*", "channel": "*", "amount": amount, "pacing": pacing}]
-    return Experiment.from_dict(experiment("http://x", budgets=budgets, **changes))
+    return Experiments([Experiment.from_dict(experiment("http://x", budgets=budgets, **changes))])
 
 
 @pytest.mark.parametrize("routers", [1, 3])
@@ -229,10 +230,10 @@ def test_a_total_lasts_for_as_many_opportunities_as_are_expected(place: Place, r
     pacers = [Pacer(place.open(), CHANNELS, place.clock) for _ in range(routers)]
     for pacer in pacers:
         pacer.refresh(found, ledger.balances())
-    spent = dict.fromkeys(("incumbent", "challenger"), 0.0)
+    spent = dict.fromkeys(("test/incumbent", "test/challenger"), 0.0)
     for number in range(total):
         pacer = pacers[chance.randrange(routers)]
-        arm = "challenger" if chance.random() < 0.5 else "incumbent"
+        arm = "test/challenger" if chance.random() < 0.5 else "test/incumbent"
         gain, cost = chance.random(), 0.05 + 0.1 * chance.random()
         pacer.count(arm, "c", None)
         worth_it = gain >= (pacer.prices(arm, "c") or {})["video"] * cost
@@ -255,12 +256,12 @@ def test_routers_whose_clocks_differ_see_the_same_time_pass(place: Place) -> Non
     for step in range(12 * 60):
         place.clock.now += 5.0
         routers[step % 2].refresh(found, ledger.balances())
-        prices = routers[step % 2].prices("challenger", "c") or {}
+        prices = routers[step % 2].prices("test/challenger", "c") or {}
         for _ in range(round(10 * max(0.0, 1.0 - prices["video"]))):  # demand that falls with the price
             name = f"{step}-{_}"
-            if ledger.reserve(name, "challenger", "c", "video", 0.01):
+            if ledger.reserve(name, "test/challenger", "c", "video", 0.01):
                 ledger.settle(name, 0.01)
-    spent = next(b.spent for b in ledger.balances() if b.arm == "challenger")
+    spent = next(b.spent for b in ledger.balances() if b.arm == "test/challenger")
     assert spent == pytest.approx(100.0 / 24, rel=0.2), "an hour's part of the day's money"
 
 
@@ -273,11 +274,14 @@ def test_every_opportunity_is_counted_once(place: Place) -> None:
         pacer.refresh(found, ledger.balances())
     for pacer in (first, second, first, second):
         for _ in range(100):
-            pacer.count("challenger", "c", None)
+            pacer.count("test/challenger", "c", None)
         pacer.refresh(found, ledger.balances())
         pacer.refresh(found, ledger.balances())
     states = json.loads(ledger.memory()[1])
-    assert {json.loads(key)[0]: state["at"] for key, state in states.items()} == {"challenger": 400, "incumbent": 0}
+    assert {json.loads(key)[0]: state["at"] for key, state in states.items()} == {
+        "test/challenger": 400,
+        "test/incumbent": 0,
+    }
 
 
 def test_campaigns_that_callers_make_up_take_no_memory(place: Place) -> None:
@@ -287,7 +291,7 @@ def test_campaigns_that_callers_make_up_take_no_memory(place: Place) -> None:
     pacer = Pacer(ledger, CHANNELS, place.clock)
     pacer.refresh(found, ledger.balances())
     for number in range(1000):
-        pacer.count("challenger", f"made up {number}", Expects(0.1, 0.2))
+        pacer.count("test/challenger", f"made up {number}", Expects(0.1, 0.2))
     assert len(pacer._opportunities) == 1
 
 
@@ -296,7 +300,7 @@ def test_after_a_ramp_the_rest_of_the_money_lasts_for_the_rest_of_the_opportunit
     define(ledger, small)
     pacer = Pacer(ledger, CHANNELS, place.clock)
     pacer.refresh(small, ledger.balances())
-    for arm, had in (("challenger", 25), ("incumbent", 475)):
+    for arm, had in (("test/challenger", 25), ("test/incumbent", 475)):
         for _ in range(had):
             pacer.count(arm, "c", None)
             assert ledger.reserve(f"{arm}{_}", arm, "c", "video", 0.1)
@@ -306,11 +310,11 @@ def test_after_a_ramp_the_rest_of_the_money_lasts_for_the_rest_of_the_opportunit
     pacer.refresh(large, ledger.balances())
     found = plans(pacer, large, ledger)
     assert {arm: (round(plan.budget, 6), plan.schedule.times[-1]) for arm, plan in found.items()} == {
-        "challenger": (27.5, 275.0),
-        "incumbent": (72.5, 725.0),
+        "test/challenger": (27.5, 275.0),
+        "test/incumbent": (72.5, 725.0),
     }
-    assert found["challenger"].scheduled(25.0) == pytest.approx(2.5)
-    assert found["incumbent"].scheduled(475.0) == pytest.approx(47.5)
+    assert found["test/challenger"].scheduled(25.0) == pytest.approx(2.5)
+    assert found["test/incumbent"].scheduled(475.0) == pytest.approx(47.5)
 
 
 def test_the_price_to_begin_with_is_what_the_arms_expect_of_their_money(place: Place) -> None:
@@ -321,15 +325,17 @@ def test_the_price_to_begin_with_is_what_the_arms_expect_of_their_money(place: P
     pacer = Pacer(ledger, CHANNELS, place.clock)
     for number in range(20):
         pacer.refresh(found, ledger.balances())
-        assert pacer.prices("challenger", "c") is None, "the model's own price, until more is known"
-        pacer.count("challenger", "c", None)
-        pacer.count("incumbent", "c", Expects(1e308 if number == 7 else 0.1 + 0.01 * number, 0.5))
+        assert pacer.prices("test/challenger", "c") is None, "the model's own price, until more is known"
+        pacer.count("test/challenger", "c", None)
+        pacer.count("test/incumbent", "c", Expects(1e308 if number == 7 else 0.1 + 0.01 * number, 0.5))
     pacer.refresh(found, ledger.balances())
-    assert pacer.prices("challenger", "c") == pytest.approx({"search": 0.4, "video": 0.4}, rel=0.06)
-    assert pacer.prices("challenger", "c") == pacer.prices("incumbent", "c")
+    assert pacer.prices("test/challenger", "c") == pytest.approx({"search": 0.4, "video": 0.4}, rel=0.06)
+    assert pacer.prices("test/challenger", "c") == pacer.prices("test/incumbent", "c")
     late = Pacer(place.open(), CHANNELS, place.clock)
     late.refresh(found, ledger.balances())
-    assert late.prices("challenger", "c") == pacer.prices("challenger", "c"), "known to all routers from then on"
+    assert late.prices("test/challenger", "c") == pacer.prices("test/challenger", "c"), (
+        "known to all routers from then on"
+    )
 
 
 @pytest.mark.parametrize("policy", ["baseline", [{"channel": "video"}]])
@@ -340,17 +346,20 @@ def test_of_an_arm_that_looks_at_no_price_no_higher_one_is_asked(place: Place, p
         {"name": "challenger", "weight": 0.5, "endpoint": "http://x"},
     ]
     hourly = {"campaign": "*", "channel": "*", "amount": 8.0, "period": "hour"}
-    found = Experiment.from_dict(experiment("http://x", arms=arms, budgets=[day()], stage="50%"))
-    ledger, pacer = after_a_rush(place, found, "incumbent")
+    found = Experiments([Experiment.from_dict(experiment("http://x", arms=arms, budgets=[day()], stage="50%"))])
+    ledger, pacer = after_a_rush(place, found, "test/incumbent")
     (fault,) = pacer.faults
-    assert fault.startswith("arm incumbent, campaign *, channel *: its policy looks at no price")
+    assert fault.startswith("arm test/incumbent, campaign *, channel *: its policy looks at no price")
     assert "`period: hour`" in fault and "higher" not in fault
-    define(ledger, Experiment.from_dict(experiment("http://x", arms=arms, budgets=[day(), hourly], stage="50%")))
+    define(
+        ledger,
+        Experiments([Experiment.from_dict(experiment("http://x", arms=arms, budgets=[day(), hourly], stage="50%"))]),
+    )
     place.clock.now += HOUR
     shown = []
     for hour in range(2):
         for n in range(90):
-            shown += [hour] if ledger.reserve(f"{hour}-{n}", "incumbent", "c", "video", 0.1) else []
+            shown += [hour] if ledger.reserve(f"{hour}-{n}", "test/incumbent", "c", "video", 0.1) else []
         place.clock.now += HOUR
     assert Counter(shown) == {0: 40, 1: 40}, "an hour's part each, though the day's money would do for more"
 
@@ -358,18 +367,18 @@ def test_of_an_arm_that_looks_at_no_price_no_higher_one_is_asked(place: Place, p
 def test_a_price_that_was_far_too_low_is_said_and_can_be_mended(place: Place) -> None:
     """No multiplier reached the market's price, nothing said so, and another price in the file changed nothing."""
     low, mended = of(day(price=0.0005)), of(day(price=0.5))
-    ledger, pacer = after_a_rush(place, low, "challenger")
+    ledger, pacer = after_a_rush(place, low, "test/challenger")
     assert pacer.faults == (
-        "arm challenger, campaign *, channel *: 100 times the price to begin with is still too low: give a higher "
+        "arm test/challenger, campaign *, channel *: 100 times the price to begin with is still too low: give a higher "
         "`price` in its `pacing`; an endpoint that ignores its price needs a budget with `period: hour`",
     )
-    assert pacer.prices("challenger", "c") == pytest.approx({"search": 0.05, "video": 0.05})
+    assert pacer.prices("test/challenger", "c") == pytest.approx({"search": 0.05, "video": 0.05})
     pacer.refresh(mended, ledger.balances())
     assert not pacer.faults
-    assert pacer.prices("challenger", "c") == pacer.prices("incumbent", "c") == {"search": 0.5, "video": 0.5}
+    assert pacer.prices("test/challenger", "c") == pacer.prices("test/incumbent", "c") == {"search": 0.5, "video": 0.5}
     place.clock.now += DAY
     pacer.refresh(mended, ledger.balances())
-    assert pacer.prices("challenger", "c") == {"search": 0.5, "video": 0.5}
+    assert pacer.prices("test/challenger", "c") == {"search": 0.5, "video": 0.5}
 
 
 def test_campaigns_whose_money_gains_differently_begin_with_prices_of_their_own(place: Place) -> None:
@@ -380,13 +389,13 @@ def test_campaigns_whose_money_gains_differently_begin_with_prices_of_their_own(
     pacer = Pacer(ledger, CHANNELS, place.clock)
     pacer.refresh(found, ledger.balances())
     for _ in range(20):
-        pacer.count("challenger", "few", Expects(0.1, 0.5))
-        pacer.count("incumbent", "many", Expects(100.0, 0.5))
-        pacer.count("incumbent", "another", Expects(7.0, 0.5))
+        pacer.count("test/challenger", "few", Expects(0.1, 0.5))
+        pacer.count("test/incumbent", "many", Expects(100.0, 0.5))
+        pacer.count("test/incumbent", "another", Expects(7.0, 0.5))
     pacer.refresh(found, ledger.balances())
-    assert pacer.prices("challenger", "few") == {"search": 0.2, "video": 0.2}
-    assert pacer.prices("challenger", "many") == {"search": 200.0, "video": 200.0}
-    assert pacer.prices("challenger", "none") is None and not pacer.faults
+    assert pacer.prices("test/challenger", "few") == {"search": 0.2, "video": 0.2}
+    assert pacer.prices("test/challenger", "many") == {"search": 200.0, "video": 200.0}
+    assert pacer.prices("test/challenger", "none") is None and not pacer.faults
 
 
 def test_it_is_said_where_no_arm_says_what_its_money_gains(place: Place) -> None:
@@ -396,16 +405,16 @@ def test_it_is_said_where_no_arm_says_what_its_money_gains(place: Place) -> None
     pacer = Pacer(ledger, CHANNELS, place.clock)
     for _ in range(500):
         assert not pacer.faults
-        pacer.count("challenger", "c", Expects(0.1, 0.0))
+        pacer.count("test/challenger", "c", Expects(0.1, 0.0))
     pacer.refresh(found, ledger.balances())
     assert len(pacer.faults) == 2 and all("give a `price`" in fault for fault in pacer.faults)
     for _ in range(20):
-        pacer.count("challenger", "c", Expects(0.1, 0.5))
+        pacer.count("test/challenger", "c", Expects(0.1, 0.5))
     pacer.refresh(found, ledger.balances())
-    assert not pacer.faults and pacer.prices("challenger", "c") == {"search": 0.2, "video": 0.2}
+    assert not pacer.faults and pacer.prices("test/challenger", "c") == {"search": 0.2, "video": 0.2}
 
 
-KEY = json.dumps(["challenger", "*", "*", "day", MIDNIGHT])
+KEY = json.dumps(["test/challenger", "*", "*", "day", MIDNIGHT])
 STATE = {"at": 1, "spent": 1, "multiplier": 1, "price_unit": 1, "terms": "", "since": 1, "before": 0, "touched": 0}
 
 
@@ -427,18 +436,18 @@ def test_a_memory_that_cannot_be_read_is_begun_anew(place: Place, text: str) -> 
     assert ledger.remember(0, text)
     pacer = Pacer(ledger, CHANNELS, place.clock)
     pacer.refresh(of(day()), ledger.balances())
-    assert pacer.prices("challenger", "c") == {"search": 0.5, "video": 0.5}
+    assert pacer.prices("test/challenger", "c") == {"search": 0.5, "video": 0.5}
 
 
 class Market:
     """One arm's opportunities on a ledger, one a minute; both arms meet the same ones."""
 
-    def __init__(self, place: Place, found: Experiment, gain: float = 1.0) -> None:
+    def __init__(self, place: Place, found: Experiments, gain: float = 1.0) -> None:
         self.place, self.ledger, self.number, self.gain = place, place.open(), 0, gain
         self.pacer = Pacer(self.ledger, CHANNELS, place.clock)
         self.set(found)
 
-    def set(self, found: Experiment) -> None:
+    def set(self, found: Experiments) -> None:
         self.found = found
         define(self.ledger, found)
         self.pacer.refresh(found, self.ledger.balances())
@@ -448,8 +457,8 @@ class Market:
         chance, had, shown = random.Random(self.number), Counter[str](), Counter[str]()
         for number in range(self.number, self.number + opportunities):
             self.place.clock.now += 60.0
-            shares = self.found.shares()
-            (arm,) = chance.choices(list(shares), list(shares.values()))
+            shares = next(iter(self.found)).shares()
+            (arm,) = chance.choices([f"test/{name}" for name in shares], list(shares.values()))
             gain, cost = self.gain * chance.lognormvariate(-2.5, 0.8), chance.uniform(0.05, 0.15)
             self.pacer.count(arm, "c", None)
             had[arm] += 1
@@ -467,10 +476,10 @@ class Market:
         return {b.arm: b.spent / b.limit for b in self.ledger.balances() if b.limit}
 
 
-def week(amount: float, **changes: Any) -> Experiment:
+def week(amount: float, **changes: Any) -> Experiments:
     span = {"start": "2026-01-01T00:00:00Z", "end": "2026-01-08T00:00:00Z"}
     budgets = [{"campaign": "*", "channel": "*", "amount": amount, "pacing": {"price": 0.8, **span}}]
-    return Experiment.from_dict(experiment("http://x", budgets=budgets, **changes))
+    return Experiments([Experiment.from_dict(experiment("http://x", budgets=budgets, **changes))])
 
 
 def test_after_a_change_of_stage_both_arms_go_on_alike(place: Place) -> None:
@@ -478,9 +487,9 @@ def test_after_a_change_of_stage_both_arms_go_on_alike(place: Place) -> None:
     market.run(3000)
     market.set(week(300.0, stage="50%"))
     shown = market.run(1500)
-    assert 0.6 < shown["challenger"] / shown["incumbent"] < 1.6
+    assert 0.6 < shown["test/challenger"] / shown["test/incumbent"] < 1.6
     shown = market.run(5500)
-    assert 0.8 < shown["challenger"] / shown["incumbent"] < 1.25
+    assert 0.8 < shown["test/challenger"] / shown["test/incumbent"] < 1.25
     assert all(share > 0.97 for share in market.spent().values()), market.spent()
 
 
@@ -488,7 +497,7 @@ def test_after_a_change_of_stage_both_arms_go_on_alike(place: Place) -> None:
     "paced", [{"opportunities": 4000}, {"start": "2026-01-01T13:00:00Z", "end": "2026-01-03T13:00:00Z"}]
 )
 def test_pacing_that_is_switched_on_in_the_middle_spreads_the_rest(place: Place, paced: dict[str, Any]) -> None:
-    def total(pacing: dict[str, Any] | None) -> Experiment:
+    def total(pacing: dict[str, Any] | None) -> Experiments:
         return of({"campaign": "*", "channel": "*", "amount": 150.0, "pacing": pacing})
 
     market = Market(place, total(None))
@@ -500,7 +509,7 @@ def test_pacing_that_is_switched_on_in_the_middle_spreads_the_rest(place: Place,
 
 def test_an_account_that_another_router_does_not_know_keeps_its_state(place: Place) -> None:
     """One router goes on with the file before a budget was added."""
-    both, before = of(*counted(4000).model_dump()["budgets"], day(campaign="x")), of(day(campaign="x"))
+    both, before = of(*next(iter(counted(4000))).model_dump()["budgets"], day(campaign="x")), of(day(campaign="x"))
     market = Market(place, both)
     other = Pacer(place.open(), CHANNELS, place.clock)
     for _ in range(40):
@@ -524,26 +533,28 @@ def test_one_account_that_can_not_be_paced_stops_no_other(place: Place) -> None:
     found = of(day(), day(campaign="x", traffic=[1.0] * 24))
     market = Market(place, found)
     pacer, balances = market.pacer, market.ledger.balances()
-    broken = [replace(b, limit=float("inf")) if b.campaign == "x" and b.arm == "challenger" else b for b in balances]
+    broken = [
+        replace(b, limit=float("inf")) if b.campaign == "x" and b.arm == "test/challenger" else b for b in balances
+    ]
     place.clock.now += 10
     pacer.refresh(found, broken)
     assert len(pacer.faults) == 1 and "campaign x" in pacer.faults[0]
-    assert pacer.prices("incumbent", "x") is not None and pacer.prices("challenger", "c") is not None
-    assert (pacer.prices("challenger", "x") or {})["video"] == pytest.approx(1.0, rel=0.1), "as it was"
+    assert pacer.prices("test/incumbent", "x") is not None and pacer.prices("test/challenger", "c") is not None
+    assert (pacer.prices("test/challenger", "x") or {})["video"] == pytest.approx(1.0, rel=0.1), "as it was"
 
 
 def test_reservations_that_held_everything_at_a_change_hold_it_up_no_longer_than_they_last(place: Place) -> None:
     """Costs come hours later, and until then the highest possible ones are reserved."""
     market = Market(place, week(10.0))
     for number in range(33):
-        assert market.ledger.reserve(f"r{number}", "challenger", "c", "video", 0.15)
+        assert market.ledger.reserve(f"r{number}", "test/challenger", "c", "video", 0.15)
     market.set(week(10.0, stage="5%"))
-    assert market.pacer.by_arm()["challenger"] == 0.8 * STOP_MULTIPLIER
+    assert market.pacer.by_arm()["test/challenger"] == 0.8 * STOP_MULTIPLIER
     for number in range(33):
         market.ledger.settle(f"r{number}", 0.01)
     place.clock.now += 60.0
     market.pacer.refresh(market.found, market.ledger.balances())
-    assert market.pacer.by_arm()["challenger"] == pytest.approx(0.8)
+    assert market.pacer.by_arm()["test/challenger"] == pytest.approx(0.8)
 
 
 def test_a_clock_that_was_ahead_is_forgotten(place: Place) -> None:

@@ -14,7 +14,7 @@ import pytest
 from mtorl.experiment.assignment import assign, draw, uniform
 from mtorl.policy.exploration import Choice, Exploration, explore
 from tests.repository import ROOT
-from tests.serving.router_fixtures import CONTEXT, Harness, decision, instance, run
+from tests.serving.router_fixtures import CONTEXT, Harness, decision, instance, only, run
 
 BUDGETS = [
     {"campaign": "*", "channel": "*", "amount": 100.0},
@@ -59,13 +59,16 @@ def said(figure: str, record: dict[str, Any], **names: Any) -> Any:
 def test_arm_draw_channel_and_question_follow_from_the_record(tmp_path: Path) -> None:
     async def scenario(h: Harness) -> None:
         h.arm.mode = policy
-        await h.until(lambda: h.router.budgets.pacer.prices("incumbent", "spring"))
+        await h.until(lambda: h.router.budgets.pacer.prices("test/incumbent", "spring"))
         users = [instance(f"u{i}", request_id="r" if i % 2 else None) for i in range(60)]
         await h.predict(*users)
         asked = {json.dumps(item, sort_keys=True) for _, item in h.arm.asked}
         seen = set()
         for record in h.records():
-            if record["arm"] != "outside":
+            assert record["override"] == (record["user_id"] == "u7")
+            if record["override"]:
+                assert (record["arm"], record["assignment_probability"]) == ("challenger", 1.0)
+            elif record["arm"] != "outside":
                 assert record["arm"] == said("arm", record)
                 assert record["assignment_probability"] == record["shares"][record["arm"]]
             u = said("draw", record)
@@ -75,14 +78,17 @@ def test_arm_draw_channel_and_question_follow_from_the_record(tmp_path: Path) ->
                 assert probability == said("probability of exposing channel c", record, c=channel)
             assert record["expose"] == (record["exposure_probs"][record["channel"]] == 1)
             assert record["price"] == record["prices"][record["channel"]]
-            question = said("question", record, u=u) | {"price": {"video": record["prices"]["video"]}}
+            price = {} if record["override"] else {"price": {"video": record["prices"]["video"]}}
+            question = said("question", record, u=u) | price
             assert json.dumps(question, sort_keys=True) in asked
             seen.add((record["arm"], record["channel"]))
         assert len(seen) == 6
-        places = [uniform("layer", record["layer"], record["user_id"]) for record in h.records()]
-        assert [place >= 0.25 for place in places] == [record["arm"] != "outside" for record in h.records()]
+        others = [record for record in h.records() if not record["override"]]
+        places = [uniform("layer", record["layer"], record["user_id"]) for record in others]
+        assert [place >= 0.25 for place in places] == [record["arm"] != "outside" for record in others]
 
-    run(scenario, tmp_path, changes={"layer_part": [0.25, 1], "budgets": BUDGETS})
+    changes = {"layer_part": [0.25, 1], "budgets": BUDGETS, "overrides": {"u7": "challenger"}}
+    run(scenario, tmp_path, changes=changes)
 
 
 BASELINE = {"channel": "search", "expose": False, "propensity": 1.0}
@@ -195,7 +201,7 @@ def test_a_record_says_when_and_under_which_experiment(tmp_path: Path) -> None:
         assert datetime.fromisoformat(first["request_time"]) == earlier
         assert first["request_time"] < second["request_time"] <= second["event_time"]
         assert (second["context"]["slot"], second["features"]["context"]["slot"][-1]) == (None, None)
-        experiment = h.router.live.experiment
+        experiment = only(h.router.live)
         assert {record["experiment_version"] for record in (first, second)} == {experiment.version}
         assert experiment.replace(alpha=0.01).version != experiment.version == experiment.replace().version
         assert (first["model_name"], first["model_version"], first["model_digest"]) == ("m", "1", "d1")

@@ -10,7 +10,7 @@ import yaml
 
 from mtorl.experiment.rule import first_fit
 from tests.experiments import experiment
-from tests.serving.router_fixtures import CONTEXT, Harness, instance, run
+from tests.serving.router_fixtures import CONTEXT, Harness, instance, only, run
 
 pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
 
@@ -35,7 +35,7 @@ def test_rows_decide_and_their_probabilities_are_known(tmp_path: Path) -> None:
         ]
         assert {a["propensity"] for a in (known, phone, tv)} == {1.0} and not h.arm.asked
         assert phone["reservation_id"] is not None and known["reservation_id"] is None
-        policy = h.router.live.experiment.arm("incumbent")
+        policy = only(h.router.live).arm("incumbent")
         for record in h.records():
             assert record["model_name"] == "rule" and record["model_digest"] == policy.rule_digest
             assert record["channel_probs"] == {c: float(c == record["channel"]) for c in record["candidates"]}
@@ -65,17 +65,17 @@ def test_columns_of_the_user_need_the_feature_store_and_columns_of_the_context_d
 def test_edited_rows_are_in_force_at_once_and_another_model(tmp_path: Path) -> None:
     async def scenario(h: Harness) -> None:
         assert (await h.predict())[0]["channel"] == "video"
-        before = h.router.live.experiment
+        before = only(h.router.live)
         draft = h.folder / "experiment.draft"
         draft.write_text(yaml.safe_dump(experiment("http://nowhere", **arms({"channel": "tv"}))))
         draft.replace(h.folder / "experiment.yaml")
         await h.until(lambda: "arms[0].policy[0].channel: 'tv'" in h.router.health.parts.get("experiment", ""))
-        assert h.router.live.experiment is before
+        assert only(h.router.live) is before
         draft.write_text(yaml.safe_dump(experiment("http://nowhere", **arms({"channel": "search"}))))
         draft.replace(h.folder / "experiment.yaml")
-        await h.until(lambda: h.router.live.experiment is not before)
+        await h.until(lambda: only(h.router.live) is not before)
         (answer,) = await h.predict()
         assert answer["channel"] == "search" and answer["model"]["digest"] != before.arm("incumbent").rule_digest
-        assert "the verdict judges what the newest models decided" in h.router.health.parts[answer["arm"]]
+        assert "the verdict judges what the newest models decided" in h.router.health.parts["test/" + answer["arm"]]
 
     run(scenario, tmp_path, changes=arms({"channel": "video"}))

@@ -13,7 +13,7 @@ from mtorl.log.records import json_schema
 from serving.decision_log.export import export_parquet
 from serving.router.flow import shadow
 from tests.experiments import experiment
-from tests.serving.router_fixtures import Harness, decision, instance, run, sample
+from tests.serving.router_fixtures import Harness, decision, instance, only, run, sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
 
@@ -41,7 +41,7 @@ def test_the_challengers_decision_lies_beside_the_incumbents(tmp_path: Path) -> 
             assert records.pop(found["decision_id"])["channel"] == "search"
             assert (found["channel"], found["expose"], found["propensity"]) == ("video", True, 0.75)
             assert found["channel_probs"] == {"search": 0.25, "video": 0.75} and found["model_digest"] == "d1"
-        reserved = {balance.arm: balance.reserved for balance in h.ledger.balances()}
+        reserved = {balance.arm.rpartition("/")[2]: balance.reserved for balance in h.ledger.balances()}
         assert reserved["challenger"] == 0 and reserved["incumbent"] == reserved["*"] == pytest.approx(3.0)
         assert export_parquet(h.spool.folder, tmp_path / "out") == {"decision": 5, "outcome": 0, "shadow": 5}
 
@@ -79,7 +79,7 @@ def test_faults_of_a_challenger_are_its_own(tmp_path: Path) -> None:
 
         h.arm.mode = 500
         assert (await ask())["fault"] == "model_error"
-        assert h.router.health.parts["challenger"].startswith("no answer")
+        assert h.router.health.parts["test/challenger"].startswith("no answer")
         h.arm.mode = lambda _: decision(channel="tv")
         found = await ask()
         assert (found["fault"], found["channel"], found["expose"]) == ("model_error", None, None)
@@ -93,13 +93,13 @@ def test_faults_of_a_challenger_are_its_own(tmp_path: Path) -> None:
 
 def test_it_is_asked_at_no_other_stage_and_not_behind_the_kill_switch(tmp_path: Path) -> None:
     async def scenario(h: Harness) -> None:
-        endpoint = h.router.live.experiment.arm("challenger").endpoint
+        endpoint = only(h.router.live).arm("challenger").endpoint
         asked = len(h.arm.asked)
         await h.predict(*(instance(f"u{i}", baseline=BASELINE) for i in range(5)))
         off = experiment(str(endpoint), **{**IN_SHADOW, "arms": [dict(arm) for arm in ARMS], "enabled": True})
         (h.folder / "experiment.draft").write_text(yaml.safe_dump(off))
         (h.folder / "experiment.draft").replace(h.folder / "experiment.yaml")
-        await h.until(lambda: h.router.live.experiment.enabled)
+        await h.until(lambda: only(h.router.live).enabled)
         await h.predict(instance("u9", baseline=BASELINE))
         await h.until(lambda: len(shadows(h)) == 1)
         assert len(h.arm.asked) == asked + 1
@@ -118,14 +118,14 @@ def test_users_of_a_stage_that_has_just_begun_are_not_refused_for_want_of_money(
         h.router.budgets.set_accounts = ledger_is_busy  # type: ignore[method-assign]
         path = h.folder / "experiment.yaml"
         path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "stage": "50%"}))
-        await h.until(lambda: h.router.live.experiment.stage == "50%")
+        await h.until(lambda: only(h.router.live).stage == "50%")
         users = [instance(f"u{i}") for i in range(20)]
         early = [answer for answer in await h.predict(*users) if answer["arm"] == "challenger"]
         assert early and not any(answer["expose"] or answer["budget_exhausted"] for answer in early)
         assert {answer["fallback_reason"] for answer in early} == {"ledger"}
 
         h.router.budgets.set_accounts = set_accounts  # type: ignore[method-assign]
-        await h.until(lambda: h.router.budgets.set_up_for(h.router.live.experiment))
+        await h.until(lambda: h.router.budgets.set_up_for(h.router.live.experiments))
         later = [instance(f"u{i}", request_id=f"later-{i}") for i in range(20)]
         assert {a["fallback_reason"] for a in await h.predict(*later)} == {None}
 

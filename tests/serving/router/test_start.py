@@ -20,7 +20,7 @@ from serving.router.flow.feature_registry import RegistryAwaited, check_registry
 from serving.router.ops.health import Health
 from serving.router.router import Router
 from tests.experiments import experiment
-from tests.serving.router_fixtures import FakeFeatures, gateway_of, instance, kserve, sample, write_settings
+from tests.serving.router_fixtures import FakeFeatures, gateway_of, instance, kserve, only, sample, write_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
 
@@ -118,15 +118,15 @@ def test_only_a_registry_in_a_file_is_waited_for(tmp_path: Path) -> None:
 def test_a_wrong_experiment_file_at_the_start_leaves_what_was_in_force(tmp_path: Path) -> None:
     """A restarted router has what the running one had, also the kill switch, whatever the experiment is called."""
     settings = write_settings(tmp_path, "http://127.0.0.1:9", {"name": "first", "enabled": False})
-    good = Router(settings, FakeFeatures()).live.experiment
+    good = only(Router(settings, FakeFeatures()).live)
     settings = write_settings(tmp_path, "http://127.0.0.1:9", {"name": "second", "stage": "9%"})
     router = Router(settings, FakeFeatures())
-    assert router.live.experiment == good and not good.enabled
-    assert router.health.parts["experiment"].startswith("first goes on as it was, since the file is refused: ")
+    assert only(router.live) == good and not good.enabled
+    assert router.health.parts["experiment"].startswith("refused, and what was in force goes on: experiment.yaml: ")
     assert "stage" in router.health.parts["experiment"]
-    assert sample("mtorl_experiment_refused") == 1 and sample("mtorl_experiment_enabled") == 0
+    assert sample("mtorl_experiment_refused") == 1 and sample("mtorl_experiment_enabled", experiment="first") == 0
     write_settings(tmp_path, "http://127.0.0.1:9", {"name": "second"})
-    assert router.live.refresh() and router.live.experiment.name == "second"
+    assert router.live.refresh() and only(router.live).name == "second"
     assert sample("mtorl_experiment_refused") == 0 and router.health.parts["experiment"] == "ok"
 
 
@@ -134,25 +134,28 @@ def test_without_a_last_good_experiment_a_wrong_file_leaves_none(tmp_path: Path)
     wrong = {"stage": "9%"}
     settings = write_settings(tmp_path, "http://127.0.0.1:9", wrong)
     with pytest.raises(ExperimentError, match="stage"):
-        _ = Router(settings, FakeFeatures()).live.experiment
+        _ = only(Router(settings, FakeFeatures()).live)
     assert sample("mtorl_experiment_refused") == 1
-    kept = tmp_path / "last-good-experiment.yaml"
+    kept = tmp_path / "last-good-experiments" / "experiment.yaml"
     assert not kept.exists()
+    kept.parent.mkdir()
     kept.write_text(yaml.safe_dump(experiment("http://127.0.0.1:9", default_channel="tv")))  # of another data set
     with pytest.raises(ExperimentError, match="stage"):
-        _ = Router(settings, FakeFeatures()).live.experiment
+        _ = only(Router(settings, FakeFeatures()).live)
     # Another router may have a newer experiment in force: the limits of an old one must not come back.
     kept.write_text(yaml.safe_dump(experiment("http://127.0.0.1:9")))
     shared = write_settings(tmp_path, "http://127.0.0.1:9", wrong, ledger="redis://127.0.0.1:9")
     with pytest.raises(ExperimentError, match="stage"):
-        _ = Router(shared, FakeFeatures()).live.experiment
-    assert Router(settings, FakeFeatures()).live.experiment.name == "test"
+        _ = only(Router(shared, FakeFeatures()).live)
+    assert only(Router(settings, FakeFeatures()).live).name == "test"
 
 
 def test_routers_that_share_a_ledger_keep_it_for_people_only(tmp_path: Path) -> None:
     settings = write_settings(tmp_path, "http://127.0.0.1:9", {"enabled": False}, ledger="redis://127.0.0.1:9")
-    assert not Router(settings, FakeFeatures()).live.experiment.enabled
-    assert not Experiment.load(tmp_path / "last-good-experiment.yaml").enabled  # what the runbook puts back
+    assert not only(Router(settings, FakeFeatures()).live).enabled
+    assert not Experiment.load(
+        tmp_path / "last-good-experiments" / "experiment.yaml"
+    ).enabled  # what the runbook puts back
 
 
 def test_what_cannot_be_kept_leaves_no_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,12 +165,12 @@ def test_what_cannot_be_kept_leaves_no_older_one(tmp_path: Path, monkeypatch: py
     def full(*_: object, **__: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("serving.router.ops.live_experiment.replacing", full)
+    monkeypatch.setattr("serving.router.ops.live_experiments.replacing", full)
     router = Router(write_settings(tmp_path, "http://127.0.0.1:9", {"enabled": False}), FakeFeatures())
-    assert not router.live.experiment.enabled
+    assert not only(router.live).enabled
     assert "can't be kept for a restart: no space left" in router.health.parts["experiment"]
     with pytest.raises(ExperimentError, match="stage"):
-        _ = Router(write_settings(tmp_path, "http://127.0.0.1:9", {"stage": "9%"}), FakeFeatures()).live.experiment
+        _ = only(Router(write_settings(tmp_path, "http://127.0.0.1:9", {"stage": "9%"}), FakeFeatures()).live)
 
 
 def test_a_router_without_an_experiment_waits_and_goes_on_when_the_file_is_mended(tmp_path: Path) -> None:
@@ -181,7 +184,7 @@ def test_a_router_without_an_experiment_waits_and_goes_on_when_the_file_is_mende
         assert not router.health.started and not entering.done()
         write_settings(tmp_path, "http://127.0.0.1:9", {"stage": "5%"})
         await entering
-        assert router.health.started and router.live.experiment.stage == "5%"
+        assert router.health.started and only(router.live).stage == "5%"
         await router.__aexit__()
 
     asyncio.run(scenario())
@@ -191,8 +194,8 @@ def test_a_last_good_experiment_is_as_it_was(tmp_path: Path) -> None:
     pacing = {"price": 0.3, "start": "2026-01-01T00:00:00Z", "end": "2026-02-01T00:00:00Z"}
     budgets = [{"campaign": "*", "channel": "*", "amount": 1e-05, "pacing": pacing}]
     settings = write_settings(tmp_path, "http://127.0.0.1:9", {"budgets": budgets, "salt": "1e3", "owner": "Jürgen: x"})
-    in_force = Router(settings, FakeFeatures()).live.experiment
-    assert Experiment.load(tmp_path / "last-good-experiment.yaml") == in_force
+    in_force = only(Router(settings, FakeFeatures()).live)
+    assert Experiment.load(tmp_path / "last-good-experiments" / "experiment.yaml") == in_force
 
 
 def test_a_switch_that_is_thrown_while_the_router_waits_is_in_force_from_the_start(tmp_path: Path) -> None:
@@ -202,8 +205,8 @@ def test_a_switch_that_is_thrown_while_the_router_waits_is_in_force_from_the_sta
 
     async def scenario() -> None:
         async with router:
-            assert not router.live.experiment.enabled
+            assert not only(router.live).enabled
             limits = {b.arm: b.limit for b in router.ledger.balances()}
-            assert limits == {"*": 100.0, "incumbent": 100.0, "challenger": 0.0}
+            assert limits == {"*": 100.0, "test/incumbent": 100.0, "test/challenger": 0.0}
 
     asyncio.run(scenario())

@@ -1,0 +1,61 @@
+"""The money of an experiment: a budget as its file says it, and what of it an account holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field, field_validator, model_validator
+
+from mtorl.log.times import zone
+from mtorl.policy.periods import Period
+from mtorl.policy.schedule import Pacing
+from mtorl.runtime.validation import NoneInWord, StrictModel, Text
+
+
+class AccountLimit(NamedTuple):
+    """What one arm, or all of them together, may spend on a campaign and channel; "*" stands for any."""
+
+    arm: str
+    campaign: str
+    channel: str
+    part: float
+    """Of the budget's amount."""
+    limit: float
+    period: Period
+    timezone: str
+    pacing: Pacing | None
+
+
+def _paced_by_default(budget: Mapping[str, Any]) -> Pacing | None:
+    return Pacing() if budget.get("period", "total") != "total" else None
+
+
+class Budget(StrictModel):
+    """Money for a campaign and channel, before it is split by arm."""
+
+    campaign: Text
+    """Campaign, or "*" for any."""
+    channel: Text
+    """Channel, or "*" for any."""
+    amount: float = Field(ge=0)
+    """Currency units, for all time or for each period; of all users of the layer. The arms have the experiment's
+    layer_part of it, and the rest is for users outside."""
+    period: Period = "total"
+    """total: for all time. day, hour: anew for each one."""
+    timezone: Text = "UTC"
+    """Whose days and hours: an IANA name such as Europe/Berlin."""
+    pacing: Annotated[Pacing | None, NoneInWord()] = Field(default_factory=_paced_by_default)
+    """How the money is spread over its time; none, as by default for a total: first come, first served."""
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_a_time_zone(cls, timezone: str) -> str:
+        zone(timezone)
+        return timezone
+
+    @model_validator(mode="after")
+    def _pacing_fits_the_period(self) -> Budget:
+        if self.pacing is not None:
+            self.pacing.check(self.period)
+        return self

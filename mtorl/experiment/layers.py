@@ -1,0 +1,149 @@
+"""Several experiments at once: which of them decides a request, and how they share the money of a campaign.
+
+    together = Experiments([spring, autumn])              # ExperimentError: they get in each other's way
+    together.deciding("user-42", "shoes")                 # the experiment that these users and campaigns are in
+    together.accounts()                                   # the budgets of all of them, for the ledger
+
+No request may be in two experiments: a decision follows one policy. So two of them decide about different campaigns, or
+are in one layer, with parts of its users that do not overlap. What is in different layers is assigned independently:
+half of the users of each arm of one experiment are in each arm of another with two equal arms (docs/tables/
+independence.md).
+
+A campaign's money is one amount, whoever decides about it: each arm of each experiment gets its part, in proportion to
+its users, and the whole binds all of them together. Experiments with a campaign in common should give the same budgets
+for it; while they do not, the smallest amount counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
+
+from mtorl.experiment.budget import AccountLimit, Budget
+from mtorl.experiment.experiment import ALL_ARMS, OUTSIDE, Experiment, ExperimentError
+
+_NOBODY = 1e-12  # a share of users, below which it is an error of rounding
+
+
+class Experiments:
+    """Experiments that are in force together.
+
+    Args:
+        experiments: In any order.
+
+    Raises:
+        ExperimentError: There is none, or two of them get in each other's way.
+    """
+
+    def __init__(self, experiments: Iterable[Experiment]) -> None:
+        self._all = tuple(sorted(experiments, key=lambda one: (one.layer, one.layer_part, one.name)))
+        if not self._all:
+            raise ExperimentError("there is no experiment")
+        for one, other in combinations(self._all, 2):
+            if (words := conflict(one, other)) is not None:
+                raise ExperimentError(words)
+
+    def __iter__(self) -> Iterator[Experiment]:
+        """All of them, in the same order on every router."""
+        return iter(self._all)
+
+    def holds(self, experiment: Experiment) -> bool:
+        """Whether exactly this one is among them: not another version of it."""
+        return any(experiment is one for one in self._all)
+
+    def deciding(self, user_id: str, campaign_id: str) -> Experiment:
+        """The experiment that decides about a user in a campaign.
+
+        One that names the user's arm comes first. A user who is in none of those of the campaign is outside of the
+        first of them. A campaign that no experiment is about gets what is outside of the first of all, and no money.
+        """
+        of_campaign = [one for one in self._all if one.decides(campaign_id)] or self._all
+        named = next((one for one in of_campaign if one.overrides_arm_of(user_id)), None)
+        return named or next((one for one in of_campaign if one.holds(user_id)), of_campaign[0])
+
+    def asks(self, arm: str) -> bool:
+        """Whether an arm, named as by `Experiment.key`, has an endpoint that is asked for its decisions."""
+        urls = {one.key(of.name): of.url for one in self._all for of in one.policies}
+        urls[OUTSIDE] = next((one.arm(OUTSIDE).url for one in self._all), None)
+        return urls.get(arm) is not None
+
+    def accounts(self) -> list[AccountLimit]:
+        """Every budget as a whole, and each arm's part of it; arms are named as by `Experiment.key`.
+
+        Users who are in none of the experiments with a budget have an account for it like an arm's.
+        """
+        found: dict[tuple[str, str, str], dict[str, AccountLimit]] = {}
+        for experiment in self._all:
+            for limit in experiment.accounts():
+                if limit.arm == OUTSIDE:
+                    continue  # of this experiment; perhaps in another one
+                arm = limit.arm if limit.arm == ALL_ARMS else experiment.key(limit.arm)
+                accounts = found.setdefault((limit.campaign, limit.channel, limit.period), {})
+                if arm not in accounts or limit.limit < accounts[arm].limit:  # the whole is in each experiment
+                    accounts[arm] = limit._replace(arm=arm)
+        return [limit for accounts in found.values() for limit in _divided(accounts)]
+
+    def differences(self) -> list[str]:
+        """Which experiments say different things about the budgets that they share, in words."""
+        found = []
+        for one, other in combinations(self._all, 2):
+            common = _in_common(one, other)
+            compared = [None] if common is None else common
+            if any(_budgets_of(one, campaign) != _budgets_of(other, campaign) for campaign in compared):
+                found.append(f"{one.name} and {other.name} give different budgets for {_words(common)}")
+        return found
+
+
+def _divided(accounts: Mapping[str, AccountLimit]) -> list[AccountLimit]:
+    """The accounts of one budget, with that of the users who are in no experiment."""
+    amount = accounts[ALL_ARMS].limit
+    arms = [limit for name, limit in accounts.items() if name != ALL_ARMS]
+    rest = 1.0 - sum(limit.part for limit in arms)
+    outside = [arms[0]._replace(arm=OUTSIDE, part=rest)] if rest > _NOBODY else []
+    return [accounts[ALL_ARMS], *(limit._replace(limit=amount * limit.part) for limit in [*arms, *outside])]
+
+
+def conflict(one: Experiment, other: Experiment) -> str | None:
+    """Why two experiments can't be in force together; None: they can.
+
+    Args:
+        one: An experiment.
+        other: Another one.
+    """
+    if one.name == other.name:
+        return f"two experiments are called {one.name}"
+    common = _in_common(one, other)
+    if common is not None and not common:
+        return None
+    both = f"{one.name} and {other.name} both decide about {_words(common)}"
+    if one.layer != other.layer:
+        return (
+            f"{both}, in layers {one.layer} and {other.layer}: put them into one layer, with a layer_part each, or "
+            "give them campaigns of their own"
+        )
+    if one.layer_part[0] < other.layer_part[1] and other.layer_part[0] < one.layer_part[1]:
+        return (
+            f"{both}, and their parts of the layer {one.layer} overlap, {_text(one.layer_part)} and "
+            f"{_text(other.layer_part)}: give each a layer_part of its own, or campaigns of its own"
+        )
+    return None
+
+
+def _in_common(one: Experiment, other: Experiment) -> Sequence[str] | None:
+    """Campaigns that both decide about; None: all."""
+    if one.campaigns is None or other.campaigns is None:
+        return other.campaigns if one.campaigns is None else one.campaigns
+    return [campaign for campaign in one.campaigns if campaign in other.campaigns]
+
+
+def _budgets_of(experiment: Experiment, campaign: str | None) -> set[Budget]:
+    """What a campaign's requests draw on; None: all."""
+    return {budget for budget in experiment.budgets if campaign is None or budget.campaign in (campaign, "*")}
+
+
+def _words(campaigns: Sequence[str] | None) -> str:
+    return "all campaigns" if campaigns is None else f"campaign {campaigns[0]}"
+
+
+def _text(part: tuple[float, float]) -> str:
+    return f"[{part[0]:g}, {part[1]:g}]"

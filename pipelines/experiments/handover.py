@@ -1,0 +1,255 @@
+"""After a promotion: the server of the incumbent takes over the model that won, and gives it back after a rollback.
+
+    standing = hand_over(store, servers, others, time.time())
+
+A promotion is in force at once: the incumbent's arm answers where the challenger did. That leaves the challenger's
+server no room for the next one, whose model would answer as the incumbent. So the incumbent's server is told to serve
+the version that won, and once it does, its arm answers there again: the challenger's server is free.
+
+Which version it served before is written onto the server together with the new one, in a mark: whoever comes after a
+crash finds how far it has come, and a rollback finds what to put back. Nothing is told twice, and nothing that a person
+has changed since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+from mtorl.experiment.experiment import INCUMBENT, Experiment, ExperimentError
+from mtorl.experiment.history import IllegalEvent, Promoted, newest_promotion
+from mtorl.runtime.validation import StrictModel, Text
+from pipelines.experiments.controller import act, state
+from pipelines.experiments.store import ExperimentStore
+
+
+class Mark(StrictModel):
+    """What a promotion has changed on a server."""
+
+    experiment: Text
+    """In which somebody was promoted."""
+    promotion: Text
+    """Which: the same for each reader of a history, another one for each promotion, also in a store made anew."""
+    before: Text
+    """Version that was served until then."""
+    after: Text
+    """Version that won."""
+
+
+class Served(NamedTuple):
+    """What a model server serves."""
+
+    version: str
+    """That it is meant to serve."""
+    problem: str
+    """Why it does not serve that alone, yet; empty: it does."""
+    mark: Mark | None
+    """Of the newest promotion; None: there was none."""
+
+
+class ModelServers(Protocol):
+    """The model servers that can be told what to serve."""
+
+    def name_at(self, url: str | None) -> str | None:
+        """The name of the server that answers at a URL; None: it is none of these."""
+
+    def served(self, name: str) -> Served | None:
+        """What a server serves; None: there is no such server, or it says no version.
+
+        Raises:
+            OSError: That can't be asked now.
+        """
+
+    def serve(self, name: str, version: str, mark: Mark) -> None:
+        """Tell a server what to serve, and mark it, at once or not at all.
+
+        Raises:
+            OSError: It can't be told now.
+        """
+
+
+class Neighbour(NamedTuple):
+    """Another experiment that routers read."""
+
+    experiment: Experiment
+    """As they read it."""
+    over: bool
+    """Whether it compares nothing, and never will again as it is: one that is switched off may go on."""
+    before: str | None = None
+    """Where its incumbent answered before a promotion that may still be rolled back; None: there is none."""
+
+
+class Standing(NamedTuple):
+    """How far the incumbent's server is."""
+
+    done: bool
+    """Whether nothing is left to do."""
+    reason: str
+    """In one word."""
+    words: str
+
+
+def hand_over(
+    store: ExperimentStore, servers: ModelServers, others: Iterable[Neighbour], now: float
+) -> Standing | None:
+    """Do the next step, if there is one.
+
+    Args:
+        store: The experiment.
+        servers: The model servers.
+        others: What else is in force, and may need the same server.
+        now: Seconds since 1970.
+
+    Returns:
+        None: nothing was promoted, or what was is followed by another experiment of this store.
+
+    Raises:
+        ExperimentError: The definition can't be used, and what it promoted is not in force.
+        HistoryError: The history can't be read.
+        OSError: A server can't be asked, or told, now.
+    """
+    promotion = newest_promotion(store.events())
+    if promotion is None:
+        return None
+    name = servers.name_at((promotion.event.replaced or {}).get("endpoint"))
+    if promotion.rolled_back:
+        return _give_back(store, promotion, servers, name)
+    experiment = _promoted_in(store, promotion)
+    if experiment is None:
+        return None
+    target = None if name is None else servers.served(name)
+    if promotion.handed_over:
+        return _afterwards(promotion, name, target)
+    mark = None if target is None else _ours(promotion, target)
+    winner = servers.name_at((promotion.event.incumbent or {}).get("endpoint"))
+    if name is None or target is None or winner in (None, name):
+        return _at_its_endpoint(promotion)
+    if experiment.holdout:
+        return Standing(True, "Holdout", f"the holdout keeps the incumbent of before, so {name} goes on serving it")
+    if mark is None:
+        source = servers.served(winner)
+        if source is None:
+            return _at_its_endpoint(promotion)
+        made = {"experiment": promotion.event.experiment, "promotion": _id(promotion)}
+        mark = Mark(**made, before=target.version, after=source.version)
+    if (target.mark, target.version) == (mark, mark.after):
+        return _note(store, name, mark, target.problem, now)
+    if (words := _in_the_way(promotion, servers, name, target, mark, others)) is not None:
+        return Standing(False, "Waits", words)
+    servers.serve(name, mark.after, mark)
+    return Standing(False, "RollingOut", f"{name} is to serve {mark.after} in place of {mark.before}")
+
+
+def _promoted_in(store: ExperimentStore, promotion: Promoted) -> Experiment | None:
+    """The experiment whose promotion is in force, also if people have written since what can't be used; or None."""
+    try:
+        experiment = state(store)[0]
+    except ExperimentError:
+        in_use = store.last_in_force()
+        if in_use is None:
+            raise
+        experiment = in_use
+    return experiment if _is_of(promotion, experiment) else None
+
+
+def _is_in_force(store: ExperimentStore, promotion: Promoted) -> bool:
+    in_use = store.last_in_force()
+    return in_use is not None and _is_of(promotion, in_use)
+
+
+def _is_of(promotion: Promoted, experiment: Experiment) -> bool:
+    return (experiment.name, experiment.salt) == (promotion.event.experiment, promotion.event.salt)
+
+
+def _note(store: ExperimentStore, name: str, mark: Mark, problem: str, now: float) -> Standing:
+    if problem:
+        return Standing(False, "RollingOut", f"{name} does not serve {mark.after} alone yet: {problem}")
+    done = f"{name} serves {mark.after} in place of {mark.before}"
+    try:
+        # With the versions: a server that is made anew has lost its mark.
+        act(store, "handed over", by="ramp", reason=done, at=now, served=mark.model_dump())
+    except IllegalEvent as error:  # rolled back meanwhile
+        return Standing(False, "RolledBack", str(error))
+    return Standing(True, "HandedOver", f"{done}; the challenger's server is free")
+
+
+def _give_back(store: ExperimentStore, promotion: Promoted, servers: ModelServers, name: str | None) -> Standing:
+    target = None if name is None else servers.served(name)
+    mark = None if target is None else _ours(promotion, target)
+    followed = not _is_in_force(store, promotion)
+    made_anew = target is not None and target.mark is None
+    if name is None or target is None or mark is None or (made_anew and followed):
+        return _nothing_given_back(promotion, name, target, followed)
+    if target.version == mark.after != mark.before:
+        servers.serve(name, mark.before, mark)
+        return Standing(False, "RollingBack", f"{name} is to serve {mark.before} again, in place of {mark.after}")
+    if target.version != mark.before:
+        words = f"{name} is meant to serve {target.version}, which people have rolled out since, and not {mark.before}"
+        return Standing(True, "Changed", words)
+    if target.problem:
+        return Standing(False, "RollingBack", f"{name} does not serve {mark.before} alone yet: {target.problem}")
+    return Standing(True, "RolledBack", f"{name} serves {mark.before} again")
+
+
+def _nothing_given_back(promotion: Promoted, name: str | None, target: Served | None, followed: bool) -> Standing:
+    if name is None or not promotion.handed_over:
+        return Standing(True, "RolledBack", "the incumbent's arm answers as before: nothing else had changed")
+    if followed and target is not None:
+        words = f"{name} serves {target.version}: what came after it is in force, and stays"
+        return Standing(True, "RolledBack", words)
+    served = "no version" if target is None else target.version
+    words = f"{name} serves {served}, and nobody knows what it served before the promotion: roll that out"
+    return Standing(False, "Changed", words)
+
+
+def _afterwards(promotion: Promoted, name: str | None, target: Served | None) -> Standing:
+    mark = None if target is None else _ours(promotion, target)
+    if target is not None and mark is not None and target.version == mark.after:
+        return Standing(True, "HandedOver", f"{name} serves {mark.after} in place of {mark.before}")
+    promoted = "what was promoted" if mark is None else f"{mark.after}, which was promoted"
+    served = "no version" if target is None else target.version
+    words = f"{name} is meant to serve {served} and not {promoted}: change it back, or roll back"
+    return Standing(False, "Changed", words)
+
+
+def _at_its_endpoint(promotion: Promoted) -> Standing:
+    where = (promotion.event.incumbent or {}).get("endpoint") or "where the challenger did"
+    return Standing(True, "AtItsEndpoint", f"the incumbent's arm answers at {where}, and goes on there")
+
+
+def _in_the_way(
+    promotion: Promoted, servers: ModelServers, name: str, target: Served, mark: Mark, others: Iterable[Neighbour]
+) -> str | None:
+    """Why another experiment needs what a server serves now; None: none does."""
+    then = "it is handed over when that is over"
+    for other, over, before in others:
+        if other.name == promotion.event.experiment:
+            continue
+        if not over and any(servers.name_at(arm.url) == name for arm in other.arms):
+            return f"{other.name} compares with what {name} serves: {then}"
+        found = target.mark
+        holds = found is not None and found.experiment == other.name and found.after == target.version
+        if holds or (before is not None and servers.name_at(before) == name):
+            return (
+                f"{other.name} has promoted a model for other users, who need what {name} serves now, or will after a "
+                "rollback: until another experiment is about them, each of the two answers where its challenger did"
+            )
+        incumbent = other.arm(INCUMBENT)
+        if servers.name_at(incumbent.url) != name or target.version == mark.after:
+            continue
+        pinned = incumbent.model_digest
+        if pinned and not str((promotion.event.incumbent or {}).get("model_digest") or "").startswith(pinned):
+            return f"{other.name} is over, and its incumbent at {name} must be model {pinned}: leave that digest out"
+    return None
+
+
+def _ours(promotion: Promoted, target: Served) -> Mark | None:
+    """What a promotion has changed on a server; None: nothing, or another one has since."""
+    if target.mark is not None:
+        same = (target.mark.experiment, target.mark.promotion) == (promotion.event.experiment, _id(promotion))
+        return target.mark if same else None
+    return None if promotion.noted is None else Mark.model_validate(promotion.noted)
+
+
+def _id(promotion: Promoted) -> str:
+    return f"{promotion.event.number} at {promotion.event.at:.3f}"

@@ -1,0 +1,195 @@
+"""The models that `mtorl serve` has on this machine: each of its arms is a server that can be told what to serve.
+
+    STATE/models/incumbent.mar                 leads to the version that is served in place of the run's
+    STATE/models/incumbent.json                the mark of the newest promotion
+    STATE/models/versions/0a1b2c3d4e5f.mar     what a promotion has to do with, kept whatever becomes of its run
+
+The mark is written before the version changes: what a crash leaves in between is made good by whoever asks next.
+
+    for words in settle(folders, run, state, port):  # before the models start
+        print(words)
+    give_back(folders, servers)                       # each second while they run
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from mtorl.experiment.experiment import HOLDOUT, INCUMBENT, ExperimentError
+from mtorl.experiment.history import newest_promotion, replaced_by
+from mtorl.experiment.stage_machine import STAGES
+from mtorl.runtime.files import replacing
+from pipelines.experiments.controller import state as state_of
+from pipelines.experiments.folder import ExperimentFolder, named_by_router
+from pipelines.experiments.handover import Mark, Neighbour, Served, Standing, hand_over
+from serving.archive import ArchiveError, version_of
+from serving.local.stack import archives
+
+_PATH = re.compile(r"/v1/models/([^/:]+):predict")
+
+
+class LocalServers:
+    """Those of one `mtorl serve`.
+
+    Args:
+        run: Folder of the run whose models it serves.
+        state: Folder of its state.
+        port: Where the models answer.
+        restart: Makes the running servers serve what is there now; None: they start later.
+    """
+
+    def __init__(self, run: Path, state: Path, port: int, restart: Callable[[], None] | None = None) -> None:
+        self._run = run
+        self._models = state / "models"
+        self._state = state
+        self._port = port
+        self._restart = restart
+
+    def name_at(self, url: str | None) -> str | None:
+        """The name of the model that answers at a URL; None: it is none of these."""
+        parts = urlsplit(url or "")
+        model = _PATH.fullmatch(parts.path)
+        here = parts.hostname in ("127.0.0.1", "localhost") and parts.port == self._port
+        return model[1] if here and model is not None and f"{model[1]}.mar" in self._archives() else None
+
+    def served(self, name: str) -> Served | None:
+        """What is served under a name; None: nothing.
+
+        Raises:
+            OSError: A file can't be read.
+        """
+        archive = self._archives().get(f"{name}.mar")
+        return None if archive is None else Served(_version(archive), "", self._mark(name))
+
+    def serve(self, name: str, version: str, mark: Mark) -> None:
+        """Serve a version under a name, after a restart if the models are running.
+
+        Raises:
+            OSError: A file can't be written, or the version is nowhere.
+        """
+        versions = self._models / "versions"
+        versions.mkdir(parents=True, exist_ok=True)
+        known = {_version(archive): archive for archive in self._archives().values()}
+        for kept in {version, mark.before, mark.after}:
+            if kept in known and not (target := versions / f"{kept}.mar").exists():
+                with replacing(target, durable=True) as unfinished:
+                    shutil.copyfile(known[kept], unfinished)
+        if not (versions / f"{version}.mar").exists():
+            raise FileNotFoundError(f"{versions}: no version {version}, and neither has {self._run}")
+        with replacing(self._models / f"{name}.json", durable=True) as unfinished:
+            unfinished.write_text(mark.model_dump_json())
+        with replacing(self._models / f"{name}.mar") as unfinished:
+            unfinished.symlink_to(Path("versions") / f"{version}.mar")
+        if self._restart is not None:
+            self._restart()
+
+    def _archives(self) -> dict[str, Path]:
+        return archives(self._run, self._state)
+
+    def _mark(self, name: str) -> Mark | None:
+        path = self._models / f"{name}.json"
+        try:
+            return Mark.model_validate_json(path.read_text()) if path.exists() else None
+        except ValueError:
+            return None  # written by hand
+
+
+def _version(archive: Path) -> str:
+    try:
+        return version_of(archive)
+    except ArchiveError as error:
+        raise OSError(str(error)) from None
+
+
+def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: int) -> list[str]:
+    """Let the incumbent's model follow promotions and rollbacks, before the models start.
+
+    What was promoted is a model of the run that was served then, whatever run is served now.
+
+    Args:
+        folders: The experiments that are to be served.
+        run: Folder of the run that is to be served.
+        state: Folder of the state of the first experiment.
+        port: Where the models will answer.
+
+    Returns:
+        What became of each promotion, in words.
+
+    Raises:
+        ExperimentError: A challenger was promoted whose model is gone.
+        HistoryError: A history can't be read.
+        OSError: A model can't be kept.
+    """
+    before = _served_before(run, state)
+    servers, said = LocalServers(before, state, port), []
+    for folder in folders:
+        promotion = newest_promotion(folder.events())
+        if promotion is None:
+            continue
+        if not (promotion.rolled_back or promotion.handed_over or (before / "model-store").is_dir()):
+            raise ExperimentError(
+                f"{folder.file}: {promotion.event.challenger} was promoted, and its model was in {before}, which is "
+                f"gone: put it back, or roll the promotion back: mtorl experiment rollback {folder.file}"
+            )
+        if (standing := _settle(folder, folders, servers)) is not None:
+            said.append(standing.words)
+        if (name := _answers_otherwise(folder, servers, LocalServers(run, state, port))) is not None:
+            raise ExperimentError(
+                f"{folder.file}: {promotion.event.challenger} was promoted, and is not the incumbent's own yet: "
+                f"{name} is another model in {run}; serve {before}, or roll it back: "
+                f"mtorl experiment rollback {folder.file}"
+            )
+    return said
+
+
+def _served_before(run: Path, state: Path) -> Path:
+    """The run that was served last; one whose folder was moved with the state in it is the one that is to be served."""
+    described = named_by_router(state, "dataset")
+    moved = run.resolve() in state.resolve().parents
+    return run if described is None or moved else Path(described).parents[2]
+
+
+def _answers_otherwise(folder: ExperimentFolder, before: LocalServers, after: LocalServers) -> str | None:
+    """A name under which another model would answer in place of a promoted one, or of what its holdout keeps."""
+    serving, promotion = folder.last_in_force(), newest_promotion(folder.events())
+    if serving is None or promotion is None or promotion.rolled_back or promotion.handed_over:
+        return None
+    names = (before.name_at(serving.arm(arm).url) for arm in (INCUMBENT, HOLDOUT))
+    return next((name for name in names if name is not None and after.served(name) != before.served(name)), None)
+
+
+def give_back(folders: Sequence[ExperimentFolder], servers: LocalServers) -> str | None:
+    """Let the incumbent's model follow rollbacks, while the models run: that can't wait for their next start.
+
+    Returns:
+        What is in the way; None: nothing is. Whoever asks again tries again.
+    """
+    said = None
+    for folder in folders:
+        try:
+            promotion = newest_promotion(folder.events())
+            if promotion is not None and promotion.rolled_back:
+                _settle(folder, folders, servers)
+        except (ValueError, OSError) as error:  # HistoryError, ExperimentError; or a file was edited by hand
+            said = str(error)
+    return said
+
+
+def _settle(folder: ExperimentFolder, folders: Sequence[ExperimentFolder], servers: LocalServers) -> Standing | None:
+    for _ in range(2):  # to tell the server, and to note that it serves it
+        others = (_neighbour(other) for other in folders if other is not folder)  # a rollback asks for none of them
+        standing = hand_over(folder, servers, others, time.time())
+    return standing
+
+
+def _neighbour(folder: ExperimentFolder) -> Neighbour:
+    experiment, found = state_of(folder)
+    by_hand = experiment.ramp is None and not folder.events()  # the router reads the file itself
+    serving = experiment if by_hand else folder.last_in_force() or experiment
+    goes_on = experiment.enabled if by_hand else found.phase in STAGES
+    return Neighbour(serving, over=not goes_on, before=replaced_by(folder.events()))

@@ -1,0 +1,93 @@
+"""The model servers of a cluster: InferenceServices, each of which serves one version of the registry.
+
+A version is an annotation of the predictor, which its pods read, so another one is a roll-out: pods with the version
+of before serve until those with the new one are ready. An InferenceService says Ready while any pod serves; its
+Deployment says how far the roll-out is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import ValidationError
+
+from monitoring.rollout import VERSION
+from pipelines.experiments.api import ServerApi
+from pipelines.experiments.handover import Mark, Served
+
+MARK = "mtorl-kubeflow/promotion"
+"""Annotation of an InferenceService whose version a promotion has changed."""
+_PREDICTOR = "-predictor"
+
+
+class InferenceServices:
+    """Those of a namespace.
+
+    Args:
+        api: Of the API server.
+    """
+
+    def __init__(self, api: ServerApi) -> None:
+        self._api = api
+
+    def name_at(self, url: str | None) -> str | None:
+        """The name of the InferenceService that answers at a URL; None: it is none of this namespace."""
+        host = (urlsplit(url).hostname if url else None) or ""
+        service, _, rest = host.partition(".")
+        elsewhere = rest and rest.partition(".")[0] != self._api.namespace
+        return None if elsewhere or not service.endswith(_PREDICTOR) else service.removesuffix(_PREDICTOR)
+
+    def served(self, name: str) -> Served | None:
+        """What it serves; None: there is none of that name, or it serves no version of a registry.
+
+        Raises:
+            OSError: The API server can't be asked now, or we may not ask it.
+        """
+        found = self._api.inference_service(name)
+        version = None if found is None else (found["spec"]["predictor"].get("annotations") or {}).get(VERSION)
+        if found is None or not version:
+            return None
+        mark = (found["metadata"].get("annotations") or {}).get(MARK)
+        return Served(str(version), _problem(self._api.deployment(name + _PREDICTOR), str(version)), _read(mark))
+
+    def serve(self, name: str, version: str, mark: Mark) -> None:
+        """Roll a version out.
+
+        Raises:
+            OSError: The API server can't be asked now, or does not take it.
+        """
+        self._api.patch_inference_service(
+            name,
+            {
+                "metadata": {"annotations": {MARK: mark.model_dump_json()}},
+                "spec": {"predictor": {"annotations": {VERSION: version}}},
+            },
+        )
+
+
+def _read(mark: str | None) -> Mark | None:
+    try:
+        return None if mark is None else Mark.model_validate(json.loads(mark))
+    except (ValueError, ValidationError):
+        return None  # written by hand
+
+
+def _problem(deployment: Mapping[str, Any] | None, version: str) -> str:
+    """Why not all pods serve a version, and nothing else; empty: they do."""
+    if deployment is None:
+        return "it has no Deployment"
+    status, spec = deployment.get("status") or {}, deployment["spec"]
+    told = (spec["template"]["metadata"].get("annotations") or {}).get(VERSION)
+    if told != version or status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
+        return "the roll-out has not begun"
+    wanted = spec.get("replicas", 1)
+    pods = {"new": status.get("updatedReplicas", 0), "ready": status.get("availableReplicas", 0)}
+    if status.get("replicas", 0) == wanted and set(pods.values()) == {wanted} and wanted:
+        return ""
+    return (
+        f"of {wanted} pods, {pods['new']} are new and {pods['ready']} of {status.get('replicas', 0)} are ready "
+        "(mtorl rollout says what they wait for)"
+    )

@@ -1,0 +1,157 @@
+"""The experiment of a run, from its draft to its end: by the same steps that `mtorl experiment run` takes.
+
+    ramp = RunRamp(experiment_of(run))
+    ramp.start()                          # draft -> shadow
+    ramp.step()                           # after some traffic: the next stage, or what it waits for
+
+Its file is `serving.yaml` in the run's folder, its state `serving/`: the commands of `mtorl experiment` take it as any
+other.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from mtorl.experiment.experiment import Experiment, ExperimentError
+from mtorl.experiment.history import state_of
+from mtorl.experiment.stage_machine import OVER, STAGES, Evidence, Hold, Phase
+from mtorl.experiment.stages import CHALLENGER_SHARE, Stage
+from mtorl.runtime.files import replacing
+from pipelines.experiments.controller import act, next_step, put_in_force, state
+from pipelines.experiments.folder import ExperimentFolder
+from pipelines.experiments.look import evidence_now
+
+FILE = "serving.yaml"
+_SMALL: tuple[Stage, ...] = ("5%", "25%")
+_FEWEST = 5  # users that a small stage should give a challenger
+_LATENCY_SECONDS = 0.5
+"""The deadline of a laptop's router: load driver, router and models share its cores, so latencies say little there."""
+
+
+def experiment_of(run: Path) -> ExperimentFolder:
+    """The experiment of a run."""
+    return ExperimentFolder.of(run / FILE, dataset=run / "artifacts" / "challenger" / "dataset.yaml")
+
+
+def port_of_models(folder: ExperimentFolder) -> int:
+    """Where the models of a run answer on this machine, as its file says.
+
+    Raises:
+        ExperimentError: People have edited it, and it does not say that any more.
+    """
+    ports = {urlsplit(arm.endpoint).port for arm in folder.definition().arms if arm.endpoint is not None}
+    port = next(iter(ports), None)
+    if port is None or len(ports) > 1:
+        named = ", ".join("none" if port is None else str(port) for port in ports) or "none"
+        raise ExperimentError(
+            f"{folder.file}: the ports of its endpoints ({named}) do not say where the run's models are to answer; say "
+            f"it with: mtorl serve --run {folder.file.parent} --experiment {folder.file} --models-port PORT"
+        )
+    return port
+
+
+def ramp_for(users: int, users_at_once: int) -> dict[str, Any]:
+    """A ramp that so many users can go through within minutes.
+
+    Args:
+        users: Of the experiment.
+        users_at_once: Those who come while one of the stages before the last one lasts.
+
+    Returns:
+        The field `ramp` of the experiment file.
+    """
+    expected: dict[Stage, float] = {"shadow": users_at_once}
+    if small := next((stage for stage in _SMALL if CHALLENGER_SHARE[stage] * users_at_once >= _FEWEST), None):
+        expected[small] = CHALLENGER_SHARE[small] * users_at_once
+    expected["50%"] = 0.5 * users
+    return {
+        # Half of those who are expected: chance has its part in it.
+        "stages": [
+            {"stage": stage, "hours": 0, "users": max(1, round(number / 2))} for stage, number in expected.items()
+        ],
+        "latency_seconds": _LATENCY_SECONDS,
+        "promote": True,
+    }
+
+
+@dataclass
+class RunRamp:
+    """Takes the experiment of a run through its stages.
+
+    Attributes:
+        folder: Where it is.
+        waits: What it waited for at the last step; empty: it moved.
+    """
+
+    folder: ExperimentFolder
+    waits: tuple[str, ...] = field(default=(), init=False)
+
+    @property
+    def phase(self) -> Phase:
+        """Where it stands."""
+        return state(self.folder)[1].phase
+
+    @property
+    def at_last_stage(self) -> bool:
+        """Whether only a verdict is left to wait for."""
+        ramp = self.folder.definition().ramp
+        return ramp is not None and self.phase == ramp.stages[-1].stage
+
+    @property
+    def last_stage(self) -> Stage:
+        """The last stage that it came to."""
+        reached = {event.to for event in self.folder.events()}
+        return [stage for stage in STAGES if stage in reached][-1]
+
+    @property
+    def over(self) -> bool:
+        """Whether everybody gets one policy from now on."""
+        return self.phase in OVER
+
+    def start(self) -> None:
+        """Begin with the first stage."""
+        ramp = self.folder.definition().ramp
+        assert ramp is not None, "a run's file has a ramp"
+        first = ramp.stages[0].stage
+        act(self.folder, "move", by="person", reason="the traffic of the run begins", at=time.time(), to=first)
+
+    def step(self) -> None:
+        """Look at the log, and do what comes next, if anything does."""
+
+        def look(served: Experiment, since: float) -> Evidence | None:
+            return evidence_now(self.folder, served, since)
+
+        step = next_step(self.folder, look, time.time())
+        self.waits = step.reasons if isinstance(step, Hold) else ()
+
+    def told(self) -> dict[str, Any]:
+        """Where it stands and how it came there, for summary.json."""
+        experiment, events = self.folder.definition(), self.folder.events()
+        return {
+            "phase": state_of(events, experiment).phase,
+            "waits": list(self.waits),
+            "moves": [
+                {
+                    "to": event.to,
+                    "at": datetime.fromtimestamp(event.at, UTC).isoformat(timespec="seconds"),
+                    "by": event.by,
+                    "reason": event.reason,
+                    "users": {name: arm["users"] for name, arm in (event.evidence or {"arms": {}})["arms"].items()},
+                }
+                for event in events
+            ],
+        }
+
+
+def write_file(run: Path, content: str) -> ExperimentFolder:
+    """Write what people would write, and put its draft into force."""
+    with replacing(run / FILE) as unfinished:
+        unfinished.write_text(content, encoding="utf-8")
+    folder = experiment_of(run)
+    put_in_force(folder)
+    return folder

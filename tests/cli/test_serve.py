@@ -1,0 +1,104 @@
+"""`mtorl serve` of several experiments: what the router reads, whose log it is, and what is said of silent arms."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner
+
+from cli.main import app
+from cli.run import served_files, share_log, silent_arms
+from tests.features.collect.decision_logs import SPEC
+from tests.mtorl.experiment.experiments import FILE
+
+
+def made(file: Path, **changes: Any) -> Path:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(yaml.safe_dump({**FILE, "name": file.stem, **changes}))
+    return file
+
+
+def served(*files: Path) -> dict[str, Path]:
+    dataset = files[0].with_name("dataset.yaml")
+    SPEC.save(dataset)
+    return served_files({file: file.with_suffix("") for file in files}, dataset)
+
+
+def test_each_is_read_where_its_stages_are_put_into_force(tmp_path: Path) -> None:
+    spring = made(tmp_path / "spring.yaml", layer_part=[0, 0.5])
+    autumn = made(tmp_path / "autumn.yaml", layer_part=[0.5, 1])
+    assert served(spring, autumn) == {
+        f"{name}.yaml": tmp_path / name / "experiment.yaml" for name in ("spring", "autumn")
+    }
+
+
+def test_what_gets_in_each_others_way_starts_no_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as ended:
+        served(made(tmp_path / "spring.yaml"), made(tmp_path / "autumn.yaml"))
+    assert ended.value.exit_code == 2 and "autumn and spring both decide" in capsys.readouterr().err
+    parts = ([0, 0.5], [0.5, 1])
+    files = [made(tmp_path / at / "same.yaml", name=at, layer_part=part) for at, part in zip("ab", parts, strict=True)]
+    with pytest.raises(typer.Exit) as ended:
+        served(*files)
+    assert ended.value.exit_code == 2 and "have one name" in capsys.readouterr().err
+
+
+def test_the_state_of_another_one_leads_to_the_log_of_the_first(tmp_path: Path) -> None:
+    first, other = tmp_path / "spring", tmp_path / "autumn"
+    for _ in range(2):  # before there is a log, and when it is there
+        share_log(first, other)
+        (first / "spool").mkdir(parents=True, exist_ok=True)
+        (first / "router.yaml").write_text("port: 0\n")
+    moved = tmp_path.with_name(f"{tmp_path.name}-moved")
+    (first / "models" / "incumbent.mar").touch()
+    tmp_path.rename(moved)
+    assert (moved / "autumn" / "models" / "incumbent.mar").exists(), "what is promoted there is served alone, too"
+    assert (moved / "autumn" / "router.yaml").read_text() == "port: 0\n" and (moved / "autumn" / "spool").is_dir()
+
+
+def test_a_log_of_its_own_is_not_lost_by_serving_it_with_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "autumn" / "spool").mkdir(parents=True)
+    with pytest.raises(typer.Exit):
+        share_log(tmp_path / "spring", tmp_path / "autumn")
+    assert "has a log of its own" in capsys.readouterr().err and not (tmp_path / "autumn" / "spool").is_symlink()
+
+
+def test_a_runs_own_file_with_endpoints_of_ones_own_is_one_line(tmp_path: Path) -> None:
+    """Nobody can tell any more where the run's models are to answer."""
+    (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / "artifacts" / "challenger").mkdir(parents=True)
+    SPEC.save(tmp_path / "artifacts" / "challenger" / "dataset.yaml")
+    names = ("incumbent", "challenger", "vendor")
+    arms = [{"name": name, "weight": 0.25, "endpoint": f"http://127.0.0.1:{8085 + len(name)}"} for name in names]
+    made(tmp_path / "serving.yaml", arms=[{**arms[0], "weight": 0.5}, *arms[1:]])
+    done = CliRunner().invoke(app, ["serve", "--run", str(tmp_path)])
+    assert done.exit_code == 2 and f"--experiment {tmp_path / 'serving.yaml'} --models-port PORT" in done.stderr
+
+
+def test_silent_arms_are_named() -> None:
+    parts = {"ledger": "no answer for 1 s", "spring/a": "no answer for 3 s", "spring/b": "ok"}
+    assert silent_arms("http://127.0.0.1:9") == {}, "a router that is busy, or gone, is no reason to end"
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"parts": parts}).encode())
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    assert silent_arms(f"http://127.0.0.1:{server.server_address[1]}") == {"spring/a": "no answer for 3 s"}
+    server.shutdown()
+    server.server_close()

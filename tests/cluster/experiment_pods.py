@@ -1,0 +1,116 @@
+"""Operator, two routers and models as pods, before an experiment that is an object."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import uuid4
+
+from tests.cluster.experiment_objects import Cluster
+from tests.cluster.kubectl import Object, get, kubectl, listed, wait_until
+from tests.cluster.running import Answers, Running
+
+NAME = "spring"
+ROUTERS = ("mtorl-router-0", "mtorl-router-1")
+OPERATOR = "app.kubernetes.io/name=mtorl-operator"
+STAGE = """
+from pathlib import Path
+from serving.decision_log.segments import read
+*_, last = read(Path("/var/lib/mtorl/spool"), "decision")
+print(last["stage"])
+"""
+
+
+class Pods(Running):
+    """An installation of all of it, an experiment to be, and somebody in a namespace of the monitoring.
+
+    Attributes:
+        monitoring: Name of that namespace.
+        people: What they do with kubectl.
+    """
+
+    def __init__(self, folder: Path, images: list[Object]) -> None:
+        super().__init__(folder, images)
+        self.monitoring = f"{self.namespace}-monitoring"
+        self.people = Cluster(self.namespace)
+
+    def asked(self, router: str, seconds: float = 3) -> Answers:
+        """What a router answers."""
+        return self.call(seconds, uuid4().hex, self.address(router))
+
+    def address(self, router: str) -> str:
+        """Of a router's pod."""
+        return f"{get(self.namespace, 'pod', router)['status'].get('podIP', '')}:8080"
+
+    def arms(self, router: str) -> set[str]:
+        """The arms of which a router gives users."""
+        return {one["arm"] for one in self.asked(router) if one["status"] == 200}
+
+    def models(self) -> dict[str, str]:
+        """The model that answered last for each arm."""
+        said = [one for router in ROUTERS for one in self.asked(router) if one["status"] == 200 and one["model"]]
+        return {one["arm"]: one["model"]["digest"] for one in said}
+
+    def serve(self, arms: set[str]) -> bool:
+        """Whether each router serves these arms and no others."""
+        return all(self.arms(router) == arms for router in ROUTERS)
+
+    def stages(self) -> set[str]:
+        """At which stage each router decided last, as its own log says."""
+        return {self.in_router(STAGE, pod=router).strip() for router in ROUTERS}
+
+    def operator(self) -> str:
+        """Name of the pod of the operator that acts."""
+
+        def acts() -> str | None:
+            pods = listed(self.namespace, "pod", OPERATOR)
+            found = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+            ready = [one["ready"] for pod in found for one in pod["status"].get("containerStatuses", [])]
+            return str(found[0]["metadata"]["name"]) if ready == [True] else None
+
+        return wait_until("the operator", acts, 180, self.state)
+
+    def log(self) -> str:
+        """What the operator has said."""
+        return kubectl("-n", self.namespace, "logs", self.operator())
+
+    def state(self) -> str:
+        """For messages."""
+        log = kubectl("-n", self.namespace, "logs", "-l", OPERATOR, "--tail=20", allowed=(0, 1))
+        return kubectl("-n", self.namespace, "get", "exp,pods") + log
+
+    def is_in_force(self) -> bool:
+        """Whether the object says that both routers have what follows from it."""
+        found = get(self.namespace, "exp", NAME)
+        said = [one for one in found.get("status", {}).get("conditions", ()) if one["type"] == "InForce"]
+        return [(one["status"], one["message"]) for one in said] == [("True", f"on {', '.join(ROUTERS)}")]
+
+    def seconds_to_kill(self, seconds: float = 12) -> float:
+        """Throw the kill switch; seconds until each router gives a user of the challenger the incumbent.
+
+        Args:
+            seconds: How long they are asked. It is also what is returned if that does not happen.
+        """
+        arm_of = self.people.in_force(NAME).arm_of
+        callers = [self.calling(seconds, uuid4().hex, self.address(router)) for router in ROUTERS]
+        with ThreadPoolExecutor(len(callers)) as pool:
+            heard = [pool.submit(_heard, caller) for caller in callers]
+            time.sleep(3)  # until they ask
+            began = time.monotonic()
+            self.people.patch(NAME, enabled=False)
+            answers = [[(when - began, one) for when, one in said.result()] for said in heard]
+        killed = [
+            [at for at, one in said if one.get("arm") not in (None, arm_of(one["user_id"], one["campaign_id"])[0])]
+            for said in answers
+        ]
+        assert min(min(times, default=seconds) for times in killed) > 0, "until then everybody had the own arm"
+        return max(min(times, default=seconds) for times in killed)
+
+
+def _heard(caller: subprocess.Popen[str]) -> list[tuple[float, Object]]:
+    """When a caller heard what."""
+    assert caller.stdout
+    return [(time.monotonic(), json.loads(line)) for line in caller.stdout]

@@ -1,0 +1,234 @@
+"""Experiments as objects where all is pods: operator, two routers, models, and no flow open but the wanted ones.
+
+People use kubectl alone, and each router is asked at its own address. IMAGES as for test_running.py. Each test goes on
+where the last ended.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
+
+import pytest
+
+from tests.cluster.conftest import MANIFESTS
+from tests.cluster.experiment_pods import NAME, ROUTERS, Pods
+from tests.cluster.kubectl import Object, get, kubectl, listed, wait_until
+from tests.cluster.running import Answers, answers, decided
+
+pytestmark = [pytest.mark.cluster, pytest.mark.node]
+BOTH = {"incumbent", "challenger"}
+SPEC = {
+    "enabled": True,
+    "salt": "pods",
+    "unit": "user_id",
+    "layer": "ads",
+    "ramp": {
+        "stages": [{"stage": "shadow", "hours": 0, "users": 10}, {"stage": "50%", "hours": 1000}],
+        "fallback_ratio": 0.5,  # one small node is slow at times
+    },
+    "arms": [
+        {"name": name, "weight": 0.5, "endpoint": f"http://mtorl-{name}-predictor/v1/models/{name}:predict"}
+        for name in ("incumbent", "challenger")
+    ],
+    "default_channel": "display",
+    "budgets": [{"campaign": "*", "channel": "*", "amount": 100_000}],
+    "metrics": {"primary": "click_per_decision"},
+    "alpha": 0.05,
+    "min_runtime_hours": 168,
+    "owner": "tests",
+}
+GET = """
+import sys, urllib.request
+print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())
+"""
+HELD = """
+from pathlib import Path
+held = 0
+for process in Path("/proc").glob("[0-9]*/smaps_rollup"):
+    held += sum(int(line.split()[1]) for line in process.read_text().splitlines() if line.startswith("Pss_Anon:"))
+print(held / 1024)
+"""
+PROMISED = 5.0
+"""Seconds in which a kill switch is in force. A small node that is busy may take longer, up to `MOST`."""
+MOST = 60.0
+
+
+@pytest.fixture(scope="module")
+def pods(images: list[Object], tmp_path_factory: pytest.TempPathFactory, ended: list[str]) -> Pods:
+    """All of it, once the bootstrap is over; there is no experiment yet."""
+    kubectl("apply", "-k", str(MANIFESTS / "crds"))
+    kubectl("wait", "--for=condition=Established", "crd/experiments.mtorl-kubeflow.github.io")
+    made = Pods(tmp_path_factory.mktemp("pods"), images)
+    ended += [made.namespace, made.gateway, made.monitoring]
+    for namespace in (made.gateway, made.monitoring):
+        kubectl("create", "namespace", namespace)
+    kubectl("label", "namespace", made.gateway, "mtorl-kubeflow/gateway=true")
+    kubectl("label", "namespace", made.monitoring, "mtorl-kubeflow/monitoring=true")
+    made.apply("tests/experiments-replicas")
+    made.idle_pod(made.gateway, "caller")
+    made.bootstrap()
+    return made
+
+
+def test_without_an_experiment_a_router_waits_and_says_for_what(pods: Pods) -> None:
+    pods.operator()
+
+    def refused() -> Answers:
+        return [one for one in pods.asked(ROUTERS[0], 2) if one["status"] == 503 and "operator" in one["said"]]
+
+    wait_until("the router's 503", refused, 180, pods.state)  # the other one waits for the first one's ledger
+    assert not pods.restarts()
+
+
+def test_a_draft_gives_everybody_the_incumbent(pods: Pods) -> None:
+    pods.people.apply(NAME, SPEC)
+    accepted = ("True", "Usable")
+    wait_until("its acceptance", lambda: pods.people.condition(NAME, "Accepted") == accepted, state=pods.state)
+    kubectl("-n", pods.namespace, "wait", "--for=condition=Ready", *(f"pod/{one}" for one in ROUTERS), "--timeout=120s")
+    wait_until("each router", pods.is_in_force, state=pods.state)
+    assert pods.people.phase(NAME) == "draft" and pods.serve({"incumbent"})
+
+
+def test_it_is_started_by_a_move(pods: Pods) -> None:
+    pods.people.patch(NAME, move={"to": "shadow", "reason": "agreed on Monday"})
+    wait_until("the shadow", lambda: pods.people.phase(NAME) == "shadow", state=pods.state)
+    wait_until("each router", pods.is_in_force, state=pods.state)
+    assert pods.serve({"incumbent"}) and pods.stages() == {"shadow"}
+
+
+def test_a_killed_router_comes_back_with_what_is_in_force(pods: Pods) -> None:
+    pod = get(pods.namespace, "pod", ROUTERS[1])["metadata"]["uid"]
+    other = pods.calling(40, uuid4().hex, pods.address(ROUTERS[0]))
+    time.sleep(3)
+    kubectl("-n", pods.namespace, "delete", "pod", ROUTERS[1], "--force", "--grace-period=0")
+    wait_until("another pod", lambda: get(pods.namespace, "pod", ROUTERS[1])["metadata"]["uid"] != pod)
+    ready = ("wait", "--for=condition=Ready", f"pod/{ROUTERS[1]}", "--timeout=180s")
+    kubectl("-n", pods.namespace, *ready)
+    assert pods.serve({"incumbent"}) and pods.stages() == {"shadow"}
+    assert {one["status"] for one in answers(other)} == {200}, "the other answers all the time"
+    wait_until("each router", pods.is_in_force, state=pods.state)
+
+
+def test_the_ramp_takes_it_on_from_what_the_routers_log(pods: Pods) -> None:
+    """A sidecar exports the log to the data volume, where the operator looks once a minute."""
+    wait_until("the ramp", lambda: pods.people.phase(NAME) == "50%", 480, pods.state)
+    (*_, moved) = pods.people.status(NAME)["history"]
+    assert (moved["kind"], moved["by"]) == ("move", "ramp")
+    wait_until("both arms", lambda: pods.serve(BOTH), state=pods.state)
+    assert pods.stages() == {"50%"}
+
+
+def test_the_kill_switch_is_in_force_on_each_router(pods: Pods, capsys: pytest.CaptureFixture[str]) -> None:
+    seconds = pods.seconds_to_kill()
+    with capsys.disabled():
+        print(f"\nthe kill switch was in force on both routers after {seconds:.1f} s, {PROMISED:.0f} s are promised")
+    wait_until("the incumbent alone", lambda: pods.serve({"incumbent"}), MOST, pods.state)
+    assert pods.stages() == {"off"}
+    wait_until("each router", pods.is_in_force, state=pods.state)
+    pods.people.patch(NAME, enabled=True)
+    wait_until("both arms", lambda: pods.serve(BOTH), MOST, pods.state)
+    kinds = [event["kind"] for event in pods.people.status(NAME)["history"]]
+    assert kinds == ["move", "move", "kill", "resume"]
+
+
+def test_while_the_operator_is_away_nothing_changes_and_the_next_one_goes_on(pods: Pods) -> None:
+    before, history = pods.operator(), pods.people.status(NAME)["history"]
+    assert "orbidden" not in pods.log()
+    callers = [pods.calling(25, uuid4().hex, pods.address(router)) for router in ROUTERS]
+    kubectl("-n", pods.namespace, "delete", "pod", before, "--force", "--grace-period=0")
+    for caller in callers:
+        said = answers(caller)
+        assert {one["status"] for one in said} == {200}
+        assert {one["arm"] for one in said[-50:]} == BOTH
+    assert pods.operator() != before
+    assert pods.people.status(NAME)["history"] == history
+    wait_until("each router", pods.is_in_force, state=pods.state)
+    pods.people.patch(NAME, enabled=False)
+    wait_until("the incumbent alone", lambda: pods.serve({"incumbent"}), MOST, pods.state)
+    pods.people.patch(NAME, enabled=True)
+    wait_until("both arms", lambda: pods.serve(BOTH), MOST, pods.state)
+
+
+def test_an_edit_that_is_refused_changes_nothing(pods: Pods) -> None:
+    before = pods.people.in_force(NAME)
+    assert "alpha may not change once it has begun" in pods.people.refused(NAME, alpha=0.1)
+    pods.people.patch(NAME, default_channel="tv")
+    refused = ("False", "Unusable")
+    wait_until("a condition", lambda: pods.people.condition(NAME, "Accepted") == refused, state=pods.state)
+    assert pods.people.in_force(NAME) == before and pods.serve(BOTH)
+    pods.people.patch(NAME, default_channel="display")
+    wait_until("its acceptance", lambda: pods.people.condition(NAME, "Accepted")[0] == "True", state=pods.state)
+
+
+def test_the_operator_answers_routers_and_monitoring_and_nobody_else(pods: Pods) -> None:
+    ns, service = pods.namespace, f"mtorl-operator.{pods.namespace}"
+    pods.idle_pod(pods.monitoring, "prometheus")
+    pods.idle_pod(ns, "own")
+
+    def got(path: str) -> str:
+        address = f"http://{service}{path}"
+        return kubectl("-n", pods.monitoring, "exec", "prometheus", "--", "python", "-c", GET, address)
+
+    assert "<title>" in got("/") and NAME in got("/")
+    assert f'mtorl_experiment_stage{{experiment="{NAME}",stage="50%"}} 1.0' in got("/metrics")
+    (document,) = json.loads(got("/experiments.json"))
+    assert (document["name"], document["phase"]) == (NAME, "50%")
+    for pod in (f"{pods.gateway}/caller", f"{ns}/own"):
+        assert not pods.reaches(pod, service, 80), pod
+    assert pods.reaches(f"{ns}/{ROUTERS[0]}", service, 80)
+    for other, port in (("router", 80), ("redis", 6379), ("ledger", 6379), ("challenger-predictor", 80)):
+        assert not pods.reaches(f"{ns}/{pods.operator()}", f"mtorl-{other}.{ns}", port), other
+
+
+def test_the_operator_requests_the_memory_that_it_holds(pods: Pods) -> None:
+    name = pods.operator()
+    (container,) = get(pods.namespace, "pod", name)["spec"]["containers"]
+    requested = container["resources"]["requests"]["memory"]
+    held = float(kubectl("-n", pods.namespace, "exec", name, "--", "python", "-c", HELD))
+    assert 100 < held < float(requested.removesuffix("Mi")), "MiB; the node evicts who holds more than it requests"
+
+
+def test_a_promotion_hands_the_model_over_and_a_rollback_gives_it_back(pods: Pods) -> None:
+    """The incumbent's pods are replaced twice meanwhile, and no caller hears of it."""
+    serve = wait_until(
+        "both arms", lambda: pods.models() if len(pods.models()) == len(BOTH) else None, MOST, pods.state
+    )
+
+    def settled(reason: str) -> bool:
+        return pods.people.condition(NAME, "Settled") == ("True", reason)
+
+    def versions() -> set[str]:
+        label = "serving.kserve.io/inferenceservice=mtorl-incumbent"
+        return {pod["metadata"]["annotations"]["mtorl-kubeflow/model"] for pod in listed(pods.namespace, "pod", label)}
+
+    with ThreadPoolExecutor(len(ROUTERS)) as pool:
+        heard = [pool.submit(pods.asked, router, 180) for router in ROUTERS]
+        for to, reason, version, model in (
+            ("promoted", "HandedOver", "challenger/first", serve["challenger"]),
+            ("rolled back", "RolledBack", "incumbent/first", serve["incumbent"]),
+        ):
+            pods.people.patch(NAME, move={"to": to, "reason": "a test"})
+            wait_until(reason, lambda reason=reason: settled(reason), 300, pods.state)
+            wait_until("one version", lambda version=version: versions() == {version}, 60, pods.state)
+            wait_until("its model", lambda model=model: pods.models() == {"incumbent": model}, MOST, pods.state)
+        said = [one for answers in heard for one in answers.result()]
+    assert {one["status"] for one in said} == {200}
+    # A busy node is slow, and then any part may be late; but each model that was asked was there, and the right one.
+    assert "model_error" not in {one["fallback_reason"] for one in said}
+    assert len(decided(said)) > 0.8 * len(said)
+    history = pods.people.status(NAME)["history"]
+    assert [event["to"] or event["kind"] for event in history][-3:] == ["promoted", "handed over", "rolled back"]
+
+
+def test_a_deleted_experiment_leaves_everybody_the_incumbent(pods: Pods) -> None:
+    kubectl("-n", pods.namespace, "delete", "exp", NAME)
+    wait_until("the incumbent alone", lambda: pods.serve({"incumbent"}), MOST, pods.state)
+    assert not pods.people.in_force(NAME).enabled
+
+
+def test_nothing_was_forbidden_and_nothing_began_anew(pods: Pods) -> None:
+    assert "orbidden" not in pods.log()
+    assert not pods.restarts()

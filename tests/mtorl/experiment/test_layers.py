@@ -1,0 +1,175 @@
+"""Several experiments at once: nobody is in two, all of their money is one amount, and they know nothing of another."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtorl.experiment.experiment import ALL_ARMS, INCUMBENT, OUTSIDE, Experiment, ExperimentError
+from mtorl.experiment.layers import Experiments, conflict
+from tests.experiments import experiment
+
+USERS = [f"u{number}" for number in range(4000)]
+
+
+def make(name: str, **changes: Any) -> Experiment:
+    return Experiment.from_dict(experiment("http://x", name=name, salt=f"{name} 1", **changes))
+
+
+def budget(campaign: str, amount: float = 100.0, **changes: Any) -> dict[str, Any]:
+    return {"campaign": campaign, "channel": "*", "amount": amount, "period": "day", **changes}
+
+
+def test_a_user_is_in_the_experiment_that_has_their_place_in_the_layer() -> None:
+    spring, autumn = make("spring", layer_part=[0.0, 0.5]), make("autumn", layer_part=[0.5, 0.8])
+    together = Experiments([autumn, spring])
+    assert [one.name for one in together] == ["spring", "autumn"], "the order does not matter"
+    found = defaultdict(int)
+    for user in USERS:
+        deciding = together.deciding(user, "shoes")
+        arm, _ = deciding.arm_of(user)
+        assert not (spring.holds(user) and autumn.holds(user))
+        assert deciding is (autumn if autumn.holds(user) else spring)
+        found["outside" if arm == OUTSIDE else deciding.name] += 1
+    assert {name: round(number / len(USERS), 1) for name, number in found.items()} == {
+        "spring": 0.5, "autumn": 0.3, "outside": 0.2,
+    }  # fmt: skip
+
+
+def test_who_tries_an_arm_out_gets_it_wherever_their_place_is() -> None:
+    spring = make("spring", layer_part=[0.0, 0.5])
+    autumn = make("autumn", layer_part=[0.5, 0.8], overrides=dict.fromkeys(USERS[:50], "challenger"))
+    together = Experiments([spring, autumn])
+    assert all(together.deciding(user, "shoes") is autumn for user in USERS[:50])
+    off = Experiments([spring, autumn.replace(enabled=False)])
+    assert {off.deciding(user, "shoes").name for user in USERS[:50]} == {"spring", "autumn"}
+    parts = {account.arm: account.part for account in together.accounts()}
+    assert parts["autumn/override"] == pytest.approx(0.003)
+    assert sum(parts.values()) == pytest.approx(2.0), "the whole, and its parts"
+
+
+def test_experiments_about_other_campaigns_are_independent() -> None:
+    """A user may be in both; half of each arm of the one are in each arm of the other."""
+    shoes = make("shoes", campaigns=["shoes"], budgets=[budget("shoes")], stage="50%")
+    hats = make(
+        "hats", campaigns=["hats", "caps"], budgets=[budget("hats"), budget("caps")], layer="other", stage="50%"
+    )
+    together = Experiments([shoes, hats])
+    assert together.deciding("u1", "shoes") is shoes and together.deciding("u1", "caps") is hats
+    in_both = sum(shoes.arm_of(user)[0] != INCUMBENT != hats.arm_of(user)[0] for user in USERS)
+    assert in_both / len(USERS) == pytest.approx(0.25, abs=0.03)
+    stranger = together.deciding("u1", "coats")
+    assert "coats" not in {account.campaign for account in together.accounts()}, "and has no money"
+    assert stranger is shoes, "the same on every router"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        ({}, {}, "a and b both decide about all campaigns, and their parts of the layer l overlap, [0, 1] and [0, 1]:"),
+        ({}, {"layer": "other"}, "in layers l and other: put them into one layer"),
+        ({"layer_part": [0, 0.5]}, {"layer_part": [0.5, 1]}, None),
+        ({"layer_part": [0, 0.6]}, {"layer_part": [0.5, 1]}, "overlap"),
+        ({"campaigns": ["x"], "budgets": [budget("x")]}, {"campaigns": ["y"], "budgets": [budget("y")]}, None),
+        ({"campaigns": ["x"], "budgets": [budget("x")]}, {}, "both decide about campaign x"),
+        ({"campaigns": ["x"], "budgets": [budget("x")]}, {"layer_part": [0.2, 0.3]}, "overlap"),
+    ],
+)
+def test_what_would_decide_the_same_request_is_refused(
+    one: dict[str, Any], other: dict[str, Any], words: str | None
+) -> None:
+    a, b = make("a", **one), make("b", **other)
+    found = conflict(a, b)
+    assert (found is None) == (words is None) and (words or "") in (found or "")
+    assert (conflict(b, a) is None) == (words is None)
+    if words is not None:
+        with pytest.raises(ExperimentError, match="both decide"):
+            Experiments([a, b])
+
+
+def test_two_of_a_name_or_none_at_all_are_refused() -> None:
+    with pytest.raises(ExperimentError, match="two experiments are called a"):
+        Experiments([make("a", layer_part=[0, 0.5]), make("a", layer_part=[0.5, 1])])
+    with pytest.raises(ExperimentError, match="there is no experiment"):
+        Experiments([])
+    with pytest.raises(ExperimentError, match=r"'\*' is not one of the experiment's campaigns, x"):
+        make("a", campaigns=["x"])
+
+
+def test_a_budget_is_divided_among_the_arms_of_all_experiments() -> None:
+    spring = make("spring", layer_part=[0.0, 0.5], stage="50%", budgets=[budget("*")])
+    autumn = make("autumn", layer_part=[0.5, 0.9], stage="5%", budgets=[budget("*")])
+    limits = {account.arm: round(account.limit, 9) for account in Experiments([spring, autumn]).accounts()}
+    assert limits == {
+        "*": 100.0,
+        "spring/incumbent": 25.0,
+        "spring/challenger": 25.0,
+        "autumn/incumbent": 38.0,
+        "autumn/challenger": 2.0,
+        "outside": 10.0,
+    }
+
+
+def test_while_files_differ_about_a_budget_the_smallest_amount_counts() -> None:
+    together = Experiments(
+        [
+            make("spring", layer_part=[0.0, 0.5], budgets=[budget("*", 100.0)]),
+            make("autumn", layer_part=[0.5, 1.0], budgets=[budget("*", 40.0)]),
+        ]
+    )
+    limits = [account.limit for account in together.accounts() if account.arm == ALL_ARMS]
+    assert limits == [40.0] and together.differences() == ["spring and autumn give different budgets for all campaigns"]
+
+
+@st.composite
+def together(draw: st.DrawFn) -> Experiments:
+    """Experiments in parts of one layer, of all campaigns or of some, at any stage."""
+    cuts = sorted(draw(st.sets(st.integers(0, 20), min_size=2, max_size=5)))
+    campaigns = draw(st.sampled_from([None, ["x"], ["x", "y"]]))
+    budgets = [budget(of, 1000.0) for of in campaigns or ["*"]]
+    of = {} if campaigns is None else {"campaigns": campaigns}
+    made = [
+        make(
+            f"e{start}",
+            layer_part=[start / 20, end / 20],
+            stage=draw(st.sampled_from(["shadow", "1%", "5%", "25%", "50%"])),
+            enabled=draw(st.booleans()),
+            budgets=budgets,
+            overrides={"qa": "challenger"} if draw(st.booleans()) else {},
+            holdout=draw(st.sampled_from([0.0, 0.1])),
+            **of,
+        )
+        for start, end in pairwise(cuts)
+        if draw(st.booleans()) or start == cuts[0]
+    ]
+    return Experiments(draw(st.permutations(made)))
+
+
+@given(together())
+def test_the_parts_of_a_budget_are_the_whole_and_in_proportion_to_users(experiments: Experiments) -> None:
+    parts = defaultdict[tuple[str, str], dict[str, float]](dict)
+    for account in experiments.accounts():
+        parts[account.campaign, account.channel][account.arm] = account.part
+        assert account.limit == pytest.approx(1000.0 * account.part)
+    for found in parts.values():
+        assert found.pop(ALL_ARMS) == 1.0
+        assert sum(found.values()) == pytest.approx(1.0)
+        for one in experiments:
+            inside = one.layer_part[1] - one.layer_part[0]
+            tried = 0.01 if one.overrides and one.enabled else 0.0
+            for arm, share in one.shares().items():
+                assert found[one.key(arm)] == pytest.approx(inside * (1 - one.holdout) * (1 - tried) * share)
+
+
+@given(together(), st.integers(0, 10_000))
+def test_another_experiment_changes_nobodys_arm(experiments: Experiments, number: int) -> None:
+    user = f"u{number}"
+    for one in experiments:
+        alone = Experiments([one])
+        if one.holds(user):
+            assert experiments.deciding(user, "x") is alone.deciding(user, "x") is one

@@ -1,0 +1,258 @@
+"""On a laptop the incumbent's model follows promotions and rollbacks, whatever becomes of the run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mtorl.experiment.experiment import ExperimentError
+from pipelines.experiments.controller import act
+from pipelines.experiments.folder import ExperimentFolder
+from pipelines.experiments.local_servers import LocalServers, give_back, settle
+from serving.archive import version_of
+from serving.local.stack import archives
+from tests.experiments import experiment
+from tests.mtorl.experiment.experiments import RAMP
+
+PORT = 8085
+OLD, WON, LATER = "e2ece1b11469", "d348422f5562", "77d0a1b2c3d4"
+
+
+def archive(path: Path, version: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as content:
+        content.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": {"modelVersion": version}}))
+
+
+def run_with(folder: Path, **versions: str) -> Path:
+    for model, version in versions.items():
+        archive(folder / "model-store" / f"{model}.mar", version)
+    return folder
+
+
+class Laptop:
+    """An experiment that `mtorl serve` serves, with its run."""
+
+    def __init__(self, folder: Path, name: str = "first-day", **changes: Any) -> None:
+        self.run = run_with(folder / "runs" / "one", incumbent=OLD, challenger=WON)
+        fields = experiment(f"http://127.0.0.1:{PORT}", name=name, ramp=RAMP, **changes)
+        file = folder / f"{name}.yaml"
+        file.write_text(yaml.safe_dump({key: value for key, value in fields.items() if key != "stage"}))
+        self.folder = ExperimentFolder.of(file)
+        self.served(self.run)
+        self.do("50%")
+
+    def served(self, run: Path) -> None:
+        """What `mtorl serve` writes at its start."""
+        self.folder.state.mkdir(exist_ok=True)
+        settings = {"dataset": str(run / "artifacts" / "challenger" / "dataset.yaml"), "experiment": ""}
+        (self.folder.state / "router.yaml").write_text(yaml.safe_dump(settings))
+
+    def do(self, to: Any) -> None:
+        challenger = {"challenger": "challenger"} if to == "promoted" else {}
+        act(self.folder, "move", by="person", reason="a test", at=0.0, to=to, **challenger)
+
+    def settle(self, run: Path | None = None) -> list[str]:
+        said = settle([self.folder], run or self.run, self.folder.state, PORT)
+        self.served(run or self.run)
+        return said
+
+    def versions(self, run: Path | None = None) -> dict[str, str]:
+        found = archives(run or self.run, self.folder.state)
+        return {path.removesuffix(".mar"): version_of(found[path]) for path in sorted(found)}
+
+    def answers_at(self) -> str:
+        served = self.folder.last_in_force()
+        assert served is not None
+        return str(served.arm("incumbent").url).rpartition("/")[2]
+
+    def happened(self) -> list[str]:
+        return [event.to or event.kind for event in self.folder.events()]
+
+
+@pytest.fixture
+def laptop(tmp_path: Path) -> Laptop:
+    return Laptop(tmp_path)
+
+
+def test_the_next_start_serves_what_was_promoted_as_the_incumbent(laptop: Laptop) -> None:
+    laptop.do("promoted")
+    assert laptop.answers_at() == "challenger:predict" and laptop.versions() == {"incumbent": OLD, "challenger": WON}
+    assert laptop.settle() == [f"incumbent serves {WON} in place of {OLD}; the challenger's server is free"]
+    assert laptop.answers_at() == "incumbent:predict" and laptop.versions() == {"incumbent": WON, "challenger": WON}
+    laptop.settle()
+    assert laptop.happened() == ["50%", "promoted", "handed over"], "once"
+
+
+def test_it_stays_the_incumbent_beside_the_next_nights_models(laptop: Laptop, tmp_path: Path) -> None:
+    laptop.do("promoted")
+    tonight = run_with(tmp_path / "runs" / "two", incumbent="another", challenger=LATER)
+    laptop.settle(tonight)
+    assert laptop.versions(tonight) == {"incumbent": WON, "challenger": LATER}, "of the run that it was promoted in"
+    shutil.rmtree(laptop.run)
+    laptop.settle(tonight)
+    assert laptop.versions(tonight) == {"incumbent": WON, "challenger": LATER}
+    laptop.do("rolled back")
+    laptop.settle(tonight)
+    assert laptop.versions(tonight) == {"incumbent": OLD, "challenger": LATER}, "the incumbent of before, not tonight's"
+
+
+def test_a_promoted_model_that_is_gone_is_said_and_not_replaced_by_another(laptop: Laptop, tmp_path: Path) -> None:
+    laptop.do("promoted")
+    shutil.rmtree(laptop.run)
+    tonight = run_with(tmp_path / "runs" / "two", incumbent="another", challenger=LATER)
+    with pytest.raises(ExperimentError, match="put it back, or roll the promotion back: mtorl experiment rollback"):
+        laptop.settle(tonight)
+    laptop.do("rolled back")
+    assert laptop.settle(tonight) == ["the incumbent's arm answers as before: nothing else had changed"]
+    assert laptop.versions(tonight) == {"incumbent": "another", "challenger": LATER}
+
+
+def test_a_rollback_restarts_the_running_models_once(laptop: Laptop) -> None:
+    laptop.do("promoted")
+    laptop.settle()
+    restarts: list[dict[str, str]] = []
+    servers = LocalServers(laptop.run, laptop.folder.state, PORT, lambda: restarts.append(laptop.versions()))
+    assert give_back([laptop.folder], servers) is None and not restarts, "nothing was rolled back"
+    laptop.do("rolled back")
+    for _ in range(3):
+        assert give_back([laptop.folder], servers) is None
+    assert restarts == [{"incumbent": OLD, "challenger": WON}] and laptop.answers_at() == "incumbent:predict"
+
+
+def test_a_promotion_restarts_nothing(laptop: Laptop) -> None:
+    restarts: list[int] = []
+    servers = LocalServers(laptop.run, laptop.folder.state, PORT, lambda: restarts.append(1))
+    laptop.do("promoted")
+    assert give_back([laptop.folder], servers) is None and not restarts
+    assert laptop.answers_at() == "challenger:predict", "where the same model answers already"
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_killed_at_any_write_the_next_start_makes_it_good(
+    laptop: Laptop, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laptop.do("promoted")
+    die_before_write(step, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        laptop.settle()
+    monkeypatch.undo()
+    laptop.settle()
+    assert laptop.versions() == {"incumbent": WON, "challenger": WON} and laptop.happened()[-1] == "handed over"
+    laptop.do("rolled back")
+    laptop.settle()
+    assert laptop.versions()["incumbent"] == OLD
+
+
+def die_before_write(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mtorl.runtime.files as files
+
+    swap: Callable[[Path, Path], None] = files._swap
+    left = [step]
+
+    def dying(temporary: Path, path: Path) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        swap(temporary, path)
+
+    monkeypatch.setattr(files, "_swap", dying)
+
+
+def test_other_servers_and_ports_are_not_its_own(laptop: Laptop) -> None:
+    servers = LocalServers(laptop.run, laptop.folder.state, PORT)
+    assert servers.name_at(f"http://localhost:{PORT}/v1/models/incumbent:predict") == "incumbent"
+    for url in (
+        None,
+        "http://127.0.0.1:9/v1/models/incumbent:predict",
+        f"http://bidder:{PORT}/v1/models/incumbent:predict",
+        f"http://127.0.0.1:{PORT}/v1/models/unknown:predict",
+        f"http://127.0.0.1:{PORT}/decide",
+    ):
+        assert servers.name_at(url) is None
+
+
+def test_what_another_experiment_compares_with_stays(tmp_path: Path) -> None:
+    one = Laptop(tmp_path, "one", layer_part=[0, 0.5])
+    two = Laptop(tmp_path, "two", layer_part=[0.5, 1])
+    one.do("promoted")
+    folders = [one.folder, two.folder]
+    assert "two compares with what incumbent serves" in settle(folders, one.run, one.folder.state, PORT)[0]
+    assert one.versions()["incumbent"] == OLD
+    two.do("stopped")
+    assert "in place of" in settle(folders, one.run, one.folder.state, PORT)[0]
+    assert one.versions()["incumbent"] == WON
+
+
+@pytest.mark.parametrize("kept", ["another compares", "holdout"])
+def test_another_runs_model_never_answers_in_place_of_a_promoted_one(tmp_path: Path, kept: str) -> None:
+    one = Laptop(tmp_path, "one", layer_part=[0, 0.5], **({"holdout": 0.1} if kept == "holdout" else {}))
+    others = [Laptop(tmp_path, "two", layer_part=[0.5, 1]).folder] if kept == "another compares" else []
+    one.do("promoted")
+    tonight = run_with(tmp_path / "runs" / "two", incumbent="another", challenger=LATER)
+    folders = [one.folder, *others]
+    with pytest.raises(
+        ExperimentError, match=f"another model in .*; serve {one.run}, or roll it back: mtorl experiment roll"
+    ):
+        settle(folders, tonight, one.folder.state, PORT)
+    settle(folders, one.run, one.folder.state, PORT)
+    assert one.answers_at() == "challenger:predict"
+    one.do("rolled back")
+    settle(folders, tonight, one.folder.state, PORT)
+
+
+@pytest.mark.parametrize("changes", [{"enabled": False}, {"ramp": None, "stage": "50%"}])
+def test_one_that_is_switched_off_or_moved_by_hand_still_compares(tmp_path: Path, changes: dict[str, Any]) -> None:
+    one = Laptop(tmp_path, "one", layer_part=[0, 0.5])
+    two = Laptop(tmp_path, "two", layer_part=[0.5, 1])
+    fields = {**yaml.safe_load(two.folder.file.read_text()), **changes}
+    two.folder.file.write_text(yaml.safe_dump({key: value for key, value in fields.items() if value is not None}))
+    if "stage" in changes:
+        shutil.rmtree(two.folder.state)
+    one.do("promoted")
+    assert "compares with" in settle([one.folder, two.folder], one.run, one.folder.state, PORT)[0]
+    assert one.versions()["incumbent"] == OLD
+
+
+def test_a_mark_that_was_edited_by_hand_is_known_from_the_history(laptop: Laptop) -> None:
+    laptop.do("promoted")
+    laptop.settle()
+    (laptop.folder.state / "models" / "incumbent.json").write_text("rubbish")
+    laptop.settle()
+    laptop.do("rolled back")
+    assert give_back([laptop.folder], LocalServers(laptop.run, laptop.folder.state, PORT)) is None
+    assert laptop.versions()["incumbent"] == OLD
+
+
+def test_a_run_that_was_moved_with_its_state_is_the_one_of_before(tmp_path: Path) -> None:
+    laptop = Laptop(tmp_path / "runs" / "one")
+    old = laptop.run
+    laptop.do("promoted")
+    new = (tmp_path / "runs" / "one").rename(tmp_path / "runs" / "moved")
+    folder = ExperimentFolder.of(new / laptop.folder.file.name)
+    run = new / old.relative_to(tmp_path / "runs" / "one")
+    folder.state.rename(run / "state")
+    moved = ExperimentFolder(folder.file, run / "state")
+    assert "in place of" in settle([moved], run, moved.state, PORT)[0]
+    assert version_of(archives(run, moved.state)["incumbent.mar"]) == WON
+
+
+def test_no_rollback_waits_for_another_one_that_can_not_be_used(tmp_path: Path) -> None:
+    one, two = Laptop(tmp_path, "one", layer_part=[0, 0.5]), Laptop(tmp_path, "two", layer_part=[0.5, 1])
+    two.do("stopped")
+    folders = [two.folder, one.folder]
+    one.do("promoted")
+    settle(folders, one.run, one.folder.state, PORT)
+    assert one.versions()["incumbent"] == WON
+    two.folder.file.write_text("rubbish")
+    two.folder.history.write_text("rubbish\n")
+    one.do("rolled back")
+    assert "is no event" in (give_back(folders, LocalServers(one.run, one.folder.state, PORT)) or "")
+    assert one.versions()["incumbent"] == OLD

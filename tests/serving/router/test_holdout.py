@@ -1,0 +1,75 @@
+"""Who is held out is in no arm and, after a promotion, keeps the incumbent of before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mtorl.experiment.assignment import uniform
+from mtorl.experiment.stage_machine import State, answering, in_force
+from tests.experiments import experiment
+from tests.mtorl.experiment.experiments import made
+from tests.serving.router_fixtures import COST_CAP, Harness, instance, only, run
+
+pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
+
+USERS = [f"u{n}" for n in range(60)]
+HELD_OUT = [user for user in USERS if uniform("holdout", "l", user) < 0.25]
+VIDEO = COST_CAP["video"]
+
+
+@pytest.mark.parametrize("stage", ["shadow", "50%"])
+def test_they_are_in_no_arm_and_spend_no_arms_money(tmp_path: Path, stage: str) -> None:
+    async def scenario(h: Harness) -> None:
+        answers = await h.predict(*map(instance, USERS))
+        arms = dict(zip(USERS, (answer["arm"] for answer in answers), strict=True))
+        assert [user for user in USERS if arms[user] == "holdout"] == HELD_OUT and len(HELD_OUT) > 5
+        for record in h.records():
+            out = uniform("holdout", record["layer"], record["user_id"]) < 0.25
+            assert (record["arm"] == "holdout") == out
+            assert record["assignment_probability"] == (1.0 if out else record["shares"][record["arm"]])
+            assert sum(record["shares"].values()) == 1
+        asked = {item["user_id"]: arm for arm, item in h.arm.asked if stage != "shadow" or arm == "incumbent"}
+        assert {asked[user] for user in HELD_OUT} == {"incumbent"}
+        balance = h.balance("holdout")
+        assert (balance.limit, balance.reserved) == (25.0, pytest.approx(len(HELD_OUT) * VIDEO))
+        if stage == "shadow":
+            await h.until(lambda: len(list(h.spool.read("shadow"))) == len(USERS) - len(HELD_OUT))
+
+    run(scenario, tmp_path, changes={"stage": stage, "holdout": 0.25})
+
+
+def _promoted(endpoint: str, **changes: Any) -> dict[str, Any]:
+    """What is in force after a promotion of the challenger."""
+    file = made(**experiment(endpoint, holdout=0.25, **changes))
+    challenger, incumbent = answering(file.arm("challenger")), answering(file.arm("incumbent"))
+    state = State("promoted", 0.0, incumbent=challenger, replaced=incumbent)
+    return in_force(file, state).model_dump(mode="json")
+
+
+def test_after_a_promotion_they_get_the_incumbent_of_before(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        file = h.folder / "experiment.yaml"
+        url = only(h.router.live).arm("incumbent").endpoint
+        assert url is not None
+        import yaml
+
+        generation = h.router.live.generation
+        file.write_text(yaml.safe_dump(_promoted(url)))
+        await h.until(lambda: h.router.live.generation > generation)
+        await h.until(lambda: h.router.budgets.set_up_for(h.router.live.experiments))
+        h.arm.asked.clear()
+        answers = await h.predict(*map(instance, USERS))
+        assert {answer["arm"] for answer in answers} == {"incumbent", "holdout"}
+        assert all(answer["expose"] for answer in answers)
+        asked = {item["user_id"]: arm for arm, item in h.arm.asked}
+        assert {user for user in USERS if asked[user] == "incumbent"} == set(HELD_OUT), "the model of before"
+        assert {asked[user] for user in USERS if user not in HELD_OUT} == {"challenger"}
+        assert {record["stage"] for record in h.records()} == {"off"}
+        await h.until(lambda: "test/holdout" in h.router.health.parts)  # it is watched like an arm
+        kept = made(**yaml.safe_load((tmp_path / "last-good-experiments" / "experiment.yaml").read_text()))
+        assert kept == only(h.router.live) and kept.promotion is not None
+
+    run(scenario, tmp_path, changes={"stage": "50%", "holdout": 0.25})
