@@ -20,6 +20,7 @@
     mtorl experiment watch|report|web          what is known of it: in the terminal, as a page, as a served page
     mtorl experiment start|run|status|ramp|kill|resume|stop|promote|rollback
                                                through its stages, by itself or by hand
+    mtorl monitor check|status|export|accept   has anything moved, does it do harm, what does it cost
     mtorl ledger move                          the budget ledger from a file to Redis, for several routers
 
 `mtorl COMMAND -h` says more. `mtorl --install-completion` lets the shell complete commands, options and data sets.
@@ -32,7 +33,7 @@ from typing import Annotated
 
 import typer
 
-from cli import arm, benchmark, cluster, data, experiment_views, ledger, model, pipeline, run
+from cli import arm, benchmark, cluster, data, experiment_views, ledger, model, monitor, pipeline, run
 from cli.commands import CommandGroup
 from mtorl import __version__
 
@@ -50,6 +51,7 @@ app.add_typer(cluster.app)
 app.add_typer(arm.app, name="arm")
 app.add_typer(experiment_views.app, name="experiment")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(monitor.app, name="monitor")
 app.add_typer(pipeline.app, name="pipeline")
 
 

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -211,8 +212,15 @@ class DecisionLog:
             query = f"SELECT 1 FROM decision_log WHERE {self.period.condition()} LIMIT 1"
             return db.execute(query, self.period.parameters()).fetchone() is not None
 
+    def first_time(self) -> datetime | None:
+        """When the first decision of the log was taken, whatever the period; None: there is none."""
+        with database() as db:
+            open_records(db, "decision", self.decisions).create_view("decision_log")
+            first = db.execute("SELECT min(CAST(event_time AS TIMESTAMPTZ)) FROM decision_log").fetchone()
+        return None if first is None or first[0] is None else first[0].astimezone(UTC)
+
     def context(self, most_rows: int) -> tuple[pd.DataFrame, Size]:
-        """What the policy read, of a sample of the users.
+        """What the policy read in its context, of a sample of the users.
 
         A context has all columns of the data set, unknown values included. Decisions that lack one, or have another,
         were taken before the data set's columns were changed: only those with the newest ones count.
@@ -226,6 +234,20 @@ class DecisionLog:
             User and context columns of their decisions, in the order of time; and the size of the whole period, or,
             where the columns changed in it, of what is returned.
         """
+        return self._sample("context", "true", most_rows)
+
+    def static(self, most_rows: int) -> tuple[pd.DataFrame, Size]:
+        """The same of what the feature store knew of each user, where it knew the user."""
+        return self._sample("features->>'$.static'", "features_found AND features IS NOT NULL", most_rows)
+
+    def _sample(self, columns: str, known: str, most_rows: int) -> tuple[pd.DataFrame, Size]:
+        """Rows of a JSON object in the records.
+
+        Args:
+            columns: SQL of the object.
+            known: SQL: whether a decision has it.
+            most_rows: See `context`.
+        """
         with database() as db:
             open_records(db, "decision", self.decisions).create_view("decision_log")
 
@@ -233,9 +255,9 @@ class DecisionLog:
                 # A period is a small part of a log: sought are only records of its decisions. One that withdraws a
                 # decision is made while its request is still being answered, perhaps after the end of the period.
                 near = f"(FROM decision_log WHERE {self.period.condition(margin_hours=1)} AND {users})"
-                return f"({one_record_each('decision', near)}) WHERE {self.period.condition()}"
+                return f"({one_record_each('decision', near)}) WHERE {self.period.condition()} AND {known}"
 
-            # The texts of the context are large: they are read of the sample alone.
+            # The texts of the columns are large: they are read of the sample alone.
             counted = db.execute(
                 f"SELECT count(*), count(DISTINCT user_id) FROM {decisions()}", self.period.parameters()
             ).fetchone()
@@ -243,16 +265,16 @@ class DecisionLog:
             chosen = f"hash(user_id) / 18446744073709551616.0 < {most_rows / max(rows, most_rows)!r}"
             number = "row_number() OVER (PARTITION BY user_id ORDER BY hash(decision_id))"
             sample = db.execute(
-                f"""SELECT user_id, context FROM {decisions(chosen)}
+                f"""SELECT user_id, {columns} AS text FROM {decisions(chosen)}
                 QUALIFY {number} <= {most_rows // MIN_USERS} ORDER BY event_time, decision_id""",
                 self.period.parameters(),
             ).df()
-        context = pd.DataFrame(contexts := [json.loads(text) for text in sample["context"]], index=sample.index)
-        read = pd.concat([sample[["user_id"]], context], axis=1)
-        newest = [context.keys() == contexts[-1].keys() for context in contexts]
+        table = pd.DataFrame(objects := [json.loads(text) for text in sample["text"]], index=sample.index)
+        read = pd.concat([sample[["user_id"]], table], axis=1)
+        newest = [each.keys() == objects[-1].keys() for each in objects]
         if all(newest):
             return read, Size(users, rows)
-        read = read.loc[newest, ["user_id", *contexts[-1]]]
+        read = read.loc[newest, ["user_id", *objects[-1]]]
         return read, Size(read["user_id"].nunique(), len(read))
 
     def newest_model(self, arm: str) -> str | None:

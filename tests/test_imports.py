@@ -98,6 +98,8 @@ ORDER = {
         "experiment_operator",
         "experiment_screen",
         "experiment_views",
+        "monitor_screen",
+        "monitor",
         "pipeline",
         "main",
     ),

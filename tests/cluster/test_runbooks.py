@@ -30,7 +30,7 @@ kubectl() {
   case " $* " in
     *" edit "* | *" top "*) return 0 ;;
     *" exec "* | *" logs "* | *" port-forward "*) return 0 ;;
-    *" apply -k "* | *" wait --for=delete "* | *" rollout status "*) return 0 ;;
+    *" apply -k "* | *" wait --for=delete "* | *" wait --for=condition=Settled "* | *" rollout status "*) return 0 ;;
     *" delete pod "*) words+=(--wait=false) ;;
   esac
   command kubectl "${words[@]}" || echo "kubectl $*" >>"$FAULTS"

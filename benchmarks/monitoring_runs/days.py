@@ -1,0 +1,180 @@
+"""A decision log of many days whose truth is known: who came, what the model expected, what came of it.
+
+    days = Days(users_a_day=2_000, seed=1)
+    decisions, outcomes = days.day(12)                # healthy
+    decisions, outcomes = days.day(12, shift)         # what a `Shift` makes of it
+
+Days differ as real ones do: all of a day's click rates and prices share a factor of their own, and weekdays differ.
+Some users come back the next day. The model's expectations are calibrated for the average day.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+START = datetime(2026, 3, 2, tzinfo=UTC)  # a Monday
+CHANNELS = ("search", "social", "display", "video")
+COLUMNS = ("device", "placement", "hour")
+
+Floats = np.ndarray
+Shift = Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]
+"""Changes the rows of a day, before clicks are drawn and costs are paid."""
+
+
+def healthy(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """No shift."""
+    return rows
+
+
+@dataclass(frozen=True)
+class Days:
+    """Makes days.
+
+    Attributes:
+        users_a_day: Users who come on a day; each decides 1.5 times on average.
+        seed: Of everything.
+        spread: Standard deviation of a day's own factor, on click rates and on prices.
+        weekend: By how much click rates are lower on a Saturday or Sunday, as a share.
+        moving_context: Whether another mix of devices comes on a Saturday or Sunday.
+    """
+
+    users_a_day: int = 2_000
+    seed: int = 0
+    spread: float = 0.02
+    weekend: float = 0.1
+    moving_context: bool = True
+    further: int = 0  # numeric columns that mean nothing
+    pool: int = field(default=0)
+
+    @property
+    def users(self) -> int:
+        """Of whom a day's are drawn."""
+        return self.pool or self.users_a_day * 8
+
+    def day(self, number: int, shift: Shift = healthy) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Decision and outcome records of a day."""
+        rng = np.random.default_rng([self.seed, number])
+        rows = shift(self._rows(number, rng), rng)
+        clicked = rng.random(len(rows)) < rows["rate"]
+        ids = [f"{self.seed}-{number}-{i}" for i in range(len(rows))]
+        decided = START + timedelta(days=number)
+        times = pd.Series(pd.to_datetime(decided) + pd.to_timedelta(rows["hour"], unit="h")).dt.tz_convert("UTC")
+        context = [
+            dict(zip(self.columns, each, strict=True)) for each in rows[list(self.columns)].to_numpy(dtype=object)
+        ]
+        decisions = pd.DataFrame(
+            {
+                "decision_id": ids,
+                "user_id": rows["user_id"].to_numpy(),
+                "experiment": "spring",
+                "arm": "incumbent",
+                "assignment_probability": 1.0,
+                "stage": "off",
+                "drawn_channel": rows["channel"].to_numpy(),
+                "channel": rows["channel"].to_numpy(),
+                "expose": rows["expose"].to_numpy(),
+                "propensity": 0.25,
+                "expected_reward": rows["expected"].to_numpy(),
+                "budget_exhausted": False,
+                "fallback_reason": pd.array([None] * len(rows), dtype="string"),
+                "withdrawn": False,
+                "override": False,
+                "model_digest": "sha256:test",
+                "features_found": True,
+                "features": rows["features"].to_numpy(),
+                "context": [json.dumps(_plain(each)) for each in context],
+                "latency_seconds": 0.01,
+                "event_time": times.to_numpy(),
+            }
+        )
+        shown = np.flatnonzero(rows["expose"].to_numpy())
+        clicks = np.flatnonzero(rows["expose"].to_numpy() & clicked.to_numpy())
+        outcomes = pd.concat(
+            [
+                self._events("cost", shown, rows["cost"].to_numpy()[shown], ids, times),
+                self._events("click", clicks, np.ones(len(clicks)), ids, times),
+            ],
+            ignore_index=True,
+        )
+        return decisions, outcomes
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of the context."""
+        return (*COLUMNS, *(f"number_{i}" for i in range(self.further)))
+
+    def _rows(self, number: int, rng: np.random.Generator) -> pd.DataFrame:
+        users = rng.choice(self.users, self.users_a_day, replace=False)
+        user = np.repeat(users, 1 + (rng.random(self.users_a_day) < 0.5))
+        taste = np.random.default_rng([self.seed, 10**6]).normal(0.0, 0.5, self.users)[user]
+        weekend = number % 7 >= 5
+        own = rng.normal(0.0, self.spread, 2)
+        mobile = np.random.default_rng([self.seed, 10**6 + 1]).random(self.users)[user]
+        device = np.where(mobile < (0.75 if weekend and self.moving_context else 0.6), "mobile", "desktop")
+        placement = rng.choice(["feed", "story", "article"], len(user), p=[0.5, 0.3, 0.2])
+        score = -2.2 + taste + 0.4 * (device == "mobile") + 0.3 * (placement == "story")
+        expected = 1.0 / (1.0 + np.exp(-score))
+        factor = np.exp(own[0]) * (1.0 - self.weekend * weekend)
+        channel = rng.choice(CHANNELS, len(user))
+        rows = {
+            "user_id": [f"u{each}" for each in user],
+            "hour": rng.random(len(user)) * 23.9,
+            "device": device,
+            "placement": placement,
+            "channel": channel,
+            "expose": rng.random(len(user)) < 0.6,
+            "expected": expected,
+            "rate": expected * factor,
+            "cost": 0.3 * np.exp(own[1] + rng.normal(0.0, 0.3, len(user))),
+            "features": [
+                _features(c, n) for c, n in zip(channel.tolist(), rng.integers(0, 8, len(user)).tolist(), strict=True)
+            ],
+        }
+        rows |= {f"number_{i}": rng.lognormal(size=len(user)) for i in range(self.further)}
+        return pd.DataFrame(rows)
+
+    def _events(self, kind: str, at: Floats, values: Floats, ids: list[str], times: pd.Series) -> pd.DataFrame:
+        chosen = [ids[i] for i in at]
+        heard = times.iloc[at].to_numpy()
+        return pd.DataFrame(
+            {
+                "event_id": [f"{kind}-{each}" for each in chosen],
+                "decision_id": chosen,
+                "kind": kind,
+                "value": values.astype(np.float64),
+                "event_time": heard,
+                "received_time": heard,
+            }
+        )
+
+
+def write(days: Days, folder: Path, number: int, shift: Shift = healthy) -> None:
+    """Add a day to a decision log, as a router exports it."""
+    decisions, outcomes = days.day(number, shift)
+    to = folder / "router" / f"decision-{number:08d}"
+    to.mkdir(parents=True)
+    decisions.to_parquet(to / "decisions.parquet")
+    outcomes.to_parquet(to / "outcomes.parquet")
+
+
+def _features(channel: str, length: int) -> str:
+    now = 1_772_409_600_000_000
+    times = [now - (length - i) * 3_600_000_000 for i in range(length)]
+    window = {
+        "timestamp": now,
+        "prev_channel": [None, *[channel] * length],
+        "prev_timestamp": [None, *times],
+        "static": {},
+    }
+    return json.dumps(window)
+
+
+def _plain(context: dict[str, object]) -> dict[str, object]:
+    return {name: None if value is None or value != value else value for name, value in context.items()}

@@ -1,0 +1,164 @@
+"""Is anything wrong with what is decided, and with what comes of it? The same on a laptop and on a cluster.
+
+    mtorl monitor check --decision-log runs/latest/decision_log --registry runs/latest/registry
+    mtorl monitor status                                # what the last check found, in words
+    mtorl monitor export --port 9102                    # the same for Prometheus
+    mtorl monitor accept outcomes/cost_per_exposure --reason "new contract"
+
+A check judges every day that is over and not judged yet, and says at once where a column has lost its values. What
+harms gain or costs money is told apart from what has only moved (docs/monitoring.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.commands import CommandGroup, Dataset
+from cli.endings import HARM, exit_codes, stop
+
+app = CommandGroup(__doc__ or "")
+
+DRIFT, NOT_JUDGED = 3, 6
+
+StateFolder = Annotated[Path, typer.Option("--state", help="Folder of the monitor's state and pages.")]
+_STATE = Path("monitor")
+
+
+@app.command()
+def check(
+    decision_log: Annotated[Path, typer.Option(help="Folder with decisions.parquet and outcomes.parquet.")],
+    dataset: Dataset = "simulator",
+    registry: Annotated[
+        Path | None, typer.Option(help="Registry with the models' training samples. None: columns are not judged.")
+    ] = None,
+    artifact: Annotated[Path | None, typer.Option(help="Instead: the artifact of the model that decides.")] = None,
+    state: StateFolder = _STATE,
+    hours: Annotated[int, typer.Option(help="Length of a period; whole days, so that hours are no drift.", min=1)] = 24,
+    now: Annotated[str, typer.Option(help="The present, ISO time, for a log of the past. Empty: the clock's.")] = "",
+    job: Annotated[
+        bool, typer.Option("--job", help="Exit with 0 whatever is found: the check has done its work.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of thresholds that an artifact lacks.")] = 7,
+) -> None:
+    """Judge every period that is over and not judged yet.
+
+    Exit code 0: nothing is wrong. 3: something has moved (a ticket). 5: gain or money is lost, or a column has no
+    values. 6: something could not be judged, and the output says why; the first days, in which it learns what is
+    usual, are no reason. With --job, 0 for all of these.
+
+        mtorl monitor check --decision-log runs/latest/decision_log --artifact runs/latest/artifacts/challenger
+    """
+    from cli.monitor_screen import show
+    from monitoring.watch.check import Watched, run
+    from monitoring.watch.state import StateError
+    from monitoring.watch.training_sample import sample_of_artifact
+    from mtorl.log.dataset import DatasetSpec, SpecError
+
+    at = _time(now)
+    with exit_codes(unusable=(StateError, SpecError), failed=(OSError,)):
+        spec = DatasetSpec.load(dataset)
+        watched = Watched(decision_log, spec, sample_of_artifact(_finder(registry, artifact)), hours, seed)
+        found = run(watched, state, at, _progress)
+    show(found, state)
+    raise typer.Exit(0 if job else exit_code(found))
+
+
+@app.command()
+def status(
+    state: StateFolder = _STATE,
+    json: Annotated[bool, typer.Option("--json", help="The state as it is, and nothing else.")] = False,
+) -> None:
+    """Say what the last check found: what is wrong, what it costs, what to do. Exit codes as of `check`.
+
+    mtorl monitor status --state runs/latest/monitor
+    """
+    from cli.monitor_screen import show
+    from monitoring.watch.state import STATE_FILE, State, StateError
+
+    with exit_codes(unusable=(StateError,)):
+        found = State.read(state / STATE_FILE)
+    if found.checked is None:
+        stop(f"{state}: no check has been made; mtorl monitor check", 2)
+    if json:
+        typer.echo(found.model_dump_json(indent=1))
+    else:
+        show(found, state)
+    raise typer.Exit(exit_code(found))
+
+
+@app.command()
+def export(
+    state: StateFolder = _STATE,
+    port: Annotated[int, typer.Option(help="Port of /metrics.", min=1, max=65535)] = 9102,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
+) -> None:
+    """Serve the last result to Prometheus; the file is read at every scrape, so its age is known, too.
+
+    mtorl monitor export --state runs/latest/monitor --port 9102
+    """
+    from monitoring.watch.exporter import serve
+    from monitoring.watch.state import STATE_FILE
+
+    with exit_codes(unusable=(OSError,)):
+        serve(state / STATE_FILE, host, port)
+
+
+@app.command()
+def accept(
+    streams: Annotated[list[str], typer.Argument(metavar="STREAM...", help="As `status` names them.")],
+    reason: Annotated[str, typer.Option(help="Why this is what is to be expected from now on.")],
+    state: StateFolder = _STATE,
+) -> None:
+    """Take what a measure is now as healthy: its alarm ends, and what to expect is learnt anew.
+
+    Of a column nothing can be accepted: its training sample belongs to a model, and changes with it.
+
+        mtorl monitor accept outcomes/cost_per_exposure --reason "new contract with the publisher since Monday"
+    """
+    from monitoring.watch.state import STATE_FILE, State, StateError
+
+    with exit_codes(unusable=(StateError,), failed=(OSError,)):
+        found = State.read(state / STATE_FILE)
+        for name in streams:
+            found.accept(name, reason, datetime.now(UTC))
+        found.write(state / STATE_FILE)
+    typer.echo(f"accepted: {', '.join(streams)}; what is usual is learnt anew")
+
+
+def exit_code(found: object) -> int:
+    """What a check's result means to a shell."""
+    from monitoring.watch.state import State
+
+    assert isinstance(found, State)
+    kinds = {alarm.kind for alarm in found.alarms().values()}
+    if kinds - {"drift"}:
+        return HARM
+    if any(group.not_judged and group.not_judged.reason != "learning" for group in found.groups.values()):
+        return NOT_JUDGED
+    return DRIFT if kinds else 0
+
+
+def _finder(registry: Path | None, artifact: Path | None) -> Callable[[str], Path | None]:
+    from serving.registry import folder_of
+
+    if artifact is not None:
+        return lambda _: artifact
+    return partial(folder_of, registry) if registry is not None else lambda _: None
+
+
+def _time(text: str) -> datetime:
+    try:
+        at = datetime.fromisoformat(text) if text else datetime.now(UTC)
+    except ValueError:
+        stop(f"--now: {text!r} is not an ISO time such as 2026-01-31T12:00:00Z", 2)
+    return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _progress(end: datetime, left: int) -> None:
+    typer.echo(f"judging the period until {end:%Y-%m-%d %H:%M}, {left} to go", err=True)

@@ -1,0 +1,58 @@
+"""The monitor's last result in the terminal: what is wrong first, then what was looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from monitoring.watch.state import Alarm, State
+
+_ORDER = {"harm": 0, "data_quality": 1, "drift": 2}
+_SAID = {
+    "harm": ("HARM", "bold red", "MtorlHarm"),
+    "data_quality": ("BROKEN", "bold red", "MtorlDataBroken"),
+    "drift": ("moved", "yellow", "MtorlFeatureDrift"),
+}
+
+
+def show(state: State, folder: Path) -> None:
+    """Print it.
+
+    Args:
+        state: What was found.
+        folder: Where the state and its pages are.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    alarms = sorted(state.alarms().items(), key=lambda item: (_ORDER[item[1].kind], item[0]))
+    if not alarms:
+        console.print("nothing is wrong in what was judged" if _judged(state) else "nothing could be judged yet")
+    for name, alarm in alarms:
+        console.print(_line(name, alarm))
+    for kind in dict.fromkeys(alarm.kind for _, alarm in alarms):
+        console.print(f"what to do: docs/runbooks/{_SAID[kind][2]}.md")
+    if state.retrain is not None:
+        console.print(f"a new training is asked for since {state.retrain.since:%Y-%m-%d}: {state.retrain.reason}")
+    table = Table(box=None, pad_edge=False)
+    for heading, justify in (("group", "left"), ("period until", "left"), ("decisions", "right"), ("users", "right")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    table.add_column("judged")
+    for name, group in state.groups.items():
+        until = f"{group.end:%Y-%m-%d %H:%M}" if group.end else "-"
+        why = group.not_judged
+        judged = "yes" if why is None else f"{'learning' if why.reason == 'learning' else 'NO'}: {why.text}"
+        table.add_row(name, until, f"{group.decisions:,}", f"{group.users:,}", judged)
+    console.print(table)
+    if (folder / "periods").exists():
+        console.print(f"columns of each period beside the training sample: {folder / 'periods'}/*/drift.html")
+
+
+def _judged(state: State) -> bool:
+    return any(group.not_judged is None for group in state.groups.values())
+
+
+def _line(name: str, alarm: Alarm) -> Text:
+    word, style, _ = _SAID[alarm.kind]
+    return Text.assemble((f"{word:6}", style), f" {name} since {alarm.since:%Y-%m-%d %H:%M}: {alarm.text}")

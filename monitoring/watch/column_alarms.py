@@ -1,0 +1,99 @@
+"""Columns of a period against the training sample: which have moved away, with a known rate of false alarms.
+
+    judge(state, result, end)       # result: a `monitoring.drift.DriftResult` of the period
+
+In a healthy period any column is above its threshold with a probability of `ALPHA` at most, as far as thresholds were
+measured well; twice that is what evidence counts on. Two such periods in a row are evidence enough. Which columns have
+moved is said by e-BH on the evidence of the last two periods, at a false discovery rate of 10 %.
+
+**Seasons.** Where every Sunday differs from the training sample, Sunday is no news. A column counts as above its
+threshold only if it is also well above what it was in healthy periods at the same time of the week.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+
+from monitoring.drift import ColumnDrift, DriftResult
+from monitoring.watch.state import Alarm, PastPeriod, State, Stream
+from monitoring.watch.streams import COLUMNS, column_stream, labels_of
+from mtorl.drift.calibration import ALPHA
+from mtorl.drift.drift_tests import words_of
+from mtorl.drift.evidence import add, alarming, e_of_event
+
+LOOKED = 2  # periods that say which columns have moved
+FALSE_DISCOVERIES = 0.1
+SEASON = 1.25  # times the largest score of healthy periods at the same time of the week
+KEPT = 28  # periods
+_ANY = "any column"
+_WEEK = 7 * 24 * 3600
+
+
+def judge(state: State, result: DriftResult, end: datetime, model_version: str) -> None:
+    """Add a period to the evidence.
+
+    Args:
+        state: Of the monitor.
+        result: The period's; it was checked.
+        end: Of the period.
+        model_version: Whose training sample it was compared with: that of another model is another comparison.
+    """
+    if model_version != state.model_version:
+        forget(state)
+        state.model_version = model_version
+    for column in result.columns:
+        stream = state.streams.setdefault(column_stream(column.column), Stream())
+        stream.value, stream.expected = column.score, column.threshold
+    exceeded = {column.column: _exceeded(state, column, end) for column in result.columns}
+    grown = add({_ANY: state.columns_evidence}, {_ANY: e_of_event(any(exceeded.values()), 2 * ALPHA)}, streams=1)
+    state.columns_evidence = grown[_ANY]
+    moved = _moved(state, exceeded) if alarming(grown, streams=1) else set()
+    for column in result.columns:
+        stream = state.streams[column_stream(column.column)]
+        stream.evidence, stream.needed = _of_two(stream, exceeded[column.column]), len(exceeded) / FALSE_DISCOVERIES
+        if column.column in moved:
+            since = stream.alarm.since if stream.alarm else end
+            stream.alarm = Alarm(kind="drift", since=since, text=_text(column))
+        else:
+            stream.alarm = None
+        score, above = column.score or 0.0, exceeded[column.column]
+        stream.past.append(PastPeriod(end=end, value=score, above=above, alarmed=stream.alarm is not None))
+        del stream.past[:-KEPT]
+
+
+def forget(state: State) -> None:
+    """Begin anew: what is known is about another training sample."""
+    state.columns_evidence = 0.0
+    for name in [name for name in state.streams if labels_of(name)[0] == COLUMNS]:
+        del state.streams[name]
+
+
+def _exceeded(state: State, column: ColumnDrift, end: datetime) -> bool:
+    if column.problem is None or words_of(column.problem).kind != "drift":
+        return False
+    assert column.score is not None
+    past = state.streams[column_stream(column.column)].past
+    same_time = [period.value for period in past if not period.alarmed and _weeks_apart(period.end, end)]
+    return column.score >= SEASON * max(same_time, default=0.0)
+
+
+def _weeks_apart(one: datetime, other: datetime) -> bool:
+    return (other - one).total_seconds() % _WEEK == 0.0
+
+
+def _of_two(stream: Stream, exceeded: bool) -> float:
+    """Evidence of the newest period and the one before."""
+    before = [period.above for period in stream.past[-(LOOKED - 1) :]]
+    return math.prod(e_of_event(above, 2 * ALPHA) for above in (*before, exceeded))
+
+
+def _moved(state: State, exceeded: dict[str, bool]) -> set[str]:
+    evidence = {name: _of_two(state.streams[column_stream(name)], above) for name, above in exceeded.items()}
+    named = alarming(evidence, len(evidence), mean_run=1 / FALSE_DISCOVERIES)
+    standing = {name for name in evidence if state.streams[column_stream(name)].alarm is not None}
+    return set(named) or {name for name, above in exceeded.items() if above} or standing
+
+
+def _text(column: ColumnDrift) -> str:
+    return f"{column.column} {words_of('drift').summary}: {column.message}"

@@ -1,0 +1,120 @@
+"""The last result of the monitor for Prometheus: read at every scrape, so that what is said is what stands in the file.
+
+    serve(Path("monitor/state.json"), "0.0.0.0", 9102)
+
+Labels are groups, arms and measures, which descriptions and experiment files name, never users or campaigns. A
+description with a thousand columns does not make a thousand series: of columns beyond MOST_STREAMS those without an
+alarm are left out.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from monitoring.watch.state import State, StateError, Stream
+from monitoring.watch.streams import labels_of
+
+MOST_STREAMS = 200
+KINDS = ("harm", "data_quality", "drift")
+_LABELS = ["group", "arm", "measure"]
+
+
+class MonitorCollector(Collector):
+    """Gives the gauges of the state as it is when it is asked.
+
+    Args:
+        path: The state's file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The gauges; of a state that can't be read, or of none, only that."""
+        try:
+            state = State.read(self._path)
+        except StateError:
+            state = State()
+        readable = state.checked is not None
+        yield _one("state_readable", "1 if the last result could be read", float(readable))
+        if not readable:
+            return
+        assert state.checked is not None
+        yield _one("checked_timestamp_seconds", "When the last check ended", state.checked.timestamp())
+        yield from _groups(state)
+        yield from _streams(state)
+        waiting = GaugeMetricFamily("mtorl_monitor_retrain_requested", "1 while a request to train anew waits")
+        waiting.add_metric([], float(state.retrain is not None))
+        yield waiting
+        info = GaugeMetricFamily("mtorl_monitor_state_info", "Whose training sample counts", labels=["model_version"])
+        info.add_metric([state.model_version], 1.0)
+        yield info
+
+
+def serve(path: Path, host: str, port: int) -> None:
+    """Serve /metrics until the process is ended.
+
+    Args:
+        path: The state's file.
+        host: Address to listen on.
+        port: Port.
+
+    Raises:
+        OSError: the port can't be had.
+    """
+    registry = CollectorRegistry()
+    registry.register(MonitorCollector(path))
+    start_http_server(port, host, registry)
+    threading.Event().wait()
+
+
+def _one(name: str, help_: str, value: float) -> GaugeMetricFamily:
+    gauge = GaugeMetricFamily(f"mtorl_monitor_{name}", help_)
+    gauge.add_metric([], value)
+    return gauge
+
+
+def _groups(state: State) -> Iterator[GaugeMetricFamily]:
+    end = _gauge("period_end_timestamp_seconds", "End of the newest period that was looked at", ["group"])
+    decisions = _gauge("period_decisions", "Its decisions", ["group"])
+    users = _gauge("period_users", "Its users", ["group"])
+    not_judged = _gauge("not_judged", "1 where it could not be judged", ["group", "reason"])
+    for name, group in state.groups.items():
+        if group.end is not None:
+            end.add_metric([name], group.end.timestamp())
+        decisions.add_metric([name], group.decisions)
+        users.add_metric([name], group.users)
+        if group.not_judged is not None:
+            not_judged.add_metric([name, group.not_judged.reason], 1.0)
+    yield from (end, decisions, users, not_judged)
+
+
+def _streams(state: State) -> Iterator[GaugeMetricFamily]:
+    value = _gauge("value", "Of the newest period; of a column, its distance to the training sample", _LABELS)
+    expected = _gauge("expected", "What earlier periods led one to expect; of a column, its threshold", _LABELS)
+    ratio = _gauge("evidence_ratio", "Evidence of a change over what an alarm needs alone", _LABELS)
+    loss = _gauge("loss", "What the difference costs a period: gain that is lost, or money", _LABELS)
+    alarm = _gauge("alarm", "1 while an alarm stands", [*_LABELS, "kind"])
+    alarms = state.alarms()
+    shown = {**{name: Stream() for name in alarms}, **state.streams}
+    ranked = sorted(shown, key=lambda name: (name not in alarms, -shown[name].evidence / shown[name].needed, name))
+    for name in sorted(ranked[:MOST_STREAMS]):
+        stream, labels = shown[name], list(labels_of(name))
+        for gauge, number in ((value, stream.value), (expected, stream.expected), (loss, stream.loss)):
+            if number is not None:
+                gauge.add_metric(labels, number)
+        ratio.add_metric(labels, stream.evidence / stream.needed)
+        for kind in KINDS:
+            stands = name in alarms and alarms[name].kind == kind
+            alarm.add_metric([*labels, kind], float(stands))
+    yield from (value, expected, ratio, loss, alarm)
+
+
+def _gauge(name: str, help_: str, labels: list[str]) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"mtorl_monitor_{name}", help_, labels=labels)

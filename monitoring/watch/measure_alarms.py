@@ -1,0 +1,116 @@
+"""Measures of a period against those of earlier periods: evidence of harm, evidence of drift, alarms.
+
+    judge(state.streams, counted.measured, end)
+
+Two families of streams have an error rate of their own each: those that people are woken for (`HARM`), in the
+direction that does harm, and all others, in both directions. In each a false alarm comes after `MEAN_RUN` periods on
+average, or later (`mtorl.drift.evidence`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from scipy.stats import t
+
+from monitoring.watch.measures import Measured
+from monitoring.watch.state import Alarm, Kind, PastPeriod, Stream
+from monitoring.watch.streams import HARM
+from mtorl.drift.evidence import add, alarming, e_of_p, needed
+from mtorl.drift.past_periods import FEWEST, MOST, Forecast
+
+WAIT = 2
+"""Newest periods that no forecast rests on yet: a change that needs two periods to be found must not be in it."""
+SMALLEST_SHARE = 0.005
+"""Of a measure between 0 and 1: the standard deviation of a period, at least."""
+
+
+def judge(streams: dict[str, Stream], measured: Sequence[Measured], end: datetime) -> int:
+    """Add a period to the streams.
+
+    Args:
+        streams: Those of measures; new ones are added.
+        measured: The period's.
+        end: Of the period.
+
+    Returns:
+        How many measures had enough past periods to be judged.
+    """
+    p_values: dict[str, float] = {}
+    for each in measured:
+        stream = streams.setdefault(each.stream, Stream())
+        forecast = _forecast(stream, each)
+        stream.value, stream.expected, stream.low, stream.high, stream.loss = each.value, None, None, None, None
+        if forecast is not None:
+            reach = float(t.ppf(0.975, forecast.degrees)) * forecast.sd
+            stream.expected, stream.low, stream.high = forecast.mean, forecast.mean - reach, forecast.mean + reach
+            p_values[each.stream] = _p(each, forecast)
+            if each.stream in HARM and each.size:
+                stream.loss = _loss(each, forecast.mean)
+    for kind, family in _families(p_values).items():
+        _find(streams, kind, family, end)
+    for each in measured:
+        stream = streams[each.stream]
+        stream.past.append(PastPeriod(end=end, value=each.value, se=each.se, alarmed=stream.alarm is not None))
+        del stream.past[: -(MOST + WAIT) * 2]
+    return len(p_values)
+
+
+def _forecast(stream: Stream, new: Measured) -> Forecast | None:
+    healthy = [(period.value, period.se) for period in stream.past if not period.alarmed]
+    smallest = SMALLEST_SHARE if new.measure.endswith("_ratio") or new.measure.endswith("auc") else 0.0
+    return Forecast.of(healthy[:-WAIT], new.se, smallest) if len(healthy) >= FEWEST + WAIT else None
+
+
+def _p(new: Measured, forecast: Forecast) -> float:
+    match HARM.get(new.stream):
+        case "falls":
+            return forecast.p_below(new.value)
+        case "rises":
+            return forecast.p_above(new.value)
+        case None:
+            return forecast.p_apart(new.value)
+
+
+def _loss(new: Measured, expected: float) -> float:
+    worse = expected - new.value if HARM[new.stream] == "falls" else new.value - expected
+    return max(0.0, worse) * new.size
+
+
+def _families(p_values: dict[str, float]) -> dict[Kind, dict[str, float]]:
+    return {
+        "harm": {name: p for name, p in p_values.items() if name in HARM},
+        "drift": {name: p for name, p in p_values.items() if name not in HARM},
+    }
+
+
+def _find(streams: dict[str, Stream], kind: Kind, p_values: dict[str, float], end: datetime) -> None:
+    """Add evidence, and raise or end the alarms of a family."""
+    if not p_values:
+        return
+    had = {name: streams[name].evidence for name in p_values}
+    evidence = add(had, {name: e_of_p(p) for name, p in p_values.items()}, len(p_values))
+    found = alarming(evidence, len(p_values))
+    for name in p_values:
+        stream = streams[name]
+        stream.evidence, stream.needed = evidence[name], needed(len(p_values))
+        if name not in found:
+            stream.alarm = None
+        else:
+            since = stream.alarm.since if stream.alarm else end
+            stream.alarm = Alarm(kind=kind, since=since, text=describe(name, stream))
+
+
+def describe(name: str, stream: Stream) -> str:
+    """A measure in a sentence: value, what was expected, and what the difference costs."""
+    assert stream.value is not None and stream.expected is not None
+    text = f"{name.rpartition('/')[2]} is {stream.value:.4g}, expected {stream.expected:.4g}"
+    if stream.low is not None and stream.high is not None:
+        text += f" ({stream.low:.4g} to {stream.high:.4g})"
+    if stream.expected:
+        text += f": {stream.value / stream.expected - 1:+.1%}"
+    if stream.loss:
+        what = "money" if name.endswith("cost_per_exposure") else "gain"
+        text += f"; {stream.loss:,.4g} of {what} lost in the period"
+    return text

@@ -1,0 +1,220 @@
+"""What is measured of a period's decisions, each with a standard error that knows that a user's decisions are alike.
+
+    for measured in measure(log, gain, channels): ...       # Measured("outcomes", "", "gain_per_decision", .081, .002)
+
+    journeys      all decisions: what the model reads of the user's past
+    decisions     those of the incumbent: a ramp changes which users a challenger has, but not what the incumbent does
+    outcomes      all decisions: what came of them by the period's end, which is as early in each period
+    performance   each arm's exposures: what came beside what its model expected, and how well that model ranks
+
+A measure is a ratio of two sums over decisions, and users are what varies: R = sum(N_u) / sum(D_u), with the variance
+sum((N_u - R D_u)^2) / sum(D_u)^2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from monitoring.counted_decisions import sql_text
+from monitoring.decision_log import DecisionLog, database, find_copies, of_few_copies, open_records
+from monitoring.watch.streams import stream_of
+from mtorl.experiment.experiment import HOLDOUT, INCUMBENT, OUTSIDE
+from mtorl.log.gain import Gain
+from mtorl.log.records import CANCEL, one_record_each
+
+if TYPE_CHECKING:
+    import duckdb
+
+MIN_USERS = 100  # with a decision that a measure counts
+MOST_RANKED = 200_000  # exposures of an arm whose order is compared with what came of them
+
+
+class Measured(NamedTuple):
+    """One measure of one period."""
+
+    group: str
+    arm: str  # empty: all of them
+    measure: str
+    value: float
+    se: float
+    size: float = 0.0  # what it is divided by: decisions, exposures, spend; 0: it is no ratio
+
+    @property
+    def stream(self) -> str:
+        """By what it is found in other periods."""
+        return stream_of(self.group, self.arm, self.measure)
+
+
+class Counted(NamedTuple):
+    """A period's decisions."""
+
+    decisions: int
+    users: int
+    measured: tuple[Measured, ...]
+
+
+class _Ratio(NamedTuple):
+    group: str
+    arm: str
+    measure: str
+    numerator: str  # SQL of a decision; null: it does not count
+    denominator: str = "1"
+    where: str = "true"
+
+
+def measure(log: DecisionLog, gain: Gain, outcomes: Sequence[str], channels: Sequence[str]) -> Counted:
+    """Measure the decisions of a period.
+
+    Args:
+        log: Decisions and outcomes; its period has both ends.
+        gain: What a decision is taken for.
+        outcomes: Numeric outcomes of the data set.
+        channels: Of the data set.
+    """
+    with database() as db:
+        log.open_decisions(db)
+        open_records(db, "outcome", log.outcomes).create_view("outcome_log")
+        kinds = tuple(dict.fromkeys((*outcomes, *gain.names, "cost")))
+        _copy(db, log, kinds, gain)
+        ((decisions, users),) = db.execute("SELECT count(*), count(DISTINCT user_id) FROM decided").fetchall()
+        ratios = [*_journeys(channels), *_decisions(channels), *_outcomes(kinds), *_calibration(db)]
+        measured = [*_measured(db, ratios), *_ranking(db, gain)]
+        return Counted(decisions, users, tuple(measured))
+
+
+def _copy(db: duckdb.DuckDBPyConnection, log: DecisionLog, kinds: Sequence[str], gain: Gain) -> None:
+    """Make the table `decided`: the period's decisions with what came of them until its end."""
+    near = f"(FROM decision_log WHERE {log.period.condition(margin_hours=1)})"
+    db.execute(
+        f"""CREATE TABLE taken AS
+        SELECT user_id, decision_id, arm, drawn_channel, channel, expose, propensity, expected_reward, fallback_reason,
+               budget_exhausted, features,
+               CAST(event_time AS TIMESTAMPTZ) AS decided
+        FROM ({one_record_each("decision", near)}) WHERE {log.period.condition()} AND NOT override""",
+        log.period.parameters(),
+    )
+    until = "coalesce(CAST(event_time AS TIMESTAMPTZ) < CAST(nullif($until, '') AS TIMESTAMPTZ), true)"
+    db.execute(
+        f"CREATE TABLE heard AS SELECT event_id, decision_id, kind, value, event_time, received_time "
+        f"FROM (FROM outcome_log UNION ALL BY NAME SELECT NULL::VARCHAR AS received_time WHERE false) "
+        f"SEMI JOIN taken USING (decision_id) WHERE {until}",
+        {"until": log.period.until},
+    )
+    find_copies(db, "outcome", "heard")
+    sums = ", ".join(f'sum(value) FILTER (kind = {sql_text(kind)}) AS "of_{kind}"' for kind in kinds)
+    came = ", ".join(f'coalesce("of_{kind}", 0) AS "came_{kind}"' for kind in kinds)
+    total = " + ".join(f'{weight!r} * "came_{name}"' for name, weight in gain.terms)
+    db.execute(
+        f"""CREATE TABLE decided AS
+        WITH event AS (SELECT decision_id, {sums}, bool_or(kind = '{CANCEL}') AS cancelled
+                       FROM ({of_few_copies("outcome", "heard")}) GROUP BY decision_id),
+             joined AS (SELECT taken.*, {came}, expose AND NOT coalesce(cancelled, false) AS shown
+                        FROM taken LEFT JOIN event USING (decision_id))
+        SELECT *, {total} AS came_gain FROM joined"""
+    )
+    db.execute("DROP TABLE taken; DROP TABLE heard")
+
+
+def _journeys(channels: Sequence[str]) -> Iterator[_Ratio]:
+    built = "features IS NOT NULL"
+    newest = "(features->>'$.prev_timestamp[#-1]')::DOUBLE"
+    last = "features->>'$.prev_channel[#-1]'"
+    length = "json_array_length(features, '$.prev_channel') - (features->>'$.prev_channel[0]' IS NULL)::INT"
+    yield _Ratio("journeys", "", "history_length", length, where=built)
+    yield _Ratio("journeys", "", "no_history_ratio", f"({newest} IS NULL)::INT", where=built)
+    hours = f"((features->>'$.timestamp')::DOUBLE - {newest}) / 3.6e9"
+    yield _Ratio("journeys", "", "recency_hours", hours, where=f"{built} AND {newest} IS NOT NULL")
+    for channel in channels:
+        where = f"{built} AND {last} IS NOT NULL"
+        of = f"({last} = {sql_text(channel)})::INT"
+        yield _Ratio("journeys", "", f"last_channel_{channel}_ratio", of, where=where)
+
+
+def _decisions(channels: Sequence[str]) -> Iterator[_Ratio]:
+    its = f"arm = '{INCUMBENT}'"
+    for channel in channels:
+        of = f"(drawn_channel = {sql_text(channel)})::INT"
+        yield _Ratio(
+            "decisions", INCUMBENT, f"channel_{channel}_ratio", of, where=f"{its} AND drawn_channel IS NOT NULL"
+        )
+    yield _Ratio("decisions", INCUMBENT, "exposure_ratio", "expose::INT", where=its)
+    yield _Ratio("decisions", INCUMBENT, "budget_exhausted_ratio", "budget_exhausted::INT", where=its)
+    yield _Ratio("decisions", INCUMBENT, "fallback_ratio", "(fallback_reason IS NOT NULL)::INT", where=its)
+    known = f"{its} AND drawn_channel IS NOT NULL AND propensity IS NOT NULL"
+    yield _Ratio("decisions", INCUMBENT, "propensity", "propensity", where=known)
+    yield _Ratio(
+        "decisions", INCUMBENT, "expected_gain", "expected_reward", where=f"{its} AND expected_reward IS NOT NULL"
+    )
+
+
+def _outcomes(kinds: Sequence[str]) -> Iterator[_Ratio]:
+    yield _Ratio("outcomes", "", "gain_per_decision", "came_gain")
+    yield _Ratio("outcomes", "", "gain_per_cost", "came_gain", '"came_cost"')
+    yield _Ratio("outcomes", "", "cost_per_exposure", '"came_cost"', "1", "shown")
+    for kind in kinds:
+        yield _Ratio("outcomes", "", f"{kind}_per_decision", f'"came_{kind}"')
+
+
+def _calibration(db: duckdb.DuckDBPyConnection) -> Iterator[_Ratio]:
+    """What came of exposures, as a share of what the arm's model expected of them."""
+    for arm in _arms(db):
+        its = f"arm = {sql_text(arm)} AND shown AND expected_reward IS NOT NULL"
+        yield _Ratio("performance", arm, "calibration", "came_gain", "expected_reward", its)
+
+
+def _arms(db: duckdb.DuckDBPyConnection) -> list[str]:
+    apart = f"('{OUTSIDE}', '{HOLDOUT}')"
+    rows = db.execute(f"SELECT DISTINCT arm FROM decided WHERE arm NOT IN {apart} ORDER BY arm").fetchall()
+    return [arm for (arm,) in rows]
+
+
+def _measured(db: duckdb.DuckDBPyConnection, ratios: Sequence[_Ratio]) -> Iterator[Measured]:
+    """One pass over the decisions, and one over the users."""
+    sums = ", ".join(
+        f"coalesce(sum(({ratio.numerator})::DOUBLE) FILTER ({ratio.where}), 0) AS n{i}, "
+        f"coalesce(sum(({ratio.denominator})::DOUBLE) FILTER ({ratio.where}), 0) AS d{i}, "
+        f"count_if({ratio.where}) AS c{i}"
+        for i, ratio in enumerate(ratios)
+    )
+    moments = ", ".join(
+        f"sum(n{i}), sum(d{i}), sum(n{i} * n{i}), sum(n{i} * d{i}), sum(d{i} * d{i}), count_if(c{i} > 0)"
+        for i in range(len(ratios))
+    )
+    found = db.execute(f"SELECT {moments} FROM (SELECT {sums} FROM decided GROUP BY user_id)").fetchone() or ()
+    for i, ratio in enumerate(ratios):
+        n, d, nn, nd, dd, users = found[6 * i : 6 * i + 6]
+        if not d or users < MIN_USERS:
+            continue
+        value = n / d
+        squares = max(0.0, nn - 2 * value * nd + value * value * dd)
+        se = math.sqrt(squares * users / (users - 1)) / abs(d)
+        if math.isfinite(value) and math.isfinite(se):
+            yield Measured(ratio.group, ratio.arm, ratio.measure, value, se, d)
+
+
+def _ranking(db: duckdb.DuckDBPyConnection, gain: Gain) -> Iterator[Measured]:
+    """Does what the model expected more of succeed more often? Of a gain that is one outcome, 0 or 1."""
+    from mtorl.evaluation.expected_auc import auc_error, expected_auc, realised_auc
+
+    if len(gain.terms) != 1:
+        return
+    weight = gain.terms[0][1]
+    for arm in _arms(db):
+        its = f"arm = {sql_text(arm)} AND shown AND expected_reward IS NOT NULL"
+        shown = db.execute(
+            f"""SELECT expected_reward / {weight!r} AS p, came_gain / {weight!r} AS came, user_id
+            FROM decided WHERE {its}
+            QUALIFY row_number() OVER (ORDER BY hash(decision_id)) <= {MOST_RANKED}"""
+        ).df()
+        if shown["user_id"].nunique() < MIN_USERS or not shown["came"].isin((0.0, 1.0)).all():
+            continue
+        p, success = shown["p"].to_numpy(), shown["came"].to_numpy() > 0
+        hits = int(success.sum())
+        area = realised_auc(p, success)
+        if math.isfinite(area):
+            yield Measured("performance", arm, "auc", area, auc_error(area, hits, len(p) - hits))
+        foreseen = expected_auc(p)
+        if ((p >= 0.0) & (p <= 1.0)).all() and math.isfinite(foreseen):
+            yield Measured("performance", arm, "expected_auc", foreseen, auc_error(foreseen, hits or 1, len(p) - hits))

@@ -1,0 +1,192 @@
+"""What the monitor knows from period to period: one JSON file, written whole or not at all.
+
+    state = State.read(folder / STATE_FILE)
+    state.write(folder / STATE_FILE)
+
+The exporter, `mtorl monitor status` and the next check read it; nothing else of a check is needed later.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from monitoring.watch.streams import COLUMNS, column_stream, labels_of
+from mtorl.runtime.files import replacing
+
+_KEPT_ACCEPTANCES = 99
+
+STATE_FILE = "state.json"
+VERSION: Literal[1] = 1
+
+Kind = Literal["harm", "data_quality", "drift"]
+Reason = Literal[
+    "no_decisions",  # in the period
+    "too_few_users",
+    "no_model",  # none took a decision, or its artifact isn't found
+    "unreadable_log",
+    "other_columns",  # the artifact and the data set's description name other columns
+    "learning",  # too few past periods yet: no fault
+]
+
+
+class StateError(Exception):
+    """The file can't be used; the message says what to mend."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class NotJudged(_Part):
+    """Why the newest period of a group was not judged."""
+
+    reason: Reason
+    text: str
+
+
+class Alarm(_Part):
+    """Stands until its evidence is gone."""
+
+    kind: Kind
+    since: datetime  # end of the period that raised it
+    text: str
+
+
+class PastPeriod(_Part):
+    """A measure of a period that is over."""
+
+    end: datetime
+    value: float
+    se: float = 0.0
+    above: bool = False  # of a column: whether it was above its threshold
+    alarmed: bool = False  # it tells nothing of healthy periods
+
+
+class Stream(_Part):
+    """One measure, period after period.
+
+    Attributes:
+        value: Of the newest period; of a column, its distance to the training sample.
+        expected: What earlier periods led one to expect; of a column, its threshold. None: too few yet.
+        low: What 95 of 100 healthy periods would be above.
+        high: ... and below.
+        evidence: See `mtorl.drift.evidence`; of a column, of the last two periods.
+        needed: The evidence of an alarm, of this stream alone.
+        loss: What the difference costs a period, in the unit of the measure's numerator: gain lost, or money.
+        past: The newest last.
+    """
+
+    value: float | None = None
+    expected: float | None = None
+    low: float | None = None
+    high: float | None = None
+    evidence: float = 0.0
+    needed: float = 1.0
+    loss: float | None = None
+    alarm: Alarm | None = None
+    past: list[PastPeriod] = Field(default_factory=list)
+
+
+class Group(_Part):
+    """What was judged last of a group of measures."""
+
+    end: datetime | None = None
+    decisions: int = 0
+    users: int = 0
+    not_judged: NotJudged | None = None
+
+
+class RetrainRequest(_Part):
+    """Somebody should train anew; what is trained meets the same gate as ever."""
+
+    since: datetime
+    reason: str
+    model_version: str
+
+
+class Acceptance(_Part):
+    """Somebody has said that what a measure is now is healthy."""
+
+    stream: str
+    at: datetime
+    reason: str
+
+
+class State(_Part):
+    """All of it.
+
+    Attributes:
+        checked: When the last check ended.
+        hours: Length of a period.
+        judged_until: End of the newest period that was judged.
+        model_version: Whose training sample the columns are compared with.
+        groups: By name.
+        streams: By `group/arm/measure`, or `context/COLUMN`.
+        columns_evidence: Evidence that any column has moved.
+        broken: Columns without usable values in the last hours, and what is wrong with them.
+        retrain: The request that waits; None: there is none.
+        requested: When the last request was made.
+        accepted: What people have accepted, the newest last.
+    """
+
+    version: Literal[1] = VERSION
+    checked: datetime | None = None
+    hours: int = 24
+    judged_until: datetime | None = None
+    model_version: str = ""
+    groups: dict[str, Group] = Field(default_factory=dict)
+    streams: dict[str, Stream] = Field(default_factory=dict)
+    columns_evidence: float = 0.0
+    broken: dict[str, Alarm] = Field(default_factory=dict)
+    retrain: RetrainRequest | None = None
+    requested: datetime | None = None
+    accepted: list[Acceptance] = Field(default_factory=list)
+
+    @classmethod
+    def read(cls, path: Path) -> State:
+        """The state as it was written last; a new one if there is none.
+
+        Raises:
+            StateError: the file can't be read.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return cls()
+        except (OSError, ValidationError) as error:
+            why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            raise StateError(
+                f"{path}: not a monitor's state: {why}; move it away, and the monitor learns anew from the log"
+            ) from None
+
+    def write(self, path: Path) -> None:
+        """Replace the file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, durable=True) as unfinished:
+            unfinished.write_text(self.model_dump_json(indent=1) + "\n")
+
+    def alarms(self) -> dict[str, Alarm]:
+        """The alarms that stand, by stream."""
+        raised = {name: stream.alarm for name, stream in self.streams.items() if stream.alarm is not None}
+        return {**raised, **{column_stream(name): alarm for name, alarm in self.broken.items()}}
+
+    def accept(self, stream: str, reason: str, at: datetime) -> None:
+        """Take what a measure is now as healthy: what to expect of it is learnt anew.
+
+        Args:
+            stream: Name of the stream of a measure.
+            reason: Why it is to be expected from now on.
+            at: The present.
+
+        Raises:
+            StateError: there is no such measure, or it is a column, whose training sample belongs to a model.
+        """
+        measures = sorted(name for name in self.streams if labels_of(name)[0] != COLUMNS)
+        if stream not in measures:
+            raise StateError(f"{stream}: no measure of this state; known: {', '.join(measures) or 'none'}")
+        self.streams[stream] = Stream(value=self.streams[stream].value)
+        self.accepted = [*self.accepted[-_KEPT_ACCEPTANCES:], Acceptance(stream=stream, at=at, reason=reason)]

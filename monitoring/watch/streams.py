@@ -1,0 +1,42 @@
+"""The names of what is watched, period after period, and which of it people are woken for.
+
+stream_of("outcomes", "", "gain_per_decision")      # outcomes/gain_per_decision
+labels_of("decisions/incumbent/expected_gain")      # ("decisions", "incumbent", "expected_gain")
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mtorl.experiment.experiment import INCUMBENT
+
+COLUMNS = "context"
+"""The group of columns: of the context, and static ones."""
+GROUPS = (COLUMNS, "journeys", "decisions", "outcomes", "performance")
+
+
+def stream_of(group: str, arm: str, measure: str) -> str:
+    """The name of a stream; an empty arm: of all arms."""
+    return "/".join(part for part in (group, arm, measure) if part)
+
+
+def column_stream(column: str) -> str:
+    """The name of a column's stream."""
+    return stream_of(COLUMNS, "", column)
+
+
+def labels_of(stream: str) -> tuple[str, str, str]:
+    """Group, arm and measure of a stream; a column may have a slash in its name."""
+    group, _, rest = stream.partition("/")
+    arm, slash, measure = rest.partition("/")
+    return (group, arm, measure) if slash and group != COLUMNS else (group, "", rest)
+
+
+HARM: dict[str, Literal["falls", "rises"]] = {
+    stream_of("outcomes", "", "gain_per_decision"): "falls",
+    stream_of("outcomes", "", "gain_per_cost"): "falls",
+    stream_of("outcomes", "", "cost_per_exposure"): "rises",
+    stream_of("decisions", INCUMBENT, "expected_gain"): "falls",
+}
+"""Streams whose fall, or rise, costs gain or money; the other direction is good news, and nobody is told. All other
+streams are tickets, in both directions."""

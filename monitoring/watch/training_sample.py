@@ -1,0 +1,55 @@
+"""What columns are compared with: a sample of what the model was trained on, that lies in its artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from mtorl.artifact.artifact import load
+from mtorl.drift.thresholds import ThresholdGrid
+from mtorl.log.dataset import Column
+
+
+@dataclass(frozen=True)
+class TrainingSample:
+    """A model's.
+
+    Attributes:
+        model_version: Of the model.
+        rows: User, context and static columns.
+        context: Columns of the context.
+        static: Columns of users.
+        thresholds: Measured for this sample; None: they are measured by each check.
+    """
+
+    model_version: str
+    rows: pd.DataFrame
+    context: tuple[Column, ...]
+    static: tuple[Column, ...]
+    thresholds: ThresholdGrid | None
+
+
+def sample_of_artifact(find: Callable[[str], Path | None]) -> Callable[[str], TrainingSample | None]:
+    """A function from a model's digest to its sample; None if the model isn't found.
+
+    Args:
+        find: The folder of the artifact with a digest.
+
+    Returns:
+        A function that raises ArtifactError where the artifact can't be read.
+    """
+
+    def sample(digest: str) -> TrainingSample | None:
+        folder = find(digest)
+        if folder is None:
+            return None
+        model = load(folder)
+        version = str(model.model["version"])
+        return TrainingSample(
+            version, model.reference(), model.spec.context, model.spec.static, model.drift_thresholds()
+        )
+
+    return sample
