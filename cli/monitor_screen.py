@@ -14,7 +14,7 @@ _ORDER = {"harm": 0, "data_quality": 1, "drift": 2}
 _SAID = {
     "harm": ("HARM", "bold red", "MtorlHarm"),
     "data_quality": ("BROKEN", "bold red", "MtorlDataBroken"),
-    "drift": ("moved", "yellow", "MtorlFeatureDrift"),
+    "drift": ("moved", "yellow", "MtorlDrift"),
 }
 
 

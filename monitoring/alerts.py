@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from monitoring.drift import DriftResult
 from mtorl.drift.drift_tests import words_of
 
-ALERT = "MtorlFeatureDrift"
+ALERT = "MtorlDrift"
 RUNBOOK = f"https://github.com/mtorl-kubeflow/mtorl-kubeflow/blob/main/docs/runbooks/{ALERT}.md"
 ATTEMPTS, PAUSE_SECONDS = 3, 0.3
 HOLDS = timedelta(hours=3)

@@ -20,6 +20,7 @@ QUOTED = re.compile(r"`([\w./-]+\.(?:py|md|lua|sh|j2|yaml|toml|json))(?:::\w+)?`
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(?:#[^)]*)?\)")
 MODULE = re.compile(rf"(?<![\w./@-])((?:{'|'.join(ROOMS)})\.[a-z_]\w*(?:\.\w+)*)")
 MADE_BY_A_RUN = {
+    "/mnt/mtorl/monitor/state.json",
     "summary.json",
     "model.json",
     "ingest.json",

@@ -6,6 +6,8 @@ import copy
 import re
 import shutil
 import subprocess
+import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ import yaml
 from prometheus_client import REGISTRY
 
 from monitoring.experiments.gauges import ExperimentCollector
+from monitoring.watch.exporter import MonitorCollector
+from monitoring.watch.state import STATE_FILE, State
 from tests.manifests.conftest import Objects, of_kind
 from tests.repository import ROOT
 
@@ -53,8 +57,7 @@ def test_alerts_say_what_to_do(alerts: list[dict[str, Any]]) -> None:
 
 
 def test_every_runbook_has_an_alert(alerts: list[dict[str, Any]]) -> None:
-    """MtorlFeatureDrift is posted by the drift job itself."""
-    known = {alert["alert"] for alert in alerts} | {"MtorlFeatureDrift"}
+    known = {alert["alert"] for alert in alerts}
     assert {path.stem for path in (ROOT / "docs" / "runbooks").glob("*.md")} == known
 
 
@@ -67,12 +70,25 @@ def test_the_manual_lists_the_alerts(alerts: list[dict[str, Any]]) -> None:
 def test_router_and_operator_export_the_metrics(alerts: list[dict[str, Any]]) -> None:
     """On a metric that nobody exports an alert would never fire."""
     pytest.importorskip("serving.router.ops.metrics")
-    exported = {
-        name for metric in REGISTRY.collect() for name in (metric.name, f"{metric.name}_total", f"{metric.name}_bucket")
-    } | {metric.name for metric in ExperimentCollector(list).collect()}
+    exported = (
+        {
+            name
+            for metric in REGISTRY.collect()
+            for name in (metric.name, f"{metric.name}_total", f"{metric.name}_bucket")
+        }
+        | {metric.name for metric in ExperimentCollector(list).collect()}
+        | _of_the_monitor()
+    )
     for alert in alerts:
         for name in re.findall(r"\bmtorl_\w+", alert["expr"]):
             assert name in exported, f"{alert['alert']}: nobody exports {name}"
+
+
+def _of_the_monitor() -> set[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, STATE_FILE)
+        State(checked=datetime.now(UTC)).write(path)
+        return {metric.name for metric in MonitorCollector(path).collect()}
 
 
 def test_no_rule_adds_up_namespaces(alerts: list[dict[str, Any]]) -> None:

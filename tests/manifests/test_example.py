@@ -58,7 +58,7 @@ def test_the_smallest_arm_has_money_to_show(folder: str) -> None:
 
 
 def test_images_come_from_the_teams_registry(objects: Objects) -> None:
-    workloads = ("StatefulSet/mtorl-router", "StatefulSet/mtorl-redis", "CronJob/mtorl-drift")
+    workloads = ("StatefulSet/mtorl-router", "StatefulSet/mtorl-redis", "CronJob/mtorl-monitor")
     pods = [pod_spec(objects, name) for name in (*workloads, "InferenceService/mtorl-challenger")]
     for container in [container for pod in pods for container in containers(pod)]:
         assert container["image"].startswith("registry.example.com/ads/"), container["image"]

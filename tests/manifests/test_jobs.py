@@ -114,20 +114,16 @@ def test_materialize_is_called_as_the_command_takes_it(production: Objects, rout
     assert mounts_of(container)["/mnt/mtorl"]["readOnly"]
 
 
-@pytest.mark.parametrize(("said", "job"), [(0, 0), (3, 0), (1, 1)])
-def test_a_check_that_finds_drift_is_a_success(production: Objects, tmp_path: Path, said: int, job: int) -> None:
-    container = pod_spec(production, "CronJob/mtorl-drift")["containers"][0]
-    fake = tmp_path / "mtorl"
-    fake.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/args\nexit {said}\n')
-    fake.chmod(0o755)
-    environment = {e["name"]: e["value"] for e in container["env"]}
-    done = subprocess.run(
-        [*container["command"], *container["args"]], env={**environment, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    )
-    assert done.returncode == job
-    context = parsed((tmp_path / "args").read_text().splitlines())
-    assert str(context["registry"]) == "/mnt/mtorl/registry"
-    assert context["hours"] == 24
+def test_the_monitor_reads_what_is_mounted(production: Objects, router: dict[str, Any]) -> None:
+    container = pod_spec(production, "CronJob/mtorl-monitor")["containers"][0]
+    context = parsed(container["args"])
+    mounts = mounts_of(container)
+    assert context["job"], "what it finds is told by alerts: the job fails only if the check does"
+    assert context["dataset"] == router["dataset"] and mounts["/etc/mtorl/dataset"]["name"] == "dataset"
+    assert str(context["registry"]) == "/mnt/mtorl/registry" and not mounts["/mnt/mtorl"].get("readOnly")
+    exporter = pod_spec(production, "Deployment/mtorl-monitor-exporter")["containers"][0]
+    written, read = str(context["state"]), parsed([*exporter["command"][1:], *exporter["args"]])["state"]
+    assert written == str(read) and mounts_of(exporter)["/mnt/mtorl"]["readOnly"]
 
 
 def _export(objects: Objects) -> dict[str, Any]:
