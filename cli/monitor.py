@@ -40,6 +40,9 @@ def check(
     artifact: Annotated[Path | None, typer.Option(help="Instead: the artifact of the model that decides.")] = None,
     state: StateFolder = _STATE,
     hours: Annotated[int, typer.Option(help="Length of a period; whole days, so that hours are no drift.", min=1)] = 24,
+    workspace: Annotated[
+        Path | None, typer.Option(help="Evidently workspace in which the columns of each period are filed.")
+    ] = None,
     now: Annotated[str, typer.Option(help="The present, ISO time, for a log of the past. Empty: the clock's.")] = "",
     job: Annotated[
         bool, typer.Option("--job", help="Exit with 0 whatever is found: the check has done its work.")
@@ -63,7 +66,7 @@ def check(
     at = _time(now)
     with exit_codes(unusable=(StateError, SpecError), failed=(OSError,)):
         spec = DatasetSpec.load(dataset)
-        watched = Watched(decision_log, spec, sample_of_artifact(_finder(registry, artifact)), hours, seed)
+        watched = Watched(decision_log, spec, sample_of_artifact(_finder(registry, artifact)), hours, seed, workspace)
         found = run(watched, state, at, _progress)
     show(found, state)
     raise typer.Exit(0 if job else exit_code(found))

@@ -15,15 +15,16 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from monitoring.evidently_report import score_and_save
+from monitoring.evidently_report import Filing, score_and_save
 from mtorl.drift.calibration import ALPHA, Size, Thresholds, calibrate
 from mtorl.drift.drift_tests import asked_of
 from mtorl.drift.reference import MIN_ROWS, MIN_USERS, sample_users, typed
@@ -95,6 +96,8 @@ def check(
     grid: ThresholdGrid | None = None,
     alpha: float = ALPHA,
     seed: int = 0,
+    title: str = "",
+    filing: Filing | None = None,
 ) -> DriftResult:
     """Compare the rows of a period with the reference sample; both have a column user_id.
 
@@ -108,6 +111,8 @@ def check(
             a column or test that they lack), thresholds are calibrated for this very period.
         alpha: Probability that a healthy period raises any alarm, over all columns together.
         seed: Seed of the calibration.
+        title: Of the page; by default it names the period.
+        filing: Where Evidently's report is filed, too; None: nowhere.
     """
     started = time.perf_counter()
     out_dir = Path(out_dir)
@@ -127,7 +132,8 @@ def check(
     )
     if result.not_checked is None:
         html = out_dir / "drift.html"
-        judged, drawn = _compare(sample_users(reference), sample_users(current), columns, html, result, grid, seed)
+        page = partial(score_and_save, html=html, title=title or f"drift: {result.period}", filing=filing)
+        judged, drawn = _compare(sample_users(reference), sample_users(current), columns, page, result, grid, seed)
         result = replace(result, columns=judged, html=str(html) if drawn else None)
     result = replace(result, seconds=round(time.perf_counter() - started, 3))
     # Whole or not at all: an exporter may read the file at any moment.
@@ -140,7 +146,7 @@ def _compare(
     reference: pd.DataFrame,
     current: pd.DataFrame,
     columns: Sequence[Column],
-    html: Path,
+    page: Callable[[pd.DataFrame, pd.DataFrame, Mapping[str, str], Thresholds], Scores],
     result: DriftResult,
     grid: ThresholdGrid | None,
     seed: int,
@@ -156,7 +162,7 @@ def _compare(
     if thresholds is None:
         thresholds = calibrate(ref.assign(user_id=reference["user_id"]), kinds, size, alpha=result.alpha, seed=seed)
     scores = _own_scores(ref, cur, kinds)
-    scores |= score_and_save(ref, cur, kinds, thresholds, html, f"drift: {result.period}")
+    scores |= page(ref, cur, kinds, thresholds)
     for name in kinds:
         rows[name] = _judge(rows[name], scores, thresholds)
     return tuple(rows.values()), True

@@ -1,4 +1,6 @@
-"""The only file that imports Evidently: the page that explains the scores, and the scores that it shows.
+"""The only file that imports Evidently: the page that explains the scores, the scores that it shows, and its workspace.
+
+    evidently ui --workspace monitor/evidently          # each period that was filed, and each column over time
 
 Method and threshold are always given: Evidently's own choice depends on the row count and swaps distances for p-values.
 """
@@ -7,12 +9,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from mtorl.drift.calibration import Thresholds
 from mtorl.drift.drift_tests import asked_of
+
+PROJECT = "mtorl"
+KEPT_RUNS = 120
+"""In a workspace: its pages get slow with thousands."""
+
+
+class Filing(NamedTuple):
+    """Where a report is filed, so that periods can be looked at beside each other.
+
+    Attributes:
+        workspace: Folder of an Evidently workspace; it is made if there is none.
+        until: End of the period.
+        model_version: Whose training sample it was compared with.
+    """
+
+    workspace: Path
+    until: datetime
+    model_version: str
 
 
 def score_and_save(
@@ -22,6 +44,7 @@ def score_and_save(
     thresholds: Thresholds,
     html: Path,
     title: str,
+    filing: Filing | None = None,
 ) -> dict[tuple[str, str], float]:
     """Write the page about columns that have passed the schema checks.
 
@@ -32,6 +55,7 @@ def score_and_save(
         thresholds: By column and method.
         html: Page to write.
         title: Of the page.
+        filing: Where the report is filed, too; None: nowhere.
 
     Returns:
         By column and method, the score of each test whose method is Evidently's.
@@ -53,15 +77,59 @@ def score_and_save(
         numerical_columns=[name for name in names if kinds[name] == "numeric"],
         categorical_columns=[name for name in names if kinds[name] == "categorical"],
     )
-    snapshot = Report(metrics).run(
+    said: dict[str, Any] = {}
+    if filing is not None:
+        thresholds_said = {
+            f"threshold of {name}": f"{thresholds[name, test.method]:.4f}"
+            for name in names
+            for test in asked_of(kinds[name])
+            if test.evidently
+        }
+        said = {"metadata": {"model_version": filing.model_version, **thresholds_said}}
+    snapshot = Report(metrics, **said).run(
         Dataset.from_pandas(current[names], data_definition=definition),
         Dataset.from_pandas(reference[names], data_definition=definition),
         name=title,
+        **({"timestamp": filing.until.replace(tzinfo=None)} if filing is not None else {}),
     )
     html.parent.mkdir(parents=True, exist_ok=True)
     snapshot.save_html(str(html))
+    if filing is not None:
+        _file(snapshot, filing.workspace, names)
     return {
         (metric["config"]["column"], metric["config"]["method"]): float(metric["value"])
         for metric in snapshot.dict()["metrics"]
         if metric["config"]["type"].endswith(":ValueDrift")
     }
+
+
+def _file(snapshot: Any, folder: Path, columns: list[str]) -> None:
+    """Add a run to the workspace, with a dashboard of its columns, and remove the oldest runs."""
+    from evidently.sdk.models import DashboardModel, DashboardTabModel, PanelMetric
+    from evidently.sdk.panels import line_plot_panel
+    from evidently.ui.workspace import Workspace
+
+    folder.mkdir(parents=True, exist_ok=True)
+    workspace = Workspace.create(str(folder))
+    found = workspace.search_project(PROJECT)
+    project = found[0] if found else workspace.create_project(PROJECT)
+    workspace.add_run(project.id, snapshot)
+    panels = {panel.title: panel for panel in project.dashboard.model().panels} if found else {}
+    new = [name for name in columns if _distance(name) not in panels]
+    if new:
+        for name in new:
+            distance = PanelMetric(legend="distance", metric="ValueDrift", metric_labels={"column": name})
+            missing = PanelMetric(
+                legend="share missing",
+                metric="MissingValueCount",
+                metric_labels={"column": name, "value_type": "share"},
+            )
+            panels[_distance(name)] = line_plot_panel(_distance(name), [distance, missing], size="half")
+        tab = DashboardTabModel(title="Columns", panels=[panel.id for panel in panels.values()])
+        workspace.save_dashboard(project.id, DashboardModel(tabs=[tab], panels=list(panels.values())))
+    for old in sorted(workspace.list_runs(project.id))[:-KEPT_RUNS]:  # their ids begin with the time
+        workspace.delete_run(project.id, old)
+
+
+def _distance(column: str) -> str:
+    return f"{column}: distance to the training sample"

@@ -18,6 +18,7 @@ from typing import Any
 
 from monitoring.decision_log import DecisionLog, Period
 from monitoring.drift import DriftResult, check
+from monitoring.evidently_report import Filing
 from monitoring.watch import column_alarms, measure_alarms
 from monitoring.watch.measures import MIN_USERS, Measured, measure
 from monitoring.watch.retrain import update_request
@@ -48,6 +49,7 @@ class Watched:
         sample_of: The training sample of the model with a digest; None if it isn't found.
         hours: Length of a period; periods begin at midnight UTC, so it divides 24, or is a multiple of it.
         seed: Of thresholds that an artifact lacks.
+        workspace: Where Evidently's reports of the columns are filed; None: nowhere.
     """
 
     decision_log: Path
@@ -55,6 +57,7 @@ class Watched:
     sample_of: Callable[[str], TrainingSample | None]
     hours: int = 24
     seed: int = 7
+    workspace: Path | None = None
 
 
 class _NotJudgedError(Exception):
@@ -142,7 +145,8 @@ def _judge(watched: Watched, state: State, end: datetime, folder: Path) -> None:
     _judge_measures(state, counted.measured, end, counted.decisions, counted.users)
     state.groups[COLUMNS] = group = Group(end=end, decisions=counted.decisions, users=counted.users)
     try:
-        result, version = _columns(watched, log, folder / "periods" / end.strftime("%Y-%m-%dT%H"))
+        out = folder / "periods" / end.strftime("%Y-%m-%dT%H")
+        result, version = _columns(watched, log, out, f"until {end:%Y-%m-%d %H:%M}", end if watched.workspace else None)
         column_alarms.judge(state, result, end, version)
     except _NotJudgedError as error:
         group.not_judged = error.why
@@ -165,17 +169,37 @@ def _judge_measures(state: State, measured: tuple[Measured, ...], end: datetime,
             group.not_judged = NotJudged(reason="learning", text=text)
 
 
-def _columns(watched: Watched, log: DecisionLog, out: Path) -> tuple[DriftResult, str]:
+def _columns(
+    watched: Watched, log: DecisionLog, out: Path, period: str, filed: datetime | None = None
+) -> tuple[DriftResult, str]:
     """Context and static columns of a period beside the training sample of the model that decided last in it."""
     sample = _sample(watched, log)
     context, whole = log.context(MAX_ROWS)
     kept: Any = {"grid": sample.thresholds, "seed": watched.seed}
-    result = check(sample.rows, context, sample.context, out_dir=out, whole=whole, **kept)
+    if filed is not None and watched.workspace is not None:
+        kept["filing"] = Filing(watched.workspace, filed, sample.model_version)
+    result = check(
+        sample.rows,
+        context,
+        sample.context,
+        out_dir=out,
+        whole=whole,
+        title=f"columns of the context, {period}",
+        **kept,
+    )
     if result.not_checked is not None:
         raise _NotJudgedError("too_few_users", result.not_checked)
     static, users = log.static(MAX_ROWS)
     if sample.static and len(static):
-        of_users = check(sample.rows, static, sample.static, out_dir=out / "static", whole=users, **kept)
+        of_users = check(
+            sample.rows,
+            static,
+            sample.static,
+            out_dir=out / "static",
+            whole=users,
+            title=f"columns of users, {period}",
+            **kept,
+        )
         result = replace(result, columns=result.columns + of_users.columns)
     return result, sample.model_version
 
@@ -202,7 +226,7 @@ def _look_at_last_hours(watched: Watched, state: State, now: datetime, folder: P
     end = now.replace(second=0, microsecond=0)
     log = DecisionLog.in_folder(watched.decision_log, _period(end, watched.hours))
     try:
-        result, _ = _columns(watched, log, folder / _LAST_HOURS)
+        result, _ = _columns(watched, log, folder / _LAST_HOURS, f"the last {watched.hours} hours")
     except _NotJudgedError:
         return  # what could be said of it is said of the periods
     except (LogError, OSError) as error:

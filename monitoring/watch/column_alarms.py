@@ -6,8 +6,10 @@ In a healthy period any column is above its threshold with a probability of `ALP
 measured well; twice that is what evidence counts on. Two such periods in a row are evidence enough. Which columns have
 moved is said by e-BH on the evidence of the last two periods, at a false discovery rate of 10 %.
 
-**Seasons.** Where every Sunday differs from the training sample, Sunday is no news. A column counts as above its
-threshold only if it is also well above what it was in healthy periods at the same time of the week.
+**Seasons.** The training sample is of whole weeks. Where every Sunday differs from them, Sunday is no news: what is
+above its threshold is evidence only if it is also well above what it was in healthy periods: at the same time of the
+week, or at any time until three weeks are known. In the first week it has to be far above its threshold. The price:
+what differs a little from the training sample on each day, from the first week on, is taken for a season.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from mtorl.drift.evidence import add, alarming, e_of_event
 
 LOOKED = 2  # periods that say which columns have moved
 FALSE_DISCOVERIES = 0.1
-SEASON = 1.25  # times the largest score of healthy periods at the same time of the week
+SEASON = 1.25  # times the largest score of healthy periods
+WEEKS = 3  # of which the same time is known, before other times do not count any more
+FAR = 3.0  # times the threshold
 KEPT = 28  # periods
 _ANY = "any column"
 _WEEK = 7 * 24 * 3600
@@ -58,7 +62,8 @@ def judge(state: State, result: DriftResult, end: datetime, model_version: str) 
         else:
             stream.alarm = None
         score, above = column.score or 0.0, exceeded[column.column]
-        stream.past.append(PastPeriod(end=end, value=score, above=above, alarmed=stream.alarm is not None))
+        kept = PastPeriod(end=end, value=score, evident=above, alarmed=stream.alarm is not None)
+        stream.past.append(kept)
         del stream.past[:-KEPT]
 
 
@@ -72,19 +77,28 @@ def forget(state: State) -> None:
 def _exceeded(state: State, column: ColumnDrift, end: datetime) -> bool:
     if column.problem is None or words_of(column.problem).kind != "drift":
         return False
-    assert column.score is not None
-    past = state.streams[column_stream(column.column)].past
-    same_time = [period.value for period in past if not period.alarmed and _weeks_apart(period.end, end)]
-    return column.score >= SEASON * max(same_time, default=0.0)
+    assert column.score is not None and column.threshold is not None
+    return column.score >= _season(state.streams[column_stream(column.column)].past, end, state.hours, column.threshold)
 
 
-def _weeks_apart(one: datetime, other: datetime) -> bool:
+def _season(past: list[PastPeriod], end: datetime, hours: int, threshold: float) -> float:
+    """What a score has to reach to be no season."""
+    healthy = [period for period in past[:-LOOKED] if not period.alarmed]  # a change must not be in its own yardstick
+    same_time = [period.value for period in healthy if _at_same_time(period.end, end)]
+    if len(same_time) >= WEEKS:
+        return SEASON * max(same_time)
+    if len(healthy) * hours >= _WEEK / 3600:
+        return SEASON * max(period.value for period in healthy)
+    return FAR * threshold
+
+
+def _at_same_time(one: datetime, other: datetime) -> bool:
     return (other - one).total_seconds() % _WEEK == 0.0
 
 
 def _of_two(stream: Stream, exceeded: bool) -> float:
     """Evidence of the newest period and the one before."""
-    before = [period.above for period in stream.past[-(LOOKED - 1) :]]
+    before = [period.evident for period in stream.past[-(LOOKED - 1) :]]
     return math.prod(e_of_event(above, 2 * ALPHA) for above in (*before, exceeded))
 
 

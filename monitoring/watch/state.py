@@ -62,7 +62,7 @@ class PastPeriod(_Part):
     end: datetime
     value: float
     se: float = 0.0
-    above: bool = False  # of a column: whether it was above its threshold
+    evident: bool = False  # of a column: whether it was above its threshold, and season does not explain it
     alarmed: bool = False  # it tells nothing of healthy periods
 
 
