@@ -49,11 +49,16 @@ def start(
     may not change any more: another try is a new salt.
     """
     with _changing(file, state) as folder:
+        from mtorl.experiment.stage_machine import OVER
+
         experiment, stands = _stands(folder)
         if experiment.ramp is None:
             stop(f"{file}: it has no ramp; give it one, or set its stage by hand (docs/experiments.md)", 2)
         if stands.phase != "draft":
-            stop(f"{file}: it has begun: {stands.phase}; `ramp --to` moves it, and a new salt begins another try", 2)
+            on = "a new salt begins another try"
+            if stands.phase not in OVER:
+                on = f"`ramp --to` moves it, and {on}"
+            stop(f"{file}: it has begun: {stands.phase}; {on}", 2)
         _act(folder, "move", reason, as_json, to=experiment.ramp.stages[0].stage)
 
 

@@ -82,6 +82,7 @@ class Arm(StrictModel):
     """One policy and where it answers."""
 
     name: Text
+    """incumbent, or that of a challenger."""
     weight: float = Field(ge=0)
     """Share of the units at the last stage; the weights of all arms add up to 1."""
     endpoint: Text | None = None
@@ -92,9 +93,9 @@ class Arm(StrictModel):
     model_digest: Text | None = None
     """Beginning of the digest of the model that must answer there; by default, any model may."""
     model_name: Text | None = None
-    """Of the model that answers there, if it does not say so itself; likewise its version."""
+    """Its name, likewise if it does not say so itself."""
     model_version: Text | None = None
-
+    """Of the model that answers there, if it does not say so itself."""
     explore: Exploration | None = None
     """A share of its decisions that is left to chance; by default, none. The kill switch stops it."""
 
@@ -113,7 +114,11 @@ class Arm(StrictModel):
         if endpoint is None:
             return None
         parts = urlsplit(endpoint)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
+        try:
+            right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # the port is no number up to 65535
+            right = False
+        if not right:
             raise ValueError(f"{endpoint!r} is not an http(s) URL")
         return endpoint
 

@@ -30,6 +30,7 @@ class RampStage(StrictModel):
     """One stage of a ramp, and what it takes to leave it for the next one."""
 
     stage: Stage
+    """shadow, 1%, 5%, 25% or 50%."""
     hours: float = Field(default=24.0, ge=0)
     """It lasts at least that long, from its start or from the last `mtorl experiment resume`."""
     users: int = Field(default=100, ge=0)

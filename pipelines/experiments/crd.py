@@ -23,6 +23,7 @@ _MOST = 50
 """Arms, budgets or metrics of an experiment: a bound that no file meets, without which a rule might cost too much."""
 _TIME = {"type": "string", "format": "date-time"}
 _TEXT = {"type": "string"}
+_GENERATION = {"type": "integer", "format": "int64", "description": "Of the spec that this is about."}
 
 
 def definition() -> dict[str, Any]:
@@ -143,12 +144,16 @@ def _status() -> dict[str, Any]:
         "type": "object",
         "required": ["type", "status", "lastTransitionTime", "reason", "message"],
         "properties": {
-            "type": _TEXT,
-            "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
-            "observedGeneration": {"type": "integer", "format": "int64"},
-            "lastTransitionTime": _TIME,
-            "reason": _TEXT,
-            "message": _TEXT,
+            "type": {**_TEXT, "description": "Accepted, InForce, Progressing, Settled ... (docs/cluster.md)."},
+            "status": {
+                "type": "string",
+                "enum": ["True", "False", "Unknown"],
+                "description": "Whether it holds.",
+            },
+            "observedGeneration": _GENERATION,
+            "lastTransitionTime": {**_TIME, "description": "When its status changed last."},
+            "reason": {**_TEXT, "description": "Why, in one word for programs."},
+            "message": {**_TEXT, "description": "Why, in a sentence for people."},
         },
     }
     conditions = {
@@ -156,13 +161,14 @@ def _status() -> dict[str, Any]:
         "items": condition,
         "x-kubernetes-list-type": "map",
         "x-kubernetes-list-map-keys": ["type"],
+        "description": "What holds of it now.",
     }
     texts = {
         "phase": "draft, a stage, promoted, stopped or rolled back.",
         "lift": "Of the challenger over the incumbent, relative.",
         "interval": "Of the difference in the metric's own unit, valid however often people look.",
         "spend": "Of all arms together, currency units.",
-        "verdict": "ship, stop, inconclusive, guardrail or srm.",
+        "verdict": "ship, stop, futile, inconclusive, guardrail or srm.",
         "reason": "Of the verdict, in words.",
         "version": "Of what is in force: what routers say that they have.",
         "move": "The move that was asked for last, as far as it was looked at.",
@@ -170,7 +176,7 @@ def _status() -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {
-            "observedGeneration": {"type": "integer", "format": "int64"},
+            "observedGeneration": _GENERATION,
             **{name: {**_TEXT, "description": text} for name, text in texts.items()},
             "since": {**_TIME, "description": "When its time at this stage began to count."},
             "users": {"type": "integer", "description": "Who count in the verdict, of all arms together."},
