@@ -53,11 +53,12 @@ class Period:
         Args:
             margin_hours: By how much the period is longer at both ends.
         """
+        # A bound that is not there is no part of a comparison with the time, so that DuckDB can pass over whole files: of a
+        # log of years, a period is a day.
         at, margin = "CAST(event_time AS TIMESTAMPTZ)", f"INTERVAL {margin_hours} HOUR"
-        return (
-            f"coalesce({at} >= CAST(nullif($since, '') AS TIMESTAMPTZ) - {margin}, true) AND "
-            f"coalesce({at} < CAST(nullif($until, '') AS TIMESTAMPTZ) + {margin}, true)"
-        )
+        since = f"{at} >= CAST($since AS TIMESTAMPTZ) - {margin}" if self.since else "$since = ''"
+        until = f"{at} < CAST($until AS TIMESTAMPTZ) + {margin}" if self.until else "$until = ''"
+        return f"{since} AND {until}"
 
     def parameters(self) -> dict[str, str]:
         """Values of the condition's parameters."""

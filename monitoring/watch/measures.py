@@ -95,12 +95,14 @@ def _copy(db: duckdb.DuckDBPyConnection, log: DecisionLog, kinds: Sequence[str],
         FROM ({one_record_each("decision", near)}) WHERE {log.period.condition()} AND NOT override""",
         log.period.parameters(),
     )
-    until = "coalesce(CAST(event_time AS TIMESTAMPTZ) < CAST(nullif($until, '') AS TIMESTAMPTZ), true)"
+    # An outcome that happened before its decision is a clock's fault of minutes at most.
+    heard = f"{log.period.condition(margin_hours=1)} AND CAST(event_time AS TIMESTAMPTZ) < CAST($until AS TIMESTAMPTZ)"
     db.execute(
-        f"CREATE TABLE heard AS SELECT event_id, decision_id, kind, value, event_time, received_time "
-        f"FROM (FROM outcome_log UNION ALL BY NAME SELECT NULL::VARCHAR AS received_time WHERE false) "
-        f"SEMI JOIN taken USING (decision_id) WHERE {until}",
-        {"until": log.period.until},
+        f"""CREATE TABLE heard AS SELECT event_id, decision_id, kind, value, event_time, received_time
+        FROM (FROM outcome_log UNION ALL BY NAME SELECT NULL::VARCHAR AS received_time WHERE false)
+             SEMI JOIN taken USING (decision_id)
+        WHERE {heard}""",
+        log.period.parameters(),
     )
     find_copies(db, "outcome", "heard")
     sums = ", ".join(f'sum(value) FILTER (kind = {sql_text(kind)}) AS "of_{kind}"' for kind in kinds)

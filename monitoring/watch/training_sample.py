@@ -21,7 +21,7 @@ class TrainingSample:
         model_version: Of the model.
         rows: User, context and static columns.
         context: Columns of the context.
-        static: Columns of users.
+        static: Columns of users that are in it.
         thresholds: Measured for this sample; None: they are measured by each check.
     """
 
@@ -47,9 +47,8 @@ def sample_of_artifact(find: Callable[[str], Path | None]) -> Callable[[str], Tr
         if folder is None:
             return None
         model = load(folder)
-        version = str(model.model["version"])
-        return TrainingSample(
-            version, model.reference(), model.spec.context, model.spec.static, model.drift_thresholds()
-        )
+        rows = model.reference()
+        known = tuple(column for column in model.spec.static if column.name in rows)
+        return TrainingSample(str(model.model["version"]), rows, model.spec.context, known, model.drift_thresholds())
 
     return sample

@@ -103,7 +103,8 @@ class TrainingSummary:
         """Thresholds of drift from the reference; None if it has too few users to measure any."""
         if self.reference["user_id"].nunique() < 2 * MIN_USERS:
             return None
-        kinds = {column.name: column.kind for column in (*self.spec.context, *self.spec.static)}
+        columns = (*self.spec.context, *self.spec.static)  # of own decisions, static columns may not be known
+        kinds = {column.name: column.kind for column in columns if column.name in self.reference}
         return ThresholdGrid.measure(self.reference, kinds)
 
     def policy(
