@@ -29,7 +29,7 @@ from serving.router.flow.outcomes import OutcomeIntake
 from serving.router.flow.requests import DecisionParser, DecisionRequest, OutcomeParser
 from serving.router.flow.shadow import Shadow
 from serving.router.flow.stages import Stages
-from serving.router.ops import metrics
+from serving.router.ops import metrics, tracing
 from serving.router.ops.found_features import FoundFeatures
 from serving.router.ops.health import Health
 from serving.router.ops.live_experiments import ExperimentFiles, LiveExperiments
@@ -136,6 +136,8 @@ class Router:
             *map(self._every_second, rounds),
         )
         self._tasks += [asyncio.create_task(work) for work in background]
+        if self._settings.tracing is not None:
+            await asyncio.to_thread(tracing.start, self._settings.tracing)
         self.health.waiting_for = ""
         metrics.READY.set(1)
         return self
@@ -185,6 +187,7 @@ class Router:
         await asyncio.to_thread(self.spool.close)
         self._features.close()
         self.budgets.close()
+        await tracing.stop()
 
     async def _set_accounts(self) -> None:
         try:

@@ -83,6 +83,7 @@ class FakeArm:
         form: Makes the body of an answer from the predictions.
         headers: Of an answer.
         asked: Items that came for decisions, by arm.
+        traceparents: Of the requests that brought them, as far as they had one.
         release: Lets requests that are held be answered.
         url: Base URL of both.
     """
@@ -94,6 +95,7 @@ class FakeArm:
         self.form: Callable[[list[Any]], Any] = lambda predictions: {"predictions": predictions}
         self.headers: dict[str, str] = {}
         self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.traceparents: list[str] = []
         self.release = asyncio.Event()
 
     async def start(self) -> str:
@@ -113,6 +115,7 @@ class FakeArm:
         body = await request.json()
         items = [json.loads(text) for text in body["inputs"][0]["data"]] if "inputs" in body else body["instances"]
         arm = request.match_info["arm"].removesuffix(":predict")
+        self.traceparents.extend(request.headers.getall("traceparent", []))
         self.asked.extend((arm, item) for item in items if item["window"]["context"]["device"][-1] != "warm-up")
         match self.mode:
             case "hold":

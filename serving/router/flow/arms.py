@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -27,12 +27,17 @@ from serving.router.flow.arm_faults import ArmFaults
 from serving.router.flow.arm_models import ArmModels
 from serving.router.flow.local_policies import answer_here
 from serving.router.flow.micro_batcher import MicroBatcher
+from serving.router.ops import tracing
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 _POSTS = 2  # to an arm at a time: it works on one while the other is under way
 _MOST_BYTES = 8 * 1024**2  # of an answer: an arm may be anybody's program, and memory is everybody's
 _LARGEST = 64  # windows in a POST that requests share: a few milliseconds of a model
 
 Items = Sequence[dict[str, Any]]
+_Asked = tuple[Items, "Span | None"]  # and the span that asks
 
 
 class Arms:
@@ -49,7 +54,7 @@ class Arms:
         self._models = models
         self._faults = faults
         self._session: aiohttp.ClientSession | None = None
-        self._batchers: dict[str, MicroBatcher[Items, list[ArmAnswer | ArmError]]] = {}
+        self._batchers: dict[str, MicroBatcher[_Asked, list[ArmAnswer | ArmError]]] = {}
 
     async def open(self) -> None:
         """Must be called inside the running event loop."""
@@ -100,17 +105,18 @@ class Arms:
         """
         if url not in self._batchers:
             self._batchers[url] = MicroBatcher(
-                lambda groups: self._ask(url, groups), _POSTS, weight=len, largest=_LARGEST
+                lambda groups: self._ask(url, groups), _POSTS, weight=lambda asked: len(asked[0]), largest=_LARGEST
             )
-        return await self._batchers[url].submit(items)
+        return await self._batchers[url].submit((items, tracing.here()))
 
-    async def _ask(self, url: str, groups: Sequence[Items]) -> list[list[ArmAnswer | ArmError] | Exception]:
-        items = [item for group in groups for item in group]
-        body, model = await self._post(url, _question(url, items))
+    async def _ask(self, url: str, groups: Sequence[_Asked]) -> list[list[ArmAnswer | ArmError] | Exception]:
+        items = [item for group, _ in groups for item in group]
+        traced = tracing.outgoing(span for _, span in groups)
+        body, model = await self._post(url, _question(url, items), traced)
         answers = (
             self._read(answer, item, model) for answer, item in zip(_answers(body, len(items)), items, strict=True)
         )
-        return [list(islice(answers, len(group))) for group in groups]
+        return [list(islice(answers, len(group))) for group, _ in groups]
 
     def _read(self, answer: Any, item: dict[str, Any], model: Identity) -> ArmAnswer | ArmError:
         try:
@@ -118,12 +124,12 @@ class Arms:
         except ArmError as error:
             return error
 
-    async def _post(self, url: str, body: bytes) -> tuple[bytes, Identity]:
+    async def _post(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[bytes, Identity]:
         """The answer, and what its headers say of the model."""
         assert self._session is not None, "open() comes first"
         for last in (False, True):
             try:
-                async with self._session.post(url, data=body) as response:
+                async with self._session.post(url, data=body, headers=headers) as response:
                     answer = await _read(url, response)
                     if response.status != 200:
                         raise ArmError(f"{url}: HTTP {response.status}: {answer[:200]!r}", "status")

@@ -22,7 +22,7 @@ from serving.router.flow.pending_decision import PendingDecision
 from serving.router.flow.requests import DecisionRequest
 from serving.router.flow.shadow import Shadow
 from serving.router.flow.stages import Deadline, NoTimeLeft, Stages
-from serving.router.ops import metrics
+from serving.router.ops import metrics, tracing
 from serving.router.ops.found_features import FoundFeatures
 from serving.router.ops.live_experiments import LiveExperiments
 
@@ -132,7 +132,7 @@ class Decider:
         """
         assert decision.before is not None and decision.key is not None, "it was remembered under a key"
         try:
-            async with self._stages.run("ledger", deadline, (decision.account,)):
+            async with self._stages.run("ledger", deadline, (decision.account,), traits=decision.traits):
                 paid = await self._budgets.still_pay(decision)
         except Exception as error:  # NoTimeLeft and TimeoutError, too
             about = decision.ids(type(error).__name__)
@@ -158,6 +158,7 @@ class Decider:
         for decision in decisions:
             if decision.key is not None:
                 self.cache.give(decision.key, decision.prediction(), decision.reserved or 0.0, decision.account)
+        tracing.note(lambda: decisions[0].traits() if len(decisions) == 1 else {"decisions": len(decisions)})
         self._shadow.offer(decisions)
 
     async def _run_stages(self, decisions: Decisions, deadline: Deadline) -> None:
@@ -204,8 +205,12 @@ class Decider:
 
     async def _ask_arm(self, decisions: Decisions, deadline: Deadline) -> None:
         experiment, arm, policy = decisions[0].experiment, decisions[0].account, decisions[0].policy
+
+        def about_arm() -> dict[str, str | int]:
+            return {"experiment": experiment.name, "arm": policy.name, "decisions": len(decisions)}
+
         try:
-            async with self._stages.run("model", deadline, (arm,), part=experiment.key(policy.name)):
+            async with self._stages.run("model", deadline, (arm,), experiment.key(policy.name), about_arm):
                 for decision in decisions:
                     decision.prices = self._budgets.pacer.prices(decision.account, decision.request.campaign_id)
                 answers = await self._arms.ask(experiment, policy, [decision.item() for decision in decisions])
@@ -229,7 +234,7 @@ class Decider:
 
     async def _reserve(self, decision: PendingDecision, deadline: Deadline) -> None:
         try:
-            async with self._stages.run("ledger", deadline, (decision.account,)):
+            async with self._stages.run("ledger", deadline, (decision.account,), traits=decision.traits):
                 decision.reserved = await self._budgets.reserve(decision)
         except NoTimeLeft as error:
             _fail([decision], "no_time", error)
@@ -247,7 +252,7 @@ class Decider:
 
     async def _log(self, decision: PendingDecision, deadline: Deadline) -> None:
         try:
-            async with self._stages.run("log", deadline, (decision.account,)):
+            async with self._stages.run("log", deadline, (decision.account,), traits=decision.traits):
                 await self._spool.append("decision", decision.record(deadline.elapsed()))
             metrics.SPOOL_RECORDS.inc()
         except Exception as error:

@@ -14,7 +14,7 @@ from mtorl.log.records import CANCEL, OutcomeRecord
 from serving.decision_log import Spool, SpoolUnavailable, Status
 from serving.router.flow.budgets import Budgets, costs_of
 from serving.router.flow.requests import OutcomeParser
-from serving.router.ops import metrics
+from serving.router.ops import metrics, tracing
 
 _PIECE = 50  # outcomes: a few milliseconds
 
@@ -67,7 +67,8 @@ class OutcomeIntake:
 
     async def _take(self, outcomes: Sequence[OutcomeRecord]) -> list[Status]:
         try:
-            statuses = await self._spool.append_all("outcome", outcomes)
+            with tracing.span("log"):
+                statuses = await self._spool.append_all("outcome", outcomes)
         except SpoolUnavailable:
             for outcome in outcomes:
                 metrics.OUTCOMES.labels(outcome["kind"], "failed").inc()
@@ -78,11 +79,12 @@ class OutcomeIntake:
             if outcome["kind"] == CANCEL:
                 self._forget(outcome["decision_id"])
         metrics.SPOOL_RECORDS.inc(len(statuses) - statuses.count("duplicate"))
-        await asyncio.gather(
-            *(
-                self._budgets.finish(outcome["decision_id"], costs, self._seconds)
-                for outcome in outcomes
-                if (costs := costs_of(outcome)) is not None
+        with tracing.span("ledger"):
+            await asyncio.gather(
+                *(
+                    self._budgets.finish(outcome["decision_id"], costs, self._seconds)
+                    for outcome in outcomes
+                    if (costs := costs_of(outcome)) is not None
+                )
             )
-        )
         return statuses

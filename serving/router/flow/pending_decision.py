@@ -6,9 +6,9 @@ import hashlib
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
@@ -23,6 +23,10 @@ from serving.router.flow.features import ModelInput
 from serving.router.flow.idempotency_cache import Answered, request_key
 from serving.router.flow.local_policies import answer_of
 from serving.router.flow.requests import DecisionRequest
+from serving.router.ops import tracing
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 
 @dataclass
@@ -44,6 +48,7 @@ class PendingDecision:
     fault: FallbackReason | None = None
     withdrawn: bool = False  # an earlier record may say otherwise
     before: Answered | None = None  # the exposure that is the answer instead, as long as it is paid for
+    span: Span | None = field(default_factory=tracing.here)  # of its request
 
     @classmethod
     def start(cls, request: DecisionRequest, experiment: Experiment, log_id: str) -> PendingDecision:
@@ -148,6 +153,12 @@ class PendingDecision:
             "decision_id": self.decision_id,
             "request_id": self.request.request_id,
         }
+
+    def traits(self) -> dict[str, str | int]:
+        """What a span says of this decision. Traces may go to anybody: no user, nothing of the request, no money."""
+        asked = {"decision_id": self.decision_id, "experiment": self.experiment.name, "arm": self.arm}
+        fault = {} if self.fault is None else {"fallback_reason": self.fault}
+        return {**asked, "channels": len(self.request.candidates), **fault}
 
     def item(self) -> dict[str, Any]:
         """What the arm is asked. The draw u follows from the decision's record: it can be reproduced."""

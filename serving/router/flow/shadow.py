@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -20,7 +21,7 @@ from serving.decision_log import Spool
 from serving.router.flow.arm_answers import ArmAnswer, ArmError
 from serving.router.flow.arms import Arms
 from serving.router.flow.pending_decision import PendingDecision
-from serving.router.ops import metrics
+from serving.router.ops import metrics, tracing
 from serving.router.ops.health import Health
 
 MOST_WAITING = 256  # decisions; beyond that they have no shadow
@@ -74,7 +75,7 @@ class Shadow:
 
     async def _ask(self, arm: Arm, decisions: Sequence[PendingDecision]) -> None:
         """Ask one arm and log what it says; nothing that goes wrong here concerns anybody else."""
-        shadows = [replace(decision, arm=arm.name, answer=None, exploration=None) for decision in decisions]
+        shadows = [replace(decision, arm=arm.name, answer=None, exploration=None, fault=None) for decision in decisions]
         try:
             records = await self._records(arm, shadows)
             async with asyncio.timeout(_SECONDS):
@@ -94,8 +95,9 @@ class Shadow:
         fault: FallbackReason = "model_error"
         try:
             if asked:
-                async with asyncio.timeout(_SECONDS):
-                    found = await self._arms.ask(shadows[0].experiment, arm, [shadows[i].item() for i in asked])
+                with _traced([shadows[i] for i in asked]):
+                    async with asyncio.timeout(_SECONDS):
+                        found = await self._arms.ask(shadows[0].experiment, arm, [shadows[i].item() for i in asked])
                 self._health.report(shadows[0].experiment.key(arm.name))
                 answers = dict(zip(asked, found, strict=True))
         except Exception as error:
@@ -120,6 +122,14 @@ class Shadow:
 
 def _challengers(decision: PendingDecision) -> list[Arm]:
     return [arm for arm in decision.experiment.arms if arm.name != INCUMBENT]
+
+
+def _traced(shadows: Sequence[PendingDecision]) -> ExitStack:
+    """A span for each whose request is traced."""
+    with ExitStack() as spans:
+        for shadow in shadows:
+            spans.enter_context(tracing.span("shadow", shadow.traits, shadow.span))
+        return spans.pop_all()
 
 
 def _record(shadow: PendingDecision, fault: FallbackReason | None) -> ShadowRecord:

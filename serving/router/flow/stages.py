@@ -18,7 +18,7 @@ from time import monotonic, perf_counter
 
 from serving.router.flow.admission import CURRENT
 from serving.router.flow.drills import Drills
-from serving.router.ops import metrics
+from serving.router.ops import metrics, tracing
 from serving.router.ops.health import Health
 
 # When each stage has to be over, as a part of the deadline: late enough to use what the stages before it left, and so
@@ -82,9 +82,14 @@ class Stages:
 
     @asynccontextmanager
     async def run(
-        self, stage: metrics.Stage, deadline: Deadline, arms: Collection[str], part: str | None = None
+        self,
+        stage: metrics.Stage,
+        deadline: Deadline,
+        arms: Collection[str],
+        part: str | None = None,
+        traits: tracing.Traits | None = None,
     ) -> AsyncIterator[None]:
-        """Run a stage: in its time, measured, with the faults of the drills in force.
+        """Run a stage: in its time, measured, traced, with the faults of the drills in force.
 
         Args:
             stage: Name of the stage.
@@ -92,35 +97,37 @@ class Stages:
             arms: Arms for which the stage works.
             part: What the stage calls, if health is told of it. If that keeps failing, it is not called for a moment.
                 None: only a stage that does not end in time is a failure, since the rest are answers.
+            traits: What its span says.
 
         Raises:
             NoTimeLeft: The stage does not start.
             LeftAlone: The stage does not start.
             TimeoutError: It took too long.
         """
-        left = deadline.left(stage)
-        if left <= 0:
-            _mark_late()
-            raise NoTimeLeft(f"before the stage {stage}")
-        breaker = self._breakers[part or stage]
-        if not breaker.lets_through():
-            raise LeftAlone(f"{part or stage} failed too often: left alone for a moment")
-        try:
-            with metrics.stage(stage, *arms):
-                async with asyncio.timeout(left):
-                    await self._drills.inject(stage)
-                    yield
-        except Exception as error:
-            late = isinstance(error, TimeoutError)
-            if late:
+        with tracing.span(stage, traits):
+            left = deadline.left(stage)
+            if left <= 0:
                 _mark_late()
+                raise NoTimeLeft(f"before the stage {stage}")
+            breaker = self._breakers[part or stage]
+            if not breaker.lets_through():
+                raise LeftAlone(f"{part or stage} failed too often: left alone for a moment")
+            try:
+                with metrics.stage(stage, *arms):
+                    async with asyncio.timeout(left):
+                        await self._drills.inject(stage)
+                        yield
+            except Exception as error:
+                late = isinstance(error, TimeoutError)
+                if late:
+                    _mark_late()
+                if part is not None:
+                    self._health.report(part, error)
+                breaker.report(part is None and not late)
+                raise
             if part is not None:
-                self._health.report(part, error)
-            breaker.report(part is None and not late)
-            raise
-        if part is not None:
-            self._health.report(part)
-        breaker.report(True)
+                self._health.report(part)
+            breaker.report(True)
 
 
 def _mark_late() -> None:

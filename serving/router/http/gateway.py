@@ -17,7 +17,7 @@ import orjson
 
 from serving.router.flow.admission import Admission, Saturated
 from serving.router.http.auth import Authentication
-from serving.router.ops import metrics
+from serving.router.ops import metrics, tracing
 from serving.router.ops.health import Health
 
 Scope = MutableMapping[str, Any]
@@ -31,6 +31,7 @@ RETRY_AFTER = "2"  # seconds, while no decisions can be made
 _MOST_READERS = 256  # bodies that arrive at the same time; with the size of a body, this bounds their memory
 _PUBLIC = ("/metrics", "/health/", "/v2/health/", "/v1/models", "/v2/models")  # GET needs no authentication here
 _OUTCOMES = "/v1/outcomes"
+_DECISIONS = (":predict", "/infer")
 
 
 class Gateway:
@@ -108,9 +109,11 @@ class GatewayMiddleware:
             await self._app(scope, receive, send)
             return
         body = await _read(gateway, scope, receive)
+        what = "outcomes" if path == _OUTCOMES else "decide" if path.endswith(_DECISIONS) else "other"
         try:
-            async with gateway.admission(path).admit():
-                await self._app(scope, _replay(body, receive), send)
+            with tracing.request(what, scope["headers"]) as traced:
+                async with gateway.admission(path).admit():
+                    await self._app(scope, _replay(body, receive), traced.watch(send))
         except Saturated as error:
             raise _Refused(429, f"saturated: {error}; come again later", ("retry-after", "1")) from None
 

@@ -21,7 +21,7 @@ from serving.kserve_sdk import DECODING, InferenceServicer, InvalidInput, ModelN
 from serving.router.flow.admission import Saturated
 from serving.router.flow.idempotency_cache import RequestConflict
 from serving.router.http.gateway import Gateway
-from serving.router.ops import metrics
+from serving.router.ops import metrics, tracing
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +64,16 @@ class _Interceptor(aio.ServerInterceptor):
     def _checked(self, handler: grpc.RpcMethodHandler, details: grpc.HandlerCallDetails) -> Any:
         async def handle(message: bytes, context: aio.ServicerContext) -> Any:
             infers = details.method == _INFER
+            headers = [(key.encode(), _bytes(value)) for key, value in details.invocation_metadata]
             if infers:
-                await self._admit_caller(details, context)
+                await self._admit_caller(headers, context)
             try:
                 request = handler.request_deserializer(message)
-                async with self._gateway.decisions.admit() if infers else contextlib.nullcontext():
+                if not infers:
                     return await handler.unary_unary(request, context)
+                with tracing.request("decide", headers):
+                    async with self._gateway.decisions.admit():
+                        return await handler.unary_unary(request, context)
             except Saturated as error:
                 metrics.REFUSED.labels("429").inc()
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"saturated: {error}; come again later")
@@ -83,8 +87,7 @@ class _Interceptor(aio.ServerInterceptor):
 
         return handle
 
-    async def _admit_caller(self, details: grpc.HandlerCallDetails, context: aio.ServicerContext) -> None:
-        headers = [(key.encode(), _bytes(value)) for key, value in details.invocation_metadata]
+    async def _admit_caller(self, headers: list[tuple[bytes, bytes]], context: aio.ServicerContext) -> None:
         if not self._gateway.authentication.admits(headers):
             metrics.REFUSED.labels("401").inc()
             hint = f"not authenticated: {self._gateway.authentication.hint}"

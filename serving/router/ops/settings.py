@@ -10,11 +10,12 @@ spool: spool                     # folder of the decision log
 cost_cap: {search: 0.6, video: 0.05}     # highest possible cost of an exposure: this much is reserved for it
 auth: {kind: token, file: token.txt}     # who may send requests; see http/auth.py
 sink: http://collector/events    # where the log is shipped to, or a folder for Parquet files
+tracing: {endpoint: "http://otel-collector:4318", share: 0.01}     # traces of requests; see tracing.py
 ```
 
-The environment variables MTORL_LEDGER, MTORL_SINK and MTORL_OPERATOR replace `ledger`, `sink` and `operator`; K_SINK,
-which Knative sets, comes before both forms of `sink`. All settings, with their types:
-docs/schemas/router-settings.json.
+The environment variables MTORL_LEDGER, MTORL_SINK and MTORL_OPERATOR replace `ledger`, `sink` and `operator`;
+MTORL_TRACING replaces the endpoint of `tracing`, and switches it on where it is off; K_SINK, which Knative sets, comes
+before both forms of `sink`. All settings, with their types: docs/schemas/router-settings.json.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, PlainValidator, ValidationInfo
+from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from mtorl.runtime.validation import FromList, StrictModel, Text, read_yaml, short, validated
@@ -61,6 +63,19 @@ def _sink(value: Any, info: ValidationInfo) -> str | None:
     return value
 
 
+def _collector(url: str) -> str:
+    if "@" in url:
+        raise ValueError("expected a URL without a password; what is secret belongs in OTEL_EXPORTER_OTLP_HEADERS")
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of the port, or of brackets
+        valid = False
+    if not valid or parts.query or parts.fragment or parts.path.rstrip("/").endswith("/v1/traces"):
+        raise ValueError(f"expected the URL of a collector, such as http://otel-collector:4318, got {short(url)}")
+    return url
+
+
 def _folder(info: ValidationInfo) -> Path:
     """Relative paths start here: at the folder of the settings file."""
     return Path((info.context or {}).get("folder", "."))
@@ -89,6 +104,15 @@ class HeaderAuth(StrictModel):
     kind: Literal["header"]
     name: Text
     values: Annotated[tuple[Text, ...], FromList, Field(min_length=1)]
+
+
+class Tracing(StrictModel):
+    """Where traces of requests are sent, and of how many."""
+
+    endpoint: Annotated[Text, AfterValidator(_collector)]
+    """URL of an OpenTelemetry collector that takes OTLP over HTTP, without /v1/traces."""
+    share: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Of the requests whose callers do not say, in `traceparent`, whether they are traced."""
 
 
 class RouterSettings(StrictModel):
@@ -136,6 +160,8 @@ class RouterSettings(StrictModel):
     """Age at which the spool may forget what is shipped."""
     export_mark: PathSetting | None = None
     """File in which the export of the spool says how far it has come; null: its age is not published."""
+    tracing: Tracing | None = None
+    """Traces of requests; null: none."""
     spool_max_bytes: Annotated[int, Field(ge=1)] = MAX_BYTES
     """When the spool is as large, decisions take the default action and outcomes are answered with 503."""
 
@@ -156,6 +182,9 @@ class RouterSettings(StrictModel):
                 name: os.environ.get(f"MTORL_{name.upper()}") for name in ("ledger", "sink", "operator")
             }
             data = {**data, **{name: value for name, value in from_environment.items() if value}}
+            if endpoint := os.environ.get("MTORL_TRACING"):
+                given = data.get("tracing") or {}
+                data["tracing"] = {**given, "endpoint": endpoint} if isinstance(given, Mapping) else given
         try:
             return validated(cls, data, SettingsError, path.parent)
         except SettingsError as error:
