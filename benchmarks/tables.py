@@ -18,6 +18,7 @@ The results come from these commands, the last of which writes the tables:
     python benchmarks/verdict.py --json benchmarks/results/verdict.json
     python benchmarks/shadow.py --run runs/latest --json benchmarks/results/shadow.json
     python benchmarks/kill_switch.py --run runs/latest --json benchmarks/results/kill_switch.json
+    python benchmarks/tracing.py --run runs/latest --json benchmarks/results/tracing.json
     python benchmarks/regret.py --json benchmarks/results/regret.json
     python benchmarks/collect.py --json benchmarks/results/collect.json
     python benchmarks/generations.py --json benchmarks/results/generations.json
@@ -55,6 +56,7 @@ from benchmarks.log_storage.table import decision_log_table
 from benchmarks.operator_switch import operator_switch_table
 from benchmarks.pacing_runs.table import pacing_table
 from benchmarks.request_path.tables import serving_tables, shadow_table, soak_table
+from benchmarks.tracing import tracing_table
 
 RESULTS = ROOT / "benchmarks" / "results"
 TABLES = ROOT / "docs" / "tables"
@@ -437,6 +439,7 @@ PAGES = {
     "pacing": Page("Whether pacing treats arms alike", "policy.md", pacing_table),
     "shadow": Page("What the shadow costs the answered path", "experiments.md", shadow_table),
     "kill_switch": Page("How soon the kill switch is in force", "serving.md", kill_switch_table),
+    "tracing": Page("What traces cost", "serving.md", tracing_table),
     "operator_switch": Page("How soon an object's kill switch is in force", "cluster.md", operator_switch_table),
     "drift": Page("How often the drift check is wrong", "../monitoring/README.md", rates_table),
     "drift_job": Page("What a drift check costs", "../monitoring/README.md", job_table),

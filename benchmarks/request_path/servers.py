@@ -102,7 +102,7 @@ def predictor(artifact: Path) -> Iterator[tuple[str, int]]:
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}/v1/models/challenger"
     try:
-        _wait_for(url, process)
+        wait_for(url, process)
         yield f"{url}:predict", process.pid
     finally:
         process.terminate()
@@ -191,7 +191,8 @@ def ledger_redis(scratch: Path) -> Iterator[str]:
         process.wait(10)
 
 
-def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Return once something answers there with 200."""
     end = time.monotonic() + 120
     while time.monotonic() < end:
         if process.poll() is not None:

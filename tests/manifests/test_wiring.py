@@ -254,6 +254,28 @@ def test_routers_ship_to_the_feed_and_the_feed_writes_where_they_read() -> None:
     assert settings["keep_hours"] >= 24 * 30 > RouterSettings.model_fields["keep_hours"].default
 
 
+def test_routers_send_traces_where_the_policies_let_them(production: Objects) -> None:
+    from serving.router.ops.settings import Tracing
+
+    objects = list(yaml.safe_load_all(render("tests/everything")))
+    environment = {e["name"]: e for e in pod_spec(objects, "StatefulSet/mtorl-router")["containers"][0]["env"]}
+    url = urlsplit(Tracing(endpoint=environment["MTORL_TRACING"]["value"]).endpoint)
+    names = list(environment)
+    assert names.index("MTORL_NAMESPACE") < names.index("OTEL_RESOURCE_ATTRIBUTES"), "what $() names comes first"
+    (out,) = [p for p in of_kind(objects, "NetworkPolicy") if p["metadata"]["name"] == "mtorl-router-out"]
+    open_to = {
+        (yaml.safe_dump(peer), port["port"])
+        for rule in out["spec"]["egress"]
+        for peer in rule["to"]
+        for port in rule["ports"]
+    }
+    monitoring = {"namespaceSelector": {"matchLabels": {"mtorl-kubeflow/monitoring": "true"}}}
+    assert (yaml.safe_dump(monitoring), url.port) in open_to
+    assert str(url.hostname).split(".")[1] == "monitoring", "the namespace that manifests/README.md has labelled"
+    before = pod_spec(production, "StatefulSet/mtorl-router")["containers"][0]["env"]
+    assert "MTORL_TRACING" not in [e["name"] for e in before]
+
+
 # --- features, jobs, pipelines --------------------------------------------------------------------------------------
 
 
