@@ -15,13 +15,15 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from random import random
 
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import Span, SpanKind, set_span_in_context
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
+from opentelemetry.trace import Span, SpanKind, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from mtorl import __version__
@@ -50,17 +52,23 @@ class Traces:
             "service.version": __version__,
             "service.instance.id": socket.gethostname(),
         }
-        sampler = ParentBased(TraceIdRatioBased(settings.share))
-        # It is no global: FastAPI would trace each request a second time, user's input in the attributes.
-        self._provider = TracerProvider(sampler, Resource.create(about), shutdown_on_exit=False)
+        self._share = settings.share
+        # It is no global: FastAPI would trace each request a second time.
+        self._provider = TracerProvider(ParentBased(ALWAYS_ON), Resource.create(about), shutdown_on_exit=False)
         self._provider.add_span_processor(_Bounded(self._exporter))
         self._tracer = self._provider.get_tracer("mtorl.router", __version__)
         self._w3c = TraceContextTextMapPropagator()
 
-    def root(self, name: str, headers: Iterable[tuple[bytes, bytes]]) -> Span:
-        """A span for a request with these headers."""
+    def root(self, name: str, headers: Iterable[tuple[bytes, bytes]]) -> Span | None:
+        """A span for a request with these headers; None: it is in no trace.
+
+        The share is drawn here, and not by a sampler of the SDK, which makes a span for each request before it asks.
+        """
         carrier = {key.decode(): value.decode("latin-1") for key, value in headers if key in _CARRIED}
-        return self._tracer.start_span(name, self._w3c.extract(carrier), SpanKind.SERVER)
+        context = self._w3c.extract(carrier) if carrier else Context()
+        if not get_current_span(context).get_span_context().is_valid and random() >= self._share:
+            return None
+        return self._tracer.start_span(name, context, SpanKind.SERVER)
 
     def child(self, name: str, parent: Span, attributes: Mapping[str, str | int]) -> Span:
         """A part of a span."""

@@ -108,7 +108,9 @@ def request(name: str, headers: Iterable[tuple[bytes, bytes]]) -> Part:
         name: Of the span: one of few.
         headers: Of the request, with names in lower case. What is no valid `traceparent` is ignored.
     """
-    return _NOTHING if _traces is None else _Recorded(_traces.root(name, headers))
+    if _traces is None or (span := _traces.root(name, headers)) is None:
+        return _NOTHING
+    return _Recorded(span)
 
 
 def span(name: str, traits: Traits | None = None, of: Span | None = None) -> Part:

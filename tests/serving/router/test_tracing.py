@@ -168,12 +168,17 @@ def test_a_request_that_finds_no_room_is_an_error(
     tmp_path: Path, collected: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario(h: Harness) -> None:
+        h.arm.mode = "hold"
+        held = asyncio.create_task(h.predict())
+        await h.until(lambda: h.router.decision_admission.inside == 1)
         monkeypatch.setattr(type(h.router.decision_admission), "full", True)
-        h.router.decision_admission.limit, h.router.decision_admission.refusal_seconds = 0.0, 0.0
+        monkeypatch.setattr(h.router.decision_admission, "refusal_seconds", 0.0)
         response = await h.post(PREDICT, None, json={"instances": [instance()]}, headers={"traceparent": SAMPLED})
         assert response.status_code == 429
+        h.arm.release.set()
+        await held
 
-    run(scenario, tmp_path, tracing=NONE)
+    run(scenario, tmp_path, tracing=NONE, max_in_flight=1)
     assert said(one(collected, "decide")) == {"error.type": "Saturated"}
 
 
@@ -191,7 +196,7 @@ def test_the_caller_decides_whether_its_request_is_traced(tmp_path: Path, collec
 def test_of_other_requests_the_share_is_traced(tmp_path: Path, collected: InMemorySpanExporter, share: float) -> None:
     async def scenario(h: Harness) -> None:
         await traced(h, None)
-        assert [int(sent[-2:], 16) & 1 for sent in h.arm.traceparents] == [int(share)]
+        assert [int(sent[-2:], 16) & 1 for sent in h.arm.traceparents] == [1] * int(share)
 
     run(scenario, tmp_path, tracing={**ALL, "share": share})
     assert names(collected).count("decide") == int(share)
@@ -216,12 +221,24 @@ def test_of_other_requests_the_share_is_traced(tmp_path: Path, collected: InMemo
         "00-" * 10_000,
     ],
 )
-def test_a_traceparent_that_is_none_is_ignored(rubbish: str) -> None:
+def test_a_traceparent_that_is_none_is_ignored(rubbish: str, monkeypatch: pytest.MonkeyPatch) -> None:
     headers = [(b"traceparent", rubbish.encode()), (b"tracestate", b"\xff=\xff,,=,"), (b"x", b"y")]
     traces = trace_export.Traces(tracing.Tracing(endpoint="http://127.0.0.1:1", share=0.0))
     try:
+        assert traces.root("decide", headers) is None
+        monkeypatch.setattr(trace_export, "random", lambda: -1.0)
         span = traces.root("decide", headers)
-        assert not span.is_recording() and f"{span.get_span_context().trace_id:032x}" != TRACE
+        assert span is not None and span.is_recording() and f"{span.get_span_context().trace_id:032x}" != TRACE
+    finally:
+        traces.close()
+
+
+def test_the_share_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = iter([0.0, 0.2499, 0.25, 0.99])
+    monkeypatch.setattr(trace_export, "random", lambda: next(draws))
+    traces = trace_export.Traces(tracing.Tracing(endpoint="http://127.0.0.1:1", share=0.25))
+    try:
+        assert [traces.root("decide", []) is not None for _ in range(4)] == [True, True, False, False]
     finally:
         traces.close()
 
