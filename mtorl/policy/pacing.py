@@ -158,6 +158,11 @@ class Plan:
         """What it has to spend, currency units."""
         return self.budget - self.before
 
+    @property
+    def largest_gap(self) -> float:
+        """The gap to the schedule at which the pace is doubled, or nothing is to be spent, currency units."""
+        return self._at_least(HORIZON) * self.size
+
     def start(self, price_unit: float) -> State:
         """The state at its beginning, with the price to begin with: gain per currency unit."""
         at = max(self.since, self.schedule.times[0])

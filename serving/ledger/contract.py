@@ -26,7 +26,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from mtorl.log.times import zone
 from mtorl.policy.periods import PERIODS, Period
@@ -123,6 +123,23 @@ class Settlement:
     excess: float
 
 
+@dataclass(frozen=True)
+class Room:
+    """What a ledger may still grow by, and out of how much. Once it is full, nothing can be reserved.
+
+    Attributes:
+        store: What it is kept in.
+        free: What that may still grow by, bytes.
+        limit: The most that it can hold, bytes.
+        device: The disk's number, of a file.
+    """
+
+    store: Literal["file", "redis"]
+    free: int
+    limit: int
+    device: int | None = None
+
+
 class Ledger(Protocol):
     """Calls block; any of them may raise LedgerUnavailable.
 
@@ -198,6 +215,9 @@ class Ledger(Protocol):
 
     def open_reservations(self) -> list[str]:
         """Ids that are neither finished nor expired."""
+
+    def room(self) -> Room | None:
+        """What it may still grow by; None: nothing bounds it that it knows of."""
 
     def close(self) -> None:
         """Close the connection; the next call opens it again."""

@@ -45,6 +45,7 @@ from serving.ledger.contract import (
     Balance,
     Ledger,
     LedgerUnavailable,
+    Room,
     Settlement,
     UnknownReservation,
     Wanted,
@@ -262,6 +263,14 @@ class RedisLedger(Ledger):
     def open_reservations(self) -> list[str]:
         with self._errors():
             return list(self._run("open", []))
+
+    @override
+    def room(self) -> Room | None:
+        """Of its memory; what its disk has left is known to its machine alone."""
+        with self._errors():
+            memory = self.client.info("memory")
+        limit = int(memory["maxmemory"])
+        return Room("redis", max(0, limit - int(memory["used_memory"])), limit) if limit else None
 
     @override
     def close(self) -> None:

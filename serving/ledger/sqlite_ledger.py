@@ -7,6 +7,7 @@ the reservation. WAL with synchronous=FULL: an answer is on disk before it is gi
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -26,6 +27,8 @@ from serving.ledger.contract import (
     AlreadyReserved,
     Balance,
     Ledger,
+    LedgerUnavailable,
+    Room,
     Settlement,
     UnknownReservation,
     Wanted,
@@ -284,6 +287,15 @@ class SqliteLedger(Ledger):
     def open_reservations(self) -> list[str]:
         rows = self._commit.run(lambda db: db.execute("SELECT id FROM reservation WHERE state = 'open'").fetchall())
         return [row[0] for row in rows]
+
+    @override
+    def room(self) -> Room:
+        """Of its disk. It must not wait for the file, which may be busy."""
+        try:
+            disk, device = os.statvfs(self.path.parent), self.path.parent.stat().st_dev
+        except OSError as error:
+            raise LedgerUnavailable(f"{self.path}: {error}") from error
+        return Room("file", disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize, device)
 
     @override
     def close(self) -> None:

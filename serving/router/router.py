@@ -125,7 +125,7 @@ class Router:
         await asyncio.gather(self._arm_watch.look(), self._warm_up_features())
         if self.shipper:
             self.shipper.start()
-        watches = (self._watch_disk, self._watch_export)
+        watches = (self._watch_disk, self._watch_ledger, self._watch_export)
         rounds = (self._follow_experiment, self._expire_reservations, self._show, *watches)
         accounts = self._every_second(self._keep_accounts, sooner=self.budgets.pacer.due)
         background = (
@@ -254,6 +254,7 @@ class Router:
         ]
         self._say_of_budgets("; ".join(word for word in words if word != "ok") or "ok")
         metrics.show_prices(self.budgets.pacer.by_arm())
+        metrics.show_pace(await asyncio.to_thread(self.budgets.pacer.pace))
         if self.budgets.set_up_for(experiments):
             self.health.report("ledger")
 
@@ -282,6 +283,14 @@ class Router:
             return
         metrics.show_room(self.spool, room)
         self.health.note("decision_log", self.spool.state(room))
+
+    async def _watch_ledger(self) -> None:
+        """Tell what the ledger may still grow by; that it does not answer, its accounts' housekeeping says."""
+        room, beside = None, False
+        with contextlib.suppress(LedgerUnavailable, OSError):
+            room = await asyncio.to_thread(self.ledger.room)
+            beside = room is not None and room.device == (await asyncio.to_thread(self.spool.folder.stat)).st_dev
+        metrics.show_ledger_room(room, beside)
 
     async def _watch_export(self) -> None:
         if (mark := self._settings.export_mark) is not None:

@@ -32,6 +32,7 @@ from zlib import crc32
 
 from mtorl.experiment.budget import AccountLimit
 from mtorl.experiment.layers import Experiments
+from mtorl.policy.pace import Pace
 from mtorl.policy.pacing import MAX_MULTIPLIER, STOP_MULTIPLIER, Plan, Schedule, State
 from mtorl.policy.schedule import Pacing
 from serving.ledger import Balance, Ledger
@@ -96,6 +97,7 @@ class Pacer:
         self._forecasts: Mapping[str, _Forecasts] = {"*": _Forecasts()}  # by campaign; "*" is any
         self._update_at = 0.0
         self.faults: Sequence[str] = ()
+        self._shown: Sequence[_Account] = ()
 
     def count(self, arm: str, campaign: str, forecast: Forecast | None) -> None:
         """Count an opportunity of an arm in a campaign, and what the arm expected of it (None: it did not say)."""
@@ -214,6 +216,7 @@ class Pacer:
             scope = account.scope
             sums[scope] = sums.get(scope, 0.0) + account.price(kept.state)
         self._prices = sums | {scope: self._prices[scope] for scope in faults if scope in self._prices}
+        self._shown = accounts
         timed = [account.clock.interval for account in accounts if account.clock.new is None]
         self._update_at = self._clock() + min(timed, default=float("inf"))
         intervals = {(a.limit.arm, a.limit.campaign): a.clock.interval for a in accounts if a.clock.new is not None}
@@ -231,6 +234,13 @@ class Pacer:
             if paced:
                 prices[channel] = sum(paced)
         return prices or None
+
+    def pace(self) -> list[Pace]:
+        """How spend compares with the plans of accounts that have something left, where it is the time to spend."""
+        shown = [account for account in self._shown if account.clock.open]
+        return [
+            Pace.of(*one.scope, one.limit.period, one.plan, one.kept.state) for one in shown if one.plan is not None
+        ]
 
     def by_arm(self) -> dict[str, float]:
         """Largest price of each arm, for a metric."""

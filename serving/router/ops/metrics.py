@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from itertools import chain
+from typing import Literal, Protocol, TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from mtorl.experiment.experiment import Experiment
+from mtorl.policy.pace import Pace, extremes
 from serving.decision_log import Spool
 from serving.decision_log.shipper import Shipper
-from serving.ledger import Balance
+from serving.ledger import Balance, Room
 
 Stage = Literal["features", "model", "ledger", "log"]
 """The stages of a decision, in order."""
@@ -43,6 +45,11 @@ BUDGET_SPENT = Gauge("mtorl_budget_spent", "Settled cost, currency units", [*_AR
 BUDGET_RESERVED = Gauge("mtorl_budget_reserved", "Open reservations, currency units", [*_ARM, "period"])
 BUDGET_EXCESS = Gauge("mtorl_budget_excess", "Cost above what was reserved for it, currency units", [*_ARM, "period"])
 BUDGET_SPEND_RATIO = Gauge("mtorl_budget_spend_ratio", "Spent / limit of the arm's fullest account", _ARM)
+BUDGET_PLANNED = Gauge("mtorl_budget_planned", "What pacing wants spent by now, currency units", [*_ARM, "period"])
+BUDGET_PACED = Gauge("mtorl_budget_paced", "Spent and reserved of what is planned, currency units", [*_ARM, "period"])
+_GAP = "the accounts' plans, in gaps at which pacing does all it can"
+BUDGET_AHEAD = Gauge("mtorl_budget_ahead_ratio", f"Furthest ahead of {_GAP}", [*_ARM, "period"])
+BUDGET_BEHIND = Gauge("mtorl_budget_behind_ratio", f"Furthest behind {_GAP}", [*_ARM, "period"])
 BUDGET_EXPIRED = Counter("mtorl_budget_expired", "Reservations given back since no cost was reported in time")
 BUDGET_PRICE = Gauge("mtorl_budget_price", "Highest pacing price of the arm, gain per currency unit", _ARM)
 OUTCOMES = Counter("mtorl_outcomes", "Outcomes received", ["kind", "status"])
@@ -52,6 +59,9 @@ SPOOL_LIMIT = Gauge("mtorl_spool_limit_bytes", "Size beyond which nothing more i
 SPOOL_FREE = Gauge("mtorl_spool_free_bytes", "What it may still grow by: left of the limit, or on the disk if less")
 SPOOL_WRITABLE = Gauge("mtorl_spool_writable", "1 while records can be written to the decision log")
 SPOOL_LOST = Gauge("mtorl_spool_lost_records", "Withdrawn decisions of which no record is left since the start")
+_STORE = ["store"]  # "redis"; of a file "file" or, where the disk is the decision log's, "file_beside_log"
+LEDGER_FREE = Gauge("mtorl_ledger_free_bytes", "What the ledger may still grow by, on its disk or in its Redis", _STORE)
+LEDGER_LIMIT = Gauge("mtorl_ledger_limit_bytes", "Size of that disk, or of that Redis (maxmemory)", _STORE)
 SPOOL_PENDING = Gauge("mtorl_spool_pending_records", "Durable records that the sink has not acknowledged")
 SPOOL_OLDEST = Gauge("mtorl_spool_oldest_pending_seconds", "Age of the oldest record that is pending")
 EXPORT_AGE = Gauge("mtorl_export_age_seconds", "Since the last export of the log, 0 while it lacks no record")
@@ -104,15 +114,13 @@ def show_budget(balances: Iterable[Balance]) -> None:
     up that no reservation can have in common, the widest first. No campaign is a label, so the others show in
     `mtorl_budget_spend_ratio` alone.
     """
-    shown: dict[tuple[str, ...], list[Balance]] = {}
     fullest: dict[tuple[str, ...], float] = {}
-    for balance in sorted(balances, key=lambda b: [b.campaign, b.channel].count("*"), reverse=True):
+    balances = list(balances)
+    for balance in balances:
         ratio = balance.spent / balance.limit if balance.limit else 0.0
         arm = arm_labels(balance.arm)
         fullest[arm] = max(ratio, fullest.get(arm, 0.0))
-        apart = shown.setdefault((*arm, balance.period), [])
-        if not any(_overlap(balance, other) for other in apart):
-            apart.append(balance)
+    shown = _apart(balances)
     _show(BUDGET_LIMIT, {labels: sum(b.limit for b in apart) for labels, apart in shown.items()})
     _show(BUDGET_SPENT, {labels: sum(b.spent for b in apart) for labels, apart in shown.items()})
     _show(BUDGET_RESERVED, {labels: sum(b.reserved for b in apart) for labels, apart in shown.items()})
@@ -120,7 +128,46 @@ def show_budget(balances: Iterable[Balance]) -> None:
     _show(BUDGET_SPEND_RATIO, fullest)
 
 
-def _overlap(one: Balance, other: Balance) -> bool:
+def show_pace(paces: Sequence[Pace]) -> None:
+    """Publish how spend compares with what the plans of paced accounts want.
+
+    The sums are of accounts that no reservation can have in common, as in :func:`show_budget`. One account may be far
+    ahead while another is behind, so how far is said of the one that is furthest.
+    """
+    shown = _apart(paces)
+    _show(BUDGET_PLANNED, {labels: sum(p.planned for p in apart) for labels, apart in shown.items()})
+    _show(BUDGET_PACED, {labels: sum(p.committed for p in apart) for labels, apart in shown.items()})
+    furthest = {(*arm_labels(arm), period): gaps for (arm, period), gaps in extremes(paces).items()}
+    _show(BUDGET_AHEAD, {labels: ahead for labels, (ahead, _) in furthest.items()})
+    _show(BUDGET_BEHIND, {labels: behind for labels, (_, behind) in furthest.items()})
+
+
+class _Account(Protocol):
+    @property
+    def arm(self) -> str: ...
+    @property
+    def campaign(self) -> str: ...
+    @property
+    def channel(self) -> str: ...
+    @property
+    def period(self) -> str: ...
+
+
+A = TypeVar("A", bound=_Account)
+
+
+def _apart(accounts: Iterable[A]) -> dict[tuple[str, ...], list[A]]:
+    """By arm and period, accounts that no reservation can have in common, the widest first."""
+    found: dict[tuple[str, ...], dict[str, list[A]]] = {}  # and by campaign, since there may be a thousand
+    for account in sorted(accounts, key=lambda a: [a.campaign, a.channel].count("*"), reverse=True):
+        apart = found.setdefault((*arm_labels(account.arm), account.period), {})
+        campaigns = apart if account.campaign == "*" else (account.campaign, "*")
+        if not any(_overlap(account, other) for campaign in campaigns for other in apart.get(campaign, ())):
+            apart.setdefault(account.campaign, []).append(account)
+    return {labels: list(chain.from_iterable(apart.values())) for labels, apart in found.items()}
+
+
+def _overlap(one: _Account, other: _Account) -> bool:
     """Whether a reservation can draw on both."""
     pairs = ((one.campaign, other.campaign), (one.channel, other.channel))
     return all(a == b or "*" in (a, b) for a, b in pairs)
@@ -136,6 +183,18 @@ def _show(gauge: Gauge, values: Mapping[tuple[str, ...], float]) -> None:
     _labels_shown[gauge] = set(values)
     for labels, value in values.items():
         gauge.labels(*labels).set(value)
+
+
+def show_ledger_room(room: Room | None, beside: bool) -> None:
+    """Publish what the ledger may still grow by.
+
+    Args:
+        room: That; None: it has no limit, or does not say it now.
+        beside: Whether it lies on the disk of the decision log, whose room says the same already.
+    """
+    of = {} if room is None else {("file_beside_log" if beside else room.store,): room}
+    _show(LEDGER_FREE, {labels: float(said.free) for labels, said in of.items()})
+    _show(LEDGER_LIMIT, {labels: float(said.limit) for labels, said in of.items()})
 
 
 def show_room(spool: Spool, room: int) -> None:

@@ -145,6 +145,24 @@ def test_a_store_that_may_forget_is_refused(tmp_path: Path, settings: dict[str, 
             ledger.reserve("r2", "a", "c", "x", 0.1)
 
 
+def test_what_its_memory_has_left(tmp_path: Path) -> None:
+    with redis_server(tmp_path, appendonly="yes", maxmemory="100mb", maxmemory_policy="noeviction") as port:
+        place = Place("redis", tmp_path, port)
+        ledger = place.open()
+        ledger.define(ACCOUNTS)
+        room = ledger.room()
+        assert room is not None and (room.store, room.limit, room.device) == ("redis", 100 * 2**20, None)
+        assert 50 * 2**20 < room.free < room.limit
+        with place.client() as client:
+            client.config_set("maxmemory", "1")
+            full = ledger.room()
+            assert full is not None and (full.free, full.limit) == (0, 1)
+            client.config_set("maxmemory", "0")
+            assert ledger.room() is None, "nothing bounds it"
+    with unavailable("refused"):
+        ledger.room()
+
+
 def test_a_full_store_spends_nothing_and_loses_nothing(tmp_path: Path) -> None:
     with redis_server(tmp_path, appendonly="yes", maxmemory_policy="noeviction") as port:
         place = Place("redis", tmp_path, port)

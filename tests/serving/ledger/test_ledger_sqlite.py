@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -48,6 +49,19 @@ def test_a_file_that_is_no_ledger(tmp_path: Path) -> None:
     for path in (text, other):
         with pytest.raises(LedgerUnavailable, match=path.name):
             SqliteLedger(path).define([])
+
+
+def test_what_its_disk_has_left(ledger: SqliteLedger, tmp_path: Path) -> None:
+    """Also while somebody else holds the file."""
+    blocker = sqlite3.connect(ledger.path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    room = SqliteLedger(ledger.path, patience=0.05).room()
+    blocker.close()
+    disk = os.statvfs(tmp_path)
+    assert room.store == "file" and room.device == tmp_path.stat().st_dev
+    assert 0 < room.free < room.limit == disk.f_blocks * disk.f_frsize
+    with pytest.raises(LedgerUnavailable, match="no-folder"):
+        SqliteLedger(tmp_path / "no-folder" / "ledger.sqlite").room()
 
 
 def test_a_locked_ledger_gives_up_within_its_patience(ledger: SqliteLedger) -> None:

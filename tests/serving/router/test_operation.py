@@ -13,8 +13,9 @@ import yaml
 from prometheus_client import generate_latest
 
 from mtorl.experiment.experiment import Experiment
+from mtorl.policy.pace import Pace
 from mtorl.policy.periods import Period
-from serving.ledger import Balance
+from serving.ledger import Balance, Room
 from serving.router.flow.budgets import concerns
 from serving.router.ops import metrics
 from tests.serving.ledgers import Place
@@ -229,6 +230,51 @@ def test_a_reservation_shows_once_and_an_arm_that_is_renamed_no_more() -> None:
         and 'mtorl_budget_price{arm="renamed",experiment=""}' in text
     )
     assert not re.search(r'mtorl_budget_\w+\{arm="[ab]"', text)
+
+
+def test_a_gap_is_that_of_the_account_furthest_away() -> None:
+    """One campaign is far ahead, another far behind; in the sums of both, nothing shows."""
+    metrics.show_pace(
+        [
+            Pace("spring/a", "c1", "*", "day", planned=50.0, committed=80.0, largest_gap=10.0),
+            Pace("spring/a", "c1", "video", "day", planned=50.0, committed=50.0, largest_gap=10.0),
+            Pace("spring/a", "c2", "*", "day", planned=50.0, committed=25.0, largest_gap=10.0),
+            Pace("spring/b", "*", "*", "day", planned=50.0, committed=51.0, largest_gap=10.0),
+        ]
+    )
+    a, b = ({"experiment": "spring", "arm": arm, "period": "day"} for arm in "ab")
+    names = ("planned", "paced", "ahead_ratio", "behind_ratio")
+    assert [sample(f"mtorl_budget_{name}", **a) for name in names] == [100.0, 105.0, 3.0, 2.5]
+    assert [sample(f"mtorl_budget_{name}", **b) for name in names] == [50.0, 51.0, pytest.approx(0.1), 0.0]
+    metrics.show_pace([])
+    assert not re.search(r'mtorl_budget_\w+\{arm="[ab]",experiment="spring"', generate_latest().decode())
+
+
+def test_the_ledgers_room_says_where_it_is() -> None:
+    """A file on the disk of the decision log is not told twice that this fills."""
+
+    def shown() -> dict[str, float]:
+        lines = re.findall(r'^mtorl_ledger_(\w+)_bytes\{store="(\w+)"\} (.+)$', generate_latest().decode(), re.M)
+        return {f"{store} {of}": float(value) for of, store, value in lines}
+
+    metrics.show_ledger_room(Room("file", 3, 10, device=1), beside=True)
+    assert shown() == {"file_beside_log free": 3.0, "file_beside_log limit": 10.0}
+    metrics.show_ledger_room(Room("file", 3, 10, device=1), beside=False)
+    assert shown() == {"file free": 3.0, "file limit": 10.0}
+    metrics.show_ledger_room(Room("redis", 4, 10), beside=False)
+    assert shown() == {"redis free": 4.0, "redis limit": 10.0}
+    metrics.show_ledger_room(None, beside=False)
+    assert shown() == {}
+
+
+def test_a_router_says_what_its_ledger_may_still_grow_by(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        await h.until(lambda: sample("mtorl_ledger_free_bytes", store="file_beside_log") > 0)
+        room = h.ledger.room()
+        assert room is not None and room.device == tmp_path.stat().st_dev
+        assert sample("mtorl_ledger_limit_bytes", store="file_beside_log") == room.limit > room.free > 0
+
+    run(scenario, tmp_path)
 
 
 def test_a_ratio_is_that_of_the_fullest_account() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.layers import Experiments
+from mtorl.policy.pace import extremes
 from mtorl.policy.pacing import STOP_MULTIPLIER, Plan
 from serving.ledger import Account, Ledger
 from serving.router.flow.paced_state import PacedState
@@ -108,6 +109,43 @@ def test_a_plan_counts_what_the_ledger_leaves_an_arm(place: Place) -> None:
     assert pacer.by_arm() == {"test/incumbent": 0.5, "test/challenger": 0.5 * STOP_MULTIPLIER}
 
 
+def test_how_far_an_arm_is_from_its_plan(place: Place) -> None:
+    """A tenth of a day's 100 is due at 2:24; a gap of 5 is the largest that pacing waits for."""
+    ledger = place.open()
+    define(ledger, of(day(200.0)))
+    pacer = Pacer(ledger, CHANNELS, place.clock)
+    pacer.refresh(of(day(200.0)), ledger.balances())
+    ledger.reserve("spent", "test/challenger", "c", "video", 20.0)
+    ledger.settle("spent", 20.0)
+    ledger.reserve("open", "test/challenger", "c", "video", 5.0)
+    place.clock.now += 2.4 * HOUR
+    pacer.refresh(of(day(200.0)), ledger.balances())
+    paces = {pace.arm: pace for pace in pacer.pace()}
+    assert paces.keys() == {"test/challenger", "test/incumbent"}  # the whole is not paced
+    fast, slow = paces["test/challenger"], paces["test/incumbent"]
+    assert (fast.committed, slow.committed) == (25.0, 0.0)
+    assert (fast.planned, slow.planned) == (pytest.approx(10.0), pytest.approx(10.0))
+    assert (fast.ahead, slow.ahead) == (pytest.approx(3.0), pytest.approx(-2.0))
+    assert extremes(pacer.pace())["test/challenger", "day"] == (pytest.approx(3.0), 0.0)
+    assert extremes(pacer.pace())["test/incumbent", "day"] == (0.0, pytest.approx(2.0))
+    off = Experiments([Experiment.from_dict(experiment("http://x", budgets=[day(200.0)], enabled=False))])
+    define(ledger, off)
+    pacer.refresh(off, ledger.balances())
+    assert {pace.arm for pace in pacer.pace()} == {"test/incumbent"}, "a challenger without money has no plan"
+
+
+def test_a_budget_that_is_not_open_yet_is_behind_nothing(place: Place) -> None:
+    times = {"start": "2026-01-02T00:00:00Z", "end": "2026-01-03T00:00:00Z"}
+    found = of({"campaign": "*", "channel": "*", "amount": 200.0, "pacing": {"price": 0.5, **times}})
+    ledger = place.open()
+    define(ledger, found)
+    pacer = Pacer(ledger, CHANNELS, place.clock)
+    for hours, arms in ((0.0, 0), (36.0, 2), (49.0, 0)):
+        place.clock.now = MIDNIGHT + hours * HOUR
+        pacer.refresh(found, ledger.balances())
+        assert len(pacer.pace()) == arms, hours
+
+
 def test_routers_share_one_sequence_and_a_new_one_goes_on(place: Place) -> None:
     found = of(day())
     ledger = place.open()
@@ -167,11 +205,13 @@ def test_spend_follows_the_schedule_and_never_exceeds_the_budget(place: Place) -
     ledger = place.open()
     define(ledger, PACED)
     pacer = Pacer(ledger, CHANNELS, place.clock)
-    spent = worst = 0.0
+    spent = worst = furthest = 0.0
     for spent in live(place, ledger, pacer):
         assert spent <= 100.0
         worst = max(worst, abs(spent - PLAN.scheduled(place.clock.now + 60)))
+        furthest = max(furthest, *(abs(pace.ahead) for pace in pacer.pace() if pace.arm == "test/challenger"))
     assert worst < 5.0, "within five percent of the budget at any time of the day"
+    assert 0.0 < furthest < 2.0, "nobody is told that it is too fast or too slow"
     assert spent > 95.0
 
 
