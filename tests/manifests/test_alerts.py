@@ -1,10 +1,9 @@
-"""The alerts: every one can be acted on, and fires when it should (by promtool, where it is installed)."""
+"""The alerts: every one can be acted on, and fires when it should (by promtool)."""
 
 from __future__ import annotations
 
 import copy
 import re
-import shutil
 import subprocess
 import tempfile
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from prometheus_client import REGISTRY
 from monitoring.experiments.gauges import ExperimentCollector
 from monitoring.watch.exporter import MonitorCollector
 from monitoring.watch.state import STATE_FILE, State
+from tests.manifests.alerting_stack import program
 from tests.manifests.conftest import Objects, of_kind
 from tests.repository import ROOT
 
@@ -109,8 +109,7 @@ def test_each_alert_fires_in_a_case(alerts: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_alerts_fire_when_they_should(name: str, groups: list[dict[str, Any]], tmp_path: Path) -> None:
     """The cases, through Prometheus's own rule engine; and none of what fires in them lacks its namespace."""
-    if shutil.which("promtool") is None:
-        pytest.skip("promtool is not installed")
+    promtool = program("promtool")
     cases = copy.deepcopy(CASES[name])
     for test in cases["tests"]:
         times = {case["eval_time"] for case in test["promql_expr_test"]}
@@ -118,5 +117,5 @@ def test_alerts_fire_when_they_should(name: str, groups: list[dict[str, Any]], t
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}))
     (tmp_path / name).write_text(yaml.safe_dump(cases))
     for command in (["check", "rules", "rules.yaml"], ["test", "rules", name]):
-        done = subprocess.run(["promtool", *command], cwd=tmp_path, capture_output=True, text=True)
+        done = subprocess.run([promtool, *command], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,314 @@
+"""The way of an alert on this machine: metrics, Prometheus with our rules, Alertmanager with our configuration, and
+whoever hears of it: a pager, Slack, a mail server.
+
+Both are the real programs. Intervals are shortened, addresses and secrets lead here; the rest is as shipped.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import email
+import json
+import re
+import shutil
+import socketserver
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import yaml
+
+from serving.local.ports import free_ports
+from tests.repository import ROOT
+
+PLAIN = ROOT / "manifests" / "alertmanager" / "alertmanager.yml"
+RULES = ROOT / "manifests" / "components" / "monitoring" / "rules.yaml"
+NAMESPACE = "shop"
+SECRETS = "/etc/alertmanager/secrets/mtorl-alerting/"
+PASSWORD = "not a real one"
+_QUICK = "500ms"  # of all intervals
+_WAIT = "2s"  # before a ticket: longer than Prometheus takes from one rule to the next, on a busy machine
+_PATIENCE = 120.0  # seconds, for what takes one or two; it ends what would never come
+
+T = TypeVar("T")
+
+
+def program(*names: str) -> str:
+    """A program that these tests can't do without: a rule that nobody has run is not tested."""
+    for name in names:
+        if found := shutil.which(name):
+            return found
+    pytest.fail(f"{names[0]} is missing; apt install prometheus prometheus-alertmanager")
+
+
+def wait_for(what: str, look: Callable[[], T | None]) -> T:
+    """What a look gives, once it gives something."""
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end:
+        if found := look():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"never came: {what}")
+
+
+@dataclass
+class People:
+    """Whoever is told.
+
+    Attributes:
+        pages: What the pager's webhook was sent.
+        slack: Attachments of messages.
+        mail: Messages, and who had logged in to send them.
+    """
+
+    pages: list[dict[str, Any]] = field(default_factory=list)
+    slack: list[dict[str, Any]] = field(default_factory=list)
+    mail: list[Message] = field(default_factory=list)
+    logins: list[tuple[str, str]] = field(default_factory=list)
+
+    def titles(self) -> list[str]:
+        """Of what Slack was sent, in order."""
+        return [str(message["title"]) for message in self.slack]
+
+    def waits(self) -> set[tuple[str, str]]:
+        """Who has been told of what, and not of its end: a channel and an alert's name."""
+        told = [("pager", page["groupLabels"]["alertname"], page["status"]) for page in self.pages]
+        titles = [("slack", title) for title in self.titles()] + [("mail", str(one["Subject"])) for one in self.mail]
+        told += [(channel, title.split()[2], title.split(":")[0].strip("[").lower()) for channel, title in titles]
+        last = {(channel, name): status for channel, name, status in told}
+        return {of for of, status in last.items() if status == "firing"}
+
+
+@dataclass
+class Stack:
+    """All of it, while it runs.
+
+    Attributes:
+        metrics: What the router (`router`), the monitor's exporter (`monitor`) and kube-state-metrics (`cluster`) say.
+    """
+
+    people: People
+    metrics: dict[str, str]
+    prometheus: str = ""
+    alertmanager: str = ""
+
+    def evaluations(self, times: int) -> None:
+        """Wait until all rules have been evaluated so often on what is there now."""
+        for _ in range(times):
+            self._evaluation_after(time.time())
+
+    def _evaluation_after(self, begun: float) -> None:
+        wait_for("an evaluation", lambda: all(at > begun for at in self._evaluated()))
+
+    def _evaluated(self) -> list[float]:
+        groups = get(f"{self.prometheus}/api/v1/rules")["data"]["groups"]
+        for group in groups:
+            assert all(rule["health"] in ("ok", "unknown") for rule in group["rules"]), group
+        return [_seconds(group["lastEvaluation"]) for group in groups]
+
+    def alerts(self) -> list[dict[str, str]]:
+        """Labels of what Prometheus knows of, pending or firing."""
+        return [{**alert["labels"], "state": alert["state"]} for alert in self._known()]
+
+    def _known(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = get(f"{self.prometheus}/api/v1/alerts")["data"]["alerts"]
+        return found
+
+    def suppressed(self) -> set[str]:
+        """Names of the alerts that Alertmanager has and, for the sake of another one, tells nobody."""
+        found = get(f"{self.alertmanager}/api/v2/alerts?active=true&inhibited=true")
+        return {alert["labels"]["alertname"] for alert in found if alert["status"]["inhibitedBy"]}
+
+
+def get(url: str) -> Any:
+    """An answer's JSON."""
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return json.load(answer)
+
+
+def hurried(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Our groups of rules, without the time for which a thing must last."""
+    groups = copy.deepcopy(groups)
+    for group in groups:
+        group.pop("interval", None)
+        for rule in group["rules"]:
+            for name in {"for", "keep_firing_for"} & rule.keys():
+                rule[name] = _QUICK
+    return groups
+
+
+def configuration(folder: Path, http: str, smtp: str) -> dict[str, Any]:
+    """Our plain configuration: waits shortened, and the addresses of this machine."""
+    for name, secret in (("webhook-url", f"{http}/pager"), ("slack-url", f"{http}/slack"), ("smtp-password", PASSWORD)):
+        (folder / name).write_text(secret)
+    shutil.copy(PLAIN.with_name("messages.tmpl"), folder)
+    text = PLAIN.read_text().replace(SECRETS, f"{folder}/")
+    config: dict[str, Any] = yaml.safe_load(re.sub(r"(group_(?:wait|interval)): \w+", rf"\1: {_QUICK}", text))
+    config["route"]["routes"][0]["group_wait"] = _WAIT
+    for receiver in config["receivers"]:
+        for mail in receiver.get("email_configs", []):
+            mail |= {"smarthost": smtp, "require_tls": False}
+    return config
+
+
+@contextmanager
+def running(folder: Path, groups: list[dict[str, Any]], healthy: Mapping[str, str]) -> Iterator[Stack]:
+    """Everything, started; what it writes lies in the folder.
+
+    Args:
+        folder: An empty one.
+        groups: Of rules.
+        healthy: Metrics to begin with.
+    """
+    people, metrics = People(), dict(healthy)
+    with ExitStack() as until:
+        http = until.enter_context(_serving(ThreadingHTTPServer(("127.0.0.1", 0), _http(people, metrics))))
+        smtp = until.enter_context(_serving(_MailServer(("127.0.0.1", 0), _mail(people))))
+        stack = Stack(people, metrics)
+        config = folder / "alertmanager.yml"
+        config.write_text(yaml.safe_dump(configuration(folder, f"http://{http}", smtp)))
+        stack.alertmanager = until.enter_context(_alertmanager(folder, config))
+        (folder / "rules.yml").write_text(yaml.safe_dump({"groups": hurried(groups)}))
+        stack.prometheus = until.enter_context(_prometheus(folder, http, stack.alertmanager))
+        yield stack
+
+
+@contextmanager
+def _alertmanager(folder: Path, config: Path) -> Iterator[str]:
+    (port,) = free_ports(1)
+    command = [program("prometheus-alertmanager", "alertmanager"), f"--config.file={config}"]
+    command += [f"--storage.path={folder / 'alertmanager'}", f"--web.listen-address=127.0.0.1:{port}"]
+    with _process([*command, "--cluster.listen-address="], folder / "alertmanager.log", port) as url:
+        yield url
+
+
+@contextmanager
+def _prometheus(folder: Path, metrics: str, alertmanager: str) -> Iterator[str]:
+    def scrape(job: str, path: str) -> dict[str, Any]:
+        labels = {"namespace": NAMESPACE, "pod": f"{job}-0"}  # which the Prometheus Operator adds on a cluster
+        return {"job_name": job, "metrics_path": path, "static_configs": [{"targets": [metrics], "labels": labels}]}
+
+    jobs = {"mtorl-router": "/router", "mtorl-monitor": "/monitor", "kube-state-metrics": "/cluster"}
+    config = {
+        "global": {"scrape_interval": _QUICK, "scrape_timeout": _QUICK, "evaluation_interval": _QUICK},
+        "rule_files": ["rules.yml"],
+        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager.removeprefix("http://")]}]}]},
+        "scrape_configs": [scrape(job, path) for job, path in jobs.items()],
+    }
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    (port,) = free_ports(1)
+    command = [program("prometheus"), f"--config.file={folder / 'prometheus.yml'}", "--rules.alert.resend-delay=1s"]
+    command += [f"--storage.tsdb.path={folder / 'prometheus'}", f"--web.listen-address=127.0.0.1:{port}"]
+    with _process(command, folder / "prometheus.log", port) as url:
+        yield url
+
+
+@contextmanager
+def _process(command: list[str], log: Path, port: int) -> Iterator[str]:
+    url = f"http://127.0.0.1:{port}"
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+
+    def ready() -> bool:
+        assert process.poll() is None, f"{command[0]} has ended: {log.read_text()[-2000:]}"
+        try:
+            return bool(urllib.request.urlopen(f"{url}/-/ready", timeout=5).status == 200)
+        except OSError:
+            return False
+
+    try:
+        wait_for(f"{command[0]} is ready", ready)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextmanager
+def _serving(server: socketserver.TCPServer) -> Iterator[str]:
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _http(people: People, metrics: dict[str, str]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer(metrics[self.path.strip("/")])
+
+        def do_POST(self) -> None:
+            said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path == "/pager":
+                people.pages.append(said)
+            else:
+                people.slack.extend(said["attachments"])
+            self._answer("ok")
+
+        def _answer(self, text: str) -> None:
+            body = text.encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    return Handler
+
+
+class _MailServer(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+
+
+def _mail(people: People) -> type[socketserver.StreamRequestHandler]:
+    """As much of SMTP as Alertmanager speaks."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self._say("220 here")
+            while line := self.rfile.readline().decode().strip():
+                verb = line.split()[0].upper()
+                if verb == "EHLO":
+                    self._say("250-here\r\n250 AUTH PLAIN")
+                elif verb == "AUTH":
+                    _, user, password = base64.b64decode(line.split()[2]).decode().split("\0")
+                    people.logins.append((user, password))
+                    self._say("235 ok")
+                elif verb == "DATA":
+                    self._say("354 go on")
+                    text = b"".join(iter(self.rfile.readline, b".\r\n"))
+                    people.mail.append(email.message_from_bytes(text))
+                    self._say("250 ok")
+                else:
+                    self._say("221 bye" if verb == "QUIT" else "250 ok")
+
+        def _say(self, line: str) -> None:
+            self.wfile.write(f"{line}\r\n".encode())
+
+    return Handler
+
+
+def _seconds(moment: str) -> float:
+    """Of a time as Prometheus writes it, to the nanosecond; 0 of one that never was."""
+    if moment.startswith("0001"):
+        return 0.0
+    return datetime.fromisoformat(re.sub(r"(\.\d{6})\d*", r"\1", moment)).timestamp()

@@ -1,0 +1,302 @@
+"""Alertmanager's configuration: shipped twice and equal, who hears of what, what suppresses what, and the words of it.
+
+`test_alerts_reach_people.py` has it run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.manifests.alerting_stack import PLAIN, RULES, SECRETS, program
+from tests.manifests.conftest import MANIFESTS, named, render
+from tests.repository import ROOT
+
+OBJECT = MANIFESTS / "components" / "alerting" / "config.yaml"
+SECRET = "mtorl-alerting"
+TEMPLATES = dict(
+    re.findall(
+        r'\{\{ define "([\w.]+)" \}\}(.*?)\{\{ end \}\}(?=\n\n|\n\Z)',
+        PLAIN.with_name("messages.tmpl").read_text(),
+        re.S,
+    )
+)
+# Labels that a rule takes over from its metric, and an inhibition asks for.
+MEASURED = {"MtorlNotJudged": {"reason": "no_decisions"}}
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load(PLAIN.read_text())
+    return config
+
+
+@pytest.fixture(scope="module")
+def alerts() -> dict[str, dict[str, str]]:
+    """Labels of every alert by its name."""
+    groups = yaml.safe_load(RULES.read_text())["spec"]["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    return {
+        one["alert"]: {"alertname": one["alert"], **one["labels"], **MEASURED.get(one["alert"], {})} for one in rules
+    }
+
+
+def amtool(*arguments: str) -> str:
+    done = subprocess.run([program("amtool"), *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+# --- shipped twice
+
+
+def test_the_two_say_the_same(plain: dict[str, Any]) -> None:
+    """But for the route above ours, which is the operator's there."""
+    spec = yaml.safe_load(OBJECT.read_text())["spec"]
+    (route,) = plain["route"]["routes"]
+    assert spec.keys() == {"route", "receivers", "inhibitRules"}
+    assert _as_plain(spec["route"]) == route
+    assert _as_plain(spec["receivers"]) == _with_words(plain["receivers"])
+    assert _as_plain(spec["inhibitRules"]) == plain["inhibit_rules"]
+
+
+_NAMES = {"sourceMatch": "source_matchers", "targetMatch": "target_matchers", "inhibitRules": "inhibit_rules"}
+_FILES = {"urlSecret": "url_file", "apiURL": "api_url_file", "authPassword": "auth_password_file"}
+
+
+def _as_plain(node: Any) -> Any:
+    """What the Prometheus Operator makes of its object, as an Alertmanager reads it."""
+    if isinstance(node, list):
+        return [_as_plain(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    if node.keys() == {"name", "matchType", "value"}:
+        assert node["matchType"] == "=~"  # of a single word it means the same as "="
+        operator = "=" if re.fullmatch(r"\w+", node["value"]) else "=~"
+        return f'{node["name"]}{operator}"{node["value"]}"'
+    found = {}
+    for name, value in node.items():
+        if name in _FILES:
+            assert value.keys() == {"name", "key"} and value["name"] == SECRET
+            found[_FILES[name]] = SECRETS + value["key"]
+        elif name == "headers":
+            found[name] = {header["key"]: header["value"] for header in value}
+        else:
+            snake = re.sub(r"[A-Z]", lambda letter: f"_{letter[0].lower()}", name)
+            found[_NAMES.get(name, snake)] = _as_plain(value)
+    return found
+
+
+def _with_words(node: Any) -> Any:
+    """What a template says in place of its name."""
+    if isinstance(node, list):
+        return [_with_words(each) for each in node]
+    if isinstance(node, dict):
+        return {name: _with_words(value) for name, value in node.items()}
+    name = re.fullmatch(r'\{\{ template "([\w.]+)" \. \}\}', node) if isinstance(node, str) else None
+    return TEMPLATES[name[1]] if name else node
+
+
+def test_the_plain_one_is_one() -> None:
+    said = amtool("check-config", str(PLAIN))
+    assert "SUCCESS" in said and "1 templates" in said
+    for name in TEMPLATES:
+        assert f'template "{name}"' in PLAIN.read_text(), f"nobody uses {name}"
+
+
+@pytest.mark.parametrize("file", [PLAIN, OBJECT], ids=["plain", "object"])
+def test_no_secret_is_in_it(file: Path) -> None:
+    text = file.read_text()
+    assert "hooks.slack.com" not in text and not re.search(
+        r"(password|api_url|apiURL|url|token): *[\"']?\w", text, re.I
+    )
+    said = [word for word in re.findall(r"\S*secret\S*", text, re.I) if not word.startswith((SECRETS, "urlSecret"))]
+    assert all(word.strip("`,;:.()") in ("secrets", "secrets'", "Secret") for word in said), said
+
+
+def test_the_component_is_an_option() -> None:
+    """Where nobody knows its kind, nothing could be applied."""
+    for overlay in ("overlays/dev", "overlays/production"):
+        assert "AlertmanagerConfig" not in render(overlay)
+    found = named(list(yaml.safe_load_all(render("tests/alerting"))), "AlertmanagerConfig", "mtorl")
+    assert found["metadata"]["namespace"] == "mtorl-dev", "whose alerts alone the operator lets it see"
+
+
+# --- who hears of it
+
+
+def test_who_hears_of_it(alerts: dict[str, dict[str, str]]) -> None:
+    receivers = {"critical": "mtorl-pager", "warning": "mtorl-ticket", "info": "mtorl-nobody", "": "mtorl-ticket"}
+    assert {labels["severity"] for labels in alerts.values()} <= receivers.keys()
+    cases = [*alerts.values(), {"alertname": "MtorlOfTomorrow", "severity": ""}, {"alertname": "Other", "severity": ""}]
+    for labels in cases:
+        said = [f"{name}={value}" for name, value in {**labels, "namespace": "mtorl"}.items() if value]
+        wanted = receivers[labels["severity"]]
+        amtool("config", "routes", "test", f"--config.file={PLAIN}", f"--verify.receivers={wanted}", *said)
+
+
+def test_every_receiver_hears_of_the_end_and_has_a_way(plain: dict[str, Any]) -> None:
+    ways = {receiver.pop("name"): receiver for receiver in json.loads(json.dumps(plain["receivers"]))}
+    assert {name: set(found) for name, found in ways.items()} == {
+        "mtorl-pager": {"webhook_configs", "slack_configs"},
+        "mtorl-ticket": {"slack_configs", "email_configs"},
+        "mtorl-nobody": set(),
+    }
+    for found in ways.values():
+        for (config,) in found.values():
+            assert config["send_resolved"] is True
+
+
+def test_a_page_does_not_wait_for_the_others(plain: dict[str, Any]) -> None:
+    (ticket,) = plain["route"]["routes"]
+    page = ticket["routes"][0]
+    for name in ("group_wait", "group_interval", "repeat_interval"):
+        assert _seconds(page[name]) < _seconds(ticket[name])
+    assert _seconds(ticket["repeat_interval"]) < 120 * 3600, (
+        "after which Alertmanager forgets by default whom it has told"
+    )
+    assert ticket["group_by"] == ["namespace", "alertname"] == plain["route"]["group_by"]
+    assert not any("group_by" in route for route in ticket["routes"])
+
+
+def _seconds(text: str) -> int:
+    return int(text[:-1]) * {"s": 1, "m": 60, "h": 3600}[text[-1]]
+
+
+# --- what suppresses what
+
+
+def _matches(matchers: list[str], labels: dict[str, str]) -> bool:
+    for matcher in matchers:
+        name, operator, value = re.fullmatch(r'(\w+)(=~?)"(.*)"', matcher).groups()  # type: ignore[union-attr]
+        said = labels.get(name, "")
+        if not (re.fullmatch(value, said) if operator == "=~" else said == value):
+            return False
+    return True
+
+
+def _pairs(plain: dict[str, Any], alerts: dict[str, dict[str, str]]) -> set[tuple[str, str]]:
+    return {
+        (source, target)
+        for rule in plain["inhibit_rules"]
+        for source, of in alerts.items()
+        for target, to in alerts.items()
+        if _matches(rule["source_matchers"], of) and _matches(rule["target_matchers"], to)
+    }
+
+
+def test_nothing_that_may_have_a_cause_of_its_own_is_suppressed(
+    plain: dict[str, Any], alerts: dict[str, dict[str, str]]
+) -> None:
+    pairs = _pairs(plain, alerts)
+    suppressed = {alerts[target]["alertname"] for _, target in pairs}
+    assert {name for name in suppressed if alerts[name]["severity"] == "critical"} == {"MtorlNoDecisions"}
+    assert not {name for name in suppressed if alerts[name].get("kind") in ("harm", "data_quality")}
+    for source, target in pairs:
+        assert (target, source) not in pairs, f"{source} and {target} suppress each other: nobody would hear of either"
+    for rule in plain["inhibit_rules"]:
+        assert "namespace" in rule["equal"], "what is down in one installation says nothing of another"
+        for name in ("experiment", "arm"):  # of which a source without that label would match none, or all
+            if name in rule["equal"]:
+                assert "arm" in rule["equal"] and "experiment" in rule["equal"]
+
+
+def test_inhibitions_name_alerts_that_there_are(plain: dict[str, Any], alerts: dict[str, dict[str, str]]) -> None:
+    """A name that was changed elsewhere would suppress nothing any more, and nobody would notice."""
+    named = {
+        name
+        for matcher in re.findall(r'alertname=~?"(.*?)"', yaml.safe_dump(plain["inhibit_rules"]))
+        for name in matcher.split("|")
+    }
+    assert named and named <= alerts.keys()
+
+
+def test_the_manual_lists_what_suppresses_what(plain: dict[str, Any], alerts: dict[str, dict[str, str]]) -> None:
+    manual = (ROOT / "docs" / "alerting.md").read_text()
+    rows = re.findall(r"^\| (Mtorl[^|]*) \| (Mtorl[^|]*) \| [^|]+ \|", manual, re.M)
+    said = {(s, t) for sources, targets in rows for s in sources.split(", ") for t in targets.split(", ")}
+    assert said == _pairs(plain, alerts)
+
+
+# --- its words
+
+
+def _group(*alerts: dict[str, Any], status: str = "firing") -> dict[str, Any]:
+    """As Alertmanager gives it to a template."""
+    common = {"severity": "critical", "alertname": "MtorlHarm", "namespace": "shop"}
+    whole = [
+        {
+            "status": status,
+            "startsAt": "2026-03-01T04:05:06+01:00",
+            "endsAt": "0001-01-01T00:00:00Z",
+            "labels": {},
+            **alert,
+        }
+        for alert in alerts
+    ]
+    return {
+        "receiver": "mtorl-pager",
+        "status": status,
+        "alerts": whole,
+        "groupLabels": {name: common[name] for name in ("alertname", "namespace")},
+        "commonLabels": common,
+        "commonAnnotations": {},
+        "externalURL": "http://alertmanager.example.org",
+    }
+
+
+def _said(tmp_path: Path, template: str, group: dict[str, Any]) -> str:
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps(group))
+    glob, text = PLAIN.with_name("*.tmpl"), f'{{{{ template "{template}" . }}}}'
+    said = amtool("template", "render", f"--template.glob={glob}", f"--template.text={text}", f"--template.data={data}")
+    return said.removesuffix("\n")
+
+
+def _says(number: int, **more: str) -> dict[str, Any]:
+    return {
+        "annotations": {
+            "summary": f"Arm {number} harms",
+            "description": "Why.",
+            "runbook_url": "http://runbook",
+            **more,
+        }
+    }
+
+
+def test_what_is_said(tmp_path: Path) -> None:
+    group = _group(_says(1, dashboard_url="http://dashboard"), _says(2, dashboard_url="http://dashboard"))
+    assert _said(tmp_path, "mtorl.title", group) == "[FIRING:2] critical MtorlHarm in shop"
+    assert _said(tmp_path, "mtorl.color", group) == "danger"
+    assert _said(tmp_path, "mtorl.text", group) == (
+        "- Arm 1 harms (since 2026-03-01 03:05 UTC)\n- Arm 2 harms (since 2026-03-01 03:05 UTC)\n\nWhy.\n\n"
+        "Runbook: http://runbook\nDashboard: http://dashboard\nAlertmanager: http://alertmanager.example.org"
+    )
+
+
+def test_what_is_said_at_the_end(tmp_path: Path) -> None:
+    group = _group(_says(1), status="resolved")
+    assert _said(tmp_path, "mtorl.title", group) == "[RESOLVED:1] critical MtorlHarm in shop"
+    assert _said(tmp_path, "mtorl.color", group) == "good"
+    assert _said(tmp_path, "mtorl.text", group) == (
+        "- Resolved: Arm 1 harms\n\nWhy.\n\nRunbook: http://runbook\nAlertmanager: http://alertmanager.example.org"
+    )
+
+
+def test_what_is_said_of_one_that_ends_before_the_other(tmp_path: Path) -> None:
+    group = _group(_says(1), {**_says(2), "status": "resolved"})
+    assert _said(tmp_path, "mtorl.title", group) == "[FIRING:1] critical MtorlHarm in shop"
+    text = _said(tmp_path, "mtorl.text", group)
+    assert text.startswith("- Arm 1 harms (since 2026-03-01 03:05 UTC)\n- Resolved: Arm 2 harms\n\nWhy.")
+
+
+@pytest.mark.parametrize("status", ["firing", "resolved"])
+def test_a_long_group_is_cut(tmp_path: Path, status: str) -> None:
+    text = _said(tmp_path, "mtorl.text", _group(*map(_says, range(40)), status=status))
+    assert text.count("harms") == 10 and "- and 30 more" in text

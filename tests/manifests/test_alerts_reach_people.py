@@ -1,0 +1,178 @@
+"""End to end: what the monitor's exporter and a router say -> Prometheus with our rules -> Alertmanager with our
+configuration -> pager, Slack and e-mail.
+
+All real but the router, and who is told. The tests share one installation, and each leaves it healthy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry, generate_latest
+
+from monitoring.watch.exporter import MonitorCollector
+from monitoring.watch.state import STATE_FILE, Alarm, Group, Kind, State, Stream
+from monitoring.watch.streams import column_stream, labels_of, stream_of
+from tests.manifests.alerting_stack import NAMESPACE, PASSWORD, RULES, Stack, running, wait_for
+
+pytestmark = pytest.mark.integration
+
+ROUTER = """
+mtorl_ready {ready}
+mtorl_arm_silent_seconds{{experiment="spring",arm="challenger"}} {silent}
+mtorl_arm_silent_seconds{{experiment="autumn",arm="challenger"}} {silent}
+mtorl_arm_silent_seconds{{experiment="spring",arm="incumbent"}} 0
+mtorl_experiment_refused 0
+"""
+CLUSTER = f"""
+kube_statefulset_created{{namespace="{NAMESPACE}",statefulset="mtorl-router"}} 1
+"""
+COLUMNS = [f"column{number}" for number in range(10)]
+MOVED: dict[str, Kind] = {column_stream(column): "drift" for column in COLUMNS}
+GAIN = stream_of("outcomes", "", "gain_per_decision")
+
+
+def groups() -> list[dict[str, Any]]:
+    """Our rules but those on the cluster's other jobs, of which nothing runs here."""
+    found: list[dict[str, Any]] = yaml.safe_load(RULES.read_text())["spec"]["groups"]
+    return [group for group in found if group["name"] != "mtorl-jobs"]
+
+
+def monitor(alarms: Mapping[str, Kind] | None = None) -> str:
+    """What the monitor's exporter says of a state in which these streams have an alarm."""
+    now = datetime.now(UTC)
+    state = State(checked=now, judged_until=now, model_version="3f2a9c", groups={"context": Group(end=now, users=500)})
+    healthy = dict.fromkeys([*MOVED, GAIN])
+    for name, kind in {**healthy, **(alarms or {})}.items():
+        alarm = None if kind is None else Alarm(kind=kind, since=now, text="of a test")
+        if alarm is not None and kind == "data_quality":
+            state.broken[labels_of(name)[2]] = alarm
+        else:
+            value, loss = 0.2 if alarm else 0.01, 120.0 if kind == "harm" else None
+            state.streams[name] = Stream(value=value, expected=0.05, loss=loss, alarm=alarm)
+    with TemporaryDirectory() as folder:
+        path = Path(folder, STATE_FILE)
+        state.write(path)
+        registry = CollectorRegistry()
+        registry.register(MonitorCollector(path))
+        return generate_latest(registry).decode()
+
+
+@pytest.fixture(scope="module")
+def healthy() -> dict[str, str]:
+    return {"router": ROUTER.format(ready=1, silent=0), "monitor": monitor(), "cluster": CLUSTER}
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory, healthy: dict[str, str]) -> Iterator[Stack]:
+    with running(tmp_path_factory.mktemp("alerting"), groups(), healthy) as stack:
+        yield stack
+
+
+@pytest.fixture
+def stack(installation: Stack, healthy: dict[str, str]) -> Iterator[Stack]:
+    """All is well, and nobody has heard of anything yet."""
+    installation.metrics.update(healthy)
+    installation.evaluations(2)
+    wait_for("health", lambda: not installation.alerts() and not installation.people.waits())
+    for heard in (installation.people.pages, installation.people.slack, installation.people.mail):
+        heard.clear()
+    yield installation
+
+
+def test_nothing_rings_while_all_is_well(stack: Stack) -> None:
+    stack.evaluations(4)
+    assert stack.alerts() == []
+    assert (stack.people.pages, stack.people.slack, stack.people.mail) == ([], [], [])
+
+
+def test_ten_shifted_columns_are_one_ticket_and_one_resolve(stack: Stack) -> None:
+    stack.metrics["monitor"] = monitor(MOVED)
+    wait_for("a ticket", lambda: stack.people.slack and stack.people.mail)
+    stack.evaluations(4)  # it goes on, and is not told again
+    stack.metrics["monitor"] = monitor()
+    wait_for("its end", lambda: len(stack.people.slack) > 1 and len(stack.people.mail) > 1)
+    stack.evaluations(4)
+    title = f"10] warning MtorlDrift in {NAMESPACE}"
+    assert stack.people.titles() == [f"[FIRING:{title}", f"[RESOLVED:{title}"]
+    assert [message["Subject"] for message in stack.people.mail] == stack.people.titles()
+    fired, _ = stack.people.slack
+    assert all(column in fired["text"] for column in COLUMNS)
+    mail = stack.people.mail[0]
+    (part,) = [part for part in mail.walk() if part.get_content_type() == "text/plain"]
+    text = part.get_payload(decode=True)
+    assert isinstance(text, bytes) and "MtorlDrift.md" in text.decode(), "as text, for the secret in a file"
+    assert not any(part.get_content_type() == "text/html" for part in mail.walk())
+    assert set(stack.people.logins) == {("mtorl-alerts@example.org", PASSWORD)}
+    assert stack.people.pages == [], "drift wakes nobody"
+
+
+def test_a_fault_of_two_experiments_is_one_ticket(stack: Stack) -> None:
+    stack.metrics["router"] = ROUTER.format(ready=1, silent=300)
+    wait_for("a ticket", lambda: stack.people.slack)
+    stack.metrics["router"] = ROUTER.format(ready=1, silent=0)
+    wait_for("its end", lambda: len(stack.people.slack) > 1)
+    stack.evaluations(4)
+    title = f"2] warning MtorlArmSilent in {NAMESPACE}"
+    assert stack.people.titles() == [f"[FIRING:{title}", f"[RESOLVED:{title}"]
+    fired, resolved = stack.people.slack
+    assert "Arm challenger of spring" in fired["text"] and "Arm challenger of autumn" in fired["text"]
+    assert fired["title_link"].endswith("docs/runbooks/MtorlArmSilent.md")
+    assert (fired["color"], resolved["color"]) == ("warning", "good")
+
+
+def test_broken_data_page_once_and_the_drift_that_follows_waits(stack: Stack) -> None:
+    moved: dict[str, Kind] = {column_stream("column1"): "drift", column_stream("column2"): "drift"}
+    stack.metrics["monitor"] = monitor({**moved, column_stream("column0"): "data_quality"})
+    wait_for("a page", lambda: stack.people.pages)
+    wait_for("drift is suppressed", lambda: "MtorlDrift" in stack.suppressed())
+    stack.evaluations(8)
+    assert stack.people.titles() == [f"[FIRING:1] critical MtorlDataBroken in {NAMESPACE}"], "on Slack, too"
+    (page,) = stack.people.pages
+    assert page["status"] == "firing" and page["receiver"] == "mtorl-pager"
+    assert page["groupLabels"] == {"namespace": NAMESPACE, "alertname": "MtorlDataBroken"}
+    stack.metrics["monitor"] = monitor(moved)  # the data are mended, and something has moved all the same
+    wait_for("the ticket", lambda: f"[FIRING:2] warning MtorlDrift in {NAMESPACE}" in stack.people.titles())
+    wait_for("the page's end", lambda: len(stack.people.pages) > 1)
+    assert [one["status"] for one in stack.people.pages] == ["firing", "resolved"]
+
+
+def test_harm_rings_whatever_else_does(stack: Stack) -> None:
+    """Data that are broken and a router that is down may both be the cause, or neither."""
+    stack.metrics["router"] = ROUTER.format(ready=0, silent=0)
+    stack.metrics["monitor"] = monitor({**MOVED, column_stream("column0"): "data_quality", GAIN: "harm"})
+    wanted = {"MtorlRouterDown", "MtorlDataBroken", "MtorlHarm"}
+    wait_for("three pages", lambda: {one["groupLabels"]["alertname"] for one in stack.people.pages} >= wanted)
+    wait_for("drift is suppressed", lambda: stack.suppressed() == {"MtorlDrift"})
+    assert len(stack.people.pages) == 3 and not stack.people.mail
+    harm = next(one for one in stack.people.slack if "MtorlHarm" in one["title"])
+    assert f"gain_per_decision of {NAMESPACE} is" in harm["text"] and "120 lost a day" in harm["text"]
+
+
+def test_what_follows_from_a_router_that_is_down_is_no_ticket(stack: Stack) -> None:
+    stack.metrics["router"] = ROUTER.format(ready=0, silent=0)
+    wait_for("a page", lambda: stack.people.pages)
+    stack.metrics["router"] = ROUTER.format(ready=0, silent=300)
+    wait_for("the arm's alert is suppressed", lambda: stack.suppressed() == {"MtorlArmSilent"})
+    stack.evaluations(8)
+    assert stack.people.titles() == [f"[FIRING:1] critical MtorlRouterDown in {NAMESPACE}"]
+    stack.metrics["router"] = ROUTER.format(ready=1, silent=300)  # it is back, and the arm still does not answer
+    wait_for("the ticket", lambda: f"[FIRING:2] warning MtorlArmSilent in {NAMESPACE}" in stack.people.titles())
+
+
+def test_what_is_only_to_know_is_told_nobody(stack: Stack) -> None:
+    accounts = (
+        f'mtorl_budget_{what}{{experiment="spring",arm="challenger",period="total"}} {amount}'
+        for what, amount in (("limit", 100), ("spent", 95), ("reserved", 0), ("excess", 0))
+    )
+    stack.metrics["router"] = ROUTER.format(ready=1, silent=0) + "\n".join(accounts) + "\n"
+    known = {"alertname": "MtorlBudgetNearlySpent", "severity": "info", "state": "firing"}
+    wait_for("the alert", lambda: any(known.items() <= alert.items() for alert in stack.alerts()))
+    stack.evaluations(8)
+    assert (stack.people.pages, stack.people.slack, stack.people.mail) == ([], [], [])
