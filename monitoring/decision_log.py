@@ -53,8 +53,8 @@ class Period:
         Args:
             margin_hours: By how much the period is longer at both ends.
         """
-        # A bound that is not there is no part of a comparison with the time, so that DuckDB can pass over whole files: of a
-        # log of years, a period is a day.
+        # A bound that is not there is no part of a comparison with the time, so that DuckDB can pass over whole files:
+        # of a log of years, a period is a day.
         at, margin = "CAST(event_time AS TIMESTAMPTZ)", f"INTERVAL {margin_hours} HOUR"
         since = f"{at} >= CAST($since AS TIMESTAMPTZ) - {margin}" if self.since else "$since = ''"
         until = f"{at} < CAST($until AS TIMESTAMPTZ) + {margin}" if self.until else "$until = ''"
