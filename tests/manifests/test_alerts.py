@@ -112,6 +112,8 @@ def test_alerts_fire_when_they_should(name: str, groups: list[dict[str, Any]], t
     promtool = program("promtool")
     cases = copy.deepcopy(CASES[name])
     for test in cases["tests"]:
+        for case in test.get("alert_rule_test", []):
+            _add_dashboard(case, groups)
         times = {case["eval_time"] for case in test["promql_expr_test"]}
         test["promql_expr_test"] += [{"expr": 'ALERTS{namespace=""}', "eval_time": time} for time in sorted(times)]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}))
@@ -119,3 +121,12 @@ def test_alerts_fire_when_they_should(name: str, groups: list[dict[str, Any]], t
     for command in (["check", "rules", "rules.yaml"], ["test", "rules", name]):
         done = subprocess.run([promtool, *command], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _add_dashboard(case: dict[str, Any], groups: list[dict[str, Any]]) -> None:
+    """The address follows from the labels, so cases do not repeat it."""
+    (rule,) = [rule for group in groups for rule in group["rules"] if rule["alert"] == case["alertname"]]
+    url = rule["annotations"]["dashboard_url"].replace("{{ $externalLabels.grafana }}", "")
+    for expected in case.get("exp_alerts", []):
+        said = re.sub(r"\{\{ \$labels\.(\w+) \}\}", lambda found, of=expected: of["exp_labels"][found[1]], url)
+        expected["exp_annotations"]["dashboard_url"] = said

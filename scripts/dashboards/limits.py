@@ -1,0 +1,73 @@
+"""The alerts, as the dashboards need them: their limits, pages and dashboards, all out of the rules themselves.
+
+    limit("MtorlFallbackRatioHigh")     # Limit(value=0.05, above=True, color="orange", alert="MtorlFallbackRatioHigh")
+    alerts_of("mtorl-budget")           # the alerts whose annotation dashboard_url leads to that dashboard
+
+A number that a rule and a picture of it share is written once.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+RULES = Path(__file__).parents[2] / "manifests" / "components" / "monitoring" / "rules.yaml"
+COLORS = {"critical": "red", "warning": "orange", "info": "blue"}
+_NUMBER = r"\d[\d.]*(?: \* \d[\d.]*)*"
+
+
+class Limit(NamedTuple):
+    """From where on an alert fires; above or below it."""
+
+    value: float
+    above: bool
+    color: str
+    alert: str
+
+
+@functools.cache
+def rules() -> dict[str, dict[str, Any]]:
+    """All alerts, by name."""
+    groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["spec"]["groups"]
+    return {rule["alert"]: rule for group in groups for rule in group["rules"]}
+
+
+def limit(alert: str, pattern: str = rf"([<>])=? ({_NUMBER})(?![\d.])") -> Limit:
+    """The limit of an alert: the last number in its rule, other than 0, that something is compared with.
+
+    Args:
+        alert: Name.
+        pattern: Finds operator and number in the rule, where that is another one.
+    """
+    found = [(sign, _product(number)) for sign, number in re.findall(pattern, rules()[alert]["expr"])]
+    sign, value = [one for one in found if one[1] != 0][-1]
+    return Limit(value, sign != "<", color_of(alert), alert)
+
+
+def color_of(alert: str) -> str:
+    """The color of an alert's severity."""
+    return COLORS[rules()[alert]["labels"]["severity"]]
+
+
+def runbook(alert: str) -> str:
+    """The address of an alert's page."""
+    return str(rules()[alert]["annotations"]["runbook_url"])
+
+
+def alerts_of(uid: str) -> list[str]:
+    """The alerts that lead to a dashboard."""
+    found = [name for name, rule in rules().items() if f"/d/{uid}?" in rule["annotations"].get("dashboard_url", "")]
+    if not found:
+        raise ValueError(f"{uid}: no alert in {RULES} has a dashboard_url that leads there")
+    return found
+
+
+def _product(text: str) -> float:
+    value = 1.0
+    for factor in text.split(" * "):
+        value *= float(factor)
+    return value

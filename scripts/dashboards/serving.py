@@ -1,0 +1,219 @@
+"""Serving: does every request get a decision in time, and what fails or is slow behind it?"""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models import units
+
+from scripts.dashboards.board import Board, Section, alert_count, alert_list
+from scripts.dashboards.limits import limit
+from scripts.dashboards.panels import Column, Query, lines, rows, stat
+
+UID = "mtorl-serving"
+_ARM = "{{experiment}} {{arm}}"
+_LATE = limit("MtorlDecisionLatencyHigh")
+_FALLBACKS = limit("MtorlFallbackRatioHigh")
+_LATENCY = 'mtorl_decision_latency_seconds_bucket{NS, arm!="override"}'
+_BUSY = """sum(rate(mtorl_refused_requests_total{NS, status="429"}[5m]))
+  / (sum(rate(mtorl_decisions_total{NS}[5m])) + sum(rate(mtorl_refused_requests_total{NS, status="429"}[5m])))"""
+_FAULTS = 'mtorl_arm_answer_faults_total{NS, cause!="unreachable"}'
+_ANSWERS = '{__name__=~"mtorl_decisions_total|mtorl_shadow_decisions_total", namespace="$namespace"}'
+_PODS = 'pod=~"mtorl-(router|incumbent-predictor|challenger-predictor).*"'
+_PREDICTORS = 'deployment=~"mtorl-(incumbent|challenger)-predictor"'
+
+
+def _quantile(share: float, by: str, rate: str) -> str:
+    return f"histogram_quantile({share}, sum by ({by}) (rate({rate}[5m])))"
+
+
+def _each(sum_of: str) -> str:
+    """Microseconds a request, in seconds."""
+    return f"""sum by (model_name) (rate({sum_of}{{NS}}[5m]))
+        / (sum by (model_name) (rate(ts_inference_requests_total{{NS}}[5m])) > 0) / 1e6"""
+
+
+def board() -> Board:
+    """The dashboard."""
+    top = [
+        stat(
+            "Routers that decide",
+            "Routers that are ready, of those that are wanted. With none, callers get no decisions at all.",
+            Query("""sum(mtorl_ready{NS}) / max(kube_statefulset_replicas{NS, statefulset="mtorl-router"})
+                or avg(mtorl_ready{NS})"""),
+            unit=units.PercentUnit,
+            bad={0: "red", 0.01: "orange", 1: "green"},
+        ),
+        stat(
+            "p99 of decisions",
+            "From request to answer, of the slowest arm. Callers give up at the deadline and use their own default.",
+            Query(f"max({_quantile(0.99, 'experiment, arm, le', _LATENCY)})"),
+            unit=units.Seconds,
+            limit=_LATE,
+        ),
+        stat(
+            "Default actions",
+            "Share of the decisions that are the default action, of the arm that has most. They expose nobody.",
+            Query("""max(sum by (experiment, arm) (rate(mtorl_fallbacks_total{NS, arm!="override"}[5m]))
+                / sum by (experiment, arm) (rate(mtorl_decisions_total{NS}[5m])))
+                or 0 * max(mtorl_ready{NS})"""),
+            unit=units.PercentUnit,
+            limit=_FALLBACKS,
+        ),
+        stat(
+            "Asked to come again",
+            "Share of the requests that a router is too busy for (status 429). Callers use their own default "
+            "meanwhile.",
+            Query(f"{_BUSY} or 0 * max(mtorl_ready{{NS}})"),
+            unit=units.PercentUnit,
+            limit=limit("MtorlRouterSaturated"),
+        ),
+        stat(
+            "Longest silence of an arm",
+            "For how long an arm has not answered; 0 while all do.",
+            Query("max(mtorl_arm_silent_seconds{NS}) or 0 * max(mtorl_ready{NS})"),
+            unit=units.Seconds,
+            limit=limit("MtorlArmSilent"),
+        ),
+        alert_count(UID),
+        alert_list(UID, ["experiment", "arm", "cause", "deployment"]),
+        lines(
+            "p99 of decisions",
+            "From request to answer, each arm.",
+            [Query(_quantile(0.99, "experiment, arm, le", _LATENCY), _ARM)],
+            unit=units.Seconds,
+            limit=_LATE,
+        ),
+    ]
+    router = [
+        lines(
+            "Decisions and other requests",
+            "A second: decisions, requests that were refused by status, and repeated ones, which are answered as "
+            "the first time.",
+            [
+                Query("sum(rate(mtorl_decisions_total{NS}[5m]))", "decisions"),
+                Query("sum by (status) (rate(mtorl_refused_requests_total{NS}[5m]))", "refused: {{status}}"),
+                Query("sum(rate(mtorl_repeated_requests_total{NS}[5m]))", "repeated"),
+            ],
+            unit=units.RequestsPerSecond,
+        ),
+        lines(
+            "Requests at work",
+            "What may be at work at once follows from how fast the router is; above it, requests are asked to come "
+            "again.",
+            [
+                Query("sum(mtorl_in_flight_requests{NS})", "at work"),
+                Query("sum(mtorl_admission_limit{NS})", "may be"),
+            ],
+        ),
+        lines(
+            "Where a decision's time goes",
+            "p99 of each stage: features (online store), model, ledger (reservation), log (made durable).",
+            [Query(_quantile(0.99, "stage, le", "mtorl_stage_latency_seconds_bucket{NS}"), "{{stage}}")],
+            unit=units.Seconds,
+        ),
+        lines(
+            "Latency of all decisions",
+            "Quantiles over all arms.",
+            [Query(_quantile(q, "le", _LATENCY), f"p{q * 100:g}") for q in (0.5, 0.95, 0.99)],
+            unit=units.Seconds,
+        ),
+        lines(
+            "Default actions by reason",
+            "Decisions a second that took the default action, and why: a store, a model or the ledger that failed "
+            "or was slow.",
+            [Query("sum by (reason) (rate(mtorl_fallbacks_total{NS}[5m]))", "{{reason}}")],
+            unit=units.RequestsPerSecond,
+            empty="none",
+        ),
+        lines(
+            "Default actions by arm",
+            "Share of an arm's decisions. Unequal shares bias the comparison of the arms.",
+            [
+                Query(
+                    """sum by (experiment, arm) (rate(mtorl_fallbacks_total{NS, arm!="override"}[5m]))
+                    / sum by (experiment, arm) (rate(mtorl_decisions_total{NS}[5m]))""",
+                    _ARM,
+                )
+            ],
+            unit=units.PercentUnit,
+            limit=_FALLBACKS,
+            empty="none",
+        ),
+    ]
+    arms = [
+        lines(
+            "Answers that are no decision",
+            "Share of an arm's answers, by cause. /health/ready says in a sentence what the arm has to change.",
+            [
+                Query(
+                    f"""sum by (experiment, arm, cause) (rate({_FAULTS}[15m]))
+                    / on (experiment, arm) group_left sum by (experiment, arm) (rate({_ANSWERS}[15m]))""",
+                    _ARM + ": {{cause}}",
+                )
+            ],
+            unit=units.PercentUnit,
+            limit=limit("MtorlArmAnswersFaulty"),
+            empty="none",
+        ),
+        lines(
+            "Silence of arms",
+            "For how long an arm has not answered.",
+            [Query("max by (experiment, arm) (mtorl_arm_silent_seconds{NS})", _ARM)],
+            unit=units.Seconds,
+            limit=limit("MtorlArmSilent"),
+        ),
+    ]
+    models = [
+        lines(
+            "Requests of model servers",
+            "A second, as TorchServe counts them, and those that it could not answer.",
+            [
+                Query("sum by (model_name) (rate(ts_inference_requests_total{NS}[5m]))", "{{model_name}}"),
+                Query("sum(rate(Requests4XX{NS}[5m]))", "refused (4xx)"),
+                Query("sum(rate(Requests5XX{NS}[5m]))", "failed (5xx)"),
+            ],
+            unit=units.RequestsPerSecond,
+        ),
+        lines(
+            "Time of a model server's request",
+            "Mean of all of it, and of the part in which it waited for a worker. Much waiting wants another replica.",
+            [
+                Query(_each("ts_inference_latency_microseconds"), "{{model_name}}: all"),
+                Query(_each("ts_queue_latency_microseconds"), "{{model_name}}: waiting"),
+            ],
+            unit=units.Seconds,
+        ),
+        rows(
+            "Model servers of KServe",
+            "Pods that serve, of those wanted. Stuck: for ten minutes no pod of a new version has become ready; the "
+            "one before serves.",
+            ["deployment"],
+            [
+                Column("ready", f"max by (deployment) (kube_deployment_status_replicas_ready{{NS, {_PREDICTORS}}})"),
+                Column("wanted", f"max by (deployment) (kube_deployment_spec_replicas{{NS, {_PREDICTORS}}})"),
+                Column(
+                    "roll-out",
+                    "max by (deployment) (kube_deployment_status_condition"
+                    f'{{NS, {_PREDICTORS}, condition="Progressing", status="false"}})',
+                    texts={"0": ("goes on, or done", "green"), "1": ("stuck", "orange")},
+                ),
+            ],
+        ),
+        lines(
+            "Restarts of containers",
+            "Within an hour, of router and model servers.",
+            [
+                Query(
+                    f"sum by (pod) (increase(kube_pod_container_status_restarts_total{{NS, {_PODS}}}[1h])) > 0",
+                    "{{pod}}",
+                )
+            ],
+            empty="none",
+        ),
+    ]
+    return Board(
+        UID,
+        "MTORL: serving",
+        "Does every request get a decision in time, and what fails or is slow behind it?",
+        "6h",
+        [Section("", top), Section("Router", router), Section("Arms", arms), Section("Model servers", models)],
+    )

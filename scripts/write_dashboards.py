@@ -1,0 +1,41 @@
+"""Write the Grafana dashboards: manifests/components/dashboards/*.json.
+
+    python scripts/write_dashboards.py         after a change in scripts/dashboards/ or of an alert
+
+A test fails until then. Needs grafana-foundation-sdk (the extra `dev`). A new dashboard is one module, and one line in
+BOARDS and in the component's kustomization.yaml.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from scripts.dashboards import budget, decisions, drift, experiment, pipelines, serving  # noqa: E402
+from scripts.dashboards.board import document  # noqa: E402
+
+FOLDER = ROOT / "manifests" / "components" / "dashboards"
+BOARDS = (decisions, experiment, budget, drift, serving, pipelines)
+
+
+def texts() -> dict[str, str]:
+    """Content of each file, by its name."""
+    return {f"{module.UID}.json": json.dumps(document(module.board()), indent=1) + "\n" for module in BOARDS}
+
+
+def main() -> None:
+    """Write every dashboard, and remove those that are gone."""
+    written = texts()
+    for path in FOLDER.glob("*.json"):
+        if path.name not in written:
+            path.unlink()
+    for name, text in written.items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
